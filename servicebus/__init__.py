@@ -1,0 +1,8 @@
+"""A service bus over several independent RabbitMQ brokers.
+
+Four imports are promises: ``servicebus.service.ServiceBus``, ``servicebus.configuration.Configuration``,
+``servicebus.sender.Sender`` and ``servicebus.logging_service.LoggingService``. This package itself loads neither pika
+nor anything that forks.
+"""
+
+__version__ = "3.0.0.dev0"

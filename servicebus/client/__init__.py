@@ -1,0 +1,1 @@
+"""The Sender's engine: its connections, its calls in flight, its paths."""

@@ -1,0 +1,211 @@
+"""The whole error tree, on one page.
+
+Every error survives pickling and carries the facts one can act on as attributes. pika's and lxml's errors are mapped
+to these in the file that calls them, with ``raise ... from``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = [
+    "AddressError",
+    "CallError",
+    "CallInterrupted",
+    "CallRefused",
+    "CallTimeout",
+    "ConfigurationError",
+    "ConnectFailed",
+    "ConnectionLost",
+    "EnvelopeError",
+    "LifecycleError",
+    "NoBrokerAvailable",
+    "NodeUnavailable",
+    "RemoteError",
+    "SendUnconfirmed",
+    "ServiceBusError",
+    "ServiceBusy",
+    "SignatureError",
+    "TransportError",
+    "UnknownService",
+]
+
+
+class ServiceBusError(Exception):
+    """Root of everything that servicebus raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own pickling calls the class with the message alone, which loses keyword-only facts.
+        return (_rebuild, (type(self), self.args, dict(self.__dict__)))
+
+
+def _rebuild(cls: type[ServiceBusError], args: tuple[Any, ...], facts: dict[str, Any]) -> ServiceBusError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
+
+
+class ConfigurationError(ServiceBusError):
+    """Raised when the configuration cannot be used; the text names file, line and key as far as they are known."""
+
+    def __init__(self, message: str, *, path: str | None = None, line: int | None = None, key: str | None = None):
+        where = ":".join(str(part) for part in (path, line) if part is not None)
+        super().__init__(f"{where}: {message}" if where else message)
+        self.path = path
+        self.line = line
+        self.key = key
+
+
+class AddressError(ServiceBusError, ValueError):
+    """Raised when a text is not an address ``NODE.category.name``."""
+
+    def __init__(self, text: str, reason: str):
+        super().__init__(f"{text!r} is not an address NODE.category.name: {reason}")
+        self.text = text
+        self.reason = reason
+
+
+class LifecycleError(ServiceBusError):
+    """Raised when something is asked of an object whose state does not allow it; nothing has changed."""
+
+    def __init__(self, state: object, event: object):
+        super().__init__(f"{event} is not possible while {state}")
+        self.state = state
+        self.event = event
+
+
+class EnvelopeError(ServiceBusError):
+    """Raised when bytes are no acceptable envelope, or a value cannot become one.
+
+    ``reason`` is a short stable word that counters and tests use: ``malformed``, ``oversized``, ``too-deep``, ``dtd``,
+    ``bad-json``, ``signature``, ``stale``, ``replayed``, ``wrong-node``, ``unknown-service``, ``unencodable``.
+    """
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
+class SignatureError(EnvelopeError):
+    """Raised when a token does not belong to the envelope that carries it, or no known key made it."""
+
+    def __init__(self, detail: str = "the token does not match; do both sides have the same secret_token?"):
+        super().__init__("signature", detail)
+
+
+class TransportError(ServiceBusError):
+    """Root of what goes wrong between this process and a broker."""
+
+
+class ConnectFailed(TransportError):
+    """Raised when a connection to a broker could not be opened; nothing was sent."""
+
+    def __init__(self, host: str, reason: str, *, kind: str = "unreachable"):
+        super().__init__(f"{host}: {reason}")
+        self.host = host
+        self.reason = reason
+        self.kind = kind
+        """``refused``, ``unreachable``, ``silent``, ``tls``, ``credentials``, ``topology`` or ``closed``."""
+
+
+class ConnectionLost(TransportError):
+    """Raised when an open connection broke; whether what was sent arrived is uncertain if ``sent``."""
+
+    def __init__(self, host: str, reason: str, *, sent: bool):
+        super().__init__(f"{host}: {reason}" + (" (after something was sent)" if sent else ""))
+        self.host = host
+        self.reason = reason
+        self.sent = sent
+
+
+class NoBrokerAvailable(TransportError):
+    """Raised when no configured broker could be used; lists what was tried on each host. Nothing was sent."""
+
+    def __init__(self, target: str, attempts: Sequence[tuple[str, str]]):
+        super().__init__(f"no broker reachable for {target}: {_listed(attempts)}")
+        self.target = target
+        self.attempts = tuple(attempts)
+
+
+class SendUnconfirmed(TransportError):
+    """Raised when a message was published but no broker confirmed it in time: it may or may not be delivered."""
+
+    def __init__(self, target: str, attempts: Sequence[tuple[str, str]]):
+        super().__init__(f"no broker confirmed the message to {target}: {_listed(attempts)}")
+        self.target = target
+        self.attempts = tuple(attempts)
+
+
+class CallError(ServiceBusError):
+    """Root of what goes wrong with one call or message; ``address`` says which."""
+
+    def __init__(self, address: str, message: str):
+        super().__init__(f"{address}: {message}")
+        self.address = address
+
+
+class CallTimeout(CallError, TimeoutError):
+    """Raised when the deadline passed without a reply, counted over all brokers that were tried."""
+
+    def __init__(self, address: str, waited_s: float, attempts: Sequence[tuple[str, str]] = ()):
+        tried = f"; tried {_listed(attempts)}" if attempts else ""
+        super().__init__(address, f"no reply within {waited_s:.3g} s{tried}")
+        self.waited_s = waited_s
+        self.attempts = tuple(attempts)
+
+
+class CallInterrupted(CallError):
+    """Raised when a call was sent, its path died, and nobody can know whether it ran."""
+
+    def __init__(self, address: str, reason: str):
+        super().__init__(address, f"interrupted, outcome unknown: {reason}")
+        self.reason = reason
+
+
+class CallRefused(CallError):
+    """Raised when the node refused the envelope (stale, replayed, wrong node, not signed with a key it knows)."""
+
+    def __init__(self, address: str, reason: str, detail: str = ""):
+        super().__init__(address, f"refused by the node ({reason}){': ' + detail if detail else ''}")
+        self.reason = reason
+        self.detail = detail
+
+
+class NodeUnavailable(CallError):
+    """Raised when brokers are reachable, but no agent of the node consumes on any of them."""
+
+    def __init__(self, address: str, attempts: Sequence[tuple[str, str]]):
+        super().__init__(address, f"node is away: {_listed(attempts)}")
+        self.attempts = tuple(attempts)
+
+
+class UnknownService(CallError):
+    """Raised when the node answers that it has no such service."""
+
+    def __init__(self, address: str):
+        super().__init__(address, "the node has no such service")
+
+
+class ServiceBusy(CallError):
+    """Raised when the service's inbox stayed full until the deadline; it was not run."""
+
+    def __init__(self, address: str, retry_after_s: float | None = None):
+        super().__init__(address, "the service's inbox is full")
+        self.retry_after_s = retry_after_s
+
+
+class RemoteError(CallError):
+    """Raised when the service itself raised; ``type``, ``message`` and ``trace`` are those of the remote exception."""
+
+    def __init__(self, address: str, type: str, message: str, trace: str | None = None):
+        super().__init__(address, f"{type}: {message}")
+        self.type = type
+        self.message = message
+        self.trace = trace
+
+
+def _listed(attempts: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(f"{host} {what}" for host, what in attempts) or "no host is configured"
