@@ -1,0 +1,20 @@
+"""The configuration of agents, senders and the log server: one dict, or one YAML file with the same keys.
+
+``Configuration(mapping)`` and ``Configuration.parse(text)`` are pure; ``Configuration.load(path)`` reads the file
+and what its ``!file`` values name. docs/configuration.rst lists every key.
+"""
+
+from servicebus.configuration.section import MissingKey
+from servicebus.configuration.settings import Configuration, load_logging
+from servicebus.configuration.values import BrokerHost, LoggingSettings, Secret, ServiceEntry, TlsSettings
+
+__all__ = [
+    "BrokerHost",
+    "Configuration",
+    "LoggingSettings",
+    "MissingKey",
+    "Secret",
+    "ServiceEntry",
+    "TlsSettings",
+    "load_logging",
+]

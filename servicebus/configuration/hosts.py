@@ -1,0 +1,196 @@
+"""The forms in which a broker may be written, and the BrokerHost that each becomes.
+
+``host``, ``host:port``, ``[::1]:5672``, ``amqp://`` and ``amqps://user:password@host:port/vhost``, or a mapping with
+the keys of ``HOST_KEYS``. What a form leaves out comes from the keys of the whole configuration.
+
+The URL is taken apart by hand: urllib.parse quotes the URL, password included, in some of its errors.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+from servicebus.configuration import checks
+from servicebus.configuration.checks import Unacceptable
+from servicebus.configuration.section import Place, Section, show
+from servicebus.configuration.values import BrokerHost, Secret, TlsSettings
+
+HOST_KEYS = ("host", "port", "user", "password", "virtual_host", "use_ssl", "tls")
+TLS_KEYS = ("ca", "certificate", "key", "verify", "server_name")
+
+_port = checks.whole(1, 65535)
+_HOST = re.compile(r"[^\W_]([\w.-]{0,251}[\w.])?")
+_FORMS = "write host, host:port, [IPv6]:port or amqps://user:password@host:port/vhost"
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What holds for every host that says nothing else."""
+
+    port: int
+    ssl_port: int
+    use_ssl: bool
+    user: str
+    password: Secret
+    virtual_host: str
+    tls: TlsSettings
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What one form said; None for what it left out."""
+
+    host: str
+    port: int | None = None
+    user: str | None = None
+    password: Secret | None = None
+    virtual_host: str | None = None
+    use_ssl: bool | None = None
+    tls: TlsSettings | None = None
+
+
+def read_hosts(section: Section, defaults: Defaults) -> tuple[BrokerHost, ...]:
+    """All brokers of the key ``hosts``, in order of preference."""
+    hosts: dict[str, BrokerHost] = {}
+    for at, value in section.items("hosts"):
+        host = _resolve(_read_host(section, at, value, defaults.tls), defaults)
+        if host.name in hosts:
+            section.where.fail(at, f"{show(at)} is {host.name}, which stands in the list already")
+        hosts[host.name] = host
+    if not hosts:
+        section.where.fail((*section.at, "hosts"), "hosts must hold at least one broker")
+    return tuple(hosts.values())
+
+
+def _read_host(section: Section, at: Place, value: Any, tls: TlsSettings) -> _Written:
+    if isinstance(value, Mapping):
+        return _from_mapping(Section(value, HOST_KEYS, section.where, at), tls)
+    return section.check(at, value, _from_text)
+
+
+def _from_mapping(section: Section, tls: TlsSettings) -> _Written:
+    own_tls = read_tls(section, tls)
+    return _Written(
+        host=section.require("host", _host_alone),
+        port=section.take("port", _port, None),
+        user=section.take("user", checks.text, None),
+        password=section.take("password", checks.secret, None),
+        virtual_host=section.take("virtual_host", checks.short_name, None),
+        use_ssl=section.take("use_ssl", checks.flag, None if own_tls is None else True),
+        tls=own_tls,
+    )
+
+
+def read_tls(section: Section, base: TlsSettings | None = None) -> TlsSettings | None:
+    """The mapping ``tls``, or None; each key that it leaves out is as in *base*."""
+    given = section.section("tls", TLS_KEYS)
+    if given is None:
+        return None
+    base = base or TlsSettings()
+    found = TlsSettings(
+        ca=given.path("ca", checks.text) or base.ca,
+        certificate=given.path("certificate", checks.text) or base.certificate,
+        key=given.path("key", checks.text) or base.key,
+        verify=given.take("verify", checks.flag, base.verify),
+        server_name=given.take("server_name", checks.text, base.server_name),
+    )
+    if (found.certificate is None) != (found.key is None):
+        given.where.fail(given.at, f"{show(given.at)} needs both certificate and key, or neither")
+    return found
+
+
+def _from_text(value: Any) -> _Written:
+    text = checks.text(value)
+    if "://" in text:
+        return _from_url(text)
+    if "@" in text or "/" in text:
+        raise Unacceptable(f"is not understood; {_FORMS}")
+    return _Written(*_host_and_port(text))
+
+
+def _from_url(text: str) -> _Written:
+    scheme, _, rest = text.partition("://")
+    if scheme.lower() not in ("amqp", "amqps"):
+        raise Unacceptable("must begin with amqp:// or amqps://")
+    authority, _, virtual_host = rest.partition("/")
+    credentials, _, place = authority.rpartition("@")
+    if "?" in rest or "#" in rest or "@" in virtual_host or "/" in virtual_host:
+        raise Unacceptable("has one of / ? # @ where a URL cannot; in user, password and vhost write %2F %3F %23 %40")
+    user, colon, password = (_unquote(part) for part in credentials.partition(":"))
+    host, port = _host_and_port(place)
+    return _Written(
+        host=host,
+        port=port,
+        user=checks.text(user) if user else None,
+        password=checks.secret(password) if colon else None,
+        virtual_host=checks.short_name(_unquote(virtual_host)) if virtual_host else None,
+        use_ssl=scheme.lower() == "amqps",
+    )
+
+
+def _unquote(part: str) -> str:
+    try:
+        return unquote(part, errors="strict")
+    except UnicodeDecodeError:
+        raise Unacceptable("has a %-escape that is not UTF-8") from None
+
+
+def _host_and_port(text: str) -> tuple[str, int | None]:
+    if text.startswith("["):
+        literal, bracket, tail = text[1:].partition("]")
+        if not bracket or (tail and not tail.startswith(":")):
+            raise Unacceptable(f"is not understood; {_FORMS}")
+        return _ipv6(literal), _port_of(tail[1:]) if tail else None
+    if text.count(":") > 1:
+        raise Unacceptable("looks like IPv6, which stands in brackets: [::1] or [::1]:5672")
+    host, colon, port = text.partition(":")
+    return _host_name(host), _port_of(port) if colon else None
+
+
+def _port_of(text: str) -> int:
+    try:
+        return _port(text)
+    except Unacceptable as problem:
+        raise Unacceptable(f"has a port that {problem}") from None
+
+
+def _host_alone(value: Any) -> str:
+    text = checks.text(value)
+    if "://" in text or "@" in text:
+        raise Unacceptable("must be a host name or address alone; a URL stands in the list by itself")
+    return _ipv6(text.strip("[]")) if ":" in text else _host_name(text)
+
+
+def _ipv6(text: str) -> str:
+    try:
+        return str(ipaddress.IPv6Address(text))
+    except ValueError:
+        raise Unacceptable("has brackets or colons, but is no IPv6 address; " + _FORMS) from None
+
+
+def _host_name(text: str) -> str:
+    if not _HOST.fullmatch(text):
+        raise Unacceptable(f"has no host name in it; {_FORMS}")
+    return text
+
+
+def _resolve(written: _Written, defaults: Defaults) -> BrokerHost:
+    use_ssl = defaults.use_ssl if written.use_ssl is None else written.use_ssl
+    port = written.port or (defaults.ssl_port if use_ssl else defaults.port)
+    virtual_host = written.virtual_host or defaults.virtual_host
+    place = f"[{written.host}]:{port}" if ":" in written.host else f"{written.host}:{port}"
+    return BrokerHost(
+        name=place if virtual_host == "/" else f"{place}/{virtual_host}",
+        host=written.host,
+        port=port,
+        user=written.user or defaults.user,
+        password=written.password or defaults.password,
+        virtual_host=virtual_host,
+        use_ssl=use_ssl,
+        tls=written.tls or defaults.tls,
+    )

@@ -1,0 +1,68 @@
+"""Every plain key of the top level, with its check and its default; the other keys are in SECTION_KEYS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from servicebus.configuration import checks
+
+
+@dataclass(frozen=True)
+class Key:
+    """How one key is checked, and what holds where it is not given."""
+
+    check: Callable[[Any], Any]
+    default: Any
+    attribute: str | None = None
+    """The attribute of Configuration, where it is not named like the key."""
+
+
+_port = checks.whole(1, 65535)
+_time = checks.seconds()
+
+KEYS: dict[str, Key] = {
+    # Brokers: what holds for every host that says nothing else.
+    "port": Key(_port, 5672),
+    "ssl_port": Key(_port, 5671),
+    "user": Key(checks.text, None),
+    "password": Key(checks.secret, None),
+    "virtual_host": Key(checks.short_name, "/"),
+    "exchange_name": Key(checks.short_name, "servicebus"),
+    "queue_type": Key(checks.one_of("classic", "quorum"), "classic", "message_queue_type"),
+    # Connections.
+    "socket_timeout": Key(_time, 5.0),
+    "heartbeat_interval": Key(checks.whole(1, 65535), 5),
+    "connect_stagger": Key(checks.seconds(zero=True), 0.25),
+    "watcher_interval": Key(_time, 2.0),
+    "watcher_timeout": Key(_time, 4.0),
+    # The agent.
+    "prefetch": Key(checks.whole(1, 65535), 512),
+    "workers_per_host": Key(checks.whole(1, 256), 1),
+    "queue_len": Key(checks.whole(1, 1_000_000), None),
+    "drain_timeout": Key(checks.seconds(zero=True), 30.0),
+    "fault_traces": Key(checks.flag, False),
+    # The Sender.
+    "call_timeout": Key(_time, 300.0),
+    "send_timeout": Key(_time, 30.0),
+    "failback_after": Key(checks.seconds(zero=True), 30.0),
+    "away_grace": Key(checks.seconds(zero=True), 3.0),
+    "path_ping_after": Key(_time, 0.5),
+    "path_ping_timeout": Key(_time, 1.5),
+    # What is accepted.
+    "token_max_age": Key(_time, 86400.0),
+    "clock_skew": Key(checks.seconds(zero=True), 60.0),
+    "max_envelope_bytes": Key(checks.whole(1024, 512 * 1024 * 1024), 8 * 1024 * 1024),
+    # py-servicebus 2.x beside us.
+    "compat": Key(checks.flag, False),
+    "compat_exchange_name": Key(checks.short_name, "py-servicebus"),
+    "compat_reply": Key(checks.one_of("str", "json"), "str"),
+    "compat_time_zone": Key(checks.text, None),
+    "compat_in_band_errors": Key(checks.flag, True),
+}
+
+SECTION_KEYS = ("hosts", "secret_token", "node_name", "use_ssl", "tls", "status_socket", "services", "logging")
+"""Keys that ``settings`` reads itself: required, depending on the machine or on other keys, or holding many values."""
+
+ALL_KEYS = (*KEYS, *SECTION_KEYS)

@@ -1,0 +1,84 @@
+"""The sections ``services:`` and ``logging:``."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from servicebus.configuration import checks
+from servicebus.configuration.checks import Unacceptable
+from servicebus.configuration.section import Section, show
+from servicebus.configuration.values import LoggingSettings, Secret, ServiceEntry
+
+SERVICE_OPTIONS = {"threads": checks.whole(1, 1024), "prefetch": checks.whole(1, 65535)}
+SERVICE_KEYS = ("kind", "category", "name", "target", *SERVICE_OPTIONS)
+LOGGING_KEYS = ("server", "host", "port", "file", "level", "rotate", "keep", "secret")
+ROTATE_KEYS = ("when", "max_bytes")
+
+_level = checks.one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", fold=str.upper)
+_TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+def read_services(section: Section) -> tuple[ServiceEntry, ...]:
+    """All entries of ``services:``, in their order."""
+    found: dict[tuple[str, str, str], ServiceEntry] = {}
+    for at, value in section.items("services"):
+        entry = _read_service(Section(value, SERVICE_KEYS, section.where, at))
+        identity = (entry.kind, entry.category, entry.name)
+        if identity in found:
+            section.where.fail(at, f"{show(at)} is {entry.kind} service {entry.category}.{entry.name} a second time")
+        found[identity] = entry
+    return tuple(found.values())
+
+
+def _read_service(section: Section) -> ServiceEntry:
+    options = {key: section.checked(key, check) for key, check in SERVICE_OPTIONS.items() if key in section}
+    return ServiceEntry(
+        kind=section.require("kind", checks.one_of("rpc", "message")),
+        category=section.require("category", checks.name),
+        name=section.require("name", checks.name),
+        target=section.require("target", _target),
+        options=options,
+    )
+
+
+def _target(value: Any) -> str:
+    found = checks.text(value)
+    if not _TARGET.fullmatch(found):
+        raise Unacceptable("must be an import path such as package.module:Class")
+    return found
+
+
+def read_logging(section: Section, secrets: tuple[Secret, ...]) -> LoggingSettings:
+    """The mapping ``logging:``, or what holds without one. *secrets* are the bus's: the default of ``secret``."""
+    given = section.section("logging", LOGGING_KEYS)
+    if given is None:
+        return LoggingSettings(secrets=secrets)
+    when, max_bytes = _read_rotate(given)
+    found = LoggingSettings(
+        configured=True,
+        start_server=given.take("server", checks.flag, False),
+        host=given.take("host", checks.text, "127.0.0.1"),
+        port=given.take("port", checks.whole(1, 65535), 5500),
+        file=given.path("file", checks.text),
+        level=given.take("level", _level, "INFO"),
+        rotate_when="midnight" if when else None,
+        rotate_max_bytes=max_bytes,
+        keep=given.take("keep", checks.whole(0, 100_000), 15),
+        secrets=given.take("secret", checks.secrets, secrets),
+    )
+    if found.start_server and found.file is None:
+        given.where.fail((*given.at, "server"), "logging.server is true, so logging.file must say which file to write")
+    return found
+
+
+def _read_rotate(section: Section) -> tuple[bool, int | None]:
+    """Whether the file is rotated at midnight, and at which size."""
+    given = section.section("rotate", ROTATE_KEYS)
+    if given is None:
+        return True, None
+    max_bytes = given.take("max_bytes", checks.whole(4096, 1 << 40), None)
+    if max_bytes is not None and "when" in given:
+        given.where.fail(given.at, "logging.rotate takes one of when and max_bytes, not both")
+    given.take("when", checks.one_of("midnight"), "midnight")
+    return max_bytes is None, max_bytes

@@ -1,0 +1,123 @@
+"""Reading one mapping of the configuration, so that every complaint names file, line and key.
+
+A key's place is a tuple such as ``("hosts", 0, "port")``, shown as ``hosts[0].port``. No complaint shows a text that
+stood in the configuration: it may be a secret at the wrong key. Numbers, key names and line numbers are shown.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os.path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, TypeVar
+
+from servicebus.configuration.checks import Unacceptable
+from servicebus.errors import ConfigurationError
+
+T = TypeVar("T")
+Place = tuple[str | int, ...]
+
+
+class MissingKey(ConfigurationError, KeyError):
+    """Raised when a required key is not there. py-servicebus 2.x raised KeyError, so programs may catch that."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # KeyError's own shows the repr of the text
+
+
+@dataclass(frozen=True)
+class Where:
+    """The file that is being read, and on which line each key stands. Both unknown for a dict."""
+
+    path: str | None = None
+    lines: Mapping[Place, int] = field(default_factory=dict)
+
+    def fail(self, at: Place, message: str) -> NoReturn:
+        """Raise ConfigurationError for the key at *at*."""
+        raise ConfigurationError(message, path=self.path, line=self.line(at), key=show(at) or None)
+
+    def line(self, at: Place) -> int | None:
+        """The line of the key, or of the nearest mapping around it."""
+        while at and at not in self.lines:
+            at = at[:-1]
+        return self.lines.get(at)
+
+    def beside(self, path: str) -> str:
+        """A path of the file: relative ones are meant from the folder of the configuration file."""
+        return os.path.join(os.path.dirname(self.path), path) if self.path else path  # noqa: PTH118, PTH120 text only
+
+
+def show(at: Place) -> str:
+    """``("hosts", 0, "port")`` as ``hosts[0].port``."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in at)
+    return text.removeprefix(".")
+
+
+class Section:
+    """One mapping; ``take`` gives the checked value of each of its keys.
+
+    Raises:
+        ConfigurationError: it is no mapping, or has a key that is not in *known*.
+    """
+
+    def __init__(self, values: object, known: Sequence[str], where: Where, at: Place = ()):
+        self.where = where
+        self.at = at
+        if not isinstance(values, Mapping):
+            where.fail(at, f"{show(at) or 'the configuration'} must be a mapping of keys to values")
+        self._values: Mapping[Any, Any] = values
+        for name in values:
+            if name not in known:
+                self._fail_unknown(str(name), known)
+
+    def _fail_unknown(self, name: str, known: Sequence[str]) -> NoReturn:
+        nearest = difflib.get_close_matches(name.lower(), known, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known keys: {', '.join(sorted(known))}"
+        inside = f" in {show(self.at)}" if self.at else ""
+        self.where.fail((*self.at, name), f"unknown key {name!r}{inside}; {hint}")
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the key was given with a value; one without (``key:`` or None) counts as not given."""
+        return self._values.get(name) is not None
+
+    def take(self, name: str, check: Callable[[Any], T], default: T) -> T:
+        """The value of a key as *check* gives it back, or the default where it was not given."""
+        return self.checked(name, check) if name in self else default
+
+    def require(self, name: str, check: Callable[[Any], T]) -> T:
+        """As ``take``, for a key that must be there; raises MissingKey."""
+        if name not in self:
+            at = (*self.at, name)
+            raise MissingKey(
+                f"the key {show(at)!r} is missing", path=self.where.path, line=self.where.line(self.at), key=show(at)
+            )
+        return self.checked(name, check)
+
+    def checked(self, name: str, check: Callable[[Any], T]) -> T:
+        """The value of a key that is there, checked."""
+        return self.check((*self.at, name), self._values[name], check)
+
+    def check(self, at: Place, value: object, check: Callable[[Any], T]) -> T:
+        """*value* through *check*, whose complaint gets file, line and key."""
+        try:
+            return check(value)
+        except Unacceptable as problem:
+            self.where.fail(at, f"{show(at)} {problem}")
+
+    def section(self, name: str, known: Sequence[str]) -> Section | None:
+        """The mapping below a key, or None."""
+        return Section(self._values[name], known, self.where, (*self.at, name)) if name in self else None
+
+    def items(self, name: str) -> Iterator[tuple[Place, Any]]:
+        """Place and value of each item of the list below a key."""
+        at = (*self.at, name)
+        values = self._values[name] if name in self else ()
+        if not isinstance(values, (list, tuple)):
+            self.where.fail(at, f"{show(at)} must be a list")
+        for index, value in enumerate(values):
+            yield (*at, index), value
+
+    def path(self, name: str, check: Callable[[Any], str]) -> str | None:
+        """A path, taken from the folder of the configuration file where it is relative."""
+        return self.where.beside(self.checked(name, check)) if name in self else None

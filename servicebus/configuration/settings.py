@@ -1,0 +1,220 @@
+"""Configuration: what agents, senders and the command line are told."""
+
+from __future__ import annotations
+
+import copy
+import os
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, NoReturn
+
+from servicebus.configuration import checks
+from servicebus.configuration.hosts import Defaults, read_hosts, read_tls
+from servicebus.configuration.keys import ALL_KEYS, KEYS
+from servicebus.configuration.parts import read_logging, read_services
+from servicebus.configuration.section import Section, Where
+from servicebus.configuration.values import BrokerHost, LoggingSettings, Secret, ServiceEntry, TlsSettings
+from servicebus.configuration.yaml_text import read_yaml
+from servicebus.errors import ConfigurationError
+
+_NO_ENVIRONMENT: Mapping[str, str] = MappingProxyType({})
+
+
+class Configuration:
+    """All settings, checked; never changed after construction, so threads and forks may share it.
+
+    Args:
+        values: the keys of docs/configuration.rst; ``hosts`` and ``secret_token`` are required.
+
+    Raises:
+        ConfigurationError: a key is unknown, missing (MissingKey, a KeyError too) or has a value that cannot be.
+    """
+
+    hosts: tuple[BrokerHost, ...]
+    secret_token: tuple[Secret, ...]
+    node_name: str
+    exchange_name: str
+    message_queue_type: Literal["classic", "quorum"]
+    port: int
+    ssl_port: int
+    use_ssl: bool
+    user: str | None
+    password: Secret | None
+    virtual_host: str
+    tls: TlsSettings
+    socket_timeout: float
+    heartbeat_interval: int
+    connect_stagger: float
+    watcher_interval: float
+    watcher_timeout: float
+    prefetch: int
+    workers_per_host: int
+    queue_len: int | None
+    drain_timeout: float
+    fault_traces: bool
+    call_timeout: float
+    send_timeout: float
+    failback_after: float
+    away_grace: float
+    path_ping_after: float
+    path_ping_timeout: float
+    token_max_age: float
+    clock_skew: float
+    max_envelope_bytes: int
+    compat: bool
+    compat_exchange_name: str
+    compat_reply: Literal["str", "json"]
+    compat_time_zone: str | None
+    compat_in_band_errors: bool
+    status_socket: str | None
+    services: tuple[ServiceEntry, ...]
+    logging: LoggingSettings
+    path: str | None
+    """The file that it was read from; None for a dict."""
+
+    def __init__(self, values: Mapping[str, Any]):
+        self._fill(values, Where())
+
+    @classmethod
+    def parse(
+        cls,
+        text: str,
+        path: str | None = None,
+        environment: Mapping[str, str] = _NO_ENVIRONMENT,
+        read_file: Callable[[str], str] | None = None,
+    ) -> Configuration:
+        """The configuration in a YAML text. Pure: reads no file and no environment but through its arguments.
+
+        Args:
+            path: for complaints, and the folder that relative paths are meant from.
+            environment: where ``${NAME}`` is looked up.
+            read_file: gives the text of a path, for ``!file``; without it ``!file`` is an error.
+        """
+        values, where = read_yaml(text, path, environment, read_file)
+        configuration = cls.__new__(cls)
+        configuration._fill(values, where)
+        return configuration
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], environment: Mapping[str, str] | None = None) -> Configuration:
+        """The configuration in a YAML file; *environment* is the process's own unless given.
+
+        Raises:
+            ConfigurationError: also when the file cannot be read.
+        """
+        text = _read_configuration_file(path)
+        return cls.parse(text, os.fspath(path), os.environ if environment is None else environment, _read_text)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The plain secrets: the first signs, all verify."""
+        return tuple(secret.reveal() for secret in self.secret_token)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the starting program has to log at WARNING, each a full sentence."""
+        return tuple(
+            f"{host.name}: the broker's TLS certificate is not verified (tls.verify is false):"
+            " whoever stands between can read and change everything"
+            for host in self.hosts
+            if host.use_ssl and not host.tls.verify
+        )
+
+    def get_port(self) -> int:
+        """As in 2.x: the port of hosts that name none."""
+        return self.ssl_port if self.use_ssl else self.port
+
+    def queue_name(self) -> str:
+        """As in 2.x: the node's name."""
+        return self.node_name
+
+    def with_node_name(self, node_name: str) -> Configuration:
+        """The same configuration for another node. Raises ConfigurationError if that is no name."""
+        section = Section({"node_name": node_name}, ("node_name",), Where(self.path))
+        other = copy.copy(self)
+        other.__dict__["node_name"] = section.require("node_name", checks.name)
+        return other
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"a Configuration is never changed; make another one (tried to set {name})")
+
+    __delattr__ = __setattr__  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        hosts = ", ".join(host.name for host in self.hosts)
+        return f"<Configuration node {self.node_name}, hosts {hosts}>"
+
+    def _fill(self, values: object, where: Where) -> None:
+        section = Section(values, ALL_KEYS, where)
+        own = self.__dict__  # __setattr__ refuses
+        own["path"] = where.path
+        for name, key in KEYS.items():
+            own[key.attribute or name] = section.take(name, key.check, key.default)
+        own["secret_token"] = section.require("secret_token", checks.secrets)
+        own["node_name"] = _read_node_name(section)
+        own["status_socket"] = _read_status_socket(section)
+        tls = read_tls(section)
+        own["tls"] = tls or TlsSettings()
+        # Whoever says how TLS is trusted wants TLS; use_ssl: false still has the last word.
+        own["use_ssl"] = section.take("use_ssl", checks.flag, tls is not None)
+        section.require("hosts", lambda hosts: hosts)
+        own["hosts"] = read_hosts(section, self._host_defaults())
+        own["services"] = read_services(section)
+        own["logging"] = read_logging(section, self.secret_token)
+
+    def _host_defaults(self) -> Defaults:
+        return Defaults(
+            port=self.port,
+            ssl_port=self.ssl_port,
+            use_ssl=self.use_ssl,
+            user=self.user or "guest",
+            password=self.password or Secret("guest"),
+            virtual_host=self.virtual_host,
+            tls=self.tls,
+        )
+
+
+def load_logging(path: str | os.PathLike[str], environment: Mapping[str, str] | None = None) -> LoggingSettings:
+    """The ``logging:`` section of a YAML file, for a log server that runs alone: needs neither hosts nor secret_token.
+
+    Other keys may stand in the file, so that it can be the agent's own; their names are checked, their values are not.
+
+    Raises:
+        ConfigurationError: as Configuration.load.
+    """
+    text = _read_configuration_file(path)
+    values, where = read_yaml(text, os.fspath(path), os.environ if environment is None else environment, _read_text)
+    section = Section(values, ALL_KEYS, where)
+    return read_logging(section, section.take("secret_token", checks.secrets, ()))
+
+
+def _read_node_name(section: Section) -> str:
+    if "node_name" in section:
+        return section.checked("node_name", checks.name)
+    # A full domain name has dots, and could not stand in an address NODE.category.name.
+    own = socket.gethostname().partition(".")[0]
+    try:
+        return checks.name(own)
+    except checks.Unacceptable:
+        section.where.fail(("node_name",), "node_name is missing, and this machine's host name cannot stand in for it")
+
+
+def _read_status_socket(section: Section) -> str | None:
+    found = section.path("status_socket", checks.text)
+    return None if found is None else section.check(("status_socket",), found, checks.socket_path)
+
+
+def _read_configuration_file(path: str | os.PathLike[str]) -> str:
+    try:
+        return _read_text(os.fspath(path)).removeprefix("\ufeff")
+    except UnicodeDecodeError:
+        raise ConfigurationError("the file is not UTF-8 text", path=os.fspath(path)) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigurationError(f"cannot be read: {reason}", path=os.fspath(path)) from None
+
+
+def _read_text(path: str) -> str:
+    return Path(path).read_text(encoding="utf-8")

@@ -1,0 +1,147 @@
+"""The values that a configuration is made of. All are frozen; none shows a secret in its repr."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from servicebus.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import ssl
+
+
+class Secret:
+    """A text that is only given out by ``reveal()``: repr, str and format show stars, whatever its length."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str):
+        self._text = text
+
+    def reveal(self) -> str:
+        """The plain text; pass it on, never keep or log it."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def __str__(self) -> str:
+        return "***"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(self._text.encode(), other._text.encode())
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """How one broker is trusted over TLS; paths of PEM files, ``None`` where nothing was said."""
+
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+    verify: bool = True
+    server_name: str | None = None
+    """The name to expect in the broker's certificate, where it is not the host that is connected to."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerHost:
+    """One broker, with everything that is needed to connect to it."""
+
+    name: str
+    """For logs and errors: ``host:port``, with ``/vhost`` behind where that is not ``/``. Never holds credentials."""
+    host: str
+    port: int
+    user: str = "guest"
+    password: Secret = field(default_factory=lambda: Secret("guest"))
+    virtual_host: str = "/"
+    use_ssl: bool = False
+    tls: TlsSettings = TlsSettings()
+
+    @property
+    def server_name(self) -> str:
+        """The name to send (SNI) and to expect in the certificate."""
+        return self.tls.server_name or self.host
+
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """A new TLS context, or ``None`` for a plain connection. Reads the PEM files.
+
+        Raises:
+            ConfigurationError: a PEM file is missing, unreadable, encrypted, or the key does not fit its certificate.
+        """
+        return _ssl_context(self) if self.use_ssl else None
+
+
+def _ssl_context(host: BrokerHost) -> ssl.SSLContext:
+    import ssl  # here, since most processes never need it and it costs 10 ms to load
+
+    tls = host.tls
+    try:
+        context = ssl.create_default_context(cafile=tls.ca)
+    except (OSError, ValueError) as error:
+        raise _unusable(host, "tls.ca", tls.ca, error) from error
+    if not tls.verify:
+        context.check_hostname = False  # before verify_mode: the ssl module refuses the other order
+        context.verify_mode = ssl.CERT_NONE
+    if tls.certificate is not None:
+        try:
+            # The empty password keeps OpenSSL from asking for one on the terminal, which would hang an agent.
+            context.load_cert_chain(tls.certificate, tls.key, password="")
+        except (OSError, ValueError) as error:
+            raise _unusable(host, "tls.certificate and tls.key", f"{tls.certificate} with {tls.key}", error) from error
+    return context
+
+
+def _unusable(host: BrokerHost, key: str, what: str | None, error: Exception) -> ConfigurationError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return ConfigurationError(f"host {host.name}: {key} cannot be used ({what}): {reason}", key=key)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceEntry:
+    """One line of ``services:``; the class that ``target`` names is imported by whoever runs the agent, not here."""
+
+    kind: Literal["rpc", "message"]
+    category: str
+    name: str
+    target: str
+    """``package.module:Class``"""
+    options: Mapping[str, int] = field(default_factory=dict, hash=False)
+    """``threads`` and ``prefetch``, each only where it was given."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoggingSettings:
+    """Where log records go, and how the log server keeps them."""
+
+    configured: bool = False
+    """Whether there was a ``logging:`` section at all; without one nobody sends records to a log server."""
+    start_server: bool = False
+    """Whether the agent starts the log server (key ``server``)."""
+    host: str = "127.0.0.1"
+    port: int = 5500
+    file: str | None = None
+    level: str = "INFO"
+    rotate_when: Literal["midnight"] | None = "midnight"
+    """``None`` when the file is rotated by size."""
+    rotate_max_bytes: int | None = None
+    """``None`` when the file is rotated by time."""
+    keep: int = 15
+    """How many rotated files stay."""
+    secrets: tuple[Secret, ...] = ()
+    """Sign and verify the records: the first signs, all verify. Empty: records are not signed."""
+
+    @property
+    def level_number(self) -> int:
+        """The level as the logging module counts."""
+        number = logging.getLevelName(self.level)
+        return number if isinstance(number, int) else logging.INFO

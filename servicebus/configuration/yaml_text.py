@@ -1,0 +1,138 @@
+"""YAML text -> plain dicts, lists and texts, and the line of every key.
+
+Every scalar stays its text (or None): the check of its key says what it means, so that nothing is lost on the way to a
+type that YAML guessed. Built from PyYAML's nodes, because they know their lines and because a constructor would let a
+duplicate key win in silence. Knows one tag, ``!file``. Text of the file never enters an error: it may be a secret.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import yaml
+
+from servicebus.configuration.section import Place, Where
+from servicebus.errors import ConfigurationError
+
+MAX_DEPTH = 16
+MAX_NODES = 50_000
+"""Bounds what aliases can multiply: a billion laughs end here."""
+
+_UNKNOWN_TAG = "unknown tag; the only one known here is '!file path'"
+_STANDARD = "tag:yaml.org,2002:"
+_SCALARS = frozenset(_STANDARD + kind for kind in ("str", "int", "float", "bool", "null", "timestamp", "value"))
+_VARIABLE = re.compile(r"\$\$\{|\$\{(?:([A-Za-z_]\w*)(?::-([^}]*))?\})?", re.ASCII)
+_QUOTED = re.compile(r"(['\"])(?!<[a-z ]*>\1)(?:..+)\1", re.DOTALL)
+
+
+def read_yaml(
+    text: str, path: str | None, environment: Mapping[str, str], read_file: Callable[[str], str] | None
+) -> tuple[Any, Where]:
+    """The document and where its keys stand.
+
+    Args:
+        path: of the file, for complaints and for relative paths.
+        environment: where ``${NAME}`` is looked up.
+        read_file: gives the text of a path for ``!file``; None where files must not be read.
+
+    Raises:
+        ConfigurationError: not YAML, empty, duplicate key, unknown tag, unset variable, unreadable ``!file``.
+    """
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is None:
+            raise ConfigurationError("the configuration is empty", path=path)
+        builder = _Builder(path, environment, read_file)
+        return builder.build(node, ()), builder.where
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise ConfigurationError(_not_yaml(error.problem), path=path, line=mark.line + 1 if mark else None) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigurationError(_not_yaml("a character that YAML does not allow"), path=path, line=line) from None
+    except (yaml.YAMLError, ValueError, OverflowError):  # the last two: an escape such as "\UFFFFFFFF"
+        raise ConfigurationError(_not_yaml(None), path=path) from None
+    except RecursionError:
+        raise ConfigurationError("the configuration is nested too deeply", path=path) from None
+
+
+def _not_yaml(problem: str | None) -> str:
+    # PyYAML quotes names of tags and aliases, which may be an unquoted password that begins with ! or *.
+    return f"not valid YAML: {_QUOTED.sub('something', problem)}" if problem else "not valid YAML"
+
+
+class _Builder:
+    def __init__(self, path: str | None, environment: Mapping[str, str], read_file: Callable[[str], str] | None):
+        self._environment = environment
+        self._read_file = read_file
+        self._lines: dict[Place, int] = {}
+        self._nodes = 0
+        self.where = Where(path, self._lines)
+
+    def build(self, node: yaml.Node, at: Place) -> Any:
+        self._lines.setdefault(at, node.start_mark.line + 1)
+        self._nodes += 1
+        if len(at) > MAX_DEPTH or self._nodes > MAX_NODES:
+            self.where.fail(at, "the configuration is nested too deeply or too large")
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, at)
+        if isinstance(node, yaml.SequenceNode) and node.tag == _STANDARD + "seq":
+            return [self.build(item, (*at, index)) for index, item in enumerate(node.value)]
+        if not isinstance(node, yaml.MappingNode) or node.tag != _STANDARD + "map":
+            self.where.fail(at, _UNKNOWN_TAG)
+        return self._mapping(node, at)
+
+    def _mapping(self, node: yaml.MappingNode, at: Place) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag not in _SCALARS:
+                raise ConfigurationError("a key must be a plain text", path=self.where.path, line=line)
+            key = key_node.value
+            place = (*at, key)
+            if key in found:
+                raise ConfigurationError(
+                    f"the key {key!r} stands here a second time; first on line {self._lines[place]}",
+                    path=self.where.path,
+                    line=line,
+                    key=key,
+                )
+            self._lines[place] = line
+            found[key] = self.build(value_node, place)
+        return found
+
+    def _scalar(self, node: yaml.ScalarNode, at: Place) -> str | None:
+        if node.tag == "!file":
+            return self._file(self._expand(node.value, at), at)
+        if node.tag not in _SCALARS:
+            self.where.fail(at, _UNKNOWN_TAG)
+        return None if node.tag == _STANDARD + "null" else self._expand(node.value, at)
+
+    def _file(self, path: str, at: Place) -> str:
+        if self._read_file is None:
+            self.where.fail(at, "!file is only read by Configuration.load()")
+        full = self.where.beside(path)
+        try:
+            return self._read_file(full).rstrip("\r\n")  # the newline that editors write is no part of the secret
+        except UnicodeDecodeError:
+            self.where.fail(at, f"!file {full} is not UTF-8 text")
+        except (OSError, ValueError) as error:
+            self.where.fail(at, f"!file {full} cannot be read: {getattr(error, 'strerror', None) or 'bad path'}")
+
+    def _expand(self, text: str, at: Place) -> str:
+        """Put in ``${NAME}`` and ``${NAME:-default}`` as the shell does; ``$${`` stands for ``${`` itself."""
+
+        def value(match: re.Match[str]) -> str:
+            if match[0] == "$${":
+                return "${"
+            name, default = match[1], match[2]
+            if name is None:
+                self.where.fail(at, "write ${NAME} or ${NAME:-default}; for a plain ${ write $${")
+            found = self._environment.get(name)
+            if found is None and default is None:
+                self.where.fail(at, f"the environment variable {name} is not set; ${{{name}:-default}} gives a default")
+            return (found or default or "") if default is not None else (found or "")
+
+        return _VARIABLE.sub(value, text)
