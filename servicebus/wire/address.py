@@ -1,0 +1,113 @@
+"""Addresses ``NODE.category.name`` and the names of a node's queues.
+
+A part is 1 to 100 printable characters without a dot or white space. The whole address fits into 240 bytes of UTF-8,
+because AMQP ends names at 255 and the longest queue name puts ``messages.`` in front of the service
+(docs/wire-format, "Topology").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from servicebus.errors import AddressError
+
+__all__ = [
+    "Address",
+    "check_node_name",
+    "control_queue",
+    "dead_queue",
+    "delay_queue",
+    "messages_queue",
+    "name_problem",
+    "rpc_queue",
+]
+
+MAX_PART_CHARS = 100
+MAX_ADDRESS_BYTES = 240
+# NODE.messages.delay.<seconds> needs up to 24 bytes behind the node's name.
+MAX_NODE_BYTES = 220
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One service of one node. ``str()`` gives ``NODE.category.name``."""
+
+    node: str
+    category: str
+    name: str
+
+    def __post_init__(self) -> None:
+        text = str(self)
+        check_node_name(self.node)
+        for label, part in (("category", self.category), ("name", self.name)):
+            problem = name_problem(part)
+            if problem:
+                raise AddressError(text, f"the {label} {problem}")
+        if len(text.encode()) > MAX_ADDRESS_BYTES:
+            raise AddressError(text, f"it is longer than {MAX_ADDRESS_BYTES} bytes")
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Give the address that *text* names.
+
+        Raises:
+            AddressError: *text* has not exactly two dots, or a part is empty, too long, or holds a character that no
+                name may hold.
+        """
+        parts = text.split(".")
+        if len(parts) != 3:
+            raise AddressError(text, f"it has {len(parts) - 1} dots, not two")
+        return cls(*parts)
+
+    def __str__(self) -> str:
+        return f"{self.node}.{self.category}.{self.name}"
+
+
+def name_problem(part: str) -> str:
+    """Say why *part* cannot be the name of a node, category or service; empty if it can."""
+    if not part:
+        return "is empty"
+    if len(part) > MAX_PART_CHARS:
+        return f"is longer than {MAX_PART_CHARS} characters"
+    if "." in part:
+        return "holds a dot"
+    # isprintable() is false for control characters, lone surrogates and every white space but the plain space.
+    if " " in part or not part.isprintable():
+        return "holds white space or an unprintable character"
+    return ""
+
+
+def check_node_name(text: str) -> None:
+    """Accept *text* as the name of a node, or raise ``AddressError``."""
+    problem = name_problem(text)
+    if not problem and text == "amq":
+        problem = "is reserved: RabbitMQ refuses queues whose name begins with 'amq.'"
+    if not problem and len(text.encode()) > MAX_NODE_BYTES:
+        problem = f"is longer than {MAX_NODE_BYTES} bytes"
+    if problem:
+        raise AddressError(text, f"the node name {problem}")
+
+
+def rpc_queue(node: str) -> str:
+    """Name the queue that calls to *node* wait in."""
+    return f"{node}.rpc"
+
+
+def control_queue(node: str) -> str:
+    """Name the queue of pings and operator's commands to *node*."""
+    return f"{node}.control"
+
+
+def messages_queue(node: str) -> str:
+    """Name the durable queue of one-way messages to *node*."""
+    return f"{node}.messages"
+
+
+def delay_queue(node: str, seconds: int) -> str:
+    """Name the queue where a message to *node* waits *seconds* before it is tried again."""
+    return f"{node}.messages.delay.{seconds}"
+
+
+def dead_queue(node: str) -> str:
+    """Name the queue of *node*'s dead letters."""
+    return f"{node}.dead"

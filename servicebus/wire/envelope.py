@@ -1,0 +1,76 @@
+"""What travels: requests (calls, messages, control) and replies, as frozen values. No XML and no keys here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from servicebus.wire.fault import Fault
+
+__all__ = ["DIRECT_REPLY_TO", "FAULT", "OK", "VERSION", "Envelope", "Kind", "Reply", "make_id"]
+
+VERSION = "2"
+OK = "ok"
+FAULT = "fault"
+
+DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"
+"""What a caller signs as its reply address: the broker turns the AMQP property into a longer, unguessable one."""
+
+
+class Kind(str, Enum):
+    """What the receiver does with an envelope."""
+
+    CALL = "call"
+    MESSAGE = "message"
+    CONTROL = "control"
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """One request. ``params`` is JSON text, UTF-8, byte for byte as on the wire; ``token`` is "" until signed."""
+
+    id: str
+    """``<incarnation>-<count>``: 16 lower-case hex digits that name one life of a Sender, and its count from 1."""
+    node: str
+    category: str
+    service: str
+    kind: Kind
+    sent_ms: int
+    """Unix time in milliseconds, by the sender's clock."""
+    ttl_ms: int
+    """How long after ``sent_ms`` the request is worth anything."""
+    reply: str
+    """Where the answer goes: ``DIRECT_REPLY_TO``, or "" if nobody waits for one."""
+    params: bytes
+    token: str = ""
+
+    @property
+    def incarnation(self) -> str:
+        """The life of the Sender that made this envelope."""
+        return self.id.partition("-")[0]
+
+    @property
+    def count(self) -> int:
+        """The Sender's own count, from 1: what ``call()`` and ``send()`` return as event id."""
+        return int(self.id.partition("-")[2])
+
+    @property
+    def address(self) -> str:
+        """``NODE.category.name``."""
+        return f"{self.node}.{self.category}.{self.service}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to the envelope of the same ``id``: ``message`` (JSON text, UTF-8) if ok, else ``fault``."""
+
+    id: str
+    token: str
+    status: str
+    message: bytes
+    fault: Fault | None = None
+
+
+def make_id(incarnation: str, count: int) -> str:
+    """Join a Sender's incarnation (16 lower-case hex digits) and its count (from 1) to a wire id."""
+    return f"{incarnation}-{count}"

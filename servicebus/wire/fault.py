@@ -1,0 +1,131 @@
+"""Exception <-> fault: how an error of the node or of its service crosses the wire."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from servicebus.errors import (
+    CallInterrupted,
+    CallRefused,
+    CallTimeout,
+    RemoteError,
+    ServiceBusError,
+    ServiceBusy,
+    UnknownService,
+)
+
+__all__ = [
+    "BUSY",
+    "EXPIRED",
+    "INTERRUPTED",
+    "REFUSED",
+    "RESERVED",
+    "STOPPING",
+    "UNKNOWN_SERVICE",
+    "Fault",
+    "error_from_fault",
+    "fault_from_exception",
+]
+
+BUSY = "busy"
+EXPIRED = "expired"
+INTERRUPTED = "interrupted"
+REFUSED = "refused"
+STOPPING = "stopping"
+UNKNOWN_SERVICE = "unknown-service"
+RESERVED = frozenset({BUSY, EXPIRED, INTERRUPTED, REFUSED, STOPPING, UNKNOWN_SERVICE})
+
+MAX_TYPE_CHARS = 200
+MAX_TEXT_BYTES = 4 * 1024
+MAX_TRACE_BYTES = 16 * 1024
+
+# What XML 1.0 cannot carry, not even as a character reference (https://www.w3.org/TR/xml/#charsets).
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a call has no result.
+
+    ``type`` is one of ``RESERVED`` (the node's own words) or the name of the class that the service raised. What XML
+    cannot carry is replaced by U+FFFD on construction, so that the signature covers what the other side will read.
+    """
+
+    type: str
+    text: str
+    trace: str | None = None
+    retry_after_ms: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "type", _clean_type(self.type))
+        object.__setattr__(self, "text", _NOT_XML.sub("\ufffd", self.text))
+        # No trace and an empty one look the same on the wire, so they are the same here.
+        object.__setattr__(self, "trace", _NOT_XML.sub("\ufffd", self.trace) if self.trace else None)
+
+
+def fault_from_exception(exc: BaseException, with_trace: bool) -> Fault:
+    """Describe what a service raised: text cut to 4 KiB, the end of the trace to 16 KiB (UTF-8).
+
+    A class that bears the name of a reserved word is named with its module, so that no service can speak for the node.
+    """
+    name = type(exc).__name__
+    if name in RESERVED:
+        name = f"{type(exc).__module__}.{name}"
+    trace = "".join(traceback.format_exception(exc)) if with_trace else None
+    return Fault(name, _cut(_text_of(exc), MAX_TEXT_BYTES), trace and _cut_head(trace, MAX_TRACE_BYTES))
+
+
+def error_from_fault(fault: Fault, address: str, waited_s: float = 0.0) -> ServiceBusError:
+    """Give the exception that the caller of *address* gets to see; *waited_s* is how long it has waited."""
+    make = _ERRORS.get(fault.type)
+    if make is None:
+        return RemoteError(address, fault.type, fault.text, fault.trace)
+    return make(fault, address, waited_s)
+
+
+def _busy(fault: Fault, address: str, waited_s: float) -> ServiceBusError:
+    return ServiceBusy(address, None if fault.retry_after_ms is None else fault.retry_after_ms / 1000)
+
+
+def _refused(fault: Fault, address: str, waited_s: float) -> ServiceBusError:
+    reason, _, detail = fault.text.partition(": ")
+    return CallRefused(address, reason, detail)
+
+
+_ERRORS: dict[str, Callable[[Fault, str, float], ServiceBusError]] = {
+    BUSY: _busy,
+    STOPPING: _busy,
+    REFUSED: _refused,
+    UNKNOWN_SERVICE: lambda fault, address, waited_s: UnknownService(address),
+    INTERRUPTED: lambda fault, address, waited_s: CallInterrupted(address, fault.text),
+    EXPIRED: lambda fault, address, waited_s: CallTimeout(address, waited_s, [("the node", fault.text)]),
+}
+
+
+def _clean_type(name: str) -> str:
+    kept = "".join(char if char.isprintable() and char != " " else "?" for char in name[:MAX_TYPE_CHARS])
+    return kept or "?"
+
+
+def _text_of(exc: BaseException) -> str:
+    try:
+        return str(exc)
+    except Exception as broken:  # a user's __str__ may raise whatever it likes
+        return f"(its text could not be made: {type(broken).__name__})"
+
+
+def _cut(text: str, max_bytes: int) -> str:
+    raw = text.encode("utf-8", "replace")
+    if len(raw) <= max_bytes:
+        return text
+    return raw[: max_bytes - 3].decode("utf-8", "ignore") + "\u2026"
+
+
+def _cut_head(text: str, max_bytes: int) -> str:
+    raw = text.encode("utf-8", "replace")
+    if len(raw) <= max_bytes:
+        return text
+    return "\u2026" + raw[-(max_bytes - 3) :].decode("utf-8", "ignore")

@@ -1,0 +1,140 @@
+"""JSON text <-> values, the same on every Python: strict, compact, of bounded depth, and fit for a CDATA section."""
+
+from __future__ import annotations
+
+import json
+import json.encoder
+import math
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any, NoReturn
+
+from servicebus.errors import EnvelopeError
+
+__all__ = ["MAX_JSON_DEPTH", "decode_json", "encode_json"]
+
+MAX_JSON_DEPTH = 200
+"""Deep enough for data, and far from the recursion limit of every supported Python, whatever stack is in use."""
+
+_MAX_PLACES = 100_000
+
+# Everything but brackets goes, then each becomes a step up (1) or down (255, that is -1 as signed byte).
+_NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_STEPS = bytes(1 if byte in b"[{" else 255 for byte in range(256))
+
+
+def encode_json(value: Any) -> bytes:
+    """Give *value* as JSON text: compact, ASCII, without ``]]>``.
+
+    As in the standard library tuples become arrays, and keys that are numbers, booleans or None become text.
+
+    Raises:
+        EnvelopeError: ``unencodable`` for NaN, infinities, and every type that JSON has no word for, named with its
+            place; ``too-deep`` past ``MAX_JSON_DEPTH``, and so for a value that holds itself.
+    """
+    try:
+        text = "".join(_encode_chunks(value))
+    except RecursionError:
+        raise EnvelopeError("too-deep", f"nested deeper than {MAX_JSON_DEPTH}, or the value holds itself") from None
+    except (TypeError, ValueError) as error:
+        raise EnvelopeError("unencodable", _culprit(value) or str(error)) from None
+    # ">" can only stand inside a string, where JSON lets us write it as an escape.
+    raw = (text.replace("]]>", "]]\\u003e") if "]]>" in text else text).encode("ascii")
+    _check_depth(raw)
+    return raw
+
+
+def decode_json(raw: bytes) -> Any:
+    """Give the value of JSON text in UTF-8.
+
+    Raises:
+        EnvelopeError: ``too-deep`` past ``MAX_JSON_DEPTH``; ``bad-json`` for everything else that is not JSON, NaN and
+            Infinity and numbers of more than 4300 digits included.
+    """
+    _check_depth(raw)
+    try:
+        text = raw.decode("utf-8")
+        try:
+            value, end = _DECODER.raw_decode(text)
+        except json.JSONDecodeError:
+            end = -1
+        # raw_decode() knows no white space around the value and is three times faster than decode(), which does.
+        return value if end == len(text) else _DECODER.decode(text)
+    except RecursionError:
+        raise EnvelopeError("too-deep", f"JSON nested deeper than {MAX_JSON_DEPTH}") from None
+    except ValueError as error:
+        raise EnvelopeError("bad-json", _without_data(error)) from None
+
+
+def _no_word_for(value: object) -> NoReturn:
+    raise TypeError(f"JSON has no word for {type(value).__module__}.{type(value).__qualname__}")
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+
+
+def _make_encode() -> Callable[[Any], Sequence[str]]:
+    """Prepare the C encoder once, as ``JSONEncoder`` does for every value anew (0.4 us instead of 1.1)."""
+    plain = json.JSONEncoder(
+        separators=(",", ":"), allow_nan=False, check_circular=False, ensure_ascii=True, default=_no_word_for
+    )
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:  # another Python than CPython
+        return lambda value: (plain.encode(value),)
+    escape = json.encoder.encode_basestring_ascii
+    encode = make(None, _no_word_for, escape, None, ":", ",", False, False, False)
+    return lambda value: encode(value, 0)
+
+
+_encode_chunks = _make_encode()
+
+
+def _check_depth(raw: bytes) -> None:
+    # Depth is at most the count of opening brackets: settles all small texts in 0.1 us.
+    if raw.count(b"[") + raw.count(b"{") <= MAX_JSON_DEPTH:
+        return
+    if b"\\" in raw:
+        raw = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
+    skeleton = b"".join(raw.split(b'"')[::2]).translate(_STEPS, _NOT_BRACKETS)
+    if max(accumulate(memoryview(skeleton).cast("b")), default=0) > MAX_JSON_DEPTH:
+        raise EnvelopeError("too-deep", f"JSON nested deeper than {MAX_JSON_DEPTH}")
+
+
+def _without_data(error: ValueError) -> str:
+    """The error's own words without the payload: it may be secret."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 at byte {error.start}"
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at character {error.pos}"
+    return str(error)
+
+
+def _culprit(value: Any) -> str:
+    """Find what JSON has no word for, and where: ``a set at params["a"][3]``. Only called when encoding failed."""
+    stack = [("value", value, 0)]
+    # Bounded: a small value that holds its parts many times over can have more places than there are atoms.
+    for _ in range(_MAX_PLACES):
+        if not stack:
+            break
+        where, item, depth = stack.pop()
+        if isinstance(item, dict) and depth <= MAX_JSON_DEPTH:
+            for key in item:
+                if not isinstance(key, (str, int, float, type(None))):
+                    return f"JSON has no word for {_type_name(key)} as a key of {where}"
+            stack += [(f"{where}[{key!r}]", child, depth + 1) for key, child in item.items()]
+        elif isinstance(item, (list, tuple)) and depth <= MAX_JSON_DEPTH:
+            stack += [(f"{where}[{index}]", child, depth + 1) for index, child in enumerate(item)]
+        elif isinstance(item, float) and not math.isfinite(item):
+            return f"JSON has no word for {item} at {where}"
+        elif not isinstance(item, (str, int, float, dict, list, tuple, type(None))):
+            return f"JSON has no word for {_type_name(item)} at {where}"
+    return ""
+
+
+def _type_name(item: object) -> str:
+    kind = type(item)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,169 @@
+"""Tokens: who may speak on the bus, and for how long what was said is believed.
+
+A token is ``<key id>:<HMAC-SHA256, 64 hex digits>`` over a canonical byte string: a domain word and then every field,
+each as its length in bytes (decimal), a colon, and the bytes. The lengths make it impossible that two different lists
+of fields give one string; the domain makes it impossible to pass a request's token for a reply's.
+docs/wire-format, "Signature", has the fields and worked examples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from hmac import compare_digest
+
+from servicebus.errors import EnvelopeError, SignatureError
+from servicebus.wire.envelope import Envelope, Kind, Reply
+from servicebus.wire.fault import Fault
+
+__all__ = ["EVENT_DOMAIN", "RESPONSE_DOMAIN", "Keyring", "canonical_bytes", "canonical_event", "check_fresh"]
+
+EVENT_DOMAIN = b"servicebus/2 event"
+RESPONSE_DOMAIN = b"servicebus/2 response"
+
+_BLOCK_BYTES = 64  # of SHA-256
+
+
+class _Key:
+    """One secret, with the two halves of its HMAC prepared.
+
+    RFC 2104: H(key ^ opad, H(key ^ ipad, text)). Two prepared SHA-256 objects and their copies cost 0.7 us where a
+    copy of an ``hmac`` object costs 1.15 and ``hmac.digest`` 1.8. Copying is safe in any thread.
+    """
+
+    __slots__ = ("_inner", "_outer", "id")
+
+    def __init__(self, secret: bytes):
+        self.id = hashlib.sha256(b"servicebus key id\0" + secret).hexdigest()[:8]
+        padded = (secret if len(secret) <= _BLOCK_BYTES else hashlib.sha256(secret).digest()).ljust(_BLOCK_BYTES, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in padded))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in padded))
+
+    def token(self, text: bytes) -> str:
+        inner = self._inner.copy()
+        inner.update(text)
+        outer = self._outer.copy()
+        outer.update(inner.digest())
+        return f"{self.id}:{outer.hexdigest()}"
+
+
+class Keyring:
+    """The secrets of the bus: the first signs, all verify. May be used by any thread; shows only key ids."""
+
+    __slots__ = ("_keys", "_signer")
+
+    def __init__(self, secrets: Sequence[str]):
+        if isinstance(secrets, str) or not secrets or not all(secrets):
+            raise ValueError("a Keyring needs a list of one secret or more, none of them empty")
+        keys = [_Key(secret.encode()) for secret in secrets]
+        self._signer = keys[0]
+        # Two secrets with one key id (1 in 2^32): both are tried.
+        self._keys: dict[str, list[_Key]] = {}
+        for key in keys:
+            self._keys.setdefault(key.id, []).append(key)
+
+    def __repr__(self) -> str:
+        return f"<Keyring signs with {self._signer.id}, knows {', '.join(self._keys)}>"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a Keyring is not pickled: it holds secrets")
+
+    def sign_envelope(self, envelope: Envelope) -> str:
+        """Give the token of *envelope*; the one it carries is not looked at."""
+        return self._signer.token(canonical_event(envelope))
+
+    def verify_envelope(self, envelope: Envelope) -> None:
+        """Accept the token of *envelope*, or raise ``SignatureError``."""
+        self._verify(envelope.token, canonical_event(envelope))
+
+    def sign_reply(self, request_token: str, id: str, status: str, message: bytes, fault: Fault | None) -> str:
+        """Give the token of a reply to the request that carried *request_token*."""
+        return self._signer.token(_canonical_response(request_token, id, status, message, fault))
+
+    def verify_reply(self, reply: Reply, request_token: str) -> None:
+        """Accept *reply* as the answer to the request that carried *request_token*, or raise ``SignatureError``."""
+        text = _canonical_response(request_token, reply.id, reply.status, reply.message, reply.fault)
+        self._verify(reply.token, text)
+
+    def sign_bytes(self, domain: bytes, *parts: bytes) -> str:
+        """Give a token over *parts*; *domain* keeps this use apart from every other."""
+        return self._signer.token(canonical_bytes(domain, *parts))
+
+    def verify_bytes(self, token: str, domain: bytes, *parts: bytes) -> None:
+        """Accept *token* as made by ``sign_bytes`` over the same *domain* and *parts*, or raise ``SignatureError``."""
+        self._verify(token, canonical_bytes(domain, *parts))
+
+    def _verify(self, token: str, text: bytes) -> None:
+        if not token:
+            raise SignatureError("it carries no token")
+        # compare_digest takes text in ASCII only.
+        if not token.isascii():
+            raise SignatureError("the token is not made of ASCII characters")
+        keys = self._keys.get(token[:8])
+        if keys is None:
+            raise SignatureError(f"no key with the id {token[:8]!r} is known here; do both sides have the same secret?")
+        for key in keys:
+            if compare_digest(key.token(text), token):
+                return
+        raise SignatureError()
+
+
+def canonical_bytes(domain: bytes, *parts: bytes) -> bytes:
+    """Join *domain* and *parts* so that no other list of parts gives the same bytes."""
+    return b"".join([b"%d:%b" % (len(part), part) for part in (domain, *parts)])
+
+
+def canonical_event(e: Envelope) -> bytes:
+    """Give the bytes that the token of a request covers: every field but the token itself."""
+    kind = e.kind.value
+    sent = str(e.sent_ms)
+    ttl = str(e.ttl_ms)
+    head = (
+        f"18:servicebus/2 event{len(e.node)}:{e.node}{len(kind)}:{kind}{len(sent)}:{sent}{len(ttl)}:{ttl}"
+        f"{len(e.reply)}:{e.reply}{len(e.id)}:{e.id}{len(e.category)}:{e.category}{len(e.service)}:{e.service}"
+        f"{len(e.params)}:"
+    )
+    if head.isascii():  # then characters are bytes: three times faster than part by part
+        return head.encode() + e.params
+    texts = (e.node, kind, sent, ttl, e.reply, e.id, e.category, e.service)
+    return canonical_bytes(EVENT_DOMAIN, *(text.encode() for text in texts), e.params)
+
+
+def _canonical_response(request_token: str, id: str, status: str, message: bytes, fault: Fault | None) -> bytes:
+    """Request's token, id, status, message; then type, text, trace, retry hint of the fault, or four empty parts."""
+    texts = (request_token, id, status)
+    if fault is None:
+        head = (
+            f"21:servicebus/2 response{len(request_token)}:{request_token}{len(id)}:{id}{len(status)}:{status}"
+            f"{len(message)}:"
+        )
+        if head.isascii():
+            return b"%b%b0:0:0:0:" % (head.encode(), message)
+        about = ("", "", "", "")
+    else:
+        retry = "" if fault.retry_after_ms is None else str(fault.retry_after_ms)
+        about = (fault.type, fault.text, fault.trace or "", retry)
+    parts = (*(text.encode() for text in texts), message, *(text.encode() for text in about))
+    return canonical_bytes(RESPONSE_DOMAIN, *parts)
+
+
+def check_fresh(envelope: Envelope, now_ms: int, clock_skew_s: float, token_max_age_s: float) -> None:
+    """Accept the age of *envelope*, or raise ``EnvelopeError`` ``stale`` that says how far the clocks are apart.
+
+    A call or control is fresh until its time to live has passed, a message until *token_max_age_s* has; both sides'
+    clocks may differ by *clock_skew_s*. *now_ms* is Unix time in milliseconds.
+    """
+    skew_ms = clock_skew_s * 1000
+    ahead_ms = envelope.sent_ms - now_ms
+    if ahead_ms > skew_ms:
+        raise EnvelopeError(
+            "stale", f"sent {ahead_ms / 1000:.3f} s in the future: the clocks are {ahead_ms / 1000:.3f} s apart"
+        )
+    limit_ms = token_max_age_s * 1000 if envelope.kind is Kind.MESSAGE else envelope.ttl_ms
+    late_ms = -ahead_ms - limit_ms - skew_ms
+    if late_ms > 0:
+        raise EnvelopeError(
+            "stale",
+            f"{late_ms / 1000:.3f} s too old (sent {-ahead_ms / 1000:.3f} s ago, good for {limit_ms / 1000:g} s "
+            f"and {clock_skew_s:g} s of clock skew)",
+        )
