@@ -35,7 +35,12 @@ class Where:
 
     def fail(self, at: Place, message: str) -> NoReturn:
         """Raise ConfigurationError for the key at *at*."""
-        raise ConfigurationError(message, path=self.path, line=self.line(at), key=show(at) or None)
+        raise ConfigurationError(message, path=self.shown_path, line=self.line(at), key=show(at) or None)
+
+    @property
+    def shown_path(self) -> str | None:
+        """The path for complaints; a text that came from no file has lines too."""
+        return self.path or ("<text>" if self.lines else None)
 
     def line(self, at: Place) -> int | None:
         """The line of the key, or of the nearest mapping around it."""
@@ -90,7 +95,10 @@ class Section:
         if name not in self:
             at = (*self.at, name)
             raise MissingKey(
-                f"the key {show(at)!r} is missing", path=self.where.path, line=self.where.line(self.at), key=show(at)
+                f"the key {show(at)!r} is missing",
+                path=self.where.shown_path,
+                line=self.where.line(self.at),
+                key=show(at),
             )
         return self.checked(name, check)
 

@@ -140,7 +140,8 @@ class Configuration:
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"a Configuration is never changed; make another one (tried to set {name})")
 
-    __delattr__ = __setattr__  # type: ignore[assignment]
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"a Configuration is never changed (tried to delete {name})")
 
     def __repr__(self) -> str:
         hosts = ", ".join(host.name for host in self.hosts)

@@ -24,7 +24,8 @@ _UNKNOWN_TAG = "unknown tag; the only one known here is '!file path'"
 _STANDARD = "tag:yaml.org,2002:"
 _SCALARS = frozenset(_STANDARD + kind for kind in ("str", "int", "float", "bool", "null", "timestamp", "value"))
 _VARIABLE = re.compile(r"\$\$\{|\$\{(?:([A-Za-z_]\w*)(?::-([^}]*))?\})?", re.ASCII)
-_QUOTED = re.compile(r"(['\"])(?!<[a-z ]*>\1)(?:..+)\1", re.DOTALL)
+_HARMLESS = re.compile(r"'(?:<[a-z ]+>|\\\\?.)'")
+"""What PyYAML quotes without telling a secret: its own token names, and single characters."""
 
 
 def read_yaml(
@@ -40,27 +41,35 @@ def read_yaml(
     Raises:
         ConfigurationError: not YAML, empty, duplicate key, unknown tag, unset variable, unreadable ``!file``.
     """
+    shown = path or "<text>"
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is None:
-            raise ConfigurationError("the configuration is empty", path=path)
+            raise ConfigurationError("the configuration is empty", path=shown)
         builder = _Builder(path, environment, read_file)
         return builder.build(node, ()), builder.where
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise ConfigurationError(_not_yaml(error.problem), path=path, line=mark.line + 1 if mark else None) from None
+        raise ConfigurationError(_not_yaml(error.problem), path=shown, line=mark.line + 1 if mark else None) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise ConfigurationError(_not_yaml("a character that YAML does not allow"), path=path, line=line) from None
+        raise ConfigurationError(_not_yaml("a character that YAML does not allow"), path=shown, line=line) from None
     except (yaml.YAMLError, ValueError, OverflowError):  # the last two: an escape such as "\UFFFFFFFF"
-        raise ConfigurationError(_not_yaml(None), path=path) from None
+        raise ConfigurationError(_not_yaml(None), path=shown) from None
     except RecursionError:
-        raise ConfigurationError("the configuration is nested too deeply", path=path) from None
+        raise ConfigurationError("the configuration is nested too deeply", path=shown) from None
 
 
 def _not_yaml(problem: str | None) -> str:
-    # PyYAML quotes names of tags and aliases, which may be an unquoted password that begins with ! or *.
-    return f"not valid YAML: {_QUOTED.sub('something', problem)}" if problem else "not valid YAML"
+    if not problem:
+        return "not valid YAML"
+    # PyYAML also quotes the names of tags and aliases: perhaps an unquoted password that begins with ! or *.
+    quotes = [place for place in map(problem.find, "'\"") if place >= 0] if _quotes_more(problem) else []
+    return f"not valid YAML: {problem[: min(quotes)] + 'something' if quotes else problem}"
+
+
+def _quotes_more(problem: str) -> bool:
+    return any(quote in _HARMLESS.sub("", problem) for quote in "'\"")
 
 
 class _Builder:
@@ -89,13 +98,13 @@ class _Builder:
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag not in _SCALARS:
-                raise ConfigurationError("a key must be a plain text", path=self.where.path, line=line)
+                raise ConfigurationError("a key must be a plain text", path=self.where.shown_path, line=line)
             key = key_node.value
             place = (*at, key)
             if key in found:
                 raise ConfigurationError(
                     f"the key {key!r} stands here a second time; first on line {self._lines[place]}",
-                    path=self.where.path,
+                    path=self.where.shown_path,
                     line=line,
                     key=key,
                 )

@@ -1,0 +1,106 @@
+"""A secret never shows: not in a repr, an error or a traceback, wherever it stands and whatever else is wrong."""
+
+import io
+import json
+import logging
+import pickle
+import traceback
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from servicebus.configuration import Configuration
+from servicebus.errors import ConfigurationError
+
+# Any characters behind a beginning that turns up nowhere by chance; white space around would be lost in the comparison.
+SECRETS = st.text(min_size=3, max_size=40).map("Zq7w".__add__).filter(lambda t: "\0" not in t and t == t.strip())
+
+PLACES = {
+    "secret_token": lambda secret: {"secret_token": secret},
+    "one of several": lambda secret: {"secret_token": ["other", secret]},
+    "password": lambda secret: {"password": secret},
+    "password of a host": lambda secret: {"hosts": [{"host": "mq-a", "password": secret}]},
+    "password in a URL": lambda secret: {"hosts": [f"amqp://user:{quote(secret, safe='')}@mq-a"]},
+    "unquoted in a URL": lambda secret: {"hosts": [f"amqp://user:{secret}@mq-a"]},
+    "URL without a scheme": lambda secret: {"hosts": [f"user:{secret}@mq-a"]},
+    "only the password": lambda secret: {"hosts": [secret]},
+    "logging": lambda secret: {"logging": {"secret": secret}},
+    "a list too deep": lambda secret: {"secret_token": [[secret]]},
+    "a mapping": lambda secret: {"password": {"is": secret}},
+    "a number's place": lambda secret: {"port": secret},
+    "a flag's place": lambda secret: {"tls": {"verify": secret}},
+    "a section's place": lambda secret: {"logging": secret},
+    "a choice's place": lambda secret: {"queue_type": secret},
+    "an unknown key's value": lambda secret: {"passwrd": secret},
+    "a service": lambda secret: {"services": [{"kind": secret, "target": secret}]},
+}
+BREAKS = [{}, {"prefech": 1}, {"prefetch": 0}, {"hosts": None}]
+
+
+def everything_shown(error):
+    """All that a log, a crash report or another process could show of an error."""
+    traced = "".join(traceback.format_exception(error))
+    return "\n".join([str(error), repr(error), traced, repr(vars(error)), ascii(pickle.loads(pickle.dumps(error)))])
+
+
+def assert_hidden(secret, shown):
+    for form in (secret, repr(secret)[1:-1], ascii(secret)[1:-1], quote(secret, safe="")):
+        assert form not in shown
+
+
+@pytest.mark.parametrize("place", PLACES)
+@given(secret=SECRETS, breaks=st.sampled_from(BREAKS))
+def test_a_secret_in_a_dict_never_shows(place, secret, breaks):
+    values = {"hosts": ["mq-a"], "secret_token": "x", **PLACES[place](secret), **breaks}
+    try:
+        config = Configuration(values)
+    except ConfigurationError as error:
+        assert_hidden(secret, everything_shown(error))
+        assert secret.encode() not in pickle.dumps(error)
+        return
+    if place not in ("only the password", "a choice's place"):  # where it is a good host name, it is one
+        assert_hidden(secret, f"{config!r} {config} {vars(config)} {config.hosts} {config.logging} {config.warnings}")
+
+
+YAML_PLACES = [
+    "secret_token: {}",
+    "password: '{}",
+    "hosts: [amqp://user:{}@mq-a]",
+    "password: *{}",
+    "password: !{} x",
+    "password: &{}",
+    "password: [{}",
+    "port: {}",
+    "logging: {{secret: {}}}",
+    "logging: {{secret: {}",
+]
+
+
+@pytest.mark.parametrize("template", YAML_PLACES)
+@given(secret=SECRETS.filter(lambda t: "\n" not in t and ":" not in t), quoted=st.booleans())
+def test_a_secret_in_a_file_never_shows(template, secret, quoted):
+    """Written without quotes it may end the value, the line or the document: what PyYAML says then is not passed on."""
+    text = "hosts: [mq-a]\n" + template.format(json.dumps(secret) if quoted else secret) + "\nprefech: 1\n"
+    with pytest.raises(ConfigurationError) as caught:
+        Configuration.parse(text, "bus.yaml")
+    assert_hidden(secret, everything_shown(caught.value))
+
+
+def test_a_secret_from_the_environment_at_the_wrong_key_never_shows():
+    environment = {"PW": "hunter-two"}
+    with pytest.raises(ConfigurationError) as caught:
+        Configuration.parse("hosts: [a]\nsecret_token: s\nport: ${PW}", environment=environment)
+    assert_hidden(environment["PW"], everything_shown(caught.value))
+
+
+def test_a_configuration_can_be_logged():
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    config = Configuration(
+        {"hosts": ["amqp://u:hunter-two@mq-a"], "secret_token": "hunter-three", "password": "hunter-4"}
+    )
+    handler.emit(logging.makeLogRecord({"msg": "%s %r %s", "args": (config, config.hosts, vars(config))}))
+    assert "mq-a:5672" in stream.getvalue()
+    assert "hunter" not in stream.getvalue()
