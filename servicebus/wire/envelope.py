@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, make_dataclass
 from enum import Enum
+from typing import Any
 
 from servicebus.wire.fault import Fault
 
-__all__ = ["DIRECT_REPLY_TO", "FAULT", "OK", "VERSION", "Envelope", "Kind", "Reply", "make_id"]
+__all__ = [
+    "DIRECT_REPLY_TO",
+    "FAULT",
+    "OK",
+    "VERSION",
+    "Envelope",
+    "Kind",
+    "Reply",
+    "build_envelope",
+    "build_reply",
+    "make_id",
+]
 
 VERSION = "2"
 OK = "ok"
@@ -69,6 +81,39 @@ class Reply:
     status: str
     message: bytes
     fault: Fault | None = None
+
+
+# A frozen dataclass of ten fields takes 1.1 us to make, as each field goes through object.__setattr__; one that is not
+# frozen takes 0.2. Both have the same slots, so an object may change from the one class to the other.
+_EnvelopeDraft: Any = make_dataclass("_EnvelopeDraft", [(field.name, Any) for field in fields(Envelope)], slots=True)
+_ReplyDraft: Any = make_dataclass("_ReplyDraft", [(field.name, Any) for field in fields(Reply)], slots=True)
+
+
+def build_envelope(
+    id: str,
+    node: str,
+    category: str,
+    service: str,
+    kind: Kind,
+    sent_ms: int,
+    ttl_ms: int,
+    reply: str,
+    params: bytes,
+    token: str = "",
+) -> Envelope:
+    """Give the same as ``Envelope(...)``, sooner."""
+    draft = _EnvelopeDraft(id, node, category, service, kind, sent_ms, ttl_ms, reply, params, token)
+    draft.__class__ = Envelope
+    made: Envelope = draft
+    return made
+
+
+def build_reply(id: str, token: str, status: str, message: bytes, fault: Fault | None = None) -> Reply:
+    """Give the same as ``Reply(...)``, sooner."""
+    draft = _ReplyDraft(id, token, status, message, fault)
+    draft.__class__ = Reply
+    made: Reply = draft
+    return made
 
 
 def make_id(incarnation: str, count: int) -> str:

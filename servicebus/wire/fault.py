@@ -39,6 +39,7 @@ UNKNOWN_SERVICE = "unknown-service"
 RESERVED = frozenset({BUSY, EXPIRED, INTERRUPTED, REFUSED, STOPPING, UNKNOWN_SERVICE})
 
 MAX_TYPE_CHARS = 200
+MAX_RETRY_AFTER_MS = 24 * 3600 * 1000
 MAX_TEXT_BYTES = 4 * 1024
 MAX_TRACE_BYTES = 16 * 1024
 
@@ -64,6 +65,8 @@ class Fault:
         object.__setattr__(self, "text", _NOT_XML.sub("\ufffd", self.text))
         # No trace and an empty one look the same on the wire, so they are the same here.
         object.__setattr__(self, "trace", _NOT_XML.sub("\ufffd", self.trace) if self.trace else None)
+        if self.retry_after_ms is not None:
+            object.__setattr__(self, "retry_after_ms", min(max(int(self.retry_after_ms), 0), MAX_RETRY_AFTER_MS))
 
 
 def fault_from_exception(exc: BaseException, with_trace: bool) -> Fault:
