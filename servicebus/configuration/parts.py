@@ -39,6 +39,7 @@ def _read_service(section: Section) -> ServiceEntry:
         name=section.require("name", checks.name),
         target=section.require("target", _target),
         options=options,
+        line=section.where.line(section.at),
     )
 
 

@@ -32,6 +32,8 @@ class Where:
 
     path: str | None = None
     lines: Mapping[Place, int] = field(default_factory=dict)
+    folder: str = ""
+    """Where relative paths are meant from; empty for the current folder."""
 
     def fail(self, at: Place, message: str) -> NoReturn:
         """Raise ConfigurationError for the key at *at*."""
@@ -49,8 +51,8 @@ class Where:
         return self.lines.get(at)
 
     def beside(self, path: str) -> str:
-        """A path of the file: relative ones are meant from the folder of the configuration file."""
-        return os.path.join(os.path.dirname(self.path), path) if self.path else path  # noqa: PTH118, PTH120 text only
+        """A path as it was written, relative ones from the folder of the configuration file."""
+        return os.path.join(self.folder, path)  # noqa: PTH118 text in, text out: this package is pure
 
 
 def show(at: Place) -> str:

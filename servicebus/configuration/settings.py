@@ -84,15 +84,17 @@ class Configuration:
         path: str | None = None,
         environment: Mapping[str, str] = _NO_ENVIRONMENT,
         read_file: Callable[[str], str] | None = None,
+        folder: str = "",
     ) -> Configuration:
         """The configuration in a YAML text. Pure: reads no file and no environment but through its arguments.
 
         Args:
-            path: for complaints, and the folder that relative paths are meant from.
+            path: for complaints.
             environment: where ``${NAME}`` is looked up.
             read_file: gives the text of a path, for ``!file``; without it ``!file`` is an error.
+            folder: where relative paths are meant from; empty leaves them to the current folder.
         """
-        values, where = read_yaml(text, path, environment, read_file)
+        values, where = read_yaml(text, path, folder, environment, read_file)
         configuration = cls.__new__(cls)
         configuration._fill(values, where)
         return configuration
@@ -105,7 +107,8 @@ class Configuration:
             ConfigurationError: also when the file cannot be read.
         """
         text = _read_configuration_file(path)
-        return cls.parse(text, os.fspath(path), os.environ if environment is None else environment, _read_text)
+        environment = os.environ if environment is None else environment
+        return cls.parse(text, os.fspath(path), environment, _read_text, _folder_of(path))
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -186,7 +189,8 @@ def load_logging(path: str | os.PathLike[str], environment: Mapping[str, str] | 
         ConfigurationError: as Configuration.load.
     """
     text = _read_configuration_file(path)
-    values, where = read_yaml(text, os.fspath(path), os.environ if environment is None else environment, _read_text)
+    environment = os.environ if environment is None else environment
+    values, where = read_yaml(text, os.fspath(path), _folder_of(path), environment, _read_text)
     section = Section(values, ALL_KEYS, where)
     return read_logging(section, section.take("secret_token", checks.secrets, ()))
 
@@ -215,6 +219,11 @@ def _read_configuration_file(path: str | os.PathLike[str]) -> str:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigurationError(f"cannot be read: {reason}", path=os.fspath(path)) from None
+
+
+def _folder_of(path: str | os.PathLike[str]) -> str:
+    # Absolute: a daemon may change its current folder after it has read its configuration.
+    return str(Path(path).absolute().parent)
 
 
 def _read_text(path: str) -> str:

@@ -117,6 +117,8 @@ class ServiceEntry:
     """``package.module:Class``"""
     options: Mapping[str, int] = field(default_factory=dict, hash=False)
     """``threads`` and ``prefetch``, each only where it was given."""
+    line: int | None = field(default=None, compare=False)
+    """Where it stands in the file."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -29,12 +30,17 @@ _HARMLESS = re.compile(r"'(?:<[a-z ]+>|\\\\?.)'")
 
 
 def read_yaml(
-    text: str, path: str | None, environment: Mapping[str, str], read_file: Callable[[str], str] | None
+    text: str,
+    path: str | None,
+    folder: str,
+    environment: Mapping[str, str],
+    read_file: Callable[[str], str] | None,
 ) -> tuple[Any, Where]:
     """The document and where its keys stand.
 
     Args:
-        path: of the file, for complaints and for relative paths.
+        path: of the file, for complaints.
+        folder: where relative paths are meant from.
         environment: where ``${NAME}`` is looked up.
         read_file: gives the text of a path for ``!file``; None where files must not be read.
 
@@ -46,7 +52,7 @@ def read_yaml(
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is None:
             raise ConfigurationError("the configuration is empty", path=shown)
-        builder = _Builder(path, environment, read_file)
+        builder = _Builder(Where(path, folder=folder), environment, read_file)
         return builder.build(node, ()), builder.where
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -73,12 +79,12 @@ def _quotes_more(problem: str) -> bool:
 
 
 class _Builder:
-    def __init__(self, path: str | None, environment: Mapping[str, str], read_file: Callable[[str], str] | None):
+    def __init__(self, where: Where, environment: Mapping[str, str], read_file: Callable[[str], str] | None):
         self._environment = environment
         self._read_file = read_file
         self._lines: dict[Place, int] = {}
         self._nodes = 0
-        self.where = Where(path, self._lines)
+        self.where = replace(where, lines=self._lines)
 
     def build(self, node: yaml.Node, at: Place) -> Any:
         self._lines.setdefault(at, node.start_mark.line + 1)

@@ -54,7 +54,7 @@ def test_every_commented_key_of_a_sample_stands_with_its_default(name):
     text = uncommented(name)
     assert len(re.findall(r"^[a-z]", text, re.MULTILINE)) > len(re.findall(r"^[a-z]", (CONF / name).read_text(), re.M))
     plain = vars(Configuration.load(CONF / name, environment={}))
-    switched_on = vars(Configuration.parse(text, str(CONF / name)))
+    switched_on = vars(Configuration.parse(text, str(CONF / name), folder=str(CONF)))
     assert {key: value for key, value in switched_on.items() if value != plain[key]} == (
         {} if name == "agent.yaml" else {"logging": switched_on["logging"]}
     )
@@ -75,7 +75,7 @@ def test_the_log_server_sample_loads():
     assert (settings.host, settings.port, settings.file) == ("127.0.0.1", 5500, str(CONF / "servicebus.log"))
     assert len(settings.secrets) == 1
     path = CONF / "logserver.yaml"
-    switched_on = Configuration.parse("hosts: [a]\n" + uncommented(path.name), str(path)).logging
+    switched_on = Configuration.parse("hosts: [a]\n" + uncommented(path.name), folder=str(CONF)).logging
     assert switched_on == settings
 
 
