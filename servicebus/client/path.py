@@ -1,0 +1,66 @@
+"""Path: one (broker, node), with the calls that are outstanding on it and what is known of its health."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from servicebus.policy.liveness import PingClock
+from servicebus.policy.paths import Trust
+
+if TYPE_CHECKING:
+    from servicebus.client.link import Link
+    from servicebus.client.request import Request
+
+
+class Path:
+    """Belongs to the engine's thread."""
+
+    __slots__ = (
+        "clock",
+        "doubt",
+        "lacks_queue_until",
+        "link",
+        "link_bytes_at_ping",
+        "node",
+        "outstanding",
+        "probe_at",
+        "trust",
+        "used_at",
+    )
+
+    def __init__(self, link: Link, node: str, clock: PingClock):
+        self.link = link
+        self.node = node
+        self.clock = clock
+        self.trust = Trust()
+        self.outstanding: dict[str, Request] = {}
+        """In the order of publishing, so the first is the oldest."""
+        self.used_at = clock.heard_at
+        self.probe_at = 0.0
+        self.lacks_queue_until = 0.0
+        self.link_bytes_at_ping = -1
+        self.doubt = ""
+        """Why answers over this path are not believed, if any came."""
+
+    def __repr__(self) -> str:
+        return f"<Path {self.link.host.name}->{self.node} outstanding={len(self.outstanding)} {self.trust!r}>"
+
+    def oldest(self) -> float | None:
+        """When the oldest outstanding request was published."""
+        for request in self.outstanding.values():
+            return request.published_at
+        return None
+
+    def lacks_queue(self, now: float) -> bool:
+        """A message came back from there a moment ago: the broker has no queue for the node's messages."""
+        return now < self.lacks_queue_until
+
+    def revive(self, now: float) -> None:
+        """The link is new: nothing that was known of the node behind the old one holds any more."""
+        self.lacks_queue_until = 0.0
+        self.doubt = ""
+        self.heard(now)
+
+    def heard(self, now: float) -> None:
+        self.clock.heard(now)
+        self.trust.recover(now)

@@ -1,0 +1,97 @@
+"""Request: one call, message or ping between its caller and the engine."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from servicebus.wire.address import Address
+from servicebus.wire.envelope import Kind
+
+if TYPE_CHECKING:
+    from servicebus.client.link import Link
+    from servicebus.client.path import Path
+
+
+class Request:
+    """What is asked, until its future is done. Made in the caller's thread, then the engine's alone.
+
+    Times are ``time.monotonic()``. The bytes in ``body`` never change, whichever brokers it travels over: a re-send is
+    the same envelope under the same id, and only its expiration on the broker gets shorter.
+    """
+
+    __slots__ = (
+        "address",
+        "attempts",
+        "body",
+        "deadline",
+        "event_id",
+        "future",
+        "id",
+        "is_busy",
+        "kind",
+        "link",
+        "maybe_ran",
+        "path",
+        "pinned",
+        "published_at",
+        "resend",
+        "returned",
+        "reverse",
+        "started_at",
+        "token",
+        "waiting_since",
+    )
+
+    def __init__(
+        self,
+        event_id: int,
+        wire_id: str,
+        address: Address,
+        kind: Kind,
+        body: bytes,
+        token: str,
+        *,
+        timeout_s: float,
+        resend: bool = True,
+        reverse: bool = False,
+        pinned: Link | None = None,
+    ):
+        self.event_id = event_id
+        self.id = wire_id
+        self.address = address
+        self.kind = kind
+        self.body = body
+        self.token = token
+        self.resend = resend
+        self.reverse = reverse
+        self.pinned = pinned
+        self.started_at = time.monotonic()
+        self.deadline = self.started_at + timeout_s
+        self.future: Future[Any] = Future()
+        self.link: Link | None = None
+        self.path: Path | None = None
+        self.published_at: float | None = None
+        self.waiting_since: float | None = None
+        self.maybe_ran = False
+        """Published, and neither returned nor answered: whether the node has it, nobody can know."""
+        self.is_busy = False
+        self.returned = False
+        self.attempts: list[tuple[str, str]] = []
+
+    def __repr__(self) -> str:
+        return f"<Request {self.kind.value} {self.id} to {self.address} on {self.link!r}>"
+
+    def tried(self, host: str, what: str) -> None:
+        """Remember a failed attempt for the error text; the last per host and reason is enough."""
+        if (host, what) not in self.attempts:
+            self.attempts.append((host, what))
+
+    def complete(self, result: Any) -> None:
+        if not self.future.done():
+            self.future.set_result(result)
+
+    def fail(self, error: BaseException) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)

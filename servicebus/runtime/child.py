@@ -1,0 +1,121 @@
+"""Child: one forked worker as the master sees it: its pid, its pipes, its last beat, and when to start the next one."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from servicebus.configuration import BrokerHost
+
+SILENT_AFTER_S = 10.0
+"""A worker whose I/O thread has not turned for so long is asked for its stacks (ABRT), then killed."""
+_LIVED_WELL_S = 10.0
+_FIRST_PAUSE_S = 0.25
+_LONGEST_PAUSE_S = 30.0
+
+
+class Child:
+    """One slot of the master: the worker for one host, and the ones that will follow it. Not for several threads."""
+
+    def __init__(self, host: BrokerHost, number: int):
+        self.host = host
+        self.number = number
+        self.pid: int | None = None
+        self.started_at = 0.0
+        self.beaten_at = 0.0
+        self.restarts = 0
+        self.is_retired = False
+        """Could not boot, and will not be started again."""
+        self.aborted_at: float | None = None
+        self.state: dict[str, Any] = {}
+        self._beat_fd: int | None = None
+        self._life_fd: int | None = None
+        self._unread = b""
+        self._pause_s = 0.0
+        self._spawn_at = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Child {self.host.name}#{self.number} pid={self.pid} restarts={self.restarts}>"
+
+    @property
+    def label(self) -> str:
+        return f"worker {self.host.name}#{self.number}"
+
+    @property
+    def is_alive(self) -> bool:
+        return self.pid is not None
+
+    def is_due(self, now: float) -> bool:
+        return self.pid is None and not self.is_retired and now >= self._spawn_at
+
+    def due_in(self, now: float) -> float:
+        return max(0.0, self._spawn_at - now)
+
+    def started(self, pid: int, beat_fd: int, life_fd: int, now: float) -> None:
+        self.pid = pid
+        self._beat_fd, self._life_fd = beat_fd, life_fd
+        os.set_blocking(beat_fd, False)
+        self.started_at = self.beaten_at = now
+        self.aborted_at = None
+        self.state = {"host": self.host.name, "state": "starting"}
+
+    def ended(self, now: float) -> float:
+        """The worker is gone; gives the seconds until the next one may start. A quick death doubles them."""
+        lived_s = now - self.started_at
+        self.pid = None
+        self.close_fds()
+        self.restarts += 1
+        if lived_s >= _LIVED_WELL_S:
+            self._pause_s = 0.0
+        self._spawn_at = now + self._pause_s
+        waited_s, self._pause_s = self._pause_s, min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
+        self.state = {"host": self.host.name, "state": "dead"}
+        return waited_s
+
+    def fileno(self) -> int:
+        assert self._beat_fd is not None
+        return self._beat_fd
+
+    def read_beats(self, now: float) -> None:
+        """Take what the worker wrote; each line is a beat with its state."""
+        try:
+            data = os.read(self.fileno(), 65536)
+        except BlockingIOError:
+            return
+        if not data:
+            self._close_beat()
+            return
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        for line in lines:
+            self.beaten_at = now
+            try:
+                self.state = json.loads(line)
+            except ValueError:
+                continue  # a worker that was killed in the middle of a line
+
+    @property
+    def has_beat_fd(self) -> bool:
+        return self._beat_fd is not None
+
+    def close_fds(self) -> None:
+        self._close_beat()
+        if self._life_fd is not None:
+            os.close(self._life_fd)
+            self._life_fd = None
+
+    def _close_beat(self) -> None:
+        if self._beat_fd is not None:
+            os.close(self._beat_fd)
+            self._beat_fd = None
+        self._unread = b""
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        return {
+            **self.state,
+            "pid": self.pid,
+            "restarts": self.restarts,
+            "beat_age_s": round(now - self.beaten_at, 2) if self.pid is not None else None,
+            "uptime_s": round(now - self.started_at, 1) if self.pid is not None else None,
+            "next_start_in_s": round(self.due_in(now), 1) if self.pid is None and not self.is_retired else None,
+        }

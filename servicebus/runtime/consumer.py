@@ -1,0 +1,330 @@
+"""NodeConsumer: the I/O side of one worker: its two connections to one broker, from the first attempt to the drain.
+
+Consuming and publishing use two connections: a broker under a memory or disk alarm stops reading from connections that
+publish, and must not stop reading our acks. Each time the pair is opened a new *generation* begins; acks that belong to
+an older one are dropped, because their tags are not valid any more and the broker redelivers anyway.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from servicebus.configuration import BrokerHost, Configuration
+from servicebus.errors import ConnectFailed, ConnectionLost, TransportError
+from servicebus.policy.backoff import Backoff, cap_for
+from servicebus.policy.connection import Event, State, after
+from servicebus.runtime.control import ControlLane
+from servicebus.runtime.dialect import Dialect
+from servicebus.runtime.dispatcher import Dispatcher
+from servicebus.runtime.job import Claim, Outcome, Settlement
+from servicebus.runtime.publisher import Publisher
+from servicebus.runtime.topology import calls_lane, control_lane, messages_lane
+from servicebus.transport.amqp import AmqpConnection
+from servicebus.transport.interface import BrokerChannel, BrokerConnection, Delivery, Script
+from servicebus.transport.loop import EventLoop
+from servicebus.wire.envelope import Kind
+
+LOG = logging.getLogger(__name__)
+
+CONNECT_LIMIT_S = 2.0
+_REPEAT_COMPLAINT_S = 300.0
+
+Lane = tuple[str, Callable[[], Script]]
+
+
+class NodeConsumer:
+    """Belongs to the I/O thread, but for ``post()``, ``reconnect()`` and the plain attributes that others only read."""
+
+    def __init__(
+        self, loop: EventLoop, host: BrokerHost, config: Configuration, dispatcher: Dispatcher, control: ControlLane
+    ):
+        self.host = host
+        self.state = State.IDLE
+        self.generation = 0
+        self.last_error = ""
+        self.blocked: str | None = None
+        self.consuming_since: float | None = None
+        self.delivered_at = 0.0
+        self._loop = loop
+        self._config = config
+        self._dispatcher = dispatcher
+        self._control = control
+        self._backoff = Backoff()
+        self._connections: list[AmqpConnection] = []
+        self._publisher: Publisher | None = None
+        self._channels: dict[str, BrokerChannel] = {}
+        self._tags: dict[str, str] = {}
+        self._opened = 0
+        self._outcomes: deque[Outcome] = deque()
+        self._is_scheduled = False
+        self._is_stopping = False
+        self._complaint = ("", 0.0)
+        self._extra_lanes: list[Lane] = []
+
+    def __repr__(self) -> str:
+        return f"<NodeConsumer {self._config.node_name}@{self.host.name} {self.state.value} gen={self.generation}>"
+
+    # -- for any thread ----------------------------------------------------------------------------------------------
+
+    def post(self, outcome: Outcome) -> None:
+        """Hand over what a service made of a job; one wake-up serves a whole batch."""
+        self._outcomes.append(outcome)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.post(self._settle_outcomes)
+
+    def start(self) -> None:
+        self._loop.post(lambda: self._step(Event.START, self._connect))
+
+    def reconnect(self, reason: str) -> None:
+        """Close both sockets hard and open them anew, now."""
+        self._loop.post(lambda: self._lost(reason, "closed"))
+
+    # -- connecting --------------------------------------------------------------------------------------------------
+
+    def _step(self, event: Event, then: Callable[[], None] | None = None) -> None:
+        self.state = after(self.state, event)
+        if then is not None:
+            then()
+
+    def _connect(self) -> None:
+        self.generation += 1
+        self._opened = 0
+        self._channels = {}
+        self._tags = {}
+        self._publisher = None
+        self._connections = [self._open_connection(purpose) for purpose in ("publishes", "consumes")]
+
+    def _open_connection(self, purpose: str) -> AmqpConnection:
+        return AmqpConnection(
+            self._loop,
+            self.host,
+            self,
+            label=f"servicebus {self._config.node_name} {purpose} pid {os.getpid()}",
+            heartbeat_s=self._config.heartbeat_interval,
+            connect_timeout_s=min(self._config.socket_timeout, CONNECT_LIMIT_S),
+            handshake_timeout_s=max(self._config.socket_timeout, 10.0),
+        )
+
+    def connection_opened(self, connection: BrokerConnection) -> None:
+        if connection not in self._connections:
+            connection.abort("superseded")
+            return
+        self._opened += 1
+        if self._opened == 2:
+            self._publisher = Publisher(
+                self._config, self.host.name, self._dispatcher.counters, self._broken_in(self.generation)
+            )
+            self._publisher.open(self._connections[0], self._open_lanes)
+
+    def connection_failed(self, connection: BrokerConnection, error: ConnectFailed) -> None:
+        if connection in self._connections:
+            self._lost(error.reason, error.kind)
+
+    def connection_lost(self, connection: BrokerConnection, error: ConnectionLost) -> None:
+        if connection in self._connections:
+            self._lost(error.reason, "closed")
+
+    def connection_blocked(self, connection: BrokerConnection, reason: str | None) -> None:
+        self.blocked = reason
+        if reason:
+            LOG.warning("%s: the broker does not read what we publish (%s); replies wait", self.host.name, reason)
+        else:
+            LOG.info("%s: the broker reads again", self.host.name)
+
+    def _lanes(self) -> list[Lane]:
+        config, tags, generation = self._config, self._tags, self.generation
+
+        def take(kind: Kind) -> Callable[[Delivery], None]:
+            dialect = self._control.dialect
+            return lambda delivery: self.take(delivery, generation, dialect, kind)
+
+        def on_control(delivery: Delivery) -> None:
+            self._answer_control(delivery, generation)
+
+        return [
+            ("control", lambda: control_lane(config, on_control, self._control.on_echo, tags)),
+            ("calls", lambda: calls_lane(config, take(Kind.CALL), tags)),
+            ("messages", lambda: messages_lane(config, take(Kind.MESSAGE), tags)),
+            *self._extra_lanes,
+        ]
+
+    def add_lane(self, name: str, script: Callable[[NodeConsumer, int], Script]) -> None:
+        """Consume one more queue on a channel of its own; before ``start()``."""
+        self._extra_lanes.append((name, lambda: script(self, self.generation)))
+
+    def _open_lanes(self) -> None:
+        lanes = self._lanes()
+        generation = self.generation
+
+        def open_next(index: int) -> None:
+            if generation != self.generation:
+                return
+            if index == len(lanes):
+                self._consuming()
+                return
+            name, script = lanes[index]
+
+            def opened(channel: BrokerChannel) -> None:
+                self._channels[name] = channel
+                channel.run(script(), lambda: open_next(index + 1))
+
+            self._connections[1].open_channel(opened, self._broken_in(generation))
+
+        open_next(0)
+
+    def _consuming(self) -> None:
+        self._step(Event.OPENED)
+        self._backoff.reset()
+        self.consuming_since = time.monotonic()
+        self._control.connected(self._tags["echo"], self.consuming_since)
+        if self._complaint[0]:
+            self._complaint = ("", 0.0)
+        LOG.info("%s: consuming for node %s", self.host.name, self._config.node_name)
+
+    # -- losing ------------------------------------------------------------------------------------------------------
+
+    def _broken_in(self, generation: int) -> Callable[[TransportError], None]:
+        def broken(error: TransportError) -> None:
+            if generation == self.generation:
+                kind = error.kind if isinstance(error, ConnectFailed) else "closed"
+                self._lost(getattr(error, "reason", str(error)), kind)
+
+        return broken
+
+    def _lost(self, reason: str, kind: str) -> None:
+        if self.state not in (State.CONNECTING, State.CONSUMING, State.DRAINING):
+            return
+        if not self._is_stopping:
+            self._complain(reason, kind)
+        self.last_error = reason
+        connections, self._connections = self._connections, []
+        self._publisher = None
+        self._channels = {}
+        self.blocked = None
+        self.consuming_since = None
+        self.generation += 1  # whatever still refers to the old connections is void from here on
+        for connection in connections:
+            connection.abort(reason)
+        self._step(Event.LOST)
+        if not self._is_stopping:
+            self._loop.call_later(self._backoff.next_s(cap_for(kind)), self._retry)
+
+    def _retry(self) -> None:
+        if self.state is State.BACKOFF:
+            self._step(Event.RETRY, self._connect)
+
+    def _complain(self, reason: str, kind: str) -> None:
+        """One clear line per cause, repeated every few minutes, not at every attempt."""
+        text, at = self._complaint
+        now = time.monotonic()
+        if reason == text and now - at < _REPEAT_COMPLAINT_S:
+            return
+        self._complaint = (reason, now)
+        is_for_the_operator = kind in ("credentials", "topology", "tls")
+        LOG.log(
+            logging.ERROR if is_for_the_operator else logging.WARNING,
+            "%s: %s%s",
+            self.host.name,
+            reason,
+            "; trying again, the other hosts are served" if is_for_the_operator else "; reconnecting",
+        )
+
+    # -- deliveries and settlements ------------------------------------------------------------------------------------
+
+    def take(self, delivery: Delivery, generation: int, dialect: Dialect, lane: Kind) -> None:
+        self.delivered_at = time.monotonic()
+        settlement = self._dispatcher.admit(delivery, generation, dialect, lane)
+        if settlement is not None:
+            self.settle(settlement)
+
+    def _answer_control(self, delivery: Delivery, generation: int) -> None:
+        answer = self._control.answer(delivery)
+        if answer is not None and self._publisher is not None:
+            body, reply_to = answer
+            self._publisher.reply(Claim(delivery, generation, reply_to), body)
+
+    def _settle_outcomes(self) -> None:
+        self._is_scheduled = False
+        while self._outcomes:
+            self.settle(self._dispatcher.finished(self._outcomes.popleft()))
+
+    def settle(self, settlement: Settlement) -> None:
+        for claim in settlement.claims:
+            if claim.generation == self.generation and self._publisher is not None:
+                self._settle_claim(claim, settlement, self._publisher)
+
+    def _settle_claim(self, claim: Claim, settlement: Settlement, publisher: Publisher) -> None:
+        if settlement.burial is not None:
+            publisher.bury(claim, settlement.burial, self._ack_once_stored(claim))
+        elif settlement.aside:
+            publisher.put_aside(claim, self._ack_once_stored(claim))
+        else:
+            # Reply first: a crash between the two costs a repeat, not an answer.
+            if settlement.reply is not None:
+                publisher.reply(claim, settlement.reply)
+            claim.delivery.channel.ack(claim.delivery.tag)
+
+    def _ack_once_stored(self, claim: Claim) -> Callable[[bool], None]:
+        def stored(is_ack: bool) -> None:
+            if claim.generation != self.generation:
+                return
+            if is_ack:
+                claim.delivery.channel.ack(claim.delivery.tag)
+            else:
+                claim.delivery.channel.reject(claim.delivery.tag, requeue=True)
+
+        return stored
+
+    # -- the watcher's questions, asked in the I/O thread --------------------------------------------------------------
+
+    def send_echo(self) -> None:
+        if self._publisher is not None and self.state in (State.CONSUMING, State.DRAINING) and not self.blocked:
+            self._publisher.echo(self._tags["echo"], self._control.echo_body())
+
+    # -- draining ----------------------------------------------------------------------------------------------------
+
+    def channel(self, name: str) -> BrokerChannel | None:
+        return self._channels.get(name)
+
+    def cancel(self, name: str) -> None:
+        channel = self._channels.get(name)
+        if channel is not None and name in self._tags:
+            channel.cancel(self._tags.pop(name))
+
+    @property
+    def node_name(self) -> str:
+        return self._config.node_name
+
+    @property
+    def has_unsettled(self) -> bool:
+        return bool(self._outcomes) or (self._publisher is not None and self._publisher.unconfirmed > 0)
+
+    def stop(self) -> None:
+        """No more reconnects; deliveries go on until the drain has cancelled them."""
+        self._is_stopping = True
+        if self.state is not State.CLOSED:
+            self._step(Event.STOP)
+        if self.state is State.CLOSED:
+            self.close()
+
+    def close(self) -> None:
+        for connection in self._connections:
+            connection.close() if connection.is_open else connection.abort("stopping")
+
+    @property
+    def is_closed(self) -> bool:
+        return all(not connection.is_open for connection in self._connections)
+
+    def snapshot(self) -> dict[str, Any]:
+        """State for the status socket; read by the worker's main thread."""
+        return {
+            "state": self.state.value,
+            "blocked": self.blocked,
+            "last_error": self.last_error if self.state is not State.CONSUMING else "",
+        }

@@ -1,0 +1,58 @@
+"""ControlLane: answers pings whatever the services do, and hears the watcher's echo."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from servicebus.configuration import Configuration
+from servicebus.runtime.dialect import Dialect, Refused
+from servicebus.runtime.dispatcher import Dispatcher
+from servicebus.transport.interface import Delivery
+from servicebus.wire.envelope import Kind
+from servicebus.wire.fault import Fault
+from servicebus.wire.signing import Keyring
+
+_ECHO_DOMAIN = b"servicebus/2 echo"
+
+
+class ControlLane:
+    """Belongs to the I/O thread; ``echoed_at`` may be read by others."""
+
+    def __init__(self, config: Configuration, keyring: Keyring, dialect: Dialect, dispatcher: Dispatcher):
+        self.dialect = dialect
+        self.echoed_at = 0.0
+        self._config = config
+        self._keyring = keyring
+        self._dispatcher = dispatcher
+        self._echo_queue = ""
+
+    def connected(self, echo_queue: str, now: float) -> None:
+        self._echo_queue = echo_queue
+        self.echoed_at = now
+
+    def answer(self, delivery: Delivery) -> tuple[bytes, str] | None:
+        """The reply to a control request and where it goes; None if nobody is to be answered."""
+        counters = self._dispatcher.counters
+        try:
+            incoming = self.dialect.read(delivery)
+        except Refused as refused:
+            counters[f"refused.{refused.error.reason}"] += 1
+            return None if refused.reply is None else (refused.reply, refused.reply_to)
+        if incoming.kind is not Kind.CONTROL or incoming.key != "servicebus.ping":
+            counters["refused.unknown-service"] += 1
+            return self.dialect.write_fault(incoming, Fault("unknown-service", incoming.key)), incoming.reply_to
+        counters["pings"] += 1
+        return self.dialect.write_result(incoming, self._who_i_am()), incoming.reply_to
+
+    def echo_body(self) -> bytes:
+        return self._keyring.sign_bytes(_ECHO_DOMAIN, self._echo_queue.encode()).encode()
+
+    def on_echo(self, delivery: Delivery) -> None:
+        # Only our own echo counts: a stranger who finds the queue must not keep a dead worker looking alive.
+        if delivery.body == self.echo_body():
+            self.echoed_at = time.monotonic()
+
+    def _who_i_am(self) -> dict[str, Any]:
+        return {"node": self._config.node_name, "worker": os.getpid()}

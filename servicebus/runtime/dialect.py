@@ -1,0 +1,119 @@
+"""Dialect: one version of the envelope as an agent speaks it. Version 2 is here, version 1 in ``compat``."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Protocol
+
+from servicebus.configuration import Configuration
+from servicebus.errors import EnvelopeError
+from servicebus.policy.clocks import TransitClock
+from servicebus.runtime.job import Incoming
+from servicebus.transport.interface import Delivery
+from servicebus.wire.envelope import DIRECT_REPLY_TO, FAULT, OK, Envelope, Kind, Reply
+from servicebus.wire.fault import Fault
+from servicebus.wire.signing import Keyring, check_fresh
+from servicebus.wire.xmlcodec import decode_envelope, encode_json, encode_reply
+
+_DIRECT_PREFIX = DIRECT_REPLY_TO + "."
+
+
+class Refused(Exception):
+    """A delivery that is not executed. ``reply`` is what the sender is told, if it may be told anything."""
+
+    def __init__(self, error: EnvelopeError, reply: bytes | None = None, reply_to: str = ""):
+        super().__init__(str(error))
+        self.error = error
+        self.reply = reply
+        self.reply_to = reply_to
+
+
+class Dialect(Protocol):
+    """``read()`` belongs to the I/O thread; the writing methods may be called by any thread."""
+
+    def read(self, delivery: Delivery) -> Incoming:
+        """Decode and verify. Raises Refused."""
+
+    def write_result(self, incoming: Incoming, value: Any) -> bytes:
+        """The reply that carries *value*. Raises EnvelopeError: it cannot be said."""
+
+    def write_fault(self, incoming: Incoming, fault: Fault) -> bytes: ...
+
+
+class Version2:
+    """The signed envelope of docs/wire-format."""
+
+    def __init__(self, config: Configuration, keyring: Keyring):
+        self._config = config
+        self._keyring = keyring
+        self._transit = TransitClock()
+
+    def read(self, delivery: Delivery) -> Incoming:
+        try:
+            envelope = decode_envelope(delivery.body, self._config.max_envelope_bytes)
+        except EnvelopeError as error:
+            raise Refused(error) from None
+        reply_to = _direct_address(delivery)
+        try:
+            self._keyring.verify_envelope(envelope)
+        except EnvelopeError as error:
+            # A stranger is answered over direct reply-to only, so that it can make us write to no queue but its own.
+            raise self._refused(error, envelope, reply_to) from None
+        now_ms = int(time.time() * 1000)
+        try:
+            check_fresh(envelope, now_ms, self._config.clock_skew, self._config.token_max_age)
+            if envelope.node != self._config.node_name:
+                raise EnvelopeError("wrong-node", f"sent to {envelope.node!r}, but this is {self._config.node_name!r}")
+        except EnvelopeError as error:
+            raise self._refused(error, envelope, reply_to) from None
+        return self._incoming(envelope, reply_to, now_ms)
+
+    def write_result(self, incoming: Incoming, value: Any) -> bytes:
+        message = encode_json(value)
+        token = self._keyring.sign_reply(incoming.token, incoming.id, OK, message, None)
+        body = encode_reply(Reply(incoming.id, token, OK, message))
+        if len(body) > self._config.max_envelope_bytes:
+            limit = (
+                f"the result is {len(body)} bytes, where max_envelope_bytes allows {self._config.max_envelope_bytes}"
+            )
+            raise EnvelopeError("oversized", limit)
+        return body
+
+    def write_fault(self, incoming: Incoming, fault: Fault) -> bytes:
+        return self._write_fault(incoming.id, incoming.token, fault)
+
+    def _write_fault(self, id: str, request_token: str, fault: Fault) -> bytes:
+        token = self._keyring.sign_reply(request_token, id, FAULT, b"", fault)
+        return encode_reply(Reply(id, token, FAULT, b"", fault))
+
+    def _refused(self, error: EnvelopeError, envelope: Envelope, reply_to: str) -> Refused:
+        fault = Fault("refused", f"{error.reason}: {error.detail}")
+        return Refused(error, self._write_fault(envelope.id, envelope.token, fault), reply_to)
+
+    def _incoming(self, envelope: Envelope, reply_to: str, now_ms: int) -> Incoming:
+        if envelope.kind is Kind.MESSAGE:
+            remaining_s = None
+            expires_at = envelope.sent_ms / 1000 + self._config.token_max_age + self._config.clock_skew
+        else:
+            transit_ms = self._transit.transit_ms(envelope.incarnation, envelope.sent_ms, now_ms)
+            remaining_s = (envelope.ttl_ms - transit_ms) / 1000
+            expires_at = (envelope.sent_ms + envelope.ttl_ms) / 1000 + self._config.clock_skew
+        return Incoming(
+            id=envelope.id,
+            kind=envelope.kind,
+            category=envelope.category,
+            service=envelope.service,
+            token=envelope.token,
+            version="2",
+            raw_params=envelope.params,
+            sent_ms=envelope.sent_ms,
+            remaining_s=remaining_s,
+            expires_at=expires_at,
+            reply_to=reply_to if envelope.reply == DIRECT_REPLY_TO else "",
+        )
+
+
+def _direct_address(delivery: Delivery) -> str:
+    """The caller's direct reply-to address, or "": replies go nowhere else."""
+    reply_to = delivery.reply_to or ""
+    return reply_to if reply_to.startswith(_DIRECT_PREFIX) else ""

@@ -1,0 +1,116 @@
+"""Drain: the orderly stop of a worker, step by step, each bounded by one deadline.
+
+The order: take no new messages; answer new calls "stopping", so that their Senders go elsewhere at once; let the
+services finish what was accepted; when the calls queue is quiet leave it (as an auto-delete queue it goes with its last
+consumer, and would take waiting calls along); publish and ack what is left; close.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from servicebus.runtime.consumer import NodeConsumer
+from servicebus.runtime.dispatcher import Dispatcher
+from servicebus.runtime.service_thread import ServiceThread
+from servicebus.transport.amqp import declare_queue
+from servicebus.transport.interface import Script
+from servicebus.transport.loop import EventLoop
+from servicebus.wire.address import rpc_queue
+
+LOG = logging.getLogger(__name__)
+
+_QUIET_S = 0.1
+_POLL_S = 0.01
+
+
+class Drain:
+    """Run once, by the worker's main thread."""
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        consumer: NodeConsumer,
+        dispatcher: Dispatcher,
+        services: Sequence[ServiceThread],
+        within_s: float,
+    ):
+        self._loop = loop
+        self._consumer = consumer
+        self._dispatcher = dispatcher
+        self._services = services
+        self._started = time.monotonic()
+        self._deadline = self._started + within_s
+        self._calls_waiting = -1
+        self._other_consumers = 0
+
+    def run(self) -> bool:
+        """True if everything that was accepted has been finished."""
+        self._loop.post(self._take_no_more)
+        self._until(lambda: self._services_idle() and self._calls_are_quiet(), "work finished")
+        self._loop.post(lambda: self._consumer.cancel("calls"))
+        is_idle = self._until(self._services_idle, "services idle")
+        for service in self._services:
+            service.stop()
+        is_settled = self._until(lambda: not self._consumer.has_unsettled, "replies and acks handed to the broker")
+        # Teardown hooks run now; a service that does not end is left behind, it is a daemon thread.
+        joined = [service.join(max(self._deadline, time.monotonic() + 0.2)) for service in self._services]
+        self._loop.post(self._consumer.close)
+        self._wait(lambda: self._consumer.is_closed, time.monotonic() + 0.5)
+        self._loop.stop()
+        duration_s = time.monotonic() - self._started
+        LOG.info("%s: stopped after %.2f s", self._consumer.host.name, duration_s)
+        return is_idle and is_settled and all(joined)
+
+    def _take_no_more(self) -> None:
+        self._dispatcher.is_stopping = True
+        self._consumer.cancel("messages")
+        self._consumer.stop()
+        self._ask_for_waiting_calls()
+
+    def _ask_for_waiting_calls(self) -> None:
+        """How many calls wait at the broker, and does another agent of the node consume them?"""
+        channel = self._consumer.channel("calls")
+        if channel is None or not channel.is_open:
+            self._calls_waiting = 0
+            return
+
+        def script() -> Script:
+            queue = rpc_queue(self._consumer.node_name)
+            _, self._calls_waiting, consumers = yield declare_queue(queue, passive=True)
+            self._other_consumers = consumers - 1
+            if self._other_consumers > 0:
+                self._consumer.cancel("calls")
+
+        channel.run(script(), self._ask_again)
+
+    def _ask_again(self) -> None:
+        if self._calls_waiting != 0:
+            self._loop.call_later(_QUIET_S, self._ask_for_waiting_calls)
+
+    def _calls_are_quiet(self) -> bool:
+        if self._other_consumers > 0:
+            return True
+        now = time.monotonic()
+        return self._calls_waiting == 0 and now - max(self._started, self._consumer.delivered_at) > _QUIET_S
+
+    def _services_idle(self) -> bool:
+        return self._dispatcher.unfinished == 0 and all(service.backlog == 0 for service in self._services)
+
+    def _until(self, condition: Callable[[], bool], what: str) -> bool:
+        is_reached = self._wait(condition, self._deadline)
+        if not is_reached and self._deadline > self._started:
+            LOG.warning("%s: gave up waiting for: %s", self._consumer.host.name, what)
+        LOG.debug("%s: %s after %.3f s", self._consumer.host.name, what, time.monotonic() - self._started)
+        return is_reached
+
+    @staticmethod
+    def _wait(condition: Callable[[], bool], deadline: float) -> bool:
+        never = threading.Event()
+        while not condition():
+            if time.monotonic() >= deadline:
+                return False
+            never.wait(_POLL_S)
+        return True

@@ -1,0 +1,301 @@
+"""Master: forks one worker per host, keeps them alive, and stops them together.
+
+It has one thread and no broker connection, so that forking again at any time is safe. Everything it does happens in
+one loop, between two waits for signals, beats and questions on the status socket.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from servicebus.configuration import BrokerHost, Configuration
+from servicebus.errors import ServiceBusError
+from servicebus.runtime.child import SILENT_AFTER_S, Child
+from servicebus.runtime.signals import EXIT_ASKED, EXIT_BOOT, EXIT_FAILED, SignalPipe, masked
+from servicebus.runtime.status import StatusSocket
+
+LOG = logging.getLogger(__name__)
+
+_WAIT_S = 1.0
+_ABORT_GRACE_S = 2.0
+_STOP_MARGIN_S = 3.0
+_STOP_STEP_S = 0.05
+_ROLL_PATIENCE_S = 5.0
+"""A new worker that does not consume after so long (its broker may be down) holds up the others no longer."""
+
+RunWorker = Callable[[BrokerHost, int, int], int]
+"""``(host, beat_fd, life_fd) -> exit code``, called in the forked child."""
+
+
+class Master:
+    """Keeps one worker per host and ``workers_per_host`` alive until told to stop.
+
+    Args:
+        run_worker: what a forked child does; it gets the host, the pipe to beat on, and the pipe whose end of file
+            says that the master is gone.
+        read_again: gives the configuration after HUP; it may name other hosts.
+        parent_pid: stop when this is not our parent any more; for a master that a program started beside itself.
+    """
+
+    def __init__(
+        self,
+        config: Configuration,
+        run_worker: RunWorker,
+        *,
+        read_again: Callable[[], Configuration] | None = None,
+        parent_pid: int | None = None,
+    ):
+        self._config = config
+        self._run_worker = run_worker
+        self._read_again = read_again
+        self._parent_pid = parent_pid
+        self._children = [Child(host, number) for host, number in _slots(config)]
+        self._leaving: list[Child] = []
+        self._signals: SignalPipe | None = None
+        self._status = StatusSocket(config.status_socket, self.snapshot)
+        self._stop_signal: int | None = None
+        self._rolling: list[Child] = []
+        self._replacing: tuple[Child, int] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Master of node {self._config.node_name} children={self._children}>"
+
+    def run(self) -> int:
+        """Keep one worker per host alive until told to stop; give the exit code."""
+        self._signals = SignalPipe()
+        self._status.open()
+        LOG.info(
+            "agent of node %s started, pid %d, %d workers", self._config.node_name, os.getpid(), len(self._children)
+        )
+        try:
+            while self._stop_signal is None:
+                self._reap()
+                self._retire_silent()
+                self._roll()
+                self._spawn_missing()
+                if all(child.is_retired for child in self._children):
+                    LOG.error("no worker could start; giving up")
+                    return EXIT_BOOT
+                self._wait(self._next_event_s())
+            return self._stop(self._stop_signal)
+        finally:
+            self._status.close()
+            self._signals.close()
+
+    def snapshot(self) -> dict[str, Any]:
+        now = time.monotonic()
+        workers = [child.snapshot(now) for child in self._children]
+        return {
+            "node": self._config.node_name,
+            "pid": os.getpid(),
+            "stopping": self._stop_signal is not None,
+            "healthy": any(worker.get("healthy") for worker in workers),
+            "workers": workers,
+        }
+
+    # -- waiting -------------------------------------------------------------------------------------------------------
+
+    def _wait(self, timeout_s: float) -> None:
+        assert self._signals is not None
+        beating = [child for child in self._children + self._leaving if child.has_beat_fd]
+        watched: list[Any] = [self._signals, *beating, *self._status.watched()]
+        ready, _, _ = select.select(watched, [], [], timeout_s)
+        now = time.monotonic()
+        for source in ready:
+            if isinstance(source, Child):
+                source.read_beats(now)
+            elif source is not self._signals:
+                self._status.serve(source)
+        for signum in self._signals.take():
+            self._handle(signum)
+        if self._parent_pid is not None and os.getppid() != self._parent_pid:
+            self._stop_signal = self._stop_signal or signal.SIGTERM
+
+    def _next_event_s(self) -> float:
+        now = time.monotonic()
+        pauses = [child.due_in(now) for child in self._children if child.pid is None and not child.is_retired]
+        return min([_WAIT_S, *(max(0.01, pause) for pause in pauses)])
+
+    def _handle(self, signum: int) -> None:
+        if signum in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            self._stop_signal = signum
+        elif signum == signal.SIGHUP:
+            self._reload()
+
+    # -- children ------------------------------------------------------------------------------------------------------
+
+    def _spawn_missing(self) -> None:
+        now = time.monotonic()
+        for child in self._children:
+            if child.is_due(now):
+                self._spawn(child, now)
+
+    def _spawn(self, child: Child, now: float) -> None:
+        beat_read, beat_write = os.pipe()
+        life_read, life_write = os.pipe()
+        with masked() as previous_mask:
+            pid = os.fork()
+            if pid == 0:
+                self._become_worker(child, (beat_read, life_write), beat_write, life_read, previous_mask)
+            os.close(beat_write)
+            os.close(life_read)
+            child.started(pid, beat_read, life_write, now)
+        LOG.debug("%s: started, pid %d", child.label, pid)
+
+    def _become_worker(self, child: Child, masters_fds: tuple[int, int], beat_fd: int, life_fd: int, mask: Any) -> None:
+        """The child's whole life; never returns."""
+        code = EXIT_FAILED
+        try:
+            for fd in masters_fds:
+                os.close(fd)
+            # A sibling's life pipe held open here would keep that sibling from noticing the master's death.
+            for sibling in self._children + self._leaving:
+                sibling.close_fds()
+            assert self._signals is not None
+            self._signals.forget()
+            self._status.forget()
+            random.seed()
+            os.set_blocking(beat_fd, False)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            code = self._run_worker(child.host, beat_fd, life_fd)
+        except BaseException:  # this is the end of the process: whatever it was is reported, then the code says it
+            LOG.exception("%s failed", child.label)
+        finally:
+            _flush_logs()
+            os._exit(code)  # the parent's atexit handlers and buffers are the parent's
+
+    def _reap(self) -> list[int]:
+        """Learn who ended; gives the exit codes."""
+        codes = []
+        for child in self._alive():
+            assert child.pid is not None
+            # Only our own pids: other children of this process belong to somebody else.
+            pid, status = os.waitpid(child.pid, os.WNOHANG)
+            if pid:
+                codes.append(os.waitstatus_to_exitcode(status))
+                self._bury(child, codes[-1])
+        self._leaving = [child for child in self._leaving if child.is_alive]
+        return codes
+
+    def _bury(self, child: Child, code: int) -> None:
+        now = time.monotonic()
+        pid, lived_s = child.pid, now - child.started_at
+        pause_s = child.ended(now)
+        what = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        if code == EXIT_BOOT:
+            child.is_retired = True
+            LOG.error("%s (pid %s) could not start; not trying again", child.label, pid)
+        elif code == 0:
+            LOG.debug("%s (pid %s) stopped", child.label, pid)
+        else:
+            LOG.warning("%s (pid %s) %s after %.1f s; next one in %.2f s", child.label, pid, what, lived_s, pause_s)
+
+    def _retire_silent(self) -> None:
+        """A worker whose I/O thread stands still: first its stacks, then its end."""
+        now = time.monotonic()
+        for child in self._children:
+            if child.pid is None or now - child.beaten_at < SILENT_AFTER_S:
+                continue
+            if child.aborted_at is None:
+                LOG.error("%s (pid %d) is silent for %.0f s; aborting it", child.label, child.pid, SILENT_AFTER_S)
+                child.aborted_at = now
+                _kill(child.pid, signal.SIGABRT)
+            elif now - child.aborted_at > _ABORT_GRACE_S:
+                _kill(child.pid, signal.SIGKILL)
+
+    def _roll(self) -> None:
+        """Replace workers one at a time: the next one drains when the one before consumes again."""
+        if self._replacing is not None:
+            child, restarts = self._replacing
+            is_back = child.restarts > restarts and (
+                child.state.get("healthy") or time.monotonic() - child.started_at > _ROLL_PATIENCE_S
+            )
+            if not (is_back or child.is_retired):
+                return
+            self._replacing = None
+        if self._rolling:
+            child = self._rolling.pop(0)
+            if child.pid is not None:
+                self._replacing = (child, child.restarts)
+                _kill(child.pid, signal.SIGTERM)
+
+    def _reload(self) -> None:
+        """HUP: read the configuration again, then replace the workers. A bad one is reported and changes nothing."""
+        if self._read_again is not None:
+            try:
+                self._config = self._read_again()
+            except ServiceBusError as error:
+                LOG.error("HUP: the configuration stays as it was: %s", error)
+                return
+        LOG.info("HUP: replacing the workers one after another")
+        kept = {(child.host.name, child.number): child for child in self._children}
+        self._children = []
+        for host, number in _slots(self._config):
+            child = kept.pop((host.name, number), None) or Child(host, number)
+            child.host = host
+            self._children.append(child)
+        self._leaving.extend(child for child in kept.values() if child.pid is not None)
+        for child in self._leaving:
+            if child.pid is not None:
+                _kill(child.pid, signal.SIGTERM)
+        self._rolling = [child for child in self._children if child.is_alive]
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def _stop(self, signum: int) -> int:
+        """TERM lets the workers drain; INT and QUIT do not wait for their work. A second signal kills."""
+        is_graceful = signum == signal.SIGTERM
+        drain_s = self._config.drain_timeout if is_graceful else 0.0
+        LOG.info("stopping%s", f", draining for at most {drain_s:g} s" if is_graceful else "")
+        self._tell_all(signal.SIGTERM if is_graceful else signal.SIGINT)
+        self._stop_signal = None
+        codes: list[int] = []
+        deadline = time.monotonic() + drain_s + _STOP_MARGIN_S
+        while self._alive():
+            self._wait(_STOP_STEP_S)
+            codes += self._reap()
+            if self._stop_signal is not None or time.monotonic() >= deadline:
+                LOG.warning("killing %s", ", ".join(child.label for child in self._alive()) or "nobody")
+                self._tell_all(signal.SIGKILL)
+                self._stop_signal = None
+                deadline = time.monotonic() + _STOP_MARGIN_S
+        LOG.info("agent of node %s stopped", self._config.node_name)
+        return EXIT_FAILED if is_graceful and any(codes) else EXIT_ASKED
+
+    def _alive(self) -> list[Child]:
+        return [child for child in self._children + self._leaving if child.is_alive]
+
+    def _tell_all(self, signum: int) -> None:
+        for child in self._alive():
+            assert child.pid is not None
+            _kill(child.pid, signum)
+
+
+def _slots(config: Configuration) -> Iterator[tuple[BrokerHost, int]]:
+    for host in config.hosts:
+        for number in range(1, config.workers_per_host + 1):
+            yield host, number
+
+
+def _kill(pid: int, signum: int) -> None:
+    try:
+        os.kill(pid, signum)
+    except ProcessLookupError:
+        pass  # ended by itself; the next reap finds out
+
+
+def _flush_logs() -> None:
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            pass  # closed or broken: nobody is left to tell

@@ -1,0 +1,71 @@
+"""Which signals, how they reach the main thread, and what exit codes mean."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable
+from contextlib import contextmanager
+from typing import Any
+
+EXIT_ASKED = 0
+"""Asked to stop, and stopped."""
+EXIT_FAILED = 1
+"""Something unexpected; the master starts another worker."""
+EXIT_BOOT = 3
+"""Could not start, and never will with this configuration: no respawn."""
+
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+
+
+class SignalPipe:
+    """Signals as readable bytes: the handler only writes one, so it takes no lock and logs nothing."""
+
+    def __init__(self, signums: Iterable[int] = HANDLED):
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self._write, False)
+        self._previous: dict[int, Any] = {}
+        for signum in signums:
+            self._previous[signum] = signal.signal(signum, self._on_signal)
+
+    def fileno(self) -> int:
+        return self._read
+
+    def take(self) -> list[int]:
+        """The signals since the last call, in order."""
+        try:
+            return list(os.read(self._read, 4096))
+        except BlockingIOError:
+            return []
+
+    def close(self) -> None:
+        """Put the previous handlers back."""
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
+        self._previous.clear()
+        os.close(self._read)
+        os.close(self._write)
+
+    def forget(self) -> None:
+        """In a forked child: release the parent's pipe and fall back to the defaults."""
+        for signum in self._previous:
+            signal.signal(signum, signal.SIG_DFL)
+        os.close(self._read)
+        os.close(self._write)
+
+    def _on_signal(self, signum: int, _frame: Any) -> None:
+        try:
+            os.write(self._write, bytes([signum]))
+        except BlockingIOError:
+            pass  # 64 KiB of signals are waiting: one more changes nothing
+
+
+@contextmanager
+def masked() -> Any:
+    """No signal is handled inside: between fork and the child's own handlers none may be lost or run twice."""
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+    try:
+        yield previous
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)

@@ -1,0 +1,74 @@
+"""StatusSocket: the master's state as one JSON document per connection, for the command line and health checks."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+LOG = logging.getLogger(__name__)
+
+_SEND_LIMIT_S = 0.2
+
+
+class StatusSocket:
+    """A Unix socket at *path* (none for None), served by the master's loop: one answer, then end of file.
+
+    Whoever may connect may read the state, so the socket is made for its owner alone.
+    """
+
+    def __init__(self, path: str | None, snapshot: Callable[[], dict[str, Any]]):
+        self._path = path
+        self._snapshot = snapshot
+        self._socket: socket.socket | None = None
+
+    def open(self) -> None:
+        if self._path is None:
+            return
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with suppress(FileNotFoundError):
+                os.unlink(self._path)
+            mask = os.umask(0o177)
+            try:
+                listener.bind(self._path)
+            finally:
+                os.umask(mask)
+            listener.listen(8)
+            listener.setblocking(False)
+        except OSError as error:
+            listener.close()
+            LOG.warning("no status socket at %s: %s", self._path, error.strerror)
+            return
+        self._socket = listener
+
+    def watched(self) -> list[Any]:
+        return [] if self._socket is None else [self._socket]
+
+    def serve(self, _source: Any) -> None:
+        """Answer one caller; one who does not read is dropped, the master has children to look after."""
+        assert self._socket is not None
+        try:
+            caller, _ = self._socket.accept()
+        except OSError:
+            return
+        with caller:
+            caller.settimeout(_SEND_LIMIT_S)
+            with suppress(OSError):
+                caller.sendall(json.dumps(self._snapshot()).encode())
+
+    def forget(self) -> None:
+        """In a forked child: the socket is the master's."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self.forget()
+            with suppress(OSError):
+                os.unlink(self._path or "")

@@ -1,0 +1,66 @@
+"""What an agent declares on each broker, as scripts for the channels that use it. DESIGN: docs/wire-format, topology."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from servicebus.configuration import Configuration
+from servicebus.transport.amqp import bind_queue, consume, declare_exchange, declare_queue, set_prefetch
+from servicebus.transport.interface import Delivery, Script
+from servicebus.wire.address import control_queue, dead_queue, delay_queue, messages_queue, rpc_queue
+
+OnDelivery = Callable[[Delivery], None]
+
+ASIDE_S = 1
+"""How long a message steps aside when its service's inbox is full: the shortest rung of the ladder."""
+
+_EXPIRES_MS = 60_000
+
+
+def control_lane(config: Configuration, on_control: OnDelivery, on_echo: OnDelivery, keep: dict[str, str]) -> Script:
+    """Pings and operators' commands, and the exclusive queue through which the watcher hears its own echo."""
+    yield declare_exchange(config.exchange_name)
+    echo, _, _ = yield declare_queue(exclusive=True, auto_delete=True)
+    yield consume(echo, on_echo, no_ack=True, exclusive=True)
+    yield from _fleeting_queue(control_queue(config.node_name), config)
+    yield consume(control_queue(config.node_name), on_control, no_ack=True)
+    keep["echo"] = echo
+
+
+def calls_lane(config: Configuration, on_call: OnDelivery, keep: dict[str, str]) -> Script:
+    """Calls: a queue that exists only while somebody consumes it, so that callers learn at once when nobody does."""
+    yield set_prefetch(config.prefetch)
+    yield from _fleeting_queue(rpc_queue(config.node_name), config)
+    keep["calls"] = yield consume(rpc_queue(config.node_name), on_call)
+
+
+def messages_lane(config: Configuration, on_message: OnDelivery, keep: dict[str, str]) -> Script:
+    """Messages: durable queues that wait for the node, and the places where messages step aside or are buried."""
+    messages = messages_queue(config.node_name)
+    yield declare_queue(dead_queue(config.node_name), durable=True, arguments=_stored(config))
+    yield declare_queue(
+        delay_queue(config.node_name, ASIDE_S),
+        durable=True,
+        arguments={
+            **_stored(config),
+            "x-message-ttl": ASIDE_S * 1000,
+            "x-dead-letter-exchange": config.exchange_name,
+            "x-dead-letter-routing-key": messages,
+        },
+    )
+    yield set_prefetch(config.prefetch)
+    yield declare_queue(messages, durable=True, arguments=_stored(config))
+    yield bind_queue(messages, config.exchange_name, messages)
+    keep["messages"] = yield consume(messages, on_message)
+
+
+def _fleeting_queue(name: str, config: Configuration) -> Script:
+    # Durable, because newer RabbitMQ refuses shared queues that are transient.
+    yield declare_queue(name, durable=True, auto_delete=True, arguments={"x-expires": _EXPIRES_MS})
+    yield bind_queue(name, config.exchange_name, name)
+
+
+def _stored(config: Configuration) -> dict[str, Any]:
+    # Classic is the broker's default type; naming it would make a queue that an older agent declared a conflict.
+    return {} if config.message_queue_type == "classic" else {"x-queue-type": config.message_queue_type}

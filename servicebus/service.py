@@ -1,0 +1,159 @@
+"""ServiceBus: register services and run the agent that serves them on every broker."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from servicebus.configuration import BrokerHost, Configuration
+from servicebus.errors import ConfigurationError
+from servicebus.runtime.master import Master
+from servicebus.runtime.service_thread import Service
+from servicebus.runtime.worker import Hook, Worker
+from servicebus.sender import Sender
+from servicebus.wire.address import Address
+from servicebus.wire.envelope import Kind
+
+__all__ = ["ServiceBus"]
+
+LOG = logging.getLogger(__name__)
+
+
+class ServiceBus:
+    """An agent: the services of one node, run by one worker process per configured broker host.
+
+    Args:
+        configuration: the brokers, the node's name and the shared secret.
+        queue_len: how many requests may wait in front of one service; half of ``prefetch`` by default, and never more
+            than that, because beyond it one service would keep the others from getting any.
+    """
+
+    def __init__(self, configuration: Configuration, queue_len: int | None = None):
+        self._config = configuration
+        self._queue_len = queue_len if queue_len is not None else configuration.queue_len
+        self._services: dict[tuple[Kind, str], Service] = {}
+        self._after_fork: Hook | None = None
+        self._on_exit: Hook | None = None
+        self._read_again: Callable[[], Configuration] | None = None
+
+    def __repr__(self) -> str:
+        return f"<ServiceBus node {self._config.node_name} with {len(self._services)} services>"
+
+    # -- registering ---------------------------------------------------------------------------------------------------
+
+    def add_rpc_service(self, category: str, name: str, service: Any, *, threads: int = 1) -> None:
+        """Answer calls to ``NODE.category.name`` by ``service.on_call(request, response)``.
+
+        The object is built before the fork and copied into every worker; what must not be shared (files, sockets,
+        database handles) belongs into its ``setup()``, which runs in the service's own thread.
+
+        Raises:
+            AddressError: category or name cannot stand in an address.
+            ConfigurationError: the name is taken, or *service* has no ``on_call``.
+        """
+        self._add(Kind.CALL, category, name, service, "on_call", threads)
+
+    def add_message_service(self, category: str, name: str, service: Any, *, threads: int = 1) -> None:
+        """Handle messages to ``NODE.category.name`` by ``service.on_message(request)``; else as add_rpc_service()."""
+        self._add(Kind.MESSAGE, category, name, service, "on_message", threads)
+
+    def add_message_services(self, category: str, name: str, service: Any) -> None:
+        """The name of ``add_message_service()`` in py-servicebus 2.x."""
+        self.add_message_service(category, name, service)
+
+    def set_after_fork_hook(self, hook: Hook) -> None:
+        """Call *hook* in every worker before its threads start."""
+        self._after_fork = hook
+
+    def set_on_exit_hook(self, hook: Hook) -> None:
+        """Call *hook* in every worker when it has stopped serving."""
+        self._on_exit = hook
+
+    def set_node_name(self, node_name: str) -> None:
+        """Serve another node than the configuration's. Raises ConfigurationError if that is no name."""
+        self._config = self._config.with_node_name(node_name)
+
+    def set_reload(self, read_again: Callable[[], Configuration]) -> None:
+        """On HUP take the configuration from *read_again* before the workers are replaced one after another."""
+        self._read_again = read_again
+
+    # -- running -------------------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Serve until TERM, INT or QUIT; gives the exit code (docs/signals). Only in a program's main thread."""
+        return self._master(None).run()
+
+    def run_services(self, join: bool = True) -> list[Any]:
+        """Serve as ``run()`` does, and exit with its code if that is not 0.
+
+        With ``join=False`` the agent runs beside this program, in processes of its own, and ends with it; the list
+        holds their master as a ``multiprocessing.Process``, to be terminated or joined.
+        """
+        if join:
+            code = self.run()
+            if code:
+                sys.exit(code)
+            return []
+        process = multiprocessing.get_context("fork").Process(target=self._run_beside, args=(os.getpid(),), daemon=True)
+        process.start()
+        return [process]
+
+    def run_server(self, configuration: Configuration, host: str) -> int:
+        """Serve one *host* of *configuration* in this process, without a master."""
+        self._config = configuration
+        for each in configuration.hosts:
+            if host in (each.name, each.host):
+                return self._worker(each).run()
+        known = ", ".join(each.name for each in configuration.hosts)
+        raise ConfigurationError(f"{host!r} is none of the configured hosts ({known})", key="hosts")
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _add(self, kind: Kind, category: str, name: str, service: Any, method: str, threads: int) -> None:
+        Address(self._config.node_name, category, name)
+        key = (kind, f"{category}.{name}")
+        if key in self._services:
+            raise ConfigurationError(f"service {key[1]} for {kind.value}s is registered already", key="services")
+        if not callable(getattr(service, method, None)):
+            raise ConfigurationError(f"service {key[1]}: {type(service).__name__} has no {method}()", key="services")
+        self._services[key] = Service(kind, category, name, service, threads)
+
+    def _run_beside(self, parent_pid: int) -> None:
+        sys.exit(self._master(parent_pid).run())
+
+    def _master(self, parent_pid: int | None) -> Master:
+        for warning in self._config.warnings:
+            LOG.warning("%s", warning)
+        read_again = self._take_configuration if self._read_again is not None else None
+        return Master(self._config, self._run_worker, read_again=read_again, parent_pid=parent_pid)
+
+    def _take_configuration(self) -> Configuration:
+        assert self._read_again is not None
+        self._config = self._read_again()
+        return self._config
+
+    def _run_worker(self, host: BrokerHost, beat_fd: int, life_fd: int) -> int:
+        return self._worker(host).run(beat_fd, life_fd)
+
+    def _worker(self, host: BrokerHost) -> Worker:
+        sender = _NestedSender(self._config)
+        return Worker(
+            self._config,
+            host,
+            list(self._services.values()),
+            lambda: sender,
+            queue_len=self._queue_len,
+            after_fork=self._after_fork,
+            on_exit=self._on_exit,
+        )
+
+
+class _NestedSender(Sender):
+    """What ``request.get_sender()`` gives: one Sender for all services of a worker."""
+
+    def close(self) -> None:
+        """Nothing: other services use it too. It ends with the worker."""

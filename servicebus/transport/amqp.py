@@ -1,0 +1,463 @@
+"""AmqpConnection and AmqpChannel: the transport contract on pika.
+
+pika does what happens once (handshake, topology, heartbeats, closing); its errors are mapped to ours here and
+nowhere else.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pika
+import pika.exceptions
+from pika.adapters import base_connection
+from pika.adapters.utils import connection_workflow
+
+from servicebus.configuration import BrokerHost
+from servicebus.errors import ConnectFailed, ConnectionLost, TransportError
+from servicebus.transport.interface import ConnectionEvents, Delivery, Returned, Script, Step
+from servicebus.transport.loop import EventLoop
+from servicebus.transport.services import ConnectionServices
+
+LOG = logging.getLogger(__name__)
+
+# pika reports every failed attempt several times at ERROR; we report it once, with the host and what to do.
+if logging.getLogger("pika").level == logging.NOTSET:
+    logging.getLogger("pika").setLevel(logging.CRITICAL)
+
+_PERSISTENT = 2
+
+
+class _Pika(base_connection.BaseConnection):  # type: ignore[misc]
+    """pika's connection, on services that are given from outside."""
+
+    @classmethod
+    def create_connection(cls, *_args: Any, **_kwargs: Any) -> Any:
+        raise NotImplementedError("connections are made one by one, by AmqpConnection")
+
+
+class AmqpConnection:
+    """One connection to one broker. Made in the loop's thread; starts to connect at once."""
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        host: BrokerHost,
+        events: ConnectionEvents,
+        *,
+        label: str,
+        heartbeat_s: int,
+        connect_timeout_s: float,
+        handshake_timeout_s: float,
+    ):
+        self.host = host
+        self.blocked: str | None = None
+        self._events = events
+        self._opened = False
+        self._ended = False
+        self._abort_reason: str | None = None
+        self._timeouts_s = (connect_timeout_s, handshake_timeout_s)
+        self._services = ConnectionServices(loop)
+        parameters = _parameters(host, label, heartbeat_s, connect_timeout_s, connect_timeout_s + handshake_timeout_s)
+        self._pika = _Pika(parameters, self._on_open, self._on_open_error, self._on_close, self._services)
+        self._pika.add_on_connection_blocked_callback(self._on_blocked)
+        self._pika.add_on_connection_unblocked_callback(self._on_unblocked)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._ended else "open" if self._opened else "connecting"
+        return f"<AmqpConnection {self.host.name} {state}{' blocked' if self.blocked else ''}>"
+
+    @property
+    def is_open(self) -> bool:
+        return self._opened and not self._ended
+
+    @property
+    def bytes_received(self) -> int:
+        return self._services.stream.bytes_received if self._services.stream else 0
+
+    def open_channel(
+        self,
+        on_open: Callable[[AmqpChannel], None],
+        on_closed: Callable[[TransportError], None],
+        *,
+        on_returned: Callable[[Returned], None] | None = None,
+        on_confirmed: Callable[[int, bool, bool], None] | None = None,
+    ) -> None:
+        if not self.is_open:
+            return  # on_lost has been told or is on its way
+        AmqpChannel(self, self._pika, on_open, on_closed, on_returned, on_confirmed)
+
+    def close(self) -> None:
+        if not (self._pika.is_closed or self._pika.is_closing):
+            self._pika.close()
+
+    def abort(self, reason: str) -> None:
+        if self._ended:
+            return
+        self._abort_reason = reason
+        if self._services.stream is not None:
+            self._services.stream.abort()
+        else:
+            self.close()
+
+    def lost(self, reason: str) -> ConnectionLost:
+        return ConnectionLost(self.host.name, reason, sent=True)
+
+    def _on_open(self, _connection: Any) -> None:
+        self._opened = True
+        self._events.connection_opened(self)
+
+    def _on_open_error(self, _connection: Any, error: BaseException) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        if self._abort_reason is not None:
+            failure = ConnectFailed(self.host.name, self._abort_reason, kind="closed")
+        else:
+            failure = connect_failure(self.host, error, *self._timeouts_s)
+        failure.__cause__ = error
+        self._events.connection_failed(self, failure)
+
+    def _on_close(self, _connection: Any, error: BaseException) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        self._events.connection_lost(self, self.lost(self._abort_reason or _closing_reason(error)))
+
+    def _on_blocked(self, _connection: Any, frame: Any) -> None:
+        self.blocked = frame.method.reason or "blocked"
+        self._events.connection_blocked(self, self.blocked)
+
+    def _on_unblocked(self, _connection: Any, _frame: Any) -> None:
+        self.blocked = None
+        self._events.connection_blocked(self, None)
+
+
+class AmqpChannel:
+    """One channel of an AmqpConnection; see BrokerChannel for the contract."""
+
+    def __init__(
+        self,
+        connection: AmqpConnection,
+        raw: Any,
+        on_open: Callable[[AmqpChannel], None],
+        on_closed: Callable[[TransportError], None],
+        on_returned: Callable[[Returned], None] | None,
+        on_confirmed: Callable[[int, bool, bool], None] | None,
+    ):
+        self.connection = connection
+        self._on_open = on_open
+        self._on_closed = on_closed
+        self._on_returned = on_returned
+        self._on_confirmed = on_confirmed
+        self._published = 0
+        self._script: Script | None = None
+        self._channel = raw.channel(on_open_callback=self._opened)
+
+    def __repr__(self) -> str:
+        return f"<AmqpChannel {self._channel.channel_number} of {self.connection!r}>"
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self._channel.is_open) and self.connection.is_open
+
+    def run(self, script: Script, on_done: Callable[[], None] | None = None) -> None:
+        self._script = script
+        self._advance(on_done, None)
+
+    def _advance(self, on_done: Callable[[], None] | None, answer: Any) -> None:
+        script = self._script
+        if script is None or not self.is_open:
+            return
+        try:
+            step = script.send(answer)
+        except StopIteration:
+            if self._script is script:  # the script's own end may have started the next one
+                self._script = None
+            if on_done is not None:
+                on_done()
+            return
+        step(self, functools.partial(self._advance, on_done))
+
+    def publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        body: bytes,
+        *,
+        correlation_id: str | None = None,
+        reply_to: str | None = None,
+        expiration_ms: int | None = None,
+        message_id: str | None = None,
+        persistent: bool = False,
+        headers: Mapping[str, Any] | None = None,
+        mandatory: bool = True,
+    ) -> int:
+        if not self.is_open:
+            return 0
+        properties = pika.BasicProperties(
+            correlation_id=correlation_id,
+            reply_to=reply_to,
+            expiration=None if expiration_ms is None else str(expiration_ms),
+            message_id=message_id,
+            delivery_mode=_PERSISTENT if persistent else None,
+            headers=headers,
+        )
+        self._channel.basic_publish(exchange, routing_key, body, properties, mandatory=mandatory)
+        self._published += 1
+        return self._published
+
+    def ack(self, tag: int) -> None:
+        if self.is_open:
+            self._channel.basic_ack(tag)
+
+    def reject(self, tag: int, *, requeue: bool) -> None:
+        if self.is_open:
+            self._channel.basic_reject(tag, requeue=requeue)
+
+    def cancel(self, consumer_tag: str) -> None:
+        if self.is_open:
+            self._channel.basic_cancel(consumer_tag)
+
+    def close(self) -> None:
+        if self.is_open:
+            self._channel.close()
+
+    # -- pika's callbacks ----------------------------------------------------------------------------------------
+
+    def _opened(self, channel: Any) -> None:
+        channel.add_on_close_callback(self._closed)
+        channel.add_on_cancel_callback(self._cancelled)
+        if self._on_returned is not None:
+            channel.add_on_return_callback(self._returned)
+        if self._on_confirmed is not None:
+            channel.confirm_delivery(self._confirmed, callback=lambda _frame: self._on_open(self))
+        else:
+            self._on_open(self)
+
+    def _closed(self, _channel: Any, error: BaseException) -> None:
+        if self._script is not None:
+            self._script.close()
+            self._script = None
+        self._on_closed(channel_failure(self.connection.host, error))
+
+    def _cancelled(self, frame: Any) -> None:
+        reason = f"the broker cancelled consumer {frame.method.consumer_tag}; was its queue deleted?"
+        self._on_closed(ConnectionLost(self.connection.host.name, reason, sent=False))
+
+    def _returned(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        assert self._on_returned is not None
+        self._on_returned(
+            Returned(
+                method.exchange,
+                method.routing_key,
+                properties.correlation_id,
+                properties.message_id,
+                body,
+                f"{method.reply_code} {method.reply_text}",
+            )
+        )
+
+    def _confirmed(self, frame: Any) -> None:
+        assert self._on_confirmed is not None
+        method = frame.method
+        self._on_confirmed(method.delivery_tag, method.multiple, isinstance(method, pika.spec.Basic.Ack))
+
+    # -- steps, for scripts: see the functions below ----------------------------------------------------------------
+
+    @property
+    def raw(self) -> Any:
+        """pika's channel; for the steps of this module only."""
+        return self._channel
+
+
+def declare_exchange(name: str, *, durable: bool = True, passive: bool = False) -> Step:
+    def step(channel: Any, on_done: Callable[[Any], None]) -> None:
+        channel.raw.exchange_declare(name, "direct", passive=passive, durable=durable, callback=on_done)
+
+    return step
+
+
+def declare_queue(
+    name: str = "",
+    *,
+    durable: bool = False,
+    exclusive: bool = False,
+    auto_delete: bool = False,
+    passive: bool = False,
+    arguments: Mapping[str, Any] | None = None,
+) -> Step:
+    """Answers with ``(name, messages, consumers)``."""
+
+    def step(channel: Any, on_done: Callable[[Any], None]) -> None:
+        def answered(frame: Any) -> None:
+            on_done((frame.method.queue, frame.method.message_count, frame.method.consumer_count))
+
+        channel.raw.queue_declare(
+            name,
+            passive=passive,
+            durable=durable,
+            exclusive=exclusive,
+            auto_delete=auto_delete,
+            arguments=dict(arguments or {}),
+            callback=answered,
+        )
+
+    return step
+
+
+def bind_queue(queue: str, exchange: str, routing_key: str) -> Step:
+    def step(channel: Any, on_done: Callable[[Any], None]) -> None:
+        channel.raw.queue_bind(queue, exchange, routing_key, callback=on_done)
+
+    return step
+
+
+def set_prefetch(count: int) -> Step:
+    """Unacknowledged deliveries per consumer of this channel. Always asks the broker something, so also a ping."""
+
+    def step(channel: Any, on_done: Callable[[Any], None]) -> None:
+        channel.raw.basic_qos(prefetch_count=count, callback=on_done)
+
+    return step
+
+
+def consume(
+    queue: str, on_delivery: Callable[[Delivery], None], *, no_ack: bool = False, exclusive: bool = False
+) -> Step:
+    """Answers with the consumer tag."""
+
+    def step(channel: Any, on_done: Callable[[Any], None]) -> None:
+        def delivered(_channel: Any, method: Any, properties: Any, body: bytes) -> None:
+            on_delivery(
+                Delivery(
+                    channel,
+                    method.delivery_tag,
+                    body,
+                    redelivered=method.redelivered,
+                    routing_key=method.routing_key,
+                    correlation_id=properties.correlation_id,
+                    reply_to=properties.reply_to,
+                    message_id=properties.message_id,
+                    content_type=properties.content_type,
+                    headers=properties.headers,
+                )
+            )
+
+        channel.raw.basic_consume(
+            queue,
+            delivered,
+            auto_ack=no_ack,
+            exclusive=exclusive,
+            callback=lambda frame: on_done(frame.method.consumer_tag),
+        )
+
+    return step
+
+
+# -- errors ------------------------------------------------------------------------------------------------------
+
+
+def connect_failure(
+    host: BrokerHost, error: BaseException, connect_timeout_s: float, handshake_timeout_s: float
+) -> ConnectFailed:
+    """pika's nested failure as one of ours, with the kind that the backoff and the operator need."""
+    causes = list(_unwrapped(error))
+    for cause in causes:
+        if isinstance(cause, pika.exceptions.ProbableAuthenticationError):
+            return ConnectFailed(
+                host.name, f"the broker refused the credentials of user {host.user!r}", kind="credentials"
+            )
+        if isinstance(cause, pika.exceptions.AuthenticationError):
+            return ConnectFailed(host.name, "the broker offers no login method that we know", kind="credentials")
+        if isinstance(cause, pika.exceptions.ProbableAccessDeniedError):
+            return ConnectFailed(
+                host.name,
+                f"the broker refused virtual host {host.virtual_host!r} to user {host.user!r}",
+                kind="credentials",
+            )
+        if isinstance(cause, pika.exceptions.ConnectionClosedByBroker):
+            kind = "credentials" if cause.reply_code in (403, 530) else "closed"
+            return ConnectFailed(host.name, f"the broker closed: {cause.reply_code} {cause.reply_text}", kind=kind)
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return ConnectFailed(host.name, f"TLS certificate refused: {cause.verify_message}", kind="tls")
+        if isinstance(cause, ssl.SSLError):
+            return ConnectFailed(host.name, f"TLS failed: {cause.reason or cause}", kind="tls")
+        if isinstance(cause, ConnectionRefusedError):
+            return ConnectFailed(host.name, "connection refused", kind="refused")
+        if isinstance(cause, connection_workflow.AMQPConnectorStackTimeout):
+            return ConnectFailed(
+                host.name, f"connected, but no answer to the handshake within {handshake_timeout_s:g} s", kind="silent"
+            )
+        if isinstance(cause, connection_workflow.AMQPConnectorSocketConnectError) and _is_timeout(cause.exception):
+            return ConnectFailed(host.name, f"no connection within {connect_timeout_s:g} s", kind="unreachable")
+    for cause in causes:
+        if isinstance(cause, OSError):
+            return ConnectFailed(host.name, cause.strerror or str(cause) or type(cause).__name__, kind="unreachable")
+    innermost = causes[-1]
+    return ConnectFailed(host.name, str(innermost) or type(innermost).__name__, kind="closed")
+
+
+def _unwrapped(error: BaseException) -> list[BaseException]:
+    """*error* and everything pika wrapped into it, outermost first."""
+    found: list[BaseException] = []
+    queue: list[BaseException] = [error]
+    while queue:
+        current = queue.pop(0)
+        if current in found:
+            continue
+        found.append(current)
+        queue.extend(_inner(current))
+    return found
+
+
+def _inner(error: BaseException) -> list[BaseException]:
+    inner = [item for item in getattr(error, "exceptions", ()) if isinstance(item, BaseException)]
+    inner += [item for item in (getattr(error, "exception", None), error.__cause__) if isinstance(item, BaseException)]
+    return inner + [item for item in error.args if isinstance(item, BaseException)]
+
+
+def _is_timeout(error: BaseException) -> bool:
+    return isinstance(error, (TimeoutError, pika.exceptions.AMQPConnectionError)) or "imeout" in type(error).__name__
+
+
+def channel_failure(host: BrokerHost, error: BaseException) -> TransportError:
+    """Why a channel closed: topology conflicts and missing rights are ConnectFailed, the rest a lost connection."""
+    if isinstance(error, pika.exceptions.ChannelClosedByBroker):
+        text = f"{error.reply_code} {error.reply_text}"
+        if error.reply_code in (403, 406):
+            advice = (
+                "grant the right, or use other names" if error.reply_code == 403 else "delete it, or use another name"
+            )
+            return ConnectFailed(host.name, f"the broker refused the topology: {text}; {advice}", kind="topology")
+        return ConnectionLost(host.name, f"the broker closed the channel: {text}", sent=True)
+    return ConnectionLost(host.name, _closing_reason(error), sent=True)
+
+
+def _closing_reason(error: BaseException) -> str:
+    if isinstance(error, (pika.exceptions.ConnectionClosed, pika.exceptions.ChannelClosed)):
+        return f"closed: {error.reply_code} {error.reply_text}"
+    return str(error) or type(error).__name__
+
+
+def _parameters(
+    host: BrokerHost, label: str, heartbeat_s: int, connect_timeout_s: float, stack_timeout_s: float
+) -> pika.ConnectionParameters:
+    context = host.ssl_context()
+    return pika.ConnectionParameters(
+        host.host,
+        host.port,
+        host.virtual_host,
+        pika.PlainCredentials(host.user, host.password.reveal(), erase_on_connect=True),
+        heartbeat=heartbeat_s,
+        socket_timeout=connect_timeout_s,
+        stack_timeout=stack_timeout_s,
+        connection_attempts=1,
+        retry_delay=0,
+        ssl_options=pika.SSLOptions(context, host.tls.server_name or host.host) if context is not None else None,
+        client_properties={"connection_name": label, "product": "servicebus"},
+    )

@@ -1,0 +1,151 @@
+"""The contract between the bus and whatever carries its frames, written out.
+
+Everything here belongs to the thread of the loop that the connection was made with. Callbacks are called in that
+thread, never before the call that caused them has returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from servicebus.errors import ConnectFailed, ConnectionLost, TransportError
+
+__all__ = ["BrokerChannel", "BrokerConnection", "ConnectionEvents", "Delivery", "Returned", "Script", "Step"]
+
+
+class Delivery:
+    """One message as the broker delivered it. ``tag`` is only valid on ``channel``."""
+
+    __slots__ = (
+        "body",
+        "channel",
+        "content_type",
+        "correlation_id",
+        "headers",
+        "message_id",
+        "redelivered",
+        "reply_to",
+        "routing_key",
+        "tag",
+    )
+
+    def __init__(
+        self,
+        channel: BrokerChannel,
+        tag: int,
+        body: bytes,
+        *,
+        redelivered: bool = False,
+        routing_key: str = "",
+        correlation_id: str | None = None,
+        reply_to: str | None = None,
+        message_id: str | None = None,
+        content_type: str | None = None,
+        headers: Mapping[str, Any] | None = None,
+    ):
+        self.channel = channel
+        self.tag = tag
+        self.body = body
+        self.redelivered = redelivered
+        self.routing_key = routing_key
+        self.correlation_id = correlation_id
+        self.reply_to = reply_to
+        self.message_id = message_id
+        self.content_type = content_type
+        self.headers = headers
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """A mandatory message that the broker could not route to any queue."""
+
+    exchange: str
+    routing_key: str
+    correlation_id: str | None
+    message_id: str | None
+    body: bytes
+    reason: str
+
+
+Step = Callable[["BrokerChannel", Callable[[Any], None]], None]
+"""One asynchronous broker operation: ``step(channel, on_done)``."""
+
+Script = Generator[Step, Any, None]
+"""Broker operations one after another: yields steps, receives each one's answer. A channel that closes ends it."""
+
+
+class BrokerChannel(Protocol):
+    """One AMQP channel. After ``on_closed`` nothing on it has any effect."""
+
+    @property
+    def is_open(self) -> bool: ...
+
+    def run(self, script: Script, on_done: Callable[[], None] | None = None) -> None:
+        """Run *script* step by step; ``on_done()`` after the last. A closed channel ends it without ``on_done``."""
+
+    def publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        body: bytes,
+        *,
+        correlation_id: str | None = None,
+        reply_to: str | None = None,
+        expiration_ms: int | None = None,
+        message_id: str | None = None,
+        persistent: bool = False,
+        headers: Mapping[str, Any] | None = None,
+        mandatory: bool = True,
+    ) -> int:
+        """Publish; gives the publish sequence number that a confirm will name (0 without confirms)."""
+
+    def ack(self, tag: int) -> None: ...
+
+    def reject(self, tag: int, *, requeue: bool) -> None: ...
+
+    def cancel(self, consumer_tag: str) -> None:
+        """Stop the deliveries of one consumer; what is unacknowledged stays ours."""
+
+    def close(self) -> None: ...
+
+
+class BrokerConnection(Protocol):
+    """One connection to one broker."""
+
+    @property
+    def is_open(self) -> bool: ...
+
+    @property
+    def blocked(self) -> str | None:
+        """The broker's reason while it does not read what we publish, else None."""
+
+    @property
+    def bytes_received(self) -> int:
+        """Grows with every byte of the broker's, heartbeats included: the proof of life of the link."""
+
+    def open_channel(
+        self,
+        on_open: Callable[[BrokerChannel], None],
+        on_closed: Callable[[TransportError], None],
+        *,
+        on_returned: Callable[[Returned], None] | None = None,
+        on_confirmed: Callable[[int, bool, bool], None] | None = None,
+    ) -> None:
+        """Open a channel; with *on_confirmed* ``(number, multiple, is_ack)`` it is put into confirm mode first."""
+
+    def close(self) -> None:
+        """Say goodbye and close; ``on_lost`` follows."""
+
+    def abort(self, reason: str) -> None:
+        """Close the socket hard, now; ``on_lost`` follows with *reason*. For brokers that fell silent."""
+
+
+class ConnectionEvents(Protocol):
+    """What a connection tells its owner: exactly one of opened and failed first, lost at most once after opened."""
+
+    def connection_opened(self, connection: BrokerConnection) -> None: ...
+    def connection_failed(self, connection: BrokerConnection, error: ConnectFailed) -> None: ...
+    def connection_lost(self, connection: BrokerConnection, error: ConnectionLost) -> None: ...
+    def connection_blocked(self, connection: BrokerConnection, reason: str | None) -> None: ...
