@@ -10,7 +10,7 @@ from servicebus.configuration.checks import Unacceptable
 from servicebus.configuration.section import Section, show
 from servicebus.configuration.values import LoggingSettings, Secret, ServiceEntry
 
-SERVICE_OPTIONS = {"threads": checks.whole(1, 1024), "prefetch": checks.whole(1, 65535)}
+SERVICE_OPTIONS = {"threads": checks.whole(1, 1024)}
 SERVICE_KEYS = ("kind", "category", "name", "target", *SERVICE_OPTIONS)
 LOGGING_KEYS = ("server", "host", "port", "file", "level", "rotate", "keep", "secret")
 ROTATE_KEYS = ("when", "max_bytes")

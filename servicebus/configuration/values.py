@@ -116,7 +116,7 @@ class ServiceEntry:
     target: str
     """``package.module:Class``"""
     options: Mapping[str, int] = field(default_factory=dict, hash=False)
-    """``threads`` and ``prefetch``, each only where it was given."""
+    """Keyword arguments for ``ServiceBus.add_rpc_service()``: ``threads``, only where it was given."""
     line: int | None = field(default=None, compare=False)
     """Where it stands in the file."""
 

@@ -1,0 +1,69 @@
+"""What the exit status of ``servicebus`` says. docs/cli.rst lists the same, for users."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from servicebus import errors
+
+
+class ExitCode(IntEnum):
+    """Stable: scripts rely on these numbers."""
+
+    OK = 0
+    FAILED = 1
+    """The service raised, or a worker is not healthy."""
+    USAGE = 2
+    """Arguments that cannot be: nothing was sent. The number is click's own."""
+    CONFIGURATION = 3
+    """Also how an agent ends that could not boot, so that its supervisor need not try again."""
+    AWAY = 4
+    """No broker could be reached, or the node or agent is away."""
+    TIMEOUT = 5
+    REFUSED = 6
+    """Credentials, TLS, permissions or signature."""
+    UNCERTAIN = 7
+    """Something was sent, and nobody can know whether it was executed."""
+    UNKNOWN_SERVICE = 8
+    BUSY = 9
+    DEFECT = 70
+    """An error that should not be (EX_SOFTWARE of sysexits.h)."""
+    INTERRUPTED = 130
+    """Ctrl-C, as the shell counts it."""
+
+
+# The first class that fits counts, so a subclass stands before its base.
+_BY_CLASS: tuple[tuple[type[errors.ServiceBusError], ExitCode], ...] = (
+    (errors.ConfigurationError, ExitCode.CONFIGURATION),
+    (errors.AddressError, ExitCode.USAGE),
+    (errors.SignatureError, ExitCode.REFUSED),
+    (errors.EnvelopeError, ExitCode.USAGE),
+    (errors.NodeUnavailable, ExitCode.AWAY),
+    (errors.NoBrokerAvailable, ExitCode.AWAY),
+    (errors.ConnectFailed, ExitCode.AWAY),
+    (errors.CallTimeout, ExitCode.TIMEOUT),
+    (errors.CallRefused, ExitCode.REFUSED),
+    (errors.CallInterrupted, ExitCode.UNCERTAIN),
+    (errors.SendUnconfirmed, ExitCode.UNCERTAIN),
+    (errors.ConnectionLost, ExitCode.UNCERTAIN),
+    (errors.UnknownService, ExitCode.UNKNOWN_SERVICE),
+    (errors.ServiceBusy, ExitCode.BUSY),
+)
+_REFUSALS = frozenset({"credentials", "tls", "topology"})
+
+
+def exit_code_of(error: errors.ServiceBusError) -> ExitCode:
+    """The exit status for an error of ours; a broker that refuses is told from one that is not there."""
+    if isinstance(error, errors.ConnectionLost) and not error.sent:
+        return ExitCode.AWAY
+    if isinstance(error, (errors.ConnectFailed, errors.NoBrokerAvailable)) and _was_refused(error):
+        return ExitCode.REFUSED
+    return next((code for kind, code in _BY_CLASS if isinstance(error, kind)), ExitCode.FAILED)
+
+
+def _was_refused(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, errors.ConnectFailed) and error.kind in _REFUSALS:
+            return True
+        error = error.__cause__
+    return False

@@ -1,0 +1,48 @@
+"""``servicebus``: the group that holds all commands."""
+
+from __future__ import annotations
+
+import logging
+
+import click
+
+from servicebus import __version__
+from servicebus.cli.group import CommandGroup
+from servicebus.cli.options import json_option
+
+PROGRAM = "servicebus"
+COMPLETION_VARIABLE = "_SERVICEBUS_COMPLETE"
+
+COMMANDS = {
+    "broker": "servicebus.cli.broker:broker",
+    "call": "servicebus.cli.call:call",
+    "completion": "servicebus.cli.completion:completion",
+    "config": "servicebus.cli.config_check:config",
+    "ping": "servicebus.cli.ping:ping",
+    "run": "servicebus.cli.run:run",
+    "send": "servicebus.cli.send:send",
+    "status": "servicebus.cli.status:status",
+}
+LEVELS = (logging.CRITICAL, logging.INFO, logging.DEBUG)
+
+
+@click.group(cls=CommandGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name=PROGRAM)
+@click.option("-v", "--verbose", count=True, help="Log to stderr; twice for everything.")
+@json_option
+def servicebus(verbose: int) -> None:
+    """Run agents of the service bus, and talk to them.
+
+    Exit status: 0 fine, 1 the service failed, 2 wrong arguments, 3 configuration, 4 no broker or node there, 5 timeout,
+    6 refused, 7 outcome unknown, 8 unknown service, 9 busy, 130 Ctrl-C.
+    """
+    # Without -v the one line that a failure prints is all: what the connections log on the way would hide it.
+    logging.basicConfig(
+        format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s",
+        level=LEVELS[min(verbose, len(LEVELS) - 1)],
+    )
+
+
+def main() -> None:
+    """Entry point of the program; ends by SystemExit with the status of docs/cli.rst."""
+    servicebus(prog_name=PROGRAM, complete_var=COMPLETION_VARIABLE)

@@ -1,0 +1,58 @@
+"""``servicebus ping``: whether a node is there."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from servicebus.cli.exit_codes import ExitCode
+from servicebus.cli.options import config_option, json_option, timeout_option
+from servicebus.cli.output import Output
+from servicebus.configuration import Configuration
+
+if TYPE_CHECKING:
+    from servicebus.sender import Sender
+
+
+@click.command()
+@click.argument("node")
+@config_option
+@timeout_option("3", 3.0)
+@click.option("--all", "over_all", is_flag=True, help="Over every broker; fails unless the node answers over each.")
+@json_option
+@click.pass_context
+def ping(ctx: click.Context, node: str, configuration: Configuration, timeout: float, over_all: bool) -> None:
+    """Ask the agent of NODE whether it is there.
+
+    Exit status 0 if it answered, 4 if not.
+    """
+    from servicebus.sender import Sender  # here, so that --help and completion do not wait for pika
+
+    output = ctx.ensure_object(Output)
+    with Sender(configuration) as sender:
+        if over_all:
+            answered = _ping_all(output, sender, node, configuration, timeout)
+        else:
+            answered = _ping(output, sender, node, timeout)
+    ctx.exit(ExitCode.OK if answered else ExitCode.AWAY)
+
+
+def _ping(output: Output, sender: Sender, node: str, timeout: float) -> bool:
+    started = time.monotonic()
+    answered = bool(sender.ping(node, timeout))
+    seconds = round(time.monotonic() - started, 6)
+    text = f"{node} answered in {seconds * 1000:.1f} ms" if answered else f"{node} did not answer within {timeout:g} s"
+    output.result({"node": node, "answered": answered, "seconds": seconds}, text)
+    return answered
+
+
+def _ping_all(output: Output, sender: Sender, node: str, configuration: Configuration, timeout: float) -> bool:
+    answered, connected = sender.ping_all(node, timeout)
+    configured = len(configuration.hosts)
+    output.result(
+        {"node": node, "answered": answered, "connected": connected, "configured": configured},
+        f"{node} answered over {answered} of {configured} brokers ({connected} connected)",
+    )
+    return answered == configured

@@ -1,0 +1,49 @@
+"""``servicebus run``: an agent server from a configuration file."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from servicebus.cli.options import config_argument
+from servicebus.cli.services import load_services
+from servicebus.configuration import Configuration
+
+if TYPE_CHECKING:
+    from servicebus.service import ServiceBus
+
+
+@click.command()
+@config_argument(warns=False)  # ServiceBus logs them, where they belong
+@click.pass_context
+def run(ctx: click.Context, configuration: Configuration) -> None:
+    """Run the agent that FILE describes, until it is told to stop.
+
+    TERM lets work finish, INT and QUIT stop now, HUP reads FILE again. Exit status 0 if it was asked
+    to stop, 3 if it could not boot.
+    """
+    _log_to_stderr(configuration)
+    ctx.exit(build(configuration).run())
+
+
+def build(configuration: Configuration) -> ServiceBus:
+    """The agent with all services of the file; raises ConfigurationError if one cannot be made."""
+    from servicebus.service import ServiceBus  # here, so that --help and completion do not wait for pika
+
+    bus = ServiceBus(configuration)
+    add = {"rpc": bus.add_rpc_service, "message": bus.add_message_service}
+    for entry, service in load_services(configuration):
+        add[entry.kind](entry.category, entry.name, service, **entry.options)
+    if configuration.path is not None:
+        path = Path(configuration.path).absolute()
+        bus.set_reload(lambda: Configuration.load(path))
+    return bus
+
+
+def _log_to_stderr(configuration: Configuration) -> None:
+    """An agent talks, -v or not: its supervisor (systemd, a container) collects stderr."""
+    root = logging.getLogger()
+    root.setLevel(min(root.level, configuration.logging.level_number))

@@ -1,0 +1,32 @@
+"""``servicebus send``: one message from the command line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from servicebus.cli.options import config_option, json_option, params_argument, timeout_option
+from servicebus.cli.output import Output
+from servicebus.configuration import Configuration
+
+
+@click.command()
+@click.argument("address")
+@params_argument
+@config_option
+@timeout_option("send_timeout of the file")
+@json_option
+@click.pass_obj
+def send(output: Output, address: str, params: Any, configuration: Configuration, timeout: float | None) -> None:
+    """Send a message to the service at ADDRESS (NODE.category.name); ends when a broker has confirmed it.
+
+    JSON is what the service gets, null if left out; - reads it from stdin.
+
+    Example: servicebus send NODE-01.audit.note '{"what": "restart"}'
+    """
+    from servicebus.sender import Sender  # here, so that --help and completion do not wait for pika
+
+    with Sender(configuration) as sender:
+        event_id = sender.send(address, params, timeout=timeout)
+    output.result({"id": event_id, "confirmed": True}, "confirmed")

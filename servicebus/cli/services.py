@@ -1,0 +1,66 @@
+"""From ``services:`` of a configuration file to service objects: imports and makes what the entries name."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from servicebus.configuration import Configuration, ServiceEntry
+from servicebus.errors import ConfigurationError
+
+HANDLERS = {"rpc": "on_call", "message": "on_message"}
+
+
+def load_services(configuration: Configuration) -> Iterator[tuple[ServiceEntry, Any]]:
+    """Each entry with a service object made for it.
+
+    The folder of the configuration file and the current folder are importable from then on, before all else.
+
+    Raises:
+        ConfigurationError: a class cannot be imported, cannot be made, or has no ``on_call`` or ``on_message``.
+    """
+    _make_importable(configuration.path)
+    for index, entry in enumerate(configuration.services):
+        try:
+            yield entry, _make(entry)
+        except _Unusable as problem:
+            raise ConfigurationError(
+                f"services[{index}].target {entry.target}: {problem}",
+                path=configuration.path,
+                line=entry.line,
+                key=f"services[{index}].target",
+            ) from problem.__cause__
+
+
+class _Unusable(Exception):
+    pass
+
+
+def _make_importable(path: str | None) -> None:
+    own = [Path(path).resolve().parent] if path else []
+    for folder in reversed([*own, Path.cwd()]):
+        if str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))
+
+
+def _make(entry: ServiceEntry) -> Any:
+    module, _, name = entry.target.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+    except Exception as error:  # whatever the module's own code raises
+        raise _Unusable(f"cannot be imported: {type(error).__name__}: {error}") from error
+    try:
+        make = reduce(getattr, name.split("."), found)
+    except AttributeError as error:
+        raise _Unusable(f"{module} has no {name}") from error
+    try:
+        service = make()
+    except Exception as error:
+        raise _Unusable(f"cannot be made without arguments: {type(error).__name__}: {error}") from error
+    if not callable(getattr(service, HANDLERS[entry.kind], None)):
+        raise _Unusable(f"has no {HANDLERS[entry.kind]}(), which a service of kind {entry.kind} needs")
+    return service

@@ -1,0 +1,243 @@
+"""The command line as a whole: one clear line and a documented exit status for every error, help, completion."""
+
+import json
+import re
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from servicebus import __version__, errors
+from servicebus.cli.exit_codes import ExitCode, exit_code_of
+from servicebus.cli.group import CommandGroup
+from servicebus.cli.main import COMMANDS, COMPLETION_VARIABLE, PROGRAM, servicebus
+from servicebus.cli.options import json_option, params_argument
+
+ROOT = Path(__file__).parents[2]
+SENDER = str(ROOT / "conf" / "sender.yaml")
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch):
+    for name in ("SERVICEBUS_CONFIG", "SERVICEBUS_TRACEBACK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def run(*arguments, command=servicebus, **options):
+    return CliRunner().invoke(command, list(arguments), **options)
+
+
+ATTEMPTS = [("mq-a:5672", "refused")]
+CREDENTIALS = errors.ConnectFailed("mq-a:5672", "ACCESS_REFUSED", kind="credentials")
+
+
+def caused_by(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.ConfigurationError("x"), 3),
+        (errors.AddressError("x", "no dots"), 2),
+        (errors.EnvelopeError("unencodable", "set"), 2),
+        (errors.SignatureError(), 6),
+        (errors.ConnectFailed("mq-a:5672", "refused", kind="refused"), 4),
+        (CREDENTIALS, 6),
+        (errors.ConnectFailed("mq-a:5672", "self-signed", kind="tls"), 6),
+        (errors.NoBrokerAvailable("N", ATTEMPTS), 4),
+        (caused_by(errors.NoBrokerAvailable("N", ATTEMPTS), CREDENTIALS), 6),
+        (errors.NodeUnavailable("N.a.b", ATTEMPTS), 4),
+        (errors.CallTimeout("N.a.b", 3.0), 5),
+        (errors.CallRefused("N.a.b", "stale"), 6),
+        (errors.CallInterrupted("N.a.b", "path died"), 7),
+        (errors.SendUnconfirmed("N.a.b", ATTEMPTS), 7),
+        (errors.ConnectionLost("mq-a:5672", "reset", sent=True), 7),
+        (errors.ConnectionLost("mq-a:5672", "reset", sent=False), 4),
+        (errors.UnknownService("N.a.b"), 8),
+        (errors.ServiceBusy("N.a.b"), 9),
+        (errors.RemoteError("N.a.b", "ValueError", "bad"), 1),
+        (errors.LifecycleError("closed", "call"), 1),
+    ],
+)
+def test_every_error_has_its_exit_status(error, code):
+    assert exit_code_of(error) == code
+
+
+def test_every_error_of_ours_is_thought_of():
+    """A class that is added to the tree without a thought would end as 1, "the service failed"."""
+    plain_failures = {
+        errors.ServiceBusError,
+        errors.TransportError,
+        errors.CallError,
+        errors.RemoteError,
+        errors.LifecycleError,
+    }
+    for name in errors.__all__:
+        kind = getattr(errors, name)
+        if kind not in plain_failures:
+            error = kind.__new__(kind)
+            error.kind, error.sent = "refused", True  # what some of them are asked for
+            assert exit_code_of(error) != ExitCode.FAILED, name
+
+
+def test_the_docs_list_every_exit_status():
+    text = (ROOT / "docs" / "cli.rst").read_text()
+    listed = {
+        name: int(number) for number, name in re.findall(r"^   \* - (\d+)\n     - ``(\w+)``$", text, re.MULTILINE)
+    }
+    assert listed == {code.name: code.value for code in ExitCode}
+
+
+def test_the_docs_name_every_command():
+    text = (ROOT / "docs" / "cli.rst").read_text()
+    for name in COMMANDS:
+        assert re.search(rf"^``{name}\b", text, re.MULTILINE), name
+
+
+def group_that(action):
+    """The real group, with one command that does *action*."""
+
+    @click.group(cls=CommandGroup)
+    @json_option
+    def group():
+        pass
+
+    @group.command("do")
+    @json_option
+    def do():
+        action()
+
+    return group
+
+
+def failing(error):
+    def action():
+        raise error
+
+    return action
+
+
+def test_an_error_is_one_line_on_stderr_without_a_traceback():
+    result = run("do", command=group_that(failing(errors.CallTimeout("N.a.b", 3.0, ATTEMPTS))))
+    assert (result.exit_code, result.stdout) == (5, "")
+    assert result.stderr == "servicebus: N.a.b: no reply within 3 s; tried mq-a:5672 refused\n"
+
+
+def test_an_error_of_many_lines_is_still_one_line():
+    """A remote exception brings any text; a log of failures has one line for each."""
+    result = run("do", command=group_that(failing(errors.RemoteError("N.a.b", "ValueError", "one\n  two\r\nthree"))))
+    assert (result.exit_code, result.stderr) == (1, "servicebus: N.a.b: ValueError: one two three\n")
+
+
+@pytest.mark.parametrize("arguments", [("--json", "do"), ("do", "--json")])
+def test_an_error_for_machines_is_a_document_on_stderr(arguments):
+    result = run(*arguments, command=group_that(failing(errors.UnknownService("N.a.b"))))
+    assert (result.exit_code, result.stdout) == (8, "")
+    assert json.loads(result.stderr) == {
+        "error": "UnknownService",
+        "message": "N.a.b: the node has no such service",
+        "exit_code": 8,
+    }
+
+
+def test_an_error_that_should_not_be_is_one_line_too():
+    result = run("do", command=group_that(failing(TypeError("oops"))))
+    assert (result.exit_code, result.stderr) == (
+        70,
+        "servicebus: unexpected TypeError: oops; SERVICEBUS_TRACEBACK=1 shows where\n",
+    )
+
+
+@pytest.mark.parametrize("error", [TypeError("oops"), errors.CallTimeout("N.a.b", 3.0)])
+def test_the_traceback_is_there_for_who_asks(error, monkeypatch):
+    monkeypatch.setenv("SERVICEBUS_TRACEBACK", "1")
+    assert run("do", command=group_that(failing(error))).exception is error
+
+
+def test_ctrl_c_ends_with_130_and_says_nothing():
+    result = run("do", command=group_that(failing(KeyboardInterrupt())))
+    assert (result.exit_code, result.output) == (130, "")
+
+
+def test_the_version_is_that_of_the_package():
+    result = run("--version")
+    assert (result.exit_code, result.output) == (0, f"servicebus, version {__version__}\n")
+
+
+def test_help_names_every_command_and_the_exit_statuses():
+    result = run("--help")
+    assert result.exit_code == 0
+    for name in (*COMMANDS, "130 Ctrl-C"):
+        assert name in result.output
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name):
+    result = run(name, "--help")
+    assert result.exit_code == 0, result.output
+    assert "Usage: " in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("cal",), "No such command 'cal'"),
+        (("call", "N.a.b"), "Missing option '-c' / '--config'"),
+        (("call", "N.a.b", "{", "-c", SENDER), "not JSON"),
+        (("call", "N.a.b", "NaN", "-c", SENDER), "NaN is no JSON"),
+        (("call", "N.a.b", "[" * 100_000, "-c", SENDER), "not JSON"),
+        (("call", "N.a.b", "1", "--timeout", "0"), "Invalid value for '--timeout'"),
+        (("status",), "say which agent: FILE or --socket PATH"),
+    ],
+)
+def test_wrong_arguments_end_with_2(arguments, text):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert text in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [("call", "N.a.b"), ("send", "N.a.b"), ("ping", "N")])
+def test_an_unreadable_configuration_ends_with_3_before_anything_is_sent(arguments, tmp_path):
+    path = str(tmp_path / "none.yaml")
+    for result in (run(*arguments, "-c", path), run(*arguments, env={"SERVICEBUS_CONFIG": path})):
+        assert (result.exit_code, result.stdout) == (3, "")
+        assert result.stderr == f"servicebus: {path}: cannot be read: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("[1, 2]", [1, 2]), ('"ä"', "ä"), ("null", None), ("-", {"from": "stdin"})]
+)
+def test_parameters_are_json_or_stdin(text, value):
+    @click.command()
+    @params_argument
+    def show(params):
+        click.echo(json.dumps(params))
+
+    assert json.loads(run(text, command=show, input='{"from": "stdin"}').stdout) == value
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_script_asks_this_program(shell):
+    result = run("completion", shell)
+    assert result.exit_code == 0
+    assert COMPLETION_VARIABLE in result.output
+    assert run("completion", env={"SHELL": f"/usr/bin/{shell}"}).output == result.output
+
+
+def test_a_shell_without_completion_is_a_usage_error():
+    result = run("completion", env={"SHELL": "/bin/dash"})
+    assert result.exit_code == 2
+    assert "bash, zsh, fish" in result.stderr
+
+
+def test_the_shell_is_told_commands_and_options(capsys, monkeypatch):
+    for typed, wanted in (("servicebus co", ["completion", "config"]), ("servicebus call --t", ["--timeout"])):
+        monkeypatch.setenv(COMPLETION_VARIABLE, "bash_complete")
+        monkeypatch.setenv("COMP_WORDS", typed)
+        monkeypatch.setenv("COMP_CWORD", str(len(typed.split()) - 1))
+        with pytest.raises(SystemExit):
+            servicebus(prog_name=PROGRAM, complete_var=COMPLETION_VARIABLE)
+        assert [line.partition(",")[2] for line in capsys.readouterr().out.split()] == wanted

@@ -1,0 +1,119 @@
+"""`servicebus config check` and the import of service classes, on real files and modules."""
+
+import json
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from servicebus.cli.main import servicebus
+
+SERVICES = """
+class Add:
+    def on_call(self, request, response):
+        response.send(sum(request.get_params()))
+
+class Inner:
+    class Note:
+        def on_message(self, request):
+            pass
+
+class NeedsMore:
+    def __init__(self, more):
+        pass
+
+class Silent:
+    pass
+"""
+
+
+@pytest.fixture
+def check(tmp_path, monkeypatch):
+    """Write a configuration with these services beside a module of service classes, and check it."""
+    module = f"services_of_{tmp_path.name}"
+    (tmp_path / f"{module}.py").write_text(SERVICES)
+    (tmp_path / "broken_module.py").write_text("1 / 0\n")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delenv("SERVICEBUS_CONFIG", raising=False)
+
+    def run(*arguments, kind="rpc", target="MODULE:Add", more=""):
+        path = tmp_path / "bus.yaml"
+        target = target.replace("MODULE", module)
+        path.write_text(
+            f"hosts: [mq-a]\nnode_name: N\nsecret_token: hunter-two\nservices:\n"
+            f"- {{kind: {kind}, category: math, name: add, target: '{target}'}}\n{more}"
+        )
+        result = CliRunner().invoke(servicebus, ["config", "check", str(path), *arguments])
+        return result, str(path)
+
+    yield run
+    for name in (module, "broken_module"):
+        sys.modules.pop(name, None)
+
+
+def test_a_good_file_is_summed_up(check):
+    result, path = check()
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[:3] == [
+        f"{path}: fine",
+        "node    N",
+        "host    mq-a:5672  user guest  TLS none",
+    ]
+    assert "rpc     N.math.add" in result.stdout
+
+
+def test_machines_get_the_same_as_json_without_secrets(check):
+    result, path = check("--json")
+    found = json.loads(result.stdout)
+    assert (found["file"], found["node"], found["secrets"]) == (path, "N", 1)
+    assert found["hosts"] == [{"name": "mq-a:5672", "user": "guest", "virtual_host": "/", "tls": "none"}]
+    assert found["services"][0]["address"] == "N.math.add"
+    assert "hunter-two" not in result.output
+
+
+def test_a_class_inside_a_class_can_be_named(check):
+    assert check(kind="message", target="MODULE:Inner.Note")[0].exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"target": "no_such_module:Add"}, "cannot be imported: ModuleNotFoundError: No module named 'no_such_module'"),
+        ({"target": "broken_module:Add"}, "cannot be imported: ZeroDivisionError: division by zero"),
+        ({"target": "MODULE:Ad"}, "has no Ad"),
+        ({"target": "MODULE:NeedsMore"}, "cannot be made without arguments: TypeError: "),
+        ({"target": "MODULE:Silent"}, "has no on_call(), which a service of kind rpc needs"),
+        ({"kind": "message"}, "has no on_message(), which a service of kind message needs"),
+    ],
+)
+def test_a_class_that_cannot_serve_is_named_with_its_line(check, change, text):
+    result, path = check(**change)
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert result.stderr.startswith(f"servicebus: {path}:5: services[0].target ")
+    assert text in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_classes_are_left_alone_on_demand(check):
+    assert check("--no-import", target="no_such_module:Add")[0].exit_code == 0
+
+
+def test_a_mistake_is_said_with_its_line_and_the_nearest_key(check):
+    result, path = check(more="prefech: 3\n")
+    assert result.exit_code == 3
+    assert result.stderr == f"servicebus: {path}:6: unknown key 'prefech'; did you mean 'prefetch'?\n"
+
+
+def test_a_missing_tls_file_is_found_before_an_agent_finds_it(check, tmp_path):
+    result, _ = check(more="tls: {ca: none.pem}\n")
+    assert result.exit_code == 3
+    assert "host mq-a:5671: tls.ca cannot be used" in result.stderr
+    assert str(tmp_path / "none.pem") in result.stderr
+
+
+def test_tls_without_verification_warns(check):
+    result, _ = check("--json", more="tls: {verify: false}\n")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("servicebus: warning: mq-a:5671: the broker's TLS certificate is not verified")
+    found = json.loads(result.stdout)
+    assert (found["hosts"][0]["tls"], len(found["warnings"])) == ("not verified", 1)
