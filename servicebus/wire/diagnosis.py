@@ -117,6 +117,10 @@ def _bad_values(name: str, attributes: bytes, text: bytes) -> EnvelopeError | No
     missing = [key for key in known if key not in found and key != "retry-after"]
     if missing:
         return _malformed(f"<{name}> has no attribute {missing[0]!r}")
+    if tuple(found) != known[: len(found)]:
+        return _malformed(f"the attributes of <{name}> are not in the order {', '.join(known)}")
+    if b"'" in attributes and attributes.count(b'"') < 2 * len(found):
+        return _malformed(f"the attributes of <{name}> stand in single quotes")
     if name in _PAYLOADS and text:
         return _malformed(f"<{name}> does not begin with CDATA")
     if _is_wrong(name, text):
