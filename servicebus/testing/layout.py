@@ -1,0 +1,120 @@
+"""The folder of one private broker: what lies in it, and the environment that keeps the broker inside it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from pathlib import Path
+
+from servicebus.testing.ports import LOOPBACK, free_ports
+from servicebus.testing.processes import MARK, marked_processes
+from servicebus.testing.program import make_lean_home
+
+__all__ = ["NodeFolder"]
+
+_FIRST_ERRORS = 12
+_LAST_LINES = 12
+_LOOPBACK_ONLY = "-kernel inet_dist_use_interface {127,0,0,1}"
+# Few threads, no spinning: a test machine runs several brokers and the programs under test on two cores.
+_SERVER_ARGUMENTS = f"+S 2:2 +SDcpu 1:1 +SDio 2 {_LOOPBACK_ONLY}"
+
+
+class NodeFolder:
+    """Paths, ports and environment of one node. The ports are chosen once and remembered in ``node.json``."""
+
+    def __init__(self, path: Path, node_name: str):
+        self.path = path.absolute()
+        self.node_name = node_name
+        self.pid = 0
+        """The pid of the broker as far as this folder knows; 0 if it has none."""
+        self._load()
+
+    @property
+    def log_path(self) -> Path:
+        return self.path / "log" / "broker.log"
+
+    def prepare(self, server_script: Path, rabbitmq_conf: str) -> None:
+        """Write what the broker reads at its start."""
+        (self.path / "home").mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.log_path.parent.mkdir(exist_ok=True)
+        cookie = self.path / "home" / ".erlang.cookie"
+        if not cookie.exists():
+            cookie.write_text(secrets.token_hex(16))
+            cookie.chmod(0o400)
+        (self.path / "enabled_plugins").write_text("[].\n")
+        listener = f'[{{rabbit, [{{tcp_listeners, [{{"{LOOPBACK}", {self.port}}}]}}]}}].\n'
+        (self.path / "advanced.config").write_text(listener)
+        # Without this file the broker starts a little faster: it need not be translated.
+        if rabbitmq_conf:
+            (self.path / "rabbitmq.conf").write_text(rabbitmq_conf.rstrip() + "\n")
+        # A broker that starts again has a log of its own start, so that a failure shows the right lines.
+        with contextlib.suppress(FileNotFoundError):
+            self.log_path.replace(self.log_path.with_suffix(".log.old"))
+        make_lean_home(server_script, self.path / "lean")
+
+    def environment(self) -> dict[str, str]:
+        """For the broker, its epmd, and every program that talks to it through Erlang."""
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("RABBITMQ_", "ERL_"))}
+        inherited.pop("NOTIFY_SOCKET", None)
+        folder = str(self.path)
+        own = {
+            MARK: folder,
+            "HOME": f"{folder}/home",
+            "ERL_EPMD_PORT": str(self.epmd_port),
+            "ERL_EPMD_ADDRESS": LOOPBACK,
+            "ERL_CRASH_DUMP_SECONDS": "0",
+            "RABBITMQ_NODENAME": self.node_name,
+            "RABBITMQ_DIST_PORT": str(self.dist_port),
+            "RABBITMQ_CONF_ENV_FILE": f"{folder}/rabbitmq-env.conf",
+            "RABBITMQ_CONFIG_FILE": f"{folder}/rabbitmq.conf",
+            "RABBITMQ_CONFIG_FILES": f"{folder}/conf.d",
+            "RABBITMQ_ADVANCED_CONFIG_FILE": f"{folder}/advanced.config",
+            "RABBITMQ_GENERATED_CONFIG_DIR": f"{folder}/generated",
+            "RABBITMQ_SCHEMA_DIR": f"{folder}/schema",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": f"{folder}/enabled_plugins",
+            "RABBITMQ_FEATURE_FLAGS_FILE": f"{folder}/feature_flags",
+            "RABBITMQ_MNESIA_BASE": f"{folder}/data",
+            "RABBITMQ_LOG_BASE": f"{folder}/log",
+            "RABBITMQ_LOGS": str(self.log_path),
+            "RABBITMQ_PID_FILE": f"{folder}/rabbitmq.pid",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": _SERVER_ARGUMENTS,
+            "RABBITMQ_CTL_ERL_ARGS": _LOOPBACK_ONLY,
+            # The script then replaces itself by the Erlang machine: our child is the broker, not a shell around it.
+            "RUNNING_UNDER_SYSTEMD": "true",
+        }
+        if (self.path / "lean" / "sbin").is_dir():
+            own["RABBITMQ_SCRIPTS_DIR"] = f"{folder}/lean/sbin"
+        return inherited | own
+
+    def save_pid(self, pid: int) -> None:
+        """Remember the broker's pid, and the ports, for a later process."""
+        self.pid = pid
+        known = {"port": self.port, "epmd_port": self.epmd_port, "dist_port": self.dist_port, "pid": pid}
+        (self.path / "node.json").write_text(json.dumps(known))
+
+    def log_tail(self) -> str:
+        """What matters of what the broker wrote: its log, or what it said before it could open one."""
+        for path in (self.log_path, self.path / "start.out", self.path / "epmd.out"):
+            with contextlib.suppress(OSError):
+                if lines := path.read_text(errors="replace").splitlines():
+                    return "\n".join([f"--- {path}", *_telling(lines)])
+        return ""
+
+    def _load(self) -> None:
+        try:
+            known = json.loads((self.path / "node.json").read_text())
+        except FileNotFoundError:
+            self.port, self.epmd_port, self.dist_port = free_ports(3)
+            return
+        self.port, self.epmd_port, self.dist_port = known["port"], known["epmd_port"], known["dist_port"]
+        # A pid of long ago may be somebody else's by now.
+        self.pid = known["pid"] if known["pid"] in marked_processes(self.path) else 0
+
+
+def _telling(lines: list[str]) -> list[str]:
+    """The last lines, and before them the first errors: Erlang writes the cause first and a page of reports after."""
+    last = lines[-_LAST_LINES:]
+    errors = [line for line in lines[:-_LAST_LINES] if "[error]" in line and not line.endswith("> ")]
+    return [*errors[:_FIRST_ERRORS], "...", *last] if errors else last

@@ -1,0 +1,36 @@
+"""The pytest plug-in: a fixture that gives real brokers. pytest finds it by the package's entry point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from servicebus.testing.node import Broker
+from servicebus.testing.pool import BrokerPool
+
+__all__ = ["broker_pool", "brokers", "pytest_configure"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "brokers(count): how many private brokers the fixture `brokers` gives (2)")
+
+
+@pytest.fixture(scope="session")
+def broker_pool() -> Iterator[BrokerPool]:
+    """The brokers behind `brokers`: started when the first test wants them, ended after the last."""
+    pool = BrokerPool()
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def brokers(request: pytest.FixtureRequest, broker_pool: BrokerPool) -> list[Broker]:
+    """Two running private brokers, as new; ``@pytest.mark.brokers(count=3)`` asks for another number.
+
+    They are the same processes for the whole session. Before each test they are thawed, started if they are down, and
+    emptied, so a test may do to them what it likes.
+    """
+    marker = request.node.get_closest_marker("brokers")
+    count = marker.kwargs.get("count", *marker.args) if marker else 2
+    return broker_pool.heal(count)

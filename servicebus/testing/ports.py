@@ -1,0 +1,56 @@
+"""Loopback ports that stay ours while nobody listens on them."""
+
+from __future__ import annotations
+
+import random
+import socket
+from pathlib import Path
+
+__all__ = ["LOOPBACK", "free_ports"]
+
+LOOPBACK = "127.0.0.1"
+
+_LOWEST = 10_240
+_RANGE_FILE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+def free_ports(count: int) -> list[int]:
+    """*count* different TCP ports of the loopback address that nobody listens on.
+
+    All are below the range that the kernel gives to outgoing connections. A port from that range could be handed to a
+    client while the broker that owns it is down, and a client that keeps dialling a port of that range on loopback
+    can even be connected to itself; both look like a broker that answers nonsense.
+
+    Raises:
+        OSError: no free port was found.
+    """
+    held: list[socket.socket] = []
+    try:
+        # All stay bound until the last is found, so that no port is given twice.
+        while len(held) < count:
+            held.append(_bind_one())
+        return [sock.getsockname()[1] for sock in held]
+    finally:
+        for sock in held:
+            sock.close()
+
+
+def _bind_one() -> socket.socket:
+    upper = _first_outgoing_port()
+    for _ in range(200):
+        sock = socket.socket()
+        try:
+            sock.bind((LOOPBACK, random.randrange(_LOWEST, upper)))
+        except OSError:
+            sock.close()
+        else:
+            return sock
+    raise OSError(f"no free TCP port between {_LOWEST} and {upper} on {LOOPBACK}")
+
+
+def _first_outgoing_port() -> int:
+    try:
+        lower = int(_RANGE_FILE.read_text().split()[0])
+    except (OSError, ValueError):
+        return 32_768
+    return lower if lower > _LOWEST + 2_000 else 32_768

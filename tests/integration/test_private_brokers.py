@@ -1,0 +1,202 @@
+"""Private brokers: real RabbitMQ nodes, real signals."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pika
+import pytest
+
+import servicebus.testing
+from servicebus.errors import LifecycleError, ServiceBusError
+from servicebus.testing import Broker, BrokerStartFailed
+from servicebus.testing.processes import is_alive, marked_processes
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never came true"
+        time.sleep(0.02)
+
+
+def connect(broker: Broker) -> pika.BlockingConnection:
+    return pika.BlockingConnection(pika.URLParameters(broker.url))
+
+
+def put(broker: Broker, queue: str, body: bytes) -> None:
+    """One confirmed, persistent message in a durable queue."""
+    with connect(broker) as connection:
+        channel = connection.channel()
+        channel.queue_declare(queue, durable=True)
+        channel.confirm_delivery()
+        channel.basic_publish("", queue, body, pika.BasicProperties(delivery_mode=2), mandatory=True)
+
+
+def take(broker: Broker, queue: str) -> bytes | None:
+    with connect(broker) as connection:
+        _, _, body = connection.channel().basic_get(queue, auto_ack=True)
+        return body
+
+
+def process_name(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
+def listening_addresses(pid: int) -> set[str]:
+    """The hexadecimal local addresses on which the process listens, from the kernel's own tables."""
+    inodes = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        target = str(link.readlink()) if link.is_symlink() else ""
+        if target.startswith("socket:["):
+            inodes.add(target[8:-1])
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = row.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                found.add(fields[1].partition(":")[0])
+    return found
+
+
+def test_two_brokers_share_nothing(brokers: list[Broker]) -> None:
+    a, b = brokers
+    assert (a.name, b.name) == ("a", "b")
+    assert a.port != b.port
+    assert a.folder != b.folder
+    assert process_name(a.pid) == process_name(b.pid) == "beam.smp"
+    assert (a.folder / "home" / ".erlang.cookie").read_text() != (b.folder / "home" / ".erlang.cookie").read_text()
+    put(a, "only-on-a", b"1")
+    assert "only-on-a" in a.rabbitmqctl("list_queues", "name")
+    assert "only-on-a" not in b.rabbitmqctl("list_queues", "name")
+
+
+def test_everything_listens_on_loopback_only(brokers: list[Broker]) -> None:
+    for pid in marked_processes(brokers[0].folder):
+        assert listening_addresses(pid) <= {"0100007F", "00000000000000000000000001000000"}  # 127.0.0.1 and ::1
+    assert listening_addresses(brokers[0].pid) == {"0100007F"}
+
+
+def test_a_killed_broker_comes_back_on_its_port_with_its_data(brokers: list[Broker]) -> None:
+    broker = brokers[0]
+    port, pid = broker.port, broker.pid
+    put(broker, "kept", b"over the kill")
+    broker.kill()
+    assert not is_alive(pid)
+    assert broker.state == "down"
+    assert not broker.answers()
+    assert brokers[1].answers()
+    broker.start()
+    assert broker.port == port
+    assert broker.pid != pid
+    assert take(broker, "kept") == b"over the kill"
+
+
+def test_a_stopped_broker_leaves_no_process_and_starts_again(brokers: list[Broker]) -> None:
+    broker = brokers[0]
+    put(broker, "kept", b"over the stop")
+    broker.stop()
+    assert marked_processes(broker.folder) == []
+    broker.start()
+    assert take(broker, "kept") == b"over the stop"
+
+
+def test_a_frozen_broker_answers_nothing_until_it_is_thawed(brokers: list[Broker]) -> None:
+    broker = brokers[0]
+    broker.freeze()
+    assert broker.state == "frozen"
+    assert not broker.answers(timeout_s=0.3)
+    broker.thaw()
+    assert broker.state == "running"
+    assert broker.answers(timeout_s=5)
+
+
+def test_a_frozen_broker_can_be_killed_and_stopped(brokers: list[Broker]) -> None:
+    killed, stopped = brokers
+    killed.freeze()
+    stopped.freeze()
+    killed.kill()
+    stopped.stop()
+    assert (killed.state, stopped.state) == ("down", "down")
+
+
+def test_what_the_state_does_not_allow_is_an_error(brokers: list[Broker]) -> None:
+    broker = brokers[0]
+    with pytest.raises(LifecycleError, match="start is not possible while broker a is running"):
+        broker.start()
+    broker.kill()
+    with pytest.raises(LifecycleError, match="freeze is not possible while broker a is down"):
+        broker.freeze()
+    broker.kill()  # killing and stopping the dead is no error: the wish has come true
+    broker.stop()
+
+
+def test_rabbitmqctl_gives_its_output_or_its_complaint(brokers: list[Broker]) -> None:
+    assert "guest" in brokers[0].rabbitmqctl("list_users")
+    with pytest.raises(ServiceBusError, match="no-such-queue"):
+        brokers[0].rabbitmqctl("delete_queue", "no-such-queue")
+
+
+def test_healing_makes_a_used_broker_as_new(brokers: list[Broker]) -> None:
+    broker = brokers[0]
+    put(broker, "left-behind", b"1")
+    broker.rabbitmqctl("add_user", "left-behind", "secret")
+    broker.rabbitmqctl("add_vhost", "left-behind")
+    broker.rabbitmqctl("set_policy", "left-behind", ".*", '{"max-length": 1}')
+    open_connection = connect(broker)
+    broker.heal()
+    for listing in ("list_queues", "list_users", "list_vhosts", "list_policies"):
+        assert "left-behind" not in broker.rabbitmqctl(listing)
+    with pytest.raises(pika.exceptions.AMQPError):
+        open_connection.channel()
+    put(broker, "next", b"works")
+    assert take(broker, "next") == b"works"
+
+
+def test_one_configuration_line_reaches_the_broker(tmp_path: Path) -> None:
+    with servicebus.testing.brokers(base_dir=tmp_path, rabbitmq_conf="channel_max = 17") as (broker,):
+        with connect(broker) as connection:
+            assert connection._impl.params.channel_max == 17
+        put(broker, "kept", b"for the next use of this folder")
+    assert marked_processes(tmp_path) == []
+    with servicebus.testing.brokers(base_dir=tmp_path) as (again,):
+        assert again.port == broker.port
+        assert take(again, "kept") == b"for the next use of this folder"
+
+
+def test_a_broker_that_does_not_come_up_says_why() -> None:
+    with (
+        pytest.raises(BrokerStartFailed, match=r"no\.such\.setting") as caught,
+        servicebus.testing.brokers(rabbitmq_conf="no.such.setting = 1"),
+    ):
+        pass
+    assert "broker a did not come up: its process ended" in str(caught.value)
+
+
+PARENT = """
+import sys, time
+import servicebus.testing
+with servicebus.testing.brokers() as (broker,):
+    print(broker.folder, broker.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_brokers_end_with_the_process_that_started_them(signum: signal.Signals) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert parent.stdout is not None
+    with parent:
+        folder, pid = parent.stdout.readline().split()
+        assert process_name(int(pid)) == "beam.smp"
+        parent.send_signal(signum)
+    pool = Path(folder).parent
+    wait_until(lambda: not is_alive(int(pid)) and marked_processes(pool) == [])
+    wait_until(lambda: not pool.exists())
