@@ -27,6 +27,7 @@ class TransitClock:
             since, smallest, previous = now_ms, difference, smallest
         smallest = min(smallest, difference)
         self._seen[sender] = (since, smallest, previous)
+        self._seen.move_to_end(sender)  # those who talk stay, however many pass by
         if len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
         return difference - min(smallest, previous)

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from servicebus.policy.liveness import PingClock, Verdict
+
+
+def clock_at(now: float = 100.0) -> PingClock:
+    return PingClock(0.5, 1.5, now)
+
+
+def test_nothing_is_pinged_while_nobody_waits() -> None:
+    """An idle bus is silent: a fast call costs no ping, and no call costs none either."""
+    assert clock_at().verdict(10_000.0, None) is Verdict.QUIET
+
+
+def test_a_ping_is_due_when_something_has_been_waited_for_long_enough() -> None:
+    clock = clock_at()
+    assert clock.verdict(100.49, 100.0) is Verdict.QUIET
+    assert clock.verdict(100.5, 100.0) is Verdict.PING
+
+
+def test_a_request_that_just_began_to_wait_is_given_its_time_on_a_link_that_was_idle_for_long() -> None:
+    clock = clock_at()
+    assert clock.verdict(500.0, 499.9) is Verdict.QUIET
+    assert clock.verdict(500.4, 499.9) is Verdict.PING
+
+
+def test_whatever_is_heard_puts_the_ping_off() -> None:
+    clock = clock_at()
+    clock.heard(100.4)
+    assert clock.verdict(100.6, 100.0) is Verdict.QUIET
+    assert clock.verdict(100.9, 100.0) is Verdict.PING
+
+
+def test_only_one_ping_is_under_way() -> None:
+    clock = clock_at()
+    clock.pinged(100.5)
+    assert clock.verdict(101.0, 100.0) is Verdict.QUIET
+
+
+def test_an_unanswered_ping_means_death_even_when_nobody_waits_any_more() -> None:
+    clock = clock_at()
+    clock.pinged(100.5)
+    assert clock.verdict(101.99, 100.0) is Verdict.QUIET
+    assert clock.verdict(102.0, 100.0) is Verdict.DEAD
+    assert clock.verdict(102.0, None) is Verdict.DEAD
+
+
+def test_an_answer_in_time_is_life_and_the_next_ping_comes_after_the_usual_silence() -> None:
+    clock = clock_at()
+    clock.pinged(100.5)
+    clock.heard(101.9)
+    assert clock.verdict(102.1, 100.0) is Verdict.QUIET
+    assert clock.verdict(102.4, 100.0) is Verdict.PING
+
+
+@given(
+    st.floats(0.05, 5),
+    st.floats(0.05, 5),
+    st.lists(st.floats(0, 0.25), min_size=1, max_size=200),
+    st.integers(0, 50),
+)
+def test_a_silent_side_is_found_dead_within_both_limits_and_never_before_a_ping(
+    ping_after_s: float, ping_timeout_s: float, steps: list[float], heard_until: int
+) -> None:
+    """However unevenly the clock is looked at: dead at most two looks after silence + timeout, and only if pinged."""
+    now = 0.0
+    clock = PingClock(ping_after_s, ping_timeout_s, now)
+    last_heard = now
+    for turn in range(1000):
+        now += steps[turn % len(steps)] + 0.001
+        if turn < heard_until:
+            clock.heard(now)
+            last_heard = now
+        verdict = clock.verdict(now, 0.0)
+        if verdict is Verdict.PING:
+            assert now - last_heard >= ping_after_s - 1e-9
+            clock.pinged(now)
+        if verdict is Verdict.DEAD:
+            assert turn >= heard_until, "it had been heard a moment ago"
+            assert ping_timeout_s - 1e-9 <= now - last_heard <= ping_after_s + ping_timeout_s + 0.6
+            return
+    assert now - last_heard < ping_after_s + ping_timeout_s + 0.6
