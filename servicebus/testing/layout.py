@@ -24,9 +24,10 @@ _SERVER_ARGUMENTS = f"+S 2:2 +SDcpu 1:1 +SDio 2 {_LOOPBACK_ONLY}"
 class NodeFolder:
     """Paths, ports and environment of one node. The ports are chosen once and remembered in ``node.json``."""
 
-    def __init__(self, path: Path, node_name: str):
+    def __init__(self, path: Path, node_name: str, host: str = LOOPBACK):
         self.path = path.absolute()
         self.node_name = node_name
+        self.host = host
         self.pid = 0
         """The pid of the broker as far as this folder knows; 0 if it has none."""
         self._load()
@@ -44,7 +45,7 @@ class NodeFolder:
             cookie.write_text(secrets.token_hex(16))
             cookie.chmod(0o400)
         (self.path / "enabled_plugins").write_text("[].\n")
-        listener = f'[{{rabbit, [{{tcp_listeners, [{{"{LOOPBACK}", {self.port}}}]}}]}}].\n'
+        listener = f'[{{rabbit, [{{tcp_listeners, [{{"{self.host}", {self.port}}}]}}]}}].\n'
         (self.path / "advanced.config").write_text(listener)
         # Without this file the broker starts a little faster: it need not be translated.
         if rabbitmq_conf:

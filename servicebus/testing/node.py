@@ -18,7 +18,7 @@ from servicebus.errors import LifecycleError, ServiceBusError
 from servicebus.testing.erlang import RESET, ErlangShell
 from servicebus.testing.layout import NodeFolder
 from servicebus.testing.ports import LOOPBACK
-from servicebus.testing.processes import end_marked, is_alive, wait_dead
+from servicebus.testing.processes import end_marked, is_alive, is_frozen, wait_dead
 from servicebus.testing.program import find_broker_program, find_epmd
 
 __all__ = ["Broker", "BrokerStartFailed"]
@@ -40,22 +40,22 @@ class BrokerStartFailed(ServiceBusError):
 
 
 class Broker:
-    """A private broker on the loopback interface. Its port and its data stay the same over kill and start.
+    """A private broker, on loopback unless another address is asked for. Port and data stay the same over kill and start.
 
     Every method may be called from any thread, one at a time; each returns when the thing is done.
     """
 
-    host = LOOPBACK
-
-    def __init__(self, folder: Path, name: str, rabbitmq_conf: str = ""):
+    def __init__(self, folder: Path, name: str, rabbitmq_conf: str = "", host: str = LOOPBACK):
         """A broker whose things lie in *folder*: that of an earlier one if there are any, else made by `launch`.
 
         Args:
             rabbitmq_conf: lines for its ``rabbitmq.conf``.
+            host: the IPv4 address of this machine, or of a network namespace, that it listens on. Elsewhere than on
+                loopback it lets guest in only with ``loopback_users = none``.
         """
         self.name = name
-        self.is_frozen = False
-        self._folder = NodeFolder(folder, f"servicebus-{name}@localhost")
+        self.host = host
+        self._folder = NodeFolder(folder, f"servicebus-{name}@localhost", host)
         self._rabbitmq_conf = rabbitmq_conf
         self._children: list[subprocess.Popen[bytes]] = []
         self._shell: ErlangShell | None = None
@@ -85,7 +85,7 @@ class Broker:
         """``running``, ``frozen`` or ``down``."""
         if not self.is_running:
             return "down"
-        return "frozen" if self.is_frozen else "running"
+        return "frozen" if is_frozen(self.pid) else "running"
 
     @property
     def is_running(self) -> bool:
@@ -114,7 +114,7 @@ class Broker:
         script, epmd = find_broker_program(), find_epmd()
         self._end_leftovers()
         self._folder.prepare(script, self._rabbitmq_conf)
-        self._spawn([str(epmd), "-port", str(self._folder.epmd_port), "-address", self.host], "epmd.out")
+        self._spawn([str(epmd), "-port", str(self._folder.epmd_port), "-address", LOOPBACK], "epmd.out")
         self._folder.save_pid(self._spawn([str(script)], "start.out").pid)
 
     def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
@@ -156,19 +156,18 @@ class Broker:
             wait_dead(self.pid, 10.0)
         for child in self._children:
             child.poll()
-        self.is_frozen = False
 
     def freeze(self) -> None:
         """SIGSTOP: connections stay open, new ones are accepted by the kernel, and nothing is ever answered."""
         self._must_run("freeze")
         os.kill(self.pid, signal.SIGSTOP)
-        self.is_frozen = True
+        while self.state == "running":  # its threads stop one after the other
+            time.sleep(0.001)
 
     def thaw(self) -> None:
         """SIGCONT: go on as if nothing had happened. Does nothing to one that is not frozen."""
         self._must_run("thaw")
         os.kill(self.pid, signal.SIGCONT)
-        self.is_frozen = False
 
     def rabbitmqctl(self, *arguments: str, timeout_s: float = 60.0) -> str:
         """What ``rabbitmqctl ARGUMENTS`` prints on this broker.
@@ -239,7 +238,6 @@ class Broker:
         for child in self._children:
             child.wait()
         self._children.clear()
-        self.is_frozen = False
 
     def _must_run(self, event: str) -> None:
         if not self.is_running:
