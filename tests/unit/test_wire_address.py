@@ -3,7 +3,7 @@ from __future__ import annotations
 import pickle
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from servicebus.errors import AddressError
@@ -17,6 +17,7 @@ from servicebus.wire.address import (
     rpc_queue,
 )
 
+UNTIMED = settings(deadline=None)  # other processes may have the cores
 AMQP_NAME_BYTES = 255
 
 
@@ -66,6 +67,7 @@ def test_a_node_has_a_queue_for_each_lane() -> None:
     assert dead_queue("N") == "N.dead"
 
 
+@UNTIMED
 @given(st.text(max_size=120))
 def test_every_text_is_an_address_or_refused_and_nothing_else_happens(text: str) -> None:
     try:
@@ -75,6 +77,7 @@ def test_every_text_is_an_address_or_refused_and_nothing_else_happens(text: str)
     assert str(address) == text
 
 
+@UNTIMED
 @given(st.text(st.characters(), min_size=1, max_size=100))
 def test_the_queues_of_every_node_that_is_accepted_fit_into_amqp(node: str) -> None:
     try:
