@@ -8,36 +8,27 @@ Everything here runs in the client loop's thread but ``submit()`` and ``status()
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
+from servicebus.client.connector import Connector
+from servicebus.client.deadlines import Deadlines
 from servicebus.client.link import Link
 from servicebus.client.path import Path
 from servicebus.client.pinger import Pinger
 from servicebus.client.request import Request
+from servicebus.client.verdicts import out_of_paths, out_of_time
+from servicebus.client.watch import AWAY, PathWatch
 from servicebus.configuration import Configuration
-from servicebus.errors import (
-    CallError,
-    CallInterrupted,
-    CallTimeout,
-    EnvelopeError,
-    NoBrokerAvailable,
-    NodeUnavailable,
-    SendUnconfirmed,
-    ServiceBusError,
-    ServiceBusy,
-)
-from servicebus.policy.liveness import Verdict
-from servicebus.policy.paths import Candidate, choose, next_to_connect
+from servicebus.errors import CallError, CallInterrupted, EnvelopeError, NoBrokerAvailable, NodeUnavailable, ServiceBusy
+from servicebus.policy.paths import Candidate, choose
 from servicebus.transport.interface import Delivery, Returned
 from servicebus.transport.loop import EventLoop
 from servicebus.wire.envelope import Kind
-from servicebus.wire.fault import error_from_fault
+from servicebus.wire.fault import Fault, error_from_fault
 from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import decode_json, decode_reply
 
@@ -45,12 +36,9 @@ LOG = logging.getLogger(__name__)
 
 _BUSY_TICK_S = 0.05
 _IDLE_TICK_S = 0.5
-_SPARE_AFTER_S = 60.0
-"""A connection to a less preferred broker is closed after being unused for so long."""
 _BUSY_RETRY_S = 0.05
 _QUEUE_MAY_APPEAR_S = 0.25
 """After a message came back unroutable, its node's queue on that broker is not tried again for so long."""
-_AWAY = "no agent of the node consumes there"
 
 
 class Engine:
@@ -61,17 +49,16 @@ class Engine:
         self._config = config
         self._keyring = keyring
         self._links = [Link(loop, host, config, self) for host in config.hosts]
-        self._reversed = self._links[::-1]
-        self._pinger = Pinger(config, keyring)
+        self._connector = Connector(loop, config, self._links, lambda: bool(self._waiting) and not self._closed)
+        self._watch = PathWatch(config, Pinger(config, keyring), self)
         self._submitted: deque[Request] = deque()
         self._is_scheduled = False
         self._travelling: dict[str, Request] = {}
         self._waiting: dict[str, Request] = {}
         self._pausing: dict[str, Request] = {}
-        self._deadlines: list[tuple[float, int, Request]] = []
-        self._order = itertools.count()
+        """Answered "busy", and asked again in a moment."""
+        self._deadlines = Deadlines()
         self._tick_is_set = False
-        self._connect_timer_is_set = False
         self._closed = False
         self.unverified_replies = 0
         self.late_replies = 0
@@ -89,13 +76,14 @@ class Engine:
 
     def status(self) -> dict[str, Any]:
         """What an operator wants to see; a snapshot, callable from any thread."""
+        best = self._connector.best(time.monotonic())
         return {
             "hosts": [
                 {
                     "name": link.host.name,
                     "state": link.state.value,
                     "usable": link.is_usable,
-                    "preferred": link is self._best_link(),
+                    "preferred": link is best,
                     "reason": link.describe(),
                     "calls": link.calls,
                     "unconfirmed": link.unconfirmed,
@@ -124,9 +112,9 @@ class Engine:
         while self._submitted:
             request = self._submitted.popleft()
             if self._closed:
-                request.fail(ServiceBusError(f"{request.address}: the Sender was closed"))
+                request.fail(_closed_error(request))
                 continue
-            heapq.heappush(self._deadlines, (request.deadline, next(self._order), request))
+            self._deadlines.add(request)
             self._route(request, now)
         self._set_tick()
 
@@ -158,7 +146,7 @@ class Engine:
                 path_is_trusted=path.trust.is_trusted(now, patience_s),
             )
 
-        links = self._reversed if request.reverse else self._links
+        links = self._links[::-1] if request.reverse else self._links
         found = choose(links, look)
         if found is None and is_message:
             # A message is safe in the durable queue of a broker whose agent is away just now; it only needs that queue.
@@ -171,7 +159,10 @@ class Engine:
         ):
             request.waiting_since = now
         self._waiting[request.id] = request
-        self._connect_more()
+        if request.pinned is not None:
+            request.pinned.connect(now)
+        else:
+            self._connector.connect_more(request.reverse)
 
     def _retry_waiting(self) -> None:
         now = time.monotonic()
@@ -212,8 +203,7 @@ class Engine:
         self._set_tick()
 
     def link_idle(self, link: Link) -> None:
-        if self._waiting or link.is_wanted:
-            self._connect_more()
+        self._connector.connect_more()
 
     def link_down(self, link: Link, reason: str, orphans: list[Request]) -> None:
         if self._closed:
@@ -221,14 +211,12 @@ class Engine:
         now = time.monotonic()
         LOG.debug("%s: %s", link.host.name, reason)
         link.trust.lose(reason)
-        link.is_wanted = self._is_in_use(now)
         for request in orphans:
             self._take_back(request, reason, now)
         for request in [request for request in self._waiting.values() if request.pinned is link]:
             self._finish(request)
             request.fail(NoBrokerAvailable(str(request.address), [(link.host.name, reason)]))
-        if self._waiting:
-            self._connect_more()
+        self._connector.failed(link, now)
         self._set_tick()
 
     def link_blocked(self, link: Link, reason: str | None) -> None:
@@ -243,26 +231,31 @@ class Engine:
             self._take_back(request, f"blocked by the broker ({reason})", now)
 
     def unroutable(self, link: Link, returned: Returned) -> None:
-        now = time.monotonic()
         wire_id = returned.correlation_id or returned.message_id or ""
-        if self._pinger.gave_up(wire_id):
-            return
         request = self._travelling.get(wire_id)
         if request is None or request.link is not link:
+            self._watch.returned(wire_id)
             return
-        path = link.path(request.address.node, now)
+        now = time.monotonic()
         if request.kind is Kind.MESSAGE:
             request.returned = True  # its confirm follows
-            path.lacks_queue_until = now + _QUEUE_MAY_APPEAR_S
-            return
-        path.outstanding.pop(request.id, None)
+            link.path(request.address.node, now).lacks_queue_until = now + _QUEUE_MAY_APPEAR_S
+        else:
+            self._not_run(request, AWAY, now)
+
+    def _not_run(self, request: Request, why: str, now: float) -> None:
+        """The path takes no calls, and surely did not run this one. Those that it took before may be under way."""
+        path = request.path
+        if path is not None:
+            path.outstanding.pop(request.id, None)
+            path.trust.lose(why)
+            self._watch.ask(path, now)
         request.maybe_ran = False
-        self._path_failed(path, _AWAY, now)
         if request.pinned is not None:
             self._finish(request)
-            request.fail(NodeUnavailable(str(request.address), [(link.host.name, _AWAY)]))
-            return
-        self._take_back(request, _AWAY, now)
+            request.fail(NodeUnavailable(str(request.address), [(request.pinned.host.name, why)]))
+        else:
+            self._take_back(request, why, now)
 
     def confirmed(self, link: Link, request: Request, is_ack: bool) -> None:
         if is_ack and not request.returned:
@@ -275,14 +268,11 @@ class Engine:
 
     def replied(self, link: Link, delivery: Delivery) -> None:
         wire_id = delivery.correlation_id or ""
-        path = self._pinger.answered(wire_id, delivery.body)
-        if path is not None:
-            self._path_answered(path)
-            return
         request = self._travelling.get(wire_id)
         if request is None:
-            self.late_replies += 1
-            LOG.debug("%s: reply to %s, which nobody waits for (any more)", link.host.name, wire_id)
+            if not self._watch.answered(wire_id, delivery.body, time.monotonic()):
+                self.late_replies += 1
+                LOG.debug("%s: reply to %s, which nobody waits for (any more)", link.host.name, wire_id)
             return
         try:
             reply = decode_reply(delivery.body, self._config.max_envelope_bytes)
@@ -307,11 +297,10 @@ class Engine:
         else:
             request.complete((request.event_id, value))
 
-    def _faulted(self, request: Request, fault: Any) -> None:
-        if fault.type == "stopping" and request.path is not None:
+    def _faulted(self, request: Request, fault: Fault) -> None:
+        if fault.type == "stopping":
             # The agent is draining and has not run it: as good as an unroutable call, but said in time.
-            request.maybe_ran = False
-            self._path_failed(request.path, "the agent there is stopping", time.monotonic())
+            self._not_run(request, "the agent there is stopping", time.monotonic())
             return
         self._finish(request)
         error = error_from_fault(fault, str(request.address), time.monotonic() - request.started_at)
@@ -328,122 +317,16 @@ class Engine:
         if self._pausing.pop(request.id, None) is not None:
             self._route(request, time.monotonic())
 
-    # -- connecting ----------------------------------------------------------------------------------------------------
+    # -- what the watch tells ------------------------------------------------------------------------------------------
 
-    def _connect_more(self) -> None:
-        """Start the next connection that somebody waits for; one after another, ``connect_stagger`` apart."""
+    def path_suspect(self, path: Path) -> None:
+        self._connector.prepare_another(path.link, time.monotonic())
+
+    def path_alive(self, path: Path) -> None:
+        self._retry_waiting()
+
+    def path_dead(self, path: Path, why: str) -> None:
         now = time.monotonic()
-        for link in self._links:
-            if link.is_wanted and link.can_start:
-                link.connect(now)
-        if not self._waiting:
-            return
-        order = self._reversed if next(iter(self._waiting.values())).reverse else self._links
-        pinned = {id(request.pinned) for request in self._waiting.values() if request.pinned is not None}
-        for link in order:
-            if id(link) in pinned:
-                link.connect(now)
-        index, again_s = next_to_connect(
-            [link.can_start for link in order],
-            [link.connecting_since for link in order],
-            now,
-            self._config.connect_stagger,
-        )
-        if index is not None:
-            self._pass_over(order[:index], now)
-            order[index].connect(now)
-        if any(link.can_start for link in order) and not self._connect_timer_is_set:
-            self._connect_timer_is_set = True
-            self._loop.call_later(again_s, self._connect_again)
-
-    def _connect_again(self) -> None:
-        self._connect_timer_is_set = False
-        if self._waiting and not self._closed:
-            self._connect_more()
-
-    def _pass_over(self, links: Iterable[Link], now: float) -> None:
-        """A host that was too slow must prove itself before it is preferred again."""
-        for link in links:
-            if not link.is_up and not link.trust.failed:
-                link.trust.lose("too slow to connect")
-            link.is_wanted = True
-
-    # -- the tick: what nobody announces -------------------------------------------------------------------------------
-
-    def _set_tick(self) -> None:
-        if self._tick_is_set or self._closed:
-            return
-        self._tick_is_set = True
-        is_busy = bool(self._travelling or self._waiting or self._deadlines or self._pinger.is_waiting)
-        self._loop.call_later(_BUSY_TICK_S if is_busy else _IDLE_TICK_S, self._tick)
-
-    def _tick(self) -> None:
-        self._tick_is_set = False
-        if self._closed:
-            return
-        now = time.monotonic()
-        self._expire(now)
-        for link in self._links:
-            if link.is_up:
-                link.check_pulse(now, self._link_is_silent)
-                for path in list(link.paths.values()):
-                    self._check_path(path, now)
-        self._end_grace(now)
-        self._look_after_links(now)
-        if self._waiting or any(link.is_up or link.is_wanted for link in self._links) or self._deadlines:
-            self._set_tick()
-
-    def _expire(self, now: float) -> None:
-        while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][2].future.done()):
-            request = heapq.heappop(self._deadlines)[2]
-            if request.future.done():
-                continue
-            self._finish(request)
-            request.fail(self._timeout_error(request, now))
-        alive = len(self._travelling) + len(self._waiting) + len(self._pausing)
-        if len(self._deadlines) > 2 * alive + 1024:
-            # Answered requests would otherwise stay in memory until their deadline, 300 s by default.
-            self._deadlines = [entry for entry in self._deadlines if not entry[2].future.done()]
-            heapq.heapify(self._deadlines)
-
-    def _timeout_error(self, request: Request, now: float) -> ServiceBusError:
-        address = str(request.address)
-        if request.link is not None:
-            request.tried(request.link.host.name, "did not answer" if request.kind is Kind.CALL else "did not confirm")
-        if request.kind is Kind.MESSAGE:
-            return self._unreachable_error(request)
-        if request.is_busy:
-            return ServiceBusy(address)
-        return CallTimeout(address, now - request.started_at, request.attempts)
-
-    def _check_path(self, path: Path, now: float) -> None:
-        if not path.trust.is_healthy:
-            self._probe(path, now)
-            return
-        verdict = path.clock.verdict(now, path.oldest())
-        if verdict is Verdict.PING:
-            self._pinger.ping(path, now)
-            self._prepare_next(path.link, now)
-        elif verdict is Verdict.DEAD:
-            if path.link.bytes_received == path.link_bytes_at_ping:
-                self._link_is_silent(path.link)
-            else:
-                self._path_failed(path, path.doubt or "the node did not answer a ping", now)
-
-    def _probe(self, path: Path, now: float) -> None:
-        """Ask a dead path now and then whether it lives again, while somebody cares."""
-        is_awaited = any(request.address.node == path.node for request in self._waiting.values())
-        if now >= path.probe_at and path.link.is_usable and (is_awaited or now - path.used_at < _SPARE_AFTER_S):
-            self._pinger.ping(path, now)
-            path.probe_at = now + (0.1 if is_awaited else 1.0)
-
-    def _path_answered(self, path: Path) -> None:
-        was_dead = not path.trust.is_healthy
-        path.heard(time.monotonic())
-        if was_dead:
-            self._retry_waiting()
-
-    def _path_failed(self, path: Path, why: str, now: float) -> None:
         path.trust.lose(why)
         path.clock.heard(now)
         orphans = list(path.outstanding.values())
@@ -451,73 +334,42 @@ class Engine:
         for request in orphans:
             self._take_back(request, why, now)
 
-    def _link_is_silent(self, link: Link) -> None:
-        silence_s = self._config.path_ping_after + self._config.path_ping_timeout
-        link.abort(f"silent for {silence_s:g} s")
+    # -- the tick: what nobody announces -------------------------------------------------------------------------------
 
-    def _prepare_next(self, suspect: Link, now: float) -> None:
-        """Connect to the next host while the suspect has time to answer, so that a failover finds it ready."""
-        if any(link.is_usable for link in self._links if link is not suspect):
+    def _set_tick(self) -> None:
+        if not self._tick_is_set and not self._closed:
+            self._tick_is_set = True
+            is_busy = self._unfinished or self._watch.is_waiting
+            self._loop.call_later(_BUSY_TICK_S if is_busy else _IDLE_TICK_S, self._tick)
+
+    @property
+    def _unfinished(self) -> int:
+        return len(self._travelling) + len(self._waiting) + len(self._pausing)
+
+    def _tick(self) -> None:
+        self._tick_is_set = False
+        if self._closed:
             return
+        now = time.monotonic()
+        for request in self._deadlines.expired(now):
+            self._finish(request)
+            request.fail(out_of_time(request, self._links, now))
+        self._deadlines.forget_done(self._unfinished)
+        awaited_nodes = {request.address.node for request in self._waiting.values()}
         for link in self._links:
-            if link is not suspect and link.can_start:
-                link.connect(now)
-                return
+            if link.is_up:
+                self._watch.check(link, awaited_nodes, now)
+        self._end_grace(now)
+        self._connector.look_after(now)
+        if self._unfinished or any(link.is_up or link.is_wanted for link in self._links):
+            self._set_tick()
 
     def _end_grace(self, now: float) -> None:
         for request in list(self._waiting.values()):
             since = request.waiting_since
             if since is not None and now - since >= self._config.away_grace:
                 self._finish(request)
-                request.fail(self._unreachable_error(request))
-
-    def _unreachable_error(self, request: Request) -> ServiceBusError:
-        address = str(request.address)
-        attempts = list(request.attempts) + self._host_reasons(request)
-        if request.maybe_ran:
-            if request.kind is Kind.MESSAGE:
-                return SendUnconfirmed(address, attempts)
-            if request.kind is Kind.CALL:
-                text = ", ".join(f"{host} {what}" for host, what in attempts)
-                return CallInterrupted(address, text)
-        if any(link.is_usable for link in self._links):
-            return NodeUnavailable(address, attempts)
-        return NoBrokerAvailable(address, attempts)
-
-    def _host_reasons(self, request: Request) -> list[tuple[str, str]]:
-        """Why each host is of no use to *request* now, where its own attempts do not say so already."""
-        told = {host for host, _ in request.attempts}
-        links = [request.pinned] if request.pinned is not None else self._links
-        reasons = []
-        for link in links:
-            if link.host.name not in told:
-                path = link.paths.get(request.address.node)
-                is_path = link.is_usable and path is not None and not path.trust.is_healthy
-                reasons.append((link.host.name, path.trust.reason if is_path and path else link.describe()))
-        return reasons
-
-    def _look_after_links(self, now: float) -> None:
-        best = self._best_link()
-        for link in self._links:
-            if best is None or link is best:
-                continue
-            is_preferred = self._links.index(link) < self._links.index(best)
-            if is_preferred and self._is_in_use(now):
-                link.is_wanted = True
-                if link.can_start:
-                    link.connect(now)
-            elif not is_preferred and link.is_spare(now, _SPARE_AFTER_S):
-                link.rest()
-
-    def _best_link(self) -> Link | None:
-        now = time.monotonic()
-        usable = [link for link in self._links if link.is_usable]
-        trusted = [link for link in usable if link.trust.is_trusted(now, self._config.failback_after)]
-        return (trusted or usable or [None])[0]  # type: ignore[list-item]
-
-    def _is_in_use(self, now: float) -> bool:
-        """Something was published lately; an idle Sender does not knock at dead brokers for ever."""
-        return any(link.used_at and now - link.used_at < 2 * _SPARE_AFTER_S for link in self._links)
+                request.fail(out_of_paths(request, self._links))
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -525,7 +377,7 @@ class Engine:
         self._closed = True
         for requests in (self._travelling, self._waiting, self._pausing):
             for request in requests.values():
-                request.fail(CallError(str(request.address), "the Sender was closed before the answer came"))
+                request.fail(_closed_error(request))
             requests.clear()
         self._take_submitted()
         for link in self._links:
@@ -542,3 +394,7 @@ class Engine:
             on_closed()
             return
         self._loop.call_later(0.01, lambda: self._await_closed(on_closed, deadline))
+
+
+def _closed_error(request: Request) -> CallError:
+    return CallError(str(request.address), "the Sender was closed before the answer came")

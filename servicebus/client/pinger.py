@@ -42,14 +42,16 @@ class Pinger:
         while len(self._pending) >= _REMEMBERED_PINGS:
             self._pending.pop(next(iter(self._pending)))
         self._pending[wire_id] = (path, token)
-        path.link_bytes_at_ping = path.link.bytes_received
-        path.clock.pinged(now)
+        if path.clock.pinged_at is None:  # the time to answer runs from the first of several pings
+            path.link_bytes_at_ping = path.link.bytes_received
+            path.clock.pinged(now)
         path.link.publish_control(control_queue(path.node), wire_id, body, int(timeout_s * 1000))
 
+    def knows(self, wire_id: str) -> bool:
+        return wire_id in self._pending
+
     def answered(self, wire_id: str, body: bytes) -> Path | None:
-        """The path that a pong speaks for; None if it answers no ping of ours, or cannot be believed."""
-        if wire_id not in self._pending:
-            return None
+        """The path that a pong to *wire_id* speaks for; None if it cannot be believed."""
         path, token = self._pending[wire_id]
         try:
             reply = decode_reply(body, self._config.max_envelope_bytes)
@@ -57,9 +59,13 @@ class Pinger:
         except EnvelopeError as error:
             path.doubt = f"answered a ping, but cannot be believed ({error})"
             return None
+        if reply.id != wire_id or reply.fault is not None:
+            path.doubt = f"answered a ping with {reply.fault or 'the id of another'}"
+            return None
         del self._pending[wire_id]
-        return path if reply.id == wire_id and reply.status == "ok" else None
+        return path
 
-    def gave_up(self, wire_id: str) -> bool:
-        """A ping came back unroutable; its path stays as dead as it was. True if *wire_id* was a ping."""
-        return self._pending.pop(wire_id, None) is not None
+    def returned(self, wire_id: str) -> Path | None:
+        """The path whose ping *wire_id* came back unroutable; None if that was no ping."""
+        pending = self._pending.pop(wire_id, None)
+        return pending[0] if pending is not None else None

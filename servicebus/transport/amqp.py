@@ -56,10 +56,10 @@ class AmqpConnection:
     ):
         self.host = host
         self.blocked: str | None = None
+        self._loop = loop
         self._events = events
         self._opened = False
         self._ended = False
-        self._abort_reason: str | None = None
         self._timeouts_s = (connect_timeout_s, handshake_timeout_s)
         self._services = ConnectionServices(loop)
         parameters = _parameters(host, label, heartbeat_s, connect_timeout_s, connect_timeout_s + handshake_timeout_s)
@@ -98,9 +98,16 @@ class AmqpConnection:
     def abort(self, reason: str) -> None:
         if self._ended:
             return
-        self._abort_reason = reason
+        # Told from here, not from pika's callbacks: whoever waits on a dead connection must not depend on its goodbye.
+        self._ended = True
+        if self._opened:
+            lost = self.lost(reason)
+            self._loop.post(lambda: self._events.connection_lost(self, lost))
+        else:
+            failed = ConnectFailed(self.host.name, reason, kind="closed")
+            self._loop.post(lambda: self._events.connection_failed(self, failed))
         if self._services.stream is not None:
-            self._services.stream.abort()
+            self._services.stream.cut(reason)
         else:
             self.close()
 
@@ -108,6 +115,8 @@ class AmqpConnection:
         return ConnectionLost(self.host.name, reason, sent=True)
 
     def _on_open(self, _connection: Any) -> None:
+        if self._ended:
+            return
         self._opened = True
         self._events.connection_opened(self)
 
@@ -115,10 +124,7 @@ class AmqpConnection:
         if self._ended:
             return
         self._ended = True
-        if self._abort_reason is not None:
-            failure = ConnectFailed(self.host.name, self._abort_reason, kind="closed")
-        else:
-            failure = connect_failure(self.host, error, *self._timeouts_s)
+        failure = connect_failure(self.host, error, *self._timeouts_s)
         failure.__cause__ = error
         self._events.connection_failed(self, failure)
 
@@ -126,7 +132,7 @@ class AmqpConnection:
         if self._ended:
             return
         self._ended = True
-        self._events.connection_lost(self, self.lost(self._abort_reason or _closing_reason(error)))
+        self._events.connection_lost(self, self.lost(_closing_reason(error)))
 
     def _on_blocked(self, _connection: Any, frame: Any) -> None:
         self.blocked = frame.method.reason or "blocked"
@@ -389,7 +395,7 @@ def connect_failure(
             return ConnectFailed(host.name, f"TLS failed: {cause.reason or cause}", kind="tls")
         if isinstance(cause, ConnectionRefusedError):
             return ConnectFailed(host.name, "connection refused", kind="refused")
-        if isinstance(cause, connection_workflow.AMQPConnectorStackTimeout):
+        if isinstance(cause, (connection_workflow.AMQPConnectorStackTimeout, pika.exceptions.ConnectionOpenAborted)):
             return ConnectFailed(
                 host.name, f"connected, but no answer to the handshake within {handshake_timeout_s:g} s", kind="silent"
             )

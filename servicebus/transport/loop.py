@@ -231,6 +231,10 @@ class Stream:
         """Close at once, without a word to the peer; ``connection_lost(None)`` follows in a later callback."""
         self._close(None)
 
+    def cut(self, reason: str) -> None:
+        """Close as if the network had broken: ``connection_lost`` is given an error that says *reason*."""
+        self._close(ConnectionAbortedError(reason))
+
     def get_protocol(self) -> StreamProtocol:
         return self._protocol
 

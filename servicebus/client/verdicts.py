@@ -1,0 +1,61 @@
+"""Which error ends a request, and what it says of each host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from servicebus.client.link import Link
+from servicebus.client.request import Request
+from servicebus.errors import (
+    CallInterrupted,
+    CallTimeout,
+    NoBrokerAvailable,
+    NodeUnavailable,
+    SendUnconfirmed,
+    ServiceBusError,
+    ServiceBusy,
+)
+from servicebus.wire.envelope import Kind
+
+Attempts = list[tuple[str, str]]
+
+
+def out_of_time(request: Request, links: Sequence[Link], now: float) -> ServiceBusError:
+    """The error of a request whose deadline has passed."""
+    if request.link is not None:
+        did_not = "confirm" if request.kind is Kind.MESSAGE else "answer"
+        request.tried(request.link.host.name, f"did not {did_not} in time")
+    if request.kind is Kind.MESSAGE:
+        return out_of_paths(request, links)
+    if request.is_busy:
+        return ServiceBusy(str(request.address))
+    if request.link is None:  # it waited for a path to the end: the links that broke say more than the time
+        return out_of_paths(request, links)
+    return CallTimeout(str(request.address), now - request.started_at, request.attempts)
+
+
+def out_of_paths(request: Request, links: Sequence[Link]) -> ServiceBusError:
+    """The error of a request that found no usable path within the grace."""
+    address = str(request.address)
+    attempts = [*request.attempts, *_other_hosts(request, links)]
+    if request.maybe_ran and request.kind is Kind.MESSAGE:
+        return SendUnconfirmed(address, attempts)
+    if request.maybe_ran and request.kind is Kind.CALL:
+        return CallInterrupted(address, ", ".join(f"{host} {what}" for host, what in attempts))
+    if any(link.is_usable for link in links):
+        return NodeUnavailable(address, attempts)
+    return NoBrokerAvailable(address, attempts)
+
+
+def _other_hosts(request: Request, links: Sequence[Link]) -> Attempts:
+    """Why each host is of no use to *request* now, where its own attempts do not say so already."""
+    told = {host for host, _ in request.attempts}
+    concerned = [request.pinned] if request.pinned is not None else links
+    return [(link.host.name, _of_no_use(link, request)) for link in concerned if link.host.name not in told]
+
+
+def _of_no_use(link: Link, request: Request) -> str:
+    path = link.paths.get(request.address.node)
+    if link.is_usable and path is not None and not path.trust.is_healthy:
+        return path.trust.reason
+    return link.describe()
