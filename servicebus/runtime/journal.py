@@ -7,6 +7,8 @@ narrow on purpose: a store that the workers of a machine, or of several, share t
 
 from __future__ import annotations
 
+import heapq
+import heapq
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import Enum
@@ -47,12 +49,17 @@ class _Entry:
 
 
 class MemoryJournal:
-    """A Journal in memory, bounded in ids and in bytes of stored answers; counts what it had to forget early."""
+    """A Journal in memory, bounded in ids and in bytes of stored answers; counts what it had to forget early.
+
+    A message's id is remembered for a day, a call's for its deadline, so finished ids leave in the order of their
+    expiry. Those that are still running are never forgotten: there are no more of them than the inboxes hold.
+    """
 
     def __init__(self, max_ids: int = 200_000, max_answer_bytes: int = 32 * 1024 * 1024):
         self._max_ids = max_ids
         self._max_answer_bytes = max_answer_bytes
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._entries: dict[str, _Entry] = {}
+        self._finished: list[tuple[float, str]] = []
         self._answered: OrderedDict[str, int] = OrderedDict()
         self._answer_bytes = 0
         self.forgotten_early = 0
@@ -60,19 +67,23 @@ class MemoryJournal:
     def __repr__(self) -> str:
         return f"<MemoryJournal ids={len(self._entries)} answer_bytes={self._answer_bytes}>"
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     def begin(self, id: str, now: float, expires_at: float) -> tuple[Standing, bytes | None]:
+        self._make_room(now)
         entry = self._entries.get(id)
         if entry is not None:
             return entry.standing, entry.answer
         self._entries[id] = _Entry(Standing.RUNNING, expires_at)
-        self._make_room(now)
         return Standing.NEW, None
 
     def finish(self, id: str, answer: bytes | None) -> None:
         entry = self._entries.get(id)
-        if entry is None:
+        if entry is None or entry.standing is Standing.FINISHED:
             return
         entry.standing = Standing.FINISHED
+        heapq.heappush(self._finished, (entry.expires_at, id))
         if answer is not None:
             entry.answer = answer
             self._answered[id] = len(answer)
@@ -80,14 +91,17 @@ class MemoryJournal:
             self._drop_answers()
 
     def forget(self, id: str) -> None:
-        self._entries.pop(id, None)
+        entry = self._entries.get(id)
+        if entry is not None and entry.standing is Standing.RUNNING:
+            del self._entries[id]
 
     def _make_room(self, now: float) -> None:
-        while self._entries:
-            id, entry = next(iter(self._entries.items()))
-            is_over = entry.expires_at <= now
-            if not is_over and len(self._entries) <= self._max_ids:
+        while self._finished:
+            expires_at, id = self._finished[0]
+            is_over = expires_at <= now
+            if not is_over and len(self._entries) < self._max_ids:
                 return
+            heapq.heappop(self._finished)
             self.forgotten_early += not is_over
             self._drop_answer(id)
             del self._entries[id]
@@ -98,6 +112,4 @@ class MemoryJournal:
 
     def _drop_answer(self, id: str) -> None:
         self._answer_bytes -= self._answered.pop(id, 0)
-        entry = self._entries.get(id)
-        if entry is not None:
-            entry.answer = None
+        self._entries[id].answer = None
