@@ -8,7 +8,6 @@ narrow on purpose: a store that the workers of a machine, or of several, share t
 from __future__ import annotations
 
 import heapq
-import heapq
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import Enum
