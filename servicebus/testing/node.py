@@ -40,9 +40,10 @@ class BrokerStartFailed(ServiceBusError):
 
 
 class Broker:
-    """A private broker, on loopback unless another address is asked for. Port and data stay the same over kill and start.
+    """A private broker, on loopback unless another address is asked for.
 
-    Every method may be called from any thread, one at a time; each returns when the thing is done.
+    Its port and its data stay the same over kill and start. Every method may be called from any thread, one at a time;
+    each returns when the thing is done.
     """
 
     def __init__(self, folder: Path, name: str, rabbitmq_conf: str = "", host: str = LOOPBACK):

@@ -12,7 +12,7 @@ import signal
 import time
 from pathlib import Path
 
-__all__ = ["MARK", "end_marked", "is_alive", "marked_processes", "wait_dead"]
+__all__ = ["MARK", "end_marked", "is_alive", "is_frozen", "marked_processes", "wait_dead"]
 
 MARK = "SERVICEBUS_BROKER_DIR"
 
@@ -20,6 +20,11 @@ MARK = "SERVICEBUS_BROKER_DIR"
 def is_alive(pid: int) -> bool:
     """Whether the process runs or is frozen; one that is dead but not yet reaped by its parent does not count."""
     return _state(pid) not in ("", "Z", "X")
+
+
+def is_frozen(pid: int) -> bool:
+    """Whether the process is stopped by a signal."""
+    return _state(pid) == "T"
 
 
 def wait_dead(pid: int, timeout_s: float) -> bool:

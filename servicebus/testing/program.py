@@ -74,7 +74,8 @@ def make_lean_home(script: Path, home: Path) -> Path | None:
     """
     original = script.resolve().parent.parent
     needed = _dependencies(original / "plugins", "rabbit")
-    if not needed or not (original / "sbin").is_dir():
+    # RabbitMQ's scripts do not quote their own path.
+    if not needed or not (original / "sbin").is_dir() or any(map(str.isspace, str(home))):
         return None
     (home / "plugins").mkdir(parents=True, exist_ok=True)
     links = {home / "plugins" / folder.name: folder for folder in needed}
