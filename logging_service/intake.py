@@ -1,0 +1,176 @@
+"""From datagrams to lines and answers: who sent what, in order, once; what is missing. Pure, time is an argument."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from logging_service.lines import LineFormat
+from logging_service.refusals import Refusals
+from logging_service.sessions import Session, Sessions
+from servicebus.errors import EnvelopeError
+from servicebus.wire.logrecord import (
+    Batch,
+    Datagram,
+    Kind,
+    Signer,
+    decode_datagram,
+    decode_object,
+    encode_datagram,
+    encode_object,
+)
+
+__all__ = ["Intake"]
+
+LARGEST_WINDOW = 256 * 1024
+SMALLEST_WINDOW = 16 * 1024
+CLIENTS_AT_LEAST = 8
+"""Windows are small enough for so many processes from the first one on: a burst of new ones must find room."""
+STATS_AGE_MS = 60_000
+NAME_LENGTH = 200
+
+_PACKETS = frozenset({Kind.RECORDS, Kind.PIECE, Kind.LAST, Kind.BYE})
+
+
+class Intake:
+    """Everything the server knows of its clients.
+
+    Args:
+        server_id: 16 hexadecimal digits that no server had before.
+        buffer_bytes: the socket's receive buffer, shared out to the clients as their windows.
+    """
+
+    def __init__(self, server_id: bytes, line_format: LineFormat, signer: Signer | None, buffer_bytes: int):
+        self.sessions = Sessions(server_id)
+        self.refusals = Refusals()
+        self.lost = 0
+        self.repeated = 0
+        """Packets that came again, for want of an acknowledgement."""
+        self._format = line_format
+        self._signer = signer
+        self._buffer_bytes = buffer_bytes
+        self._window = 0
+        self._lines: list[bytes] = []
+        self._heard: dict[bytes, tuple[Session, Any]] = {}
+        self._losses: dict[bytes, tuple[Session, int]] = {}
+        self.share_window(0.0)
+
+    def take(self, raw: bytes, address: Any, now: float, unix_ms: float) -> Datagram | None:
+        """Take one datagram; give the answer to send at once, if any. ``acknowledgements`` gives the others.
+
+        Args:
+            address: only passed on, and named in lines about refusals as far as it is a host and a port.
+            now: monotonic seconds.
+        """
+        try:
+            datagram = decode_datagram(raw, self._signer)
+            if datagram.kind in _PACKETS:
+                return self._take_packet(datagram, address, now)
+            if datagram.kind is Kind.HELLO:
+                return self._greet(datagram, now)
+            if datagram.kind is Kind.STATS:
+                return self._check_request(datagram, unix_ms)
+            raise EnvelopeError("malformed", "an answer was sent to the server")
+        except EnvelopeError as error:
+            self._refuse(error, address)
+            return None
+
+    def encode(self, answer: Datagram) -> bytes:
+        """The bytes of an answer."""
+        return encode_datagram(answer, self._signer)
+
+    def take_lines(self) -> list[bytes]:
+        """The records that are whole since the last call, each the bytes of its lines."""
+        lines, self._lines = self._lines, []
+        return lines
+
+    def acknowledgements(self) -> list[tuple[Datagram, Any]]:
+        """One for each process that was heard since the last call. Only to be sent when its lines are in the file."""
+        answers = []
+        for session, address in self._heard.values():
+            body = encode_object({"missing": session.missing(), "window": self._window})
+            answers.append((Datagram(Kind.ACK, session.sender, session.id, session.next_packet, 0, body), address))
+        self._heard.clear()
+        return answers
+
+    def forget_heard(self) -> None:
+        """Acknowledge nothing: the lines could not be written."""
+        self._heard.clear()
+
+    def take_losses(self) -> list[str]:
+        """A sentence for each process of which records turned out to be lost since the last call."""
+        found = [
+            f"{count} log records of process {session.pid} ({session.name}) were lost"
+            for session, count in self._losses.values()
+        ]
+        self._losses.clear()
+        return found
+
+    def share_window(self, now: float) -> None:
+        """Give each process its part of half the socket's buffer; the other half is for what the kernel adds."""
+        share = self._buffer_bytes // 2 // max(self.sessions.active(now), CLIENTS_AT_LEAST)
+        self._window = max(SMALLEST_WINDOW, min(LARGEST_WINDOW, share))
+
+    def counts(self) -> dict[str, Any]:
+        """The numbers so far; ``refusals`` by reason."""
+        refused: Counter[str] = self.refusals.counts
+        return {
+            "lost": self.lost,
+            "repeated": self.repeated,
+            "refused": refused.total(),
+            "refusals": dict(refused),
+            "processes": self.sessions.count,
+        }
+
+    def _take_packet(self, packet: Datagram, address: Any, now: float) -> Datagram | None:
+        session = self.sessions.find(packet, now)
+        if session is None:
+            self._refuse(EnvelopeError("unknown-session"), address)
+            return Datagram(Kind.UNKNOWN, packet.sender, packet.session)
+        self._heard[session.sender] = (session, address)
+        if not session.has(packet.number):
+            self._take_new(session, packet, address)
+        elif packet.attempt == 0:
+            # A client marks what it sends again, so this one was played back (or doubled by a network).
+            raise EnvelopeError("replayed")
+        else:
+            self.repeated += 1
+        return None
+
+    def _take_new(self, session: Session, packet: Datagram, address: Any) -> None:
+        batches = session.receive(packet)
+        while True:
+            try:
+                for batch in batches:
+                    self._take_batch(session, batch)
+                return
+            except EnvelopeError as error:
+                self._refuse(error, address)
+                batches = session.receive_more()
+
+    def _take_batch(self, session: Session, batch: Batch) -> None:
+        lost = session.lost_before(batch)
+        if lost:
+            self.lost += lost
+            before = self._losses.get(session.sender, (session, 0))[1]
+            self._losses[session.sender] = (session, before + lost)
+        line, pid, name = self._format.line, session.pid, session.name
+        self._lines.extend([line(record, pid, name) for record in batch.records])
+
+    def _greet(self, hello: Datagram, now: float) -> Datagram:
+        body = decode_object(hello.body)
+        pid, name, record = body.get("pid"), body.get("name"), body.get("record")
+        if type(pid) is not int or type(name) is not str or type(record) is not int or not 1 <= record < 10**18:
+            raise EnvelopeError("malformed", "the hello does not say who it is from")
+        session = self.sessions.greet(hello.sender, pid, name[:NAME_LENGTH], record, now)
+        self.share_window(now)
+        answer = encode_object({"next": session.next_packet, "window": self._window})
+        return Datagram(Kind.WELCOME, hello.sender, session.id, hello.number, 0, answer)
+
+    def _check_request(self, request: Datagram, unix_ms: float) -> Datagram:
+        if abs(unix_ms - request.number) > STATS_AGE_MS:
+            raise EnvelopeError("stale", "a request for statistics is good for a minute")
+        return Datagram(Kind.COUNTS, request.sender, request.session, request.number)
+
+    def _refuse(self, error: EnvelopeError, address: Any) -> None:
+        self.refusals.count(error.reason, ":".join(map(str, address[:2])))

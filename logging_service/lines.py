@@ -1,0 +1,83 @@
+"""One record as the bytes of its lines in the file. Pure but for the time zone.
+
+A message cannot forge a line: the lines of a record after its first begin with four spaces, and other control
+    characters stand as
+escapes. Whoever reads the file line by line takes whatever begins with a space for more of the record above.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+
+from servicebus.errors import ConfigurationError
+from servicebus.wire.logrecord import Record
+
+__all__ = ["DEFAULT_FORMAT", "LineFormat"]
+
+DEFAULT_FORMAT = "[%(asctime)s PID:%(process)d]%(levelname)s:%(message)s"
+"""That of py-servicebus 2.x."""
+INDENT = "    "
+
+# Everything that a terminal obeys or that some reader takes for the end of a line, except tab and newline.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROLS_AND_BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class LineFormat:
+    """Turns records into bytes by a format as logging.Formatter takes it, with the fields ``asctime``, ``created``,
+    ``process``, ``processName``, ``threadName``, ``name``, ``levelno``, ``levelname`` and ``message``.
+
+    Raises:
+        ConfigurationError: the format has another field, or is none.
+    """
+
+    def __init__(self, template: str = DEFAULT_FORMAT):
+        self._template = template + "\n"
+        self._second = -1
+        self._second_text = ""
+        try:
+            self.line(Record(0.0, 20, "INFO", "root", "MainThread", ""), 1, "name")
+        except (KeyError, ValueError, TypeError) as error:
+            reason = f"it has no field {error}" if isinstance(error, KeyError) else str(error)
+            raise ConfigurationError(f"{template!r} is no format for log lines: {reason}", key="format") from None
+        if "%(message)" not in template:
+            raise ConfigurationError(
+                f"{template!r} is no format for log lines: it leaves out the message", key="format"
+            )
+
+    def line(self, record: Record, pid: int, process_name: str) -> bytes:
+        """The line, or lines, of a record of that process."""
+        created, level, level_name, logger, thread, message = record
+        fields = {
+            "asctime": self._asctime(created),
+            "created": created,
+            "process": pid,
+            "processName": _one_line(process_name),
+            "threadName": _one_line(thread),
+            "name": _one_line(logger),
+            "levelno": level,
+            "levelname": _one_line(level_name),
+            "message": message if message.isprintable() else _indented(message),
+        }
+        return (self._template % fields).encode()
+
+    def _asctime(self, created: float) -> str:
+        second = int(created)
+        if second != self._second:
+            self._second_text = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
+            self._second = second
+        return f"{self._second_text},{int((created - second) * 1000):03d}"
+
+
+def _one_line(text: str) -> str:
+    return text if text.isprintable() else _CONTROLS_AND_BREAKS.sub(_escape, text)
+
+
+def _indented(text: str) -> str:
+    text = text.replace("\r\n", "\n").rstrip("\n")
+    return _CONTROLS.sub(_escape, text).replace("\n", "\n" + INDENT)
+
+
+def _escape(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
