@@ -15,6 +15,8 @@ from servicebus.wire.fault import Fault
 from servicebus.wire.signing import Keyring, check_fresh
 from servicebus.wire.xmlcodec import decode_envelope, encode_json, encode_reply
 
+UNSIGNED = "unsigned"
+"""In place of a token: a hint for whoever has another secret, never to be believed."""
 _DIRECT_PREFIX = DIRECT_REPLY_TO + "."
 
 
@@ -57,8 +59,11 @@ class Version2:
         try:
             self._keyring.verify_envelope(envelope)
         except EnvelopeError as error:
-            # A stranger is answered over direct reply-to only, so that it can make us write to no queue but its own.
-            raise self._refused(error, envelope, reply_to) from None
+            # A stranger is answered over direct reply-to only, so that it can make us write to no queue but its own, and
+            # unsigned: it may have put another caller's id and token on its forgery, to have a refusal signed for them.
+            fault = Fault("refused", f"{error.reason}: {error.detail}")
+            reply = encode_reply(Reply(envelope.id, UNSIGNED, FAULT, b"", fault))
+            raise Refused(error, reply, reply_to) from None
         now_ms = int(time.time() * 1000)
         try:
             check_fresh(envelope, now_ms, self._config.clock_skew, self._config.token_max_age)
