@@ -21,6 +21,7 @@ from servicebus.client.path import Path
 from servicebus.client.pinger import Pinger
 from servicebus.client.request import Request
 from servicebus.client.verdicts import out_of_paths, out_of_time
+from servicebus.client.version import Version, Version2
 from servicebus.client.watch import AWAY, PathWatch
 from servicebus.configuration import Configuration
 from servicebus.errors import CallError, CallInterrupted, EnvelopeError, NoBrokerAvailable, NodeUnavailable, ServiceBusy
@@ -30,7 +31,6 @@ from servicebus.transport.loop import EventLoop
 from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import Fault, error_from_fault
 from servicebus.wire.signing import Keyring
-from servicebus.wire.xmlcodec import decode_json, decode_reply
 
 LOG = logging.getLogger(__name__)
 
@@ -47,10 +47,10 @@ class Engine:
     def __init__(self, loop: EventLoop, config: Configuration, keyring: Keyring):
         self._loop = loop
         self._config = config
-        self._keyring = keyring
-        self._links = [Link(loop, host, config, self) for host in config.hosts]
+        versions, pinger = _versions(config, keyring)
+        self._links = [Link(loop, host, config, versions, self) for host in config.hosts]
         self._connector = Connector(loop, config, self._links, lambda: bool(self._waiting) and not self._closed)
-        self._watch = PathWatch(config, Pinger(config, keyring), self)
+        self._watch = PathWatch(config, pinger, self)
         self._submitted: deque[Request] = deque()
         self._is_scheduled = False
         self._travelling: dict[str, Request] = {}
@@ -128,7 +128,7 @@ class Engine:
             return
         self._travelling[request.id] = request
         request.maybe_ran = True
-        link.publish(request, self._config.exchange_name, now)
+        link.publish(request, now)
 
     def _choose(self, request: Request, now: float) -> Link | None:
         if request.pinned is not None:
@@ -232,30 +232,36 @@ class Engine:
 
     def unroutable(self, link: Link, returned: Returned) -> None:
         wire_id = returned.correlation_id or returned.message_id or ""
+        now = time.monotonic()
         request = self._travelling.get(wire_id)
         if request is None or request.link is not link:
-            self._watch.returned(wire_id)
+            self._watch.returned(wire_id, now)
             return
-        now = time.monotonic()
         if request.kind is Kind.MESSAGE:
             request.returned = True  # its confirm follows
-            link.path(request.address.node, now).lacks_queue_until = now + _QUEUE_MAY_APPEAR_S
+            path = link.path(request.address.node, now)
+            path.lacks_queue_until = now + _QUEUE_MAY_APPEAR_S
+            self._watch.ask(path, now)
         else:
             self._not_run(request, AWAY, now)
 
     def _not_run(self, request: Request, why: str, now: float) -> None:
         """The path takes no calls, and surely did not run this one. Those that it took before may be under way."""
         path = request.path
+        may_be_another = False
         if path is not None:
             path.outstanding.pop(request.id, None)
             path.trust.lose(why)
-            self._watch.ask(path, now)
+            may_be_another = self._watch.ask(path, now)
         request.maybe_ran = False
-        if request.pinned is not None:
-            self._finish(request)
-            request.fail(NodeUnavailable(str(request.address), [(request.pinned.host.name, why)]))
-        else:
+        if request.pinned is None:
             self._take_back(request, why, now)
+            return
+        self._finish(request)
+        if may_be_another:
+            self._wait(request, now)
+        else:
+            request.fail(NodeUnavailable(str(request.address), [(request.pinned.host.name, why)]))
 
     def confirmed(self, link: Link, request: Request, is_ack: bool) -> None:
         if is_ack and not request.returned:
@@ -275,10 +281,8 @@ class Engine:
                 LOG.debug("%s: reply to %s, which nobody waits for (any more)", link.host.name, wire_id)
             return
         try:
-            reply = decode_reply(delivery.body, self._config.max_envelope_bytes)
-            self._keyring.verify_reply(reply, request.token)
-            if reply.id != request.id:
-                raise EnvelopeError("signature", "the reply belongs to another request")
+            assert request.version is not None, "it travels"
+            reply = request.version.read(request, delivery.body)
         except EnvelopeError as error:
             self.unverified_replies += 1
             request.tried(link.host.name, f"sent a reply that cannot be believed ({error})")
@@ -291,7 +295,7 @@ class Engine:
             return
         self._finish(request)
         try:
-            value = decode_json(reply.message)
+            value = request.version.value(reply.message)
         except EnvelopeError as error:
             request.fail(error)
         else:
@@ -394,6 +398,11 @@ class Engine:
             on_closed()
             return
         self._loop.call_later(0.01, lambda: self._await_closed(on_closed, deadline))
+
+
+def _versions(config: Configuration, keyring: Keyring) -> tuple[list[Version], Pinger]:
+    """What is spoken, the newest first, and the pinger that finds out where."""
+    return [Version2(config, keyring)], Pinger(config)
 
 
 def _closed_error(request: Request) -> CallError:

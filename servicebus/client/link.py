@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from typing import Protocol
 
 from servicebus.client.path import Path
 from servicebus.client.request import Request
+from servicebus.client.version import Parcel, Version
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.errors import ConnectFailed, ConnectionLost, TransportError
 from servicebus.policy.backoff import Backoff, cap_for
@@ -17,7 +18,6 @@ from servicebus.policy.paths import Trust
 from servicebus.transport.amqp import AmqpConnection, consume, declare_exchange, set_prefetch
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Delivery, Returned, Script
 from servicebus.transport.loop import EventLoop
-from servicebus.wire.address import control_queue, messages_queue, rpc_queue
 from servicebus.wire.envelope import DIRECT_REPLY_TO, Kind
 
 CONNECT_LIMIT_S = 2.0
@@ -46,22 +46,37 @@ class LinkEvents(Protocol):
 
 
 class Link:
-    """One broker as the Sender sees it. Belongs to the engine's thread."""
+    """One broker as the Sender sees it. Belongs to the engine's thread.
 
-    def __init__(self, loop: EventLoop, host: BrokerHost, config: Configuration, events: LinkEvents):
+    Args:
+        versions: what may be spoken there, the newest first.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        host: BrokerHost,
+        config: Configuration,
+        versions: Sequence[Version],
+        events: LinkEvents,
+    ):
         self.host = host
+        self.newest = versions[0]
         self.state = LinkState.IDLE
         self.trust = Trust()
         self.paths: dict[str, Path] = {}
         self.is_wanted = False
         """Reconnect after a failure; set while the engine prefers this host or has nothing better."""
         self.last_error = "not tried yet"
+        self.failure: ConnectFailed | None = None
+        """Why the last attempt to connect failed; None once one succeeded."""
         self.connecting_since: float | None = None
         self.up_since = 0.0
         self.used_at = 0.0
         self.calls = 0
         self._loop = loop
         self._config = config
+        self._exchanges = [version.exchange for version in versions]
         self._events = events
         self._backoff = Backoff()
         self._connection: AmqpConnection | None = None
@@ -157,6 +172,7 @@ class Link:
         )
 
     def connection_failed(self, connection: BrokerConnection, error: ConnectFailed) -> None:
+        self.failure = error
         self._down(error.reason, error.kind)
 
     def connection_lost(self, connection: BrokerConnection, error: ConnectionLost) -> None:
@@ -178,7 +194,8 @@ class Link:
 
     def _topology(self) -> Script:
         if self._may_declare:
-            yield declare_exchange(self._config.exchange_name)
+            for exchange in self._exchanges:
+                yield declare_exchange(exchange.name, durable=exchange.is_durable)
         yield consume(DIRECT_REPLY_TO, lambda delivery: self._events.replied(self, delivery), no_ack=True)
 
     def _calls_closed(self, error: TransportError) -> None:
@@ -200,6 +217,7 @@ class Link:
             return
         self.state = LinkState.UP
         self.connecting_since = None
+        self.failure = None
         self._backoff.reset()
         self._events.link_up(self)
 
@@ -243,52 +261,53 @@ class Link:
 
     # -- publishing ------------------------------------------------------------------------------------------------
 
-    def publish(self, request: Request, exchange: str, now: float) -> None:
-        """Send *request* on its way. Only while ``is_usable``."""
+    def publish(self, request: Request, now: float) -> None:
+        """Send *request* on its way, in the version that its path speaks. Only while ``is_usable``."""
+        path = self.path(request.address.node, now)
+        path.used_at = now
         request.link = self
+        request.version = path.version
         request.published_at = now
         request.returned = False
         self.used_at = now
+        parcel = path.version.parcel(request)
         if request.kind is Kind.MESSAGE:
-            self._publish_message(request, exchange)
+            self._publish_message(request, parcel)
         else:
-            self._publish_call(request, exchange, now)
+            self._publish_call(request, path, parcel, now)
 
-    def _publish_message(self, request: Request, exchange: str) -> None:
+    def _publish_message(self, request: Request, parcel: Parcel) -> None:
         assert self._sends is not None
         number = self._sends.publish(
-            exchange,
-            messages_queue(request.address.node),
-            request.body,
+            parcel.exchange,
+            parcel.routing_key,
+            parcel.body,
             message_id=request.id,
             persistent=True,
         )
         self._unconfirmed[number] = request
 
-    def _publish_call(self, request: Request, exchange: str, now: float) -> None:
+    def _publish_call(self, request: Request, path: Path, parcel: Parcel, now: float) -> None:
         assert self._calls is not None
-        node = request.address.node
-        path = self.path(node, now)
         request.path = path
         path.outstanding[request.id] = request
-        path.used_at = now
         self.calls += request.kind is Kind.CALL
         self._calls.publish(
-            exchange,
-            rpc_queue(node) if request.kind is Kind.CALL else control_queue(node),
-            request.body,
+            parcel.exchange,
+            parcel.routing_key,
+            parcel.body,
             correlation_id=request.id,
             reply_to=DIRECT_REPLY_TO,
             expiration_ms=max(1, int((request.deadline - now) * 1000)),
         )
 
-    def publish_control(self, queue: str, wire_id: str, body: bytes, expiration_ms: int) -> None:
+    def publish_control(self, parcel: Parcel, wire_id: str, expiration_ms: int) -> None:
         """Publish a ping; it comes back as any other reply or return does."""
         if self._calls is not None:
             self._calls.publish(
-                self._config.exchange_name,
-                queue,
-                body,
+                parcel.exchange,
+                parcel.routing_key,
+                parcel.body,
                 correlation_id=wire_id,
                 reply_to=DIRECT_REPLY_TO,
                 expiration_ms=expiration_ms,

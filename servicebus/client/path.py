@@ -10,6 +10,7 @@ from servicebus.policy.paths import Trust
 if TYPE_CHECKING:
     from servicebus.client.link import Link
     from servicebus.client.request import Request
+    from servicebus.client.version import Version
 
 
 class Path:
@@ -26,12 +27,15 @@ class Path:
         "probe_at",
         "trust",
         "used_at",
+        "version",
     )
 
     def __init__(self, link: Link, node: str, clock: PingClock):
         self.link = link
         self.node = node
         self.clock = clock
+        self.version: Version = link.newest
+        """What the node speaks, as far as is known."""
         self.trust = Trust()
         self.outstanding: dict[str, Request] = {}
         """In the order of publishing, so the first is the oldest."""
@@ -57,6 +61,7 @@ class Path:
 
     def revive(self, now: float) -> None:
         """The link is new: nothing that was known of the node behind the old one holds any more."""
+        self.version = self.link.newest
         self.lacks_queue_until = 0.0
         self.doubt = ""
         self.heard(now)

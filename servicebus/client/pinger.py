@@ -1,31 +1,47 @@
-"""Pinger: signed pings over a path, and the pongs that prove the node behind it alive."""
+"""Pinger: pings over a path, and the pongs that prove the node behind it alive."""
 
 from __future__ import annotations
 
 import itertools
 import os
+from dataclasses import dataclass
 
 from servicebus.client.path import Path
-from servicebus.client.seal import seal
+from servicebus.client.version import Version
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
-from servicebus.wire.address import Address, control_queue
-from servicebus.wire.envelope import Kind, make_id
-from servicebus.wire.signing import Keyring
-from servicebus.wire.xmlcodec import decode_reply
+from servicebus.wire.envelope import make_id
 
 _REMEMBERED_PINGS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """A ping that nothing was heard of yet."""
+
+    path: Path
+    version: Version
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a ping has shown."""
+
+    path: Path
+    is_alive: bool
+    is_news: bool = False
+    """The path speaks another version than before: what waits may be tried again."""
 
 
 class Pinger:
     """Belongs to the engine's thread. Pings have ids of their own, so that event ids count calls only."""
 
-    def __init__(self, config: Configuration, keyring: Keyring):
-        self._config = config
-        self._keyring = keyring
+    def __init__(self, config: Configuration):
+        self._timeout_s = config.path_ping_timeout
         self._incarnation = os.urandom(8).hex()
         self._count = itertools.count(1)
-        self._pending: dict[str, tuple[Path, str]] = {}
+        self._pending: dict[str, Ping] = {}
 
     def __repr__(self) -> str:
         return f"<Pinger pending={len(self._pending)}>"
@@ -35,37 +51,49 @@ class Pinger:
         return bool(self._pending)
 
     def ping(self, path: Path, now: float) -> None:
-        timeout_s = self._config.path_ping_timeout
-        wire_id = make_id(self._incarnation, next(self._count))
-        address = Address(path.node, "servicebus", "ping")
-        token, body = seal(self._keyring, wire_id, address, Kind.CONTROL, timeout_s, b"null")
-        while len(self._pending) >= _REMEMBERED_PINGS:
-            self._pending.pop(next(iter(self._pending)))
-        self._pending[wire_id] = (path, token)
-        if path.clock.pinged_at is None:  # the time to answer runs from the first of several pings
-            path.link_bytes_at_ping = path.link.bytes_received
-            path.clock.pinged(now)
-        path.link.publish_control(control_queue(path.node), wire_id, body, int(timeout_s * 1000))
+        """Ask whether anybody is behind *path*."""
+        self._send(path, path.version, now)
+
+    def look_further(self, path: Path, now: float) -> bool:
+        """A request came back from *path*. True if there is another version to ask for, which is done now."""
+        return False
+
+    def look_around(self, path: Path, now: float) -> None:
+        """*path* is healthy, and used: is there anything to be found out about it?"""
 
     def knows(self, wire_id: str) -> bool:
         return wire_id in self._pending
 
-    def answered(self, wire_id: str, body: bytes) -> Path | None:
-        """The path that a pong to *wire_id* speaks for; None if it cannot be believed."""
-        path, token = self._pending[wire_id]
+    def answered(self, wire_id: str, body: bytes, now: float) -> Finding | None:
+        """What a pong to *wire_id* shows; None if it cannot be believed, or settles nothing yet."""
+        ping = self._pending[wire_id]
         try:
-            reply = decode_reply(body, self._config.max_envelope_bytes)
-            self._keyring.verify_reply(reply, token)
+            ping.version.check_pong(wire_id, ping.token, body)
         except EnvelopeError as error:
-            path.doubt = f"answered a ping, but cannot be believed ({error})"
-            return None
-        if reply.id != wire_id or reply.fault is not None:
-            path.doubt = f"answered a ping with {reply.fault or 'the id of another'}"
+            ping.path.doubt = f"answered a ping, but cannot be believed ({error})"
             return None
         del self._pending[wire_id]
-        return path
+        return self._ponged(ping, now)
 
-    def returned(self, wire_id: str) -> Path | None:
-        """The path whose ping *wire_id* came back unroutable; None if that was no ping."""
-        pending = self._pending.pop(wire_id, None)
-        return pending[0] if pending is not None else None
+    def returned(self, wire_id: str, now: float) -> Finding | None:
+        """What it shows that the ping *wire_id* came back unroutable; None if that was no ping, or settles nothing."""
+        ping = self._pending.pop(wire_id, None)
+        return self._came_back(ping, now) if ping is not None else None
+
+    def _ponged(self, ping: Ping, now: float) -> Finding | None:
+        return Finding(ping.path, is_alive=True)
+
+    def _came_back(self, ping: Ping, now: float) -> Finding | None:
+        return Finding(ping.path, is_alive=False)
+
+    def _send(self, path: Path, version: Version, now: float) -> str:
+        wire_id = make_id(self._incarnation, next(self._count))
+        token, parcel = version.ping(path.node, wire_id, self._timeout_s)
+        while len(self._pending) >= _REMEMBERED_PINGS:
+            self._pending.pop(next(iter(self._pending)))
+        self._pending[wire_id] = Ping(path, version, token)
+        if path.clock.pinged_at is None:  # the time to answer runs from the first of several pings
+            path.link_bytes_at_ping = path.link.bytes_received
+            path.clock.pinged(now)
+        path.link.publish_control(parcel, wire_id, int(self._timeout_s * 1000))
+        return wire_id

@@ -12,6 +12,7 @@ from servicebus.wire.envelope import Kind
 if TYPE_CHECKING:
     from servicebus.client.link import Link
     from servicebus.client.path import Path
+    from servicebus.client.version import Version
 
 
 class Request:
@@ -41,6 +42,7 @@ class Request:
         "reverse",
         "started_at",
         "token",
+        "version",
         "waiting_since",
     )
 
@@ -72,6 +74,8 @@ class Request:
         self.future: Future[Any] = Future()
         self.link: Link | None = None
         self.path: Path | None = None
+        self.version: Version | None = None
+        """In which it was published last; its reply is read in the same."""
         self.published_at: float | None = None
         self.waiting_since: float | None = None
         self.maybe_ran = False

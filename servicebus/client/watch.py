@@ -12,7 +12,7 @@ from typing import Protocol
 from servicebus.client.connector import SPARE_AFTER_S
 from servicebus.client.link import Link
 from servicebus.client.path import Path
-from servicebus.client.pinger import Pinger
+from servicebus.client.pinger import Finding, Pinger
 from servicebus.configuration import Configuration
 from servicebus.policy.liveness import Verdict
 
@@ -46,30 +46,39 @@ class PathWatch:
         for path in list(link.paths.values()):
             self._check(path, path.node in awaited_nodes, now)
 
-    def ask(self, path: Path, now: float) -> None:
-        """Find out now whether anybody is behind *path*; something has come back from it."""
-        if path.outstanding and path.link.is_usable:
+    def ask(self, path: Path, now: float) -> bool:
+        """Find out now whether anybody is behind *path*; something has come back from it.
+
+        True if there may be, in another version than was tried.
+        """
+        if not path.link.is_usable:
+            return False
+        if path.outstanding:
             self._pinger.ping(path, now)
+        return self._pinger.look_further(path, now)
 
     def answered(self, wire_id: str, body: bytes, now: float) -> bool:
         """Take a pong; False if *wire_id* is no ping of ours."""
         if not self._pinger.knows(wire_id):
             return False
-        path = self._pinger.answered(wire_id, body)
-        if path is not None:
-            was_dead = not path.trust.is_healthy
-            path.heard(now)
-            if was_dead:
-                self._events.path_alive(path)
+        self._settle(self._pinger.answered(wire_id, body, now), now)
         return True
 
-    def returned(self, wire_id: str) -> bool:
-        """A ping came back: no agent is there. False if *wire_id* is no ping of ours."""
-        path = self._pinger.returned(wire_id)
-        if path is None:
-            return False
-        self._events.path_dead(path, path.trust.reason or AWAY)
-        return True
+    def returned(self, wire_id: str, now: float) -> None:
+        """Something of ours came back; if it was a ping, no agent is there."""
+        self._settle(self._pinger.returned(wire_id, now), now)
+
+    def _settle(self, finding: Finding | None, now: float) -> None:
+        if finding is None:
+            return
+        path = finding.path
+        if not finding.is_alive:
+            self._events.path_dead(path, path.trust.reason or AWAY)
+            return
+        was_dead = not path.trust.is_healthy
+        path.heard(now)
+        if was_dead or finding.is_news:
+            self._events.path_alive(path)
 
     def _check(self, path: Path, is_awaited: bool, now: float) -> None:
         verdict = path.clock.verdict(now, path.oldest())
@@ -83,6 +92,8 @@ class PathWatch:
             self._events.path_suspect(path)
         elif not path.trust.is_healthy:
             self._probe(path, is_awaited, now)
+        else:
+            self._pinger.look_around(path, now)
 
     def _probe(self, path: Path, is_awaited: bool, now: float) -> None:
         """Ask a dead path now and then whether it lives again, while somebody cares."""

@@ -1,0 +1,95 @@
+"""Version: one version of the envelope as a Sender speaks it on a path. Version 2 is here, version 1 in compat_path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from servicebus.client.seal import seal
+from servicebus.configuration import Configuration
+from servicebus.errors import EnvelopeError
+from servicebus.wire.address import Address, control_queue, messages_queue, rpc_queue
+from servicebus.wire.envelope import Kind, Reply
+from servicebus.wire.signing import Keyring
+from servicebus.wire.xmlcodec import decode_json, decode_reply
+
+if TYPE_CHECKING:
+    from servicebus.client.request import Request
+
+_QUEUES = {Kind.CALL: rpc_queue, Kind.MESSAGE: messages_queue, Kind.CONTROL: control_queue}
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What has to be declared before anything can be published."""
+
+    name: str
+    is_durable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """What is published, and where to."""
+
+    exchange: str
+    routing_key: str
+    body: bytes
+
+
+class Version(Protocol):
+    """How requests and pings are written and their answers read. For the engine's thread."""
+
+    @property
+    def exchange(self) -> Exchange: ...
+
+    def parcel(self, request: Request) -> Parcel: ...
+
+    def read(self, request: Request, body: bytes) -> Reply:
+        """The reply to *request*, believed. Raises EnvelopeError: it cannot be."""
+
+    def value(self, message: bytes) -> Any:
+        """The result in a reply's message. Raises EnvelopeError."""
+
+    def ping(self, node: str, wire_id: str, timeout_s: float) -> tuple[str, Parcel]:
+        """A ping, and the token that its pong is checked with."""
+
+    def check_pong(self, wire_id: str, token: str, body: bytes) -> None:
+        """Raises EnvelopeError if *body* is no pong to this ping that can be believed."""
+
+
+class Version2:
+    """The signed envelope of docs/wire-format."""
+
+    def __init__(self, config: Configuration, keyring: Keyring):
+        self.exchange = Exchange(config.exchange_name, is_durable=True)
+        self._keyring = keyring
+        self._max_bytes = config.max_envelope_bytes
+
+    def __repr__(self) -> str:
+        return "<Version2>"
+
+    def parcel(self, request: Request) -> Parcel:
+        return Parcel(self.exchange.name, _QUEUES[request.kind](request.address.node), request.body)
+
+    def read(self, request: Request, body: bytes) -> Reply:
+        reply = decode_reply(body, self._max_bytes)
+        self._keyring.verify_reply(reply, request.token)
+        if reply.id != request.id:
+            raise EnvelopeError("signature", "the reply belongs to another request")
+        return reply
+
+    def value(self, message: bytes) -> Any:
+        return decode_json(message)
+
+    def ping(self, node: str, wire_id: str, timeout_s: float) -> tuple[str, Parcel]:
+        address = Address(node, "servicebus", "ping")
+        token, body = seal(self._keyring, wire_id, address, Kind.CONTROL, timeout_s, b"null")
+        return token, Parcel(self.exchange.name, control_queue(node), body)
+
+    def check_pong(self, wire_id: str, token: str, body: bytes) -> None:
+        reply = decode_reply(body, self._max_bytes)
+        self._keyring.verify_reply(reply, token)
+        if reply.id != wire_id:
+            raise EnvelopeError("signature", "the pong belongs to another ping")
+        if reply.fault is not None:
+            raise EnvelopeError("malformed", f"the pong is {reply.fault}")
