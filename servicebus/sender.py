@@ -73,7 +73,7 @@ class Sender:
         Args:
             target: ``NODE.category.name``.
             params: anything JSON can say.
-            timeout: seconds; ``call_timeout`` of the configuration (300) by default. The deadline travels with the call.
+            timeout: seconds, ``call_timeout`` (300) by default; the deadline travels with the call.
             reverse: prefer the last host of the configuration, for this call.
             resend: carry the call over to the next broker when its path dies. Until the journal is in, it may then
                 run twice; with False it ends with CallInterrupted instead.

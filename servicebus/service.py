@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from servicebus.agent_logging import AgentLogging
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.errors import ConfigurationError
 from servicebus.runtime.master import Master
@@ -39,6 +40,7 @@ class ServiceBus:
         self._after_fork: Hook | None = None
         self._on_exit: Hook | None = None
         self._read_again: Callable[[], Configuration] | None = None
+        self._logging = AgentLogging(configuration.logging)
 
     def __repr__(self) -> str:
         return f"<ServiceBus node {self._config.node_name} with {len(self._services)} services>"
@@ -84,8 +86,12 @@ class ServiceBus:
     # -- running -------------------------------------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Serve until TERM, INT or QUIT; gives the exit code (docs/signals). Only in a program's main thread."""
-        return self._master(None).run()
+        """Serve until TERM, INT or QUIT; gives the exit code. Only in a program's main thread.
+
+        Raises:
+            ConfigurationError: the log server that the configuration asks for cannot be started.
+        """
+        return self._serve(None)
 
     def run_services(self, join: bool = True) -> list[Any]:
         """Serve as ``run()`` does, and exit with its code if that is not 0.
@@ -123,13 +129,20 @@ class ServiceBus:
         self._services[key] = Service(kind, category, name, service, threads)
 
     def _run_beside(self, parent_pid: int) -> None:
-        sys.exit(self._master(parent_pid).run())
+        sys.exit(self._serve(parent_pid))
 
-    def _master(self, parent_pid: int | None) -> Master:
-        for warning in self._config.warnings:
-            LOG.warning("%s", warning)
-        read_again = self._take_configuration if self._read_again is not None else None
-        return Master(self._config, self._run_worker, read_again=read_again, parent_pid=parent_pid)
+    def _serve(self, parent_pid: int | None) -> int:
+        self._logging.start()
+        try:
+            for warning in self._config.warnings:
+                LOG.warning("%s", warning)
+            read_again = self._take_configuration if self._read_again is not None else None
+            master = Master(
+                self._config, self._run_worker, self._logging.turn, read_again=read_again, parent_pid=parent_pid
+            )
+            return master.run()
+        finally:
+            self._logging.stop()
 
     def _take_configuration(self) -> Configuration:
         assert self._read_again is not None
@@ -137,6 +150,7 @@ class ServiceBus:
         return self._config
 
     def _run_worker(self, host: BrokerHost, beat_fd: int, life_fd: int) -> int:
+        self._logging.in_worker(f"worker {host.name}")
         return self._worker(host).run(beat_fd, life_fd)
 
     def _worker(self, host: BrokerHost) -> Worker:

@@ -44,7 +44,16 @@ def out_of_paths(request: Request, links: Sequence[Link]) -> ServiceBusError:
         return CallInterrupted(address, ", ".join(f"{host} {what}" for host, what in attempts))
     if any(link.is_usable for link in links):
         return NodeUnavailable(address, attempts)
-    return NoBrokerAvailable(address, attempts)
+    return _with_cause(NoBrokerAvailable(address, attempts), links)
+
+
+def _with_cause(error: NoBrokerAvailable, links: Sequence[Link]) -> NoBrokerAvailable:
+    """The failed connection as the cause: it knows the kind, and refused credentials are worth more than a silence."""
+    failures = [link.failure for link in links if link.failure is not None]
+    error.__cause__ = next(
+        (failure for failure in failures if failure.kind == "credentials"), failures[-1] if failures else None
+    )
+    return error
 
 
 def _other_hosts(request: Request, links: Sequence[Link]) -> Attempts:

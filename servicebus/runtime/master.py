@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from servicebus.configuration import BrokerHost, Configuration
@@ -41,6 +42,7 @@ class Master:
     Args:
         run_worker: what a forked child does; it gets the host, the pipe to beat on, and the pipe whose end of file
             says that the master is gone.
+        on_turn: called about once a second, and more often while stopping; must be quick and start no thread.
         read_again: gives the configuration after HUP; it may name other hosts.
         parent_pid: stop when this is not our parent any more; for a master that a program started beside itself.
     """
@@ -49,12 +51,14 @@ class Master:
         self,
         config: Configuration,
         run_worker: RunWorker,
+        on_turn: Callable[[], None],
         *,
         read_again: Callable[[], Configuration] | None = None,
         parent_pid: int | None = None,
     ):
         self._config = config
         self._run_worker = run_worker
+        self._on_turn = on_turn
         self._read_again = read_again
         self._parent_pid = parent_pid
         self._children = [Child(host, number) for host, number in _slots(config)]
@@ -116,6 +120,7 @@ class Master:
                 self._status.serve(source)
         for signum in self._signals.take():
             self._handle(signum)
+        self._on_turn()
         if self._parent_pid is not None and os.getppid() != self._parent_pid:
             self._stop_signal = self._stop_signal or signal.SIGTERM
 
@@ -286,16 +291,12 @@ def _slots(config: Configuration) -> Iterator[tuple[BrokerHost, int]]:
 
 
 def _kill(pid: int, signum: int) -> None:
-    try:
+    with suppress(ProcessLookupError):  # ended by itself; the next reap finds out
         os.kill(pid, signum)
-    except ProcessLookupError:
-        pass  # ended by itself; the next reap finds out
 
 
 def _flush_logs() -> None:
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
-        try:
+        with suppress(OSError, ValueError):  # closed or broken: nobody is left to tell
             stream.flush()
-        except (OSError, ValueError):
-            pass  # closed or broken: nobody is left to tell

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 EXIT_ASKED = 0
@@ -55,10 +55,8 @@ class SignalPipe:
         os.close(self._write)
 
     def _on_signal(self, signum: int, _frame: Any) -> None:
-        try:
+        with suppress(BlockingIOError):  # 64 KiB of signals are waiting: one more changes nothing
             os.write(self._write, bytes([signum]))
-        except BlockingIOError:
-            pass  # 64 KiB of signals are waiting: one more changes nothing
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 LOG = logging.getLogger(__name__)
@@ -31,8 +32,7 @@ class StatusSocket:
             return
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            with suppress(FileNotFoundError):
-                os.unlink(self._path)
+            Path(self._path).unlink(missing_ok=True)
             mask = os.umask(0o177)
             try:
                 listener.bind(self._path)
@@ -71,4 +71,4 @@ class StatusSocket:
         if self._socket is not None:
             self.forget()
             with suppress(OSError):
-                os.unlink(self._path or "")
+                Path(self._path or "").unlink(missing_ok=True)

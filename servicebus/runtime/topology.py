@@ -1,4 +1,4 @@
-"""What an agent declares on each broker, as scripts for the channels that use it. DESIGN: docs/wire-format, topology."""
+"""What an agent declares on each broker, as scripts for the channels that use it (docs/wire-format, "Topology")."""
 
 from __future__ import annotations
 

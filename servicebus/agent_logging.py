@@ -1,0 +1,64 @@
+"""AgentLogging: where the log records of an agent's processes go: to the log server, if the configuration names one.
+
+The master may have no second thread while it forks, so its own records are sent from its loop; each worker gets the
+sending thread back. A log server that the agent started is started again when it dies.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from servicebus.configuration import LoggingSettings
+from servicebus.logging_service import connect_root_logger, pump, set_threaded, start_server
+
+LOG = logging.getLogger(__name__)
+
+_RESTART_PAUSE_S = 2.0
+_FAREWELL_S = 2.0
+
+
+class AgentLogging:
+    """Belongs to the master's thread, but for ``in_worker()``, which is called in a forked worker."""
+
+    def __init__(self, settings: LoggingSettings):
+        self._settings = settings
+        self._server: Any = None
+        self._restart_at = 0.0
+
+    def start(self) -> None:
+        """Start the server if it is ours, and connect this process.
+
+        Raises:
+            ConfigurationError: the server's port is taken, or its file cannot be written.
+        """
+        if self._settings.start_server:
+            self._server = start_server(self._settings)
+        connect_root_logger(self._settings, threaded=False, process_name="master")
+        set_threaded(False)
+
+    def turn(self) -> None:
+        """Once a second or so: send what is waiting, and look after the server."""
+        pump()
+        if self._server is None or self._server.is_alive() or time.monotonic() < self._restart_at:
+            return
+        self._restart_at = time.monotonic() + _RESTART_PAUSE_S
+        LOG.error(
+            "the log server (pid %s) ended with code %s; starting it again", self._server.pid, self._server.exitcode
+        )
+        self._server = start_server(self._settings)
+
+    def in_worker(self, name: str) -> None:
+        connect_root_logger(self._settings, process_name=name)
+        set_threaded(True)
+
+    def stop(self) -> None:
+        """Send the last records, then end the server if it is ours; it writes what its socket holds first."""
+        deadline = time.monotonic() + _FAREWELL_S
+        for handler in logging.getLogger().handlers:
+            handler.flush()
+        pump()
+        if self._server is not None:
+            self._server.terminate()
+            self._server.join(max(0.1, deadline - time.monotonic()))
