@@ -53,9 +53,6 @@ class Dispatcher:
         except Refused as refused:
             return self._refuse(refused, Claim(delivery, generation, refused.reply_to), lane)
         claim = Claim(delivery, generation, incoming.reply_to)
-        if self.is_stopping and lane is Kind.CALL:
-            self.counters["stopping"] += 1
-            return Settlement([claim], dialect.write_fault(incoming, Fault("stopping", "the agent is stopping")))
         service = self._services.get((lane, incoming.key))
         if service is None:
             return self._unknown(incoming, claim, dialect)
@@ -72,8 +69,7 @@ class Dispatcher:
             self._journal.forget(incoming.id)
         self._count(outcome)
         if incoming.kind is Kind.MESSAGE and outcome.fault is not None:
-            fault = outcome.fault
-            return Settlement(job.claims, burial=Burial(fault.type, fault.text, fault.trace or ""))
+            return Settlement(job.claims, burial=_burial(outcome.fault))
         return Settlement(job.claims, outcome.reply)
 
     # -- inside ----------------------------------------------------------------------------------------------------
@@ -82,6 +78,11 @@ class Dispatcher:
         standing, answer = self._journal.begin(incoming.id, time.time(), incoming.expires_at)
         if standing is not Standing.NEW:
             return self._seen_before(incoming, claim, standing, answer, dialect)
+        if self.is_stopping and incoming.kind is Kind.CALL:
+            # Asked after the journal: a copy of a call that runs here waits for its answer and must not run elsewhere.
+            self._journal.forget(incoming.id)
+            self.counters["stopping"] += 1
+            return Settlement([claim], dialect.write_fault(incoming, Fault("stopping", "the agent is stopping")))
         deadline = None if incoming.remaining_s is None else time.monotonic() + incoming.remaining_s
         job = Job(incoming, dialect, claim, deadline)
         if service.put(job):
@@ -149,3 +150,10 @@ class Dispatcher:
 
     def snapshot(self) -> dict[str, Any]:
         return {"unfinished": self.unfinished, **self.counters}
+
+
+def _burial(fault: Fault) -> Burial:
+    if fault.type == "refused":
+        reason, _, detail = fault.text.partition(": ")
+        return Burial(reason, detail)
+    return Burial(fault.type, fault.text, fault.trace or "")

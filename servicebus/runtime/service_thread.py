@@ -112,7 +112,7 @@ class ServiceThread:
         if callable(method):
             try:
                 method()
-            except Exception:  # the user's code: reported, and the service serves or fails request by request
+            except BaseException:  # the user's code: reported, and the service serves or fails request by request
                 LOG.exception("%s of service %s failed", name, self.service.key)
 
     def _outcome(self, job: Job) -> Outcome:
@@ -124,7 +124,9 @@ class ServiceThread:
             return self._failed(job, Fault("refused", f"{error.reason}: {error.detail}"), has_run=False)
         try:
             return self._execute(job, params)
-        except Exception as error:  # whatever the user's code raises is the caller's to know, and ends nothing here
+        # Whatever the user's code raises is the caller's to know and ends nothing here. SystemExit too: it would end
+        # this thread without a word, and every later request would wait for its deadline.
+        except BaseException as error:
             LOG.warning("service %s failed for %s", self.service.key, job.incoming.id, exc_info=True)
             is_message = job.incoming.kind is Kind.MESSAGE
             return self._failed(job, fault_from_exception(error, self._with_traces or is_message))

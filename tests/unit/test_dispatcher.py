@@ -1,0 +1,558 @@
+"""Dispatcher, Dialect and real ServiceThreads together: real signed envelopes in, settlements out. No broker."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from envelopes import SECRET, envelope, new_id, sealed
+from waiting import wait_until
+
+from servicebus.configuration import Configuration
+from servicebus.endpoints import MessageService, Request, Response, RpcService
+from servicebus.errors import EnvelopeError
+from servicebus.runtime.dialect import Version2
+from servicebus.runtime.dispatcher import Dispatcher
+from servicebus.runtime.job import Outcome, Settlement
+from servicebus.runtime.journal import MemoryJournal
+from servicebus.runtime.service_thread import Service, ServiceThread
+from servicebus.transport.interface import Delivery
+from servicebus.wire.envelope import Kind, Reply
+from servicebus.wire.signing import Keyring
+from servicebus.wire.xmlcodec import decode_envelope, decode_json, decode_reply
+
+CONFIG = Configuration({"hosts": ["mq-a"], "node_name": "NODE-01", "secret_token": SECRET, "clock_skew": 2})
+KEYRING = Keyring([SECRET])
+REPLY_TO = "amq.rabbitmq.reply-to.g1h2"
+
+
+class Add:
+    def on_call(self, request: Request, response: Response) -> None:
+        response.send(sum(request.get_params()))
+
+
+class Gate(RpcService):
+    """Answers when the test opens the gate."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.entered = threading.Semaphore(0)
+        self.remaining: list[float | None] = []
+
+    def handle(self, request: Request) -> Any:
+        self.remaining.append(request.remaining)
+        self.entered.release()
+        assert self.open.wait(10)
+        return request.params
+
+
+class Note(MessageService):
+    def __init__(self) -> None:
+        self.noted: list[Any] = []
+
+    def handle(self, request: Request) -> None:
+        if request.params == "boom":
+            raise ValueError("boom it was")
+        self.noted.append(request.params)
+
+
+class Odd:
+    """Answers with what JSON cannot say, twice, or not at all."""
+
+    def on_call(self, request: Request, response: Response) -> None:
+        what = request.get_params()
+        if what == "set":
+            response.send({1, 2})
+        elif what == "twice":
+            response.send("first")
+            response.send("second")
+        elif what == "large":
+            response.send("x" * CONFIG.max_envelope_bytes)
+        elif what == "exit":
+            raise SystemExit(3)
+        elif what == "state":
+            self.seen = getattr(self, "seen", 0) + 1
+            response.send(self.seen)
+
+
+class Agent:
+    """What a worker makes of its services, without its connections."""
+
+    def __init__(self, inbox_size: int = 4) -> None:
+        self.gate, self.note = Gate(), Note()
+        self.outcomes: list[Outcome] = []
+        services = [
+            Service(Kind.CALL, "math", "add", Add()),
+            Service(Kind.CALL, "test", "gate", self.gate),
+            Service(Kind.CALL, "test", "odd", Odd()),
+            Service(Kind.MESSAGE, "audit", "note", self.note),
+        ]
+        self.threads = [
+            ServiceThread(service, inbox_size, self.outcomes.append, lambda: None, with_traces=False)
+            for service in services
+        ]
+        self.dialect = Version2(CONFIG, KEYRING)
+        by_key = {(thread.service.kind, thread.service.key): thread for thread in self.threads}
+        self.dispatcher = Dispatcher(by_key, MemoryJournal(), "mq-a:5672")
+        self.tag = 0
+        for thread in self.threads:
+            thread.start()
+
+    def deliver(self, body: bytes, lane: Kind = Kind.CALL, reply_to: str | None = REPLY_TO) -> Settlement | None:
+        self.tag += 1
+        channel: Any = None  # settlements name it; only a consumer would use it
+        delivery = Delivery(channel, self.tag, body, reply_to=reply_to if lane is not Kind.MESSAGE else None)
+        return self.dispatcher.admit(delivery, 1, self.dialect, lane)
+
+    def finished(self) -> Settlement:
+        """The settlement of the job that its service left first."""
+        wait_until(lambda: self.outcomes, what="no service has finished anything")
+        return self.dispatcher.finished(self.outcomes.pop(0))
+
+    def settle(self, body: bytes, lane: Kind = Kind.CALL) -> Settlement:
+        return self.deliver(body, lane) or self.finished()
+
+    @property
+    def counted(self) -> dict[str, int]:
+        return dict(self.dispatcher.counters)
+
+    def stop(self) -> bool:
+        self.gate.open.set()
+        for thread in self.threads:
+            thread.stop()
+        joined = [thread.join(time.monotonic() + 10) for thread in self.threads]
+        return all(joined)
+
+
+@pytest.fixture
+def agent() -> Iterator[Agent]:
+    agent = Agent()
+    yield agent
+    assert agent.stop()
+
+
+def answer(settlement: Settlement, body: bytes) -> Reply:
+    """The verified reply to the request *body*."""
+    assert settlement.reply is not None
+    reply = decode_reply(settlement.reply, 10_000_000)
+    KEYRING.verify_reply(reply, decode_envelope(body, 10_000_000).token)
+    return reply
+
+
+def value(settlement: Settlement, body: bytes) -> Any:
+    reply = answer(settlement, body)
+    assert reply.fault is None, reply.fault
+    return decode_json(reply.message)
+
+
+def fault(settlement: Settlement, body: bytes) -> tuple[str, str]:
+    reply = answer(settlement, body)
+    assert reply.fault is not None
+    return reply.fault.type, reply.fault.text
+
+
+class TestCalls:
+    def test_a_call_is_run_and_its_reply_belongs_to_it(self, agent: Agent) -> None:
+        body = sealed("NODE-01.math.add", [1, 2])
+        settlement = agent.settle(body)
+        assert value(settlement, body) == 3
+        assert [(claim.delivery.tag, claim.generation, claim.reply_to) for claim in settlement.claims] == [
+            (1, 1, REPLY_TO)
+        ]
+        assert agent.counted == {"executed.call": 1}
+        assert agent.dispatcher.unfinished == 0
+
+    def test_what_the_service_raises_is_the_callers_to_know(self, agent: Agent) -> None:
+        body = sealed("NODE-01.math.add", "not numbers")
+        assert fault(agent.settle(body), body)[0] == "TypeError"
+        assert agent.counted == {"failed": 1}
+
+    def test_a_result_that_json_cannot_say_is_an_error_of_the_call_and_named(self, agent: Agent) -> None:
+        body = sealed("NODE-01.test.odd", "set")
+        kind, text = fault(agent.settle(body), body)
+        assert (kind, "set" in text) == ("EnvelopeError", True)
+
+    def test_a_result_that_is_too_large_is_an_error_of_the_call(self, agent: Agent) -> None:
+        body = sealed("NODE-01.test.odd", "large")
+        kind, text = fault(agent.settle(body), body)
+        assert (kind, "max_envelope_bytes" in text) == ("EnvelopeError", True)
+
+    def test_a_service_that_exits_harms_nobody_but_its_caller(self, agent: Agent) -> None:
+        """SystemExit would end the service's thread silently, and every later call would wait for its deadline."""
+        body = sealed("NODE-01.test.odd", "exit")
+        assert fault(agent.settle(body), body)[0] == "SystemExit"
+        body = sealed("NODE-01.test.odd", "twice")
+        assert value(agent.settle(body), body) == "first"
+
+    def test_the_first_answer_counts_and_none_at_all_is_none(self, agent: Agent) -> None:
+        body = sealed("NODE-01.test.odd", "twice")
+        assert value(agent.settle(body), body) == "first"
+        body = sealed("NODE-01.test.odd", "nothing")
+        assert value(agent.settle(body), body) is None
+
+    def test_attributes_that_a_call_sets_do_not_leak_into_the_next(self, agent: Agent) -> None:
+        for _ in range(3):
+            body = sealed("NODE-01.test.odd", "state")
+            assert value(agent.settle(body), body) == 1
+
+    def test_a_call_whose_deadline_passed_in_the_inbox_is_not_run(self, agent: Agent) -> None:
+        """P3: no call runs after its deadline."""
+        blocker = sealed("NODE-01.test.gate", "blocker")
+        assert agent.deliver(blocker) is None
+        assert agent.gate.entered.acquire(timeout=10)
+        late = sealed("NODE-01.test.gate", "late", ttl_s=0.05)
+        assert agent.deliver(late) is None
+        ends = time.monotonic() + 0.05
+        wait_until(lambda: time.monotonic() > ends)
+        agent.gate.open.set()
+        assert value(agent.finished(), blocker) == "blocker"
+        assert fault(agent.finished(), late)[0] == "expired"
+        assert agent.counted == {"executed.call": 1, "expired": 1}
+        assert len(agent.gate.remaining) == 1
+
+    def test_a_service_knows_how_long_its_caller_waits(self, agent: Agent) -> None:
+        agent.gate.open.set()
+        agent.settle(sealed("NODE-01.test.gate", ttl_s=20))
+        remaining = agent.gate.remaining[0]
+        assert remaining is not None
+        assert 19 < remaining <= 20
+
+    def test_replies_go_to_a_direct_reply_address_and_nowhere_else(self, agent: Agent) -> None:
+        """Whoever has the secret must still not be able to make an agent write into any queue."""
+        for reply_to in (None, "", "NODE-02.messages", "amq.rabbitmq.reply-to"):
+            assert agent.deliver(sealed("NODE-01.math.add", [1]), reply_to=reply_to) is None
+            assert [claim.reply_to for claim in agent.finished().claims] == [""]
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("reason", "how"),
+        [
+            ("stale", {"sent_s_ago": 40, "ttl_s": 10}),
+            ("stale", {"sent_s_ago": -40}),
+            ("bad-json", {"raw_params": b'{"a": }'}),
+            ("bad-json", {"raw_params": b""}),
+            ("bad-json", {"raw_params": b"\xff"}),
+            ("too-deep", {"raw_params": b"[" * 5000 + b"]" * 5000}),
+        ],
+    )
+    def test_a_bad_call_is_refused_with_its_reason_and_counted(
+        self, agent: Agent, reason: str, how: dict[str, Any]
+    ) -> None:
+        body = sealed("NODE-01.math.add", **how)
+        kind, text = fault(agent.settle(body), body)
+        assert (kind, text.partition(":")[0]) == ("refused", reason)
+        assert agent.counted == {f"refused.{reason}": 1}
+
+    def test_a_stranger_is_refused_and_gets_nothing_signed(self, agent: Agent) -> None:
+        """It may have put another caller's id and token on its forgery, to have a refusal signed for that one."""
+        body = sealed("NODE-01.math.add", [1], secret="another secret")
+        settlement = agent.settle(body)
+        assert agent.counted == {"refused.signature": 1}
+        assert settlement.reply is not None
+        reply = decode_reply(settlement.reply, 10_000)
+        assert reply.fault is not None
+        assert (reply.fault.type, reply.fault.text.partition(":")[0]) == ("refused", "signature")
+        with pytest.raises(EnvelopeError):
+            KEYRING.verify_reply(reply, decode_envelope(body, 10_000).token)
+
+    def test_a_call_to_another_node_is_refused(self, agent: Agent) -> None:
+        body = sealed("NODE-02.math.add", [1])
+        kind, text = fault(agent.settle(body), body)
+        assert (kind, text) == ("refused", "wrong-node: sent to 'NODE-02', but this is 'NODE-01'")
+
+    def test_a_call_to_an_unknown_service_is_told_so(self, agent: Agent) -> None:
+        body = sealed("NODE-01.math.divide", [1])
+        assert fault(agent.settle(body), body)[0] == "unknown-service"
+        assert agent.counted == {"refused.unknown-service": 1}
+
+    def test_a_message_service_cannot_be_called_and_an_rpc_service_gets_no_message(self, agent: Agent) -> None:
+        body = sealed("NODE-01.audit.note", "x")
+        assert fault(agent.settle(body), body)[0] == "unknown-service"
+        buried = agent.settle(sealed("NODE-01.math.add", [1], kind=Kind.MESSAGE), Kind.MESSAGE)
+        assert buried.burial is not None
+        assert buried.burial.reason == "unknown-service"
+
+    def test_bytes_that_are_no_envelope_get_no_answer(self, agent: Agent) -> None:
+        settlement = agent.deliver(b"<event>garbage")
+        assert settlement is not None
+        assert (settlement.reply, settlement.burial, len(settlement.claims)) == (None, None, 1)
+        assert agent.counted == {"refused.malformed": 1}
+
+    def test_an_envelope_in_the_wrong_queue_is_refused(self, agent: Agent) -> None:
+        """A call that was put into the messages queue would otherwise be handled without its deadline."""
+        for kind, lane in ((Kind.CALL, Kind.MESSAGE), (Kind.MESSAGE, Kind.CALL), (Kind.CONTROL, Kind.CALL)):
+            settlement = agent.deliver(sealed("NODE-01.math.add", [1], kind=kind), lane)
+            assert settlement is not None
+            assert settlement.reply is None
+        assert agent.counted == {"refused.malformed": 3}
+
+    @pytest.mark.parametrize(
+        ("reason", "how"),
+        [
+            ("signature", {"secret": "another secret"}),
+            ("stale", {"sent_s_ago": 90_000}),
+            ("bad-json", {"raw_params": b"{"}),
+            ("too-deep", {"raw_params": b"[" * 5000}),
+        ],
+    )
+    def test_a_bad_message_is_buried_with_its_reason(self, agent: Agent, reason: str, how: dict[str, Any]) -> None:
+        """What a broker confirmed must not vanish, even if it is only our clock or our secret that is wrong."""
+        settlement = agent.settle(sealed("NODE-01.audit.note", kind=Kind.MESSAGE, **how), Kind.MESSAGE)
+        assert settlement.burial is not None
+        assert settlement.burial.reason == reason
+        assert agent.counted == {f"refused.{reason}": 1}
+        assert agent.note.noted == []
+
+    def test_a_flood_of_refusals_is_counted_whole_and_logged_in_part(
+        self, agent: Agent, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level(logging.WARNING):
+            for _ in range(1000):
+                agent.deliver(b"garbage")
+        assert agent.counted == {"refused.malformed": 1000}
+        assert 1 <= len(caplog.records) <= 20
+
+
+class TestMessages:
+    def test_a_message_is_handled_and_then_acked(self, agent: Agent) -> None:
+        settlement = agent.settle(sealed("NODE-01.audit.note", {"what": "x"}, kind=Kind.MESSAGE), Kind.MESSAGE)
+        assert agent.note.noted == [{"what": "x"}]
+        assert (settlement.reply, settlement.burial, settlement.aside) == (None, None, False)
+        assert agent.counted == {"executed.message": 1}
+
+    def test_a_message_whose_handler_raises_is_buried_with_the_exception(self, agent: Agent) -> None:
+        settlement = agent.settle(sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE), Kind.MESSAGE)
+        assert settlement.burial is not None
+        assert (settlement.burial.reason, settlement.burial.detail) == ("ValueError", "boom it was")
+        assert "raise ValueError" in settlement.burial.trace
+
+    def test_a_message_that_waited_for_hours_is_still_handled(self, agent: Agent) -> None:
+        """Its freshness limit is token_max_age, not its time to live."""
+        settlement = agent.settle(
+            sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, sent_s_ago=80_000, ttl_s=1), Kind.MESSAGE
+        )
+        assert settlement.burial is None
+        assert agent.note.noted == [1]
+
+
+class TestReplays:
+    def test_a_replayed_call_is_not_run_again_and_gets_the_same_answer(self, agent: Agent) -> None:
+        agent.gate.open.set()
+        body = sealed("NODE-01.test.gate", "once")
+        first = agent.settle(body)
+        second = agent.deliver(body)
+        assert second is not None
+        assert second.reply == first.reply
+        assert len(agent.gate.remaining) == 1
+        assert agent.counted == {"executed.call": 1, "refused.replayed": 1}
+
+    def test_a_copy_that_comes_while_the_first_runs_waits_for_its_end(self, agent: Agent) -> None:
+        """Redelivered after a reconnect: one run, and both deliveries are answered and acked by it."""
+        body = sealed("NODE-01.test.gate", "once")
+        assert agent.deliver(body) is None
+        assert agent.deliver(body) is None
+        agent.gate.open.set()
+        settlement = agent.finished()
+        assert [claim.delivery.tag for claim in settlement.claims] == [1, 2]
+        assert len(agent.gate.remaining) == 1
+        assert agent.counted == {"joined": 1, "executed.call": 1}
+
+    def test_a_replayed_message_is_acked_without_being_handled(self, agent: Agent) -> None:
+        body = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE)
+        agent.settle(body, Kind.MESSAGE)
+        again = agent.deliver(body, Kind.MESSAGE)
+        assert again is not None
+        assert (again.burial, again.aside, len(again.claims)) == (None, False, 1)
+        assert agent.note.noted == [1]
+        assert agent.counted["refused.replayed"] == 1
+
+    def test_one_id_with_other_content_gets_no_answer_that_its_sender_could_take_for_its_own(
+        self, agent: Agent
+    ) -> None:
+        """The stored reply is signed over the first request's token, so it belongs to that one only."""
+        id = new_id()
+        agent.settle(sealed("NODE-01.math.add", [1, 2], id=id))
+        other = sealed("NODE-01.math.add", [5, 5], id=id)
+        settlement = agent.deliver(other)
+        assert settlement is not None
+        with pytest.raises(EnvelopeError):
+            answer(settlement, other)
+
+    def test_a_busy_or_expired_call_may_come_again_under_its_id(self, agent: Agent) -> None:
+        full = Agent(inbox_size=1)
+        try:
+            assert full.deliver(sealed("NODE-01.test.gate", 1)) is None
+            body = sealed("NODE-01.test.gate", 2)
+            busy = full.deliver(body)
+            assert busy is not None
+            assert fault(busy, body)[0] == "busy"
+            full.gate.open.set()
+            full.finished()
+            assert value(full.settle(body), body) == 2
+            assert full.counted == {"busy": 1, "executed.call": 2}
+        finally:
+            assert full.stop()
+
+
+class TestFullInboxes:
+    def test_a_full_inbox_answers_calls_busy_with_a_hint_when_to_come_back(self, agent: Agent) -> None:
+        for number in range(4):
+            assert agent.deliver(sealed("NODE-01.test.gate", number)) is None
+        body = sealed("NODE-01.test.gate", 4)
+        settlement = agent.deliver(body)
+        assert settlement is not None
+        reply = answer(settlement, body)
+        assert reply.fault is not None
+        assert reply.fault.type == "busy"
+        assert reply.fault.retry_after_ms
+        other = sealed("NODE-01.math.add", [1, 2])
+        assert value(agent.settle(other), other) == 3
+
+    def test_a_full_inbox_puts_messages_aside(self) -> None:
+        agent = Agent(inbox_size=0)
+        try:
+            settlement = agent.deliver(sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE), Kind.MESSAGE)
+            assert settlement is not None
+            assert (settlement.aside, settlement.burial) == (True, None)
+            assert agent.counted == {"busy": 1}
+        finally:
+            assert agent.stop()
+
+
+class TestStopping:
+    def test_new_calls_are_told_that_the_agent_stops_and_accepted_ones_are_answered(self, agent: Agent) -> None:
+        accepted = sealed("NODE-01.test.gate", "accepted")
+        assert agent.deliver(accepted) is None
+        agent.dispatcher.is_stopping = True
+        late = sealed("NODE-01.math.add", [1])
+        settlement = agent.deliver(late)
+        assert settlement is not None
+        assert fault(settlement, late)[0] == "stopping"
+        agent.gate.open.set()
+        assert value(agent.finished(), accepted) == "accepted"
+
+    def test_a_copy_of_an_accepted_call_still_gets_its_answer_while_stopping(self, agent: Agent) -> None:
+        """The Sender lost its connection and asks again: "stopping" would make it run the call elsewhere, twice."""
+        body = sealed("NODE-01.test.gate", "accepted")
+        assert agent.deliver(body) is None
+        agent.dispatcher.is_stopping = True
+        assert agent.deliver(body) is None
+        agent.gate.open.set()
+        assert len(agent.finished().claims) == 2
+        again = agent.deliver(body)
+        assert again is not None
+        assert value(again, body) == "accepted"
+
+    def test_messages_that_the_broker_had_sent_already_are_handled(self, agent: Agent) -> None:
+        agent.dispatcher.is_stopping = True
+        agent.settle(sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE), Kind.MESSAGE)
+        assert agent.note.noted == [1]
+
+
+class Hooked(RpcService):
+    def __init__(self) -> None:
+        self.log: list[tuple[str, str]] = []
+
+    def setup(self) -> None:
+        self.log.append(("setup", threading.current_thread().name))
+
+    def handle(self, request: Request) -> Any:
+        return threading.current_thread().name
+
+    def teardown(self) -> None:
+        self.log.append(("teardown", threading.current_thread().name))
+
+
+class TestServiceThreads:
+    def make(self, service: Any, threads: int = 1, inbox_size: int = 100) -> tuple[ServiceThread, list[Outcome]]:
+        outcomes: list[Outcome] = []
+        registered = Service(Kind.CALL, "test", "it", service, threads)
+        return ServiceThread(registered, inbox_size, outcomes.append, lambda: None, with_traces=False), outcomes
+
+    def test_setup_and_teardown_run_in_the_services_own_thread(self) -> None:
+        hooked = Hooked()
+        thread, _ = self.make(hooked)
+        thread.start()
+        thread.stop()
+        assert thread.join(time.monotonic() + 10)
+        assert hooked.log == [("setup", "svc-test.it-0"), ("teardown", "svc-test.it-0")]
+
+    def test_a_setup_that_raises_is_logged_and_the_service_still_answers(
+        self, agent: Agent, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Broken(RpcService):
+            def setup(self) -> None:
+                raise OSError("no database today")
+
+            def handle(self, request: Request) -> Any:
+                return "served all the same"
+
+        thread, outcomes = self.make(Broken())
+        with caplog.at_level(logging.ERROR):
+            thread.start()
+            wait_until(lambda: caplog.records)
+        body = sealed("NODE-01.test.it")
+        dispatcher = Dispatcher({(Kind.CALL, "test.it"): thread}, MemoryJournal(), "mq-a")
+        channel: Any = None
+        assert dispatcher.admit(Delivery(channel, 1, body, reply_to=REPLY_TO), 1, agent.dialect, Kind.CALL) is None
+        wait_until(lambda: outcomes)
+        assert value(dispatcher.finished(outcomes[0]), body) == "served all the same"
+        thread.stop()
+        assert thread.join(time.monotonic() + 10)
+
+    def test_several_threads_run_several_calls_at_once(self, agent: Agent) -> None:
+        gate = Gate()
+        thread, outcomes = self.make(gate, threads=3)
+        dispatcher = Dispatcher({(Kind.CALL, "test.it"): thread}, MemoryJournal(), "mq-a")
+        thread.start()
+        channel: Any = None
+        for tag in range(6):
+            delivery = Delivery(channel, tag, sealed("NODE-01.test.it"), reply_to=REPLY_TO)
+            assert dispatcher.admit(delivery, 1, agent.dialect, Kind.CALL) is None
+        for _ in range(3):
+            assert gate.entered.acquire(timeout=10)
+        assert not gate.entered.acquire(blocking=False)
+        assert thread.backlog == 6
+        gate.open.set()
+        wait_until(lambda: len(outcomes) == 6)
+        assert thread.backlog == 0
+        thread.stop()
+        assert thread.join(time.monotonic() + 10)
+
+    def test_a_stop_lets_the_inbox_be_finished_first(self, agent: Agent) -> None:
+        thread, outcomes = self.make(Add())
+        dispatcher = Dispatcher({(Kind.CALL, "test.it"): thread}, MemoryJournal(), "mq-a")
+        channel: Any = None
+        for tag in range(50):
+            delivery = Delivery(channel, tag, sealed("NODE-01.test.it", [tag]), reply_to=REPLY_TO)
+            assert dispatcher.admit(delivery, 1, agent.dialect, Kind.CALL) is None
+        thread.stop()
+        thread.start()
+        assert thread.join(time.monotonic() + 10)
+        assert len(outcomes) == 50
+
+    def test_a_join_with_a_stuck_service_ends_at_its_deadline(self) -> None:
+        gate = Gate()
+        thread, _ = self.make(gate)
+        thread.start()
+        agent = Agent()
+        dispatcher = Dispatcher({(Kind.CALL, "test.it"): thread}, MemoryJournal(), "mq-a")
+        channel: Any = None
+        delivery = Delivery(channel, 1, sealed("NODE-01.test.it"), reply_to=REPLY_TO)
+        assert dispatcher.admit(delivery, 1, agent.dialect, Kind.CALL) is None
+        thread.stop()
+        assert not thread.join(time.monotonic() + 0.05)
+        gate.open.set()
+        assert thread.join(time.monotonic() + 10)
+        assert agent.stop()
+
+
+def test_the_envelope_helper_makes_what_the_codec_reads() -> None:
+    request = envelope("NODE-01.math.add", [1, 2], id="0123456789abcdef-7")
+    read = decode_envelope(sealed("NODE-01.math.add", [1, 2], id="0123456789abcdef-7"), 10_000)
+    assert (read.id, read.node, read.params) == (request.id, request.node, request.params)
