@@ -15,9 +15,10 @@ from servicebus.errors import ConnectFailed, ConnectionLost, TransportError
 from servicebus.policy.backoff import Backoff, cap_for
 from servicebus.policy.liveness import PingClock, Verdict
 from servicebus.policy.paths import Trust
-from servicebus.transport.amqp import AmqpConnection, consume, declare_exchange, set_prefetch
+from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Delivery, Returned, Script
 from servicebus.transport.loop import EventLoop
+from servicebus.transport.steps import consume, declare_exchange, set_prefetch
 from servicebus.wire.envelope import DIRECT_REPLY_TO, Kind
 
 CONNECT_LIMIT_S = 2.0

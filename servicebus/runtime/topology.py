@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from servicebus.configuration import Configuration
-from servicebus.transport.amqp import bind_queue, consume, declare_exchange, declare_queue, set_prefetch
 from servicebus.transport.interface import Delivery, Script
+from servicebus.transport.steps import bind_queue, consume, declare_exchange, declare_queue, set_prefetch
 from servicebus.wire.address import control_queue, dead_queue, delay_queue, messages_queue, rpc_queue
 
 OnDelivery = Callable[[Delivery], None]

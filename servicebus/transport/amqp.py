@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import functools
 import logging
-import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pika
-import pika.exceptions
 from pika.adapters import base_connection
-from pika.adapters.utils import connection_workflow
 
 from servicebus.configuration import BrokerHost
 from servicebus.errors import ConnectFailed, ConnectionLost, TransportError
-from servicebus.transport.interface import ConnectionEvents, Delivery, Returned, Script, Step
+from servicebus.transport.failures import channel_failure, closing_reason, connect_failure
+from servicebus.transport.interface import ConnectionEvents, Returned, Script
 from servicebus.transport.loop import EventLoop
 from servicebus.transport.services import ConnectionServices
 
@@ -111,6 +109,14 @@ class AmqpConnection:
         else:
             self.close()
 
+    def abandon(self, reason: str) -> Callable[[], None]:
+        stream = self._services.stream
+        if self._ended or stream is None:
+            self.abort(reason)
+            return _nothing
+        self._abort_reason = reason
+        return stream.abandon()
+
     def lost(self, reason: str) -> ConnectionLost:
         return ConnectionLost(self.host.name, reason, sent=True)
 
@@ -132,7 +138,7 @@ class AmqpConnection:
         if self._ended:
             return
         self._ended = True
-        self._events.connection_lost(self, self.lost(_closing_reason(error)))
+        self._events.connection_lost(self, self.lost(closing_reason(error)))
 
     def _on_blocked(self, _connection: Any, frame: Any) -> None:
         self.blocked = frame.method.reason or "blocked"
@@ -141,6 +147,10 @@ class AmqpConnection:
     def _on_unblocked(self, _connection: Any, _frame: Any) -> None:
         self.blocked = None
         self._events.connection_blocked(self, None)
+
+
+def _nothing() -> None:
+    return None
 
 
 class AmqpChannel:
@@ -279,175 +289,6 @@ class AmqpChannel:
     def raw(self) -> Any:
         """pika's channel; for the steps of this module only."""
         return self._channel
-
-
-def declare_exchange(name: str, *, durable: bool = True, passive: bool = False) -> Step:
-    def step(channel: Any, on_done: Callable[[Any], None]) -> None:
-        channel.raw.exchange_declare(name, "direct", passive=passive, durable=durable, callback=on_done)
-
-    return step
-
-
-def declare_queue(
-    name: str = "",
-    *,
-    durable: bool = False,
-    exclusive: bool = False,
-    auto_delete: bool = False,
-    passive: bool = False,
-    arguments: Mapping[str, Any] | None = None,
-) -> Step:
-    """Answers with ``(name, messages, consumers)``."""
-
-    def step(channel: Any, on_done: Callable[[Any], None]) -> None:
-        def answered(frame: Any) -> None:
-            on_done((frame.method.queue, frame.method.message_count, frame.method.consumer_count))
-
-        channel.raw.queue_declare(
-            name,
-            passive=passive,
-            durable=durable,
-            exclusive=exclusive,
-            auto_delete=auto_delete,
-            arguments=dict(arguments or {}),
-            callback=answered,
-        )
-
-    return step
-
-
-def bind_queue(queue: str, exchange: str, routing_key: str) -> Step:
-    def step(channel: Any, on_done: Callable[[Any], None]) -> None:
-        channel.raw.queue_bind(queue, exchange, routing_key, callback=on_done)
-
-    return step
-
-
-def set_prefetch(count: int) -> Step:
-    """Unacknowledged deliveries per consumer of this channel. Always asks the broker something, so also a ping."""
-
-    def step(channel: Any, on_done: Callable[[Any], None]) -> None:
-        channel.raw.basic_qos(prefetch_count=count, callback=on_done)
-
-    return step
-
-
-def consume(
-    queue: str, on_delivery: Callable[[Delivery], None], *, no_ack: bool = False, exclusive: bool = False
-) -> Step:
-    """Answers with the consumer tag."""
-
-    def step(channel: Any, on_done: Callable[[Any], None]) -> None:
-        def delivered(_channel: Any, method: Any, properties: Any, body: bytes) -> None:
-            on_delivery(
-                Delivery(
-                    channel,
-                    method.delivery_tag,
-                    body,
-                    redelivered=method.redelivered,
-                    routing_key=method.routing_key,
-                    correlation_id=properties.correlation_id,
-                    reply_to=properties.reply_to,
-                    message_id=properties.message_id,
-                    content_type=properties.content_type,
-                    headers=properties.headers,
-                )
-            )
-
-        channel.raw.basic_consume(
-            queue,
-            delivered,
-            auto_ack=no_ack,
-            exclusive=exclusive,
-            callback=lambda frame: on_done(frame.method.consumer_tag),
-        )
-
-    return step
-
-
-# -- errors ------------------------------------------------------------------------------------------------------
-
-
-def connect_failure(
-    host: BrokerHost, error: BaseException, connect_timeout_s: float, handshake_timeout_s: float
-) -> ConnectFailed:
-    """pika's nested failure as one of ours, with the kind that the backoff and the operator need."""
-    causes = list(_unwrapped(error))
-    for cause in causes:
-        if isinstance(cause, pika.exceptions.ProbableAuthenticationError):
-            return ConnectFailed(
-                host.name, f"the broker refused the credentials of user {host.user!r}", kind="credentials"
-            )
-        if isinstance(cause, pika.exceptions.AuthenticationError):
-            return ConnectFailed(host.name, "the broker offers no login method that we know", kind="credentials")
-        if isinstance(cause, pika.exceptions.ProbableAccessDeniedError):
-            return ConnectFailed(
-                host.name,
-                f"the broker refused virtual host {host.virtual_host!r} to user {host.user!r}",
-                kind="credentials",
-            )
-        if isinstance(cause, pika.exceptions.ConnectionClosedByBroker):
-            kind = "credentials" if cause.reply_code in (403, 530) else "closed"
-            return ConnectFailed(host.name, f"the broker closed: {cause.reply_code} {cause.reply_text}", kind=kind)
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return ConnectFailed(host.name, f"TLS certificate refused: {cause.verify_message}", kind="tls")
-        if isinstance(cause, ssl.SSLError):
-            return ConnectFailed(host.name, f"TLS failed: {cause.reason or cause}", kind="tls")
-        if isinstance(cause, ConnectionRefusedError):
-            return ConnectFailed(host.name, "connection refused", kind="refused")
-        if isinstance(cause, (connection_workflow.AMQPConnectorStackTimeout, pika.exceptions.ConnectionOpenAborted)):
-            return ConnectFailed(
-                host.name, f"connected, but no answer to the handshake within {handshake_timeout_s:g} s", kind="silent"
-            )
-        if isinstance(cause, connection_workflow.AMQPConnectorSocketConnectError) and _is_timeout(cause.exception):
-            return ConnectFailed(host.name, f"no connection within {connect_timeout_s:g} s", kind="unreachable")
-    for cause in causes:
-        if isinstance(cause, OSError):
-            return ConnectFailed(host.name, cause.strerror or str(cause) or type(cause).__name__, kind="unreachable")
-    innermost = causes[-1]
-    return ConnectFailed(host.name, str(innermost) or type(innermost).__name__, kind="closed")
-
-
-def _unwrapped(error: BaseException) -> list[BaseException]:
-    """*error* and everything pika wrapped into it, outermost first."""
-    found: list[BaseException] = []
-    queue: list[BaseException] = [error]
-    while queue:
-        current = queue.pop(0)
-        if current in found:
-            continue
-        found.append(current)
-        queue.extend(_inner(current))
-    return found
-
-
-def _inner(error: BaseException) -> list[BaseException]:
-    inner = [item for item in getattr(error, "exceptions", ()) if isinstance(item, BaseException)]
-    inner += [item for item in (getattr(error, "exception", None), error.__cause__) if isinstance(item, BaseException)]
-    return inner + [item for item in error.args if isinstance(item, BaseException)]
-
-
-def _is_timeout(error: BaseException) -> bool:
-    return isinstance(error, (TimeoutError, pika.exceptions.AMQPConnectionError)) or "imeout" in type(error).__name__
-
-
-def channel_failure(host: BrokerHost, error: BaseException) -> TransportError:
-    """Why a channel closed: topology conflicts and missing rights are ConnectFailed, the rest a lost connection."""
-    if isinstance(error, pika.exceptions.ChannelClosedByBroker):
-        text = f"{error.reply_code} {error.reply_text}"
-        if error.reply_code in (403, 406):
-            advice = (
-                "grant the right, or use other names" if error.reply_code == 403 else "delete it, or use another name"
-            )
-            return ConnectFailed(host.name, f"the broker refused the topology: {text}; {advice}", kind="topology")
-        return ConnectionLost(host.name, f"the broker closed the channel: {text}", sent=True)
-    return ConnectionLost(host.name, _closing_reason(error), sent=True)
-
-
-def _closing_reason(error: BaseException) -> str:
-    if isinstance(error, (pika.exceptions.ConnectionClosed, pika.exceptions.ChannelClosed)):
-        return f"closed: {error.reply_code} {error.reply_text}"
-    return str(error) or type(error).__name__
 
 
 def _parameters(

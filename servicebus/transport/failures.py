@@ -1,0 +1,93 @@
+"""pika's failures as ours: which host, what kind, and what to do about it."""
+
+from __future__ import annotations
+
+import ssl
+
+import pika.exceptions
+from pika.adapters.utils import connection_workflow
+
+from servicebus.configuration import BrokerHost
+from servicebus.errors import ConnectFailed, ConnectionLost, TransportError
+
+
+def connect_failure(
+    host: BrokerHost, error: BaseException, connect_timeout_s: float, handshake_timeout_s: float
+) -> ConnectFailed:
+    """pika's nested failure as one of ours, with the kind that the backoff and the operator need."""
+    causes = list(_unwrapped(error))
+    for cause in causes:
+        if isinstance(cause, pika.exceptions.ProbableAuthenticationError):
+            return ConnectFailed(
+                host.name, f"the broker refused the credentials of user {host.user!r}", kind="credentials"
+            )
+        if isinstance(cause, pika.exceptions.AuthenticationError):
+            return ConnectFailed(host.name, "the broker offers no login method that we know", kind="credentials")
+        if isinstance(cause, pika.exceptions.ProbableAccessDeniedError):
+            return ConnectFailed(
+                host.name,
+                f"the broker refused virtual host {host.virtual_host!r} to user {host.user!r}",
+                kind="credentials",
+            )
+        if isinstance(cause, pika.exceptions.ConnectionClosedByBroker):
+            kind = "credentials" if cause.reply_code in (403, 530) else "closed"
+            return ConnectFailed(host.name, f"the broker closed: {cause.reply_code} {cause.reply_text}", kind=kind)
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return ConnectFailed(host.name, f"TLS certificate refused: {cause.verify_message}", kind="tls")
+        if isinstance(cause, ssl.SSLError):
+            return ConnectFailed(host.name, f"TLS failed: {cause.reason or cause}", kind="tls")
+        if isinstance(cause, ConnectionRefusedError):
+            return ConnectFailed(host.name, "connection refused", kind="refused")
+        if isinstance(cause, (connection_workflow.AMQPConnectorStackTimeout, pika.exceptions.ConnectionOpenAborted)):
+            return ConnectFailed(
+                host.name, f"connected, but no answer to the handshake within {handshake_timeout_s:g} s", kind="silent"
+            )
+        if isinstance(cause, connection_workflow.AMQPConnectorSocketConnectError) and _is_timeout(cause.exception):
+            return ConnectFailed(host.name, f"no connection within {connect_timeout_s:g} s", kind="unreachable")
+    for cause in causes:
+        if isinstance(cause, OSError):
+            return ConnectFailed(host.name, cause.strerror or str(cause) or type(cause).__name__, kind="unreachable")
+    innermost = causes[-1]
+    return ConnectFailed(host.name, str(innermost) or type(innermost).__name__, kind="closed")
+
+
+def _unwrapped(error: BaseException) -> list[BaseException]:
+    """*error* and everything pika wrapped into it, outermost first."""
+    found: list[BaseException] = []
+    queue: list[BaseException] = [error]
+    while queue:
+        current = queue.pop(0)
+        if current in found:
+            continue
+        found.append(current)
+        queue.extend(_inner(current))
+    return found
+
+
+def _inner(error: BaseException) -> list[BaseException]:
+    inner = [item for item in getattr(error, "exceptions", ()) if isinstance(item, BaseException)]
+    inner += [item for item in (getattr(error, "exception", None), error.__cause__) if isinstance(item, BaseException)]
+    return inner + [item for item in error.args if isinstance(item, BaseException)]
+
+
+def _is_timeout(error: BaseException) -> bool:
+    return isinstance(error, (TimeoutError, pika.exceptions.AMQPConnectionError)) or "imeout" in type(error).__name__
+
+
+def channel_failure(host: BrokerHost, error: BaseException) -> TransportError:
+    """Why a channel closed: topology conflicts and missing rights are ConnectFailed, the rest a lost connection."""
+    if isinstance(error, pika.exceptions.ChannelClosedByBroker):
+        text = f"{error.reply_code} {error.reply_text}"
+        if error.reply_code in (403, 406):
+            advice = (
+                "grant the right, or use other names" if error.reply_code == 403 else "delete it, or use another name"
+            )
+            return ConnectFailed(host.name, f"the broker refused the topology: {text}; {advice}", kind="topology")
+        return ConnectionLost(host.name, f"the broker closed the channel: {text}", sent=True)
+    return ConnectionLost(host.name, closing_reason(error), sent=True)
+
+
+def closing_reason(error: BaseException) -> str:
+    if isinstance(error, (pika.exceptions.ConnectionClosed, pika.exceptions.ChannelClosed)):
+        return f"closed: {error.reply_code} {error.reply_text}"
+    return str(error) or type(error).__name__
