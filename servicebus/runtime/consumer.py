@@ -56,6 +56,7 @@ class NodeConsumer:
         self._control = control
         self._backoff = Backoff()
         self._connections: list[AmqpConnection] = []
+        self._abandoned: list[Callable[[], None]] = []
         self._publisher: Publisher | None = None
         self._channels: dict[str, BrokerChannel] = {}
         self._tags: dict[str, str] = {}
@@ -82,8 +83,8 @@ class NodeConsumer:
         self._loop.post(lambda: self._step(Event.START, self._connect))
 
     def reconnect(self, reason: str) -> None:
-        """Close both sockets hard and open them anew, now."""
-        self._loop.post(lambda: self._lost(reason, "closed"))
+        """Open both connections anew, now: the broker does not answer on those we have."""
+        self._loop.post(lambda: self._lost(reason, "closed", is_silent=True))
 
     # -- connecting --------------------------------------------------------------------------------------------------
 
@@ -117,10 +118,20 @@ class NodeConsumer:
             return
         self._opened += 1
         if self._opened == 2:
+            self._dismiss_abandoned()
             self._publisher = Publisher(
                 self._config, self.host.name, self._dispatcher.counters, self._broken_in(self.generation)
             )
             self._publisher.open(self._connections[0], self._open_lanes)
+
+    def _dismiss_abandoned(self) -> None:
+        """The broker can be reached again: tell it that our former connections are dead, before we consume beside them.
+
+        Otherwise every second call would go to a consumer that nobody reads from, for up to twice the heartbeat.
+        """
+        abandoned, self._abandoned = self._abandoned, []
+        for reset in abandoned:
+            reset()
 
     def connection_failed(self, connection: BrokerConnection, error: ConnectFailed) -> None:
         if connection in self._connections:
@@ -197,7 +208,7 @@ class NodeConsumer:
 
         return broken
 
-    def _lost(self, reason: str, kind: str) -> None:
+    def _lost(self, reason: str, kind: str, *, is_silent: bool = False) -> None:
         if self.state not in (State.CONNECTING, State.CONSUMING, State.DRAINING):
             return
         if not self._is_stopping:
@@ -210,7 +221,10 @@ class NodeConsumer:
         self.consuming_since = None
         self.generation += 1  # whatever still refers to the old connections is void from here on
         for connection in connections:
-            connection.abort(reason)
+            if is_silent:
+                self._abandoned.append(connection.abandon(reason))
+            else:
+                connection.abort(reason)
         self._step(Event.LOST)
         if not self._is_stopping:
             self._loop.call_later(self._backoff.next_s(cap_for(kind)), self._retry)

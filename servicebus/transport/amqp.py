@@ -96,14 +96,7 @@ class AmqpConnection:
     def abort(self, reason: str) -> None:
         if self._ended:
             return
-        # Told from here, not from pika's callbacks: whoever waits on a dead connection must not depend on its goodbye.
-        self._ended = True
-        if self._opened:
-            lost = self.lost(reason)
-            self._loop.post(lambda: self._events.connection_lost(self, lost))
-        else:
-            failed = ConnectFailed(self.host.name, reason, kind="closed")
-            self._loop.post(lambda: self._events.connection_failed(self, failed))
+        self._tell_end(reason)
         if self._services.stream is not None:
             self._services.stream.cut(reason)
         else:
@@ -114,8 +107,18 @@ class AmqpConnection:
         if self._ended or stream is None:
             self.abort(reason)
             return _nothing
-        self._abort_reason = reason
-        return stream.abandon()
+        self._tell_end(reason)
+        return stream.abandon(reason)
+
+    def _tell_end(self, reason: str) -> None:
+        """Told from here, not from pika's callbacks: who waits on a dead connection must not depend on its goodbye."""
+        self._ended = True
+        if self._opened:
+            lost = self.lost(reason)
+            self._loop.post(lambda: self._events.connection_lost(self, lost))
+        else:
+            failed = ConnectFailed(self.host.name, reason, kind="closed")
+            self._loop.post(lambda: self._events.connection_failed(self, failed))
 
     def lost(self, reason: str) -> ConnectionLost:
         return ConnectionLost(self.host.name, reason, sent=True)

@@ -141,6 +141,13 @@ class BrokerConnection(Protocol):
     def abort(self, reason: str) -> None:
         """Close the socket hard, now; ``on_lost`` follows with *reason*. For brokers that fell silent."""
 
+    def abandon(self, reason: str) -> Callable[[], None]:
+        """As ``abort()``, but the broker is told only when the function that this gives is called.
+
+        For a consumer whose network swallows packets: a reset sent into it is lost, and when the network is back, the
+        broker would go on to deliver to the dead connection until its heartbeat finds out.
+        """
+
 
 class ConnectionEvents(Protocol):
     """What a connection tells its owner: exactly one of opened and failed first, lost at most once after opened."""

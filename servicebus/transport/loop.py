@@ -20,6 +20,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 LOG = logging.getLogger(__name__)
@@ -104,10 +105,8 @@ class EventLoop:
         self._selector.modify(sock, events, callback)
 
     def unwatch(self, sock: socket.socket) -> None:
-        try:
+        with suppress(KeyError, ValueError):  # never registered, or closed already: the wanted state is reached
             self._selector.unregister(sock)
-        except (KeyError, ValueError):
-            pass  # never registered, or closed already: the wanted state is reached
 
     def flush_later(self, stream: Flushable) -> None:
         """Flush *stream* at the end of this turn."""
@@ -168,16 +167,12 @@ class EventLoop:
             LOG.exception("%s: callback %r failed", self.name, callback)
 
     def _wake(self) -> None:
-        try:
+        with suppress(BlockingIOError):  # the pipe is full of wake-ups already
             os.write(self._wake_out, b"\0")
-        except BlockingIOError:
-            pass  # the pipe is full of wake-ups already
 
     def _drain_wakeups(self, _mask: int) -> None:
-        try:
+        with suppress(BlockingIOError):
             os.read(self._wake_in, 4096)
-        except BlockingIOError:
-            pass
 
 
 class StreamProtocol(Protocol):
@@ -234,6 +229,15 @@ class Stream:
     def cut(self, reason: str) -> None:
         """Close as if the network had broken: ``connection_lost`` is given an error that says *reason*."""
         self._close(ConnectionAbortedError(reason))
+
+    def abandon(self, reason: str) -> Callable[[], None]:
+        """As ``cut()``, but the peer gets its reset only when the function that this gives is called."""
+        if self._closed:
+            return lambda: None
+        # The kernel resets a connection when the last of its descriptors is closed.
+        kept = socket.socket(fileno=os.dup(self._sock.fileno()))
+        self.cut(reason)
+        return lambda: close_hard(kept)
 
     def get_protocol(self) -> StreamProtocol:
         return self._protocol
@@ -309,10 +313,8 @@ class Stream:
 
 def close_hard(sock: socket.socket) -> None:
     """Close *sock* with a reset, so that a silent peer keeps neither memory nor a port of ours."""
-    try:
+    with suppress(OSError):  # already disconnected by the peer
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-    except OSError:
-        pass  # already disconnected by the peer
     sock.close()
 
 
@@ -341,7 +343,8 @@ def connect(
     try:
         code = sock.connect_ex(address)
     except OSError as error:
-        loop.post(lambda: finish(error))
+        failed = error  # the name after "as" ends with the clause, before the callback runs
+        loop.post(lambda: finish(failed))
         return cancel
     if code in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
         loop.watch(sock, _WRITE, on_ready)
