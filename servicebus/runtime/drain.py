@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from servicebus.runtime.consumer import NodeConsumer
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.service_thread import ServiceThread
-from servicebus.transport.steps import declare_queue
 from servicebus.transport.interface import Script
 from servicebus.transport.loop import EventLoop
+from servicebus.transport.steps import declare_queue
 from servicebus.wire.address import rpc_queue
 
 LOG = logging.getLogger(__name__)
