@@ -27,7 +27,7 @@ from servicebus.configuration import Configuration
 from servicebus.errors import CallError, CallInterrupted, EnvelopeError, NoBrokerAvailable, NodeUnavailable, ServiceBusy
 from servicebus.policy.paths import Candidate, choose
 from servicebus.transport.interface import Delivery, Returned
-from servicebus.transport.loop import EventLoop
+from servicebus.transport.loop import EventLoop, Timer
 from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import Fault, error_from_fault
 from servicebus.wire.signing import Keyring
@@ -58,7 +58,8 @@ class Engine:
         self._pausing: dict[str, Request] = {}
         """Answered "busy", and asked again in a moment."""
         self._deadlines = Deadlines()
-        self._tick_is_set = False
+        self._timer: Timer | None = None
+        self._timer_is_idle = False
         self._closed = False
         self.unverified_replies = 0
         self.late_replies = 0
@@ -341,17 +342,22 @@ class Engine:
     # -- the tick: what nobody announces -------------------------------------------------------------------------------
 
     def _set_tick(self) -> None:
-        if not self._tick_is_set and not self._closed:
-            self._tick_is_set = True
-            is_busy = self._unfinished or self._watch.is_waiting
-            self._loop.call_later(_BUSY_TICK_S if is_busy else _IDLE_TICK_S, self._tick)
+        if self._closed or (self._timer is not None and not self._timer_is_idle):
+            return
+        is_idle = not (self._unfinished or self._watch.is_waiting)
+        if self._timer is not None:
+            if is_idle:
+                return
+            self._timer.cancel()  # a request after a pause must not wait for an idle tick: its limit may be shorter
+        self._timer_is_idle = is_idle
+        self._timer = self._loop.call_later(_IDLE_TICK_S if is_idle else _BUSY_TICK_S, self._tick)
 
     @property
     def _unfinished(self) -> int:
         return len(self._travelling) + len(self._waiting) + len(self._pausing)
 
     def _tick(self) -> None:
-        self._tick_is_set = False
+        self._timer = None
         if self._closed:
             return
         now = time.monotonic()
