@@ -10,6 +10,7 @@ import difflib
 import math
 from collections.abc import Callable
 from typing import Any, TypeVar
+from zoneinfo import ZoneInfo
 
 from servicebus.configuration.values import Secret
 
@@ -119,6 +120,16 @@ def short_name(value: Any) -> str:
     found = text(value)
     if len(found.encode()) > 255:
         raise Unacceptable("must have at most 255 bytes")
+    return found
+
+
+def time_zone(value: Any) -> str:
+    """The name of a time zone that this machine knows."""
+    found = text(value)
+    try:
+        ZoneInfo(found)
+    except (ValueError, OSError, KeyError):  # no such name, or one that is a path out of the database
+        raise Unacceptable("must be a time zone of this machine, such as Europe/Berlin") from None
     return found
 
 

@@ -37,6 +37,7 @@ KEYS: dict[str, Key] = {
     "connect_stagger": Key(checks.seconds(zero=True), 0.25),
     "watcher_interval": Key(_time, 2.0),
     "watcher_timeout": Key(_time, 4.0),
+    "fast_lane": Key(checks.flag, True),
     # The agent.
     "prefetch": Key(checks.whole(1, 65535), 512),
     "workers_per_host": Key(checks.whole(1, 256), 1),
@@ -58,7 +59,8 @@ KEYS: dict[str, Key] = {
     "compat": Key(checks.flag, False),
     "compat_exchange_name": Key(checks.short_name, "py-servicebus"),
     "compat_reply": Key(checks.one_of("str", "json"), "str"),
-    "compat_time_zone": Key(checks.text, None),
+    "compat_result": Key(checks.one_of("text", "value"), "text"),
+    "compat_time_zone": Key(checks.time_zone, None),
     "compat_in_band_errors": Key(checks.flag, True),
 }
 

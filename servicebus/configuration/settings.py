@@ -49,6 +49,7 @@ class Configuration:
     connect_stagger: float
     watcher_interval: float
     watcher_timeout: float
+    fast_lane: bool
     prefetch: int
     workers_per_host: int
     queue_len: int | None
@@ -66,6 +67,7 @@ class Configuration:
     compat: bool
     compat_exchange_name: str
     compat_reply: Literal["str", "json"]
+    compat_result: Literal["text", "value"]
     compat_time_zone: str | None
     compat_in_band_errors: bool
     status_socket: str | None
@@ -156,6 +158,9 @@ class Configuration:
         own["path"] = where.path
         for name, key in KEYS.items():
             own[key.attribute or name] = section.take(name, key.check, key.default)
+        if self.compat and self.compat_exchange_name == self.exchange_name:
+            # Its attributes differ: whichever side comes second would be refused by the broker (406).
+            where.fail(("compat_exchange_name",), "compat_exchange_name and exchange_name must differ")
         own["secret_token"] = section.require("secret_token", checks.secrets)
         own["node_name"] = _read_node_name(section)
         own["status_socket"] = _read_status_socket(section)

@@ -66,12 +66,14 @@ def test_what_is_not_given_has_the_documented_default():
         "path_ping_timeout": 1.5,
         "watcher_interval": 2.0,
         "watcher_timeout": 4.0,
+        "fast_lane": True,
         "max_envelope_bytes": 8 * 1024 * 1024,
         "message_queue_type": "classic",
         "fault_traces": False,
         "compat": False,
         "compat_exchange_name": "py-servicebus",
         "compat_reply": "str",
+        "compat_result": "text",
         "compat_time_zone": None,
         "compat_in_band_errors": True,
         "status_socket": None,
@@ -174,6 +176,10 @@ def test_anything_but_a_mapping_is_refused(values):
         ("use_ssl", "maybe", "use_ssl must be true or false"),
         ("use_ssl", 2, "use_ssl must be true or false"),
         ("compat", [], "compat must be true or false"),
+        ("compat_result", "json", "compat_result must be one of text, value"),
+        ("compat_time_zone", "Mars/Olympus", "compat_time_zone must be a time zone of this machine"),
+        ("compat_time_zone", "../../etc/passwd", "compat_time_zone must be a time zone of this machine"),
+        ("compat_time_zone", "America", "compat_time_zone must be a time zone of this machine"),
         ("user", "", "user must be a text, not empty and without control characters"),
         ("user", True, "user must be a text"),
         ("user", b"admin", "user must be a text"),
@@ -330,3 +336,11 @@ def test_secrets_are_compared_by_what_they_hold():
     assert Secret("ä") == Secret("ä") != Secret("b")
     assert Secret("a") != "a"
     assert hash(Secret("a")) == hash(Secret("a"))
+
+
+def test_the_exchanges_of_both_versions_cannot_be_one():
+    """They have other attributes: the broker would refuse whoever declares it second."""
+    values = {"hosts": ["a"], "secret_token": "s", "node_name": "N", "exchange_name": "py-servicebus"}
+    Configuration(values)
+    with pytest.raises(ConfigurationError, match="compat_exchange_name and exchange_name must differ"):
+        Configuration({**values, "compat": True})
