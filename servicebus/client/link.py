@@ -145,6 +145,7 @@ class Link:
             heartbeat_s=self._config.heartbeat_interval,
             connect_timeout_s=min(self._config.socket_timeout, CONNECT_LIMIT_S),
             handshake_timeout_s=self._config.socket_timeout,
+            fast=self._config.fast_lane,
         )
 
     def abort(self, reason: str) -> None:

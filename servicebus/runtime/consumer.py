@@ -66,6 +66,7 @@ class NodeConsumer:
         self._is_stopping = False
         self._complaint = ("", 0.0)
         self._extra_lanes: list[Lane] = []
+        self.message_dialect: Dialect = control.dialect
 
     def __repr__(self) -> str:
         return f"<NodeConsumer {self._config.node_name}@{self.host.name} {self.state.value} gen={self.generation}>"
@@ -110,6 +111,7 @@ class NodeConsumer:
             heartbeat_s=self._config.heartbeat_interval,
             connect_timeout_s=min(self._config.socket_timeout, CONNECT_LIMIT_S),
             handshake_timeout_s=max(self._config.socket_timeout, 10.0),
+            fast=self._config.fast_lane,
         )
 
     def connection_opened(self, connection: BrokerConnection) -> None:
@@ -151,8 +153,7 @@ class NodeConsumer:
     def _lanes(self) -> list[Lane]:
         config, tags, generation = self._config, self._tags, self.generation
 
-        def take(kind: Kind) -> Callable[[Delivery], None]:
-            dialect = self._control.dialect
+        def take(kind: Kind, dialect: Dialect) -> Callable[[Delivery], None]:
             return lambda delivery: self.take(delivery, generation, dialect, kind)
 
         def on_control(delivery: Delivery) -> None:
@@ -160,14 +161,24 @@ class NodeConsumer:
 
         return [
             ("control", lambda: control_lane(config, on_control, self._control.on_echo, tags)),
-            ("calls", lambda: calls_lane(config, take(Kind.CALL), tags)),
-            ("messages", lambda: messages_lane(config, take(Kind.MESSAGE), tags)),
+            ("calls", lambda: calls_lane(config, take(Kind.CALL, self._control.dialect), tags)),
+            ("messages", lambda: messages_lane(config, take(Kind.MESSAGE, self.message_dialect), tags)),
             *self._extra_lanes,
         ]
 
     def add_lane(self, name: str, script: Callable[[NodeConsumer, int], Script]) -> None:
         """Consume one more queue on a channel of its own; before ``start()``."""
         self._extra_lanes.append((name, lambda: script(self, self.generation)))
+
+    def keep_tag(self, name: str, consumer_tag: str) -> None:
+        """What ``cancel(name)`` cancels, on this pair of connections."""
+        self._tags[name] = consumer_tag
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
+        self._loop.call_later(delay_s, callback)
+
+    def count(self, what: str) -> None:
+        self._dispatcher.counters[what] += 1
 
     def _open_lanes(self) -> None:
         lanes = self._lanes()
@@ -251,10 +262,22 @@ class NodeConsumer:
 
     # -- deliveries and settlements ------------------------------------------------------------------------------------
 
-    def take(self, delivery: Delivery, generation: int, dialect: Dialect, lane: Kind) -> None:
+    def take(
+        self,
+        delivery: Delivery,
+        generation: int,
+        dialect: Dialect,
+        lane: Kind,
+        on_full: Callable[[], None] | None = None,
+    ) -> None:
+        """Have a delivery executed or refused; with *on_full*, call that instead of putting it aside."""
         self.delivered_at = time.monotonic()
         settlement = self._dispatcher.admit(delivery, generation, dialect, lane)
-        if settlement is not None:
+        if settlement is None:
+            return
+        if settlement.aside and on_full is not None:
+            on_full()
+        else:
             self.settle(settlement)
 
     def _answer_control(self, delivery: Delivery, generation: int) -> None:

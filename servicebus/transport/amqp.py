@@ -17,7 +17,9 @@ from pika.adapters import base_connection
 from servicebus.configuration import BrokerHost
 from servicebus.errors import ConnectFailed, ConnectionLost, TransportError
 from servicebus.transport.failures import channel_failure, closing_reason, connect_failure
-from servicebus.transport.interface import ConnectionEvents, Returned, Script
+from servicebus.transport.fastlane import FastLane
+from servicebus.transport.frames import Properties, ack_frame, content_frames, publish_frame
+from servicebus.transport.interface import ConnectionEvents, Delivery, Returned, Script
 from servicebus.transport.loop import EventLoop
 from servicebus.transport.services import ConnectionServices
 
@@ -51,6 +53,7 @@ class AmqpConnection:
         heartbeat_s: int,
         connect_timeout_s: float,
         handshake_timeout_s: float,
+        fast: bool = True,
     ):
         self.host = host
         self.blocked: str | None = None
@@ -59,7 +62,7 @@ class AmqpConnection:
         self._opened = False
         self._ended = False
         self._timeouts_s = (connect_timeout_s, handshake_timeout_s)
-        self._services = ConnectionServices(loop)
+        self._services = ConnectionServices(loop, fast=fast)
         parameters = _parameters(host, label, heartbeat_s, connect_timeout_s, connect_timeout_s + handshake_timeout_s)
         self._pika = _Pika(parameters, self._on_open, self._on_open_error, self._on_close, self._services)
         self._pika.add_on_connection_blocked_callback(self._on_blocked)
@@ -120,6 +123,16 @@ class AmqpConnection:
             failed = ConnectFailed(self.host.name, reason, kind="closed")
             self._loop.post(lambda: self._events.connection_failed(self, failed))
 
+    @property
+    def frame_max(self) -> int:
+        """The largest frame that was agreed on, in bytes."""
+        return int(self._pika.params.frame_max)
+
+    def lane(self) -> tuple[FastLane | None, Callable[[bytes], None]]:
+        """The fast lane, if this connection has one, and how to write to its stream; only while open."""
+        assert self._services.stream is not None
+        return self._services.lane, self._services.stream.write
+
     def lost(self, reason: str) -> ConnectionLost:
         return ConnectionLost(self.host.name, reason, sent=True)
 
@@ -176,6 +189,8 @@ class AmqpChannel:
         self._published = 0
         self._script: Script | None = None
         self._channel = raw.channel(on_open_callback=self._opened)
+        self._number = int(self._channel.channel_number)
+        self._lane, self._write = connection.lane()
 
     def __repr__(self) -> str:
         return f"<AmqpChannel {self._channel.channel_number} of {self.connection!r}>"
@@ -218,20 +233,41 @@ class AmqpChannel:
     ) -> int:
         if not self.is_open:
             return 0
+        self._published += 1
+        expiration = None if expiration_ms is None else str(expiration_ms)
+        if self._lane is not None:
+            self._write(publish_frame(self._number, exchange, routing_key, mandatory))
+            self._write(
+                content_frames(
+                    self._number,
+                    body,
+                    self.connection.frame_max,
+                    correlation_id=correlation_id,
+                    reply_to=reply_to,
+                    expiration=expiration,
+                    message_id=message_id,
+                    persistent=persistent,
+                    headers=headers,
+                )
+            )
+            return self._published
         properties = pika.BasicProperties(
             correlation_id=correlation_id,
             reply_to=reply_to,
-            expiration=None if expiration_ms is None else str(expiration_ms),
+            expiration=expiration,
             message_id=message_id,
             delivery_mode=_PERSISTENT if persistent else None,
             headers=headers,
         )
         self._channel.basic_publish(exchange, routing_key, body, properties, mandatory=mandatory)
-        self._published += 1
         return self._published
 
     def ack(self, tag: int) -> None:
-        if self.is_open:
+        if not self.is_open:
+            return
+        if self._lane is not None:
+            self._write(ack_frame(self._number, tag))
+        else:
             self._channel.basic_ack(tag)
 
     def reject(self, tag: int, *, requeue: bool) -> None:
@@ -254,11 +290,15 @@ class AmqpChannel:
         if self._on_returned is not None:
             channel.add_on_return_callback(self._returned)
         if self._on_confirmed is not None:
+            if self._lane is not None:
+                self._lane.add_confirms(self._number, self._fast_confirmed)
             channel.confirm_delivery(self._confirmed, callback=lambda _frame: self._on_open(self))
         else:
             self._on_open(self)
 
     def _closed(self, _channel: Any, error: BaseException) -> None:
+        if self._lane is not None:
+            self._lane.remove_channel(self._number)
         if self._script is not None:
             self._script.close()
             self._script = None
@@ -286,12 +326,39 @@ class AmqpChannel:
         method = frame.method
         self._on_confirmed(method.delivery_tag, method.multiple, isinstance(method, pika.spec.Basic.Ack))
 
-    # -- steps, for scripts: see the functions below ----------------------------------------------------------------
+    def _fast_confirmed(self, number: int, multiple: bool) -> None:
+        assert self._on_confirmed is not None
+        self._on_confirmed(number, multiple, True)
+
+    # -- for the steps of scripts ------------------------------------------------------------------------------------
 
     @property
     def raw(self) -> Any:
-        """pika's channel; for the steps of this module only."""
+        """pika's channel; for transport/steps.py only."""
         return self._channel
+
+    def take_deliveries(self, consumer_tag: str, on_delivery: Callable[[Delivery], None]) -> None:
+        """Let the fast lane, if there is one, take this consumer's deliveries past pika."""
+        if self._lane is None:
+            return
+
+        def deliver(tag: int, redelivered: bool, routing_key: str, properties: Properties, body: bytes) -> None:
+            on_delivery(
+                Delivery(
+                    self,
+                    tag,
+                    body,
+                    redelivered=redelivered,
+                    routing_key=routing_key,
+                    correlation_id=properties.correlation_id,
+                    reply_to=properties.reply_to,
+                    message_id=properties.message_id,
+                    content_type=properties.content_type,
+                    headers=properties.headers,
+                )
+            )
+
+        self._lane.add_consumer(self._number, consumer_tag, deliver)
 
 
 def _parameters(

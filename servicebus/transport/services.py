@@ -13,6 +13,7 @@ from typing import Any
 
 from pika.adapters.utils import nbio_interface
 
+from servicebus.transport.fastlane import FastLane
 from servicebus.transport.loop import EventLoop, Stream, StreamProtocol, Timer, connect, handshake_tls, resolve
 
 
@@ -27,9 +28,11 @@ class _Cancel(nbio_interface.AbstractIOReference):  # type: ignore[misc]
 class ConnectionServices(nbio_interface.AbstractIOServices):  # type: ignore[misc]
     """The loop's services for one connection; remembers that connection's stream."""
 
-    def __init__(self, loop: EventLoop):
+    def __init__(self, loop: EventLoop, *, fast: bool):
         self._loop = loop
+        self._fast = fast
         self.stream: Stream | None = None
+        self.lane: FastLane | None = None
 
     def get_native_ioloop(self) -> EventLoop:
         return self._loop
@@ -79,7 +82,8 @@ class ConnectionServices(nbio_interface.AbstractIOServices):  # type: ignore[mis
                 on_done(result)
                 return
             protocol = protocol_factory()
-            self.stream = Stream(self._loop, result, protocol)
+            self.lane = FastLane(protocol) if self._fast else None
+            self.stream = Stream(self._loop, result, self.lane or protocol)
             self.stream.start()
             on_done((self.stream, protocol))
 

@@ -81,12 +81,13 @@ def consume(
                 )
             )
 
-        channel.raw.basic_consume(
+        tag = channel.raw.basic_consume(
             queue,
             delivered,
             auto_ack=no_ack,
             exclusive=exclusive,
             callback=lambda frame: on_done(frame.method.consumer_tag),
         )
+        channel.take_deliveries(tag, on_delivery)
 
     return step

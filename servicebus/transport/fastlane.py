@@ -1,0 +1,185 @@
+"""FastLane: takes the frames that travel once per call out of the stream, before pika sees them.
+
+Theory of operation. The lane stands between our Stream and pika's connection, as pika's transport on one side and the
+stream's protocol on the other. It cuts what the broker sends into frames. A ``basic.deliver`` for a consumer that was
+registered here, with its header and body frames, becomes one callback; so does a ``basic.ack`` (a confirm) on a channel
+that was registered. Every other frame goes to pika untouched and in order. pika never notices: a delivery that it did
+not see changes none of its state, and its heartbeat checker is fed one heartbeat frame a second while others are kept
+from it. What we publish and ack is written to the same stream between pika's own frames.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from servicebus.transport.frames import (
+    ACK,
+    BODY,
+    DELIVER,
+    END,
+    FRAME_HEAD,
+    FRAME_OVERHEAD,
+    HEADER,
+    HEARTBEAT,
+    HEARTBEAT_FRAME,
+    METHOD,
+    METHOD_HEAD,
+    Properties,
+    Unreadable,
+    read_ack,
+    read_deliver,
+    read_header,
+)
+from servicebus.transport.loop import StreamProtocol
+
+OnDeliver = Callable[[int, bool, str, Properties, bytes], None]
+"""``(delivery tag, redelivered, routing key, properties, body)``"""
+OnConfirm = Callable[[int, bool], None]
+"""``(number, multiple)``"""
+
+_HEARTBEAT_S = 1.0
+_FRAME_TYPES = (METHOD, HEADER, BODY, HEARTBEAT)
+
+
+class _Content:
+    """A delivery whose header or body frames are still to come."""
+
+    __slots__ = ("missing", "on_deliver", "pieces", "properties", "redelivered", "routing_key", "tag")
+
+    def __init__(self, on_deliver: OnDeliver, tag: int, redelivered: bool, routing_key: str):
+        self.on_deliver = on_deliver
+        self.tag = tag
+        self.redelivered = redelivered
+        self.routing_key = routing_key
+        self.properties: Properties | None = None
+        self.missing = 0
+        self.pieces: list[bytes] = []
+
+
+class FastLane:
+    """One connection's lane. Everything belongs to the loop's thread."""
+
+    def __init__(self, pika: StreamProtocol):
+        self._pika = pika
+        self._rest = b""
+        self._consumers: dict[tuple[int, bytes], OnDeliver] = {}
+        self._confirms: dict[int, OnConfirm] = {}
+        self._contents: dict[int, _Content] = {}
+        self._fed_at = 0.0
+        self._is_open = True
+
+    def __repr__(self) -> str:
+        return f"<FastLane consumers={len(self._consumers)} unfinished={len(self._contents)}>"
+
+    def add_consumer(self, channel: int, consumer_tag: str, on_deliver: OnDeliver) -> None:
+        self._consumers[channel, consumer_tag.encode()] = on_deliver
+
+    def add_confirms(self, channel: int, on_confirm: OnConfirm) -> None:
+        self._confirms[channel] = on_confirm
+
+    def remove_channel(self, channel: int) -> None:
+        """The channel was closed; its number may be used again."""
+        self._confirms.pop(channel, None)
+        self._contents.pop(channel, None)
+        for key in [key for key in self._consumers if key[0] == channel]:
+            del self._consumers[key]
+
+    # -- the stream's protocol -----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        self._pika.connection_made(transport)
+
+    def connection_lost(self, error: BaseException | None) -> None:
+        self._is_open = False
+        self._pika.connection_lost(error)
+
+    def eof_received(self) -> bool | None:
+        return self._pika.eof_received()
+
+    def data_received(self, data: bytes) -> None:
+        """Cut *data* into frames; ours become callbacks, runs of the others go to pika in one piece each."""
+        if self._rest:
+            data = self._rest + data
+        at = kept_from = 0
+        size = len(data)
+        kept_some = False
+        while at + 7 <= size:
+            kind, channel, length = FRAME_HEAD.unpack_from(data, at)
+            end = at + length + FRAME_OVERHEAD
+            if kind not in _FRAME_TYPES:
+                break  # "AMQP....": the broker speaks another version, and pika knows what to say of it
+            if end > size:
+                break
+            if data[end - 1] != END:
+                raise Unreadable(f"a frame of type {kind} on channel {channel} has no end")
+            take = self._taker(data, kind, channel, at)
+            if take is not None:
+                self._pass(data, kept_from, at)
+                kept_from = end
+                kept_some = True
+                take(data, channel, at, end)
+            at = end
+        if at + 7 <= size and data[at] not in _FRAME_TYPES:
+            at = size
+        self._pass(data, kept_from, at)
+        self._rest = data[at:]
+        if kept_some:
+            self._feed_heartbeat()
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _taker(self, data: bytes, kind: int, channel: int, at: int) -> Callable[[bytes, int, int, int], None] | None:
+        """Who takes the frame at *at*: one of ours, or None for pika."""
+        if kind == METHOD:
+            method = METHOD_HEAD.unpack_from(data, at)[3]
+            if method == DELIVER and (channel, data[at + 12 : at + 12 + data[at + 11]]) in self._consumers:
+                return self._take_deliver
+            if method == ACK and channel in self._confirms:
+                return self._take_ack
+        elif kind == BODY:
+            return self._take_body if channel in self._contents else None
+        elif kind == HEADER:
+            return self._take_header if channel in self._contents else None
+        return None
+
+    def _take_deliver(self, data: bytes, channel: int, at: int, _end: int) -> None:
+        consumer_tag, tag, redelivered, routing_key = read_deliver(data, at + 11)
+        self._contents[channel] = _Content(self._consumers[channel, consumer_tag], tag, redelivered, routing_key)
+
+    def _take_header(self, data: bytes, channel: int, at: int, _end: int) -> None:
+        content = self._contents[channel]
+        content.missing, content.properties = read_header(data, at + 7)
+        if not content.missing:
+            self._deliver(channel, content, b"")
+
+    def _take_body(self, data: bytes, channel: int, at: int, end: int) -> None:
+        content = self._contents[channel]
+        piece = data[at + 7 : end - 1]
+        content.missing -= len(piece)
+        if content.missing > 0:
+            content.pieces.append(piece)
+        elif content.missing < 0 or content.properties is None:
+            raise Unreadable(f"the broker sent more than it announced on channel {channel}")
+        else:
+            self._deliver(channel, content, b"".join([*content.pieces, piece]) if content.pieces else piece)
+
+    def _deliver(self, channel: int, content: _Content, body: bytes) -> None:
+        del self._contents[channel]
+        assert content.properties is not None
+        content.on_deliver(content.tag, content.redelivered, content.routing_key, content.properties, body)
+
+    def _take_ack(self, data: bytes, channel: int, at: int, _end: int) -> None:
+        self._confirms[channel](*read_ack(data, at + 11))
+
+    def _pass(self, data: bytes, start: int, end: int) -> None:
+        # A callback may have closed the connection: pika wants nothing more then.
+        if start < end and self._is_open:
+            self._pika.data_received(data[start:end])
+
+    def _feed_heartbeat(self) -> None:
+        now = time.monotonic()
+        if now - self._fed_at >= _HEARTBEAT_S:
+            self._fed_at = now
+            self._pass(HEARTBEAT_FRAME, 0, len(HEARTBEAT_FRAME))
