@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from servicebus.configuration import Configuration
-from servicebus.runtime.dialect import Dialect, Refused
+from servicebus.runtime.dialect import Refused, Version2
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.transport.interface import Delivery
 from servicebus.wire.envelope import Kind
@@ -20,7 +20,7 @@ _ECHO_DOMAIN = b"servicebus/2 echo"
 class ControlLane:
     """Belongs to the I/O thread; ``echoed_at`` may be read by others."""
 
-    def __init__(self, config: Configuration, keyring: Keyring, dialect: Dialect, dispatcher: Dispatcher):
+    def __init__(self, config: Configuration, keyring: Keyring, dialect: Version2, dispatcher: Dispatcher):
         self.dialect = dialect
         self.echoed_at = 0.0
         self._config = config

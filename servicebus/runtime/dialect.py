@@ -39,7 +39,8 @@ class Dialect(Protocol):
     def write_result(self, incoming: Incoming, value: Any) -> bytes:
         """The reply that carries *value*. Raises EnvelopeError: it cannot be said."""
 
-    def write_fault(self, incoming: Incoming, fault: Fault) -> bytes: ...
+    def write_fault(self, incoming: Incoming, fault: Fault) -> bytes | None:
+        """The reply that tells of *fault*; None if the caller is not told."""
 
 
 class Version2:

@@ -89,6 +89,8 @@ class Dispatcher:
             self._running[incoming.id] = job
             return None
         self._journal.forget(incoming.id)
+        if incoming.is_patient:
+            return Settlement([claim], aside=True)
         self.counters["busy"] += 1
         if incoming.kind is Kind.MESSAGE:
             return Settlement([claim], aside=True)

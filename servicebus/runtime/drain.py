@@ -8,7 +8,6 @@ consumer, and would take waiting calls along); publish and ack what is left; clo
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -24,6 +23,8 @@ LOG = logging.getLogger(__name__)
 
 _QUIET_S = 0.1
 _POLL_S = 0.01
+_LAST_MOMENT_S = 0.2
+"""For what only needs a turn of the loop, even when there is no time left."""
 
 
 class Drain:
@@ -36,11 +37,14 @@ class Drain:
         dispatcher: Dispatcher,
         services: Sequence[ServiceThread],
         within_s: float,
+        pause: Callable[[float], float | None],
     ):
+        """*pause* waits that long, and gives a new limit in seconds if something urges to stop sooner."""
         self._loop = loop
         self._consumer = consumer
         self._dispatcher = dispatcher
         self._services = services
+        self._pause = pause
         self._started = time.monotonic()
         self._deadline = self._started + within_s
         self._calls_waiting = -1
@@ -52,21 +56,25 @@ class Drain:
         self._until(lambda: self._services_idle() and self._calls_are_quiet(), "work finished")
         self._loop.post(lambda: self._consumer.cancel("calls"))
         is_idle = self._until(self._services_idle, "services idle")
-        for service in self._services:
-            service.stop()
         is_settled = self._until(lambda: not self._consumer.has_unsettled, "replies and acks handed to the broker")
         # Teardown hooks run now; a service that does not end is left behind, it is a daemon thread.
-        joined = [service.join(max(self._deadline, time.monotonic() + 0.2)) for service in self._services]
+        for service in self._services:
+            service.stop()
+        is_ended = self._wait(
+            lambda: not any(service.is_running for service in self._services),
+            max(self._deadline, time.monotonic() + _LAST_MOMENT_S),
+        )
         self._loop.post(self._consumer.close)
         self._wait(lambda: self._consumer.is_closed, time.monotonic() + 0.5)
         self._loop.stop()
         duration_s = time.monotonic() - self._started
         LOG.info("%s: stopped after %.2f s", self._consumer.host.name, duration_s)
-        return is_idle and is_settled and all(joined)
+        return is_idle and is_settled and is_ended
 
     def _take_no_more(self) -> None:
         self._dispatcher.is_stopping = True
         self._consumer.cancel("messages")
+        self._consumer.cancel("compat")
         self._consumer.stop()
         self._ask_for_waiting_calls()
 
@@ -106,11 +114,13 @@ class Drain:
         LOG.debug("%s: %s after %.3f s", self._consumer.host.name, what, time.monotonic() - self._started)
         return is_reached
 
-    @staticmethod
-    def _wait(condition: Callable[[], bool], deadline: float) -> bool:
-        never = threading.Event()
+    def _wait(self, condition: Callable[[], bool], deadline: float) -> bool:
         while not condition():
-            if time.monotonic() >= deadline:
+            now = time.monotonic()
+            if now >= deadline:
                 return False
-            never.wait(_POLL_S)
+            limit_s = self._pause(_POLL_S)
+            if limit_s is not None:
+                self._deadline = min(self._deadline, now + limit_s)
+                deadline = min(deadline, max(self._deadline, now + _LAST_MOMENT_S))
         return True

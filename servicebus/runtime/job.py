@@ -42,6 +42,10 @@ class Incoming:
     expires_at: float
     """Unix time until which its token could be accepted."""
     reply_to: str
+    given_id: str = ""
+    """The id that a sender of version 1 gave: not unique, but what it and its service know."""
+    is_patient: bool = False
+    """Its sender knows no "busy": it may be kept waiting until there is room."""
 
     @property
     def key(self) -> str:

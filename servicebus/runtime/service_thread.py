@@ -73,6 +73,10 @@ class ServiceThread:
         """Jobs accepted and not yet finished."""
         return self._taken - self._left
 
+    @property
+    def is_running(self) -> bool:
+        return any(thread.is_alive() for thread in self._threads)
+
     def start(self) -> None:
         for thread in self._threads:
             thread.start()
@@ -94,7 +98,7 @@ class ServiceThread:
         """Wait for the threads until ``time.monotonic()`` is *deadline*; False if one still runs."""
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        return not self.is_running
 
     # -- in the service's threads ------------------------------------------------------------------------------------
 
@@ -133,7 +137,8 @@ class ServiceThread:
 
     def _execute(self, job: Job, params: Any) -> Outcome:
         incoming = job.incoming
-        event = Event(incoming.id, incoming.category, incoming.service, incoming.token, params, incoming.version)
+        id = incoming.given_id or incoming.id
+        event = Event(id, incoming.category, incoming.service, incoming.token, params, incoming.version)
         request = Request(event, job.deadline, self._make_sender)
         # As in 2.x each request gets a shallow copy, so that attributes set on self do not leak into the next one.
         instance = copy.copy(self.service.instance)

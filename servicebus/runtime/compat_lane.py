@@ -1,0 +1,103 @@
+"""CompatLane: the queue by which Senders of py-servicebus 2.x reach this node, for calls, messages and pings alike.
+
+Because pings stand in the same queue, nothing may block it: a call whose service is full waits here, a message steps
+aside into the node's own queue of messages, and the window of unacknowledged deliveries is wider than all inboxes are
+likely to be.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from servicebus.compat.names import PING, PONG, is_own_queue, node_queue
+from servicebus.configuration import Configuration
+from servicebus.policy.connection import State
+from servicebus.runtime.compat_dialect import EitherVersion, Version1
+from servicebus.runtime.consumer import NodeConsumer
+from servicebus.runtime.dialect import Refused
+from servicebus.runtime.job import Claim, Settlement
+from servicebus.transport.interface import Delivery, Script
+from servicebus.transport.steps import bind_queue, consume, declare_exchange, declare_queue, set_prefetch
+from servicebus.wire.envelope import Kind
+from servicebus.wire.fault import BUSY, Fault
+
+LANE = "compat"
+
+_WINDOWS = 4
+_MAX_PREFETCH = 65535
+_TRY_AGAIN_S = 0.05
+
+
+def add_compat_lane(consumer: NodeConsumer, config: Configuration) -> None:
+    """Let *consumer* serve Senders of 2.x as well; before its ``start()``."""
+    CompatLane(consumer, config)
+
+
+class CompatLane:
+    """Belongs to the I/O thread."""
+
+    def __init__(self, consumer: NodeConsumer, config: Configuration):
+        self._consumer = consumer
+        self._config = config
+        self._dialect = Version1(config)
+        self._held: deque[tuple[Delivery, int]] = deque()
+        self._is_timer_set = False
+        consumer.message_dialect = EitherVersion(consumer.message_dialect, self._dialect)
+        consumer.add_lane(LANE, self._script)
+
+    def __repr__(self) -> str:
+        return f"<CompatLane node {self._config.node_name} held={len(self._held)}>"
+
+    def _script(self, consumer: NodeConsumer, generation: int) -> Script:
+        # The very attributes of 2.x: with any other its agents and Senders were refused by the broker (406), or we.
+        exchange, queue = self._config.compat_exchange_name, node_queue(self._config.node_name)
+        yield declare_exchange(exchange, durable=False)
+        yield declare_queue(queue, durable=True)
+        yield bind_queue(queue, exchange, queue)
+        yield set_prefetch(min(_WINDOWS * self._config.prefetch, _MAX_PREFETCH))
+        consumer.keep_tag(LANE, (yield consume(queue, lambda delivery: self._take(delivery, generation))))
+
+    def _take(self, delivery: Delivery, generation: int) -> None:
+        if self._consumer.state is State.DRAINING:
+            return  # it stays the broker's, for whoever serves the node next
+        reply_to = delivery.reply_to or ""
+        if delivery.body == PING and reply_to:
+            self._consumer.count("pings.compat")
+            claim = Claim(delivery, generation, reply_to if is_own_queue(reply_to) else "")
+            self._consumer.settle(Settlement([claim], PONG))
+        elif reply_to:
+            self._take_call(delivery, generation)
+        else:
+            self._consumer.take(delivery, generation, self._dialect, Kind.MESSAGE)
+
+    def _take_call(self, delivery: Delivery, generation: int) -> None:
+        self._consumer.take(
+            delivery, generation, self._dialect, Kind.CALL, on_full=lambda: self._hold(delivery, generation)
+        )
+
+    def _hold(self, delivery: Delivery, generation: int) -> None:
+        """Let a call wait for room: a caller of 2.x would take "busy" for its result."""
+        if len(self._held) >= self._config.prefetch:
+            self._consumer.count(BUSY)
+            self._refuse(delivery, generation)
+            return
+        self._held.append((delivery, generation))
+        if not self._is_timer_set:
+            self._is_timer_set = True
+            self._consumer.call_later(_TRY_AGAIN_S, self._try_again)
+
+    def _refuse(self, delivery: Delivery, generation: int) -> None:
+        try:
+            incoming = self._dialect.read(delivery)
+            reply = self._dialect.write_fault(incoming, Fault(BUSY, f"the inbox of {incoming.key} is full"))
+        except Refused as refused:  # at midnight: its token was good a moment ago
+            reply = refused.reply
+        self._consumer.settle(Settlement([Claim(delivery, generation, delivery.reply_to or "")], reply))
+
+    def _try_again(self) -> None:
+        self._is_timer_set = False
+        held, self._held = self._held, deque()
+        for delivery, generation in held:
+            # What an older connection delivered, the broker has given out anew.
+            if generation == self._consumer.generation:
+                self._take(delivery, generation)
