@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from servicebus.client.compat_path import CompatPinger, Version1
 from servicebus.client.connector import Connector
 from servicebus.client.deadlines import Deadlines
 from servicebus.client.link import Link
@@ -127,9 +128,13 @@ class Engine:
         if link is None:
             self._wait(request, now)
             return
+        try:
+            link.publish(request, now)
+        except EnvelopeError as error:
+            request.fail(error)
+            return
         self._travelling[request.id] = request
         request.maybe_ran = True
-        link.publish(request, now)
 
     def _choose(self, request: Request, now: float) -> Link | None:
         if request.pinned is not None:
@@ -408,7 +413,11 @@ class Engine:
 
 def _versions(config: Configuration, keyring: Keyring) -> tuple[list[Version], Pinger]:
     """What is spoken, the newest first, and the pinger that finds out where."""
-    return [Version2(config, keyring)], Pinger(config)
+    newest = Version2(config, keyring)
+    if not config.compat:
+        return [newest], Pinger(config)
+    old = Version1(config)
+    return [newest, old], CompatPinger(config, newest, old)
 
 
 def _closed_error(request: Request) -> CallError:

@@ -264,15 +264,19 @@ class Link:
     # -- publishing ------------------------------------------------------------------------------------------------
 
     def publish(self, request: Request, now: float) -> None:
-        """Send *request* on its way, in the version that its path speaks. Only while ``is_usable``."""
+        """Send *request* on its way, in the version that its path speaks. Only while ``is_usable``.
+
+        Raises:
+            EnvelopeError: that version cannot say it; nothing was sent.
+        """
         path = self.path(request.address.node, now)
+        parcel = path.version.parcel(request)
         path.used_at = now
         request.link = self
         request.version = path.version
         request.published_at = now
         request.returned = False
         self.used_at = now
-        parcel = path.version.parcel(request)
         if request.kind is Kind.MESSAGE:
             self._publish_message(request, parcel)
         else:

@@ -22,6 +22,7 @@ class Ping:
     path: Path
     version: Version
     token: str
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +87,14 @@ class Pinger:
     def _came_back(self, ping: Ping, now: float) -> Finding | None:
         return Finding(ping.path, is_alive=False)
 
-    def _send(self, path: Path, version: Version, now: float) -> str:
+    def _send(self, path: Path, version: Version, now: float, *, why: str = "", is_timed: bool = True) -> None:
+        """Ping in *version*; *is_timed*: without an answer in time the path is dead."""
         wire_id = make_id(self._incarnation, next(self._count))
         token, parcel = version.ping(path.node, wire_id, self._timeout_s)
         while len(self._pending) >= _REMEMBERED_PINGS:
             self._pending.pop(next(iter(self._pending)))
-        self._pending[wire_id] = Ping(path, version, token)
-        if path.clock.pinged_at is None:  # the time to answer runs from the first of several pings
+        self._pending[wire_id] = Ping(path, version, token, why)
+        if is_timed and path.clock.pinged_at is None:  # the time to answer runs from the first of several pings
             path.link_bytes_at_ping = path.link.bytes_received
             path.clock.pinged(now)
         path.link.publish_control(parcel, wire_id, int(self._timeout_s * 1000))
-        return wire_id

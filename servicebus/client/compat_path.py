@@ -1,0 +1,133 @@
+"""Paths to agents of py-servicebus 2.x: version 1 as a Sender speaks it, and how it finds out where to.
+
+Every path speaks the newest version until it is known better, and only a pong makes it known: the queue of an agent of
+2.x outlives it, so that a call which is merely accepted there could wait for an agent that never comes, or be run long
+after the caller has gone. A new agent with ``compat`` answers in both versions, therefore the last word is a ping of
+the newest version: only if that comes back is version 1 spoken.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from servicebus.client.connector import SPARE_AFTER_S
+from servicebus.client.path import Path
+from servicebus.client.pinger import Finding, Ping, Pinger
+from servicebus.client.request import Request
+from servicebus.client.version import Exchange, Parcel, Version
+from servicebus.compat.envelope import OldEvent, decode_reply, encode_event
+from servicebus.compat.names import PING, PONG, node_queue
+from servicebus.compat.texts import fault_from_text, result_from_text
+from servicebus.compat.tokens import DailyTokens
+from servicebus.configuration import Configuration
+from servicebus.errors import EnvelopeError
+from servicebus.policy.paths import Trust
+from servicebus.wire.envelope import FAULT, OK, Kind, Reply
+from servicebus.wire.xmlcodec import decode_envelope
+
+_UPGRADED_AFTER_S = 5.0
+"""How often an agent of 2.x that is in use is asked whether it has been replaced by a new one."""
+
+_CONFIRM = "confirm"
+_UPGRADE = "upgrade"
+
+
+class Version1:
+    """Events and texts. Nothing is signed: a reply is believed because it came to an address of ours."""
+
+    def __init__(self, config: Configuration):
+        self.exchange = Exchange(config.compat_exchange_name, is_durable=False)
+        zone = ZoneInfo(config.compat_time_zone) if config.compat_time_zone else None
+        self._tokens = DailyTokens(config.secrets, zone)
+        self._max_bytes = config.max_envelope_bytes
+        self._has_in_band_errors = config.compat_in_band_errors
+        self._gives_values = config.compat_result == "value"
+
+    def __repr__(self) -> str:
+        return "<Version1>"
+
+    def parcel(self, request: Request) -> Parcel:
+        """Raises EnvelopeError: version 1 cannot say it."""
+        body = PING if request.kind is Kind.CONTROL else self._event(request)
+        return Parcel(self.exchange.name, node_queue(request.address.node), body)
+
+    def read(self, request: Request, body: bytes) -> Reply:
+        if request.kind is Kind.CONTROL:
+            self.check_pong(request.id, "", body)
+            return Reply(request.id, "", OK, body)
+        text = decode_reply(body, self._max_bytes).text
+        fault = None
+        if self._has_in_band_errors:
+            fault = fault_from_text(text, request.address.category, request.address.name)
+        if fault is not None:
+            return Reply(request.id, "", FAULT, b"", fault)
+        return Reply(request.id, "", OK, text.encode())
+
+    def value(self, message: bytes) -> Any:
+        text = message.decode()
+        return result_from_text(text) if self._gives_values else text
+
+    def ping(self, node: str, wire_id: str, timeout_s: float) -> tuple[str, Parcel]:
+        return "", Parcel(self.exchange.name, node_queue(node), PING)
+
+    def check_pong(self, wire_id: str, token: str, body: bytes) -> None:
+        if body != PONG:
+            raise EnvelopeError("malformed", f"{body[:20]!r} is no pong")
+
+    def _event(self, request: Request) -> bytes:
+        # The request was sealed in version 2; its params are taken from there, for the few that go to old agents.
+        params = decode_envelope(request.body, len(request.body)).params
+        token = self._tokens.make(time.time())
+        address = request.address
+        return encode_event(OldEvent(str(request.event_id), token, address.category, address.name, params))
+
+
+class CompatPinger(Pinger):
+    """A Pinger that knows two versions, and gives each path the one that its node speaks."""
+
+    def __init__(self, config: Configuration, newest: Version, old: Version):
+        super().__init__(config)
+        self._newest = newest
+        self._old = old
+
+    def ping(self, path: Path, now: float) -> None:
+        self._send(path, path.version if path.trust.is_healthy else self._newest, now)
+
+    def look_further(self, path: Path, now: float) -> bool:
+        self._send(path, self._old, now, is_timed=not path.trust.is_healthy)
+        return True
+
+    def look_around(self, path: Path, now: float) -> None:
+        if path.version is self._old and now >= path.probe_at and now - path.used_at < SPARE_AFTER_S:
+            path.probe_at = now + _UPGRADED_AFTER_S
+            self._send(path, self._newest, now, why=_UPGRADE, is_timed=False)
+
+    def _ponged(self, ping: Ping, now: float) -> Finding | None:
+        path = ping.path
+        if ping.version is self._newest:
+            return self._learned(path, self._newest)
+        if path.version is self._old and path.trust.is_healthy:
+            return Finding(path, is_alive=True)
+        self._send(path, self._newest, now, why=_CONFIRM)
+        return None
+
+    def _came_back(self, ping: Ping, now: float) -> Finding | None:
+        path = ping.path
+        if ping.why == _CONFIRM:
+            return self._learned(path, self._old)
+        if ping.why == _UPGRADE:
+            return None  # still the old one
+        if ping.version is self._newest:
+            self._send(path, self._old, now)
+        return Finding(path, is_alive=False)
+
+    def _learned(self, path: Path, version: Version) -> Finding:
+        is_news = path.version is not version
+        if is_news:
+            path.version = version
+            path.lacks_queue_until = 0.0
+            path.trust = Trust()  # what failed was the version, not the path
+            path.probe_at = 0.0
+        return Finding(path, is_alive=True, is_news=is_news)
