@@ -1,8 +1,74 @@
-"""What every test may import by name: the modules of ``tests/fixtures/``. Brokers come from servicebus.testing."""
+"""What every test may import by name: the modules of ``tests/fixtures/``; and the fixtures made of them.
+
+Brokers come from the fixture ``brokers`` of servicebus.testing.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "fixtures"))
+
+if TYPE_CHECKING:
+    from agents import Agent
+    from probe import Probe
+
+    from servicebus.configuration import Configuration
+    from servicebus.sender import Sender
+    from servicebus.testing import Broker
+
+
+@pytest.fixture
+def start_agent(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
+    """Start agents (arguments as agents.Agent without the folder); whatever is left of them is ended afterwards."""
+    from agents import Agent
+
+    with ExitStack() as stack:
+        count = 0
+
+        def start(hosts: Sequence[Broker | str], **how: Any) -> Agent:
+            nonlocal count
+            count += 1
+            folder = tmp_path / f"agent-{count}"
+            folder.mkdir()
+            agent = Agent(folder, hosts, **how)
+            stack.callback(agent.close)
+            return agent
+
+        yield start
+
+
+@pytest.fixture
+def make_sender() -> Iterator[Callable[[Configuration], Sender]]:
+    """Make Senders that are closed afterwards."""
+    from servicebus.sender import Sender
+
+    with ExitStack() as stack:
+
+        def make(configuration: Configuration) -> Sender:
+            sender = Sender(configuration)
+            stack.callback(sender.close)
+            return sender
+
+        yield make
+
+
+@pytest.fixture
+def make_probe() -> Iterator[Callable[..., Probe]]:
+    """Make Probes of brokers that are closed afterwards."""
+    from probe import Probe
+
+    with ExitStack() as stack:
+
+        def make(broker: Broker, **how: Any) -> Probe:
+            probe = Probe(broker, **how)
+            stack.callback(probe.close)
+            return probe
+
+        yield make

@@ -60,16 +60,18 @@ class Child:
         self.aborted_at = None
         self.state = {"host": self.host.name, "state": "starting"}
 
-    def ended(self, now: float) -> float:
+    def ended(self, now: float, *, as_asked: bool = False) -> float:
         """The worker is gone; gives the seconds until the next one may start. A quick death doubles them."""
         lived_s = now - self.started_at
         self.pid = None
         self.close_fds()
         self.restarts += 1
-        if lived_s >= _LIVED_WELL_S:
+        if lived_s >= _LIVED_WELL_S or as_asked:
             self._pause_s = 0.0
         self._spawn_at = now + self._pause_s
-        waited_s, self._pause_s = self._pause_s, min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
+        waited_s = self._pause_s
+        if not as_asked:
+            self._pause_s = min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
         self.state = {"host": self.host.name, "state": "dead"}
         return waited_s
 

@@ -56,7 +56,9 @@ class Drain:
         self._until(lambda: self._services_idle() and self._calls_are_quiet(), "work finished")
         self._loop.post(lambda: self._consumer.cancel("calls"))
         is_idle = self._until(self._services_idle, "services idle")
-        is_settled = self._until(lambda: not self._consumer.has_unsettled, "replies and acks handed to the broker")
+        is_settled = self._until(
+            lambda: not self._consumer.has_unsettled, "replies and acks handed to the broker", _LAST_MOMENT_S
+        )
         # Teardown hooks run now; a service that does not end is left behind, it is a daemon thread.
         for service in self._services:
             service.stop()
@@ -107,8 +109,8 @@ class Drain:
     def _services_idle(self) -> bool:
         return self._dispatcher.unfinished == 0 and all(service.backlog == 0 for service in self._services)
 
-    def _until(self, condition: Callable[[], bool], what: str) -> bool:
-        is_reached = self._wait(condition, self._deadline)
+    def _until(self, condition: Callable[[], bool], what: str, at_least_s: float = 0.0) -> bool:
+        is_reached = self._wait(condition, max(self._deadline, time.monotonic() + at_least_s))
         if not is_reached and self._deadline > self._started:
             LOG.warning("%s: gave up waiting for: %s", self._consumer.host.name, what)
         LOG.debug("%s: %s after %.3f s", self._consumer.host.name, what, time.monotonic() - self._started)

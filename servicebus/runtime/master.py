@@ -26,6 +26,7 @@ from servicebus.runtime.status import StatusSocket
 LOG = logging.getLogger(__name__)
 
 _WAIT_S = 1.0
+_DYING_S = 0.02
 _ABORT_GRACE_S = 2.0
 _STOP_MARGIN_S = 3.0
 _STOP_STEP_S = 0.05
@@ -33,7 +34,8 @@ _ROLL_PATIENCE_S = 5.0
 """A new worker that does not consume after so long (its broker may be down) holds up the others no longer."""
 
 RunWorker = Callable[[BrokerHost, int, int], int]
-"""``(host, beat_fd, life_fd) -> exit code``, called in the forked child."""
+"""``(host, beat_fd, life_fd) -> exit code``, called in the forked child with signals masked; it ends the masking when
+it has handlers of its own, so that a TERM that comes early is not the death of it."""
 
 
 class Master:
@@ -66,6 +68,7 @@ class Master:
         self._signals: SignalPipe | None = None
         self._status = StatusSocket(config.status_socket, self.snapshot)
         self._stop_signal: int | None = None
+        self._is_stopping = False
         self._rolling: list[Child] = []
         self._replacing: tuple[Child, int] | None = None
 
@@ -100,7 +103,7 @@ class Master:
         return {
             "node": self._config.node_name,
             "pid": os.getpid(),
-            "stopping": self._stop_signal is not None,
+            "stopping": self._is_stopping or self._stop_signal is not None,
             "healthy": any(worker.get("healthy") for worker in workers),
             "workers": workers,
         }
@@ -125,6 +128,8 @@ class Master:
             self._stop_signal = self._stop_signal or signal.SIGTERM
 
     def _next_event_s(self) -> float:
+        if any(not child.has_beat_fd for child in self._alive()):
+            return _DYING_S  # its pipe has ended, so it is on its way out; but it can be reaped only when it is gone
         now = time.monotonic()
         pauses = [child.due_in(now) for child in self._children if child.pid is None and not child.is_retired]
         return min([_WAIT_S, *(max(0.01, pause) for pause in pauses)])
@@ -146,16 +151,16 @@ class Master:
     def _spawn(self, child: Child, now: float) -> None:
         beat_read, beat_write = os.pipe()
         life_read, life_write = os.pipe()
-        with masked() as previous_mask:
+        with masked():
             pid = os.fork()
             if pid == 0:
-                self._become_worker(child, (beat_read, life_write), beat_write, life_read, previous_mask)
+                self._become_worker(child, (beat_read, life_write), beat_write, life_read)
             os.close(beat_write)
             os.close(life_read)
             child.started(pid, beat_read, life_write, now)
         LOG.debug("%s: started, pid %d", child.label, pid)
 
-    def _become_worker(self, child: Child, masters_fds: tuple[int, int], beat_fd: int, life_fd: int, mask: Any) -> None:
+    def _become_worker(self, child: Child, masters_fds: tuple[int, int], beat_fd: int, life_fd: int) -> None:
         """The child's whole life; never returns."""
         code = EXIT_FAILED
         try:
@@ -169,7 +174,6 @@ class Master:
             self._status.forget()
             random.seed()
             os.set_blocking(beat_fd, False)
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             code = self._run_worker(child.host, beat_fd, life_fd)
         except BaseException:  # this is the end of the process: whatever it was is reported, then the code says it
             LOG.exception("%s failed", child.label)
@@ -193,12 +197,12 @@ class Master:
     def _bury(self, child: Child, code: int) -> None:
         now = time.monotonic()
         pid, lived_s = child.pid, now - child.started_at
-        pause_s = child.ended(now)
+        pause_s = child.ended(now, as_asked=code == EXIT_ASKED)
         what = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
         if code == EXIT_BOOT:
             child.is_retired = True
             LOG.error("%s (pid %s) could not start; not trying again", child.label, pid)
-        elif code == 0:
+        elif code == EXIT_ASKED:
             LOG.debug("%s (pid %s) stopped", child.label, pid)
         else:
             LOG.warning("%s (pid %s) %s after %.1f s; next one in %.2f s", child.label, pid, what, lived_s, pause_s)
@@ -206,7 +210,7 @@ class Master:
     def _retire_silent(self) -> None:
         """A worker whose I/O thread stands still: first its stacks, then its end."""
         now = time.monotonic()
-        for child in self._children:
+        for child in self._children + self._leaving:
             if child.pid is None or now - child.beaten_at < SILENT_AFTER_S:
                 continue
             if child.aborted_at is None:
@@ -220,9 +224,8 @@ class Master:
         """Replace workers one at a time: the next one drains when the one before consumes again."""
         if self._replacing is not None:
             child, restarts = self._replacing
-            is_back = child.restarts > restarts and (
-                child.state.get("healthy") or time.monotonic() - child.started_at > _ROLL_PATIENCE_S
-            )
+            is_next = child.restarts > restarts and child.is_alive
+            is_back = is_next and (child.state.get("healthy") or time.monotonic() - child.started_at > _ROLL_PATIENCE_S)
             if not (is_back or child.is_retired):
                 return
             self._replacing = None
@@ -261,7 +264,7 @@ class Master:
         drain_s = self._config.drain_timeout if is_graceful else 0.0
         LOG.info("stopping%s", f", draining for at most {drain_s:g} s" if is_graceful else "")
         self._tell_all(signal.SIGTERM if is_graceful else signal.SIGINT)
-        self._stop_signal = None
+        self._stop_signal, self._is_stopping = None, True
         codes: list[int] = []
         deadline = time.monotonic() + drain_s + _STOP_MARGIN_S
         while self._alive():

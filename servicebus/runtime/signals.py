@@ -67,3 +67,8 @@ def masked() -> Any:
         yield previous
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
+def unmask() -> None:
+    """End what ``masked()`` began in the parent: from here on this process has handlers of its own."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)

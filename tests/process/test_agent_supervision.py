@@ -1,0 +1,287 @@
+"""What the master does for its workers: real forks, real signals, real brokers."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from agents import Agent
+from waiting import Stopwatch, wait_until
+
+from servicebus.configuration import Configuration
+from servicebus.sender import Sender
+from servicebus.testing import Broker
+
+StartAgent = Callable[..., Agent]
+MakeSender = Callable[[Configuration], Sender]
+
+
+@pytest.mark.brokers(count=2)
+def test_there_is_one_worker_per_host_and_each_serves(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    agent = start_agent(brokers).wait_consuming()
+    pids = set()
+    for index, broker in enumerate(brokers):
+        assert agent.worker(index)["host"] == f"{broker.host}:{broker.port}"
+        sender = make_sender(agent.configuration(hosts=[f"{broker.host}:{broker.port}"]))
+        assert sender.call("NODE-01.math.add", [1, 2]) == (1, 3)
+        pids.add(sender.call("NODE-01.test.whoami")[1])
+    assert pids == set(agent.worker_pids())
+    assert make_sender(agent.configuration()).ping_all("NODE-01") == (2, 2)
+
+
+@pytest.mark.brokers(count=1)
+def test_several_workers_per_host_share_the_nodes_queue(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    agent = start_agent(brokers, workers_per_host=2).wait_consuming()
+    assert len(agent.worker_pids()) == 2
+    sender = make_sender(agent.configuration())
+    answered = {sender.call("NODE-01.test.whoami")[1] for _ in range(20)}
+    assert answered == set(agent.worker_pids())
+
+
+@pytest.mark.brokers(count=2)
+def test_a_killed_worker_is_back_within_three_seconds_and_the_others_do_not_notice(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    agent = start_agent(brokers).wait_consuming()
+    victim, bystander = agent.worker_pids()
+    watch = Stopwatch()
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: agent.worker()["pid"] not in (victim, None))
+    agent.wait_consuming(timeout_s=3)
+    assert watch.elapsed_s < 3
+    assert agent.worker()["restarts"] == 1
+    assert agent.worker(1)["pid"] == bystander
+    assert agent.worker(1)["restarts"] == 0
+    agent.wait_log("was killed by signal 9", "next one in")
+    assert make_sender(agent.configuration()).call("NODE-01.math.add", [2, 3])[1] == 5
+
+
+@pytest.mark.brokers(count=2)
+def test_a_worker_that_crashes_again_and_again_is_held_back_while_the_others_serve(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    """A message that kills its worker comes back to the next one: pauses double, so that it does not eat the machine.
+    The first restart is immediate."""
+    agent = start_agent(brokers).wait_consuming()
+    first, second = (agent.configuration(hosts=[f"{broker.host}:{broker.port}"]) for broker in brokers)
+    make_sender(first).send("NODE-01.audit.poison", "x")
+    wait_until(lambda: len(agent.noted("poisoned")) >= 4, 20)
+    served = make_sender(second)
+    for number in range(200):
+        assert served.call("NODE-01.math.add", [number, 1], timeout=2)[1] == number + 1
+    wait_until(lambda: agent.worker()["next_start_in_s"], what="held back")
+    assert agent.worker(1)["restarts"] == 0
+    times = [float(line) for line in agent.noted("poisoned")]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert pauses[2] > pauses[0] + 0.2, pauses
+    assert agent.stop() == 0
+    agent.wait_gone(2)
+
+
+@pytest.mark.brokers(count=2)
+def test_workers_end_within_two_seconds_when_the_master_is_killed(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    """Even while services are stuck; and so do the connections, so that no consumer without a master stays behind."""
+    agent = start_agent(brokers, threads={"test.stuck": 4}).wait_consuming()
+    sender = make_sender(agent.configuration())
+    stuck = [sender.call_async("NODE-01.test.stuck", timeout=60) for _ in range(4)]
+    wait_until(lambda: len(agent.noted("started")) == 4)
+    agent.send(signal.SIGKILL)
+    watch = Stopwatch()
+    agent.wait_gone(4)
+    assert watch.elapsed_s < 2
+    agent.wait_log("the master is gone")
+    assert not any(future.done() and not future.exception() for future in stuck)
+
+
+@pytest.mark.brokers(count=1)
+def test_workers_end_within_two_seconds_when_the_master_is_killed_in_the_middle_of_a_drain(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    agent = start_agent(brokers).wait_consuming()
+    make_sender(agent.configuration()).call_async("NODE-01.test.stuck", timeout=60)
+    wait_until(lambda: agent.noted("started"))
+    agent.send(signal.SIGTERM)
+    wait_until(lambda: agent.status().get("stopping"))
+    agent.send(signal.SIGKILL)
+    watch = Stopwatch()
+    agent.wait_gone(4)
+    assert watch.elapsed_s < 2
+
+
+@pytest.mark.brokers(count=1)
+def test_a_stopped_worker_is_retired_and_replaced(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    """SIGSTOP stands for any worker whose I/O thread does not turn: first asked for its stacks, then killed."""
+    agent = start_agent(brokers, mode="impatient").wait_consuming()
+    frozen = agent.worker()["pid"]
+    os.kill(frozen, signal.SIGSTOP)
+    agent.wait_log("is silent for", "aborting it")
+    wait_until(lambda: agent.worker()["pid"] not in (frozen, None), 10)
+    assert not psutil.pid_exists(frozen)
+    agent.wait_consuming()
+    assert make_sender(agent.configuration()).call("NODE-01.math.add", [1, 1])[1] == 2
+
+
+@pytest.mark.brokers(count=1)
+def test_a_worker_that_is_aborted_leaves_the_stacks_of_all_its_threads(
+    brokers: list[Broker], start_agent: StartAgent
+) -> None:
+    agent = start_agent(brokers).wait_consuming()
+    os.kill(agent.worker()["pid"], signal.SIGABRT)
+    agent.wait_log("Fatal Python error: Aborted")
+    agent.wait_log("was killed by signal 6")
+    assert agent.log_lines("loop.py", "in _turn")
+    agent.wait_consuming()
+
+
+class Caller:
+    """Calls all the time from a thread of its own until it is told to stop; remembers every error."""
+
+    def __init__(self, sender: Sender, address: str = "NODE-01.math.add", **how: Any):
+        self._sender, self._address, self._how = sender, address, how
+        self.calls = 0
+        self.errors: list[BaseException] = []
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                assert self._sender.call(self._address, [self.calls, 1], **self._how)[1] == self.calls + 1
+            except Exception as error:
+                self.errors.append(error)
+            self.calls += 1
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join(30)
+
+
+@pytest.mark.brokers(count=2)
+def test_hup_replaces_the_workers_one_after_another_and_callers_notice_nothing(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    agent = start_agent(brokers).wait_consuming()
+    before = agent.worker_pids()
+    callers = [Caller(make_sender(agent.configuration())) for _ in range(2)]
+    states: list[tuple[str, ...]] = []
+    # Old enough that "it did not come back in time" could be mistaken for "it is back".
+    wait_until(lambda: min(worker["uptime_s"] or 0 for worker in agent.workers()) > 5.5)
+    agent.send(signal.SIGHUP)
+
+    def are_replaced() -> bool:
+        workers = agent.workers()
+        states.append(tuple(worker["state"] for worker in workers))
+        return not {worker["pid"] for worker in workers} & {*before, None} and {*states[-1]} == {"consuming"}
+
+    try:
+        wait_until(are_replaced, 15, lambda: f"replaced: {agent.workers()}\n{agent.log()}")
+    finally:
+        for caller in callers:
+            caller.stop()
+    assert [caller.errors for caller in callers] == [[], []]
+    assert all(caller.calls > 100 for caller in callers)
+    assert all("consuming" in seen for seen in states), "both were away at the same time"
+    assert not agent.log_lines("was killed by signal")
+    stopped = [agent.log().index(f"{broker.host}:{broker.port}: stopped after") for broker in brokers]
+    started = agent.log().rindex(f"{brokers[0].host}:{brokers[0].port}: consuming")
+    assert stopped[0] < started < stopped[1], "the second was stopped before the first was back"
+
+
+@pytest.mark.brokers(count=2)
+def test_hup_takes_a_new_configuration_and_a_bad_one_changes_nothing(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    agent = start_agent(brokers[:1]).wait_consuming()
+    pid = agent.worker()["pid"]
+    (agent.folder / "agent.yaml").write_text("hosts: [mq-a]\nsecret_tokn: x\n")
+    agent.send(signal.SIGHUP)
+    line = agent.wait_log("HUP: the configuration stays as it was")
+    assert "secret_tokn" in line
+    assert agent.worker()["pid"] == pid
+
+    agent.write_configuration(hosts=[f"{broker.host}:{broker.port}" for broker in brokers])
+    agent.send(signal.SIGHUP)
+    wait_until(lambda: len(agent.workers()) == 2 and agent.worker()["pid"] not in (pid, None))
+    agent.wait_consuming()
+    assert make_sender(agent.configuration()).ping_all("NODE-01") == (2, 2)
+
+    agent.write_configuration(hosts=[f"{brokers[1].host}:{brokers[1].port}"])
+    gone = agent.worker()["pid"]
+    agent.send(signal.SIGHUP)
+    wait_until(lambda: len(agent.workers()) == 1 and not psutil.pid_exists(gone))
+    agent.wait_consuming()
+    assert agent.stop() == 0
+
+
+@pytest.mark.brokers(count=1)
+def test_a_worker_that_drains_for_long_after_hup_is_not_taken_for_a_silent_one(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    """It beats while it drains; the call that it still runs gets its answer."""
+    agent = start_agent(brokers, mode="impatient").wait_consuming()
+    sender = make_sender(agent.configuration())
+    slow: Future[Any] = sender.call_async("NODE-01.test.sleep", [4, "slow"])
+    wait_until(lambda: agent.noted("started"))
+    agent.send(signal.SIGHUP)
+    assert slow.result(10)[1] == "slow"
+    assert agent.noted("started") == ["slow"]
+    assert not agent.log_lines("is silent for")
+    agent.wait_consuming()
+
+
+@pytest.mark.brokers(count=1)
+def test_hooks_run_in_every_worker_and_services_are_set_up_and_torn_down_there(
+    brokers: list[Broker], start_agent: StartAgent
+) -> None:
+    agent = start_agent(brokers, mode="hooks").wait_consuming()
+    pid = agent.worker()["pid"]
+    assert agent.stop() == 0
+    assert agent.noted("hooks") == [f"after-fork {pid}", f"setup {pid}", f"teardown {pid}", f"on-exit {pid}"]
+
+
+@pytest.mark.brokers(count=1)
+def test_hooks_that_raise_are_logged_and_the_agent_serves_all_the_same(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    agent = start_agent(brokers, mode="broken-hooks").wait_consuming()
+    agent.wait_log("after-fork hook failed")
+    assert make_sender(agent.configuration()).call("NODE-01.math.add", [1, 1])[1] == 2
+    assert agent.stop() == 0
+    agent.wait_log("exit hook failed")
+
+
+@pytest.mark.brokers(count=2)
+def test_the_status_socket_tells_how_the_workers_are(brokers: list[Broker], start_agent: StartAgent) -> None:
+    agent = start_agent(brokers).wait_consuming()
+    status = agent.status()
+    assert (status["node"], status["pid"], status["stopping"], status["healthy"]) == ("NODE-01", agent.pid, False, True)
+    for worker in status["workers"]:
+        assert worker["state"] == "consuming"
+        assert worker["healthy"]
+        assert worker["beat_age_s"] < 2.5
+        assert worker["counters"] == {}
+    assert Path(agent.settings["status_socket"]).stat().st_mode & 0o777 == 0o600
+    brokers[0].kill()
+    wait_until(lambda: agent.worker()["state"] == "backoff", what="health never shows green meanwhile")
+    assert not agent.worker()["healthy"]
+    assert agent.worker()["last_error"]
+    assert agent.status()["healthy"]
+    assert agent.stop() == 0
+    assert not Path(agent.settings["status_socket"]).exists()
