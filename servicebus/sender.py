@@ -24,6 +24,9 @@ __all__ = ["Sender"]
 
 _PING = ("servicebus", "ping")
 
+_life_lock = threading.Lock()
+"""Guards the beginning and the end of every Sender's life in this process. One for all, so that a fork can renew it."""
+
 
 class Sender:
     """Calls services and sends messages by address ``NODE.category.name``.
@@ -41,7 +44,6 @@ class Sender:
     def __init__(self, configuration: Configuration, smart_route: bool = True):
         self._config = configuration
         self._keyring = Keyring(configuration.secrets)
-        self._lock = threading.Lock()
         self._life: _Life | None = None
         self._inherited: list[_Life] = []
 
@@ -141,7 +143,7 @@ class Sender:
 
     def close(self) -> None:
         """Close all connections; unfinished calls fail. A later call opens them again. For any thread."""
-        with self._lock:
+        with _life_lock:
             life, self._life = self._life, None
         if life is not None and life.pid == os.getpid():
             closed = threading.Event()
@@ -190,7 +192,7 @@ class Sender:
         return self._begin()
 
     def _begin(self) -> _Life:
-        with self._lock:
+        with _life_lock:
             if self._life is not None and self._life.pid != os.getpid():
                 # The parent's connections: forgotten, never closed, since their sockets are shared with the parent.
                 self._inherited.append(self._life)
@@ -228,3 +230,11 @@ def _is_answered(future: Future[Any]) -> bool:
     except ServiceBusError:
         return False
     return True
+
+
+def _renew_lock_in_child() -> None:
+    global _life_lock
+    _life_lock = threading.Lock()  # another thread may have held it at the moment of the fork
+
+
+os.register_at_fork(after_in_child=_renew_lock_in_child)
