@@ -374,6 +374,8 @@ class Engine:
         for link in self._links:
             if link.is_up:
                 self._watch.check(link, awaited_nodes, now)
+        if any(request.kind is Kind.MESSAGE for request in self._waiting.values()):
+            self._retry_waiting()  # the queue that was missing may have been declared; nobody would tell us
         self._end_grace(now)
         self._connector.look_after(now)
         if self._unfinished or any(link.is_up or link.is_wanted for link in self._links):

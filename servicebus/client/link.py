@@ -163,7 +163,12 @@ class Link:
         if self._connection is not None:
             self._connection.close() if self._connection.is_open else self._connection.abort("the Sender was closed")
 
+    # What an older connection still has to say concerns nobody any more.
+
     def connection_opened(self, connection: BrokerConnection) -> None:
+        if connection is not self._connection:
+            connection.abort("superseded")
+            return
         self._ready = 0
         self._open_calls(connection)
         connection.open_channel(
@@ -174,14 +179,17 @@ class Link:
         )
 
     def connection_failed(self, connection: BrokerConnection, error: ConnectFailed) -> None:
-        self.failure = error
-        self._down(error.reason, error.kind)
+        if connection is self._connection:
+            self.failure = error
+            self._down(error.reason, error.kind)
 
     def connection_lost(self, connection: BrokerConnection, error: ConnectionLost) -> None:
-        self._down(error.reason, "closed")
+        if connection is self._connection:
+            self._down(error.reason, "closed")
 
     def connection_blocked(self, connection: BrokerConnection, reason: str | None) -> None:
-        self._events.link_blocked(self, reason)
+        if connection is self._connection:
+            self._events.link_blocked(self, reason)
 
     def _open_calls(self, connection: BrokerConnection) -> None:
         connection.open_channel(
