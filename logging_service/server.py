@@ -34,7 +34,7 @@ EXIT_BAD_CONFIGURATION = 3
 
 DATAGRAMS_PER_ROUND = 64
 ROUND_BYTES = 256 * 1024
-TICK_S = 1.0
+TICK_S = 0.5
 DRAIN_S = 0.8
 WRITE_AGAIN_S = 0.2
 ORPHAN_GRACE_S = 1.0
@@ -188,6 +188,7 @@ class LogServer:
                 return False
             records = []  # the file keeps what it could not write
             time.sleep(WRITE_AGAIN_S)
+            self._reopen_if_told()
             self._watch_parent(time.monotonic())
         self._trouble = ""
         self._written += len(lines)
@@ -197,16 +198,23 @@ class LogServer:
     def _tick(self, now: float) -> None:
         self._intake.share_window(now)
         self._say_counts(now)
+        self._reopen_if_told()
         try:
-            if self._reopening:
-                self._reopening = False
-                self._file.reopen()
             self._file.tick(time.time())
         except OSError as error:
             self._complain(f"cannot reopen {self._file.path}: {error.strerror}; the old file is written on")
         if self._file.rotation_error:
             self._complain(f"cannot rotate {self._file.rotation_error}; the file is written on")
         self._watch_parent(now)
+
+    def _reopen_if_told(self) -> None:
+        if not self._reopening:
+            return
+        self._reopening = False
+        try:
+            self._file.reopen()
+        except OSError as error:
+            self._complain(f"cannot reopen {self._file.path}: {error.strerror}; the old file is written on")
 
     def _watch_parent(self, now: float) -> None:
         if not self._options.parent or os.getppid() == self._options.parent:

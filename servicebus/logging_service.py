@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import logging
 import multiprocessing
@@ -89,7 +88,12 @@ class LoggingService:
         process = context.Process(
             target=_serve, args=(server, after_fork_hook, inherited), name="servicebus-logd", daemon=True
         )
-        process.start()
+        # The server takes these signals when it is ready: a terminate() right away must not kill it before.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP, signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         # Else this process would hold the port of a server that died, and swallow what is sent to it.
         server.close()
         return process

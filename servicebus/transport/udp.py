@@ -57,7 +57,7 @@ class DatagramHandler(logging.Handler):
         level: int = logging.NOTSET,
         threaded: bool = True,
         process_name: str | None = None,
-        max_records: int = 20_000,
+        max_records: int = 50_000,
         max_bytes: int = 16 * 1024 * 1024,
         datagram_bytes: int | None = None,
         close_timeout_s: float = 1.0,
