@@ -32,7 +32,7 @@ from servicebus.transport.frames import (
     read_deliver,
     read_header,
 )
-from servicebus.transport.loop import StreamProtocol
+from servicebus.transport.stream import StreamProtocol
 
 OnDeliver = Callable[[int, bool, str, Properties, bytes], None]
 """``(delivery tag, redelivered, routing key, properties, body)``"""

@@ -13,8 +13,10 @@ from typing import Any
 
 from pika.adapters.utils import nbio_interface
 
+from servicebus.transport.dialing import connect, handshake_tls, resolve
 from servicebus.transport.fastlane import FastLane
-from servicebus.transport.loop import EventLoop, Stream, StreamProtocol, Timer, connect, handshake_tls, resolve
+from servicebus.transport.loop import EventLoop, Timer
+from servicebus.transport.stream import Stream, StreamProtocol
 
 
 class _Cancel(nbio_interface.AbstractIOReference):  # type: ignore[misc]

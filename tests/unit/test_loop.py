@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 from waiting import Stopwatch, wait_until
 
-from servicebus.transport.loop import EventLoop, Stream, connect, handshake_tls, resolve
+from servicebus.transport.dialing import connect, handshake_tls, resolve
+from servicebus.transport.loop import EventLoop
+from servicebus.transport.stream import Stream
 
 
 @pytest.fixture

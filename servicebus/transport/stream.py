@@ -1,0 +1,162 @@
+"""Stream: a connected socket, plain or TLS, on an EventLoop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Protocol
+
+from servicebus.transport.loop import EventLoop
+
+LOG = logging.getLogger(__name__)
+
+_READ = selectors.EVENT_READ
+_WRITE = selectors.EVENT_WRITE
+
+
+class StreamProtocol(Protocol):
+    """Who reads from a stream: the subset of asyncio's Protocol that pika speaks."""
+
+    def connection_made(self, transport: Any) -> None: ...
+    def connection_lost(self, error: BaseException | None) -> None: ...
+    def eof_received(self) -> bool | None: ...
+    def data_received(self, data: bytes) -> None: ...
+
+
+class Stream:
+    """A connected socket, plain or TLS, that reads in large pieces and writes once per turn."""
+
+    READ_BYTES = 65536
+
+    def __init__(self, loop: EventLoop, sock: socket.socket, protocol: StreamProtocol):
+        self._loop = loop
+        self._sock = sock
+        self._protocol = protocol
+        self._out: list[bytes] = []
+        self._out_bytes = 0
+        self._flush_pending = False
+        self._watches_writes = False
+        self._closed = False
+        self.bytes_received = 0
+
+    def __repr__(self) -> str:
+        return f"<Stream fd={self._sock.fileno()} closed={self._closed} unsent={self._out_bytes}>"
+
+    def start(self) -> None:
+        self._loop.watch(self._sock, _READ, self._on_ready)
+        self._protocol.connection_made(self)
+        # A TLS handshake may have read the first bytes of the conversation into the TLS layer's own buffer,
+        # where no selector sees them.
+        if isinstance(self._sock, ssl.SSLSocket) and self._sock.pending():
+            self._loop.post(self._read)
+
+    # -- pika's AbstractStreamTransport --------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        if self._closed:
+            return
+        self._out.append(data)
+        self._out_bytes += len(data)
+        if not self._flush_pending:
+            self._flush_pending = True
+            self._loop.flush_later(self)
+
+    def abort(self) -> None:
+        """Close at once, without a word to the peer; ``connection_lost(None)`` follows in a later callback."""
+        self._close(None)
+
+    def cut(self, reason: str) -> None:
+        """Close as if the network had broken: ``connection_lost`` is given an error that says *reason*."""
+        self._close(ConnectionAbortedError(reason))
+
+    def abandon(self, reason: str) -> Callable[[], None]:
+        """As ``cut()``, but the peer gets its reset only when the function that this gives is called."""
+        if self._closed:
+            return lambda: None
+        # The kernel resets a connection when the last of its descriptors is closed.
+        kept = socket.socket(fileno=os.dup(self._sock.fileno()))
+        self.cut(reason)
+        return lambda: close_hard(kept)
+
+    def get_protocol(self) -> StreamProtocol:
+        return self._protocol
+
+    def get_write_buffer_size(self) -> int:
+        return self._out_bytes
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _on_ready(self, mask: int) -> None:
+        if mask & _READ:
+            self._read()
+        if mask & _WRITE and not self._closed:
+            self.flush()
+
+    def _read(self) -> None:
+        while not self._closed:
+            try:
+                data = self._sock.recv(self.READ_BYTES)
+            except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return
+            except (OSError, ssl.SSLError) as error:
+                self._close(error)
+                return
+            if not data:
+                self._protocol.eof_received()
+                self._close(None)
+                return
+            self.bytes_received += len(data)
+            self._deliver(data)
+            if not (isinstance(self._sock, ssl.SSLSocket) and self._sock.pending()):
+                return
+
+    def _deliver(self, data: bytes) -> None:
+        try:
+            self._protocol.data_received(data)
+        except Exception as error:  # the peer sent what its protocol cannot read: this connection is lost, no other
+            LOG.warning("%r: unreadable data from the broker: %r", self, error)
+            self._close(error)
+
+    def flush(self) -> None:
+        """Send what was written during this turn; what the socket does not take now waits for it."""
+        self._flush_pending = False
+        if self._closed or not self._out:
+            return
+        data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+        try:
+            sent = self._sock.send(data)
+        except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            sent = 0
+        except (OSError, ssl.SSLError) as error:
+            self._close(error)
+            return
+        self._out_bytes -= sent
+        self._out = [data[sent:]] if sent < len(data) else []
+        self._watch_writes(bool(self._out))
+
+    def _watch_writes(self, wanted: bool) -> None:
+        if wanted != self._watches_writes:
+            self._watches_writes = wanted
+            self._loop.rewatch(self._sock, _READ | _WRITE if wanted else _READ, self._on_ready)
+
+    def _close(self, error: BaseException | None) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._out = []
+        self._out_bytes = 0
+        self._loop.unwatch(self._sock)
+        close_hard(self._sock)
+        self._loop.post(lambda: self._protocol.connection_lost(error))
+
+
+def close_hard(sock: socket.socket) -> None:
+    """Close *sock* with a reset, so that a silent peer keeps neither memory nor a port of ours."""
+    with suppress(OSError):  # already disconnected by the peer
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+    sock.close()
