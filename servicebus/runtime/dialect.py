@@ -60,7 +60,7 @@ class Version2:
         try:
             self._keyring.verify_envelope(envelope)
         except EnvelopeError as error:
-            # A stranger is answered over direct reply-to only, so that it can make us write to no queue but its own; and
+            # A stranger is answered over direct reply-to only, so that it cannot make us write to any queue; and
             # unsigned: it may have put another caller's id and token on its forgery, to get a signed refusal for them.
             fault = Fault("refused", f"{error.reason}: {error.detail}")
             reply = encode_reply(Reply(envelope.id, UNSIGNED, FAULT, b"", fault))
