@@ -1,0 +1,308 @@
+"""What a broker's death or silence costs: the times that DESIGN promises (P5), and no call lost or answered wrong.
+
+Few repetitions, with default settings unless a test says otherwise; benchmarks/failover.py takes the figures.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from agents import Agent
+from waiting import Stopwatch, wait_until
+
+from servicebus.configuration import Configuration
+from servicebus.errors import CallInterrupted, CallTimeout, NoBrokerAvailable, NodeUnavailable
+from servicebus.sender import Sender
+from servicebus.testing import Broker, FaultProxy, Mode
+
+StartAgent = Callable[..., Agent]
+MakeSender = Callable[[Configuration], Sender]
+
+ADD = "NODE-01.math.add"
+SLEEP = "NODE-01.test.sleep"
+DEAD_BROKER_S = 0.5
+SILENT_BROKER_S = 3.0
+BAD_FIRST_HOST_S = 0.5
+AGENT_BACK_S = 3.0
+TICK_S = 0.15
+"""What a deadline may be late: a clock of 50 ms, and a machine with other things to do."""
+QUICK_WATCHER = {"watcher_interval": 0.5, "watcher_timeout": 1.0}
+
+
+def name(host: Broker | FaultProxy) -> str:
+    return f"{host.host}:{host.port}"
+
+
+@contextmanager
+def calls_in_flight(agent: Agent, sender: Sender, pause_s: float, count: int = 8) -> Iterator[None]:
+    """Calls that run at the beginning of the block, and must have come back with the right result after it."""
+    futures = [sender.call_async(SLEEP, [pause_s, number]) for number in range(count)]
+    wait_until(lambda: len(agent.noted("started")) >= count)
+    yield
+    assert [future.result(20)[1] for future in futures] == list(range(count))
+
+
+# -- a broker that dies ------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_broker_costs_the_next_call_less_than_half_a_second(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    """The second host is not even connected at that moment; then the same again, with the brokers' roles exchanged."""
+    agent = start_agent(brokers, threads={"test.sleep": 8}).wait_consuming()
+    sender = make_sender(agent.configuration())
+    assert sender.call(ADD, [1, 1])[1] == 2
+    with calls_in_flight(agent, sender, pause_s=0.3):
+        brokers[0].kill()
+        watch = Stopwatch()
+        assert sender.call(ADD, [1, 2])[1] == 3
+        assert watch.elapsed_s < DEAD_BROKER_S
+    restart(brokers[0], agent)
+    brokers[1].kill()
+    watch = Stopwatch()
+    assert sender.call(ADD, [2, 2])[1] == 4
+    assert watch.elapsed_s < DEAD_BROKER_S
+
+
+def restart(broker: Broker, agent: Agent) -> None:
+    """Start it, and wait until the agent consumes there again."""
+    before = consumed(agent, broker)
+    broker.start()
+    wait_until(lambda: consumed(agent, broker) > before, 15, agent.log)
+
+
+def consumed(agent: Agent, host: Broker | FaultProxy) -> int:
+    """How often the agent has said that it consumes there."""
+    return len(agent.log_lines(name(host), "consuming for"))
+
+
+def test_a_call_that_must_not_run_twice_is_interrupted_by_the_kill(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    agent = start_agent(brokers).wait_consuming()
+    sender = make_sender(agent.configuration())
+    future = sender.call_async(SLEEP, [5, "once"], resend=False)
+    wait_until(lambda: agent.noted("started"))
+    watch = Stopwatch()
+    brokers[0].kill()
+    with pytest.raises(CallInterrupted, match=name(brokers[0])):
+        future.result(10)
+    assert watch.elapsed_s < DEAD_BROKER_S
+    assert agent.noted("started") == ["once"]
+
+
+def test_every_message_that_was_confirmed_around_a_kill_is_handled(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    """Those confirmed by the killed broker are in its durable queue, and handled when it is back."""
+    agent = start_agent(brokers).wait_consuming()
+    sender = make_sender(agent.configuration())
+    confirmed: list[int] = []
+    half_way = threading.Event()
+
+    def send_all() -> None:
+        for number in range(600):
+            sender.send("NODE-01.audit.record", number)
+            confirmed.append(number)
+            if number == 200:
+                half_way.set()
+
+    sending = threading.Thread(target=send_all)
+    sending.start()
+    assert half_way.wait(20)
+    brokers[0].kill()
+    sending.join(30)
+    assert confirmed == list(range(600)), "every send came through one broker or the other"
+    brokers[0].start()
+    wait_until(lambda: {int(line) for line in agent.noted("recorded")} >= set(confirmed), 20)
+
+
+def test_the_preferred_broker_gets_the_traffic_back_without_losing_a_call(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    agent = start_agent(brokers).wait_consuming()
+    sender = make_sender(agent.configuration(failback_after=1.0))
+    brokers[0].kill()
+    assert sender.call(ADD, [1, 1])[1] == 2
+    brokers[0].start()
+    calls_there = _calls_over(sender, brokers[0])
+
+    def is_back() -> bool:
+        assert sender.call(ADD, [1, 2], timeout=5)[1] == 3
+        return _calls_over(sender, brokers[0]) >= calls_there + 10
+
+    wait_until(is_back, 15, lambda: str(sender.status()))
+
+
+def _calls_over(sender: Sender, broker: Broker) -> int:
+    return next(int(host["calls"]) for host in sender.status()["hosts"] if host["name"] == name(broker))
+
+
+# -- a broker that falls silent ----------------------------------------------------------------------------------------
+
+
+def test_a_frozen_broker_costs_the_next_call_less_than_three_seconds(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    agent = start_agent(brokers, threads={"test.sleep": 8}).wait_consuming()
+    sender = make_sender(agent.configuration())
+    assert sender.call(ADD, [1, 1])[1] == 2
+    with calls_in_flight(agent, sender, pause_s=0.5):
+        brokers[0].freeze()
+        watch = Stopwatch()
+        assert sender.call(ADD, [1, 2])[1] == 3
+        assert watch.elapsed_s < SILENT_BROKER_S
+    brokers[0].thaw()
+
+
+@pytest.mark.parametrize("mode", [Mode.DROP, Mode.SWALLOW])
+def test_a_path_that_falls_silent_costs_the_next_call_less_than_three_seconds(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender, mode: Mode
+) -> None:
+    """The agent itself is well: only what is between this Sender and the broker swallows everything."""
+    agent = start_agent(brokers, threads={"test.sleep": 8}).wait_consuming()
+    with FaultProxy(brokers[0].port) as proxy:
+        sender = make_sender(agent.configuration(hosts=[name(proxy), name(brokers[1])]))
+        assert sender.call(ADD, [1, 1])[1] == 2
+        with calls_in_flight(agent, sender, pause_s=0.5):
+            proxy.set_mode(mode)
+            watch = Stopwatch()
+            assert sender.call(ADD, [1, 2])[1] == 3
+            assert watch.elapsed_s < SILENT_BROKER_S
+
+
+def test_no_call_outlives_its_limit_while_the_broker_is_silent(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    """The first call comes after a pause, when the Sender looks at its clock less often."""
+    agent = start_agent(brokers[:1]).wait_consuming()
+    sender = make_sender(agent.configuration())
+    assert sender.call(ADD, [1, 1])[1] == 2
+    brokers[0].freeze()
+    threading.Event().wait(0.6)
+    limits_s = (0.05, 0.1, 0.4, 1.0, 1.8, 2.5)
+    ended = [_ended_after(sender.call_async(ADD, [1, 1], timeout=limit_s)) for limit_s in limits_s]
+    for limit_s, (future, seconds) in zip(limits_s, ended, strict=True):
+        with pytest.raises((CallTimeout, CallInterrupted)):
+            future.result(10)
+        wait_until(lambda seconds=seconds: seconds)  # type: ignore[misc]
+        assert seconds[0] < limit_s + TICK_S
+    brokers[0].thaw()
+
+
+def _ended_after(future: Future[Any]) -> tuple[Future[Any], list[float]]:
+    watch = Stopwatch()
+    seconds: list[float] = []
+    future.add_done_callback(lambda _future: seconds.append(watch.elapsed_s))
+    return future, seconds
+
+
+# -- a first host that was never well ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [Mode.DROP, Mode.DEAF, Mode.SWALLOW, Mode.REFUSE, Mode.RESET])
+def test_a_bad_first_host_delays_a_new_sender_by_less_than_half_a_second(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender, mode: Mode
+) -> None:
+    agent = start_agent(brokers).wait_consuming()
+    normal_s = _first_call_s(make_sender(agent.configuration()))
+    with FaultProxy(brokers[0].port) as proxy:
+        proxy.set_mode(mode)
+        hosts = [name(proxy), name(brokers[1])]
+        delayed_s = [_first_call_s(make_sender(agent.configuration(hosts=hosts))) for _ in range(3)]
+    assert max(delayed_s) < normal_s + BAD_FIRST_HOST_S
+
+
+def _first_call_s(sender: Sender) -> float:
+    watch = Stopwatch()
+    assert sender.call(ADD, [2, 3])[1] == 5
+    return watch.elapsed_s
+
+
+# -- the agent's own return --------------------------------------------------------------------------------------------
+
+
+def test_the_agent_consumes_again_within_three_seconds_after_a_killed_broker_is_back(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    agent = start_agent(brokers).wait_consuming()
+    before = consumed(agent, brokers[0])
+    brokers[0].kill()
+    brokers[0].start()
+    _is_served_again(agent, before, brokers[0], make_sender)
+
+
+def test_the_agent_consumes_again_within_three_seconds_after_a_frozen_broker_is_thawed(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    agent = start_agent(brokers, **QUICK_WATCHER).wait_consuming()
+    before = consumed(agent, brokers[0])
+    brokers[0].freeze()
+    agent.wait_log(name(brokers[0]), "no echo")
+    brokers[0].thaw()
+    _is_served_again(agent, before, brokers[0], make_sender)
+
+
+@pytest.mark.parametrize("mode", [Mode.DROP, Mode.SWALLOW])
+def test_the_agent_consumes_again_within_three_seconds_after_its_network_is_back(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender, mode: Mode
+) -> None:
+    with FaultProxy(brokers[0].port) as proxy:
+        agent = start_agent([proxy, brokers[1]], **QUICK_WATCHER).wait_consuming()
+        before = consumed(agent, proxy)
+        proxy.set_mode(mode)
+        agent.wait_log(name(proxy), "no echo")
+        proxy.heal()
+        _is_served_again(agent, before, proxy, make_sender)
+
+
+def _is_served_again(agent: Agent, before: int, host: Broker | FaultProxy, make_sender: MakeSender) -> None:
+    wait_until(lambda: consumed(agent, host) > before, AGENT_BACK_S, agent.log)
+    sender = make_sender(agent.configuration(hosts=[name(host)]))
+    assert [sender.call(ADD, [number, 1], timeout=5)[1] for number in range(10)] == list(range(1, 11))
+
+
+# -- nobody there ------------------------------------------------------------------------------------------------------
+
+
+def test_with_every_broker_dead_a_call_ends_after_the_grace_and_names_them(
+    brokers: list[Broker], make_sender: MakeSender
+) -> None:
+    for broker in brokers:
+        broker.kill()
+    config = Configuration({"hosts": [name(broker) for broker in brokers], "secret_token": "s", "away_grace": 0.5})
+    sender = make_sender(config)
+    watch = Stopwatch()
+    with pytest.raises(NoBrokerAvailable) as caught:
+        sender.call(ADD, [1, 2])
+    assert 0.5 <= watch.elapsed_s < 1.5
+    assert all(f"{name(broker)} connection refused" in str(caught.value) for broker in brokers)
+
+
+def test_with_every_broker_dead_in_the_middle_the_call_waits_for_one_that_comes_back(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    agent = start_agent(brokers).wait_consuming()
+    sender = make_sender(agent.configuration(away_grace=30.0))
+    assert sender.call(ADD, [1, 1])[1] == 2
+    for broker in brokers:
+        broker.kill()
+    future = sender.call_async(ADD, [1, 2])
+    brokers[1].start()
+    assert future.result(20)[1] == 3
+
+
+def test_a_call_to_a_node_without_an_agent_says_so_for_each_broker(
+    brokers: list[Broker], make_sender: MakeSender
+) -> None:
+    config = Configuration({"hosts": [name(broker) for broker in brokers], "secret_token": "s", "away_grace": 0.5})
+    watch = Stopwatch()
+    with pytest.raises(NodeUnavailable, match="no agent of the node") as caught:
+        make_sender(config).call(ADD, [1, 2])
+    assert watch.elapsed_s < 2.0
+    assert name(brokers[0]) in str(caught.value)
