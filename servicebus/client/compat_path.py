@@ -55,7 +55,7 @@ class Version1:
 
     def read(self, request: Request, body: bytes) -> Reply:
         if request.kind is Kind.CONTROL:
-            self.check_pong(request.id, "", body)
+            self.read_pong(request.id, "", body)
             return Reply(request.id, "", OK, body)
         text = decode_reply(body, self._max_bytes).text
         fault = None
@@ -72,9 +72,10 @@ class Version1:
     def ping(self, node: str, wire_id: str, timeout_s: float) -> tuple[str, Parcel]:
         return "", Parcel(self.exchange.name, node_queue(node), PING)
 
-    def check_pong(self, wire_id: str, token: str, body: bytes) -> None:
+    def read_pong(self, wire_id: str, token: str, body: bytes) -> bool:
         if body != PONG:
             raise EnvelopeError("malformed", f"{body[:20]!r} is no pong")
+        return True
 
     def _event(self, request: Request) -> bytes:
         # The request was sealed in version 2; its params are taken from there, for the few that go to old agents.

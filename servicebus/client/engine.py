@@ -295,7 +295,7 @@ class Engine:
             LOG.warning("%s: ignored a reply to %s: %s", link.host.name, request.address, error)
             return
         if request.path is not None and request.path.link is link:
-            request.path.heard(time.monotonic())
+            request.path.clock.heard(time.monotonic())  # it lives; whether it takes new calls, only a pong says
         if reply.fault is not None:
             self._faulted(request, reply.fault)
             return

@@ -12,7 +12,8 @@ from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
 from servicebus.wire.envelope import make_id
 
-_REMEMBERED_PINGS = 4096
+_LATE_S = 5.0
+"""A pong may come so much later than is waited for, and still shows that its path lives again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Ping:
     path: Path
     version: Version
     token: str
+    overdue_at: float
     why: str = ""
 
 
@@ -31,6 +33,8 @@ class Finding:
 
     path: Path
     is_alive: bool
+    takes_calls: bool = True
+    """False: the agent is there, finishing what it has, and refuses new calls."""
     is_news: bool = False
     """The path speaks another version than before: what waits may be tried again."""
 
@@ -51,6 +55,14 @@ class Pinger:
     def is_waiting(self) -> bool:
         return bool(self._pending)
 
+    def forget_overdue(self, now: float) -> None:
+        """Let go of pings that expired on their broker."""
+        while self._pending:
+            wire_id, ping = next(iter(self._pending.items()))  # the oldest
+            if now < ping.overdue_at + _LATE_S:
+                return
+            del self._pending[wire_id]
+
     def ping(self, path: Path, now: float) -> None:
         """Ask whether anybody is behind *path*."""
         self._send(path, path.version, now)
@@ -69,12 +81,12 @@ class Pinger:
         """What a pong to *wire_id* shows; None if it cannot be believed, or settles nothing yet."""
         ping = self._pending[wire_id]
         try:
-            ping.version.check_pong(wire_id, ping.token, body)
+            takes_calls = ping.version.read_pong(wire_id, ping.token, body)
         except EnvelopeError as error:
             ping.path.doubt = f"answered a ping, but cannot be believed ({error})"
             return None
         del self._pending[wire_id]
-        return self._ponged(ping, now)
+        return self._ponged(ping, now) if takes_calls else Finding(ping.path, is_alive=True, takes_calls=False)
 
     def returned(self, wire_id: str, now: float) -> Finding | None:
         """What it shows that the ping *wire_id* came back unroutable; None if that was no ping, or settles nothing."""
@@ -91,9 +103,7 @@ class Pinger:
         """Ping in *version*; *is_timed*: without an answer in time the path is dead."""
         wire_id = make_id(self._incarnation, next(self._count))
         token, parcel = version.ping(path.node, wire_id, self._timeout_s)
-        while len(self._pending) >= _REMEMBERED_PINGS:
-            self._pending.pop(next(iter(self._pending)))
-        self._pending[wire_id] = Ping(path, version, token, why)
+        self._pending[wire_id] = Ping(path, version, token, now + self._timeout_s, why)
         if is_timed and path.clock.pinged_at is None:  # the time to answer runs from the first of several pings
             path.link_bytes_at_ping = path.link.bytes_received
             path.clock.pinged(now)

@@ -53,8 +53,8 @@ class Version(Protocol):
     def ping(self, node: str, wire_id: str, timeout_s: float) -> tuple[str, Parcel]:
         """A ping, and the token that its pong is checked with."""
 
-    def check_pong(self, wire_id: str, token: str, body: bytes) -> None:
-        """Raises EnvelopeError if *body* is no pong to this ping that can be believed."""
+    def read_pong(self, wire_id: str, token: str, body: bytes) -> bool:
+        """Whether the agent takes calls, or is stopping. Raises EnvelopeError: *body* is no pong to be believed."""
 
 
 class Version2:
@@ -86,10 +86,12 @@ class Version2:
         token, body = seal(self._keyring, wire_id, address, Kind.CONTROL, timeout_s, b"null")
         return token, Parcel(self.exchange.name, control_queue(node), body)
 
-    def check_pong(self, wire_id: str, token: str, body: bytes) -> None:
+    def read_pong(self, wire_id: str, token: str, body: bytes) -> bool:
         reply = decode_reply(body, self._max_bytes)
         self._keyring.verify_reply(reply, token)
         if reply.id != wire_id:
             raise EnvelopeError("signature", "the pong belongs to another ping")
         if reply.fault is not None:
             raise EnvelopeError("malformed", f"the pong is {reply.fault}")
+        says = decode_json(reply.message)
+        return not (isinstance(says, dict) and says.get("stopping"))

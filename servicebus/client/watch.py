@@ -42,6 +42,7 @@ class PathWatch:
 
     def check(self, link: Link, awaited_nodes: set[str], now: float) -> None:
         """Look at one connected link and its paths."""
+        self._pinger.forget_overdue(now)
         link.check_pulse(now, self._link_is_silent)
         for path in list(link.paths.values()):
             self._check(path, path.node in awaited_nodes, now)
@@ -76,6 +77,9 @@ class PathWatch:
             self._events.path_dead(path, path.trust.reason or AWAY)
             return
         was_dead = not path.trust.is_healthy
+        if not finding.takes_calls:
+            path.clock.heard(now)  # what it has taken may be waited for; new calls go elsewhere
+            return
         path.heard(now)
         if was_dead or finding.is_news:
             self._events.path_alive(path)

@@ -55,4 +55,8 @@ class ControlLane:
             self.echoed_at = time.monotonic()
 
     def _who_i_am(self) -> dict[str, Any]:
-        return {"node": self._config.node_name, "worker": os.getpid()}
+        return {
+            "node": self._config.node_name,
+            "worker": os.getpid(),
+            "stopping": self._dispatcher.is_stopping,
+        }
