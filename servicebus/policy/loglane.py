@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Lane", "Packet"]
+__all__ = ["Lane", "Packet", "Patience"]
 
 PACKET_COST = 1024
 """What the kernel charges for a small datagram in a receive buffer, rounded up (768 bytes measured on Linux 6)."""
@@ -46,6 +46,23 @@ class Packet:
         return len(self.body) * 3 // 2 + PACKET_COST
 
 
+class Patience:
+    """How long to wait for the server at the end: *timeout_s* after its last sign of progress, ten times that in all."""
+
+    def __init__(self, timeout_s: float, now: float):
+        self._timeout_s = timeout_s
+        self._last_deadline = now + 10 * timeout_s
+        self._progress = -1
+        self.deadline = now + timeout_s
+
+    def is_over(self, progress: int, now: float) -> bool:
+        """*progress* is a count that grows while the server takes what it is sent."""
+        if progress != self._progress:
+            self._progress = progress
+            self.deadline = min(now + self._timeout_s, self._last_deadline)
+        return now >= self.deadline
+
+
 class Lane:
     """What is on its way from one process to the log server. Pure: ``now`` is a monotonic time in seconds.
 
@@ -58,6 +75,7 @@ class Lane:
         self.records_acknowledged = 0
         """Every record up to this number is in the server's file, or was reported to it as dropped."""
         self.resent = 0
+        self.packets_acknowledged = 0
         self._window = FIRST_WINDOW
         self._next = 1
         self._waiting: deque[Packet] = deque()
@@ -110,6 +128,7 @@ class Lane:
         moved = False
         while self._flying and self._flying[0].number < next_number:
             self._arrived(self._flying.popleft())
+            self.packets_acknowledged += 1
             moved = True
         if moved:
             self._wait_s = FIRST_WAIT_S

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from servicebus.policy.loglane import Patience
 from servicebus.transport.loglink import LogLink
 
 __all__ = ["LINGER_S", "Pump"]
@@ -63,7 +64,10 @@ class Pump:
             self._link.pump(time.monotonic())
 
     def flush(self, timeout_s: float, *, final: bool = False) -> bool:
-        """Wait until the server has everything; False when time is up or nobody listens. *final* says goodbye too."""
+        """Wait until the server has everything; False when time is up or nobody listens. *final* says goodbye too.
+
+        The time is counted from the last acknowledgement, but all in all it is no longer than ten times as much.
+        """
         return self._until(lambda: self._link.is_drained, timeout_s) and (not final or self._bye(timeout_s))
 
     def set_threaded(self, threaded: bool) -> None:
@@ -157,7 +161,7 @@ class Pump:
         return self._until(lambda: self._link.is_drained, timeout_s)
 
     def _until(self, is_done: Callable[[], bool], timeout_s: float) -> bool:
-        deadline = time.monotonic() + timeout_s
+        patience = Patience(timeout_s, time.monotonic())
         poller = select.poll()
         poller.register(self._link.socket, select.POLLIN)
         with self._lock:
@@ -169,10 +173,11 @@ class Pump:
                 if is_done():
                     return True
                 due = self._link.next_due()
-            if now >= deadline or self._link.has_given_up:
+                progress = self._link.lane.packets_acknowledged
+            if patience.is_over(progress, now) or self._link.has_given_up:
                 return False
             # The thread may take the answer that this one waits for: look again soon.
-            poller.poll(_milliseconds(min(deadline, due or deadline, now + 0.02)))
+            poller.poll(_milliseconds(min(patience.deadline, due or patience.deadline, now + 0.02)))
 
 
 def _milliseconds(at: float | None) -> int | None:

@@ -42,7 +42,7 @@ class DatagramHandler(logging.Handler):
         threaded: False for a process that must stay without threads. Then callers send what they log, and the process
             calls ``pump`` about once a second for what was not acknowledged.
         process_name: for the server's lines about this process; without one, multiprocessing's or the program's name.
-        close_timeout_s: how long ``flush`` and ``close`` wait for a server that does not answer.
+        close_timeout_s: how long ``flush`` and ``close`` wait for a server that answers nothing; ten times that in all.
 
     Raises:
         ConfigurationError: the host cannot be resolved.
@@ -136,7 +136,7 @@ class DatagramHandler(logging.Handler):
             self._pump.set_threaded(threaded)
 
     def flush(self, timeout_s: float | None = None) -> bool:  # type: ignore[override]
-        """Wait until the server has every record; False when time was up, or nobody listens on its port."""
+        """Wait until the server has every record; False when it answered nothing for so long, or nobody listens."""
         if self._closed or not self._used or os.getpid() != self._pid:
             return True
         return self._pump.flush(self.close_timeout_s if timeout_s is None else timeout_s)

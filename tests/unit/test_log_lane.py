@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from logging_service.intake import Intake
 from logging_service.lines import LineFormat
-from servicebus.policy.loglane import FIRST_WAIT_S, LONGEST_WAIT_S, Lane, Packet
+from servicebus.policy.loglane import FIRST_WAIT_S, LONGEST_WAIT_S, Lane, Packet, Patience
 from servicebus.wire.logrecord import Datagram, Kind, Record, decode_object, encode_batch, encode_datagram, in_pieces
 
 SENDER = b"0123456789abcdef"
@@ -124,6 +124,20 @@ class TestLane:
         lane.acknowledged(99, (), WINDOW, 0.1)
         assert not lane.is_empty
         assert lane.records_acknowledged == 0
+
+
+class TestPatience:
+    def test_without_progress_it_ends_after_its_time(self) -> None:
+        patience = Patience(1.0, 100.0)
+        assert not patience.is_over(5, 100.0)
+        assert not patience.is_over(5, 100.9)
+        assert patience.is_over(5, 101.0)
+
+    def test_progress_gives_more_time_but_ten_times_as_much_at_most(self) -> None:
+        """A second counted from the start would cut off long records on a machine that is busy."""
+        patience = Patience(1.0, 100.0)
+        over_at = next(tick for tick in range(100) if patience.is_over(tick, 100.0 + tick / 2))
+        assert over_at == 20
 
 
 @dataclass
