@@ -26,6 +26,9 @@ CONNECT_LIMIT_S = 2.0
 7 s, so a fresh attempt finds a healed network sooner than a patient one."""
 
 
+_NOT_TRIED = "not tried yet"
+
+
 class LinkState(Enum):
     IDLE = "idle"
     CONNECTING = "connecting"
@@ -68,7 +71,7 @@ class Link:
         self.paths: dict[str, Path] = {}
         self.is_wanted = False
         """Reconnect after a failure; set while the engine prefers this host or has nothing better."""
-        self.last_error = "not tried yet"
+        self.last_error = _NOT_TRIED
         self.failure: ConnectFailed | None = None
         """Why the last attempt to connect failed; None once one succeeded."""
         self.connecting_since: float | None = None
@@ -137,6 +140,8 @@ class Link:
             return
         self.state = LinkState.CONNECTING
         self.connecting_since = now
+        if self.last_error == _NOT_TRIED:
+            self.last_error = "no answer to the first attempt yet"
         self._connection = AmqpConnection(
             self._loop,
             self.host,

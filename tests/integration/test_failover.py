@@ -284,6 +284,22 @@ def test_with_every_broker_dead_a_call_ends_after_the_grace_and_names_them(
     assert all(f"{name(broker)} connection refused" in str(caught.value) for broker in brokers)
 
 
+def test_with_every_broker_silent_from_the_start_a_call_ends_after_the_grace_and_says_so(
+    brokers: list[Broker], make_sender: MakeSender
+) -> None:
+    """Not only after the handshake's own limit: whoever has not answered by then is of no use to this call."""
+    with FaultProxy(brokers[0].port) as deaf, FaultProxy(brokers[1].port) as dropping:
+        deaf.set_mode(Mode.DEAF)
+        dropping.set_mode(Mode.DROP)
+        sender = make_sender(Configuration({"hosts": [name(deaf), name(dropping)], "secret_token": "s"}))
+        watch = Stopwatch()
+        with pytest.raises(NoBrokerAvailable) as caught:
+            sender.call(ADD, [1, 2])
+        assert 3.0 <= watch.elapsed_s < 4.0
+    assert f"{name(deaf)} no answer to the first attempt yet" in str(caught.value)
+    assert f"{name(dropping)} no connection within 2 s" in str(caught.value)
+
+
 def test_with_every_broker_dead_in_the_middle_the_call_waits_for_one_that_comes_back(
     brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
 ) -> None:
