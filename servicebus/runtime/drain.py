@@ -22,6 +22,8 @@ from servicebus.wire.address import rpc_queue
 LOG = logging.getLogger(__name__)
 
 _QUIET_S = 0.1
+_TURN_AWAY_AT_MOST_S = 2.0
+"""Callers who do not stop calling, or a broker that does not say how many calls wait, hold the stop up no longer."""
 _POLL_S = 0.01
 _LAST_MOMENT_S = 0.2
 """For what only needs a turn of the loop, even when there is no time left."""
@@ -101,9 +103,12 @@ class Drain:
             self._loop.call_later(_QUIET_S, self._ask_for_waiting_calls)
 
     def _calls_are_quiet(self) -> bool:
-        if self._other_consumers > 0:
+        channel = self._consumer.channel("calls")
+        if self._other_consumers > 0 or channel is None or not channel.is_open:
             return True
         now = time.monotonic()
+        if now - self._started > _TURN_AWAY_AT_MOST_S:
+            return True
         return self._calls_waiting == 0 and now - max(self._started, self._consumer.delivered_at) > _QUIET_S
 
     def _services_idle(self) -> bool:

@@ -45,7 +45,7 @@ class PingWatcher:
         clock = self._new_clock()
         while not self._stopped.wait(_STEP_S):
             consumer = self._consumer
-            if consumer.state is not State.CONSUMING or consumer.blocked:
+            if consumer.state not in (State.CONSUMING, State.DRAINING) or consumer.blocked:
                 generation = -1
                 continue
             if consumer.generation != generation:
