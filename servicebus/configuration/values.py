@@ -89,6 +89,7 @@ def _ssl_context(host: BrokerHost) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=tls.ca)
     except (OSError, ValueError) as error:
         raise _unusable(host, "tls.ca", tls.ca, error) from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # Debian 12's own Python would leave it to OpenSSL's settings
     if not tls.verify:
         context.check_hostname = False  # before verify_mode: the ssl module refuses the other order
         context.verify_mode = ssl.CERT_NONE
