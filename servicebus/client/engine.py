@@ -134,7 +134,7 @@ class Engine:
             request.fail(error)
             return
         self._travelling[request.id] = request
-        request.maybe_ran = True
+        request.published()
 
     def _choose(self, request: Request, now: float) -> Link | None:
         if request.pinned is not None:
@@ -259,7 +259,7 @@ class Engine:
             path.outstanding.pop(request.id, None)
             path.trust.lose(why)
             may_be_another = self._watch.ask(path, now)
-        request.maybe_ran = False
+        request.not_run()
         if request.pinned is None:
             self._take_back(request, why, now)
             return
@@ -274,7 +274,7 @@ class Engine:
             self._finish(request)
             request.complete(request.event_id)
             return
-        request.maybe_ran = False
+        request.not_run()
         why = "has no queue for the messages of the node" if request.returned else "refused the message (nack)"
         self._take_back(request, why, time.monotonic())
 
@@ -318,7 +318,7 @@ class Engine:
             request.fail(error)
             return
         request.is_busy = True
-        request.maybe_ran = False
+        request.not_run()
         request.link = request.path = None
         self._pausing[request.id] = request
         self._loop.call_later(error.retry_after_s or _BUSY_RETRY_S, lambda: self._resume(request))

@@ -354,11 +354,16 @@ class Link:
             self._clock.heard(now)
         oldest = next(iter(self._unconfirmed.values()), None)
         verdict = self._clock.verdict(now, oldest.published_at if oldest else None)
-        if verdict is Verdict.PING and self._sends is not None:
+        if verdict is Verdict.PING:
             self._clock.pinged(now)
-            self._sends.run(_pulse())
+            self.ask_broker()
         elif verdict is Verdict.DEAD:
             on_dead(self)
+
+    def ask_broker(self) -> None:
+        """Have the broker say something, if it lives."""
+        if self._sends is not None:
+            self._sends.run(_pulse())
 
     @property
     def unconfirmed(self) -> int:

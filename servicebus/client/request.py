@@ -23,6 +23,7 @@ class Request:
     """
 
     __slots__ = (
+        "_maybe_ran_before",
         "address",
         "attempts",
         "body",
@@ -80,12 +81,22 @@ class Request:
         self.waiting_since: float | None = None
         self.maybe_ran = False
         """Published, and neither returned nor answered: whether the node has it, nobody can know."""
+        self._maybe_ran_before = False
         self.is_busy = False
         self.returned = False
         self.attempts: list[tuple[str, str]] = []
 
     def __repr__(self) -> str:
         return f"<Request {self.kind.value} {self.id} to {self.address} on {self.link!r}>"
+
+    def published(self) -> None:
+        """One more attempt is on its way."""
+        self._maybe_ran_before = self.maybe_ran
+        self.maybe_ran = True
+
+    def not_run(self) -> None:
+        """The last attempt certainly did nothing. What became of those before it stays as unknown as it was."""
+        self.maybe_ran = self._maybe_ran_before
 
     def tried(self, host: str, what: str) -> None:
         """Remember a failed attempt for the error text; the last per host and reason is enough."""
