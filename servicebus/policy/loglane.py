@@ -47,7 +47,7 @@ class Packet:
 
 
 class Patience:
-    """How long to wait for the server at the end: *timeout_s* after its last sign of progress, ten times that in all."""
+    """How long to wait for the server at the end: *timeout_s* from its last progress on, ten times that in all."""
 
     def __init__(self, timeout_s: float, now: float):
         self._timeout_s = timeout_s

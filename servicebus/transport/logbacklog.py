@@ -11,8 +11,8 @@ __all__ = ["Backlog"]
 
 RECORD_OVERHEAD = 100
 """Bytes that a record needs beside its message, about."""
-HEAVY_BYTES = 16_000
-LONG_BYTES = 64_000
+HEAVY_BYTES = 8_000
+LONG_BYTES = 32_000
 
 
 class Backlog:

@@ -23,7 +23,7 @@ from servicebus.transport.loglink import LogLink
 __all__ = ["LINGER_S", "Pump"]
 
 LINGER_S = 0.002
-ASSIST_BYTES = 16_000
+ASSIST_BYTES = 8_000
 """About a datagram on loopback."""
 
 
