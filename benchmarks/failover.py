@@ -26,13 +26,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import network
 from agent import ADD, NODE, SLEEP, Agent, sender_configuration
 from faults import Drop, Fault, Freeze, Kill
 from figures import Figure, report
 
 from servicebus.sender import Sender
 from servicebus.testing import Broker, BrokerPool
+from servicebus.testing.network import FAR, NOWHERE, Network, may_make_networks
 
 IN_FLIGHT_S = (0.3, 0.3, 0.3, 0.3, 0.6, 0.6, 1.2, 2.5)
 LIMITS_S = (0.1, 0.3, 0.6, 0.9, 1.2, 1.5, 1.8)
@@ -170,8 +170,8 @@ def freeze(brokers: list[Broker], repetitions: int) -> list[Figure]:
 
 
 def drop(brokers: list[Broker], repetitions: int) -> list[Figure]:
-    with network.Network() as net:
-        far = Broker(brokers[0].folder.parent / "far", "far", "loopback_users = none", host=network.FAR)
+    with Network() as net:
+        far = Broker(brokers[0].folder.parent / "far", "far", "loopback_users = none", host=FAR)
         try:
             with net.entered():
                 far.launch()
@@ -190,9 +190,9 @@ def first_host(brokers: list[Broker], repetitions: int) -> list[Figure]:
     deaf = Figure("new Sender, first host never answers: over normal", max_limit=0.5)
     with ExitStack() as stack:
         hosts = [(normal, name(brokers[0])), (deaf, stack.enter_context(_Deaf()).name)]
-        if network.is_possible():
-            stack.enter_context(network.Network())
-            hosts.append((swallowing, f"{network.NOWHERE}:5672"))
+        if may_make_networks():
+            stack.enter_context(Network())
+            hosts.append((swallowing, f"{NOWHERE}:5672"))
         stack.enter_context(Agent(brokers[1].folder, [name(broker) for broker in brokers]))
         for number in range(1, repetitions + 1):
             progress(f"first-host {number}/{repetitions}")
@@ -243,7 +243,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that brokers and networks are removed
-    if "drop" in options.only and not network.is_possible():
+    if "drop" in options.only and not may_make_networks():
         parser.error("packets are dropped in a network namespace, which needs root; leave it out by --only")
     pool = BrokerPool()
     try:

@@ -9,9 +9,9 @@ import time
 from typing import Protocol
 
 from agent import Agent
-from network import Network
 
 from servicebus.testing import Broker
+from servicebus.testing.network import Network
 
 
 class Fault(Protocol):

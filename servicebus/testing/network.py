@@ -1,4 +1,7 @@
-"""A network of our own: a namespace behind a veth pair, whose packets can be dropped without a word. Needs root.
+"""A network of our own: a namespace behind a veth pair, whose packets can be dropped without a word. Linux, root.
+
+A `FaultProxy` in between is simpler, but keeps the two ends apart: what one kernel would tell the other (a reset, for
+a connection that it does not know any more) ends at the proxy. Here they talk to each other, or nobody does.
 
 Packets are dropped by a permanent neighbour entry with a wrong address at both ends: every frame then goes to a machine
 that does not exist. No packet filter is needed, nobody is told, and sockets of both ends stay as they are.
@@ -13,8 +16,10 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+__all__ = ["FAR", "NEAR", "NOWHERE", "Network", "may_make_networks"]
+
 _CLONE_NEWNET = 0x40000000
-_PREFIX = "servicebus-bench-"
+_PREFIX = "servicebus-net-"
 _NOBODY = "02:00:00:00:00:01"
 # From 198.18.0.0/15, which RFC 2544 sets aside for benchmarks: no route of a real network leads there.
 NEAR = "198.18.77.1"
@@ -89,14 +94,14 @@ class Network:
 
 
 def _remove_leftovers() -> None:
-    """Of benchmarks that were killed: nobody else removes their namespace, and the pair goes with it."""
+    """Of programs that were killed: nobody else removes their namespace, and the pair goes with it."""
     for line in _ip("netns", "list").splitlines():
         name = line.split()[0]
         if name.startswith(_PREFIX) and not Path("/proc", name.removeprefix(_PREFIX)).exists():
             _ip("netns", "delete", name)
 
 
-def is_possible() -> bool:
+def may_make_networks() -> bool:
     """Whether this process may make network namespaces."""
     name = f"servicebus-probe-{os.getpid()}"
     try:
