@@ -44,11 +44,23 @@ def connect_failure(
             )
         if isinstance(cause, connection_workflow.AMQPConnectorSocketConnectError) and _is_timeout(cause.exception):
             return ConnectFailed(host.name, f"no connection within {connect_timeout_s:g} s", kind="unreachable")
+    if any(isinstance(cause, pika.exceptions.IncompatibleProtocolError) for cause in causes):
+        return _hung_up(host)
     for cause in causes:
         if isinstance(cause, OSError):
             return ConnectFailed(host.name, cause.strerror or str(cause) or type(cause).__name__, kind="unreachable")
     innermost = causes[-1]
     return ConnectFailed(host.name, str(innermost) or type(innermost).__name__, kind="closed")
+
+
+def _hung_up(host: BrokerHost) -> ConnectFailed:
+    """It closed in the middle of the handshake, without a reason: say what most often is one."""
+    text = "the broker closed the connection during the handshake"
+    if not host.use_ssl:
+        return ConnectFailed(host.name, f"{text}; is it a TLS port?", kind="closed")
+    if host.tls.certificate is None:
+        return ConnectFailed(host.name, f"{text}; does it ask for tls.certificate and tls.key?", kind="tls")
+    return ConnectFailed(host.name, f"{text}; does it know the authority of {host.tls.certificate}?", kind="tls")
 
 
 def _unwrapped(error: BaseException) -> list[BaseException]:
