@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def start_agent(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
-    """Start agents (arguments as agents.Agent without the folder); whatever is left of them is ended afterwards."""
+    """Start agents (arguments as for agents.Agent, without the folder); what is left of them is ended afterwards."""
     from agents import Agent
 
     with ExitStack() as stack:
         count = 0
 
-        def start(hosts: Sequence[Broker | str], **how: Any) -> Agent:
+        def start(hosts: Sequence[Broker | str | dict[str, Any]], *, make: type[Agent] = Agent, **how: Any) -> Agent:
             nonlocal count
             count += 1
             folder = tmp_path / f"agent-{count}"
             folder.mkdir()
-            agent = Agent(folder, hosts, **how)
+            agent = make(folder, hosts, **how)
             stack.callback(agent.close)
             return agent
 

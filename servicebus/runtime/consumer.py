@@ -364,4 +364,5 @@ class NodeConsumer:
             "state": self.state.value,
             "blocked": self.blocked,
             "last_error": self.last_error if self.state is not State.CONSUMING else "",
+            "attempts": self._backoff.attempts,
         }

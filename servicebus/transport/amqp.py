@@ -14,7 +14,7 @@ import pika
 from pika.adapters import base_connection
 
 from servicebus.configuration import BrokerHost
-from servicebus.errors import ConnectFailed, ConnectionLost, TransportError
+from servicebus.errors import ConfigurationError, ConnectFailed, ConnectionLost, TransportError
 from servicebus.transport.channel import AmqpChannel
 from servicebus.transport.failures import closing_reason, connect_failure
 from servicebus.transport.fastlane import FastLane
@@ -60,7 +60,14 @@ class AmqpConnection:
         self._ended = False
         self._timeouts_s = (connect_timeout_s, handshake_timeout_s)
         self._services = ConnectionServices(loop, fast=fast)
-        parameters = _parameters(host, label, heartbeat_s, connect_timeout_s, connect_timeout_s + handshake_timeout_s)
+        self._pika: Any = None
+        stack_timeout_s = connect_timeout_s + handshake_timeout_s
+        try:
+            parameters = _parameters(host, label, heartbeat_s, connect_timeout_s, stack_timeout_s)
+        except ConfigurationError as error:
+            # A PEM file that is missing or does not fit is an attempt that failed: the right one may come.
+            self._tell_failed(ConnectFailed(host.name, str(error).removeprefix(f"host {host.name}: "), kind="tls"))
+            return
         self._pika = _Pika(parameters, self._on_open, self._on_open_error, self._on_close, self._services)
         self._pika.add_on_connection_blocked_callback(self._on_blocked)
         self._pika.add_on_connection_unblocked_callback(self._on_unblocked)
@@ -90,7 +97,7 @@ class AmqpConnection:
         AmqpChannel(self, self._pika, on_open, on_closed, on_returned, on_confirmed)
 
     def close(self) -> None:
-        if not (self._pika.is_closed or self._pika.is_closing):
+        if self._pika is not None and not (self._pika.is_closed or self._pika.is_closing):
             self._pika.close()
 
     def abort(self, reason: str) -> None:
@@ -117,8 +124,11 @@ class AmqpConnection:
             lost = self.lost(reason)
             self._loop.post(lambda: self._events.connection_lost(self, lost))
         else:
-            failed = ConnectFailed(self.host.name, reason, kind="closed")
-            self._loop.post(lambda: self._events.connection_failed(self, failed))
+            self._tell_failed(ConnectFailed(self.host.name, reason, kind="closed"))
+
+    def _tell_failed(self, failure: ConnectFailed) -> None:
+        self._ended = True
+        self._loop.post(lambda: self._events.connection_failed(self, failure))
 
     @property
     def frame_max(self) -> int:
