@@ -132,6 +132,23 @@ def test_pings_are_answered_and_calls_wait_while_a_service_is_full(
     assert answers == [b'{"value": ["1", "%d"]}\n' % number for number in range(3)]
 
 
+def test_more_calls_than_may_wait_are_told_so_at_once(
+    brokers: list[Broker], new_agent: Callable[..., Agent], old_sender: Callable[..., OldSender]
+) -> None:
+    """The lane holds back as many as ``prefetch``, here one besides the one that runs."""
+    agent = new_agent(brokers[0], prefetch=1)
+    senders = [old_sender(brokers[0], smart_route=False) for _ in range(3)]
+    for sender in senders:
+        assert sender.ping("NODE-01") is True
+    for number, sender in enumerate(senders[:2]):
+        sender.process.stdin.write(b'["call", ["NODE-01.test.sleep", [1, %d], 10]]\n' % number)  # type: ignore[union-attr]
+    wait_until(lambda: agent.noted("started") and agent.counters().get("pings.compat") == 3)
+    answer = senders[2].call("NODE-01.test.sleep", [0, 2], CALL_S)[1]
+    assert answer == "Service Error: busy: the inbox of test.sleep is full"
+    for sender in senders[:2]:
+        assert b'"value"' in sender.process.stdout.readline()  # type: ignore[union-attr]
+
+
 def test_messages_step_aside_while_their_service_is_full_and_are_all_handled(
     brokers: list[Broker], new_agent: Callable[..., Agent], probe: Probe
 ) -> None:

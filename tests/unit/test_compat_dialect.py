@@ -1,0 +1,130 @@
+"""Version 1 as an agent reads it: who is believed, what is answered, and by what a call is known again."""
+
+import time
+from typing import Any
+
+import pytest
+
+from servicebus.compat.envelope import OldEvent, decode_reply, encode_event
+from servicebus.compat.tokens import DailyTokens
+from servicebus.configuration import Configuration
+from servicebus.errors import EnvelopeError
+from servicebus.runtime.compat_dialect import EitherVersion, Version1
+from servicebus.runtime.dialect import Refused, Version2
+from servicebus.transport.interface import Delivery
+from servicebus.wire.envelope import Envelope, Kind
+from servicebus.wire.fault import Fault
+from servicebus.wire.signing import Keyring
+from servicebus.wire.xmlcodec import encode_envelope
+
+OWN_QUEUE = "amq.gen-JzTY20BRgKO-HjmUJj0wLg"
+
+
+def config(**settings: Any) -> Configuration:
+    return Configuration({"hosts": ["a"], "secret_token": "s", "node_name": "N", "compat": True, **settings})
+
+
+def delivery(body: bytes, reply_to: str | None = OWN_QUEUE, correlation_id: str | None = "c-1") -> Delivery:
+    return Delivery(None, 1, body, reply_to=reply_to, correlation_id=correlation_id)  # type: ignore[arg-type]
+
+
+def event(id: str = "1", *, secret: str = "s") -> bytes:  # noqa: S107
+    token = DailyTokens([secret]).make(time.time())
+    return encode_event(OldEvent(id, token, "math", "add", b"[1, 2]"))
+
+
+def text_of(reply: bytes | None) -> str:
+    assert reply is not None
+    return decode_reply(reply, 10_000).text
+
+
+def test_a_call_is_one_that_wants_an_answer() -> None:
+    dialect = Version1(config())
+    call, message = dialect.read(delivery(event())), dialect.read(delivery(event(), None))
+    assert (call.kind, call.reply_to, call.given_id, call.key) == (Kind.CALL, OWN_QUEUE, "1", "math.add")
+    assert (message.kind, message.reply_to) == (Kind.MESSAGE, "")
+    assert call.remaining_s is None, "an old caller does not tell its timeout"
+
+
+def test_a_call_that_comes_again_is_known_again() -> None:
+    """After a reconnect; ids alone would make the first call of each old process the same."""
+    dialect = Version1(config())
+    first = dialect.read(delivery(event())).id
+    assert Version1(config()).read(delivery(event())).id == first
+    others = [delivery(event("2")), delivery(event(), OWN_QUEUE + "x"), delivery(event(), OWN_QUEUE, "c-2")]
+    assert len({first, *(dialect.read(other).id for other in others)}) == 4
+
+
+def test_two_equal_messages_are_two_messages() -> None:
+    """A cron job sends the same bytes twice a day: the same count, the same token."""
+    dialect = Version1(config())
+    assert dialect.read(delivery(event(), None)).id != dialect.read(delivery(event(), None)).id
+
+
+@pytest.mark.parametrize(
+    ("body", "reason", "text"),
+    [
+        (event(secret="other"), "signature", "Token not valid!"),
+        (b"garbage", "malformed", "Service Error: refused: malformed: it does not begin with an XML element"),
+        (b"PING\n", "malformed", "Service Error: refused: malformed: it does not begin with an XML element"),
+    ],
+)
+def test_who_is_refused_is_told_so(body: bytes, reason: str, text: str) -> None:
+    with pytest.raises(Refused) as refused:
+        Version1(config()).read(delivery(body))
+    assert refused.value.error.reason == reason
+    assert (text_of(refused.value.reply), refused.value.reply_to) == (text, OWN_QUEUE)
+
+
+def test_who_wants_no_answer_gets_none() -> None:
+    for body in (event(secret="other"), b"garbage"):
+        with pytest.raises(Refused) as refused:
+            Version1(config()).read(delivery(body, None))
+        assert refused.value.reply_to == ""
+
+
+@pytest.mark.parametrize("queue", ["N", "N.rpc", "other", "amq.direct"])
+def test_who_names_anothers_queue_is_not_even_read(queue: str) -> None:
+    with pytest.raises(Refused, match="no queue that a sender makes for itself") as refused:
+        Version1(config()).read(delivery(event(), queue))
+    assert refused.value.reply is None
+
+
+def test_every_secret_of_the_list_is_accepted() -> None:
+    dialect = Version1(config(secret_token=["new", "old"]))
+    assert dialect.read(delivery(event(secret="old"))).given_id == "1"
+
+
+def test_a_result_that_xml_cannot_carry_is_an_error() -> None:
+    """2.19 writes it, and its callers get None."""
+    dialect = Version1(config())
+    incoming = dialect.read(delivery(event()))
+    with pytest.raises(EnvelopeError, match=r"unencodable: the result holds U\+001B"):
+        dialect.write_result(incoming, "\x1b[0m")
+    fault = Fault("ValueError", "\x1b[0m")
+    assert text_of(dialect.write_fault(incoming, fault)) == "Service Error: ValueError: \ufffd[0m"
+
+
+def test_a_result_that_is_too_large_is_an_error() -> None:
+    dialect = Version1(config(max_envelope_bytes=2000))
+    incoming = dialect.read(delivery(event()))
+    assert len(text_of(dialect.write_result(incoming, "x" * 1800))) == 1800
+    with pytest.raises(EnvelopeError, match="oversized"):
+        dialect.write_result(incoming, "x" * 2000)
+
+
+def test_errors_that_2_19_does_not_tell_are_told_only_if_wanted() -> None:
+    dialect = Version1(config(compat_in_band_errors=False))
+    incoming = dialect.read(delivery(event()))
+    assert dialect.write_fault(incoming, Fault("ValueError", "x")) is None
+    assert text_of(dialect.write_fault(incoming, Fault("unknown-service", ""))) == "Cannot Find RPC Service: math.add"
+
+
+def test_messages_of_both_versions_are_read_from_one_queue() -> None:
+    keyring = Keyring(["s"])
+    new = Envelope("0123456789abcdef-1", "N", "c", "s", Kind.MESSAGE, int(time.time() * 1000), 1000, "", b"1")
+    both = EitherVersion(Version2(config(), keyring), Version1(config()))
+    assert both.read(delivery(encode_envelope(new, keyring.sign_envelope(new)), None)).version == "2"
+    assert both.read(delivery(event(), None)).version == "1"
+    with pytest.raises(Refused):
+        both.read(delivery(b"garbage", None))
