@@ -253,7 +253,7 @@ def test_the_agent_consumes_again_within_three_seconds_after_its_network_is_back
     brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender, mode: Mode
 ) -> None:
     with FaultProxy(brokers[0].port) as proxy:
-        agent = start_agent([proxy, brokers[1]], **QUICK_WATCHER).wait_consuming()
+        agent = start_agent([name(proxy), name(brokers[1])], **QUICK_WATCHER).wait_consuming()
         before = consumed(agent, proxy)
         proxy.set_mode(mode)
         agent.wait_log(name(proxy), "no echo")
