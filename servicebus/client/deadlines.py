@@ -26,9 +26,9 @@ class Deadlines:
 
     def expired(self, now: float) -> Iterator[Request]:
         """Take out the unfinished requests whose deadline is not after *now*."""
-        while self._heap and (self._heap[0][0] <= now or self._heap[0][2].future.done()):
+        while self._heap and (self._heap[0][0] <= now or self._heap[0][2].is_done):
             request = heapq.heappop(self._heap)[2]
-            if not request.future.done():
+            if not request.is_done:
                 yield request
 
     def forget_done(self, unfinished: int) -> None:
@@ -36,5 +36,5 @@ class Deadlines:
         if not unfinished:
             self._heap.clear()
         elif len(self._heap) > 2 * unfinished + _SLACK:
-            self._heap = [entry for entry in self._heap if not entry[2].future.done()]
+            self._heap = [entry for entry in self._heap if not entry[2].is_done]
             heapq.heapify(self._heap)

@@ -122,7 +122,7 @@ class Engine:
 
     def _route(self, request: Request, now: float) -> None:
         """Publish *request* on the best path there is, or let it wait for one."""
-        if request.future.done():
+        if request.is_done:
             return
         link = self._choose(request, now)
         if link is None:
@@ -179,7 +179,7 @@ class Engine:
     def _take_back(self, request: Request, why: str, now: float) -> None:
         """*request* comes back from a dead path: carry it over to the next one, under the same id."""
         self._travelling.pop(request.id, None)
-        if request.future.done():
+        if request.is_done:
             return
         host = request.link.host.name if request.link else "?"
         request.tried(host, why)

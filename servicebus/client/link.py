@@ -105,7 +105,10 @@ class Link:
         return (
             self.state is LinkState.UP
             and self.blocked is None
-            and all(channel is not None and channel.is_open for channel in (self._calls, self._sends))
+            and self._calls is not None
+            and self._calls.is_open
+            and self._sends is not None
+            and self._sends.is_open
         )
 
     @property

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from servicebus.wire.address import Address
@@ -23,6 +24,7 @@ class Request:
     """
 
     __slots__ = (
+        "_is_done",
         "_maybe_ran_before",
         "address",
         "attempts",
@@ -82,6 +84,7 @@ class Request:
         self.maybe_ran = False
         """Published, and neither returned nor answered: whether the node has it, nobody can know."""
         self._maybe_ran_before = False
+        self._is_done = False
         self.is_busy = False
         self.returned = False
         self.attempts: list[tuple[str, str]] = []
@@ -103,10 +106,19 @@ class Request:
         if (host, what) not in self.attempts:
             self.attempts.append((host, what))
 
+    @property
+    def is_done(self) -> bool:
+        """Answered, failed, or cancelled by its caller."""
+        return self._is_done or self.future.cancelled()
+
     def complete(self, result: Any) -> None:
-        if not self.future.done():
-            self.future.set_result(result)
+        if not self._is_done:
+            self._is_done = True
+            with suppress(InvalidStateError):  # cancelled by its caller, who does not want to know
+                self.future.set_result(result)
 
     def fail(self, error: BaseException) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
+        if not self._is_done:
+            self._is_done = True
+            with suppress(InvalidStateError):
+                self.future.set_exception(error)

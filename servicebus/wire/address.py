@@ -8,6 +8,7 @@ because AMQP ends names at 255 and the longest queue name puts ``messages.`` in 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from servicebus.errors import AddressError
 
@@ -54,13 +55,18 @@ class Address:
             AddressError: *text* has not exactly two dots, or a part is empty, too long, or holds a character that no
                 name may hold.
         """
-        parts = text.split(".")
-        if len(parts) != 3:
-            raise AddressError(text, f"it has {len(parts) - 1} dots, not two")
-        return cls(*parts)
+        return _parsed(text)
 
     def __str__(self) -> str:
         return f"{self.node}.{self.category}.{self.name}"
+
+
+@lru_cache(maxsize=1024)  # a program calls few addresses, over and over
+def _parsed(text: str) -> Address:
+    parts = text.split(".")
+    if len(parts) != 3:
+        raise AddressError(text, f"it has {len(parts) - 1} dots, not two")
+    return Address(*parts)
 
 
 def name_problem(part: str) -> str:
