@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from servicebus.transport.logbacklog import Backlog
 from servicebus.transport.loglink import LogLink, resolve
 from servicebus.transport.logpump import Pump
-from servicebus.wire.logrecord import Record, cut_message
+from servicebus.wire.logrecord import LATEST_CREATED, Record, cut_message
 from servicebus.wire.signing import Keyring
 
 __all__ = ["DatagramHandler"]
@@ -157,14 +158,15 @@ class DatagramHandler(logging.Handler):
             self._start()
 
     def _prepared(self, record: logging.LogRecord) -> Record:
-        thread = record.threadName or ""
+        # Made sure of here, in the caller's thread: what JSON or the server refused later would be lost with its batch.
+        created = float(record.created)
         return Record(
-            record.created,
-            record.levelno,
-            record.levelname[:NAME_LENGTH],
-            record.name[:NAME_LENGTH],
-            thread[:NAME_LENGTH],
-            cut_message(self._text(record)),
+            created if 0 <= created < LATEST_CREATED else time.time(),
+            int(record.levelno),
+            str(record.levelname)[:NAME_LENGTH],
+            str(record.name)[:NAME_LENGTH],
+            str(record.threadName or "")[:NAME_LENGTH],
+            cut_message(str(self._text(record))),
         )
 
     def _text(self, record: logging.LogRecord) -> str:

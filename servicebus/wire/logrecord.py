@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol
 from servicebus.errors import EnvelopeError, SignatureError
 
 __all__ = [
+    "LATEST_CREATED",
     "MAX_BATCH_BYTES",
     "MAX_DATAGRAM_BYTES",
     "MAX_MESSAGE_BYTES",
@@ -48,6 +49,8 @@ MAX_MESSAGE_BYTES = 1024 * 1024
 """A longer message is cut, with a mark at its end."""
 MAX_BATCH_BYTES = 6 * MAX_MESSAGE_BYTES + 64 * 1024
 """The longest ``records`` body: JSON writes one control character as six bytes."""
+LATEST_CREATED = 1e11
+"""Seconds since the epoch, in the year 5138: what time.localtime can still show."""
 NO_TOKEN = b"-"
 NO_SESSION = b"-"
 
@@ -213,7 +216,7 @@ def _checked(row: Any) -> Record:
         raise EnvelopeError("malformed", "a record has six fields") from None
     if not (
         type(created) in (float, int)
-        and 0 <= created < 10**11  # what time.localtime can show
+        and 0 <= created < LATEST_CREATED
         and type(level) is int
         and type(level_name) is type(logger) is type(thread) is type(message) is str
     ):

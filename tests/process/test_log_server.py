@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import pytest
 from logserver import SECRET, RunningLogServer, connected_logger, handler_of, log_server
@@ -238,6 +239,31 @@ def test_nothing_that_a_record_holds_raises_into_the_caller(server: RunningLogSe
     assert found[1] == "'%s' (its arguments do not fit: RuntimeError: no text today)"
     assert found[2] == "\\ud800 half a character"
     assert server.statistics()["lost"] == 1
+
+
+def test_a_record_made_by_hand_of_odd_parts_costs_no_other_record(server: RunningLogServer) -> None:
+    """Programs make records of their own, and formatters that give what they like."""
+    odd = [
+        {"created": float("nan"), "msg": "no time"},
+        {"created": -1, "msg": "before the epoch"},
+        {"levelno": 20, "levelname": None, "name": 7, "threadName": b"bytes", "msg": "no names"},
+        {"created": "yesterday", "msg": "dropped, for it cannot be a number"},
+    ]
+    with connected_logger("odd", server.port) as logger:
+        logger.info("before")
+        for attributes in odd:
+            logger.handle(logging.makeLogRecord({"levelno": 20, "levelname": "INFO", **attributes}))
+        handler_of(logger).setFormatter(Blunt())
+        logger.info("x")
+    assert server.messages() == ["before", "no time", "before the epoch", "['a list']"]
+    assert "]None:no names\n" in server.text()
+    found = server.statistics()
+    assert (found["written"], found["lost"], found["refused"]) == (5, 1, 0)
+
+
+class Blunt(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> Any:
+        return ["a list"]
 
 
 def log_and_leave(port: int, name: str) -> None:
