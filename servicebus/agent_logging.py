@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from servicebus.configuration import LoggingSettings
+from servicebus.errors import ConfigurationError
 from servicebus.logging_service import connect_root_logger, pump, set_threaded, start_server
 
 LOG = logging.getLogger(__name__)
@@ -44,10 +45,13 @@ class AgentLogging:
         if self._server is None or self._server.is_alive() or time.monotonic() < self._restart_at:
             return
         self._restart_at = time.monotonic() + _RESTART_PAUSE_S
-        LOG.error(
-            "the log server (pid %s) ended with code %s; starting it again", self._server.pid, self._server.exitcode
-        )
-        self._server = start_server(self._settings)
+        ended = self._server
+        try:
+            self._server = start_server(self._settings)
+        except ConfigurationError as error:  # such as: somebody else has taken the port meanwhile
+            LOG.error("the log server is gone, and cannot be started again now: %s", error)
+        else:
+            LOG.error("the log server (pid %s) ended with code %s; started it again", ended.pid, ended.exitcode)
 
     def in_worker(self, name: str) -> None:
         connect_root_logger(self._settings, process_name=name)
