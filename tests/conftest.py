@@ -60,15 +60,8 @@ def make_sender() -> Iterator[Callable[[Configuration], Sender]]:
 
 
 @pytest.fixture
-def make_probe() -> Iterator[Callable[..., Probe]]:
-    """Make Probes of brokers that are closed afterwards."""
+def make_probe() -> Callable[..., Probe]:
+    """Make Probes: plain pika clients that look at a broker."""
     from probe import Probe
 
-    with ExitStack() as stack:
-
-        def make(broker: Broker, **how: Any) -> Probe:
-            probe = Probe(broker, **how)
-            stack.callback(probe.close)
-            return probe
-
-        yield make
+    return Probe

@@ -23,7 +23,7 @@ from servicebus.runtime.dialect import Dialect
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.job import Claim, Outcome, Settlement
 from servicebus.runtime.publisher import Publisher
-from servicebus.runtime.topology import calls_lane, control_lane, messages_lane
+from servicebus.runtime.topology import calls_lane, control_lane, declare_again, messages_lane
 from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Delivery, Script
 from servicebus.transport.loop import EventLoop
@@ -66,6 +66,8 @@ class NodeConsumer:
         self._is_stopping = False
         self._complaint = ("", 0.0)
         self._extra_lanes: list[Lane] = []
+        self._looks_at: int | None = None
+        """The generation whose topology is being looked at, until the broker has answered."""
         self.message_dialect: Dialect = control.dialect
 
     def __repr__(self) -> str:
@@ -298,7 +300,7 @@ class NodeConsumer:
 
     def _settle_claim(self, claim: Claim, settlement: Settlement, publisher: Publisher) -> None:
         if settlement.burial is not None:
-            publisher.bury(claim, settlement.burial, self._ack_once_stored(claim))
+            publisher.bury(claim, settlement.burial, self._ack_once_stored(claim, settlement.buries))
         elif settlement.aside:
             publisher.put_aside(claim, self._ack_once_stored(claim))
         else:
@@ -307,8 +309,10 @@ class NodeConsumer:
                 publisher.reply(claim, settlement.reply)
             claim.delivery.channel.ack(claim.delivery.tag)
 
-    def _ack_once_stored(self, claim: Claim) -> Callable[[bool], None]:
+    def _ack_once_stored(self, claim: Claim, buries: str = "") -> Callable[[bool], None]:
         def stored(is_ack: bool) -> None:
+            if is_ack and buries:
+                self._dispatcher.buried(buries)
             if claim.generation != self.generation:
                 return
             if is_ack:
@@ -323,6 +327,23 @@ class NodeConsumer:
     def send_echo(self) -> None:
         if self._publisher is not None and self.state in (State.CONSUMING, State.DRAINING) and not self.blocked:
             self._publisher.echo(self._tags["echo"], self._control.echo_body())
+
+    def look_after_topology(self) -> None:
+        """Declare again what reaches us: queues, bindings or the exchange may have been deleted under our feet.
+
+        Our consumers would live on and never hear of a binding that is gone.
+        """
+        channel = self._channels.get("control")
+        if self.state is not State.CONSUMING or channel is None or self._looks_at == self.generation:
+            return
+        self._looks_at = self.generation
+        unattended: list[str] = []
+        channel.run(declare_again(self._config, unattended), lambda: self._looked(unattended))
+
+    def _looked(self, unattended: list[str]) -> None:
+        self._looks_at = None
+        if unattended:
+            self._lost(f"nobody consumes {', '.join(unattended)} any more", "closed")
 
     # -- draining ----------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ LOG = logging.getLogger(__name__)
 
 _BUSY_RETRY_MS = 50
 _LOGGED_REFUSALS_PER_S = 5
+_KEPT_BURIALS = 1024
 
 ServiceKey = tuple[Kind, str]
 
@@ -35,6 +36,8 @@ class Dispatcher:
         self._journal = journal
         self._host_name = host_name
         self._running: dict[str, Job] = {}
+        self._unburied: dict[str, Burial] = {}
+        """Messages that failed and whose dead letter the broker has not confirmed yet."""
         self._log_window = (0.0, 0)
 
     def __repr__(self) -> str:
@@ -69,8 +72,15 @@ class Dispatcher:
             self._journal.forget(incoming.id)
         self._count(outcome)
         if incoming.kind is Kind.MESSAGE and outcome.fault is not None:
-            return Settlement(job.claims, burial=_burial(outcome.fault))
+            burial = _burial(outcome.fault)
+            if outcome.has_run:
+                self._keep(incoming.id, burial)
+            return Settlement(job.claims, burial=burial, buries=incoming.id)
         return Settlement(job.claims, outcome.reply)
+
+    def buried(self, id: str) -> None:
+        """The dead letter of message *id* is stored."""
+        self._unburied.pop(id, None)
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
@@ -106,12 +116,21 @@ class Dispatcher:
             self.counters["joined"] += 1
             job.claims.append(claim)
             return None
+        burial = self._unburied.get(incoming.id)
+        if burial is not None:
+            # It failed, and the connection was lost before its dead letter was stored: acked now, it would vanish.
+            return Settlement([claim], burial=burial, buries=incoming.id)
         self.counters["refused.replayed"] += 1
         if answer is None and incoming.kind is Kind.CALL:
             self._log_refusal(f"call {incoming.id} to {incoming.key} refused: replayed, and its answer is gone")
             fault = Fault("refused", "replayed: this id was executed already, and its answer is no longer stored")
             answer = dialect.write_fault(incoming, fault)
         return Settlement([claim], answer)
+
+    def _keep(self, id: str, burial: Burial) -> None:
+        self._unburied[id] = burial
+        if len(self._unburied) > _KEPT_BURIALS:
+            del self._unburied[next(iter(self._unburied))]
 
     def _unknown(self, incoming: Incoming, claim: Claim, dialect: Dialect) -> Settlement:
         self.counters["refused.unknown-service"] += 1

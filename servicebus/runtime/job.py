@@ -93,4 +93,6 @@ class Settlement:
     claims: list[Claim] = field(default_factory=list)
     reply: bytes | None = None
     burial: Burial | None = None
+    buries: str = ""
+    """The id to tell ``Dispatcher.buried()`` when the dead letter is stored."""
     aside: bool = False

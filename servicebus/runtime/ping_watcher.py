@@ -1,7 +1,8 @@
 """PingWatcher: finds a network, broker or consumer that died without a word, and forces the reconnect.
 
 It sends a signed ping through the broker and expects it back on the connection that consumes, so that one echo proves
-both connections and the broker between them. While the broker says that it does not read what we publish, no echo can
+both connections and the broker between them. Now and then it has the topology looked at: a consumer whose queue nobody
+can reach any more hears its echo all the same. While the broker says that it does not read what we publish, no echo can
 come; then only the heartbeat watches.
 """
 
@@ -21,6 +22,8 @@ from servicebus.transport.loop import EventLoop
 LOG = logging.getLogger(__name__)
 
 _STEP_S = 0.25
+_LOOK_S = 5.0
+"""How often the topology is looked at; it costs the broker a dozen answers."""
 
 
 class PingWatcher:
@@ -43,6 +46,7 @@ class PingWatcher:
     def _run(self) -> None:
         generation = -1
         clock = self._new_clock()
+        look_at = 0.0
         while not self._stopped.wait(_STEP_S):
             consumer = self._consumer
             if consumer.state not in (State.CONSUMING, State.DRAINING) or consumer.blocked:
@@ -50,7 +54,11 @@ class PingWatcher:
                 continue
             if consumer.generation != generation:
                 generation, clock = consumer.generation, self._new_clock()
+                look_at = time.monotonic() + _LOOK_S
             self._check(clock)
+            if time.monotonic() >= look_at:
+                look_at = time.monotonic() + _LOOK_S
+                self._loop.post(consumer.look_after_topology)
 
     def _check(self, clock: PingClock) -> None:
         now = time.monotonic()

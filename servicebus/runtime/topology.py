@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 from servicebus.configuration import Configuration
-from servicebus.transport.interface import Delivery, Script
+from servicebus.transport.interface import Delivery, Script, Step
 from servicebus.transport.steps import bind_queue, consume, declare_exchange, declare_queue, set_prefetch
 from servicebus.wire.address import control_queue, dead_queue, delay_queue, messages_queue, rpc_queue
 
@@ -37,6 +37,31 @@ def calls_lane(config: Configuration, on_call: OnDelivery, keep: dict[str, str])
 
 def messages_lane(config: Configuration, on_message: OnDelivery, keep: dict[str, str]) -> Script:
     """Messages: durable queues that wait for the node, and the places where messages step aside or are buried."""
+    yield set_prefetch(config.prefetch)
+    yield from _stored_queues(config)
+    keep["messages"] = yield consume(messages_queue(config.node_name), on_message)
+
+
+def declare_again(config: Configuration, unattended: list[str]) -> Script:
+    """Everything but the consumers, once more; names in *unattended* those of our queues that nobody consumes."""
+    yield declare_exchange(config.exchange_name)
+    for queue in (rpc_queue(config.node_name), control_queue(config.node_name)):
+        if not (yield from _fleeting_queue(queue, config)):
+            unattended.append(queue)
+    if not (yield from _stored_queues(config)):
+        unattended.append(messages_queue(config.node_name))
+
+
+def _fleeting_queue(name: str, config: Configuration) -> Generator[Step, Any, int]:
+    """Gives the number of its consumers."""
+    # Durable, because newer RabbitMQ refuses shared queues that are transient.
+    _, _, consumers = yield declare_queue(name, durable=True, auto_delete=True, arguments={"x-expires": _EXPIRES_MS})
+    yield bind_queue(name, config.exchange_name, name)
+    return int(consumers)
+
+
+def _stored_queues(config: Configuration) -> Generator[Step, Any, int]:
+    """Gives the number of consumers of the node's messages."""
     messages = messages_queue(config.node_name)
     yield declare_queue(dead_queue(config.node_name), durable=True, arguments=_stored(config))
     yield declare_queue(
@@ -49,16 +74,9 @@ def messages_lane(config: Configuration, on_message: OnDelivery, keep: dict[str,
             "x-dead-letter-routing-key": messages,
         },
     )
-    yield set_prefetch(config.prefetch)
-    yield declare_queue(messages, durable=True, arguments=_stored(config))
+    _, _, consumers = yield declare_queue(messages, durable=True, arguments=_stored(config))
     yield bind_queue(messages, config.exchange_name, messages)
-    keep["messages"] = yield consume(messages, on_message)
-
-
-def _fleeting_queue(name: str, config: Configuration) -> Script:
-    # Durable, because newer RabbitMQ refuses shared queues that are transient.
-    yield declare_queue(name, durable=True, auto_delete=True, arguments={"x-expires": _EXPIRES_MS})
-    yield bind_queue(name, config.exchange_name, name)
+    return int(consumers)
 
 
 def _stored(config: Configuration) -> dict[str, Any]:

@@ -70,9 +70,7 @@ def bus(broker_pool: BrokerPool, tmp_path_factory: pytest.TempPathFactory) -> It
     try:
         agent.wait_consuming()
         with Sender(agent.configuration(max_envelope_bytes=10 * MAX_BYTES)) as sender:
-            probe = Probe(broker)
-            yield Bus(agent, sender, probe)
-            probe.close()
+            yield Bus(agent, sender, Probe(broker))
     finally:
         agent.close()
 

@@ -16,7 +16,6 @@ from servicebus.testing import Broker
 
 StartAgent = Callable[..., Agent]
 MakeSender = Callable[[Configuration], Sender]
-MakeProbe = Callable[..., Probe]
 
 
 @pytest.mark.brokers(count=2)
@@ -72,10 +71,10 @@ class TestBrokersThatRefuse:
         refused_line(agent, brokers[0], "refused virtual host 'nowhere' to user 'guest'")
 
     def test_a_queue_that_somebody_declared_otherwise_is_named(
-        self, brokers: list[Broker], start_agent: StartAgent, make_probe: MakeProbe, make_sender: MakeSender
+        self, brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
     ) -> None:
         """406. When the operator has deleted it, the agent comes up by itself."""
-        probe = make_probe(brokers[0])
+        probe = Probe(brokers[0])
         probe.declare("NODE-01.messages", durable=True, arguments={"x-message-ttl": 1000})
         agent = start_agent(brokers)
         line = refused_line(agent, brokers[0], "406", "'NODE-01.messages'")

@@ -21,7 +21,6 @@ from servicebus.wire.xmlcodec import decode_envelope, decode_json
 
 StartAgent = Callable[..., Agent]
 MakeSender = Callable[[Configuration], Sender]
-MakeProbe = Callable[..., Probe]
 
 
 class Load:
@@ -79,7 +78,7 @@ def queued(probe: Probe) -> list[int]:
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_term_under_load_loses_nothing_and_doubles_nothing(
-    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender, make_probe: MakeProbe, count: int
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender, count: int
 ) -> None:
     """P8: every accepted call answered, every confirmed message handled or still queued, exit 0, no process left, and
     long before drain_timeout."""
@@ -97,7 +96,7 @@ def test_term_under_load_loses_nothing_and_doubles_nothing(
     assert set(started) == set(load.answered), "a call was run and its answer lost"
     assert agent.noted("finished") and len(agent.noted("finished")) == len(started)
     recorded = [int(line) for line in agent.noted("recorded")]
-    waiting = [number for broker in brokers[:count] for number in queued(make_probe(broker))]
+    waiting = [number for broker in brokers[:count] for number in queued(Probe(broker))]
     assert len(recorded) == len(set(recorded)), "a message was handled twice"
     assert set(load.confirmed) <= {*recorded, *waiting}, "a confirmed message was lost"
     assert not set(recorded) & set(waiting), "a handled message would be handled again"
@@ -163,7 +162,6 @@ def test_int_and_quit_do_not_wait_for_the_work_and_lose_no_message(
     brokers: list[Broker],
     start_agent: StartAgent,
     make_sender: MakeSender,
-    make_probe: MakeProbe,
     signum: int,
 ) -> None:
     agent = start_agent(brokers).wait_consuming()
@@ -177,7 +175,7 @@ def test_int_and_quit_do_not_wait_for_the_work_and_lose_no_message(
     assert agent.stop(signum) == 0
     assert watch.elapsed_s < 2
     agent.wait_gone(1)
-    probe = make_probe(brokers[0])
+    probe = Probe(brokers[0])
     waiting = wait_until(lambda: queued(probe), what="still queued")
     recorded = {int(line) for line in agent.noted("recorded")}
     assert {*recorded, *waiting} == set(range(200))

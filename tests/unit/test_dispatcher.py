@@ -331,6 +331,22 @@ class TestMessages:
         assert (settlement.burial.reason, settlement.burial.detail) == ("ValueError", "boom it was")
         assert "raise ValueError" in settlement.burial.trace
 
+    def test_a_failed_message_that_comes_again_before_its_dead_letter_is_stored_is_buried_again(
+        self, agent: Agent
+    ) -> None:
+        """The connection was lost in between. It is not run again, and acked without a dead letter it would vanish."""
+        body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
+        first = agent.settle(body, Kind.MESSAGE)
+        again = agent.deliver(body, Kind.MESSAGE)
+        assert again is not None
+        assert (again.burial, again.buries) == (first.burial, first.buries)
+        assert agent.counted == {"failed": 1}
+        agent.dispatcher.buried(again.buries)
+        stored = agent.deliver(body, Kind.MESSAGE)
+        assert stored is not None
+        assert stored.burial is None
+        assert agent.counted == {"failed": 1, "refused.replayed": 1}
+
     def test_a_message_that_waited_for_hours_is_still_handled(self, agent: Agent) -> None:
         """Its freshness limit is token_max_age, not its time to live."""
         settlement = agent.settle(

@@ -1,0 +1,302 @@
+"""P6 and P7: whatever stops a worker from consuming is found and healed; no service is in another one's way."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from agents import Agent
+from probe import Probe
+from waiting import Stopwatch, wait_until
+
+from servicebus.configuration import Configuration
+from servicebus.errors import RemoteError, ServiceBusError, ServiceBusy
+from servicebus.sender import Sender
+from servicebus.testing import Broker
+
+StartAgent = Callable[..., Agent]
+MakeSender = Callable[[Configuration], Sender]
+
+CLOSE_ALL = '[catch rabbit_networking:close_connection(P, "told to") || P <- rabbit_networking:connections()], ok.'
+
+
+def serves_again(agent: Agent, sender: Sender, within_s: float) -> float:
+    """Seconds until a call and a message have both been done."""
+    watch = Stopwatch()
+    label = f"after {time.monotonic()}"
+
+    def call_succeeds() -> bool:
+        try:
+            return sender.call("NODE-01.math.add", [1, 2], timeout=1)[1] == 3
+        except ServiceBusError:
+            return False
+
+    wait_until(call_succeeds, within_s, lambda: f"a call succeeds\n{agent.log()}")
+    sender.send("NODE-01.audit.record", label)
+    wait_until(lambda: label in agent.noted("recorded"), within_s, lambda: f"a message is handled\n{agent.log()}")
+    return watch.elapsed_s
+
+
+@pytest.fixture
+def trio(brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender) -> tuple[Agent, Sender, Probe]:
+    """An agent on one broker, a Sender and a probe."""
+    agent = start_agent(brokers[:1]).wait_consuming()
+    return agent, make_sender(agent.configuration()), Probe(brokers[0])
+
+
+@pytest.mark.brokers(count=1)
+class TestWhatStopsAWorker:
+    @pytest.mark.parametrize("queue", ["NODE-01.rpc", "NODE-01.messages", "NODE-01.control"])
+    def test_a_deleted_queue_is_declared_and_consumed_again(
+        self, trio: tuple[Agent, Sender, Probe], queue: str
+    ) -> None:
+        agent, sender, probe = trio
+        pid = agent.worker()["pid"]
+        probe.delete(queue)
+        assert serves_again(agent, sender, 15) < 5
+        assert "was its queue deleted?" in agent.wait_log("reconnecting")
+        assert agent.worker()["pid"] == pid
+        assert agent.worker()["restarts"] == 0
+
+    @pytest.mark.parametrize("queue", ["NODE-01.messages.delay.1", "NODE-01.dead"])
+    def test_a_queue_that_only_stores_is_there_again_when_it_is_needed(
+        self, trio: tuple[Agent, Sender, Probe], queue: str
+    ) -> None:
+        agent, sender, probe = trio
+        probe.delete(queue)
+        sender.send("NODE-01.audit.record", "boom")
+        wait_until(lambda: probe.depth("NODE-01.dead"), 15, lambda: f"a dead letter\n{agent.log()}")
+        ((_, headers),) = probe.take_all("NODE-01.dead")
+        assert headers["x-servicebus-reason"] == "ValueError"
+
+    def test_a_deleted_exchange_is_declared_again_with_its_bindings(self, trio: tuple[Agent, Sender, Probe]) -> None:
+        """The worker's consumers live on and would never hear of it: only a look at the topology shows that nothing
+        can reach them."""
+        agent, sender, probe = trio
+        probe.delete_exchange("servicebus")
+        assert serves_again(agent, sender, 15) < 15
+
+    def test_a_removed_binding_is_made_again(self, trio: tuple[Agent, Sender, Probe]) -> None:
+        agent, sender, probe = trio
+        for queue in ("NODE-01.rpc", "NODE-01.messages"):
+            probe.unbind(queue, "servicebus")
+        assert serves_again(agent, sender, 15) < 15
+
+    def test_connections_that_the_broker_closes_are_opened_again(
+        self, trio: tuple[Agent, Sender, Probe], brokers: list[Broker]
+    ) -> None:
+        agent, sender, _ = trio
+        sender.call("NODE-01.math.add", [1, 1])
+        assert brokers[0].evaluate(CLOSE_ALL) == "ok"
+        assert serves_again(agent, sender, 15) < 5
+        assert len(agent.log_lines("reconnecting")) == 1
+        assert agent.worker()["restarts"] == 0
+
+    def test_a_channel_that_the_broker_closes_is_opened_again(
+        self, trio: tuple[Agent, Sender, Probe], brokers: list[Broker]
+    ) -> None:
+        agent, sender, _ = trio
+        killed = brokers[0].evaluate("[exit(C, kill) || C <- rabbit_channel:list_local()], ok.")
+        assert killed == "ok"
+        assert serves_again(agent, sender, 15) < 8
+
+    def test_work_under_way_survives_the_loss_of_the_connection(
+        self, trio: tuple[Agent, Sender, Probe], brokers: list[Broker]
+    ) -> None:
+        """The service's thread does not notice; the redelivered call joins the run under way and is answered once."""
+        agent, sender, _ = trio
+        slow = sender.call_async("NODE-01.test.sleep", [1.5, "slow"])
+        wait_until(lambda: agent.noted("started"))
+        assert brokers[0].evaluate(CLOSE_ALL) == "ok"
+        assert slow.result(10)[1] == "slow"
+        assert agent.noted("started") == ["slow"]
+
+    def test_messages_under_way_are_handled_once_over_a_loss_of_the_connection(
+        self, trio: tuple[Agent, Sender, Probe], brokers: list[Broker]
+    ) -> None:
+        agent, sender, probe = trio
+        for future in [sender.send_async("NODE-01.audit.slow", number) for number in range(150)]:
+            future.result(10)
+        wait_until(lambda: len(agent.noted("recorded")) > 10)
+        assert brokers[0].evaluate(CLOSE_ALL) == "ok"
+        wait_until(lambda: len(agent.noted("recorded")) >= 150, 15)
+        wait_until(lambda: agent.worker()["backlog"] == 0 and probe.depth("NODE-01.messages") == 0)
+        assert Counter(agent.noted("recorded")) == Counter(map(str, range(150)))
+
+
+@pytest.mark.brokers(count=2)
+def test_a_frozen_broker_is_left_and_taken_up_again_when_it_thaws(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    """Health does not show green meanwhile, and the worker is consuming again within seconds."""
+    agent = start_agent(brokers).wait_consuming()
+    sender = make_sender(agent.configuration(hosts=[f"{brokers[0].host}:{brokers[0].port}"]))
+    assert sender.call("NODE-01.math.add", [1, 2])[1] == 3
+    pids = agent.worker_pids()
+    brokers[0].freeze()
+    watch = Stopwatch()
+    wait_until(lambda: not agent.worker()["healthy"], 15)
+    assert watch.elapsed_s < 8
+    assert agent.worker(1)["healthy"]
+    wait_until(lambda: watch.elapsed_s > 8)
+    brokers[0].thaw()
+    assert serves_again(agent, sender, 15) < 6
+    agent.wait_consuming(timeout_s=5)
+    assert agent.worker_pids() == pids
+    for _ in range(20):
+        assert sender.call("NODE-01.math.add", [1, 2], timeout=2)[1] == 3
+
+
+@pytest.mark.brokers(count=1)
+def test_a_broker_that_restarts_is_taken_up_again_and_its_messages_handled(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    agent = start_agent(brokers).wait_consuming()
+    sender = make_sender(agent.configuration())
+    for future in [sender.send_async("NODE-01.audit.slow", number) for number in range(100)]:
+        future.result(10)
+    brokers[0].kill()
+    brokers[0].start()
+    watch = Stopwatch()
+    agent.wait_consuming(timeout_s=5)
+    assert watch.elapsed_s < 3
+    wait_until(lambda: {*agent.noted("recorded")} == {*map(str, range(100))}, 15)
+    assert agent.worker()["restarts"] == 0
+
+
+@pytest.mark.brokers(count=1)
+class TestServicesInEachOthersWay:
+    def test_a_stuck_and_flooded_service_delays_neither_pings_nor_others(
+        self, brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+    ) -> None:
+        agent = start_agent(brokers, prefetch=20).wait_consuming()
+        sender, flooder = make_sender(agent.configuration()), make_sender(agent.configuration())
+        flood = [flooder.call_async("NODE-01.test.stuck", number, timeout=60) for number in range(100)]
+        wait_until(lambda: agent.noted("started"))
+        wait_until(lambda: agent.worker()["backlog"] == 10, what="half of the window is full")
+        taken = []
+        for number in range(30):
+            watch = Stopwatch()
+            assert sender.call("NODE-01.math.add", [number, 1], timeout=5)[1] == number + 1
+            taken.append(watch.elapsed_s)
+            assert sender.ping("NODE-01", timeout=1)
+        assert sorted(taken)[len(taken) // 2] < 0.1
+        assert max(taken) < 1.0
+        sender.send("NODE-01.audit.record", "meanwhile")
+        wait_until(lambda: "meanwhile" in agent.noted("recorded"), 3)
+        assert agent.worker()["healthy"]
+        assert not any(future.done() for future in flood)
+
+    def test_one_services_inbox_never_takes_more_than_half_of_the_window(
+        self, brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+    ) -> None:
+        agent = start_agent(brokers, prefetch=20, queue_len=1000).wait_consuming()
+        sender = make_sender(agent.configuration())
+        for number in range(50):
+            sender.call_async("NODE-01.test.stuck", number, timeout=60)
+        wait_until(lambda: agent.worker()["backlog"])
+        assert sender.call("NODE-01.math.add", [1, 1], timeout=5)[1] == 2
+        wait_until(lambda: agent.counters().get("busy"))
+        assert agent.worker()["backlog"] == 10
+
+    def test_busy_calls_are_tried_again_and_all_answered_within_their_deadline(
+        self, brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+    ) -> None:
+        agent = start_agent(brokers, prefetch=8).wait_consuming()
+        sender = make_sender(agent.configuration())
+        futures = [sender.call_async("NODE-01.test.sleep", [0.01, number], timeout=30) for number in range(100)]
+        assert [future.result(30)[1] for future in futures] == list(range(100))
+        assert Counter(agent.noted("started")) == Counter(map(str, range(100)))
+        wait_until(lambda: agent.counters().get("busy"))
+
+    def test_a_call_to_a_service_that_stays_full_ends_as_busy_at_its_deadline(
+        self, brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+    ) -> None:
+        agent = start_agent(brokers, prefetch=2).wait_consuming()
+        sender = make_sender(agent.configuration())
+        sender.call_async("NODE-01.test.stuck", timeout=60)
+        wait_until(lambda: agent.noted("started"))
+        watch = Stopwatch()
+        with pytest.raises(ServiceBusy):
+            sender.call("NODE-01.test.stuck", timeout=0.5)
+        assert 0.4 < watch.elapsed_s < 1.5
+
+    def test_messages_to_a_full_inbox_step_aside_and_are_all_handled_once(
+        self, brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+    ) -> None:
+        """They wait in the delay queue, so those of another service behind them are not held up."""
+        agent = start_agent(brokers, prefetch=80, queue_len=20).wait_consuming()
+        sender, probe = make_sender(agent.configuration()), Probe(brokers[0])
+        for future in [sender.send_async("NODE-01.audit.slow", number) for number in range(80)]:
+            future.result(10)
+        watch = Stopwatch()
+        sender.send("NODE-01.audit.record", "not held up")
+        wait_until(lambda: "not held up" in agent.noted("recorded"))
+        assert watch.elapsed_s < 1
+        wait_until(lambda: len(agent.noted("recorded")) >= 81, 30)
+        assert Counter(agent.noted("recorded")) == Counter([*map(str, range(80)), "not held up"])
+        assert agent.counters()["aside"] > 0
+        assert probe.depth("NODE-01.dead") == 0
+
+
+@pytest.mark.brokers(count=1)
+class TestServicesThatFail:
+    def test_a_failed_message_stands_in_the_dead_letters_with_its_reason(
+        self, trio: tuple[Agent, Sender, Probe]
+    ) -> None:
+        agent, sender, probe = trio
+        event_id = sender.send("NODE-01.audit.record", "boom")
+        wait_until(lambda: probe.depth("NODE-01.dead"))
+        sender.send("NODE-01.audit.record", "the next one")
+        wait_until(lambda: "the next one" in agent.noted("recorded"))
+        ((body, headers),) = probe.take_all("NODE-01.dead")
+        assert b"boom" in body
+        assert headers["x-servicebus-reason"] == "ValueError"
+        assert headers["x-servicebus-detail"] == "boom it was"
+        assert "sample_services.py" in headers["x-servicebus-trace"]
+        assert headers["x-servicebus-host"] == agent.settings["hosts"][0]
+        assert abs(headers["x-servicebus-time"] - time.time()) < 60
+        assert event_id == 1
+        assert probe.depth("NODE-01.messages") == 0
+
+    def test_a_dead_letter_that_is_put_back_as_it_is_is_not_handled_by_the_same_worker(
+        self, trio: tuple[Agent, Sender, Probe]
+    ) -> None:
+        """Its id was executed; docs say how to send it again."""
+        agent, sender, probe = trio
+        sender.send("NODE-01.audit.record", "boom")
+        wait_until(lambda: probe.depth("NODE-01.dead"))
+        ((body, _),) = probe.take_all("NODE-01.dead")
+        probe.publish("NODE-01.messages", body)
+        wait_until(lambda: agent.counters().get("refused.replayed") == 1)
+        assert probe.depth("NODE-01.dead") == 0
+
+    def test_a_services_own_error_reaches_its_caller_with_type_and_text(
+        self, trio: tuple[Agent, Sender, Probe]
+    ) -> None:
+        _, sender, _ = trio
+        with pytest.raises(RemoteError) as caught:
+            sender.call("NODE-01.test.raises", "x")
+        assert (caught.value.type, caught.value.message) == ("ValueError", "no good: 'x'".replace("'", ""))
+        assert caught.value.trace is None
+
+    def test_traces_are_sent_only_where_the_agent_allows_it(
+        self, brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+    ) -> None:
+        agent = start_agent(brokers, fault_traces=True).wait_consuming()
+        with pytest.raises(RemoteError) as caught:
+            make_sender(agent.configuration()).call("NODE-01.test.raises", "x")
+        assert "sample_services.py" in (caught.value.trace or "")
+
+    def test_a_service_may_call_another_over_the_sender_of_its_worker(self, trio: tuple[Agent, Sender, Probe]) -> None:
+        _, sender, _ = trio
+        for number in range(20):
+            params: list[Any] = ["NODE-01.math.add", [number, 1]]
+            assert sender.call("NODE-01.test.nested", params, timeout=10)[1] == number + 1
+        with pytest.raises(RemoteError) as caught:
+            sender.call("NODE-01.test.nested", ["NODE-01.test.raises", "deep"], timeout=10)
+        assert caught.value.type == "RemoteError"
+        assert "no good: deep" in caught.value.message
