@@ -125,6 +125,8 @@ def test_no_id_is_new_twice_while_its_token_is_good_whatever_the_order_of_events
                 model[id] = (Standing.RUNNING, now + lives, None)
             else:
                 assert found == (known[0], known[2])
+                # A copy that was signed later is good for longer.
+                model[id] = (known[0], max(known[1], now + lives), known[2])
         elif action == "finish" and id in model and model[id][0] is Standing.RUNNING:
             journal.finish(id, b"x" * size)
             model[id] = (Standing.FINISHED, model[id][1], b"x" * size)

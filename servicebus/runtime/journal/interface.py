@@ -1,0 +1,127 @@
+"""What a journal is asked and told, whoever keeps it: one worker's memory, one machine's disk, or a server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any, NamedTuple, Protocol
+
+from servicebus.errors import ServiceBusError
+
+__all__ = ["Journal", "JournalUnavailable", "Known", "OneByOne", "Release", "Standing", "Start"]
+
+
+class Standing(Enum):
+    """What is known of an id."""
+
+    NEW = "the asker's: run it"
+    RUNNING = "started by a worker that lives, here or elsewhere, and not finished"
+    FINISHED = "finished; its answer is given if there was one and it is still stored"
+    INTERRUPTED = "started by a worker that died: nobody knows how far it came"
+
+
+class Release(Enum):
+    """Why an id that was begun may come again."""
+
+    NOT_RUN = "busy or stopping: as if this begin had not been"
+    FAILED = "the service raised, and a later attempt is due: this one counts"
+    BURIED = "it went to the dead letters: whoever takes it out again starts from the first attempt"
+
+
+class Start(NamedTuple):
+    """An id that wants to be run."""
+
+    id: str
+    """As on the wire: ``<incarnation of 16 hex digits>-<count from 1>``."""
+    expires_at: float
+    """Unix time until which a token for it could be accepted: until then it is remembered."""
+    rerun: bool = False
+    """It may be run again after a worker died with it: a message, or a call to an idempotent service."""
+
+
+class Known(NamedTuple):
+    """The answer to a Start. Counts are 0 where they have no meaning any more."""
+
+    standing: Standing
+    answer: bytes | None = None
+    attempts: int = 0
+    """How often it was begun, this time included."""
+    deaths: int = 0
+    """How many of those ended with the death of their worker."""
+
+
+class JournalUnavailable(ServiceBusError):
+    """Raised when the journal can be neither asked nor told now; nothing has changed, and asking again may work."""
+
+    def __init__(self, where: str, reason: str):
+        super().__init__(f"journal {where}: {reason}")
+        self.where = where
+        self.reason = reason
+
+
+class Journal(Protocol):
+    """Belongs to one worker's I/O thread, and to the process that opened it: it does not survive a fork.
+
+    Each method costs one transaction, or one round trip, however many ids it is given. Every method but ``snapshot``
+    and ``close`` may raise JournalUnavailable, and has changed nothing then.
+    """
+
+    def begin_many(self, starts: Sequence[Start], now: float) -> list[Known]:
+        """What is known of each id, in order. Those that are NEW are the caller's from here on, and nobody else's.
+
+        Args:
+            now: Unix time, seconds.
+        """
+
+    def finish_many(self, ends: Sequence[tuple[str, bytes | None]], now: float) -> None:
+        """These ids were run; each answer is given again to whoever begins the same id, for as long as it is kept.
+
+        Ids that the caller has not begun are passed over.
+        """
+
+    def release_many(self, ids: Sequence[str], why: Release) -> None:
+        """These ids, begun by the caller, may come again. Others are passed over."""
+
+    def tick(self, now: float) -> None:
+        """Housekeeping. Once a second, also when nothing is to be done: it tells others that we live."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """Sizes, and what had to be forgotten early, for the status socket. Callable from any thread."""
+
+    def close(self) -> None:
+        """What is still begun counts as interrupted from here on. Idempotent."""
+
+    def begin(self, id: str, now: float, expires_at: float) -> tuple[Standing, bytes | None]:
+        """``begin_many`` of one id that is not run again."""
+
+    def finish(self, id: str, answer: bytes | None) -> None:
+        """``finish_many`` of one id, at the time last heard of."""
+
+    def forget(self, id: str) -> None:
+        """``release_many`` of one id that was not run."""
+
+
+class OneByOne:
+    """The three short forms, in terms of the long ones."""
+
+    _now = 0.0
+    """The time last heard of."""
+
+    def begin_many(self, starts: Sequence[Start], now: float) -> list[Known]:
+        raise NotImplementedError
+
+    def finish_many(self, ends: Sequence[tuple[str, bytes | None]], now: float) -> None:
+        raise NotImplementedError
+
+    def release_many(self, ids: Sequence[str], why: Release) -> None:
+        raise NotImplementedError
+
+    def begin(self, id: str, now: float, expires_at: float) -> tuple[Standing, bytes | None]:
+        known = self.begin_many([Start(id, expires_at)], now)[0]
+        return known.standing, known.answer
+
+    def finish(self, id: str, answer: bytes | None) -> None:
+        self.finish_many([(id, answer)], self._now)
+
+    def forget(self, id: str) -> None:
+        self.release_many([id], Release.NOT_RUN)
