@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from servicebus.client.link import Link
 from servicebus.configuration import Configuration
 from servicebus.policy.paths import next_to_connect
-from servicebus.transport.loop import EventLoop
+from servicebus.transport.loop import EventLoop, Timer
 
 SPARE_AFTER_S = 60.0
 """A connection to a less preferred broker is closed after being unused for so long."""
@@ -26,19 +26,23 @@ class Connector:
         self._config = config
         self._links = links
         self._is_awaited = is_awaited
-        self._timer_is_set = False
+        self._timer: Timer | None = None
 
     def connect_more(self, reverse: bool = False) -> None:
-        """Start the next connection that is wanted: one host after another, ``connect_stagger`` apart."""
+        """Start the next connection that is wanted: one host after another, ``connect_stagger`` apart.
+
+        A backoff is for those who have something else. While a request waits, it is cut short: the broker may have come
+        back just now, and the one that carried the traffic meanwhile may have died.
+        """
         now = time.monotonic()
         for link in self._links:
             if link.is_wanted and link.can_start:
                 link.connect(now)
-        if self._timer_is_set or not self._is_awaited():
+        if self._timer is not None or not self._is_awaited():
             return
         order = self._links[::-1] if reverse else self._links
         index, again_s = next_to_connect(
-            [link.can_start for link in order],
+            [link.can_start or link.can_hurry(now) for link in order],
             [link.connecting_since for link in order],
             now,
             self._config.connect_stagger,
@@ -46,14 +50,13 @@ class Connector:
         if index is not None:
             self._pass_over(order[:index])
             order[index].connect(now)
-        if any(link.can_start for link in order):
-            self._timer_is_set = True
-            self._loop.call_later(again_s, lambda: self._connect_again(reverse))
+        if any(link.can_start or link.is_pausing for link in order):
+            self._timer = self._loop.call_later(again_s, lambda: self._connect_again(reverse))
 
     def failed(self, link: Link, now: float) -> None:
         """*link* went down: is it to come back by itself, and does somebody wait for another?"""
         link.is_wanted = self.is_in_use(now)
-        self._timer_is_set = False  # what failed at once makes room for the next at once
+        self._forget_timer()  # what failed at once makes room for the next at once
         self.connect_more()
 
     def prepare_another(self, suspect: Link, now: float) -> None:
@@ -92,8 +95,13 @@ class Connector:
         return any(link.used_at and now - link.used_at < 2 * SPARE_AFTER_S for link in self._links)
 
     def _connect_again(self, reverse: bool) -> None:
-        self._timer_is_set = False
+        self._timer = None
         self.connect_more(reverse)
+
+    def _forget_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     @staticmethod
     def _pass_over(links: Iterable[Link]) -> None:

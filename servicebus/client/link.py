@@ -26,6 +26,9 @@ CONNECT_LIMIT_S = 2.0
 7 s, so a fresh attempt finds a healed network sooner than a patient one."""
 
 
+HURRY_S = 0.2
+"""While somebody waits and has nothing else, a host whose attempts cost nobody anything is tried this often."""
+
 _NOT_TRIED = "not tried yet"
 
 
@@ -83,6 +86,8 @@ class Link:
         self._exchanges = [version.exchange for version in versions]
         self._events = events
         self._backoff = Backoff()
+        self._tried_at = 0.0
+        self._is_cheap = False
         self._connection: AmqpConnection | None = None
         self._calls: BrokerChannel | None = None
         self._sends: BrokerChannel | None = None
@@ -116,6 +121,14 @@ class Link:
         return self.state is LinkState.IDLE
 
     @property
+    def is_pausing(self) -> bool:
+        """In a backoff that may be cut short: the failed attempt cost the broker nothing."""
+        return self.state is LinkState.BACKOFF and self._is_cheap
+
+    def can_hurry(self, now: float) -> bool:
+        return self.is_pausing and now - self._tried_at >= HURRY_S
+
+    @property
     def blocked(self) -> str | None:
         return self._connection.blocked if self._connection is not None else None
 
@@ -142,7 +155,7 @@ class Link:
         if self.state not in (LinkState.IDLE, LinkState.BACKOFF):
             return
         self.state = LinkState.CONNECTING
-        self.connecting_since = now
+        self.connecting_since = self._tried_at = now
         if self.last_error == _NOT_TRIED:
             self.last_error = "no answer to the first attempt yet"
         self._connection = AmqpConnection(
@@ -260,6 +273,7 @@ class Link:
             return
         self.state = LinkState.BACKOFF
         cap_s = cap_for(kind)
+        self._is_cheap = cap_s is not None
         self._loop.call_later(self._backoff.next_s(cap_s), self._backoff_over)
         self._events.link_down(self, reason, orphans)
 

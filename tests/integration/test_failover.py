@@ -69,6 +69,27 @@ def test_a_killed_broker_costs_the_next_call_less_than_half_a_second(
     assert watch.elapsed_s < DEAD_BROKER_S
 
 
+def test_a_broker_that_has_just_returned_is_used_at_once_when_the_other_one_dies(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    """The Sender pauses between its attempts to reach the dead one; a call that has nothing else cuts that short."""
+    agent = start_agent(brokers).wait_consuming()
+    with FaultProxy(brokers[0].port) as first, FaultProxy(brokers[1].port) as second:
+        sender = make_sender(agent.configuration(hosts=[name(first), name(second)]))
+        down, up = first, second
+        down.set_mode(Mode.REFUSE)
+        for _ in range(4):
+            watch = Stopwatch()
+            while watch.elapsed_s < 1.5:  # so that its pauses grow
+                assert sender.call(ADD, [1, 1])[1] == 2
+            down.heal()
+            up.set_mode(Mode.REFUSE)
+            down, up = up, down
+            watch = Stopwatch()
+            assert sender.call(ADD, [1, 2])[1] == 3
+            assert watch.elapsed_s < DEAD_BROKER_S
+
+
 def restart(broker: Broker, agent: Agent) -> None:
     """Start it, and wait until the agent consumes there again."""
     before = consumed(agent, broker)
