@@ -82,7 +82,7 @@ def test_term_under_load_loses_nothing_and_doubles_nothing(
 ) -> None:
     """P8: every accepted call answered, every confirmed message handled or still queued, exit 0, no process left, and
     long before drain_timeout."""
-    agent = start_agent(brokers[:count], drain_timeout=20, threads={"test.sleep": 4}).wait_consuming()
+    agent = start_agent(brokers[:count], drain_timeout=20, queue_len=60, threads={"test.sleep": 4}).wait_consuming()
     load = Load(agent.configuration(away_grace=0.5), make_sender)
     wait_until(lambda: len(load.answered) > 100 and len(load.confirmed) > 100, 30)
     watch = Stopwatch()

@@ -177,12 +177,12 @@ class Caller:
 def test_hup_replaces_the_workers_one_after_another_and_callers_notice_nothing(
     brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
 ) -> None:
-    agent = start_agent(brokers).wait_consuming()
+    agent = start_agent(brokers, mode="impatient").wait_consuming()
     before = agent.worker_pids()
     callers = [Caller(make_sender(agent.configuration())) for _ in range(2)]
     states: list[tuple[str, ...]] = []
     # Old enough that "it did not come back in time" could be mistaken for "it is back".
-    wait_until(lambda: min(worker["uptime_s"] or 0 for worker in agent.workers()) > 5.5)
+    wait_until(lambda: min(worker["uptime_s"] or 0 for worker in agent.workers()) > 1.5)
     agent.send(signal.SIGHUP)
 
     def are_replaced() -> bool:
@@ -237,7 +237,7 @@ def test_a_worker_that_drains_for_long_after_hup_is_not_taken_for_a_silent_one(
     """It beats while it drains; the call that it still runs gets its answer."""
     agent = start_agent(brokers, mode="impatient").wait_consuming()
     sender = make_sender(agent.configuration())
-    slow: Future[Any] = sender.call_async("NODE-01.test.sleep", [4, "slow"])
+    slow: Future[Any] = sender.call_async("NODE-01.test.sleep", [3.5, "slow"])
     wait_until(lambda: agent.noted("started"))
     agent.send(signal.SIGHUP)
     assert slow.result(10)[1] == "slow"
