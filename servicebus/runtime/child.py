@@ -10,6 +10,8 @@ from servicebus.configuration import BrokerHost
 
 SILENT_AFTER_S = 10.0
 """A worker whose I/O thread has not turned for so long is asked for its stacks (ABRT), then killed."""
+_STALE_AFTER_S = 3.0
+"""Three beats missed: it is not called healthy any more, and not yet called dead."""
 _LIVED_WELL_S = 10.0
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 30.0
@@ -113,11 +115,14 @@ class Child:
         self._unread = b""
 
     def snapshot(self, now: float) -> dict[str, Any]:
+        age_s = now - self.beaten_at
         return {
             **self.state,
+            # What a worker said before it froze is no news of its health.
+            "healthy": bool(self.state.get("healthy")) and age_s < _STALE_AFTER_S,
             "pid": self.pid,
             "restarts": self.restarts,
-            "beat_age_s": round(now - self.beaten_at, 2) if self.pid is not None else None,
+            "beat_age_s": round(age_s, 2) if self.pid is not None else None,
             "uptime_s": round(now - self.started_at, 1) if self.pid is not None else None,
             "next_start_in_s": round(self.due_in(now), 1) if self.pid is None and not self.is_retired else None,
         }

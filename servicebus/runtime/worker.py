@@ -98,7 +98,8 @@ class Worker:
         return {
             "host": self._host.name,
             **consumer.snapshot(),
-            "healthy": consumer.state is State.CONSUMING,
+            # A broker that does not read what we publish gets no replies through to anybody.
+            "healthy": consumer.state is State.CONSUMING and not consumer.blocked,
             "backlog": sum(service.backlog for service in self._services),
             "counters": dict(self._dispatcher.counters),
         }

@@ -168,6 +168,29 @@ def test_a_broker_that_restarts_is_taken_up_again_and_its_messages_handled(
 
 
 @pytest.mark.brokers(count=1)
+def test_a_worker_whose_broker_is_under_an_alarm_waits_is_not_called_healthy_and_goes_on_afterwards(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    """The broker does not read what we publish, so no echo can come: that is no reason to reconnect."""
+    agent = start_agent(brokers, watcher_interval=0.3, watcher_timeout=0.6).wait_consuming()
+    sender = make_sender(agent.configuration(away_grace=15))
+    slow = sender.call_async("NODE-01.test.sleep", [1, "slow"])
+    wait_until(lambda: agent.noted("started"))
+    brokers[0].evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.000001), ok.")
+    wait_until(lambda: agent.worker()["blocked"])
+    assert not agent.worker()["healthy"]
+    wait_until(lambda: agent.noted("finished"))
+    watch = Stopwatch()
+    wait_until(lambda: watch.elapsed_s > 1.5)
+    brokers[0].evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.4), ok.")
+    wait_until(lambda: agent.worker()["healthy"])
+    assert slow.result(10)[1] == "slow"
+    assert agent.noted("started") == ["slow"]
+    assert not agent.log_lines("reconnecting")
+    assert sender.call("NODE-01.math.add", [1, 2], timeout=5)[1] == 3
+
+
+@pytest.mark.brokers(count=1)
 class TestServicesInEachOthersWay:
     def test_a_stuck_and_flooded_service_delays_neither_pings_nor_others(
         self, brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender

@@ -131,6 +131,7 @@ def test_a_stopped_worker_is_retired_and_replaced(
     frozen = agent.worker()["pid"]
     os.kill(frozen, signal.SIGSTOP)
     agent.wait_log("is silent for", "aborting it")
+    wait_until(lambda: not agent.worker()["healthy"], 3)
     wait_until(lambda: agent.worker()["pid"] not in (frozen, None), 10)
     assert not psutil.pid_exists(frozen)
     agent.wait_consuming()
