@@ -62,23 +62,23 @@ class CompatLane:
             return  # it stays the broker's, for whoever serves the node next
         reply_to = delivery.reply_to or ""
         if delivery.body == PING and reply_to:
-            self._consumer.count("pings.compat")
+            self._consumer.settler.counters["pings.compat"] += 1
             claim = Claim(delivery, generation, reply_to if is_own_queue(reply_to) else "")
-            self._consumer.settle(Settlement([claim], PONG))
+            self._consumer.settler.settle(Settlement([claim], PONG))
         elif reply_to:
             self._take_call(delivery, generation)
         else:
-            self._consumer.take(delivery, generation, self._dialect, Kind.MESSAGE)
+            self._consumer.settler.take(delivery, generation, self._dialect, Kind.MESSAGE)
 
     def _take_call(self, delivery: Delivery, generation: int) -> None:
-        self._consumer.take(
+        self._consumer.settler.take(
             delivery, generation, self._dialect, Kind.CALL, on_full=lambda: self._hold(delivery, generation)
         )
 
     def _hold(self, delivery: Delivery, generation: int) -> None:
         """Let a call wait for room: a caller of 2.x would take "busy" for its result."""
         if len(self._held) >= self._config.prefetch:
-            self._consumer.count(BUSY)
+            self._consumer.settler.counters[BUSY] += 1
             self._refuse(delivery, generation)
             return
         self._held.append((delivery, generation))
@@ -92,7 +92,7 @@ class CompatLane:
             reply = self._dialect.write_fault(incoming, Fault(BUSY, f"the inbox of {incoming.key} is full"))
         except Refused as refused:  # at midnight: its token was good a moment ago
             reply = refused.reply
-        self._consumer.settle(Settlement([Claim(delivery, generation, delivery.reply_to or "")], reply))
+        self._consumer.settler.settle(Settlement([Claim(delivery, generation, delivery.reply_to or "")], reply))
 
     def _try_again(self) -> None:
         self._is_timer_set = False

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -20,9 +19,9 @@ from servicebus.policy.backoff import Backoff, cap_for
 from servicebus.policy.connection import Event, State, after
 from servicebus.runtime.control import ControlLane
 from servicebus.runtime.dialect import Dialect
-from servicebus.runtime.dispatcher import Dispatcher
-from servicebus.runtime.job import Claim, Outcome, Settlement
+from servicebus.runtime.job import Claim
 from servicebus.runtime.publisher import Publisher
+from servicebus.runtime.settler import Settler
 from servicebus.runtime.topology import calls_lane, control_lane, declare_again, messages_lane
 from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Delivery, Script
@@ -38,10 +37,10 @@ Lane = tuple[str, Callable[[], Script]]
 
 
 class NodeConsumer:
-    """Belongs to the I/O thread, but for ``post()``, ``reconnect()`` and the plain attributes that others only read."""
+    """Belongs to the I/O thread, but for ``start()``, ``reconnect()`` and the attributes that others only read."""
 
     def __init__(
-        self, loop: EventLoop, host: BrokerHost, config: Configuration, dispatcher: Dispatcher, control: ControlLane
+        self, loop: EventLoop, host: BrokerHost, config: Configuration, settler: Settler, control: ControlLane
     ):
         self.host = host
         self.state = State.IDLE
@@ -49,10 +48,9 @@ class NodeConsumer:
         self.last_error = ""
         self.blocked: str | None = None
         self.consuming_since: float | None = None
-        self.delivered_at = 0.0
         self._loop = loop
         self._config = config
-        self._dispatcher = dispatcher
+        self.settler = settler
         self._control = control
         self._backoff = Backoff()
         self._connections: list[AmqpConnection] = []
@@ -61,8 +59,6 @@ class NodeConsumer:
         self._channels: dict[str, BrokerChannel] = {}
         self._tags: dict[str, str] = {}
         self._opened = 0
-        self._outcomes: deque[Outcome] = deque()
-        self._is_scheduled = False
         self._is_stopping = False
         self._complaint = ("", 0.0)
         self._extra_lanes: list[Lane] = []
@@ -74,13 +70,6 @@ class NodeConsumer:
         return f"<NodeConsumer {self._config.node_name}@{self.host.name} {self.state.value} gen={self.generation}>"
 
     # -- for any thread ----------------------------------------------------------------------------------------------
-
-    def post(self, outcome: Outcome) -> None:
-        """Hand over what a service made of a job; one wake-up serves a whole batch."""
-        self._outcomes.append(outcome)
-        if not self._is_scheduled:
-            self._is_scheduled = True
-            self._loop.post(self._settle_outcomes)
 
     def start(self) -> None:
         self._loop.post(lambda: self._step(Event.START, self._connect))
@@ -124,8 +113,9 @@ class NodeConsumer:
         if self._opened == 2:
             self._dismiss_abandoned()
             self._publisher = Publisher(
-                self._config, self.host.name, self._dispatcher.counters, self._broken_in(self.generation)
+                self._config, self.host.name, self.settler.counters, self._broken_in(self.generation)
             )
+            self.settler.begin(self.generation, self._publisher)
             self._publisher.open(self._connections[0], self._open_lanes)
 
     def _dismiss_abandoned(self) -> None:
@@ -156,7 +146,7 @@ class NodeConsumer:
         config, tags, generation = self._config, self._tags, self.generation
 
         def take(kind: Kind, dialect: Dialect) -> Callable[[Delivery], None]:
-            return lambda delivery: self.take(delivery, generation, dialect, kind)
+            return lambda delivery: self.settler.take(delivery, generation, dialect, kind)
 
         def on_control(delivery: Delivery) -> None:
             self._answer_control(delivery, generation)
@@ -178,9 +168,6 @@ class NodeConsumer:
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
         self._loop.call_later(delay_s, callback)
-
-    def count(self, what: str) -> None:
-        self._dispatcher.counters[what] += 1
 
     def _open_lanes(self) -> None:
         lanes = self._lanes()
@@ -233,6 +220,7 @@ class NodeConsumer:
         self.blocked = None
         self.consuming_since = None
         self.generation += 1  # whatever still refers to the old connections is void from here on
+        self.settler.end()
         for connection in connections:
             if is_silent:
                 self._abandoned.append(connection.abandon(reason))
@@ -262,65 +250,13 @@ class NodeConsumer:
             "; trying again, the other hosts are served" if is_for_the_operator else "; reconnecting",
         )
 
-    # -- deliveries and settlements ------------------------------------------------------------------------------------
-
-    def take(
-        self,
-        delivery: Delivery,
-        generation: int,
-        dialect: Dialect,
-        lane: Kind,
-        on_full: Callable[[], None] | None = None,
-    ) -> None:
-        """Have a delivery executed or refused; with *on_full*, call that instead of putting it aside."""
-        self.delivered_at = time.monotonic()
-        settlement = self._dispatcher.admit(delivery, generation, dialect, lane)
-        if settlement is None:
-            return
-        if settlement.aside and on_full is not None:
-            on_full()
-        else:
-            self.settle(settlement)
+    # -- control -------------------------------------------------------------------------------------------------------
 
     def _answer_control(self, delivery: Delivery, generation: int) -> None:
         answer = self._control.answer(delivery)
         if answer is not None and self._publisher is not None:
             body, reply_to = answer
             self._publisher.reply(Claim(delivery, generation, reply_to), body)
-
-    def _settle_outcomes(self) -> None:
-        self._is_scheduled = False
-        while self._outcomes:
-            self.settle(self._dispatcher.finished(self._outcomes.popleft()))
-
-    def settle(self, settlement: Settlement) -> None:
-        for claim in settlement.claims:
-            if claim.generation == self.generation and self._publisher is not None:
-                self._settle_claim(claim, settlement, self._publisher)
-
-    def _settle_claim(self, claim: Claim, settlement: Settlement, publisher: Publisher) -> None:
-        if settlement.burial is not None:
-            publisher.bury(claim, settlement.burial, self._ack_once_stored(claim, settlement.buries))
-        elif settlement.aside:
-            publisher.put_aside(claim, self._ack_once_stored(claim))
-        else:
-            # Reply first: a crash between the two costs a repeat, not an answer.
-            if settlement.reply is not None:
-                publisher.reply(claim, settlement.reply)
-            claim.delivery.channel.ack(claim.delivery.tag)
-
-    def _ack_once_stored(self, claim: Claim, buries: str = "") -> Callable[[bool], None]:
-        def stored(is_ack: bool) -> None:
-            if is_ack and buries:
-                self._dispatcher.buried(buries)
-            if claim.generation != self.generation:
-                return
-            if is_ack:
-                claim.delivery.channel.ack(claim.delivery.tag)
-            else:
-                claim.delivery.channel.reject(claim.delivery.tag, requeue=True)
-
-        return stored
 
     # -- the watcher's questions, asked in the I/O thread --------------------------------------------------------------
 
@@ -358,10 +294,6 @@ class NodeConsumer:
     @property
     def node_name(self) -> str:
         return self._config.node_name
-
-    @property
-    def has_unsettled(self) -> bool:
-        return bool(self._outcomes) or (self._publisher is not None and self._publisher.unconfirmed > 0)
 
     def stop(self) -> None:
         """No more reconnects; deliveries go on until the drain has cancelled them."""

@@ -59,7 +59,7 @@ class Drain:
         self._loop.post(lambda: self._consumer.cancel("calls"))
         is_idle = self._until(self._services_idle, "services idle")
         is_settled = self._until(
-            lambda: not self._consumer.has_unsettled, "replies and acks handed to the broker", _LAST_MOMENT_S
+            lambda: not self._consumer.settler.has_unsettled, "replies and acks handed to the broker", _LAST_MOMENT_S
         )
         # Teardown hooks run now; a service that does not end is left behind, it is a daemon thread.
         for service in self._services:
@@ -109,7 +109,7 @@ class Drain:
         now = time.monotonic()
         if now - self._started > _TURN_AWAY_AT_MOST_S:
             return True
-        return self._calls_waiting == 0 and now - max(self._started, self._consumer.delivered_at) > _QUIET_S
+        return self._calls_waiting == 0 and now - max(self._started, self._consumer.settler.delivered_at) > _QUIET_S
 
     def _services_idle(self) -> bool:
         return self._dispatcher.unfinished == 0 and all(service.backlog == 0 for service in self._services)

@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import Any
 
 from servicebus.configuration import BrokerHost, Configuration
-from servicebus.errors import ServiceBusError
+from servicebus.errors import ConfigurationError, ServiceBusError
 from servicebus.runtime.child import SILENT_AFTER_S, Child
 from servicebus.runtime.signals import EXIT_ASKED, EXIT_BOOT, EXIT_FAILED, SignalPipe, masked
 from servicebus.runtime.status import StatusSocket
@@ -175,6 +175,9 @@ class Master:
             random.seed()
             os.set_blocking(beat_fd, False)
             code = self._run_worker(child.host, beat_fd, life_fd)
+        except ConfigurationError as error:
+            LOG.error("%s: %s", child.label, error)
+            code = EXIT_BOOT  # the next one would fail in the same way
         except BaseException:  # this is the end of the process: whatever it was is reported, then the code says it
             LOG.exception("%s failed", child.label)
         finally:

@@ -30,6 +30,9 @@ class StatusSocket:
     def open(self) -> None:
         if self._path is None:
             return
+        if _is_answered(self._path):
+            LOG.error("no status socket: another agent answers at %s; give each a path of its own", self._path)
+            return
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             Path(self._path).unlink(missing_ok=True)
@@ -72,3 +75,14 @@ class StatusSocket:
             self.forget()
             with suppress(OSError):
                 Path(self._path or "").unlink(missing_ok=True)
+
+
+def _is_answered(path: str) -> bool:
+    """Whether somebody listens there: what a killed agent left behind may be replaced, a living one's may not."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        caller.settimeout(_SEND_LIMIT_S)
+        try:
+            caller.connect(path)
+        except OSError:
+            return False
+        return True

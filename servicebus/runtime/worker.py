@@ -23,6 +23,7 @@ from servicebus.runtime.journal import MemoryJournal
 from servicebus.runtime.ping_watcher import PingWatcher
 from servicebus.runtime.pulse import Pulse
 from servicebus.runtime.service_thread import Service, ServiceThread
+from servicebus.runtime.settler import Settler
 from servicebus.runtime.signals import EXIT_ASKED, EXIT_FAILED, SignalPipe, unmask
 from servicebus.transport.loop import EventLoop
 from servicebus.wire.signing import Keyring
@@ -63,7 +64,8 @@ class Worker:
         self._dispatcher = Dispatcher(by_key, MemoryJournal(), host.name)
         dialect = Version2(config, keyring)
         control = ControlLane(config, keyring, dialect, self._dispatcher)
-        self._consumer = NodeConsumer(self._loop, host, config, self._dispatcher, control)
+        self._settler = Settler(self._loop, self._dispatcher)
+        self._consumer = NodeConsumer(self._loop, host, config, self._settler, control)
         self._watcher = PingWatcher(self._loop, self._consumer, control, config)
         if config.compat:
             from servicebus.runtime.compat_lane import add_compat_lane
@@ -91,7 +93,7 @@ class Worker:
         return EXIT_ASKED if is_clean else EXIT_FAILED
 
     def _post(self, outcome: Any) -> None:
-        self._consumer.post(outcome)
+        self._settler.post(outcome)
 
     def snapshot(self) -> dict[str, Any]:
         consumer = self._consumer

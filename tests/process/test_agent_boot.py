@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,9 @@ from agents import Agent
 from probe import Probe
 from waiting import Stopwatch, wait_until
 
-from servicebus.configuration import Configuration
+from servicebus.configuration import BrokerHost, Configuration
+from servicebus.errors import ConfigurationError
+from servicebus.runtime.master import Master
 from servicebus.sender import Sender
 from servicebus.testing import Broker
 
@@ -134,3 +138,31 @@ class TestBadConfigurations:
         agent.wait_log("no status socket at")
         agent.wait_log("connection refused")
         assert agent.stop() == 0
+
+
+class TestWorkersThatCannotStart:
+    """Exit code 3: what is wrong with the configuration would be wrong in the next worker too."""
+
+    def test_they_are_not_started_again_and_the_agent_ends(self, capfd: pytest.CaptureFixture[str]) -> None:
+        config = Configuration({"hosts": ["127.0.0.1:1", "127.0.0.1:2"], "node_name": "N", "secret_token": "s"})
+
+        def run_worker(host: BrokerHost, beat_fd: int, life_fd: int) -> int:
+            os.write(1, f"tried {host.name}\n".encode())
+            raise ConfigurationError("the log server's host cannot be resolved", key="logging.host")
+
+        def be_master() -> None:
+            os._exit(Master(config, run_worker, lambda: None).run())
+
+        process = multiprocessing.get_context("fork").Process(target=be_master)
+        process.start()
+        process.join(10)
+        assert process.exitcode == 3
+        assert sorted(capfd.readouterr().out.split("\n"))[1:] == ["tried 127.0.0.1:1", "tried 127.0.0.1:2"]
+
+    def test_a_second_agent_leaves_the_first_its_status_socket(self, start_agent: StartAgent, tmp_path: Path) -> None:
+        path = str(tmp_path / "status.sock")
+        first = start_agent(["127.0.0.1:1"], status_socket=path)
+        pid = wait_until(first.status)["pid"]
+        second = start_agent(["127.0.0.1:1"], status_socket=path)
+        second.wait_log("another agent answers at")
+        assert first.status()["pid"] == pid
