@@ -203,7 +203,6 @@ def test_a_message_to_a_known_old_agent_waits_for_it_on_the_broker(
     agent.close()
     wait_until(lambda: not probe.consumers("NODE-01"))
     assert sender.send("NODE-01.audit.record", "patience") == 1
-    probe.close()
     brokers[0].stop()
     brokers[0].start()
     again = old_agent(brokers[0])
@@ -251,7 +250,6 @@ def test_calls_fail_over_between_brokers_of_old_agents(
     for broker in brokers:
         probe = make_probe(broker)
         ready(old_agent(broker), probe)
-        probe.close()
     sender = make_sender(compat(*brokers))
     assert sender.call("NODE-01.math.add", [1, 2])[1] == "3"
     brokers[0].kill()
