@@ -1,4 +1,4 @@
-"""What a broker's death or silence costs: the times that DESIGN promises (P5), and no call lost or answered wrong.
+"""What a broker's death or silence costs: the times that DESIGN promises (P5, P6), and no call lost or answered wrong.
 
 Few repetitions, with default settings unless a test says otherwise; benchmarks/failover.py takes the figures.
 """
@@ -29,6 +29,7 @@ DEAD_BROKER_S = 0.5
 SILENT_BROKER_S = 3.0
 BAD_FIRST_HOST_S = 0.5
 AGENT_BACK_S = 3.0
+AGENT_HEALED_S = 15.0
 TICK_S = 0.15
 """What a deadline may be late: a clock of 50 ms, and a machine with other things to do."""
 QUICK_WATCHER = {"watcher_interval": 0.5, "watcher_timeout": 1.0}
@@ -269,21 +270,25 @@ def test_the_agent_consumes_again_within_three_seconds_after_a_frozen_broker_is_
     _is_served_again(agent, before, brokers[0], make_sender)
 
 
-@pytest.mark.parametrize("mode", [Mode.DROP, Mode.SWALLOW])
-def test_the_agent_consumes_again_within_three_seconds_after_its_network_is_back(
-    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender, mode: Mode
+@pytest.mark.parametrize(("mode", "limit_s"), [(Mode.DROP, AGENT_BACK_S), (Mode.SWALLOW, AGENT_HEALED_S)])
+def test_the_agent_consumes_again_after_its_network_is_back(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender, mode: Mode, limit_s: float
 ) -> None:
+    """What a network drops is sent again by the kernel. What a wedged middlebox acknowledged and threw away is not: a
+    handshake that went in there ends by its own limit of 10 s."""
     with FaultProxy(brokers[0].port) as proxy:
         agent = start_agent([name(proxy), name(brokers[1])], **QUICK_WATCHER).wait_consuming()
         before = consumed(agent, proxy)
         proxy.set_mode(mode)
         agent.wait_log(name(proxy), "no echo")
         proxy.heal()
-        _is_served_again(agent, before, proxy, make_sender)
+        _is_served_again(agent, before, proxy, make_sender, limit_s)
 
 
-def _is_served_again(agent: Agent, before: int, host: Broker | FaultProxy, make_sender: MakeSender) -> None:
-    wait_until(lambda: consumed(agent, host) > before, AGENT_BACK_S, agent.log)
+def _is_served_again(
+    agent: Agent, before: int, host: Broker | FaultProxy, make_sender: MakeSender, limit_s: float = AGENT_BACK_S
+) -> None:
+    wait_until(lambda: consumed(agent, host) > before, limit_s, agent.log)
     sender = make_sender(agent.configuration(hosts=[name(host)]))
     assert [sender.call(ADD, [number, 1], timeout=5)[1] for number in range(10)] == list(range(1, 11))
 
