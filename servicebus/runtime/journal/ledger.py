@@ -1,0 +1,287 @@
+"""Ledger: the state that the rows of the shared log add up to. Pure: the same rows give every worker the same state.
+
+Finished ids are bits. A Sender counts from 1, so 4,096 ids in a row share one chunk of 512 bytes, one number in memory
+and one row on disk: ten million ids of one Sender are 2,442 chunks. A chunk lives as long as the longest-lived of its
+ids. Ids that are begun and not finished are few, and have an entry each.
+
+Chunks leave by the clock, and if there are too many those that would leave first. Both are decided once, by whoever
+compacts, and written into the log, so that no two workers ever disagree on what is known.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from servicebus.runtime.journal.answers import AnswerIndex
+from servicebus.runtime.journal.interface import Release
+from servicebus.runtime.journal.records import Compaction, Estate, Numbered
+
+__all__ = ["CHUNK_IDS", "NOBODY", "Changes", "Entry", "Ledger", "Limits"]
+
+CHUNK_BITS = 12
+CHUNK_IDS = 1 << CHUNK_BITS
+_BIT_MASK = CHUNK_IDS - 1
+
+# A chunk is one number: when it expires in the lowest 32 bits, above them one bit for each id.
+_TIME_BITS = 32
+_TIME_MASK = (1 << _TIME_BITS) - 1
+
+_BUCKET_BITS = 4
+"""Chunks are looked at by expiry, 16 seconds at once."""
+
+_LINGER_S = 10
+"""Rows stay in the log for so long after they were compacted: a worker that lags behind less than that reads on."""
+_GRACE_S = 600
+"""How much longer than asked for an id is remembered: clocks are set."""
+
+NOBODY = 0
+_NOTHING = (-1, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is remembered at most."""
+
+    max_entries: int = 250_000
+    """Chunks of 4,096 ids (of one Sender), and unfinished ids."""
+    max_answer_bytes: int = 64 * 1024 * 1024
+    """Of all stored answers together. One that is larger than half of it is not stored."""
+    reply_keep_s: float = 3600.0
+    """How long an answer is given again."""
+
+
+Entry = tuple[int, int, int, int]
+"""An id that was begun and is not finished: its owner (NOBODY while it waits for its next attempt), its attempts, how
+many of them ended with a death, its expiry. A plain tuple: one with names takes a third of a microsecond to make."""
+
+
+class Changes(NamedTuple):
+    """What a compaction has to write: rows as they are now, and the keys of those that are gone."""
+
+    chunks: list[tuple[int, int, int]]
+    """Key, expiry, bits."""
+    lost_chunks: list[int]
+    entries: list[tuple[int, Entry]]
+    lost_entries: list[int]
+
+
+class Ledger:
+    """Belongs to one thread. Methods named after rows apply one; times are whole Unix seconds."""
+
+    def __init__(self, limits: Limits):
+        self.applied = 0
+        """The last row that this state knows."""
+        self.trimmed = 0
+        self.compacted_at = 0
+        self.pending = 0
+        """Ids that rows since the last compaction told of."""
+        self.forgotten = 0
+        """Ids that had to be forgotten before they expired."""
+        self.forgotten_answers = 0
+        self.entries: dict[int, Entry] = {}
+        self.answers = AnswerIndex(limits.max_answer_bytes, limits.reply_keep_s)
+        self._max_entries = limits.max_entries
+        self._chunks: dict[int, int] = {}
+        self._due: dict[int, list[int]] = {}
+        self._due_order: list[int] = []
+        self._saved: set[int] = set()
+        self._changed_chunks: set[int] = set()
+        self._changed_entries: set[int] = set()
+        self._compactions: deque[tuple[int, int]] = deque()
+
+    def __repr__(self) -> str:
+        return f"<Ledger applied={self.applied} entries={len(self.entries)} chunks={len(self._chunks)}>"
+
+    @property
+    def chunk_count(self) -> int:
+        return len(self._chunks)
+
+    def count_finished(self) -> int:
+        """How many finished ids are remembered; takes time in proportion to the chunks."""
+        return sum((value >> _TIME_BITS).bit_count() for value in self._chunks.values())
+
+    # -- asking ------------------------------------------------------------------------------------------------------
+
+    def is_finished(self, number: int) -> bool:
+        value = self._chunks.get(number >> CHUNK_BITS)
+        return value is not None and value >> (_TIME_BITS + (number & _BIT_MASK)) & 1 == 1
+
+    def outlives(self, number: int, expires: int) -> bool:
+        """Will what is known of this id be remembered until *expires*, without being told so?"""
+        entry = self.entries.get(number)
+        if entry is not None:
+            return entry[3] >= expires
+        return self._chunks.get(number >> CHUNK_BITS, 0) & _TIME_MASK >= expires
+
+    # -- rows ----------------------------------------------------------------------------------------------------------
+
+    def begin(self, owner: int, starts: Sequence[Numbered]) -> None:
+        """*owner* has what nobody has begun, and what waits for its next attempt; of the rest the expiry is noted."""
+        self.pending += len(starts)
+        entries = self.entries
+        for number, expires in starts:
+            entry = entries.get(number)
+            if entry is not None:
+                holder, attempts, deaths, until = entry
+                if holder == NOBODY:
+                    holder, attempts = owner, attempts + 1
+                entries[number] = (holder, attempts, deaths, max(expires, until))
+            elif self.is_finished(number):
+                self._finish(number, expires)
+                continue
+            else:
+                entries[number] = (owner, 1, 0, expires)
+            self._changed_entries.add(number)
+
+    def take_over(self, owner: int, starts: Sequence[Estate]) -> None:
+        """*owner* gets what a dead worker left behind, unless somebody else has asked before."""
+        self.pending += len(starts)
+        for number, dead, expires in starts:
+            holder, attempts, deaths, until = self.entries.get(number, _NOTHING)
+            if holder == dead:
+                self.entries[number] = (owner, attempts + 1, deaths + 1, max(expires, until))
+                self._changed_entries.add(number)
+
+    def finish(self, owner: int, numbers: Sequence[int]) -> None:
+        self.pending += len(numbers)
+        for number in numbers:
+            holder, _, _, expires = self.entries.get(number, _NOTHING)
+            if holder == owner:
+                self._remove(number)
+                self._finish(number, expires)
+
+    def release(self, owner: int, why: Release, numbers: Sequence[int]) -> None:
+        self.pending += len(numbers)
+        for number in numbers:
+            holder, attempts, deaths, expires = self.entries.get(number, _NOTHING)
+            if holder != owner:
+                continue
+            attempts -= why is Release.NOT_RUN
+            if why is Release.BURIED or not attempts:
+                self._remove(number)
+            else:
+                self.entries[number] = (NOBODY, attempts, deaths, expires)
+                self._changed_entries.add(number)
+
+    def compact(self, seq: int, compaction: Compaction) -> Changes:
+        """Forget what the row says, and give what has to be saved so that no row before it is needed any more."""
+        self._forget(compaction)
+        self.forgotten_answers += compaction.forgotten_answers
+        self.answers.drop_before(compaction.keep_from)
+        changes = Changes(
+            [(key, *self._parts(key)) for key in self._changed_chunks if key in self._chunks],
+            [key for key in self._changed_chunks if key not in self._chunks],
+            [(number, self.entries[number]) for number in self._changed_entries if number in self.entries],
+            [number for number in self._changed_entries if number not in self.entries],
+        )
+        self._saved = set(self.entries)
+        self._changed_chunks.clear()
+        self._changed_entries.clear()
+        self._compactions.append((seq, compaction.at))
+        while self._compactions[0][0] <= compaction.trim_to:
+            self._compactions.popleft()
+        self.trimmed = compaction.trim_to
+        self.compacted_at = compaction.at
+        self.pending = 0
+        return changes
+
+    def plan(self, now: int) -> Compaction:
+        """What a compaction at *now* should do."""
+        keep_from, early = self.answers.overdue(now)
+        lingering = (seq for seq, at in reversed(self._compactions) if at + _LINGER_S <= now)
+        expired_before = max(0, now - _GRACE_S)
+        forget_before = max(expired_before, self._room_from())
+        trim_to = next(lingering, self.trimmed)
+        return Compaction(now, expired_before, forget_before, keep_from, trim_to, early)
+
+    # -- as saved ------------------------------------------------------------------------------------------------------
+
+    def restore_chunk(self, key: int, expires: int, bits: int) -> None:
+        self._chunks[key] = bits << _TIME_BITS | expires
+        self._note_due(key, expires)
+
+    def restore_entry(self, number: int, entry: Entry) -> None:
+        self.entries[number] = entry
+        self._saved.add(number)
+
+    def restored(self, seq: int, compaction: Compaction, forgotten: int, forgotten_answers: int) -> None:
+        """All that row *seq* and those before it told is here; from here on rows are applied."""
+        self.forgotten, self.forgotten_answers = forgotten, forgotten_answers
+        self.applied = seq
+        self.trimmed = compaction.trim_to
+        self.compacted_at = compaction.at
+        self._compactions.append((seq, compaction.at))
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _remove(self, number: int) -> None:
+        del self.entries[number]
+        if number in self._saved:
+            self._changed_entries.add(number)
+        else:
+            self._changed_entries.discard(number)
+
+    def _finish(self, number: int, expires: int) -> None:
+        key = number >> CHUNK_BITS
+        value = self._chunks.get(key)
+        if value is None:
+            self._note_due(key, expires)
+            value = expires
+        elif value & _TIME_MASK < expires:
+            value += expires - (value & _TIME_MASK)
+        self._chunks[key] = value | 1 << (_TIME_BITS + (number & _BIT_MASK))
+        self._changed_chunks.add(key)
+
+    def _parts(self, key: int) -> tuple[int, int]:
+        value = self._chunks[key]
+        return value & _TIME_MASK, value >> _TIME_BITS
+
+    def _note_due(self, key: int, expires: int) -> None:
+        bucket = expires >> _BUCKET_BITS
+        keys = self._due.get(bucket)
+        if keys is None:
+            keys = self._due[bucket] = []
+            heapq.heappush(self._due_order, bucket)
+        keys.append(key)
+
+    def _forget(self, compaction: Compaction) -> None:
+        expired = compaction.expired_before
+        for number in [number for number, entry in self.entries.items() if entry[3] < expired]:
+            self._remove(number)
+        forgotten = 0
+        while self._due_order and self._due_order[0] < compaction.forget_before >> _BUCKET_BITS:
+            for key in self._settle_bucket(heapq.heappop(self._due_order)):
+                expires, bits = self._parts(key)
+                forgotten += bits.bit_count() if expires >= expired else 0
+                del self._chunks[key]
+                self._changed_chunks.add(key)
+        self.forgotten += forgotten
+
+    def _settle_bucket(self, bucket: int) -> list[int]:
+        """The chunks that do expire in *bucket*, which is taken away; the others have been prolonged since."""
+        due = []
+        for key in self._due.pop(bucket):
+            expires = self._chunks[key] & _TIME_MASK
+            if expires >> _BUCKET_BITS == bucket:
+                due.append(key)
+            else:
+                self._note_due(key, expires)
+        return due
+
+    def _room_from(self) -> int:
+        """The time before which chunks would have to expire for the others to be few enough; 0 if they are."""
+        excess = len(self._chunks) + len(self.entries) - self._max_entries
+        settled = []
+        while excess > 0 and self._due_order:
+            bucket = heapq.heappop(self._due_order)
+            due = self._settle_bucket(bucket)
+            excess -= len(due)
+            settled.append((bucket, due))
+        for bucket, due in settled:
+            for key in due:
+                self._note_due(key, bucket << _BUCKET_BITS)
+        return settled[-1][0] + 1 << _BUCKET_BITS if settled else 0

@@ -1,0 +1,164 @@
+"""The rows of the shared log, as bytes: what was begun, finished, released, taken over, and put away.
+
+All numbers are little-endian. An id is 16 bytes: the Sender's incarnation and its count, 8 bytes each.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+from servicebus.runtime.journal.interface import Release
+
+__all__ = [
+    "COUNT_BITS",
+    "Compaction",
+    "Estate",
+    "Kind",
+    "Numbered",
+    "answer_in",
+    "number_of",
+    "pack_begin",
+    "pack_compact",
+    "pack_finish",
+    "pack_release",
+    "pack_take_over",
+    "unpack_begin",
+    "unpack_compact",
+    "unpack_finish",
+    "unpack_release",
+    "unpack_take_over",
+]
+
+COUNT_BITS = 64
+_COUNT_MASK = (1 << COUNT_BITS) - 1
+
+Numbered = tuple[int, int]
+"""A number (see ``number_of``) and the Unix second until which its token could be accepted."""
+
+
+Estate = tuple[int, int, int]
+"""A number, the dead worker that it is taken over from, and its expiry."""
+
+
+class Kind(IntEnum):
+    """What a row tells."""
+
+    BEGIN = 1
+    FINISH = 2
+    """Without any answer."""
+    ANSWERS = 3
+    """A FINISH with at least one answer: kept for longer, because the answers are read from it."""
+    RELEASE = 4
+    TAKE_OVER = 5
+    COMPACT = 6
+
+
+class Compaction(NamedTuple):
+    """The state after this row was written to its own tables; what may be forgotten is. Times are Unix seconds."""
+
+    at: int
+    expired_before: int
+    """What expired before is over."""
+    forget_before: int
+    """What expires before must go, even if it is not over: there is too much."""
+    keep_from: int
+    """Rows before this one are not needed for their answers."""
+    trim_to: int
+    """Rows up to this one have been deleted, but for those with answers."""
+    forgotten_answers: int
+    """Answers that go early."""
+
+
+_OWNER = struct.Struct("<Q")
+_ID = struct.Struct("<QQ")
+_BEGIN = struct.Struct("<QQI")
+_ONE_BEGIN = struct.Struct("<QQQI")
+_FINISH_HEAD = struct.Struct("<QIII")
+_FINISH = struct.Struct("<QQi")
+_RELEASE_HEAD = struct.Struct("<QB")
+_TAKE_OVER = struct.Struct("<QQQI")
+_COMPACT = struct.Struct("<IIIQQI")
+
+_WHYS = list(Release)
+
+
+def number_of(id: str) -> int:
+    """The id as one number: the incarnation above, the count below. Raises ValueError if it is none."""
+    return int(id[:16], 16) << COUNT_BITS | int(id[17:])
+
+
+def pack_begin(owner: int, starts: Sequence[Numbered]) -> bytes:
+    if len(starts) == 1:
+        number, expires = starts[0]
+        return _ONE_BEGIN.pack(owner, number >> COUNT_BITS, number & _COUNT_MASK, expires)
+    pack = _BEGIN.pack
+    rows = [pack(number >> COUNT_BITS, number & _COUNT_MASK, expires) for number, expires in starts]
+    return _OWNER.pack(owner) + b"".join(rows)
+
+
+def unpack_begin(data: bytes) -> tuple[int, list[Numbered]]:
+    rows = _BEGIN.iter_unpack(memoryview(data)[_OWNER.size :])
+    return _OWNER.unpack_from(data)[0], [(high << COUNT_BITS | low, expires) for high, low, expires in rows]
+
+
+def pack_finish(owner: int, now: int, until: int, ends: Sequence[tuple[int, bytes | None]]) -> bytes:
+    """*until*: when the last of these ids expires."""
+    pack = _FINISH.pack
+    head = _FINISH_HEAD.pack(owner, now, until, len(ends))
+    rows = [
+        pack(number >> COUNT_BITS, number & _COUNT_MASK, -1 if answer is None else len(answer))
+        for number, answer in ends
+    ]
+    return b"".join((head, *rows, *(answer for _, answer in ends if answer)))
+
+
+def unpack_finish(data: bytes) -> tuple[int, int, int, list[tuple[int, int]]]:
+    """Owner, now, until; and each number with the size of its answer, -1 without one."""
+    owner, now, until, count = _FINISH_HEAD.unpack_from(data)
+    start = _FINISH_HEAD.size
+    rows = _FINISH.iter_unpack(memoryview(data)[start : start + count * _FINISH.size])
+    return owner, now, until, [(high << COUNT_BITS | low, size) for high, low, size in rows]
+
+
+def answer_in(data: bytes, wanted: int) -> bytes | None:
+    """The answer to one id in the row where it was finished."""
+    *_, ends = unpack_finish(data)
+    at = _FINISH_HEAD.size + len(ends) * _FINISH.size
+    for number, size in ends:
+        if number == wanted:
+            return None if size < 0 else data[at : at + size]
+        at += max(size, 0)
+    return None
+
+
+def pack_release(owner: int, why: Release, numbers: Sequence[int]) -> bytes:
+    rows = [_ID.pack(number >> COUNT_BITS, number & _COUNT_MASK) for number in numbers]
+    return _RELEASE_HEAD.pack(owner, _WHYS.index(why)) + b"".join(rows)
+
+
+def unpack_release(data: bytes) -> tuple[int, Release, list[int]]:
+    owner, why = _RELEASE_HEAD.unpack_from(data)
+    rows = _ID.iter_unpack(memoryview(data)[_RELEASE_HEAD.size :])
+    return owner, _WHYS[why], [high << COUNT_BITS | low for high, low in rows]
+
+
+def pack_take_over(owner: int, starts: Sequence[Estate]) -> bytes:
+    pack = _TAKE_OVER.pack
+    rows = [pack(number >> COUNT_BITS, number & _COUNT_MASK, dead, expires) for number, dead, expires in starts]
+    return _OWNER.pack(owner) + b"".join(rows)
+
+
+def unpack_take_over(data: bytes) -> tuple[int, list[Estate]]:
+    rows = _TAKE_OVER.iter_unpack(memoryview(data)[_OWNER.size :])
+    return _OWNER.unpack_from(data)[0], [(high << COUNT_BITS | low, dead, expires) for high, low, dead, expires in rows]
+
+
+def pack_compact(compaction: Compaction) -> bytes:
+    return _COMPACT.pack(*compaction)
+
+
+def unpack_compact(data: bytes) -> Compaction:
+    return Compaction(*_COMPACT.unpack(data))
