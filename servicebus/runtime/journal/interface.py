@@ -53,10 +53,12 @@ class Known(NamedTuple):
 class JournalUnavailable(ServiceBusError):
     """Raised when the journal can be neither asked nor told now; nothing has changed, and asking again may work."""
 
-    def __init__(self, where: str, reason: str):
+    def __init__(self, where: str, reason: str, *, holder: int | None = None):
         super().__init__(f"journal {where}: {reason}")
         self.where = where
         self.reason = reason
+        self.holder = holder
+        """The process that keeps it locked, where that is the reason and it is known."""
 
 
 class Journal(Protocol):

@@ -201,7 +201,10 @@ class SqliteLog:
 
     def _load(self) -> Saved:
         execute = self._connection.execute
-        _, seq, *rest = execute("SELECT * FROM state").fetchone()
+        state = execute("SELECT * FROM state").fetchone()
+        if state is None:
+            raise Damaged(str(self._path), "holds no state")
+        _, seq, *rest = state
         chunks = execute("SELECT id, expires, bits FROM chunks").fetchall()
         entries = execute("SELECT id, owner, attempts, deaths, expires FROM entries").fetchall()
         rows = execute(_READ, (0, _LAST)).fetchall()
@@ -236,7 +239,8 @@ class SqliteLog:
         if _is_locked(error):
             holder = lock_holder(Path(f"{where}-shm"))
             who = f"process {holder}" if holder else "another process"
-            raise JournalUnavailable(where, f"{who} has kept it locked for {self._lock_wait_s:g} s") from error
+            reason = f"{who} has kept it locked for {self._lock_wait_s:g} s"
+            raise JournalUnavailable(where, reason, holder=holder) from error
         # "Not a database" and "malformed" have no class of their own, but every error that may pass has one.
         is_damaged = type(error) is sqlite3.DatabaseError
         raise (Damaged if is_damaged else JournalUnavailable)(where, str(error)) from error

@@ -1,0 +1,232 @@
+"""The shared journal, its workers killed for real: no id is given out twice, nothing that was finished is forgotten."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from journal_contract import begin
+from journal_worker import JournalWorker, answer_to
+from waiting import wait_until
+
+from servicebus.runtime.journal import Journal, Known, Standing, open_shared
+
+StartWorker = Callable[..., JournalWorker]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "NODE-01.journal"
+
+
+@pytest.fixture
+def start_worker(path: Path) -> Iterator[StartWorker]:
+    with ExitStack() as stack:
+
+        def start(**limits: Any) -> JournalWorker:
+            worker = JournalWorker(path, **limits)
+            stack.callback(worker.close)
+            return worker
+
+        yield start
+
+
+@pytest.fixture
+def journal(path: Path) -> Iterator[Journal]:
+    journal = open_shared(str(path), lock_wait_s=2.0)
+    yield journal
+    journal.close()
+
+
+def check(journal: Journal, said: list[Any]) -> tuple[int, int]:
+    """Is what a dead worker said still true? Gives how many ids it had begun, and finished."""
+    begun = {count for what, counts in said if what == "begun" for count in counts}
+    finished = {count for what, counts in said if what == "finished" for count in counts}
+    # One more batch may have been told to the journal, and not to us any more.
+    assert_known(journal, sorted(finished), {Standing.FINISHED})
+    assert_known(journal, sorted(begun - finished), {Standing.FINISHED, Standing.INTERRUPTED})
+    return len(begun), len(finished)
+
+
+def assert_known(journal: Journal, counts: list[int], allowed: set[Standing]) -> None:
+    for start in range(0, len(counts), 500):
+        part = counts[start : start + 500]
+        for count, known in zip(part, begin(journal, *part), strict=True):
+            assert known.standing in allowed, f"{count} is {known}"
+            if known.standing is Standing.FINISHED:
+                assert known.answer == answer_to(count)
+
+
+def assert_sound(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    connection.close()
+
+
+@pytest.mark.parametrize("batch", [1, 16, 700])
+def test_a_worker_killed_at_any_moment_has_lost_nothing_that_it_said(
+    path: Path, start_worker: StartWorker, journal: Journal, batch: int
+) -> None:
+    """700 at once and a tick for each: it compacts all the time."""
+    rng = random.Random(batch)
+    begun = finished = 0
+    for life in range(8):
+        worker = start_worker(reply_keep_s=1e9)
+        worker.tell("work", 1 + life * 1_000_000, batch)
+        worker.read()
+        delay_s = rng.uniform(0.0, 0.08)
+        os.kill(worker.process.pid, 0)
+        time.sleep(delay_s)  # not waiting for anything: the moment of death is what varies
+        worker.kill()
+        more = check(journal, worker.rest())
+        begun, finished = begun + more[0], finished + more[1]
+    assert begun > 100
+    assert finished > 100
+    assert_sound(path)
+
+
+def kill_points(what: str) -> list[int]:
+    """Instructions of SQLite's machine. A row takes 13; a compaction some hundreds, and more after one that failed."""
+    return list(range(18)) if what != "compact" else [2000, 1000, *range(600, 60, -40), *range(60, -1, -5)]
+
+
+@pytest.mark.parametrize("what", ["begin", "finish", "compact"])
+def test_a_worker_killed_inside_the_store_has_done_all_of_it_or_nothing(
+    path: Path, start_worker: StartWorker, journal: Journal, what: str
+) -> None:
+    survived = 0
+    for number, steps in enumerate(kill_points(what)):
+        worker = start_worker(reply_keep_s=1e9)
+        first = 1 + number * 1000
+        known, fresh = list(range(first, first + 20)), list(range(first + 20, first + 30))
+        worker.ask("begin", known)
+        worker.ask("finish", known[:10])
+        worker.ask("die_after", steps)
+        arguments = {"begin": [fresh], "finish": [known[10:]], "compact": [1000 + 100 * number]}[what]
+        survived += worker.ask(what, *arguments) is not None
+        worker.kill()
+        assert_known(journal, known[:10], {Standing.FINISHED})
+        later = {known.standing for known in begin(journal, *known[10:])}
+        assert later in (
+            [{Standing.INTERRUPTED}, {Standing.FINISHED}] if what == "finish" else [{Standing.INTERRUPTED}]
+        )
+        if what == "begin":
+            assert {known.standing for known in begin(journal, *fresh)} in ({Standing.NEW}, {Standing.INTERRUPTED})
+    # Most die in the middle; the last ones live to see the end, so the points reach all the way.
+    assert 0 < survived < len(kill_points(what)) / 2
+    assert_sound(path)
+
+
+def test_workers_that_race_for_the_same_ids_never_both_get_one(start_worker: StartWorker) -> None:
+    workers = [start_worker() for _ in range(4)]
+    for worker, (batch, step) in zip(workers, [(1, 1), (7, 1), (7, -1), (64, 1)], strict=True):
+        worker.tell("race", 1, 4001, batch, step)
+    shares = [worker.read() for worker in workers]
+    assert sorted(count for share in shares for count in share) == list(range(1, 4001))
+    assert sum(bool(share) for share in shares) > 1
+
+
+def test_racers_that_are_killed_leave_interrupted_ids_and_none_that_is_new_twice(
+    start_worker: StartWorker, journal: Journal
+) -> None:
+    for life in range(6):
+        first = 1 + life * 100_000
+        workers = [start_worker(reply_keep_s=1e9) for _ in range(3)]
+        for worker, batch in zip(workers, (1, 5, 16), strict=True):
+            worker.tell("work", first, batch)
+        for worker in workers:
+            worker.read()
+        time.sleep(0.02 * life)  # not waiting for anything: the moment of death is what varies
+        for worker in workers:
+            worker.kill()
+        said = [worker.rest() for worker in workers]
+        begun = [count for lines in said for what, counts in lines if what == "begun" for count in counts]
+        assert len(begun) == len(set(begun))
+        assert_known(journal, sorted(begun), {Standing.FINISHED, Standing.INTERRUPTED})
+
+
+def test_only_one_of_many_takes_over_what_a_dead_worker_left(start_worker: StartWorker) -> None:
+    dead = start_worker()
+    counts = list(range(1, 200))
+    assert dead.ask("begin", counts) == ["NEW"] * len(counts)
+    workers = [start_worker() for _ in range(3)]
+    assert workers[0].ask("begin", counts) == ["RUNNING"] * len(counts)
+    dead.kill()
+    for worker in workers:
+        worker.tell("attempts", counts, True)
+    found = [worker.read() for worker in workers]
+    for each in zip(*found, strict=True):
+        assert sorted(map(tuple, each)) == [("NEW", 2, 1), ("RUNNING", 2, 1), ("RUNNING", 2, 1)]
+
+
+def test_a_frozen_worker_is_waited_for_as_a_living_one(start_worker: StartWorker, journal: Journal) -> None:
+    """It may go on any moment, so what it began must not be given to anybody."""
+    worker = start_worker()
+    worker.ask("begin", [1])
+    os.kill(worker.process.pid, signal.SIGSTOP)
+    assert begin(journal, 1, rerun=True) == [Known(Standing.RUNNING, None, 1, 0)]
+    worker.kill()
+    assert begin(journal, 1, rerun=True) == [Known(Standing.NEW, None, 2, 1)]
+
+
+def test_a_worker_frozen_while_it_writes_is_named_and_holds_the_others_up_no_longer_than_said(
+    start_worker: StartWorker,
+) -> None:
+    frozen, other = start_worker(), start_worker()
+    assert frozen.ask("hold_lock") == "holding"
+    started = time.monotonic()
+    kind, text = other.ask("begin", [1])
+    assert kind == "JournalUnavailable"
+    assert f"process {frozen.process.pid} has kept it locked for 0.3 s" in text
+    assert time.monotonic() - started < 5
+    frozen.kill()
+    assert other.ask("begin", [1]) == ["NEW"]
+
+
+def test_a_child_that_outlives_its_worker_does_not_keep_it_alive(start_worker: StartWorker, journal: Journal) -> None:
+    """A service may have forked: the child has the worker's files open, and its number must die all the same."""
+    worker = start_worker()
+    worker.ask("begin", [1])
+    child = worker.ask("fork_and_wait")
+    try:
+        worker.kill()
+        assert begin(journal, 1) == [Known(Standing.INTERRUPTED, None, 1, 1)]
+        os.kill(child, 0)
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_full_disk_is_said_and_what_was_told_before_it_holds(start_worker: StartWorker, journal: Journal) -> None:
+    worker = start_worker()
+    assert worker.ask("begin", [1, 2]) == ["NEW", "NEW"]
+    worker.ask("fill_disk", 0)
+    failures = 0
+    for count in range(3, 3000):
+        said = worker.ask("begin", [count])
+        if said[0] == "JournalUnavailable":
+            failures += 1
+            assert "full" in said[1] or "I/O" in said[1]
+            break
+    assert failures == 1
+    worker.ask("empty_disk")
+    assert worker.ask("finish", [1, 2]) == "done"
+    assert worker.ask("begin", [count]) == ["NEW"]
+    assert_known(journal, [1, 2], {Standing.FINISHED})
+    assert_known(journal, [count], {Standing.RUNNING})
+
+
+def test_workers_that_open_a_new_journal_at_once_open_the_same(path: Path, start_worker: StartWorker) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(6) as pool:
+        workers = list(pool.map(lambda _: start_worker(), range(6)))
+    assert sorted(worker.ask("begin", [1])[0] for worker in workers) == ["NEW", *["RUNNING"] * 5]
+    wait_until(lambda: path.exists())

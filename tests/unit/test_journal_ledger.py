@@ -1,0 +1,225 @@
+"""The pure parts of the shared journal: rows as bytes, and the state that they add up to."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from servicebus.runtime.journal import Limits, Release
+from servicebus.runtime.journal.answers import AnswerIndex
+from servicebus.runtime.journal.ledger import CHUNK_IDS, NOBODY, Ledger
+from servicebus.runtime.journal.records import (
+    Compaction,
+    answer_in,
+    number_of,
+    pack_begin,
+    pack_compact,
+    pack_finish,
+    pack_release,
+    pack_take_over,
+    unpack_begin,
+    unpack_compact,
+    unpack_finish,
+    unpack_release,
+    unpack_take_over,
+)
+
+SENDER = 0x00C0FFEE << 64
+numbers = st.builds(lambda high, low: high << 64 | low, st.integers(0, 2**64 - 1), st.integers(1, 10**18 - 1))
+seconds = st.integers(0, 2**32 - 1)
+owners = st.integers(1, 2**63 - 1)
+
+
+def test_an_id_is_its_incarnation_and_its_count() -> None:
+    assert number_of("00000000000000ff-4711") == 255 << 64 | 4711
+
+
+class TestRecords:
+    @given(owners, st.lists(st.tuples(numbers, seconds), max_size=5))
+    def test_begins_come_back(self, owner: int, starts: list[tuple[int, int]]) -> None:
+        assert unpack_begin(pack_begin(owner, starts)) == (owner, starts)
+
+    @given(owners, seconds, seconds, st.dictionaries(numbers, st.none() | st.binary(max_size=50), max_size=5))
+    def test_answers_come_back_each_to_its_id(
+        self, owner: int, now: int, until: int, ends: dict[int, bytes | None]
+    ) -> None:
+        data = pack_finish(owner, now, until, list(ends.items()))
+        sizes = [(number, -1 if answer is None else len(answer)) for number, answer in ends.items()]
+        assert unpack_finish(data) == (owner, now, until, sizes)
+        assert {number: answer_in(data, number) for number in ends} == ends
+        assert answer_in(data, 0) is None
+
+    @given(owners, st.sampled_from(Release), st.lists(numbers, max_size=5))
+    def test_releases_come_back(self, owner: int, why: Release, released: list[int]) -> None:
+        assert unpack_release(pack_release(owner, why, released)) == (owner, why, released)
+
+    @given(owners, st.lists(st.tuples(numbers, owners, seconds), max_size=5))
+    def test_take_overs_come_back(self, owner: int, estates: list[tuple[int, int, int]]) -> None:
+        assert unpack_take_over(pack_take_over(owner, estates)) == (owner, estates)
+
+    def test_compactions_come_back(self) -> None:
+        compaction = Compaction(1, 2, 3, 4, 5, 6)
+        assert unpack_compact(pack_compact(compaction)) == compaction
+
+
+class TestAnswerIndex:
+    def test_an_answer_that_nobody_may_ask_for_any_more_does_not_go_early(self) -> None:
+        """A call's id is good for minutes, so an answer that makes room after an hour costs nothing."""
+        index = AnswerIndex(max_bytes=10, keep_s=3600)
+        index.add(1, now=0, until=100, ends=[(7, 5), (8, -1)])
+        assert (index.seq_of(7), index.seq_of(8)) == (1, None)
+        assert index.overdue(100) == (0, 0)
+        assert index.overdue(101) == (2, 0)
+        index.drop_before(2)
+        assert (index.seq_of(7), index.size, index.count) == (None, 0, 0)
+
+    def test_what_is_too_much_goes_oldest_first_and_counts_as_early(self) -> None:
+        index = AnswerIndex(max_bytes=3200, keep_s=3600)
+        for seq in range(1, 51):
+            index.add(seq, now=seq, until=10**6, ends=[(seq, 100)])
+        keep_from, early = index.overdue(51)
+        assert (keep_from, early) == (19, 18)
+        index.drop_before(keep_from)
+        assert (index.size, index.count) == (3200, 32)
+        assert [seq for seq in range(1, 51) if index.seq_of(seq)] == list(range(19, 51))
+
+
+def finished(ledger: Ledger, counts: range, expires: int = 1000) -> None:
+    taken = [SENDER | count for count in counts]
+    ledger.begin(1, [(number, expires) for number in taken])
+    ledger.finish(1, taken)
+
+
+class TestLedger:
+    def test_two_who_take_over_at_once_are_told_apart_by_the_order_of_their_rows(self) -> None:
+        ledger = Ledger(Limits())
+        ledger.begin(1, [(SENDER, 1000)])
+        ledger.take_over(2, [(SENDER, 1, 1000)])
+        ledger.take_over(3, [(SENDER, 1, 1000)])
+        assert ledger.entries[SENDER] == (2, 2, 1, 1000)
+
+    def test_a_hundred_thousand_ids_of_one_sender_fit_in_a_few_kilobytes(self) -> None:
+        """So ten million do in a few megabytes; benchmarks/journal.py measures those."""
+        ledger = Ledger(Limits())
+        finished(ledger, range(1, 513))
+        tracemalloc.start()
+        try:
+            for first in range(513, 100_000, 512):
+                finished(ledger, range(first, first + 512))
+            grown, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert grown < 100_000
+        assert ledger.chunk_count == 100_352 // CHUNK_IDS + 1
+        assert ledger.count_finished() == 100_352
+        assert ledger.is_finished(SENDER | 99_999)
+        assert not ledger.is_finished(SENDER | 100_353)
+
+    def test_too_many_senders_push_out_those_that_expire_first_and_are_counted(self) -> None:
+        ledger = Ledger(Limits(max_entries=10))
+        for sender in range(20):
+            number = sender << 64 | 1
+            ledger.begin(1, [(number, 10_000 + 100 * sender)])
+            ledger.finish(1, [number])
+        ledger.begin(1, [(7, 10_000)])
+        ledger.compact(1, ledger.plan(1000))
+        assert [sender for sender in range(20) if ledger.is_finished(sender << 64 | 1)] == list(range(11, 20))
+        assert ledger.forgotten == 11
+        assert ledger.entries == {7: (1, 1, 0, 10_000)}, "what is not finished stays"
+
+    def test_what_is_over_goes_without_being_counted(self) -> None:
+        ledger = Ledger(Limits())
+        finished(ledger, range(1, 100), expires=1000)
+        finished(ledger, range(100_000, 100_100), expires=100_000)
+        ledger.begin(1, [(1, 1000), (2, 100_000)])
+        ledger.compact(1, ledger.plan(5000))
+        assert (ledger.count_finished(), ledger.forgotten, list(ledger.entries)) == (100, 0, [2])
+
+    def test_a_chunk_is_remembered_as_long_as_the_last_of_its_ids(self) -> None:
+        ledger = Ledger(Limits())
+        finished(ledger, range(1, 2), expires=1000)
+        ledger.compact(1, ledger.plan(500))
+        finished(ledger, range(2, 3), expires=50_000)
+        ledger.compact(2, ledger.plan(20_000))
+        assert ledger.is_finished(SENDER | 1)
+        ledger.compact(3, ledger.plan(50_700))
+        assert ledger.chunk_count == 0
+
+    def test_a_compaction_gives_what_changed_since_the_last_one_and_no_more(self) -> None:
+        ledger = Ledger(Limits())
+        finished(ledger, range(1, 4))
+        ledger.begin(1, [(8, 1000), (9, 1000)])
+        changes = ledger.compact(1, ledger.plan(0))
+        assert changes == ([(SENDER >> 12, 1000, 0b1110)], [], [(8, (1, 1, 0, 1000)), (9, (1, 1, 0, 1000))], [])
+        assert ledger.compact(2, ledger.plan(0)) == ([], [], [], [])
+        ledger.finish(1, [8])
+        ledger.release(1, Release.FAILED, [9])
+        changes = ledger.compact(3, ledger.plan(0))
+        assert changes == ([(0, 1000, 1 << 8)], [], [(9, (NOBODY, 1, 0, 1000))], [8])
+        assert ledger.compact(4, ledger.plan(5000)) == ([], [0, SENDER >> 12], [], [9])
+
+
+Event = tuple[str, int, int, int]
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["begin", "finish", "release", "take over", "compact"]),
+        st.integers(1, 3),
+        st.sampled_from([1, 2, 3, 5000, 5001, SENDER | 1, SENDER | 2]),
+        st.integers(1, 3000),
+    ),
+    max_size=60,
+)
+
+
+@given(EVENTS, st.integers(0, 60))
+def test_a_state_that_was_saved_and_the_rows_since_give_what_all_rows_give(events: list[Event], opened_at: int) -> None:
+    """Whoever starts later knows the same: what compactions say to save is enough, and all forget the same."""
+    limits = Limits(max_entries=3)
+    first, late = Ledger(limits), None
+    chunks: dict[int, tuple[int, int]] = {}
+    entries: dict[int, tuple[int, int, int, int]] = {}
+    saved_at, saved_as = 0, Compaction(0, 0, 0, 0, 0, 0)
+    for seq, (what, owner, number, time) in enumerate(events, 1):
+        if what == "compact":
+            compaction = first.plan(time)
+            changes = first.compact(seq, compaction)
+            chunks |= {key: (expires, bits) for key, expires, bits in changes.chunks}
+            entries |= dict(changes.entries)
+            for key in changes.lost_chunks:
+                chunks.pop(key, None)
+            for key in changes.lost_entries:
+                del entries[key]
+            saved_at, saved_as = seq, compaction
+            if late is not None:
+                late.compact(seq, compaction)
+            elif seq >= opened_at:
+                late = Ledger(limits)
+                for key, chunk in chunks.items():
+                    late.restore_chunk(key, *chunk)
+                for number, entry in entries.items():
+                    late.restore_entry(number, entry)
+                late.restored(saved_at, saved_as, first.forgotten, first.forgotten_answers)
+        else:
+            for ledger in filter(None, (first, late)):
+                _tell(ledger, what, owner, number, time)
+    if late is not None:
+        assert late.entries == first.entries
+        assert late.forgotten == first.forgotten
+        assert _chunks(late) == _chunks(first)
+
+
+def _tell(ledger: Ledger, what: str, owner: int, number: int, time: int) -> None:
+    if what == "begin":
+        ledger.begin(owner, [(number, time)])
+    elif what == "finish":
+        ledger.finish(owner, [number])
+    elif what == "release":
+        ledger.release(owner, list(Release)[time % 3], [number])
+    else:
+        ledger.take_over(owner, [(number, time % 3 + 1, time)])
+
+
+def _chunks(ledger: Ledger) -> dict[int, int]:
+    return ledger._chunks

@@ -1,0 +1,246 @@
+"""The shared journal where workers meet: what one does between another's look and its row, and files that went bad."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from journal_contract import NOW, begin, finish, id_of, standings
+
+from servicebus.runtime.journal import Known, Limits, Release, SharedJournal, Standing, open_shared
+from servicebus.runtime.journal.interface import JournalUnavailable
+
+Open = Callable[..., SharedJournal]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "NODE-01.journal"
+
+
+@pytest.fixture
+def open_journal(path: Path) -> Iterator[Open]:
+    opened = []
+
+    def open_one(**limits: Any) -> SharedJournal:
+        journal = open_shared(str(path), Limits(**limits), lock_wait_s=0.05)
+        opened.append(journal)
+        return journal
+
+    yield open_one
+    for journal in opened:
+        journal.close()
+
+
+def before_its_next_row(journal: SharedJournal, act: Callable[[], object]) -> None:
+    """Have somebody else *act* after *journal* has looked and before its row is written: the tightest race there is."""
+    append = journal._log.append
+
+    def act_first(kind: int, data: bytes) -> int:
+        journal._log.append = append  # type: ignore[method-assign]
+        act()
+        return append(kind, data)
+
+    journal._log.append = act_first  # type: ignore[method-assign]
+
+
+class TestTogether:
+    @pytest.fixture(autouse=True)
+    def workers(self, open_journal: Open) -> None:
+        self.ours, self.other, self.third = open_journal(), open_journal(), open_journal()
+
+    def test_an_id_that_another_begins_first_is_running_there(self) -> None:
+        before_its_next_row(self.ours, lambda: begin(self.other, 2))
+        assert standings(self.ours, 1, 2, 3) == [Standing.NEW, Standing.RUNNING, Standing.NEW]
+
+    def test_an_id_that_another_begins_and_finishes_first_is_finished(self) -> None:
+        def be_quick() -> None:
+            begin(self.other, 1)
+            finish(self.other, 1, answer=b"quick")
+
+        before_its_next_row(self.ours, be_quick)
+        assert begin(self.ours, 1) == [Known(Standing.FINISHED, b"quick")]
+
+    def test_an_id_that_another_begins_first_and_dies_with_is_interrupted(self) -> None:
+        def be_unlucky() -> None:
+            begin(self.other, 1, 2)
+            self.other.close()
+
+        before_its_next_row(self.ours, be_unlucky)
+        assert standings(self.ours, 1) == [Standing.INTERRUPTED]
+        assert begin(self.ours, 2, rerun=True) == [Known(Standing.NEW, None, 2, 1)]
+
+    def test_what_another_takes_over_first_runs_there(self) -> None:
+        begin(self.third, 1, 2)
+        standings(self.ours, 1)
+        self.third.close()
+        standings(self.ours, 1)
+        before_its_next_row(self.ours, lambda: begin(self.other, 1, rerun=True))
+        assert begin(self.ours, 1, 2, rerun=True) == [
+            Known(Standing.RUNNING, None, 2, 1),
+            Known(Standing.NEW, None, 2, 1),
+        ]
+
+    def test_what_another_lets_go_of_meanwhile_is_ours(self) -> None:
+        begin(self.other, 1)
+        standings(self.ours, 1)
+        before_its_next_row(self.ours, lambda: self.other.release_many([id_of(1)], Release.NOT_RUN))
+        assert standings(self.ours, 1, 2) == [Standing.NEW] * 2
+
+    def test_who_has_not_looked_for_long_knows_as_much_as_the_others(self) -> None:
+        """Rows that were put away are gone from the log: the state is read anew."""
+        begin(self.ours, 1)
+        for count in range(10, 30):
+            begin(self.other, count)
+            finish(self.other, count, answer=b"x" if count % 2 else None)
+            self.other.tick(NOW + count * 11)
+        assert standings(self.ours, 40) == [Standing.NEW]
+        assert set(standings(self.ours, *range(10, 30))) == {Standing.FINISHED}
+        assert standings(self.other, 1, 40) == [Standing.RUNNING] * 2
+        finish(self.ours, 1, 40)
+        assert standings(self.other, 1, 40) == [Standing.FINISHED] * 2
+
+    def test_who_was_put_away_between_look_and_row_still_gets_what_it_asked_for(self) -> None:
+        begin(self.ours, 1)
+
+        def be_busy() -> None:
+            for count in range(10, 30):
+                begin(self.other, count)
+                finish(self.other, count)
+                self.other.tick(NOW + count * 11)
+
+        before_its_next_row(self.ours, be_busy)
+        assert standings(self.ours, 2, 15) == [Standing.NEW, Standing.FINISHED]
+        finish(self.ours, 1, 2)
+        assert standings(self.third, 1, 2) == [Standing.FINISHED] * 2
+
+    def test_all_who_compact_and_all_who_read_on_know_the_same(self) -> None:
+        for count in range(1, 400):
+            worker = (self.ours, self.other, self.third)[count % 3]
+            begin(worker, count, count * 5000)
+            finish(worker, count)
+            worker.tick(NOW + count)
+        for worker in (self.ours, self.other, self.third):
+            worker.tick(NOW + 400)
+        states = [(worker._ledger._chunks, worker._ledger.entries) for worker in (self.ours, self.other, self.third)]
+        assert states[0] == states[1] == states[2] == (_reopened(self.ours)._ledger._chunks, states[0][1])
+
+    def test_a_compaction_that_has_to_wait_too_long_is_tried_again(self, caplog: pytest.LogCaptureFixture) -> None:
+        begin(self.ours, 1, 2)
+        finish(self.ours, 1)
+        with self.other._log.transaction():
+            self.ours.tick(NOW + 100)
+        assert "has kept it locked" in caplog.text
+        assert standings(self.ours, 1, 2) == [Standing.FINISHED, Standing.RUNNING]
+        self.ours.tick(NOW + 106)
+        assert self.ours._ledger.pending == 0
+
+
+def _reopened(journal: SharedJournal) -> SharedJournal:
+    journal._ledger = journal._load()
+    return journal
+
+
+def test_what_was_forgotten_early_is_logged_and_counted_over_restarts(
+    open_journal: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = open_journal(max_entries=5)
+    ids = [id_of(1, f"{sender:016x}") for sender in range(20)]
+    for number, id in enumerate(ids):
+        journal.begin(id, NOW, NOW + 1000 + 100 * number)
+        journal.finish(id, None)
+    journal.tick(NOW + 11)
+    assert "15 ids or answers were forgotten early, 15 and 0 in all" in caplog.text
+    journal.close()
+    journal = open_journal()
+    assert journal.snapshot()["forgotten_early"] == 15
+    assert journal.begin(ids[-1], NOW, NOW + 9)[0] is Standing.FINISHED
+
+
+def test_its_files_are_nobody_elses_business(path: Path, open_journal: Open) -> None:
+    begin(open_journal(), 1)
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    assert set(modes.values()) == {0o600}, modes
+
+
+def test_rows_that_are_not_needed_any_more_are_deleted(path: Path, open_journal: Open) -> None:
+    journal = open_journal(max_answer_bytes=200_000)
+    for round in range(40):
+        counts = range(round * 500 + 1, round * 500 + 501)
+        begin(journal, *counts)
+        finish(journal, *counts, answer=b"x" * 100)
+        journal.tick(NOW + round * 11)
+    journal.close()
+    assert path.stat().st_size < 1_500_000
+    rows = sqlite3.connect(path)
+    assert rows.execute("SELECT count(*) FROM log").fetchone()[0] < 20
+    rows.close()
+
+
+class TestBadFiles:
+    @pytest.mark.parametrize("content", [b"no database at all", b"\0" * 5000])
+    def test_a_file_that_is_no_journal_is_set_aside(
+        self, path: Path, open_journal: Open, caplog: pytest.LogCaptureFixture, content: bytes
+    ) -> None:
+        path.write_bytes(content)
+        assert standings(open_journal(), 1) == [Standing.NEW]
+        aside = [file for file in path.parent.iterdir() if ".broken-" in file.name]
+        assert [file.read_bytes() for file in aside] == [content]
+        record = next(record for record in caplog.records if record.levelno == logging.ERROR)
+        assert aside[0].name in record.getMessage()
+
+    @pytest.mark.parametrize(
+        "sql",
+        [
+            "INSERT INTO log (kind, data) VALUES (99, x'00')",
+            "INSERT INTO log (kind, data) VALUES (1, x'0011')",
+            "INSERT INTO log (kind, data) VALUES (3, x'0011')",
+            "INSERT INTO log (seq, kind, data) VALUES (4711, 1, x'0000000000000000')",
+            "DELETE FROM state",
+        ],
+    )
+    def test_rows_that_make_no_sense_are_set_aside_too(self, path: Path, open_journal: Open, sql: str) -> None:
+        journal = open_journal()
+        begin(journal, 1)
+        journal.close()
+        self.damage(path, sql)
+        assert standings(open_journal(), 1) == [Standing.NEW]
+        assert any(".broken-" in file.name for file in path.parent.iterdir())
+
+    @staticmethod
+    def damage(path: Path, sql: str) -> None:
+        connection = sqlite3.connect(path)
+        connection.execute(sql)
+        connection.commit()
+        connection.close()
+
+    def test_a_journal_that_is_in_use_is_not_set_aside(self, path: Path, open_journal: Open) -> None:
+        first = open_journal()
+        begin(first, 1)
+        self.damage(path, "INSERT INTO log (kind, data) VALUES (99, x'00')")
+        with pytest.raises(JournalUnavailable, match="row 2 is of kind 99; stop all workers"):
+            open_journal()
+        first.close()
+        assert standings(open_journal(), 1) == [Standing.NEW]
+
+    def test_a_newer_format_is_refused_and_left_alone(self, path: Path, open_journal: Open) -> None:
+        open_journal().close()
+        self.damage(path, "PRAGMA user_version = 2")
+        with pytest.raises(JournalUnavailable, match="has format 2, this servicebus knows 1"):
+            open_journal()
+
+    def test_a_folder_that_is_not_there_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(JournalUnavailable, match=r"nowhere/x\.lock: cannot be opened: No such file"):
+            open_shared(str(tmp_path / "nowhere" / "x"))
+
+    def test_a_journal_that_was_cut_short_while_in_use_is_not_believed(self, path: Path, open_journal: Open) -> None:
+        journal = open_journal()
+        begin(journal, 1, 2)
+        self.damage(path, "DELETE FROM log")
+        with pytest.raises(JournalUnavailable, match="was replaced or cut short"):
+            begin(journal, 3)
