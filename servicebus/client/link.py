@@ -1,12 +1,13 @@
-"""Link: a Sender's connection to one broker: two channels, reconnecting, and what was published but not confirmed."""
+"""Link: a Sender's connection to one broker: when it is opened, when it is given up, and what was on its way then."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Protocol
 
+from servicebus.client.channels import LinkChannels
 from servicebus.client.path import Path
 from servicebus.client.request import Request
 from servicebus.client.version import Parcel, Version
@@ -16,10 +17,9 @@ from servicebus.policy.backoff import Backoff, cap_for
 from servicebus.policy.liveness import PingClock, Verdict
 from servicebus.policy.paths import Trust
 from servicebus.transport.amqp import AmqpConnection
-from servicebus.transport.interface import BrokerChannel, BrokerConnection, Delivery, Returned, Script
+from servicebus.transport.interface import BrokerConnection, Delivery, Returned
 from servicebus.transport.loop import EventLoop
-from servicebus.transport.steps import consume, declare_exchange, set_prefetch
-from servicebus.wire.envelope import DIRECT_REPLY_TO, Kind
+from servicebus.wire.envelope import Kind
 
 CONNECT_LIMIT_S = 2.0
 """At most this long for TCP alone: a SYN that was dropped is repeated by the kernel after 1 s, then only after 3 and
@@ -89,10 +89,7 @@ class Link:
         self._tried_at = 0.0
         self._is_cheap = False
         self._connection: AmqpConnection | None = None
-        self._calls: BrokerChannel | None = None
-        self._sends: BrokerChannel | None = None
-        self._ready = 0
-        self._unconfirmed: dict[int, Request] = {}
+        self._channels: LinkChannels | None = None
         self._clock = PingClock(config.path_ping_after, config.path_ping_timeout, 0.0)
         self._bytes_heard = -1
         self._may_declare = True
@@ -110,10 +107,8 @@ class Link:
         return (
             self.state is LinkState.UP
             and self.blocked is None
-            and self._calls is not None
-            and self._calls.is_open
-            and self._sends is not None
-            and self._sends.is_open
+            and self._channels is not None
+            and self._channels.is_open
         )
 
     @property
@@ -176,8 +171,10 @@ class Link:
     def rest(self) -> None:
         """Close a connection that nobody needs now; the next ``connect()`` opens it again."""
         self.is_wanted = False
-        if self._connection is not None and self.is_up:
-            self._connection.close()
+        connection, self._connection, self._channels = self._connection, None, None
+        self.state = LinkState.IDLE
+        if connection is not None:
+            connection.close()
 
     def close(self) -> None:
         self.state = LinkState.CLOSED
@@ -190,14 +187,7 @@ class Link:
         if connection is not self._connection:
             connection.abort("superseded")
             return
-        self._ready = 0
-        self._open_calls(connection)
-        connection.open_channel(
-            self._sends_open,
-            self._channel_closed,
-            on_returned=lambda returned: self._events.unroutable(self, returned),
-            on_confirmed=self._on_confirmed,
-        )
+        self._channels = LinkChannels(connection, self._exchanges, self, may_declare=self._may_declare)
 
     def connection_failed(self, connection: BrokerConnection, error: ConnectFailed) -> None:
         if connection is self._connection:
@@ -212,51 +202,30 @@ class Link:
         if connection is self._connection:
             self._events.link_blocked(self, reason)
 
-    def _open_calls(self, connection: BrokerConnection) -> None:
-        connection.open_channel(
-            self._calls_open,
-            self._calls_closed,
-            on_returned=lambda returned: self._events.unroutable(self, returned),
-        )
+    # -- what the channels tell --------------------------------------------------------------------------------------
 
-    def _calls_open(self, channel: BrokerChannel) -> None:
-        self._calls = channel
-        channel.run(self._topology(), self._one_ready)
+    def channels_ready(self) -> None:
+        if self.state is LinkState.CONNECTING:
+            self.state = LinkState.UP
+            self.connecting_since = None
+            self.failure = None
+            self._backoff.reset()
+            self._events.link_up(self)
 
-    def _topology(self) -> Script:
-        if self._may_declare:
-            for exchange in self._exchanges:
-                yield declare_exchange(exchange.name, durable=exchange.is_durable)
-        yield consume(DIRECT_REPLY_TO, lambda delivery: self._events.replied(self, delivery), no_ack=True)
-
-    def _calls_closed(self, error: TransportError) -> None:
-        is_forbidden = isinstance(error, ConnectFailed) and " 403 " in f" {error.reason} "
-        if is_forbidden and self._may_declare and self._connection is not None and self._connection.is_open:
-            # A Sender may lack the right to declare; the agents have declared the exchange then.
-            self._may_declare = False
-            self._open_calls(self._connection)
-            return
-        self._channel_closed(error)
-
-    def _sends_open(self, channel: BrokerChannel) -> None:
-        self._sends = channel
-        self._one_ready()
-
-    def _one_ready(self) -> None:
-        self._ready += 1
-        if self._ready < 2 or self.state is not LinkState.CONNECTING:
-            return
-        self.state = LinkState.UP
-        self.connecting_since = None
-        self.failure = None
-        self._backoff.reset()
-        self._events.link_up(self)
-
-    def _channel_closed(self, error: TransportError) -> None:
+    def channels_broken(self, error: TransportError) -> None:
         if isinstance(error, ConnectFailed):
             self._down(error.reason, error.kind)
-        elif self._connection is not None and self._connection.is_open:
+        else:
             self._down(str(error), "closed")
+
+    def replied(self, delivery: Delivery) -> None:
+        self._events.replied(self, delivery)
+
+    def returned(self, returned: Returned) -> None:
+        self._events.unroutable(self, returned)
+
+    def confirmed(self, request: Request, is_ack: bool) -> None:
+        self._events.confirmed(self, request, is_ack)
 
     def _down(self, reason: str, kind: str) -> None:
         if self.state in (LinkState.IDLE, LinkState.BACKOFF):
@@ -264,7 +233,9 @@ class Link:
         connection, self._connection = self._connection, None
         was_closed = self.state is LinkState.CLOSED
         orphans = self.take_orphans()
-        self._calls = self._sends = None
+        if self._channels is not None:
+            self._may_declare = self._channels.may_declare
+            self._channels = None
         self.connecting_since = None
         self.last_error = reason
         if connection is not None:
@@ -284,8 +255,7 @@ class Link:
 
     def take_orphans(self) -> list[Request]:
         """Every request whose outcome went down with the connection."""
-        orphans = list(self._unconfirmed.values())
-        self._unconfirmed.clear()
+        orphans = self._channels.unconfirmed.clear() if self._channels is not None else []
         for path in self.paths.values():
             orphans.extend(path.outstanding.values())
             path.outstanding.clear()
@@ -307,60 +277,19 @@ class Link:
         request.published_at = now
         request.returned = False
         self.used_at = now
+        assert self._channels is not None
         if request.kind is Kind.MESSAGE:
-            self._publish_message(request, parcel)
-        else:
-            self._publish_call(request, path, parcel, now)
-
-    def _publish_message(self, request: Request, parcel: Parcel) -> None:
-        assert self._sends is not None
-        number = self._sends.publish(
-            parcel.exchange,
-            parcel.routing_key,
-            parcel.body,
-            message_id=request.id,
-            persistent=True,
-        )
-        self._unconfirmed[number] = request
-
-    def _publish_call(self, request: Request, path: Path, parcel: Parcel, now: float) -> None:
-        assert self._calls is not None
+            self._channels.publish_message(parcel, request)
+            return
         request.path = path
         path.outstanding[request.id] = request
         self.calls += request.kind is Kind.CALL
-        self._calls.publish(
-            parcel.exchange,
-            parcel.routing_key,
-            parcel.body,
-            correlation_id=request.id,
-            reply_to=DIRECT_REPLY_TO,
-            expiration_ms=max(1, int((request.deadline - now) * 1000)),
-        )
+        self._channels.publish_call(parcel, request.id, max(1, int((request.deadline - now) * 1000)))
 
     def publish_control(self, parcel: Parcel, wire_id: str, expiration_ms: int) -> None:
         """Publish a ping; it comes back as any other reply or return does."""
-        if self._calls is not None:
-            self._calls.publish(
-                parcel.exchange,
-                parcel.routing_key,
-                parcel.body,
-                correlation_id=wire_id,
-                reply_to=DIRECT_REPLY_TO,
-                expiration_ms=expiration_ms,
-            )
-
-    def _on_confirmed(self, number: int, multiple: bool, is_ack: bool) -> None:
-        numbers = list(self._numbers_up_to(number)) if multiple else [number]
-        for each in numbers:
-            request = self._unconfirmed.pop(each, None)
-            if request is not None:
-                self._events.confirmed(self, request, is_ack)
-
-    def _numbers_up_to(self, number: int) -> Iterator[int]:
-        for each in self._unconfirmed:  # in the order of publishing
-            if each > number:
-                return
-            yield each
+        if self._channels is not None:
+            self._channels.publish_call(parcel, wire_id, expiration_ms)
 
     # -- the broker's own pulse ------------------------------------------------------------------------------------
 
@@ -369,7 +298,7 @@ class Link:
         if self.bytes_received != self._bytes_heard:
             self._bytes_heard = self.bytes_received
             self._clock.heard(now)
-        oldest = next(iter(self._unconfirmed.values()), None)
+        oldest = next(iter(self._channels.unconfirmed), None) if self._channels is not None else None
         verdict = self._clock.verdict(now, oldest.published_at if oldest else None)
         if verdict is Verdict.PING:
             self._clock.pinged(now)
@@ -379,22 +308,18 @@ class Link:
 
     def ask_broker(self) -> None:
         """Have the broker say something, if it lives."""
-        if self._sends is not None:
-            self._sends.run(_pulse())
+        if self._channels is not None:
+            self._channels.ask_broker()
 
     @property
     def unconfirmed(self) -> int:
-        return len(self._unconfirmed)
+        return len(self._channels.unconfirmed) if self._channels is not None else 0
 
     def is_spare(self, now: float, after_s: float) -> bool:
         """Connected, but neither used nor waited for since *after_s*."""
-        is_waited_for = bool(self._unconfirmed) or any(path.outstanding for path in self.paths.values())
+        is_waited_for = bool(self.unconfirmed) or any(path.outstanding for path in self.paths.values())
         return self.is_up and not is_waited_for and now - max(self.used_at, self.up_since) > after_s
 
     @property
     def is_gone(self) -> bool:
         return self._connection is None
-
-
-def _pulse() -> Script:
-    yield set_prefetch(0)

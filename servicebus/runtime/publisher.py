@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from servicebus.configuration import Configuration
 from servicebus.errors import TransportError
 from servicebus.runtime.job import Burial, Claim
 from servicebus.runtime.topology import ASIDE_S
+from servicebus.transport.confirms import Unconfirmed
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Returned
 from servicebus.wire.address import dead_queue, delay_queue
 
@@ -33,7 +34,7 @@ class Publisher:
         self._on_broken = on_broken
         self._replies: BrokerChannel | None = None
         self._stored: BrokerChannel | None = None
-        self._unconfirmed: dict[int, Callable[[bool], None]] = {}
+        self._unconfirmed: Unconfirmed[Callable[[bool], None]] = Unconfirmed()
 
     def open(self, connection: BrokerConnection, on_ready: Callable[[], None]) -> None:
         def stored_open(channel: BrokerChannel) -> None:
@@ -89,19 +90,11 @@ class Publisher:
             "", queue, claim.delivery.body, message_id=claim.delivery.message_id, persistent=True, headers=headers
         )
         if number:
-            self._unconfirmed[number] = on_stored
+            self._unconfirmed.add(number, on_stored)
 
     def _confirmed(self, number: int, multiple: bool, is_ack: bool) -> None:
-        for each in list(self._up_to(number)) if multiple else [number]:
-            on_stored = self._unconfirmed.pop(each, None)
-            if on_stored is not None:
-                on_stored(is_ack)
-
-    def _up_to(self, number: int) -> Iterator[int]:
-        for each in self._unconfirmed:
-            if each > number:
-                return
-            yield each
+        for on_stored in self._unconfirmed.settled(number, multiple):
+            on_stored(is_ack)
 
     def _stored_returned(self, returned: Returned) -> None:
         # Its confirm would follow and the original be acked: break the connection first, the broker redelivers.
