@@ -102,13 +102,18 @@ def _remove_leftovers() -> None:
 
 
 def may_make_networks() -> bool:
-    """Whether this process may make network namespaces."""
+    """Whether this process may make network namespaces and work in them; in a plain chroot it may only make them."""
     name = f"servicebus-probe-{os.getpid()}"
     try:
         _ip("netns", "add", name)
-        _ip("netns", "delete", name)
     except (OSError, subprocess.CalledProcessError):
         return False
+    try:
+        _ip("-n", name, "link", "show")
+    except subprocess.CalledProcessError:
+        return False
+    finally:
+        _ip("netns", "delete", name)
     return True
 
 

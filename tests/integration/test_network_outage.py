@@ -20,7 +20,9 @@ MakeProbe = Callable[..., Probe]
 
 ADD = "NODE-01.math.add"
 
-pytestmark = pytest.mark.skipif(not may_make_networks(), reason="needs the right to make network namespaces (root)")
+pytestmark = pytest.mark.skipif(
+    not may_make_networks(), reason="needs root, and to be let into network namespaces, which a plain chroot is not"
+)
 
 
 @pytest.fixture
