@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -27,7 +28,8 @@ class Unconfirmed(Generic[Item]):
         """Take out what one confirm speaks of: *number*, or (*multiple*) everything up to and including it."""
         if not multiple:
             return [self._items.pop(number)] if number in self._items else []
-        numbers = [each for each in self._items if each <= number]
+        # In order, so the first that is too high ends it: a confirm of two must not look at ten thousand.
+        numbers = list(takewhile(number.__ge__, self._items))
         return [self._items.pop(each) for each in numbers]
 
     def clear(self) -> list[Item]:
