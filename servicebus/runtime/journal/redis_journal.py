@@ -1,0 +1,232 @@
+"""RedisJournal: one journal for a node that is spread over several machines, kept by a Redis server.
+
+Each method is one round trip to the server, during which the worker's I/O thread waits: about a fifth of a millisecond
+in a local network, and *timeout_s* at most when the server is away. What is kept, how long and how many, is as with
+SharedJournal. Two things are different:
+
+* Nobody can see from another machine whether a process lives. A worker renews a lease every second; when it has not for
+  *lease_s*, others take it for dead. That must be longer than a master lets a frozen worker live (10 s): a worker that
+  goes on after its lease ran out has its ids run a second time where they may be. It is told so in its log.
+* The server must not throw keys away (``maxmemory-policy noeviction``), and remembers over its own restart only what it
+  wrote (``appendonly yes``).
+
+Needs ``pip install servicebus-failover[redis]``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from servicebus.runtime.journal import redis_scripts
+from servicebus.runtime.journal.interface import JournalUnavailable, Known, OneByOne, Release, Standing, Start
+from servicebus.runtime.journal.ledger import CHUNK_IDS, Limits
+
+LOG = logging.getLogger(__name__)
+
+__all__ = ["RedisJournal", "open_redis"]
+
+T = TypeVar("T")
+
+_WHYS = {Release.NOT_RUN: "not_run", Release.FAILED: "failed", Release.BURIED: "buried"}
+_STANDINGS = {
+    b"new": Standing.NEW,
+    b"running": Standing.RUNNING,
+    b"finished": Standing.FINISHED,
+    b"interrupted": Standing.INTERRUPTED,
+}
+_FIELDS = 5
+_RENEW_S = 1.0
+_SWEEP_IDS = 4096
+_SWEEP_EVERY_S = 10.0
+_SWEEP_CHUNKS = 1000
+"""At once, so that the server is not kept busy: it serves everybody in turn."""
+_BATCH_IDS = 500
+
+
+def open_redis(
+    url: str, node: str, limits: Limits | None = None, *, lease_s: float = 30.0, timeout_s: float = 1.0
+) -> RedisJournal:
+    """This worker's door to the journal of *node* on the server at *url* (``redis://``, ``rediss://`` or ``unix://``).
+
+    Args:
+        lease_s: after so long without a sign of life a worker counts as dead.
+        timeout_s: how long to wait for the server.
+
+    Raises:
+        JournalUnavailable: no such server, or one that throws keys away, or redis-py is not installed.
+    """
+    try:
+        redis = importlib.import_module("redis")
+    except ImportError as error:
+        raise JournalUnavailable(_without_password(url), "needs pip install servicebus-failover[redis]") from error
+    try:
+        # One more try, when the server has closed the connection that we had: all that we ask may be asked twice.
+        retry = importlib.import_module("redis.retry").Retry(importlib.import_module("redis.backoff").NoBackoff(), 1)
+        client = redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=retry)
+    except ValueError as error:
+        raise JournalUnavailable(_without_password(url), f"is no address: {error}") from None
+    return RedisJournal(client, redis.exceptions.RedisError, _without_password(url), node, limits or Limits(), lease_s)
+
+
+class RedisJournal(OneByOne):
+    """A Journal on a Redis server. Made by ``open_redis``."""
+
+    def __init__(self, client: Any, failure: type[Exception], where: str, node: str, limits: Limits, lease_s: float):
+        self._client = client
+        self._failure = failure
+        self._where = where
+        self._prefix = f"servicebus:{{{node}}}:"
+        self._limits = limits
+        self._lease_s = lease_s
+        register = client.register_script
+        self._begin_script, self._finish_script = register(redis_scripts.BEGIN), register(redis_scripts.FINISH)
+        self._release_script, self._sweep_script = register(redis_scripts.RELEASE), register(redis_scripts.SWEEP)
+        self._mine: set[str] = set()
+        self._unswept = 0
+        self._swept_at = 0.0
+        self._renewed_at = -_RENEW_S
+        self._large_answers = 0
+        self._sizes = [0] * 5
+        self._is_closed = False
+        self._check_server()
+        self._me = str(self._ask(lambda: client.incr(self._prefix + "owners")))
+        self._renew(is_first=True)
+
+    def __repr__(self) -> str:
+        return f"<RedisJournal {self._where} {self._prefix} owner={self._me} begun={len(self._mine)}>"
+
+    def begin_many(self, starts: Sequence[Start], now: float) -> list[Known]:
+        self._now = now
+        found: list[Known] = []
+        for first in range(0, len(starts), _BATCH_IDS):
+            found += self._begin(starts[first : first + _BATCH_IDS])
+        return found
+
+    def finish_many(self, ends: Sequence[tuple[str, bytes | None]], now: float) -> None:
+        self._now = now
+        ends = [(id, self._storable(answer)) for id, answer in ends if id in self._mine]
+        for first in range(0, len(ends), _BATCH_IDS):
+            part = ends[first : first + _BATCH_IDS]
+            args: list[Any] = [self._me, now, self._limits.reply_keep_s]
+            for id, answer in part:
+                args += (id, *_place(id), int(answer is not None), answer or b"")
+            self._ask(lambda: self._finish_script(keys=[self._prefix], args=args))  # noqa: B023 - called at once
+            self._mine.difference_update(id for id, _ in part)
+        self._unswept += len(ends)
+        if self._unswept >= _SWEEP_IDS:
+            self._sweep()
+
+    def release_many(self, ids: Sequence[str], why: Release) -> None:
+        mine = [id for id in ids if id in self._mine]
+        if mine:
+            self._ask(lambda: self._release_script(keys=[self._prefix], args=[self._me, _WHYS[why], *mine]))
+            self._mine.difference_update(mine)
+
+    def tick(self, now: float) -> None:
+        self._now = now
+        self._renew()
+        if self._unswept and now >= self._swept_at + _SWEEP_EVERY_S:
+            self._sweep()
+
+    def snapshot(self) -> dict[str, Any]:
+        chunks, answer_bytes, answers, forgotten, forgotten_answers = self._sizes
+        return {
+            "chunks": chunks,
+            "unfinished": len(self._mine),
+            "answers": answers,
+            "answer_bytes": answer_bytes,
+            "forgotten_early": forgotten,
+            "answers_forgotten_early": forgotten_answers + self._large_answers,
+        }
+
+    def close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        try:
+            self._client.delete(self._lease)
+        except self._failure as error:
+            LOG.warning("journal %s: not told that we stop, so others wait %g s: %s", self._where, self._lease_s, error)
+        self._client.close()
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _begin(self, starts: Sequence[Start]) -> list[Known]:
+        args: list[Any] = [self._me, self._now]
+        for id, expires_at, rerun in starts:
+            args += (id, *_place(id), expires_at + 1, int(rerun))
+        told = self._ask(lambda: self._begin_script(keys=[self._prefix], args=args)) if starts else []
+        return [self._known(start.id, *told[at * _FIELDS : at * _FIELDS + _FIELDS]) for at, start in enumerate(starts)]
+
+    def _known(self, id: str, word: bytes, owner: Any, attempts: int, deaths: int, answer: bytes | None) -> Known:
+        standing = _STANDINGS[word]
+        if standing is Standing.RUNNING and owner == self._me.encode() and id not in self._mine:
+            # The server gave it to us, and its word was lost on the way.
+            standing = Standing.NEW
+        if standing is Standing.NEW:
+            self._mine.add(id)
+        return Known(standing, answer, attempts, deaths)
+
+    def _storable(self, answer: bytes | None) -> bytes | None:
+        if answer is None or len(answer) <= self._limits.max_answer_bytes // 2:
+            return answer
+        self._large_answers += 1
+        return None
+
+    @property
+    def _lease(self) -> str:
+        return f"{self._prefix}o:{self._me}"
+
+    def _renew(self, *, is_first: bool = False) -> None:
+        now = time.monotonic()
+        if now - self._renewed_at < _RENEW_S:
+            return
+        had_it = self._ask(lambda: self._client.set(self._lease, 1, px=max(1, int(self._lease_s * 1000)), get=True))
+        if not had_it and not is_first and self._mine:
+            LOG.error(
+                "journal %s: we were silent for over %g s, and %d ids that we are running may be run by others too",
+                self._where,
+                self._lease_s,
+                len(self._mine),
+            )
+        self._renewed_at = now
+
+    def _sweep(self) -> None:
+        limits = self._limits
+        args = [self._now, limits.max_entries, limits.max_answer_bytes, _SWEEP_CHUNKS]
+        before = self._sizes[3:]
+        self._sizes = self._ask(lambda: self._sweep_script(keys=[self._prefix], args=args))
+        if self._swept_at and self._sizes[3:] != before:
+            LOG.warning("the journal is too small: %d ids and %d answers were forgotten early in all", *self._sizes[3:])
+        self._unswept = 0
+        self._swept_at = self._now
+
+    def _check_server(self) -> None:
+        info = self._ask(lambda: {**self._client.info("memory"), **self._client.info("persistence")})
+        policy = info.get("maxmemory_policy", "noeviction")
+        if info.get("maxmemory") and policy != "noeviction":
+            reason = f"its maxmemory-policy is {policy}: it would throw ids away, and they would run twice"
+            raise JournalUnavailable(self._where, f"{reason}; set noeviction")
+        if not info.get("aof_enabled"):
+            LOG.warning("journal %s: appendonly is off, so the server's restart forgets the last ids", self._where)
+
+    def _ask(self, action: Callable[[], T]) -> T:
+        try:
+            return action()
+        except self._failure as error:
+            raise JournalUnavailable(self._where, str(error)) from error
+
+
+def _place(id: str) -> tuple[str, int]:
+    """The chunk of an id, and its bit therein."""
+    count = int(id[17:])
+    return f"{id[:16]}:{count // CHUNK_IDS}", count % CHUNK_IDS
+
+
+def _without_password(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"

@@ -1,0 +1,196 @@
+"""What RedisJournal has the server do: each script is one step that nobody else sees the middle of.
+
+Every key begins with ``servicebus:{NODE}:``; the braces keep a node's keys together where a cluster is used.
+
+=================  ===================================================================================================
+``e:<id>``         what was begun and is not finished: o(wner; 0 while it waits), a(ttempts), d(eaths), x (expiry)
+``c:<chunk>``      one bit for each of 4,096 finished ids of a Sender
+``chunks``         sorted set: each chunk by its expiry
+``a:<id>``         an answer, behind ten digits that say until when it is given
+``answers``        list: until, size and id of each answer, oldest first; ``answer_bytes`` their sum
+``o:<owner>``      exists while that worker lives
+``owners``         the last number given to a worker
+``forgotten``      hash: ids and answers that had to be forgotten early
+=================  ===================================================================================================
+
+Times are Unix seconds of the callers; what the server expires by itself it expires later than they ask for.
+"""
+
+from __future__ import annotations
+
+__all__ = ["BEGIN", "FINISH", "RELEASE", "SWEEP"]
+
+_COMMON = """
+local prefix = KEYS[1]
+local GRACE = 600
+
+local function outlive(key, expires, now)
+    redis.call('EXPIRE', key, math.max(1, math.ceil(expires - now) + GRACE))
+end
+
+local function prolong(chunk, expires, now)
+    local known = tonumber(redis.call('ZSCORE', prefix .. 'chunks', chunk)) or 0
+    if expires > known then
+        redis.call('ZADD', prefix .. 'chunks', expires, chunk)
+        outlive(prefix .. 'c:' .. chunk, expires, now)
+    end
+end
+"""
+
+BEGIN = (
+    _COMMON
+    + """
+-- ARGV: owner, now, then for each id: id, chunk, bit, expiry, 1 if it may run again
+-- Gives for each id: 'new', 'running', 'finished' or 'interrupted'; owner, attempts, deaths, answer.
+local me, now = ARGV[1], tonumber(ARGV[2])
+local found = {}
+
+local function tell(standing, owner, attempts, deaths, answer)
+    found[#found + 1] = standing
+    found[#found + 1] = owner
+    found[#found + 1] = attempts
+    found[#found + 1] = deaths
+    found[#found + 1] = answer
+end
+
+local function begin(id, chunk, bit, expires, rerun)
+    if redis.call('GETBIT', prefix .. 'c:' .. chunk, bit) == 1 then
+        prolong(chunk, expires, now)
+        local answer = redis.call('GET', prefix .. 'a:' .. id)
+        if answer and tonumber(string.sub(answer, 1, 10)) > now then
+            return tell('finished', 0, 0, 0, string.sub(answer, 11))
+        end
+        return tell('finished', 0, 0, 0, false)
+    end
+    local key = prefix .. 'e:' .. id
+    local entry = redis.call('HMGET', key, 'o', 'a', 'd', 'x')
+    local owner, attempts, deaths = entry[1], tonumber(entry[2]) or 0, tonumber(entry[3]) or 0
+    if expires > (tonumber(entry[4]) or 0) then
+        redis.call('HSET', key, 'x', expires)
+        outlive(key, expires, now)
+    end
+    if owner and owner ~= '0' then
+        if owner == me or redis.call('EXISTS', prefix .. 'o:' .. owner) == 1 then
+            return tell('running', owner, attempts, deaths, false)
+        end
+        deaths = deaths + 1
+    end
+    if deaths > 0 and not rerun then
+        return tell('interrupted', owner, attempts, deaths, false)
+    end
+    redis.call('HSET', key, 'o', me, 'a', attempts + 1, 'd', deaths)
+    return tell('new', me, attempts + 1, deaths, false)
+end
+
+for i = 3, #ARGV, 5 do
+    begin(ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3]), ARGV[i + 4] == '1')
+end
+return found
+"""
+)
+
+FINISH = (
+    _COMMON
+    + """
+-- ARGV: owner, now, how long answers are kept; then for each id: id, chunk, bit, 1 if there is an answer, the answer
+local me, now, keep = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+
+local function store(id, answer, expires)
+    local for_s = math.min(keep, expires - now)
+    if for_s <= 0 then
+        return
+    end
+    local till = math.ceil(now + for_s)
+    redis.call('SET', prefix .. 'a:' .. id, string.format('%010d', till) .. answer, 'EX', math.ceil(for_s) + GRACE)
+    redis.call('RPUSH', prefix .. 'answers', string.format('%d %d %s', till, #answer, id))
+    redis.call('INCRBY', prefix .. 'answer_bytes', #answer)
+end
+
+for i = 4, #ARGV, 5 do
+    local id, chunk = ARGV[i], ARGV[i + 1]
+    local entry = redis.call('HMGET', prefix .. 'e:' .. id, 'o', 'x')
+    if entry[1] == me then
+        local expires = tonumber(entry[2])
+        redis.call('DEL', prefix .. 'e:' .. id)
+        redis.call('SETBIT', prefix .. 'c:' .. chunk, ARGV[i + 2], 1)
+        prolong(chunk, expires, now)
+        if ARGV[i + 3] == '1' then
+            store(id, ARGV[i + 4], expires)
+        end
+    end
+end
+"""
+)
+
+RELEASE = (
+    _COMMON
+    + """
+-- ARGV: owner, why ('not_run', 'failed', 'buried'), then the ids
+local me, why = ARGV[1], ARGV[2]
+for i = 3, #ARGV do
+    local key = prefix .. 'e:' .. ARGV[i]
+    local entry = redis.call('HMGET', key, 'o', 'a')
+    if entry[1] == me then
+        local attempts = tonumber(entry[2])
+        if why == 'not_run' then
+            attempts = attempts - 1
+        end
+        if why == 'buried' or attempts == 0 then
+            redis.call('DEL', key)
+        else
+            redis.call('HSET', key, 'o', '0', 'a', attempts)
+        end
+    end
+end
+"""
+)
+
+SWEEP = (
+    _COMMON
+    + """
+-- Forgets what is over, and what is too much. ARGV: now, chunks at most, bytes of answers at most, chunks at once
+-- Gives: chunks, bytes of answers, answers, ids and answers that ever were forgotten early.
+local now, max_chunks, max_bytes, at_once = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+
+local function forget(chunk, expires)
+    if expires > now then
+        redis.call('HINCRBY', prefix .. 'forgotten', 'ids', redis.call('BITCOUNT', prefix .. 'c:' .. chunk))
+    end
+    redis.call('DEL', prefix .. 'c:' .. chunk)
+    redis.call('ZREM', prefix .. 'chunks', chunk)
+end
+
+local excess = redis.call('ZCARD', prefix .. 'chunks') - max_chunks
+local first = redis.call('ZRANGE', prefix .. 'chunks', 0, at_once - 1, 'WITHSCORES')
+for i = 1, #first, 2 do
+    if excess <= 0 and tonumber(first[i + 1]) + GRACE > now then
+        break
+    end
+    forget(first[i], tonumber(first[i + 1]))
+    excess = excess - 1
+end
+
+local bytes = tonumber(redis.call('GET', prefix .. 'answer_bytes')) or 0
+while true do
+    local oldest = redis.call('LINDEX', prefix .. 'answers', 0)
+    if not oldest then
+        break
+    end
+    local till, size, id = string.match(oldest, '^(%d+) (%d+) (.+)$')
+    local is_over = tonumber(till) <= now
+    if not is_over and bytes <= max_bytes then
+        break
+    end
+    if not is_over then
+        redis.call('HINCRBY', prefix .. 'forgotten', 'answers', 1)
+    end
+    redis.call('LPOP', prefix .. 'answers')
+    redis.call('DEL', prefix .. 'a:' .. id)
+    bytes = redis.call('DECRBY', prefix .. 'answer_bytes', size)
+end
+
+local forgotten = redis.call('HMGET', prefix .. 'forgotten', 'ids', 'answers')
+return {redis.call('ZCARD', prefix .. 'chunks'), bytes, redis.call('LLEN', prefix .. 'answers'),
+        tonumber(forgotten[1]) or 0, tonumber(forgotten[2]) or 0}
+"""
+)
