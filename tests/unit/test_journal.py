@@ -120,7 +120,7 @@ def test_no_id_is_new_twice_while_its_token_is_good_whatever_the_order_of_events
         if action == "begin":
             found = journal.begin(id, now, now + lives)
             known = model.get(id)
-            if known is None or (known[0] is Standing.FINISHED and known[1] <= now):
+            if known is None or (known[0] is Standing.FINISHED and known[1] < now):
                 assert found == (Standing.NEW, None)
                 model[id] = (Standing.RUNNING, now + lives, None)
             else:
@@ -135,7 +135,7 @@ def test_no_id_is_new_twice_while_its_token_is_good_whatever_the_order_of_events
             del model[id]
     journal.begin("last", now, NEVER)
     kept = {
-        id: answer for id, (standing, until, answer) in model.items() if standing is Standing.RUNNING or until > now
+        id: answer for id, (standing, until, answer) in model.items() if standing is Standing.RUNNING or until >= now
     }
     stored = sum(len(answer or b"") for answer in kept.values())
     assert repr(journal) == f"<MemoryJournal ids={len(kept) + 1} answer_bytes={stored}>"

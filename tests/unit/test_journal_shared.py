@@ -12,7 +12,18 @@ from typing import Any
 import pytest
 from journal_contract import NOW, begin, finish, id_of, standings
 
-from servicebus.runtime.journal import Known, Limits, Release, SharedJournal, Standing, open_shared
+from servicebus.runtime.journal import (
+    MEMORY,
+    Known,
+    Limits,
+    MemoryJournal,
+    Release,
+    SharedJournal,
+    Standing,
+    default_path,
+    open_shared,
+)
+from servicebus.runtime.journal import open_journal as open_named
 from servicebus.runtime.journal.interface import JournalUnavailable
 
 Open = Callable[..., SharedJournal]
@@ -244,3 +255,45 @@ class TestBadFiles:
         self.damage(path, "DELETE FROM log")
         with pytest.raises(JournalUnavailable, match="was replaced or cut short"):
             begin(journal, 3)
+
+
+class TestWhere:
+    def test_a_word_a_path_or_a_url_says_which_journal_it_is(self, tmp_path: Path) -> None:
+        assert isinstance(open_named(MEMORY, "NODE-01"), MemoryJournal)
+        shared = open_named(str(tmp_path / "x"), "NODE-01")
+        assert isinstance(shared, SharedJournal)
+        shared.close()
+        with pytest.raises(JournalUnavailable, match=r"redis://127\.0\.0\.1:1"):
+            open_named("redis://127.0.0.1:1/0", "NODE-01")
+
+    def test_limits_hold_for_the_one_in_memory_too(self) -> None:
+        journal = open_named(MEMORY, "NODE-01", Limits(max_entries=2, max_answer_bytes=10, reply_keep_s=5))
+        for count in range(1, 5):
+            journal.begin(id_of(count), NOW, NOW + 100)
+            journal.finish(id_of(count), b"x" * 8)
+        assert journal.snapshot() == {
+            "ids": 2,
+            "answer_bytes": 8,
+            "forgotten_early": 2,
+            "answers_forgotten_early": 3,
+        }
+
+    def test_without_a_word_it_is_kept_where_services_keep_their_state(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("os.geteuid", lambda: 1000)
+        home = {"HOME": str(tmp_path / "home")}
+        assert default_path("NODE-01", home) == f"{tmp_path}/home/.local/state/servicebus/NODE-01.journal"
+        xdg = {**home, "XDG_STATE_HOME": str(tmp_path / "state")}
+        assert default_path("a/../b", xdg) == f"{tmp_path}/state/servicebus/a%2F..%2Fb.journal"
+        systemd = {**xdg, "STATE_DIRECTORY": f"{tmp_path}/lib:{tmp_path}/other"}
+        assert default_path("NODE-01", systemd) == f"{tmp_path}/lib/NODE-01.journal"
+        assert stat.S_IMODE((tmp_path / "lib").stat().st_mode) == 0o700
+
+    def test_a_place_that_cannot_be_is_named_with_the_key_to_set(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("os.geteuid", lambda: 1000)
+        (tmp_path / "file").touch()
+        with pytest.raises(JournalUnavailable, match="Not a directory; say where with the key journal"):
+            default_path("NODE-01", {"HOME": str(tmp_path / "file")})

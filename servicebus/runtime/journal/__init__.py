@@ -3,10 +3,11 @@
 from servicebus.runtime.journal.interface import Journal, JournalUnavailable, Known, Release, Standing, Start
 from servicebus.runtime.journal.ledger import Limits
 from servicebus.runtime.journal.memory import MemoryJournal
-from servicebus.runtime.journal.opening import open_shared
+from servicebus.runtime.journal.opening import MEMORY, default_path, open_journal, open_shared
 from servicebus.runtime.journal.shared import SharedJournal
 
 __all__ = [
+    "MEMORY",
     "Journal",
     "JournalUnavailable",
     "Known",
@@ -16,5 +17,7 @@ __all__ = [
     "SharedJournal",
     "Standing",
     "Start",
+    "default_path",
+    "open_journal",
     "open_shared",
 ]

@@ -35,8 +35,8 @@ _BUCKET_BITS = 4
 
 _LINGER_S = 10
 """Rows stay in the log for so long after they were compacted: a worker that lags behind less than that reads on."""
-_GRACE_S = 600
-"""How much longer than asked for an id is remembered: clocks are set."""
+_GRACE_S = 3600
+"""How much longer than asked for an id is remembered: a clock that is set forward by mistake is set back again."""
 
 NOBODY = 0
 _NOTHING = (-1, 0, 0, 0)
@@ -192,7 +192,8 @@ class Ledger:
     def plan(self, now: int) -> Compaction:
         """What a compaction at *now* should do."""
         keep_from, early = self.answers.overdue(now)
-        lingering = (seq for seq, at in reversed(self._compactions) if at + _LINGER_S <= now)
+        # Not those of a moment ago; those "of the future" are from before the clock was set back.
+        lingering = (seq for seq, at in reversed(self._compactions) if not 0 <= now - at < _LINGER_S)
         expired_before = max(0, now - _GRACE_S)
         forget_before = max(expired_before, self._room_from())
         trim_to = next(lingering, self.trimmed)

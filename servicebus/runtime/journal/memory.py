@@ -130,7 +130,7 @@ class MemoryJournal(OneByOne):
     def _make_room(self) -> None:
         while self._ended:
             expires_at, id = self._ended[0]
-            is_over = expires_at <= self._now
+            is_over = expires_at < self._now
             if not is_over and len(self._entries) < self._max_ids:
                 return
             heapq.heappop(self._ended)

@@ -1,23 +1,75 @@
-"""Opening the journal of one machine."""
+"""Opening the journal that a configuration names."""
 
 from __future__ import annotations
 
 import logging
+import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import quote
 
-from servicebus.runtime.journal.interface import JournalUnavailable
+from servicebus.runtime.journal.interface import Journal, JournalUnavailable
 from servicebus.runtime.journal.ledger import Limits
 from servicebus.runtime.journal.log import Damaged
+from servicebus.runtime.journal.memory import MemoryJournal
 from servicebus.runtime.journal.owners import OwnerLock
 from servicebus.runtime.journal.shared import SharedJournal
 from servicebus.runtime.journal.sqlite_log import SqliteLog
 
 LOG = logging.getLogger(__name__)
 
-__all__ = ["open_shared"]
+__all__ = ["MEMORY", "default_path", "open_journal", "open_shared"]
+
+MEMORY = "memory"
 
 _PARTS = ("", "-wal", "-shm")
+
+
+def open_journal(where: str, node: str, limits: Limits | None = None) -> Journal:
+    """This worker's door to the journal of *node*, in the process that is going to use it.
+
+    Args:
+        where: ``memory`` (of this worker alone), the URL of a Redis server, or the path of a file.
+
+    Raises:
+        JournalUnavailable: it cannot be used; the text says why.
+    """
+    limits = limits or Limits()
+    if where == MEMORY:
+        return MemoryJournal(limits.max_entries, limits.max_answer_bytes, reply_keep_s=limits.reply_keep_s)
+    if "://" in where:
+        from servicebus.runtime.journal.redis_journal import open_redis
+
+        return open_redis(where, node, limits)
+    return open_shared(where, limits)
+
+
+def default_path(node: str, environment: Mapping[str, str]) -> str:
+    """Where the journal of *node* is kept if nobody says where; its folder is made, for this user alone.
+
+    The folder is systemd's (``STATE_DIRECTORY``), /var/lib/servicebus for root, or one in the user's home.
+
+    Raises:
+        JournalUnavailable: there is no such place.
+    """
+    folder = _state_folder(environment)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"the folder cannot be made: {error.strerror}; say where with the key journal"
+        raise JournalUnavailable(str(folder), reason) from error
+    return str(folder / f"{quote(node, safe='')}.journal")
+
+
+def _state_folder(environment: Mapping[str, str]) -> Path:
+    by_systemd = environment.get("STATE_DIRECTORY", "").partition(":")[0]
+    if by_systemd:
+        return Path(by_systemd)
+    if os.geteuid() == 0:
+        return Path("/var/lib/servicebus")
+    home = environment.get("HOME") or "/nonexistent"
+    return Path(environment.get("XDG_STATE_HOME") or f"{home}/.local/state") / "servicebus"
 
 
 def open_shared(path: str, limits: Limits | None = None, *, lock_wait_s: float = 1.0) -> SharedJournal:

@@ -22,7 +22,7 @@ __all__ = ["BEGIN", "FINISH", "RELEASE", "SWEEP"]
 
 _COMMON = """
 local prefix = KEYS[1]
-local GRACE = 600
+local GRACE = 3600
 
 local function outlive(key, expires, now)
     redis.call('EXPIRE', key, math.max(1, math.ceil(expires - now) + GRACE))

@@ -29,7 +29,7 @@ __all__ = ["SharedJournal"]
 
 _COMPACT_IDS = 4096
 _COMPACT_EVERY_S = 10
-_COMPACT_AGAIN_S = 5
+_COMPACT_AGAIN_S = 5.0
 """After one that failed."""
 _CHECKPOINT_EVERY_S = 5
 _REPORT_EVERY_S = 60.0
@@ -63,7 +63,7 @@ class SharedJournal(OneByOne):
         """What was given out as NEW and has not come back; the log may say that we have begun more than that."""
         self._dead: set[int] = set()
         self._large_answers = 0
-        self._not_before = 0
+        self._failed_at = -_COMPACT_AGAIN_S
         self._checkpointed_at = 0
         self._unreported = 0
         self._reported_at = -_REPORT_EVERY_S
@@ -127,9 +127,10 @@ class SharedJournal(OneByOne):
         if self._is_stale:
             self._refresh()
         self._catch_up()
-        if self._ledger.pending and now >= self._ledger.compacted_at + _COMPACT_EVERY_S:
+        # Further away in either direction: clocks are set back as well.
+        if self._ledger.pending and abs(now - self._ledger.compacted_at) >= _COMPACT_EVERY_S:
             self._compact(1)
-        if now >= self._checkpointed_at + _CHECKPOINT_EVERY_S:
+        if abs(now - self._checkpointed_at) >= _CHECKPOINT_EVERY_S:
             self._checkpointed_at = int(now)
             self._log.checkpoint_soon()
         self._report()
@@ -269,7 +270,7 @@ class SharedJournal(OneByOne):
 
     def _compact(self, at_least: int) -> None:
         """Save the state, if there is still so much to save. Fails without harm: the next one has more to do."""
-        if self._now < self._not_before:
+        if abs(self._now - self._failed_at) < _COMPACT_AGAIN_S:
             return
         try:
             with self._log.transaction():
@@ -286,14 +287,14 @@ class SharedJournal(OneByOne):
         except JournalUnavailable as error:
             # The ledger may know rows that were never written.
             self._is_stale = True
-            self._not_before = _seconds(self._now + _COMPACT_AGAIN_S)
+            self._failed_at = self._now
             LOG.warning("%s; it grows until this succeeds", error)
             return
         self._unreported += ledger.forgotten + ledger.forgotten_answers - forgotten
         self._log.checkpoint_soon()
 
     def _report(self) -> None:
-        if self._unreported and self._now >= self._reported_at + _REPORT_EVERY_S:
+        if self._unreported and abs(self._now - self._reported_at) >= _REPORT_EVERY_S:
             LOG.warning(
                 "the journal is too small: %d ids or answers were forgotten early, %d and %d in all",
                 self._unreported,

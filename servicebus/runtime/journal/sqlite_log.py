@@ -14,7 +14,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -110,7 +110,8 @@ class SqliteLog:
             self._retried(lambda: self._connection.execute("COMMIT"))
         finally:
             if self._connection.in_transaction:
-                self._connection.rollback()
+                with suppress(sqlite3.Error):  # of a full disk we have been told already
+                    self._connection.rollback()
 
     def save(self, seq: int, compaction: Compaction, changes: Changes, trimmed: int, totals: tuple[int, int]) -> None:
         try:
