@@ -5,15 +5,23 @@ Brokers come from the fixture ``brokers`` of servicebus.testing.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "fixtures"))
+
+# No time limit for an example: a busy machine is no defect of the code. Under CI hypothesis does the same by itself, and
+# takes the same examples each time; at home it looks for new ones.
+if "CI" not in os.environ:
+    hypothesis.settings.register_profile("home", deadline=None)
+    hypothesis.settings.load_profile("home")
 
 if TYPE_CHECKING:
     from agents import Agent
