@@ -17,8 +17,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "fixtures"))
 
-# No time limit for an example: a busy machine is no defect of the code. Under CI hypothesis does so by itself, and takes
-# the same examples each time; at home it looks for new ones.
+# No time limit for an example: a busy machine is no defect of the code. Under CI hypothesis does so by itself, and
+# takes the same examples each time; at home it looks for new ones.
 if "CI" not in os.environ:
     hypothesis.settings.register_profile("home", deadline=None)
     hypothesis.settings.load_profile("home")
