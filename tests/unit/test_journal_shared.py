@@ -50,14 +50,14 @@ def open_journal(path: Path) -> Iterator[Open]:
 
 def before_its_next_row(journal: SharedJournal, act: Callable[[], object]) -> None:
     """Have somebody else *act* after *journal* has looked and before its row is written: the tightest race there is."""
-    append = journal._log.append
+    append = journal._replica.log.append
 
     def act_first(kind: int, data: bytes) -> int:
-        journal._log.append = append  # type: ignore[method-assign]
+        journal._replica.log.append = append  # type: ignore[method-assign]
         act()
         return append(kind, data)
 
-    journal._log.append = act_first  # type: ignore[method-assign]
+    journal._replica.log.append = act_first  # type: ignore[method-assign]
 
 
 class TestTogether:
@@ -138,22 +138,25 @@ class TestTogether:
             worker.tick(NOW + count)
         for worker in (self.ours, self.other, self.third):
             worker.tick(NOW + 400)
-        states = [(worker._ledger._chunks, worker._ledger.entries) for worker in (self.ours, self.other, self.third)]
-        assert states[0] == states[1] == states[2] == (_reopened(self.ours)._ledger._chunks, states[0][1])
+        states = [
+            (worker._replica.ledger._chunks, worker._replica.ledger.entries)
+            for worker in (self.ours, self.other, self.third)
+        ]
+        assert states[0] == states[1] == states[2] == (_reopened(self.ours)._replica.ledger._chunks, states[0][1])
 
     def test_a_compaction_that_has_to_wait_too_long_is_tried_again(self, caplog: pytest.LogCaptureFixture) -> None:
         begin(self.ours, 1, 2)
         finish(self.ours, 1)
-        with self.other._log.transaction():
+        with self.other._replica.log.transaction():
             self.ours.tick(NOW + 100)
         assert "has kept it locked" in caplog.text
         assert standings(self.ours, 1, 2) == [Standing.FINISHED, Standing.RUNNING]
         self.ours.tick(NOW + 106)
-        assert self.ours._ledger.pending == 0
+        assert self.ours._replica.ledger.pending == 0
 
 
 def _reopened(journal: SharedJournal) -> SharedJournal:
-    journal._ledger = journal._load()
+    journal._replica.ledger = journal._replica.load()
     return journal
 
 
