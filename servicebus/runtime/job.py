@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from servicebus.transport.interface import Delivery
@@ -10,7 +11,13 @@ from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import Fault
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from servicebus.runtime.dialect import Dialect
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +62,54 @@ class Incoming:
 class Job:
     """One admitted request. Claims belong to the I/O thread; the service's thread reads the rest."""
 
-    __slots__ = ("claims", "deadline", "dialect", "incoming")
+    __slots__ = ("attempts", "claims", "deadline", "dialect", "incoming", "is_cancelled", "started")
 
     def __init__(self, incoming: Incoming, dialect: Dialect, claim: Claim, deadline: float | None):
         self.incoming = incoming
         self.dialect = dialect
         self.claims = [claim]
         self.deadline = deadline
+        self.attempts = 1
+        """Which attempt this is, counted from 1; more than 1 for a message that is tried again."""
+        self.is_cancelled = False
+        """Its caller has given up. Set by the I/O thread, read by the service's."""
+        self.started: Callable[[], None] = _nothing
+        """The service's thread calls this immediately before it runs the service: from here on it may have had effects."""
 
     def __repr__(self) -> str:
         return f"<Job {self.incoming.kind.value} {self.incoming.id} for {self.incoming.key}>"
 
 
+class Verdict(Enum):
+    """What is to become of a job after its service has left it."""
+
+    DONE = "done"
+    FAILED = "failed"
+    """The service raised: a message is tried again by its service's ladder, a caller is told."""
+    RETRY = "retry"
+    """The service asks for another attempt of this message."""
+    REJECTED = "rejected"
+    """The service wants this message among the dead letters, at once."""
+    REQUEUE = "requeue"
+    """The service cannot take this message now; it is no attempt."""
+    NOT_RUN = "not run"
+    """The service was not called: expired, cancelled, or its params are no JSON."""
+
+
 @dataclass(slots=True)
 class Outcome:
-    """What a service made of a job: reply bytes for a call, or the fault that sends a message to the dead letters."""
+    """What a service made of a job: reply bytes for a call; for a message the fault, if there was one."""
 
     job: Job
     reply: bytes | None = None
     fault: Fault | None = None
-    has_run: bool = True
+    verdict: Verdict = Verdict.DONE
+    retry_after_s: float | None = None
+    """With RETRY: when; None for what the service's ladder says."""
+
+    @property
+    def has_run(self) -> bool:
+        return self.verdict is not Verdict.NOT_RUN
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from servicebus.endpoints import Event, Request, Response
 from servicebus.errors import EnvelopeError
-from servicebus.runtime.job import Job, Outcome
+from servicebus.runtime.job import Job, Outcome, Verdict
 from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import Fault, fault_from_exception
 from servicebus.wire.xmlcodec import decode_json
@@ -30,6 +30,10 @@ class Service:
     name: str
     instance: Any
     threads: int = 1
+    idempotent: bool = False
+    """A call that was interrupted by its worker's death may be run again."""
+    ladder: tuple[float, ...] | None = None
+    """Seconds before each further attempt at a message; None for the configuration's ``retry_ladder``."""
 
     @property
     def key(self) -> str:
@@ -121,11 +125,11 @@ class ServiceThread:
 
     def _outcome(self, job: Job) -> Outcome:
         if job.deadline is not None and time.monotonic() > job.deadline:
-            return self._failed(job, Fault("expired", "the deadline passed before it was run"), has_run=False)
+            return self._failed(job, Fault("expired", "the deadline passed before it was run"), Verdict.NOT_RUN)
         try:
             params = decode_json(job.incoming.raw_params)
         except EnvelopeError as error:
-            return self._failed(job, Fault("refused", f"{error.reason}: {error.detail}"), has_run=False)
+            return self._failed(job, Fault("refused", f"{error.reason}: {error.detail}"), Verdict.NOT_RUN)
         try:
             return self._execute(job, params)
         # Whatever the user's code raises is the caller's to know and ends nothing here. SystemExit too: it would end
@@ -142,6 +146,7 @@ class ServiceThread:
         request = Request(event, job.deadline, self._make_sender)
         # As in 2.x each request gets a shallow copy, so that attributes set on self do not leak into the next one.
         instance = copy.copy(self.service.instance)
+        job.started()
         if incoming.kind is Kind.MESSAGE:
             instance.on_message(request)
             return Outcome(job)
@@ -149,9 +154,9 @@ class ServiceThread:
         instance.on_call(request, response)
         return Outcome(job, job.dialect.write_result(incoming, response.value))
 
-    def _failed(self, job: Job, fault: Fault, *, has_run: bool = True) -> Outcome:
+    def _failed(self, job: Job, fault: Fault, verdict: Verdict = Verdict.FAILED) -> Outcome:
         reply = job.dialect.write_fault(job.incoming, fault) if job.incoming.kind is Kind.CALL else None
-        return Outcome(job, reply, fault, has_run)
+        return Outcome(job, reply, fault, verdict)
 
 
 _BACKGROUND_THREADS = 16

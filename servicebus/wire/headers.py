@@ -1,0 +1,35 @@
+"""The AMQP headers that the bus puts on stored messages. The envelope inside is never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+DUE = "x-servicebus-due"
+"""Unix milliseconds before which a delayed message is not run."""
+ATTEMPTS = "x-servicebus-attempts"
+"""How often it was run, on any machine, and failed."""
+FIRST = "x-servicebus-first"
+"""Unix seconds of the first attempt."""
+
+# Of dead letters only:
+REASON = "x-servicebus-reason"
+DETAIL = "x-servicebus-detail"
+TRACE = "x-servicebus-trace"
+HOST = "x-servicebus-host"
+"""The broker that it came from."""
+TIME = "x-servicebus-time"
+"""Unix seconds of the last attempt, or of the refusal."""
+
+_ALL = (DUE, ATTEMPTS, FIRST, REASON, DETAIL, TRACE, HOST, TIME)
+
+
+def as_sent(headers: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the sender put there: without ours, and without the broker's own, which it refuses when published again."""
+    return {name: value for name, value in (headers or {}).items() if name not in _ALL and not name.startswith("x-")}
+
+
+def number(headers: Mapping[str, Any] | None, name: str) -> int:
+    """A header that is a count or a time; 0 if it is missing or no number, since anybody may have written it."""
+    value = (headers or {}).get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
