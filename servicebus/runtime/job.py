@@ -74,7 +74,7 @@ class Job:
         self.is_cancelled = False
         """Its caller has given up. Set by the I/O thread, read by the service's."""
         self.started: Callable[[], None] = _nothing
-        """The service's thread calls this immediately before it runs the service: from here on it may have had effects."""
+        """To be called immediately before the service is run: from here on it may have had effects."""
 
     def __repr__(self) -> str:
         return f"<Job {self.incoming.kind.value} {self.incoming.id} for {self.incoming.key}>"
