@@ -7,12 +7,16 @@ handles in ``setup()``, which runs in the service's own thread after the fork.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Event", "MessageService", "Request", "Response", "RpcService"]
+__all__ = ["Event", "MessageService", "Request", "Response", "RpcService", "current_request"]
+
+_serving = threading.local()
+"""``request``: what the thread is running. Set and cleared around each execution by the service's thread."""
 
 
 class RpcService:
@@ -107,3 +111,8 @@ class Response:
         if not self.is_sent:
             self.is_sent = True
             self.value = value
+
+
+def current_request() -> Request | None:
+    """The request that the calling thread is serving, None outside of a service's thread."""
+    return getattr(_serving, "request", None)
