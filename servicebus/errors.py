@@ -19,6 +19,7 @@ __all__ = [
     "ConnectFailed",
     "ConnectionLost",
     "EnvelopeError",
+    "JournalUnavailable",
     "LifecycleError",
     "NoBrokerAvailable",
     "NodeUnavailable",
@@ -74,6 +75,17 @@ class LifecycleError(ServiceBusError):
         super().__init__(f"{event} is not possible while {state}")
         self.state = state
         self.event = event
+
+
+class JournalUnavailable(ServiceBusError):
+    """Raised when the journal can be neither asked nor told now; nothing has changed, and asking again may work."""
+
+    def __init__(self, where: str, reason: str, *, holder: int | None = None):
+        super().__init__(f"journal {where}: {reason}")
+        self.where = where
+        self.reason = reason
+        self.holder = holder
+        """The process that keeps it locked, where that is the reason and it is known."""
 
 
 class EnvelopeError(ServiceBusError):

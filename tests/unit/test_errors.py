@@ -29,6 +29,11 @@ EXAMPLES: list[tuple[ServiceBusError, dict[str, object], str]] = [
         "start is not possible while closed",
     ),
     (
+        errors.JournalUnavailable("/run/n.journal", "process 4711 has kept it locked for 1 s", holder=4711),
+        {"where": "/run/n.journal", "reason": "process 4711 has kept it locked for 1 s", "holder": 4711},
+        "journal /run/n.journal: process 4711 has kept it locked for 1 s",
+    ),
+    (
         errors.EnvelopeError("too-deep", "257 levels"),
         {"reason": "too-deep", "detail": "257 levels"},
         "too-deep: 257 levels",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
-from servicebus.errors import ServiceBusError
+from servicebus.errors import JournalUnavailable
 
 __all__ = ["Journal", "JournalUnavailable", "Known", "OneByOne", "Release", "Standing", "Start"]
 
@@ -50,17 +50,6 @@ class Known(NamedTuple):
     """How many of those ended with the death of their worker."""
 
 
-class JournalUnavailable(ServiceBusError):
-    """Raised when the journal can be neither asked nor told now; nothing has changed, and asking again may work."""
-
-    def __init__(self, where: str, reason: str, *, holder: int | None = None):
-        super().__init__(f"journal {where}: {reason}")
-        self.where = where
-        self.reason = reason
-        self.holder = holder
-        """The process that keeps it locked, where that is the reason and it is known."""
-
-
 class Journal(Protocol):
     """Belongs to one worker's I/O thread, and to the process that opened it: it does not survive a fork.
 
@@ -84,6 +73,14 @@ class Journal(Protocol):
     def release_many(self, ids: Sequence[str], why: Release) -> None:
         """These ids, begun by the caller, may come again. Others are passed over."""
 
+    def starter(self, id: str) -> Callable[[], None]:
+        """What the thread that serves *id*, which is the caller's, has to call just before the user's code begins.
+
+        Of an id that was begun and whose starter was not called, a journal may know after the worker's death that it
+        only waited: then it is NEW to the next who asks, as if this begin had not been. For any thread, once; the
+        starter itself never raises.
+        """
+
     def tick(self, now: float) -> None:
         """Housekeeping. Once a second, also when nothing is to be done: it tells others that we live."""
 
@@ -104,7 +101,7 @@ class Journal(Protocol):
 
 
 class OneByOne:
-    """The three short forms, in terms of the long ones."""
+    """The three short forms, in terms of the long ones; and what is begun counts as started."""
 
     _now = 0.0
     """The time last heard of."""
@@ -118,6 +115,9 @@ class OneByOne:
     def release_many(self, ids: Sequence[str], why: Release) -> None:
         raise NotImplementedError
 
+    def starter(self, id: str) -> Callable[[], None]:
+        return _do_nothing
+
     def begin(self, id: str, now: float, expires_at: float) -> tuple[Standing, bytes | None]:
         known = self.begin_many([Start(id, expires_at)], now)[0]
         return known.standing, known.answer
@@ -127,3 +127,7 @@ class OneByOne:
 
     def forget(self, id: str) -> None:
         self.release_many([id], Release.NOT_RUN)
+
+
+def _do_nothing() -> None:
+    pass
