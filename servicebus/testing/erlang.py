@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import IO, cast
 
-__all__ = ["RESET", "ErlangShell"]
+__all__ = ["LIFT_ALARM", "RESET", "ErlangShell"]
 
 # Reads one expression per line, prints the value on one line. The end of its input, which is also our death, ends it.
 _LOOP = (
@@ -17,6 +17,9 @@ _LOOP = (
     'io:format("~0p~n", [Answer]), Self(Self) end end, Loop(Loop).'
 )
 
+LIFT_ALARM = "vm_memory_monitor:set_vm_memory_high_watermark(0.4), ok."
+"""The broker's usual limit of memory again, if a test has lowered it."""
+
 RESET = (
     '[rabbit_vhost:delete(V, <<"reset">>) || V <- rabbit_vhost:list_names()], '
     '[rabbit_auth_backend_internal:delete_user(proplists:get_value(user, U), <<"reset">>)'
@@ -24,7 +27,7 @@ RESET = (
     'rabbit_vhost:add(<<"/">>, <<"reset">>), '
     "rabbit_auth_backend_internal:set_permissions"
     '(<<"guest">>, <<"/">>, <<".*">>, <<".*">>, <<".*">>, <<"reset">>), '
-    "vm_memory_monitor:set_vm_memory_high_watermark(0.4), ok."
+    f"{LIFT_ALARM}"
 )
 """Makes a broker as new: removes every virtual host with all that is in it (its connections are closed) and every user
 but guest, then makes ``/`` again. Takes about 30 ms."""

@@ -6,13 +6,14 @@ import contextlib
 import json
 import os
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
 
 from servicebus.testing.ports import LOOPBACK, free_ports
 from servicebus.testing.processes import MARK, marked_processes
 from servicebus.testing.program import make_lean_home
 
-__all__ = ["NodeFolder"]
+__all__ = ["Family", "NodeFolder", "make_erlang_home"]
 
 _FIRST_ERRORS = 12
 _LAST_LINES = 12
@@ -21,13 +22,26 @@ _LOOPBACK_ONLY = "-kernel inet_dist_use_interface {127,0,0,1}"
 _SERVER_ARGUMENTS = f"+S 2:2 +SDcpu 1:1 +SDio 2 {_LOOPBACK_ONLY}"
 
 
+@dataclass(frozen=True)
+class Family:
+    """What the members of one cluster share: the Erlang cookie in *home*, and an epmd that finds them by their names."""
+
+    home: Path
+    epmd_port: int
+    settings: str = ""
+    """More terms of the application ``rabbit`` for its ``advanced.config``, each with a comma in front."""
+    server_arguments: str = ""
+
+
 class NodeFolder:
     """Paths, ports and environment of one node. The ports are chosen once and remembered in ``node.json``."""
 
-    def __init__(self, path: Path, node_name: str, host: str = LOOPBACK):
+    def __init__(self, path: Path, node_name: str, host: str = LOOPBACK, family: Family | None = None):
         self.path = path.absolute()
         self.node_name = node_name
         self.host = host
+        self.family = family
+        self.home = family.home if family else self.path / "home"
         self.pid = 0
         """The pid of the broker as far as this folder knows; 0 if it has none."""
         self._load()
@@ -38,15 +52,13 @@ class NodeFolder:
 
     def prepare(self, server_script: Path, rabbitmq_conf: str) -> None:
         """Write what the broker reads at its start."""
-        (self.path / "home").mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.path.mkdir(parents=True, exist_ok=True)
         self.log_path.parent.mkdir(exist_ok=True)
-        cookie = self.path / "home" / ".erlang.cookie"
-        if not cookie.exists():
-            cookie.write_text(secrets.token_hex(16))
-            cookie.chmod(0o400)
+        make_erlang_home(self.home)
         (self.path / "enabled_plugins").write_text("[].\n")
-        listener = f'[{{rabbit, [{{tcp_listeners, [{{"{self.host}", {self.port}}}]}}]}}].\n'
-        (self.path / "advanced.config").write_text(listener)
+        listener = f'{{tcp_listeners, [{{"{self.host}", {self.port}}}]}}'
+        more = self.family.settings if self.family else ""
+        (self.path / "advanced.config").write_text(f"[{{rabbit, [{listener}{more}]}}].\n")
         # Without this file the broker starts a little faster: it need not be translated.
         if rabbitmq_conf:
             (self.path / "rabbitmq.conf").write_text(rabbitmq_conf.rstrip() + "\n")
@@ -60,9 +72,10 @@ class NodeFolder:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("RABBITMQ_", "ERL_"))}
         inherited.pop("NOTIFY_SOCKET", None)
         folder = str(self.path)
+        more = self.family.server_arguments if self.family else ""
         own = {
             MARK: folder,
-            "HOME": f"{folder}/home",
+            "HOME": str(self.home),
             "ERL_EPMD_PORT": str(self.epmd_port),
             "ERL_EPMD_ADDRESS": LOOPBACK,
             "ERL_CRASH_DUMP_SECONDS": "0",
@@ -80,7 +93,7 @@ class NodeFolder:
             "RABBITMQ_LOG_BASE": f"{folder}/log",
             "RABBITMQ_LOGS": str(self.log_path),
             "RABBITMQ_PID_FILE": f"{folder}/rabbitmq.pid",
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": _SERVER_ARGUMENTS,
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": _SERVER_ARGUMENTS + (f" {more}" if more else ""),
             "RABBITMQ_CTL_ERL_ARGS": _LOOPBACK_ONLY,
             # The script then replaces itself by the Erlang machine: our child is the broker, not a shell around it.
             "RUNNING_UNDER_SYSTEMD": "true",
@@ -108,10 +121,21 @@ class NodeFolder:
             known = json.loads((self.path / "node.json").read_text())
         except FileNotFoundError:
             self.port, self.epmd_port, self.dist_port = free_ports(3)
+            if self.family:
+                self.epmd_port = self.family.epmd_port
             return
         self.port, self.epmd_port, self.dist_port = known["port"], known["epmd_port"], known["dist_port"]
         # A pid of long ago may be somebody else's by now.
         self.pid = known["pid"] if known["pid"] in marked_processes(self.path) else 0
+
+
+def make_erlang_home(home: Path) -> None:
+    """Make the folder with the cookie that lets Erlang nodes, and nobody else, talk to each other."""
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    cookie = home / ".erlang.cookie"
+    if not cookie.exists():
+        cookie.write_text(secrets.token_hex(16))
+        cookie.chmod(0o400)
 
 
 def _telling(lines: list[str]) -> list[str]:

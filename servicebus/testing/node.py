@@ -16,7 +16,7 @@ from pathlib import Path
 
 from servicebus.errors import LifecycleError, ServiceBusError
 from servicebus.testing.erlang import RESET, ErlangShell
-from servicebus.testing.layout import NodeFolder
+from servicebus.testing.layout import Family, NodeFolder
 from servicebus.testing.ports import LOOPBACK
 from servicebus.testing.processes import end_marked, is_alive, is_frozen, wait_dead
 from servicebus.testing.program import find_broker_program, find_epmd
@@ -46,17 +46,25 @@ class Broker:
     each returns when the thing is done.
     """
 
-    def __init__(self, folder: Path, name: str, rabbitmq_conf: str = "", host: str = LOOPBACK):
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        rabbitmq_conf: str = "",
+        host: str = LOOPBACK,
+        family: Family | None = None,
+    ):
         """A broker whose things lie in *folder*: that of an earlier one if there are any, else made by `launch`.
 
         Args:
             rabbitmq_conf: lines for its ``rabbitmq.conf``.
             host: the IPv4 address of this machine, or of a network namespace, that it listens on. Elsewhere than on
                 loopback it lets guest in only with ``loopback_users = none``.
+            family: for a member of a cluster; see `cluster`.
         """
         self.name = name
         self.host = host
-        self._folder = NodeFolder(folder, f"servicebus-{name}@localhost", host)
+        self._folder = NodeFolder(folder, f"servicebus-{name}@localhost", host, family)
         self._rabbitmq_conf = rabbitmq_conf
         self._children: list[subprocess.Popen[bytes]] = []
         self._shell: ErlangShell | None = None
@@ -67,6 +75,11 @@ class Broker:
     @property
     def folder(self) -> Path:
         return self._folder.path
+
+    @property
+    def node_name(self) -> str:
+        """What Erlang calls it."""
+        return self._folder.node_name
 
     @property
     def port(self) -> int:
@@ -115,7 +128,8 @@ class Broker:
         script, epmd = find_broker_program(), find_epmd()
         self._end_leftovers()
         self._folder.prepare(script, self._rabbitmq_conf)
-        self._spawn([str(epmd), "-port", str(self._folder.epmd_port), "-address", LOOPBACK], "epmd.out")
+        if self._folder.family is None:
+            self._spawn([str(epmd), "-port", str(self._folder.epmd_port), "-address", LOOPBACK], "epmd.out")
         self._folder.save_pid(self._spawn([str(script)], "start.out").pid)
 
     def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:

@@ -1,4 +1,4 @@
-"""The pytest plug-in: a fixture that gives real brokers. pytest finds it by the package's entry point."""
+"""The pytest plug-in: fixtures that give real brokers. pytest finds it by the package's entry point."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from servicebus.testing.cluster import Cluster, cluster
 from servicebus.testing.node import Broker
 from servicebus.testing.pool import BrokerPool
 
-__all__ = ["broker_pool", "brokers", "pytest_configure"]
+__all__ = ["broker_cluster", "broker_pool", "brokers", "cluster_of_module", "pytest_configure"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,3 +35,17 @@ def brokers(request: pytest.FixtureRequest, broker_pool: BrokerPool) -> list[Bro
     marker = request.node.get_closest_marker("brokers")
     count = marker.kwargs.get("count", *marker.args) if marker else 2
     return broker_pool.heal(count)
+
+
+@pytest.fixture(scope="module")
+def cluster_of_module() -> Iterator[Cluster]:
+    """The cluster behind `broker_cluster`; a module's only, because it is three more brokers on the machine."""
+    with cluster() as made:
+        yield made
+
+
+@pytest.fixture
+def broker_cluster(cluster_of_module: Cluster) -> Cluster:
+    """A running cluster of three members, as new before each test."""
+    cluster_of_module.heal()
+    return cluster_of_module

@@ -15,7 +15,7 @@ from pathlib import Path
 import servicebus
 from servicebus.testing.node import Broker
 
-__all__ = ["BrokerPool", "brokers", "launch_all"]
+__all__ = ["BrokerPool", "brokers", "launch_all", "start_guard"]
 
 
 @contextmanager
@@ -53,7 +53,7 @@ class BrokerPool:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._rabbitmq_conf = rabbitmq_conf
         self._brokers: list[Broker] = []
-        self._guard = _start_guard(self.folder, keeps_data=self._keeps_data)
+        self._guard = start_guard(self.folder, keeps_data=self._keeps_data)
 
     def take(self, count: int) -> list[Broker]:
         """The first *count* brokers, those that are new started together; others are given as they are."""
@@ -99,7 +99,8 @@ def launch_all(down: Sequence[Broker]) -> None:
         raise
 
 
-def _start_guard(folder: Path, *, keeps_data: bool) -> subprocess.Popen[bytes]:
+def start_guard(folder: Path, *, keeps_data: bool) -> subprocess.Popen[bytes]:
+    """A process that ends what belongs to *folder* when this one dies without doing so."""
     root = str(Path(servicebus.__file__).parent.parent)
     search_path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     return subprocess.Popen(
