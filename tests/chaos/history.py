@@ -1,0 +1,227 @@
+"""The history of a run: what every process saw, one line of JSON for each event, in a file of its own.
+
+This is what the programs of the rig write and what the checker reads; nothing else passes between them. It needs
+nothing but the standard library, so that programs of py-servicebus 2.19 write the same history (``import history``).
+
+Rules for those who write:
+
+* ``t`` is ``time.monotonic()``: CLOCK_MONOTONIC, one clock for all processes of a machine, which nobody sets.
+* A record is one ``write()`` to a file opened with O_APPEND, before the next step is taken. kill -9 costs a process the
+  record it had not written yet, and never half of the file. About 5 us each; nothing is buffered.
+* Cause before effect: ``invoked`` before the Sender is asked, ``started`` before the work, ``finished`` after the work
+  and before the service returns. What has a moment of its own (``confirmed``, ``replied``) is given it as *t*.
+* An operation is known by its ``op``, a number unique in the run, which travels in the params; ``id`` is the id on the
+  wire where the writer knows it. A repetition by the bus keeps both. A program that sends again sends a new op.
+* A process that ends as it should writes ``ended`` last. Without it, it was killed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["History", "HistoryError", "Record", "answer", "files", "op_number", "read", "read_file", "sender_of"]
+
+Record = dict[str, Any]
+
+_OPS_PER_SENDER = 100_000_000
+_encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
+
+
+def op_number(sender: int, count: int) -> int:
+    """The op of the *count*-th operation of sender process *sender*, which counts from 1 and is not used again in a run."""
+    return sender * _OPS_PER_SENDER + count
+
+
+def sender_of(op: int) -> int:
+    return op // _OPS_PER_SENDER
+
+
+def answer(op: int) -> str:
+    """What the service of the rig answers to *op*: nobody can have it from another call's reply."""
+    return hashlib.blake2b(b"%d" % op, digest_size=8).hexdigest()
+
+
+class History:
+    """Writes the history of this process to a file of its own in *folder*; for any thread, and goes through a fork.
+
+    Args:
+        folder: of this run, the same for all processes.
+        role: ``sender``, ``worker``, ``log``, ``faults``, ``health``, ``rig``; the checker does not read it, people do.
+        name: which of them, for people.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], role: str, name: str = ""):
+        self._folder = Path(folder)
+        self._role = role
+        self._name = name
+        self._pid = 0
+        self._fd = -1
+        self._lock = threading.Lock()
+
+    def record(self, what: str, t: float | None = None, **fields: Any) -> None:
+        """Append one record; *t* is now, if it is not given."""
+        now = time.monotonic() if t is None else t
+        if self._pid != os.getpid():
+            self._open()
+        os.write(self._fd, (_encode({"t": round(now, 6), "what": what, **fields}) + "\n").encode())
+
+    def _open(self) -> None:
+        with self._lock:
+            pid = os.getpid()
+            if self._pid == pid:
+                return
+            now = time.monotonic()
+            path = self._folder / f"{self._role}-{self._name or 'x'}-{pid}-{now * 1000:.0f}.jsonl"
+            # Not closed: after a fork it is the parent's file, and threads may stand between the test and the write.
+            self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            begin = {"t": round(now, 6), "what": "begin", "role": self._role, "name": self._name, "pid": pid}
+            os.write(self._fd, (_encode(begin) + "\n").encode())
+            self._pid = pid
+
+    def ended(self) -> None:
+        """This process ends as it should: nothing of it was cut short. Its last record."""
+        self.record("ended")
+
+    # -- senders -------------------------------------------------------------------------------------------------
+
+    def invoked(
+        self,
+        op: int,
+        kind: str,
+        target: str,
+        deadline: float | None = None,
+        *,
+        idempotent: bool = False,
+    ) -> None:
+        """The next step is to ask the Sender. *kind* is ``call`` or ``message``; *deadline* on the monotonic clock."""
+        more: dict[str, Any] = {"idempotent": True} if idempotent else {}
+        if deadline is not None:
+            more["deadline"] = round(deadline, 6)
+        self.record("invoked", op=op, kind=kind, target=target, **more)
+
+    def confirmed(self, op: int, id: object, *, outbox: bool = False, t: float | None = None) -> None:
+        """``send()`` has returned: a broker has the message, or the *outbox* on disk has it."""
+        self.record("confirmed", t, op=op, id=str(id), **({"outbox": True} if outbox else {}))
+
+    def sent(self, op: int, id: object = "", *, t: float | None = None) -> None:
+        """``send()`` has returned and promises nothing: py-servicebus 2.19, which knows no confirms."""
+        self.record("sent", t, op=op, id=str(id))
+
+    def refused(self, op: int, error: BaseException, *, t: float | None = None) -> None:
+        """``send()`` has raised: the message was not taken, or nobody knows (SendUnconfirmed)."""
+        self.record("refused", t, op=op, error=type(error).__name__, text=str(error)[:300])
+
+    def expired(self, op: int, *, t: float | None = None) -> None:
+        """A message that the outbox had taken was given up by its own expiry, and its sender was told so."""
+        self.record("expired", t, op=op)
+
+    def replied(self, op: int, id: object, right: bool, *, t: float) -> None:
+        """``call()`` has returned at *t*; *right*: its value was ``answer(op)``."""
+        self.record("replied", t, op=op, id=str(id), outcome="ok", right=right)
+
+    def failed(self, op: int, error: BaseException, *, fault: bool = False, t: float) -> None:
+        """``call()`` has raised at *t*; *fault*: what the service itself raised (RemoteError)."""
+        outcome = "fault" if fault else "error"
+        self.record("replied", t, op=op, outcome=outcome, error=type(error).__name__, text=str(error)[:300])
+
+    # -- workers of agents ---------------------------------------------------------------------------------------
+
+    def started(self, op: int, id: object, attempt: int | None = None) -> None:
+        """The service was entered with *op*. Written before anything is done. *attempt* as the bus counts, from 1."""
+        self.record("started", op=op, id=str(id), attempt=attempt, pid=os.getpid())
+
+    def finished(self, op: int, id: object, attempt: int | None = None, *, verdict: str = "done") -> None:
+        """The work is done and the service is about to return, or to raise.
+
+        *verdict*: ``done``, or how it is left: ``failed`` (raises), ``retry``, ``reject``, ``requeue``, ``cancelled``.
+        """
+        self.record("finished", op=op, id=str(id), attempt=attempt, pid=os.getpid(), verdict=verdict)
+
+    def forged(self, what_came: str) -> None:
+        """A service was given something that was forged; it must never come to this."""
+        self.record("forged", came=what_came[:300])
+
+    def dead(self, op: int, id: object, reason: str, attempts: int | None = None) -> None:
+        """Found among the dead letters, when the run was over."""
+        self.record("dead", op=op, id=str(id), reason=reason[:300], attempts=attempts)
+
+    # -- faults --------------------------------------------------------------------------------------------------
+
+    def fault_begin(self, number: int, kind: str, target: str, **facts: Any) -> None:
+        """Fault *number* of the schedule (its index for the seed) is applied now, by the next step."""
+        self.record("fault-begin", number=number, kind=kind, target=target, **facts)
+
+    def fault_end(self, number: int, kind: str, target: str, **facts: Any) -> None:
+        """It is taken back, or was over in a moment (kill -9)."""
+        self.record("fault-end", number=number, kind=kind, target=target, **facts)
+
+    def stall(self, seconds: float) -> None:
+        """The machine itself gave no processor for *seconds* before now: a thread that only sleeps woke up late.
+
+        To be written by a process that has nothing else to do (not by a sender: its own slowness is no excuse).
+        """
+        self.record("stall", seconds=round(seconds, 6))
+
+    # -- health --------------------------------------------------------------------------------------------------
+
+    def health(self, target: str, green: bool, consumers: int | None) -> None:
+        """What the agent's health says of *target* (an agent and a host), and who really consumes there.
+
+        *consumers*: 0 when the broker cannot be asked because it is down or frozen; None when the poller does not know.
+        """
+        self.record("health", target=target, green=green, consumers=consumers)
+
+    # -- log records ---------------------------------------------------------------------------------------------
+
+    def log_sent(self, source: str, count: int) -> None:
+        """*source* has logged *count* records so far (the last of these counts)."""
+        self.record("log-sent", source=source, count=count)
+
+    def log_written(self, source: str, count: int) -> None:
+        """So many records of *source* stand in the log server's files, at the end."""
+        self.record("log-written", source=source, count=count)
+
+    def log_lost(self, source: str, count: int) -> None:
+        """So many records of *source* were counted as lost, by the server or by the process that logged them."""
+        self.record("log-lost", source=source, count=count)
+
+    # -- resources -----------------------------------------------------------------------------------------------
+
+    def base(self, counts: Mapping[str, int]) -> None:
+        """What is in use before the load: sockets, threads, processes, queues (any names, the same as at the end)."""
+        self.record("base", counts=dict(counts))
+
+    def end(self, counts: Mapping[str, int], lengths: Mapping[str, int]) -> None:
+        """The same when all is over and settled, and the length of every queue and outbox (dead letters taken out)."""
+        self.record("end", counts=dict(counts), lengths=dict(lengths))
+
+
+class HistoryError(Exception):
+    """Raised when a history cannot be read, at other places than a torn last line."""
+
+
+def files(folder: str | os.PathLike[str]) -> list[Path]:
+    return sorted(Path(folder).glob("*.jsonl"))
+
+
+def read_file(path: Path) -> Iterator[Record]:
+    """The records of one process in the order in which it wrote them. A torn last line is left out."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                yield json.loads(line)
+            except ValueError:
+                if line.endswith(b"\n"):
+                    raise HistoryError(f"{path.name}:{number} is no record: {line[:200]!r}") from None
+
+
+def read(folder: str | os.PathLike[str]) -> Iterable[tuple[str, Iterator[Record]]]:
+    """Each process's name and its records, process by process."""
+    return ((path.stem, read_file(path)) for path in files(folder))
