@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pika import spec
+
 from servicebus.transport.interface import Delivery, Step
 
 
@@ -50,6 +52,26 @@ def bind_queue(queue: str, exchange: str, routing_key: str) -> Step:
     return step
 
 
+def unbind_queue(queue: str, exchange: str, routing_key: str) -> Step:
+    """Fine if there is no such binding."""
+
+    def step(channel: Any, on_done: Callable[[Any], None]) -> None:
+        channel.raw.queue_unbind(queue, exchange, routing_key, callback=on_done)
+
+    return step
+
+
+def delete_queue(queue: str, *, if_unused: bool = False, if_empty: bool = False) -> Step:
+    """Answers with the number of messages that went with it; fine if there is no such queue."""
+
+    def step(channel: Any, on_done: Callable[[Any], None]) -> None:
+        channel.raw.queue_delete(
+            queue, if_unused=if_unused, if_empty=if_empty, callback=lambda frame: on_done(frame.method.message_count)
+        )
+
+    return step
+
+
 def set_prefetch(count: int) -> Step:
     """Unacknowledged deliveries per consumer of this channel. Always asks the broker something, so also a ping."""
 
@@ -66,20 +88,7 @@ def consume(
 
     def step(channel: Any, on_done: Callable[[Any], None]) -> None:
         def delivered(_channel: Any, method: Any, properties: Any, body: bytes) -> None:
-            on_delivery(
-                Delivery(
-                    channel,
-                    method.delivery_tag,
-                    body,
-                    redelivered=method.redelivered,
-                    routing_key=method.routing_key,
-                    correlation_id=properties.correlation_id,
-                    reply_to=properties.reply_to,
-                    message_id=properties.message_id,
-                    content_type=properties.content_type,
-                    headers=properties.headers,
-                )
-            )
+            on_delivery(_delivery(channel, method, properties, body))
 
         tag = channel.raw.basic_consume(
             queue,
@@ -91,3 +100,44 @@ def consume(
         channel.take_deliveries(tag, on_delivery)
 
     return step
+
+
+def cancel_consumer(consumer_tag: str) -> Step:
+    """Stop the deliveries of one consumer; what is unacknowledged stays ours."""
+
+    def step(channel: Any, on_done: Callable[[Any], None]) -> None:
+        channel.raw.basic_cancel(consumer_tag, callback=on_done)
+
+    return step
+
+
+def get_message(queue: str) -> Step:
+    """Answers with the queue's first message, to be acked, or with None: it is empty."""
+
+    def step(channel: Any, on_done: Callable[[Any], None]) -> None:
+        def got(_channel: Any, method: Any, properties: Any, body: bytes) -> None:
+            channel.raw.callbacks.remove(channel.raw.channel_number, spec.Basic.GetEmpty, is_empty)
+            on_done(_delivery(channel, method, properties, body))
+
+        def is_empty(_frame: Any) -> None:
+            on_done(None)
+
+        channel.raw.add_callback(is_empty, [spec.Basic.GetEmpty])
+        channel.raw.basic_get(queue, got)
+
+    return step
+
+
+def _delivery(channel: Any, method: Any, properties: Any, body: bytes) -> Delivery:
+    return Delivery(
+        channel,
+        method.delivery_tag,
+        body,
+        redelivered=method.redelivered,
+        routing_key=method.routing_key,
+        correlation_id=properties.correlation_id,
+        reply_to=properties.reply_to,
+        message_id=properties.message_id,
+        content_type=properties.content_type,
+        headers=properties.headers,
+    )
