@@ -15,6 +15,7 @@ from servicebus.configuration import BrokerHost, Configuration
 from servicebus.errors import ConnectFailed, ConnectionLost, TransportError
 from servicebus.policy.backoff import Backoff, cap_for
 from servicebus.policy.liveness import PingClock, Verdict
+from servicebus.policy.members import Turn
 from servicebus.policy.paths import Trust
 from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.interface import BrokerConnection, Delivery, Returned
@@ -86,6 +87,7 @@ class Link:
         self._exchanges = [version.exchange for version in versions]
         self._events = events
         self._backoff = Backoff()
+        self._turn = Turn(len(host.members))
         self._tried_at = 0.0
         self._is_cheap = False
         self._connection: AmqpConnection | None = None
@@ -155,12 +157,12 @@ class Link:
             self.last_error = "no answer to the first attempt yet"
         self._connection = AmqpConnection(
             self._loop,
-            self.host,
+            self.host.member(self._turn.number),
             self,
             label=f"servicebus sender {self._config.node_name} pid {os.getpid()}",
             heartbeat_s=self._config.heartbeat_interval,
-            connect_timeout_s=min(self._config.socket_timeout, CONNECT_LIMIT_S),
-            handshake_timeout_s=self._config.socket_timeout,
+            connect_timeout_s=self._turn.patience_s(min(self._config.socket_timeout, CONNECT_LIMIT_S)),
+            handshake_timeout_s=self._turn.patience_s(self._config.socket_timeout),
             fast=self._config.fast_lane,
         )
 
@@ -210,6 +212,7 @@ class Link:
             self.connecting_since = None
             self.failure = None
             self._backoff.reset()
+            self._turn.opened()
             self._events.link_up(self)
 
     def channels_broken(self, error: TransportError) -> None:
@@ -237,9 +240,12 @@ class Link:
             self._may_declare = self._channels.may_declare
             self._channels = None
         self.connecting_since = None
-        self.last_error = reason
         if connection is not None:
             connection.abort(reason)
+            if connection.host.members:
+                reason = f"member {connection.host.address}: {reason}"
+        self.last_error = reason
+        self._turn.lost()
         if was_closed:
             return
         self.state = LinkState.BACKOFF

@@ -1,7 +1,8 @@
 """The forms in which a broker may be written, and the BrokerHost that each becomes.
 
 ``host``, ``host:port``, ``[::1]:5672``, ``amqp://`` and ``amqps://user:password@host:port/vhost``, or a mapping with
-the keys of ``HOST_KEYS``. What a form leaves out comes from the keys of the whole configuration.
+the keys of ``HOST_KEYS``: of one broker (``host``), or of a cluster (``members``), which is one broker to us. What a
+form leaves out comes from the keys of the whole configuration.
 
 The URL is taken apart by hand: urllib.parse quotes the URL, password included, in some of its errors.
 """
@@ -18,9 +19,9 @@ from urllib.parse import unquote
 from servicebus.configuration import checks
 from servicebus.configuration.checks import Unacceptable
 from servicebus.configuration.section import Place, Section, show
-from servicebus.configuration.values import BrokerHost, Secret, TlsSettings
+from servicebus.configuration.values import BrokerHost, Secret, TlsSettings, host_and_port
 
-HOST_KEYS = ("host", "port", "user", "password", "virtual_host", "use_ssl", "tls")
+HOST_KEYS = ("name", "host", "members", "port", "user", "password", "virtual_host", "use_ssl", "tls")
 TLS_KEYS = ("ca", "certificate", "key", "verify", "server_name")
 
 _port = checks.whole(1, 65535)
@@ -52,6 +53,8 @@ class _Written:
     virtual_host: str | None = None
     use_ssl: bool | None = None
     tls: TlsSettings | None = None
+    name: str | None = None
+    members: tuple[tuple[str, int | None], ...] = ()
 
 
 def read_hosts(section: Section, defaults: Defaults) -> tuple[BrokerHost, ...]:
@@ -75,8 +78,15 @@ def _read_host(section: Section, at: Place, value: Any, tls: TlsSettings) -> _Wr
 
 def _from_mapping(section: Section, tls: TlsSettings) -> _Written:
     own_tls = read_tls(section, tls)
+    members = tuple(section.check(at, value, _member) for at, value in section.items("members"))
+    if members and "host" in section:
+        section.where.fail((*section.at, "host"), f"{show(section.at)} has both host and members; write one of them")
+    if len(set(members)) < len(members):
+        section.where.fail((*section.at, "members"), f"{show((*section.at, 'members'))} names one of them twice")
     return _Written(
-        host=section.require("host", _host_alone),
+        host=members[0][0] if members else section.require("host", _host_alone),
+        name=section.take("name", checks.short_name, None),
+        members=members,
         port=section.take("port", _port, None),
         user=section.take("user", checks.text, None),
         password=section.take("password", checks.secret, None),
@@ -140,6 +150,13 @@ def _unquote(part: str) -> str:
         raise Unacceptable("has a %-escape that is not UTF-8") from None
 
 
+def _member(value: Any) -> tuple[str, int | None]:
+    text = checks.text(value)
+    if "://" in text or "@" in text or "/" in text:
+        raise Unacceptable("must be host, host:port or [IPv6]:port; user, password and the rest stand beside members")
+    return _host_and_port(text)
+
+
 def _host_and_port(text: str) -> tuple[str, int | None]:
     if text.startswith("["):
         literal, bracket, tail = text[1:].partition("]")
@@ -183,11 +200,14 @@ def _resolve(written: _Written, defaults: Defaults) -> BrokerHost:
     use_ssl = defaults.use_ssl if written.use_ssl is None else written.use_ssl
     port = written.port or (defaults.ssl_port if use_ssl else defaults.port)
     virtual_host = written.virtual_host or defaults.virtual_host
-    place = f"[{written.host}]:{port}" if ":" in written.host else f"{written.host}:{port}"
+    members = tuple((host, own_port or port) for host, own_port in written.members)
+    places = members or ((written.host, port),)
+    place = ",".join(host_and_port(*each) for each in places)
     return BrokerHost(
-        name=place if virtual_host == "/" else f"{place}/{virtual_host}",
-        host=written.host,
-        port=port,
+        name=written.name or (place if virtual_host == "/" else f"{place}/{virtual_host}"),
+        host=places[0][0],
+        port=places[0][1],
+        members=members,
         user=written.user or defaults.user,
         password=written.password or defaults.password,
         virtual_host=virtual_host,

@@ -44,6 +44,11 @@ KEYS: dict[str, Key] = {
     "queue_len": Key(checks.whole(1, 1_000_000), None),
     "drain_timeout": Key(checks.seconds(zero=True), 30.0),
     "fault_traces": Key(checks.flag, False),
+    "retry_ladder": Key(checks.ladder, (1.0, 5.0, 30.0, 120.0, 600.0)),
+    # The journal.
+    "reply_keep": Key(checks.seconds(zero=True), 3600.0),
+    "journal_max_entries": Key(checks.whole(1000, 1_000_000_000), 250_000),
+    "journal_max_answer_bytes": Key(checks.whole(0, 1 << 40), 64 * 1024 * 1024),
     # The Sender.
     "call_timeout": Key(_time, 300.0),
     "send_timeout": Key(_time, 30.0),
@@ -64,7 +69,7 @@ KEYS: dict[str, Key] = {
     "compat_in_band_errors": Key(checks.flag, True),
 }
 
-SECTION_KEYS = ("hosts", "secret_token", "node_name", "use_ssl", "tls", "status_socket", "services", "logging")
+SECTION_KEYS = ("hosts", "secret_token", "node_name", "use_ssl", "tls", "status_socket", "journal", "services", "logging")
 """Keys that ``settings`` reads itself: required, depending on the machine or on other keys, or holding many values."""
 
 ALL_KEYS = (*KEYS, *SECTION_KEYS)

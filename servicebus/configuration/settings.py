@@ -55,6 +55,12 @@ class Configuration:
     queue_len: int | None
     drain_timeout: float
     fault_traces: bool
+    retry_ladder: tuple[float, ...]
+    journal: Secret | None
+    """Where it is kept; a secret, because the URL of a server may hold a password."""
+    reply_keep: float
+    journal_max_entries: int
+    journal_max_answer_bytes: int
     call_timeout: float
     send_timeout: float
     failback_after: float
@@ -164,6 +170,7 @@ class Configuration:
         own["secret_token"] = section.require("secret_token", checks.secrets)
         own["node_name"] = _read_node_name(section)
         own["status_socket"] = _read_status_socket(section)
+        own["journal"] = _read_journal(section)
         tls = read_tls(section)
         own["tls"] = tls or TlsSettings()
         # Whoever says how TLS is trusted wants TLS; use_ssl: false still has the last word.
@@ -214,6 +221,14 @@ def _read_node_name(section: Section) -> str:
 def _read_status_socket(section: Section) -> str | None:
     found = section.path("status_socket", checks.text)
     return None if found is None else section.check(("status_socket",), found, checks.socket_path)
+
+
+def _read_journal(section: Section) -> Secret | None:
+    given = section.take("journal", checks.text, None)
+    if given is None or given == "memory" or "://" in given:
+        return None if given is None else Secret(given)
+    found = section.path("journal", checks.text)
+    return None if found is None else Secret(found)
 
 
 def _read_configuration_file(path: str | os.PathLike[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from servicebus.errors import ConfigurationError
@@ -41,6 +41,11 @@ class Secret:
         return hash(self._text)
 
 
+def host_and_port(host: str, port: int) -> str:
+    """As one writes it: an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 @dataclass(frozen=True, slots=True)
 class TlsSettings:
     """How one broker is trusted over TLS; paths of PEM files, ``None`` where nothing was said."""
@@ -58,7 +63,8 @@ class BrokerHost:
     """One broker, with everything that is needed to connect to it."""
 
     name: str
-    """For logs and errors: ``host:port``, with ``/vhost`` behind where that is not ``/``. Never holds credentials."""
+    """For logs and errors: ``host:port``, with ``/vhost`` behind where that is not ``/``; of a cluster what the
+    configuration calls it. Never holds credentials."""
     host: str
     port: int
     user: str = "guest"
@@ -66,6 +72,25 @@ class BrokerHost:
     virtual_host: str = "/"
     use_ssl: bool = False
     tls: TlsSettings = TlsSettings()
+    members: tuple[tuple[str, int], ...] = ()
+    """Host and port of every member, if this is a RabbitMQ cluster; ``host`` and ``port`` are those of one of them."""
+
+    @property
+    def address(self) -> str:
+        """``host:port``; of a cluster that of the member that is dialled."""
+        return host_and_port(self.host, self.port)
+
+    @property
+    def place(self) -> str:
+        """For logs and errors, where it is to be known which member is meant: ``name`` with the member behind."""
+        return f"{self.name} ({self.address})" if self.members else self.name
+
+    def member(self, turn: int) -> BrokerHost:
+        """The same, to be dialled at another of its members, counted round and round; itself if there is but one."""
+        if not self.members:
+            return self
+        host, port = self.members[turn % len(self.members)]
+        return replace(self, host=host, port=port)
 
     @property
     def server_name(self) -> str:

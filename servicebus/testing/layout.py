@@ -24,7 +24,7 @@ _SERVER_ARGUMENTS = f"+S 2:2 +SDcpu 1:1 +SDio 2 {_LOOPBACK_ONLY}"
 
 @dataclass(frozen=True)
 class Family:
-    """What the members of one cluster share: the Erlang cookie in *home*, and an epmd that finds them by their names."""
+    """What the members of a cluster share: the Erlang cookie in *home*, and an epmd that finds them by their names."""
 
     home: Path
     epmd_port: int

@@ -66,7 +66,7 @@ class AmqpConnection:
             parameters = _parameters(host, label, heartbeat_s, connect_timeout_s, stack_timeout_s)
         except ConfigurationError as error:
             # A PEM file that is missing or does not fit is an attempt that failed: the right one may come.
-            self._tell_failed(ConnectFailed(host.name, str(error).removeprefix(f"host {host.name}: "), kind="tls"))
+            self._tell_failed(ConnectFailed(host.place, str(error).removeprefix(f"host {host.name}: "), kind="tls"))
             return
         self._pika = _Pika(parameters, self._on_open, self._on_open_error, self._on_close, self._services)
         self._pika.add_on_connection_blocked_callback(self._on_blocked)
@@ -74,7 +74,7 @@ class AmqpConnection:
 
     def __repr__(self) -> str:
         state = "closed" if self._ended else "open" if self._opened else "connecting"
-        return f"<AmqpConnection {self.host.name} {state}{' blocked' if self.blocked else ''}>"
+        return f"<AmqpConnection {self.host.place} {state}{' blocked' if self.blocked else ''}>"
 
     @property
     def is_open(self) -> bool:
@@ -124,7 +124,7 @@ class AmqpConnection:
             lost = self.lost(reason)
             self._loop.post(lambda: self._events.connection_lost(self, lost))
         else:
-            self._tell_failed(ConnectFailed(self.host.name, reason, kind="closed"))
+            self._tell_failed(ConnectFailed(self.host.place, reason, kind="closed"))
 
     def _tell_failed(self, failure: ConnectFailed) -> None:
         self._ended = True
@@ -141,7 +141,7 @@ class AmqpConnection:
         return self._services.lane, self._services.stream.write
 
     def lost(self, reason: str) -> ConnectionLost:
-        return ConnectionLost(self.host.name, reason, sent=True)
+        return ConnectionLost(self.host.place, reason, sent=True)
 
     def _on_open(self, _connection: Any) -> None:
         if self._ended:

@@ -156,7 +156,7 @@ class AmqpChannel:
 
     def _cancelled(self, frame: Any) -> None:
         reason = f"the broker cancelled consumer {frame.method.consumer_tag}; was its queue deleted?"
-        self._on_closed(ConnectionLost(self.connection.host.name, reason, sent=False))
+        self._on_closed(ConnectionLost(self.connection.host.place, reason, sent=False))
 
     def _returned(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
         assert self._on_returned is not None

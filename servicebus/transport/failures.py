@@ -19,48 +19,48 @@ def connect_failure(
     for cause in causes:
         if isinstance(cause, pika.exceptions.ProbableAuthenticationError):
             return ConnectFailed(
-                host.name, f"the broker refused the credentials of user {host.user!r}", kind="credentials"
+                host.place, f"the broker refused the credentials of user {host.user!r}", kind="credentials"
             )
         if isinstance(cause, pika.exceptions.AuthenticationError):
-            return ConnectFailed(host.name, "the broker offers no login method that we know", kind="credentials")
+            return ConnectFailed(host.place, "the broker offers no login method that we know", kind="credentials")
         if isinstance(cause, pika.exceptions.ProbableAccessDeniedError):
             return ConnectFailed(
-                host.name,
+                host.place,
                 f"the broker refused virtual host {host.virtual_host!r} to user {host.user!r}",
                 kind="credentials",
             )
         if isinstance(cause, pika.exceptions.ConnectionClosedByBroker):
             kind = "credentials" if cause.reply_code in (403, 530) else "closed"
-            return ConnectFailed(host.name, f"the broker closed: {cause.reply_code} {cause.reply_text}", kind=kind)
+            return ConnectFailed(host.place, f"the broker closed: {cause.reply_code} {cause.reply_text}", kind=kind)
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return ConnectFailed(host.name, f"TLS certificate refused: {cause.verify_message}", kind="tls")
+            return ConnectFailed(host.place, f"TLS certificate refused: {cause.verify_message}", kind="tls")
         if isinstance(cause, ssl.SSLError):
-            return ConnectFailed(host.name, f"TLS failed: {cause.reason or cause}", kind="tls")
+            return ConnectFailed(host.place, f"TLS failed: {cause.reason or cause}", kind="tls")
         if isinstance(cause, ConnectionRefusedError):
-            return ConnectFailed(host.name, "connection refused", kind="refused")
+            return ConnectFailed(host.place, "connection refused", kind="refused")
         if isinstance(cause, (connection_workflow.AMQPConnectorStackTimeout, pika.exceptions.ConnectionOpenAborted)):
             return ConnectFailed(
-                host.name, f"connected, but no answer to the handshake within {handshake_timeout_s:g} s", kind="silent"
+                host.place, f"connected, but no answer to the handshake within {handshake_timeout_s:g} s", kind="silent"
             )
         if isinstance(cause, connection_workflow.AMQPConnectorSocketConnectError) and _is_timeout(cause.exception):
-            return ConnectFailed(host.name, f"no connection within {connect_timeout_s:g} s", kind="unreachable")
+            return ConnectFailed(host.place, f"no connection within {connect_timeout_s:g} s", kind="unreachable")
     if any(isinstance(cause, pika.exceptions.IncompatibleProtocolError) for cause in causes):
         return _hung_up(host)
     for cause in causes:
         if isinstance(cause, OSError):
-            return ConnectFailed(host.name, cause.strerror or str(cause) or type(cause).__name__, kind="unreachable")
+            return ConnectFailed(host.place, cause.strerror or str(cause) or type(cause).__name__, kind="unreachable")
     innermost = causes[-1]
-    return ConnectFailed(host.name, str(innermost) or type(innermost).__name__, kind="closed")
+    return ConnectFailed(host.place, str(innermost) or type(innermost).__name__, kind="closed")
 
 
 def _hung_up(host: BrokerHost) -> ConnectFailed:
     """It closed in the middle of the handshake, without a reason: say what most often is one."""
     text = "the broker closed the connection during the handshake"
     if not host.use_ssl:
-        return ConnectFailed(host.name, f"{text}; is it a TLS port?", kind="closed")
+        return ConnectFailed(host.place, f"{text}; is it a TLS port?", kind="closed")
     if host.tls.certificate is None:
-        return ConnectFailed(host.name, f"{text}; does it ask for tls.certificate and tls.key?", kind="tls")
-    return ConnectFailed(host.name, f"{text}; does it know the authority of {host.tls.certificate}?", kind="tls")
+        return ConnectFailed(host.place, f"{text}; does it ask for tls.certificate and tls.key?", kind="tls")
+    return ConnectFailed(host.place, f"{text}; does it know the authority of {host.tls.certificate}?", kind="tls")
 
 
 def _unwrapped(error: BaseException) -> list[BaseException]:
@@ -94,9 +94,9 @@ def channel_failure(host: BrokerHost, error: BaseException) -> TransportError:
             advice = (
                 "grant the right, or use other names" if error.reply_code == 403 else "delete it, or use another name"
             )
-            return ConnectFailed(host.name, f"the broker refused the topology: {text}; {advice}", kind="topology")
-        return ConnectionLost(host.name, f"the broker closed the channel: {text}", sent=True)
-    return ConnectionLost(host.name, closing_reason(error), sent=True)
+            return ConnectFailed(host.place, f"the broker refused the topology: {text}; {advice}", kind="topology")
+        return ConnectionLost(host.place, f"the broker closed the channel: {text}", sent=True)
+    return ConnectionLost(host.place, closing_reason(error), sent=True)
 
 
 def closing_reason(error: BaseException) -> str:

@@ -115,6 +115,12 @@ def test_the_tls_of_a_host_adds_to_that_of_all():
         ({"host": "amqp://mq-a"}, "hosts[0].host must be a host name or address alone"),
         ({"host": "mq-a:5"}, "hosts[0].host has brackets or colons, but is no IPv6 address"),
         ({"host": "mq-a", "port": 0}, "hosts[0].port must be a whole number"),
+        ({"host": "mq-a", "members": ["mq-b"]}, "hosts[0] has both host and members; write one of them"),
+        ({"members": "mq-b"}, "hosts[0].members must be a list"),
+        ({"members": []}, "the key 'hosts[0].host' is missing"),
+        ({"members": ["amqp://u:secret@mq-a"]}, "hosts[0].members[0] must be host, host:port or [IPv6]:port; user,"),
+        ({"members": ["mq-a", "mq-b", "mq-a"]}, "hosts[0].members names one of them twice"),
+        ({"host": "mq-a", "name": ""}, "hosts[0].name must"),
     ],
 )
 def test_a_form_that_cannot_be_is_refused_with_what_to_write(written, text):
@@ -125,6 +131,35 @@ def test_the_same_broker_twice_is_refused():
     """Two workers on one broker would look like a failover that there is not."""
     assert refusal("mq-a", "amqp://mq-a:5672") == "hosts[1] is mq-a:5672, which stands in the list already"
     assert len(read("amqp://mq-a/one", "amqp://mq-a/two")) == 2
+
+
+def test_a_cluster_is_one_host_with_members():
+    cluster = {"name": "cluster-1", "members": ["mq-1", "mq-2:5673", "[::1]"], "user": "bus", "port": 5680}
+    hosts = read(cluster, "mq-9")
+    assert [host.name for host in hosts] == ["cluster-1", "mq-9:5672"]
+    assert hosts[0].members == (("mq-1", 5680), ("mq-2", 5673), ("::1", 5680))
+    assert (hosts[0].host, hosts[0].port, hosts[0].user) == ("mq-1", 5680, "bus")
+
+
+def test_a_cluster_without_a_name_is_called_by_its_members():
+    (host,) = read({"members": ["mq-1", "[::1]"], "virtual_host": "v"})
+    assert host.name == "mq-1:5672,[::1]:5672/v"
+
+
+def test_members_are_taken_in_turn_and_tell_which_one_they_are():
+    (host,) = read({"name": "c", "members": ["mq-1", "mq-2"], "tls": {"ca": "/ca.pem"}})
+    assert [host.member(turn).place for turn in range(3)] == ["c (mq-1:5671)", "c (mq-2:5671)", "c (mq-1:5671)"]
+    assert (host.member(1).name, host.member(1).server_name) == ("c", "mq-2")
+
+
+def test_a_single_broker_has_itself_as_every_member():
+    (host,) = read("mq-a")
+    assert host.member(7) is host
+    assert host.place == host.name
+
+
+def test_a_single_broker_may_have_a_name_too():
+    assert read({"host": "mq-a", "name": "north"})[0].name == "north"
 
 
 @given(
