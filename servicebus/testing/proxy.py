@@ -22,6 +22,7 @@ from servicebus.testing.proxylink import Behaviour, Link, Mode, reset_socket
 __all__ = ["FaultProxy", "Mode"]
 
 _BACKLOG = 128
+_DROPS = (Mode.DROP, Mode.DROP_TO_SERVER, Mode.DROP_TO_CLIENT)
 
 
 class FaultProxy:
@@ -94,12 +95,17 @@ class FaultProxy:
         else:
             self._order(lambda: self._apply(mode))
 
-    def set_delay(self, delay_s: float) -> None:
-        """Hold back by *delay_s* what is read from now on, in both directions."""
+    def set_delay(self, delay_s: float, loss: float = 0.0) -> None:
+        """Hold back by *delay_s* what is read from now on, in both directions.
+
+        *loss* is the part of it that is lost on its way. TCP sends it again, so that it, and what follows it on the
+        same connection, comes 0.2 s later or more.
+        """
         self._behaviour.delay_s = delay_s
+        self._behaviour.loss = loss
 
     def heal(self) -> None:
-        """Hand everything on again, without delay. What an open connection could not deliver is delivered now."""
+        """Hand everything on again, without delay or loss. What open connections could not deliver is delivered now."""
         self.set_delay(0.0)
         self.set_mode(Mode.PASS)
 
@@ -107,6 +113,11 @@ class FaultProxy:
         """Reset the open connections once; new ones are treated as before."""
         if self._thread is not None:
             self._order(lambda: self._close_links(reset=True))
+
+    def tear(self) -> None:
+        """Reset each open connection in the middle of what it hands on next; new ones are treated as before."""
+        if self._thread is not None:
+            self._order(self._tear_links)
 
     def __enter__(self) -> FaultProxy:
         self.start()
@@ -155,7 +166,7 @@ class FaultProxy:
         self._behaviour.mode = mode
         if mode in (Mode.REFUSE, Mode.RESET):
             self._close_links(reset=mode is Mode.RESET)
-        backlog = {Mode.REFUSE: None, Mode.DROP: 0}.get(mode, _BACKLOG)
+        backlog = None if mode is Mode.REFUSE else 0 if mode in _DROPS else _BACKLOG
         if backlog != self._listens_with:
             self._close_listener()
             if backlog is not None:
@@ -216,6 +227,10 @@ class FaultProxy:
     def _close_links(self, *, reset: bool) -> None:
         for link in list(self._links):
             link.close(reset=reset)
+
+    def _tear_links(self) -> None:
+        for link in self._links:
+            link.tear()
 
     def _end(self) -> None:
         self._running = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import random
 import selectors
 import socket
 import struct
@@ -18,6 +19,10 @@ __all__ = ["Behaviour", "Link", "Mode", "reset_socket"]
 _CHUNK = 65_536
 _MAX_HELD_BYTES = 1_048_576
 """Beyond this nothing more is read from the other end, so that whoever sends to a frozen server feels it."""
+_RETRANSMITTED_AFTER_S = 0.2
+"""What a lost packet costs on Linux: TCP sends it again so much later, and twice as late if it is lost again."""
+_MOST_LOSSES = 3
+"""What got lost so often arrives: else a few bytes of many would be away for minutes."""
 
 
 class Mode(enum.Enum):
@@ -35,6 +40,10 @@ class Mode(enum.Enum):
     """Open connections are reset, new ones as soon as they are accepted: a crashing host."""
     DROP = "drop"
     """Nothing moves on open connections, and new ones are never accepted: packets are dropped."""
+    DROP_TO_SERVER = "drop to server"
+    """The same for what clients send; what the server sends on open connections arrives."""
+    DROP_TO_CLIENT = "drop to client"
+    """The same for what the server sends; what clients send on open connections arrives."""
 
 
 @dataclass
@@ -43,7 +52,18 @@ class Behaviour:
 
     mode: Mode = Mode.PASS
     delay_s: float = 0.0
+    loss: float = 0.0
+    """Which part of what is read gets lost on its way, and arrives late for that."""
     forwarded: int = 0
+
+    def hold_s(self) -> float:
+        """How long what was read just now is held back."""
+        late_s, wait_s = 0.0, _RETRANSMITTED_AFTER_S
+        for _ in range(_MOST_LOSSES):
+            if random.random() >= self.loss:
+                break
+            late_s, wait_s = late_s + wait_s, 2 * wait_s
+        return self.delay_s + late_s
 
 
 def reset_socket(sock: socket.socket) -> None:
@@ -73,6 +93,9 @@ class Link:
         # What waits to be sent to each end, with the time from which it may; empty bytes stand for the end of input.
         self._waiting: dict[socket.socket, deque[tuple[float, bytes]]] = {end: deque() for end in ends}
         self._held = dict.fromkeys(ends, 0)
+        self._watched = dict.fromkeys(ends, 0)
+        """What the selector was asked for; asking again costs a system call each."""
+        self._is_torn = False
         for end in ends:
             end.setblocking(False)
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -80,9 +103,10 @@ class Link:
 
     def next_due(self, now: float) -> float | None:
         """When held-back bytes may go out next; ``None`` if nothing is held back."""
-        if self._behaviour.mode is not Mode.PASS:
-            return None
-        return min((queue[0][0] for queue in self._waiting.values() if queue and queue[0][0] > now), default=None)
+        return min(
+            (queue[0][0] for end, queue in self._waiting.items() if queue and queue[0][0] > now and self._reaches(end)),
+            default=None,
+        )
 
     def watch(self) -> None:
         """Ask the selector for what the mode lets happen."""
@@ -91,17 +115,18 @@ class Link:
             events = 0
             if self._may_read(end):
                 events |= selectors.EVENT_READ
-            if self._behaviour.mode is Mode.PASS and self._is_due(end, now):
+            if self._reaches(end) and self._is_due(end, now):
                 events |= selectors.EVENT_WRITE
             self._watch_for(end, events)
 
     def flush(self) -> None:
         """Send what has been held back long enough, as far as the sockets take it."""
-        if self._behaviour.mode is not Mode.PASS or not self._is_open:
+        if not self._is_open:
             return
         try:
             for end in self._ends:
-                self._flush_to(end)
+                if self._waiting[end] and self._reaches(end):
+                    self._flush_to(end)
         except OSError:
             self.close(reset=True)
             return
@@ -110,7 +135,13 @@ class Link:
         else:
             self.watch()
 
+    def tear(self) -> None:
+        """Reset the connection in the middle of what is handed on next, which most often is the middle of a frame."""
+        self._is_torn = True
+
     def close(self, *, reset: bool) -> None:
+        if not self._is_open:
+            return
         self._is_open = False
         for end in self._ends:
             self._watch_for(end, 0)
@@ -122,9 +153,14 @@ class Link:
     def _may_read(self, end: socket.socket) -> bool:
         if end in self._finished:
             return False
-        if self._behaviour.mode is Mode.PASS:
-            return self._held[self._other(end)] < _MAX_HELD_BYTES
-        return self._behaviour.mode is Mode.SWALLOW
+        if self._behaviour.mode is Mode.SWALLOW:
+            return True
+        return self._reaches(self._other(end)) and self._held[self._other(end)] < _MAX_HELD_BYTES
+
+    def _reaches(self, end: socket.socket) -> bool:
+        """Whether anything is handed on to *end*."""
+        mode = self._behaviour.mode
+        return mode is Mode.PASS or mode is (Mode.DROP_TO_CLIENT if end is self._ends[1] else Mode.DROP_TO_SERVER)
 
     def _other(self, end: socket.socket) -> socket.socket:
         return self._ends[1] if end is self._ends[0] else self._ends[0]
@@ -141,6 +177,9 @@ class Link:
             if not data:
                 end.shutdown(socket.SHUT_WR)
                 continue
+            if self._is_torn and len(data) > 1:
+                end.send(data[: len(data) // 2])
+                raise ConnectionResetError("torn, as ordered")
             try:
                 sent = end.send(data)
             except BlockingIOError:
@@ -152,6 +191,9 @@ class Link:
                 return
 
     def _watch_for(self, end: socket.socket, events: int) -> None:
+        if end.fileno() >= 0 and self._watched[end] == events:
+            return
+        self._watched[end] = events
         # A selector does not take an empty set of events: such a socket is not registered at all.
         known = end.fileno() >= 0 and end in self._selector.get_map()
         if known and not events:
@@ -178,4 +220,4 @@ class Link:
             return
         other = self._other(end)
         self._held[other] += len(data)
-        self._waiting[other].append((time.monotonic() + self._behaviour.delay_s, data))
+        self._waiting[other].append((time.monotonic() + self._behaviour.hold_s(), data))

@@ -182,6 +182,44 @@ def test_dropping_lets_nobody_connect_and_nothing_move(proxy: FaultProxy) -> Non
             assert echo(new, b"2") == b"2"
 
 
+def test_packets_can_be_dropped_in_one_direction_alone(proxy: FaultProxy) -> None:
+    with connect(proxy) as old:
+        assert echo(old, b"1") == b"1"
+        proxy.set_mode(Mode.DROP_TO_SERVER)
+        old.sendall(b"x")
+        assert hears_nothing(old)
+        before = proxy.forwarded
+        proxy.set_mode(Mode.DROP_TO_CLIENT)
+        assert hears_nothing(old)
+        wait_until(lambda: proxy.forwarded == before + 1)
+        with pytest.raises(TimeoutError):
+            socket.create_connection((proxy.host, proxy.port), timeout=SHORT_S)
+        proxy.heal()
+        assert old.recv(1) == b"x"
+
+
+def test_what_is_lost_comes_late_and_in_order(proxy: FaultProxy) -> None:
+    with connect(proxy) as sock:
+        assert echo(sock, b"1") == b"1"
+        proxy.set_delay(0.0, loss=0.5)
+        before = time.monotonic()
+        for number in range(10):
+            assert echo(sock, b"%d" % number) == b"%d" % number
+        assert time.monotonic() - before >= 0.2
+
+
+def test_a_connection_is_torn_in_the_middle_of_what_it_carries(proxy: FaultProxy) -> None:
+    with connect(proxy) as old:
+        assert echo(old, b"1") == b"1"
+        proxy.tear()
+        old.sendall(bytes(100))
+        with pytest.raises(ConnectionResetError):
+            while old.recv(100):
+                pass
+    with connect(proxy) as new:
+        assert echo(new, b"2") == b"2"
+
+
 def test_a_delay_holds_back_in_both_directions(proxy: FaultProxy) -> None:
     with connect(proxy) as sock:
         assert echo(sock, b"1") == b"1"
