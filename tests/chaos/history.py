@@ -35,7 +35,7 @@ _encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
 
 def op_number(sender: int, count: int) -> int:
-    """The op of the *count*-th operation of sender process *sender*, which counts from 1 and is not used again in a run."""
+    """The op of a sender process's *count*-th operation; *sender* counts from 1 and is not used again in a run."""
     return sender * _OPS_PER_SENDER + count
 
 
@@ -189,7 +189,7 @@ class History:
         self.record("log-written", source=source, count=count)
 
     def log_lost(self, source: str, count: int) -> None:
-        """So many records of *source* were counted as lost, by the server or by the process that logged them."""
+        """So many records of *source* were counted as lost by this process so far: the server, or who logged them."""
         self.record("log-lost", source=source, count=count)
 
     # -- resources -----------------------------------------------------------------------------------------------

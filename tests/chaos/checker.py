@@ -1,0 +1,165 @@
+"""The checker: reads a history, and says of each invariant whether it held; of what broke it, the whole history.
+
+Two passes: the first judges (``operations``, ``invariants``, ``surroundings``), the second, only when something is
+broken, collects the records of the offending operations.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from tests.chaos.history import Record, read
+from tests.chaos.invariants import Stalls, broken_by
+from tests.chaos.operations import Fault, Story, tell
+from tests.chaos.surroundings import false_green, left_over, miscounted_logs
+
+__all__ = ["INVARIANTS", "Finding", "Offence", "Verdict", "check", "judge"]
+
+INVARIANTS = {
+    "I1": "confirmed = executed or dead",
+    "I2": "executions per id <= 1",
+    "I3": "none started after its deadline",
+    "I4": "every call ended by its deadline + 250 ms",
+    "I5": "no reply to a wrong call",
+    "I6": "nothing forged executed",
+    "I7": "queues empty, resources back to base",
+    "I8": "log records written + counted lost = sent",
+    "I9": "never green for over 10 s without a consumer",
+}
+SHOWN_PER_INVARIANT = 20
+
+
+@dataclass
+class Offence:
+    """One thing that broke an invariant, with all that the history has on it."""
+
+    text: str
+    op: int | None = None
+    t: float | None = None
+    history: list[tuple[str, Record]] = field(default_factory=list)
+    """(process, record), in the order of time."""
+    faults: list[Fault] = field(default_factory=list)
+    """Those that were active while it happened."""
+
+
+@dataclass
+class Finding:
+    """What was found of one invariant."""
+
+    name: str
+    checked: int = 0
+    """Of how many things it was asked. 0: this run says nothing about it."""
+    broken: int = 0
+    offences: list[Offence] = field(default_factory=list)
+    """The first of them."""
+
+    @property
+    def rule(self) -> str:
+        return INVARIANTS[self.name]
+
+    def add(self, offence: Offence) -> None:
+        self.broken += 1
+        if len(self.offences) < SHOWN_PER_INVARIANT:
+            self.offences.append(offence)
+
+
+@dataclass
+class Verdict:
+    story: Story
+    findings: dict[str, Finding]
+
+    @property
+    def broken(self) -> list[Finding]:
+        return [finding for finding in self.findings.values() if finding.broken]
+
+    @property
+    def unchecked(self) -> list[str]:
+        """Invariants of which this run says nothing: a run that was to prove them has not."""
+        return [name for name, finding in self.findings.items() if not finding.checked]
+
+    @property
+    def is_clean(self) -> bool:
+        """No invariant is broken and the rig has not contradicted itself."""
+        return not self.broken and not self.story.oddities
+
+
+def check(folder: str | os.PathLike[str]) -> Verdict:
+    """Read the history in *folder* and judge it."""
+    verdict = judge(tell(folder))
+    _add_histories(verdict, folder)
+    return verdict
+
+
+def judge(story: Story) -> Verdict:
+    """The verdict on *story*, without the histories of what is broken."""
+    findings = {name: Finding(name) for name in INVARIANTS}
+    _count_checks(story, findings)
+    stalls = Stalls(story)
+    for operation in story.operations.values():
+        for name, text in broken_by(operation, stalls):
+            findings[name].add(Offence(text, operation.op))
+    for t, came in story.forged:
+        findings["I6"].add(Offence(f"a service was given a forged request: {came}", t=t))
+    for name, found in (
+        ("I7", left_over(story)),
+        ("I8", miscounted_logs(story)),
+        ("I9", false_green(story)),
+    ):
+        for text, when in found:
+            findings[name].add(Offence(text, t=when))
+    return Verdict(story, findings)
+
+
+def _count_checks(story: Story, findings: dict[str, Finding]) -> None:
+    for operation in story.operations.values():
+        if operation.kind == "message":
+            findings["I1"].checked += operation.is_acknowledged
+        if operation.kind is not None:
+            findings["I4"].checked += 1
+        if operation.kind == "call":
+            findings["I5"].checked += operation.outcome == "ok"
+        findings["I2"].checked += bool(operation.attempts)
+        findings["I6"].checked += bool(operation.attempts)
+        if operation.deadline is not None:
+            findings["I3"].checked += len(operation.attempts)
+    if story.base is not None and story.end is not None and story.lengths is not None:
+        findings["I7"].checked = len(story.end) + len(story.lengths)
+    findings["I8"].checked = sum(count for count, process in story.log_sent.values() if process.has_ended)
+    findings["I9"].checked = sum(map(len, story.health.values()))
+
+
+def _add_histories(verdict: Verdict, folder: str | os.PathLike[str]) -> None:
+    offences = [offence for finding in verdict.broken for offence in finding.offences]
+    ops = {offence.op for offence in offences if offence.op is not None}
+    found = _records_of(ops, folder) if ops else {}
+    for offence in offences:
+        if offence.op is not None:
+            offence.history = found[offence.op]
+        offence.faults = list(_active(verdict.story.faults.values(), offence))
+
+
+def _records_of(ops: set[int], folder: str | os.PathLike[str]) -> dict[int, list[tuple[str, Record]]]:
+    found: dict[int, list[tuple[str, Record]]] = defaultdict(list)
+    for name, records in read(folder):
+        for record in records:
+            if record.get("op") in ops:
+                found[record["op"]].append((name, record))
+    for history in found.values():
+        history.sort(key=lambda entry: entry[1]["t"])
+    return found
+
+
+def _active(faults: Iterable[Fault], offence: Offence) -> Iterator[Fault]:
+    times = [record["t"] for _, record in offence.history if record["what"] != "dead"]
+    if offence.t is not None:
+        times.append(offence.t)
+    if not times:
+        return
+    # A fault that was over a moment before may be the reason: what it broke is still healing.
+    begin, end = min(times) - 5.0, max(times)
+    for fault in faults:
+        if fault.begun_at <= end and (fault.ended_at is None or fault.ended_at >= begin):
+            yield fault

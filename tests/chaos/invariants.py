@@ -1,0 +1,152 @@
+"""I1 to I6: what must hold for each call and message. Each check yields the sentences of what it finds broken.
+
+Allowances, and why:
+
+* ``LATE_START_S``: between the worker's look at the deadline and the service's first step lie a queue and a thread
+  switch, and the deadline travels as remaining time, which is read on both sides. A caller is told by then.
+* ``LATE_END_S``: the 250 ms of the invariant. Where the machine gave nobody the processor (``stall`` in the history)
+  between the deadline and the end, that time is added: it is not the bus that was late.
+* ``JOURNAL_WINDOW_S``: a worker that is killed after the work and before the journal has it leaves an attempt whose
+  outcome nobody can know; the message is tried again, as a counted attempt. That is no second execution by mistake,
+  and it is told apart: the first worker was killed, it wrote nothing later than this after the work, and the later
+  attempt has a higher number. The report counts these separately.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import combinations
+
+from tests.chaos.operations import Attempt, Operation, Story
+
+__all__ = ["JOURNAL_WINDOW_S", "LATE_END_S", "LATE_START_S", "Stalls", "broken_by", "is_again_after_kill"]
+
+LATE_START_S = 0.25
+LATE_END_S = 0.25
+JOURNAL_WINDOW_S = 1.0
+
+
+class Stalls:
+    """How long the machine stood still between two times."""
+
+    def __init__(self, story: Story):
+        self._stalls = sorted(story.stalls)
+        self._longest = max((end - begin for begin, end in self._stalls), default=0.0)
+
+    def between(self, begin: float, end: float) -> float:
+        found = 0.0
+        covered = begin
+        for stall_begin, stall_end in self._stalls[bisect_left(self._stalls, (begin - self._longest, 0.0)) :]:
+            if stall_begin >= end:
+                break
+            # Several watchers may have seen the same stall.
+            covered = max(covered, stall_begin)
+            if (until := min(stall_end, end)) > covered:
+                found += until - covered
+                covered = until
+        return found
+
+
+def broken_by(operation: Operation, stalls: Stalls) -> Iterator[tuple[str, str]]:
+    """Each invariant that *operation* broke, and how."""
+    if operation.invoked_at is None:
+        yield from _unexpected(operation)
+        return
+    if operation.kind == "message":
+        if operation.taken is None:
+            yield "I4", "send() never ended"
+        yield from _lost(operation)
+        if not operation.is_idempotent:
+            yield from _message_twice(operation)
+    else:
+        if not operation.is_idempotent:
+            yield from _call_twice(operation)
+        yield from _late_end(operation, stalls)
+        yield from _wrong_reply(operation)
+    yield from _late_start(operation)
+
+
+def is_again_after_kill(earlier: Attempt, later: Attempt) -> bool:
+    """*earlier* was done, but its worker was killed before the journal can be expected to have it."""
+    process = earlier.process
+    return (
+        earlier.finished_at is not None
+        and not process.has_ended
+        and process.last_at <= earlier.finished_at + JOURNAL_WINDOW_S
+        and (earlier.number is None or later.number is None or later.number > earlier.number)
+    )
+
+
+def _lost(operation: Operation) -> Iterator[tuple[str, str]]:
+    if operation.is_acknowledged and not (operation.is_done or operation.dead or operation.has_expired):
+        tried = f" ({len(operation.attempts)} attempts without success)" if operation.attempts else ""
+        yield "I1", f"the message was {operation.taken}, and is neither executed nor among the dead letters{tried}"
+
+
+def _call_twice(operation: Operation) -> Iterator[tuple[str, str]]:
+    if len(operation.attempts) > 1:
+        yield "I2", f"the call was started {len(operation.attempts)} times"
+
+
+def _message_twice(operation: Operation) -> Iterator[tuple[str, str]]:
+    attempts = sorted(operation.attempts, key=lambda attempt: attempt.started_at)
+    for earlier, later in combinations(attempts, 2):
+        over_at = earlier.over_at
+        if over_at is None or later.started_at < over_at:
+            yield "I2", "the message was started while another attempt was running"
+        elif earlier.is_done:
+            if not is_again_after_kill(earlier, later):
+                yield "I2", "the message was started again after it was executed"
+        elif earlier.number is not None and later.number is not None:
+            # Requeue is not counted, by definition.
+            least = earlier.number + (earlier.verdict != "requeue")
+            if later.number < least:
+                yield "I2", f"the message was started as attempt {earlier.number}, then again as attempt {later.number}"
+    if operation.dead > 1:
+        yield "I2", f"the message stands {operation.dead} times among the dead letters"
+    if operation.dead and any(_is_known_done(attempt) for attempt in attempts):
+        yield "I2", "the message was executed, and stands among the dead letters"
+
+
+def _is_known_done(attempt: Attempt) -> bool:
+    process = attempt.process
+    return (
+        attempt.is_done
+        and attempt.finished_at is not None
+        and (process.has_ended or process.last_at > attempt.finished_at + JOURNAL_WINDOW_S)
+    )
+
+
+def _late_start(operation: Operation) -> Iterator[tuple[str, str]]:
+    if operation.deadline is None:
+        return
+    for attempt in operation.attempts:
+        late_s = attempt.started_at - operation.deadline
+        if late_s > LATE_START_S:
+            yield "I3", f"the {operation.kind} was started {late_s:.3f} s after its deadline"
+
+
+def _late_end(operation: Operation, stalls: Stalls) -> Iterator[tuple[str, str]]:
+    if operation.outcome is None:
+        yield "I4", "the call never ended"
+    elif operation.deadline is not None:
+        late_s = operation.ended_at - operation.deadline
+        if late_s > LATE_END_S and late_s - stalls.between(operation.deadline, operation.ended_at) > LATE_END_S:
+            yield "I4", f"the call ended {late_s:.3f} s after its deadline"
+
+
+def _wrong_reply(operation: Operation) -> Iterator[tuple[str, str]]:
+    if operation.outcome != "ok":
+        return
+    if not operation.is_right:
+        yield "I5", "the call was given the reply of another"
+    elif not operation.is_done:
+        yield "I5", "the call was answered, and no service has executed it"
+
+
+def _unexpected(operation: Operation) -> Iterator[tuple[str, str]]:
+    if operation.attempts:
+        yield "I6", "a service was given an operation that no sender invoked"
+    elif operation.dead:
+        yield "I6", "a dead letter holds an operation that no sender invoked"
