@@ -26,6 +26,8 @@ class ExitCode(IntEnum):
     """Something was sent, and nobody can know whether it was executed."""
     UNKNOWN_SERVICE = 8
     BUSY = 9
+    PARTIAL = 10
+    """Some of it was done; the output says what was not, and why."""
     DEFECT = 70
     """An error that should not be (EX_SOFTWARE of sysexits.h)."""
     INTERRUPTED = 130

@@ -18,6 +18,8 @@ COMMANDS = {
     "call": "servicebus.cli.call:call",
     "completion": "servicebus.cli.completion:completion",
     "config": "servicebus.cli.config_check:config",
+    "dead": "servicebus.cli.dead:dead",
+    "migrate-queue": "servicebus.cli.migrate_queue:migrate_queue",
     "ping": "servicebus.cli.ping:ping",
     "run": "servicebus.cli.run:run",
     "send": "servicebus.cli.send:send",
@@ -34,7 +36,7 @@ def servicebus(verbose: int) -> None:
     """Run agents of the service bus, and talk to them.
 
     Exit status: 0 fine, 1 the service failed, 2 wrong arguments, 3 configuration, 4 no broker or node there, 5 timeout,
-    6 refused, 7 outcome unknown, 8 unknown service, 9 busy, 130 Ctrl-C.
+    6 refused, 7 outcome unknown, 8 unknown service, 9 busy, 10 done in part, 130 Ctrl-C.
     """
     # Without -v the one line that a failure prints is all: what the connections log on the way would hide it.
     logging.basicConfig(

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from servicebus.cli.output import Output, warn
-from servicebus.configuration import Configuration
+from servicebus.configuration import BrokerHost, Configuration
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -104,3 +104,15 @@ def timeout_option(default_text: str, default: float | None = None) -> Callable[
         metavar="SECONDS",
         help=f"Give up after so long. Default: {default_text}.",
     )
+
+
+def host_named(configuration: Configuration, name: str, hint: str) -> BrokerHost:
+    """The broker of the file that *name* means: ``host:port``, or the host alone if no other has it."""
+    known = configuration.hosts
+    exact = [host for host in known if host.name == name]
+    found = exact or [host for host in known if host.host == name]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(host.name for host in found or known)
+    problem = "means more than one" if found else "is no broker of the file"
+    raise click.BadParameter(f"{name} {problem}: {names}", param_hint=hint)

@@ -1,0 +1,293 @@
+"""Dead letters: look at them, send them back to the node's queue, or drop them; on one broker after the other.
+
+A letter that goes back is published to the node's queue of messages and acked here only after the broker has confirmed
+that: whatever is killed in between, it stands in one of the two queues, or in both under one id, which the node's
+journal runs once. A broker that cannot be reached, or is lost on the way, is reported and the others go on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+
+from servicebus.configuration import BrokerHost, Configuration
+from servicebus.errors import TransportError
+from servicebus.operations.filters import Filter
+from servicebus.operations.letters import Judge, Letter, Standing, read_letter
+from servicebus.operations.session import CONFIRM_S, Session, open_session
+from servicebus.operations.walk import HOLD_S, WINDOW, Walk
+from servicebus.transport.interface import Delivery
+from servicebus.wire.address import dead_queue, messages_queue
+
+__all__ = ["BrokerReport", "DeadLetters", "Found"]
+
+IN_FLIGHT = WINDOW // 2
+"""Publishes that wait for their confirm. Fewer than the window, or the broker would have nothing left to deliver."""
+
+
+@dataclass(slots=True)
+class BrokerReport:
+    """What was found and done on one broker."""
+
+    host: str
+    exists: bool = False
+    """Whether there is a queue of dead letters at all."""
+    total: int = 0
+    looked_at: int = 0
+    matched: int = 0
+    done: int = 0
+    """Sent back, dropped, or shown; with a dry run: would be."""
+    resealed: int = 0
+    stays: Counter[str] = field(default_factory=Counter)
+    """Letters that matched and cannot go back as they are, by the reason."""
+    error: TransportError | None = None
+
+    def begin_again(self) -> None:
+        """The walk will see anew what it has not taken."""
+        self.looked_at = self.matched = self.done
+        self.stays.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A letter that matches, where it stands, and what would become of it if it went back."""
+
+    broker: str
+    letter: Letter
+    standing: Standing
+    why: str
+
+
+OnProgress = Callable[[BrokerReport], None]
+_Visit = Callable[[Walk, Delivery, Letter], bool]
+"""Says whether it took the letter."""
+
+
+class DeadLetters:
+    """The dead letters of one node.
+
+    Args:
+        hosts: the brokers to go to, one after the other.
+        on_progress: called after every letter.
+        clock: Unix time.
+    """
+
+    def __init__(
+        self,
+        config: Configuration,
+        node: str,
+        hosts: Sequence[BrokerHost],
+        *,
+        on_progress: OnProgress = lambda _report: None,
+        clock: Callable[[], float] = time.time,
+    ):
+        self._config = config
+        self._node = node
+        self._hosts = hosts
+        self._on_progress = on_progress
+        self._clock = clock
+        self._judge = Judge(config, node)
+
+    def look(self, wanted: Filter, see: Callable[[Found], bool]) -> list[BrokerReport]:
+        """Show every letter that matches to *see*, the oldest of each broker first, until it says False."""
+        is_enough = False
+
+        def work(session: Session, report: BrokerReport) -> None:
+            nonlocal is_enough
+            if is_enough:
+                return
+
+            def visit(_walk: Walk, _delivery: Delivery, letter: Letter) -> bool:
+                nonlocal is_enough
+                report.done += 1
+                is_enough = not see(Found(report.host, letter, *self._judge.standing(letter, self._clock())))
+                return False
+
+            # Looking takes no time worth renewing for, and must show nothing twice.
+            self._walk(session, report, wanted, visit, lambda: is_enough, hold_s=float("inf"))
+
+        return self._on_each_broker(work)
+
+    def drop(self, wanted: Filter, *, limit: int | None = None) -> list[BrokerReport]:
+        """Let every letter that matches go for good; *limit* of them at most."""
+        reports: list[BrokerReport] = []
+
+        def is_enough() -> bool:
+            return limit is not None and sum(report.done for report in reports) >= limit
+
+        def work(session: Session, report: BrokerReport) -> None:
+            reports.append(report)
+
+            def visit(walk: Walk, delivery: Delivery, _letter: Letter) -> bool:
+                walk.channel.ack(delivery)
+                report.done += 1
+                return True
+
+            self._walk(session, report, wanted, visit, is_enough)
+
+        return self._on_each_broker(work)
+
+    def requeue(
+        self,
+        wanted: Filter,
+        *,
+        limit: int | None = None,
+        per_s: float | None = None,
+        reseal: bool = False,
+        unchecked: bool = False,
+        dry_run: bool = False,
+    ) -> list[BrokerReport]:
+        """Send every letter that matches back to the node; its attempts begin anew, its id stays.
+
+        Args:
+            limit: at most so many.
+            per_s: so many a second.
+            reseal: seal letters anew whose token is too old, or made with a secret that is not the first.
+            unchecked: send back as they are also those that the node would refuse, as far as we know.
+        """
+        reports: list[BrokerReport] = []
+        pace = _Pace(per_s)
+
+        def is_enough() -> bool:
+            return limit is not None and sum(report.done for report in reports) >= limit
+
+        def work(session: Session, report: BrokerReport) -> None:
+            reports.append(report)
+            sending = _Sending(session, messages_queue(self._node))
+
+            def visit(walk: Walk, delivery: Delivery, letter: Letter) -> bool:
+                body = self._body_to_send(letter, report, reseal=reseal, unchecked=unchecked)
+                if body is None:
+                    return False
+                report.resealed += body is not letter.body
+                report.done += 1
+                if dry_run:
+                    return False
+                pace.wait()
+                sending.send(walk, delivery, letter, body)
+                return True
+
+            hold_s = float("inf") if dry_run else HOLD_S  # as for look()
+            try:
+                self._walk(session, report, wanted, visit, is_enough, settle=sending.wait, hold_s=hold_s)
+            finally:
+                report.done -= sending.unsettled
+
+        return self._on_each_broker(work)
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _body_to_send(self, letter: Letter, report: BrokerReport, *, reseal: bool, unchecked: bool) -> bytes | None:
+        if unchecked:
+            return letter.body
+        now = self._clock()
+        standing, why = self._judge.standing(letter, now)
+        if standing is Standing.GOOD or (standing is Standing.OTHER_KEY and not reseal):
+            return letter.body
+        if standing is Standing.REFUSED:
+            report.stays[f"refused: {why}"] += 1
+            return None
+        if not reseal:
+            report.stays["stale: its token is too old for the node; --reseal signs it anew"] += 1
+            return None
+        return self._judge.resealed(letter, now)
+
+    def _on_each_broker(self, work: Callable[[Session, BrokerReport], None]) -> list[BrokerReport]:
+        reports = []
+        for host in self._hosts:
+            report = BrokerReport(host.name)
+            reports.append(report)
+            try:
+                with open_session(host, self._config, purpose="dead letters") as session:
+                    work(session, report)
+            except TransportError as error:
+                report.error = error
+        return reports
+
+    def _walk(
+        self,
+        session: Session,
+        report: BrokerReport,
+        wanted: Filter,
+        visit: _Visit,
+        is_enough: Callable[[], bool],
+        *,
+        settle: Callable[[], None] = lambda: None,
+        hold_s: float = HOLD_S,
+    ) -> None:
+        def renew() -> None:
+            settle()
+            report.begin_again()
+
+        with Walk(session, dead_queue(self._node), before_renewal=renew, hold_s=hold_s) as walk:
+            report.exists, report.total = walk.exists, walk.total
+            for delivery in walk:
+                letter = read_letter(delivery, self._config.max_envelope_bytes)
+                report.looked_at += 1
+                is_taken = False
+                if wanted.matches(letter, self._clock()):
+                    report.matched += 1
+                    is_taken = visit(walk, delivery, letter)
+                if not is_taken:
+                    walk.keep()
+                self._on_progress(report)
+                if is_enough():
+                    break
+            settle()
+
+
+class _Sending:
+    """Letters on their way into the node's queue on one broker."""
+
+    def __init__(self, session: Session, queue: str):
+        self._session = session
+        self._queue = queue
+        self._on_their_way: deque[Future[None]] = deque()
+
+    @property
+    def unsettled(self) -> int:
+        """Letters of which nobody knows that they were stored."""
+        return sum(not stored.done() or stored.exception() is not None for stored in self._on_their_way)
+
+    def send(self, walk: Walk, delivery: Delivery, letter: Letter, body: bytes) -> None:
+        """Publish; the dead letter is acked once the broker has confirmed that. Waits while too many are on their way.
+
+        Raises:
+            TransportError: one could not be stored; then none after it could.
+        """
+        forget = partial(delivery.channel.ack, delivery.tag)
+        stored = walk.channel.publish(
+            "", self._queue, body, message_id=letter.message_id, headers=letter.headers, then=forget
+        )
+        self._on_their_way.append(stored)
+        while self._on_their_way and (len(self._on_their_way) >= IN_FLIGHT or self._on_their_way[0].done()):
+            self._wait_for_first()
+
+    def wait(self) -> None:
+        """Until all are stored."""
+        while self._on_their_way:
+            self._wait_for_first()
+
+    def _wait_for_first(self) -> None:
+        self._session.ask(self._on_their_way[0], "the publish of a dead letter", CONFIRM_S)
+        self._on_their_way.popleft()
+
+
+class _Pace:
+    """So many a second at most, evenly; what was late is not made up for."""
+
+    def __init__(self, per_s: float | None):
+        self._gap_s = 0.0 if per_s is None else 1 / per_s
+        self._next_at = 0.0
+
+    def wait(self) -> None:
+        if not self._gap_s:
+            return
+        now = time.monotonic()
+        if now < self._next_at:
+            time.sleep(self._next_at - now)
+        self._next_at = max(now, self._next_at) + self._gap_s

@@ -1,0 +1,155 @@
+"""Walk: over the messages of one queue from the oldest on, each looked at once, all but the taken ones left in place.
+
+Theory of operation. AMQP has no looking: who wants to see a message must have it delivered. Delivered and not
+acknowledged, it is invisible to others, and goes back *to its place* when the channel closes, also when this process
+is killed: so a walk over a queue that nobody else changes leaves it as it was. Whoever walks acks what it took, and
+says ``keep()`` for the rest.
+
+What is kept stays unacknowledged to the end, because it would come again at once if it were given back. The window of
+a consumer that holds nothing but kept messages is exhausted, so it is cancelled and another one follows: that bounds
+what waits in this process to one window, and costs the broker what an unacknowledged message costs it (about its size
+in memory). Now and then a fresh channel follows too, because the broker looks for each ack among everything that its
+channel holds.
+
+Two things end it early or make it begin anew. It looks at no more messages than stood there at its beginning, or a
+letter that fails again at once would be seen over and over. And RabbitMQ closes a channel that holds a message for
+longer than ``consumer_timeout`` (30 minutes by default): a walk that takes long gives everything back every ten minutes
+and begins anew with what it has not taken.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+
+from servicebus.errors import ConnectionLost
+from servicebus.operations.session import Consumption, Session, SessionChannel
+from servicebus.transport.interface import Delivery
+
+__all__ = ["Walk"]
+
+WINDOW = 200
+KEPT_PER_CHANNEL = 5000
+HOLD_S = 600.0
+_SILENCE_S = 1.0
+_PATIENCE_S = 30.0
+"""A broker that has messages and delivers none of them for so long does not work."""
+
+
+class Walk:
+    """One walk. Used by the session's thread.
+
+    Args:
+        before_renewal: called before the walk begins anew: everything on its way must be settled, and what was only
+            kept will be seen again.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        queue: str,
+        *,
+        before_renewal: Callable[[], None],
+        window: int = WINDOW,
+        hold_s: float = HOLD_S,
+    ):
+        self.queue = queue
+        self.exists = False
+        self.total = 0
+        """Messages that stood there at the beginning."""
+        self.renewals = 0
+        self._session = session
+        self._before_renewal = before_renewal
+        self._window = window
+        self._hold_s = hold_s
+        self._channels: list[SessionChannel] = []
+        self._seen = 0
+        self._kept = 0
+        self._is_tired = False
+        self._is_over = False
+        facts = session.facts(queue)
+        if facts is not None:
+            self.exists = True
+            self.total = facts.ready
+
+    def __repr__(self) -> str:
+        return f"<Walk over {self.queue} on {self._session.host.name}: {self._seen} of {self.total}, kept {self._kept}>"
+
+    def __enter__(self) -> Walk:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close(is_well=error is None)
+
+    @property
+    def channel(self) -> SessionChannel:
+        """Where to publish and to ack, until the next message."""
+        return self._channels[-1]
+
+    def keep(self) -> None:
+        """The message at hand stays where it is."""
+        self._kept += 1
+
+    def _close(self, *, is_well: bool) -> None:
+        """Give back what was not acked, the oldest first; if all is well, wait until every ack has arrived."""
+        channels, self._channels = self._channels, []
+        for channel in channels:
+            if is_well:
+                channel.settle()
+            channel.close()
+
+    def __iter__(self) -> Iterator[Delivery]:
+        left = self.total
+        while left > 0:
+            self._seen = self._kept = 0
+            yield from self._pass(left)
+            if self._seen >= left or not self._is_tired:
+                return
+            self._before_renewal()
+            # What was taken is gone; what was kept comes again, in its old place.
+            left -= self._seen - self._kept
+            self._close(is_well=True)
+            self.renewals += 1
+
+    def _pass(self, left: int) -> Iterator[Delivery]:
+        """Until *left* messages were seen, the queue is empty, or they have been held for too long."""
+        self._is_tired = False
+        tired_at = time.monotonic() + self._hold_s
+        while self._seen < left:
+            if self._kept >= KEPT_PER_CHANNEL * len(self._channels):
+                self._channels.append(self._session.channel(confirms=True))
+            consumption = self.channel.consume(self.queue, prefetch=self._window)
+            yield from self._window_of(consumption, left, tired_at)
+            if self._is_tired or self._is_over:
+                return
+            consumption.cancel()
+
+    def _window_of(self, consumption: Consumption, left: int, tired_at: float) -> Iterator[Delivery]:
+        """What one consumer delivers, until its window is full of kept messages."""
+        full_at = self._kept + self._window
+        silent_since = time.monotonic()
+        while self._seen < left and self._kept < full_at:
+            delivery = consumption.next(_SILENCE_S)
+            now = time.monotonic()
+            if delivery is not None:
+                self._seen += 1
+                yield delivery
+                silent_since = now = time.monotonic()
+            elif self._nothing_comes(now - silent_since):
+                self._is_over = True
+                return
+            if now > tired_at:
+                self._is_tired = True
+                return
+
+    def _nothing_comes(self, silent_s: float) -> bool:
+        """Somebody else may have taken what we were still to see."""
+        if self.channel.declare(self.queue, passive=True).ready == 0:
+            return silent_s > 2 * _SILENCE_S
+        if silent_s > _PATIENCE_S:
+            reason = f"queue {self.queue} has messages and delivers none for {silent_s:.0f} s"
+            raise ConnectionLost(self._session.host.name, reason, sent=False)
+        return False

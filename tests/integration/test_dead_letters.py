@@ -1,0 +1,286 @@
+"""``servicebus dead`` with one real broker: what goes back goes back whole, and nothing is lost, whatever is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pika
+import pytest
+from click.testing import CliRunner, Result
+from envelopes import SECRET, sealed
+from waiting import wait_until
+
+from servicebus.cli.main import servicebus
+from servicebus.configuration import Configuration
+from servicebus.operations import walk as walking
+from servicebus.operations.dead import DeadLetters
+from servicebus.operations.filters import Filter
+from servicebus.testing import Broker
+from servicebus.wire import headers
+from servicebus.wire.envelope import Kind
+from servicebus.wire.signing import Keyring
+from servicebus.wire.xmlcodec import decode_envelope
+
+if TYPE_CHECKING:
+    from agents import Agent
+    from probe import Probe
+
+pytestmark = pytest.mark.brokers(count=1)
+
+DEAD = "NODE-01.dead"
+MESSAGES = "NODE-01.messages"
+ADDRESS = "NODE-01.audit.record"
+
+
+class Place:
+    """One broker with a queue of dead letters, and a configuration file that names it."""
+
+    def __init__(self, broker: Broker, probe: Probe, folder: Path):
+        self.broker = broker
+        self.probe = probe
+        self.file = folder / "ops.yaml"
+        self.settings: dict[str, Any] = {
+            "hosts": [f"{broker.host}:{broker.port}"],
+            "secret_token": SECRET,
+            "node_name": "NODE-01",
+        }
+        self.file.write_text(json.dumps(self.settings))
+        for queue in (DEAD, MESSAGES):
+            probe.declare(queue, durable=True)
+
+    def letters(self, **how: Any) -> DeadLetters:
+        config = Configuration(self.settings)
+        return DeadLetters(config, "NODE-01", config.hosts, **how)
+
+    def run(self, *arguments: str, **how: Any) -> Result:
+        return CliRunner().invoke(servicebus, ["dead", *arguments, "-c", str(self.file)], **how)
+
+    def run_json(self, *arguments: str) -> Any:
+        done = self.run(*arguments, "--json")
+        assert done.stdout, done.output
+        return json.loads(done.stdout)
+
+    def bury(self, *params: Any, age_s: float = 60, reason: str = "ValueError", **how: Any) -> None:
+        """Write letters as a worker does; *how* as for envelopes.sealed."""
+        with self.probe.channel() as channel:
+            channel.confirm_delivery()
+            for each in params:
+                body = sealed(ADDRESS, each, **{"kind": Kind.MESSAGE, **how})
+                self._put(channel, body, age_s, reason)
+
+    def bury_bytes(self, body: bytes) -> None:
+        with self.probe.channel() as channel:
+            self._put(channel, body, 60, "malformed")
+
+    def _put(self, channel: Any, body: bytes, age_s: float, reason: str) -> None:
+        written = {
+            headers.REASON: reason,
+            headers.DETAIL: "boom it was",
+            headers.TRACE: "Traceback ...",
+            headers.HOST: "mq",
+            headers.TIME: int(time.time() - age_s),
+            headers.ATTEMPTS: 6,
+            headers.FIRST: int(time.time() - age_s - 600),
+            "tenant": "t-1",
+        }
+        properties = pika.BasicProperties(delivery_mode=2, message_id="m", headers=written)
+        channel.basic_publish("", DEAD, body, properties, mandatory=True)
+
+    def params_in(self, queue: str) -> list[Any]:
+        """What stands in *queue*, in its order; the queue is empty afterwards."""
+        return [json.loads(decode_envelope(body, 10**6).params) for body, _ in self.probe.take_all(queue)]
+
+
+@pytest.fixture
+def place(brokers: list[Broker], make_probe: Callable[..., Probe], tmp_path: Path) -> Place:
+    return Place(brokers[0], make_probe(brokers[0]), tmp_path)
+
+
+def test_list_and_show_change_nothing_and_show_alone_tells_the_parameters(place: Place) -> None:
+    place.bury({"card": "4711"}, "old", age_s=7200)
+    place.bury("young", reason="unknown-service")
+    done = place.run("list")
+    assert done.exit_code == 0, done.output
+    first, second, third = done.stdout.splitlines()[1:4]
+    assert ("2h" in first, "ValueError" in second, "unknown-service" in third) == (True, True, True)
+    assert "4711" not in done.stdout
+    assert "3 dead letters, 3 of them match" in done.stdout
+
+    (young,) = place.run_json("list", "--since", "1h")["letters"]
+    assert (young["service"], young["reason"], young["attempts"]) == ("audit.record", "unknown-service", 6)
+    assert place.run_json("list", "--until", "1h", "--limit", "1")["letters"][0]["reason"] == "ValueError"
+    assert place.run_json("list", "--reason", "Val*", "--service", "audit.*")["brokers"][0]["matched"] == 2
+
+    oldest = place.run_json("list")["letters"][0]["id"]
+    (shown,) = place.run_json("show", oldest)["letters"]
+    assert (shown["params"], shown["trace"], shown["failed_on"]) == ({"card": "4711"}, "Traceback ...", "mq")
+    assert '"card": "4711"' in place.run("show", oldest).stdout
+    assert place.run("show", "nobody").exit_code == 1
+    assert [row["count"] for row in place.run_json("list", "--summary")["summary"]] == [2, 1]
+    assert place.params_in(DEAD) == [{"card": "4711"}, "old", "young"], "in their old order"
+
+
+def test_requeue_gives_back_the_very_bytes_without_our_headers(place: Place) -> None:
+    place.bury("a", "b", reason="ValueError")
+    place.bury("stays", reason="other")
+    said = place.run_json("requeue", "--reason", "ValueError", "--dry-run")
+    assert (said["brokers"][0]["done"], place.probe.depth(MESSAGES)) == (2, 0)
+    assert place.run_json("requeue", "--reason", "ValueError", "--limit", "1")["brokers"][0]["done"] == 1
+    done = place.run("requeue", "--reason", "ValueError")
+    assert done.exit_code == 0, done.output
+    assert "1 went back" in done.stdout
+    bodies = place.probe.take_all(MESSAGES)
+    assert [json.loads(decode_envelope(body, 10**6).params) for body, _ in bodies] == ["a", "b"]
+    assert [found for _, found in bodies] == [{"tenant": "t-1"}] * 2, "the attempts begin anew"
+    assert place.params_in(DEAD) == ["stays"]
+
+
+def test_what_the_node_would_refuse_stays_unless_it_can_be_sealed_anew(place: Place) -> None:
+    place.bury("stale", sent_s_ago=3 * 86400)
+    place.bury("forged", secret="a stranger's")
+    place.bury("fine")
+    place.bury_bytes(b"rubbish")
+    notes = {row["standing"] for row in place.run_json("list")["letters"]}
+    assert notes == {"stale", "refused", "good"}
+    before = place.run_json("list", "--limit", "1")["letters"][0]
+
+    done = place.run("requeue", "--all")
+    assert done.exit_code == 10
+    assert "1 went back" in done.stdout
+    assert "1 stay: stale: its token is too old for the node; --reseal signs it anew" in done.stdout
+    assert "1 stay: refused: signature: no key" in done.stdout
+    assert place.params_in(MESSAGES) == ["fine"]
+
+    done = place.run("requeue", "--all", "--reseal")
+    assert done.exit_code == 10, "the forged one and the rubbish stay"
+    assert "1 went back (1 sealed anew)" in done.stdout
+    ((body, _),) = place.probe.take_all(MESSAGES)
+    again = decode_envelope(body, 10**6)
+    Keyring([SECRET]).verify_envelope(again)
+    assert again.id == before["id"]
+    assert abs(again.sent_ms / 1000 - time.time()) < 60
+    assert place.probe.depth(DEAD) == 2
+
+    assert place.run("requeue", "--all", "--unchecked").exit_code == 0
+    assert len(place.probe.take_all(MESSAGES)) == 2
+
+
+def test_drop_asks_and_then_drops_what_it_counted(place: Place) -> None:
+    place.bury("a", "b", reason="bad")
+    place.bury("c")
+    assert place.run("drop", "--reason", "bad", input="n\n").exit_code == 1
+    assert place.run_json("drop", "--all", "--dry-run")["brokers"][0]["done"] == 3
+    assert place.probe.depth(DEAD) == 3
+    done = place.run("drop", "--reason", "bad", input="y\n")
+    assert done.exit_code == 0, done.output
+    assert "Drop 2 dead letters of NODE-01 (2 on " in done.output
+    assert place.params_in(DEAD) == ["c"]
+    place.bury("d", "e")
+    assert place.run_json("drop", "--all", "--yes", "--limit", "1")["brokers"][0]["done"] == 1
+    assert place.params_in(DEAD) == ["e"]
+
+
+def test_a_queue_longer_than_many_windows_keeps_its_order(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the walk begins anew in the middle, as it does before the broker's consumer_timeout."""
+    monkeypatch.setattr(walking, "KEPT_PER_CHANNEL", 40)
+    original = walking.Walk.__init__
+
+    def tired_soon(self: Any, *arguments: Any, **how: Any) -> None:
+        original(self, *arguments, **{**how, "window": 20, "hold_s": 0.3})
+
+    monkeypatch.setattr(walking.Walk, "__init__", tired_soon)
+    with place.probe.channel() as channel:
+        for number in range(300):
+            body = sealed(ADDRESS, number, kind=Kind.MESSAGE)
+            place._put(channel, body, 60, "odd" if number % 2 else "even")
+    (report,) = place.letters().requeue(Filter(reasons=("odd",)), per_s=120.0)
+    assert report.error is None
+    assert (report.done, report.looked_at, report.total) == (150, 300, 300)
+    assert place.params_in(MESSAGES) == list(range(1, 300, 2))
+    assert place.params_in(DEAD) == list(range(0, 300, 2))
+
+
+def test_on_a_quorum_queue_all_is_the_same(place: Place) -> None:
+    for queue in (DEAD, MESSAGES):
+        place.probe.delete(queue)
+        place.probe.declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
+    place.bury(*range(50), reason="a")
+    place.bury("b", reason="b")
+    assert len(place.run_json("list")["letters"]) == 51
+    assert place.run_json("requeue", "--reason", "b")["brokers"][0]["done"] == 1
+    assert place.params_in(MESSAGES) == ["b"]
+    assert sorted(place.params_in(DEAD)) == list(range(50))
+
+
+def test_without_the_nodes_queue_nothing_leaves_and_the_broker_is_named(place: Place) -> None:
+    place.bury("a", "b")
+    place.probe.delete(MESSAGES)
+    done = place.run("requeue", "--all")
+    assert done.exit_code == 10
+    assert f"{place.broker.host}:{place.broker.port}" in done.stderr
+    assert f"a message for {MESSAGES} by the default exchange was not stored: 312 NO_ROUTE" in done.stderr
+    assert "0 went back" in done.stdout
+    assert place.params_in(DEAD) == ["a", "b"]
+
+
+def test_a_broker_that_is_away_is_named_and_the_others_are_served(place: Place) -> None:
+    place.bury("a")
+    place.settings["hosts"].insert(0, "127.0.0.1:1")
+    place.file.write_text(json.dumps(place.settings))
+    done = place.run("requeue", "--all")
+    assert done.exit_code == 10
+    assert "127.0.0.1:1: connection refused" in done.stderr
+    assert place.params_in(MESSAGES) == ["a"]
+    assert place.run("list", "--node", "NODE-02").exit_code == 10
+    done = place.run("list", "--node", "NODE-02", "--host", f"{place.broker.host}:{place.broker.port}")
+    assert done.exit_code == 0
+    assert "no broker has a queue NODE-02.dead; is NODE-02 the right node?" in done.stderr
+
+
+def test_a_requeue_that_is_killed_in_the_middle_loses_nothing(place: Place) -> None:
+    """Every letter is in one of the two queues, or in both; the next run finishes the work."""
+    count = 1500
+    place.bury(*range(count))
+    command = [sys.executable, "-c", "from servicebus.cli.main import main; main()", "dead", "requeue", "--all"]
+    for killed_at in (1, 700):
+        process = subprocess.Popen(
+            [*command, "--rate", "3000/s", "-c", str(place.file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        wait_until(lambda at=killed_at: (place.probe.depth(MESSAGES) or 0) >= at, 30)  # type: ignore[misc]
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(10) == -signal.SIGKILL
+    wait_until(lambda: place.probe.consumers(DEAD) == 0)
+    moved, left = place.params_in(MESSAGES), place.params_in(DEAD)
+    assert left, "it was killed in the middle"
+    assert set(moved) | set(left) == set(range(count))
+    assert len(moved) + len(left) <= count + 2 * 100, "no more doubles than were on their way"
+    assert left == sorted(left)
+    place.bury(*left)
+    assert place.run_json("requeue", "--all")["brokers"][0]["done"] == len(left)
+
+
+def test_requeued_letters_are_executed_once_by_the_agent_even_if_they_were_doubled(
+    place: Place, start_agent: Callable[..., Agent]
+) -> None:
+    agent = start_agent([place.broker]).wait_consuming()
+    bodies = [sealed(ADDRESS, f"n{number}", kind=Kind.MESSAGE) for number in range(20)]
+    with place.probe.channel() as channel:
+        for body in bodies:
+            place._put(channel, body, 60, "ValueError")
+        for body in bodies[:5]:  # as a killed requeue leaves them
+            channel.basic_publish("", MESSAGES, body)
+    wait_until(lambda: len(agent.noted("recorded")) == 5, 20)
+    assert place.run("requeue", "--all", env=dict(os.environ)).exit_code == 0
+    wait_until(lambda: len(set(agent.noted("recorded"))) == 20, 20)
+    place.probe.publish(MESSAGES, sealed(ADDRESS, "the last", kind=Kind.MESSAGE))
+    wait_until(lambda: "the last" in agent.noted("recorded"), 20)
+    assert len(agent.noted("recorded")) == 21
+    assert place.probe.depth(DEAD) == 0

@@ -1,0 +1,109 @@
+"""``servicebus dead``: its arguments, and how letters are shown; what it does to brokers is tested with brokers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from envelopes import SECRET, sealed
+
+from servicebus.cli import dead_text
+from servicebus.cli.main import servicebus
+from servicebus.operations.dead import BrokerReport, Found
+from servicebus.operations.letters import Standing, read_letter
+from servicebus.transport.interface import Delivery
+from servicebus.wire import headers
+from servicebus.wire.envelope import Kind
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    path = tmp_path / "ops.yaml"
+    path.write_text(json.dumps({"hosts": ["127.0.0.1:1", "127.0.0.1:2"], "secret_token": SECRET, "node_name": "N"}))
+    return str(path)
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(servicebus, ["dead", *arguments])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["requeue"], "say which letters"),
+        (["drop"], "say which letters"),
+        (["show"], "say which letters"),
+        (["list", "--since", "2"], "write 90s, 15m, 2h, 3d"),
+        (["list", "--since", "1h", "--until", "2h"], "--since must be longer"),
+        (["list", "--host", "mq"], "no broker of the file: 127.0.0.1:1, 127.0.0.1:2"),
+        (["list", "--host", "127.0.0.1"], "means more than one"),
+        (["list", "--node", "a.b"], "holds a dot"),
+        (["requeue", "--all", "--rate", "fast"], "write 10/s"),
+        (["requeue", "--all", "--reseal", "--unchecked"], "does not go with"),
+        (["drop", "--all", "--json"], "add --yes"),
+    ],
+)
+def test_what_cannot_be_meant_is_said_before_anything_is_done(file: str, arguments: list[str], complaint: str) -> None:
+    done = run(*arguments, "-c", file)
+    assert done.exit_code == 2
+    assert complaint in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["show", "x"], ["requeue", "--all"], ["drop", "--all"]])
+def test_without_any_broker_the_status_is_away_and_each_is_named(file: str, arguments: list[str]) -> None:
+    done = run(*arguments, "-c", file)
+    assert done.exit_code == 4
+    assert "no broker reachable for the dead letters of N: 127.0.0.1:1 connection refused" in done.output
+    assert "127.0.0.1:2 connection refused" in done.output
+
+
+def found(params: Any = None, *, body: bytes | None = None, **more: Any) -> Found:
+    body = sealed("N.audit.record", params, kind=Kind.MESSAGE) if body is None else body
+    written = {headers.REASON: "ValueError", headers.TIME: 1_700_000_000, headers.ATTEMPTS: 6, **more}
+    letter = read_letter(Delivery(None, 1, body, headers=written), 100_000)  # type: ignore[arg-type]
+    return Found("mq:1", letter, Standing.GOOD, "")
+
+
+def test_parameters_are_cut_unless_all_is_wanted() -> None:
+    long = found({"text": "x" * 5000})
+    assert "--full shows all" in dead_text.as_show(long, full=False)
+    assert "x" * 5000 in dead_text.as_show(long, full=True)
+    assert dead_text.shown_facts(long, full=False)["params_cut"] is True
+    assert dead_text.shown_facts(long, full=True)["params"] == {"text": "x" * 5000}
+    assert dead_text.shown_facts(found([1, 2]), full=False)["params"] == [1, 2]
+
+
+def test_list_shows_no_parameters() -> None:
+    assert "secret thing" not in json.dumps(dead_text.facts(found("secret thing")))
+    assert "secret thing" not in dead_text.as_list([found("secret thing")], [], is_cut=False)
+
+
+def test_what_a_stranger_wrote_moves_no_cursor() -> None:
+    hostile = found(
+        "\x1b[2J\x9b2J", **{headers.REASON: "\x1b]0;x\x07", headers.DETAIL: "a\rb\nc", headers.TRACE: "\x1b[1A"}
+    )
+    garbage = found(body=b"\x1b[2J\xff")
+    for text in (
+        dead_text.as_show(hostile, full=True),
+        dead_text.as_show(garbage, full=True),
+        dead_text.as_list([hostile, garbage], [], is_cut=False),
+    ):
+        assert all(char.isprintable() or char == "\n" for char in text)
+
+
+@pytest.mark.parametrize("time_s", [0, 2**62, -5, "soon"])
+def test_a_time_that_is_none_is_shown_as_unknown(time_s: Any) -> None:
+    assert "buried    ?" in dead_text.as_show(found(**{headers.TIME: time_s}), full=False)
+
+
+def test_the_summary_counts_by_service_and_reason_the_most_first() -> None:
+    summary = dead_text.Summary()
+    for reason in ("b", "a", "b"):
+        summary.add(found(**{headers.REASON: reason}))
+    assert [(row["reason"], row["count"]) for row in summary.document()] == [("b", 2), ("a", 1)]
+    text = summary.text([BrokerReport("mq:1", total=3, matched=3)])
+    assert text.splitlines()[1].split()[0] == "2"
+    assert "mq:1: 3 dead letters, 3 of them match" in text

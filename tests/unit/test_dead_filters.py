@@ -1,0 +1,213 @@
+"""Which dead letters are meant, and what would become of one that goes back: pure."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from envelopes import SECRET, envelope, sealed
+from hypothesis import given
+from hypothesis import strategies as st
+
+from servicebus.compat.envelope import OldEvent, encode_event
+from servicebus.compat.tokens import DailyTokens
+from servicebus.configuration import Configuration
+from servicebus.errors import EnvelopeError
+from servicebus.operations.filters import Filter, parse_age, parse_rate, show_age
+from servicebus.operations.letters import Judge, Letter, Standing, read_letter
+from servicebus.transport.interface import Delivery
+from servicebus.wire import headers
+from servicebus.wire.envelope import Kind
+from servicebus.wire.signing import Keyring
+from servicebus.wire.xmlcodec import decode_envelope, encode_envelope
+
+NOW = 1_800_000_000.0
+CONFIG = Configuration({"hosts": ["mq"], "secret_token": [SECRET, "the old secret"], "node_name": "NODE-01"})
+
+
+def letter(body: bytes | None = None, **more: Any) -> Letter:
+    body = sealed("NODE-01.audit.record", {"a": 1}, kind=Kind.MESSAGE) if body is None else body
+    found = {headers.REASON: "ValueError", headers.DETAIL: "boom", headers.TIME: int(NOW) - 3600, headers.ATTEMPTS: 6}
+    return read_letter(Delivery(None, 1, body, headers={**found, **more}), 100_000)  # type: ignore[arg-type]
+
+
+# -- ages and rates ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("15m", 900), ("2h", 7200), ("1d12h", 129600), ("1.5h", 5400), ("2w", 1209600)]
+)
+def test_ages_are_written_with_their_units(text: str, seconds: float) -> None:
+    assert parse_age(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "2", "h", "2 h", "-2h", "2h!", "1..5h", "\uff12h", "1e3s", "2H"])
+def test_what_is_no_age_is_refused_with_the_way_to_write_one(text: str) -> None:
+    with pytest.raises(ValueError, match="write 90s, 15m, 2h, 3d"):
+        parse_age(text)
+
+
+@given(st.text(alphabet="0123456789.smhdw -", max_size=12))
+def test_an_age_is_a_number_of_seconds_or_a_value_error(text: str) -> None:
+    with contextlib.suppress(ValueError):
+        assert parse_age(text) >= 0
+
+
+@given(st.integers(0, 10**8))
+def test_an_age_that_is_shown_can_be_read_again_and_is_never_longer(seconds: int) -> None:
+    shown = parse_age(show_age(seconds))
+    assert shown <= seconds
+    assert seconds - shown < max(60, seconds * 0.05), "two units are enough"
+
+
+@pytest.mark.parametrize(
+    ("text", "per_s"), [("10/s", 10), ("10", 10), ("90/m", 1.5), ("500/h", 500 / 3600), ("0.5/s", 0.5), ("36/h", 0.01)]
+)
+def test_rates_are_letters_per_time(text: str, per_s: float) -> None:
+    assert parse_rate(text) == pytest.approx(per_s)
+
+
+@pytest.mark.parametrize("text", ["", "0/s", "0", "35/h", "10/d", "/s", "10/", "-1/s", "a/s", "1/s/s"])
+def test_what_is_no_rate_or_too_slow_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is no rate; write 10/s|the slowest rate is 36/h"):
+        parse_rate(text)
+
+
+@given(st.text(alphabet="0123456789./smh -", max_size=12))
+def test_a_rate_is_positive_or_a_value_error(text: str) -> None:
+    with contextlib.suppress(ValueError):
+        assert parse_rate(text) > 0
+
+
+# -- filters -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wanted", "matches"),
+    [
+        (Filter(), True),
+        (Filter(services=("audit.record",)), True),
+        (Filter(services=("audit.*",)), True),
+        (Filter(services=("*.rec?rd", "x")), True),
+        (Filter(services=("audit",)), False),
+        (Filter(services=("AUDIT.*",)), False),
+        (Filter(reasons=("Value*",)), True),
+        (Filter(reasons=("stale", "signature")), False),
+        (Filter(oldest_s=7200.0), True),
+        (Filter(oldest_s=1800.0), False),
+        (Filter(youngest_s=1800.0), True),
+        (Filter(youngest_s=7200.0), False),
+        (Filter(youngest_s=1800.0, oldest_s=7200.0), True),
+        (Filter(services=("audit.*",), reasons=("stale",)), False),
+        (Filter(ids=frozenset({"another"})), False),
+    ],
+)
+def test_every_condition_must_hold_and_one_of_several_alternatives(wanted: Filter, matches: bool) -> None:
+    assert wanted.matches(letter(), NOW) is matches
+
+
+def test_a_letter_is_found_by_its_id() -> None:
+    mine = letter()
+    assert Filter(ids=frozenset({mine.id, "x"})).matches(mine, NOW)
+
+
+def test_a_letter_without_a_time_is_older_than_everything() -> None:
+    ancient = letter(**{headers.TIME: "yesterday"})
+    assert ancient.age_s(NOW) is None
+    assert Filter(youngest_s=1e9).matches(ancient, NOW)
+    assert not Filter(oldest_s=1e9).matches(ancient, NOW)
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_letter_says_what_the_worker_wrote_down_and_keeps_the_senders_headers() -> None:
+    found = letter(**{"tenant": "a", headers.TRACE: b"bytes", headers.FIRST: 7, headers.HOST: "mq:1"})
+    assert (found.service, found.reason, found.detail, found.attempts) == ("audit.record", "ValueError", "boom", 6)
+    assert (found.trace, found.first, found.host) == ("bytes", 7, "mq:1")
+    assert found.headers == {"tenant": "a"}
+
+
+@given(st.binary(max_size=300))
+def test_whatever_bytes_stand_there_are_a_letter_with_an_id(body: bytes) -> None:
+    found = letter(body)
+    assert found.id == letter(body).id
+    assert found.id.startswith("sha256-")
+    assert found.service == "?"
+    assert Judge(CONFIG, "NODE-01").standing(found, NOW)[0] is Standing.REFUSED
+
+
+@given(
+    st.dictionaries(st.sampled_from([headers.REASON, headers.TIME, headers.ATTEMPTS, "x"]), st.none() | st.integers())
+)
+def test_whatever_headers_somebody_wrote_do_no_harm(written: dict[str, Any]) -> None:
+    found = letter(**written)
+    found.age_s(NOW)
+    assert isinstance(found.reason, str)
+
+
+# -- what would become of it -------------------------------------------------------------------------------------------
+
+
+def message(sent_s: float, *, secret: str = SECRET, address: str = "NODE-01.audit.record", **how: Any) -> Letter:
+    unsigned = replace(envelope(address, [1, 2], **{"kind": Kind.MESSAGE, **how}), sent_ms=int(sent_s * 1000))
+    return letter(encode_envelope(unsigned, Keyring([secret]).sign_envelope(unsigned)))
+
+
+@pytest.mark.parametrize(
+    ("found", "standing", "why"),
+    [
+        (message(NOW - 60), Standing.GOOD, ""),
+        (message(NOW - 60, secret="the old secret"), Standing.OTHER_KEY, "not the first"),
+        (message(NOW - 2 * 86400), Standing.STALE, "too old"),
+        (message(NOW + 3600), Standing.STALE, "in the future"),
+        (message(NOW - 2 * 86400, secret="the old secret"), Standing.STALE, "too old"),
+        (message(NOW - 60, secret="a stranger's"), Standing.REFUSED, "signature"),
+        (message(NOW - 60, address="NODE-02.audit.record"), Standing.REFUSED, "wrong-node"),
+        (message(NOW - 60, kind=Kind.CALL), Standing.REFUSED, "a call among messages"),
+        (letter(b"<event"), Standing.REFUSED, "malformed"),
+    ],
+)
+def test_the_judge_says_what_the_node_would(found: Letter, standing: Standing, why: str) -> None:
+    judged, text = Judge(CONFIG, "NODE-01").standing(found, NOW)
+    assert judged is standing
+    assert why in text
+
+
+@pytest.mark.parametrize("secret", [SECRET, "the old secret"])
+def test_a_sealed_letter_is_the_same_message_as_if_sent_now(secret: str) -> None:
+    found = message(NOW - 3 * 86400, secret=secret)
+    again = letter(Judge(CONFIG, "NODE-01").resealed(found, NOW))
+    assert again.id == found.id
+    assert again.params == found.params
+    assert again.service == found.service
+    Keyring([SECRET]).verify_envelope(decode_envelope(again.body, 100_000))
+    assert Judge(CONFIG, "NODE-01").standing(again, NOW) == (Standing.GOOD, "")
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        message(NOW - 60, secret="a stranger's"),
+        message(NOW - 60, address="NODE-02.audit.record"),
+        message(NOW - 60, kind=Kind.CALL),
+        letter(b"rubbish"),
+        letter(encode_event(OldEvent("1", "t", "a", "b", b"null"))),
+    ],
+    ids=["forged", "of another node", "a call", "rubbish", "version 1"],
+)
+def test_what_nobody_of_ours_sent_to_this_node_is_never_sealed(found: Letter) -> None:
+    with pytest.raises(EnvelopeError):
+        Judge(CONFIG, "NODE-01").resealed(found, NOW)
+
+
+def test_a_letter_of_version_1_goes_back_while_its_daily_token_is_good() -> None:
+    judge = Judge(CONFIG, "NODE-01")
+    token = DailyTokens([SECRET]).make(NOW)
+    found = letter(encode_event(OldEvent("1", token, "audit", "record", b'{"a": 1}')))
+    assert found.is_old
+    assert found.service == "audit.record"
+    assert judge.standing(found, NOW)[0] is Standing.GOOD
+    assert judge.standing(found, NOW + 3 * 86400)[0] is Standing.REFUSED
