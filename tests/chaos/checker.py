@@ -7,7 +7,7 @@ broken, collects the records of the offending operations.
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -55,6 +55,8 @@ class Finding:
     broken: int = 0
     offences: list[Offence] = field(default_factory=list)
     """The first of them."""
+    operations: Counter[str] = field(default_factory=Counter)
+    """How many calls and how many messages broke it."""
 
     @property
     def rule(self) -> str:
@@ -99,8 +101,11 @@ def judge(story: Story) -> Verdict:
     _count_checks(story, findings)
     stalls = Stalls(story)
     for operation in story.operations.values():
-        for name, text in broken_by(operation, stalls):
+        broken = list(broken_by(operation, stalls))
+        for name, text in broken:
             findings[name].add(Offence(text, operation.op))
+        for name in {name for name, _ in broken}:
+            findings[name].operations[operation.kind or "unexpected"] += 1
     for t, came in story.forged:
         findings["I6"].add(Offence(f"a service was given a forged request: {came}", t=t))
     for name, found in (

@@ -1,0 +1,157 @@
+"""What a run comes to in numbers: the words of Jepsen's queue checker, outcomes, latencies, faults, invariants.
+
+A Tally is plain values, so that one run can be kept as JSON and be shown beside another.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
+from pathlib import Path
+
+from tests.chaos.checker import Verdict
+from tests.chaos.invariants import is_again_after_kill
+from tests.chaos.operations import Operation
+
+__all__ = ["OUTCOMES", "PERCENTILES", "WORDS", "Tally", "load", "percentile", "save", "tally"]
+
+WORDS = (
+    "attempted", "acknowledged", "executed", "dead letters", "lost", "duplicated", "unexpected", "recovered",
+    "again after a kill",
+)  # fmt: skip
+
+OUTCOMES = {
+    "ok": "ok",
+    "fault": "fault of the service",
+    "CallInterrupted": "CallInterrupted",
+    "ServiceBusy": "busy",
+    "CallTimeout": "timeout",
+    "NoBrokerAvailable": "no broker",
+    "NodeUnavailable": "node away",
+    "never ended": "never ended",
+}
+"""Errors by their names; what is not here is shown under its own."""
+
+PERCENTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
+
+
+@dataclass
+class Tally:
+    system: str
+    calls: dict[str, int] = field(default_factory=dict)
+    messages: dict[str, int] = field(default_factory=dict)
+    outcomes: dict[str, int] = field(default_factory=dict)
+    """Calls by how they ended."""
+    sends: dict[str, int] = field(default_factory=dict)
+    """Messages by what send() said."""
+    latencies: dict[str, list[float]] = field(default_factory=dict)
+    """Seconds at PERCENTILES: of calls that were answered, until a send was confirmed, until a message was executed."""
+    faults: dict[str, int] = field(default_factory=dict)
+    invariants: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """By name: of how many things it was asked, and how often it was broken."""
+    seconds: float = 0.0
+    """From the first operation to the end of the last."""
+    facts: dict[str, str] = field(default_factory=dict)
+    """What else the reader should know: seed, machine, versions."""
+
+
+def tally(system: str, verdict: Verdict, **facts: str) -> Tally:
+    story = verdict.story
+    calls = [o for o in story.operations.values() if o.kind == "call"]
+    messages = [o for o in story.operations.values() if o.kind == "message"]
+    unknown = Counter(
+        "unexpected" for o in story.operations.values() if o.invoked_at is None and (o.attempts or o.dead)
+    )  # nobody can say whether it was a call
+    ended = [max(o.ended_at, o.taken_at) for o in story.operations.values()]
+    found = Tally(
+        system=system,
+        calls=_words(calls, verdict.findings["I2"].operations["call"]),
+        messages=_words(messages, verdict.findings["I2"].operations["message"]),
+        outcomes=dict(Counter(_outcome(o) for o in calls)),
+        sends=dict(Counter(_taken(o) for o in messages)),
+        latencies=_latencies(calls, messages),
+        faults=dict(sorted(Counter(fault.kind for fault in story.faults.values()).items())),
+        invariants={name: (finding.checked, finding.broken) for name, finding in verdict.findings.items()},
+        seconds=round(max(ended) - story.started_at, 1) if ended else 0.0,
+        facts=facts,
+    )
+    found.messages["unexpected"] = unknown["unexpected"] + len(story.forged)
+    return found
+
+
+def _words(operations: list[Operation], duplicated: int) -> dict[str, int]:
+    return {
+        "attempted": len(operations),
+        "acknowledged": sum(o.is_acknowledged for o in operations),
+        "executed": sum(_is_executed(o) for o in operations),
+        "dead letters": sum(o.dead > 0 for o in operations),
+        "lost": sum(
+            o.is_acknowledged and not (_is_executed(o) or o.dead or o.has_expired) for o in operations
+        ),
+        "duplicated": duplicated,
+        "unexpected": 0,
+        "recovered": sum(_is_executed(o) and not o.is_acknowledged and o.outcome != "fault" for o in operations),
+        "again after a kill": sum(_was_again_after_kill(o) for o in operations if o.kind == "message"),
+    }  # fmt: skip
+
+
+def _is_executed(operation: Operation) -> bool:
+    """For a call, the service's own error is a result as well."""
+    if operation.kind == "call":
+        return any(attempt.verdict in ("done", "failed") for attempt in operation.attempts)
+    return operation.is_done
+
+
+def _was_again_after_kill(operation: Operation) -> bool:
+    attempts = sorted(operation.attempts, key=lambda attempt: attempt.started_at)
+    return any(earlier.is_done and is_again_after_kill(earlier, later) for earlier, later in combinations(attempts, 2))
+
+
+def _outcome(operation: Operation) -> str:
+    if operation.outcome is None:
+        return "never ended"
+    return (operation.error or "error") if operation.outcome == "error" else operation.outcome
+
+
+def _taken(operation: Operation) -> str:
+    if operation.taken is None:
+        return "never ended"
+    return (operation.error or "refused") if operation.taken == "refused" else operation.taken
+
+
+def _latencies(calls: list[Operation], messages: list[Operation]) -> dict[str, list[float]]:
+    return {
+        "call": percentiles(o.ended_at - (o.invoked_at or 0.0) for o in calls if o.outcome == "ok"),
+        "send": percentiles(o.taken_at - (o.invoked_at or 0.0) for o in messages if o.is_acknowledged),
+        "delivery": percentiles(
+            done_at - (o.invoked_at or 0.0) for o in messages if (done_at := first_done_at(o)) is not None
+        ),
+    }
+
+
+def first_done_at(operation: Operation) -> float | None:
+    times = [a.finished_at for a in operation.attempts if a.is_done and a.finished_at is not None]
+    return min(times, default=None)
+
+
+def percentiles(values: Iterable[float]) -> list[float]:
+    ordered = sorted(values)
+    return [round(percentile(ordered, rank), 6) for rank in PERCENTILES] if ordered else []
+
+
+def percentile(ordered: list[float], rank: float) -> float:
+    """The nearest rank: a value that was really seen."""
+    return ordered[max(0, -int(-len(ordered) * rank // 100) - 1)]
+
+
+def save(found: Tally, path: Path) -> None:
+    path.write_text(json.dumps(asdict(found), indent=1) + "\n")
+
+
+def load(path: Path) -> Tally:
+    values = json.loads(path.read_text())
+    values["invariants"] = {name: (checked, broken) for name, (checked, broken) in values["invariants"].items()}
+    return Tally(**values)
