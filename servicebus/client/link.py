@@ -48,6 +48,11 @@ class LinkEvents(Protocol):
     def link_idle(self, link: Link) -> None: ...
     def link_down(self, link: Link, reason: str, orphans: list[Request]) -> None: ...
     def link_blocked(self, link: Link, reason: str | None) -> None: ...
+
+
+class AnswerEvents(Protocol):
+    """Where everything goes that comes back over a link; called in the loop's thread."""
+
     def replied(self, link: Link, delivery: Delivery) -> None: ...
     def unroutable(self, link: Link, returned: Returned) -> None: ...
     def confirmed(self, link: Link, request: Request, is_ack: bool) -> None: ...
@@ -67,6 +72,7 @@ class Link:
         config: Configuration,
         versions: Sequence[Version],
         events: LinkEvents,
+        answers: AnswerEvents,
     ):
         self.host = host
         self.newest = versions[0]
@@ -86,6 +92,7 @@ class Link:
         self._config = config
         self._exchanges = [version.exchange for version in versions]
         self._events = events
+        self._answers = answers
         self._backoff = Backoff()
         self._turn = Turn(len(host.members))
         self._tried_at = 0.0
@@ -222,13 +229,13 @@ class Link:
             self._down(str(error), "closed")
 
     def replied(self, delivery: Delivery) -> None:
-        self._events.replied(self, delivery)
+        self._answers.replied(self, delivery)
 
     def returned(self, returned: Returned) -> None:
-        self._events.unroutable(self, returned)
+        self._answers.unroutable(self, returned)
 
     def confirmed(self, request: Request, is_ack: bool) -> None:
-        self._events.confirmed(self, request, is_ack)
+        self._answers.confirmed(self, request, is_ack)
 
     def _down(self, reason: str, kind: str) -> None:
         if self.state in (LinkState.IDLE, LinkState.BACKOFF):

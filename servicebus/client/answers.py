@@ -1,0 +1,118 @@
+"""Answers: what a reply, a confirm or a return means for the request that it belongs to."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from servicebus.client.carrier import Carrier
+from servicebus.client.link import Link
+from servicebus.client.request import Request
+from servicebus.client.roster import Roster
+from servicebus.client.watch import AWAY, PathWatch
+from servicebus.errors import EnvelopeError, NodeUnavailable, ServiceBusy
+from servicebus.transport.interface import Delivery, Returned
+from servicebus.wire.envelope import Kind
+from servicebus.wire.fault import Fault, error_from_fault
+
+LOG = logging.getLogger(__name__)
+
+_BUSY_RETRY_S = 0.05
+_QUEUE_MAY_APPEAR_S = 0.25
+"""After a message came back unroutable, its node's queue on that broker is not tried again for so long."""
+
+
+class Answers:
+    """Belongs to the engine's thread."""
+
+    def __init__(self, roster: Roster, carrier: Carrier, watch: PathWatch):
+        self.unverified = 0
+        self.late = 0
+        self._roster = roster
+        self._carrier = carrier
+        self._watch = watch
+
+    def replied(self, link: Link, delivery: Delivery) -> None:
+        wire_id = delivery.correlation_id or ""
+        request = self._roster.travelling.get(wire_id)
+        if request is None:
+            if not self._watch.answered(wire_id, delivery.body, time.monotonic()):
+                self.late += 1
+                LOG.debug("%s: reply to %s, which nobody waits for (any more)", link.host.name, wire_id)
+            return
+        try:
+            assert request.version is not None, "it travels"
+            reply = request.version.read(request, delivery.body)
+        except EnvelopeError as error:
+            self.unverified += 1
+            request.tried(link.host.name, f"sent a reply that cannot be believed ({error})")
+            LOG.warning("%s: ignored a reply to %s: %s", link.host.name, request.address, error)
+            return
+        if request.path is not None and request.path.link is link:
+            request.path.clock.heard(time.monotonic())  # it lives; whether it takes new calls, only a pong says
+        if reply.fault is not None:
+            self._faulted(request, reply.fault)
+            return
+        self._roster.finish(request)
+        try:
+            value = request.version.value(reply.message)
+        except EnvelopeError as error:
+            request.fail(error)
+        else:
+            request.complete((request.event_id, value))
+
+    def confirmed(self, link: Link, request: Request, is_ack: bool) -> None:
+        if is_ack and not request.returned:
+            self._roster.finish(request)
+            request.complete(request.event_id)
+            return
+        request.not_run()
+        why = "has no queue for the messages of the node" if request.returned else "refused the message (nack)"
+        self._carrier.take_back(request, why, time.monotonic())
+
+    def unroutable(self, link: Link, returned: Returned) -> None:
+        wire_id = returned.correlation_id or returned.message_id or ""
+        now = time.monotonic()
+        request = self._roster.travelling.get(wire_id)
+        if request is None or request.link is not link:
+            self._watch.returned(wire_id, now)
+            return
+        if request.kind is Kind.MESSAGE:
+            request.returned = True  # its confirm follows
+            path = link.path(request.address.node, now)
+            path.lacks_queue_until = now + _QUEUE_MAY_APPEAR_S
+            self._watch.ask(path, now)
+        else:
+            self._not_run(request, AWAY, now)
+
+    def _faulted(self, request: Request, fault: Fault) -> None:
+        if fault.type == "stopping":
+            # The agent is draining and has not run it: as good as an unroutable call, but said in time.
+            self._not_run(request, "the agent there is stopping", time.monotonic())
+            return
+        self._roster.finish(request)
+        error = error_from_fault(fault, str(request.address), time.monotonic() - request.started_at)
+        if not isinstance(error, ServiceBusy):
+            request.fail(error)
+            return
+        request.is_busy = True
+        request.not_run()
+        self._carrier.pause(request, error.retry_after_s or _BUSY_RETRY_S)
+
+    def _not_run(self, request: Request, why: str, now: float) -> None:
+        """The path takes no calls, and surely did not run this one. Those that it took before may be under way."""
+        path = request.path
+        may_be_another = False
+        if path is not None:
+            path.outstanding.pop(request.id, None)
+            path.trust.lose(why)
+            may_be_another = self._watch.ask(path, now)
+        request.not_run()
+        if request.pinned is None:
+            self._carrier.take_back(request, why, now)
+            return
+        self._roster.finish(request)
+        if may_be_another:
+            self._carrier.wait(request, now)
+        else:
+            request.fail(NodeUnavailable(str(request.address), [(request.pinned.host.name, why)]))

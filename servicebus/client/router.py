@@ -1,0 +1,46 @@
+"""Router: the link that a request should travel over now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from servicebus.client.link import Link
+from servicebus.client.request import Request
+from servicebus.policy.paths import Candidate, choose
+from servicebus.wire.envelope import Kind
+
+
+class Router:
+    """Belongs to the engine's thread.
+
+    Args:
+        links: in order of preference.
+    """
+
+    def __init__(self, links: Sequence[Link], failback_after_s: float):
+        self._links = links
+        self._failback_after_s = failback_after_s
+
+    def choose(self, request: Request, now: float) -> Link | None:
+        """The best usable link for *request*; None if there is none now."""
+        if request.pinned is not None:
+            return request.pinned if request.pinned.is_usable else None
+        node = request.address.node
+        patience_s = self._failback_after_s
+        is_message = request.kind is Kind.MESSAGE
+
+        def look(link: Link) -> Candidate:
+            path = link.path(node, now)
+            return Candidate(
+                is_usable=link.is_usable and not (is_message and path.lacks_queue(now)),
+                is_trusted=link.trust.is_trusted(now, patience_s),
+                path_is_healthy=path.trust.is_healthy,
+                path_is_trusted=path.trust.is_trusted(now, patience_s),
+            )
+
+        links = self._links[::-1] if request.reverse else self._links
+        found = choose(links, look)
+        if found is None and is_message:
+            # A message is safe in the durable queue of a broker whose agent is away just now; it only needs that queue.
+            found = next((link for link in links if look(link).is_usable), None)
+        return found

@@ -1,0 +1,75 @@
+"""Ticker: looks after what nobody announces: deadlines, silence, grace, queues that have appeared."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from servicebus.client.carrier import Carrier
+from servicebus.client.connector import Connector
+from servicebus.client.link import Link
+from servicebus.client.roster import Roster
+from servicebus.client.watch import PathWatch
+from servicebus.transport.loop import EventLoop, Timer
+from servicebus.wire.envelope import Kind
+
+_BUSY_TICK_S = 0.05
+_IDLE_TICK_S = 0.5
+
+
+class Ticker:
+    """Ticks often while something is unfinished, seldom while a link is up, and else not at all.
+
+    Belongs to the engine's thread.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        links: Sequence[Link],
+        roster: Roster,
+        carrier: Carrier,
+        watch: PathWatch,
+        connector: Connector,
+    ):
+        self._loop = loop
+        self._links = links
+        self._roster = roster
+        self._carrier = carrier
+        self._watch = watch
+        self._connector = connector
+        self._timer: Timer | None = None
+        self._timer_is_idle = False
+        self._is_stopped = False
+
+    def set(self) -> None:
+        """Something has begun: see to it that the next tick comes in time."""
+        if self._is_stopped or (self._timer is not None and not self._timer_is_idle):
+            return
+        is_idle = not (len(self._roster) or self._watch.is_waiting)
+        if self._timer is not None:
+            if is_idle:
+                return
+            self._timer.cancel()  # a request after a pause must not wait for an idle tick: its limit may be shorter
+        self._timer_is_idle = is_idle
+        self._timer = self._loop.call_later(_IDLE_TICK_S if is_idle else _BUSY_TICK_S, self._tick)
+
+    def stop(self) -> None:
+        self._is_stopped = True
+
+    def _tick(self) -> None:
+        self._timer = None
+        if self._is_stopped:
+            return
+        now = time.monotonic()
+        self._carrier.end_overdue(now)
+        awaited_nodes = {request.address.node for request in self._roster.waiting.values()}
+        for link in self._links:
+            if link.is_up:
+                self._watch.check(link, awaited_nodes, now)
+        if any(request.kind is Kind.MESSAGE for request in self._roster.waiting.values()):
+            self._carrier.retry_waiting(now)  # the queue that was missing may have been declared; nobody would tell us
+        self._carrier.end_grace(now)
+        self._connector.look_after(now)
+        if len(self._roster) or any(link.is_up or link.is_wanted for link in self._links):
+            self.set()
