@@ -1,0 +1,71 @@
+"""LockFile: locks that the kernel keeps for a process, and lets go of when it is gone, however it went.
+
+Each lock is one byte of a file, which need not have so many. The locks belong to the open file ("open file description
+locks"), so that two LockFiles in one process know of each other; one that the LockFile has already it gets again. The
+kernel does not let go before the last thread of the process is gone: who finds a byte free knows that nothing of its
+last holder runs any more. A child that is forked would keep the locks, and is made to close the file at once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import weakref
+from pathlib import Path
+
+__all__ = ["TO_THE_END", "LockFile"]
+
+TO_THE_END = 0
+"""As a length: whatever follows."""
+
+# struct flock of 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid, padding.
+_FLOCK = struct.Struct("hhqqi4x")
+
+
+class LockFile:
+    """Open for as long as its locks are to be held. Raises OSError if it cannot be opened, or the kernel refuses."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        _open_files.add(self)
+
+    def __repr__(self) -> str:
+        return f"<LockFile {self._path}>"
+
+    def try_lock(self, byte: int, *, shared: bool = False) -> bool:
+        """Lock *byte*, if nobody else has it; several may share one."""
+        kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
+        try:
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
+        except BlockingIOError:
+            return False
+        return True
+
+    def unlock(self, byte: int) -> None:
+        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, byte, 1, 0))
+
+    def is_locked(self, byte: int, length: int = 1) -> bool:
+        """Has anybody else a lock, shared or not, on one of these bytes?"""
+        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, length, 0)
+        found = fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, asked)
+        return bool(_FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
+
+    def close(self) -> None:
+        """Let go of all its locks. Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+
+_open_files: weakref.WeakSet[LockFile] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    # A process that is killed while a child of it lives on must have let go all the same.
+    for file in _open_files:
+        file.close()
+
+
+os.register_at_fork(after_in_child=_close_all)
