@@ -23,6 +23,8 @@ __all__ = [
     "LifecycleError",
     "NoBrokerAvailable",
     "NodeUnavailable",
+    "QueueConflict",
+    "QueueStranded",
     "RemoteError",
     "SendUnconfirmed",
     "ServiceBusError",
@@ -123,6 +125,16 @@ class ConnectFailed(TransportError):
         """``refused``, ``unreachable``, ``silent``, ``tls``, ``credentials``, ``topology`` or ``closed``."""
 
 
+class QueueConflict(ConnectFailed):
+    """Raised when a queue exists with another type, or other arguments, than it is declared with."""
+
+    def __init__(self, host: str, reason: str, *, queue: str, current: str):
+        super().__init__(host, reason, kind="topology")
+        self.queue = queue
+        self.current = current
+        """Its type, ``classic`` or ``quorum``; empty if it is other arguments that differ."""
+
+
 class ConnectionLost(TransportError):
     """Raised when an open connection broke; whether what was sent arrived is uncertain if ``sent``."""
 
@@ -131,6 +143,14 @@ class ConnectionLost(TransportError):
         self.host = host
         self.reason = reason
         self.sent = sent
+
+
+class QueueStranded(ConnectionLost):
+    """Raised when a queue lives on one member of a cluster, and that member is away; nothing was sent."""
+
+    def __init__(self, host: str, reason: str, *, queue: str):
+        super().__init__(host, reason, sent=False)
+        self.queue = queue
 
 
 class NoBrokerAvailable(TransportError):

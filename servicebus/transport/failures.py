@@ -8,7 +8,9 @@ import pika.exceptions
 from pika.adapters.utils import connection_workflow
 
 from servicebus.configuration import BrokerHost
-from servicebus.errors import ConnectFailed, ConnectionLost, TransportError
+from servicebus.errors import ConnectFailed, ConnectionLost, QueueConflict, QueueStranded, TransportError
+from servicebus.transport.conflicts import Conflict, queue_conflict, stranded_queue
+from servicebus.wire.address import is_stored
 
 
 def connect_failure(
@@ -90,13 +92,40 @@ def channel_failure(host: BrokerHost, error: BaseException) -> TransportError:
     """Why a channel closed: topology conflicts and missing rights are ConnectFailed, the rest a lost connection."""
     if isinstance(error, pika.exceptions.ChannelClosedByBroker):
         text = f"{error.reply_code} {error.reply_text}"
-        if error.reply_code in (403, 406):
-            advice = (
-                "grant the right, or use other names" if error.reply_code == 403 else "delete it, or use another name"
-            )
+        if error.reply_code == 403:
+            advice = "grant the right, or use other names"
             return ConnectFailed(host.place, f"the broker refused the topology: {text}; {advice}", kind="topology")
+        if error.reply_code == 406 and (conflict := queue_conflict(error.reply_text)):
+            return _conflict(host, conflict, text)
+        if error.reply_code == 406 and "inequivalent" in text:
+            reason = f"the broker refused the topology: {text}; delete it, or use another name"
+            return ConnectFailed(host.place, reason, kind="topology")
+        if error.reply_code == 404 and (queue := stranded_queue(error.reply_text)):
+            return QueueStranded(host.place, _stranded(queue), queue=queue)
+        if error.reply_code == 406 and "acknowledgement" in text:
+            text += "; a service took longer than the broker's consumer_timeout, its work is delivered again"
         return ConnectionLost(host.place, f"the broker closed the channel: {text}", sent=True)
     return ConnectionLost(host.place, closing_reason(error), sent=True)
+
+
+def _conflict(host: BrokerHost, conflict: Conflict, text: str) -> QueueConflict:
+    """What is not as it was declared, and what to do about it."""
+    if conflict.current:
+        reason = f"queue {conflict.queue} is {conflict.current}, where queue_type says {conflict.wanted}"
+    else:
+        reason = f"the broker refused the topology: {text}"
+    if is_stored(conflict.queue):
+        reason += f"; move its messages with: servicebus migrate-queue {host.name}"
+    else:
+        reason += "; delete it, or use another name"
+    return QueueConflict(host.place, reason, queue=conflict.queue, current=conflict.current)
+
+
+def _stranded(queue: str) -> str:
+    reason = f"queue {queue} lives on a member of the cluster that is away"
+    if is_stored(queue):
+        reason += "; its messages wait there; with queue_type: quorum they would live on several members"
+    return reason
 
 
 def closing_reason(error: BaseException) -> str:

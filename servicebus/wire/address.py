@@ -117,3 +117,8 @@ def delay_queue(node: str, seconds: int) -> str:
 def dead_queue(node: str) -> str:
     """Name the queue of *node*'s dead letters."""
     return f"{node}.dead"
+
+
+def is_stored(queue: str) -> bool:
+    """Whether a queue of that name stores messages: a node's messages, delayed ones or dead letters."""
+    return ".messages" in queue or queue.endswith(".dead")

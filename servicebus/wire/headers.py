@@ -29,6 +29,11 @@ def as_sent(headers: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (headers or {}).items() if name not in _ALL and not name.startswith("x-")}
 
 
+def kept_in_copies(headers: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The sender's and ours, without the broker's own (x-death, x-delivery-count)."""
+    return {name: value for name, value in (headers or {}).items() if name in _ALL or not name.startswith("x-")}
+
+
 def number(headers: Mapping[str, Any] | None, name: str) -> int:
     """A header that is a count or a time; 0 if it is missing or no number, since anybody may have written it."""
     value = (headers or {}).get(name)

@@ -1,0 +1,92 @@
+"""``servicebus migrate-queue``: give a node's stored queues the type that the configuration says."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from servicebus.cli.options import config_option, host_named, json_option
+from servicebus.cli.output import Output
+from servicebus.cli.progress import Progress
+from servicebus.configuration import Configuration
+
+if TYPE_CHECKING:
+    from servicebus.operations.migrate import Finding
+    from servicebus.operations.session import Session
+
+
+@click.command("migrate-queue")
+@click.argument("host")
+@config_option
+@click.option(
+    "--queue", "queues", metavar="NAME", multiple=True, help="Only this one. Default: all that store messages."
+)
+@click.option("--dry-run", is_flag=True, help="Only say what there is to do.")
+@json_option
+@click.pass_obj
+def migrate_queue(
+    output: Output, host: str, configuration: Configuration, queues: tuple[str, ...], dry_run: bool
+) -> None:
+    """Move the messages of a node's queues on the broker HOST into queues of the type that queue_type says.
+
+    For NODE.messages, its delay queues and NODE.dead, under the names they have. No message is lost, whatever is
+    killed; after an interruption run it again. Agents that have the new queue_type wait for this command; while others
+    consume the old queues it changes nothing.
+    """
+    from servicebus.operations.migrate import look_at_all  # here, so that --help does not wait for pika
+    from servicebus.operations.session import open_session
+    from servicebus.transport.stored import stored_queues
+
+    broker = host_named(configuration, host, "HOST")
+    known = stored_queues(configuration.node_name)
+    for name in queues:
+        if name not in known:
+            raise click.BadParameter(f"{name} is none of {', '.join(known)}", param_hint="--queue")
+    with open_session(broker, configuration, purpose="migrate-queue") as session:
+        before = look_at_all(session, configuration, queues)
+        after = before if dry_run else [_moved(session, configuration, each) for each in before]
+    document = {
+        "host": broker.name,
+        "queue_type": configuration.message_queue_type,
+        "dry_run": dry_run,
+        "queues": [{**asdict(then), "was": first.state} for first, then in zip(before, after, strict=True)],
+    }
+    output.result(
+        document, "\n".join(_line(first, then, configuration) for first, then in zip(before, after, strict=True))
+    )
+
+
+def _moved(session: Session, configuration: Configuration, found: Finding) -> Finding:
+    """What there is of the queue, after its messages were moved if they had to be."""
+    if found.is_done:
+        return found
+    from servicebus.operations.migrate import Migration
+
+    told = Progress("copied")
+    total = found.messages + (found.moving or 0)
+    count = 0
+
+    def tell(queue: str, more: int) -> None:
+        nonlocal count
+        count += more
+        # Each message is copied twice: beside, and back.
+        told.tell(f"{session.host.name}: {queue}", count, 2 * total)
+
+    return Migration(session, configuration, found.queue, tell).run()
+
+
+def _line(before: Finding, after: Finding, configuration: Configuration) -> str:
+    wanted = configuration.message_queue_type
+    if before.state == "missing":
+        return f"{before.queue:<32} not there"
+    if before.state == "fine":
+        return f"{before.queue:<32} {wanted}, {before.messages} messages; nothing to do"
+    if after is not before:
+        return f"{before.queue:<32} {wanted}, {after.messages} messages; moved"
+    if before.state == "unfinished":
+        return f"{before.queue:<32} to be finished: {before.moving} messages are still in the queue beside it"
+    beside = f", {before.moving} beside it" if before.moving is not None else ""
+    used = f"; still has {before.consumers} consumers" if before.consumers else ""
+    return f"{before.queue:<32} {before.current}, to be {wanted}; {before.messages} messages{beside}{used}"

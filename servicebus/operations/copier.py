@@ -1,0 +1,96 @@
+"""Copier: brings the messages of one queue into another, and never has one in neither."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from types import TracebackType
+
+from servicebus.errors import TransportError
+from servicebus.operations.session import Session
+from servicebus.transport.interface import Delivery
+from servicebus.wire.headers import kept_in_copies
+
+__all__ = ["WINDOW", "Copier", "Progress"]
+
+WINDOW = 100
+"""Messages under way at a time; so many may be in both queues after a kill."""
+NEXT_S = 0.3
+"""A queue that delivers nothing for so long is empty, or nearly so."""
+
+_ENDLESS = 1_000_000_000
+
+Progress = Callable[[str, int], None]
+"""Told the queue that messages go to, and how many have just come to be there."""
+
+
+class Copier:
+    """Consumes *source*; acks a message there when the broker has confirmed its copy in *target*."""
+
+    def __init__(self, session: Session, source: str, target: str, progress: Progress | None = None):
+        self._target = target
+        self._progress = progress
+        self._channel = session.channel(confirms=True)
+        # A channel of its own: the broker ends it if the source is deleted, and the copies must go on.
+        self._source = session.channel()
+        self._consumption = self._source.consume(source, prefetch=WINDOW)
+
+    def __enter__(self) -> Copier:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._source.close()
+        self._channel.close()
+
+    def copy_until_quiet(self, quiet_s: float | None = None, at_most: int = _ENDLESS) -> int:
+        """Copy until nothing has come for *quiet_s*, or a few more than *at_most* have; gives the number.
+
+        Raises:
+            TransportError: a copy was not stored, or nobody knows; its original was not acked.
+        """
+        quiet_s = NEXT_S if quiet_s is None else quiet_s
+        count = 0
+        while count < at_most and (delivery := self._consumption.next(quiet_s)) is not None:
+            count += self._copy_batch(delivery)
+        self._source.settle()
+        return count
+
+    def copy_rest(self) -> int:
+        """After the source was deleted: copy what had been delivered before."""
+        count = 0
+        while True:
+            try:
+                delivery = self._consumption.next(NEXT_S)
+            except TransportError:
+                return count
+            if delivery is None:
+                return count
+            self._wait([self._copy(delivery)])
+            count += 1
+
+    def _copy_batch(self, first: Delivery) -> int:
+        """*first*, and what has come with it."""
+        under_way = [self._copy(first)]
+        while len(under_way) < WINDOW and (delivery := self._consumption.next(0.0)) is not None:
+            under_way.append(self._copy(delivery))
+        self._wait(under_way)
+        return len(under_way)
+
+    def _wait(self, under_way: list[Future[None]]) -> None:
+        for stored in under_way:
+            self._channel.wait_stored(stored)
+        if self._progress is not None:
+            self._progress(self._target, len(under_way))
+
+    def _copy(self, delivery: Delivery) -> Future[None]:
+        return self._channel.publish(
+            "",
+            self._target,
+            delivery.body,
+            message_id=delivery.message_id,
+            headers=kept_in_copies(delivery.headers),
+            then=partial(delivery.channel.ack, delivery.tag),
+        )

@@ -1,0 +1,262 @@
+"""Moves a stored queue to another type (classic, quorum) under the same name, and loses no message by it.
+
+A broker cannot change the type of a queue, so the messages move through a queue beside it, ``NAME.moving``::
+
+    1  NAME.moving is declared                                  messages in NAME
+    2  every message is copied there; each is acked in NAME
+       only when the broker has confirmed the copy              in both
+    3  NAME is unbound, emptied again, and deleted              in NAME.moving
+    4  NAME is declared anew, with the new type, and bound      in NAME.moving, new ones in NAME
+    5  every message is copied back in the same way             in both
+    6  NAME.moving is deleted                                   in NAME
+
+At every moment each message is in at least one durable queue, and what is found on the broker says where to go on:
+after ``kill -9`` the same command finishes the work. What was copied and not yet acked then is there twice, under one
+id, which a node executes once. Between 3 and 4, some milliseconds, the broker gives messages for NAME back to their
+senders, who try again or go to another host.
+
+A classic queue is deleted with if-empty and if-unused: the broker looks and deletes in one step. Quorum queues know
+neither; there the deletion waits until nothing has come for a while, with a consumer that is still given what does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from servicebus.configuration import Configuration
+from servicebus.errors import QueueConflict, ServiceBusError, TransportError
+from servicebus.operations.copier import Copier, Progress
+from servicebus.operations.session import Session
+from servicebus.transport.interface import Step
+from servicebus.transport.steps import bind_queue, declare_exchange, delete_queue, unbind_queue
+from servicebus.transport.stored import declare_stored, stored_queues
+from servicebus.wire.address import messages_queue
+
+__all__ = ["Finding", "Migration", "MigrationBlocked", "look", "look_at_all", "moving_queue"]
+
+QUIET_S = 1.0
+"""A quorum queue is deleted when nothing has come for so long."""
+_LOOK_EVERY_S = 0.1
+_ROUNDS = 50
+_ROUND = 10_000
+"""Messages after which it is tried whether the queue is empty for a moment, though more come all the while."""
+
+
+class MigrationBlocked(ServiceBusError):
+    """Raised when a queue cannot be moved now; everything is as it was, or as far as it says."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the broker has of one queue."""
+
+    queue: str
+    state: str
+    """``fine``, ``other`` (to be moved), ``missing``, or ``unfinished`` (an earlier run was ended in the middle)."""
+    current: str
+    """Its type; ``another`` if it is other arguments that differ; empty if it does not exist."""
+    messages: int
+    consumers: int
+    moving: int | None
+    """Messages in the queue beside it; None if there is none."""
+
+    @property
+    def is_done(self) -> bool:
+        return self.state in ("fine", "missing")
+
+
+def moving_queue(name: str) -> str:
+    """The queue through which the messages of *name* travel."""
+    return f"{name}.moving"
+
+
+def look_at_all(session: Session, config: Configuration, names: Sequence[str] = ()) -> list[Finding]:
+    """Every queue of the node that stores messages, or those of *names*."""
+    return [look(session, config, name) for name in names or stored_queues(config.node_name)]
+
+
+def look(session: Session, config: Configuration, name: str) -> Finding:
+    """Whether *name* is as the configuration wants it. Changes nothing."""
+    facts = session.facts(name)
+    beside = session.facts(moving_queue(name))
+    current = _type_of(session, config, name) if facts is not None else ""
+    is_wanted = facts is not None and current == config.message_queue_type
+    if facts is not None and not is_wanted:
+        state = "other"
+    elif beside is not None:
+        state = "unfinished"
+    else:
+        state = "fine" if facts is not None else "missing"
+    return Finding(
+        name,
+        state,
+        current,
+        facts.ready if facts is not None else 0,
+        facts.consumers if facts is not None else 0,
+        beside.ready if beside is not None else None,
+    )
+
+
+class Migration:
+    """Moves one queue on one broker to the type that the configuration says."""
+
+    def __init__(self, session: Session, config: Configuration, name: str, progress: Progress | None = None):
+        self._session = session
+        self._config = config
+        self._name = name
+        self._moving = moving_queue(name)
+        self._progress = progress
+        self._is_bound = name == messages_queue(config.node_name)
+
+    def run(self) -> Finding:
+        """Do what is left to do; gives what there is afterwards.
+
+        Raises:
+            MigrationBlocked: somebody consumes the queue, or another run is under way.
+            TransportError: the broker failed; the same again goes on from there.
+        """
+        with self._alone():
+            found = look(self._session, self._config, self._name)
+            if found.state == "other":
+                self._refuse_if_used(found.consumers, found.current)
+                self._empty(found.current)
+            if not found.is_done:
+                self._declare_anew()
+                self._bring_back()
+            return look(self._session, self._config, self._name)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One run at a time on a broker: two would delete under each other's hands."""
+        lock = f"{self._moving}.lock"
+        with self._session.channel() as channel:
+            try:
+                channel.declare(lock, exclusive=True, auto_delete=False)
+            except TransportError as error:
+                if " 405 " not in f" {error} ":
+                    raise
+                raise MigrationBlocked(
+                    f"{self._session.host.name}: queue {self._name} is being moved by another process; wait for it"
+                ) from error
+            try:
+                yield
+            finally:
+                if self._session.is_open and channel.failure is None:
+                    channel.run(delete_queue(lock), "the end of the lock")
+
+    def _refuse_if_used(self, consumers: int, current: str) -> None:
+        if consumers:
+            raise MigrationBlocked(
+                f"{self._session.host.name}: queue {self._name} ({current}) still has {consumers} consumers; give "
+                f"the agents of node {self._config.node_name} the new queue_type first: they then wait for this command"
+            )
+
+    # -- from the old queue into the one beside it ---------------------------------------------------------------------
+
+    def _empty(self, current: str) -> None:
+        if self._session.facts(self._moving) is None:
+            self._do(declare_stored(self._moving, self._config), f"the declaration of queue {self._moving}")
+        # What is there now; messages go on coming, and sending them is to be disturbed as late and as short as can be.
+        facts = self._session.facts(self._name)
+        self._copy(self._name, self._moving, facts.ready if facts is not None else 0)
+        if self._is_bound:
+            step = unbind_queue(self._name, self._config.exchange_name, self._name)
+            self._do(step, f"the unbinding of queue {self._name}")
+        for _ in range(_ROUNDS):
+            self._copy(self._name, self._moving, _ROUND)
+            if self._delete_quorum() if current == "quorum" else self._delete_empty(self._name):
+                return
+        raise MigrationBlocked(
+            f"{self._session.host.name}: messages come into queue {self._name} faster than they can be moved; "
+            "nothing is lost, run it again when fewer come"
+        )
+
+    def _delete_empty(self, name: str) -> bool:
+        """Delete a classic queue, if it is empty; false if it is not."""
+        try:
+            self._do(delete_queue(name, if_unused=True, if_empty=True), f"the deletion of queue {name}")
+        except TransportError as error:
+            if "not empty" in str(error):
+                return False
+            if "in use" in str(error):
+                raise MigrationBlocked(
+                    f"{self._session.host.name}: somebody has begun to consume queue {name}; nothing is lost, "
+                    "stop it and run this again"
+                ) from error
+            raise
+        return True
+
+    def _delete_quorum(self) -> bool:
+        """Delete a quorum queue into which nothing has come for a while; false if something has.
+
+        It is consumed until it is gone, so that what comes in the last moment is still delivered, and copied.
+        """
+        with Copier(self._session, self._name, self._moving) as copier:
+            if copier.copy_until_quiet(QUIET_S, at_most=1):
+                return False
+            facts = self._session.facts(self._name)
+            self._refuse_if_used(facts.consumers - 1 if facts is not None else 0, "quorum")
+            undelivered = self._do(delete_queue(self._name), f"the deletion of queue {self._name}")
+            copier.copy_rest()
+        if undelivered:
+            raise ServiceBusError(
+                f"{self._session.host.name}: {undelivered} messages came into queue {self._name} at the moment of its "
+                "deletion, past its binding, and are gone"
+            )
+        return True
+
+    # -- and back ------------------------------------------------------------------------------------------------------
+
+    def _declare_anew(self) -> None:
+        self._do(declare_stored(self._name, self._config), f"the declaration of queue {self._name}")
+        if self._is_bound:
+            self._do(declare_exchange(self._config.exchange_name), "the declaration of the exchange")
+            step = bind_queue(self._name, self._config.exchange_name, self._name)
+            self._do(step, f"the binding of queue {self._name}")
+
+    def _bring_back(self) -> None:
+        is_quorum = _type_of(self._session, self._config, self._moving) == "quorum"
+        while True:
+            self._copy(self._moving, self._name, _ROUND)
+            if self._delete_unwatched() if is_quorum else self._delete_empty(self._moving):
+                return
+
+    def _delete_unwatched(self) -> bool:
+        """Delete the queue beside it, a quorum queue, if it stays empty; false if it does not.
+
+        Nobody else writes there, and the lock keeps other runs away: what can still come is what the broker takes back
+        from the consumer of a run that was killed.
+        """
+        quiet_since = time.monotonic()
+        while time.monotonic() - quiet_since < QUIET_S:
+            facts = self._session.facts(self._moving)
+            if facts is None or facts.ready:
+                return facts is None
+            time.sleep(_LOOK_EVERY_S)
+        self._do(delete_queue(self._moving), f"the deletion of queue {self._moving}")
+        return True
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _copy(self, source: str, target: str, at_most: int) -> None:
+        if at_most:
+            with Copier(self._session, source, target, self._progress) as copier:
+                copier.copy_until_quiet(at_most=at_most)
+
+    def _do(self, step: Step, what: str) -> Any:
+        with self._session.channel() as channel:
+            return channel.run(step, what)
+
+
+def _type_of(session: Session, config: Configuration, name: str) -> str:
+    """The type of a queue that exists: declared as it is wanted, it stays as it is, or the broker says what it is."""
+    try:
+        with session.channel() as channel:
+            channel.run(declare_stored(name, config), f"the type of queue {name}")
+    except QueueConflict as error:
+        return error.current or "another"
+    return config.message_queue_type
