@@ -19,8 +19,8 @@ from tests.chaos.operations import Operation
 __all__ = ["OUTCOMES", "PERCENTILES", "WORDS", "Tally", "load", "percentile", "save", "tally"]
 
 WORDS = (
-    "attempted", "acknowledged", "executed", "dead letters", "lost", "duplicated", "unexpected", "recovered",
-    "again after a kill",
+    "attempted", "acknowledged", "executed", "dead letters", "lost", "lost after an error", "duplicated", "unexpected",
+    "recovered", "again after a kill",
 )  # fmt: skip
 
 OUTCOMES = {
@@ -88,9 +88,8 @@ def _words(operations: list[Operation], duplicated: int) -> dict[str, int]:
         "acknowledged": sum(o.is_acknowledged for o in operations),
         "executed": sum(_is_executed(o) for o in operations),
         "dead letters": sum(o.dead > 0 for o in operations),
-        "lost": sum(
-            o.is_acknowledged and not (_is_executed(o) or o.dead or o.has_expired) for o in operations
-        ),
+        "lost": sum(map(_is_lost, operations)),
+        "lost after an error": sum(_is_lost(o) and any(a.verdict == "failed" for a in o.attempts) for o in operations),
         "duplicated": duplicated,
         "unexpected": 0,
         "recovered": sum(_is_executed(o) and not o.is_acknowledged and o.outcome != "fault" for o in operations),
@@ -103,6 +102,10 @@ def _is_executed(operation: Operation) -> bool:
     if operation.kind == "call":
         return any(attempt.verdict in ("done", "failed") for attempt in operation.attempts)
     return operation.is_done
+
+
+def _is_lost(operation: Operation) -> bool:
+    return operation.is_acknowledged and not (_is_executed(operation) or operation.dead or operation.has_expired)
 
 
 def _was_again_after_kill(operation: Operation) -> bool:
