@@ -1,0 +1,118 @@
+"""``bin/chaos``: calls and messages while things break, and a verdict on what became of each."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import click
+
+from tests.chaos.checker import Verdict
+from tests.chaos.kinds import KINDS
+from tests.chaos.plants import PLANTS
+from tests.chaos.processes import RigError
+from tests.chaos.report import offences, tables
+from tests.chaos.run import Run
+from tests.chaos.tally import save, tally
+from tests.chaos.timeline import picture
+from tests.chaos.world import Plan
+
+_PATIENCE_S = 480.0
+"""Beyond the minutes of the run, for start, healing, draining and the checker."""
+
+
+@click.command()
+@click.option("--minutes", default=2.0, show_default=True, help="How long faults are injected.")
+@click.option("--seed", default=1, show_default=True, help="Repeats a schedule of faults.")
+@click.option("--senders", default=4, show_default=True, help="Sender processes.")
+@click.option("--agents", default=2, show_default=True, help="Agents; one more has two workers per host.")
+@click.option("--calls", default=190.0, show_default=True, help="Calls per second, all senders together.")
+@click.option("--messages", default=190.0, show_default=True, help="Messages per second, all senders together.")
+@click.option("--brokers", default=3, show_default=True, help="Independent brokers.")
+@click.option("--cluster/--no-cluster", default=True, help="A cluster of three members as one more host.")
+@click.option("--faults", default="all", show_default=True, help="Kinds of faults, with commas between, all or none.")
+@click.option("--plant", type=click.Choice(sorted(PLANTS)), help="Run a build that is wrong in this way.")
+@click.option("--poison", is_flag=True, help="Send messages that kill their worker, too.")
+@click.option("--out", type=click.Path(path_type=Path), help="Keep history, logs, table and picture there.")
+@click.option("--list-faults", is_flag=True, help="Print the schedule and end.")
+def main(
+    minutes: float, seed: int, senders: int, agents: int, calls: float, messages: float, brokers: int, cluster: bool,
+    faults: str, plant: str | None, poison: bool, out: Path | None, list_faults: bool,
+) -> None:  # fmt: skip
+    """Run senders and agents against failing brokers and check what became of every call and message.
+
+    Exit status 0 if every invariant held, 1 if one was broken, 2 if the rig itself failed.
+    """
+    plan = Plan(minutes, seed, agents, senders, calls, messages, brokers, cluster, plant, poison)
+    folder = (out or Path(tempfile.mkdtemp(prefix="servicebus-chaos-"))).absolute()
+    run = Run(plan, _kinds(faults), folder)
+    if list_faults:
+        for fault in run.faults:
+            click.echo(f"{fault.at_s:8.2f} s  {fault.kind:20} {fault.target:22} {fault.duration_s:g} s")
+        return
+    _guard_against_hanging(minutes)
+    try:
+        verdict = run.go()
+    except RigError as error:
+        click.echo(f"the rig failed: {error}\nsee {folder}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        if out is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        sys.exit(130)
+    _report(run, verdict, folder)
+    if verdict.is_clean and out is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    sys.exit(0 if verdict.is_clean else 1)
+
+
+def _kinds(faults: str) -> list[str]:
+    if faults in ("all", "none"):
+        return list(KINDS) if faults == "all" else []
+    chosen = faults.split(",")
+    if unknown := [kind for kind in chosen if kind not in KINDS]:
+        raise click.UsageError(f"no such faults: {', '.join(unknown)}; there are {', '.join(KINDS)}")
+    return chosen
+
+
+def _report(run: Run, verdict: Verdict, folder: Path) -> None:
+    found = tally("servicebus", verdict, **run.facts)
+    text = tables([found])
+    click.echo(text)
+    if run.dead_letters:
+        reasons = (f"{count} {reason}" for reason, count in run.dead_letters.most_common())
+        click.echo(f"dead letters: {', '.join(reasons)}")
+    for missed in run.missed:
+        click.echo(f"missed: {missed}")
+    (folder / "table.rst").write_text(text)
+    (folder / "timeline.svg").write_text(picture(verdict.story, f"bin/chaos, seed {run.plan.seed}"))
+    save(found, folder / "tally.json")
+    broken = offences(verdict)
+    if broken:
+        (folder / "offences.txt").write_text(broken)
+        click.echo(broken)
+        click.echo(f"history, logs, table and picture: {folder}")
+
+
+def _guard_against_hanging(minutes: float) -> None:
+    """TERM is taken as Ctrl-C is. Whatever hangs, this process ends, and its guards end what it started."""
+
+    def give_up() -> None:
+        sys.stderr.write("the rig hangs; giving up\n")
+        sys.stderr.flush()
+        os._exit(2)
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    timer = threading.Timer(minutes * 60 + _PATIENCE_S, give_up)
+    timer.daemon = True
+    timer.start()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Takes the dead letters out of the brokers when a run is over, and tells the history whose they are."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pika
+
+from servicebus.errors import EnvelopeError
+from servicebus.testing import Broker
+from servicebus.wire import headers
+from servicebus.wire.address import dead_queue
+from servicebus.wire.envelope import Envelope
+from servicebus.wire.signing import Keyring
+from servicebus.wire.xmlcodec import decode_envelope
+from tests.chaos.history import History
+
+__all__ = ["take_dead_letters"]
+
+
+def take_dead_letters(broker: Broker, node: str, secret: str, history: History) -> Counter[str]:
+    """All dead letters of *node* on *broker*, by reason. Those that a stranger wrote are counted and no more."""
+    reasons: Counter[str] = Counter()
+    keyring = Keyring([secret])
+    for properties, body in _taken(broker, dead_queue(node)):
+        found = properties.headers or {}
+        reason = str(found.get(headers.REASON, "?"))
+        envelope = _genuine(body, keyring)
+        if envelope is None:
+            reasons["forged"] += 1
+            continue
+        reasons[reason] += 1
+        detail = f"{reason}: {found.get(headers.DETAIL, '')}"
+        history.dead(json.loads(envelope.params)["op"], envelope.id, detail, found.get(headers.ATTEMPTS))
+    return reasons
+
+
+def _taken(broker: Broker, queue: str) -> Iterator[tuple[Any, bytes]]:
+    with pika.BlockingConnection(pika.URLParameters(broker.url)) as connection:
+        channel = connection.channel()
+        while True:
+            method, properties, body = channel.basic_get(queue, auto_ack=True)
+            if method is None:
+                return
+            yield properties, body
+
+
+def _genuine(body: bytes, keyring: Keyring) -> Envelope | None:
+    try:
+        envelope = decode_envelope(body, len(body))
+        keyring.verify_envelope(envelope)
+    except EnvelopeError:
+        return None
+    return envelope

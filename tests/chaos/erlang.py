@@ -1,0 +1,109 @@
+"""What the rig does to a broker from inside, as Erlang: what rabbitmqctl does in a second, in a millisecond."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = [
+    "CLOSE_ALL",
+    "CLOSE_ONE",
+    "CONSUMERS",
+    "DISK_ALARM",
+    "DISK_FREE",
+    "MEMORY_ALARM",
+    "MEMORY_FREE",
+    "USE",
+    "cancel_consumer",
+    "crash_queue",
+    "delete_queue",
+    "forget_consumer",
+    "read_consumers",
+    "read_use",
+]
+
+# rabbitmqctl set_vm_memory_high_watermark, set_disk_free_limit
+MEMORY_ALARM = "vm_memory_monitor:set_vm_memory_high_watermark(0.0000001)."
+MEMORY_FREE = "vm_memory_monitor:set_vm_memory_high_watermark(0.4)."
+DISK_ALARM = "rabbit_disk_monitor:set_disk_free_limit(1152921504606846976)."
+DISK_FREE = "rabbit_disk_monitor:set_disk_free_limit(50000000)."
+
+# rabbitmqctl close_all_connections, close_connection
+CLOSE_ALL = '[rabbit_networking:close_connection(P, "chaos") || P <- rabbit_networking:connections_local()], ok.'
+CLOSE_ONE = (
+    "case rabbit_networking:connections_local() of [] -> none; All -> "
+    'rabbit_networking:close_connection(lists:nth(rand:uniform(length(All)), All), "chaos") end.'
+)
+
+# The name of a connection has the pid of the worker that it belongs to.
+CONSUMERS = (
+    "[{element(4, amqqueue:get_name(Q)), [begin "
+    "[{connection, C}] = rabbit_channel:info(element(1, Consumer), [connection]), "
+    "[{client_properties, P}] = rabbit_networking:connection_info(C, [client_properties]), "
+    'element(3, lists:keyfind(<<"connection_name">>, 1, P)) end || Consumer <- rabbit_amqqueue:consumers(Q)]} '
+    "|| Q <- rabbit_amqqueue:list()]."
+)
+USE = (
+    "{length(rabbit_networking:connections_local()), length(rabbit_channel:list_local()), "
+    "[{element(4, amqqueue:get_name(Q)), proplists:get_value(messages, rabbit_amqqueue:info(Q, [messages]), 0)} "
+    "|| Q <- rabbit_amqqueue:list()]}."
+)
+
+_LOOKUP = '{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{queue}">>)), '
+
+
+def delete_queue(queue: str) -> str:
+    """Delete *queue* if nothing is in it, neither waiting nor delivered: that would be lost by our own hand."""
+    return _LOOKUP.format(queue=queue) + (
+        "case rabbit_amqqueue:info(Q, [messages]) of [{messages, 0}] -> "
+        '{ok, _} = rabbit_amqqueue:delete(Q, false, true, <<"chaos">>), deleted; Other -> Other end.'
+    )
+
+
+def crash_queue(queue: str) -> str:
+    """Kill the process of *queue*: the broker makes it anew, from what it has on disk."""
+    return _LOOKUP.format(queue=queue) + (
+        "Pid = case amqqueue:get_pid(Q) of {Name, Node} -> rpc:call(Node, erlang, whereis, [Name]); P -> P end, "
+        "exit(Pid, kill), crashed."
+    )
+
+
+def cancel_consumer(queue: str) -> str:
+    """Cancel one consumer of *queue*, and tell it so."""
+    return _without_consumer(queue, "rabbit_channel:send_command(Channel, {'basic.cancel', Tag, true}), cancelled")
+
+
+def forget_consumer(queue: str) -> str:
+    """Take one consumer away from *queue* without a word to it."""
+    return _without_consumer(queue, "forgotten")
+
+
+def _without_consumer(queue: str, then: str) -> str:
+    return _LOOKUP.format(queue=queue) + (
+        "case rabbit_amqqueue:consumers(Q) of [] -> none; [First | _] -> "
+        "Channel = element(1, First), Tag = element(2, First), case amqqueue:get_pid(Q) of "
+        'P when is_pid(P) -> gen_server2:call(P, {basic_cancel, Channel, Tag, undefined, <<"chaos">>}, 5000); '
+        "Server -> ra:process_command(Server, rabbit_fifo:make_checkout({Tag, Channel}, cancel, #{})) end, "
+        + then
+        + " end."
+    )
+
+
+_QUEUE = re.compile(r'\{<<"([^"]*)">>,\s*\[([^\]]*)\]\}')
+_PID = re.compile(r"pid (\d+)")
+_COUNTS = re.compile(r"\{(\d+),\s*(\d+),")
+_LENGTH = re.compile(r'\{<<"([^"]*)">>,\s*(\d+)\}')
+
+
+def read_consumers(answer: str) -> dict[str, list[int]] | None:
+    """The answer to CONSUMERS: for each queue the pids of the processes that consume it; None if there is none."""
+    if not answer.startswith("["):
+        return None
+    return {name: [int(pid) for pid in _PID.findall(names)] for name, names in _QUEUE.findall(answer)}
+
+
+def read_use(answer: str) -> tuple[int, int, dict[str, int]] | None:
+    """The answer to USE: connections, channels, and the length of each queue; None if there is none."""
+    found = _COUNTS.match(answer)
+    if found is None:
+        return None
+    return int(found[1]), int(found[2]), {name: int(length) for name, length in _LENGTH.findall(answer)}

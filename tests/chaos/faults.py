@@ -1,0 +1,259 @@
+"""The faults: what each kind does to the world, and how it is taken back.
+
+Each is a generator: what stands before its ``yield`` breaks something, what stands behind it heals it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+from servicebus.testing import Mode
+from servicebus.testing.processes import is_alive
+from tests.chaos import erlang
+from tests.chaos.processes import AgentProcess
+from tests.chaos.schedule import Fault
+from tests.chaos.world import CLOCK_SKEW_S, Endpoint, World
+
+__all__ = ["FAULTS", "FaultMissed", "apply"]
+
+Breaking = Iterator[None]
+
+_ROLL_S = 30.0
+_ASKED_FOR_S = 5.0
+_WRONG_CLOCK_S = (15.0, 40.0)
+
+
+class FaultMissed(Exception):
+    """Raised when there is nothing to break: the worker is just starting, say. Nothing was done."""
+
+
+def apply(world: World, fault: Fault) -> contextlib.AbstractContextManager[None]:
+    """A context in which *fault* holds."""
+    return contextlib.contextmanager(FAULTS[fault.kind])(world, fault)
+
+
+# -- brokers -----------------------------------------------------------------------------------------------------------
+
+
+def _broker_kill(world: World, fault: Fault) -> Breaking:
+    endpoint = world.endpoints[fault.target]
+    with _cut_off(endpoint):
+        with endpoint.lock:
+            endpoint.broker.kill()
+        yield
+        _start_again(endpoint)
+
+
+def _broker_stop(world: World, fault: Fault) -> Breaking:
+    endpoint = world.endpoints[fault.target]
+    with _cut_off(endpoint):
+        with endpoint.lock:
+            endpoint.broker.stop()
+        yield
+        _start_again(endpoint)
+
+
+def _start_again(endpoint: Endpoint) -> None:
+    with endpoint.lock:
+        endpoint.broker.start()
+
+
+def _freeze(world: World, fault: Fault) -> Breaking:
+    endpoint = world.endpoints[fault.target]
+    with _cut_off(endpoint):
+        with endpoint.lock:
+            endpoint.broker.freeze()
+        yield
+        with endpoint.lock:
+            endpoint.broker.thaw()
+
+
+def _alarm(begin: str, end: str) -> Callable[[World, Fault], Breaking]:
+    def alarm(world: World, fault: Fault) -> Breaking:
+        endpoint = world.endpoints[fault.target]
+        endpoint.evaluate(begin)
+        yield
+        endpoint.evaluate(end)
+
+    return alarm
+
+
+# -- networks ----------------------------------------------------------------------------------------------------------
+
+
+def _network(mode: Mode) -> Callable[[World, Fault], Breaking]:
+    def network(world: World, fault: Fault) -> Breaking:
+        endpoint = world.endpoints[fault.target]
+        with _cut_off(endpoint):
+            endpoint.proxy.set_mode(mode)
+            yield
+            endpoint.proxy.heal()
+
+    return network
+
+
+def _reset_in_frame(world: World, fault: Fault) -> Breaking:
+    world.endpoints[fault.target].proxy.tear()
+    yield
+
+
+def _delay(world: World, fault: Fault) -> Breaking:
+    proxy = world.endpoints[fault.target].proxy
+    proxy.set_delay(_chance(fault).uniform(0.02, 0.2))
+    yield
+    proxy.heal()
+
+
+def _loss(world: World, fault: Fault) -> Breaking:
+    proxy = world.endpoints[fault.target].proxy
+    proxy.set_delay(0.005, loss=_chance(fault).uniform(0.01, 0.1))
+    yield
+    proxy.heal()
+
+
+def _all_away(world: World, fault: Fault) -> Breaking:
+    mode = _chance(fault).choice([Mode.REFUSE, Mode.DROP])
+    with contextlib.ExitStack() as stack:
+        for endpoint in world.endpoints.values():
+            stack.enter_context(_cut_off(endpoint))
+            endpoint.proxy.set_mode(mode)
+        yield
+        for endpoint in world.endpoints.values():
+            endpoint.proxy.heal()
+
+
+# -- what the broker does to its users ---------------------------------------------------------------------------------
+
+
+def _connections_closed(world: World, fault: Fault) -> Breaking:
+    world.endpoints[fault.target].evaluate(erlang.CLOSE_ALL)
+    yield
+
+
+def _connection_closed(world: World, fault: Fault) -> Breaking:
+    world.endpoints[fault.target].evaluate(erlang.CLOSE_ONE)
+    yield
+
+
+def _to_a_queue(expressions: Callable[[str], str], done: str) -> Callable[[World, Fault], Breaking]:
+    def to_a_queue(world: World, fault: Fault) -> Breaking:
+        host, _, queue = fault.target.partition("/")
+        deadline = time.monotonic() + _ASKED_FOR_S
+        answer = ""
+        while done not in answer:
+            if time.monotonic() > deadline:
+                raise FaultMissed(f"{fault.kind} {fault.target}: {answer}")
+            endpoint = world.one_of(host)
+            answer = endpoint.evaluate(expressions(queue)) if endpoint is not None else ""
+            if done not in answer:
+                time.sleep(0.02)
+        yield
+
+    return to_a_queue
+
+
+# -- processes of agents -----------------------------------------------------------------------------------------------
+
+
+def _worker_kill(world: World, fault: Fault) -> Breaking:
+    _agent, pid = _worker(world, fault)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    yield
+
+
+def _worker_freeze(world: World, fault: Fault) -> Breaking:
+    _agent, pid = _worker(world, fault)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)
+    yield
+    # Its master may have given it up and killed it; nobody else can have its pid so soon.
+    if is_alive(pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def _agent_rolled(world: World, fault: Fault) -> Breaking:
+    world.agents[fault.target].roll(_ROLL_S)
+    yield
+
+
+def _workers_rolled(world: World, fault: Fault) -> Breaking:
+    world.agents[fault.target].signal(signal.SIGHUP)
+    yield
+
+
+def _worker(world: World, fault: Fault) -> tuple[AgentProcess, int]:
+    node, _, host = fault.target.partition("@")
+    agent = world.agents[node]
+    pids = agent.worker_pids(host)
+    if not pids:
+        raise FaultMissed(f"{fault.kind} {fault.target}: no worker is there just now")
+    return agent, _chance(fault).choice(pids)
+
+
+# -- clocks ------------------------------------------------------------------------------------------------------------
+
+
+def _clock(least_s: float, most_s: float) -> Callable[[World, Fault], Breaking]:
+    def clock(world: World, fault: Fault) -> Breaking:
+        chance = _chance(fault)
+        world.set_clock(fault.target, chance.choice([-1, 1]) * chance.uniform(least_s, most_s))
+        yield
+        world.set_clock(fault.target, 0.0)
+
+    return clock
+
+
+# -- all ---------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _cut_off(endpoint: Endpoint) -> Iterator[None]:
+    endpoint.is_cut_off = True
+    try:
+        yield
+    finally:
+        endpoint.is_cut_off = False
+
+
+def _chance(fault: Fault) -> random.Random:
+    """The same for the same fault of the same schedule."""
+    return random.Random(repr(fault))
+
+
+FAULTS: dict[str, Callable[[World, Fault], Breaking]] = {
+    "broker-kill": _broker_kill,
+    "broker-stop": _broker_stop,
+    "broker-restart": _broker_stop,
+    "freeze-3s": _freeze,
+    "freeze-10s": _freeze,
+    "freeze-60s": _freeze,
+    "memory-alarm": _alarm(erlang.MEMORY_ALARM, erlang.MEMORY_FREE),
+    "disk-alarm": _alarm(erlang.DISK_ALARM, erlang.DISK_FREE),
+    "drop-both": _network(Mode.DROP),
+    "drop-to-broker": _network(Mode.DROP_TO_SERVER),
+    "drop-from-broker": _network(Mode.DROP_TO_CLIENT),
+    "reset-in-frame": _reset_in_frame,
+    "delay": _delay,
+    "loss": _loss,
+    "all-away": _all_away,
+    "connections-closed": _connections_closed,
+    "connection-closed": _connection_closed,
+    "queue-deleted": _to_a_queue(erlang.delete_queue, "deleted"),
+    "queue-crashed": _to_a_queue(erlang.crash_queue, "crashed"),
+    "consumer-cancelled": _to_a_queue(erlang.cancel_consumer, "cancelled"),
+    "consumer-forgotten": _to_a_queue(erlang.forget_consumer, "forgotten"),
+    "worker-kill": _worker_kill,
+    "worker-freeze-3s": _worker_freeze,
+    "worker-freeze-10s": _worker_freeze,
+    "agent-rolled": _agent_rolled,
+    "workers-rolled": _workers_rolled,
+    "clock-skewed": _clock(1.0, CLOCK_SKEW_S - 1.0),
+    "clock-wrong": _clock(*_WRONG_CLOCK_S),
+}

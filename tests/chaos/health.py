@@ -1,0 +1,69 @@
+"""Asks agents how they are, and brokers who really consumes; a thread of the rig's own."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from tests.chaos import erlang
+from tests.chaos.history import History
+from tests.chaos.processes import AgentProcess
+from tests.chaos.world import World
+
+__all__ = ["HealthPoller"]
+
+_EVERY_S = 1.0
+Consumers = dict[str, list[int]]
+"""Of each queue, the pids of those who consume it."""
+_QUEUES = ("rpc", "control", "messages")
+
+
+class HealthPoller:
+    """Tells the history of every worker whether it says that it is well, and how many consumers it has.
+
+    A worker that misses one of its queues counts as one without consumers: it does not do its work.
+    """
+
+    def __init__(self, world: World):
+        self._world = world
+        self._history = History(world.history_folder, "health")
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="health", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join(10.0)
+        self._history.ended()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(_EVERY_S):
+            # Asked before the brokers: whoever says it is well now has its consumers, or had them just now.
+            said = {node: agent.workers() for node, agent in self._world.agents.items()}
+            consumers = {host: self._consumers(host) for host in self._world.plan.targets.hosts}
+            for node, workers in said.items():
+                self._record(self._world.agents[node], workers, consumers)
+
+    def _record(
+        self, agent: AgentProcess, workers: list[dict[str, Any]], consumers: dict[str, Consumers | None]
+    ) -> None:
+        seen: dict[str, int] = {}
+        for worker in workers:
+            host = worker.get("host", "")
+            seen[host] = seen.get(host, 0) + 1
+            target = f"{agent.name}@{host}#{seen[host]}"
+            self._history.health(target, bool(worker.get("healthy")), self._count(agent, worker, consumers.get(host)))
+
+    def _count(self, agent: AgentProcess, worker: dict[str, Any], known: Consumers | None) -> int | None:
+        """In how many consumers' names of each queue the worker stands; the least of them."""
+        if all(endpoint.is_cut_off for endpoint in self._world.endpoints_of(worker.get("host", ""))):
+            return 0
+        if known is None:
+            return None
+        return min(known.get(f"{agent.name}.{queue}", []).count(worker.get("pid") or 0) for queue in _QUEUES)
+
+    def _consumers(self, host: str) -> Consumers | None:
+        endpoint = self._world.one_of(host)
+        return erlang.read_consumers(endpoint.evaluate(erlang.CONSUMERS)) if endpoint is not None else None

@@ -1,0 +1,213 @@
+"""One run, from the first broker to the verdict: load, faults, healing, draining, counting, checking."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from servicebus.errors import ServiceBusError
+from tests.chaos.checker import Verdict, check
+from tests.chaos.dead_letters import take_dead_letters
+from tests.chaos.display import Display
+from tests.chaos.faults import FaultMissed, apply
+from tests.chaos.health import HealthPoller
+from tests.chaos.history import History
+from tests.chaos.processes import Program, RigError
+from tests.chaos.resources import agent_resources, broker_resources, queue_lengths, sender_resources
+from tests.chaos.schedule import Fault, schedule
+from tests.chaos.world import SECRET, Plan, World
+
+__all__ = ["Run"]
+
+_SENDERS_END_S = 60.0
+_DRAINED_S = 90.0
+_SETTLED_S = 60.0
+_AGENTS_END_S = 30.0
+_HEALED_S = 120.0
+_LOG_LINE = re.compile(r"record \d+ of (sender-\d+)$")
+
+
+class Run:
+    """A run of *plan* whose history and logs lie in *folder*."""
+
+    def __init__(self, plan: Plan, kinds: Sequence[str], folder: Path):
+        self.plan = plan
+        self.folder = folder
+        self.faults = schedule(plan.seed, plan.minutes, kinds, plan.targets)
+        self.display = Display(plan.minutes * 60)
+        self.dead_letters: Counter[str] = Counter()
+        self.missed: list[str] = []
+        self._world = World(plan, folder)
+        self._active: dict[int, str] = {}
+        self._failures: list[str] = []
+        self._stopping = threading.Event()
+
+    def go(self) -> Verdict:
+        """Do it all; the world is gone when this returns.
+
+        Raises:
+            RigError: the rig could not do its part; that says nothing about the bus.
+        """
+        try:
+            self._live()
+        finally:
+            self._stopping.set()
+            self.display.say("ending the world")
+            self._world.close()
+        self.display.say("checking the history")
+        return check(self._world.history_folder)
+
+    def _live(self) -> None:
+        world, display = self._world, self.display
+        display.say(f"starting {len(world.plan.targets.hosts)} hosts, {len(world.plan.nodes)} agents, senders")
+        world.open()
+        history = History(world.history_folder, "rig", "run")
+        base = self._resources("base")
+        display.say(f"{len(self.faults)} faults in {self.plan.minutes:g} minutes, seed {self.plan.seed}")
+        stalls = Program(world.folder, "stall_program", "stall", {"history": str(world.history_folder)})
+        world.start(stalls)
+        health = HealthPoller(world)
+        health.start()
+        world.begin_load()
+        display.begin()
+        self._break_things()
+        display.say("faults are over, waiting for the world to be whole")
+        self._wait_whole()
+        display.say("senders stop")
+        self._end_senders()
+        lengths = self._drain()
+        health.stop()
+        self._settle(base)
+        history.base({**base, **sender_resources(world, "base")})
+        history.end({**self._resources("end"), **sender_resources(world, "end")}, lengths)
+        self._take_dead_letters(history)
+        self._end_agents()
+        stalls.ask_to_end()
+        stalls.wait(5.0)
+        self._read_log(history)
+        history.ended()
+
+    # -- faults --------------------------------------------------------------------------------------------------------
+
+    def _break_things(self) -> None:
+        history = History(self._world.history_folder, "faults")
+        began = time.monotonic()
+        waiting = list(enumerate(self.faults))
+        breaking: list[threading.Thread] = []
+        while (gone_s := time.monotonic() - began) < self.plan.minutes * 60:
+            while waiting and waiting[0][1].at_s <= gone_s:
+                number, fault = waiting.pop(0)
+                thread = threading.Thread(target=self._break, args=(history, number, fault), name=f"fault-{number}")
+                thread.start()
+                breaking.append(thread)
+            self._look_after()
+            time.sleep(0.1)
+        for thread in breaking:
+            thread.join(_HEALED_S)
+        self._look_after()
+        history.ended()
+
+    def _break(self, history: History, number: int, fault: Fault) -> None:
+        what = f"{fault.kind} {fault.target}"
+        self._active[number] = what
+        history.fault_begin(number, fault.kind, fault.target)
+        try:
+            with apply(self._world, fault):
+                self._stopping.wait(fault.duration_s)
+        except FaultMissed as missed:
+            self.missed.append(str(missed))
+        except (ServiceBusError, RigError, OSError, TimeoutError) as error:
+            if not self._stopping.is_set():
+                self._failures.append(f"{what}: {error}")
+        except Exception:
+            self._failures.append(f"{what}: {traceback.format_exc()}")
+        finally:
+            history.fault_end(number, fault.kind, fault.target)
+            del self._active[number]
+
+    def _look_after(self) -> None:
+        """What would make the rest of the run worthless ends it."""
+        world = self._world
+        self.display.show(world.counts(), list(self._active.values()))
+        if self._failures:
+            raise RigError("; ".join(self._failures))
+        for sender in world.senders:
+            if not sender.is_running:
+                raise RigError(f"{sender.name} ended; see {world.folder}/logs/{sender.name}.log")
+
+    # -- afterwards ----------------------------------------------------------------------------------------------------
+
+    def _wait_whole(self) -> None:
+        world = self._world
+        if world.cluster is not None:
+            world.cluster.wait_whole(_HEALED_S)
+        for agent in world.agents.values():
+            if not agent.wait_green(_HEALED_S):
+                raise RigError(f"agent {agent.name} is not well again: {agent.workers()}")
+
+    def _end_senders(self) -> None:
+        world = self._world
+        assert world.stranger is not None
+        world.stranger.ask_to_end()
+        for sender in world.senders:
+            sender.ask_to_end()
+        deadline = time.monotonic() + _SENDERS_END_S
+        for program in [*world.senders, world.stranger]:
+            if program.wait(max(0.1, deadline - time.monotonic())) is None:
+                self.display.say(f"{program.name} does not end")
+                program.close()
+
+    def _drain(self) -> dict[str, int]:
+        """Wait until nothing waits anywhere; what does so at the end of patience."""
+        self._world.wait(lambda: not any(queue_lengths(self._world).values()), _DRAINED_S)
+        lengths = queue_lengths(self._world)
+        outboxes = {f"outbox of {sender.name}": sender.state.get("outbox", 0) for sender in self._world.senders}
+        return {**lengths, **outboxes}
+
+    def _settle(self, base: dict[str, int]) -> None:
+        """Connections that were abandoned live on at the broker for two heartbeats."""
+
+        def is_settled() -> bool:
+            now = self._resources("end")
+            return all(now[name] <= count for name, count in base.items())
+
+        self._world.wait(is_settled, _SETTLED_S)
+
+    def _resources(self, _when: str) -> dict[str, int]:
+        return {**broker_resources(self._world), **agent_resources(self._world)}
+
+    def _take_dead_letters(self, history: History) -> None:
+        for _host, endpoint in self._world.each_host():
+            for node in self.plan.nodes:
+                if endpoint is not None:
+                    self.dead_letters += take_dead_letters(endpoint.broker, node, SECRET, history)
+
+    def _end_agents(self) -> None:
+        for agent in self._world.agents.values():
+            agent.signal(15)
+        for agent in self._world.agents.values():
+            if agent.wait(_AGENTS_END_S) is None:
+                self.display.say(f"agent {agent.name} does not end")
+
+    def _read_log(self, history: History) -> None:
+        server = self._world.log_server
+        server.signal(15)
+        server.wait(10.0)
+        written: Counter[str] = Counter()
+        for path in server.file.parent.glob(server.file.name + "*"):
+            for line in path.read_text(errors="replace").splitlines():
+                if found := _LOG_LINE.search(line):
+                    written[found[1]] += 1
+        for source, count in sorted(written.items()):
+            history.log_written(source, count)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        found = {name: str(value) for name, value in asdict(self.plan).items() if value not in (None, False)}
+        return {**found, "faults": str(len(self.faults))}

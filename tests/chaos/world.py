@@ -1,0 +1,270 @@
+"""The world of a run: brokers behind fault proxies, agents, a log server, senders and a stranger."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import shutil
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from servicebus.configuration.keys import ALL_KEYS
+from servicebus.testing import Broker, BrokerPool, FaultProxy
+from servicebus.testing.cluster import Cluster
+from servicebus.testing.pool import start_guard
+from servicebus.testing.ports import free_ports
+from servicebus.testing.processes import end_marked
+from tests.chaos.clock import make_clock, set_clock
+from tests.chaos.processes import AgentProcess, LogServer, Program, RigError
+from tests.chaos.schedule import Targets
+from tests.chaos.services import LADDER_S
+
+__all__ = ["Endpoint", "Plan", "World"]
+
+SECRET = "the secret of the rig"
+CLUSTER = "mq"
+CLOCK_SKEW_S = 5.0
+_GREEN_S = 60.0
+_TICKTIME_S = 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run consists of."""
+
+    minutes: float = 2.0
+    seed: int = 1
+    agents: int = 2
+    """Of different nodes; one more node is served by two workers per host."""
+    senders: int = 4
+    calls_per_s: float = 190.0
+    messages_per_s: float = 190.0
+    brokers: int = 3
+    has_cluster: bool = True
+    plant: str | None = None
+    poison: bool = False
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        return tuple(f"NODE-{number}" for number in range(1, self.agents + 2))
+
+    @property
+    def targets(self) -> Targets:
+        hosts: dict[str, tuple[str, ...]] = {name: (name,) for name in "abcdefg"[: self.brokers]}
+        if self.has_cluster:
+            hosts[CLUSTER] = ("m1", "m2", "m3")
+        return Targets(hosts, self.nodes)
+
+
+@dataclass
+class Endpoint:
+    """A broker, or a member of a cluster, and the proxy through which everybody reaches it but the rig."""
+
+    name: str
+    broker: Broker
+    proxy: FaultProxy
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    """Whoever asks the broker something holds it: a broker takes one question at a time."""
+    is_cut_off: bool = False
+    """A fault keeps everybody from it just now."""
+
+    def evaluate(self, expressions: str) -> str:
+        """The value of Erlang *expressions*; empty if the broker does not answer."""
+        with self.lock:
+            if self.broker.state != "running":
+                return ""
+            with contextlib.suppress(OSError, ValueError):
+                return self.broker.evaluate(expressions)
+        return ""
+
+
+class World:
+    """Everything of a run but its faults. Made by ``open()``, ended by ``close()``, also if this process is killed."""
+
+    def __init__(self, plan: Plan, folder: Path):
+        self.plan = plan
+        self.folder = folder
+        self.history_folder = folder / "history"
+        self.home = Path()
+        """What carries the mark of this run; sockets lie there, as their paths must be short."""
+        self._stack = contextlib.ExitStack()
+        self.endpoints: dict[str, Endpoint] = {}
+        self.cluster: Cluster | None = None
+        self.agents: dict[str, AgentProcess] = {}
+        self.senders: list[Program] = []
+        self.stranger: Program | None = None
+        self.log_server = LogServer(folder, folder / "logs" / "records", SECRET, free_ports(1)[0])
+
+    # -- making and ending ---------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Start brokers, log server, agents, and senders that wait for ``begin_load()``."""
+        for name in ("history", "logs", "orders", "state", "journals", "outboxes", "clocks"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        self.home = Path(tempfile.mkdtemp(prefix="chaos-"))
+        guard = start_guard(self.home, keeps_data=False)
+        self._stack.callback(lambda: shutil.rmtree(self.home, ignore_errors=True))
+        self._stack.callback(guard.wait)
+        self._stack.callback(guard.kill)
+        self._stack.callback(lambda: end_marked(self.home))
+        for name in ("senders", *self.plan.nodes):
+            make_clock(self._clock(name))
+        self._start_brokers()
+        self.start(self.log_server)
+        for number, node in enumerate(self.plan.nodes, 1):
+            is_double = number == len(self.plan.nodes)
+            self.agents[node] = AgentProcess(self.folder, node, self._agent_orders(node, 2 if is_double else 1))
+            self.start(self.agents[node])
+        for agent in self.agents.values():
+            if not agent.wait_green(_GREEN_S):
+                raise RigError(f"{agent.name} does not consume everywhere: {agent.workers()}")
+        for number in range(1, self.plan.senders + 1):
+            sender = Program(self.folder, "sender_program", f"sender-{number}", self._sender_orders(number))
+            self.senders.append(sender)
+            self.start(sender)
+        self.stranger = Program(self.folder, "stranger_program", "stranger", self._stranger_orders())
+        for sender in self.senders:
+            sender.expect("ready")
+
+    def begin_load(self) -> None:
+        assert self.stranger is not None
+        self.start(self.stranger)
+        for sender in self.senders:
+            sender.tell("go\n")
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def start(self, program: Program) -> None:
+        program.mark = str(self.home)
+        self._stack.callback(program.close)
+        program.start()
+
+    def _start_brokers(self) -> None:
+        pool = BrokerPool()
+        self._stack.callback(pool.close)
+        if self.plan.has_cluster:
+            self.cluster = Cluster(3, ticktime_s=_TICKTIME_S)
+            self._stack.callback(self.cluster.close)
+            starting = threading.Thread(target=self.cluster.start)
+            starting.start()
+        brokers = pool.take(self.plan.brokers)
+        if self.cluster is not None:
+            starting.join()
+            self.cluster.wait_whole()
+            brokers = [*brokers, *self.cluster.members]
+        for broker in brokers:
+            proxy = self._stack.enter_context(FaultProxy(broker.port))
+            self.endpoints[broker.name] = Endpoint(broker.name, broker, proxy)
+
+    # -- orders --------------------------------------------------------------------------------------------------------
+
+    def _configuration(self, **more: Any) -> dict[str, Any]:
+        hosts: list[dict[str, Any]] = []
+        for name, endpoints in self.plan.targets.hosts.items():
+            proxies = [self.endpoints[endpoint].proxy for endpoint in endpoints]
+            if len(proxies) == 1:
+                hosts.append({"name": name, "host": proxies[0].host, "port": proxies[0].port})
+            else:
+                hosts.append({"name": name, "members": [f"{proxy.host}:{proxy.port}" for proxy in proxies]})
+        found = {
+            "hosts": hosts,
+            "secret_token": SECRET,
+            "clock_skew": CLOCK_SKEW_S,
+            "failback_after": 5,
+            "drain_timeout": 10,
+            "queue_type": "quorum" if self.plan.has_cluster else "classic",
+            "retry_ladder": list(LADDER_S * 2),
+            **more,
+        }
+        return {key: value for key, value in found.items() if key in ALL_KEYS}
+
+    def _agent_orders(self, node: str, workers_per_host: int) -> dict[str, Any]:
+        return {
+            "configuration": self._configuration(
+                node_name=node,
+                workers_per_host=workers_per_host,
+                status_socket=str(self.home / node),
+                journal=str(self.folder / "journals" / f"{node}.journal"),
+                logging={"port": self.log_server.port, "secret": SECRET},
+            ),
+            "history": str(self.history_folder),
+            "clock": str(self._clock(node)),
+            "plant": self.plan.plant,
+            "poison": self.plan.poison,
+        }
+
+    def _sender_orders(self, number: int) -> dict[str, Any]:
+        hosts = self._configuration()
+        # Each prefers another broker, so that all of them have work.
+        order = random.Random(number).sample(hosts["hosts"], len(hosts["hosts"]))
+        first = (number - 1) % len(order)
+        preferred = hosts["hosts"][first]
+        hosts["hosts"] = [preferred, *(host for host in order if host is not preferred)]
+        return {
+            "number": number,
+            "configuration": {**hosts, "node_name": f"SENDER-{number}"},
+            "history": str(self.history_folder),
+            "clock": str(self._clock("senders")),
+            "plant": self.plan.plant,
+            "nodes": list(self.plan.nodes),
+            "calls_per_s": self.plan.calls_per_s / self.plan.senders,
+            "messages_per_s": self.plan.messages_per_s / self.plan.senders,
+            "outbox": str(self.folder / "outboxes" / str(number)),
+            "log": {"port": self.log_server.port, "secret": SECRET},
+            "wiretap": str(self.home / "wiretap"),
+            "state": str(self.folder / "state" / f"sender-{number}.json"),
+            "seed": self.plan.seed,
+            "poison": self.plan.poison,
+        }
+
+    def _stranger_orders(self) -> dict[str, Any]:
+        return {
+            "urls": [endpoint.broker.url for endpoint in self.endpoints.values()],
+            "nodes": list(self.plan.nodes),
+            "wiretap": str(self.home / "wiretap"),
+            "per_s": 10,
+            "state": str(self.folder / "state" / "stranger.json"),
+            "seed": self.plan.seed,
+        }
+
+    def _clock(self, name: str) -> Path:
+        return self.folder / "clocks" / name
+
+    def set_clock(self, name: str, offset_s: float) -> None:
+        set_clock(self._clock(name), offset_s)
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    def endpoints_of(self, host: str) -> list[Endpoint]:
+        return [self.endpoints[name] for name in self.plan.targets.hosts[host]]
+
+    def one_of(self, host: str) -> Endpoint | None:
+        """An endpoint of *host* that can be asked something; None if there is none."""
+        return next((each for each in self.endpoints_of(host) if each.broker.state == "running"), None)
+
+    def counts(self) -> Counter[str]:
+        """What the senders have counted so far, together."""
+        found: Counter[str] = Counter()
+        for sender in self.senders:
+            found.update(sender.state.get("counts", {}))
+        return found
+
+    def wait(self, condition: Any, timeout_s: float) -> bool:
+        """Wait for *condition*; false if it does not come true."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.2)
+        return True
+
+    def each_host(self) -> Iterator[tuple[str, Endpoint | None]]:
+        for host in self.plan.targets.hosts:
+            yield host, self.one_of(host)
