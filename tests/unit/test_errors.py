@@ -56,6 +56,16 @@ EXAMPLES: list[tuple[ServiceBusError, dict[str, object], str]] = [
         "mq-a:5672: reset (after something was sent)",
     ),
     (
+        errors.QueueConflict("mq-a:5672", "queue N.messages is classic", queue="N.messages", current="classic"),
+        {"host": "mq-a:5672", "kind": "topology", "queue": "N.messages", "current": "classic"},
+        "mq-a:5672: queue N.messages is classic",
+    ),
+    (
+        errors.QueueStranded("mq-a:5672", "queue N.rpc is away", queue="N.rpc"),
+        {"host": "mq-a:5672", "reason": "queue N.rpc is away", "queue": "N.rpc", "sent": False},
+        "mq-a:5672: queue N.rpc is away",
+    ),
+    (
         errors.NoBrokerAvailable("N.c.s", ATTEMPTS),
         {"target": "N.c.s", "attempts": tuple(ATTEMPTS)},
         "no broker reachable for N.c.s: mq-a:5672 connection refused, mq-b:5672 no connection within 2 s",
