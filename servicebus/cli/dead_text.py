@@ -70,6 +70,7 @@ def _report_facts(report: BrokerReport) -> dict[str, Any]:
         "matched": report.matched,
         "done": report.done,
         "resealed": report.resealed,
+        "left": report.left,
         "stays": dict(report.stays),
         "error": None,
     }
@@ -120,7 +121,8 @@ def as_result(reports: Sequence[BrokerReport], done: str) -> str:
     lines = []
     for report in reports:
         sealed = f" ({report.resealed} sealed anew)" if report.resealed else ""
-        lines.append(f"{report.host}: {report.done} {done}{sealed}; {report.matched} of {report.total} matched")
+        left = f"{report.left} are there now"
+        lines.append(f"{report.host}: {report.done} {done}{sealed}; {report.matched} of {report.total} matched, {left}")
         lines += [f"  {count} stay: {printable(why)}" for why, count in report.stays.most_common()]
     return "\n".join(lines)
 

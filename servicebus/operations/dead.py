@@ -44,6 +44,8 @@ class BrokerReport:
     resealed: int = 0
     stays: Counter[str] = field(default_factory=Counter)
     """Letters that matched and cannot go back as they are, by the reason."""
+    left: int = 0
+    """Dead letters that stand there afterwards."""
     error: TransportError | None = None
 
     def begin_again(self) -> None:
@@ -224,7 +226,7 @@ class DeadLetters:
             report.begin_again()
 
         with Walk(session, dead_queue(self._node), before_renewal=renew, hold_s=hold_s) as walk:
-            report.exists, report.total = walk.exists, walk.total
+            report.exists, report.total, report.left = walk.exists, walk.total, walk.total
             for delivery in walk:
                 letter = read_letter(delivery, self._config.max_envelope_bytes)
                 report.looked_at += 1
@@ -238,6 +240,7 @@ class DeadLetters:
                 if is_enough():
                     break
             settle()
+        report.left = walk.left
 
 
 class _Sending:

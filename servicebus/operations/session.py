@@ -49,7 +49,7 @@ class QueueFacts(NamedTuple):
 def open_session(
     host: BrokerHost, config: Configuration, *, purpose: str = "operator", timeout_s: float | None = None
 ) -> Session:
-    """Connect to *host*.
+    """Connect to *host*; to the first member that answers, if it is a cluster.
 
     Args:
         purpose: one word or two for the broker's list of connections.
@@ -58,7 +58,12 @@ def open_session(
     Raises:
         ConnectFailed: with the kind of the failure; nothing is left behind.
     """
-    return Session(host, config, purpose, config.socket_timeout if timeout_s is None else timeout_s)
+    timeout_s = config.socket_timeout if timeout_s is None else timeout_s
+    *others, last = (host.member(turn) for turn in range(max(1, len(host.members))))
+    for member in others:
+        with suppress(ConnectFailed):
+            return Session(member, config, purpose, timeout_s)
+    return Session(last, config, purpose, timeout_s)
 
 
 class Session:
@@ -209,6 +214,7 @@ class SessionChannel:
         self._waits: set[Future[Any]] = set()
         self._unconfirmed: Unconfirmed[_Publication] = Unconfirmed()
         self._consumptions: list[Consumption] = []
+        self._closed: Future[None] = Future()
         opened: Future[None] = self._expect()
 
         def opened_with(channel: BrokerChannel) -> None:
@@ -331,10 +337,13 @@ class SessionChannel:
         self.run(set_prefetch(0), "everything before")
 
     def close(self) -> None:
-        """Close; what is unacknowledged goes back to its place. Fine if it is closed already."""
+        """Close; what is unacknowledged goes back to its place, soon. Fine if it is closed already."""
         channel = self._channel
-        if channel is not None:
-            self.session.post(channel.close)
+        if channel is None or self.failure is not None:
+            return
+        self.session.post(channel.close)
+        with suppress(TransportError):  # a connection that is lost meanwhile gives everything back as well
+            self.session.ask(self._closed, "the end of a channel", CONFIRM_S)
 
     # -- in the loop's thread ------------------------------------------------------------------------------------------
 
@@ -347,6 +356,8 @@ class SessionChannel:
             self._settle_failed(future)
         for consumption in self._consumptions:
             consumption.put(None)
+        if not self._closed.done():
+            self._closed.set_result(None)
 
     def _expect(self) -> Future[Any]:
         future: Future[Any] = Future()

@@ -30,9 +30,10 @@ from servicebus.transport.interface import Delivery
 __all__ = ["Walk"]
 
 WINDOW = 200
-KEPT_PER_CHANNEL = 5000
+KEPT_PER_CHANNEL = 1000
 HOLD_S = 600.0
 _SILENCE_S = 1.0
+_LOOK_S = 0.02
 _PATIENCE_S = 30.0
 """A broker that has messages and delivers none of them for so long does not work."""
 
@@ -58,6 +59,8 @@ class Walk:
         self.exists = False
         self.total = 0
         """Messages that stood there at the beginning."""
+        self.left = 0
+        """Messages that stand there at its end; other people's as well."""
         self.renewals = 0
         self._session = session
         self._before_renewal = before_renewal
@@ -66,12 +69,13 @@ class Walk:
         self._channels: list[SessionChannel] = []
         self._seen = 0
         self._kept = 0
+        self._taken_before = 0
         self._is_tired = False
         self._is_over = False
         facts = session.facts(queue)
         if facts is not None:
             self.exists = True
-            self.total = facts.ready
+            self.total = self.left = facts.ready
 
     def __repr__(self) -> str:
         return f"<Walk over {self.queue} on {self._session.host.name}: {self._seen} of {self.total}, kept {self._kept}>"
@@ -89,6 +93,10 @@ class Walk:
         """Where to publish and to ack, until the next message."""
         return self._channels[-1]
 
+    @property
+    def _taken(self) -> int:
+        return self._taken_before + self._seen - self._kept
+
     def keep(self) -> None:
         """The message at hand stays where it is."""
         self._kept += 1
@@ -100,6 +108,23 @@ class Walk:
             if is_well:
                 channel.settle()
             channel.close()
+        if is_well and channels:
+            self._wait_given_back()
+
+    def _wait_given_back(self) -> None:
+        """The broker confirms the end of a channel before its messages are back; the next walk shall find them all.
+
+        Waited for only while something happens: somebody else may be taking messages meanwhile.
+        """
+        expected = self.total - self._taken
+        self.left, changed_at = -1, time.monotonic()
+        while self.left < expected and time.monotonic() - changed_at < _SILENCE_S:
+            facts = self._session.facts(self.queue)
+            ready = 0 if facts is None else facts.ready
+            if ready != self.left:
+                self.left, changed_at = ready, time.monotonic()
+            elif ready < expected:
+                time.sleep(_LOOK_S)
 
     def __iter__(self) -> Iterator[Delivery]:
         left = self.total
@@ -109,9 +134,10 @@ class Walk:
             if self._seen >= left or not self._is_tired:
                 return
             self._before_renewal()
+            self._close(is_well=True)
             # What was taken is gone; what was kept comes again, in its old place.
             left -= self._seen - self._kept
-            self._close(is_well=True)
+            self._taken_before += self._seen - self._kept
             self.renewals += 1
 
     def _pass(self, left: int) -> Iterator[Delivery]:

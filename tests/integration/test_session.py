@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from envelopes import SECRET
+from waiting import wait_until
 
 from servicebus.configuration import Configuration
 from servicebus.errors import ConnectFailed, ConnectionLost, TransportError
@@ -57,9 +58,7 @@ def test_what_is_published_is_got_consumed_and_acked(
         assert channel.get("q") is None
         channel.ack(third)
         channel.settle()
-    facts = session.facts("q")
-    assert facts is not None
-    assert (facts.ready, facts.consumers) == (1, 0), "what was not acked is back"
+    wait_until(lambda: session.facts("q") == ("q", 1, 0), what="what was not acked is back")
     assert make_probe(brokers[0]).take_all("q") == [(b"2", {})]
 
 
