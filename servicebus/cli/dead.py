@@ -21,6 +21,8 @@ from servicebus.wire.address import check_node_name, dead_queue
 if TYPE_CHECKING:
     from servicebus.operations.dead import BrokerReport, DeadLetters, Found
 
+MANY_DELIVERIES = 10
+"""RabbitMQ 4 lets go of a message in a quorum queue that was given out 20 times, if no policy says otherwise."""
 LISTED = 100
 SHOWN = 10
 
@@ -257,6 +259,12 @@ def _end(ctx: click.Context, selection: _Selection, reports: Sequence[BrokerRepo
     failed = [report for report in reports if report.error is not None]
     for report in failed:
         warn(str(report.error))
+    for report in reports:
+        if report.deliveries >= MANY_DELIVERIES:
+            warn(
+                f"{report.host}: letters of the quorum queue {dead_queue(selection.node)} were given out"
+                f" {report.deliveries} times; RabbitMQ 4 drops them after 20: set the policy delivery-limit to -1"
+            )
     if len(failed) == len(reports) and not any(report.looked_at for report in reports):
         raise _nobody(selection, failed)
     if not failed and not any(report.exists for report in reports):

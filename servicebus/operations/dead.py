@@ -44,6 +44,8 @@ class BrokerReport:
     resealed: int = 0
     stays: Counter[str] = field(default_factory=Counter)
     """Letters that matched and cannot go back as they are, by the reason."""
+    deliveries: int = 0
+    """How often the most delivered letter was given out before; 0 on a classic queue, which does not count."""
     left: int = 0
     """Dead letters that stand there afterwards."""
     error: TransportError | None = None
@@ -230,6 +232,7 @@ class DeadLetters:
             for delivery in walk:
                 letter = read_letter(delivery, self._config.max_envelope_bytes)
                 report.looked_at += 1
+                report.deliveries = max(report.deliveries, letter.deliveries)
                 is_taken = False
                 if wanted.matches(letter, self._clock()):
                     report.matched += 1

@@ -61,6 +61,8 @@ class Letter:
     attempts: int
     problem: str = ""
     """Why it cannot be read."""
+    deliveries: int = 0
+    """How often a quorum queue has given it out before, to be looked at or in vain."""
 
     @property
     def is_old(self) -> bool:
@@ -101,6 +103,7 @@ def read_letter(delivery: Delivery, max_bytes: int) -> Letter:
         first=headers.number(found, headers.FIRST),
         attempts=headers.number(found, headers.ATTEMPTS),
         problem=problem,
+        deliveries=max(headers.number(found, "x-delivery-count"), headers.number(found, "x-acquired-count")),
     )
 
 
