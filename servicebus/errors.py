@@ -23,6 +23,8 @@ __all__ = [
     "LifecycleError",
     "NoBrokerAvailable",
     "NodeUnavailable",
+    "OutboxFull",
+    "OutboxUnavailable",
     "QueueConflict",
     "QueueStranded",
     "RemoteError",
@@ -110,6 +112,15 @@ class SignatureError(EnvelopeError):
         super().__init__("signature", detail)
 
 
+class OutboxUnavailable(ServiceBusError):
+    """Raised when the file of a Sender's outbox cannot be used; the message was neither sent nor stored."""
+
+    def __init__(self, path: str, reason: str):
+        super().__init__(f"outbox {path} {reason}")
+        self.path = path
+        self.reason = reason
+
+
 class TransportError(ServiceBusError):
     """Root of what goes wrong between this process and a broker."""
 
@@ -157,7 +168,7 @@ class NoBrokerAvailable(TransportError):
     """Raised when no configured broker could be used; lists what was tried on each host. Nothing was sent."""
 
     def __init__(self, target: str, attempts: Sequence[tuple[str, str]]):
-        super().__init__(f"no broker reachable for {target}: {_listed(attempts)}")
+        super().__init__(f"no broker reachable for {target}: {_listed(attempts)}; nothing was sent")
         self.target = target
         self.attempts = tuple(attempts)
 
@@ -166,7 +177,7 @@ class SendUnconfirmed(TransportError):
     """Raised when a message was published but no broker confirmed it in time: it may or may not be delivered."""
 
     def __init__(self, target: str, attempts: Sequence[tuple[str, str]]):
-        super().__init__(f"no broker confirmed the message to {target}: {_listed(attempts)}")
+        super().__init__(f"no broker confirmed the message to {target}: {_listed(attempts)}; whether it is stored is unknown")
         self.target = target
         self.attempts = tuple(attempts)
 
@@ -210,8 +221,19 @@ class NodeUnavailable(CallError):
     """Raised when brokers are reachable, but no agent of the node consumes on any of them."""
 
     def __init__(self, address: str, attempts: Sequence[tuple[str, str]]):
-        super().__init__(address, f"node is away: {_listed(attempts)}")
+        super().__init__(address, f"node is away: {_listed(attempts)}; nothing was delivered")
         self.attempts = tuple(attempts)
+
+
+class OutboxFull(CallError):
+    """Raised when no broker took a message and the outbox has no room for it: nothing was sent."""
+
+    def __init__(self, address: str, path: str, messages: int, size: int):
+        text = f"no broker takes it, and outbox {path} is full ({messages} messages, {size} bytes); nothing was sent"
+        super().__init__(address, text)
+        self.path = path
+        self.messages = messages
+        self.size = size
 
 
 class UnknownService(CallError):

@@ -68,12 +68,13 @@ EXAMPLES: list[tuple[ServiceBusError, dict[str, object], str]] = [
     (
         errors.NoBrokerAvailable("N.c.s", ATTEMPTS),
         {"target": "N.c.s", "attempts": tuple(ATTEMPTS)},
-        "no broker reachable for N.c.s: mq-a:5672 connection refused, mq-b:5672 no connection within 2 s",
+        "no broker reachable for N.c.s: mq-a:5672 connection refused, mq-b:5672 no connection within 2 s"
+        "; nothing was sent",
     ),
     (
         errors.SendUnconfirmed("N.c.s", ATTEMPTS[:1]),
         {"target": "N.c.s", "attempts": tuple(ATTEMPTS[:1])},
-        "no broker confirmed the message to N.c.s: mq-a:5672 connection refused",
+        "no broker confirmed the message to N.c.s: mq-a:5672 connection refused; whether it is stored is unknown",
     ),
     (errors.CallError("N.c.s", "broken"), {"address": "N.c.s"}, "N.c.s: broken"),
     (
@@ -94,7 +95,17 @@ EXAMPLES: list[tuple[ServiceBusError, dict[str, object], str]] = [
     (
         errors.NodeUnavailable("N.c.s", ATTEMPTS[:1]),
         {"address": "N.c.s", "attempts": tuple(ATTEMPTS[:1])},
-        "N.c.s: node is away: mq-a:5672 connection refused",
+        "N.c.s: node is away: mq-a:5672 connection refused; nothing was delivered",
+    ),
+    (
+        errors.OutboxFull("N.c.s", "/var/out", 100_000, 12_345),
+        {"address": "N.c.s", "path": "/var/out", "messages": 100_000, "size": 12_345},
+        "N.c.s: no broker takes it, and outbox /var/out is full (100000 messages, 12345 bytes); nothing was sent",
+    ),
+    (
+        errors.OutboxUnavailable("/var/out", "is in use by another Sender"),
+        {"path": "/var/out", "reason": "is in use by another Sender"},
+        "outbox /var/out is in use by another Sender",
     ),
     (errors.UnknownService("N.c.s"), {"address": "N.c.s"}, "N.c.s: the node has no such service"),
     (
