@@ -56,6 +56,8 @@ KEYS: dict[str, Key] = {
     "away_grace": Key(checks.seconds(zero=True), 3.0),
     "path_ping_after": Key(_time, 0.5),
     "path_ping_timeout": Key(_time, 1.5),
+    "outbox_max_messages": Key(checks.whole(1, 1_000_000_000), 100_000),
+    "outbox_max_bytes": Key(checks.whole(1024, 1 << 40), 256 * 1024 * 1024),
     # What is accepted.
     "token_max_age": Key(_time, 86400.0),
     "clock_skew": Key(checks.seconds(zero=True), 60.0),
@@ -69,7 +71,17 @@ KEYS: dict[str, Key] = {
     "compat_in_band_errors": Key(checks.flag, True),
 }
 
-SECTION_KEYS = ("hosts", "secret_token", "node_name", "use_ssl", "tls", "status_socket", "journal", "services", "logging")
+SECTION_KEYS = (
+    "hosts",
+    "secret_token",
+    "node_name",
+    "use_ssl",
+    "tls",
+    "status_socket",
+    "journal",
+    "services",
+    "logging",
+)
 """Keys that ``settings`` reads itself: required, depending on the machine or on other keys, or holding many values."""
 
 ALL_KEYS = (*KEYS, *SECTION_KEYS)

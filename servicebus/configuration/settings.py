@@ -67,6 +67,8 @@ class Configuration:
     away_grace: float
     path_ping_after: float
     path_ping_timeout: float
+    outbox_max_messages: int
+    outbox_max_bytes: int
     token_max_age: float
     clock_skew: float
     max_envelope_bytes: int

@@ -64,12 +64,19 @@ def test_what_is_not_given_has_the_documented_default():
         "connect_stagger": 0.25,
         "path_ping_after": 0.5,
         "path_ping_timeout": 1.5,
+        "outbox_max_messages": 100_000,
+        "outbox_max_bytes": 256 * 1024 * 1024,
         "watcher_interval": 2.0,
         "watcher_timeout": 4.0,
         "fast_lane": True,
         "max_envelope_bytes": 8 * 1024 * 1024,
         "message_queue_type": "classic",
         "fault_traces": False,
+        "retry_ladder": (1.0, 5.0, 30.0, 120.0, 600.0),
+        "journal": None,
+        "reply_keep": 3600.0,
+        "journal_max_entries": 250_000,
+        "journal_max_answer_bytes": 64 * 1024 * 1024,
         "compat": False,
         "compat_exchange_name": "py-servicebus",
         "compat_reply": "str",
@@ -89,6 +96,23 @@ def test_what_is_not_given_has_the_documented_default():
     }
     assert {name: getattr(config, name) for name in wanted} == wanted
     assert (config.hosts[0].user, config.hosts[0].password.reveal()) == ("guest", "guest")
+
+
+@pytest.mark.parametrize("given", [[1, 5], (1.0, 5.0), "1, 5", "[1, 5]"])
+def test_a_ladder_is_a_list_of_seconds_or_a_text_with_commas(given):
+    assert Configuration({**LEAST, "retry_ladder": given}).retry_ladder == (1.0, 5.0)
+    assert Configuration({**LEAST, "retry_ladder": []}).retry_ladder == ()
+
+
+@pytest.mark.parametrize("given", [5, [0], ["soon"], [-1], {"a": 1}])
+def test_a_ladder_of_anything_else_is_refused(given):
+    assert "retry_ladder must be" in refusal(retry_ladder=given)
+
+
+def test_the_url_of_a_journal_is_a_secret():
+    config = Configuration({**LEAST, "journal": "redis://user:hidden@mq-a/0"})
+    assert "hidden" not in repr(vars(config))
+    assert config.journal.reveal() == "redis://user:hidden@mq-a/0"
 
 
 def test_every_attribute_that_is_declared_is_filled_and_no_other():
