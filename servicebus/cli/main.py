@@ -19,6 +19,7 @@ COMMANDS = {
     "completion": "servicebus.cli.completion:completion",
     "config": "servicebus.cli.config_check:config",
     "dead": "servicebus.cli.dead:dead",
+    "drain": "servicebus.cli.drain:drain",
     "migrate-queue": "servicebus.cli.migrate_queue:migrate_queue",
     "ping": "servicebus.cli.ping:ping",
     "run": "servicebus.cli.run:run",

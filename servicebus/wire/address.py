@@ -18,6 +18,7 @@ __all__ = [
     "control_queue",
     "dead_queue",
     "delay_queue",
+    "drained_mark",
     "messages_queue",
     "name_problem",
     "rpc_queue",
@@ -122,3 +123,8 @@ def dead_queue(node: str) -> str:
 def is_stored(queue: str) -> bool:
     """Whether a queue of that name stores messages: a node's messages, delayed ones or dead letters."""
     return ".messages" in queue or queue.endswith(".dead")
+
+
+def drained_mark(exchange: str) -> str:
+    """Name the queue whose presence says that the broker is taken out of service for everybody on *exchange*."""
+    return f"{exchange}.drained"

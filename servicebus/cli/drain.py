@@ -1,0 +1,84 @@
+"""``servicebus drain``: takes a broker out for maintenance, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from servicebus.cli.exit_codes import ExitCode
+from servicebus.cli.options import config_option, host_named, json_option, timeout_option
+from servicebus.cli.output import Output, warn
+from servicebus.configuration import Configuration
+
+if TYPE_CHECKING:
+    from servicebus.operations.maintenance import Standing
+
+WAIT_S = 60.0
+
+
+@click.command()
+@click.argument("host")
+@config_option
+@click.option("--undo", is_flag=True, help="The maintenance is over: take the broker back into service.")
+@click.option("--status", "only_status", is_flag=True, help="Only say whether it is drained, and what is left there.")
+@click.option(
+    "--node", "nodes", metavar="NAME", multiple=True, help="Wait for this node; may be given again. Default: node_name."
+)
+@timeout_option(f"{WAIT_S:g}; the mark stays", WAIT_S)
+@json_option
+@click.pass_context
+def drain(
+    ctx: click.Context,
+    /,
+    host: str,
+    configuration: Configuration,
+    undo: bool,
+    only_status: bool,
+    nodes: tuple[str, ...],
+    timeout: float,
+) -> None:
+    """Take the broker HOST of the file out for maintenance: new work goes to the others, what is there is finished.
+
+    Ends when nothing is left and the broker may be stopped. It stays drained, over restarts too, until `--undo`.
+
+    Exit status 0 if that was reached, 5 if not within the timeout: wait with `--status`, or give up with `--undo`.
+    """
+    if undo and only_status:
+        raise click.UsageError("--undo and --status do not go together")
+    from servicebus.operations.maintenance import Mark  # here, so that --help does not wait for pika
+    from servicebus.operations.session import open_session
+
+    output = ctx.ensure_object(Output)
+    broker = host_named(configuration, host, "HOST")
+    wanted = nodes or (configuration.node_name,)
+    with open_session(broker, configuration, purpose="drain") as session:
+        mark = Mark(session, configuration)
+        if undo:
+            mark.remove()
+            found = mark.wait_back(wanted, timeout)
+            is_reached = all(each.workers for each in found)
+        else:
+            if not only_status:
+                mark.set()
+            found = mark.wait_left(wanted, 0.0 if only_status else timeout)
+            is_reached = all(each.has_left for each in found)
+        is_marked = mark.stands()
+    if len(configuration.hosts) == 1 and is_marked:
+        warn("the file names no other broker: while this one is drained, nobody can reach the nodes")
+    document = {"host": broker.name, "marked": is_marked, "nodes": [asdict(each) for each in found]}
+    output.result(document, "\n".join(_lines(broker.name, found, is_marked=is_marked)))
+    ctx.exit(ExitCode.OK if is_reached or only_status else ExitCode.TIMEOUT)
+
+
+def _lines(host: str, found: Sequence[Standing], *, is_marked: bool) -> list[str]:
+    return [f"{host}: {'taken out of service' if is_marked else 'in service'}", *map(_line, found)]
+
+
+def _line(node: Standing) -> str:
+    if node.has_left:
+        return f"  {node.node}: nothing is under way there"
+    waiting = f"{node.calls} calls and {node.messages} messages wait"
+    return f"  {node.node}: {node.workers} workers take calls there, {waiting}"

@@ -1,0 +1,104 @@
+"""The mark by which an operator takes a broker out of service, and what is still under way there.
+
+The workers see the mark and leave (servicebus/runtime/maintenance.py); here it is only set, removed and waited for.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from servicebus.configuration import Configuration
+from servicebus.operations.session import Session
+from servicebus.transport.steps import delete_queue
+from servicebus.transport.stored import stored_arguments
+from servicebus.wire.address import drained_mark, messages_queue, rpc_queue
+
+__all__ = ["Mark", "Standing"]
+
+_LOOK_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a node does on a broker."""
+
+    node: str
+    workers: int
+    """That take calls there."""
+    calls: int
+    """That wait."""
+    messages: int
+    """That wait; those that wait for their time are not counted."""
+
+    @property
+    def has_left(self) -> bool:
+        """Nothing is under way; the broker may be stopped."""
+        return not (self.workers or self.messages)
+
+
+class Mark:
+    """The mark on one broker."""
+
+    def __init__(self, session: Session, config: Configuration):
+        self.name = drained_mark(config.exchange_name)
+        self._session = session
+        self._config = config
+
+    def __repr__(self) -> str:
+        return f"<Mark {self.name} on {self._session.host.name}>"
+
+    def stands(self) -> bool:
+        """Whether the broker is marked."""
+        return self._session.facts(self.name) is not None
+
+    def set(self) -> bool:
+        """Mark the broker; False if it was already."""
+        if self.stands():
+            return False
+        # Durable, and of the type that messages have: on a cluster it must outlive a member as they do. The workers ask
+        # for it by publishing to it, and it keeps nothing of that.
+        arguments = {**stored_arguments(self._config), "x-max-length": 0}
+        with self._session.channel() as channel:
+            channel.declare(self.name, durable=True, arguments=arguments)
+        return True
+
+    def remove(self) -> bool:
+        """Take the mark away; False if there was none."""
+        if not self.stands():
+            return False
+        with self._session.channel() as channel:
+            channel.run(delete_queue(self.name), f"the deletion of queue {self.name}")
+        return True
+
+    def standing(self, node: str) -> Standing:
+        """What *node* does there now."""
+        rpc = rpc_queue(node)
+        # On a cluster the queue of calls has a spare name for each member that may be away.
+        spares = (f"{rpc}~{number}" for number in range(2, len(self._session.host.members) // 2 + 2))
+        queues = [facts for facts in map(self._session.facts, (rpc, *spares)) if facts is not None]
+        messages = self._session.facts(messages_queue(node))
+        return Standing(
+            node,
+            workers=sum(facts.consumers for facts in queues),
+            calls=sum(facts.ready for facts in queues),
+            messages=messages.ready if messages is not None else 0,
+        )
+
+    def wait_left(self, nodes: tuple[str, ...], timeout_s: float) -> list[Standing]:
+        """What the nodes do there once all of them have left, or when *timeout_s* has passed."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            found = [self.standing(node) for node in nodes]
+            if all(each.has_left for each in found) or time.monotonic() >= deadline:
+                return found
+            time.sleep(_LOOK_S)
+
+    def wait_back(self, nodes: tuple[str, ...], timeout_s: float) -> list[Standing]:
+        """The same for when each of the nodes takes calls there."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            found = [self.standing(node) for node in nodes]
+            if all(each.workers for each in found) or time.monotonic() >= deadline:
+                return found
+            time.sleep(_LOOK_S)
