@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from tests.chaos.history import Record, read
+from tests.chaos.history import Record, files, read_ops
 from tests.chaos.invariants import Stalls, broken_by
 from tests.chaos.operations import Fault, Story, tell
 from tests.chaos.surroundings import false_green, left_over, miscounted_logs
@@ -148,10 +148,9 @@ def _add_histories(verdict: Verdict, folder: str | os.PathLike[str]) -> None:
 
 def _records_of(ops: set[int], folder: str | os.PathLike[str]) -> dict[int, list[tuple[str, Record]]]:
     found: dict[int, list[tuple[str, Record]]] = defaultdict(list)
-    for name, records in read(folder):
-        for record in records:
-            if record.get("op") in ops:
-                found[record["op"]].append((name, record))
+    for path in files(folder):
+        for record in read_ops(path, ops):
+            found[record["op"]].append((path.stem, record))
     for history in found.values():
         history.sort(key=lambda entry: entry[1]["t"])
     return found

@@ -20,17 +20,30 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
-__all__ = ["History", "HistoryError", "Record", "answer", "files", "op_number", "read", "read_file", "sender_of"]
+__all__ = [
+    "History",
+    "HistoryError",
+    "Record",
+    "answer",
+    "files",
+    "op_number",
+    "read",
+    "read_file",
+    "read_ops",
+    "sender_of",
+]
 
 Record = dict[str, Any]
 
 _OPS_PER_SENDER = 100_000_000
+_OP = re.compile(rb'"op": ?(\d+)')
 _encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
 
@@ -220,6 +233,14 @@ def read_file(path: Path) -> Iterator[Record]:
             except ValueError:
                 if line.endswith(b"\n"):
                     raise HistoryError(f"{path.name}:{number} is no record: {line[:200]!r}") from None
+
+
+def read_ops(path: Path, ops: Set[int]) -> Iterator[Record]:
+    """Those records of one process that are about *ops*: several times as fast as reading all of them."""
+    with path.open("rb") as lines:
+        for line in lines:
+            if (found := _OP.search(line)) and int(found[1]) in ops and line.endswith(b"\n"):
+                yield json.loads(line)
 
 
 def read(folder: str | os.PathLike[str]) -> Iterable[tuple[str, Iterator[Record]]]:

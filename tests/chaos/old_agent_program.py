@@ -82,7 +82,7 @@ class Bus(ServiceBus):
 
         def create_and_tell(asked, *more):
             receiver = create(asked, *more)
-            note = {"pid": os.getpid(), "host": self.names[host], "healthy": True}
+            note = {"pid": os.getpid(), "host": self.names[host]}
             fresh = self.status.with_name(f"{self.status.name}.{os.getpid()}.new")
             fresh.write_text(json.dumps(note))
             fresh.replace(fresh.with_suffix(".worker"))
@@ -117,7 +117,9 @@ def main():
         "broken": Service(history, fail),
     }.items():
         bus.add_message_services("jobs", name, service)
-    bus.run_services()
+    # It ends when all its workers have, and is then started again, as an operator's supervisor would; not after a TERM.
+    while all(process.exitcode < 0 for process in bus.run_services()):
+        pass
 
 
 if __name__ == "__main__":

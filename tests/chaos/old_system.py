@@ -40,7 +40,7 @@ class OldProgram(Program):
     def _spawn(self, arguments: list[str]) -> None:
         path = arguments[-1]
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        environment |= {MARK: str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        environment |= {MARK: self.mark, "PYTHONDONTWRITEBYTECODE": "1"}
         with (self.folder / "logs" / f"{self.name}.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [str(old_python()), "-X", "faulthandler", str(CHAOS / f"{self.module}.py"), path], env=environment,
@@ -63,6 +63,7 @@ class OldAgentProcess(OldProgram, AgentProcess):
     def __init__(self, folder: Path, name: str, orders: dict[str, Any]):
         AgentProcess.__init__(self, folder, name, orders)
         self.module = "old_agent_program"
+        self._was_whole = False
 
     def status(self) -> dict[str, Any]:
         """Only which process serves which host: 2.19 has nothing to say of its health."""
@@ -76,10 +77,11 @@ class OldAgentProcess(OldProgram, AgentProcess):
         return {"workers": found}
 
     def wait_green(self, timeout_s: float) -> bool:
-        """Wait until each of its workers has had its connection."""
+        """Wait until each of its workers has had its connection; later there is nothing to wait for, nor to ask."""
         hosts = self.orders["configuration"]["hosts"]
         count = sum(len(host.get("members", [host])) for host in hosts)
-        return _wait(lambda: len(self.workers()) >= count, timeout_s)
+        self._was_whole = self._was_whole or _wait(lambda: len(self.workers()) >= count, timeout_s)
+        return self._was_whole
 
     def signal(self, number: int) -> None:
         """To each worker: the parent would keep it to itself, and ends when they have."""
