@@ -18,10 +18,11 @@ from tests.chaos.plants import PLANTS
 from tests.chaos.processes import RigError
 from tests.chaos.report import offences, tables
 from tests.chaos.run import Run
-from tests.chaos.tally import save, tally
+from tests.chaos.tally import Tally, load, save, tally
 from tests.chaos.timeline import picture
 from tests.chaos.world import Plan
 
+_SYSTEMS = {"servicebus": "servicebus", "py-servicebus": "py-servicebus 2.19"}
 _PATIENCE_S = 480.0
 """Beyond the minutes of the run, for start, healing, draining and the checker."""
 
@@ -39,16 +40,21 @@ _PATIENCE_S = 480.0
 @click.option("--plant", type=click.Choice(sorted(PLANTS)), help="Run a build that is wrong in this way.")
 @click.option("--poison", is_flag=True, help="Send messages that kill their worker, too.")
 @click.option("--out", type=click.Path(path_type=Path), help="Keep history, logs, table and picture there.")
+@click.option("--system", type=click.Choice(list(_SYSTEMS)), default="servicebus", help="Which bus.")
+@click.option(
+    "--beside", type=click.Path(path_type=Path), multiple=True, help="Show a tally.json of an earlier run, too."
+)
 @click.option("--list-faults", is_flag=True, help="Print the schedule and end.")
 def main(
     minutes: float, seed: int, senders: int, agents: int, calls: float, messages: float, brokers: int, cluster: bool,
-    faults: str, plant: str | None, poison: bool, out: Path | None, list_faults: bool,
+    faults: str, plant: str | None, poison: bool, out: Path | None, system: str,
+    beside: tuple[Path, ...], list_faults: bool,
 ) -> None:  # fmt: skip
     """Run senders and agents against failing brokers and check what became of every call and message.
 
     Exit status 0 if every invariant held, 1 if one was broken, 2 if the rig itself failed.
     """
-    plan = Plan(minutes, seed, agents, senders, calls, messages, brokers, cluster, plant, poison)
+    plan = Plan(minutes, seed, agents, senders, calls, messages, brokers, cluster, plant, poison, _SYSTEMS[system])
     folder = (out or Path(tempfile.mkdtemp(prefix="servicebus-chaos-"))).absolute()
     run = Run(plan, _kinds(faults), folder)
     if list_faults:
@@ -66,7 +72,7 @@ def main(
         if out is None:
             shutil.rmtree(folder, ignore_errors=True)
         sys.exit(130)
-    _report(run, verdict, folder)
+    _report(run, verdict, folder, [load(path) for path in beside])
     if verdict.is_clean and out is None:
         shutil.rmtree(folder, ignore_errors=True)
     sys.exit(0 if verdict.is_clean else 1)
@@ -81,9 +87,9 @@ def _kinds(faults: str) -> list[str]:
     return chosen
 
 
-def _report(run: Run, verdict: Verdict, folder: Path) -> None:
-    found = tally("servicebus", verdict, **run.facts)
-    text = tables([found])
+def _report(run: Run, verdict: Verdict, folder: Path, others: list[Tally]) -> None:
+    found = tally(run.plan.system, verdict, **run.facts)
+    text = tables([found, *others])
     click.echo(text)
     if run.dead_letters:
         reasons = (f"{count} {reason}" for reason, count in run.dead_letters.most_common())

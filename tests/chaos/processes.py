@@ -34,7 +34,7 @@ class Program:
         self.name = name
         self.module = module
         self.orders = orders
-        self.mark = ""
+        self.mark = str(folder)
         """By which it is found and ended if the rig is killed."""
         self.process: subprocess.Popen[bytes] | None = None
 

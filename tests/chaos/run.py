@@ -153,12 +153,11 @@ class Run:
 
     def _end_senders(self) -> None:
         world = self._world
-        assert world.stranger is not None
-        world.stranger.ask_to_end()
-        for sender in world.senders:
-            sender.ask_to_end()
+        programs = [*world.senders, *([world.stranger] if world.stranger is not None else [])]
+        for program in programs:
+            program.ask_to_end()
         deadline = time.monotonic() + _SENDERS_END_S
-        for program in [*world.senders, world.stranger]:
+        for program in programs:
             if program.wait(max(0.1, deadline - time.monotonic())) is None:
                 self.display.say(f"{program.name} does not end")
                 program.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tests.chaos.kinds import KINDS
 
@@ -43,7 +43,8 @@ class Targets:
 
     hosts: dict[str, tuple[str, ...]]
     nodes: tuple[str, ...]
-    queues: tuple[str, ...] = ("rpc", "control", "messages")
+    queues: tuple[str, ...] = (".rpc", ".control", ".messages")
+    """What stands behind a node's name in the names of its queues."""
     clocks: tuple[str, ...] = ("senders",)
 
     def aimed_at(self, kind: str) -> list[str]:
@@ -52,7 +53,7 @@ class Targets:
         if aims_at == "endpoint":
             return [endpoint for endpoints in self.hosts.values() for endpoint in endpoints]
         if aims_at == "queue":
-            return [f"{host}/{node}.{queue}" for host in self.hosts for node in self.nodes for queue in self.queues]
+            return [f"{host}/{node}{queue}" for host in self.hosts for node in self.nodes for queue in self.queues]
         if aims_at == "worker":
             return [f"{node}@{host}" for host in self.hosts for node in self.nodes]
         if aims_at == "agent":
@@ -102,9 +103,11 @@ class _Plan:
         names = self.targets.aimed_at(kind)
         order = rng.sample(names, len(names))
         for moment_s in self._moments(at_s, duration_s + KINDS[kind].recovers_s / 2):
+            at_that_moment = Fault(round(moment_s, 2), kind, "", duration_s)
+            beside = [other for other in self.faults if _meet(at_that_moment, other)]
             for target in order:
-                fault = Fault(round(moment_s, 2), kind, target, duration_s)
-                if self._suits(fault):
+                fault = replace(at_that_moment, target=target)
+                if self._suits(fault, beside):
                     self.faults.append(fault)
                     return
 
@@ -115,8 +118,7 @@ class _Plan:
         yield from (at_s + _STEP_S * step for step in range(steps - begin))
         yield from (_FIRST_AT_S + _STEP_S * step for step in range(min(begin, steps)))
 
-    def _suits(self, fault: Fault) -> bool:
-        beside = [other for other in self.faults if _meet(fault, other)]
+    def _suits(self, fault: Fault, beside: list[Fault]) -> bool:
         if fault.kind == "all-away":
             return not any(KINDS[other.kind].is_outage for other in beside)
         if any(other.kind == "all-away" for other in beside):
@@ -143,5 +145,5 @@ class _Plan:
 
 def _meet(one: Fault, other: Fault) -> bool:
     """Whether the one begins before the other is over, and its traces with it."""
-    first, second = sorted((one, other), key=lambda fault: fault.at_s)
+    first, second = (one, other) if one.at_s <= other.at_s else (other, one)
     return second.at_s < first.ends_s + KINDS[first.kind].recovers_s

@@ -37,7 +37,7 @@ class _Entered:
 
     def work(self, request: Request, do: Callable[[dict[str, Any]], None] = lambda params: None) -> int:
         params = request.params
-        id, attempt = request.get_event().id, getattr(request, "attempt", None)
+        id, attempt = request.get_event().id, getattr(request, "attempts", None)
         if not isinstance(params, dict) or "forged" in params or not isinstance(params.get("op"), int):
             self.history.forged(f"{id} to {request.get_event().service}: {params!r}")
             raise Failure("forged")
@@ -108,8 +108,8 @@ def _messages() -> Iterator[tuple[str, Callable[[dict[str, Any]], None], dict[st
     yield "record", _sleep, {"threads": 2}
     yield "slow", _sleep, {"threads": 8}
     # Seven attempts: a message fails all of them once in 128 times, and then is to be among the dead letters.
-    yield "flaky", _fail_at_first, {"threads": 2, "ladder": LADDER_S * 2}
-    yield "broken", _fail, {"ladder": LADDER_S}
+    yield "flaky", _fail_at_first, {"threads": 2, "retry": LADDER_S * 2}
+    yield "broken", _fail, {"retry": LADDER_S}
     yield "poison", _die, {}
 
 
