@@ -16,7 +16,7 @@ from servicebus.client.connector import SPARE_AFTER_S
 from servicebus.client.path import Path
 from servicebus.client.pinger import Finding, Ping, Pinger
 from servicebus.client.request import Request
-from servicebus.client.version import Exchange, Parcel, Version
+from servicebus.client.version import Exchange, Parcel, Pong, Version
 from servicebus.compat.envelope import OldEvent, decode_reply, encode_event
 from servicebus.compat.names import PING, PONG, node_queue
 from servicebus.compat.texts import fault_from_text, result_from_text
@@ -72,10 +72,10 @@ class Version1:
     def ping(self, node: str, wire_id: str, timeout_s: float) -> tuple[str, Parcel]:
         return "", Parcel(self.exchange.name, node_queue(node), PING)
 
-    def read_pong(self, wire_id: str, token: str, body: bytes) -> bool:
+    def read_pong(self, wire_id: str, token: str, body: bytes) -> Pong:
         if body != PONG:
             raise EnvelopeError("malformed", f"{body[:20]!r} is no pong")
-        return True
+        return Pong(takes_calls=True)
 
     def _event(self, request: Request) -> bytes:
         # The request was sealed in version 2; its params are taken from there, for the few that go to old agents.

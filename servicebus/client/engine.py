@@ -153,6 +153,14 @@ class Engine:
     def path_alive(self, path: Path) -> None:
         self._carrier.retry_waiting(time.monotonic())
 
+    def queue_made_anew(self, path: Path, made_at: float) -> None:
+        """Calls that were published before *made_at* went into a queue that is gone, or to a worker that may be."""
+        now = time.monotonic()
+        for request in list(path.outstanding.values()):
+            if request.resend and request.published_at is not None and request.published_at < made_at:
+                del path.outstanding[request.id]
+                self._carrier.take_back(request, "the node's queue of calls was made anew", now)
+
     def path_dead(self, path: Path, why: str) -> None:
         now = time.monotonic()
         path.trust.lose(why)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from servicebus.client.path import Path
 from servicebus.client.version import Version
@@ -37,6 +37,8 @@ class Finding:
     """False: the agent is there, finishing what it has, and refuses new calls."""
     is_news: bool = False
     """The path speaks another version than before: what waits may be tried again."""
+    queue_made_at: float | None = None
+    """The node's queue of calls is younger than this: what was sent before may be gone."""
 
 
 class Pinger:
@@ -81,12 +83,17 @@ class Pinger:
         """What a pong to *wire_id* shows; None if it cannot be believed, or settles nothing yet."""
         ping = self._pending[wire_id]
         try:
-            takes_calls = ping.version.read_pong(wire_id, ping.token, body)
+            pong = ping.version.read_pong(wire_id, ping.token, body)
         except EnvelopeError as error:
             ping.path.doubt = f"answered a ping, but cannot be believed ({error})"
             return None
         del self._pending[wire_id]
-        return self._ponged(ping, now) if takes_calls else Finding(ping.path, is_alive=True, takes_calls=False)
+        if not pong.takes_calls:
+            return Finding(ping.path, is_alive=True, takes_calls=False)
+        finding = self._ponged(ping, now)
+        if finding is None or pong.queue_age_s is None:
+            return finding
+        return replace(finding, queue_made_at=now - pong.queue_age_s)
 
     def returned(self, wire_id: str, now: float) -> Finding | None:
         """What it shows that the ping *wire_id* came back unroutable; None if that was no ping, or settles nothing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from servicebus.client.seal import seal
 from servicebus.configuration import Configuration
@@ -36,6 +36,15 @@ class Parcel:
     body: bytes
 
 
+class Pong(NamedTuple):
+    """What an agent says of itself."""
+
+    takes_calls: bool
+    """False: it is stopping."""
+    queue_age_s: float | None = None
+    """For how long the node's queue of calls has been there, if the agent's worker has made it."""
+
+
 class Version(Protocol):
     """How requests and pings are written and their answers read. For the engine's thread."""
 
@@ -53,8 +62,8 @@ class Version(Protocol):
     def ping(self, node: str, wire_id: str, timeout_s: float) -> tuple[str, Parcel]:
         """A ping, and the token that its pong is checked with."""
 
-    def read_pong(self, wire_id: str, token: str, body: bytes) -> bool:
-        """Whether the agent takes calls, or is stopping. Raises EnvelopeError: *body* is no pong to be believed."""
+    def read_pong(self, wire_id: str, token: str, body: bytes) -> Pong:
+        """What the agent says. Raises EnvelopeError: *body* is no pong to be believed."""
 
 
 class Version2:
@@ -86,7 +95,7 @@ class Version2:
         token, body = seal(self._keyring, wire_id, address, Kind.CONTROL, timeout_s, b"null")
         return token, Parcel(self.exchange.name, control_queue(node), body)
 
-    def read_pong(self, wire_id: str, token: str, body: bytes) -> bool:
+    def read_pong(self, wire_id: str, token: str, body: bytes) -> Pong:
         reply = decode_reply(body, self._max_bytes)
         self._keyring.verify_reply(reply, token)
         if reply.id != wire_id:
@@ -94,4 +103,7 @@ class Version2:
         if reply.fault is not None:
             raise EnvelopeError("malformed", f"the pong is {reply.fault}")
         says = decode_json(reply.message)
-        return not (isinstance(says, dict) and says.get("stopping"))
+        if not isinstance(says, dict):
+            return Pong(takes_calls=True)
+        age_s = says.get("queue_age")
+        return Pong(not says.get("stopping"), age_s if isinstance(age_s, (int, float)) else None)

@@ -26,6 +26,7 @@ class WatchEvents(Protocol):
     def path_suspect(self, path: Path) -> None: ...
     def path_dead(self, path: Path, why: str) -> None: ...
     def path_alive(self, path: Path) -> None: ...
+    def queue_made_anew(self, path: Path, made_at: float) -> None: ...
 
 
 class PathWatch:
@@ -81,6 +82,8 @@ class PathWatch:
             path.clock.heard(now)  # what it has taken may be waited for; new calls go elsewhere
             return
         path.heard(now)
+        if finding.queue_made_at is not None:
+            self._events.queue_made_anew(path, finding.queue_made_at)
         if was_dead or finding.is_news:
             self._events.path_alive(path)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Turn"]
 
-FIRST_PATIENCE_S = 1.0
+FIRST_PATIENCE_S = 0.5
 """A member that lives answers within milliseconds; the patience doubles with every round in which none of them did,
 since on a busy machine all of them may be slow."""
 

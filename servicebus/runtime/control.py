@@ -23,6 +23,8 @@ class ControlLane:
     def __init__(self, config: Configuration, keyring: Keyring, dialect: Version2, dispatcher: Dispatcher):
         self.dialect = dialect
         self.echoed_at = 0.0
+        self.calls_made_at: float | None = None
+        """``time.monotonic()`` of when we made the node's queue of calls; None if others had made it already."""
         self._config = config
         self._keyring = keyring
         self._dispatcher = dispatcher
@@ -55,8 +57,12 @@ class ControlLane:
             self.echoed_at = time.monotonic()
 
     def _who_i_am(self) -> dict[str, Any]:
-        return {
+        says: dict[str, Any] = {
             "node": self._config.node_name,
             "worker": os.getpid(),
             "stopping": self._dispatcher.is_stopping,
         }
+        if self.calls_made_at is not None:
+            # Calls that were sent before went into a queue that is gone: only their senders know of them.
+            says["queue_age"] = round(time.monotonic() - self.calls_made_at, 3)
+        return says

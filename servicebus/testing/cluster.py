@@ -38,6 +38,13 @@ _JOINS = (
     ", {{cluster_formation, [{{discovery_retry_limit, 600}}, {{discovery_retry_interval, 100}}]}}"
 )
 
+# Deleted in the usual way, each queue waits up to 5 s for a member that has just come back.
+_DROP_QUORUM_QUEUES = (
+    "[catch ra:force_delete_server(quorum_queues, {element(1, amqqueue:get_pid(Q)), Node})"
+    " || Q <- rabbit_amqqueue:list(), amqqueue:get_type(Q) =:= rabbit_quorum_queue,"
+    " Node <- rabbit_nodes:all_running()]."
+)
+
 
 @contextmanager
 def cluster(
@@ -127,6 +134,7 @@ class Cluster:
             if member.is_running:
                 member.thaw()
         self.start()
+        self.members[0].evaluate(_DROP_QUORUM_QUEUES)
         self.members[0].heal()
         for member in self.members[1:]:
             member.evaluate(LIFT_ALARM)

@@ -22,12 +22,12 @@ def test_who_answered_stays_until_it_is_lost():
 def test_patience_doubles_with_every_round_in_which_nobody_answered():
     turn = Turn(2)
     given = []
-    for _ in range(8):
+    for _ in range(10):
         given.append(turn.patience_s(5.0))
         turn.lost()
-    assert given == [1.0, 1.0, 2.0, 2.0, 4.0, 4.0, 5.0, 5.0]
+    assert given == [0.5, 0.5, 1.0, 1.0, 2.0, 2.0, 4.0, 4.0, 5.0, 5.0]
     turn.opened()
-    assert turn.patience_s(5.0) == 1.0
+    assert turn.patience_s(5.0) == 0.5
 
 
 def test_a_single_broker_is_given_all_patience():

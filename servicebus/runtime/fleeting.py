@@ -1,0 +1,102 @@
+"""FleetingQueues: the queues of a node that exist only while somebody consumes them, for calls and for control.
+
+Theory of operation. Such a queue is classic, and lives on one member of a cluster. If that member is lost, the queue's
+name is taken for as long as the member is away: the broker refuses to declare, delete or unbind it (404, "home node is
+down or inaccessible"). Quorum queues are no way out, since they cannot be auto-delete. But callers do not know the
+queue's name: they publish to the exchange, with a routing key. So on a cluster there are spare names, ``NODE.rpc~2``,
+bound with the same key.
+
+All workers of a node must agree on one of the names, because a call is copied into every queue that is bound: whoever
+connects takes the first name that has consumers, or else the first that is to be had, and deletes the others unless
+they are used. A queue that comes back with its member is not consumed; it expires by itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from typing import Any
+
+from servicebus.configuration import Configuration
+from servicebus.transport.interface import Step
+from servicebus.transport.steps import bind_queue, declare_queue, delete_queue
+
+__all__ = ["FleetingQueues"]
+
+_EXPIRES_MS = 60_000
+
+
+class FleetingQueues:
+    """On one host, over all connections to it. The I/O thread's.
+
+    Args:
+        members: of the cluster; 0 for a single broker.
+    """
+
+    def __init__(self, config: Configuration, members: int = 0):
+        self._exchange = config.exchange_name
+        # As many as may be away while the rest is a majority, and one more.
+        self._names = members // 2 + 1 if members else 1
+        self._stranded: set[str] = set()
+        self._taken: dict[str, str] = {}
+        self._made_at: dict[str, float] = {}
+
+    def __repr__(self) -> str:
+        return f"<FleetingQueues {self._taken} stranded={sorted(self._stranded)}>"
+
+    def is_spared(self, queue: str) -> bool:
+        """*queue* is away with its member: whether there is another name to try at once."""
+        for name, taken in self._taken.items():
+            if taken == queue:
+                self._stranded.add(queue)
+                return self._candidates(name) != []
+        return False
+
+    def begin_anew(self) -> None:
+        """All were declared, or none could be: the next time every name is tried again."""
+        self._stranded.clear()
+
+    def made_at(self, name: str) -> float | None:
+        """When the queue for *name* was made, if nobody consumed it before us."""
+        return self._made_at.get(name)
+
+    def take(self, name: str) -> Generator[Step, Any, str]:
+        """Declare and bind the queue for routing key *name*; gives the queue to consume."""
+        candidates = self._candidates(name) or self._all(name)
+        unused = []
+        chosen = ""
+        self._made_at.pop(name, None)
+        for queue in candidates:
+            if (yield from self._declare(queue, name)):
+                chosen = queue
+                break
+            unused.append(queue)
+        if not chosen:
+            chosen = unused[0]
+            self._made_at[name] = time.monotonic()
+        for queue in unused:
+            if queue != chosen:
+                yield delete_queue(queue, if_unused=True)
+        yield bind_queue(chosen, self._exchange, name)
+        self._taken[name] = chosen
+        return chosen
+
+    def declare_again(self, name: str) -> Generator[Step, Any, int]:
+        """The queue that was taken for *name*, once more; gives the number of its consumers."""
+        queue = self._taken.get(name, name)
+        consumers = yield from self._declare(queue, name)
+        yield bind_queue(queue, self._exchange, name)
+        return consumers
+
+    def _declare(self, queue: str, name: str) -> Generator[Step, Any, int]:
+        self._taken[name] = queue  # a refusal closes the channel: this is how one knows what was refused
+        # Durable, because newer RabbitMQ refuses shared queues that are transient.
+        arguments = {"x-expires": _EXPIRES_MS}
+        _, _, consumers = yield declare_queue(queue, durable=True, auto_delete=True, arguments=arguments)
+        return int(consumers)
+
+    def _candidates(self, name: str) -> list[str]:
+        return [queue for queue in self._all(name) if queue not in self._stranded]
+
+    def _all(self, name: str) -> list[str]:
+        return [name, *(f"{name}~{number}" for number in range(2, self._names + 1))]

@@ -1,0 +1,160 @@
+"""A RabbitMQ cluster as one host: it works through the loss of any one of its members."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from agents import Agent
+from probe import Probe
+from waiting import wait_until
+
+from servicebus.configuration import Configuration
+from servicebus.errors import ServiceBusError
+from servicebus.sender import Sender
+from servicebus.testing import Broker, Cluster
+
+StartAgent = Callable[..., Agent]
+MakeSender = Callable[[Configuration], Sender]
+
+MESSAGES = "NODE-01.messages"
+
+
+def as_host(members: list[Broker]) -> dict[str, Any]:
+    return {"name": "mq", "members": [f"{member.host}:{member.port}" for member in members]}
+
+
+class Traffic:
+    """Calls and messages without end, from threads of their own."""
+
+    def __init__(self, sender: Sender):
+        self._sender = sender
+        self._ended = threading.Event()
+        self.answered = 0
+        self.confirmed: list[str] = []
+        self.errors: list[str] = []
+        self._threads = [threading.Thread(target=each) for each in (self._call, self._send)]
+
+    def _call(self) -> None:
+        while not self._ended.is_set():
+            try:
+                assert self._sender.call("NODE-01.math.add", [1, 2], timeout=20)[1] == 3
+                self.answered += 1
+            except ServiceBusError as error:
+                self.errors.append(f"call: {error}")
+            self._ended.wait(0.005)
+
+    def _send(self) -> None:
+        number = 0
+        while not self._ended.is_set():
+            number += 1
+            try:
+                self._sender.send("NODE-01.audit.record", f"message {number}", timeout=20)
+                self.confirmed.append(f"message {number}")
+            except ServiceBusError as error:
+                self.errors.append(f"send: {error}")
+            self._ended.wait(0.005)
+
+    def __enter__(self) -> Traffic:
+        for thread in self._threads:
+            thread.start()
+        self.wait_flowing()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+    def wait_flowing(self, timeout_s: float = 30.0) -> None:
+        """Wait until ten more calls and messages have come through."""
+        calls, messages = self.answered + 10, len(self.confirmed) + 10
+        wait_until(
+            lambda: self.answered >= calls and len(self.confirmed) >= messages,
+            timeout_s,
+            lambda: f"calls and messages flow; {self.errors[-3:]}",
+        )
+
+
+@pytest.mark.parametrize("lost", ["the leader of the messages", "the one that all are connected to"])
+def test_calls_and_messages_go_on_when_a_member_is_killed(
+    broker_cluster: Cluster, start_agent: StartAgent, make_sender: MakeSender, lost: str
+) -> None:
+    first, second, third = broker_cluster.members
+    # A quorum queue is led by the member on which it was declared.
+    Probe(first).declare(MESSAGES, durable=True, arguments={"x-queue-type": "quorum"})
+    agent = start_agent([as_host([second, third, first])], queue_type="quorum").wait_consuming()
+    assert broker_cluster.leader_of(MESSAGES) is first
+    assert broker_cluster.leader_of("NODE-01.rpc") is second
+    with Traffic(make_sender(agent.configuration())) as traffic:
+        (first if "leader" in lost else second).kill()
+        traffic.wait_flowing()
+    assert traffic.errors == []
+    wait_until(
+        lambda: set(traffic.confirmed) <= set(agent.noted("recorded")), 20, lambda: f"all confirmed ones\n{agent.log()}"
+    )
+    assert max(Counter(agent.noted("recorded")).values()) == 1
+
+
+def test_a_queue_for_calls_that_went_down_with_its_member_is_replaced_by_one_for_all_workers(
+    broker_cluster: Cluster, start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    first, second, third = broker_cluster.members
+    agents = [
+        start_agent([as_host(order)], queue_type="quorum").wait_consuming()
+        for order in ([first, second, third], [second, third, first], [third, second, first])
+    ]
+    assert broker_cluster.leader_of("NODE-01.rpc") is first
+    sender = make_sender(agents[1].configuration())
+    with Traffic(sender) as traffic:
+        first.kill()
+        traffic.wait_flowing()
+        probe = Probe(third)
+        wait_until(lambda: probe.consumers("NODE-01.rpc~2") == 3, 30, lambda: agents[2].log())
+        broker_cluster.start()
+        agents[0].stop()
+        agents.append(start_agent([as_host([first, second, third])], queue_type="quorum").wait_consuming())
+        assert probe.consumers("NODE-01.rpc~2") == 3
+        assert not probe.consumers("NODE-01.rpc")
+        traffic.wait_flowing()
+    assert traffic.errors == []
+    assert {label for agent in agents for label in agent.noted("recorded")} >= set(traffic.confirmed)
+
+
+def test_classic_messages_wait_for_their_member_while_calls_go_on(
+    broker_cluster: Cluster, start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    first, second, third = broker_cluster.members
+    Probe(first).declare(MESSAGES, durable=True)
+    Probe(first).publish(MESSAGES, b"no envelope, to be buried")
+    agent = start_agent([as_host([second, third, first])])
+    agent.wait_consuming()
+    sender = make_sender(agent.configuration(send_timeout=2))
+    first.kill()
+    wait_until(lambda: sender.call("NODE-01.math.add", [1, 2], timeout=20)[1] == 3, 30)
+    line = agent.wait_log("ERROR", MESSAGES)
+    assert "mq" in line
+    assert "lives on a member of the cluster that is away; its messages wait there" in line
+    wait_until(lambda: agent.worker()["state"] == "consuming" and not agent.worker()["healthy"], 10)
+    assert MESSAGES in agent.worker()["last_error"]
+    with pytest.raises(ServiceBusError):
+        sender.send("NODE-01.audit.record", "too early")
+    broker_cluster.start()
+    wait_until(lambda: agent.worker()["healthy"], 30, agent.log)
+    sender.send("NODE-01.audit.record", "in time", timeout=20)
+    wait_until(lambda: "in time" in agent.noted("recorded"), 20, agent.log)
+
+
+def test_a_sender_passes_over_members_that_are_dead_or_silent(
+    broker_cluster: Cluster, start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    first, second, third = broker_cluster.members
+    agent = start_agent([as_host([third, second, first])], queue_type="quorum").wait_consuming()
+    first.freeze()
+    sender = make_sender(agent.configuration(hosts=[as_host([first, second, third])]))
+    assert sender.call("NODE-01.math.add", [1, 2], timeout=30)[1] == 3
+    second.kill()
+    assert sender.call("NODE-01.math.add", [1, 2], timeout=30)[1] == 3
