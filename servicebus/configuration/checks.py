@@ -51,6 +51,15 @@ def seconds(*, zero: bool = False) -> Callable[[Any], float]:
     return check
 
 
+def ladder(value: Any) -> tuple[float, ...]:
+    """Delays in seconds, as a list or as a text with commas; none at all means no further attempt."""
+    one = seconds()
+    given = [part for part in value.strip("[]() ").split(",") if part.strip()] if isinstance(value, str) else value
+    if not isinstance(given, (list, tuple)):
+        raise Unacceptable("must be a list of seconds")
+    return tuple(one(each) for each in given)
+
+
 def _number(value: Any, wanted: str, kind: Callable[[Any], Any]) -> Any:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise Unacceptable(wanted)
