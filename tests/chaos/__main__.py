@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from tests.chaos.checker import Verdict
+from tests.chaos.checker import INVARIANTS, Verdict
 from tests.chaos.kinds import KINDS
 from tests.chaos.plants import PLANTS
 from tests.chaos.processes import RigError
@@ -56,7 +56,7 @@ def main(
     """
     plan = Plan(minutes, seed, agents, senders, calls, messages, brokers, cluster, plant, poison, _SYSTEMS[system])
     folder = (out or Path(tempfile.mkdtemp(prefix="servicebus-chaos-"))).absolute()
-    run = Run(plan, _kinds(faults), folder)
+    run = Run(plan, _kinds(faults, plant), folder)
     if list_faults:
         for fault in run.faults:
             click.echo(f"{fault.at_s:8.2f} s  {fault.kind:20} {fault.target:22} {fault.duration_s:g} s")
@@ -73,12 +73,20 @@ def main(
             shutil.rmtree(folder, ignore_errors=True)
         sys.exit(130)
     _report(run, verdict, folder, [load(path) for path in beside])
+    if plant is not None:
+        expected = PLANTS[plant].expects
+        is_caught = bool(verdict.findings[expected].broken)
+        click.echo(
+            f"planted {plant}: {expected} ({INVARIANTS[expected]}) {'caught it' if is_caught else 'DID NOT SEE IT'}"
+        )
     if verdict.is_clean and out is None:
         shutil.rmtree(folder, ignore_errors=True)
     sys.exit(0 if verdict.is_clean else 1)
 
 
-def _kinds(faults: str) -> list[str]:
+def _kinds(faults: str, planted: str | None) -> list[str]:
+    if planted is not None and faults == "all":
+        return list(PLANTS[planted].kinds)
     if faults in ("all", "none"):
         return list(KINDS) if faults == "all" else []
     chosen = faults.split(",")

@@ -51,6 +51,8 @@ class HealthPoller:
     ) -> None:
         seen: dict[str, int] = {}
         for worker in workers:
+            if "healthy" not in worker:
+                continue  # 2.19 has nothing to say of its health
             host = worker.get("host", "")
             seen[host] = seen.get(host, 0) + 1
             target = f"{agent.name}@{host}#{seen[host]}"

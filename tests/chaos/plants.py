@@ -5,13 +5,151 @@ Each is a patch from outside, made in an agent's or a sender's process before it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-__all__ = ["PLANTS", "plant"]
+from servicebus.runtime.journal.interface import Known, OneByOne, Release, Standing, Start
 
-PLANTS: dict[str, Callable[[], None]] = {}
+__all__ = ["PLANTS", "Plant", "plant"]
+
+_AN_HOUR_MS = 3_600_000
+
+
+@dataclass(frozen=True)
+class Plant:
+    """One way to be wrong."""
+
+    make: Callable[[], None]
+    expects: str
+    """The invariant that it breaks."""
+    kinds: tuple[str, ...]
+    """The faults under which it shows soonest; a run of two minutes takes those unless it is told others."""
 
 
 def plant(name: str) -> None:
     """Make this process's bus wrong in the way that *name* says."""
-    PLANTS[name]()
+    PLANTS[name].make()
+
+
+def _ack_before_work() -> None:
+    """A worker acks what it is given, then begins with the work."""
+    from servicebus.runtime.settler import Settler
+
+    take = Settler.take
+
+    def take_and_ack(self: Settler, delivery: Any, *more: Any, **options: Any) -> None:
+        delivery.channel.ack(delivery.tag)
+        delivery.channel = _Acked(delivery.channel)
+        take(self, delivery, *more, **options)
+
+    Settler.take = take_and_ack  # type: ignore[method-assign]
+
+
+class _Acked:
+    """The channel of a delivery that is acked already."""
+
+    def __init__(self, channel: Any):
+        self._channel = channel
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._channel, name)
+
+    def ack(self, tag: int, *more: Any) -> None:
+        pass
+
+    def reject(self, tag: int, *, requeue: bool) -> None:
+        pass
+
+
+def _no_journal() -> None:
+    """A worker remembers nothing but what it runs just now."""
+    import servicebus.service
+
+    vars(servicebus.service)["journal_of"] = lambda _configuration: _NoJournal()
+
+
+class _NoJournal(OneByOne):
+    def __init__(self) -> None:
+        self._running: set[str] = set()
+
+    def begin_many(self, starts: Sequence[Start], now: float) -> list[Known]:
+        found = []
+        for start in starts:
+            found.append(Known(Standing.RUNNING if start.id in self._running else Standing.NEW, None, 1))
+            self._running.add(start.id)
+        return found
+
+    def finish_many(self, ends: Sequence[tuple[str, bytes | None]], now: float) -> None:
+        self._running.difference_update(id for id, _ in ends)
+
+    def release_many(self, ids: Sequence[str], why: Release) -> None:
+        self._running.difference_update(ids)
+
+    def tick(self, now: float) -> None:
+        pass
+
+    def snapshot(self) -> dict[str, Any]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+def _no_expiry() -> None:
+    """Calls do not expire at the broker, and workers do not look at deadlines."""
+    import servicebus.runtime.dialect
+    from servicebus.client.channels import LinkChannels
+    from servicebus.runtime.dialect import Version2
+
+    publish, incoming = LinkChannels.publish_call, Version2._incoming
+
+    def publish_for_long(self: LinkChannels, parcel: Any, wire_id: str, expiration_ms: int) -> None:
+        publish(self, parcel, wire_id, _AN_HOUR_MS)
+
+    def without_deadline(self: Version2, *more: Any) -> Any:
+        found = incoming(self, *more)
+        return found if found.remaining_s is None else replace(found, remaining_s=_AN_HOUR_MS / 1000)
+
+    LinkChannels.publish_call = publish_for_long  # type: ignore[method-assign]
+    Version2._incoming = without_deadline  # type: ignore[assignment, method-assign]
+    vars(servicebus.runtime.dialect)["check_fresh"] = lambda *_: None
+
+
+def _no_confirm() -> None:
+    """A sender believes that what it published has arrived."""
+    from servicebus.client.link import Link
+    from servicebus.wire.envelope import Kind
+
+    publish = Link.publish
+
+    def publish_and_believe(self: Link, request: Any, now: float) -> None:
+        publish(self, request, now)
+        if request.kind is Kind.MESSAGE:
+            request.complete(request.event_id)
+
+    Link.publish = publish_and_believe  # type: ignore[method-assign]
+
+
+def _watcher_only_sets_a_flag() -> None:
+    """The ping watcher of a worker finds that nobody consumes, notes it down, and that was it."""
+    from servicebus.runtime.consumer import NodeConsumer
+
+    def note_it_down(self: NodeConsumer, *_: Any) -> None:
+        self.__dict__["is_suspicious"] = True
+
+    NodeConsumer.reconnect = note_it_down  # type: ignore[assignment, method-assign]
+    NodeConsumer._looked = note_it_down  # type: ignore[assignment, method-assign]
+
+
+PLANTS: dict[str, Plant] = {
+    "ack-before-work": Plant(
+        _ack_before_work, "I1", ("worker-kill", "broker-kill", "connections-closed", "worker-kill", "freeze-10s")
+    ),
+    "no-journal": Plant(_no_journal, "I2", ("drop-both", "worker-kill", "broker-kill", "reset-in-frame", "freeze-3s")),
+    "no-expiry": Plant(_no_expiry, "I3", ("freeze-10s", "worker-freeze-10s", "drop-to-broker", "freeze-3s")),
+    "no-confirm": Plant(_no_confirm, "I1", ("broker-kill", "drop-both", "queue-deleted", "broker-restart")),
+    "watcher-only-sets-a-flag": Plant(
+        _watcher_only_sets_a_flag, "I9", ("consumer-forgotten", "drop-both", "freeze-10s", "drop-from-broker")
+    ),
+}

@@ -10,7 +10,26 @@ from tests.chaos import erlang
 from tests.chaos.processes import session
 from tests.chaos.world import World
 
-__all__ = ["agent_resources", "broker_resources", "queue_lengths", "sender_resources"]
+__all__ = ["Processors", "agent_resources", "broker_resources", "queue_lengths", "sender_resources"]
+
+
+class Processors:
+    """How busy the machine was since this was made, by all of its processes together."""
+
+    def __init__(self) -> None:
+        self._idle, self._all = _ticks()
+
+    @property
+    def busy(self) -> float:
+        """1.0 for all processors, all the time."""
+        idle, together = _ticks()
+        return 1.0 - (idle - self._idle) / max(1, together - self._all)
+
+
+def _ticks() -> tuple[int, int]:
+    with Path("/proc/stat").open() as stat:
+        counts = [int(word) for word in stat.readline().split()[1:9]]
+    return counts[3] + counts[4], sum(counts)
 
 
 def broker_resources(world: World) -> dict[str, int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import signal
 import threading
 import time
 import traceback
@@ -19,7 +21,7 @@ from tests.chaos.faults import FaultMissed, apply
 from tests.chaos.health import HealthPoller
 from tests.chaos.history import History
 from tests.chaos.processes import Program, RigError
-from tests.chaos.resources import agent_resources, broker_resources, queue_lengths, sender_resources
+from tests.chaos.resources import Processors, agent_resources, broker_resources, queue_lengths, sender_resources
 from tests.chaos.schedule import Fault, schedule
 from tests.chaos.world import SECRET, Plan, World
 
@@ -43,8 +45,11 @@ class Run:
         self.display = Display(plan.minutes * 60)
         self.dead_letters: Counter[str] = Counter()
         self.missed: list[str] = []
+        self.busy = 0.0
+        """The machine, while there was load."""
         self._world = World(plan, folder)
         self._active: dict[int, str] = {}
+        self._breaking: list[threading.Thread] = []
         self._failures: list[str] = []
         self._stopping = threading.Event()
 
@@ -57,15 +62,25 @@ class Run:
         try:
             self._live()
         finally:
-            self._stopping.set()
-            self.display.say("ending the world")
-            self._world.close()
+            self._end_world()
         self.display.say("checking the history")
         return check(self._world.history_folder)
 
+    def _end_world(self) -> None:
+        # Somebody who is impatient would leave half of it behind.
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self.display.say("ending the world")
+        self._stopping.set()
+        for thread in self._breaking:
+            thread.join(_HEALED_S)  # one that starts a broker must not do so when the others are gone
+        self._world.close()
+
     def _live(self) -> None:
         world, display = self._world, self.display
-        display.say(f"starting {len(world.plan.targets.hosts)} hosts, {len(world.plan.nodes)} agents, senders")
+        world.prepare()
+        hosts, nodes = len(world.plan.targets.hosts), len(world.plan.nodes)
+        display.say(f"{hosts} hosts, {nodes} agents, {world.plan.senders} senders are started in {world.home}")
         world.open()
         history = History(world.history_folder, "rig", "run")
         base = self._resources("base")
@@ -76,7 +91,9 @@ class Run:
         health.start()
         world.begin_load()
         display.begin()
+        processors = Processors()
         self._break_things()
+        self.busy = processors.busy
         display.say("faults are over, waiting for the world to be whole")
         self._wait_whole()
         display.say("senders stop")
@@ -99,16 +116,15 @@ class Run:
         history = History(self._world.history_folder, "faults")
         began = time.monotonic()
         waiting = list(enumerate(self.faults))
-        breaking: list[threading.Thread] = []
         while (gone_s := time.monotonic() - began) < self.plan.minutes * 60:
             while waiting and waiting[0][1].at_s <= gone_s:
                 number, fault = waiting.pop(0)
                 thread = threading.Thread(target=self._break, args=(history, number, fault), name=f"fault-{number}")
                 thread.start()
-                breaking.append(thread)
+                self._breaking.append(thread)
             self._look_after()
             time.sleep(0.1)
-        for thread in breaking:
+        for thread in self._breaking:
             thread.join(_HEALED_S)
         self._look_after()
         history.ended()
@@ -182,6 +198,8 @@ class Run:
         return {**broker_resources(self._world), **agent_resources(self._world)}
 
     def _take_dead_letters(self, history: History) -> None:
+        if self.plan.is_old:  # it knows none
+            return
         for _host, endpoint in self._world.each_host():
             for node in self.plan.nodes:
                 if endpoint is not None:
@@ -189,14 +207,14 @@ class Run:
 
     def _end_agents(self) -> None:
         for agent in self._world.agents.values():
-            agent.signal(15)
+            agent.signal(signal.SIGTERM)
         for agent in self._world.agents.values():
             if agent.wait(_AGENTS_END_S) is None:
                 self.display.say(f"agent {agent.name} does not end")
 
     def _read_log(self, history: History) -> None:
         server = self._world.log_server
-        server.signal(15)
+        server.signal(signal.SIGTERM)
         server.wait(10.0)
         written: Counter[str] = Counter()
         for path in server.file.parent.glob(server.file.name + "*"):
@@ -209,4 +227,5 @@ class Run:
     @property
     def facts(self) -> dict[str, str]:
         found = {name: str(value) for name, value in asdict(self.plan).items() if value not in (None, False)}
-        return {**found, "faults": str(len(self.faults))}
+        del found["system"]
+        return {**found, "faults": str(len(self.faults)), "processors busy": f"{self.busy:.0%}"}

@@ -94,7 +94,10 @@ class Endpoint:
 
 
 class World:
-    """Everything of a run but its faults. Made by ``open()``, ended by ``close()``, also if this process is killed."""
+    """Everything of a run but its faults.
+
+    Made by ``prepare()`` and ``open()``; ended by ``close()``, and also if this process is killed.
+    """
 
     def __init__(self, plan: Plan, folder: Path):
         self.plan = plan
@@ -112,8 +115,8 @@ class World:
 
     # -- making and ending ---------------------------------------------------------------------------------------------
 
-    def open(self) -> None:
-        """Start brokers, log server, agents, and senders that wait for ``begin_load()``."""
+    def prepare(self) -> None:
+        """Make the folders, and see to it that whatever is started ends with this process."""
         for name in ("history", "logs", "orders", "state", "journals", "outboxes", "clocks"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         self.home = Path(tempfile.mkdtemp(prefix="chaos-"))
@@ -122,6 +125,9 @@ class World:
         self._stack.callback(guard.wait)
         self._stack.callback(guard.kill)
         self._stack.callback(lambda: end_marked(self.home))
+
+    def open(self) -> None:
+        """Start brokers, log server, agents, and senders that wait for ``begin_load()``."""
         for name in ("senders", *self.plan.nodes):
             make_clock(self._clock(name))
         self._start_brokers()
