@@ -140,12 +140,14 @@ def _offence_lines(offence: Offence, zero: float) -> Iterator[str]:
     when = f" (at {offence.t - zero:.3f} s)" if offence.t is not None else ""
     yield f"  {where}{offence.text}{when}"
     for process, record in offence.history:
-        yield f"    {record['t'] - zero:11.6f}  {process:<32} {_record(record)}"
+        yield f"    {record['t'] - zero:11.6f}  {process:<32} {_record(record, zero)}"
     for fault in offence.faults:
         until = f"{fault.ended_at - zero:.1f}" if fault.ended_at is not None else "the end"
         yield f"    fault {fault.number}: {fault.kind} of {fault.target}, {fault.begun_at - zero:.1f} s to {until}"
 
 
-def _record(record: Record) -> str:
+def _record(record: Record, zero: float) -> str:
+    if "deadline" in record:
+        record = {**record, "deadline": f"{record['deadline'] - zero:.6f}"}
     facts: Iterable[str] = (f"{k}={v}" for k, v in record.items() if k not in ("t", "what", "op") and v is not None)
     return " ".join([record["what"], *facts])

@@ -95,11 +95,12 @@ def test_a_tally_is_kept_and_read_again(tmp_path: Path) -> None:
 def test_an_offence_is_told_with_its_history(tmp_path: Path) -> None:
     sender, faults = History(tmp_path, "sender", "1"), History(tmp_path, "faults")
     faults.fault_begin(3, "queue deleted", "mq-a")
-    sender.invoked(5, "message", "N.a.b")
+    sender.record("invoked", t=100.0, op=5, kind="message", target="N.a.b", deadline=107.0)
     sender.confirmed(5, "ff-1")
     told = offences(check(tmp_path))
     assert told.startswith("I1 (confirmed = executed or dead) is broken: 1\n")
     assert "op 5: the message was confirmed, and is neither executed nor among the dead letters" in told
+    assert "invoked kind=message target=N.a.b deadline=7.000000" in told
     assert "confirmed id=ff-1" in told
     assert "fault 3: queue deleted of mq-a" in told
 
