@@ -36,6 +36,8 @@ class _Picture:
         ends = [max(o.ended_at, o.taken_at, first_done_at(o) or 0.0) for o in story.operations.values()]
         self._seconds = max(max(ends, default=0.0) - self._zero, 1.0)
         self._bin_s = max(1, -int(-self._seconds // MOST_BINS))
+        self._bins = max(1, int(self._seconds // self._bin_s))
+        """Whole ones: the last, when it is cut short, would look like a fall."""
         self._lanes: dict[str, list[Fault]] = defaultdict(list)
         for fault in sorted(story.faults.values(), key=lambda fault: fault.begun_at):
             self._lanes[fault.kind].append(fault)
@@ -65,9 +67,7 @@ class _Picture:
         return "\n".join([*parts, "</svg>"]) + "\n"
 
     def _series(self) -> tuple[Points, Points, Points, Points]:
-        calls: Points = defaultdict(float)
-        failed: Points = defaultdict(float)
-        messages: Points = defaultdict(float)
+        calls, failed, messages = (dict.fromkeys(range(self._bins + 1), 0.0) for _ in range(3))
         waits: dict[int, list[float]] = defaultdict(list)
         per_s = 1 / self._bin_s
         for operation in self._story.operations.values():
@@ -119,17 +119,9 @@ class _Picture:
                 yield _line([(x, top - 12.0), (x + 30, top - 12.0)], colour, dashes, 2.5)
                 yield _text(x + 36, top - 8, name)
         for _, colour, dashes, points in lines:
-            # The last bin is left out when it was cut short: it would look like a fall.
-            values = [points.get(at, 0.0) for at in range(max(1, int(self._seconds // self._bin_s)))]
-            yield _line(
-                [
-                    (self._x(at * self._bin_s), bottom - HEIGHT_OF_PANEL * value / most)
-                    for at, value in enumerate(values)
-                ],
-                colour,
-                dashes,
-                1.5,
-            )
+            for run in _unbroken(points, self._bins):
+                places = [(self._x(at * self._bin_s), bottom - HEIGHT_OF_PANEL * points[at] / most) for at in run]
+                yield _line(places if len(places) > 1 else places * 2, colour, dashes, 1.5)
 
     def _fault_lanes(self, top: int) -> Iterator[str]:
         yield _text(LEFT, top - 8, f"faults: {sum(map(len, self._lanes.values()))}")
@@ -153,6 +145,17 @@ class _Picture:
             yield _text(x, y + 4, f"{seconds // 60}:{seconds % 60:02d}", anchor="middle")
 
 
+def _unbroken(points: Points, bins: int) -> Iterator[list[int]]:
+    """The stretches of bins for which there is a value: where nothing was answered, nothing waited."""
+    run: list[int] = []
+    for at in range(bins + 1):
+        if at in points and at < bins:
+            run.append(at)
+        elif run:
+            yield run
+            run = []
+
+
 def _rounded_up(value: float) -> float:
     """The next of 1, 2, 5, 10, ..., so that the axis can be read."""
     step = 0.001
@@ -166,7 +169,8 @@ def _rounded_up(value: float) -> float:
 def _line(points: Sequence[tuple[float, float]], colour: str, dashes: str, width: float) -> str:
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
-    return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}"{dashed}/>'
+    stroke = f'stroke="{colour}" stroke-width="{width}" stroke-linecap="round"{dashed}'
+    return f'<polyline points="{path}" fill="none" {stroke}/>'
 
 
 def _text(x: float, y: float, text: str, *, anchor: str = "start", size: int = 12) -> str:
