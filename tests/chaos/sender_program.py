@@ -92,7 +92,8 @@ class Program:
         reporter.join()
         self._close_log(logger)
         end = _resources()
-        self._write_state({"base": base, "end": end, "outbox": left_in_outbox, "is_over": True})
+        names = [thread.name for thread in threading.enumerate()]
+        self._write_state({"base": base, "end": end, "outbox": left_in_outbox, "threads": names, "is_over": True})
         self.history.ended()
 
     def _threads(self, sender: Sender, outbox: Sender | None, logger: logging.Logger | None) -> Any:

@@ -1,0 +1,77 @@
+"""Small parts of the rig: its clock, its pace, what it reads of brokers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from tests.chaos import erlang
+from tests.chaos.clock import make_clock, set_clock
+from tests.chaos.pace import Pace
+
+ASK = """
+import sys, time
+from pathlib import Path
+from tests.chaos.clock import use_clock
+true_time, before = time.time, time.monotonic()
+use_clock(Path(sys.argv[1]))
+for _ in sys.stdin:
+    print(round(time.time() - true_time()), time.monotonic() - before < 60, flush=True)
+"""
+
+
+def test_the_wall_clock_of_a_program_is_set_from_outside_and_its_monotonic_one_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "clock"
+    make_clock(path)
+    with subprocess.Popen(
+        [sys.executable, "-c", ASK, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        cwd=Path(__file__).parent.parent.parent,
+    ) as program:  # fmt: skip
+        assert program.stdin is not None and program.stdout is not None
+        for offset_s in (0, 3600, -20):
+            set_clock(path, offset_s)
+            program.stdin.write("ask\n")
+            program.stdin.flush()
+            assert program.stdout.readline() == f"{offset_s} True\n"
+        program.stdin.close()
+
+
+def test_a_pace_is_kept_whatever_a_step_costs() -> None:
+    began = time.monotonic()
+    for count in Pace(100.0, threading.Event()):
+        if count == 20:
+            break
+    assert time.monotonic() - began >= 0.19
+
+
+def test_a_pace_ends_when_it_is_told() -> None:
+    stopping = threading.Event()
+    threading.Timer(0.05, stopping.set).start()
+    assert list(Pace(0.01, stopping)) == [0]
+
+
+def test_what_an_outage_cost_is_caught_up_slowly() -> None:
+    times = []
+    for count in Pace(100.0, threading.Event()):
+        times.append(time.monotonic())
+        if count == 0:
+            time.sleep(0.2)
+        if count == 10:
+            break
+    assert times[10] - times[1] >= 0.05
+
+
+def test_the_consumers_of_queues_are_read_from_what_the_broker_says() -> None:
+    answer = (
+        '[{<<"N.rpc">>,[<<"servicebus N consumes pid 12">>,\n <<"servicebus N consumes pid 13">>]},{<<"N.dead">>,[]}]'
+    )
+    assert erlang.read_consumers(answer) == {"N.rpc": [12, 13], "N.dead": []}
+    assert erlang.read_consumers("{badrpc,nodedown}") is None
+
+
+def test_what_is_in_use_is_read_from_what_the_broker_says() -> None:
+    assert erlang.read_use('{3,12,[{<<"N.rpc">>,0},{<<"N.messages">>,7}]}') == (3, 12, {"N.rpc": 0, "N.messages": 7})
+    assert erlang.read_use("") is None
