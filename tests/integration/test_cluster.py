@@ -1,12 +1,17 @@
-"""A RabbitMQ cluster as one host: it works through the loss of any one of its members."""
+"""A private RabbitMQ cluster; and a cluster as one host: it works through the loss of any one of its members."""
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pika
 import pytest
 from agents import Agent
 from probe import Probe
@@ -16,11 +21,29 @@ from servicebus.configuration import Configuration
 from servicebus.errors import ServiceBusError
 from servicebus.sender import Sender
 from servicebus.testing import Broker, Cluster
+from servicebus.testing.processes import marked_processes
 
 StartAgent = Callable[..., Agent]
 MakeSender = Callable[[Configuration], Sender]
 
 MESSAGES = "NODE-01.messages"
+
+
+QUORUM = {"x-queue-type": "quorum"}
+
+
+def put(broker: Broker, queue: str, body: bytes) -> None:
+    with pika.BlockingConnection(pika.URLParameters(broker.url)) as connection:
+        channel = connection.channel()
+        channel.queue_declare(queue, durable=True, arguments=QUORUM)
+        channel.confirm_delivery()
+        channel.basic_publish("", queue, body, mandatory=True)
+
+
+def take(broker: Broker, queue: str) -> bytes | None:
+    with pika.BlockingConnection(pika.URLParameters(broker.url)) as connection:
+        _, _, body = connection.channel().basic_get(queue, auto_ack=True)
+        return body
 
 
 def as_host(members: list[Broker]) -> dict[str, Any]:
@@ -85,7 +108,7 @@ def test_calls_and_messages_go_on_when_a_member_is_killed(
 ) -> None:
     first, second, third = broker_cluster.members
     # A quorum queue is led by the member on which it was declared.
-    Probe(first).declare(MESSAGES, durable=True, arguments={"x-queue-type": "quorum"})
+    Probe(first).declare(MESSAGES, durable=True, arguments=QUORUM)
     agent = start_agent([as_host([second, third, first])], queue_type="quorum").wait_consuming()
     assert broker_cluster.leader_of(MESSAGES) is first
     assert broker_cluster.leader_of("NODE-01.rpc") is second
@@ -121,7 +144,16 @@ def test_a_queue_for_calls_that_went_down_with_its_member_is_replaced_by_one_for
         assert not probe.consumers("NODE-01.rpc")
         traffic.wait_flowing()
     assert traffic.errors == []
-    assert {label for agent in agents for label in agent.noted("recorded")} >= set(traffic.confirmed)
+    recorded = wait_until(
+        lambda: (
+            (found := Counter(label for agent in agents for label in agent.noted("recorded")))
+            and set(found) >= set(traffic.confirmed)
+            and found
+        ),
+        20,
+        lambda: f"all confirmed ones\n{agents[2].log()}",
+    )
+    assert max(recorded.values()) == 1
 
 
 def test_classic_messages_wait_for_their_member_while_calls_go_on(
@@ -158,3 +190,38 @@ def test_a_sender_passes_over_members_that_are_dead_or_silent(
     assert sender.call("NODE-01.math.add", [1, 2], timeout=30)[1] == 3
     second.kill()
     assert sender.call("NODE-01.math.add", [1, 2], timeout=30)[1] == 3
+
+
+def test_a_message_in_a_quorum_queue_survives_the_member_that_led_it(broker_cluster: Cluster) -> None:
+    first, *others = broker_cluster.members
+    put(first, "kept", b"one")
+    leader = broker_cluster.leader_of("kept")
+    assert leader in broker_cluster.members
+    leader.kill()
+    other = next(member for member in (first, *others) if member.is_running)
+    wait_until(lambda: broker_cluster.leader_of("kept") not in (None, leader))
+    assert take(other, "kept") == b"one"
+
+
+def test_a_killed_member_comes_back_into_the_cluster_and_healing_empties_it(broker_cluster: Cluster) -> None:
+    put(broker_cluster.members[0], "left", b"one")
+    broker_cluster.members[1].kill()
+    broker_cluster.heal()
+    assert [member.state for member in broker_cluster.members] == ["running"] * 3
+    assert broker_cluster.leader_of("left") is None
+    put(broker_cluster.members[1], "left", b"two")
+    assert take(broker_cluster.members[2], "left") == b"two"
+
+
+def test_a_cluster_ends_with_the_process_that_made_it(tmp_path: Path) -> None:
+    program = (
+        "import sys, servicebus.testing\n"
+        f"with servicebus.testing.cluster(2, {str(tmp_path)!r}) as mq: print('up', flush=True); sys.stdin.read()"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"up\n"
+        assert marked_processes(tmp_path)
+        owner.send_signal(signal.SIGKILL)
+    wait_until(lambda: not marked_processes(tmp_path), 10)

@@ -45,9 +45,9 @@ class Background:
 
 @pytest.fixture
 def hasty(brokers: list[Broker]) -> Iterator[Broker]:
-    """A broker that takes a delivery back after a second without an ack, where the default is half an hour."""
+    """A broker that takes a delivery back after 2.5 s without an ack, where the default is half an hour."""
     brokers[0].evaluate(
-        "application:set_env(rabbit, consumer_timeout, 1000), application:set_env(rabbit, channel_tick_interval, 200)."
+        "application:set_env(rabbit, consumer_timeout, 2500), application:set_env(rabbit, channel_tick_interval, 200)."
     )
     yield brokers[0]
     brokers[0].evaluate(
@@ -66,7 +66,7 @@ def test_what_takes_longer_than_the_consumer_timeout_is_done_once_and_answered(
     line = agent.wait_log("a service took longer than the broker's consumer_timeout")
     assert "delivery acknowledgement" in line
     assert sender.call("NODE-01.math.add", [1, 2], timeout=30)[1] == 3
-    assert call.wait() == "call"
+    assert call.wait() == "call", agent.log()
     wait_until(lambda: agent.noted("recorded") == ["message"], 20, agent.log)
     # Nothing is delivered for ever: the broker has its acks, and the worker keeps its connection.
     probe = Probe(hasty)

@@ -27,6 +27,7 @@ from servicebus.operations import copier, migrate
 from servicebus.operations.copier import Copier
 from servicebus.operations.migrate import Finding, Migration
 from servicebus.operations.session import SessionChannel, open_session
+from servicebus.sender import Sender
 from servicebus.testing import Broker
 
 pytestmark = pytest.mark.brokers(count=1)
@@ -216,12 +217,19 @@ def test_an_agent_says_what_is_wrong_and_serves_as_soon_as_the_queue_was_moved(
     probe = Probe(brokers[0])
     fill(probe, QUEUE, 5)
     agent = start_agent(brokers, queue_type="quorum")
+    agent.wait_consuming()
     line = agent.wait_log("ERROR", QUEUE)
     assert "queue NODE-01.messages is classic, where queue_type says quorum" in line
     assert f"servicebus migrate-queue {command.host}" in line
-    code, _, errors = command.run("quorum")
-    assert code == 0, errors
-    agent.wait_consuming()
+    with Sender(agent.configuration()) as sender:
+        assert sender.call("NODE-01.math.add", [1, 2], timeout=20)[1] == 3, "calls are served meanwhile"
+        wait_until(lambda: agent.worker()["last_error"], 10)
+        assert not agent.worker()["healthy"]
+        code, _, errors = command.run("quorum")
+        assert code == 0, errors
+        wait_until(lambda: agent.worker()["healthy"], 20, agent.log)
+        sender.send("NODE-01.audit.record", "after")
+        wait_until(lambda: "after" in agent.noted("recorded"), 20, agent.log)
 
 
 def test_a_queue_that_is_consumed_stays_as_it_is(
