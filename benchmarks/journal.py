@@ -32,6 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from servicebus.runtime.journal import Journal, Limits, MemoryJournal, SharedJournal, Standing, Start, open_shared
+from servicebus.runtime.journal.blackbox import BlackBoxes
 from servicebus.runtime.journal.owners import OwnerLock
 from servicebus.runtime.journal.redis_journal import open_redis
 
@@ -58,7 +59,7 @@ def open_lmdb(folder: Path) -> Journal:
     log = LmdbLog(folder / "journal")
     owners = OwnerLock(folder / "journal.owners")
     owners.hold(log.new_owner())
-    return SharedJournal(log, owners, Limits())
+    return SharedJournal(log, owners, BlackBoxes(folder / "journal.box-"), Limits())
 
 
 def stores(names: list[str], redis_url: str | None) -> dict[str, Open]:

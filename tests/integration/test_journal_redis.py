@@ -12,18 +12,8 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
-from journal_contract import (
-    NOW,
-    STEPS,
-    OpenJournal,
-    SharedJournalContract,
-    Steps,
-    begin,
-    finish,
-    many_examples,
-    run_against_model,
-    standings,
-)
+from journal_contract import STEPS, OpenJournal, SharedJournalContract, Steps, many_examples, run_against_model
+from journal_words import NOW, begin, finish, standings
 from redis_server import RedisServer, redis_server
 from waiting import wait_until
 

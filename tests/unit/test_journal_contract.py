@@ -57,4 +57,4 @@ class TestSharedJournal(SharedJournalContract):
     @given(STEPS)
     def test_no_id_is_given_out_twice_while_its_token_is_good_whatever_happens(self, steps: Steps) -> None:
         with tempfile.TemporaryDirectory() as folder, shared_in(Path(folder)) as open_journal:
-            run_against_model(open_journal, steps, workers=3)
+            run_against_model(open_journal, steps, workers=3, knows_started=True)

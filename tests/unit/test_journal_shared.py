@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from journal_contract import NOW, begin, finish, id_of, standings
+from journal_words import NOW, begin, finish, id_of, standings, start
 
 from servicebus.runtime.journal import (
     MEMORY,
@@ -80,6 +80,7 @@ class TestTogether:
     def test_an_id_that_another_begins_first_and_dies_with_is_interrupted(self) -> None:
         def be_unlucky() -> None:
             begin(self.other, 1, 2)
+            start(self.other, 1, 2)
             self.other.close()
 
         before_its_next_row(self.ours, be_unlucky)
@@ -88,6 +89,7 @@ class TestTogether:
 
     def test_what_another_takes_over_first_runs_there(self) -> None:
         begin(self.third, 1, 2)
+        start(self.third, 1, 2)
         standings(self.ours, 1)
         self.third.close()
         standings(self.ours, 1)

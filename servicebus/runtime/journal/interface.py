@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from servicebus.errors import JournalUnavailable
 
-__all__ = ["Journal", "JournalUnavailable", "Known", "OneByOne", "Release", "Standing", "Start"]
+__all__ = ["Journal", "JournalUnavailable", "Known", "OneByOne", "Release", "Standing", "Start", "do_nothing"]
 
 
 class Standing(Enum):
@@ -88,7 +88,7 @@ class Journal(Protocol):
         """Sizes, and what had to be forgotten early, for the status socket. Callable from any thread."""
 
     def close(self) -> None:
-        """What is still begun counts as interrupted from here on. Idempotent."""
+        """What is still begun was left by a dead worker from here on: nothing of it may be started now. Idempotent."""
 
     def begin(self, id: str, now: float, expires_at: float) -> tuple[Standing, bytes | None]:
         """``begin_many`` of one id that is not run again."""
@@ -116,7 +116,7 @@ class OneByOne:
         raise NotImplementedError
 
     def starter(self, id: str) -> Callable[[], None]:
-        return _do_nothing
+        return do_nothing
 
     def begin(self, id: str, now: float, expires_at: float) -> tuple[Standing, bytes | None]:
         known = self.begin_many([Start(id, expires_at)], now)[0]
@@ -129,5 +129,5 @@ class OneByOne:
         self.release_many([id], Release.NOT_RUN)
 
 
-def _do_nothing() -> None:
-    pass
+def do_nothing() -> None:
+    """The starter of an id whose start nobody notes."""

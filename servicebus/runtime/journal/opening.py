@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
+from servicebus.runtime.journal.blackbox import BlackBoxes
 from servicebus.runtime.journal.interface import Journal, JournalUnavailable
 from servicebus.runtime.journal.ledger import Limits
 from servicebus.runtime.journal.log import Damaged
@@ -104,7 +105,7 @@ def _open(file: Path, owners: OwnerLock, lock_wait_s: float, limits: Limits) -> 
         # After a file was set aside the numbers start anew, and somebody may still have one of the old.
         while not owners.hold(log.new_owner()):
             pass
-        return SharedJournal(log, owners, limits)
+        return SharedJournal(log, owners, _boxes(file), limits)
     except BaseException:
         log.close()
         raise
@@ -113,9 +114,15 @@ def _open(file: Path, owners: OwnerLock, lock_wait_s: float, limits: Limits) -> 
 def _set_aside(file: Path, owners: OwnerLock, damage: Damaged) -> None:
     if owners.anybody_alive():
         raise JournalUnavailable(str(file), f"{damage.reason}; stop all workers of the node, then it is begun anew")
+    # Its numbers will be given out again.
+    _boxes(file).remove_all()
     aside = f"{file.name}.broken-{int(time.time())}"
     LOG.error("%s; kept as %s, and a new one is begun: ids that it knew may be run again", damage, aside)
     for part in _PARTS:
         found = file.with_name(file.name + part)
         if found.exists():
             found.rename(file.with_name(aside + part))
+
+
+def _boxes(file: Path) -> BlackBoxes:
+    return BlackBoxes(file.with_name(file.name + ".box-"))

@@ -7,15 +7,19 @@ turns out not to be the next one, when it is asked about an id that is not new, 
 
 Every few thousand ids somebody *compacts*: writes the state into tables of its own, and deletes rows that are not
 needed any more. So a worker that starts, or was frozen for long, reads the state and the few rows since.
+
+What a worker has begun it may not have started: it waits in an inbox. That is noted in the worker's black box, and not
+in the log. Whoever finds the worker dead releases in its name what only waited; if two do, the first row counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from servicebus.runtime.journal import records
-from servicebus.runtime.journal.interface import Known, OneByOne, Release, Standing, Start
+from servicebus.runtime.journal.blackbox import BlackBoxes
+from servicebus.runtime.journal.interface import Known, OneByOne, Release, Standing, Start, do_nothing
 from servicebus.runtime.journal.ledger import NOBODY, Ledger, Limits
 from servicebus.runtime.journal.log import Log
 from servicebus.runtime.journal.owners import OwnerLock
@@ -37,23 +41,30 @@ Asked = tuple[str, int, int, bool]
 
 
 class SharedJournal(OneByOne):
-    """A Journal on a Log. Takes both arguments over, and closes them.
+    """A Journal on a Log. Takes log and lock over, and closes them.
 
     Args:
         owners: holds a number already.
 
     Raises:
-        Damaged: what the log holds makes no sense.
+        JournalUnavailable: the black box of an older worker with that number is in the way. Damaged: what the log
+            holds makes no sense.
     """
 
-    def __init__(self, log: Log, owners: OwnerLock, limits: Limits):
+    def __init__(self, log: Log, owners: OwnerLock, boxes: BlackBoxes, limits: Limits):
         self._replica = Replica(log, limits)
         self._owners = owners
         self._me = owners.number
         self._limits = limits
         self._mine: dict[str, int] = {}
         """What was given out as NEW and has not come back; the log may say that we have begun more than that."""
+        self._boxes = boxes
+        self._box = boxes.open(self._me)
+        self._unopened: set[int] = set()
+        """Workers that were found dead, and whose black boxes have not been looked into yet."""
         self._dead: set[int] = set()
+        """The others that are. All that they ever wrote is known, and what they never started is released."""
+        self._has_failed = False
         self._large_answers = 0
         self._checkpointed_at = 0
         self._is_closed = False
@@ -65,15 +76,18 @@ class SharedJournal(OneByOne):
         self._now = now
         self._replica.refresh()
         asked = [(id, number_of(id), seconds(expires_at + 1), rerun) for id, expires_at, rerun in starts]
-        self._claim(asked)
-        found = [self._known(*one) for one in asked]
-        for _ in range(_ROUNDS):
-            if None not in found:
-                break
-            self._claim([one for one, known in zip(asked, found, strict=True) if known is None])
-            found = [known or self._known(*one) for one, known in zip(asked, found, strict=True)]
-        # Still none: it changes hands faster than we can look. Whoever asks again is told more.
-        return [known or Known(Standing.RUNNING) for known in found]
+        begun_before = len(self._mine)
+        try:
+            return self._begin(asked)
+        except BaseException:
+            # The caller does not hear of those that were given out already.
+            for id in list(self._mine)[begun_before:]:
+                del self._mine[id]
+            self._has_failed = True
+            raise
+        finally:
+            if len(self._box.slots) > len(self._mine):
+                self._box.clear_all_but(self._mine.values())
 
     def finish_many(self, ends: Sequence[tuple[str, bytes | None]], now: float) -> None:
         self._now = now
@@ -94,6 +108,7 @@ class SharedJournal(OneByOne):
         self._replica.write(kind, records.pack_finish(self._me, at, until, rows), apply)
         for id, _ in ends:
             self._mine.pop(id, None)
+        self._box.clear(numbers)
         if self._replica.ledger.pending >= _COMPACT_IDS:
             self._replica.compact(_COMPACT_IDS, now)
 
@@ -106,17 +121,25 @@ class SharedJournal(OneByOne):
         self._replica.write(Kind.RELEASE, data, lambda ledger, _seq: ledger.release(self._me, why, numbers))
         for id in ids:
             self._mine.pop(id, None)
+        self._box.clear(numbers)
+
+    def starter(self, id: str) -> Callable[[], None]:
+        number = self._mine.get(id)
+        return do_nothing if number is None else self._box.starter(number)
 
     def tick(self, now: float) -> None:
         self._now = now
         self._replica.refresh()
         self._replica.catch_up()
+        if self._has_failed:
+            self._release_unclaimed()
         # Further away in either direction: clocks are set back as well.
         if self._replica.ledger.pending and abs(now - self._replica.ledger.compacted_at) >= _COMPACT_EVERY_S:
             self._replica.compact(1, now)
         if abs(now - self._checkpointed_at) >= _CHECKPOINT_EVERY_S:
             self._checkpointed_at = int(now)
             self._replica.log.checkpoint_soon()
+            self._look_for_the_dead()
         self._replica.report(now)
 
     def snapshot(self) -> dict[str, Any]:
@@ -133,10 +156,22 @@ class SharedJournal(OneByOne):
     def close(self) -> None:
         if not self._is_closed:
             self._is_closed = True
+            self._box.close()
             self._replica.log.close()
             self._owners.close()
 
     # -- asking ------------------------------------------------------------------------------------------------------
+
+    def _begin(self, asked: Sequence[Asked]) -> list[Known]:
+        self._claim(asked)
+        found = [self._known(*one) for one in asked]
+        for _ in range(_ROUNDS):
+            if None not in found:
+                break
+            self._claim([one for one, known in zip(asked, found, strict=True) if known is None])
+            found = [known or self._known(*one) for one, known in zip(asked, found, strict=True)]
+        # Still none: it changes hands faster than we can look. Whoever asks again is told more.
+        return [known or Known(Standing.RUNNING) for known in found]
 
     def _claim(self, asked: Sequence[Asked]) -> None:
         """Tell the log that we want those that can be had."""
@@ -145,10 +180,12 @@ class SharedJournal(OneByOne):
         wanted = [(number, until) for _, number, until, _ in asked if number not in entries and not is_finished(number)]
         if len(wanted) < len(asked):
             # Something is known already: is that still so? Others may have finished, released or taken it since.
-            self._replica.catch_up()
+            self._catch_up_with_the_dead()
             wanted = [(number, until) for _, number, until, rerun in asked if self._is_wanted(number, until, rerun)]
             self._take_over([(number, until) for _, number, until, rerun in asked if rerun])
         if wanted:
+            # Before the row: what is in the log and not in the box counts as started.
+            self._box.note(wanted)
             data = records.pack_begin(self._me, wanted)
             self._replica.write(Kind.BEGIN, data, lambda ledger, _seq: ledger.begin(self._me, wanted))
 
@@ -170,6 +207,7 @@ class SharedJournal(OneByOne):
         ]
         if estates:
             data = records.pack_take_over(self._me, estates)
+            self._box.note([(number, until) for number, _, until in estates])
             self._replica.write(Kind.TAKE_OVER, data, lambda ledger, _seq: ledger.take_over(self._me, estates))
 
     def _known(self, id: str, number: int, _until: int, rerun: bool) -> Known | None:
@@ -184,11 +222,48 @@ class SharedJournal(OneByOne):
         if owner == NOBODY or owner in self._dead:
             is_free = rerun or (owner == NOBODY and not deaths)
             return None if is_free else Known(Standing.INTERRUPTED, None, attempts, deaths + (owner != NOBODY))
-        if self._owners.is_alive(owner):
+        if owner not in self._unopened and self._owners.is_alive(owner):
             return Known(Standing.RUNNING, None, attempts, deaths)
         # It cannot write any more; but what it wrote last may not have been read yet: look again.
-        self._dead.add(owner)
+        self._unopened.add(owner)
         return None
+
+    # -- the dead ----------------------------------------------------------------------------------------------------
+
+    def _look_for_the_dead(self) -> None:
+        """Also for those whose ids nobody asks for: their boxes are to be cleared away."""
+        for owner in self._boxes.numbers():
+            if not self._owners.is_alive(owner):
+                self._unopened.add(owner)
+        if self._unopened:
+            self._catch_up_with_the_dead()
+
+    def _catch_up_with_the_dead(self) -> None:
+        """Read on; and release, in the name of those found dead meanwhile, what they never started."""
+        # In this order: who finds no box any more reads the row of the one who took it away.
+        waiting = {owner: self._boxes.waiting(owner) for owner in self._unopened}
+        self._replica.catch_up()
+        for owner, numbers in waiting.items():
+            self._release(owner, numbers)
+            self._boxes.remove(owner)
+            self._unopened.discard(owner)
+            self._dead.add(owner)
+
+    def _release_unclaimed(self) -> None:
+        """What the log says is ours, since our row was written, and what nobody was told of, since more went wrong."""
+        claimed = set(self._mine.values())
+        self._release(self._me, [number for number in self._replica.ledger.entries if number not in claimed])
+        self._has_failed = False
+
+    def _release(self, owner: int, numbers: Iterable[int]) -> None:
+        """As not run, those that *owner* has."""
+        entries = self._replica.ledger.entries
+        held = [number for number in numbers if number in entries and entries[number][0] == owner]
+        if held:
+            data = records.pack_release(owner, Release.NOT_RUN, held)
+            self._replica.write(Kind.RELEASE, data, lambda ledger, _seq: ledger.release(owner, Release.NOT_RUN, held))
+
+    # -- answers -----------------------------------------------------------------------------------------------------
 
     def _answer(self, number: int) -> bytes | None:
         seq = self._replica.ledger.answers.seq_of(number)
