@@ -3,24 +3,100 @@
 A service is any object with ``on_call(request, response)`` (RPC) or ``on_message(request)`` (messages), as in
 py-servicebus 2.x. The two base classes are for those who like to return the result, and to open files and database
 handles in ``setup()``, which runs in the service's own thread after the fork.
+
+A service that cannot or will not serve a request raises ``Retry``, ``Reject`` or ``Requeue``.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Protocol
 
-__all__ = ["Event", "MessageService", "Request", "Response", "RpcService", "current_request"]
+__all__ = [
+    "Event",
+    "Lock",
+    "MessageService",
+    "Reject",
+    "Request",
+    "Requeue",
+    "Response",
+    "Retry",
+    "RpcService",
+    "current_request",
+]
+
+Lock = str | int | Callable[[Any], Any]
+"""What of a request's params must not be worked on twice at a time: the place of a value in them (``"account"``,
+``"order.id"``, an index), or a function that gets the params and gives a text or number. None means: nothing."""
 
 _serving = threading.local()
 """``request``: what the thread is running. Set and cleared around each execution by the service's thread."""
 
 
+class Retry(Exception):
+    """Raised by a service that wants the request later.
+
+    A message is tried again after *after* seconds, or when its service's ladder says; it counts as an attempt, and
+    after the last one the message goes to the dead letters. A caller is answered *busy*, and calls again by itself
+    within its time limit: raise it before anything has been done.
+
+    Args:
+        after: seconds; None leaves it to the ladder, and to the caller.
+        reason: for people who look.
+    """
+
+    def __init__(self, after: float | None = None, reason: str = ""):
+        if after is not None and not (math.isfinite(after) and after >= 0):
+            raise ValueError(f"after must be seconds, 0 or more, not {after!r}")
+        super().__init__(after, reason)
+        self.after = after
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class Reject(Exception):
+    """Raised by a service that will never take this request: a message goes to the dead letters at once.
+
+    A caller gets it as RemoteError of type ``Reject``.
+    """
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Requeue(Exception):
+    """Raised by a message service that cannot take this message now: it comes again in a second, and was no attempt.
+
+    Whoever raises it always gets the message for ever. A caller gets it as RemoteError of type ``Requeue``: an RPC
+    service raises Retry instead.
+    """
+
+    def __init__(self, reason: str = ""):
+        super().__init__(reason)
+        self.reason = reason
+
+
 class RpcService:
-    """Base of a service that is called: override ``handle()``."""
+    """Base of a service that is called: override ``handle()``.
+
+    The attributes are how it is run where ``add_rpc_service()`` says nothing else.
+    """
+
+    threads: int = 1
+    """How many calls run side by side in one worker."""
+    idempotent: bool = False
+    """A call whose worker died in the middle may be run again."""
+    lock: Lock | None = None
+    """What never runs twice at a time on the node; may be a method that gets the params."""
+    concurrency: Literal["node"] | None = None
+    """``"node"``: never two calls at a time on the node."""
 
     def setup(self) -> None:
         """Called once in each of the service's threads, before its first request."""
@@ -37,13 +113,25 @@ class RpcService:
 
 
 class MessageService:
-    """Base of a service that receives messages: override ``handle()``."""
+    """Base of a service that receives messages: override ``handle()``.
+
+    The attributes are how it is run where ``add_message_service()`` says nothing else.
+    """
+
+    threads: int = 1
+    """How many messages run side by side in one worker."""
+    retry: Sequence[float] | None = None
+    """Seconds before each further attempt; None for ``retry_ladder`` of the configuration."""
+    lock: Lock | None = None
+    """What never runs twice at a time on the node; may be a method that gets the params."""
+    concurrency: Literal["node"] | None = None
+    """``"node"``: never two messages at a time on the node."""
 
     def setup(self) -> None:
         """Called once in each of the service's threads, before its first message."""
 
     def handle(self, request: Request) -> None:
-        """Do the work of one message; what it raises sends the message to the node's dead letters."""
+        """Do the work of one message; if it raises, the message is tried again, and ends among the dead letters."""
         raise NotImplementedError(f"{type(self).__name__} has no handle(request)")
 
     def teardown(self) -> None:
@@ -65,13 +153,23 @@ class Event:
     version: str
 
 
+class _Fate(Protocol):
+    """What the agent knows of a request while it runs."""
+
+    @property
+    def attempts(self) -> int: ...
+    @property
+    def is_cancelled(self) -> bool: ...
+
+
 class Request:
     """One call or message, as a service sees it. Only for the thread that runs the service."""
 
-    def __init__(self, event: Event, deadline: float | None, make_sender: Callable[[], Any]):
+    def __init__(self, event: Event, deadline: float | None, make_sender: Callable[[], Any], fate: _Fate | None = None):
         self._event = event
         self._deadline = deadline
         self._make_sender = make_sender
+        self._fate = fate
         self._sender: Any = None
 
     def __repr__(self) -> str:
@@ -97,6 +195,18 @@ class Request:
     def remaining(self) -> float | None:
         """Seconds until the caller's deadline, never below 0; None for a message."""
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    @property
+    def cancelled(self) -> bool:
+        """Nobody waits any more: the caller has given up, or its deadline has passed. Asked anew each time."""
+        if self._fate is not None and self._fate.is_cancelled:
+            return True
+        return self._deadline is not None and time.monotonic() > self._deadline
+
+    @property
+    def attempts(self) -> int:
+        """Which attempt this is, counted from 1: more for a message that is tried again."""
+        return 1 if self._fate is None else self._fate.attempts
 
 
 class Response:

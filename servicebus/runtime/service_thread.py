@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
-from servicebus.endpoints import Event, Request, Response
-from servicebus.errors import EnvelopeError
-from servicebus.runtime.job import Job, Outcome, Verdict
-from servicebus.wire.envelope import Kind
-from servicebus.wire.fault import Fault, fault_from_exception
-from servicebus.wire.xmlcodec import decode_json
+from servicebus.runtime.execution import Execution
+from servicebus.runtime.job import Job, Outcome
+from servicebus.runtime.lock_keys import slot_finder
+from servicebus.runtime.node_locks import NodeLocks
+from servicebus.runtime.parking import Parking
+from servicebus.runtime.registration import Service
 
 LOG = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Service:
-    """A registered service object and how it is run."""
-
-    kind: Kind
-    category: str
-    name: str
-    instance: Any
-    threads: int = 1
-    idempotent: bool = False
-    """A call that was interrupted by its worker's death may be run again."""
-    ladder: tuple[float, ...] | None = None
-    """Seconds before each further attempt at a message; None for the configuration's ``retry_ladder``."""
-
-    @property
-    def key(self) -> str:
-        return f"{self.category}.{self.name}"
+__all__ = ["Service", "ServiceThread"]
 
 
 class ServiceThread:
-    """Runs one service. ``put()`` is for the I/O thread; outcomes are handed to *post* from the service's threads."""
+    """Runs one service. ``put()`` is for the I/O thread; outcomes are handed to *post* from the service's threads.
+
+    Args:
+        locks: the node's, for a service with locks; without it they hold in this service's threads alone.
+    """
 
     def __init__(
         self,
@@ -51,13 +37,14 @@ class ServiceThread:
         make_sender: Callable[[], Any],
         *,
         with_traces: bool,
+        locks: NodeLocks | None = None,
     ):
         self.service = service
+        self._execution = Execution(service, make_sender, with_traces=with_traces)
         self._inbox: SimpleQueue[Job | None] = SimpleQueue()
+        self._parking = self._make_parking(locks or NodeLocks()) if service.is_locked else None
         self._inbox_size = inbox_size
         self._post = post
-        self._make_sender = make_sender
-        self._with_traces = with_traces
         self._taken = 0
         self._left = 0
         self._left_lock = threading.Lock()
@@ -74,7 +61,7 @@ class ServiceThread:
 
     @property
     def backlog(self) -> int:
-        """Jobs accepted and not yet finished."""
+        """Jobs accepted and not yet finished, those that wait for a lock included."""
         return self._taken - self._left
 
     @property
@@ -90,13 +77,24 @@ class ServiceThread:
         if self.backlog >= self._inbox_size:
             return False
         self._taken += 1
-        self._inbox.put(job)
+        if self._parking is None:
+            self._inbox.put(job)
+        else:
+            self._parking.put(job)
         return True
+
+    def begin_stop(self) -> None:
+        """The worker takes no more: what waits for the lock of another process is soon sent elsewhere."""
+        if self._parking is not None:
+            self._parking.give_back_after(_GIVE_BACK_AFTER_S)
 
     def stop(self) -> None:
         """Let the threads end after what is in the inbox."""
-        for _ in self._threads:
-            self._inbox.put(None)
+        if self._parking is not None:
+            self._parking.close()
+        else:
+            for _ in self._threads:
+                self._inbox.put(None)
 
     def join(self, deadline: float) -> bool:
         """Wait for the threads until ``time.monotonic()`` is *deadline*; False if one still runs."""
@@ -108,12 +106,26 @@ class ServiceThread:
 
     def _run(self) -> None:
         self._optional("setup")
-        while (job := self._inbox.get()) is not None:
-            outcome = self._outcome(job)
-            with self._left_lock:
-                self._left += 1
-            self._post(outcome)
+        if self._parking is None:
+            self._serve(self._inbox)
+        else:
+            self._serve_locked(self._parking)
         self._optional("teardown")
+
+    def _serve(self, inbox: SimpleQueue[Job | None]) -> None:
+        while (job := inbox.get()) is not None:
+            self._leave(self._execution.run(job))
+
+    def _serve_locked(self, parking: Parking) -> None:
+        while (task := parking.get()) is not None:
+            outcome = self._execution.run_task(task)
+            parking.done(task)
+            self._leave(outcome)
+
+    def _leave(self, outcome: Outcome) -> None:
+        with self._left_lock:
+            self._left += 1
+        self._post(outcome)
 
     def _optional(self, name: str) -> None:
         method = getattr(self.service.instance, name, None)
@@ -123,40 +135,9 @@ class ServiceThread:
             except BaseException:  # the user's code: reported, and the service serves or fails request by request
                 LOG.exception("%s of service %s failed", name, self.service.key)
 
-    def _outcome(self, job: Job) -> Outcome:
-        if job.deadline is not None and time.monotonic() > job.deadline:
-            return self._failed(job, Fault("expired", "the deadline passed before it was run"), Verdict.NOT_RUN)
-        try:
-            params = decode_json(job.incoming.raw_params)
-        except EnvelopeError as error:
-            return self._failed(job, Fault("refused", f"{error.reason}: {error.detail}"), Verdict.NOT_RUN)
-        try:
-            return self._execute(job, params)
-        # Whatever the user's code raises is the caller's to know and ends nothing here. SystemExit too: it would end
-        # this thread without a word, and every later request would wait for its deadline.
-        except BaseException as error:
-            LOG.warning("service %s failed for %s", self.service.key, job.incoming.id, exc_info=True)
-            is_message = job.incoming.kind is Kind.MESSAGE
-            return self._failed(job, fault_from_exception(error, self._with_traces or is_message))
-
-    def _execute(self, job: Job, params: Any) -> Outcome:
-        incoming = job.incoming
-        id = incoming.given_id or incoming.id
-        event = Event(id, incoming.category, incoming.service, incoming.token, params, incoming.version)
-        request = Request(event, job.deadline, self._make_sender)
-        # As in 2.x each request gets a shallow copy, so that attributes set on self do not leak into the next one.
-        instance = copy.copy(self.service.instance)
-        job.started()
-        if incoming.kind is Kind.MESSAGE:
-            instance.on_message(request)
-            return Outcome(job)
-        response = Response()
-        instance.on_call(request, response)
-        return Outcome(job, job.dialect.write_result(incoming, response.value))
-
-    def _failed(self, job: Job, fault: Fault, verdict: Verdict = Verdict.FAILED) -> Outcome:
-        reply = job.dialect.write_fault(job.incoming, fault) if job.incoming.kind is Kind.CALL else None
-        return Outcome(job, reply, fault, verdict)
+    def _make_parking(self, locks: NodeLocks) -> Parking:
+        return Parking(partial(self._execution.look_into, find_slot=slot_finder(self.service)), locks)
 
 
 _BACKGROUND_THREADS = 16
+_GIVE_BACK_AFTER_S = 1.0

@@ -1,6 +1,6 @@
 """OwnerLock: a worker's number, and whether the worker that has a number still lives.
 
-Each worker holds a lock on one byte of a file: the byte of its own number. The kernel lets go of it with the process, so
+Each worker holds a lock on one byte of a file: the byte of its own number. The kernel lets go of it with the process:
 who finds the byte free knows that nothing of that worker runs any more. Process ids are used again, these numbers never
 are.
 """

@@ -1,0 +1,142 @@
+"""Execution: one job through the user's code, and what came of it."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from servicebus.endpoints import Event, Reject, Request, Requeue, Response, Retry, _serving
+from servicebus.errors import EnvelopeError
+from servicebus.runtime.job import Job, Outcome, Verdict
+from servicebus.runtime.lock_keys import LockError
+from servicebus.runtime.parking import Task
+from servicebus.runtime.registration import Service
+from servicebus.wire.envelope import Kind
+from servicebus.wire.fault import BUSY, EXPIRED, REFUSED, STOPPING, Fault, fault_from_exception
+from servicebus.wire.xmlcodec import decode_json
+
+LOG = logging.getLogger(__name__)
+
+__all__ = ["Execution"]
+
+_CANCELLED = "cancelled"
+_RETRY_MS = 1000
+"""When the caller of a service that raised Retry calls again, if it was not told."""
+
+
+class Execution:
+    """Runs the jobs of one service, for all of its threads."""
+
+    def __init__(self, service: Service, make_sender: Callable[[], Any], *, with_traces: bool):
+        self._service = service
+        self._make_sender = make_sender
+        self._with_traces = with_traces
+
+    def __repr__(self) -> str:
+        return f"<Execution {self._service.key}>"
+
+    def run(self, job: Job) -> Outcome:
+        """Look into *job*, and run it if somebody waits for it. Never raises."""
+        if job.is_cancelled or (job.deadline is not None and time.monotonic() > job.deadline):
+            return self._nobody_waits(job)
+        try:
+            params = decode_json(job.incoming.raw_params)
+        except EnvelopeError as error:
+            return self._failed(job, Fault(REFUSED, f"{error.reason}: {error.detail}"), Verdict.NOT_RUN)
+        try:
+            return self._execute(job, params)
+        # Whatever the user's code raises is the caller's to know and ends nothing here. SystemExit too: it would end
+        # this thread without a word, and every later request would wait for its deadline.
+        except BaseException as error:
+            return self._raised(job, error)
+
+    # -- the same in two steps, for a job that may have to wait for its lock in between --------------------------------
+
+    def look_into(self, job: Job, find_slot: Callable[[Any], int | None]) -> Task:
+        """The job's params, and which lock it needs. Never raises."""
+        try:
+            params = decode_json(job.incoming.raw_params)
+        except EnvelopeError as error:
+            refused = Fault(REFUSED, f"{error.reason}: {error.detail}")
+            return Task(job, outcome=self._failed(job, refused, Verdict.NOT_RUN))
+        try:
+            return Task(job, params, find_slot(params))
+        except BaseException as error:
+            return Task(job, outcome=self._raised(job, error))
+
+    def run_task(self, task: Task) -> Outcome:
+        """Run a job whose turn it is. Never raises."""
+        job = task.job
+        if task.outcome is not None:
+            return task.outcome
+        if task.is_over(time.monotonic()):
+            return self._nobody_waits(job)
+        if task.is_given_back:
+            verdict = Verdict.NOT_RUN if job.incoming.kind is Kind.CALL else Verdict.REQUEUE
+            return self._failed(job, Fault(STOPPING, "the agent is stopping, and it waited for its lock"), verdict)
+        try:
+            return self._execute(job, task.params)
+        except BaseException as error:
+            return self._raised(job, error)
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _execute(self, job: Job, params: Any) -> Outcome:
+        incoming = job.incoming
+        id = incoming.given_id or incoming.id
+        event = Event(id, incoming.category, incoming.service, incoming.token, params, incoming.version)
+        request = Request(event, job.deadline, self._make_sender, job)
+        # As in 2.x each request gets a shallow copy, so that attributes set on self do not leak into the next one.
+        instance = copy.copy(self._service.instance)
+        _serving.request = request
+        try:
+            job.started()
+            if incoming.kind is Kind.MESSAGE:
+                instance.on_message(request)
+                return Outcome(job)
+            response = Response()
+            instance.on_call(request, response)
+        finally:
+            _serving.request = None
+        return Outcome(job, job.dialect.write_result(incoming, response.value))
+
+    def _nobody_waits(self, job: Job) -> Outcome:
+        if job.is_cancelled:
+            return Outcome(job, None, Fault(_CANCELLED, "its caller gave up before it was run"), Verdict.NOT_RUN)
+        return self._failed(job, Fault(EXPIRED, "the deadline passed before it was run"), Verdict.NOT_RUN)
+
+    def _raised(self, job: Job, error: BaseException) -> Outcome:
+        is_message = job.incoming.kind is Kind.MESSAGE
+        verdict = _verdict(error, is_message)
+        if verdict is Verdict.FAILED:
+            LOG.warning("service %s failed for %s", self._service.key, job.incoming.id, exc_info=_shown(error))
+        else:
+            LOG.info("service %s: %s of %s: %s", self._service.key, verdict.value, job.incoming.id, error)
+        fault = fault_from_exception(error, self._with_traces or is_message)
+        if not isinstance(error, Retry):
+            return self._failed(job, fault, verdict)
+        if is_message:
+            return Outcome(job, None, fault, verdict, error.after)
+        after_ms = _RETRY_MS if error.after is None else int(error.after * 1000)
+        return self._failed(job, Fault(BUSY, error.reason, retry_after_ms=after_ms), verdict)
+
+    def _failed(self, job: Job, fault: Fault, verdict: Verdict) -> Outcome:
+        reply = job.dialect.write_fault(job.incoming, fault) if job.incoming.kind is Kind.CALL else None
+        return Outcome(job, reply, fault, verdict)
+
+
+def _verdict(error: BaseException, is_message: bool) -> Verdict:
+    if isinstance(error, Retry):
+        return Verdict.RETRY
+    if isinstance(error, Reject):
+        return Verdict.REJECTED
+    # A caller cannot be put back into a queue: there it is a mistake.
+    return Verdict.REQUEUE if isinstance(error, Requeue) and is_message else Verdict.FAILED
+
+
+def _shown(error: BaseException) -> BaseException | None:
+    """A lock that is not found says all in its text."""
+    return None if isinstance(error, LockError) else error

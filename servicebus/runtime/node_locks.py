@@ -1,0 +1,91 @@
+"""NodeLocks: which slots this worker has, so that no other worker of the node on this machine has them too.
+
+Each slot is two bytes of one lock file: who works has the first, and who would like to share the second. All are the
+kernel's: a worker that dies, however it dies, has none. A node on several machines has a file on each.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+from servicebus.runtime.byte_locks import LockFile
+
+LOG = logging.getLogger(__name__)
+
+__all__ = ["NodeLocks"]
+
+
+class NodeLocks:
+    """For all threads of one process, which is the one that opens it; a child that is forked has none of the slots.
+
+    It is never closed: a service that did not end in time may still be at work. The kernel does it with the process.
+
+    Args:
+        path: of the lock file, which is made if it is not there; None for a worker that is alone.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+
+    def __init__(self, path: Path | None = None):
+        self._file = None if path is None else LockFile(path)
+        self._path = path
+        self._taken: set[int] = set()
+        # The kernel gives a process what it has already: between our own threads it is this set that decides.
+        self._lock = threading.Lock()
+        self._complaint = ""
+
+    def __repr__(self) -> str:
+        return f"<NodeLocks {self._path} taken={len(self._taken)}>"
+
+    def take(self, slot: int) -> bool:
+        """Have *slot* from now on, unless somebody has it."""
+        with self._lock:
+            if slot in self._taken or not self._try(2 * slot):
+                return False
+            self._taken.add(slot)
+            return True
+
+    def release(self, slot: int) -> None:
+        with self._lock:
+            self._taken.discard(slot)
+            self._let_go(2 * slot)
+
+    def want(self, slot: int) -> None:
+        """Let the others know that we wait for *slot*."""
+        self._try(2 * slot + 1, shared=True)
+
+    def want_no_more(self, slot: int) -> None:
+        self._let_go(2 * slot + 1)
+
+    def is_wanted(self, slot: int) -> bool:
+        """Does another worker wait for *slot*?"""
+        try:
+            return self._file is not None and self._file.is_locked(2 * slot + 1)
+        except OSError as error:
+            self._complain(error)
+            return False
+
+    def _try(self, byte: int, *, shared: bool = False) -> bool:
+        if self._file is None:
+            return True
+        try:
+            return self._file.try_lock(byte, shared=shared)
+        except OSError as error:  # the kernel has no room for more locks: as good as taken
+            self._complain(error)
+            return False
+
+    def _let_go(self, byte: int) -> None:
+        if self._file is not None:
+            try:
+                self._file.unlock(byte)
+            except OSError as error:
+                self._complain(error)
+
+    def _complain(self, error: OSError) -> None:
+        """Once per cause: it is tried again a hundred times a second."""
+        if str(error) != self._complaint:
+            self._complaint = str(error)
+            LOG.error("lock file %s: %s; what needs a lock waits until it works again", self._path, error.strerror)

@@ -1,0 +1,256 @@
+"""Parking: the inbox of a service with locks. What must wait for its lock is parked, and others go on past it.
+
+Theory of operation. Jobs arrive in one line. A thread that is free takes the first one out, finds its slot (one thread
+at a time, so that jobs of one slot keep their order), and runs it if the slot is free. Else the job is parked in a line
+of its slot. Who leaves a job takes the next one of its line along, without letting go of the slot in between. A slot
+that another process has is tried again every few milliseconds: the kernel would tell only a thread that sleeps for that
+one slot.
+
+So that a process with much to do does not keep a slot for ever, its turn ends after a tenth of a second if another one
+waits for the slot, and then it leaves the slot alone for longer than the other one sleeps.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from servicebus.runtime.job import Job, Outcome
+from servicebus.runtime.node_locks import NodeLocks
+
+__all__ = ["Parking", "Task"]
+
+_FIRST_PAUSE_S = 0.005
+_LONGEST_PAUSE_S = 0.02
+_TURN_S = 0.1
+_LEAVE_ALONE_S = 0.03
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """A job that was looked into."""
+
+    job: Job
+    params: Any = None
+    slot: int | None = None
+    """The lock that it needs before it runs; from ``Parking.get()``: the lock that it has."""
+    outcome: Outcome | None = None
+    """Already known: it cannot be run."""
+    is_given_back: bool = False
+    """The worker stops, and the lock did not come in time."""
+
+    def is_over(self, now: float) -> bool:
+        """Nobody waits for it any more."""
+        return self.job.is_cancelled or (self.job.deadline is not None and now > self.job.deadline)
+
+
+@dataclass(slots=True)
+class _Line:
+    """The jobs that wait for one slot."""
+
+    tasks: deque[Task] = field(default_factory=deque)
+    is_ours: bool = False
+    """We have the slot: one of its jobs runs, or is about to."""
+    turn_ends: float = 0.0
+    """While it is ours: when to ask whether somebody else waits."""
+    try_at: float = math.inf
+    """While it is not: when to try next."""
+    pause_s: float = _FIRST_PAUSE_S
+
+
+class Parking:
+    """``put`` is for one thread; ``get`` and ``done`` for the service's.
+
+    Args:
+        read: looks into a job; called in the service's threads, one at a time. It does not raise.
+    """
+
+    def __init__(self, read: Callable[[Job], Task], locks: NodeLocks):
+        self._read = read
+        self._locks = locks
+        self._changed = threading.Condition(threading.Lock())
+        self._arrived: deque[Job] = deque()
+        self._ready: deque[Task] = deque()
+        """They have their lock, or need none."""
+        self._lines: dict[int, _Line] = {}
+        self._look_at = math.inf
+        """When the lines are to be looked at next."""
+        self._give_back_at = math.inf
+        self._is_reading = False
+        self._is_watched = False
+        """A thread that waits wakes up when it is time to look."""
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        return f"<Parking arrived={len(self._arrived)} parked={self.parked}>"
+
+    @property
+    def parked(self) -> int:
+        """How many wait for a lock."""
+        return sum(len(line.tasks) for line in list(self._lines.values()))
+
+    def put(self, job: Job) -> None:
+        with self._changed:
+            self._arrived.append(job)
+            self._changed.notify()
+
+    def get(self) -> Task | None:
+        """The next one to run; ``done()`` is to be called for it. None when it is closed and nothing is left."""
+        while True:
+            with self._changed:
+                found = self._next()
+                if self._is_closed or (self._look_at < math.inf and not self._is_watched):
+                    self._changed.notify()  # somebody else is to watch now, or to see that nothing is left
+                if not isinstance(found, Job):
+                    return found
+            task = self._read(found)
+            with self._changed:
+                self._is_reading = False
+                self._line_up(task)
+                self._changed.notify()
+
+    def done(self, task: Task) -> None:
+        """Its job has ended: whoever waits for its lock may go on."""
+        if task.slot is None:
+            return
+        with self._changed:
+            line = self._lines[task.slot]
+            if line.tasks and self._is_our_turn(task.slot, line):
+                self._ready.append(line.tasks.popleft())
+            elif line.tasks:
+                self._locks.release(task.slot)
+                self._wait_for(task.slot, line, _LEAVE_ALONE_S)
+            else:
+                self._locks.release(task.slot)
+                del self._lines[task.slot]
+            self._changed.notify()
+
+    def give_back_after(self, seconds: float) -> None:
+        """The worker stops: what waits for another process then is given out all the same, to be sent elsewhere."""
+        with self._changed:
+            self._give_back_at = time.monotonic() + seconds
+            self._look_by(self._give_back_at)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let ``get`` give None once everything has been given out."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    # -- all that follows has the condition's lock ---------------------------------------------------------------------
+
+    def _next(self) -> Task | Job | None:
+        """A task to run, a job to look into, or None at the end. Waits."""
+        while True:
+            if self._ready:
+                return self._ready.popleft()
+            now = time.monotonic()
+            if now >= self._look_at and (task := self._look_around(now)) is not None:
+                return task
+            if self._arrived and not self._is_reading:
+                self._is_reading = True
+                return self._arrived.popleft()
+            if self._is_closed and not (self._arrived or self._is_reading or self.parked):
+                self._changed.notify_all()
+                return None
+            self._wait(now)
+
+    def _wait(self, now: float) -> None:
+        if self._look_at == math.inf or self._is_watched:
+            self._changed.wait()
+            return
+        self._is_watched = True
+        self._changed.wait(max(0.0, self._look_at - now))
+        self._is_watched = False
+
+    def _line_up(self, task: Task) -> None:
+        slot = task.slot
+        if slot is None:
+            self._ready.append(task)
+            return
+        line = self._lines.get(slot)
+        if line is None:
+            line = self._lines[slot] = _Line()
+            if self._take(slot, line):
+                self._ready.append(task)
+                return
+            self._wait_for(slot, line, _FIRST_PAUSE_S)
+        line.tasks.append(task)
+        self._look_by(math.inf if task.job.deadline is None else task.job.deadline)
+
+    def _take(self, slot: int, line: _Line) -> bool:
+        if not self._locks.take(slot):
+            return False
+        line.is_ours = True
+        line.turn_ends = time.monotonic() + _TURN_S
+        return True
+
+    def _is_our_turn(self, slot: int, line: _Line) -> bool:
+        now = time.monotonic()
+        if now < line.turn_ends:
+            return True
+        line.turn_ends = now + _TURN_S
+        return not self._locks.is_wanted(slot)
+
+    def _wait_for(self, slot: int, line: _Line, pause_s: float) -> None:
+        self._locks.want(slot)
+        line.is_ours = False
+        line.pause_s = _FIRST_PAUSE_S
+        line.try_at = time.monotonic() + pause_s
+        self._look_by(line.try_at)
+
+    def _look_by(self, at: float) -> None:
+        if at < self._look_at:
+            self._look_at = at
+            if self._is_watched:
+                self._changed.notify_all()  # the watcher sleeps for too long
+
+    def _look_around(self, now: float) -> Task | None:
+        """A task that nobody waits for, or that can have its lock, if there is one."""
+        for slot, line in list(self._lines.items()):
+            task = self._dropped(line, now)
+            if task is None and not line.is_ours and now >= line.try_at:
+                task = self._tried(slot, line, now)
+            if not line.tasks and not line.is_ours:
+                self._locks.want_no_more(slot)
+                del self._lines[slot]
+            if task is not None:
+                self._look_at = now  # there may be more
+                return task
+        # Many lines are looked at together, not each at its own moment.
+        self._look_at = max(now + _FIRST_PAUSE_S, min(self._moments(), default=math.inf))
+        return None
+
+    def _dropped(self, line: _Line, now: float) -> Task | None:
+        """Out of the line without its lock: nobody waits for it, or it is given back."""
+        is_given_back = now >= self._give_back_at and not line.is_ours
+        for task in line.tasks:
+            if is_given_back or task.is_over(now):
+                line.tasks.remove(task)
+                task.slot = None
+                task.is_given_back = is_given_back
+                return task
+        return None
+
+    def _tried(self, slot: int, line: _Line, now: float) -> Task | None:
+        if self._take(slot, line):
+            self._locks.want_no_more(slot)
+            return line.tasks.popleft()
+        line.pause_s = min(1.5 * line.pause_s, _LONGEST_PAUSE_S)
+        line.try_at = now + line.pause_s
+        return None
+
+    def _moments(self) -> Iterator[float]:
+        """When something is to be done with lines that wait."""
+        for line in self._lines.values():
+            if not line.is_ours:
+                yield line.try_at
+                if line.tasks:
+                    yield self._give_back_at
+            yield from (task.job.deadline for task in line.tasks if task.job.deadline is not None)

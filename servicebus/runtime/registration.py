@@ -1,0 +1,86 @@
+"""Service: what was registered, and how it is to be run: checked before anything is forked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from servicebus.configuration import checks
+from servicebus.configuration.checks import Unacceptable
+from servicebus.endpoints import Lock, MessageService, RpcService
+from servicebus.errors import ConfigurationError
+from servicebus.wire.envelope import Kind
+
+__all__ = ["Service", "register"]
+
+_HANDLERS = {Kind.CALL: "on_call", Kind.MESSAGE: "on_message"}
+
+
+@dataclass(frozen=True)
+class Service:
+    """A registered service object and how it is run."""
+
+    kind: Kind
+    category: str
+    name: str
+    instance: Any
+    threads: int = 1
+    idempotent: bool = False
+    """A call that was interrupted by its worker's death may be run again."""
+    ladder: tuple[float, ...] | None = None
+    """Seconds before each further attempt at a message; None for the configuration's ``retry_ladder``."""
+    lock: Lock | None = None
+    """What of the params never runs twice at a time on the node."""
+    concurrency: Literal["node"] | None = None
+
+    @property
+    def key(self) -> str:
+        return f"{self.category}.{self.name}"
+
+    @property
+    def is_locked(self) -> bool:
+        return self.lock is not None or self.concurrency is not None
+
+
+def register(kind: Kind, category: str, name: str, instance: Any, **options: Any) -> Service:
+    """The service, with each of the *options* that is not None; for the others its own attributes hold.
+
+    Only of our two base classes: in a service of py-servicebus 2.x ``lock`` is anything.
+
+    Raises:
+        ConfigurationError: it has no handler, or an option is none.
+    """
+    wanted = f"service {category}.{name}"
+    if not callable(getattr(instance, _HANDLERS[kind], None)):
+        raise ConfigurationError(f"{wanted}: {type(instance).__name__} has no {_HANDLERS[kind]}()", key="services")
+    found = {}
+    for option, given in options.items():
+        check, field = _OPTIONS[option]
+        if given is None and isinstance(instance, (RpcService, MessageService)):
+            given = getattr(instance, option, None)
+        if given is not None:
+            try:
+                found[field] = check(given)
+            except Unacceptable as problem:
+                raise ConfigurationError(f"{wanted}: {option} {problem}", key="services") from None
+    if "lock" in found and "concurrency" in found:
+        raise ConfigurationError(f"{wanted}: takes one of lock and concurrency, not both", key="services")
+    return Service(kind, category, name, instance, **found)
+
+
+def _lock(value: Any) -> Lock:
+    if not callable(value) and (isinstance(value, bool) or not isinstance(value, (str, int)) or value == ""):
+        raise Unacceptable("must be the place of a value in the params, or a function of the params")
+    found: Lock = value
+    return found
+
+
+_OPTIONS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "threads": (checks.whole(1, 1024), "threads"),
+    "idempotent": (checks.flag, "idempotent"),
+    "retry": (checks.ladder, "ladder"),
+    "lock": (_lock, "lock"),
+    "concurrency": (checks.one_of("node"), "concurrency"),
+}
+"""How each option is checked, and which field it becomes."""

@@ -1,0 +1,304 @@
+"""What one execution makes of a job: verdicts, what the service is shown, and what it can say. No broker, no thread."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from envelopes import SECRET, sealed
+from waiting import wait_until
+
+import servicebus
+from servicebus.configuration import Configuration
+from servicebus.endpoints import MessageService, Reject, Request, Requeue, Retry, RpcService, current_request
+from servicebus.runtime.dialect import Version2
+from servicebus.runtime.execution import Execution
+from servicebus.runtime.job import Claim, Job, Outcome, Verdict
+from servicebus.runtime.node_locks import NodeLocks
+from servicebus.runtime.registration import Service
+from servicebus.runtime.service_thread import ServiceThread
+from servicebus.transport.interface import Delivery
+from servicebus.wire.envelope import Kind
+from servicebus.wire.fault import Fault
+from servicebus.wire.signing import Keyring
+from servicebus.wire.xmlcodec import decode_json, decode_reply
+
+CONFIG = Configuration({"hosts": ["mq-a"], "node_name": "NODE-01", "secret_token": SECRET})
+DIALECT = Version2(CONFIG, Keyring([SECRET]))
+REPLY_TO = "amq.rabbitmq.reply-to.g1h2"
+
+
+def job(kind: Kind, params: Any = None, ttl_s: float = 30.0) -> Job:
+    no: Any = None
+    body = sealed("NODE-01.test.it", params, kind=kind, ttl_s=ttl_s)
+    delivery = Delivery(no, 1, body, reply_to=REPLY_TO if kind is Kind.CALL else None)
+    incoming = DIALECT.read(delivery)
+    deadline = None if incoming.remaining_s is None else time.monotonic() + incoming.remaining_s
+    return Job(incoming, DIALECT, Claim(delivery, 1, incoming.reply_to), deadline)
+
+
+class Does(RpcService, MessageService):
+    """Does what the test says, whatever comes."""
+
+    def __init__(self, action: Callable[[Request], Any]):
+        self.action = action
+
+    def handle(self, request: Request) -> Any:
+        return self.action(request)
+
+
+def execution(action: Callable[[Request], Any], kind: Kind = Kind.CALL) -> Execution:
+    service = Service(kind, "test", "it", Does(action))
+    return Execution(service, lambda: None, with_traces=False)
+
+
+def raising(error: BaseException) -> Callable[[Request], Any]:
+    def action(request: Request) -> Any:
+        raise error
+
+    return action
+
+
+def fault_of(outcome: Outcome) -> Fault:
+    assert outcome.reply is not None
+    fault = decode_reply(outcome.reply, 10_000).fault
+    assert fault is not None
+    return fault
+
+
+class TestWhatAServiceSays:
+    @pytest.mark.parametrize(
+        ("error", "verdict", "kind", "text", "after_s"),
+        [
+            (Retry(), Verdict.RETRY, "Retry", "", None),
+            (Retry(2.5, "the printer is out of paper"), Verdict.RETRY, "Retry", "the printer is out of paper", 2.5),
+            (Reject("no such customer"), Verdict.REJECTED, "Reject", "no such customer", None),
+            (Requeue("not mine"), Verdict.REQUEUE, "Requeue", "not mine", None),
+            (ValueError("boom"), Verdict.FAILED, "ValueError", "boom", None),
+        ],
+    )
+    def test_of_a_message_is_its_verdict(
+        self, error: Exception, verdict: Verdict, kind: str, text: str, after_s: float | None
+    ) -> None:
+        outcome = execution(raising(error), Kind.MESSAGE).run(job(Kind.MESSAGE))
+        assert outcome.fault is not None
+        assert (outcome.verdict, outcome.fault.type, outcome.fault.text) == (verdict, kind, text)
+        assert outcome.retry_after_s == after_s
+        assert outcome.reply is None
+
+    def test_of_a_message_keeps_what_it_was_raised_from(self) -> None:
+        def action(request: Request) -> None:
+            try:
+                open("/nonexistent/file")  # noqa: PTH123, SIM115
+            except OSError as error:
+                raise Retry(5) from error
+
+        outcome = execution(action, Kind.MESSAGE).run(job(Kind.MESSAGE))
+        assert outcome.fault is not None
+        assert "FileNotFoundError" in (outcome.fault.trace or "")
+
+    @pytest.mark.parametrize(("after", "after_ms"), [(None, 1000), (0.25, 250), (0, 0)])
+    def test_retry_of_a_call_is_busy_and_no_answer_for_good(self, after: float | None, after_ms: int) -> None:
+        outcome = execution(raising(Retry(after, "warming up"))).run(job(Kind.CALL))
+        fault = fault_of(outcome)
+        assert (fault.type, fault.text, fault.retry_after_ms) == ("busy", "warming up", after_ms)
+        assert outcome.verdict is Verdict.RETRY
+
+    def test_reject_of_a_call_is_its_callers_error(self) -> None:
+        outcome = execution(raising(Reject("no such customer"))).run(job(Kind.CALL))
+        assert (fault_of(outcome).type, fault_of(outcome).text) == ("Reject", "no such customer")
+        assert outcome.verdict is Verdict.REJECTED
+
+    def test_requeue_of_a_call_is_a_mistake_of_the_service(self) -> None:
+        outcome = execution(raising(Requeue())).run(job(Kind.CALL))
+        assert (fault_of(outcome).type, outcome.verdict) == ("Requeue", Verdict.FAILED)
+
+    def test_only_what_it_does_not_say_on_purpose_is_logged_as_a_failure(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level(logging.WARNING):
+            for error in (Retry(), Reject("no"), Requeue()):
+                execution(raising(error), Kind.MESSAGE).run(job(Kind.MESSAGE))
+            assert not caplog.records
+            execution(raising(ValueError("boom")), Kind.MESSAGE).run(job(Kind.MESSAGE))
+            assert "boom" in caplog.text
+
+    @pytest.mark.parametrize("after", [-1, float("nan"), float("inf")])
+    def test_a_time_that_is_none_is_refused(self, after: float) -> None:
+        with pytest.raises(ValueError, match="after must be seconds"):
+            Retry(after)
+
+    def test_the_words_can_be_had_from_the_package_itself(self) -> None:
+        assert (servicebus.Retry, servicebus.Reject, servicebus.Requeue) == (Retry, Reject, Requeue)
+
+
+class TestWhatAServiceIsShown:
+    def test_it_can_ask_which_request_it_serves_for_as_long_as_it_does(self) -> None:
+        found: list[Request | None] = []
+        execution(lambda request: found.extend([current_request(), request])).run(job(Kind.CALL))
+        assert found[0] is found[1] is not None
+        assert current_request() is None
+        execution(raising(ValueError())).run(job(Kind.CALL))
+        assert current_request() is None
+
+    def test_the_attempt_is_counted_from_one(self) -> None:
+        found: list[int] = []
+        third = job(Kind.MESSAGE)
+        third.attempts = 3
+        for each in (job(Kind.MESSAGE), third):
+            execution(lambda request: found.append(request.attempts), Kind.MESSAGE).run(each)
+        assert found == [1, 3]
+
+    def test_it_sees_that_its_caller_gives_up(self) -> None:
+        each = job(Kind.CALL)
+        found: list[bool] = []
+
+        def action(request: Request) -> None:
+            found.append(request.cancelled)
+            each.is_cancelled = True
+            found.append(request.cancelled)
+
+        assert execution(action).run(each).verdict is Verdict.DONE
+        assert found == [False, True]
+
+    def test_it_sees_that_its_callers_deadline_has_passed(self) -> None:
+        each = job(Kind.CALL)
+
+        def action(request: Request) -> list[bool]:
+            before = request.cancelled
+            each_request: Any = request
+            each_request._deadline = time.monotonic() - 0.001
+            return [before, request.cancelled]
+
+        outcome = execution(action).run(each)
+        assert outcome.reply is not None
+        assert decode_json(decode_reply(outcome.reply, 10_000).message) == [False, True]
+
+    def test_the_journal_is_told_before_the_service_runs_and_not_if_it_does_not(self) -> None:
+        order: list[str] = []
+        each = job(Kind.CALL)
+        each.started = lambda: order.append("started")
+        execution(lambda request: order.append("run")).run(each)
+        late = job(Kind.CALL)
+        late.started = lambda: order.append("late")
+        late.deadline = time.monotonic() - 1
+        execution(lambda request: order.append("late")).run(late)
+        assert order == ["started", "run"]
+
+
+class TestWhatIsNotRun:
+    def test_a_call_that_was_cancelled_before_it_ran_gets_no_answer(self) -> None:
+        each = job(Kind.CALL)
+        each.is_cancelled = True
+        outcome = execution(raising(AssertionError("was run"))).run(each)
+        assert (outcome.verdict, outcome.reply) == (Verdict.NOT_RUN, None)
+        assert outcome.fault is not None
+        assert outcome.fault.type == "cancelled"
+
+    def test_a_call_that_has_expired_is_told_so(self) -> None:
+        each = job(Kind.CALL)
+        each.deadline = time.monotonic() - 0.001
+        outcome = execution(raising(AssertionError("was run"))).run(each)
+        assert (outcome.verdict, fault_of(outcome).type) == (Verdict.NOT_RUN, "expired")
+
+
+class TestLocks:
+    """Through a ServiceThread, as the worker uses it."""
+
+    def thread(
+        self, instance: Any, kind: Kind = Kind.CALL, locks: NodeLocks | None = None, size: int = 100, **how: Any
+    ) -> tuple[ServiceThread, list[Outcome]]:
+        outcomes: list[Outcome] = []
+        service = Service(kind, "test", "it", instance, **how)
+        thread = ServiceThread(service, size, outcomes.append, lambda: None, with_traces=False, locks=locks)
+        thread.start()
+        return thread, outcomes
+
+    @pytest.mark.parametrize("kind", [Kind.CALL, Kind.MESSAGE])
+    def test_without_a_key_a_call_is_told_and_a_message_fails_by_its_ladder(self, kind: Kind) -> None:
+        thread, outcomes = self.thread(Does(lambda request: None), kind, lock="account")
+        assert thread.put(job(kind, {"amount": 1}))
+        outcome = wait_until(lambda: outcomes)[0]
+        fault = outcome.fault
+        assert fault is not None
+        assert (outcome.verdict, fault.type) == (Verdict.FAILED, "LockError")
+        assert fault.text == "no lock for service test.it: the params have no 'account'"
+        assert (outcome.reply is None) == (kind is Kind.MESSAGE)
+        thread.stop()
+        assert thread.join(time.monotonic() + 10)
+
+    def test_params_that_are_no_json_are_refused_as_ever(self) -> None:
+        thread, outcomes = self.thread(Does(lambda request: None), lock="account")
+        broken = job(Kind.CALL)
+        object.__setattr__(broken.incoming, "raw_params", b"{")
+        assert thread.put(broken)
+        assert wait_until(lambda: outcomes)[0].verdict is Verdict.NOT_RUN
+        thread.stop()
+        assert thread.join(time.monotonic() + 10)
+
+    def test_the_same_key_runs_one_at_a_time_and_others_beside_it(self) -> None:
+        gate = threading.Event()
+        running: list[str] = []
+
+        def action(request: Request) -> str:
+            running.append(request.params["account"])
+            assert gate.wait(10)
+            return "done"
+
+        thread, outcomes = self.thread(Does(action), threads=4, lock="account")
+        for account in ("A", "A", "B", "A", "C"):
+            assert thread.put(job(Kind.CALL, {"account": account}))
+        wait_until(lambda: len(running) == 3)
+        assert sorted(running) == ["A", "B", "C"]
+        assert thread.backlog == 5
+        gate.set()
+        wait_until(lambda: len(outcomes) == 5)
+        assert sorted(running) == ["A", "A", "A", "B", "C"]
+        assert thread.backlog == 0
+        thread.stop()
+        assert thread.join(time.monotonic() + 10)
+
+    def test_those_that_wait_for_a_lock_fill_the_inbox(self, tmp_path: Any) -> None:
+        locks, other = NodeLocks(tmp_path / "locks"), NodeLocks(tmp_path / "locks")
+        thread, outcomes = self.thread(Does(lambda request: "done"), locks=locks, size=2, concurrency="node")
+        slot = taken_by(other)
+        assert thread.put(job(Kind.CALL))
+        assert thread.put(job(Kind.CALL))
+        assert not thread.put(job(Kind.CALL))
+        other.release(slot)
+        wait_until(lambda: len(outcomes) == 2)
+        thread.stop()
+        assert thread.join(time.monotonic() + 10)
+
+    @pytest.mark.parametrize(
+        ("kind", "verdict", "reply"), [(Kind.CALL, Verdict.NOT_RUN, "stopping"), (Kind.MESSAGE, Verdict.REQUEUE, None)]
+    )
+    def test_a_stop_sends_what_waits_for_another_process_elsewhere(
+        self, tmp_path: Any, kind: Kind, verdict: Verdict, reply: str | None
+    ) -> None:
+        locks, other = NodeLocks(tmp_path / "locks"), NodeLocks(tmp_path / "locks")
+        thread, outcomes = self.thread(Does(lambda request: "done"), kind, locks, concurrency="node")
+        taken_by(other, kind)
+        assert thread.put(job(kind))
+        thread.begin_stop()
+        outcome = wait_until(lambda: outcomes)[0]
+        assert outcome.verdict is verdict
+        if reply is not None:
+            assert fault_of(outcome).type == reply
+        assert thread.backlog == 0
+        thread.stop()
+        assert thread.join(time.monotonic() + 10)
+
+
+def taken_by(locks: NodeLocks, kind: Kind = Kind.CALL) -> int:
+    """Another worker of the node has the lock of the service."""
+    from servicebus.runtime.lock_keys import slot_finder
+
+    slot = slot_finder(Service(kind, "test", "it", None, concurrency="node"))(None)
+    assert slot is not None
+    assert locks.take(slot)
+    return slot
