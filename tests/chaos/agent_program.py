@@ -24,7 +24,7 @@ def main(path: str) -> int:
     use_clock(Path(orders["clock"]))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s")
     # A traceback for each failure on purpose would be most of what the log server gets.
-    logging.getLogger("servicebus.runtime.service_thread").setLevel(logging.ERROR)
+    logging.getLogger("servicebus.runtime.execution").setLevel(logging.ERROR)
     if orders["plant"]:
         plant(orders["plant"])
     configuration = Configuration(orders["configuration"])
