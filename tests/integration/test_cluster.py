@@ -123,11 +123,12 @@ def test_calls_and_messages_go_on_when_a_member_is_killed(
 
 
 def test_a_queue_for_calls_that_went_down_with_its_member_is_replaced_by_one_for_all_workers(
-    broker_cluster: Cluster, start_agent: StartAgent, make_sender: MakeSender
+    broker_cluster: Cluster, start_agent: StartAgent, make_sender: MakeSender, tmp_path: Path
 ) -> None:
+    settings = {"queue_type": "quorum", "journal": str(tmp_path / "journal")}
     first, second, third = broker_cluster.members
     agents = [
-        start_agent([as_host(order)], queue_type="quorum").wait_consuming()
+        start_agent([as_host(order)], **settings).wait_consuming()
         for order in ([first, second, third], [second, third, first], [third, second, first])
     ]
     assert broker_cluster.leader_of("NODE-01.rpc") is first
@@ -139,7 +140,7 @@ def test_a_queue_for_calls_that_went_down_with_its_member_is_replaced_by_one_for
         wait_until(lambda: probe.consumers("NODE-01.rpc~2") == 3, 30, lambda: agents[2].log())
         broker_cluster.start()
         agents[0].stop()
-        agents.append(start_agent([as_host([first, second, third])], queue_type="quorum").wait_consuming())
+        agents.append(start_agent([as_host([first, second, third])], **settings).wait_consuming())
         assert probe.consumers("NODE-01.rpc~2") == 3
         assert not probe.consumers("NODE-01.rpc")
         traffic.wait_flowing()
