@@ -6,14 +6,18 @@ import logging
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 from servicebus.agent_logging import AgentLogging
 from servicebus.configuration import BrokerHost, Configuration
-from servicebus.errors import ConfigurationError
+from servicebus.endpoints import Lock
+from servicebus.errors import ConfigurationError, JournalUnavailable
+from servicebus.runtime.journal import journal_of
 from servicebus.runtime.master import Master
-from servicebus.runtime.service_thread import Service
+from servicebus.runtime.node_locks import locks_of
+from servicebus.runtime.registration import Service, register
+from servicebus.runtime.signals import EXIT_FAILED
 from servicebus.runtime.worker import Hook, Worker
 from servicebus.sender import Sender
 from servicebus.wire.address import Address
@@ -47,21 +51,67 @@ class ServiceBus:
 
     # -- registering ---------------------------------------------------------------------------------------------------
 
-    def add_rpc_service(self, category: str, name: str, service: Any, *, threads: int = 1) -> None:
+    def add_rpc_service(
+        self,
+        category: str,
+        name: str,
+        service: Any,
+        *,
+        threads: int | None = None,
+        idempotent: bool | None = None,
+        lock: Lock | None = None,
+        concurrency: Literal["node"] | None = None,
+    ) -> None:
         """Answer calls to ``NODE.category.name`` by ``service.on_call(request, response)``.
 
         The object is built before the fork and copied into every worker; what must not be shared (files, sockets,
         database handles) belongs into its ``setup()``, which runs in the service's own thread.
 
+        What is not given here is taken from the attribute of the same name, if *service* is an ``RpcService``.
+
+        Args:
+            threads: how many calls run side by side in one worker; 1 by default.
+            idempotent: a call whose worker died in the middle is run again, not reported as interrupted.
+            lock: calls with the same one run one at a time on the node: the place of a value in the params
+                (``"account"``, ``"order.id"``, an index), or a function that gets the params and gives a text, a
+                number, or None for no lock.
+            concurrency: ``"node"`` runs one call at a time on the node.
+
         Raises:
             AddressError: category or name cannot stand in an address.
-            ConfigurationError: the name is taken, or *service* has no ``on_call``.
+            ConfigurationError: the name is taken, *service* has no ``on_call``, or an option is none.
         """
-        self._add(Kind.CALL, category, name, service, "on_call", threads)
+        self._add(
+            Kind.CALL,
+            category,
+            name,
+            service,
+            threads=threads,
+            idempotent=idempotent,
+            lock=lock,
+            concurrency=concurrency,
+        )
 
-    def add_message_service(self, category: str, name: str, service: Any, *, threads: int = 1) -> None:
-        """Handle messages to ``NODE.category.name`` by ``service.on_message(request)``; else as add_rpc_service()."""
-        self._add(Kind.MESSAGE, category, name, service, "on_message", threads)
+    def add_message_service(
+        self,
+        category: str,
+        name: str,
+        service: Any,
+        *,
+        threads: int | None = None,
+        retry: Sequence[float] | None = None,
+        lock: Lock | None = None,
+        concurrency: Literal["node"] | None = None,
+    ) -> None:
+        """Handle messages to ``NODE.category.name`` by ``service.on_message(request)``; else as add_rpc_service().
+
+        Args:
+            retry: seconds before each further attempt at a message whose handler raised; empty for no second attempt.
+                Without it ``retry_ladder`` of the configuration holds.
+        """
+        self._add(
+            Kind.MESSAGE, category, name, service, threads=threads, retry=retry, lock=lock, concurrency=concurrency
+        )
 
     def add_message_services(self, category: str, name: str, service: Any) -> None:
         """The name of ``add_message_service()`` in py-servicebus 2.x."""
@@ -113,20 +163,18 @@ class ServiceBus:
         self._config = configuration
         for each in configuration.hosts:
             if host in (each.name, each.host):
-                return self._worker(each).run()
+                return self._work(each)
         known = ", ".join(each.name for each in configuration.hosts)
         raise ConfigurationError(f"{host!r} is none of the configured hosts ({known})", key="hosts")
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _add(self, kind: Kind, category: str, name: str, service: Any, method: str, threads: int) -> None:
+    def _add(self, kind: Kind, category: str, name: str, service: Any, **options: Any) -> None:
         Address(self._config.node_name, category, name)
         key = (kind, f"{category}.{name}")
         if key in self._services:
             raise ConfigurationError(f"service {key[1]} for {kind.value}s is registered already", key="services")
-        if not callable(getattr(service, method, None)):
-            raise ConfigurationError(f"service {key[1]}: {type(service).__name__} has no {method}()", key="services")
-        self._services[key] = Service(kind, category, name, service, threads)
+        self._services[key] = register(kind, category, name, service, **options)
 
     def _run_beside(self, parent_pid: int) -> None:
         sys.exit(self._serve(parent_pid))
@@ -151,19 +199,32 @@ class ServiceBus:
 
     def _run_worker(self, host: BrokerHost, beat_fd: int, life_fd: int) -> int:
         self._logging.in_worker(f"worker {host.name}")
-        return self._worker(host).run(beat_fd, life_fd)
+        return self._work(host, beat_fd, life_fd)
 
-    def _worker(self, host: BrokerHost) -> Worker:
+    def _work(self, host: BrokerHost, beat_fd: int | None = None, life_fd: int | None = None) -> int:
+        try:
+            journal = journal_of(self._config)
+        except JournalUnavailable as error:
+            LOG.error("%s: not served, because what runs twice cannot be known: %s", host.name, error)
+            return EXIT_FAILED
+        try:
+            locks = locks_of(self._config) if any(service.is_locked for service in self._services.values()) else None
+        except OSError as error:
+            LOG.error("%s: not served, because the locks of its services cannot be kept: %s", host.name, error)
+            return EXIT_FAILED
         sender = _NestedSender(self._config)
-        return Worker(
+        worker = Worker(
             self._config,
             host,
             list(self._services.values()),
             lambda: sender,
+            journal,
+            locks=locks,
             queue_len=self._queue_len,
             after_fork=self._after_fork,
             on_exit=self._on_exit,
         )
+        return worker.run(beat_fd, life_fd)
 
 
 class _NestedSender(Sender):

@@ -14,24 +14,32 @@ from collections.abc import Callable
 from typing import Any
 
 from servicebus.configuration import BrokerHost, Configuration
-from servicebus.errors import ConnectFailed, ConnectionLost, TransportError
+from servicebus.errors import ConnectFailed, ConnectionLost, QueueConflict, QueueStranded, TransportError
 from servicebus.policy.backoff import Backoff, cap_for
 from servicebus.policy.connection import Event, State, after
+from servicebus.policy.members import Turn
 from servicebus.runtime.control import ControlLane
+from servicebus.runtime.delay_lane import DelayLane
 from servicebus.runtime.dialect import Dialect
+from servicebus.runtime.fleeting import FleetingQueues
 from servicebus.runtime.job import Claim
 from servicebus.runtime.publisher import Publisher
 from servicebus.runtime.settler import Settler
-from servicebus.runtime.topology import calls_lane, control_lane, declare_again, messages_lane
+from servicebus.runtime.topology import calls_lane, control_lane, declare_again, delays_lane, messages_lane
 from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Delivery, Script
 from servicebus.transport.loop import EventLoop
+from servicebus.wire.address import is_stored, rpc_queue
 from servicebus.wire.envelope import Kind
 
 LOG = logging.getLogger(__name__)
 
 CONNECT_LIMIT_S = 2.0
 _REPEAT_COMPLAINT_S = 300.0
+_WAITING_AGAIN_S = 5.0
+"""How often queues are asked for that are out of reach, or of another type."""
+_STORED_LANES = ("messages", "delays")
+_FLEETING_LANES = ("control", "calls")
 
 Lane = tuple[str, Callable[[], Script]]
 
@@ -53,14 +61,19 @@ class NodeConsumer:
         self.settler = settler
         self._control = control
         self._backoff = Backoff()
+        self._turn = Turn(len(host.members))
+        self._fleeting = FleetingQueues(config, len(host.members))
+        self._waiting: dict[str, str] = {}
+        """Lanes whose queues cannot be had, while the others are served, with the reason."""
         self._connections: list[AmqpConnection] = []
         self._abandoned: list[Callable[[], None]] = []
         self._publisher: Publisher | None = None
         self._channels: dict[str, BrokerChannel] = {}
-        self._tags: dict[str, str] = {}
+        self._tags: dict[str, list[str]] = {}
+        self._echo_queue = ""
         self._opened = 0
         self._is_stopping = False
-        self._complaint = ("", 0.0)
+        self._complaints: dict[str, float] = {}
         self._extra_lanes: list[Lane] = []
         self._looks_at: int | None = None
         """The generation whose topology is being looked at, until the broker has answered."""
@@ -76,7 +89,7 @@ class NodeConsumer:
 
     def reconnect(self, reason: str) -> None:
         """Open both connections anew, now: the broker does not answer on those we have."""
-        self._loop.post(lambda: self._lost(reason, "closed", is_silent=True))
+        self._loop.post(lambda: self._fell_silent(reason))
 
     # -- connecting --------------------------------------------------------------------------------------------------
 
@@ -90,18 +103,19 @@ class NodeConsumer:
         self._opened = 0
         self._channels = {}
         self._tags = {}
+        self._waiting = {}
         self._publisher = None
         self._connections = [self._open_connection(purpose) for purpose in ("publishes", "consumes")]
 
     def _open_connection(self, purpose: str) -> AmqpConnection:
         return AmqpConnection(
             self._loop,
-            self.host,
+            self.host.member(self._turn.number),
             self,
             label=f"servicebus {self._config.node_name} {purpose} pid {os.getpid()}",
             heartbeat_s=self._config.heartbeat_interval,
-            connect_timeout_s=min(self._config.socket_timeout, CONNECT_LIMIT_S),
-            handshake_timeout_s=max(self._config.socket_timeout, 10.0),
+            connect_timeout_s=self._turn.patience_s(min(self._config.socket_timeout, CONNECT_LIMIT_S)),
+            handshake_timeout_s=self._turn.patience_s(max(self._config.socket_timeout, 10.0)),
             fast=self._config.fast_lane,
         )
 
@@ -129,10 +143,12 @@ class NodeConsumer:
 
     def connection_failed(self, connection: BrokerConnection, error: ConnectFailed) -> None:
         if connection in self._connections:
+            self._turn.lost()
             self._lost(error.reason, error.kind)
 
     def connection_lost(self, connection: BrokerConnection, error: ConnectionLost) -> None:
         if connection in self._connections:
+            self._turn.lost()
             self._lost(error.reason, "closed")
 
     def connection_blocked(self, connection: BrokerConnection, reason: str | None) -> None:
@@ -143,7 +159,8 @@ class NodeConsumer:
             LOG.info("%s: the broker reads again", self.host.name)
 
     def _lanes(self) -> list[Lane]:
-        config, tags, generation = self._config, self._tags, self.generation
+        config, fleeting, generation = self._config, self._fleeting, self.generation
+        delays = DelayLane(self, config.node_name, generation)
 
         def take(kind: Kind, dialect: Dialect) -> Callable[[Delivery], None]:
             return lambda delivery: self.settler.take(delivery, generation, dialect, kind)
@@ -151,12 +168,19 @@ class NodeConsumer:
         def on_control(delivery: Delivery) -> None:
             self._answer_control(delivery, generation)
 
+        def keep(name: str) -> Callable[[str], None]:
+            return lambda tag: self.keep_tag(name, tag)
+
         return [
-            ("control", lambda: control_lane(config, on_control, self._control.on_echo, tags)),
-            ("calls", lambda: calls_lane(config, take(Kind.CALL, self._control.dialect), tags)),
-            ("messages", lambda: messages_lane(config, take(Kind.MESSAGE, self.message_dialect), tags)),
+            ("control", lambda: control_lane(config, fleeting, on_control, self._control.on_echo, self._keep_echo)),
+            ("calls", lambda: calls_lane(config, fleeting, take(Kind.CALL, self._control.dialect), keep("calls"))),
+            ("messages", lambda: messages_lane(config, take(Kind.MESSAGE, self.message_dialect), keep("messages"))),
+            ("delays", lambda: delays_lane(config, delays.on_delivery, keep("delays"))),
             *self._extra_lanes,
         ]
+
+    def _keep_echo(self, queue: str) -> None:
+        self._echo_queue = queue
 
     def add_lane(self, name: str, script: Callable[[NodeConsumer, int], Script]) -> None:
         """Consume one more queue on a channel of its own; before ``start()``."""
@@ -164,49 +188,106 @@ class NodeConsumer:
 
     def keep_tag(self, name: str, consumer_tag: str) -> None:
         """What ``cancel(name)`` cancels, on this pair of connections."""
-        self._tags[name] = consumer_tag
+        self._tags.setdefault(name, []).append(consumer_tag)
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
         self._loop.call_later(delay_s, callback)
 
     def _open_lanes(self) -> None:
-        lanes = self._lanes()
+        self._open_each(self._lanes(), self._consuming)
+
+    def _open_each(self, lanes: list[Lane], then: Callable[[], None]) -> None:
         generation = self.generation
 
         def open_next(index: int) -> None:
             if generation != self.generation:
                 return
             if index == len(lanes):
-                self._consuming()
+                then()
                 return
             name, script = lanes[index]
+            if name in _STORED_LANES and self._waiting:
+                self._waiting[name] = next(iter(self._waiting.values()))
+                open_next(index + 1)
+                return
+            is_open = False
 
             def opened(channel: BrokerChannel) -> None:
                 self._channels[name] = channel
-                channel.run(script(), lambda: open_next(index + 1))
+                channel.run(script(), ready)
 
-            self._connections[1].open_channel(opened, self._broken_in(generation))
+            def ready() -> None:
+                nonlocal is_open
+                is_open = True
+                open_next(index + 1)
+
+            def broken(error: TransportError) -> None:
+                if generation != self.generation:
+                    return
+                if not is_open and _can_wait(name, error):
+                    self._let_wait(name, error)
+                    open_next(index + 1)
+                else:
+                    self._broken(error)
+
+            self._connections[1].open_channel(opened, broken)
 
         open_next(0)
 
     def _consuming(self) -> None:
         self._step(Event.OPENED)
         self._backoff.reset()
+        self._turn.opened()
+        self._fleeting.begin_anew()
         self.consuming_since = time.monotonic()
-        self._control.connected(self._tags["echo"], self.consuming_since)
-        if self._complaint[0]:
-            self._complaint = ("", 0.0)
-        LOG.info("%s: consuming for node %s", self.host.name, self._config.node_name)
+        self._control.connected(self._echo_queue, self.consuming_since)
+        self._control.calls_made_at = self._fleeting.made_at(rpc_queue(self._config.node_name))
+        self._complaints = {reason: at for reason, at in self._complaints.items() if reason in self._waiting.values()}
+        self._look_for_waiting_later()
+        member = f" by {self._connections[0].host.address}" if self.host.members else ""
+        LOG.info("%s: consuming for node %s%s", self.host.name, self._config.node_name, member)
+
+    def _let_wait(self, lane: str, error: TransportError) -> None:
+        """Its queue is out of reach until its member of the cluster is back, or of another type until it was moved.
+
+        The rest is served meanwhile.
+        """
+        self._channels.pop(lane, None)
+        reason = self._waiting[lane] = getattr(error, "reason", str(error))
+        self._complain(reason, "topology")
+
+    def _look_for_waiting_later(self) -> None:
+        generation = self.generation
+
+        def look() -> None:
+            if generation == self.generation and self.state is State.CONSUMING:
+                lanes = [lane for lane in self._lanes() if lane[0] in self._waiting]
+                self._waiting = {}
+                self._open_each(lanes, self._look_for_waiting_later)
+
+        if self._waiting:
+            self._loop.call_later(_WAITING_AGAIN_S, look)
 
     # -- losing ------------------------------------------------------------------------------------------------------
 
     def _broken_in(self, generation: int) -> Callable[[TransportError], None]:
         def broken(error: TransportError) -> None:
             if generation == self.generation:
-                kind = error.kind if isinstance(error, ConnectFailed) else "closed"
-                self._lost(getattr(error, "reason", str(error)), kind)
+                self._broken(error)
 
         return broken
+
+    def _broken(self, error: TransportError) -> None:
+        kind = error.kind if isinstance(error, ConnectFailed) else "closed"
+        if isinstance(error, QueueStranded):
+            kind = "spared" if self._fleeting.is_spared(error.queue) else "closed"
+            if kind == "closed":
+                self._fleeting.begin_anew()
+        self._lost(getattr(error, "reason", str(error)), kind)
+
+    def _fell_silent(self, reason: str) -> None:
+        self._turn.lost()
+        self._lost(reason, "closed", is_silent=True)
 
     def _lost(self, reason: str, kind: str, *, is_silent: bool = False) -> None:
         if self.state not in (State.CONNECTING, State.CONSUMING, State.DRAINING):
@@ -228,7 +309,7 @@ class NodeConsumer:
                 connection.abort(reason)
         self._step(Event.LOST)
         if not self._is_stopping:
-            self._loop.call_later(self._backoff.next_s(cap_for(kind)), self._retry)
+            self._loop.call_later(0.0 if kind == "spared" else self._backoff.next_s(cap_for(kind)), self._retry)
 
     def _retry(self) -> None:
         if self.state is State.BACKOFF:
@@ -236,16 +317,16 @@ class NodeConsumer:
 
     def _complain(self, reason: str, kind: str) -> None:
         """One clear line per cause, repeated every few minutes, not at every attempt."""
-        text, at = self._complaint
         now = time.monotonic()
-        if reason == text and now - at < _REPEAT_COMPLAINT_S:
+        at = self._complaints.get(reason)
+        if at is not None and now - at < _REPEAT_COMPLAINT_S:
             return
-        self._complaint = (reason, now)
+        self._complaints[reason] = now
         is_for_the_operator = kind in ("credentials", "topology", "tls")
         LOG.log(
             logging.ERROR if is_for_the_operator else logging.WARNING,
             "%s: %s%s",
-            self.host.name,
+            self._connections[0].host.place if self._connections else self.host.name,
             reason,
             "; trying again, the other hosts are served" if is_for_the_operator else "; reconnecting",
         )
@@ -262,7 +343,7 @@ class NodeConsumer:
 
     def send_echo(self) -> None:
         if self._publisher is not None and self.state in (State.CONSUMING, State.DRAINING) and not self.blocked:
-            self._publisher.echo(self._tags["echo"], self._control.echo_body())
+            self._publisher.echo(self._echo_queue, self._control.echo_body())
 
     def look_after_topology(self) -> None:
         """Declare again what reaches us: queues, bindings or the exchange may have been deleted under our feet.
@@ -274,7 +355,8 @@ class NodeConsumer:
             return
         self._looks_at = self.generation
         unattended: list[str] = []
-        channel.run(declare_again(self._config, unattended), lambda: self._looked(unattended))
+        look = declare_again(self._config, self._fleeting, unattended, with_stored=not self._waiting)
+        channel.run(look, lambda: self._looked(unattended))
 
     def _looked(self, unattended: list[str]) -> None:
         self._looks_at = None
@@ -288,8 +370,9 @@ class NodeConsumer:
 
     def cancel(self, name: str) -> None:
         channel = self._channels.get(name)
-        if channel is not None and name in self._tags:
-            channel.cancel(self._tags.pop(name))
+        for tag in self._tags.pop(name, ()):
+            if channel is not None:
+                channel.cancel(tag)
 
     @property
     def node_name(self) -> str:
@@ -311,11 +394,28 @@ class NodeConsumer:
     def is_closed(self) -> bool:
         return all(not connection.is_open for connection in self._connections)
 
+    @property
+    def is_whole(self) -> bool:
+        """Every lane is consumed."""
+        return self.state is State.CONSUMING and not self._waiting
+
+    def _what_is_wrong(self) -> str:
+        if self.state is State.CONSUMING:
+            return next(iter(self._waiting.values()), "")
+        return self.last_error
+
     def snapshot(self) -> dict[str, Any]:
         """State for the status socket; read by the worker's main thread."""
         return {
             "state": self.state.value,
             "blocked": self.blocked,
-            "last_error": self.last_error if self.state is not State.CONSUMING else "",
+            "last_error": self._what_is_wrong(),
             "attempts": self._backoff.attempts,
         }
+
+
+def _can_wait(lane: str, error: TransportError) -> bool:
+    """Whether the other lanes are of use without this one, which has just been refused."""
+    if isinstance(error, QueueStranded):
+        return lane not in _FLEETING_LANES
+    return isinstance(error, QueueConflict) and is_stored(error.queue)

@@ -1,44 +1,87 @@
-"""Dispatcher: delivery -> the inbox of its service; outcome -> what the broker is told. The I/O thread's own."""
+"""Dispatcher: delivery -> the inbox of its service; outcome -> what the broker is told. The I/O thread's own.
+
+Theory of operation. A delivery is *received* (verified; an Arrival, or refused at once), and all that one read brought
+is *begun* together, which costs the journal one row. What the journal says of an id decides: it is put into the inbox
+of its service, joins the run under way, gets the stored answer, or is held because another worker of the node has it.
+When its service has left it, the journal is told before anybody else: what is not written there was not done.
+"""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from servicebus.errors import EnvelopeError
+from servicebus.errors import EnvelopeError, JournalUnavailable
+from servicebus.runtime.complaints import Complaints
 from servicebus.runtime.dialect import Dialect, Refused
-from servicebus.runtime.job import Burial, Claim, Incoming, Job, Outcome, Settlement
-from servicebus.runtime.journal import Journal, Standing
+from servicebus.runtime.job import Burial, Claim, Incoming, Job, Outcome, Postponement, Settlement, Verdict
+from servicebus.runtime.journal import Journal, Known, Release, Standing, Start
+from servicebus.runtime.retries import Retries
 from servicebus.runtime.service_thread import ServiceThread
 from servicebus.transport.interface import Delivery
+from servicebus.wire import headers
 from servicebus.wire.envelope import Kind
-from servicebus.wire.fault import Fault
-
-LOG = logging.getLogger(__name__)
+from servicebus.wire.fault import BUSY, EXPIRED, INTERRUPTED, REFUSED, STOPPING, UNKNOWN_SERVICE, Fault
 
 _BUSY_RETRY_MS = 50
-_LOGGED_REFUSALS_PER_S = 5
-_KEPT_BURIALS = 1024
+_FATAL_DEATHS = 3
+"""A request that was running when its worker died, so often, is held responsible."""
+_ASIDE_S = 1.0
 
 ServiceKey = tuple[Kind, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A verified request that its service could run, and whose standing is not known yet."""
+
+    incoming: Incoming
+    claim: Claim
+    dialect: Dialect
+    service: ServiceThread
+    deadline: float | None
+    """``time.monotonic()`` from which nobody waits for it."""
+    on_full: Callable[[], None] | None
+    """What to do when there is no room, instead of the usual."""
+
+    @property
+    def start(self) -> Start:
+        may_run_again = self.incoming.kind is Kind.MESSAGE or self.service.service.idempotent
+        return Start(self.incoming.id, self.incoming.expires_at, may_run_again)
+
+
+class Begun(NamedTuple):
+    """What became of arrivals; those in neither list are in their service's inbox."""
+
+    settlements: list[Settlement]
+    held: list[Arrival]
+    """Another worker of the node has their ids just now: to be asked again."""
 
 
 class Dispatcher:
     """Every delivery ends in exactly one Settlement, now or when its service has finished."""
 
-    def __init__(self, services: Mapping[ServiceKey, ServiceThread], journal: Journal, host_name: str):
+    def __init__(
+        self,
+        services: Mapping[ServiceKey, ServiceThread],
+        journal: Journal,
+        host_name: str,
+        retry_ladder: tuple[float, ...] = (),
+    ):
         self.counters: Counter[str] = Counter()
         self.is_stopping = False
         self._services = services
         self._journal = journal
-        self._host_name = host_name
+        self._retries = Retries(retry_ladder)
+        self._complaints = Complaints(host_name)
         self._running: dict[str, Job] = {}
-        self._unburied: dict[str, Burial] = {}
-        """Messages that failed and whose dead letter the broker has not confirmed yet."""
-        self._log_window = (0.0, 0)
+        self._storing: dict[str, Settlement] = {}
+        """Left by their services; the broker has not confirmed the copy that has to be stored before the ack."""
+        self._unreleased: list[tuple[str, Release]] = []
+        """What the journal could not be told yet."""
 
     def __repr__(self) -> str:
         return f"<Dispatcher running={len(self._running)} services={len(self._services)}>"
@@ -47,8 +90,17 @@ class Dispatcher:
     def unfinished(self) -> int:
         return len(self._running)
 
-    def admit(self, delivery: Delivery, generation: int, dialect: Dialect, lane: Kind) -> Settlement | None:
-        """Put *delivery* into its service's inbox (None), or say what to do with it instead."""
+    # -- in ------------------------------------------------------------------------------------------------------------
+
+    def receive(
+        self,
+        delivery: Delivery,
+        generation: int,
+        dialect: Dialect,
+        lane: Kind,
+        on_full: Callable[[], None] | None = None,
+    ) -> Arrival | Settlement:
+        """Verify *delivery*; what can be said of it without the journal is said at once."""
         try:
             incoming = dialect.read(delivery)
             if incoming.kind is not lane:
@@ -59,122 +111,216 @@ class Dispatcher:
         service = self._services.get((lane, incoming.key))
         if service is None:
             return self._unknown(incoming, claim, dialect)
-        return self._begin(incoming, claim, dialect, service)
+        deadline = None if incoming.remaining_s is None else time.monotonic() + incoming.remaining_s
+        return Arrival(incoming, claim, dialect, service, deadline, on_full)
 
-    def finished(self, outcome: Outcome) -> Settlement:
-        """The settlement of a job that its service has left."""
-        job = outcome.job
-        incoming = job.incoming
-        self._running.pop(incoming.id, None)
-        if outcome.has_run:
-            self._journal.finish(incoming.id, outcome.reply)
+    def begin(self, arrivals: Sequence[Arrival]) -> Begun:
+        """Have *arrivals* run, answered or held.
+
+        Raises:
+            JournalUnavailable: nothing has changed.
+        """
+        known = self._journal.begin_many([arrival.start for arrival in arrivals], time.time())
+        begun = Begun([], [])
+        for arrival, what in zip(arrivals, known, strict=True):
+            self._admit(arrival, what, begun)
+        self.write_releases()
+        return begun
+
+    def cancel(self, id: str) -> bool:
+        """Nobody waits for call *id* any more; False if it does not run here."""
+        job = self._running.get(id)
+        if job is not None and job.incoming.kind is Kind.CALL:
+            job.is_cancelled = True
+            self.counters["cancelled"] += 1
+        return job is not None
+
+    # -- out -----------------------------------------------------------------------------------------------------------
+
+    def finished(self, outcomes: Sequence[Outcome]) -> list[Settlement]:
+        """The settlements of jobs that their services have left.
+
+        Raises:
+            JournalUnavailable: nothing has changed.
+        """
+        # The journal first: an answer that it does not know might be given once, and the work be done twice.
+        self._journal.finish_many(
+            [(outcome.job.incoming.id, outcome.reply) for outcome in outcomes if outcome.is_final], time.time()
+        )
+        settlements = [self._settlement(outcome) for outcome in outcomes]
+        self.write_releases()
+        return settlements
+
+    def stored(self, settlement: Settlement) -> None:
+        """The copy that *settlement* asks for is stored, or was refused by the broker and the original stays."""
+        job = settlement.job
+        if job is not None and self._storing.pop(job.incoming.id, None) is not None and settlement.release is not None:
+            self._unreleased.append((job.incoming.id, settlement.release))
+            self.write_releases()
+
+    def tick(self) -> None:
+        """Let the journal keep its house. Raises JournalUnavailable."""
+        self._journal.tick(time.time())
+        self.write_releases()
+
+    def write_releases(self) -> None:
+        """Tell the journal what may come again; as long as it cannot be told, copies are held."""
+        for why in Release:
+            ids = [id for id, reason in self._unreleased if reason is why]
+            if not ids:
+                continue
+            try:
+                self._journal.release_many(ids, why)
+            except JournalUnavailable:
+                return
+            self._unreleased = [entry for entry in self._unreleased if entry[1] is not why]
+
+    # -- what the journal knows ----------------------------------------------------------------------------------------
+
+    def _admit(self, arrival: Arrival, known: Known, begun: Begun) -> None:
+        if known.standing is Standing.NEW:
+            settlement = self._run(arrival, known)
+        elif known.standing is Standing.RUNNING:
+            if self._is_elsewhere(arrival, begun):
+                return
+            settlement = self._join(arrival)
+        elif known.standing is Standing.INTERRUPTED:
+            settlement = self._interrupted(arrival, "its worker died while it ran; how far it came is unknown")
         else:
-            self._journal.forget(incoming.id)
-        self._count(outcome)
-        if incoming.kind is Kind.MESSAGE and outcome.fault is not None:
-            burial = _burial(outcome.fault)
-            if outcome.has_run:
-                self._keep(incoming.id, burial)
-            return Settlement(job.claims, burial=burial, buries=incoming.id)
-        return Settlement(job.claims, outcome.reply)
+            settlement = self._finished_before(arrival, known.answer)
+        if settlement is not None:
+            begun.settlements.append(settlement)
 
-    def buried(self, id: str) -> None:
-        """The dead letter of message *id* is stored."""
-        self._unburied.pop(id, None)
+    def _is_elsewhere(self, arrival: Arrival, begun: Begun) -> bool:
+        """It runs in another worker: it is held, for as long as somebody waits for it."""
+        id = arrival.incoming.id
+        if id in self._running or id in self._storing:
+            return False
+        if arrival.deadline is not None and time.monotonic() > arrival.deadline:
+            begun.settlements.append(self._answer(arrival, Fault(EXPIRED, "another worker of the node still runs it")))
+        else:
+            begun.held.append(arrival)
+        return True
 
-    # -- inside ----------------------------------------------------------------------------------------------------
-
-    def _begin(self, incoming: Incoming, claim: Claim, dialect: Dialect, service: ServiceThread) -> Settlement | None:
-        standing, answer = self._journal.begin(incoming.id, time.time(), incoming.expires_at)
-        if standing is not Standing.NEW:
-            return self._seen_before(incoming, claim, standing, answer, dialect)
+    def _run(self, arrival: Arrival, known: Known) -> Settlement | None:
+        incoming = arrival.incoming
+        if known.deaths >= _FATAL_DEATHS:
+            return self._fatal(arrival, known)
         if self.is_stopping and incoming.kind is Kind.CALL:
             # Asked after the journal: a copy of a call that runs here waits for its answer and must not run elsewhere.
-            self._journal.forget(incoming.id)
+            self._release(incoming.id, Release.NOT_RUN)
             self.counters["stopping"] += 1
-            return Settlement([claim], dialect.write_fault(incoming, Fault("stopping", "the agent is stopping")))
-        deadline = None if incoming.remaining_s is None else time.monotonic() + incoming.remaining_s
-        job = Job(incoming, dialect, claim, deadline)
-        if service.put(job):
-            self._running[incoming.id] = job
+            return self._answer(arrival, Fault(STOPPING, "the agent is stopping"))
+        job = Job(incoming, arrival.dialect, arrival.claim, arrival.deadline)
+        # A message may have been run on another machine that has this node's name; only its copy tells.
+        elsewhere = headers.number(arrival.claim.delivery.headers, headers.ATTEMPTS)
+        job.attempts = max(known.attempts, elsewhere + 1)
+        job.started = self._journal.starter(incoming.id)
+        self._running[incoming.id] = job
+        if arrival.service.put(job):
             return None
-        self._journal.forget(incoming.id)
-        if incoming.is_patient:
-            return Settlement([claim], aside=True)
-        self.counters["busy"] += 1
-        if incoming.kind is Kind.MESSAGE:
-            return Settlement([claim], aside=True)
-        fault = Fault("busy", f"the inbox of {incoming.key} is full", retry_after_ms=_BUSY_RETRY_MS)
-        return Settlement([claim], dialect.write_fault(incoming, fault))
+        del self._running[incoming.id]
+        self._release(incoming.id, Release.NOT_RUN)
+        return self._full(arrival, elsewhere)
 
-    def _seen_before(
-        self, incoming: Incoming, claim: Claim, standing: Standing, answer: bytes | None, dialect: Dialect
-    ) -> Settlement | None:
-        job = self._running.get(incoming.id)
-        if standing is Standing.RUNNING and job is not None:
-            # Redelivered after a reconnect, or re-sent over a recovered path: it waits for the run under way.
-            self.counters["joined"] += 1
-            job.claims.append(claim)
+    def _full(self, arrival: Arrival, attempts: int) -> Settlement:
+        incoming = arrival.incoming
+        if incoming.is_patient or incoming.kind is Kind.MESSAGE:
+            self.counters["busy"] += not incoming.is_patient
+            aside = Postponement(_ASIDE_S, attempts)
+            return Settlement([arrival.claim], postponement=aside, is_full=True, on_full=arrival.on_full)
+        self.counters["busy"] += 1
+        return self._answer(arrival, Fault(BUSY, f"the inbox of {incoming.key} is full", retry_after_ms=_BUSY_RETRY_MS))
+
+    def _join(self, arrival: Arrival) -> Settlement | None:
+        """Redelivered after a reconnect, or re-sent over a recovered path: it waits for the run under way."""
+        self.counters["joined"] += 1
+        job = self._running.get(arrival.incoming.id)
+        if job is not None:
+            job.claims.append(arrival.claim)
             return None
-        burial = self._unburied.get(incoming.id)
-        if burial is not None:
-            # It failed, and the connection was lost before its dead letter was stored: acked now, it would vanish.
-            return Settlement([claim], burial=burial, buries=incoming.id)
+        settlement = self._storing[arrival.incoming.id]
+        settlement.claims.append(arrival.claim)
+        return settlement
+
+    def _fatal(self, arrival: Arrival, known: Known) -> Settlement:
+        incoming = arrival.incoming
+        text = f"it was running when its worker died, {known.deaths} times"
+        self._complaints.log(f"{incoming.kind.value} {incoming.id} to {incoming.key} is not run any more: {text}")
+        if incoming.kind is Kind.CALL:
+            self._release(incoming.id, Release.BURIED)
+            return self._interrupted(arrival, text)
+        job = Job(incoming, arrival.dialect, arrival.claim, None)
+        burial = Burial("killed-worker", text, attempts=known.attempts - 1)
+        return self._store(job, Settlement(job.claims, burial=burial, release=Release.BURIED))
+
+    def _interrupted(self, arrival: Arrival, text: str) -> Settlement:
+        self.counters[INTERRUPTED] += 1
+        return self._answer(arrival, Fault(INTERRUPTED, text))
+
+    def _finished_before(self, arrival: Arrival, answer: bytes | None) -> Settlement:
+        incoming = arrival.incoming
         self.counters["refused.replayed"] += 1
         if answer is None and incoming.kind is Kind.CALL:
-            self._log_refusal(f"call {incoming.id} to {incoming.key} refused: replayed, and its answer is gone")
-            fault = Fault("refused", "replayed: this id was executed already, and its answer is no longer stored")
-            answer = dialect.write_fault(incoming, fault)
-        return Settlement([claim], answer)
+            self._complaints.log(f"call {incoming.id} to {incoming.key} refused: replayed, and its answer is gone")
+            text = "replayed: this id was executed already, and its answer is no longer stored"
+            return self._answer(arrival, Fault(REFUSED, text))
+        return Settlement([arrival.claim], answer)
 
-    def _keep(self, id: str, burial: Burial) -> None:
-        self._unburied[id] = burial
-        if len(self._unburied) > _KEPT_BURIALS:
-            del self._unburied[next(iter(self._unburied))]
+    # -- refusals ------------------------------------------------------------------------------------------------------
 
     def _unknown(self, incoming: Incoming, claim: Claim, dialect: Dialect) -> Settlement:
         self.counters["refused.unknown-service"] += 1
-        self._log_refusal(f"no service {incoming.key} for {incoming.kind.value}s; asked for by {incoming.id}")
+        self._complaints.log(f"no service {incoming.key} for {incoming.kind.value}s; asked for by {incoming.id}")
         if incoming.kind is Kind.MESSAGE:
-            return Settlement([claim], burial=Burial("unknown-service", f"no message service {incoming.key}"))
-        fault = Fault("unknown-service", f"the node has no RPC service {incoming.key}")
+            return Settlement([claim], burial=Burial(UNKNOWN_SERVICE, f"no message service {incoming.key}"))
+        fault = Fault(UNKNOWN_SERVICE, f"the node has no RPC service {incoming.key}")
         return Settlement([claim], dialect.write_fault(incoming, fault))
 
     def _refuse(self, refused: Refused, claim: Claim, lane: Kind) -> Settlement:
         reason = refused.error.reason
         self.counters[f"refused.{reason}"] += 1
-        self._log_refusal(f"{lane.value} refused: {refused.error}")
+        self._complaints.log(f"{lane.value} refused: {refused.error}")
         # A message that was confirmed must not vanish, even if it is only our clock or our secret that is wrong.
         burial = Burial(reason, refused.error.detail) if lane is Kind.MESSAGE else None
         return Settlement([claim], refused.reply, burial)
 
-    def _count(self, outcome: Outcome) -> None:
-        fault = outcome.fault
-        if fault is None:
-            self.counters[f"executed.{outcome.job.incoming.kind.value}"] += 1
-        elif fault.type == "refused":
-            self.counters[f"refused.{fault.text.partition(':')[0]}"] += 1
-        elif outcome.has_run:
-            self.counters["failed"] += 1
-        else:
-            self.counters[fault.type] += 1
+    # -- ends ----------------------------------------------------------------------------------------------------------
 
-    def _log_refusal(self, text: str) -> None:
-        """One line each, but never a flood that a stranger could cause; the counters miss nothing."""
-        second, logged = self._log_window
-        now = time.monotonic()
-        if now - second >= 1.0:
-            second, logged = now, 0
-        if logged < _LOGGED_REFUSALS_PER_S:
-            LOG.warning("%s: %s", self._host_name, text)
-        self._log_window = (second, logged + 1)
+    def _settlement(self, outcome: Outcome) -> Settlement:
+        job = outcome.job
+        del self._running[job.incoming.id]
+        self._count(outcome)
+        if outcome.is_final:
+            return Settlement(job.claims, outcome.reply)
+        if job.incoming.kind is Kind.CALL:
+            self._release(job.incoming.id, Release.NOT_RUN)
+            return Settlement(job.claims, outcome.reply)
+        service = self._services[Kind.MESSAGE, job.incoming.key].service
+        return self._store(job, self._retries.settlement(outcome, service.ladder))
+
+    def _store(self, job: Job, settlement: Settlement) -> Settlement:
+        """Nothing is acked, and the id does not come free, before the copy is stored."""
+        settlement.job = job
+        self._storing[job.incoming.id] = settlement
+        return settlement
+
+    def _answer(self, arrival: Arrival, fault: Fault) -> Settlement:
+        return Settlement([arrival.claim], arrival.dialect.write_fault(arrival.incoming, fault))
+
+    def _release(self, id: str, why: Release) -> None:
+        self._unreleased.append((id, why))
+
+    def _count(self, outcome: Outcome) -> None:
+        fault, kind = outcome.fault, outcome.job.incoming.kind.value
+        if outcome.verdict is Verdict.DONE:
+            self.counters[f"executed.{kind}"] += 1
+        elif fault is not None and fault.type == REFUSED:
+            self.counters[f"refused.{fault.text.partition(':')[0]}"] += 1
+        elif outcome.verdict is Verdict.NOT_RUN and fault is not None:
+            self.counters[fault.type] += 1
+        else:
+            self.counters[outcome.verdict.value] += 1
 
     def snapshot(self) -> dict[str, Any]:
         return {"unfinished": self.unfinished, **self.counters}
-
-
-def _burial(fault: Fault) -> Burial:
-    if fault.type == "refused":
-        reason, _, detail = fault.text.partition(": ")
-        return Burial(reason, detail)
-    return Burial(fault.type, fault.text, fault.trace or "")

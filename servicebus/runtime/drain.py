@@ -55,6 +55,8 @@ class Drain:
     def run(self) -> bool:
         """True if everything that was accepted has been finished."""
         self._loop.post(self._take_no_more)
+        for service in self._services:
+            service.begin_stop()
         self._until(lambda: self._services_idle() and self._calls_are_quiet(), "work finished")
         self._loop.post(lambda: self._consumer.cancel("calls"))
         is_idle = self._until(self._services_idle, "services idle")
@@ -77,8 +79,8 @@ class Drain:
 
     def _take_no_more(self) -> None:
         self._dispatcher.is_stopping = True
-        self._consumer.cancel("messages")
-        self._consumer.cancel("compat")
+        for lane in ("messages", "delays", "compat"):
+            self._consumer.cancel(lane)
         self._consumer.stop()
         self._ask_for_waiting_calls()
 

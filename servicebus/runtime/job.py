@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from servicebus.runtime.dialect import Dialect
+    from servicebus.runtime.journal import Release
 
 
 def _nothing() -> None:
@@ -108,26 +109,52 @@ class Outcome:
     """With RETRY: when; None for what the service's ladder says."""
 
     @property
-    def has_run(self) -> bool:
-        return self.verdict is not Verdict.NOT_RUN
+    def is_final(self) -> bool:
+        """The id is done with: a copy gets the same answer. Else it may come again."""
+        if self.verdict is Verdict.DONE:
+            return True
+        return self.job.incoming.kind is Kind.CALL and self.verdict in (Verdict.FAILED, Verdict.REJECTED)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Burial:
     """Why a message goes to the dead letters."""
 
     reason: str
     detail: str
     trace: str = ""
+    attempts: int = 0
+    """How often it was run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Postponement:
+    """How long a message waits in the delay queues, and how often it was run and failed until now."""
+
+    delay_s: float
+    attempts: int
 
 
 @dataclass(slots=True)
 class Settlement:
-    """What is done with deliveries: a reply published, the message buried or put aside for a moment, then the ack."""
+    """What is done with deliveries: a reply published, or a copy of the message stored and confirmed; then the ack."""
 
     claims: list[Claim] = field(default_factory=list)
     reply: bytes | None = None
     burial: Burial | None = None
-    buries: str = ""
-    """The id to tell ``Dispatcher.buried()`` when the dead letter is stored."""
-    aside: bool = False
+    postponement: Postponement | None = None
+    job: Job | None = None
+    """Whose end this is; None for a delivery that was never begun."""
+    release: Release | None = None
+    """What the journal is told of the job once the copy is stored."""
+    is_full: bool = False
+    """It is only for want of room that it is postponed."""
+    on_full: Callable[[], None] | None = None
+    """What to do instead of postponing it."""
+    storing_in: int | None = None
+    """The generation in which the copy was published and is not confirmed yet."""
+
+    @property
+    def copy(self) -> Burial | Postponement | None:
+        """What is stored before the ack, if anything is."""
+        return self.burial or self.postponement

@@ -1,25 +1,20 @@
-"""Publisher: what a worker publishes on one broker: replies at once, dead letters and put-asides confirmed first."""
+"""Publisher: what a worker publishes on one broker: replies at once, copies of messages confirmed first."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from servicebus.configuration import Configuration
 from servicebus.errors import TransportError
-from servicebus.runtime.job import Burial, Claim
-from servicebus.runtime.topology import ASIDE_S
+from servicebus.runtime.copies import Copy, dead_letter, delayed
+from servicebus.runtime.job import Claim, Settlement
 from servicebus.transport.confirms import Unconfirmed
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Returned
-from servicebus.wire.address import dead_queue, delay_queue
 
 LOG = logging.getLogger(__name__)
-
-_DETAIL_CHARS = 1000
-_TRACE_CHARS = 8000
 
 
 class Publisher:
@@ -65,32 +60,30 @@ class Publisher:
         if self._replies is not None:
             self._replies.publish("", queue, body, mandatory=False)
 
-    def bury(self, claim: Claim, burial: Burial, on_stored: Callable[[bool], None]) -> None:
-        """Write a message to the node's dead letters, with the reason; ``on_stored(ok)`` once the broker has it."""
-        self._counters["dead"] += 1
-        headers = {
-            **_headers_of(claim),
-            "x-servicebus-reason": burial.reason,
-            "x-servicebus-detail": burial.detail[:_DETAIL_CHARS],
-            "x-servicebus-trace": burial.trace[-_TRACE_CHARS:],
-            "x-servicebus-host": self._host_name,
-            "x-servicebus-time": int(time.time()),
-        }
-        self._store(dead_queue(self._config.node_name), claim, headers, on_stored)
-
-    def put_aside(self, claim: Claim, on_stored: Callable[[bool], None]) -> None:
-        """Let a message wait in the shortest delay queue; it is no attempt."""
-        self._counters["aside"] += 1
-        self._store(delay_queue(self._config.node_name, ASIDE_S), claim, _headers_of(claim), on_stored)
-
-    def _store(self, queue: str, claim: Claim, headers: Mapping[str, Any], on_stored: Callable[[bool], None]) -> None:
+    def store(self, claim: Claim, settlement: Settlement, on_stored: Callable[[bool], None]) -> None:
+        """Publish the copy that *settlement* asks for; ``on_stored(ok)`` once the broker has it, or has refused it."""
         if self._stored is None:
             return  # the connection is going down: the broker has the original still
+        copy = self._copy(claim, settlement)
         number = self._stored.publish(
-            "", queue, claim.delivery.body, message_id=claim.delivery.message_id, persistent=True, headers=headers
+            "",
+            copy.queue,
+            claim.delivery.body,
+            message_id=claim.delivery.message_id,
+            persistent=True,
+            headers=copy.headers,
         )
         if number:
             self._unconfirmed.add(number, on_stored)
+
+    def _copy(self, claim: Claim, settlement: Settlement) -> Copy:
+        node, given, now = self._config.node_name, claim.delivery.headers, time.time()
+        if settlement.burial is not None:
+            self._counters["dead"] += 1
+            return dead_letter(node, given, settlement.burial, self._host_name, now)
+        assert settlement.postponement is not None
+        self._counters["aside" if settlement.is_full else "delayed"] += 1
+        return delayed(node, given, settlement.postponement, now)
 
     def _confirmed(self, number: int, multiple: bool, is_ack: bool) -> None:
         for on_stored in self._unconfirmed.settled(number, multiple):
@@ -101,9 +94,3 @@ class Publisher:
         LOG.error("%s: queue %s is gone (%s); reconnecting", self._host_name, returned.routing_key, returned.reason)
         self._unconfirmed.clear()
         self._on_broken(TransportError(f"queue {returned.routing_key} is gone"))
-
-
-def _headers_of(claim: Claim) -> dict[str, Any]:
-    """The headers that a stored copy keeps. The broker's own x-death would be refused when published."""
-    headers = claim.delivery.headers or {}
-    return {name: value for name, value in headers.items() if not name.startswith("x-") or "servicebus" in name}

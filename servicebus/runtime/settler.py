@@ -1,35 +1,48 @@
-"""Settler: what becomes of deliveries: executed or refused, then answered, buried or put aside, and acked.
+"""Settler: what becomes of deliveries: executed or refused, then answered or stored elsewhere, and acked.
 
 It lives as long as the worker, over all connections to the broker. A *generation* is one pair of them: what an older
 one delivered is not acked any more, because its tags are void and the broker delivers it anew.
+
+What one read brought is begun together at the end of the loop's turn, and what services have left is finished together:
+one row in the journal for each batch. When the journal cannot be asked or told, both wait, and nothing is acked.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 
+from servicebus.errors import JournalUnavailable
+from servicebus.runtime.complaints import Complaints
 from servicebus.runtime.dialect import Dialect
-from servicebus.runtime.dispatcher import Dispatcher
+from servicebus.runtime.dispatcher import Arrival, Begun, Dispatcher
 from servicebus.runtime.job import Claim, Outcome, Settlement
 from servicebus.runtime.publisher import Publisher
 from servicebus.transport.interface import Delivery
 from servicebus.transport.loop import EventLoop
 from servicebus.wire.envelope import Kind
 
+_ASK_AGAIN_S = 0.05
+_TICK_S = 0.25
+
 
 class Settler:
-    """Belongs to the I/O thread, but for ``post()``."""
+    """Belongs to the I/O thread, but for ``post()`` and ``start()``."""
 
-    def __init__(self, loop: EventLoop, dispatcher: Dispatcher):
+    def __init__(self, loop: EventLoop, dispatcher: Dispatcher, host_name: str):
         self.delivered_at = 0.0
         """``time.monotonic()`` of the last call or message that came in."""
         self._loop = loop
         self._dispatcher = dispatcher
+        self._complaints = Complaints(host_name)
         self._generation: int | None = None
         self._publisher: Publisher | None = None
-        self._outcomes: deque[Outcome] = deque()
+        self._arrivals: list[Arrival] = []
+        self._held: list[Arrival] = []
+        """To be begun later: another worker has the id, or the journal could not be asked."""
+        self._is_asking_again = False
+        self._outcomes: list[Outcome] = []
         self._is_scheduled = False
 
     def __repr__(self) -> str:
@@ -44,6 +57,10 @@ class Settler:
         """Something is not yet handed to the broker, or not confirmed by it."""
         return bool(self._outcomes) or (self._publisher is not None and self._publisher.unconfirmed > 0)
 
+    def start(self) -> None:
+        """Keep the journal's house, from any thread."""
+        self._loop.post(self._tick)
+
     def begin(self, generation: int, publisher: Publisher) -> None:
         """A new pair of connections: claims of *generation* are settled from here on, over *publisher*."""
         self._generation, self._publisher = generation, publisher
@@ -51,6 +68,7 @@ class Settler:
     def end(self) -> None:
         """The connections are gone: no claim can be settled until the next ones."""
         self._generation = self._publisher = None
+        self._held.clear()  # the broker delivers them anew
 
     def post(self, outcome: Outcome) -> None:
         """Hand over what a service made of a job, from any thread; one wake-up serves a whole batch."""
@@ -58,6 +76,8 @@ class Settler:
         if not self._is_scheduled:
             self._is_scheduled = True
             self._loop.post(self._settle_outcomes)
+
+    # -- in ------------------------------------------------------------------------------------------------------------
 
     def take(
         self,
@@ -69,44 +89,96 @@ class Settler:
     ) -> None:
         """Have a delivery executed or refused; with *on_full*, call that instead of putting it aside."""
         self.delivered_at = time.monotonic()
-        settlement = self._dispatcher.admit(delivery, generation, dialect, lane)
-        if settlement is None:
+        received = self._dispatcher.receive(delivery, generation, dialect, lane, on_full)
+        if isinstance(received, Settlement):
+            self.settle(received)
             return
-        if settlement.aside and on_full is not None:
-            on_full()
-        else:
-            self.settle(settlement)
+        if not self._arrivals:
+            self._loop.flush_later(self)
+        self._arrivals.append(received)
 
-    def settle(self, settlement: Settlement) -> None:
-        for claim in settlement.claims:
-            if claim.generation == self._generation and self._publisher is not None:
-                self._settle_claim(claim, settlement, self._publisher)
+    def flush(self) -> None:
+        """The turn is over: begin what it brought."""
+        arrivals, self._arrivals = self._arrivals, []
+        self._begin(arrivals)
+
+    def _begin(self, arrivals: Sequence[Arrival]) -> None:
+        try:
+            begun = self._dispatcher.begin(arrivals)
+        except JournalUnavailable as error:
+            self._complaints.log(f"{error}; what arrives waits")
+            begun = Begun([], list(arrivals))
+        for settlement in begun.settlements:
+            if settlement.on_full is not None:
+                settlement.on_full()
+            else:
+                self.settle(settlement)
+        self._hold(begun.held)
+
+    def _hold(self, arrivals: Sequence[Arrival]) -> None:
+        self._held.extend(arrivals)
+        if self._held and not self._is_asking_again:
+            self._is_asking_again = True
+            self._loop.call_later(_ASK_AGAIN_S, self._ask_again)
+
+    def _ask_again(self) -> None:
+        self._is_asking_again = False
+        held, self._held = self._held, []
+        if held:
+            self._begin(held)
+
+    # -- out -----------------------------------------------------------------------------------------------------------
 
     def _settle_outcomes(self) -> None:
         self._is_scheduled = False
-        while self._outcomes:
-            self.settle(self._dispatcher.finished(self._outcomes.popleft()))
+        outcomes, self._outcomes = self._outcomes, []
+        try:
+            settlements = self._dispatcher.finished(outcomes)
+        except JournalUnavailable as error:
+            # Answered or acked now, they would be run again after our death: they wait.
+            self._complaints.log(f"{error}; what is finished waits")
+            self._outcomes = outcomes + self._outcomes
+            self._is_scheduled = True
+            self._loop.call_later(_ASK_AGAIN_S, self._settle_outcomes)
+            return
+        for settlement in settlements:
+            self.settle(settlement)
 
-    def _settle_claim(self, claim: Claim, settlement: Settlement, publisher: Publisher) -> None:
-        if settlement.burial is not None:
-            publisher.bury(claim, settlement.burial, self._ack_once_stored(claim, settlement.buries))
-        elif settlement.aside:
-            publisher.put_aside(claim, self._ack_once_stored(claim))
-        else:
+    def settle(self, settlement: Settlement) -> None:
+        """Answer, store and ack, as far as the claims are of these connections; the others come again."""
+        live = [claim for claim in settlement.claims if claim.generation == self._generation]
+        if not live or self._publisher is None:
+            return
+        if settlement.copy is not None:
+            self._store(settlement, live[0], self._publisher)
+            return
+        for claim in live:
             # Reply first: a crash between the two costs a repeat, not an answer.
             if settlement.reply is not None:
-                publisher.reply(claim, settlement.reply)
+                self._publisher.reply(claim, settlement.reply)
             claim.delivery.channel.ack(claim.delivery.tag)
 
-    def _ack_once_stored(self, claim: Claim, buries: str = "") -> Callable[[bool], None]:
-        def stored(is_ack: bool) -> None:
-            if is_ack and buries:
-                self._dispatcher.buried(buries)
-            if claim.generation != self._generation:
-                return
-            if is_ack:
-                claim.delivery.channel.ack(claim.delivery.tag)
-            else:
-                claim.delivery.channel.reject(claim.delivery.tag, requeue=True)
+    def _store(self, settlement: Settlement, claim: Claim, publisher: Publisher) -> None:
+        if settlement.storing_in == self._generation:
+            return  # a copy is on its way already, and its confirm is for all claims
+        settlement.storing_in = self._generation
 
-        return stored
+        def confirmed(is_ack: bool) -> None:
+            settlement.storing_in = None
+            self._dispatcher.stored(settlement)
+            for claim in settlement.claims:
+                if claim.generation != self._generation:
+                    continue
+                if is_ack:
+                    claim.delivery.channel.ack(claim.delivery.tag)
+                else:
+                    claim.delivery.channel.reject(claim.delivery.tag, requeue=True)
+
+        publisher.store(claim, settlement, confirmed)
+
+    def _tick(self) -> None:
+        try:
+            self._dispatcher.tick()
+        except JournalUnavailable as error:
+            self._complaints.log(str(error))
+        self._loop.call_later(_TICK_S, self._tick)

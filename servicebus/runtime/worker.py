@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from servicebus.configuration import BrokerHost, Configuration
-from servicebus.policy.connection import State
 from servicebus.runtime.consumer import NodeConsumer
 from servicebus.runtime.control import ControlLane
 from servicebus.runtime.dialect import Version2
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.drain import Drain
-from servicebus.runtime.journal import MemoryJournal
+from servicebus.runtime.journal import Journal
+from servicebus.runtime.node_locks import NodeLocks
 from servicebus.runtime.ping_watcher import PingWatcher
 from servicebus.runtime.pulse import Pulse
 from servicebus.runtime.service_thread import Service, ServiceThread
@@ -34,7 +34,12 @@ Hook = Callable[[], Any]
 
 
 class Worker:
-    """Serves one host until told to stop; ``run()`` is its main thread and gives the exit code."""
+    """Serves one host until told to stop; ``run()`` is its main thread and gives the exit code.
+
+    Args:
+        journal: opened in this process; the worker closes it.
+        locks: opened in this process; needed where a service has locks.
+    """
 
     def __init__(
         self,
@@ -42,7 +47,9 @@ class Worker:
         host: BrokerHost,
         services: Sequence[Service],
         make_sender: Callable[[], Any],
+        journal: Journal,
         *,
+        locks: NodeLocks | None = None,
         queue_len: int | None,
         after_fork: Hook | None = None,
         on_exit: Hook | None = None,
@@ -57,14 +64,15 @@ class Worker:
         half = max(1, config.prefetch // 2)
         inbox_size = min(queue_len or half, half)
         self._services = [
-            ServiceThread(service, inbox_size, self._post, make_sender, with_traces=config.fault_traces)
+            ServiceThread(service, inbox_size, self._post, make_sender, with_traces=config.fault_traces, locks=locks)
             for service in services
         ]
         by_key = {(thread.service.kind, thread.service.key): thread for thread in self._services}
-        self._dispatcher = Dispatcher(by_key, MemoryJournal(), host.name)
+        self._journal = journal
+        self._dispatcher = Dispatcher(by_key, journal, host.name, config.retry_ladder)
         dialect = Version2(config, keyring)
         control = ControlLane(config, keyring, dialect, self._dispatcher)
-        self._settler = Settler(self._loop, self._dispatcher)
+        self._settler = Settler(self._loop, self._dispatcher, host.name)
         self._consumer = NodeConsumer(self._loop, host, config, self._settler, control)
         self._watcher = PingWatcher(self._loop, self._consumer, control, config)
         if config.compat:
@@ -82,6 +90,7 @@ class Worker:
         for service in self._services:
             service.start()
         threading.Thread(target=self._loop.run, name=self._loop.name, daemon=True).start()
+        self._settler.start()
         self._consumer.start()
         self._watcher.start()
         try:
@@ -89,6 +98,7 @@ class Worker:
             is_clean = Drain(self._loop, self._consumer, self._dispatcher, self._services, limit_s, pulse.wait).run()
             self._watcher.stop()
         finally:
+            self._journal.close()
             self._call_hook(self._on_exit, "exit hook")
         return EXIT_ASKED if is_clean else EXIT_FAILED
 
@@ -101,9 +111,10 @@ class Worker:
             "host": self._host.name,
             **consumer.snapshot(),
             # A broker that does not read what we publish gets no replies through to anybody.
-            "healthy": consumer.state is State.CONSUMING and not consumer.blocked,
+            "healthy": consumer.is_whole and not consumer.blocked,
             "backlog": sum(service.backlog for service in self._services),
             "counters": dict(self._dispatcher.counters),
+            "journal": self._journal.snapshot(),
         }
 
     def _call_hook(self, hook: Hook | None, name: str) -> None:

@@ -49,7 +49,9 @@ def trio(brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
 
 @pytest.mark.brokers(count=1)
 class TestWhatStopsAWorker:
-    @pytest.mark.parametrize("queue", ["NODE-01.rpc", "NODE-01.messages", "NODE-01.control"])
+    @pytest.mark.parametrize(
+        "queue", ["NODE-01.rpc", "NODE-01.messages", "NODE-01.messages.delay.1", "NODE-01.control"]
+    )
     def test_a_deleted_queue_is_declared_and_consumed_again(
         self, trio: tuple[Agent, Sender, Probe], queue: str
     ) -> None:
@@ -61,12 +63,11 @@ class TestWhatStopsAWorker:
         assert agent.worker()["pid"] == pid
         assert agent.worker()["restarts"] == 0
 
-    @pytest.mark.parametrize("queue", ["NODE-01.messages.delay.1", "NODE-01.dead"])
-    def test_a_queue_that_only_stores_is_there_again_when_it_is_needed(
-        self, trio: tuple[Agent, Sender, Probe], queue: str
+    def test_the_queue_of_dead_letters_is_there_again_when_it_is_needed(
+        self, trio: tuple[Agent, Sender, Probe]
     ) -> None:
         agent, sender, probe = trio
-        probe.delete(queue)
+        probe.delete("NODE-01.dead")
         sender.send("NODE-01.audit.record", "boom")
         wait_until(lambda: probe.depth("NODE-01.dead"), 15, lambda: f"a dead letter\n{agent.log()}")
         ((_, headers),) = probe.take_all("NODE-01.dead")
@@ -285,17 +286,15 @@ class TestServicesThatFail:
         assert event_id == 1
         assert probe.depth("NODE-01.messages") == 0
 
-    def test_a_dead_letter_that_is_put_back_as_it_is_is_not_handled_by_the_same_worker(
-        self, trio: tuple[Agent, Sender, Probe]
-    ) -> None:
-        """Its id was executed; docs say how to send it again."""
+    def test_a_dead_letter_that_is_put_back_is_tried_again(self, trio: tuple[Agent, Sender, Probe]) -> None:
+        """The journal lets its id in again once the dead letter is stored."""
         agent, sender, probe = trio
         sender.send("NODE-01.audit.record", "boom")
         wait_until(lambda: probe.depth("NODE-01.dead"))
         ((body, _),) = probe.take_all("NODE-01.dead")
         probe.publish("NODE-01.messages", body)
-        wait_until(lambda: agent.counters().get("refused.replayed") == 1)
-        assert probe.depth("NODE-01.dead") == 0
+        wait_until(lambda: probe.depth("NODE-01.dead"))
+        wait_until(lambda: agent.counters().get("failed") == 2)
 
     def test_a_services_own_error_reaches_its_caller_with_type_and_text(
         self, trio: tuple[Agent, Sender, Probe]

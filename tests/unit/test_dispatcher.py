@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from envelopes import SECRET, envelope, new_id, sealed
@@ -14,13 +15,14 @@ from waiting import wait_until
 
 from servicebus.configuration import Configuration
 from servicebus.endpoints import MessageService, Request, Response, RpcService
-from servicebus.errors import EnvelopeError
-from servicebus.runtime.dialect import Version2
-from servicebus.runtime.dispatcher import Dispatcher
-from servicebus.runtime.job import Outcome, Settlement
-from servicebus.runtime.journal import MemoryJournal
+from servicebus.errors import EnvelopeError, JournalUnavailable
+from servicebus.runtime.dialect import Dialect, Version2
+from servicebus.runtime.dispatcher import Arrival, Begun, Dispatcher
+from servicebus.runtime.job import Outcome, Postponement, Settlement
+from servicebus.runtime.journal import Known, MemoryJournal, Standing
 from servicebus.runtime.service_thread import Service, ServiceThread
 from servicebus.transport.interface import Delivery
+from servicebus.wire import headers
 from servicebus.wire.envelope import Kind, Reply
 from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import decode_envelope, decode_json, decode_reply
@@ -82,7 +84,7 @@ class Odd:
 class Agent:
     """What a worker makes of its services, without its connections."""
 
-    def __init__(self, inbox_size: int = 4) -> None:
+    def __init__(self, inbox_size: int = 4, ladder: tuple[float, ...] = ()) -> None:
         self.gate, self.note = Gate(), Note()
         self.outcomes: list[Outcome] = []
         services = [
@@ -97,24 +99,31 @@ class Agent:
         ]
         self.dialect = Version2(CONFIG, KEYRING)
         by_key = {(thread.service.kind, thread.service.key): thread for thread in self.threads}
-        self.dispatcher = Dispatcher(by_key, MemoryJournal(), "mq-a:5672")
+        self.dispatcher = Dispatcher(by_key, MemoryJournal(), "mq-a:5672", ladder)
         self.tag = 0
         for thread in self.threads:
             thread.start()
 
     def deliver(self, body: bytes, lane: Kind = Kind.CALL, reply_to: str | None = REPLY_TO) -> Settlement | None:
+        return admit(self.dispatcher, self.delivery(body, lane, reply_to), self.dialect, lane)
+
+    def receive(self, body: bytes, lane: Kind = Kind.CALL) -> Arrival | Settlement:
+        return self.dispatcher.receive(self.delivery(body, lane, REPLY_TO), 1, self.dialect, lane)
+
+    def delivery(self, body: bytes, lane: Kind, reply_to: str | None, given: dict[str, Any] | None = None) -> Delivery:
         self.tag += 1
         channel: Any = None  # settlements name it; only a consumer would use it
-        delivery = Delivery(channel, self.tag, body, reply_to=reply_to if lane is not Kind.MESSAGE else None)
-        return self.dispatcher.admit(delivery, 1, self.dialect, lane)
+        reply_to = reply_to if lane is not Kind.MESSAGE else None
+        return Delivery(channel, self.tag, body, reply_to=reply_to, headers=given)
 
     def finished(self) -> Settlement:
         """The settlement of the job that its service left first."""
         wait_until(lambda: self.outcomes, what="no service has finished anything")
-        return self.dispatcher.finished(self.outcomes.pop(0))
+        return self.dispatcher.finished([self.outcomes.pop(0)])[0]
 
-    def settle(self, body: bytes, lane: Kind = Kind.CALL) -> Settlement:
-        return self.deliver(body, lane) or self.finished()
+    def settle(self, body: bytes, lane: Kind = Kind.CALL, given: dict[str, Any] | None = None) -> Settlement:
+        delivery = self.delivery(body, lane, REPLY_TO, given)
+        return admit(self.dispatcher, delivery, self.dialect, lane) or self.finished()
 
     @property
     def counted(self) -> dict[str, int]:
@@ -126,6 +135,15 @@ class Agent:
             thread.stop()
         joined = [thread.join(time.monotonic() + 10) for thread in self.threads]
         return all(joined)
+
+
+def admit(dispatcher: Dispatcher, delivery: Delivery, dialect: Dialect, lane: Kind = Kind.CALL) -> Settlement | None:
+    """What is done with one delivery at once; None if it is in an inbox, or held."""
+    received = dispatcher.receive(delivery, 1, dialect, lane)
+    if isinstance(received, Settlement):
+        return received
+    settlements = dispatcher.begin([received]).settlements
+    return settlements[0] if settlements else None
 
 
 @pytest.fixture
@@ -322,7 +340,7 @@ class TestMessages:
     def test_a_message_is_handled_and_then_acked(self, agent: Agent) -> None:
         settlement = agent.settle(sealed("NODE-01.audit.note", {"what": "x"}, kind=Kind.MESSAGE), Kind.MESSAGE)
         assert agent.note.noted == [{"what": "x"}]
-        assert (settlement.reply, settlement.burial, settlement.aside) == (None, None, False)
+        assert (settlement.reply, settlement.copy) == (None, None)
         assert agent.counted == {"executed.message": 1}
 
     def test_a_message_whose_handler_raises_is_buried_with_the_exception(self, agent: Agent) -> None:
@@ -331,21 +349,18 @@ class TestMessages:
         assert (settlement.burial.reason, settlement.burial.detail) == ("ValueError", "boom it was")
         assert "raise ValueError" in settlement.burial.trace
 
-    def test_a_failed_message_that_comes_again_before_its_dead_letter_is_stored_is_buried_again(
-        self, agent: Agent
-    ) -> None:
-        """The connection was lost in between. It is not run again, and acked without a dead letter it would vanish."""
+    def test_a_failed_message_that_comes_again_before_its_copy_is_stored_waits_for_that(self, agent: Agent) -> None:
+        """The connection was lost in between. It is not run again, and acked without a copy it would vanish."""
         body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
         first = agent.settle(body, Kind.MESSAGE)
         again = agent.deliver(body, Kind.MESSAGE)
-        assert again is not None
-        assert (again.burial, again.buries) == (first.burial, first.buries)
-        assert agent.counted == {"failed": 1}
-        agent.dispatcher.buried(again.buries)
-        stored = agent.deliver(body, Kind.MESSAGE)
-        assert stored is not None
-        assert stored.burial is None
-        assert agent.counted == {"failed": 1, "refused.replayed": 1}
+        assert again is first
+        assert [claim.delivery.tag for claim in first.claims] == [1, 2]
+        assert agent.counted == {"failed": 1, "joined": 1}
+        agent.dispatcher.stored(first)
+        requeued = agent.settle(body, Kind.MESSAGE)
+        assert requeued.burial is not None
+        assert requeued.burial.attempts == 1
 
     def test_a_message_that_waited_for_hours_is_still_handled(self, agent: Agent) -> None:
         """Its freshness limit is token_max_age, not its time to live."""
@@ -354,6 +369,96 @@ class TestMessages:
         )
         assert settlement.burial is None
         assert agent.note.noted == [1]
+
+
+class TestFurtherAttempts:
+    def fail(self, agent: Agent, body: bytes) -> Settlement:
+        settlement = agent.settle(body, Kind.MESSAGE)
+        agent.dispatcher.stored(settlement)
+        return settlement
+
+    def test_a_message_that_fails_climbs_the_ladder_and_is_buried_behind_its_end(self) -> None:
+        agent = Agent(ladder=(1, 30))
+        try:
+            body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
+            ends = [self.fail(agent, body) for _ in range(3)]
+            assert [end.postponement for end in ends] == [Postponement(1, 1), Postponement(30, 2), None]
+            assert ends[2].burial is not None
+            assert (ends[2].burial.reason, ends[2].burial.attempts) == ("ValueError", 3)
+            assert agent.counted == {"failed": 3}
+        finally:
+            assert agent.stop()
+
+    def test_what_was_taken_out_of_the_dead_letters_starts_from_the_first_attempt(self) -> None:
+        agent = Agent(ladder=(1,))
+        try:
+            body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
+            ends = [self.fail(agent, body) for _ in range(3)]
+            assert [end.postponement for end in ends] == [Postponement(1, 1), None, Postponement(1, 1)]
+        finally:
+            assert agent.stop()
+
+    def test_attempts_on_another_machine_of_the_node_count(self) -> None:
+        agent = Agent(ladder=(1, 5, 30))
+        try:
+            body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
+            end = agent.settle(body, Kind.MESSAGE, {headers.ATTEMPTS: 2})
+            assert end.postponement == Postponement(30, 3)
+        finally:
+            assert agent.stop()
+
+    def test_a_message_that_was_running_when_three_workers_died_is_buried(self, agent: Agent) -> None:
+        body = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE)
+        with patch.object(MemoryJournal, "begin_many", lambda *_: [Known(Standing.NEW, None, 4, 3)]):
+            settlement = agent.deliver(body, Kind.MESSAGE)
+        assert settlement is not None
+        assert settlement.burial is not None
+        assert (settlement.burial.reason, settlement.burial.attempts) == ("killed-worker", 3)
+        assert agent.note.noted == []
+
+    def test_a_call_whose_worker_died_with_it_is_interrupted(self, agent: Agent) -> None:
+        body = sealed("NODE-01.math.add", [1, 2])
+        with patch.object(MemoryJournal, "begin_many", lambda *_: [Known(Standing.INTERRUPTED, None, 1, 1)]):
+            settlement = agent.deliver(body)
+        assert settlement is not None
+        assert fault(settlement, body)[0] == "interrupted"
+
+    def test_what_another_worker_runs_is_held_until_its_caller_gives_up(self, agent: Agent) -> None:
+        body = sealed("NODE-01.math.add", [1, 2], ttl_s=0.1)
+        received = agent.receive(body)
+        assert isinstance(received, Arrival)
+        with patch.object(MemoryJournal, "begin_many", lambda *_: [Known(Standing.RUNNING)]):
+            assert agent.dispatcher.begin([received]) == Begun([], [received])
+            wait_until(lambda: time.monotonic() > (received.deadline or 0))
+            (settlement,) = agent.dispatcher.begin([received]).settlements
+        assert fault(settlement, body)[0] == "expired"
+
+    def test_a_journal_that_cannot_be_told_changes_nothing(self, agent: Agent) -> None:
+        """What is finished is offered again until it is written; only then is anybody answered."""
+        body = sealed("NODE-01.math.add", [1, 2])
+        assert agent.deliver(body) is None
+        wait_until(lambda: agent.outcomes)
+        with (
+            patch.object(MemoryJournal, "finish_many", side_effect=JournalUnavailable("here", "locked")),
+            pytest.raises(JournalUnavailable),
+        ):
+            agent.dispatcher.finished(agent.outcomes)
+        assert agent.counted == {}
+        assert value(agent.finished(), body) == 3
+
+    def test_a_release_that_the_journal_could_not_be_told_is_told_later(self) -> None:
+        agent = Agent(inbox_size=0)
+        try:
+            body = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE)
+            with patch.object(MemoryJournal, "release_many", side_effect=JournalUnavailable("here", "locked")):
+                agent.deliver(body, Kind.MESSAGE)
+                assert agent.deliver(body, Kind.MESSAGE) is None
+            agent.dispatcher.tick()
+            settlement = agent.deliver(body, Kind.MESSAGE)
+            assert settlement is not None
+            assert settlement.is_full
+        finally:
+            assert agent.stop()
 
 
 class TestReplays:
@@ -383,7 +488,7 @@ class TestReplays:
         agent.settle(body, Kind.MESSAGE)
         again = agent.deliver(body, Kind.MESSAGE)
         assert again is not None
-        assert (again.burial, again.aside, len(again.claims)) == (None, False, 1)
+        assert (again.copy, len(again.claims)) == (None, 1)
         assert agent.note.noted == [1]
         assert agent.counted["refused.replayed"] == 1
 
@@ -434,7 +539,7 @@ class TestFullInboxes:
         try:
             settlement = agent.deliver(sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE), Kind.MESSAGE)
             assert settlement is not None
-            assert (settlement.aside, settlement.burial) == (True, None)
+            assert (settlement.is_full, settlement.postponement) == (True, Postponement(1.0, 0))
             assert agent.counted == {"busy": 1}
         finally:
             assert agent.stop()
@@ -515,9 +620,9 @@ class TestServiceThreads:
         body = sealed("NODE-01.test.it")
         dispatcher = Dispatcher({(Kind.CALL, "test.it"): thread}, MemoryJournal(), "mq-a")
         channel: Any = None
-        assert dispatcher.admit(Delivery(channel, 1, body, reply_to=REPLY_TO), 1, agent.dialect, Kind.CALL) is None
+        assert admit(dispatcher, Delivery(channel, 1, body, reply_to=REPLY_TO), agent.dialect) is None
         wait_until(lambda: outcomes)
-        assert value(dispatcher.finished(outcomes[0]), body) == "served all the same"
+        assert value(dispatcher.finished([outcomes[0]])[0], body) == "served all the same"
         thread.stop()
         assert thread.join(time.monotonic() + 10)
 
@@ -529,7 +634,7 @@ class TestServiceThreads:
         channel: Any = None
         for tag in range(6):
             delivery = Delivery(channel, tag, sealed("NODE-01.test.it"), reply_to=REPLY_TO)
-            assert dispatcher.admit(delivery, 1, agent.dialect, Kind.CALL) is None
+            assert admit(dispatcher, delivery, agent.dialect) is None
         for _ in range(3):
             assert gate.entered.acquire(timeout=10)
         assert not gate.entered.acquire(blocking=False)
@@ -546,7 +651,7 @@ class TestServiceThreads:
         channel: Any = None
         for tag in range(50):
             delivery = Delivery(channel, tag, sealed("NODE-01.test.it", [tag]), reply_to=REPLY_TO)
-            assert dispatcher.admit(delivery, 1, agent.dialect, Kind.CALL) is None
+            assert admit(dispatcher, delivery, agent.dialect) is None
         thread.stop()
         thread.start()
         assert thread.join(time.monotonic() + 10)
@@ -560,7 +665,7 @@ class TestServiceThreads:
         dispatcher = Dispatcher({(Kind.CALL, "test.it"): thread}, MemoryJournal(), "mq-a")
         channel: Any = None
         delivery = Delivery(channel, 1, sealed("NODE-01.test.it"), reply_to=REPLY_TO)
-        assert dispatcher.admit(delivery, 1, agent.dialect, Kind.CALL) is None
+        assert admit(dispatcher, delivery, agent.dialect) is None
         thread.stop()
         assert not thread.join(time.monotonic() + 0.05)
         gate.open.set()

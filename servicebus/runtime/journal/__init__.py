@@ -3,7 +3,7 @@
 from servicebus.runtime.journal.interface import Journal, JournalUnavailable, Known, Release, Standing, Start
 from servicebus.runtime.journal.ledger import Limits
 from servicebus.runtime.journal.memory import MemoryJournal
-from servicebus.runtime.journal.opening import MEMORY, default_path, open_journal, open_shared
+from servicebus.runtime.journal.opening import MEMORY, default_path, journal_of, open_journal, open_shared
 from servicebus.runtime.journal.shared import SharedJournal
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Standing",
     "Start",
     "default_path",
+    "journal_of",
     "open_journal",
     "open_shared",
 ]

@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from servicebus.runtime.journal.blackbox import BlackBoxes
+from servicebus.configuration import Configuration
 from servicebus.runtime.journal.interface import Journal, JournalUnavailable
 from servicebus.runtime.journal.ledger import Limits
 from servicebus.runtime.journal.log import Damaged
@@ -20,11 +21,18 @@ from servicebus.runtime.journal.sqlite_log import SqliteLog
 
 LOG = logging.getLogger(__name__)
 
-__all__ = ["MEMORY", "default_path", "open_journal", "open_shared"]
+__all__ = ["MEMORY", "default_path", "journal_of", "open_journal", "open_shared"]
 
 MEMORY = "memory"
 
 _PARTS = ("", "-wal", "-shm")
+
+
+def journal_of(config: Configuration) -> Journal:
+    """The journal that *config* asks for, in the process that is going to use it. Raises JournalUnavailable."""
+    limits = Limits(config.journal_max_entries, config.journal_max_answer_bytes, config.reply_keep)
+    where = default_path(config.node_name, os.environ) if config.journal is None else config.journal.reveal()
+    return open_journal(where, config.node_name, limits)
 
 
 def open_journal(where: str, node: str, limits: Limits | None = None) -> Journal:

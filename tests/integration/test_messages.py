@@ -1,0 +1,99 @@
+"""Messages on real brokers: further attempts, delays, and what the journal of the node knows over all its workers."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from collections.abc import Callable
+
+import psutil
+import pytest
+from agents import Agent
+from envelopes import sealed
+from probe import Probe
+from waiting import wait_until
+
+from servicebus.configuration import Configuration
+from servicebus.sender import Sender
+from servicebus.testing import Broker
+from servicebus.wire.envelope import Kind
+
+StartAgent = Callable[..., Agent]
+MakeSender = Callable[[Configuration], Sender]
+
+
+@pytest.mark.brokers(count=1)
+class TestFurtherAttempts:
+    def test_a_message_that_fails_is_tried_by_the_ladder_and_then_buried_with_its_history(
+        self, brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+    ) -> None:
+        agent = start_agent(brokers, retry_ladder=[0.2, 1.2]).wait_consuming()
+        sender, probe = make_sender(agent.configuration()), Probe(brokers[0])
+        sender.send("NODE-01.audit.record", "boom")
+        wait_until(lambda: probe.depth("NODE-01.dead"), 20)
+        ((_, headers),) = probe.take_all("NODE-01.dead")
+        assert headers["x-servicebus-attempts"] == 3
+        assert headers["x-servicebus-reason"] == "ValueError"
+        assert 1 <= headers["x-servicebus-time"] - headers["x-servicebus-first"] < 15
+        assert "x-servicebus-due" not in headers
+        assert probe.depth("NODE-01.messages.delay.1") == 0
+
+    def test_attempts_are_counted_over_a_kill_of_the_worker(
+        self, brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+    ) -> None:
+        agent = start_agent(brokers, retry_ladder=[2, 0.2]).wait_consuming()
+        sender, probe = make_sender(agent.configuration()), Probe(brokers[0])
+        sender.send("NODE-01.audit.record", "boom")
+        wait_until(lambda: agent.counters().get("delayed"))
+        psutil.Process(agent.worker_pids()[0]).send_signal(signal.SIGKILL)
+        wait_until(lambda: probe.depth("NODE-01.dead"), 30)
+        ((_, headers),) = probe.take_all("NODE-01.dead")
+        assert headers["x-servicebus-attempts"] == 3
+
+    def test_a_message_that_kills_its_worker_is_buried_and_its_neighbours_are_handled(
+        self, brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+    ) -> None:
+        agent = start_agent(brokers).wait_consuming()
+        sender, probe = make_sender(agent.configuration()), Probe(brokers[0])
+        sender.send("NODE-01.audit.poison", 1)
+        for number in range(50):
+            sender.send("NODE-01.audit.record", number)
+        wait_until(lambda: probe.depth("NODE-01.dead"), 60, agent.log)
+        wait_until(lambda: len(agent.noted("recorded")) >= 50, 30)
+        ((_, headers),) = probe.take_all("NODE-01.dead")
+        assert headers["x-servicebus-reason"] == "killed-worker"
+        assert len(agent.noted("poisoned")) == 3
+        assert set(agent.noted("recorded")) == set(map(str, range(50)))
+
+
+@pytest.mark.brokers(count=2)
+class TestOneJournalForAllWorkers:
+    def test_a_message_that_stands_on_two_brokers_is_handled_once(
+        self, brokers: list[Broker], start_agent: StartAgent
+    ) -> None:
+        """What a Sender that lost a confirm leaves behind: the same envelope on the next broker as well."""
+        agent = start_agent(brokers).wait_consuming()
+        first, second = Probe(brokers[0]), Probe(brokers[1])
+        body = sealed("NODE-01.audit.record", "copied", kind=Kind.MESSAGE)
+        for probe in (first, second):
+            probe.publish("NODE-01.messages", body)
+        wait_until(lambda: agent.noted("recorded"))
+        wait_until(lambda: sum(worker["counters"].get("refused.replayed", 0) for worker in agent.workers()) == 1)
+        assert agent.noted("recorded") == ["copied"]
+
+    def test_a_restarted_agent_remembers_what_it_has_run(self, brokers: list[Broker], start_agent: StartAgent) -> None:
+        agent = start_agent(brokers).wait_consuming()
+        probe = Probe(brokers[1])
+        body = sealed("NODE-01.audit.record", "copied", kind=Kind.MESSAGE)
+        probe.publish("NODE-01.messages", body)
+        wait_until(lambda: agent.noted("recorded"))
+        assert agent.stop() == 0
+        again = start_agent(brokers, journal=agent.settings["journal"]).wait_consuming()
+        for _ in range(5):
+            probe.publish("NODE-01.messages", body)
+        wait_until(lambda: _counted(again)["refused.replayed"] == 5)
+        assert again.noted("recorded") == []
+
+
+def _counted(agent: Agent) -> Counter[str]:
+    return sum((Counter(worker["counters"]) for worker in agent.workers()), Counter())
