@@ -81,16 +81,8 @@ class ServiceBus:
             AddressError: category or name cannot stand in an address.
             ConfigurationError: the name is taken, *service* has no ``on_call``, or an option is none.
         """
-        self._add(
-            Kind.CALL,
-            category,
-            name,
-            service,
-            threads=threads,
-            idempotent=idempotent,
-            lock=lock,
-            concurrency=concurrency,
-        )
+        options = {"threads": threads, "idempotent": idempotent, "lock": lock, "concurrency": concurrency}
+        self._add(Kind.CALL, category, name, service, options)
 
     def add_message_service(
         self,
@@ -109,9 +101,8 @@ class ServiceBus:
             retry: seconds before each further attempt at a message whose handler raised; empty for no second attempt.
                 Without it ``retry_ladder`` of the configuration holds.
         """
-        self._add(
-            Kind.MESSAGE, category, name, service, threads=threads, retry=retry, lock=lock, concurrency=concurrency
-        )
+        options = {"threads": threads, "retry": retry, "lock": lock, "concurrency": concurrency}
+        self._add(Kind.MESSAGE, category, name, service, options)
 
     def add_message_services(self, category: str, name: str, service: Any) -> None:
         """The name of ``add_message_service()`` in py-servicebus 2.x."""
@@ -169,7 +160,7 @@ class ServiceBus:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _add(self, kind: Kind, category: str, name: str, service: Any, **options: Any) -> None:
+    def _add(self, kind: Kind, category: str, name: str, service: Any, options: dict[str, Any]) -> None:
         Address(self._config.node_name, category, name)
         key = (kind, f"{category}.{name}")
         if key in self._services:

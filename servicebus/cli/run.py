@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ def build(configuration: Configuration) -> ServiceBus:
     from servicebus.service import ServiceBus  # here, so that --help and completion do not wait for pika
 
     bus = ServiceBus(configuration)
-    add = {"rpc": bus.add_rpc_service, "message": bus.add_message_service}
+    add: dict[str, Callable[..., None]] = {"rpc": bus.add_rpc_service, "message": bus.add_message_service}
     for entry, service in load_services(configuration):
         add[entry.kind](entry.category, entry.name, service, **entry.options)
     if configuration.path is not None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 from servicebus.configuration import checks
 from servicebus.configuration.checks import Unacceptable
 from servicebus.configuration.section import Section, show
 from servicebus.configuration.values import LoggingSettings, Secret, ServiceEntry
 
-SERVICE_OPTIONS = {"threads": checks.whole(1, 1024)}
-SERVICE_KEYS = ("kind", "category", "name", "target", *SERVICE_OPTIONS)
+_BOTH_KINDS = {"threads": checks.whole(1, 1024), "lock": checks.text, "concurrency": checks.one_of("node")}
+SERVICE_OPTIONS: dict[str, dict[str, Callable[[Any], Any]]] = {
+    "rpc": {**_BOTH_KINDS, "idempotent": checks.flag},
+    "message": {**_BOTH_KINDS, "retry": checks.ladder},
+}
+"""Of each kind; what ``ServiceBus.add_rpc_service()`` and ``add_message_service()`` take."""
+SERVICE_KEYS = ("kind", "category", "name", "target", *_BOTH_KINDS, "idempotent", "retry")
 LOGGING_KEYS = ("server", "host", "port", "file", "level", "rotate", "keep", "secret")
 ROTATE_KEYS = ("when", "max_bytes")
 
@@ -32,15 +38,26 @@ def read_services(section: Section) -> tuple[ServiceEntry, ...]:
 
 
 def _read_service(section: Section) -> ServiceEntry:
-    options = {key: section.checked(key, check) for key, check in SERVICE_OPTIONS.items() if key in section}
+    kind: Literal["rpc", "message"] = section.require("kind", checks.one_of("rpc", "message"))
     return ServiceEntry(
-        kind=section.require("kind", checks.one_of("rpc", "message")),
+        kind=kind,
         category=section.require("category", checks.name),
         name=section.require("name", checks.name),
         target=section.require("target", _target),
-        options=options,
+        options=_read_options(section, kind),
         line=section.where.line(section.at),
     )
+
+
+def _read_options(section: Section, kind: str) -> dict[str, Any]:
+    for other, options in SERVICE_OPTIONS.items():
+        for key in options:
+            if key in section and key not in SERVICE_OPTIONS[kind]:
+                at = (*section.at, key)
+                section.where.fail(at, f"{show(at)} is for a service of kind {other}; this one is of kind {kind}")
+    if "lock" in section and "concurrency" in section:
+        section.where.fail(section.at, f"{show(section.at)} takes one of lock and concurrency, not both")
+    return {key: section.checked(key, check) for key, check in SERVICE_OPTIONS[kind].items() if key in section}
 
 
 def _target(value: Any) -> str:

@@ -6,7 +6,7 @@ import hmac
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from servicebus.errors import ConfigurationError
 
@@ -141,8 +141,8 @@ class ServiceEntry:
     name: str
     target: str
     """``package.module:Class``"""
-    options: Mapping[str, int] = field(default_factory=dict, hash=False)
-    """Keyword arguments for ``ServiceBus.add_rpc_service()``: ``threads``, only where it was given."""
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Keyword arguments for ``add_rpc_service()`` or ``add_message_service()``; only those that were given."""
     line: int | None = field(default=None, compare=False)
     """Where it stands in the file."""
 

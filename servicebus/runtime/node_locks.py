@@ -7,14 +7,33 @@ kernel's: a worker that dies, however it dies, has none. A node on several machi
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from pathlib import Path
 
+from servicebus.configuration import Configuration
+from servicebus.errors import JournalUnavailable
 from servicebus.runtime.byte_locks import LockFile
+from servicebus.runtime.journal import MEMORY, default_path
 
 LOG = logging.getLogger(__name__)
 
-__all__ = ["NodeLocks"]
+__all__ = ["NodeLocks", "locks_of"]
+
+
+def locks_of(config: Configuration) -> NodeLocks:
+    """The locks of the configured node, beside its journal; where that is no file, beside where it would be.
+
+    Raises:
+        OSError: the lock file cannot be opened.
+    """
+    journal = MEMORY if config.journal is None else config.journal.reveal()
+    if journal == MEMORY or "://" in journal:
+        try:
+            journal = default_path(config.node_name, os.environ)
+        except JournalUnavailable as error:
+            raise OSError(str(error)) from error
+    return NodeLocks(Path(f"{journal}.service-locks").absolute())
 
 
 class NodeLocks:
