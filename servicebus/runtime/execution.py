@@ -22,7 +22,8 @@ LOG = logging.getLogger(__name__)
 
 __all__ = ["Execution"]
 
-_CANCELLED = "cancelled"
+_CANCELLED = "cancelled.not-run"
+"""Counted under this name, among those that were cancelled; nobody is told."""
 _RETRY_MS = 1000
 """When the caller of a service that raised Retry calls again, if it was not told."""
 

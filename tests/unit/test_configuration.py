@@ -289,6 +289,15 @@ def test_services_are_read_with_their_options():
     assert (second.kind, second.options) == ("message", {})
 
 
+def test_a_service_is_given_what_its_kind_knows():
+    rpc = {**SERVICE, "idempotent": "yes", "lock": 0}
+    message = {**SERVICE, "kind": "message", "retry": "1, 5", "concurrency": "node"}
+    first, second = Configuration({**LEAST, "services": [rpc, message]}).services
+    assert first.options == {"idempotent": True, "lock": "0"}
+    assert second.options == {"retry": (1.0, 5.0), "concurrency": "node"}
+    assert Configuration({**LEAST, "services": [{**message, "retry": []}]}).services[0].options["retry"] == ()
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -302,6 +311,13 @@ def test_services_are_read_with_their_options():
         ({"category": "a.b"}, "services[0].category must be 1 to 100 printable characters without dot and space"),
         ({"threads": 0}, "services[0].threads must be a whole number from 1 to 1024, not 0"),
         ({"thread": 2}, "unknown key 'thread' in services[0]; did you mean 'threads'?"),
+        ({"retry": [1]}, "services[0].retry is for a service of kind message; this one is of kind rpc"),
+        (
+            {"kind": "message", "idempotent": True},
+            "services[0].idempotent is for a service of kind rpc; this one is of kind message",
+        ),
+        ({"lock": "account", "concurrency": "node"}, "services[0] takes one of lock and concurrency, not both"),
+        ({"concurrency": "nodes"}, "services[0].concurrency must be one of node; did you mean node?"),
     ],
 )
 def test_a_service_entry_that_cannot_be_is_named_by_its_place(change, text):

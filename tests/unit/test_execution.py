@@ -197,7 +197,7 @@ class TestWhatIsNotRun:
         outcome = execution(raising(AssertionError("was run"))).run(each)
         assert (outcome.verdict, outcome.reply) == (Verdict.NOT_RUN, None)
         assert outcome.fault is not None
-        assert outcome.fault.type == "cancelled"
+        assert outcome.fault.type == "cancelled.not-run"
 
     def test_a_call_that_has_expired_is_told_so(self) -> None:
         each = job(Kind.CALL)
