@@ -19,7 +19,8 @@ from servicebus.errors import ConfigurationError
 if TYPE_CHECKING:
     from rich.table import Table
 
-HEALTHY = "consuming"
+HEALTHY = ("consuming", "leaving", "drained")
+"""``leaving`` and ``drained``: an operator takes the broker out of service."""
 STALE_S = 5.0
 """A worker beats every second; one that has not for so long may have frozen in the state that it last told."""
 MAX_BYTES = 16 * 1024 * 1024
@@ -45,7 +46,7 @@ def status(ctx: click.Context, configuration: Configuration | None, path: str | 
 
 def _is_healthy(worker: dict[str, Any]) -> bool:
     age = worker.get("beat_age_s")
-    return worker.get("state") == HEALTHY and isinstance(age, (int, float)) and age < STALE_S
+    return worker.get("state") in HEALTHY and isinstance(age, (int, float)) and age < STALE_S
 
 
 def _socket_path(configuration: Configuration | None, path: str | None) -> str:

@@ -23,9 +23,10 @@ from servicebus.runtime.delay_lane import DelayLane
 from servicebus.runtime.dialect import Dialect
 from servicebus.runtime.fleeting import FleetingQueues
 from servicebus.runtime.job import Claim
+from servicebus.runtime.maintenance import Maintenance
 from servicebus.runtime.publisher import Publisher
 from servicebus.runtime.settler import Settler
-from servicebus.runtime.topology import calls_lane, control_lane, declare_again, delays_lane, messages_lane
+from servicebus.runtime.topology import calls_lane, control_lane, declare_again, delays_lane, echo_lane, messages_lane
 from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Delivery, Script
 from servicebus.transport.loop import EventLoop
@@ -40,6 +41,9 @@ _WAITING_AGAIN_S = 5.0
 """How often queues are asked for that are out of reach, or of another type."""
 _STORED_LANES = ("messages", "delays")
 _FLEETING_LANES = ("control", "calls")
+
+_ASKED = "asked"
+"""The kind of loss that is none: somebody of ours wants the connections opened anew."""
 
 Lane = tuple[str, Callable[[], Script]]
 
@@ -78,6 +82,7 @@ class NodeConsumer:
         self._looks_at: int | None = None
         """The generation whose topology is being looked at, until the broker has answered."""
         self.message_dialect: Dialect = control.dialect
+        self.maintenance = Maintenance(loop, config, host.name, self)
 
     def __repr__(self) -> str:
         return f"<NodeConsumer {self._config.node_name}@{self.host.name} {self.state.value} gen={self.generation}>"
@@ -130,7 +135,7 @@ class NodeConsumer:
                 self._config, self.host.name, self.settler.counters, self._broken_in(self.generation)
             )
             self.settler.begin(self.generation, self._publisher)
-            self._publisher.open(self._connections[0], self._open_lanes)
+            self._publisher.open(self._connections[0], self._look_for_mark)
 
     def _dismiss_abandoned(self) -> None:
         """The broker can be reached again: tell it that our former connections are dead, before we consume beside them.
@@ -171,9 +176,13 @@ class NodeConsumer:
         def keep(name: str) -> Callable[[str], None]:
             return lambda tag: self.keep_tag(name, tag)
 
-        return [
-            ("control", lambda: control_lane(config, fleeting, on_control, self._control.on_echo, self._keep_echo)),
+        for_callers = [
+            ("control", lambda: control_lane(config, fleeting, on_control, keep("control"))),
             ("calls", lambda: calls_lane(config, fleeting, take(Kind.CALL, self._control.dialect), keep("calls"))),
+        ]
+        return [
+            ("echo", lambda: echo_lane(config, self._control.on_echo, self._keep_echo)),
+            *([] if self.maintenance.is_asked else for_callers),
             ("messages", lambda: messages_lane(config, take(Kind.MESSAGE, self.message_dialect), keep("messages"))),
             ("delays", lambda: delays_lane(config, delays.on_delivery, keep("delays"))),
             *self._extra_lanes,
@@ -192,6 +201,9 @@ class NodeConsumer:
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
         self._loop.call_later(delay_s, callback)
+
+    def _look_for_mark(self) -> None:
+        self.maintenance.begin(self._connections[0], self._broken_in(self.generation), self._open_lanes)
 
     def _open_lanes(self) -> None:
         self._open_each(self._lanes(), self._consuming)
@@ -246,6 +258,7 @@ class NodeConsumer:
         self._look_for_waiting_later()
         member = f" by {self._connections[0].host.address}" if self.host.members else ""
         LOG.info("%s: consuming for node %s%s", self.host.name, self._config.node_name, member)
+        self.maintenance.lanes_open()
 
     def _let_wait(self, lane: str, error: TransportError) -> None:
         """Its queue is out of reach until its member of the cluster is back, or of another type until it was moved.
@@ -292,7 +305,7 @@ class NodeConsumer:
     def _lost(self, reason: str, kind: str, *, is_silent: bool = False) -> None:
         if self.state not in (State.CONNECTING, State.CONSUMING, State.DRAINING):
             return
-        if not self._is_stopping:
+        if not (self._is_stopping or self.maintenance.is_asked or kind == _ASKED):
             self._complain(reason, kind)
         self.last_error = reason
         connections, self._connections = self._connections, []
@@ -302,6 +315,7 @@ class NodeConsumer:
         self.consuming_since = None
         self.generation += 1  # whatever still refers to the old connections is void from here on
         self.settler.end()
+        self.maintenance.end()
         for connection in connections:
             if is_silent:
                 self._abandoned.append(connection.abandon(reason))
@@ -309,7 +323,9 @@ class NodeConsumer:
                 connection.abort(reason)
         self._step(Event.LOST)
         if not self._is_stopping:
-            self._loop.call_later(0.0 if kind == "spared" else self._backoff.next_s(cap_for(kind)), self._retry)
+            self._loop.call_later(
+                0.0 if kind in ("spared", _ASKED) else self._backoff.next_s(cap_for(kind)), self._retry
+            )
 
     def _retry(self) -> None:
         if self.state is State.BACKOFF:
@@ -350,8 +366,9 @@ class NodeConsumer:
 
         Our consumers would live on and never hear of a binding that is gone.
         """
-        channel = self._channels.get("control")
-        if self.state is not State.CONSUMING or channel is None or self._looks_at == self.generation:
+        channel = self._channels.get("echo")
+        is_busy = self._looks_at == self.generation
+        if self.state is not State.CONSUMING or channel is None or is_busy or self.maintenance.is_asked:
             return
         self._looks_at = self.generation
         unattended: list[str] = []
@@ -360,8 +377,26 @@ class NodeConsumer:
 
     def _looked(self, unattended: list[str]) -> None:
         self._looks_at = None
-        if unattended:
+        if unattended and not self.maintenance.is_asked:
             self._lost(f"nobody consumes {', '.join(unattended)} any more", "closed")
+
+    # -- what the maintenance asks -------------------------------------------------------------------------------------
+
+    @property
+    def is_idle(self) -> bool:
+        return self.settler.is_idle
+
+    def fleeting_queue(self, name: str) -> str:
+        return self._fleeting.taken(name)
+
+    def turn_calls_away(self, is_leaving: bool) -> None:
+        self._control.is_leaving = is_leaving
+
+    def bind_again(self) -> Script:
+        return declare_again(self._config, self._fleeting, [], with_stored=not self._waiting)
+
+    def renew(self, reason: str) -> None:
+        self._lost(reason, _ASKED)
 
     # -- draining ----------------------------------------------------------------------------------------------------
 
@@ -406,10 +441,12 @@ class NodeConsumer:
 
     def snapshot(self) -> dict[str, Any]:
         """State for the status socket; read by the worker's main thread."""
+        is_ending = self.state in (State.DRAINING, State.CLOSED)
+        maintenance = "" if is_ending else self.maintenance.state
         return {
-            "state": self.state.value,
+            "state": maintenance or self.state.value,
             "blocked": self.blocked,
-            "last_error": self._what_is_wrong(),
+            "last_error": "" if maintenance else self._what_is_wrong(),
             "attempts": self._backoff.attempts,
         }
 

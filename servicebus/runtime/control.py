@@ -23,6 +23,8 @@ class ControlLane:
     def __init__(self, config: Configuration, keyring: Keyring, dialect: Version2, dispatcher: Dispatcher):
         self.dialect = dialect
         self.echoed_at = 0.0
+        self.is_leaving = False
+        """The broker is being drained: callers shall go elsewhere."""
         self.calls_made_at: float | None = None
         """``time.monotonic()`` of when we made the node's queue of calls; None if others had made it already."""
         self._config = config
@@ -60,7 +62,7 @@ class ControlLane:
         says: dict[str, Any] = {
             "node": self._config.node_name,
             "worker": os.getpid(),
-            "stopping": self._dispatcher.is_stopping,
+            "stopping": self._dispatcher.is_stopping or self.is_leaving,
         }
         if self.calls_made_at is not None:
             # Calls that were sent before went into a queue that is gone: only their senders know of them.

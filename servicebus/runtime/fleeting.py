@@ -81,9 +81,13 @@ class FleetingQueues:
         self._taken[name] = chosen
         return chosen
 
+    def taken(self, name: str) -> str:
+        """The queue that was taken for *name*."""
+        return self._taken.get(name, name)
+
     def declare_again(self, name: str) -> Generator[Step, Any, int]:
         """The queue that was taken for *name*, once more; gives the number of its consumers."""
-        queue = self._taken.get(name, name)
+        queue = self.taken(name)
         consumers = yield from self._declare(queue, name)
         yield bind_queue(queue, self._exchange, name)
         return consumers

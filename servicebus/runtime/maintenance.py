@@ -161,7 +161,9 @@ class Maintenance:
                 LOG.info("%s: to be drained; new calls and messages go elsewhere", self._host_name)
                 self._consumer.turn_calls_away(True)
             self._run(self._leave())
-        elif was_asked and not is_asked:
+        elif is_asked:
+            self._run(self._unbind_messages())  # an agent of an older release may have bound them again
+        elif was_asked:
             self._come_back()
 
     def _no_answer(self, life: int) -> None:

@@ -57,6 +57,11 @@ class Settler:
         """Something is not yet handed to the broker, or not confirmed by it."""
         return bool(self._outcomes) or (self._publisher is not None and self._publisher.unconfirmed > 0)
 
+    @property
+    def is_idle(self) -> bool:
+        """Nothing that came in is unfinished."""
+        return not (self._dispatcher.unfinished or self._arrivals or self._held or self.has_unsettled)
+
     def start(self) -> None:
         """Keep the journal's house, from any thread."""
         self._loop.post(self._tick)

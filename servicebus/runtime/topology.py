@@ -21,16 +21,18 @@ _DELAYS_WINDOW = 64
 """Messages of one rung that a worker holds; in a rung the first is due first, so more would only wait here."""
 
 
-def control_lane(
-    config: Configuration, fleeting: FleetingQueues, on_control: OnDelivery, on_echo: OnDelivery, keep_echo: Keep
-) -> Script:
-    """Pings and operators' commands, and the exclusive queue through which the watcher hears its own echo."""
+def echo_lane(config: Configuration, on_echo: OnDelivery, keep_echo: Keep) -> Script:
+    """The exclusive queue through which the watcher hears its own echo."""
     yield declare_exchange(config.exchange_name)
     echo, _, _ = yield declare_queue(exclusive=True, auto_delete=True)
     yield consume(echo, on_echo, no_ack=True, exclusive=True)
-    queue = yield from fleeting.take(control_queue(config.node_name))
-    yield consume(queue, on_control, no_ack=True)
     keep_echo(echo)
+
+
+def control_lane(config: Configuration, fleeting: FleetingQueues, on_control: OnDelivery, keep: Keep) -> Script:
+    """Pings and operators' commands."""
+    queue = yield from fleeting.take(control_queue(config.node_name))
+    keep((yield consume(queue, on_control, no_ack=True)))
 
 
 def calls_lane(config: Configuration, fleeting: FleetingQueues, on_call: OnDelivery, keep: Keep) -> Script:

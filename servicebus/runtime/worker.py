@@ -19,6 +19,7 @@ from servicebus.runtime.dialect import Version2
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.drain import Drain
 from servicebus.runtime.journal import Journal
+from servicebus.runtime.maintenance import DRAINED
 from servicebus.runtime.node_locks import NodeLocks
 from servicebus.runtime.ping_watcher import PingWatcher
 from servicebus.runtime.pulse import Pulse
@@ -111,7 +112,7 @@ class Worker:
             "host": self._host.name,
             **consumer.snapshot(),
             # A broker that does not read what we publish gets no replies through to anybody.
-            "healthy": consumer.is_whole and not consumer.blocked,
+            "healthy": (consumer.is_whole and not consumer.blocked) or consumer.maintenance.state == DRAINED,
             "backlog": sum(service.backlog for service in self._services),
             "counters": dict(self._dispatcher.counters),
             "journal": self._journal.snapshot(),
