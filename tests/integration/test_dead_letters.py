@@ -23,6 +23,7 @@ from servicebus.configuration import Configuration
 from servicebus.operations import walk as walking
 from servicebus.operations.dead import DeadLetters
 from servicebus.operations.filters import Filter
+from servicebus.sender import Sender
 from servicebus.testing import Broker
 from servicebus.wire import headers
 from servicebus.wire.envelope import Kind
@@ -249,12 +250,12 @@ def test_a_broker_that_is_away_is_named_and_the_others_are_served(place: Place) 
 
 def test_a_requeue_that_is_killed_in_the_middle_loses_nothing(place: Place) -> None:
     """Every letter is in one of the two queues, or in both; the next run finishes the work."""
-    count = 1500
+    count = 700
     place.bury(*range(count))
     command = [sys.executable, "-c", "from servicebus.cli.main import main; main()", "dead", "requeue", "--all"]
-    for killed_at in (1, 700):
+    for killed_at in (1, 350):
         process = subprocess.Popen(
-            [*command, "--rate", "3000/s", "-c", str(place.file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*command, "--rate", "1500/s", "-c", str(place.file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         wait_until(lambda at=killed_at: (place.probe.depth(MESSAGES) or 0) >= at, 30)  # type: ignore[misc]
         process.send_signal(signal.SIGKILL)
@@ -286,3 +287,18 @@ def test_requeued_letters_are_executed_once_by_the_agent_even_if_they_were_doubl
     wait_until(lambda: "the last" in agent.noted("recorded"), 20)
     assert len(agent.noted("recorded")) == 21
     assert place.probe.depth(DEAD) == 0
+
+
+def test_a_letter_that_fails_again_is_buried_again_with_its_attempts_counted_anew(
+    place: Place, start_agent: Callable[..., Agent], make_sender: Callable[[Configuration], Sender]
+) -> None:
+    """The journal lets an id run again that was buried; a requeue that is under way does not see it twice."""
+    agent = start_agent([place.broker], retry_ladder=[0.05]).wait_consuming()
+    make_sender(agent.configuration()).send("NODE-01.audit.record", "boom")
+    wait_until(lambda: place.probe.depth(DEAD) == 1, 20)
+    (first,) = place.run_json("list")["letters"]
+    assert (first["reason"], first["attempts"]) == ("ValueError", 2)
+    assert place.run_json("requeue", "--all")["brokers"][0]["done"] == 1
+    wait_until(lambda: agent.counters().get("failed") == 4 and place.probe.depth(DEAD) == 1, 20)
+    (again,) = place.run_json("list")["letters"]
+    assert (again["id"], again["attempts"]) == (first["id"], 2)
