@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from servicebus.runtime.journal.blackbox import BlackBoxes
 from servicebus.configuration import Configuration
+from servicebus.runtime.journal.blackbox import BlackBoxes
 from servicebus.runtime.journal.interface import Journal, JournalUnavailable
 from servicebus.runtime.journal.ledger import Limits
 from servicebus.runtime.journal.log import Damaged
