@@ -28,7 +28,7 @@ __all__ = ["Parking", "Task"]
 _FIRST_PAUSE_S = 0.005
 _LONGEST_PAUSE_S = 0.02
 _TURN_S = 0.1
-_LEAVE_ALONE_S = 0.03
+_LEAVE_ALONE_S = 0.04
 
 
 @dataclass(slots=True, eq=False)
