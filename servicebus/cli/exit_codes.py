@@ -37,12 +37,14 @@ class ExitCode(IntEnum):
 # The first class that fits counts, so a subclass stands before its base.
 _BY_CLASS: tuple[tuple[type[errors.ServiceBusError], ExitCode], ...] = (
     (errors.ConfigurationError, ExitCode.CONFIGURATION),
+    (errors.OutboxUnavailable, ExitCode.CONFIGURATION),
     (errors.AddressError, ExitCode.USAGE),
     (errors.SignatureError, ExitCode.REFUSED),
     (errors.EnvelopeError, ExitCode.USAGE),
     (errors.NodeUnavailable, ExitCode.AWAY),
     (errors.NoBrokerAvailable, ExitCode.AWAY),
     (errors.ConnectFailed, ExitCode.AWAY),
+    (errors.OutboxFull, ExitCode.AWAY),
     (errors.CallTimeout, ExitCode.TIMEOUT),
     (errors.CallRefused, ExitCode.REFUSED),
     (errors.CallInterrupted, ExitCode.UNCERTAIN),

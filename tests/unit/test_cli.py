@@ -50,6 +50,8 @@ def caused_by(error, cause):
         (errors.NoBrokerAvailable("N", ATTEMPTS), 4),
         (caused_by(errors.NoBrokerAvailable("N", ATTEMPTS), CREDENTIALS), 6),
         (errors.NodeUnavailable("N.a.b", ATTEMPTS), 4),
+        (errors.OutboxFull("N.a.b", "/var/spool/n", 10, 4096), 4),
+        (errors.OutboxUnavailable("/var/spool/n", "is on a read-only file system"), 3),
         (errors.CallTimeout("N.a.b", 3.0), 5),
         (errors.CallRefused("N.a.b", "stale"), 6),
         (errors.CallInterrupted("N.a.b", "path died"), 7),
@@ -60,6 +62,7 @@ def caused_by(error, cause):
         (errors.ServiceBusy("N.a.b"), 9),
         (errors.RemoteError("N.a.b", "ValueError", "bad"), 1),
         (errors.LifecycleError("closed", "call"), 1),
+        (errors.JournalUnavailable("/var/lib/n", "the disk is full"), 1),
     ],
 )
 def test_every_error_has_its_exit_status(error, code):
@@ -74,6 +77,7 @@ def test_every_error_of_ours_is_thought_of():
         errors.CallError,
         errors.RemoteError,
         errors.LifecycleError,
+        errors.JournalUnavailable,  # an agent's own disk or server; no command that asks for something gets it
     }
     for name in errors.__all__:
         kind = getattr(errors, name)
