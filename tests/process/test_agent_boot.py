@@ -50,7 +50,7 @@ def refused_line(agent: Agent, broker: Broker, *words: str) -> str:
     assert "trying again, the other hosts are served" in line
     assert "ERROR" in line
     # Several attempts later it is still one line: an operator's log is no drum.
-    wait_until(lambda: agent.worker()["attempts"] >= 4)
+    wait_until(lambda: agent.worker()["attempts"] >= 4, what=lambda: f"attempts of {agent.worker()}\n{agent.log()}")
     errors = [line for line in agent.log_lines(f"{broker.host}:{broker.port}") if "ERROR" in line or "WARNING" in line]
     assert len(errors) == 1, errors
     assert "Traceback" not in agent.log()
@@ -74,18 +74,25 @@ class TestBrokersThatRefuse:
         agent = start_agent([elsewhere, brokers[1]])
         refused_line(agent, brokers[0], "refused virtual host 'nowhere' to user 'guest'")
 
-    def test_a_queue_that_somebody_declared_otherwise_is_named(
+    def test_a_queue_that_somebody_declared_otherwise_is_named_and_calls_are_served(
         self, brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
     ) -> None:
-        """406. When the operator has deleted it, the agent comes up by itself."""
+        """406. When the operator has moved or deleted it, the agent takes it by itself."""
         probe = Probe(brokers[0])
         probe.declare("NODE-01.messages", durable=True, arguments={"x-message-ttl": 1000})
-        agent = start_agent(brokers)
-        line = refused_line(agent, brokers[0], "406", "'NODE-01.messages'")
-        assert "delete it, or use another name" in line
-        probe.delete("NODE-01.messages")
-        agent.wait_consuming(timeout_s=20)
+        agent = start_agent(brokers).wait_consuming()
+        place = f"{brokers[0].host}:{brokers[0].port}"
+        line = agent.wait_log(place, "406", "'x-message-ttl'", "'NODE-01.messages'")
+        assert f"move its messages with: servicebus migrate-queue {place}" in line
         assert make_sender(agent.configuration()).ping_all("NODE-01") == (2, 2)
+        only = make_sender(agent.configuration(hosts=[place]))
+        assert only.call("NODE-01.math.add", [1, 2])[1] == 3
+        assert not agent.worker()["healthy"]
+        probe.delete("NODE-01.messages")
+        wait_until(lambda: agent.worker()["healthy"], 20, agent.log)
+        only.send("NODE-01.audit.record", "after")
+        wait_until(lambda: "after" in agent.noted("recorded"), 20, agent.log)
+        assert len(agent.log_lines(place, "406")) == 1, agent.log()
 
     def test_a_missing_right_is_named_with_what_it_was_for(
         self, brokers: list[Broker], start_agent: StartAgent
