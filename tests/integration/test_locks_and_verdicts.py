@@ -1,0 +1,149 @@
+"""Services with locks, and services that say what becomes of a request: through a real broker and several workers."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from agents import Agent
+from lock_worker import Interval
+from probe import Probe
+from waiting import Stopwatch, wait_until
+
+from servicebus.configuration import Configuration
+from servicebus.errors import CallTimeout, RemoteError
+from servicebus.runtime.lock_keys import slot_finder
+from servicebus.runtime.node_locks import NodeLocks, locks_of
+from servicebus.runtime.registration import Service
+from servicebus.sender import Sender
+from servicebus.testing import Broker
+from servicebus.wire.envelope import Kind
+
+pytestmark = pytest.mark.brokers(count=1)
+
+MakeSender = Callable[[Configuration], Sender]
+SERVICES = [
+    {"kind": kind, "category": "bank", "name": name, "target": f"locking_services:{target}"}
+    for kind, name, target in [
+        ("message", "transfer", "Transfer"),
+        ("message", "fussy", "Fussy"),
+        ("rpc", "close", "Close"),
+        ("rpc", "warm", "Warm"),
+    ]
+]
+
+
+@pytest.fixture
+def agent(brokers: list[Broker], start_agent: Callable[..., Agent]) -> Agent:
+    return start_agent(brokers, services=SERVICES, workers_per_host=3, drain_timeout=60).wait_consuming()
+
+
+def noted(agent: Agent, name: str) -> list[Interval]:
+    parts = [line.split() for line in agent.noted(name)]
+    return [Interval(key, float(start), float(end), int(pid)) for key, start, end, pid, *_ in parts]
+
+
+def overlaps(found: list[Interval]) -> bool:
+    ordered = sorted(found, key=lambda interval: interval.start)
+    return any(next.start < one.end for one, next in itertools.pairwise(ordered))
+
+
+def holding(agent: Agent, kind: Kind, name: str, **how: Any) -> tuple[NodeLocks, int]:
+    """The locks of the agent's node, as one more of its workers, and the slot that a request to a service needs."""
+    settings = {"hosts": ["mq-a"], "secret_token": "any", "node_name": "NODE-01"}
+    locks = locks_of(Configuration({**settings, "journal": agent.settings["journal"]}))
+    slot = slot_finder(Service(kind, "bank", name, None, **how))(["A", 0])
+    assert slot is not None
+    assert locks.take(slot)
+    return locks, slot
+
+
+def test_what_has_a_lock_never_runs_twice_at_a_time_even_if_a_worker_is_killed(
+    agent: Agent, make_sender: MakeSender
+) -> None:
+    sender = make_sender(agent.configuration())
+    with ThreadPoolExecutor(8) as pool:
+        calls = [pool.submit(sender.call, "NODE-01.bank.close", n, timeout=60) for n in range(60)]
+        for number in range(240):
+            sender.send("NODE-01.bank.transfer", ["ABC"[number % 3], number])
+            if number == 120:
+                wait_until(lambda: agent.noted("begun"))
+                os.kill(int(agent.noted("begun")[-1].split()[1]), signal.SIGKILL)
+        ended = [call.exception() for call in calls]
+    numbers = {str(number) for number in range(240)}
+    wait_until(
+        lambda: numbers <= {line.split()[4] for line in agent.noted("intervals")}, 60, lambda: f"all\n{agent.log()}"
+    )
+    for account in "ABC":
+        mine = [interval for interval in noted(agent, "intervals") if interval.key == account]
+        assert not overlaps(mine)
+        assert len({interval.pid for interval in mine}) > 1
+    assert overlaps(noted(agent, "intervals")), "other accounts are worked on side by side"
+    assert not overlaps(noted(agent, "closing"))
+    # One that ran in the worker that was killed is reported as interrupted: nobody can know how far it came.
+    assert sum(error is not None for error in ended) <= 1
+
+
+def test_a_call_that_waits_for_its_lock_until_its_deadline_is_never_run(agent: Agent, make_sender: MakeSender) -> None:
+    sender = make_sender(agent.configuration())
+    locks, slot = holding(agent, Kind.CALL, "close", concurrency="node")
+    with pytest.raises(CallTimeout):
+        sender.call("NODE-01.bank.close", timeout=0.7)
+    wait_until(lambda: sum(worker["counters"].get("expired", 0) for worker in agent.workers()) == 1)
+    locks.release(slot)
+    assert sender.call("NODE-01.bank.close", timeout=20)[1] in agent.worker_pids()
+    assert len(agent.noted("closing")) == 1
+
+
+def test_a_stop_leaves_what_waits_for_the_lock_of_another_process_to_the_broker(
+    agent: Agent, make_sender: MakeSender, brokers: list[Broker]
+) -> None:
+    sender = make_sender(agent.configuration())
+    locks, slot = holding(agent, Kind.MESSAGE, "transfer", lock=0)
+    sender.send("NODE-01.bank.transfer", ["A", 1])
+    wait_until(lambda: locks.is_wanted(slot))
+    watch = Stopwatch()
+    assert agent.stop(timeout_s=40) == 0
+    assert watch.elapsed_s < 30, "it waited for the whole of drain_timeout, or for half of it"
+    probe = Probe(brokers[0])
+    assert (probe.depth("NODE-01.messages.delay.1"), probe.depth("NODE-01.messages")) == (1, 0)
+    assert agent.noted("intervals") == []
+
+
+def test_a_service_says_itself_what_becomes_of_a_message(
+    agent: Agent, make_sender: MakeSender, brokers: list[Broker]
+) -> None:
+    sender = make_sender(agent.configuration())
+    whats = ("reject", "requeue", "retry", "always")
+    for what in whats:
+        sender.send("NODE-01.bank.fussy", what)
+
+    def seen(what: str) -> list[tuple[int, float]]:
+        parts = [line.split() for line in agent.noted("fussy")]
+        return [(int(attempt), float(at)) for name, attempt, at in parts if name == what]
+
+    probe = Probe(brokers[0])
+    wait_until(lambda: [len(seen(what)) for what in whats] == [1, 3, 2, 3], 30, lambda: f"{agent.noted('fussy')}")
+    wait_until(lambda: probe.depth("NODE-01.dead") == 2, 30)
+    assert [attempt for attempt, _ in seen("requeue")] == [1, 1, 1]
+    assert [attempt for attempt, _ in seen("retry")] == [1, 2]
+    assert seen("retry")[1][1] - seen("retry")[0][1] >= 1.4
+    assert [attempt for attempt, _ in seen("always")] == [1, 2, 3]
+    reasons = {
+        headers["x-servicebus-reason"]: headers["x-servicebus-detail"] for _, headers in probe.take_all("NODE-01.dead")
+    }
+    assert reasons == {"Reject": "nobody wants it", "Retry": "never satisfied"}
+
+
+def test_a_service_says_itself_what_becomes_of_a_call(agent: Agent, make_sender: MakeSender) -> None:
+    sender = make_sender(agent.configuration())
+    assert sender.call("NODE-01.bank.warm", "up", timeout=20)[1] == "warm"
+    assert agent.noted("warm") == ["up"] * 3
+    with pytest.raises(RemoteError) as caught:
+        sender.call("NODE-01.bank.warm", "reject", timeout=20)
+    assert (caught.value.type, caught.value.message) == ("Reject", "no such customer")
