@@ -69,8 +69,8 @@ def test_what_has_a_lock_never_runs_twice_at_a_time_even_if_a_worker_is_killed(
     sender = make_sender(agent.configuration())
     with ThreadPoolExecutor(8) as pool:
         calls = [pool.submit(sender.call, "NODE-01.bank.close", n, timeout=60) for n in range(60)]
-        for number in range(240):
-            sender.send("NODE-01.bank.transfer", ["ABC"[number % 3], number])
+        for number in range(240):  # four accounts: the broker deals them out to three workers in turn
+            sender.send("NODE-01.bank.transfer", ["ABCD"[number % 4], number])
             if number == 120:
                 wait_until(lambda: agent.noted("begun"))
                 os.kill(int(agent.noted("begun")[-1].split()[1]), signal.SIGKILL)
@@ -79,7 +79,7 @@ def test_what_has_a_lock_never_runs_twice_at_a_time_even_if_a_worker_is_killed(
     wait_until(
         lambda: numbers <= {line.split()[4] for line in agent.noted("intervals")}, 60, lambda: f"all\n{agent.log()}"
     )
-    for account in "ABC":
+    for account in "ABCD":
         mine = [interval for interval in noted(agent, "intervals") if interval.key == account]
         assert not overlaps(mine)
         assert len({interval.pid for interval in mine}) > 1
