@@ -13,7 +13,7 @@ from servicebus.client.watch import AWAY, PathWatch
 from servicebus.errors import EnvelopeError, NodeUnavailable, ServiceBusy
 from servicebus.transport.interface import Delivery, Returned
 from servicebus.wire.envelope import Kind
-from servicebus.wire.fault import Fault, error_from_fault
+from servicebus.wire.fault import EXPIRED, Fault, error_from_fault
 
 LOG = logging.getLogger(__name__)
 
@@ -91,13 +91,19 @@ class Answers:
             self._not_run(request, "the agent there is stopping", time.monotonic())
             return
         self._roster.finish(request)
-        error = error_from_fault(fault, str(request.address), time.monotonic() - request.started_at)
-        if not isinstance(error, ServiceBusy):
+        now = time.monotonic()
+        error = error_from_fault(fault, str(request.address), now - request.started_at)
+        if isinstance(error, ServiceBusy):
+            request.is_busy = True
+            request.not_run()
+            self._carrier.pause(request, error.retry_after_s or _BUSY_RETRY_S)
+        elif fault.type == EXPIRED and now < request.deadline and not request.says_fresh:
+            # By our clock it is not late: the two do not agree, or it was held up. Sent again, it says which.
+            request.says_fresh = True
+            request.not_run()
+            self._carrier.pause(request, 0.0)
+        else:
             request.fail(error)
-            return
-        request.is_busy = True
-        request.not_run()
-        self._carrier.pause(request, error.retry_after_s or _BUSY_RETRY_S)
 
     def _not_run(self, request: Request, why: str, now: float) -> None:
         """The path takes no calls, and surely did not run this one. Those that it took before may be under way."""

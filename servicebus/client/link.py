@@ -21,6 +21,7 @@ from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.interface import BrokerConnection, Delivery, Returned
 from servicebus.transport.loop import EventLoop
 from servicebus.wire.envelope import Kind
+from servicebus.wire.headers import FRESH
 
 CONNECT_LIMIT_S = 2.0
 """At most this long for TCP alone: a SYN that was dropped is repeated by the kernel after 1 s, then only after 3 and
@@ -297,7 +298,8 @@ class Link:
         request.path = path
         path.outstanding[request.id] = request
         self.calls += request.kind is Kind.CALL
-        self._channels.publish_call(parcel, request.id, max(1, int((request.deadline - now) * 1000)))
+        expiration_ms = max(1, int((request.deadline - now) * 1000))
+        self._channels.publish_call(parcel, request.id, expiration_ms, {FRESH: 1} if request.says_fresh else None)
 
     def publish_control(self, parcel: Parcel, wire_id: str, expiration_ms: int) -> None:
         """Publish a ping; it comes back as any other reply or return does."""

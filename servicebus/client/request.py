@@ -43,6 +43,7 @@ class Request:
         "resend",
         "returned",
         "reverse",
+        "says_fresh",
         "started_at",
         "token",
         "version",
@@ -86,6 +87,8 @@ class Request:
         self._maybe_ran_before = False
         self._is_done = False
         self.is_busy = False
+        self.says_fresh = False
+        """The node takes it for late, and our clock says otherwise: it travels with a mark that it was sent just now."""
         self.returned = False
         self.attempts: list[tuple[str, str]] = []
 

@@ -172,7 +172,7 @@ class DeadLetters:
                 if dry_run:
                     return False
                 pace.wait()
-                sending.send(walk, delivery, letter, body)
+                sending.send(walk, delivery, self._judge.with_pass(letter, self._clock()), body)
                 return True
 
             hold_s = float("inf") if dry_run else HOLD_S  # as for look()

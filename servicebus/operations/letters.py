@@ -15,6 +15,7 @@ from servicebus.errors import EnvelopeError, SignatureError
 from servicebus.transport.interface import Delivery
 from servicebus.wire import headers
 from servicebus.wire.envelope import Envelope, Kind
+from servicebus.wire.requeue import make_pass
 from servicebus.wire.signing import Keyring, check_fresh
 from servicebus.wire.xmlcodec import decode_envelope, encode_envelope
 
@@ -61,6 +62,8 @@ class Letter:
     attempts: int
     problem: str = ""
     """Why it cannot be read."""
+    last_pass: str = ""
+    """With which it was sent back before, if it was."""
     deliveries: int = 0
     """How often a quorum queue has given it out before, to be looked at or in vain."""
 
@@ -103,6 +106,7 @@ def read_letter(delivery: Delivery, max_bytes: int) -> Letter:
         first=headers.number(found, headers.FIRST),
         attempts=headers.number(found, headers.ATTEMPTS),
         problem=problem,
+        last_pass=_text(found, headers.REQUEUED),
         deliveries=max(headers.number(found, "x-delivery-count"), headers.number(found, "x-acquired-count")),
     )
 
@@ -143,6 +147,14 @@ class Judge:
         if envelope.token != self._keyring.sign_envelope(envelope):
             return Standing.OTHER_KEY, "signed with a secret that is not the first of the list"
         return Standing.GOOD, ""
+
+    def with_pass(self, letter: Letter, now: float) -> Letter:
+        """The letter with the pass that lets it in again: by its own id the node has done with it."""
+        if letter.envelope is None:
+            return letter
+        burial = f"{letter.time} {letter.host} {letter.attempts} {letter.last_pass}"
+        passed = make_pass(self._keyring, letter.envelope.id, burial, int(now * 1000))
+        return replace(letter, headers={**letter.headers, headers.REQUEUED: passed})
 
     def resealed(self, letter: Letter, now: float) -> bytes:
         """The bytes of the same message under the same id, as if it were sent now.

@@ -41,6 +41,9 @@ def delayed(node: str, given: Mapping[str, Any] | None, postponement: Postponeme
 
 def _history(given: Mapping[str, Any] | None, attempts: int, now: float) -> dict[str, Any]:
     kept = headers.as_sent(given)
+    requeued = (given or {}).get(headers.REQUEUED)
+    if requeued is not None:
+        kept[headers.REQUEUED] = requeued
     if attempts > 0:
         kept[headers.ATTEMPTS] = attempts
         kept[headers.FIRST] = headers.number(given, headers.FIRST) or int(now)

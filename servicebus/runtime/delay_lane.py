@@ -47,8 +47,9 @@ class DelayLane:
         return arrived
 
     def _held_long_enough(self, delivery: Delivery) -> None:
-        if self._generation != self._consumer.generation or self._consumer.state is not State.CONSUMING:
-            return
+        is_leaving = self._consumer.state in (State.DRAINING, State.CLOSED)
+        if self._generation != self._consumer.generation or is_leaving:
+            return  # the broker gives it to somebody else when this connection ends
         remaining_s = _remaining_s(delivery)
         if remaining_s > _DUE_S:
             attempts = headers.number(delivery.headers, headers.ATTEMPTS)

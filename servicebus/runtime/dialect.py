@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any, Protocol
 
 from servicebus.configuration import Configuration
@@ -10,8 +11,10 @@ from servicebus.errors import EnvelopeError
 from servicebus.policy.clocks import TransitClock
 from servicebus.runtime.job import Incoming
 from servicebus.transport.interface import Delivery
+from servicebus.wire import headers
 from servicebus.wire.envelope import DIRECT_REPLY_TO, FAULT, OK, Envelope, Kind, Reply
 from servicebus.wire.fault import Fault
+from servicebus.wire.requeue import Pass, read_pass
 from servicebus.wire.signing import Keyring, check_fresh
 from servicebus.wire.xmlcodec import decode_envelope, encode_json, encode_reply
 
@@ -23,11 +26,19 @@ _DIRECT_PREFIX = DIRECT_REPLY_TO + "."
 class Refused(Exception):
     """A delivery that is not executed. ``reply`` is what the sender is told, if it may be told anything."""
 
-    def __init__(self, error: EnvelopeError, reply: bytes | None = None, reply_to: str = ""):
+    def __init__(
+        self,
+        error: EnvelopeError,
+        reply: bytes | None = None,
+        reply_to: str = "",
+        incoming: Incoming | None = None,
+    ):
         super().__init__(str(error))
         self.error = error
         self.reply = reply
         self.reply_to = reply_to
+        self.incoming = incoming
+        """What it would have been, if it is well signed: the journal must remember that it was refused."""
 
 
 class Dialect(Protocol):
@@ -65,19 +76,23 @@ class Version2:
             fault = Fault("refused", f"{error.reason}: {error.detail}")
             reply = encode_reply(Reply(envelope.id, UNSIGNED, FAULT, b"", fault))
             raise Refused(error, reply, reply_to) from None
+        if envelope.node != self._config.node_name:
+            text = f"sent to {envelope.node!r}, but this is {self._config.node_name!r}"
+            raise self._refused(EnvelopeError("wrong-node", text), envelope, reply_to)
         now_ms = int(time.time() * 1000)
+        passed = read_pass(self._keyring, envelope.id, (delivery.headers or {}).get(headers.REQUEUED))
+        incoming = self._incoming(envelope, passed, delivery, now_ms)
         try:
-            check_fresh(envelope, now_ms, self._config.clock_skew, self._config.token_max_age)
-            if envelope.node != self._config.node_name:
-                raise EnvelopeError("wrong-node", f"sent to {envelope.node!r}, but this is {self._config.node_name!r}")
+            sealed = envelope if passed is None else replace(envelope, sent_ms=passed.made_ms)
+            check_fresh(sealed, now_ms, self._config.clock_skew, self._config.token_max_age)
         except EnvelopeError as error:
-            raise self._refused(error, envelope, reply_to) from None
-        return self._incoming(envelope, reply_to, now_ms)
+            raise self._refused(error, envelope, reply_to, incoming) from None
+        return incoming
 
     def write_result(self, incoming: Incoming, value: Any) -> bytes:
         message = encode_json(value)
-        token = self._keyring.sign_reply(incoming.token, incoming.id, OK, message, None)
-        body = encode_reply(Reply(incoming.id, token, OK, message))
+        token = self._keyring.sign_reply(incoming.token, incoming.given_id, OK, message, None)
+        body = encode_reply(Reply(incoming.given_id, token, OK, message))
         if len(body) > self._config.max_envelope_bytes:
             limit = (
                 f"the result is {len(body)} bytes, where max_envelope_bytes allows {self._config.max_envelope_bytes}"
@@ -86,26 +101,31 @@ class Version2:
         return body
 
     def write_fault(self, incoming: Incoming, fault: Fault) -> bytes:
-        return self._write_fault(incoming.id, incoming.token, fault)
+        return self._write_fault(incoming.given_id, incoming.token, fault)
 
     def _write_fault(self, id: str, request_token: str, fault: Fault) -> bytes:
         token = self._keyring.sign_reply(request_token, id, FAULT, b"", fault)
         return encode_reply(Reply(id, token, FAULT, b"", fault))
 
-    def _refused(self, error: EnvelopeError, envelope: Envelope, reply_to: str) -> Refused:
+    def _refused(
+        self, error: EnvelopeError, envelope: Envelope, reply_to: str, incoming: Incoming | None = None
+    ) -> Refused:
         fault = Fault("refused", f"{error.reason}: {error.detail}")
-        return Refused(error, self._write_fault(envelope.id, envelope.token, fault), reply_to)
+        return Refused(error, self._write_fault(envelope.id, envelope.token, fault), reply_to, incoming)
 
-    def _incoming(self, envelope: Envelope, reply_to: str, now_ms: int) -> Incoming:
+    def _incoming(self, envelope: Envelope, passed: Pass | None, delivery: Delivery, now_ms: int) -> Incoming:
         if envelope.kind is Kind.MESSAGE:
             remaining_s = None
-            expires_at = envelope.sent_ms / 1000 + self._config.token_max_age + self._config.clock_skew
+            sent_ms = envelope.sent_ms if passed is None else passed.made_ms
+            expires_at = sent_ms / 1000 + self._config.token_max_age + self._config.clock_skew
         else:
-            transit_ms = self._transit.transit_ms(envelope.incarnation, envelope.sent_ms, now_ms)
+            is_fresh = headers.number(delivery.headers, headers.FRESH) > 0
+            transit_ms = self._transit.transit_ms(envelope.incarnation, envelope.sent_ms, now_ms, is_fresh=is_fresh)
             remaining_s = (envelope.ttl_ms - transit_ms) / 1000
             expires_at = (envelope.sent_ms + envelope.ttl_ms) / 1000 + self._config.clock_skew
         return Incoming(
-            id=envelope.id,
+            id=envelope.id if passed is None else passed.id,
+            given_id=envelope.id,
             kind=envelope.kind,
             category=envelope.category,
             service=envelope.service,
@@ -115,7 +135,7 @@ class Version2:
             sent_ms=envelope.sent_ms,
             remaining_s=remaining_s,
             expires_at=expires_at,
-            reply_to=reply_to if envelope.reply == DIRECT_REPLY_TO else "",
+            reply_to=_direct_address(delivery) if envelope.reply == DIRECT_REPLY_TO else "",
         )
 
 

@@ -36,20 +36,24 @@ ServiceKey = tuple[Kind, str]
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A verified request that its service could run, and whose standing is not known yet."""
+    """A verified request whose standing is not known yet."""
 
     incoming: Incoming
     claim: Claim
     dialect: Dialect
-    service: ServiceThread
-    deadline: float | None
+    service: ServiceThread | None
+    """None for one that is refused."""
+    deadline: float | None = None
     """``time.monotonic()`` from which nobody waits for it."""
-    on_full: Callable[[], None] | None
+    on_full: Callable[[], None] | None = None
     """What to do when there is no room, instead of the usual."""
+    refusal: Settlement | None = None
+    """Its end, if it is new: the journal has to know of it, or a replay might be run at a better moment."""
 
     @property
     def start(self) -> Start:
-        may_run_again = self.incoming.kind is Kind.MESSAGE or self.service.service.idempotent
+        is_idempotent = self.service is not None and self.service.service.idempotent
+        may_run_again = self.incoming.kind is Kind.MESSAGE or is_idempotent
         return Start(self.incoming.id, self.incoming.expires_at, may_run_again)
 
 
@@ -80,8 +84,8 @@ class Dispatcher:
         self._running: dict[str, Job] = {}
         self._storing: dict[str, Settlement] = {}
         """Left by their services; the broker has not confirmed the copy that has to be stored before the ack."""
-        self._unreleased: list[tuple[str, Release]] = []
-        """What the journal could not be told yet."""
+        self._untold: list[tuple[str, Release | None]] = []
+        """What the journal has to be told: why an id may come again, or None if it is done with, without an answer."""
 
     def __repr__(self) -> str:
         return f"<Dispatcher running={len(self._running)} services={len(self._services)}>"
@@ -106,13 +110,16 @@ class Dispatcher:
             if incoming.kind is not lane:
                 raise Refused(EnvelopeError("malformed", f"a {incoming.kind.value} in the queue for {lane.value}s"))
         except Refused as refused:
-            return self._refuse(refused, Claim(delivery, generation, refused.reply_to), lane)
+            return self._refuse(refused, Claim(delivery, generation, refused.reply_to), dialect, lane)
         claim = Claim(delivery, generation, incoming.reply_to)
         service = self._services.get((lane, incoming.key))
         if service is None:
             return self._unknown(incoming, claim, dialect)
-        deadline = None if incoming.remaining_s is None else time.monotonic() + incoming.remaining_s
-        return Arrival(incoming, claim, dialect, service, deadline, on_full)
+        if incoming.remaining_s is None:
+            return Arrival(incoming, claim, dialect, service, None, on_full)
+        if incoming.remaining_s <= 0:
+            return self._expired(incoming, claim, dialect)
+        return Arrival(incoming, claim, dialect, service, time.monotonic() + incoming.remaining_s, on_full)
 
     def begin(self, arrivals: Sequence[Arrival]) -> Begun:
         """Have *arrivals* run, answered or held.
@@ -124,7 +131,7 @@ class Dispatcher:
         begun = Begun([], [])
         for arrival, what in zip(arrivals, known, strict=True):
             self._admit(arrival, what, begun)
-        self.write_releases()
+        self._tell_journal()
         return begun
 
     def cancel(self, id: str) -> bool:
@@ -148,32 +155,35 @@ class Dispatcher:
             [(outcome.job.incoming.id, outcome.reply) for outcome in outcomes if outcome.is_final], time.time()
         )
         settlements = [self._settlement(outcome) for outcome in outcomes]
-        self.write_releases()
+        self._tell_journal()
         return settlements
 
     def stored(self, settlement: Settlement) -> None:
         """The copy that *settlement* asks for is stored, or was refused by the broker and the original stays."""
         job = settlement.job
-        if job is not None and self._storing.pop(job.incoming.id, None) is not None and settlement.release is not None:
-            self._unreleased.append((job.incoming.id, settlement.release))
-            self.write_releases()
+        if job is not None and self._storing.pop(job.incoming.id, None) is not None:
+            self._untold.append((job.incoming.id, settlement.release))
+            self._tell_journal()
 
     def tick(self) -> None:
         """Let the journal keep its house. Raises JournalUnavailable."""
         self._journal.tick(time.time())
-        self.write_releases()
+        self._tell_journal()
 
-    def write_releases(self) -> None:
-        """Tell the journal what may come again; as long as it cannot be told, copies are held."""
-        for why in Release:
-            ids = [id for id, reason in self._unreleased if reason is why]
+    def _tell_journal(self) -> None:
+        """As long as it cannot be told, copies are held."""
+        for why in (None, *Release) if self._untold else ():
+            ids = [id for id, reason in self._untold if reason is why]
             if not ids:
                 continue
             try:
-                self._journal.release_many(ids, why)
+                if why is None:
+                    self._journal.finish_many([(id, None) for id in ids], time.time())
+                else:
+                    self._journal.release_many(ids, why)
             except JournalUnavailable:
                 return
-            self._unreleased = [entry for entry in self._unreleased if entry[1] is not why]
+            self._untold = [entry for entry in self._untold if entry[1] is not why]
 
     # -- what the journal knows ----------------------------------------------------------------------------------------
 
@@ -203,7 +213,9 @@ class Dispatcher:
         return True
 
     def _run(self, arrival: Arrival, known: Known) -> Settlement | None:
-        incoming = arrival.incoming
+        incoming, service = arrival.incoming, arrival.service
+        if arrival.refusal is not None or service is None:
+            return self._turn_down(arrival)
         if known.deaths >= _FATAL_DEATHS:
             return self._fatal(arrival, known)
         if self.is_stopping and incoming.kind is Kind.CALL:
@@ -217,7 +229,7 @@ class Dispatcher:
         job.attempts = max(known.attempts, elsewhere + 1)
         job.started = self._journal.starter(incoming.id)
         self._running[incoming.id] = job
-        if arrival.service.put(job):
+        if service.put(job):
             return None
         del self._running[incoming.id]
         self._release(incoming.id, Release.NOT_RUN)
@@ -243,16 +255,23 @@ class Dispatcher:
         settlement.claims.append(arrival.claim)
         return settlement
 
+    def _turn_down(self, arrival: Arrival) -> Settlement | None:
+        refusal = arrival.refusal
+        if refusal is None or refusal.burial is None:
+            self._done_with(arrival.incoming.id)
+            return refusal
+        return self._store(Job(arrival.incoming, arrival.dialect, arrival.claim, None), refusal)
+
     def _fatal(self, arrival: Arrival, known: Known) -> Settlement:
         incoming = arrival.incoming
         text = f"it was running when its worker died, {known.deaths} times"
         self._complaints.log(f"{incoming.kind.value} {incoming.id} to {incoming.key} is not run any more: {text}")
         if incoming.kind is Kind.CALL:
-            self._release(incoming.id, Release.BURIED)
+            self._done_with(incoming.id)
             return self._interrupted(arrival, text)
         job = Job(incoming, arrival.dialect, arrival.claim, None)
         burial = Burial("killed-worker", text, attempts=known.attempts - 1)
-        return self._store(job, Settlement(job.claims, burial=burial, release=Release.BURIED))
+        return self._store(job, Settlement(job.claims, burial=burial))
 
     def _interrupted(self, arrival: Arrival, text: str) -> Settlement:
         self.counters[INTERRUPTED] += 1
@@ -269,21 +288,30 @@ class Dispatcher:
 
     # -- refusals ------------------------------------------------------------------------------------------------------
 
-    def _unknown(self, incoming: Incoming, claim: Claim, dialect: Dialect) -> Settlement:
+    def _unknown(self, incoming: Incoming, claim: Claim, dialect: Dialect) -> Arrival | Settlement:
         self.counters["refused.unknown-service"] += 1
         self._complaints.log(f"no service {incoming.key} for {incoming.kind.value}s; asked for by {incoming.id}")
         if incoming.kind is Kind.MESSAGE:
-            return Settlement([claim], burial=Burial(UNKNOWN_SERVICE, f"no message service {incoming.key}"))
+            burial = Burial(UNKNOWN_SERVICE, f"no message service {incoming.key}")
+            return Arrival(incoming, claim, dialect, None, refusal=Settlement([claim], burial=burial))
         fault = Fault(UNKNOWN_SERVICE, f"the node has no RPC service {incoming.key}")
         return Settlement([claim], dialect.write_fault(incoming, fault))
 
-    def _refuse(self, refused: Refused, claim: Claim, lane: Kind) -> Settlement:
+    def _expired(self, incoming: Incoming, claim: Claim, dialect: Dialect) -> Settlement:
+        """Not begun, so a Sender whose clock says otherwise can send it again."""
+        self.counters[EXPIRED] += 1
+        return Settlement([claim], dialect.write_fault(incoming, Fault(EXPIRED, "the deadline passed on its way")))
+
+    def _refuse(self, refused: Refused, claim: Claim, dialect: Dialect, lane: Kind) -> Arrival | Settlement:
         reason = refused.error.reason
         self.counters[f"refused.{reason}"] += 1
         self._complaints.log(f"{lane.value} refused: {refused.error}")
         # A message that was confirmed must not vanish, even if it is only our clock or our secret that is wrong.
         burial = Burial(reason, refused.error.detail) if lane is Kind.MESSAGE else None
-        return Settlement([claim], refused.reply, burial)
+        settlement = Settlement([claim], refused.reply, burial)
+        if refused.incoming is None or refused.incoming.kind is not lane:
+            return settlement
+        return Arrival(refused.incoming, claim, dialect, None, refusal=settlement)
 
     # -- ends ----------------------------------------------------------------------------------------------------------
 
@@ -309,7 +337,10 @@ class Dispatcher:
         return Settlement([arrival.claim], arrival.dialect.write_fault(arrival.incoming, fault))
 
     def _release(self, id: str, why: Release) -> None:
-        self._unreleased.append((id, why))
+        self._untold.append((id, why))
+
+    def _done_with(self, id: str) -> None:
+        self._untold.append((id, None))
 
     def _count(self, outcome: Outcome) -> None:
         fault, kind = outcome.fault, outcome.job.incoming.kind.value

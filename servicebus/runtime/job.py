@@ -38,6 +38,7 @@ class Incoming:
     """A request whose signature, age and node were found good; its params are not parsed yet."""
 
     id: str
+    """What the journal knows it by."""
     kind: Kind
     category: str
     service: str
@@ -51,7 +52,7 @@ class Incoming:
     """Unix time until which its token could be accepted."""
     reply_to: str
     given_id: str = ""
-    """The id that a sender of version 1 gave: not unique, but what it and its service know."""
+    """The id that its sender gave, where that is another: of version 1 (not unique), or of a dead letter sent back."""
     is_patient: bool = False
     """Its sender knows no "busy": it may be kept waiting until there is room."""
 
@@ -146,7 +147,7 @@ class Settlement:
     job: Job | None = None
     """Whose end this is; None for a delivery that was never begun."""
     release: Release | None = None
-    """What the journal is told of the job once the copy is stored."""
+    """Why the id may come again once the copy is stored; None if it may not."""
     is_full: bool = False
     """It is only for want of room that it is postponed."""
     on_full: Callable[[], None] | None = None

@@ -26,7 +26,7 @@ class Retries:
             return Settlement(job.claims, postponement=again, release=Release.NOT_RUN)
         delay_s = self._delay_s(outcome, self._default if ladder is None else ladder)
         if delay_s is None:
-            return Settlement(job.claims, burial=_burial(outcome), release=Release.BURIED)
+            return Settlement(job.claims, burial=_burial(outcome))
         return Settlement(job.claims, postponement=Postponement(delay_s, job.attempts), release=Release.FAILED)
 
     def _delay_s(self, outcome: Outcome, ladder: tuple[float, ...]) -> float | None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+FRESH = "x-servicebus-fresh"
+"""On a call: it was sent just now. Its Sender was told "expired", and its own clock says otherwise."""
+REQUEUED = "x-servicebus-requeued"
+"""The pass of a dead letter that somebody who has the secret has sent back (wire.requeue)."""
 DUE = "x-servicebus-due"
 """Unix milliseconds before which a delayed message is not run."""
 ATTEMPTS = "x-servicebus-attempts"
@@ -21,7 +25,7 @@ HOST = "x-servicebus-host"
 TIME = "x-servicebus-time"
 """Unix seconds of the last attempt, or of the refusal."""
 
-_ALL = (DUE, ATTEMPTS, FIRST, REASON, DETAIL, TRACE, HOST, TIME)
+_ALL = (FRESH, REQUEUED, DUE, ATTEMPTS, FIRST, REASON, DETAIL, TRACE, HOST, TIME)
 
 
 def as_sent(headers: Mapping[str, Any] | None) -> dict[str, Any]:

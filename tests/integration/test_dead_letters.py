@@ -27,6 +27,7 @@ from servicebus.sender import Sender
 from servicebus.testing import Broker
 from servicebus.wire import headers
 from servicebus.wire.envelope import Kind
+from servicebus.wire.requeue import make_pass, read_pass
 from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import decode_envelope
 
@@ -81,7 +82,7 @@ class Place:
         with self.probe.channel() as channel:
             self._put(channel, body, 60, "malformed")
 
-    def _put(self, channel: Any, body: bytes, age_s: float, reason: str) -> None:
+    def _put(self, channel: Any, body: bytes, age_s: float, reason: str) -> dict[str, Any]:
         written = {
             headers.REASON: reason,
             headers.DETAIL: "boom it was",
@@ -94,6 +95,7 @@ class Place:
         }
         properties = pika.BasicProperties(delivery_mode=2, message_id="m", headers=written)
         channel.basic_publish("", DEAD, body, properties, mandatory=True)
+        return written
 
     def params_in(self, queue: str) -> list[Any]:
         """What stands in *queue*, in its order; the queue is empty afterwards."""
@@ -140,7 +142,10 @@ def test_requeue_gives_back_the_very_bytes_without_our_headers(place: Place) -> 
     assert "1 went back" in done.stdout
     bodies = place.probe.take_all(MESSAGES)
     assert [json.loads(decode_envelope(body, 10**6).params) for body, _ in bodies] == ["a", "b"]
-    assert [found for _, found in bodies] == [{"tenant": "t-1"}] * 2, "the attempts begin anew"
+    for body, found in bodies:
+        passed = found.pop(headers.REQUEUED)
+        assert read_pass(Keyring([SECRET]), decode_envelope(body, 10**6).id, passed) is not None
+        assert found == {"tenant": "t-1"}, "the attempts begin anew"
     assert place.params_in(DEAD) == ["stays"]
 
 
@@ -276,10 +281,12 @@ def test_requeued_letters_are_executed_once_by_the_agent_even_if_they_were_doubl
     agent = start_agent([place.broker]).wait_consuming()
     bodies = [sealed(ADDRESS, f"n{number}", kind=Kind.MESSAGE) for number in range(20)]
     with place.probe.channel() as channel:
-        for body in bodies:
-            place._put(channel, body, 60, "ValueError")
-        for body in bodies[:5]:  # as a killed requeue leaves them
-            channel.basic_publish("", MESSAGES, body)
+        for number, body in enumerate(bodies):
+            written = place._put(channel, body, 60, "ValueError")
+            if number < 5:  # as a killed requeue leaves them
+                id = decode_envelope(body, 10**6).id
+                passed = make_pass(Keyring([SECRET]), id, f"{written[headers.TIME]} mq 6 ", int(time.time() * 1000))
+                channel.basic_publish("", MESSAGES, body, pika.BasicProperties(headers={headers.REQUEUED: passed}))
     wait_until(lambda: len(agent.noted("recorded")) == 5, 20)
     assert place.run("requeue", "--all", env=dict(os.environ)).exit_code == 0
     wait_until(lambda: len(set(agent.noted("recorded"))) == 20, 20)

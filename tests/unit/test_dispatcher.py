@@ -24,6 +24,7 @@ from servicebus.runtime.service_thread import Service, ServiceThread
 from servicebus.transport.interface import Delivery
 from servicebus.wire import headers
 from servicebus.wire.envelope import Kind, Reply
+from servicebus.wire.requeue import make_pass
 from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import decode_envelope, decode_json, decode_reply
 
@@ -358,9 +359,9 @@ class TestMessages:
         assert [claim.delivery.tag for claim in first.claims] == [1, 2]
         assert agent.counted == {"failed": 1, "joined": 1}
         agent.dispatcher.stored(first)
-        requeued = agent.settle(body, Kind.MESSAGE)
-        assert requeued.burial is not None
-        assert requeued.burial.attempts == 1
+        replayed = agent.settle(body, Kind.MESSAGE)
+        assert replayed.copy is None
+        assert agent.counted == {"failed": 1, "joined": 1, "refused.replayed": 1}
 
     def test_a_message_that_waited_for_hours_is_still_handled(self, agent: Agent) -> None:
         """Its freshness limit is token_max_age, not its time to live."""
@@ -389,14 +390,43 @@ class TestFurtherAttempts:
         finally:
             assert agent.stop()
 
-    def test_what_was_taken_out_of_the_dead_letters_starts_from_the_first_attempt(self) -> None:
+    def test_a_dead_letter_comes_again_only_with_a_pass_and_starts_from_the_first_attempt(self) -> None:
+        """As it is, it would be a replay: its id is done with."""
         agent = Agent(ladder=(1,))
         try:
-            body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
-            ends = [self.fail(agent, body) for _ in range(3)]
-            assert [end.postponement for end in ends] == [Postponement(1, 1), None, Postponement(1, 1)]
+            id = new_id()
+            body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE, id=id)
+            ends = [self.fail(agent, body) for _ in range(2)]
+            assert [end.postponement for end in ends] == [Postponement(1, 1), None]
+            assert agent.settle(body, Kind.MESSAGE).copy is None
+            forged = {headers.REQUEUED: make_pass(Keyring(["another secret"]), id, "first", 1)}
+            assert agent.settle(body, Kind.MESSAGE, forged).copy is None
+            now_ms = int(time.time() * 1000)
+            requeued = {headers.REQUEUED: make_pass(KEYRING, id, "first", now_ms)}
+            again = agent.settle(body, Kind.MESSAGE, requeued)
+            assert again.postponement == Postponement(1, 1)
         finally:
             assert agent.stop()
+
+    def test_a_pass_makes_a_letter_fresh_that_is_too_old_by_itself(self, agent: Agent) -> None:
+        id = new_id()
+        body = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, id=id, sent_s_ago=200_000)
+        old = agent.settle(body, Kind.MESSAGE)
+        assert old.burial is not None
+        agent.dispatcher.stored(old)
+        requeued = {headers.REQUEUED: make_pass(KEYRING, id, "first", int(time.time() * 1000))}
+        assert agent.settle(body, Kind.MESSAGE, requeued).copy is None
+        assert agent.note.noted == [1]
+
+    def test_a_message_that_was_refused_is_not_run_when_it_is_replayed_at_a_better_moment(self, agent: Agent) -> None:
+        """From the future, while a clock was wrong; it stands among the dead letters, and stays there."""
+        body = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, sent_s_ago=-40)
+        refused = agent.settle(body, Kind.MESSAGE)
+        assert refused.burial is not None
+        agent.dispatcher.stored(refused)
+        with patch("time.time", lambda at=time.time() + 40: at):
+            assert agent.settle(body, Kind.MESSAGE).copy is None
+        assert agent.note.noted == []
 
     def test_attempts_on_another_machine_of_the_node_count(self) -> None:
         agent = Agent(ladder=(1, 5, 30))
