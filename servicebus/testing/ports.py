@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+import sys
 from pathlib import Path
 
 __all__ = ["LOOPBACK", "free_ports"]
@@ -13,6 +14,9 @@ LOOPBACK = "127.0.0.1"
 _LOWEST = 10_240
 _RANGE_FILE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
+_claims: list[int] = []
+"""Descriptors that stay open until this process ends."""
+
 
 def free_ports(count: int) -> list[int]:
     """*count* different TCP ports of the loopback address that nobody listens on.
@@ -20,6 +24,9 @@ def free_ports(count: int) -> list[int]:
     All are below the range that the kernel gives to outgoing connections. A port from that range could be handed to a
     client while the broker that owns it is down, and a client that keeps dialling a port of that range on loopback
     can even be connected to itself; both look like a broker that answers nonsense.
+
+    Nor does another process get one from this function for as long as this process lives, even while the broker that
+    owns it is down: several programs with private brokers, or the parallel processes of a test run, stay apart.
 
     Raises:
         OSError: no free port was found.
@@ -38,14 +45,35 @@ def free_ports(count: int) -> list[int]:
 def _bind_one() -> socket.socket:
     upper = _first_outgoing_port()
     for _ in range(200):
+        port = random.randrange(_LOWEST, upper)
         sock = socket.socket()
         try:
-            sock.bind((LOOPBACK, random.randrange(_LOWEST, upper)))
+            sock.bind((LOOPBACK, port))
         except OSError:
             sock.close()
-        else:
+            continue
+        if _reserve(port):
             return sock
+        sock.close()
     raise OSError(f"no free TCP port between {_LOWEST} and {upper} on {LOOPBACK}")
+
+
+def _reserve(port: int) -> bool:
+    """Claim *port* before all who ask here; false if another process, or this one, has done so already.
+
+    The claim is a name without a file, of Linux's abstract sockets: the kernel gives it to one process, and takes it
+    back however that process ends. Elsewhere ports are only as safe as their number is large.
+    """
+    if sys.platform != "linux":
+        return True
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        claim.bind(f"\0servicebus-port-{port}")
+    except OSError:
+        claim.close()
+        return False
+    _claims.append(claim.detach())
+    return True
 
 
 def _first_outgoing_port() -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,15 +14,9 @@ from logserver import LINE, log_server
 from old219 import PROGRAMS
 
 from servicebus.testing import Broker
+from servicebus.testing.ports import free_ports
 
 pytestmark = [pytest.mark.compat, pytest.mark.brokers(count=1)]
-
-
-def free_udp_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def run(python: Path | str, folder: Path, *arguments: object) -> str:
@@ -37,7 +30,7 @@ def run(python: Path | str, folder: Path, *arguments: object) -> str:
 
 def run_program(python: Path | str, folder: Path, broker: Broker) -> dict[str, Any]:
     folder.mkdir()
-    log_port = free_udp_port()
+    log_port = free_ports(1)[0]
     seen: dict[str, Any] = json.loads(
         run(python, folder, PROGRAMS / "old_program.py", broker.port, log_port, folder).splitlines()[-1]
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -17,6 +16,7 @@ from waiting import wait_until
 from servicebus.configuration import Configuration, load_logging
 from servicebus.errors import ConfigurationError, ConnectFailed
 from servicebus.logging_service import LoggingService, connect_root_logger
+from servicebus.testing.ports import free_ports
 
 TOP = """
 import logging, os, pathlib, signal, sys, threading
@@ -38,10 +38,8 @@ def passed(ended: subprocess.CompletedProcess[str]) -> bool:
 
 @pytest.fixture
 def port() -> int:
-    """A UDP port that was free a moment ago."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Given to nobody else, neither by TCP nor, therefore, by UDP."""
+    return free_ports(1)[0]
 
 
 def test_a_program_of_2x_runs_unchanged(tmp_path: Path, port: int) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -86,3 +89,17 @@ def test_ports_are_different_and_never_those_of_outgoing_connections() -> None:
     ports = free_ports(50)
     assert len(set(ports)) == 50
     assert max(ports) < max(first_outgoing, 32_768)
+
+
+def test_a_port_is_nobody_elses_for_as_long_as_its_process_lives() -> None:
+    """Nobody listens on any of them meanwhile, as on that of a broker that is down."""
+    ask = "import sys, servicebus.testing.ports as p; print(*p.free_ports(100), flush=True); sys.stdin.read()"
+    with ExitStack() as stack:
+        others = [
+            stack.enter_context(
+                subprocess.Popen([sys.executable, "-c", ask], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            for _ in range(5)
+        ]
+        taken = [port for other in others if other.stdout for port in other.stdout.readline().split()]
+    assert len(set(taken)) == len(taken) == 500
