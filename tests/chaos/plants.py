@@ -104,8 +104,8 @@ def _no_expiry() -> None:
 
     publish, incoming = LinkChannels.publish_call, Version2._incoming
 
-    def publish_for_long(self: LinkChannels, parcel: Any, wire_id: str, expiration_ms: int) -> None:
-        publish(self, parcel, wire_id, _AN_HOUR_MS)
+    def publish_for_long(self: LinkChannels, parcel: Any, wire_id: str, expiration_ms: int, *more: Any) -> None:
+        publish(self, parcel, wire_id, _AN_HOUR_MS, *more)
 
     def without_deadline(self: Version2, *more: Any) -> Any:
         found = incoming(self, *more)
