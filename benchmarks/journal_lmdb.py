@@ -48,6 +48,11 @@ class LmdbLog:
         except lmdb.Error as error:
             raise JournalUnavailable(str(self._path), str(error)) from error
 
+    def append_both(self, first: tuple[int, bytes], second: tuple[int, bytes]) -> int:
+        with self.transaction():
+            self.append(*first)
+            return self.append(*second)
+
     def _append(self, txn: Any, kind: int, data: bytes) -> int:
         cursor = txn.cursor(self._log)
         seq = _SEQ.unpack(cursor.key())[0] + 1 if cursor.last() else 1

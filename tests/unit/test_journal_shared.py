@@ -20,11 +20,13 @@ from servicebus.runtime.journal import (
     Release,
     SharedJournal,
     Standing,
+    Start,
     default_path,
     open_shared,
 )
 from servicebus.runtime.journal import open_journal as open_named
 from servicebus.runtime.journal.interface import JournalUnavailable
+from servicebus.runtime.journal.records import Kind
 
 Open = Callable[..., SharedJournal]
 
@@ -50,14 +52,20 @@ def open_journal(path: Path) -> Iterator[Open]:
 
 def before_its_next_row(journal: SharedJournal, act: Callable[[], object]) -> None:
     """Have somebody else *act* after *journal* has looked and before its row is written: the tightest race there is."""
-    append = journal._replica.log.append
+    log = journal._replica.log
+    insert = log._insert  # type: ignore[attr-defined]
 
-    def act_first(kind: int, data: bytes) -> int:
-        journal._replica.log.append = append  # type: ignore[method-assign]
+    def act_first(sql: str, values: tuple[int | bytes, ...]) -> int:
+        log._insert = insert  # type: ignore[attr-defined]
         act()
-        return append(kind, data)
+        return int(insert(sql, values))
 
-    journal._replica.log.append = act_first  # type: ignore[method-assign]
+    log._insert = act_first  # type: ignore[attr-defined]
+
+
+def turn(journal: SharedJournal, ended: list[int], begun: list[int]) -> list[Known]:
+    starts = [Start(id_of(count), NOW + 60) for count in begun]
+    return journal.turn([(id_of(count), b"done") for count in ended], starts, NOW)
 
 
 class TestTogether:
@@ -131,6 +139,42 @@ class TestTogether:
         assert standings(self.ours, 2, 15) == [Standing.NEW, Standing.FINISHED]
         finish(self.ours, 1, 2)
         assert standings(self.third, 1, 2) == [Standing.FINISHED] * 2
+
+    def test_a_turn_is_told_in_one_transaction_and_known_to_all(self) -> None:
+        begin(self.ours, 1)
+        assert turn(self.ours, [1], [2, 3]) == [Known(Standing.NEW, None, 1, 0)] * 2
+        assert [kind for _, kind, _ in self.other._replica.log.read(0)] == [Kind.BEGIN, Kind.ANSWERS, Kind.BEGIN]
+        assert begin(self.other, 1, 2, 4) == [
+            Known(Standing.FINISHED, b"done"),
+            Known(Standing.RUNNING, None, 1, 0),
+            Known(Standing.NEW, None, 1, 0),
+        ]
+
+    def test_what_another_begins_before_our_turn_is_told_runs_there(self) -> None:
+        begin(self.ours, 1)
+        before_its_next_row(self.ours, lambda: begin(self.other, 2))
+        assert [known.standing for known in turn(self.ours, [1], [2, 3])] == [Standing.RUNNING, Standing.NEW]
+        assert standings(self.other, 1, 3) == [Standing.FINISHED, Standing.RUNNING]
+
+    def test_a_turn_of_one_who_was_put_away_meanwhile_holds(self) -> None:
+        begin(self.ours, 1)
+
+        def be_busy() -> None:
+            for count in range(10, 30):
+                begin(self.other, count)
+                finish(self.other, count)
+                self.other.tick(NOW + count * 11)
+
+        before_its_next_row(self.ours, be_busy)
+        assert [known.standing for known in turn(self.ours, [1], [2, 15])] == [Standing.NEW, Standing.FINISHED]
+        assert standings(self.third, 1, 2) == [Standing.FINISHED, Standing.RUNNING]
+
+    def test_a_turn_that_cannot_be_told_may_be_said_again(self) -> None:
+        begin(self.ours, 1)
+        with self.other._replica.log.transaction(), pytest.raises(JournalUnavailable, match="has kept it locked"):
+            turn(self.ours, [1], [2])
+        assert turn(self.ours, [1], [2]) == [Known(Standing.NEW, None, 1, 0)]
+        assert begin(self.other, 1, 2) == [Known(Standing.FINISHED, b"done"), Known(Standing.RUNNING, None, 1, 0)]
 
     def test_all_who_compact_and_all_who_read_on_know_the_same(self) -> None:
         for count in range(1, 400):

@@ -42,15 +42,20 @@ class AnswerIndex:
     def add(self, seq: int, now: int, until: int, ends: Iterable[tuple[int, int]]) -> None:
         """The row *seq* was written at *now* and holds answers to *ends* (number, size); asked for until *until*."""
         block = self._open_block()
-        for number, size in ends:
-            if size >= 0:
+        size = count = 0
+        for number, length in ends:
+            if length >= 0:
                 block.seqs[number] = seq
-                block.size += size
-                self.size += size
-                self.count += 1
+                size += length
+                count += 1
+        block.size += size
+        self.size += size
+        self.count += count
         block.last_seq = seq
-        block.answered_at = max(block.answered_at, now)
-        block.until = max(block.until, until)
+        if now > block.answered_at:
+            block.answered_at = now
+        if until > block.until:
+            block.until = until
 
     def seq_of(self, number: int) -> int | None:
         for block in reversed(self._blocks):

@@ -70,6 +70,12 @@ class Journal(Protocol):
         Ids that the caller has not begun are passed over.
         """
 
+    def turn(self, ends: Sequence[tuple[str, bytes | None]], starts: Sequence[Start], now: float) -> list[Known]:
+        """``finish_many`` and then ``begin_many``, for the price of one where the store can.
+
+        If it raises, the first may have happened: both may be said again.
+        """
+
     def release_many(self, ids: Sequence[str], why: Release) -> None:
         """These ids, begun by the caller, may come again. Others are passed over."""
 
@@ -114,6 +120,11 @@ class OneByOne:
 
     def release_many(self, ids: Sequence[str], why: Release) -> None:
         raise NotImplementedError
+
+    def turn(self, ends: Sequence[tuple[str, bytes | None]], starts: Sequence[Start], now: float) -> list[Known]:
+        if ends:
+            self.finish_many(ends, now)
+        return self.begin_many(starts, now) if starts else []
 
     def starter(self, id: str) -> Callable[[], None]:
         return do_nothing

@@ -110,6 +110,15 @@ class Ledger:
         value = self._chunks.get(number >> CHUNK_BITS)
         return value is not None and value >> (_TIME_BITS + (number & _BIT_MASK)) & 1 == 1
 
+    def unknown(self, asked: Sequence[tuple[str, int, int, bool]]) -> list[Numbered]:
+        """Number and expiry of those that were never begun, as far as is remembered."""
+        entries, chunks = self.entries, self._chunks
+        return [
+            (number, until)
+            for _, number, until, _ in asked
+            if number not in entries and (number >> CHUNK_BITS not in chunks or not self.is_finished(number))
+        ]
+
     def outlives(self, number: int, expires: int) -> bool:
         """Will what is known of this id be remembered until *expires*, without being told so?"""
         entry = self.entries.get(number)
@@ -122,7 +131,7 @@ class Ledger:
     def begin(self, owner: int, starts: Sequence[Numbered]) -> None:
         """*owner* has what nobody has begun, and what waits for its next attempt; of the rest the expiry is noted."""
         self.pending += len(starts)
-        entries = self.entries
+        entries, note_change = self.entries, self._changed_entries.add
         for number, expires in starts:
             entry = entries.get(number)
             if entry is not None:
@@ -135,7 +144,7 @@ class Ledger:
                 continue
             else:
                 entries[number] = (owner, 1, 0, expires)
-            self._changed_entries.add(number)
+            note_change(number)
 
     def take_over(self, owner: int, starts: Sequence[Estate]) -> None:
         """*owner* gets what a dead worker left behind, unless somebody else has asked before."""
@@ -148,11 +157,19 @@ class Ledger:
 
     def finish(self, owner: int, numbers: Sequence[int]) -> None:
         self.pending += len(numbers)
+        entries, chunks, note_chunk = self.entries, self._chunks, self._changed_chunks.add
         for number in numbers:
-            holder, _, _, expires = self.entries.get(number, _NOTHING)
-            if holder == owner:
-                self._remove(number)
-                self._finish(number, expires)
+            entry = entries.get(number)
+            if entry is None or entry[0] != owner:
+                continue
+            self._remove(number)
+            key = number >> CHUNK_BITS
+            value = chunks.get(key, 0)
+            if value & _TIME_MASK < entry[3]:
+                self._finish(number, entry[3])
+            else:
+                chunks[key] = value | 1 << (_TIME_BITS + (number & _BIT_MASK))
+                note_chunk(key)
 
     def release(self, owner: int, why: Release, numbers: Sequence[int]) -> None:
         self.pending += len(numbers)

@@ -41,6 +41,9 @@ class Log(Protocol):
     def append(self, kind: int, data: bytes) -> int:
         """Add a row; gives its number."""
 
+    def append_both(self, first: tuple[int, bytes], second: tuple[int, bytes]) -> int:
+        """Add two rows, one next to the other, both or none; gives the number of the second."""
+
     def read(self, after: int, before: int | None = None) -> list[Row]:
         """The rows between the two numbers that are still there."""
 

@@ -78,6 +78,7 @@ _BEGIN = struct.Struct("<QQI")
 _ONE_BEGIN = struct.Struct("<QQQI")
 _FINISH_HEAD = struct.Struct("<QIII")
 _FINISH = struct.Struct("<QQi")
+_ONE_FINISH = struct.Struct("<QIIIQQi")
 _RELEASE_HEAD = struct.Struct("<QB")
 _TAKE_OVER = struct.Struct("<QQQI")
 _COMPACT = struct.Struct("<IIIQQI")
@@ -106,6 +107,11 @@ def unpack_begin(data: bytes) -> tuple[int, list[Numbered]]:
 
 def pack_finish(owner: int, now: int, until: int, ends: Sequence[tuple[int, bytes | None]]) -> bytes:
     """*until*: when the last of these ids expires."""
+    if len(ends) == 1:
+        number, answer = ends[0]
+        size = -1 if answer is None else len(answer)
+        row = _ONE_FINISH.pack(owner, now, until, 1, number >> COUNT_BITS, number & _COUNT_MASK, size)
+        return row + answer if answer else row
     pack = _FINISH.pack
     head = _FINISH_HEAD.pack(owner, now, until, len(ends))
     rows = [

@@ -17,14 +17,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from servicebus.runtime.journal import records
+from servicebus.runtime.journal import records, rows
 from servicebus.runtime.journal.blackbox import BlackBoxes
 from servicebus.runtime.journal.interface import Known, OneByOne, Release, Standing, Start, do_nothing
-from servicebus.runtime.journal.ledger import NOBODY, Ledger, Limits
+from servicebus.runtime.journal.ledger import NOBODY, Limits
 from servicebus.runtime.journal.log import Log
 from servicebus.runtime.journal.owners import OwnerLock
-from servicebus.runtime.journal.records import Kind, Numbered, number_of
+from servicebus.runtime.journal.records import Numbered, number_of
 from servicebus.runtime.journal.replica import Replica, seconds
+from servicebus.runtime.journal.rows import OwnRow
 
 __all__ = ["SharedJournal"]
 
@@ -35,6 +36,8 @@ _ROUNDS = 4
 """Each round but the first needs another worker that did something in the very same moment."""
 
 _FIRST = Known(Standing.NEW, None, 1)
+
+End = tuple[str, bytes | None]
 
 Asked = tuple[str, int, int, bool]
 """Id, number, expiry, may be run again."""
@@ -58,6 +61,8 @@ class SharedJournal(OneByOne):
         self._limits = limits
         self._mine: dict[str, int] = {}
         """What was given out as NEW and has not come back; the log may say that we have begun more than that."""
+        self._given: list[str] = []
+        """Of these, what was given out in this turn."""
         self._boxes = boxes
         self._box = boxes.open(self._me)
         self._unopened: set[int] = set()
@@ -73,55 +78,38 @@ class SharedJournal(OneByOne):
         return f"<SharedJournal {self._replica.log!r} owner={self._me} begun={len(self._mine)}>"
 
     def begin_many(self, starts: Sequence[Start], now: float) -> list[Known]:
+        return self.turn((), starts, now)
+
+    def finish_many(self, ends: Sequence[End], now: float) -> None:
+        self.turn(ends, (), now)
+
+    def turn(self, ends: Sequence[End], starts: Sequence[Start], now: float) -> list[Known]:
         self._now = now
         self._replica.refresh()
+        self._given.clear()
         asked = [(id, number_of(id), seconds(expires_at + 1), rerun) for id, expires_at, rerun in starts]
-        begun_before = len(self._mine)
         try:
-            return self._begin(asked)
+            self._tell(ends, asked)
+            found = self._hear(asked)
         except BaseException:
             # The caller does not hear of those that were given out already.
-            for id in list(self._mine)[begun_before:]:
+            for id in self._given:
                 del self._mine[id]
             self._has_failed = True
             raise
         finally:
             if len(self._box.slots) > len(self._mine):
                 self._box.clear_all_but(self._mine.values())
-
-    def finish_many(self, ends: Sequence[tuple[str, bytes | None]], now: float) -> None:
-        self._now = now
-        self._replica.refresh()
-        rows = [(self._mine[id], self._storable(answer)) for id, answer in ends if id in self._mine]
-        if not rows:
-            return
-        numbers = [number for number, _ in rows]
-        sizes = [(number, len(answer)) for number, answer in rows if answer is not None]
-        at, until = seconds(now), self._until(numbers)
-
-        def apply(ledger: Ledger, seq: int) -> None:
-            ledger.finish(self._me, numbers)
-            if sizes:
-                ledger.answers.add(seq, at, until, sizes)
-
-        kind = Kind.ANSWERS if sizes else Kind.FINISH
-        self._replica.write(kind, records.pack_finish(self._me, at, until, rows), apply)
-        for id, _ in ends:
-            self._mine.pop(id, None)
-        self._box.clear(numbers)
         if self._replica.ledger.pending >= _COMPACT_IDS:
             self._replica.compact(_COMPACT_IDS, now)
+        return found
 
     def release_many(self, ids: Sequence[str], why: Release) -> None:
         self._replica.refresh()
         numbers = [self._mine[id] for id in ids if id in self._mine]
-        if not numbers:
-            return
-        data = records.pack_release(self._me, why, numbers)
-        self._replica.write(Kind.RELEASE, data, lambda ledger, _seq: ledger.release(self._me, why, numbers))
-        for id in ids:
-            self._mine.pop(id, None)
-        self._box.clear(numbers)
+        if numbers:
+            self._replica.write(rows.released(self._me, why, numbers))
+            self._let_go(ids)
 
     def starter(self, id: str) -> Callable[[], None]:
         number = self._mine.get(id)
@@ -162,32 +150,66 @@ class SharedJournal(OneByOne):
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
-    def _begin(self, asked: Sequence[Asked]) -> list[Known]:
-        self._claim(asked)
-        found = [self._known(*one) for one in asked]
+    def _tell(self, ends: Sequence[End], asked: Sequence[Asked]) -> None:
+        """Write what was run, and that we want what can be had: a row each, both at once if nothing is in the way."""
+        ended = self._ended(ends) if ends else None
+        wanted = self._replica.ledger.unknown(asked)
+        if ended is not None:
+            if wanted and len(wanted) == len(asked):
+                self._replica.write_both(ended, self._begun(wanted))
+                self._let_go([id for id, _ in ends])
+                return
+            self._replica.write(ended)
+            self._let_go([id for id, _ in ends])
+        if len(wanted) < len(asked):
+            self._claim(asked)
+        elif wanted:
+            self._replica.write(self._begun(wanted))
+
+    def _hear(self, asked: Sequence[Asked]) -> list[Known]:
+        """What is known of each; claimed again where that is not clear yet."""
+        found = [self._known(one) for one in asked]
         for _ in range(_ROUNDS):
             if None not in found:
                 break
             self._claim([one for one, known in zip(asked, found, strict=True) if known is None])
-            found = [known or self._known(*one) for one, known in zip(asked, found, strict=True)]
+            found = [known or self._known(one) for one, known in zip(asked, found, strict=True)]
         # Still none: it changes hands faster than we can look. Whoever asks again is told more.
         return [known or Known(Standing.RUNNING) for known in found]
 
     def _claim(self, asked: Sequence[Asked]) -> None:
-        """Tell the log that we want those that can be had."""
-        entries = self._replica.ledger.entries
-        is_finished = self._replica.ledger.is_finished
-        wanted = [(number, until) for _, number, until, _ in asked if number not in entries and not is_finished(number)]
-        if len(wanted) < len(asked):
-            # Something is known already: is that still so? Others may have finished, released or taken it since.
-            self._catch_up_with_the_dead()
-            wanted = [(number, until) for _, number, until, rerun in asked if self._is_wanted(number, until, rerun)]
-            self._take_over([(number, until) for _, number, until, rerun in asked if rerun])
+        """Want what is known already: others may have finished, released or taken it since we looked."""
+        self._catch_up_with_the_dead()
+        wanted = [(number, until) for _, number, until, rerun in asked if self._is_wanted(number, until, rerun)]
+        self._take_over([(number, until) for _, number, until, rerun in asked if rerun])
         if wanted:
-            # Before the row: what is in the log and not in the box counts as started.
-            self._box.note(wanted)
-            data = records.pack_begin(self._me, wanted)
-            self._replica.write(Kind.BEGIN, data, lambda ledger, _seq: ledger.begin(self._me, wanted))
+            self._replica.write(self._begun(wanted))
+
+    def _begun(self, wanted: list[Numbered]) -> OwnRow:
+        # Before the row: what is in the log and not in the box counts as started.
+        self._box.note(wanted)
+        return rows.begun(self._me, wanted)
+
+    def _ended(self, ends: Sequence[End]) -> OwnRow | None:
+        mine, entries, largest = self._mine, self._replica.ledger.entries, self._limits.max_answer_bytes // 2
+        ours: list[tuple[int, bytes | None]] = []
+        until = 0
+        for id, answer in ends:
+            number = mine.get(id)
+            if number is None:
+                continue
+            if answer is not None and len(answer) > largest:
+                self._large_answers += 1
+                answer = None
+            ours.append((number, answer))
+            entry = entries.get(number)
+            if entry is not None and entry[3] > until:
+                until = entry[3]
+        return rows.ended(self._me, seconds(self._now), until, ours) if ours else None
+
+    def _let_go(self, ids: Iterable[str]) -> None:
+        numbers = [self._mine.pop(id) for id in ids if id in self._mine]
+        self._box.clear(numbers)
 
     def _is_wanted(self, number: int, expires: int, rerun: bool) -> bool:
         """Can it be had, or must it be remembered for longer than before?"""
@@ -206,18 +228,19 @@ class SharedJournal(OneByOne):
             if number in entries and entries[number][0] in self._dead
         ]
         if estates:
-            data = records.pack_take_over(self._me, estates)
             self._box.note([(number, until) for number, _, until in estates])
-            self._replica.write(Kind.TAKE_OVER, data, lambda ledger, _seq: ledger.take_over(self._me, estates))
+            self._replica.write(rows.taken_over(self._me, estates))
 
-    def _known(self, id: str, number: int, _until: int, rerun: bool) -> Known | None:
+    def _known(self, one: Asked) -> Known | None:
         """What is known now; None if it has to be claimed (again) first."""
+        id, number, _, rerun = one
         entry = self._replica.ledger.entries.get(number)
         if entry is None:
             return Known(Standing.FINISHED, self._answer(number)) if self._replica.ledger.is_finished(number) else None
         owner, attempts, deaths, _ = entry
         if owner == self._me and id not in self._mine:
             self._mine[id] = number
+            self._given.append(id)
             return _FIRST if attempts == 1 else Known(Standing.NEW, None, attempts, deaths)
         if owner == NOBODY or owner in self._dead:
             is_free = rerun or (owner == NOBODY and not deaths)
@@ -260,8 +283,7 @@ class SharedJournal(OneByOne):
         entries = self._replica.ledger.entries
         held = [number for number in numbers if number in entries and entries[number][0] == owner]
         if held:
-            data = records.pack_release(owner, Release.NOT_RUN, held)
-            self._replica.write(Kind.RELEASE, data, lambda ledger, _seq: ledger.release(owner, Release.NOT_RUN, held))
+            self._replica.write(rows.released(owner, Release.NOT_RUN, held))
 
     # -- answers -----------------------------------------------------------------------------------------------------
 
@@ -269,15 +291,3 @@ class SharedJournal(OneByOne):
         seq = self._replica.ledger.answers.seq_of(number)
         data = None if seq is None else self._replica.log.data(seq)
         return None if data is None else records.answer_in(data, number)
-
-    def _until(self, numbers: Iterable[int]) -> int:
-        """When the last of these unfinished ids expires."""
-        return max(
-            (entry[3] for entry in map(self._replica.ledger.entries.get, numbers) if entry is not None), default=0
-        )
-
-    def _storable(self, answer: bytes | None) -> bytes | None:
-        if answer is None or len(answer) <= self._limits.max_answer_bytes // 2:
-            return answer
-        self._large_answers += 1
-        return None

@@ -46,6 +46,7 @@ CREATE TABLE IF NOT EXISTS state (
 INSERT OR IGNORE INTO state VALUES (1, 0, 0, 0, 0, 0, 0, 0, 0, 0);
 """
 _APPEND = "INSERT INTO log (kind, data) VALUES (?, ?)"
+_APPEND_BOTH = "INSERT INTO log (kind, data) VALUES (?, ?), (?, ?)"
 _READ = "SELECT seq, kind, data FROM log WHERE seq > ? AND seq < ? ORDER BY seq"
 _LAST = 2**63 - 1
 _KEY_BYTES = 16
@@ -85,13 +86,10 @@ class SqliteLog:
         return f"<SqliteLog {self._path}>"
 
     def append(self, kind: int, data: bytes) -> int:
-        try:
-            self._cursor.execute(_APPEND, (kind, data))
-        except sqlite3.Error:
-            self._retried(lambda: self._cursor.execute(_APPEND, (kind, data)))
-        seq = self._cursor.lastrowid
-        assert seq is not None
-        return seq
+        return self._insert(_APPEND, (kind, data))
+
+    def append_both(self, first: tuple[int, bytes], second: tuple[int, bytes]) -> int:
+        return self._insert(_APPEND_BOTH, first + second)
 
     def read(self, after: int, before: int | None = None) -> list[Row]:
         bounds = (after, _LAST if before is None else before)
@@ -153,6 +151,15 @@ class SqliteLog:
         self._connection.close()
 
     # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _insert(self, sql: str, values: tuple[int | bytes, ...]) -> int:
+        try:
+            self._cursor.execute(sql, values)
+        except sqlite3.Error:
+            self._retried(lambda: self._cursor.execute(sql, values))
+        seq = self._cursor.lastrowid
+        assert seq is not None
+        return seq
 
     def _connect(self) -> sqlite3.Connection:
         try:
