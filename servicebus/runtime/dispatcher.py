@@ -202,15 +202,26 @@ class Dispatcher:
             begun.settlements.append(settlement)
 
     def _is_elsewhere(self, arrival: Arrival, begun: Begun) -> bool:
-        """It runs in another worker: it is held, for as long as somebody waits for it."""
+        """It runs in another worker, or came before it is confirmed: it is held, for as long as somebody waits."""
         id = arrival.incoming.id
-        if id in self._running or id in self._storing:
+        if id in self._running or (id in self._storing and not self._is_copy(arrival)):
             return False
         if arrival.deadline is not None and time.monotonic() > arrival.deadline:
             begun.settlements.append(self._answer(arrival, Fault(EXPIRED, "another worker of the node still runs it")))
         else:
             begun.held.append(arrival)
         return True
+
+    def _is_copy(self, arrival: Arrival) -> bool:
+        """Whether it is another message than the one whose copy is being stored: most often that copy itself.
+
+        The broker may deliver it sooner than it confirms it, as the two go over different connections. Joined, it would
+        be acked together with the original, and nothing would be left.
+        """
+        original = self._storing[arrival.incoming.id].claims[0].delivery
+        return headers.number(arrival.claim.delivery.headers, headers.DUE) != headers.number(
+            original.headers, headers.DUE
+        )
 
     def _run(self, arrival: Arrival, known: Known) -> Settlement | None:
         incoming, service = arrival.incoming, arrival.service
