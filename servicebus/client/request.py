@@ -88,7 +88,7 @@ class Request:
         self._is_done = False
         self.is_busy = False
         self.says_fresh = False
-        """The node takes it for late, and our clock says otherwise: it travels with a mark that it was sent just now."""
+        """The node takes it for late, our clock says otherwise: it travels with a mark that it was sent just now."""
         self.returned = False
         self.attempts: list[tuple[str, str]] = []
 

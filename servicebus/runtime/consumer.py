@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from servicebus.configuration import BrokerHost, Configuration
@@ -18,6 +18,7 @@ from servicebus.errors import ConnectFailed, ConnectionLost, QueueConflict, Queu
 from servicebus.policy.backoff import Backoff, cap_for
 from servicebus.policy.connection import Event, State, after
 from servicebus.policy.members import Turn
+from servicebus.runtime.attendance import Attendance
 from servicebus.runtime.control import ControlLane
 from servicebus.runtime.delay_lane import DelayLane
 from servicebus.runtime.dialect import Dialect
@@ -26,7 +27,15 @@ from servicebus.runtime.job import Claim
 from servicebus.runtime.maintenance import Maintenance
 from servicebus.runtime.publisher import Publisher
 from servicebus.runtime.settler import Settler
-from servicebus.runtime.topology import calls_lane, control_lane, declare_again, delays_lane, echo_lane, messages_lane
+from servicebus.runtime.topology import (
+    calls_lane,
+    control_lane,
+    declare_again,
+    delays_lane,
+    echo_lane,
+    lane_counts,
+    messages_lane,
+)
 from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Delivery, Script
 from servicebus.transport.loop import EventLoop
@@ -39,6 +48,8 @@ CONNECT_LIMIT_S = 2.0
 _REPEAT_COMPLAINT_S = 300.0
 _WAITING_AGAIN_S = 5.0
 """How often queues are asked for that are out of reach, or of another type."""
+_LOOK_AGAIN_S = 1.0
+"""When a look has found a queue with fewer consumers than the others."""
 _STORED_LANES = ("messages", "delays")
 _FLEETING_LANES = ("control", "calls")
 
@@ -79,6 +90,7 @@ class NodeConsumer:
         self._is_stopping = False
         self._complaints: dict[str, float] = {}
         self._extra_lanes: list[Lane] = []
+        self._attendance = Attendance()
         self._looks_at: int | None = None
         """The generation whose topology is being looked at, until the broker has answered."""
         self.message_dialect: Dialect = control.dialect
@@ -223,9 +235,11 @@ class NodeConsumer:
                 open_next(index + 1)
                 return
             is_open = False
+            mine: BrokerChannel | None = None
 
             def opened(channel: BrokerChannel) -> None:
-                self._channels[name] = channel
+                nonlocal mine
+                mine = self._channels[name] = channel
                 channel.run(script(), ready)
 
             def ready() -> None:
@@ -234,7 +248,7 @@ class NodeConsumer:
                 open_next(index + 1)
 
             def broken(error: TransportError) -> None:
-                if generation != self.generation:
+                if generation != self.generation or (is_open and self._channels.get(name) is not mine):
                     return
                 if not is_open and _can_wait(name, error):
                     self._let_wait(name, error)
@@ -371,14 +385,35 @@ class NodeConsumer:
         if self.state is not State.CONSUMING or channel is None or is_busy or self.maintenance.is_asked:
             return
         self._looks_at = self.generation
-        unattended: list[str] = []
-        look = declare_again(self._config, self._fleeting, unattended, with_stored=not self._waiting)
-        channel.run(look, lambda: self._looked(unattended))
+        consumers: dict[str, int] = {}
+        look = declare_again(self._config, self._fleeting, consumers, with_stored=not self._waiting)
+        channel.run(look, lambda: self._looked(consumers))
 
-    def _looked(self, unattended: list[str]) -> None:
+    def _looked(self, consumers: dict[str, int]) -> None:
         self._looks_at = None
-        if unattended and not self.maintenance.is_asked:
+        if self.maintenance.is_asked:
+            return
+        unattended = [queue for queue, count in consumers.items() if not count]
+        if unattended:
             self._lost(f"nobody consumes {', '.join(unattended)} any more", "closed")
+            return
+        short = self._attendance.look(lane_counts(self._config.node_name, consumers))
+        if short:
+            self._consume_again(short)
+        elif self._attendance.is_in_doubt:
+            self._loop.call_later(_LOOK_AGAIN_S, self.look_after_topology)
+
+    def _consume_again(self, lanes: Collection[str]) -> None:
+        """One of the node's workers is not consuming there, and nobody knows which: all of them begin anew.
+
+        On other channels, because a broker that has lost count may miscount again if a consumer is cancelled that it
+        does not know. What the closed ones had delivered comes again, and joins what runs already.
+        """
+        LOG.warning("%s: a consumer of %s is missing; consuming anew", self.host.name, ", ".join(sorted(lanes)))
+        former = [self._channels.pop(name) for name in lanes if name in self._channels]
+        for name in lanes:
+            self._tags.pop(name, None)
+        self._open_each([lane for lane in self._lanes() if lane[0] in lanes], lambda: _close_each(former))
 
     # -- what the maintenance asks -------------------------------------------------------------------------------------
 
@@ -393,7 +428,7 @@ class NodeConsumer:
         self._control.is_leaving = is_leaving
 
     def bind_again(self) -> Script:
-        return declare_again(self._config, self._fleeting, [], with_stored=not self._waiting)
+        return declare_again(self._config, self._fleeting, {}, with_stored=not self._waiting)
 
     def renew(self, reason: str) -> None:
         self._lost(reason, _ASKED)
@@ -456,3 +491,8 @@ def _can_wait(lane: str, error: TransportError) -> bool:
     if isinstance(error, QueueStranded):
         return lane not in _FLEETING_LANES
     return isinstance(error, QueueConflict) and is_stored(error.queue)
+
+
+def _close_each(channels: list[BrokerChannel]) -> None:
+    for channel in channels:
+        channel.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 from servicebus.configuration import Configuration
@@ -61,25 +61,32 @@ def delays_lane(config: Configuration, on_delayed: Callable[[int], OnDelivery], 
 
 
 def declare_again(
-    config: Configuration, fleeting: FleetingQueues, unattended: list[str], *, with_stored: bool = True
+    config: Configuration, fleeting: FleetingQueues, consumers: dict[str, int], *, with_stored: bool = True
 ) -> Script:
-    """Everything but the consumers, once more; names in *unattended* those of our queues that nobody consumes."""
+    """Everything but the consumers, once more; counts in *consumers* those that each queue has, of all workers."""
     yield declare_exchange(config.exchange_name)
     for queue in (rpc_queue(config.node_name), control_queue(config.node_name)):
-        if not (yield from fleeting.declare_again(queue)):
-            unattended.append(queue)
+        consumers[queue] = yield from fleeting.declare_again(queue)
     if with_stored:
-        unattended += yield from _stored_queues(config)
+        consumers |= yield from _stored_queues(config)
 
 
-def _stored_queues(config: Configuration) -> Generator[Step, Any, list[str]]:
-    """Gives those that somebody should consume and nobody does."""
+def lane_counts(node: str, consumers: Mapping[str, int]) -> dict[str, int]:
+    """Consumers by the name of the lane instead of the queue; those of the rung with the fewest for the delays."""
+    lanes = {rpc_queue(node): "calls", control_queue(node): "control", messages_queue(node): "messages"}
+    counts: dict[str, int] = {}
+    for queue, count in consumers.items():
+        lane = lanes.get(queue, "delays")
+        counts[lane] = min(count, counts.get(lane, count))
+    return counts
+
+
+def _stored_queues(config: Configuration) -> Generator[Step, Any, dict[str, int]]:
+    """Gives the consumers of those that somebody should consume."""
     messages = messages_queue(config.node_name)
     yield declare_stored(dead_queue(config.node_name), config)
-    unattended = []
+    consumers: dict[str, int] = {}
     for queue in (messages, *(delay_queue(config.node_name, rung) for rung in RUNGS_S)):
-        _, _, consumers = yield declare_stored(queue, config)
-        if not consumers:
-            unattended.append(queue)
+        _, _, consumers[queue] = yield declare_stored(queue, config)
     yield bind_queue(messages, config.exchange_name, messages)
-    return unattended
+    return consumers

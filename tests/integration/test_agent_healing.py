@@ -22,6 +22,11 @@ MakeSender = Callable[[Configuration], Sender]
 
 CLOSE_ALL = '[catch rabbit_networking:close_connection(P, "told to") || P <- rabbit_networking:connections()], ok.'
 
+FORGET_ONE = (
+    '{ok, Q} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"%s">>)), [First | _] = rabbit_amqqueue:consumers(Q), '
+    "gen_server2:call(amqqueue:get_pid(Q), {basic_cancel, element(1, First), element(2, First), undefined, <<>>}), forgotten."
+)
+
 
 def serves_again(agent: Agent, sender: Sender, within_s: float) -> float:
     """Seconds until a call and a message have both been done."""
@@ -79,6 +84,18 @@ class TestWhatStopsAWorker:
         agent, sender, probe = trio
         probe.delete_exchange("servicebus")
         assert serves_again(agent, sender, 15) < 15
+
+    def test_a_consumer_that_the_broker_forgot_among_others_is_missed(
+        self, brokers: list[Broker], start_agent: StartAgent
+    ) -> None:
+        """The other worker's consumer is still there, so nobody could tell by that queue alone."""
+        agent = start_agent(brokers, workers_per_host=2).wait_consuming()
+        probe = Probe(brokers[0])
+        for queue in ("NODE-01.control", "NODE-01.messages"):
+            assert "forgotten" in brokers[0].evaluate(FORGET_ONE % queue)
+            assert probe.consumers(queue) == 1
+            wait_until(lambda queue=queue: probe.consumers(queue) == 2, 20, agent.log)
+        assert all(worker["state"] == "consuming" for worker in agent.workers())
 
     def test_a_removed_binding_is_made_again(self, trio: tuple[Agent, Sender, Probe]) -> None:
         agent, sender, probe = trio

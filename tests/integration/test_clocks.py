@@ -23,7 +23,7 @@ def test_a_sender_whose_clock_is_wrong_within_the_skew_is_served_within_its_limi
     monkeypatch: pytest.MonkeyPatch,
     ahead_s: float,
 ) -> None:
-    """By the agent's clock the calls are 20 s old, and allow 5: asked once more, the Sender says that they are fresh."""
+    """By the agent's clock they are 20 s old, and allow 5: asked once more, the Sender says that they are fresh."""
     agent = start_agent(brokers).wait_consuming()
     sender = make_sender(agent.configuration())
     real = time.time

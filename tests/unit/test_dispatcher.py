@@ -424,7 +424,8 @@ class TestFurtherAttempts:
         refused = agent.settle(body, Kind.MESSAGE)
         assert refused.burial is not None
         agent.dispatcher.stored(refused)
-        with patch("time.time", lambda at=time.time() + 40: at):
+        better_moment = time.time() + 40
+        with patch("time.time", lambda: better_moment):
             assert agent.settle(body, Kind.MESSAGE).copy is None
         assert agent.note.noted == []
 
