@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """What does the journal cost a call, and does that grow with what it remembers?
 
-CPU time of one begin and one finish (with an answer of 300 bytes), all threads and the kernel's work included, one by
-one and in batches, after nothing, a million and ten million ids; and with two workers that write at the same time, and
-one that only reads on. Medians of rounds::
+CPU time of one begin and one finish (with an answer of 300 bytes), all threads and the kernel's work included: one by
+one, in batches, and in turns that tell the end of one together with the begin of the next; after nothing, a million and
+ten million ids; and with two workers that write at the same time, and one that only reads on. Medians of rounds::
 
     python benchmarks/journal.py --json journal.json
 
@@ -94,6 +94,17 @@ class Load:
             journal.finish_many([(id, answer) for id in ids], now)
         self.count += calls
 
+    def run_turns(self, calls: int) -> None:
+        """One by one, the end of each told together with the begin of the next."""
+        now, ends = self.now, []
+        for count in range(self.count, self.count + calls):
+            id = f"{self.sender}-{count}"
+            if self.journal.turn(ends, [Start(id, now + LIVES_S)], now)[0].standing is not Standing.NEW:
+                raise SystemExit(f"{self.journal!r}: {id} is not new")
+            ends = [(id, ANSWER)]
+        self.journal.finish_many(ends, now)
+        self.count += calls
+
     def fill(self, ids: int) -> None:
         """As if they came over some time, so that what is put away is as it would be then."""
         while self.count < ids:
@@ -110,6 +121,11 @@ class Load:
         idle = clock()
         self.run(calls, batch)
         return (clock() - idle - (idle - started)) / calls * 1e6
+
+    def turns_us(self, calls: int) -> float:
+        started = time.process_time()
+        self.run_turns(calls)
+        return (time.process_time() - started) / calls * 1e6
 
 
 class _Nothing(MemoryJournal):
@@ -166,6 +182,7 @@ def measure(open_store: Open, folder: Path, ids: int, batches: list[int], rounds
     for _ in range(rounds):
         for batch in batches:
             costs[batch].append(load.cost_us(2000 if batch == 1 else 200 * batch, batch))
+    turns_us = [load.turns_us(2000) for _ in range(rounds)]
     wall_us = [load.cost_us(1000, 1, time.monotonic) for _ in range(rounds)]
     journal.close()
     started = time.monotonic()
@@ -174,6 +191,7 @@ def measure(open_store: Open, folder: Path, ids: int, batches: list[int], rounds
     journal.close()
     return {
         "cost_us": {str(batch): statistics.median(values) for batch, values in costs.items()},
+        "turns_us": statistics.median(turns_us),
         "wall_us": statistics.median(wall_us),
         "memory_mb": filled_mb,
         "disk_mb": disk_mb,
@@ -268,7 +286,8 @@ def report(results: dict[str, Any], batches: list[int]) -> None:
         "store",
         "ids before",
         *(f"{batch} at once" for batch in batches),
-        "wall, 1",
+        "1, turns",
+        "1, wall",
         "memory MB",
         "disk MB",
         "reopened s",
@@ -279,7 +298,8 @@ def report(results: dict[str, Any], batches: list[int]) -> None:
         for ids, each in result["alone"].items():
             costs = [f"{each['cost_us'][str(batch)]:.1f}" for batch in batches]
             sizes = [f"{each[key]:.1f}" for key in ("memory_mb", "disk_mb")]
-            table.add_row(name, f"{ids:,}", *costs, f"{each['wall_us']:.0f}", *sizes, f"{each['reopened_s']:.3f}")
+            costs += [f"{each['turns_us']:.1f}", f"{each['wall_us']:.0f}"]
+            table.add_row(name, f"{ids:,}", *costs, *sizes, f"{each['reopened_s']:.3f}")
     console.print(table)
     table = Table(title="Three workers, two of which write, us per call", box=box.MARKDOWN)
     for heading in ("store", "at once", "each writer", "the reader", "overlap"):
