@@ -1,7 +1,7 @@
 """Attendance: whether each lane of the node has as many consumers as the others. Pure.
 
-A worker consumes each of its node's queues once. Several workers share the queues, so one that a broker has forgotten is
-not missed by a look at its queue alone; but then one queue has fewer consumers than the others.
+A worker consumes each queue of its node once. Several workers share the queues, so a consumer that a broker has
+forgotten is not missed by a look at its queue alone; but then that queue has fewer consumers than the others.
 """
 
 from __future__ import annotations

@@ -165,6 +165,18 @@ class Dispatcher:
             self._untold.append((job.incoming.id, settlement.release))
             self._tell_journal()
 
+    def give_up_storing(self, generation: int) -> None:
+        """Of copies that were published before *generation* nobody can know whether they are stored.
+
+        If the original had come to this worker again, it would have joined. It may stand with another worker, which
+        holds it for as long as we have the id: it is another attempt then.
+        """
+        for id, settlement in list(self._storing.items()):
+            if settlement.storing_in != generation:
+                del self._storing[id]
+                self._release(id, Release.FAILED)
+        self._tell_journal()
+
     def tick(self) -> None:
         """Let the journal keep its house. Raises JournalUnavailable."""
         self._journal.tick(time.time())
@@ -229,6 +241,11 @@ class Dispatcher:
             return self._turn_down(arrival)
         if known.deaths >= _FATAL_DEATHS:
             return self._fatal(arrival, known)
+        failed = known.attempts - known.deaths - 1
+        if incoming.kind is Kind.MESSAGE and self._retries.is_over(failed, service.service.ladder):
+            # It was to be buried, and whether its dead letter is stored could not be known.
+            burial = Burial("attempts", f"it failed {failed} times", attempts=failed)
+            return self._bury(arrival, burial)
         if self.is_stopping and incoming.kind is Kind.CALL:
             # Asked after the journal: a copy of a call that runs here waits for its answer and must not run elsewhere.
             self._release(incoming.id, Release.NOT_RUN)
@@ -280,8 +297,10 @@ class Dispatcher:
         if incoming.kind is Kind.CALL:
             self._done_with(incoming.id)
             return self._interrupted(arrival, text)
-        job = Job(incoming, arrival.dialect, arrival.claim, None)
-        burial = Burial("killed-worker", text, attempts=known.attempts - 1)
+        return self._bury(arrival, Burial("killed-worker", text, attempts=known.attempts - 1))
+
+    def _bury(self, arrival: Arrival, burial: Burial) -> Settlement:
+        job = Job(arrival.incoming, arrival.dialect, arrival.claim, None)
         return self._store(job, Settlement(job.claims, burial=burial))
 
     def _interrupted(self, arrival: Arrival, text: str) -> Settlement:

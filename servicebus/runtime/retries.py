@@ -29,6 +29,10 @@ class Retries:
             return Settlement(job.claims, burial=_burial(outcome))
         return Settlement(job.claims, postponement=Postponement(delay_s, job.attempts), release=Release.FAILED)
 
+    def is_over(self, failed: int, ladder: tuple[float, ...] | None) -> bool:
+        """After so many failed attempts there should have been no further one."""
+        return failed > len(self._default if ladder is None else ladder)
+
     def _delay_s(self, outcome: Outcome, ladder: tuple[float, ...]) -> float | None:
         if outcome.verdict not in (Verdict.FAILED, Verdict.RETRY):
             return None

@@ -25,6 +25,8 @@ from servicebus.wire.envelope import Kind
 
 _ASK_AGAIN_S = 0.05
 _TICK_S = 0.25
+_COMES_AGAIN_S = 2.0
+"""What the broker gives out again after a reconnect to this worker has come by then."""
 
 
 class Settler:
@@ -69,11 +71,16 @@ class Settler:
     def begin(self, generation: int, publisher: Publisher) -> None:
         """A new pair of connections: claims of *generation* are settled from here on, over *publisher*."""
         self._generation, self._publisher = generation, publisher
+        self._loop.call_later(_COMES_AGAIN_S, lambda: self._give_up_storing(generation))
 
     def end(self) -> None:
         """The connections are gone: no claim can be settled until the next ones."""
         self._generation = self._publisher = None
         self._held.clear()  # the broker delivers them anew
+
+    def _give_up_storing(self, generation: int) -> None:
+        if generation == self._generation:
+            self._dispatcher.give_up_storing(generation)
 
     def post(self, outcome: Outcome) -> None:
         """Hand over what a service made of a job, from any thread; one wake-up serves a whole batch."""

@@ -23,8 +23,10 @@ MakeSender = Callable[[Configuration], Sender]
 CLOSE_ALL = '[catch rabbit_networking:close_connection(P, "told to") || P <- rabbit_networking:connections()], ok.'
 
 FORGET_ONE = (
-    '{ok, Q} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"%s">>)), [First | _] = rabbit_amqqueue:consumers(Q), '
-    "gen_server2:call(amqqueue:get_pid(Q), {basic_cancel, element(1, First), element(2, First), undefined, <<>>}), forgotten."
+    '{ok, Q} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"%s">>)), '
+    "[First | _] = rabbit_amqqueue:consumers(Q), "
+    "Cancel = {basic_cancel, element(1, First), element(2, First), undefined, <<>>}, "
+    "gen_server2:call(amqqueue:get_pid(Q), Cancel), forgotten."
 )
 
 

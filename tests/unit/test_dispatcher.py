@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import ANY, patch
 
 import pytest
 from envelopes import SECRET, envelope, new_id, sealed
@@ -18,7 +18,7 @@ from servicebus.endpoints import MessageService, Request, Response, RpcService
 from servicebus.errors import EnvelopeError, JournalUnavailable
 from servicebus.runtime.dialect import Dialect, Version2
 from servicebus.runtime.dispatcher import Arrival, Begun, Dispatcher
-from servicebus.runtime.job import Outcome, Postponement, Settlement
+from servicebus.runtime.job import Burial, Outcome, Postponement, Settlement
 from servicebus.runtime.journal import Known, MemoryJournal, Standing
 from servicebus.runtime.service_thread import Service, ServiceThread
 from servicebus.transport.interface import Delivery
@@ -428,6 +428,34 @@ class TestFurtherAttempts:
         with patch("time.time", lambda: better_moment):
             assert agent.settle(body, Kind.MESSAGE).copy is None
         assert agent.note.noted == []
+
+    def test_a_copy_that_nobody_confirmed_is_given_up_for_whoever_has_the_original_now(self) -> None:
+        """Another worker of the node holds it, for as long as the id is ours."""
+        agent = Agent(ladder=(1,))
+        try:
+            body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
+            unconfirmed = agent.settle(body, Kind.MESSAGE)
+            unconfirmed.storing_in = 1
+            agent.dispatcher.give_up_storing(1)
+            assert agent.deliver(body, Kind.MESSAGE) is unconfirmed
+            agent.dispatcher.give_up_storing(2)
+            assert agent.settle(body, Kind.MESSAGE).burial == Burial("ValueError", "boom it was", ANY, 2)
+        finally:
+            assert agent.stop()
+
+    def test_a_message_that_should_have_been_buried_is_not_run_once_more(self) -> None:
+        agent = Agent(ladder=(1,))
+        try:
+            body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
+            self.fail(agent, body)
+            agent.settle(body, Kind.MESSAGE)
+            agent.dispatcher.give_up_storing(2)
+            again = agent.deliver(body, Kind.MESSAGE)
+            assert again is not None
+            assert again.burial == Burial("attempts", "it failed 2 times", "", 2)
+            assert agent.counted["failed"] == 2
+        finally:
+            assert agent.stop()
 
     def test_attempts_on_another_machine_of_the_node_count(self) -> None:
         agent = Agent(ladder=(1, 5, 30))
