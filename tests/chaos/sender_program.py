@@ -47,6 +47,7 @@ _OUTBOX_SHARE = 0.15
 _DELAYED_SHARE = 0.03
 _TAPPED_SHARE = 0.01
 _LOG_EVERY_S = 0.05
+_AT_REST_S = 5.0
 _LAST_END_S = 15.0
 """The longest deadline, and some."""
 
@@ -91,7 +92,7 @@ class Program:
         sender.close()
         reporter.join()
         self._close_log(logger)
-        end = _resources()
+        end = _resources_at_rest(base)
         names = [thread.name for thread in threading.enumerate()]
         self._write_state({"base": base, "end": end, "outbox": left_in_outbox, "threads": names, "is_over": True})
         self.history.ended()
@@ -303,6 +304,14 @@ def _kept(outbox: Any) -> int:
     """How many messages lie in the outbox of that Sender."""
     status = outbox.status().get("outbox")
     return int(status.get("messages", 0)) if isinstance(status, dict) else 0
+
+
+def _resources_at_rest(base: dict[str, int]) -> dict[str, int]:
+    """What is in use when all is closed. A thread that was joined may be the kernel's for a moment longer."""
+    deadline = time.monotonic() + _AT_REST_S
+    while any(count > base[name] for name, count in (found := _resources()).items()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
 
 
 def _resources() -> dict[str, int]:
