@@ -177,8 +177,8 @@ class SendUnconfirmed(TransportError):
     """Raised when a message was published but no broker confirmed it in time: it may or may not be delivered."""
 
     def __init__(self, target: str, attempts: Sequence[tuple[str, str]]):
-        tried = _listed(attempts)
-        super().__init__(f"no broker confirmed the message to {target}: {tried}; whether it is stored is unknown")
+        tried = f"no broker confirmed the message to {target}: {_listed(attempts)}"
+        super().__init__(f"{tried}; whether it is stored is unknown")
         self.target = target
         self.attempts = tuple(attempts)
 

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import threading
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from types import TracebackType
 from typing import Any
 
-from servicebus.client.engine import Engine
-from servicebus.client.request import Request
+from servicebus.client.life import Life
+from servicebus.client.link import Link
+from servicebus.client.pings import count_answers
+from servicebus.client.posting import make_post
+from servicebus.client.receipt import Receipt
+from servicebus.client.request import Post, Request
 from servicebus.client.seal import seal
 from servicebus.configuration import Configuration
-from servicebus.errors import EnvelopeError, ServiceBusError
-from servicebus.transport.iothread import client_loop
+from servicebus.errors import EnvelopeError
 from servicebus.wire.address import Address, check_node_name
 from servicebus.wire.envelope import Kind, make_id
 from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import encode_json
 
-__all__ = ["Sender"]
+__all__ = ["Receipt", "Sender"]
 
 _PING = ("servicebus", "ping")
 
@@ -39,13 +44,22 @@ class Sender:
         configuration: which brokers, in order of preference, and the shared secret.
         smart_route: accepted for py-servicebus 2.x and without effect: paths are watched, so there is no PING before
             a call that could be switched off.
+        outbox: the path of a file in which messages are kept while no broker takes them; without one ``send()`` raises.
+            It is made if it is not there. One Sender in one process may use it at a time.
     """
 
-    def __init__(self, configuration: Configuration, smart_route: bool = True):
+    def __init__(
+        self,
+        configuration: Configuration,
+        smart_route: bool = True,
+        *,
+        outbox: str | os.PathLike[str] | None = None,
+    ):
         self._config = configuration
+        self._outbox_path = outbox
         self._keyring = Keyring(configuration.secrets)
-        self._life: _Life | None = None
-        self._inherited: list[_Life] = []
+        self._life: Life | None = None
+        self._inherited: list[Life] = []
 
     def __repr__(self) -> str:
         state = "idle" if self._life is None else repr(self._life.engine)
@@ -69,6 +83,7 @@ class Sender:
         reverse: bool = False,
         *,
         resend: bool = True,
+        hedge_after: float | None = None,
     ) -> tuple[int, Any]:
         """Call a service and wait for its answer.
 
@@ -77,8 +92,10 @@ class Sender:
             params: anything JSON can say.
             timeout: seconds, ``call_timeout`` (300) by default; the deadline travels with the call.
             reverse: prefer the last host of the configuration, for this call.
-            resend: carry the call over to the next broker when its path dies. Until the journal is in, it may then
-                run twice; with False it ends with CallInterrupted instead.
+            resend: carry the call over to the next broker when its path dies; the node's journal sees to it that it
+                runs once. With False it ends with CallInterrupted instead.
+            hedge_after: without an answer after so many seconds, ask over another broker too; the first answer wins.
+                For services that are idempotent.
 
         Returns:
             The event id (this Sender's own count, from 1) and the service's result.
@@ -91,7 +108,8 @@ class Sender:
             CallInterrupted: its path died, and whether it ran is unknown.
             CallTimeout: the deadline passed.
         """
-        return _wait(self.call_async(target, params, timeout, reverse, resend=resend))  # type: ignore[no-any-return]
+        future = self.call_async(target, params, timeout, reverse, resend=resend, hedge_after=hedge_after)
+        return _wait(future)  # type: ignore[no-any-return]
 
     def call_async(
         self,
@@ -101,56 +119,98 @@ class Sender:
         reverse: bool = False,
         *,
         resend: bool = True,
+        hedge_after: float | None = None,
     ) -> Future[Any]:
-        """The same without waiting: a Future of ``(event id, result)``. Its callbacks run in the I/O thread."""
-        limit_s = self._config.call_timeout if timeout is None else timeout
-        return self._ask(Address.parse(target), Kind.CALL, params, limit_s, resend=resend, reverse=reverse)
+        """The same without waiting: a Future of ``(event id, result)``.
+
+        Its callbacks run in the I/O thread. Cancelling it tells the node that nobody waits any more.
+        """
+        address = Address.parse(target)
+        limit_s = self._limit_s(address, self._config.call_timeout if timeout is None else timeout)
+        return self._ask(address, Kind.CALL, params, limit_s, resend=resend, reverse=reverse, hedge_after=hedge_after)
 
     # -- messages ------------------------------------------------------------------------------------------------
 
-    def send(self, target: str, params: Any = None, timeout: float | None = None) -> int:
-        """Send a message; returns its event id once a broker has confirmed it in the node's durable queue.
+    def send(
+        self,
+        target: str,
+        params: Any = None,
+        timeout: float | None = None,
+        *,
+        delay: float = 0.0,
+        expires: float | None = None,
+    ) -> Receipt:
+        """Send a message; returns once a broker has confirmed it in the node's durable queue, or the outbox has it.
+
+        Args:
+            timeout: seconds until it must be confirmed, ``send_timeout`` (30) by default.
+            delay: seconds from now before which it is not handled; less than ``token_max_age``.
+            expires: seconds from now after which it is not worth handing to a broker any more; ``token_max_age`` by
+                default, and at most.
+
+        Returns:
+            Its event id, an int that also says where the message is: ``confirmed_by`` and ``in_outbox``.
 
         Raises:
-            AddressError, EnvelopeError, NoBrokerAvailable, NodeUnavailable: nothing was sent.
-            SendUnconfirmed: it was published, but no broker confirmed it within *timeout* (``send_timeout``, 30 s).
+            AddressError, EnvelopeError: nothing was sent.
+            NoBrokerAvailable, NodeUnavailable: without an outbox; nothing was sent.
+            OutboxFull, OutboxUnavailable: with an outbox; nothing was sent.
+            SendUnconfirmed: it was published, but no broker confirmed it in time; whether it is stored is unknown.
         """
-        return _wait(self.send_async(target, params, timeout))  # type: ignore[no-any-return]
+        return _wait(self.send_async(target, params, timeout, delay=delay, expires=expires))  # type: ignore[no-any-return]
 
-    def send_async(self, target: str, params: Any = None, timeout: float | None = None) -> Future[Any]:
-        """The same without waiting: a Future of the event id."""
+    def send_async(
+        self,
+        target: str,
+        params: Any = None,
+        timeout: float | None = None,
+        *,
+        delay: float = 0.0,
+        expires: float | None = None,
+    ) -> Future[Any]:
+        """The same without waiting: a Future of the Receipt."""
+        address = Address.parse(target)
         limit_s = self._config.send_timeout if timeout is None else timeout
-        return self._ask(Address.parse(target), Kind.MESSAGE, params, limit_s)
+        if not delay and expires is None and self._outbox_path is None:
+            return self._ask(address, Kind.MESSAGE, params, limit_s)
+        post = make_post(delay, expires, self._config.token_max_age, time.time())
+        self._current().need_outbox()
+        return self._ask(
+            address, Kind.MESSAGE, params, limit_s if expires is None else min(limit_s, expires), post=post
+        )
 
     # -- pings ---------------------------------------------------------------------------------------------------
 
     def ping(self, target: str, timeout: float = 3) -> bool:
         """Whether an agent of node *target* answers within *timeout* seconds on the path that a call would take."""
-        future = self._ask(self._ping_address(target), Kind.CONTROL, None, timeout)
-        return _is_answered(future)
+        return self._count_pongs(target, timeout, [None]) == 1
 
     def ping_all(self, target: str, timeout: float = 3) -> tuple[int, int]:
         """Ping node *target* over every broker: ``(answered, connected)``."""
-        address = self._ping_address(target)
-        engine = self._current().engine
-        futures = [self._ask(address, Kind.CONTROL, None, timeout, pinned=link) for link in engine.links]
-        answered = sum(_is_answered(future) for future in futures)
-        return answered, sum(link.is_up for link in engine.links)
+        links = self._current().engine.links
+        answered = self._count_pongs(target, timeout, links)
+        return answered, sum(link.is_up for link in links)
 
     def status(self) -> dict[str, Any]:
-        """What this Sender knows of its hosts and requests, as plain values; for tools and logs."""
-        return self._current().engine.status()
+        """What this Sender knows of its hosts, its requests and its outbox, as plain values; for tools and logs."""
+        return self._current().status()
 
     def close(self) -> None:
-        """Close all connections; unfinished calls fail. A later call opens them again. For any thread."""
+        """Close all connections. A later call opens them again. For any thread.
+
+        Unfinished calls fail, and their nodes are told. Messages that no broker has confirmed go into the outbox, or
+        fail without one.
+        """
         with _life_lock:
             life, self._life = self._life, None
         if life is not None and life.pid == os.getpid():
-            closed = threading.Event()
-            life.engine.close(closed.set)
-            closed.wait(2.0)
+            life.close()
 
     # -- inside --------------------------------------------------------------------------------------------------
+
+    def _limit_s(self, address: Address, timeout_s: float) -> float:
+        """How long a call that is made now may take."""
+        return timeout_s
 
     def _ask(
         self,
@@ -161,7 +221,9 @@ class Sender:
         *,
         resend: bool = True,
         reverse: bool = False,
-        pinned: Any = None,
+        pinned: Link | None = None,
+        hedge_after: float | None = None,
+        post: Post | None = None,
     ) -> Future[Any]:
         life = self._current()
         event_id = 0 if kind is Kind.CONTROL else next(life.count)
@@ -181,55 +243,48 @@ class Sender:
             resend=resend,
             reverse=reverse,
             pinned=pinned,
+            hedge_after_s=hedge_after,
+            post=post,
         )
+        request.future.on_cancel = partial(life.engine.give_up, request)
         life.engine.submit(request)
         return request.future
 
-    def _current(self) -> _Life:
+    def _count_pongs(self, node: str, timeout_s: float, pins: Sequence[Link | None]) -> int:
+        """Over how many of *pins* an agent answers; None stands for the path that a call would take."""
+        check_node_name(node)
+        address = Address(node, *_PING)
+
+        def asking(pin: Link | None) -> Callable[[float], Future[Any]]:
+            return lambda left_s: self._ask(address, Kind.CONTROL, None, left_s, pinned=pin)
+
+        return count_answers([asking(pin) for pin in pins], timeout_s)
+
+    def _current(self) -> Life:
         life = self._life
         if life is not None and life.pid == os.getpid():
             return life
         return self._begin()
 
-    def _begin(self) -> _Life:
+    def _begin(self) -> Life:
         with _life_lock:
             if self._life is not None and self._life.pid != os.getpid():
                 # The parent's connections: forgotten, never closed, since their sockets are shared with the parent.
                 self._inherited.append(self._life)
                 self._life = None
             if self._life is None:
-                self._life = _Life(self._config, self._keyring)
+                self._life = Life(self._config, self._keyring, self._outbox_path)
             return self._life
-
-    @staticmethod
-    def _ping_address(node: str) -> Address:
-        check_node_name(node)
-        return Address(node, *_PING)
-
-
-class _Life:
-    """What belongs to one process's use of a Sender, between its first call and ``close()``."""
-
-    def __init__(self, config: Configuration, keyring: Keyring):
-        self.pid = os.getpid()
-        self.incarnation = os.urandom(8).hex()
-        self.count = itertools.count(1)
-        self.engine = Engine(client_loop(), config, keyring)
 
 
 def _wait(future: Future[Any]) -> Any:
     try:
         return future.result()
+    except BaseException:
+        future.cancel()  # of no effect on one that has ended; else the caller is interrupted, and has given up
+        raise
     finally:
         del future  # an error's traceback refers to this frame, and the frame to the error
-
-
-def _is_answered(future: Future[Any]) -> bool:
-    try:
-        future.result()
-    except ServiceBusError:
-        return False
-    return True
 
 
 def _renew_lock_in_child() -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import time
 
+from servicebus.client.canceller import Canceller
 from servicebus.client.carrier import Carrier
 from servicebus.client.link import Link
+from servicebus.client.path import Path
+from servicebus.client.receipt import Receipt
 from servicebus.client.request import Request
 from servicebus.client.roster import Roster
 from servicebus.client.watch import AWAY, PathWatch
@@ -25,12 +28,13 @@ _QUEUE_MAY_APPEAR_S = 0.25
 class Answers:
     """Belongs to the engine's thread."""
 
-    def __init__(self, roster: Roster, carrier: Carrier, watch: PathWatch):
+    def __init__(self, roster: Roster, carrier: Carrier, watch: PathWatch, canceller: Canceller):
         self.unverified = 0
         self.late = 0
         self._roster = roster
         self._carrier = carrier
         self._watch = watch
+        self._canceller = canceller
 
     def replied(self, link: Link, delivery: Delivery) -> None:
         wire_id = delivery.correlation_id or ""
@@ -48,12 +52,13 @@ class Answers:
             request.tried(link.host.name, f"sent a reply that cannot be believed ({error})")
             LOG.warning("%s: ignored a reply to %s: %s", link.host.name, request.address, error)
             return
-        if request.path is not None and request.path.link is link:
-            request.path.clock.heard(time.monotonic())  # it lives; whether it takes new calls, only a pong says
+        path = request.path_on(link)
+        if path is not None:
+            path.clock.heard(time.monotonic())  # it lives; whether it takes new calls, only a pong says
         if reply.fault is not None:
-            self._faulted(request, reply.fault)
+            self._faulted(request, reply.fault, link)
             return
-        self._roster.finish(request)
+        self._answered(request, path)
         try:
             value = request.version.value(reply.message)
         except EnvelopeError as error:
@@ -64,17 +69,17 @@ class Answers:
     def confirmed(self, link: Link, request: Request, is_ack: bool) -> None:
         if is_ack and not request.returned:
             self._roster.finish(request)
-            request.complete(request.event_id)
+            request.complete(Receipt(request.event_id, link.host.name))
             return
         request.not_run()
         why = "has no queue for the messages of the node" if request.returned else "refused the message (nack)"
-        self._carrier.take_back(request, why, time.monotonic())
+        self._carrier.take_back(request, link, why, time.monotonic())
 
     def unroutable(self, link: Link, returned: Returned) -> None:
         wire_id = returned.correlation_id or returned.message_id or ""
         now = time.monotonic()
         request = self._roster.travelling.get(wire_id)
-        if request is None or request.link is not link:
+        if request is None or (request.link is not link and request.path_on(link) is None):
             self._watch.returned(wire_id, now)
             return
         if request.kind is Kind.MESSAGE:
@@ -83,31 +88,44 @@ class Answers:
             path.lacks_queue_until = now + _QUEUE_MAY_APPEAR_S
             self._watch.ask(path, now)
         else:
-            self._not_run(request, AWAY, now)
+            self._not_run(request, link, AWAY, now)
 
-    def _faulted(self, request: Request, fault: Fault) -> None:
+    def _answered(self, request: Request, path: Path | None) -> None:
+        """Its service has answered over *path*; nothing else is of interest any more."""
+        self._roster.finish(request)
+        if path is not None:
+            path.answered += 1
+        if request.copy is not None and request.path is not None:
+            self._canceller.cancel_on(request.path if path is request.copy else request.copy, request)
+
+    def _faulted(self, request: Request, fault: Fault, link: Link) -> None:
         if fault.type == "stopping":
             # The agent is draining and has not run it: as good as an unroutable call, but said in time.
-            self._not_run(request, "the agent there is stopping", time.monotonic())
+            self._not_run(request, link, "the agent there is stopping", time.monotonic())
             return
-        self._roster.finish(request)
         now = time.monotonic()
         error = error_from_fault(fault, str(request.address), now - request.started_at)
+        is_early = fault.type == EXPIRED and now < request.deadline and not request.says_fresh
+        if not isinstance(error, ServiceBusy) and not is_early:
+            self._answered(request, request.path_on(link))
+            request.fail(error)
+            return
+        request.not_run()
+        if request.copy is not None:
+            self._carrier.take_back(request, link, "is busy" if isinstance(error, ServiceBusy) else str(error), now)
+            return
+        self._roster.finish(request)
         if isinstance(error, ServiceBusy):
-            request.is_busy = True
-            request.not_run()
             self._carrier.pause(request, error.retry_after_s or _BUSY_RETRY_S)
-        elif fault.type == EXPIRED and now < request.deadline and not request.says_fresh:
+        else:
             # By our clock it is not late: the two do not agree, or it was held up. Sent again, it says which.
             request.says_fresh = True
-            request.not_run()
-            self._carrier.pause(request, 0.0)
-        else:
-            request.fail(error)
+            request.link = request.path = None
+            self._carrier.route(request, now)
 
-    def _not_run(self, request: Request, why: str, now: float) -> None:
+    def _not_run(self, request: Request, link: Link, why: str, now: float) -> None:
         """The path takes no calls, and surely did not run this one. Those that it took before may be under way."""
-        path = request.path
+        path = request.path_on(link)
         may_be_another = False
         if path is not None:
             path.outstanding.pop(request.id, None)
@@ -115,7 +133,7 @@ class Answers:
             may_be_another = self._watch.ask(path, now)
         request.not_run()
         if request.pinned is None:
-            self._carrier.take_back(request, why, now)
+            self._carrier.take_back(request, link, why, now)
             return
         self._roster.finish(request)
         if may_be_another:

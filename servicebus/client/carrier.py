@@ -1,41 +1,67 @@
 """Carrier: a request's way: published, waiting for a path, taken back from a dead one and carried over to the next.
 
 A request is either *travelling* (published on a link), *waiting* for a usable path, or *pausing* because its service is
-busy; the roster knows which.
+busy or its node must not be sent more just now; the roster knows which.
 """
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Sequence
 
+from servicebus.client.budgets import Budgets
+from servicebus.client.canceller import Canceller
 from servicebus.client.connector import Connector
 from servicebus.client.link import Link
+from servicebus.client.outbox import Outbox
 from servicebus.client.request import Request
 from servicebus.client.roster import Roster
 from servicebus.client.router import Router
 from servicebus.client.verdicts import out_of_paths, out_of_time
 from servicebus.configuration import Configuration
-from servicebus.errors import CallInterrupted, EnvelopeError
+from servicebus.errors import CallInterrupted, EnvelopeError, ServiceBusError
+from servicebus.policy.retry_budget import busy_pause_s
 from servicebus.transport.loop import EventLoop
 from servicebus.wire.envelope import Kind
+
+_HELD_S = 0.2
+"""How often a call that is held back asks whether it may go."""
 
 
 class Carrier:
     """Belongs to the engine's thread."""
 
     def __init__(
-        self, loop: EventLoop, config: Configuration, links: Sequence[Link], roster: Roster, connector: Connector
+        self,
+        loop: EventLoop,
+        config: Configuration,
+        links: Sequence[Link],
+        roster: Roster,
+        router: Router,
+        connector: Connector,
+        budgets: Budgets,
+        canceller: Canceller,
     ):
+        self.outbox: Outbox | None = None
         self._loop = loop
-        self._config = config
+        self._away_grace_s = config.away_grace
         self._links = links
         self._roster = roster
+        self._router = router
         self._connector = connector
-        self._router = Router(links, config.failback_after)
+        self._budgets = budgets
+        self._canceller = canceller
 
     def accept(self, request: Request, now: float) -> None:
         """A new request of a caller's."""
+        if self.outbox is not None and request.kind is Kind.MESSAGE and self.outbox.holds(request.address.node):
+            self.outbox.keep(request)  # behind those that were sent before it
+            return
+        self.carry(request, now)
+
+    def carry(self, request: Request, now: float) -> None:
+        """Take *request* on its way, until its deadline."""
         self._roster.deadlines.add(request)
         self.route(request, now)
 
@@ -57,9 +83,10 @@ class Carrier:
 
     def wait(self, request: Request, now: float) -> None:
         """Let *request* wait for a path."""
-        if request.waiting_since is None or (
-            request.published_at is not None and now - request.published_at > self._config.away_grace
-        ):
+        if request.is_from_outbox:  # it waits there
+            request.fail(out_of_paths(request, self._links))
+            return
+        if request.waiting_since is None:
             request.waiting_since = now
         self._roster.waiting[request.id] = request
         if request.pinned is not None:
@@ -73,41 +100,121 @@ class Carrier:
         waiting, roster.waiting = roster.waiting, {}
         for request in waiting.values():
             self.route(request, now)
+        if self.outbox is not None:
+            self.outbox.try_again(now)
 
-    def take_back(self, request: Request, why: str, now: float) -> None:
-        """*request* comes back from a dead path: carry it over to the next one, under the same id."""
-        self._roster.travelling.pop(request.id, None)
+    # -- coming back from where it was published -----------------------------------------------------------------------
+
+    def take_back(self, request: Request, link: Link, why: str, now: float, *, is_nodes_fault: bool = False) -> None:
+        """*request* comes back from *link*: carry it over to the next one, under the same id."""
         if request.is_done:
+            self._roster.travelling.pop(request.id, None)
             return
-        host = request.link.host.name if request.link else "?"
-        request.tried(host, why)
+        request.tried(link.host.name, why)
+        if request.copy is not None:
+            self._go_on_alone(request, request.copy.link is link)
+            return
+        self._roster.travelling.pop(request.id, None)
         request.link = request.path = None
-        if request.kind is Kind.CALL and not request.resend and request.maybe_ran:
-            request.fail(CallInterrupted(str(request.address), f"{host} {why}"))
-            return
+        if request.published_at is not None and now - request.published_at > self._away_grace_s:
+            request.waiting_since = None  # it was on its way for long; what it waited before that does not count
+        if request.kind is Kind.CALL and request.maybe_ran:
+            if not request.resend:
+                request.fail(CallInterrupted(str(request.address), f"{link.host.name} {why}"))
+                return
+            if is_nodes_fault and not self._may_go_again(request, now):
+                self._hold(request, now)
+                return
         self.route(request, now)
 
-    def pause(self, request: Request, pause_s: float) -> None:
-        """Try *request* again after *pause_s*; it is on no path now."""
+    def pause(self, request: Request, hint_s: float) -> None:
+        """The service of *request* is busy: ask again in a while; it is on no path now."""
+        request.refusals += 1
         request.link = request.path = None
+        request.waiting_since = None
         self._roster.pausing[request.id] = request
-        self._loop.call_later(pause_s, lambda: self._resume(request))
+        self._pause(request, hint_s)
+
+    def _pause(self, request: Request, hint_s: float) -> None:
+        pause_s = busy_pause_s(hint_s, request.refusals, random.random())
+        self._loop.call_later(pause_s, lambda: self._ask_again(request, hint_s))
+
+    def _ask_again(self, request: Request, hint_s: float) -> None:
+        if request.id not in self._roster.pausing:
+            return
+        now = time.monotonic()
+        if not self._budgets.may_ask_again(request.address.node, now):
+            self._pause(request, hint_s)
+            return
+        del self._roster.pausing[request.id]
+        self.route(request, now)
+
+    def _go_on_alone(self, request: Request, is_copy_lost: bool) -> None:
+        """One of the two that were on their way is lost; the other still is."""
+        assert request.copy is not None and request.path is not None
+        lost, left = (request.copy, request.path) if is_copy_lost else (request.path, request.copy)
+        lost.outstanding.pop(request.id, None)
+        request.link, request.path, request.copy = left.link, left, None
+
+    def _may_go_again(self, request: Request, now: float) -> bool:
+        """The first time is a failover and always free; a call that loses one node's path after the other is not."""
+        request.carried += 1
+        return request.carried == 1 or self._budgets.may_resend(request.address.node, now)
+
+    def _hold(self, request: Request, now: float) -> None:
+        if request.held_since is None:
+            request.held_since = now
+        self._roster.pausing[request.id] = request
+        self._loop.call_later(_HELD_S, lambda: self._let_go(request))
+
+    def _let_go(self, request: Request) -> None:
+        if request.id not in self._roster.pausing or request.held_since is None:
+            return
+        now = time.monotonic()
+        if self._budgets.may_resend(request.address.node, now):
+            del self._roster.pausing[request.id]
+            request.held_since = None
+            self.route(request, now)
+        elif now - request.held_since < self._away_grace_s:
+            self._hold(request, now)
+        else:
+            self._roster.finish(request)
+            tried = ", ".join(f"{host} {what}" for host, what in request.attempts)
+            why = f"{tried}; not sent again: too many calls were lost with their paths to this node"
+            request.fail(CallInterrupted(str(request.address), why))
+
+    # -- the end of patience -------------------------------------------------------------------------------------------
 
     def end_overdue(self, now: float) -> None:
         """End what has run out of time."""
         for request in self._roster.deadlines.expired(now):
-            self._roster.finish(request)
-            request.fail(out_of_time(request, self._links, now))
+            self._canceller.cancel(request)
+            self.end(request, out_of_time(request, self._links, now))
         self._roster.deadlines.forget_done(len(self._roster))
 
     def end_grace(self, now: float) -> None:
         """End what has waited for a path for too long."""
         for request in list(self._roster.waiting.values()):
             since = request.waiting_since
-            if since is not None and now - since >= self._config.away_grace:
-                self._roster.finish(request)
-                request.fail(out_of_paths(request, self._links))
+            if since is not None and now - since >= self._away_grace_s and request.id in self._roster.waiting:
+                self.end(request, out_of_paths(request, self._links))
+                if request.kind is Kind.MESSAGE:
+                    self._queue_behind(request)
 
-    def _resume(self, request: Request) -> None:
-        if self._roster.pausing.pop(request.id, None) is not None:
-            self.route(request, time.monotonic())
+    def end(self, request: Request, error: ServiceBusError) -> None:
+        """No broker has taken *request*: into the outbox with it, or else *error* is its end."""
+        self._roster.finish(request)
+        if request.is_done:
+            return
+        if self.outbox is not None and request.kind is Kind.MESSAGE and not request.is_from_outbox:
+            self.outbox.keep(request, error)
+        else:
+            request.fail(error)
+
+    def _queue_behind(self, first: Request) -> None:
+        """What waits for the same node was sent later than *first*, and must not overtake it."""
+        if self.outbox is None:
+            return
+        for request in list(self._roster.waiting.values()):
+            if request.kind is Kind.MESSAGE and request.address.node == first.address.node:
+                self.end(request, out_of_paths(request, self._links))

@@ -74,7 +74,12 @@ class LinkChannels:
     def publish_message(self, parcel: Parcel, request: Request) -> None:
         assert self._sends is not None
         number = self._sends.publish(
-            parcel.exchange, parcel.routing_key, parcel.body, message_id=request.id, persistent=True
+            parcel.exchange,
+            parcel.routing_key,
+            parcel.body,
+            message_id=request.id,
+            persistent=True,
+            headers=parcel.headers,
         )
         self.unconfirmed.add(number, request)
 

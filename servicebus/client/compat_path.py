@@ -50,6 +50,8 @@ class Version1:
 
     def parcel(self, request: Request) -> Parcel:
         """Raises EnvelopeError: version 1 cannot say it."""
+        if request.due_ms is not None and request.due_ms > time.time() * 1000:
+            raise EnvelopeError("unencodable", f"node {request.address.node} is of version 2.x, which knows no delay")
         body = PING if request.kind is Kind.CONTROL else self._event(request)
         return Parcel(self.exchange.name, node_queue(request.address.node), body)
 
@@ -76,6 +78,9 @@ class Version1:
         if body != PONG:
             raise EnvelopeError("malformed", f"{body[:20]!r} is no pong")
         return Pong(takes_calls=True)
+
+    def cancel(self, node: str, cancelled_id: str, wire_id: str) -> tuple[Parcel, float] | None:
+        return None
 
     def _event(self, request: Request) -> bytes:
         # The request was sealed in version 2; its params are taken from there, for the few that go to old agents.

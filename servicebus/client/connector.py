@@ -19,13 +19,22 @@ class Connector:
 
     Args:
         is_awaited: whether any request waits for a path.
+        is_owed: whether something is to be delivered that nobody waits for; no reason to hurry, but not to rest either.
     """
 
-    def __init__(self, loop: EventLoop, config: Configuration, links: Sequence[Link], is_awaited: Callable[[], bool]):
+    def __init__(
+        self,
+        loop: EventLoop,
+        config: Configuration,
+        links: Sequence[Link],
+        is_awaited: Callable[[], bool],
+        is_owed: Callable[[], bool],
+    ):
         self._loop = loop
         self._config = config
         self._links = links
         self._is_awaited = is_awaited
+        self._is_owed = is_owed
         self._timer: Timer | None = None
 
     def connect_more(self, reverse: bool = False) -> None:
@@ -72,6 +81,8 @@ class Connector:
         """Keep knocking at hosts that are preferred to the best one; close the ones that are spare."""
         best = self.best(now)
         if best is None:
+            if self._is_owed():
+                self._knock_everywhere(now)
             return
         rank = self._links.index(best)
         for index, link in enumerate(self._links):
@@ -92,7 +103,13 @@ class Connector:
 
     def is_in_use(self, now: float) -> bool:
         """Something was published lately; an idle Sender does not knock at dead brokers for ever."""
-        return any(link.used_at and now - link.used_at < 2 * SPARE_AFTER_S for link in self._links)
+        return self._is_owed() or any(link.used_at and now - link.used_at < 2 * SPARE_AFTER_S for link in self._links)
+
+    def _knock_everywhere(self, now: float) -> None:
+        for link in self._links:
+            link.is_wanted = True
+            if link.can_start:
+                link.connect(now)
 
     def _connect_again(self, reverse: bool) -> None:
         self._timer = None

@@ -16,14 +16,20 @@ from collections.abc import Callable
 from typing import Any
 
 from servicebus.client.answers import Answers
+from servicebus.client.budgets import Budgets
+from servicebus.client.canceller import Canceller
 from servicebus.client.carrier import Carrier
 from servicebus.client.compat_path import CompatPinger, Version1
 from servicebus.client.connector import Connector
+from servicebus.client.hedger import Hedger
 from servicebus.client.link import Link
+from servicebus.client.outbox import Outbox
+from servicebus.client.outbox_file import OutboxFile
 from servicebus.client.path import Path
 from servicebus.client.pinger import Pinger
 from servicebus.client.request import Request
 from servicebus.client.roster import Roster
+from servicebus.client.router import Router
 from servicebus.client.ticker import Ticker
 from servicebus.client.version import Version, Version2
 from servicebus.client.watch import PathWatch
@@ -42,12 +48,20 @@ class Engine:
         self._loop = loop
         self._links: list[Link] = []
         self._roster = Roster()
-        self._connector = Connector(loop, config, self._links, lambda: bool(self._roster.waiting) and not self._closed)
-        self._carrier = Carrier(loop, config, self._links, self._roster, self._connector)
+        self._outbox: Outbox | None = None
+        self._send_timeout_s = config.send_timeout
+        self._connector = Connector(loop, config, self._links, self._is_awaited, self._is_owed)
+        self._router = Router(self._links, config.failback_after)
+        self._budgets = Budgets(self._links)
+        self._canceller = Canceller()
+        self._hedger = Hedger(loop, self._roster, self._router, self._connector, self._budgets)
+        self._carrier = Carrier(
+            loop, config, self._links, self._roster, self._router, self._connector, self._budgets, self._canceller
+        )
         versions, pinger = _versions(config, keyring)
         watch = PathWatch(config, pinger, self)
-        self._answers = Answers(self._roster, self._carrier, watch)
-        self._ticker = Ticker(loop, self._links, self._roster, self._carrier, watch, self._connector)
+        self._answers = Answers(self._roster, self._carrier, watch, self._canceller)
+        self._ticker = Ticker(loop, self._links, self._roster, self._carrier, watch, self._connector, self._budgets)
         self._links += [Link(loop, host, config, versions, self, self._answers) for host in config.hosts]
         self._submitted: deque[Request] = deque()
         self._is_scheduled = False
@@ -63,6 +77,16 @@ class Engine:
         if not self._is_scheduled:
             self._is_scheduled = True
             self._loop.post(self._take_submitted)
+
+    def give_up(self, request: Request) -> None:
+        """The caller of *request* has cancelled it."""
+        self._loop.post(lambda: self._give_up(request))
+
+    def use_outbox(self, file: OutboxFile) -> None:
+        """Keep messages in *file* from now on, and deliver what is in it."""
+        outbox = Outbox(file, self._loop, self._carrier.carry, self._router.has_way_for_messages, self._send_timeout_s)
+        self._outbox = outbox
+        self._loop.post(lambda: self._use_outbox(outbox))
 
     def status(self) -> dict[str, Any]:
         """What an operator wants to see; a snapshot, callable from any thread."""
@@ -84,6 +108,9 @@ class Engine:
             "waiting": len(self._roster.waiting),
             "unverified_replies": self._answers.unverified,
             "late_replies": self._answers.late,
+            "hedged": self._hedger.hedged,
+            "held_back": self._budgets.denied,
+            "outbox": None if self._outbox is None else self._outbox.status(),
         }
 
     def close(self, on_closed: Callable[[], None]) -> None:
@@ -101,9 +128,29 @@ class Engine:
             request = self._submitted.popleft()
             if self._closed:
                 request.fail(_closed_error(request))
-            else:
-                self._carrier.accept(request, now)
+                continue
+            self._carrier.accept(request, now)
+            if request.hedge_after_s is not None:
+                self._hedger.watch(request, request.hedge_after_s)
         self._ticker.set()
+
+    def _give_up(self, request: Request) -> None:
+        if request.id in self._roster.travelling:
+            self._canceller.cancel(request)
+        self._roster.finish(request)
+
+    def _use_outbox(self, outbox: Outbox) -> None:
+        if self._closed:
+            outbox.close(lambda: None)
+            return
+        self._carrier.outbox = outbox
+        self._ticker.set()
+
+    def _is_awaited(self) -> bool:
+        return bool(self._roster.waiting) and not self._closed
+
+    def _is_owed(self) -> bool:
+        return self._outbox is not None and self._outbox.is_waiting and not self._closed
 
     # -- what the links tell -------------------------------------------------------------------------------------------
 
@@ -127,7 +174,7 @@ class Engine:
         LOG.debug("%s: %s", link.host.name, reason)
         link.trust.lose(reason)
         for request in orphans:
-            self._carrier.take_back(request, reason, now)
+            self._carrier.take_back(request, link, reason, now)
         for request in [request for request in self._roster.waiting.values() if request.pinned is link]:
             self._roster.finish(request)
             request.fail(NoBrokerAvailable(str(request.address), [(link.host.name, reason)]))
@@ -143,7 +190,7 @@ class Engine:
         LOG.warning("%s: blocked by the broker (%s); leaving it", link.host.name, reason)
         link.trust.lose(f"blocked by the broker ({reason})")
         for request in link.take_orphans():
-            self._carrier.take_back(request, f"blocked by the broker ({reason})", now)
+            self._carrier.take_back(request, link, f"blocked by the broker ({reason})", now)
 
     # -- what the watch tells ------------------------------------------------------------------------------------------
 
@@ -159,7 +206,8 @@ class Engine:
         for request in list(path.outstanding.values()):
             if request.resend and request.published_at is not None and request.published_at < made_at:
                 del path.outstanding[request.id]
-                self._carrier.take_back(request, "the node's queue of calls was made anew", now)
+                why = "the node's queue of calls was made anew"
+                self._carrier.take_back(request, path.link, why, now, is_nodes_fault=True)
 
     def path_dead(self, path: Path, why: str) -> None:
         now = time.monotonic()
@@ -168,7 +216,7 @@ class Engine:
         orphans = list(path.outstanding.values())
         path.outstanding.clear()
         for request in orphans:
-            self._carrier.take_back(request, why, now)
+            self._carrier.take_back(request, path.link, why, now, is_nodes_fault=True)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -176,11 +224,16 @@ class Engine:
         self._closed = True
         self._ticker.stop()
         for request in self._roster.take_all():
-            request.fail(_closed_error(request))
+            self._canceller.cancel(request)
+            self._carrier.end(request, _closed_error(request))
         self._take_submitted()
         for link in self._links:
             link.close()
-        self._await_closed(on_closed, time.monotonic() + 1.0)
+        until = time.monotonic() + 1.0
+        if self._carrier.outbox is None:
+            self._await_closed(on_closed, until)
+        else:
+            self._carrier.outbox.close(lambda: self._await_closed(on_closed, until))
 
     def _await_closed(self, on_closed: Callable[[], None], deadline: float) -> None:
         if all(link.is_gone for link in self._links):

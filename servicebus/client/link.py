@@ -88,7 +88,6 @@ class Link:
         self.connecting_since: float | None = None
         self.up_since = 0.0
         self.used_at = 0.0
-        self.calls = 0
         self._loop = loop
         self._config = config
         self._exchanges = [version.exchange for version in versions]
@@ -146,6 +145,11 @@ class Link:
         if self.blocked is not None:
             return f"blocked by the broker ({self.blocked})"
         return "connected" if self.is_up else self.last_error
+
+    @property
+    def calls(self) -> int:
+        """How many were published here, ever."""
+        return sum(path.calls for path in tuple(self.paths.values()))
 
     def path(self, node: str, now: float) -> Path:
         path = self.paths.get(node)
@@ -224,10 +228,8 @@ class Link:
             self._events.link_up(self)
 
     def channels_broken(self, error: TransportError) -> None:
-        if isinstance(error, ConnectFailed):
-            self._down(error.reason, error.kind)
-        else:
-            self._down(str(error), "closed")
+        kind = error.kind if isinstance(error, ConnectFailed) else "closed"
+        self._down(error.reason if isinstance(error, (ConnectFailed, ConnectionLost)) else str(error), kind)
 
     def replied(self, delivery: Delivery) -> None:
         self._answers.replied(self, delivery)
@@ -296,8 +298,19 @@ class Link:
             self._channels.publish_message(parcel, request)
             return
         request.path = path
+        self._publish_call(path, parcel, request, now)
+
+    def publish_copy(self, request: Request, now: float) -> None:
+        """Send a second copy of a call that travels elsewhere. Only while ``is_usable``, and in the same version."""
+        path = self.path(request.address.node, now)
+        request.copy = path
+        path.used_at = self.used_at = now
+        self._publish_call(path, path.version.parcel(request), request, now)
+
+    def _publish_call(self, path: Path, parcel: Parcel, request: Request, now: float) -> None:
+        assert self._channels is not None
         path.outstanding[request.id] = request
-        self.calls += request.kind is Kind.CALL
+        path.calls += request.kind is Kind.CALL
         expiration_ms = max(1, int((request.deadline - now) * 1000))
         self._channels.publish_call(parcel, request.id, expiration_ms, {FRESH: 1} if request.says_fresh else None)
 

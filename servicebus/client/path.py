@@ -17,6 +17,8 @@ class Path:
     """Belongs to the engine's thread."""
 
     __slots__ = (
+        "answered",
+        "calls",
         "clock",
         "doubt",
         "lacks_queue_until",
@@ -43,6 +45,10 @@ class Path:
         self.probe_at = 0.0
         self.lacks_queue_until = 0.0
         self.link_bytes_at_ping = -1
+        self.calls = 0
+        """Published here, ever."""
+        self.answered = 0
+        """Of them, answered by their service, ever."""
         self.doubt = ""
         """Why answers over this path are not believed, if any came."""
 

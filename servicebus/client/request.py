@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from servicebus.wire.address import Address
@@ -14,6 +16,33 @@ if TYPE_CHECKING:
     from servicebus.client.link import Link
     from servicebus.client.path import Path
     from servicebus.client.version import Version
+
+
+class Promise(Future[Any]):
+    """The caller's end of a request. Who cancels it has given up, which the engine is told."""
+
+    on_cancel: Callable[[], None] | None = None
+
+    def cancel(self) -> bool:
+        is_cancelled = super().cancel()
+        on_cancel, self.on_cancel = self.on_cancel, None
+        if is_cancelled and on_cancel is not None:
+            on_cancel()
+        return is_cancelled
+
+
+@dataclass(slots=True)
+class Post:
+    """What only some messages have. Times are Unix milliseconds: they mean the same to a later process."""
+
+    due_ms: int | None = None
+    """Not to be run before; None for at once."""
+    expires_ms: int | None = None
+    """Not worth handing to a broker after; None for as long as its token would be accepted."""
+    row: int = 0
+    """Its number in the outbox that it is delivered from; 0 if it comes from a caller."""
+    is_kept: bool = False
+    """Its caller waits for the disk only."""
 
 
 class Request:
@@ -29,17 +58,22 @@ class Request:
         "address",
         "attempts",
         "body",
+        "carried",
+        "copy",
         "deadline",
         "event_id",
         "future",
+        "hedge_after_s",
+        "held_since",
         "id",
-        "is_busy",
         "kind",
         "link",
         "maybe_ran",
         "path",
         "pinned",
+        "post",
         "published_at",
+        "refusals",
         "resend",
         "returned",
         "reverse",
@@ -63,6 +97,8 @@ class Request:
         resend: bool = True,
         reverse: bool = False,
         pinned: Link | None = None,
+        hedge_after_s: float | None = None,
+        post: Post | None = None,
     ):
         self.event_id = event_id
         self.id = wire_id
@@ -73,11 +109,15 @@ class Request:
         self.resend = resend
         self.reverse = reverse
         self.pinned = pinned
+        self.hedge_after_s = hedge_after_s
+        self.post = post
         self.started_at = time.monotonic()
         self.deadline = self.started_at + timeout_s
-        self.future: Future[Any] = Future()
+        self.future = Promise()
         self.link: Link | None = None
         self.path: Path | None = None
+        self.copy: Path | None = None
+        """Where a second copy of it is on its way (``hedge_after``)."""
         self.version: Version | None = None
         """In which it was published last; its reply is read in the same."""
         self.published_at: float | None = None
@@ -86,9 +126,13 @@ class Request:
         """Published, and neither returned nor answered: whether the node has it, nobody can know."""
         self._maybe_ran_before = False
         self._is_done = False
-        self.is_busy = False
+        self.refusals = 0
+        """How often its service was busy."""
         self.says_fresh = False
         """The node takes it for late, our clock says otherwise: it travels with a mark that it was sent just now."""
+        self.carried = 0
+        """How often its node was lost while it may have run there."""
+        self.held_since: float | None = None
         self.returned = False
         self.attempts: list[tuple[str, str]] = []
 
@@ -110,6 +154,20 @@ class Request:
             self.attempts.append((host, what))
 
     @property
+    def due_ms(self) -> int | None:
+        return self.post.due_ms if self.post is not None else None
+
+    @property
+    def is_from_outbox(self) -> bool:
+        return self.post is not None and self.post.row > 0
+
+    def path_on(self, link: Link) -> Path | None:
+        """The path over which it travels on *link*, if it does."""
+        if self.path is not None and self.path.link is link:
+            return self.path
+        return self.copy if self.copy is not None and self.copy.link is link else None
+
+    @property
     def is_done(self) -> bool:
         """Answered, failed, or cancelled by its caller."""
         return self._is_done or self.future.cancelled()
@@ -117,11 +175,13 @@ class Request:
     def complete(self, result: Any) -> None:
         if not self._is_done:
             self._is_done = True
+            self.future.on_cancel = None
             with suppress(InvalidStateError):  # cancelled by its caller, who does not want to know
                 self.future.set_result(result)
 
     def fail(self, error: BaseException) -> None:
         if not self._is_done:
             self._is_done = True
+            self.future.on_cancel = None
             with suppress(InvalidStateError):
                 self.future.set_exception(error)

@@ -31,6 +31,8 @@ class Roster:
         self.pausing.pop(request.id, None)
         if request.path is not None:
             request.path.outstanding.pop(request.id, None)
+        if request.copy is not None:
+            request.copy.outstanding.pop(request.id, None)
 
     def take_all(self) -> list[Request]:
         """Strike everybody off."""

@@ -44,3 +44,17 @@ class Router:
             # A message is safe in the durable queue of a broker whose agent is away just now; it only needs that queue.
             found = next((link for link in links if look(link).is_usable), None)
         return found
+
+    def has_way_for_messages(self, node: str, now: float) -> bool:
+        """Whether a message to *node* could be published now."""
+        return any(link.is_usable and not link.path(node, now).lacks_queue(now) for link in self._links)
+
+    def choose_beside(self, request: Request, first: Link, now: float) -> Link | None:
+        """Another link than *first* that is as good for a call, and whose node speaks what it was published in."""
+        node = request.address.node
+        for link in self._links:
+            if link is not first and link.is_usable:
+                path = link.path(node, now)
+                if path.trust.is_healthy and path.version is request.version:
+                    return link
+        return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from servicebus.client.budgets import Budgets
 from servicebus.client.carrier import Carrier
 from servicebus.client.connector import Connector
 from servicebus.client.link import Link
@@ -31,6 +32,7 @@ class Ticker:
         carrier: Carrier,
         watch: PathWatch,
         connector: Connector,
+        budgets: Budgets,
     ):
         self._loop = loop
         self._links = links
@@ -38,6 +40,7 @@ class Ticker:
         self._carrier = carrier
         self._watch = watch
         self._connector = connector
+        self._budgets = budgets
         self._timer: Timer | None = None
         self._timer_is_idle = False
         self._is_stopped = False
@@ -71,5 +74,10 @@ class Ticker:
             self._carrier.retry_waiting(now)  # the queue that was missing may have been declared; nobody would tell us
         self._carrier.end_grace(now)
         self._connector.look_after(now)
-        if len(self._roster) or any(link.is_up or link.is_wanted for link in self._links):
+        self._budgets.look(now)
+        outbox = self._carrier.outbox
+        if outbox is not None:
+            outbox.tick(now)
+        is_owed = outbox is not None and outbox.is_waiting
+        if len(self._roster) or is_owed or any(link.is_up or link.is_wanted for link in self._links):
             self.set()

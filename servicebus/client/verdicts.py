@@ -27,7 +27,7 @@ def out_of_time(request: Request, links: Sequence[Link], now: float) -> ServiceB
         request.tried(request.link.host.name, f"did not {did_not} in time")
     if request.kind is Kind.MESSAGE:
         return out_of_paths(request, links)
-    if request.is_busy:
+    if request.refusals and not request.maybe_ran:
         return ServiceBusy(str(request.address))
     if request.link is None:  # it waited for a path to the end: the links that broke say more than the time
         return out_of_paths(request, links)

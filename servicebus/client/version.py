@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from servicebus.client.seal import seal
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
-from servicebus.wire.address import Address, control_queue, messages_queue, rpc_queue
+from servicebus.policy.ladder import rung_for
+from servicebus.wire import headers
+from servicebus.wire.address import Address, control_queue, delay_queue, messages_queue, rpc_queue
 from servicebus.wire.envelope import Kind, Reply
 from servicebus.wire.signing import Keyring
-from servicebus.wire.xmlcodec import decode_json, decode_reply
+from servicebus.wire.xmlcodec import decode_json, decode_reply, encode_json
 
 if TYPE_CHECKING:
     from servicebus.client.request import Request
 
+_CANCEL_TTL_S = 5.0
 _QUEUES = {Kind.CALL: rpc_queue, Kind.MESSAGE: messages_queue, Kind.CONTROL: control_queue}
 
 
@@ -27,13 +32,13 @@ class Exchange:
     is_durable: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Parcel:
-    """What is published, and where to."""
+class Parcel(NamedTuple):
+    """What is published, and where to. A tuple: one is made for every call."""
 
     exchange: str
     routing_key: str
     body: bytes
+    headers: Mapping[str, Any] | None = None
 
 
 class Pong(NamedTuple):
@@ -65,6 +70,12 @@ class Version(Protocol):
     def read_pong(self, wire_id: str, token: str, body: bytes) -> Pong:
         """What the agent says. Raises EnvelopeError: *body* is no pong to be believed."""
 
+    def cancel(self, node: str, cancelled_id: str, wire_id: str) -> tuple[Parcel, float] | None:
+        """Tells the node that nobody waits for a call any more, and for how many seconds that is worth telling.
+
+        None: it cannot be said.
+        """
+
 
 class Version2:
     """The signed envelope of docs/wire-format."""
@@ -78,6 +89,10 @@ class Version2:
         return "<Version2>"
 
     def parcel(self, request: Request) -> Parcel:
+        if request.post is not None and request.post.due_ms is not None:
+            delayed = self._delayed(request, request.post.due_ms)
+            if delayed is not None:
+                return delayed
         return Parcel(self.exchange.name, _QUEUES[request.kind](request.address.node), request.body)
 
     def read(self, request: Request, body: bytes) -> Reply:
@@ -107,3 +122,17 @@ class Version2:
             return Pong(takes_calls=True)
         age_s = says.get("queue_age")
         return Pong(not says.get("stopping"), age_s if isinstance(age_s, (int, float)) else None)
+
+    def cancel(self, node: str, cancelled_id: str, wire_id: str) -> tuple[Parcel, float] | None:
+        address = Address(node, "servicebus", "cancel")
+        _, body = seal(self._keyring, wire_id, address, Kind.CONTROL, _CANCEL_TTL_S, encode_json([cancelled_id]))
+        return Parcel(self.exchange.name, control_queue(node), body), _CANCEL_TTL_S
+
+    @staticmethod
+    def _delayed(request: Request, due_ms: int) -> Parcel | None:
+        """Straight into a queue for those that wait, past the exchange; None if it need not wait any more."""
+        remaining_s = due_ms / 1000 - time.time()
+        if remaining_s <= 0:
+            return None
+        queue = delay_queue(request.address.node, rung_for(remaining_s))
+        return Parcel("", queue, request.body, {headers.DUE: due_ms})

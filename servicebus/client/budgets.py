@@ -1,0 +1,65 @@
+"""Budgets: what each node can bear of calls that are sent again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from servicebus.client.link import Link
+from servicebus.policy.retry_budget import RetryBudget
+
+RESENDS_PER_CALL = 0.1
+RESENDS_FLOOR = 20
+BUSY_PER_ANSWER = 2.0
+"""A service that answers one call has made room for one. Two, so that the traffic grows again after a standstill."""
+BUSY_FLOOR = 20
+_LOOK_S = 1.0
+
+
+class Budgets:
+    """Two budgets per node. Belongs to the engine's thread.
+
+    Calls are counted where they are published, by an attribute of their path; here the counts are looked at once a
+    second, so that an ordinary call costs nothing.
+    """
+
+    def __init__(self, links: Sequence[Link]):
+        self.denied = 0
+        """How often a call had to be held back."""
+        self._links = links
+        self._nodes: dict[str, tuple[RetryBudget, RetryBudget]] = {}
+        self._looked_at = 0.0
+
+    def may_resend(self, node: str, now: float) -> bool:
+        """Whether a call that *node* may have run already may be sent to it once more."""
+        return self._said(self._of(node)[0].take(now, self._calls(node)))
+
+    def may_ask_again(self, node: str, now: float) -> bool:
+        """Whether a call that *node* was too busy for may ask again."""
+        return self._said(self._of(node)[1].take(now, self._answered(node)))
+
+    def look(self, now: float) -> None:
+        """To be called at every tick."""
+        if now - self._looked_at < _LOOK_S:
+            return
+        self._looked_at = now
+        for node in {node for link in self._links for node in link.paths}:
+            resends, busy = self._of(node)
+            resends.observe(now, self._calls(node))
+            busy.observe(now, self._answered(node))
+
+    def _of(self, node: str) -> tuple[RetryBudget, RetryBudget]:
+        found = self._nodes.get(node)
+        if found is None:
+            found = RetryBudget(RESENDS_PER_CALL, RESENDS_FLOOR), RetryBudget(BUSY_PER_ANSWER, BUSY_FLOOR)
+            self._nodes[node] = found
+        return found
+
+    def _said(self, may: bool) -> bool:
+        self.denied += not may
+        return may
+
+    def _calls(self, node: str) -> int:
+        return sum(link.paths[node].calls for link in self._links if node in link.paths)
+
+    def _answered(self, node: str) -> int:
+        return sum(link.paths[node].answered for link in self._links if node in link.paths)

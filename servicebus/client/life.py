@@ -1,0 +1,58 @@
+"""Life: what belongs to one process's use of a Sender, between its first call and ``close()``."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import threading
+from typing import Any
+
+from servicebus.client.engine import Engine
+from servicebus.client.outbox_file import OutboxFile
+from servicebus.configuration import Configuration
+from servicebus.errors import OutboxUnavailable
+from servicebus.transport.iothread import client_loop
+from servicebus.wire.signing import Keyring
+
+LOG = logging.getLogger(__name__)
+
+
+class Life:
+    """For any thread of the process that made it; another one leaves it alone."""
+
+    def __init__(self, config: Configuration, keyring: Keyring, outbox_path: str | os.PathLike[str] | None):
+        self.pid = os.getpid()
+        self.incarnation = os.urandom(8).hex()
+        self.count = itertools.count(1)
+        self.engine = Engine(client_loop(), config, keyring)
+        self._config = config
+        self._outbox_path = outbox_path
+        self._lacks_outbox = outbox_path is not None
+        self._opening = threading.Lock()
+        try:
+            self.need_outbox()
+        except OutboxUnavailable as error:  # what does not need it goes on; send() asks again, and raises it
+            LOG.error("%s", error)
+
+    def need_outbox(self) -> None:
+        """See to it that the outbox is open, if there is to be one. Raises OutboxUnavailable."""
+        if not self._lacks_outbox:
+            return
+        with self._opening:
+            if self._lacks_outbox and self._outbox_path is not None:
+                limits = self._config.outbox_max_messages, self._config.outbox_max_bytes
+                self.engine.use_outbox(OutboxFile(self._outbox_path, *limits))
+                self._lacks_outbox = False
+
+    def status(self) -> dict[str, Any]:
+        status = self.engine.status()
+        if self._lacks_outbox:
+            status["outbox"] = {"path": os.fspath(self._outbox_path or ""), "problem": "it cannot be used, see the log"}
+        return status
+
+    def close(self) -> None:
+        """Ends everything; waits for that, but not for long."""
+        closed = threading.Event()
+        self.engine.close(closed.set)
+        closed.wait(2.0)

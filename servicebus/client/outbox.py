@@ -1,0 +1,294 @@
+"""Outbox: what no broker has taken is kept on disk, and delivered in the background when one does.
+
+Theory of operation. Each node has a line of its own. Whatever is sent to a node while somebody stands in its line goes
+to the end of it. The line is delivered in batches, one after the other: the oldest messages are read, published as
+they were sealed (same id, same bytes), and removed once they are confirmed; while the next batch is read, in the same
+transaction. The first batch after a failure is a single message, so that an outage is not found out by the hundred.
+A process that dies between the confirm and the removal delivers them again, and the node's journal drops the doubles.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from servicebus.client.keeper import Keeper
+from servicebus.client.outbox_file import OutboxFile, Stored
+from servicebus.client.receipt import Receipt
+from servicebus.client.request import Post, Request
+from servicebus.errors import OutboxFull, OutboxUnavailable, SendUnconfirmed, ServiceBusError
+from servicebus.transport.loop import EventLoop
+from servicebus.wire.address import Address
+from servicebus.wire.envelope import Kind
+
+LOG = logging.getLogger(__name__)
+
+_LARGEST_BATCH = 256
+_FIRST_PAUSE_S = 0.25
+_LONGEST_PAUSE_S = 5.0
+_COMPLAIN_S = 60.0
+_PURGE_S = 10.0
+
+
+@dataclass(slots=True)
+class _Line:
+    """The messages for one node."""
+
+    node: str
+    count: int = 0
+    """Stored, or about to be."""
+    batch: int = 1
+    on_way: int = 0
+    is_read: bool = False
+    has_failed: bool = False
+    delivered: list[int] = field(default_factory=list)
+    """Confirmed, and not removed yet."""
+    pause_s: float = _FIRST_PAUSE_S
+    next_at: float = 0.0
+
+    @property
+    def is_busy(self) -> bool:
+        return self.is_read or self.on_way > 0
+
+    def pause(self, now: float) -> None:
+        self.batch = 1
+        self.next_at = now + self.pause_s
+        self.pause_s = min(2 * self.pause_s, _LONGEST_PAUSE_S)
+
+    def go_on(self) -> None:
+        self.batch = min(2 * self.batch, _LARGEST_BATCH)
+        self.pause_s, self.next_at = _FIRST_PAUSE_S, 0.0
+
+
+class Outbox:
+    """Belongs to the engine's thread, but for ``status()``.
+
+    Args:
+        publish: takes a message on its way; it must end soon, and not wait for a path.
+        has_way: whether a message to a node could be published now.
+        limit_s: how long a confirm may take.
+    """
+
+    def __init__(
+        self,
+        file: OutboxFile,
+        loop: EventLoop,
+        publish: Callable[[Request, float], None],
+        has_way: Callable[[str, float], bool],
+        limit_s: float,
+    ):
+        self._file = file
+        self._loop = loop
+        self._publish = publish
+        self._has_way = has_way
+        self._limit_s = limit_s
+        self._lines = {node: _Line(node, count) for node, count in file.counts().items()}
+        self._stored = self._delivered = self._expired = self._refused = 0
+        self._purge_at = 0.0
+        self._complained_at = -_COMPLAIN_S
+        self._is_closed = False
+        self._keeper = Keeper(file, loop.post, self._on_expired)
+        if file.count:
+            LOG.info("outbox %s: %d messages were left by an earlier process", file.path, file.count)
+
+    def __repr__(self) -> str:
+        return f"<Outbox {self._file!r}>"
+
+    @property
+    def is_waiting(self) -> bool:
+        """Something is to be delivered."""
+        return bool(self._lines)
+
+    def holds(self, node: str) -> bool:
+        """Whether messages to *node* have to stand in line."""
+        return node in self._lines
+
+    def keep(self, request: Request, error: ServiceBusError | None = None) -> None:
+        """Store *request*, which no broker has taken; it ends when it is on disk. *error* says why none has."""
+        now_ms = _now_ms()
+        post = request.post
+        assert post is not None and post.expires_ms is not None, "a Sender with an outbox says when its messages expire"
+        if request.is_done or post.is_kept:
+            return
+        if post.expires_ms <= now_ms and error is not None:
+            self._expired += 1
+            request.fail(error)
+            return
+        node = request.address.node
+        line = self._lines.setdefault(node, _Line(node))
+        line.count += 1
+        post.is_kept = True
+        message = Stored(str(request.address), request.event_id, request.id, post.due_ms, post.expires_ms, request.body)
+        self._keeper.ask(lambda file: file.add(node, message, now_ms), partial(self._kept, line, request, error))
+
+    def try_again(self, now: float) -> None:
+        """Something has become better."""
+        for line in self._lines.values():
+            line.next_at = 0.0
+        self.deliver(now)
+
+    def deliver(self, now: float) -> None:
+        """Go on with every line that can."""
+        for line in list(self._lines.values()):
+            if not line.is_busy and now >= line.next_at and self._has_way(line.node, now):
+                self._step(line, line.batch)
+
+    def tick(self, now: float) -> None:
+        """To be called now and then."""
+        if not self._lines:
+            return
+        if now >= self._purge_at:
+            self._purge_at = now + _PURGE_S
+            now_ms = _now_ms()
+            self._keeper.ask(lambda file: file.purge(now_ms), lambda _result, _error: None)
+        self.deliver(now)
+
+    def status(self) -> dict[str, Any]:
+        file = self._file
+        return {
+            "path": str(file.path),
+            "messages": sum(line.count for line in list(self._lines.values())),
+            "bytes": file.bytes,
+            "max_messages": file.max_messages,
+            "max_bytes": file.max_bytes,
+            "stored": self._stored,
+            "delivered": self._delivered,
+            "expired": self._expired,
+            "refused": self._refused,
+        }
+
+    def close(self, on_closed: Callable[[], None]) -> None:
+        """Store what was to be kept, and let go of the file."""
+        self._is_closed = True
+        delivered = [seq for line in self._lines.values() for seq in line.delivered]
+        self._keeper.ask(lambda file: file.remove(delivered), lambda _result, _error: None)
+        self._keeper.close(on_closed)
+
+    # -- storing -------------------------------------------------------------------------------------------------------
+
+    def _kept(
+        self,
+        line: _Line,
+        request: Request,
+        error: ServiceBusError | None,
+        is_stored: bool | None,
+        problem: OutboxUnavailable | None,
+    ) -> None:
+        if is_stored:
+            self._stored += 1
+            request.complete(Receipt(request.event_id, in_outbox=True))
+            return
+        self._leave(line, 1)
+        request.fail(self._not_kept(request, error, problem or self._full(request)))
+
+    def _full(self, request: Request) -> OutboxFull:
+        self._refused += 1
+        file = self._file
+        full = OutboxFull(str(request.address), str(file.path), file.count, file.bytes)
+        now = time.monotonic()
+        if now - self._complained_at >= _COMPLAIN_S:
+            self._complained_at = now
+            LOG.error("%s; %d refused so far", full, self._refused)
+        return full
+
+    @staticmethod
+    def _not_kept(request: Request, error: ServiceBusError | None, why: ServiceBusError) -> ServiceBusError:
+        """What the caller is told: that nothing was sent, unless that is not so."""
+        if isinstance(error, SendUnconfirmed):
+            error.__cause__ = why
+            return error
+        why.__cause__ = error
+        return why
+
+    # -- delivering ----------------------------------------------------------------------------------------------------
+
+    def _step(self, line: _Line, limit: int) -> None:
+        """Remove what was confirmed, and read the next batch."""
+        line.is_read = True
+        now_ms, delivered = _now_ms(), list(line.delivered)
+
+        def do(file: OutboxFile) -> tuple[int, list[Stored]]:
+            removed = file.remove(delivered)
+            file.purge(now_ms)
+            return removed, file.oldest(line.node, limit) if limit else []
+
+        self._keeper.ask(do, partial(self._stepped, line, len(delivered)))
+
+    def _stepped(
+        self, line: _Line, delivered: int, found: tuple[int, list[Stored]] | None, problem: OutboxUnavailable | None
+    ) -> None:
+        line.is_read = False
+        now = time.monotonic()
+        if found is None:
+            line.pause(now)
+            return
+        removed, messages = found
+        del line.delivered[:delivered]
+        self._delivered += delivered
+        self._leave(line, removed)
+        if messages and not self._is_closed:
+            self._send_off(line, messages, now)
+
+    def _send_off(self, line: _Line, messages: list[Stored], now: float) -> None:
+        line.on_way, line.has_failed = len(messages), False
+        for request in self._requests(messages):
+            assert request.post is not None
+            request.future.add_done_callback(partial(self._ended, line, request.post.row))
+            self._publish(request, now)
+
+    def _requests(self, messages: Iterable[Stored]) -> list[Request]:
+        return [
+            Request(
+                message.event_id,
+                message.wire_id,
+                Address.parse(message.target),
+                Kind.MESSAGE,
+                message.body,
+                "",
+                timeout_s=self._limit_s,
+                post=Post(message.due_ms, message.expires_ms, message.seq),
+            )
+            for message in messages
+        ]
+
+    def _ended(self, line: _Line, seq: int, future: Future[Any]) -> None:
+        if future.exception() is None:
+            line.delivered.append(seq)
+        else:
+            line.has_failed = True
+            LOG.debug("outbox: not delivered to %s: %s", line.node, future.exception())
+        line.on_way -= 1
+        if line.on_way == 0 and not self._is_closed:
+            self._batch_ended(line)
+
+    def _batch_ended(self, line: _Line) -> None:
+        now = time.monotonic()
+        if line.has_failed:
+            line.pause(now)
+        else:
+            line.go_on()
+        if line.delivered:
+            self._step(line, 0 if line.has_failed else line.batch)
+
+    def _on_expired(self, expired: dict[str, int]) -> None:
+        for node, count in expired.items():
+            self._expired += count
+            LOG.warning("outbox %s: %d messages to %s expired before a broker took them", self._file.path, count, node)
+            line = self._lines.get(node)
+            if line is not None:
+                self._leave(line, count)
+
+    def _leave(self, line: _Line, count: int) -> None:
+        """*count* messages are not in *line* any more."""
+        line.count -= count
+        if line.count <= 0 and self._lines.get(line.node) is line:
+            del self._lines[line.node]
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

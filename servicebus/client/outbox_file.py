@@ -1,0 +1,246 @@
+"""OutboxFile: messages that no broker has taken yet, in one SQLite file that belongs to one process at a time.
+
+What a transaction has stored survives the death of the process at any moment, and that of the machine (the disk is
+waited for). The bodies are sealed envelopes: whoever reads the file reads what was sent, so it is the owner's alone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import weakref
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from servicebus.errors import OutboxUnavailable
+
+__all__ = ["OutboxFile", "Stored"]
+
+_APPLICATION_ID = 0x53424F58
+_SCHEMA = """
+CREATE TABLE messages (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, node TEXT NOT NULL, target TEXT NOT NULL, event_id INTEGER NOT NULL,
+    wire_id TEXT NOT NULL, due_ms INTEGER, expires_ms INTEGER NOT NULL, body BLOB NOT NULL
+);
+CREATE INDEX by_node ON messages (node, seq);
+CREATE INDEX by_expiry ON messages (expires_ms);
+"""
+_MUCH = 1024 * 1024
+_BATCH_BYTES = 4 * 1024 * 1024
+
+
+class Stored(NamedTuple):
+    """One message as it is kept."""
+
+    target: str
+    event_id: int
+    wire_id: str
+    due_ms: int | None
+    expires_ms: int
+    body: bytes
+    seq: int = 0
+
+
+class OutboxFile:
+    """Opened in any thread, then used by one; ``count`` and ``bytes`` may be read by others.
+
+    Raises:
+        OutboxUnavailable: it cannot be opened, is in use, or is no outbox.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], max_messages: int, max_bytes: int):
+        self.path = Path(path).absolute()
+        self.count = 0
+        self.bytes = 0
+        self.max_messages = max_messages
+        self.max_bytes = max_bytes
+        self._peak_bytes = 0
+        self._expired: Counter[str] = Counter()
+        self._lock_fd = self._lock()
+        try:
+            self._db = self._open()
+        except BaseException:
+            self._unlock()
+            raise
+
+    def __repr__(self) -> str:
+        return f"<OutboxFile {self.path} count={self.count} bytes={self.bytes}>"
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Everything or nothing. Raises OutboxUnavailable: nothing, and the numbers are as before."""
+        before = self.count, self.bytes
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            self.count, self.bytes = before
+            self._expired.clear()
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise OutboxUnavailable(str(self.path), f"cannot be written: {error}") from error
+
+    def add(self, node: str, message: Stored, now_ms: int) -> bool:
+        """Store *message* behind all others; False if it does not fit."""
+        if not self._fits(message):
+            self.purge(now_ms)
+            if not self._fits(message):
+                return False
+        self._db.execute(
+            "INSERT INTO messages (node, target, event_id, wire_id, due_ms, expires_ms, body)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (node, *message[:-1]),
+        )
+        self.count += 1
+        self.bytes += len(message.body)
+        self._peak_bytes = max(self._peak_bytes, self.bytes)
+        return True
+
+    def oldest(self, node: str, limit: int) -> list[Stored]:
+        """The next messages for *node*, in the order in which they were sent."""
+        query = (
+            "SELECT target, event_id, wire_id, due_ms, expires_ms, body, seq FROM messages"
+            " WHERE node = ? ORDER BY seq LIMIT ?"
+        )
+        found: list[Stored] = []
+        size = 0
+        for row in self._db.execute(query, (node, limit)):
+            found.append(Stored(*row))
+            size += len(found[-1].body)
+            if size >= _BATCH_BYTES:
+                break
+        return found
+
+    def remove(self, seqs: Sequence[int]) -> int:
+        """These are with a broker. Gives how many were still here: some may have expired on their way."""
+        removed = 0
+        for seq in seqs:
+            row = self._db.execute("SELECT length(body) FROM messages WHERE seq = ?", (seq,)).fetchone()
+            if row is not None:
+                self._db.execute("DELETE FROM messages WHERE seq = ?", (seq,))
+                self._gone(1, row[0])
+                removed += 1
+        return removed
+
+    def purge(self, now_ms: int) -> None:
+        """Let go of what has expired."""
+        query = "SELECT node, count(*), sum(length(body)) FROM messages WHERE expires_ms <= ? GROUP BY node"
+        rows = self._db.execute(query, (now_ms,)).fetchall()
+        for node, count, size in rows:
+            self._expired[node] += count
+            self._gone(count, size)
+        if rows:
+            self._db.execute("DELETE FROM messages WHERE expires_ms <= ?", (now_ms,))
+
+    def take_expired(self) -> dict[str, int]:
+        """How many have expired since this was asked last, by node."""
+        expired, self._expired = self._expired, Counter()
+        return dict(expired)
+
+    def counts(self) -> dict[str, int]:
+        """How many there are, by node."""
+        return dict(self._db.execute("SELECT node, count(*) FROM messages GROUP BY node"))
+
+    def tidy(self) -> None:
+        """Give the room back to the disk when everything is gone that was much. Outside of a transaction."""
+        if self.count or self._peak_bytes < _MUCH:
+            return
+        self._peak_bytes = 0
+        with suppress(sqlite3.Error):  # another time
+            # As a script, which runs to its end: execute() would stop after one page.
+            self._db.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def close(self) -> None:
+        self._db.close()
+        self._unlock()
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _fits(self, message: Stored) -> bool:
+        return self.count < self.max_messages and self.bytes + len(message.body) <= self.max_bytes
+
+    def _gone(self, count: int, size: int) -> None:
+        self.count -= count
+        self.bytes -= size
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            self._make_private()
+            db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        except (OSError, sqlite3.Error) as error:
+            raise OutboxUnavailable(str(self.path), f"cannot be opened: {error}") from error
+        try:
+            self._prepare(db)
+        except sqlite3.Error as error:
+            db.close()
+            # Never begun anew by itself: it may hold what somebody was told is safe.
+            reason = f"is damaged or no outbox ({error}); look at it, then move it away"
+            raise OutboxUnavailable(str(self.path), reason) from error
+        return db
+
+    def _make_private(self) -> None:
+        """Before SQLite opens it, which gives its other files the same mode; closed before, or its locks were lost."""
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.fchmod(fd, 0o600)
+        finally:
+            os.close(fd)
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        application_id = db.execute("PRAGMA application_id").fetchone()[0]
+        is_new = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+        if not is_new and application_id != _APPLICATION_ID:
+            raise sqlite3.DatabaseError("it was written by another program")
+        if is_new:
+            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA journal_size_limit = 4194304")
+        if is_new:
+            db.executescript(f"BEGIN; {_SCHEMA} PRAGMA application_id = {_APPLICATION_ID}; COMMIT;")
+        self.count, self.bytes = db.execute("SELECT count(*), coalesce(sum(length(body)), 0) FROM messages").fetchone()
+        self._peak_bytes = self.bytes
+
+    def _lock(self) -> int:
+        lock_path = self.path.with_name(self.path.name + ".lock")
+        try:
+            fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise OutboxUnavailable(str(self.path), f"cannot be locked: {error.strerror}") from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            reason = "is in use by another Sender; each process, and each Sender in it, needs a file of its own"
+            raise OutboxUnavailable(str(self.path), reason) from None
+        _open_files.add(self)
+        return fd
+
+    def _unlock(self) -> None:
+        _open_files.discard(self)
+        os.close(self._lock_fd)
+
+    def _leave_to_parent(self) -> None:
+        """In a forked child: a lock is let go of when the last copy of its descriptor is closed."""
+        os.close(self._lock_fd)
+
+
+_open_files: weakref.WeakSet[OutboxFile] = weakref.WeakSet()
+
+
+def _leave_all_to_parent() -> None:
+    for file in list(_open_files):
+        file._leave_to_parent()
+        _inherited.append(file)
+    _open_files.clear()
+
+
+_inherited: list[OutboxFile] = []
+"""The parent's: never closed here, because SQLite would do its parent's housekeeping."""
+
+os.register_at_fork(after_in_child=_leave_all_to_parent)

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from servicebus.client.outbox_file import OutboxFile, Stored
+from servicebus.errors import OutboxUnavailable
+
+NOW = 1_800_000_000_000
+LATER = NOW + 60_000
+
+
+def message(number: int, expires_ms: int = LATER, body: bytes = b"<event/>") -> Stored:
+    return Stored(f"N.audit.record{number}", number, f"id-{number}", None, expires_ms, body)
+
+
+def add(file: OutboxFile, *messages: Stored, node: str = "N", now_ms: int = NOW) -> list[bool]:
+    with file.transaction():
+        return [file.add(node, each, now_ms) for each in messages]
+
+
+def numbers(file: OutboxFile, node: str = "N", limit: int = 100) -> list[int]:
+    return [each.event_id for each in file.oldest(node, limit)]
+
+
+def open_file(path: Path, max_messages: int = 100, max_bytes: int = 100_000) -> OutboxFile:
+    return OutboxFile(path / "outbox", max_messages, max_bytes)
+
+
+def test_messages_come_out_as_they_went_in_and_in_that_order(tmp_path: Path) -> None:
+    file = open_file(tmp_path)
+    given = [Stored("N.a.b", 7, "x-7", NOW + 5, LATER, b"\0\xff"), message(2), message(1)]
+    add(file, *given)
+    found = file.oldest("N", 10)
+    assert [each._replace(seq=0) for each in found] == given
+    assert [each.seq for each in found] == sorted(each.seq for each in found)
+    file.close()
+
+
+def test_each_node_has_a_line_of_its_own(tmp_path: Path) -> None:
+    file = open_file(tmp_path)
+    add(file, message(1), message(2), node="A")
+    add(file, message(3), node="B")
+    assert numbers(file, "A", limit=1) == [1]
+    assert numbers(file, "B") == [3]
+    assert file.counts() == {"A": 2, "B": 1}
+    file.close()
+
+
+def test_what_was_stored_is_there_when_it_is_opened_again(tmp_path: Path) -> None:
+    file = open_file(tmp_path)
+    add(file, message(1), message(2))
+    with file.transaction():
+        assert file.remove([file.oldest("N", 1)[0].seq]) == 1
+    file.close()
+    again = open_file(tmp_path)
+    assert numbers(again) == [2]
+    assert (again.count, again.bytes) == (1, len(b"<event/>"))
+    again.close()
+
+
+def test_it_is_bounded_in_count_and_in_bytes(tmp_path: Path) -> None:
+    file = open_file(tmp_path, max_messages=3, max_bytes=20)
+    assert add(file, message(1, body=b"x" * 21), message(2, body=b"x" * 18), message(3, body=b"x" * 3)) == [
+        False, True, False,
+    ]  # fmt: skip
+    assert add(file, *[message(number, body=b"") for number in range(4, 7)]) == [True, True, False]
+    file.close()
+
+
+def test_what_has_expired_makes_room_and_is_counted(tmp_path: Path) -> None:
+    file = open_file(tmp_path, max_messages=2)
+    add(file, message(1, expires_ms=NOW + 10), message(2))
+    assert add(file, message(3), now_ms=NOW + 9) == [False]
+    assert add(file, message(3), now_ms=NOW + 10) == [True]
+    assert numbers(file) == [2, 3]
+    assert file.take_expired() == {"N": 1}
+    assert file.take_expired() == {}
+    file.close()
+
+
+def test_a_transaction_that_fails_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    file = open_file(tmp_path)
+    add(file, message(1))
+    with pytest.raises(OutboxUnavailable, match="cannot be written"), file.transaction():
+        file.add("N", message(2), NOW)
+        file._db.execute("INSERT INTO nonsense VALUES (1)")
+    assert (file.count, numbers(file)) == (1, [1])
+    assert add(file, message(3)) == [True]
+    file.close()
+
+
+def test_nobody_else_may_read_it(tmp_path: Path) -> None:
+    (tmp_path / "outbox").touch(mode=0o644)
+    file = open_file(tmp_path)
+    add(file, message(1))
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert set(modes) == {"outbox", "outbox-wal", "outbox-shm", "outbox.lock"}
+    assert set(modes.values()) == {0o600}
+    file.close()
+
+
+def test_a_second_one_on_the_same_path_is_refused_until_the_first_is_closed(tmp_path: Path) -> None:
+    first = open_file(tmp_path)
+    with pytest.raises(OutboxUnavailable, match=f"{tmp_path}/outbox is in use by another Sender"):
+        open_file(tmp_path)
+    first.close()
+    open_file(tmp_path).close()
+
+
+def test_a_file_of_another_program_is_not_touched(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "outbox") as db:
+        db.execute("CREATE TABLE theirs (x)")
+    db.close()
+    before = (tmp_path / "outbox").read_bytes()
+    with pytest.raises(OutboxUnavailable, match="written by another program"):
+        open_file(tmp_path)
+    assert (tmp_path / "outbox").read_bytes() == before
+
+
+def test_a_damaged_file_is_refused_and_never_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / "outbox").write_bytes(b"no database at all" * 100)
+    with pytest.raises(OutboxUnavailable, match="damaged or no outbox"):
+        open_file(tmp_path)
+    with pytest.raises(OutboxUnavailable, match="damaged or no outbox"):
+        open_file(tmp_path)  # the refusal has let go of the lock
+
+
+def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(OutboxUnavailable, match="No such file or directory"):
+        OutboxFile(tmp_path / "missing" / "outbox", 1, 1)
+
+
+def test_a_forked_child_neither_keeps_the_lock_nor_disturbs_its_parent(tmp_path: Path) -> None:
+    file = open_file(tmp_path)
+    add(file, message(1))
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.close(write)
+        os.read(read, 1)  # lives until the parent has closed its own
+        os._exit(0)
+    os.close(read)
+    add(file, message(2))
+    file.close()
+    again = open_file(tmp_path)
+    assert numbers(again) == [1, 2]
+    again.close()
+    os.close(write)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_it_may_be_opened_in_one_thread_and_used_in_another(tmp_path: Path) -> None:
+    file = open_file(tmp_path)
+    found: list[bool] = []
+    thread = threading.Thread(target=lambda: found.extend(add(file, message(1))))
+    thread.start()
+    thread.join()
+    assert found == [True]
+    file.close()
+
+
+def test_the_disk_gets_its_room_back_when_much_is_gone(tmp_path: Path) -> None:
+    file = open_file(tmp_path, max_bytes=10_000_000)
+    add(file, *[message(number, body=b"x" * 100_000) for number in range(50)])
+    with file.transaction():
+        file.remove([each.seq for each in file.oldest("N", 100)] + [each.seq for each in file.oldest("N", 100)])
+    with file.transaction():
+        file.remove([each.seq for each in file.oldest("N", 100)])
+    file.tidy()
+    assert file.count == 0
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 200_000
+    file.close()

@@ -1,0 +1,80 @@
+"""What send() is told and what it returns."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import pickle
+from typing import Any
+
+import pytest
+
+from servicebus.client.posting import make_post
+from servicebus.client.request import Post, Promise
+from servicebus.configuration import Configuration
+from servicebus.errors import EnvelopeError
+from servicebus.sender import Receipt, Sender
+
+DAY_S = 86400.0
+NOW = 1_800_000_000.0
+
+
+def test_a_receipt_is_the_event_id_for_programs_that_know_nothing_else() -> None:
+    receipt = Receipt(7, "mq-a:5672")
+    assert receipt == 7 and isinstance(receipt, int) and receipt + 1 == 8
+    assert (str(receipt), f"{receipt:03d}", json.dumps(receipt), hash(receipt)) == ("7", "007", "7", hash(7))
+    assert (receipt.confirmed_by, receipt.in_outbox) == ("mq-a:5672", False)
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+def test_a_receipt_survives_being_copied_and_pickled(way: Any) -> None:
+    receipt = way(Receipt(7, None, True))
+    assert (receipt, receipt.confirmed_by, receipt.in_outbox) == (7, None, True)
+
+
+def test_a_message_is_good_for_as_long_as_its_token_and_due_at_once() -> None:
+    assert make_post(0, None, DAY_S, NOW) == Post(None, int((NOW + DAY_S) * 1000))
+
+
+def test_a_delayed_message_is_never_due_too_early() -> None:
+    assert make_post(0.0001, None, DAY_S, NOW).due_ms == NOW * 1000 + 1
+    assert make_post(90, 30, DAY_S, NOW) == Post(int((NOW + 90) * 1000), int((NOW + 30) * 1000))
+
+
+def test_an_expiry_is_never_later_than_that_of_the_token() -> None:
+    assert make_post(0, 2 * DAY_S, DAY_S, NOW).expires_ms == (NOW + DAY_S) * 1000
+
+
+@pytest.mark.parametrize("delay", [-1, -0.001, math.nan, math.inf, "5", True, [1]])
+def test_what_is_no_delay_is_refused(delay: Any) -> None:
+    with pytest.raises(EnvelopeError, match=r"delay=.* is no number of seconds"):
+        make_post(delay, None, DAY_S, NOW)
+
+
+@pytest.mark.parametrize("expires", [0, -1, math.nan, "5", False])
+def test_what_is_no_expiry_is_refused(expires: Any) -> None:
+    with pytest.raises(EnvelopeError, match=r"expires=.* is no number of seconds"):
+        make_post(0, expires, DAY_S, NOW)
+
+
+def test_a_delay_that_no_token_survives_is_refused_before_anything_is_sent() -> None:
+    with Sender(Configuration({"hosts": ["127.0.0.1:1"], "secret_token": "s", "token_max_age": 60})) as sender:
+        with pytest.raises(EnvelopeError, match=r"a delay of 60 s is too long: .* 60 s after it was sent"):
+            sender.send("N.audit.record", 1, delay=60)
+        assert sender.status()["hosts"][0]["state"] == "idle"
+
+
+def test_a_cancelled_promise_tells_of_it_once() -> None:
+    promise, told = Promise(), []
+    promise.on_cancel = lambda: told.append(1)
+    assert promise.cancel() and promise.cancel()
+    assert told == [1]
+
+
+def test_a_promise_that_was_kept_cannot_be_cancelled() -> None:
+    promise, told = Promise(), []
+    promise.on_cancel = lambda: told.append(1)
+    promise.set_result(3)
+    assert not promise.cancel()
+    assert told == []
