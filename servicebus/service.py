@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from servicebus.agent_logging import AgentLogging
 from servicebus.configuration import BrokerHost, Configuration
-from servicebus.endpoints import Lock
-from servicebus.errors import ConfigurationError, JournalUnavailable
+from servicebus.endpoints import Lock, current_request
+from servicebus.errors import CallError, CallTimeout, ConfigurationError, JournalUnavailable
 from servicebus.runtime.journal import journal_of
 from servicebus.runtime.master import Master
 from servicebus.runtime.node_locks import locks_of
@@ -219,7 +219,20 @@ class ServiceBus:
 
 
 class _NestedSender(Sender):
-    """What ``request.get_sender()`` gives: one Sender for all services of a worker."""
+    """What ``request.get_sender()`` gives: one Sender for all services of a worker.
+
+    A call that a service makes while it serves a call ends with that at the latest: nobody waits for it any longer.
+    """
 
     def close(self) -> None:
         """Nothing: other services use it too. It ends with the worker."""
+
+    def _limit_s(self, address: Address, timeout_s: float) -> float:
+        request = current_request()
+        remaining_s = None if request is None else request.remaining
+        if remaining_s is None:
+            return timeout_s
+        if remaining_s <= 0:
+            why = CallError(str(address), "not sent: the deadline of the request that is being served has passed")
+            raise CallTimeout(str(address), 0.0) from why
+        return min(timeout_s, remaining_s)

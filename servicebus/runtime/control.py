@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from typing import Any
 
 from servicebus.configuration import Configuration
+from servicebus.errors import EnvelopeError
 from servicebus.runtime.dialect import Refused, Version2
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.transport.interface import Delivery
 from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import Fault
 from servicebus.wire.signing import Keyring
+from servicebus.wire.xmlcodec import decode_json
 
 _ECHO_DOMAIN = b"servicebus/2 echo"
 
@@ -44,11 +47,21 @@ class ControlLane:
         except Refused as refused:
             counters[f"refused.{refused.error.reason}"] += 1
             return None if refused.reply is None else (refused.reply, refused.reply_to)
+        if incoming.kind is Kind.CONTROL and incoming.key == "servicebus.cancel":
+            self._cancel(incoming.raw_params)
+            return None
         if incoming.kind is not Kind.CONTROL or incoming.key != "servicebus.ping":
             counters["refused.unknown-service"] += 1
             return self.dialect.write_fault(incoming, Fault("unknown-service", incoming.key)), incoming.reply_to
         counters["pings"] += 1
         return self.dialect.write_result(incoming, self._who_i_am()), incoming.reply_to
+
+    def _cancel(self, raw_params: bytes) -> None:
+        """A caller has given up, and asks for no answer. It may be another worker that runs its call."""
+        with suppress(EnvelopeError):
+            params = decode_json(raw_params)
+            if isinstance(params, list) and len(params) == 1 and isinstance(params[0], str):
+                self._dispatcher.cancel(params[0])
 
     def echo_body(self) -> bytes:
         return self._keyring.sign_bytes(_ECHO_DOMAIN, self._echo_queue.encode()).encode()

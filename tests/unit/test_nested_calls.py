@@ -1,0 +1,51 @@
+"""Calls that a service makes end with the request that it serves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from servicebus import endpoints
+from servicebus.configuration import Configuration
+from servicebus.endpoints import Event, Request
+from servicebus.errors import CallTimeout
+from servicebus.service import _NestedSender
+from servicebus.wire.address import Address
+
+ADDRESS = Address.parse("N.math.add")
+
+
+@pytest.fixture
+def sender() -> Iterator[_NestedSender]:
+    yield _NestedSender(Configuration({"hosts": ["127.0.0.1:1"], "secret_token": "s"}))
+    endpoints._serving.request = None
+
+
+def serve(remaining_s: float | None) -> None:
+    deadline = None if remaining_s is None else time.monotonic() + remaining_s
+    endpoints._serving.request = Request(Event("i-1", "c", "s", "t", None, "2"), deadline, lambda: None)
+
+
+def test_a_nested_call_lasts_no_longer_than_the_request_that_is_served(sender: _NestedSender) -> None:
+    serve(5.0)
+    assert 4.0 < sender._limit_s(ADDRESS, 300.0) <= 5.0
+    assert sender._limit_s(ADDRESS, 2.0) == 2.0
+
+
+def test_a_call_made_while_a_message_is_handled_has_its_own_limit_only(sender: _NestedSender) -> None:
+    serve(None)
+    assert sender._limit_s(ADDRESS, 300.0) == 300.0
+
+
+def test_a_call_made_in_a_thread_of_the_services_own_has_its_own_limit_only(sender: _NestedSender) -> None:
+    assert sender._limit_s(ADDRESS, 300.0) == 300.0
+
+
+def test_a_request_that_has_expired_makes_no_calls(sender: _NestedSender) -> None:
+    serve(-1.0)
+    with pytest.raises(CallTimeout) as caught:
+        sender.call("N.math.add", [1, 2])
+    assert "not sent: the deadline of the request" in str(caught.value.__cause__)
+    assert sender._life is None, "not even a connection was made"
