@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
+from envelopes import sealed
 from hypothesis import given
 from hypothesis import strategies as st
 
+from servicebus.configuration import Configuration
+from servicebus.operations.letters import Judge, read_letter
+from servicebus.transport.interface import Delivery
+from servicebus.wire import headers
+from servicebus.wire.envelope import Kind
 from servicebus.wire.requeue import make_pass, read_pass
 from servicebus.wire.signing import Keyring
 
@@ -49,3 +57,20 @@ def test_anything_else_is_no_pass(header: object) -> None:
 @given(st.text())
 def test_no_text_that_was_not_signed_is_a_pass(header: str) -> None:
     assert read_pass(KEYRING, LETTER, header) is None
+
+
+def test_two_letters_of_one_burial_get_one_id_and_a_later_burial_gets_another() -> None:
+    """A worker that was killed before its journal knew of the letter was followed by one that wrote a second letter."""
+    judge = Judge(Configuration({"hosts": ["mq-a"], "secret_token": "secret token"}), "NODE-01")
+    body = sealed("NODE-01.audit.record", kind=Kind.MESSAGE)
+
+    def pass_of(**found: Any) -> str:
+        delivery = Delivery(cast(Any, None), 1, body, headers=found)
+        passed = judge.with_pass(read_letter(delivery, 10**6), 1_700_000_100).headers[headers.REQUEUED]
+        assert isinstance(passed, str)
+        return passed
+
+    first = pass_of(**{headers.TIME: 1_700_000_000, headers.ATTEMPTS: 1, headers.HOST: "mq-a"})
+    second = pass_of(**{headers.TIME: 1_700_000_001, headers.ATTEMPTS: 2, headers.HOST: "mq-b"})
+    later = pass_of(**{headers.TIME: 1_700_000_001, headers.ATTEMPTS: 2, headers.REQUEUED: first})
+    assert first == second != later
