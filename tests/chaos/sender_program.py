@@ -309,8 +309,10 @@ def _kept(outbox: Any) -> int:
 def _resources_at_rest(base: dict[str, int]) -> dict[str, int]:
     """What is in use when all is closed. A thread that was joined may be the kernel's for a moment longer."""
     deadline = time.monotonic() + _AT_REST_S
-    while any(count > base[name] for name, count in (found := _resources()).items()) and time.monotonic() < deadline:
+    found = _resources()
+    while any(found[name] > count for name, count in base.items()) and time.monotonic() < deadline:
         time.sleep(0.05)
+        found = _resources()
     return found
 
 
