@@ -152,8 +152,8 @@ class Judge:
         """The letter with the pass that lets it in again: by its own id the node has done with it."""
         if letter.envelope is None:
             return letter
-        # Not by its time or its attempts: when a worker dies before its journal knows of the letter, the next one writes
-        # a second letter. Both are of one burial, and to be run once.
+        # Not by its time or its attempts: when a worker dies before its journal knows of the letter, the next one
+        # writes a second letter. Both are of one burial, and to be run once.
         burial = letter.last_pass.partition(" ")[0]
         passed = make_pass(self._keyring, letter.envelope.id, burial, int(now * 1000))
         return replace(letter, headers={**letter.headers, headers.REQUEUED: passed})
