@@ -98,8 +98,10 @@ class Worker:
             limit_s = pulse.wait_for_stop()
             is_clean = Drain(self._loop, self._consumer, self._dispatcher, self._services, limit_s, pulse.wait).run()
             self._watcher.stop()
+            if is_clean:
+                # Else our number dies with our last thread: until then a service may start what others would start too.
+                self._journal.close()
         finally:
-            self._journal.close()
             self._call_hook(self._on_exit, "exit hook")
         return EXIT_ASKED if is_clean else EXIT_FAILED
 
