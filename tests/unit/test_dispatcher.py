@@ -373,6 +373,25 @@ class TestMessages:
 
 
 class TestFurtherAttempts:
+    def test_a_copy_that_comes_before_its_confirm_is_held_and_never_acked_with_its_original(self) -> None:
+        """It comes over the consuming connection, its confirm over the other. Joined, both would be acked: lost."""
+        agent = Agent(ladder=(1.0,))
+        body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
+        try:
+            first = agent.settle(body, Kind.MESSAGE)
+            given = {headers.DUE: 1, headers.ATTEMPTS: 1}
+            copy = agent.dispatcher.receive(
+                agent.delivery(body, Kind.MESSAGE, None, given), 1, agent.dialect, Kind.MESSAGE
+            )
+            assert isinstance(copy, Arrival)
+            assert agent.dispatcher.begin([copy]) == Begun([], [copy])
+            assert [claim.delivery.tag for claim in first.claims] == [1]
+            agent.dispatcher.stored(first)
+            assert agent.dispatcher.begin([copy]) == Begun([], [])
+            assert agent.finished().burial is not None
+        finally:
+            agent.stop()
+
     def fail(self, agent: Agent, body: bytes) -> Settlement:
         settlement = agent.settle(body, Kind.MESSAGE)
         agent.dispatcher.stored(settlement)
