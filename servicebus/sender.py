@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -246,9 +245,10 @@ class Sender:
             hedge_after_s=hedge_after,
             post=post,
         )
-        request.future.on_cancel = partial(life.engine.give_up, request)
+        future = request.future
+        future.wire_id, future.on_cancel = wire_id, life.give_up
         life.engine.submit(request)
-        return request.future
+        return future
 
     def _count_pongs(self, node: str, timeout_s: float, pins: Sequence[Link | None]) -> int:
         """Over how many of *pins* an agent answers; None stands for the path that a call would take."""

@@ -78,9 +78,9 @@ class Engine:
             self._is_scheduled = True
             self._loop.post(self._take_submitted)
 
-    def give_up(self, request: Request) -> None:
-        """The caller of *request* has cancelled it."""
-        self._loop.post(lambda: self._give_up(request))
+    def give_up(self, wire_id: str) -> None:
+        """The caller of request *wire_id* has cancelled it."""
+        self._loop.post(lambda: self._give_up(wire_id))
 
     def use_outbox(self, file: OutboxFile) -> None:
         """Keep messages in *file* from now on, and deliver what is in it."""
@@ -134,10 +134,11 @@ class Engine:
                 self._hedger.watch(request, request.hedge_after_s)
         self._ticker.set()
 
-    def _give_up(self, request: Request) -> None:
-        if request.id in self._roster.travelling:
+    def _give_up(self, wire_id: str) -> None:
+        request = self._roster.find(wire_id)
+        if request is not None:
             self._canceller.cancel(request)
-        self._roster.finish(request)
+            self._roster.finish(request)
 
     def _use_outbox(self, outbox: Outbox) -> None:
         if self._closed:

@@ -19,15 +19,19 @@ if TYPE_CHECKING:
 
 
 class Promise(Future[Any]):
-    """The caller's end of a request. Who cancels it has given up, which the engine is told."""
+    """The caller's end of a request. Who cancels it has given up, which the engine is told.
 
-    on_cancel: Callable[[], None] | None = None
+    It knows the request by its id only: two objects that know each other would have to be collected as garbage.
+    """
+
+    wire_id = ""
+    on_cancel: Callable[[str], None] | None = None
 
     def cancel(self) -> bool:
         is_cancelled = super().cancel()
         on_cancel, self.on_cancel = self.on_cancel, None
         if is_cancelled and on_cancel is not None:
-            on_cancel()
+            on_cancel(self.wire_id)
         return is_cancelled
 
 
@@ -175,13 +179,11 @@ class Request:
     def complete(self, result: Any) -> None:
         if not self._is_done:
             self._is_done = True
-            self.future.on_cancel = None
             with suppress(InvalidStateError):  # cancelled by its caller, who does not want to know
                 self.future.set_result(result)
 
     def fail(self, error: BaseException) -> None:
         if not self._is_done:
             self._is_done = True
-            self.future.on_cancel = None
             with suppress(InvalidStateError):
                 self.future.set_exception(error)

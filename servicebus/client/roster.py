@@ -24,6 +24,10 @@ class Roster:
     def __repr__(self) -> str:
         return f"<Roster travelling={len(self.travelling)} waiting={len(self.waiting)} pausing={len(self.pausing)}>"
 
+    def find(self, wire_id: str) -> Request | None:
+        """The unfinished request with that id."""
+        return self.travelling.get(wire_id) or self.waiting.get(wire_id) or self.pausing.get(wire_id)
+
     def finish(self, request: Request) -> None:
         """Strike *request* off."""
         self.travelling.pop(request.id, None)

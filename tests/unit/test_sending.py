@@ -6,15 +6,23 @@ import copy
 import json
 import math
 import pickle
+import time
 from typing import Any
 
 import pytest
 
+from servicebus.client.compat_path import Version1
 from servicebus.client.posting import make_post
-from servicebus.client.request import Post, Promise
+from servicebus.client.request import Post, Promise, Request
+from servicebus.client.seal import seal
+from servicebus.client.version import Version2
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
 from servicebus.sender import Receipt, Sender
+from servicebus.wire.address import Address
+from servicebus.wire.envelope import Kind
+from servicebus.wire.headers import DUE
+from servicebus.wire.signing import Keyring
 
 DAY_S = 86400.0
 NOW = 1_800_000_000.0
@@ -67,14 +75,44 @@ def test_a_delay_that_no_token_survives_is_refused_before_anything_is_sent() -> 
 
 def test_a_cancelled_promise_tells_of_it_once() -> None:
     promise, told = Promise(), []
-    promise.on_cancel = lambda: told.append(1)
+    promise.wire_id, promise.on_cancel = "x-1", told.append
     assert promise.cancel() and promise.cancel()
-    assert told == [1]
+    assert told == ["x-1"]
 
 
 def test_a_promise_that_was_kept_cannot_be_cancelled() -> None:
     promise, told = Promise(), []
-    promise.on_cancel = lambda: told.append(1)
+    promise.on_cancel = told.append
     promise.set_result(3)
     assert not promise.cancel()
     assert told == []
+
+
+def test_an_agent_of_2_x_knows_no_delay_and_gets_the_message_when_it_is_due_only() -> None:
+    config = Configuration({"hosts": ["127.0.0.1:1"], "secret_token": "s", "compat": True})
+    address = Address.parse("N.audit.record")
+    _, body = seal(Keyring(config.secrets), "x-1", address, Kind.MESSAGE, 30.0, b"[1]")
+    now_ms = int(time.time() * 1000)
+    later, now = (
+        Request(1, "x-1", address, Kind.MESSAGE, body, "", timeout_s=1.0, post=Post(due_ms))
+        for due_ms in (now_ms + 60_000, now_ms - 1)
+    )
+    with pytest.raises(EnvelopeError, match=r"node N is of version 2\.x, which knows no delay"):
+        Version1(config).parcel(later)
+    assert Version1(config).parcel(now).routing_key == "N"
+
+
+def test_a_delayed_message_goes_past_the_exchange_until_it_is_due() -> None:
+    config = Configuration({"hosts": ["127.0.0.1:1"], "secret_token": "s"})
+    version = Version2(config, Keyring(config.secrets))
+    now_ms = int(time.time() * 1000)
+
+    def parcel(remaining_s: float) -> tuple[str, str, Any]:
+        post = Post(now_ms + int(remaining_s * 1000))
+        request = Request(1, "x-1", Address.parse("N.a.b"), Kind.MESSAGE, b"<x/>", "", timeout_s=1.0, post=post)
+        parcel = version.parcel(request)
+        return parcel.exchange, parcel.routing_key, parcel.headers
+
+    assert parcel(700) == ("", "N.messages.delay.600", {DUE: now_ms + 700_000})
+    assert parcel(0.9) == ("", "N.messages.delay.1", {DUE: now_ms + 900})
+    assert parcel(-1) == ("servicebus", "N.messages", None)
