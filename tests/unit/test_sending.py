@@ -20,7 +20,7 @@ from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
 from servicebus.sender import Receipt, Sender
 from servicebus.wire.address import Address
-from servicebus.wire.envelope import Kind
+from servicebus.wire.envelope import Kind, make_id
 from servicebus.wire.headers import DUE
 from servicebus.wire.signing import Keyring
 
@@ -91,10 +91,11 @@ def test_a_promise_that_was_kept_cannot_be_cancelled() -> None:
 def test_an_agent_of_2_x_knows_no_delay_and_gets_the_message_when_it_is_due_only() -> None:
     config = Configuration({"hosts": ["127.0.0.1:1"], "secret_token": "s", "compat": True})
     address = Address.parse("N.audit.record")
-    _, body = seal(Keyring(config.secrets), "x-1", address, Kind.MESSAGE, 30.0, b"[1]")
+    wire_id = make_id("0123456789abcdef", 1)
+    _, body = seal(Keyring(config.secrets), wire_id, address, Kind.MESSAGE, 30.0, b"[1]")
     now_ms = int(time.time() * 1000)
     later, now = (
-        Request(1, "x-1", address, Kind.MESSAGE, body, "", timeout_s=1.0, post=Post(due_ms))
+        Request(1, wire_id, address, Kind.MESSAGE, body, "", timeout_s=1.0, post=Post(due_ms))
         for due_ms in (now_ms + 60_000, now_ms - 1)
     )
     with pytest.raises(EnvelopeError, match=r"node N is of version 2\.x, which knows no delay"):
