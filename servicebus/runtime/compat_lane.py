@@ -16,6 +16,8 @@ from servicebus.runtime.compat_dialect import EitherVersion, Version1
 from servicebus.runtime.consumer import NodeConsumer
 from servicebus.runtime.dialect import Refused
 from servicebus.runtime.job import Claim, Settlement
+from servicebus.runtime.lanes import Lane
+from servicebus.runtime.topology import Keep
 from servicebus.transport.interface import Delivery, Script
 from servicebus.transport.steps import bind_queue, consume, declare_exchange, declare_queue, set_prefetch
 from servicebus.wire.envelope import Kind
@@ -43,19 +45,20 @@ class CompatLane:
         self._held: deque[tuple[Delivery, int]] = deque()
         self._is_timer_set = False
         consumer.message_dialect = EitherVersion(consumer.message_dialect, self._dialect)
-        consumer.add_lane(LANE, self._script)
+        consumer.add_lane(Lane(LANE, self._script))
 
     def __repr__(self) -> str:
         return f"<CompatLane node {self._config.node_name} held={len(self._held)}>"
 
-    def _script(self, consumer: NodeConsumer, generation: int) -> Script:
+    def _script(self, keep: Keep) -> Script:
+        generation = self._consumer.generation
         # The very attributes of 2.x: with any other its agents and Senders were refused by the broker (406), or we.
         exchange, queue = self._config.compat_exchange_name, node_queue(self._config.node_name)
         yield declare_exchange(exchange, durable=False)
         yield declare_queue(queue, durable=True)
         yield bind_queue(queue, exchange, queue)
         yield set_prefetch(min(_WINDOWS * self._config.prefetch, _MAX_PREFETCH))
-        consumer.keep_tag(LANE, (yield consume(queue, lambda delivery: self._take(delivery, generation))))
+        keep((yield consume(queue, lambda delivery: self._take(delivery, generation))))
 
     def _take(self, delivery: Delivery, generation: int) -> None:
         if self._consumer.state is State.DRAINING:

@@ -10,20 +10,21 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 from servicebus.configuration import BrokerHost, Configuration
-from servicebus.errors import ConnectFailed, ConnectionLost, QueueConflict, QueueStranded, TransportError
+from servicebus.errors import ConnectFailed, ConnectionLost, QueueStranded, TransportError
 from servicebus.policy.backoff import Backoff, cap_for
 from servicebus.policy.connection import Event, State, after
 from servicebus.policy.members import Turn
-from servicebus.runtime.attendance import Attendance
 from servicebus.runtime.control import ControlLane
 from servicebus.runtime.delay_lane import DelayLane
 from servicebus.runtime.dialect import Dialect
 from servicebus.runtime.fleeting import FleetingQueues
 from servicebus.runtime.job import Claim
+from servicebus.runtime.lanes import Lane, Lanes
+from servicebus.runtime.lookout import Lookout
 from servicebus.runtime.maintenance import Maintenance
 from servicebus.runtime.publisher import Publisher
 from servicebus.runtime.settler import Settler
@@ -33,30 +34,20 @@ from servicebus.runtime.topology import (
     declare_again,
     delays_lane,
     echo_lane,
-    lane_counts,
     messages_lane,
 )
 from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Delivery, Script
 from servicebus.transport.loop import EventLoop
-from servicebus.wire.address import is_stored, rpc_queue
+from servicebus.wire.address import rpc_queue
 from servicebus.wire.envelope import Kind
 
 LOG = logging.getLogger(__name__)
 
 CONNECT_LIMIT_S = 2.0
 _REPEAT_COMPLAINT_S = 300.0
-_WAITING_AGAIN_S = 5.0
-"""How often queues are asked for that are out of reach, or of another type."""
-_LOOK_AGAIN_S = 1.0
-"""When a look has found a queue with fewer consumers than the others."""
-_STORED_LANES = ("messages", "delays")
-_FLEETING_LANES = ("control", "calls")
-
 _ASKED = "asked"
 """The kind of loss that is none: somebody of ours wants the connections opened anew."""
-
-Lane = tuple[str, Callable[[], Script]]
 
 
 class NodeConsumer:
@@ -78,21 +69,16 @@ class NodeConsumer:
         self._backoff = Backoff()
         self._turn = Turn(len(host.members))
         self._fleeting = FleetingQueues(config, len(host.members))
-        self._waiting: dict[str, str] = {}
-        """Lanes whose queues cannot be had, while the others are served, with the reason."""
         self._connections: list[AmqpConnection] = []
         self._abandoned: list[Callable[[], None]] = []
         self._publisher: Publisher | None = None
-        self._channels: dict[str, BrokerChannel] = {}
-        self._tags: dict[str, list[str]] = {}
+        self._lanes: Lanes | None = None
+        self._lookout: Lookout | None = None
         self._echo_queue = ""
         self._opened = 0
         self._is_stopping = False
         self._complaints: dict[str, float] = {}
         self._extra_lanes: list[Lane] = []
-        self._attendance = Attendance()
-        self._looks_at: int | None = None
-        """The generation whose topology is being looked at, until the broker has answered."""
         self.message_dialect: Dialect = control.dialect
         self.maintenance = Maintenance(loop, config, host.name, self)
 
@@ -118,9 +104,6 @@ class NodeConsumer:
     def _connect(self) -> None:
         self.generation += 1
         self._opened = 0
-        self._channels = {}
-        self._tags = {}
-        self._waiting = {}
         self._publisher = None
         self._connections = [self._open_connection(purpose) for purpose in ("publishes", "consumes")]
 
@@ -175,41 +158,9 @@ class NodeConsumer:
         else:
             LOG.info("%s: the broker reads again", self.host.name)
 
-    def _lanes(self) -> list[Lane]:
-        config, fleeting, generation = self._config, self._fleeting, self.generation
-        delays = DelayLane(self, config.node_name, generation)
-
-        def take(kind: Kind, dialect: Dialect) -> Callable[[Delivery], None]:
-            return lambda delivery: self.settler.take(delivery, generation, dialect, kind)
-
-        def on_control(delivery: Delivery) -> None:
-            self._answer_control(delivery, generation)
-
-        def keep(name: str) -> Callable[[str], None]:
-            return lambda tag: self.keep_tag(name, tag)
-
-        for_callers = [
-            ("control", lambda: control_lane(config, fleeting, on_control, keep("control"))),
-            ("calls", lambda: calls_lane(config, fleeting, take(Kind.CALL, self._control.dialect), keep("calls"))),
-        ]
-        return [
-            ("echo", lambda: echo_lane(config, self._control.on_echo, self._keep_echo)),
-            *([] if self.maintenance.is_asked else for_callers),
-            ("messages", lambda: messages_lane(config, take(Kind.MESSAGE, self.message_dialect), keep("messages"))),
-            ("delays", lambda: delays_lane(config, delays.on_delivery, keep("delays"))),
-            *self._extra_lanes,
-        ]
-
-    def _keep_echo(self, queue: str) -> None:
-        self._echo_queue = queue
-
-    def add_lane(self, name: str, script: Callable[[NodeConsumer, int], Script]) -> None:
+    def add_lane(self, lane: Lane) -> None:
         """Consume one more queue on a channel of its own; before ``start()``."""
-        self._extra_lanes.append((name, lambda: script(self, self.generation)))
-
-    def keep_tag(self, name: str, consumer_tag: str) -> None:
-        """What ``cancel(name)`` cancels, on this pair of connections."""
-        self._tags.setdefault(name, []).append(consumer_tag)
+        self._extra_lanes.append(lane)
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
         self._loop.call_later(delay_s, callback)
@@ -218,47 +169,44 @@ class NodeConsumer:
         self.maintenance.begin(self._connections[0], self._broken_in(self.generation), self._open_lanes)
 
     def _open_lanes(self) -> None:
-        self._open_each(self._lanes(), self._consuming)
+        lanes = self._lanes = Lanes(self._loop, self.host.name, self._connections[1], self._plan, self)
+        self._lookout = Lookout(
+            self._loop, self.host.name, self._config, self._fleeting, lanes, self._is_settled, self._unattended
+        )
+        lanes.open(self._consuming)
 
-    def _open_each(self, lanes: list[Lane], then: Callable[[], None]) -> None:
-        generation = self.generation
+    def _plan(self) -> list[Lane]:
+        """The lanes that are wanted now: on a broker in maintenance nothing for callers."""
+        config, fleeting, generation, control = self._config, self._fleeting, self.generation, self._control
+        delays = DelayLane(self, config.node_name, generation)
 
-        def open_next(index: int) -> None:
-            if generation != self.generation:
-                return
-            if index == len(lanes):
-                then()
-                return
-            name, script = lanes[index]
-            if name in _STORED_LANES and self._waiting:
-                self._waiting[name] = next(iter(self._waiting.values()))
-                open_next(index + 1)
-                return
-            is_open = False
-            mine: BrokerChannel | None = None
+        def take(kind: Kind, dialect: Dialect) -> Callable[[Delivery], None]:
+            return lambda delivery: self.settler.take(delivery, generation, dialect, kind)
 
-            def opened(channel: BrokerChannel) -> None:
-                nonlocal mine
-                mine = self._channels[name] = channel
-                channel.run(script(), ready)
+        def on_control(delivery: Delivery) -> None:
+            self._answer_control(delivery, generation)
 
-            def ready() -> None:
-                nonlocal is_open
-                is_open = True
-                open_next(index + 1)
+        on_call, on_message = take(Kind.CALL, control.dialect), take(Kind.MESSAGE, self.message_dialect)
+        for_callers = [
+            Lane("control", lambda keep: control_lane(config, fleeting, on_control, keep)),
+            Lane("calls", lambda keep: calls_lane(config, fleeting, on_call, keep)),
+        ]
+        return [
+            Lane("echo", lambda _keep: echo_lane(config, control.on_echo, self._keep_echo)),
+            *([] if self.maintenance.is_asked else for_callers),
+            Lane("messages", lambda keep: messages_lane(config, on_message, keep)),
+            Lane("delays", lambda keep: delays_lane(config, delays.on_delivery, keep)),
+            *self._extra_lanes,
+        ]
 
-            def broken(error: TransportError) -> None:
-                if generation != self.generation or (is_open and self._channels.get(name) is not mine):
-                    return
-                if not is_open and _can_wait(name, error):
-                    self._let_wait(name, error)
-                    open_next(index + 1)
-                else:
-                    self._broken(error)
+    def _keep_echo(self, queue: str) -> None:
+        self._echo_queue = queue
 
-            self._connections[1].open_channel(opened, broken)
+    def lane_waits(self, reason: str) -> None:
+        self._complain(reason, "topology")
 
-        open_next(0)
+    def lane_broken(self, error: TransportError) -> None:
+        self._broken(error)
 
     def _consuming(self) -> None:
         self._step(Event.OPENED)
@@ -268,32 +216,14 @@ class NodeConsumer:
         self.consuming_since = time.monotonic()
         self._control.connected(self._echo_queue, self.consuming_since)
         self._control.calls_made_at = self._fleeting.made_at(rpc_queue(self._config.node_name))
-        self._complaints = {reason: at for reason, at in self._complaints.items() if reason in self._waiting.values()}
-        self._look_for_waiting_later()
+        self._complaints = {reason: at for reason, at in self._complaints.items() if reason == self._lane_problem}
         member = f" by {self._connections[0].host.address}" if self.host.members else ""
         LOG.info("%s: consuming for node %s%s", self.host.name, self._config.node_name, member)
         self.maintenance.lanes_open()
 
-    def _let_wait(self, lane: str, error: TransportError) -> None:
-        """Its queue is out of reach until its member of the cluster is back, or of another type until it was moved.
-
-        The rest is served meanwhile.
-        """
-        self._channels.pop(lane, None)
-        reason = self._waiting[lane] = getattr(error, "reason", str(error))
-        self._complain(reason, "topology")
-
-    def _look_for_waiting_later(self) -> None:
-        generation = self.generation
-
-        def look() -> None:
-            if generation == self.generation and self.state is State.CONSUMING:
-                lanes = [lane for lane in self._lanes() if lane[0] in self._waiting]
-                self._waiting = {}
-                self._open_each(lanes, self._look_for_waiting_later)
-
-        if self._waiting:
-            self._loop.call_later(_WAITING_AGAIN_S, look)
+    @property
+    def _lane_problem(self) -> str:
+        return self._lanes.problem if self._lanes is not None else ""
 
     # -- losing ------------------------------------------------------------------------------------------------------
 
@@ -324,10 +254,12 @@ class NodeConsumer:
         self.last_error = reason
         connections, self._connections = self._connections, []
         self._publisher = None
-        self._channels = {}
         self.blocked = None
         self.consuming_since = None
         self.generation += 1  # whatever still refers to the old connections is void from here on
+        if self._lanes is not None:
+            self._lanes.end()
+            self._lanes = self._lookout = None
         self.settler.end()
         self.maintenance.end()
         for connection in connections:
@@ -376,44 +308,15 @@ class NodeConsumer:
             self._publisher.echo(self._echo_queue, self._control.echo_body())
 
     def look_after_topology(self) -> None:
-        """Declare again what reaches us: queues, bindings or the exchange may have been deleted under our feet.
+        if self._lookout is not None:
+            self._lookout.look()
 
-        Our consumers would live on and never hear of a binding that is gone.
-        """
-        channel = self._channels.get("echo")
-        is_busy = self._looks_at == self.generation
-        if self.state is not State.CONSUMING or channel is None or is_busy or self.maintenance.is_asked:
-            return
-        self._looks_at = self.generation
-        consumers: dict[str, int] = {}
-        look = declare_again(self._config, self._fleeting, consumers, with_stored=not self._waiting)
-        channel.run(look, lambda: self._looked(consumers))
+    def _is_settled(self) -> bool:
+        """Nothing that we do ourselves is under way: whatever is missing, others have taken away."""
+        return self.state is State.CONSUMING and not self.maintenance.is_asked
 
-    def _looked(self, consumers: dict[str, int]) -> None:
-        self._looks_at = None
-        if self.maintenance.is_asked:
-            return
-        unattended = [queue for queue, count in consumers.items() if not count]
-        if unattended:
-            self._lost(f"nobody consumes {', '.join(unattended)} any more", "closed")
-            return
-        short = self._attendance.look(lane_counts(self._config.node_name, consumers))
-        if short:
-            self._consume_again(short)
-        elif self._attendance.is_in_doubt:
-            self._loop.call_later(_LOOK_AGAIN_S, self.look_after_topology)
-
-    def _consume_again(self, lanes: Collection[str]) -> None:
-        """One of the node's workers is not consuming there, and nobody knows which: all of them begin anew.
-
-        On other channels, because a broker that has lost count may miscount again if a consumer is cancelled that it
-        does not know. What the closed ones had delivered comes again, and joins what runs already.
-        """
-        LOG.warning("%s: a consumer of %s is missing; consuming anew", self.host.name, ", ".join(sorted(lanes)))
-        former = [self._channels.pop(name) for name in lanes if name in self._channels]
-        for name in lanes:
-            self._tags.pop(name, None)
-        self._open_each([lane for lane in self._lanes() if lane[0] in lanes], lambda: _close_each(former))
+    def _unattended(self, reason: str) -> None:
+        self._lost(reason, "closed")
 
     # -- what the maintenance asks -------------------------------------------------------------------------------------
 
@@ -428,7 +331,7 @@ class NodeConsumer:
         self._control.is_leaving = is_leaving
 
     def bind_again(self) -> Script:
-        return declare_again(self._config, self._fleeting, {}, with_stored=not self._waiting)
+        return declare_again(self._config, self._fleeting, {}, with_stored=not self._lane_problem)
 
     def renew(self, reason: str) -> None:
         self._lost(reason, _ASKED)
@@ -436,13 +339,11 @@ class NodeConsumer:
     # -- draining ----------------------------------------------------------------------------------------------------
 
     def channel(self, name: str) -> BrokerChannel | None:
-        return self._channels.get(name)
+        return self._lanes.channel(name) if self._lanes is not None else None
 
     def cancel(self, name: str) -> None:
-        channel = self._channels.get(name)
-        for tag in self._tags.pop(name, ()):
-            if channel is not None:
-                channel.cancel(tag)
+        if self._lanes is not None:
+            self._lanes.cancel(name)
 
     @property
     def node_name(self) -> str:
@@ -467,11 +368,11 @@ class NodeConsumer:
     @property
     def is_whole(self) -> bool:
         """Every lane is consumed."""
-        return self.state is State.CONSUMING and not self._waiting
+        return self.state is State.CONSUMING and not self._lane_problem
 
     def _what_is_wrong(self) -> str:
         if self.state is State.CONSUMING:
-            return next(iter(self._waiting.values()), "")
+            return self._lane_problem
         return self.last_error
 
     def snapshot(self) -> dict[str, Any]:
@@ -484,15 +385,3 @@ class NodeConsumer:
             "last_error": "" if maintenance else self._what_is_wrong(),
             "attempts": self._backoff.attempts,
         }
-
-
-def _can_wait(lane: str, error: TransportError) -> bool:
-    """Whether the other lanes are of use without this one, which has just been refused."""
-    if isinstance(error, QueueStranded):
-        return lane not in _FLEETING_LANES
-    return isinstance(error, QueueConflict) and is_stored(error.queue)
-
-
-def _close_each(channels: list[BrokerChannel]) -> None:
-    for channel in channels:
-        channel.close()

@@ -1,0 +1,180 @@
+"""Lanes: what a worker consumes on one pair of connections; a channel each, opened one after the other.
+
+A lane whose queue cannot be had just now (its member of the cluster is down, or it is of another type until somebody
+moves it) waits and is asked for again; the rest is served meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from typing import NamedTuple, Protocol
+
+from servicebus.errors import QueueConflict, QueueStranded, TransportError
+from servicebus.runtime.topology import Keep
+from servicebus.transport.interface import BrokerChannel, BrokerConnection, Script
+from servicebus.transport.loop import EventLoop
+from servicebus.wire.address import is_stored
+
+LOG = logging.getLogger(__name__)
+
+WAITING_AGAIN_S = 5.0
+"""How often queues are asked for that are out of reach, or of another type."""
+_STORED = ("messages", "delays")
+_FLEETING = ("control", "calls")
+
+
+class Lane(NamedTuple):
+    """A queue, or some that belong together, and how they are declared and consumed on a channel."""
+
+    name: str
+    script: Callable[[Keep], Script]
+
+
+class LaneEvents(Protocol):
+    """What the consumer is told; in the loop's thread."""
+
+    def lane_waits(self, reason: str) -> None: ...
+    def lane_broken(self, error: TransportError) -> None: ...
+
+
+class Lanes:
+    """Belongs to the I/O thread, and to one generation of a consumer's connections.
+
+    Args:
+        plan: the lanes that are wanted now.
+        connection: the one that consumes.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        host_name: str,
+        connection: BrokerConnection,
+        plan: Callable[[], list[Lane]],
+        events: LaneEvents,
+    ):
+        self._loop = loop
+        self._host_name = host_name
+        self._connection = connection
+        self._plan = plan
+        self._events = events
+        self._channels: dict[str, BrokerChannel] = {}
+        self._tags: dict[str, list[str]] = {}
+        self._waiting: dict[str, str] = {}
+        self._is_over = False
+
+    def __repr__(self) -> str:
+        return f"<Lanes {self._host_name} {', '.join(self._channels)} waiting={', '.join(self._waiting)}>"
+
+    @property
+    def problem(self) -> str:
+        """Why a lane waits; empty if none does."""
+        return next(iter(self._waiting.values()), "")
+
+    def channel(self, name: str) -> BrokerChannel | None:
+        return self._channels.get(name)
+
+    def open(self, then: Callable[[], None]) -> None:
+        """Consume all of them; ``then()`` when that is done, as far as it can be."""
+
+        def opened() -> None:
+            self._ask_for_waiting_later()
+            then()
+
+        self._open_each(self._plan(), opened)
+
+    def cancel(self, name: str) -> None:
+        """Take nothing more from a lane; what it has delivered stays ours."""
+        channel = self._channels.get(name)
+        for tag in self._tags.pop(name, ()):
+            if channel is not None:
+                channel.cancel(tag)
+
+    def consume_again(self, names: Collection[str]) -> None:
+        """Open some lanes anew, on other channels.
+
+        A broker that has lost count of its consumers may miscount again if one is cancelled that it does not know. What
+        the closed channels had delivered comes again, and joins what runs already.
+        """
+        former = [self._channels.pop(name) for name in names if name in self._channels]
+        for name in names:
+            self._tags.pop(name, None)
+
+        def close_former() -> None:
+            for channel in former:
+                channel.close()
+
+        self._open_each([lane for lane in self._plan() if lane.name in names], close_former)
+
+    def end(self) -> None:
+        """The connections are gone."""
+        self._is_over = True
+        self._channels.clear()
+        self._tags.clear()
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _open_each(self, lanes: list[Lane], then: Callable[[], None]) -> None:
+        if self._is_over:
+            return
+        if not lanes:
+            then()
+            return
+        lane, rest = lanes[0], lanes[1:]
+        if lane.name in _STORED and self._waiting:
+            self._waiting[lane.name] = self.problem
+            self._open_each(rest, then)
+        else:
+            self._open(lane, lambda: self._open_each(rest, then))
+
+    def _open(self, lane: Lane, then: Callable[[], None]) -> None:
+        mine: BrokerChannel | None = None
+        is_open = False
+
+        def opened(channel: BrokerChannel) -> None:
+            nonlocal mine
+            mine = self._channels[lane.name] = channel
+            channel.run(lane.script(keep), ready)
+
+        def keep(tag: str) -> None:
+            self._tags.setdefault(lane.name, []).append(tag)
+
+        def ready() -> None:
+            nonlocal is_open
+            is_open = True
+            then()
+
+        def broken(error: TransportError) -> None:
+            was_replaced = is_open and self._channels.get(lane.name) is not mine
+            if self._is_over or was_replaced:
+                return
+            if not is_open and _can_wait(lane.name, error):
+                self._let_wait(lane.name, error)
+                then()
+            else:
+                self._events.lane_broken(error)
+
+        self._connection.open_channel(opened, broken)
+
+    def _let_wait(self, name: str, error: TransportError) -> None:
+        self._channels.pop(name, None)
+        reason = self._waiting[name] = getattr(error, "reason", str(error))
+        self._events.lane_waits(reason)
+
+    def _ask_for_waiting_later(self) -> None:
+        def ask() -> None:
+            if not self._is_over:
+                lanes = [lane for lane in self._plan() if lane.name in self._waiting]
+                self._waiting = {}
+                self._open_each(lanes, self._ask_for_waiting_later)
+
+        if self._waiting:
+            self._loop.call_later(WAITING_AGAIN_S, ask)
+
+
+def _can_wait(lane: str, error: TransportError) -> bool:
+    """Whether the other lanes are of use without this one, which has just been refused."""
+    if isinstance(error, QueueStranded):
+        return lane not in _FLEETING
+    return isinstance(error, QueueConflict) and is_stored(error.queue)

@@ -1,0 +1,78 @@
+"""Lookout: has the broker show what it knows of us: queues, bindings and consumers, which others may have deleted.
+
+Our consumers would live on and never hear of a binding that is gone, nor of a broker that has forgotten them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from servicebus.configuration import Configuration
+from servicebus.runtime.attendance import Attendance
+from servicebus.runtime.fleeting import FleetingQueues
+from servicebus.runtime.lanes import Lanes
+from servicebus.runtime.topology import declare_again, lane_counts
+from servicebus.transport.loop import EventLoop
+
+LOG = logging.getLogger(__name__)
+
+_LOOK_AGAIN_S = 1.0
+"""When a look has found a queue with fewer consumers than the others."""
+
+
+class Lookout:
+    """Belongs to the I/O thread, and to one generation of a consumer's connections.
+
+    Args:
+        is_wanted: whether all of it should be there now.
+        on_unattended: called with the reason when a queue of ours has no consumer at all.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        host_name: str,
+        config: Configuration,
+        fleeting: FleetingQueues,
+        lanes: Lanes,
+        is_wanted: Callable[[], bool],
+        on_unattended: Callable[[str], None],
+    ):
+        self._loop = loop
+        self._host_name = host_name
+        self._config = config
+        self._fleeting = fleeting
+        self._lanes = lanes
+        self._is_wanted = is_wanted
+        self._on_unattended = on_unattended
+        self._attendance = Attendance()
+        self._is_looking = False
+
+    def look(self) -> None:
+        """Declare everything again, unless the answers of the last look are still to come."""
+        channel = self._lanes.channel("echo")
+        if self._is_looking or channel is None or not self._is_wanted():
+            return
+        self._is_looking = True
+        consumers: dict[str, int] = {}
+        with_stored = not self._lanes.problem
+        script = declare_again(self._config, self._fleeting, consumers, with_stored=with_stored)
+        channel.run(script, lambda: self._looked(consumers))
+
+    def _looked(self, consumers: dict[str, int]) -> None:
+        self._is_looking = False
+        if not self._is_wanted():
+            return
+        unattended = [queue for queue, count in consumers.items() if not count]
+        if unattended:
+            self._on_unattended(f"nobody consumes {', '.join(unattended)} any more")
+            return
+        short = self._attendance.look(lane_counts(self._config.node_name, consumers))
+        if short:
+            # One of the node's workers is not consuming there, and nobody knows which: all of them begin anew.
+            text = ", ".join(sorted(short))
+            LOG.warning("%s: a consumer of %s is missing; consuming anew", self._host_name, text)
+            self._lanes.consume_again(short)
+        elif self._attendance.is_in_doubt:
+            self._loop.call_later(_LOOK_AGAIN_S, self.look)
