@@ -17,6 +17,9 @@ from servicebus.wire.signing import Keyring
 
 LOG = logging.getLogger(__name__)
 
+_CLOSE_S = 2.0
+_STORE_S = 10.0
+
 
 class Life:
     """For any thread of the process that made it; another one leaves it alone."""
@@ -53,7 +56,7 @@ class Life:
         return status
 
     def close(self) -> None:
-        """Ends everything; waits for that, but not for long."""
+        """Ends everything; waits for that, but not for long. For the disk a little longer."""
         closed = threading.Event()
         self.engine.close(closed.set)
-        closed.wait(2.0)
+        closed.wait(_CLOSE_S if self._outbox_path is None else _STORE_S)

@@ -78,11 +78,12 @@ class OutboxFile:
             self._db.execute("BEGIN IMMEDIATE")
             yield
             self._db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except Exception as error:  # whatever it was, whoever waits must be told, and the next one finds it as it was
             self.count, self.bytes = before
             self._expired.clear()
             if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+                with suppress(sqlite3.Error):
+                    self._db.execute("ROLLBACK")
             raise OutboxUnavailable(str(self.path), f"cannot be written: {error}") from error
 
     def add(self, node: str, message: Stored, now_ms: int) -> bool:

@@ -22,12 +22,18 @@ def count_answers(asks: list[Callable[[float], Future[Any]]], timeout_s: float) 
         for number, ask in enumerate(asks):
             if number not in answered:
                 asked[ask(left_s)] = number
-        for future in wait(asked, min(timeout_s / _PER_ANSWER, left_s), FIRST_COMPLETED).done:
-            number = asked.pop(future)
-            if future.exception() is None:
-                answered.add(number)
+        # Who has failed at once is asked again with the others, not sooner.
+        until = min(time.monotonic() + timeout_s / _PER_ANSWER, deadline)
+        while asked and len(answered) < len(asks) and (pause_s := until - time.monotonic()) > 0:
+            answered |= _hear(asked, pause_s)
         if not asked:
             break
     for future in asked:
         future.cancel()
     return len(answered)
+
+
+def _hear(asked: dict[Future[Any], int], pause_s: float) -> set[int]:
+    """Wait for whatever ends first, take it out, and say whose answers were among it."""
+    ended = {future: asked.pop(future) for future in wait(asked, pause_s, FIRST_COMPLETED).done}
+    return {number for future, number in ended.items() if future.exception() is None}

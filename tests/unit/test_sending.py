@@ -7,11 +7,14 @@ import json
 import math
 import pickle
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
 from servicebus.client.compat_path import Version1
+from servicebus.client.pings import count_answers
 from servicebus.client.posting import make_post
 from servicebus.client.request import Post, Promise, Request
 from servicebus.client.seal import seal
@@ -117,3 +120,35 @@ def test_a_delayed_message_goes_past_the_exchange_until_it_is_due() -> None:
     assert parcel(700) == ("", "N.messages.delay.600", {DUE: now_ms + 700_000})
     assert parcel(0.9) == ("", "N.messages.delay.1", {DUE: now_ms + 900})
     assert parcel(-1) == ("servicebus", "N.messages", None)
+
+
+def test_a_path_that_fails_at_once_is_not_asked_again_and_again() -> None:
+    asked: list[int] = []
+
+    def failing(_left_s: float) -> Future[Any]:
+        asked.append(1)
+        future: Future[Any] = Future()
+        future.set_exception(ValueError())
+        return future
+
+    def silent(_left_s: float) -> Future[Any]:
+        return Future()
+
+    assert count_answers([failing, silent], 0.3) == 0
+    assert len(asked) <= 7
+
+
+def test_pings_end_with_the_first_answer_or_when_all_have_failed() -> None:
+    def ending(end: Callable[[Future[Any]], None]) -> Callable[[float], Future[Any]]:
+        def ask(_left_s: float) -> Future[Any]:
+            future: Future[Any] = Future()
+            end(future)
+            return future
+
+        return ask
+
+    answers = ending(lambda future: future.set_result(1))
+    fails = ending(lambda future: future.set_exception(ValueError()))
+    assert count_answers([answers, answers], 3600) == 2
+    assert count_answers([fails, fails], 3600) == 0
+    assert count_answers([fails, answers], 3600) == 1
