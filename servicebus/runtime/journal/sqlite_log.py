@@ -73,6 +73,8 @@ class SqliteLog:
     def __init__(self, path: Path, lock_wait_s: float = 1.0):
         self._path = path
         self._lock_wait_s = lock_wait_s
+        self._locked_since = 0.0
+        """Since when somebody has kept us out, if our last wait was in vain."""
         self._connection = self._connect()
         try:
             self._retried(self._prepare)
@@ -230,15 +232,25 @@ class SqliteLog:
         )
 
     def _retried(self, action: Callable[[], T]) -> T:
-        """What *action* gives, tried again while another process has the lock."""
+        """What *action* gives, tried again while another process has the lock.
+
+        Who has waited in vain does not wait again before it was let in once: our thread has pings to answer.
+        """
         pause_s = _FIRST_PAUSE_S
-        deadline = time.monotonic() + self._lock_wait_s
+        began = time.monotonic()
+        deadline = began if self._locked_since else began + self._lock_wait_s
         while True:
             try:
-                return action()
+                done = action()
             except sqlite3.Error as error:
-                if not _is_locked(error) or time.monotonic() >= deadline:
+                if not _is_locked(error):
                     self._fail(error)
+                if time.monotonic() >= deadline:
+                    self._locked_since = self._locked_since or began
+                    self._fail(error)
+            else:
+                self._locked_since = 0.0
+                return done
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
@@ -247,7 +259,8 @@ class SqliteLog:
         if _is_locked(error):
             holder = lock_holder(Path(f"{where}-shm"))
             who = f"process {holder}" if holder else "another process"
-            reason = f"{who} has kept it locked for {self._lock_wait_s:g} s"
+            now = time.monotonic()
+            reason = f"{who} has kept it locked for {now - (self._locked_since or now):.1f} s"
             raise JournalUnavailable(where, reason, holder=holder) from error
         # "Not a database" and "malformed" have no class of their own, but every error that may pass has one.
         is_damaged = type(error) is sqlite3.DatabaseError
