@@ -97,9 +97,9 @@ class TestBrokersThatRefuse:
     def test_a_missing_right_is_named_with_what_it_was_for(
         self, brokers: list[Broker], start_agent: StartAgent
     ) -> None:
-        """403: the user may log in, but not declare this node's queues."""
+        """403: the user may log in and answer, but not declare this node's queues."""
         brokers[0].rabbitmqctl("add_user", "narrow", "narrow")
-        brokers[0].rabbitmqctl("set_permissions", "narrow", "^other", "^other", "^other")
+        brokers[0].rabbitmqctl("set_permissions", "narrow", "^other", "^amq.default$", "^other")
         narrow = f"amqp://narrow:narrow@{brokers[0].host}:{brokers[0].port}/"
         agent = start_agent([narrow, brokers[1]])
         line = refused_line(agent, brokers[0], "403", "'servicebus'")

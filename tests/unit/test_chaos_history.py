@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import histories  # noqa: F401  (tests/ on the path)
+from waiting import wait_until
 
 from tests.chaos.history import History, answer, files, op_number, read, read_file, sender_of
 
@@ -19,7 +19,6 @@ KILLED = """
 import sys
 from history import History
 history = History(sys.argv[1], "worker")
-sys.stdout.write("up"); sys.stdout.flush()
 op = 0
 while True:
     op += 1
@@ -59,17 +58,12 @@ def test_a_forked_child_writes_a_file_of_its_own(tmp_path: Path) -> None:
 
 def test_kill_9_leaves_whole_records(tmp_path: Path) -> None:
     # As a program for the interpreter of 2.19 does it: the module alone, without the package.
-    program = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(tmp_path)], env={"PYTHONPATH": str(CHAOS)}, stdout=subprocess.PIPE
-    )
-    assert program.stdout is not None
-    program.stdout.read(2)
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], env={"PYTHONPATH": str(CHAOS)}) as program:
+        try:
+            wait_until(lambda: any(path.stat().st_size >= 100_000 for path in files(tmp_path)))
+        finally:
+            program.kill()
     (path,) = files(tmp_path)
-    while path.stat().st_size < 100_000:
-        pass
-    program.send_signal(signal.SIGKILL)
-    program.wait()
-    program.stdout.close()
     assert path.read_bytes().endswith(b"\n")
     ops = [record["op"] for record in read_file(path) if record["what"] == "started"]
     assert ops == list(range(1, len(ops) + 1))
