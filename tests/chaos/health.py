@@ -56,16 +56,22 @@ class HealthPoller:
             host = worker.get("host", "")
             seen[host] = seen.get(host, 0) + 1
             target = f"{agent.name}@{host}#{seen[host]}"
-            self._history.health(target, bool(worker.get("healthy")), self._count(agent, worker, consumers.get(host)))
-
-    def _count(self, agent: AgentProcess, worker: dict[str, Any], known: Consumers | None) -> int | None:
-        """In how many consumers' names of each queue the worker stands; the least of them."""
-        if all(endpoint.is_cut_off for endpoint in self._world.endpoints_of(worker.get("host", ""))):
-            return 0
-        if known is None:
-            return None
-        return min(known.get(f"{agent.name}.{queue}", []).count(worker.get("pid") or 0) for queue in _QUEUES)
+            green, known = bool(worker.get("healthy")), consumers.get(host)
+            if all(endpoint.is_cut_off for endpoint in self._world.endpoints_of(host)):
+                self._history.health(target, green, 0)
+            elif known is None:
+                self._history.health(target, green, None)
+            else:
+                counts = {queue: _count(known, f"{agent.name}.{queue}", worker.get("pid") or 0) for queue in _QUEUES}
+                self._history.health(target, green, min(counts.values()))
+                if green and not all(counts.values()):
+                    self._history.record("missed", target=target, counts=counts, queues=sorted(known))
 
     def _consumers(self, host: str) -> Consumers | None:
         endpoint = self._world.one_of(host)
         return erlang.read_consumers(endpoint.evaluate(erlang.CONSUMERS)) if endpoint is not None else None
+
+
+def _count(known: Consumers, queue: str, pid: int) -> int:
+    """How many consumers of *queue* belong to process *pid*."""
+    return known.get(queue, []).count(pid)
