@@ -57,8 +57,8 @@ class Arrival:
         return Start(self.incoming.id, self.incoming.expires_at, may_run_again)
 
 
-class Begun(NamedTuple):
-    """What became of arrivals; those in neither list are in their service's inbox."""
+class Turned(NamedTuple):
+    """What became of outcomes and arrivals; an arrival in neither list is in its service's inbox."""
 
     settlements: list[Settlement]
     held: list[Arrival]
@@ -121,19 +121,6 @@ class Dispatcher:
             return self._expired(incoming, claim, dialect)
         return Arrival(incoming, claim, dialect, service, time.monotonic() + incoming.remaining_s, on_full)
 
-    def begin(self, arrivals: Sequence[Arrival]) -> Begun:
-        """Have *arrivals* run, answered or held.
-
-        Raises:
-            JournalUnavailable: nothing has changed.
-        """
-        known = self._journal.begin_many([arrival.start for arrival in arrivals], time.time())
-        begun = Begun([], [])
-        for arrival, what in zip(arrivals, known, strict=True):
-            self._admit(arrival, what, begun)
-        self._tell_journal()
-        return begun
-
     def cancel(self, id: str) -> bool:
         """Nobody waits for call *id* any more; False if it does not run here."""
         job = self._running.get(id)
@@ -144,19 +131,20 @@ class Dispatcher:
 
     # -- out -----------------------------------------------------------------------------------------------------------
 
-    def finished(self, outcomes: Sequence[Outcome]) -> list[Settlement]:
-        """The settlements of jobs that their services have left.
+    def turn(self, outcomes: Sequence[Outcome], arrivals: Sequence[Arrival]) -> Turned:
+        """Settle jobs that their services have left, and have *arrivals* run, answered or held.
 
         Raises:
             JournalUnavailable: nothing has changed.
         """
         # The journal first: an answer that it does not know might be given once, and the work be done twice.
-        self._journal.finish_many(
-            [(outcome.job.incoming.id, outcome.reply) for outcome in outcomes if outcome.is_final], time.time()
-        )
-        settlements = [self._settlement(outcome) for outcome in outcomes]
+        ends = [(outcome.job.incoming.id, outcome.reply) for outcome in outcomes if outcome.is_final]
+        known = self._journal.turn(ends, [arrival.start for arrival in arrivals], time.time())
+        turned = Turned([self._settlement(outcome) for outcome in outcomes], [])
+        for arrival, what in zip(arrivals, known, strict=True):
+            self._admit(arrival, what, turned)
         self._tell_journal()
-        return settlements
+        return turned
 
     def stored(self, settlement: Settlement) -> None:
         """The copy that *settlement* asks for is stored, or was refused by the broker and the original stays."""
@@ -199,11 +187,11 @@ class Dispatcher:
 
     # -- what the journal knows ----------------------------------------------------------------------------------------
 
-    def _admit(self, arrival: Arrival, known: Known, begun: Begun) -> None:
+    def _admit(self, arrival: Arrival, known: Known, turned: Turned) -> None:
         if known.standing is Standing.NEW:
             settlement = self._run(arrival, known)
         elif known.standing is Standing.RUNNING:
-            if self._is_elsewhere(arrival, begun):
+            if self._is_elsewhere(arrival, turned):
                 return
             settlement = self._join(arrival)
         elif known.standing is Standing.INTERRUPTED:
@@ -211,17 +199,17 @@ class Dispatcher:
         else:
             settlement = self._finished_before(arrival, known.answer)
         if settlement is not None:
-            begun.settlements.append(settlement)
+            turned.settlements.append(settlement)
 
-    def _is_elsewhere(self, arrival: Arrival, begun: Begun) -> bool:
+    def _is_elsewhere(self, arrival: Arrival, turned: Turned) -> bool:
         """It runs in another worker, or came before it is confirmed: it is held, for as long as somebody waits."""
         id = arrival.incoming.id
         if id in self._running or (id in self._storing and not self._is_copy(arrival)):
             return False
         if arrival.deadline is not None and time.monotonic() > arrival.deadline:
-            begun.settlements.append(self._answer(arrival, Fault(EXPIRED, "another worker of the node still runs it")))
+            turned.settlements.append(self._answer(arrival, Fault(EXPIRED, "another worker of the node still runs it")))
         else:
-            begun.held.append(arrival)
+            turned.held.append(arrival)
         return True
 
     def _is_copy(self, arrival: Arrival) -> bool:

@@ -3,20 +3,20 @@
 It lives as long as the worker, over all connections to the broker. A *generation* is one pair of them: what an older
 one delivered is not acked any more, because its tags are void and the broker delivers it anew.
 
-What one read brought is begun together at the end of the loop's turn, and what services have left is finished together:
-one row in the journal for each batch. When the journal cannot be asked or told, both wait, and nothing is acked.
+What one turn of the loop brought, deliveries and outcomes, goes to the journal together at its end. When the journal
+cannot be asked or told, all of it waits, and nothing is answered or acked.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable
 
 from servicebus.errors import JournalUnavailable
 from servicebus.runtime.complaints import Complaints
 from servicebus.runtime.dialect import Dialect
-from servicebus.runtime.dispatcher import Arrival, Begun, Dispatcher
+from servicebus.runtime.dispatcher import Arrival, Dispatcher, Turned
 from servicebus.runtime.job import Claim, Outcome, Settlement
 from servicebus.runtime.publisher import Publisher
 from servicebus.transport.interface import Delivery
@@ -40,15 +40,19 @@ class Settler:
         self._complaints = Complaints(host_name)
         self._generation: int | None = None
         self._publisher: Publisher | None = None
+        self._posted: deque[Outcome] = deque()
+        self._is_posted = False
         self._arrivals: list[Arrival] = []
+        self._outcomes: list[Outcome] = []
+        self._flushes = False
         self._held: list[Arrival] = []
         """To be begun later: another worker has the id, or the journal could not be asked."""
         self._is_asking_again = False
-        self._outcomes: list[Outcome] = []
-        self._is_scheduled = False
 
     def __repr__(self) -> str:
-        return f"<Settler gen={self._generation} outcomes={len(self._outcomes)} {self._dispatcher!r}>"
+        return (
+            f"<Settler gen={self._generation} outcomes={len(self._posted) + len(self._outcomes)} {self._dispatcher!r}>"
+        )
 
     @property
     def counters(self) -> Counter[str]:
@@ -57,7 +61,8 @@ class Settler:
     @property
     def has_unsettled(self) -> bool:
         """Something is not yet handed to the broker, or not confirmed by it."""
-        return bool(self._outcomes) or (self._publisher is not None and self._publisher.unconfirmed > 0)
+        is_unconfirmed = self._publisher is not None and self._publisher.unconfirmed > 0
+        return bool(self._posted or self._outcomes) or is_unconfirmed
 
     @property
     def is_idle(self) -> bool:
@@ -84,10 +89,10 @@ class Settler:
 
     def post(self, outcome: Outcome) -> None:
         """Hand over what a service made of a job, from any thread; one wake-up serves a whole batch."""
-        self._outcomes.append(outcome)
-        if not self._is_scheduled:
-            self._is_scheduled = True
-            self._loop.post(self._settle_outcomes)
+        self._posted.append(outcome)
+        if not self._is_posted:
+            self._is_posted = True
+            self._loop.post(self._take_posted)
 
     # -- in ------------------------------------------------------------------------------------------------------------
 
@@ -105,56 +110,49 @@ class Settler:
         if isinstance(received, Settlement):
             self.settle(received)
             return
-        if not self._arrivals:
-            self._loop.flush_later(self)
         self._arrivals.append(received)
+        self._flush_later()
+
+    def _take_posted(self) -> None:
+        self._is_posted = False
+        while self._posted:
+            self._outcomes.append(self._posted.popleft())
+        self._flush_later()
+
+    def _flush_later(self) -> None:
+        if not self._flushes:
+            self._flushes = True
+            self._loop.flush_later(self)
+
+    def _ask_again(self) -> None:
+        self._is_asking_again = False
+        self._arrivals, self._held = self._held + self._arrivals, []
+        if self._arrivals or self._outcomes:
+            self._flush_later()
+
+    # -- out -----------------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """The turn is over: begin what it brought."""
+        """The loop's turn is over: finish and begin what it brought."""
+        self._flushes = False
         arrivals, self._arrivals = self._arrivals, []
-        self._begin(arrivals)
-
-    def _begin(self, arrivals: Sequence[Arrival]) -> None:
+        outcomes, self._outcomes = self._outcomes, []
         try:
-            begun = self._dispatcher.begin(arrivals)
+            turned = self._dispatcher.turn(outcomes, arrivals)
         except JournalUnavailable as error:
-            self._complaints.log(f"{error}; what arrives waits")
-            begun = Begun([], list(arrivals))
-        for settlement in begun.settlements:
+            # Answered or acked now, what is finished would be run again after our death.
+            self._complaints.log(f"{error}; what arrives and what is finished waits")
+            self._outcomes = outcomes
+            turned = Turned([], arrivals)
+        for settlement in turned.settlements:
             if settlement.on_full is not None:
                 settlement.on_full()
             else:
                 self.settle(settlement)
-        self._hold(begun.held)
-
-    def _hold(self, arrivals: Sequence[Arrival]) -> None:
-        self._held.extend(arrivals)
-        if self._held and not self._is_asking_again:
+        self._held += turned.held
+        if (self._held or self._outcomes) and not self._is_asking_again:
             self._is_asking_again = True
             self._loop.call_later(_ASK_AGAIN_S, self._ask_again)
-
-    def _ask_again(self) -> None:
-        self._is_asking_again = False
-        held, self._held = self._held, []
-        if held:
-            self._begin(held)
-
-    # -- out -----------------------------------------------------------------------------------------------------------
-
-    def _settle_outcomes(self) -> None:
-        self._is_scheduled = False
-        outcomes, self._outcomes = self._outcomes, []
-        try:
-            settlements = self._dispatcher.finished(outcomes)
-        except JournalUnavailable as error:
-            # Answered or acked now, they would be run again after our death: they wait.
-            self._complaints.log(f"{error}; what is finished waits")
-            self._outcomes = outcomes + self._outcomes
-            self._is_scheduled = True
-            self._loop.call_later(_ASK_AGAIN_S, self._settle_outcomes)
-            return
-        for settlement in settlements:
-            self.settle(settlement)
 
     def settle(self, settlement: Settlement) -> None:
         """Answer, store and ack, as far as the claims are of these connections; the others come again."""

@@ -17,7 +17,7 @@ from servicebus.configuration import Configuration
 from servicebus.endpoints import MessageService, Request, Response, RpcService
 from servicebus.errors import EnvelopeError, JournalUnavailable
 from servicebus.runtime.dialect import Dialect, Version2
-from servicebus.runtime.dispatcher import Arrival, Begun, Dispatcher
+from servicebus.runtime.dispatcher import Arrival, Dispatcher, Turned
 from servicebus.runtime.job import Burial, Outcome, Postponement, Settlement
 from servicebus.runtime.journal import Known, MemoryJournal, Standing
 from servicebus.runtime.service_thread import Service, ServiceThread
@@ -120,7 +120,7 @@ class Agent:
     def finished(self) -> Settlement:
         """The settlement of the job that its service left first."""
         wait_until(lambda: self.outcomes, what="no service has finished anything")
-        return self.dispatcher.finished([self.outcomes.pop(0)])[0]
+        return self.dispatcher.turn([self.outcomes.pop(0)], []).settlements[0]
 
     def settle(self, body: bytes, lane: Kind = Kind.CALL, given: dict[str, Any] | None = None) -> Settlement:
         delivery = self.delivery(body, lane, REPLY_TO, given)
@@ -143,7 +143,7 @@ def admit(dispatcher: Dispatcher, delivery: Delivery, dialect: Dialect, lane: Ki
     received = dispatcher.receive(delivery, 1, dialect, lane)
     if isinstance(received, Settlement):
         return received
-    settlements = dispatcher.begin([received]).settlements
+    settlements = dispatcher.turn([], [received]).settlements
     return settlements[0] if settlements else None
 
 
@@ -384,10 +384,10 @@ class TestFurtherAttempts:
                 agent.delivery(body, Kind.MESSAGE, None, given), 1, agent.dialect, Kind.MESSAGE
             )
             assert isinstance(copy, Arrival)
-            assert agent.dispatcher.begin([copy]) == Begun([], [copy])
+            assert agent.dispatcher.turn([], [copy]) == Turned([], [copy])
             assert [claim.delivery.tag for claim in first.claims] == [1]
             agent.dispatcher.stored(first)
-            assert agent.dispatcher.begin([copy]) == Begun([], [])
+            assert agent.dispatcher.turn([], [copy]) == Turned([], [])
             assert agent.finished().burial is not None
         finally:
             agent.stop()
@@ -506,9 +506,9 @@ class TestFurtherAttempts:
         received = agent.receive(body)
         assert isinstance(received, Arrival)
         with patch.object(MemoryJournal, "begin_many", lambda *_: [Known(Standing.RUNNING)]):
-            assert agent.dispatcher.begin([received]) == Begun([], [received])
+            assert agent.dispatcher.turn([], [received]) == Turned([], [received])
             wait_until(lambda: time.monotonic() > (received.deadline or 0))
-            (settlement,) = agent.dispatcher.begin([received]).settlements
+            (settlement,) = agent.dispatcher.turn([], [received]).settlements
         assert fault(settlement, body)[0] == "expired"
 
     def test_a_journal_that_cannot_be_told_changes_nothing(self, agent: Agent) -> None:
@@ -520,7 +520,7 @@ class TestFurtherAttempts:
             patch.object(MemoryJournal, "finish_many", side_effect=JournalUnavailable("here", "locked")),
             pytest.raises(JournalUnavailable),
         ):
-            agent.dispatcher.finished(agent.outcomes)
+            agent.dispatcher.turn(agent.outcomes, [])
         assert agent.counted == {}
         assert value(agent.finished(), body) == 3
 
@@ -700,7 +700,7 @@ class TestServiceThreads:
         channel: Any = None
         assert admit(dispatcher, Delivery(channel, 1, body, reply_to=REPLY_TO), agent.dialect) is None
         wait_until(lambda: outcomes)
-        assert value(dispatcher.finished([outcomes[0]])[0], body) == "served all the same"
+        assert value(dispatcher.turn([outcomes[0]], []).settlements[0], body) == "served all the same"
         thread.stop()
         assert thread.join(time.monotonic() + 10)
 
