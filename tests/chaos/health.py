@@ -73,5 +73,5 @@ class HealthPoller:
 
 
 def _count(known: Consumers, queue: str, pid: int) -> int:
-    """How many consumers of *queue* belong to process *pid*."""
-    return known.get(queue, []).count(pid)
+    """How many consumers of *queue*, or of one that stands in for it in a cluster, belong to process *pid*."""
+    return sum(pids.count(pid) for name, pids in known.items() if name == queue or name.startswith(f"{queue}~"))

@@ -43,7 +43,7 @@ def _ack_before_work() -> None:
         delivery.channel = _Acked(delivery.channel)
         take(self, delivery, *more, **options)
 
-    Settler.take = take_and_ack  # type: ignore[method-assign]
+    _replace(Settler, "take", take_and_ack)
 
 
 class _Acked:
@@ -66,7 +66,7 @@ def _no_journal() -> None:
     """A worker remembers nothing but what it runs just now."""
     import servicebus.service
 
-    vars(servicebus.service)["journal_of"] = lambda _configuration: _NoJournal()
+    _replace(servicebus.service, "journal_of", lambda _configuration: _NoJournal())
 
 
 class _NoJournal(OneByOne):
@@ -111,9 +111,9 @@ def _no_expiry() -> None:
         found = incoming(self, *more)
         return found if found.remaining_s is None else replace(found, remaining_s=_AN_HOUR_MS / 1000)
 
-    LinkChannels.publish_call = publish_for_long  # type: ignore[method-assign]
-    Version2._incoming = without_deadline  # type: ignore[assignment, method-assign]
-    vars(servicebus.runtime.dialect)["check_fresh"] = lambda *_: None
+    _replace(LinkChannels, "publish_call", publish_for_long)
+    _replace(Version2, "_incoming", without_deadline)
+    _replace(servicebus.runtime.dialect, "check_fresh", lambda *_: None)
 
 
 def _no_confirm() -> None:
@@ -128,18 +128,26 @@ def _no_confirm() -> None:
         if request.kind is Kind.MESSAGE:
             request.complete(request.event_id)
 
-    Link.publish = publish_and_believe  # type: ignore[method-assign]
+    _replace(Link, "publish", publish_and_believe)
 
 
 def _watcher_only_sets_a_flag() -> None:
     """The ping watcher of a worker finds that nobody consumes, notes it down, and that was it."""
     from servicebus.runtime.consumer import NodeConsumer
+    from servicebus.runtime.lookout import Lookout
 
-    def note_it_down(self: NodeConsumer, *_: Any) -> None:
+    def note_it_down(self: Any, *_: Any) -> None:
         self.__dict__["is_suspicious"] = True
 
-    NodeConsumer.reconnect = note_it_down  # type: ignore[assignment, method-assign]
-    NodeConsumer._looked = note_it_down  # type: ignore[assignment, method-assign]
+    _replace(NodeConsumer, "reconnect", note_it_down)
+    _replace(Lookout, "_looked", note_it_down)
+
+
+def _replace(owner: Any, name: str, by: Any) -> None:
+    """What was renamed or has moved would not be wrong any more, and nobody would see it: that is an error."""
+    if name not in vars(owner):
+        raise AttributeError(f"{owner!r} has no {name} of its own: the planted fault has to follow")
+    setattr(owner, name, by)
 
 
 PLANTS: dict[str, Plant] = {

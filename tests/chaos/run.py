@@ -29,7 +29,7 @@ __all__ = ["Run"]
 
 _SENDERS_END_S = 60.0
 _DRAINED_S = 90.0
-_SETTLED_S = 60.0
+_SETTLED_S = 100.0
 _AGENTS_END_S = 30.0
 _HEALED_S = 120.0
 _LOG_LINE = re.compile(r"record \d+ of (sender-\d+)$")
@@ -186,7 +186,7 @@ class Run:
         return {**lengths, **outboxes}
 
     def _settle(self, base: dict[str, int]) -> None:
-        """Connections that were abandoned live on at the broker for two heartbeats."""
+        """Connections that were abandoned live on at the broker for two heartbeats, and left queues for a minute."""
 
         def is_settled() -> bool:
             now = self._resources("end")

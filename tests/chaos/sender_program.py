@@ -208,7 +208,7 @@ class Program:
     def _outbox_sender(self, configuration: Configuration) -> Sender | None:
         if self.orders["outbox"] is None or "outbox" not in inspect.signature(Sender).parameters:
             return None
-        return Sender(configuration, outbox=self.orders["outbox"])  # type: ignore[call-arg]
+        return Sender(configuration, outbox=self.orders["outbox"])
 
     def _empty_outbox(self, outbox: Sender | None) -> int:
         """What still lies in it after all brokers were reachable for a while."""

@@ -8,10 +8,14 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.chaos import erlang
 from tests.chaos.clock import make_clock, set_clock
 from tests.chaos.pace import Pace
+from tests.chaos.plants import PLANTS
 
+ROOT = Path(__file__).parent.parent.parent
 ASK = """
 import sys, time
 from pathlib import Path
@@ -28,7 +32,7 @@ def test_the_wall_clock_of_a_program_is_set_from_outside_and_its_monotonic_one_i
     make_clock(path)
     with subprocess.Popen(
         [sys.executable, "-c", ASK, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        cwd=Path(__file__).parent.parent.parent,
+        cwd=ROOT,
     ) as program:  # fmt: skip
         assert program.stdin is not None and program.stdout is not None
         for offset_s in (0, 3600, -20):
@@ -37,6 +41,14 @@ def test_the_wall_clock_of_a_program_is_set_from_outside_and_its_monotonic_one_i
             program.stdin.flush()
             assert program.stdout.readline() == f"{offset_s} True\n"
         program.stdin.close()
+
+
+@pytest.mark.parametrize("name", PLANTS)
+def test_a_planted_fault_finds_what_it_replaces(name: str) -> None:
+    """In a process of its own, which is wrong from then on."""
+    program = f"from tests.chaos.plants import plant; plant({name!r})"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_pace_is_kept_whatever_a_step_costs() -> None:
