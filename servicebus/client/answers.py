@@ -52,7 +52,9 @@ class Answers:
             request.tried(link.host.name, f"sent a reply that cannot be believed ({error})")
             LOG.warning("%s: ignored a reply to %s: %s", link.host.name, request.address, error)
             return
-        path = request.path_on(link)
+        path = request.path
+        if path is None or path.link is not link:
+            path = request.path_on(link)
         if path is not None:
             path.clock.heard(time.monotonic())  # it lives; whether it takes new calls, only a pong says
         if reply.fault is not None:

@@ -14,6 +14,8 @@ def make_post(delay_s: float, expires_s: float | None, max_age_s: float, now: fl
     Raises:
         EnvelopeError: there is no such time, or no node would accept the message then.
     """
+    if delay_s == 0 and expires_s is None:
+        return Post(expires_ms=int((now + max_age_s) * 1000))
     _check("delay", delay_s, may_be_zero=True)
     if delay_s >= max_age_s:
         limit = f"a message is accepted for {max_age_s:g} s after it was sent (token_max_age)"

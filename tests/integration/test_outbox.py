@@ -240,7 +240,7 @@ for number in range(100_000):
 """
 
 
-@pytest.mark.parametrize("accepted", [1, 100, 400])
+@pytest.mark.parametrize("accepted", [1, 300])
 def test_kill_9_loses_nothing_that_was_accepted_and_nothing_runs_twice(
     make: Callable[..., Sender], agent: Agent, proxy: FaultProxy, tmp_path: Path, accepted: int
 ) -> None:
