@@ -94,10 +94,10 @@ class Connector:
                 link.rest()
 
     def best(self, now: float) -> Link | None:
-        """The link that the next request to any node would take."""
+        """The link that the next request to any node would take; any thread may ask."""
         usable = [link for link in self._links if link.is_usable]
         for link in usable:
-            if link.trust.is_trusted(now, self._config.failback_after):
+            if link.trust.has_earned(now, self._config.failback_after):
                 return link
         return usable[0] if usable else None
 

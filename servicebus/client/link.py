@@ -164,6 +164,9 @@ class Link:
         if self.state not in (LinkState.IDLE, LinkState.BACKOFF):
             return
         self.state = LinkState.CONNECTING
+        # So that the first look hears the new connection. Every handshake brings as many bytes: a connection that died
+        # before it brought more would else leave its unanswered ping to all that follow, and they would die of it.
+        self._bytes_heard = -1
         self.connecting_since = self._tried_at = now
         if self.last_error == _NOT_TRIED:
             self.last_error = "no answer to the first attempt yet"

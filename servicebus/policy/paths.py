@@ -39,12 +39,20 @@ class Trust:
         if self.failed and self.healthy_since is None:
             self.healthy_since = now
 
+    def has_earned(self, now: float, failback_after_s: float) -> bool:
+        """Whether ``is_trusted()`` would say so. Changes nothing, so any thread may ask."""
+        healthy_since = self.healthy_since
+        return not self.failed or (healthy_since is not None and now - healthy_since >= failback_after_s)
+
     def is_trusted(self, now: float, failback_after_s: float) -> bool:
-        if self.failed and self.healthy_since is not None and now - self.healthy_since >= failback_after_s:
+        """Whether it never failed or has earned its place back; what happened before is forgotten then."""
+        if not self.has_earned(now, failback_after_s):
+            return False
+        if self.failed:
             self.failed = False
             self.healthy_since = None
             self.reason = ""
-        return not self.failed
+        return True
 
 
 @dataclass(frozen=True, slots=True)

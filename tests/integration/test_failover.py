@@ -198,6 +198,22 @@ def test_a_path_that_falls_silent_costs_the_next_call_less_than_three_seconds(
             assert watch.elapsed_s < SILENT_BROKER_S
 
 
+def test_a_broker_that_fell_silent_before_its_first_answer_is_used_again_when_it_speaks(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    """Its next connection has received as many bytes as that one when it is looked at: those of the handshake."""
+    agent = start_agent([brokers[0]]).wait_consuming()
+    with FaultProxy(brokers[0].port) as proxy:
+        proxy.set_delay(0.1)  # so that the confirm does not come before the silence, nor before the first look
+        sender = make_sender(agent.configuration(hosts=[name(proxy)], away_grace=20.0))
+        future = sender.send_async("NODE-01.audit.record", 1)
+        wait_until(lambda: sender.status()["hosts"][0]["usable"])
+        proxy.set_mode(Mode.DROP)
+        wait_until(lambda: not sender.status()["hosts"][0]["usable"])
+        proxy.set_mode(Mode.PASS)
+        assert future.result(15) == 1
+
+
 def test_no_call_outlives_its_limit_while_the_broker_is_silent(
     brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
 ) -> None:

@@ -41,6 +41,15 @@ class TestTrust:
         assert trust.is_trusted(130.0, 30.0)
         assert (trust.failed, trust.reason) == (False, "")
 
+    def test_asking_what_it_has_earned_changes_nothing(self) -> None:
+        """Another thread may ask, while the engine's hears of the next failure."""
+        trust = Trust()
+        trust.lose("died")
+        trust.recover(100.0)
+        assert not trust.has_earned(129.9, 30.0)
+        assert trust.has_earned(130.0, 30.0)
+        assert (trust.failed, trust.healthy_since, trust.reason) == (True, 100.0, "died")
+
     def test_further_good_news_does_not_start_the_time_again(self) -> None:
         trust = Trust()
         trust.lose("died")
