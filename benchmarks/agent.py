@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -18,12 +20,18 @@ from servicebus.configuration import Configuration
 NODE = "BENCH-01"
 ADD = f"{NODE}.math.add"
 SLEEP = f"{NODE}.time.sleep"
+ENTER_CALL = f"{NODE}.ledger.call"
+ENTER_MESSAGE = f"{NODE}.ledger.message"
 SLEEPERS = 16
 """So many calls of SLEEP run at the same time in one worker."""
+LEDGER = "BENCH_LEDGER"
+"""In the agent's environment: the file in which executions are entered."""
 
 _SERVICES = [
     {"kind": "rpc", "category": "math", "name": "add", "target": "services:Add"},
     {"kind": "rpc", "category": "time", "name": "sleep", "target": "services:Sleep", "threads": SLEEPERS},
+    {"kind": "rpc", "category": "ledger", "name": "call", "target": "services:Enter", "threads": SLEEPERS},
+    {"kind": "message", "category": "ledger", "name": "message", "target": "services:Enter", "threads": SLEEPERS},
 ]
 _PROGRAM = "from servicebus.cli.main import main; main()"
 
@@ -33,17 +41,24 @@ def settings(hosts: Sequence[str]) -> dict[str, Any]:
     return {"hosts": list(hosts), "secret_token": "benchmark", "node_name": NODE}
 
 
-def sender_configuration(hosts: Sequence[str]) -> Configuration:
-    return Configuration(settings(hosts))
+def sender_configuration(hosts: Sequence[str], **changed: Any) -> Configuration:
+    return Configuration({**settings(hosts), **changed})
 
 
 class Agent:
-    """Runs from ``start()`` to ``stop()``; its log lines are timed by the agent itself, to the millisecond."""
+    """Runs from ``start()`` to ``stop()``; its log lines are timed by the agent itself, to the millisecond.
 
-    def __init__(self, folder: Path, hosts: Sequence[str]):
-        self.log_path = folder / "agent.log"
-        self._file = folder / "agent.yaml"
-        self._file.write_text(yaml.safe_dump({**settings(hosts), "services": _SERVICES}))
+    Agents in one folder share the journal, as those of one node on one machine do.
+    """
+
+    def __init__(self, folder: Path, hosts: Sequence[str], name: str = "agent"):
+        self.log_path = folder / f"{name}.log"
+        self.ledger_path = folder / "ledger"
+        self.status_path = folder / f"{name}.status"
+        self._file = folder / f"{name}.yaml"
+        # Not where agents keep them by default: runs at the same time, or one after another, would share them.
+        own = {"journal": str(folder / "journal"), "status_socket": str(self.status_path)}
+        self._file.write_text(yaml.safe_dump({**settings(hosts), **own, "services": _SERVICES}))
         self._hosts = list(hosts)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -54,26 +69,43 @@ class Agent:
     def __exit__(self, *_exception: object) -> None:
         self.stop()
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
-        with self.log_path.open("wb") as log:
+        started_at = time.time() - 0.001  # a line of the log has whole milliseconds
+        with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM, "run", str(self._file)],
                 cwd=Path(__file__).parent,
+                env={**os.environ, LEDGER: str(self.ledger_path)},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
         for host in self._hosts:
-            self.wait_for(f"{host}: consuming", since=0.0)
+            self.wait_for(f"{host}: consuming", since=started_at)
 
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(45.0)
-            except subprocess.TimeoutExpired:
-                os.killpg(self._process.pid, 9)
-                self._process.wait()
+    def stop(self) -> int:
+        """TERM, and wait; gives the exit status."""
+        if self._process is None:
+            return 0
+        self._process.terminate()
+        try:
+            return self._process.wait(45.0)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, 9)
+            return self._process.wait()
+
+    def workers(self) -> list[dict[str, Any]]:
+        """What its workers say of themselves: pid, state, health, backlog, counters, journal."""
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.settimeout(5.0)
+            caller.connect(str(self.status_path))
+            answer = b"".join(iter(lambda: caller.recv(65536), b""))
+        return list(json.loads(answer)["workers"])
 
     def wait_for(self, text: str, *, since: float, timeout_s: float = 30.0) -> float:
         """When (Unix time) the agent first logged *text* at *since* or later.
