@@ -81,13 +81,16 @@ class Version2:
             raise self._refused(EnvelopeError("wrong-node", text), envelope, reply_to)
         now_ms = int(time.time() * 1000)
         passed = read_pass(self._keyring, envelope.id, (delivery.headers or {}).get(headers.REQUEUED))
-        incoming = self._incoming(envelope, passed, delivery, now_ms)
         try:
             sealed = envelope if passed is None else replace(envelope, sent_ms=passed.made_ms)
             check_fresh(sealed, now_ms, self._config.clock_skew, self._config.token_max_age)
         except EnvelopeError as error:
+            # What it says of its Sender's clock is not believed.
+            incoming = self._incoming(envelope, passed, delivery, now_ms - envelope.sent_ms)
             raise self._refused(error, envelope, reply_to, incoming) from None
-        return incoming
+        is_fresh = headers.number(delivery.headers, headers.FRESH) > 0
+        transit_ms = self._transit.transit_ms(envelope.incarnation, envelope.sent_ms, now_ms, is_fresh=is_fresh)
+        return self._incoming(envelope, passed, delivery, transit_ms)
 
     def write_result(self, incoming: Incoming, value: Any) -> bytes:
         message = encode_json(value)
@@ -113,14 +116,12 @@ class Version2:
         fault = Fault("refused", f"{error.reason}: {error.detail}")
         return Refused(error, self._write_fault(envelope.id, envelope.token, fault), reply_to, incoming)
 
-    def _incoming(self, envelope: Envelope, passed: Pass | None, delivery: Delivery, now_ms: int) -> Incoming:
+    def _incoming(self, envelope: Envelope, passed: Pass | None, delivery: Delivery, transit_ms: int) -> Incoming:
         if envelope.kind is Kind.MESSAGE:
             remaining_s = None
             sent_ms = envelope.sent_ms if passed is None else passed.made_ms
             expires_at = sent_ms / 1000 + self._config.token_max_age + self._config.clock_skew
         else:
-            is_fresh = headers.number(delivery.headers, headers.FRESH) > 0
-            transit_ms = self._transit.transit_ms(envelope.incarnation, envelope.sent_ms, now_ms, is_fresh=is_fresh)
             remaining_s = (envelope.ttl_ms - transit_ms) / 1000
             expires_at = (envelope.sent_ms + envelope.ttl_ms) / 1000 + self._config.clock_skew
         return Incoming(
