@@ -71,6 +71,8 @@ class Master:
         self._is_stopping = False
         self._rolling: list[Child] = []
         self._replacing: tuple[Child, int] | None = None
+        self._looked_at = time.monotonic()
+        """When the workers were last looked at for silence."""
 
     def __repr__(self) -> str:
         return f"<Master of node {self._config.node_name} children={self._children}>"
@@ -213,6 +215,11 @@ class Master:
     def _retire_silent(self) -> None:
         """A worker whose I/O thread stands still: first its stacks, then its end."""
         now = time.monotonic()
+        looked_at, self._looked_at = self._looked_at, now
+        if now - looked_at > max(2 * _WAIT_S, SILENT_AFTER_S / 2):
+            # We stood still ourselves, and perhaps all of us together: a paused machine, a frozen cgroup.
+            for child in self._children + self._leaving:
+                child.beaten_at = max(child.beaten_at, now)
         for child in self._children + self._leaving:
             if child.pid is None or now - child.beaten_at < SILENT_AFTER_S:
                 continue

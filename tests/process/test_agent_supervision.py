@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -138,6 +139,26 @@ def test_a_stopped_worker_is_retired_and_replaced(
     assert not psutil.pid_exists(frozen)
     agent.wait_consuming()
     assert make_sender(agent.configuration()).call("NODE-01.math.add", [1, 1])[1] == 2
+
+
+@pytest.mark.brokers(count=1)
+def test_an_agent_that_was_paused_as_a_whole_blames_none_of_its_workers(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    """A virtual machine that was paused, a frozen cgroup: its workers could not beat, and are as good as before."""
+    agent = start_agent(brokers, mode="impatient").wait_consuming()
+    pids = agent.worker_pids()
+    paused = [psutil.Process(pid) for pid in (agent.pid, *pids)]
+    for process in paused:
+        process.suspend()
+    ends = time.monotonic() + 3.5
+    wait_until(lambda: time.monotonic() > ends)
+    for process in reversed(paused):
+        process.resume()
+    agent.wait_consuming()
+    assert make_sender(agent.configuration()).call("NODE-01.math.add", [1, 1])[1] == 2
+    assert agent.worker_pids() == pids
+    assert not agent.log_lines("is silent for")
 
 
 @pytest.mark.brokers(count=1)
