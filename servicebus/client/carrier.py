@@ -189,6 +189,7 @@ class Carrier:
         """End what has run out of time."""
         for request in self._roster.deadlines.expired(now):
             self._canceller.cancel(request)
+            self._roster.give_up(request)
             self.end(request, out_of_time(request, self._links, now))
         self._roster.deadlines.forget_done(len(self._roster))
 

@@ -138,7 +138,7 @@ class Engine:
         request = self._roster.find(wire_id)
         if request is not None:
             self._canceller.cancel(request)
-            self._roster.finish(request)
+            self._roster.give_up(request)
 
     def _use_outbox(self, outbox: Outbox) -> None:
         if self._closed:

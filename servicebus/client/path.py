@@ -21,6 +21,7 @@ class Path:
         "calls",
         "clock",
         "doubt",
+        "given_up_since",
         "lacks_queue_until",
         "link",
         "link_bytes_at_ping",
@@ -41,6 +42,8 @@ class Path:
         self.trust = Trust()
         self.outstanding: dict[str, Request] = {}
         """In the order of publishing, so the first is the oldest."""
+        self.given_up_since = 0.0
+        """When the first of those was published that nobody waits for any more, since anything was heard."""
         self.used_at = clock.heard_at
         self.probe_at = 0.0
         self.lacks_queue_until = 0.0
@@ -56,10 +59,21 @@ class Path:
         return f"<Path {self.link.host.name}->{self.node} outstanding={len(self.outstanding)} {self.trust!r}>"
 
     def oldest(self) -> float | None:
-        """When the oldest outstanding request was published."""
-        for request in self.outstanding.values():
-            return request.published_at
-        return None
+        """When the oldest request was published that was not answered.
+
+        Those that were given up count: were calls with limits shorter than ``path_ping_after`` forgotten with their
+        deadlines, a Sender that makes no others would never ask whether the path is alive.
+        """
+        outstanding = next((request.published_at for request in self.outstanding.values()), None)
+        if self.given_up_since <= self.clock.heard_at:
+            return outstanding
+        return self.given_up_since if outstanding is None else min(self.given_up_since, outstanding)
+
+    def give_up(self, request: Request) -> None:
+        """Nobody waits for *request* any more; it was not answered, and that says something about the path."""
+        is_first = self.given_up_since <= self.clock.heard_at
+        if self.outstanding.pop(request.id, None) is not None and is_first and request.published_at is not None:
+            self.given_up_since = request.published_at
 
     def lacks_queue(self, now: float) -> bool:
         """A message came back from there a moment ago: the broker has no queue for the node's messages."""

@@ -38,6 +38,13 @@ class Roster:
         if request.copy is not None:
             request.copy.outstanding.pop(request.id, None)
 
+    def give_up(self, request: Request) -> None:
+        """Strike *request* off unanswered: its caller or its deadline says so."""
+        for path in (request.path, request.copy):
+            if path is not None:
+                path.give_up(request)
+        self.finish(request)
+
     def take_all(self) -> list[Request]:
         """Strike everybody off."""
         everybody = [*self.travelling.values(), *self.waiting.values(), *self.pausing.values()]

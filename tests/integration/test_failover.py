@@ -198,6 +198,24 @@ def test_a_path_that_falls_silent_costs_the_next_call_less_than_three_seconds(
             assert watch.elapsed_s < SILENT_BROKER_S
 
 
+def test_calls_with_short_limits_leave_a_path_that_fell_silent_as_soon_as_others(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    """None of them is waited for as long as ``path_ping_after``; together they are."""
+    agent = start_agent(brokers).wait_consuming()
+    with FaultProxy(brokers[0].port) as proxy:
+        sender = make_sender(agent.configuration(hosts=[name(proxy), name(brokers[1])]))
+        assert sender.call(ADD, [1, 1])[1] == 2
+        proxy.set_mode(Mode.DROP)
+        watch = Stopwatch()
+        while not ends_well(sender.call_async(ADD, [1, 2], timeout=0.2)):
+            assert watch.elapsed_s < SILENT_BROKER_S
+
+
+def ends_well(future: Future[Any]) -> bool:
+    return future.exception() is None
+
+
 def test_a_broker_that_fell_silent_before_its_first_answer_is_used_again_when_it_speaks(
     brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
 ) -> None:
