@@ -166,7 +166,9 @@ class SqliteLog:
     def _connect(self) -> sqlite3.Connection:
         try:
             # SQLite gives its other two files the mode of the first; answers are nobody else's business.
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            # Only if it is not there: closing a file drops every lock that this process has on it, SQLite's as well.
+            with suppress(FileExistsError):
+                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             # The main thread opens and closes, the I/O thread does the rest.
             return sqlite3.connect(self._path, timeout=0, isolation_level=None, check_same_thread=False)
         except OSError as error:
