@@ -32,6 +32,27 @@ if TYPE_CHECKING:
     from servicebus.testing import Broker
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What the processes of ``bin/test`` have to know: which tests belong to one of them, and which come last."""
+    items.sort(key=_is_alone)
+    for item in items:
+        if _is_alone(item):
+            item.add_marker(pytest.mark.xdist_group("alone"))
+        elif _has_fixture_of_module(item):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
+def _is_alone(item: pytest.Item) -> bool:
+    return item.get_closest_marker("alone") is not None
+
+
+def _has_fixture_of_module(item: pytest.Item) -> bool:
+    """It would be made once in each process; and what it does to the brokers lasts until the module's last test."""
+    known = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009 - pytest tells it nowhere else
+    return any(definition.scope == "module" for definitions in known.values() for definition in definitions)
+
+
 @pytest.fixture
 def start_agent(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
     """Start agents (arguments as for agents.Agent, without the folder); what is left of them is ended afterwards."""

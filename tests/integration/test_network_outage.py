@@ -20,9 +20,13 @@ MakeProbe = Callable[..., Probe]
 
 ADD = "NODE-01.math.add"
 
-pytestmark = pytest.mark.skipif(
-    not may_make_networks(), reason="needs root, and to be let into network namespaces, which a plain chroot is not"
-)
+pytestmark = [
+    pytest.mark.xdist_group("network"),  # of which there is one on a machine
+    pytest.mark.skipif(
+        not may_make_networks(),
+        reason="needs root, and to be let into network namespaces, which a plain chroot is not",
+    ),
+]
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ def start_chaos(tmp_path: Path) -> Iterator[Start]:
         yield start
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(480)
 def test_two_minutes_of_all_faults_break_no_invariant(start_chaos: Start) -> None:
     chaos = start_chaos("--minutes", "2", "--no-cluster", "--senders", "2", "--calls", "60", "--messages", "60")
