@@ -87,6 +87,10 @@ class FaultProxy:
         self._order(self._end)
         self._thread.join()
         self._thread = None
+        # Not before: the thread may carry out the last order before it is woken for it.
+        self._selector.close()
+        self._wake_read.close()
+        self._wake_write.close()
 
     def set_mode(self, mode: Mode) -> None:
         """Treat old and new connections as *mode* says, from now on."""
@@ -145,9 +149,6 @@ class FaultProxy:
             self._carry_out_orders()
             for link in list(self._links):
                 link.flush()
-        self._selector.close()
-        self._wake_read.close()
-        self._wake_write.close()
 
     def _pause(self) -> float | None:
         now = time.monotonic()
