@@ -44,8 +44,8 @@ class Plan:
     agents: int = 2
     """Of different nodes; one more node is served by two workers per host."""
     senders: int = 4
-    calls_per_s: float = 190.0
-    messages_per_s: float = 190.0
+    calls_per_s: float = 175.0
+    messages_per_s: float = 175.0
     brokers: int = 3
     has_cluster: bool = True
     plant: str | None = None
