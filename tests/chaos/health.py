@@ -68,8 +68,12 @@ class HealthPoller:
                     self._history.record("missed", target=target, counts=counts, queues=sorted(known))
 
     def _consumers(self, host: str) -> Consumers | None:
-        endpoint = self._world.one_of(host)
-        return erlang.read_consumers(endpoint.evaluate(erlang.CONSUMERS)) if endpoint is not None else None
+        """Who consumes there as far as any member of a cluster sees: one that was away knows nothing new for a while."""
+        found: Consumers = {}
+        for endpoint in self._world.endpoints_of(host):
+            for queue, pids in (erlang.read_consumers(endpoint.evaluate(erlang.CONSUMERS)) or {}).items():
+                found[queue] = sorted({*pids, *found.get(queue, [])})
+        return found or None
 
 
 def _count(known: Consumers, queue: str, pid: int) -> int:
