@@ -68,7 +68,7 @@ class HealthPoller:
                     self._history.record("missed", target=target, counts=counts, queues=sorted(known))
 
     def _consumers(self, host: str) -> Consumers | None:
-        """Who consumes there as far as any member of a cluster sees: one that was away knows nothing new for a while."""
+        """Who consumes there, as any member of a cluster sees it: one that was away knows nothing new for a while."""
         found: Consumers = {}
         for endpoint in self._world.endpoints_of(host):
             for queue, pids in (erlang.read_consumers(endpoint.evaluate(erlang.CONSUMERS)) or {}).items():
