@@ -252,3 +252,23 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the condition never came true"
         time.sleep(0.005)
+
+
+def test_it_stops_when_it_is_awake_for_something_else_and_ends_before_it_is_woken(proxy: FaultProxy) -> None:
+    class SlowWaker:
+        def __init__(self, waker: socket.socket, thread: threading.Thread | None):
+            self._waker = waker
+            self._thread = thread
+            self.close = waker.close
+
+        def send(self, data: bytes) -> int:
+            assert self._thread is not None
+            self._thread.join(10)
+            return self._waker.send(data)
+
+    with connect(proxy) as sock:
+        proxy.set_delay(0.05)
+        sock.sendall(b"what is held back wakes it")
+        proxy._wake_write = SlowWaker(proxy._wake_write, proxy._thread)  # type: ignore[assignment]
+        proxy.stop()
+    assert proxy._thread is None
