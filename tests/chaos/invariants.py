@@ -10,8 +10,8 @@ Allowances, and why:
   nobody can know then whether it is stored. Neither is an execution, and the node lets only one of them in again.
 * ``JOURNAL_WINDOW_S``: a worker that is killed after the work and before the journal has it leaves an attempt whose
   outcome nobody can know; the message is tried again, as a counted attempt. That is no second execution by mistake,
-  and it is told apart: the first worker was killed, it wrote nothing later than this after the work, and the later
-  attempt has a higher number. The report counts these separately.
+  and it is told apart: the first worker was killed, it ran no longer than this after the work (the time in which it
+  was paused does not count), and the later attempt has a higher number. The report counts these separately.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def is_again_after_kill(earlier: Attempt, later: Attempt) -> bool:
     return (
         earlier.finished_at is not None
         and not process.has_ended
-        and process.last_at <= earlier.finished_at + JOURNAL_WINDOW_S
+        and process.ran_s(earlier.finished_at) <= JOURNAL_WINDOW_S
         and (earlier.number is None or later.number is None or later.number > earlier.number)
     )
 
@@ -114,7 +114,7 @@ def _is_known_done(attempt: Attempt) -> bool:
     return (
         attempt.is_done
         and attempt.finished_at is not None
-        and (process.has_ended or process.last_at > attempt.finished_at + JOURNAL_WINDOW_S)
+        and (process.has_ended or process.ran_s(attempt.finished_at) > JOURNAL_WINDOW_S)
     )
 
 

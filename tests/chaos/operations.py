@@ -20,13 +20,20 @@ __all__ = ["Attempt", "Fault", "HealthSample", "Operation", "Process", "Story", 
 class Process:
     """One process of the run, from its file."""
 
-    __slots__ = ("has_ended", "last_at", "name")
+    __slots__ = ("has_ended", "last_at", "name", "paused")
 
     def __init__(self, name: str):
         self.name = name
         self.last_at = 0.0
         self.has_ended = False
         """It ended as it should. If not, it was killed, at some time after its last record."""
+        self.paused: list[tuple[float, float]] = []
+        """When workers of its node were paused (SIGSTOP): it may have been one of them."""
+
+    def ran_s(self, since: float) -> float:
+        """How long it can have run at least from *since* to its last sign of life."""
+        paused_s = sum(max(0.0, min(end, self.last_at) - max(begin, since)) for begin, end in self.paused)
+        return self.last_at - since - paused_s
 
 
 class Attempt:
@@ -143,7 +150,17 @@ def put_together(histories: Iterable[tuple[str, Iterable[Record]]]) -> Story:
     teller = _Teller()
     for name, records in histories:
         teller.add(name, records)
+    _tell_pauses(teller.story)
     return teller.story
+
+
+def _tell_pauses(story: Story) -> None:
+    for fault in story.faults.values():
+        if fault.kind.startswith("worker-freeze") and fault.ended_at is not None:
+            node = fault.target.partition("@")[0]
+            for process in story.processes:
+                if process.name.startswith(f"worker-{node}-"):
+                    process.paused.append((fault.begun_at, fault.ended_at))
 
 
 class _Teller:

@@ -82,6 +82,16 @@ class TestExecutedOnce:
         made = executed_message().at(9).started(7, 2, "other").finished(7, 2, "other").ends("other")
         assert made.broken() == set()
 
+    @pytest.mark.parametrize(("paused", "broken"), [("NODE-1@a", set()), ("NODE-2@a", {"I2"})])
+    def test_the_time_in_which_it_was_paused_does_not_count(self, paused: str, broken: set[str]) -> None:
+        paused_worker = "worker-NODE-1-12"
+        made = Made().at(1).message(7).at(2).confirmed(7).message(8).confirmed(8).started(8, 1, paused_worker)
+        made.at(3).started(7, 1, paused_worker).at(4).finished(7, 1, paused_worker)
+        made.at(4.1).write("faults", "fault-begin", number=1, kind="worker-freeze-10s", target=paused)
+        made.at(14.1).write("faults", "fault-end", number=1)
+        made.at(14.2).finished(8, 1, paused_worker).at(15).started(7, 2, "other").finished(7, 2, "other")
+        assert made.ends("other").broken() == broken
+
     def test_but_then_the_attempt_counts(self) -> None:
         made = executed_message().at(9).started(7, 1, "other").finished(7, 1, "other").ends("other")
         assert made.broken() == {"I2"}
