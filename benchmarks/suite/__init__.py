@@ -1,0 +1,11 @@
+"""The suite behind ``bin/bench``: programs side by side on one machine, in interleaved rounds.
+
+A part (``benchmarks/suite/parts``, one module each, named in `cli.PARTS`) has
+
+* ``command``: the click command, which measures and writes the results;
+* ``run(settings)``: measures, and gives the document that is kept as JSON;
+* ``report(document)``: the tables and charts of such a document, as a `results.Report`.
+
+What a part measures goes round by round through `rounds.interleaved`, so that whatever the machine does besides hits
+everybody. A document may have ``ratios``, by name a list of numbers, for the rows of `goals` that it decides.
+"""

@@ -1,0 +1,27 @@
+"""``bench report``: tables, plots and goals once more, from the JSON that is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from benchmarks.suite import cli
+from benchmarks.suite.results import load, publish
+from benchmarks.suite.settings import RESULTS
+
+
+@click.command("report")
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Folder.")
+def command(results: Path) -> None:
+    """Write the tables and plots again from the JSON of earlier runs."""
+    for name in cli.PARTS:
+        found = load(results, name)
+        if found is not None:
+            publish(found, results, cli.part(name).report(found))
+            click.echo(f"{name}: {results / name}.md")
+    write_goals(results)
+
+
+def write_goals(folder: Path | str | None) -> None:
+    """The table of what was promised, from the parts that were measured."""

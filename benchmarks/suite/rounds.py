@@ -1,0 +1,78 @@
+"""Everybody in turn, again and again: A B C, A B C; and a bar that says how long it will take."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from benchmarks.suite.machine import settle
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One competitor: its name, what measures it once, and how long that will take, roughly."""
+
+    name: str
+    measure: Callable[[], dict[str, Any]]
+    expected_s: float = 5.0
+
+
+def interleaved(title: str, turns: Sequence[Turn], rounds: int, patience_s: float = 5.0) -> list[dict[str, Any]]:
+    """What each turn gave, with ``name``, ``round`` and ``took_s``; an error is kept as ``error``, and told.
+
+    Before each turn, the machine gets *patience_s* to become quiet.
+    """
+    results: list[dict[str, Any]] = []
+    clock = Estimate({turn.name: turn.expected_s for turn in turns}, rounds)
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]}"))
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=rounds * len(turns), left=clock.left())
+        for number in range(1, rounds + 1):
+            for turn in turns:
+                bar.update(task, description=f"{title}: {turn.name} {number}/{rounds}", left=clock.left())
+                result = _take(turn, patience_s)
+                result["round"] = number
+                results.append(result)
+                clock.took(turn.name, result["took_s"])
+                bar.update(task, advance=1, left=clock.left())
+                if "error" in result or not console.is_terminal:
+                    said = result.get("error", f"{result['took_s']:.1f} s, {clock.left()}")
+                    print(f"{title}: {turn.name} {number}/{rounds}: {said}", file=sys.stderr, flush=True)
+    return results
+
+
+class Estimate:
+    """How long the rounds that are left will take: what was expected, until it is known better."""
+
+    def __init__(self, expected_s: dict[str, float], rounds: int):
+        self._each_s = dict(expected_s)
+        self._turns_left = dict.fromkeys(expected_s, rounds)
+
+    def took(self, name: str, seconds: float) -> None:
+        self._each_s[name] = seconds
+        self._turns_left[name] -= 1
+
+    @property
+    def left_s(self) -> float:
+        return sum(self._each_s[name] * count for name, count in self._turns_left.items())
+
+    def left(self) -> str:
+        minutes, seconds = divmod(round(self.left_s), 60)
+        return f"{minutes}:{seconds:02} left"
+
+
+def _take(turn: Turn, patience_s: float) -> dict[str, Any]:
+    settle(patience_s)
+    started = time.monotonic()
+    try:
+        result = turn.measure()
+    except (RuntimeError, OSError) as error:
+        result = {"error": str(error)}
+    return {"name": turn.name, **result, "took_s": round(time.monotonic() - started, 2)}
