@@ -24,6 +24,15 @@ _IN_BROKER = (
 _NAMES = ("connections", "channels", "queues", "consumers", "messages")
 
 
+def held_by(broker: Broker) -> dict[str, int]:
+    """What *broker* holds now, by name."""
+    answer = broker.evaluate(_IN_BROKER)
+    numbers = [int(number) for number in re.findall(r"\d+", answer)]
+    if len(numbers) != len(_NAMES):
+        raise SystemExit(f"{broker!r} does not say what it holds: {answer}")
+    return dict(zip(_NAMES, numbers, strict=True))
+
+
 class Footprint:
     """Compares what is held with what was held when it was made; ``figures`` are the differences found by ``check()``.
 
@@ -59,7 +68,7 @@ class Footprint:
         ]
 
     def _look(self) -> dict[str, int]:
-        answer = self._broker.evaluate(_IN_BROKER)  # first: the first question opens files of this process
+        in_broker = held_by(self._broker)  # first: the first question opens files of this process
         found = {}
         for name, process in self._processes.items():
             sockets = process.net_connections(kind="inet")
@@ -71,10 +80,7 @@ class Footprint:
             if process.pid == os.getpid():
                 gc.collect()
                 found[f"{name}: {OBJECTS}"] = len(gc.get_objects())
-        numbers = [int(number) for number in re.findall(r"\d+", answer)]
-        if len(numbers) != len(_NAMES):
-            raise SystemExit(f"{self._broker!r} does not say what it holds: {answer}")
-        found.update({f"broker: {name}": number for name, number in zip(_NAMES, numbers, strict=True)})
+        found.update({f"broker: {name}": number for name, number in in_broker.items()})
         return found
 
     def _limit(self, key: str) -> int:
