@@ -1,0 +1,31 @@
+"""What every peer shares. Standard library only: each peer runs in a virtual environment of its own."""
+
+from common.clients import AsyncClient, Client
+from common.counter import handled
+from common.flight import check, in_threads, in_window
+from common.load import add
+from common.program import event_loop, main
+from common.surroundings import FOLDER, HOST, HOSTS, PASSWORD, PORT, SECRET, USER, WIDTH, url, urls, variant
+
+__all__ = [
+    "FOLDER",
+    "HOST",
+    "HOSTS",
+    "PASSWORD",
+    "PORT",
+    "SECRET",
+    "USER",
+    "WIDTH",
+    "AsyncClient",
+    "Client",
+    "add",
+    "check",
+    "event_loop",
+    "handled",
+    "in_threads",
+    "in_window",
+    "main",
+    "url",
+    "urls",
+    "variant",
+]

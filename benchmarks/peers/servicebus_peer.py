@@ -1,0 +1,91 @@
+"""servicebus itself, every setting at its default but for what PEER_SETTINGS says: signed both ways, XML, journal.
+
+One caller blocks in ``call``; ``futures`` are those of ``call_async``; ``threads`` share one Sender. Messages are
+durable and confirmed, one by one by ``send``, or by ``send_async`` with 1,000 unconfirmed; acked after the handling.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+from concurrent.futures import Future
+from typing import Any
+
+import common
+
+from servicebus.configuration import Configuration
+from servicebus.sender import Sender
+from servicebus.service import ServiceBus
+
+NODE = "BENCH"
+ADD, WORK = f"{NODE}.math.add", f"{NODE}.math.work"
+UNCONFIRMED = 1000
+
+
+def configuration() -> Configuration:
+    return Configuration(
+        {
+            "hosts": [f"{host}:{port}" for host, port in common.HOSTS],
+            "node_name": NODE,
+            "secret_token": common.SECRET,
+            # Not where they lie by default: another agent of this user may run.
+            "journal": str(common.FOLDER / "journal"),
+            "status_socket": str(common.FOLDER / "status"),
+            **json.loads(os.environ.get("PEER_SETTINGS", "{}")),
+        }
+    )
+
+
+class Add:
+    def on_call(self, request: Any, response: Any) -> None:
+        response.send(common.add(request.get_params()))
+
+
+class Work:
+    def on_message(self, request: Any) -> None:
+        request.get_params()
+        common.handled()
+
+
+def server() -> None:
+    bus = ServiceBus(configuration())
+    bus.add_rpc_service("math", "add", Add())
+    bus.add_message_service("math", "work", Work())
+    raise SystemExit(bus.run())
+
+
+class Client(common.Client):
+    def connect(self) -> None:
+        self.sender = Sender(configuration())
+
+    def call(self) -> int:
+        return self.sender.call(ADD, self.params)[1]
+
+    def start(self) -> Future[Any]:
+        return self.sender.call_async(ADD, self.params)
+
+    def futures(self, seconds: float, width: int) -> int:
+        return common.in_window(self.start, lambda future: future.result()[1], seconds, width)
+
+    def threads(self, seconds: float, width: int) -> int:
+        return common.in_threads([self.call] * width, seconds)
+
+    def publish(self) -> None:
+        self.sender.send(WORK, self.params)
+
+    def publish_window(self, count: int) -> None:
+        send, pending = self.sender.send_async, collections.deque()
+        for _ in range(count):
+            if len(pending) == UNCONFIRMED:
+                pending.popleft().result()
+            pending.append(send(WORK, self.params))
+        while pending:
+            pending.popleft().result()
+
+    def close(self) -> None:
+        self.sender.close()
+
+
+if __name__ == "__main__":
+    common.main(server, Client)
