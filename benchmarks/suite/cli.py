@@ -9,7 +9,9 @@ from typing import Any
 
 import click
 
-PARTS: dict[str, str] = {}
+PARTS = {
+    "calls": "benchmarks.suite.parts.calls",
+}
 """Modules by command, in the order of ``bench all``."""
 COMMANDS = {
     **PARTS,

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markdown import Markdown
+import click
 
 from benchmarks.figures import machine
 from benchmarks.suite.charts import Chart, draw
@@ -53,7 +52,7 @@ def keep(found: Mapping[str, Any], settings: Settings, made: Report) -> None:
         json.dump(found, sys.stdout, indent=1)
         print()
     else:
-        Console().print(Markdown(markdown(found, made)))
+        click.echo(markdown(found, made))
 
 
 def publish(found: Mapping[str, Any], folder: Path, made: Report) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 NOT_MEASURED = "not measured"
+NO_SUCH = "-"
+"""In the cell of a peer that does not have what the column is about."""
 
 
 @dataclass(frozen=True)

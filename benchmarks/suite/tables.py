@@ -16,9 +16,11 @@ class Table:
     note: str = ""
 
     def markdown(self) -> str:
-        """With its title as a heading of the third level."""
-        lines = [f"### {self.title}", "", _line(self.columns), "|" + " --- |" * len(self.columns)]
-        lines += [_line(row) for row in self.rows]
+        """With its title as a heading of the third level, and columns that line up."""
+        cells = [[cell.replace("|", "\\|") for cell in row] for row in (self.columns, *self.rows)]
+        widths = [max(3, *(len(cell) for cell in column)) for column in zip(*cells, strict=True)]
+        head, *rows = [_line(row, widths) for row in cells]
+        lines = [f"### {self.title}", "", head, _line(["-" * width for width in widths], widths), *rows]
         return "\n".join(lines + (["", self.note] if self.note else [])) + "\n"
 
     def rst(self) -> str:
@@ -29,5 +31,5 @@ class Table:
         return "\n".join(lines + (["", self.note] if self.note else [])) + "\n"
 
 
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"

@@ -1,0 +1,168 @@
+"""``bench calls``: one caller, 64 in flight in each idiom, and params from 10 bytes to 1 MB."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from benchmarks.suite import against as against_settings
+from benchmarks.suite.charts import Bars
+from benchmarks.suite.environment import usable
+from benchmarks.suite.peers import OURS, SERVICEBUS, Peer, by_name, chosen
+from benchmarks.suite.readings import cpu_us, failures, field, names, noise, over_rounds, phase_cell, rates
+from benchmarks.suite.results import Report, document, keep
+from benchmarks.suite.rounds import Turn, interleaved
+from benchmarks.suite.settings import Settings, shared_options
+from benchmarks.suite.spread import NO_SUCH, Spread, cell, number, ratio
+from benchmarks.suite.tables import Table
+from benchmarks.suite.visit import Visit
+from servicebus.testing import Broker, brokers
+
+SIZES = {"10 B": 10, "1 KB": 1_000, "100 KB": 100_000, "1 MB": 1_000_000}
+IDIOMS = {"futures": "64 futures", "tasks": "64 tasks", "threads": "64 threads"}
+ONE = "seq"
+_SIZE_SHARE = 1 / 3
+"""A size is measured for this part of a phase's seconds."""
+
+
+@click.command("calls")
+@shared_options()
+@against_settings.option
+@click.option("--sizes/--no-sizes", default=True, help="Params of 10 B to 1 MB as well.")
+def command(settings: Settings, against: tuple[str, ...], sizes: bool) -> None:
+    """Calls: one caller; 64 in flight by futures, tasks, threads; params of 10 B to 1 MB."""
+    found = run(settings, against, sizes=sizes)
+    keep(found, settings, report(found))
+
+
+def run(settings: Settings, against: Sequence[str] = (), *, sizes: bool = True) -> dict[str, Any]:
+    """Measure all that ``--only`` names."""
+    began = time.time()
+    wanted = [peer for peer in chosen(settings) if peer.idioms] + against_settings.variants(against)
+    peers, left_out = usable(wanted)
+    with brokers(count=1) as (node,):
+        turns = [
+            Turn(
+                peer.name,
+                lambda peer=peer: measure(peer, node, settings, sizes=sizes),
+                _expected_s(peer, settings, sizes),
+            )
+            for peer in peers
+        ]
+        results = interleaved("calls", turns, settings.rounds, settings.patience_s)
+    return document("calls", settings, results, began, left_out=left_out)
+
+
+def measure(peer: Peer, node: Broker, settings: Settings, *, sizes: bool) -> dict[str, Any]:
+    """One visit: the main table's phases first, so that what sizes break does not reach it."""
+    with Visit(peer, [node]) as visit:
+        visit.phase(ONE, settings.seconds)
+        for idiom in peer.idioms:
+            visit.phase(idiom, settings.seconds)
+        visit.note_memory()
+        for label, size in SIZES.items() if sizes else ():
+            seconds = settings.seconds * _SIZE_SHARE
+            visit.phase(ONE, seconds, key=f"{ONE} {label}", bytes=size)
+            if peer.in_flight_by_size and peer.best_idiom:
+                visit.phase(peer.best_idiom, seconds, key=f"{peer.best_idiom} {label}", bytes=size)
+        return visit.found
+
+
+def _expected_s(peer: Peer, settings: Settings, sizes: bool) -> float:
+    phases = 1 + len(peer.idioms) + (2 * len(SIZES) * _SIZE_SHARE if sizes else 0)
+    return 4.0 + phases * settings.seconds
+
+
+# -- what people read --------------------------------------------------------------------------------------------------
+
+
+def best(found: dict[str, Any], name: str, label: str = "") -> Spread | None:
+    """64 in flight the fastest way that the peer has."""
+    key = f" {label}" if label else ""
+    spreads = [over_rounds(found, name, field(idiom + key)) for idiom in IDIOMS]
+    return max((spread for spread in spreads if spread is not None), key=lambda spread: spread.median, default=None)
+
+
+def report(found: dict[str, Any]) -> Report:
+    """Tables of rates, ratios, sizes and CPU; bars of the first two."""
+    shown = names(found)
+    tables = [_rates(found, shown), _ratios(found, shown), _cpu(found, shown)]
+    tables += [_sizes(found, shown, "one caller", ONE), _sizes(found, shown, "64 in flight, the peer's best way", "")]
+    charts = [
+        Bars("One caller", "calls/s", rates(found, ONE)),
+        Bars("64 in flight, the fastest way of each", "calls/s", {name: best(found, name) for name in shown}),
+        Bars("64 threads", "calls/s", rates(found, "threads")),
+    ]
+    notes = [_what(), *(f"- {line}" for line in failures(found)), noise(found)]
+    return Report("Calls", tables, charts, notes)
+
+
+def _what() -> str:
+    return (
+        "Medians (lowest to highest round). Client and server are one process each, params `[1, 2]`. "
+        f"`{NO_SUCH}`: the peer has no such way, or no sensible one."
+    )
+
+
+def _rates(found: dict[str, Any], shown: Sequence[str]) -> Table:
+    columns = ["", "one caller, calls/s", "p50 ms", "p99 ms", *(f"{label}, calls/s" for label in IDIOMS.values()),
+               "client MiB", "server MiB", "start-up s"]  # fmt: skip
+    rows = []
+    for name in shown:
+        row = [name, phase_cell(found, name, ONE)]
+        row += [cell(over_rounds(found, name, field(ONE, key))) for key in ("p50_ms", "p99_ms")]
+        row += [phase_cell(found, name, idiom) if idiom in _peer(name).idioms else NO_SUCH for idiom in IDIOMS]
+        row += [cell(over_rounds(found, name, lambda result, who=who: result.get("memory_mib", {}).get(who)))
+                for who in ("client", "server")]  # fmt: skip
+        rows.append([*row, cell(over_rounds(found, name, lambda result: result.get("start_s")))])
+    return Table("Calls per second", columns, rows)
+
+
+def _ratios(found: dict[str, Any], shown: Sequence[str]) -> Table:
+    ours = {"one": over_rounds(found, OURS, field(ONE)), "best": best(found, OURS),
+            "threads": over_rounds(found, OURS, field("threads"))}  # fmt: skip
+    rows = []
+    for name in shown:
+        theirs = {"one": over_rounds(found, name, field(ONE)), "best": best(found, name),
+                  "threads": over_rounds(found, name, field("threads"))}  # fmt: skip
+        rows.append([name, *(_times(ours[key], theirs[key]) for key in ours)])
+    return Table(f"{OURS} is so many times as fast (medians)", ["", "one caller", "64 in flight", "64 threads"], rows)
+
+
+def _sizes(found: dict[str, Any], shown: Sequence[str], title: str, phase: str) -> Table:
+    rows = []
+    for name in shown:
+        spreads = [
+            over_rounds(found, name, field(f"{phase} {label}")) if phase else best(found, name, label)
+            for label in SIZES
+        ]
+        rows.append([name, *(cell(spread) for spread in spreads)])
+    return Table(f"Calls per second by the length of the params: {title}", ["", *SIZES], rows)
+
+
+def _cpu(found: dict[str, Any], shown: Sequence[str]) -> Table:
+    whos = ("client", "server", "broker")
+    columns = ["", *(f"one caller, {who}" for who in whos), *(f"64 in flight, {who}" for who in whos)]
+    rows = []
+    for name in shown:
+        row = [name]
+        for phase in (ONE, _peer(name).best_idiom or ""):
+            row += [_us(over_rounds(found, name, cpu_us(phase, who))) for who in whos]
+        rows.append(row)
+    return Table("CPU of one call, microseconds (medians)", columns, rows)
+
+
+def _peer(name: str) -> Peer:
+    return by_name(name) or SERVICEBUS  # what is not known was made by --against
+
+
+def _us(spread: Spread | None) -> str:
+    return cell(None) if spread is None else number(spread.median)
+
+
+def _times(ours: Spread | None, theirs: Spread | None) -> str:
+    times = ratio(ours, theirs)
+    return cell(None) if times is None else f"{times:.2f}"

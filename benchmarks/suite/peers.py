@@ -1,0 +1,82 @@
+"""Whom servicebus is measured beside, and what each of them can do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from benchmarks.suite.settings import ROOT, Settings
+
+PROGRAMS = ROOT / "benchmarks" / "peers"
+OURS = "servicebus"
+FLOOR = "C floor"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A program of benchmarks/peers, run as ``PROGRAM server`` and ``PROGRAM client``."""
+
+    name: str
+    program: str
+    ready: str
+    """The queue whose first consumer means that the server serves."""
+    venv: str = ""
+    """Its virtual environment, made from requirements/VENV.txt; without one it runs in ours, or is compiled."""
+    variant: str = ""
+    idioms: tuple[str, ...] = ()
+    """Of many calls in flight: ``futures``, ``tasks``, ``threads``."""
+    messages: tuple[str, ...] = ("pub", "e2e")
+    """Phases of messages; ``pubw`` of those that can have many unconfirmed."""
+    confirms: bool = True
+    is_framework: bool = True
+    in_flight_by_size: bool = True
+    """Whether many long calls in flight come to an end."""
+    many_hosts: bool = False
+    """Whether it is given more than one broker."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    python: Path | None = None
+    """Another interpreter for our own program, such as that of an earlier revision."""
+
+    @property
+    def best_idiom(self) -> str | None:
+        """The fastest way to keep many calls in flight: never threads where there is another."""
+        return self.idioms[0] if self.idioms else None
+
+    def with_settings(self, name: str, settings: Mapping[str, object]) -> Peer:
+        """Our own program with other settings."""
+        return replace(self, name=name, environment={**self.environment, "PEER_SETTINGS": json.dumps(settings)})
+
+
+WINDOWED = ("pub", "pubw", "e2e")
+SERVICEBUS = Peer(
+    OURS, "servicebus_peer.py", "BENCH.rpc", idioms=("futures", "threads"), messages=WINDOWED, many_hosts=True
+)
+ALL = (
+    SERVICEBUS,
+    Peer(FLOOR, "floor.c", "floor_rpc", idioms=("futures",), messages=WINDOWED, is_framework=False),
+    Peer("pika select", "pika_best.py", "best_rpc", "pika", "select", ("futures",), WINDOWED, is_framework=False),
+    Peer("pika blocking", "pika_best.py", "best_rpc", "pika", "blocking", ("futures", "threads"), is_framework=False,
+         many_hosts=True),
+    Peer("nuropb", "nuropb_rpc.py", "nuropb-nuropb_adder-sq", "nuropb", "", ("tasks",), WINDOWED, confirms=False),
+    Peer("aio-pika RPC", "aio_pika_rpc.py", "aio_pika_add", "aio", "", ("tasks",), WINDOWED),
+    Peer("mela", "mela_rpc.py", "mela_add", "mela", "", ("tasks",), WINDOWED),
+    Peer("nameko", "nameko_rpc.py", "rpc-nameko_adder", "nameko", "", ("futures", "threads"), many_hosts=True),
+    Peer("FastStream", "faststream_rabbit.py", "faststream_add", "aio", "", ("tasks",), WINDOWED),
+    Peer("Celery", "celery_app.py", "celery_queue", "celery", "prefork", ("futures", "threads"), many_hosts=True),
+    Peer("oslo.messaging", "oslo_rpc.py", "oslo_adder", "oslo", "", ("threads",), many_hosts=True),
+    Peer("py-servicebus 2.19", "py_servicebus.py", "servicebus_node", "py_servicebus", "", ("threads",), ("pub", "e2e"),
+         confirms=False, in_flight_by_size=False, many_hosts=True),
+    Peer("dramatiq", "dramatiq_work.py", "dramatiq_work", "dramatiq", "", ()),
+)  # fmt: skip
+
+
+def chosen(settings: Settings, among: Iterable[Peer] = ALL) -> list[Peer]:
+    """Those of *among* that ``--only`` names."""
+    return [peer for peer in among if settings.wants(peer.name)]
+
+
+def by_name(name: str) -> Peer | None:
+    """One of `ALL`; None for one that was made up on the command line."""
+    return next((peer for peer in ALL if peer.name == name), None)
