@@ -23,8 +23,6 @@ from servicebus.policy.backoff import Backoff, cap_for
 
 ACCEPTORS = 10
 """RabbitMQ's num_acceptors.tcp."""
-ACCEPT_WORK = 0.1
-"""Of a handshake: to take a connection out of the kernel's queue and start a process for it."""
 SYN_AGAIN_S = 1.0
 _STEP = 0.5
 """Work is given in such portions: that much may be done for a client that has gone, before the broker notices."""
@@ -53,6 +51,8 @@ class Scene:
     handshakes_per_s: float
     worker_setup: float
     sender_setup: float
+    accept_work: float = 0.1
+    """Of a handshake: to take a connection out of the kernel's queue and start a process for it."""
     backlog: int = 128
     """Connections that the kernel holds for the broker (tcp_listen_options.backlog)."""
     away_s: float = 5.0
@@ -221,11 +221,11 @@ class _Simulation:
         while self._queue and self._accepting < ACCEPTORS:
             self._accepting += 1
             attempt = self._queue.popleft()
-            self._broker.begin(self._now, ACCEPT_WORK, lambda attempt=attempt: self._accepted(attempt))
+            self._broker.begin(self._now, self._scene.accept_work, lambda attempt=attempt: self._accepted(attempt))
 
     def _accepted(self, attempt: _Attempt) -> None:
         self._accepting -= 1
-        self._serve(attempt, 1.0 - ACCEPT_WORK, lambda: self._opened(attempt))
+        self._serve(attempt, 1.0 - self._scene.accept_work, lambda: self._opened(attempt))
         self._accept()
 
     def _serve(self, attempt: _Attempt, work: float, then: Callable[[], None]) -> None:

@@ -20,7 +20,7 @@ from benchmarks.suite.tables import Table
 SHARES = (0.5, 0.9, 0.99, 1.0)
 MEASURED_BY = "fleet"
 """The part that measures what a broker takes: handshakes a second, and what a worker and a Sender are in handshakes."""
-ASSUMED = {"handshakes_per_s": 300.0, "worker_setup": 5.0, "sender_setup": 0.5}
+ASSUMED = {"handshakes_per_s": 300.0, "worker_setup": 5.0, "sender_setup": 0.5, "accept_work": 0.1}
 """For those who have not run it; the document says so."""
 
 
@@ -28,17 +28,24 @@ ASSUMED = {"handshakes_per_s": 300.0, "worker_setup": 5.0, "sender_setup": 0.5}
 @click.option("--nodes", multiple=True, type=int, default=(1000, 5000), show_default=True, help="May be repeated.")
 @click.option("--senders", default=1.0, show_default=True, help="For each node.")
 @click.option("--handshakes", type=float, help="That the broker can do in a second; else as measured by `bench fleet`.")
+@click.option("--cores", default=4.0, show_default=True, help="Of the broker; with what was measured.")
 @click.option("--backlog", default=128, show_default=True, help="tcp_listen_options.backlog of the broker.")
 @click.option("--limit", default=600.0, show_default=True, help="Seconds after the return that are simulated at most.")
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Folder.")
 @click.option("--json", "prints_json", is_flag=True, help="Print the document instead of the tables.")
 def command(
-    nodes: tuple[int, ...], senders: float, handshakes: float | None, backlog: int, limit: float, results: Path,
+    nodes: tuple[int, ...],
+    senders: float,
+    handshakes: float | None,
+    cores: float,
+    backlog: int,
+    limit: float,
+    results: Path,
     prints_json: bool,
-) -> None:  # fmt: skip
+) -> None:
     """How long a fleet takes to come back to a broker that was away, and how hard it knocks (simulated)."""
     settings = Settings(rounds=1, seconds=0.0, results=results, prints_json=prints_json)
-    broker, source = _what_a_broker_takes(results, handshakes)
+    broker, source = _what_a_broker_takes(results, handshakes, cores)
     found = run(settings, nodes, senders, broker, source, backlog=backlog, limit_s=limit)
     keep(found, settings, report(found))
 
@@ -91,9 +98,13 @@ def report(found: Mapping[str, Any]) -> Report:
     return Report("Storms of reconnects", [Table("Back after a broker's return", headings, rows, note)], charts)
 
 
-def _what_a_broker_takes(results: Path, handshakes: float | None) -> tuple[dict[str, float], str]:
+def _what_a_broker_takes(results: Path, handshakes: float | None, cores: float) -> tuple[dict[str, float], str]:
     measured = load(results, MEASURED_BY)
-    broker, source = (dict(ASSUMED), "assumed") if measured is None else (measured["broker"], "measured")
+    if measured is None or measured["broker"] is None:
+        broker, source = dict(ASSUMED), "assumed"
+    else:
+        broker, source = dict(measured["broker"]), f"measured with one core, times {cores:g}"
+        broker["handshakes_per_s"] *= cores
     return (broker, source) if handshakes is None else ({**broker, "handshakes_per_s": handshakes}, "given")
 
 

@@ -1,0 +1,1 @@
+"""How the cost of a call grows: real nodes in processes of their own, and curves with their shapes."""
