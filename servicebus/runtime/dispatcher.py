@@ -140,11 +140,15 @@ class Dispatcher:
         # The journal first: an answer that it does not know might be given once, and the work be done twice.
         ends = [(outcome.job.incoming.id, outcome.reply) for outcome in outcomes if outcome.is_final]
         known = self._journal.turn(ends, [arrival.start for arrival in arrivals], time.time())
-        turned = Turned([self._settlement(outcome) for outcome in outcomes], [])
+        turned = Turned(self.settle(outcomes), [])
         for arrival, what in zip(arrivals, known, strict=True):
             self._admit(arrival, what, turned)
         self._tell_journal()
         return turned
+
+    def settle(self, outcomes: Sequence[Outcome]) -> list[Settlement]:
+        """What is to be done about jobs that their services have left. ``turn()`` tells the journal before."""
+        return [self._settlement(outcome) for outcome in outcomes]
 
     def stored(self, settlement: Settlement) -> None:
         """The copy that *settlement* asks for is stored, or was refused by the broker and the original stays."""

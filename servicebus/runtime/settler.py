@@ -4,7 +4,9 @@ It lives as long as the worker, over all connections to the broker. A *generatio
 one delivered is not acked any more, because its tags are void and the broker delivers it anew.
 
 What one turn of the loop brought, deliveries and outcomes, goes to the journal together at its end. When the journal
-cannot be asked or told, all of it waits, and nothing is answered or acked.
+cannot be asked or told, all of it waits, and nothing is answered or acked. When it turns out to be damaged, no waiting
+helps: what is finished is answered and acked, nothing more is begun, and the worker ends, so that the next one can set
+the file aside.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from servicebus.runtime.complaints import Complaints
 from servicebus.runtime.dialect import Dialect
 from servicebus.runtime.dispatcher import Arrival, Dispatcher, Turned
 from servicebus.runtime.job import Claim, Outcome, Settlement
+from servicebus.runtime.journal.log import Damaged
 from servicebus.runtime.publisher import Publisher
 from servicebus.transport.interface import Delivery
 from servicebus.transport.loop import EventLoop
@@ -30,14 +33,20 @@ _COMES_AGAIN_S = 2.0
 
 
 class Settler:
-    """Belongs to the I/O thread, but for ``post()`` and ``start()``."""
+    """Belongs to the I/O thread, but for ``post()`` and ``start()``.
 
-    def __init__(self, loop: EventLoop, dispatcher: Dispatcher, host_name: str):
+    Args:
+        on_damaged: called once, when the journal turns out to be damaged: the worker is to end.
+    """
+
+    def __init__(self, loop: EventLoop, dispatcher: Dispatcher, host_name: str, on_damaged: Callable[[Damaged], None]):
         self.delivered_at = 0.0
         """``time.monotonic()`` of the last call or message that came in."""
         self._loop = loop
         self._dispatcher = dispatcher
         self._complaints = Complaints(host_name)
+        self._on_damaged = on_damaged
+        self._is_damaged = False
         self._generation: int | None = None
         self._publisher: Publisher | None = None
         self._posted: deque[Outcome] = deque()
@@ -139,6 +148,9 @@ class Settler:
         outcomes, self._outcomes = self._outcomes, []
         try:
             turned = self._dispatcher.turn(outcomes, arrivals)
+        except Damaged as error:
+            self._give_up_journal(error)
+            turned = Turned(self._dispatcher.settle(outcomes), [])
         except JournalUnavailable as error:
             # Answered or acked now, what is finished would be run again after our death.
             self._complaints.log(f"{error}; what arrives and what is finished waits")
@@ -153,6 +165,11 @@ class Settler:
         if (self._held or self._outcomes) and not self._is_asking_again:
             self._is_asking_again = True
             self._loop.call_later(_ASK_AGAIN_S, self._ask_again)
+
+    def _give_up_journal(self, error: Damaged) -> None:
+        if not self._is_damaged:
+            self._is_damaged = True
+            self._on_damaged(error)
 
     def settle(self, settlement: Settlement) -> None:
         """Answer, store and ack, as far as the claims are of these connections; the others come again."""
@@ -189,6 +206,8 @@ class Settler:
     def _tick(self) -> None:
         try:
             self._dispatcher.tick()
+        except Damaged as error:
+            self._give_up_journal(error)
         except JournalUnavailable as error:
             self._complaints.log(str(error))
         self._loop.call_later(_TICK_S, self._tick)

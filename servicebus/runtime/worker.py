@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import faulthandler
 import logging
+import os
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +21,7 @@ from servicebus.runtime.dialect import Version2
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.drain import Drain
 from servicebus.runtime.journal import Journal
+from servicebus.runtime.journal.log import Damaged
 from servicebus.runtime.maintenance import DRAINED
 from servicebus.runtime.node_locks import NodeLocks
 from servicebus.runtime.ping_watcher import PingWatcher
@@ -73,7 +76,8 @@ class Worker:
         self._dispatcher = Dispatcher(by_key, journal, host.name, config.retry_ladder)
         dialect = Version2(config, keyring)
         control = ControlLane(config, keyring, dialect, self._dispatcher)
-        self._settler = Settler(self._loop, self._dispatcher, host.name)
+        self._settler = Settler(self._loop, self._dispatcher, host.name, self._on_damaged_journal)
+        self._is_journal_damaged = False
         self._consumer = NodeConsumer(self._loop, host, config, self._settler, control)
         self._watcher = PingWatcher(self._loop, self._consumer, control, config)
         if config.compat:
@@ -98,12 +102,19 @@ class Worker:
             limit_s = pulse.wait_for_stop()
             is_clean = Drain(self._loop, self._consumer, self._dispatcher, self._services, limit_s, pulse.wait).run()
             self._watcher.stop()
+            is_clean = is_clean and not self._is_journal_damaged
             if is_clean:
                 # Else our number dies with our last thread: until then a service may start what others would start too.
                 self._journal.close()
         finally:
             self._call_hook(self._on_exit, "exit hook")
         return EXIT_ASKED if is_clean else EXIT_FAILED
+
+    def _on_damaged_journal(self, error: Damaged) -> None:
+        """Without memory nothing may be begun; the next worker that finds nobody else in the file begins a new one."""
+        LOG.error("%s: %s; this worker ends, and the next one begins a new journal", self._host.name, error)
+        self._is_journal_damaged = True
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _post(self, outcome: Any) -> None:
         self._settler.post(outcome)

@@ -309,3 +309,22 @@ def test_the_status_socket_tells_how_the_workers_are(brokers: list[Broker], star
     assert agent.status()["healthy"]
     assert agent.stop() == 0
     assert not Path(agent.settings["status_socket"]).exists()
+
+
+@pytest.mark.brokers(count=2)
+def test_a_journal_that_is_damaged_while_in_use_is_set_aside_and_the_node_serves_on(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    agent = start_agent(brokers).wait_consuming()
+    sender = make_sender(agent.configuration())
+    assert sender.call("NODE-01.math.add", [1, 2])[1] == 3
+    before = set(agent.worker_pids())
+    for part in ("journal", "journal-wal"):
+        path = agent.folder / part
+        path.write_bytes(b"\xff" * path.stat().st_size)
+    agent.wait_log("this worker ends, and the next one begins a new journal")
+    assert sender.call("NODE-01.math.add", [20, 22], timeout=30)[1] == 42
+    wait_until(lambda: (pids := set(agent.worker_pids())) and not before & pids, 30, agent.log)
+    agent.wait_consuming()
+    assert list(agent.folder.glob("journal.broken-*"))
+    assert agent.stop() == 0

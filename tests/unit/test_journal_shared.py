@@ -283,7 +283,7 @@ class TestBadFiles:
         first = open_journal()
         begin(first, 1)
         self.damage(path, "INSERT INTO log (kind, data) VALUES (99, x'00')")
-        with pytest.raises(JournalUnavailable, match="row 2 is of kind 99; stop all workers"):
+        with pytest.raises(JournalUnavailable, match="row 2 is of kind 99; begun anew when the last"):
             open_journal()
         first.close()
         assert standings(open_journal(), 1) == [Standing.NEW]

@@ -121,7 +121,7 @@ def _open(file: Path, owners: OwnerLock, lock_wait_s: float, limits: Limits) -> 
 
 def _set_aside(file: Path, owners: OwnerLock, damage: Damaged) -> None:
     if owners.anybody_alive():
-        raise JournalUnavailable(str(file), f"{damage.reason}; stop all workers of the node, then it is begun anew")
+        raise JournalUnavailable(str(file), f"{damage.reason}; begun anew when the last worker that uses it has ended")
     # Its numbers will be given out again.
     _boxes(file).remove_all()
     aside = f"{file.name}.broken-{int(time.time())}"
