@@ -1,7 +1,8 @@
 """py-servicebus 2.19, the framework that servicebus replaces, as its README shows; smart routes, one Sender reused.
 
 ``threads`` have a Sender each. Messages: no confirms, not persistent, the connection is closed after every message; the
-server acks before the handling. Several hosts must listen on the same port.
+server acks before the handling. Nothing is sent to a node that does not answer a PING, so nothing can be published
+without the server. Several hosts must listen on the same port.
 """
 
 from __future__ import annotations

@@ -11,6 +11,10 @@ import click
 
 PARTS = {
     "calls": "benchmarks.suite.parts.calls",
+    "messages": "benchmarks.suite.parts.messages",
+    "workers": "benchmarks.suite.parts.workers",
+    "fleet": "benchmarks.suite.parts.fleet",
+    "storm": "benchmarks.suite.parts.storm",
 }
 """Modules by command, in the order of ``bench all``."""
 COMMANDS = {

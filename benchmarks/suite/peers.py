@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -66,17 +66,23 @@ ALL = (
     Peer("FastStream", "faststream_rabbit.py", "faststream_add", "aio", "", ("tasks",), WINDOWED),
     Peer("Celery", "celery_app.py", "celery_queue", "celery", "prefork", ("futures", "threads"), many_hosts=True),
     Peer("oslo.messaging", "oslo_rpc.py", "oslo_adder", "oslo", "", ("threads",), many_hosts=True),
-    Peer("py-servicebus 2.19", "py_servicebus.py", "servicebus_node", "py_servicebus", "", ("threads",), ("pub", "e2e"),
+    Peer("py-servicebus 2.19", "py_servicebus.py", "servicebus_node", "py_servicebus", "", ("threads",), ("e2e",),
          confirms=False, in_flight_by_size=False, many_hosts=True),
     Peer("dramatiq", "dramatiq_work.py", "dramatiq_work", "dramatiq", "", ()),
 )  # fmt: skip
 
 
-def chosen(settings: Settings, among: Iterable[Peer] = ALL) -> list[Peer]:
-    """Those of *among* that ``--only`` names."""
-    return [peer for peer in among if settings.wants(peer.name)]
+def chosen(settings: Settings, among: Sequence[Peer] = ALL) -> list[Peer]:
+    """Those of *among* that ``--only`` names; a whole name means nobody else, though others may contain it."""
+    whole = {peer.name.lower() for peer in among}
+    words = [word.lower() for word in settings.only]
+
+    def is_meant(name: str) -> bool:
+        return any(word == name if word in whole else word in name for word in words)
+
+    return [peer for peer in among if not words or is_meant(peer.name.lower())]
 
 
-def by_name(name: str) -> Peer | None:
-    """One of `ALL`; None for one that was made up on the command line."""
-    return next((peer for peer in ALL if peer.name == name), None)
+def known(name: str) -> Peer:
+    """The one of that name; our own for one that was made by ``--against``."""
+    return next((peer for peer in ALL if peer.name == name), SERVICEBUS)

@@ -51,3 +51,9 @@ def cell(spread: Spread | None) -> str:
 def ratio(ours: Spread | None, theirs: Spread | None) -> float | None:
     """Of the medians."""
     return None if ours is None or theirs is None or not theirs.median else ours.median / theirs.median
+
+
+def times(ours: Spread | None, theirs: Spread | None) -> str:
+    """The ratio, for a table."""
+    found = ratio(ours, theirs)
+    return NOT_MEASURED if found is None else f"{found:.2f}"

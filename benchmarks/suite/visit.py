@@ -31,9 +31,12 @@ class Visit:
         brokers: the first is used and watched; the others are told of, too.
         servers: so many processes of the server.
         clients: so many of the client, each of which does every phase.
+        consumers: so many on its queue mean that the peer serves; one for each server by default.
     """
 
-    def __init__(self, peer: Peer, brokers: Sequence[Broker], *, servers: int = 1, clients: int = 1):
+    def __init__(
+        self, peer: Peer, brokers: Sequence[Broker], *, servers: int = 1, clients: int = 1, consumers: int = 0
+    ):
         self.peer = peer
         self.found: dict[str, Any] = {"phases": {}, "failed": {}}
         self.servers: list[Child] = []
@@ -41,6 +44,7 @@ class Visit:
         self._brokers = list(brokers)
         self._broker = brokers[0]
         self._counts = servers, clients
+        self._consumers = consumers or servers
         self._folder = self._broker.folder.parent / "visits" / str(next(_numbers))
         # The mark lets the brokers' guard end the processes of a suite that was killed.
         self._environment = {
@@ -109,7 +113,7 @@ class Visit:
         started = time.monotonic()
         for number in range(servers):
             self.servers.append(self._child("server", number))
-        self._wait(lambda: node.consumers(self._broker, self.peer.ready) >= servers, "does not consume")
+        self._wait(lambda: node.consumers(self._broker, self.peer.ready) >= self._consumers, "does not consume")
         self._connect("first" if self.peer.idioms else "connect")
         self.found["start_s"] = time.monotonic() - started
 

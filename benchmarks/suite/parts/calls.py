@@ -11,12 +11,12 @@ import click
 from benchmarks.suite import against as against_settings
 from benchmarks.suite.charts import Bars
 from benchmarks.suite.environment import usable
-from benchmarks.suite.peers import OURS, SERVICEBUS, Peer, by_name, chosen
+from benchmarks.suite.peers import OURS, Peer, chosen, known
 from benchmarks.suite.readings import cpu_us, failures, field, names, noise, over_rounds, phase_cell, rates
 from benchmarks.suite.results import Report, document, keep
 from benchmarks.suite.rounds import Turn, interleaved
 from benchmarks.suite.settings import Settings, shared_options
-from benchmarks.suite.spread import NO_SUCH, Spread, cell, number, ratio
+from benchmarks.suite.spread import NO_SUCH, Spread, cell, number, times
 from benchmarks.suite.tables import Table
 from benchmarks.suite.visit import Visit
 from servicebus.testing import Broker, brokers
@@ -114,7 +114,7 @@ def _rates(found: dict[str, Any], shown: Sequence[str]) -> Table:
     for name in shown:
         row = [name, phase_cell(found, name, ONE)]
         row += [cell(over_rounds(found, name, field(ONE, key))) for key in ("p50_ms", "p99_ms")]
-        row += [phase_cell(found, name, idiom) if idiom in _peer(name).idioms else NO_SUCH for idiom in IDIOMS]
+        row += [phase_cell(found, name, idiom) if idiom in known(name).idioms else NO_SUCH for idiom in IDIOMS]
         row += [cell(over_rounds(found, name, lambda result, who=who: result.get("memory_mib", {}).get(who)))
                 for who in ("client", "server")]  # fmt: skip
         rows.append([*row, cell(over_rounds(found, name, lambda result: result.get("start_s")))])
@@ -128,7 +128,7 @@ def _ratios(found: dict[str, Any], shown: Sequence[str]) -> Table:
     for name in shown:
         theirs = {"one": over_rounds(found, name, field(ONE)), "best": best(found, name),
                   "threads": over_rounds(found, name, field("threads"))}  # fmt: skip
-        rows.append([name, *(_times(ours[key], theirs[key]) for key in ours)])
+        rows.append([name, *(times(ours[key], theirs[key]) for key in ours)])
     return Table(f"{OURS} is so many times as fast (medians)", ["", "one caller", "64 in flight", "64 threads"], rows)
 
 
@@ -149,20 +149,11 @@ def _cpu(found: dict[str, Any], shown: Sequence[str]) -> Table:
     rows = []
     for name in shown:
         row = [name]
-        for phase in (ONE, _peer(name).best_idiom or ""):
+        for phase in (ONE, known(name).best_idiom or ""):
             row += [_us(over_rounds(found, name, cpu_us(phase, who))) for who in whos]
         rows.append(row)
     return Table("CPU of one call, microseconds (medians)", columns, rows)
 
 
-def _peer(name: str) -> Peer:
-    return by_name(name) or SERVICEBUS  # what is not known was made by --against
-
-
 def _us(spread: Spread | None) -> str:
     return cell(None) if spread is None else number(spread.median)
-
-
-def _times(ours: Spread | None, theirs: Spread | None) -> str:
-    times = ratio(ours, theirs)
-    return cell(None) if times is None else f"{times:.2f}"
