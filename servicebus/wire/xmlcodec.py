@@ -1,7 +1,8 @@
 """Envelope and Reply <-> signed XML. The one place that parses XML, with one hardened lxml parser per thread.
 
 Written by format strings (building by lxml costs six times as much), read in three steps: the shape (``xmlshape``),
-then lxml for all but the payload, then the names. The payload, JSON in CDATA, is cut out as bytes: it is signed as
+then lxml for all but the payload, then the names. Documents that hold nothing but plain text, as nearly all do, are
+read by their shape alone. The payload, JSON in CDATA, is cut out as bytes: it is signed as
 exactly these bytes, which XML's own rules would change (CR LF becomes LF), and nobody parses it before its signature
 was compared. Everything here may be called by any thread at any time.
 """
@@ -29,6 +30,8 @@ from servicebus.wire.xmlshape import (
     EVENT_TAIL,
     ID,
     MAX_NUMBER,
+    PLAIN_EVENT,
+    PLAIN_RESPONSE,
     RESPONSE_END,
     RESPONSE_HEAD,
     RESPONSE_TAIL,
@@ -79,6 +82,9 @@ def decode_envelope(body: bytes, max_bytes: int) -> Envelope:
     """
     if len(body) > max_bytes:
         raise EnvelopeError("oversized", f"{len(body)} bytes, allowed are {max_bytes}")
+    plain = PLAIN_EVENT.match(body)
+    if plain is not None:
+        return _decode_plain_event(plain)
     head = EVENT_HEAD.match(body)
     if head is None:
         raise why_misshapen(body, "event")
@@ -92,6 +98,14 @@ def decode_envelope(body: bytes, max_bytes: int) -> Envelope:
     return build_envelope(
         id.text, node, names[2], names[3], _KINDS[kind], int(sent), int(ttl), reply, params, token.text or ""
     )
+
+
+def _decode_plain_event(found: re.Match[bytes]) -> Envelope:
+    params = _payload(found.string, found.end(), EVENT_END, EVENT_TAIL)
+    # One decode for all; none of them holds a space.
+    node, kind, sent, ttl, reply, id, token, category, service = b" ".join(found.groups()).decode("ascii").split(" ")
+    _check_names(node, reply, category, service)
+    return build_envelope(id, node, category, service, _KINDS[kind], int(sent), int(ttl), reply, params, token)
 
 
 def encode_reply(reply: Reply) -> bytes:
@@ -119,6 +133,10 @@ def decode_reply(body: bytes, max_bytes: int) -> Reply:
     """
     if len(body) > max_bytes:
         raise EnvelopeError("oversized", f"{len(body)} bytes, allowed are {max_bytes}")
+    plain = PLAIN_RESPONSE.match(body)
+    if plain is not None:
+        message = _payload(body, plain.end(), RESPONSE_END, RESPONSE_TAIL)
+        return build_reply(plain[1].decode("ascii"), plain[2].decode("ascii"), OK, message, None)
     head = RESPONSE_HEAD.match(body)
     if head is None:
         raise why_misshapen(body, "response")

@@ -21,6 +21,8 @@ __all__ = [
     "ID",
     "MAX_NUMBER",
     "NUMBER",
+    "PLAIN_EVENT",
+    "PLAIN_RESPONSE",
     "RESPONSE_END",
     "RESPONSE_HEAD",
     "RESPONSE_TAIL",
@@ -72,6 +74,18 @@ EVENT_HEAD = re.compile(
 )
 """Everything up to the params, which do not go through lxml: they are signed as the exact bytes received."""
 
+# What needs no XML to be read: letters, digits and signs that stand for themselves in attributes and in text.
+_PLAIN = rb"([0-9A-Za-z._:/+-]*)"
+
+PLAIN_EVENT = re.compile(
+    rb'<\?xml version="1\.0"\?>\n<event version="2" node="' + _PLAIN + rb'" kind="(call|message|control)" sent="('
+    + NUMBER + rb')" ttl="(' + NUMBER + rb')" reply="' + _PLAIN + rb'"><id>(' + ID + rb")</id><token>(" + TOKEN
+    + rb")</token><category>" + _PLAIN + rb"</category><service>" + _PLAIN + rb"</service><params><!\[CDATA\["
+)  # fmt: skip
+"""A subset of EVENT_HEAD, up to the first byte of the params: what our own writer makes of plain names. Its groups are
+what lxml would give, at a third of the cost; and lxml lets go of the interpreter for each document, and then waits
+until it gets it back from whichever thread took it."""
+
 EVENT_END = b"]]></params></event>"
 EVENT_TAIL = re.compile(rb"\]\]></params>" + _ + b"</event>" + _ + rb"\Z")
 
@@ -107,6 +121,12 @@ RESPONSE_HEAD = re.compile(
     + b")"
 )
 """Up to the message, which does not go through lxml; or the whole of a reply that is a fault."""
+
+PLAIN_RESPONSE = re.compile(
+    rb'<\?xml version="1\.0"\?>\n<response version="2"><id>(' + ID + rb")</id><token>(" + TOKEN
+    + rb")</token><status>ok</status><message><!\[CDATA\["
+)  # fmt: skip
+"""A subset of RESPONSE_HEAD, up to the first byte of the message; see PLAIN_EVENT."""
 
 RESPONSE_END = b"]]></message></response>"
 RESPONSE_TAIL = re.compile(rb"\]\]></message>" + _ + b"</response>" + _ + rb"\Z")

@@ -25,6 +25,7 @@ from servicebus.wire.xmlcodec import (
     encode_json,
     encode_reply,
 )
+from servicebus.wire.xmlshape import PLAIN_EVENT, PLAIN_RESPONSE
 
 UNTIMED = settings(deadline=None)  # other processes may have the cores
 MAX_BYTES = 1_000_000
@@ -72,6 +73,31 @@ def test_every_envelope_survives_the_round_trip_and_verifies(envelope: Envelope)
     read = decode_envelope(signed(envelope), MAX_BYTES)
     assert replace(read, token="") == envelope
     KEYS.verify_envelope(read)
+
+
+PLAIN_NAMES = st.from_regex(r"[0-9A-Za-z_:/+-]{1,20}", fullmatch=True)
+
+
+@UNTIMED
+@given(ENVELOPES, PLAIN_NAMES, PLAIN_NAMES, PLAIN_NAMES)
+def test_plain_documents_are_read_as_lxml_reads_them(envelope: Envelope, node: str, category: str, name: str) -> None:
+    for each in (envelope, replace(envelope, node=node, category=category, service=name, reply=DIRECT_REPLY_TO)):
+        body = signed(each)
+        through_lxml = body.replace(b"<event ", b"<event  ", 1)
+        assert PLAIN_EVENT.match(through_lxml) is None
+        assert decode_envelope(body, MAX_BYTES) == decode_envelope(through_lxml, MAX_BYTES)
+    assert PLAIN_EVENT.match(body) is not None
+
+
+@UNTIMED
+@given(IDS, ANY_TEXT)
+def test_plain_replies_are_read_as_lxml_reads_them(id: str, text: str) -> None:
+    payload = encode_json(text)
+    body = encode_reply(Reply(id, KEYS.sign_reply("token", id, "ok", payload, None), "ok", payload))
+    through_lxml = body.replace(b"<response ", b"<response  ", 1)
+    assert PLAIN_RESPONSE.match(body) is not None
+    assert PLAIN_RESPONSE.match(through_lxml) is None
+    assert decode_reply(body, MAX_BYTES) == decode_reply(through_lxml, MAX_BYTES)
 
 
 @UNTIMED
