@@ -13,6 +13,8 @@ PARTS = {
     "calls": "benchmarks.suite.parts.calls",
     "messages": "benchmarks.suite.parts.messages",
     "workers": "benchmarks.suite.parts.workers",
+    "logs": "benchmarks.suite.parts.logs",
+    "footprint": "benchmarks.suite.parts.footprint",
     "fleet": "benchmarks.suite.parts.fleet",
     "storm": "benchmarks.suite.parts.storm",
 }

@@ -47,12 +47,16 @@ def command(peer: Peer, role: str) -> list[str]:
     variant = [peer.variant] if peer.variant else []
     if peer.program.endswith(".c"):
         return [str(_compiled(PROGRAMS / peer.program)), role, *variant]
-    python = peer.python or (_interpreter(peer.venv) if peer.venv else Path(sys.executable))
+    python = peer.python or (interpreter(peer.venv) if peer.venv else Path(sys.executable))
     return [str(python), str(PROGRAMS / peer.program), role, *variant]
 
 
-def _interpreter(name: str) -> Path:
-    """That of the virtual environment made from requirements/NAME.txt."""
+def interpreter(name: str) -> Path:
+    """That of the virtual environment made from requirements/NAME.txt.
+
+    Raises:
+        Missing: it cannot be made here.
+    """
     requirements = PROGRAMS / "requirements" / f"{name}.txt"
     folder = HOME / name
     stamp, wanted = folder / ".installed", _fingerprint(requirements)
