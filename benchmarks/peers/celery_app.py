@@ -45,7 +45,7 @@ class Client(common.Client):
         """By the first call."""
 
     def call(self) -> Any:
-        return self.start().get(timeout=30)
+        return self.start().get(timeout=common.LIMIT_S or 30)
 
     def start(self) -> Any:
         return add.delay(self.params)

@@ -46,7 +46,7 @@ def server() -> None:
 
 class Client(common.Client):
     def connect(self) -> None:
-        self.proxy = ClusterRpcProxy(CONFIG)
+        self.proxy = ClusterRpcProxy(CONFIG, timeout=common.LIMIT_S)
         self.rpc = self.proxy.start()
         self.dispatch = event_dispatcher(CONFIG)
 

@@ -45,7 +45,8 @@ def server() -> None:
 
 class Client(common.Client):
     def connect(self) -> None:
-        self.rpc = oslo_messaging.get_rpc_client(transport(), oslo_messaging.Target(topic=TOPIC))
+        target = oslo_messaging.Target(topic=TOPIC)
+        self.rpc = oslo_messaging.get_rpc_client(transport(), target, timeout=common.LIMIT_S)
 
     def call(self) -> Any:
         return self.rpc.call({}, "add", params=self.params)

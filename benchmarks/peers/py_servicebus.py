@@ -57,7 +57,7 @@ class Client(common.Client):
         return self.ask(self.sender)
 
     def ask(self, sender: Sender) -> int:
-        return int(sender.call(f"{NODE}.math.add", self.params)[1])
+        return int(sender.call(f"{NODE}.math.add", self.params, common.LIMIT_S or 300)[1])
 
     def prepare(self, phase: str, width: int) -> None:
         self.senders = [Sender(configuration()) for _ in range(width)]

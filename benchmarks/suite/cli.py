@@ -14,6 +14,7 @@ PARTS = {
     "messages": "benchmarks.suite.parts.messages",
     "workers": "benchmarks.suite.parts.workers",
     "logs": "benchmarks.suite.parts.logs",
+    "failover": "benchmarks.suite.parts.failover",
     "footprint": "benchmarks.suite.parts.footprint",
     "fleet": "benchmarks.suite.parts.fleet",
     "storm": "benchmarks.suite.parts.storm",

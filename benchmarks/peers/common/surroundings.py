@@ -14,6 +14,8 @@ HOSTS = [
 HOST, PORT = HOSTS[0]
 USER = PASSWORD = "guest"
 SECRET = "secret token"
+LIMIT_S = 10.0 if len(HOSTS) > 1 else None
+"""How long a call may take where brokers die under it; elsewhere whatever the peer does by default."""
 WIDTH = int(os.environ.get("PEER_WIDTH", "64"))
 """So many calls are kept in flight."""
 FOLDER = Path(os.environ.get("PEER_FOLDER", "."))
