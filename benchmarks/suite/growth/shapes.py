@@ -1,7 +1,7 @@
 """The shape of a curve: flat, linear or other, and where it breaks. Pure.
 
 A point is what a call cost when there were x of something. Flat is what stays within a tolerance of its middle; linear
-is ``a + b x`` that no point misses by more than the tolerance. The tolerance is a fifth, or more where the rounds of a
+is ``a + b x`` that no point misses by more than the tolerance. The tolerance is 15 %, or more where the rounds of a
 point differ by more than that: noise is not to become a shape.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from benchmarks.suite.spread import Spread, number
 
-TOLERANCE = 0.2
+TOLERANCE = 0.15
 _WIDEST = 0.5
 
 Points = Sequence[tuple[float, Spread]]
@@ -71,7 +71,7 @@ def shape(points: Points, failed: Sequence[float] = ()) -> Shape:
 
 
 def tolerance_of(points: Points) -> float:
-    """A fifth, or as much as the rounds of a typical point lie from their middle; never more than a half."""
+    """15 %, or as much as the rounds of a typical point lie from their middle; never more than a half."""
     noise = statistics.median((spread.high - spread.low) / 2 / spread.median for _, spread in points)
     return min(_WIDEST, max(TOLERANCE, noise))
 
