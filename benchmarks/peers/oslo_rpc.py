@@ -1,8 +1,8 @@
 """oslo.messaging over its rabbit driver (kombu), threading executor.
 
 ``threads`` share one RPCClient. Messages: ``cast`` on durable queues (amqp_durable_queues; off by default), persistent,
-confirms on (the driver's own), acked before the handling, as RPC servers of oslo.messaging do. Several brokers are one
-URL with all of them, of which one is used at a time.
+confirms on (the driver's own), acked before the handling, as RPC servers of oslo.messaging do.
+It takes several hosts, shuffles them at every start and uses one: they must be a cluster.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ TOPIC = "oslo_adder"
 def transport() -> Any:
     configuration = cfg.CONF  # the options of tracing live only in the global one
     configuration([])
-    hosts = ",".join(f"{common.USER}:{common.PASSWORD}@{host}:{port}" for host, port in common.HOSTS)
-    made = oslo_messaging.get_rpc_transport(configuration, url=f"rabbit://{hosts}/")
+    made = oslo_messaging.get_rpc_transport(configuration, url=common.url("rabbit", ""))
     configuration.set_override("amqp_durable_queues", True, "oslo_messaging_rabbit")
     configuration.set_override("rpc_conn_pool_size", common.WIDTH, "oslo_messaging_rabbit")
     return made
@@ -45,8 +44,7 @@ def server() -> None:
 
 class Client(common.Client):
     def connect(self) -> None:
-        target = oslo_messaging.Target(topic=TOPIC)
-        self.rpc = oslo_messaging.get_rpc_client(transport(), target, timeout=common.LIMIT_S)
+        self.rpc = oslo_messaging.get_rpc_client(transport(), oslo_messaging.Target(topic=TOPIC))
 
     def call(self) -> Any:
         return self.rpc.call({}, "add", params=self.params)

@@ -12,6 +12,8 @@ from benchmarks.suite.settings import ROOT, Settings
 PROGRAMS = ROOT / "benchmarks" / "peers"
 OURS = "servicebus"
 FLOOR = "C floor"
+NUROPB = "nuropb"
+RAW_PIKA = ("pika select", "pika blocking")
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ ALL = (
     Peer("nameko", "nameko_rpc.py", "rpc-nameko_adder", "nameko", "", ("futures", "threads"), many_hosts=True),
     Peer("FastStream", "faststream_rabbit.py", "faststream_add", "aio", "", ("tasks",), WINDOWED),
     Peer("Celery", "celery_app.py", "celery_queue", "celery", "prefork", ("futures", "threads"), many_hosts=True),
-    Peer("oslo.messaging", "oslo_rpc.py", "oslo_adder", "oslo", "", ("threads",), many_hosts=True),
+    Peer("oslo.messaging", "oslo_rpc.py", "oslo_adder", "oslo", "", ("threads",)),
     Peer("py-servicebus 2.19", "py_servicebus.py", "servicebus_node", "py_servicebus", "", ("threads",), ("e2e",),
          confirms=False, in_flight_by_size=False, many_hosts=True),
     Peer("dramatiq", "dramatiq_work.py", "dramatiq_work", "dramatiq", "", ()),

@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.suite.spread import Spread, cell, number
 
 Found = Mapping[str, Any]
+Reader = Callable[[Found], "float | None"]
 
 
 def names(document: Found) -> list[str]:
@@ -15,12 +16,18 @@ def names(document: Found) -> list[str]:
     return list(dict.fromkeys(result["name"] for result in document["results"]))
 
 
-def over_rounds(document: Found, name: str, read: Callable[[Found], float | None]) -> Spread | None:
+def over_rounds(document: Found, name: str, read: Reader) -> Spread | None:
     """What *read* finds in the visits of one peer."""
     return Spread.of(read(result) for result in document["results"] if result["name"] == name)
 
 
-def field(phase: str, key: str = "rate") -> Callable[[Found], float | None]:
+def by_round(document: Found, name: str, read: Reader) -> dict[int, float]:
+    """The same, by the number of the round."""
+    found = {result["round"]: read(result) for result in document["results"] if result["name"] == name}
+    return {number: value for number, value in found.items() if value is not None}
+
+
+def field(phase: str, key: str = "rate") -> Reader:
     """Reads one number of a phase."""
     return lambda result: result.get("phases", {}).get(phase, {}).get(key)
 
@@ -30,7 +37,7 @@ def rates(document: Found, phase: str) -> dict[str, Spread | None]:
     return {name: over_rounds(document, name, field(phase)) for name in names(document)}
 
 
-def cpu_us(phase: str, who: str) -> Callable[[Found], float | None]:
+def cpu_us(phase: str, who: str) -> Reader:
     """Reads what one call or message of a phase costs the client, the server or the broker, in microseconds."""
 
     def read(result: Found) -> float | None:

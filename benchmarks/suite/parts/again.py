@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from benchmarks.suite import cli
+from benchmarks.suite.goals import write
 from benchmarks.suite.results import load, publish
 from benchmarks.suite.settings import RESULTS
 
@@ -20,8 +21,5 @@ def command(results: Path) -> None:
         if found is not None:
             publish(found, results, cli.part(name).report(found))
             click.echo(f"{name}: {results / name}.md")
-    write_goals(results)
-
-
-def write_goals(folder: Path | str | None) -> None:
-    """The table of what was promised, from the parts that were measured."""
+    if (goals := write(results)) is not None:
+        click.echo(goals.markdown())

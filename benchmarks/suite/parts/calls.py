@@ -11,8 +11,9 @@ import click
 from benchmarks.suite import against as against_settings
 from benchmarks.suite.charts import Bars
 from benchmarks.suite.environment import usable
-from benchmarks.suite.peers import OURS, Peer, chosen, known
-from benchmarks.suite.readings import cpu_us, failures, field, names, noise, over_rounds, phase_cell, rates
+from benchmarks.suite.goals import Goal, at_least, ratios
+from benchmarks.suite.peers import ALL, FLOOR, NUROPB, OURS, RAW_PIKA, Peer, chosen, known
+from benchmarks.suite.readings import Reader, cpu_us, failures, field, names, noise, over_rounds, phase_cell, rates
 from benchmarks.suite.results import Report, document, keep
 from benchmarks.suite.rounds import Turn, interleaved
 from benchmarks.suite.settings import Settings, shared_options
@@ -98,6 +99,38 @@ def report(found: dict[str, Any]) -> Report:
     ]
     notes = [_what(), *(f"- {line}" for line in failures(found)), noise(found)]
     return Report("Calls", tables, charts, notes)
+
+
+def goals(found: dict[str, Any]) -> list[Goal]:
+    """One caller, 64 in flight, 64 threads, params of 100 KB."""
+    one = field(ONE)
+    made = _against_wires(found, "one caller", (OURS, one), ONE, {NUROPB: 1.4, "raw pika": 1.05, FLOOR: 0.6})
+    futures = (OURS, field("futures"))
+    made += _against_wires(found, "in flight", futures, "", {NUROPB: 2.5, "raw pika": 1.7, FLOOR: 0.45})
+    threads = (OURS, field("threads"))
+    made += _against_wires(found, "threads", threads, "", {NUROPB: 1.5})
+    others = [peer for peer in ALL if peer.is_framework and peer.name != OURS]
+    rivals = [(peer.name, field("threads")) for peer in others if "threads" in peer.idioms]
+    best_rival, times_as_fast = ratios(found, threads, rivals)
+    made.append(at_least("threads", f"the best other framework with threads ({best_rival or '-'})", 5, times_as_fast))
+    long = field(f"{ONE} 100 KB")
+    best_rival, times_as_fast = ratios(found, (OURS, long), [(peer.name, long) for peer in others])
+    made.append(at_least("100 KB", f"the best framework ({best_rival or '-'})", 1.2, times_as_fast))
+    return made
+
+
+def _against_wires(
+    found: dict[str, Any], row: str, ours: tuple[str, Reader], phase: str, limits: dict[str, float]
+) -> list[Goal]:
+    """Against those of *limits*, raw pika being the better of its two; without a *phase* in the idiom of each."""
+    made = []
+    for who, limit in limits.items():
+        peers = [known(name) for name in RAW_PIKA] if who == "raw pika" else [known(who)]
+        theirs = [(peer.name, field(phase or peer.best_idiom or "")) for peer in peers]
+        best_one, times_as_fast = ratios(found, ours, theirs)
+        label = f"raw pika ({best_one or '-'})" if who == "raw pika" else who
+        made.append(at_least(row, label, limit, times_as_fast))
+    return made
 
 
 def _what() -> str:

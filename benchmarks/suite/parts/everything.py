@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 import click
 
 from benchmarks.suite import cli
-from benchmarks.suite.parts.again import write_goals
+from benchmarks.suite.goals import write
+from benchmarks.suite.settings import RESULTS
 
 
 @click.command("all")
-@click.option("--results", type=click.Path(path_type=str), help="Folder.")
-@click.pass_context
-def command(ctx: click.Context, results: str | None) -> None:
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Folder.")
+def command(results: Path) -> None:
     """Every part with its defaults, one after the other, then the goals."""
-    folder = ["--results", results] if results else []
     for name in cli.PARTS:
-        cli.part(name).command.main([*folder], prog_name=f"bench {name}", standalone_mode=False)
-    write_goals(folder[1] if folder else None)
+        started = time.monotonic()
+        cli.part(name).command.main(["--results", str(results)], prog_name=f"bench {name}", standalone_mode=False)
+        click.echo(f"bench: {name} took {time.monotonic() - started:.0f} s", err=True)
+    if (goals := write(results)) is not None:
+        click.echo(goals.markdown())

@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from benchmarks.suite.environment import Missing, interpreter
+from benchmarks.suite.goals import Goal, at_least, ratios
 from benchmarks.suite.peers import PROGRAMS
 from benchmarks.suite.readings import failures, names, over_rounds
 from benchmarks.suite.results import Report, document, keep
@@ -28,6 +29,7 @@ from benchmarks.suite.tables import Table
 OURS, ONE, THEIRS = "servicebus", "servicebus, 1 process", "py-servicebus 2.19"
 PROCESSES = 8
 RECORDS = 50_000
+WANTED_PER_S = 40_000
 _THEIR_RECORDS = 10_000
 """At full speed, of which most are lost."""
 _SLOWEST = 500.0
@@ -154,3 +156,17 @@ def report(found: dict[str, Any]) -> Report:
         *(f"- {line}" for line in failures(found)),
     ]
     return Report("Log records", [Table("Log records through to the file", columns, rows)], [], notes)
+
+
+def goals(found: dict[str, Any]) -> list[Goal]:
+    """So many a second and none lost; and beside py-servicebus without loss."""
+    rate, lost = (over_rounds(found, OURS, of_ours("many", key)) for key in ("records_per_s", "lost"))
+    rate_goal = lost_goal = None
+    if rate is not None and lost is not None:
+        rate_goal, lost_goal = rate.median >= WANTED_PER_S, lost.high == 0
+    _, times_as_fast = ratios(found, (OURS, of_ours("many", "records_per_s")), [(THEIRS, per_second("lossless"))])
+    return [
+        Goal("logs", "records/s", f"{WANTED_PER_S:,}", cell(rate), rate_goal),
+        Goal("logs", "lost", "none", cell(lost), lost_goal),
+        at_least("logs", f"{THEIRS} at equal loss", 5, times_as_fast),
+    ]

@@ -11,7 +11,8 @@ import click
 from benchmarks.suite import against as against_settings
 from benchmarks.suite.charts import Bars
 from benchmarks.suite.environment import usable
-from benchmarks.suite.peers import OURS, Peer, chosen, known
+from benchmarks.suite.goals import Goal, at_least, ratios
+from benchmarks.suite.peers import ALL, FLOOR, OURS, RAW_PIKA, Peer, chosen, known
 from benchmarks.suite.readings import cpu_us, failures, field, names, noise, over_rounds, phase_cell, rates
 from benchmarks.suite.results import Report, document, keep
 from benchmarks.suite.rounds import Turn, interleaved
@@ -73,6 +74,24 @@ def report(found: dict[str, Any]) -> Report:
         noise(found),
     ]
     return Report("Messages", tables, charts, notes)
+
+
+def goals(found: dict[str, Any]) -> list[Goal]:
+    """End to end, and published with many unconfirmed."""
+    through, windowed = field("e2e"), field("pubw")
+    rivals = [peer.name for peer in ALL if peer.is_framework and peer.confirms and peer.name != OURS]
+    compared = (
+        ("end to end", through, "the best confirming framework", rivals, 4.0),
+        ("end to end", through, "raw pika", RAW_PIKA, 1.3),
+        ("end to end", through, FLOOR, [FLOOR], 0.55),
+        ("publish", windowed, FLOOR, [FLOOR], 0.55),
+    )
+    made = []
+    for row, read, label, others, limit in compared:
+        best, times_as_fast = ratios(found, (OURS, read), [(name, read) for name in others])
+        label = label if label == FLOOR else f"{label} ({best or '-'})"
+        made.append(at_least(row, label, limit, times_as_fast))
+    return made
 
 
 def _rates(found: dict[str, Any], shown: Sequence[str]) -> Table:

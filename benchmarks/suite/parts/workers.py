@@ -10,12 +10,13 @@ import click
 
 from benchmarks.suite.charts import Bars
 from benchmarks.suite.environment import usable
+from benchmarks.suite.goals import Goal, ratios
 from benchmarks.suite.peers import FLOOR, SERVICEBUS, Peer, chosen, known
 from benchmarks.suite.readings import Found, cpu_us, failures, field, names, noise, over_rounds, phase_cell, rates
 from benchmarks.suite.results import Report, document, keep
 from benchmarks.suite.rounds import Turn, interleaved
 from benchmarks.suite.settings import Settings, shared_options
-from benchmarks.suite.spread import cell, times
+from benchmarks.suite.spread import NOT_MEASURED, cell, times
 from benchmarks.suite.tables import Table
 from benchmarks.suite.visit import Visit
 from servicebus.testing import Broker, brokers
@@ -23,6 +24,8 @@ from servicebus.testing import Broker, brokers
 COUNT = 2
 OURS = f"servicebus, {COUNT} workers"
 IN_FLIGHT = "futures"
+NEAR = 0.85
+FULL_CORES = 0.95
 
 
 @click.command("workers")
@@ -90,3 +93,16 @@ def report(found: dict[str, Any]) -> Report:
         noise(found),
     ]
     return Report("Workers", [table], [Bars("64 in flight of each client", "calls/s", rates(found, IN_FLIGHT))], notes)
+
+
+def goals(found: dict[str, Any]) -> list[Goal]:
+    """Within 15 % of the floor, or the broker has a core full."""
+    read = field(IN_FLIGHT)
+    _, times_as_fast = ratios(found, (OURS, read), [(FLOOR, read)])
+    cores = over_rounds(found, OURS, broker_cores(IN_FLIGHT))
+    wanted = f"{NEAR:g} x, or the broker's core full"
+    if times_as_fast is None or cores is None:
+        return [Goal("workers", FLOOR, wanted, NOT_MEASURED, None)]
+    is_met = times_as_fast.median >= NEAR or cores.median >= FULL_CORES
+    text = f"{times_as_fast.median:.2f} x, the broker using {cores.median:.2f} cores"
+    return [Goal("workers", FLOOR, wanted, text, is_met)]
