@@ -10,8 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.suite import against, goals, results
 from benchmarks.suite.parts import calls, failover, logs, messages, workers
@@ -22,6 +21,7 @@ from benchmarks.suite.settings import Settings
 from benchmarks.suite.spread import NOT_MEASURED, Spread, cell, number, ratio
 from benchmarks.suite.tables import Table
 
+ROOT = Path(__file__).resolve().parents[2]
 RATES = {OURS: (10.0, 20.0, 30.0), "slow": (5.0, 10.0, 10.0), "fast": (40.0, 40.0, 40.0)}
 
 
