@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.suite.peers import OURS
 from benchmarks.suite.spread import Spread, number
 
 _INCHES_WIDE = 9.0
@@ -37,7 +38,9 @@ class Bars:
             [spread.median - spread.low for spread in spreads],
             [spread.high - spread.median for spread in spreads],
         ]
-        axes.barh(names, medians, xerr=errors, capsize=2, color=["C0", *["0.7"] * (len(names) - 1)])
+        axes.barh(
+            names, medians, xerr=errors, capsize=2, color=["C0" if name.startswith(OURS) else "0.7" for name in names]
+        )
         for index, spread in enumerate(spreads):
             axes.text(spread.high, index, f"  {number(spread.median)}", va="center", fontsize=8)
         axes.invert_yaxis()

@@ -19,7 +19,7 @@ class Settings:
     """How long to measure, whom, and where the results go."""
 
     rounds: int = 3
-    seconds: float = 1.5
+    seconds: float = 1.0
     only: tuple[str, ...] = ()
     patience_s: float = 5.0
     results: Path = RESULTS
@@ -30,7 +30,7 @@ class Settings:
         return not self.only or any(word.lower() in name.lower() for word in self.only)
 
 
-def shared_options(*, rounds: int = 3, seconds: float = 1.5) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def shared_options(*, rounds: int = 3, seconds: float = 1.0) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """The options of every part; the command gets them as one `Settings`."""
 
     options = (

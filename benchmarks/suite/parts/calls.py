@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from benchmarks.suite import against as against_settings
-from benchmarks.suite.charts import Bars
+from benchmarks.suite.charts import Bars, Curves
 from benchmarks.suite.environment import usable
 from benchmarks.suite.goals import Goal, at_least, ratios
 from benchmarks.suite.peers import ALL, FLOOR, NUROPB, OURS, RAW_PIKA, Peer, chosen, known
@@ -96,6 +96,7 @@ def report(found: dict[str, Any]) -> Report:
         Bars("One caller", "calls/s", rates(found, ONE)),
         Bars("64 in flight, the fastest way of each", "calls/s", {name: best(found, name) for name in shown}),
         Bars("64 threads", "calls/s", rates(found, "threads")),
+        Curves("One caller, by the length of the params", "bytes", "calls/s", _by_size(found, shown), log_y=True),
     ]
     notes = [_what(), *(f"- {line}" for line in failures(found)), noise(found)]
     return Report("Calls", tables, charts, notes)
@@ -174,6 +175,14 @@ def _sizes(found: dict[str, Any], shown: Sequence[str], title: str, phase: str) 
         ]
         rows.append([name, *(cell(spread) for spread in spreads)])
     return Table(f"Calls per second by the length of the params: {title}", ["", *SIZES], rows)
+
+
+def _by_size(found: dict[str, Any], shown: Sequence[str]) -> dict[str, list[tuple[float, Spread]]]:
+    lines = {}
+    for name in shown:
+        points = [(size, over_rounds(found, name, field(f"{ONE} {label}"))) for label, size in SIZES.items()]
+        lines[name] = [(float(size), spread) for size, spread in points if spread is not None]
+    return {name: points for name, points in lines.items() if points}
 
 
 def _cpu(found: dict[str, Any], shown: Sequence[str]) -> Table:

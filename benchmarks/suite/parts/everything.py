@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from pathlib import Path
 
 import click
@@ -16,9 +17,16 @@ from benchmarks.suite.settings import RESULTS
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Folder.")
 def command(results: Path) -> None:
     """Every part with its defaults, one after the other, then the goals."""
+    failed = []
     for name in cli.PARTS:
         started = time.monotonic()
-        cli.part(name).command.main(["--results", str(results)], prog_name=f"bench {name}", standalone_mode=False)
+        try:
+            cli.part(name).command.main(["--results", str(results)], prog_name=f"bench {name}", standalone_mode=False)
+        except Exception:  # the other parts are worth their time all the same
+            traceback.print_exc()
+            failed.append(name)
         click.echo(f"bench: {name} took {time.monotonic() - started:.0f} s", err=True)
     if (goals := write(results)) is not None:
         click.echo(goals.markdown())
+    if failed:
+        raise click.ClickException(f"failed: {', '.join(failed)}")

@@ -160,7 +160,8 @@ def report(found: dict[str, Any]) -> Report:
 def _own(found: dict[str, Any]) -> Table:
     rows = []
     for figure in found["figures"]:
-        values = [f"{figure[key]:.3f}" if key in figure else cell(None) for key in ("median", "p99", "max")]
+        digits = ".3f" if figure["unit"] else "g"
+        values = [format(figure[key], digits) if key in figure else cell(None) for key in ("median", "p99", "max")]
         rows.append([figure["name"], str(len(figure["samples"])), *values, figure["goal"], figure["verdict"]])
     title = f"{OURS}: every fault, {found['repetitions']} times each (seconds, or counts)"
     return Table(title, ["", "n", "median", "p99", "max", "goal", "verdict"], rows)
