@@ -22,7 +22,7 @@ from benchmarks.suite.rounds import Turn
 from servicebus.sender import Sender
 from servicebus.testing import Broker, brokers
 
-ONE, MANY = "one caller", f"{WIDTH} in flight"
+ONE, MANY, TO_ONE = "one caller", f"{WIDTH} in flight", f"{WIDTH} in flight to one"
 SERVICES = (1, 10, 100, 1000)
 HOSTS = (1, 2, 4, 8)
 CALLERS = (1, 4, 16, 64, 256)
@@ -99,7 +99,7 @@ def services(stage: Stage) -> list[Turn]:
     for count, node in zip(SERVICES, nodes, strict=True):
         asks = [(node.address(name), *ADD) for name in names[count]]
         turns += stage.both("services", count, [node], sender, asks)
-        turns.append(stage.turn("services", count, f"{MANY}, to one", [node], in_flight(sender, asks[:1])))
+        turns.append(stage.turn("services", count, TO_ONE, [node], in_flight(sender, asks[:1])))
     return turns
 
 
@@ -193,15 +193,14 @@ class Curve:
     note: str = ""
 
 
+_TO_ALL = "Calls go to all of them in turn; *to one*: the others are only there."
 CURVES = {
-    "services": Curve(
-        "services of the node", services, "Calls go to all of them in turn; *to one*: the others are only there."
-    ),
+    "services": Curve("services of the node", services, _TO_ALL),
     "hosts": Curve("hosts of the node, a worker and a broker each", hosts, "Calls take the first."),
     "callers": Curve(
         "threads that call, on one Sender", callers, "Microseconds on the clock, of all threads together."
     ),
-    "nodes": Curve("nodes on one broker", nodes, "Calls go to all of them in turn."),
+    "nodes": Curve("nodes on one broker", nodes, _TO_ALL),
     "params": Curve(
         "bytes of params", params, f"In flight are {WIDTH} calls, or as many as have {MOST_BYTES_IN_FLIGHT:,} bytes."
     ),
