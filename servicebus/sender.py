@@ -107,8 +107,11 @@ class Sender:
             CallInterrupted: its path died, and whether it ran is unknown.
             CallTimeout: the deadline passed.
         """
-        future = self.call_async(target, params, timeout, reverse, resend=resend, hedge_after=hedge_after)
-        return _wait(future)  # type: ignore[no-any-return]
+        address, limit_s = self._parse(target, timeout)
+        life, request = self._make(
+            address, Kind.CALL, params, limit_s, resend=resend, reverse=reverse, hedge_after=hedge_after
+        )
+        return life.engine.ask(request)  # type: ignore[no-any-return]
 
     def call_async(
         self,
@@ -122,10 +125,10 @@ class Sender:
     ) -> Future[Any]:
         """The same without waiting: a Future of ``(event id, result)``.
 
-        Its callbacks run in the I/O thread. Cancelling it tells the node that nobody waits any more.
+        Its callbacks run in the thread that reads the answers: the I/O thread, or a caller's that waits for its own.
+        They must not wait for another answer (LifecycleError). Cancelling it tells the node that nobody waits any more.
         """
-        address = Address.parse(target)
-        limit_s = self._limit_s(address, self._config.call_timeout if timeout is None else timeout)
+        address, limit_s = self._parse(target, timeout)
         return self._ask(address, Kind.CALL, params, limit_s, resend=resend, reverse=reverse, hedge_after=hedge_after)
 
     # -- messages ------------------------------------------------------------------------------------------------
@@ -156,7 +159,8 @@ class Sender:
             OutboxFull, OutboxUnavailable: with an outbox; nothing was sent.
             SendUnconfirmed: it was published, but no broker confirmed it in time; whether it is stored is unknown.
         """
-        return _wait(self.send_async(target, params, timeout, delay=delay, expires=expires))  # type: ignore[no-any-return]
+        life, request = self._make_message(target, params, timeout, delay, expires)
+        return life.engine.ask(request)  # type: ignore[no-any-return]
 
     def send_async(
         self,
@@ -168,15 +172,9 @@ class Sender:
         expires: float | None = None,
     ) -> Future[Any]:
         """The same without waiting: a Future of the Receipt."""
-        address = Address.parse(target)
-        limit_s = self._config.send_timeout if timeout is None else timeout
-        if not delay and expires is None and self._outbox_path is None:
-            return self._ask(address, Kind.MESSAGE, params, limit_s)
-        post = make_post(delay, expires, self._config.token_max_age, time.time())
-        self._current().need_outbox()
-        return self._ask(
-            address, Kind.MESSAGE, params, limit_s if expires is None else min(limit_s, expires), post=post
-        )
+        life, request = self._make_message(target, params, timeout, delay, expires)
+        life.engine.submit(request)
+        return request.future
 
     # -- pings ---------------------------------------------------------------------------------------------------
 
@@ -211,7 +209,29 @@ class Sender:
         """How long a call that is made now may take."""
         return timeout_s
 
-    def _ask(
+    def _parse(self, target: str, timeout: float | None) -> tuple[Address, float]:
+        address = Address.parse(target)
+        return address, self._limit_s(address, self._config.call_timeout if timeout is None else timeout)
+
+    def _ask(self, address: Address, kind: Kind, params: Any, timeout_s: float, **how: Any) -> Future[Any]:
+        life, request = self._make(address, kind, params, timeout_s, **how)
+        life.engine.submit(request)
+        return request.future
+
+    def _make_message(
+        self, target: str, params: Any, timeout: float | None, delay: float, expires: float | None
+    ) -> tuple[Life, Request]:
+        address = Address.parse(target)
+        limit_s = self._config.send_timeout if timeout is None else timeout
+        if not delay and expires is None and self._outbox_path is None:
+            return self._make(address, Kind.MESSAGE, params, limit_s)
+        post = make_post(delay, expires, self._config.token_max_age, time.time())
+        self._current().need_outbox()
+        return self._make(
+            address, Kind.MESSAGE, params, limit_s if expires is None else min(limit_s, expires), post=post
+        )
+
+    def _make(
         self,
         address: Address,
         kind: Kind,
@@ -223,7 +243,8 @@ class Sender:
         pinned: Link | None = None,
         hedge_after: float | None = None,
         post: Post | None = None,
-    ) -> Future[Any]:
+    ) -> tuple[Life, Request]:
+        """A request that is sealed and numbered, and whose life it belongs to. Nothing is sent yet."""
         life = self._current()
         event_id = 0 if kind is Kind.CONTROL else next(life.count)
         wire_id = make_id(life.incarnation, event_id) if event_id else make_id(os.urandom(8).hex(), 1)
@@ -247,8 +268,7 @@ class Sender:
         )
         future = request.future
         future.wire_id, future.on_cancel = wire_id, life.give_up
-        life.engine.submit(request)
-        return future
+        return life, request
 
     def _count_pongs(self, node: str, timeout_s: float, pins: Sequence[Link | None]) -> int:
         """Over how many of *pins* an agent answers; None stands for the path that a call would take."""
@@ -275,16 +295,6 @@ class Sender:
             if self._life is None:
                 self._life = Life(self._config, self._keyring, self._outbox_path)
             return self._life
-
-
-def _wait(future: Future[Any]) -> Any:
-    try:
-        return future.result()
-    except BaseException:
-        future.cancel()  # of no effect on one that has ended; else the caller is interrupted, and has given up
-        raise
-    finally:
-        del future  # an error's traceback refers to this frame, and the frame to the error
 
 
 def _renew_lock_in_child() -> None:

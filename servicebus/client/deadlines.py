@@ -33,8 +33,7 @@ class Deadlines:
 
     def forget_done(self, unfinished: int) -> None:
         """Drop what is done, now and then: answered requests would else stay in memory until their deadline."""
-        if not unfinished:
-            self._heap.clear()
-        elif len(self._heap) > 2 * unfinished + _SLACK:
+        # Asked each of them, since a request may be known here only: its thread was interrupted as it moved it.
+        if not unfinished or len(self._heap) > 2 * unfinished + _SLACK:
             self._heap = [entry for entry in self._heap if not entry[2].is_done]
             heapq.heapify(self._heap)

@@ -4,7 +4,7 @@ Theory of operation. A request is either *travelling* (published on a link), *wa
 done (`roster`). Whatever changes the picture moves requests between these: a link that comes up, goes down or blocks,
 and a path that dies or lives (here), a reply, a confirm or a return (`answers`); a tick looks after what nobody
 announces (`ticker`). How a request finds its way is in `carrier`.
-Everything here runs in the client loop's thread but ``submit()``, ``status()`` and ``close()``.
+Everything here runs in the thread that turns the client loop but ``ask()``, ``submit()``, ``status()`` and ``close()``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
+from threading import get_ident
 from typing import Any
 
 from servicebus.client.answers import Answers
@@ -34,8 +36,8 @@ from servicebus.client.ticker import Ticker
 from servicebus.client.version import Version, Version2
 from servicebus.client.watch import PathWatch
 from servicebus.configuration import Configuration
-from servicebus.errors import CallError, NoBrokerAvailable
-from servicebus.transport.loop import EventLoop
+from servicebus.errors import CallError, LifecycleError, NoBrokerAvailable
+from servicebus.transport.sharedloop import SharedLoop
 from servicebus.wire.signing import Keyring
 
 LOG = logging.getLogger(__name__)
@@ -44,7 +46,7 @@ LOG = logging.getLogger(__name__)
 class Engine:
     """The machinery behind one Sender in one process."""
 
-    def __init__(self, loop: EventLoop, config: Configuration, keyring: Keyring):
+    def __init__(self, loop: SharedLoop, config: Configuration, keyring: Keyring):
         self._loop = loop
         self._links: list[Link] = []
         self._roster = Roster()
@@ -71,6 +73,26 @@ class Engine:
         return f"<Engine {self._roster!r} links={self._links}>"
 
     # -- for any thread ----------------------------------------------------------------------------------------------
+
+    def ask(self, request: Request) -> Any:
+        """Submit *request* and wait for its end; if nobody else waits, this thread turns the loop meanwhile.
+
+        Raises LifecycleError in the thread that would have to read the answer: in a callback, say.
+        """
+        loop, future, me = self._loop, request.future, get_ident()
+        if not loop.can_wait_here():
+            raise LifecycleError("this thread reads the answers (a callback runs in it)", "waiting for an answer")
+        loop.callers.add(me)
+        try:
+            if not loop.lead(partial(self._begin, request), future.done):
+                loop.follow(partial(self.submit, request), future.done)
+            return future.result()
+        except BaseException:
+            future.cancel()  # of no effect on one that has ended; else the caller is interrupted, and has given up
+            raise
+        finally:
+            loop.callers.discard(me)
+            del future, request  # an error's traceback refers to this frame, and the frame to the error
 
     def submit(self, request: Request) -> None:
         self._submitted.append(request)
@@ -120,6 +142,10 @@ class Engine:
     @property
     def links(self) -> tuple[Link, ...]:
         return tuple(self._links)
+
+    def _begin(self, request: Request) -> None:
+        self._submitted.append(request)
+        self._take_submitted()
 
     def _take_submitted(self) -> None:
         self._is_scheduled = False

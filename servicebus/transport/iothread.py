@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import threading
 
-from servicebus.transport.loop import EventLoop
+from servicebus.transport.sharedloop import SharedLoop
 
 _lock = threading.Lock()
-_current: tuple[int, EventLoop] | None = None
+_current: tuple[int, SharedLoop] | None = None
 _inherited: list[object] = []
 
 
-def client_loop() -> EventLoop:
+def client_loop() -> SharedLoop:
     """This process's running client loop; callable from any thread."""
     global _current
     with _lock:
         if _current is None or _current[0] != os.getpid():
-            loop = EventLoop("servicebus-client")
+            loop = SharedLoop("servicebus-client")
             threading.Thread(target=loop.run, name=loop.name, daemon=True).start()
             _current = (os.getpid(), loop)
         return _current[1]

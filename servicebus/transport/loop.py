@@ -20,6 +20,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
+from servicebus.transport.interrupts import came_from_a_signal
+
 LOG = logging.getLogger(__name__)
 
 _IDLE_S = 3600.0
@@ -44,6 +46,12 @@ class Flushable(Protocol):
     def flush(self) -> None: ...
 
 
+class Cuttable(Protocol):
+    """What reads from a socket of its own, and whose connection can be given up."""
+
+    def cut(self, reason: str) -> None: ...
+
+
 class EventLoop:
     """A selector loop. Everything but ``post()`` and ``stop()`` belongs to the thread that calls ``run()``."""
 
@@ -51,6 +59,8 @@ class EventLoop:
         self.name = name
         self.turns = 0
         """Completed turns; a supervisor that sees it stand still knows that the loop hangs."""
+        self.streams: dict[int, Cuttable] = {}
+        """Connections in full use, by file descriptor; each adds and removes itself."""
         self._selector = selectors.DefaultSelector()
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_ids = itertools.count()
@@ -159,7 +169,9 @@ class EventLoop:
     def _guarded(self, callback: Callable[..., None], *args: Any) -> None:
         try:
             callback(*args)
-        except Exception:  # one broken callback must not end the thread that serves all the others
+        except Exception as error:  # one broken callback must not end the thread that serves all the others
+            if came_from_a_signal(error):
+                raise
             LOG.exception("%s: callback %r failed", self.name, callback)
 
     def _wake(self) -> None:

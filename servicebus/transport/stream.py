@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
+from servicebus.transport.interrupts import came_from_a_signal
 from servicebus.transport.loop import EventLoop
 
 LOG = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class Stream:
 
     def start(self) -> None:
         self._loop.watch(self._sock, _READ, self._on_ready)
+        self._loop.streams[self._sock.fileno()] = self
         self._protocol.connection_made(self)
         # A TLS handshake may have read the first bytes of the conversation into the TLS layer's own buffer,
         # where no selector sees them.
@@ -119,6 +121,8 @@ class Stream:
         try:
             self._protocol.data_received(data)
         except Exception as error:  # the peer sent what its protocol cannot read: this connection is lost, no other
+            if came_from_a_signal(error):
+                raise
             LOG.warning("%r: unreadable data from the broker: %r", self, error)
             self._close(error)
 
@@ -151,6 +155,7 @@ class Stream:
         self._out = []
         self._out_bytes = 0
         self._loop.unwatch(self._sock)
+        self._loop.streams.pop(self._sock.fileno(), None)
         close_hard(self._sock)
         self._loop.post(lambda: self._protocol.connection_lost(error))
 

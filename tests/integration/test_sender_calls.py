@@ -100,6 +100,45 @@ def test_the_node_is_told_when_the_sender_is_closed(brokers: list[Broker], make_
     assert node.cancelled() == told_of(wire_id)
 
 
+class Alarm(Exception):
+    """What a program's own signal handler raises."""
+
+
+# One that strikes while something is being collected as garbage cannot be raised; Python says so.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_program_may_interrupt_its_calls_at_any_moment(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    agent = start_agent(brokers[:1]).wait_consuming()
+    sender = make_sender(agent.configuration())
+
+    def ring(*_: object) -> None:
+        raise Alarm
+
+    watch = Stopwatch()
+    for number in range(20):
+        assert sender.call(ADD, [number, 0], timeout=20)[1] == number
+    call_s = watch.elapsed_s / 20
+    before = signal.signal(signal.SIGALRM, ring)
+    rung = answered = 0
+    try:
+        while rung < 300:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, call_s * (0.01 + rung * 37 % 300 / 100))
+                for number in range(20):
+                    assert sender.call(ADD, [number, rung], timeout=20)[1] == number + rung
+                    answered += 1
+            except Alarm:
+                rung += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert sender.call(ADD, [20, 22], timeout=20)[1] == 42
+    status = wait_until(lambda: (s := sender.status())["travelling"] + s["waiting"] == 0 and s)
+    assert status["unverified_replies"] == 0
+    assert answered
+
+
 def test_the_node_is_told_when_somebody_presses_ctrl_c(brokers: list[Broker], make_sender: MakeSender) -> None:
     node = SilentNode(brokers[0])
     sender = make_sender(node.config)

@@ -1,0 +1,194 @@
+"""SharedLoop: an event loop whose turns a waiting caller may take over, so that its reply wakes one thread, not two.
+
+Theory of operation (leader and followers). Who holds the *lead* turns the loop: its own thread, or a caller that waits
+for an answer and is alone in that. The thread lends the lead when such a caller asks for it, and stands by; the caller
+sends its request, reads the socket until its answer is there, and leaves. The lead stays lent for a moment, since the
+next call often follows at once; then the thread takes it back.
+
+A leader does little: it begins its own request, reads streams and flushes them. Whatever else there is (a timer that
+is due, work of other threads, a socket that is still being connected) it leaves to the thread, and becomes an ordinary
+caller that waits. Reason: a caller's thread can be interrupted at any point, by Ctrl-C or by whatever a signal handler
+raises. An interrupted read may have left what belongs to a connection half done, so every connection is then cut, and
+the requests on them go on over new ones, under their ids, as after any failure of a network.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from threading import get_ident
+
+from servicebus.transport.loop import EventLoop
+
+_LENT_S = 0.01
+"""How long nobody turns a loop that was lent and is not used, before its thread takes it back."""
+_PATIENCE_S = 0.02
+"""After so long without any input a leader leaves the waiting to the thread; for slow services nothing is gained."""
+_RELUCTANT_CALLS = 32
+"""So many calls do not ask for the lead after one that was disturbed by other threads' work."""
+_LOST_LEAD_S = 2.0
+"""Taken by a thread that was interrupted before it could say so: nobody's, after so long."""
+
+
+class SharedLoop(EventLoop):
+    """An EventLoop for Senders. ``lead()``, ``follow()`` and ``post()`` are for any thread."""
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        self.callers: set[int] = set()
+        """Threads that wait for an answer; each adds and removes itself."""
+        self._lead = threading.Lock()
+        self._recall = threading.Lock()
+        self._recall.acquire()  # released: the thread is called back
+        self._thread: int | None = None
+        self._leader: int | None = None
+        self._is_at_work = False
+        """The leader is not merely waiting for input."""
+        self._is_wanted = False
+        self._is_lent = False
+        self._is_torn = False
+        self._times_led = 0
+        self._reluctance = 0
+
+    # -- for any thread ------------------------------------------------------------------------------------------
+
+    def post(self, callback: Callable[[], None]) -> None:
+        super().post(callback)
+        # A leader that leaves looks at what was posted after it has said that it leads no more: one of us sees it.
+        if self._is_lent and self._leader is None:
+            self._call_back()
+
+    def stop(self) -> None:
+        super().stop()
+        self._call_back()
+
+    def can_wait_here(self) -> bool:
+        """Whether this thread may wait for an answer: not if it is the one that would have to read it.
+
+        A signal handler that interrupted a leader's waiting gives the lead back, so that it can.
+        """
+        me = get_ident()
+        if me == self._leader and not self._is_at_work:
+            self._leave(is_needed=True)
+        return me not in (self._leader, self._thread)
+
+    def lead(self, begin: Callable[[], None], is_over: Callable[[], bool]) -> bool:
+        """If the lead is to be had: ``begin()``, then turn until *is_over*, or until there is work for the thread.
+
+        Gives False, and has done nothing, if it is not.
+        """
+        if not self._is_lent or not self._lead.acquire(blocking=False):
+            return False
+        return self._lead_on(begin, is_over)
+
+    def follow(self, submit: Callable[[], None], is_over: Callable[[], bool]) -> None:
+        """``submit()`` to the thread; if no other caller waits, ask it for the lead, and turn until *is_over*."""
+        if len(self.callers) > 1 or self._reluctance:
+            self._reluctance = max(0, self._reluctance - 1)
+            submit()
+            return
+        self._is_wanted = True
+        try:
+            submit()
+            is_leader = self._lead.acquire(timeout=_PATIENCE_S)
+        finally:
+            self._is_wanted = False
+        if is_leader:
+            self._lead_on(_nothing, is_over)
+
+    # -- the thread ----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        self._thread = get_ident()
+        self._take_back()
+        while not self._stopping:
+            self._turn()
+            if self._is_wanted:
+                self._stand_by()
+
+    def _stand_by(self) -> None:
+        self._is_wanted = False
+        self._is_lent = True
+        self._lead.release()
+        if self._posted:  # by somebody who did not see yet that nobody turns
+            self._call_back()
+        led = self._times_led
+        while not self._recall.acquire(timeout=_LENT_S):
+            if self._leader is None and self._times_led == led:
+                break
+            led = self._times_led
+        self._is_lent = False
+        self._take_back()
+
+    def _take_back(self) -> None:
+        while not self._lead.acquire(timeout=_LOST_LEAD_S):
+            if self._leader is None:
+                break
+        if self._is_torn:
+            self._is_torn = False
+            for stream in list(self.streams.values()):
+                stream.cut("a thread was interrupted while it read from it")
+
+    def _call_back(self) -> None:
+        with suppress(RuntimeError):  # called back already
+            self._recall.release()
+
+    # -- a leader ------------------------------------------------------------------------------------------------
+
+    def _lead_on(self, begin: Callable[[], None], is_over: Callable[[], bool]) -> bool:
+        me = self._leader = get_ident()
+        self._times_led += 1
+        self._is_at_work = True
+        has_begun = False
+        try:
+            if not (self._posted or self._stopping or self._is_torn):
+                has_begun = True
+                begin()
+                self._flush()
+                while not is_over() and self._read_streams(me):
+                    pass
+        except BaseException:
+            if self._leader == me and self._is_at_work:
+                self._is_torn = True
+            raise
+        finally:
+            if self._leader == me:
+                self._leave(is_needed=not is_over())
+        return has_begun
+
+    def _read_streams(self, me: int) -> bool:
+        """Wait for input and take it; gives False if the rest is the thread's."""
+        timeout_s = min(_PATIENCE_S, self._time_to_next_timer())
+        if timeout_s == 0.0:
+            return False
+        self._is_at_work = False
+        self._sleeping = True
+        events = self._selector.select(0 if self._posted else timeout_s)
+        if self._leader != me:  # a signal handler has given the lead back
+            return False
+        self._sleeping = False
+        self._is_at_work = True
+        if self._posted:
+            self._reluctance = _RELUCTANT_CALLS
+            return False
+        if not events or any(key.fd not in self.streams for key, _ in events):
+            return False
+        for key, mask in events:
+            self._guarded(key.data, mask)
+        self._flush()
+        self.turns += 1
+        return True
+
+    def _leave(self, *, is_needed: bool) -> None:
+        """Give up the lead; *is_needed*: somebody must turn now."""
+        self._is_at_work = False
+        self._sleeping = False
+        self._leader = None
+        self._lead.release()
+        if is_needed or self._posted or self._is_torn:
+            self._call_back()
+
+
+def _nothing() -> None:
+    pass

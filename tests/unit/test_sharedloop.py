@@ -1,0 +1,233 @@
+"""A loop whose turns callers take over: with real threads, over real socket pairs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from waiting import wait_until
+
+from servicebus.transport.sharedloop import SharedLoop
+from servicebus.transport.stream import Stream
+
+
+class Interrupted(Exception):
+    """What a signal handler of the program raises."""
+
+
+class Echo:
+    """A stream to a peer that sends back what it gets, and those who wait for an answer from it."""
+
+    def __init__(self, loop: SharedLoop, sock: socket.socket):
+        self.loop = loop
+        self.received = b""
+        self.readers: list[int] = []
+        self.lost: list[BaseException | None] = []
+        self.on_data: Callable[[], None] = lambda: None
+        self.stream = Stream(loop, sock, self)
+
+    def connection_made(self, transport: Any) -> None: ...
+
+    def eof_received(self) -> None: ...
+
+    def connection_lost(self, error: BaseException | None) -> None:
+        self.lost.append(error)
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        self.readers.append(threading.get_ident())
+        self.on_data()
+
+    def ask(self, text: bytes) -> None:
+        """As a caller does: the lead if it is to be had, else the thread; back when *text* has come back."""
+        before = len(self.received)
+        me = threading.get_ident()
+        is_over = lambda: len(self.received) >= before + len(text)  # noqa: E731
+        self.loop.callers.add(me)
+        try:
+            if not self.loop.lead(lambda: self.stream.write(text), is_over):
+                self.loop.follow(lambda: self.loop.post(lambda: self.stream.write(text)), is_over)
+            wait_until(is_over)
+        finally:
+            self.loop.callers.discard(me)
+
+    def ask_until_led(self) -> None:
+        """Until an answer is read by this thread itself."""
+
+        def led() -> bool:
+            self.ask(b"x")
+            return self.readers[-1] == threading.get_ident()
+
+        wait_until(led)
+
+
+@pytest.fixture
+def loop() -> Iterator[SharedLoop]:
+    loop = SharedLoop("test")
+    thread = threading.Thread(target=loop.run, name="loop")
+    thread.start()
+    yield loop
+    loop.stop()
+    thread.join(5)
+    assert not thread.is_alive()
+    loop.close()
+
+
+@pytest.fixture
+def echo(loop: SharedLoop) -> Iterator[Echo]:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+
+    def answer() -> None:
+        while data := theirs.recv(65536):
+            theirs.sendall(data)
+        theirs.close()
+
+    peer = threading.Thread(target=answer)
+    peer.start()
+    echo = Echo(loop, ours)
+    loop.post(echo.stream.start)
+    yield echo
+    loop.post(echo.stream.abort)
+    peer.join(5)
+    assert not peer.is_alive()
+
+
+def in_loop(loop: SharedLoop) -> int:
+    """The thread that runs what is posted."""
+    found: list[int] = []
+    loop.post(lambda: found.append(threading.get_ident()))
+    return wait_until(lambda: found)[0]
+
+
+def test_a_lone_caller_reads_its_answers_itself(loop: SharedLoop, echo: Echo) -> None:
+    echo.ask_until_led()
+
+
+def test_what_others_post_is_done_by_the_loops_own_thread(loop: SharedLoop, echo: Echo) -> None:
+    own = in_loop(loop)
+    for _ in range(20):
+        echo.ask_until_led()
+        assert in_loop(loop) == own
+
+
+def test_a_timer_that_is_due_is_run_by_the_loops_own_thread(loop: SharedLoop, echo: Echo) -> None:
+    own = in_loop(loop)
+    ran_in: list[int] = []
+    loop.post(lambda: loop.call_later(0.05, lambda: ran_in.append(threading.get_ident())))
+    while not ran_in:
+        echo.ask(b"x")
+    assert ran_in == [own]
+
+
+def test_a_loop_that_was_lent_goes_on_by_itself(loop: SharedLoop, echo: Echo) -> None:
+    echo.ask_until_led()
+    me = len(echo.readers)
+    loop.post(lambda: echo.stream.write(b"y"))
+    assert wait_until(lambda: echo.readers[me:]) == [in_loop(loop)]
+
+
+def test_many_callers_get_all_their_answers(loop: SharedLoop, echo: Echo) -> None:
+    done = []
+    lock = threading.Lock()
+
+    def work() -> None:
+        for _ in range(50):
+            with lock:  # the echo knows no ids: one question at a time, from changing threads
+                echo.ask(b"abc")
+        done.append(True)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(done) == 8
+    assert len(echo.received) == 8 * 50 * 3
+
+
+def test_the_thread_that_reads_the_answers_must_not_wait_for_one(loop: SharedLoop, echo: Echo) -> None:
+    answers: list[bool] = []
+    echo.on_data = lambda: answers.append(loop.can_wait_here())
+    echo.ask_until_led()
+    loop.post(lambda: answers.append(loop.can_wait_here()))
+    wait_until(lambda: len(answers) > len(echo.readers))
+    assert set(answers) == {False}
+    assert loop.can_wait_here()
+
+
+def raising(*_: object) -> None:
+    raise Interrupted
+
+
+@pytest.fixture
+def handler() -> Iterator[Callable[[Callable[..., None]], None]]:
+    """Sets the handler of SIGUSR1; the old one is back afterwards."""
+    before = signal.getsignal(signal.SIGUSR1)
+    yield lambda function: signal.signal(signal.SIGUSR1, function) and None
+    signal.signal(signal.SIGUSR1, before)
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def test_who_is_interrupted_while_it_waits_leaves_everything_whole(
+    loop: SharedLoop, echo: Echo, handler: Callable[[Callable[..., None]], None]
+) -> None:
+    handler(raising)
+    echo.ask_until_led()
+    with pytest.raises(Interrupted):
+        while True:
+            loop.callers.add(threading.get_ident())
+            threading.Timer(0.001, interrupt).start()
+            loop.follow(lambda: None, lambda: False)
+            loop.lead(lambda: None, lambda: False)
+    loop.callers.clear()
+    echo.ask(b"still here")
+    assert echo.lost == []
+
+
+def test_who_is_interrupted_at_work_costs_the_connections_and_nothing_else(
+    loop: SharedLoop, echo: Echo, handler: Callable[[Callable[..., None]], None]
+) -> None:
+    handler(raising)
+    echo.ask_until_led()
+    me = threading.get_ident()
+
+    def strike() -> None:
+        if threading.get_ident() == me:
+            interrupt()
+
+    echo.on_data = strike
+    with pytest.raises(Interrupted):
+        echo.ask_until_led()
+    assert isinstance(wait_until(lambda: echo.lost)[0], ConnectionAbortedError)
+    assert in_loop(loop) != me
+
+
+def test_a_signal_handler_may_ask_while_its_thread_waits(
+    loop: SharedLoop, echo: Echo, handler: Callable[[Callable[..., None]], None]
+) -> None:
+    asked: list[bool] = []
+
+    def ask(*_: object) -> None:
+        if loop.can_wait_here():
+            asked.append(True)
+            echo.ask(b"from a handler")
+
+    handler(ask)
+    echo.ask_until_led()
+    loop.callers.add(threading.get_ident())
+    while not asked:
+        threading.Timer(0.001, interrupt).start()
+        loop.follow(lambda: None, lambda: bool(asked))
+        loop.lead(lambda: None, lambda: bool(asked))
+    loop.callers.clear()
+    assert echo.received.endswith(b"from a handler")
+    echo.ask(b"and on")
