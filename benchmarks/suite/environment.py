@@ -9,6 +9,7 @@ import subprocess
 import sys
 import venv
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -49,6 +50,33 @@ def command(peer: Peer, role: str) -> list[str]:
         return [str(_compiled(PROGRAMS / peer.program)), role, *variant]
     python = peer.python or (interpreter(peer.venv) if peer.venv else Path(sys.executable))
     return [str(python), str(PROGRAMS / peer.program), role, *variant]
+
+
+def versions(peers: Sequence[Peer]) -> dict[str, str]:
+    """What is measured, by peer."""
+    found = {}
+    for peer in peers:
+        if peer.distribution:
+            pinned = (PROGRAMS / "requirements" / f"{peer.venv}.txt").read_text()
+            found[peer.name] = _pin(pinned, peer.distribution)
+        elif peer.program.endswith(".c"):
+            found[peer.name] = f"librabbitmq {_librabbitmq()}"
+    return found
+
+
+def _pin(requirements: str, distribution: str) -> str:
+    lines = (line.partition("==") for line in requirements.splitlines())
+    return next((version for name, _, version in lines if name.lower() == distribution), "unknown")
+
+
+def _librabbitmq() -> str:
+    with suppress(FileNotFoundError):
+        done = subprocess.run(
+            ["pkg-config", "--modversion", "librabbitmq"], capture_output=True, text=True, check=False
+        )
+        if done.returncode == 0:
+            return done.stdout.strip()
+    return "unknown"
 
 
 def interpreter(name: str) -> Path:

@@ -38,6 +38,8 @@ class Peer:
     many_hosts: bool = False
     """Whether it is given more than one broker."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    distribution: str = ""
+    """Whose version is told, as its requirements name it."""
     python: Path | None = None
     """Another interpreter for our own program, such as that of an earlier revision."""
 
@@ -58,19 +60,40 @@ SERVICEBUS = Peer(
 ALL = (
     SERVICEBUS,
     Peer(FLOOR, "floor.c", "floor_rpc", idioms=("futures",), messages=WINDOWED, is_framework=False),
-    Peer("pika select", "pika_best.py", "best_rpc", "pika", "select", ("futures",), WINDOWED, is_framework=False),
-    Peer("pika blocking", "pika_best.py", "best_rpc", "pika", "blocking", ("futures", "threads"), is_framework=False,
-         many_hosts=True),
-    Peer("nuropb", "nuropb_rpc.py", "nuropb-nuropb_adder-sq", "nuropb", "", ("tasks",), WINDOWED, confirms=False),
-    Peer("aio-pika RPC", "aio_pika_rpc.py", "aio_pika_add", "aio", "", ("tasks",), WINDOWED),
-    Peer("mela", "mela_rpc.py", "mela_add", "mela", "", ("tasks",), WINDOWED),
-    Peer("nameko", "nameko_rpc.py", "rpc-nameko_adder", "nameko", "", ("futures", "threads"), many_hosts=True),
-    Peer("FastStream", "faststream_rabbit.py", "faststream_add", "aio", "", ("tasks",), WINDOWED),
-    Peer("Celery", "celery_app.py", "celery_queue", "celery", "prefork", ("futures", "threads"), many_hosts=True),
-    Peer("oslo.messaging", "oslo_rpc.py", "oslo_adder", "oslo", "", ("threads",)),
-    Peer("py-servicebus 2.19", "py_servicebus.py", "servicebus_node", "py_servicebus", "", ("threads",), ("e2e",),
-         confirms=False, in_flight_by_size=False, many_hosts=True),
-    Peer("dramatiq", "dramatiq_work.py", "dramatiq_work", "dramatiq", "", ()),
+    Peer(
+        "pika select", "pika_best.py", "best_rpc", "pika", "select", ("futures",), WINDOWED,
+        is_framework=False, distribution="pika",
+    ),
+    Peer(
+        "pika blocking", "pika_best.py", "best_rpc", "pika", "blocking", ("futures", "threads"),
+        is_framework=False, many_hosts=True, distribution="pika",
+    ),
+    Peer(
+        NUROPB, "nuropb_rpc.py", "nuropb-nuropb_adder-sq", "nuropb", "", ("tasks",), WINDOWED,
+        confirms=False, distribution="nuropb",
+    ),
+    Peer(
+        "aio-pika RPC", "aio_pika_rpc.py", "aio_pika_add", "aio", "", ("tasks",), WINDOWED, distribution="aio-pika"
+    ),
+    Peer("mela", "mela_rpc.py", "mela_add", "mela", "", ("tasks",), WINDOWED, distribution="mela"),
+    Peer(
+        "nameko", "nameko_rpc.py", "rpc-nameko_adder", "nameko", "", ("futures", "threads"),
+        many_hosts=True, distribution="nameko",
+    ),
+    Peer(
+        "FastStream", "faststream_rabbit.py", "faststream_add", "aio", "", ("tasks",), WINDOWED,
+        distribution="faststream",
+    ),
+    Peer(
+        "Celery", "celery_app.py", "celery_queue", "celery", "prefork", ("futures", "threads"),
+        many_hosts=True, distribution="celery",
+    ),
+    Peer("oslo.messaging", "oslo_rpc.py", "oslo_adder", "oslo", "", ("threads",), distribution="oslo.messaging"),
+    Peer(
+        "py-servicebus 2.19", "py_servicebus.py", "servicebus_node", "py_servicebus", "", ("threads",), ("e2e",),
+        confirms=False, in_flight_by_size=False, many_hosts=True,
+    ),
+    Peer("dramatiq", "dramatiq_work.py", "dramatiq_work", "dramatiq", "", (), distribution="dramatiq"),
 )  # fmt: skip
 
 

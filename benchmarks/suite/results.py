@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ import click
 
 from benchmarks.figures import machine
 from benchmarks.suite.charts import Chart, draw
-from benchmarks.suite.settings import Settings
+from benchmarks.suite.settings import ROOT, Settings
 from benchmarks.suite.tables import Table
 
 
@@ -29,12 +30,17 @@ class Report:
 
 
 def document(
-    part: str, settings: Settings, results: Sequence[Mapping[str, Any]], began: float, **more: Any
+    part: str,
+    settings: Settings,
+    results: Sequence[Mapping[str, Any]],
+    began: float,
+    versions: Mapping[str, str] | None = None,
+    **more: Any,
 ) -> dict[str, Any]:
-    """What is kept of a run that began at Unix time *began*."""
+    """What is kept of a run that began at Unix time *began*; *versions* are those of the peers."""
     return {
         "part": part,
-        "machine": machine(),
+        "machine": {**machine(), "revision": _revision(), **(versions or {})},
         "rounds": settings.rounds,
         "seconds": settings.seconds,
         "took_s": round(time.time() - began),
@@ -80,6 +86,13 @@ def about(found: Mapping[str, Any]) -> str:
     machine_facts = ", ".join(f"{key} {value}" for key, value in found["machine"].items() if key != "date")
     how = f"{found['rounds']} rounds of {found['seconds']:g} s a phase, {found['took_s']} s in all"
     return f"{found['machine']['date']}; {machine_facts}; {how}."
+
+
+def _revision() -> str:
+    """Of this repository; with a plus if something is not committed."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=8"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
 
 
 def _path(folder: Path, part: str, kind: str) -> Path:

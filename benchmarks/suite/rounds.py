@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
 
 from benchmarks.suite.machine import settle
 
@@ -31,17 +32,19 @@ def interleaved(title: str, turns: Sequence[Turn], rounds: int, patience_s: floa
     results: list[dict[str, Any]] = []
     clock = Estimate({turn.name: turn.expected_s for turn in turns}, rounds)
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]}"))
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=rounds * len(turns), left=clock.left())
+    columns = (TextColumn("{task.description}"), BarColumn(), _Left(clock))
+    # Once a second: drawing it takes time of the cores that are measured.
+    with Progress(*columns, console=console, disable=not console.is_terminal, refresh_per_second=1) as bar:
+        task = bar.add_task(title, total=rounds * len(turns))
         for number in range(1, rounds + 1):
             for turn in turns:
-                bar.update(task, description=f"{title}: {turn.name} {number}/{rounds}", left=clock.left())
+                bar.update(task, description=f"{title}: {turn.name} {number}/{rounds}")
+                clock.begins(turn.name)
                 result = _take(turn, patience_s)
                 result["round"] = number
                 results.append(result)
                 clock.took(turn.name, result["took_s"])
-                bar.update(task, advance=1, left=clock.left())
+                bar.update(task, advance=1)
                 if "error" in result or not console.is_terminal:
                     said = result.get("error", f"{result['took_s']:.1f} s, {clock.left()}")
                     print(f"{title}: {turn.name} {number}/{rounds}: {said}", file=sys.stderr, flush=True)
@@ -54,18 +57,38 @@ class Estimate:
     def __init__(self, expected_s: dict[str, float], rounds: int):
         self._each_s = dict(expected_s)
         self._turns_left = dict.fromkeys(expected_s, rounds)
+        self._now = ""
+        self._began = 0.0
+
+    def begins(self, name: str) -> None:
+        self._now, self._began = name, time.monotonic()
 
     def took(self, name: str, seconds: float) -> None:
         self._each_s[name] = seconds
         self._turns_left[name] -= 1
+        self._now = ""
 
     @property
     def left_s(self) -> float:
-        return sum(self._each_s[name] * count for name, count in self._turns_left.items())
+        all_s = sum(self._each_s[name] * count for name, count in self._turns_left.items())
+        if not self._now:
+            return all_s
+        return all_s - min(self._each_s[self._now], time.monotonic() - self._began)
 
     def left(self) -> str:
         minutes, seconds = divmod(round(self.left_s), 60)
         return f"{minutes}:{seconds:02} left"
+
+
+class _Left(ProgressColumn):
+    """The time left, as it is when the bar is drawn."""
+
+    def __init__(self, clock: Estimate):
+        super().__init__()
+        self._clock = clock
+
+    def render(self, task: Task) -> Text:
+        return Text(self._clock.left())
 
 
 def _take(turn: Turn, patience_s: float) -> dict[str, Any]:

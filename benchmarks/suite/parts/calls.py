@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from benchmarks.suite import against as against_settings
-from benchmarks.suite.charts import Bars, Curves
-from benchmarks.suite.environment import usable
+from benchmarks.suite.charts import Bars, Chart, Curves
+from benchmarks.suite.environment import usable, versions
 from benchmarks.suite.goals import Goal, at_least, ratios
 from benchmarks.suite.peers import ALL, FLOOR, NUROPB, OURS, RAW_PIKA, Peer, chosen, known
 from benchmarks.suite.readings import Reader, cpu_us, failures, field, names, noise, over_rounds, phase_cell, rates
@@ -54,7 +54,7 @@ def run(settings: Settings, against: Sequence[str] = (), *, sizes: bool = True) 
             for peer in peers
         ]
         results = interleaved("calls", turns, settings.rounds, settings.patience_s)
-    return document("calls", settings, results, began, left_out=left_out)
+    return document("calls", settings, results, began, versions(peers), left_out=left_out)
 
 
 def measure(peer: Peer, node: Broker, settings: Settings, *, sizes: bool) -> dict[str, Any]:
@@ -92,12 +92,13 @@ def report(found: dict[str, Any]) -> Report:
     shown = names(found)
     tables = [_rates(found, shown), _ratios(found, shown), _cpu(found, shown)]
     tables += [_sizes(found, shown, "one caller", ONE), _sizes(found, shown, "64 in flight, the peer's best way", "")]
-    charts = [
+    charts: list[Chart] = [
         Bars("One caller", "calls/s", rates(found, ONE)),
         Bars("64 in flight, the fastest way of each", "calls/s", {name: best(found, name) for name in shown}),
         Bars("64 threads", "calls/s", rates(found, "threads")),
-        Curves("One caller, by the length of the params", "bytes", "calls/s", _by_size(found, shown), log_y=True),
     ]
+    if by_size := _by_size(found, shown):
+        charts.append(Curves("One caller, by the length of the params", "bytes", "calls/s", by_size, log_y=True))
     notes = [_what(), *(f"- {line}" for line in failures(found)), noise(found)]
     return Report("Calls", tables, charts, notes)
 

@@ -22,7 +22,7 @@ import psutil
 
 from benchmarks.suite.charts import Bars
 from benchmarks.suite.child import Child, PeerFailed
-from benchmarks.suite.environment import usable
+from benchmarks.suite.environment import usable, versions
 from benchmarks.suite.goals import Goal
 from benchmarks.suite.peers import ALL, OURS, Peer, chosen
 from benchmarks.suite.readings import failures, field, names, over_rounds, phase_cell
@@ -58,7 +58,9 @@ def run(settings: Settings, repetitions: int = 5) -> dict[str, Any]:
         turns = [Turn(peer.name, lambda peer=peer: measure(peer, pair), 15.0) for peer in peers]
         results = interleaved("failover", turns, settings.rounds, settings.patience_s)
     ours = own_figures(repetitions) if repetitions else []
-    return document("failover", settings, results, began, left_out=left_out, repetitions=repetitions, figures=ours)
+    return document(
+        "failover", settings, results, began, versions(peers), left_out=left_out, repetitions=repetitions, figures=ours
+    )
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import click
 
 from benchmarks.suite import against as against_settings
 from benchmarks.suite.charts import Bars
-from benchmarks.suite.environment import usable
+from benchmarks.suite.environment import usable, versions
 from benchmarks.suite.goals import Goal, at_least, ratios
 from benchmarks.suite.peers import ALL, FLOOR, OURS, RAW_PIKA, Peer, chosen, known
 from benchmarks.suite.readings import cpu_us, failures, field, names, noise, over_rounds, phase_cell, rates
@@ -43,7 +43,7 @@ def run(settings: Settings, against: Sequence[str] = ()) -> dict[str, Any]:
     with brokers(count=1) as (node,):
         turns = [Turn(peer.name, lambda peer=peer: measure(peer, node, settings), expected_s) for peer in peers]
         results = interleaved("messages", turns, settings.rounds, settings.patience_s)
-    return document("messages", settings, results, began, left_out=left_out)
+    return document("messages", settings, results, began, versions(peers), left_out=left_out)
 
 
 def measure(peer: Peer, node: Broker, settings: Settings) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from benchmarks.suite.charts import Bars
-from benchmarks.suite.environment import usable
+from benchmarks.suite.environment import usable, versions
 from benchmarks.suite.goals import Goal, ratios
 from benchmarks.suite.peers import FLOOR, SERVICEBUS, Peer, chosen, known
 from benchmarks.suite.readings import Found, cpu_us, failures, field, names, noise, over_rounds, phase_cell, rates
@@ -45,7 +45,7 @@ def run(settings: Settings) -> dict[str, Any]:
     with brokers(count=1) as (node,):
         turns = [Turn(peer.name, lambda peer=peer: measure(peer, node, settings), expected_s) for peer in peers]
         results = interleaved("workers", turns, settings.rounds, settings.patience_s)
-    return document("workers", settings, results, began, left_out=left_out)
+    return document("workers", settings, results, began, versions(peers), left_out=left_out)
 
 
 def measure(peer: Peer, node: Broker, settings: Settings) -> dict[str, Any]:
