@@ -15,6 +15,7 @@ PARTS = {
     "workers": "benchmarks.suite.parts.workers",
     "logs": "benchmarks.suite.parts.logs",
     "failover": "benchmarks.suite.parts.failover",
+    "growth": "benchmarks.suite.parts.growth",
     "footprint": "benchmarks.suite.parts.footprint",
     "fleet": "benchmarks.suite.parts.fleet",
     "storm": "benchmarks.suite.parts.storm",
@@ -22,6 +23,7 @@ PARTS = {
 """Modules by command, in the order of ``bench all``."""
 COMMANDS = {
     **PARTS,
+    "guard": "benchmarks.suite.parts.guard",
     "all": "benchmarks.suite.parts.everything",
     "report": "benchmarks.suite.parts.again",
 }

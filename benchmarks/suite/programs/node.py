@@ -56,10 +56,11 @@ def main() -> None:
     order = json.loads(sys.argv[1])
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     bus = ServiceBus(Configuration(order["config"]))
+    shared = Count()  # the one that takes messages is asked how many there were
     for name, kind in order["calls"].items():
-        bus.add_rpc_service(*name.split("."), KINDS[kind]())
+        bus.add_rpc_service(*name.split("."), shared if kind == "Count" else KINDS[kind]())
     for name, kind in order["messages"].items():
-        bus.add_message_service(*name.split("."), KINDS[kind]())
+        bus.add_message_service(*name.split("."), shared if kind == "Count" else KINDS[kind]())
     bus.run_services()
 
 

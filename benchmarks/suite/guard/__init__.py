@@ -1,0 +1,1 @@
+"""Two revisions of servicebus against each other, on the same broker, pair by pair."""
