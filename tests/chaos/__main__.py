@@ -108,6 +108,8 @@ def _report(run: Run, verdict: Verdict, folder: Path, others: list[Tally]) -> No
         click.echo(f"dead letters: {', '.join(reasons)}")
     for missed in run.missed:
         click.echo(f"missed: {missed}")
+    for member in run.started_again:
+        click.echo(f"did not find back into the cluster, and was started again: {member}")
     (folder / "table.rst").write_text(text)
     (folder / "timeline.svg").write_text(picture(verdict.story, f"bin/chaos, seed {run.plan.seed}"))
     save(found, folder / "tally.json")

@@ -21,7 +21,8 @@ _QUEUES = ("rpc", "control", "messages")
 class HealthPoller:
     """Tells the history of every worker whether it says that it is well, and how many consumers it has.
 
-    A worker that misses one of its queues counts as one without consumers: it does not do its work.
+    A worker that misses one of its queues counts as one without consumers: it does not do its work. Who has which
+    queues of a cluster in pieces, nobody can say.
     """
 
     def __init__(self, world: World):
@@ -59,7 +60,7 @@ class HealthPoller:
             green, known = bool(worker.get("healthy")), consumers.get(host)
             if all(endpoint.is_cut_off for endpoint in self._world.endpoints_of(host)):
                 self._history.health(target, green, 0)
-            elif known is None:
+            elif known is None or (len(self._world.endpoints_of(host)) > 1 and not self._world.is_cluster_whole):
                 self._history.health(target, green, None)
             else:
                 counts = {queue: _count(known, f"{agent.name}.{queue}", worker.get("pid") or 0) for queue in _QUEUES}

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from servicebus.errors import ServiceBusError
+from tests.chaos.caretaker import Caretaker
 from tests.chaos.checker import Verdict, check
 from tests.chaos.dead_letters import take_dead_letters
 from tests.chaos.display import Display
@@ -48,6 +49,7 @@ class Run:
         self.busy = 0.0
         """The machine, while there was load."""
         self._world = World(plan, folder)
+        self._caretaker = Caretaker(self._world)
         self._active: dict[int, str] = {}
         self._breaking: list[threading.Thread] = []
         self._failures: list[str] = []
@@ -72,6 +74,7 @@ class Run:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.display.say("ending the world")
         self._stopping.set()
+        self._caretaker.stop()
         for thread in self._breaking:
             thread.join(_HEALED_S)  # one that starts a broker must not do so when the others are gone
         self._world.close()
@@ -89,6 +92,7 @@ class Run:
         world.start(stalls)
         health = HealthPoller(world)
         health.start()
+        self._caretaker.start()
         world.begin_load()
         display.begin()
         processors = Processors()
@@ -96,6 +100,7 @@ class Run:
         self.busy = processors.busy
         display.say("faults are over, waiting for the world to be whole")
         self._wait_whole()
+        self._caretaker.stop()
         display.say("senders stop")
         self._end_senders()
         lengths = self._drain()
@@ -225,7 +230,14 @@ class Run:
             history.log_written(source, count)
 
     @property
+    def started_again(self) -> list[str]:
+        """Members of the cluster that did not find back by themselves, and how they were found."""
+        return self._caretaker.started_again
+
+    @property
     def facts(self) -> dict[str, str]:
         found = {name: str(value) for name, value in asdict(self.plan).items() if value not in (None, False)}
         del found["system"]
+        if self.started_again:
+            found["cluster members started again"] = str(len(self.started_again))
         return {**found, "faults": str(len(self.faults)), "processors busy": f"{self.busy:.0%}"}

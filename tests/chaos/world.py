@@ -108,6 +108,8 @@ class World:
         self._stack = contextlib.ExitStack()
         self.endpoints: dict[str, Endpoint] = {}
         self.cluster: Cluster | None = None
+        self.is_cluster_whole = True
+        """Its members agree on who of them is running."""
         self.agents: dict[str, AgentProcess] = {}
         self.senders: list[Program] = []
         self.stranger: Program | None = None

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import erlang
+from tests.chaos.caretaker import strays
 from tests.chaos.clock import make_clock, set_clock
 from tests.chaos.pace import Pace
 from tests.chaos.plants import PLANTS
@@ -49,6 +50,26 @@ def test_a_planted_fault_finds_what_it_replaces(name: str) -> None:
     program = f"from tests.chaos.plants import plant; plant({name!r})"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+ALL = frozenset({"m1", "m2", "m3"})
+
+
+@pytest.mark.parametrize(
+    ("views", "found"),
+    [
+        ({"m1": ALL, "m2": ALL, "m3": ALL}, set()),
+        ({"m1": ALL - {"m2"}, "m3": ALL - {"m2"}}, set()),
+        ({"m1": ALL - {"m2"}, "m2": ALL, "m3": ALL - {"m2"}}, {"m2"}),
+        ({"m1": ALL - {"m2"}, "m2": frozenset({"m2"}), "m3": ALL - {"m2"}}, {"m2"}),
+        ({"m1": ALL - {"m2"}, "m2": frozenset(), "m3": ALL - {"m2"}}, {"m2"}),
+        ({"m1": ALL, "m2": ALL - {"m3"}, "m3": ALL}, {"m2"}),
+        ({"m2": frozenset()}, {"m2"}),
+        ({}, set()),
+    ],
+)
+def test_a_member_of_the_cluster_that_is_in_pieces_is_found(views: dict[str, frozenset[str]], found: set[str]) -> None:
+    assert strays(views).keys() == found
 
 
 def test_a_pace_is_kept_whatever_a_step_costs() -> None:
