@@ -139,6 +139,8 @@ class AmqpChannel:
         channel.add_on_cancel_callback(self._cancelled)
         if self._on_returned is not None:
             channel.add_on_return_callback(self._returned)
+            if self._lane is not None:
+                self._lane.add_returns(self._number, self._fast_returned)
         if self._on_confirmed is not None:
             if self._lane is not None:
                 self._lane.add_confirms(self._number, self._fast_confirmed)
@@ -169,6 +171,12 @@ class AmqpChannel:
                 body,
                 f"{method.reply_code} {method.reply_text}",
             )
+        )
+
+    def _fast_returned(self, reason: str, exchange: str, routing_key: str, properties: Properties, body: bytes) -> None:
+        assert self._on_returned is not None
+        self._on_returned(
+            Returned(exchange, routing_key, properties.correlation_id, properties.message_id, body, reason)
         )
 
     def _confirmed(self, frame: Any) -> None:

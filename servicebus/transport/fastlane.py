@@ -2,10 +2,10 @@
 
 Theory of operation. The lane stands between our Stream and pika's connection, as pika's transport on one side and the
 stream's protocol on the other. It cuts what the broker sends into frames. A ``basic.deliver`` for a consumer that was
-registered here, with its header and body frames, becomes one callback; so does a ``basic.ack`` (a confirm) on a channel
-that was registered. Every other frame goes to pika untouched and in order. pika never notices: a delivery that it did
-not see changes none of its state, and its heartbeat checker is fed one heartbeat frame a second while others are kept
-from it. What we publish and ack is written to the same stream between pika's own frames.
+registered here, with its header and body frames, becomes one callback; so do a ``basic.return`` and a ``basic.ack`` (a
+confirm) on a channel that was registered. Every other frame goes to pika untouched and in order. pika never notices: a
+delivery that it did not see changes none of its state, and its heartbeat checker is fed one heartbeat frame a second
+while others are kept from it. What we publish and ack is written to the same stream between pika's own frames.
 """
 
 from __future__ import annotations
@@ -26,16 +26,20 @@ from servicebus.transport.frames import (
     HEARTBEAT_FRAME,
     METHOD,
     METHOD_HEAD,
+    RETURN,
     Properties,
     Unreadable,
     read_ack,
     read_deliver,
     read_header,
+    read_return,
 )
 from servicebus.transport.stream import StreamProtocol
 
 OnDeliver = Callable[[int, bool, str, Properties, bytes], None]
 """``(delivery tag, redelivered, routing key, properties, body)``"""
+OnReturn = Callable[[str, str, str, Properties, bytes], None]
+"""``(reason, exchange, routing key, properties, body)``"""
 OnConfirm = Callable[[int, bool], None]
 """``(number, multiple)``"""
 
@@ -44,7 +48,7 @@ _FRAME_TYPES = (METHOD, HEADER, BODY, HEARTBEAT)
 
 
 class _Content:
-    """A delivery whose header or body frames are still to come."""
+    """A delivery, or what came back, whose header or body frames are still to come."""
 
     __slots__ = ("missing", "on_deliver", "pieces", "properties", "redelivered", "routing_key", "tag")
 
@@ -65,6 +69,7 @@ class FastLane:
         self._pika = pika
         self._rest = b""
         self._consumers: dict[tuple[int, bytes], OnDeliver] = {}
+        self._returns: dict[int, OnReturn] = {}
         self._confirms: dict[int, OnConfirm] = {}
         self._contents: dict[int, _Content] = {}
         self._fed_at = 0.0
@@ -76,11 +81,15 @@ class FastLane:
     def add_consumer(self, channel: int, consumer_tag: str, on_deliver: OnDeliver) -> None:
         self._consumers[channel, consumer_tag.encode()] = on_deliver
 
+    def add_returns(self, channel: int, on_return: OnReturn) -> None:
+        self._returns[channel] = on_return
+
     def add_confirms(self, channel: int, on_confirm: OnConfirm) -> None:
         self._confirms[channel] = on_confirm
 
     def remove_channel(self, channel: int) -> None:
         """The channel was closed; its number may be used again."""
+        self._returns.pop(channel, None)
         self._confirms.pop(channel, None)
         self._contents.pop(channel, None)
         for key in [key for key in self._consumers if key[0] == channel]:
@@ -138,6 +147,8 @@ class FastLane:
                 return self._take_deliver
             if method == ACK and channel in self._confirms:
                 return self._take_ack
+            if method == RETURN and channel in self._returns:
+                return self._take_return
         elif kind == BODY:
             return self._take_body if channel in self._contents else None
         elif kind == HEADER:
@@ -147,6 +158,15 @@ class FastLane:
     def _take_deliver(self, data: bytes, channel: int, at: int, _end: int) -> None:
         consumer_tag, tag, redelivered, routing_key = read_deliver(data, at + 11)
         self._contents[channel] = _Content(self._consumers[channel, consumer_tag], tag, redelivered, routing_key)
+
+    def _take_return(self, data: bytes, channel: int, at: int, _end: int) -> None:
+        on_return = self._returns[channel]
+        reason, exchange, routing_key = read_return(data, at + 11)
+
+        def returned(_tag: int, _redelivered: bool, key: str, properties: Properties, body: bytes) -> None:
+            on_return(reason, exchange, key, properties, body)
+
+        self._contents[channel] = _Content(returned, 0, False, routing_key)
 
     def _take_header(self, data: bytes, channel: int, at: int, _end: int) -> None:
         content = self._contents[channel]

@@ -90,7 +90,12 @@ def test_a_short_string_over_255_bytes_is_refused():
 
 def delivery(channel, consumer_tag, tag, redelivered, key, body, properties):
     """What a broker writes for one delivery, in pika's words."""
-    method = pika.spec.Basic.Deliver(consumer_tag, tag, redelivered, "the exchange", key)
+    return content(
+        channel, pika.spec.Basic.Deliver(consumer_tag, tag, redelivered, "the exchange", key), body, properties
+    )
+
+
+def content(channel, method, body, properties):
     written = [
         pika.frame.Method(channel, method).marshal(),
         pika.frame.Header(channel, len(body), properties).marshal(),
@@ -185,6 +190,36 @@ def test_what_is_not_ours_reaches_pika_whole_and_in_order(kinds, step):
     # The lane may feed pika one heartbeat for those it kept from it.
     assert pika_side.data.replace(frames.HEARTBEAT_FRAME, b"") == expected.replace(frames.HEARTBEAT_FRAME, b"")
     assert len(found) == kinds.count(4)
+
+
+@given(
+    channels,
+    st.integers(200, 599),
+    short,
+    short,
+    short,
+    short,
+    short,
+    st.binary(max_size=2 * MOST),
+    st.integers(1, 400),
+)
+def test_what_comes_back_is_read_wherever_it_is_cut(
+    channel, code, text, exchange, key, correlation_id, message_id, body, step
+):
+    method = pika.spec.Basic.Return(code, text, exchange, key)
+    properties = pika.BasicProperties(correlation_id=correlation_id, message_id=message_id)
+    data = content(channel, method, body, properties)
+    lane, pika_side, _ = lane_with_consumer(channel, "c")
+    found = []
+    lane.add_returns(channel, lambda why, to, k, p, b: found.append((why, to, k, p.correlation_id, p.message_id, b)))
+    for start in range(0, len(data), step):
+        lane.data_received(data[start : start + step])
+    assert found == [(f"{code} {text}", exchange, key, correlation_id, message_id, body)]
+    assert pika_side.data in (b"", frames.HEARTBEAT_FRAME)
+    lane.remove_channel(channel)
+    lane.data_received(data)
+    assert pika_side.data.replace(frames.HEARTBEAT_FRAME, b"", 1) == data
+    assert len(found) == 1
 
 
 def test_confirms_of_registered_channels_do_not_reach_pika():
