@@ -100,7 +100,7 @@ def table(found: Iterable[Goal], dates: str) -> Table:
         rows += [[ROWS[key] if not index else "", goal.what, goal.wanted, goal.found, goal.verdict]
                  for index, goal in enumerate(goals)]  # fmt: skip
     note = f"Ratios of medians, and of the single rounds from lowest to highest. Measured: {dates}."
-    return Table("What was promised", ["", "against, or of", "at least", "found", "verdict"], rows, note)
+    return Table("What was promised", ["", "against, or of", "wanted", "found", "verdict"], rows, note)
 
 
 def _range(found: Spread) -> str:

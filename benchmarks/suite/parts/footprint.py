@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from benchmarks.suite.goals import Goal
 from benchmarks.suite.growth.imports import dearest, import_ms
 from benchmarks.suite.growth.nodes import Node, Order, common, host, running, sender_configuration
 from benchmarks.suite.growth.phases import cpu_s
@@ -104,22 +105,36 @@ def _import() -> dict[str, Any]:
     return {"ms": clock, "cpu_ms": cpu, "dearest": dearest(MODULE)}
 
 
-def report(found: Mapping[str, Any]) -> Report:
+def figures(found: Mapping[str, Any]) -> dict[str, Spread | None]:
+    """What the goals are about."""
     results = [result for result in found["results"] if "error" not in result]
-    figures = {
+    return {
         "agent MB": Spread.of(_agent_mb(each) for each in _of(results, "agent")),
         "agent at rest %": Spread.of(each["cpu_share"] * 100 for each in _of(results, "agent")),
         "Sender MB": Spread.of(_sender_mb(each) for each in _of(results, "sender")),
         "import ms": Spread.of(statistics.median(each["ms"]) for each in _of(results, "import")),
         "import CPU ms": Spread.of(statistics.median(each["cpu_ms"]) for each in _of(results, "import")),
     }
+
+
+def goals(found: Mapping[str, Any]) -> list[Goal]:
+    """Memory of the agent and of a Sender, the agent at rest, the time of an import."""
+    return [
+        Goal("memory", _TITLES[name], f"below {GOALS[name]:g}", cell(spread),
+             None if spread is None else _verdict(name, spread) == "met")
+        for name, spread in figures(found).items() if name in GOALS
+    ]  # fmt: skip
+
+
+def report(found: Mapping[str, Any]) -> Report:
+    results = [result for result in found["results"] if "error" not in result]
     rows = [
         [_TITLES[name], cell(spread), f"< {GOALS[name]:g}" if name in GOALS else "-", _verdict(name, spread)]
-        for name, spread in figures.items()
+        for name, spread in figures(found).items()
     ]
-    goals = Table("Memory and idle", ["figure", "measured", "goal", "verdict"], rows)
+    summary = Table("Memory and idle", ["figure", "measured", "goal", "verdict"], rows)
     details = [table for table in (_agent_table(results), _sender_table(results), _import_table(results)) if table]
-    return Report("Footprint", [goals, *details])
+    return Report("Footprint", [summary, *details])
 
 
 _TITLES = {

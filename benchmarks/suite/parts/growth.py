@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from benchmarks.suite.charts import Curves
+from benchmarks.suite.goals import Goal
 from benchmarks.suite.growth import backlog
 from benchmarks.suite.growth.curves import CURVES, Stage
 from benchmarks.suite.growth.shapes import Points, shape
@@ -95,6 +96,18 @@ def report(found: Mapping[str, Any]) -> Report:
         if _drawn(rows)
     ]
     return Report("Growth", tables, charts)
+
+
+def goals(found: Mapping[str, Any]) -> list[Goal]:
+    """Calls while a million messages wait, within a tenth of those without."""
+    rows = [result for result in found["results"] if _curve(result) == BACKLOG]
+    made = []
+    for line in lines_of(rows):
+        took = Spread.of(backlog_ratios(rows, line, max(backlog.LEVELS)))
+        is_met = None if took is None else took.median <= BACKLOG_GOAL
+        text = cell(took) if took is None else f"{took} of its time"
+        made.append(Goal("backlog", f"without, {line}", f"{1 / BACKLOG_GOAL:.2f} x", text, is_met))
+    return made
 
 
 def points(rows: Sequence[Mapping[str, Any]], line: str, measure: str) -> list[tuple[float, Spread]]:
