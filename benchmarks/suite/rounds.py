@@ -96,6 +96,6 @@ def _take(turn: Turn, patience_s: float) -> dict[str, Any]:
     started = time.monotonic()
     try:
         result = turn.measure()
-    except (RuntimeError, OSError) as error:
-        result = {"error": str(error)}
+    except Exception as error:  # the others have their turns all the same, and the tables tell
+        result = {"error": str(error) or repr(error)}
     return {"name": turn.name, **result, "took_s": round(time.monotonic() - started, 2)}

@@ -15,13 +15,15 @@ from benchmarks.suite.settings import RESULTS
 
 @click.command("all")
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Folder.")
-def command(results: Path) -> None:
+@click.option("--rounds", type=int, help="For more detail; without it each part's own.")
+def command(results: Path, rounds: int | None) -> None:
     """Every part with its defaults, one after the other, then the goals."""
     failed = []
     for name in cli.PARTS:
         started = time.monotonic()
         try:
-            cli.part(name).command.main(["--results", str(results)], prog_name=f"bench {name}", standalone_mode=False)
+            part = cli.part(name).command
+            part.main(_arguments(part, results, rounds), prog_name=f"bench {name}", standalone_mode=False)
         except Exception:  # the other parts are worth their time all the same
             traceback.print_exc()
             failed.append(name)
@@ -30,3 +32,8 @@ def command(results: Path) -> None:
         click.echo(goals.markdown())
     if failed:
         raise click.ClickException(f"failed: {', '.join(failed)}")
+
+
+def _arguments(part: click.Command, results: Path, rounds: int | None) -> list[str]:
+    has_rounds = any(option.name == "rounds" for option in part.params)
+    return ["--results", str(results), *(["--rounds", str(rounds)] if rounds and has_rounds else [])]
