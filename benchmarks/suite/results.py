@@ -15,7 +15,7 @@ import click
 
 from benchmarks.figures import machine
 from benchmarks.suite.charts import Chart, draw
-from benchmarks.suite.settings import ROOT, Settings
+from benchmarks.suite.settings import RESULTS, ROOT, Settings
 from benchmarks.suite.tables import Table
 
 
@@ -49,11 +49,16 @@ def document(
     }
 
 
-def keep(found: Mapping[str, Any], settings: Settings, made: Report) -> None:
-    """Write NAME.json, .md, .rst and .svg into the folder of results, and show the tables."""
-    settings.results.mkdir(parents=True, exist_ok=True)
-    _path(settings.results, found["part"], "json").write_text(json.dumps(found, indent=1) + "\n")
-    publish(found, settings.results, made)
+def keep(found: Mapping[str, Any], settings: Settings, made: Report, *, is_whole: bool = True) -> None:
+    """Write NAME.json, .md, .rst and .svg into the folder of results, and show the tables.
+
+    What is not the whole part goes into a folder of its own, unless another was asked for: a look at one peer must not
+    take the place of the table that the documents show.
+    """
+    folder = settings.results if is_whole or settings.results != RESULTS else RESULTS / "partial"
+    folder.mkdir(parents=True, exist_ok=True)
+    _path(folder, found["part"], "json").write_text(json.dumps(found, indent=1) + "\n")
+    publish(found, folder, made)
     if settings.prints_json:
         json.dump(found, sys.stdout, indent=1)
         print()

@@ -174,6 +174,16 @@ def test_a_part_that_was_never_measured_has_no_document(tmp_path):
     assert results.load(tmp_path, "calls") is None
 
 
+def test_a_look_at_one_peer_does_not_take_the_place_of_the_published_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    found = {"part": "calls", "machine": {"date": "today"}, "rounds": 1, "seconds": 1.0, "took_s": 1, "results": []}
+    made = results.Report("Calls", [])
+    results.keep(found, Settings(results=tmp_path), made, is_whole=False)
+    assert results.load(tmp_path, "calls") is None
+    results.keep(found, Settings(results=tmp_path), made)
+    assert results.load(tmp_path, "calls") == found
+
+
 def test_a_document_says_when_and_how_it_was_measured():
     text = results.about({"machine": {"date": "today", "cpu": "2 x"}, "rounds": 3, "seconds": 1.5, "took_s": 60})
     assert text == "today; cpu 2 x; 3 rounds of 1.5 s a phase, 60 s in all."

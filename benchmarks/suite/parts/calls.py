@@ -36,7 +36,7 @@ _SIZE_SHARE = 1 / 3
 def command(settings: Settings, against: tuple[str, ...], sizes: bool) -> None:
     """Calls: one caller; 64 in flight by futures, tasks, threads; params of 10 B to 1 MB."""
     found = run(settings, against, sizes=sizes)
-    keep(found, settings, report(found))
+    keep(found, settings, report(found), is_whole=sizes and not settings.only and not against)
 
 
 def run(settings: Settings, against: Sequence[str] = (), *, sizes: bool = True) -> dict[str, Any]:

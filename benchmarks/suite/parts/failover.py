@@ -47,7 +47,7 @@ _SCENARIOS = ("kill", "kill-again", "freeze", "drop", "first-host")
 def command(settings: Settings, repetitions: int) -> None:
     """Failover: the next call after kill -9 of the broker in use, and our figures of other faults."""
     found = run(settings, repetitions)
-    keep(found, settings, report(found))
+    keep(found, settings, report(found), is_whole=not settings.only and repetitions > 0)
 
 
 def run(settings: Settings, repetitions: int = 5) -> dict[str, Any]:

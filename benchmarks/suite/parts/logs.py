@@ -41,7 +41,7 @@ _HALVINGS = 3
 def command(settings: Settings) -> None:
     """Log records of 8 processes through to the file, beside py-servicebus at equal loss."""
     found = run(settings)
-    keep(found, settings, report(found))
+    keep(found, settings, report(found), is_whole=not settings.only)
 
 
 def run(settings: Settings) -> dict[str, Any]:

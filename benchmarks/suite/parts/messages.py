@@ -32,7 +32,7 @@ PHASES = {"pub": "one by one", "pubw": "many unconfirmed", "e2e": "through handl
 def command(settings: Settings, against: tuple[str, ...]) -> None:
     """Messages: confirmed one by one, many unconfirmed, and end to end."""
     found = run(settings, against)
-    keep(found, settings, report(found))
+    keep(found, settings, report(found), is_whole=not settings.only and not against)
 
 
 def run(settings: Settings, against: Sequence[str] = ()) -> dict[str, Any]:

@@ -33,7 +33,7 @@ FULL_CORES = 0.95
 def command(settings: Settings) -> None:
     """Two workers per host and two client processes, against the C floor with as many."""
     found = run(settings)
-    keep(found, settings, report(found))
+    keep(found, settings, report(found), is_whole=not settings.only)
 
 
 def run(settings: Settings) -> dict[str, Any]:
