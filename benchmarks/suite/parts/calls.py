@@ -91,13 +91,16 @@ def report(found: dict[str, Any]) -> Report:
     """Tables of rates, ratios, sizes and CPU; bars of the first two."""
     shown = names(found)
     tables = [_rates(found, shown), _ratios(found, shown), _cpu(found, shown)]
-    tables += [_sizes(found, shown, "one caller", ONE), _sizes(found, shown, "64 in flight, the peer's best way", "")]
+    by_size = _by_size(found, shown)
+    if by_size:
+        tables.append(_sizes(found, shown, "one caller", ONE))
+        tables.append(_sizes(found, shown, "64 in flight, the peer's best way", ""))
     charts: list[Chart] = [
         Bars("One caller", "calls/s", rates(found, ONE)),
         Bars("64 in flight, the fastest way of each", "calls/s", {name: best(found, name) for name in shown}),
         Bars("64 threads", "calls/s", rates(found, "threads")),
     ]
-    if by_size := _by_size(found, shown):
+    if by_size:
         charts.append(Curves("One caller, by the length of the params", "bytes", "calls/s", by_size, log_y=True))
     notes = [_what(), *(f"- {line}" for line in failures(found)), noise(found)]
     return Report("Calls", tables, charts, notes)
