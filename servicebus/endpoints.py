@@ -141,7 +141,7 @@ class MessageService:
         self.handle(request)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Event:
     """The fields of a request, under their names of py-servicebus 2.x. ``id`` is unique on the wire."""
 

@@ -200,7 +200,7 @@ class Sender:
         """
         with _life_lock:
             life, self._life = self._life, None
-        if life is not None and life.pid == os.getpid():
+        if life is not None and life.is_ours:
             life.close()
 
     # -- inside --------------------------------------------------------------------------------------------------
@@ -282,13 +282,13 @@ class Sender:
 
     def _current(self) -> Life:
         life = self._life
-        if life is not None and life.pid == os.getpid():
+        if life is not None and life.is_ours:
             return life
         return self._begin()
 
     def _begin(self) -> Life:
         with _life_lock:
-            if self._life is not None and self._life.pid != os.getpid():
+            if self._life is not None and not self._life.is_ours:
                 # The parent's connections: forgotten, never closed, since their sockets are shared with the parent.
                 self._inherited.append(self._life)
                 self._life = None

@@ -12,6 +12,7 @@ from servicebus.client.engine import Engine
 from servicebus.client.outbox_file import OutboxFile
 from servicebus.configuration import Configuration
 from servicebus.errors import OutboxUnavailable
+from servicebus.transport import forks
 from servicebus.transport.iothread import client_loop
 from servicebus.wire.signing import Keyring
 
@@ -25,7 +26,7 @@ class Life:
     """For any thread of the process that made it; another one leaves it alone."""
 
     def __init__(self, config: Configuration, keyring: Keyring, outbox_path: str | os.PathLike[str] | None):
-        self.pid = os.getpid()
+        self._forks = forks.count
         self.incarnation = os.urandom(8).hex()
         self.count = itertools.count(1)
         self.engine = Engine(client_loop(), config, keyring)
@@ -38,6 +39,11 @@ class Life:
             self.need_outbox()
         except OutboxUnavailable as error:  # what does not need it goes on; send() asks again, and raises it
             LOG.error("%s", error)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it began in this process."""
+        return self._forks == forks.count
 
     def need_outbox(self) -> None:
         """See to it that the outbox is open, if there is to be one. Raises OutboxUnavailable."""

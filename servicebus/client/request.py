@@ -27,8 +27,23 @@ class Promise(Future[Any]):
     wire_id = ""
     on_cancel: Callable[[str], None] | None = None
 
+    was_cancelled = False
+    _is_answered = False
+    _answer: Any = None
+
+    # A Future takes its lock for each of these; who sees the flag needs none for what was set before it.
+
+    def set_result(self, result: Any) -> None:
+        super().set_result(result)
+        self._answer = result
+        self._is_answered = True
+
+    def result(self, timeout: float | None = None) -> Any:
+        return self._answer if self._is_answered else super().result(timeout)
+
     def cancel(self) -> bool:
         is_cancelled = super().cancel()
+        self.was_cancelled = self.was_cancelled or is_cancelled
         on_cancel, self.on_cancel = self.on_cancel, None
         if is_cancelled and on_cancel is not None:
             on_cancel(self.wire_id)
@@ -174,7 +189,7 @@ class Request:
     @property
     def is_done(self) -> bool:
         """Answered, failed, or cancelled by its caller."""
-        return self._is_done or self.future.cancelled()
+        return self._is_done or self.future.was_cancelled
 
     def complete(self, result: Any) -> None:
         if not self._is_done:

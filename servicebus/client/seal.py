@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from servicebus.wire.address import Address
-from servicebus.wire.envelope import DIRECT_REPLY_TO, Envelope, Kind
+from servicebus.wire.envelope import DIRECT_REPLY_TO, Kind, build_envelope
 from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import encode_envelope
 
@@ -18,12 +18,12 @@ def seal(
     Raises:
         EnvelopeError: ``unencodable``; nothing was sent.
     """
-    envelope = Envelope(
-        id=wire_id,
-        node=address.node,
-        category=address.category,
-        service=address.name,
-        kind=kind,
+    envelope = build_envelope(
+        wire_id,
+        address.node,
+        address.category,
+        address.name,
+        kind,
         sent_ms=int(time.time() * 1000),
         ttl_ms=max(1, int(timeout_s * 1000)),
         reply="" if kind is Kind.MESSAGE else DIRECT_REPLY_TO,

@@ -7,8 +7,7 @@ would otherwise take every caller along each time. An untrusted one is still use
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 
 class Trust:
@@ -55,8 +54,7 @@ class Trust:
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """One host as the choice sees it."""
 
     is_usable: bool

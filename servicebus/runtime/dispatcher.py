@@ -34,7 +34,7 @@ _ASIDE_S = 1.0
 ServiceKey = tuple[Kind, str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: see job.py
 class Arrival:
     """A verified request whose standing is not known yet."""
 

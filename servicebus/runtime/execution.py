@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import Any
 
 from servicebus.endpoints import Event, Reject, Request, Requeue, Response, Retry, _serving
 from servicebus.errors import EnvelopeError
+from servicebus.runtime.instances import copier
 from servicebus.runtime.job import Job, Outcome, Verdict
 from servicebus.runtime.lock_keys import LockError
 from servicebus.runtime.parking import Task
@@ -33,6 +33,7 @@ class Execution:
 
     def __init__(self, service: Service, make_sender: Callable[[], Any], *, with_traces: bool):
         self._service = service
+        self._copy = copier(service.instance)
         self._make_sender = make_sender
         self._with_traces = with_traces
 
@@ -91,7 +92,7 @@ class Execution:
         event = Event(id, incoming.category, incoming.service, incoming.token, params, incoming.version)
         request = Request(event, job.deadline, self._make_sender, job)
         # As in 2.x each request gets a shallow copy, so that attributes set on self do not leak into the next one.
-        instance = copy.copy(self._service.instance)
+        instance = self._copy()
         _serving.request = request
         try:
             job.started()
