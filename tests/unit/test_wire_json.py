@@ -199,3 +199,29 @@ def test_no_bytes_raise_anything_but_envelope_errors(raw: bytes) -> None:
         decode_json(raw)
     except EnvelopeError as refusal:
         assert refusal.reason in ("bad-json", "too-deep")
+
+
+@pytest.mark.parametrize("depth", [1, 2, MAX_JSON_DEPTH, MAX_JSON_DEPTH + 1, 100_000])
+@pytest.mark.parametrize("length", [0, 5_000])
+def test_the_limit_of_depth_is_the_same_for_long_texts(depth: int, length: int) -> None:
+    raw = b"[" * depth + b'"' + b"x" * length + b'"' + b"]" * depth
+    if depth <= MAX_JSON_DEPTH:
+        assert encode_json(decode_json(raw)) == raw
+        return
+    with pytest.raises(EnvelopeError) as refusal:
+        decode_json(raw)
+    assert refusal.value.reason == "too-deep"
+    if depth < 900:
+        value: object = "x" * length
+        for _ in range(depth):
+            value = [value]
+        with pytest.raises(EnvelopeError, match="too-deep"):
+            encode_json(value)
+
+
+@pytest.mark.parametrize("text", ["]]>", "a]b]]>", "]" * 5 + ">", "x" * 9000 + "]]>", "]]>" + "x" * 9000, "]]"])
+def test_the_end_of_a_cdata_section_never_stands_in_the_text(text: str) -> None:
+    for value in (text, [text], [[1], text], {"]]>": text}):
+        raw = encode_json(value)
+        assert b"]]>" not in raw
+        assert decode_json(raw) == value
