@@ -26,6 +26,8 @@ class ServiceThread:
     """Runs one service. ``put()`` is for the I/O thread; outcomes are handed to *post* from the service's threads.
 
     Args:
+        hand_over: in place of *post*, given a function that says whether the next job is here: until then the thread
+            may be of use elsewhere.
         locks: the node's, for a service with locks; without it they hold in this service's threads alone.
     """
 
@@ -38,6 +40,7 @@ class ServiceThread:
         *,
         with_traces: bool,
         locks: NodeLocks | None = None,
+        hand_over: Callable[[Outcome, Callable[[], bool]], None] | None = None,
     ):
         self.service = service
         self._execution = Execution(service, make_sender, with_traces=with_traces)
@@ -45,6 +48,7 @@ class ServiceThread:
         self._parking = self._make_parking(locks or NodeLocks()) if service.is_locked else None
         self._inbox_size = inbox_size
         self._post = post
+        self._hand_over = hand_over
         self._taken = 0
         self._left = 0
         self._left_lock = threading.Lock()
@@ -113,19 +117,25 @@ class ServiceThread:
         self._optional("teardown")
 
     def _serve(self, inbox: SimpleQueue[Job | None]) -> None:
+        def has_job() -> bool:
+            return not inbox.empty()
+
+        hand_over = self._hand_over or (lambda outcome, _has_job: self._post(outcome))
         while (job := inbox.get()) is not None:
-            self._leave(self._execution.run(job))
+            outcome = self._execution.run(job)
+            self._count_left()
+            hand_over(outcome, has_job)
 
     def _serve_locked(self, parking: Parking) -> None:
         while (task := parking.get()) is not None:
             outcome = self._execution.run_task(task)
             parking.done(task)
-            self._leave(outcome)
+            self._count_left()
+            self._post(outcome)
 
-    def _leave(self, outcome: Outcome) -> None:
+    def _count_left(self) -> None:
         with self._left_lock:
             self._left += 1
-        self._post(outcome)
 
     def _optional(self, name: str) -> None:
         method = getattr(self.service.instance, name, None)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from functools import partial
 
 from servicebus.errors import JournalUnavailable
 from servicebus.runtime.complaints import Complaints
@@ -23,7 +24,7 @@ from servicebus.runtime.job import Claim, Outcome, Settlement
 from servicebus.runtime.journal.log import Damaged
 from servicebus.runtime.publisher import Publisher
 from servicebus.transport.interface import Delivery
-from servicebus.transport.loop import EventLoop
+from servicebus.transport.sharedloop import SharedLoop
 from servicebus.wire.envelope import Kind
 
 _ASK_AGAIN_S = 0.05
@@ -33,13 +34,13 @@ _COMES_AGAIN_S = 2.0
 
 
 class Settler:
-    """Belongs to the I/O thread, but for ``post()`` and ``start()``.
+    """Belongs to the thread that turns the loop, but for ``post()``, ``hand_over()`` and ``start()``.
 
     Args:
         on_damaged: called once, when the journal turns out to be damaged: the worker is to end.
     """
 
-    def __init__(self, loop: EventLoop, dispatcher: Dispatcher, host_name: str, on_damaged: Callable[[Damaged], None]):
+    def __init__(self, loop: SharedLoop, dispatcher: Dispatcher, host_name: str, on_damaged: Callable[[Damaged], None]):
         self.delivered_at = 0.0
         """``time.monotonic()`` of the last call or message that came in."""
         self._loop = loop
@@ -103,6 +104,13 @@ class Settler:
             self._is_posted = True
             self._loop.post(self._take_posted)
 
+    def hand_over(self, outcome: Outcome, has_job: Callable[[], bool]) -> None:
+        """``post()`` by a service's thread; with nothing else under way, it turns the loop itself until *has_job*."""
+        if self._dispatcher.unfinished > 1:
+            self.post(outcome)
+        elif not self._loop.lead(partial(self._take, outcome), has_job):
+            self._loop.follow(partial(self.post, outcome), has_job)
+
     # -- in ------------------------------------------------------------------------------------------------------------
 
     def take(
@@ -120,6 +128,10 @@ class Settler:
             self.settle(received)
             return
         self._arrivals.append(received)
+        self._flush_later()
+
+    def _take(self, outcome: Outcome) -> None:
+        self._outcomes.append(outcome)
         self._flush_later()
 
     def _take_posted(self) -> None:

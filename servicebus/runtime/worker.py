@@ -29,10 +29,13 @@ from servicebus.runtime.pulse import Pulse
 from servicebus.runtime.service_thread import Service, ServiceThread
 from servicebus.runtime.settler import Settler
 from servicebus.runtime.signals import EXIT_ASKED, EXIT_FAILED, SignalPipe, unmask
-from servicebus.transport.loop import EventLoop
+from servicebus.transport.sharedloop import SharedLoop
 from servicebus.wire.signing import Keyring
 
 LOG = logging.getLogger(__name__)
+
+_LENT_S = 0.002
+"""Short, because a service that has left the loop to run a request may keep the others waiting for so long."""
 
 Hook = Callable[[], Any]
 
@@ -63,12 +66,20 @@ class Worker:
         self._after_fork = after_fork
         self._on_exit = on_exit
         keyring = Keyring(config.secrets)
-        self._loop = EventLoop(f"io-{host.name}")
+        self._loop = SharedLoop(f"io-{host.name}", _LENT_S)
         # Half of the window: more, and one slow service would keep the others from getting anything delivered.
         half = max(1, config.prefetch // 2)
         inbox_size = min(queue_len or half, half)
         self._services = [
-            ServiceThread(service, inbox_size, self._post, make_sender, with_traces=config.fault_traces, locks=locks)
+            ServiceThread(
+                service,
+                inbox_size,
+                self._post,
+                make_sender,
+                with_traces=config.fault_traces,
+                locks=locks,
+                hand_over=self._hand_over,
+            )
             for service in services
         ]
         by_key = {(thread.service.kind, thread.service.key): thread for thread in self._services}
@@ -118,6 +129,9 @@ class Worker:
 
     def _post(self, outcome: Any) -> None:
         self._settler.post(outcome)
+
+    def _hand_over(self, outcome: Any, has_job: Callable[[], bool]) -> None:
+        self._settler.hand_over(outcome, has_job)
 
     def snapshot(self) -> dict[str, Any]:
         consumer = self._consumer

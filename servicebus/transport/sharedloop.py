@@ -1,13 +1,14 @@
-"""SharedLoop: an event loop whose turns a waiting caller may take over, so that its reply wakes one thread, not two.
+"""SharedLoop: an event loop that a waiting thread may turn itself, so that what it waits for wakes one thread, not two.
 
-Theory of operation (leader and followers). Who holds the *lead* turns the loop: its own thread, or a caller that waits
-for an answer and is alone in that. The thread lends the lead when such a caller asks for it, and stands by; the caller
-sends its request, reads the socket until its answer is there, and leaves. The lead stays lent for a moment, since the
-next call often follows at once; then the thread takes it back.
+Theory of operation (leader and followers). Who holds the *lead* turns the loop: its own thread, or one that has nothing
+to do before something comes in, and is alone in that: a caller that waits for its answer, a service that waits for its
+next request. The thread lends the lead when such a one asks for it, and stands by; the leader sends what it has to
+send, reads the sockets until it has what it waits for, and leaves. The lead stays lent for a moment, since the next
+call often follows at once; then the thread takes it back.
 
 A leader does little: it begins its own request, reads streams and flushes them. Whatever else there is (a timer that
-is due, work of other threads, a socket that is still being connected) it leaves to the thread, and becomes an ordinary
-caller that waits. Reason: a caller's thread can be interrupted at any point, by Ctrl-C or by whatever a signal handler
+is due, work of other threads, a socket that is still being connected) it leaves to the thread, and waits as ever.
+Reason: a caller's thread can be interrupted at any point, by Ctrl-C or by whatever a signal handler
 raises. An interrupted read may have left what belongs to a connection half done, so every connection is then cut, and
 the requests on them go on over new ones, under their ids, as after any failure of a network.
 """
@@ -21,8 +22,6 @@ from threading import get_ident
 
 from servicebus.transport.loop import EventLoop
 
-_LENT_S = 0.01
-"""How long nobody turns a loop that was lent and is not used, before its thread takes it back."""
 _PATIENCE_S = 0.02
 """After so long without any input a leader leaves the waiting to the thread; for slow services nothing is gained."""
 _RELUCTANT_CALLS = 32
@@ -32,10 +31,15 @@ _LOST_LEAD_S = 2.0
 
 
 class SharedLoop(EventLoop):
-    """An EventLoop for Senders. ``lead()``, ``follow()`` and ``post()`` are for any thread."""
+    """An EventLoop for Senders and workers. ``lead()``, ``follow()`` and ``post()`` are for any thread.
 
-    def __init__(self, name: str):
+    Args:
+        lent_s: how long nobody turns a loop that was lent and is not used, before its thread takes it back.
+    """
+
+    def __init__(self, name: str, lent_s: float = 0.01):
         super().__init__(name)
+        self._lent_s = lent_s
         self.callers: set[int] = set()
         """Threads that wait for an answer; each adds and removes itself."""
         self._lead = threading.Lock()
@@ -83,8 +87,8 @@ class SharedLoop(EventLoop):
         return self._lead_on(begin, is_over)
 
     def follow(self, submit: Callable[[], None], is_over: Callable[[], bool]) -> None:
-        """``submit()`` to the thread; if no other caller waits, ask it for the lead, and turn until *is_over*."""
-        if len(self.callers) > 1 or self._reluctance:
+        """``submit()`` to the thread; if nobody else waits, ask it for the lead, and turn until *is_over*."""
+        if len(self.callers) > 1 or self._leader is not None or self._reluctance:
             self._reluctance = max(0, self._reluctance - 1)
             submit()
             return
@@ -114,7 +118,7 @@ class SharedLoop(EventLoop):
         if self._posted:  # by somebody who did not see yet that nobody turns
             self._call_back()
         led = self._times_led
-        while not self._recall.acquire(timeout=_LENT_S):
+        while not self._recall.acquire(timeout=self._lent_s):
             if self._leader is None and self._times_led == led:
                 break
             led = self._times_led

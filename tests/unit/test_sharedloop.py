@@ -161,6 +161,26 @@ def test_the_thread_that_reads_the_answers_must_not_wait_for_one(loop: SharedLoo
     assert loop.can_wait_here()
 
 
+def test_while_one_leads_another_waits_for_nothing_but_its_answer(loop: SharedLoop, echo: Echo) -> None:
+    echo.ask_until_led()
+    me = threading.get_ident()
+    submitted: list[int] = []
+
+    def follow() -> None:
+        loop.follow(lambda: submitted.append(threading.get_ident()), lambda: False)
+
+    def interfere() -> None:
+        if threading.get_ident() == me and not submitted:
+            other = threading.Thread(target=follow)
+            other.start()
+            other.join(5)
+            assert not other.is_alive()
+
+    echo.on_data = interfere
+    echo.ask_until_led()
+    assert len(submitted) == 1
+
+
 def raising(*_: object) -> None:
     raise Interrupted
 
