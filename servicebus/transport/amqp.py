@@ -54,7 +54,7 @@ class AmqpConnection:
     ):
         self.host = host
         self.blocked: str | None = None
-        self._loop = loop
+        self.loop = loop
         self._events = events
         self._opened = False
         self._ended = False
@@ -122,13 +122,13 @@ class AmqpConnection:
         self._ended = True
         if self._opened:
             lost = self.lost(reason)
-            self._loop.post(lambda: self._events.connection_lost(self, lost))
+            self.loop.post(lambda: self._events.connection_lost(self, lost))
         else:
             self._tell_failed(ConnectFailed(self.host.place, reason, kind="closed"))
 
     def _tell_failed(self, failure: ConnectFailed) -> None:
         self._ended = True
-        self._loop.post(lambda: self._events.connection_failed(self, failure))
+        self.loop.post(lambda: self._events.connection_failed(self, failure))
 
     @property
     def frame_max(self) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pika
 
 from servicebus.errors import ConnectionLost, TransportError
+from servicebus.transport.acks import Acks
 from servicebus.transport.failures import channel_failure
 from servicebus.transport.frames import Properties, ack_frame, content_frames, publish_frame
 from servicebus.transport.interface import Delivery, Returned, Script
@@ -37,6 +38,7 @@ class AmqpChannel:
         self._on_returned = on_returned
         self._on_confirmed = on_confirmed
         self._published = 0
+        self._acks = Acks()
         self._script: Script | None = None
         self._channel = raw.channel(on_open_callback=self._opened)
         self._number = int(self._channel.channel_number)
@@ -113,15 +115,23 @@ class AmqpChannel:
         return self._published
 
     def ack(self, tag: int) -> None:
+        if not self._acks:
+            self.connection.loop.flush_later(self)
+        self._acks.add(tag)
+
+    def flush(self) -> None:
+        """Send the acks of this turn."""
         if not self.is_open:
             return
-        if self._lane is not None:
-            self._write(ack_frame(self._number, tag))
-        else:
-            self._channel.basic_ack(tag)
+        for tag, multiple in self._acks.take():
+            if self._lane is not None:
+                self._write(ack_frame(self._number, tag, multiple))
+            else:
+                self._channel.basic_ack(tag, multiple)
 
     def reject(self, tag: int, *, requeue: bool) -> None:
         if self.is_open:
+            self._acks.settled_otherwise(tag)
             self._channel.basic_reject(tag, requeue=requeue)
 
     def cancel(self, consumer_tag: str) -> None:
@@ -130,6 +140,7 @@ class AmqpChannel:
 
     def close(self) -> None:
         if self.is_open:
+            self.flush()
             self._channel.close()
 
     # -- pika's callbacks ----------------------------------------------------------------------------------------
@@ -195,12 +206,18 @@ class AmqpChannel:
         """pika's channel; for transport/steps.py only."""
         return self._channel
 
-    def take_deliveries(self, consumer_tag: str, on_delivery: Callable[[Delivery], None]) -> None:
+    def is_to_be_acked(self, tag: int) -> None:
+        """A delivery has come past the fast lane."""
+        self._acks.delivered(tag)
+
+    def take_deliveries(self, consumer_tag: str, on_delivery: Callable[[Delivery], None], *, no_ack: bool) -> None:
         """Let the fast lane, if there is one, take this consumer's deliveries past pika."""
         if self._lane is None:
             return
 
         def deliver(tag: int, redelivered: bool, routing_key: str, properties: Properties, body: bytes) -> None:
+            if not no_ack:
+                self._acks.delivered(tag)
             on_delivery(
                 Delivery(
                     self,

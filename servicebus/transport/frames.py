@@ -43,9 +43,9 @@ class Unreadable(Exception):
     """Raised when bytes are no AMQP that this module reads."""
 
 
-def ack_frame(channel: int, tag: int) -> bytes:
-    """``basic.ack`` of one delivery."""
-    return _ACK_FRAME.pack(METHOD, channel, _ACK_FRAME_BYTES, ACK, tag, 0, END)
+def ack_frame(channel: int, tag: int, multiple: bool = False) -> bytes:
+    """``basic.ack`` of one delivery, or of all up to it."""
+    return _ACK_FRAME.pack(METHOD, channel, _ACK_FRAME_BYTES, ACK, tag, multiple, END)
 
 
 @lru_cache(maxsize=1024)

@@ -66,6 +66,7 @@ class EventLoop:
         self._timer_ids = itertools.count()
         self._posted: deque[Callable[[], None]] = deque()
         self._dirty: list[Flushable] = []
+        self._unsent: list[Flushable] = []
         self._sleeping = False
         self._stopping = False
         self._wake_in, self._wake_out = os.pipe()
@@ -114,9 +115,13 @@ class EventLoop:
         with suppress(KeyError, ValueError):  # never registered, or closed already: the wanted state is reached
             self._selector.unregister(sock)
 
-    def flush_later(self, stream: Flushable) -> None:
+    def flush_later(self, source: Flushable) -> None:
+        """Flush *source* at the end of this turn, before what has to be sent: it may add to that."""
+        self._dirty.append(source)
+
+    def send_later(self, stream: Flushable) -> None:
         """Flush *stream* at the end of this turn."""
-        self._dirty.append(stream)
+        self._unsent.append(stream)
 
     def close(self) -> None:
         """Release the selector and the pipe; only after ``run()`` has returned."""
@@ -161,10 +166,13 @@ class EventLoop:
                 self._guarded(callback)
 
     def _flush(self) -> None:
-        while self._dirty:
-            dirty, self._dirty = self._dirty, []
-            for stream in dirty:
-                self._guarded(stream.flush)
+        while self._dirty or self._unsent:
+            if self._dirty:
+                flushed, self._dirty = self._dirty, []
+            else:
+                flushed, self._unsent = self._unsent, []
+            for each in flushed:
+                self._guarded(each.flush)
 
     def _guarded(self, callback: Callable[..., None], *args: Any) -> None:
         try:

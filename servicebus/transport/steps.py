@@ -88,6 +88,8 @@ def consume(
 
     def step(channel: Any, on_done: Callable[[Any], None]) -> None:
         def delivered(_channel: Any, method: Any, properties: Any, body: bytes) -> None:
+            if not no_ack:
+                channel.is_to_be_acked(method.delivery_tag)
             on_delivery(_delivery(channel, method, properties, body))
 
         tag = channel.raw.basic_consume(
@@ -97,7 +99,7 @@ def consume(
             exclusive=exclusive,
             callback=lambda frame: on_done(frame.method.consumer_tag),
         )
-        channel.take_deliveries(tag, on_delivery)
+        channel.take_deliveries(tag, on_delivery, no_ack=no_ack)
 
     return step
 
@@ -117,6 +119,7 @@ def get_message(queue: str) -> Step:
     def step(channel: Any, on_done: Callable[[Any], None]) -> None:
         def got(_channel: Any, method: Any, properties: Any, body: bytes) -> None:
             channel.raw.callbacks.remove(channel.raw.channel_number, spec.Basic.GetEmpty, is_empty)
+            channel.is_to_be_acked(method.delivery_tag)
             on_done(_delivery(channel, method, properties, body))
 
         def is_empty(_frame: Any) -> None:

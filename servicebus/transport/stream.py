@@ -66,7 +66,7 @@ class Stream:
         self._out_bytes += len(data)
         if not self._flush_pending:
             self._flush_pending = True
-            self._loop.flush_later(self)
+            self._loop.send_later(self)
 
     def abort(self) -> None:
         """Close at once, without a word to the peer; ``connection_lost(None)`` follows in a later callback."""

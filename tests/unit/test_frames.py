@@ -75,9 +75,10 @@ def test_bodies_around_the_frame_limit_are_cut_as_pika_cuts_them(size):
     assert by_us(7, "x", "y", True, body) == by_pika(7, "x", "y", True, body, pika.BasicProperties())
 
 
-@given(channels, st.integers(0, 2**64 - 1))
-def test_an_ack_is_written_as_pika_writes_it(channel, tag):
-    assert frames.ack_frame(channel, tag) == pika.frame.Method(channel, pika.spec.Basic.Ack(tag)).marshal()
+@given(channels, st.integers(0, 2**64 - 1), st.booleans())
+def test_an_ack_is_written_as_pika_writes_it(channel, tag, multiple):
+    by_pika = pika.frame.Method(channel, pika.spec.Basic.Ack(tag, multiple)).marshal()
+    assert frames.ack_frame(channel, tag, multiple) == by_pika
 
 
 def test_a_short_string_over_255_bytes_is_refused():

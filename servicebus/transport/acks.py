@@ -1,0 +1,48 @@
+"""Acks: what one turn acknowledges on a channel, in as few frames as may be.
+
+A broker settles a hundred deliveries by one frame (``multiple``) much cheaper than one by one; but such a frame settles
+every delivery up to its tag, so it may only reach as far as nothing older is still at work.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Acks"]
+
+
+class Acks:
+    """Of one channel. Tags grow with each delivery (AMQP 0-9-1, 4.7)."""
+
+    def __init__(self) -> None:
+        self._open: set[int] = set()
+        """At work: bounded by the prefetch."""
+        self._fresh: list[int] = []
+
+    def __repr__(self) -> str:
+        return f"<Acks {len(self._open)} at work, {len(self._fresh)} to be told>"
+
+    def __bool__(self) -> bool:
+        return bool(self._fresh)
+
+    def delivered(self, tag: int) -> None:
+        """*tag* has to be acknowledged, or rejected, some day."""
+        self._open.add(tag)
+
+    def add(self, tag: int) -> None:
+        """*tag* is to be acknowledged."""
+        self._open.discard(tag)
+        self._fresh.append(tag)
+
+    def settled_otherwise(self, tag: int) -> None:
+        """The broker has been told of *tag* in another way."""
+        self._open.discard(tag)
+
+    def take(self) -> list[tuple[int, bool]]:
+        """``(tag, multiple)`` for each frame that is to be sent now."""
+        fresh, self._fresh = self._fresh, []
+        if len(fresh) > 1:
+            oldest = min(self._open) if self._open else max(fresh) + 1
+            together = [tag for tag in fresh if tag < oldest]
+            if len(together) > 1:
+                # Its own tag must be one that is still to be told, or the broker takes it for a mistake.
+                return [(max(together), True), *((tag, False) for tag in fresh if tag > oldest)]
+        return [(tag, False) for tag in fresh]
