@@ -30,7 +30,9 @@ SERVICES = 10
 IMPORTS = 10
 MODULE = "servicebus.sender"
 PROGRAM = Path(__file__).resolve().parent.parent / "programs" / "sender_memory.py"
-GOALS = {"agent MB": 90.0, "agent at rest %": 0.5, "Sender MB": 12.0, "import ms": 120.0}
+GOALS = {"agent MB": 90.0, "agent at rest %": 0.5, "Sender MB": 12.0, "Sender MB, bare": 12.0, "import ms": 120.0}
+USUAL = ("ssl", "logging", "asyncio", "sqlite3", "urllib.request", "dataclasses", "uuid")
+"""What a program that talks to others has imported anyway."""
 _SETTLES_S = 5.0
 
 
@@ -47,7 +49,8 @@ def run(settings: Settings) -> dict[str, Any]:
     with brokers(count=2) as nodes, tempfile.TemporaryDirectory(prefix="footprint-") as folder:
         measures: dict[str, tuple[Callable[[], dict[str, Any]], float]] = {
             "agent": (lambda: _agent(nodes, Path(folder), settings.seconds), settings.seconds + 10.0),
-            "sender": (lambda: _sender(nodes[:1], Path(folder)), 8.0),
+            "sender": (lambda: _sender(nodes[:1], Path(folder), USUAL), 8.0),
+            "sender, bare": (lambda: _sender(nodes[:1], Path(folder), ()), 8.0),
             "import": (_import, 5.0),
         }
         turns = [Turn(name, *each) for name, each in measures.items() if settings.wants(name)]
@@ -85,10 +88,10 @@ def _memory(pid: int) -> dict[str, float]:
     return {name.lower(): kib[name] * 1024 / 1e6 for name in ("Rss", "Pss", "Pss_Anon", "Pss_File")}
 
 
-def _sender(nodes: Sequence[Broker], folder: Path) -> dict[str, Any]:
+def _sender(nodes: Sequence[Broker], folder: Path, has: Sequence[str]) -> dict[str, Any]:
     hosts = [host(broker) for broker in nodes]
     with running([Order("CALLED", hosts)], folder) as (node,):
-        order = {"config": {**common(hosts), "node_name": "CALLER"}, "address": node.address()}
+        order = {"config": {**common(hosts), "node_name": "CALLER"}, "address": node.address(), "has": has}
         done = subprocess.run([sys.executable, str(PROGRAM), json.dumps(order)], capture_output=True, text=True,
                               check=False)  # fmt: skip
     if done.returncode:
@@ -112,6 +115,7 @@ def figures(found: Mapping[str, Any]) -> dict[str, Spread | None]:
         "agent MB": Spread.of(_agent_mb(each) for each in _of(results, "agent")),
         "agent at rest %": Spread.of(each["cpu_share"] * 100 for each in _of(results, "agent")),
         "Sender MB": Spread.of(_sender_mb(each) for each in _of(results, "sender")),
+        "Sender MB, bare": Spread.of(_sender_mb(each) for each in _of(results, "sender, bare")),
         "import ms": Spread.of(statistics.median(each["ms"]) for each in _of(results, "import")),
         "import CPU ms": Spread.of(statistics.median(each["cpu_ms"]) for each in _of(results, "import")),
     }
@@ -140,7 +144,8 @@ def report(found: Mapping[str, Any]) -> Report:
 _TITLES = {
     "agent MB": f"agent with two workers and {SERVICES} services, MB in all (shared pages counted once)",
     "agent at rest %": "the same, % of a core at rest",
-    "Sender MB": "a Sender adds to a Python process, MB (after a thousand calls, all pages counted)",
+    "Sender MB": "a Sender adds to a program that has asyncio, ssl, logging, ..., MB (after a thousand calls)",
+    "Sender MB, bare": "a Sender adds to an interpreter that has imported nothing, MB (the same)",
     "import ms": f"import of {MODULE}, ms (median of {IMPORTS})",
     "import CPU ms": "the same, ms of CPU: what is left of it on a busy machine",
 }
@@ -183,7 +188,7 @@ def _agent_table(results: Sequence[Mapping[str, Any]]) -> Table | None:
 
 
 def _sender_table(results: Sequence[Mapping[str, Any]]) -> Table | None:
-    senders = _of(results, "sender")
+    senders = _of(results, "sender, bare")
     if not senders:
         return None
     rows, last = [], senders[-1]["before"]
@@ -192,7 +197,9 @@ def _sender_table(results: Sequence[Mapping[str, Any]]) -> Table | None:
         last = held
     before = number(senders[-1]["before"]["rss"] * 1024 / 1e6)
     note = f"Each import brings what it needs and is not there yet. The interpreter alone has {before} MB."
-    return Table("What a Sender adds, step by step (last round)", ["step", "RSS MB", "PSS MB"], rows, note)
+    return Table(
+        "What a Sender adds to a bare interpreter, step by step (last round)", ["step", "RSS MB", "PSS MB"], rows, note
+    )
 
 
 def _import_table(results: Sequence[Mapping[str, Any]]) -> Table | None:

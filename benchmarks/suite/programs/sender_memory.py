@@ -22,6 +22,8 @@ def kib() -> dict[str, int]:
 
 def main() -> None:
     order = json.loads(sys.argv[1])
+    for name in order["has"]:
+        __import__(name)
     before = kib()
     steps = []
 
