@@ -106,7 +106,7 @@ def goals(found: Mapping[str, Any]) -> list[Goal]:
         took = Spread.of(backlog_ratios(rows, line, max(backlog.LEVELS)))
         is_met = None if took is None else took.median <= BACKLOG_GOAL
         text = cell(took) if took is None else f"{took} of its time"
-        made.append(Goal("backlog", f"without, {line}", f"{1 / BACKLOG_GOAL:.2f} x", text, is_met))
+        made.append(Goal("backlog", f"without, {line}", f"{BACKLOG_GOAL:g} of its time", text, is_met))
     return made
 
 
