@@ -126,8 +126,9 @@ def nodes(stage: Stage) -> list[Turn]:
     sender = stage.sender([host(broker)])
     turns = []
     for count in NODES:
-        turns += stage.both("nodes", count, all_nodes[:count], sender,
-                            [(node.address(), *ADD) for node in all_nodes[:count]])  # fmt: skip
+        asks = [(node.address(), *ADD) for node in all_nodes[:count]]
+        turns += stage.both("nodes", count, all_nodes[:count], sender, asks)
+        turns.append(stage.turn("nodes", count, TO_ONE, all_nodes[:count], in_flight(sender, asks[:1])))
     return turns
 
 
