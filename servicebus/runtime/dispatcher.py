@@ -56,6 +56,12 @@ class Arrival:
         may_run_again = self.incoming.kind is Kind.MESSAGE or is_idempotent
         return Start(self.incoming.id, self.incoming.expires_at, may_run_again)
 
+    @property
+    def waits_for(self) -> ServiceThread | None:
+        """The service that it waits for while that is full; None if it does not wait: a caller is told instead."""
+        is_message = self.incoming.kind is Kind.MESSAGE and self.on_full is None and self.refusal is None
+        return self.service if is_message else None
+
 
 class Turned(NamedTuple):
     """What became of outcomes and arrivals; an arrival in neither list is in its service's inbox."""
@@ -254,6 +260,10 @@ class Dispatcher:
         del self._running[incoming.id]
         self._release(incoming.id, Release.NOT_RUN)
         return self._full(arrival, elsewhere)
+
+    def turn_away(self, arrival: Arrival) -> Settlement:
+        """A message that has not been begun makes room for others, and comes again in a moment."""
+        return self._full(arrival, headers.number(arrival.claim.delivery.headers, headers.ATTEMPTS))
 
     def _full(self, arrival: Arrival, attempts: int) -> Settlement:
         incoming = arrival.incoming

@@ -69,6 +69,11 @@ class ServiceThread:
         return self._taken - self._left
 
     @property
+    def room(self) -> int:
+        """How many jobs ``put()`` would accept now."""
+        return self._inbox_size - self.backlog
+
+    @property
     def is_running(self) -> bool:
         return any(thread.is_alive() for thread in self._threads)
 

@@ -20,6 +20,7 @@ from servicebus.errors import JournalUnavailable
 from servicebus.runtime.complaints import Complaints
 from servicebus.runtime.dialect import Dialect
 from servicebus.runtime.dispatcher import Arrival, Dispatcher, Turned
+from servicebus.runtime.doorstep import Doorstep
 from servicebus.runtime.job import Claim, Outcome, Settlement
 from servicebus.runtime.journal.log import Damaged
 from servicebus.runtime.publisher import Publisher
@@ -37,10 +38,18 @@ class Settler:
     """Belongs to the thread that turns the loop, but for ``post()``, ``hand_over()`` and ``start()``.
 
     Args:
+        window: how many messages the broker hands out unacknowledged.
         on_damaged: called once, when the journal turns out to be damaged: the worker is to end.
     """
 
-    def __init__(self, loop: SharedLoop, dispatcher: Dispatcher, host_name: str, on_damaged: Callable[[Damaged], None]):
+    def __init__(
+        self,
+        loop: SharedLoop,
+        dispatcher: Dispatcher,
+        host_name: str,
+        window: int,
+        on_damaged: Callable[[Damaged], None],
+    ):
         self.delivered_at = 0.0
         """``time.monotonic()`` of the last call or message that came in."""
         self._loop = loop
@@ -53,6 +62,7 @@ class Settler:
         self._posted: deque[Outcome] = deque()
         self._is_posted = False
         self._arrivals: list[Arrival] = []
+        self._doorstep = Doorstep(window)
         self._outcomes: list[Outcome] = []
         self._flushes = False
         self._held: list[Arrival] = []
@@ -92,6 +102,7 @@ class Settler:
         """The connections are gone: no claim can be settled until the next ones."""
         self._generation = self._publisher = None
         self._held.clear()  # the broker delivers them anew
+        self._doorstep.clear()
 
     def _give_up_storing(self, generation: int) -> None:
         if generation == self._generation:
@@ -156,7 +167,10 @@ class Settler:
     def flush(self) -> None:
         """The loop's turn is over: finish and begin what it brought."""
         self._flushes = False
-        arrivals, self._arrivals = self._arrivals, []
+        now = time.monotonic()
+        arrivals, self._arrivals = self._doorstep.admit(self._arrivals, now), []
+        for arrival in self._doorstep.turn_away(now):
+            self.settle(self._dispatcher.turn_away(arrival))
         outcomes, self._outcomes = self._outcomes, []
         try:
             turned = self._dispatcher.turn(outcomes, arrivals)
@@ -222,4 +236,6 @@ class Settler:
             self._give_up_journal(error)
         except JournalUnavailable as error:
             self._complaints.log(str(error))
+        if self._doorstep:
+            self._flush_later()
         self._loop.call_later(_TICK_S, self._tick)

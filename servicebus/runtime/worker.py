@@ -87,7 +87,7 @@ class Worker:
         self._dispatcher = Dispatcher(by_key, journal, host.name, config.retry_ladder)
         dialect = Version2(config, keyring)
         control = ControlLane(config, keyring, dialect, self._dispatcher)
-        self._settler = Settler(self._loop, self._dispatcher, host.name, self._on_damaged_journal)
+        self._settler = Settler(self._loop, self._dispatcher, host.name, config.prefetch, self._on_damaged_journal)
         self._is_journal_damaged = False
         self._consumer = NodeConsumer(self._loop, host, config, self._settler, control)
         self._watcher = PingWatcher(self._loop, self._consumer, control, config)
