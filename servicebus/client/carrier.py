@@ -9,12 +9,12 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from servicebus.client.budgets import Budgets
 from servicebus.client.canceller import Canceller
 from servicebus.client.connector import Connector
 from servicebus.client.link import Link
-from servicebus.client.outbox import Outbox
 from servicebus.client.request import Request
 from servicebus.client.roster import Roster
 from servicebus.client.router import Router
@@ -24,6 +24,9 @@ from servicebus.errors import CallInterrupted, EnvelopeError, ServiceBusError
 from servicebus.policy.retry_budget import busy_pause_s
 from servicebus.transport.loop import EventLoop
 from servicebus.wire.envelope import Kind
+
+if TYPE_CHECKING:
+    from servicebus.client.outbox import Outbox
 
 _HELD_S = 0.2
 """How often a call that is held back asks whether it may go."""

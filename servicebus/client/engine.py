@@ -15,18 +15,15 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from threading import get_ident
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from servicebus.client.answers import Answers
 from servicebus.client.budgets import Budgets
 from servicebus.client.canceller import Canceller
 from servicebus.client.carrier import Carrier
-from servicebus.client.compat_path import CompatPinger, Version1
 from servicebus.client.connector import Connector
 from servicebus.client.hedger import Hedger
 from servicebus.client.link import Link
-from servicebus.client.outbox import Outbox
-from servicebus.client.outbox_file import OutboxFile
 from servicebus.client.path import Path
 from servicebus.client.pinger import Pinger
 from servicebus.client.request import Request
@@ -39,6 +36,10 @@ from servicebus.configuration import Configuration
 from servicebus.errors import CallError, LifecycleError, NoBrokerAvailable
 from servicebus.transport.sharedloop import SharedLoop
 from servicebus.wire.signing import Keyring
+
+if TYPE_CHECKING:
+    from servicebus.client.outbox import Outbox
+    from servicebus.client.outbox_file import OutboxFile
 
 LOG = logging.getLogger(__name__)
 
@@ -106,6 +107,8 @@ class Engine:
 
     def use_outbox(self, file: OutboxFile) -> None:
         """Keep messages in *file* from now on, and deliver what is in it."""
+        from servicebus.client.outbox import Outbox
+
         outbox = Outbox(file, self._loop, self._carrier.carry, self._router.has_way_for_messages, self._send_timeout_s)
         self._outbox = outbox
         self._loop.post(lambda: self._use_outbox(outbox))
@@ -279,6 +282,8 @@ def _versions(config: Configuration, keyring: Keyring) -> tuple[list[Version], P
     newest = Version2(config, keyring)
     if not config.compat:
         return [newest], Pinger(config)
+    from servicebus.client.compat_path import CompatPinger, Version1
+
     old = Version1(config)
     return [newest, old], CompatPinger(config, newest, old)
 

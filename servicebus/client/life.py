@@ -9,7 +9,6 @@ import threading
 from typing import Any
 
 from servicebus.client.engine import Engine
-from servicebus.client.outbox_file import OutboxFile
 from servicebus.configuration import Configuration
 from servicebus.errors import OutboxUnavailable
 from servicebus.transport import forks
@@ -51,6 +50,8 @@ class Life:
             return
         with self._opening:
             if self._lacks_outbox and self._outbox_path is not None:
+                from servicebus.client.outbox_file import OutboxFile
+
                 limits = self._config.outbox_max_messages, self._config.outbox_max_bytes
                 self.engine.use_outbox(OutboxFile(self._outbox_path, *limits))
                 self._lacks_outbox = False

@@ -10,7 +10,6 @@ import difflib
 import math
 from collections.abc import Callable
 from typing import Any, TypeVar
-from zoneinfo import ZoneInfo
 
 from servicebus.configuration.values import Secret
 
@@ -136,6 +135,8 @@ def time_zone(value: Any) -> str:
     """The name of a time zone that this machine knows."""
     found = text(value)
     try:
+        from zoneinfo import ZoneInfo
+
         ZoneInfo(found)
     except (ValueError, OSError, KeyError):  # no such name, or one that is a path out of the database
         raise Unacceptable("must be a time zone of this machine, such as Europe/Berlin") from None

@@ -16,7 +16,6 @@ from servicebus.configuration.keys import ALL_KEYS, KEYS
 from servicebus.configuration.parts import read_logging, read_services
 from servicebus.configuration.section import Section, Where
 from servicebus.configuration.values import BrokerHost, LoggingSettings, Secret, ServiceEntry, TlsSettings
-from servicebus.configuration.yaml_text import read_yaml
 from servicebus.errors import ConfigurationError
 
 _NO_ENVIRONMENT: Mapping[str, str] = MappingProxyType({})
@@ -104,6 +103,8 @@ class Configuration:
             read_file: gives the text of a path, for ``!file``; without it ``!file`` is an error.
             folder: where relative paths are meant from; empty leaves them to the current folder.
         """
+        from servicebus.configuration.yaml_text import read_yaml  # yaml is for those who have a file
+
         values, where = read_yaml(text, path, folder, environment, read_file)
         configuration = cls.__new__(cls)
         configuration._fill(values, where)
@@ -204,6 +205,8 @@ def load_logging(path: str | os.PathLike[str], environment: Mapping[str, str] | 
     """
     text = _read_configuration_file(path)
     environment = os.environ if environment is None else environment
+    from servicebus.configuration.yaml_text import read_yaml
+
     values, where = read_yaml(text, os.fspath(path), _folder_of(path), environment, _read_text)
     section = Section(values, ALL_KEYS, where)
     return read_logging(section, section.take("secret_token", checks.secrets, ()))
