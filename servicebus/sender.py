@@ -126,7 +126,8 @@ class Sender:
         """The same without waiting: a Future of ``(event id, result)``.
 
         Its callbacks run in the thread that reads the answers: the I/O thread, or a caller's that waits for its own.
-        They must not wait for another answer (LifecycleError). Cancelling it tells the node that nobody waits any more.
+        They must not wait for another answer (LifecycleError). A thread that waits in ``result()`` without a timeout
+        may read the answers itself. Cancelling it tells the node that nobody waits any more.
         """
         address, limit_s = self._parse(target, timeout)
         return self._ask(address, Kind.CALL, params, limit_s, resend=resend, reverse=reverse, hedge_after=hedge_after)
@@ -172,9 +173,7 @@ class Sender:
         expires: float | None = None,
     ) -> Future[Any]:
         """The same without waiting: a Future of the Receipt."""
-        life, request = self._make_message(target, params, timeout, delay, expires)
-        life.engine.submit(request)
-        return request.future
+        return _submit(*self._make_message(target, params, timeout, delay, expires))
 
     # -- pings ---------------------------------------------------------------------------------------------------
 
@@ -214,9 +213,7 @@ class Sender:
         return address, self._limit_s(address, self._config.call_timeout if timeout is None else timeout)
 
     def _ask(self, address: Address, kind: Kind, params: Any, timeout_s: float, **how: Any) -> Future[Any]:
-        life, request = self._make(address, kind, params, timeout_s, **how)
-        life.engine.submit(request)
-        return request.future
+        return _submit(*self._make(address, kind, params, timeout_s, **how))
 
     def _make_message(
         self, target: str, params: Any, timeout: float | None, delay: float, expires: float | None
@@ -295,6 +292,13 @@ class Sender:
             if self._life is None:
                 self._life = Life(self._config, self._keyring, self._outbox_path)
             return self._life
+
+
+def _submit(life: Life, request: Request) -> Future[Any]:
+    future = request.future
+    future.on_wait = life.await_done
+    life.engine.submit(request)
+    return future
 
 
 def _renew_lock_in_child() -> None:

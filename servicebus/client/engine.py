@@ -34,6 +34,7 @@ from servicebus.client.version import Version, Version2
 from servicebus.client.watch import PathWatch
 from servicebus.configuration import Configuration
 from servicebus.errors import CallError, LifecycleError, NoBrokerAvailable
+from servicebus.transport.interrupts import came_from_a_signal
 from servicebus.transport.sharedloop import SharedLoop
 from servicebus.wire.signing import Keyring
 
@@ -80,26 +81,28 @@ class Engine:
 
         Raises LifecycleError in the thread that would have to read the answer: in a callback, say.
         """
-        loop, future, me = self._loop, request.future, get_ident()
-        if not loop.can_wait_here():
-            raise LifecycleError("this thread reads the answers (a callback runs in it)", "waiting for an answer")
-        loop.callers.add(me)
+        future = request.future
         try:
-            if not loop.lead(partial(self._begin, request), future.done):
-                loop.follow(partial(self.submit, request), future.done)
+            self._wait(future.done, partial(self._begin, request), partial(self.submit, request))
             return future.result()
         except BaseException:
             future.cancel()  # of no effect on one that has ended; else the caller is interrupted, and has given up
             raise
         finally:
-            loop.callers.discard(me)
             del future, request  # an error's traceback refers to this frame, and the frame to the error
+
+    def await_done(self, is_done: Callable[[], bool]) -> None:
+        """Turn the loop in this thread until *is_done*, if nobody else waits; else come back at once.
+
+        Raises LifecycleError as ``ask()`` does.
+        """
+        self._wait(is_done, _nothing, _nothing)
 
     def submit(self, request: Request) -> None:
         self._submitted.append(request)
         if not self._is_scheduled:
             self._is_scheduled = True
-            self._loop.post(self._take_submitted)
+            self._loop.submit(self._take_submitted)
 
     def give_up(self, wire_id: str) -> None:
         """The caller of request *wire_id* has cancelled it."""
@@ -146,6 +149,17 @@ class Engine:
     def links(self) -> tuple[Link, ...]:
         return tuple(self._links)
 
+    def _wait(self, is_done: Callable[[], bool], begin: Callable[[], None], submit: Callable[[], None]) -> None:
+        loop, me = self._loop, get_ident()
+        if not loop.can_wait_here():
+            raise LifecycleError("this thread reads the answers (a callback runs in it)", "waiting for an answer")
+        loop.callers.add(me)
+        try:
+            if not loop.lead(begin, is_done):
+                loop.follow(submit, is_done)
+        finally:
+            loop.callers.discard(me)
+
     def _begin(self, request: Request) -> None:
         self._submitted.append(request)
         self._take_submitted()
@@ -154,14 +168,23 @@ class Engine:
         self._is_scheduled = False
         now = time.monotonic()
         while self._submitted:
-            request = self._submitted.popleft()
-            if self._closed:
-                request.fail(_closed_error(request))
-                continue
-            self._carrier.accept(request, now)
-            if request.hedge_after_s is not None:
-                self._hedger.watch(request, request.hedge_after_s)
+            # It is struck off last: who takes it may be interrupted, and carried twice is better than not at all.
+            try:
+                self._take(self._submitted[0], now)
+            except Exception as error:
+                if not came_from_a_signal(error):  # a defect of ours must not keep the next ones
+                    self._submitted.popleft()
+                raise
+            self._submitted.popleft()
         self._ticker.set()
+
+    def _take(self, request: Request, now: float) -> None:
+        if self._closed:
+            request.fail(_closed_error(request))
+            return
+        self._carrier.accept(request, now)
+        if request.hedge_after_s is not None:
+            self._hedger.watch(request, request.hedge_after_s)
 
     def _give_up(self, wire_id: str) -> None:
         request = self._roster.find(wire_id)
@@ -286,6 +309,10 @@ def _versions(config: Configuration, keyring: Keyring) -> tuple[list[Version], P
 
     old = Version1(config)
     return [newest, old], CompatPinger(config, newest, old)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _closed_error(request: Request) -> CallError:

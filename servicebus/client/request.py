@@ -26,6 +26,8 @@ class Promise(Future[Any]):
 
     wire_id = ""
     on_cancel: Callable[[str], None] | None = None
+    on_wait: Callable[[Callable[[], bool]], None] | None = None
+    """What a thread does that waits, given a function that says whether this is done; it may come back sooner."""
 
     was_cancelled = False
     _is_answered = False
@@ -39,7 +41,11 @@ class Promise(Future[Any]):
         self._is_answered = True
 
     def result(self, timeout: float | None = None) -> Any:
-        return self._answer if self._is_answered else super().result(timeout)
+        if self._is_answered:
+            return self._answer
+        if timeout is None and self.on_wait is not None and not self.done():
+            self.on_wait(self.done)
+        return super().result(timeout)
 
     def cancel(self) -> bool:
         is_cancelled = super().cancel()

@@ -34,9 +34,6 @@ from servicebus.wire.signing import Keyring
 
 LOG = logging.getLogger(__name__)
 
-_LENT_S = 0.002
-"""Short, because a service that has left the loop to run a request may keep the others waiting for so long."""
-
 Hook = Callable[[], Any]
 
 
@@ -66,7 +63,7 @@ class Worker:
         self._after_fork = after_fork
         self._on_exit = on_exit
         keyring = Keyring(config.secrets)
-        self._loop = SharedLoop(f"io-{host.name}", _LENT_S)
+        self._loop = SharedLoop(f"io-{host.name}")
         # Half of the window: more, and one slow service would keep the others from getting anything delivered.
         half = max(1, config.prefetch // 2)
         inbox_size = min(queue_len or half, half)

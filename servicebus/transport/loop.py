@@ -135,7 +135,7 @@ class EventLoop:
         timeout_s = self._time_to_next_timer()
         self._sleeping = True
         # A post between the last look at the deque and the line above did not see us sleeping: look again.
-        events = self._selector.select(0 if self._posted else timeout_s)
+        events = self._selector.select(0 if self._has_work() else timeout_s)
         self._sleeping = False
         for key, mask in events:
             self._guarded(key.data, mask)
@@ -143,6 +143,9 @@ class EventLoop:
         self._run_timers()
         self._flush()
         self.turns += 1
+
+    def _has_work(self) -> bool:
+        return bool(self._posted)
 
     def _time_to_next_timer(self) -> float:
         while self._timers and self._timers[0][2].callback is None:

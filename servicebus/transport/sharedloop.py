@@ -6,8 +6,8 @@ next request. The thread lends the lead when such a one asks for it, and stands 
 send, reads the sockets until it has what it waits for, and leaves. The lead stays lent for a moment, since the next
 call often follows at once; then the thread takes it back.
 
-A leader does little: it begins its own request, reads streams and flushes them. Whatever else there is (a timer that
-is due, work of other threads, a socket that is still being connected) it leaves to the thread, and waits as ever.
+A leader does little: it sends requests, its own and others', reads streams and flushes them. Whatever else there is (a
+timer that is due, what was posted, a socket that is still being connected) it leaves to the thread, and waits as ever.
 Reason: a caller's thread can be interrupted at any point, by Ctrl-C or by whatever a signal handler
 raises. An interrupted read may have left what belongs to a connection half done, so every connection is then cut, and
 the requests on them go on over new ones, under their ids, as after any failure of a network.
@@ -16,12 +16,16 @@ the requests on them go on over new ones, under their ids, as after any failure 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from threading import get_ident
 
 from servicebus.transport.loop import EventLoop
 
+_LENT_S = 0.002
+"""How long nobody turns a loop that was lent and is not used, before its thread takes it back. Short, since others may
+wait for so long: for a service that runs a request, or a program that does something else between two calls."""
 _PATIENCE_S = 0.02
 """After so long without any input a leader leaves the waiting to the thread; for slow services nothing is gained."""
 _RELUCTANT_CALLS = 32
@@ -31,17 +35,13 @@ _LOST_LEAD_S = 2.0
 
 
 class SharedLoop(EventLoop):
-    """An EventLoop for Senders and workers. ``lead()``, ``follow()`` and ``post()`` are for any thread.
+    """For Senders and workers. ``lead()``, ``follow()``, ``post()`` and ``submit()`` are for any thread."""
 
-    Args:
-        lent_s: how long nobody turns a loop that was lent and is not used, before its thread takes it back.
-    """
-
-    def __init__(self, name: str, lent_s: float = 0.01):
+    def __init__(self, name: str):
         super().__init__(name)
-        self._lent_s = lent_s
         self.callers: set[int] = set()
         """Threads that wait for an answer; each adds and removes itself."""
+        self._submitted: deque[Callable[[], None]] = deque()
         self._lead = threading.Lock()
         self._recall = threading.Lock()
         self._recall.acquire()  # released: the thread is called back
@@ -62,6 +62,19 @@ class SharedLoop(EventLoop):
         # A leader that leaves looks at what was posted after it has said that it leads no more: one of us sees it.
         if self._is_lent and self._leader is None:
             self._call_back()
+
+    def submit(self, callback: Callable[[], None]) -> None:
+        """As ``post()``, but a leader may run *callback*, too. It may be run again, if that leader was interrupted.
+
+        It never overtakes what was posted before.
+
+        If the loop is lent just now and nobody turns it, *callback* waits for the next leader, or until the thread
+        takes the loop back: who submits many things and then waits for them sends them together.
+        """
+        self._submitted.append(callback)
+        if self._sleeping:
+            self._sleeping = False
+            self._wake()
 
     def stop(self) -> None:
         super().stop()
@@ -111,6 +124,22 @@ class SharedLoop(EventLoop):
             if self._is_wanted:
                 self._stand_by()
 
+    def _has_work(self) -> bool:
+        return bool(self._posted or self._submitted)
+
+    def _run_posted(self) -> None:
+        super()._run_posted()
+        self._run_submitted()
+
+    def _run_submitted(self) -> None:
+        count = len(self._submitted)
+        if self._posted:
+            return  # what was posted before a submission goes before it
+        for _ in range(count):
+            # It goes only when it was run to its end.
+            self._guarded(self._submitted[0])
+            self._submitted.popleft()
+
     def _stand_by(self) -> None:
         self._is_wanted = False
         self._is_lent = True
@@ -118,7 +147,7 @@ class SharedLoop(EventLoop):
         if self._posted:  # by somebody who did not see yet that nobody turns
             self._call_back()
         led = self._times_led
-        while not self._recall.acquire(timeout=self._lent_s):
+        while not self._recall.acquire(timeout=_LENT_S):
             if self._leader is None and self._times_led == led:
                 break
             led = self._times_led
@@ -149,6 +178,7 @@ class SharedLoop(EventLoop):
             if not (self._posted or self._stopping or self._is_torn):
                 has_begun = True
                 begin()
+                self._run_submitted()
                 self._flush()
                 while not is_over() and self._read_streams(me):
                     pass
@@ -168,7 +198,7 @@ class SharedLoop(EventLoop):
             return False
         self._is_at_work = False
         self._sleeping = True
-        events = self._selector.select(0 if self._posted else timeout_s)
+        events = self._selector.select(0 if self._has_work() else timeout_s)
         if self._leader != me:  # a signal handler has given the lead back
             return False
         self._sleeping = False
@@ -176,13 +206,17 @@ class SharedLoop(EventLoop):
         if self._posted:
             self._reluctance = _RELUCTANT_CALLS
             return False
-        if not events or any(key.fd not in self.streams for key, _ in events):
+        if not (events or self._submitted) or any(self._is_for_thread(key.fd) for key, _ in events):
             return False
         for key, mask in events:
             self._guarded(key.data, mask)
+        self._run_submitted()
         self._flush()
         self.turns += 1
         return True
+
+    def _is_for_thread(self, fd: int) -> bool:
+        return fd not in self.streams and fd != self._wake_in
 
     def _leave(self, *, is_needed: bool) -> None:
         """Give up the lead; *is_needed*: somebody must turn now."""
@@ -190,7 +224,7 @@ class SharedLoop(EventLoop):
         self._sleeping = False
         self._leader = None
         self._lead.release()
-        if is_needed or self._posted or self._is_torn:
+        if is_needed or self._has_work() or self._is_torn:
             self._call_back()
 
 

@@ -251,3 +251,57 @@ def test_a_signal_handler_may_ask_while_its_thread_waits(
     loop.callers.clear()
     assert echo.received.endswith(b"from a handler")
     echo.ask(b"and on")
+
+
+def test_what_is_submitted_is_run_by_whoever_turns(loop: SharedLoop, echo: Echo) -> None:
+    own, me = in_loop(loop), threading.get_ident()
+    ran_in: list[int] = []
+    loop.submit(lambda: ran_in.append(threading.get_ident()))
+    assert wait_until(lambda: ran_in) == [own]
+    echo.ask_until_led()
+    loop.submit(lambda: ran_in.append(threading.get_ident()))
+    assert wait_until(lambda: ran_in[1:]) == [own]  # it is taken back by itself
+
+    def led() -> bool:
+        echo.ask_until_led()
+        count = len(ran_in)
+        loop.submit(lambda: ran_in.append(threading.get_ident()))
+        echo.ask(b"x")
+        return ran_in[count:] == [me]
+
+    wait_until(led)
+
+
+def test_what_was_submitted_is_run_again_when_its_leader_was_interrupted(
+    loop: SharedLoop, echo: Echo, handler: Callable[[Callable[..., None]], None]
+) -> None:
+    handler(raising)
+    me, ran_in = threading.get_ident(), []
+
+    def strike() -> None:
+        ran_in.append(threading.get_ident())
+        if threading.get_ident() == me:
+            interrupt()
+
+    def submit_and_lead() -> None:
+        while True:
+            echo.ask_until_led()
+            loop.submit(strike)
+            echo.ask(b"x")
+
+    with pytest.raises(Interrupted):
+        submit_and_lead()
+    wait_until(lambda: ran_in[-2:] == [me, in_loop(loop)])
+    assert wait_until(lambda: echo.lost)
+
+
+def test_a_submission_does_not_overtake_what_was_posted_before(loop: SharedLoop, echo: Echo) -> None:
+    ran: list[int] = []
+    for number in range(0, 3000, 2):
+        loop.post(lambda number=number: ran.append(number))  # type: ignore[misc]
+        loop.submit(lambda number=number: ran.append(number + 1))  # type: ignore[misc]
+        if not number % 100:
+            echo.ask(b"x")
+    wait_until(lambda: len(ran) == 3000)
+    place = {number: index for index, number in enumerate(ran)}
+    assert all(place[number] < place[number + 1] for number in range(0, 3000, 2))
