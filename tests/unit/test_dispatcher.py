@@ -582,6 +582,18 @@ class TestReplays:
         with pytest.raises(EnvelopeError):
             answer(settlement, other)
 
+    @pytest.mark.parametrize(("set_by_s", "is_late"), [(0.0, True), (-1.0, True), (1.0, True), (-1.0, False)])
+    def test_our_clock_is_set_while_a_network_holds_a_call_up(
+        self, agent: Agent, monkeypatch: pytest.MonkeyPatch, set_by_s: float, is_late: bool
+    ) -> None:
+        true_time = time.time
+        body = sealed("NODE-01.math.add", [1, 2], sent_s_ago=3.0, ttl_s=2.5 if is_late else 30.0)
+        monkeypatch.setattr("servicebus.runtime.dialect.time.time", lambda: true_time() + set_by_s)
+        received = agent.receive(body)
+        assert isinstance(received, Settlement) == is_late
+        if isinstance(received, Settlement):
+            assert fault(received, body)[0] == "expired"
+
     def test_a_busy_or_expired_call_may_come_again_under_its_id(self, agent: Agent) -> None:
         full = Agent(inbox_size=1)
         try:
