@@ -39,6 +39,7 @@ class ErlangShell:
     def __init__(self, node: str, environment: Mapping[str, str]):
         """*environment*: the broker's own, with its cookie's HOME and its epmd's port."""
         self._node = node
+        self._asked = 0
         self._process = subprocess.Popen(
             ["erl", "-noshell", "-hidden", "-sname", f"{node.partition('@')[0]}-shell@{node.partition('@')[2]}",
              "-kernel", "inet_dist_use_interface", "{127,0,0,1}", "-eval", _LOOP],
@@ -51,11 +52,13 @@ class ErlangShell:
 
         A failure is a value too, ``{badrpc,...}`` or ``{'EXIT',...}``. Empty if the shell itself has ended.
         """
+        self._asked += 1
         text = expressions.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
         line = (
-            f'{{ok, T, _}} = erl_scan:string("{text}"), {{ok, F}} = erl_parse:parse_exprs(T), '
+            f'{{answer, {self._asked}, (catch begin {{ok, T, _}} = erl_scan:string("{text}"), '
+            "{ok, F} = erl_parse:parse_exprs(T), "
             f"case rpc:call('{self._node}', erl_eval, exprs, [F, []], 20000) of "
-            "{value, V, _} -> V; Other -> Other end."
+            "{value, V, _} -> V; Other -> Other end end)}."
         )
         questions, answers = cast(IO[str], self._process.stdin), cast(IO[str], self._process.stdout)
         try:
@@ -63,7 +66,13 @@ class ErlangShell:
             questions.flush()
         except BrokenPipeError:
             return ""
-        return answers.readline().strip()
+        # Erlang's logger writes there, too, when a node that it knew goes away: a line of its would be taken for the
+        # answer, and every answer for that to the question before.
+        head = f"{{answer,{self._asked},"
+        for answer in iter(answers.readline, ""):
+            if answer.startswith(head):
+                return answer.strip()[len(head) : -1]
+        return ""
 
     def close(self) -> None:
         """End the Erlang node."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 from tests.chaos import erlang
@@ -42,13 +43,18 @@ class HealthPoller:
     def _run(self) -> None:
         while not self._stopped.wait(_EVERY_S):
             # Asked before the brokers: whoever says it is well now has its consumers, or had them just now.
+            asked_at = time.monotonic()
             said = {node: agent.workers() for node, agent in self._world.agents.items()}
             consumers = {host: self._consumers(host) for host in self._world.plan.targets.hosts}
             for node, workers in said.items():
-                self._record(self._world.agents[node], workers, consumers)
+                self._record(asked_at, self._world.agents[node], workers, consumers)
 
     def _record(
-        self, agent: AgentProcess, workers: list[dict[str, Any]], consumers: dict[str, Consumers | None]
+        self,
+        asked_at: float,
+        agent: AgentProcess,
+        workers: list[dict[str, Any]],
+        consumers: dict[str, Consumers | None],
     ) -> None:
         seen: dict[str, int] = {}
         for worker in workers:
@@ -59,12 +65,12 @@ class HealthPoller:
             target = f"{agent.name}@{host}#{seen[host]}"
             green, known = bool(worker.get("healthy")), consumers.get(host)
             if all(endpoint.is_cut_off for endpoint in self._world.endpoints_of(host)):
-                self._history.health(target, green, 0)
+                self._history.health(target, green, 0, t=asked_at)
             elif known is None or (len(self._world.endpoints_of(host)) > 1 and not self._world.is_cluster_whole):
-                self._history.health(target, green, None)
+                self._history.health(target, green, None, t=asked_at)
             else:
                 counts = {queue: _count(known, f"{agent.name}.{queue}", worker.get("pid") or 0) for queue in _QUEUES}
-                self._history.health(target, green, min(counts.values()))
+                self._history.health(target, green, min(counts.values()), t=asked_at)
                 if green and not all(counts.values()):
                     self._history.record("missed", target=target, counts=counts, queues=sorted(known))
 

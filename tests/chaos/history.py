@@ -184,12 +184,12 @@ class History:
 
     # -- health --------------------------------------------------------------------------------------------------
 
-    def health(self, target: str, green: bool, consumers: int | None) -> None:
-        """What the agent's health says of *target* (an agent and a host), and who really consumes there.
+    def health(self, target: str, green: bool, consumers: int | None, *, t: float | None = None) -> None:
+        """What the agent's health said of *target* (an agent and a host) at *t*, and who really consumes there.
 
         *consumers*: 0 when the broker cannot be asked because it is down or frozen; None when the poller does not know.
         """
-        self.record("health", target=target, green=green, consumers=consumers)
+        self.record("health", t, target=target, green=green, consumers=consumers)
 
     # -- log records ---------------------------------------------------------------------------------------------
 

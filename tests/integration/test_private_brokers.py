@@ -76,6 +76,15 @@ def test_two_brokers_share_nothing(brokers: list[Broker]) -> None:
     assert "only-on-a" not in b.rabbitmqctl("list_queues", "name")
 
 
+def test_what_erlang_says_in_between_is_not_taken_for_an_answer(brokers: list[Broker]) -> None:
+    assert brokers[0].evaluate("1 + 1.") == "2"
+    assert brokers[0]._shell is not None and brokers[0]._shell._process.stdin is not None
+    brokers[0]._shell._process.stdin.write('io:format("=WARNING REPORT====~nmq-b is gone~n").\n')
+    for number in range(3):
+        assert brokers[0].evaluate(f'{{"{number}", foo}}.') == f'{{"{number}",foo}}'
+    assert brokers[0].evaluate("no:such().").startswith("{badrpc,{'EXIT',{undef,")
+
+
 def test_everything_listens_on_loopback_only(brokers: list[Broker]) -> None:
     for pid in marked_processes(brokers[0].folder):
         assert listening_addresses(pid) <= {"0100007F", "00000000000000000000000001000000"}  # 127.0.0.1 and ::1
