@@ -274,6 +274,7 @@ class Engine:
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def _close(self, on_closed: Callable[[], None]) -> None:
+        self._take_submitted()  # they came before the end
         self._closed = True
         self._ticker.stop()
         for request in self._roster.take_all():
