@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """tmp_path would be too long: the demo has a unix socket there, whose path may have 107 bytes."""
-    with tempfile.TemporaryDirectory(prefix="demo-", dir="/tmp") as name:  # noqa: S108 - short, and made by tempfile
+    with tempfile.TemporaryDirectory(prefix="demo-", dir="/tmp") as name:
         yield Path(name)
 
 
