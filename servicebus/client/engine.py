@@ -35,7 +35,7 @@ from servicebus.client.watch import PathWatch
 from servicebus.configuration import Configuration
 from servicebus.errors import CallError, LifecycleError, NoBrokerAvailable
 from servicebus.transport.interrupts import came_from_a_signal
-from servicebus.transport.sharedloop import SharedLoop
+from servicebus.transport.sharedloop import SharedLoop, nothing
 from servicebus.wire.signing import Keyring
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Engine:
 
         Raises LifecycleError as ``ask()`` does.
         """
-        self._wait(is_done, _nothing, _nothing)
+        self._wait(is_done, nothing, nothing)
 
     def submit(self, request: Request) -> None:
         self._submitted.append(request)
@@ -169,12 +169,16 @@ class Engine:
         now = time.monotonic()
         while self._submitted:
             # It is struck off last: who takes it may be interrupted, and carried twice is better than not at all.
+            request = self._submitted[0]
             try:
-                self._take(self._submitted[0], now)
-            except Exception as error:
-                if not came_from_a_signal(error):  # a defect of ours must not keep the next ones
-                    self._submitted.popleft()
-                raise
+                self._take(request, now)
+            except (
+                Exception
+            ) as error:  # a defect of ours: it is the end of this request and must not be of the next ones
+                if came_from_a_signal(error):
+                    raise
+                LOG.exception("%r could not be sent", request)
+                request.fail(CallError(str(request.address), f"it could not be sent: {type(error).__name__}"))
             self._submitted.popleft()
         self._ticker.set()
 
@@ -310,10 +314,6 @@ def _versions(config: Configuration, keyring: Keyring) -> tuple[list[Version], P
 
     old = Version1(config)
     return [newest, old], CompatPinger(config, newest, old)
-
-
-def _nothing() -> None:
-    pass
 
 
 def _closed_error(request: Request) -> CallError:

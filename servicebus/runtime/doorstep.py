@@ -78,10 +78,12 @@ class Doorstep:
 
     def turn_away(self, now: float) -> list[Arrival]:
         """Who has to step aside now, so that messages to other services come through."""
+        turned_away: list[Arrival] = []
+        if not self._waiting:
+            return turned_away
         self._budget = min(float(_BURST), self._budget + _PER_S * (now - self._filled_at))
         self._filled_at = now
-        turned_away: list[Arrival] = []
-        excess = min(len(self) - self._most, int(self._budget)) if self._waiting else 0
+        excess = min(len(self) - self._most, int(self._budget))
         for service, waiting in list(self._waiting.items()):
             if now - waiting[0][0] < _LONG_S:
                 continue

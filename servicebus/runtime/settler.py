@@ -56,7 +56,8 @@ class Settler:
         self._dispatcher = dispatcher
         self._complaints = Complaints(host_name)
         self._on_damaged = on_damaged
-        self._is_damaged = False
+        self.is_damaged = False
+        """The journal can be believed no more, and *on_damaged* was called."""
         self._generation: int | None = None
         self._publisher: Publisher | None = None
         self._posted: deque[Outcome] = deque()
@@ -193,8 +194,8 @@ class Settler:
             self._loop.call_later(_ASK_AGAIN_S, self._ask_again)
 
     def _give_up_journal(self, error: Damaged) -> None:
-        if not self._is_damaged:
-            self._is_damaged = True
+        if not self.is_damaged:
+            self.is_damaged = True
             self._on_damaged(error)
 
     def settle(self, settlement: Settlement) -> None:

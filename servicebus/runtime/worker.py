@@ -85,7 +85,6 @@ class Worker:
         dialect = Version2(config, keyring)
         control = ControlLane(config, keyring, dialect, self._dispatcher)
         self._settler = Settler(self._loop, self._dispatcher, host.name, config.prefetch, self._on_damaged_journal)
-        self._is_journal_damaged = False
         self._consumer = NodeConsumer(self._loop, host, config, self._settler, control)
         self._watcher = PingWatcher(self._loop, self._consumer, control, config)
         if config.compat:
@@ -110,7 +109,7 @@ class Worker:
             limit_s = pulse.wait_for_stop()
             is_clean = Drain(self._loop, self._consumer, self._dispatcher, self._services, limit_s, pulse.wait).run()
             self._watcher.stop()
-            is_clean = is_clean and not self._is_journal_damaged
+            is_clean = is_clean and not self._settler.is_damaged
             if is_clean:
                 # Else our number dies with our last thread: until then a service may start what others would start too.
                 self._journal.close()
@@ -121,7 +120,6 @@ class Worker:
     def _on_damaged_journal(self, error: Damaged) -> None:
         """Without memory nothing may be begun; the next worker that finds nobody else in the file begins a new one."""
         LOG.error("%s: %s; this worker ends, and the next one begins a new journal", self._host.name, error)
-        self._is_journal_damaged = True
         os.kill(os.getpid(), signal.SIGTERM)
 
     def _post(self, outcome: Any) -> None:

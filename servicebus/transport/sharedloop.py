@@ -112,7 +112,7 @@ class SharedLoop(EventLoop):
         finally:
             self._is_wanted = False
         if is_leader:
-            self._lead_on(_nothing, is_over)
+            self._lead_on(nothing, is_over)
 
     # -- the thread ----------------------------------------------------------------------------------------------
 
@@ -228,5 +228,5 @@ class SharedLoop(EventLoop):
             self._call_back()
 
 
-def _nothing() -> None:
-    pass
+def nothing() -> None:
+    """What is to be begun or submitted by who only waits."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import trustme
+from loops import turning
 from waiting import Stopwatch, wait_until
 
 from servicebus.transport.dialing import connect, handshake_tls, resolve
@@ -24,14 +25,8 @@ from servicebus.transport.stream import Stream
 
 @pytest.fixture
 def loop() -> Iterator[EventLoop]:
-    loop = EventLoop("test")
-    thread = threading.Thread(target=loop.run, name="loop")
-    thread.start()
-    yield loop
-    loop.stop()
-    thread.join(5)
-    assert not thread.is_alive()
-    loop.close()
+    with turning(EventLoop("test")) as loop:
+        yield loop
 
 
 @pytest.fixture

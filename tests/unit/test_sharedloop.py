@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from loops import turning
 from waiting import wait_until
 
 from servicebus.transport.sharedloop import SharedLoop
@@ -68,14 +69,8 @@ class Echo:
 
 @pytest.fixture
 def loop() -> Iterator[SharedLoop]:
-    loop = SharedLoop("test")
-    thread = threading.Thread(target=loop.run, name="loop")
-    thread.start()
-    yield loop
-    loop.stop()
-    thread.join(5)
-    assert not thread.is_alive()
-    loop.close()
+    with turning(SharedLoop("test")) as loop:
+        yield loop
 
 
 @pytest.fixture
