@@ -22,7 +22,7 @@ __all__ = ["FlatDocument", "in_cdata", "not_xml", "parse_flat"]
 # but there.
 _PROLOG = re.compile(rb"(?:\xef\xbb\xbf)?(?:<\?xml[ \t\r\n][^<>]{0,200}\?>)?[ \t\r\n]*<(?![!?])")
 _SHOWN_BYTES = 1000
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclass(frozen=True, slots=True)

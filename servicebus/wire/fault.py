@@ -43,8 +43,9 @@ MAX_RETRY_AFTER_MS = 24 * 3600 * 1000
 MAX_TEXT_BYTES = 4 * 1024
 MAX_TRACE_BYTES = 16 * 1024
 
-# What XML 1.0 cannot carry, not even as a character reference (https://www.w3.org/TR/xml/#charsets).
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# What XML 1.0 cannot carry, not even as a character reference (https://www.w3.org/TR/xml/#charsets). Said by what it is:
+# the negation of what it is not takes the compiler ten times as long.
+_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclass(frozen=True, slots=True)
