@@ -43,8 +43,8 @@ MAX_RETRY_AFTER_MS = 24 * 3600 * 1000
 MAX_TEXT_BYTES = 4 * 1024
 MAX_TRACE_BYTES = 16 * 1024
 
-# What XML 1.0 cannot carry, not even as a character reference (https://www.w3.org/TR/xml/#charsets). Said by what it is:
-# the negation of what it is not takes the compiler ten times as long.
+# What XML 1.0 cannot carry, not even as a character reference (https://www.w3.org/TR/xml/#charsets). As the negation of
+# what it can carry, it would take ten times as long to compile.
 _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
