@@ -224,6 +224,7 @@ class OutboxFile:
 
     def _unlock(self) -> None:
         _open_files.discard(self)
+        fcntl.flock(self._lock_fd, fcntl.LOCK_UN)  # a child that was forked just now may have its copy open still
         os.close(self._lock_fd)
 
     def _leave_to_parent(self) -> None:
