@@ -263,8 +263,6 @@ class Sender:
             hedge_after_s=hedge_after,
             post=post,
         )
-        future = request.future
-        future.wire_id, future.on_cancel = wire_id, life.give_up
         return life, request
 
     def _count_pongs(self, node: str, timeout_s: float, pins: Sequence[Link | None]) -> int:
@@ -295,10 +293,10 @@ class Sender:
 
 
 def _submit(life: Life, request: Request) -> Future[Any]:
-    future = request.future
-    future.on_wait = life.await_done
+    promise = request.promise()
+    promise.on_cancel, promise.on_wait = life.give_up, life.await_end
     life.engine.submit(request)
-    return future
+    return promise
 
 
 def _renew_lock_in_child() -> None:

@@ -81,22 +81,22 @@ class Engine:
 
         Raises LifecycleError in the thread that would have to read the answer: in a callback, say.
         """
-        future = request.future
         try:
-            self._wait(future.done, partial(self._begin, request), partial(self.submit, request))
-            return future.result()
+            self._wait(request.has_ended, partial(self._begin, request), partial(self.submit, request))
+            return request.wait()
         except BaseException:
-            future.cancel()  # of no effect on one that has ended; else the caller is interrupted, and has given up
+            if request.abandon():  # the caller was interrupted, and has given up
+                self.give_up(request.id)
             raise
         finally:
-            del future, request  # an error's traceback refers to this frame, and the frame to the error
+            del request  # an error's traceback refers to this frame, and the frame to the error
 
-    def await_done(self, is_done: Callable[[], bool]) -> None:
-        """Turn the loop in this thread until *is_done*, if nobody else waits; else come back at once.
+    def await_end(self, has_ended: Callable[[], bool]) -> None:
+        """Turn the loop in this thread until *has_ended*, if nobody else waits; else come back at once.
 
         Raises LifecycleError as ``ask()`` does.
         """
-        self._wait(is_done, nothing, nothing)
+        self._wait(has_ended, nothing, nothing)
 
     def submit(self, request: Request) -> None:
         self._submitted.append(request)
@@ -149,14 +149,14 @@ class Engine:
     def links(self) -> tuple[Link, ...]:
         return tuple(self._links)
 
-    def _wait(self, is_done: Callable[[], bool], begin: Callable[[], None], submit: Callable[[], None]) -> None:
+    def _wait(self, has_ended: Callable[[], bool], begin: Callable[[], None], submit: Callable[[], None]) -> None:
         loop, me = self._loop, get_ident()
         if not loop.can_wait_here():
             raise LifecycleError("this thread reads the answers (a callback runs in it)", "waiting for an answer")
         loop.callers.add(me)
         try:
-            if not loop.lead(begin, is_done):
-                loop.follow(submit, is_done)
+            if not loop.lead(begin, has_ended):
+                loop.follow(submit, has_ended)
         finally:
             loop.callers.discard(me)
 

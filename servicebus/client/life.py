@@ -30,7 +30,7 @@ class Life:
         self.count = itertools.count(1)
         self.engine = Engine(client_loop(), config, keyring)
         self.give_up = self.engine.give_up
-        self.await_done = self.engine.await_done
+        self.await_end = self.engine.await_end
         self._config = config
         self._outbox_path = outbox_path
         self._lacks_outbox = outbox_path is not None

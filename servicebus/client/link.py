@@ -113,11 +113,13 @@ class Link:
     @property
     def is_usable(self) -> bool:
         """Up, not blocked, and its channels open: one may have closed before its callback has told us."""
+        connection, channels = self._connection, self._channels
         return (
             self.state is LinkState.UP
-            and self.blocked is None
-            and self._channels is not None
-            and self._channels.is_open
+            and connection is not None
+            and connection.blocked is None
+            and channels is not None
+            and channels.is_open
         )
 
     @property
@@ -288,20 +290,19 @@ class Link:
         Raises:
             EnvelopeError: that version cannot say it; nothing was sent.
         """
-        path = self.path(request.address.node, now)
-        parcel = path.version.parcel(request)
-        path.used_at = now
+        path = self.paths.get(request.address.node) or self.path(request.address.node, now)
+        version = path.version
+        parcel = version.parcel(request)
+        path.used_at = self.used_at = request.published_at = now
         request.link = self
-        request.version = path.version
-        request.published_at = now
+        request.version = version
         request.returned = False
-        self.used_at = now
-        assert self._channels is not None
         if request.kind is Kind.MESSAGE:
+            assert self._channels is not None
             self._channels.publish_message(parcel, request)
-            return
-        request.path = path
-        self._publish_call(path, parcel, request, now)
+        else:
+            request.path = path
+            self._publish_call(path, parcel, request, now)
 
     def publish_copy(self, request: Request, now: float) -> None:
         """Send a second copy of a call that travels elsewhere. Only while ``is_usable``, and in the same version."""

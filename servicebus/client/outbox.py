@@ -238,7 +238,7 @@ class Outbox:
         line.on_way, line.has_failed = len(messages), False
         for request in self._requests(messages):
             assert request.post is not None
-            request.future.add_done_callback(partial(self._ended, line, request.post.row))
+            request.promise().add_done_callback(partial(self._ended, line, request.post.row))
             self._publish(request, now)
 
     def _requests(self, messages: Iterable[Stored]) -> list[Request]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from servicebus.client.promise import Promise
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
 
@@ -16,44 +17,6 @@ if TYPE_CHECKING:
     from servicebus.client.link import Link
     from servicebus.client.path import Path
     from servicebus.client.version import Version
-
-
-class Promise(Future[Any]):
-    """The caller's end of a request. Who cancels it has given up, which the engine is told.
-
-    It knows the request by its id only: two objects that know each other would have to be collected as garbage.
-    """
-
-    wire_id = ""
-    on_cancel: Callable[[str], None] | None = None
-    on_wait: Callable[[Callable[[], bool]], None] | None = None
-    """What a thread does that waits, given a function that says whether this is done; it may come back sooner."""
-
-    was_cancelled = False
-    _is_answered = False
-    _answer: Any = None
-
-    # A Future takes its lock for each of these; who sees the flag needs none for what was set before it.
-
-    def set_result(self, result: Any) -> None:
-        super().set_result(result)
-        self._answer = result
-        self._is_answered = True
-
-    def result(self, timeout: float | None = None) -> Any:
-        if self._is_answered:
-            return self._answer
-        if timeout is None and self.on_wait is not None and not self.done():
-            self.on_wait(self.done)
-        return super().result(timeout)
-
-    def cancel(self) -> bool:
-        is_cancelled = super().cancel()
-        self.was_cancelled = self.was_cancelled or is_cancelled
-        on_cancel, self.on_cancel = self.on_cancel, None
-        if is_cancelled and on_cancel is not None:
-            on_cancel(self.wire_id)
-        return is_cancelled
 
 
 @dataclass(slots=True)
@@ -71,15 +34,21 @@ class Post:
 
 
 class Request:
-    """What is asked, until its future is done. Made in the caller's thread, then the engine's alone.
+    """What is asked, until it has ended. Made in the caller's thread, then the engine's alone.
 
-    Times are ``time.monotonic()``. The bytes in ``body`` never change, whichever brokers it travels over: a re-send is
-    the same envelope under the same id, and only its expiration on the broker gets shorter.
+    Its caller waits here (``wait()``), or holds a ``promise()``. Times are ``time.monotonic()``. The bytes in ``body``
+    never change, whichever brokers it travels over: a re-send is the same envelope under the same id, and only its
+    expiration on the broker gets shorter.
     """
 
     __slots__ = (
-        "_is_done",
+        "_answer",
+        "_error",
+        "_has_ended",
+        "_is_abandoned",
         "_maybe_ran_before",
+        "_promise",
+        "_waiter",
         "address",
         "attempts",
         "body",
@@ -87,7 +56,6 @@ class Request:
         "copy",
         "deadline",
         "event_id",
-        "future",
         "hedge_after_s",
         "held_since",
         "id",
@@ -138,7 +106,6 @@ class Request:
         self.post = post
         self.started_at = time.monotonic()
         self.deadline = self.started_at + timeout_s
-        self.future = Promise()
         self.link: Link | None = None
         self.path: Path | None = None
         self.copy: Path | None = None
@@ -150,7 +117,12 @@ class Request:
         self.maybe_ran = False
         """Published, and neither returned nor answered: whether the node has it, nobody can know."""
         self._maybe_ran_before = False
-        self._is_done = False
+        self._has_ended = False
+        self._is_abandoned = False
+        self._answer: Any = None
+        self._error: BaseException | None = None
+        self._waiter: Lock | None = None
+        self._promise: Promise | None = None
         self.refusals = 0
         """How often its service was busy."""
         self.says_fresh = False
@@ -192,19 +164,62 @@ class Request:
             return self.path
         return self.copy if self.copy is not None and self.copy.link is link else None
 
+    # -- its end -----------------------------------------------------------------------------------------------------
+
     @property
     def is_done(self) -> bool:
-        """Answered, failed, or cancelled by its caller."""
-        return self._is_done or self.future.was_cancelled
+        """Answered, failed, or given up by its caller."""
+        return self._has_ended or self._is_abandoned or (self._promise is not None and self._promise.was_cancelled)
 
-    def complete(self, result: Any) -> None:
-        if not self._is_done:
-            self._is_done = True
-            with suppress(InvalidStateError):  # cancelled by its caller, who does not want to know
-                self.future.set_result(result)
+    def has_ended(self) -> bool:
+        """Answered or failed; for any thread."""
+        return self._has_ended
+
+    def promise(self) -> Promise:
+        """A Future for its end; only before it is given to the engine."""
+        if self._promise is None:
+            self._promise = Promise()
+            self._promise.wire_id = self.id
+        return self._promise
+
+    def wait(self) -> Any:
+        """Wait for its end, in the one thread that asked; gives the answer or raises what it failed with."""
+        if not self._has_ended:
+            # Cheaper than a Future. Who ends it sets the flag first and looks for us then, we do it the other way.
+            waiter = Lock()
+            waiter.acquire()
+            self._waiter = waiter
+            if not self._has_ended:
+                waiter.acquire()
+        try:
+            if self._error is not None:
+                raise self._error
+            return self._answer
+        finally:
+            del self  # an error's traceback refers to this frame, and the frame to the error
+
+    def abandon(self) -> bool:
+        """The thread that waited does not any more; False if it has ended."""
+        self._is_abandoned = not self._has_ended
+        return self._is_abandoned
+
+    def complete(self, answer: Any) -> None:
+        if not self._has_ended:
+            self._answer = answer
+            self._end()
+            if self._promise is not None:
+                with suppress(InvalidStateError):  # cancelled by its caller, who does not want to know
+                    self._promise.set_result(answer)
 
     def fail(self, error: BaseException) -> None:
-        if not self._is_done:
-            self._is_done = True
-            with suppress(InvalidStateError):
-                self.future.set_exception(error)
+        if not self._has_ended:
+            self._error = error
+            self._end()
+            if self._promise is not None:
+                with suppress(InvalidStateError):
+                    self._promise.set_exception(error)
+
+    def _end(self) -> None:
+        self._has_ended = True
+        if self._waiter is not None:
+            self._waiter.release()

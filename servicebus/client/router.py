@@ -25,6 +25,20 @@ class Router:
         """The best usable link for *request*; None if there is none now."""
         if request.pinned is not None:
             return request.pinned if request.pinned.is_usable else None
+        links = self._links[::-1] if request.reverse else self._links
+        if self._is_beyond_doubt(links[0], request, now):
+            return links[0]
+        return self._compare(links, request, now)
+
+    @staticmethod
+    def _is_beyond_doubt(first: Link, request: Request, now: float) -> bool:
+        """Nothing has failed there, as is nearly always so: to compare it with others would come to the same."""
+        path = first.paths.get(request.address.node)
+        if path is None or path.trust.failed or first.trust.failed or not first.is_usable:
+            return False
+        return request.kind is not Kind.MESSAGE or not path.lacks_queue(now)
+
+    def _compare(self, links: Sequence[Link], request: Request, now: float) -> Link | None:
         node = request.address.node
         patience_s = self._failback_after_s
         is_message = request.kind is Kind.MESSAGE
@@ -38,7 +52,6 @@ class Router:
                 path_is_trusted=path.trust.is_trusted(now, patience_s),
             )
 
-        links = self._links[::-1] if request.reverse else self._links
         found = choose(links, look)
         if found is None and is_message:
             # A message is safe in the durable queue of a broker whose agent is away just now; it only needs that queue.

@@ -9,7 +9,7 @@ from servicebus.configuration import Configuration
 from servicebus.policy.ladder import RUNGS_S
 from servicebus.runtime.fleeting import FleetingQueues
 from servicebus.transport.interface import Delivery, Script, Step
-from servicebus.transport.steps import bind_queue, consume, declare_exchange, declare_queue, set_prefetch
+from servicebus.transport.steps import bind_queue, consume, declare_exchange, declare_queue, save_acks, set_prefetch
 from servicebus.transport.stored import declare_stored
 from servicebus.wire.address import control_queue, dead_queue, delay_queue, messages_queue, rpc_queue
 
@@ -17,6 +17,7 @@ OnDelivery = Callable[[Delivery], None]
 Keep = Callable[[str], None]
 """Told the consumer tag."""
 
+_ACKS_AT_ONCE = 32
 _DELAYS_WINDOW = 64
 """Messages of one rung that a worker holds; in a rung the first is due first, so more would only wait here."""
 
@@ -37,14 +38,14 @@ def control_lane(config: Configuration, fleeting: FleetingQueues, on_control: On
 
 def calls_lane(config: Configuration, fleeting: FleetingQueues, on_call: OnDelivery, keep: Keep) -> Script:
     """Calls: a queue that exists only while somebody consumes it, so that callers learn at once when nobody does."""
-    yield set_prefetch(config.prefetch)
+    yield from _window(config)
     queue = yield from fleeting.take(rpc_queue(config.node_name))
     keep((yield consume(queue, on_call)))
 
 
 def messages_lane(config: Configuration, on_message: OnDelivery, keep: Keep) -> Script:
     """Messages: durable queues that wait for the node, and the places where messages are delayed or buried."""
-    yield set_prefetch(config.prefetch)
+    yield from _window(config)
     yield from _stored_queues(config)
     keep((yield consume(messages_queue(config.node_name), on_message)))
 
@@ -79,6 +80,12 @@ def lane_counts(node: str, consumers: Mapping[str, int]) -> dict[str, int]:
         lane = lanes.get(queue, "delays")
         counts[lane] = min(count, counts.get(lane, count))
     return counts
+
+
+def _window(config: Configuration) -> Script:
+    """What may be unacknowledged. What is done with and not acked yet comes again at worst: the journal knows it."""
+    yield set_prefetch(config.prefetch)
+    yield save_acks(max(1, min(_ACKS_AT_ONCE, config.prefetch // 8)))
 
 
 def _stored_queues(config: Configuration) -> Generator[Step, Any, dict[str, int]]:

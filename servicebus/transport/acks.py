@@ -1,10 +1,12 @@
-"""Acks: what one turn acknowledges on a channel, in as few frames as may be.
+"""Acks: what is acknowledged on a channel, in as few frames as may be.
 
 A broker settles a hundred deliveries by one frame (``multiple``) much cheaper than one by one; but such a frame settles
 every delivery up to its tag, so it may only reach as far as nothing older is still at work.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 __all__ = ["Acks"]
 
@@ -16,21 +18,17 @@ class Acks:
         self._open: set[int] = set()
         """At work: bounded by the prefetch."""
         self._fresh: list[int] = []
+        self.delivered: Callable[[int], None] = self._open.add
+        """Tells that a tag has to be acknowledged, or rejected, some day."""
 
     def __repr__(self) -> str:
         return f"<Acks {len(self._open)} at work, {len(self._fresh)} to be told>"
 
-    def __bool__(self) -> bool:
-        return bool(self._fresh)
-
-    def delivered(self, tag: int) -> None:
-        """*tag* has to be acknowledged, or rejected, some day."""
-        self._open.add(tag)
-
-    def add(self, tag: int) -> None:
-        """*tag* is to be acknowledged."""
+    def add(self, tag: int) -> int:
+        """*tag* is to be acknowledged; gives how many are now."""
         self._open.discard(tag)
         self._fresh.append(tag)
+        return len(self._fresh)
 
     def settled_otherwise(self, tag: int) -> None:
         """The broker has been told of *tag* in another way."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pika
@@ -58,6 +59,7 @@ class AmqpConnection:
         self._events = events
         self._opened = False
         self._ended = False
+        self._channels: list[AmqpChannel] = []
         self._timeouts_s = (connect_timeout_s, handshake_timeout_s)
         self._services = ConnectionServices(loop, fast=fast)
         self._pika: Any = None
@@ -94,10 +96,18 @@ class AmqpConnection:
     ) -> None:
         if not self.is_open:
             return  # on_lost has been told or is on its way
-        AmqpChannel(self, self._pika, on_open, on_closed, on_returned, on_confirmed)
+        self._channels.append(AmqpChannel(self, self._pika, on_open, on_closed, on_returned, on_confirmed))
+
+    def forget(self, channel: AmqpChannel) -> None:
+        """*channel* is closed."""
+        with suppress(ValueError):
+            self._channels.remove(channel)
 
     def close(self) -> None:
         if self._pika is not None and not (self._pika.is_closed or self._pika.is_closing):
+            for channel in self._channels:
+                channel.flush()
+            self._end_channels()
             self._pika.close()
 
     def abort(self, reason: str) -> None:
@@ -120,6 +130,7 @@ class AmqpConnection:
     def _tell_end(self, reason: str) -> None:
         """Told from here, not from pika's callbacks: who waits on a dead connection must not depend on its goodbye."""
         self._ended = True
+        self._end_channels()
         if self._opened:
             lost = self.lost(reason)
             self.loop.post(lambda: self._events.connection_lost(self, lost))
@@ -161,7 +172,12 @@ class AmqpConnection:
         if self._ended:
             return
         self._ended = True
+        self._end_channels()
         self._events.connection_lost(self, self.lost(closing_reason(error)))
+
+    def _end_channels(self) -> None:
+        for channel in self._channels:
+            channel.is_open = False
 
     def _on_blocked(self, _connection: Any, frame: Any) -> None:
         self.blocked = frame.method.reason or "blocked"

@@ -11,13 +11,14 @@ import pika
 from servicebus.errors import ConnectionLost, TransportError
 from servicebus.transport.acks import Acks
 from servicebus.transport.failures import channel_failure
-from servicebus.transport.frames import Properties, ack_frame, content_frames, publish_frame
+from servicebus.transport.frames import Properties, ack_frame, publish_frames
 from servicebus.transport.interface import Delivery, Returned, Script
 
 if TYPE_CHECKING:
     from servicebus.transport.amqp import AmqpConnection
 
 _PERSISTENT = 2
+_ACKS_WAIT_S = 0.05
 
 
 class AmqpChannel:
@@ -33,12 +34,17 @@ class AmqpChannel:
         on_confirmed: Callable[[int, bool, bool], None] | None,
     ):
         self.connection = connection
+        self.is_open = False
+        """Kept by the connection, too, when that ends: asked for each call."""
         self._on_open = on_open
         self._on_closed = on_closed
         self._on_returned = on_returned
         self._on_confirmed = on_confirmed
         self._published = 0
         self._acks = Acks()
+        self._acks_at_once = 1
+        self._acks_wait = False
+        self._frame_max = connection.frame_max
         self._script: Script | None = None
         self._channel = raw.channel(on_open_callback=self._opened)
         self._number = int(self._channel.channel_number)
@@ -46,10 +52,6 @@ class AmqpChannel:
 
     def __repr__(self) -> str:
         return f"<AmqpChannel {self._channel.channel_number} of {self.connection!r}>"
-
-    @property
-    def is_open(self) -> bool:
-        return bool(self._channel.is_open) and self.connection.is_open
 
     def run(self, script: Script, on_done: Callable[[], None] | None = None) -> None:
         self._script = script
@@ -88,12 +90,14 @@ class AmqpChannel:
         self._published += 1
         expiration = None if expiration_ms is None else str(expiration_ms)
         if self._lane is not None:
-            self._write(publish_frame(self._number, exchange, routing_key, mandatory))
             self._write(
-                content_frames(
+                publish_frames(
                     self._number,
+                    exchange,
+                    routing_key,
                     body,
-                    self.connection.frame_max,
+                    self._frame_max,
+                    mandatory=mandatory,
                     correlation_id=correlation_id,
                     reply_to=reply_to,
                     expiration=expiration,
@@ -114,13 +118,27 @@ class AmqpChannel:
         self._channel.basic_publish(exchange, routing_key, body, properties, mandatory=mandatory)
         return self._published
 
+    def save_acks(self, at_most: int) -> None:
+        """From now on keep acks for a moment, up to *at_most* of them.
+
+        For a consumer that may be given a delivery twice: if the connection ends meanwhile, they come again.
+        """
+        self._acks_at_once = at_most
+
     def ack(self, tag: int) -> None:
-        if not self._acks:
+        waiting = self._acks.add(tag)
+        if waiting == self._acks_at_once:
             self.connection.loop.flush_later(self)
-        self._acks.add(tag)
+        elif not self._acks_wait:
+            self._acks_wait = True
+            self.connection.loop.call_later(_ACKS_WAIT_S, self._waited)
+
+    def _waited(self) -> None:
+        self._acks_wait = False
+        self.flush()
 
     def flush(self) -> None:
-        """Send the acks of this turn."""
+        """Send the acks that wait."""
         if not self.is_open:
             return
         for tag, multiple in self._acks.take():
@@ -141,11 +159,13 @@ class AmqpChannel:
     def close(self) -> None:
         if self.is_open:
             self.flush()
+            self.is_open = False
             self._channel.close()
 
     # -- pika's callbacks ----------------------------------------------------------------------------------------
 
     def _opened(self, channel: Any) -> None:
+        self.is_open = self.connection.is_open
         channel.add_on_close_callback(self._closed)
         channel.add_on_cancel_callback(self._cancelled)
         if self._on_returned is not None:
@@ -160,6 +180,8 @@ class AmqpChannel:
             self._on_open(self)
 
     def _closed(self, _channel: Any, error: BaseException) -> None:
+        self.is_open = False
+        self.connection.forget(self)
         if self._lane is not None:
             self._lane.remove_channel(self._number)
         if self._script is not None:
@@ -184,11 +206,10 @@ class AmqpChannel:
             )
         )
 
-    def _fast_returned(self, reason: str, exchange: str, routing_key: str, properties: Properties, body: bytes) -> None:
+    def _fast_returned(self, reason: str, exchange: str, routing_key: str, about: Properties, body: bytes) -> None:
         assert self._on_returned is not None
-        self._on_returned(
-            Returned(exchange, routing_key, properties.correlation_id, properties.message_id, body, reason)
-        )
+        correlation_id, _, message_id, *_ = about
+        self._on_returned(Returned(exchange, routing_key, correlation_id, message_id, body, reason))
 
     def _confirmed(self, frame: Any) -> None:
         assert self._on_confirmed is not None
@@ -215,22 +236,14 @@ class AmqpChannel:
         if self._lane is None:
             return
 
-        def deliver(tag: int, redelivered: bool, routing_key: str, properties: Properties, body: bytes) -> None:
-            if not no_ack:
-                self._acks.delivered(tag)
-            on_delivery(
-                Delivery(
-                    self,
-                    tag,
-                    body,
-                    redelivered=redelivered,
-                    routing_key=routing_key,
-                    correlation_id=properties.correlation_id,
-                    reply_to=properties.reply_to,
-                    message_id=properties.message_id,
-                    content_type=properties.content_type,
-                    headers=properties.headers,
-                )
-            )
+        note = _nothing if no_ack else self._acks.delivered
+
+        def deliver(tag: int, redelivered: bool, routing_key: str, about: Properties, body: bytes) -> None:
+            note(tag)
+            on_delivery(Delivery(self, tag, body, redelivered, routing_key, *about))
 
         self._lane.add_consumer(self._number, consumer_tag, deliver)
+
+
+def _nothing(_tag: int) -> None:
+    """Of a delivery that needs no ack."""

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-import selectors
 import socket
 import ssl
 import threading
 from collections.abc import Callable
 from typing import Any
 
-from servicebus.transport.loop import EventLoop
+from servicebus.transport.loop import READ, WRITE, EventLoop
 from servicebus.transport.stream import close_hard
-
-_READ = selectors.EVENT_READ
-_WRITE = selectors.EVENT_WRITE
 
 
 def connect(
@@ -47,7 +43,7 @@ def connect(
         loop.post(lambda: finish(failed))
         return cancel
     if code in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
-        loop.watch(sock, _WRITE, on_ready)
+        loop.watch(sock, WRITE, on_ready)
     else:
         loop.post(lambda: finish(OSError(code, os.strerror(code))))
     return cancel
@@ -121,14 +117,14 @@ def handshake_tls(
         try:
             tls.do_handshake()
         except ssl.SSLWantReadError:
-            loop.rewatch(tls, _READ, step)
+            loop.rewatch(tls, READ, step)
         except ssl.SSLWantWriteError:
-            loop.rewatch(tls, _WRITE, step)
+            loop.rewatch(tls, WRITE, step)
         except (OSError, ssl.SSLError) as error:
             finish(error)
             close_hard(tls)
         else:
             finish(tls)
 
-    loop.watch(tls, _READ | _WRITE, step)
+    loop.watch(tls, READ | WRITE, step)
     return cancel

@@ -125,26 +125,27 @@ class FastLane:
                 raise Unreadable(f"a frame of type {kind} on channel {channel} has no end")
             take = self._taker(data, kind, channel, at)
             if take is not None:
-                self._pass(data, kept_from, at)
-                kept_from = end
+                if kept_from < at:
+                    self._pass(data, kept_from, at)
                 kept_some = True
-                take(data, channel, at, end)
+                end = kept_from = take(data, channel, at, end)
             at = end
         if at + 7 <= size and data[at] not in _FRAME_TYPES:
             at = size
-        self._pass(data, kept_from, at)
+        if kept_from < at:
+            self._pass(data, kept_from, at)
         self._rest = data[at:]
         if kept_some:
             self._feed_heartbeat()
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _taker(self, data: bytes, kind: int, channel: int, at: int) -> Callable[[bytes, int, int, int], None] | None:
-        """Who takes the frame at *at*: one of ours, or None for pika."""
+    def _taker(self, data: bytes, kind: int, channel: int, at: int) -> Callable[[bytes, int, int, int], int] | None:
+        """Who takes the frame at *at*, and gives where what it took ends: one of ours, or None for pika."""
         if kind == METHOD:
             method = METHOD_HEAD.unpack_from(data, at)[3]
             if method == DELIVER and (channel, data[at + 12 : at + 12 + data[at + 11]]) in self._consumers:
-                return self._take_deliver
+                return self._take_delivery
             if method == ACK and channel in self._confirms:
                 return self._take_ack
             if method == RETURN and channel in self._returns:
@@ -155,11 +156,26 @@ class FastLane:
             return self._take_header if channel in self._contents else None
         return None
 
-    def _take_deliver(self, data: bytes, channel: int, at: int, _end: int) -> None:
+    def _take_delivery(self, data: bytes, channel: int, at: int, end: int) -> int:
         consumer_tag, tag, redelivered, routing_key = read_deliver(data, at + 11)
-        self._contents[channel] = _Content(self._consumers[channel, consumer_tag], tag, redelivered, routing_key)
+        on_deliver = self._consumers[channel, consumer_tag]
+        # Nearly always all of it is here, and its body is one frame.
+        header = end + 7
+        if header + 16 <= len(data):
+            kind, number, length = FRAME_HEAD.unpack_from(data, end)
+            body = header + length + 1
+            if kind == HEADER and number == channel and body + 7 <= len(data):
+                size, properties = read_header(data, header)
+                kind, number, length = FRAME_HEAD.unpack_from(data, body)
+                stop: int = body + length + FRAME_OVERHEAD
+                is_whole = kind == BODY and number == channel and length == size and stop <= len(data)
+                if is_whole and data[body - 1] == END == data[stop - 1]:
+                    on_deliver(tag, redelivered, routing_key, properties, data[body + 7 : stop - 1])
+                    return stop
+        self._contents[channel] = _Content(on_deliver, tag, redelivered, routing_key)
+        return end
 
-    def _take_return(self, data: bytes, channel: int, at: int, _end: int) -> None:
+    def _take_return(self, data: bytes, channel: int, at: int, end: int) -> int:
         on_return = self._returns[channel]
         reason, exchange, routing_key = read_return(data, at + 11)
 
@@ -167,14 +183,16 @@ class FastLane:
             on_return(reason, exchange, key, properties, body)
 
         self._contents[channel] = _Content(returned, 0, False, routing_key)
+        return end
 
-    def _take_header(self, data: bytes, channel: int, at: int, _end: int) -> None:
+    def _take_header(self, data: bytes, channel: int, at: int, end: int) -> int:
         content = self._contents[channel]
         content.missing, content.properties = read_header(data, at + 7)
         if not content.missing:
             self._deliver(channel, content, b"")
+        return end
 
-    def _take_body(self, data: bytes, channel: int, at: int, end: int) -> None:
+    def _take_body(self, data: bytes, channel: int, at: int, end: int) -> int:
         content = self._contents[channel]
         piece = data[at + 7 : end - 1]
         content.missing -= len(piece)
@@ -184,18 +202,20 @@ class FastLane:
             raise Unreadable(f"the broker sent more than it announced on channel {channel}")
         else:
             self._deliver(channel, content, b"".join([*content.pieces, piece]) if content.pieces else piece)
+        return end
 
     def _deliver(self, channel: int, content: _Content, body: bytes) -> None:
         del self._contents[channel]
         assert content.properties is not None
         content.on_deliver(content.tag, content.redelivered, content.routing_key, content.properties, body)
 
-    def _take_ack(self, data: bytes, channel: int, at: int, _end: int) -> None:
+    def _take_ack(self, data: bytes, channel: int, at: int, end: int) -> int:
         self._confirms[channel](*read_ack(data, at + 11))
+        return end
 
     def _pass(self, data: bytes, start: int, end: int) -> None:
         # A callback may have closed the connection: pika wants nothing more then.
-        if start < end and self._is_open:
+        if self._is_open:
             self._pika.data_received(data[start:end])
 
     def _feed_heartbeat(self) -> None:

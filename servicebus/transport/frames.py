@@ -28,14 +28,16 @@ FRAME_HEAD = struct.Struct(">BHL")
 METHOD_HEAD = struct.Struct(">BHLL")
 _ACK_FRAME = struct.Struct(">BHLLQBB")
 _ACK_FRAME_BYTES = 13
-_CONTENT_HEAD = struct.Struct(">HHQH")
-_SIZE = struct.Struct(">Q")
+_HEADER_HEAD = struct.Struct(">BHLHHQH")
+_HEADER_BYTES = 14
+_SIZE_AND_FLAGS = struct.Struct(">QH")
 _U16 = struct.Struct(">H")
 _U64 = struct.Struct(">Q")
 
 # Property flags in the order in which the properties stand in a header frame (AMQP 0-9-1, basic class).
 CONTENT_TYPE, CONTENT_ENCODING, HEADERS, DELIVERY_MODE, PRIORITY = 0x8000, 0x4000, 0x2000, 0x1000, 0x0800
 CORRELATION_ID, REPLY_TO, EXPIRATION, MESSAGE_ID = 0x0400, 0x0200, 0x0100, 0x0080
+_BEFORE_CORRELATION_ID = CONTENT_TYPE | CONTENT_ENCODING | HEADERS | DELIVERY_MODE | PRIORITY
 _PERSISTENT = b"\x02"
 
 
@@ -49,18 +51,21 @@ def ack_frame(channel: int, tag: int, multiple: bool = False) -> bytes:
 
 
 @lru_cache(maxsize=1024)
-def publish_frame(channel: int, exchange: str, routing_key: str, mandatory: bool) -> bytes:
+def _publish_method(channel: int, exchange: str, routing_key: str, mandatory: bool) -> bytes:
     """The method frame of ``basic.publish``; the same for every message on a path, so it is remembered."""
     arguments = b"\0\0" + _short(exchange) + _short(routing_key) + (b"\1" if mandatory else b"\0")
     payload = b"\0\x3c\0\x28" + arguments
     return FRAME_HEAD.pack(METHOD, channel, len(payload)) + payload + b"\xce"
 
 
-def content_frames(
+def publish_frames(
     channel: int,
+    exchange: str,
+    routing_key: str,
     body: bytes,
     frame_max: int,
     *,
+    mandatory: bool = True,
     correlation_id: str | None = None,
     reply_to: str | None = None,
     expiration: str | None = None,
@@ -68,33 +73,37 @@ def content_frames(
     persistent: bool = False,
     headers: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """The header frame and the body frames of one content."""
+    """``basic.publish``, the header frame and the body frames of one content."""
+    method = _publish_method(channel, exchange, routing_key, mandatory)
     flags = 0
-    properties = []
+    properties = b""
     if headers:
         flags |= HEADERS
         pieces: list[bytes] = []
         pika.data.encode_table(pieces, dict(headers))
-        properties += pieces
+        properties = b"".join(pieces)
     if persistent:
         flags |= DELIVERY_MODE
-        properties.append(_PERSISTENT)
-    for flag, text in (
-        (CORRELATION_ID, correlation_id),
-        (REPLY_TO, reply_to),
-        (EXPIRATION, expiration),
-        (MESSAGE_ID, message_id),
-    ):
-        if text is not None:
-            flags |= flag
-            properties.append(_short(text))
-    payload = _CONTENT_HEAD.pack(60, 0, len(body), flags) + b"".join(properties)
-    head = FRAME_HEAD.pack(HEADER, channel, len(payload)) + payload + b"\xce"
+        properties += _PERSISTENT
+    if correlation_id is not None:
+        flags |= CORRELATION_ID
+        properties += _short(correlation_id)
+    if reply_to is not None:
+        flags |= REPLY_TO
+        properties += _known_short(reply_to)
+    if expiration is not None:
+        flags |= EXPIRATION
+        properties += _short(expiration)
+    if message_id is not None:
+        flags |= MESSAGE_ID
+        properties += _short(message_id)
+    size = len(body)
+    head = _HEADER_HEAD.pack(HEADER, channel, _HEADER_BYTES + len(properties), 60, 0, size, flags)
+    if 0 < size <= frame_max - FRAME_OVERHEAD:
+        return b"%b%b%b\xce%b%b\xce" % (method, head, properties, FRAME_HEAD.pack(BODY, channel, size), body)
     most = frame_max - FRAME_OVERHEAD
-    if len(body) <= most:
-        return b"%b%b%b\xce" % (head, FRAME_HEAD.pack(BODY, channel, len(body)), body) if body else head
-    frames = [head]
-    for start in range(0, len(body), most):
+    frames = [method, head, properties, b"\xce"]
+    for start in range(0, size, most):
         piece = body[start : start + most]
         frames += (FRAME_HEAD.pack(BODY, channel, len(piece)), piece, b"\xce")
     return b"".join(frames)
@@ -121,44 +130,35 @@ def read_return(data: bytes, start: int) -> tuple[str, str, str]:
     return f"{code} {text}", exchange, routing_key
 
 
-class Properties:
-    """What a header frame says. Absent ones are None."""
-
-    __slots__ = ("content_type", "correlation_id", "headers", "message_id", "reply_to")
-
-    def __init__(self) -> None:
-        self.content_type: str | None = None
-        self.headers: Mapping[str, Any] | None = None
-        self.correlation_id: str | None = None
-        self.reply_to: str | None = None
-        self.message_id: str | None = None
+Properties = tuple["str | None", "str | None", "str | None", "str | None", "Mapping[str, Any] | None"]
+"""Correlation id, reply-to, message id, content type, headers: None for those that are absent."""
 
 
 def read_header(data: bytes, start: int) -> tuple[int, Properties]:
     """Body size in bytes and properties of the header frame payload at *start*."""
-    (size,) = _SIZE.unpack_from(data, start + 4)
-    (flags,) = _U16.unpack_from(data, start + 12)
-    found = Properties()
+    size, flags = _SIZE_AND_FLAGS.unpack_from(data, start + 4)
+    content_type = headers = correlation_id = reply_to = message_id = None
     at = start + 14
-    if flags & CONTENT_TYPE:
-        found.content_type, at = _read_short(data, at)
-    if flags & CONTENT_ENCODING:
-        at += 1 + data[at]
-    if flags & HEADERS:
-        found.headers, at = pika.data.decode_table(data, at)
-    if flags & DELIVERY_MODE:
-        at += 1
-    if flags & PRIORITY:
-        at += 1
+    if flags & _BEFORE_CORRELATION_ID:
+        if flags & CONTENT_TYPE:
+            content_type, at = _read_short(data, at)
+        if flags & CONTENT_ENCODING:
+            at += 1 + data[at]
+        if flags & HEADERS:
+            headers, at = pika.data.decode_table(data, at)
+        if flags & DELIVERY_MODE:
+            at += 1
+        if flags & PRIORITY:
+            at += 1
     if flags & CORRELATION_ID:
-        found.correlation_id, at = _read_short(data, at)
+        correlation_id, at = _read_short(data, at)
     if flags & REPLY_TO:
-        found.reply_to, at = _read_short(data, at)
+        reply_to, at = _read_short(data, at)
     if flags & EXPIRATION:
         at += 1 + data[at]
     if flags & MESSAGE_ID:
-        found.message_id, at = _read_short(data, at)
-    return size, found
+        message_id, at = _read_short(data, at)
+    return size, (correlation_id, reply_to, message_id, content_type, headers)
 
 
 def read_ack(data: bytes, start: int) -> tuple[int, bool]:
@@ -171,7 +171,11 @@ def _short(text: str) -> bytes:
     raw = text.encode()
     if len(raw) > 255:
         raise Unreadable(f"{len(raw)} bytes do not fit a short string")
-    return bytes((len(raw),)) + raw
+    return _LENGTHS[len(raw)] + raw
+
+
+_LENGTHS = [bytes((length,)) for length in range(256)]
+_known_short = lru_cache(maxsize=1024)(_short)
 
 
 def _read_short(data: bytes, at: int) -> tuple[str, int]:

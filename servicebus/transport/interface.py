@@ -36,7 +36,6 @@ class Delivery:
         channel: BrokerChannel,
         tag: int,
         body: bytes,
-        *,
         redelivered: bool = False,
         routing_key: str = "",
         correlation_id: str | None = None,
@@ -102,6 +101,9 @@ class BrokerChannel(Protocol):
         """Publish; gives the publish sequence number that a confirm will name (0 without confirms)."""
 
     def ack(self, tag: int) -> None: ...
+
+    def save_acks(self, at_most: int) -> None:
+        """From now on keep acks for a moment, up to *at_most* of them."""
 
     def reject(self, tag: int, *, requeue: bool) -> None: ...
 

@@ -15,6 +15,7 @@ the requests on them go on over new ones, under their ids, as after any failure 
 
 from __future__ import annotations
 
+import select
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -87,6 +88,7 @@ class SharedLoop(EventLoop):
         """
         me = get_ident()
         if me == self._leader and not self._is_at_work:
+            self._poll = self._another_poll()  # the interrupted one cannot be asked again before it has returned
             self._leave(is_needed=True)
         return me not in (self._leader, self._thread)
 
@@ -198,7 +200,7 @@ class SharedLoop(EventLoop):
             return False
         self._is_at_work = False
         self._sleeping = True
-        events = self._selector.select(0 if self._has_work() else timeout_s)
+        ready = self._poll.poll(0 if self._posted or self._submitted else timeout_s * 1000)
         if self._leader != me:  # a signal handler has given the lead back
             return False
         self._sleeping = False
@@ -206,17 +208,23 @@ class SharedLoop(EventLoop):
         if self._posted:
             self._reluctance = _RELUCTANT_CALLS
             return False
-        if not (events or self._submitted) or any(self._is_for_thread(key.fd) for key, _ in events):
+        if not ready and not self._submitted:
             return False
-        for key, mask in events:
-            self._guarded(key.data, mask)
-        self._run_submitted()
+        for fd, _ in ready:
+            if fd not in self.streams and fd != self._wake_in:
+                return False  # it is still being connected: the thread's
+        self._tell(ready)
+        if self._submitted:
+            self._run_submitted()
         self._flush()
         self.turns += 1
         return True
 
-    def _is_for_thread(self, fd: int) -> bool:
-        return fd not in self.streams and fd != self._wake_in
+    def _another_poll(self) -> select.poll:
+        poll = select.poll()
+        for fd, (_, events, _) in self._watched.items():
+            poll.register(fd, events)
+        return poll
 
     def _leave(self, *, is_needed: bool) -> None:
         """Give up the lead; *is_needed*: somebody must turn now."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import selectors
 import socket
 import ssl
 from collections.abc import Callable
@@ -12,12 +11,9 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from servicebus.transport.interrupts import came_from_a_signal
-from servicebus.transport.loop import EventLoop
+from servicebus.transport.loop import READ, WRITE, EventLoop
 
 LOG = logging.getLogger(__name__)
-
-_READ = selectors.EVENT_READ
-_WRITE = selectors.EVENT_WRITE
 
 
 class StreamProtocol(Protocol):
@@ -49,7 +45,7 @@ class Stream:
         return f"<Stream fd={self._sock.fileno()} closed={self._closed} unsent={self._out_bytes}>"
 
     def start(self) -> None:
-        self._loop.watch(self._sock, _READ, self._on_ready)
+        self._loop.watch(self._sock, READ, self._on_ready)
         self._loop.streams[self._sock.fileno()] = self
         self._protocol.connection_made(self)
         # A TLS handshake may have read the first bytes of the conversation into the TLS layer's own buffer,
@@ -94,9 +90,9 @@ class Stream:
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _on_ready(self, mask: int) -> None:
-        if mask & _READ:
+        if mask & READ:
             self._read()
-        if mask & _WRITE and not self._closed:
+        if mask & WRITE and not self._closed:
             self.flush()
 
     def _read(self) -> None:
@@ -146,7 +142,7 @@ class Stream:
     def _watch_writes(self, wanted: bool) -> None:
         if wanted != self._watches_writes:
             self._watches_writes = wanted
-            self._loop.rewatch(self._sock, _READ | _WRITE if wanted else _READ, self._on_ready)
+            self._loop.rewatch(self._sock, READ | WRITE if wanted else READ, self._on_ready)
 
     def _close(self, error: BaseException | None) -> None:
         if self._closed:

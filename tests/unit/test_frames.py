@@ -33,9 +33,7 @@ def by_pika(channel, exchange, routing_key, mandatory, body, properties):
 
 
 def by_us(channel, exchange, routing_key, mandatory, body, **properties):
-    return frames.publish_frame(channel, exchange, routing_key, mandatory) + frames.content_frames(
-        channel, body, FRAME_MAX, **properties
-    )
+    return frames.publish_frames(channel, exchange, routing_key, body, FRAME_MAX, mandatory=mandatory, **properties)
 
 
 @given(
@@ -83,7 +81,7 @@ def test_an_ack_is_written_as_pika_writes_it(channel, tag, multiple):
 
 def test_a_short_string_over_255_bytes_is_refused():
     with pytest.raises(frames.Unreadable):
-        frames.publish_frame(1, "x" * 256, "", True)
+        frames.publish_frames(1, "x" * 256, "", b"", FRAME_MAX)
 
 
 # -- reading -------------------------------------------------------------------------------------------------------
@@ -127,9 +125,7 @@ def lane_with_consumer(channel, consumer_tag):
     lane.add_consumer(
         channel,
         consumer_tag,
-        lambda tag, again, key, p, body: found.append(
-            (tag, again, key, p.correlation_id, p.reply_to, p.message_id, p.content_type, p.headers, body)
-        ),
+        lambda tag, again, key, about, body: found.append((tag, again, key, *about, body)),
     )
     return lane, pika_side, found
 
@@ -212,7 +208,7 @@ def test_what_comes_back_is_read_wherever_it_is_cut(
     data = content(channel, method, body, properties)
     lane, pika_side, _ = lane_with_consumer(channel, "c")
     found = []
-    lane.add_returns(channel, lambda why, to, k, p, b: found.append((why, to, k, p.correlation_id, p.message_id, b)))
+    lane.add_returns(channel, lambda why, to, k, about, b: found.append((why, to, k, about[0], about[2], b)))
     for start in range(0, len(data), step):
         lane.data_received(data[start : start + step])
     assert found == [(f"{code} {text}", exchange, key, correlation_id, message_id, body)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import selectors
 import socket
 import ssl
 import threading
@@ -19,7 +18,7 @@ from loops import turning
 from waiting import Stopwatch, wait_until
 
 from servicebus.transport.dialing import connect, handshake_tls, resolve
-from servicebus.transport.loop import EventLoop
+from servicebus.transport.loop import READ, EventLoop
 from servicebus.transport.stream import Stream
 
 
@@ -164,7 +163,7 @@ class TestPosting:
         with caplog.at_level(logging.ERROR):
             loop.post(broken)
             in_loop(loop, lambda: loop.call_later(0, broken))
-            in_loop(loop, lambda: loop.watch(ours, selectors.EVENT_READ, lambda mask: (ours.recv(10), broken())))
+            in_loop(loop, lambda: loop.watch(ours, READ, lambda mask: (ours.recv(10), broken())))
             theirs.send(b"x")
             wait_until(lambda: len(caplog.records) >= 3)
         assert in_loop(loop, lambda: 42) == 42

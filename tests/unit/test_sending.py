@@ -16,7 +16,8 @@ import pytest
 from servicebus.client.compat_path import Version1
 from servicebus.client.pings import count_answers
 from servicebus.client.posting import make_post
-from servicebus.client.request import Post, Promise, Request
+from servicebus.client.promise import Promise
+from servicebus.client.request import Post, Request
 from servicebus.client.seal import seal
 from servicebus.client.version import Version2
 from servicebus.configuration import Configuration
