@@ -36,6 +36,13 @@ class PingClock:
     def pinged(self, now: float) -> None:
         self.pinged_at = now
 
+    @property
+    def due_at(self) -> float:
+        """When there is something to do for one who always waits, if nothing is heard until then."""
+        if self.pinged_at is not None:
+            return self.pinged_at + self.ping_timeout_s
+        return self.heard_at + self.ping_after_s
+
     def verdict(self, now: float, waiting_since: float | None) -> Verdict:
         """What to do now, when the oldest unanswered request dates from *waiting_since* (None: there is none)."""
         if self.pinged_at is not None:

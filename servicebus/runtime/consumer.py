@@ -304,7 +304,11 @@ class NodeConsumer:
     # -- the watcher's questions, asked in the I/O thread --------------------------------------------------------------
 
     def send_echo(self) -> None:
-        if self._publisher is not None and self.state in (State.CONSUMING, State.DRAINING) and not self.blocked:
+        if self._publisher is None or self.state not in (State.CONSUMING, State.DRAINING):
+            return
+        if self.blocked:
+            self._control.echoed_at = time.monotonic()  # none can come, and that is not the silence of a dead broker
+        else:
             self._publisher.echo(self._echo_queue, self._control.echo_body())
 
     def look_after_topology(self) -> None:

@@ -85,11 +85,12 @@ class FleetingQueues:
         """The queue that was taken for *name*."""
         return self._taken.get(name, name)
 
-    def declare_again(self, name: str) -> Generator[Step, Any, int]:
+    def declare_again(self, name: str, *, with_binding: bool = True) -> Generator[Step, Any, int]:
         """The queue that was taken for *name*, once more; gives the number of its consumers."""
         queue = self.taken(name)
         consumers = yield from self._declare(queue, name)
-        yield bind_queue(queue, self._exchange, name)
+        if with_binding:
+            yield bind_queue(queue, self._exchange, name, no_wait=True)
         return consumers
 
     def _declare(self, queue: str, name: str) -> Generator[Step, Any, int]:

@@ -1,6 +1,10 @@
 """Lookout: has the broker show what it knows of us: queues, bindings and consumers, which others may have deleted.
 
 Our consumers would live on and never hear of a binding that is gone, nor of a broker that has forgotten them.
+
+Every second look is a thorough one: exchange, bindings and all queues. The others only count who consumes the queues
+that callers publish to. A binding costs the broker as much as three queues, and an agent at rest does hardly anything
+but look.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from servicebus.configuration import Configuration
 from servicebus.runtime.attendance import Attendance
 from servicebus.runtime.fleeting import FleetingQueues
 from servicebus.runtime.lanes import Lanes
-from servicebus.runtime.topology import declare_again, lane_counts
+from servicebus.runtime.topology import count_consumers, declare_again, lane_counts
 from servicebus.transport.loop import EventLoop
 
 LOG = logging.getLogger(__name__)
@@ -48,16 +52,19 @@ class Lookout:
         self._on_unattended = on_unattended
         self._attendance = Attendance()
         self._is_looking = False
+        self._was_thorough = True
 
     def look(self) -> None:
-        """Declare everything again, unless the answers of the last look are still to come."""
+        """Have everything shown, or every other time the most important; not while the last answers are to come."""
         channel = self._lanes.channel("echo")
         if self._is_looking or channel is None or not self._is_wanted():
             return
         self._is_looking = True
         consumers: dict[str, int] = {}
         with_stored = not self._lanes.problem
-        script = declare_again(self._config, self._fleeting, consumers, with_stored=with_stored)
+        self._was_thorough = not self._was_thorough or self._attendance.is_in_doubt
+        show = declare_again if self._was_thorough else count_consumers
+        script = show(self._config, self._fleeting, consumers, with_stored=with_stored)
         channel.run(script, lambda: self._looked(consumers))
 
     def _looked(self, consumers: dict[str, int]) -> None:

@@ -4,6 +4,9 @@ It sends a signed ping through the broker and expects it back on the connection 
 both connections and the broker between them. Now and then it has the topology looked at: a consumer whose queue nobody
 can reach any more hears its echo all the same. While the broker says that it does not read what we publish, no echo can
 come; then only the heartbeat watches.
+
+It sleeps until something is due. What happens meanwhile it finds in its own time: a connection that is new has a time
+from which it consumes.
 """
 
 from __future__ import annotations
@@ -22,8 +25,11 @@ from servicebus.transport.loop import EventLoop
 LOG = logging.getLogger(__name__)
 
 _STEP_S = 0.25
+"""While there is nothing to watch; soon enough to find a new connection before its first echo is due."""
 _LOOK_S = 5.0
-"""How often the topology is looked at; it costs the broker a dozen answers."""
+"""How often the topology is looked at; it costs the broker some answers."""
+_ECHO_TAKES = 1 / 8
+"""Of the interval: after a ping one sleeps so much longer, to find its echo heard and the next one due at once."""
 
 
 class PingWatcher:
@@ -45,33 +51,38 @@ class PingWatcher:
 
     def _run(self) -> None:
         generation = -1
-        clock = self._new_clock()
-        look_at = 0.0
-        while not self._stopped.wait(_STEP_S):
-            consumer = self._consumer
-            if consumer.state not in (State.CONSUMING, State.DRAINING) or consumer.blocked:
-                generation = -1
+        now = idle_at = look_at = time.monotonic()
+        clock = self._new_clock(now)
+        pause_s = _STEP_S
+        while not self._stopped.wait(pause_s):
+            consumer, now = self._consumer, time.monotonic()
+            since = consumer.consuming_since
+            if since is None or consumer.state not in (State.CONSUMING, State.DRAINING) or consumer.blocked:
+                generation, idle_at, pause_s = -1, now, _STEP_S
                 continue
             if consumer.generation != generation:
-                generation, clock = consumer.generation, self._new_clock()
-                look_at = time.monotonic() + _LOOK_S
-            self._check(clock)
-            if time.monotonic() >= look_at:
-                look_at = time.monotonic() + _LOOK_S
+                generation, clock = consumer.generation, self._new_clock(max(since, idle_at))
+                look_at = clock.heard_at + _LOOK_S
+            wake_at = self._check(clock, now)
+            if now >= look_at:
+                look_at = now + _LOOK_S
                 self._loop.post(consumer.look_after_topology)
+            pause_s = min(wake_at, look_at) - now
 
-    def _check(self, clock: PingClock) -> None:
-        now = time.monotonic()
+    def _check(self, clock: PingClock, now: float) -> float:
+        """Do what is due; gives the time when to check again."""
         if self._control.echoed_at > clock.heard_at:
             clock.heard(self._control.echoed_at)
         verdict = clock.verdict(now, clock.heard_at)
         if verdict is Verdict.PING:
             clock.pinged(now)
             self._loop.post(self._consumer.send_echo)
-        elif verdict is Verdict.DEAD:
+            return min(clock.due_at, now + clock.ping_after_s * (1 + _ECHO_TAKES))
+        if verdict is Verdict.DEAD:
             LOG.warning("%s: no echo through the broker; reconnecting", self._consumer.host.name)
             self._consumer.reconnect(f"no echo through the broker within {clock.ping_timeout_s:g} s")
             clock.heard(now)
+        return clock.due_at
 
-    def _new_clock(self) -> PingClock:
-        return PingClock(self._config.watcher_interval, self._config.watcher_timeout, time.monotonic())
+    def _new_clock(self, now: float) -> PingClock:
+        return PingClock(self._config.watcher_interval, self._config.watcher_timeout, now)

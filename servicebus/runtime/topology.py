@@ -65,11 +65,22 @@ def declare_again(
     config: Configuration, fleeting: FleetingQueues, consumers: dict[str, int], *, with_stored: bool = True
 ) -> Script:
     """Everything but the consumers, once more; counts in *consumers* those that each queue has, of all workers."""
-    yield declare_exchange(config.exchange_name)
-    for queue in (rpc_queue(config.node_name), control_queue(config.node_name)):
+    yield declare_exchange(config.exchange_name, no_wait=True)
+    for queue in _fleeting(config):
         consumers[queue] = yield from fleeting.declare_again(queue)
     if with_stored:
         consumers |= yield from _stored_queues(config)
+
+
+def count_consumers(
+    config: Configuration, fleeting: FleetingQueues, consumers: dict[str, int], *, with_stored: bool = True
+) -> Script:
+    """Counts in *consumers* those of the queues that callers publish to; a queue that is gone is there again."""
+    for queue in _fleeting(config):
+        consumers[queue] = yield from fleeting.declare_again(queue, with_binding=False)
+    if with_stored:
+        messages = messages_queue(config.node_name)
+        _, _, consumers[messages] = yield declare_stored(messages, config)
 
 
 def lane_counts(node: str, consumers: Mapping[str, int]) -> dict[str, int]:
@@ -86,6 +97,10 @@ def _window(config: Configuration) -> Script:
     """What may be unacknowledged. What is done with and not acked yet comes again at worst: the journal knows it."""
     yield set_prefetch(config.prefetch)
     yield save_acks(max(1, min(_ACKS_AT_ONCE, config.prefetch // 8)))
+
+
+def _fleeting(config: Configuration) -> tuple[str, str]:
+    return rpc_queue(config.node_name), control_queue(config.node_name)
 
 
 def _stored_queues(config: Configuration) -> Generator[Step, Any, dict[str, int]]:

@@ -1,4 +1,8 @@
-"""Steps: the broker operations that a Script is made of. Each is asynchronous, and answers through its callback."""
+"""Steps: the broker operations that a Script is made of. Each is asynchronous, and answers through its callback.
+
+With *no_wait* the broker is to say nothing: the script goes on at once, and what follows travels in the same write. It
+is done before what follows all the same, and a refusal closes the channel as always.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,12 @@ from pika import spec
 from servicebus.transport.interface import Delivery, Step
 
 
-def declare_exchange(name: str, *, durable: bool = True, passive: bool = False) -> Step:
+def declare_exchange(name: str, *, durable: bool = True, passive: bool = False, no_wait: bool = False) -> Step:
     def step(channel: Any, on_done: Callable[[Any], None]) -> None:
-        channel.raw.exchange_declare(name, "direct", passive=passive, durable=durable, callback=on_done)
+        callback = None if no_wait else on_done
+        channel.raw.exchange_declare(name, "direct", passive=passive, durable=durable, callback=callback)
+        if no_wait:
+            on_done(None)
 
     return step
 
@@ -45,9 +52,11 @@ def declare_queue(
     return step
 
 
-def bind_queue(queue: str, exchange: str, routing_key: str) -> Step:
+def bind_queue(queue: str, exchange: str, routing_key: str, *, no_wait: bool = False) -> Step:
     def step(channel: Any, on_done: Callable[[Any], None]) -> None:
-        channel.raw.queue_bind(queue, exchange, routing_key, callback=on_done)
+        channel.raw.queue_bind(queue, exchange, routing_key, callback=None if no_wait else on_done)
+        if no_wait:
+            on_done(None)
 
     return step
 

@@ -93,7 +93,7 @@ class TestWhatStopsAWorker:
         """The other worker's consumer is still there, so nobody could tell by that queue alone."""
         agent = start_agent(brokers, workers_per_host=2).wait_consuming()
         probe = Probe(brokers[0])
-        for queue in ("NODE-01.control", "NODE-01.messages"):
+        for queue in ("NODE-01.control", "NODE-01.messages", "NODE-01.messages.delay.5"):
             assert "forgotten" in brokers[0].evaluate(FORGET_ONE % queue)
             assert probe.consumers(queue) == 1
             wait_until(lambda queue=queue: probe.consumers(queue) == 2, 20, agent.log)
@@ -208,6 +208,17 @@ def test_a_worker_whose_broker_is_under_an_alarm_waits_is_not_called_healthy_and
     assert agent.noted("started") == ["slow"]
     assert not agent.log_lines("reconnecting")
     assert sender.call("NODE-01.math.add", [1, 2], timeout=5)[1] == 3
+
+
+@pytest.mark.brokers(count=1)
+def test_an_alarm_that_comes_and_goes_is_no_silence(brokers: list[Broker], start_agent: StartAgent) -> None:
+    """Whether the watcher sees it or sleeps meanwhile: an echo that could not be sent is not missed."""
+    agent = start_agent(brokers, watcher_interval=0.3, watcher_timeout=0.6).wait_consuming()
+    for _ in range(8):
+        brokers[0].evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.000001), ok.")
+        brokers[0].evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.4), ok.")
+    wait_until(lambda: agent.worker()["healthy"])
+    assert not agent.log_lines("reconnecting")
 
 
 @pytest.mark.brokers(count=1)

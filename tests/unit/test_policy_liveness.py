@@ -56,6 +56,28 @@ def test_an_answer_in_time_is_life_and_the_next_ping_comes_after_the_usual_silen
     assert clock.verdict(102.4, 100.0) is Verdict.PING
 
 
+def test_who_always_waits_knows_when_there_is_something_to_do() -> None:
+    clock = clock_at()
+    assert clock.due_at == 100.5
+    clock.pinged(100.6)
+    assert clock.due_at == 102.1
+    clock.heard(101.0)
+    assert clock.due_at == 101.5
+
+
+@given(st.floats(0.05, 5), st.floats(0.05, 5), st.floats(0, 1e6))
+def test_a_side_that_is_silent_is_found_dead_by_two_looks_at_the_due_times(
+    ping_after_s: float, ping_timeout_s: float, begun: float
+) -> None:
+    clock = PingClock(ping_after_s, ping_timeout_s, begun)
+    just_after = 1e-6
+    pinged_at = clock.due_at + just_after
+    assert clock.verdict(pinged_at, clock.heard_at) is Verdict.PING
+    clock.pinged(pinged_at)
+    assert clock.verdict(clock.due_at - just_after, clock.heard_at) is Verdict.QUIET
+    assert clock.verdict(clock.due_at + just_after, clock.heard_at) is Verdict.DEAD
+
+
 @given(
     st.floats(0.05, 5),
     st.floats(0.05, 5),
