@@ -45,16 +45,25 @@ class HealthPoller:
             # Asked before the brokers: whoever says it is well now has its consumers, or had them just now.
             asked_at = time.monotonic()
             said = {node: agent.workers() for node, agent in self._world.agents.items()}
-            consumers = {host: self._consumers(host) for host in self._world.plan.targets.hosts}
+            hosts = {host: self._look_at(host) for host in self._world.plan.targets.hosts}
             for node, workers in said.items():
-                self._record(asked_at, self._world.agents[node], workers, consumers)
+                self._record(asked_at, self._world.agents[node], workers, hosts)
+
+    def _look_at(self, host: str) -> Consumers | None:
+        """Who consumes there: nobody if it is cut off; None if that cannot be said, or changes just now."""
+        endpoints = self._world.endpoints_of(host)
+        is_cut_off = all(endpoint.is_cut_off for endpoint in endpoints)
+        if len(endpoints) > 1 and not (is_cut_off or self._world.is_cluster_whole):
+            return None  # nor is it asked: a member that is frozen would keep us from asking anybody else
+        found = {} if is_cut_off else self._consumers(host)
+        return found if is_cut_off is all(endpoint.is_cut_off for endpoint in endpoints) else None
 
     def _record(
         self,
         asked_at: float,
         agent: AgentProcess,
         workers: list[dict[str, Any]],
-        consumers: dict[str, Consumers | None],
+        hosts: dict[str, Consumers | None],
     ) -> None:
         seen: dict[str, int] = {}
         for worker in workers:
@@ -63,16 +72,14 @@ class HealthPoller:
             host = worker.get("host", "")
             seen[host] = seen.get(host, 0) + 1
             target = f"{agent.name}@{host}#{seen[host]}"
-            green, known = bool(worker.get("healthy")), consumers.get(host)
-            if all(endpoint.is_cut_off for endpoint in self._world.endpoints_of(host)):
-                self._history.health(target, green, 0, t=asked_at)
-            elif known is None or (len(self._world.endpoints_of(host)) > 1 and not self._world.is_cluster_whole):
+            green, known = bool(worker.get("healthy")), hosts.get(host)
+            if known is None:
                 self._history.health(target, green, None, t=asked_at)
-            else:
-                counts = {queue: _count(known, f"{agent.name}.{queue}", worker.get("pid") or 0) for queue in _QUEUES}
-                self._history.health(target, green, min(counts.values()), t=asked_at)
-                if green and not all(counts.values()):
-                    self._history.record("missed", target=target, counts=counts, queues=sorted(known))
+                continue
+            counts = {queue: _count(known, f"{agent.name}.{queue}", worker.get("pid") or 0) for queue in _QUEUES}
+            self._history.health(target, green, min(counts.values()), t=asked_at)
+            if green and known and not all(counts.values()):
+                self._history.record("missed", target=target, counts=counts, queues=sorted(known))
 
     def _consumers(self, host: str) -> Consumers | None:
         """Who consumes there, as any member of a cluster sees it: one that was away knows nothing new for a while."""
