@@ -81,20 +81,21 @@ class Version2:
             text = f"sent to {envelope.node!r}, but this is {self._config.node_name!r}"
             raise self._refused(EnvelopeError("wrong-node", text), envelope, reply_to)
         now_ms = int(time.time() * 1000)
-        passed = read_pass(self._keyring, envelope.id, (delivery.headers or {}).get(headers.REQUEUED))
+        marks = delivery.headers
+        passed = read_pass(self._keyring, envelope.id, marks.get(headers.REQUEUED)) if marks else None
         try:
             sealed = envelope if passed is None else replace(envelope, sent_ms=passed.made_ms)
             check_fresh(sealed, now_ms, self._config.clock_skew, self._config.token_max_age)
         except EnvelopeError as error:
             # What it says of its Sender's clock is not believed.
-            incoming = self._incoming(envelope, passed, delivery, now_ms - envelope.sent_ms)
+            incoming = self._incoming(envelope, passed, reply_to, now_ms - envelope.sent_ms)
             raise self._refused(error, envelope, reply_to, incoming) from None
-        is_fresh = headers.number(delivery.headers, headers.FRESH) > 0
+        is_fresh = bool(marks) and headers.number(marks, headers.FRESH) > 0
         # By a clock that nobody sets: if ours were set back while a network holds requests up, they would seem to have
         # been on their way for so much shorter.
         steady_ms = int((time.monotonic() + self._epoch_s) * 1000)
         transit_ms = self._transit.transit_ms(envelope.incarnation, envelope.sent_ms, steady_ms, is_fresh=is_fresh)
-        return self._incoming(envelope, passed, delivery, transit_ms)
+        return self._incoming(envelope, passed, reply_to, transit_ms)
 
     def write_result(self, incoming: Incoming, value: Any) -> bytes:
         message = encode_json(value)
@@ -120,7 +121,7 @@ class Version2:
         fault = Fault("refused", f"{error.reason}: {error.detail}")
         return Refused(error, self._write_fault(envelope.id, envelope.token, fault), reply_to, incoming)
 
-    def _incoming(self, envelope: Envelope, passed: Pass | None, delivery: Delivery, transit_ms: int) -> Incoming:
+    def _incoming(self, envelope: Envelope, passed: Pass | None, reply_to: str, transit_ms: int) -> Incoming:
         if envelope.kind is Kind.MESSAGE:
             remaining_s = None
             sent_ms = envelope.sent_ms if passed is None else passed.made_ms
@@ -140,7 +141,7 @@ class Version2:
             sent_ms=envelope.sent_ms,
             remaining_s=remaining_s,
             expires_at=expires_at,
-            reply_to=_direct_address(delivery) if envelope.reply == DIRECT_REPLY_TO else "",
+            reply_to=reply_to if envelope.reply == DIRECT_REPLY_TO else "",
         )
 
 

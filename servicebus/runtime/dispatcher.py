@@ -30,6 +30,7 @@ _BUSY_RETRY_MS = 50
 _FATAL_DEATHS = 3
 """A request that was running when its worker died, so often, is held responsible."""
 _ASIDE_S = 1.0
+_EXECUTED = {kind: f"executed.{kind.value}" for kind in Kind}
 
 ServiceKey = tuple[Kind, str]
 
@@ -87,6 +88,8 @@ class Dispatcher:
         self._journal = journal
         self._retries = Retries(retry_ladder)
         self._complaints = Complaints(host_name)
+        self.running_calls = 0
+        """How many of the unfinished are calls."""
         self._running: dict[str, Job] = {}
         self._storing: dict[str, Settlement] = {}
         """Left by their services; the broker has not confirmed the copy that has to be stored before the ack."""
@@ -149,7 +152,8 @@ class Dispatcher:
         turned = Turned(self.settle(outcomes), [])
         for arrival, what in zip(arrivals, known, strict=True):
             self._admit(arrival, what, turned)
-        self._tell_journal()
+        if self._untold:
+            self._tell_journal()
         return turned
 
     def settle(self, outcomes: Sequence[Outcome]) -> list[Settlement]:
@@ -251,11 +255,13 @@ class Dispatcher:
             return self._answer(arrival, Fault(STOPPING, "the agent is stopping"))
         job = Job(incoming, arrival.dialect, arrival.claim, arrival.deadline)
         # A message may have been run on another machine that has this node's name; only its copy tells.
-        elsewhere = headers.number(arrival.claim.delivery.headers, headers.ATTEMPTS)
+        marks = arrival.claim.delivery.headers
+        elsewhere = headers.number(marks, headers.ATTEMPTS) if marks else 0
         job.attempts = max(known.attempts, elsewhere + 1)
         job.started = self._journal.starter(incoming.id)
         self._running[incoming.id] = job
         if service.put(job):
+            self.running_calls += incoming.kind is Kind.CALL
             return None
         del self._running[incoming.id]
         self._release(incoming.id, Release.NOT_RUN)
@@ -350,6 +356,7 @@ class Dispatcher:
     def _settlement(self, outcome: Outcome) -> Settlement:
         job = outcome.job
         del self._running[job.incoming.id]
+        self.running_calls -= job.incoming.kind is Kind.CALL
         self._count(outcome)
         if outcome.is_final:
             return Settlement(job.claims, outcome.reply)
@@ -375,9 +382,9 @@ class Dispatcher:
         self._untold.append((id, None))
 
     def _count(self, outcome: Outcome) -> None:
-        fault, kind = outcome.fault, outcome.job.incoming.kind.value
+        fault = outcome.fault
         if outcome.verdict is Verdict.DONE:
-            self.counters[f"executed.{kind}"] += 1
+            self.counters[_EXECUTED[outcome.job.incoming.kind]] += 1
         elif fault is not None and fault.type == REFUSED:
             self.counters[f"refused.{fault.text.partition(':')[0]}"] += 1
         elif outcome.verdict is Verdict.NOT_RUN and fault is not None:

@@ -49,6 +49,9 @@ class Doorstep:
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
 
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
     def clear(self) -> None:
         """The broker gives them out again."""
         self._waiting.clear()

@@ -30,6 +30,8 @@ from servicebus.wire.envelope import Kind
 
 _ASK_AGAIN_S = 0.05
 _TICK_S = 0.25
+_LOOK_S = 0.001
+_BATCH = 32
 _COMES_AGAIN_S = 2.0
 """What the broker gives out again after a reconnect to this worker has come by then."""
 
@@ -62,8 +64,12 @@ class Settler:
         self._publisher: Publisher | None = None
         self._posted: deque[Outcome] = deque()
         self._is_posted = False
+        self._looks_soon = False
+        """The loop looks for what was posted within a moment, without being woken."""
         self._arrivals: list[Arrival] = []
         self._doorstep = Doorstep(window)
+        self._brought_messages = False
+        """Only messages wait at the doorstep."""
         self._outcomes: list[Outcome] = []
         self._flushes = False
         self._held: list[Arrival] = []
@@ -109,17 +115,29 @@ class Settler:
         if generation == self._generation:
             self._dispatcher.give_up_storing(generation)
 
-    def post(self, outcome: Outcome) -> None:
-        """Hand over what a service made of a job, from any thread; one wake-up serves a whole batch."""
+    def post(self, outcome: Outcome, *, more_follow: bool = False) -> None:
+        """Hand over what a service made of a job, from any thread; one wake-up serves a whole batch.
+
+        Args:
+            more_follow: the thread has further jobs. While the loop looks by itself it is not woken then, but for a
+                batch: it would fight with that thread for the interpreter, and settle one by one.
+        """
         self._posted.append(outcome)
+        if more_follow and self._looks_soon and len(self._posted) < _BATCH:
+            return
         if not self._is_posted:
             self._is_posted = True
             self._loop.post(self._take_posted)
 
     def hand_over(self, outcome: Outcome, has_job: Callable[[], bool]) -> None:
-        """``post()`` by a service's thread; with nothing else under way, it turns the loop itself until *has_job*."""
-        if self._dispatcher.unfinished > 1:
-            self.post(outcome)
+        """``post()`` by a service's thread; with nothing else under way, it turns the loop itself until *has_job*.
+
+        After a call, messages do not count: they may wait in the inbox of another service for long.
+        """
+        is_call = outcome.job.incoming.kind is Kind.CALL
+        under_way = self._dispatcher.running_calls if is_call else self._dispatcher.unfinished
+        if under_way > 1:
+            self.post(outcome, more_follow=has_job())
         elif not self._loop.lead(partial(self._take, outcome), has_job):
             self._loop.follow(partial(self.post, outcome), has_job)
 
@@ -140,6 +158,8 @@ class Settler:
             self.settle(received)
             return
         self._arrivals.append(received)
+        if lane is Kind.MESSAGE:
+            self._brought_messages = True
         self._flush_later()
 
     def _take(self, outcome: Outcome) -> None:
@@ -151,6 +171,14 @@ class Settler:
         while self._posted:
             self._outcomes.append(self._posted.popleft())
         self._flush_later()
+        if not self._looks_soon:
+            self._looks_soon = True
+            self._loop.call_later(_LOOK_S, self._look)
+
+    def _look(self) -> None:
+        self._looks_soon = False  # before we look: who posts now sees that, or is seen
+        if self._posted:
+            self._take_posted()
 
     def _flush_later(self) -> None:
         if not self._flushes:
@@ -160,6 +188,7 @@ class Settler:
     def _ask_again(self) -> None:
         self._is_asking_again = False
         self._arrivals, self._held = self._held + self._arrivals, []
+        self._brought_messages = True
         if self._arrivals or self._outcomes:
             self._flush_later()
 
@@ -168,10 +197,10 @@ class Settler:
     def flush(self) -> None:
         """The loop's turn is over: finish and begin what it brought."""
         self._flushes = False
-        now = time.monotonic()
-        arrivals, self._arrivals = self._doorstep.admit(self._arrivals, now), []
-        for arrival in self._doorstep.turn_away(now):
-            self.settle(self._dispatcher.turn_away(arrival))
+        arrivals, self._arrivals = self._arrivals, []
+        if self._brought_messages or self._doorstep:
+            self._brought_messages = False
+            arrivals = self._at_the_doorstep(arrivals)
         outcomes, self._outcomes = self._outcomes, []
         try:
             turned = self._dispatcher.turn(outcomes, arrivals)
@@ -188,10 +217,18 @@ class Settler:
                 settlement.on_full()
             else:
                 self.settle(settlement)
-        self._held += turned.held
+        if turned.held:
+            self._held += turned.held
         if (self._held or self._outcomes) and not self._is_asking_again:
             self._is_asking_again = True
             self._loop.call_later(_ASK_AGAIN_S, self._ask_again)
+
+    def _at_the_doorstep(self, arrivals: list[Arrival]) -> list[Arrival]:
+        now = time.monotonic()
+        admitted = self._doorstep.admit(arrivals, now)
+        for arrival in self._doorstep.turn_away(now):
+            self.settle(self._dispatcher.turn_away(arrival))
+        return admitted
 
     def _give_up_journal(self, error: Damaged) -> None:
         if not self.is_damaged:
