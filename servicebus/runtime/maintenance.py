@@ -1,9 +1,9 @@
 """Maintenance: leaves a broker that an operator takes out of service, without an error, and comes back to it.
 
 Theory of operation. The operator's mark is a durable queue on the broker, so that it outlives the broker's restart. The
-worker asks for it once a second by a mandatory publish to the queue's name: a message that comes back means that there
-is no mark. (To declare it passively would close the channel each time, and fill the broker's log.) The queue keeps
-nothing of what is published to it.
+worker asks for it every two seconds by a mandatory publish to the queue's name: a message that comes back means that
+there is no mark. (To declare it passively would close the channel each time, and fill the broker's log.) The queue
+keeps nothing of what is published to it.
 
 While the mark stands, the node's queues are unbound from the exchange: what Senders publish comes back to them, and
 they go to another broker at once. What is here already is finished. Pings are answered as long as a call is under way,
@@ -31,7 +31,7 @@ from servicebus.wire.address import control_queue, drained_mark, messages_queue,
 
 LOG = logging.getLogger(__name__)
 
-_ASK_EVERY_S = 1.0
+_ASK_EVERY_S = 2.0
 _LEAVING_S = 0.25
 _ANSWER_S = 1.0
 """A broker under an alarm does not read what we publish; then the last answer holds."""
