@@ -196,7 +196,10 @@ def _sender_table(results: Sequence[Mapping[str, Any]]) -> Table | None:
         rows.append([name, *(number((held[key] - last[key]) * 1024 / 1e6) for key in ("rss", "pss"))])
         last = held
     before = number(senders[-1]["before"]["rss"] * 1024 / 1e6)
-    note = f"Each import brings what it needs and is not there yet. The interpreter alone has {before} MB."
+    note = (
+        f"Each import brings what it needs and is not there yet. The interpreter alone has {before} MB."
+        " The configuration is a dict: one that is read from a file brings yaml."
+    )
     return Table(
         "What a Sender adds to a bare interpreter, step by step (last round)", ["step", "RSS MB", "PSS MB"], rows, note
     )
