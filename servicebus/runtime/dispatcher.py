@@ -241,6 +241,9 @@ class Dispatcher:
         incoming, service = arrival.incoming, arrival.service
         if arrival.refusal is not None or service is None:
             return self._turn_down(arrival)
+        if known.is_refused:
+            # Run now, it might have its effect and stand among the dead letters.
+            return self._bury(arrival, Burial(REFUSED, "refused before; whether that dead letter is stored is unknown"))
         if known.deaths >= _FATAL_DEATHS:
             return self._fatal(arrival, known)
         failed = known.attempts - known.deaths - 1
@@ -296,6 +299,7 @@ class Dispatcher:
         if refusal is None or refusal.burial is None:
             self._done_with(arrival.incoming.id)
             return refusal
+        self._release(arrival.incoming.id, Release.REFUSED)
         return self._store(Job(arrival.incoming, arrival.dialect, arrival.claim, None), refusal)
 
     def _fatal(self, arrival: Arrival, known: Known) -> Settlement:

@@ -448,6 +448,19 @@ class TestFurtherAttempts:
             assert agent.settle(body, Kind.MESSAGE).copy is None
         assert agent.note.noted == []
 
+    def test_a_refused_message_whose_dead_letter_nobody_confirmed_is_buried_again(self, agent: Agent) -> None:
+        """Run, it would have had its effect and stand among the dead letters."""
+        body = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, sent_s_ago=-40)
+        assert agent.settle(body, Kind.MESSAGE).burial is not None
+        agent.dispatcher.give_up_storing(2)
+        better_moment = time.time() + 40
+        with patch("time.time", lambda: better_moment):
+            again = agent.deliver(body, Kind.MESSAGE)
+        assert again is not None
+        assert again.burial is not None
+        assert again.burial.reason == "refused"
+        assert agent.note.noted == []
+
     def test_a_copy_that_nobody_confirmed_is_given_up_for_whoever_has_the_original_now(self) -> None:
         """Another worker of the node holds it, for as long as the id is ours."""
         agent = Agent(ladder=(1,))

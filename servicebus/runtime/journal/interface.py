@@ -8,7 +8,17 @@ from typing import Any, NamedTuple, Protocol
 
 from servicebus.errors import JournalUnavailable
 
-__all__ = ["Journal", "JournalUnavailable", "Known", "OneByOne", "Release", "Standing", "Start", "do_nothing"]
+__all__ = [
+    "REFUSED",
+    "Journal",
+    "JournalUnavailable",
+    "Known",
+    "OneByOne",
+    "Release",
+    "Standing",
+    "Start",
+    "do_nothing",
+]
 
 
 class Standing(Enum):
@@ -26,6 +36,11 @@ class Release(Enum):
     NOT_RUN = "busy or stopping: as if this begin had not been"
     FAILED = "the service raised, and a later attempt is due: this one counts"
     BURIED = "it went to the dead letters: whoever takes it out again starts from the first attempt"
+    REFUSED = "not yet: it stays the caller's, but whoever begins it later must not run it"
+
+
+REFUSED = 1 << 20
+"""More than any count of attempts: that of a refused id begins here."""
 
 
 class Start(NamedTuple):
@@ -45,9 +60,13 @@ class Known(NamedTuple):
     standing: Standing
     answer: bytes | None = None
     attempts: int = 0
-    """How often it was begun, this time included."""
+    """How often it was begun, this time included; counted from REFUSED for one that was refused."""
     deaths: int = 0
     """How many of those ended with the death of their worker."""
+
+    @property
+    def is_refused(self) -> bool:
+        return self.attempts >= REFUSED
 
 
 class Journal(Protocol):

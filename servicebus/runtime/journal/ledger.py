@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from servicebus.runtime.journal.answers import AnswerIndex
-from servicebus.runtime.journal.interface import Release
+from servicebus.runtime.journal.interface import REFUSED, Release
 from servicebus.runtime.journal.records import Compaction, Estate, Numbered
 
 __all__ = ["CHUNK_IDS", "NOBODY", "Changes", "Entry", "Ledger", "Limits"]
@@ -180,9 +180,12 @@ class Ledger:
             attempts -= why is Release.NOT_RUN
             if why is Release.BURIED or not attempts:
                 self._remove(number)
+                continue
+            if why is Release.REFUSED:
+                self.entries[number] = (owner, attempts + REFUSED, deaths, expires)
             else:
                 self.entries[number] = (NOBODY, attempts, deaths, expires)
-                self._changed_entries.add(number)
+            self._changed_entries.add(number)
 
     def compact(self, seq: int, compaction: Compaction) -> Changes:
         """Forget what the row says, and give what has to be saved so that no row before it is needed any more."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from servicebus.runtime.journal.interface import Known, OneByOne, Release, Standing, Start
+from servicebus.runtime.journal.interface import REFUSED, Known, OneByOne, Release, Standing, Start
 
 __all__ = ["MemoryJournal"]
 
@@ -115,6 +115,9 @@ class MemoryJournal(OneByOne):
     def _release(self, id: str, why: Release) -> None:
         entry = self._running(id)
         if entry is None:
+            return
+        if why is Release.REFUSED:
+            entry.attempts += REFUSED
             return
         entry.attempts -= why is Release.NOT_RUN
         if why is Release.BURIED or not entry.attempts:

@@ -31,7 +31,7 @@ __all__ = ["RedisJournal", "open_redis"]
 
 T = TypeVar("T")
 
-_WHYS = {Release.NOT_RUN: "not_run", Release.FAILED: "failed", Release.BURIED: "buried"}
+_WHYS = {why: why.name.lower() for why in Release}
 _STANDINGS = {
     b"new": Standing.NEW,
     b"running": Standing.RUNNING,
@@ -124,7 +124,8 @@ class RedisJournal(OneByOne):
         mine = [id for id in ids if id in self._mine]
         if mine:
             self._ask(lambda: self._release_script(keys=[self._prefix], args=[self._me, _WHYS[why], *mine]))
-            self._mine.difference_update(mine)
+            if why is not Release.REFUSED:
+                self._mine.difference_update(mine)
 
     def tick(self, now: float) -> None:
         self._now = now

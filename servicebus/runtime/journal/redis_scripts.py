@@ -18,6 +18,8 @@ Times are Unix seconds of the callers; what the server expires by itself it expi
 
 from __future__ import annotations
 
+from servicebus.runtime.journal.interface import REFUSED
+
 __all__ = ["BEGIN", "FINISH", "RELEASE", "SWEEP"]
 
 _COMMON = """
@@ -124,8 +126,9 @@ end
 
 RELEASE = (
     _COMMON
+    + f"local REFUSED = {REFUSED}\n"
     + """
--- ARGV: owner, why ('not_run', 'failed', 'buried'), then the ids
+-- ARGV: owner, why ('not_run', 'failed', 'buried', 'refused'), then the ids
 local me, why = ARGV[1], ARGV[2]
 for i = 3, #ARGV do
     local key = prefix .. 'e:' .. ARGV[i]
@@ -137,6 +140,8 @@ for i = 3, #ARGV do
         end
         if why == 'buried' or attempts == 0 then
             redis.call('DEL', key)
+        elseif why == 'refused' then
+            redis.call('HSET', key, 'a', attempts + REFUSED)
         else
             redis.call('HSET', key, 'o', '0', 'a', attempts)
         end

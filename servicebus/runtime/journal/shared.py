@@ -109,7 +109,8 @@ class SharedJournal(OneByOne):
         numbers = [self._mine[id] for id in ids if id in self._mine]
         if numbers:
             self._replica.write(rows.released(self._me, why, numbers))
-            self._let_go(ids)
+            if why is not Release.REFUSED:
+                self._let_go(ids)
 
     def starter(self, id: str) -> Callable[[], None]:
         number = self._mine.get(id)
