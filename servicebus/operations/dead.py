@@ -18,7 +18,8 @@ from servicebus.configuration import BrokerHost, Configuration
 from servicebus.errors import TransportError
 from servicebus.operations.filters import Filter
 from servicebus.operations.letters import Judge, Letter, Standing, read_letter
-from servicebus.operations.session import CONFIRM_S, Session, open_session
+from servicebus.operations.session import Session, open_session
+from servicebus.operations.session_channel import CONFIRM_S
 from servicebus.operations.walk import HOLD_S, WINDOW, Walk
 from servicebus.transport.interface import Delivery
 from servicebus.wire.address import dead_queue, messages_queue

@@ -24,7 +24,9 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from servicebus.errors import ConnectionLost
-from servicebus.operations.session import Consumption, Session, SessionChannel
+from servicebus.operations.consumption import Consumption
+from servicebus.operations.session import Session
+from servicebus.operations.session_channel import SessionChannel
 from servicebus.transport.interface import Delivery
 
 __all__ = ["Walk"]

@@ -26,7 +26,8 @@ from servicebus.configuration import Configuration
 from servicebus.operations import copier, migrate
 from servicebus.operations.copier import Copier
 from servicebus.operations.migrate import Finding, Migration
-from servicebus.operations.session import SessionChannel, open_session
+from servicebus.operations.session import open_session
+from servicebus.operations.session_channel import SessionChannel
 from servicebus.sender import Sender
 from servicebus.testing import Broker
 

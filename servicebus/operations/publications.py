@@ -1,0 +1,73 @@
+"""Publications: what was published on a channel, until the broker has said whether it is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from servicebus.errors import TransportError
+from servicebus.operations.waits import Waits
+from servicebus.transport.confirms import Unconfirmed
+from servicebus.transport.interface import Returned
+
+__all__ = ["Publication", "Publications"]
+
+
+class Publication:
+    """A message on its way; *then* is called when it is stored, before *stored* ends."""
+
+    __slots__ = ("body", "exchange", "returned", "routing_key", "stored", "then")
+
+    def __init__(
+        self, stored: Future[None], exchange: str, routing_key: str, body: bytes, then: Callable[[], None] | None
+    ):
+        self.stored = stored
+        self.exchange = exchange
+        self.routing_key = routing_key
+        self.body = body
+        self.then = then
+        self.returned: str | None = None
+
+    def is_same(self, returned: Returned) -> bool:
+        return (self.exchange, self.routing_key, self.body) == (returned.exchange, returned.routing_key, returned.body)
+
+
+class Publications:
+    """Of one channel; the loop's thread."""
+
+    def __init__(self, host_name: str, waits: Waits):
+        self._host_name = host_name
+        self._waits = waits
+        self._unconfirmed: Unconfirmed[Publication] = Unconfirmed()
+
+    def add(self, number: int, publication: Publication) -> None:
+        """Published under *number*."""
+        self._unconfirmed.add(number, publication)
+
+    def clear(self) -> None:
+        """The broker will say nothing more."""
+        self._unconfirmed.clear()
+
+    def returned(self, returned: Returned) -> None:
+        # The broker returns in the order of publishing, and confirms a returned message right after.
+        for publication in self._unconfirmed:
+            if publication.is_same(returned) and publication.returned is None:
+                publication.returned = returned.reason
+                return
+
+    def confirmed(self, number: int, multiple: bool, is_ack: bool) -> None:
+        for publication in self._unconfirmed.settled(number, multiple):
+            reason = publication.returned or ("" if is_ack else "the broker refused to store it")
+            if reason:
+                self._waits.fail(publication.stored, self._not_stored(publication, reason))
+            else:
+                if publication.then is not None:
+                    publication.then()
+                self._waits.end(publication.stored, None)
+
+    def _not_stored(self, publication: Publication, reason: str) -> TransportError:
+        where = publication.exchange or "the default exchange"
+        return TransportError(
+            f"{self._host_name}: a message for {publication.routing_key} by {where} was not stored: {reason};"
+            " nothing was lost, the original is where it was"
+        )
