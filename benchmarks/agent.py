@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from servicebus.configuration import Configuration
+from servicebus.testing import Broker
 
 NODE = "BENCH-01"
 ADD = f"{NODE}.math.add"
@@ -43,6 +44,11 @@ def settings(hosts: Sequence[str]) -> dict[str, Any]:
 
 def sender_configuration(hosts: Sequence[str], **changed: Any) -> Configuration:
     return Configuration({**settings(hosts), **changed})
+
+
+def place(broker: Broker) -> str:
+    """As a configuration names it."""
+    return f"{broker.host}:{broker.port}"
 
 
 class Agent:
@@ -73,6 +79,11 @@ class Agent:
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
+
+    @property
+    def worker_pid(self) -> int:
+        """Of the first one."""
+        return int(self.workers()[0]["pid"])
 
     def start(self) -> None:
         started_at = time.time() - 0.001  # a line of the log has whole milliseconds

@@ -26,7 +26,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from agent import ADD, NODE, SLEEP, Agent, sender_configuration
+from agent import ADD, NODE, SLEEP, Agent, place, sender_configuration
 from faults import Drop, Fault, Freeze, Kill
 from figures import Figure, report
 
@@ -123,26 +123,22 @@ def check(value: Any, expected: Any) -> None:
 
 def in_use(sender: Sender, brokers: list[Broker]) -> Broker:
     used = next(host["name"] for host in sender.status()["hosts"] if host["preferred"])
-    return next(broker for broker in brokers if name(broker) == used)
+    return next(broker for broker in brokers if place(broker) == used)
 
 
 def all_paths_work(brokers: list[Broker]) -> None:
     """Both brokers carry pings to the agent and back; a repetition begins with a whole bus."""
     for broker in brokers:
-        with Sender(sender_configuration([name(broker)])) as probe:
+        with Sender(sender_configuration([place(broker)])) as probe:
             if not probe.ping(NODE, timeout=10.0):
                 raise SystemExit(f"{broker!r} is back, but the agent does not answer over it")
-
-
-def name(broker: Broker) -> str:
-    return f"{broker.host}:{broker.port}"
 
 
 # -- the scenarios -----------------------------------------------------------------------------------------------------
 
 
 def break_brokers(scenario: Scenario, brokers: list[Broker], repetitions: int, *, renews_sender: bool) -> list[Figure]:
-    hosts = [name(broker) for broker in brokers]
+    hosts = [place(broker) for broker in brokers]
     with ExitStack() as stack:
         agent = stack.enter_context(Agent(brokers[1].folder, hosts))
         sender = stack.enter_context(Sender(sender_configuration(hosts)))
@@ -184,16 +180,16 @@ def drop(brokers: list[Broker], repetitions: int) -> list[Figure]:
 
 def first_host(brokers: list[Broker], repetitions: int) -> list[Figure]:
     """A new Sender's first call: with both hosts well, and with a first host that is worse than dead."""
-    good = name(brokers[1])
+    good = place(brokers[1])
     normal = Figure("new Sender, all hosts well: first call")
     swallowing = Figure("new Sender, first host swallows packets: over normal", max_limit=0.5)
     deaf = Figure("new Sender, first host never answers: over normal", max_limit=0.5)
     with ExitStack() as stack:
-        hosts = [(normal, name(brokers[0])), (deaf, stack.enter_context(_Deaf()).name)]
+        hosts = [(normal, place(brokers[0])), (deaf, stack.enter_context(_Deaf()).name)]
         if may_make_networks():
             stack.enter_context(Network())
             hosts.append((swallowing, f"{NOWHERE}:5672"))
-        stack.enter_context(Agent(brokers[1].folder, [name(broker) for broker in brokers]))
+        stack.enter_context(Agent(brokers[1].folder, [place(broker) for broker in brokers]))
         for number in range(1, repetitions + 1):
             progress(f"first-host {number}/{repetitions}")
             for figure, first in hosts:
