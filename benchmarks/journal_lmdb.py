@@ -1,7 +1,7 @@
-"""LmdbLog: the log of the shared journal in LMDB, as SQLite's rival in benchmarks/journal.py. Not part of the product.
+"""LmdbLog: the log of the shared journal in LMDB, as a rival in benchmarks/journal.py. Not in the product.
 
-Needs ``pip install lmdb``. Without waiting for the disk (``sync=False``), as SQLite is used; with ``writemap`` a killed
-process harms nothing, but when the machine goes down the file may be unreadable, where SQLite loses the last rows only.
+Needs ``pip install lmdb``. Without waiting for the disk (``sync=False``), as the others are; with ``writemap`` a killed
+process harms nothing, but when the machine goes down the file may be unreadable, where others lose the last rows only.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class LmdbLog:
             self._env.open_db(name) for name in (b"log", b"chunks", b"entries", b"meta")
         )
         self._open: Any = None
+        self._trimmed = 0
 
     def append(self, kind: int, data: bytes) -> int:
         try:
@@ -87,7 +88,7 @@ class LmdbLog:
             finally:
                 self._open = None
 
-    def save(self, seq: int, compaction: Compaction, changes: Changes, trimmed: int, totals: tuple[int, int]) -> None:
+    def save(self, seq: int, compaction: Compaction, changes: Changes, totals: tuple[int, int]) -> None:
         txn = self._open
         for key, expires, bits in changes.chunks:
             data = expires.to_bytes(4, "little") + bits.to_bytes((bits.bit_length() + 7) // 8, "little")
@@ -98,17 +99,18 @@ class LmdbLog:
             txn.put(_key(number), _ENTRY.pack(*entry), db=self._entries)
         for number in changes.lost_entries:
             txn.delete(_key(number), db=self._entries)
-        self._trim(txn, compaction, trimmed)
+        self._trim(txn, compaction)
         txn.put(b"state", _STATE.pack(seq, *compaction, *totals), db=self._meta)
 
-    def _trim(self, txn: Any, compaction: Compaction, trimmed: int) -> None:
+    def _trim(self, txn: Any, compaction: Compaction) -> None:
         cursor = txn.cursor(self._log)
         found = cursor.first()
         while found and _SEQ.unpack(cursor.key())[0] < min(compaction.keep_from, compaction.trim_to + 1):
             found = cursor.delete()
-        found = cursor.set_range(_SEQ.pack(trimmed + 1))
+        found = cursor.set_range(_SEQ.pack(self._trimmed + 1))
         while found and _SEQ.unpack(cursor.key())[0] <= compaction.trim_to:
             found = cursor.delete() if cursor.value()[0] != Kind.ANSWERS else cursor.next()
+        self._trimmed = compaction.trim_to
 
     def load(self) -> Saved:
         with self._reading() as txn:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import sqlite3
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from journal_words import NOW, begin, finish, id_of, standings, start
+from waiting import wait_until
 
 from servicebus.runtime.journal import (
     MEMORY,
@@ -25,7 +26,9 @@ from servicebus.runtime.journal import (
     open_shared,
 )
 from servicebus.runtime.journal import open_journal as open_named
+from servicebus.runtime.journal.head import word_of
 from servicebus.runtime.journal.interface import JournalUnavailable
+from servicebus.runtime.journal.log import Damaged
 from servicebus.runtime.journal.records import Kind
 
 Open = Callable[..., SharedJournal]
@@ -53,14 +56,14 @@ def open_journal(path: Path) -> Iterator[Open]:
 def before_its_next_row(journal: SharedJournal, act: Callable[[], object]) -> None:
     """Have somebody else *act* after *journal* has looked and before its row is written: the tightest race there is."""
     log = journal._replica.log
-    insert = log._insert  # type: ignore[attr-defined]
+    add = log._add  # type: ignore[attr-defined]
 
-    def act_first(sql: str, values: tuple[int | bytes, ...]) -> int:
-        log._insert = insert  # type: ignore[attr-defined]
+    def act_first(rows: Sequence[tuple[int, bytes]]) -> int:
+        log._add = add  # type: ignore[attr-defined]
         act()
-        return int(insert(sql, values))
+        return int(add(rows))
 
-    log._insert = act_first  # type: ignore[attr-defined]
+    log._add = act_first  # type: ignore[attr-defined]
 
 
 def turn(journal: SharedJournal, ended: list[int], begun: list[int]) -> list[Known]:
@@ -228,18 +231,29 @@ def test_its_files_are_nobody_elses_business(path: Path, open_journal: Open) -> 
     assert set(modes.values()) == {0o600}, modes
 
 
-def test_rows_that_are_not_needed_any_more_are_deleted(path: Path, open_journal: Open) -> None:
+def test_segments_that_are_not_needed_any_more_are_removed(path: Path, open_journal: Open) -> None:
     journal = open_journal(max_answer_bytes=200_000)
-    for round in range(40):
+    for round in range(120):
         counts = range(round * 500 + 1, round * 500 + 501)
         begin(journal, *counts)
         finish(journal, *counts, answer=b"x" * 100)
         journal.tick(NOW + round * 11)
+    assert max(segments(path, "rows")) > 1
+    assert max(segments(path, "answers")) > 1
+    journal._replica.log.checkpoint_soon()
+    wait_until(lambda: len(segments(path, "rows")) <= 2 and len(segments(path, "answers")) <= 2, what="them to go")
     journal.close()
-    assert path.stat().st_size < 1_500_000
-    rows = sqlite3.connect(path)
-    assert rows.execute("SELECT count(*) FROM log").fetchone()[0] < 20
-    rows.close()
+    assert sum(file.stat().st_size for file in path.parent.iterdir()) < 8_000_000
+    last = 120 * 500
+    assert standings(open_journal(max_answer_bytes=200_000), 1, last, last + 1) == [
+        Standing.FINISHED,
+        Standing.FINISHED,
+        Standing.NEW,
+    ]
+
+
+def segments(path: Path, stream: str) -> list[int]:
+    return [int(file.name.rpartition("-")[2]) for file in path.parent.glob(f"{path.name}.{stream}-*")]
 
 
 class TestBadFiles:
@@ -255,22 +269,37 @@ class TestBadFiles:
         assert aside[0].name in record.getMessage()
 
     @pytest.mark.parametrize(
-        "sql",
-        [
-            "INSERT INTO log (kind, data) VALUES (99, x'00')",
-            "INSERT INTO log (kind, data) VALUES (1, x'0011')",
-            "INSERT INTO log (kind, data) VALUES (3, x'0011')",
-            "INSERT INTO log (seq, kind, data) VALUES (4711, 1, x'0000000000000000')",
-            "DELETE FROM state",
-        ],
+        ("seq", "kind", "data"), [(2, 99, b"\0"), (2, 1, b"\0\x11"), (2, 3, b"\0\x11"), (4711, 1, b"\0" * 8)]
     )
-    def test_rows_that_make_no_sense_are_set_aside_too(self, path: Path, open_journal: Open, sql: str) -> None:
+    def test_rows_that_make_no_sense_are_set_aside(
+        self, path: Path, open_journal: Open, seq: int, kind: int, data: bytes
+    ) -> None:
+        journal = open_journal()
+        begin(journal, 1)
+        self.plant(journal, seq, kind, data)
+        journal.close()
+        assert standings(open_journal(), 1) == [Standing.NEW]
+        aside = [file.name for file in path.parent.iterdir() if ".broken-" in file.name]
+        assert {name.partition(".broken-")[2].lstrip("0123456789") for name in aside} >= {"", ".head", ".rows-1"}
+
+    @pytest.mark.parametrize("sql", ["DELETE FROM state", "DELETE FROM identity"])
+    def test_a_state_that_makes_no_sense_is_set_aside_with_its_rows(
+        self, path: Path, open_journal: Open, sql: str
+    ) -> None:
         journal = open_journal()
         begin(journal, 1)
         journal.close()
         self.damage(path, sql)
         assert standings(open_journal(), 1) == [Standing.NEW]
         assert any(".broken-" in file.name for file in path.parent.iterdir())
+
+    @staticmethod
+    def plant(journal: SharedJournal, seq: int, kind: int, data: bytes) -> None:
+        """Publish a row as no journal would write it."""
+        log = journal._replica.log
+        tip = log._tip  # type: ignore[attr-defined]
+        tip.rows.put(tip.end, seq, kind, data)
+        log._publish(tip.rows.first, tip.answers_first, word_of(tip.end, tip.answers_end))  # type: ignore[attr-defined]
 
     @staticmethod
     def damage(path: Path, sql: str) -> None:
@@ -282,7 +311,7 @@ class TestBadFiles:
     def test_a_journal_that_is_in_use_is_not_set_aside(self, path: Path, open_journal: Open) -> None:
         first = open_journal()
         begin(first, 1)
-        self.damage(path, "INSERT INTO log (kind, data) VALUES (99, x'00')")
+        self.plant(first, 2, 99, b"\0")
         with pytest.raises(JournalUnavailable, match="row 2 is of kind 99; begun anew when the last"):
             open_journal()
         first.close()
@@ -290,8 +319,8 @@ class TestBadFiles:
 
     def test_a_newer_format_is_refused_and_left_alone(self, path: Path, open_journal: Open) -> None:
         open_journal().close()
-        self.damage(path, "PRAGMA user_version = 2")
-        with pytest.raises(JournalUnavailable, match="has format 2, this servicebus knows 1"):
+        self.damage(path, "PRAGMA user_version = 3")
+        with pytest.raises(JournalUnavailable, match="has format 3, this servicebus knows 2"):
             open_journal()
 
     def test_a_folder_that_is_not_there_is_named(self, tmp_path: Path) -> None:
@@ -301,9 +330,50 @@ class TestBadFiles:
     def test_a_journal_that_was_cut_short_while_in_use_is_not_believed(self, path: Path, open_journal: Open) -> None:
         journal = open_journal()
         begin(journal, 1, 2)
-        self.damage(path, "DELETE FROM log")
+        open_journal()._replica.log._publish(1, 0, 0)  # type: ignore[attr-defined]
         with pytest.raises(JournalUnavailable, match="was replaced or cut short"):
             begin(journal, 3)
+
+    def test_a_segment_that_is_gone_while_in_use_is_damage(self, path: Path, open_journal: Open) -> None:
+        journal, other = open_journal(), open_journal()
+        begin(journal, 1)
+        path.with_name(path.name + ".rows-1").unlink()
+        with pytest.raises(JournalUnavailable, match="is gone"):
+            open_journal()
+        journal.close()
+        other.close()
+        assert standings(open_journal(), 1) == [Standing.NEW]
+
+    def test_rows_of_another_journal_are_not_believed(self, path: Path, open_journal: Open) -> None:
+        """The file itself was removed by somebody, and not what belongs to it."""
+        journal = open_journal()
+        begin(journal, 1)
+        finish(journal, 1, answer=b"x")
+        for part in ("", "-wal", "-shm"):
+            path.with_name(path.name + part).unlink(missing_ok=True)
+        with pytest.raises(JournalUnavailable, match="is gone, or of another journal, while it is in use"):
+            open_journal()
+        journal.close()
+        assert standings(open_journal(), 1) == [Standing.NEW]
+
+    def test_a_state_that_is_damaged_while_in_use_is_noticed_in_the_next_seconds(
+        self, path: Path, open_journal: Open
+    ) -> None:
+        journal = open_journal()
+        begin(journal, 1)
+        for part in ("", "-wal"):
+            file = path.with_name(path.name + part)
+            file.write_bytes(b"\xff" * file.stat().st_size)
+        journal._replica.log.checkpoint_soon()
+
+        def notices() -> bool:
+            try:
+                journal.tick(NOW)
+            except Damaged as error:
+                return "is not a database" in str(error)
+            return False
+
+        wait_until(notices, what="the damage to be noticed")
 
 
 class TestWhere:

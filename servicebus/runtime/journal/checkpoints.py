@@ -1,29 +1,38 @@
-"""Checkpointer: brings SQLite's write-ahead log to the disk, in a thread that may wait for it.
+"""Checkpointer: brings the journal to the disk, in a thread that may wait for it, and removes what is not needed then.
+
+In this order: the segments, then SQLite's state, and only then segments go that this state has made superfluous. So
+whatever the disk shows after the machine went down, the rows that follow the state are there.
 
 SQLite before 3.51.3 has a race in it ("The WAL-Reset Bug", sqlite.org/wal.html): a checkpoint that begins when nothing
-is left to do, while a writer starts the log anew, may count rows as saved that are not, and the database is malformed.
-Four workers that checkpoint every five seconds under load have met it within minutes. So here only one process at a
-time checkpoints, it makes sure that something is left to do, and a reader keeps writers from starting the log anew
-meanwhile.
+is left to do, while a writer starts the write-ahead log anew, may count pages as saved that are not, and the database
+is malformed. Four workers that checkpointed every five seconds have met it within minutes, when each row was SQLite's.
+So here only one process at a time checkpoints, it makes sure that something is left to do, and a reader keeps writers
+from starting the log anew meanwhile.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import threading
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
+from itertools import pairwise
 from pathlib import Path
 
 from servicebus.runtime.byte_locks import LockFile
+from servicebus.runtime.journal.head import Head
+from servicebus.runtime.journal.places import Places
+from servicebus.runtime.journal.segments import Stream
+from servicebus.runtime.journal.state_file import is_damage, set_up
 
 LOG = logging.getLogger(__name__)
 
-__all__ = ["Checkpointer"]
+__all__ = ["Checkpointer", "Saver"]
 
 _PAGES_TO_WAIT_FOR = 16_384
-"""64 MiB. A log that is written to all the time never ends at a moment when it could be started anew; beyond this its
-writers are made to wait for one."""
+"""64 MiB. Under a flood of Senders that say one thing each, compactions follow one another, and the log never ends at a
+moment when it could be started anew; beyond this they are made to wait for one."""
 _WRITERS_WAIT_S = 0.25
 _STOP_S = 5.0
 _TURN = 0
@@ -33,15 +42,18 @@ _TURN = 0
 class Checkpointer:
     """Works when asked to; the thread starts with the first time. ``ask`` and ``close`` are for one thread."""
 
-    def __init__(self, path: Path):
-        self._path = path
+    def __init__(self, places: Places, head: Head):
+        self._places = places
+        self._head = head
         self._asked = threading.Event()
         self._is_closing = False
         self._thread: threading.Thread | None = None
         self._complaint = ""
+        self.damage = ""
+        """What makes no sense in what SQLite has, if anything does; read by the other thread."""
 
     def __repr__(self) -> str:
-        return f"<Checkpointer {self._path}>"
+        return f"<Checkpointer {self._places.path}>"
 
     def ask(self) -> None:
         if self._thread is None:
@@ -57,25 +69,72 @@ class Checkpointer:
 
     def _run(self) -> None:
         with ExitStack() as open_ones:
-            saver: Saver | None = None
+            keeper: Keeper | None = None
             while self._asked.wait() and not self._is_closing:
                 self._asked.clear()
                 try:
-                    saver = saver or open_ones.enter_context(closing(Saver(self._path)))
-                    saver.checkpoint()
+                    keeper = keeper or open_ones.enter_context(closing(Keeper(self._places, self._head)))
+                    keeper.keep()
                     self._complaint = ""
                 except (sqlite3.Error, OSError) as error:
+                    self.damage = str(error) if is_damage(error) else ""
                     self._complain(str(error))
 
     def _complain(self, text: str) -> None:
         """Once per cause: the next time is in a few seconds."""
         if text != self._complaint:
-            LOG.warning("journal %s: cannot be brought to the disk: %s", self._path, text)
+            LOG.warning("journal %s: cannot be brought to the disk: %s", self._places.path, text)
             self._complaint = text
 
 
+class Keeper:
+    """What the thread does each time. One thread."""
+
+    def __init__(self, places: Places, head: Head):
+        self._places = places
+        self._head = head
+        self._saver = Saver(places.path)
+        self._wal = places.path.with_name(places.path.name + "-wal")
+        self._done: object = None
+        self._full: dict[Stream, int] = {}
+        """Of each stream, the last segment that was the last one, and so may have been written to since."""
+
+    def keep(self) -> None:
+        """Does nothing if nothing was written since the last time."""
+        written = self._head.position(), _state_of(self._places.path), _state_of(self._wal)
+        if written == self._done:
+            return
+        # Anew each time: an older connection does not notice what somebody has done to the files.
+        with closing(_connected(self._places.path)) as connection:
+            state = connection.execute("SELECT keep_from, trim_to FROM state").fetchone()
+        if state is None:
+            raise sqlite3.DatabaseError("holds no state")
+        keep_from, trim_to = state
+        for stream in (self._places.rows, self._places.answers):
+            self._flush(stream)
+        _flush_file(self._wal)
+        self._saver.checkpoint()
+        _drop(self._places.rows, trim_to + 1)
+        # A row with answers that others may still have to read is kept even if its answers are not.
+        _drop(self._places.answers, min(keep_from, trim_to + 1))
+        # What was written meanwhile is not done; our own checkpoint is.
+        self._done = written[0], _state_of(self._places.path), _state_of(self._wal)
+
+    def _flush(self, stream: Stream) -> None:
+        last = self._full.get(stream)
+        firsts = [first for first in stream.firsts() if last is None or first >= last]
+        for first in firsts:
+            _flush_file(stream.path(first))
+        if firsts and firsts[-1] != last:
+            _flush_file(self._places.path.parent)
+            self._full[stream] = firsts[-1]
+
+    def close(self) -> None:
+        self._saver.close()
+
+
 class Saver:
-    """The thread's own connections, and the turn to checkpoint that all workers of a node share. One thread."""
+    """Checkpoints SQLite's write-ahead log: its own connections, and the turn that all workers of a node share."""
 
     def __init__(self, path: Path):
         self._log = path.with_name(path.name + "-wal")
@@ -87,12 +146,12 @@ class Saver:
 
     def checkpoint(self) -> None:
         """Save what the log holds, unless another worker is at it, or nobody has written since we did."""
-        if self._state() == self._saved or not self._turn.try_lock(_TURN):
+        if _state_of(self._log) == self._saved or not self._turn.try_lock(_TURN):
             return
         try:
             if self._save() > _PAGES_TO_WAIT_FOR:
                 self._save_the_rest()
-            self._saved = self._state()
+            self._saved = _state_of(self._log)
         finally:
             self._turn.unlock(_TURN)
 
@@ -117,14 +176,6 @@ class Saver:
         finally:
             self._reads.execute("ROLLBACK")
 
-    def _state(self) -> tuple[int, int] | None:
-        """Of the log's file; by its name, because to open and close it would drop SQLite's own locks on it."""
-        try:
-            found = self._log.stat()
-        except FileNotFoundError:
-            return None
-        return found.st_mtime_ns, found.st_size
-
     def close(self) -> None:
         self._saves.close()
         self._reads.close()
@@ -133,6 +184,34 @@ class Saver:
 
 def _connected(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=_WRITERS_WAIT_S, isolation_level=None)
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    set_up(connection)
     return connection
+
+
+def _state_of(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+def _flush_file(path: Path) -> None:
+    """To the disk, if it is still there."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        os.fdatasync(fd)
+    finally:
+        os.close(fd)
+
+
+def _drop(stream: Stream, needed_from: int) -> None:
+    """Those whose rows are all before *needed_from*. Never the last one, which is written to."""
+    for first, following in pairwise(stream.firsts()):
+        if following > needed_from:
+            break
+        with suppress(FileNotFoundError):
+            stream.remove(first)

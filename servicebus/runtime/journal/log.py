@@ -13,7 +13,8 @@ from servicebus.runtime.journal.records import Compaction
 __all__ = ["Damaged", "Log", "Row", "Saved"]
 
 Row = tuple[int, int, bytes]
-"""Its number (the first is 1, none is left out), its kind, its data."""
+"""Its number (the first is 1, none is left out), its kind, its data; of ANSWERS what is read of many may end before the
+answers."""
 
 
 class Damaged(JournalUnavailable):
@@ -53,8 +54,8 @@ class Log(Protocol):
     def transaction(self) -> AbstractContextManager[None]:
         """Nobody else appends meanwhile; what was written is there as a whole, or not at all if an error leaves it."""
 
-    def save(self, seq: int, compaction: Compaction, changes: Changes, trimmed: int, totals: tuple[int, int]) -> None:
-        """In a transaction: the state after row *seq*; and delete what *compaction* says. *trimmed*: the last one did.
+    def save(self, seq: int, compaction: Compaction, changes: Changes, totals: tuple[int, int]) -> None:
+        """In a transaction: the state after row *seq*. What *compaction* says is deleted then, or soon.
 
         Args:
             totals: ids and answers that were ever forgotten early.

@@ -14,18 +14,17 @@ from servicebus.runtime.journal.blackbox import BlackBoxes
 from servicebus.runtime.journal.interface import Journal, JournalUnavailable
 from servicebus.runtime.journal.ledger import Limits
 from servicebus.runtime.journal.log import Damaged
+from servicebus.runtime.journal.mapped_log import MappedLog
 from servicebus.runtime.journal.memory import MemoryJournal
 from servicebus.runtime.journal.owners import OwnerLock
+from servicebus.runtime.journal.places import parts_of
 from servicebus.runtime.journal.shared import SharedJournal
-from servicebus.runtime.journal.sqlite_log import SqliteLog
 
 LOG = logging.getLogger(__name__)
 
 __all__ = ["MEMORY", "default_path", "journal_of", "open_journal", "open_shared"]
 
 MEMORY = "memory"
-
-_PARTS = ("", "-wal", "-shm")
 
 
 def journal_of(config: Configuration) -> Journal:
@@ -108,7 +107,7 @@ def open_shared(path: str, limits: Limits | None = None, *, lock_wait_s: float =
 
 
 def _open(file: Path, owners: OwnerLock, lock_wait_s: float, limits: Limits) -> SharedJournal:
-    log = SqliteLog(file, lock_wait_s)
+    log = MappedLog(file, lock_wait_s, is_alone=not owners.anybody_alive())
     try:
         # After a file was set aside the numbers start anew, and somebody may still have one of the old.
         while not owners.hold(log.new_owner()):
@@ -126,10 +125,8 @@ def _set_aside(file: Path, owners: OwnerLock, damage: Damaged) -> None:
     _boxes(file).remove_all()
     aside = f"{file.name}.broken-{int(time.time())}"
     LOG.error("%s; kept as %s, and a new one is begun: ids that it knew may be run again", damage, aside)
-    for part in _PARTS:
-        found = file.with_name(file.name + part)
-        if found.exists():
-            found.rename(file.with_name(aside + part))
+    for part in parts_of(file):
+        file.with_name(file.name + part).rename(file.with_name(aside + part))
 
 
 def _boxes(file: Path) -> BlackBoxes:

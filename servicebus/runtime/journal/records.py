@@ -19,6 +19,7 @@ __all__ = [
     "Kind",
     "Numbered",
     "answer_in",
+    "finish_head_bytes",
     "number_of",
     "pack_begin",
     "pack_compact",
@@ -77,6 +78,8 @@ _ID = struct.Struct("<QQ")
 _BEGIN = struct.Struct("<QQI")
 _ONE_BEGIN = struct.Struct("<QQQI")
 _FINISH_HEAD = struct.Struct("<QIII")
+_FINISH_COUNT = struct.Struct("<I")
+_FINISH_COUNT_AT = 16
 _FINISH = struct.Struct("<QQi")
 _ONE_FINISH = struct.Struct("<QIIIQQi")
 _RELEASE_HEAD = struct.Struct("<QB")
@@ -127,6 +130,12 @@ def unpack_finish(data: bytes) -> tuple[int, int, int, list[tuple[int, int]]]:
     start = _FINISH_HEAD.size
     rows = _FINISH.iter_unpack(memoryview(data)[start : start + count * _FINISH.size])
     return owner, now, until, [(high << COUNT_BITS | low, size) for high, low, size in rows]
+
+
+def finish_head_bytes(data: bytes | memoryview) -> int:
+    """How much of a FINISH is not answers: all that ``unpack_finish`` reads."""
+    count: int = _FINISH_COUNT.unpack_from(data, _FINISH_COUNT_AT)[0]
+    return _FINISH_HEAD.size + count * _FINISH.size
 
 
 def answer_in(data: bytes, wanted: int) -> bytes | None:

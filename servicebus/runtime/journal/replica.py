@@ -34,6 +34,7 @@ class Replica:
         self.log = log
         self._limits = limits
         self._is_stale = False
+        self._damage: Damaged | None = None
         self._failed_at = -_COMPACT_AGAIN_S
         self._unreported = 0
         self._reported_at = -_REPORT_EVERY_S
@@ -81,6 +82,8 @@ class Replica:
 
     def refresh(self) -> None:
         """Before anything is asked of the ledger: it may have to be read anew."""
+        if self._damage is not None:
+            raise self._damage
         if self._is_stale:
             self.ledger = self.load()
             self._is_stale = False
@@ -102,7 +105,10 @@ class Replica:
         return ledger
 
     def compact(self, at_least: int, now: float) -> None:
-        """Save the state, if there is still so much to save. Fails without harm: the next one has more to do."""
+        """Save the state, if there is still so much to save. Fails without harm: the next one has more to do.
+
+        What turns out to be damaged is said when something is asked next: what was done until now is done.
+        """
         if abs(now - self._failed_at) < _COMPACT_AGAIN_S:
             return
         try:
@@ -112,15 +118,18 @@ class Replica:
                 if ledger.pending < at_least:
                     return  # another worker was sooner
                 forgotten = ledger.forgotten + ledger.forgotten_answers
-                compaction, trimmed = ledger.plan(seconds(now)), ledger.trimmed
+                compaction = ledger.plan(seconds(now))
                 seq = self.log.append(Kind.COMPACT, records.pack_compact(compaction))
                 changes = ledger.compact(seq, compaction)
                 ledger.applied = seq
-                self.log.save(seq, compaction, changes, trimmed, (ledger.forgotten, ledger.forgotten_answers))
+                self.log.save(seq, compaction, changes, (ledger.forgotten, ledger.forgotten_answers))
         except JournalUnavailable as error:
             # The ledger may know rows that were never written.
             self._is_stale = True
             self._failed_at = now
+            if isinstance(error, Damaged):
+                self._damage = error
+                return
             LOG.warning("%s; it grows until this succeeds", error)
             return
         self._unreported += ledger.forgotten + ledger.forgotten_answers - forgotten

@@ -1,0 +1,140 @@
+"""The log of the shared journal, its writers killed for real: what was told is there, and nothing is there by half."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import log_worker
+import pytest
+from log_worker import Told, compact, row_of, small_segments
+
+from servicebus.runtime.journal import places, records
+from servicebus.runtime.journal.mapped_log import MappedLog
+from servicebus.runtime.journal.records import Kind
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MappedLog]:
+    for name in ("_ROWS_BYTES", "_ANSWERS_BYTES"):
+        monkeypatch.setattr(places, name, getattr(places, name))
+    small_segments()
+    log = MappedLog(tmp_path / "j", 10.0, is_alone=True)
+    yield log
+    log.close()
+
+
+class Writer:
+    """One process; what it told is in ``told``."""
+
+    def __init__(self, path: Path, name: str, point: str | None = None):
+        argv = [sys.executable, log_worker.__file__, str(path), name, *([point] if point else [])]
+        self.process = subprocess.Popen(argv, stdout=subprocess.PIPE)
+        assert self.process.stdout is not None
+        self._out: IO[bytes] = self.process.stdout
+        self.told: list[Told] = []
+
+    def read_one(self) -> None:
+        self.told.append(json.loads(self._out.readline()))
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.wait()
+
+    def wait(self) -> None:
+        """Until it is dead, and all that it told is here."""
+        lines = self._out.read().splitlines(keepends=True)
+        self.told += [json.loads(line) for line in lines if line.endswith(b"\n")]
+        self._out.close()
+        self.process.wait(30)
+
+
+def all_rows(log: MappedLog) -> dict[int, tuple[int, str]]:
+    """Kind and text of each row."""
+    rows = log.read(0)
+    assert [row[0] for row in rows] == list(range(1, len(rows) + 1))
+    found = {}
+    for seq, kind, data in rows:
+        if kind == Kind.ANSWERS:
+            data = records.answer_in(log.data(seq) or b"", 4) or b""
+        found[seq] = (kind, "" if kind == Kind.COMPACT else data.decode())
+    return found
+
+
+def test_writers_that_are_killed_among_others_lose_nothing_and_leave_nothing_by_half(
+    log: MappedLog, tmp_path: Path
+) -> None:
+    rng = random.Random(1)
+    names = (f"w{number}" for number in itertools.count())
+    writers = [Writer(tmp_path / "j", next(names)) for _ in range(3)]
+    dead = []
+    for _ in range(25):
+        victim = rng.randrange(3)
+        writers[victim].read_one()
+        time.sleep(rng.uniform(0.0, 0.05))  # not waiting for anything: the moment of death is what varies
+        writers[victim].kill()
+        dead.append(writers[victim])
+        writers[victim] = Writer(tmp_path / "j", next(names))
+    for writer in writers:
+        writer.read_one()
+        writer.kill()
+    told = [told for writer in dead + writers for told in writer.told]
+    rows = all_rows(log)
+    texts = [text for _, text in rows.values() if text]
+    assert len(texts) == len(set(texts))
+    for seq, text in itertools.chain.from_iterable(told):
+        assert rows[seq][1] == text
+    assert len(told) > 1000
+    # At most the last action of each was not told any more.
+    unsaid = set(texts) - {text for _, text in itertools.chain.from_iterable(told)}
+    actions = [text.rstrip(".").rpartition("-")[0] for text in unsaid]
+    assert len(set(actions)) <= len(dead) + len(writers)
+    assert len({action.partition("-")[0] for action in actions}) == len(set(actions))
+    for seq, (_, text) in rows.items():
+        action, _, part = text.rstrip(".").rpartition("-")
+        if part == "a":
+            assert rows[seq + 1][1] == f"{action}-b"
+        elif part == "c":
+            assert rows[seq + 1][0] == Kind.COMPACT
+    # State and row are there both or not at all.
+    assert log.load().seq == max(seq for seq, (kind, _) in rows.items() if kind == Kind.COMPACT)
+
+
+@pytest.mark.parametrize(("point", "is_there"), [("staged", False), ("committed", True)])
+def test_the_row_of_a_compaction_is_there_if_its_state_is(
+    log: MappedLog, tmp_path: Path, point: str, is_there: bool
+) -> None:
+    log.append(*row_of("before", has_answer=True))
+    writer = Writer(tmp_path / "j", "dies", point)
+    writer.wait()
+    rows = len(log.read(0))
+    assert log.load().seq == (rows + 2 if is_there else 0), "it is not published yet"
+    assert log.append(*row_of("after", has_answer=True)) == rows + (3 if is_there else 1)
+    found = all_rows(log)
+    assert [text.endswith("-c") for _, text in found.values()].count(True) == is_there
+    # And so on.
+    compact(log, "ours")
+    assert log.load().seq == len(log.read(0))
+
+
+@pytest.mark.parametrize("point", ["made", "publishing", "published"])
+def test_a_segment_that_was_made_and_not_used_does_no_harm(log: MappedLog, tmp_path: Path, point: str) -> None:
+    for life in range(8):
+        writer = Writer(tmp_path / "j", f"dies{life}", point)
+        writer.wait()
+        rows = log.read(0)
+        found = all_rows(log)
+        for seq, text in itertools.chain.from_iterable(writer.told):
+            assert found[seq][1] == text
+        for number in range(3):
+            assert log.append(*row_of(f"{life}-{number}", has_answer=number == 1)) == len(rows) + 1 + number
+        assert not list(tmp_path.glob("*-new"))
+        found = all_rows(log)
+        assert [found[len(rows) + 1 + number][1] for number in range(3)] == [f"{life}-{number}" for number in range(3)]

@@ -1,0 +1,444 @@
+"""The rows of the shared log in mapped files: what was appended is read, what was not whole is not believed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from waiting import wait_until
+
+from servicebus.runtime.journal import places, records, recovery
+from servicebus.runtime.journal.interface import JournalUnavailable
+from servicebus.runtime.journal.ledger import Changes
+from servicebus.runtime.journal.log import Damaged, Row
+from servicebus.runtime.journal.mapped_log import MappedLog
+from servicebus.runtime.journal.records import Compaction, Kind
+from servicebus.runtime.journal.segments import FIRST_AT, BadSegment, Stream
+
+NOTHING = Changes([], [], [], [])
+ROWS_BYTES, ANSWERS_BYTES = 4096, 8192
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments that are full soon."""
+    monkeypatch.setattr(places, "_ROWS_BYTES", ROWS_BYTES)
+    monkeypatch.setattr(places, "_ANSWERS_BYTES", ANSWERS_BYTES)
+
+
+pytestmark = pytest.mark.usefixtures("small")
+
+
+@contextlib.contextmanager
+def opened(folder: Path, count: int = 1, *, is_alone: bool = True) -> Iterator[list[MappedLog]]:
+    logs = [MappedLog(folder / "j", 0.05, is_alone=is_alone and number == 0) for number in range(count)]
+    try:
+        yield logs
+    finally:
+        for log in logs:
+            log.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def answers(number: int, *texts: bytes) -> bytes:
+    return records.pack_finish(1, 2, 3, [(number + index, text) for index, text in enumerate(texts)])
+
+
+def head_of(data: bytes) -> bytes:
+    return data[: records.finish_head_bytes(data)]
+
+
+def as_read(row: tuple[int, int, bytes]) -> Row:
+    seq, kind, data = row
+    return (seq, kind, head_of(data)) if kind == Kind.ANSWERS else row
+
+
+def save(log: MappedLog, *, trim_to: int = 0, keep_from: int = 0) -> int:
+    """A compaction; gives its row."""
+    with log.transaction():
+        compaction = Compaction(1, 0, 0, keep_from, trim_to, 0)
+        seq = log.append(Kind.COMPACT, records.pack_compact(compaction))
+        log.save(seq, compaction, NOTHING, (0, 0))
+    return seq
+
+
+def files(folder: Path, stream: str) -> list[int]:
+    return sorted(int(file.name.rpartition("-")[2]) for file in folder.glob(f"j.{stream}-*"))
+
+
+def reboot(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    boot = folder / "boot"
+    boot.write_text(f"another {os.urandom(8).hex()}")
+    monkeypatch.setattr(recovery, "_BOOT", boot)
+
+
+class TestSegment:
+    @pytest.fixture
+    def stream(self, folder: Path) -> Stream:
+        return Stream(folder / "s-", b"i" * 16, ROWS_BYTES)
+
+    def test_a_row_is_found_where_it_was_put_and_nothing_is_behind_it(self, stream: Stream) -> None:
+        segment = stream.create(7)
+        end = segment.put(FIRST_AT, 7, 3, b"data")
+        found = segment.find(FIRST_AT)
+        assert found is not None
+        assert (found[:2], segment.data(found[2], found[3]), found[4]) == ((7, 3), b"data", end)
+        assert (end % 8, segment.find(end), segment.peek(FIRST_AT), segment.peek(end)[0]) == (0, None, (7, end), 0)
+        again = stream.open(7)
+        assert again.find(FIRST_AT) == found
+
+    @given(st.integers(0, 39), st.integers(0, 7))
+    def test_a_row_with_one_wrong_bit_is_none(self, byte: int, bit: int) -> None:
+        with tempfile.TemporaryDirectory() as name:
+            segment = Stream(Path(name) / "s-", b"i" * 16, ROWS_BYTES).create(1)
+            end = segment.put(FIRST_AT, 1, 3, b"some data, as it may be.")
+            assert end == FIRST_AT + 40
+            segment._memory[FIRST_AT + byte] ^= 1 << bit
+            assert segment.find(FIRST_AT) is None
+
+    def test_a_row_that_is_larger_than_a_segment_gets_one_of_its_own(self, stream: Stream) -> None:
+        segment = stream.create(1, 100_000)
+        assert segment.has_room(FIRST_AT, 100_000)
+        assert not stream.create(2).has_room(FIRST_AT, ROWS_BYTES - FIRST_AT)
+
+    def test_files_are_nobody_elses_business_and_have_their_room(self, stream: Stream, folder: Path) -> None:
+        stream.create(12)
+        found = (folder / "s-12").stat()
+        assert (stat.S_IMODE(found.st_mode), found.st_size, found.st_blocks * 512 >= ROWS_BYTES) == (
+            0o600,
+            ROWS_BYTES,
+            True,
+        )
+        assert stream.firsts() == [12]
+
+    @pytest.mark.parametrize("content", [b"", b"x" * 10, b"x" * 5000])
+    def test_what_is_no_segment_of_this_stream_is_said(self, stream: Stream, folder: Path, content: bytes) -> None:
+        (folder / "s-1").write_bytes(content)
+        with pytest.raises(BadSegment):
+            stream.open(1)
+        stream.create(2)
+        with pytest.raises(BadSegment, match="no segment of this journal"):
+            Stream(folder / "s-", b"j" * 16, ROWS_BYTES).open(2)
+        with pytest.raises(FileNotFoundError):
+            stream.open(3)
+
+    def test_a_symbolic_link_is_not_followed(self, stream: Stream, folder: Path) -> None:
+        stream.create(1)
+        (folder / "s-2").symlink_to(folder / "s-1")
+        with pytest.raises(OSError, match="symbolic"):
+            stream.open(2)
+
+
+Rows = list[tuple[int, bytes]]
+ROWS = st.lists(
+    st.one_of(
+        st.tuples(st.just(int(Kind.BEGIN)), st.binary(max_size=300)),
+        st.builds(lambda size: (int(Kind.BEGIN), bytes(size)), st.integers(0, 9000)),
+        st.builds(
+            lambda number, sizes: (int(Kind.ANSWERS), answers(number, *(b"a" * size for size in sizes))),
+            st.integers(1, 99),
+            st.lists(st.sampled_from([0, 1, 300, 3000, 20_000]), min_size=1, max_size=3),
+        ),
+    ),
+    min_size=1,
+    max_size=2,
+)
+STEPS = st.lists(
+    st.tuples(
+        st.integers(0, 1),
+        st.sampled_from(["append", "append", "append", "transaction", "fail", "read", "save", "open"]),
+        ROWS,
+    ),
+    max_size=40,
+)
+
+
+class _Model:
+    """All rows as a list, and two handles that append and read."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.rows: list[tuple[int, int, bytes]] = []
+        self.logs = [MappedLog(folder / "j", 0.05, is_alone=number == 0) for number in (0, 1)]
+        self.read_to = [0, 0]
+
+    def step(self, number: int, what: str, rows: Rows) -> None:
+        log = self.logs[number]
+        if what == "append":
+            self.append(log, rows)
+        elif what == "transaction":
+            with log.transaction():
+                self.append(log, rows)
+        elif what == "fail":
+            self.fail(log, rows)
+        elif what == "save":
+            seq = save(log)
+            assert seq == len(self.rows) + 1
+            self.rows.append((seq, int(Kind.COMPACT), records.pack_compact(Compaction(1, 0, 0, 0, 0, 0))))
+        elif what == "open":
+            log.close()
+            self.logs[number], self.read_to[number] = MappedLog(self.folder / "j", 0.05, is_alone=False), 0
+        self.check(number)
+
+    def append(self, log: MappedLog, rows: Rows) -> None:
+        last = log.append(*rows[0]) if len(rows) == 1 else log.append_both(rows[0], rows[1])
+        self.rows += [(len(self.rows) + index, kind, data) for index, (kind, data) in enumerate(rows, 1)]
+        assert last == len(self.rows)
+
+    def fail(self, log: MappedLog, rows: Rows) -> None:
+        with pytest.raises(ZeroDivisionError), log.transaction():
+            log.append(*rows[0])
+            log.append(*rows[-1])
+            raise ZeroDivisionError
+
+    def check(self, number: int) -> None:
+        """What came since it last read; and one that is anywhere."""
+        log, after = self.logs[number], self.read_to[number]
+        assert log.read(after) == [as_read(row) for row in self.rows[after:]]
+        self.read_to[number] = len(self.rows)
+        for seq, _, data in self.rows[len(self.rows) // 3 : len(self.rows) // 3 + 1]:
+            assert log.data(seq) == data
+        assert log.data(len(self.rows) + 1) is None
+
+    def close(self) -> None:
+        for log in self.logs:
+            assert log.read(0) == [as_read(row) for row in self.rows]
+            assert [log.data(seq) for seq, _, _ in self.rows] == [data for _, _, data in self.rows]
+            log.close()
+
+
+@settings(deadline=None, max_examples=150)
+@given(STEPS)
+def test_two_who_append_and_read_see_the_same_rows_in_the_same_order(steps: list[tuple[int, str, Rows]]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        model = _Model(Path(name))
+        for step in steps:
+            model.step(*step)
+        model.close()
+
+
+class TestLog:
+    def test_what_was_read_of_answers_ends_before_them_and_data_has_all(self, folder: Path) -> None:
+        data = answers(1, b"x" * 5000, b"y")
+        with opened(folder, 2) as (log, other):
+            assert log.append(Kind.ANSWERS, data) == 1
+            assert other.read(0) == [(1, Kind.ANSWERS, head_of(data))]
+            assert other.data(1) == data
+
+    def test_an_answer_as_large_as_they_may_be(self, folder: Path) -> None:
+        data = answers(1, os.urandom(32 * 1024 * 1024))
+        with opened(folder, 2) as (log, other):
+            log.append(Kind.BEGIN, b"before")
+            log.append_both((Kind.ANSWERS, data), (Kind.BEGIN, b"after"))
+            assert log.append(Kind.ANSWERS, answers(2, b"small")) == 4
+            assert other.data(2) == data
+            assert other.data(4) == answers(2, b"small")
+            assert [seq for seq, _, _ in other.read(0)] == [1, 2, 3, 4]
+
+    def test_an_answer_is_found_among_many_wherever_it_stands(self, folder: Path) -> None:
+        with opened(folder, 2) as (log, other):
+            for number in range(1, 1001):
+                log.append(Kind.BEGIN, b"%d" % number)
+                log.append(Kind.ANSWERS, answers(number, b"%d" % number))
+            for number in (1000, 1, 500, 64, 65, 66, 999):
+                assert other.data(2 * number) == answers(number, b"%d" % number)
+                assert other.data(2 * number - 1) == b"%d" % number
+            assert len(files(folder, "answers")) > 5
+
+    def test_rows_between_two_are_read_wherever_one_was_before(self, folder: Path) -> None:
+        with opened(folder, 2) as (log, other):
+            for number in range(1, 301):
+                log.append(Kind.BEGIN, b"%d" % number)
+            assert len(files(folder, "rows")) > 1
+            for after, before in ((0, 10), (5, 300), (298, None), (10, 12), (299, 300), (7, 8), (300, None)):
+                end = 301 if before is None else before
+                assert [seq for seq, _, _ in other.read(after, before)] == list(range(after + 1, end))
+
+    def test_segments_go_when_the_state_is_on_the_disk_and_does_not_need_them(self, folder: Path) -> None:
+        with opened(folder, 2) as (log, other):
+            for number in range(1, 301):
+                log.append(Kind.ANSWERS, answers(number, b"x" * 50))
+            assert [seq for seq, _, _ in other.read(0, 11)] == list(range(1, 11))
+            before = files(folder, "rows"), files(folder, "answers")
+            seq = save(log, trim_to=200, keep_from=100)
+            log.checkpoint_soon()
+            wait_until(lambda: files(folder, "answers") != before[1], what="what is not needed to go")
+            following = [*before[0][1:], 1000]
+            assert files(folder, "rows") == [
+                first for first, next_one in zip(before[0], following, strict=True) if next_one > 201
+            ]
+            assert files(folder, "answers")[0] <= 100 < files(folder, "answers")[1]
+            assert other.data(300) == answers(300, b"x" * 50)
+            # Who reads on from where some are gone finds the others.
+            left = [seq for seq, _, _ in other.read(10)]
+            assert left == list(range(files(folder, "rows")[0], seq + 1))
+            loaded = other.load()
+            assert (loaded.seq, [row[0] for row in loaded.rows]) == (seq, list(range(100, 301)))
+
+    def test_who_waits_in_vain_waits_once_and_is_told_for_whom(self, folder: Path) -> None:
+        with opened(folder, 2) as (log, other):
+            with log.transaction():
+                for _ in range(2):
+                    with pytest.raises(JournalUnavailable, match=f"process {os.getpid()} has kept it locked") as raised:
+                        other.append(Kind.BEGIN, b"x")
+                    assert raised.value.holder == os.getpid()
+            assert other.append(Kind.BEGIN, b"x") == 1
+
+    def test_a_log_that_was_closed_says_so(self, folder: Path) -> None:
+        with opened(folder) as (log,):
+            log.close()
+            with pytest.raises(JournalUnavailable, match="cannot be locked"):
+                log.append(Kind.BEGIN, b"x")
+
+
+class TestRestartOfTheMachine:
+    """Nobody has the log open then, and the boot is another one."""
+
+    def test_all_that_is_whole_is_known_and_new_rows_follow(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rows = [(Kind.ANSWERS if number % 3 else Kind.BEGIN, answers(number, b"x" * number)) for number in range(1, 99)]
+        with opened(folder) as (log,):
+            for row in rows:
+                log.append(*row)
+        for _ in range(3):
+            reboot(folder, monkeypatch)
+            with opened(folder, 2) as (log, other):
+                known = [
+                    (seq, kind, head_of(data) if kind == Kind.ANSWERS else data)
+                    for seq, (kind, data) in enumerate(rows, 1)
+                ]
+                assert list(other.load().rows) == known
+                assert [log.data(seq) for seq, _, _ in known] == [data for _, data in rows]
+                rows.append((Kind.ANSWERS, answers(len(rows), b"new")))
+                assert other.append(*rows[-1]) == len(rows)
+
+    def test_the_head_of_another_boot_is_not_believed(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with opened(folder) as (log,):
+            for number in range(10):
+                log.append(Kind.BEGIN, b"%d" % number)
+        with (folder / "j.head").open("r+b") as head:
+            head.seek(16 * 8)
+            head.write(os.urandom(256))
+        reboot(folder, monkeypatch)
+        with opened(folder) as (log,):
+            assert [seq for seq, _, _ in log.read(0)] == list(range(1, 11))
+
+    def test_a_machine_that_does_not_say_which_boot_it_is_is_looked_at_each_time(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(recovery, "_BOOT", folder / "nowhere")
+        with opened(folder, 2) as (log, other):
+            log.append(Kind.BEGIN, b"x")
+            assert other.append(Kind.BEGIN, b"y") == 2
+        (folder / "j.head").write_bytes(os.urandom(4096))
+        with opened(folder, 2) as (log, other):
+            assert [row[2] for row in other.read(0)] == [b"x", b"y"]
+            assert log.append(Kind.BEGIN, b"z") == 3
+
+    @pytest.mark.parametrize("damage", ["garbage", "zeros", "cut"])
+    @pytest.mark.parametrize("stream", ["rows", "answers"])
+    def test_wherever_something_is_lost_the_rows_before_it_are_known_and_none_behind(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: str, damage: str
+    ) -> None:
+        rows = [
+            (int(Kind.ANSWERS) if number % 2 else int(Kind.BEGIN), answers(number, b"%d" % number * 9))
+            for number in range(1, 13)
+        ]
+        original = tmp_path / "original"
+        original.mkdir()
+        saved = 5
+        with opened(original) as (log,):
+            for row in rows[: saved - 1]:
+                log.append(*row)
+            assert save(log) == saved
+            for row in rows[saved - 1 :]:
+                log.append(*row)
+        written = [rows[: saved - 1], [(int(Kind.COMPACT), b"")], rows[saved - 1 :]]
+        all_rows = [(seq, *row) for seq, row in enumerate([row for part in written for row in part], 1)]
+        heads = [as_read(row) for row in all_rows]
+        contents = {file.name: file.read_bytes() for file in original.iterdir()}
+        found_lasts = set()
+        for offset in range(0, len(contents[f"j.{stream}-1"].rstrip(b"\0")) + 24, 7):
+            folder = tmp_path / f"{offset}"
+            folder.mkdir()
+            for name, content in contents.items():
+                (folder / name).write_bytes(content)
+            spoil(folder / f"j.{stream}-1", offset, damage)
+            reboot(folder, monkeypatch)
+            with opened(folder, 2) as (log, other):
+                known = [row for row in other.load().rows if row[0] > saved]
+                last = saved + len(known)
+                found_lasts.add(last)
+                assert known == heads[saved:last]
+                if stream == "answers":
+                    assert last == len(all_rows), "a row whose answer is lost is known all the same"
+                for seq, kind, data in all_rows:
+                    if kind == Kind.ANSWERS and seq <= last:
+                        assert other.data(seq) in ((data,) if stream == "rows" else (data, None))
+                    elif seq > last:
+                        assert other.data(seq) is None
+                assert log.append(Kind.ANSWERS, answers(77, b"new")) == last + 1
+                assert other.read(last) == [(last + 1, Kind.ANSWERS, head_of(answers(77, b"new")))]
+                assert other.data(last + 1) == answers(77, b"new")
+            reboot(folder, monkeypatch)
+            with opened(folder) as (log,):
+                assert [row for row in log.load().rows if row[0] > saved] == [
+                    *heads[saved:last],
+                    (last + 1, Kind.ANSWERS, head_of(answers(77, b"new"))),
+                ]
+        assert found_lasts == (set(range(saved, len(all_rows) + 1)) if stream == "rows" else {len(all_rows)})
+
+    def test_a_segment_that_was_lost_ends_what_is_known(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with opened(folder) as (log,):
+            for number in range(1, 501):
+                log.append(Kind.ANSWERS, answers(number, b"x"))
+        second = files(folder, "rows")[1]
+        (folder / f"j.rows-{second}").unlink()
+        reboot(folder, monkeypatch)
+        with opened(folder) as (log,):
+            assert [seq for seq, _, _ in log.load().rows] == list(range(1, second))
+            assert files(folder, "rows") == [1, second]
+            assert log.append(Kind.BEGIN, b"new") == second
+            assert log.data(second + 1) is None
+
+
+def spoil(file: Path, offset: int, damage: str) -> None:
+    content = bytearray(file.read_bytes())
+    if damage == "cut":
+        content = content[:offset]
+    else:
+        content[offset : offset + 16] = b"\0" * 16 if damage == "zeros" else os.urandom(16)
+    file.write_bytes(content)
+
+
+class TestDamage:
+    def test_a_row_that_is_not_whole_without_a_restart_is_damage(self, folder: Path) -> None:
+        with opened(folder, 2) as (log, other):
+            for number in range(5):
+                log.append(Kind.BEGIN, b"%d" % number)
+            log._tip.rows._memory[FIRST_AT + 40] ^= 1  # type: ignore[union-attr]
+            with pytest.raises(Damaged, match="row 2 is not where it should be"):
+                other.read(0)
+
+    def test_a_head_that_says_nonsense_is_damage(self, folder: Path) -> None:
+        with opened(folder, 2) as (log, other):
+            log.append(Kind.BEGIN, b"x")
+            with (folder / "j.head").open("r+b") as head:
+                head.seek(16 * 8)
+                head.write(b"\xff" * 256)
+            for act in (lambda: log.append(Kind.BEGIN, b"x"), lambda: other.read(0)):
+                with pytest.raises(Damaged):
+                    act()
+            assert files(folder, "rows") == [1]
