@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import servicebus.wire.xmltree  # noqa: F401  # what workers may need is imported before they are forked: they share it
 from servicebus.agent_logging import AgentLogging
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.endpoints import Lock, current_request

@@ -1,20 +1,17 @@
-"""Envelope and Reply <-> signed XML. The one place that parses XML, with one hardened lxml parser per thread.
+"""Envelope and Reply <-> signed XML.
 
 Written by format strings (building by lxml costs six times as much), read in three steps: the shape (``xmlshape``),
-then lxml for all but the payload, then the names. Documents that hold nothing but plain text, as nearly all do, are
-read by their shape alone. The payload, JSON in CDATA, is cut out as bytes: it is signed as
-exactly these bytes, which XML's own rules would change (CR LF becomes LF), and nobody parses it before its signature
-was compared. Everything here may be called by any thread at any time.
+then lxml for all but the payload (``xmltree``), then the names. Documents that hold nothing but plain text, as nearly
+all do, are read by their shape alone. The payload, JSON in CDATA, is cut out as bytes: it is signed as exactly these
+bytes, which XML's own rules would change (CR LF becomes LF), and nobody parses it before its signature was compared.
+Everything here may be called by any thread at any time.
 """
 
 from __future__ import annotations
 
 import re
-import threading
 from functools import lru_cache
 from typing import Any
-
-from lxml import etree
 
 from servicebus.errors import EnvelopeError
 from servicebus.wire.address import name_problem
@@ -156,30 +153,10 @@ def _decode_fault(body: bytes) -> Reply:
     return build_reply(id.text, token.text or "", status.text, b"", fault)
 
 
-class _Parsers(threading.local):
-    """One parser per thread: those who share one wait for each other."""
+def _parsed(document: bytes) -> Any:
+    from servicebus.wire.xmltree import parsed  # late: its docstring says why
 
-    def __init__(self) -> None:
-        # libxml2's own limits stay on (huge_tree): 256 levels, 10 MB of text. Shapes with payload have two levels and
-        # no payload here; a fault is bounded by its sender.
-        self.parser = etree.XMLParser(
-            resolve_entities=False,
-            no_network=True,
-            load_dtd=False,
-            dtd_validation=False,
-            huge_tree=False,
-            collect_ids=False,
-        )
-
-
-_parsers = _Parsers()
-
-
-def _parsed(document: bytes) -> Any:  # an element; its stubs know nothing of what the shape has settled
-    try:
-        return etree.fromstring(document, _parsers.parser)
-    except etree.XMLSyntaxError as error:
-        raise EnvelopeError("malformed", str(error.msg)[:200]) from None
+    return parsed(document)
 
 
 def _payload(body: bytes, start: int, usual_end: bytes, tail: re.Pattern[bytes]) -> bytes:

@@ -1,0 +1,40 @@
+"""What an import brings along, in an interpreter of its own: memory and time that a program pays for its Sender."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+TOLD = "import json, sys; print(json.dumps(sorted(sys.modules)))"
+
+
+def modules_after(code: str) -> set[str]:
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{TOLD}"], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("unneeded", ["lxml", "yaml", "click", "servicebus.compat", "servicebus.runtime"])
+def test_a_sender_brings_nothing_that_it_may_never_need(unneeded: str) -> None:
+    assert unneeded not in modules_after("import servicebus.sender")
+
+
+REPLY = """
+from servicebus.wire.envelope import build_reply
+from servicebus.wire.fault import Fault
+from servicebus.wire.xmlcodec import decode_reply, encode_reply
+decode_reply(encode_reply(build_reply("0123456789abcdef-1", "k:00", {how})), 1000)
+"""
+
+
+def test_a_plain_reply_is_read_without_lxml_and_a_fault_with_it() -> None:
+    plain = REPLY.format(how='"ok", b"3"')
+    fault = REPLY.format(how='"fault", b"", Fault("busy", "later")')
+    assert "lxml" not in modules_after(plain)
+    assert "lxml" in modules_after(fault)
+
+
+def test_an_agent_has_everything_before_it_forks() -> None:
+    assert {"lxml.etree", "servicebus.client.engine", "pika"} <= modules_after("import servicebus.service")
