@@ -30,6 +30,8 @@ from servicebus.wire.envelope import Kind
 
 _ASK_AGAIN_S = 0.05
 _TICK_S = 0.25
+_IDLE_TICK_S = 1.0
+"""No longer: to the others of the node it is our sign of life."""
 _LOOK_S = 0.001
 _BATCH = 32
 _COMES_AGAIN_S = 2.0
@@ -276,4 +278,4 @@ class Settler:
             self._complaints.log(str(error))
         if self._doorstep:
             self._flush_later()
-        self._loop.call_later(_TICK_S, self._tick)
+        self._loop.call_later(_IDLE_TICK_S if self.is_idle else _TICK_S, self._tick)
