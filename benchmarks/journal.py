@@ -3,7 +3,8 @@
 
 CPU time of one begin and one finish (with an answer of 300 bytes), all threads and the kernel's work included: one by
 one, in batches, and in turns that tell the end of one together with the begin of the next; after nothing, a million and
-ten million ids; and with two workers that write at the same time, and one that only reads on. Medians of rounds::
+ten million ids; and with two workers that write at the same time, and one that only reads on. And of single rows, in
+turns of the stores in one process: as fast as they can be written, and with a pause before each. Medians of rounds::
 
     python benchmarks/journal.py --json journal.json
 
@@ -32,10 +33,21 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from servicebus.runtime.journal import Journal, Limits, MemoryJournal, SharedJournal, Standing, Start, open_shared
+from servicebus.runtime.journal import (
+    Journal,
+    Limits,
+    MemoryJournal,
+    SharedJournal,
+    Standing,
+    Start,
+    open_shared,
+    records,
+)
 from servicebus.runtime.journal.blackbox import BlackBoxes
 from servicebus.runtime.journal.log import Log
+from servicebus.runtime.journal.mapped_log import MappedLog
 from servicebus.runtime.journal.owners import OwnerLock
+from servicebus.runtime.journal.records import Kind
 from servicebus.runtime.journal.redis_journal import open_redis
 
 ANSWER = b"x" * 300
@@ -249,6 +261,52 @@ def together(open_store: Open, folder: Path, batch: int, calls: int) -> dict[str
     }
 
 
+def rows_us(names: list[str], rounds: int) -> dict[str, dict[str, float]]:
+    """CPU time of one row, or of the two of a turn; "cold" with a pause of half a millisecond before each."""
+    makers: dict[str, Callable[[Path], Log]] = {
+        "files": lambda path: MappedLog(path, is_alone=True),
+        "sqlite": SqliteLog,
+    }
+    if "lmdb" in names:
+        from journal_lmdb import LmdbLog
+
+        makers["lmdb"] = LmdbLog
+    number = (1 << records.COUNT_BITS) + 1
+    begin = int(Kind.BEGIN), records.pack_begin(1, [(number, 2)])
+    end = int(Kind.ANSWERS), records.pack_finish(1, 2, 3, [(number, ANSWER)])
+    acts: dict[str, Callable[[Log], Any]] = {
+        "begin": lambda log: log.append(*begin),
+        "end": lambda log: log.append(*end),
+        "both": lambda log: log.append_both(end, begin),
+    }
+    found: dict[tuple[str, str], list[float]] = {}
+    with new_folder() as folder:
+        logs = {name: make(folder / name) for name, make in makers.items() if name in names}
+        for _ in range(rounds):
+            for what, act in acts.items():
+                for name, log in logs.items():
+                    found.setdefault((name, what), []).append(_act_us(act, log, 3000, 0.0))
+                    found.setdefault((name, f"{what}, cold"), []).append(_act_us(act, log, 300, 0.0005))
+        for log in logs.values():
+            log.close()
+    return {
+        name: {what: statistics.median(values) for (each, what), values in found.items() if each == name}
+        for name in logs
+    }
+
+
+def _act_us(act: Callable[[Log], Any], log: Log, times: int, pause_s: float) -> float:
+    def run(act: Callable[[Log], Any]) -> float:
+        started = time.process_time()
+        for _ in range(times):
+            if pause_s:
+                time.sleep(pause_s)
+            act(log)
+        return time.process_time() - started
+
+    return (run(act) - run(lambda log: None)) / times * 1e6
+
+
 @contextmanager
 def new_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="journal-") as folder:
@@ -265,7 +323,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     chosen = stores(options.store, options.redis)
-    results: dict[str, Any] = {name: {"alone": {}, "together": {}} for name in chosen}
+    results: dict[str, Any] = {name: {"alone": {}, "together": {}, "rows": {}} for name in chosen}
+    for name, rows in apart(lambda: rows_us(list(chosen), options.rounds)).items():
+        results[name]["rows"] = rows
     for ids in options.ids:
         for name, open_store in chosen.items():
             if name == "memory" and ids > 1_000_000:
@@ -311,6 +371,14 @@ def report(results: dict[str, Any], batches: list[int]) -> None:
             sizes = [f"{each[key]:.1f}" for key in ("memory_mb", "disk_mb")]
             costs += [f"{each['turns_us']:.1f}", f"{each['wall_us']:.0f}"]
             table.add_row(name, f"{ids:,}", *costs, *sizes, f"{each['reopened_s']:.3f}")
+    console.print(table)
+    table = Table(title="CPU time of rows, us", box=box.MARKDOWN)
+    columns = next((list(result["rows"]) for result in results.values() if result["rows"]), [])
+    for heading in ("store", *columns):
+        table.add_column(heading, justify="left" if heading == "store" else "right")
+    for name, result in results.items():
+        if result["rows"]:
+            table.add_row(name, *(f"{result['rows'][column]:.1f}" for column in columns))
     console.print(table)
     table = Table(title="Three workers, two of which write, us per call", box=box.MARKDOWN)
     for heading in ("store", "at once", "each writer", "the reader", "overlap"):

@@ -108,9 +108,9 @@ class TestSegment:
             assert segment.find(FIRST_AT) is None
 
     def test_a_row_that_is_larger_than_a_segment_gets_one_of_its_own(self, stream: Stream) -> None:
-        segment = stream.create(1, 100_000)
-        assert segment.has_room(FIRST_AT, 100_000)
-        assert not stream.create(2).has_room(FIRST_AT, ROWS_BYTES - FIRST_AT)
+        data = b"x" * 100_000
+        assert stream.create(1, len(data)).put(FIRST_AT, 1, 1, data)
+        assert not stream.create(2).put(FIRST_AT, 2, 1, b"x" * (ROWS_BYTES - FIRST_AT))
 
     def test_files_are_nobody_elses_business_and_have_their_room(self, stream: Stream, folder: Path) -> None:
         stream.create(12)

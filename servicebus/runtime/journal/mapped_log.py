@@ -171,37 +171,37 @@ class MappedLog:
             return self._write(added)
         self._lock.take()
         try:
-            self._look()
+            words = self._words
+            if words[UNSETTLED] or words[GENERATION] != self._generation or words[self._word_index] != self._word:
+                self._look()
             return self._write(added)
         finally:
             self._lock.drop()
 
     def _look(self) -> None:
         """With the lock: have the tip where the rows end now."""
-        words = self._words
-        if words[UNSETTLED]:
+        if self._words[UNSETTLED]:
             self._on_files(self._settle)
-        if words[GENERATION] != self._generation or words[self._word_index] != self._word:
-            self._tip = self._on_files(self._found_tip)
+        self._tip = self._on_files(self._found_tip)
 
     def _write(self, added: Sequence[tuple[int, bytes]]) -> int:
         tip = self._tip
         assert tip is not None
-        rows, seq, end, answers, answers_end = tip.rows, tip.seq, tip.end, tip.answers, tip.answers_end
-        at = 0
+        rows, before, answers_first, answers_end = tip.rows, tip.seq, tip.answers_first, tip.answers_end
+        seq, end, at = before, tip.end, 0
+        answers = tip.answers
         for kind, data in added:
             seq += 1
             if kind == _ANSWERS:
-                if answers is None or not answers.has_room(answers_end, len(data)):
-                    answers, answers_end = self._room_for_answers(tip, answers, answers_end, seq, len(data))
-                answers_end = answers.put(answers_end, seq, kind, data)
+                answers, answers_end = self._put_answers(answers, answers_first, answers_end, seq, data)
+                answers_first = answers.first
                 data = data[: finish_head_bytes(data)]
             at = end
-            if not rows.has_room(at, len(data)):
+            end = rows.put(at, seq, kind, data)
+            if not end:
                 rows.put_end(at)
                 rows, at = self._next_segment(self._rows, seq, len(data)), FIRST_AT
-            end = rows.put(at, seq, kind, data)
-        answers_first = tip.answers_first if answers is None else answers.first
+                end = rows.put(at, seq, kind, data)
         word = word_of(at, answers_end)
         if self._is_in_transaction:
             self._word = word
@@ -210,10 +210,22 @@ class MappedLog:
                 self._words[self._word_index] = self._word = word
             else:
                 self._publish(rows.first, answers_first, word)
-            self._row_reader.went_on(rows, tip.seq, seq, end)
+            self._row_reader.went_on(rows, before, seq, end)
         tip.rows, tip.seq, tip.end = rows, seq, end
         tip.answers_first, tip.answers, tip.answers_end = answers_first, answers, answers_end
         return seq
+
+    def _put_answers(self, segment: Segment | None, first: int, at: int, seq: int, data: bytes) -> tuple[Segment, int]:
+        """Where the next ones go. Without a *segment* the one that begins with *first*, if that is not 0."""
+        if segment is None and first:
+            segment = self._on_files(lambda: self._answers.open(first))
+        if segment is not None:
+            end = segment.put(at, seq, _ANSWERS, data)
+            if end:
+                return segment, end
+            segment.put_end(at)
+        segment = self._next_segment(self._answers, seq, len(data))
+        return segment, segment.put(FIRST_AT, seq, _ANSWERS, data)
 
     def _commit(self) -> None:
         tip, word = self._tip, self._word
@@ -260,18 +272,6 @@ class MappedLog:
         answers = old.answers if old is not None and old.answers_first == position.answers_first else None
         self._remember(position)
         return _Tip(rows, seq, end, position.answers_first, answers, answers_end)
-
-    def _room_for_answers(
-        self, tip: _Tip, answers: Segment | None, end: int, seq: int, length: int
-    ) -> tuple[Segment, int]:
-        """Where the answers of row *seq* go."""
-        if answers is None and tip.answers_first:
-            answers = self._on_files(lambda: self._answers.open(tip.answers_first))
-            if answers.has_room(end, length):
-                return answers, end
-        if answers is not None:
-            answers.put_end(end)
-        return self._next_segment(self._answers, seq, length), FIRST_AT
 
     def _next_segment(self, stream: Stream, seq: int, length: int) -> Segment:
         self._head.begin_making()

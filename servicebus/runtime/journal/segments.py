@@ -58,14 +58,13 @@ class Segment:
     def __repr__(self) -> str:
         return f"<Segment from {self.first}>"
 
-    def has_room(self, at: int, length: int) -> bool:
-        return at + _ROW_BYTES + length <= self.size
-
     def put(self, at: int, seq: int, kind: int, data: bytes) -> int:
-        """Write a row to *at*, where it has room; gives where the next one goes."""
+        """Write a row to *at*; gives where the next one goes. 0: it has no room there."""
         length = len(data)
         tag = seq << _KIND_BITS | kind
         end = at + _ROW_BYTES + length
+        if end > self.size:
+            return 0
         self._memory[at:end] = _ROW.pack(length, zlib.crc32(data, (tag ^ tag >> 32 ^ length) & _CRC_MASK), tag) + data
         return (end + 7) & -8
 
