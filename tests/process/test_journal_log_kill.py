@@ -138,3 +138,18 @@ def test_a_segment_that_was_made_and_not_used_does_no_harm(log: MappedLog, tmp_p
         assert not list(tmp_path.glob("*-new"))
         found = all_rows(log)
         assert [found[len(rows) + 1 + number][1] for number in range(3)] == [f"{life}-{number}" for number in range(3)]
+
+
+def test_two_rows_are_there_both_or_none_wherever_their_writer_is_killed(log: MappedLog, tmp_path: Path) -> None:
+    survived = there = 0
+    stops = [*range(0, 720, 17), 5000, 5000, 5000]
+    for stop in stops:
+        writer = Writer(tmp_path / "j", f"dies{stop}", str(stop))
+        writer.wait()
+        survived += writer.process.returncode == 0
+        last = len(log.read(0))
+        assert log.append(*row_of("", has_answer=False)) == last + 1
+        found = [text.rstrip(".").rpartition("-")[2] for _, text in all_rows(log).values()]
+        assert found[-2 if found[-2] == "first" else -4 : -1] in (["first"], ["first", "a", "b"])
+        there += found[-2] == "b"
+    assert 3 <= survived < there < len(stops)

@@ -256,6 +256,19 @@ class TestLog:
                 assert other.data(2 * number - 1) == b"%d" % number
             assert len(files(folder, "answers")) > 5
 
+    def test_an_answer_that_was_not_published_is_none_when_its_segment_is_left(self, folder: Path) -> None:
+        with opened(folder, 2) as (log, other):
+            log.append(Kind.ANSWERS, answers(1, b"x" * 5000))
+            with pytest.raises(ZeroDivisionError), log.transaction():
+                assert log.append(Kind.ANSWERS, answers(2, b"never")) == 2
+                raise ZeroDivisionError
+            log.append(Kind.BEGIN, b"the second row")
+            save(log)
+            assert log.append(Kind.ANSWERS, answers(4, b"y" * 5000)) == 4
+            assert files(folder, "answers") == [1, 4]
+            assert other.data(2) == b"the second row"
+            assert [row[0] for row in other.load().rows] == [1, 4]
+
     def test_rows_between_two_are_read_wherever_one_was_before(self, folder: Path) -> None:
         with opened(folder, 2) as (log, other):
             for number in range(1, 301):
