@@ -173,7 +173,8 @@ class Settler:
         while self._posted:
             self._outcomes.append(self._posted.popleft())
         self._flush_later()
-        if not self._looks_soon:
+        # Not after the only one: its service may want to turn the loop itself, and a timer would keep it from that.
+        if self._dispatcher.unfinished > 1 and not self._looks_soon:
             self._looks_soon = True
             self._loop.call_later(_LOOK_S, self._look)
 
