@@ -102,6 +102,8 @@ class MappedLog:
     def read(self, after: int, before: int | None = None) -> list[Row]:
         if self._checkpointer.damage:
             raise Damaged(str(self._path), self._checkpointer.damage)
+        if self._tip is not None and self._tip.seq == after:
+            self._row_reader.go_to(self._tip.rows, after, self._tip.end)
         return self._read(self._row_reader, after, before)
 
     def data(self, seq: int) -> bytes | None:
@@ -123,9 +125,12 @@ class MappedLog:
                 self._is_in_transaction, self._saved_seq = True, 0
                 yield
                 self._commit()
+            except BaseException:
+                self._tip, self._generation = None, -1
+                self._row_reader.forget()
+                raise
             finally:
                 self._is_in_transaction = False
-                self._generation = -1
                 self._lock.drop()
         finally:
             # What is still staged the next writer decides on.
@@ -187,9 +192,8 @@ class MappedLog:
     def _write(self, added: Sequence[tuple[int, bytes]]) -> int:
         tip = self._tip
         assert tip is not None
-        rows, before, answers_first, answers_end = tip.rows, tip.seq, tip.answers_first, tip.answers_end
-        seq, end, at = before, tip.end, 0
-        answers = tip.answers
+        rows, seq, end, at = tip.rows, tip.seq, tip.end, 0
+        answers, answers_first, answers_end = tip.answers, tip.answers_first, tip.answers_end
         for kind, data in added:
             seq += 1
             if kind == _ANSWERS:
@@ -205,12 +209,10 @@ class MappedLog:
         word = word_of(at, answers_end)
         if self._is_in_transaction:
             self._word = word
+        elif rows is tip.rows and answers_first == tip.answers_first:
+            self._words[self._word_index] = self._word = word
         else:
-            if rows is tip.rows and answers_first == tip.answers_first:
-                self._words[self._word_index] = self._word = word
-            else:
-                self._publish(rows.first, answers_first, word)
-            self._row_reader.went_on(rows, before, seq, end)
+            self._publish(rows.first, answers_first, word)
         tip.rows, tip.seq, tip.end = rows, seq, end
         tip.answers_first, tip.answers, tip.answers_end = answers_first, answers, answers_end
         return seq
@@ -260,6 +262,9 @@ class MappedLog:
     def _found_tip(self) -> _Tip:
         position = self._head.position()
         old = self._tip
+        if old is not None:
+            # What others have written since is read from there.
+            self._row_reader.go_to(old.rows, old.seq, old.end)
         is_known = old is not None and old.rows.first == position.rows_first
         rows = old.rows if old is not None and is_known else self._rows.open(position.rows_first)
         at, answers_end = at_of(position.word)

@@ -12,8 +12,7 @@ from servicebus.runtime.journal.segments import Stream
 
 __all__ = ["Places", "parts_of"]
 
-_ROWS_BYTES = 1 << 20
-_ANSWERS_BYTES = 2 << 20
+_ROWS_BYTES = _ANSWERS_BYTES = 1 << 20
 """Small: what is written to is in the memory of every worker, and a segment goes as a whole."""
 _SQLITE = ("", "-wal", "-shm")
 _OURS = (".head", ".rows-", ".answers-")

@@ -37,10 +37,9 @@ class RowReader:
     def __repr__(self) -> str:
         return f"<RowReader of {self._stream!r} at={self._seq}>"
 
-    def went_on(self, segment: Segment, before: int, seq: int, at: int) -> None:
-        """Rows after *before* and up to *seq* were written by ourselves; the next one goes to *at* in *segment*."""
-        if self._seq == before and self._segment is not None:
-            self._segment, self._seq, self._at = segment, seq, at
+    def go_to(self, segment: Segment, seq: int, at: int) -> None:
+        """Read on after row *seq*: the next one stands at *at* in *segment*, if that is not full."""
+        self._segment, self._seq, self._at = segment, seq, at
 
     def forget(self) -> None:
         """Where it was is not what it was."""
@@ -53,7 +52,7 @@ class RowReader:
         last = _LAST if before is None else before - 1
         rows: list[Row] = []
         if self._segment is None or self._seq > after:
-            self._go_to(after + 1, position.rows_first)
+            self._look_for(after + 1, position.rows_first)
         while True:
             segment = self._segment
             assert segment is not None
@@ -80,7 +79,7 @@ class RowReader:
                 append((seq, kind, data(start, stop)))
         self._seq, self._at = seq, at
 
-    def _go_to(self, seq: int, last_first: int) -> None:
+    def _look_for(self, seq: int, last_first: int) -> None:
         """To the segment that has that row, or the first one after it."""
         firsts = [first for first in self._stream.firsts() if first < last_first] + [last_first]
         self._enter(firsts[max(0, bisect_right(firsts, seq) - 1)], last_first)
