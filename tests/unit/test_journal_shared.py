@@ -416,3 +416,13 @@ class TestWhere:
         (tmp_path / "file").touch()
         with pytest.raises(JournalUnavailable, match="Not a directory; say where with the key journal"):
             default_path("NODE-01", {"HOME": str(tmp_path / "file")})
+
+    def test_a_link_names_the_same_journal_as_the_file(self, path: Path, open_journal: Open, tmp_path: Path) -> None:
+        begin(open_journal(), 1)
+        link = tmp_path / "elsewhere" / "link"
+        link.parent.mkdir()
+        link.symlink_to(path)
+        linked = open_shared(str(link))
+        assert standings(linked, 1, 2) == [Standing.RUNNING, Standing.NEW]
+        linked.close()
+        assert [file.name for file in link.parent.iterdir()] == ["link"]

@@ -92,7 +92,8 @@ def open_shared(path: str, limits: Limits | None = None, *, lock_wait_s: float =
     Raises:
         JournalUnavailable: the journal cannot be used; the text says why.
     """
-    file = Path(path).absolute()
+    # Its other files are beside the file itself, whatever link it was named by.
+    file = Path(path).resolve()
     owners = OwnerLock(file.with_name(file.name + ".lock"))
     try:
         with owners:
