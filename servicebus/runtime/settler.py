@@ -14,7 +14,6 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from functools import partial
 
 from servicebus.errors import JournalUnavailable
 from servicebus.runtime.complaints import Complaints
@@ -25,15 +24,13 @@ from servicebus.runtime.job import Claim, Outcome, Settlement
 from servicebus.runtime.journal.log import Damaged
 from servicebus.runtime.publisher import Publisher
 from servicebus.transport.interface import Delivery
-from servicebus.transport.sharedloop import SharedLoop
+from servicebus.transport.sharedloop import SharedLoop, nothing
 from servicebus.wire.envelope import Kind
 
 _ASK_AGAIN_S = 0.05
 _TICK_S = 0.25
 _IDLE_TICK_S = 1.0
 """No longer: to the others of the node it is our sign of life."""
-_LOOK_S = 0.001
-_BATCH = 32
 _COMES_AGAIN_S = 2.0
 """What the broker gives out again after a reconnect to this worker has come by then."""
 
@@ -66,8 +63,6 @@ class Settler:
         self._publisher: Publisher | None = None
         self._posted: deque[Outcome] = deque()
         self._is_posted = False
-        self._looks_soon = False
-        """The loop looks for what was posted within a moment, without being woken."""
         self._arrivals: list[Arrival] = []
         self._doorstep = Doorstep(window)
         self._brought_messages = False
@@ -117,31 +112,31 @@ class Settler:
         if generation == self._generation:
             self._dispatcher.give_up_storing(generation)
 
-    def post(self, outcome: Outcome, *, more_follow: bool = False) -> None:
-        """Hand over what a service made of a job, from any thread; one wake-up serves a whole batch.
-
-        Args:
-            more_follow: the thread has further jobs. While the loop looks by itself it is not woken then, but for a
-                batch: it would fight with that thread for the interpreter, and settle one by one.
-        """
+    def post(self, outcome: Outcome) -> None:
+        """Hand over what a service made of a job, from any thread; one wake-up serves a whole batch."""
         self._posted.append(outcome)
-        if more_follow and self._looks_soon and len(self._posted) < _BATCH:
-            return
         if not self._is_posted:
             self._is_posted = True
             self._loop.post(self._take_posted)
 
     def hand_over(self, outcome: Outcome, has_job: Callable[[], bool]) -> None:
-        """``post()`` by a service's thread; with nothing else under way, it turns the loop itself until *has_job*.
+        """``post()`` by a service's thread, which turns the loop itself while it has nothing else to do.
 
-        After a call, messages do not count: they may wait in the inbox of another service for long.
+        So under load, too, one thread reads a batch, runs it, and answers it: two would fight for the interpreter. A
+        loop that is lent, and nobody turns, is taken back soon if the next job takes long.
         """
+        self._posted.append(outcome)
+        if not self._is_posted:
+            self._is_posted = True
+            self._loop.submit(self._take_posted)
+        if not has_job() and not self._loop.lead(nothing, has_job) and self._is_last(outcome):
+            self._loop.follow(nothing, has_job)
+
+    def _is_last(self, outcome: Outcome) -> bool:
+        """Nothing else runs. After a call, messages do not count: they may wait in another inbox for long."""
         is_call = outcome.job.incoming.kind is Kind.CALL
-        under_way = self._dispatcher.running_calls if is_call else self._dispatcher.unfinished
-        if under_way > 1:
-            self.post(outcome, more_follow=has_job())
-        elif not self._loop.lead(partial(self._take, outcome), has_job):
-            self._loop.follow(partial(self.post, outcome), has_job)
+        unfinished = self._dispatcher.running_calls if is_call else self._dispatcher.unfinished
+        return unfinished <= len(self._posted) + len(self._outcomes)
 
     # -- in ------------------------------------------------------------------------------------------------------------
 
@@ -164,24 +159,11 @@ class Settler:
             self._brought_messages = True
         self._flush_later()
 
-    def _take(self, outcome: Outcome) -> None:
-        self._outcomes.append(outcome)
-        self._flush_later()
-
     def _take_posted(self) -> None:
         self._is_posted = False
         while self._posted:
             self._outcomes.append(self._posted.popleft())
         self._flush_later()
-        # Not after the only one: its service may want to turn the loop itself, and a timer would keep it from that.
-        if self._dispatcher.unfinished > 1 and not self._looks_soon:
-            self._looks_soon = True
-            self._loop.call_later(_LOOK_S, self._look)
-
-    def _look(self) -> None:
-        self._looks_soon = False  # before we look: who posts now sees that, or is seen
-        if self._posted:
-            self._take_posted()
 
     def _flush_later(self) -> None:
         if not self._flushes:

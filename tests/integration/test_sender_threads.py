@@ -69,3 +69,16 @@ def outcome_of(sender: Sender, number: int) -> str:
     except Exception as error:
         return f"foreign: {error!r}"
     return "right" if value == number * 8 else "wrong"
+
+
+def test_an_answer_does_not_wait_for_the_next_call_of_its_service(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    """Both are delivered together, to a service that turns the worker's loop itself and is busy with the second now."""
+    sender = make_sender(start_agent(brokers[:1]).wait_consuming().configuration())
+    for _ in range(50):
+        sender.call("NODE-01.test.sleep", [0, "quick"], timeout=LIMIT_S)
+    first, second = (sender.call_async("NODE-01.test.sleep", [s, s], timeout=LIMIT_S) for s in (0, 2))
+    assert first.result()[1] == 0
+    assert not second.done()
+    assert second.result()[1] == 2
