@@ -49,7 +49,7 @@ class Log(Protocol):
         """The rows between the two numbers that are still there."""
 
     def data(self, seq: int) -> bytes | None:
-        """What stands in one row; None if it was deleted."""
+        """What stands in a row of ANSWERS, as a whole; None if it was deleted."""
 
     def transaction(self) -> AbstractContextManager[None]:
         """Nobody else appends meanwhile; what was written is there as a whole, or not at all if an error leaves it."""

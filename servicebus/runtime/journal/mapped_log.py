@@ -104,15 +104,16 @@ class MappedLog:
             raise Damaged(str(self._path), self._checkpointer.damage)
         if self._tip is not None and self._tip.seq == after:
             self._row_reader.go_to(self._tip.rows, after, self._tip.end)
-        return self._read(self._row_reader, after, before)
+        reader = self._row_reader
+        try:
+            return reader.read(after, before)
+        except (BadRow, BadSegment, OSError):
+            # Some processors show what another one has written in another order; not so to whoever has the lock.
+            reader.forget()
+            return self._on_files(lambda: self._locked(lambda: reader.read(after, before)))
 
     def data(self, seq: int) -> bytes | None:
-        answers = self._on_files(lambda: self._answer_reader.get(seq))
-        if answers is not None:
-            return answers
-        # By another reader: this one is to stay where it will be asked next.
-        rows = self._read(RowReader(self._rows, self._head), seq - 1, seq + 1)
-        return rows[0][2] if rows and rows[0][1] != Kind.ANSWERS else None
+        return self._on_files(lambda: self._answer_reader.get(seq))
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -286,14 +287,6 @@ class MappedLog:
             raise JournalUnavailable(str(self._path), f"has no room for more rows: {error.strerror}") from error
 
     # -- reading -------------------------------------------------------------------------------------------------------
-
-    def _read(self, reader: RowReader, after: int, before: int | None) -> list[Row]:
-        try:
-            return reader.read(after, before)
-        except (BadRow, BadSegment, OSError):
-            # Some processors show what another one has written in another order; not so to whoever has the lock.
-            reader.forget()
-            return self._on_files(lambda: self._locked(lambda: reader.read(after, before)))
 
     def _answers_of(self, state: State) -> Iterator[Row]:
         """The rows with answers that the state has in it: all but the answers."""
