@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from waiting import wait_until
 
 from servicebus.runtime.journal import places, records, recovery
+from servicebus.runtime.journal.checkpoints import _drop
 from servicebus.runtime.journal.interface import JournalUnavailable
 from servicebus.runtime.journal.ledger import Changes
 from servicebus.runtime.journal.log import Damaged, Row
@@ -531,3 +532,21 @@ class TestDamage:
                 with pytest.raises(Damaged):
                     act()
             assert files(folder, "rows") == [1]
+
+    def test_segments_of_a_journal_that_was_begun_anew_are_not_removed(self, folder: Path) -> None:
+        """By the thread of a worker that waited for the disk for too long."""
+        with opened(folder) as (log,):
+            for _ in range(300):
+                log.append(Kind.BEGIN, b"x" * 50)
+            save(log, trim_to=300)
+            ours = log._checkpointer._places.rows
+        for file in folder.glob("j*"):
+            file.unlink()
+        with opened(folder) as (log,):
+            for _ in range(300):
+                log.append(Kind.BEGIN, b"x" * 50)
+            before = files(folder, "rows")
+            _drop(ours, 301)
+            assert files(folder, "rows") == before
+            _drop(log._checkpointer._places.rows, 301)
+            assert files(folder, "rows") == before[-1:]

@@ -23,7 +23,7 @@ from pathlib import Path
 from servicebus.runtime.byte_locks import LockFile
 from servicebus.runtime.journal.head import Head
 from servicebus.runtime.journal.places import Places
-from servicebus.runtime.journal.segments import Stream
+from servicebus.runtime.journal.segments import BadSegment, Stream
 from servicebus.runtime.journal.state_file import is_damage, set_up
 
 LOG = logging.getLogger(__name__)
@@ -213,5 +213,7 @@ def _drop(stream: Stream, needed_from: int) -> None:
     for first, following in pairwise(stream.firsts()):
         if following > needed_from:
             break
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, BadSegment):
+            # If it is ours: a journal may have been set aside and begun anew while we waited for the disk.
+            stream.open(first)
             stream.remove(first)
