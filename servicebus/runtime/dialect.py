@@ -94,7 +94,7 @@ class Version2:
         # By a clock that nobody sets: if ours were set back while a network holds requests up, they would seem to have
         # been on their way for so much shorter.
         steady_ms = int((time.monotonic() + self._epoch_s) * 1000)
-        transit_ms = self._transit.transit_ms(envelope.incarnation, envelope.sent_ms, steady_ms, is_fresh=is_fresh)
+        transit_ms = self._transit.transit_ms(envelope.id[:16], envelope.sent_ms, steady_ms, is_fresh=is_fresh)
         return self._incoming(envelope, passed, reply_to, transit_ms)
 
     def write_result(self, incoming: Incoming, value: Any) -> bytes:

@@ -147,9 +147,10 @@ class Dispatcher:
             JournalUnavailable: nothing has changed.
         """
         # The journal first: an answer that it does not know might be given once, and the work be done twice.
-        ends = [(outcome.job.incoming.id, outcome.reply) for outcome in outcomes if outcome.is_final]
-        known = self._journal.turn(ends, [arrival.start for arrival in arrivals], time.time())
-        turned = Turned(self.settle(outcomes), [])
+        ends = [(each.job.incoming.id, each.reply) for each in outcomes if each.is_final] if outcomes else []
+        starts = [arrival.start for arrival in arrivals] if arrivals else []
+        known = self._journal.turn(ends, starts, time.time())
+        turned = Turned(self.settle(outcomes) if outcomes else [], [])
         for arrival, what in zip(arrivals, known, strict=True):
             self._admit(arrival, what, turned)
         if self._untold:
@@ -260,7 +261,7 @@ class Dispatcher:
         # A message may have been run on another machine that has this node's name; only its copy tells.
         marks = arrival.claim.delivery.headers
         elsewhere = headers.number(marks, headers.ATTEMPTS) if marks else 0
-        job.attempts = max(known.attempts, elsewhere + 1)
+        job.attempts = known.attempts if known.attempts > elsewhere else elsewhere + 1
         job.started = self._journal.starter(incoming.id)
         self._running[incoming.id] = job
         if service.put(job):

@@ -87,10 +87,10 @@ class SharedJournal(OneByOne):
         self._now = now
         self._replica.refresh()
         self._given.clear()
-        asked = [(id, number_of(id), seconds(expires_at + 1), rerun) for id, expires_at, rerun in starts]
+        asked = [(id, number_of(id), seconds(until + 1), rerun) for id, until, rerun in starts] if starts else []
         try:
             self._tell(ends, asked)
-            found = self._hear(asked)
+            found = self._hear(asked) if asked else []
         except BaseException:
             # The caller does not hear of those that were given out already.
             for id in self._given:
@@ -154,7 +154,7 @@ class SharedJournal(OneByOne):
     def _tell(self, ends: Sequence[End], asked: Sequence[Asked]) -> None:
         """Write what was run, and that we want what can be had: a row each, both at once if nothing is in the way."""
         ended = self._ended(ends) if ends else None
-        wanted = self._replica.ledger.unknown(asked)
+        wanted = self._replica.ledger.unknown(asked) if asked else []
         if ended is not None:
             if wanted and len(wanted) == len(asked):
                 self._replica.write_both(ended, self._begun(wanted))
@@ -170,6 +170,8 @@ class SharedJournal(OneByOne):
     def _hear(self, asked: Sequence[Asked]) -> list[Known]:
         """What is known of each; claimed again where that is not clear yet."""
         found = [self._known(one) for one in asked]
+        if None not in found:
+            return found  # type: ignore[return-value]  # mypy does not see that they are all Known
         for _ in range(_ROUNDS):
             if None not in found:
                 break
