@@ -236,14 +236,11 @@ class AmqpChannel:
         if self._lane is None:
             return
 
-        note = _nothing if no_ack else self._acks.delivered
+        note = self._acks.delivered
 
         def deliver(tag: int, redelivered: bool, routing_key: str, about: Properties, body: bytes) -> None:
-            note(tag)
+            if not no_ack:
+                note(tag)
             on_delivery(Delivery(self, tag, body, redelivered, routing_key, *about))
 
         self._lane.add_consumer(self._number, consumer_tag, deliver)
-
-
-def _nothing(_tag: int) -> None:
-    """Of a delivery that needs no ack."""

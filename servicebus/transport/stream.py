@@ -137,12 +137,10 @@ class Stream:
             return
         self._out_bytes -= sent
         self._out = [data[sent:]] if sent < len(data) else []
-        self._watch_writes(bool(self._out))
-
-    def _watch_writes(self, wanted: bool) -> None:
-        if wanted != self._watches_writes:
-            self._watches_writes = wanted
-            self._loop.rewatch(self._sock, READ | WRITE if wanted else READ, self._on_ready)
+        wants_more = bool(self._out)
+        if wants_more is not self._watches_writes:
+            self._watches_writes = wants_more
+            self._loop.rewatch(self._sock, READ | WRITE if wants_more else READ, self._on_ready)
 
     def _close(self, error: BaseException | None) -> None:
         if self._closed:

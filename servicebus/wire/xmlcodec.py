@@ -178,7 +178,9 @@ def _joined(content: bytes) -> bytes:
 
 def _in_cdata(payload: bytes) -> bytes:
     # encode_json() never gives "]]>"; the payload of somebody else's encoder may.
-    return payload.replace(CDATA_END, b"]]" + _SPLIT + b">") if _holds_cdata_end(payload) else payload
+    if b">" not in payload or not _holds_cdata_end(payload):
+        return payload
+    return payload.replace(CDATA_END, b"]]" + _SPLIT + b">")
 
 
 def _holds_cdata_end(payload: bytes) -> bool:
