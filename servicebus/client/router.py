@@ -30,13 +30,14 @@ class Router:
             return links[0]
         return self._compare(links, request, now)
 
-    @staticmethod
-    def _is_beyond_doubt(first: Link, request: Request, now: float) -> bool:
-        """Nothing has failed there, as is nearly always so: to compare it with others would come to the same."""
+    def _is_beyond_doubt(self, first: Link, request: Request, now: float) -> bool:
+        """Comparing it with others would come to the same: nothing has failed there, or there are no others."""
         path = first.paths.get(request.address.node)
-        if path is None or path.trust.failed or first.trust.failed or not first.is_usable:
+        if path is None or not first.is_usable or (request.kind is Kind.MESSAGE and path.lacks_queue(now)):
             return False
-        return request.kind is not Kind.MESSAGE or not path.lacks_queue(now)
+        if len(self._links) == 1:
+            return path.trust.is_healthy
+        return not (path.trust.failed or first.trust.failed)
 
     def _compare(self, links: Sequence[Link], request: Request, now: float) -> Link | None:
         node = request.address.node
