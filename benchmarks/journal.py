@@ -28,7 +28,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from journal_sqlite import SqliteLog
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -68,6 +67,8 @@ def open_files(folder: Path) -> Journal:
 
 
 def open_sqlite(folder: Path) -> Journal:
+    from journal_sqlite import SqliteLog
+
     return open_rival(SqliteLog, folder)
 
 
@@ -263,6 +264,8 @@ def together(open_store: Open, folder: Path, batch: int, calls: int) -> dict[str
 
 def rows_us(names: list[str], rounds: int) -> dict[str, dict[str, float]]:
     """CPU time of one row, or of the two of a turn; "cold" with a pause of half a millisecond before each."""
+    from journal_sqlite import SqliteLog
+
     makers: dict[str, Callable[[Path], Log]] = {
         "files": lambda path: MappedLog(path, is_alone=True),
         "sqlite": SqliteLog,

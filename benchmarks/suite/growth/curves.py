@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.journal import FILL_CALLS_PER_S, Load, apart, open_sqlite
+from benchmarks.journal import FILL_CALLS_PER_S, Load, apart, open_files
 from benchmarks.suite.growth.nodes import Node, Order, host, running, sender_configuration
 from benchmarks.suite.growth.phases import ADD, WIDTH, Ask, Costs, in_flight, in_threads, one_by_one
 from benchmarks.suite.rounds import Turn
@@ -174,7 +174,7 @@ def fill_journals(folder: Path, names: dict[int, str]) -> None:
     with_ids.mkdir()
     load: Load | None = None
     for ids, name in sorted(names.items()):
-        log = open_sqlite(with_ids)
+        log = open_files(with_ids)
         if load is None:
             load = Load(log, 1)
             load.now -= max(names) / FILL_CALLS_PER_S + 60  # it must not end in the future
