@@ -172,9 +172,7 @@ class Engine:
             request = self._submitted[0]
             try:
                 self._take(request, now)
-            except (
-                Exception
-            ) as error:  # a defect of ours: it is the end of this request and must not be of the next ones
+            except Exception as error:  # a defect of ours: it ends this request, and must not end the next ones
                 if came_from_a_signal(error):
                     raise
                 LOG.exception("%r could not be sent", request)

@@ -56,6 +56,10 @@ def main(
     """
     plan = Plan(minutes, seed, agents, senders, calls, messages, brokers, cluster, plant, poison, _SYSTEMS[system])
     folder = (out or Path(tempfile.mkdtemp(prefix="servicebus-chaos-"))).absolute()
+    if (folder / "history").exists():
+        raise click.UsageError(
+            f"{folder} holds the history of another run, which would be judged as well; name a new one"
+        )
     run = Run(plan, _kinds(faults, plant), folder)
     if list_faults:
         for fault in run.faults:

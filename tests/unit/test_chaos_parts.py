@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from tests.chaos import erlang
+from tests.chaos.__main__ import main
 from tests.chaos.caretaker import strays
 from tests.chaos.clock import make_clock, set_clock
 from tests.chaos.pace import Pace
@@ -108,3 +110,13 @@ def test_the_consumers_of_queues_are_read_from_what_the_broker_says() -> None:
 def test_what_is_in_use_is_read_from_what_the_broker_says() -> None:
     assert erlang.read_use('{3,12,[{<<"N.rpc">>,0},{<<"N.messages">>,7}]}') == (3, 12, {"N.rpc": 0, "N.messages": 7})
     assert erlang.read_use("") is None
+
+
+def test_a_folder_with_the_history_of_another_run_is_refused(tmp_path: Path) -> None:
+    """It would be judged as well: a run in the folder of one that was broken off reported its offences."""
+    wanted = ["--list-faults", "--out", str(tmp_path)]
+    assert CliRunner().invoke(main, wanted).exit_code == 0
+    (tmp_path / "history").mkdir()
+    refused = CliRunner().invoke(main, wanted)
+    assert refused.exit_code == 2
+    assert "holds the history of another run" in refused.output

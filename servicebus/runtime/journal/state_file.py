@@ -85,10 +85,6 @@ class StateFile:
     def __repr__(self) -> str:
         return f"<StateFile {self._path}>"
 
-    @property
-    def in_transaction(self) -> bool:
-        return self._connection.in_transaction
-
     def begin(self) -> None:
         """A transaction: nobody else writes meanwhile."""
         self._retried(lambda: self._connection.execute("BEGIN IMMEDIATE"))
