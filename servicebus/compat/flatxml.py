@@ -15,6 +15,7 @@ from typing import Any
 from lxml import etree
 
 from servicebus.errors import EnvelopeError
+from servicebus.wire.xmltree import hardened_parser
 
 __all__ = ["FlatDocument", "in_cdata", "not_xml", "parse_flat"]
 
@@ -35,16 +36,7 @@ class FlatDocument:
 
 class _Parsers(threading.local):
     def __init__(self) -> None:
-        # Without huge_tree libxml2 refuses depths over 256 and texts over 10 MB.
-        self.parser = etree.XMLParser(
-            encoding="utf-8",  # whatever the declaration says
-            resolve_entities=False,
-            no_network=True,
-            load_dtd=False,
-            dtd_validation=False,
-            huge_tree=False,
-            collect_ids=False,
-        )
+        self.parser = hardened_parser("utf-8")  # whatever the declaration says
 
 
 _parsers = _Parsers()
