@@ -16,7 +16,6 @@ import pytest
 from servicebus.client.compat_path import Version1
 from servicebus.client.pings import count_answers
 from servicebus.client.posting import make_post
-from servicebus.client.promise import Promise
 from servicebus.client.request import Post, Request
 from servicebus.client.seal import seal
 from servicebus.client.version import Version2
@@ -75,21 +74,6 @@ def test_a_delay_that_no_token_survives_is_refused_before_anything_is_sent() -> 
         with pytest.raises(EnvelopeError, match=r"a delay of 60 s is too long: .* 60 s after it was sent"):
             sender.send("N.audit.record", 1, delay=60)
         assert sender.status()["hosts"][0]["state"] == "idle"
-
-
-def test_a_cancelled_promise_tells_of_it_once() -> None:
-    promise, told = Promise(), []
-    promise.wire_id, promise.on_cancel = "x-1", told.append
-    assert promise.cancel() and promise.cancel()
-    assert told == ["x-1"]
-
-
-def test_a_promise_that_was_kept_cannot_be_cancelled() -> None:
-    promise, told = Promise(), []
-    promise.on_cancel = told.append
-    promise.set_result(3)
-    assert not promise.cancel()
-    assert told == []
 
 
 def test_an_agent_of_2_x_knows_no_delay_and_gets_the_message_when_it_is_due_only() -> None:

@@ -1,0 +1,200 @@
+"""Promise: a Future in every way, though it makes what a Future is made of only when somebody asks for it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future, InvalidStateError, as_completed, wait
+from functools import partial
+from typing import Any
+
+import pytest
+
+from servicebus.client.promise import Promise
+
+SOON_S = 10.0
+ROUNDS = 2000
+
+
+def test_a_cancelled_promise_tells_of_it_once() -> None:
+    promise, told = Promise(), []
+    promise.wire_id, promise.on_cancel = "x-1", told.append
+    assert promise.cancel() and promise.cancel()
+    assert told == ["x-1"]
+    assert promise.was_cancelled and promise.cancelled() and promise.done()
+
+
+def test_a_promise_that_was_kept_cannot_be_cancelled() -> None:
+    promise, told = Promise(), []
+    promise.on_cancel = told.append
+    promise.set_result(3)
+    assert not promise.cancel()
+    assert told == [] and not promise.was_cancelled
+
+
+def looks(future: Future[Any]) -> list[Any]:
+    """All that can be asked of a Future without waiting."""
+
+    def told(ask: Callable[[], Any]) -> Any:
+        try:
+            return ask()
+        except BaseException as error:
+            return type(error)
+
+    called: list[Future[Any]] = []
+    future.add_done_callback(called.append)
+    asked = (
+        future.done,
+        future.cancelled,
+        future.running,
+        lambda: future.result(timeout=0),
+        lambda: str(future.exception(timeout=0)),
+        lambda: repr(future).partition("state=")[2],
+        lambda: called == [future],
+    )
+    return [told(ask) for ask in asked]
+
+
+@pytest.mark.parametrize("is_looked_at", [False, True], ids=["before anybody looks", "while somebody looks"])
+@pytest.mark.parametrize(
+    "ending",
+    [
+        lambda _: None,
+        lambda it: it.set_result(3),
+        lambda it: it.set_result(None),
+        lambda it: it.set_exception(KeyError("x")),
+        lambda it: it.cancel(),
+        lambda it: it.set_running_or_notify_cancel(),
+    ],
+    ids=["pending", "result", "none", "error", "cancelled", "running"],
+)
+def test_it_is_seen_as_a_future_is(ending: Callable[[Future[Any]], Any], is_looked_at: bool) -> None:
+    futures: list[Future[Any]] = [Promise(), Future()]
+    calls: list[Any] = []
+    for future in futures:
+        if is_looked_at:
+            future.add_done_callback(lambda done: calls.append(type(done)))
+        ending(future)
+    assert looks(futures[0]) == looks(futures[1])
+    assert calls in ([], [Promise, Future])
+
+
+def test_it_is_kept_once() -> None:
+    for promise in (Promise(), Promise()):
+        promise.set_result(1)
+        for again in (lambda it=promise: it.set_result(2), lambda it=promise: it.set_exception(KeyError())):
+            with pytest.raises(InvalidStateError):
+                again()
+        assert promise.result() == 1
+    promise = Promise()
+    promise.cancel()
+    with pytest.raises(InvalidStateError):
+        promise.set_result(2)
+    with pytest.raises(CancelledError):
+        promise.result()
+
+
+def test_who_waits_may_be_of_use_meanwhile() -> None:
+    promise = Promise()
+    asked: list[Callable[[], bool]] = []
+
+    def on_wait(is_over: Callable[[], bool]) -> None:
+        asked.append(is_over)
+        assert not is_over()
+        promise.set_result(5)
+        assert is_over()
+
+    promise.on_wait = on_wait
+    assert promise.result() == 5
+    assert len(asked) == 1
+
+
+def raced(look: Callable[[Promise], Any]) -> list[Any]:
+    """What *look* gave in another thread, each time while the promise was being kept."""
+    seen: list[Any] = []
+    promises = [Promise() for _ in range(ROUNDS)]
+    start = threading.Barrier(2, timeout=SOON_S)
+
+    def others() -> None:
+        start.wait()
+        seen.extend(look(promise) for promise in promises)
+
+    thread = threading.Thread(target=others, daemon=True)
+    thread.start()
+    start.wait()
+    for number, promise in enumerate(promises):
+        try:
+            promise.set_result(number)
+        except InvalidStateError:
+            assert promise.cancelled()
+    thread.join(SOON_S)
+    assert not thread.is_alive(), "a waiter was not woken"
+    return seen
+
+
+def test_whoever_waits_at_that_moment_is_woken() -> None:
+    assert raced(lambda promise: promise.result(timeout=SOON_S)) == list(range(ROUNDS))
+
+
+def test_whoever_waits_for_several_at_that_moment_is_woken() -> None:
+    assert all(not left for _, left in raced(lambda promise: wait([promise], timeout=SOON_S)))
+    assert raced(lambda promise: next(as_completed([promise], timeout=SOON_S)).result()) == list(range(ROUNDS))
+
+
+def test_a_callback_that_is_left_at_that_moment_is_called_once() -> None:
+    calls: list[int] = []
+
+    def look(promise: Promise) -> int:
+        promise.add_done_callback(lambda done: calls.append(done.result()))
+        return 0
+
+    raced(look)
+    assert sorted(calls) == list(range(ROUNDS))
+
+
+def test_it_is_either_cancelled_or_kept() -> None:
+    told: list[str] = []
+
+    def look(promise: Promise) -> tuple[bool, Promise]:
+        promise.on_cancel = told.append
+        return promise.cancel(), promise
+
+    ends = raced(look)
+    assert all(promise.cancelled() is is_cancelled and promise.done() for is_cancelled, promise in ends)
+    assert len(told) == sum(is_cancelled for is_cancelled, _ in ends)
+
+
+def test_asyncio_takes_it() -> None:
+    async def ask() -> Any:
+        promise = Promise()
+        threading.Timer(0.0, partial(promise.set_result, 7)).start()
+        return await asyncio.wait_for(asyncio.wrap_future(promise), SOON_S)
+
+    assert asyncio.run(ask()) == 7
+
+
+# Python 3.12 warns of every fork while threads run; here one has to.
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_fork_while_another_thread_keeps_one_harms_no_child() -> None:
+    from servicebus.client import promise as module
+
+    is_held, may_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with module._claim:
+            is_held.set()
+            may_go.wait(SOON_S)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    is_held.wait(SOON_S)
+    child = os.fork()
+    if child == 0:
+        promise = Promise()
+        promise.set_result(1)
+        os._exit(0 if promise.result() == 1 else 1)
+    may_go.set()
+    thread.join(SOON_S)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
