@@ -208,7 +208,7 @@ class AmqpChannel:
 
     def _fast_returned(self, reason: str, exchange: str, routing_key: str, about: Properties, body: bytes) -> None:
         assert self._on_returned is not None
-        correlation_id, _, message_id, *_ = about
+        correlation_id, _, message_id, _ = about
         self._on_returned(Returned(exchange, routing_key, correlation_id, message_id, body, reason))
 
     def _confirmed(self, frame: Any) -> None:
@@ -238,9 +238,9 @@ class AmqpChannel:
 
         note = self._acks.delivered
 
-        def deliver(tag: int, redelivered: bool, routing_key: str, about: Properties, body: bytes) -> None:
+        def deliver(tag: int, about: Properties, body: bytes) -> None:
             if not no_ack:
                 note(tag)
-            on_delivery(Delivery(self, tag, body, redelivered, routing_key, *about))
+            on_delivery(Delivery(self, tag, body, *about))
 
         self._lane.add_consumer(self._number, consumer_tag, deliver)

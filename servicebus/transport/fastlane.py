@@ -18,10 +18,12 @@ from servicebus.transport.frames import (
     ACK,
     BODY,
     DELIVER,
+    DELIVERY_TAG,
     END,
     FRAME_HEAD,
     FRAME_OVERHEAD,
     HEADER,
+    HEADER_FRAME,
     HEARTBEAT,
     HEARTBEAT_FRAME,
     METHOD,
@@ -30,14 +32,13 @@ from servicebus.transport.frames import (
     Properties,
     Unreadable,
     read_ack,
-    read_deliver,
-    read_header,
+    read_properties,
     read_return,
 )
 from servicebus.transport.stream import StreamProtocol
 
-OnDeliver = Callable[[int, bool, str, Properties, bytes], None]
-"""``(delivery tag, redelivered, routing key, properties, body)``"""
+OnDeliver = Callable[[int, Properties, bytes], None]
+"""``(delivery tag, properties, body)``"""
 OnReturn = Callable[[str, str, str, Properties, bytes], None]
 """``(reason, exchange, routing key, properties, body)``"""
 OnConfirm = Callable[[int, bool], None]
@@ -50,13 +51,11 @@ _FRAME_TYPES = (METHOD, HEADER, BODY, HEARTBEAT)
 class _Content:
     """A delivery, or what came back, whose header or body frames are still to come."""
 
-    __slots__ = ("missing", "on_deliver", "pieces", "properties", "redelivered", "routing_key", "tag")
+    __slots__ = ("missing", "on_deliver", "pieces", "properties", "tag")
 
-    def __init__(self, on_deliver: OnDeliver, tag: int, redelivered: bool, routing_key: str):
+    def __init__(self, on_deliver: OnDeliver, tag: int):
         self.on_deliver = on_deliver
         self.tag = tag
-        self.redelivered = redelivered
-        self.routing_key = routing_key
         self.properties: Properties | None = None
         self.missing = 0
         self.pieces: list[bytes] = []
@@ -157,37 +156,39 @@ class FastLane:
         return None
 
     def _take_delivery(self, data: bytes, channel: int, at: int, end: int) -> int:
-        consumer_tag, tag, redelivered, routing_key = read_deliver(data, at + 11)
-        on_deliver = self._consumers[channel, consumer_tag]
+        tag_at = at + 12 + data[at + 11]
+        on_deliver = self._consumers[channel, data[at + 12 : tag_at]]
+        (tag,) = DELIVERY_TAG.unpack_from(data, tag_at)
         # Nearly always all of it is here, and its body is one frame.
-        header = end + 7
-        if header + 16 <= len(data):
-            kind, number, length = FRAME_HEAD.unpack_from(data, end)
-            body = header + length + 1
-            if kind == HEADER and number == channel and body + 7 <= len(data):
-                size, properties = read_header(data, header)
-                kind, number, length = FRAME_HEAD.unpack_from(data, body)
-                stop: int = body + length + FRAME_OVERHEAD
-                is_whole = kind == BODY and number == channel and length == size and stop <= len(data)
-                if is_whole and data[body - 1] == END == data[stop - 1]:
-                    on_deliver(tag, redelivered, routing_key, properties, data[body + 7 : stop - 1])
-                    return stop
-        self._contents[channel] = _Content(on_deliver, tag, redelivered, routing_key)
+        if end + HEADER_FRAME.size <= len(data):
+            kind, number, length, _class, _weight, size, flags = HEADER_FRAME.unpack_from(data, end)
+            body: int = end + length + FRAME_OVERHEAD
+            stop: int = body + size + FRAME_OVERHEAD
+            is_whole = kind == HEADER and number == channel and stop <= len(data)
+            if (
+                is_whole
+                and data[body - 1] == END == data[stop - 1]
+                and FRAME_HEAD.unpack_from(data, body) == (BODY, channel, size)
+            ):
+                on_deliver(tag, read_properties(data, end + HEADER_FRAME.size, flags), data[body + 7 : stop - 1])
+                return stop
+        self._contents[channel] = _Content(on_deliver, tag)
         return end
 
     def _take_return(self, data: bytes, channel: int, at: int, end: int) -> int:
         on_return = self._returns[channel]
         reason, exchange, routing_key = read_return(data, at + 11)
 
-        def returned(_tag: int, _redelivered: bool, key: str, properties: Properties, body: bytes) -> None:
-            on_return(reason, exchange, key, properties, body)
+        def returned(_tag: int, properties: Properties, body: bytes) -> None:
+            on_return(reason, exchange, routing_key, properties, body)
 
-        self._contents[channel] = _Content(returned, 0, False, routing_key)
+        self._contents[channel] = _Content(returned, 0)
         return end
 
     def _take_header(self, data: bytes, channel: int, at: int, end: int) -> int:
         content = self._contents[channel]
-        content.missing, content.properties = read_header(data, at + 7)
+        *_, content.missing, flags = HEADER_FRAME.unpack_from(data, at)
+        content.properties = read_properties(data, at + HEADER_FRAME.size, flags)
         if not content.missing:
             self._deliver(channel, content, b"")
         return end
@@ -207,7 +208,7 @@ class FastLane:
     def _deliver(self, channel: int, content: _Content, body: bytes) -> None:
         del self._contents[channel]
         assert content.properties is not None
-        content.on_deliver(content.tag, content.redelivered, content.routing_key, content.properties, body)
+        content.on_deliver(content.tag, content.properties, body)
 
     def _take_ack(self, data: bytes, channel: int, at: int, end: int) -> int:
         self._confirms[channel](*read_ack(data, at + 11))

@@ -28,11 +28,11 @@ FRAME_HEAD = struct.Struct(">BHL")
 METHOD_HEAD = struct.Struct(">BHLL")
 _ACK_FRAME = struct.Struct(">BHLLQBB")
 _ACK_FRAME_BYTES = 13
-_HEADER_HEAD = struct.Struct(">BHLHHQH")
+HEADER_FRAME = struct.Struct(">BHLHHQH")
+"""Up to the properties: type, channel, length, class, weight, size of the body, property flags."""
 _HEADER_BYTES = 14
-_SIZE_AND_FLAGS = struct.Struct(">QH")
 _U16 = struct.Struct(">H")
-_U64 = struct.Struct(">Q")
+DELIVERY_TAG = struct.Struct(">Q")
 
 # Property flags in the order in which the properties stand in a header frame (AMQP 0-9-1, basic class).
 CONTENT_TYPE, CONTENT_ENCODING, HEADERS, DELIVERY_MODE, PRIORITY = 0x8000, 0x4000, 0x2000, 0x1000, 0x0800
@@ -98,7 +98,7 @@ def publish_frames(
         flags |= MESSAGE_ID
         properties += _short(message_id)
     size = len(body)
-    head = _HEADER_HEAD.pack(HEADER, channel, _HEADER_BYTES + len(properties), 60, 0, size, flags)
+    head = HEADER_FRAME.pack(HEADER, channel, _HEADER_BYTES + len(properties), 60, 0, size, flags)
     if 0 < size <= frame_max - FRAME_OVERHEAD:
         return b"%b%b%b\xce%b%b\xce" % (method, head, properties, FRAME_HEAD.pack(BODY, channel, size), body)
     most = frame_max - FRAME_OVERHEAD
@@ -107,18 +107,6 @@ def publish_frames(
         piece = body[start : start + most]
         frames += (FRAME_HEAD.pack(BODY, channel, len(piece)), piece, b"\xce")
     return b"".join(frames)
-
-
-def read_deliver(data: bytes, start: int) -> tuple[bytes, int, bool, str]:
-    """``(consumer tag, delivery tag, redelivered, routing key)`` of the ``basic.deliver`` arguments at *start*."""
-    at = start + 1 + data[start]
-    consumer_tag = data[start + 1 : at]
-    (tag,) = _U64.unpack_from(data, at)
-    redelivered = bool(data[at + 8])
-    at += 9
-    at += 1 + data[at]  # the exchange
-    routing_key = data[at + 1 : at + 1 + data[at]].decode()
-    return consumer_tag, tag, redelivered, routing_key
 
 
 def read_return(data: bytes, start: int) -> tuple[str, str, str]:
@@ -130,18 +118,16 @@ def read_return(data: bytes, start: int) -> tuple[str, str, str]:
     return f"{code} {text}", exchange, routing_key
 
 
-Properties = tuple["str | None", "str | None", "str | None", "str | None", "Mapping[str, Any] | None"]
-"""Correlation id, reply-to, message id, content type, headers: None for those that are absent."""
+Properties = tuple["str | None", "str | None", "str | None", "Mapping[str, Any] | None"]
+"""Correlation id, reply-to, message id, headers: None for those that are absent."""
 
 
-def read_header(data: bytes, start: int) -> tuple[int, Properties]:
-    """Body size in bytes and properties of the header frame payload at *start*."""
-    size, flags = _SIZE_AND_FLAGS.unpack_from(data, start + 4)
-    content_type = headers = correlation_id = reply_to = message_id = None
-    at = start + 14
+def read_properties(data: bytes, at: int, flags: int) -> Properties:
+    """What stands at *at*, after the *flags* that say what there is."""
+    headers = correlation_id = reply_to = message_id = None
     if flags & _BEFORE_CORRELATION_ID:
         if flags & CONTENT_TYPE:
-            content_type, at = _read_short(data, at)
+            at += 1 + data[at]
         if flags & CONTENT_ENCODING:
             at += 1 + data[at]
         if flags & HEADERS:
@@ -158,12 +144,12 @@ def read_header(data: bytes, start: int) -> tuple[int, Properties]:
         at += 1 + data[at]
     if flags & MESSAGE_ID:
         message_id, at = _read_short(data, at)
-    return size, (correlation_id, reply_to, message_id, content_type, headers)
+    return correlation_id, reply_to, message_id, headers
 
 
 def read_ack(data: bytes, start: int) -> tuple[int, bool]:
     """``(number, multiple)`` of the ``basic.ack`` arguments at *start*: a confirm."""
-    (number,) = _U64.unpack_from(data, start)
+    (number,) = DELIVERY_TAG.unpack_from(data, start)
     return number, bool(data[start + 8] & 1)
 
 

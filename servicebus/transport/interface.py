@@ -21,13 +21,10 @@ class Delivery:
     __slots__ = (
         "body",
         "channel",
-        "content_type",
         "correlation_id",
         "headers",
         "message_id",
-        "redelivered",
         "reply_to",
-        "routing_key",
         "tag",
     )
 
@@ -36,23 +33,17 @@ class Delivery:
         channel: BrokerChannel,
         tag: int,
         body: bytes,
-        redelivered: bool = False,
-        routing_key: str = "",
         correlation_id: str | None = None,
         reply_to: str | None = None,
         message_id: str | None = None,
-        content_type: str | None = None,
         headers: Mapping[str, Any] | None = None,
     ):
         self.channel = channel
         self.tag = tag
         self.body = body
-        self.redelivered = redelivered
-        self.routing_key = routing_key
         self.correlation_id = correlation_id
         self.reply_to = reply_to
         self.message_id = message_id
-        self.content_type = content_type
         self.headers = headers
 
 

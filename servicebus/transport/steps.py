@@ -155,11 +155,8 @@ def _delivery(channel: Any, method: Any, properties: Any, body: bytes) -> Delive
         channel,
         method.delivery_tag,
         body,
-        redelivered=method.redelivered,
-        routing_key=method.routing_key,
         correlation_id=properties.correlation_id,
         reply_to=properties.reply_to,
         message_id=properties.message_id,
-        content_type=properties.content_type,
         headers=properties.headers,
     )
