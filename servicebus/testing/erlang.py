@@ -64,7 +64,7 @@ class ErlangShell:
         try:
             questions.write(line + "\n")
             questions.flush()
-        except BrokenPipeError:
+        except (BrokenPipeError, ValueError):  # it was closed meanwhile
             return ""
         # Erlang's logger writes there, too, when a node that it knew goes away: a line of its would be taken for the
         # answer, and every answer for that to the question before.

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -68,6 +69,7 @@ class Broker:
         self._rabbitmq_conf = rabbitmq_conf
         self._children: list[subprocess.Popen[bytes]] = []
         self._shell: ErlangShell | None = None
+        self._asking = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<Broker {self.name} {self.host}:{self.port} pid {self.pid} {self.state}>"
@@ -201,11 +203,16 @@ class Broker:
         return done.stdout
 
     def evaluate(self, expressions: str) -> str:
-        """The value of Erlang *expressions* on this broker, as Erlang prints it; takes about a millisecond."""
+        """The value of Erlang *expressions* on this broker, as Erlang prints it; takes about a millisecond.
+
+        For any thread; empty if the broker was killed meanwhile.
+        """
         self._must_run("evaluate")
-        if self._shell is None:
-            self._shell = ErlangShell(self._folder.node_name, self._folder.environment())
-        return self._shell.evaluate(expressions)
+        with self._asking:
+            shell = self._shell
+            if shell is None:
+                shell = self._shell = ErlangShell(self._folder.node_name, self._folder.environment())
+            return shell.evaluate(expressions)
 
     def heal(self) -> None:
         """Make it as new, whatever was done to it: running, not frozen, no queue, exchange, policy or added user.

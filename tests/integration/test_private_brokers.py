@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pika
@@ -83,6 +84,13 @@ def test_what_erlang_says_in_between_is_not_taken_for_an_answer(brokers: list[Br
     for number in range(3):
         assert brokers[0].evaluate(f'{{"{number}", foo}}.') == f'{{"{number}",foo}}'
     assert brokers[0].evaluate("no:such().").startswith("{badrpc,{'EXIT',{undef,")
+
+
+def test_each_of_several_threads_gets_its_own_answer(brokers: list[Broker]) -> None:
+    """The chaos rig's caretaker and its main thread ask one member at the same time."""
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda number: brokers[0].evaluate(f"{number}."), range(200), timeout=60))
+    assert answers == [str(number) for number in range(200)]
 
 
 def test_everything_listens_on_loopback_only(brokers: list[Broker]) -> None:
