@@ -12,7 +12,7 @@ from servicebus.policy.clocks import TransitClock
 from servicebus.runtime.job import Incoming
 from servicebus.transport.interface import Delivery
 from servicebus.wire import headers
-from servicebus.wire.envelope import DIRECT_REPLY_TO, FAULT, OK, Envelope, Kind, Reply
+from servicebus.wire.envelope import DIRECT_REPLY_TO, FAULT, OK, Envelope, Kind, Reply, build_reply
 from servicebus.wire.fault import Fault
 from servicebus.wire.requeue import Pass, read_pass
 from servicebus.wire.signing import Keyring, check_fresh
@@ -100,7 +100,7 @@ class Version2:
     def write_result(self, incoming: Incoming, value: Any) -> bytes:
         message = encode_json(value)
         token = self._keyring.sign_reply(incoming.token, incoming.given_id, OK, message, None)
-        body = encode_reply(Reply(incoming.given_id, token, OK, message))
+        body = encode_reply(build_reply(incoming.given_id, token, OK, message))
         if len(body) > self._config.max_envelope_bytes:
             limit = (
                 f"the result is {len(body)} bytes, where max_envelope_bytes allows {self._config.max_envelope_bytes}"

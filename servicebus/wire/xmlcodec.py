@@ -161,8 +161,9 @@ def _parsed(document: bytes) -> Any:
 
 def _payload(body: bytes, start: int, usual_end: bytes, tail: re.Pattern[bytes]) -> bytes:
     """Give what the CDATA sections from *start* to the *tail* of the document hold together."""
-    end = len(body) - len(usual_end) if body.endswith(usual_end) else body.rfind(CDATA_END)
-    if end < start or tail.match(body, end) is None:
+    is_usual = body.endswith(usual_end)
+    end = len(body) - len(usual_end) if is_usual else body.rfind(CDATA_END)
+    if end < start or not (is_usual or tail.match(body, end)):
         raise EnvelopeError("malformed", "the payload is not CDATA up to the end of the document")
     content = body[start:end]
     return _joined(content) if _holds_cdata_end(content) else content
