@@ -1,67 +1,34 @@
 """Dispatcher: delivery -> the inbox of its service; outcome -> what the broker is told. The I/O thread's own.
 
-Theory of operation. A delivery is *received* (verified; an Arrival, or refused at once), and all that one read brought
-is *begun* together, which costs the journal one row. What the journal says of an id decides: it is put into the inbox
-of its service, joins the run under way, gets the stored answer, or is held because another worker of the node has it.
-When its service has left it, the journal is told before anybody else: what is not written there was not done.
+Theory of operation. A delivery is *received* (``reception.py``), and all that one read brought is *begun* together,
+which costs the journal one row. What the journal says of an id decides: it is put into the inbox of its service, joins
+the run under way, gets the stored answer, or is held because another worker of the node has it. When its service has
+left it, the journal is told before anybody else: what is not written there was not done.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from servicebus.errors import EnvelopeError, JournalUnavailable
+from servicebus.errors import JournalUnavailable
 from servicebus.runtime.complaints import Complaints
-from servicebus.runtime.dialect import Dialect, Refused
-from servicebus.runtime.job import Burial, Claim, Incoming, Job, Outcome, Postponement, Settlement, Verdict
-from servicebus.runtime.journal import Journal, Known, Release, Standing, Start
+from servicebus.runtime.job import Burial, Job, Outcome, Postponement, Settlement, Verdict
+from servicebus.runtime.journal import Journal, Known, Release, Standing
+from servicebus.runtime.reception import Arrival, Reception, ServiceKey
 from servicebus.runtime.retries import Retries
 from servicebus.runtime.service_thread import ServiceThread
-from servicebus.transport.interface import Delivery
 from servicebus.wire import headers
 from servicebus.wire.envelope import Kind
-from servicebus.wire.fault import BUSY, EXPIRED, INTERRUPTED, REFUSED, STOPPING, UNKNOWN_SERVICE, Fault
+from servicebus.wire.fault import BUSY, EXPIRED, INTERRUPTED, REFUSED, STOPPING, Fault
 
 _BUSY_RETRY_MS = 50
 _FATAL_DEATHS = 3
 """A request that was running when its worker died, so often, is held responsible."""
 _ASIDE_S = 1.0
 _EXECUTED = {kind: f"executed.{kind.value}" for kind in Kind}
-
-ServiceKey = tuple[Kind, str]
-
-
-@dataclass(slots=True)  # not frozen: see job.py
-class Arrival:
-    """A verified request whose standing is not known yet."""
-
-    incoming: Incoming
-    claim: Claim
-    dialect: Dialect
-    service: ServiceThread | None
-    """None for one that is refused."""
-    deadline: float | None = None
-    """``time.monotonic()`` from which nobody waits for it."""
-    on_full: Callable[[], None] | None = None
-    """What to do when there is no room, instead of the usual."""
-    refusal: Settlement | None = None
-    """Its end, if it is new: the journal has to know of it, or a replay might be run at a better moment."""
-
-    @property
-    def start(self) -> Start:
-        is_idempotent = self.service is not None and self.service.service.idempotent
-        may_run_again = self.incoming.kind is Kind.MESSAGE or is_idempotent
-        return Start(self.incoming.id, self.incoming.expires_at, may_run_again)
-
-    @property
-    def waits_for(self) -> ServiceThread | None:
-        """The service that it waits for while that is full; None if it does not wait: a caller is told instead."""
-        is_message = self.incoming.kind is Kind.MESSAGE and self.on_full is None and self.refusal is None
-        return self.service if is_message else None
 
 
 class Turned(NamedTuple):
@@ -88,6 +55,7 @@ class Dispatcher:
         self._journal = journal
         self._retries = Retries(retry_ladder)
         self._complaints = Complaints(host_name)
+        self.receive = Reception(services, self.counters, self._complaints).receive
         self.running_calls = 0
         """How many of the unfinished are calls."""
         self._running: dict[str, Job] = {}
@@ -102,33 +70,6 @@ class Dispatcher:
     @property
     def unfinished(self) -> int:
         return len(self._running)
-
-    # -- in ------------------------------------------------------------------------------------------------------------
-
-    def receive(
-        self,
-        delivery: Delivery,
-        generation: int,
-        dialect: Dialect,
-        lane: Kind,
-        on_full: Callable[[], None] | None = None,
-    ) -> Arrival | Settlement:
-        """Verify *delivery*; what can be said of it without the journal is said at once."""
-        try:
-            incoming = dialect.read(delivery)
-            if incoming.kind is not lane:
-                raise Refused(EnvelopeError("malformed", f"a {incoming.kind.value} in the queue for {lane.value}s"))
-        except Refused as refused:
-            return self._refuse(refused, Claim(delivery, generation, refused.reply_to), dialect, lane)
-        claim = Claim(delivery, generation, incoming.reply_to)
-        service = self._services.get((lane, incoming.key))
-        if service is None:
-            return self._unknown(incoming, claim, dialect)
-        if incoming.remaining_s is None:
-            return Arrival(incoming, claim, dialect, service, None, on_full)
-        if incoming.remaining_s <= 0:
-            return self._expired(incoming, claim, dialect)
-        return Arrival(incoming, claim, dialect, service, time.monotonic() + incoming.remaining_s, on_full)
 
     def cancel(self, id: str) -> bool:
         """Nobody waits for call *id* any more; False if it does not run here."""
@@ -328,33 +269,6 @@ class Dispatcher:
             text = "replayed: this id was executed already, and its answer is no longer stored"
             return self._answer(arrival, Fault(REFUSED, text))
         return Settlement([arrival.claim], answer)
-
-    # -- refusals ------------------------------------------------------------------------------------------------------
-
-    def _unknown(self, incoming: Incoming, claim: Claim, dialect: Dialect) -> Arrival | Settlement:
-        self.counters["refused.unknown-service"] += 1
-        self._complaints.log(f"no service {incoming.key} for {incoming.kind.value}s; asked for by {incoming.id}")
-        if incoming.kind is Kind.MESSAGE:
-            burial = Burial(UNKNOWN_SERVICE, f"no message service {incoming.key}")
-            return Arrival(incoming, claim, dialect, None, refusal=Settlement([claim], burial=burial))
-        fault = Fault(UNKNOWN_SERVICE, f"the node has no RPC service {incoming.key}")
-        return Settlement([claim], dialect.write_fault(incoming, fault))
-
-    def _expired(self, incoming: Incoming, claim: Claim, dialect: Dialect) -> Settlement:
-        """Not begun, so a Sender whose clock says otherwise can send it again."""
-        self.counters[EXPIRED] += 1
-        return Settlement([claim], dialect.write_fault(incoming, Fault(EXPIRED, "the deadline passed on its way")))
-
-    def _refuse(self, refused: Refused, claim: Claim, dialect: Dialect, lane: Kind) -> Arrival | Settlement:
-        reason = refused.error.reason
-        self.counters[f"refused.{reason}"] += 1
-        self._complaints.log(f"{lane.value} refused: {refused.error}")
-        # A message that was confirmed must not vanish, even if it is only our clock or our secret that is wrong.
-        burial = Burial(reason, refused.error.detail) if lane is Kind.MESSAGE else None
-        settlement = Settlement([claim], refused.reply, burial)
-        if refused.incoming is None or refused.incoming.kind is not lane:
-            return settlement
-        return Arrival(refused.incoming, claim, dialect, None, refusal=settlement)
 
     # -- ends ----------------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from servicebus.runtime.dispatcher import Arrival
+    from servicebus.runtime.reception import Arrival
     from servicebus.runtime.service_thread import ServiceThread
 
 __all__ = ["Doorstep"]

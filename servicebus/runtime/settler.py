@@ -18,11 +18,12 @@ from collections.abc import Callable
 from servicebus.errors import JournalUnavailable
 from servicebus.runtime.complaints import Complaints
 from servicebus.runtime.dialect import Dialect
-from servicebus.runtime.dispatcher import Arrival, Dispatcher, Turned
+from servicebus.runtime.dispatcher import Dispatcher, Turned
 from servicebus.runtime.doorstep import Doorstep
 from servicebus.runtime.job import Claim, Outcome, Settlement
 from servicebus.runtime.journal.log import Damaged
 from servicebus.runtime.publisher import Publisher
+from servicebus.runtime.reception import Arrival
 from servicebus.transport.interface import Delivery
 from servicebus.transport.sharedloop import SharedLoop, nothing
 from servicebus.wire.envelope import Kind

@@ -17,9 +17,10 @@ from servicebus.configuration import Configuration
 from servicebus.endpoints import MessageService, Request, Response, RpcService
 from servicebus.errors import EnvelopeError, JournalUnavailable
 from servicebus.runtime.dialect import Dialect, Version2
-from servicebus.runtime.dispatcher import Arrival, Dispatcher, Turned
+from servicebus.runtime.dispatcher import Dispatcher, Turned
 from servicebus.runtime.job import Burial, Outcome, Postponement, Settlement
 from servicebus.runtime.journal import Known, MemoryJournal, Standing
+from servicebus.runtime.reception import Arrival
 from servicebus.runtime.service_thread import Service, ServiceThread
 from servicebus.transport.interface import Delivery
 from servicebus.wire import headers
