@@ -26,6 +26,7 @@ from servicebus.runtime.job import Claim
 from servicebus.runtime.lanes import Lane, Lanes
 from servicebus.runtime.lookout import Lookout
 from servicebus.runtime.maintenance import Maintenance
+from servicebus.runtime.outages import Outages
 from servicebus.runtime.publisher import Publisher
 from servicebus.runtime.settler import Settler
 from servicebus.runtime.topology import (
@@ -45,7 +46,6 @@ from servicebus.wire.envelope import Kind
 LOG = logging.getLogger(__name__)
 
 CONNECT_LIMIT_S = 2.0
-_REPEAT_COMPLAINT_S = 300.0
 _ASKED = "asked"
 """The kind of loss that is none: somebody of ours wants the connections opened anew."""
 
@@ -77,7 +77,7 @@ class NodeConsumer:
         self._echo_queue = ""
         self._opened = 0
         self._is_stopping = False
-        self._complaints: dict[str, float] = {}
+        self._outages = Outages()
         self._extra_lanes: list[Lane] = []
         self.message_dialect: Dialect = control.dialect
         self.maintenance = Maintenance(loop, config, host.name, self)
@@ -216,7 +216,7 @@ class NodeConsumer:
         self.consuming_since = time.monotonic()
         self._control.connected(self._echo_queue, self.consuming_since)
         self._control.calls_made_at = self._fleeting.made_at(rpc_queue(self._config.node_name))
-        self._complaints = {reason: at for reason, at in self._complaints.items() if reason == self._lane_problem}
+        self._outages.end(self._lane_problem)
         member = f" by {self._connections[0].host.address}" if self.host.members else ""
         LOG.info("%s: consuming for node %s%s", self.host.name, self._config.node_name, member)
         self.maintenance.lanes_open()
@@ -278,20 +278,7 @@ class NodeConsumer:
             self._step(Event.RETRY, self._connect)
 
     def _complain(self, reason: str, kind: str) -> None:
-        """One clear line per cause, repeated every few minutes, not at every attempt."""
-        now = time.monotonic()
-        at = self._complaints.get(reason)
-        if at is not None and now - at < _REPEAT_COMPLAINT_S:
-            return
-        self._complaints[reason] = now
-        is_for_the_operator = kind in ("credentials", "topology", "tls")
-        LOG.log(
-            logging.ERROR if is_for_the_operator else logging.WARNING,
-            "%s: %s%s",
-            self._connections[0].host.place if self._connections else self.host.name,
-            reason,
-            "; trying again, the other hosts are served" if is_for_the_operator else "; reconnecting",
-        )
+        self._outages.tell(self._connections[0].host.place if self._connections else self.host.name, reason, kind)
 
     # -- control -------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,34 @@
+"""Outages: what keeps a worker from its broker, told once for each cause and every few minutes."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+LOG = logging.getLogger(__name__)
+
+_AGAIN_S = 300.0
+_FOR_THE_OPERATOR = ("credentials", "topology", "tls")
+"""Kinds of failure that no waiting mends."""
+
+
+class Outages:
+    """Those of one broker. One thread."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, float] = {}
+
+    def tell(self, place: str, reason: str, kind: str) -> None:
+        now = time.monotonic()
+        at = self._told.get(reason)
+        if at is not None and now - at < _AGAIN_S:
+            return
+        self._told[reason] = now
+        if kind in _FOR_THE_OPERATOR:
+            LOG.error("%s: %s; trying again, the other hosts are served", place, reason)
+        else:
+            LOG.warning("%s: %s; reconnecting", place, reason)
+
+    def end(self, lasting: str) -> None:
+        """All of them are over but *lasting* (``""`` for none): the next one is told again."""
+        self._told = {reason: at for reason, at in self._told.items() if reason == lasting}

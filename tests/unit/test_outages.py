@@ -1,0 +1,41 @@
+"""Outages: a cause is told once, and not at every attempt to connect."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from servicebus.runtime import outages
+from servicebus.runtime.outages import Outages
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr(outages.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_cause_is_told_once_in_a_while(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    told = Outages()
+    for clock[0] in (0.0, 1.0, 299.0, 301.0, 302.0):
+        told.tell("mq-a:5672", "connection refused", "closed")
+    assert caplog.messages == ["mq-a:5672: connection refused; reconnecting"] * 2
+
+
+def test_each_cause_is_told_and_again_after_its_end(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    told = Outages()
+    for end in ("queue is of another type", "", ""):
+        told.tell("mq-a:5672", "refused", "closed")
+        told.tell("mq-a:5672", "queue is of another type", "topology")
+        told.end(end)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR", "WARNING", "WARNING", "ERROR"]
+
+
+@pytest.mark.parametrize("kind", ["credentials", "topology", "tls"])
+def test_what_no_waiting_mends_is_an_error(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    Outages().tell("mq-a:5672", "no", kind)
+    assert caplog.record_tuples == [
+        ("servicebus.runtime.outages", logging.ERROR, "mq-a:5672: no; trying again, the other hosts are served")
+    ]
