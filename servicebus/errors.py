@@ -245,11 +245,15 @@ class UnknownService(CallError):
 
 
 class ServiceBusy(CallError):
-    """Raised when the service's inbox stayed full until the deadline; it was not run."""
+    """Raised when the service could not take the call until the deadline: its inbox stayed full, or it said *reason*.
 
-    def __init__(self, address: str, retry_after_s: float | None = None):
-        super().__init__(address, "the service's inbox is full")
+    It was not run.
+    """
+
+    def __init__(self, address: str, retry_after_s: float | None = None, reason: str = ""):
+        super().__init__(address, reason or "the service's inbox is full")
         self.retry_after_s = retry_after_s
+        self.reason = reason
 
 
 class RemoteError(CallError):

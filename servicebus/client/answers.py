@@ -20,7 +20,6 @@ from servicebus.wire.fault import EXPIRED, Fault, error_from_fault
 
 LOG = logging.getLogger(__name__)
 
-_BUSY_RETRY_S = 0.05
 _QUEUE_MAY_APPEAR_S = 0.25
 """After a message came back unroutable, its node's queue on that broker is not tried again for so long."""
 
@@ -118,7 +117,7 @@ class Answers:
             return
         self._roster.finish(request)
         if isinstance(error, ServiceBusy):
-            self._carrier.pause(request, error.retry_after_s or _BUSY_RETRY_S)
+            self._carrier.pause(request, error)
         else:
             # By our clock it is not late: the two do not agree, or it was held up. Sent again, it says which.
             request.says_fresh = True

@@ -20,7 +20,7 @@ from servicebus.client.roster import Roster
 from servicebus.client.router import Router
 from servicebus.client.verdicts import out_of_paths, out_of_time
 from servicebus.configuration import Configuration
-from servicebus.errors import CallInterrupted, EnvelopeError, ServiceBusError
+from servicebus.errors import CallInterrupted, EnvelopeError, ServiceBusError, ServiceBusy
 from servicebus.policy.retry_budget import busy_pause_s
 from servicebus.transport.loop import EventLoop
 from servicebus.wire.envelope import Kind
@@ -28,6 +28,8 @@ from servicebus.wire.envelope import Kind
 if TYPE_CHECKING:
     from servicebus.client.outbox import Outbox
 
+_BUSY_RETRY_S = 0.05
+"""For who is busy and does not say for how long."""
 _HELD_S = 0.2
 """How often a call that is held back asks whether it may go."""
 
@@ -130,13 +132,14 @@ class Carrier:
                 return
         self.route(request, now)
 
-    def pause(self, request: Request, hint_s: float) -> None:
-        """The service of *request* is busy: ask again in a while; it is on no path now."""
+    def pause(self, request: Request, busy: ServiceBusy) -> None:
+        """Its service cannot take *request* now: ask again in a while; it is on no path now."""
         request.refusals += 1
+        request.refused_with = busy.reason
         request.link = request.path = None
         request.waiting_since = None
         self._roster.pausing[request.id] = request
-        self._pause(request, hint_s)
+        self._pause(request, busy.retry_after_s or _BUSY_RETRY_S)
 
     def _pause(self, request: Request, hint_s: float) -> None:
         pause_s = busy_pause_s(hint_s, request.refusals, random.random())

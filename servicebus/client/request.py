@@ -67,6 +67,7 @@ class Request:
         "post",
         "published_at",
         "refusals",
+        "refused_with",
         "resend",
         "returned",
         "reverse",
@@ -125,6 +126,8 @@ class Request:
         self._promise: Promise | None = None
         self.refusals = 0
         """How often its service was busy."""
+        self.refused_with = ""
+        """What it said the last time."""
         self.says_fresh = False
         """The node takes it for late, our clock says otherwise: it travels with a mark that it was sent just now."""
         self.carried = 0

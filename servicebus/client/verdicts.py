@@ -28,7 +28,7 @@ def out_of_time(request: Request, links: Sequence[Link], now: float) -> ServiceB
     if request.kind is Kind.MESSAGE:
         return out_of_paths(request, links)
     if request.refusals and not request.maybe_ran:
-        return ServiceBusy(str(request.address))
+        return ServiceBusy(str(request.address), reason=request.refused_with)
     if request.link is None:  # it waited for a path to the end: the links that broke say more than the time
         return out_of_paths(request, links)
     return CallTimeout(str(request.address), now - request.started_at, request.attempts)

@@ -91,7 +91,7 @@ def error_from_fault(fault: Fault, address: str, waited_s: float = 0.0) -> Servi
 
 
 def _busy(fault: Fault, address: str, waited_s: float) -> ServiceBusError:
-    return ServiceBusy(address, None if fault.retry_after_ms is None else fault.retry_after_ms / 1000)
+    return ServiceBusy(address, None if fault.retry_after_ms is None else fault.retry_after_ms / 1000, fault.text)
 
 
 def _refused(fault: Fault, address: str, waited_s: float) -> ServiceBusError:

@@ -16,7 +16,7 @@ from probe import Probe
 from waiting import Stopwatch, wait_until
 
 from servicebus.configuration import Configuration
-from servicebus.errors import CallTimeout, RemoteError
+from servicebus.errors import CallTimeout, RemoteError, ServiceBusy
 from servicebus.runtime.lock_keys import slot_finder
 from servicebus.runtime.node_locks import NodeLocks, locks_of
 from servicebus.runtime.registration import Service
@@ -147,3 +147,8 @@ def test_a_service_says_itself_what_becomes_of_a_call(agent: Agent, make_sender:
     with pytest.raises(RemoteError) as caught:
         sender.call("NODE-01.bank.warm", "reject", timeout=20)
     assert (caught.value.type, caught.value.message) == ("Reject", "no such customer")
+
+
+def test_a_caller_whose_time_is_over_is_told_why_the_service_would_not(agent: Agent, make_sender: MakeSender) -> None:
+    with pytest.raises(ServiceBusy, match=r"NODE-01\.bank\.warm: asked too early"):
+        make_sender(agent.configuration()).call("NODE-01.bank.warm", "never", timeout=1)

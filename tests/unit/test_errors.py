@@ -110,8 +110,13 @@ EXAMPLES: list[tuple[ServiceBusError, dict[str, object], str]] = [
     (errors.UnknownService("N.c.s"), {"address": "N.c.s"}, "N.c.s: the node has no such service"),
     (
         errors.ServiceBusy("N.c.s", 0.05),
-        {"address": "N.c.s", "retry_after_s": 0.05},
+        {"address": "N.c.s", "retry_after_s": 0.05, "reason": ""},
         "N.c.s: the service's inbox is full",
+    ),
+    (
+        errors.ServiceBusy("N.c.s", 2.0, "the database is away"),
+        {"address": "N.c.s", "retry_after_s": 2.0, "reason": "the database is away"},
+        "N.c.s: the database is away",
     ),
     (
         errors.RemoteError("N.c.s", "ValueError", "no such month", "Traceback ..."),

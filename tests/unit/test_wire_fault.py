@@ -85,6 +85,7 @@ def test_busy_tells_the_caller_when_to_come_back() -> None:
     assert isinstance(error, ServiceBusy)
     assert error.retry_after_s == 0.05
     assert error.address == "N.c.s"
+    assert str(error) == "N.c.s: full"
 
 
 def test_a_stopping_node_is_busy_for_its_callers() -> None:
