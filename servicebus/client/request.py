@@ -206,21 +206,24 @@ class Request:
         self._is_abandoned = not self._has_ended
         return self._is_abandoned
 
+    # The promise first: whoever turns the loop may be interrupted at any point, and what has not ended is ended again,
+    # by its deadline at the latest.
+
     def complete(self, answer: Any) -> None:
         if not self._has_ended:
-            self._answer = answer
-            self._end()
             if self._promise is not None:
                 with suppress(InvalidStateError):  # cancelled by its caller, who does not want to know
                     self._promise.set_result(answer)
+            self._answer = answer
+            self._end()
 
     def fail(self, error: BaseException) -> None:
         if not self._has_ended:
-            self._error = error
-            self._end()
             if self._promise is not None:
                 with suppress(InvalidStateError):
                     self._promise.set_exception(error)
+            self._error = error
+            self._end()
 
     def _end(self) -> None:
         self._has_ended = True

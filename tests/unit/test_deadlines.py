@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,6 +50,28 @@ def test_what_is_done_is_not_kept(given: list[int]) -> None:
         each.complete(None)
     deadlines.forget_done(0)
     assert len(deadlines) == 0
+
+
+@pytest.mark.parametrize("name", ["set_result", "set_exception"])
+def test_whoever_is_interrupted_as_he_ends_one_leaves_it_to_its_deadline(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that waits for an answer of its own turns the loop, and Ctrl-C may come at any point."""
+    deadlines, waiting = Deadlines(), request(1, 5.0)
+    deadlines.add(waiting)
+    promise = waiting.promise()
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(promise, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            waiting.complete(1) if name == "set_result" else waiting.fail(ValueError())
+    (late,) = deadlines.expired(6.0)
+    late.fail(TimeoutError("late"))
+    with pytest.raises(TimeoutError, match="late"):
+        promise.result(timeout=0)
 
 
 def test_requests_of_one_limit_leave_as_they_are_answered() -> None:
