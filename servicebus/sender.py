@@ -108,9 +108,7 @@ class Sender:
             CallTimeout: the deadline passed.
         """
         address, limit_s = self._parse(target, timeout)
-        life, request = self._make(
-            address, Kind.CALL, params, limit_s, resend=resend, reverse=reverse, hedge_after=hedge_after
-        )
+        life, request = self._make(address, Kind.CALL, params, limit_s, resend, reverse, hedge_after)
         return life.engine.ask(request)  # type: ignore[no-any-return]
 
     def call_async(
@@ -130,7 +128,7 @@ class Sender:
         may read the answers itself. Cancelling it tells the node that nobody waits any more.
         """
         address, limit_s = self._parse(target, timeout)
-        return self._ask(address, Kind.CALL, params, limit_s, resend=resend, reverse=reverse, hedge_after=hedge_after)
+        return _submit(*self._make(address, Kind.CALL, params, limit_s, resend, reverse, hedge_after))
 
     # -- messages ------------------------------------------------------------------------------------------------
 
@@ -212,9 +210,6 @@ class Sender:
         address = Address.parse(target)
         return address, self._limit_s(address, self._config.call_timeout if timeout is None else timeout)
 
-    def _ask(self, address: Address, kind: Kind, params: Any, timeout_s: float, **how: Any) -> Future[Any]:
-        return _submit(*self._make(address, kind, params, timeout_s, **how))
-
     def _make_message(
         self, target: str, params: Any, timeout: float | None, delay: float, expires: float | None
     ) -> tuple[Life, Request]:
@@ -234,11 +229,11 @@ class Sender:
         kind: Kind,
         params: Any,
         timeout_s: float,
-        *,
         resend: bool = True,
         reverse: bool = False,
-        pinned: Link | None = None,
         hedge_after: float | None = None,
+        *,
+        pinned: Link | None = None,
         post: Post | None = None,
     ) -> tuple[Life, Request]:
         """A request that is sealed and numbered, and whose life it belongs to. Nothing is sent yet."""
@@ -271,7 +266,7 @@ class Sender:
         address = Address(node, *_PING)
 
         def asking(pin: Link | None) -> Callable[[float], Future[Any]]:
-            return lambda left_s: self._ask(address, Kind.CONTROL, None, left_s, pinned=pin)
+            return lambda left_s: _submit(*self._make(address, Kind.CONTROL, None, left_s, pinned=pin))
 
         return count_answers([asking(pin) for pin in pins], timeout_s)
 

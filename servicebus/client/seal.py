@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 from servicebus.wire.address import Address
-from servicebus.wire.envelope import DIRECT_REPLY_TO, Kind, build_envelope
+from servicebus.wire.envelope import DIRECT_REPLY_TO, Kind
 from servicebus.wire.signing import Keyring
-from servicebus.wire.xmlcodec import encode_envelope
+from servicebus.wire.xmlcodec import write_event
 
 
 def seal(
@@ -18,16 +18,8 @@ def seal(
     Raises:
         EnvelopeError: ``unencodable``; nothing was sent.
     """
-    envelope = build_envelope(
-        wire_id,
-        address.node,
-        address.category,
-        address.name,
-        kind,
-        sent_ms=int(time.time() * 1000),
-        ttl_ms=max(1, int(timeout_s * 1000)),
-        reply="" if kind is Kind.MESSAGE else DIRECT_REPLY_TO,
-        params=params,
-    )
-    token = keyring.sign_envelope(envelope)
-    return token, encode_envelope(envelope, token)
+    node, category, name = address.node, address.category, address.name
+    sent_ms, ttl_ms = int(time.time() * 1000), max(1, int(timeout_s * 1000))
+    reply = "" if kind is Kind.MESSAGE else DIRECT_REPLY_TO
+    token = keyring.sign_event(wire_id, node, category, name, kind, sent_ms, ttl_ms, reply, params)
+    return token, write_event(wire_id, node, category, name, kind, sent_ms, ttl_ms, reply, params, token)

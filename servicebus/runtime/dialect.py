@@ -12,11 +12,11 @@ from servicebus.policy.clocks import TransitClock
 from servicebus.runtime.job import Incoming
 from servicebus.transport.interface import Delivery
 from servicebus.wire import headers
-from servicebus.wire.envelope import DIRECT_REPLY_TO, FAULT, OK, Envelope, Kind, Reply, build_reply
+from servicebus.wire.envelope import DIRECT_REPLY_TO, FAULT, OK, VERSION, Envelope, Kind, Reply
 from servicebus.wire.fault import Fault
 from servicebus.wire.requeue import Pass, read_pass
 from servicebus.wire.signing import Keyring, check_fresh
-from servicebus.wire.xmlcodec import decode_envelope, encode_json, encode_reply
+from servicebus.wire.xmlcodec import decode_envelope, encode_json, encode_reply, write_answer
 
 UNSIGNED = "unsigned"
 """In place of a token: a hint for whoever has another secret, never to be believed."""
@@ -100,7 +100,7 @@ class Version2:
     def write_result(self, incoming: Incoming, value: Any) -> bytes:
         message = encode_json(value)
         token = self._keyring.sign_reply(incoming.token, incoming.given_id, OK, message, None)
-        body = encode_reply(build_reply(incoming.given_id, token, OK, message))
+        body = write_answer(incoming.given_id, token, message)
         if len(body) > self._config.max_envelope_bytes:
             limit = (
                 f"the result is {len(body)} bytes, where max_envelope_bytes allows {self._config.max_envelope_bytes}"
@@ -129,19 +129,20 @@ class Version2:
         else:
             remaining_s = (envelope.ttl_ms - transit_ms) / 1000
             expires_at = (envelope.sent_ms + envelope.ttl_ms) / 1000 + self._config.clock_skew
+        # By position: names cost a tenth of a microsecond each.
         return Incoming(
-            id=envelope.id if passed is None else passed.id,
-            given_id=envelope.id,
-            kind=envelope.kind,
-            category=envelope.category,
-            service=envelope.service,
-            token=envelope.token,
-            version="2",
-            raw_params=envelope.params,
-            sent_ms=envelope.sent_ms,
-            remaining_s=remaining_s,
-            expires_at=expires_at,
-            reply_to=reply_to if envelope.reply == DIRECT_REPLY_TO else "",
+            envelope.id if passed is None else passed.id,
+            envelope.kind,
+            envelope.category,
+            envelope.service,
+            envelope.token,
+            VERSION,
+            envelope.params,
+            envelope.sent_ms,
+            remaining_s,
+            expires_at,
+            reply_to if envelope.reply == DIRECT_REPLY_TO else "",
+            envelope.id,
         )
 
 

@@ -73,6 +73,22 @@ class Keyring:
         """Give the token of *envelope*; the one it carries is not looked at."""
         return self._signer.token(canonical_event(envelope))
 
+    def sign_event(
+        self,
+        id: str,
+        node: str,
+        category: str,
+        service: str,
+        kind: Kind,
+        sent_ms: int,
+        ttl_ms: int,
+        reply: str,
+        params: bytes,
+    ) -> str:
+        """Give the token of the envelope that these fields make."""
+        names = _canonical_names(node, category, service, kind._value_, reply)
+        return self._signer.token(_canonical_event(names, id, sent_ms, ttl_ms, params))
+
     def verify_envelope(self, envelope: Envelope) -> None:
         """Accept the token of *envelope*, or raise ``SignatureError``."""
         self._verify(envelope.token, canonical_event(envelope))
@@ -117,14 +133,15 @@ def canonical_bytes(domain: bytes, *parts: bytes) -> bytes:
 def canonical_event(envelope: Envelope) -> bytes:
     """Give the bytes that the token of a request covers: every field but the token itself."""
     e = envelope
-    sent = str(e.sent_ms)
-    ttl = str(e.ttl_ms)
     names = _canonical_names(e.node, e.category, e.service, e.kind._value_, e.reply)
-    return b"%b%b%b" % (
-        names,
-        f"{len(sent)}:{sent}{len(ttl)}:{ttl}{len(e.id)}:{e.id}{len(e.params)}:".encode(),
-        e.params,
-    )
+    return _canonical_event(names, e.id, e.sent_ms, e.ttl_ms, e.params)
+
+
+def _canonical_event(names: bytes, id: str, sent_ms: int, ttl_ms: int, params: bytes) -> bytes:
+    sent = str(sent_ms)
+    ttl = str(ttl_ms)
+    head = f"{len(sent)}:{sent}{len(ttl)}:{ttl}{len(id)}:{id}{len(params)}:"
+    return b"%b%b%b" % (names, head.encode(), params)
 
 
 @lru_cache(maxsize=1024)

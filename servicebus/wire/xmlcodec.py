@@ -42,6 +42,8 @@ __all__ = [
     "encode_envelope",
     "encode_json",
     "encode_reply",
+    "write_answer",
+    "write_event",
 ]
 
 _KINDS = {kind.value: kind for kind in Kind}
@@ -49,7 +51,8 @@ _MAX_REPLY_CHARS = 255  # an AMQP short string
 _SPLIT = CDATA_END + CDATA_START
 _PARAMS_BYTES = len(b"<params>" + CDATA_START)
 _MESSAGE_BYTES = len(b"<message>" + CDATA_START)
-_TICKET = re.compile(f"<id>{ID.decode()}</id><token>{TOKEN.decode()}</token>")
+_ID = re.compile(ID.decode())
+_TOKEN = re.compile(TOKEN.decode())
 _ESCAPES = str.maketrans(
     # White space too: XML makes a space of it in attributes, and LF of CR LF in text.
     {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\r": "&#13;", "\n": "&#10;", "\t": "&#9;"}
@@ -63,12 +66,35 @@ def encode_envelope(envelope: Envelope, token: str | None = None) -> bytes:
         EnvelopeError: ``unencodable`` for a name, id, token, reply address or number that no receiver would accept.
     """
     e = envelope
-    if not 0 <= e.sent_ms <= MAX_NUMBER or not 0 <= e.ttl_ms <= MAX_NUMBER:
-        raise EnvelopeError("unencodable", f"sent {e.sent_ms} or ttl {e.ttl_ms} is not from 0 to {MAX_NUMBER}")
-    start, reply, names = _written_names(e.node, e.kind._value_, e.reply, e.category, e.service)
-    ticket = _written_ticket(e.id, e.token if token is None else token)
-    head = f'{start} sent="{e.sent_ms}" ttl="{e.ttl_ms}" {reply}>{ticket}{names}<params><![CDATA['
-    return b"%b%b]]></params></event>" % (head.encode(), _in_cdata(e.params))
+    token = e.token if token is None else token
+    _check_ticket(e.id, token)
+    return write_event(e.id, e.node, e.category, e.service, e.kind, e.sent_ms, e.ttl_ms, e.reply, e.params, token)
+
+
+def write_event(
+    id: str,
+    node: str,
+    category: str,
+    service: str,
+    kind: Kind,
+    sent_ms: int,
+    ttl_ms: int,
+    reply: str,
+    params: bytes,
+    token: str,
+) -> bytes:
+    """The same of an envelope's fields, of which *id* and *token* are well formed: they were made here.
+
+    Raises:
+        EnvelopeError: ``unencodable``.
+    """
+    if not 0 <= sent_ms <= MAX_NUMBER or not 0 <= ttl_ms <= MAX_NUMBER:
+        raise EnvelopeError("unencodable", f"sent {sent_ms} or ttl {ttl_ms} is not from 0 to {MAX_NUMBER}")
+    start, answer, names = _written_names(node, kind._value_, reply, category, service)
+    head = (
+        f'{start} sent="{sent_ms}" ttl="{ttl_ms}" {answer}><id>{id}</id><token>{token}</token>{names}<params><![CDATA['
+    )
+    return b"%b%b]]></params></event>" % (head.encode(), _in_cdata(params))
 
 
 def decode_envelope(body: bytes, max_bytes: int) -> Envelope:
@@ -111,15 +137,24 @@ def encode_reply(reply: Reply) -> bytes:
     Raises:
         EnvelopeError: ``unencodable`` for an id or token that no caller would accept, or a fault that is missing.
     """
-    head = (
-        f'<?xml version="1.0"?>\n<response version="2">{_written_ticket(reply.id, reply.token)}'
-        f"<status>{reply.status}</status>"
-    )
+    _check_ticket(reply.id, reply.token)
     if reply.status == OK and reply.fault is None:
-        return b"%b<message><![CDATA[%b]]></message></response>" % (head.encode(), _in_cdata(reply.message))
+        return write_answer(reply.id, reply.token, reply.message)
     if reply.status != FAULT or reply.fault is None:
         raise EnvelopeError("unencodable", f"status {reply.status!r} does not go with fault {reply.fault!r}")
-    return f"{head}{_written_fault(reply.fault)}</response>".encode()
+    return (
+        f'<?xml version="1.0"?>\n<response version="2"><id>{reply.id}</id><token>{reply.token}</token>'
+        f"<status>{FAULT}</status>{_written_fault(reply.fault)}</response>"
+    ).encode()
+
+
+def write_answer(id: str, token: str, message: bytes) -> bytes:
+    """The reply that is ok, to a request whose *id* was read, with a *token* that was made here."""
+    head = (
+        f'<?xml version="1.0"?>\n<response version="2"><id>{id}</id><token>{token}</token>'
+        f"<status>{OK}</status><message><![CDATA["
+    )
+    return b"%b%b]]></message></response>" % (head.encode(), _in_cdata(message))
 
 
 def decode_reply(body: bytes, max_bytes: int) -> Reply:
@@ -220,11 +255,9 @@ def _names_problem(node: str, reply: str, category: str, service: str) -> str:
     return ""
 
 
-def _written_ticket(id: str, token: str) -> str:
-    ticket = f"<id>{id}</id><token>{token}</token>"
-    if _TICKET.fullmatch(ticket) is None:
+def _check_ticket(id: str, token: str) -> None:
+    if _ID.fullmatch(id) is None or _TOKEN.fullmatch(token) is None:
         raise EnvelopeError("unencodable", f"id {id[:40]!r} or the token (of {len(token)} characters) is malformed")
-    return ticket
 
 
 def _written_fault(fault: Fault) -> str:
