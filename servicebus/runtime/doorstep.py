@@ -38,7 +38,7 @@ class Doorstep:
 
     def __init__(self, window: int):
         self._most = window // 4
-        self._waiting: dict[ServiceThread, deque[tuple[float, Arrival]]] = {}
+        self.waiting: dict[ServiceThread, deque[tuple[float, Arrival]]] = {}
         """Since when, and who."""
         self._budget = float(_BURST)
         self._filled_at = 0.0
@@ -47,26 +47,23 @@ class Doorstep:
         return f"<Doorstep {len(self)} waiting, {self._budget:.0f} may step aside>"
 
     def __len__(self) -> int:
-        return sum(map(len, self._waiting.values()))
-
-    def __bool__(self) -> bool:
-        return bool(self._waiting)
+        return sum(map(len, self.waiting.values()))
 
     def clear(self) -> None:
         """The broker gives them out again."""
-        self._waiting.clear()
+        self.waiting.clear()
 
     def admit(self, arrivals: Iterable[Arrival], now: float) -> list[Arrival]:
         """Who may go in now: those who have waited, then of *arrivals* those who find room; the others wait here."""
         admitted = []
         rooms: dict[ServiceThread, int] = {}
-        for full, waiting in list(self._waiting.items()):
+        for full, waiting in list(self.waiting.items()):
             rooms[full] = full.room
             while waiting and rooms[full] > 0:
                 admitted.append(waiting.popleft()[1])
                 rooms[full] -= 1
             if not waiting:
-                del self._waiting[full]
+                del self.waiting[full]
         for arrival in arrivals:
             service = arrival.waits_for
             if service is not None:
@@ -74,7 +71,7 @@ class Doorstep:
                     rooms[service] = service.room
                 rooms[service] -= 1
                 if rooms[service] < 0:
-                    self._waiting.setdefault(service, deque()).append((now, arrival))
+                    self.waiting.setdefault(service, deque()).append((now, arrival))
                     continue
             admitted.append(arrival)
         return admitted
@@ -82,18 +79,18 @@ class Doorstep:
     def turn_away(self, now: float) -> list[Arrival]:
         """Who has to step aside now, so that messages to other services come through."""
         turned_away: list[Arrival] = []
-        if not self._waiting:
+        if not self.waiting:
             return turned_away
         self._budget = min(float(_BURST), self._budget + _PER_S * (now - self._filled_at))
         self._filled_at = now
         excess = min(len(self) - self._most, int(self._budget))
-        for service, waiting in list(self._waiting.items()):
+        for service, waiting in list(self.waiting.items()):
             if now - waiting[0][0] < _LONG_S:
                 continue
             # The last first: those who came before them keep their places.
             while waiting and len(turned_away) < excess:
                 turned_away.append(waiting.pop()[1])
             if not waiting:
-                del self._waiting[service]
+                del self.waiting[service]
         self._budget -= len(turned_away)
         return turned_away

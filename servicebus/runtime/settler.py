@@ -184,7 +184,7 @@ class Settler:
         """The loop's turn is over: finish and begin what it brought."""
         self._flushes = False
         arrivals, self._arrivals = self._arrivals, []
-        if self._brought_messages or self._doorstep:
+        if self._brought_messages or self._doorstep.waiting:
             self._brought_messages = False
             arrivals = self._at_the_doorstep(arrivals)
         outcomes, self._outcomes = self._outcomes, []
@@ -223,16 +223,19 @@ class Settler:
 
     def settle(self, settlement: Settlement) -> None:
         """Answer, store and ack, as far as the claims are of these connections; the others come again."""
-        live = [claim for claim in settlement.claims if claim.generation == self._generation]
-        if not live or self._publisher is None:
+        publisher, generation, reply = self._publisher, self._generation, settlement.reply
+        if publisher is None:
             return
-        if settlement.copy is not None:
-            self._store(settlement, live[0], self._publisher)
-            return
-        for claim in live:
+        is_to_be_stored = settlement.copy is not None
+        for claim in settlement.claims:
+            if claim.generation != generation:
+                continue
+            if is_to_be_stored:
+                self._store(settlement, claim, publisher)
+                return
             # Reply first: a crash between the two costs a repeat, not an answer.
-            if settlement.reply is not None:
-                self._publisher.reply(claim, settlement.reply)
+            if reply is not None:
+                publisher.reply(claim, reply)
             claim.delivery.channel.ack(claim.delivery.tag)
 
     def _store(self, settlement: Settlement, claim: Claim, publisher: Publisher) -> None:
@@ -260,6 +263,6 @@ class Settler:
             self._give_up_journal(error)
         except JournalUnavailable as error:
             self._complaints.log(str(error))
-        if self._doorstep:
+        if self._doorstep.waiting:
             self._flush_later()
         self._loop.call_later(_IDLE_TICK_S if self.is_idle else _TICK_S, self._tick)

@@ -180,7 +180,8 @@ class SharedLoop(EventLoop):
             if not (self._posted or self._stopping or self._is_torn):
                 has_begun = True
                 begin()
-                self._run_submitted()
+                if self._submitted:
+                    self._run_submitted()
                 self._flush()
                 while not is_over() and self._read_streams(me):
                     pass
@@ -232,7 +233,7 @@ class SharedLoop(EventLoop):
         self._sleeping = False
         self._leader = None
         self._lead.release()
-        if is_needed or self._has_work() or self._is_torn:
+        if is_needed or self._posted or self._submitted or self._is_torn:
             self._call_back()
 
 
