@@ -83,7 +83,7 @@ class ServiceThread:
 
     def put(self, job: Job) -> bool:
         """Accept *job*, or say False when the inbox is full. Never blocks."""
-        if self.backlog >= self._inbox_size:
+        if self._taken - self._left >= self._inbox_size:
             return False
         self._taken += 1
         if self._parking is None:

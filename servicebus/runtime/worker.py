@@ -26,6 +26,7 @@ from servicebus.runtime.maintenance import DRAINED
 from servicebus.runtime.node_locks import NodeLocks
 from servicebus.runtime.ping_watcher import PingWatcher
 from servicebus.runtime.pulse import Pulse
+from servicebus.runtime.reception import ServiceKey
 from servicebus.runtime.service_thread import Service, ServiceThread
 from servicebus.runtime.settler import Settler
 from servicebus.runtime.signals import EXIT_ASKED, EXIT_FAILED, SignalPipe, unmask
@@ -67,24 +68,25 @@ class Worker:
         # Half of the window: more, and one slow service would keep the others from getting anything delivered.
         half = max(1, config.prefetch // 2)
         inbox_size = min(queue_len or half, half)
-        self._services = [
-            ServiceThread(
-                service,
-                inbox_size,
-                self._post,
-                make_sender,
-                with_traces=config.fault_traces,
-                locks=locks,
-                hand_over=self._hand_over,
-            )
-            for service in services
-        ]
-        by_key = {(thread.service.kind, thread.service.key): thread for thread in self._services}
+        by_key: dict[ServiceKey, ServiceThread] = {}
         self._journal = journal
         self._dispatcher = Dispatcher(by_key, journal, host.name, config.retry_ladder)
         dialect = Version2(config, keyring)
         control = ControlLane(config, keyring, dialect, self._dispatcher)
         self._settler = Settler(self._loop, self._dispatcher, host.name, config.prefetch, self._on_damaged_journal)
+        self._services = [
+            ServiceThread(
+                service,
+                inbox_size,
+                self._settler.post,
+                make_sender,
+                with_traces=config.fault_traces,
+                locks=locks,
+                hand_over=self._settler.hand_over,
+            )
+            for service in services
+        ]
+        by_key.update({(thread.service.kind, thread.service.key): thread for thread in self._services})
         self._consumer = NodeConsumer(self._loop, host, config, self._settler, control)
         self._watcher = PingWatcher(self._loop, self._consumer, control, config)
         if config.compat:
@@ -121,12 +123,6 @@ class Worker:
         """Without memory nothing may be begun; the next worker that finds nobody else in the file begins a new one."""
         LOG.error("%s: %s; this worker ends, and the next one begins a new journal", self._host.name, error)
         os.kill(os.getpid(), signal.SIGTERM)
-
-    def _post(self, outcome: Any) -> None:
-        self._settler.post(outcome)
-
-    def _hand_over(self, outcome: Any, has_job: Callable[[], bool]) -> None:
-        self._settler.hand_over(outcome, has_job)
 
     def snapshot(self) -> dict[str, Any]:
         consumer = self._consumer

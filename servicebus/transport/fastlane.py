@@ -134,7 +134,7 @@ class FastLane:
         if kept_from < at:
             self._pass(data, kept_from, at)
         self._rest = data[at:]
-        if kept_some:
+        if kept_some and time.monotonic() - self._fed_at >= _HEARTBEAT_S:
             self._feed_heartbeat()
 
     # -- inside --------------------------------------------------------------------------------------------------------
@@ -220,7 +220,5 @@ class FastLane:
             self._pika.data_received(data[start:end])
 
     def _feed_heartbeat(self) -> None:
-        now = time.monotonic()
-        if now - self._fed_at >= _HEARTBEAT_S:
-            self._fed_at = now
-            self._pass(HEARTBEAT_FRAME, 0, len(HEARTBEAT_FRAME))
+        self._fed_at = time.monotonic()
+        self._pass(HEARTBEAT_FRAME, 0, len(HEARTBEAT_FRAME))

@@ -109,18 +109,15 @@ class Stream:
                 self._close(None)
                 return
             self.bytes_received += len(data)
-            self._deliver(data)
+            try:
+                self._protocol.data_received(data)
+            except Exception as error:  # the peer sent what its protocol cannot read: this connection is lost, no other
+                if came_from_a_signal(error):
+                    raise
+                LOG.warning("%r: unreadable data from the broker: %r", self, error)
+                self._close(error)
             if not (isinstance(self._sock, ssl.SSLSocket) and self._sock.pending()):
                 return
-
-    def _deliver(self, data: bytes) -> None:
-        try:
-            self._protocol.data_received(data)
-        except Exception as error:  # the peer sent what its protocol cannot read: this connection is lost, no other
-            if came_from_a_signal(error):
-                raise
-            LOG.warning("%r: unreadable data from the broker: %r", self, error)
-            self._close(error)
 
     def flush(self) -> None:
         """Send what was written during this turn; what the socket does not take now waits for it."""

@@ -48,7 +48,9 @@ def encode_json(value: Any) -> bytes:
     if bracket >= 0 and text.find("]]>", bracket) >= 0:
         text = text.replace("]]>", "]]\\u003e")
     raw = text.encode("ascii")
-    if len(raw) <= _LONG_BYTES or not _is_shallow(value):
+    # Depth is at most the count of opening brackets: settles all small texts.
+    is_long = len(raw) > _LONG_BYTES
+    if not _is_shallow(value) if is_long else raw.count(b"[") + raw.count(b"{") > MAX_JSON_DEPTH:
         _check_depth(raw)
     return raw
 
@@ -61,7 +63,8 @@ def decode_json(raw: bytes) -> Any:
             Infinity and numbers of more than 4300 digits included.
     """
     is_long = len(raw) > _LONG_BYTES
-    if not is_long:
+    # Depth is at most the count of opening brackets: settles all small texts.
+    if not is_long and raw.count(b"[") + raw.count(b"{") > MAX_JSON_DEPTH:
         _check_depth(raw)
     try:
         text = raw.decode("utf-8")
@@ -122,7 +125,6 @@ def _is_shallow(value: Any) -> bool:
 
 
 def _check_depth(raw: bytes) -> None:
-    # Depth is at most the count of opening brackets: settles all small texts in 0.1 us.
     if raw.count(b"[") + raw.count(b"{") <= MAX_JSON_DEPTH:
         return
     if b"\\" in raw:
