@@ -6,6 +6,7 @@ Brokers come from the fixture ``brokers`` of servicebus.testing.
 from __future__ import annotations
 
 import os
+import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -30,6 +31,20 @@ if TYPE_CHECKING:
     from servicebus.configuration import Configuration
     from servicebus.sender import Sender
     from servicebus.testing import Broker
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--lane", choices=["fast", "pika"], default="fast", help="What fast_lane is where a test does not say it."
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("lane") == "pika":
+        # This process, and all that it starts.
+        folder = Path(__file__).parent / "fixtures" / "pika_lane"
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+        runpy.run_path(str(folder / "sitecustomize.py"))
 
 
 @pytest.hookimpl(tryfirst=True)
