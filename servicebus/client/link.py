@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import partial
 from typing import Protocol
 
 from servicebus.client.channels import LinkChannels
@@ -93,6 +94,7 @@ class Link:
         self._exchanges = [version.exchange for version in versions]
         self._events = events
         self._answers = answers
+        self.replied: Callable[[Delivery], None] = partial(answers.replied, self)
         self._backoff = Backoff()
         self._turn = Turn(len(host.members))
         self._tried_at = 0.0
@@ -235,9 +237,6 @@ class Link:
     def channels_broken(self, error: TransportError) -> None:
         kind = error.kind if isinstance(error, ConnectFailed) else "closed"
         self._down(error.reason if isinstance(error, (ConnectFailed, ConnectionLost)) else str(error), kind)
-
-    def replied(self, delivery: Delivery) -> None:
-        self._answers.replied(self, delivery)
 
     def returned(self, returned: Returned) -> None:
         self._answers.unroutable(self, returned)

@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from servicebus.configuration import BrokerHost, Configuration
@@ -181,7 +182,7 @@ class NodeConsumer:
         delays = DelayLane(self, config.node_name, generation)
 
         def take(kind: Kind, dialect: Dialect) -> Callable[[Delivery], None]:
-            return lambda delivery: self.settler.take(delivery, generation, dialect, kind)
+            return partial(self.settler.take, generation=generation, dialect=dialect, lane=kind)
 
         def on_control(delivery: Delivery) -> None:
             self._answer_control(delivery, generation)
