@@ -10,6 +10,7 @@ import click
 
 from benchmarks.suite import cli
 from benchmarks.suite.goals import write
+from benchmarks.suite.page import fill
 from benchmarks.suite.settings import RESULTS
 
 
@@ -30,6 +31,8 @@ def command(results: Path, rounds: int | None) -> None:
         click.echo(f"bench: {name} took {time.monotonic() - started:.0f} s", err=True)
     if (goals := write(results)) is not None:
         click.echo(goals.markdown())
+    if results == RESULTS:
+        fill(results)
     if failed:
         raise click.ClickException(f"failed: {', '.join(failed)}")
 
