@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -177,11 +178,18 @@ def test_a_call_that_was_given_up_does_not_run_when_its_turn_comes(
 def frozen(*pids: int) -> Iterator[None]:
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
+    # The thread that is told stops the others when it gets a processor: until then they go on, and may answer a call.
+    wait_until(lambda: all(state == "T" for pid in pids for state in thread_states(pid)))
     try:
         yield
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
+
+
+def thread_states(pid: int) -> list[str]:
+    """As proc(5) has them: ``T`` is stopped."""
+    return [stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
 
 
 def test_a_hedged_call_is_answered_over_another_broker_when_the_first_takes_long(
