@@ -109,6 +109,9 @@ class Answers:
         is_early = fault.type == EXPIRED and now < request.deadline and not request.says_fresh
         if not isinstance(error, ServiceBusy) and not is_early:
             self._answered(request, request.path_on(link))
+            if fault.type == EXPIRED and request.refusals:
+                # Its last attempt came too late to be refused once more.
+                error = ServiceBusy(str(request.address), reason=request.refused_with)
             request.fail(error)
             return
         request.not_run()

@@ -1,0 +1,31 @@
+"""Answers: what a caller is told of a call that was not run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from servicebus.client.answers import Answers
+from servicebus.client.request import Request
+from servicebus.client.roster import Roster
+from servicebus.errors import CallTimeout, ServiceBusError, ServiceBusy
+from servicebus.wire.address import Address
+from servicebus.wire.envelope import Kind
+from servicebus.wire.fault import EXPIRED, Fault
+
+
+@pytest.mark.parametrize(
+    ("refusals", "told"),
+    [(0, CallTimeout), (3, ServiceBusy)],
+    ids=["on its way for too long", "refused until its deadline"],
+)
+def test_a_last_attempt_that_comes_too_late(refusals: int, told: type[ServiceBusError]) -> None:
+    """A service that was busy to the end is what the caller has to know, not that the last of many asked too late."""
+    nobody: Any = None
+    request = Request(1, "x-1", Address.parse("N.test.it"), Kind.CALL, b"", "", timeout_s=0.0)
+    request.refusals, request.refused_with = refusals, "the database is away"
+    Answers(Roster(), nobody, nobody, nobody)._faulted(request, Fault(EXPIRED, "the deadline passed"), nobody)
+    with pytest.raises(told) as caught:
+        request.wait()
+    assert ("the database is away" in str(caught.value)) is (told is ServiceBusy)
