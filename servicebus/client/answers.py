@@ -110,8 +110,9 @@ class Answers:
         if not isinstance(error, ServiceBusy) and not is_early:
             self._answered(request, request.path_on(link))
             if fault.type == EXPIRED and request.refusals:
-                # Its last attempt came too late to be refused once more.
-                error = ServiceBusy(str(request.address), reason=request.refused_with)
+                request.not_run()
+                if not request.maybe_ran:  # nor did an attempt before; the last one came too late to be refused again
+                    error = ServiceBusy(str(request.address), reason=request.refused_with)
             request.fail(error)
             return
         request.not_run()
