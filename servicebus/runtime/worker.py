@@ -68,7 +68,7 @@ class Worker:
         # Half of the window: more, and one slow service would keep the others from getting anything delivered.
         half = max(1, config.prefetch // 2)
         inbox_size = min(queue_len or half, half)
-        by_key: dict[ServiceKey, ServiceThread] = {}
+        by_key: dict[ServiceKey, ServiceThread] = {}  # filled below, with threads that post to the settler
         self._journal = journal
         self._dispatcher = Dispatcher(by_key, journal, host.name, config.retry_ladder)
         dialect = Version2(config, keyring)

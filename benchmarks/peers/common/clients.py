@@ -1,4 +1,4 @@
-"""The client of a peer: what its file fills in, in the peer's own idioms."""
+"""The client of a peer: what its file fills in, in the peer's own idioms; what it has not got raises."""
 
 from __future__ import annotations
 

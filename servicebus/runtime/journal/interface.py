@@ -131,6 +131,8 @@ class OneByOne:
     _now = 0.0
     """The time last heard of."""
 
+    # The long ones are the journal's own.
+
     def begin_many(self, starts: Sequence[Start], now: float) -> list[Known]:
         raise NotImplementedError
 
