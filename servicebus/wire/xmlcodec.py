@@ -143,7 +143,7 @@ def encode_reply(reply: Reply) -> bytes:
     if reply.status != FAULT or reply.fault is None:
         raise EnvelopeError("unencodable", f"status {reply.status!r} does not go with fault {reply.fault!r}")
     return (
-        f'<?xml version="1.0"?>\n<response version="2"><id>{reply.id}</id><token>{reply.token}</token>'
+        f'<response version="2"><id>{reply.id}</id><token>{reply.token}</token>'
         f"<status>{FAULT}</status>{_written_fault(reply.fault)}</response>"
     ).encode()
 
@@ -151,7 +151,7 @@ def encode_reply(reply: Reply) -> bytes:
 def write_answer(id: str, token: str, message: bytes) -> bytes:
     """The reply that is ok, to a request whose *id* was read, with a *token* that was made here."""
     head = (
-        f'<?xml version="1.0"?>\n<response version="2"><id>{id}</id><token>{token}</token>'
+        f'<response version="2"><id>{id}</id><token>{token}</token>'
         f"<status>{OK}</status><message><![CDATA["
     )
     return b"%b%b]]></message></response>" % (head.encode(), _in_cdata(message))
@@ -239,7 +239,7 @@ def _written_names(node: str, kind: str, reply: str, category: str, service: str
     if problem:
         raise EnvelopeError("unencodable", problem)
     return (
-        f'<?xml version="1.0"?>\n<event version="2" node="{_escaped(node)}" kind="{kind}"',
+        f'<event version="2" node="{_escaped(node)}" kind="{kind}"',
         f'reply="{_escaped(reply)}"',
         f"<category>{_escaped(category)}</category><service>{_escaped(service)}</service>",
     )

@@ -76,9 +76,10 @@ EVENT_HEAD = re.compile(
 
 # What needs no XML to be read: letters, digits and signs that stand for themselves in attributes and in text.
 _PLAIN = rb"([0-9A-Za-z._:/+-]*)"
+_USUAL_PROLOG = rb'(?:<\?xml version="1\.0"\?>\n)?'
 
 PLAIN_EVENT = re.compile(
-    rb'<\?xml version="1\.0"\?>\n<event version="2" node="' + _PLAIN + rb'" kind="(call|message|control)" sent="('
+    _USUAL_PROLOG + rb'<event version="2" node="' + _PLAIN + rb'" kind="(call|message|control)" sent="('
     + NUMBER + rb')" ttl="(' + NUMBER + rb')" reply="' + _PLAIN + rb'"><id>(' + ID + rb")</id><token>(" + TOKEN
     + rb")</token><category>" + _PLAIN + rb"</category><service>" + _PLAIN + rb"</service><params><!\[CDATA\["
 )  # fmt: skip
@@ -123,7 +124,7 @@ RESPONSE_HEAD = re.compile(
 """Up to the message, which does not go through lxml; or the whole of a reply that is a fault."""
 
 PLAIN_RESPONSE = re.compile(
-    rb'<\?xml version="1\.0"\?>\n<response version="2"><id>(' + ID + rb")</id><token>(" + TOKEN
+    _USUAL_PROLOG + rb'<response version="2"><id>(' + ID + rb")</id><token>(" + TOKEN
     + rb")</token><status>ok</status><message><!\[CDATA\["
 )  # fmt: skip
 """A subset of RESPONSE_HEAD, up to the first byte of the message; see PLAIN_EVENT."""
