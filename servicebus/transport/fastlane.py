@@ -109,7 +109,7 @@ class FastLane:
     def data_received(self, data: bytes) -> None:
         """Cut *data* into frames; ours become callbacks, runs of the others go to pika in one piece each."""
         if self._rest:
-            data = self._rest + data
+            data = b"".join((self._rest, data))
         at = kept_from = 0
         size = len(data)
         kept_some = False

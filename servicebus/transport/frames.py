@@ -100,11 +100,12 @@ def publish_frames(
     size = len(body)
     head = HEADER_FRAME.pack(HEADER, channel, _HEADER_BYTES + len(properties), 60, 0, size, flags)
     if 0 < size <= frame_max - FRAME_OVERHEAD:
-        return b"%b%b%b\xce%b%b\xce" % (method, head, properties, FRAME_HEAD.pack(BODY, channel, size), body)
+        return b"".join((method, head, properties, b"\xce", FRAME_HEAD.pack(BODY, channel, size), body, b"\xce"))
     most = frame_max - FRAME_OVERHEAD
-    frames = [method, head, properties, b"\xce"]
+    frames: list[bytes | memoryview] = [method, head, properties, b"\xce"]
+    whole = memoryview(body)
     for start in range(0, size, most):
-        piece = body[start : start + most]
+        piece = whole[start : start + most]
         frames += (FRAME_HEAD.pack(BODY, channel, len(piece)), piece, b"\xce")
     return b"".join(frames)
 

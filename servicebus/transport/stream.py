@@ -15,6 +15,9 @@ from servicebus.transport.loop import READ, WRITE, EventLoop
 
 LOG = logging.getLogger(__name__)
 
+_LONG_BYTES = 1 << 20
+"""How much is read at once when there is more than usual; memory for so much is not asked for before."""
+
 
 class StreamProtocol(Protocol):
     """Who reads from a stream: the subset of asyncio's Protocol that pika speaks."""
@@ -34,7 +37,7 @@ class Stream:
         self._loop = loop
         self._sock = sock
         self._protocol = protocol
-        self._out: list[bytes] = []
+        self._out: list[bytes | memoryview] = []
         self._out_bytes = 0
         self._flush_pending = False
         self._watches_writes = False
@@ -99,6 +102,8 @@ class Stream:
         while not self._closed:
             try:
                 data = self._sock.recv(self.READ_BYTES)
+                if len(data) == self.READ_BYTES:
+                    data = self._more_of(data)
             except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return
             except (OSError, ssl.SSLError) as error:
@@ -119,6 +124,13 @@ class Stream:
             if not (isinstance(self._sock, ssl.SSLSocket) and self._sock.pending()):
                 return
 
+    def _more_of(self, data: bytes) -> bytes:
+        """*data* and what stands behind it: a long document is not asked for in many turns."""
+        try:
+            return b"".join((data, self._sock.recv(_LONG_BYTES)))
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return data
+
     def flush(self) -> None:
         """Send what was written during this turn; what the socket does not take now waits for it."""
         self._flush_pending = False
@@ -133,7 +145,7 @@ class Stream:
             self._close(error)
             return
         self._out_bytes -= sent
-        self._out = [data[sent:]] if sent < len(data) else []
+        self._out = [memoryview(data)[sent:]] if sent < len(data) else []
         wants_more = bool(self._out)
         if wants_more is not self._watches_writes:
             self._watches_writes = wants_more

@@ -141,7 +141,7 @@ def _canonical_event(names: bytes, id: str, sent_ms: int, ttl_ms: int, params: b
     sent = str(sent_ms)
     ttl = str(ttl_ms)
     head = f"{len(sent)}:{sent}{len(ttl)}:{ttl}{len(id)}:{id}{len(params)}:"
-    return b"%b%b%b" % (names, head.encode(), params)
+    return b"".join((names, head.encode(), params))
 
 
 @lru_cache(maxsize=1024)
@@ -159,7 +159,7 @@ def _canonical_response(request_token: str, id: str, status: str, message: bytes
             f"{len(message)}:"
         )
         if head.isascii():
-            return b"%b%b0:0:0:0:" % (head.encode(), message)
+            return b"".join((head.encode(), message, b"0:0:0:0:"))
         about = ("", "", "", "")
     else:
         retry = "" if fault.retry_after_ms is None else str(fault.retry_after_ms)
