@@ -84,7 +84,6 @@ class Carrier:
             request.fail(error)
             return
         self._roster.travelling[request.id] = request
-        request.published()
 
     def wait(self, request: Request, now: float) -> None:
         """Let *request* wait for a path."""

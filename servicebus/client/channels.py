@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -12,6 +14,11 @@ from servicebus.transport.confirms import Unconfirmed
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Delivery, Returned, Script
 from servicebus.transport.steps import consume, declare_exchange, set_prefetch
 from servicebus.wire.envelope import DIRECT_REPLY_TO
+
+
+UNCONFIRMED_AT_ONCE = 300
+"""So many messages are on their way to a broker at a time, and the others wait here: the more there are, the more work it
+has with each (50 us of its time for one of 1,000, 40 us for one of 300)."""
 
 
 class ChannelEvents(Protocol):
@@ -41,7 +48,9 @@ class LinkChannels:
     ):
         self.may_declare = may_declare
         """False once the broker has refused it: the agents have declared the exchanges then."""
-        self.unconfirmed: Unconfirmed[Request] = Unconfirmed()
+        self._unconfirmed: Unconfirmed[Request] = Unconfirmed()
+        self._held: deque[tuple[Parcel, Request]] = deque()
+        """Messages to be published when others are confirmed."""
         self._connection = connection
         self._exchanges = exchanges
         self._events = events
@@ -72,6 +81,13 @@ class LinkChannels:
             )
 
     def publish_message(self, parcel: Parcel, request: Request) -> None:
+        """Publish a message, now or as soon as few enough are unconfirmed; it ends as a confirm."""
+        if self._held or len(self._unconfirmed) >= UNCONFIRMED_AT_ONCE:
+            self._held.append((parcel, request))
+        else:
+            self._publish_message(parcel, request)
+
+    def _publish_message(self, parcel: Parcel, request: Request) -> None:
         assert self._sends is not None
         number = self._sends.publish(
             parcel.exchange,
@@ -81,7 +97,22 @@ class LinkChannels:
             persistent=True,
             headers=parcel.headers,
         )
-        self.unconfirmed.add(number, request)
+        self._unconfirmed.add(number, request)
+        request.published()
+
+    @property
+    def unconfirmed(self) -> int:
+        """How many messages wait for their confirm, or to be published."""
+        return len(self._unconfirmed) + len(self._held)
+
+    def oldest_unconfirmed(self) -> Request | None:
+        return next(iter(self._unconfirmed), None)
+
+    def take_unconfirmed(self) -> list[Request]:
+        """Take out all messages: nothing more will be heard of them."""
+        held = [request for _, request in self._held]
+        self._held.clear()
+        return [*self._unconfirmed.clear(), *held]
 
     def ask_broker(self) -> None:
         """Have the broker say something, if it lives."""
@@ -123,8 +154,17 @@ class LinkChannels:
             self._events.channels_broken(error)
 
     def _on_confirmed(self, number: int, multiple: bool, is_ack: bool) -> None:
-        for request in self.unconfirmed.settled(number, multiple):
+        for request in self._unconfirmed.settled(number, multiple):
             self._events.confirmed(request, is_ack)
+        if self._held:
+            self._publish_held(time.monotonic())
+
+    def _publish_held(self, now: float) -> None:
+        while self._held and len(self._unconfirmed) < UNCONFIRMED_AT_ONCE:
+            parcel, request = self._held.popleft()
+            if not request.is_done:
+                request.published_at = now
+                self._publish_message(parcel, request)
 
 
 def _pulse() -> Script:

@@ -46,5 +46,4 @@ class Hedger:
             self.watch(request, _LOOK_AGAIN_S)
         elif self._budgets.may_resend(request.address.node, now):
             link.publish_copy(request, now)
-            request.published()
             self.hedged += 1

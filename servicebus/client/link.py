@@ -275,7 +275,7 @@ class Link:
 
     def take_orphans(self) -> list[Request]:
         """Every request whose outcome went down with the connection."""
-        orphans = self._channels.unconfirmed.clear() if self._channels is not None else []
+        orphans = self._channels.take_unconfirmed() if self._channels is not None else []
         for path in self.paths.values():
             orphans.extend(path.outstanding.values())
             path.outstanding.clear()
@@ -314,6 +314,7 @@ class Link:
         assert self._channels is not None
         path.outstanding[request.id] = request
         path.calls += request.kind is Kind.CALL
+        request.published()
         expiration_ms = max(1, int((request.deadline - now) * 1000))
         self._channels.publish_call(parcel, request.id, expiration_ms, {FRESH: 1} if request.says_fresh else None)
 
@@ -329,7 +330,7 @@ class Link:
         if self.bytes_received != self._bytes_heard:
             self._bytes_heard = self.bytes_received
             self._clock.heard(now)
-        oldest = next(iter(self._channels.unconfirmed), None) if self._channels is not None else None
+        oldest = self._channels.oldest_unconfirmed() if self._channels is not None else None
         verdict = self._clock.verdict(now, oldest.published_at if oldest else None)
         if verdict is Verdict.PING:
             self._clock.pinged(now)
@@ -344,7 +345,7 @@ class Link:
 
     @property
     def unconfirmed(self) -> int:
-        return len(self._channels.unconfirmed) if self._channels is not None else 0
+        return self._channels.unconfirmed if self._channels is not None else 0
 
     def is_spare(self, now: float, after_s: float) -> bool:
         """Connected, but neither used nor waited for since *after_s*."""

@@ -15,6 +15,7 @@ import pytest
 from agents import Agent
 from waiting import Stopwatch, wait_until
 
+from servicebus.client.channels import UNCONFIRMED_AT_ONCE
 from servicebus.configuration import Configuration
 from servicebus.errors import CallInterrupted, CallTimeout, NoBrokerAvailable, NodeUnavailable
 from servicebus.sender import Sender
@@ -142,6 +143,24 @@ def test_every_message_that_was_confirmed_around_a_kill_is_handled(
     assert confirmed == list(range(600)), "every send came through one broker or the other"
     brokers[0].start()
     wait_until(lambda: {int(line) for line in agent.noted("recorded")} >= set(confirmed), 20)
+
+
+def test_a_broker_that_confirms_nothing_is_sent_no_more_and_the_rest_goes_to_the_next(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    agent = start_agent(brokers).wait_consuming()
+    with FaultProxy(brokers[0].port) as proxy:
+        sender = make_sender(agent.configuration(hosts=[name(proxy), name(brokers[1])], path_ping_after=20))
+        sender.send("NODE-01.audit.record", -1)
+        proxy.set_mode(Mode.DROP_TO_CLIENT)
+        futures = [sender.send_async("NODE-01.audit.record", number) for number in range(1000)]
+        wait_until(lambda: sender.status()["hosts"][0]["unconfirmed"] == 1000)
+        wait_until(lambda: len(agent.noted("recorded")) == 1 + UNCONFIRMED_AT_ONCE, 20)
+        proxy.set_mode(Mode.REFUSE)
+        assert {future.result(20).confirmed_by for future in futures} == {name(brokers[1])}
+    wait_until(lambda: len(agent.noted("recorded")) >= 1001, 20)
+    # Those that both brokers had were handled once.
+    assert sorted(map(int, agent.noted("recorded"))) == list(range(-1, 1000))
 
 
 def test_the_preferred_broker_gets_the_traffic_back_without_losing_a_call(
