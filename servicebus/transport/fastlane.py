@@ -43,6 +43,8 @@ OnReturn = Callable[[str, str, str, Properties, bytes], None]
 """``(reason, exchange, routing key, properties, body)``"""
 OnConfirm = Callable[[int, bool], None]
 """``(number, multiple)``"""
+Taker = Callable[[bytes, int, int, int], int]
+"""``(data, channel, start, end)`` of a frame; gives where what was taken ends."""
 
 _HEARTBEAT_S = 1.0
 _FRAME_TYPES = (METHOD, HEADER, BODY, HEARTBEAT)
@@ -122,7 +124,17 @@ class FastLane:
                 break
             if data[end - 1] != END:
                 raise Unreadable(f"a frame of type {kind} on channel {channel} has no end")
-            take = self._taker(data, kind, channel, at)
+            take: Taker | None = None  # who takes it, and gives where what it took ends: one of ours, or else pika
+            if kind == METHOD:
+                method = METHOD_HEAD.unpack_from(data, at)[3]
+                if method == DELIVER and (channel, data[at + 12 : at + 12 + data[at + 11]]) in self._consumers:
+                    take = self._take_delivery
+                elif method == ACK and channel in self._confirms:
+                    take = self._take_ack
+                elif method == RETURN and channel in self._returns:
+                    take = self._take_return
+            elif channel in self._contents:
+                take = self._take_body if kind == BODY else self._take_header if kind == HEADER else None
             if take is not None:
                 if kept_from < at:
                     self._pass(data, kept_from, at)
@@ -138,22 +150,6 @@ class FastLane:
             self._feed_heartbeat()
 
     # -- inside --------------------------------------------------------------------------------------------------------
-
-    def _taker(self, data: bytes, kind: int, channel: int, at: int) -> Callable[[bytes, int, int, int], int] | None:
-        """Who takes the frame at *at*, and gives where what it took ends: one of ours, or None for pika."""
-        if kind == METHOD:
-            method = METHOD_HEAD.unpack_from(data, at)[3]
-            if method == DELIVER and (channel, data[at + 12 : at + 12 + data[at + 11]]) in self._consumers:
-                return self._take_delivery
-            if method == ACK and channel in self._confirms:
-                return self._take_ack
-            if method == RETURN and channel in self._returns:
-                return self._take_return
-        elif kind == BODY:
-            return self._take_body if channel in self._contents else None
-        elif kind == HEADER:
-            return self._take_header if channel in self._contents else None
-        return None
 
     def _take_delivery(self, data: bytes, channel: int, at: int, end: int) -> int:
         tag_at = at + 12 + data[at + 11]

@@ -48,7 +48,7 @@ class Stream:
         return f"<Stream fd={self._sock.fileno()} closed={self._closed} unsent={self._out_bytes}>"
 
     def start(self) -> None:
-        self._loop.watch(self._sock, READ, self._on_ready)
+        self._loop.watch(self._sock, READ, self._read)
         self._loop.streams[self._sock.fileno()] = self
         self._protocol.connection_made(self)
         # A TLS handshake may have read the first bytes of the conversation into the TLS layer's own buffer,
@@ -92,13 +92,13 @@ class Stream:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _on_ready(self, mask: int) -> None:
-        if mask & READ:
+    def _read_or_write(self, events: int) -> None:
+        if events & READ:
             self._read()
-        if mask & WRITE and not self._closed:
+        if events & WRITE and not self._closed:
             self.flush()
 
-    def _read(self) -> None:
+    def _read(self, _events: int = READ) -> None:
         while not self._closed:
             try:
                 data = self._sock.recv(self.READ_BYTES)
@@ -149,7 +149,10 @@ class Stream:
         wants_more = bool(self._out)
         if wants_more is not self._watches_writes:
             self._watches_writes = wants_more
-            self._loop.rewatch(self._sock, READ | WRITE if wants_more else READ, self._on_ready)
+            if wants_more:
+                self._loop.rewatch(self._sock, READ | WRITE, self._read_or_write)
+            else:
+                self._loop.rewatch(self._sock, READ, self._read)
 
     def _close(self, error: BaseException | None) -> None:
         if self._closed:

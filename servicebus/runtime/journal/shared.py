@@ -158,10 +158,10 @@ class SharedJournal(OneByOne):
         if ended is not None:
             if wanted and len(wanted) == len(asked):
                 self._replica.write_both(ended, self._begun(wanted))
-                self._let_go([id for id, _ in ends])
+                self._let_go(dict(ends))
                 return
             self._replica.write(ended)
-            self._let_go([id for id, _ in ends])
+            self._let_go(dict(ends))
         if len(wanted) < len(asked):
             self._claim(asked)
         elif wanted:
