@@ -23,7 +23,9 @@ Attempts = list[tuple[str, str]]
 def out_of_time(request: Request, links: Sequence[Link], now: float) -> ServiceBusError:
     """The error of a request whose deadline has passed."""
     if request.link is not None:
-        did_not = "confirm" if request.kind is Kind.MESSAGE else "answer"
+        did_not = "answer"
+        if request.kind is Kind.MESSAGE:
+            did_not = "confirm" if request.maybe_ran else "confirm enough of those before it"
         request.tried(request.link.host.name, f"did not {did_not} in time")
     if request.kind is Kind.MESSAGE:
         return out_of_paths(request, links)

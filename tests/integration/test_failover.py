@@ -17,7 +17,7 @@ from waiting import Stopwatch, wait_until
 
 from servicebus.client.channels import UNCONFIRMED_AT_ONCE
 from servicebus.configuration import Configuration
-from servicebus.errors import CallInterrupted, CallTimeout, NoBrokerAvailable, NodeUnavailable
+from servicebus.errors import CallInterrupted, CallTimeout, NoBrokerAvailable, NodeUnavailable, SendUnconfirmed
 from servicebus.sender import Sender
 from servicebus.testing import Broker, FaultProxy, Mode
 
@@ -161,6 +161,25 @@ def test_a_broker_that_confirms_nothing_is_sent_no_more_and_the_rest_goes_to_the
     wait_until(lambda: len(agent.noted("recorded")) >= 1001, 20)
     # Those that both brokers had were handled once.
     assert sorted(map(int, agent.noted("recorded"))) == list(range(-1, 1000))
+
+
+def test_a_message_whose_turn_never_came_was_not_sent(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    agent = start_agent(brokers[:1]).wait_consuming()
+    with FaultProxy(brokers[0].port) as proxy:
+        sender = make_sender(agent.configuration(hosts=[name(proxy)], path_ping_after=20))
+        sender.send("NODE-01.audit.record", -1)
+        proxy.set_mode(Mode.DROP_TO_CLIENT)
+        futures = [sender.send_async("NODE-01.audit.record", number, timeout=1) for number in range(400)]
+        errors = [future.exception(20) for future in futures]
+        assert {type(error) for error in errors[:UNCONFIRMED_AT_ONCE]} == {SendUnconfirmed}
+        assert {type(error) for error in errors[UNCONFIRMED_AT_ONCE:]} == {NodeUnavailable}
+        assert "did not confirm enough of those before it" in str(errors[-1])
+        proxy.set_mode(Mode.PASS)
+        sender.send("NODE-01.audit.record", 400)
+    wait_until(lambda: "400" in agent.noted("recorded"), 20)
+    assert sorted(map(int, agent.noted("recorded"))) == [*range(-1, UNCONFIRMED_AT_ONCE), 400]
 
 
 def test_the_preferred_broker_gets_the_traffic_back_without_losing_a_call(
