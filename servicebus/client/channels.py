@@ -15,10 +15,9 @@ from servicebus.transport.interface import BrokerChannel, BrokerConnection, Deli
 from servicebus.transport.steps import consume, declare_exchange, set_prefetch
 from servicebus.wire.envelope import DIRECT_REPLY_TO
 
-
 UNCONFIRMED_AT_ONCE = 300
-"""So many messages are on their way to a broker at a time, and the others wait here: the more there are, the more work it
-has with each (50 us of its time for one of 1,000, 40 us for one of 300)."""
+"""So many messages are on their way to a broker at a time, and the others wait here: the more there are, the more work
+it has with each (50 us of its CPU for one of 1,000, 40 us for one of 300)."""
 
 
 class ChannelEvents(Protocol):

@@ -151,10 +151,7 @@ def encode_reply(reply: Reply) -> bytes:
 
 def write_answer(id: str, token: str, message: bytes) -> bytes:
     """The reply that is ok, to a request whose *id* was read, with a *token* that was made here."""
-    head = (
-        f'<response version="2"><id>{id}</id><token>{token}</token>'
-        f"<status>{OK}</status><message><![CDATA["
-    )
+    head = f'<response version="2"><id>{id}</id><token>{token}</token><status>{OK}</status><message><![CDATA['
     return b"".join((head.encode(), _in_cdata(message), RESPONSE_END))
 
 

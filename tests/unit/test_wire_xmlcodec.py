@@ -144,7 +144,9 @@ def test_white_space_between_elements_is_no_matter() -> None:
     KEYS.verify_envelope(decode_envelope(spread, MAX_BYTES))
 
 
-@pytest.mark.parametrize("prolog", ["", '<?xml version="1.0"?>\n', '<?xml version="1.0" encoding="UTF-8"?>', '<?xml version="1.0"?>\r\n\r\n'])
+@pytest.mark.parametrize(
+    "prolog", ["", '<?xml version="1.0"?>\n', '<?xml version="1.0" encoding="UTF-8"?>', '<?xml version="1.0"?>\r\n\r\n']
+)
 def test_the_xml_declaration_may_differ_or_be_missing(prolog: str) -> None:
     body = prolog.encode() + signed(CALL)
     KEYS.verify_envelope(decode_envelope(body, MAX_BYTES))
