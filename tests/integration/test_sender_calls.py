@@ -126,7 +126,7 @@ def test_a_program_may_interrupt_its_calls_at_any_moment(
 
     # Not SIGALRM: that one ends the test itself when it hangs.
     before = signal.signal(signal.SIGUSR1, ring)
-    struck = answered = 0
+    struck = 0
     try:
         for rung in range(100):
             assert sender.call(ADD, [rung, 1], timeout=20)[1] == rung + 1  # what the last one cut is mended
@@ -135,7 +135,6 @@ def test_a_program_may_interrupt_its_calls_at_any_moment(
                 timer.start()
                 for number in range(4):
                     assert sender.call(ADD, [number, rung], timeout=20)[1] == number + rung
-                    answered += 1
                 timer.join()
             except Alarm:
                 struck += 1
@@ -147,7 +146,6 @@ def test_a_program_may_interrupt_its_calls_at_any_moment(
     status = wait_until(lambda: (s := sender.status())["travelling"] + s["waiting"] == 0 and s)
     assert status["unverified_replies"] == 0
     assert struck > 90  # one that strikes while garbage is collected is lost: see above
-    assert answered > 100
 
 
 def test_the_node_is_told_when_somebody_presses_ctrl_c(brokers: list[Broker], make_sender: MakeSender) -> None:
