@@ -100,10 +100,11 @@ class Stream:
 
     def _read(self, _events: int = READ) -> None:
         while not self._closed:
+            end: OSError | None = None
             try:
                 data = self._sock.recv(self.READ_BYTES)
                 if len(data) == self.READ_BYTES:
-                    data = self._more_of(data)
+                    data, end = self._more_of(data)
             except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return
             except (OSError, ssl.SSLError) as error:
@@ -121,15 +122,19 @@ class Stream:
                     raise
                 LOG.warning("%r: unreadable data from the broker: %r", self, error)
                 self._close(error)
+            if end is not None:
+                self._close(end)
             if not (isinstance(self._sock, ssl.SSLSocket) and self._sock.pending()):
                 return
 
-    def _more_of(self, data: bytes) -> bytes:
-        """*data* and what stands behind it: a long document is not asked for in many turns."""
+    def _more_of(self, data: bytes) -> tuple[bytes, OSError | None]:
+        """*data* and what stands behind it, which may be an error: a long document is not asked for in many turns."""
         try:
-            return b"".join((data, self._sock.recv(_LONG_BYTES)))
+            return b"".join((data, self._sock.recv(_LONG_BYTES))), None
         except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return data
+            return data, None
+        except OSError as error:
+            return data, error
 
     def flush(self) -> None:
         """Send what was written during this turn; what the socket does not take now waits for it."""

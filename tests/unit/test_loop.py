@@ -360,6 +360,23 @@ class TestStreams:
             wait_until(lambda: recorder.lost)
             assert isinstance(recorder.lost[0], ConnectionResetError)
 
+    def test_what_came_before_a_reset_is_told_before_it(
+        self, loop: EventLoop, pair: tuple[socket.socket, socket.socket]
+    ) -> None:
+        ours, theirs = pair
+        stream, recorder = open_stream(loop, ours)
+        in_loop(loop, lambda: stream.write(b"never read: why the peer's end is a reset"))
+        wait_until(lambda: stream.get_write_buffer_size() == 0)
+
+        def fill_a_read_and_reset() -> None:
+            theirs.sendall(bytes(Stream.READ_BYTES))
+            theirs.close()
+
+        in_loop(loop, fill_a_read_and_reset)
+        wait_until(lambda: recorder.lost)
+        assert isinstance(recorder.lost[0], ConnectionResetError)
+        assert len(recorder.received) == Stream.READ_BYTES
+
     def test_data_that_the_protocol_cannot_read_costs_that_connection_only(
         self, loop: EventLoop, pair: tuple[socket.socket, socket.socket], caplog: pytest.LogCaptureFixture
     ) -> None:
