@@ -52,10 +52,18 @@ _LOOKUP = '{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{
 
 
 def delete_queue(queue: str) -> str:
-    """Delete *queue* if nothing is in it, neither waiting nor delivered: that would be lost by our own hand."""
+    """Delete *queue* if nothing is in it, neither waiting nor delivered: that would be lost by our own hand.
+
+    So would be what comes between the look and the deletion, and the broker confirms it: the queue is taken from its
+    exchange first, and what was on its way to it has arrived when it is looked at.
+    """
     return _LOOKUP.format(queue=queue) + (
+        "Bound = [B || B <- rabbit_binding:list_for_destination(amqqueue:get_name(Q)), "
+        'element(4, element(2, B)) =/= <<"">>], '
+        '[ok = rabbit_binding:remove(B, <<"chaos">>) || B <- Bound], timer:sleep(200), '
         "case rabbit_amqqueue:info(Q, [messages]) of [{messages, 0}] -> "
-        '{ok, _} = rabbit_amqqueue:delete(Q, false, true, <<"chaos">>), deleted; Other -> Other end.'
+        '{ok, _} = rabbit_amqqueue:delete(Q, false, true, <<"chaos">>), deleted; '
+        'Other -> [ok = rabbit_binding:add(B, <<"chaos">>) || B <- Bound], Other end.'
     )
 
 
