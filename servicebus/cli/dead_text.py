@@ -13,6 +13,7 @@ from servicebus.errors import EnvelopeError
 from servicebus.operations.filters import show_age
 from servicebus.operations.letters import Standing
 from servicebus.wire.jsontext import decode_json
+from servicebus.wire.printable import printable
 
 if TYPE_CHECKING:
     from servicebus.operations.dead import BrokerReport, Found
@@ -144,7 +145,7 @@ def as_show(found: Found, *, full: bool) -> str:
     ]
     trace = _trace(found, full=full)
     if trace:
-        lines += ["trace", *(f"  {printable(line)}" for line in trace.splitlines())]
+        lines += ["trace", *_lines(trace)]
     return "\n".join([*lines, "params", *_params_lines(found, full=full)])
 
 
@@ -152,13 +153,18 @@ def _params_lines(found: Found, *, full: bool) -> list[str]:
     shown = shown_facts(found, full=full)
     if "params" in shown:
         text = json.dumps(shown["params"], ensure_ascii=False, indent=2)
-        return [f"  {printable(line)}" for line in text.splitlines()]
+        return _lines(text)
     cut = [f"  ... ({len(found.letter.params)} bytes; --full shows all)"] if shown["params_cut"] else []
-    return [*(f"  {printable(line)}" for line in shown["params_text"].splitlines()), *cut]
+    return [*_lines(shown["params_text"]), *cut]
+
+
+def _lines(text: str) -> list[str]:
+    """*text* as lines of the screen. Only a line feed ends one: U+2028 and the like are shown as what they are."""
+    return [f"  {line}" for line in printable(text, keep_newlines=True).rstrip("\n").split("\n")]
 
 
 def _trace(found: Found, *, full: bool) -> str:
-    lines = found.letter.trace.splitlines()
+    lines = found.letter.trace.rstrip("\n").split("\n")
     return "\n".join(lines if full or len(lines) <= _TRACE_LINES else ["...", *lines[-_TRACE_LINES:]])
 
 
@@ -192,11 +198,6 @@ class Summary:
     def _sorted(self) -> list[tuple[str, str, str, int, int, int]]:
         rows = [(*key, *counted) for key, counted in self._counts.items()]
         return sorted(rows, key=lambda row: (-row[3], row[:3]))
-
-
-def printable(text: str) -> str:
-    """*text* without what could move a terminal's cursor."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _moment(time_s: int) -> str:

@@ -22,8 +22,10 @@ class Output:
 
 
 def as_json(value: Any) -> str:
-    """One line of JSON, readable where the terminal can show it."""
+    """One line of JSON, readable where the terminal can show it, and without what could move its cursor."""
     line = json.dumps(value, ensure_ascii=False)
+    if not line.isprintable():  # C1, bidi: JSON leaves them as they are, and reads their escapes alike
+        line = "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in line)
     try:
         line.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:  # lone surrogates, or a terminal that is not UTF-8

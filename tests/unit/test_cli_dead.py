@@ -12,6 +12,7 @@ from envelopes import SECRET, sealed
 
 from servicebus.cli import dead_text
 from servicebus.cli.main import servicebus
+from servicebus.cli.output import as_json
 from servicebus.operations.dead import BrokerReport, Found
 from servicebus.operations.letters import Standing, read_letter
 from servicebus.transport.interface import Delivery
@@ -83,15 +84,31 @@ def test_list_shows_no_parameters() -> None:
 
 def test_what_a_stranger_wrote_moves_no_cursor() -> None:
     hostile = found(
-        "\x1b[2J\x9b2J", **{headers.REASON: "\x1b]0;x\x07", headers.DETAIL: "a\rb\nc", headers.TRACE: "\x1b[1A"}
+        "\x1b[2J\x9b2J\u202e\u2028",
+        **{
+            headers.REASON: "\x1b]0;x\x07\u202e",
+            headers.DETAIL: "a\rb\nc\u2066",
+            headers.TRACE: "\x1b[1A\r\n\x85\u2028\u200b",
+            headers.HOST: "\x9b1A",
+        },
     )
-    garbage = found(body=b"\x1b[2J\xff")
+    garbage = found(body=b"\x1b[2J\xff\xc2\x9b")
     for text in (
         dead_text.as_show(hostile, full=True),
         dead_text.as_show(garbage, full=True),
         dead_text.as_list([hostile, garbage], [], is_cut=False),
     ):
         assert all(char.isprintable() or char == "\n" for char in text)
+    document = [dead_text.shown_facts(each, full=True) for each in (hostile, garbage)]
+    line = as_json(document)
+    assert line.isprintable()
+    assert json.loads(line) == document
+
+
+def test_only_a_line_feed_ends_a_shown_line() -> None:
+    shown = dead_text.as_show(found("a\u2028b\x85c", **{headers.TRACE: "one\u2028still one\ntwo\n"}), full=True)
+    assert "  one\\u2028still one\n  two\nparams" in shown
+    assert '  "a\\u2028b\\x85c"' in shown
 
 
 @pytest.mark.parametrize("time_s", [0, 2**62, -5, "soon"])
