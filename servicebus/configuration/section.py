@@ -15,6 +15,9 @@ from typing import Any, NoReturn, TypeVar
 from servicebus.configuration.checks import Unacceptable
 from servicebus.errors import ConfigurationError
 
+_ALIKE = 0.8
+"""From this likeness on, an unknown key counts as a known one that was misspelt (difflib's ratio)."""
+
 T = TypeVar("T")
 Place = tuple[str | int, ...]
 
@@ -34,6 +37,8 @@ class Where:
     lines: Mapping[Place, int] = field(default_factory=dict)
     folder: str = ""
     """Where relative paths are meant from; empty for the current folder."""
+    home: str | None = None
+    """What ``~`` stands for at the start of a path; None if it is not known."""
 
     def fail(self, at: Place, message: str) -> NoReturn:
         """Raise ConfigurationError for the key at *at*."""
@@ -51,7 +56,11 @@ class Where:
         return self.lines.get(at)
 
     def beside(self, path: str) -> str:
-        """A path as it was written, relative ones from the folder of the configuration file."""
+        """A path as it was written, relative ones from the folder of the configuration file, ``~/`` from home."""
+        if path.startswith("~"):
+            if path[1:2] not in ("", "/") or self.home is None:
+                raise Unacceptable("begins with ~, and it is not known whose home folder that is; write the full path")
+            path = self.home + path[1:]
         return os.path.join(self.folder, path)  # noqa: PTH118 text in, text out: this package is pure
 
 
@@ -79,10 +88,20 @@ class Section:
                 self._fail_unknown(str(name), known)
 
     def _fail_unknown(self, name: str, known: Sequence[str]) -> NoReturn:
-        nearest = difflib.get_close_matches(name.lower(), known, n=1)
+        nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=_ALIKE)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"known keys: {', '.join(sorted(known))}"
         inside = f" in {show(self.at)}" if self.at else ""
-        self.where.fail((*self.at, name), f"unknown key {name!r}{inside}; {hint}")
+        line = self.where.line((*self.at, name))
+        if nearest or not self.where.lines:
+            self.where.fail((*self.at, name), f"unknown key {name!r}{inside}; {hint}")
+        # In YAML it may be the rest of a password: {password: one,two} has the keys "password" and "two".
+        raise ConfigurationError(
+            f"unknown key{inside} (not shown here: it may be part of a secret, which YAML splits at a comma or a colon"
+            f" unless it is quoted); {hint}",
+            path=self.where.shown_path,
+            line=line,
+            key=show(self.at) or None,
+        )
 
     def __contains__(self, name: str) -> bool:
         """Whether the key was given with a value; one without (``key:`` or None) counts as not given."""
@@ -129,5 +148,7 @@ class Section:
             yield (*at, index), value
 
     def path(self, name: str, check: Callable[[Any], str]) -> str | None:
-        """A path, taken from the folder of the configuration file where it is relative."""
-        return self.where.beside(self.checked(name, check)) if name in self else None
+        """A path, taken from the folder of the configuration file where it is relative; ``~/`` is the home folder."""
+        if name not in self:
+            return None
+        return self.check((*self.at, name), self.checked(name, check), self.where.beside)

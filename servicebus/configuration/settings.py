@@ -84,7 +84,7 @@ class Configuration:
     """The file that it was read from; None for a dict."""
 
     def __init__(self, values: Mapping[str, Any]):
-        self._fill(values, Where())
+        self._fill(values, Where(home=_home()))
 
     @classmethod
     def parse(
@@ -99,13 +99,13 @@ class Configuration:
 
         Args:
             path: for complaints.
-            environment: where ``${NAME}`` is looked up.
+            environment: where ``${NAME}`` is looked up, and ``HOME`` for ``~/`` in paths.
             read_file: gives the text of a path, for ``!file``; without it ``!file`` is an error.
             folder: where relative paths are meant from; empty leaves them to the current folder.
         """
         from servicebus.configuration.yaml_text import read_yaml  # yaml is for those who have a file
 
-        values, where = read_yaml(text, path, folder, environment, read_file)
+        values, where = read_yaml(text, path, folder, environment, read_file, environment.get("HOME"))
         configuration = cls.__new__(cls)
         configuration._fill(values, where)
         return configuration
@@ -207,7 +207,7 @@ def load_logging(path: str | os.PathLike[str], environment: Mapping[str, str] | 
     environment = os.environ if environment is None else environment
     from servicebus.configuration.yaml_text import read_yaml
 
-    values, where = read_yaml(text, os.fspath(path), _folder_of(path), environment, _read_text)
+    values, where = read_yaml(text, os.fspath(path), _folder_of(path), environment, _read_text, environment.get("HOME"))
     section = Section(values, ALL_KEYS, where)
     return read_logging(section, section.take("secret_token", checks.secrets, ()))
 
@@ -244,6 +244,11 @@ def _read_configuration_file(path: str | os.PathLike[str]) -> str:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigurationError(f"cannot be read: {reason}", path=os.fspath(path)) from None
+
+
+def _home() -> str | None:
+    found = os.path.expanduser("~")  # noqa: PTH111 Path.home() raises where there is none
+    return None if found.startswith("~") else found
 
 
 def _folder_of(path: str | os.PathLike[str]) -> str:

@@ -14,7 +14,11 @@ from typing import Any
 
 import yaml
 
-from servicebus.configuration.section import Place, Where
+from servicebus.configuration.checks import Unacceptable
+from servicebus.configuration.hosts import HOST_KEYS, TLS_KEYS
+from servicebus.configuration.keys import ALL_KEYS
+from servicebus.configuration.parts import LOGGING_KEYS, ROTATE_KEYS, SERVICE_KEYS
+from servicebus.configuration.section import Place, Where, show
 from servicebus.errors import ConfigurationError
 
 MAX_DEPTH = 16
@@ -22,9 +26,14 @@ MAX_NODES = 50_000
 """Bounds what aliases can multiply: a billion laughs end here."""
 
 _UNKNOWN_TAG = "unknown tag; the only one known here is '!file path'"
+_HOW_VARIABLES = "write ${NAME} or ${NAME:-default}; for a plain ${ write $${"
 _STANDARD = "tag:yaml.org,2002:"
+_MERGE = _STANDARD + "merge"
 _SCALARS = frozenset(_STANDARD + kind for kind in ("str", "int", "float", "bool", "null", "timestamp", "value"))
-_VARIABLE = re.compile(r"\$\$\{|\$\{(?:([A-Za-z_]\w*)(?::-([^}]*))?\})?", re.ASCII)
+_VARIABLE = re.compile(r"\$\$\{|\$\{(?:([A-Za-z_]\w*)(\}|:-))?", re.ASCII)
+_VARIABLE_OR_END = re.compile(rf"{_VARIABLE.pattern}|\}}", re.ASCII)
+_BOM = "\ufeff"
+_KNOWN_KEYS = frozenset((*ALL_KEYS, *HOST_KEYS, *TLS_KEYS, *SERVICE_KEYS, *LOGGING_KEYS, *ROTATE_KEYS))
 _HARMLESS = re.compile(r"'(?:<[a-z ]+>|\\\\?.)'")
 """What PyYAML quotes without telling a secret: its own token names, and single characters."""
 
@@ -35,6 +44,7 @@ def read_yaml(
     folder: str,
     environment: Mapping[str, str],
     read_file: Callable[[str], str] | None,
+    home: str | None = None,
 ) -> tuple[Any, Where]:
     """The document and where its keys stand.
 
@@ -43,6 +53,7 @@ def read_yaml(
         folder: where relative paths are meant from.
         environment: where ``${NAME}`` is looked up.
         read_file: gives the text of a path for ``!file``; None where files must not be read.
+        home: what ``~`` at the start of a path stands for; None if it is not known.
 
     Raises:
         ConfigurationError: not YAML, empty, duplicate key, unknown tag, unset variable, unreadable ``!file``.
@@ -52,7 +63,7 @@ def read_yaml(
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is None:
             raise ConfigurationError("the configuration is empty", path=shown)
-        builder = _Builder(Where(path, folder=folder), environment, read_file)
+        builder = _Builder(Where(path, folder=folder, home=home), environment, read_file)
         return builder.build(node, ()), builder.where
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -100,23 +111,44 @@ class _Builder:
         return self._mapping(node, at)
 
     def _mapping(self, node: yaml.MappingNode, at: Place) -> dict[str, Any]:
+        merged = self._merged(node, at)
         found: dict[str, Any] = {}
         for key_node, value_node in node.value:
+            if key_node.tag == _MERGE:
+                continue
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag not in _SCALARS:
                 raise ConfigurationError("a key must be a plain text", path=self.where.shown_path, line=line)
             key = key_node.value
             place = (*at, key)
             if key in found:
+                shown = f"the key {key!r}" if key in _KNOWN_KEYS else "a key"  # else it may be part of a secret
                 raise ConfigurationError(
-                    f"the key {key!r} stands here a second time; first on line {self._lines[place]}",
+                    f"{shown} stands here a second time; first on line {self._lines[place]}",
                     path=self.where.shown_path,
                     line=line,
-                    key=key,
+                    key=show(at) or None,
                 )
             self._lines[place] = line
             found[key] = self.build(value_node, place)
-        return found
+        return {**merged, **found}
+
+    def _merged(self, node: yaml.MappingNode, at: Place) -> dict[str, Any]:
+        """What merge keys (``<<``) bring; the first of several mappings that has a key counts, as YAML says."""
+        merged: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if key_node.tag != _MERGE:
+                continue
+            built = self.build(value_node, at)
+            for each in built if isinstance(built, list) else [built]:
+                if not isinstance(each, dict):
+                    raise ConfigurationError(
+                        "a merge key (<<) takes a mapping, or a list of mappings",
+                        path=self.where.shown_path,
+                        line=key_node.start_mark.line + 1,
+                    )
+                merged = {**each, **merged}
+        return merged
 
     def _scalar(self, node: yaml.ScalarNode, at: Place) -> str | None:
         if node.tag == "!file":
@@ -128,9 +160,13 @@ class _Builder:
     def _file(self, path: str, at: Place) -> str:
         if self._read_file is None:
             self.where.fail(at, "!file is only read by Configuration.load()")
-        full = self.where.beside(path)
         try:
-            return self._read_file(full).rstrip("\r\n")  # the newline that editors write is no part of the secret
+            full = self.where.beside(path)
+        except Unacceptable as problem:
+            self.where.fail(at, f"the path of !file {problem}")
+        try:
+            # What editors add, a newline behind and a byte order mark in front, is no part of the secret.
+            return self._read_file(full).removeprefix(_BOM).rstrip("\r\n")
         except UnicodeDecodeError:
             self.where.fail(at, f"!file {full} is not UTF-8 text")
         except (OSError, ValueError) as error:
@@ -138,16 +174,32 @@ class _Builder:
 
     def _expand(self, text: str, at: Place) -> str:
         """Put in ``${NAME}`` and ``${NAME:-default}`` as the shell does; ``$${`` stands for ``${`` itself."""
+        return self._expanded(text, 0, at, _VARIABLE)[0]
 
-        def value(match: re.Match[str]) -> str:
+    def _expanded(self, text: str, start: int, at: Place, stops: re.Pattern[str]) -> tuple[str, int]:
+        """*text* from *start* on with its variables put in, to its end or to the ``}`` of a default; where it ended."""
+        parts: list[str] = []
+        while match := stops.search(text, start):
+            parts.append(text[start : match.start()])
+            start = match.end()
+            if match[0] == "}":
+                return "".join(parts), start
             if match[0] == "$${":
-                return "${"
-            name, default = match[1], match[2]
-            if name is None:
-                self.where.fail(at, "write ${NAME} or ${NAME:-default}; for a plain ${ write $${")
-            found = self._environment.get(name)
-            if found is None and default is None:
-                self.where.fail(at, f"the environment variable {name} is not set; ${{{name}:-default}} gives a default")
-            return (found or default or "") if default is not None else (found or "")
+                parts.append("${")
+                continue
+            name, follows = match[1], match[2]
+            default: str | None = None
+            if follows == ":-":
+                default, start = self._expanded(text, start, at, _VARIABLE_OR_END)
+            parts.append(self._variable(name, default, at))
+        if stops is _VARIABLE_OR_END:
+            self.where.fail(at, _HOW_VARIABLES)
+        return "".join([*parts, text[start:]]), len(text)
 
-        return _VARIABLE.sub(value, text)
+    def _variable(self, name: str | None, default: str | None, at: Place) -> str:
+        if name is None:
+            self.where.fail(at, _HOW_VARIABLES)
+        found = self._environment.get(name)
+        if found is None and default is None:
+            self.where.fail(at, f"the environment variable {name} is not set; ${{{name}:-default}} gives a default")
+        return found or default or ""

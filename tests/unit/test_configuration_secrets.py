@@ -104,3 +104,25 @@ def test_a_configuration_can_be_logged():
     handler.emit(logging.makeLogRecord({"msg": "%s %r %s", "args": (config, config.hosts, vars(config))}))
     assert "mq-a:5672" in stream.getvalue()
     assert "hunter" not in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "password: x\nhosts: [{host: a, password: Zq7w,hunter2: z}]",
+        "hosts: [{host: a, password: x,Zq7w-hunter2}]",
+        "hosts: [{host: a, password:Zq7w-hunter2}]",
+        "logging: {secret: a,Zq7w-hunter2}",
+        "logging: {secret: a,Zq7w-hunter2,Zq7w-hunter2}",
+        "password: a\nZq7w-hunter2: b",
+        "password: a\nZq7w-hunter2: b\nZq7w-hunter2: c",
+        "<<: {password: a,Zq7w-hunter2}",
+    ],
+)
+def test_a_secret_that_yaml_took_for_a_key_never_shows(text):
+    """A comma or colon in an unquoted text of a flow mapping begins another key."""
+    with pytest.raises(ConfigurationError) as caught:
+        Configuration.parse(f"secret_token: s\n{text}\n", "bus.yaml")
+    assert_hidden("Zq7w", everything_shown(caught.value))
+    assert_hidden("hunter2", everything_shown(caught.value))
+    assert "bus.yaml:" in str(caught.value)

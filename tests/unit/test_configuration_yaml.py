@@ -49,7 +49,8 @@ def test_a_password_stays_the_text_that_stands_in_the_file(written):
         ("services:\n- kind: rpc\n  name: a.b\n", "bus.yaml:4: the key 'services[0].category' is missing"),
         ("logging:\n  level: INFO\n  keep: x\n", "bus.yaml:5: logging.keep must be a whole number from 0 to 100000"),
         ("? [a]\n: b", "bus.yaml:3: a key must be a plain text"),
-        ("<<: {port: 1}", "bus.yaml:3: a key must be a plain text"),
+        ("<<: [{port: 1}, 2]", "bus.yaml:3: a merge key (<<) takes a mapping, or a list of mappings"),
+        ("<<: port", "bus.yaml:3: a merge key (<<) takes a mapping, or a list of mappings"),
         ("user: !!binary aGVsbG8=", "bus.yaml:3: unknown tag; the only one known here is '!file path'"),
         ("user: !!python/object:os.system {}", "bus.yaml:3: unknown tag; the only one known here is '!file path'"),
         ("user: 'open", "bus.yaml:3: not valid YAML: found unexpected end of stream"),
@@ -104,10 +105,48 @@ def test_aliases_may_share_what_two_hosts_have_in_common():
         ("$${NAME}", {"NAME": "x"}, "${NAME}"),
         ("$NAME $ {NAME}", {"NAME": "x"}, "$NAME $ {NAME}"),
         ("${NAME:-a:-b $c}", {}, "a:-b $c"),
+        ("${NAME:-${OTHER}}", {"OTHER": "x"}, "x"),
+        ("${NAME:-${OTHER:-${THIRD:-z}y}}w", {"OTHER": ""}, "zyw"),
+        ("${NAME:-a$${b}c}", {}, "a${bc}"),
+        ("a}b${NAME}}", {"NAME": "x"}, "a}bx}"),
     ],
 )
 def test_the_environment_is_put_in(written, environment, found):
     assert parse(f"user: '{written}'", environment=environment).user == found
+
+
+def test_merge_keys_bring_what_the_mapping_does_not_say_itself():
+    """As in YAML 1.1: the mapping's own keys count most, then the first of the merged ones."""
+    text = """secret_token: s
+hosts:
+  - &a {host: mq-a, port: 1, user: ann}
+  - &b {<<: *a, host: mq-b, port: 2}
+  - {host: mq-c, <<: [*b, {user: bob, virtual_host: v}]}
+"""
+    hosts = Configuration.parse(text).hosts
+    assert [(h.name, h.user) for h in hosts] == [("mq-a:1", "ann"), ("mq-b:2", "ann"), ("mq-c:2/v", "ann")]
+
+
+def test_a_path_may_begin_at_the_home_folder():
+    text = LEAST + "status_socket: ~/s.sock\njournal: ~/j\ntls: {ca: ~/ca.pem}\nlogging: {file: ~/log}\n"
+    config = Configuration.parse(text, environment={"HOME": "/home/ann"}, folder="/etc")
+    found = (config.status_socket, config.journal.reveal(), config.tls.ca, config.logging.file)
+    assert found == ("/home/ann/s.sock", "/home/ann/j", "/home/ann/ca.pem", "/home/ann/log")
+    read = Configuration.parse("hosts: [a]\nsecret_token: !file ~/key", environment={"HOME": "/h"}, read_file=str.upper)
+    assert read.secrets == ("/H/KEY",)
+
+
+@pytest.mark.parametrize("key", ["status_socket: ~bob/s", "journal: ~bob/j", "tls: {ca: ~bob/c}", "user: !file ~bob/k"])
+def test_the_home_folder_of_another_user_is_refused(key):
+    environment = {"HOME": "/home/ann"}
+    assert "write the full path" in refusal(key, environment=environment, read_file=str)
+    assert "write the full path" in refusal(key.replace("~bob", "~"), read_file=str)  # no home is known
+
+
+def test_a_byte_order_mark_is_no_part_of_a_secret(tmp_path):
+    (tmp_path / "secret").write_bytes(b"\xef\xbb\xbfsecret\r\n")
+    (tmp_path / "bus.yaml").write_bytes(b"\xef\xbb\xbfhosts: [a]\nsecret_token: !file secret\n")
+    assert Configuration.load(tmp_path / "bus.yaml").secrets == ("secret",)
 
 
 def test_numbers_flags_and_hosts_may_come_from_the_environment():
@@ -120,7 +159,9 @@ def test_a_variable_that_is_not_set_is_named_with_its_line():
     assert refusal("user: ${NAME}") == (
         "bus.yaml:3: the environment variable NAME is not set; ${NAME:-default} gives a default"
     )
-    assert refusal("user: ${NAME") == "bus.yaml:3: write ${NAME} or ${NAME:-default}; for a plain ${ write $${"
+    how = "bus.yaml:3: write ${NAME} or ${NAME:-default}; for a plain ${ write $${"
+    assert [refusal(f"user: '{text}'") for text in ("${NAME", "${NAME:-x", "${A:-${B:-x}", "${}")] == [how] * 4
+    assert "OTHER is not set" in refusal("user: '${NAME:-${OTHER}}'")
     assert "user must be a text, not empty" in refusal("user: ${NAME}", environment={"NAME": ""})
 
 
