@@ -103,14 +103,14 @@ class Dispatcher:
         return [self._settlement(outcome) for outcome in outcomes]
 
     def stored(self, settlement: Settlement) -> None:
-        """The copy that *settlement* asks for is stored, or was refused by the broker and the original stays."""
+        """The copy that *settlement* asks for is stored."""
         job = settlement.job
         if job is not None and self._storing.pop(job.incoming.id, None) is not None:
             self._untold.append((job.incoming.id, settlement.release))
             self._tell_journal()
 
-    def give_up_storing(self, generation: int) -> None:
-        """Of copies that were published before *generation* nobody can know whether they are stored.
+    def give_up_storing(self, generation: int | None) -> None:
+        """Of copies that were published before *generation* nobody can know whether they are stored; None for all.
 
         If the original had come to this worker again, it would have joined. It may stand with another worker, which
         holds it for as long as we have the id: it is another attempt then.
@@ -118,7 +118,7 @@ class Dispatcher:
         for id, settlement in list(self._storing.items()):
             if settlement.storing_in != generation:
                 del self._storing[id]
-                self._release(id, Release.FAILED)
+                self._release(id, settlement.release or Release.FAILED)
         self._tell_journal()
 
     def tick(self) -> None:

@@ -70,6 +70,7 @@ class Drain:
             lambda: not any(service.is_running for service in self._services),
             max(self._deadline, time.monotonic() + _LAST_MOMENT_S),
         )
+        self._loop.post(self._consumer.settler.give_up_copies)
         self._loop.post(self._consumer.close)
         self._wait(lambda: self._consumer.is_closed, time.monotonic() + 0.5)
         self._loop.stop()

@@ -16,6 +16,11 @@ from servicebus.transport.interface import BrokerChannel, BrokerConnection, Retu
 
 LOG = logging.getLogger(__name__)
 
+_REFUSED = (
+    "the broker refuses to store copies of messages there (nack): is the queue full (max-length, reject-publish)? "
+    "Empty it, or raise its limit"
+)
+
 
 class Publisher:
     """Belongs to the I/O thread, and to one generation of a consumer's connections."""
@@ -29,7 +34,7 @@ class Publisher:
         self._on_broken = on_broken
         self._replies: BrokerChannel | None = None
         self._stored: BrokerChannel | None = None
-        self._unconfirmed: Unconfirmed[Callable[[bool], None]] = Unconfirmed()
+        self._unconfirmed: Unconfirmed[Callable[[str], None]] = Unconfirmed()
 
     def open(self, connection: BrokerConnection, on_ready: Callable[[], None]) -> None:
         def stored_open(channel: BrokerChannel) -> None:
@@ -60,11 +65,18 @@ class Publisher:
         if self._replies is not None:
             self._replies.publish("", queue, body, mandatory=False)
 
-    def store(self, claim: Claim, settlement: Settlement, on_stored: Callable[[bool], None]) -> None:
-        """Publish the copy that *settlement* asks for; ``on_stored(ok)`` once the broker has it, or has refused it."""
+    def copy(self, claim: Claim, settlement: Settlement) -> Copy:
+        """The copy that *settlement* asks for, of the delivery of *claim*."""
+        node, given, now = self._config.node_name, claim.delivery.headers, time.time()
+        if settlement.burial is not None:
+            return dead_letter(node, given, settlement.burial, self._host_name, now)
+        assert settlement.postponement is not None
+        return delayed(node, given, settlement.postponement, now)
+
+    def store(self, claim: Claim, copy: Copy, on_answered: Callable[[str], None]) -> None:
+        """Publish *copy*; ``on_answered(refused)`` once the broker has it (""), or why it has refused it."""
         if self._stored is None:
             return  # the connection is going down: the broker has the original still
-        copy = self._copy(claim, settlement)
         number = self._stored.publish(
             "",
             copy.queue,
@@ -74,20 +86,11 @@ class Publisher:
             headers=copy.headers,
         )
         if number:
-            self._unconfirmed.add(number, on_stored)
-
-    def _copy(self, claim: Claim, settlement: Settlement) -> Copy:
-        node, given, now = self._config.node_name, claim.delivery.headers, time.time()
-        if settlement.burial is not None:
-            self._counters["dead"] += 1
-            return dead_letter(node, given, settlement.burial, self._host_name, now)
-        assert settlement.postponement is not None
-        self._counters["aside" if settlement.is_full else "delayed"] += 1
-        return delayed(node, given, settlement.postponement, now)
+            self._unconfirmed.add(number, on_answered)
 
     def _confirmed(self, number: int, multiple: bool, is_ack: bool) -> None:
-        for on_stored in self._unconfirmed.settled(number, multiple):
-            on_stored(is_ack)
+        for on_answered in self._unconfirmed.settled(number, multiple):
+            on_answered("" if is_ack else _REFUSED)
 
     def _stored_returned(self, returned: Returned) -> None:
         # Its confirm would follow and the original be acked: break the connection first, the broker redelivers.

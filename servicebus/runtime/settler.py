@@ -17,10 +17,11 @@ from collections.abc import Callable
 
 from servicebus.errors import JournalUnavailable
 from servicebus.runtime.complaints import Complaints
+from servicebus.runtime.copy_store import CopyStore
 from servicebus.runtime.dialect import Dialect
 from servicebus.runtime.dispatcher import Dispatcher, Turned
 from servicebus.runtime.doorstep import Doorstep
-from servicebus.runtime.job import Claim, Outcome, Settlement
+from servicebus.runtime.job import Outcome, Settlement
 from servicebus.runtime.journal.log import Damaged
 from servicebus.runtime.publisher import Publisher
 from servicebus.runtime.reception import Arrival
@@ -57,6 +58,7 @@ class Settler:
         self._loop = loop
         self._dispatcher = dispatcher
         self._complaints = Complaints(host_name)
+        self.copies = CopyStore(loop, host_name, dispatcher.counters, dispatcher.stored)
         self._on_damaged = on_damaged
         self.is_damaged = False
         """The journal can be believed no more, and *on_damaged* was called."""
@@ -101,13 +103,19 @@ class Settler:
     def begin(self, generation: int, publisher: Publisher) -> None:
         """A new pair of connections: claims of *generation* are settled from here on, over *publisher*."""
         self._generation, self._publisher = generation, publisher
+        self.copies.begin(generation, publisher)
         self._loop.call_later(_COMES_AGAIN_S, lambda: self._give_up_storing(generation))
 
     def end(self) -> None:
         """The connections are gone: no claim can be settled until the next ones."""
         self._generation = self._publisher = None
+        self.copies.end()
         self._held.clear()  # the broker delivers them anew
         self._doorstep.clear()
+
+    def give_up_copies(self) -> None:
+        """The worker stops: what waits to be stored comes to the next one, which the journal is to let in."""
+        self._dispatcher.give_up_storing(None)
 
     def _give_up_storing(self, generation: int) -> None:
         if generation == self._generation:
@@ -231,30 +239,12 @@ class Settler:
             if claim.generation != generation:
                 continue
             if is_to_be_stored:
-                self._store(settlement, claim, publisher)
+                self.copies.store(settlement, claim)
                 return
             # Reply first: a crash between the two costs a repeat, not an answer.
             if reply is not None:
                 publisher.reply(claim, reply)
             claim.delivery.channel.ack(claim.delivery.tag)
-
-    def _store(self, settlement: Settlement, claim: Claim, publisher: Publisher) -> None:
-        if settlement.storing_in == self._generation:
-            return  # a copy is on its way already, and its confirm is for all claims
-        settlement.storing_in = self._generation
-
-        def confirmed(is_ack: bool) -> None:
-            settlement.storing_in = None
-            self._dispatcher.stored(settlement)
-            for claim in settlement.claims:
-                if claim.generation != self._generation:
-                    continue
-                if is_ack:
-                    claim.delivery.channel.ack(claim.delivery.tag)
-                else:
-                    claim.delivery.channel.reject(claim.delivery.tag, requeue=True)
-
-        publisher.store(claim, settlement, confirmed)
 
     def _tick(self) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections import Counter
 from collections.abc import Callable
@@ -64,6 +65,33 @@ class TestFurtherAttempts:
         assert headers["x-servicebus-reason"] == "killed-worker"
         assert len(agent.noted("poisoned")) == 3
         assert set(agent.noted("recorded")) == set(map(str, range(50)))
+
+    def test_a_full_queue_of_dead_letters_loses_nothing_and_says_so(
+        self, brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+    ) -> None:
+        """The broker nacks the copy: what it has not confirmed is not stored, and its original is not acked."""
+        limit = json.dumps({"max-length": 1, "overflow": "reject-publish"})
+        brokers[0].rabbitmqctl("set_policy", "--apply-to", "queues", "limit", "^NODE-01.dead$", limit)
+        try:
+            agent = start_agent(brokers).wait_consuming()
+            sender, probe = make_sender(agent.configuration()), Probe(brokers[0])
+            for _ in range(3):
+                sender.send("NODE-01.audit.record", "boom")
+            wait_until(lambda: "2 messages wait unacknowledged" in agent.worker()["last_error"], 20, agent.log)
+            line = agent.wait_log("ERROR", "queue NODE-01.dead")
+            assert f"{brokers[0].host}:{brokers[0].port}" in line
+            assert agent.worker()["healthy"]
+            assert agent.stop() == 0
+            assert (probe.depth("NODE-01.dead"), probe.depth("NODE-01.messages")) == (1, 2)
+            again = start_agent(brokers, journal=agent.settings["journal"]).wait_consuming()
+            wait_until(lambda: again.worker()["last_error"], 20, again.log)
+        finally:
+            brokers[0].rabbitmqctl("clear_policy", "limit")
+        wait_until(lambda: probe.depth("NODE-01.dead") == 3, 30, again.log)
+        assert [headers["x-servicebus-attempts"] for _, headers in probe.take_all("NODE-01.dead")] == [1, 1, 1]
+        wait_until(lambda: not again.worker()["last_error"], 20)
+        assert again.stop() == 0
+        assert probe.depth("NODE-01.messages") == 0
 
 
 @pytest.mark.brokers(count=2)

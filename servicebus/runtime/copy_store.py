@@ -1,0 +1,170 @@
+"""CopyStore: stores the copy of a message, in a delay queue or among the dead letters, and then acks the original.
+
+Theory of operation. Only a copy that the broker has confirmed is stored. A broker may refuse one instead (a nack: its
+queue is full and rejects what is published, say): the original then stays unacknowledged, the node keeps its id, and
+the copy is published again later. A queue that has refused one is asked with one copy at a time, after pauses that
+grow; each copy that it takes lets two of those that wait follow. So a queue that stays full costs next to nothing, and
+one that has room again is soon served.
+
+What waits here takes up the worker's window. When the connection or the worker ends, the broker delivers it again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from servicebus.policy.backoff import Backoff
+from servicebus.runtime.copies import Copy
+from servicebus.runtime.job import Claim, Settlement
+from servicebus.runtime.publisher import Publisher
+from servicebus.transport.loop import EventLoop
+
+LOG = logging.getLogger(__name__)
+
+__all__ = ["CopyStore"]
+
+_REPORT_EVERY_S = 60.0
+_FOLLOWERS = 2
+"""How many copies follow one that a queue has taken again."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    settlement: Settlement
+    claim: Claim
+    """Whose delivery is copied."""
+    copy: Copy
+
+
+@dataclass(slots=True)
+class _Refusal:
+    """What waits for a queue that has refused a copy."""
+
+    reason: str
+    waiting: deque[_Pending] = field(default_factory=deque)
+    backoff: Backoff = field(default_factory=Backoff)
+    is_timer_set: bool = False
+    is_reported: bool = False
+
+
+class CopyStore:
+    """Belongs to the thread that turns the loop, but for ``problem``.
+
+    Args:
+        on_stored: called with each settlement whose copy is stored, before the original is acked.
+    """
+
+    def __init__(
+        self, loop: EventLoop, host_name: str, counters: Counter[str], on_stored: Callable[[Settlement], None]
+    ):
+        self._loop = loop
+        self._host_name = host_name
+        self._counters = counters
+        self._on_stored = on_stored
+        self._generation: int | None = None
+        self._publisher: Publisher | None = None
+        self._refusals: dict[str, _Refusal] = {}
+        """By the name of the queue."""
+        self._reported_at: dict[str, float] = {}
+
+    def __repr__(self) -> str:
+        return f"<CopyStore {self._host_name} {self.problem or 'nothing waits'}>"
+
+    @property
+    def problem(self) -> str:
+        """Which queues do not take copies, for the status; empty if all do. For any thread."""
+        return "; ".join(_describe(queue, refusal) for queue, refusal in list(self._refusals.items()))
+
+    def begin(self, generation: int, publisher: Publisher) -> None:
+        """A new pair of connections."""
+        self._generation, self._publisher = generation, publisher
+
+    def end(self) -> None:
+        """The connections are gone; the broker delivers again what waits here."""
+        self._generation = self._publisher = None
+        self._refusals.clear()
+
+    def store(self, settlement: Settlement, claim: Claim) -> None:
+        """Store the copy that *settlement* asks for, made of the delivery of *claim*; then ack all of its claims."""
+        if settlement.storing_in == self._generation or self._publisher is None:
+            return  # a copy is on its way already, and its confirm is for all claims
+        settlement.storing_in = self._generation
+        pending = _Pending(settlement, claim, self._publisher.copy(claim, settlement))
+        refusal = self._refusals.get(pending.copy.queue)
+        if refusal is None:
+            self._publish(pending)
+        else:
+            refusal.waiting.append(pending)
+
+    def _publish(self, pending: _Pending) -> None:
+        generation, publisher = self._generation, self._publisher
+        assert publisher is not None
+
+        def answered(refused: str) -> None:
+            if generation != self._generation:
+                return  # too late: the broker delivers the original again
+            if refused:
+                self._not_stored(pending, refused)
+            else:
+                self._stored(pending)
+
+        publisher.store(pending.claim, pending.copy, answered)
+
+    def _stored(self, pending: _Pending) -> None:
+        settlement, queue = pending.settlement, pending.copy.queue
+        settlement.storing_in = None
+        self._counters[_counted(settlement)] += 1
+        self._on_stored(settlement)
+        for claim in settlement.claims:
+            if claim.generation == self._generation:
+                claim.delivery.channel.ack(claim.delivery.tag)
+        refusal = self._refusals.get(queue)
+        if refusal is not None:
+            self._takes_again(queue, refusal)
+
+    def _takes_again(self, queue: str, refusal: _Refusal) -> None:
+        refusal.backoff.reset()
+        followers = [refusal.waiting.popleft() for _ in range(min(_FOLLOWERS, len(refusal.waiting)))]
+        if not refusal.waiting:
+            del self._refusals[queue]
+            if refusal.is_reported:
+                LOG.info("%s: queue %s takes copies of messages again", self._host_name, queue)
+        for follower in followers:
+            self._publish(follower)
+
+    def _not_stored(self, pending: _Pending, reason: str) -> None:
+        queue = pending.copy.queue
+        self._counters["not-stored"] += 1
+        refusal = self._refusals.setdefault(queue, _Refusal(reason))
+        refusal.reason = reason
+        refusal.waiting.append(pending)
+        self._report(queue, refusal)
+        if not refusal.is_timer_set:
+            refusal.is_timer_set = True
+            self._loop.call_later(refusal.backoff.next_s(), lambda: self._try_again(queue, refusal))
+
+    def _try_again(self, queue: str, refusal: _Refusal) -> None:
+        refusal.is_timer_set = False
+        if self._refusals.get(queue) is refusal and refusal.waiting:
+            self._publish(refusal.waiting.popleft())
+
+    def _report(self, queue: str, refusal: _Refusal) -> None:
+        now = time.monotonic()
+        if now - self._reported_at.get(queue, -_REPORT_EVERY_S) >= _REPORT_EVERY_S:
+            self._reported_at[queue] = now
+            refusal.is_reported = True
+            LOG.error("%s: %s; nothing is lost, they are tried again", self._host_name, _describe(queue, refusal))
+
+
+def _describe(queue: str, refusal: _Refusal) -> str:
+    return f"queue {queue}: {refusal.reason}; {len(refusal.waiting)} messages wait unacknowledged"
+
+
+def _counted(settlement: Settlement) -> str:
+    if settlement.burial is not None:
+        return "dead"
+    return "aside" if settlement.is_full else "delayed"

@@ -1,0 +1,236 @@
+"""Copies of messages: acked only when stored, and what becomes of those that the broker refuses."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from servicebus.runtime.copies import Copy
+from servicebus.runtime.copy_store import CopyStore
+from servicebus.runtime.job import Burial, Claim, Postponement, Settlement
+from servicebus.transport.interface import Delivery
+
+FULL = "the broker refuses"
+QUEUES = {"dead": Burial("ValueError", "boom"), "delay": Postponement(5.0, 1), "delay-aside": Postponement(1.0, 0)}
+
+
+@dataclass
+class Loop:
+    timers: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
+        self.timers.append((delay_s, callback))
+
+    def fire(self) -> None:
+        timers, self.timers = self.timers, []
+        for _, callback in timers:
+            callback()
+
+
+@dataclass
+class Channel:
+    acked: list[int] = field(default_factory=list)
+
+    def ack(self, tag: int) -> None:
+        self.acked.append(tag)
+
+
+@dataclass
+class Publisher:
+    """Remembers what was published; ``answer`` is the broker's word."""
+
+    published: list[tuple[int, Callable[[str], None]]] = field(default_factory=list)
+
+    def copy(self, _claim: Claim, settlement: Settlement) -> Copy:
+        return Copy(next(name for name, what in QUEUES.items() if what == settlement.copy), {})
+
+    def store(self, claim: Claim, _copy: Copy, on_answered: Callable[[str], None]) -> None:
+        self.published.append((claim.delivery.tag, on_answered))
+
+    def answer(self, refused: str = "", count: int = 1_000) -> list[int]:
+        """Answer the first *count* of those that wait for it; gives their tags."""
+        answered, self.published = self.published[:count], self.published[count:]
+        for _, on_answered in answered:
+            on_answered(refused)
+        return [tag for tag, _ in answered]
+
+
+class Rig:
+    def __init__(self) -> None:
+        self.loop, self.channel, self.publisher = Loop(), Channel(), Publisher()
+        self.counters: Counter[str] = Counter()
+        self.stored: list[int] = []
+        loop: Any = self.loop
+        self.store = CopyStore(loop, "mq-a:5672", self.counters, self._on_stored)
+        self.begin(1)
+
+    def _on_stored(self, settlement: Settlement) -> None:
+        tag = settlement.claims[0].delivery.tag
+        assert tag not in self.channel.acked, "the journal is told first"
+        self.stored.append(tag)
+
+    def begin(self, generation: int) -> None:
+        publisher: Any = self.publisher
+        self.generation = generation
+        self.store.begin(generation, publisher)
+
+    def settle(self, tag: int, queue: str = "dead", settlement: Settlement | None = None) -> Settlement:
+        channel: Any = self.channel
+        claim = Claim(Delivery(channel, tag, b"body"), self.generation, "")
+        settlement = settlement or Settlement([], is_full=queue == "delay-aside")
+        settlement.claims.append(claim)
+        what = QUEUES[queue]
+        if isinstance(what, Burial):
+            settlement.burial = what
+        else:
+            settlement.postponement = what
+        self.store.store(settlement, claim)
+        return settlement
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+@pytest.mark.parametrize(("queue", "counter"), [("dead", "dead"), ("delay", "delayed"), ("delay-aside", "aside")])
+def test_the_original_is_acked_once_the_copy_is_confirmed_and_counted_then(rig: Rig, queue: str, counter: str) -> None:
+    rig.settle(1, queue)
+    assert (rig.channel.acked, rig.counters) == ([], {})
+    rig.publisher.answer()
+    assert (rig.stored, rig.channel.acked, rig.counters) == ([1], [1], {counter: 1})
+
+
+@pytest.mark.parametrize("queue", QUEUES)
+def test_a_refused_copy_is_not_stored_and_is_published_again_until_it_is(
+    rig: Rig, queue: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    settlement = rig.settle(1, queue)
+    for count in range(1, 6):
+        assert rig.publisher.answer(FULL) == [1]
+        assert (rig.stored, rig.channel.acked, rig.publisher.published) == ([], [], [])
+        assert rig.counters == {"not-stored": count}
+        rig.loop.fire()
+    assert rig.publisher.answer() == [1]
+    assert (rig.stored, rig.channel.acked, settlement.storing_in) == ([1], [1], None)
+    assert rig.loop.timers == []
+
+
+def test_a_full_queue_is_told_once_and_shown_until_it_takes_copies_again(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for tag in range(3):
+        rig.settle(tag)
+    rig.publisher.answer(FULL)
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    for words in ("mq-a:5672", "queue dead", FULL, "nothing is lost"):
+        assert words in record.getMessage()
+    assert rig.store.problem == f"queue dead: {FULL}; 3 messages wait unacknowledged"
+    rig.loop.fire()
+    rig.publisher.answer()
+    rig.publisher.answer()
+    assert rig.store.problem == ""
+    assert [record.levelno for record in caplog.records] == [logging.ERROR, logging.INFO]
+
+
+def test_a_queue_that_is_full_again_and_again_does_not_fill_the_log(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    for tag in range(50):
+        rig.settle(tag)
+        rig.publisher.answer(FULL)
+        rig.loop.fire()
+        rig.publisher.answer()
+    assert len(rig.channel.acked) == 50
+    assert [record.levelno for record in caplog.records] == [logging.ERROR, logging.INFO]
+
+
+def test_a_full_queue_is_asked_with_one_copy_at_a_time_after_pauses_that_grow(rig: Rig) -> None:
+    for tag in range(100):
+        rig.settle(tag)
+    rig.publisher.answer(FULL)
+    ceilings = []
+    for _ in range(40):
+        ((delay_s, _),) = rig.loop.timers
+        ceilings.append(delay_s)
+        rig.settle(1000 + len(ceilings))  # more that fail meanwhile
+        rig.loop.fire()
+        assert len(rig.publisher.answer(FULL)) == 1
+    assert max(ceilings[:3]) <= 0.8
+    assert 1 < max(ceilings) <= 15
+
+
+def test_all_that_wait_follow_when_the_queue_has_room_again(rig: Rig) -> None:
+    for tag in range(100):
+        rig.settle(tag)
+    rig.publisher.answer(FULL)
+    rig.loop.fire()
+    rounds = 0
+    while rig.publisher.published:
+        rig.publisher.answer()
+        rounds += 1
+    assert sorted(rig.channel.acked) == list(range(100))
+    assert rounds < 10
+
+
+def test_a_queue_that_has_room_for_some_takes_those_and_the_rest_waits(rig: Rig) -> None:
+    for tag in range(10):
+        rig.settle(tag)
+    rig.publisher.answer(FULL)
+    rig.loop.fire()
+    rig.publisher.answer()
+    rig.publisher.answer(FULL)
+    assert len(rig.channel.acked) == 1
+    assert rig.store.problem.endswith("9 messages wait unacknowledged")
+    assert len(rig.loop.timers) == 1
+
+
+def test_one_full_queue_holds_up_no_other(rig: Rig) -> None:
+    rig.settle(1, "dead")
+    rig.publisher.answer(FULL)
+    rig.settle(2, "delay")
+    assert rig.publisher.answer() == [2]
+    assert rig.channel.acked == [2]
+
+
+def test_what_joins_a_refused_message_is_acked_with_it_and_published_once(rig: Rig) -> None:
+    settlement = rig.settle(1)
+    rig.publisher.answer(FULL)
+    rig.settle(2, settlement=settlement)
+    assert rig.publisher.published == []
+    rig.loop.fire()
+    assert rig.publisher.answer() == [1]
+    assert rig.channel.acked == [1, 2]
+
+
+@pytest.mark.parametrize("refused", ["", FULL])
+def test_an_answer_of_an_older_connection_settles_nothing(rig: Rig, refused: str) -> None:
+    """The channel closed between: whether the copy is stored is unknown, and the broker delivers the original again."""
+    settlement = rig.settle(1)
+    rig.store.end()
+    rig.begin(2)
+    rig.publisher.answer(refused)
+    rig.loop.fire()
+    assert (rig.stored, rig.channel.acked, rig.publisher.published) == ([], [], [])
+    rig.settle(7, settlement=settlement)
+    assert rig.publisher.answer() == [7]
+    assert rig.channel.acked == [7], "the tag of the older connection is void"
+
+
+def test_what_waited_for_a_full_queue_comes_again_with_the_next_connection(rig: Rig) -> None:
+    settlement = rig.settle(1)
+    rig.publisher.answer(FULL)
+    rig.store.end()
+    assert rig.store.problem == ""
+    rig.begin(2)
+    rig.loop.fire()
+    assert rig.publisher.published == []
+    rig.settle(8, settlement=settlement)
+    rig.publisher.answer()
+    assert rig.channel.acked == [8]
