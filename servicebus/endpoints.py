@@ -130,15 +130,15 @@ class MessageService:
     def setup(self) -> None:
         """Called once in each of the service's threads, before its first message."""
 
-    def handle(self, request: Request) -> None:
+    def handle(self, request: Request) -> Any:
         """Do the work of one message; if it raises, the message is tried again, and ends among the dead letters."""
         raise NotImplementedError(f"{type(self).__name__} has no handle(request)")
 
     def teardown(self) -> None:
         """Called once in each of the service's threads, after its last message."""
 
-    def on_message(self, request: Request) -> None:
-        self.handle(request)
+    def on_message(self, request: Request) -> Any:
+        return self.handle(request)  # None, or what the agent refuses: code that has not run
 
 
 @dataclass(slots=True)

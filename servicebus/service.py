@@ -17,7 +17,7 @@ from servicebus.errors import CallError, CallTimeout, ConfigurationError, Journa
 from servicebus.runtime.journal import journal_of
 from servicebus.runtime.master import Master
 from servicebus.runtime.node_locks import locks_of
-from servicebus.runtime.registration import Service, register
+from servicebus.runtime.registration import Service, how_it_is_lazy, register
 from servicebus.runtime.signals import EXIT_FAILED
 from servicebus.runtime.worker import Hook, Worker
 from servicebus.sender import Sender
@@ -80,7 +80,8 @@ class ServiceBus:
 
         Raises:
             AddressError: category or name cannot stand in an address.
-            ConfigurationError: the name is taken, *service* has no ``on_call``, or an option is none.
+            ConfigurationError: the name is taken, *service* has no ``on_call``, a method of it is ``async def`` or a
+                generator function, or an option is none.
         """
         options = {"threads": threads, "idempotent": idempotent, "lock": lock, "concurrency": concurrency}
         self._add(Kind.CALL, category, name, service, options)
@@ -111,11 +112,11 @@ class ServiceBus:
 
     def set_after_fork_hook(self, hook: Hook) -> None:
         """Call *hook* in every worker before its threads start."""
-        self._after_fork = hook
+        self._after_fork = _plain(hook, "after-fork hook")
 
     def set_on_exit_hook(self, hook: Hook) -> None:
         """Call *hook* in every worker when it has stopped serving."""
-        self._on_exit = hook
+        self._on_exit = _plain(hook, "exit hook")
 
     def set_node_name(self, node_name: str) -> None:
         """Serve another node than the configuration's. Raises ConfigurationError if that is no name."""
@@ -217,6 +218,12 @@ class ServiceBus:
             on_exit=self._on_exit,
         )
         return worker.run(beat_fd, life_fd)
+
+
+def _plain(hook: Hook, name: str) -> Hook:
+    if how := how_it_is_lazy(hook):
+        raise ConfigurationError(f"the {name} is {how}: calling it runs none of its code", key="services")
+    return hook
 
 
 class _NestedSender(Sender):

@@ -11,8 +11,10 @@ from typing import Any
 
 from servicebus.configuration import Configuration, ServiceEntry
 from servicebus.errors import ConfigurationError
+from servicebus.runtime.registration import register
+from servicebus.wire.envelope import Kind
 
-HANDLERS = {"rpc": "on_call", "message": "on_message"}
+_KINDS = {"rpc": (Kind.CALL, "on_call"), "message": (Kind.MESSAGE, "on_message")}
 
 
 def load_services(configuration: Configuration) -> Iterator[tuple[ServiceEntry, Any]]:
@@ -21,7 +23,7 @@ def load_services(configuration: Configuration) -> Iterator[tuple[ServiceEntry, 
     The folder of the configuration file and the current folder are importable from then on, before all else.
 
     Raises:
-        ConfigurationError: a class cannot be imported, cannot be made, or has no ``on_call`` or ``on_message``.
+        ConfigurationError: a class cannot be imported or made, or its object cannot be registered as the entry says.
     """
     _make_importable(configuration.path)
     for index, entry in enumerate(configuration.services):
@@ -61,6 +63,11 @@ def _make(entry: ServiceEntry) -> Any:
         service = make()
     except Exception as error:
         raise _Unusable(f"cannot be made without arguments: {type(error).__name__}: {error}") from error
-    if not callable(getattr(service, HANDLERS[entry.kind], None)):
-        raise _Unusable(f"has no {HANDLERS[entry.kind]}(), which a service of kind {entry.kind} needs")
+    kind, handler = _KINDS[entry.kind]
+    if not callable(getattr(service, handler, None)):
+        raise _Unusable(f"has no {handler}(), which a service of kind {entry.kind} needs")
+    try:
+        register(kind, entry.category, entry.name, service, **entry.options)
+    except ConfigurationError as problem:
+        raise _Unusable(str(problem)) from problem
     return service

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import time
 from collections.abc import Callable
@@ -97,13 +98,21 @@ class Execution:
         try:
             job.started()
             if incoming.kind is Kind.MESSAGE:
-                instance.on_message(request)
+                returned = instance.on_message(request)
+                if returned is not None:
+                    _refuse_lazy(returned)
                 return Outcome(job)
             response = Response()
-            instance.on_call(request, response)
+            returned = instance.on_call(request, response)
+            if returned is not None:
+                _refuse_lazy(returned)
         finally:
             _serving.request = None
-        return Outcome(job, job.dialect.write_result(incoming, response.value))
+        try:
+            return Outcome(job, job.dialect.write_result(incoming, response.value))
+        except EnvelopeError:
+            _refuse_lazy(response.value)
+            raise
 
     def _nobody_waits(self, job: Job) -> Outcome:
         if job.is_cancelled:
@@ -128,6 +137,16 @@ class Execution:
     def _failed(self, job: Job, fault: Fault, verdict: Verdict) -> Outcome:
         reply = job.dialect.write_fault(job.incoming, fault) if job.incoming.kind is Kind.CALL else None
         return Outcome(job, reply, fault, verdict)
+
+
+def _refuse_lazy(value: Any) -> None:
+    """Raise TypeError if *value* stands for code that has not run: a coroutine, another awaitable, a generator."""
+    if not (inspect.isawaitable(value) or inspect.isgenerator(value) or inspect.isasyncgen(value)):
+        return
+    if inspect.iscoroutine(value):
+        value.close()  # else the interpreter warns, in some other place, that it was never awaited
+    kind = type(value).__name__
+    raise TypeError(f"the service returned a {kind}, whose code has not run; it must do its work before it returns")
 
 
 def _verdict(error: BaseException, is_message: bool) -> Verdict:

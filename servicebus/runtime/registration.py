@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,9 +14,14 @@ from servicebus.endpoints import Lock, MessageService, RpcService
 from servicebus.errors import ConfigurationError
 from servicebus.wire.envelope import Kind
 
-__all__ = ["Service", "register"]
+__all__ = ["Service", "how_it_is_lazy", "register"]
 
 _HANDLERS = {Kind.CALL: "on_call", Kind.MESSAGE: "on_message"}
+_LAZY: tuple[tuple[Callable[[Any], bool], str], ...] = (
+    (inspect.iscoroutinefunction, "a coroutine function (async def)"),
+    (inspect.isasyncgenfunction, "an asynchronous generator function (async def with yield)"),
+    (inspect.isgeneratorfunction, "a generator function (yield)"),
+)
 
 
 @dataclass(frozen=True)
@@ -49,11 +56,16 @@ def register(kind: Kind, category: str, name: str, instance: Any, **options: Any
     Only of our two base classes: in a service of py-servicebus 2.x ``lock`` is anything.
 
     Raises:
-        ConfigurationError: it has no handler, or an option is none.
+        ConfigurationError: it has no handler, or one that returns before its code has run, or an option is none.
     """
     wanted = f"service {category}.{name}"
     if not callable(getattr(instance, _HANDLERS[kind], None)):
         raise ConfigurationError(f"{wanted}: {type(instance).__name__} has no {_HANDLERS[kind]}()", key="services")
+    for method, function in _run_by_us(kind, instance, options.get("lock")):
+        if how := how_it_is_lazy(function):
+            what = f"{method}() of {type(instance).__name__} is {how}: calling it runs none of its code"
+            hint = "use a plain function, for example one that calls asyncio.run()"
+            raise ConfigurationError(f"{wanted}: {what}; {hint}", key="services")
     found = {}
     for option, given in options.items():
         check, field = _OPTIONS[option]
@@ -67,6 +79,28 @@ def register(kind: Kind, category: str, name: str, instance: Any, **options: Any
     if "lock" in found and "concurrency" in found:
         raise ConfigurationError(f"{wanted}: takes one of lock and concurrency, not both", key="services")
     return Service(kind, category, name, instance, **found)
+
+
+def how_it_is_lazy(function: Any) -> str:
+    """Which kind of function *function* is if calling it does not run its code; "" for an ordinary one."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    # An object that can be called: what counts is the __call__() of its class.
+    for candidate in (function, inspect.getattr_static(type(function), "__call__", None)):
+        for is_lazy, how in _LAZY:
+            if is_lazy(candidate):
+                return how
+    return ""
+
+
+def _run_by_us(kind: Kind, instance: Any, lock: Any) -> Iterator[tuple[str, Any]]:
+    """What the agent calls of a service, by name. ``handle`` and ``lock`` mean something in our base classes alone."""
+    names = [_HANDLERS[kind], "setup", "teardown"]
+    if isinstance(instance, (RpcService, MessageService)):
+        names += ["handle", "lock"]
+    for name in names:
+        yield name, getattr(instance, name, None)
+    yield "lock", lock
 
 
 def _lock(value: Any) -> Lock:

@@ -24,6 +24,10 @@ class NeedsMore:
 
 class Silent:
     pass
+
+class Later:
+    async def on_call(self, request, response):
+        pass
 """
 
 
@@ -84,6 +88,7 @@ def test_a_class_inside_a_class_can_be_named(check):
         ({"target": "MODULE:NeedsMore"}, "cannot be made without arguments: TypeError: "),
         ({"target": "MODULE:Silent"}, "has no on_call(), which a service of kind rpc needs"),
         ({"kind": "message"}, "has no on_message(), which a service of kind message needs"),
+        ({"target": "MODULE:Later"}, "on_call() of Later is a coroutine function (async def)"),
     ],
 )
 def test_a_class_that_cannot_serve_is_named_with_its_line(check, change, text):

@@ -136,6 +136,30 @@ class TestWhatAServiceSays:
         assert (servicebus.Retry, servicebus.Reject, servicebus.Requeue) == (Retry, Reject, Requeue)
 
 
+async def _later() -> str:
+    return "later"
+
+
+class _Awaitable:
+    def __await__(self) -> Any:
+        yield
+
+
+async def _many_later() -> Any:
+    yield "later"
+
+
+@pytest.mark.parametrize("kind", [Kind.CALL, Kind.MESSAGE])
+@pytest.mark.parametrize("make", [_later, _Awaitable, _many_later, lambda: (each for each in [1])])
+def test_a_result_whose_code_has_not_run_fails_the_request(kind: Kind, make: Callable[[], Any]) -> None:
+    """A function that was registered may still return what another one, ``async def`` or with ``yield``, made."""
+    outcome = execution(lambda _request: make(), kind).run(job(kind))
+    assert outcome.verdict is Verdict.FAILED
+    assert outcome.fault is not None
+    assert outcome.fault.type == "TypeError"
+    assert "whose code has not run" in outcome.fault.text
+
+
 class TestWhatAServiceIsShown:
     def test_it_can_ask_which_request_it_serves_for_as_long_as_it_does(self) -> None:
         found: list[Request | None] = []

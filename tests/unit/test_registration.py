@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -95,3 +97,94 @@ def test_the_bus_takes_them() -> None:
     assert (message.ladder, message.concurrency) == ((2.0,), "node")
     with pytest.raises(ConfigurationError, match="has no on_message"):
         bus.add_message_service("a", "d", Plain())
+
+
+# -- code that a call does not run --------------------------------------------------------------------------------
+
+
+async def coroutine(*_: Any) -> None: ...
+
+
+async def async_generator(*_: Any) -> Any:
+    yield
+
+
+def generator(*_: Any) -> Iterator[None]:
+    yield
+
+
+class LaterCall:
+    async def __call__(self, *_: Any) -> None: ...
+
+
+def logged(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def wrapped(*args: Any) -> Any:
+        return await function(*args)
+
+    return wrapped
+
+
+LAZY = {
+    "coroutine": coroutine,
+    "asynchronous generator": async_generator,
+    "generator": generator,
+    "partial": functools.partial(functools.partial(coroutine), 1),
+    "partial generator": functools.partial(generator, 1),
+    "callable": LaterCall(),
+    "partial callable": functools.partial(LaterCall()),
+    "wrapped": logged(coroutine),
+    "static": staticmethod(coroutine),
+    "partial method": functools.partialmethod(coroutine, 1),
+}
+
+
+@pytest.mark.parametrize("function", LAZY.values(), ids=LAZY.keys())
+@pytest.mark.parametrize(
+    ("kind", "base", "method"),
+    [
+        (Kind.CALL, object, "on_call"),
+        (Kind.CALL, RpcService, "handle"),
+        (Kind.CALL, RpcService, "setup"),
+        (Kind.CALL, RpcService, "lock"),
+        (Kind.MESSAGE, object, "on_message"),
+        (Kind.MESSAGE, MessageService, "handle"),
+        (Kind.MESSAGE, MessageService, "teardown"),
+    ],
+)
+def test_a_method_whose_code_a_call_does_not_run_is_refused(kind: Kind, base: type, method: str, function: Any) -> None:
+    service = type("Lazy", (base,), {"on_call": Plain.on_call} if method == "setup" else {})()
+    setattr(type(service), method, function)
+    with pytest.raises(ConfigurationError, match=rf"service a\.b: {method}\(\) of Lazy is an? .*runs none of its code"):
+        register(kind, "a", "b", service)
+
+
+@pytest.mark.parametrize("function", LAZY.values(), ids=LAZY.keys())
+def test_so_is_a_lock_or_a_hook_whose_code_a_call_does_not_run(function: Any) -> None:
+    function = getattr(function, "__func__", function)
+    if isinstance(function, functools.partialmethod):
+        function = function.func
+    with pytest.raises(ConfigurationError, match="runs none of its code"):
+        register(Kind.CALL, "a", "b", Plain(), lock=function)
+    for set_hook in (ServiceBus(CONFIG).set_after_fork_hook, ServiceBus(CONFIG).set_on_exit_hook):
+        with pytest.raises(ConfigurationError, match=r"hook is an? .*runs none of its code"):
+            set_hook(function)
+
+
+def test_a_plain_function_around_a_coroutine_is_the_way_to_run_one() -> None:
+    class Runs(Plain):
+        @functools.wraps(coroutine)
+        def on_call(self, request: Request, response: Response) -> None:
+            with pytest.raises(StopIteration):
+                coroutine().send(None)
+
+    register(Kind.CALL, "a", "b", Runs())
+
+
+def test_a_service_of_2_may_have_a_generator_named_handle() -> None:
+    """There it is a name like any other."""
+
+    class Old(Plain):
+        handle = generator
+
+    register(Kind.CALL, "a", "b", Old())
