@@ -124,6 +124,9 @@ class OutboxUnavailable(ServiceBusError):
 class TransportError(ServiceBusError):
     """Root of what goes wrong between this process and a broker."""
 
+    reply_code = 0
+    """The AMQP code with which the broker closed the channel; 0 if it did not."""
+
 
 class ConnectFailed(TransportError):
     """Raised when a connection to a broker could not be opened; nothing was sent."""
@@ -139,11 +142,9 @@ class ConnectFailed(TransportError):
 class QueueConflict(ConnectFailed):
     """Raised when a queue exists with another type, or other arguments, than it is declared with."""
 
-    def __init__(self, host: str, reason: str, *, queue: str, current: str):
+    def __init__(self, host: str, reason: str, *, queue: str):
         super().__init__(host, reason, kind="topology")
         self.queue = queue
-        self.current = current
-        """Its type, ``classic`` or ``quorum``; empty if it is other arguments that differ."""
 
 
 class ConnectionLost(TransportError):

@@ -140,8 +140,7 @@ class LinkChannels:
             self._events.channels_ready()
 
     def _calls_closed(self, error: TransportError) -> None:
-        is_forbidden = isinstance(error, ConnectFailed) and " 403 " in f" {error.reason} "
-        if is_forbidden and self.may_declare and self._connection.is_open:
+        if error.reply_code == 403 and self.may_declare and self._connection.is_open:
             self.may_declare = False
             self._open_calls()
         else:

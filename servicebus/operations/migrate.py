@@ -31,8 +31,9 @@ from servicebus.configuration import Configuration
 from servicebus.errors import QueueConflict, ServiceBusError, TransportError
 from servicebus.operations.copier import Copier, Progress
 from servicebus.operations.session import Session
+from servicebus.operations.session_channel import SessionChannel
 from servicebus.transport.interface import Step
-from servicebus.transport.steps import bind_queue, declare_exchange, delete_queue, unbind_queue
+from servicebus.transport.steps import bind_queue, declare_exchange, declare_queue, delete_queue, unbind_queue
 from servicebus.transport.stored import declare_stored, stored_queues
 from servicebus.wire.address import messages_queue
 
@@ -40,6 +41,9 @@ __all__ = ["Finding", "Migration", "MigrationBlocked", "look", "look_at_all", "m
 
 QUIET_S = 1.0
 """A quorum queue is deleted when nothing has come for so long."""
+LOCK_S = 5.0
+"""A run that was killed leaves its lock until the broker has noticed."""
+_LOCKED = 405
 _LOOK_EVERY_S = 0.1
 _ROUNDS = 50
 _ROUND = 10_000
@@ -58,7 +62,7 @@ class Finding:
     state: str
     """``fine``, ``other`` (to be moved), ``missing``, or ``unfinished`` (an earlier run was ended in the middle)."""
     current: str
-    """Its type; ``another`` if it is other arguments that differ; empty if it does not exist."""
+    """Its type; ``another`` if it has arguments of which we do not know; empty if it does not exist."""
     messages: int
     consumers: int
     moving: int | None
@@ -83,8 +87,7 @@ def look(session: Session, config: Configuration, name: str) -> Finding:
     """Whether *name* is as the configuration wants it. Changes nothing."""
     facts = session.facts(name)
     beside = session.facts(moving_queue(name))
-    current = _type_of(session, config, name) if facts is not None else ""
-    is_wanted = facts is not None and current == config.message_queue_type
+    current, is_wanted = _type_of(session, config, name) if facts is not None else ("", False)
     if facts is not None and not is_wanted:
         state = "other"
     elif beside is not None:
@@ -127,26 +130,42 @@ class Migration:
             if not found.is_done:
                 self._declare_anew()
                 self._bring_back()
-            return look(self._session, self._config, self._name)
+            after = look(self._session, self._config, self._name)
+        if not after.is_done:
+            raise ServiceBusError(
+                f"{self._session.host.name}: queue {self._name} was made again and is {after.current} still, where "
+                f"queue_type says {self._config.message_queue_type}; does the virtual host have a default queue type?"
+            )
+        return after
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """One run at a time on a broker: two would delete under each other's hands."""
         lock = f"{self._moving}.lock"
-        with self._session.channel() as channel:
-            try:
-                channel.declare(lock, exclusive=True, auto_delete=False)
-            except TransportError as error:
-                if " 405 " not in f" {error} ":
-                    raise
-                raise MigrationBlocked(
-                    f"{self._session.host.name}: queue {self._name} is being moved by another process; wait for it"
-                ) from error
+        give_up_at = time.monotonic() + LOCK_S
+        while not (channel := self._locked(lock, is_last=time.monotonic() > give_up_at)):
+            time.sleep(_LOOK_EVERY_S)
+        with channel:
             try:
                 yield
             finally:
                 if self._session.is_open and channel.failure is None:
                     channel.run(delete_queue(lock), "the end of the lock")
+
+    def _locked(self, lock: str, *, is_last: bool) -> SessionChannel | None:
+        """A channel with the lock; None if another connection has it, and it is not yet the last time to ask."""
+        channel = self._session.channel()
+        try:
+            channel.declare(lock, exclusive=True, auto_delete=False)
+        except TransportError as error:
+            if error.reply_code != _LOCKED:
+                raise
+            if is_last:
+                raise MigrationBlocked(
+                    f"{self._session.host.name}: queue {self._name} is being moved by another process; wait for it"
+                ) from error
+            return None
+        return channel
 
     def _refuse_if_used(self, consumers: int, current: str) -> None:
         if consumers:
@@ -168,7 +187,7 @@ class Migration:
             self._do(step, f"the unbinding of queue {self._name}")
         for _ in range(_ROUNDS):
             self._copy(self._name, self._moving, _ROUND)
-            if self._delete_quorum() if current == "quorum" else self._delete_empty(self._name):
+            if self._delete_empty(self._name) if current == "classic" else self._delete_unwanted(current):
                 return
         raise MigrationBlocked(
             f"{self._session.host.name}: messages come into queue {self._name} faster than they can be moved; "
@@ -176,22 +195,23 @@ class Migration:
         )
 
     def _delete_empty(self, name: str) -> bool:
-        """Delete a classic queue, if it is empty; false if it is not."""
+        """Delete a classic queue, if it is empty; false if it is not, or was not just now."""
         try:
             self._do(delete_queue(name, if_unused=True, if_empty=True), f"the deletion of queue {name}")
         except TransportError as error:
-            if "not empty" in str(error):
-                return False
-            if "in use" in str(error):
+            if error.reply_code != 406:
+                raise
+            facts = self._session.facts(name)
+            if facts is not None and facts.consumers:
                 raise MigrationBlocked(
                     f"{self._session.host.name}: somebody has begun to consume queue {name}; nothing is lost, "
                     "stop it and run this again"
                 ) from error
-            raise
+            return False
         return True
 
-    def _delete_quorum(self) -> bool:
-        """Delete a quorum queue into which nothing has come for a while; false if something has.
+    def _delete_unwanted(self, current: str) -> bool:
+        """Delete a queue of any type into which nothing has come for a while; false if something has.
 
         It is consumed until it is gone, so that what comes in the last moment is still delivered, and copied.
         """
@@ -199,7 +219,7 @@ class Migration:
             if copier.copy_until_quiet(QUIET_S, at_most=1):
                 return False
             facts = self._session.facts(self._name)
-            self._refuse_if_used(facts.consumers - 1 if facts is not None else 0, "quorum")
+            self._refuse_if_used(facts.consumers - 1 if facts is not None else 0, current)
             undelivered = self._do(delete_queue(self._name), f"the deletion of queue {self._name}")
             copier.copy_rest()
         if undelivered:
@@ -219,14 +239,14 @@ class Migration:
             self._do(step, f"the binding of queue {self._name}")
 
     def _bring_back(self) -> None:
-        is_quorum = _type_of(self._session, self._config, self._moving) == "quorum"
+        is_classic = _type_of(self._session, self._config, self._moving)[0] == "classic"
         while True:
             self._copy(self._moving, self._name, _ROUND)
-            if self._delete_unwatched() if is_quorum else self._delete_empty(self._moving):
+            if self._delete_empty(self._moving) if is_classic else self._delete_unwatched():
                 return
 
     def _delete_unwatched(self) -> bool:
-        """Delete the queue beside it, a quorum queue, if it stays empty; false if it does not.
+        """Delete the queue beside it if it stays empty; false if it does not.
 
         Nobody else writes there, and the lock keeps other runs away: what can still come is what the broker takes back
         from the consumer of a run that was killed.
@@ -252,11 +272,30 @@ class Migration:
             return channel.run(step, what)
 
 
-def _type_of(session: Session, config: Configuration, name: str) -> str:
-    """The type of a queue that exists: declared as it is wanted, it stays as it is, or the broker says what it is."""
-    try:
-        with session.channel() as channel:
-            channel.run(declare_stored(name, config), f"the type of queue {name}")
-    except QueueConflict as error:
-        return error.current or "another"
-    return config.message_queue_type
+_PLAIN: dict[str, dict[str, str]] = {"quorum": {"x-queue-type": "quorum"}, "classic": {}}
+"""Each type as it is declared without further arguments. Quorum first: where the virtual host has another default type
+than classic, a queue that names none is of that."""
+
+
+def _type_of(session: Session, config: Configuration, name: str) -> tuple[str, bool]:
+    """The type of a queue that exists, and whether it is as the configuration wants it: each is tried.
+
+    A declaration that fits changes nothing; one that does not is refused.
+    """
+    wanted = config.message_queue_type
+    is_accepted = _accepts(session, name, declare_stored(name, config))
+    if is_accepted and wanted != "classic":
+        return wanted, True
+    for kind, arguments in _PLAIN.items():
+        if _accepts(session, name, declare_queue(name, durable=True, arguments=arguments)):
+            return kind, is_accepted and kind == wanted
+    return "another", False
+
+
+def _accepts(session: Session, name: str, declaration: Step) -> bool:
+    with session.channel() as channel:
+        try:
+            channel.run(declaration, f"the type of queue {name}")
+        except QueueConflict:
+            return False
+    return True

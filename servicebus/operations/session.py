@@ -117,7 +117,7 @@ class Session:
             try:
                 return channel.declare(name, passive=True)
             except TransportError as error:
-                if _says(error, 404):
+                if error.reply_code == 404:
                     return None
                 raise
 
@@ -188,7 +188,3 @@ class Session:
         """*channel* is closed."""
         with suppress(ValueError):
             self._channels.remove(channel)
-
-
-def _says(error: TransportError, code: int) -> bool:
-    return f" {code} " in f" {getattr(error, 'reason', error)} "

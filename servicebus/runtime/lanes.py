@@ -2,6 +2,10 @@
 
 A lane whose queue cannot be had just now (its member of the cluster is down, or it is of another type until somebody
 moves it) waits and is asked for again; the rest is served meanwhile.
+
+Of a queue whose member is down RabbitMQ 3.10 says so at once. Later versions (seen with 4.0 and 4.3) say nothing for 71
+to 76 s, then that it timed out. So a queue that is not answered for in ``ANSWER_S``, while the broker makes another one
+on the same connection, is out of reach. If the answer comes all the same, the lane is open.
 """
 
 from __future__ import annotations
@@ -12,12 +16,17 @@ from typing import NamedTuple, Protocol
 
 from servicebus.errors import QueueConflict, QueueStranded, TransportError
 from servicebus.runtime.topology import Keep
-from servicebus.transport.interface import BrokerChannel, BrokerConnection, Script
+from servicebus.transport.failures import stranded
+from servicebus.transport.interface import Asked, BrokerChannel, BrokerConnection, Script
 from servicebus.transport.loop import EventLoop
+from servicebus.transport.steps import declare_queue, delete_queue
 from servicebus.wire.address import is_stored
 
 LOG = logging.getLogger(__name__)
 
+ANSWER_S = 2.0
+"""What a broker takes to answer for a queue is milliseconds; more than this is looked into."""
+_LOOK_EVERY_S = 0.5
 WAITING_AGAIN_S = 5.0
 """How often queues are asked for that are out of reach, or of another type."""
 _STORED = ("messages", "delays")
@@ -62,6 +71,8 @@ class Lanes:
         self._channels: dict[str, BrokerChannel] = {}
         self._tags: dict[str, list[str]] = {}
         self._waiting: dict[str, str] = {}
+        self._unanswered: set[str] = set()
+        """Those that wait and are asked for still."""
         self._is_over = False
 
     def __repr__(self) -> str:
@@ -136,6 +147,7 @@ class Lanes:
             nonlocal mine
             mine = self._channels[lane.name] = channel
             channel.run(lane.script(keep), ready)
+            self._watch(channel, lambda: not is_open, silent)
 
         def keep(tag: str) -> None:
             self._tags.setdefault(lane.name, []).append(tag)
@@ -143,19 +155,62 @@ class Lanes:
         def ready() -> None:
             nonlocal is_open
             is_open = True
-            then()
+            if lane.name in self._unanswered:
+                self._unanswered.discard(lane.name)
+                self._waiting.pop(lane.name, None)
+            else:
+                then()
+
+        def silent(queue: str) -> None:
+            error = stranded(self._host_name, queue)
+            if _can_wait(lane.name, error):
+                self._unanswered.add(lane.name)
+                self._let_wait(lane.name, error)
+                then()
+            else:
+                self._events.lane_broken(error)
 
         def broken(error: TransportError) -> None:
             was_replaced = is_open and self._channels.get(lane.name) is not mine
             if self._is_over or was_replaced:
                 return
-            if not is_open and _can_wait(lane.name, error):
+            if lane.name in self._unanswered and not is_open:
+                self._unanswered.discard(lane.name)  # it waits, and is asked for again
+            elif not is_open and _can_wait(lane.name, error):
                 self._let_wait(lane.name, error)
                 then()
             else:
                 self._events.lane_broken(error)
 
         self._connection.open_channel(opened, broken)
+
+    def _watch(self, channel: BrokerChannel, is_waited_for: Callable[[], bool], silent: Callable[[str], None]) -> None:
+        """Call *silent* with the queue for which alone the broker does not answer."""
+
+        def look(before: Asked | None, looks: int) -> None:
+            asked = channel.asked
+            if self._is_over or not (is_waited_for() and channel.is_open):
+                return
+            looks = looks + 1 if asked is before else 0
+            if asked is None or looks * _LOOK_EVERY_S < ANSWER_S:
+                self._loop.call_later(_LOOK_EVERY_S, lambda: look(asked, looks))
+            else:
+                self._when_it_makes_a_queue(lambda: silent(asked.queue) if channel.asked is asked else None)
+
+        look(None, 0)
+
+    def _when_it_makes_a_queue(self, then: Callable[[], None]) -> None:
+        """Have the broker make a queue, on the member that we are connected to; ``then()`` when it has."""
+
+        def opened(channel: BrokerChannel) -> None:
+            def done() -> None:
+                channel.close()
+                if not self._is_over:
+                    then()
+
+            channel.run(_a_queue(), done)
+
+        self._connection.open_channel(opened, lambda _error: None)
 
     def _let_wait(self, name: str, error: TransportError) -> None:
         self._channels.pop(name, None)
@@ -165,12 +220,18 @@ class Lanes:
     def _ask_for_waiting_later(self) -> None:
         def ask() -> None:
             if not self._is_over:
-                lanes = [lane for lane in self._plan() if lane.name in self._waiting]
-                self._waiting = {}
+                lanes = [lane for lane in self._plan() if lane.name in self._waiting.keys() - self._unanswered]
+                for lane in lanes:
+                    del self._waiting[lane.name]
                 self._open_each(lanes, self._ask_for_waiting_later)
 
         if self._waiting:
             self._loop.call_later(WAITING_AGAIN_S, ask)
+
+
+def _a_queue() -> Script:
+    name, _, _ = yield declare_queue(exclusive=True, auto_delete=True)
+    yield delete_queue(name)
 
 
 def _can_wait(lane: str, error: TransportError) -> bool:

@@ -12,7 +12,7 @@ from servicebus.errors import ConnectionLost, TransportError
 from servicebus.transport.acks import Acks
 from servicebus.transport.failures import channel_failure
 from servicebus.transport.frames import Properties, ack_frame, publish_frames
-from servicebus.transport.interface import Delivery, Returned, Script
+from servicebus.transport.interface import Asked, Delivery, Returned, Script
 
 if TYPE_CHECKING:
     from servicebus.transport.amqp import AmqpConnection
@@ -36,6 +36,9 @@ class AmqpChannel:
         self.connection = connection
         self.is_open = False
         """Kept by the connection, too, when that ends: asked for each call."""
+        self.asked: Asked | None = None
+        self.is_told = False
+        """Something was asked without an answer: a refusal may be about that."""
         self._on_open = on_open
         self._on_closed = on_closed
         self._on_returned = on_returned
@@ -187,7 +190,7 @@ class AmqpChannel:
         if self._script is not None:
             self._script.close()
             self._script = None
-        self._on_closed(channel_failure(self.connection.host, error))
+        self._on_closed(channel_failure(self.connection.host, error, None if self.is_told else self.asked))
 
     def _cancelled(self, frame: Any) -> None:
         reason = f"the broker cancelled consumer {frame.method.consumer_tag}; was its queue deleted?"

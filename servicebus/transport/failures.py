@@ -9,7 +9,7 @@ from pika.adapters.utils import connection_workflow
 
 from servicebus.configuration import BrokerHost
 from servicebus.errors import ConnectFailed, ConnectionLost, QueueConflict, QueueStranded, TransportError
-from servicebus.transport.conflicts import Conflict, queue_conflict, stranded_queue
+from servicebus.transport.interface import Asked
 from servicebus.wire.address import is_stored
 
 
@@ -88,44 +88,53 @@ def _is_timeout(error: BaseException) -> bool:
     return isinstance(error, (TimeoutError, pika.exceptions.AMQPConnectionError)) or "imeout" in type(error).__name__
 
 
-def channel_failure(host: BrokerHost, error: BaseException) -> TransportError:
-    """Why a channel closed: topology conflicts and missing rights are ConnectFailed, the rest a lost connection."""
-    if isinstance(error, pika.exceptions.ChannelClosedByBroker):
-        text = f"{error.reply_code} {error.reply_text}"
-        if error.reply_code == 403:
-            advice = "grant the right, or use other names"
-            return ConnectFailed(host.place, f"the broker refused the topology: {text}; {advice}", kind="topology")
-        if error.reply_code == 406 and (conflict := queue_conflict(error.reply_text)):
-            return _conflict(host, conflict, text)
-        if error.reply_code == 406 and "inequivalent" in text:
-            reason = f"the broker refused the topology: {text}; delete it, or use another name"
-            return ConnectFailed(host.place, reason, kind="topology")
-        if error.reply_code == 404 and (queue := stranded_queue(error.reply_text)):
-            return QueueStranded(host.place, _stranded(queue), queue=queue)
-        if error.reply_code == 406 and "acknowledgement" in text:
-            text += "; a service took longer than the broker's consumer_timeout, its work is delivered again"
-        return ConnectionLost(host.place, f"the broker closed the channel: {text}", sent=True)
-    return ConnectionLost(host.place, closing_reason(error), sent=True)
+def channel_failure(host: BrokerHost, error: BaseException, asked: Asked | None = None) -> TransportError:
+    """Why a channel closed: topology conflicts and missing rights are ConnectFailed, the rest a lost connection.
+
+    What the broker refused is told by its reply code and by what it was *asked* just then: its words differ from
+    version to version.
+    """
+    if not isinstance(error, pika.exceptions.ChannelClosedByBroker):
+        return ConnectionLost(host.place, closing_reason(error), sent=True)
+    failure = _refusal(host, error.reply_code, f"{error.reply_code} {error.reply_text}", asked)
+    failure.reply_code = error.reply_code
+    return failure
 
 
-def _conflict(host: BrokerHost, conflict: Conflict, text: str) -> QueueConflict:
+def _refusal(host: BrokerHost, code: int, text: str, asked: Asked | None) -> TransportError:
+    declared = asked.queue if asked is not None and asked.is_declaration else ""
+    if code == 403:
+        advice = "grant the right, or use other names"
+        return ConnectFailed(host.place, f"the broker refused the topology: {text}; {advice}", kind="topology")
+    if code == 406 and declared:
+        return QueueConflict(host.place, _conflict(host, declared, text), queue=declared)
+    if code == 406 and "inequivalent" in text:  # an exchange
+        reason = f"the broker refused the topology: {text}; delete it, or use another name"
+        return ConnectFailed(host.place, reason, kind="topology")
+    # A declaration makes what is not there; so the queue is known, and out of reach.
+    if code == 404 and declared:
+        return stranded(host.place, declared)
+    if code == 406 and "acknowledgement" in text:
+        text += "; a service took longer than the broker's consumer_timeout, its work is delivered again"
+    return ConnectionLost(host.place, f"the broker closed the channel: {text}", sent=True)
+
+
+def _conflict(host: BrokerHost, queue: str, text: str) -> str:
     """What is not as it was declared, and what to do about it."""
-    if conflict.current:
-        reason = f"queue {conflict.queue} is {conflict.current}, where queue_type says {conflict.wanted}"
+    if is_stored(queue):
+        what = f"queue {queue} has another type or other arguments than queue_type asks for"
+        advice = f"move its messages with: servicebus migrate-queue {host.name}"
     else:
-        reason = f"the broker refused the topology: {text}"
-    if is_stored(conflict.queue):
-        reason += f"; move its messages with: servicebus migrate-queue {host.name}"
-    else:
-        reason += "; delete it, or use another name"
-    return QueueConflict(host.place, reason, queue=conflict.queue, current=conflict.current)
+        what, advice = f"queue {queue} has other arguments than ours", "delete it, or use another name"
+    return f"{what}; {advice} (the broker: {text})"
 
 
-def _stranded(queue: str) -> str:
+def stranded(place: str, queue: str) -> QueueStranded:
+    """The failure of a queue that the broker knows and cannot reach."""
     reason = f"queue {queue} lives on a member of the cluster that is away"
     if is_stored(queue):
         reason += "; its messages wait there; with queue_type: quorum they would live on several members"
-    return reason
+    return QueueStranded(place, reason, queue=queue)
 
 
 def closing_reason(error: BaseException) -> str:

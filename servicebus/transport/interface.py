@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from servicebus.errors import ConnectFailed, ConnectionLost, TransportError
 
-__all__ = ["BrokerChannel", "BrokerConnection", "ConnectionEvents", "Delivery", "Returned", "Script", "Step"]
+__all__ = ["Asked", "BrokerChannel", "BrokerConnection", "ConnectionEvents", "Delivery", "Returned", "Script", "Step"]
 
 
 class Delivery:
@@ -59,6 +59,14 @@ class Returned:
     reason: str
 
 
+class Asked(NamedTuple):
+    """What a script waits for: the queue that the broker was asked about, and nothing else is unanswered."""
+
+    queue: str
+    is_declaration: bool
+    """It is to be made if it is not there."""
+
+
 Step = Callable[["BrokerChannel", Callable[[Any], None]], None]
 """One asynchronous broker operation: ``step(channel, on_done)``."""
 
@@ -71,6 +79,10 @@ class BrokerChannel(Protocol):
 
     @property
     def is_open(self) -> bool: ...
+
+    @property
+    def asked(self) -> Asked | None:
+        """The queue whose answer the script waits for; None if it is about no queue."""
 
     def run(self, script: Script, on_done: Callable[[], None] | None = None) -> None:
         """Run *script* step by step; ``on_done()`` after the last. A closed channel ends it without ``on_done``."""

@@ -2,6 +2,9 @@
 
 With *no_wait* the broker is to say nothing: the script goes on at once, and what follows travels in the same write. It
 is done before what follows all the same, and a refusal closes the channel as always.
+
+Steps about a queue leave its name in ``channel.asked`` until the answer comes: so it is known what a refusal, or no
+answer, is about.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from typing import Any
 
 from pika import spec
 
-from servicebus.transport.interface import Delivery, Step
+from servicebus.transport.interface import Asked, Delivery, Step
 
 
 def declare_exchange(name: str, *, durable: bool = True, passive: bool = False, no_wait: bool = False) -> Step:
@@ -19,6 +22,7 @@ def declare_exchange(name: str, *, durable: bool = True, passive: bool = False, 
         callback = None if no_wait else on_done
         channel.raw.exchange_declare(name, "direct", passive=passive, durable=durable, callback=callback)
         if no_wait:
+            channel.is_told = True
             on_done(None)
 
     return step
@@ -46,7 +50,7 @@ def declare_queue(
             exclusive=exclusive,
             auto_delete=auto_delete,
             arguments=dict(arguments or {}),
-            callback=answered,
+            callback=_asking(channel, name, answered, is_declaration=not passive),
         )
 
     return step
@@ -54,8 +58,10 @@ def declare_queue(
 
 def bind_queue(queue: str, exchange: str, routing_key: str, *, no_wait: bool = False) -> Step:
     def step(channel: Any, on_done: Callable[[Any], None]) -> None:
-        channel.raw.queue_bind(queue, exchange, routing_key, callback=None if no_wait else on_done)
+        callback = None if no_wait else _asking(channel, queue, on_done)
+        channel.raw.queue_bind(queue, exchange, routing_key, callback=callback)
         if no_wait:
+            channel.is_told = True
             on_done(None)
 
     return step
@@ -65,7 +71,7 @@ def unbind_queue(queue: str, exchange: str, routing_key: str) -> Step:
     """Fine if there is no such binding."""
 
     def step(channel: Any, on_done: Callable[[Any], None]) -> None:
-        channel.raw.queue_unbind(queue, exchange, routing_key, callback=on_done)
+        channel.raw.queue_unbind(queue, exchange, routing_key, callback=_asking(channel, queue, on_done))
 
     return step
 
@@ -74,9 +80,11 @@ def delete_queue(queue: str, *, if_unused: bool = False, if_empty: bool = False)
     """Answers with the number of messages that went with it; fine if there is no such queue."""
 
     def step(channel: Any, on_done: Callable[[Any], None]) -> None:
-        channel.raw.queue_delete(
-            queue, if_unused=if_unused, if_empty=if_empty, callback=lambda frame: on_done(frame.method.message_count)
-        )
+        def deleted(frame: Any) -> None:
+            on_done(frame.method.message_count)
+
+        callback = _asking(channel, queue, deleted)
+        channel.raw.queue_delete(queue, if_unused=if_unused, if_empty=if_empty, callback=callback)
 
     return step
 
@@ -111,13 +119,11 @@ def consume(
                 channel.is_to_be_acked(method.delivery_tag)
             on_delivery(_delivery(channel, method, properties, body))
 
-        tag = channel.raw.basic_consume(
-            queue,
-            delivered,
-            auto_ack=no_ack,
-            exclusive=exclusive,
-            callback=lambda frame: on_done(frame.method.consumer_tag),
-        )
+        def consuming(frame: Any) -> None:
+            on_done(frame.method.consumer_tag)
+
+        callback = _asking(channel, queue, consuming)
+        tag = channel.raw.basic_consume(queue, delivered, auto_ack=no_ack, exclusive=exclusive, callback=callback)
         channel.take_deliveries(tag, on_delivery, no_ack=no_ack)
 
     return step
@@ -148,6 +154,20 @@ def get_message(queue: str) -> Step:
         channel.raw.basic_get(queue, got)
 
     return step
+
+
+def _asking(
+    channel: Any, queue: str, on_answer: Callable[[Any], None], *, is_declaration: bool = False
+) -> Callable[[Any], None]:
+    """*on_answer*, and note until then what the broker was asked about."""
+    channel.asked = Asked(queue, is_declaration)
+
+    def answered(frame: Any) -> None:
+        channel.asked = None
+        channel.is_told = False
+        on_answer(frame)
+
+    return answered
 
 
 def _delivery(channel: Any, method: Any, properties: Any, body: bytes) -> Delivery:

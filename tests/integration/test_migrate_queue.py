@@ -12,6 +12,8 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotInTime
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from waiting import wait_until
 from servicebus.configuration import Configuration
 from servicebus.operations import copier, migrate
 from servicebus.operations.copier import Copier
-from servicebus.operations.migrate import Finding, Migration
+from servicebus.operations.migrate import Finding, Migration, MigrationBlocked
 from servicebus.operations.session import open_session
 from servicebus.operations.session_channel import SessionChannel
 from servicebus.sender import Sender
@@ -220,7 +222,7 @@ def test_an_agent_says_what_is_wrong_and_serves_as_soon_as_the_queue_was_moved(
     agent = start_agent(brokers, queue_type="quorum")
     agent.wait_consuming()
     line = agent.wait_log("ERROR", QUEUE)
-    assert "queue NODE-01.messages is classic, where queue_type says quorum" in line
+    assert "queue NODE-01.messages has another type or other arguments than queue_type asks for" in line
     assert f"servicebus migrate-queue {command.host}" in line
     with Sender(agent.configuration()) as sender:
         assert sender.call("NODE-01.math.add", [1, 2], timeout=20)[1] == 3, "calls are served meanwhile"
@@ -243,12 +245,24 @@ def test_a_queue_that_is_consumed_stays_as_it_is(
     assert is_of_type(Probe(brokers[0]), QUEUE, None)
 
 
-def test_only_one_run_at_a_time_moves_a_queue(command: Command, brokers: list[Broker]) -> None:
+def test_only_one_run_at_a_time_moves_a_queue(brokers: list[Broker], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrate, "LOCK_S", 0.2)
     probe = Probe(brokers[0])
     fill(probe, QUEUE, 1)
     with probe.channel() as channel:
         channel.queue_declare(f"{QUEUE}.moving.lock", exclusive=True)
-        code, _, errors = command.run("quorum", "--queue", QUEUE)
-        assert code == 1
-        assert "is being moved by another process" in errors
-    assert command.run("quorum", "--queue", QUEUE)[0] == 0
+        with pytest.raises(MigrationBlocked, match="is being moved by another process"):
+            run(brokers[0], "quorum")
+    assert run(brokers[0], "quorum").state == "fine"
+
+
+def test_the_lock_of_a_run_that_was_killed_is_waited_for(brokers: list[Broker]) -> None:
+    probe = Probe(brokers[0])
+    fill(probe, QUEUE, 1)
+    with ThreadPoolExecutor(1) as pool:
+        with probe.channel() as channel:
+            channel.queue_declare(f"{QUEUE}.moving.lock", exclusive=True)
+            later = pool.submit(run, brokers[0], "quorum")
+            with pytest.raises(NotInTime):
+                later.result(0.5)
+        assert later.result(30).state == "fine"

@@ -56,8 +56,8 @@ EXAMPLES: list[tuple[ServiceBusError, dict[str, object], str]] = [
         "mq-a:5672: reset (after something was sent)",
     ),
     (
-        errors.QueueConflict("mq-a:5672", "queue N.messages is classic", queue="N.messages", current="classic"),
-        {"host": "mq-a:5672", "kind": "topology", "queue": "N.messages", "current": "classic"},
+        errors.QueueConflict("mq-a:5672", "queue N.messages is classic", queue="N.messages"),
+        {"host": "mq-a:5672", "kind": "topology", "queue": "N.messages"},
         "mq-a:5672: queue N.messages is classic",
     ),
     (

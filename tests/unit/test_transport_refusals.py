@@ -1,0 +1,130 @@
+"""What a broker's refusal means: told by its code and by what was asked, in whatever words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pika.exceptions
+import pytest
+
+from servicebus.configuration import Configuration
+from servicebus.errors import ConnectFailed, ConnectionLost, QueueConflict, QueueStranded, TransportError
+from servicebus.transport.failures import channel_failure
+from servicebus.transport.interface import Asked
+from servicebus.transport.steps import bind_queue, consume, declare_exchange, declare_queue, delete_queue, unbind_queue
+
+HOST = Configuration({"hosts": ["mq-a"], "secret_token": "a secret of the test"}).hosts[0]
+STORED = Asked("N.messages", is_declaration=True)
+CALLS = Asked("N.rpc", is_declaration=True)
+
+OTHER_TYPE = [
+    "PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue 'N.messages' in vhost '/': "
+    "received the value 'quorum' of type 'longstr' but current is none",  # 3.10
+    "PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue 'N.messages' in vhost '/': "
+    "received 'classic' but current is 'quorum'",  # 4.0
+    "in words of the future",
+]
+OUT_OF_REACH = [
+    "NOT_FOUND - home node 'rabbit@b' of durable queue 'N.rpc' in vhost '/' is down or inaccessible",  # 3.10
+    "NOT_FOUND - failed to perform operation on queue 'N.rpc' in vhost '/' due to timeout",  # 4.0
+    "in words of the future",
+]
+
+
+def failure(code: int, text: str, asked: Asked | None) -> TransportError:
+    return channel_failure(HOST, pika.exceptions.ChannelClosedByBroker(code, text), asked)
+
+
+@pytest.mark.parametrize("text", OTHER_TYPE)
+def test_a_queue_that_is_not_as_declared_is_a_conflict(text: str) -> None:
+    error = failure(406, text, STORED)
+    assert isinstance(error, QueueConflict)
+    assert error.queue == "N.messages"
+    assert error.reply_code == 406
+    assert "servicebus migrate-queue mq-a" in str(error)
+    assert text in str(error)
+
+
+@pytest.mark.parametrize("text", OUT_OF_REACH)
+@pytest.mark.parametrize("asked", [STORED, CALLS])
+def test_a_queue_that_cannot_be_declared_because_it_is_not_found_is_out_of_reach(text: str, asked: Asked) -> None:
+    error = failure(404, text, asked)
+    assert isinstance(error, QueueStranded)
+    assert error.queue == asked.queue
+    assert "lives on a member of the cluster that is away" in str(error)
+
+
+@pytest.mark.parametrize("asked", [None, Asked("N.rpc", is_declaration=False)])
+@pytest.mark.parametrize("code", [404, 406])
+def test_what_was_not_asked_to_be_made_is_neither(code: int, asked: Asked | None) -> None:
+    error = failure(code, "whatever", asked)
+    assert type(error) is ConnectionLost
+    assert error.reply_code == code
+
+
+def test_a_missing_right_is_named_whatever_was_asked() -> None:
+    for asked in (None, STORED):
+        error = failure(403, "ACCESS_REFUSED", asked)
+        assert isinstance(error, ConnectFailed)
+        assert (error.kind, error.reply_code) == ("topology", 403)
+
+
+class Channel:
+    """Notes what pika is asked, and answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked: Asked | None = None
+        self.is_told = False
+        self.callback: Callable[[Any], None] | None = None
+
+    @property
+    def raw(self) -> Channel:
+        return self
+
+    def __getattr__(self, name: str) -> Callable[..., str]:
+        def ask(*_arguments: Any, callback: Any = None, **_options: Any) -> str:
+            self.callback = callback or self.callback
+            return "tag"
+
+        return ask
+
+    def answer(self) -> None:
+        assert self.callback is not None
+        frame: Any = type("Frame", (), {})
+        frame.method = type("Method", (), {"queue": "", "message_count": 0, "consumer_count": 0, "consumer_tag": ""})
+        self.callback(frame)
+
+
+@pytest.mark.parametrize(
+    ("step", "is_declaration"),
+    [
+        (declare_queue("N.rpc", durable=True), True),
+        (declare_queue("N.rpc", passive=True), False),
+        (bind_queue("N.rpc", "servicebus", "N.rpc"), False),
+        (unbind_queue("N.rpc", "servicebus", "N.rpc"), False),
+        (delete_queue("N.rpc"), False),
+        (consume("N.rpc", lambda _delivery: None), False),
+    ],
+)
+def test_a_step_about_a_queue_says_so_until_it_is_answered(step: Any, is_declaration: bool) -> None:
+    channel, answers = Channel(), list[Any]()
+    step(channel, answers.append)
+    assert channel.asked == Asked("N.rpc", is_declaration)
+    assert answers == []
+    channel.answer()
+    assert channel.asked is None
+    assert len(answers) == 1
+
+
+@pytest.mark.parametrize(
+    "told", [declare_exchange("servicebus", no_wait=True), bind_queue("N.rpc", "servicebus", "N.rpc", no_wait=True)]
+)
+def test_after_something_that_has_no_answer_a_refusal_may_be_about_that(told: Any) -> None:
+    channel = Channel()
+    told(channel, lambda _answer: None)
+    assert channel.is_told
+    declare_queue("N.rpc")(channel, lambda _answer: None)
+    assert channel.is_told
+    channel.answer()
+    assert not channel.is_told
