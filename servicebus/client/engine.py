@@ -138,6 +138,7 @@ class Engine:
             "late_replies": self._answers.late,
             "hedged": self._hedger.hedged,
             "held_back": self._budgets.denied,
+            "defects": self._loop.failures.count,
             "outbox": None if self._outbox is None else self._outbox.status(),
         }
 

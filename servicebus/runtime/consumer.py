@@ -127,8 +127,9 @@ class NodeConsumer:
         self._opened += 1
         if self._opened == 2:
             self._dismiss_abandoned()
+            broken = self._broken_in(self.generation)
             self._publisher = Publisher(
-                self._config, self.host.name, self.settler.counters, self._broken_in(self.generation)
+                self._config, self.host.name, self.settler.counters, self._loop.failures, broken
             )
             self.settler.begin(self.generation, self._publisher)
             self._publisher.open(self._connections[0], self._look_for_mark)

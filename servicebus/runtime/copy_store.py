@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 
 from servicebus.policy.backoff import Backoff
 from servicebus.runtime.copies import Copy
-from servicebus.runtime.job import Claim, Settlement
+from servicebus.runtime.job import Burial, Claim, Settlement
 from servicebus.runtime.publisher import Publisher
+from servicebus.runtime.reception import DEFECT
 from servicebus.transport.loop import EventLoop
 
 LOG = logging.getLogger(__name__)
@@ -92,13 +93,23 @@ class CopyStore:
         """Store the copy that *settlement* asks for, made of the delivery of *claim*; then ack all of its claims."""
         if settlement.storing_in == self._generation or self._publisher is None:
             return  # a copy is on its way already, and its confirm is for all claims
+        pending = _Pending(settlement, claim, self._copy(settlement, claim, self._publisher))
         settlement.storing_in = self._generation
-        pending = _Pending(settlement, claim, self._publisher.copy(claim, settlement))
         refusal = self._refusals.get(pending.copy.queue)
         if refusal is None:
             self._publish(pending)
         else:
             refusal.waiting.append(pending)
+
+    def _copy(self, settlement: Settlement, claim: Claim, publisher: Publisher) -> Copy:
+        try:
+            return publisher.copy(claim, settlement)
+        except Exception as error:  # a service asked for an odd delay, say: then it is buried, with what is wrong
+            self._loop.failures.report("the copy of a message", error)
+            attempts = settlement.job.attempts if settlement.job is not None else 0
+            text = f"its copy could not be made: {type(error).__name__}: {error}"
+            settlement.burial, settlement.release = Burial(DEFECT, text, attempts=attempts), None
+            return publisher.copy(claim, settlement)
 
     def _publish(self, pending: _Pending) -> None:
         generation, publisher = self._generation, self._publisher
@@ -112,7 +123,11 @@ class CopyStore:
             else:
                 self._stored(pending)
 
-        publisher.store(pending.claim, pending.copy, answered)
+        try:
+            publisher.store(pending.claim, pending.copy, answered)
+        except Exception as error:
+            self._loop.failures.report("the publishing of a copy", error)
+            self._not_stored(pending, f"a copy cannot be published ({type(error).__name__}: {error})")
 
     def _stored(self, pending: _Pending) -> None:
         settlement, queue = pending.settlement, pending.copy.queue

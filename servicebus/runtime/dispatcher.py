@@ -13,13 +13,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from servicebus.errors import JournalUnavailable
 from servicebus.runtime.complaints import Complaints
 from servicebus.runtime.job import Burial, Job, Outcome, Postponement, Settlement, Verdict
 from servicebus.runtime.journal import Journal, Known, Release, Standing
-from servicebus.runtime.reception import Arrival, Reception, ServiceKey
+from servicebus.runtime.journal_notes import JournalNotes
+from servicebus.runtime.reception import DEFECT, Arrival, Reception, ServiceKey
 from servicebus.runtime.retries import Retries
 from servicebus.runtime.service_thread import ServiceThread
+from servicebus.transport.failurelog import FailureLog
 from servicebus.wire import headers
 from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import BUSY, EXPIRED, INTERRUPTED, REFUSED, STOPPING, Fault
@@ -48,6 +49,7 @@ class Dispatcher:
         journal: Journal,
         host_name: str,
         retry_ladder: tuple[float, ...] = (),
+        failures: FailureLog | None = None,
     ):
         self.counters: Counter[str] = Counter()
         self.is_stopping = False
@@ -55,14 +57,14 @@ class Dispatcher:
         self._journal = journal
         self._retries = Retries(retry_ladder)
         self._complaints = Complaints(host_name)
-        self.receive = Reception(services, self.counters, self._complaints).receive
+        self._failures = failures or FailureLog(host_name)
+        self.receive = Reception(services, self.counters, self._complaints, self._failures).receive
         self.running_calls = 0
         """How many of the unfinished are calls."""
         self._running: dict[str, Job] = {}
         self._storing: dict[str, Settlement] = {}
         """Left by their services; the broker has not confirmed the copy that has to be stored before the ack."""
-        self._untold: list[tuple[str, Release | None]] = []
-        """What the journal has to be told: why an id may come again, or None if it is done with, without an answer."""
+        self._notes = JournalNotes(journal)
 
     def __repr__(self) -> str:
         return f"<Dispatcher running={len(self._running)} services={len(self._services)}>"
@@ -93,21 +95,58 @@ class Dispatcher:
         known = self._journal.turn(ends, starts, time.time())
         turned = Turned(self.settle(outcomes) if outcomes else [], [])
         for arrival, what in zip(arrivals, known, strict=True):
-            self._admit(arrival, what, turned)
-        if self._untold:
-            self._tell_journal()
+            try:
+                self._admit(arrival, what, turned)
+            except Exception as error:
+                turned.settlements.append(self.give_up(arrival, error))
+        if self._notes:
+            self._notes.tell()
         return turned
 
     def settle(self, outcomes: Sequence[Outcome]) -> list[Settlement]:
         """What is to be done about jobs that their services have left. ``turn()`` tells the journal before."""
-        return [self._settlement(outcome) for outcome in outcomes]
+        settlements = []
+        for outcome in outcomes:
+            try:
+                settlements.append(self._settlement(outcome))
+            except Exception as error:
+                settlements.append(self._give_up_outcome(outcome, error))
+        return settlements
+
+    # What raises while one request is handled is a defect of ours, or of what it carries. It ends that request alone.
+
+    def give_up(self, arrival: Arrival, error: Exception) -> Settlement:
+        """What becomes of a request that could not be begun: a caller is told, a message is buried."""
+        incoming = arrival.incoming
+        self._failures.report(f"the begin of a {incoming.kind.value}", error)
+        job = self._running.get(incoming.id)
+        if job is not None and job.claims[0] is arrival.claim:
+            del self._running[incoming.id]
+        is_another = incoming.id in self._running or incoming.id in self._storing
+        if incoming.kind is Kind.CALL:
+            if not is_another:
+                self._notes.add(incoming.id, Release.NOT_RUN)
+            return self._answer(arrival, Fault(REFUSED, f"{DEFECT}: {_text(error)}"))
+        if is_another:
+            return Settlement()  # a copy of one under way: unacknowledged, it comes again with the next connection
+        return self._bury(arrival, Burial(DEFECT, f"it could not be begun: {_text(error)}"))
+
+    def _give_up_outcome(self, outcome: Outcome, error: Exception) -> Settlement:
+        """The same for one that its service has left, however far its end has come."""
+        job = outcome.job
+        self._failures.report(f"the end of a {job.incoming.kind.value}", error)
+        self._running.pop(job.incoming.id, None)
+        if job.incoming.kind is Kind.CALL or outcome.verdict is Verdict.DONE:
+            return Settlement(job.claims, outcome.reply)
+        text = f"what becomes of it could not be told: {_text(error)}"
+        return self._store(job, Settlement(job.claims, burial=Burial(DEFECT, text, attempts=job.attempts)))
 
     def stored(self, settlement: Settlement) -> None:
         """The copy that *settlement* asks for is stored."""
         job = settlement.job
         if job is not None and self._storing.pop(job.incoming.id, None) is not None:
-            self._untold.append((job.incoming.id, settlement.release))
-            self._tell_journal()
+            self._notes.add(job.incoming.id, settlement.release)
+            self._notes.tell()
 
     def give_up_storing(self, generation: int | None) -> None:
         """Of copies that were published before *generation* nobody can know whether they are stored; None for all.
@@ -118,28 +157,13 @@ class Dispatcher:
         for id, settlement in list(self._storing.items()):
             if settlement.storing_in != generation:
                 del self._storing[id]
-                self._release(id, settlement.release or Release.FAILED)
-        self._tell_journal()
+                self._notes.add(id, settlement.release or Release.FAILED)
+        self._notes.tell()
 
     def tick(self) -> None:
         """Let the journal keep its house. Raises JournalUnavailable."""
         self._journal.tick(time.time())
-        self._tell_journal()
-
-    def _tell_journal(self) -> None:
-        """As long as it cannot be told, copies are held."""
-        for why in (None, *Release) if self._untold else ():
-            ids = [id for id, reason in self._untold if reason is why]
-            if not ids:
-                continue
-            try:
-                if why is None:
-                    self._journal.finish_many([(id, None) for id in ids], time.time())
-                else:
-                    self._journal.release_many(ids, why)
-            except JournalUnavailable:
-                return
-            self._untold = [entry for entry in self._untold if entry[1] is not why]
+        self._notes.tell()
 
     # -- what the journal knows ----------------------------------------------------------------------------------------
 
@@ -195,7 +219,7 @@ class Dispatcher:
             return self._bury(arrival, burial)
         if self.is_stopping and incoming.kind is Kind.CALL:
             # Asked after the journal: a copy of a call that runs here waits for its answer and must not run elsewhere.
-            self._release(incoming.id, Release.NOT_RUN)
+            self._notes.add(incoming.id, Release.NOT_RUN)
             self.counters["stopping"] += 1
             return self._answer(arrival, Fault(STOPPING, "the agent is stopping"))
         job = Job(incoming, arrival.dialect, arrival.claim, arrival.deadline)
@@ -209,7 +233,7 @@ class Dispatcher:
             self.running_calls += incoming.kind is Kind.CALL
             return None
         del self._running[incoming.id]
-        self._release(incoming.id, Release.NOT_RUN)
+        self._notes.add(incoming.id, Release.NOT_RUN)
         return self._full(arrival, elsewhere)
 
     def turn_away(self, arrival: Arrival) -> Settlement:
@@ -239,9 +263,9 @@ class Dispatcher:
     def _turn_down(self, arrival: Arrival) -> Settlement | None:
         refusal = arrival.refusal
         if refusal is None or refusal.burial is None:
-            self._done_with(arrival.incoming.id)
+            self._notes.add(arrival.incoming.id, None)
             return refusal
-        self._release(arrival.incoming.id, Release.REFUSED)
+        self._notes.add(arrival.incoming.id, Release.REFUSED)
         return self._store(Job(arrival.incoming, arrival.dialect, arrival.claim, None), refusal)
 
     def _fatal(self, arrival: Arrival, known: Known) -> Settlement:
@@ -249,7 +273,7 @@ class Dispatcher:
         text = f"it was running when its worker died, {known.deaths} times"
         self._complaints.log(f"{incoming.kind.value} {incoming.id} to {incoming.key} is not run any more: {text}")
         if incoming.kind is Kind.CALL:
-            self._done_with(incoming.id)
+            self._notes.add(incoming.id, None)
             return self._interrupted(arrival, text)
         return self._bury(arrival, Burial("killed-worker", text, attempts=known.attempts - 1))
 
@@ -280,7 +304,7 @@ class Dispatcher:
         if outcome.is_final:
             return Settlement(job.claims, outcome.reply)
         if job.incoming.kind is Kind.CALL:
-            self._release(job.incoming.id, Release.NOT_RUN)
+            self._notes.add(job.incoming.id, Release.NOT_RUN)
             return Settlement(job.claims, outcome.reply)
         service = self._services[Kind.MESSAGE, job.incoming.key].service
         return self._store(job, self._retries.settlement(outcome, service.ladder))
@@ -293,12 +317,6 @@ class Dispatcher:
 
     def _answer(self, arrival: Arrival, fault: Fault) -> Settlement:
         return Settlement([arrival.claim], arrival.dialect.write_fault(arrival.incoming, fault))
-
-    def _release(self, id: str, why: Release) -> None:
-        self._untold.append((id, why))
-
-    def _done_with(self, id: str) -> None:
-        self._untold.append((id, None))
 
     def _count(self, outcome: Outcome) -> None:
         fault = outcome.fault
@@ -313,3 +331,7 @@ class Dispatcher:
 
     def snapshot(self) -> dict[str, Any]:
         return {"unfinished": self.unfinished, **self.counters}
+
+
+def _text(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

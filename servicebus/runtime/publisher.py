@@ -12,6 +12,7 @@ from servicebus.errors import TransportError
 from servicebus.runtime.copies import Copy, dead_letter, delayed
 from servicebus.runtime.job import Claim, Settlement
 from servicebus.transport.confirms import Unconfirmed
+from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Returned
 
 LOG = logging.getLogger(__name__)
@@ -26,11 +27,17 @@ class Publisher:
     """Belongs to the I/O thread, and to one generation of a consumer's connections."""
 
     def __init__(
-        self, config: Configuration, host_name: str, counters: Counter[str], on_broken: Callable[[TransportError], None]
+        self,
+        config: Configuration,
+        host_name: str,
+        counters: Counter[str],
+        failures: FailureLog,
+        on_broken: Callable[[TransportError], None],
     ):
         self._config = config
         self._host_name = host_name
         self._counters = counters
+        self._failures = failures
         self._on_broken = on_broken
         self._replies: BrokerChannel | None = None
         self._stored: BrokerChannel | None = None
@@ -90,7 +97,10 @@ class Publisher:
 
     def _confirmed(self, number: int, multiple: bool, is_ack: bool) -> None:
         for on_answered in self._unconfirmed.settled(number, multiple):
-            on_answered("" if is_ack else _REFUSED)
+            try:
+                on_answered("" if is_ack else _REFUSED)
+            except Exception as error:
+                self._failures.report("the confirm of a copy", error)
 
     def _stored_returned(self, returned: Returned) -> None:
         # Its confirm would follow and the original be acked: break the connection first, the broker redelivers.

@@ -13,11 +13,15 @@ from servicebus.runtime.dialect import Dialect, Refused
 from servicebus.runtime.job import Burial, Claim, Incoming, Settlement
 from servicebus.runtime.journal import Start
 from servicebus.runtime.service_thread import ServiceThread
+from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.interface import Delivery
 from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import EXPIRED, UNKNOWN_SERVICE, Fault
 
 ServiceKey = tuple[Kind, str]
+
+DEFECT = "defect"
+"""Why a request was not handled: something raised where nothing should."""
 
 
 @dataclass(slots=True)  # not frozen: see job.py
@@ -52,10 +56,17 @@ class Arrival:
 class Reception:
     """Belongs to the thread that turns the loop."""
 
-    def __init__(self, services: Mapping[ServiceKey, ServiceThread], counters: Counter[str], complaints: Complaints):
+    def __init__(
+        self,
+        services: Mapping[ServiceKey, ServiceThread],
+        counters: Counter[str],
+        complaints: Complaints,
+        failures: FailureLog,
+    ):
         self._services = services
         self._counters = counters
         self._complaints = complaints
+        self._failures = failures
 
     def receive(
         self,
@@ -72,6 +83,8 @@ class Reception:
                 raise Refused(EnvelopeError("malformed", f"a {incoming.kind.value} in the queue for {lane.value}s"))
         except Refused as refused:
             return self._refuse(refused, Claim(delivery, generation, refused.reply_to), dialect, lane)
+        except Exception as error:
+            return self._unread(Claim(delivery, generation, ""), lane, error)
         claim = Claim(delivery, generation, incoming.reply_to)
         service = self._services.get((lane, incoming.key))
         if service is None:
@@ -106,3 +119,10 @@ class Reception:
         if refused.incoming is None or refused.incoming.kind is not lane:
             return settlement
         return Arrival(refused.incoming, claim, dialect, None, refusal=settlement)
+
+    def _unread(self, claim: Claim, lane: Kind, error: Exception) -> Settlement:
+        """A defect of ours, or what a stranger has found: it costs this delivery alone."""
+        self._failures.report(f"the reading of a {lane.value}", error)
+        self._counters[f"refused.{DEFECT}"] += 1
+        text = f"it could not be read: {type(error).__name__}: {error}"
+        return Settlement([claim], burial=Burial(DEFECT, text) if lane is Kind.MESSAGE else None)

@@ -196,26 +196,36 @@ class Settler:
             self._brought_messages = False
             arrivals = self._at_the_doorstep(arrivals)
         outcomes, self._outcomes = self._outcomes, []
-        try:
-            turned = self._dispatcher.turn(outcomes, arrivals)
-        except Damaged as error:
-            self._give_up_journal(error)
-            turned = Turned(self._dispatcher.settle(outcomes), [])
-        except JournalUnavailable as error:
-            # Answered or acked now, what is finished would be run again after our death.
-            self._complaints.log(f"{error}; what arrives and what is finished waits")
-            self._outcomes = outcomes
-            turned = Turned([], arrivals)
+        turned = self._turn(outcomes, arrivals)
         for settlement in turned.settlements:
-            if settlement.on_full is not None:
-                settlement.on_full()
-            else:
-                self.settle(settlement)
+            self.settle(settlement)
         if turned.held:
             self._held += turned.held
         if (self._held or self._outcomes) and not self._is_asking_again:
             self._is_asking_again = True
             self._loop.call_later(_ASK_AGAIN_S, self._ask_again)
+
+    def _turn(self, outcomes: list[Outcome], arrivals: list[Arrival]) -> Turned:
+        """Have the dispatcher finish and begin them together; what raises for one of them costs that one alone."""
+        try:
+            return self._dispatcher.turn(outcomes, arrivals)
+        except Damaged as error:
+            self._give_up_journal(error)
+            return Turned(self._dispatcher.settle(outcomes), [])
+        except JournalUnavailable as error:
+            # Answered or acked now, what is finished would be run again after our death.
+            self._complaints.log(f"{error}; what arrives and what is finished waits")
+            self._outcomes += outcomes
+            return Turned([], arrivals)
+        except Exception as error:
+            if len(outcomes) + len(arrivals) == 1:
+                # The journal does not know its end: if it comes again, it is not run again.
+                settlements = self._dispatcher.settle(outcomes)
+                return Turned(settlements + [self._dispatcher.give_up(arrival, error) for arrival in arrivals], [])
+        each = [self._turn([outcome], []) for outcome in outcomes] + [self._turn([], [arrival]) for arrival in arrivals]
+        return Turned(
+            [one for turned in each for one in turned.settlements], [one for turned in each for one in turned.held]
+        )
 
     def _at_the_doorstep(self, arrivals: list[Arrival]) -> list[Arrival]:
         now = time.monotonic()
@@ -232,27 +242,40 @@ class Settler:
     def settle(self, settlement: Settlement) -> None:
         """Answer, store and ack, as far as the claims are of these connections; the others come again."""
         publisher, generation, reply = self._publisher, self._generation, settlement.reply
-        if publisher is None:
-            return
-        is_to_be_stored = settlement.copy is not None
-        for claim in settlement.claims:
-            if claim.generation != generation:
-                continue
-            if is_to_be_stored:
-                self.copies.store(settlement, claim)
+        try:
+            if settlement.on_full is not None:
+                settlement.on_full()
                 return
-            # Reply first: a crash between the two costs a repeat, not an answer.
-            if reply is not None:
-                publisher.reply(claim, reply)
-            claim.delivery.channel.ack(claim.delivery.tag)
+            if publisher is None:
+                return
+            is_to_be_stored = settlement.copy is not None
+            for claim in settlement.claims:
+                if claim.generation != generation:
+                    continue
+                if is_to_be_stored:
+                    self.copies.store(settlement, claim)
+                    return
+                # Reply first: a crash between the two costs a repeat, not an answer.
+                if reply is not None:
+                    publisher.reply(claim, reply)
+                claim.delivery.channel.ack(claim.delivery.tag)
+        except Exception as error:
+            self._loop.failures.report("a settlement", error)
+            self._ack_unanswered(settlement)
+
+    def _ack_unanswered(self, settlement: Settlement) -> None:
+        """What cannot be answered is done with all the same; what is to be stored comes again."""
+        for claim in settlement.claims if settlement.copy is None else ():
+            if claim.generation == self._generation:
+                claim.delivery.channel.ack(claim.delivery.tag)
 
     def _tick(self) -> None:
+        self._loop.call_later(_IDLE_TICK_S if self.is_idle else _TICK_S, self._tick)
+        if self._doorstep.waiting:
+            self._flush_later()
         try:
             self._dispatcher.tick()
         except Damaged as error:
             self._give_up_journal(error)
         except JournalUnavailable as error:
             self._complaints.log(str(error))
-        if self._doorstep.waiting:
-            self._flush_later()
-        self._loop.call_later(_IDLE_TICK_S if self.is_idle else _TICK_S, self._tick)

@@ -70,7 +70,7 @@ class Worker:
         inbox_size = min(queue_len or half, half)
         by_key: dict[ServiceKey, ServiceThread] = {}  # filled below, with threads that post to the settler
         self._journal = journal
-        self._dispatcher = Dispatcher(by_key, journal, host.name, config.retry_ladder)
+        self._dispatcher = Dispatcher(by_key, journal, host.name, config.retry_ladder, self._loop.failures)
         dialect = Version2(config, keyring)
         control = ControlLane(config, keyring, dialect, self._dispatcher)
         self._settler = Settler(self._loop, self._dispatcher, host.name, config.prefetch, self._on_damaged_journal)
@@ -132,9 +132,13 @@ class Worker:
             # A broker that does not read what we publish gets no replies through to anybody.
             "healthy": (consumer.is_whole and not consumer.blocked) or consumer.maintenance.state == DRAINED,
             "backlog": sum(service.backlog for service in self._services),
-            "counters": dict(self._dispatcher.counters),
+            "counters": {**self._dispatcher.counters, **self._defects()},
             "journal": self._journal.snapshot(),
         }
+
+    def _defects(self) -> dict[str, int]:
+        count = self._loop.failures.count
+        return {"defects": count} if count else {}
 
     def _call_hook(self, hook: Hook | None, name: str) -> None:
         if hook is None:

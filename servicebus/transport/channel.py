@@ -90,7 +90,7 @@ class AmqpChannel:
     ) -> int:
         if not self.is_open:
             return 0
-        self._published += 1
+        # What cannot be encoded raises before it is counted: the broker confirms by its own count of what it gets.
         expiration = None if expiration_ms is None else str(expiration_ms)
         if self._lane is not None:
             self._write(
@@ -109,6 +109,7 @@ class AmqpChannel:
                     headers=headers,
                 )
             )
+            self._published += 1
             return self._published
         properties = pika.BasicProperties(
             correlation_id=correlation_id,
@@ -119,6 +120,7 @@ class AmqpChannel:
             headers=headers,
         )
         self._channel.basic_publish(exchange, routing_key, body, properties, mandatory=mandatory)
+        self._published += 1
         return self._published
 
     def save_acks(self, at_most: int) -> None:
@@ -196,32 +198,32 @@ class AmqpChannel:
         reason = f"the broker cancelled consumer {frame.method.consumer_tag}; was its queue deleted?"
         self._on_closed(ConnectionLost(self.connection.host.place, reason, sent=False))
 
+    def _guarded(self, callback: Callable[..., None] | None, *about: Any) -> None:
+        """What *callback* raises costs the frame that it was told of, not what was read with it."""
+        assert callback is not None
+        try:
+            callback(*about)
+        except Exception as error:
+            self.connection.loop.failed(callback, error)
+
     def _returned(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
-        assert self._on_returned is not None
-        self._on_returned(
-            Returned(
-                method.exchange,
-                method.routing_key,
-                properties.correlation_id,
-                properties.message_id,
-                body,
-                f"{method.reply_code} {method.reply_text}",
-            )
+        reason = f"{method.reply_code} {method.reply_text}"
+        returned = Returned(
+            method.exchange, method.routing_key, properties.correlation_id, properties.message_id, body, reason
         )
+        self._guarded(self._on_returned, returned)
 
     def _fast_returned(self, reason: str, exchange: str, routing_key: str, about: Properties, body: bytes) -> None:
-        assert self._on_returned is not None
         correlation_id, _, message_id, _ = about
-        self._on_returned(Returned(exchange, routing_key, correlation_id, message_id, body, reason))
+        self._guarded(self._on_returned, Returned(exchange, routing_key, correlation_id, message_id, body, reason))
 
     def _confirmed(self, frame: Any) -> None:
-        assert self._on_confirmed is not None
         method = frame.method
-        self._on_confirmed(method.delivery_tag, method.multiple, isinstance(method, pika.spec.Basic.Ack))
+        is_ack = isinstance(method, pika.spec.Basic.Ack)
+        self._guarded(self._on_confirmed, method.delivery_tag, method.multiple, is_ack)
 
     def _fast_confirmed(self, number: int, multiple: bool) -> None:
-        assert self._on_confirmed is not None
-        self._on_confirmed(number, multiple, True)
+        self._guarded(self._on_confirmed, number, multiple, True)
 
     # -- for the steps of scripts ------------------------------------------------------------------------------------
 
@@ -244,6 +246,9 @@ class AmqpChannel:
         def deliver(tag: int, about: Properties, body: bytes) -> None:
             if not no_ack:
                 note(tag)
-            on_delivery(Delivery(self, tag, body, *about))
+            try:
+                on_delivery(Delivery(self, tag, body, *about))
+            except Exception as error:  # it costs this delivery; what was read with it goes on
+                self.connection.loop.failed(on_delivery, error)
 
         self._lane.add_consumer(self._number, consumer_tag, deliver)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import logging
 import os
 import select
 import socket
@@ -21,11 +20,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
+from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.interrupts import came_from_a_signal
-
-LOG = logging.getLogger(__name__)
 
 READ = select.POLLIN
 WRITE = select.POLLOUT
@@ -65,6 +64,8 @@ class EventLoop:
         self.name = name
         self.turns = 0
         """Completed turns; a supervisor that sees it stand still knows that the loop hangs."""
+        self.failures = FailureLog(name)
+        """What callbacks have raised."""
         self.streams: dict[int, Cuttable] = {}
         """Connections in full use, by file descriptor; each adds and removes itself."""
         self._poll = select.poll()
@@ -134,6 +135,15 @@ class EventLoop:
         """Flush *stream* at the end of this turn."""
         self._unsent.append(stream)
 
+    def failed(self, callback: Callable[..., object], error: Exception) -> None:
+        """Report what *callback* raised: it must not end the thread that serves all the others.
+
+        Raises *error* again if a signal handler of the program raised it.
+        """
+        if came_from_a_signal(error):
+            raise error
+        self.failures.report(_name(callback), error)
+
     def close(self) -> None:
         """Release the pipe; only after ``run()`` has returned."""
         os.close(self._wake_in)
@@ -162,7 +172,7 @@ class EventLoop:
                 try:
                     watched[2](events if not events & ~_BOTH else events | _BOTH)
                 except Exception as error:
-                    self._failed(watched[2], error)
+                    self.failed(watched[2], error)
 
     def _has_work(self) -> bool:
         return bool(self._posted)
@@ -198,19 +208,13 @@ class EventLoop:
                 try:
                     each.flush()
                 except Exception as error:
-                    self._failed(each.flush, error)
+                    self.failed(each.flush, error)
 
     def _guarded(self, callback: Callable[[], None]) -> None:
         try:
             callback()
         except Exception as error:
-            self._failed(callback, error)
-
-    def _failed(self, callback: Callable[..., None], error: Exception) -> None:
-        """One broken callback must not end the thread that serves all the others."""
-        if came_from_a_signal(error):
-            raise error
-        LOG.error("%s: callback %r failed", self.name, callback, exc_info=error)
+            self.failed(callback, error)
 
     def _wake(self) -> None:
         with suppress(BlockingIOError):  # the pipe is full of wake-ups already
@@ -219,3 +223,10 @@ class EventLoop:
     def _drain_wakeups(self, _mask: int) -> None:
         with suppress(BlockingIOError):
             os.read(self._wake_in, 4096)
+
+
+def _name(callback: Callable[..., object]) -> str:
+    """What *callback* is, without the values that it holds."""
+    while isinstance(callback, partial):
+        callback = callback.func
+    return f"callback {getattr(callback, '__qualname__', type(callback).__name__)}"

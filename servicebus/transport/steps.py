@@ -117,7 +117,10 @@ def consume(
         def delivered(_channel: Any, method: Any, properties: Any, body: bytes) -> None:
             if not no_ack:
                 channel.is_to_be_acked(method.delivery_tag)
-            on_delivery(_delivery(channel, method, properties, body))
+            try:
+                on_delivery(_delivery(channel, method, properties, body))
+            except Exception as error:
+                channel.connection.loop.failed(on_delivery, error)
 
         def consuming(frame: Any) -> None:
             on_done(frame.method.consumer_tag)

@@ -25,6 +25,10 @@ HOST = "x-servicebus-host"
 TIME = "x-servicebus-time"
 """Unix seconds of the last attempt, or of the refusal."""
 
+_LATEST_S = 99_999_999_999
+"""In the year 5138, in every time zone."""
+_LARGEST = {ATTEMPTS: 1_000_000, DUE: _LATEST_S * 1000}
+
 _ALL = (FRESH, REQUEUED, DUE, ATTEMPTS, FIRST, REASON, DETAIL, TRACE, HOST, TIME)
 
 
@@ -39,6 +43,11 @@ def kept_in_copies(headers: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def number(headers: Mapping[str, Any] | None, name: str) -> int:
-    """A header that is a count or a time; 0 if it is missing or no number, since anybody may have written it."""
+    """A header that is a count or a time, cut to what one can reckon with; 0 if it is missing or no such number.
+
+    Nobody signs it, so a stranger may have written any 64 bits there, or something else.
+    """
     value = (headers or {}).get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        return 0
+    return min(value, _LARGEST.get(name, _LATEST_S))

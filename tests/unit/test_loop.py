@@ -168,7 +168,61 @@ class TestPosting:
             wait_until(lambda: len(caplog.records) >= 3)
         assert in_loop(loop, lambda: 42) == 42
         assert all(record.exc_info for record in caplog.records)
+        assert loop.failures.count == 3
         in_loop(loop, lambda: loop.unwatch(ours))
+
+    @pytest.mark.parametrize("kind", ["post", "timer", "flush", "send"])
+    def test_what_one_of_many_raises_costs_none_of_the_others(self, loop: EventLoop, kind: str) -> None:
+        """All of them are due in one turn."""
+        ran: list[int] = []
+
+        class Each:
+            def __init__(self, number: int):
+                self.number = number
+
+            def flush(self) -> None:
+                ran.append(self.number)
+                if self.number == 2:
+                    raise OverflowError("one too many")
+
+        def begin() -> None:
+            for each in map(Each, range(5)):
+                if kind == "post":
+                    loop.post(each.flush)
+                elif kind == "timer":
+                    loop.call_later(0.0, each.flush)
+                elif kind == "flush":
+                    loop.flush_later(each)
+                else:
+                    loop.send_later(each)
+
+        in_loop(loop, begin)
+        wait_until(lambda: len(ran) == 5)
+        assert ran == [0, 1, 2, 3, 4]
+        assert in_loop(loop, lambda: loop.failures.count) == 1
+
+    def test_a_callback_that_raises_all_the_time_is_counted_and_does_not_fill_the_log(
+        self, loop: EventLoop, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def broken() -> None:
+            raise ValueError("from a callback")
+
+        for _ in range(100):
+            loop.post(broken)
+        wait_until(lambda: loop.failures.count == 100)
+        assert 1 <= len(caplog.records) <= 3
+        assert "callback" in caplog.records[0].getMessage()
+        assert "broken" in caplog.records[0].getMessage()
+
+    def test_a_filter_of_the_programs_that_raises_does_not_end_the_loop(
+        self, loop: EventLoop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(*_args: Any) -> None:
+            raise ValueError("from a callback, and from a filter")
+
+        monkeypatch.setattr(logging.getLogger("servicebus.transport.failurelog"), "filter", broken)
+        loop.post(broken)
+        assert in_loop(loop, lambda: 42) == 42
 
     def test_turns_go_on_counting_while_the_loop_lives(self, loop: EventLoop) -> None:
         before = loop.turns

@@ -1,0 +1,279 @@
+"""What raises while one request is handled costs that one: Settler, Dispatcher, Publisher and real services."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from envelopes import SECRET, sealed
+from loops import turning
+from waiting import wait_until
+
+from servicebus.configuration import Configuration
+from servicebus.endpoints import Request, Response, Retry
+from servicebus.runtime.dialect import Version2
+from servicebus.runtime.dispatcher import Dispatcher
+from servicebus.runtime.journal import MemoryJournal
+from servicebus.runtime.publisher import Publisher
+from servicebus.runtime.service_thread import Service, ServiceThread
+from servicebus.runtime.settler import Settler
+from servicebus.transport.frames import publish_frames
+from servicebus.transport.interface import Delivery
+from servicebus.transport.sharedloop import SharedLoop
+from servicebus.wire import headers
+from servicebus.wire.envelope import Kind
+from servicebus.wire.signing import Keyring
+from servicebus.wire.xmlcodec import decode_json, decode_reply
+
+CONFIG = Configuration({"hosts": ["mq-a"], "node_name": "NODE-01", "secret_token": SECRET})
+REPLY_TO = "amq.rabbitmq.reply-to.g1h2"
+ODD = "odd"
+GENERATION = 1
+
+
+class Echo:
+    def on_call(self, request: Request, response: Response) -> None:
+        response.send(request.get_params())
+
+
+class Note:
+    def on_message(self, request: Request) -> None:
+        if request.get_params() == "later":
+            raise Retry(after=5)
+        if request.get_params() == ODD:
+            raise ValueError("it is odd")
+
+
+class Consuming:
+    def __init__(self) -> None:
+        self.acked: list[int] = []
+
+    def ack(self, tag: int) -> None:
+        self.acked.append(tag)
+
+
+class Publishing:
+    """The channel on which everything is published; confirms are said by the test."""
+
+    is_open = True
+
+    def __init__(self) -> None:
+        self.replies: dict[str, bytes] = {}
+        self.copies: list[tuple[str, str | None, dict[str, Any]]] = []
+
+    def publish(self, exchange: str, routing_key: str, body: bytes, **about: Any) -> int:
+        publish_frames(1, exchange, routing_key, body, 131072, **about)  # raises what it cannot encode
+        if about.get("persistent"):
+            self.copies.append((routing_key, about["message_id"], about["headers"]))
+            return len(self.copies)
+        self.replies[about["correlation_id"]] = body
+        return 0
+
+
+class Connection:
+    def __init__(self, channel: Publishing):
+        self._channel = channel
+
+    def open_channel(self, on_open: Callable[[Any], None], *_: Any, **told: Any) -> None:
+        if "on_confirmed" in told:
+            self.confirmed: Callable[[int, bool, bool], None] = told["on_confirmed"]
+        on_open(self._channel)
+
+
+class Worker:
+    """What a worker is without its connections; everything is asked in its loop's thread."""
+
+    def __init__(self, loop: SharedLoop):
+        self.loop = loop
+        services = [Service(Kind.CALL, "test", "echo", Echo()), Service(Kind.MESSAGE, "test", "note", Note())]
+        by_key: dict[Any, ServiceThread] = {}
+        self.journal = MemoryJournal()
+        self.dispatcher = Dispatcher(by_key, self.journal, "mq-a:5672", (5.0,), loop.failures)
+        self.settler = Settler(loop, self.dispatcher, "mq-a:5672", 64, lambda _error: None)
+        self.threads = [
+            ServiceThread(service, 64, self.settler.post, lambda: None, with_traces=False) for service in services
+        ]
+        by_key.update({(thread.service.kind, thread.service.key): thread for thread in self.threads})
+        self.dialect = Version2(CONFIG, Keyring(CONFIG.secrets))
+        self.consuming, self.publishing = Consuming(), Publishing()
+        self.publisher = Publisher(CONFIG, "mq-a:5672", self.dispatcher.counters, loop.failures, lambda _error: None)
+        self.connection: Any = Connection(self.publishing)
+        self.publisher.open(self.connection, lambda: None)
+        self.settler.begin(GENERATION, self.publisher)
+        for thread in self.threads:
+            thread.start()
+
+    def batch(self, params: list[Any], kind: Kind, marks: list[dict[str, Any] | None] | None = None) -> None:
+        """Deliver so many requests in one turn of the loop; their tags count from 1."""
+        channel: Any = self.consuming
+        service = "echo" if kind is Kind.CALL else "note"
+        deliveries = []
+        for tag, value in enumerate(params, 1):
+            body = sealed(f"NODE-01.test.{service}", value, kind=kind)
+            reply_to = REPLY_TO if kind is Kind.CALL else None
+            given = marks[tag - 1] if marks is not None else None
+            deliveries.append(Delivery(channel, tag, body, str(tag), reply_to, str(tag), given))
+
+        def take() -> None:
+            for delivery in deliveries:
+                self.settler.take(delivery, GENERATION, self.dialect, kind)
+
+        self.loop.post(take)
+
+    def confirm(self) -> None:
+        """The broker has stored everything so far."""
+        self.loop.post(lambda: self.connection.confirmed(len(self.publishing.copies), True, True))
+
+    def answer(self, tag: int) -> Any:
+        """What the call with that tag was answered: its value, or its fault as ``(type, text)``."""
+        reply = decode_reply(self.publishing.replies[str(tag)], 10_000_000)
+        return decode_json(reply.message) if reply.fault is None else (reply.fault.type, reply.fault.text)
+
+    def stop(self) -> None:
+        for thread in self.threads:
+            thread.stop()
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    with turning(SharedLoop("test")) as loop:
+        worker = Worker(loop)
+        yield worker
+        worker.stop()
+
+
+def raises_for(original: Callable[..., Any], is_odd: Callable[..., bool]) -> Callable[..., Any]:
+    def wrapped(*args: Any, **named: Any) -> Any:
+        if is_odd(*args, **named):
+            raise OverflowError("int too large to convert")
+        return original(*args, **named)
+
+    return wrapped
+
+
+def break_reading(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = raises_for(worker.dialect.read, lambda delivery: delivery.tag == 3)
+    monkeypatch.setattr(worker.dialect, "read", odd)
+
+
+def break_journal(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot note one of the ids that it is asked for together."""
+    ids: list[str] = []
+
+    def is_odd(_ends: Any, starts: Any, _now: float) -> bool:
+        if len(starts) == 5:
+            ids.append(starts[2].id)
+        return any(start.id in ids for start in starts)
+
+    monkeypatch.setattr(worker.journal, "turn", raises_for(worker.journal.turn, is_odd))
+
+
+def break_inbox(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    for thread in worker.threads:
+        odd = raises_for(thread.put, lambda job: job.claims[0].delivery.tag == 3)
+        monkeypatch.setattr(thread, "put", odd)
+
+
+def break_end(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = raises_for(worker.dispatcher._count, lambda outcome: outcome.job.claims[0].delivery.tag == 3)
+    monkeypatch.setattr(worker.dispatcher, "_count", odd)
+
+
+def break_reply(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = raises_for(worker.publishing.publish, lambda *_, correlation_id=None, **__: correlation_id == "3")
+    monkeypatch.setattr(worker.publishing, "publish", odd)
+
+
+Break = Callable[[Worker, pytest.MonkeyPatch], None]
+DEFECT = ("refused", "defect: OverflowError: int too large to convert")
+
+
+@pytest.mark.parametrize(
+    ("breaks", "answer"),
+    [
+        pytest.param(break_reading, None, id="reading: it is not known who asks"),
+        pytest.param(break_journal, DEFECT, id="journal"),
+        pytest.param(break_inbox, DEFECT, id="inbox"),
+        pytest.param(break_end, ODD, id="end"),
+        pytest.param(break_reply, None, id="reply"),
+    ],
+)
+def test_what_raises_for_one_call_costs_that_call_alone(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, breaks: Break, answer: Any
+) -> None:
+    breaks(worker, monkeypatch)
+    worker.batch(["a", "b", ODD, "d", "e"], Kind.CALL)
+    wait_until(lambda: len(worker.consuming.acked) == 5)
+    assert sorted(worker.consuming.acked) == [1, 2, 3, 4, 5]
+    assert [worker.answer(tag) for tag in (1, 2, 4, 5)] == ["a", "b", "d", "e"]
+    assert (worker.answer(3) if "3" in worker.publishing.replies else None) == answer
+    assert worker.loop.failures.count >= 1
+    wait_until(lambda: worker.settler.is_idle)
+    worker.batch(["again"], Kind.CALL)
+    wait_until(lambda: len(worker.consuming.acked) == 6)
+    assert worker.answer(1) == "again"
+
+
+def break_retries(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    retries = worker.dispatcher._retries
+    odd = raises_for(retries.settlement, lambda outcome, _ladder: outcome.job.claims[0].delivery.tag == 3)
+    monkeypatch.setattr(retries, "settlement", odd)
+
+
+def break_copy(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_odd(claim: Any, settlement: Any) -> bool:
+        return claim.delivery.tag == 3 and settlement.burial is None
+
+    monkeypatch.setattr(worker.publisher, "copy", raises_for(worker.publisher.copy, is_odd))
+
+
+@pytest.mark.parametrize(
+    ("breaks", "is_run"),
+    [
+        pytest.param(break_reading, False, id="reading"),
+        pytest.param(break_journal, False, id="journal"),
+        pytest.param(break_inbox, False, id="inbox"),
+        pytest.param(break_end, True, id="end"),
+        pytest.param(break_retries, True, id="retries"),
+        pytest.param(break_copy, True, id="copy"),
+    ],
+)
+def test_what_raises_for_one_message_costs_that_message_alone_and_it_is_buried(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, breaks: Break, is_run: bool
+) -> None:
+    breaks(worker, monkeypatch)
+    worker.batch(["a", "later", ODD, "later", "e"], Kind.MESSAGE)
+    wait_until(lambda: len(worker.publishing.copies) == 3)
+    wait_until(lambda: sorted(worker.consuming.acked) == [1, 5], what="only what is done with is acked")
+    worker.confirm()
+    wait_until(lambda: sorted(worker.consuming.acked) == [1, 2, 3, 4, 5])
+    (letter,) = [marks for queue, _, marks in worker.publishing.copies if queue == "NODE-01.dead"]
+    assert letter[headers.REASON] == "defect"
+    assert "int too large to convert" in letter[headers.DETAIL]
+    assert letter.get(headers.ATTEMPTS, 0) == int(is_run)
+    wait_until(lambda: worker.settler.is_idle)
+
+
+@pytest.mark.parametrize("name", [headers.ATTEMPTS, headers.DUE, headers.FIRST, headers.TIME, headers.FRESH])
+@pytest.mark.parametrize("value", [2**63 - 1, -(2**63), 2**31, 0, -1, True, "7", None, 1e300, b"\xff"])
+def test_no_number_in_a_header_that_nobody_signs_costs_anything(worker: Worker, name: str, value: Any) -> None:
+    """Forged by a stranger who may publish: what fails with it is stored like any other."""
+    worker.batch(["a", ODD, "c"], Kind.MESSAGE, [None, {name: value}, None])
+    wait_until(lambda: worker.publishing.copies)
+    worker.confirm()
+    wait_until(lambda: sorted(worker.consuming.acked) == [1, 2, 3])
+    assert worker.loop.failures.count == 0
+
+
+def test_a_tick_that_raises_is_not_the_last(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks: list[float] = []
+
+    def tick(now: float) -> None:
+        ticks.append(now)
+        raise OverflowError("date value out of range")
+
+    monkeypatch.setattr("servicebus.runtime.settler._IDLE_TICK_S", 0.01)
+    monkeypatch.setattr(worker.journal, "tick", tick)
+    worker.settler.start()
+    wait_until(lambda: len(ticks) > 2)
