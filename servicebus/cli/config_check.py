@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
-from servicebus.cli.options import config_argument, json_option
+from servicebus.cli.options import config_source, json_option, load
 from servicebus.cli.output import Output
 from servicebus.cli.services import load_services
-from servicebus.configuration import BrokerHost, Configuration
+from servicebus.configuration import BrokerHost, Configuration, LoggingSettings, MissingKey, load_logging
+from servicebus.configuration.values import host_and_port
 
 
 @click.group()
@@ -17,16 +18,64 @@ def config() -> None:
     """Work with configuration files."""
 
 
+def _read(path: str) -> Configuration | LogServerFile:
+    """A file of agents and senders, or one without hosts, for a log server alone. Raises ConfigurationError."""
+    try:
+        return load(path)
+    except MissingKey as error:
+        if error.key != "hosts":
+            raise
+        settings = load_logging(path)
+        if settings.file is None:
+            raise error
+        return LogServerFile(path, settings)
+
+
+class LogServerFile(NamedTuple):
+    """A file for ``servicebus-logd`` alone."""
+
+    path: str
+    settings: LoggingSettings
+
+    def summary(self) -> dict[str, Any]:
+        """What the file says, without secrets, as JSON can carry it."""
+        found = self.settings
+        return {
+            "file": self.path,
+            "log_server": {
+                "address": host_and_port(found.host, found.port),
+                "file": found.file,
+                "level": found.level,
+                "secrets": len(found.secrets),
+            },
+        }
+
+    def as_text(self) -> str:
+        found = self.settings
+        signed = "signed" if found.secrets else "not signed: whoever reaches the port can write records"
+        return "\n".join(
+            [
+                f"{self.path}: fine, for servicebus-logd; a file for agents and senders needs hosts",
+                f"listens {host_and_port(found.host, found.port)}, records are {signed}",
+                f"writes  {found.file}, level {found.level}",
+            ]
+        )
+
+
 @config.command()
-@config_argument()
+@config_source(is_argument=True, read=_read)
 @click.option("--no-import", is_flag=True, help="Do not import the classes of the services.")
 @json_option
 @click.pass_obj
-def check(output: Output, configuration: Configuration, no_import: bool) -> None:
-    """Read FILE as an agent would: keys, values, secret files, TLS files and service classes; print what was found.
+def check(output: Output, configuration: Configuration | LogServerFile, no_import: bool) -> None:
+    """Read FILE as a program would: keys, values, secret files, TLS files and service classes; print what was found.
 
-    Nothing is connected to. Exit status 3 with the place of the first mistake.
+    FILE is one of an agent, a Sender or a log server. Nothing is connected to. Exit status 3 with the place of the
+    first mistake.
     """
+    if isinstance(configuration, LogServerFile):
+        output.result(configuration.summary(), configuration.as_text())
+        return
     for host in configuration.hosts:
         host.ssl_context()
     if not no_import:

@@ -10,13 +10,13 @@ import click
 from servicebus.cli.dead_text import Summary, as_list, as_result, as_show, document_of, facts, shown_facts
 from servicebus.cli.exit_codes import ExitCode
 from servicebus.cli.group import CommandGroup, Failure
-from servicebus.cli.options import Command, config_option, host_named, json_option
+from servicebus.cli.options import Command, config_option, host_named, json_option, node_named
 from servicebus.cli.output import Output, warn
 from servicebus.cli.progress import Progress
 from servicebus.configuration import Configuration
-from servicebus.errors import AddressError, NoBrokerAvailable
+from servicebus.errors import NoBrokerAvailable
 from servicebus.operations.filters import Filter, parse_age, parse_rate
-from servicebus.wire.address import check_node_name, dead_queue
+from servicebus.wire.address import dead_queue
 
 if TYPE_CHECKING:
     from servicebus.operations.dead import BrokerReport, DeadLetters, Found
@@ -75,11 +75,7 @@ class _Selection:
     ):
         if since is not None and until is not None and since <= until:
             raise click.UsageError("nothing can be buried before --since and after --until: --since must be longer")
-        self.node = node or configuration.node_name
-        try:
-            check_node_name(self.node)
-        except AddressError as error:
-            raise click.BadParameter(str(error), param_hint="--node") from error
+        self.node = node_named(configuration, node)
         self.hosts = tuple(host_named(configuration, name, "--host") for name in hosts) or configuration.hosts
         self.wanted = Filter(frozenset(ids), tuple(services), tuple(reasons), youngest_s=until, oldest_s=since)
         self._configuration = configuration

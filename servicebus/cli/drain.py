@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from servicebus.cli.exit_codes import ExitCode
-from servicebus.cli.options import config_option, host_named, json_option, timeout_option
+from servicebus.cli.group import Failure
+from servicebus.cli.options import config_option, host_named, json_option, node_named, timeout_option
 from servicebus.cli.output import Output, warn
 from servicebus.configuration import Configuration
 
@@ -44,7 +45,8 @@ def drain(
 
     Ends when nothing is left and the broker may be stopped. It stays drained, over restarts too, until `--undo`.
 
-    Exit status 0 if that was reached, 5 if not within the timeout: wait with `--status`, or give up with `--undo`.
+    Exit status 0 if that was reached, 5 if not within the timeout: wait with `--status`, or give up with `--undo`. 4 if a
+    node has no queues on HOST; only `--undo` changes anything then.
     """
     if undo and only_status:
         raise click.UsageError("--undo and --status do not go together")
@@ -53,7 +55,7 @@ def drain(
 
     output = ctx.ensure_object(Output)
     broker = host_named(configuration, host, "HOST")
-    wanted = nodes or (configuration.node_name,)
+    wanted = tuple(node_named(configuration, each) for each in nodes or (None,))
     with open_session(broker, configuration, purpose="drain") as session:
         mark = Mark(session, configuration)
         if undo:
@@ -62,6 +64,7 @@ def drain(
             is_reached = all(each.workers for each in found)
         else:
             if not only_status:
+                _refuse_unknown([mark.standing(node) for node in wanted], broker.name, output)
                 mark.set()
             found = mark.wait_left(wanted, 0.0 if only_status else timeout)
             is_reached = all(each.has_left for each in found)
@@ -70,7 +73,19 @@ def drain(
         warn("the file names no other broker: while this one is drained, nobody can reach the nodes")
     document = {"host": broker.name, "marked": is_marked, "nodes": [asdict(each) for each in found]}
     output.result(document, "\n".join(_lines(broker.name, found, is_marked=is_marked)))
+    if not all(each.is_known for each in found):
+        ctx.exit(ExitCode.AWAY)
     ctx.exit(ExitCode.OK if is_reached or only_status else ExitCode.TIMEOUT)
+
+
+def _refuse_unknown(found: Sequence[Standing], host: str, output: Output) -> None:
+    """Before anything is changed: what waits for a node that is not there would report that all is well."""
+    unknown = [each.node for each in found if not each.is_known]
+    if unknown:
+        message = (
+            f"{host} has no queues of {', '.join(unknown)}: no agent of that name was ever there; nothing was changed"
+        )
+        raise Failure("NodeUnavailable", message, ExitCode.AWAY, as_json=output.json)
 
 
 def _lines(host: str, found: Sequence[Standing], *, is_marked: bool) -> list[str]:
@@ -78,6 +93,8 @@ def _lines(host: str, found: Sequence[Standing], *, is_marked: bool) -> list[str
 
 
 def _line(node: Standing) -> str:
+    if not node.is_known:
+        return f"  {node.node}: has no queues there: no agent of that name was ever on this broker"
     if node.has_left:
         return f"  {node.node}: nothing is under way there"
     waiting = f"{node.calls} calls and {node.messages} messages wait"

@@ -12,8 +12,9 @@ from typing import IO, Any
 import click
 
 from servicebus.cli.exit_codes import ExitCode, exit_code_of
-from servicebus.cli.output import Output
+from servicebus.cli.output import Output, OutputFailed
 from servicebus.errors import ServiceBusError
+from servicebus.wire.printable import printable
 
 
 class Failure(click.ClickException):
@@ -32,7 +33,7 @@ class Failure(click.ClickException):
     def _line(self) -> str:
         if self.as_json:
             return json.dumps({"error": self.kind, "message": self.message, "exit_code": int(self.exit_code)})
-        return "servicebus: " + " ".join(self.message.split())
+        return "servicebus: " + printable(" ".join(self.message.split()))
 
 
 class CommandGroup(click.Group):
@@ -65,6 +66,9 @@ class CommandGroup(click.Group):
         except ServiceBusError as error:
             _reraise_if_traced()
             raise Failure(type(error).__name__, str(error), exit_code_of(error), as_json=as_json.json) from error
+        except OutputFailed as error:
+            message = f"it is done, but the output cannot be written: {error}"
+            raise Failure("OutputFailed", message, ExitCode.FAILED, as_json=as_json.json) from error
         except KeyboardInterrupt:
             raise click.exceptions.Exit(ExitCode.INTERRUPTED) from None
         except (click.ClickException, click.exceptions.Exit, click.Abort):

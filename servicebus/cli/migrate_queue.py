@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from servicebus.cli.options import config_option, host_named, json_option
+from servicebus.cli.options import config_option, host_named, json_option, node_named
 from servicebus.cli.output import Output
 from servicebus.cli.progress import Progress
 from servicebus.configuration import Configuration
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 @click.option(
     "--queue", "queues", metavar="NAME", multiple=True, help="Only this one. Default: all that store messages."
 )
+@click.option("--node", metavar="NAME", help="Whose queues. Default: node_name of the file.")
 @click.option("--dry-run", is_flag=True, help="Only say what there is to do.")
 @json_option
 @click.pass_obj
 def migrate_queue(
-    output: Output, host: str, configuration: Configuration, queues: tuple[str, ...], dry_run: bool
+    output: Output, host: str, configuration: Configuration, queues: tuple[str, ...], node: str | None, dry_run: bool
 ) -> None:
     """Move the messages of a node's queues on the broker HOST into queues of the type that queue_type says.
 
@@ -40,6 +41,7 @@ def migrate_queue(
     from servicebus.transport.stored import stored_queues
 
     broker = host_named(configuration, host, "HOST")
+    configuration = configuration.with_node_name(node_named(configuration, node))
     known = stored_queues(configuration.node_name)
     for name in queues:
         if name not in known:

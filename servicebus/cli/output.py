@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from dataclasses import dataclass
 from typing import Any
 
 import click
+
+from servicebus.wire.printable import printable
 
 
 @dataclass
@@ -17,8 +21,19 @@ class Output:
     json: bool = False
 
     def result(self, document: Any, text: str) -> None:
-        """Print the document as JSON, or the text for people."""
-        click.echo(as_json(document) if self.json else text)
+        """Print the document as JSON, or the text for people. Raises OutputFailed."""
+        try:
+            click.echo(as_json(document) if self.json else text)
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # the reader of a pipe has gone; click ends quietly
+            # The interpreter flushes what is left at its end, and would fail again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise OutputFailed(error.strerror or str(error)) from error
+
+
+class OutputFailed(Exception):
+    """Raised when the command has done its work and its result cannot be written: a full disk or pipe."""
 
 
 def as_json(value: Any) -> str:
@@ -35,4 +50,4 @@ def as_json(value: Any) -> str:
 
 def warn(message: str) -> None:
     """One line on stderr."""
-    click.echo(f"servicebus: warning: {message}", err=True)
+    click.echo(f"servicebus: warning: {printable(message)}", err=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from servicebus.cli.exit_codes import ExitCode
-from servicebus.cli.options import config_option, json_option, timeout_option
+from servicebus.cli.options import TEXT, config_option, json_option, timeout_option
 from servicebus.cli.output import Output
 from servicebus.configuration import Configuration
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("node")
+@click.argument("node", type=TEXT)
 @config_option
 @timeout_option("3", 3.0)
 @click.option("--all", "over_all", is_flag=True, help="Over every broker; fails unless the node answers over each.")

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from servicebus.cli.options import config_argument
+from servicebus.cli.options import config_source
 from servicebus.cli.services import load_services
 from servicebus.configuration import Configuration
+from servicebus.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from servicebus.service import ServiceBus
 
 
 @click.command()
-@config_argument(warns=False)  # ServiceBus logs them, where they belong
+@config_source(is_argument=True, read=Configuration.load)  # ServiceBus logs the warnings, where they belong
 @click.pass_context
 def run(ctx: click.Context, configuration: Configuration) -> None:
     """Run the agent that FILE describes, until it is told to stop.
@@ -31,7 +32,11 @@ def run(ctx: click.Context, configuration: Configuration) -> None:
 
 
 def build(configuration: Configuration) -> ServiceBus:
-    """The agent with all services of the file; raises ConfigurationError if one cannot be made."""
+    """The agent with all services of the file; raises ConfigurationError if it names none, or one cannot be made."""
+    if not configuration.services:
+        raise ConfigurationError(
+            "names no services, so there is nothing to run", path=configuration.path, key="services"
+        )
     from servicebus.service import ServiceBus  # here, so that --help and completion do not wait for pika
 
     bus = ServiceBus(configuration)

@@ -6,13 +6,13 @@ from typing import Any
 
 import click
 
-from servicebus.cli.options import config_option, json_option, params_argument, timeout_option
+from servicebus.cli.options import TEXT, config_option, json_option, params_argument, timeout_option
 from servicebus.cli.output import Output
 from servicebus.configuration import Configuration
 
 
 @click.command()
-@click.argument("address")
+@click.argument("address", type=TEXT)
 @params_argument
 @config_option
 @timeout_option("send_timeout of the file")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ _KINDS = {"rpc": (Kind.CALL, "on_call"), "message": (Kind.MESSAGE, "on_message")
 def load_services(configuration: Configuration) -> Iterator[tuple[ServiceEntry, Any]]:
     """Each entry with a service object made for it.
 
-    The folder of the configuration file and the current folder are importable from then on, before all else.
+    The folder of the configuration file and the current folder are importable from then on, behind all else: a file
+    that lies there by chance, or by another user's hand, must not stand in for an installed package.
 
     Raises:
         ConfigurationError: a class cannot be imported or made, or its object cannot be registered as the entry says.
@@ -43,10 +45,10 @@ class _Unusable(Exception):
 
 
 def _make_importable(path: str | None) -> None:
-    own = [Path(path).resolve().parent] if path else []
-    for folder in reversed([*own, Path.cwd()]):
-        if str(folder) not in sys.path:
-            sys.path.insert(0, str(folder))
+    folders = [str(Path(path).resolve().parent)] if path else []
+    with suppress(OSError):  # the current folder may be gone
+        folders.append(str(Path.cwd()))
+    sys.path += [folder for folder in dict.fromkeys(folders) if folder not in sys.path]
 
 
 def _make(entry: ServiceEntry) -> Any:

@@ -11,10 +11,11 @@ import click
 
 from servicebus.cli.exit_codes import ExitCode
 from servicebus.cli.group import Failure
-from servicebus.cli.options import config_argument, json_option, timeout_option
+from servicebus.cli.options import CONFIG_VARIABLE, config_source, json_option, timeout_option
 from servicebus.cli.output import Output
 from servicebus.configuration import Configuration
 from servicebus.errors import ConfigurationError
+from servicebus.wire.printable import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,7 +28,7 @@ MAX_BYTES = 16 * 1024 * 1024
 
 
 @click.command()
-@config_argument(required=False)
+@config_source(is_argument=True, required=False)
 @click.option("--socket", "path", metavar="PATH", help="The status socket itself, instead of the file that names it.")
 @timeout_option("3", 3.0)
 @json_option
@@ -53,7 +54,7 @@ def _socket_path(configuration: Configuration | None, path: str | None) -> str:
     if path is not None:
         return path
     if configuration is None:
-        raise click.UsageError("say which agent: FILE or --socket PATH")
+        raise click.UsageError(f"say which agent: FILE, -c FILE, ${CONFIG_VARIABLE} or --socket PATH")
     if configuration.status_socket is None:
         raise ConfigurationError("status_socket is not set, so the agent cannot be asked", path=configuration.path)
     return configuration.status_socket
@@ -102,13 +103,15 @@ def _table(document: dict[str, Any]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(f"{document.get('node', '?')} (pid {document.get('pid', '?')})"), title_justify="left")
+    table = Table(
+        title=Text(printable(f"{document.get('node', '?')} (pid {document.get('pid', '?')})")), title_justify="left"
+    )
     for heading in ("host", "state", "pid", "last beat", "restarts", "details"):
         table.add_column(heading, overflow="fold")
     for worker in document["workers"]:
         host, state, pid, restarts = (str(worker.get(key, "?")) for key in ("host", "state", "pid", "restarts"))
         # Text, because rich reads markup in plain strings: the host [::1]:5672 would lose its address.
-        row = [Text(cell) for cell in (host, state, pid, _age(worker), restarts, _details(worker))]
+        row = [Text(printable(cell)) for cell in (host, state, pid, _age(worker), restarts, _details(worker))]
         row[1].stylize("green" if _is_healthy(worker) else "bold red")
         table.add_row(*row)
     return table

@@ -34,6 +34,8 @@ class Configuration:
     hosts: tuple[BrokerHost, ...]
     secret_token: tuple[Secret, ...]
     node_name: str
+    names_node: bool
+    """``node_name`` was given, and is not this machine's host name."""
     exchange_name: str
     message_queue_type: Literal["classic", "quorum"]
     port: int
@@ -148,7 +150,7 @@ class Configuration:
         """The same configuration for another node. Raises ConfigurationError if that is no name."""
         section = Section({"node_name": node_name}, ("node_name",), Where(self.path))
         other = copy.copy(self)
-        other.__dict__["node_name"] = section.require("node_name", checks.name)
+        other.__dict__.update(node_name=section.require("node_name", checks.name), names_node=True)
         return other
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
@@ -172,6 +174,7 @@ class Configuration:
             where.fail(("compat_exchange_name",), "compat_exchange_name and exchange_name must differ")
         own["secret_token"] = section.require("secret_token", checks.secrets)
         own["node_name"] = _read_node_name(section)
+        own["names_node"] = "node_name" in section
         own["status_socket"] = _read_status_socket(section)
         own["journal"] = _read_journal(section)
         tls = read_tls(section)

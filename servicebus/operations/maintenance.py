@@ -30,6 +30,8 @@ class Standing:
     """That wait."""
     messages: int
     """That wait; those that wait for their time are not counted."""
+    is_known: bool = True
+    """It has queues there; False for a name that no agent has ever used on this broker."""
 
     @property
     def has_left(self) -> bool:
@@ -83,6 +85,7 @@ class Mark:
             workers=sum(facts.consumers for facts in queues),
             calls=sum(facts.ready for facts in queues),
             messages=messages.ready if messages is not None else 0,
+            is_known=bool(queues) or messages is not None,
         )
 
     def wait_left(self, nodes: tuple[str, ...], timeout_s: float) -> list[Standing]:
@@ -95,10 +98,10 @@ class Mark:
             time.sleep(_LOOK_S)
 
     def wait_back(self, nodes: tuple[str, ...], timeout_s: float) -> list[Standing]:
-        """The same for when each of the nodes takes calls there."""
+        """The same for when each of the nodes takes calls there; one that is not known there is not waited for."""
         deadline = time.monotonic() + timeout_s
         while True:
             found = [self.standing(node) for node in nodes]
-            if all(each.workers for each in found) or time.monotonic() >= deadline:
+            if all(each.workers or not each.is_known for each in found) or time.monotonic() >= deadline:
                 return found
             time.sleep(_LOOK_S)

@@ -104,7 +104,9 @@ def test_drained_restarted_and_taken_back_without_an_error(
         load.more()
         done = drain(agent, brokers[0])
         assert done.exit_code == 0, done.output
-        assert json.loads(done.stdout)["nodes"] == [{"node": "NODE-01", "workers": 0, "calls": 0, "messages": 0}]
+        assert json.loads(done.stdout)["nodes"] == [
+            {"node": "NODE-01", "workers": 0, "calls": 0, "messages": 0, "is_known": True}
+        ]
         wait_until(lambda: states(agent) == ["drained", "consuming"], what=lambda: str(agent.workers()))
         load.more()
         counted = agent.counters().get("executed.call", 0)
@@ -129,6 +131,24 @@ def test_drained_restarted_and_taken_back_without_an_error(
     wait_until(lambda: len(agent.noted("recorded")) >= len(load.sent), 20)
     assert Counter(agent.noted("recorded")) == Counter(load.sent)
     assert not agent.log_lines(name_of(brokers[0]), "WARNING"), agent.log()
+
+
+def test_a_node_that_was_never_on_the_broker_is_told_at_once(
+    brokers: list[Broker], start_agent: Callable[..., Agent], make_probe: Callable[..., Probe]
+) -> None:
+    agent = start_agent(brokers[:1]).wait_consuming()
+    for arguments in ([], ["--node", "NODE-01"]):
+        refused = drain(agent, brokers[0], "--node", "NODE-02", *arguments)
+        assert refused.exit_code == 4
+        assert "no agent of that name was ever there; nothing was changed" in refused.stderr
+    assert make_probe(brokers[0]).depth(MARK) is None
+    back = drain(agent, brokers[0], "--undo", "--node", "NODE-02")
+    assert back.exit_code == 4
+    assert json.loads(back.stdout)["nodes"][0]["is_known"] is False
+    path = agent.folder / "sender.yaml"
+    path.write_text(f"hosts: ['{name_of(brokers[0])}']\nsecret_token: s\n")
+    whose = CliRunner().invoke(servicebus, ["drain", name_of(brokers[0]), "-c", str(path)])
+    assert (whose.exit_code, "has no node_name: say which node is meant by --node NAME" in whose.stderr) == (2, True)
 
 
 def test_a_call_under_way_is_waited_for_and_an_undo_comes_in_time(

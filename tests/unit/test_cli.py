@@ -189,12 +189,18 @@ def test_every_command_explains_itself(name):
     ("arguments", "text"),
     [
         (("cal",), "No such command 'cal'"),
-        (("call", "N.a.b"), "Missing option '-c' / '--config'"),
+        (("call", "N.a.b"), "no configuration: name it by -c FILE, or $SERVICEBUS_CONFIG"),
+        (("run",), "no configuration: name it by -c FILE or as the argument FILE, or $SERVICEBUS_CONFIG"),
+        (("run", SENDER, "-c", SENDER), "named twice"),
+        (("call", "N.a.b", '{"a": {"b": 1, "b": 2}}', "-c", SENDER), 'the key "b" stands twice in an object'),
+        (("call", "N.a.b", "1", "--timeout", "nan"), "'nan' is not a number of seconds"),
+        (("call", "N.a.b", "1", "--timeout", "inf"), "'inf' is not a number of seconds"),
+        (("ping", "N", "--timeout", "-1"), "Invalid value for '--timeout'"),
         (("call", "N.a.b", "{", "-c", SENDER), "not JSON"),
         (("call", "N.a.b", "NaN", "-c", SENDER), "NaN is no JSON"),
         (("call", "N.a.b", "[" * 100_000, "-c", SENDER), "not JSON"),
         (("call", "N.a.b", "1", "--timeout", "0"), "Invalid value for '--timeout'"),
-        (("status",), "say which agent: FILE or --socket PATH"),
+        (("status",), "say which agent: FILE, -c FILE, $SERVICEBUS_CONFIG or --socket PATH"),
     ],
 )
 def test_wrong_arguments_end_with_2(arguments, text):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -29,6 +30,13 @@ class Later:
     async def on_call(self, request, response):
         pass
 """
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(servicebus, list(arguments))
 
 
 @pytest.fixture
@@ -122,3 +130,16 @@ def test_tls_without_verification_warns(check):
     assert result.stderr.startswith("servicebus: warning: mq-a:5671: the broker's TLS certificate is not verified")
     found = json.loads(result.stdout)
     assert (found["hosts"][0]["tls"], len(found["warnings"])) == ("not verified", 1)
+
+
+def test_a_log_servers_file_is_read_as_one(tmp_path):
+    path = str(ROOT / "conf" / "logserver.yaml")
+    for arguments in ((path,), ("-c", path)):
+        result = invoke("config", "check", *arguments)
+        assert (result.exit_code, "fine, for servicebus-logd" in result.stdout) == (0, True)
+    found = json.loads(invoke("config", "check", path, "--json").stdout)
+    assert found["log_server"]["address"] == "127.0.0.1:5500"
+    neither = tmp_path / "x.yaml"
+    neither.write_text("secret_token: s\n")
+    result = invoke("config", "check", str(neither))
+    assert (result.exit_code, "the key 'hosts' is missing" in result.stderr) == (3, True)
