@@ -9,12 +9,13 @@ A service that cannot or will not serve a request raises ``Retry``, ``Reject`` o
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
+
+from servicebus.durations import to_seconds
 
 __all__ = [
     "Event",
@@ -50,8 +51,8 @@ class Retry(Exception):
     """
 
     def __init__(self, after: float | None = None, reason: str = ""):
-        if after is not None and not (math.isfinite(after) and after >= 0):
-            raise ValueError(f"after must be seconds, 0 or more, not {after!r}")
+        if after is not None:
+            after = to_seconds("after", after)
         super().__init__(after, reason)
         self.after = after
         self.reason = reason

@@ -18,6 +18,7 @@ __all__ = [
     "ConfigurationError",
     "ConnectFailed",
     "ConnectionLost",
+    "DurationError",
     "EnvelopeError",
     "JournalUnavailable",
     "LifecycleError",
@@ -70,6 +71,10 @@ class AddressError(ServiceBusError, ValueError):
         super().__init__(f"{text!r} is not an address NODE.category.name: {reason}")
         self.text = text
         self.reason = reason
+
+
+class DurationError(ServiceBusError, ValueError):
+    """Raised when a time is not a number of seconds, or not one that the parameter takes."""
 
 
 class LifecycleError(ServiceBusError):

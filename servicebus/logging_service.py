@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from servicebus.configuration import LoggingSettings
+from servicebus.durations import to_seconds
 from servicebus.errors import ConfigurationError
 from servicebus.transport.logquery import ask_statistics
 from servicebus.transport.udp import DatagramHandler
@@ -133,6 +134,7 @@ class LoggingService:
         Raises:
             ConnectFailed: nobody listens there, or whoever does has another secret.
         """
+        timeout_s = to_seconds("timeout_s", timeout_s, zero=False)
         secrets = _listed(secret)
         return ask_statistics(host, port, Keyring(secrets) if secrets else None, timeout_s)
 

@@ -18,6 +18,7 @@ from servicebus.client.receipt import Receipt
 from servicebus.client.request import Post, Request
 from servicebus.client.seal import seal
 from servicebus.configuration import Configuration
+from servicebus.durations import to_seconds
 from servicebus.errors import EnvelopeError
 from servicebus.wire.address import Address, check_node_name
 from servicebus.wire.envelope import Kind, make_id
@@ -37,7 +38,8 @@ class Sender:
 
     One Sender serves any number of threads, keeps many calls in flight on one connection, connects when first used,
     and may be made before a fork: a child process gets connections and ids of its own. All errors are
-    ``servicebus.errors.ServiceBusError`` and say what was tried on which host.
+    ``servicebus.errors.ServiceBusError`` and say what was tried on which host. Times are numbers of seconds; what is
+    none (NaN, an infinity, a negative number, a text, a ``timedelta``) raises DurationError, a ValueError.
 
     Args:
         configuration: which brokers, in order of preference, and the shared secret.
@@ -208,14 +210,15 @@ class Sender:
 
     def _parse(self, target: str, timeout: float | None) -> tuple[Address, float]:
         address = Address.parse(target)
-        return address, self._limit_s(address, self._config.call_timeout if timeout is None else timeout)
+        limit_s = self._config.call_timeout if timeout is None else to_seconds("timeout", timeout)
+        return address, self._limit_s(address, limit_s)
 
     def _make_message(
         self, target: str, params: Any, timeout: float | None, delay: float, expires: float | None
     ) -> tuple[Life, Request]:
         address = Address.parse(target)
-        limit_s = self._config.send_timeout if timeout is None else timeout
-        if not delay and expires is None and self._outbox_path is None:
+        limit_s = self._config.send_timeout if timeout is None else to_seconds("timeout", timeout)
+        if expires is None and self._outbox_path is None and to_seconds("delay", delay) == 0:
             return self._make(address, Kind.MESSAGE, params, limit_s)
         post = make_post(delay, expires, self._config.token_max_age, time.time())
         self._current().need_outbox()
@@ -237,6 +240,8 @@ class Sender:
         post: Post | None = None,
     ) -> tuple[Life, Request]:
         """A request that is sealed and numbered, and whose life it belongs to. Nothing is sent yet."""
+        if hedge_after is not None:
+            hedge_after = to_seconds("hedge_after", hedge_after)
         life = self._current()
         event_id = 0 if kind is Kind.CONTROL else next(life.count)
         wire_id = make_id(life.incarnation, event_id) if event_id else make_id(os.urandom(8).hex(), 1)
@@ -262,6 +267,7 @@ class Sender:
 
     def _count_pongs(self, node: str, timeout_s: float, pins: Sequence[Link | None]) -> int:
         """Over how many of *pins* an agent answers; None stands for the path that a call would take."""
+        timeout_s = to_seconds("timeout", timeout_s)
         check_node_name(node)
         address = Address(node, *_PING)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from servicebus.client.request import Post
+from servicebus.durations import to_seconds
 from servicebus.errors import EnvelopeError
 
 
@@ -12,22 +13,17 @@ def make_post(delay_s: float, expires_s: float | None, max_age_s: float, now: fl
     """When a message that is sent now is due, and when it expires; *now* is Unix time.
 
     Raises:
-        EnvelopeError: there is no such time, or no node would accept the message then.
+        DurationError: *delay_s* or *expires_s* is no time.
+        EnvelopeError: no node would accept the message then.
     """
+    delay_s = to_seconds("delay", delay_s)
     if delay_s == 0 and expires_s is None:
         return Post(expires_ms=int((now + max_age_s) * 1000))
-    _check("delay", delay_s, may_be_zero=True)
     if delay_s >= max_age_s:
         limit = f"a message is accepted for {max_age_s:g} s after it was sent (token_max_age)"
         raise EnvelopeError("stale", f"a delay of {delay_s:g} s is too long: {limit}")
     if expires_s is not None:
-        _check("expires", expires_s, may_be_zero=False)
+        expires_s = to_seconds("expires", expires_s, zero=False)
     lives_s = max_age_s if expires_s is None else min(expires_s, max_age_s)
     now_ms = int(now * 1000)
     return Post(due_ms=now_ms + math.ceil(delay_s * 1000) if delay_s else None, expires_ms=now_ms + int(lives_s * 1000))
-
-
-def _check(name: str, seconds: object, *, may_be_zero: bool) -> None:
-    is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and math.isfinite(seconds)
-    if not is_number or seconds < 0 or (seconds == 0 and not may_be_zero):  # type: ignore[operator]
-        raise EnvelopeError("unencodable", f"{name}={seconds!r} is no number of seconds")

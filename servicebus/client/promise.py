@@ -9,6 +9,8 @@ from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from typing import Any
 
+from servicebus.durations import to_seconds
+
 _OVER = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
 
 _claim = threading.RLock()
@@ -65,11 +67,16 @@ class Promise(Future[Any]):
         return self._state == CANCELLED
 
     def result(self, timeout: float | None = None) -> Any:
+        if timeout is not None:
+            timeout = to_seconds("timeout", timeout)
         if self._state == FINISHED and self._exception is None:
             return self._result
         if timeout is None and self.on_wait is not None and not self.done():
             self.on_wait(self.done)
         return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        return super().exception(None if timeout is None else to_seconds("timeout", timeout))
 
     def cancel(self) -> bool:
         is_cancelled = super().cancel()

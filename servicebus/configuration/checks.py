@@ -12,6 +12,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from servicebus.configuration.values import Secret
+from servicebus.durations import to_seconds
+from servicebus.errors import DurationError
 
 Choice = TypeVar("Choice", bound=str)
 
@@ -43,9 +45,13 @@ def seconds(*, zero: bool = False) -> Callable[[Any], float]:
 
     def check(value: Any) -> float:
         number: float = _number(value, wanted, float)
-        if not math.isfinite(number) or number > YEAR_S or number < 0 or (number == 0 and not zero):
+        try:
+            found = to_seconds("it", number, zero=zero)
+        except DurationError:
+            found = math.inf
+        if found > YEAR_S:
             raise Unacceptable(f"{wanted}, not {number:.6g}")
-        return number
+        return found
 
     return check
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from servicebus.durations import to_seconds
 from servicebus.errors import ServiceBusError
 from servicebus.testing.erlang import LIFT_ALARM
 from servicebus.testing.layout import Family, make_erlang_home
@@ -127,7 +128,7 @@ class Cluster:
         Raises:
             ServiceBusError: they did not within *timeout_s*; the text has whom each of them sees.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + to_seconds("timeout_s", timeout_s)
         while not self._is_whole():
             if time.monotonic() > deadline:
                 seen = "; ".join(f"{member.name} sees {sorted(_seen_by(member))}" for member in self.members)

@@ -15,6 +15,7 @@ import threading
 import time
 from pathlib import Path
 
+from servicebus.durations import to_seconds
 from servicebus.errors import LifecycleError, ServiceBusError
 from servicebus.testing.erlang import RESET, ErlangShell
 from servicebus.testing.layout import Family, NodeFolder
@@ -140,7 +141,7 @@ class Broker:
         Raises:
             BrokerStartFailed: it ended, or did not answer within *timeout_s*.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + to_seconds("timeout_s", timeout_s)
         while not self.answers():
             if not self.is_running:
                 raise self._start_failed("its process ended")
@@ -150,6 +151,7 @@ class Broker:
 
     def answers(self, timeout_s: float = 1.0) -> bool:
         """Whether it opens an AMQP connection: it is up, not frozen and not blocked in its start."""
+        timeout_s = to_seconds("timeout_s", timeout_s, zero=False)
         try:
             with socket.create_connection((self.host, self.port), timeout_s) as sock:
                 sock.settimeout(timeout_s)
@@ -160,6 +162,7 @@ class Broker:
 
     def stop(self, timeout_s: float = 30.0) -> None:
         """Stop it cleanly, as an operator would: it closes its connections, and what is durable is on disk."""
+        timeout_s = to_seconds("timeout_s", timeout_s)
         if self.is_running:
             self.thaw()
             os.kill(self.pid, signal.SIGTERM)
@@ -192,6 +195,7 @@ class Broker:
         Raises:
             ServiceBusError: it failed; the text has what it said.
         """
+        timeout_s = to_seconds("timeout_s", timeout_s)
         script = find_broker_program().with_name("rabbitmqctl")
         done = subprocess.run(
             [str(script), "--quiet", *arguments], env=self._folder.environment(), capture_output=True, text=True,

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 
+from servicebus.durations import to_seconds
 from servicebus.testing.ports import LOOPBACK, free_ports
 from servicebus.testing.proxylink import Behaviour, Link, Mode, reset_socket
 
@@ -105,7 +106,7 @@ class FaultProxy:
         *loss* is the part of it that is lost on its way. TCP sends it again, so that it, and what follows it on the
         same connection, comes 0.2 s later or more.
         """
-        self._behaviour.delay_s = delay_s
+        self._behaviour.delay_s = to_seconds("delay_s", delay_s)
         self._behaviour.loss = loss
 
     def heal(self) -> None:

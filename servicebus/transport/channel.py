@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from servicebus.transport.amqp import AmqpConnection
 
 _PERSISTENT = 2
+_LONGEST_EXPIRATION_MS = 2**32 - 1
+"""RabbitMQ takes no more, 49 days: a longer one closes the channel (406)."""
 _ACKS_WAIT_S = 0.05
 
 
@@ -91,7 +93,7 @@ class AmqpChannel:
         if not self.is_open:
             return 0
         # What cannot be encoded raises before it is counted: the broker confirms by its own count of what it gets.
-        expiration = None if expiration_ms is None else str(expiration_ms)
+        expiration = None if expiration_ms is None else str(min(expiration_ms, _LONGEST_EXPIRATION_MS))
         if self._lane is not None:
             self._write(
                 publish_frames(

@@ -23,6 +23,7 @@ EXAMPLES: list[tuple[ServiceBusError, dict[str, object], str]] = [
         {"text": "a.b", "reason": "it has 1 dot"},
         "'a.b' is not an address NODE.category.name: it has 1 dot",
     ),
+    (errors.DurationError("timeout must be above 0"), {}, "timeout must be above 0"),
     (
         errors.LifecycleError("closed", "start"),
         {"state": "closed", "event": "start"},
@@ -166,6 +167,7 @@ def test_an_error_survives_being_copied_and_pickled_with_all_its_facts(
 def test_the_tree_lets_callers_catch_by_what_they_can_do_about_it() -> None:
     assert issubclass(errors.CallTimeout, TimeoutError)
     assert issubclass(errors.AddressError, ValueError)
+    assert issubclass(errors.DurationError, ValueError)
     assert issubclass(errors.SignatureError, errors.EnvelopeError)
     for cls in (errors.NodeUnavailable, errors.ServiceBusy, errors.UnknownService, errors.CallRefused):
         assert issubclass(cls, errors.CallError)

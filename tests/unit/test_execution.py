@@ -129,7 +129,7 @@ class TestWhatAServiceSays:
 
     @pytest.mark.parametrize("after", [-1, float("nan"), float("inf")])
     def test_a_time_that_is_none_is_refused(self, after: float) -> None:
-        with pytest.raises(ValueError, match="after must be seconds"):
+        with pytest.raises(ValueError, match="after must be a number of seconds"):
             Retry(after)
 
     def test_the_words_can_be_had_from_the_package_itself(self) -> None:

@@ -1,0 +1,156 @@
+"""Every time in the public API is a number of seconds, or refused."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import types
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import pytest
+
+import servicebus.endpoints
+import servicebus.logging_service
+import servicebus.sender
+import servicebus.service
+import servicebus.testing
+from servicebus.client.promise import Promise
+from servicebus.configuration import Configuration
+from servicebus.configuration.keys import KEYS
+from servicebus.durations import LONGEST_S, to_seconds
+from servicebus.endpoints import Retry
+from servicebus.errors import ConfigurationError, DurationError, ServiceBusError
+from servicebus.logging_service import LoggingService
+from servicebus.sender import Sender
+from servicebus.testing import Broker, Cluster, FaultProxy
+from servicebus.transport.channel import AmqpChannel
+
+CONFIG = Configuration({"hosts": ["127.0.0.1:1"], "secret_token": "a secret of sixteen", "node_name": "N"})
+NO_TIMES = [
+    math.nan, math.inf, -math.inf, -1, -0.001, -(10**400), "5", "", b"5", True, False, timedelta(seconds=5), [1],
+    Decimal(5), 1j, object(),
+]  # fmt: skip
+SERVICE = type("Takes", (), {"on_message": lambda self, request: None})()
+
+Use = Callable[[Any], Any]
+
+
+def sender() -> Sender:
+    return Sender(CONFIG)
+
+
+def node() -> Any:
+    return object.__new__(Broker)
+
+
+TIMES: dict[str, Use] = {
+    "Sender.call(timeout)": lambda it: sender().call("N.a.b", 1, it),
+    "Sender.call(hedge_after)": lambda it: sender().call("N.a.b", 1, hedge_after=it),
+    "Sender.call_async(timeout)": lambda it: sender().call_async("N.a.b", 1, it),
+    "Sender.call_async(hedge_after)": lambda it: sender().call_async("N.a.b", 1, hedge_after=it),
+    "Sender.send(timeout)": lambda it: sender().send("N.a.b", 1, it),
+    "Sender.send(delay)": lambda it: sender().send("N.a.b", 1, delay=it),
+    "Sender.send(expires)": lambda it: sender().send("N.a.b", 1, expires=it),
+    "Sender.send_async(timeout)": lambda it: sender().send_async("N.a.b", 1, it),
+    "Sender.send_async(delay)": lambda it: sender().send_async("N.a.b", 1, delay=it),
+    "Sender.send_async(expires)": lambda it: sender().send_async("N.a.b", 1, expires=it),
+    "Sender.ping(timeout)": lambda it: sender().ping("N", it),
+    "Sender.ping_all(timeout)": lambda it: sender().ping_all("N", it),
+    "Promise.result(timeout)": lambda it: Promise().result(it),
+    "Promise.exception(timeout)": lambda it: Promise().exception(it),
+    "Retry.__init__(after)": Retry,
+    "ServiceBus.add_message_service(retry)": lambda it: servicebus.service.ServiceBus(CONFIG).add_message_service(
+        "a", "b", SERVICE, retry=[it]
+    ),
+    "LoggingService.statistics(timeout_s)": lambda it: LoggingService.statistics(1, timeout_s=it),
+    "Broker.wait_ready(timeout_s)": lambda it: Broker.wait_ready(node(), it),
+    "Broker.answers(timeout_s)": lambda it: Broker.answers(node(), it),
+    "Broker.stop(timeout_s)": lambda it: Broker.stop(node(), it),
+    "Broker.rabbitmqctl(timeout_s)": lambda it: Broker.rabbitmqctl(node(), timeout_s=it),
+    "Cluster.wait_whole(timeout_s)": lambda it: Cluster.wait_whole(object.__new__(Cluster), it),
+    "FaultProxy.set_delay(delay_s)": lambda it: FaultProxy(("127.0.0.1", 1)).set_delay(it),
+}
+NO_TIME = {"FaultProxy.set_delay(loss)", "Request.__init__(deadline)"}
+WORDS = ("timeout", "delay", "expires", "after", "retry", "_s", "seconds", "interval", "limit", "deadline")
+
+
+def parameters() -> Iterator[tuple[str, inspect.Parameter]]:
+    """Every parameter of every public function and method that a program can call."""
+    for module in (
+        servicebus.sender,
+        servicebus.service,
+        servicebus.endpoints,
+        servicebus.logging_service,
+        servicebus.testing,
+    ):
+        for owner in [getattr(module, name) for name in module.__all__] + (
+            [Promise] if module is servicebus.sender else []
+        ):
+            for name, function in inspect.getmembers(owner) if inspect.isclass(owner) else [("", owner)]:
+                if isinstance(function, types.FunctionType) and (name == "__init__" or not name.startswith("_")):
+                    for parameter in inspect.signature(function).parameters.values():
+                        yield f"{function.__qualname__}({parameter.name})", parameter
+
+
+def is_time(parameter: inspect.Parameter) -> bool:
+    return "float" in str(parameter.annotation) or (
+        parameter.annotation is inspect.Parameter.empty and any(word in parameter.name for word in WORDS)
+    )
+
+
+def test_no_time_in_the_public_api_is_forgotten_here() -> None:
+    # What a class inherits from the standard library is not ours to check.
+    found = {name for name, parameter in parameters() if is_time(parameter)} - NO_TIME
+    found = {name for name in found if not name.startswith(("Future.", "Process.", "BaseProcess."))}
+    assert found - set(TIMES) == set(), "a time that nothing checks"
+    assert set(TIMES) - found == set(), "no such parameter"
+
+
+@pytest.mark.parametrize("name", TIMES)
+def test_what_is_no_time_is_refused_before_anything_is_done(name: str) -> None:
+    for value in NO_TIMES:
+        if name.startswith("ServiceBus.") and value == "5":
+            continue  # a text in a configuration is what YAML makes of a number
+        with pytest.raises((DurationError, ConfigurationError)) as caught:
+            TIMES[name](value)
+        assert isinstance(caught.value, ServiceBusError)
+        assert "seconds" in str(caught.value), (value, caught.value)
+
+
+@pytest.mark.parametrize(
+    "key", [name for name, key in KEYS.items() if "seconds" in key.check.__qualname__ or name == "retry_ladder"]
+)
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, -1, "nan", "inf", "-1", "1e999", "soon", True, timedelta(1), 1e9]
+)
+def test_a_configuration_takes_no_other_times_either(key: str, value: Any) -> None:
+    given = [value] if key == "retry_ladder" else value
+    with pytest.raises(ConfigurationError, match="seconds"):
+        Configuration({"hosts": ["127.0.0.1:1"], "secret_token": "a secret of sixteen", key: given})
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(5, 5), (0.25, 0.25), (0, 0), (1e9, 1e9), (1e300, LONGEST_S), (10**400, LONGEST_S), (Fraction(1, 4), 0.25)],
+)
+def test_a_number_is_so_many_seconds_and_at_most_a_hundred_years(value: Any, seconds: float) -> None:
+    assert to_seconds("timeout", value) == seconds
+
+
+def test_the_error_names_the_parameter_and_what_it_takes() -> None:
+    with pytest.raises(DurationError, match=r"^timeout must be a number of seconds above 0, not 0$"):
+        to_seconds("timeout", 0, zero=False)
+    with pytest.raises(DurationError, match=r"^delay must be a number of seconds, 0 or more, not of type timedelta$"):
+        to_seconds("delay", timedelta(1))
+
+
+def test_an_expiration_is_at_most_what_a_broker_takes() -> None:
+    written: list[bytes] = []
+    channel = object.__new__(AmqpChannel)
+    vars(channel).update(is_open=True, _published=0, _lane=object(), _number=1, _frame_max=4096, _write=written.append)
+    channel.publish("x", "y", b"", expiration_ms=int(LONGEST_S * 1000))
+    assert b"\x0a4294967295" in b"".join(written)
