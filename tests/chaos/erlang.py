@@ -17,6 +17,7 @@ __all__ = [
     "crash_queue",
     "delete_queue",
     "forget_consumer",
+    "is_misunderstood",
     "read_consumers",
     "read_use",
 ]
@@ -28,11 +29,12 @@ DISK_ALARM = "rabbit_disk_monitor:set_disk_free_limit(1152921504606846976)."
 DISK_FREE = "rabbit_disk_monitor:set_disk_free_limit(50000000)."
 
 # rabbitmqctl close_all_connections, close_connection
-CLOSE_ALL = '[rabbit_networking:close_connection(P, "chaos") || P <- rabbit_networking:connections_local()], ok.'
-CLOSE_ONE = (
-    "case rabbit_networking:connections_local() of [] -> none; All -> "
-    'rabbit_networking:close_connection(lists:nth(rand:uniform(length(All)), All), "chaos") end.'
+_CLOSE = (
+    "case rabbit_networking:local_connections() of [] -> none; All -> "
+    '[rabbit_networking:close_connection(P, "chaos") || P <- {which}], closed end.'
 )
+CLOSE_ALL = _CLOSE.format(which="All")
+CLOSE_ONE = _CLOSE.format(which="[lists:nth(rand:uniform(length(All)), All)]")
 
 # The name of a connection has the pid of the worker that it belongs to.
 CONSUMERS = (
@@ -43,35 +45,42 @@ CONSUMERS = (
     "|| Q <- rabbit_amqqueue:list()]."
 )
 USE = (
-    "{length(rabbit_networking:connections_local()), length(rabbit_channel:list_local()), "
+    "{length(rabbit_networking:local_connections()), length(rabbit_channel:list_local()), "
     "[{element(4, amqqueue:get_name(Q)), proplists:get_value(messages, rabbit_amqqueue:info(Q, [messages]), 0)} "
     "|| Q <- rabbit_amqqueue:list()]}."
 )
 
-_LOOKUP = '{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{queue}">>)), '
+# Undone if the queue is not there just now.
+_WITH_QUEUE = (
+    'case rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{queue}">>)) of {{ok, Q}} -> {then}; _ -> none end.'
+)
 
 
 def delete_queue(queue: str) -> str:
     """Delete *queue* if nothing is in it, neither waiting nor delivered: that would be lost by our own hand.
 
     So would be what comes between the look and the deletion, and the broker confirms it: the queue is taken from its
-    exchange first, and what was on its way to it has arrived when it is looked at.
+    exchange first, and what was on its way to it has arrived when it is looked at. Of quorum queues the broker does not
+    do both in one step: they are kept.
     """
-    return _LOOKUP.format(queue=queue) + (
+    return _with_queue(
+        queue,
+        "case amqqueue:get_type(Q) of rabbit_classic_queue -> "
         "Bound = [B || B <- rabbit_binding:list_for_destination(amqqueue:get_name(Q)), "
         'element(4, element(2, B)) =/= <<"">>], '
         '[ok = rabbit_binding:remove(B, <<"chaos">>) || B <- Bound], timer:sleep(200), '
         "case rabbit_amqqueue:info(Q, [messages]) of [{messages, 0}] -> "
         '{ok, _} = rabbit_amqqueue:delete(Q, false, true, <<"chaos">>), deleted; '
-        'Other -> [ok = rabbit_binding:add(B, <<"chaos">>) || B <- Bound], Other end.'
+        'Other -> [ok = rabbit_binding:add(B, <<"chaos">>) || B <- Bound], Other end; Type -> {kept, Type} end',
     )
 
 
 def crash_queue(queue: str) -> str:
     """Kill the process of *queue*: the broker makes it anew, from what it has on disk."""
-    return _LOOKUP.format(queue=queue) + (
+    return _with_queue(
+        queue,
         "Pid = case amqqueue:get_pid(Q) of {Name, Node} -> rpc:call(Node, erlang, whereis, [Name]); P -> P end, "
-        "exit(Pid, kill), crashed."
+        "exit(Pid, kill), crashed",
     )
 
 
@@ -86,14 +95,30 @@ def forget_consumer(queue: str) -> str:
 
 
 def _without_consumer(queue: str, then: str) -> str:
-    return _LOOKUP.format(queue=queue) + (
+    return _with_queue(
+        queue,
         "case rabbit_amqqueue:consumers(Q) of [] -> none; [First | _] -> "
         "Channel = element(1, First), Tag = element(2, First), case amqqueue:get_pid(Q) of "
-        'P when is_pid(P) -> gen_server2:call(P, {basic_cancel, Channel, Tag, undefined, <<"chaos">>}, 5000); '
+        "P when is_pid(P) -> gen_server2:call(P, case hd(rabbit_misc:version()) >= $4 of "
+        'true -> {stop_consumer, #{pid => Channel, consumer_tag => Tag, user => <<"chaos">>}}; '
+        'false -> {basic_cancel, Channel, Tag, undefined, <<"chaos">>} end, 5000); '
         "Server -> ra:process_command(Server, rabbit_fifo:make_checkout({Tag, Channel}, cancel, #{})) end, "
         + then
-        + " end."
+        + " end",
     )
+
+
+def _with_queue(queue: str, then: str) -> str:
+    return _WITH_QUEUE.format(queue=queue, then=then)
+
+
+# What Erlang says of a function, a message or a record that is not, or no longer, what the rig takes it for.
+_MISUNDERSTOOD = re.compile(r"\{+(undef|function_clause|badarity|badrecord)\b")
+
+
+def is_misunderstood(answer: str) -> bool:
+    """Whether the broker, of another version perhaps, does not understand what it is asked."""
+    return answer.startswith(("{badrpc", "{'EXIT'")) and _MISUNDERSTOOD.search(answer) is not None
 
 
 _QUEUE = re.compile(r'\{<<"([^"]*)">>,\s*\[([^\]]*)\]\}')

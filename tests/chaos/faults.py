@@ -76,9 +76,9 @@ def _freeze(world: World, fault: Fault) -> Breaking:
 def _alarm(begin: str, end: str) -> Callable[[World, Fault], Breaking]:
     def alarm(world: World, fault: Fault) -> Breaking:
         endpoint = world.endpoints[fault.target]
-        endpoint.evaluate(begin)
+        _done(fault, endpoint.do(begin), "ok")
         yield
-        endpoint.evaluate(end)
+        endpoint.do(end)
 
     return alarm
 
@@ -127,16 +127,21 @@ def _all_away(world: World, fault: Fault) -> Breaking:
             endpoint.proxy.heal()
 
 
+def _done(fault: Fault, answer: str, wanted: str) -> None:
+    if wanted not in answer:
+        raise FaultMissed(f"{fault.kind} {fault.target}: {answer or 'the broker does not answer'}")
+
+
 # -- what the broker does to its users ---------------------------------------------------------------------------------
 
 
 def _connections_closed(world: World, fault: Fault) -> Breaking:
-    world.endpoints[fault.target].evaluate(erlang.CLOSE_ALL)
+    _done(fault, world.endpoints[fault.target].do(erlang.CLOSE_ALL), "closed")
     yield
 
 
 def _connection_closed(world: World, fault: Fault) -> Breaking:
-    world.endpoints[fault.target].evaluate(erlang.CLOSE_ONE)
+    _done(fault, world.endpoints[fault.target].do(erlang.CLOSE_ONE), "closed")
     yield
 
 
@@ -147,9 +152,9 @@ def _to_a_queue(expressions: Callable[[str], str], done: str) -> Callable[[World
         answer = ""
         while done not in answer:
             if time.monotonic() > deadline:
-                raise FaultMissed(f"{fault.kind} {fault.target}: {answer}")
+                _done(fault, answer, done)
             endpoint = world.one_of(host)
-            answer = endpoint.evaluate(expressions(queue)) if endpoint is not None else ""
+            answer = endpoint.do(expressions(queue)) if endpoint is not None else ""
             if done not in answer:
                 time.sleep(0.02)
         yield

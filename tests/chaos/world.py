@@ -20,6 +20,7 @@ from servicebus.testing.cluster import Cluster
 from servicebus.testing.pool import start_guard
 from servicebus.testing.ports import free_ports
 from servicebus.testing.processes import end_marked
+from tests.chaos import erlang
 from tests.chaos.clock import make_clock, set_clock
 from tests.chaos.old_system import OldAgentProcess, OldSenderProgram
 from tests.chaos.processes import AgentProcess, LogServer, Program, RigError
@@ -91,6 +92,17 @@ class Endpoint:
             with contextlib.suppress(OSError, ValueError):
                 return self.broker.evaluate(expressions)
         return ""
+
+    def do(self, expressions: str) -> str:
+        """As ``evaluate()``, for what must not be left undone.
+
+        Raises:
+            RigError: the broker does not understand it.
+        """
+        answer = self.evaluate(expressions)
+        if erlang.is_misunderstood(answer):
+            raise RigError(f"{self.name} does not understand {expressions} It says: {answer[:300]}")
+        return answer
 
 
 class World:

@@ -16,18 +16,12 @@ from servicebus.configuration import Configuration
 from servicebus.errors import RemoteError, ServiceBusError, ServiceBusy
 from servicebus.sender import Sender
 from servicebus.testing import Broker
+from tests.chaos.erlang import forget_consumer
 
 StartAgent = Callable[..., Agent]
 MakeSender = Callable[[Configuration], Sender]
 
 CLOSE_ALL = '[catch rabbit_networking:close_connection(P, "told to") || P <- rabbit_networking:connections()], ok.'
-
-FORGET_ONE = (
-    '{ok, Q} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"%s">>)), '
-    "[First | _] = rabbit_amqqueue:consumers(Q), "
-    "Cancel = {basic_cancel, element(1, First), element(2, First), undefined, <<>>}, "
-    "gen_server2:call(amqqueue:get_pid(Q), Cancel), forgotten."
-)
 
 
 def serves_again(agent: Agent, sender: Sender, within_s: float) -> float:
@@ -94,7 +88,7 @@ class TestWhatStopsAWorker:
         agent = start_agent(brokers, workers_per_host=2).wait_consuming()
         probe = Probe(brokers[0])
         for queue in ("NODE-01.control", "NODE-01.messages", "NODE-01.messages.delay.5"):
-            assert "forgotten" in brokers[0].evaluate(FORGET_ONE % queue)
+            assert "forgotten" in brokers[0].evaluate(forget_consumer(queue))
             assert probe.consumers(queue) == 1
             wait_until(lambda queue=queue: probe.consumers(queue) == 2, 20, agent.log)
         assert all(worker["state"] == "consuming" for worker in agent.workers())

@@ -7,16 +7,22 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from tests.chaos import erlang
+from tests.chaos import erlang, faults
 from tests.chaos.__main__ import main
 from tests.chaos.caretaker import strays
 from tests.chaos.clock import make_clock, set_clock
+from tests.chaos.faults import FaultMissed, apply
+from tests.chaos.kinds import KINDS
 from tests.chaos.pace import Pace
 from tests.chaos.plants import PLANTS
+from tests.chaos.processes import RigError
+from tests.chaos.schedule import Fault
+from tests.chaos.world import Endpoint, Plan, World
 
 ROOT = Path(__file__).parent.parent.parent
 ASK = """
@@ -120,3 +126,53 @@ def test_a_folder_with_the_history_of_another_run_is_refused(tmp_path: Path) -> 
     refused = CliRunner().invoke(main, wanted)
     assert refused.exit_code == 2
     assert "holds the history of another run" in refused.output
+
+
+class Broker:
+    """One that gives the same answer to everything."""
+
+    state = "running"
+
+    def __init__(self, answer: str):
+        self._answer = answer
+
+    def evaluate(self, _expressions: str) -> str:
+        return self._answer
+
+
+UNDEF = "{badrpc,{'EXIT',{undef,[{rabbit_networking,connections_local,[],[]}]}}}"
+
+
+def broken(kind: str, answer: str) -> None:
+    """Have *kind* break a broker that gives *answer*."""
+    broker: Any = Broker(answer)
+    proxy: Any = None
+    world: Any = World(Plan(has_cluster=False, brokers=1), Path())
+    world.endpoints["a"] = Endpoint("a", broker, proxy)
+    with apply(world, Fault(0.0, kind, "a/NODE-1.rpc" if KINDS[kind].aims_at == "queue" else "a", 0.0)):
+        pass
+
+
+BY_ERLANG = [
+    "memory-alarm",
+    "disk-alarm",
+    "connections-closed",
+    "connection-closed",
+    "queue-deleted",
+    "queue-crashed",
+    "consumer-cancelled",
+    "consumer-forgotten",
+]
+
+
+@pytest.mark.parametrize("kind", BY_ERLANG)
+def test_a_fault_that_the_broker_does_not_understand_fails_the_run(kind: str) -> None:
+    with pytest.raises(RigError, match="a does not understand"):
+        broken(kind, UNDEF)
+
+
+@pytest.mark.parametrize("kind", BY_ERLANG)
+def test_a_fault_that_did_nothing_is_missed(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faults, "_ASKED_FOR_S", 0.0)
+    with pytest.raises(FaultMissed, match=kind):
+        broken(kind, "none")
