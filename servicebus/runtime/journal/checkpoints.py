@@ -138,9 +138,11 @@ class Saver:
 
     def __init__(self, path: Path):
         self._log = path.with_name(path.name + "-wal")
-        self._turn = LockFile(path.with_name(path.name + ".turn"))
-        self._saves = _connected(path)
-        self._reads = _connected(path)
+        with ExitStack() as opened:
+            self._turn = opened.enter_context(closing(LockFile(path.with_name(path.name + ".turn"))))
+            self._saves = opened.enter_context(closing(_connected(path)))
+            self._reads = opened.enter_context(closing(_connected(path)))
+            self._open_ones = opened.pop_all()
         self._saved: tuple[int, int] | None = None
         self._count = 0
 
@@ -177,14 +179,16 @@ class Saver:
             self._reads.execute("ROLLBACK")
 
     def close(self) -> None:
-        self._saves.close()
-        self._reads.close()
-        self._turn.close()
+        self._open_ones.close()
 
 
 def _connected(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=_WRITERS_WAIT_S, isolation_level=None)
-    set_up(connection)
+    try:
+        set_up(connection)
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 
