@@ -170,6 +170,8 @@ class ServiceBus:
         self._services[key] = register(kind, category, name, service, **options)
 
     def _run_beside(self, parent_pid: int) -> None:
+        # It is ours that it ends with its parent. As a property of this process it would keep services from making any.
+        multiprocessing.current_process().daemon = False
         sys.exit(self._serve(parent_pid))
 
     def _serve(self, parent_pid: int | None) -> int:

@@ -12,6 +12,7 @@ from servicebus.endpoints import Event, Reject, Request, Requeue, Response, Retr
 from servicebus.errors import EnvelopeError
 from servicebus.runtime.instances import copier
 from servicebus.runtime.job import Job, Outcome, Verdict
+from servicebus.runtime.leaving import Home
 from servicebus.runtime.lock_keys import LockError
 from servicebus.runtime.parking import Task
 from servicebus.runtime.registration import Service
@@ -33,7 +34,9 @@ class Execution:
     """Runs the jobs of one service, for all of its threads."""
 
     def __init__(self, service: Service, make_sender: Callable[[], Any], *, with_traces: bool):
+        self.home = Home()
         self._service = service
+        self.name = f"service {service.key}"
         self._copy = copier(service.instance)
         self._make_sender = make_sender
         self._with_traces = with_traces
@@ -66,7 +69,9 @@ class Execution:
             refused = Fault(REFUSED, f"{error.reason}: {error.detail}")
             return Task(job, outcome=self._failed(job, refused, Verdict.NOT_RUN))
         try:
-            return Task(job, params, find_slot(params))
+            slot = find_slot(params)
+            self.home.end_child(self.name)
+            return Task(job, params, slot)
         except BaseException as error:
             return Task(job, outcome=self._raised(job, error))
 
@@ -120,6 +125,7 @@ class Execution:
         return self._failed(job, Fault(EXPIRED, "the deadline passed before it was run"), Verdict.NOT_RUN)
 
     def _raised(self, job: Job, error: BaseException) -> Outcome:
+        self.home.end_child(self.name, error)
         is_message = job.incoming.kind is Kind.MESSAGE
         verdict = _verdict(error, is_message)
         if verdict is Verdict.FAILED:

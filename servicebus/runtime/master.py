@@ -11,7 +11,6 @@ import os
 import random
 import select
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -20,6 +19,7 @@ from typing import Any
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.errors import ConfigurationError, ServiceBusError
 from servicebus.runtime.child import SILENT_AFTER_S, Child
+from servicebus.runtime.leaving import end_process
 from servicebus.runtime.signals import EXIT_ASKED, EXIT_BOOT, EXIT_FAILED, SignalPipe, masked
 from servicebus.runtime.status import StatusSocket
 
@@ -171,8 +171,6 @@ class Master:
             # A sibling's life pipe held open here would keep that sibling from noticing the master's death.
             for sibling in self._children + self._leaving:
                 sibling.close_fds()
-            assert self._signals is not None
-            self._signals.forget()
             self._status.forget()
             random.seed()
             os.set_blocking(beat_fd, False)
@@ -183,8 +181,7 @@ class Master:
         except BaseException:  # this is the end of the process: whatever it was is reported, then the code says it
             LOG.exception("%s failed", child.label)
         finally:
-            _flush_logs()
-            os._exit(code)  # the parent's atexit handlers and buffers are the parent's
+            end_process(code)  # the parent's atexit handlers and buffers are the parent's
 
     def _reap(self) -> list[int]:
         """Learn who ended; gives the exit codes."""
@@ -306,10 +303,3 @@ def _slots(config: Configuration) -> Iterator[tuple[BrokerHost, int]]:
 def _kill(pid: int, signum: int) -> None:
     with suppress(ProcessLookupError):  # ended by itself; the next reap finds out
         os.kill(pid, signum)
-
-
-def _flush_logs() -> None:
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # closed or broken: nobody is left to tell
-            stream.flush()

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from os import getpid
 from queue import SimpleQueue
 from typing import Any
 
@@ -125,15 +126,19 @@ class ServiceThread:
         def has_job() -> bool:
             return not inbox.empty()
 
+        pid = self._execution.home.pid
         hand_over = self._hand_over or (lambda outcome, _has_job: self._post(outcome))
         while (job := inbox.get()) is not None:
             outcome = self._execution.run(job)
+            if getpid() != pid:  # the child that it forked came back
+                self._execution.home.end_child(self._execution.name)
             self._count_left()
             hand_over(outcome, has_job)
 
     def _serve_locked(self, parking: Parking) -> None:
         while (task := parking.get()) is not None:
             outcome = self._execution.run_task(task)
+            self._execution.home.end_child(self._execution.name)
             parking.done(task)
             self._count_left()
             self._post(outcome)
@@ -145,10 +150,13 @@ class ServiceThread:
     def _optional(self, name: str) -> None:
         method = getattr(self.service.instance, name, None)
         if callable(method):
+            what = f"{name}() of service {self.service.key}"
             try:
                 method()
-            except BaseException:  # the user's code: reported, and the service serves or fails request by request
-                LOG.exception("%s of service %s failed", name, self.service.key)
+            except BaseException as error:  # the user's: reported, and the service serves or fails request by request
+                self._execution.home.end_child(what, error)
+                LOG.exception("%s failed", what)
+            self._execution.home.end_child(what)
 
     def _make_parking(self, locks: NodeLocks) -> Parking:
         return Parking(partial(self._execution.look_into, find_slot=slot_finder(self.service)), locks)

@@ -22,6 +22,7 @@ from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.drain import Drain
 from servicebus.runtime.journal import Journal
 from servicebus.runtime.journal.log import Damaged
+from servicebus.runtime.leaving import Home, let_go_in_children
 from servicebus.runtime.maintenance import DRAINED
 from servicebus.runtime.node_locks import NodeLocks
 from servicebus.runtime.ping_watcher import PingWatcher
@@ -61,6 +62,7 @@ class Worker:
     ):
         self._config = config
         self._host = host
+        self._home = Home()
         self._after_fork = after_fork
         self._on_exit = on_exit
         keyring = Keyring(config.secrets)
@@ -99,6 +101,7 @@ class Worker:
         faulthandler.enable()
         signals = SignalPipe()
         unmask()  # the master forks with signals masked: until here they would have ended the process
+        let_go_in_children(lambda: [fd for fd in (beat_fd, life_fd, *self._loop.files) if fd is not None])
         pulse = Pulse(self._loop, signals, beat_fd, life_fd, self.snapshot, drain_s=self._config.drain_timeout)
         self._call_hook(self._after_fork, "after-fork hook")
         for service in self._services:
@@ -145,5 +148,7 @@ class Worker:
             return
         try:
             hook()
-        except Exception:  # the user's code; as in 2.x it is reported and does not keep the agent from serving
+        except BaseException as error:  # the user's; as in 2.x it is reported and does not keep the agent from serving
+            self._home.end_child(name, error)
             LOG.exception("%s: %s failed", self._host.name, name)
+        self._home.end_child(name)

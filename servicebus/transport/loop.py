@@ -87,6 +87,11 @@ class EventLoop:
         state = "stopping" if self._stopping else "running"
         return f"<EventLoop {self.name} {state} turns={self.turns} watched={len(self._watched)}>"
 
+    @property
+    def files(self) -> list[int]:
+        """The descriptors of what it waits for, and of its own pipe."""
+        return [*self._watched, self._wake_out]
+
     # -- for any thread ------------------------------------------------------------------------------------------
 
     def post(self, callback: Callable[[], None]) -> None:
