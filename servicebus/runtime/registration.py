@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -83,8 +84,9 @@ def register(kind: Kind, category: str, name: str, instance: Any, **options: Any
 
 def how_it_is_lazy(function: Any) -> str:
     """Which kind of function *function* is if calling it does not run its code; "" for an ordinary one."""
-    while isinstance(function, functools.partial):
-        function = function.func
+    # From Python 3.14 on, a partial in a class is bound to its instance as a function is.
+    while isinstance(function, (functools.partial, types.MethodType)):
+        function = function.func if isinstance(function, functools.partial) else function.__func__
     # An object that can be called: what counts is the __call__() of its class.
     for candidate in (function, inspect.getattr_static(type(function), "__call__", None)):
         for is_lazy, how in _LAZY:

@@ -78,6 +78,8 @@ def decode_json(raw: bytes) -> Any:
     except RecursionError:
         raise EnvelopeError("too-deep", f"JSON nested deeper than {MAX_JSON_DEPTH}") from None
     except ValueError as error:
+        if is_long:  # from Python 3.13 on, deep nesting that breaks off is no RecursionError
+            _check_depth(raw)
         raise EnvelopeError("bad-json", _without_data(error)) from None
     if is_long and not _is_shallow(value):
         _check_depth(raw)

@@ -71,9 +71,9 @@ def test_what_json_cannot_say_is_refused_and_named(value: Any, says: str) -> Non
 
 
 def test_a_number_of_more_digits_than_python_reads_is_refused_at_both_ends() -> None:
-    with pytest.raises(EnvelopeError, match=r"unencodable: .*4300 digits"):
+    with pytest.raises(EnvelopeError, match=r"unencodable: .*4300"):
         encode_json([10**5000])
-    with pytest.raises(EnvelopeError, match=r"bad-json: .*4300 digits"):
+    with pytest.raises(EnvelopeError, match=r"bad-json: .*4300"):
         decode_json(b"1" * 5000)
 
 
@@ -121,6 +121,13 @@ def test_a_value_that_holds_itself_is_refused() -> None:
     assert refusal.value.reason == "too-deep"
 
 
+@pytest.mark.parametrize("raw", [b"[" * 5000, b'{"a":' * 5000, b"[" * 5000 + b"]" * 4999 + b"x"])
+def test_deep_text_that_is_no_json_is_too_deep(raw: bytes) -> None:
+    """With every Python: from 3.13 on its own parser does not mind 5000 levels."""
+    with pytest.raises(EnvelopeError, match="too-deep"):
+        decode_json(raw)
+
+
 def test_a_small_value_with_many_places_does_not_delay_its_refusal() -> None:
     """30 lists that each hold the next one twice: a thousand million places to look for the culprit."""
     value: Any = 10**5000
@@ -128,7 +135,7 @@ def test_a_small_value_with_many_places_does_not_delay_its_refusal() -> None:
         value = [value, value]
     with pytest.raises(EnvelopeError) as refusal:
         encode_json(value)
-    assert "4300 digits" in refusal.value.detail
+    assert "4300" in refusal.value.detail
 
 
 def test_brackets_inside_strings_are_no_depth() -> None:
