@@ -22,6 +22,7 @@ __all__ = [
     "EnvelopeError",
     "JournalUnavailable",
     "LifecycleError",
+    "MessageTooLarge",
     "NoBrokerAvailable",
     "NodeUnavailable",
     "OutboxFull",
@@ -160,6 +161,16 @@ class ConnectionLost(TransportError):
         self.host = host
         self.reason = reason
         self.sent = sent
+
+
+class MessageTooLarge(ConnectionLost):
+    """Raised when the broker closed the channel because a message of ``size`` bytes exceeds its ``limit``."""
+
+    def __init__(self, host: str, *, size: int, limit: int):
+        reason = f"a message of {size} bytes is larger than the broker takes ({limit}): raise its max_message_size"
+        super().__init__(host, reason, sent=True)
+        self.size = size
+        self.limit = limit
 
 
 class QueueStranded(ConnectionLost):

@@ -13,6 +13,7 @@ from servicebus.operations.consumption import Consumption
 from servicebus.operations.publications import Publication, Publications
 from servicebus.operations.waits import Waits
 from servicebus.transport.amqp import AmqpConnection
+from servicebus.transport.headerfit import fitted
 from servicebus.transport.interface import BrokerChannel, Delivery, Script, Step
 from servicebus.transport.steps import consume, declare_queue, get_message, set_prefetch
 
@@ -140,8 +141,9 @@ class SessionChannel:
             if channel is None or not channel.is_open:
                 self._waits.fail(stored)
                 return
+            fitting = None if headers is None else fitted(headers, channel.frame_max)
             number = channel.publish(
-                exchange, routing_key, body, message_id=message_id, persistent=True, headers=headers
+                exchange, routing_key, body, message_id=message_id, persistent=True, headers=fitting
             )
             self._publications.add(number, publication)
 

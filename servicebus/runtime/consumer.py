@@ -19,6 +19,7 @@ from servicebus.errors import ConnectFailed, ConnectionLost, QueueStranded, Tran
 from servicebus.policy.backoff import Backoff, cap_for
 from servicebus.policy.connection import Event, State, after
 from servicebus.policy.members import Turn
+from servicebus.policy.size_limit import SizeLimit
 from servicebus.runtime.control import ControlLane
 from servicebus.runtime.delay_lane import DelayLane
 from servicebus.runtime.dialect import Dialect
@@ -79,6 +80,7 @@ class NodeConsumer:
         self._opened = 0
         self._is_stopping = False
         self._outages = Outages()
+        self._limit = SizeLimit()
         self._extra_lanes: list[Lane] = []
         self.message_dialect: Dialect = control.dialect
         self.maintenance = Maintenance(loop, config, host.name, self)
@@ -129,7 +131,7 @@ class NodeConsumer:
             self._dismiss_abandoned()
             broken = self._broken_in(self.generation)
             self._publisher = Publisher(
-                self._config, self.host.name, self.settler.counters, self._loop.failures, broken
+                self._config, self.host.name, self.settler.counters, self._loop.failures, self._limit, broken
             )
             self.settler.begin(self.generation, self._publisher)
             self._publisher.open(self._connections[0], self._look_for_mark)

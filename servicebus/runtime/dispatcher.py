@@ -292,7 +292,8 @@ class Dispatcher:
             self._complaints.log(f"call {incoming.id} to {incoming.key} refused: replayed, and its answer is gone")
             text = "replayed: this id was executed already, and its answer is no longer stored"
             return self._answer(arrival, Fault(REFUSED, text))
-        return Settlement([arrival.claim], answer)
+        job = Job(incoming, arrival.dialect, arrival.claim, None)
+        return Settlement(job.claims, answer, job=job)
 
     # -- ends ----------------------------------------------------------------------------------------------------------
 
@@ -302,7 +303,7 @@ class Dispatcher:
         self.running_calls -= job.incoming.kind is Kind.CALL
         self._count(outcome)
         if outcome.is_final:
-            return Settlement(job.claims, outcome.reply)
+            return Settlement(job.claims, outcome.reply, None, None, job)
         if job.incoming.kind is Kind.CALL:
             self._notes.add(job.incoming.id, Release.NOT_RUN)
             return Settlement(job.claims, outcome.reply)

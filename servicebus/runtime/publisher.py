@@ -8,19 +8,17 @@ from collections import Counter
 from collections.abc import Callable
 
 from servicebus.configuration import Configuration
-from servicebus.errors import TransportError
+from servicebus.errors import EnvelopeError, MessageTooLarge, TransportError
+from servicebus.policy.size_limit import SizeLimit
+from servicebus.runtime.complaints import Complaints
+from servicebus.runtime.confirmed_channel import PRECONDITION_FAILED, ConfirmedChannel, Publish
 from servicebus.runtime.copies import Copy, dead_letter, delayed
-from servicebus.runtime.job import Claim, Settlement
-from servicebus.transport.confirms import Unconfirmed
+from servicebus.runtime.job import Claim, Job, Settlement
 from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Returned
+from servicebus.wire.fault import fault_from_exception
 
 LOG = logging.getLogger(__name__)
-
-_REFUSED = (
-    "the broker refuses to store copies of messages there (nack): is the queue full (max-length, reject-publish)? "
-    "Empty it, or raise its limit"
-)
 
 
 class Publisher:
@@ -32,41 +30,68 @@ class Publisher:
         host_name: str,
         counters: Counter[str],
         failures: FailureLog,
+        limit: SizeLimit,
         on_broken: Callable[[TransportError], None],
     ):
         self._config = config
         self._host_name = host_name
         self._counters = counters
         self._failures = failures
+        self._complaints = Complaints(host_name)
         self._on_broken = on_broken
+        self._limit = limit
         self._replies: BrokerChannel | None = None
-        self._stored: BrokerChannel | None = None
-        self._unconfirmed: Unconfirmed[Callable[[str], None]] = Unconfirmed()
+        self._confirmed: ConfirmedChannel | None = None
 
     def open(self, connection: BrokerConnection, on_ready: Callable[[], None]) -> None:
-        def stored_open(channel: BrokerChannel) -> None:
-            self._stored = channel
-            connection.open_channel(replies_open, self._on_broken)
-
         def replies_open(channel: BrokerChannel) -> None:
             self._replies = channel
             on_ready()
 
-        connection.open_channel(
-            stored_open, self._on_broken, on_returned=self._stored_returned, on_confirmed=self._confirmed
+        self._confirmed = ConfirmedChannel(
+            connection, self._host_name, self._limit, self._failures, self._queue_is_gone, self._on_broken
         )
+        self._confirmed.open(lambda: connection.open_channel(replies_open, self._replies_closed))
 
     @property
     def unconfirmed(self) -> int:
-        return len(self._unconfirmed)
+        return len(self._confirmed) if self._confirmed is not None else 0
 
-    def reply(self, claim: Claim, body: bytes) -> None:
+    def reply(self, claim: Claim, body: bytes, job: Job | None = None) -> None:
+        """Answer *claim*; with *job*, its caller gets a fault if the broker refuses *body*."""
         if self._replies is None or not claim.reply_to:
             self._counters["replies.nowhere"] += not claim.reply_to
+            return
+        if len(body) > self._limit.tracked_bytes:
+            self._reply_tracked(claim, body, job)
             return
         # Not mandatory: RabbitMQ 3.10 returns every mandatory message to a direct reply-to address, also those that it
         # delivered. A caller that is gone costs a dropped reply.
         self._replies.publish("", claim.reply_to, body, correlation_id=claim.delivery.correlation_id, mandatory=False)
+
+    def _reply_tracked(self, claim: Claim, body: bytes, job: Job | None) -> None:
+        """A reply that may be too large for the broker: then its caller is told so instead."""
+
+        def answered(refused: str) -> None:
+            if not refused:
+                return
+            self._counters["replies.refused"] += 1
+            self._complaints.log(f"a reply was refused by the broker: {refused}")
+            if job is not None:
+                fault = fault_from_exception(EnvelopeError("oversized", f"the result: {refused}"), with_trace=False)
+                instead = job.dialect.write_fault(job.incoming, fault)
+                if instead is not None and len(instead) < len(body):
+                    self.reply(claim, instead)
+
+        assert self._confirmed is not None
+        about = {"correlation_id": claim.delivery.correlation_id, "mandatory": False}
+        self._confirmed.publish(Publish(claim.reply_to, body, answered, about))
+
+    def _replies_closed(self, error: TransportError) -> None:
+        """Of the small replies nobody knows which was refused; those to come are watched."""
+        if error.reply_code == PRECONDITION_FAILED:
+            self._limit.learn(error.limit if isinstance(error, MessageTooLarge) else None, time.monotonic())
+        self._on_broken(error)
 
     def echo(self, queue: str, body: bytes) -> None:
         if self._replies is not None:
@@ -82,28 +107,13 @@ class Publisher:
 
     def store(self, claim: Claim, copy: Copy, on_answered: Callable[[str], None]) -> None:
         """Publish *copy*; ``on_answered(refused)`` once the broker has it (""), or why it has refused it."""
-        if self._stored is None:
-            return  # the connection is going down: the broker has the original still
-        number = self._stored.publish(
-            "",
-            copy.queue,
-            claim.delivery.body,
-            message_id=claim.delivery.message_id,
-            persistent=True,
-            headers=copy.headers,
-        )
-        if number:
-            self._unconfirmed.add(number, on_answered)
+        if self._confirmed is not None:
+            about = {"message_id": claim.delivery.message_id, "persistent": True, "headers": copy.headers}
+            self._confirmed.publish(Publish(copy.queue, claim.delivery.body, on_answered, about))
 
-    def _confirmed(self, number: int, multiple: bool, is_ack: bool) -> None:
-        for on_answered in self._unconfirmed.settled(number, multiple):
-            try:
-                on_answered("" if is_ack else _REFUSED)
-            except Exception as error:
-                self._failures.report("the confirm of a copy", error)
-
-    def _stored_returned(self, returned: Returned) -> None:
+    def _queue_is_gone(self, returned: Returned) -> None:
         # Its confirm would follow and the original be acked: break the connection first, the broker redelivers.
         LOG.error("%s: queue %s is gone (%s); reconnecting", self._host_name, returned.routing_key, returned.reason)
-        self._unconfirmed.clear()
+        assert self._confirmed is not None
+        self._confirmed.forget()
         self._on_broken(TransportError(f"queue {returned.routing_key} is gone"))

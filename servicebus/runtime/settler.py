@@ -257,7 +257,7 @@ class Settler:
                     return
                 # Reply first: a crash between the two costs a repeat, not an answer.
                 if reply is not None:
-                    publisher.reply(claim, reply)
+                    publisher.reply(claim, reply, settlement.job)
                 claim.delivery.channel.ack(claim.delivery.tag)
         except Exception as error:
             self._loop.failures.report("a settlement", error)

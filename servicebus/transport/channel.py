@@ -49,7 +49,7 @@ class AmqpChannel:
         self._acks = Acks()
         self._acks_at_once = 1
         self._acks_wait = False
-        self._frame_max = connection.frame_max
+        self.frame_max = connection.frame_max
         self._script: Script | None = None
         self._channel = raw.channel(on_open_callback=self._opened)
         self._number = int(self._channel.channel_number)
@@ -101,7 +101,7 @@ class AmqpChannel:
                     exchange,
                     routing_key,
                     body,
-                    self._frame_max,
+                    self.frame_max,
                     mandatory=mandatory,
                     correlation_id=correlation_id,
                     reply_to=reply_to,

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 
 import pika.exceptions
 from pika.adapters.utils import connection_workflow
 
 from servicebus.configuration import BrokerHost
-from servicebus.errors import ConnectFailed, ConnectionLost, QueueConflict, QueueStranded, TransportError
+from servicebus.errors import (
+    ConnectFailed,
+    ConnectionLost,
+    MessageTooLarge,
+    QueueConflict,
+    QueueStranded,
+    TransportError,
+)
 from servicebus.transport.interface import Asked
 from servicebus.wire.address import is_stored
+
+_TOO_LARGE = re.compile(r"message size (\d{1,12}) is larger than .*?(\d{1,12})")
+"""Nothing but this text has the two numbers. Whoever publishes knows by the code alone that something was refused."""
 
 
 def connect_failure(
@@ -114,6 +125,8 @@ def _refusal(host: BrokerHost, code: int, text: str, asked: Asked | None) -> Tra
     # A declaration makes what is not there; so the queue is known, and out of reach.
     if code == 404 and declared:
         return stranded(host.place, declared)
+    if code == 406 and (sizes := _TOO_LARGE.search(text)):
+        return MessageTooLarge(host.place, size=int(sizes[1]), limit=int(sizes[2]))
     if code == 406 and "acknowledgement" in text:
         text += "; a service took longer than the broker's consumer_timeout, its work is delivered again"
     return ConnectionLost(host.place, f"the broker closed the channel: {text}", sent=True)

@@ -82,6 +82,8 @@ def publish_frames(
         pieces: list[bytes] = []
         pika.data.encode_table(pieces, dict(headers))
         properties = b"".join(pieces)
+        if len(properties) > frame_max > 0:
+            raise Unreadable(f"{len(properties)} bytes of headers do not fit a frame of {frame_max}")
     if persistent:
         flags |= DELIVERY_MODE
         properties += _PERSISTENT
@@ -117,6 +119,14 @@ def read_return(data: bytes, start: int) -> tuple[str, str, str]:
     exchange, at = _read_short(data, at)
     routing_key, at = _read_short(data, at)
     return f"{code} {text}", exchange, routing_key
+
+
+def table_bytes(headers: Mapping[str, Any]) -> int | None:
+    """How many bytes *headers* take in a header frame; None if they cannot be encoded."""
+    try:
+        return int(pika.data.encode_table([], dict(headers)))
+    except Exception:  # whatever pika's codec, and struct under it, raise for values that nobody has checked
+        return None
 
 
 Properties = tuple["str | None", "str | None", "str | None", "Mapping[str, Any] | None"]

@@ -81,6 +81,10 @@ class BrokerChannel(Protocol):
     def is_open(self) -> bool: ...
 
     @property
+    def frame_max(self) -> int:
+        """The largest frame that was agreed on, in bytes; 0 for no limit."""
+
+    @property
     def asked(self) -> Asked | None:
         """The queue whose answer the script waits for; None if it is about no queue."""
 

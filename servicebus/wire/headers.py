@@ -42,6 +42,11 @@ def kept_in_copies(headers: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (headers or {}).items() if name in _ALL or not name.startswith("x-")}
 
 
+def is_ours(name: str) -> bool:
+    """Whether the bus itself puts a header of that name on messages."""
+    return name in _ALL
+
+
 def number(headers: Mapping[str, Any] | None, name: str) -> int:
     """A header that is a count or a time, cut to what one can reckon with; 0 if it is missing or no such number.
 

@@ -57,6 +57,12 @@ EXAMPLES: list[tuple[ServiceBusError, dict[str, object], str]] = [
         "mq-a:5672: reset (after something was sent)",
     ),
     (
+        errors.MessageTooLarge("mq-a:5672", size=20_000_000, limit=16_777_216),
+        {"host": "mq-a:5672", "size": 20_000_000, "limit": 16_777_216, "sent": True},
+        "mq-a:5672: a message of 20000000 bytes is larger than the broker takes (16777216): raise its max_message_size"
+        " (after something was sent)",
+    ),
+    (
         errors.QueueConflict("mq-a:5672", "queue N.messages is classic", queue="N.messages"),
         {"host": "mq-a:5672", "kind": "topology", "queue": "N.messages"},
         "mq-a:5672: queue N.messages is classic",

@@ -12,6 +12,7 @@ from waiting import wait_until
 
 from servicebus.configuration import Configuration
 from servicebus.endpoints import Request, Response, Retry
+from servicebus.policy.size_limit import SizeLimit
 from servicebus.runtime.dialect import Version2
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.journal import MemoryJournal
@@ -57,6 +58,7 @@ class Publishing:
     """The channel on which everything is published; confirms are said by the test."""
 
     is_open = True
+    frame_max = 131072
 
     def __init__(self) -> None:
         self.replies: dict[str, bytes] = {}
@@ -97,7 +99,8 @@ class Worker:
         by_key.update({(thread.service.kind, thread.service.key): thread for thread in self.threads})
         self.dialect = Version2(CONFIG, Keyring(CONFIG.secrets))
         self.consuming, self.publishing = Consuming(), Publishing()
-        self.publisher = Publisher(CONFIG, "mq-a:5672", self.dispatcher.counters, loop.failures, lambda _error: None)
+        counters = self.dispatcher.counters
+        self.publisher = Publisher(CONFIG, "mq-a:5672", counters, loop.failures, SizeLimit(), lambda _error: None)
         self.connection: Any = Connection(self.publishing)
         self.publisher.open(self.connection, lambda: None)
         self.settler.begin(GENERATION, self.publisher)

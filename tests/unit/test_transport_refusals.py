@@ -9,7 +9,14 @@ import pika.exceptions
 import pytest
 
 from servicebus.configuration import Configuration
-from servicebus.errors import ConnectFailed, ConnectionLost, QueueConflict, QueueStranded, TransportError
+from servicebus.errors import (
+    ConnectFailed,
+    ConnectionLost,
+    MessageTooLarge,
+    QueueConflict,
+    QueueStranded,
+    TransportError,
+)
 from servicebus.transport.failures import channel_failure
 from servicebus.transport.interface import Asked
 from servicebus.transport.steps import bind_queue, consume, declare_exchange, declare_queue, delete_queue, unbind_queue
@@ -128,3 +135,17 @@ def test_after_something_that_has_no_answer_a_refusal_may_be_about_that(told: An
     assert channel.is_told
     channel.answer()
     assert not channel.is_told
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "PRECONDITION_FAILED - message size 2000000 is larger than configured max size 1000000",
+        "PRECONDITION_FAILED - message size 2000000 is larger than max size 1000000",
+    ],
+)
+def test_a_message_that_is_larger_than_the_broker_takes_is_told_with_both_sizes(text: str) -> None:
+    error = failure(406, text, None)
+    assert isinstance(error, MessageTooLarge)
+    assert (error.size, error.limit, error.reply_code) == (2_000_000, 1_000_000, 406)
+    assert "max_message_size" in str(error)

@@ -1,0 +1,138 @@
+"""ConfirmedChannel: publishes, and tells of each publish whether the broker has it or has refused it.
+
+Theory of operation. A broker answers a message that is larger than its max_message_size by closing the channel, and
+does not say which one it was. The channel is in confirm mode, so it can only be one that was not confirmed: the one
+whose size the broker names, or else the largest. That one is refused, the channel is opened again, and the others are
+published once more. Those that the broker had taken before stand there twice then, as after any lost confirm.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from servicebus.errors import MessageTooLarge, TransportError
+from servicebus.policy.size_limit import SizeLimit
+from servicebus.transport.confirms import Unconfirmed
+from servicebus.transport.failurelog import FailureLog
+from servicebus.transport.headerfit import fitted
+from servicebus.transport.interface import BrokerChannel, BrokerConnection, Returned
+
+__all__ = ["PRECONDITION_FAILED", "ConfirmedChannel", "Publish"]
+
+PRECONDITION_FAILED = 406
+_NACK = (
+    "the broker refuses to store a message there (nack): is the queue full (max-length, reject-publish)? "
+    "Empty it, or raise its limit"
+)
+
+
+@dataclass(slots=True)
+class Publish:
+    """A message on its way to a queue."""
+
+    queue: str
+    body: bytes
+    on_answered: Callable[[str], None]
+    """Told why the broker refused it, or "": it has it."""
+    properties: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ConfirmedChannel:
+    """Belongs to the I/O thread, and to one connection.
+
+    Args:
+        limit: the broker's; what is learnt here is told there.
+        on_broken: told when the channel is lost for another reason; then nothing more is answered.
+    """
+
+    def __init__(
+        self,
+        connection: BrokerConnection,
+        host_name: str,
+        limit: SizeLimit,
+        failures: FailureLog,
+        on_returned: Callable[[Returned], None],
+        on_broken: Callable[[TransportError], None],
+    ):
+        self._connection = connection
+        self._host_name = host_name
+        self._limit = limit
+        self._failures = failures
+        self._on_returned = on_returned
+        self._on_broken = on_broken
+        self._channel: BrokerChannel | None = None
+        self._unconfirmed: Unconfirmed[Publish] = Unconfirmed()
+        self._waiting: list[Publish] = []
+
+    def __repr__(self) -> str:
+        return f"<ConfirmedChannel {self._host_name} {len(self)} unconfirmed>"
+
+    def __len__(self) -> int:
+        """How many are not answered."""
+        return len(self._unconfirmed) + len(self._waiting)
+
+    def open(self, on_ready: Callable[[], None]) -> None:
+        def opened(channel: BrokerChannel) -> None:
+            self._channel = channel
+            waiting, self._waiting = self._waiting, []
+            for publish in waiting:
+                self.publish(publish)
+            on_ready()
+
+        self._connection.open_channel(opened, self._closed, on_returned=self._on_returned, on_confirmed=self._confirmed)
+
+    def publish(self, publish: Publish) -> None:
+        """Publish it, now or when the channel is open again; what is known to be too large is refused at once."""
+        size = len(publish.body)
+        limit = self._limit.refuses(size, time.monotonic())
+        channel = self._channel
+        if limit is not None:
+            self._answer(publish, self._too_large(size, limit))
+        elif channel is None or not channel.is_open:
+            self._waiting.append(publish)
+        else:
+            number = channel.publish("", publish.queue, publish.body, **_fitted(publish.properties, channel.frame_max))
+            self._unconfirmed.add(number, publish)
+
+    def forget(self) -> None:
+        """What is not answered will not be."""
+        self._unconfirmed.clear()
+        self._waiting.clear()
+
+    def _confirmed(self, number: int, multiple: bool, is_ack: bool) -> None:
+        for publish in self._unconfirmed.settled(number, multiple):
+            self._answer(publish, "" if is_ack else _NACK)
+
+    def _answer(self, publish: Publish, refused: str) -> None:
+        try:
+            publish.on_answered(refused)
+        except Exception as error:
+            self._failures.report("the answer to a publish", error)
+
+    def _closed(self, error: TransportError) -> None:
+        self._channel = None
+        pending = [*self._unconfirmed.clear(), *self._waiting]
+        if error.reply_code != PRECONDITION_FAILED or not pending:
+            self._waiting.clear()
+            self._on_broken(error)
+            return
+        size = error.size if isinstance(error, MessageTooLarge) else -1
+        refused = next((each for each in pending if len(each.body) == size), None)
+        if refused is None:
+            refused = max(pending, key=lambda each: len(each.body))
+        limit = error.limit if isinstance(error, MessageTooLarge) else len(refused.body) - 1
+        self._limit.learn(limit, time.monotonic())
+        self._waiting = [each for each in pending if each is not refused]
+        self.open(lambda: None)
+        self._answer(refused, self._too_large(len(refused.body), limit))
+
+    def _too_large(self, size: int, limit: int) -> str:
+        return f"it is {size} bytes, and broker {self._host_name} takes {limit}: raise its max_message_size"
+
+
+def _fitted(properties: Mapping[str, Any], frame_max: int) -> Mapping[str, Any]:
+    given = properties.get("headers")
+    return properties if given is None else {**properties, "headers": fitted(given, frame_max)}
