@@ -62,7 +62,6 @@ class NodeConsumer:
         self.state = State.IDLE
         self.generation = 0
         self.last_error = ""
-        self.blocked: str | None = None
         self.consuming_since: float | None = None
         self._loop = loop
         self._config = config
@@ -155,8 +154,14 @@ class NodeConsumer:
             self._turn.lost()
             self._lost(error.reason, "closed")
 
+    @property
+    def blocked(self) -> str | None:
+        """The broker's reason while it does not read what we publish, else None; for any thread."""
+        return next((connection.blocked for connection in self._connections if connection.blocked), None)
+
     def connection_blocked(self, connection: BrokerConnection, reason: str | None) -> None:
-        self.blocked = reason
+        if connection not in self._connections:
+            return  # one that we have given up
         if reason:
             LOG.warning("%s: the broker does not read what we publish (%s); replies wait", self.host.name, reason)
         else:
@@ -258,7 +263,6 @@ class NodeConsumer:
         self.last_error = reason
         connections, self._connections = self._connections, []
         self._publisher = None
-        self.blocked = None
         self.consuming_since = None
         self.generation += 1  # whatever still refers to the old connections is void from here on
         if self._lanes is not None:

@@ -180,12 +180,15 @@ class AmqpConnection:
             channel.is_open = False
 
     def _on_blocked(self, _connection: Any, frame: Any) -> None:
-        self.blocked = frame.method.reason or "blocked"
-        self._events.connection_blocked(self, self.blocked)
+        self._tell_blocked(frame.method.reason or "blocked")
 
     def _on_unblocked(self, _connection: Any, _frame: Any) -> None:
-        self.blocked = None
-        self._events.connection_blocked(self, None)
+        self._tell_blocked(None)
+
+    def _tell_blocked(self, reason: str | None) -> None:
+        if not self._ended:
+            self.blocked = reason
+            self._events.connection_blocked(self, reason)
 
 
 def _nothing() -> None:

@@ -1,0 +1,114 @@
+"""The consumer and the drain without a broker: what stale connections say, and which queue of calls is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from servicebus.configuration import Configuration
+from servicebus.runtime.consumer import NodeConsumer
+from servicebus.runtime.control import ControlLane
+from servicebus.runtime.dialect import Version2
+from servicebus.runtime.dispatcher import Dispatcher
+from servicebus.runtime.drain import Drain
+from servicebus.runtime.journal import MemoryJournal
+from servicebus.runtime.settler import Settler
+from servicebus.transport.interface import Asked, Script
+from servicebus.transport.sharedloop import SharedLoop
+from servicebus.wire.address import rpc_queue
+from servicebus.wire.signing import Keyring
+
+CONFIG = Configuration({"hosts": ["mq-a"], "node_name": "NODE-01", "secret_token": "a secret of the test"})
+
+
+class Connection:
+    blocked: str | None = None
+
+
+class Place:
+    def __init__(self) -> None:
+        self.loop = SharedLoop("test")
+        keyring = Keyring(CONFIG.secrets)
+        self.dispatcher = Dispatcher({}, MemoryJournal(), "mq-a")
+        settler = Settler(self.loop, self.dispatcher, "mq-a", 64, lambda _error: None)
+        control = ControlLane(CONFIG, keyring, Version2(CONFIG, keyring), self.dispatcher)
+        self.consumer = NodeConsumer(self.loop, CONFIG.hosts[0], CONFIG, settler, control)
+        self.connections: list[Any] = [Connection(), Connection()]
+        self.consumer._connections = list(self.connections)
+
+    def say(self, connection: Any, reason: str | None) -> None:
+        connection.blocked = reason
+        self.consumer.connection_blocked(connection, reason)
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    place = Place()
+    yield place
+    place.loop.close()
+
+
+def test_a_broker_is_blocked_for_as_long_as_one_of_the_connections_is(place: Place) -> None:
+    publishes, consumes = place.connections
+    place.say(publishes, "low on memory")
+    assert place.consumer.blocked == "low on memory"
+    place.say(consumes, "low on disk")
+    place.say(consumes, None)
+    assert place.consumer.blocked == "low on memory", "the one that publishes is blocked still"
+    place.say(publishes, None)
+    assert place.consumer.blocked is None
+
+
+@pytest.mark.parametrize("is_blocked_before", [False, True])
+def test_what_a_stale_connection_says_of_an_alarm_is_ignored(
+    place: Place, is_blocked_before: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its broker may be another member of the cluster, or the alarm may be over: the new connections know."""
+    stale = place.connections[0]
+    if is_blocked_before:
+        place.say(stale, "low on memory")
+    place.consumer._connections = [Connection(), Connection()]  # type: ignore[list-item]
+    assert place.consumer.blocked is None
+    caplog.clear()
+    place.say(stale, "low on memory")
+    assert place.consumer.blocked is None
+    place.consumer._connections[0].blocked = "low on disk"
+    place.say(stale, None)
+    assert place.consumer.blocked == "low on disk"
+    assert caplog.records == []
+
+
+class Channel:
+    """Runs a script as far as its first step, and remembers which queue that asks for."""
+
+    is_open = True
+    asked: Asked | None = None
+
+    def __init__(self) -> None:
+        self.queues: list[str] = []
+
+    @property
+    def raw(self) -> Any:
+        return self
+
+    def queue_declare(self, queue: str, **_how: Any) -> None:
+        self.queues.append(queue)
+
+    def run(self, script: Script, _on_done: Callable[[], None]) -> None:
+        step = next(script)
+        step(self, lambda _answer: None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("taken", ["NODE-01.rpc", "NODE-01.rpc~2"])
+def test_a_drain_asks_for_the_queue_of_calls_that_was_taken(
+    place: Place, taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first name may live on a member that is away: the worker consumes a spare one then."""
+    channel = Channel()
+    place.consumer._fleeting._taken[rpc_queue("NODE-01")] = taken
+    monkeypatch.setattr(place.consumer, "channel", lambda _name: channel)
+    drain = Drain(place.loop, place.consumer, place.dispatcher, [], 5.0, lambda _s: None)
+    drain._ask_for_waiting_calls()
+    assert channel.queues == [taken]
