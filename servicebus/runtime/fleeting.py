@@ -9,6 +9,9 @@ there are spare names, ``NODE.rpc~2``, bound with the same key.
 All workers of a node must agree on one of the names, because a call is copied into every queue that is bound: whoever
 connects takes the first name that has consumers, or else the first that is to be had, and deletes the others unless
 they are used. A queue that comes back with its member is not consumed; it expires by itself.
+
+On a single broker a queue whose process has crashed too often is out of reach in the same way, also for RabbitMQ 3.10.
+There is no spare name, but the broker deletes such a queue at once, and then it can be declared.
 """
 
 from __future__ import annotations
@@ -38,6 +41,8 @@ class FleetingQueues:
         # As many as may be away while the rest is a majority, and one more.
         self._names = members // 2 + 1 if members else 1
         self._stranded: set[str] = set()
+        self._deleted: set[str] = set()
+        """Routing keys whose queues have been deleted, because all of them are out of reach."""
         self._taken: dict[str, str] = {}
         self._made_at: dict[str, float] = {}
 
@@ -45,16 +50,17 @@ class FleetingQueues:
         return f"<FleetingQueues {self._taken} stranded={sorted(self._stranded)}>"
 
     def is_spared(self, queue: str) -> bool:
-        """*queue* is away with its member: whether there is another name to try at once."""
+        """*queue* is out of reach: whether to try at once, under another name or with a new queue of the same."""
         for name, taken in self._taken.items():
             if taken == queue:
                 self._stranded.add(queue)
-                return self._candidates(name) != []
+                return self._candidates(name) != [] or name not in self._deleted
         return False
 
     def begin_anew(self) -> None:
         """All were declared, or none could be: the next time every name is tried again."""
         self._stranded.clear()
+        self._deleted.clear()
 
     def made_at(self, name: str) -> float | None:
         """When the queue for *name* was made, if nobody consumed it before us."""
@@ -62,7 +68,9 @@ class FleetingQueues:
 
     def take(self, name: str) -> Generator[Step, Any, str]:
         """Declare and bind the queue for routing key *name*; gives the queue to consume."""
-        candidates = self._candidates(name) or self._all(name)
+        candidates = self._candidates(name)
+        if not candidates:
+            candidates = yield from self._delete_all(name)
         unused = []
         chosen = ""
         self._made_at.pop(name, None)
@@ -99,6 +107,15 @@ class FleetingQueues:
         arguments = {"x-expires": _EXPIRES_MS}
         _, _, consumers = yield declare_queue(queue, durable=True, auto_delete=True, arguments=arguments)
         return int(consumers)
+
+    def _delete_all(self, name: str) -> Generator[Step, Any, list[str]]:
+        """Delete those that nobody consumes; if that is refused, they are tried as they are the next time."""
+        queues = self._all(name)
+        self._deleted.add(name)
+        self._stranded.difference_update(queues)
+        for queue in queues:
+            yield delete_queue(queue, if_unused=True)
+        return queues
 
     def _candidates(self, name: str) -> list[str]:
         return [queue for queue in self._all(name) if queue not in self._stranded]

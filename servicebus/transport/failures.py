@@ -144,9 +144,9 @@ def _conflict(host: BrokerHost, queue: str, text: str) -> str:
 
 def stranded(place: str, queue: str) -> QueueStranded:
     """The failure of a queue that the broker knows and cannot reach."""
-    reason = f"queue {queue} lives on a member of the cluster that is away"
+    reason = f"queue {queue} is out of reach: its member of the cluster is away, or it has crashed"
     if is_stored(queue):
-        reason += "; its messages wait there; with queue_type: quorum they would live on several members"
+        reason += "; its messages wait until it is started again; with queue_type: quorum they live on several members"
     return QueueStranded(place, reason, queue=queue)
 
 

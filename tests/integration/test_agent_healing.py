@@ -16,7 +16,7 @@ from servicebus.configuration import Configuration
 from servicebus.errors import RemoteError, ServiceBusError, ServiceBusy
 from servicebus.sender import Sender
 from servicebus.testing import Broker
-from tests.chaos.erlang import forget_consumer
+from tests.chaos.erlang import crash_queue, forget_consumer
 
 StartAgent = Callable[..., Agent]
 MakeSender = Callable[[Configuration], Sender]
@@ -63,6 +63,18 @@ class TestWhatStopsAWorker:
         assert "was its queue deleted?" in agent.wait_log("reconnecting")
         assert agent.worker()["pid"] == pid
         assert agent.worker()["restarts"] == 0
+
+    @pytest.mark.parametrize("queue", ["NODE-01.rpc", "NODE-01.control"])
+    def test_a_queue_that_crashes_too_often_is_replaced(
+        self, trio: tuple[Agent, Sender, Probe], brokers: list[Broker], queue: str
+    ) -> None:
+        """The broker does not start it again then, nor say so: a declaration would wait for a minute."""
+        agent, sender, _ = trio
+        brokers[0].evaluate(
+            f"[begin {crash_queue(queue).removesuffix('.')}, timer:sleep(30) end || _ <- lists:seq(1, 20)]."
+        )
+        assert serves_again(agent, sender, 30) < 15
+        wait_until(lambda: agent.worker()["healthy"], 20, agent.log)
 
     def test_the_queue_of_dead_letters_is_there_again_when_it_is_needed(
         self, trio: tuple[Agent, Sender, Probe]

@@ -170,7 +170,8 @@ def test_classic_messages_wait_for_their_member_while_calls_go_on(
     wait_until(lambda: sender.call("NODE-01.math.add", [1, 2], timeout=20)[1] == 3, 30)
     line = agent.wait_log("ERROR", MESSAGES)
     assert "mq" in line
-    assert "lives on a member of the cluster that is away; its messages wait there" in line
+    assert "is out of reach: its member of the cluster is away" in line
+    assert "its messages wait until it is started again" in line
     wait_until(lambda: agent.worker()["state"] == "consuming" and not agent.worker()["healthy"], 10)
     assert MESSAGES in agent.worker()["last_error"]
     with pytest.raises(ServiceBusError):

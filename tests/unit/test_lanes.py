@@ -175,7 +175,7 @@ def test_a_queue_of_messages_that_is_not_answered_for_waits_and_is_open_when_it_
     assert not consumer.broken
     assert consumer.is_done, "calls are served"
     assert consumer.opened == ["echo", "control", "calls"]
-    assert "N.messages lives on a member of the cluster that is away" in consumer.lanes.problem
+    assert "N.messages is out of reach: its member of the cluster is away" in consumer.lanes.problem
     broker.mute.clear()
     broker.answer("N.messages")
     consumer.loop.pass_time(2 * WAITING_AGAIN_S)

@@ -139,6 +139,7 @@ LAZY = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:functools.partial will be a method descriptor:FutureWarning")  # Python 3.13
 @pytest.mark.parametrize("function", LAZY.values(), ids=LAZY.keys())
 @pytest.mark.parametrize(
     ("kind", "base", "method"),

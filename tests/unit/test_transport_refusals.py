@@ -59,7 +59,7 @@ def test_a_queue_that_cannot_be_declared_because_it_is_not_found_is_out_of_reach
     error = failure(404, text, asked)
     assert isinstance(error, QueueStranded)
     assert error.queue == asked.queue
-    assert "lives on a member of the cluster that is away" in str(error)
+    assert "is out of reach: its member of the cluster is away" in str(error)
 
 
 @pytest.mark.parametrize("asked", [None, Asked("N.rpc", is_declaration=False)])

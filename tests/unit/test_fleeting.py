@@ -1,0 +1,86 @@
+"""FleetingQueues: which name is taken when queues are out of reach."""
+
+from __future__ import annotations
+
+import pytest
+
+from servicebus.configuration import Configuration
+from servicebus.runtime.fleeting import FleetingQueues
+from servicebus.transport.interface import Asked
+
+CONFIG = Configuration({"hosts": ["mq-a"], "secret_token": "a secret of the test"})
+
+
+class Refused(Exception):
+    """The broker closed the channel, at the step about this queue."""
+
+
+class Broker:
+    """Answers a script step by step; *away* can be neither declared nor deleted, *crashed* can be deleted."""
+
+    def __init__(self, away: set[str] | None = None, crashed: set[str] | None = None):
+        self.away = away or set()
+        self.crashed = crashed or set()
+        self.deleted: list[str] = []
+        self.asked: Asked | None = None
+        self.is_told = False
+
+    @property
+    def raw(self) -> Broker:
+        return self
+
+    def queue_declare(self, name: str, *, callback: object, **_: object) -> None:
+        if name in self.away | self.crashed:
+            raise Refused(name)
+
+    def queue_delete(self, name: str, **_: object) -> None:
+        if name in self.away:
+            raise Refused(name)
+        self.deleted.append(name)
+        self.crashed.discard(name)
+
+    def queue_bind(self, *_: object, **__: object) -> None: ...
+
+    def take(self, fleeting: FleetingQueues) -> str:
+        """The queue that is taken, trying again for as long as that is said to be worth it."""
+        for _ in range(10):
+            script = fleeting.take("N.rpc")
+            try:
+                step = next(script)
+                while True:
+                    step(self, lambda _answer: None)  # type: ignore[arg-type]
+                    step = script.send(("", 0, 0))
+            except StopIteration as ended:
+                return str(ended.value)
+            except Refused as refused:
+                if not fleeting.is_spared(str(refused)):
+                    return ""
+        raise AssertionError("it goes on for ever")
+
+
+def test_a_queue_that_has_crashed_is_deleted_and_made_again() -> None:
+    broker = Broker(crashed={"N.rpc"})
+    assert broker.take(FleetingQueues(CONFIG)) == "N.rpc"
+    assert broker.deleted == ["N.rpc"]
+
+
+def test_one_that_cannot_be_deleted_either_is_left_for_later() -> None:
+    broker, fleeting = Broker(away={"N.rpc"}), FleetingQueues(CONFIG)
+    assert broker.take(fleeting) == ""
+    fleeting.begin_anew()
+    broker.away.clear()
+    assert broker.take(fleeting) == "N.rpc"
+    assert broker.deleted == []
+
+
+@pytest.mark.parametrize("kind", ["away", "crashed"])
+def test_on_a_cluster_the_spare_name_is_taken(kind: str) -> None:
+    broker = Broker(**{kind: {"N.rpc"}})
+    assert broker.take(FleetingQueues(CONFIG, 3)) == "N.rpc~2"
+    assert broker.deleted == []
+
+
+def test_when_all_names_are_out_of_reach_they_are_deleted_once() -> None:
+    broker = Broker(crashed={"N.rpc", "N.rpc~2"})
+    assert broker.take(FleetingQueues(CONFIG, 3)) == "N.rpc"
+    assert set(broker.deleted) == {"N.rpc", "N.rpc~2"}
