@@ -13,8 +13,9 @@ from typing import Any
 from servicebus.configuration import LoggingSettings
 from servicebus.errors import ConfigurationError
 from servicebus.logging_service import connect_root_logger, pump, set_threaded, start_server
+from servicebus.transport.loggers import get_logger
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 _RESTART_PAUSE_S = 2.0
 _FAREWELL_S = 2.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import sys
@@ -21,12 +20,13 @@ from servicebus.runtime.registration import Service, how_it_is_lazy, register
 from servicebus.runtime.signals import EXIT_FAILED
 from servicebus.runtime.worker import Hook, Worker
 from servicebus.sender import Sender
+from servicebus.transport.loggers import get_logger
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
 
 __all__ = ["ServiceBus"]
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 
 class ServiceBus:

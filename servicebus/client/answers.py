@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 
 from servicebus.client.canceller import Canceller
@@ -15,10 +14,11 @@ from servicebus.client.roster import Roster
 from servicebus.client.watch import AWAY, PathWatch
 from servicebus.errors import EnvelopeError, NodeUnavailable, ServiceBusy
 from servicebus.transport.interface import Delivery, Returned
+from servicebus.transport.loggers import get_logger
 from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import EXPIRED, Fault, error_from_fault
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 _QUEUE_MAY_APPEAR_S = 0.25
 """After a message came back unroutable, its node's queue on that broker is not tried again for so long."""

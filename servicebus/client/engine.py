@@ -9,7 +9,6 @@ Everything here runs in the thread that turns the client loop but ``ask()``, ``s
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -35,6 +34,7 @@ from servicebus.client.watch import PathWatch
 from servicebus.configuration import Configuration
 from servicebus.errors import CallError, LifecycleError, NoBrokerAvailable
 from servicebus.transport.interrupts import came_from_a_signal
+from servicebus.transport.loggers import get_logger
 from servicebus.transport.sharedloop import SharedLoop, nothing
 from servicebus.wire.signing import Keyring
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from servicebus.client.outbox import Outbox
     from servicebus.client.outbox_file import OutboxFile
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 
 class Engine:

@@ -6,7 +6,6 @@ same time wait for the disk once.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,8 +14,9 @@ from typing import Any, NamedTuple
 
 from servicebus.client.outbox_file import OutboxFile
 from servicebus.errors import OutboxUnavailable
+from servicebus.transport.loggers import get_logger
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 _MOST_AT_ONCE = 256
 

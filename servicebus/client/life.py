@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import threading
 from typing import Any
@@ -13,9 +12,10 @@ from servicebus.configuration import Configuration
 from servicebus.errors import OutboxUnavailable
 from servicebus.transport import forks
 from servicebus.transport.iothread import client_loop
+from servicebus.transport.loggers import get_logger
 from servicebus.wire.signing import Keyring
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 _CLOSE_S = 2.0
 _STORE_S = 10.0

@@ -9,7 +9,6 @@ A process that dies between the confirm and the removal delivers them again, and
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -22,11 +21,12 @@ from servicebus.client.outbox_file import OutboxFile, Stored
 from servicebus.client.receipt import Receipt
 from servicebus.client.request import Post, Request
 from servicebus.errors import OutboxFull, OutboxUnavailable, SendUnconfirmed, ServiceBusError
+from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 _LARGEST_BATCH = 256
 _FIRST_PAUSE_S = 0.25

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import time
 
-LOG = logging.getLogger(__name__)
+from servicebus.transport.loggers import get_logger
+
+LOG = get_logger(__name__)
 
 _PER_S = 5
 

@@ -7,7 +7,6 @@ an older one are dropped, because their tags are not valid any more and the brok
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable
@@ -41,11 +40,12 @@ from servicebus.runtime.topology import (
 )
 from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Delivery, Script
+from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
 from servicebus.wire.address import rpc_queue
 from servicebus.wire.envelope import Kind
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 CONNECT_LIMIT_S = 2.0
 _ASKED = "asked"

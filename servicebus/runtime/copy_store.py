@@ -11,7 +11,6 @@ What waits here takes up the worker's window. When the connection or the worker 
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -22,9 +21,10 @@ from servicebus.runtime.copies import Copy
 from servicebus.runtime.job import Burial, Claim, Settlement
 from servicebus.runtime.publisher import Publisher
 from servicebus.runtime.reception import DEFECT
+from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 __all__ = ["CopyStore"]
 

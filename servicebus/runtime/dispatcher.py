@@ -73,6 +73,9 @@ class Dispatcher:
     def unfinished(self) -> int:
         return len(self._running)
 
+    def is_running(self, job: Job) -> bool:
+        return self._running.get(job.incoming.id) is job
+
     def cancel(self, id: str) -> bool:
         """Nobody waits for call *id* any more; False if it does not run here."""
         job = self._running.get(id)

@@ -7,7 +7,6 @@ consumer, and would take waiting calls along); publish and ack what is left; clo
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 
@@ -15,11 +14,12 @@ from servicebus.runtime.consumer import NodeConsumer
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.service_thread import ServiceThread
 from servicebus.transport.interface import Script
+from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
 from servicebus.transport.steps import declare_queue
 from servicebus.wire.address import rpc_queue
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 _QUIET_S = 0.1
 _TURN_AWAY_AT_MOST_S = 2.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,11 +15,12 @@ from servicebus.runtime.leaving import Home
 from servicebus.runtime.lock_keys import LockError
 from servicebus.runtime.parking import Task
 from servicebus.runtime.registration import Service
+from servicebus.transport.loggers import get_logger
 from servicebus.wire.envelope import Kind
-from servicebus.wire.fault import BUSY, EXPIRED, REFUSED, STOPPING, Fault, fault_from_exception
+from servicebus.wire.fault import BUSY, EXPIRED, INTERRUPTED, REFUSED, STOPPING, Fault, fault_from_exception
 from servicebus.wire.xmlcodec import decode_json
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 __all__ = ["Execution"]
 
@@ -124,8 +124,20 @@ class Execution:
             return Outcome(job, None, Fault(_CANCELLED, "its caller gave up before it was run"), Verdict.NOT_RUN)
         return self._failed(job, Fault(EXPIRED, "the deadline passed before it was run"), Verdict.NOT_RUN)
 
+    def interrupted(self, job: Job) -> Outcome:
+        """For a job that a thread had begun when it was interrupted."""
+        return self._failed(job, Fault(INTERRUPTED, "its thread was interrupted; how far it came is unknown"))
+
     def _raised(self, job: Job, error: BaseException) -> Outcome:
         self.home.end_child(self.name, error)
+        try:
+            return self._outcome_of(job, error)
+        except BaseException as broken:  # the user's classes may raise wherever they are asked for anything
+            names = [type.__dict__["__name__"].__get__(type(each)) for each in (error, broken)]
+            LOG.warning("%s failed for %s with %s, which raises %s when described", self.name, job.incoming.id, *names)
+            return self._failed(job, Fault(names[0], f"(it cannot be described: {names[1]})"))
+
+    def _outcome_of(self, job: Job, error: BaseException) -> Outcome:
         is_message = job.incoming.kind is Kind.MESSAGE
         verdict = _verdict(error, is_message)
         if verdict is Verdict.FAILED:
@@ -140,7 +152,7 @@ class Execution:
         after_ms = _RETRY_MS if error.after is None else int(error.after * 1000)
         return self._failed(job, Fault(BUSY, error.reason, retry_after_ms=after_ms), verdict)
 
-    def _failed(self, job: Job, fault: Fault, verdict: Verdict) -> Outcome:
+    def _failed(self, job: Job, fault: Fault, verdict: Verdict = Verdict.FAILED) -> Outcome:
         reply = job.dialect.write_fault(job.incoming, fault) if job.incoming.kind is Kind.CALL else None
         return Outcome(job, reply, fault, verdict)
 

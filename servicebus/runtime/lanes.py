@@ -10,7 +10,6 @@ on the same connection, is out of reach. If the answer comes all the same, the l
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection
 from typing import NamedTuple, Protocol
 
@@ -18,11 +17,12 @@ from servicebus.errors import QueueConflict, QueueStranded, TransportError
 from servicebus.runtime.topology import Keep
 from servicebus.transport.failures import stranded
 from servicebus.transport.interface import Asked, BrokerChannel, BrokerConnection, Script
+from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
 from servicebus.transport.steps import declare_queue, delete_queue
 from servicebus.wire.address import is_stored
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 ANSWER_S = 2.0
 """What a broker takes to answer for a queue is milliseconds; more than this is looked into."""

@@ -9,7 +9,6 @@ but look.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from servicebus.configuration import Configuration
@@ -17,9 +16,10 @@ from servicebus.runtime.attendance import Attendance
 from servicebus.runtime.fleeting import FleetingQueues
 from servicebus.runtime.lanes import Lanes
 from servicebus.runtime.topology import count_consumers, declare_again, lane_counts
+from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 _LOOK_AGAIN_S = 1.0
 """When a look has found a queue with fewer consumers than the others."""

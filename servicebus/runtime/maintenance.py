@@ -18,18 +18,18 @@ consumes messages only. When the mark is gone everything is bound again.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Protocol
 
 from servicebus.configuration import Configuration
 from servicebus.errors import TransportError
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Returned, Script
+from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
 from servicebus.transport.steps import declare_queue, unbind_queue
 from servicebus.wire.address import control_queue, drained_mark, messages_queue, rpc_queue
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 _ASK_EVERY_S = 2.0
 _LEAVING_S = 0.25

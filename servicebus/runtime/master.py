@@ -6,7 +6,6 @@ one loop, between two waits for signals, beats and questions on the status socke
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import select
@@ -22,8 +21,9 @@ from servicebus.runtime.child import SILENT_AFTER_S, Child
 from servicebus.runtime.leaving import end_process
 from servicebus.runtime.signals import EXIT_ASKED, EXIT_BOOT, EXIT_FAILED, SignalPipe, masked
 from servicebus.runtime.status import StatusSocket
+from servicebus.transport.loggers import get_logger
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 _WAIT_S = 1.0
 _DYING_S = 0.02

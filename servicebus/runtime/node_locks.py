@@ -6,7 +6,6 @@ kernel's: a worker that dies, however it dies, has none. A node on several machi
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from pathlib import Path
@@ -15,8 +14,9 @@ from servicebus.configuration import Configuration
 from servicebus.errors import JournalUnavailable
 from servicebus.runtime.byte_locks import LockFile
 from servicebus.runtime.journal import MEMORY, default_path
+from servicebus.transport.loggers import get_logger
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 __all__ = ["NodeLocks", "locks_of"]
 

@@ -115,7 +115,7 @@ class Parking:
                 self._changed.notify()
 
     def done(self, task: Task) -> None:
-        """Its job has ended: whoever waits for its lock may go on."""
+        """Its job has ended: whoever waits for its lock may go on. Idempotent."""
         if task.slot is None:
             return
         with self._changed:
@@ -128,6 +128,7 @@ class Parking:
             else:
                 self._locks.release(task.slot)
                 del self._lines[task.slot]
+            task.slot = None
             self._changed.notify()
 
     def give_back_after(self, seconds: float) -> None:
@@ -166,8 +167,10 @@ class Parking:
             self._changed.wait()
             return
         self._is_watched = True
-        self._changed.wait(max(0.0, self._look_at - now))
-        self._is_watched = False
+        try:
+            self._changed.wait(max(0.0, self._look_at - now))
+        finally:
+            self._is_watched = False
 
     def _line_up(self, task: Task) -> None:
         slot = task.slot

@@ -11,7 +11,6 @@ from which it consumes.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 
@@ -20,9 +19,10 @@ from servicebus.policy.connection import State
 from servicebus.policy.liveness import PingClock, Verdict
 from servicebus.runtime.consumer import NodeConsumer
 from servicebus.runtime.control import ControlLane
+from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 _STEP_S = 0.25
 """While there is nothing to watch; soon enough to find a new connection before its first echo is due."""

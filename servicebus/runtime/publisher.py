@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,9 +15,10 @@ from servicebus.runtime.copies import Copy, dead_letter, delayed
 from servicebus.runtime.job import Claim, Job, Settlement
 from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Returned
+from servicebus.transport.loggers import get_logger
 from servicebus.wire.fault import fault_from_exception
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 
 class Publisher:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import select
 import signal
@@ -12,9 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 from servicebus.runtime.signals import SignalPipe
+from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 BEAT_S = 1.0
 _UNSETTLED_BEAT_S = 0.2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -15,10 +14,11 @@ from servicebus.runtime.execution import Execution
 from servicebus.runtime.job import Job, Outcome
 from servicebus.runtime.lock_keys import slot_finder
 from servicebus.runtime.node_locks import NodeLocks
-from servicebus.runtime.parking import Parking
+from servicebus.runtime.parking import Parking, Task
 from servicebus.runtime.registration import Service
+from servicebus.transport.loggers import get_logger
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 __all__ = ["Service", "ServiceThread"]
 
@@ -29,6 +29,7 @@ class ServiceThread:
     Args:
         hand_over: in place of *post*, given a function that says whether the next job is here: until then the thread
             may be of use elsewhere.
+        recover: in place of *post*, for an outcome that may have been handed over already.
         locks: the node's, for a service with locks; without it they hold in this service's threads alone.
     """
 
@@ -42,6 +43,7 @@ class ServiceThread:
         with_traces: bool,
         locks: NodeLocks | None = None,
         hand_over: Callable[[Outcome, Callable[[], bool]], None] | None = None,
+        recover: Callable[[Outcome], None] | None = None,
     ):
         self.service = service
         self._execution = Execution(service, make_sender, with_traces=with_traces)
@@ -50,16 +52,13 @@ class ServiceThread:
         self._inbox_size = inbox_size
         self._post = post
         self._hand_over = hand_over
-        self._taken = 0
-        self._left = 0
-        self._left_lock = threading.Lock()
+        self._unfinished: set[Job] = set()
+        self._recover = recover or post
         count = max(service.threads, 1)
         # 2.x ran a "background" service in a new thread per request, without bound; here it gets a bounded handful.
         if getattr(service.instance, "background", False):
             count = max(count, _BACKGROUND_THREADS)
-        self._threads = [
-            threading.Thread(target=self._run, name=f"svc-{service.key}-{n}", daemon=True) for n in range(count)
-        ]
+        self._runners = [_Runner(f"svc-{service.key}-{n}", self._run) for n in range(count)]
 
     def __repr__(self) -> str:
         return f"<ServiceThread {self.service.key} waiting={self.backlog}/{self._inbox_size}>"
@@ -67,7 +66,7 @@ class ServiceThread:
     @property
     def backlog(self) -> int:
         """Jobs accepted and not yet finished, those that wait for a lock included."""
-        return self._taken - self._left
+        return len(self._unfinished)
 
     @property
     def room(self) -> int:
@@ -76,17 +75,28 @@ class ServiceThread:
 
     @property
     def is_running(self) -> bool:
-        return any(thread.is_alive() for thread in self._threads)
+        return any(runner.thread.is_alive() for runner in self._runners)
 
     def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
+        for runner in self._runners:
+            runner.thread.start()
+
+    def mend(self) -> int:
+        """Replace threads that have died, and end their requests as interrupted; how many. For one thread."""
+        dead = [runner for runner in self._runners if runner.is_dead]
+        for runner in dead:
+            LOG.error("%s: its thread died; another one takes its place", self._execution.name)
+            self._settle(runner)
+            self._runners[self._runners.index(runner)] = replacement = _Runner(runner.thread.name, self._run)
+            replacement.held = runner.held
+            replacement.thread.start()
+        return len(dead)
 
     def put(self, job: Job) -> bool:
         """Accept *job*, or say False when the inbox is full. Never blocks."""
-        if self._taken - self._left >= self._inbox_size:
+        if len(self._unfinished) >= self._inbox_size:
             return False
-        self._taken += 1
+        self._unfinished.add(job)
         if self._parking is None:
             self._inbox.put(job)
         else:
@@ -103,49 +113,78 @@ class ServiceThread:
         if self._parking is not None:
             self._parking.close()
         else:
-            for _ in self._threads:
+            for _ in self._runners:
                 self._inbox.put(None)
 
     def join(self, deadline: float) -> bool:
         """Wait for the threads until ``time.monotonic()`` is *deadline*; False if one still runs."""
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        for runner in self._runners:
+            runner.thread.join(max(0.0, deadline - time.monotonic()))
         return not self.is_running
 
     # -- in the service's threads ------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
+    def _run(self, runner: _Runner) -> None:
         self._optional("setup")
-        if self._parking is None:
-            self._serve(self._inbox)
-        else:
-            self._serve_locked(self._parking)
+        serve = self._serve if self._parking is None else self._serve_locked
+        while not runner.is_over:
+            try:
+                serve(runner)
+            except BaseException as error:  # not of a request: a late TimeoutError of a time limit set from outside
+                self._execution.home.end_child(self._execution.name, error)
+                LOG.warning("%s: raised in its thread outside of a request", self._execution.name, exc_info=error)
+                self._settle(runner)
         self._optional("teardown")
 
-    def _serve(self, inbox: SimpleQueue[Job | None]) -> None:
+    def _serve(self, runner: _Runner) -> None:
         def has_job() -> bool:
             return not inbox.empty()
 
         pid = self._execution.home.pid
         hand_over = self._hand_over or (lambda outcome, _has_job: self._post(outcome))
-        while (job := inbox.get()) is not None:
-            outcome = self._execution.run(job)
+        inbox, held = self._inbox, runner.held
+        # In one step of the interpreter, so that a job is in the inbox or in our hand whenever something is raised.
+        take = map(held.append, iter(inbox.get, _NEVER))
+        while True:
+            if not held:
+                next(take)
+            if (job := held[0]) is None:
+                runner.is_over = True
+                return
+            runner.has_begun = True
+            runner.outcome = outcome = self._execution.run(job)
             if getpid() != pid:  # the child that it forked came back
                 self._execution.home.end_child(self._execution.name)
-            self._count_left()
+            self._unfinished.discard(job)
             hand_over(outcome, has_job)
+            runner.let_go()
 
-    def _serve_locked(self, parking: Parking) -> None:
-        while (task := parking.get()) is not None:
-            outcome = self._execution.run_task(task)
+    def _serve_locked(self, runner: _Runner) -> None:
+        assert self._parking is not None
+        held = runner.held
+        while True:
+            if not held:
+                held.append(self._parking.get())
+            if (task := held[0]) is None:
+                runner.is_over = True
+                return
+            runner.has_begun = True
+            runner.outcome = self._execution.run_task(task)
             self._execution.home.end_child(self._execution.name)
-            parking.done(task)
-            self._count_left()
-            self._post(outcome)
+            self._settle(runner)
 
-    def _count_left(self) -> None:
-        with self._left_lock:
-            self._left += 1
+    def _settle(self, runner: _Runner) -> None:
+        """The request that *runner* holds ends with its outcome, or as interrupted; one that has not begun stays."""
+        if not (runner.held and runner.has_begun):
+            return
+        held = runner.held[0]
+        job = held.job if isinstance(held, Task) else held
+        outcome = runner.outcome or self._execution.interrupted(job)
+        if self._parking is not None:
+            self._parking.done(held)
+        self._unfinished.discard(job)
+        (self._recover if self._parking is None else self._post)(outcome)
+        runner.let_go()
 
     def _optional(self, name: str) -> None:
         method = getattr(self.service.instance, name, None)
@@ -162,5 +201,28 @@ class ServiceThread:
         return Parking(partial(self._execution.look_into, find_slot=slot_finder(self.service)), locks)
 
 
+class _Runner:
+    """One thread of a service, and what it has in hand."""
+
+    def __init__(self, name: str, run: Callable[[_Runner], None]):
+        self.thread = threading.Thread(target=run, args=(self,), name=name, daemon=True)
+        self.held: list[Any] = []
+        """The job or task that was taken and has not been handed over; None: it is to end."""
+        self.has_begun = False
+        self.outcome: Outcome | None = None
+        self.is_over = False
+        """It was told to end."""
+
+    @property
+    def is_dead(self) -> bool:
+        return self.thread.ident is not None and not self.thread.is_alive() and not self.is_over
+
+    def let_go(self) -> None:
+        self.held.clear()
+        self.has_begun = False
+        self.outcome = None
+
+
 _BACKGROUND_THREADS = 16
+_NEVER = object()
 _GIVE_BACK_AFTER_S = 1.0

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from functools import partial
 
 from servicebus.errors import JournalUnavailable
 from servicebus.runtime.complaints import Complaints
@@ -140,6 +141,15 @@ class Settler:
             self._loop.submit(self._take_posted)
         if not has_job() and not self._loop.lead(nothing, has_job) and self._is_last(outcome):
             self._loop.follow(nothing, has_job)
+
+    def recover(self, outcome: Outcome) -> None:
+        """``post()`` for a thread that was interrupted, and may have handed over an outcome of this job before."""
+        self._loop.post(partial(self._take_recovered, outcome))
+
+    def _take_recovered(self, outcome: Outcome) -> None:
+        self._take_posted()  # it may have been interrupted between an outcome and the call for it
+        if self._dispatcher.is_running(outcome.job) and all(each.job is not outcome.job for each in self._outcomes):
+            self._outcomes.append(outcome)
 
     def _is_last(self, outcome: Outcome) -> bool:
         """Nothing else runs. After a call, messages do not count: they may wait in another inbox for long."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import socket
 from collections.abc import Callable
@@ -11,7 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-LOG = logging.getLogger(__name__)
+from servicebus.transport.loggers import get_logger
+
+LOG = get_logger(__name__)
 
 _SEND_LIMIT_S = 0.2
 

@@ -7,7 +7,6 @@ or a service without a deadline.
 from __future__ import annotations
 
 import faulthandler
-import logging
 import os
 import signal
 import threading
@@ -31,10 +30,11 @@ from servicebus.runtime.reception import ServiceKey
 from servicebus.runtime.service_thread import Service, ServiceThread
 from servicebus.runtime.settler import Settler
 from servicebus.runtime.signals import EXIT_ASKED, EXIT_FAILED, SignalPipe, unmask
+from servicebus.transport.loggers import get_logger
 from servicebus.transport.sharedloop import SharedLoop
 from servicebus.wire.signing import Keyring
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 Hook = Callable[[], Any]
 
@@ -76,6 +76,7 @@ class Worker:
         dialect = Version2(config, keyring)
         control = ControlLane(config, keyring, dialect, self._dispatcher)
         self._settler = Settler(self._loop, self._dispatcher, host.name, config.prefetch, self._on_damaged_journal)
+        self._replaced_threads = 0
         self._services = [
             ServiceThread(
                 service,
@@ -85,6 +86,7 @@ class Worker:
                 with_traces=config.fault_traces,
                 locks=locks,
                 hand_over=self._settler.hand_over,
+                recover=self._settler.recover,
             )
             for service in services
         ]
@@ -129,19 +131,22 @@ class Worker:
 
     def snapshot(self) -> dict[str, Any]:
         consumer = self._consumer
+        replaced = sum(service.mend() for service in self._services)
+        self._replaced_threads += replaced
+        is_serving = consumer.is_whole and not consumer.blocked and not replaced
         return {
             "host": self._host.name,
             **consumer.snapshot(),
             # A broker that does not read what we publish gets no replies through to anybody.
-            "healthy": (consumer.is_whole and not consumer.blocked) or consumer.maintenance.state == DRAINED,
+            "healthy": is_serving or consumer.maintenance.state == DRAINED,
             "backlog": sum(service.backlog for service in self._services),
             "counters": {**self._dispatcher.counters, **self._defects()},
             "journal": self._journal.snapshot(),
         }
 
     def _defects(self) -> dict[str, int]:
-        count = self._loop.failures.count
-        return {"defects": count} if count else {}
+        counts = {"defects": self._loop.failures.count, "replaced-threads": self._replaced_threads}
+        return {name: count for name, count in counts.items() if count}
 
     def _call_hook(self, hook: Hook | None, name: str) -> None:
         if hook is None:

@@ -20,10 +20,11 @@ from servicebus.transport.channel import AmqpChannel
 from servicebus.transport.failures import closing_reason, connect_failure
 from servicebus.transport.fastlane import FastLane
 from servicebus.transport.interface import ConnectionEvents, Returned
+from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
 from servicebus.transport.services import ConnectionServices
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 # pika reports every failed attempt several times at ERROR; we report it once, with the host and what to do.
 if logging.getLogger("pika").level == logging.NOTSET:

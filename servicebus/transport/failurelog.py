@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from contextlib import suppress
 
-LOG = logging.getLogger(__name__)
+from servicebus.transport.loggers import get_logger
+
+LOG = get_logger(__name__)
 
 __all__ = ["FailureLog"]
 

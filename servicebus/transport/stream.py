@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import ssl
@@ -11,9 +10,10 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from servicebus.transport.interrupts import came_from_a_signal
+from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import READ, WRITE, EventLoop
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 _LONG_BYTES = 1 << 20
 """How much is read at once when there is more than usual; memory for so much is not asked for before."""

@@ -78,7 +78,7 @@ def fault_from_exception(exc: BaseException, with_trace: bool) -> Fault:
     name = type(exc).__name__
     if name in RESERVED:
         name = f"{type(exc).__module__}.{name}"
-    trace = "".join(traceback.format_exception(exc)) if with_trace else None
+    trace = _trace_of(exc) if with_trace else None
     return Fault(name, _cut(_text_of(exc), MAX_TEXT_BYTES), trace and _cut_head(trace, MAX_TRACE_BYTES))
 
 
@@ -117,8 +117,15 @@ def _clean_type(name: str) -> str:
 def _text_of(exc: BaseException) -> str:
     try:
         return str(exc)
-    except Exception as broken:  # a user's __str__ may raise whatever it likes
+    except BaseException as broken:  # a user's __str__ may raise whatever it likes
         return f"(its text could not be made: {type(broken).__name__})"
+
+
+def _trace_of(exc: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(exc))
+    except BaseException as broken:  # it asks for text of its causes and notes, too
+        return f"(its traceback could not be made: {type(broken).__name__})"
 
 
 def _cut(text: str, max_bytes: int) -> str:

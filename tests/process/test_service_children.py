@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from agents import Agent
 from waiting import wait_until
 
 from servicebus.configuration import Configuration
+from servicebus.errors import RemoteError
 from servicebus.sender import Sender
 from servicebus.testing import Broker
 
@@ -128,3 +130,34 @@ def test_a_hook_that_forks_makes_no_second_worker(brokers: list[Broker], start_a
     assert agent.noted("codes") == ["after-fork 0", "on-exit 0"]
     assert set(agent.noted("hooks")) == {f"setup {worker}", f"teardown {worker}"}
     agent.wait_gone(5)
+
+
+@pytest.mark.brokers(count=1)
+def test_what_spoils_its_threads_and_its_logging_leaves_a_worker_whole(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    """Late exceptions, a closed stderr and filters that raise, in the service's thread and in the I/O thread."""
+    entries = [
+        {"kind": "rpc", "category": "test", "name": name, "target": target}
+        for name, target in {
+            "late": "rude_services:Late",
+            "spoils": "rude_services:SpoilsLogging",
+            "raises": "sample_services:Raises",
+        }.items()
+    ]
+    agent = start_agent(brokers[:1], services=entries).wait_consuming()
+    (worker,) = agent.worker_pids()
+    sender = make_sender(agent.configuration())
+    for _ in range(3):
+        assert sender.call("NODE-01.test.late", timeout=20)[1] == "in time"
+        time.sleep(0.3)
+    assert sender.call("NODE-01.test.spoils", timeout=20)[1] == "spoiled"
+    for _ in range(3):
+        with pytest.raises(RemoteError, match="no good"):
+            sender.call("NODE-01.test.raises", timeout=20)
+    brokers[0].rabbitmqctl("close_all_connections", "the I/O thread logs that, too")
+    with pytest.raises(RemoteError, match="no good"):
+        sender.call("NODE-01.test.raises", timeout=20)
+    wait_until(lambda: agent.worker()["healthy"], 20)
+    assert agent.worker_pids() == [worker]
+    assert agent.stop() == 0

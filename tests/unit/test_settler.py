@@ -15,6 +15,7 @@ from servicebus.endpoints import Request, Response, Retry
 from servicebus.policy.size_limit import SizeLimit
 from servicebus.runtime.dialect import Version2
 from servicebus.runtime.dispatcher import Dispatcher
+from servicebus.runtime.job import Outcome
 from servicebus.runtime.journal import MemoryJournal
 from servicebus.runtime.publisher import Publisher
 from servicebus.runtime.service_thread import Service, ServiceThread
@@ -280,3 +281,25 @@ def test_a_tick_that_raises_is_not_the_last(worker: Worker, monkeypatch: pytest.
     monkeypatch.setattr(worker.journal, "tick", tick)
     worker.settler.start()
     wait_until(lambda: len(ticks) > 2)
+
+
+@pytest.mark.parametrize("is_handed_over", [True, False])
+def test_an_outcome_that_may_have_been_handed_over_before_is_taken_once(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, is_handed_over: bool
+) -> None:
+    """A thread that was interrupted does not know how far it came; it may not even have called for the loop."""
+    call_thread = worker.threads[0]
+
+    def interrupted(outcome: Outcome) -> None:
+        if is_handed_over:
+            worker.settler._posted.append(outcome)
+        worker.settler._is_posted = True
+        raise TimeoutError
+
+    monkeypatch.setattr(call_thread, "_post", interrupted)
+    monkeypatch.setattr(call_thread, "_recover", worker.settler.recover)
+    worker.batch(["a", "b", "c"], Kind.CALL)
+    wait_until(lambda: len(worker.consuming.acked) == 3)
+    assert [worker.answer(tag) for tag in (1, 2, 3)] == ["a", "b", "c"]
+    assert worker.settler.counters["executed.call"] == 3
+    assert worker.loop.failures.count == 0

@@ -14,7 +14,6 @@ SQLite's own index (``-shm``) is a mapped file too, so this asks nothing of the 
 
 from __future__ import annotations
 
-import logging
 import mmap
 import os
 import struct
@@ -26,8 +25,9 @@ from pathlib import Path
 
 from servicebus.runtime.journal.interface import JournalUnavailable, do_nothing
 from servicebus.runtime.journal.records import COUNT_BITS, Numbered
+from servicebus.transport.loggers import get_logger
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 __all__ = ["BlackBox", "BlackBoxes"]
 

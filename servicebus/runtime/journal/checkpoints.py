@@ -12,7 +12,6 @@ from starting the log anew meanwhile.
 
 from __future__ import annotations
 
-import logging
 import os
 import sqlite3
 import threading
@@ -25,8 +24,9 @@ from servicebus.runtime.journal.head import Head
 from servicebus.runtime.journal.places import Places
 from servicebus.runtime.journal.segments import BadSegment, Stream
 from servicebus.runtime.journal.state_file import is_damage, set_up
+from servicebus.transport.loggers import get_logger
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 __all__ = ["Checkpointer", "Saver"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Mapping
@@ -19,8 +18,9 @@ from servicebus.runtime.journal.memory import MemoryJournal
 from servicebus.runtime.journal.owners import OwnerLock
 from servicebus.runtime.journal.places import parts_of
 from servicebus.runtime.journal.shared import SharedJournal
+from servicebus.transport.loggers import get_logger
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 __all__ = ["MEMORY", "default_path", "journal_of", "open_journal", "open_shared"]
 

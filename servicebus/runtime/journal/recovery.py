@@ -7,7 +7,6 @@ is not believed. New rows go into new segments, so that nothing old is ever read
 
 from __future__ import annotations
 
-import logging
 import os
 from itertools import pairwise
 from pathlib import Path
@@ -16,8 +15,9 @@ from servicebus.runtime.journal.head import Head, word_of
 from servicebus.runtime.journal.log import Damaged
 from servicebus.runtime.journal.places import Places
 from servicebus.runtime.journal.segments import FIRST_AT, BadSegment, Stream
+from servicebus.transport.loggers import get_logger
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 __all__ = ["opened_head"]
 

@@ -16,7 +16,6 @@ Needs ``pip install servicebus-failover[redis]``.
 from __future__ import annotations
 
 import importlib
-import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -24,8 +23,9 @@ from typing import Any, TypeVar
 from servicebus.runtime.journal import redis_scripts
 from servicebus.runtime.journal.interface import JournalUnavailable, Known, OneByOne, Release, Standing, Start
 from servicebus.runtime.journal.ledger import CHUNK_IDS, Limits
+from servicebus.transport.loggers import get_logger
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 __all__ = ["RedisJournal", "open_redis"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import struct
 from collections.abc import Callable, Sequence
 
@@ -12,8 +11,9 @@ from servicebus.runtime.journal.ledger import Ledger, Limits
 from servicebus.runtime.journal.log import Damaged, Log, Row
 from servicebus.runtime.journal.records import Kind
 from servicebus.runtime.journal.rows import OwnRow
+from servicebus.transport.loggers import get_logger
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 __all__ = ["NEVER", "Replica", "seconds"]
 

@@ -1,0 +1,70 @@
+"""The loggers of this package: a filter, handler or factory of the program's that raises ends none of our threads."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from servicebus.transport.interrupts import came_from_a_signal
+
+__all__ = ["get_logger"]
+
+_reported: set[str] = set()
+
+
+def get_logger(name: str) -> logging.Logger:
+    """The logger *name*, as ``logging.getLogger()`` gives it to all, but one that never raises."""
+    logger = logging.getLogger(name)
+    if not isinstance(logger, _Guarded):
+        # By its class, because the program may have made it before us, to set its level.
+        base = type(logger)
+        logger.__class__ = type(f"Guarded{base.__name__}", (_Guarded, base), {})
+    return logger
+
+
+class _Guarded(logging.Logger):
+    """The rest of a record's handlers get it, whatever the one before did. What was raised is said once on stderr."""
+
+    def makeRecord(self, name: str, level: int, fn: str, *rest: Any, **more: Any) -> logging.LogRecord:  # noqa: N802
+        try:
+            return super().makeRecord(name, level, fn, *rest, **more)
+        except BaseException as error:
+            _swallow(error)
+            lno, msg, args, exc_info = rest[:4]
+            return logging.LogRecord(name, level, fn, lno, msg, args, exc_info)
+
+    def handle(self, record: logging.LogRecord) -> None:
+        _guard(super().handle, record)
+
+    def callHandlers(self, record: logging.LogRecord) -> None:  # noqa: N802
+        if not self.hasHandlers():
+            super().callHandlers(record)  # the handler of last resort
+        logger: logging.Logger | None = self
+        while logger is not None:
+            for handler in logger.handlers:
+                if record.levelno >= handler.level:
+                    _guard(handler.handle, record)
+            logger = logger.parent if logger.propagate else None
+
+
+def _guard(handle: Callable[[logging.LogRecord], Any], record: logging.LogRecord) -> None:
+    try:
+        handle(record)
+    except BaseException as error:
+        _swallow(error)
+
+
+def _swallow(error: BaseException) -> None:
+    """Not what a signal brought, such as Ctrl-C, to a program that logs through us."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and (isinstance(error, KeyboardInterrupt) or came_from_a_signal(error)):
+        raise error
+    kind = type.__dict__["__name__"].__get__(type(error))
+    if kind not in _reported:
+        _reported.add(kind)
+        with suppress(OSError):
+            os.write(2, f"servicebus: logging failed with {kind}; records are lost, this is not said again\n".encode())

@@ -1,0 +1,247 @@
+"""What a service does to the thread that runs it ends one request at most; a thread that dies is replaced."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from envelopes import SECRET, sealed
+from waiting import wait_until
+
+from servicebus.configuration import Configuration
+from servicebus.endpoints import MessageService, Reject, Request, Requeue, Retry, RpcService
+from servicebus.runtime.dialect import Version2
+from servicebus.runtime.job import Claim, Job, Outcome, Verdict
+from servicebus.runtime.registration import register
+from servicebus.runtime.service_thread import ServiceThread
+from servicebus.transport.interface import Delivery
+from servicebus.wire.envelope import Kind
+from servicebus.wire.fault import INTERRUPTED, Fault
+from servicebus.wire.signing import Keyring
+from servicebus.wire.xmlcodec import decode_json, decode_reply
+
+CONFIG = Configuration({"hosts": ["mq-a"], "node_name": "NODE-01", "secret_token": SECRET})
+DIALECT = Version2(CONFIG, Keyring([SECRET]))
+KINDS = pytest.mark.parametrize("kind", [Kind.CALL, Kind.MESSAGE])
+LOCKED = pytest.mark.parametrize("lock", [None, "account"])
+
+
+def job(kind: Kind = Kind.CALL, params: Any = None) -> Job:
+    no: Any = None
+    delivery = Delivery(no, 1, sealed("NODE-01.test.it", params, kind=kind), reply_to="here")
+    return Job(DIALECT.read(delivery), DIALECT, Claim(delivery, 1, "here"), None)
+
+
+class Does(RpcService, MessageService):
+    def __init__(self, action: Callable[[Request], Any]):
+        self.action = action
+
+    def handle(self, request: Request) -> Any:
+        return self.action(request)
+
+
+class Bench:
+    """One service in its thread, and what becomes of its jobs."""
+
+    def __init__(self, action: Callable[[Request], Any], kind: Kind = Kind.CALL, **options: Any):
+        self.outcomes: list[Outcome] = []
+        how = {name: options.pop(name) for name in ("recover", "hand_over") if name in options}
+        service = register(kind, "test", "it", Does(action), **options)
+        self.thread = ServiceThread(service, 8, self.outcomes.append, lambda: None, with_traces=True, **how)
+        self.thread.start()
+
+    def outcome(self, request: Job) -> Outcome:
+        before = len(self.outcomes)
+        assert self.thread.put(request)
+        wait_until(lambda: len(self.outcomes) > before)
+        wait_until(lambda: self.thread.backlog == 0)
+        assert len(self.outcomes) == before + 1
+        return self.outcomes[-1]
+
+    def raise_in_thread(self, error: type[BaseException]) -> None:
+        (runner,) = self.thread._runners
+        ident = ctypes.c_ulong(runner.thread.ident or 0)
+        assert ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(error)) == 1
+
+    def close(self) -> None:
+        self.thread.stop()
+        wait_until(lambda: not self.thread.is_running)
+
+
+def fault_of(outcome: Outcome) -> Fault:
+    fault = outcome.fault if outcome.reply is None else decode_reply(outcome.reply, 100_000).fault
+    assert fault is not None
+    return fault
+
+
+# -- exceptions from outside -------------------------------------------------------------------------------------------
+
+
+@LOCKED
+@pytest.mark.parametrize("error", [TimeoutError, SystemExit, KeyboardInterrupt])
+def test_an_exception_that_comes_too_late_costs_no_request(lock: str | None, error: type[BaseException]) -> None:
+    """As stopit and func_timeout raise it, when the request that it was meant for has just ended."""
+    bench = Bench(lambda request: request.params["account"], lock=lock)
+    for number in range(5):
+        outcome = bench.outcome(job(params={"account": number}))
+        assert outcome.verdict is Verdict.DONE
+        assert outcome.reply is not None
+        assert decode_json(decode_reply(outcome.reply, 10_000).message) == number
+        bench.raise_in_thread(error)
+    bench.close()
+    assert bench.thread.mend() == 0
+
+
+def test_one_that_comes_between_a_request_and_its_handing_over_costs_that_one_alone() -> None:
+    handed: list[Outcome] = []
+
+    def hand_over(outcome: Outcome, _has_job: Callable[[], bool]) -> None:
+        handed.append(outcome)
+        raise TimeoutError
+
+    bench = Bench(lambda request: request.params, hand_over=hand_over)
+    for number in range(3):
+        bench.outcome(job(params=number))
+    assert handed == bench.outcomes  # the settler takes the second of a job for what it is
+    bench.close()
+
+
+# -- a thread that dies ------------------------------------------------------------------------------------------------
+
+
+@KINDS
+@LOCKED
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_dies_is_replaced_and_its_request_ends_as_interrupted(kind: Kind, lock: str | None) -> None:
+    bench = Bench(lambda request: request.params["account"], kind, lock=lock)
+    (runner,) = bench.thread._runners
+    bench.outcome(job(kind, {"account": 1}))
+    settle, bench.thread._settle = bench.thread._settle, dies  # type: ignore[method-assign]
+    run, bench.thread._execution.run = bench.thread._execution.run, dies  # type: ignore[method-assign]
+    run_task, bench.thread._execution.run_task = bench.thread._execution.run_task, dies  # type: ignore[method-assign]
+    assert bench.thread.put(job(kind, {"account": 1}))
+    wait_until(lambda: not runner.thread.is_alive())
+    assert bench.thread.backlog == 1
+    bench.thread._settle, bench.thread._execution.run = settle, run  # type: ignore[method-assign]
+    bench.thread._execution.run_task = run_task  # type: ignore[method-assign]
+    assert bench.thread.mend() == 1
+    assert bench.thread.mend() == 0
+    wait_until(lambda: bench.thread.backlog == 0)
+    assert fault_of(bench.outcomes[-1]).type == INTERRUPTED
+    assert bench.outcomes[-1].verdict is Verdict.FAILED
+    assert bench.outcome(job(kind, {"account": 1})).verdict is Verdict.DONE  # its lock was let go
+    bench.close()
+    assert bench.thread.mend() == 0
+
+
+def dies(*_: Any) -> Any:
+    raise SystemExit
+
+
+# -- what it raises and returns ----------------------------------------------------------------------------------------
+
+
+class _Hostile:
+    """Classes that raise where anything is asked of them; in here, so that pytest does not ask."""
+
+    class BadText(Exception):
+        def __str__(self) -> str:
+            raise SystemExit(3)
+
+        __repr__ = __str__
+
+    class BadClass(Exception):
+        @property  # type: ignore[misc]
+        def __class__(self) -> Any:
+            raise KeyboardInterrupt
+
+    class BadNotes(Exception):
+        @property
+        def __notes__(self) -> Any:
+            raise SystemExit(3)
+
+    class Meta(type):
+        @property
+        def __name__(cls) -> str:  # type: ignore[override]
+            raise SystemExit(3)
+
+    class BadName(Exception, metaclass=Meta):
+        pass
+
+    class BadRetry(Retry):
+        def __init__(self) -> None:
+            """Knows nothing of *after* and *reason*."""
+
+    class BadDel(Exception):
+        def __del__(self) -> None:
+            threading.stack_size()  # whatever it does, it must not raise here: pytest reports that
+
+    class Deep(Exception):
+        def __str__(self) -> str:
+            return str(self)
+
+    class BadReduce:
+        def __reduce__(self) -> Any:
+            raise SystemExit(3)
+
+
+def deep(depth: int = 0) -> None:
+    deep(depth + 1)
+
+
+def raises(make: Callable[[], BaseException]) -> Callable[[Request], Any]:
+    def action(_request: Request) -> Any:
+        raise make()
+
+    return action
+
+
+ACTIONS: dict[str, Callable[[Request], Any]] = {
+    "text": raises(_Hostile.BadText),
+    "class": raises(_Hostile.BadClass),
+    "notes": raises(_Hostile.BadNotes),
+    "name": raises(_Hostile.BadName),
+    "retry": raises(_Hostile.BadRetry),
+    "reject": raises(lambda: Reject(object())),  # type: ignore[arg-type]
+    "requeue": raises(lambda: Requeue(_Hostile.BadText())),  # type: ignore[arg-type]
+    "del": raises(_Hostile.BadDel),
+    "deep text": raises(_Hostile.Deep),
+    "deep": lambda _request: deep(),
+    "exit": raises(SystemExit),
+    "interrupt": raises(KeyboardInterrupt),
+    "generator": raises(GeneratorExit),
+    "base": raises(BaseException),
+}
+
+
+@KINDS
+@LOCKED
+@pytest.mark.parametrize("action", ACTIONS.values(), ids=ACTIONS.keys())
+def test_whatever_it_raises_ends_its_request(action: Callable[[Request], Any], kind: Kind, lock: str | None) -> None:
+    bench = Bench(action, kind, lock=lock)
+    for _ in range(2):
+        outcome = bench.outcome(job(kind, {"account": 1}))
+        assert outcome.verdict is not Verdict.DONE
+        assert fault_of(outcome).type
+    bench.close()
+    assert bench.thread.mend() == 0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        _Hostile.BadReduce,
+        _Hostile.BadText,
+        object,
+        lambda: float("nan"),
+        lambda: {1: _Hostile.BadText()},
+    ],
+)
+def test_a_result_that_cannot_be_said_is_its_callers_error(make: Callable[[], Any]) -> None:
+    bench = Bench(lambda _request: make())
+    for _ in range(2):
+        assert fault_of(bench.outcome(job())).type == "EnvelopeError"
+    bench.close()
