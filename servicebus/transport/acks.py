@@ -24,6 +24,11 @@ class Acks:
     def __repr__(self) -> str:
         return f"<Acks {len(self._open)} at work, {len(self._fresh)} to be told>"
 
+    @property
+    def at_work(self) -> int:
+        """Deliveries that are not settled."""
+        return len(self._open)
+
     def add(self, tag: int) -> int:
         """*tag* is to be acknowledged; gives how many are now."""
         self._open.discard(tag)

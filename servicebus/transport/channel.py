@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pika
 
-from servicebus.errors import ConnectionLost, TransportError
+from servicebus.errors import TransportError
 from servicebus.transport.acks import Acks
+from servicebus.transport.cancelled import ask_why_cancelled
 from servicebus.transport.failures import channel_failure
 from servicebus.transport.frames import Properties, ack_frame, publish_frames
 from servicebus.transport.interface import Asked, Delivery, Returned, Script
@@ -41,6 +42,8 @@ class AmqpChannel:
         self.asked: Asked | None = None
         self.is_told = False
         """Something was asked without an answer: a refusal may be about that."""
+        self.consumed: dict[str, str] = {}
+        """The queue of each consumer, by its tag."""
         self._on_open = on_open
         self._on_closed = on_closed
         self._on_returned = on_returned
@@ -197,8 +200,13 @@ class AmqpChannel:
         self._on_closed(channel_failure(self.connection.host, error, None if self.is_told else self.asked))
 
     def _cancelled(self, frame: Any) -> None:
-        reason = f"the broker cancelled consumer {frame.method.consumer_tag}; was its queue deleted?"
-        self._on_closed(ConnectionLost(self.connection.host.place, reason, sent=False))
+        queue = self.consumed.pop(frame.method.consumer_tag, "")
+        if queue:
+            ask_why_cancelled(self.connection, queue, self._acks.at_work > 0, self._end_cancelled)
+
+    def _end_cancelled(self, reason: TransportError) -> None:
+        if self.is_open:
+            self._on_closed(reason)
 
     def _guarded(self, callback: Callable[..., None] | None, *about: Any) -> None:
         """What *callback* raises costs the frame that it was told of, not what was read with it."""

@@ -127,6 +127,7 @@ def consume(
 
         callback = _asking(channel, queue, consuming)
         tag = channel.raw.basic_consume(queue, delivered, auto_ack=no_ack, exclusive=exclusive, callback=callback)
+        channel.consumed[tag] = queue
         channel.take_deliveries(tag, on_delivery, no_ack=no_ack)
 
     return step
@@ -136,6 +137,7 @@ def cancel_consumer(consumer_tag: str) -> Step:
     """Stop the deliveries of one consumer; what is unacknowledged stays ours."""
 
     def step(channel: Any, on_done: Callable[[Any], None]) -> None:
+        channel.consumed.pop(consumer_tag, None)
         channel.raw.basic_cancel(consumer_tag, callback=on_done)
 
     return step

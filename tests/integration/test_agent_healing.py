@@ -60,7 +60,7 @@ class TestWhatStopsAWorker:
         pid = agent.worker()["pid"]
         probe.delete(queue)
         assert serves_again(agent, sender, 15) < 5
-        assert "was its queue deleted?" in agent.wait_log("reconnecting")
+        assert f"the consumer of queue {queue}, which was deleted" in agent.wait_log("reconnecting")
         assert agent.worker()["pid"] == pid
         assert agent.worker()["restarts"] == 0
 

@@ -83,6 +83,7 @@ class Channel:
     def __init__(self) -> None:
         self.asked: Asked | None = None
         self.is_told = False
+        self.consumed: dict[str, str] = {}
         self.callback: Callable[[Any], None] | None = None
 
     @property
