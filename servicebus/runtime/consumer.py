@@ -19,6 +19,7 @@ from servicebus.policy.backoff import Backoff, cap_for
 from servicebus.policy.connection import Event, State, after
 from servicebus.policy.members import Turn
 from servicebus.policy.size_limit import SizeLimit
+from servicebus.runtime.broker_notes import BrokerNotes
 from servicebus.runtime.control import ControlLane
 from servicebus.runtime.delay_lane import DelayLane
 from servicebus.runtime.dialect import Dialect
@@ -79,6 +80,7 @@ class NodeConsumer:
         self._opened = 0
         self._is_stopping = False
         self._outages = Outages()
+        self._notes = BrokerNotes(host, config)
         self._limit = SizeLimit()
         self._extra_lanes: list[Lane] = []
         self.message_dialect: Dialect = control.dialect
@@ -228,6 +230,7 @@ class NodeConsumer:
         self._outages.end(self._lane_problem)
         member = f" by {self._connections[0].host.address}" if self.host.members else ""
         LOG.info("%s: consuming for node %s%s", self.host.name, self._config.node_name, member)
+        self._notes.tell(self._connections[0].server_version)
         self.maintenance.lanes_open()
 
     @property

@@ -147,6 +147,12 @@ class AmqpConnection:
         """The largest frame that was agreed on, in bytes."""
         return int(self._pika.params.frame_max)
 
+    @property
+    def server_version(self) -> str:
+        """What the broker says of itself; empty if it says nothing."""
+        version = (self._pika.server_properties or {}).get("version", "") if self._pika is not None else ""
+        return version if isinstance(version, str) else ""
+
     def lane(self) -> tuple[FastLane | None, Callable[[bytes], None]]:
         """The fast lane, if this connection has one, and how to write to its stream; only while open."""
         assert self._services.stream is not None

@@ -1,0 +1,37 @@
+"""What is to be known of a broker's version: docs/rabbitmq.rst in a line each, where it matters."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["Version", "read_version", "warnings_for"]
+
+Version = tuple[int, int, int]
+
+_ASKS_ALL_MEMBERS: tuple[Version, Version] = (3, 12, 0), (4, 1, 5)
+_NO_MIRRORS: Version = (4, 0, 0)
+
+
+def read_version(text: str) -> Version | None:
+    """``4.0.5``, also with something behind it; None if it is none."""
+    found = re.match(r"(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?", text)
+    return (int(found[1]), int(found[2]), int(found[3] or 0)) if found else None
+
+
+def warnings_for(version: Version, *, is_cluster: bool, queue_type: str) -> list[str]:
+    """One sentence for each thing that an operator should change."""
+    if not is_cluster:
+        return []
+    found = []
+    begins, ends = _ASKS_ALL_MEMBERS
+    if begins <= version < ends:
+        found.append(
+            "it asks all members of the cluster before each reply to a call, and one that is silent holds up all "
+            "replies for net_ticktime (60 s): use RabbitMQ 4.1.5 or later, or set net_ticktime to 10"
+        )
+    if version >= _NO_MIRRORS and queue_type == "classic":
+        found.append(
+            "it has no mirrored queues, so with queue_type: classic messages live on one member, and wait while that "
+            "is away: set queue_type: quorum"
+        )
+    return found
