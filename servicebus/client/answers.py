@@ -36,8 +36,16 @@ class Answers:
         self._canceller = canceller
 
     def replied(self, link: Link, delivery: Delivery) -> None:
+        request = self._roster.travelling.get(delivery.correlation_id or "")
+        try:
+            self._replied(link, delivery, request)
+        except Exception as error:
+            if request is None or not _is_believed(request, delivery.body):
+                raise  # a stranger's, perhaps: it costs this delivery, not the request
+            self._carrier.give_up(request, error, self._replied)
+
+    def _replied(self, link: Link, delivery: Delivery, request: Request | None) -> None:
         wire_id = delivery.correlation_id or ""
-        request = self._roster.travelling.get(wire_id)
         if request is None:
             if not self._watch.answered(wire_id, delivery.body, time.monotonic()):
                 self.late += 1
@@ -145,3 +153,11 @@ class Answers:
             self._carrier.wait(request, now)
         else:
             request.fail(NodeUnavailable(str(request.address), [(request.pinned.host.name, why)]))
+
+
+def _is_believed(request: Request, body: bytes) -> bool:
+    """Whether a reply is its node's: then whatever is wrong with it is the end of the request."""
+    try:
+        return request.version is not None and request.version.read(request, body) is not None
+    except Exception:
+        return False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from servicebus.client.budgets import Budgets
@@ -18,7 +18,7 @@ from servicebus.client.link import Link
 from servicebus.client.request import Request
 from servicebus.client.roster import Roster
 from servicebus.client.router import Router
-from servicebus.client.verdicts import out_of_paths, out_of_time
+from servicebus.client.verdicts import defect, out_of_paths, out_of_time
 from servicebus.configuration import Configuration
 from servicebus.errors import CallInterrupted, EnvelopeError, ServiceBusError, ServiceBusy
 from servicebus.policy.retry_budget import busy_pause_s
@@ -58,6 +58,20 @@ class Carrier:
         self._budgets = budgets
         self._canceller = canceller
 
+    def each(self, requests: Iterable[Request], handle: Callable[[Request], None]) -> None:
+        """``handle()`` each of *requests*; what it raises for one ends that one alone."""
+        for request in requests:
+            try:
+                handle(request)
+            except Exception as error:
+                self.give_up(request, error, handle)
+
+    def give_up(self, request: Request, error: Exception, handle: Callable[..., object]) -> None:
+        """*handle* has raised for *request*: a defect, of ours or of what came in. It ends here."""
+        self._loop.failed(handle, error)
+        self._roster.finish(request)
+        request.fail(defect(request, error))
+
     def accept(self, request: Request, now: float) -> None:
         """A new request of a caller's."""
         if self.outbox is not None and request.kind is Kind.MESSAGE and self.outbox.holds(request.address.node):
@@ -83,6 +97,9 @@ class Carrier:
         except EnvelopeError as error:
             request.fail(error)
             return
+        except Exception as error:
+            self.give_up(request, error, link.publish)
+            return
         self._roster.travelling[request.id] = request
 
     def wait(self, request: Request, now: float) -> None:
@@ -100,10 +117,12 @@ class Carrier:
 
     def retry_waiting(self, now: float) -> None:
         """Something has become better: look again for everybody who waits."""
-        roster = self._roster
-        waiting, roster.waiting = roster.waiting, {}
-        for request in waiting.values():
-            self.route(request, now)
+
+        def look_again(request: Request) -> None:
+            if self._roster.waiting.pop(request.id, None) is not None:
+                self.route(request, now)
+
+        self.each(list(self._roster.waiting.values()), look_again)
         if self.outbox is not None:
             self.outbox.try_again(now)
 
@@ -192,20 +211,26 @@ class Carrier:
 
     def end_overdue(self, now: float) -> None:
         """End what has run out of time."""
-        for request in self._roster.deadlines.expired(now):
+
+        def end(request: Request) -> None:
             self._canceller.cancel(request)
             self._roster.give_up(request)
             self.end(request, out_of_time(request, self._links, now))
+
+        self.each(self._roster.deadlines.expired(now), end)
         self._roster.deadlines.forget_done(len(self._roster))
 
     def end_grace(self, now: float) -> None:
         """End what has waited for a path for too long."""
-        for request in list(self._roster.waiting.values()):
+
+        def look(request: Request) -> None:
             since = request.waiting_since
             if since is not None and now - since >= self._away_grace_s and request.id in self._roster.waiting:
                 self.end(request, out_of_paths(request, self._links))
                 if request.kind is Kind.MESSAGE:
                     self._queue_behind(request)
+
+        self.each(list(self._roster.waiting.values()), look)
 
     def end(self, request: Request, error: ServiceBusError) -> None:
         """No broker has taken *request*: into the outbox with it, or else *error* is its end."""

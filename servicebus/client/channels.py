@@ -28,6 +28,7 @@ class ChannelEvents(Protocol):
     def replied(self, delivery: Delivery) -> None: ...
     def returned(self, returned: Returned) -> None: ...
     def confirmed(self, request: Request, is_ack: bool) -> None: ...
+    def failed(self, request: Request, error: Exception) -> None: ...
 
 
 class LinkChannels:
@@ -96,6 +97,9 @@ class LinkChannels:
             persistent=True,
             headers=parcel.headers,
         )
+        if not number:  # the channel is closed, and its end not told yet: then it comes back with the others
+            self._held.append((parcel, request))
+            return
         self._unconfirmed.add(number, request)
         request.published()
 
@@ -158,11 +162,14 @@ class LinkChannels:
             self._publish_held(time.monotonic())
 
     def _publish_held(self, now: float) -> None:
-        while self._held and len(self._unconfirmed) < UNCONFIRMED_AT_ONCE:
+        while self._held and self.is_open and len(self._unconfirmed) < UNCONFIRMED_AT_ONCE:
             parcel, request = self._held.popleft()
             if not request.is_done:
                 request.published_at = now
-                self._publish_message(parcel, request)
+                try:
+                    self._publish_message(parcel, request)
+                except Exception as error:
+                    self._events.failed(request, error)
 
 
 def _pulse() -> Script:

@@ -229,13 +229,15 @@ class Engine:
         now = time.monotonic()
         LOG.debug("%s: %s", link.host.name, reason)
         link.trust.lose(reason)
-        for request in orphans:
-            self._carrier.take_back(request, link, reason, now)
+        self._carrier.each(orphans, lambda request: self._carrier.take_back(request, link, reason, now))
         for request in [request for request in self._roster.waiting.values() if request.pinned is link]:
             self._roster.finish(request)
             request.fail(NoBrokerAvailable(str(request.address), [(link.host.name, reason)]))
         self._connector.failed(link, now)
         self._ticker.set()
+
+    def link_failed_for(self, request: Request, error: Exception, handle: Callable[..., object]) -> None:
+        self._carrier.give_up(request, error, handle)
 
     def link_blocked(self, link: Link, reason: str | None) -> None:
         now = time.monotonic()
@@ -245,8 +247,8 @@ class Engine:
             return
         LOG.warning("%s: blocked by the broker (%s); leaving it", link.host.name, reason)
         link.trust.lose(f"blocked by the broker ({reason})")
-        for request in link.take_orphans():
-            self._carrier.take_back(request, link, f"blocked by the broker ({reason})", now)
+        why = f"blocked by the broker ({reason})"
+        self._carrier.each(link.take_orphans(), lambda request: self._carrier.take_back(request, link, why, now))
 
     # -- what the watch tells ------------------------------------------------------------------------------------------
 
@@ -259,11 +261,14 @@ class Engine:
     def queue_made_anew(self, path: Path, made_at: float) -> None:
         """Calls that were published before *made_at* went into a queue that is gone, or to a worker that may be."""
         now = time.monotonic()
-        for request in list(path.outstanding.values()):
+        why = "the node's queue of calls was made anew"
+
+        def look(request: Request) -> None:
             if request.resend and request.published_at is not None and request.published_at < made_at:
-                del path.outstanding[request.id]
-                why = "the node's queue of calls was made anew"
+                path.outstanding.pop(request.id, None)
                 self._carrier.take_back(request, path.link, why, now, is_nodes_fault=True)
+
+        self._carrier.each(list(path.outstanding.values()), look)
 
     def path_dead(self, path: Path, why: str) -> None:
         now = time.monotonic()
@@ -271,8 +276,9 @@ class Engine:
         path.clock.heard(now)
         orphans = list(path.outstanding.values())
         path.outstanding.clear()
-        for request in orphans:
-            self._carrier.take_back(request, path.link, why, now, is_nodes_fault=True)
+        self._carrier.each(
+            orphans, lambda request: self._carrier.take_back(request, path.link, why, now, is_nodes_fault=True)
+        )
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -280,9 +286,12 @@ class Engine:
         self._take_submitted()  # they came before the end
         self._closed = True
         self._ticker.stop()
-        for request in self._roster.take_all():
+
+        def end(request: Request) -> None:
             self._canceller.cancel(request)
             self._carrier.end(request, _closed_error(request))
+
+        self._carrier.each(self._roster.take_all(), end)
         self._take_submitted()
         for link in self._links:
             link.close()

@@ -50,6 +50,7 @@ class LinkEvents(Protocol):
     def link_idle(self, link: Link) -> None: ...
     def link_down(self, link: Link, reason: str, orphans: list[Request]) -> None: ...
     def link_blocked(self, link: Link, reason: str | None) -> None: ...
+    def link_failed_for(self, request: Request, error: Exception, handle: Callable[..., object]) -> None: ...
 
 
 class AnswerEvents(Protocol):
@@ -242,7 +243,13 @@ class Link:
         self._answers.unroutable(self, returned)
 
     def confirmed(self, request: Request, is_ack: bool) -> None:
-        self._answers.confirmed(self, request, is_ack)
+        try:
+            self._answers.confirmed(self, request, is_ack)
+        except Exception as error:
+            self._events.link_failed_for(request, error, self.confirmed)
+
+    def failed(self, request: Request, error: Exception) -> None:
+        self._events.link_failed_for(request, error, self.publish)
 
     def _down(self, reason: str, kind: str) -> None:
         if self.state in (LinkState.IDLE, LinkState.BACKOFF):

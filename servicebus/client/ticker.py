@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from servicebus.client.budgets import Budgets
 from servicebus.client.carrier import Carrier
@@ -65,19 +66,28 @@ class Ticker:
         if self._is_stopped:
             return
         now = time.monotonic()
-        self._carrier.end_overdue(now)
-        awaited_nodes = {request.address.node for request in self._roster.waiting.values()}
-        for link in self._links:
-            if link.is_up:
-                self._watch.check(link, awaited_nodes, now)
-        if any(request.kind is Kind.MESSAGE for request in self._roster.waiting.values()):
-            self._carrier.retry_waiting(now)  # the queue that was missing may have been declared; nobody would tell us
-        self._carrier.end_grace(now)
-        self._connector.look_after(now)
-        self._budgets.look(now)
         outbox = self._carrier.outbox
-        if outbox is not None:
-            outbox.tick(now)
+        for look in (
+            self._carrier.end_overdue,
+            self._check_links,
+            self._retry_messages,
+            self._carrier.end_grace,
+            self._connector.look_after,
+            self._budgets.look,
+            *([outbox.tick] if outbox is not None else []),
+        ):
+            self._loop.guarded(partial(look, now))
         is_owed = outbox is not None and outbox.is_waiting
         if len(self._roster) or is_owed or any(link.is_up or link.is_wanted for link in self._links):
             self.set()
+
+    def _check_links(self, now: float) -> None:
+        awaited_nodes = {request.address.node for request in self._roster.waiting.values()}
+        for link in self._links:
+            if link.is_up:
+                self._loop.guarded(partial(self._watch.check, link, awaited_nodes, now))
+
+    def _retry_messages(self, now: float) -> None:
+        """The queue that was missing may have been declared; nobody would tell us."""
+        if any(request.kind is Kind.MESSAGE for request in self._roster.waiting.values()):
+            self._carrier.retry_waiting(now)

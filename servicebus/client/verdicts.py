@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from servicebus.client.link import Link
 from servicebus.client.request import Request
 from servicebus.errors import (
+    CallError,
     CallInterrupted,
     CallTimeout,
     NoBrokerAvailable,
@@ -47,6 +48,15 @@ def out_of_paths(request: Request, links: Sequence[Link]) -> ServiceBusError:
     if any(link.is_usable for link in links):
         return NodeUnavailable(address, attempts)
     return _with_cause(NoBrokerAvailable(address, attempts), links)
+
+
+def defect(request: Request, error: Exception) -> ServiceBusError:
+    """The error of a request for which our own code has raised *error*."""
+    address = str(request.address)
+    why = f"a defect ended it: {type(error).__name__}: {error}"
+    if request.maybe_ran and request.kind is Kind.MESSAGE:
+        return SendUnconfirmed(address, [*request.attempts, ("this process", why)])
+    return CallInterrupted(address, why) if request.maybe_ran else CallError(address, why)
 
 
 def _with_cause(error: NoBrokerAvailable, links: Sequence[Link]) -> NoBrokerAvailable:

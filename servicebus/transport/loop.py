@@ -192,7 +192,7 @@ class EventLoop:
     def _run_posted(self) -> None:
         # Only what was there at the start of the turn: callbacks that post again must not starve the sockets.
         for _ in range(len(self._posted)):
-            self._guarded(self._posted.popleft())
+            self.guarded(self._posted.popleft())
 
     def _run_timers(self) -> None:
         if not self._timers:
@@ -201,7 +201,7 @@ class EventLoop:
         while self._timers and self._timers[0][0] <= now:
             callback = heapq.heappop(self._timers)[2].callback
             if callback is not None:
-                self._guarded(callback)
+                self.guarded(callback)
 
     def _flush(self) -> None:
         while self._dirty or self._unsent:
@@ -215,7 +215,8 @@ class EventLoop:
                 except Exception as error:
                     self.failed(each.flush, error)
 
-    def _guarded(self, callback: Callable[[], None]) -> None:
+    def guarded(self, callback: Callable[[], None]) -> None:
+        """Call it; what it raises is reported, and ends nothing else."""
         try:
             callback()
         except Exception as error:

@@ -139,7 +139,7 @@ class SharedLoop(EventLoop):
             return  # what was posted before a submission goes before it
         for _ in range(count):
             # It goes only when it was run to its end.
-            self._guarded(self._submitted[0])
+            self.guarded(self._submitted[0])
             self._submitted.popleft()
 
     def _stand_by(self) -> None:
