@@ -59,7 +59,7 @@ Open = Callable[[Path], Journal]
 
 
 def open_memory(_: Path) -> Journal:
-    return MemoryJournal(max_ids=20_000_000)
+    return MemoryJournal(Limits(max_entries=20_000_000))
 
 
 def open_files(folder: Path) -> Journal:

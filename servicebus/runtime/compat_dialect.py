@@ -80,7 +80,7 @@ class Version1:
             token=event.token,
             version=event.version,
             raw_params=event.params,
-            sent_ms=int(now * 1000),
+            sent_ms=0,
             remaining_s=None,  # the caller's timeout is not told
             expires_at=now + _REMEMBERED_S,
             reply_to=delivery.reply_to or "",

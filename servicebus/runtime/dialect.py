@@ -122,9 +122,9 @@ class Version2:
         return Refused(error, self._write_fault(envelope.id, envelope.token, fault), reply_to, incoming)
 
     def _incoming(self, envelope: Envelope, passed: Pass | None, reply_to: str, transit_ms: int) -> Incoming:
+        sent_ms = envelope.sent_ms if passed is None else passed.made_ms
         if envelope.kind is Kind.MESSAGE:
             remaining_s = None
-            sent_ms = envelope.sent_ms if passed is None else passed.made_ms
             expires_at = sent_ms / 1000 + self._config.token_max_age + self._config.clock_skew
         else:
             remaining_s = (envelope.ttl_ms - transit_ms) / 1000
@@ -138,7 +138,7 @@ class Version2:
             envelope.token,
             VERSION,
             envelope.params,
-            envelope.sent_ms,
+            sent_ms,
             remaining_s,
             expires_at,
             reply_to if envelope.reply == DIRECT_REPLY_TO else "",

@@ -177,6 +177,8 @@ class Dispatcher:
             if self._is_elsewhere(arrival, turned):
                 return
             settlement = self._join(arrival)
+        elif known.standing is Standing.FORGOTTEN:
+            settlement = self._forgotten(arrival)
         elif known.standing is Standing.INTERRUPTED:
             settlement = self._interrupted(arrival, "its worker died while it ran; how far it came is unknown")
         else:
@@ -270,6 +272,19 @@ class Dispatcher:
             return refusal
         self._notes.add(arrival.incoming.id, Release.REFUSED)
         return self._store(Job(arrival.incoming, arrival.dialect, arrival.claim, None), refusal)
+
+    def _forgotten(self, arrival: Arrival) -> Settlement | None:
+        """It may have been run already: it is refused, by the words of an earlier refusal if there is one."""
+        incoming = arrival.incoming
+        if arrival.refusal is None:
+            text = "the journal had to forget ids that were sent after it, so it may have been executed already"
+            self.counters["refused.forgotten"] += 1
+            self._complaints.log(f"{incoming.kind.value} {incoming.id} to {incoming.key} refused: forgotten: {text}")
+            if incoming.kind is Kind.CALL:
+                arrival.refusal = self._answer(arrival, Fault(REFUSED, f"forgotten: {text}"))
+            else:
+                arrival.refusal = Settlement([arrival.claim], burial=Burial("forgotten", text))
+        return self._turn_down(arrival)
 
     def _fatal(self, arrival: Arrival, known: Known) -> Settlement:
         incoming = arrival.incoming

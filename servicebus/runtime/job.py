@@ -50,6 +50,7 @@ class Incoming:
     version: str
     raw_params: bytes
     sent_ms: int
+    """Unix time in milliseconds at which it was signed, or the pass of a dead letter was; 0 if it does not say."""
     remaining_s: float | None
     """Until nobody waits any more; None for a message."""
     expires_at: float

@@ -44,7 +44,7 @@ class Arrival:
     def start(self) -> Start:
         is_idempotent = self.service is not None and self.service.service.idempotent
         may_run_again = self.incoming.kind is Kind.MESSAGE or is_idempotent
-        return Start(self.incoming.id, self.incoming.expires_at, may_run_again)
+        return Start(self.incoming.id, self.incoming.expires_at, may_run_again, self.incoming.sent_ms / 1000)
 
     @property
     def waits_for(self) -> ServiceThread | None:

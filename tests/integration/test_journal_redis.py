@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from journal_contract import STEPS, OpenJournal, SharedJournalContract, Steps, many_examples, run_against_model
+from journal_contract import OpenJournal, SharedJournalContract, Steps, many_examples, run_against_model
 from journal_words import NOW, begin, finish, standings
 from redis_server import RedisServer, redis_server
 from waiting import wait_until
 
-from servicebus.runtime.journal import Journal, Known, Limits, Standing
+from servicebus.runtime.journal import Journal, Known, Limits, Standing, Start
 from servicebus.runtime.journal.interface import JournalUnavailable
 from servicebus.runtime.journal.redis_journal import open_redis
 
@@ -54,13 +53,11 @@ class TestRedisJournal(SharedJournalContract):
 
 
 def test_no_id_is_given_out_twice_while_its_token_is_good_whatever_happens(server: RedisServer) -> None:
-    @settings(many_examples, max_examples=60)
-    @given(STEPS)
     def check(steps: Steps) -> None:
         with node_on(server) as open_journal:
             run_against_model(open_journal, steps, workers=3)
 
-    check()
+    many_examples(check, 60)()
 
 
 def stored(client: Any) -> int:
@@ -82,17 +79,30 @@ def test_ten_thousand_ids_of_one_sender_take_a_few_kilobytes(server: RedisServer
         assert journal.snapshot()["chunks"] == 5
 
 
-def test_too_many_senders_push_out_those_that_expire_first_and_are_counted(server: RedisServer) -> None:
+def test_too_many_senders_push_out_those_that_were_signed_first_and_are_counted(server: RedisServer) -> None:
     with node_on(server) as open_journal:
         journal = open_journal(max_entries=5)
         ids = [f"{sender:016x}-1" for sender in range(20)]
         for number, id in enumerate(ids):
-            journal.begin(id, NOW, NOW + 1000 + 100 * number)
+            journal.begin_many([Start(id, NOW + 5000, False, NOW + number)], NOW)
             journal.finish(id, None)
         journal.tick(NOW + 11)
         assert journal.snapshot()["forgotten_early"] == 15
-        found = [journal.begin(id, NOW, NOW + 1000)[0] for id in ids]
-        assert found == [Standing.NEW] * 15 + [Standing.FINISHED] * 5
+        found = [journal.begin_many([Start(id, NOW + 5000, False, NOW)], NOW)[0].standing for id in ids]
+        assert found == [Standing.FORGOTTEN] * 15 + [Standing.FINISHED] * 5
+
+
+def test_what_is_run_stays_known_beyond_the_hour_that_the_server_keeps_it(server: RedisServer) -> None:
+    import redis
+
+    with node_on(server) as open_journal, redis.Redis.from_url(server.url) as client:
+        journal: Any = open_journal()
+        begin(journal, 1, lives_s=10)
+        (key,) = client.scan_iter(journal._prefix + "e:*")
+        client.expire(key, 5)
+        journal._held_at -= 1200
+        journal.tick(NOW)
+        assert client.ttl(key) > 3500
 
 
 def test_a_worker_that_gives_no_sign_of_life_is_dead_when_its_lease_is_over(

@@ -515,6 +515,24 @@ class TestFurtherAttempts:
         assert settlement is not None
         assert fault(settlement, body)[0] == "interrupted"
 
+    def test_what_the_journal_had_to_forget_is_refused_and_not_run(self, agent: Agent) -> None:
+        """It may have been run: a call is told so, and a message goes to the dead letters."""
+        call, message = sealed("NODE-01.math.add", [1, 2]), sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE)
+        with patch.object(MemoryJournal, "begin_many", lambda *_: [Known(Standing.FORGOTTEN, None, 1)]):
+            answered, buried = agent.deliver(call), agent.deliver(message, Kind.MESSAGE)
+        assert answered is not None
+        assert buried is not None
+        kind, text = fault(answered, call)[:2]
+        assert (kind, text.partition(":")[0]) == ("refused", "forgotten")
+        assert buried.burial is not None
+        assert (buried.burial.reason, agent.note.noted) == ("forgotten", [])
+        assert agent.counted["refused.forgotten"] == 2
+
+    def test_the_journal_is_told_when_a_request_was_signed(self, agent: Agent) -> None:
+        arrival = agent.receive(sealed("NODE-01.math.add", [1, 2], sent_s_ago=3))
+        assert isinstance(arrival, Arrival)
+        assert 2.5 < time.time() - arrival.start.sent_at < 60
+
     def test_what_another_worker_runs_is_held_until_its_caller_gives_up(self, agent: Agent) -> None:
         body = sealed("NODE-01.math.add", [1, 2], ttl_s=0.1)
         received = agent.receive(body)

@@ -52,8 +52,8 @@ def box_files(path: Path) -> list[str]:
     return sorted(file.name for file in path.parent.iterdir() if ".box-" in file.name)
 
 
-def noted(count: int) -> tuple[int, int]:
-    return number_of(id_of(count)), 0
+def noted(count: int) -> tuple[int, int, int]:
+    return number_of(id_of(count)), 0, 0
 
 
 class TestBox:

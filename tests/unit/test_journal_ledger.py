@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from servicebus.runtime.journal import Limits, Release
 from servicebus.runtime.journal.answers import AnswerIndex
-from servicebus.runtime.journal.ledger import CHUNK_IDS, NOBODY, Ledger
+from servicebus.runtime.journal.ledger import CHUNK_IDS, NOBODY, Entry, Ledger
 from servicebus.runtime.journal.records import (
     Compaction,
     answer_in,
@@ -37,8 +37,8 @@ def test_an_id_is_its_incarnation_and_its_count() -> None:
 
 
 class TestRecords:
-    @given(owners, st.lists(st.tuples(numbers, seconds), max_size=5))
-    def test_begins_come_back(self, owner: int, starts: list[tuple[int, int]]) -> None:
+    @given(owners, st.lists(st.tuples(numbers, seconds, seconds), max_size=5))
+    def test_begins_come_back(self, owner: int, starts: list[tuple[int, int, int]]) -> None:
         assert unpack_begin(pack_begin(owner, starts)) == (owner, starts)
 
     @given(owners, seconds, seconds, st.dictionaries(numbers, st.none() | st.binary(max_size=50), max_size=5))
@@ -55,12 +55,12 @@ class TestRecords:
     def test_releases_come_back(self, owner: int, why: Release, released: list[int]) -> None:
         assert unpack_release(pack_release(owner, why, released)) == (owner, why, released)
 
-    @given(owners, st.lists(st.tuples(numbers, owners, seconds), max_size=5))
-    def test_take_overs_come_back(self, owner: int, estates: list[tuple[int, int, int]]) -> None:
+    @given(owners, st.lists(st.tuples(numbers, owners, seconds, seconds), max_size=5))
+    def test_take_overs_come_back(self, owner: int, estates: list[tuple[int, int, int, int]]) -> None:
         assert unpack_take_over(pack_take_over(owner, estates)) == (owner, estates)
 
     def test_compactions_come_back(self) -> None:
-        compaction = Compaction(1, 2, 3, 4, 5, 6)
+        compaction = Compaction(1, 2, 3, 4, 5, 6, 7)
         assert unpack_compact(pack_compact(compaction)) == compaction
 
 
@@ -88,17 +88,17 @@ class TestAnswerIndex:
 
 def finished(ledger: Ledger, counts: range, expires: int = 1000) -> None:
     taken = [SENDER | count for count in counts]
-    ledger.begin(1, [(number, expires) for number in taken])
+    ledger.begin(1, [(number, expires, 1) for number in taken])
     ledger.finish(1, taken)
 
 
 class TestLedger:
     def test_two_who_take_over_at_once_are_told_apart_by_the_order_of_their_rows(self) -> None:
         ledger = Ledger(Limits())
-        ledger.begin(1, [(SENDER, 1000)])
-        ledger.take_over(2, [(SENDER, 1, 1000)])
-        ledger.take_over(3, [(SENDER, 1, 1000)])
-        assert ledger.entries[SENDER] == (2, 2, 1, 1000)
+        ledger.begin(1, [(SENDER, 1000, 1)])
+        ledger.take_over(2, [(SENDER, 1, 1000, 1)])
+        ledger.take_over(3, [(SENDER, 1, 1000, 1)])
+        assert ledger.entries[SENDER] == (2, 2, 1, 1000, 1)
 
     def test_a_hundred_thousand_ids_of_one_sender_fit_in_a_few_kilobytes(self) -> None:
         """So ten million do in a few megabytes; benchmarks/journal.py measures those."""
@@ -117,25 +117,53 @@ class TestLedger:
         assert ledger.is_finished(SENDER | 99_999)
         assert not ledger.is_finished(SENDER | 100_353)
 
-    def test_too_many_senders_push_out_those_that_expire_first_and_are_counted(self) -> None:
+    def test_too_many_senders_push_out_those_that_were_signed_first_and_are_counted(self) -> None:
+        """Not those that expire first: a flood of messages would push out all calls, and calls would be refused."""
         ledger = Ledger(Limits(max_entries=10))
         for sender in range(20):
             number = sender << 64 | 1
-            ledger.begin(1, [(number, 10_000 + 100 * sender)])
+            ledger.begin(1, [(number, 20_000 - sender, 5000 + sender)])
             ledger.finish(1, [number])
-        ledger.begin(1, [(7, 10_000)])
+        ledger.begin(1, [(7, 10_000, 1)])
         ledger.compact(1, ledger.plan(1000))
-        assert [sender for sender in range(20) if ledger.is_finished(sender << 64 | 1)] == list(range(11, 20))
-        assert ledger.forgotten == 11
-        assert ledger.entries == {7: (1, 1, 0, 10_000)}, "what is not finished stays"
+        assert [sender for sender in range(20) if ledger.is_finished(sender << 64 | 1)] == list(range(12, 20))
+        assert (ledger.forgotten, ledger.forgotten_until) == (12, 5011)
+        assert ledger.entries == {7: (1, 1, 0, 10_000, 1)}, "what is not finished stays"
+        assert ledger.plan(1001).forgotten_until == 5011
+
+    def test_what_does_not_say_when_it_was_signed_goes_before_what_does_and_by_its_expiry(self) -> None:
+        """Calls of version 1 take a chunk each, and cannot be refused: they must not push messages out."""
+        ledger = Ledger(Limits(max_entries=10))
+        for sender in range(20):
+            ledger.begin(1, [(sender << 64 | 1, 10_000 + 2 * sender, 5000 * (sender < 8))])
+            ledger.finish(1, [sender << 64 | 1])
+        ledger.compact(1, ledger.plan(1000))
+        kept = [sender for sender in range(20) if ledger.is_finished(sender << 64 | 1)]
+        assert kept == [*range(8), 19]
+        assert (ledger.forgotten, ledger.forgotten_until) == (11, 0)
+
+    def test_what_was_released_keeps_the_expiry_that_it_was_begun_with(self) -> None:
+        """Else a copy that is good for longer than the next one would be run again when that is forgotten."""
+        ledger = Ledger(Limits())
+        for why in (Release.NOT_RUN, Release.BURIED):
+            ledger.begin(1, [(8, 5000, 70)])
+            ledger.release(1, why, [8])
+            assert (ledger.entries, ledger.is_finished(8)) == ({}, False)
+            ledger.begin(1, [(8, 50, 7)])
+            ledger.finish(1, [8])
+            assert ledger.compact(1, ledger.plan(0)).chunks == [(0, 5000, 70, 1 << 8)]
+            ledger = Ledger(Limits())
 
     def test_what_is_over_goes_without_being_counted(self) -> None:
         ledger = Ledger(Limits())
         finished(ledger, range(1, 100), expires=1000)
         finished(ledger, range(100_000, 100_100), expires=100_000)
-        ledger.begin(1, [(1, 1000), (2, 100_000)])
+        ledger.begin(1, [(1, 1000, 1), (2, 100_000, 1), (3, 1000, 1)])
+        ledger.release(1, Release.FAILED, [1, 2])
         ledger.compact(1, ledger.plan(5000))
-        assert (ledger.count_finished(), ledger.forgotten, list(ledger.entries)) == (100, 0, [2])
+        assert (ledger.count_finished(), ledger.forgotten, list(ledger.entries)) == (100, 0, [2, 3]), (
+            "what waits goes, and what is held stays"
+        )
 
     def test_a_chunk_is_remembered_as_long_as_the_last_of_its_ids(self) -> None:
         ledger = Ledger(Limits())
@@ -150,14 +178,19 @@ class TestLedger:
     def test_a_compaction_gives_what_changed_since_the_last_one_and_no_more(self) -> None:
         ledger = Ledger(Limits())
         finished(ledger, range(1, 4))
-        ledger.begin(1, [(8, 1000), (9, 1000)])
+        ledger.begin(1, [(8, 1000, 1), (9, 1000, 1)])
         changes = ledger.compact(1, ledger.plan(0))
-        assert changes == ([(SENDER >> 12, 1000, 0b1110)], [], [(8, (1, 1, 0, 1000)), (9, (1, 1, 0, 1000))], [])
+        assert changes == (
+            [(SENDER >> 12, 1000, 1, 0b1110)],
+            [],
+            [(8, (1, 1, 0, 1000, 1)), (9, (1, 1, 0, 1000, 1))],
+            [],
+        )
         assert ledger.compact(2, ledger.plan(0)) == ([], [], [], [])
         ledger.finish(1, [8])
         ledger.release(1, Release.FAILED, [9])
         changes = ledger.compact(3, ledger.plan(0))
-        assert changes == ([(0, 1000, 1 << 8)], [], [(9, (NOBODY, 1, 0, 1000))], [8])
+        assert changes == ([(0, 1000, 1, 1 << 8)], [], [(9, (NOBODY, 1, 0, 1000, 1))], [8])
         assert ledger.compact(4, ledger.plan(5000)) == ([], [0, SENDER >> 12], [], [9])
 
 
@@ -178,14 +211,14 @@ def test_a_state_that_was_saved_and_the_rows_since_give_what_all_rows_give(event
     """Whoever starts later knows the same: what compactions say to save is enough, and all forget the same."""
     limits = Limits(max_entries=3)
     first, late = Ledger(limits), None
-    chunks: dict[int, tuple[int, int]] = {}
-    entries: dict[int, tuple[int, int, int, int]] = {}
-    saved_at, saved_as = 0, Compaction(0, 0, 0, 0, 0, 0)
+    chunks: dict[int, tuple[int, int, int]] = {}
+    entries: dict[int, Entry] = {}
+    saved_at, saved_as = 0, Compaction(0, 0, 0, 0, 0, 0, 0)
     for seq, (what, owner, number, time) in enumerate(events, 1):
         if what == "compact":
             compaction = first.plan(time)
             changes = first.compact(seq, compaction)
-            chunks |= {key: (expires, bits) for key, expires, bits in changes.chunks}
+            chunks |= {key: chunk for key, *chunk in changes.chunks}
             entries |= dict(changes.entries)
             for key in changes.lost_chunks:
                 chunks.pop(key, None)
@@ -212,13 +245,13 @@ def test_a_state_that_was_saved_and_the_rows_since_give_what_all_rows_give(event
 
 def _tell(ledger: Ledger, what: str, owner: int, number: int, time: int) -> None:
     if what == "begin":
-        ledger.begin(owner, [(number, time)])
+        ledger.begin(owner, [(number, time, time % 7)])
     elif what == "finish":
         ledger.finish(owner, [number])
     elif what == "release":
         ledger.release(owner, list(Release)[time % 3], [number])
     else:
-        ledger.take_over(owner, [(number, time % 3 + 1, time)])
+        ledger.take_over(owner, [(number, time % 3 + 1, time, time % 7)])
 
 
 def _chunks(ledger: Ledger) -> dict[int, int]:

@@ -69,7 +69,7 @@ def as_read(row: tuple[int, int, bytes]) -> Row:
 def save(log: MappedLog, *, trim_to: int = 0, keep_from: int = 0) -> int:
     """A compaction; gives its row."""
     with log.transaction():
-        compaction = Compaction(1, 0, 0, keep_from, trim_to, 0)
+        compaction = Compaction(1, 0, 0, 0, keep_from, trim_to, 0)
         seq = log.append(Kind.COMPACT, records.pack_compact(compaction))
         log.save(seq, compaction, NOTHING, (0, 0))
     return seq
@@ -187,7 +187,7 @@ class _Model:
         elif what == "save":
             seq = save(log)
             assert seq == len(self.rows) + 1
-            self.rows.append((seq, int(Kind.COMPACT), records.pack_compact(Compaction(1, 0, 0, 0, 0, 0))))
+            self.rows.append((seq, int(Kind.COMPACT), records.pack_compact(Compaction(1, 0, 0, 0, 0, 0, 0))))
         elif what == "open":
             log.close()
             self.logs[number], self.read_to[number] = MappedLog(self.folder / "j", 0.05, is_alone=False), 0
@@ -482,7 +482,7 @@ def write_some(
         rows.append((log.append(*row), *row))
         if number == save_at:
             seq = save(log)
-            rows.append((seq, int(Kind.COMPACT), records.pack_compact(Compaction(1, 0, 0, 0, 0, 0))))
+            rows.append((seq, int(Kind.COMPACT), records.pack_compact(Compaction(1, 0, 0, 0, 0, 0, 0))))
 
 
 def contents_of(folder: Path) -> dict[str, bytes]:

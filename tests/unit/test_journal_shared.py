@@ -319,8 +319,8 @@ class TestBadFiles:
 
     def test_a_newer_format_is_refused_and_left_alone(self, path: Path, open_journal: Open) -> None:
         open_journal().close()
-        self.damage(path, "PRAGMA user_version = 3")
-        with pytest.raises(JournalUnavailable, match="has format 3, this servicebus knows 2"):
+        self.damage(path, "PRAGMA user_version = 4")
+        with pytest.raises(JournalUnavailable, match="has format 4, this servicebus knows 3"):
             open_journal()
 
     def test_a_folder_that_is_not_there_is_named(self, tmp_path: Path) -> None:
@@ -386,16 +386,13 @@ class TestWhere:
             open_named("redis://127.0.0.1:1/0", "NODE-01")
 
     def test_limits_hold_for_the_one_in_memory_too(self) -> None:
-        journal = open_named(MEMORY, "NODE-01", Limits(max_entries=2, max_answer_bytes=10, reply_keep_s=5))
-        for count in range(1, 5):
-            journal.begin(id_of(count), NOW, NOW + 100)
-            journal.finish(id_of(count), b"x" * 8)
-        assert journal.snapshot() == {
-            "ids": 2,
-            "answer_bytes": 8,
-            "forgotten_early": 2,
-            "answers_forgotten_early": 3,
-        }
+        journal = open_named(MEMORY, "NODE-01", Limits(max_entries=2, max_answer_bytes=20, reply_keep_s=5))
+        for sender in range(1, 5):
+            journal.begin(id_of(1, f"{sender:016x}"), NOW, NOW + 100 * sender)
+            journal.finish(id_of(1, f"{sender:016x}"), b"x" * 8)
+        journal.tick(NOW + 11)
+        found = journal.snapshot()
+        assert (found["chunks"], found["forgotten_early"], found["answers_forgotten_early"]) == (2, 2, 2)
 
     def test_without_a_word_it_is_kept_where_services_keep_their_state(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -60,7 +60,7 @@ class BlackBox:
     def note(self, starts: Iterable[Numbered]) -> None:
         """They wait from here on; those that were noted before stay as they are."""
         slots, free, memory = self.slots, self._free, self._memory
-        for number, _ in starts:
+        for number, _, _ in starts:
             if number not in slots and free:
                 slots[number] = at = free.pop()
                 _SLOT.pack_into(memory, at, number >> COUNT_BITS, number & _COUNT_MASK, _WAITING)  # type: ignore[arg-type]

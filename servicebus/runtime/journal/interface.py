@@ -28,6 +28,7 @@ class Standing(Enum):
     RUNNING = "started by a worker that lives, here or elsewhere, and not finished"
     FINISHED = "finished; its answer is given if there was one and it is still stored"
     INTERRUPTED = "started by a worker that died: nobody knows how far it came"
+    FORGOTTEN = "the asker's, but it must not be run: it may have been, and what was known of its time had to go"
 
 
 class Release(Enum):
@@ -52,6 +53,8 @@ class Start(NamedTuple):
     """Unix time until which a token for it could be accepted: until then it is remembered."""
     rerun: bool = False
     """It may be run again after a worker died with it: a message, or a call to an idempotent service."""
+    sent_at: float = 0.0
+    """Unix time at which it was signed; 0 if it does not say, and then it is never FORGOTTEN."""
 
 
 class Known(NamedTuple):
@@ -77,7 +80,7 @@ class Journal(Protocol):
     """
 
     def begin_many(self, starts: Sequence[Start], now: float) -> list[Known]:
-        """What is known of each id, in order. Those that are NEW are the caller's from here on, and nobody else's.
+        """What is known of each id, in order. NEW and FORGOTTEN ones are the caller's from here on, and no one else's.
 
         Args:
             now: Unix time, seconds.

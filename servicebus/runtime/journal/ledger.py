@@ -2,17 +2,19 @@
 
 Finished ids are bits. A Sender counts from 1, so 4,096 ids in a row share one chunk of 512 bytes, one number in memory
 and one row on disk: ten million ids of one Sender are 2,442 chunks. A chunk lives as long as the longest-lived of its
-ids. Ids that are begun and not finished are few, and have an entry each.
+ids. Ids that are begun and not finished are few, and have an entry each. An entry is not forgotten while a worker holds
+it; what is known of the tokens of an id that is let go of (expiry, time of signing) stays in its chunk.
 
-Chunks leave by the clock, and if there are too many those that would leave first. Both are decided once, by whoever
-compacts, and written into the log, so that no two workers ever disagree on what is known.
+Chunks leave by the clock, and if there are too many those whose ids were signed first. From then on an id that was
+signed as early and is not known counts as *forgotten*: it may have been run. All of this is decided once, by the worker
+that compacts, and written into the log, so that no two workers ever disagree on what is known.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,26 +22,35 @@ from servicebus.runtime.journal.answers import AnswerIndex
 from servicebus.runtime.journal.interface import REFUSED, Release
 from servicebus.runtime.journal.records import Compaction, Estate, Numbered
 
-__all__ = ["CHUNK_IDS", "NOBODY", "Changes", "Entry", "Ledger", "Limits"]
+__all__ = ["CHUNK_IDS", "GRACE_S", "NOBODY", "Changes", "Entry", "Ledger", "Limits"]
 
 CHUNK_BITS = 12
 CHUNK_IDS = 1 << CHUNK_BITS
 _BIT_MASK = CHUNK_IDS - 1
 
-# A chunk is one number: when it expires in the lowest 32 bits, above them one bit for each id.
+# A chunk is one number: when it expires in the lowest 32 bits, above them when the last of its ids was signed, above
+# them one bit for each id.
 _TIME_BITS = 32
 _TIME_MASK = (1 << _TIME_BITS) - 1
+_IDS_AT = 2 * _TIME_BITS
+# The order in which chunks leave when there are too many: when signed, then when expired. Without the lowest bit, as
+# SQLite's numbers have 63.
+_ORDER_MASK = (1 << 63) - 1
+_SIGNED_AT = 31
 
 _BUCKET_BITS = 4
 """Chunks are looked at by expiry, 16 seconds at once."""
 
 _LINGER_S = 10
 """Rows stay in the log for so long after they were compacted: a worker that lags behind less than that reads on."""
-_GRACE_S = 3600
+GRACE_S = 3600
 """How much longer than asked for an id is remembered: a clock that is set forward by mistake is set back again."""
+_ROOM_SHARE = 8
+"""When there are too many chunks, so much of the limit (one part in ...) is made free: looking for what to forget takes
+tens of milliseconds, and must not be needed again soon."""
 
 NOBODY = 0
-_NOTHING = (-1, 0, 0, 0)
+_NOTHING = (-1, 0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -54,16 +65,17 @@ class Limits:
     """How long an answer is given again."""
 
 
-Entry = tuple[int, int, int, int]
+Entry = tuple[int, int, int, int, int]
 """An id that was begun and is not finished: its owner (NOBODY while it waits for its next attempt), its attempts, how
-many of them ended with a death, its expiry. A plain tuple: one with names takes a third of a microsecond to make."""
+many of them ended with a death, its expiry, when it was signed. A plain tuple: one with names takes a third of a
+microsecond to make."""
 
 
 class Changes(NamedTuple):
     """What a compaction has to write: rows as they are now, and the keys of those that are gone."""
 
-    chunks: list[tuple[int, int, int]]
-    """Key, expiry, bits."""
+    chunks: list[tuple[int, int, int, int]]
+    """Key, expiry, when its last id was signed, bits."""
     lost_chunks: list[int]
     entries: list[tuple[int, Entry]]
     lost_entries: list[int]
@@ -81,6 +93,8 @@ class Ledger:
         """Ids that rows since the last compaction told of."""
         self.forgotten = 0
         """Ids that had to be forgotten before they expired."""
+        self.forgotten_until = 0
+        """They were signed until then: an unknown id that was too may be one of them."""
         self.forgotten_answers = 0
         self.entries: dict[int, Entry] = {}
         self.answers = AnswerIndex(limits.max_answer_bytes, limits.reply_keep_s)
@@ -102,29 +116,30 @@ class Ledger:
 
     def count_finished(self) -> int:
         """How many finished ids are remembered; takes time in proportion to the chunks."""
-        return sum((value >> _TIME_BITS).bit_count() for value in self._chunks.values())
+        return sum((value >> _IDS_AT).bit_count() for value in self._chunks.values())
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
     def is_finished(self, number: int) -> bool:
         value = self._chunks.get(number >> CHUNK_BITS)
-        return value is not None and value >> (_TIME_BITS + (number & _BIT_MASK)) & 1 == 1
+        return value is not None and value >> (_IDS_AT + (number & _BIT_MASK)) & 1 == 1
 
-    def unknown(self, asked: Sequence[tuple[str, int, int, bool]]) -> list[Numbered]:
-        """Number and expiry of those that were never begun, as far as is remembered."""
+    def unknown(self, asked: Sequence[tuple[str, int, int, int, bool]]) -> list[Numbered]:
+        """Number, expiry and time of signing of those that were never begun, as far as is remembered."""
         entries, chunks = self.entries, self._chunks
         return [
-            (number, until)
-            for _, number, until, _ in asked
+            (number, until, sent)
+            for _, number, until, sent, _ in asked
             if number not in entries and (number >> CHUNK_BITS not in chunks or not self.is_finished(number))
         ]
 
-    def outlives(self, number: int, expires: int) -> bool:
+    def outlives(self, number: int, expires: int, sent: int) -> bool:
         """Will what is known of this id be remembered until *expires*, without being told so?"""
         entry = self.entries.get(number)
         if entry is not None:
-            return entry[3] >= expires
-        return self._chunks.get(number >> CHUNK_BITS, 0) & _TIME_MASK >= expires
+            return entry[3] >= expires and entry[4] >= sent
+        value = self._chunks.get(number >> CHUNK_BITS, 0)
+        return value & _TIME_MASK >= expires and value >> _TIME_BITS & _TIME_MASK >= sent
 
     # -- rows ----------------------------------------------------------------------------------------------------------
 
@@ -132,27 +147,27 @@ class Ledger:
         """*owner* has what nobody has begun, and what waits for its next attempt; of the rest the expiry is noted."""
         self.pending += len(starts)
         entries, note_change = self.entries, self._changed_entries.add
-        for number, expires in starts:
+        for number, expires, sent in starts:
             entry = entries.get(number)
             if entry is not None:
-                holder, attempts, deaths, until = entry
+                holder, attempts, deaths, until, since = entry
                 if holder == NOBODY:
                     holder, attempts = owner, attempts + 1
-                entries[number] = (holder, attempts, deaths, max(expires, until))
+                entries[number] = (holder, attempts, deaths, max(expires, until), max(sent, since))
             elif self.is_finished(number):
-                self._finish(number, expires)
+                self._prolong(number >> CHUNK_BITS, expires, sent)
                 continue
             else:
-                entries[number] = (owner, 1, 0, expires)
+                entries[number] = (owner, 1, 0, expires, sent)
             note_change(number)
 
     def take_over(self, owner: int, starts: Sequence[Estate]) -> None:
         """*owner* gets what a dead worker left behind, unless somebody else has asked before."""
         self.pending += len(starts)
-        for number, dead, expires in starts:
-            holder, attempts, deaths, until = self.entries.get(number, _NOTHING)
+        for number, dead, expires, sent in starts:
+            holder, attempts, deaths, until, since = self.entries.get(number, _NOTHING)
             if holder == dead:
-                self.entries[number] = (owner, attempts + 1, deaths + 1, max(expires, until))
+                self.entries[number] = (owner, attempts + 1, deaths + 1, max(expires, until), max(sent, since))
                 self._changed_entries.add(number)
 
     def finish(self, owner: int, numbers: Sequence[int]) -> None:
@@ -165,26 +180,27 @@ class Ledger:
             self._remove(number)
             key = number >> CHUNK_BITS
             value = chunks.get(key, 0)
-            if value & _TIME_MASK < entry[3]:
-                self._finish(number, entry[3])
-            else:
-                chunks[key] = value | 1 << (_TIME_BITS + (number & _BIT_MASK))
-                note_chunk(key)
+            if value & _TIME_MASK < entry[3] or value >> _TIME_BITS & _TIME_MASK < entry[4]:
+                value = self._prolong(key, entry[3], entry[4])
+            chunks[key] = value | 1 << (_IDS_AT + (number & _BIT_MASK))
+            note_chunk(key)
 
     def release(self, owner: int, why: Release, numbers: Sequence[int]) -> None:
         self.pending += len(numbers)
         for number in numbers:
-            holder, attempts, deaths, expires = self.entries.get(number, _NOTHING)
+            holder, attempts, deaths, expires, sent = self.entries.get(number, _NOTHING)
             if holder != owner:
                 continue
             attempts -= why is Release.NOT_RUN
             if why is Release.BURIED or not attempts:
                 self._remove(number)
+                # Another worker may hold a copy that is good for longer than the next one to be run.
+                self._prolong(number >> CHUNK_BITS, expires, sent)
                 continue
             if why is Release.REFUSED:
-                self.entries[number] = (owner, attempts + REFUSED, deaths, expires)
+                self.entries[number] = (owner, attempts + REFUSED, deaths, expires, sent)
             else:
-                self.entries[number] = (NOBODY, attempts, deaths, expires)
+                self.entries[number] = (NOBODY, attempts, deaths, expires, sent)
             self._changed_entries.add(number)
 
     def compact(self, seq: int, compaction: Compaction) -> Changes:
@@ -214,15 +230,15 @@ class Ledger:
         keep_from, early = self.answers.overdue(now)
         # Not those of a moment ago; those "of the future" are from before the clock was set back.
         lingering = (seq for seq, at in reversed(self._compactions) if not 0 <= now - at < _LINGER_S)
-        expired_before = max(0, now - _GRACE_S)
-        forget_before = max(expired_before, self._room_from())
         trim_to = next(lingering, self.trimmed)
-        return Compaction(now, expired_before, forget_before, keep_from, trim_to, early)
+        before = self._room_from()
+        until = max(self.forgotten_until, before >> _SIGNED_AT)
+        return Compaction(now, max(0, now - GRACE_S), before, until, keep_from, trim_to, early)
 
     # -- as saved ------------------------------------------------------------------------------------------------------
 
-    def restore_chunk(self, key: int, expires: int, bits: int) -> None:
-        self._chunks[key] = bits << _TIME_BITS | expires
+    def restore_chunk(self, key: int, expires: int, sent: int, bits: int) -> None:
+        self._chunks[key] = bits << _IDS_AT | sent << _TIME_BITS | expires
         self._note_due(key, expires)
 
     def restore_entry(self, number: int, entry: Entry) -> None:
@@ -232,6 +248,7 @@ class Ledger:
     def restored(self, seq: int, compaction: Compaction, forgotten: int, forgotten_answers: int) -> None:
         """All that row *seq* and those before it told is here; from here on rows are applied."""
         self.forgotten, self.forgotten_answers = forgotten, forgotten_answers
+        self.forgotten_until = compaction.forgotten_until
         self.applied = seq
         self.trimmed = compaction.trim_to
         self.compacted_at = compaction.at
@@ -246,20 +263,21 @@ class Ledger:
         else:
             self._changed_entries.discard(number)
 
-    def _finish(self, number: int, expires: int) -> None:
-        key = number >> CHUNK_BITS
+    def _prolong(self, key: int, expires: int, sent: int) -> int:
+        """Have the chunk remembered until *expires*, and know that one of its ids was signed at *sent*."""
         value = self._chunks.get(key)
         if value is None:
             self._note_due(key, expires)
-            value = expires
-        elif value & _TIME_MASK < expires:
-            value += expires - (value & _TIME_MASK)
-        self._chunks[key] = value | 1 << (_TIME_BITS + (number & _BIT_MASK))
+            value = 0
+        later = max(expires - (value & _TIME_MASK), 0)
+        newer = max(sent - (value >> _TIME_BITS & _TIME_MASK), 0)
+        value = self._chunks[key] = value + (newer << _TIME_BITS) + later
         self._changed_chunks.add(key)
+        return value
 
-    def _parts(self, key: int) -> tuple[int, int]:
+    def _parts(self, key: int) -> tuple[int, int, int]:
         value = self._chunks[key]
-        return value & _TIME_MASK, value >> _TIME_BITS
+        return value & _TIME_MASK, value >> _TIME_BITS & _TIME_MASK, value >> _IDS_AT
 
     def _note_due(self, key: int, expires: int) -> None:
         bucket = expires >> _BUCKET_BITS
@@ -271,38 +289,41 @@ class Ledger:
 
     def _forget(self, compaction: Compaction) -> None:
         expired = compaction.expired_before
-        for number in [number for number, entry in self.entries.items() if entry[3] < expired]:
-            self._remove(number)
-        forgotten = 0
-        while self._due_order and self._due_order[0] < compaction.forget_before >> _BUCKET_BITS:
-            for key in self._settle_bucket(heapq.heappop(self._due_order)):
-                expires, bits = self._parts(key)
-                forgotten += bits.bit_count() if expires >= expired else 0
-                del self._chunks[key]
-                self._changed_chunks.add(key)
-        self.forgotten += forgotten
+        for number, entry in list(self.entries.items()):
+            # What is held is run, however long that takes.
+            if entry[0] == NOBODY and entry[3] < expired:
+                self._remove(number)
+        while self._due_order and self._due_order[0] < expired >> _BUCKET_BITS:
+            self._drop(self._settle_bucket(heapq.heappop(self._due_order)))
+        before, self.forgotten_until = compaction.forget_before, compaction.forgotten_until
+        if before:
+            early = [key for key, value in self._chunks.items() if value >> 1 & _ORDER_MASK < before]
+            self.forgotten += sum((self._chunks[key] >> _IDS_AT).bit_count() for key in early)
+            self._drop(early)
 
-    def _settle_bucket(self, bucket: int) -> list[int]:
+    def _drop(self, keys: Iterable[int]) -> None:
+        for key in keys:
+            del self._chunks[key]
+            self._changed_chunks.add(key)
+
+    def _settle_bucket(self, bucket: int) -> set[int]:
         """The chunks that do expire in *bucket*, which is taken away; the others have been prolonged since."""
-        due = []
+        due = set()
         for key in self._due.pop(bucket):
-            expires = self._chunks[key] & _TIME_MASK
+            value = self._chunks.get(key)
+            if value is None:
+                continue  # forgotten early
+            expires = value & _TIME_MASK
             if expires >> _BUCKET_BITS == bucket:
-                due.append(key)
+                due.add(key)
             else:
                 self._note_due(key, expires)
         return due
 
     def _room_from(self) -> int:
-        """The time before which chunks would have to expire for the others to be few enough; 0 if they are."""
+        """Before which place in their order chunks have to go, so that the others are few enough; 0 if they are."""
         excess = len(self._chunks) + len(self.entries) - self._max_entries
-        settled = []
-        while excess > 0 and self._due_order:
-            bucket = heapq.heappop(self._due_order)
-            due = self._settle_bucket(bucket)
-            excess -= len(due)
-            settled.append((bucket, due))
-        for bucket, due in settled:
-            for key in due:
-                self._note_due(key, bucket << _BUCKET_BITS)
-        return settled[-1][0] + 1 << _BUCKET_BITS if settled else 0
+        if excess <= 0 or not self._chunks:
+            return 0
+        order = sorted(value >> 1 & _ORDER_MASK for value in self._chunks.values())
+        return order[min(excess + self._max_entries // _ROOM_SHARE, len(order)) - 1] + 1

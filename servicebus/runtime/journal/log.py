@@ -28,7 +28,7 @@ class Saved(NamedTuple):
     compaction: Compaction
     forgotten: int
     forgotten_answers: int
-    chunks: Iterable[tuple[int, int, int]]
+    chunks: Iterable[tuple[int, int, int, int]]
     entries: Iterable[tuple[int, Entry]]
     rows: Iterable[Row]
 

@@ -1,61 +1,45 @@
 """MemoryJournal: one worker's own memory. It refuses replays and answers redeliveries within one worker process.
 
 A call that is re-sent over another broker reaches another worker, which knows nothing of it; and nothing outlives the
-process. For that there is SharedJournal.
+process. For that there is SharedJournal. What both know of ids is a Ledger; here the answers are in memory as well.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from servicebus.runtime.journal.interface import REFUSED, Known, OneByOne, Release, Standing, Start
+from servicebus.runtime.journal.interface import Known, OneByOne, Release, Standing, Start
+from servicebus.runtime.journal.ledger import Ledger, Limits
+from servicebus.runtime.journal.records import number_of
+from servicebus.runtime.journal.replica import seconds
 
 __all__ = ["MemoryJournal"]
 
+_ME = 1
+_FIRST = Known(Standing.NEW, None, 1)
+_COMPACT_IDS = 4096
+_COMPACT_EVERY_S = 10
 
-@dataclass(slots=True)
-class _Entry:
-    standing: Standing | None
-    """RUNNING or FINISHED; None for one that waits for its next attempt."""
-    expires_at: float
-    attempts: int = 1
-    answer: bytes | None = None
-    answered_at: float = 0.0
+
+_Answer = tuple[bytes, float, int]
+"""The answer, when it was stored, and when its id expires."""
 
 
 class MemoryJournal(OneByOne):
-    """A Journal in memory, bounded in ids and in bytes of stored answers; counts what it had to forget early.
+    """A Journal in memory, bounded in ids and in bytes of stored answers; counts what it had to forget early."""
 
-    A message's id is remembered for a day, a call's for its deadline, so finished ids leave in the order of their
-    expiry. Those that are still running are never forgotten: there are no more of them than the inboxes hold.
-
-    Args:
-        reply_keep_s: how long an answer is given again.
-    """
-
-    def __init__(
-        self, max_ids: int = 200_000, max_answer_bytes: int = 32 * 1024 * 1024, *, reply_keep_s: float = 3600.0
-    ):
-        self._max_ids = max_ids
-        self._max_answer_bytes = max_answer_bytes
-        self._reply_keep_s = reply_keep_s
-        self._entries: dict[str, _Entry] = {}
-        self._ended: list[tuple[float, str]] = []
-        """By expiry, what may be forgotten; an id that ran again since then is passed over."""
-        self._answered: OrderedDict[str, int] = OrderedDict()
+    def __init__(self, limits: Limits | None = None):
+        self._limits = limits or Limits()
+        self._ledger = Ledger(self._limits)
+        self._compactions = 0
+        self._answers: OrderedDict[int, _Answer] = OrderedDict()
         self._answer_bytes = 0
-        self.forgotten_early = 0
-        self.answers_forgotten_early = 0
+        self._forgotten_answers = 0
 
     def __repr__(self) -> str:
-        return f"<MemoryJournal ids={len(self._entries)} answer_bytes={self._answer_bytes}>"
-
-    def __len__(self) -> int:
-        return len(self._entries)
+        return f"<MemoryJournal {self._ledger!r} answer_bytes={self._answer_bytes}>"
 
     def begin_many(self, starts: Sequence[Start], now: float) -> list[Known]:
         self.tick(now)
@@ -63,99 +47,73 @@ class MemoryJournal(OneByOne):
 
     def finish_many(self, ends: Sequence[tuple[str, bytes | None]], now: float) -> None:
         self._now = now
-        for id, answer in ends:
-            self._finish(id, answer)
+        entries = self._ledger.entries
+        numbers = [number_of(id) for id, _ in ends]
+        for number, (_, answer) in zip(numbers, ends, strict=True):
+            entry = entries.get(number) if answer is not None else None
+            if answer is not None and entry is not None and entry[0] == _ME and number not in self._answers:
+                self._store(number, answer, entry[3])
+        self._ledger.finish(_ME, numbers)
         self._drop_answers()
 
     def release_many(self, ids: Sequence[str], why: Release) -> None:
-        for id in ids:
-            self._release(id, why)
+        self._ledger.release(_ME, why, [number_of(id) for id in ids])
 
     def tick(self, now: float) -> None:
         self._now = now
-        self._make_room()
+        ledger = self._ledger
+        if ledger.pending >= _COMPACT_IDS or (ledger.pending and abs(now - ledger.compacted_at) >= _COMPACT_EVERY_S):
+            self._compactions += 1
+            ledger.compact(self._compactions, ledger.plan(seconds(now)))
         self._drop_answers()
 
     def snapshot(self) -> dict[str, Any]:
+        ledger = self._ledger
         return {
-            "ids": len(self._entries),
+            "chunks": ledger.chunk_count,
+            "unfinished": len(ledger.entries),
+            "answers": len(self._answers),
             "answer_bytes": self._answer_bytes,
-            "forgotten_early": self.forgotten_early,
-            "answers_forgotten_early": self.answers_forgotten_early,
+            "forgotten_early": ledger.forgotten,
+            "forgotten_until": ledger.forgotten_until,
+            "answers_forgotten_early": self._forgotten_answers,
         }
 
     def close(self) -> None:
         """Nothing to let go of."""
 
     def _begin(self, start: Start) -> Known:
-        entry = self._entries.get(start.id)
+        id, until, _, sent_at = start
+        number, sent, ledger = number_of(id), seconds(sent_at), self._ledger
+        before = ledger.entries.get(number)
+        ledger.begin(_ME, ((number, seconds(until + 1), sent),))
+        entry = ledger.entries.get(number)
+        if before is None and entry is not None and (not sent or sent > ledger.forgotten_until):
+            return _FIRST
         if entry is None:
-            self._entries[start.id] = _Entry(Standing.RUNNING, start.expires_at)
-            return Known(Standing.NEW, None, 1)
-        entry.expires_at = max(entry.expires_at, start.expires_at)
-        if entry.standing is None:
-            entry.standing = Standing.RUNNING
-            entry.attempts += 1
-            return Known(Standing.NEW, None, entry.attempts)
-        is_running = entry.standing is Standing.RUNNING
-        return Known(entry.standing, entry.answer, entry.attempts if is_running else 0)
+            answer = self._answers.get(number)
+            return Known(Standing.FINISHED, answer[0] if answer is not None else None)
+        if before is not None and before[0] == _ME:
+            return Known(Standing.RUNNING, None, entry[1])
+        is_forgotten = entry[1] == 1 and 0 < sent <= ledger.forgotten_until
+        return Known(Standing.FORGOTTEN if is_forgotten else Standing.NEW, None, entry[1])
 
-    def _finish(self, id: str, answer: bytes | None) -> None:
-        entry = self._running(id)
-        if entry is None:
+    def _store(self, number: int, data: bytes, until: int) -> None:
+        if len(data) > self._limits.max_answer_bytes // 2:
+            self._forgotten_answers += 1
             return
-        entry.standing = Standing.FINISHED
-        heapq.heappush(self._ended, (entry.expires_at, id))
-        if answer is not None:
-            entry.answer = answer
-            entry.answered_at = self._now
-            self._answered[id] = len(answer)
-            self._answer_bytes += len(answer)
-
-    def _release(self, id: str, why: Release) -> None:
-        entry = self._running(id)
-        if entry is None:
-            return
-        if why is Release.REFUSED:
-            entry.attempts += REFUSED
-            return
-        entry.attempts -= why is Release.NOT_RUN
-        if why is Release.BURIED or not entry.attempts:
-            del self._entries[id]
-        else:
-            entry.standing = None
-            heapq.heappush(self._ended, (entry.expires_at, id))
-
-    def _running(self, id: str) -> _Entry | None:
-        entry = self._entries.get(id)
-        return entry if entry is not None and entry.standing is Standing.RUNNING else None
-
-    def _make_room(self) -> None:
-        while self._ended:
-            expires_at, id = self._ended[0]
-            is_over = expires_at < self._now
-            if not is_over and len(self._entries) < self._max_ids:
-                return
-            heapq.heappop(self._ended)
-            entry = self._entries.get(id)
-            if entry is None or entry.standing is Standing.RUNNING:
-                continue
-            if entry.expires_at > expires_at:
-                heapq.heappush(self._ended, (entry.expires_at, id))
-                continue
-            self.forgotten_early += not is_over
-            self._drop_answer(id)
-            del self._entries[id]
+        self._answers[number] = (data, self._now, until)
+        self._answer_bytes += len(data)
 
     def _drop_answers(self) -> None:
-        while self._answered:
-            id = next(iter(self._answered))
-            is_over = self._entries[id].answered_at + self._reply_keep_s <= self._now
-            if not is_over and self._answer_bytes <= self._max_answer_bytes:
+        """The oldest, which are over or too much."""
+        answers, limits, now = self._answers, self._limits, self._now
+        while answers:
+            number = next(iter(answers))
+            data, at, until = answers[number]
+            is_over = at + limits.reply_keep_s <= now or until <= now
+            if not is_over and self._answer_bytes <= limits.max_answer_bytes:
                 return
-            self.answers_forgotten_early += not is_over
-            self._drop_answer(id)
-
-    def _drop_answer(self, id: str) -> None:
-        self._answer_bytes -= self._answered.pop(id, 0)
-        self._entries[id].answer = None
+            self._forgotten_answers += not is_over
+            self._answer_bytes -= len(data)
+            del answers[number]

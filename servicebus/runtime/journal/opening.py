@@ -45,7 +45,7 @@ def open_journal(where: str, node: str, limits: Limits | None = None) -> Journal
     """
     limits = limits or Limits()
     if where == MEMORY:
-        return MemoryJournal(limits.max_entries, limits.max_answer_bytes, reply_keep_s=limits.reply_keep_s)
+        return MemoryJournal(limits)
     if "://" in where:
         from servicebus.runtime.journal.redis_journal import open_redis
 

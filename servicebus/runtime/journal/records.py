@@ -36,12 +36,13 @@ __all__ = [
 COUNT_BITS = 64
 _COUNT_MASK = (1 << COUNT_BITS) - 1
 
-Numbered = tuple[int, int]
-"""A number (see ``number_of``) and the Unix second until which its token could be accepted."""
+Numbered = tuple[int, int, int]
+"""A number (see ``number_of``), the Unix second until which its token could be accepted, and the one at which it was
+signed (0: it does not say)."""
 
 
-Estate = tuple[int, int, int]
-"""A number, the dead worker that it is taken over from, and its expiry."""
+Estate = tuple[int, int, int, int]
+"""A number, the dead worker that it is taken over from, its expiry, and when it was signed."""
 
 
 class Kind(IntEnum):
@@ -64,7 +65,9 @@ class Compaction(NamedTuple):
     expired_before: int
     """What expired before is over."""
     forget_before: int
-    """What expires before must go, even if it is not over: there is too much."""
+    """Chunks that come before in the order of leaving must go, even if they are not over: there are too many."""
+    forgotten_until: int
+    """What ever had to go was signed until then."""
     keep_from: int
     """Rows before this one are not needed for their answers."""
     trim_to: int
@@ -75,16 +78,16 @@ class Compaction(NamedTuple):
 
 _OWNER = struct.Struct("<Q")
 _ID = struct.Struct("<QQ")
-_BEGIN = struct.Struct("<QQI")
-_ONE_BEGIN = struct.Struct("<QQQI")
+_BEGIN = struct.Struct("<QQII")
+_ONE_BEGIN = struct.Struct("<QQQII")
 _FINISH_HEAD = struct.Struct("<QIII")
 _FINISH_COUNT = struct.Struct("<I")
 _FINISH_COUNT_AT = 16
 _FINISH = struct.Struct("<QQi")
 _ONE_FINISH = struct.Struct("<QIIIQQi")
 _RELEASE_HEAD = struct.Struct("<QB")
-_TAKE_OVER = struct.Struct("<QQQI")
-_COMPACT = struct.Struct("<IIIQQI")
+_TAKE_OVER = struct.Struct("<QQQII")
+_COMPACT = struct.Struct("<IIQIQQI")
 
 _WHYS = list(Release)
 
@@ -96,16 +99,17 @@ def number_of(id: str) -> int:
 
 def pack_begin(owner: int, starts: Sequence[Numbered]) -> bytes:
     if len(starts) == 1:
-        number, expires = starts[0]
-        return _ONE_BEGIN.pack(owner, number >> COUNT_BITS, number & _COUNT_MASK, expires)
+        number, expires, sent = starts[0]
+        return _ONE_BEGIN.pack(owner, number >> COUNT_BITS, number & _COUNT_MASK, expires, sent)
     pack = _BEGIN.pack
-    rows = [pack(number >> COUNT_BITS, number & _COUNT_MASK, expires) for number, expires in starts]
+    rows = [pack(number >> COUNT_BITS, number & _COUNT_MASK, expires, sent) for number, expires, sent in starts]
     return _OWNER.pack(owner) + b"".join(rows)
 
 
 def unpack_begin(data: bytes) -> tuple[int, list[Numbered]]:
     rows = _BEGIN.iter_unpack(memoryview(data)[_OWNER.size :])
-    return _OWNER.unpack_from(data)[0], [(high << COUNT_BITS | low, expires) for high, low, expires in rows]
+    starts = [(high << COUNT_BITS | low, expires, sent) for high, low, expires, sent in rows]
+    return _OWNER.unpack_from(data)[0], starts
 
 
 def pack_finish(owner: int, now: int, until: int, ends: Sequence[tuple[int, bytes | None]]) -> bytes:
@@ -162,13 +166,13 @@ def unpack_release(data: bytes) -> tuple[int, Release, list[int]]:
 
 def pack_take_over(owner: int, starts: Sequence[Estate]) -> bytes:
     pack = _TAKE_OVER.pack
-    rows = [pack(number >> COUNT_BITS, number & _COUNT_MASK, dead, expires) for number, dead, expires in starts]
+    rows = [pack(number >> COUNT_BITS, number & _COUNT_MASK, *rest) for number, *rest in starts]
     return _OWNER.pack(owner) + b"".join(rows)
 
 
 def unpack_take_over(data: bytes) -> tuple[int, list[Estate]]:
     rows = _TAKE_OVER.iter_unpack(memoryview(data)[_OWNER.size :])
-    return _OWNER.unpack_from(data)[0], [(high << COUNT_BITS | low, dead, expires) for high, low, dead, expires in rows]
+    return _OWNER.unpack_from(data)[0], [(high << COUNT_BITS | low, *rest) for high, low, *rest in rows]
 
 
 def pack_compact(compaction: Compaction) -> bytes:

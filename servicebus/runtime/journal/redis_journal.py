@@ -37,13 +37,18 @@ _STANDINGS = {
     b"running": Standing.RUNNING,
     b"finished": Standing.FINISHED,
     b"interrupted": Standing.INTERRUPTED,
+    b"forgotten": Standing.FORGOTTEN,
 }
 _FIELDS = 5
 _RENEW_S = 1.0
 _SWEEP_IDS = 4096
 _SWEEP_EVERY_S = 10.0
+_HOLD_EVERY_S = 1200.0
+"""The server drops what no one has held for an hour after its expiry."""
 _SWEEP_CHUNKS = 1000
 """At once, so that the server is not kept busy: it serves everybody in turn."""
+_SWEEPS = 8
+"""At most, one after the other: more than the Senders that say one thing each can add until the next time."""
 _BATCH_IDS = 500
 
 
@@ -85,12 +90,14 @@ class RedisJournal(OneByOne):
         register = client.register_script
         self._begin_script, self._finish_script = register(redis_scripts.BEGIN), register(redis_scripts.FINISH)
         self._release_script, self._sweep_script = register(redis_scripts.RELEASE), register(redis_scripts.SWEEP)
+        self._hold_script = register(redis_scripts.HOLD)
         self._mine: set[str] = set()
         self._unswept = 0
         self._swept_at = 0.0
         self._renewed_at = -_RENEW_S
+        self._held_at = time.monotonic()
         self._large_answers = 0
-        self._sizes = [0] * 5
+        self._sizes = [0] * 6
         self._is_closed = False
         self._check_server()
         self._me = str(self._ask(lambda: client.incr(self._prefix + "owners")))
@@ -123,24 +130,29 @@ class RedisJournal(OneByOne):
     def release_many(self, ids: Sequence[str], why: Release) -> None:
         mine = [id for id in ids if id in self._mine]
         if mine:
-            self._ask(lambda: self._release_script(keys=[self._prefix], args=[self._me, _WHYS[why], *mine]))
+            args: list[Any] = [self._me, self._now, _WHYS[why]]
+            for id in mine:
+                args += (id, _place(id)[0])
+            self._ask(lambda: self._release_script(keys=[self._prefix], args=args))
             if why is not Release.REFUSED:
                 self._mine.difference_update(mine)
 
     def tick(self, now: float) -> None:
         self._now = now
         self._renew()
+        self._hold()
         if self._unswept and now >= self._swept_at + _SWEEP_EVERY_S:
             self._sweep()
 
     def snapshot(self) -> dict[str, Any]:
-        chunks, answer_bytes, answers, forgotten, forgotten_answers = self._sizes
+        chunks, answer_bytes, answers, forgotten, forgotten_answers, forgotten_until = self._sizes
         return {
             "chunks": chunks,
             "unfinished": len(self._mine),
             "answers": answers,
             "answer_bytes": answer_bytes,
             "forgotten_early": forgotten,
+            "forgotten_until": forgotten_until,
             "answers_forgotten_early": forgotten_answers + self._large_answers,
         }
 
@@ -158,8 +170,8 @@ class RedisJournal(OneByOne):
 
     def _begin(self, starts: Sequence[Start]) -> list[Known]:
         args: list[Any] = [self._me, self._now]
-        for id, expires_at, rerun in starts:
-            args += (id, *_place(id), expires_at + 1, int(rerun))
+        for id, expires_at, rerun, sent_at in starts:
+            args += (id, *_place(id), expires_at + 1, int(rerun), int(sent_at))
         told = self._ask(lambda: self._begin_script(keys=[self._prefix], args=args)) if starts else []
         return [self._known(start.id, *told[at * _FIELDS : at * _FIELDS + _FIELDS]) for at, start in enumerate(starts)]
 
@@ -168,7 +180,7 @@ class RedisJournal(OneByOne):
         if standing is Standing.RUNNING and owner == self._me.encode() and id not in self._mine:
             # The server gave it to us, and its word was lost on the way.
             standing = Standing.NEW
-        if standing is Standing.NEW:
+        if standing in (Standing.NEW, Standing.FORGOTTEN):
             self._mine.add(id)
         return Known(standing, answer, attempts, deaths)
 
@@ -196,13 +208,25 @@ class RedisJournal(OneByOne):
             )
         self._renewed_at = now
 
+    def _hold(self) -> None:
+        """What we are running must not be forgotten, however long that takes."""
+        now = time.monotonic()
+        if self._mine and now - self._held_at >= _HOLD_EVERY_S:
+            ids = list(self._mine)
+            self._ask(lambda: self._hold_script(keys=[self._prefix], args=ids))
+            self._held_at = now
+
     def _sweep(self) -> None:
         limits = self._limits
         args = [self._now, limits.max_entries, limits.max_answer_bytes, _SWEEP_CHUNKS]
         before = self._sizes[3:]
-        self._sizes = self._ask(lambda: self._sweep_script(keys=[self._prefix], args=args))
+        for _ in range(_SWEEPS):
+            self._sizes = self._ask(lambda: self._sweep_script(keys=[self._prefix], args=args))
+            if self._sizes[0] <= limits.max_entries:
+                break
         if self._swept_at and self._sizes[3:] != before:
-            LOG.warning("the journal is too small: %d ids and %d answers were forgotten early in all", *self._sizes[3:])
+            text = "the journal is too small: %d ids and %d answers were forgotten early in all"
+            LOG.warning(text, *self._sizes[3:5])
         self._unswept = 0
         self._swept_at = self._now
 

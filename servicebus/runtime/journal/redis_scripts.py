@@ -3,14 +3,16 @@
 Every key begins with ``servicebus:{NODE}:``; the braces keep a node's keys together where a cluster is used.
 
 =================  ===================================================================================================
-``e:<id>``         what was begun and is not finished: o(wner; 0 while it waits), a(ttempts), d(eaths), x (expiry)
+``e:<id>``         what was begun and is not finished: o(wner; 0 while it waits), a(ttempts), d(eaths), x (expiry),
+                   s (when it was signed)
 ``c:<chunk>``      one bit for each of 4,096 finished ids of a Sender
 ``chunks``         sorted set: each chunk by its expiry
+``sent``           sorted set: each chunk by when the last of its ids was signed
 ``a:<id>``         an answer, behind ten digits that say until when it is given
 ``answers``        list: until, size and id of each answer, oldest first; ``answer_bytes`` their sum
 ``o:<owner>``      exists while that worker lives
 ``owners``         the last number given to a worker
-``forgotten``      hash: ids and answers that had to be forgotten early
+``forgotten``      hash: ids and answers that had to be forgotten early, and until when those ids were signed
 =================  ===================================================================================================
 
 Times are Unix seconds of the callers; what the server expires by itself it expires later than they ask for.
@@ -20,7 +22,7 @@ from __future__ import annotations
 
 from servicebus.runtime.journal.interface import REFUSED
 
-__all__ = ["BEGIN", "FINISH", "RELEASE", "SWEEP"]
+__all__ = ["BEGIN", "FINISH", "HOLD", "RELEASE", "SWEEP"]
 
 _COMMON = """
 local prefix = KEYS[1]
@@ -30,11 +32,14 @@ local function outlive(key, expires, now)
     redis.call('EXPIRE', key, math.max(1, math.ceil(expires - now) + GRACE))
 end
 
-local function prolong(chunk, expires, now)
+local function prolong(chunk, expires, sent, now)
     local known = tonumber(redis.call('ZSCORE', prefix .. 'chunks', chunk)) or 0
     if expires > known then
         redis.call('ZADD', prefix .. 'chunks', expires, chunk)
-        outlive(prefix .. 'c:' .. chunk, expires, now)
+    end
+    outlive(prefix .. 'c:' .. chunk, math.max(expires, known), now)
+    if sent > (tonumber(redis.call('ZSCORE', prefix .. 'sent', chunk)) or -1) then
+        redis.call('ZADD', prefix .. 'sent', sent, chunk)
     end
 end
 """
@@ -42,9 +47,10 @@ end
 BEGIN = (
     _COMMON
     + """
--- ARGV: owner, now, then for each id: id, chunk, bit, expiry, 1 if it may run again
--- Gives for each id: 'new', 'running', 'finished' or 'interrupted'; owner, attempts, deaths, answer.
+-- ARGV: owner, now, then for each id: id, chunk, bit, expiry, 1 if it may run again, when it was signed
+-- Gives for each id: 'new', 'running', 'finished', 'interrupted' or 'forgotten'; owner, attempts, deaths, answer.
 local me, now = ARGV[1], tonumber(ARGV[2])
+local forgotten_until = tonumber(redis.call('HGET', prefix .. 'forgotten', 'until')) or 0
 local found = {}
 
 local function tell(standing, owner, attempts, deaths, answer)
@@ -55,9 +61,9 @@ local function tell(standing, owner, attempts, deaths, answer)
     found[#found + 1] = answer
 end
 
-local function begin(id, chunk, bit, expires, rerun)
+local function begin(id, chunk, bit, expires, rerun, sent)
     if redis.call('GETBIT', prefix .. 'c:' .. chunk, bit) == 1 then
-        prolong(chunk, expires, now)
+        prolong(chunk, expires, sent, now)
         local answer = redis.call('GET', prefix .. 'a:' .. id)
         if answer and tonumber(string.sub(answer, 1, 10)) > now then
             return tell('finished', 0, 0, 0, string.sub(answer, 11))
@@ -65,11 +71,14 @@ local function begin(id, chunk, bit, expires, rerun)
         return tell('finished', 0, 0, 0, false)
     end
     local key = prefix .. 'e:' .. id
-    local entry = redis.call('HMGET', key, 'o', 'a', 'd', 'x')
+    local entry = redis.call('HMGET', key, 'o', 'a', 'd', 'x', 's')
     local owner, attempts, deaths = entry[1], tonumber(entry[2]) or 0, tonumber(entry[3]) or 0
     if expires > (tonumber(entry[4]) or 0) then
         redis.call('HSET', key, 'x', expires)
         outlive(key, expires, now)
+    end
+    if sent > (tonumber(entry[5]) or -1) then
+        redis.call('HSET', key, 's', sent)
     end
     if owner and owner ~= '0' then
         if owner == me or redis.call('EXISTS', prefix .. 'o:' .. owner) == 1 then
@@ -81,11 +90,12 @@ local function begin(id, chunk, bit, expires, rerun)
         return tell('interrupted', owner, attempts, deaths, false)
     end
     redis.call('HSET', key, 'o', me, 'a', attempts + 1, 'd', deaths)
-    return tell('new', me, attempts + 1, deaths, false)
+    local is_forgotten = attempts == 0 and sent > 0 and sent <= forgotten_until
+    return tell(is_forgotten and 'forgotten' or 'new', me, attempts + 1, deaths, false)
 end
 
-for i = 3, #ARGV, 5 do
-    begin(ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3]), ARGV[i + 4] == '1')
+for i = 3, #ARGV, 6 do
+    begin(ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3]), ARGV[i + 4] == '1', tonumber(ARGV[i + 5]))
 end
 return found
 """
@@ -110,12 +120,12 @@ end
 
 for i = 4, #ARGV, 5 do
     local id, chunk = ARGV[i], ARGV[i + 1]
-    local entry = redis.call('HMGET', prefix .. 'e:' .. id, 'o', 'x')
+    local entry = redis.call('HMGET', prefix .. 'e:' .. id, 'o', 'x', 's')
     if entry[1] == me then
         local expires = tonumber(entry[2])
         redis.call('DEL', prefix .. 'e:' .. id)
         redis.call('SETBIT', prefix .. 'c:' .. chunk, ARGV[i + 2], 1)
-        prolong(chunk, expires, now)
+        prolong(chunk, expires, tonumber(entry[3]) or 0, now)
         if ARGV[i + 3] == '1' then
             store(id, ARGV[i + 4], expires)
         end
@@ -128,11 +138,11 @@ RELEASE = (
     _COMMON
     + f"local REFUSED = {REFUSED}\n"
     + """
--- ARGV: owner, why ('not_run', 'failed', 'buried', 'refused'), then the ids
-local me, why = ARGV[1], ARGV[2]
-for i = 3, #ARGV do
+-- ARGV: owner, now, why ('not_run', 'failed', 'buried', 'refused'), then for each id: id, chunk
+local me, now, why = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+for i = 4, #ARGV, 2 do
     local key = prefix .. 'e:' .. ARGV[i]
-    local entry = redis.call('HMGET', key, 'o', 'a')
+    local entry = redis.call('HMGET', key, 'o', 'a', 'x', 's')
     if entry[1] == me then
         local attempts = tonumber(entry[2])
         if why == 'not_run' then
@@ -140,6 +150,7 @@ for i = 3, #ARGV do
         end
         if why == 'buried' or attempts == 0 then
             redis.call('DEL', key)
+            prolong(ARGV[i + 1], tonumber(entry[3]), tonumber(entry[4]) or 0, now)
         elseif why == 'refused' then
             redis.call('HSET', key, 'a', attempts + REFUSED)
         else
@@ -150,29 +161,45 @@ end
 """
 )
 
+HOLD = (
+    _COMMON
+    + """
+-- ARGV: ids that are run
+for i = 1, #ARGV do
+    local key = prefix .. 'e:' .. ARGV[i]
+    if redis.call('TTL', key) < GRACE then
+        redis.call('EXPIRE', key, GRACE)
+    end
+end
+"""
+)
+
 SWEEP = (
     _COMMON
     + """
 -- Forgets what is over, and what is too much. ARGV: now, chunks at most, bytes of answers at most, chunks at once
--- Gives: chunks, bytes of answers, answers, ids and answers that ever were forgotten early.
+-- Gives: chunks, bytes of answers, answers, ids and answers ever forgotten early, until when those ids were signed.
 local now, max_chunks, max_bytes, at_once = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 
-local function forget(chunk, expires)
-    if expires > now then
-        redis.call('HINCRBY', prefix .. 'forgotten', 'ids', redis.call('BITCOUNT', prefix .. 'c:' .. chunk))
-    end
+local function forget(chunk)
     redis.call('DEL', prefix .. 'c:' .. chunk)
     redis.call('ZREM', prefix .. 'chunks', chunk)
+    redis.call('ZREM', prefix .. 'sent', chunk)
 end
 
-local excess = redis.call('ZCARD', prefix .. 'chunks') - max_chunks
-local first = redis.call('ZRANGE', prefix .. 'chunks', 0, at_once - 1, 'WITHSCORES')
-for i = 1, #first, 2 do
-    if excess <= 0 and tonumber(first[i + 1]) + GRACE > now then
-        break
+for _, chunk in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'chunks', '-inf', now - GRACE, 'LIMIT', 0, at_once)) do
+    forget(chunk)
+end
+
+local excess = math.min(at_once, redis.call('ZCARD', prefix .. 'chunks') - max_chunks)
+if excess > 0 then
+    local first = redis.call('ZRANGE', prefix .. 'sent', 0, excess - 1, 'WITHSCORES')
+    for i = 1, #first, 2 do
+        redis.call('HINCRBY', prefix .. 'forgotten', 'ids', redis.call('BITCOUNT', prefix .. 'c:' .. first[i]))
+        forget(first[i])
     end
-    forget(first[i], tonumber(first[i + 1]))
-    excess = excess - 1
+    local known = tonumber(redis.call('HGET', prefix .. 'forgotten', 'until')) or 0
+    redis.call('HSET', prefix .. 'forgotten', 'until', math.max(known, tonumber(first[#first])))
 end
 
 local bytes = tonumber(redis.call('GET', prefix .. 'answer_bytes')) or 0
@@ -194,8 +221,8 @@ while true do
     bytes = redis.call('DECRBY', prefix .. 'answer_bytes', size)
 end
 
-local forgotten = redis.call('HMGET', prefix .. 'forgotten', 'ids', 'answers')
+local forgotten = redis.call('HMGET', prefix .. 'forgotten', 'ids', 'answers', 'until')
 return {redis.call('ZCARD', prefix .. 'chunks'), bytes, redis.call('LLEN', prefix .. 'answers'),
-        tonumber(forgotten[1]) or 0, tonumber(forgotten[2]) or 0}
+        tonumber(forgotten[1]) or 0, tonumber(forgotten[2]) or 0, tonumber(forgotten[3]) or 0}
 """
 )

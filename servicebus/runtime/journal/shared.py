@@ -20,7 +20,7 @@ from typing import Any
 from servicebus.runtime.journal import records, rows
 from servicebus.runtime.journal.blackbox import BlackBoxes
 from servicebus.runtime.journal.interface import Known, OneByOne, Release, Standing, Start, do_nothing
-from servicebus.runtime.journal.ledger import NOBODY, Limits
+from servicebus.runtime.journal.ledger import GRACE_S, NOBODY, Limits
 from servicebus.runtime.journal.log import Log
 from servicebus.runtime.journal.owners import OwnerLock
 from servicebus.runtime.journal.records import Numbered, number_of
@@ -36,11 +36,12 @@ _ROUNDS = 4
 """Each round but the first needs another worker that did something in the very same moment."""
 
 _FIRST = Known(Standing.NEW, None, 1)
+_FORGOTTEN = Known(Standing.FORGOTTEN, None, 1)
 
 End = tuple[str, bytes | None]
 
-Asked = tuple[str, int, int, bool]
-"""Id, number, expiry, may be run again."""
+Asked = tuple[str, int, int, int, bool]
+"""Id, number, expiry, time of signing, may be run again."""
 
 
 class SharedJournal(OneByOne):
@@ -87,7 +88,11 @@ class SharedJournal(OneByOne):
         self._now = now
         self._replica.refresh()
         self._given.clear()
-        asked = [(id, number_of(id), seconds(until + 1), rerun) for id, until, rerun in starts] if starts else []
+        asked = (
+            [(id, number_of(id), seconds(until + 1), seconds(sent), rerun) for id, until, rerun, sent in starts]
+            if starts
+            else []
+        )
         try:
             self._tell(ends, asked)
             found = self._hear(asked) if asked else []
@@ -124,6 +129,7 @@ class SharedJournal(OneByOne):
             self._release_unclaimed()
         # Further away in either direction: clocks are set back as well.
         if self._replica.ledger.pending and abs(now - self._replica.ledger.compacted_at) >= _COMPACT_EVERY_S:
+            self._clear_estates(now)
             self._replica.compact(1, now)
         if abs(now - self._checkpointed_at) >= _CHECKPOINT_EVERY_S:
             self._checkpointed_at = int(now)
@@ -139,6 +145,7 @@ class SharedJournal(OneByOne):
             "answers": ledger.answers.count,
             "answer_bytes": ledger.answers.size,
             "forgotten_early": ledger.forgotten,
+            "forgotten_until": ledger.forgotten_until,
             "answers_forgotten_early": ledger.forgotten_answers + self._large_answers,
         }
 
@@ -183,8 +190,8 @@ class SharedJournal(OneByOne):
     def _claim(self, asked: Sequence[Asked]) -> None:
         """Want what is known already: others may have finished, released or taken it since we looked."""
         self._catch_up_with_the_dead()
-        wanted = [(number, until) for _, number, until, rerun in asked if self._is_wanted(number, until, rerun)]
-        self._take_over([(number, until) for _, number, until, rerun in asked if rerun])
+        wanted = [(one[1], one[2], one[3]) for one in asked if self._is_wanted(one)]
+        self._take_over([(number, until, sent) for _, number, until, sent, rerun in asked if rerun])
         if wanted:
             self._replica.write(self._begun(wanted))
 
@@ -214,37 +221,40 @@ class SharedJournal(OneByOne):
         numbers = [self._mine.pop(id) for id in ids if id in self._mine]
         self._box.clear(numbers)
 
-    def _is_wanted(self, number: int, expires: int, rerun: bool) -> bool:
+    def _is_wanted(self, one: Asked) -> bool:
         """Can it be had, or must it be remembered for longer than before?"""
+        _, number, expires, sent, rerun = one
         entry = self._replica.ledger.entries.get(number)
         if entry is None and not self._replica.ledger.is_finished(number):
             return True
         if entry is not None and entry[0] == NOBODY and (rerun or not entry[2]):
             return True
-        return not self._replica.ledger.outlives(number, expires)
+        return not self._replica.ledger.outlives(number, expires, sent)
 
     def _take_over(self, asked: Iterable[Numbered]) -> None:
         entries = self._replica.ledger.entries
         estates = [
-            (number, entries[number][0], until)
-            for number, until in asked
+            (number, entries[number][0], until, sent)
+            for number, until, sent in asked
             if number in entries and entries[number][0] in self._dead
         ]
         if estates:
-            self._box.note([(number, until) for number, _, until in estates])
+            self._box.note([(number, until, sent) for number, _, until, sent in estates])
             self._replica.write(rows.taken_over(self._me, estates))
 
     def _known(self, one: Asked) -> Known | None:
         """What is known now; None if it has to be claimed (again) first."""
-        id, number, _, rerun = one
+        id, number, _, sent, rerun = one
         entry = self._replica.ledger.entries.get(number)
         if entry is None:
             return Known(Standing.FINISHED, self._answer(number)) if self._replica.ledger.is_finished(number) else None
-        owner, attempts, deaths, _ = entry
+        owner, attempts, deaths, _, _ = entry
         if owner == self._me and id not in self._mine:
             self._mine[id] = number
             self._given.append(id)
-            return _FIRST if attempts == 1 else Known(Standing.NEW, None, attempts, deaths)
+            if attempts > 1:
+                return Known(Standing.NEW, None, attempts, deaths)
+            return _FORGOTTEN if 0 < sent <= self._replica.ledger.forgotten_until else _FIRST
         if owner == NOBODY or owner in self._dead:
             is_free = rerun or (owner == NOBODY and not deaths)
             return None if is_free else Known(Standing.INTERRUPTED, None, attempts, deaths + (owner != NOBODY))
@@ -274,6 +284,17 @@ class SharedJournal(OneByOne):
             self._boxes.remove(owner)
             self._unopened.discard(owner)
             self._dead.add(owner)
+
+    def _clear_estates(self, now: float) -> None:
+        """Let go of what dead workers held and no token is good for. What living ones hold is not forgotten."""
+        over = seconds(now) - GRACE_S
+        held: dict[int, list[int]] = {}
+        for number, entry in self._replica.ledger.entries.items():
+            if entry[3] < over and entry[0] not in (NOBODY, self._me):
+                held.setdefault(entry[0], []).append(number)
+        for owner, numbers in held.items():
+            if not self._owners.is_alive(owner):
+                self._replica.write(rows.released(owner, Release.BURIED, numbers))
 
     def _release_unclaimed(self) -> None:
         """What the log says is ours, since our row was written, and what nobody was told of, since more went wrong."""

@@ -24,21 +24,24 @@ __all__ = ["State", "StateFile", "is_damage", "set_up"]
 
 T = TypeVar("T")
 
-_VERSION = 2
+_VERSION = 3
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS chunks (id BLOB PRIMARY KEY, expires INTEGER NOT NULL, bits BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS chunks (
+    id BLOB PRIMARY KEY, expires INTEGER NOT NULL, sent INTEGER NOT NULL, bits BLOB NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS entries (
     id BLOB PRIMARY KEY, owner INTEGER NOT NULL, attempts INTEGER NOT NULL, deaths INTEGER NOT NULL,
-    expires INTEGER NOT NULL
+    expires INTEGER NOT NULL, sent INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS owners (number INTEGER PRIMARY KEY AUTOINCREMENT, pid INTEGER NOT NULL, since REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS state (
     one INTEGER PRIMARY KEY CHECK (one = 1), seq INTEGER NOT NULL, at INTEGER NOT NULL,
-    expired_before INTEGER NOT NULL, forget_before INTEGER NOT NULL, keep_from INTEGER NOT NULL,
+    expired_before INTEGER NOT NULL, forget_before INTEGER NOT NULL, forgotten_until INTEGER NOT NULL,
+    keep_from INTEGER NOT NULL,
     trim_to INTEGER NOT NULL, forgotten_now INTEGER NOT NULL, forgotten INTEGER NOT NULL,
     forgotten_answers INTEGER NOT NULL
 );
-INSERT OR IGNORE INTO state VALUES (1, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+INSERT OR IGNORE INTO state VALUES (1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
 CREATE TABLE IF NOT EXISTS identity (one INTEGER PRIMARY KEY CHECK (one = 1), id BLOB NOT NULL);
 INSERT OR IGNORE INTO identity VALUES (1, randomblob(16));
 """
@@ -57,7 +60,7 @@ class State(NamedTuple):
     compaction: Compaction
     forgotten: int
     forgotten_answers: int
-    chunks: list[tuple[int, int, int]]
+    chunks: list[tuple[int, int, int, int]]
     entries: list[tuple[int, Entry]]
 
 
@@ -179,12 +182,12 @@ class StateFile:
     def _save(self, changes: Changes) -> None:
         many = self._connection.executemany
         many(
-            "INSERT OR REPLACE INTO chunks VALUES (?, ?, ?)",
-            ((_key(key), expires, _packed(bits)) for key, expires, bits in changes.chunks),
+            "INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?)",
+            ((_key(key), expires, sent, _packed(bits)) for key, expires, sent, bits in changes.chunks),
         )
         many("DELETE FROM chunks WHERE id = ?", ((_key(key),) for key in changes.lost_chunks))
         many(
-            "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?)",
             ((_key(number), *entry) for number, entry in changes.entries),
         )
         many("DELETE FROM entries WHERE id = ?", ((_key(number),) for number in changes.lost_entries))
@@ -195,17 +198,17 @@ class StateFile:
         if state is None:
             raise Damaged(str(self._path), "holds no state")
         _, seq, *rest = state
-        chunks = execute("SELECT id, expires, bits FROM chunks").fetchall()
-        entries = execute("SELECT id, owner, attempts, deaths, expires FROM entries").fetchall()
+        chunks = execute("SELECT id, expires, sent, bits FROM chunks").fetchall()
+        entries = execute("SELECT id, owner, attempts, deaths, expires, sent FROM entries").fetchall()
         return State(
             seq,
             Compaction(*rest[:-2]),
             rest[-2],
             rest[-1],
-            [(int.from_bytes(key, "big"), expires, _unpacked(bits)) for key, expires, bits in chunks],
+            [(int.from_bytes(key, "big"), expires, sent, _unpacked(bits)) for key, expires, sent, bits in chunks],
             [
-                (int.from_bytes(key, "big"), (owner, attempts, deaths, expires))
-                for key, owner, attempts, deaths, expires in entries
+                (int.from_bytes(key, "big"), (owner, attempts, deaths, expires, sent))
+                for key, owner, attempts, deaths, expires, sent in entries
             ],
         )
 
@@ -257,8 +260,8 @@ def _key(number: int) -> bytes:
 
 def _packed(bits: int) -> bytes:
     """A full chunk, as most are in the end, takes no room."""
-    return b"" if bits == _FULL else bits.to_bytes((bits.bit_length() + 7) // 8, "little")
+    return b"" if bits == _FULL else bits.to_bytes(bits.bit_length() // 8 + 1, "little")
 
 
 def _unpacked(data: bytes) -> int:
-    return int.from_bytes(data, "little") or _FULL
+    return int.from_bytes(data, "little") if data else _FULL
