@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -78,7 +79,9 @@ def test_a_worker_killed_at_any_moment_has_lost_nothing_that_it_said(
     """700 at once and a tick for each: it compacts all the time."""
     rng = random.Random(batch)
     begun = finished = 0
-    for life in range(3):
+    for life in itertools.count():
+        if life >= 3 and begun > 100 and finished > 100:
+            break  # beside other work a life may end before it has begun much
         worker = start_worker(reply_keep_s=1e9)
         worker.tell("work", 1 + life * 1_000_000, batch)
         worker.read()
@@ -88,8 +91,6 @@ def test_a_worker_killed_at_any_moment_has_lost_nothing_that_it_said(
         worker.kill()
         more = check(journal, worker.rest())
         begun, finished = begun + more[0], finished + more[1]
-    assert begun > 100
-    assert finished > 100
     assert_sound(path)
 
 
