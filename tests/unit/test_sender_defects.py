@@ -34,6 +34,7 @@ class Channel:
         self.broker = broker
         self.confirm: Callable[[int, bool, bool], None] | None = told.get("on_confirmed")
         self.count = 0
+        self.consumed: dict[str, str] = {}
 
     @property
     def is_open(self) -> bool:
