@@ -125,14 +125,18 @@ def _report(run: Run, verdict: Verdict, folder: Path, others: list[Tally]) -> No
 
 
 def _guard_against_hanging(minutes: float) -> None:
-    """TERM is taken as Ctrl-C is. Whatever hangs, this process ends, and its guards end what it started."""
+    """TERM is taken as Ctrl-C is, which a shell's background jobs would ignore.
+
+    Whatever hangs, this process ends, and its guards end what it started.
+    """
 
     def give_up() -> None:
         sys.stderr.write("the rig hangs; giving up\n")
         sys.stderr.flush()
         os._exit(2)
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, signal.default_int_handler)
     timer = threading.Timer(minutes * 60 + _PATIENCE_S, give_up)
     timer.daemon = True
     timer.start()

@@ -196,9 +196,8 @@ def test_a_broker_that_does_not_come_up_says_why() -> None:
 
 
 PARENT = """
-import signal, time
+import time
 import servicebus.testing
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 with servicebus.testing.brokers() as (broker,):
     print(broker.folder, broker.pid, flush=True)
     time.sleep(600)
