@@ -102,7 +102,8 @@ class EnvelopeError(ServiceBusError):
     """Raised when bytes are no acceptable envelope, or a value cannot become one.
 
     ``reason`` is a short stable word that counters and tests use: ``malformed``, ``oversized``, ``too-deep``, ``dtd``,
-    ``bad-json``, ``signature``, ``stale``, ``replayed``, ``wrong-node``, ``unknown-service``, ``unencodable``.
+    ``bad-json``, ``signature``, ``stale``, ``replayed``, ``wrong-node``, ``wrong-queue``, ``unknown-service``,
+    ``unencodable``.
     """
 
     def __init__(self, reason: str, detail: str = ""):

@@ -11,29 +11,35 @@ from servicebus.client.path import Path
 from servicebus.client.receipt import Receipt
 from servicebus.client.request import Request
 from servicebus.client.roster import Roster
+from servicebus.client.seal import our_clock_ms
 from servicebus.client.watch import AWAY, PathWatch
 from servicebus.errors import EnvelopeError, NodeUnavailable, ServiceBusy
 from servicebus.transport.interface import Delivery, Returned
 from servicebus.transport.loggers import get_logger
 from servicebus.wire.envelope import Kind
-from servicebus.wire.fault import EXPIRED, Fault, error_from_fault
+from servicebus.wire.fault import EXPIRED, NOT_RUN, REFUSED, Fault, error_from_fault
 
 LOG = get_logger(__name__)
 
 _QUEUE_MAY_APPEAR_S = 0.25
 """After a message came back unroutable, its node's queue on that broker is not tried again for so long."""
+_CORRECTIONS = 3
+"""So often a call is sent again because its node's clock says that it is late."""
 
 
 class Answers:
     """Belongs to the engine's thread."""
 
-    def __init__(self, roster: Roster, carrier: Carrier, watch: PathWatch, canceller: Canceller):
+    def __init__(
+        self, roster: Roster, carrier: Carrier, watch: PathWatch, canceller: Canceller, clock_skew_s: float = 60.0
+    ):
         self.unverified = 0
         self.late = 0
         self._roster = roster
         self._carrier = carrier
         self._watch = watch
         self._canceller = canceller
+        self._clock_skew_ms = clock_skew_s * 1000
 
     def replied(self, link: Link, delivery: Delivery) -> None:
         request = self._roster.travelling.get(delivery.correlation_id or "")
@@ -65,6 +71,11 @@ class Answers:
         if path is not None:
             path.clock.heard(time.monotonic())  # it lives; whether it takes new calls, only a pong says
         if reply.fault is not None:
+            if reply.fault.type in NOT_RUN and reply.attempt != request.attempt_on(link):
+                # Played again, or for an attempt that was given up: it says nothing about the one that travels.
+                self.late += 1
+                LOG.debug("%s: %s for a former attempt of %s", link.host.name, reply.fault.type, wire_id)
+                return
             self._faulted(request, reply.fault, link)
             return
         self._answered(request, path)
@@ -114,8 +125,10 @@ class Answers:
             return
         now = time.monotonic()
         error = error_from_fault(fault, str(request.address), now - request.started_at)
-        is_early = fault.type == EXPIRED and now < request.deadline and not request.says_fresh
+        is_early = fault.type == EXPIRED and self._corrects_clock(request, fault, link, now)
         if not isinstance(error, ServiceBusy) and not is_early:
+            if fault.type == REFUSED and request.path is not None:
+                request.path.shift_ms = 0  # the node behind it may be another now, with another clock
             self._answered(request, request.path_on(link))
             if fault.type == EXPIRED and request.refusals:
                 request.not_run()
@@ -131,10 +144,26 @@ class Answers:
         if isinstance(error, ServiceBusy):
             self._carrier.pause(request, error)
         else:
-            # By our clock it is not late: the two do not agree, or it was held up. Sent again, it says which.
-            request.says_fresh = True
+            # By our clock it is not late: the two do not agree. Sent again, it is dated by the node's.
             request.link = request.path = None
             self._carrier.route(request, now)
+
+    def _corrects_clock(self, request: Request, fault: Fault, link: Link, now: float) -> bool:
+        """Whether *request*, which the node takes for late, is to be sent again, dated by the node's clock.
+
+        The node's time is a little old when it comes, so a date by it is never too late. And it is bounded by
+        ``clock_skew``, for so much longer than the first attempt is good the node remembers the id.
+        """
+        path = request.path_on(link)
+        if path is None or fault.clock_ms is None or now >= request.deadline or request.corrections >= _CORRECTIONS:
+            return False
+        shift_ms = fault.clock_ms - our_clock_ms(request.body, request.deadline)
+        if shift_ms == request.shift_ms or abs(shift_ms) > self._clock_skew_ms:
+            request.tried(link.host.name, f"says that its clock and ours are {abs(shift_ms) / 1000:.3f} s apart")
+            return False
+        request.corrections += 1
+        path.shift_ms = shift_ms
+        return True
 
     def _not_run(self, request: Request, link: Link, why: str, now: float) -> None:
         """The path takes no calls, and surely did not run this one. Those that it took before may be under way."""

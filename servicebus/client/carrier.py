@@ -178,6 +178,8 @@ class Carrier:
         assert request.copy is not None and request.path is not None
         lost, left = (request.copy, request.path) if is_copy_lost else (request.path, request.copy)
         lost.outstanding.pop(request.id, None)
+        if not is_copy_lost:
+            request.sent_as = request.copied_as
         request.link, request.path, request.copy = left.link, left, None
 
     def _may_go_again(self, request: Request, now: float) -> bool:

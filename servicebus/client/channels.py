@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 from servicebus.client.request import Request
 from servicebus.client.version import Exchange, Parcel
@@ -65,9 +65,7 @@ class LinkChannels:
     def is_open(self) -> bool:
         return self._calls is not None and self._calls.is_open and self._sends is not None and self._sends.is_open
 
-    def publish_call(
-        self, parcel: Parcel, wire_id: str, expiration_ms: int, headers: Mapping[str, Any] | None = None
-    ) -> None:
+    def publish_call(self, parcel: Parcel, wire_id: str, expiration_ms: int) -> None:
         """Publish a call or a ping; it ends as a reply, as a return, or by its expiration."""
         if self._calls is not None:
             self._calls.publish(
@@ -77,7 +75,6 @@ class LinkChannels:
                 correlation_id=wire_id,
                 reply_to=DIRECT_REPLY_TO,
                 expiration_ms=expiration_ms,
-                headers=headers,
             )
 
     def publish_message(self, parcel: Parcel, request: Request) -> None:

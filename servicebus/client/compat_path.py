@@ -64,7 +64,7 @@ class Version1:
         if self._has_in_band_errors:
             fault = fault_from_text(text, request.address.category, request.address.name)
         if fault is not None:
-            return Reply(request.id, "", FAULT, b"", fault)
+            return Reply(request.id, "", FAULT, b"", fault, request.sent_as)
         return Reply(request.id, "", OK, text.encode())
 
     def value(self, message: bytes) -> Any:

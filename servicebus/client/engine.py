@@ -64,7 +64,7 @@ class Engine:
         )
         versions, pinger = _versions(config, keyring)
         watch = PathWatch(config, pinger, self)
-        self._answers = Answers(self._roster, self._carrier, watch, self._canceller)
+        self._answers = Answers(self._roster, self._carrier, watch, self._canceller, config.clock_skew)
         self._ticker = Ticker(loop, self._links, self._roster, self._carrier, watch, self._connector, self._budgets)
         self._links += [Link(loop, host, config, versions, self, self._answers) for host in config.hosts]
         self._submitted: deque[Request] = deque()

@@ -22,7 +22,6 @@ from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.interface import BrokerConnection, Delivery, Returned
 from servicebus.transport.loop import EventLoop
 from servicebus.wire.envelope import Kind
-from servicebus.wire.headers import FRESH
 
 CONNECT_LIMIT_S = 2.0
 """At most this long for TCP alone: a SYN that was dropped is repeated by the kernel after 1 s, then only after 3 and
@@ -298,6 +297,10 @@ class Link:
         """
         path = self.paths.get(request.address.node) or self.path(request.address.node, now)
         version = path.version
+        if request.kind is not Kind.MESSAGE:
+            request.attempt += 1
+            request.sent_as = request.attempt
+            request.shift_ms = path.shift_ms
         parcel = version.parcel(request)
         path.used_at = self.used_at = request.published_at = now
         request.link = self
@@ -315,6 +318,9 @@ class Link:
         path = self.path(request.address.node, now)
         request.copy = path
         path.used_at = self.used_at = now
+        request.attempt += 1
+        request.copied_as = request.attempt
+        request.shift_ms = path.shift_ms
         self._publish_call(path, path.version.parcel(request), request, now)
 
     def _publish_call(self, path: Path, parcel: Parcel, request: Request, now: float) -> None:
@@ -323,7 +329,7 @@ class Link:
         path.calls += request.kind is Kind.CALL
         request.published()
         expiration_ms = max(1, int((request.deadline - now) * 1000))
-        self._channels.publish_call(parcel, request.id, expiration_ms, {FRESH: 1} if request.says_fresh else None)
+        self._channels.publish_call(parcel, request.id, expiration_ms)
 
     def publish_control(self, parcel: Parcel, wire_id: str, expiration_ms: int) -> None:
         """Publish a ping; it comes back as any other reply or return does."""

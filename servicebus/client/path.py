@@ -28,6 +28,7 @@ class Path:
         "node",
         "outstanding",
         "probe_at",
+        "shift_ms",
         "trust",
         "used_at",
         "version",
@@ -48,6 +49,8 @@ class Path:
         self.probe_at = 0.0
         self.lacks_queue_until = 0.0
         self.link_bytes_at_ping = -1
+        self.shift_ms = 0
+        """By how much the node's clock is ahead of ours, if it has said so."""
         self.calls = 0
         """Published here, ever."""
         self.answered = 0
@@ -84,6 +87,7 @@ class Path:
         self.version = self.link.newest
         self.lacks_queue_until = 0.0
         self.doubt = ""
+        self.shift_ms = 0
         self.heard(now)
 
     def heard(self, now: float) -> None:

@@ -10,6 +10,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from servicebus.client.promise import Promise
+from servicebus.errors import SignatureError
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
 
@@ -37,8 +38,8 @@ class Request:
     """What is asked, until it has ended. Made in the caller's thread, then the engine's alone.
 
     Its caller waits here (``wait()``), or holds a ``promise()``. Times are ``time.monotonic()``. The bytes in ``body``
-    never change, whichever brokers it travels over: a re-send is the same envelope under the same id, and only its
-    expiration on the broker gets shorter.
+    never change. They are what is published, but for the later attempts of a call: each of those is signed by itself,
+    with its number, under the same id (``token_of()``).
     """
 
     __slots__ = (
@@ -46,14 +47,18 @@ class Request:
         "_error",
         "_has_ended",
         "_is_abandoned",
-        "_maybe_ran_before",
         "_promise",
+        "_tokens",
+        "_unsettled",
         "_waiter",
         "address",
+        "attempt",
         "attempts",
         "body",
         "carried",
+        "copied_as",
         "copy",
+        "corrections",
         "deadline",
         "event_id",
         "hedge_after_s",
@@ -61,7 +66,6 @@ class Request:
         "id",
         "kind",
         "link",
-        "maybe_ran",
         "path",
         "pinned",
         "post",
@@ -71,7 +75,8 @@ class Request:
         "resend",
         "returned",
         "reverse",
-        "says_fresh",
+        "sent_as",
+        "shift_ms",
         "started_at",
         "token",
         "version",
@@ -115,9 +120,19 @@ class Request:
         """In which it was published last; its reply is read in the same."""
         self.published_at: float | None = None
         self.waiting_since: float | None = None
-        self.maybe_ran = False
-        """Published, and neither returned nor answered: whether the node has it, nobody can know."""
-        self._maybe_ran_before = False
+        self.attempt = 0
+        """The number of the last attempt to publish it."""
+        self.sent_as = 0
+        """Which attempt travels on ``path``."""
+        self.copied_as = 0
+        """Which attempt travels on ``copy``."""
+        self.shift_ms = 0
+        """By how much the last attempt was dated ahead of our clock, which its node contradicts."""
+        self.corrections = 0
+        """How often a node has contradicted it."""
+        self._tokens: list[str] | None = None
+        """Of the attempts before the last, from the second one on."""
+        self._unsettled = 0
         self._has_ended = False
         self._is_abandoned = False
         self._answer: Any = None
@@ -128,8 +143,6 @@ class Request:
         """How often its service was busy."""
         self.refused_with = ""
         """What it said the last time."""
-        self.says_fresh = False
-        """The node takes it for late, our clock says otherwise: it travels with a mark that it was sent just now."""
         self.carried = 0
         """How often its node was lost while it may have run there."""
         self.held_since: float | None = None
@@ -141,12 +154,37 @@ class Request:
 
     def published(self) -> None:
         """One more attempt is on its way."""
-        self._maybe_ran_before = self.maybe_ran
-        self.maybe_ran = True
+        self._unsettled += 1
 
     def not_run(self) -> None:
-        """The last attempt certainly did nothing. What became of those before it stays as unknown as it was."""
-        self.maybe_ran = self._maybe_ran_before
+        """One attempt certainly did nothing. What became of the others stays as unknown as it was."""
+        self._unsettled -= 1
+
+    @property
+    def maybe_ran(self) -> bool:
+        """An attempt was published, and neither returned nor answered: whether the node has it cannot be known."""
+        return self._unsettled > 0
+
+    def signed_again(self, token: str) -> None:
+        """The attempt to come is signed by *token*."""
+        if self.attempt > 1:
+            self._tokens = self._tokens or []
+            self._tokens.append(self.token)
+        self.token = token
+
+    def token_of(self, attempt: int) -> str:
+        """What *attempt* was signed with. Raises SignatureError if there was none."""
+        if attempt == self.attempt:
+            return self.token
+        if self._tokens is None or not 0 < attempt < self.attempt:
+            raise SignatureError(f"it answers attempt {attempt} of {self.attempt}")
+        return self._tokens[attempt - 1]
+
+    def attempt_on(self, link: Link) -> int:
+        """The number of the attempt that travels over *link*; 0 if none does."""
+        if self.path is not None and self.path.link is link:
+            return self.sent_as
+        return self.copied_as if self.copy is not None and self.copy.link is link else 0
 
     def tried(self, host: str, what: str) -> None:
         """Remember a failed attempt for the error text; the last per host and reason is enough."""

@@ -1,4 +1,4 @@
-"""seal(): one request, signed and written."""
+"""seal(): one request, signed and written; and once more for each later attempt of a call."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import DIRECT_REPLY_TO, Kind
 from servicebus.wire.signing import Keyring
-from servicebus.wire.xmlcodec import write_event
+from servicebus.wire.xmlcodec import decode_envelope, write_event
 
 
 def seal(
@@ -23,3 +23,30 @@ def seal(
     reply = "" if kind is Kind.MESSAGE else DIRECT_REPLY_TO
     token = keyring.sign_event(wire_id, node, category, name, kind, sent_ms, ttl_ms, reply, params)
     return token, write_event(wire_id, node, category, name, kind, sent_ms, ttl_ms, reply, params, token)
+
+
+def seal_again(keyring: Keyring, body: bytes, attempt: int, deadline: float, shift_ms: int) -> tuple[str, bytes]:
+    """The same for a later attempt of a call whose first is *body*, sent now, *shift_ms* ahead of our clock.
+
+    It ends when the first does, whatever was done to our clock since then: were it good for longer, the node might have
+    forgotten the id before.
+
+    Args:
+        deadline: of the call, by ``time.monotonic()``.
+    """
+    e = decode_envelope(body, len(body))
+    ttl_ms = max(1, _remaining_ms(deadline))
+    sent_ms = max(0, e.sent_ms + e.ttl_ms - ttl_ms + shift_ms)
+    names = (e.id, e.node, e.category, e.service, e.kind, sent_ms, ttl_ms, e.reply, e.params)
+    token = keyring.sign_event(*names, attempt)
+    return token, write_event(*names, token, attempt)
+
+
+def our_clock_ms(body: bytes, deadline: float) -> int:
+    """Now, by the clock that the call *body* was dated with."""
+    e = decode_envelope(body, len(body))
+    return e.sent_ms + e.ttl_ms - _remaining_ms(deadline)
+
+
+def _remaining_ms(deadline: float) -> int:
+    return int((deadline - time.monotonic()) * 1000)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from servicebus.client.seal import seal
+from servicebus.client.seal import seal, seal_again
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
 from servicebus.policy.ladder import rung_for
@@ -93,11 +93,15 @@ class Version2:
             delayed = self._delayed(request, request.post.due_ms)
             if delayed is not None:
                 return delayed
-        return Parcel(self.exchange.name, _QUEUES[request.kind](request.address.node), request.body)
+        body = request.body
+        if request.attempt > 1 or request.shift_ms:
+            token, body = seal_again(self._keyring, body, request.attempt, request.deadline, request.shift_ms)
+            request.signed_again(token)
+        return Parcel(self.exchange.name, _QUEUES[request.kind](request.address.node), body)
 
     def read(self, request: Request, body: bytes) -> Reply:
         reply = decode_reply(body, self._max_bytes)
-        self._keyring.verify_reply(reply, request.token)
+        self._keyring.verify_reply(reply, request.token_of(reply.attempt))
         if reply.id != request.id:
             raise EnvelopeError("signature", "the reply belongs to another request")
         return reply

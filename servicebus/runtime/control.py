@@ -9,7 +9,8 @@ from typing import Any
 
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
-from servicebus.runtime.dialect import Refused, Version2
+from servicebus.runtime.complaints import Complaints
+from servicebus.runtime.dialect import Refused, Version2, wrong_queue
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.transport.interface import Delivery
 from servicebus.wire.envelope import Kind
@@ -34,6 +35,7 @@ class ControlLane:
         self._keyring = keyring
         self._dispatcher = dispatcher
         self._echo_queue = ""
+        self._complaints = Complaints(f"node {config.node_name}")
 
     def connected(self, echo_queue: str, now: float) -> None:
         self._echo_queue = echo_queue
@@ -44,13 +46,17 @@ class ControlLane:
         counters = self._dispatcher.counters
         try:
             incoming = self.dialect.read(delivery)
+            if incoming.kind is not Kind.CONTROL:
+                raise wrong_queue(incoming, Kind.CONTROL)
         except Refused as refused:
             counters[f"refused.{refused.error.reason}"] += 1
-            return None if refused.reply is None else (refused.reply, refused.reply_to)
-        if incoming.kind is Kind.CONTROL and incoming.key == "servicebus.cancel":
+            self._complaints.log(f"control refused: {refused.error}")
+            reply = refused.reply_in(Kind.CONTROL)
+            return None if reply is None else (reply, refused.reply_to)
+        if incoming.key == "servicebus.cancel":
             self._cancel(incoming.raw_params)
             return None
-        if incoming.kind is not Kind.CONTROL or incoming.key != "servicebus.ping":
+        if incoming.key != "servicebus.ping":
             counters["refused.unknown-service"] += 1
             return self.dialect.write_fault(incoming, Fault("unknown-service", incoming.key)), incoming.reply_to
         counters["pings"] += 1

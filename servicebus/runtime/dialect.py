@@ -13,7 +13,7 @@ from servicebus.runtime.job import Incoming
 from servicebus.transport.interface import Delivery
 from servicebus.wire import headers
 from servicebus.wire.envelope import DIRECT_REPLY_TO, FAULT, OK, VERSION, Envelope, Kind, Reply
-from servicebus.wire.fault import Fault
+from servicebus.wire.fault import EXPIRED, Fault
 from servicebus.wire.requeue import Pass, read_pass
 from servicebus.wire.signing import Keyring, check_fresh
 from servicebus.wire.xmlcodec import decode_envelope, encode_json, encode_reply, write_answer
@@ -39,6 +39,15 @@ class Refused(Exception):
         self.reply_to = reply_to
         self.incoming = incoming
         """What it would have been, if it is well signed: the journal must remember that it was refused."""
+
+    def reply_in(self, lane: Kind) -> bytes | None:
+        """``reply``, unless it is signed for a request of another lane: that may be the copy of one that runs."""
+        return None if self.incoming is not None and self.incoming.kind is not lane else self.reply
+
+
+def wrong_queue(incoming: Incoming, lane: Kind) -> Refused:
+    """What came in a queue for others is not answered: signed, it would tell a caller that its call was not run."""
+    return Refused(EnvelopeError("wrong-queue", f"a {incoming.kind.value} in the queue for {lane.value}s"))
 
 
 class Dialect(Protocol):
@@ -79,7 +88,8 @@ class Version2:
             raise Refused(error, reply, reply_to) from None
         if envelope.node != self._config.node_name:
             text = f"sent to {envelope.node!r}, but this is {self._config.node_name!r}"
-            raise self._refused(EnvelopeError("wrong-node", text), envelope, reply_to)
+            # No answer: signed, it would tell a caller whose call was copied here that it was not run.
+            raise Refused(EnvelopeError("wrong-node", text))
         now_ms = int(time.time() * 1000)
         marks = delivery.headers
         passed = read_pass(self._keyring, envelope.id, marks.get(headers.REQUEUED)) if marks else None
@@ -90,17 +100,18 @@ class Version2:
             # What it says of its Sender's clock is not believed.
             incoming = self._incoming(envelope, passed, reply_to, now_ms - envelope.sent_ms)
             raise self._refused(error, envelope, reply_to, incoming) from None
-        is_fresh = bool(marks) and headers.number(marks, headers.FRESH) > 0
         # By a clock that nobody sets: if ours were set back while a network holds requests up, they would seem to have
         # been on their way for so much shorter.
-        steady_ms = int((time.monotonic() + self._epoch_s) * 1000)
-        transit_ms = self._transit.transit_ms(envelope.id[:16], envelope.sent_ms, steady_ms, is_fresh=is_fresh)
+        transit_ms = self._transit.transit_ms(envelope.id[:16], envelope.sent_ms, self._steady_ms())
         return self._incoming(envelope, passed, reply_to, transit_ms)
+
+    def _steady_ms(self) -> int:
+        return int((time.monotonic() + self._epoch_s) * 1000)
 
     def write_result(self, incoming: Incoming, value: Any) -> bytes:
         message = encode_json(value)
         token = self._keyring.sign_reply(incoming.token, incoming.given_id, OK, message, None)
-        body = write_answer(incoming.given_id, token, message)
+        body = write_answer(incoming.given_id, token, message, incoming.attempt)
         if len(body) > self._config.max_envelope_bytes:
             limit = (
                 f"the result is {len(body)} bytes, where max_envelope_bytes allows {self._config.max_envelope_bytes}"
@@ -109,17 +120,19 @@ class Version2:
         return body
 
     def write_fault(self, incoming: Incoming, fault: Fault) -> bytes:
-        return self._write_fault(incoming.given_id, incoming.token, fault)
+        return self._write_fault(incoming.given_id, incoming.token, incoming.attempt, fault)
 
-    def _write_fault(self, id: str, request_token: str, fault: Fault) -> bytes:
+    def _write_fault(self, id: str, request_token: str, attempt: int, fault: Fault) -> bytes:
+        if fault.type == EXPIRED:
+            fault = replace(fault, clock_ms=self._transit.time_for(id[:16], self._steady_ms()))
         token = self._keyring.sign_reply(request_token, id, FAULT, b"", fault)
-        return encode_reply(Reply(id, token, FAULT, b"", fault))
+        return encode_reply(Reply(id, token, FAULT, b"", fault, attempt))
 
-    def _refused(
-        self, error: EnvelopeError, envelope: Envelope, reply_to: str, incoming: Incoming | None = None
-    ) -> Refused:
+    def _refused(self, error: EnvelopeError, envelope: Envelope, reply_to: str, incoming: Incoming) -> Refused:
         fault = Fault("refused", f"{error.reason}: {error.detail}")
-        return Refused(error, self._write_fault(envelope.id, envelope.token, fault), reply_to, incoming)
+        return Refused(
+            error, self._write_fault(envelope.id, envelope.token, envelope.attempt, fault), reply_to, incoming
+        )
 
     def _incoming(self, envelope: Envelope, passed: Pass | None, reply_to: str, transit_ms: int) -> Incoming:
         sent_ms = envelope.sent_ms if passed is None else passed.made_ms
@@ -143,6 +156,7 @@ class Version2:
             expires_at,
             reply_to if envelope.reply == DIRECT_REPLY_TO else "",
             envelope.id,
+            envelope.attempt,
         )
 
 

@@ -112,6 +112,8 @@ class Dispatcher:
         for outcome in outcomes:
             try:
                 settlements.append(self._settlement(outcome))
+                if len(outcome.job.claims) > 1 and not outcome.is_final and outcome.reply is not None:
+                    settlements += _verdicts_of_their_own(outcome)
             except Exception as error:
                 settlements.append(self._give_up_outcome(outcome, error))
         return settlements
@@ -259,6 +261,7 @@ class Dispatcher:
         self.counters["joined"] += 1
         job = self._running.get(arrival.incoming.id)
         if job is not None:
+            arrival.claim.joined = arrival.incoming
             job.claims.append(arrival.claim)
             return None
         settlement = self._storing[arrival.incoming.id]
@@ -354,3 +357,14 @@ class Dispatcher:
 
 def _text(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
+
+
+def _verdicts_of_their_own(outcome: Outcome) -> list[Settlement]:
+    """That a call was not run is said to each of its attempts: its Sender believes it of that one only."""
+    job, fault = outcome.job, outcome.fault
+    joined, job.claims[:] = job.claims[1:], job.claims[:1]
+    assert fault is not None, "it has a reply, and no result"
+    return [
+        Settlement([claim], None if claim.joined is None else job.dialect.write_fault(claim.joined, fault))
+        for claim in joined
+    ]

@@ -35,6 +35,8 @@ class Claim:
     delivery: Delivery
     generation: int
     reply_to: str
+    joined: Incoming | None = None
+    """The attempt that it brought, if that is not the one that runs: a verdict has to be written for each."""
 
 
 @dataclass(slots=True)
@@ -58,6 +60,8 @@ class Incoming:
     reply_to: str
     given_id: str = ""
     """The id that its sender gave, where that is another: of version 1 (not unique), or of a dead letter sent back."""
+    attempt: int = 1
+    """Which attempt of its Sender it is; what answers it says so."""
     is_patient: bool = False
     """Its sender knows no "busy": it may be kept waiting until there is room."""
 

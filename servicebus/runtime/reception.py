@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from servicebus.errors import EnvelopeError
 from servicebus.runtime.complaints import Complaints
-from servicebus.runtime.dialect import Dialect, Refused
+from servicebus.runtime.dialect import Dialect, Refused, wrong_queue
 from servicebus.runtime.job import Burial, Claim, Incoming, Settlement
 from servicebus.runtime.journal import Start
 from servicebus.runtime.service_thread import ServiceThread
@@ -80,7 +79,7 @@ class Reception:
         try:
             incoming = dialect.read(delivery)
             if incoming.kind is not lane:
-                raise Refused(EnvelopeError("malformed", f"a {incoming.kind.value} in the queue for {lane.value}s"))
+                raise wrong_queue(incoming, lane)
         except Refused as refused:
             return self._refuse(refused, Claim(delivery, generation, refused.reply_to), dialect, lane)
         except Exception as error:
@@ -115,7 +114,7 @@ class Reception:
         self._complaints.log(f"{lane.value} refused: {refused.error}")
         # A message that was confirmed must not vanish, even if it is only our clock or our secret that is wrong.
         burial = Burial(reason, refused.error.detail) if lane is Kind.MESSAGE else None
-        settlement = Settlement([claim], refused.reply, burial)
+        settlement = Settlement([claim], refused.reply_in(lane), burial)
         if refused.incoming is None or refused.incoming.kind is not lane:
             return settlement
         return Arrival(refused.incoming, claim, dialect, None, refusal=settlement)

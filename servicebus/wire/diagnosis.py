@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from servicebus.errors import EnvelopeError
-from servicebus.wire.xmlshape import ID, MAX_NUMBER, NUMBER, TOKEN
+from servicebus.wire.xmlshape import ATTEMPT, ID, MAX_NUMBER, NUMBER, TOKEN
 
 __all__ = ["why_misshapen"]
 
@@ -36,17 +36,20 @@ _WORDS = {
     "kind": (b"call|message|control", "call, message or control"),
     "sent": (NUMBER, _NUMBER_WORDS),
     "ttl": (NUMBER, _NUMBER_WORDS),
+    "attempt": (ATTEMPT, "a number from 2 to 999999999 without sign or leading zero; the first is not written"),
     "retry-after": (NUMBER, _NUMBER_WORDS),
+    "clock": (NUMBER, _NUMBER_WORDS),
     "type": (rb"[^<]+", "a word"),
     "id": (ID, "<16 lower-case hex digits>-<count from 1>"),
     "token": (TOKEN, "<key id>:<hex digits>"),
     "status": (b"ok|fault", "ok or fault"),
 }
 _ATTRIBUTES = {
-    "event": ("version", "node", "kind", "sent", "ttl", "reply"),
-    "response": ("version",),
-    "fault": ("type", "retry-after"),
+    "event": ("version", "node", "kind", "sent", "ttl", "reply", "attempt"),
+    "response": ("version", "attempt"),
+    "fault": ("type", "retry-after", "clock"),
 }
+_OPTIONAL = ("attempt", "retry-after", "clock")
 
 
 def why_misshapen(body: bytes, root: str) -> EnvelopeError:
@@ -114,10 +117,10 @@ def _bad_values(name: str, attributes: bytes, text: bytes) -> EnvelopeError | No
             return _malformed(f"<{name}> has an attribute {key!r} that is not known")
         if _is_wrong(key, value):
             return _malformed(f"{key} {_text(value)!r} is not {_WORDS[key][1]}")
-    missing = [key for key in known if key not in found and key != "retry-after"]
+    missing = [key for key in known if key not in found and key not in _OPTIONAL]
     if missing:
         return _malformed(f"<{name}> has no attribute {missing[0]!r}")
-    if tuple(found) != known[: len(found)]:
+    if list(found) != [key for key in known if key in found]:
         return _malformed(f"the attributes of <{name}> are not in the order {', '.join(known)}")
     if b"'" in attributes and attributes.count(b'"') < 2 * len(found):
         return _malformed(f"the attributes of <{name}> stand in single quotes")

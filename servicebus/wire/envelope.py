@@ -55,6 +55,8 @@ class Envelope:
     """Where the answer goes: ``DIRECT_REPLY_TO``, or "" if nobody waits for one."""
     params: bytes
     token: str = ""
+    attempt: int = 1
+    """How often its Sender has published a call, this time included: each time is signed by itself, under one id."""
 
     @property
     def incarnation(self) -> str:
@@ -81,6 +83,8 @@ class Reply:
     status: str
     message: bytes
     fault: Fault | None = None
+    attempt: int = 1
+    """Which attempt of the request it answers."""
 
 
 # A frozen dataclass of ten fields takes 1.1 us to make, as each field goes through object.__setattr__; one that is not
@@ -100,17 +104,20 @@ def build_envelope(
     reply: str,
     params: bytes,
     token: str = "",
+    attempt: int = 1,
 ) -> Envelope:
     """Give the same as ``Envelope(...)``, sooner."""
-    draft = _EnvelopeDraft(id, node, category, service, kind, sent_ms, ttl_ms, reply, params, token)
+    draft = _EnvelopeDraft(id, node, category, service, kind, sent_ms, ttl_ms, reply, params, token, attempt)
     draft.__class__ = Envelope
     made: Envelope = draft
     return made
 
 
-def build_reply(id: str, token: str, status: str, message: bytes, fault: Fault | None = None) -> Reply:
+def build_reply(
+    id: str, token: str, status: str, message: bytes, fault: Fault | None = None, attempt: int = 1
+) -> Reply:
     """Give the same as ``Reply(...)``, sooner."""
-    draft = _ReplyDraft(id, token, status, message, fault)
+    draft = _ReplyDraft(id, token, status, message, fault, attempt)
     draft.__class__ = Reply
     made: Reply = draft
     return made

@@ -21,6 +21,7 @@ __all__ = [
     "BUSY",
     "EXPIRED",
     "INTERRUPTED",
+    "NOT_RUN",
     "REFUSED",
     "RESERVED",
     "STOPPING",
@@ -36,10 +37,13 @@ INTERRUPTED = "interrupted"
 REFUSED = "refused"
 STOPPING = "stopping"
 UNKNOWN_SERVICE = "unknown-service"
+NOT_RUN = frozenset({BUSY, EXPIRED, REFUSED, STOPPING, UNKNOWN_SERVICE})
+"""What a node says of one attempt that it did not run. It proves nothing about the other attempts of the call."""
 RESERVED = frozenset({BUSY, EXPIRED, INTERRUPTED, REFUSED, STOPPING, UNKNOWN_SERVICE})
 
 MAX_TYPE_CHARS = 200
 MAX_RETRY_AFTER_MS = 24 * 3600 * 1000
+MAX_CLOCK_MS = 10**15 - 1
 MAX_TEXT_BYTES = 4 * 1024
 MAX_TRACE_BYTES = 16 * 1024
 
@@ -60,6 +64,8 @@ class Fault:
     text: str
     trace: str | None = None
     retry_after_ms: int | None = None
+    clock_ms: int | None = None
+    """Of an ``expired``: the Unix time, in milliseconds, by which the node judged the request."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "type", _clean_type(self.type))
@@ -68,6 +74,8 @@ class Fault:
         object.__setattr__(self, "trace", _NOT_XML.sub("\ufffd", self.trace) if self.trace else None)
         if self.retry_after_ms is not None:
             object.__setattr__(self, "retry_after_ms", min(max(int(self.retry_after_ms), 0), MAX_RETRY_AFTER_MS))
+        if self.clock_ms is not None:
+            object.__setattr__(self, "clock_ms", min(max(int(self.clock_ms), 0), MAX_CLOCK_MS))
 
 
 def fault_from_exception(exc: BaseException, with_trace: bool) -> Fault:

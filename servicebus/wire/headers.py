@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-FRESH = "x-servicebus-fresh"
-"""On a call: it was sent just now. Its Sender was told "expired", and its own clock says otherwise."""
 REQUEUED = "x-servicebus-requeued"
 """The pass of a dead letter that somebody who has the secret has sent back (wire.requeue)."""
 DUE = "x-servicebus-due"
@@ -29,7 +27,7 @@ _LATEST_S = 99_999_999_999
 """In the year 5138, in every time zone."""
 _LARGEST = {ATTEMPTS: 1_000_000, DUE: _LATEST_S * 1000}
 
-_ALL = (FRESH, REQUEUED, DUE, ATTEMPTS, FIRST, REASON, DETAIL, TRACE, HOST, TIME)
+_ALL = (REQUEUED, DUE, ATTEMPTS, FIRST, REASON, DETAIL, TRACE, HOST, TIME)
 
 
 def as_sent(headers: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -84,10 +84,11 @@ class Keyring:
         ttl_ms: int,
         reply: str,
         params: bytes,
+        attempt: int = 1,
     ) -> str:
         """Give the token of the envelope that these fields make."""
         names = _canonical_names(node, category, service, kind._value_, reply)
-        return self._signer.token(_canonical_event(names, id, sent_ms, ttl_ms, params))
+        return self._signer.token(_canonical_event(names, id, sent_ms, ttl_ms, params, attempt))
 
     def verify_envelope(self, envelope: Envelope) -> None:
         """Accept the token of *envelope*, or raise ``SignatureError``."""
@@ -134,14 +135,17 @@ def canonical_event(envelope: Envelope) -> bytes:
     """Give the bytes that the token of a request covers: every field but the token itself."""
     e = envelope
     names = _canonical_names(e.node, e.category, e.service, e.kind._value_, e.reply)
-    return _canonical_event(names, e.id, e.sent_ms, e.ttl_ms, e.params)
+    return _canonical_event(names, e.id, e.sent_ms, e.ttl_ms, e.params, e.attempt)
 
 
-def _canonical_event(names: bytes, id: str, sent_ms: int, ttl_ms: int, params: bytes) -> bytes:
+def _canonical_event(names: bytes, id: str, sent_ms: int, ttl_ms: int, params: bytes, attempt: int) -> bytes:
     sent = str(sent_ms)
     ttl = str(ttl_ms)
     head = f"{len(sent)}:{sent}{len(ttl)}:{ttl}{len(id)}:{id}{len(params)}:"
-    return b"".join((names, head.encode(), params))
+    if attempt == 1:
+        return b"".join((names, head.encode(), params))
+    number = str(attempt)
+    return b"".join((names, head.encode(), params, f"{len(number)}:{number}".encode()))
 
 
 @lru_cache(maxsize=1024)
@@ -151,7 +155,10 @@ def _canonical_names(node: str, category: str, service: str, kind: str, reply: s
 
 
 def _canonical_response(request_token: str, id: str, status: str, message: bytes, fault: Fault | None) -> bytes:
-    """Request's token, id, status, message; then type, text, trace, retry hint of the fault, or four empty parts."""
+    """Request's token, id, status, message; then type, text, trace, retry hint of the fault, or four empty parts.
+
+    A fault that tells the node's clock has that as one part more.
+    """
     texts = (request_token, id, status)
     if fault is None:
         head = (
@@ -160,10 +167,11 @@ def _canonical_response(request_token: str, id: str, status: str, message: bytes
         )
         if head.isascii():
             return b"".join((head.encode(), message, b"0:0:0:0:"))
-        about = ("", "", "", "")
+        about: tuple[str, ...] = ("", "", "", "")
     else:
         retry = "" if fault.retry_after_ms is None else str(fault.retry_after_ms)
-        about = (fault.type, fault.text, fault.trace or "", retry)
+        clock = () if fault.clock_ms is None else (str(fault.clock_ms),)
+        about = (fault.type, fault.text, fault.trace or "", retry, *clock)
     parts = (*(text.encode() for text in texts), message, *(text.encode() for text in about))
     return canonical_bytes(RESPONSE_DOMAIN, *parts)
 

@@ -26,9 +26,11 @@ from servicebus.wire.xmlshape import (
     EVENT_HEAD,
     EVENT_TAIL,
     ID,
+    MAX_ATTEMPT,
     MAX_NUMBER,
     PLAIN_EVENT,
     PLAIN_RESPONSE,
+    PLAIN_RESPONSE_AGAIN,
     RESPONSE_END,
     RESPONSE_HEAD,
     RESPONSE_TAIL,
@@ -68,7 +70,9 @@ def encode_envelope(envelope: Envelope, token: str | None = None) -> bytes:
     e = envelope
     token = e.token if token is None else token
     _check_ticket(e.id, token)
-    return write_event(e.id, e.node, e.category, e.service, e.kind, e.sent_ms, e.ttl_ms, e.reply, e.params, token)
+    return write_event(
+        e.id, e.node, e.category, e.service, e.kind, e.sent_ms, e.ttl_ms, e.reply, e.params, token, e.attempt
+    )
 
 
 def write_event(
@@ -82,6 +86,7 @@ def write_event(
     reply: str,
     params: bytes,
     token: str,
+    attempt: int = 1,
 ) -> bytes:
     """The same of an envelope's fields, of which *id* and *token* are well formed: they were made here.
 
@@ -90,9 +95,11 @@ def write_event(
     """
     if not 0 <= sent_ms <= MAX_NUMBER or not 0 <= ttl_ms <= MAX_NUMBER:
         raise EnvelopeError("unencodable", f"sent {sent_ms} or ttl {ttl_ms} is not from 0 to {MAX_NUMBER}")
+    again = "" if attempt == 1 else _attempt_mark(attempt)
     start, answer, names = _written_names(node, kind._value_, reply, category, service)
     head = (
-        f'{start} sent="{sent_ms}" ttl="{ttl_ms}" {answer}><id>{id}</id><token>{token}</token>{names}<params><![CDATA['
+        f'{start} sent="{sent_ms}" ttl="{ttl_ms}" {answer}{again}>'
+        f"<id>{id}</id><token>{token}</token>{names}<params><![CDATA["
     )
     # Not by %: that lets a long payload grow where it lies, which took 600 us for 1 MB where this takes 25.
     return b"".join((head.encode(), _in_cdata(params), EVENT_END))
@@ -116,11 +123,21 @@ def decode_envelope(body: bytes, max_bytes: int) -> Envelope:
     params = _payload(body, start + _PARAMS_BYTES, EVENT_END, EVENT_TAIL)
     root = _parsed(body[:start] + b"</event>")
     id, token, category, service = root  # these in this order, without attributes: EVENT_HEAD has seen it
-    _version, node, kind, sent, ttl, reply = root.values()
+    _version, node, kind, sent, ttl, reply, *again = root.values()
     names = (node, reply, category.text or "", service.text or "")
     _check_names(*names)
     return build_envelope(
-        id.text, node, names[2], names[3], _KINDS[kind], int(sent), int(ttl), reply, params, token.text or ""
+        id.text,
+        node,
+        names[2],
+        names[3],
+        _KINDS[kind],
+        int(sent),
+        int(ttl),
+        reply,
+        params,
+        token.text or "",
+        int(again[0]) if again else 1,
     )
 
 
@@ -132,6 +149,12 @@ def _decode_plain_event(found: re.Match[bytes]) -> Envelope:
     return build_envelope(id, node, category, service, _KINDS[kind], int(sent), int(ttl), reply, params, token)
 
 
+def _attempt_mark(attempt: int) -> str:
+    if not 0 < attempt <= MAX_ATTEMPT:
+        raise EnvelopeError("unencodable", f"attempt {attempt} is not from 1 to {MAX_ATTEMPT}")
+    return "" if attempt == 1 else f' attempt="{attempt}"'
+
+
 def encode_reply(reply: Reply) -> bytes:
     """Give the bytes of *reply*: its message if its status is ok, else its fault.
 
@@ -140,18 +163,19 @@ def encode_reply(reply: Reply) -> bytes:
     """
     _check_ticket(reply.id, reply.token)
     if reply.status == OK and reply.fault is None:
-        return write_answer(reply.id, reply.token, reply.message)
+        return write_answer(reply.id, reply.token, reply.message, reply.attempt)
     if reply.status != FAULT or reply.fault is None:
         raise EnvelopeError("unencodable", f"status {reply.status!r} does not go with fault {reply.fault!r}")
     return (
-        f'<response version="2"><id>{reply.id}</id><token>{reply.token}</token>'
+        f'<response version="2"{_attempt_mark(reply.attempt)}><id>{reply.id}</id><token>{reply.token}</token>'
         f"<status>{FAULT}</status>{_written_fault(reply.fault)}</response>"
     ).encode()
 
 
-def write_answer(id: str, token: str, message: bytes) -> bytes:
+def write_answer(id: str, token: str, message: bytes, attempt: int = 1) -> bytes:
     """The reply that is ok, to a request whose *id* was read, with a *token* that was made here."""
-    head = f'<response version="2"><id>{id}</id><token>{token}</token><status>{OK}</status><message><![CDATA['
+    again = "" if attempt == 1 else _attempt_mark(attempt)
+    head = f'<response version="2"{again}><id>{id}</id><token>{token}</token><status>{OK}</status><message><![CDATA['
     return b"".join((head.encode(), _in_cdata(message), RESPONSE_END))
 
 
@@ -167,6 +191,10 @@ def decode_reply(body: bytes, max_bytes: int) -> Reply:
     if plain is not None:
         message = _payload(body, plain.end(), RESPONSE_END, RESPONSE_TAIL)
         return build_reply(plain[1].decode("ascii"), plain[2].decode("ascii"), OK, message, None)
+    again = PLAIN_RESPONSE_AGAIN.match(body)
+    if again is not None:
+        message = _payload(body, again.end(), RESPONSE_END, RESPONSE_TAIL)
+        return build_reply(again[2].decode("ascii"), again[3].decode("ascii"), OK, message, None, int(again[1]))
     head = RESPONSE_HEAD.match(body)
     if head is None:
         raise why_misshapen(body, "response")
@@ -174,16 +202,24 @@ def decode_reply(body: bytes, max_bytes: int) -> Reply:
         return _decode_fault(body)
     start = head.end()
     message = _payload(body, start + _MESSAGE_BYTES, RESPONSE_END, RESPONSE_TAIL)
-    id, token, status = _parsed(body[:start] + b"</response>")
-    return build_reply(id.text, token.text or "", status.text, message, None)
+    root = _parsed(body[:start] + b"</response>")
+    id, token, status = root
+    return build_reply(id.text, token.text or "", status.text, message, None, int(root.get("attempt", 1)))
 
 
 def _decode_fault(body: bytes) -> Reply:
-    id, token, status, about = _parsed(body)
-    type, *retry = about.values()
+    root = _parsed(body)
+    id, token, status, about = root
+    retry, clock = about.get("retry-after"), about.get("clock")
     text, *trace = [child.text or "" for child in about]
-    fault = Fault(type, text, trace[0] if trace else None, int(retry[0]) if retry else None)
-    return build_reply(id.text, token.text or "", status.text, b"", fault)
+    fault = Fault(
+        about.get("type"),
+        text,
+        trace[0] if trace else None,
+        None if retry is None else int(retry),
+        None if clock is None else int(clock),
+    )
+    return build_reply(id.text, token.text or "", status.text, b"", fault, int(root.get("attempt", 1)))
 
 
 def _parsed(document: bytes) -> Any:
@@ -260,8 +296,9 @@ def _check_ticket(id: str, token: str) -> None:
 
 def _written_fault(fault: Fault) -> str:
     retry = "" if fault.retry_after_ms is None else f' retry-after="{fault.retry_after_ms}"'
+    clock = "" if fault.clock_ms is None else f' clock="{fault.clock_ms}"'
     trace = f"<trace>{_escaped(fault.trace)}</trace>" if fault.trace else ""
-    return f'<fault type="{_escaped(fault.type)}"{retry}><text>{_escaped(fault.text)}</text>{trace}</fault>'
+    return f'<fault type="{_escaped(fault.type)}"{retry}{clock}><text>{_escaped(fault.text)}</text>{trace}</fault>'
 
 
 def _escaped(text: str) -> str:

@@ -13,16 +13,19 @@ from __future__ import annotations
 import re
 
 __all__ = [
+    "ATTEMPT",
     "CDATA_END",
     "CDATA_START",
     "EVENT_END",
     "EVENT_HEAD",
     "EVENT_TAIL",
     "ID",
+    "MAX_ATTEMPT",
     "MAX_NUMBER",
     "NUMBER",
     "PLAIN_EVENT",
     "PLAIN_RESPONSE",
+    "PLAIN_RESPONSE_AGAIN",
     "RESPONSE_END",
     "RESPONSE_HEAD",
     "RESPONSE_TAIL",
@@ -35,6 +38,9 @@ CDATA_END = b"]]>"
 ID = rb"[0-9a-f]{16}-[1-9][0-9]{0,17}"
 TOKEN = rb"[0-9A-Za-z:._-]{0,255}"
 # One way to write each number: no sign, no leading zero. 15 digits of milliseconds reach to the year 33658.
+ATTEMPT = rb"(?:[2-9]|[1-9][0-9]{1,8})"
+"""The first attempt is not written: there is one way to write each."""
+MAX_ATTEMPT = 10**9 - 1
 NUMBER = rb"(?:0|[1-9][0-9]{0,14})"
 MAX_NUMBER = 10**15 - 1
 
@@ -44,7 +50,9 @@ _PROLOG = rb'(?:<\?xml version="1\.0"(?: encoding="(?:UTF-8|utf-8)")?\?>)?' + _
 
 
 def _start(name: bytes, *attributes: bytes) -> bytes:
-    return b"<" + name + b"".join(rb"[ \t\r\n]+" + one for one in attributes) + _ + b">" + _
+    """The last of *attributes* is optional."""
+    *needed, optional = (rb"[ \t\r\n]+" + one for one in attributes)
+    return b"<" + name + b"".join(needed) + b"(?:" + optional + b")?" + _ + b">" + _
 
 
 def _attribute(name: bytes, value: bytes = rb'[^"<]*') -> bytes:
@@ -65,6 +73,7 @@ EVENT_HEAD = re.compile(
         _attribute(b"sent", NUMBER),
         _attribute(b"ttl", NUMBER),
         _attribute(b"reply"),
+        _attribute(b"attempt", ATTEMPT),
     )
     + _element(b"id", ID)
     + _element(b"token", TOKEN)
@@ -96,6 +105,8 @@ _FAULT = (
     + _attribute(b"type", rb'[^"<]+')
     + rb"(?:[ \t\r\n]+"
     + _attribute(b"retry-after", NUMBER)
+    + rb")?(?:[ \t\r\n]+"
+    + _attribute(b"clock", NUMBER)
     + b")?"
     + _
     + b">"
@@ -111,7 +122,7 @@ _FAULT = (
 )
 RESPONSE_HEAD = re.compile(
     _PROLOG
-    + _start(b"response", _attribute(b"version", b"2"))
+    + _start(b"response", _attribute(b"version", b"2"), _attribute(b"attempt", ATTEMPT))
     + _element(b"id", ID)
     + _element(b"token", TOKEN)
     + b"<status>(?:ok</status>"
@@ -123,11 +134,19 @@ RESPONSE_HEAD = re.compile(
 )
 """Up to the message, which does not go through lxml; or the whole of a reply that is a fault."""
 
-PLAIN_RESPONSE = re.compile(
-    _USUAL_PROLOG + rb'<response version="2"><id>(' + ID + rb")</id><token>(" + TOKEN
-    + rb")</token><status>ok</status><message><!\[CDATA\["
-)  # fmt: skip
-"""A subset of RESPONSE_HEAD, up to the first byte of the message; see PLAIN_EVENT."""
+
+def _plain_response(attempt: bytes) -> re.Pattern[bytes]:
+    return re.compile(
+        _USUAL_PROLOG + rb'<response version="2"' + attempt + rb"><id>(" + ID + rb")</id><token>(" + TOKEN
+        + rb")</token><status>ok</status><message><!\[CDATA\["
+    )  # fmt: skip
+
+
+PLAIN_RESPONSE = _plain_response(b"")
+"""A subset of RESPONSE_HEAD, up to the first byte of the message; see PLAIN_EVENT. What answers a first attempt."""
+
+PLAIN_RESPONSE_AGAIN = _plain_response(rb' attempt="(' + ATTEMPT + rb')"')
+"""What answers a later one. A Sender that has to fail over should not have to import lxml first."""
 
 RESPONSE_END = b"]]></message></response>"
 RESPONSE_TAIL = re.compile(rb"\]\]></message>" + _ + b"</response>" + _ + rb"\Z")

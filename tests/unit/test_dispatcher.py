@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from unittest.mock import ANY, patch
 
@@ -14,7 +15,7 @@ from envelopes import SECRET, envelope, new_id, sealed
 from waiting import wait_until
 
 from servicebus.configuration import Configuration
-from servicebus.endpoints import MessageService, Request, Response, RpcService
+from servicebus.endpoints import MessageService, Request, Response, Retry, RpcService
 from servicebus.errors import EnvelopeError, JournalUnavailable
 from servicebus.runtime.dialect import Dialect, Version2
 from servicebus.runtime.dispatcher import Dispatcher, Turned
@@ -27,7 +28,7 @@ from servicebus.wire import headers
 from servicebus.wire.envelope import Kind, Reply
 from servicebus.wire.requeue import make_pass
 from servicebus.wire.signing import Keyring
-from servicebus.wire.xmlcodec import decode_envelope, decode_json, decode_reply
+from servicebus.wire.xmlcodec import decode_envelope, decode_json, decode_reply, encode_envelope
 
 CONFIG = Configuration({"hosts": ["mq-a"], "node_name": "NODE-01", "secret_token": SECRET, "clock_skew": 2})
 KEYRING = Keyring([SECRET])
@@ -52,6 +53,14 @@ class Gate(RpcService):
         self.entered.release()
         assert self.open.wait(10)
         return request.params
+
+
+class Decline(Gate):
+    """Is busy, as soon as the gate is open."""
+
+    def handle(self, request: Request) -> Any:
+        super().handle(request)
+        raise Retry(reason="not now")
 
 
 class Note(MessageService):
@@ -87,12 +96,13 @@ class Agent:
     """What a worker makes of its services, without its connections."""
 
     def __init__(self, inbox_size: int = 4, ladder: tuple[float, ...] = ()) -> None:
-        self.gate, self.note = Gate(), Note()
+        self.gate, self.note, self.decline = Gate(), Note(), Decline()
         self.outcomes: list[Outcome] = []
         services = [
             Service(Kind.CALL, "math", "add", Add()),
             Service(Kind.CALL, "test", "gate", self.gate),
             Service(Kind.CALL, "test", "odd", Odd()),
+            Service(Kind.CALL, "test", "declines", self.decline),
             Service(Kind.MESSAGE, "audit", "note", self.note),
         ]
         self.threads = [
@@ -133,6 +143,7 @@ class Agent:
 
     def stop(self) -> bool:
         self.gate.open.set()
+        self.decline.open.set()
         for thread in self.threads:
             thread.stop()
         joined = [thread.join(time.monotonic() + 10) for thread in self.threads]
@@ -281,9 +292,9 @@ class TestRefusals:
             KEYRING.verify_reply(reply, decode_envelope(body, 10_000).token)
 
     def test_a_call_to_another_node_is_refused(self, agent: Agent) -> None:
-        body = sealed("NODE-02.math.add", [1])
-        kind, text = fault(agent.settle(body), body)
-        assert (kind, text) == ("refused", "wrong-node: sent to 'NODE-02', but this is 'NODE-01'")
+        """Not answered: signed, it would end a call that was copied here, and runs where it was sent to."""
+        settlement = agent.settle(sealed("NODE-02.math.add", [1]))
+        assert (settlement.reply, agent.counted) == (None, {"refused.wrong-node": 1})
 
     def test_a_call_to_an_unknown_service_is_told_so(self, agent: Agent) -> None:
         body = sealed("NODE-01.math.divide", [1])
@@ -309,7 +320,7 @@ class TestRefusals:
             settlement = agent.deliver(sealed("NODE-01.math.add", [1], kind=kind), lane)
             assert settlement is not None
             assert settlement.reply is None
-        assert agent.counted == {"refused.malformed": 3}
+        assert agent.counted == {"refused.wrong-queue": 3}
 
     @pytest.mark.parametrize(
         ("reason", "how"),
@@ -799,3 +810,19 @@ def test_the_envelope_helper_makes_what_the_codec_reads() -> None:
     request = envelope("NODE-01.math.add", [1, 2], id="0123456789abcdef-7")
     read = decode_envelope(sealed("NODE-01.math.add", [1, 2], id="0123456789abcdef-7"), 10_000)
     assert (read.id, read.node, read.params) == (request.id, request.node, request.params)
+
+
+def test_a_verdict_is_said_to_each_attempt_that_joined(agent: Agent) -> None:
+    """Its Sender believes it of the attempt that travels only, which may not be the one that was begun."""
+    first = envelope("NODE-01.test.declines", id=new_id())
+    calls = [replace(first, attempt=number) for number in (1, 2, 3)]
+    bodies = [encode_envelope(each, KEYRING.sign_envelope(each)) for each in calls]
+    for body in bodies:
+        assert agent.deliver(body) is None
+    agent.decline.open.set()
+    wait_until(lambda: agent.outcomes)
+    settlements = agent.dispatcher.turn([agent.outcomes.pop()], []).settlements
+    assert [len(each.claims) for each in settlements] == [1, 1, 1]
+    for number, (settlement, body) in enumerate(zip(settlements, bodies, strict=True), 1):
+        assert fault(settlement, body) == ("busy", "not now")
+        assert answer(settlement, body).attempt == number

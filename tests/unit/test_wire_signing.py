@@ -39,6 +39,7 @@ OTHER_VALUES = {
     "ttl_ms": 5_001,
     "reply": "",
     "params": b"[1,3]",
+    "attempt": 2,
 }
 
 

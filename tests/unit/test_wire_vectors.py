@@ -33,12 +33,13 @@ def named(cases: list[dict[str, Any]]) -> Any:
 
 def envelope_of(case: dict[str, Any]) -> Envelope:
     fields = {name: case[name] for name in ("id", "node", "category", "service", "sent_ms", "ttl_ms", "reply", "token")}
-    return Envelope(**fields, kind=Kind(case["kind"]), params=case["params"].encode())
+    attempt = case.get("attempt", 1)
+    return Envelope(**fields, kind=Kind(case["kind"]), params=case["params"].encode(), attempt=attempt)
 
 
 def reply_of(case: dict[str, Any]) -> Reply:
     fault = Fault(**case["fault"]) if case["fault"] else None
-    return Reply(case["id"], case["token"], case["status"], case["message"].encode(), fault)
+    return Reply(case["id"], case["token"], case["status"], case["message"].encode(), fault, case.get("attempt", 1))
 
 
 @pytest.mark.parametrize("case", named(vectors("events.json")))
@@ -93,12 +94,14 @@ def test_the_vectors_are_right_by_the_standard_library_alone(case: dict[str, Any
     if root.tag == "event":
         parts = [root.get("node"), root.findtext("category"), root.findtext("service"), root.get("kind")]
         parts += [root.get("reply"), root.get("sent"), root.get("ttl"), root.findtext("id"), case["params"]]
+        parts += [root.get("attempt")] if root.get("attempt") else []
         domain = "servicebus/2 event"
     else:
         fault = root.find("fault")
         about = ["", "", "", ""]
         if fault is not None:
             about = [fault.get("type"), fault.findtext("text"), fault.findtext("trace"), fault.get("retry-after")]
+            about += [fault.get("clock")] if fault.get("clock") else []
         parts = [case["request_token"], root.findtext("id"), root.findtext("status"), case["message"], *about]
         domain = "servicebus/2 response"
     text = b"".join(b"%d:%s" % (len(part), part) for part in ((part or "").encode() for part in [domain, *parts]))

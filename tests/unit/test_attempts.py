@@ -1,0 +1,194 @@
+"""Attempts of one call: each signed by itself, with one end; and whose verdicts are believed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from servicebus.client.answers import Answers
+from servicebus.client.request import Request
+from servicebus.client.roster import Roster
+from servicebus.client.seal import our_clock_ms, seal
+from servicebus.client.version import Version2
+from servicebus.configuration import Configuration
+from servicebus.errors import CallRefused, CallTimeout, EnvelopeError, RemoteError
+from servicebus.transport.interface import Delivery
+from servicebus.wire.address import Address
+from servicebus.wire.envelope import Envelope, Kind, Reply
+from servicebus.wire.fault import EXPIRED, NOT_RUN, Fault
+from servicebus.wire.signing import Keyring
+from servicebus.wire.xmlcodec import decode_envelope, encode_reply
+
+KEYS = Keyring(["secret token"])
+VERSION = Version2(Configuration({"hosts": ["mq-a"], "secret_token": "secret token"}), KEYS)
+NOBODY: Any = None
+
+
+class Link:
+    class host:  # noqa: N801
+        name = "mq-a:5672"
+
+
+class Path:
+    def __init__(self, link: Any):
+        self.link = link
+        self.shift_ms = 0
+        self.answered = 0
+        self.outstanding: dict[str, Request] = {}
+        self.clock: Any = self
+
+    def heard(self, now: float) -> None:
+        pass
+
+
+class Carrier:
+    """Notes what is to be sent again."""
+
+    def __init__(self) -> None:
+        self.again: list[str] = []
+
+    def route(self, request: Request, now: float) -> None:
+        self.again.append("route")
+
+    def pause(self, request: Request, busy: Exception) -> None:
+        self.again.append("pause")
+
+    def take_back(self, request: Request, link: Any, why: str, now: float) -> None:
+        self.again.append("take back")
+
+
+class Call:
+    """One call as the engine has it, with what was published of it."""
+
+    def __init__(self, timeout_s: float = 30.0) -> None:
+        wire_id, address = "0123456789abcdef-1", Address.parse("NODE-01.math.add")
+        token, body = seal(KEYS, wire_id, address, Kind.CALL, timeout_s, b"[1,2]")
+        self.request = Request(1, wire_id, address, Kind.CALL, body, token, timeout_s=timeout_s)
+        self.request.version = VERSION
+        self.published: list[Envelope] = []
+        self.carrier = Carrier()
+        self.roster = Roster()
+        self.answers = Answers(self.roster, self.carrier, NOBODY, NOBODY, 60.0)  # type: ignore[arg-type]
+
+    def publish(self, path: Any) -> Envelope:
+        """As a Link does it."""
+        request = self.request
+        request.attempt += 1
+        request.sent_as, request.shift_ms = request.attempt, path.shift_ms
+        request.link, request.path = path.link, path
+        self.published.append(decode_envelope(VERSION.parcel(request).body, 10_000))
+        request.published()
+        self.roster.travelling[request.id] = request
+        return self.published[-1]
+
+    def reply(self, link: Any, attempt: int, fault: Fault | None = None) -> None:
+        status, message = ("ok", b"3") if fault is None else ("fault", b"")
+        asked = self.published[attempt - 1]
+        token = KEYS.sign_reply(asked.token, asked.id, status, message, fault)
+        body = encode_reply(Reply(asked.id, token, status, message, fault, attempt))
+        self.answers.replied(link, Delivery(NOBODY, 1, body, correlation_id=asked.id))
+
+
+def test_each_attempt_is_signed_by_itself_and_all_end_together() -> None:
+    call, path = Call(), Path(Link())
+    sent = [call.publish(path) for _ in range(4)]
+    assert [each.attempt for each in sent] == [1, 2, 3, 4]
+    assert len({each.token for each in sent}) == 4
+    assert len({each.id for each in sent}) == 1
+    assert len({each.sent_ms + each.ttl_ms for each in sent}) == 1
+    for each in sent:
+        KEYS.verify_envelope(each)
+
+
+@pytest.mark.parametrize("attempt", [1, 2, 3])
+def test_a_result_is_believed_for_any_attempt(attempt: int) -> None:
+    call, links = Call(), [Link(), Link(), Link()]
+    for link in links:
+        call.publish(Path(link))
+    call.reply(links[0], attempt)
+    assert call.request.wait() == (1, 3)
+
+
+def test_an_error_of_the_service_is_believed_for_any_attempt() -> None:
+    call, links = Call(), [Link(), Link()]
+    for link in links:
+        call.publish(Path(link))
+    call.reply(links[0], 1, Fault("ValueError", "no good"))
+    with pytest.raises(RemoteError):
+        call.request.wait()
+
+
+@pytest.mark.parametrize("type", sorted(NOT_RUN))
+@pytest.mark.parametrize(
+    ("link", "attempt"), [(0, 1), (1, 1), (0, 2)], ids=["old", "old over this link", "over another"]
+)
+def test_a_verdict_is_believed_for_the_attempt_on_its_way_alone(type: str, link: int, attempt: int) -> None:
+    call, links = Call(), [Link(), Link()]
+    for each in links:
+        call.publish(Path(each))
+    call.reply(links[link], attempt, Fault(type, "not here"))
+    assert not call.request.is_done
+    assert (call.carrier.again, call.answers.late) == ([], 1)
+    call.reply(links[1], 2, Fault("refused", "bad-json: true of this one"))
+    with pytest.raises(CallRefused):
+        call.request.wait()
+
+
+@pytest.mark.parametrize("attempt", [0, 3, 999_999_999])
+def test_a_reply_to_an_attempt_that_was_never_made_is_not_believed(attempt: int) -> None:
+    call, link = Call(), Link()
+    for _ in range(2):
+        call.publish(Path(link))
+    call.request.attempt = 2
+    with pytest.raises(EnvelopeError):
+        call.request.token_of(attempt)
+
+
+def test_a_verdict_says_nothing_about_the_attempts_before() -> None:
+    call, path = Call(), Path(Link())
+    call.publish(path)  # lost with its path
+    call.publish(path)
+    call.request.not_run()
+    assert call.request.maybe_ran
+    call.request.not_run()
+    assert not call.request.maybe_ran
+
+
+@pytest.mark.parametrize("apart_s", [-20, 20])
+def test_a_call_that_is_late_by_the_nodes_clock_is_dated_by_it(apart_s: int) -> None:
+    call, path = Call(timeout_s=5.0), Path(Link())
+    first = call.publish(path)
+    told_ms = our_clock_ms(first_body(call), call.request.deadline) + apart_s * 1000
+    call.reply(path.link, 1, Fault(EXPIRED, "late", clock_ms=told_ms))
+    assert call.carrier.again == ["route"]
+    second = call.publish(path)
+    assert abs(second.sent_ms - told_ms) < 200
+    assert second.sent_ms + second.ttl_ms <= told_ms + call.request.deadline * 1000
+    assert abs(second.sent_ms + second.ttl_ms - (first.sent_ms + first.ttl_ms) - apart_s * 1000) < 5
+
+
+@pytest.mark.parametrize("clock_ms", [None, 0, 10**15 - 1], ids=["none", "long ago", "far ahead"])
+def test_a_clock_that_is_too_far_off_ends_the_call(clock_ms: int | None) -> None:
+    """It would be good for longer than the node remembers its first attempt."""
+    call, path = Call(), Path(Link())
+    call.publish(path)
+    call.reply(path.link, 1, Fault(EXPIRED, "late", clock_ms=clock_ms))
+    with pytest.raises(CallTimeout):
+        call.request.wait()
+    assert path.shift_ms == 0
+
+
+def test_a_node_that_says_late_again_and_again_ends_the_call() -> None:
+    call, path = Call(), Path(Link())
+    for number in range(1, 10):
+        call.publish(path)
+        told_ms = our_clock_ms(first_body(call), call.request.deadline) + number * 1000
+        call.reply(path.link, number, Fault(EXPIRED, "late", clock_ms=told_ms))
+        if call.request.is_done:
+            break
+    assert number == 4
+
+
+def first_body(call: Call) -> bytes:
+    return call.request.body
