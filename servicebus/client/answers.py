@@ -14,6 +14,7 @@ from servicebus.client.roster import Roster
 from servicebus.client.seal import our_clock_ms
 from servicebus.client.watch import AWAY, PathWatch
 from servicebus.errors import EnvelopeError, NodeUnavailable, ServiceBusy
+from servicebus.transport.complaints import Complaints
 from servicebus.transport.interface import Delivery, Returned
 from servicebus.transport.loggers import get_logger
 from servicebus.wire.envelope import Kind
@@ -39,6 +40,7 @@ class Answers:
         self._carrier = carrier
         self._watch = watch
         self._canceller = canceller
+        self._complaints = Complaints("replies")
         self._clock_skew_ms = clock_skew_s * 1000
 
     def replied(self, link: Link, delivery: Delivery) -> None:
@@ -62,8 +64,8 @@ class Answers:
             reply = request.version.read(request, delivery.body)
         except EnvelopeError as error:
             self.unverified += 1
-            request.tried(link.host.name, f"sent a reply that cannot be believed ({error})")
-            LOG.warning("%s: ignored a reply to %s: %s", link.host.name, request.address, error)
+            request.doubted(link.host.name, error)
+            self._complaints.log(f"{link.host.name}: ignored a reply to {request.address}: {error}")
             return
         path = request.path
         if path is None or path.link is not link:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from servicebus.client.path import Path
     from servicebus.client.version import Version
 
+_MAX_TOLD = 16
+_DOUBT = "sent a reply that cannot be believed"
+
 
 @dataclass(slots=True)
 class Post:
@@ -187,9 +190,16 @@ class Request:
         return self.copied_as if self.copy is not None and self.copy.link is link else 0
 
     def tried(self, host: str, what: str) -> None:
-        """Remember a failed attempt for the error text; the last per host and reason is enough."""
+        """Remember a failed attempt for the error text; one per host and reason is enough, and the last few are."""
         if (host, what) not in self.attempts:
+            if len(self.attempts) >= _MAX_TOLD:
+                del self.attempts[0]
             self.attempts.append((host, what))
+
+    def doubted(self, host: str, why: Exception) -> None:
+        """Remember that *host* brought a reply that cannot be believed. A stranger may send many: the first is told."""
+        if not any(name == host and what.startswith(_DOUBT) for name, what in self.attempts):
+            self.tried(host, f"{_DOUBT} ({why})")
 
     @property
     def due_ms(self) -> int | None:

@@ -9,9 +9,9 @@ from typing import Any
 
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
-from servicebus.runtime.complaints import Complaints
 from servicebus.runtime.dialect import Refused, Version2, wrong_queue
 from servicebus.runtime.dispatcher import Dispatcher
+from servicebus.transport.complaints import Complaints
 from servicebus.transport.interface import Delivery
 from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import Fault

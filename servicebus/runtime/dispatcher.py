@@ -13,13 +13,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from servicebus.runtime.complaints import Complaints
 from servicebus.runtime.job import Burial, Job, Outcome, Postponement, Settlement, Verdict
 from servicebus.runtime.journal import Journal, Known, Release, Standing
 from servicebus.runtime.journal_notes import JournalNotes
 from servicebus.runtime.reception import DEFECT, Arrival, Reception, ServiceKey
 from servicebus.runtime.retries import Retries
 from servicebus.runtime.service_thread import ServiceThread
+from servicebus.transport.complaints import Complaints
 from servicebus.transport.failurelog import FailureLog
 from servicebus.wire import headers
 from servicebus.wire.envelope import Kind

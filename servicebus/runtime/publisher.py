@@ -9,10 +9,10 @@ from collections.abc import Callable
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError, MessageTooLarge, TransportError
 from servicebus.policy.size_limit import SizeLimit
-from servicebus.runtime.complaints import Complaints
 from servicebus.runtime.confirmed_channel import PRECONDITION_FAILED, ConfirmedChannel, Publish
 from servicebus.runtime.copies import Copy, dead_letter, delayed
 from servicebus.runtime.job import Claim, Job, Settlement
+from servicebus.transport.complaints import Complaints
 from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Returned
 from servicebus.transport.loggers import get_logger

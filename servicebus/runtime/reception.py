@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from servicebus.runtime.complaints import Complaints
 from servicebus.runtime.dialect import Dialect, Refused, wrong_queue
 from servicebus.runtime.job import Burial, Claim, Incoming, Settlement
 from servicebus.runtime.journal import Start
 from servicebus.runtime.service_thread import ServiceThread
+from servicebus.transport.complaints import Complaints
 from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.interface import Delivery
 from servicebus.wire.envelope import Kind

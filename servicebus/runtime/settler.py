@@ -17,7 +17,6 @@ from collections.abc import Callable
 from functools import partial
 
 from servicebus.errors import JournalUnavailable
-from servicebus.runtime.complaints import Complaints
 from servicebus.runtime.copy_store import CopyStore
 from servicebus.runtime.dialect import Dialect
 from servicebus.runtime.dispatcher import Dispatcher, Turned
@@ -26,6 +25,7 @@ from servicebus.runtime.job import Outcome, Settlement
 from servicebus.runtime.journal.log import Damaged
 from servicebus.runtime.publisher import Publisher
 from servicebus.runtime.reception import Arrival
+from servicebus.transport.complaints import Complaints
 from servicebus.transport.interface import Delivery
 from servicebus.transport.sharedloop import SharedLoop, nothing
 from servicebus.wire.envelope import Kind

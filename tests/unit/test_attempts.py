@@ -192,3 +192,27 @@ def test_a_node_that_says_late_again_and_again_ends_the_call() -> None:
 
 def first_body(call: Call) -> bytes:
     return call.request.body
+
+
+def test_a_flood_of_bogus_replies_costs_neither_memory_nor_lines(caplog: pytest.LogCaptureFixture) -> None:
+    """Each says something else; for the caller the first is kept, and others that failed are not pushed out."""
+    call, path = Call(), Path(Link())
+    asked = call.publish(path)
+    call.request.tried("mq-b:5672", "was away")
+    for number in range(3000):
+        body = encode_reply(Reply(asked.id, f"{number:08x}:{'0' * 64}", "ok", b"666"))
+        call.answers.replied(path.link, Delivery(NOBODY, 1, body, correlation_id=asked.id))
+    assert call.answers.unverified == 3000
+    assert [host for host, _ in call.request.attempts] == ["mq-b:5672", "mq-a:5672"]
+    assert "no key with the id '00000000'" in call.request.attempts[1][1]
+    assert len(caplog.records) < 300
+    call.reply(path.link, 1)
+    assert call.request.wait() == (1, 3)
+
+
+def test_what_was_tried_is_told_up_to_a_bound() -> None:
+    call = Call()
+    for number in range(1000):
+        call.request.tried("mq-a:5672", f"failed in way {number}")
+    assert len(call.request.attempts) == 16
+    assert call.request.attempts[-1][1] == "failed in way 999"
