@@ -101,9 +101,9 @@ class JournalUnavailable(ServiceBusError):
 class EnvelopeError(ServiceBusError):
     """Raised when bytes are no acceptable envelope, or a value cannot become one.
 
-    ``reason`` is a short stable word that counters and tests use: ``malformed``, ``oversized``, ``too-deep``, ``dtd``,
-    ``bad-json``, ``signature``, ``stale``, ``replayed``, ``wrong-node``, ``wrong-queue``, ``unknown-service``,
-    ``unencodable``.
+    ``reason`` is a short stable word that counters and tests use: ``malformed``, ``oversized``, ``unreadable``,
+    ``too-deep``, ``dtd``, ``bad-json``, ``signature``, ``stale``, ``replayed``, ``wrong-node``, ``wrong-queue``,
+    ``unknown-service``, ``unencodable``.
     """
 
     def __init__(self, reason: str, detail: str = ""):

@@ -36,6 +36,7 @@ def migrate_queue(
     killed; after an interruption run it again. Agents that have the new queue_type wait for this command; while others
     consume the old queues it changes nothing.
     """
+    from servicebus.operations.copier import LARGEST_BYTES
     from servicebus.operations.migrate import look_at_all  # here, so that --help does not wait for pika
     from servicebus.operations.session import open_session
     from servicebus.transport.stored import stored_queues
@@ -46,7 +47,7 @@ def migrate_queue(
     for name in queues:
         if name not in known:
             raise click.BadParameter(f"{name} is none of {', '.join(known)}", param_hint="--queue")
-    with open_session(broker, configuration, purpose="migrate-queue") as session:
+    with open_session(broker, configuration, purpose="migrate-queue", most_bytes=LARGEST_BYTES) as session:
         before = look_at_all(session, configuration, queues)
         after = before if dry_run else [_moved(session, configuration, each) for each in before]
     document = {

@@ -61,6 +61,8 @@ class Answers:
             return
         try:
             assert request.version is not None, "it travels"
+            if delivery.flaw is not None:
+                raise EnvelopeError(delivery.flaw.reason, delivery.flaw.detail)
             reply = request.version.read(request, delivery.body)
         except EnvelopeError as error:
             self.unverified += 1

@@ -182,6 +182,7 @@ class Link:
             heartbeat_s=self._config.heartbeat_interval,
             connect_timeout_s=self._turn.patience_s(min(self._config.socket_timeout, CONNECT_LIMIT_S)),
             handshake_timeout_s=self._turn.patience_s(self._config.socket_timeout),
+            most_bytes=self._config.max_envelope_bytes,
             fast=self._config.fast_lane,
         )
 

@@ -12,10 +12,12 @@ from servicebus.operations.session import Session
 from servicebus.transport.interface import Delivery
 from servicebus.wire.headers import kept_in_copies
 
-__all__ = ["WINDOW", "Copier", "Progress"]
+__all__ = ["LARGEST_BYTES", "WINDOW", "Copier", "Progress"]
 
 WINDOW = 100
 """Messages under way at a time; so many may be in both queues after a kill."""
+LARGEST_BYTES = 512 * 1024 * 1024
+"""RabbitMQ takes no longer message, whatever it is told."""
 NEXT_S = 0.3
 """A queue that delivers nothing for so long is empty, or nearly so."""
 
@@ -86,6 +88,10 @@ class Copier:
             self._progress(self._target, len(under_way))
 
     def _copy(self, delivery: Delivery) -> Future[None]:
+        flaw = delivery.flaw
+        if flaw is not None and flaw.reason == "oversized":
+            raise TransportError(f"{self._target}: a message cannot be copied: {flaw.detail}")
+        # One with unreadable properties goes without them: its node refuses it, or judges it by its body.
         return self._channel.publish(
             "",
             self._target,

@@ -165,6 +165,9 @@ class DeadLetters:
             sending = _Sending(session, messages_queue(self._node))
 
             def visit(walk: Walk, delivery: Delivery, letter: Letter) -> bool:
+                if delivery.flaw is not None:  # unchecked or not: what would go back is not what stands there
+                    report.stays[f"refused: {letter.problem}"] += 1
+                    return False
                 body = self._body_to_send(letter, report, reseal=reseal, unchecked=unchecked)
                 if body is None:
                     return False

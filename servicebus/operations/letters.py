@@ -82,6 +82,8 @@ def read_letter(delivery: Delivery, max_bytes: int) -> Letter:
     body, found = delivery.body, dict(delivery.headers or {})
     envelope, service, params, problem = None, "?", body, ""
     try:
+        if delivery.flaw is not None:
+            raise EnvelopeError(delivery.flaw.reason, delivery.flaw.detail)
         if is_old_event(body):
             event = decode_event(body, max_bytes)
             service, params = f"{event.category}.{event.service}", event.params

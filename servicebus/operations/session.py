@@ -33,11 +33,17 @@ _CLOSE_S = 2.0
 
 
 def open_session(
-    host: BrokerHost, config: Configuration, *, purpose: str = "operator", timeout_s: float | None = None
+    host: BrokerHost,
+    config: Configuration,
+    *,
+    purpose: str = "operator",
+    timeout_s: float | None = None,
+    most_bytes: int | None = None,
 ) -> Session:
     """Connect to *host*; to the first member that answers, if it is a cluster.
 
     Args:
+        most_bytes: of a message that is longer only the beginning is read; ``max_envelope_bytes`` by default.
         purpose: one word or two for the broker's list of connections.
         timeout_s: for the whole of it; the configuration's ``socket_timeout`` by default.
 
@@ -48,14 +54,16 @@ def open_session(
     *others, last = (host.member(turn) for turn in range(max(1, len(host.members))))
     for member in others:
         with suppress(ConnectFailed):
-            return Session(member, config, purpose, timeout_s)
-    return Session(last, config, purpose, timeout_s)
+            return Session(member, config, purpose, timeout_s, most_bytes)
+    return Session(last, config, purpose, timeout_s, most_bytes)
 
 
 class Session:
     """A connection to one broker; made by ``open_session()``."""
 
-    def __init__(self, host: BrokerHost, config: Configuration, purpose: str, timeout_s: float):
+    def __init__(
+        self, host: BrokerHost, config: Configuration, purpose: str, timeout_s: float, most_bytes: int | None = None
+    ):
         self.host = host
         self._loop = client_loop()
         self._channels: list[SessionChannel] = []
@@ -74,6 +82,7 @@ class Session:
                 heartbeat_s=config.heartbeat_interval,
                 connect_timeout_s=min(timeout_s, _CONNECT_S),
                 handshake_timeout_s=timeout_s,
+                most_bytes=config.max_envelope_bytes if most_bytes is None else most_bytes,
                 fast=config.fast_lane,
             )
 

@@ -120,6 +120,7 @@ class NodeConsumer:
             heartbeat_s=self._config.heartbeat_interval,
             connect_timeout_s=self._turn.patience_s(min(self._config.socket_timeout, CONNECT_LIMIT_S)),
             handshake_timeout_s=self._turn.patience_s(max(self._config.socket_timeout, 10.0)),
+            most_bytes=self._config.max_envelope_bytes,
             fast=self._config.fast_lane,
         )
 

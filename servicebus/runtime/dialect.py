@@ -50,6 +50,12 @@ def wrong_queue(incoming: Incoming, lane: Kind) -> Refused:
     return Refused(EnvelopeError("wrong-queue", f"a {incoming.kind.value} in the queue for {lane.value}s"))
 
 
+def refuse_flawed(delivery: Delivery) -> None:
+    """Raises Refused for what the transport could not read, or did not keep: its sender cannot be told."""
+    if delivery.flaw is not None:
+        raise Refused(EnvelopeError(delivery.flaw.reason, delivery.flaw.detail))
+
+
 class Dialect(Protocol):
     """``read()`` belongs to the I/O thread; the writing methods may be called by any thread."""
 
@@ -73,6 +79,7 @@ class Version2:
         self._epoch_s = time.time() - time.monotonic()
 
     def read(self, delivery: Delivery) -> Incoming:
+        refuse_flawed(delivery)
         try:
             envelope = decode_envelope(delivery.body, self._config.max_envelope_bytes)
         except EnvelopeError as error:

@@ -31,6 +31,10 @@ if logging.getLogger("pika").level == logging.NOTSET:
     logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 
+WHOLE_BYTES = 1 << 20
+"""So long a body is kept whole in any case: refused for its length or not, it costs next to nothing."""
+
+
 class _Pika(base_connection.BaseConnection):  # type: ignore[misc]
     """pika's connection, on services that are given from outside."""
 
@@ -52,8 +56,10 @@ class AmqpConnection:
         heartbeat_s: int,
         connect_timeout_s: float,
         handshake_timeout_s: float,
+        most_bytes: int,
         fast: bool = True,
     ):
+        """*most_bytes*: a body over this and `WHOLE_BYTES` arrives as its beginning, in a FlawedDelivery."""
         self.host = host
         self.blocked: str | None = None
         self.loop = loop
@@ -62,7 +68,8 @@ class AmqpConnection:
         self._ended = False
         self._channels: list[AmqpChannel] = []
         self._timeouts_s = (connect_timeout_s, handshake_timeout_s)
-        self._services = ConnectionServices(loop, fast=fast)
+        self._services = ConnectionServices(loop, max(most_bytes, WHOLE_BYTES))
+        self.is_fast = fast
         self._pika: Any = None
         stack_timeout_s = connect_timeout_s + handshake_timeout_s
         try:
@@ -153,9 +160,10 @@ class AmqpConnection:
         version = (self._pika.server_properties or {}).get("version", "") if self._pika is not None else ""
         return version if isinstance(version, str) else ""
 
-    def lane(self) -> tuple[FastLane | None, Callable[[bytes], None]]:
-        """The fast lane, if this connection has one, and how to write to its stream; only while open."""
+    def lane(self) -> tuple[FastLane, Callable[[bytes], None]]:
+        """The fast lane, and how to write to its stream; only while open."""
         assert self._services.stream is not None
+        assert self._services.lane is not None
         return self._services.lane, self._services.stream.write
 
     def lost(self, reason: str) -> ConnectionLost:

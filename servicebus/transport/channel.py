@@ -12,16 +12,26 @@ from servicebus.errors import TransportError
 from servicebus.transport.acks import Acks
 from servicebus.transport.cancelled import ask_why_cancelled
 from servicebus.transport.failures import channel_failure
-from servicebus.transport.frames import Properties, ack_frame, publish_frames
-from servicebus.transport.interface import Asked, Delivery, Returned, Script
+from servicebus.transport.frames import Properties, ack_frame, publish_frames, write_properties
+from servicebus.transport.interface import Asked, Delivery, Flaw, FlawedDelivery, Returned, Script
 
 if TYPE_CHECKING:
     from servicebus.transport.amqp import AmqpConnection
 
-_PERSISTENT = 2
 _LONGEST_EXPIRATION_MS = 2**32 - 1
 """RabbitMQ takes no more, 49 days: a longer one closes the channel (406)."""
 _ACKS_WAIT_S = 0.05
+
+
+class _Properties(pika.BasicProperties):  # type: ignore[misc]
+    """Written by us: pika cannot write all that it can read."""
+
+    def __init__(self, flags: int, raw: bytes):
+        super().__init__()
+        self._raw = flags.to_bytes(2, "big") + raw
+
+    def encode(self) -> list[bytes]:
+        return [self._raw]
 
 
 class AmqpChannel:
@@ -56,6 +66,7 @@ class AmqpChannel:
         self._script: Script | None = None
         self._channel = raw.channel(on_open_callback=self._opened)
         self._number = int(self._channel.channel_number)
+        self._is_fast = connection.is_fast
         self._lane, self._write = connection.lane()
 
     def __repr__(self) -> str:
@@ -97,7 +108,7 @@ class AmqpChannel:
             return 0
         # What cannot be encoded raises before it is counted: the broker confirms by its own count of what it gets.
         expiration = None if expiration_ms is None else str(min(expiration_ms, _LONGEST_EXPIRATION_MS))
-        if self._lane is not None:
+        if self._is_fast:
             self._write(
                 publish_frames(
                     self._number,
@@ -116,13 +127,8 @@ class AmqpChannel:
             )
             self._published += 1
             return self._published
-        properties = pika.BasicProperties(
-            correlation_id=correlation_id,
-            reply_to=reply_to,
-            expiration=expiration,
-            message_id=message_id,
-            delivery_mode=_PERSISTENT if persistent else None,
-            headers=headers,
+        properties = _Properties(
+            *write_properties(headers, persistent, correlation_id, reply_to, expiration, message_id)
         )
         self._channel.basic_publish(exchange, routing_key, body, properties, mandatory=mandatory)
         self._published += 1
@@ -152,7 +158,7 @@ class AmqpChannel:
         if not self.is_open:
             return
         for tag, multiple in self._acks.take():
-            if self._lane is not None:
+            if self._is_fast:
                 self._write(ack_frame(self._number, tag, multiple))
             else:
                 self._channel.basic_ack(tag, multiple)
@@ -179,11 +185,9 @@ class AmqpChannel:
         channel.add_on_close_callback(self._closed)
         channel.add_on_cancel_callback(self._cancelled)
         if self._on_returned is not None:
-            channel.add_on_return_callback(self._returned)
-            if self._lane is not None:
-                self._lane.add_returns(self._number, self._fast_returned)
+            self._lane.add_returns(self._number, self._returned)
         if self._on_confirmed is not None:
-            if self._lane is not None:
+            if self._is_fast:
                 self._lane.add_confirms(self._number, self._fast_confirmed)
             channel.confirm_delivery(self._confirmed, callback=lambda _frame: self._on_open(self))
         else:
@@ -192,8 +196,7 @@ class AmqpChannel:
     def _closed(self, _channel: Any, error: BaseException) -> None:
         self.is_open = False
         self.connection.forget(self)
-        if self._lane is not None:
-            self._lane.remove_channel(self._number)
+        self._lane.remove_channel(self._number)
         if self._script is not None:
             self._script.close()
             self._script = None
@@ -216,14 +219,7 @@ class AmqpChannel:
         except Exception as error:
             self.connection.loop.failed(callback, error)
 
-    def _returned(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
-        reason = f"{method.reply_code} {method.reply_text}"
-        returned = Returned(
-            method.exchange, method.routing_key, properties.correlation_id, properties.message_id, body, reason
-        )
-        self._guarded(self._on_returned, returned)
-
-    def _fast_returned(self, reason: str, exchange: str, routing_key: str, about: Properties, body: bytes) -> None:
+    def _returned(self, reason: str, exchange: str, routing_key: str, about: Properties, body: bytes) -> None:
         correlation_id, _, message_id, _ = about
         self._guarded(self._on_returned, Returned(exchange, routing_key, correlation_id, message_id, body, reason))
 
@@ -242,23 +238,31 @@ class AmqpChannel:
         """pika's channel; for transport/steps.py only."""
         return self._channel
 
-    def is_to_be_acked(self, tag: int) -> None:
-        """A delivery has come past the fast lane."""
-        self._acks.delivered(tag)
-
     def take_deliveries(self, consumer_tag: str, on_delivery: Callable[[Delivery], None], *, no_ack: bool) -> None:
-        """Let the fast lane, if there is one, take this consumer's deliveries past pika."""
-        if self._lane is None:
-            return
-
+        """Have the deliveries of a consumer of this channel."""
         note = self._acks.delivered
 
-        def deliver(tag: int, about: Properties, body: bytes) -> None:
+        def deliver(tag: int, about: Properties, body: bytes, flaw: Flaw | None = None) -> None:
             if not no_ack:
                 note(tag)
             try:
-                on_delivery(Delivery(self, tag, body, *about))
+                on_delivery(
+                    Delivery(self, tag, body, *about) if flaw is None else FlawedDelivery(flaw, self, tag, body, *about)
+                )
             except Exception as error:  # it costs this delivery; what was read with it goes on
                 self.connection.loop.failed(on_delivery, error)
 
         self._lane.add_consumer(self._number, consumer_tag, deliver)
+
+    def get(self, queue: str, on_got: Callable[[Delivery | None], None]) -> None:
+        """Ask for the first message of *queue*, to be acked; None if there is none."""
+
+        def got(tag: int = 0, about: Properties | None = None, body: bytes = b"", flaw: Flaw | None = None) -> None:
+            if about is None:
+                on_got(None)
+                return
+            self._acks.delivered(tag)
+            on_got(Delivery(self, tag, body, *about) if flaw is None else FlawedDelivery(flaw, self, tag, body, *about))
+
+        self._lane.add_get(self._number, got)
+        self._write(pika.frame.Method(self._number, pika.spec.Basic.Get(queue=queue)).marshal())

@@ -2,15 +2,22 @@
 
 Theory of operation. The lane stands between our Stream and pika's connection, as pika's transport on one side and the
 stream's protocol on the other. It cuts what the broker sends into frames. A ``basic.deliver`` for a consumer that was
-registered here, with its header and body frames, becomes one callback; so do a ``basic.return`` and a ``basic.ack`` (a
-confirm) on a channel that was registered. Every other frame goes to pika untouched and in order. pika never notices: a
-delivery that it did not see changes none of its state, and its heartbeat checker is fed one heartbeat frame a second
-while others are kept from it. What we publish and ack is written to the same stream between pika's own frames.
+registered here, with its header and body frames, becomes one callback; so do the answer to a ``basic.get``, a
+``basic.return`` and a ``basic.ack`` (a confirm) on a channel that was registered. Every other frame goes to pika
+untouched and in order. pika never notices: a delivery that it did not see changes none of its state, and its heartbeat
+checker is fed one heartbeat frame a second while others are kept from it, or a long one arrives. What we publish and
+ack is written to the same stream between pika's own frames.
+
+Strangers may have written a message's properties and body. What cannot be read, or is longer than we take, is handed on
+with its flaw, so that it costs that delivery alone: an error in pika would cost the connection, and the broker would
+deliver the same bytes over the next one. Of a body that is too long only the beginning is kept, and a digest of it all.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +29,8 @@ from servicebus.transport.frames import (
     END,
     FRAME_HEAD,
     FRAME_OVERHEAD,
+    GET_EMPTY,
+    GET_OK,
     HEADER,
     HEADER_FRAME,
     HEARTBEAT,
@@ -30,15 +39,18 @@ from servicebus.transport.frames import (
     METHOD_HEAD,
     RETURN,
     Properties,
-    Unreadable,
     read_ack,
     read_properties,
     read_return,
 )
+from servicebus.transport.interface import Flaw
 from servicebus.transport.stream import StreamProtocol
+from servicebus.transport.tables import Unreadable
 
-OnDeliver = Callable[[int, Properties, bytes], None]
-"""``(delivery tag, properties, body)``"""
+OnDeliver = Callable[..., None]
+"""``(delivery tag, properties, body)``; and the Flaw, if there is one"""
+OnGot = Callable[..., None]
+"""As OnDeliver; without arguments: the queue is empty"""
 OnReturn = Callable[[str, str, str, Properties, bytes], None]
 """``(reason, exchange, routing key, properties, body)``"""
 OnConfirm = Callable[[int, bool], None]
@@ -48,30 +60,68 @@ Taker = Callable[[bytes, int, int, int], int]
 
 _HEARTBEAT_S = 1.0
 _FRAME_TYPES = (METHOD, HEADER, BODY, HEARTBEAT)
+_MOST_FRAME_BYTES = 131072
+"""What pika asks the broker for; no broker may send more (AMQP 0-9-1, 4.2.3)."""
+HEAD_BYTES = 65536
+"""So much is kept of a body that is too long."""
+_NO_PROPERTIES: Properties = (None, None, None, None)
 
 
 class _Content:
     """A delivery, or what came back, whose header or body frames are still to come."""
 
-    __slots__ = ("missing", "on_deliver", "pieces", "properties", "tag")
+    __slots__ = ("detail", "digest", "missing", "on_deliver", "pieces", "properties", "size", "tag")
 
     def __init__(self, on_deliver: OnDeliver, tag: int):
         self.on_deliver = on_deliver
         self.tag = tag
         self.properties: Properties | None = None
-        self.missing = 0
+        self.detail = ""
+        """Why the properties cannot be read."""
+        self.size = self.missing = 0
         self.pieces: list[bytes] = []
+        self.digest: Any = None
+        """Of a body that is too long."""
+
+    def add(self, piece: bytes) -> None:
+        if self.digest is None:
+            self.pieces.append(piece)
+            return
+        self.digest.update(piece)
+        if not self.pieces:
+            self.pieces.append(piece[:HEAD_BYTES])
+
+    def deliver(self, most_bytes: int) -> None:
+        """Hand it on; all of it is here."""
+        body = b"".join(self.pieces) if len(self.pieces) != 1 else self.pieces[0]
+        if self.digest is not None:
+            what = (
+                f"{self.size} bytes, allowed are {most_bytes}; SHA-256 {self.digest.hexdigest()}, kept is the beginning"
+            )
+            flaw = Flaw("oversized", f"{what}; {self.detail}" if self.detail else what)
+        elif self.detail:
+            flaw = Flaw("unreadable", self.detail)
+        else:
+            self.on_deliver(self.tag, self.properties, body)
+            return
+        self.on_deliver(self.tag, self.properties, body, flaw)
 
 
 class FastLane:
-    """One connection's lane. Everything belongs to the loop's thread."""
+    """One connection's lane. Everything belongs to the loop's thread.
 
-    def __init__(self, pika: StreamProtocol):
+    Args:
+        most_bytes: bodies that are longer are not kept.
+    """
+
+    def __init__(self, pika: StreamProtocol, most_bytes: int):
         self._pika = pika
+        self._most_bytes = most_bytes
         self._rest = b""
         self._consumers: dict[tuple[int, bytes], OnDeliver] = {}
         self._returns: dict[int, OnReturn] = {}
         self._confirms: dict[int, OnConfirm] = {}
+        self._gets: dict[int, deque[OnGot]] = {}
         self._contents: dict[int, _Content] = {}
         self._fed_at = 0.0
         self._is_open = True
@@ -85,6 +135,10 @@ class FastLane:
     def add_returns(self, channel: int, on_return: OnReturn) -> None:
         self._returns[channel] = on_return
 
+    def add_get(self, channel: int, on_got: OnGot) -> None:
+        """A ``basic.get`` was sent on *channel*; the broker answers them in order."""
+        self._gets.setdefault(channel, deque()).append(on_got)
+
     def add_confirms(self, channel: int, on_confirm: OnConfirm) -> None:
         self._confirms[channel] = on_confirm
 
@@ -92,6 +146,7 @@ class FastLane:
         """The channel was closed; its number may be used again."""
         self._returns.pop(channel, None)
         self._confirms.pop(channel, None)
+        self._gets.pop(channel, None)
         self._contents.pop(channel, None)
         for key in [key for key in self._consumers if key[0] == channel]:
             del self._consumers[key]
@@ -121,6 +176,8 @@ class FastLane:
             if kind not in _FRAME_TYPES:
                 break  # "AMQP....": the broker speaks another version, and pika knows what to say of it
             if end > size:
+                if length > _MOST_FRAME_BYTES:
+                    raise Unreadable(f"a frame of {length} bytes on channel {channel}")
                 break
             if data[end - 1] != END:
                 raise Unreadable(f"a frame of type {kind} on channel {channel} has no end")
@@ -133,6 +190,8 @@ class FastLane:
                     take = self._take_ack
                 elif method == RETURN and channel in self._returns:
                     take = self._take_return
+                elif method in (GET_OK, GET_EMPTY) and self._gets.get(channel):
+                    take = self._take_got
             elif channel in self._contents:
                 take = self._take_body if kind == BODY else self._take_header if kind == HEADER else None
             if take is not None:
@@ -146,7 +205,7 @@ class FastLane:
         if kept_from < at:
             self._pass(data, kept_from, at)
         self._rest = data[at:]
-        if kept_some and time.monotonic() - self._fed_at >= _HEARTBEAT_S:
+        if (kept_some or self._rest) and time.monotonic() - self._fed_at >= _HEARTBEAT_S:
             self._feed_heartbeat()
 
     # -- inside --------------------------------------------------------------------------------------------------------
@@ -160,51 +219,73 @@ class FastLane:
             kind, number, length, _class, _weight, size, flags = HEADER_FRAME.unpack_from(data, end)
             body: int = end + length + FRAME_OVERHEAD
             stop: int = body + size + FRAME_OVERHEAD
-            is_whole = kind == HEADER and number == channel and stop <= len(data)
+            is_whole = kind == HEADER and number == channel and stop <= len(data) and size <= self._most_bytes
             if (
                 is_whole
                 and data[body - 1] == END == data[stop - 1]
                 and FRAME_HEAD.unpack_from(data, body) == (BODY, channel, size)
             ):
-                on_deliver(tag, read_properties(data, end + HEADER_FRAME.size, flags), data[body + 7 : stop - 1])
-                return stop
+                try:
+                    properties = read_properties(data, end + HEADER_FRAME.size, body - 1, flags)
+                except Unreadable:
+                    pass  # the slower way says what is wrong
+                else:
+                    on_deliver(tag, properties, data[body + 7 : stop - 1])
+                    return stop
         self._contents[channel] = _Content(on_deliver, tag)
         return end
 
     def _take_return(self, data: bytes, channel: int, at: int, end: int) -> int:
         on_return = self._returns[channel]
-        reason, exchange, routing_key = read_return(data, at + 11)
+        reason, exchange, routing_key = read_return(data, at + 11, end - 1)
 
-        def returned(_tag: int, properties: Properties, body: bytes) -> None:
+        def returned(_tag: int, properties: Properties, body: bytes, _flaw: Flaw | None = None) -> None:
             on_return(reason, exchange, routing_key, properties, body)
 
         self._contents[channel] = _Content(returned, 0)
         return end
 
+    def _take_got(self, data: bytes, channel: int, at: int, end: int) -> int:
+        on_got = self._gets[channel].popleft()
+        if METHOD_HEAD.unpack_from(data, at)[3] == GET_EMPTY:
+            on_got()
+        else:
+            (tag,) = DELIVERY_TAG.unpack_from(data, at + 11)
+            self._contents[channel] = _Content(on_got, tag)
+        return end
+
     def _take_header(self, data: bytes, channel: int, at: int, end: int) -> int:
         content = self._contents[channel]
-        *_, content.missing, flags = HEADER_FRAME.unpack_from(data, at)
-        content.properties = read_properties(data, at + HEADER_FRAME.size, flags)
+        if content.properties is not None or at + HEADER_FRAME.size >= end:
+            raise Unreadable(f"the broker sent a header frame that does not belong there on channel {channel}")
+        *_, content.size, flags = HEADER_FRAME.unpack_from(data, at)
+        content.missing = content.size
+        try:
+            content.properties = read_properties(data, at + HEADER_FRAME.size, end - 1, flags)
+        except Unreadable as error:
+            content.properties = _NO_PROPERTIES
+            raw = data[at + 7 : end - 1]
+            content.detail = f"{error} (header frame of {len(raw)} bytes, SHA-256 {hashlib.sha256(raw).hexdigest()})"
+        if content.size > self._most_bytes:
+            content.digest = hashlib.sha256()
         if not content.missing:
-            self._deliver(channel, content, b"")
+            self._deliver(channel, content)
         return end
 
     def _take_body(self, data: bytes, channel: int, at: int, end: int) -> int:
         content = self._contents[channel]
         piece = data[at + 7 : end - 1]
         content.missing -= len(piece)
-        if content.missing > 0:
-            content.pieces.append(piece)
-        elif content.missing < 0 or content.properties is None:
+        if content.missing < 0 or content.properties is None:
             raise Unreadable(f"the broker sent more than it announced on channel {channel}")
-        else:
-            self._deliver(channel, content, b"".join([*content.pieces, piece]) if content.pieces else piece)
+        content.add(piece)
+        if not content.missing:
+            self._deliver(channel, content)
         return end
 
-    def _deliver(self, channel: int, content: _Content, body: bytes) -> None:
+    def _deliver(self, channel: int, content: _Content) -> None:
         del self._contents[channel]
-        assert content.properties is not None
-        content.on_deliver(content.tag, content.properties, body)
+        content.deliver(self._most_bytes)
 
     def _take_ack(self, data: bytes, channel: int, at: int, end: int) -> int:
         self._confirms[channel](*read_ack(data, at + 11))

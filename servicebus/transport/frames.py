@@ -14,13 +14,15 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-import pika.data
+from servicebus.transport.tables import Unreadable, read_short, read_table, write_short, write_table
 
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 END = 0xCE
 FRAME_OVERHEAD = 8
 DELIVER = (60 << 16) | 60
 RETURN = (60 << 16) | 50
+GET_OK = (60 << 16) | 71
+GET_EMPTY = (60 << 16) | 72
 ACK = (60 << 16) | 80
 HEARTBEAT_FRAME = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
@@ -38,11 +40,9 @@ DELIVERY_TAG = struct.Struct(">Q")
 CONTENT_TYPE, CONTENT_ENCODING, HEADERS, DELIVERY_MODE, PRIORITY = 0x8000, 0x4000, 0x2000, 0x1000, 0x0800
 CORRELATION_ID, REPLY_TO, EXPIRATION, MESSAGE_ID = 0x0400, 0x0200, 0x0100, 0x0080
 _BEFORE_CORRELATION_ID = CONTENT_TYPE | CONTENT_ENCODING | HEADERS | DELIVERY_MODE | PRIORITY
+_UNKNOWN = 0x0003
+"""Bit 0 announces more flags, of which the basic class has none; bit 1 is nothing's."""
 _PERSISTENT = b"\x02"
-
-
-class Unreadable(Exception):
-    """Raised when bytes are no AMQP that this module reads."""
 
 
 def ack_frame(channel: int, tag: int, multiple: bool = False) -> bytes:
@@ -53,7 +53,7 @@ def ack_frame(channel: int, tag: int, multiple: bool = False) -> bytes:
 @lru_cache(maxsize=1024)
 def _publish_method(channel: int, exchange: str, routing_key: str, mandatory: bool) -> bytes:
     """The method frame of ``basic.publish``; the same for every message on a path, so it is remembered."""
-    arguments = b"\0\0" + _short(exchange) + _short(routing_key) + (b"\1" if mandatory else b"\0")
+    arguments = b"\0\0" + write_short(exchange) + write_short(routing_key) + (b"\1" if mandatory else b"\0")
     payload = b"\0\x3c\0\x28" + arguments
     return FRAME_HEAD.pack(METHOD, channel, len(payload)) + payload + b"\xce"
 
@@ -75,30 +75,9 @@ def publish_frames(
 ) -> bytes:
     """``basic.publish``, the header frame and the body frames of one content."""
     method = _publish_method(channel, exchange, routing_key, mandatory)
-    flags = 0
-    properties = b""
-    if headers:
-        flags |= HEADERS
-        pieces: list[bytes] = []
-        pika.data.encode_table(pieces, dict(headers))
-        properties = b"".join(pieces)
-        if len(properties) > frame_max > 0:
-            raise Unreadable(f"{len(properties)} bytes of headers do not fit a frame of {frame_max}")
-    if persistent:
-        flags |= DELIVERY_MODE
-        properties += _PERSISTENT
-    if correlation_id is not None:
-        flags |= CORRELATION_ID
-        properties += _short(correlation_id)
-    if reply_to is not None:
-        flags |= REPLY_TO
-        properties += _known_short(reply_to)
-    if expiration is not None:
-        flags |= EXPIRATION
-        properties += _short(expiration)
-    if message_id is not None:
-        flags |= MESSAGE_ID
-        properties += _short(message_id)
+    flags, properties = write_properties(headers, persistent, correlation_id, reply_to, expiration, message_id)
+    if headers and len(properties) > frame_max > 0:
+        raise Unreadable(f"{len(properties)} bytes of headers do not fit a frame of {frame_max}")
     size = len(body)
     head = HEADER_FRAME.pack(HEADER, channel, _HEADER_BYTES + len(properties), 60, 0, size, flags)
     if 0 < size <= frame_max - FRAME_OVERHEAD:
@@ -112,20 +91,52 @@ def publish_frames(
     return b"".join(frames)
 
 
-def read_return(data: bytes, start: int) -> tuple[str, str, str]:
-    """``(reason, exchange, routing key)`` of the ``basic.return`` arguments at *start*."""
+def write_properties(
+    headers: Mapping[str, Any] | None,
+    persistent: bool,
+    correlation_id: str | None,
+    reply_to: str | None,
+    expiration: str | None,
+    message_id: str | None,
+) -> tuple[int, bytes]:
+    """The flags that say which properties there are, and the properties."""
+    flags = 0
+    properties = b""
+    if headers:
+        flags |= HEADERS
+        properties = write_table(headers)
+    if persistent:
+        flags |= DELIVERY_MODE
+        properties += _PERSISTENT
+    if correlation_id is not None:
+        flags |= CORRELATION_ID
+        properties += write_short(correlation_id)
+    if reply_to is not None:
+        flags |= REPLY_TO
+        properties += _known_short(reply_to)
+    if expiration is not None:
+        flags |= EXPIRATION
+        properties += write_short(expiration)
+    if message_id is not None:
+        flags |= MESSAGE_ID
+        properties += write_short(message_id)
+    return flags, properties
+
+
+def read_return(data: bytes, start: int, end: int) -> tuple[str, str, str]:
+    """``(reason, exchange, routing key)`` of the ``basic.return`` arguments between *start* and *end*."""
     (code,) = _U16.unpack_from(data, start)
-    text, at = _read_short(data, start + 2)
-    exchange, at = _read_short(data, at)
-    routing_key, at = _read_short(data, at)
+    text, at = read_short(data, start + 2, end)
+    exchange, at = read_short(data, at, end)
+    routing_key, at = read_short(data, at, end)
     return f"{code} {text}", exchange, routing_key
 
 
 def table_bytes(headers: Mapping[str, Any]) -> int | None:
     """How many bytes *headers* take in a header frame; None if they cannot be encoded."""
     try:
-        return int(pika.data.encode_table([], dict(headers)))
-    except Exception:  # whatever pika's codec, and struct under it, raise for values that nobody has checked
+        return len(write_table(headers))
+    except Unreadable:
         return None
 
 
@@ -133,28 +144,44 @@ Properties = tuple["str | None", "str | None", "str | None", "Mapping[str, Any] 
 """Correlation id, reply-to, message id, headers: None for those that are absent."""
 
 
-def read_properties(data: bytes, at: int, flags: int) -> Properties:
-    """What stands at *at*, after the *flags* that say what there is."""
+def read_properties(data: bytes, at: int, end: int, flags: int) -> Properties:
+    """What stands between *at* and *end*, after the *flags* that say what there is.
+
+    Raises:
+        Unreadable: nothing else, whatever the bytes; see ``transport/tables.py``.
+    """
     headers = correlation_id = reply_to = message_id = None
-    if flags & _BEFORE_CORRELATION_ID:
-        if flags & CONTENT_TYPE:
+    try:
+        if flags & _BEFORE_CORRELATION_ID:
+            if flags & CONTENT_TYPE:
+                at += 1 + data[at]
+            if flags & CONTENT_ENCODING:
+                at += 1 + data[at]
+            if flags & HEADERS:
+                headers, at = read_table(data, at, end)
+            if flags & DELIVERY_MODE:
+                at += 1
+            if flags & PRIORITY:
+                at += 1
+        if flags & CORRELATION_ID:
+            stop = at + 1 + data[at]
+            correlation_id, at = data[at + 1 : stop].decode(), stop
+        if flags & REPLY_TO:
+            stop = at + 1 + data[at]
+            reply_to, at = data[at + 1 : stop].decode(), stop
+        if flags & EXPIRATION:
             at += 1 + data[at]
-        if flags & CONTENT_ENCODING:
-            at += 1 + data[at]
-        if flags & HEADERS:
-            headers, at = pika.data.decode_table(data, at)
-        if flags & DELIVERY_MODE:
-            at += 1
-        if flags & PRIORITY:
-            at += 1
-    if flags & CORRELATION_ID:
-        correlation_id, at = _read_short(data, at)
-    if flags & REPLY_TO:
-        reply_to, at = _read_short(data, at)
-    if flags & EXPIRATION:
-        at += 1 + data[at]
-    if flags & MESSAGE_ID:
-        message_id, at = _read_short(data, at)
+        if flags & MESSAGE_ID:
+            stop = at + 1 + data[at]
+            message_id, at = data[at + 1 : stop].decode(), stop
+    except IndexError:
+        at = end + 1
+    except UnicodeDecodeError:
+        raise Unreadable("a property is not UTF-8") from None
+    if at > end:
+        raise Unreadable("the properties are longer than the frame that they stand in")
+    if flags & _UNKNOWN:
+        raise Unreadable(f"unknown property flags 0x{flags:04x}")
     return correlation_id, reply_to, message_id, headers
 
 
@@ -164,17 +191,4 @@ def read_ack(data: bytes, start: int) -> tuple[int, bool]:
     return number, bool(data[start + 8] & 1)
 
 
-def _short(text: str) -> bytes:
-    raw = text.encode()
-    if len(raw) > 255:
-        raise Unreadable(f"{len(raw)} bytes do not fit a short string")
-    return _LENGTHS[len(raw)] + raw
-
-
-_LENGTHS = [bytes((length,)) for length in range(256)]
-_known_short = lru_cache(maxsize=1024)(_short)
-
-
-def _read_short(data: bytes, at: int) -> tuple[str, int]:
-    end = at + 1 + data[at]
-    return data[at + 1 : end].decode(), end
+_known_short = lru_cache(maxsize=1024)(write_short)

@@ -12,7 +12,27 @@ from typing import Any, NamedTuple, Protocol
 
 from servicebus.errors import ConnectFailed, ConnectionLost, TransportError
 
-__all__ = ["Asked", "BrokerChannel", "BrokerConnection", "ConnectionEvents", "Delivery", "Returned", "Script", "Step"]
+__all__ = [
+    "Asked",
+    "BrokerChannel",
+    "BrokerConnection",
+    "ConnectionEvents",
+    "Delivery",
+    "Flaw",
+    "FlawedDelivery",
+    "Returned",
+    "Script",
+    "Step",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """Why a delivery is not to be executed, whatever its body says."""
+
+    reason: str
+    """``unreadable``: its AMQP properties cannot be read. ``oversized``: its body is longer than we take."""
+    detail: str
 
 
 class Delivery:
@@ -27,6 +47,9 @@ class Delivery:
         "reply_to",
         "tag",
     )
+
+    flaw: Flaw | None = None
+    """Not in ``__slots__``: only a FlawedDelivery has one, and the others are made for every request."""
 
     def __init__(
         self,
@@ -45,6 +68,19 @@ class Delivery:
         self.reply_to = reply_to
         self.message_id = message_id
         self.headers = headers
+
+
+class FlawedDelivery(Delivery):
+    """What could not be read, or not be kept: settled as any other, but never executed.
+
+    Properties that cannot be read are None. Of a body that is too long there is the beginning.
+    """
+
+    __slots__ = ("flaw",)
+
+    def __init__(self, flaw: Flaw, *delivery: Any):
+        super().__init__(*delivery)
+        self.flaw = flaw
 
 
 @dataclass(frozen=True, slots=True)

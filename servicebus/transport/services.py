@@ -28,11 +28,11 @@ class _Cancel(nbio_interface.AbstractIOReference):  # type: ignore[misc]
 
 
 class ConnectionServices(nbio_interface.AbstractIOServices):  # type: ignore[misc]
-    """The loop's services for one connection; remembers that connection's stream."""
+    """The loop's services for one connection; remembers that connection's stream, and the lane between it and pika."""
 
-    def __init__(self, loop: EventLoop, *, fast: bool):
+    def __init__(self, loop: EventLoop, most_bytes: int):
         self._loop = loop
-        self._fast = fast
+        self._most_bytes = most_bytes
         self.stream: Stream | None = None
         self.lane: FastLane | None = None
 
@@ -84,8 +84,8 @@ class ConnectionServices(nbio_interface.AbstractIOServices):  # type: ignore[mis
                 on_done(result)
                 return
             protocol = protocol_factory()
-            self.lane = FastLane(protocol) if self._fast else None
-            self.stream = Stream(self._loop, result, self.lane or protocol)
+            self.lane = FastLane(protocol, self._most_bytes)
+            self.stream = Stream(self._loop, result, self.lane)
             self.stream.start()
             on_done((self.stream, protocol))
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pika import spec
-
 from servicebus.transport.interface import Asked, Delivery, Step
 
 
@@ -114,19 +112,12 @@ def consume(
     """Answers with the consumer tag."""
 
     def step(channel: Any, on_done: Callable[[Any], None]) -> None:
-        def delivered(_channel: Any, method: Any, properties: Any, body: bytes) -> None:
-            if not no_ack:
-                channel.is_to_be_acked(method.delivery_tag)
-            try:
-                on_delivery(_delivery(channel, method, properties, body))
-            except Exception as error:
-                channel.connection.loop.failed(on_delivery, error)
-
         def consuming(frame: Any) -> None:
             on_done(frame.method.consumer_tag)
 
         callback = _asking(channel, queue, consuming)
-        tag = channel.raw.basic_consume(queue, delivered, auto_ack=no_ack, exclusive=exclusive, callback=callback)
+        # The lane takes the deliveries past pika.
+        tag = channel.raw.basic_consume(queue, _nothing, auto_ack=no_ack, exclusive=exclusive, callback=callback)
         channel.consumed[tag] = queue
         channel.take_deliveries(tag, on_delivery, no_ack=no_ack)
 
@@ -147,16 +138,7 @@ def get_message(queue: str) -> Step:
     """Answers with the queue's first message, to be acked, or with None: it is empty."""
 
     def step(channel: Any, on_done: Callable[[Any], None]) -> None:
-        def got(_channel: Any, method: Any, properties: Any, body: bytes) -> None:
-            channel.raw.callbacks.remove(channel.raw.channel_number, spec.Basic.GetEmpty, is_empty)
-            channel.is_to_be_acked(method.delivery_tag)
-            on_done(_delivery(channel, method, properties, body))
-
-        def is_empty(_frame: Any) -> None:
-            on_done(None)
-
-        channel.raw.add_callback(is_empty, [spec.Basic.GetEmpty])
-        channel.raw.basic_get(queue, got)
+        channel.get(queue, on_done)
 
     return step
 
@@ -175,13 +157,5 @@ def _asking(
     return answered
 
 
-def _delivery(channel: Any, method: Any, properties: Any, body: bytes) -> Delivery:
-    return Delivery(
-        channel,
-        method.delivery_tag,
-        body,
-        correlation_id=properties.correlation_id,
-        reply_to=properties.reply_to,
-        message_id=properties.message_id,
-        headers=properties.headers,
-    )
+def _nothing(*_delivery: Any) -> None:
+    return None

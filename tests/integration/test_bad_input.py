@@ -5,6 +5,8 @@ One agent serves them all; whatever a test puts into its queues, a good call rig
 
 from __future__ import annotations
 
+import hashlib
+import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,6 +21,8 @@ from probe import Probe
 from waiting import wait_until
 
 from servicebus.errors import CallTimeout, EnvelopeError, ServiceBusError
+from servicebus.operations.dead import DeadLetters, Found
+from servicebus.operations.filters import Filter
 from servicebus.sender import Sender
 from servicebus.testing import Broker, BrokerPool
 from servicebus.wire.envelope import Kind, Reply
@@ -142,6 +146,79 @@ def test_bad_input_is_refused_with_its_reason_and_counted(bus: Bus, kind: Kind, 
     bus.expect(reason)
     assert bus.agent.noted("recorded") == recorded
     assert not bus.probe.depth(QUEUES[kind])
+
+
+class RawProperties(pika.BasicProperties):
+    """Properties whose bytes are written by hand, as no decent client would."""
+
+    def __init__(self, flags: int, raw: bytes):
+        super().__init__()
+        self._raw = flags.to_bytes(2, "big") + raw
+
+    def encode(self) -> list[bytes]:
+        return [self._raw]
+
+
+def raw_headers(table: bytes) -> RawProperties:
+    return RawProperties(0x2000, struct.pack(">I", len(table)) + table)
+
+
+UNREADABLE = {
+    "a time in milliseconds": raw_headers(b"\x07sent-atT" + struct.pack(">Q", 1795900000000)),
+    "a correlation id that is no text": RawProperties(0x0400, b"\x02\xff\xfe"),
+    "a header name that is no text": raw_headers(b"\x01\xffV"),
+}
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("what", UNREADABLE)
+def test_properties_that_cannot_be_read_cost_that_delivery_alone(bus: Bus, kind: Kind, what: str) -> None:
+    body = sealed(TARGETS[kind], [1, 2], kind=kind)
+    with bus.probe.channel() as channel:
+        channel.basic_publish("", QUEUES[kind], body, UNREADABLE[what])
+    bus.still_serves()
+    if kind is Kind.MESSAGE:
+        ((dead, headers),) = bus.dead()
+        assert headers["x-servicebus-reason"] == "unreadable"
+        assert "SHA-256" in headers["x-servicebus-detail"]
+        assert dead == body
+    bus.expect("unreadable")
+
+
+def test_a_body_that_is_far_too_long_is_buried_as_its_beginning_and_digest(bus: Bus) -> None:
+    body = b"x" * 3_000_000
+    bus.put(Kind.CALL, body)
+    bus.put(Kind.MESSAGE, body)
+    bus.still_serves()
+    ((dead, headers),) = bus.dead()
+    assert headers["x-servicebus-reason"] == "oversized"
+    assert f"SHA-256 {hashlib.sha256(body).hexdigest()}" in headers["x-servicebus-detail"]
+    assert body.startswith(dead)
+    assert 0 < len(dead) < 100_000
+    bus.expect("oversized", times=2)
+
+
+def test_dead_letters_that_a_stranger_made_unreadable_stop_no_command(bus: Bus) -> None:
+    with bus.probe.channel() as channel:
+        for properties in UNREADABLE.values():
+            channel.basic_publish("", "NODE-01.dead", b"x", properties)
+        channel.basic_publish("", "NODE-01.dead", b"x" * 3_000_000)
+    config = bus.agent.configuration(max_envelope_bytes=MAX_BYTES)
+    letters = DeadLetters(config, "NODE-01", config.hosts)
+    problems: list[str] = []
+
+    def see(found: Found) -> bool:
+        problems.append(found.why)
+        return True
+
+    (report,) = letters.look(Filter(), see)
+    assert (report.error, report.done) == (None, 4)
+    assert sum(why.startswith("unreadable: ") for why in problems) == 3
+    assert sum(why.startswith("oversized: 3000000 bytes") for why in problems) == 1
+    (report,) = letters.requeue(Filter(), unchecked=True)
+    assert (report.error, report.done, report.left) == (None, 0, 4), "what would go back is not what stands there"
+    (report,) = letters.drop(Filter())
+    assert (report.error, report.done, report.left) == (None, 4, 0)
 
 
 BAD_PARAMS: dict[str, tuple[str, bytes]] = {

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import struct
+import time
+
 import pika.frame
 import pika.spec
 import pytest
@@ -9,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servicebus.transport import frames
-from servicebus.transport.fastlane import FastLane
+from servicebus.transport.fastlane import HEAD_BYTES, FastLane
+from servicebus.transport.interface import Flaw
+from servicebus.transport.tables import Unreadable
 
 short = st.text(max_size=60).filter(lambda text: len(text.encode()) <= 255)
 channels = st.integers(1, 65535)
@@ -80,7 +86,7 @@ def test_an_ack_is_written_as_pika_writes_it(channel, tag, multiple):
 
 
 def test_a_short_string_over_255_bytes_is_refused():
-    with pytest.raises(frames.Unreadable):
+    with pytest.raises(Unreadable):
         frames.publish_frames(1, "x" * 256, "", b"", FRAME_MAX)
 
 
@@ -119,13 +125,13 @@ class Pika:
     def eof_received(self): ...
 
 
-def lane_with_consumer(channel, consumer_tag):
+def lane_with_consumer(channel, consumer_tag, most_bytes=100_000):
     pika_side, found = Pika(), []
-    lane = FastLane(pika_side)
+    lane = FastLane(pika_side, most_bytes)
     lane.add_consumer(
         channel,
         consumer_tag,
-        lambda tag, about, body: found.append((tag, *about, body)),
+        lambda tag, about, body, *flaw: found.append((tag, *about, body, *flaw)),
     )
     return lane, pika_side, found
 
@@ -229,7 +235,7 @@ def test_confirms_of_registered_channels_do_not_reach_pika():
 
 def test_a_frame_without_its_end_is_refused():
     lane, _, _ = lane_with_consumer(1, "c")
-    with pytest.raises(frames.Unreadable, match="has no end"):
+    with pytest.raises(Unreadable, match="has no end"):
         lane.data_received(pika.frame.Heartbeat().marshal()[:-1] + b"\x00")
 
 
@@ -246,3 +252,134 @@ def test_a_closed_channel_takes_its_consumers_along():
     data = delivery(3, "c", 1, False, "k", b"", pika.BasicProperties())
     lane.data_received(data)
     assert (found, pika_side.data) == ([], data)
+
+
+# -- what strangers write ------------------------------------------------------------------------------------------
+
+
+def raw_delivery(tag, flags, properties, body, size=None):
+    """A delivery to consumer "c" on channel 3 with a header frame written by hand."""
+    method = pika.frame.Method(3, pika.spec.Basic.Deliver("c", tag, False, "", "q")).marshal()
+    payload = struct.pack(">HHQH", 60, 0, len(body) if size is None else size, flags) + properties
+    head = frames.FRAME_HEAD.pack(frames.HEADER, 3, len(payload)) + payload + b"\xce"
+    bodies = [pika.frame.Body(3, body[at : at + MOST]).marshal() for at in range(0, len(body), MOST)]
+    return b"".join([method, head, *bodies])
+
+
+HEADERS_OF = {
+    "time in milliseconds": b"\x07sent-atT" + struct.pack(">Q", 1795900000000),
+    "name that is no text": b"\x01\xffV",
+    "unknown type": b"\x01nz",
+    "deep": b"\x01n" + b"A\x00\x00\x00\xff" * 50,
+}
+POISON = {
+    **{what: (frames.HEADERS, struct.pack(">I", len(table)) + table) for what, table in HEADERS_OF.items()},
+    "correlation id that is no text": (frames.CORRELATION_ID, b"\x02\xff\xfe"),
+    "reply-to that is no text": (frames.REPLY_TO, b"\x01\xff"),
+    "message id that is no text": (frames.MESSAGE_ID, b"\x01\xff"),
+    "properties that end too soon": (frames.CORRELATION_ID, b"\x09abc"),
+    "no properties where flags say so": (frames.CORRELATION_ID, b""),
+    "flags that go on": (0x0001, b""),
+}
+
+
+@pytest.mark.parametrize("what", POISON)
+@pytest.mark.parametrize("step", [7, 10_000])
+def test_properties_that_cannot_be_read_cost_that_delivery_alone(what, step):
+    flags, properties = POISON[what]
+    good = delivery(3, "c", 1, False, "q", b"good", pika.BasicProperties(correlation_id="i"))
+    data = good + raw_delivery(2, flags, properties, b"its body") + good
+    lane, pika_side, found = lane_with_consumer(3, "c")
+    for start in range(0, len(data), step):
+        lane.data_received(data[start : start + step])
+    assert found[0] == found[2] == (1, "i", None, None, None, b"good")
+    tag, *nothing, body, flaw = found[1]
+    assert (tag, nothing, body, flaw.reason) == (2, [None] * 4, b"its body", "unreadable")
+    header = struct.pack(">HHQH", 60, 0, 8, flags) + properties
+    assert hashlib.sha256(header).hexdigest() in flaw.detail
+    assert pika_side.data in (b"", frames.HEARTBEAT_FRAME)
+
+
+@given(st.integers(0, 0xFFFF), st.binary(max_size=200), st.binary(max_size=20))
+def test_any_header_frame_is_one_delivery(flags, properties, body):
+    lane, pika_side, found = lane_with_consumer(3, "c")
+    lane.data_received(raw_delivery(5, flags, properties, body))
+    lane.data_received(raw_delivery(6, 0, b"", b""))
+    assert [entry[0] for entry in found] == [5, 6]
+    assert found[0][5] == body
+    assert pika_side.data in (b"", frames.HEARTBEAT_FRAME)
+
+
+@pytest.mark.parametrize("size", [1000, 1001, MOST, MOST + 1, 3 * HEAD_BYTES])
+@pytest.mark.parametrize("step", [997, 10_000_000])
+def test_a_body_that_is_too_long_is_kept_as_its_beginning_and_a_digest(size, step):
+    body = bytes(n % 251 for n in range(size))
+    lane, _, found = lane_with_consumer(3, "c", most_bytes=1000)
+    data = delivery(3, "c", 9, False, "q", body, pika.BasicProperties(correlation_id="i"))
+    for start in range(0, len(data), step):
+        lane.data_received(data[start : start + step])
+    if size <= 1000:
+        assert found == [(9, "i", None, None, None, body)]
+        return
+    ((tag, correlation_id, _, _, _, kept, flaw),) = found
+    assert (tag, correlation_id, flaw.reason) == (9, "i", "oversized")
+    assert body.startswith(kept)
+    assert 0 < len(kept) <= HEAD_BYTES
+    assert f"{size} bytes, allowed are 1000" in flaw.detail
+    assert hashlib.sha256(body).hexdigest() in flaw.detail
+
+
+def test_a_body_that_is_too_long_takes_no_memory_while_it_arrives():
+    lane, _, found = lane_with_consumer(3, "c", most_bytes=1000)
+    lane.data_received(raw_delivery(1, 0, b"", b"", size=2**62))
+    frame = pika.frame.Body(3, b"x" * MOST).marshal()
+    for _ in range(1000):
+        lane.data_received(frame)
+    content = lane._contents[3]
+    assert sum(map(len, content.pieces)) <= HEAD_BYTES
+    assert not found
+
+
+def test_what_comes_back_unreadable_is_told_without_its_properties():
+    lane, _, _ = lane_with_consumer(3, "c")
+    found = []
+    lane.add_returns(3, lambda *told: found.append(told))
+    method = pika.frame.Method(3, pika.spec.Basic.Return(312, "NO_ROUTE", "x", "k")).marshal()
+    deliver = pika.frame.Method(3, pika.spec.Basic.Deliver("c", 1, False, "", "q")).marshal()
+    lane.data_received(method + raw_delivery(1, frames.HEADERS, b"\xff", b"b")[len(deliver) :])
+    assert found == [("312 NO_ROUTE", "x", "k", (None,) * 4, b"b")]
+
+
+def test_answers_to_gets_come_in_their_order():
+    lane, pika_side, _ = lane_with_consumer(3, "c")
+    found = []
+    for number in range(3):
+        lane.add_get(3, lambda *got, number=number: found.append((number, *got)))
+    got = pika.spec.Basic.GetOk(7, False, "x", "k", 2)
+    empty = pika.frame.Method(3, pika.spec.Basic.GetEmpty()).marshal()
+    answer = content(3, got, b"body", pika.BasicProperties(message_id="m"))
+    poison = content(3, got, b"bad", pika.BasicProperties(correlation_id=b"\xff"))
+    lane.data_received(answer + empty + poison)
+    assert found[:2] == [(0, 7, (None, None, "m", None), b"body"), (1,)]
+    assert found[2][:4] == (2, 7, (None,) * 4, b"bad")
+    assert isinstance(found[2][4], Flaw)
+    assert pika_side.data in (b"", frames.HEARTBEAT_FRAME)
+    lane.data_received(empty)
+    assert pika_side.data.endswith(empty), "none of ours"
+
+
+def test_a_frame_that_is_longer_than_was_agreed_on_is_refused_before_it_is_here():
+    lane, _, _ = lane_with_consumer(3, "c")
+    with pytest.raises(Unreadable, match="a frame of 131073 bytes"):
+        lane.data_received(frames.FRAME_HEAD.pack(frames.BODY, 3, 131073))
+
+
+def test_pika_hears_that_the_broker_lives_while_a_long_frame_arrives(monkeypatch):
+    lane, pika_side, _ = lane_with_consumer(3, "c")
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    data = raw_delivery(1, 0, b"", b"x" * MOST)
+    for at in (100, 1000, 2000):
+        lane.data_received(data[at - 100 : at] if at == 100 else data[at - 1000 + 100 : at])
+        now += 2
+    assert pika_side.data == 3 * frames.HEARTBEAT_FRAME
