@@ -12,6 +12,8 @@ from servicebus.transport.interface import Returned
 
 __all__ = ["Publication", "Publications"]
 
+_NACK = "the broker refused to store it (nack; is the queue full?)"
+
 
 class Publication:
     """A message on its way; *then* is called when it is stored, before *stored* ends."""
@@ -57,13 +59,21 @@ class Publications:
 
     def confirmed(self, number: int, multiple: bool, is_ack: bool) -> None:
         for publication in self._unconfirmed.settled(number, multiple):
-            reason = publication.returned or ("" if is_ack else "the broker refused to store it")
+            reason = publication.returned or ("" if is_ack else _NACK)
             if reason:
-                self._waits.fail(publication.stored, self._not_stored(publication, reason))
-            else:
+                self.failed(publication, reason)
+                continue
+            try:
                 if publication.then is not None:
                     publication.then()
+            except Exception as error:
+                self.failed(publication, f"its copy is, but then {type(error).__name__}: {error}")
+            else:
                 self._waits.end(publication.stored, None)
+
+    def failed(self, publication: Publication, reason: str) -> None:
+        """It was not stored, and cost none of the others."""
+        self._waits.fail(publication.stored, self._not_stored(publication, reason))
 
     def _not_stored(self, publication: Publication, reason: str) -> TransportError:
         where = publication.exchange or "the default exchange"

@@ -142,10 +142,14 @@ class SessionChannel:
                 self._waits.fail(stored)
                 return
             fitting = None if headers is None else fitted(headers, channel.frame_max)
-            number = channel.publish(
-                exchange, routing_key, body, message_id=message_id, persistent=True, headers=fitting
-            )
-            self._publications.add(number, publication)
+            try:
+                number = channel.publish(
+                    exchange, routing_key, body, message_id=message_id, persistent=True, headers=fitting
+                )
+            except Exception as error:  # what it came with cannot be encoded again
+                self._publications.failed(publication, f"{type(error).__name__}: {error}")
+            else:
+                self._publications.add(number, publication)
 
         self.session.post(start)
         return stored

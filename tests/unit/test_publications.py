@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from servicebus.errors import ConnectionLost, TransportError
 from servicebus.operations.publications import Publication, Publications
+from servicebus.operations.session_channel import SessionChannel
 from servicebus.operations.waits import Waits
 from servicebus.transport.interface import Returned
 
@@ -68,7 +72,7 @@ def test_what_the_broker_refuses_is_not_stored() -> None:
     channel = Channel()
     refused = channel.publish("a")
     channel.publications.confirmed(1, False, False)
-    with pytest.raises(TransportError, match="refused to store it; nothing was lost"):
+    with pytest.raises(TransportError, match=r"refused to store it .*is the queue full.*; nothing was lost"):
         refused.stored.result(0)
     assert channel.done == ["a has ended"]
 
@@ -82,3 +86,51 @@ def test_with_the_channel_every_wait_ends() -> None:
         unconfirmed.stored.result(0)
     channel.publications.confirmed(1, False, True)
     assert channel.done == ["a has ended"]
+
+
+def test_a_nack_says_what_may_be_the_matter_and_tells_nobody_that_it_is_stored() -> None:
+    channel = Channel()
+    first, second = (channel.publish(body) for body in "ab")
+    channel.publications.confirmed(2, True, False)
+    for publication in (first, second):
+        error = publication.stored.exception()
+        assert isinstance(error, TransportError)
+        assert "nack" in str(error)
+        assert "the original is where it was" in str(error)
+    assert channel.done == ["a has ended", "b has ended"]
+
+
+def test_what_raises_after_one_confirm_costs_none_of_the_others() -> None:
+    def broken() -> None:
+        raise OverflowError("one too many")
+
+    channel = Channel()
+    first, second, third = (channel.publish(body) for body in "abc")
+    second.then = broken
+    channel.publications.confirmed(3, True, True)
+    assert first.stored.exception() is None
+    assert third.stored.exception() is None
+    assert "OverflowError" in str(second.stored.exception())
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_publish_that_cannot_be_made_fails_at_once(is_open: bool) -> None:
+    """What a stranger's message came with may not be encodable again: the operator is told, and goes on."""
+
+    class Broken:
+        frame_max = 131072
+
+        def __init__(self) -> None:
+            self.is_open = is_open
+
+        def publish(self, *_: Any, **__: Any) -> int:
+            raise OverflowError("int too large to convert")
+
+    session: Any = SimpleNamespace(post=lambda callback: callback())
+    channel = SessionChannel.__new__(SessionChannel)
+    channel.session, channel._channel = session, Broken()  # type: ignore[assignment]
+    channel._waits = Waits(lambda: GONE)
+    channel._publications = Publications("mq-a", channel._waits)
+    error = channel.publish("", "q", b"body").exception(0)
+    assert ("OverflowError" in str(error)) is is_open
+    assert isinstance(error, TransportError)
