@@ -13,6 +13,7 @@ from servicebus.agent_logging import AgentLogging
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.endpoints import Lock, current_request
 from servicebus.errors import CallError, CallTimeout, ConfigurationError, JournalUnavailable
+from servicebus.runtime.inherited import put_right
 from servicebus.runtime.journal import journal_of
 from servicebus.runtime.master import Master
 from servicebus.runtime.node_locks import locks_of
@@ -153,6 +154,7 @@ class ServiceBus:
 
     def run_server(self, configuration: Configuration, host: str) -> int:
         """Serve one *host* of *configuration* in this process, without a master."""
+        put_right()
         self._config = configuration
         for each in configuration.hosts:
             if host in (each.name, each.host):
@@ -175,6 +177,7 @@ class ServiceBus:
         sys.exit(self._serve(parent_pid))
 
     def _serve(self, parent_pid: int | None) -> int:
+        put_right()
         self._logging.start()
         try:
             for warning in self._config.warnings:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from typing import Any
 
 from servicebus.configuration import BrokerHost
+from servicebus.runtime.signals import EXIT_ASKED, EXIT_BOOT, EXIT_FAILED
 
 SILENT_AFTER_S = 10.0
 """A worker whose I/O thread has not turned for so long is asked for its stacks (ABRT), then killed."""
@@ -31,6 +33,8 @@ class Child:
         """Could not boot, and will not be started again."""
         self.aborted_at: float | None = None
         self.state: dict[str, Any] = {}
+        self._announced: int | None = None
+        """The exit code that the worker itself said it would have."""
         self._beat_fd: int | None = None
         self._life_fd: int | None = None
         self._unread = b""
@@ -59,8 +63,18 @@ class Child:
         self._beat_fd, self._life_fd = beat_fd, life_fd
         os.set_blocking(beat_fd, False)
         self.started_at = self.beaten_at = now
-        self.aborted_at = None
+        self.aborted_at = self._announced = None
         self.state = {"host": self.host.name, "state": "starting"}
+
+    def exit_code(self, status: int) -> int:
+        """Of a worker that has ended with *status*. Codes that mean something are its own only if it announced them.
+
+        Otherwise a service has called ``os._exit()``: that is a crash, whatever the code.
+        """
+        if self.has_beat_fd:
+            self.read_beats(self.beaten_at)
+        code = os.waitstatus_to_exitcode(status)
+        return EXIT_FAILED if code in (EXIT_ASKED, EXIT_BOOT) and code != self._announced else code
 
     def ended(self, now: float, *, as_asked: bool = False) -> float:
         """The worker is gone; gives the seconds until the next one may start. A quick death doubles them."""
@@ -94,9 +108,11 @@ class Child:
         for line in lines:
             self.beaten_at = now
             try:
-                self.state = json.loads(line)
+                told = json.loads(line)
             except ValueError:
                 continue  # a worker that was killed in the middle of a line
+            self._announced = told.get("exit_code")
+            self.state = self.state if self._announced is not None else told
 
     @property
     def has_beat_fd(self) -> bool:
@@ -126,3 +142,9 @@ class Child:
             "uptime_s": round(now - self.started_at, 1) if self.pid is not None else None,
             "next_start_in_s": round(self.due_in(now), 1) if self.pid is None and not self.is_retired else None,
         }
+
+
+def announce_end(beat_fd: int, code: int) -> None:
+    """In the worker: tell the master that it is the worker that ends, with *code*, and no service that calls exit."""
+    with suppress(OSError):  # there is no master any more, or it does not read
+        os.write(beat_fd, json.dumps({"exit_code": code}).encode() + b"\n")

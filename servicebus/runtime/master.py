@@ -6,9 +6,9 @@ one loop, between two waits for signals, beats and questions on the status socke
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
-import select
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +17,8 @@ from typing import Any
 
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.errors import ConfigurationError, ServiceBusError
-from servicebus.runtime.child import SILENT_AFTER_S, Child
+from servicebus.runtime.child import SILENT_AFTER_S, Child, announce_end
+from servicebus.runtime.inherited import Orphans, readable
 from servicebus.runtime.leaving import end_process
 from servicebus.runtime.signals import EXIT_ASKED, EXIT_BOOT, EXIT_FAILED, SignalPipe, masked
 from servicebus.runtime.status import StatusSocket
@@ -30,8 +31,13 @@ _DYING_S = 0.02
 _ABORT_GRACE_S = 2.0
 _STOP_MARGIN_S = 3.0
 _STOP_STEP_S = 0.05
+_REPEAT_S = 1.0
+"""The same signal again within so long means the same: ``timeout`` sends it to its child and then to the group, systemd
+to all processes of a unit."""
 _ROLL_PATIENCE_S = 5.0
 """A new worker that does not consume after so long (its broker may be down) holds up the others no longer."""
+
+_UNKNOWN_STATUS = EXIT_FAILED << 8
 
 RunWorker = Callable[[BrokerHost, int, int], int]
 """``(host, beat_fd, life_fd) -> exit code``, called in the forked child with signals masked; it ends the masking when
@@ -69,6 +75,9 @@ class Master:
         self._status = StatusSocket(config.status_socket, self.snapshot)
         self._stop_signal: int | None = None
         self._is_stopping = False
+        self._stopped_by: int | None = None
+        self._stopped_at = 0.0
+        self._orphans = Orphans()
         self._rolling: list[Child] = []
         self._replacing: tuple[Child, int] | None = None
         self._looked_at = time.monotonic()
@@ -116,9 +125,11 @@ class Master:
         assert self._signals is not None
         beating = [child for child in self._children + self._leaving if child.has_beat_fd]
         watched: list[Any] = [self._signals, *beating, *self._status.watched()]
-        ready, _, _ = select.select(watched, [], [], timeout_s)
+        by_file = {source.fileno(): source for source in watched}
+        ready = readable(by_file, timeout_s)
         now = time.monotonic()
-        for source in ready:
+        for file in ready:
+            source = by_file[file]
             if isinstance(source, Child):
                 source.read_beats(now)
             elif source is not self._signals:
@@ -127,6 +138,7 @@ class Master:
             self._handle(signum)
         self._on_turn()
         if self._parent_pid is not None and os.getppid() != self._parent_pid:
+            self._parent_pid = None  # told once: again it would be the second signal, which kills
             self._stop_signal = self._stop_signal or signal.SIGTERM
 
     def _next_event_s(self) -> float:
@@ -138,8 +150,12 @@ class Master:
 
     def _handle(self, signum: int) -> None:
         if signum in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-            self._stop_signal = signum
-        elif signum == signal.SIGHUP:
+            now = time.monotonic()
+            is_repeat = signum == self._stopped_by and now - self._stopped_at < _REPEAT_S
+            if not is_repeat:
+                self._stop_signal = self._stopped_by = signum
+                self._stopped_at = now
+        elif signum == signal.SIGHUP and self._stopped_by is None:
             self._reload()
 
     # -- children ------------------------------------------------------------------------------------------------------
@@ -181,6 +197,7 @@ class Master:
         except BaseException:  # this is the end of the process: whatever it was is reported, then the code says it
             LOG.exception("%s failed", child.label)
         finally:
+            announce_end(beat_fd, code)
             end_process(code)  # the parent's atexit handlers and buffers are the parent's
 
     def _reap(self) -> list[int]:
@@ -188,12 +205,16 @@ class Master:
         codes = []
         for child in self._alive():
             assert child.pid is not None
-            # Only our own pids: other children of this process belong to somebody else.
-            pid, status = os.waitpid(child.pid, os.WNOHANG)
+            # Only our own pids: other children of this process are the program's.
+            try:
+                pid, status = os.waitpid(child.pid, os.WNOHANG)
+            except ChildProcessError:  # the program has a handler of SIGCHLD that waits for all
+                pid, status = child.pid, _UNKNOWN_STATUS
             if pid:
-                codes.append(os.waitstatus_to_exitcode(status))
+                codes.append(child.exit_code(status))
                 self._bury(child, codes[-1])
         self._leaving = [child for child in self._leaving if child.is_alive]
+        self._orphans.reap({child.pid for child in self._alive() if child.pid} | _pids_of_multiprocessing())
         return codes
 
     def _bury(self, child: Child, code: int) -> None:
@@ -266,7 +287,7 @@ class Master:
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def _stop(self, signum: int) -> int:
-        """TERM lets the workers drain; INT and QUIT do not wait for their work. A second signal kills."""
+        """TERM lets the workers drain; INT and QUIT do not wait for their work. A second one kills, but for repeats."""
         is_graceful = signum == signal.SIGTERM
         drain_s = self._config.drain_timeout if is_graceful else 0.0
         LOG.info("stopping%s", f", draining for at most {drain_s:g} s" if is_graceful else "")
@@ -292,6 +313,11 @@ class Master:
         for child in self._alive():
             assert child.pid is not None
             _kill(child.pid, signum)
+
+
+def _pids_of_multiprocessing() -> set[int]:
+    """Such as the log server: whoever started them waits for them."""
+    return {child.pid for child in multiprocessing.active_children() if child.pid is not None}
 
 
 def _slots(config: Configuration) -> Iterator[tuple[BrokerHost, int]]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import time
 from collections.abc import Callable
 from typing import Any
 
+from servicebus.runtime.inherited import readable
 from servicebus.runtime.signals import SignalPipe
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
@@ -19,6 +19,7 @@ LOG = get_logger(__name__)
 BEAT_S = 1.0
 _UNSETTLED_BEAT_S = 0.2
 """While it does not consume, so that the master soon knows when it does: a rolling replacement waits for that."""
+_AFTER_ERROR_S = 0.05
 _ORPHAN_DRAIN_S = 1.0
 """Without a master there is nobody to restart or stop us: leave within two seconds."""
 
@@ -60,8 +61,16 @@ class Pulse:
 
     def wait(self, timeout_s: float) -> float | None:
         """Wait that long or shorter; the seconds that the drain may take from now, if something asked to stop."""
-        watched: list[Any] = [self._signals, *([self._life_fd] if self._life_fd is not None else [])]
-        ready, _, _ = select.select(watched, [], [], timeout_s)
+        try:
+            return self._wait(timeout_s)
+        except BaseException:  # of a signal handler that the program has set: they run in this thread
+            LOG.exception("the main thread was interrupted; it goes on")
+            time.sleep(_AFTER_ERROR_S)
+            return None
+
+    def _wait(self, timeout_s: float) -> float | None:
+        watched = [self._signals.fileno(), *([self._life_fd] if self._life_fd is not None else [])]
+        ready = readable(watched, timeout_s)
         now = time.monotonic()
         if now >= self._next_beat:
             self._beat(now)

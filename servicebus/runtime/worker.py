@@ -6,7 +6,6 @@ or a service without a deadline.
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import signal
 import threading
@@ -19,6 +18,7 @@ from servicebus.runtime.control import ControlLane
 from servicebus.runtime.dialect import Version2
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.drain import Drain
+from servicebus.runtime.inherited import dump_stacks_on_abort
 from servicebus.runtime.journal import Journal
 from servicebus.runtime.journal.log import Damaged
 from servicebus.runtime.leaving import Home, let_go_in_children
@@ -100,7 +100,7 @@ class Worker:
 
     def run(self, beat_fd: int | None = None, life_fd: int | None = None) -> int:
         """Serve until a signal says stop, or the master is gone (end of file on *life_fd*)."""
-        faulthandler.enable()
+        dump_stacks_on_abort()
         signals = SignalPipe()
         unmask()  # the master forks with signals masked: until here they would have ended the process
         let_go_in_children(lambda: [fd for fd in (beat_fd, life_fd, *self._loop.files) if fd is not None])
