@@ -28,7 +28,7 @@ class LockFile:
 
     def __init__(self, path: Path):
         self._path = path
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         _open_files.add(self)
 
     def __repr__(self) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +29,7 @@ class StatusSocket:
         self._path = path
         self._snapshot = snapshot
         self._socket: socket.socket | None = None
+        self._identity: tuple[int, int] | None = None
 
     def open(self) -> None:
         if self._path is None:
@@ -36,7 +39,7 @@ class StatusSocket:
             return
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            Path(self._path).unlink(missing_ok=True)
+            _remove_socket(self._path)
             mask = os.umask(0o177)
             try:
                 listener.bind(self._path)
@@ -44,9 +47,10 @@ class StatusSocket:
                 os.umask(mask)
             listener.listen(8)
             listener.setblocking(False)
+            self._identity = _identity(self._path)
         except OSError as error:
             listener.close()
-            LOG.warning("no status socket at %s: %s", self._path, error.strerror)
+            LOG.warning("no status socket at %s: %s", self._path, error.strerror or error)
             return
         self._socket = listener
 
@@ -75,7 +79,24 @@ class StatusSocket:
         if self._socket is not None:
             self.forget()
             with suppress(OSError):
-                Path(self._path or "").unlink(missing_ok=True)
+                if _identity(self._path or "") == self._identity:  # else another agent's by now
+                    _remove_socket(self._path or "")
+
+
+def _remove_socket(path: str) -> None:
+    """Remove what a killed agent left behind. Raises FileExistsError for anything but a socket: that is not ours."""
+    try:
+        mode = Path(path).lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise FileExistsError(errno.EEXIST, "something that is no socket is there and stays; choose another path")
+    Path(path).unlink(missing_ok=True)
+
+
+def _identity(path: str) -> tuple[int, int]:
+    found = Path(path).lstat()
+    return found.st_dev, found.st_ino
 
 
 def _is_answered(path: str) -> bool:

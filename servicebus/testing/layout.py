@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,9 +134,16 @@ def make_erlang_home(home: Path) -> None:
     """Make the folder with the cookie that lets Erlang nodes, and nobody else, talk to each other."""
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     cookie = home / ".erlang.cookie"
-    if not cookie.exists():
-        cookie.write_text(secrets.token_hex(16))
-        cookie.chmod(0o400)
+    try:
+        fd = os.open(cookie, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+    except FileExistsError:
+        found = cookie.lstat()
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            who = "it is not a file that only this user can read"
+            raise RuntimeError(f"the Erlang cookie {cookie} is not believed: {who}; remove it") from None
+    else:
+        with os.fdopen(fd, "w") as file:
+            file.write(secrets.token_hex(16))
 
 
 def _telling(lines: list[str]) -> list[str]:

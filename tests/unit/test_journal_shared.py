@@ -406,6 +406,14 @@ class TestWhere:
         assert default_path("NODE-01", systemd) == f"{tmp_path}/lib/NODE-01.journal"
         assert stat.S_IMODE((tmp_path / "lib").stat().st_mode) == 0o700
 
+    @pytest.mark.parametrize("char", ["x", "ü", "語", "\U0001f68c"])
+    def test_a_long_node_name_has_a_journal_of_its_own(self, tmp_path: Path, char: str) -> None:
+        names = [char * 50, char * 100, char * 99 + "y", "y" + char * 99]
+        paths = [Path(default_path(name, {"STATE_DIRECTORY": str(tmp_path)})) for name in names]
+        assert len({*paths}) == 4
+        for path in paths:
+            Path(f"{path}{'.' + 'z' * 49}").touch()  # longer than anything that stands beside it
+
     def test_a_place_that_cannot_be_is_named_with_the_key_to_set(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Mapping
@@ -67,7 +68,14 @@ def default_path(node: str, environment: Mapping[str, str]) -> str:
     except OSError as error:
         reason = f"the folder cannot be made: {error.strerror}; say where with the key journal"
         raise JournalUnavailable(str(folder), reason) from error
-    return str(folder / f"{quote(node, safe='')}.journal")
+    name = quote(node, safe="")
+    if len(name) > _LONGEST_NAME:  # of a node that is not ASCII each character takes up to twelve
+        name = f"{name[: _LONGEST_NAME - 33]}~{hashlib.sha256(node.encode()).hexdigest()[:32]}"
+    return str(folder / f"{name}.journal")
+
+
+_LONGEST_NAME = 150
+"""File names end at 255 bytes, and the files of a journal have names that are up to 50 longer."""
 
 
 def _state_folder(environment: Mapping[str, str]) -> Path:
