@@ -59,6 +59,9 @@ class Answers:
                 self.late += 1
                 LOG.debug("%s: reply to %s, which nobody waits for (any more)", link.host.name, wire_id)
             return
+        if request.version is not link.newest and request.path_on(link) is None:
+            self.late += 1  # of an attempt in version 2; what is read as version 1 is believed by where it comes from
+            return
         try:
             assert request.version is not None, "it travels"
             if delivery.flaw is not None:

@@ -16,7 +16,7 @@ from servicebus.client.connector import SPARE_AFTER_S
 from servicebus.client.path import Path
 from servicebus.client.pinger import Finding, Ping, Pinger
 from servicebus.client.request import Request
-from servicebus.client.version import Exchange, Parcel, Pong, Version
+from servicebus.client.version import Exchange, Parcel, Pong, Version, Version2
 from servicebus.compat.envelope import OldEvent, decode_reply, encode_event
 from servicebus.compat.names import PING, PONG, node_queue
 from servicebus.compat.texts import fault_from_text, result_from_text
@@ -25,6 +25,7 @@ from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
 from servicebus.policy.paths import Trust
 from servicebus.wire.envelope import FAULT, OK, Kind, Reply
+from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import decode_envelope
 
 _UPGRADED_AFTER_S = 5.0
@@ -90,18 +91,41 @@ class Version1:
         return encode_event(OldEvent(str(request.event_id), token, address.category, address.name, params))
 
 
-class CompatPinger(Pinger):
-    """A Pinger that knows two versions, and gives each path the one that its node speaks."""
+class RememberingVersion2(Version2):
+    """Notes which nodes have been heard in version 2, over whichever broker."""
 
-    def __init__(self, config: Configuration, newest: Version, old: Version):
+    def __init__(self, config: Configuration, keyring: Keyring):
+        super().__init__(config, keyring)
+        self.heard: set[str] = set()
+
+    def read(self, request: Request, body: bytes) -> Reply:
+        reply = super().read(request, body)
+        self.heard.add(request.address.node)
+        return reply
+
+
+class CompatPinger(Pinger):
+    """A Pinger that knows two versions, and gives each path the one that its node speaks.
+
+    A broker can let a node seem to be of version 1, whose tokens are good for forging. So a node that was heard in
+    version 2 is not spoken to in version 1 any more, unless the configuration names it (``compat_nodes``).
+    """
+
+    def __init__(self, config: Configuration, newest: RememberingVersion2, old: Version):
         super().__init__(config)
         self._newest = newest
         self._old = old
+        self._named = config.compat_nodes
+
+    def _may_be_old(self, node: str) -> bool:
+        return node not in self._newest.heard if self._named is None else node in self._named
 
     def ping(self, path: Path, now: float) -> None:
         self._send(path, path.version if path.trust.is_healthy else self._newest, now)
 
     def look_further(self, path: Path, now: float) -> bool:
+        if not self._may_be_old(path.node):
+            return False
         self._send(path, self._old, now, is_timed=not path.trust.is_healthy)
         return True
 
@@ -113,7 +137,10 @@ class CompatPinger(Pinger):
     def _ponged(self, ping: Ping, now: float) -> Finding | None:
         path = ping.path
         if ping.version is self._newest:
+            self._newest.heard.add(path.node)
             return self._learned(path, self._newest)
+        if not self._may_be_old(path.node):
+            return None
         if path.version is self._old and path.trust.is_healthy:
             return Finding(path, is_alive=True)
         self._send(path, self._newest, now, why=_CONFIRM)
@@ -121,11 +148,11 @@ class CompatPinger(Pinger):
 
     def _came_back(self, ping: Ping, now: float) -> Finding | None:
         path = ping.path
-        if ping.why == _CONFIRM:
+        if ping.why == _CONFIRM and self._may_be_old(path.node):
             return self._learned(path, self._old)
         if ping.why == _UPGRADE:
             return None  # still the old one
-        if ping.version is self._newest:
+        if ping.version is self._newest and not ping.why and self._may_be_old(path.node):
             self._send(path, self._old, now)
         return Finding(path, is_alive=False)
 

@@ -315,12 +315,11 @@ class Engine:
 
 def _versions(config: Configuration, keyring: Keyring) -> tuple[list[Version], Pinger]:
     """What is spoken, the newest first, and the pinger that finds out where."""
-    newest = Version2(config, keyring)
     if not config.compat:
-        return [newest], Pinger(config)
-    from servicebus.client.compat_path import CompatPinger, Version1
+        return [Version2(config, keyring)], Pinger(config)
+    from servicebus.client.compat_path import CompatPinger, RememberingVersion2, Version1
 
-    old = Version1(config)
+    newest, old = RememberingVersion2(config, keyring), Version1(config)
     return [newest, old], CompatPinger(config, newest, old)
 
 

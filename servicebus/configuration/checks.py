@@ -129,6 +129,11 @@ def name(value: Any) -> str:
     return found
 
 
+def names(value: Any) -> tuple[str, ...]:
+    """A list of names, which may be empty; or one name."""
+    return tuple(name(each) for each in (value if isinstance(value, (list, tuple)) else [value]))
+
+
 def short_name(value: Any) -> str:
     """The name of an AMQP entity: at most 255 bytes (a short string)."""
     found = text(value)

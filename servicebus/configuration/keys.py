@@ -64,6 +64,7 @@ KEYS: dict[str, Key] = {
     "max_envelope_bytes": Key(checks.whole(1024, 512 * 1024 * 1024), 8 * 1024 * 1024),
     # py-servicebus 2.x beside us.
     "compat": Key(checks.flag, False),
+    "compat_nodes": Key(checks.names, None),
     "compat_exchange_name": Key(checks.short_name, "py-servicebus"),
     "compat_reply": Key(checks.one_of("str", "json"), "str"),
     "compat_result": Key(checks.one_of("text", "value"), "text"),

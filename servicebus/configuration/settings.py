@@ -74,6 +74,8 @@ class Configuration:
     clock_skew: float
     max_envelope_bytes: int
     compat: bool
+    compat_nodes: tuple[str, ...] | None
+    """Those that may be spoken to in version 1; None for each that was never heard in version 2."""
     compat_exchange_name: str
     compat_reply: Literal["str", "json"]
     compat_result: Literal["text", "value"]

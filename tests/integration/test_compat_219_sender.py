@@ -217,8 +217,8 @@ def test_an_agent_that_was_replaced_by_a_new_one_is_noticed_and_the_way_back_too
     probe: Probe,
     make_sender: MakeSender,
 ) -> None:
-    """Results become values, and texts again. No call fails on the way but while nobody is there."""
-    sender = make_sender(compat(brokers[0]))
+    """Results become values, and texts again, of a node that is named. No call fails but while it is away."""
+    sender = make_sender(compat(brokers[0], compat_nodes=["NODE-01"]))
     assert sender.call("NODE-01.math.add", [1, 2])[1] == "3"
     agent.close()
     new = new_agent(brokers[0])

@@ -26,6 +26,8 @@ NOBODY: Any = None
 
 
 class Link:
+    newest = VERSION
+
     class host:  # noqa: N801
         name = "mq-a:5672"
 
