@@ -21,6 +21,7 @@ from servicebus.runtime.registration import Service, how_it_is_lazy, register
 from servicebus.runtime.signals import EXIT_FAILED
 from servicebus.runtime.worker import Hook, Worker
 from servicebus.sender import Sender
+from servicebus.transport.green import refuse_green_threads
 from servicebus.transport.loggers import get_logger
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
@@ -177,6 +178,7 @@ class ServiceBus:
         sys.exit(self._serve(parent_pid))
 
     def _serve(self, parent_pid: int | None) -> int:
+        refuse_green_threads()
         put_right()
         self._logging.start()
         try:

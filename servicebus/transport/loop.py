@@ -24,6 +24,7 @@ from functools import partial
 from typing import Protocol
 
 from servicebus.transport.failurelog import FailureLog
+from servicebus.transport.green import refuse_green_threads
 from servicebus.transport.interrupts import came_from_a_signal
 
 READ = select.POLLIN
@@ -58,9 +59,14 @@ class Cuttable(Protocol):
 
 
 class EventLoop:
-    """A selector loop. Everything but ``post()`` and ``stop()`` belongs to the thread that calls ``run()``."""
+    """A selector loop. Everything but ``post()`` and ``stop()`` belongs to the thread that calls ``run()``.
+
+    Raises:
+        ConfigurationError: the program runs under green threads that cannot turn one.
+    """
 
     def __init__(self, name: str = "io"):
+        refuse_green_threads()
         self.name = name
         self.turns = 0
         """Completed turns; a supervisor that sees it stand still knows that the loop hangs."""
