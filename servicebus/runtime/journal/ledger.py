@@ -45,7 +45,7 @@ _LINGER_S = 10
 """Rows stay in the log for so long after they were compacted: a worker that lags behind less than that reads on."""
 GRACE_S = 3600
 """How much longer than asked for an id is remembered: a clock that is set forward by mistake is set back again."""
-_ROOM_SHARE = 8
+_ROOM_SHARE = 64
 """When there are too many chunks, so much of the limit (one part in ...) is made free: looking for what to forget takes
 tens of milliseconds, and must not be needed again soon."""
 
