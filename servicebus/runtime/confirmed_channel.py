@@ -20,10 +20,10 @@ from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.headerfit import fitted
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Returned
 
-__all__ = ["PRECONDITION_FAILED", "ConfirmedChannel", "Publish"]
+__all__ = ["NACK", "PRECONDITION_FAILED", "ConfirmedChannel", "Publish"]
 
 PRECONDITION_FAILED = 406
-_NACK = (
+NACK = (
     "the broker refuses to store a message there (nack): is the queue full (max-length, reject-publish)? "
     "Empty it, or raise its limit"
 )
@@ -104,7 +104,7 @@ class ConfirmedChannel:
 
     def _confirmed(self, number: int, multiple: bool, is_ack: bool) -> None:
         for publish in self._unconfirmed.settled(number, multiple):
-            self._answer(publish, "" if is_ack else _NACK)
+            self._answer(publish, "" if is_ack else NACK)
 
     def _answer(self, publish: Publish, refused: str) -> None:
         try:

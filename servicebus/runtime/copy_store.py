@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from servicebus.policy.backoff import Backoff
+from servicebus.runtime.confirmed_channel import NACK
 from servicebus.runtime.copies import Copy
 from servicebus.runtime.job import Burial, Claim, Settlement
 from servicebus.runtime.publisher import Publisher
@@ -39,6 +40,8 @@ class _Pending:
     claim: Claim
     """Whose delivery is copied."""
     copy: Copy
+    line: str = ""
+    """In which it waits, once it was refused."""
 
 
 @dataclass(slots=True)
@@ -69,7 +72,10 @@ class CopyStore:
         self._generation: int | None = None
         self._publisher: Publisher | None = None
         self._refusals: dict[str, _Refusal] = {}
-        """By the name of the queue."""
+        """By the queue's name. What a broker refuses for its size says nothing of the queue: it waits in its own line.
+
+        While a line is here, a timer is set for it, or the broker's answer to one of its copies is still to come.
+        """
         self._reported_at: dict[str, float] = {}
 
     def __repr__(self) -> str:
@@ -137,9 +143,10 @@ class CopyStore:
         for claim in settlement.claims:
             if claim.generation == self._generation:
                 claim.delivery.channel.ack(claim.delivery.tag)
-        refusal = self._refusals.get(queue)
+        line = pending.line or queue
+        refusal = self._refusals.get(line)
         if refusal is not None:
-            self._takes_again(queue, refusal)
+            self._takes_again(line, refusal)
 
     def _takes_again(self, queue: str, refusal: _Refusal) -> None:
         refusal.backoff.reset()
@@ -152,15 +159,25 @@ class CopyStore:
             self._publish(follower)
 
     def _not_stored(self, pending: _Pending, reason: str) -> None:
-        queue = pending.copy.queue
+        former, queue = pending.line, pending.copy.queue
+        line = pending.line = queue if reason == NACK else f"{queue} (single messages)"
         self._counters["not-stored"] += 1
-        refusal = self._refusals.setdefault(queue, _Refusal(reason))
+        refusal = self._refusals.setdefault(line, _Refusal(reason))
         refusal.reason = reason
         refusal.waiting.append(pending)
-        self._report(queue, refusal)
-        if not refusal.is_timer_set:
+        self._report(line, refusal)
+        self._set_timer(line)
+        if former != line and former in self._refusals:  # it was the one copy that its former line was asked with
+            if self._refusals[former].waiting:
+                self._set_timer(former)
+            else:
+                del self._refusals[former]
+
+    def _set_timer(self, line: str) -> None:
+        refusal = self._refusals.get(line)
+        if refusal is not None and not refusal.is_timer_set:
             refusal.is_timer_set = True
-            self._loop.call_later(refusal.backoff.next_s(), lambda: self._try_again(queue, refusal))
+            self._loop.call_later(refusal.backoff.next_s(), lambda: self._try_again(line, refusal))
 
     def _try_again(self, queue: str, refusal: _Refusal) -> None:
         refusal.is_timer_set = False

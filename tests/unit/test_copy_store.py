@@ -9,13 +9,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from servicebus.runtime.confirmed_channel import NACK
 from servicebus.runtime.copies import Copy
 from servicebus.runtime.copy_store import CopyStore
 from servicebus.runtime.job import Burial, Claim, Postponement, Settlement
 from servicebus.transport.interface import Delivery
 
-FULL = "the broker refuses"
+FULL = NACK
+TOO_LARGE = "it is 2000 bytes, and broker mq-a takes 1000: raise its max_message_size"
 QUEUES = {"dead": Burial("ValueError", "boom"), "delay": Postponement(5.0, 1), "delay-aside": Postponement(1.0, 0)}
 
 
@@ -197,6 +201,40 @@ def test_one_full_queue_holds_up_no_other(rig: Rig) -> None:
     rig.settle(2, "delay")
     assert rig.publisher.answer() == [2]
     assert rig.channel.acked == [2]
+
+
+def test_a_message_that_is_too_large_holds_up_no_other_in_the_same_queue(rig: Rig) -> None:
+    rig.settle(1, "dead")
+    rig.publisher.answer(TOO_LARGE)
+    assert "max_message_size; 1 messages wait unacknowledged" in rig.store.problem
+    rig.settle(2, "dead")
+    assert rig.publisher.answer() == [2]
+    rig.loop.fire()
+    assert rig.publisher.answer(TOO_LARGE) == [1]
+    rig.loop.fire()
+    assert rig.publisher.answer() == [1]
+    assert (rig.channel.acked, rig.store.problem) == ([2, 1], "")
+
+
+@given(
+    st.integers(1, 20),
+    st.lists(st.tuples(st.sampled_from(["", FULL, TOO_LARGE, "timers"]), st.integers(1, 4)), max_size=40),
+)
+def test_whatever_a_broker_answers_all_is_stored_once_in_the_end(count: int, events: list[tuple[str, int]]) -> None:
+    rig = Rig()
+    for tag in range(count):
+        rig.settle(tag)
+    for what, many in events:
+        if what == "timers":
+            rig.loop.fire()
+        else:
+            rig.publisher.answer(what, many)
+        assert len(rig.channel.acked) == len(set(rig.channel.acked))
+    for _ in range(4 * count + 4):
+        rig.publisher.answer()
+        rig.loop.fire()
+    assert sorted(rig.channel.acked) == list(range(count))
+    assert (rig.store.problem, rig.publisher.published) == ("", [])
 
 
 def test_what_joins_a_refused_message_is_acked_with_it_and_published_once(rig: Rig) -> None:
