@@ -19,6 +19,7 @@ from servicebus.wire.logrecord import (
     encode_datagram,
     encode_object,
 )
+from servicebus.wire.printable import printable
 
 __all__ = ["Intake"]
 
@@ -51,7 +52,7 @@ class Intake:
         self._buffer_bytes = buffer_bytes
         self._window = 0
         self._lines: list[bytes] = []
-        self._heard: dict[bytes, tuple[Session, Any]] = {}
+        self._heard: dict[tuple[bytes, Any], Session] = {}
         self._losses: dict[bytes, tuple[Session, int]] = {}
         self.share_window(0.0)
 
@@ -85,9 +86,10 @@ class Intake:
         return lines
 
     def acknowledgements(self) -> list[tuple[Datagram, Any]]:
-        """One for each process that was heard since the last call. Only to be sent when its lines are in the file."""
+        """One for each process and address that was heard since the last call. Only to be sent when its lines are in
+        the file. Each address, because a datagram that is played back from elsewhere must not divert the answer."""
         answers = []
-        for session, address in self._heard.values():
+        for (_, address), session in self._heard.items():
             body = encode_object({"missing": session.missing(), "window": self._window})
             answers.append((Datagram(Kind.ACK, session.sender, session.id, session.next_packet, 0, body), address))
         self._heard.clear()
@@ -127,7 +129,6 @@ class Intake:
         if session is None:
             self._refuse(EnvelopeError("unknown-session"), address)
             return Datagram(Kind.UNKNOWN, packet.sender, packet.session)
-        self._heard[session.sender] = (session, address)
         if not session.has(packet.number):
             self._take_new(session, packet, address)
         elif packet.attempt == 0:
@@ -135,6 +136,7 @@ class Intake:
             raise EnvelopeError("replayed")
         else:
             self.repeated += 1
+        self._heard[session.sender, address] = session
         return None
 
     def _take_new(self, session: Session, packet: Datagram, address: Any) -> None:
@@ -143,10 +145,11 @@ class Intake:
             try:
                 for batch in batches:
                     self._take_batch(session, batch)
-                return
+                break
             except EnvelopeError as error:
                 self._refuse(error, address)
                 batches = session.receive_more()
+        self.sessions.account(session)
 
     def _take_batch(self, session: Session, batch: Batch) -> None:
         lost = session.lost_before(batch)
@@ -162,7 +165,9 @@ class Intake:
         pid, name, record = body.get("pid"), body.get("name"), body.get("record")
         if type(pid) is not int or type(name) is not str or type(record) is not int or not 1 <= record < 10**18:
             raise EnvelopeError("malformed", "the hello does not say who it is from")
-        session = self.sessions.greet(hello.sender, pid, name[:NAME_LENGTH], record, now)
+        if not 0 <= pid < 2**32:
+            raise EnvelopeError("malformed", "no process has such a number")
+        session = self.sessions.greet(hello.sender, pid, printable(name[:NAME_LENGTH]), record, now)
         self.share_window(now)
         answer = encode_object({"next": session.next_packet, "window": self._window})
         return Datagram(Kind.WELCOME, hello.sender, session.id, hello.number, 0, answer)

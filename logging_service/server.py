@@ -237,7 +237,8 @@ class LogServer:
     def _complain(self, text: str) -> None:
         # On stderr, since it is the file that is in trouble; once for each trouble.
         if text != self._trouble and sys.stderr is not None:
-            sys.stderr.write(f"servicebus-logd: {text}\n")
+            with contextlib.suppress(OSError, ValueError):  # closed, or a pipe that no one reads
+                sys.stderr.write(f"servicebus-logd: {text}\n")
         self._trouble = text
 
     def _signing(self) -> str:

@@ -14,6 +14,10 @@ __all__ = ["Session", "Sessions"]
 MAX_AHEAD = 512
 """Packets above a hole that are kept; four times what a client of ours has on its way."""
 MAX_AHEAD_BYTES = 2 * 1024 * 1024
+MAX_HELD_BYTES = 32 * 1024 * 1024
+"""Of all processes together: packets above a hole, and pieces of batches that are not whole."""
+PACKET_BYTES = 1024
+"""What a packet takes beside its body, at most."""
 MAX_SESSIONS = 4096
 ACTIVE_S = 5.0
 
@@ -34,6 +38,19 @@ class Session:
     _ahead_bytes: int = 0
     _pieces: list[bytes] = field(default_factory=list)
     _pieces_bytes: int = 0
+    counted_bytes: int = 0
+    """``held_bytes`` when they were counted last."""
+
+    @property
+    def held_bytes(self) -> int:
+        """What is kept of it in memory."""
+        pieces_bytes = self._pieces_bytes if self._pieces else 0
+        return self._ahead_bytes + pieces_bytes + PACKET_BYTES * (len(self._ahead) + len(self._pieces))
+
+    def greeted_again(self, pid: int, name: str, next_record: int) -> None:
+        """Nothing came yet, so a hello of before may have been played back: the later one knows of more records."""
+        if self.next_packet == 1 and not self._ahead and next_record > self.next_record:
+            self.pid, self.name, self.next_record = pid, name, next_record
 
     def has(self, number: int) -> bool:
         """Whether the packet of that number came before."""
@@ -124,6 +141,7 @@ class Sessions:
         self._server_id = server_id
         self._max_sessions = max_sessions
         self._by_sender: OrderedDict[bytes, Session] = OrderedDict()
+        self._held_bytes = 0
         self.count = 0
         """How many there were."""
 
@@ -139,8 +157,8 @@ class Sessions:
     def greet(self, sender: bytes, pid: int, name: str, next_record: int, now: float) -> Session:
         """The session of a process that says hello: the one it has, else a new one.
 
-        A repeated hello changes nothing, and a session once forgotten never comes back: what was recorded of it is
-            worthless.
+        A repeated hello changes nothing once a packet came, and a session once forgotten never comes back: what was
+        recorded of it is worthless.
         """
         session = self._by_sender.get(sender)
         if session is None:
@@ -148,8 +166,21 @@ class Sessions:
             session = Session(b"%s-%d" % (self._server_id, self.count), sender, pid, name, next_record, now)
             self._by_sender[sender] = session
             if len(self._by_sender) > self._max_sessions:
-                self._by_sender.popitem(last=False)
+                self._forget(next(iter(self._by_sender)))
+        else:
+            session.greeted_again(pid, name, next_record)
         return session
+
+    def account(self, session: Session) -> None:
+        """Count what *session* holds by now. When all hold too much, the one that holds most is forgotten."""
+        held = session.held_bytes
+        self._held_bytes += held - session.counted_bytes
+        session.counted_bytes = held
+        while self._held_bytes > MAX_HELD_BYTES:
+            self._forget(max(self._by_sender.values(), key=lambda each: each.counted_bytes).sender)
+
+    def _forget(self, sender: bytes) -> None:
+        self._held_bytes -= self._by_sender.pop(sender).counted_bytes
 
     def active(self, now: float) -> int:
         """How many processes were heard of in the last seconds."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
+import stat
 import sys
 import time
 from collections import deque
@@ -117,8 +119,15 @@ class LogFile:
         os.close(self._fd)
 
     def _open(self) -> None:
-        self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-        found = os.fstat(self._fd)
+        # Without blocking: a FIFO would keep us here until someone reads it.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+        fd = os.open(self.path, flags, FILE_MODE)
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            # It would be renamed when it is rotated.
+            os.close(fd)
+            raise OSError(errno.EINVAL, "it is no regular file; name one, or a new path")
+        self._fd = fd
         self._size = found.st_size
         # A file of yesterday is rotated by the first record of today, also when no server ran at midnight.
         self._set_alarm(found.st_mtime if found.st_size else time.time())

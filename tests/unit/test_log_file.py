@@ -170,9 +170,12 @@ def test_a_relative_path_is_meant_from_where_the_server_was_started(
     assert (tmp_path / "agent.log").read_bytes() == b"one\n"
 
 
-def test_a_disk_that_is_full_keeps_the_records_for_the_next_write() -> None:
+def test_a_disk_that_is_full_keeps_the_records_for_the_next_write(path: Path) -> None:
     """/dev/full answers every write as a full disk does."""
-    file = LogFile("/dev/full", at_midnight=False)
+    file = LogFile(str(path), at_midnight=False)
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, file._fd)
+    os.close(full)
     with pytest.raises(OSError, match="No space left"):
         file.write([b"one\n", b"two\n"], NOON)
     null = os.open("/dev/null", os.O_WRONLY)
@@ -203,3 +206,23 @@ def test_a_rotation_that_fails_is_told_and_the_file_goes_on(path: Path, monkeypa
     file.close()
     assert file.rotation_error is None
     assert path.read_bytes() == b"later\n"
+
+
+@pytest.mark.parametrize("kind", ["fifo", "read fifo", "device", "folder"])
+def test_what_is_no_regular_file_is_refused_at_once_and_left_alone(tmp_path: Path, kind: str) -> None:
+    """A FIFO without a reader blocks who opens it, and rotation would rename a device."""
+    path = tmp_path / "log"
+    reader = -1
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "device":
+        path.symlink_to("/dev/null")
+    else:
+        os.mkfifo(path)
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK) if kind == "read fifo" else -1
+    before = path.stat()
+    with pytest.raises(ConfigurationError, match="log cannot be opened"):
+        LogFile(str(path))
+    assert path.stat().st_ino == before.st_ino
+    if reader >= 0:
+        os.close(reader)

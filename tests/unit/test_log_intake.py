@@ -7,7 +7,7 @@ import pytest
 from logging_service.intake import LARGEST_WINDOW, SMALLEST_WINDOW, Intake
 from logging_service.lines import LineFormat
 from logging_service.refusals import FIRST_PAUSE_S, LONGEST_PAUSE_S, Refusals
-from logging_service.sessions import MAX_AHEAD, Sessions
+from logging_service.sessions import MAX_AHEAD, MAX_HELD_BYTES, Sessions
 from servicebus.wire.logrecord import (
     MAX_BATCH_BYTES,
     Datagram,
@@ -261,3 +261,59 @@ class TestRefusals:
         assert "py-servicebus 2.x are refused by policy" in why
         refusals.count("pickled", "127.0.0.1:9")
         assert len(refusals.due_lines(1000.0)) == 1
+
+
+class TestStrangersAndReplays:
+    def test_all_processes_together_hold_so_much_and_the_one_that_holds_most_starts_again(self) -> None:
+        intake = Intake(b"f" * 16, LineFormat("%(message)s"), KEYS, 1 << 20)
+        honest = Client(intake, b"a" * 16)
+        honest.give(honest.packet(1, encode_batch(1, [record("h" * 1000)])[:500], Kind.PIECE))
+        for sender in range(40):
+            client = Client(intake, b"%016x" % sender)
+            for number in range(1, 100):
+                client.give(client.packet(number, b"x" * 60_000, Kind.PIECE))
+            held = sum(session.held_bytes for session in intake.sessions._by_sender.values())
+            assert held == intake.sessions._held_bytes <= MAX_HELD_BYTES
+        honest.give(honest.packet(2, encode_batch(1, [record("h" * 1000)])[500:], Kind.LAST))
+        assert honest.written() == ["h" * 1000]
+
+    def test_small_packets_above_a_hole_are_counted_with_what_they_take(self) -> None:
+        client = Client()
+        for number in range(2, 200):
+            client.records(number, number, "")
+        assert client.intake.sessions._held_bytes > 198 * 1024
+
+    def test_a_hello_that_is_played_back_to_a_new_server_counts_no_losses(self) -> None:
+        """The old one says that record 1 is next, and the process has had 500 acknowledged since."""
+        intake = Intake(b"f" * 16, LineFormat("%(message)s"), KEYS, 1 << 20)
+        Client(intake, first_record=1)
+        client = Client(intake, first_record=501)
+        Client(intake, first_record=1)
+        client.records(1, 501, "next")
+        Client(intake, first_record=900)
+        client.records(2, 502, "after")
+        assert (client.written(), intake.lost) == (["next", "after"], 0)
+
+    def test_what_is_played_back_from_elsewhere_does_not_divert_the_acknowledgement(self) -> None:
+        client = Client()
+        packet = client.packet(1, encode_batch(1, [record("once")]))
+        again = encode_datagram(packet._replace(attempt=1), KEYS)
+        client.give(packet)
+        for raw in (encode_datagram(packet, KEYS), again):
+            client.intake.take(raw, ("127.0.0.1", 6666), 1.0, 0.0)
+        told = [address for _, address in client.intake.acknowledgements()]
+        assert FROM in told
+        client.intake.take(encode_datagram(packet, KEYS), ("127.0.0.1", 6666), 1.0, 0.0)
+        assert client.intake.acknowledgements() == [], "a replay is not answered"
+
+    def test_a_name_is_made_printable_and_a_process_number_can_be_one(self) -> None:
+        intake = Intake(b"f" * 16, LineFormat("%(processName)s %(message)s"), KEYS, 1 << 20)
+        for pid, kind in ((10**50, None), (-1, None), (7, Kind.WELCOME)):
+            body = encode_object({"pid": pid, "name": "w\n[\x1b\u202e\u200b", "record": 1})
+            answer = intake.take(encode_datagram(Datagram(Kind.HELLO, SENDER, body=body), KEYS), FROM, 1.0, 0.0)
+            assert (answer.kind if answer else None) == kind
+        session = answer.session if answer else b""
+        body = encode_batch(3, [record("m\u200f")])
+        intake.take(encode_datagram(Datagram(Kind.RECORDS, SENDER, session, 1, 0, body), KEYS), FROM, 1.0, 0.0)
+        assert intake.take_lines() == [b"w\\n[\\x1b\\u202e\\u200b m\\u200f\n"]
+        assert "(w\\n[\\x1b" in intake.take_losses()[0]
