@@ -22,7 +22,7 @@ from servicebus.runtime.signals import EXIT_FAILED
 from servicebus.runtime.worker import Hook, Worker
 from servicebus.sender import Sender
 from servicebus.transport.green import refuse_green_threads
-from servicebus.transport.loggers import get_logger
+from servicebus.transport.loggers import get_logger, log_once
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
 
@@ -157,6 +157,7 @@ class ServiceBus:
         """Serve one *host* of *configuration* in this process, without a master."""
         put_right()
         self._config = configuration
+        log_once(LOG, configuration.warnings + configuration.secret_warnings)
         for each in configuration.hosts:
             if host in (each.name, each.host):
                 return self._work(each)
@@ -182,8 +183,7 @@ class ServiceBus:
         put_right()
         self._logging.start()
         try:
-            for warning in self._config.warnings:
-                LOG.warning("%s", warning)
+            log_once(LOG, self._config.warnings + self._config.secret_warnings)
             read_again = self._take_configuration if self._read_again is not None else None
             master = Master(
                 self._config, self._run_worker, self._logging.turn, read_again=read_again, parent_pid=parent_pid

@@ -12,7 +12,7 @@ from servicebus.configuration import Configuration
 from servicebus.errors import OutboxUnavailable
 from servicebus.transport import forks
 from servicebus.transport.iothread import client_loop
-from servicebus.transport.loggers import get_logger
+from servicebus.transport.loggers import get_logger, log_once
 from servicebus.wire.signing import Keyring
 
 LOG = get_logger(__name__)
@@ -25,6 +25,7 @@ class Life:
     """For any thread of the process that made it; another one leaves it alone."""
 
     def __init__(self, config: Configuration, keyring: Keyring, outbox_path: str | os.PathLike[str] | None):
+        log_once(LOG, config.warnings + config.secret_warnings)
         self._forks = forks.count
         self.incarnation = os.urandom(8).hex()
         self.count = itertools.count(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NoReturn
@@ -19,6 +19,12 @@ from servicebus.configuration.values import BrokerHost, LoggingSettings, Secret,
 from servicebus.errors import ConfigurationError
 
 _NO_ENVIRONMENT: Mapping[str, str] = MappingProxyType({})
+
+
+PUBLIC_SECRET = "for trying out only"  # noqa: S105 - that is what it is about
+"""What conf/ and the samples have in place of one."""
+_STRONG_BYTES = 16
+_MAKE_ONE = "make your own with `openssl rand -base64 32`"
 
 
 class Configuration:
@@ -139,6 +145,12 @@ class Configuration:
             for host in self.hosts
             if host.use_ssl and not host.tls.verify
         )
+
+    @property
+    def secret_warnings(self) -> tuple[str, ...]:
+        """What agents and Senders log beside ``warnings`` when they start: secrets that do not protect."""
+        log_secrets = self.logging.secrets if self.logging.secrets != self.secret_token else ()
+        return _weak("secret_token", self.secret_token) + _weak("logging.secret", log_secrets)
 
     def get_port(self) -> int:
         """As in 2.x: the port of hosts that name none."""
@@ -263,3 +275,14 @@ def _folder_of(path: str | os.PathLike[str]) -> str:
 
 def _read_text(path: str) -> str:
     return Path(path).read_text(encoding="utf-8")
+
+
+def _weak(key: str, secrets: Iterable[Secret]) -> tuple[str, ...]:
+    """What is to be said of these secrets, once for each kind of weakness."""
+    plain = [secret.reveal() for secret in secrets]
+    found = []
+    if PUBLIC_SECRET in plain:
+        found.append(f"{key} is the one of the samples, which everybody knows: {_MAKE_ONE}")
+    if any(len(secret.encode()) < _STRONG_BYTES for secret in plain):
+        found.append(f"{key} is shorter than {_STRONG_BYTES} bytes, and can be found by trying: {_MAKE_ONE}")
+    return tuple(found)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
 from servicebus.transport.interrupts import came_from_a_signal
 
-__all__ = ["get_logger"]
+__all__ = ["get_logger", "log_once"]
 
 _reported: set[str] = set()
+_logged: set[str] = set()
 
 
 def get_logger(name: str) -> logging.Logger:
@@ -24,6 +25,14 @@ def get_logger(name: str) -> logging.Logger:
         base = type(logger)
         logger.__class__ = type(f"Guarded{base.__name__}", (_Guarded, base), {})
     return logger
+
+
+def log_once(logger: logging.Logger, warnings: Iterable[str]) -> None:
+    """Log each warning at WARNING, unless this process, or the one that it was forked from, has done so."""
+    for text in warnings:
+        if text not in _logged:
+            _logged.add(text)
+            logger.warning("%s", text)
 
 
 class _Guarded(logging.Logger):

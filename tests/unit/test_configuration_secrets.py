@@ -5,6 +5,8 @@ import json
 import logging
 import pickle
 import traceback
+from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -12,7 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servicebus.configuration import Configuration
-from servicebus.errors import ConfigurationError
+from servicebus.configuration.settings import PUBLIC_SECRET
+from servicebus.errors import ConfigurationError, ServiceBusError
+from servicebus.sender import Sender
+from servicebus.transport import loggers
 
 # Any characters behind a beginning that turns up nowhere by chance; white space around would be lost in the comparison.
 SECRETS = st.text(min_size=3, max_size=40).map("Zq7w".__add__).filter(lambda t: "\0" not in t and t == t.strip())
@@ -126,3 +131,40 @@ def test_a_secret_that_yaml_took_for_a_key_never_shows(text):
     assert_hidden("Zq7w", everything_shown(caught.value))
     assert_hidden("hunter2", everything_shown(caught.value))
     assert "bus.yaml:" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"secret_token": "s" * 16}, []),
+        ({"secret_token": "ü" * 8}, []),
+        ({"secret_token": "s" * 15}, ["secret_token is shorter than 16 bytes"]),
+        ({"secret_token": ["a secret of sixteen", "short"]}, ["secret_token is shorter"]),
+        ({"secret_token": "for trying out only"}, ["secret_token is the one of the samples"]),
+        ({"secret_token": "s" * 16, "logging": {"secret": "short"}}, ["logging.secret is shorter"]),
+    ],
+)
+def test_a_secret_that_does_not_protect_is_warned_of_when_a_program_starts(
+    values: dict[str, Any], words: list[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In any program that uses a Sender, once; and the secret is not in what is said."""
+    monkeypatch.setattr(loggers, "_logged", set())
+    host = {"host": "127.0.0.1", "port": 1, "tls": {"verify": False}, "use_ssl": True}
+    config = Configuration({"hosts": [host], **values})
+    for _ in range(2):
+        with Sender(config) as sender:
+            sender.status()
+            with pytest.raises(ServiceBusError):
+                sender.call("N.a.b", timeout=0.01)
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    said = [text for text in said if "TLS" in text or "secret" in text]
+    assert len(said) == 1 + len(words), said
+    assert "not verified" in said[0]
+    for word, text in zip(words, said[1:], strict=True):
+        assert word in text
+        assert "short" not in text.replace("shorter", "")
+
+
+def test_the_secret_of_the_samples_is_the_one_that_is_warned_of() -> None:
+    for path in (Path(__file__).parents[2] / "conf").glob("*.yaml"):
+        assert f":-{PUBLIC_SECRET}}}" in path.read_text()
