@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.policy.broker_versions import read_version, warnings_for
+from servicebus.transport.loggers import get_logger
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 
 class BrokerNotes:
