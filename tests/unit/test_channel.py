@@ -41,12 +41,13 @@ class Connection:
 
     frame_max = 131072
     is_open = True
+    is_fast = True
 
     def __init__(self) -> None:
         self.loop = EventLoop("test")
         self.written = b""
         pika_side: Any = Pika()
-        self.fast_lane = FastLane(pika_side)
+        self.fast_lane = FastLane(pika_side, 1 << 20)
 
     def lane(self) -> tuple[FastLane, Callable[[bytes], None]]:
         return self.fast_lane, self._write
