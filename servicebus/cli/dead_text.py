@@ -12,6 +12,7 @@ from servicebus.cli.exit_codes import exit_code_of
 from servicebus.errors import EnvelopeError
 from servicebus.operations.filters import show_age
 from servicebus.operations.letters import Standing
+from servicebus.wire import headers
 from servicebus.wire.jsontext import decode_json
 from servicebus.wire.printable import printable
 
@@ -202,8 +203,9 @@ class Summary:
 
 def _moment(time_s: int) -> str:
     try:
-        return datetime.fromtimestamp(time_s).astimezone().strftime("%Y-%m-%d %H:%M:%S") if time_s else "?"
-    except (OverflowError, ValueError, OSError):  # anybody may have written it
+        is_known = 0 < time_s < headers.LATEST_S  # anybody may have written it
+        return datetime.fromtimestamp(time_s).astimezone().strftime("%Y-%m-%d %H:%M:%S") if is_known else "?"
+    except (OverflowError, ValueError, OSError):
         return "?"
 
 

@@ -45,8 +45,8 @@ def drain(
 
     Ends when nothing is left and the broker may be stopped. It stays drained, over restarts too, until `--undo`.
 
-    Exit status 0 if that was reached, 5 if not within the timeout: wait with `--status`, or give up with `--undo`. 4 if a
-    node has no queues on HOST; only `--undo` changes anything then.
+    Exit status 0 if that was reached, 5 if not within the timeout: wait with `--status`, or give up with `--undo`. 4 if
+    a node has no queues on HOST; only `--undo` changes anything then.
     """
     if undo and only_status:
         raise click.UsageError("--undo and --status do not go together")

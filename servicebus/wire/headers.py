@@ -23,9 +23,9 @@ HOST = "x-servicebus-host"
 TIME = "x-servicebus-time"
 """Unix seconds of the last attempt, or of the refusal."""
 
-_LATEST_S = 99_999_999_999
+LATEST_S = 99_999_999_999
 """In the year 5138, in every time zone."""
-_LARGEST = {ATTEMPTS: 1_000_000, DUE: _LATEST_S * 1000}
+_LARGEST = {ATTEMPTS: 1_000_000, DUE: LATEST_S * 1000}
 
 _ALL = (REQUEUED, DUE, ATTEMPTS, FIRST, REASON, DETAIL, TRACE, HOST, TIME)
 
@@ -53,4 +53,4 @@ def number(headers: Mapping[str, Any] | None, name: str) -> int:
     value = (headers or {}).get(name)
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
         return 0
-    return min(value, _LARGEST.get(name, _LATEST_S))
+    return min(value, _LARGEST.get(name, LATEST_S))

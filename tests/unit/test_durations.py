@@ -151,6 +151,6 @@ def test_the_error_names_the_parameter_and_what_it_takes() -> None:
 def test_an_expiration_is_at_most_what_a_broker_takes() -> None:
     written: list[bytes] = []
     channel = object.__new__(AmqpChannel)
-    vars(channel).update(is_open=True, _published=0, _lane=object(), _number=1, _frame_max=4096, _write=written.append)
+    vars(channel).update(is_open=True, _published=0, _is_fast=True, _number=1, frame_max=4096, _write=written.append)
     channel.publish("x", "y", b"", expiration_ms=int(LONGEST_S * 1000))
     assert b"\x0a4294967295" in b"".join(written)
