@@ -41,7 +41,7 @@ class _Pending:
     """Whose delivery is copied."""
     copy: Copy
     line: str = ""
-    """In which it waits, once it was refused."""
+    """In which it waits, or has waited."""
 
 
 @dataclass(slots=True)
@@ -105,6 +105,7 @@ class CopyStore:
         if refusal is None:
             self._publish(pending)
         else:
+            pending.line = pending.copy.queue
             refusal.waiting.append(pending)
 
     def _copy(self, settlement: Settlement, claim: Claim, publisher: Publisher) -> Copy:
@@ -136,17 +137,17 @@ class CopyStore:
             self._not_stored(pending, f"a copy cannot be published ({type(error).__name__}: {error})")
 
     def _stored(self, pending: _Pending) -> None:
-        settlement, queue = pending.settlement, pending.copy.queue
+        settlement = pending.settlement
         settlement.storing_in = None
         self._counters[_counted(settlement)] += 1
         self._on_stored(settlement)
         for claim in settlement.claims:
             if claim.generation == self._generation:
                 claim.delivery.channel.ack(claim.delivery.tag)
-        line = pending.line or queue
-        refusal = self._refusals.get(line)
+        # Confirms and nacks overtake each other: what was published before the first nack says nothing of the queue.
+        refusal = self._refusals.get(pending.line)
         if refusal is not None:
-            self._takes_again(line, refusal)
+            self._takes_again(pending.line, refusal)
 
     def _takes_again(self, queue: str, refusal: _Refusal) -> None:
         refusal.backoff.reset()

@@ -195,6 +195,21 @@ def test_a_queue_that_has_room_for_some_takes_those_and_the_rest_waits(rig: Rig)
     assert len(rig.loop.timers) == 1
 
 
+def test_a_confirm_that_comes_after_the_nack_of_a_later_copy_does_not_mean_that_there_is_room(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    rig.settle(1)
+    rig.settle(2)
+    (first, second), rig.publisher.published = rig.publisher.published, []
+    second[1](FULL)
+    first[1]("")
+    assert rig.publisher.published == []
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    rig.loop.fire()
+    assert rig.publisher.answer() == [2]
+
+
 def test_one_full_queue_holds_up_no_other(rig: Rig) -> None:
     rig.settle(1, "dead")
     rig.publisher.answer(FULL)
