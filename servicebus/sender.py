@@ -20,6 +20,7 @@ from servicebus.client.seal import seal
 from servicebus.configuration import Configuration
 from servicebus.durations import to_seconds
 from servicebus.errors import EnvelopeError
+from servicebus.transport import forks
 from servicebus.wire.address import Address, check_node_name
 from servicebus.wire.envelope import Kind, make_id
 from servicebus.wire.signing import Keyring
@@ -29,8 +30,9 @@ __all__ = ["Receipt", "Sender"]
 
 _PING = ("servicebus", "ping")
 
-_life_lock = threading.Lock()
-"""Guards the beginning and the end of every Sender's life in this process. One for all, so that a fork can renew it."""
+_life_lock = threading.RLock()
+"""Guards the beginning and the end of every Sender's life in this process. One for all, so that a fork can renew it;
+reentrant, since a signal handler or a ``__del__`` may interrupt its holder."""
 
 
 class Sender:
@@ -126,7 +128,8 @@ class Sender:
         """The same without waiting: a Future of ``(event id, result)``.
 
         Its callbacks run in the thread that reads the answers: the I/O thread, or a caller's that waits for its own.
-        They must not wait for another answer (LifecycleError). A thread that waits in ``result()`` without a timeout
+        They must not wait for another answer (LifecycleError), nor block: meanwhile all Senders of the process stand
+        still. What they raise is logged, and ends nothing. A thread that waits in ``result()`` without a timeout
         may read the answers itself. Cancelling it tells the node that nobody waits any more.
         """
         address, limit_s = self._parse(target, timeout)
@@ -289,20 +292,25 @@ class Sender:
                 self._inherited.append(self._life)
                 self._life = None
             if self._life is None:
-                self._life = Life(self._config, self._keyring, self._outbox_path)
+                life = Life(self._config, self._keyring, self._outbox_path)
+                if self._life is None:
+                    self._life = life
+                else:  # a signal handler interrupted us, and has begun one
+                    life.close()
             return self._life
 
 
 def _submit(life: Life, request: Request) -> Future[Any]:
     promise = request.promise()
     promise.on_cancel, promise.on_wait = life.give_up, life.await_end
+    promise.is_overdue = request.is_overdue
     life.engine.submit(request)
     return promise
 
 
 def _renew_lock_in_child() -> None:
     global _life_lock
-    _life_lock = threading.Lock()  # another thread may have held it at the moment of the fork
+    _life_lock = threading.RLock()  # another thread may have held it at the moment of the fork
 
 
-os.register_at_fork(after_in_child=_renew_lock_in_child)
+forks.after_in_child(_renew_lock_in_child)

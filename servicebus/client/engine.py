@@ -98,6 +98,10 @@ class Engine:
         """
         self._wait(has_ended, nothing, nothing)
 
+    def can_wait_here(self) -> bool:
+        """Whether this thread may wait for something that the I/O thread does."""
+        return self._loop.can_wait_here()
+
     def submit(self, request: Request) -> None:
         self._submitted.append(request)
         if not self._is_scheduled:

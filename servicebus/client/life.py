@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import threading
 from typing import Any
 
@@ -26,7 +27,7 @@ class Life:
 
     def __init__(self, config: Configuration, keyring: Keyring, outbox_path: str | os.PathLike[str] | None):
         log_once(LOG, config.warnings + config.secret_warnings)
-        self._forks = forks.count
+        self._forks = forks.notice()
         self.incarnation = os.urandom(8).hex()
         self.count = itertools.count(1)
         self.engine = Engine(client_loop(), config, keyring)
@@ -35,7 +36,7 @@ class Life:
         self._config = config
         self._outbox_path = outbox_path
         self._lacks_outbox = outbox_path is not None
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()
         try:
             self.need_outbox()
         except OutboxUnavailable as error:  # what does not need it goes on; send() asks again, and raises it
@@ -44,7 +45,7 @@ class Life:
     @property
     def is_ours(self) -> bool:
         """Whether it began in this process."""
-        return self._forks == forks.count
+        return self._forks == forks.notice()
 
     def need_outbox(self) -> None:
         """See to it that the outbox is open, if there is to be one. Raises OutboxUnavailable."""
@@ -68,4 +69,6 @@ class Life:
         """Ends everything; waits for that, but not for long. For the disk a little longer."""
         closed = threading.Event()
         self.engine.close(closed.set)
+        if not self.engine.can_wait_here() or sys.is_finalizing():  # nothing would end the waiting
+            return
         closed.wait(_CLOSE_S if self._outbox_path is None else _STORE_S)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from servicebus.errors import OutboxUnavailable
+from servicebus.transport import forks
 
 __all__ = ["OutboxFile", "Stored"]
 
@@ -245,4 +246,4 @@ def _leave_all_to_parent() -> None:
 _inherited: list[OutboxFile] = []
 """The parent's: never closed here, because SQLite would do its parent's housekeeping."""
 
-os.register_at_fork(after_in_child=_leave_all_to_parent)
+forks.after_in_child(_leave_all_to_parent)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING
+from contextlib import suppress
+from threading import current_thread, main_thread
 from typing import Any
 
 from servicebus.durations import to_seconds
+from servicebus.transport import forks
 
+LOG = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+"""How often a thread that waits makes sure that something will still end its waiting."""
 _OVER = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
 
 _claim = threading.RLock()
@@ -31,6 +39,9 @@ class Promise(Future[Any]):
     on_cancel: Callable[[str], None] | None = None
     on_wait: Callable[[Callable[[], bool]], None] | None = None
     """What a thread does that waits, given a function that says whether this is done; it may come back sooner."""
+
+    is_overdue: Callable[[], bool] | None = None
+    """Asked now and then by a thread that waits without a timeout: whether nothing will end this any more."""
 
     _made: threading.Condition | None = None
 
@@ -71,12 +82,34 @@ class Promise(Future[Any]):
             timeout = to_seconds("timeout", timeout)
         if self._state == FINISHED and self._exception is None:
             return self._result
-        if timeout is None and self.on_wait is not None and not self.done():
-            self.on_wait(self.done)
+        if timeout is None:
+            self._await_end()
         return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        return super().exception(None if timeout is None else to_seconds("timeout", timeout))
+        if timeout is not None:
+            return super().exception(to_seconds("timeout", timeout))
+        self._await_end()
+        return super().exception()
+
+    def _await_end(self) -> None:
+        """Wait for as long as something may end this; what nothing ends is ended by ``is_overdue()``."""
+        if self.on_wait is not None and not self.done():
+            self.on_wait(self.done)
+        while self.is_overdue is not None and not self.done() and not self.is_overdue():
+            with suppress(FutureTimeoutError, CancelledError):
+                super().exception(LOOK_S)
+
+    def _invoke_callbacks(self) -> None:
+        """As Future's, but whatever one of them raises ends neither the thread nor the others (SystemExit, too)."""
+        for callback in self._done_callbacks:
+            try:
+                callback(self)
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt) and current_thread() is main_thread():
+                    raise  # Ctrl-C, in the thread of a caller
+                with suppress(Exception):  # the program's own filters and handlers
+                    LOG.error("a callback of the future of %s failed", self.wire_id, exc_info=error)
 
     def cancel(self) -> bool:
         is_cancelled = super().cancel()
@@ -91,4 +124,4 @@ def _renew_claim_in_child() -> None:
     _claim = threading.RLock()  # another thread may have held it at the moment of the fork
 
 
-os.register_at_fork(after_in_child=_renew_claim_in_child)
+forks.after_in_child(_renew_claim_in_child)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from concurrent.futures import InvalidStateError
 from contextlib import suppress
@@ -9,8 +10,9 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from servicebus.client.promise import Promise
-from servicebus.errors import SignatureError
+from servicebus.client.promise import LOOK_S, Promise
+from servicebus.errors import CallTimeout, SendUnconfirmed, SignatureError
+from servicebus.transport import forks
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
 
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 
 _MAX_TOLD = 16
 _DOUBT = "sent a reply that cannot be believed"
+
+
+MARGIN_S = 10.0
+"""The I/O thread ends a request at its deadline, or a little later where an outbox has to be written. A caller waits
+for so long after its deadline, then it stops by itself."""
 
 
 @dataclass(slots=True)
@@ -48,6 +55,7 @@ class Request:
     __slots__ = (
         "_answer",
         "_error",
+        "_forks",
         "_has_ended",
         "_is_abandoned",
         "_promise",
@@ -113,6 +121,7 @@ class Request:
         self.pinned = pinned
         self.hedge_after_s = hedge_after_s
         self.post = post
+        self._forks = forks.count
         self.started_at = time.monotonic()
         self.deadline = self.started_at + timeout_s
         self.link: Link | None = None
@@ -240,14 +249,28 @@ class Request:
             waiter = Lock()
             waiter.acquire()
             self._waiter = waiter
-            if not self._has_ended:
-                waiter.acquire()
+            while not self._has_ended and not waiter.acquire(timeout=LOOK_S):
+                if self.is_overdue():
+                    break
         try:
             if self._error is not None:
                 raise self._error
             return self._answer
         finally:
             del self  # an error's traceback refers to this frame, and the frame to the error
+
+    def is_overdue(self) -> bool:
+        """Whether the thread that ends requests has missed this one; if so it is ended here. For any thread."""
+        is_gone = self._forks != forks.notice() or sys.is_finalizing()
+        if not is_gone and time.monotonic() < self.deadline + MARGIN_S:
+            return False
+        waited_s = time.monotonic() - self.started_at
+        address, did = str(self.address), "the I/O thread of this process did not end it"
+        if self.kind is Kind.MESSAGE:
+            self.fail(SendUnconfirmed(address, [*self.attempts, ("this process:", did)]))
+        else:
+            self.fail(CallTimeout(address, waited_s, [*self.attempts, ("this process:", did)]))
+        return True
 
     def abandon(self) -> bool:
         """The thread that waited does not any more; False if it has ended."""

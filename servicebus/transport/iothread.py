@@ -2,34 +2,58 @@
 
 from __future__ import annotations
 
-import os
+import sys
 import threading
 
+from servicebus.errors import LifecycleError
+from servicebus.transport import forks
 from servicebus.transport.sharedloop import SharedLoop
 
-_lock = threading.Lock()
-_current: tuple[int, SharedLoop] | None = None
+_lock = threading.RLock()
+"""Reentrant: a signal handler may interrupt its holder."""
+_current: SharedLoop | None = None
 _inherited: list[object] = []
 
 
 def client_loop() -> SharedLoop:
-    """This process's running client loop; callable from any thread."""
+    """This process's running client loop; callable from any thread.
+
+    Raises:
+        LifecycleError: the interpreter is ending, and starts no thread any more.
+    """
     global _current
+    forks.notice()
     with _lock:
-        if _current is None or _current[0] != os.getpid():
+        if _current is None:
+            if sys.is_finalizing():
+                raise LifecycleError("the interpreter is ending", "the first use of a Sender")
             loop = SharedLoop("servicebus-client")
-            threading.Thread(target=loop.run, name=loop.name, daemon=True).start()
-            _current = (os.getpid(), loop)
-        return _current[1]
+            try:
+                threading.Thread(target=_turn, args=(loop,), name=loop.name, daemon=True).start()
+            except RuntimeError as error:
+                raise LifecycleError(f"no thread can be started ({error})", "the first use of a Sender") from error
+            _current = loop
+        return _current
+
+
+def _turn(loop: SharedLoop) -> None:
+    """Turn *loop* to its end; whatever gets out of it costs the connections, and ends no other Sender's requests."""
+    while True:
+        try:
+            loop.run()
+            return
+        except BaseException as error:
+            loop.tear()
+            loop.failures.report("the I/O thread", error)
 
 
 def _forget_in_child() -> None:
     """The parent's loop stays the parent's: never closed here, since its sockets are shared with the parent."""
     global _lock, _current
-    _lock = threading.Lock()  # another thread may have held it at the moment of the fork
+    _lock = threading.RLock()  # another thread may have held it at the moment of the fork
     if _current is not None:
         _inherited.append(_current)
         _current = None
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+forks.after_in_child(_forget_in_child)

@@ -52,6 +52,8 @@ class SharedLoop(EventLoop):
         """The leader is not merely waiting for input."""
         self._is_wanted = False
         self._is_lent = False
+        self._has_lead = False
+        """The thread's own: whether it may turn the loop."""
         self._is_torn = False
         self._times_led = 0
         self._reluctance = 0
@@ -118,9 +120,17 @@ class SharedLoop(EventLoop):
 
     # -- the thread ----------------------------------------------------------------------------------------------
 
+    def tear(self) -> None:
+        """The thread was interrupted at any point: cut all connections before the loop is turned again."""
+        self._is_torn = True
+
     def run(self) -> None:
         self._thread = get_ident()
-        self._take_back()
+        if not self._has_lead:
+            self._is_lent = False
+            self._call_back()
+            self._take_back()
+        self._cut_if_torn()
         while not self._stopping:
             self._turn()
             if self._is_wanted:
@@ -145,6 +155,7 @@ class SharedLoop(EventLoop):
     def _stand_by(self) -> None:
         self._is_wanted = False
         self._is_lent = True
+        self._has_lead = False
         self._lead.release()
         if self._posted:  # by somebody who did not see yet that nobody turns
             self._call_back()
@@ -160,6 +171,10 @@ class SharedLoop(EventLoop):
         while not self._lead.acquire(timeout=_LOST_LEAD_S):
             if self._leader is None:
                 break
+        self._has_lead = True
+        self._cut_if_torn()
+
+    def _cut_if_torn(self) -> None:
         if self._is_torn:
             self._is_torn = False
             for stream in list(self.streams.values()):
