@@ -150,8 +150,8 @@ class CompatPinger(Pinger):
         path = ping.path
         if ping.why == _CONFIRM and self._may_be_old(path.node):
             return self._learned(path, self._old)
-        if ping.why == _UPGRADE:
-            return None  # still the old one
+        if ping.why == _UPGRADE or (ping.version is not path.version and path.trust.is_healthy):
+            return None  # what the path speaks, it does not speak in this version
         if ping.version is self._newest and not ping.why and self._may_be_old(path.node):
             self._send(path, self._old, now)
         return Finding(path, is_alive=False)

@@ -66,7 +66,7 @@ def decode_event(body: bytes, max_bytes: int) -> OldEvent:
     Raises:
         EnvelopeError: ``oversized``, ``dtd``, ``too-deep`` or ``malformed``. Nothing else.
     """
-    document = parse_flat(body, _EVENT_FIELDS, max_bytes)
+    document = parse_flat(body, _EVENT_FIELDS, max_bytes, "params")
     if document.root != "event" or "version" not in document.attributes:
         raise EnvelopeError("malformed", "the root is no <event> with a version")
     fields = document.fields
@@ -110,7 +110,7 @@ def decode_reply(body: bytes, max_bytes: int) -> OldReply:
     Raises:
         EnvelopeError: as ``decode_event``.
     """
-    fields = parse_flat(body, _REPLY_FIELDS, max_bytes).fields
+    fields = parse_flat(body, _REPLY_FIELDS, max_bytes, "message").fields
     if len(fields) != len(_REPLY_FIELDS):
         raise EnvelopeError("malformed", "<id> or <message> is missing")
     return OldReply(fields["id"], fields["message"])

@@ -20,7 +20,8 @@ BAD_TOKEN = "Token not valid!"  # noqa: S105 - it is an answer, no secret
 ERROR_MARK = "Service Error: "
 """What answers begin with that 2.x would not have given."""
 
-_MAX_LITERAL_CHARS = 1024 * 1024
+_MAX_LITERAL_CHARS = 64 * 1024
+"""A literal of 1 MiB takes seconds, and half a gigabyte."""
 # What repr() writes for the values of JSON and for tuples, sets and bytes. literal_eval() alone would also build trees
 # of operators, as deep as a stranger likes. No two branches begin alike, so that a match takes linear time.
 _ESCAPE = r"""\\(?:[\\'"nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"""

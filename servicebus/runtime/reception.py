@@ -16,8 +16,10 @@ from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.interface import Delivery
 from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import EXPIRED, UNKNOWN_SERVICE, Fault
+from servicebus.wire.printable import printable
 
 ServiceKey = tuple[Kind, str]
+_SHOWN = 250
 
 DEFECT = "defect"
 """Why a request was not handled: something raised where nothing should."""
@@ -96,9 +98,10 @@ class Reception:
 
     def _unknown(self, incoming: Incoming, claim: Claim, dialect: Dialect) -> Arrival | Settlement:
         self._counters["refused.unknown-service"] += 1
-        self._complaints.log(f"no service {incoming.key} for {incoming.kind.value}s; asked for by {incoming.id}")
+        key = printable(incoming.key[:_SHOWN])  # version 1 lets a caller name what it likes
+        self._complaints.log(f"no service {key} for {incoming.kind.value}s; asked for by {incoming.id}")
         if incoming.kind is Kind.MESSAGE:
-            burial = Burial(UNKNOWN_SERVICE, f"no message service {incoming.key}")
+            burial = Burial(UNKNOWN_SERVICE, f"no message service {key}")
             return Arrival(incoming, claim, dialect, None, refusal=Settlement([claim], burial=burial))
         fault = Fault(UNKNOWN_SERVICE, f"the node has no RPC service {incoming.key}")
         return Settlement([claim], dialect.write_fault(incoming, fault))

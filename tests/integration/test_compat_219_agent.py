@@ -69,11 +69,12 @@ def test_a_service_and_its_caller_see_what_they_saw_with_2_19(sender: OldSender)
 
 
 def test_the_end_of_cdata_in_a_result_reaches_an_old_caller(agent: Agent, probe: Probe, sender: OldSender) -> None:
-    """An old Sender cannot write it, so it is escaped in its JSON; the agent writes it raw, which 2.19 cannot read."""
+    """An old Sender writes it so that it is no XML; the agent reads that, and writes two sections, which 2.19 reads."""
     escaped = OldEvent("1", token(), "test", "echo", b'"a]]\\u003eb"')
     reply = probe.ask("NODE-01", encode_event(escaped))
     assert reply is not None
     assert b"a]]]]><![CDATA[>b" in reply
+    assert sender.call("NODE-01.test.echo", "a]]>b", CALL_S)[1] == "a]]>b"
 
 
 def test_messages_and_pings_arrive_over_both_kinds_of_routing(

@@ -101,7 +101,7 @@ def test_once_known_an_old_agent_is_called_without_a_detour(
 def test_what_json_can_say_arrives_whole(agent: OldAgent, brokers: list[Broker], make_sender: MakeSender) -> None:
     """Also the end of CDATA, of which a call of 2.19 dies, and control characters."""
     sender = make_sender(compat(brokers[0], compat_result="value"))
-    for value in ({"a": [1, None, True, 2.5]}, "a \x00 \x1b", "h\u00e9 \U0001f600", "<&>", [], -1, ["]] >"]):
+    for value in ({"a": [1, None, True, 2.5]}, "a \x00 \x1b", "h\u00e9 \U0001f600", "<&>", [], -1, ["]]>", "]]>]]>"]):
         assert sender.call("NODE-01.test.echo", {"v": value})[1] == {"v": value}
     assert sender.send("NODE-01.audit.record", {"end": "]]>]]>"})
     wait_until(lambda: agent.noted("recorded") == ["{'end': ']]>]]>'}"], what=agent.log)

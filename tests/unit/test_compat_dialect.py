@@ -1,6 +1,7 @@
 """Version 1 as an agent reads it: who is believed, what is answered, and by what a call is known again."""
 
 import time
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
 from servicebus.runtime.compat_dialect import EitherVersion, Version1
 from servicebus.runtime.dialect import Refused, Version2
+from servicebus.runtime.reception import Arrival, Reception
+from servicebus.transport.complaints import Complaints
 from servicebus.transport.interface import Delivery
 from servicebus.wire.envelope import Envelope, Kind
 from servicebus.wire.fault import Fault
@@ -128,3 +131,23 @@ def test_messages_of_both_versions_are_read_from_one_queue() -> None:
     assert both.read(delivery(event(), None)).version == "1"
     with pytest.raises(Refused):
         both.read(delivery(b"garbage", None))
+
+
+@pytest.mark.parametrize("wants_answer", [True, False], ids=["call", "message"])
+def test_a_name_of_version_1_is_checked_before_it_is_logged(
+    caplog: pytest.LogCaptureFixture, wants_answer: bool
+) -> None:
+    """Whoever has seen one message can send any name."""
+    token = DailyTokens(["s"]).make(time.time())
+    body = encode_event(OldEvent("1", token, "a\u202eb\u2028" + "x" * 10_000, "add", b"1"))
+    failures: Any = None
+    reception = Reception({}, Counter(), Complaints("mq-a"), failures)
+    kind = Kind.CALL if wants_answer else Kind.MESSAGE
+    got = reception.receive(delivery(body, OWN_QUEUE if wants_answer else None), 1, Version1(config()), kind)
+    (line,) = caplog.messages
+    assert "no service a\\u202eb\\u2028xxx" in line
+    assert len(line) < 500
+    if isinstance(got, Arrival):
+        assert got.refusal is not None
+        assert got.refusal.burial is not None
+        assert got.refusal.burial.detail.isprintable()

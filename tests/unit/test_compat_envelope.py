@@ -1,6 +1,8 @@
 """Envelopes of version 1: the bytes that real peers write, what they accept, and what nobody accepts."""
 
 import json
+import subprocess
+import sys
 from contextlib import suppress
 from xml.dom.minidom import parseString
 
@@ -222,3 +224,55 @@ def test_the_two_versions_are_told_apart() -> None:
 
 def test_the_token_stays_out_of_the_repr() -> None:
     assert ADD.token not in repr(ADD)
+
+
+PASTED = ["]]>", "a]]>b", "]]>]]>", "x]]", "]]>\n</params>\n", "<b>]]></message>&amp;]]>", "]]>]]></params></event>"]
+
+
+@pytest.mark.parametrize("text", PASTED)
+def test_a_payload_with_the_end_of_cdata_arrives_as_2_19_writes_it(text: str) -> None:
+    """It pastes payloads into one CDATA section, so that this is no XML: its own peers lose such calls."""
+    params = json.dumps([text])
+    assert decode_event(EVENT.replace(b"[1, 2]", params.encode()), LIMIT).params.decode() == params
+    assert decode_reply(REPLY.replace(b"[3]", f"[{text}]".encode()), LIMIT).text == text
+
+
+@given(clean_text, clean_text)
+def test_any_payload_around_the_end_of_cdata_arrives(one: str, other: str) -> None:
+    text = f"{one}]]>{other}"
+    if "<![CDATA[" not in text:  # this would be XML, and mean what XML says
+        assert decode_reply(REPLY.replace(b"[3]", f"[{text}]".encode()), 10 * LIMIT).text == text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<r>" + b"<a>" * 300_000,
+        b"<r>" + b"<a/>" * 300_000,
+        b"<r" + b' a="b"' * 300_000,
+        b"<r" + b" " * 1_000_000,
+        b"<" + b"a" * 1_000_000,
+        b"<r>" + b"<![CDATA[" * 100_000,
+        b"<r><id/><message><![CDATA[" + b"]]>" * 300_000 + b"</message>",
+        b"<r><id/><message><![CDATA[" + b"]]></message>" * 100_000,
+        b"<r>" + b"&" * 1_000_000,
+    ],
+    ids=["deep", "flat", "attributes", "spaces", "a name", "CDATA", "ends", "closed often", "references"],
+)
+def test_what_is_no_document_is_known_in_linear_time(body: bytes) -> None:
+    """A quadratic reader would need minutes, which the limit of each test ends."""
+    for decode in (decode_event, decode_reply):
+        with pytest.raises(EnvelopeError):
+            decode(body, 10 * len(body))
+
+
+def test_names_that_a_stranger_chose_never_reach_libxml2() -> None:
+    """It keeps them all."""
+    program = (
+        "import sys\n"
+        "from servicebus.compat.envelope import decode_event, decode_reply\n"
+        f"decode_event({EVENT!r}, 10000)\n"
+        f"decode_reply({REPLY!r}, 10000)\n"
+        "assert not [name for name in sys.modules if name.startswith('lxml')]\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

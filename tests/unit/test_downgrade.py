@@ -89,6 +89,18 @@ def test_a_node_that_is_not_named_is_never_spoken_to_in_version_1(names: list[st
     assert not said_in_version_1(world.paths[0])
 
 
+def test_a_late_return_of_a_ping_in_version_2_says_nothing_about_a_path_in_version_1() -> None:
+    """Several may be on their way when the first of them settles what the path speaks."""
+    world = World()
+    path = world.paths[0]
+    link: Any = path.link
+    world.pinger.ping(path, 0.5)
+    late, _ = link.sent.pop()
+    world.downgrade(path)
+    assert path.version is world.old
+    assert world.pinger.returned(late, 2.0) is None
+
+
 def test_a_node_that_is_named_may_go_back_to_version_1() -> None:
     world = World(compat_nodes=["NODE-01"])
     world.answer_in_version_2(world.paths[0])
