@@ -248,7 +248,8 @@ class Sender:
         life = self._current()
         event_id = 0 if kind is Kind.CONTROL else next(life.count)
         wire_id = make_id(life.incarnation, event_id) if event_id else make_id(os.urandom(8).hex(), 1)
-        token, body = seal(self._keyring, wire_id, address, kind, timeout_s, encode_json(params))
+        due_ms = (post.due_ms if post is not None else None) or 0
+        token, body = seal(self._keyring, wire_id, address, kind, timeout_s, encode_json(params), due_ms)
         if len(body) > self._config.max_envelope_bytes:
             limit = f"{len(body)} bytes, where max_envelope_bytes allows {self._config.max_envelope_bytes}"
             raise EnvelopeError("oversized", limit)

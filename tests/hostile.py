@@ -154,6 +154,8 @@ class Stranger:
             "x-servicebus-attempts": self._rng.choice([0, 3, 2**31, -1, "many"]),
             "x-servicebus-due": self._rng.choice([0, int(now * 1000) + 500, "soon"]),
             "x-servicebus-reason": self._rng.choice(["attempts", "stale", "", 7]),
+            "x-servicebus-letter": f"{int(now)} {int(now)} 6 {int(now) + 86400}  {'0' * 73}",
+            "x-servicebus-wait": f"{int(now * 1000) + 500} {2**63} 1 {'0' * 73}",
             "x-servicebus-requeued": self._rng.choice(["", f"{'0' * 16}-1 {int(now * 1000)} {'0' * 73}", 1]),
             "x-servicebus-fresh": 1,
             "x-servicebus-time": int(now),

@@ -181,9 +181,10 @@ def show(ctx: click.Context, /, wanted_ids: tuple[str, ...], limit: int, full: b
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option(
-    "--reseal", is_flag=True, help="Sign anew, as sent now, what is too old for the node or by an old secret."
+    "--reseal",
+    is_flag=True,
+    help="Also stale ones, of which the node cannot know whether they ran since: one that did runs again.",
 )
-@click.option("--unchecked", is_flag=True, help="Send back also what the node would refuse, as far as we know.")
 @json_option
 @click.pass_context
 def requeue(
@@ -194,21 +195,18 @@ def requeue(
     rate: float | None,
     dry_run: bool,
     reseal: bool,
-    unchecked: bool,
     **chosen: Any,
 ) -> None:
-    """Send dead letters back to the node: under the same id, with their attempts counted anew.
+    """Send dead letters back to the node, with their attempts counted from 1 again.
+
+    Only letters that a worker of the node has signed go back; each gets a pass, which is good once.
 
     A letter leaves the dead letters only after the broker has confirmed it in the node's queue, so the command may be
     killed at any moment; run it again then.
     """
     output, selection = ctx.ensure_object(Output), _Selection(**chosen)
     selection.must_say_which(is_all)
-    if reseal and unchecked:
-        raise click.UsageError("--reseal checks who signed a letter, so it does not go with --unchecked")
-    reports = selection.letters().requeue(
-        selection.wanted, limit=limit, per_s=rate, reseal=reseal, unchecked=unchecked, dry_run=dry_run
-    )
+    reports = selection.letters().requeue(selection.wanted, limit=limit, per_s=rate, reseal=reseal, dry_run=dry_run)
     done = "would go back" if dry_run else "went back"
     output.result(document_of(selection.node, reports) | {"dry_run": dry_run}, as_result(reports, done))
     _end(ctx, selection, reports)

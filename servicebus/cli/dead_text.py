@@ -12,7 +12,6 @@ from servicebus.cli.exit_codes import exit_code_of
 from servicebus.errors import EnvelopeError
 from servicebus.operations.filters import show_age
 from servicebus.operations.letters import Standing
-from servicebus.wire import headers
 from servicebus.wire.jsontext import decode_json
 from servicebus.wire.printable import printable
 
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 
 _PARAMS_CHARS = 2000
 _TRACE_LINES = 12
+_LATEST_S = 99_999_999_999
+"""In the year 5138, in every time zone."""
 _COLUMNS = ("ID", "BURIED", "AGE", "SERVICE", "REASON", "TRIED", "BROKER", "NOTE")
 
 Row = Sequence[str]
@@ -42,6 +43,7 @@ def facts(found: Found) -> dict[str, Any]:
         "broker": found.broker,
         "failed_on": letter.host,
         "sent": letter.envelope.sent_ms / 1000 if letter.envelope is not None else None,
+        "verified": letter.stamp is not None,
         "standing": found.standing.value,
         "why": found.why,
     }
@@ -107,7 +109,8 @@ def _row(found: Found, now: float) -> Row:
 def _note(found: Found) -> str:
     if found.standing is Standing.GOOD:
         return ""
-    return "stale: needs --reseal" if found.standing is Standing.STALE else f"{found.standing}: {printable(found.why)}"
+    way_out = " (--reseal)" if found.standing is Standing.STALE else ""
+    return f"{found.standing}{way_out}: {printable(found.why)}"
 
 
 def _totals(reports: Sequence[BrokerReport], *, is_cut: bool) -> list[str]:
@@ -122,7 +125,7 @@ def as_result(reports: Sequence[BrokerReport], done: str) -> str:
     """What was done on each broker, and what stays and why."""
     lines = []
     for report in reports:
-        sealed = f" ({report.resealed} sealed anew)" if report.resealed else ""
+        sealed = f" ({report.resealed} of them stale)" if report.resealed else ""
         left = f"{report.left} are there now"
         lines.append(f"{report.host}: {report.done} {done}{sealed}; {report.matched} of {report.total} matched, {left}")
         lines += [f"  {count} stay: {printable(why)}" for why, count in report.stays.most_common()]
@@ -142,7 +145,7 @@ def as_show(found: Found, *, full: bool) -> str:
         f"detail    {printable(letter.detail)}",
         f"attempts  {letter.attempts or '?'}, the first {_moment(letter.first)}",
         f"sent      {_moment(int(sent))}",
-        f"back      {_note(found) or 'the node would take it'}",
+        f"back      {_note(found) or 'a worker has signed it; the node would take it'}",
     ]
     trace = _trace(found, full=full)
     if trace:
@@ -203,7 +206,7 @@ class Summary:
 
 def _moment(time_s: int) -> str:
     try:
-        is_known = 0 < time_s < headers.LATEST_S  # anybody may have written it
+        is_known = 0 < time_s < _LATEST_S  # a stranger may have written it
         return datetime.fromtimestamp(time_s).astimezone().strftime("%Y-%m-%d %H:%M:%S") if is_known else "?"
     except (OverflowError, ValueError, OSError):
         return "?"

@@ -11,9 +11,12 @@ from servicebus.wire.xmlcodec import decode_envelope, write_event
 
 
 def seal(
-    keyring: Keyring, wire_id: str, address: Address, kind: Kind, timeout_s: float, params: bytes
+    keyring: Keyring, wire_id: str, address: Address, kind: Kind, timeout_s: float, params: bytes, due_ms: int = 0
 ) -> tuple[str, bytes]:
     """The token and the bytes of a request that is sent now; *params* is JSON text. For any thread.
+
+    Args:
+        due_ms: Unix milliseconds before which a message is not executed; 0 for at once.
 
     Raises:
         EnvelopeError: ``unencodable``; nothing was sent.
@@ -21,8 +24,8 @@ def seal(
     node, category, name = address.node, address.category, address.name
     sent_ms, ttl_ms = int(time.time() * 1000), max(1, int(timeout_s * 1000))
     reply = "" if kind is Kind.MESSAGE else DIRECT_REPLY_TO
-    token = keyring.sign_event(wire_id, node, category, name, kind, sent_ms, ttl_ms, reply, params)
-    return token, write_event(wire_id, node, category, name, kind, sent_ms, ttl_ms, reply, params, token)
+    token = keyring.sign_event(wire_id, node, category, name, kind, sent_ms, ttl_ms, reply, params, 1, due_ms)
+    return token, write_event(wire_id, node, category, name, kind, sent_ms, ttl_ms, reply, params, token, 1, due_ms)
 
 
 def seal_again(keyring: Keyring, body: bytes, attempt: int, deadline: float, shift_ms: int) -> tuple[str, bytes]:

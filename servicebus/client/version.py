@@ -11,7 +11,6 @@ from servicebus.client.seal import seal, seal_again
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
 from servicebus.policy.ladder import rung_for
-from servicebus.wire import headers
 from servicebus.wire.address import Address, control_queue, delay_queue, messages_queue, rpc_queue
 from servicebus.wire.envelope import Kind, Reply
 from servicebus.wire.signing import Keyring
@@ -134,9 +133,12 @@ class Version2:
 
     @staticmethod
     def _delayed(request: Request, due_ms: int) -> Parcel | None:
-        """Straight into a queue for those that wait, past the exchange; None if it need not wait any more."""
+        """Straight into a queue for those that wait, past the exchange; None if it need not wait any more.
+
+        The envelope says when it is due: in any queue of the node it is not executed before.
+        """
         remaining_s = due_ms / 1000 - time.time()
         if remaining_s <= 0:
             return None
         queue = delay_queue(request.address.node, rung_for(remaining_s))
-        return Parcel("", queue, request.body, {headers.DUE: due_ms})
+        return Parcel("", queue, request.body)

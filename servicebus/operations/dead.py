@@ -17,7 +17,7 @@ from functools import partial
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.errors import TransportError
 from servicebus.operations.filters import Filter
-from servicebus.operations.letters import Judge, Letter, Standing, read_letter
+from servicebus.operations.letters import Judge, Letter, Standing
 from servicebus.operations.session import Session, open_session
 from servicebus.operations.session_channel import CONFIRM_S
 from servicebus.operations.walk import HOLD_S, WINDOW, Walk
@@ -43,6 +43,7 @@ class BrokerReport:
     done: int = 0
     """Sent back, dropped, or shown; with a dry run: would be."""
     resealed: int = 0
+    """Of those, the stale ones, which went back because the operator said so."""
     stays: Counter[str] = field(default_factory=Counter)
     """Letters that matched and cannot go back as they are, by the reason."""
     deliveries: int = 0
@@ -143,16 +144,14 @@ class DeadLetters:
         limit: int | None = None,
         per_s: float | None = None,
         reseal: bool = False,
-        unchecked: bool = False,
         dry_run: bool = False,
     ) -> list[BrokerReport]:
-        """Send every letter that matches back to the node; its attempts begin anew, its id stays.
+        """Send every letter that matches back to the node, with a pass; its attempts are counted from 1 again.
 
         Args:
             limit: at most so many.
             per_s: so many a second.
-            reseal: seal letters anew whose token is too old, or made with a secret that is not the first.
-            unchecked: send back as they are also those that the node would refuse, as far as we know.
+            reseal: also those of which the node cannot know whether they were executed since.
         """
         reports: list[BrokerReport] = []
         pace = _Pace(per_s)
@@ -165,18 +164,16 @@ class DeadLetters:
             sending = _Sending(session, messages_queue(self._node))
 
             def visit(walk: Walk, delivery: Delivery, letter: Letter) -> bool:
-                if delivery.flaw is not None:  # unchecked or not: what would go back is not what stands there
-                    report.stays[f"refused: {letter.problem}"] += 1
+                standing, why = self._judge.standing(letter, self._clock())
+                if standing is not Standing.GOOD and not (reseal and standing is Standing.STALE):
+                    report.stays[f"{standing}: {why}" + _way_out(standing)] += 1
                     return False
-                body = self._body_to_send(letter, report, reseal=reseal, unchecked=unchecked)
-                if body is None:
-                    return False
-                report.resealed += body is not letter.body
+                report.resealed += standing is Standing.STALE
                 report.done += 1
                 if dry_run:
                     return False
                 pace.wait()
-                sending.send(walk, delivery, self._judge.with_pass(letter, self._clock()), body)
+                sending.send(walk, delivery, self._judge.with_pass(letter, self._clock()))
                 return True
 
             hold_s = float("inf") if dry_run else HOLD_S  # as for look()
@@ -188,21 +185,6 @@ class DeadLetters:
         return self._on_each_broker(work)
 
     # -- inside --------------------------------------------------------------------------------------------------------
-
-    def _body_to_send(self, letter: Letter, report: BrokerReport, *, reseal: bool, unchecked: bool) -> bytes | None:
-        if unchecked:
-            return letter.body
-        now = self._clock()
-        standing, why = self._judge.standing(letter, now)
-        if standing is Standing.GOOD or (standing is Standing.OTHER_KEY and not reseal):
-            return letter.body
-        if standing is Standing.REFUSED:
-            report.stays[f"refused: {why}"] += 1
-            return None
-        if not reseal:
-            report.stays["stale: its token is too old for the node; --reseal signs it anew"] += 1
-            return None
-        return self._judge.resealed(letter, now)
 
     def _on_each_broker(self, work: Callable[[Session, BrokerReport], None]) -> list[BrokerReport]:
         reports = []
@@ -234,7 +216,7 @@ class DeadLetters:
         with Walk(session, dead_queue(self._node), before_renewal=renew, hold_s=hold_s) as walk:
             report.exists, report.total, report.left = walk.exists, walk.total, walk.total
             for delivery in walk:
-                letter = read_letter(delivery, self._config.max_envelope_bytes)
+                letter = self._judge.read(delivery)
                 report.looked_at += 1
                 report.deliveries = max(report.deliveries, letter.deliveries)
                 is_taken = False
@@ -250,6 +232,10 @@ class DeadLetters:
         report.left = walk.left
 
 
+def _way_out(standing: Standing) -> str:
+    return "; --reseal sends it back all the same" if standing is Standing.STALE else ""
+
+
 class _Sending:
     """Letters on their way into the node's queue on one broker."""
 
@@ -263,7 +249,7 @@ class _Sending:
         """Letters of which nobody knows that they were stored."""
         return sum(not stored.done() or stored.exception() is not None for stored in self._on_their_way)
 
-    def send(self, walk: Walk, delivery: Delivery, letter: Letter, body: bytes) -> None:
+    def send(self, walk: Walk, delivery: Delivery, letter: Letter) -> None:
         """Publish; the dead letter is acked once the broker has confirmed that. Waits while too many are on their way.
 
         Raises:
@@ -271,7 +257,7 @@ class _Sending:
         """
         forget = partial(delivery.channel.ack, delivery.tag)
         stored = walk.channel.publish(
-            "", self._queue, body, message_id=letter.message_id, headers=letter.headers, then=forget
+            "", self._queue, letter.body, message_id=letter.message_id, headers=letter.headers, then=forget
         )
         self._on_their_way.append(stored)
         while self._on_their_way and (len(self._on_their_way) >= IN_FLIGHT or self._on_their_way[0].done()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
@@ -15,23 +16,23 @@ from servicebus.errors import EnvelopeError, SignatureError
 from servicebus.transport.interface import Delivery
 from servicebus.wire import headers
 from servicebus.wire.envelope import Envelope, Kind
-from servicebus.wire.requeue import make_pass
-from servicebus.wire.signing import Keyring, check_fresh
-from servicebus.wire.xmlcodec import decode_envelope, encode_envelope
+from servicebus.wire.signing import Keyring
+from servicebus.wire.stamps import LetterStamp, make_pass, read_letter_stamp
+from servicebus.wire.xmlcodec import decode_envelope
 
 __all__ = ["Judge", "Letter", "Standing", "read_letter"]
 
 
 class Standing(str, Enum):
-    """What the node would say to a letter that goes back to it as it is."""
+    """Whether a letter may go back to its node."""
 
     GOOD = "good"
-    OTHER_KEY = "other-key"
-    """Signed with a secret of the list that is not the first: good for whoever knows that secret still."""
     STALE = "stale"
-    """Well signed, but sent too long ago. It can be sealed anew."""
+    """The node cannot know whether it has been executed: it goes back only if the operator says so."""
+    UNVERIFIED = "unverified"
+    """No worker of the node has signed that it buried it. It may be a copy of a message that was executed."""
     REFUSED = "refused"
-    """Not signed with a secret that we know, not readable, or not for this node: it would be buried again."""
+    """Not signed with a secret that we know, not readable, or not for this node."""
 
     __str__ = str.__str__
 
@@ -56,14 +57,10 @@ class Letter:
     trace: str = field(repr=False)
     host: str
     """The broker on which it failed, as its worker knew it."""
-    time: int
-    """Unix seconds of the last attempt, or of the refusal; 0 if nobody wrote it down."""
-    first: int
-    attempts: int
+    stamp: LetterStamp | None = None
+    """What a worker of the node has signed; None for a letter that no worker wrote."""
     problem: str = ""
     """Why it cannot be read."""
-    last_pass: str = ""
-    """With which it was sent back before, if it was."""
     deliveries: int = 0
     """How often a quorum queue has given it out before, to be looked at or in vain."""
 
@@ -72,13 +69,29 @@ class Letter:
         """Of version 1: py-servicebus 2.x has sent it."""
         return self.envelope is None and not self.problem
 
+    @property
+    def time(self) -> int:
+        """Unix seconds of the burial; 0 if no worker has signed it."""
+        return self.stamp.time if self.stamp is not None else 0
+
+    @property
+    def first(self) -> int:
+        """Unix seconds of the first attempt that failed; 0 if there was none."""
+        return self.stamp.first if self.stamp is not None else 0
+
+    @property
+    def attempts(self) -> int:
+        """How often it was run."""
+        return self.stamp.attempts if self.stamp is not None else 0
+
     def age_s(self, now: float) -> float | None:
         """Seconds since it was buried; None if nobody wrote that down."""
         return max(0.0, now - self.time) if self.time else None
 
 
-def read_letter(delivery: Delivery, max_bytes: int) -> Letter:
+def read_letter(delivery: Delivery, max_bytes: int, keyring: Keyring) -> Letter:
     """The letter in *delivery*; never fails, whatever stands there."""
+    reason = _text(delivery.headers or {}, headers.REASON)
     body, found = delivery.body, dict(delivery.headers or {})
     envelope, service, params, problem = None, "?", body, ""
     try:
@@ -100,20 +113,17 @@ def read_letter(delivery: Delivery, max_bytes: int) -> Letter:
         params=params,
         headers=headers.as_sent(found),
         message_id=delivery.message_id,
-        reason=_text(found, headers.REASON) or "?",
+        reason=reason or "?",
         detail=_text(found, headers.DETAIL),
         trace=_text(found, headers.TRACE),
         host=_text(found, headers.HOST),
-        time=headers.number(found, headers.TIME),
-        first=headers.number(found, headers.FIRST),
-        attempts=headers.number(found, headers.ATTEMPTS),
+        stamp=read_letter_stamp(keyring, body, reason, found.get(headers.LETTER)),
         problem=problem,
-        last_pass=_text(found, headers.REQUEUED),
         deliveries=max(headers.number(found, "x-delivery-count"), headers.number(found, "x-acquired-count")),
     )
 
 
-def _text(found: dict[str, Any], name: str) -> str:
+def _text(found: Mapping[str, Any], name: str) -> str:
     value = found.get(name)
     if isinstance(value, bytes):
         return value.decode(errors="replace")
@@ -121,7 +131,7 @@ def _text(found: dict[str, Any], name: str) -> str:
 
 
 class Judge:
-    """Says what a node would say: by the secrets and limits of this configuration, which may not be the node's."""
+    """Decides which letters may go back, by the secrets and limits of this configuration."""
 
     def __init__(self, config: Configuration, node: str):
         self._config = config
@@ -130,62 +140,56 @@ class Judge:
         zone = ZoneInfo(config.compat_time_zone) if config.compat_time_zone else None
         self._daily = DailyTokens(config.secrets, zone)
 
+    def read(self, delivery: Delivery) -> Letter:
+        """The letter in *delivery*."""
+        return read_letter(delivery, self._config.max_envelope_bytes, self._keyring)
+
     def standing(self, letter: Letter, now: float) -> tuple[Standing, str]:
-        """What would become of it, and why."""
-        if letter.problem:
-            return Standing.REFUSED, letter.problem
-        if letter.is_old:
-            return self._old_standing(letter, now)
-        envelope = letter.envelope
-        assert envelope is not None
+        """Whether *letter* may go back, and why not."""
+        stamp = letter.stamp
+        if stamp is None:
+            return Standing.UNVERIFIED, "no worker has signed this letter; anyone may have put it there. Drop it"
         try:
-            self._check_for_good(envelope)
+            self._check_for_good(letter, stamp)
         except EnvelopeError as error:
             return Standing.REFUSED, str(error)
-        try:
-            check_fresh(envelope, int(now * 1000), self._config.clock_skew, self._config.token_max_age)
-        except EnvelopeError as error:
-            return Standing.STALE, error.detail
-        if envelope.token != self._keyring.sign_envelope(envelope):
-            return Standing.OTHER_KEY, "signed with a secret that is not the first of the list"
+        if not stamp.known_until:
+            return Standing.STALE, f"the node refused it ({letter.reason}), so it cannot know whether it ran before"
+        if stamp.time > now + self._config.clock_skew:
+            return Standing.STALE, "buried in the future: the clocks of the node and of this machine disagree"
+        if stamp.known_until < now:
+            return Standing.STALE, "buried longer ago than the node remembers what became of it"
         return Standing.GOOD, ""
 
     def with_pass(self, letter: Letter, now: float) -> Letter:
-        """The letter with the pass that lets it in again: by its own id the node has done with it."""
-        if letter.envelope is None:
-            return letter
-        # Not by its time or its attempts: when a worker dies before its journal knows of the letter, the next one
-        # writes a second letter. Both are of one burial, and to be run once.
-        burial = letter.last_pass.partition(" ")[0]
-        passed = make_pass(self._keyring, letter.envelope.id, burial, int(now * 1000))
-        return replace(letter, headers={**letter.headers, headers.REQUEUED: passed})
-
-    def resealed(self, letter: Letter, now: float) -> bytes:
-        """The bytes of the same message under the same id, as if it were sent now.
+        """The letter with the pass that lets it in again; by its own id the node has done with it.
 
         Raises:
-            EnvelopeError: nobody who knows a secret of ours has sent it to this node. Sealing would make it true.
+            EnvelopeError: no worker has signed the letter, or no one who knows a secret of ours has sent the message
+                to this node. The pass would make it true.
         """
-        if letter.envelope is None:
-            problem = letter.problem or "a message of version 1 is not bound to its token; send it anew"
-            raise EnvelopeError("signature", problem)
-        self._check_for_good(letter.envelope)
-        envelope = replace(letter.envelope, sent_ms=int(now * 1000), token="")
-        return encode_envelope(envelope, self._keyring.sign_envelope(envelope))
+        if letter.stamp is None:
+            raise SignatureError("no worker has signed this letter")
+        self._check_for_good(letter, letter.stamp)
+        passed = make_pass(self._keyring, letter.id, letter.body, letter.stamp.former, int(now * 1000))
+        return replace(letter, headers={**letter.headers, headers.REQUEUED: passed})
 
-    def _check_for_good(self, envelope: Envelope) -> None:
+    def _check_for_good(self, letter: Letter, stamp: LetterStamp) -> None:
         """What no passing of time changes."""
+        if letter.problem:
+            raise EnvelopeError("malformed", letter.problem)
+        envelope = letter.envelope
+        if envelope is None:
+            self._check_old(letter, stamp)
+            return
         self._keyring.verify_envelope(envelope)
         if envelope.node != self._node:
             raise EnvelopeError("wrong-node", f"sent to {envelope.node!r}")
         if envelope.kind is not Kind.MESSAGE:
             raise EnvelopeError("malformed", f"a {envelope.kind.value} among messages")
 
-    def _old_standing(self, letter: Letter, now: float) -> tuple[Standing, str]:
-        try:
-            event = decode_event(letter.body, self._config.max_envelope_bytes)
-            if not self._daily.accepts(event.token, now):
-                raise SignatureError("its token is not that of yesterday, today or tomorrow; send it anew")
-        except EnvelopeError as error:
-            return Standing.REFUSED, str(error)
-        return Standing.GOOD, ""
+    def _check_old(self, letter: Letter, stamp: LetterStamp) -> None:
+        """Of version 1: its token had to be good when it was buried."""
+        event = decode_event(letter.body, self._config.max_envelope_bytes)
+        if not self._daily.accepts(event.token, stamp.time):
+            raise SignatureError("its token was not that of the day when it was buried, nor of the day before or after")

@@ -20,6 +20,8 @@ from servicebus.runtime.job import Incoming
 from servicebus.transport.interface import Delivery
 from servicebus.wire.envelope import Kind, make_id
 from servicebus.wire.fault import REFUSED, UNKNOWN_SERVICE, Fault
+from servicebus.wire.signing import Keyring, check_age
+from servicebus.wire.stamps import Pass, Stamps, read_stamps
 
 _REMEMBERED_S = 3600.0
 """Time for a redelivery. A replay cannot be told from a new call in this version, however long one remembers."""
@@ -32,6 +34,7 @@ class Version1:
         self._config = config
         zone = ZoneInfo(config.compat_time_zone) if config.compat_time_zone else None
         self._tokens = DailyTokens(config.secrets, zone)
+        self._keyring = Keyring(config.secrets)
         self._incarnation = os.urandom(8).hex()
         self._count = itertools.count(1)
 
@@ -51,10 +54,19 @@ class Version1:
             fault = Fault(REFUSED, f"{error.reason}: {error.detail}")
             raise Refused(error, self._fault_text("", fault, "", ""), reply_to) from None
         now = time.time()
-        if not self._tokens.accepts(event.token, now):
+        stamps = read_stamps(self._keyring, delivery.body, delivery.headers)
+        if stamps.passed is not None:
+            self._check_age(stamps.passed, now)
+        elif not self._tokens.accepts(event.token, now):
             refusal = SignatureError("not the token of yesterday, today or tomorrow; do secret_token and clocks agree?")
             raise Refused(refusal, encode_reply(OldReply(event.id, BAD_TOKEN)) if reply_to else None, reply_to)
-        return self._incoming(event, delivery, now)
+        return self._incoming(event, delivery, stamps, now)
+
+    def _check_age(self, passed: Pass, now: float) -> None:
+        try:
+            check_age(passed.made_ms, self._config.token_max_age, int(now * 1000), self._config.clock_skew)
+        except EnvelopeError as error:
+            raise Refused(error) from None
 
     def write_result(self, incoming: Incoming, value: Any) -> bytes:
         text = result_to_text(value, self._config.compat_reply)
@@ -72,9 +84,10 @@ class Version1:
             return None
         return encode_reply(OldReply(id, fault_to_text(fault, category, service)))
 
-    def _incoming(self, event: OldEvent, delivery: Delivery, now: float) -> Incoming:
+    def _incoming(self, event: OldEvent, delivery: Delivery, stamps: Stamps, now: float) -> Incoming:
+        passed = stamps.passed
         return Incoming(
-            id=self._unique_id(event, delivery),
+            id=self._unique_id(event, delivery) if passed is None else passed.id,
             kind=Kind.CALL if delivery.reply_to else Kind.MESSAGE,
             category=event.category,
             service=event.service,
@@ -83,11 +96,16 @@ class Version1:
             raw_params=event.params,
             sent_ms=0,
             remaining_s=None,  # the caller's timeout is not told
-            expires_at=now + _REMEMBERED_S,
+            expires_at=now + _REMEMBERED_S if passed is None else self._pass_expires_at(passed),
             reply_to=delivery.reply_to or "",
             given_id=event.id,
             is_patient=True,
+            due_ms=stamps.wait.due_ms,
+            stamps=stamps,
         )
+
+    def _pass_expires_at(self, passed: Pass) -> float:
+        return passed.made_ms / 1000 + self._config.token_max_age + self._config.clock_skew
 
     def _unique_id(self, event: OldEvent, delivery: Delivery) -> str:
         """Senders of 2.x count from 1 in each process, so their ids say nothing.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
 from typing import Any, NamedTuple
 
+from servicebus.configuration import Configuration
 from servicebus.policy.ladder import rung_for
-from servicebus.runtime.job import Burial, Postponement
+from servicebus.runtime.job import Burial, Claim, Postponement, Settlement
 from servicebus.wire import headers
 from servicebus.wire.address import dead_queue, delay_queue
+from servicebus.wire.signing import Keyring
+from servicebus.wire.stamps import LetterStamp, WaitStamp, write_letter_stamp, write_wait
 
 _DETAIL_CHARS = 1000
 _TRACE_CHARS = 8000
@@ -19,32 +22,57 @@ class Copy(NamedTuple):
     headers: dict[str, Any]
 
 
-def dead_letter(node: str, given: Mapping[str, Any] | None, burial: Burial, host_name: str, now: float) -> Copy:
-    """*now* is Unix time; *given* are the headers that the message came with."""
-    reason = {
-        headers.REASON: burial.reason,
-        headers.DETAIL: burial.detail[:_DETAIL_CHARS],
-        headers.TRACE: burial.trace[-_TRACE_CHARS:],
-        headers.HOST: host_name,
-        headers.TIME: int(now),
-    }
-    return Copy(dead_queue(node), {**_history(given, burial.attempts, now), **reason})
+class CopyMaker:
+    """Makes the copies of one worker.
+
+    Args:
+        host_name: the broker, for dead letters.
+    """
+
+    def __init__(self, config: Configuration, host_name: str):
+        self._node = config.node_name
+        self._max_age_s = config.token_max_age
+        self._host_name = host_name
+        self._keyring = Keyring(config.secrets)
+
+    def __repr__(self) -> str:
+        return f"<CopyMaker {self._node}@{self._host_name}>"
+
+    def copy(self, claim: Claim, settlement: Settlement) -> Copy:
+        """The copy that *settlement* asks for, of the delivery of *claim*."""
+        now = time.time()
+        if settlement.burial is not None:
+            return self._dead_letter(claim, settlement.burial, now)
+        assert settlement.postponement is not None
+        return self._delayed(claim, settlement.postponement, now)
+
+    def _dead_letter(self, claim: Claim, burial: Burial, now: float) -> Copy:
+        passed = claim.stamps.passed
+        stamp = LetterStamp(
+            int(now),
+            _first(claim, burial.attempts, now),
+            burial.attempts,
+            int(now + self._max_age_s) if burial.is_known_new else 0,
+            passed.id if passed is not None else "",
+        )
+        reason = {
+            headers.LETTER: write_letter_stamp(self._keyring, claim.delivery.body, burial.reason, stamp),
+            headers.REASON: burial.reason,
+            headers.DETAIL: burial.detail[:_DETAIL_CHARS],
+            headers.TRACE: burial.trace[-_TRACE_CHARS:],
+            headers.HOST: self._host_name,
+        }
+        return Copy(dead_queue(self._node), {**headers.as_sent(claim.delivery.headers), **reason})
+
+    def _delayed(self, claim: Claim, postponement: Postponement, now: float) -> Copy:
+        passed, attempts = claim.stamps.passed, postponement.attempts
+        stamp = WaitStamp(int((now + postponement.delay_s) * 1000), attempts, _first(claim, attempts, now))
+        kept = headers.as_sent(claim.delivery.headers)
+        if passed is not None:
+            kept[headers.REQUEUED] = passed.header
+        kept[headers.WAIT] = write_wait(self._keyring, claim.delivery.body, passed, stamp)
+        return Copy(delay_queue(self._node, rung_for(postponement.delay_s)), kept)
 
 
-def delayed(node: str, given: Mapping[str, Any] | None, postponement: Postponement, now: float) -> Copy:
-    """*now* is Unix time; *given* are the headers that the message came with."""
-    due = {headers.DUE: int((now + postponement.delay_s) * 1000)}
-    return Copy(
-        delay_queue(node, rung_for(postponement.delay_s)), {**_history(given, postponement.attempts, now), **due}
-    )
-
-
-def _history(given: Mapping[str, Any] | None, attempts: int, now: float) -> dict[str, Any]:
-    kept = headers.as_sent(given)
-    requeued = (given or {}).get(headers.REQUEUED)
-    if requeued is not None:
-        kept[headers.REQUEUED] = requeued
-    if attempts > 0:
-        kept[headers.ATTEMPTS] = attempts
-        kept[headers.FIRST] = headers.number(given, headers.FIRST) or int(now)
-    return kept
+def _first(claim: Claim, attempts: int, now: float) -> int:
+    return (claim.stamps.wait.first or int(now)) if attempts > 0 else 0

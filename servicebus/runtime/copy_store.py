@@ -115,7 +115,9 @@ class CopyStore:
             self._loop.failures.report("the copy of a message", error)
             attempts = settlement.job.attempts if settlement.job is not None else 0
             text = f"its copy could not be made: {type(error).__name__}: {error}"
-            settlement.burial, settlement.release = Burial(DEFECT, text, attempts=attempts), None
+            is_known_new = settlement.burial.is_known_new if settlement.burial else settlement.job is not None
+            settlement.burial = Burial(DEFECT, text, attempts=attempts, is_known_new=is_known_new)
+            settlement.release = None
             return publisher.copy(claim, settlement)
 
     def _publish(self, pending: _Pending) -> None:

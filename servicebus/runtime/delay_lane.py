@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING
 
 from servicebus.policy.connection import State
 from servicebus.policy.ladder import hold_s
+from servicebus.runtime.dialect import Refused
 from servicebus.runtime.job import Claim, Postponement, Settlement
+from servicebus.runtime.reception import DUE_S
 from servicebus.transport.interface import Delivery
-from servicebus.wire import headers
 from servicebus.wire.envelope import Kind
 
 if TYPE_CHECKING:
     from servicebus.runtime.consumer import NodeConsumer
-
-_DUE_S = 0.01
-"""What is due within a moment is due."""
 
 
 class DelayLane:
@@ -38,26 +36,34 @@ class DelayLane:
         """What takes the messages of one rung's queue."""
 
         def arrived(delivery: Delivery) -> None:
-            wait_s = hold_s(rung, _remaining_s(delivery))
-            if wait_s > _DUE_S:
-                self._consumer.call_later(wait_s, lambda: self._held_long_enough(delivery))
+            claim, due_ms = self._read(delivery)
+            wait_s = hold_s(rung, _remaining_s(due_ms))
+            if wait_s > DUE_S:
+                self._consumer.call_later(wait_s, lambda: self._held_long_enough(claim, due_ms))
             else:
-                self._held_long_enough(delivery)
+                self._held_long_enough(claim, due_ms)
 
         return arrived
 
-    def _held_long_enough(self, delivery: Delivery) -> None:
+    def _read(self, delivery: Delivery) -> tuple[Claim, int]:
+        """When *delivery* is due, as far as it is signed; what says nothing is due at once."""
+        try:
+            incoming = self._consumer.message_dialect.read(delivery)
+        except Refused:
+            return Claim(delivery, self._generation, ""), 0
+        return Claim(delivery, self._generation, "", stamps=incoming.stamps), incoming.due_ms
+
+    def _held_long_enough(self, claim: Claim, due_ms: int) -> None:
         is_leaving = self._consumer.state in (State.DRAINING, State.CLOSED)
         if self._generation != self._consumer.generation or is_leaving:
             return  # the broker gives it to somebody else when this connection ends
-        remaining_s = _remaining_s(delivery)
-        if remaining_s > _DUE_S:
-            attempts = headers.number(delivery.headers, headers.ATTEMPTS)
-            claim = Claim(delivery, self._generation, "")
-            self._consumer.settler.settle(Settlement([claim], postponement=Postponement(remaining_s, attempts)))
+        settler, remaining_s = self._consumer.settler, _remaining_s(due_ms)
+        if remaining_s > DUE_S:
+            postponement = Postponement(remaining_s, claim.stamps.wait.attempts)
+            settler.settle(Settlement([claim], postponement=postponement))
         else:
-            self._consumer.settler.take(delivery, self._generation, self._consumer.message_dialect, Kind.MESSAGE)
+            settler.take(claim.delivery, self._generation, self._consumer.message_dialect, Kind.MESSAGE)
 
 
-def _remaining_s(delivery: Delivery) -> float:
-    return headers.number(delivery.headers, headers.DUE) / 1000 - time.time()
+def _remaining_s(due_ms: int) -> float:
+    return due_ms / 1000 - time.time()

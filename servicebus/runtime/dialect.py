@@ -11,11 +11,10 @@ from servicebus.errors import EnvelopeError
 from servicebus.policy.clocks import TransitClock
 from servicebus.runtime.job import Incoming
 from servicebus.transport.interface import Delivery
-from servicebus.wire import headers
 from servicebus.wire.envelope import DIRECT_REPLY_TO, FAULT, OK, VERSION, Envelope, Kind, Reply
 from servicebus.wire.fault import EXPIRED, Fault
-from servicebus.wire.requeue import Pass, read_pass
 from servicebus.wire.signing import Keyring, check_fresh
+from servicebus.wire.stamps import UNSTAMPED, Stamps, read_stamps
 from servicebus.wire.xmlcodec import decode_envelope, encode_json, encode_reply, write_answer
 
 UNSIGNED = "unsigned"
@@ -85,8 +84,12 @@ class Version2:
         except EnvelopeError as error:
             raise Refused(error) from None
         reply_to = _direct_address(delivery)
+        marks = delivery.headers
+        stamps = read_stamps(self._keyring, delivery.body, marks) if marks else UNSTAMPED
+        passed = stamps.passed
         try:
-            self._keyring.verify_envelope(envelope)
+            if passed is None:
+                self._keyring.verify_envelope(envelope)
         except EnvelopeError as error:
             # A stranger is answered over direct reply-to only, so that it cannot make us write to any queue; and
             # unsigned: it may have put another caller's id and token on its forgery, to get a signed refusal for them.
@@ -98,19 +101,17 @@ class Version2:
             # No answer: signed, it would tell a caller whose call was copied here that it was not run.
             raise Refused(EnvelopeError("wrong-node", text))
         now_ms = int(time.time() * 1000)
-        marks = delivery.headers
-        passed = read_pass(self._keyring, envelope.id, marks.get(headers.REQUEUED)) if marks else None
         try:
             sealed = envelope if passed is None else replace(envelope, sent_ms=passed.made_ms)
             check_fresh(sealed, now_ms, self._config.clock_skew, self._config.token_max_age)
         except EnvelopeError as error:
             # What it says of its Sender's clock is not believed.
-            incoming = self._incoming(envelope, passed, reply_to, now_ms - envelope.sent_ms)
+            incoming = self._incoming(envelope, stamps, reply_to, now_ms - envelope.sent_ms)
             raise self._refused(error, envelope, reply_to, incoming) from None
         # By a clock that nobody sets: if ours were set back while a network holds requests up, they would seem to have
         # been on their way for so much shorter.
         transit_ms = self._transit.transit_ms(envelope.id[:16], envelope.sent_ms, self._steady_ms())
-        return self._incoming(envelope, passed, reply_to, transit_ms)
+        return self._incoming(envelope, stamps, reply_to, transit_ms)
 
     def _steady_ms(self) -> int:
         return int((time.monotonic() + self._epoch_s) * 1000)
@@ -141,7 +142,8 @@ class Version2:
             error, self._write_fault(envelope.id, envelope.token, envelope.attempt, fault), reply_to, incoming
         )
 
-    def _incoming(self, envelope: Envelope, passed: Pass | None, reply_to: str, transit_ms: int) -> Incoming:
+    def _incoming(self, envelope: Envelope, stamps: Stamps, reply_to: str, transit_ms: int) -> Incoming:
+        passed = stamps.passed
         sent_ms = envelope.sent_ms if passed is None else passed.made_ms
         if envelope.kind is Kind.MESSAGE:
             remaining_s = None
@@ -164,6 +166,9 @@ class Version2:
             reply_to if envelope.reply == DIRECT_REPLY_TO else "",
             envelope.id,
             envelope.attempt,
+            False,
+            stamps.wait.due_ms or envelope.due_ms,
+            stamps,
         )
 
 

@@ -21,7 +21,6 @@ from servicebus.runtime.retries import Retries
 from servicebus.runtime.service_thread import ServiceThread
 from servicebus.transport.complaints import Complaints
 from servicebus.transport.failurelog import FailureLog
-from servicebus.wire import headers
 from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import BUSY, EXPIRED, INTERRUPTED, REFUSED, STOPPING, Fault
 
@@ -134,7 +133,7 @@ class Dispatcher:
             return self._answer(arrival, Fault(REFUSED, f"{DEFECT}: {_text(error)}"))
         if is_another:
             return Settlement()  # a copy of one under way: unacknowledged, it comes again with the next connection
-        return self._bury(arrival, Burial(DEFECT, f"it could not be begun: {_text(error)}"))
+        return self._bury(arrival, Burial(DEFECT, f"it could not be begun: {_text(error)}", is_known_new=False))
 
     def _give_up_outcome(self, outcome: Outcome, error: Exception) -> Settlement:
         """The same for one that its service has left, however far its end has come."""
@@ -205,10 +204,8 @@ class Dispatcher:
         The broker may deliver it sooner than it confirms it, as the two go over different connections. Joined, it would
         be acked together with the original, and nothing would be left.
         """
-        original = self._storing[arrival.incoming.id].claims[0].delivery
-        return headers.number(arrival.claim.delivery.headers, headers.DUE) != headers.number(
-            original.headers, headers.DUE
-        )
+        original = self._storing[arrival.incoming.id].claims[0]
+        return arrival.claim.stamps.wait != original.stamps.wait
 
     def _run(self, arrival: Arrival, known: Known) -> Settlement | None:
         incoming, service = arrival.incoming, arrival.service
@@ -216,7 +213,8 @@ class Dispatcher:
             return self._turn_down(arrival)
         if known.is_refused:
             # Run now, it might have its effect and stand among the dead letters.
-            return self._bury(arrival, Burial(REFUSED, "refused before; whether that dead letter is stored is unknown"))
+            text = "refused before; whether that dead letter is stored is unknown"
+            return self._bury(arrival, Burial(REFUSED, text, is_known_new=False))
         if known.deaths >= _FATAL_DEATHS:
             return self._fatal(arrival, known)
         failed = known.attempts - known.deaths - 1
@@ -231,8 +229,7 @@ class Dispatcher:
             return self._answer(arrival, Fault(STOPPING, "the agent is stopping"))
         job = Job(incoming, arrival.dialect, arrival.claim, arrival.deadline)
         # A message may have been run on another machine that has this node's name; only its copy tells.
-        marks = arrival.claim.delivery.headers
-        elsewhere = headers.number(marks, headers.ATTEMPTS) if marks else 0
+        elsewhere = incoming.stamps.wait.attempts
         job.attempts = known.attempts if known.attempts > elsewhere else elsewhere + 1
         job.started = self._journal.starter(incoming.id)
         self._running[incoming.id] = job
@@ -245,7 +242,7 @@ class Dispatcher:
 
     def turn_away(self, arrival: Arrival) -> Settlement:
         """A message that has not been begun makes room for others, and comes again in a moment."""
-        return self._full(arrival, headers.number(arrival.claim.delivery.headers, headers.ATTEMPTS))
+        return self._full(arrival, arrival.incoming.stamps.wait.attempts)
 
     def _full(self, arrival: Arrival, attempts: int) -> Settlement:
         incoming = arrival.incoming
@@ -286,7 +283,7 @@ class Dispatcher:
             if incoming.kind is Kind.CALL:
                 arrival.refusal = self._answer(arrival, Fault(REFUSED, f"forgotten: {text}"))
             else:
-                arrival.refusal = Settlement([arrival.claim], burial=Burial("forgotten", text))
+                arrival.refusal = Settlement([arrival.claim], burial=Burial("forgotten", text, is_known_new=False))
         return self._turn_down(arrival)
 
     def _fatal(self, arrival: Arrival, known: Known) -> Settlement:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from servicebus.transport.interface import Delivery
 from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import Fault
+from servicebus.wire.stamps import UNSTAMPED, Stamps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +38,8 @@ class Claim:
     reply_to: str
     joined: Incoming | None = None
     """The attempt that it brought, if that is not the one that runs: a verdict has to be written for each."""
+    stamps: Stamps = UNSTAMPED
+    """What is believed of the delivery's headers; copies of it say so again."""
 
 
 @dataclass(slots=True)
@@ -64,6 +67,9 @@ class Incoming:
     """Which attempt of its Sender it is; what answers it says so."""
     is_patient: bool = False
     """Its sender knows no "busy": it may be kept waiting until there is room."""
+    due_ms: int = 0
+    """Unix milliseconds before which it is not run, by its envelope or by the worker that postponed it."""
+    stamps: Stamps = UNSTAMPED
 
     @property
     def key(self) -> str:
@@ -135,6 +141,8 @@ class Burial:
     trace: str = ""
     attempts: int = 0
     """How often it was run."""
+    is_known_new: bool = True
+    """The journal knew that it had not been executed. False: it was refused unseen, or for its age."""
 
 
 @dataclass(frozen=True, slots=True)

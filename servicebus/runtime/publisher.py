@@ -10,8 +10,8 @@ from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError, MessageTooLarge, TransportError
 from servicebus.policy.size_limit import SizeLimit
 from servicebus.runtime.confirmed_channel import PRECONDITION_FAILED, ConfirmedChannel, Publish
-from servicebus.runtime.copies import Copy, dead_letter, delayed
-from servicebus.runtime.job import Claim, Job, Settlement
+from servicebus.runtime.copies import Copy, CopyMaker
+from servicebus.runtime.job import Claim, Job
 from servicebus.transport.complaints import Complaints
 from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Returned
@@ -33,7 +33,7 @@ class Publisher:
         limit: SizeLimit,
         on_broken: Callable[[TransportError], None],
     ):
-        self._config = config
+        self.copy = CopyMaker(config, host_name).copy
         self._host_name = host_name
         self._counters = counters
         self._failures = failures
@@ -96,14 +96,6 @@ class Publisher:
     def echo(self, queue: str, body: bytes) -> None:
         if self._replies is not None:
             self._replies.publish("", queue, body, mandatory=False)
-
-    def copy(self, claim: Claim, settlement: Settlement) -> Copy:
-        """The copy that *settlement* asks for, of the delivery of *claim*."""
-        node, given, now = self._config.node_name, claim.delivery.headers, time.time()
-        if settlement.burial is not None:
-            return dead_letter(node, given, settlement.burial, self._host_name, now)
-        assert settlement.postponement is not None
-        return delayed(node, given, settlement.postponement, now)
 
     def store(self, claim: Claim, copy: Copy, on_answered: Callable[[str], None]) -> None:
         """Publish *copy*; ``on_answered(refused)`` once the broker has it (""), or why it has refused it."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from servicebus.runtime.dialect import Dialect, Refused, wrong_queue
-from servicebus.runtime.job import Burial, Claim, Incoming, Settlement
+from servicebus.runtime.job import Burial, Claim, Incoming, Postponement, Settlement
 from servicebus.runtime.journal import Start
 from servicebus.runtime.service_thread import ServiceThread
 from servicebus.transport.complaints import Complaints
@@ -23,6 +23,8 @@ _SHOWN = 250
 
 DEFECT = "defect"
 """Why a request was not handled: something raised where nothing should."""
+DUE_S = 0.01
+"""What is due within a moment is due."""
 
 
 @dataclass(slots=True)  # not frozen: see job.py
@@ -86,7 +88,11 @@ class Reception:
             return self._refuse(refused, Claim(delivery, generation, refused.reply_to), dialect, lane)
         except Exception as error:
             return self._unread(Claim(delivery, generation, ""), lane, error)
-        claim = Claim(delivery, generation, incoming.reply_to)
+        claim = Claim(delivery, generation, incoming.reply_to, None, incoming.stamps)
+        if incoming.due_ms and lane is Kind.MESSAGE:
+            wait_s = incoming.due_ms / 1000 - time.time()
+            if wait_s > DUE_S:  # a copy that was put past the delay queues; there it is held until it is due
+                return Settlement([claim], postponement=Postponement(wait_s, incoming.stamps.wait.attempts))
         service = self._services.get((lane, incoming.key))
         if service is None:
             return self._unknown(incoming, claim, dialect)
@@ -116,8 +122,10 @@ class Reception:
         self._counters[f"refused.{reason}"] += 1
         self._complaints.log(f"{lane.value} refused: {refused.error}")
         # A message that was confirmed must not vanish, even if it is only our clock or our secret that is wrong.
-        burial = Burial(reason, refused.error.detail) if lane is Kind.MESSAGE else None
+        burial = Burial(reason, refused.error.detail, is_known_new=False) if lane is Kind.MESSAGE else None
         settlement = Settlement([claim], refused.reply_in(lane), burial)
+        if refused.incoming is not None:
+            claim.stamps = refused.incoming.stamps
         if refused.incoming is None or refused.incoming.kind is not lane:
             return settlement
         return Arrival(refused.incoming, claim, dialect, None, refusal=settlement)
@@ -127,4 +135,4 @@ class Reception:
         self._failures.report(f"the reading of a {lane.value}", error)
         self._counters[f"refused.{DEFECT}"] += 1
         text = f"it could not be read: {type(error).__name__}: {error}"
-        return Settlement([claim], burial=Burial(DEFECT, text) if lane is Kind.MESSAGE else None)
+        return Settlement([claim], burial=Burial(DEFECT, text, is_known_new=False) if lane is Kind.MESSAGE else None)

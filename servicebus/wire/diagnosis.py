@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from servicebus.errors import EnvelopeError
-from servicebus.wire.xmlshape import ATTEMPT, ID, MAX_NUMBER, NUMBER, TOKEN
+from servicebus.wire.xmlshape import ATTEMPT, DUE, ID, MAX_NUMBER, NUMBER, TOKEN
 
 __all__ = ["why_misshapen"]
 
@@ -37,6 +37,7 @@ _WORDS = {
     "sent": (NUMBER, _NUMBER_WORDS),
     "ttl": (NUMBER, _NUMBER_WORDS),
     "attempt": (ATTEMPT, "a number from 2 to 999999999 without sign or leading zero; the first is not written"),
+    "due": (DUE, f"a number from 1 to {MAX_NUMBER} without sign or leading zero"),
     "retry-after": (NUMBER, _NUMBER_WORDS),
     "clock": (NUMBER, _NUMBER_WORDS),
     "type": (rb"[^<]+", "a word"),
@@ -45,11 +46,11 @@ _WORDS = {
     "status": (b"ok|fault", "ok or fault"),
 }
 _ATTRIBUTES = {
-    "event": ("version", "node", "kind", "sent", "ttl", "reply", "attempt"),
+    "event": ("version", "node", "kind", "sent", "ttl", "reply", "attempt", "due"),
     "response": ("version", "attempt"),
     "fault": ("type", "retry-after", "clock"),
 }
-_OPTIONAL = ("attempt", "retry-after", "clock")
+_OPTIONAL = ("attempt", "due", "retry-after", "clock")
 
 
 def why_misshapen(body: bytes, root: str) -> EnvelopeError:

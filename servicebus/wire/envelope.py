@@ -57,6 +57,8 @@ class Envelope:
     token: str = ""
     attempt: int = 1
     """How often its Sender has published a call, this time included: each time is signed by itself, under one id."""
+    due_ms: int = 0
+    """Unix milliseconds before which a delayed message is not executed; 0 for everything else."""
 
     @property
     def incarnation(self) -> str:
@@ -105,9 +107,10 @@ def build_envelope(
     params: bytes,
     token: str = "",
     attempt: int = 1,
+    due_ms: int = 0,
 ) -> Envelope:
     """Give the same as ``Envelope(...)``, sooner."""
-    draft = _EnvelopeDraft(id, node, category, service, kind, sent_ms, ttl_ms, reply, params, token, attempt)
+    draft = _EnvelopeDraft(id, node, category, service, kind, sent_ms, ttl_ms, reply, params, token, attempt, due_ms)
     draft.__class__ = Envelope
     made: Envelope = draft
     return made

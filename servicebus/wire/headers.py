@@ -6,28 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 REQUEUED = "x-servicebus-requeued"
-"""The pass of a dead letter that somebody who has the secret has sent back (wire.requeue)."""
-DUE = "x-servicebus-due"
-"""Unix milliseconds before which a delayed message is not run."""
-ATTEMPTS = "x-servicebus-attempts"
-"""How often it was run, on any machine, and failed."""
-FIRST = "x-servicebus-first"
-"""Unix seconds of the first attempt."""
+"""The pass of a dead letter that an operator has sent back (``wire.stamps``)."""
+WAIT = "x-servicebus-wait"
+"""Of a message in a delay queue: when it is due, and its failed attempts (``wire.stamps``)."""
 
 # Of dead letters only:
+LETTER = "x-servicebus-letter"
+"""The time of the burial, the attempts and so on, signed by the worker (``wire.stamps``)."""
 REASON = "x-servicebus-reason"
 DETAIL = "x-servicebus-detail"
 TRACE = "x-servicebus-trace"
 HOST = "x-servicebus-host"
 """The broker that it came from."""
-TIME = "x-servicebus-time"
-"""Unix seconds of the last attempt, or of the refusal."""
 
-LATEST_S = 99_999_999_999
-"""In the year 5138, in every time zone."""
-_LARGEST = {ATTEMPTS: 1_000_000, DUE: LATEST_S * 1000}
-
-_ALL = (REQUEUED, DUE, ATTEMPTS, FIRST, REASON, DETAIL, TRACE, HOST, TIME)
+_ALL = (REQUEUED, WAIT, LETTER, REASON, DETAIL, TRACE, HOST)
 
 
 def as_sent(headers: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -46,11 +38,6 @@ def is_ours(name: str) -> bool:
 
 
 def number(headers: Mapping[str, Any] | None, name: str) -> int:
-    """A header that is a count or a time, cut to what one can reckon with; 0 if it is missing or no such number.
-
-    Nobody signs it, so a stranger may have written any 64 bits there, or something else.
-    """
+    """A count that the broker has put there; 0 if it is missing or no count. Of ours, only stamps are believed."""
     value = (headers or {}).get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        return 0
-    return min(value, _LARGEST.get(name, LATEST_S))
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

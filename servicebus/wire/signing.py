@@ -17,7 +17,15 @@ from servicebus.errors import EnvelopeError, SignatureError
 from servicebus.wire.envelope import Envelope, Kind, Reply
 from servicebus.wire.fault import Fault
 
-__all__ = ["EVENT_DOMAIN", "RESPONSE_DOMAIN", "Keyring", "canonical_bytes", "canonical_event", "check_fresh"]
+__all__ = [
+    "EVENT_DOMAIN",
+    "RESPONSE_DOMAIN",
+    "Keyring",
+    "canonical_bytes",
+    "canonical_event",
+    "check_age",
+    "check_fresh",
+]
 
 EVENT_DOMAIN = b"servicebus/2 event"
 RESPONSE_DOMAIN = b"servicebus/2 response"
@@ -85,10 +93,11 @@ class Keyring:
         reply: str,
         params: bytes,
         attempt: int = 1,
+        due_ms: int = 0,
     ) -> str:
         """Give the token of the envelope that these fields make."""
         names = _canonical_names(node, category, service, kind._value_, reply)
-        return self._signer.token(_canonical_event(names, id, sent_ms, ttl_ms, params, attempt))
+        return self._signer.token(_canonical_event(names, id, sent_ms, ttl_ms, params, attempt, due_ms))
 
     def verify_envelope(self, envelope: Envelope) -> None:
         """Accept the token of *envelope*, or raise ``SignatureError``."""
@@ -135,17 +144,21 @@ def canonical_event(envelope: Envelope) -> bytes:
     """Give the bytes that the token of a request covers: every field but the token itself."""
     e = envelope
     names = _canonical_names(e.node, e.category, e.service, e.kind._value_, e.reply)
-    return _canonical_event(names, e.id, e.sent_ms, e.ttl_ms, e.params, e.attempt)
+    return _canonical_event(names, e.id, e.sent_ms, e.ttl_ms, e.params, e.attempt, e.due_ms)
 
 
-def _canonical_event(names: bytes, id: str, sent_ms: int, ttl_ms: int, params: bytes, attempt: int) -> bytes:
+def _canonical_event(
+    names: bytes, id: str, sent_ms: int, ttl_ms: int, params: bytes, attempt: int, due_ms: int
+) -> bytes:
     sent = str(sent_ms)
     ttl = str(ttl_ms)
     head = f"{len(sent)}:{sent}{len(ttl)}:{ttl}{len(id)}:{id}{len(params)}:"
-    if attempt == 1:
+    if attempt == 1 and not due_ms:
         return b"".join((names, head.encode(), params))
-    number = str(attempt)
-    return b"".join((names, head.encode(), params, f"{len(number)}:{number}".encode()))
+    more = [str(attempt).encode()]
+    if due_ms:
+        more.append(str(due_ms).encode())
+    return b"".join((names, head.encode(), params, *(b"%d:%b" % (len(each), each) for each in more)))
 
 
 @lru_cache(maxsize=1024)
@@ -182,17 +195,22 @@ def check_fresh(envelope: Envelope, now_ms: int, clock_skew_s: float, token_max_
     A call or control is fresh until its time to live has passed, a message until *token_max_age_s* has; both sides'
     clocks may differ by *clock_skew_s*. *now_ms* is Unix time in milliseconds.
     """
+    limit_s = token_max_age_s if envelope.kind is Kind.MESSAGE else envelope.ttl_ms / 1000
+    check_age(envelope.sent_ms, limit_s, now_ms, clock_skew_s)
+
+
+def check_age(sent_ms: int, limit_s: float, now_ms: int, clock_skew_s: float) -> None:
+    """Accept what was sent then and is good for *limit_s*, or raise ``EnvelopeError`` ``stale``."""
     skew_ms = clock_skew_s * 1000
-    ahead_ms = envelope.sent_ms - now_ms
+    ahead_ms = sent_ms - now_ms
     if ahead_ms > skew_ms:
         raise EnvelopeError(
             "stale", f"sent {ahead_ms / 1000:.3f} s in the future: the clocks are {ahead_ms / 1000:.3f} s apart"
         )
-    limit_ms = token_max_age_s * 1000 if envelope.kind is Kind.MESSAGE else envelope.ttl_ms
-    late_ms = -ahead_ms - limit_ms - skew_ms
+    late_ms = -ahead_ms - limit_s * 1000 - skew_ms
     if late_ms > 0:
         raise EnvelopeError(
             "stale",
-            f"{late_ms / 1000:.3f} s too old (sent {-ahead_ms / 1000:.3f} s ago, good for {limit_ms / 1000:g} s "
+            f"{late_ms / 1000:.3f} s too old (sent {-ahead_ms / 1000:.3f} s ago, good for {limit_s:g} s "
             f"and {clock_skew_s:g} s of clock skew)",
         )

@@ -71,7 +71,7 @@ def encode_envelope(envelope: Envelope, token: str | None = None) -> bytes:
     token = e.token if token is None else token
     _check_ticket(e.id, token)
     return write_event(
-        e.id, e.node, e.category, e.service, e.kind, e.sent_ms, e.ttl_ms, e.reply, e.params, token, e.attempt
+        e.id, e.node, e.category, e.service, e.kind, e.sent_ms, e.ttl_ms, e.reply, e.params, token, e.attempt, e.due_ms
     )
 
 
@@ -87,6 +87,7 @@ def write_event(
     params: bytes,
     token: str,
     attempt: int = 1,
+    due_ms: int = 0,
 ) -> bytes:
     """The same of an envelope's fields, of which *id* and *token* are well formed: they were made here.
 
@@ -97,12 +98,20 @@ def write_event(
         raise EnvelopeError("unencodable", f"sent {sent_ms} or ttl {ttl_ms} is not from 0 to {MAX_NUMBER}")
     again = "" if attempt == 1 else _attempt_mark(attempt)
     start, answer, names = _written_names(node, kind._value_, reply, category, service)
+    if due_ms:
+        again += _due_mark(due_ms, kind)
     head = (
         f'{start} sent="{sent_ms}" ttl="{ttl_ms}" {answer}{again}>'
         f"<id>{id}</id><token>{token}</token>{names}<params><![CDATA["
     )
     # Not by %: that lets a long payload grow where it lies, which took 600 us for 1 MB where this takes 25.
     return b"".join((head.encode(), _in_cdata(params), EVENT_END))
+
+
+def _due_mark(due_ms: int, kind: Kind) -> str:
+    if not 0 < due_ms <= MAX_NUMBER or kind is not Kind.MESSAGE:
+        raise EnvelopeError("unencodable", f"a {kind.value} cannot be due at {due_ms}")
+    return f' due="{due_ms}"'
 
 
 def decode_envelope(body: bytes, max_bytes: int) -> Envelope:
@@ -123,7 +132,10 @@ def decode_envelope(body: bytes, max_bytes: int) -> Envelope:
     params = _payload(body, start + _PARAMS_BYTES, EVENT_END, EVENT_TAIL)
     root = _parsed(body[:start] + b"</event>")
     id, token, category, service = root  # these in this order, without attributes: EVENT_HEAD has seen it
-    _version, node, kind, sent, ttl, reply, *again = root.values()
+    _version, node, kind, sent, ttl, reply = root.values()[:6]
+    attempt, due = root.get("attempt"), root.get("due")
+    if due and kind != Kind.MESSAGE.value:
+        raise EnvelopeError("malformed", f"a {kind} is never due: only messages are delayed")
     names = (node, reply, category.text or "", service.text or "")
     _check_names(*names)
     return build_envelope(
@@ -137,7 +149,8 @@ def decode_envelope(body: bytes, max_bytes: int) -> Envelope:
         reply,
         params,
         token.text or "",
-        int(again[0]) if again else 1,
+        int(attempt) if attempt else 1,
+        int(due) if due else 0,
     )
 
 

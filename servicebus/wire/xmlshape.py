@@ -16,6 +16,7 @@ __all__ = [
     "ATTEMPT",
     "CDATA_END",
     "CDATA_START",
+    "DUE",
     "EVENT_END",
     "EVENT_HEAD",
     "EVENT_TAIL",
@@ -43,16 +44,17 @@ ATTEMPT = rb"(?:[2-9]|[1-9][0-9]{1,8})"
 MAX_ATTEMPT = 10**9 - 1
 NUMBER = rb"(?:0|[1-9][0-9]{0,14})"
 MAX_NUMBER = 10**15 - 1
+DUE = rb"[1-9][0-9]{0,14}"
 
 # _ is the white space of XML: the \s of Python knows more of it.
 _ = rb"[ \t\r\n]*"
 _PROLOG = rb'(?:<\?xml version="1\.0"(?: encoding="(?:UTF-8|utf-8)")?\?>)?' + _
 
 
-def _start(name: bytes, *attributes: bytes) -> bytes:
-    """The last of *attributes* is optional."""
-    *needed, optional = (rb"[ \t\r\n]+" + one for one in attributes)
-    return b"<" + name + b"".join(needed) + b"(?:" + optional + b")?" + _ + b">" + _
+def _start(name: bytes, *attributes: bytes, optional: tuple[bytes, ...] = ()) -> bytes:
+    needed = (rb"[ \t\r\n]+" + one for one in attributes)
+    perhaps = (rb"(?:[ \t\r\n]+" + one + b")?" for one in optional)
+    return b"<" + name + b"".join(needed) + b"".join(perhaps) + _ + b">" + _
 
 
 def _attribute(name: bytes, value: bytes = rb'[^"<]*') -> bytes:
@@ -73,7 +75,7 @@ EVENT_HEAD = re.compile(
         _attribute(b"sent", NUMBER),
         _attribute(b"ttl", NUMBER),
         _attribute(b"reply"),
-        _attribute(b"attempt", ATTEMPT),
+        optional=(_attribute(b"attempt", ATTEMPT), _attribute(b"due", DUE)),
     )
     + _element(b"id", ID)
     + _element(b"token", TOKEN)
@@ -92,7 +94,8 @@ PLAIN_EVENT = re.compile(
     + NUMBER + rb')" ttl="(' + NUMBER + rb')" reply="' + _PLAIN + rb'"><id>(' + ID + rb")</id><token>(" + TOKEN
     + rb")</token><category>" + _PLAIN + rb"</category><service>" + _PLAIN + rb"</service><params><!\[CDATA\["
 )  # fmt: skip
-"""A subset of EVENT_HEAD, up to the first byte of the params: what our own writer makes of plain names. Its groups are
+"""A subset of EVENT_HEAD, up to the first byte of the params: what our own writer makes of plain names, but for delayed
+messages. Its groups are
 what lxml would give, at a third of the cost; and lxml lets go of the interpreter for each document, and then waits
 until it gets it back from whichever thread took it."""
 
@@ -122,7 +125,7 @@ _FAULT = (
 )
 RESPONSE_HEAD = re.compile(
     _PROLOG
-    + _start(b"response", _attribute(b"version", b"2"), _attribute(b"attempt", ATTEMPT))
+    + _start(b"response", _attribute(b"version", b"2"), optional=(_attribute(b"attempt", ATTEMPT),))
     + _element(b"id", ID)
     + _element(b"token", TOKEN)
     + b"<status>(?:ok</status>"

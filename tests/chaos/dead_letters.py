@@ -15,6 +15,7 @@ from servicebus.wire import headers
 from servicebus.wire.address import dead_queue
 from servicebus.wire.envelope import Envelope
 from servicebus.wire.signing import Keyring
+from servicebus.wire.stamps import read_letter_stamp
 from servicebus.wire.xmlcodec import decode_envelope
 from tests.chaos.history import History
 
@@ -34,7 +35,9 @@ def take_dead_letters(broker: Broker, node: str, secret: str, history: History) 
             continue
         reasons[reason] += 1
         detail = f"{reason}: {found.get(headers.DETAIL, '')}"
-        history.dead(json.loads(envelope.params)["op"], envelope.id, detail, found.get(headers.ATTEMPTS))
+        stamp = read_letter_stamp(keyring, body, reason, found.get(headers.LETTER))
+        attempts = stamp.attempts if stamp is not None and stamp.attempts else None
+        history.dead(json.loads(envelope.params)["op"], envelope.id, detail, attempts)
     return reasons
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pika
 import pytest
 from click.testing import CliRunner, Result
-from envelopes import SECRET, sealed
+from envelopes import SECRET, letter_headers, sealed
 from waiting import wait_until
 
 from servicebus.cli.main import servicebus
@@ -27,8 +27,8 @@ from servicebus.sender import Sender
 from servicebus.testing import Broker
 from servicebus.wire import headers
 from servicebus.wire.envelope import Kind
-from servicebus.wire.requeue import make_pass, read_pass
 from servicebus.wire.signing import Keyring
+from servicebus.wire.stamps import make_pass, read_pass
 from servicebus.wire.xmlcodec import decode_envelope
 
 if TYPE_CHECKING:
@@ -82,20 +82,15 @@ class Place:
         with self.probe.channel() as channel:
             self._put(channel, body, 60, "malformed")
 
-    def _put(self, channel: Any, body: bytes, age_s: float, reason: str) -> dict[str, Any]:
-        written = {
-            headers.REASON: reason,
-            headers.DETAIL: "boom it was",
-            headers.TRACE: "Traceback ...",
-            headers.HOST: "mq",
-            headers.TIME: int(time.time() - age_s),
-            headers.ATTEMPTS: 6,
-            headers.FIRST: int(time.time() - age_s - 600),
-            "tenant": "t-1",
-        }
+    def put_as_a_stranger(self, body: bytes, **found: Any) -> None:
+        with self.probe.channel() as channel:
+            properties = pika.BasicProperties(delivery_mode=2, headers=found)
+            channel.basic_publish("", DEAD, body, properties, mandatory=True)
+
+    def _put(self, channel: Any, body: bytes, age_s: float, reason: str) -> None:
+        written = {**letter_headers(body, reason, age_s=age_s), "tenant": "t-1"}
         properties = pika.BasicProperties(delivery_mode=2, message_id="m", headers=written)
         channel.basic_publish("", DEAD, body, properties, mandatory=True)
-        return written
 
     def params_in(self, queue: str) -> list[Any]:
         """What stands in *queue*, in its order; the queue is empty afterwards."""
@@ -144,39 +139,40 @@ def test_requeue_gives_back_the_very_bytes_without_our_headers(place: Place) -> 
     assert [json.loads(decode_envelope(body, 10**6).params) for body, _ in bodies] == ["a", "b"]
     for body, found in bodies:
         passed = found.pop(headers.REQUEUED)
-        assert read_pass(Keyring([SECRET]), decode_envelope(body, 10**6).id, passed) is not None
+        assert read_pass(Keyring([SECRET]), body, passed) is not None
         assert found == {"tenant": "t-1"}, "the attempts begin anew"
     assert place.params_in(DEAD) == ["stays"]
 
 
-def test_what_the_node_would_refuse_stays_unless_it_can_be_sealed_anew(place: Place) -> None:
-    place.bury("stale", sent_s_ago=3 * 86400)
+def test_what_may_not_go_back_stays_and_the_stale_go_if_the_operator_says_so(place: Place) -> None:
+    place.bury("stale", age_s=3 * 86400, sent_s_ago=3 * 86400)
     place.bury("forged", secret="a stranger's")
-    place.bury("fine")
+    place.bury("fine", sent_s_ago=2 * 86400)
     place.bury_bytes(b"rubbish")
-    notes = {row["standing"] for row in place.run_json("list")["letters"]}
-    assert notes == {"stale", "refused", "good"}
-    before = place.run_json("list", "--limit", "1")["letters"][0]
+    executed = sealed(ADDRESS, "executed before", kind=Kind.MESSAGE)
+    place.put_as_a_stranger(executed, **{headers.REASON: "ValueError", "x-servicebus-time": int(time.time())})
+    standings = [row["standing"] for row in place.run_json("list")["letters"]]
+    assert standings == ["stale", "refused", "good", "refused", "unverified"]
 
     done = place.run("requeue", "--all")
     assert done.exit_code == 10
     assert "1 went back" in done.stdout
-    assert "1 stay: stale: its token is too old for the node; --reseal signs it anew" in done.stdout
+    assert "1 stay: stale: buried longer ago than the node remembers" in done.stdout
     assert "1 stay: refused: signature: no key" in done.stdout
+    assert "1 stay: unverified: no worker has signed this letter" in done.stdout
     assert place.params_in(MESSAGES) == ["fine"]
 
     done = place.run("requeue", "--all", "--reseal")
-    assert done.exit_code == 10, "the forged one and the rubbish stay"
-    assert "1 went back (1 sealed anew)" in done.stdout
-    ((body, _),) = place.probe.take_all(MESSAGES)
-    again = decode_envelope(body, 10**6)
-    Keyring([SECRET]).verify_envelope(again)
-    assert again.id == before["id"]
-    assert abs(again.sent_ms / 1000 - time.time()) < 60
+    assert done.exit_code == 10, "what is refused or unverified stays"
+    assert "1 went back (1 of them stale)" in done.stdout
+    ((body, found),) = place.probe.take_all(MESSAGES)
+    assert json.loads(decode_envelope(body, 10**6).params) == "stale"
+    assert decode_envelope(body, 10**6).sent_ms / 1000 < time.time() - 2 * 86400, "the very bytes"
+    assert read_pass(Keyring([SECRET]), body, found[headers.REQUEUED]) is not None
+    assert place.probe.depth(DEAD) == 3
+    unverified = place.run_json("list")["letters"][-1]["id"]
+    assert place.run_json("drop", "--id", unverified, "--yes")["brokers"][0]["done"] == 1
     assert place.probe.depth(DEAD) == 2
-
-    assert place.run("requeue", "--all", "--unchecked").exit_code == 0
-    assert len(place.probe.take_all(MESSAGES)) == 2
 
 
 def test_drop_asks_and_then_drops_what_it_counted(place: Place) -> None:
@@ -285,7 +281,7 @@ def test_requeued_letters_are_executed_once_by_the_agent_even_if_they_were_doubl
             place._put(channel, body, 60, "ValueError")
             if number < 5:  # as a killed requeue leaves them
                 id = decode_envelope(body, 10**6).id
-                passed = make_pass(Keyring([SECRET]), id, "", int(time.time() * 1000))
+                passed = make_pass(Keyring([SECRET]), id, body, "", int(time.time() * 1000))
                 channel.basic_publish("", MESSAGES, body, pika.BasicProperties(headers={headers.REQUEUED: passed}))
     wait_until(lambda: len(agent.noted("recorded")) == 5, 20)
     assert place.run("requeue", "--all", env=dict(os.environ)).exit_code == 0
@@ -309,3 +305,29 @@ def test_a_letter_that_fails_again_is_buried_again_with_its_attempts_counted_ane
     wait_until(lambda: agent.counters().get("failed") == 4 and place.probe.depth(DEAD) == 1, 20)
     (again,) = place.run_json("list")["letters"]
     assert (again["id"], again["attempts"]) == (first["id"], 2)
+
+
+def test_nothing_that_a_stranger_copies_among_the_dead_letters_is_executed_again(
+    place: Place, start_agent: Callable[..., Agent], make_sender: Callable[[Configuration], Sender]
+) -> None:
+    """A message that was executed, with made-up headers; and a letter that was requeued and executed, as it stood."""
+    agent = start_agent([place.broker], retry_ladder=[]).wait_consuming()
+    with place.probe.channel() as channel:
+        channel.queue_declare("tap")
+        channel.queue_bind("tap", "servicebus", MESSAGES)
+    make_sender(agent.configuration()).send(ADDRESS, "pay 100")
+    wait_until(lambda: agent.noted("recorded") == ["pay 100"], 20)
+    ((executed, _),) = place.probe.take_all("tap")
+    for number in range(3):
+        made_up = {headers.REASON: "ConnectionError", headers.REQUEUED: f"anything{number}"}
+        place.put_as_a_stranger(executed, **made_up, **{"x-servicebus-time": int(time.time())})
+    genuine = sealed(ADDRESS, "buried", kind=Kind.MESSAGE)
+    burial = letter_headers(genuine)
+    for _ in range(3):
+        place.put_as_a_stranger(genuine, **burial)
+        place.run("requeue", "--all", "--reseal", env=dict(os.environ))
+    wait_until(lambda: "buried" in agent.noted("recorded"), 20)
+    place.probe.publish(MESSAGES, sealed(ADDRESS, "the last", kind=Kind.MESSAGE))
+    wait_until(lambda: "the last" in agent.noted("recorded"), 20)
+    assert sorted(agent.noted("recorded")) == ["buried", "pay 100", "the last"]
+    assert place.probe.depth(DEAD) == 3, "those of the stranger"

@@ -6,11 +6,12 @@ import json
 import signal
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import psutil
 import pytest
 from agents import Agent
-from envelopes import sealed
+from envelopes import SECRET, sealed
 from probe import Probe
 from waiting import wait_until
 
@@ -18,9 +19,18 @@ from servicebus.configuration import Configuration
 from servicebus.sender import Sender
 from servicebus.testing import Broker
 from servicebus.wire.envelope import Kind
+from servicebus.wire.signing import Keyring
+from servicebus.wire.stamps import LetterStamp, read_letter_stamp
 
 StartAgent = Callable[..., Agent]
 MakeSender = Callable[[Configuration], Sender]
+
+
+def stamp_of(body: bytes, found: dict[str, Any]) -> LetterStamp:
+    """What the worker has signed of a dead letter."""
+    stamp = read_letter_stamp(Keyring([SECRET]), body, found["x-servicebus-reason"], found["x-servicebus-letter"])
+    assert stamp is not None
+    return stamp
 
 
 @pytest.mark.brokers(count=1)
@@ -32,11 +42,12 @@ class TestFurtherAttempts:
         sender, probe = make_sender(agent.configuration()), Probe(brokers[0])
         sender.send("NODE-01.audit.record", "boom")
         wait_until(lambda: probe.depth("NODE-01.dead"), 20)
-        ((_, headers),) = probe.take_all("NODE-01.dead")
-        assert headers["x-servicebus-attempts"] == 3
+        ((body, headers),) = probe.take_all("NODE-01.dead")
+        stamp = stamp_of(body, headers)
+        assert stamp.attempts == 3
         assert headers["x-servicebus-reason"] == "ValueError"
-        assert 1 <= headers["x-servicebus-time"] - headers["x-servicebus-first"] < 15
-        assert "x-servicebus-due" not in headers
+        assert 1 <= stamp.time - stamp.first < 15
+        assert "x-servicebus-wait" not in headers
         assert probe.depth("NODE-01.messages.delay.1") == 0
 
     def test_attempts_are_counted_over_a_kill_of_the_worker(
@@ -48,8 +59,8 @@ class TestFurtherAttempts:
         wait_until(lambda: agent.counters().get("delayed"))
         psutil.Process(agent.worker_pids()[0]).send_signal(signal.SIGKILL)
         wait_until(lambda: probe.depth("NODE-01.dead"), 30)
-        ((_, headers),) = probe.take_all("NODE-01.dead")
-        assert headers["x-servicebus-attempts"] == 3
+        ((body, headers),) = probe.take_all("NODE-01.dead")
+        assert stamp_of(body, headers).attempts == 3
 
     def test_a_message_that_kills_its_worker_is_buried_and_its_neighbours_are_handled(
         self, brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
@@ -88,7 +99,7 @@ class TestFurtherAttempts:
         finally:
             brokers[0].rabbitmqctl("clear_policy", "limit")
         wait_until(lambda: probe.depth("NODE-01.dead") == 3, 30, again.log)
-        assert [headers["x-servicebus-attempts"] for _, headers in probe.take_all("NODE-01.dead")] == [1, 1, 1]
+        assert [stamp_of(*letter).attempts for letter in probe.take_all("NODE-01.dead")] == [1, 1, 1]
         wait_until(lambda: not again.worker()["last_error"], 20)
         assert again.stop() == 0
         assert probe.depth("NODE-01.messages") == 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ from servicebus.errors import CallInterrupted
 from servicebus.sender import Sender
 from servicebus.testing import Broker
 from servicebus.testing.pool import BrokerPool
-from servicebus.wire import headers
 from servicebus.wire.envelope import Kind
 
 MakeSender = Callable[[Configuration], Sender]
@@ -210,9 +208,8 @@ def test_a_message_that_has_failed_once_is_tried_a_second_time_wherever_its_work
 def test_a_message_on_its_way_from_one_delay_queue_to_the_next_is_executed_once(place: Place) -> None:
     """Its delay is longer than what the first queue holds; from here on it stands in both."""
     request = place.request(Point.COPY_CONFIRMED)
-    body = sealed("NODE-01.life.message", request, kind=Kind.MESSAGE)
-    due = {headers.DUE: int((time.time() + 2) * 1000)}
-    Probe(place.brokers[0]).publish("NODE-01.messages.delay.1", body, delivery_mode=2, headers=due)
+    body = sealed("NODE-01.life.message", request, kind=Kind.MESSAGE, due_s=2)
+    Probe(place.brokers[0]).publish("NODE-01.messages.delay.1", body, delivery_mode=2)
     place.assert_seen(request, ["started 1", "finished 1"])
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from envelopes import SECRET, sealed
+from envelopes import SECRET, letter_headers, sealed
 
 from servicebus.cli import dead_text
 from servicebus.cli.main import servicebus
@@ -18,6 +18,7 @@ from servicebus.operations.letters import Standing, read_letter
 from servicebus.transport.interface import Delivery
 from servicebus.wire import headers
 from servicebus.wire.envelope import Kind
+from servicebus.wire.signing import Keyring
 
 
 @pytest.fixture
@@ -43,7 +44,6 @@ def run(*arguments: str) -> Result:
         (["list", "--host", "127.0.0.1"], "means more than one"),
         (["list", "--node", "a.b"], "holds a dot"),
         (["requeue", "--all", "--rate", "fast"], "write 10/s"),
-        (["requeue", "--all", "--reseal", "--unchecked"], "does not go with"),
         (["drop", "--all", "--json"], "add --yes"),
     ],
 )
@@ -63,8 +63,9 @@ def test_without_any_broker_the_status_is_away_and_each_is_named(file: str, argu
 
 def found(params: Any = None, *, body: bytes | None = None, **more: Any) -> Found:
     body = sealed("N.audit.record", params, kind=Kind.MESSAGE) if body is None else body
-    written = {headers.REASON: "ValueError", headers.TIME: 1_700_000_000, headers.ATTEMPTS: 6, **more}
-    letter = read_letter(Delivery(None, 1, body, headers=written), 100_000)  # type: ignore[arg-type]
+    reason = more.get(headers.REASON, "ValueError")
+    written = {**letter_headers(body, reason, age_s=60), **more}
+    letter = read_letter(Delivery(None, 1, body, headers=written), 100_000, Keyring([SECRET]))  # type: ignore[arg-type]
     return Found("mq:1", letter, Standing.GOOD, "")
 
 
@@ -111,9 +112,15 @@ def test_only_a_line_feed_ends_a_shown_line() -> None:
     assert '  "a\\u2028b\\x85c"' in shown
 
 
-@pytest.mark.parametrize("time_s", [0, 2**62, -5, "soon"])
-def test_a_time_that_is_none_is_shown_as_unknown(time_s: Any) -> None:
-    assert "buried    ?" in dead_text.as_show(found(**{headers.TIME: time_s}), full=False)
+def test_a_letter_that_no_worker_signed_is_shown_as_such_and_its_times_and_attempts_are_unknown() -> None:
+    forged = found(**{headers.LETTER: f"1 1 6 99  e8e26184:{'0' * 64}", "x-servicebus-time": 5})
+    forged = Found(forged.broker, forged.letter, Standing.UNVERIFIED, "no worker has signed this letter")
+    shown = dead_text.as_show(forged, full=False)
+    assert "buried    ?" in shown and "attempts  ?" in shown
+    assert "unverified: no worker has signed this letter" in shown
+    assert "unverified: no worker" in dead_text.as_list([forged], [], is_cut=False)
+    assert (dead_text.facts(forged)["verified"], dead_text.facts(forged)["attempts"]) == (False, 0)
+    assert (dead_text.facts(found())["verified"], dead_text.facts(found())["attempts"]) == (True, 6)
 
 
 def test_the_summary_counts_by_service_and_reason_the_most_first() -> None:

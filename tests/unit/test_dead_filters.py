@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from envelopes import SECRET, envelope, sealed
+from envelopes import SECRET, envelope, letter_headers, sealed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,21 +16,30 @@ from servicebus.compat.tokens import DailyTokens
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
 from servicebus.operations.filters import Filter, parse_age, parse_rate, show_age
-from servicebus.operations.letters import Judge, Letter, Standing, read_letter
+from servicebus.operations.letters import Judge, Letter, Standing
 from servicebus.transport.interface import Delivery
 from servicebus.wire import headers
 from servicebus.wire.envelope import Kind
 from servicebus.wire.signing import Keyring
-from servicebus.wire.xmlcodec import decode_envelope, encode_envelope
+from servicebus.wire.stamps import read_pass
+from servicebus.wire.xmlcodec import encode_envelope
 
 NOW = 1_800_000_000.0
 CONFIG = Configuration({"hosts": ["mq"], "secret_token": [SECRET, "the old secret"], "node_name": "NODE-01"})
+JUDGE = Judge(CONFIG, "NODE-01")
 
 
-def letter(body: bytes | None = None, **more: Any) -> Letter:
+def letter(body: bytes | None = None, reason: str = "ValueError", **how: Any) -> Letter:
+    """A letter that a worker wrote an hour ago; *how* as for ``letter_headers()``."""
     body = sealed("NODE-01.audit.record", {"a": 1}, kind=Kind.MESSAGE) if body is None else body
-    found = {headers.REASON: "ValueError", headers.DETAIL: "boom", headers.TIME: int(NOW) - 3600, headers.ATTEMPTS: 6}
-    return read_letter(Delivery(None, 1, body, headers={**found, **more}), 100_000)  # type: ignore[arg-type]
+    found = letter_headers(body, reason, **{"now": NOW, "age_s": 3600, **how})
+    return JUDGE.read(Delivery(None, 1, body, headers=found))  # type: ignore[arg-type]
+
+
+def made_up(body: bytes | None = None, **found: Any) -> Letter:
+    """A letter that a stranger wrote."""
+    body = sealed("NODE-01.audit.record", {"a": 1}, kind=Kind.MESSAGE) if body is None else body
+    return JUDGE.read(Delivery(None, 1, body, headers=found))  # type: ignore[arg-type]
 
 
 # -- ages and rates ----------------------------------------------------------------------------------------------------
@@ -114,7 +123,7 @@ def test_a_letter_is_found_by_its_id() -> None:
 
 
 def test_a_letter_without_a_time_is_older_than_everything() -> None:
-    ancient = letter(**{headers.TIME: "yesterday"})
+    ancient = made_up()
     assert ancient.age_s(NOW) is None
     assert Filter(youngest_s=1e9).matches(ancient, NOW)
     assert not Filter(oldest_s=1e9).matches(ancient, NOW)
@@ -124,9 +133,9 @@ def test_a_letter_without_a_time_is_older_than_everything() -> None:
 
 
 def test_a_letter_says_what_the_worker_wrote_down_and_keeps_the_senders_headers() -> None:
-    found = letter(**{"tenant": "a", headers.TRACE: b"bytes", headers.FIRST: 7, headers.HOST: "mq:1"})
+    found = letter(**{"tenant": "a", headers.TRACE: b"bytes", headers.DETAIL: "boom", headers.HOST: "mq:1"})
     assert (found.service, found.reason, found.detail, found.attempts) == ("audit.record", "ValueError", "boom", 6)
-    assert (found.trace, found.first, found.host) == ("bytes", 7, "mq:1")
+    assert (found.trace, found.time, found.first, found.host) == ("bytes", NOW - 3600, NOW - 4200, "mq:1")
     assert found.headers == {"tenant": "a"}
 
 
@@ -136,78 +145,106 @@ def test_whatever_bytes_stand_there_are_a_letter_with_an_id(body: bytes) -> None
     assert found.id == letter(body).id
     assert found.id.startswith("sha256-")
     assert found.service == "?"
-    assert Judge(CONFIG, "NODE-01").standing(found, NOW)[0] is Standing.REFUSED
+    assert made_up(body).id == found.id
+    assert JUDGE.standing(found, NOW)[0] is Standing.REFUSED
 
 
 @given(
-    st.dictionaries(st.sampled_from([headers.REASON, headers.TIME, headers.ATTEMPTS, "x"]), st.none() | st.integers())
+    st.dictionaries(
+        st.sampled_from([headers.REASON, headers.LETTER, headers.REQUEUED, headers.HOST, "x"]),
+        st.none() | st.integers() | st.text() | st.binary(),
+    )
 )
-def test_whatever_headers_somebody_wrote_do_no_harm(written: dict[str, Any]) -> None:
-    found = letter(**written)
-    found.age_s(NOW)
+def test_whatever_headers_a_stranger_wrote_do_no_harm_and_prove_nothing(written: dict[str, Any]) -> None:
+    found = made_up(**written)
+    assert (found.age_s(NOW), found.attempts, found.first) == (None, 0, 0)
     assert isinstance(found.reason, str)
+    assert JUDGE.standing(found, NOW)[0] is Standing.UNVERIFIED
 
 
 # -- what would become of it -------------------------------------------------------------------------------------------
 
 
 def message(sent_s: float, *, secret: str = SECRET, address: str = "NODE-01.audit.record", **how: Any) -> Letter:
+    burial = {name: how.pop(name) for name in ("age_s", "known_s") if name in how}
     unsigned = replace(envelope(address, [1, 2], **{"kind": Kind.MESSAGE, **how}), sent_ms=int(sent_s * 1000))
-    return letter(encode_envelope(unsigned, Keyring([secret]).sign_envelope(unsigned)))
+    return letter(encode_envelope(unsigned, Keyring([secret]).sign_envelope(unsigned)), **burial)
+
+
+REFUSED = [
+    (message(NOW - 60, secret="a stranger's"), "signature"),
+    (message(NOW - 60, address="NODE-02.audit.record"), "wrong-node"),
+    (message(NOW - 60, kind=Kind.CALL), "a call among messages"),
+    (letter(b"<event"), "malformed"),
+    (letter(encode_event(OldEvent("1", "t", "a", "b", b"null"))), "its token was not that of the day"),
+]
+UNVERIFIED = [
+    made_up(),
+    made_up(**{headers.REASON: "ConnectionError", headers.REQUEUED: "anything"}),
+    made_up(b"rubbish"),
+    letter(secret="a stranger's"),
+    letter(**{headers.REASON: "KeyError"}),
+    letter(**{headers.LETTER: f"1 1 1 9999999999  e8e26184:{'0' * 64}"}),
+]
 
 
 @pytest.mark.parametrize(
     ("found", "standing", "why"),
     [
         (message(NOW - 60), Standing.GOOD, ""),
-        (message(NOW - 60, secret="the old secret"), Standing.OTHER_KEY, "not the first"),
-        (message(NOW - 2 * 86400), Standing.STALE, "too old"),
-        (message(NOW + 3600), Standing.STALE, "in the future"),
-        (message(NOW - 2 * 86400, secret="the old secret"), Standing.STALE, "too old"),
-        (message(NOW - 60, secret="a stranger's"), Standing.REFUSED, "signature"),
-        (message(NOW - 60, address="NODE-02.audit.record"), Standing.REFUSED, "wrong-node"),
-        (message(NOW - 60, kind=Kind.CALL), Standing.REFUSED, "a call among messages"),
-        (letter(b"<event"), Standing.REFUSED, "malformed"),
+        (message(NOW - 60, secret="the old secret"), Standing.GOOD, ""),
+        (message(NOW - 2 * 86400), Standing.GOOD, ""),
+        (message(NOW - 86400, age_s=86390), Standing.GOOD, ""),
+        (message(NOW - 86500, age_s=86410), Standing.STALE, "longer ago than the node remembers"),
+        (message(NOW - 60, known_s=None), Standing.STALE, "cannot know whether it ran before"),
+        (message(NOW + 3600, age_s=-3600), Standing.STALE, "in the future"),
+        *((found, Standing.REFUSED, why) for found, why in REFUSED),
+        *((found, Standing.UNVERIFIED, "no worker has signed") for found in UNVERIFIED),
     ],
 )
-def test_the_judge_says_what_the_node_would(found: Letter, standing: Standing, why: str) -> None:
-    judged, text = Judge(CONFIG, "NODE-01").standing(found, NOW)
+def test_the_judge_says_which_letters_may_go_back(found: Letter, standing: Standing, why: str) -> None:
+    judged, text = JUDGE.standing(found, NOW)
     assert judged is standing
     assert why in text
 
 
 @pytest.mark.parametrize("secret", [SECRET, "the old secret"])
-def test_a_sealed_letter_is_the_same_message_as_if_sent_now(secret: str) -> None:
+def test_a_pass_is_made_with_the_first_secret_for_the_exact_bytes(secret: str) -> None:
     found = message(NOW - 3 * 86400, secret=secret)
-    again = letter(Judge(CONFIG, "NODE-01").resealed(found, NOW))
-    assert again.id == found.id
-    assert again.params == found.params
-    assert again.service == found.service
-    Keyring([SECRET]).verify_envelope(decode_envelope(again.body, 100_000))
-    assert Judge(CONFIG, "NODE-01").standing(again, NOW) == (Standing.GOOD, "")
+    header = JUDGE.with_pass(found, NOW).headers[headers.REQUEUED]
+    passed = read_pass(Keyring([SECRET]), found.body, header)
+    assert passed is not None
+    assert passed.made_ms == NOW * 1000
 
 
-@pytest.mark.parametrize(
-    "found",
-    [
-        message(NOW - 60, secret="a stranger's"),
-        message(NOW - 60, address="NODE-02.audit.record"),
-        message(NOW - 60, kind=Kind.CALL),
-        letter(b"rubbish"),
-        letter(encode_event(OldEvent("1", "t", "a", "b", b"null"))),
-    ],
-    ids=["forged", "of another node", "a call", "rubbish", "version 1"],
-)
-def test_what_nobody_of_ours_sent_to_this_node_is_never_sealed(found: Letter) -> None:
+@pytest.mark.parametrize("found", [*(found for found, _ in REFUSED), *UNVERIFIED])
+def test_what_no_worker_buried_or_nobody_of_ours_sent_gets_no_pass(found: Letter) -> None:
     with pytest.raises(EnvelopeError):
-        Judge(CONFIG, "NODE-01").resealed(found, NOW)
+        JUDGE.with_pass(found, NOW)
 
 
-def test_a_letter_of_version_1_goes_back_while_its_daily_token_is_good() -> None:
-    judge = Judge(CONFIG, "NODE-01")
+def test_two_letters_of_one_burial_get_one_pass_and_a_later_burial_gets_another() -> None:
+    """A worker that was killed before its journal knew of the letter was followed by one that wrote a second letter."""
+    body = sealed("NODE-01.audit.record", kind=Kind.MESSAGE)
+
+    def pass_id(**how: Any) -> str:
+        header = JUDGE.with_pass(letter(body, **how), NOW).headers[headers.REQUEUED]
+        passed = read_pass(Keyring([SECRET]), body, header)
+        assert passed is not None
+        return passed.id
+
+    first = pass_id(attempts=1)
+    assert pass_id(attempts=2, age_s=60, reason="KeyError") == first
+    assert pass_id(attempts=2, former=first) != first
+
+
+def test_a_letter_of_version_1_goes_back_if_its_daily_token_was_good_when_it_was_buried() -> None:
     token = DailyTokens([SECRET]).make(NOW)
-    found = letter(encode_event(OldEvent("1", token, "audit", "record", b'{"a": 1}')))
+    body = encode_event(OldEvent("1", token, "audit", "record", b'{"a": 1}'))
+    found = letter(body)
     assert found.is_old
     assert found.service == "audit.record"
-    assert judge.standing(found, NOW)[0] is Standing.GOOD
-    assert judge.standing(found, NOW + 3 * 86400)[0] is Standing.REFUSED
+    assert JUDGE.standing(found, NOW)[0] is Standing.GOOD
+    assert JUDGE.standing(found, NOW + 3 * 86400)[0] is Standing.STALE
+    assert JUDGE.standing(letter(body, age_s=-5 * 86400), NOW)[0] is Standing.REFUSED
+    assert read_pass(Keyring([SECRET]), body, JUDGE.with_pass(found, NOW).headers[headers.REQUEUED]) is not None

@@ -11,7 +11,7 @@ from typing import Any
 from unittest.mock import ANY, patch
 
 import pytest
-from envelopes import SECRET, envelope, new_id, sealed
+from envelopes import SECRET, envelope, new_id, sealed, waiting_headers
 from waiting import wait_until
 
 from servicebus.configuration import Configuration
@@ -26,8 +26,8 @@ from servicebus.runtime.service_thread import Service, ServiceThread
 from servicebus.transport.interface import Delivery
 from servicebus.wire import headers
 from servicebus.wire.envelope import Kind, Reply
-from servicebus.wire.requeue import make_pass
 from servicebus.wire.signing import Keyring
+from servicebus.wire.stamps import make_pass
 from servicebus.wire.xmlcodec import decode_envelope, decode_json, decode_reply, encode_envelope
 
 CONFIG = Configuration({"hosts": ["mq-a"], "node_name": "NODE-01", "secret_token": SECRET, "clock_skew": 2})
@@ -136,6 +136,9 @@ class Agent:
     def settle(self, body: bytes, lane: Kind = Kind.CALL, given: dict[str, Any] | None = None) -> Settlement:
         delivery = self.delivery(body, lane, REPLY_TO, given)
         return admit(self.dispatcher, delivery, self.dialect, lane) or self.finished()
+
+    def deliver_with(self, body: bytes, given: dict[str, Any]) -> Settlement | None:
+        return admit(self.dispatcher, self.delivery(body, Kind.MESSAGE, None, given), self.dialect, Kind.MESSAGE)
 
     @property
     def counted(self) -> dict[str, int]:
@@ -391,7 +394,7 @@ class TestFurtherAttempts:
         body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
         try:
             first = agent.settle(body, Kind.MESSAGE)
-            given = {headers.DUE: 1, headers.ATTEMPTS: 1}
+            given = waiting_headers(body, -1, 1)
             copy = agent.dispatcher.receive(
                 agent.delivery(body, Kind.MESSAGE, None, given), 1, agent.dialect, Kind.MESSAGE
             )
@@ -430,10 +433,10 @@ class TestFurtherAttempts:
             ends = [self.fail(agent, body) for _ in range(2)]
             assert [end.postponement for end in ends] == [Postponement(1, 1), None]
             assert agent.settle(body, Kind.MESSAGE).copy is None
-            forged = {headers.REQUEUED: make_pass(Keyring(["another secret"]), id, "first", 1)}
+            forged = {headers.REQUEUED: make_pass(Keyring(["another secret"]), id, body, "", 1)}
             assert agent.settle(body, Kind.MESSAGE, forged).copy is None
             now_ms = int(time.time() * 1000)
-            requeued = {headers.REQUEUED: make_pass(KEYRING, id, "first", now_ms)}
+            requeued = {headers.REQUEUED: make_pass(KEYRING, id, body, "", now_ms)}
             again = agent.settle(body, Kind.MESSAGE, requeued)
             assert again.postponement == Postponement(1, 1)
         finally:
@@ -445,7 +448,7 @@ class TestFurtherAttempts:
         old = agent.settle(body, Kind.MESSAGE)
         assert old.burial is not None
         agent.dispatcher.stored(old)
-        requeued = {headers.REQUEUED: make_pass(KEYRING, id, "first", int(time.time() * 1000))}
+        requeued = {headers.REQUEUED: make_pass(KEYRING, id, body, "", int(time.time() * 1000))}
         assert agent.settle(body, Kind.MESSAGE, requeued).copy is None
         assert agent.note.noted == [1]
 
@@ -505,10 +508,61 @@ class TestFurtherAttempts:
         agent = Agent(ladder=(1, 5, 30))
         try:
             body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
-            end = agent.settle(body, Kind.MESSAGE, {headers.ATTEMPTS: 2})
+            end = agent.settle(body, Kind.MESSAGE, waiting_headers(body, -1, 2))
             assert end.postponement == Postponement(30, 3)
         finally:
             assert agent.stop()
+
+    @pytest.mark.parametrize("attempts", [2, 2**63 - 1, -1, "9", None])
+    def test_attempts_that_no_worker_signed_count_as_none(self, attempts: Any) -> None:
+        """A forged count must neither skip an attempt nor disturb the requests beside it."""
+        agent = Agent(ladder=(1, 5, 30))
+        try:
+            body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
+            forged = {"x-servicebus-attempts": attempts, headers.WAIT: f"1 {attempts} 1 e8e26184:{'0' * 64}"}
+            assert agent.settle(body, Kind.MESSAGE, forged).postponement == Postponement(1, 1)
+            body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
+            strangers = waiting_headers(body, -1, 2, secret="another secret")
+            assert agent.settle(body, Kind.MESSAGE, strangers).postponement == Postponement(1, 1)
+        finally:
+            assert agent.stop()
+
+    @pytest.mark.parametrize("says", ["envelope", "worker", "both"])
+    def test_a_message_that_is_not_due_is_postponed_wherever_it_comes_from(self, agent: Agent, says: str) -> None:
+        """A copy of its bytes that was put past the delay queues, with or without its headers, does not run early."""
+        body = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, due_s=500 if says != "worker" else 0)
+        marks = waiting_headers(body, 1000, 1) if says != "envelope" else {"x-servicebus-due": 1}
+        settlement = agent.deliver_with(body, marks)
+        assert settlement is not None and settlement.postponement is not None
+        delay_s, attempts = (500, 0) if says == "envelope" else (1000, 1)
+        assert settlement.postponement.delay_s == pytest.approx(delay_s, abs=200)
+        assert settlement.postponement.attempts == attempts
+        assert agent.note.noted == []
+
+    def test_a_message_that_is_due_is_run(self, agent: Agent) -> None:
+        body = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, due_s=-1)
+        assert agent.settle(body, Kind.MESSAGE).copy is None
+        assert agent.note.noted == [1]
+
+    def test_a_pass_vouches_for_bytes_whose_own_secret_is_retired_and_for_no_others(self, agent: Agent) -> None:
+        id = new_id()
+        retired = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, id=id, secret="retired")
+        passed = {headers.REQUEUED: make_pass(KEYRING, id, retired, "", int(time.time() * 1000))}
+        assert agent.settle(retired, Kind.MESSAGE).burial is not None, "by itself it is refused"
+        other = sealed("NODE-01.audit.note", 2, kind=Kind.MESSAGE, id=id, secret="retired")
+        assert agent.settle(other, Kind.MESSAGE, passed).burial is not None
+        assert agent.settle(retired, Kind.MESSAGE, passed).copy is None
+        assert agent.settle(retired, Kind.MESSAGE, passed).copy is None, "a replay of bytes and pass"
+        assert agent.note.noted == [1]
+
+    def test_a_pass_that_the_journal_may_have_forgotten_is_too_old(self, agent: Agent) -> None:
+        id = new_id()
+        body = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, id=id, sent_s_ago=200_000)
+        made_ms = int((time.time() - CONFIG.token_max_age - CONFIG.clock_skew - 5) * 1000)
+        passed = {headers.REQUEUED: make_pass(KEYRING, id, body, "", made_ms)}
+        refused = agent.settle(body, Kind.MESSAGE, passed)
+        assert refused.burial is not None
+        assert (refused.burial.reason, refused.burial.is_known_new) == ("stale", False)
 
     def test_a_message_that_was_running_when_three_workers_died_is_buried(self, agent: Agent) -> None:
         body = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE)

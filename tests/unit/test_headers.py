@@ -8,15 +8,25 @@ from servicebus.wire import headers
 
 
 def test_only_what_the_sender_put_there_is_kept():
-    given = {"mine": 1, headers.REASON: "ValueError", headers.ATTEMPTS: 3, "x-death": [{}], "x-first-death-queue": "q"}
+    given = {"mine": 1, headers.REASON: "ValueError", headers.WAIT: "3", "x-death": [{}], "x-first-death-queue": "q"}
     assert headers.as_sent(given) == {"mine": 1}
     assert headers.as_sent(None) == {}
 
 
+def test_copies_made_by_an_operator_keep_ours_as_well():
+    given = {"mine": 1, headers.LETTER: "1", headers.REQUEUED: "2", headers.WAIT: "3", "x-death": [{}]}
+    assert headers.kept_in_copies(given) == {
+        "mine": 1,
+        headers.LETTER: "1",
+        headers.REQUEUED: "2",
+        headers.WAIT: "3",
+    }
+
+
 @pytest.mark.parametrize("value", [None, "3", True, -3, 2.5, [3]])
 def test_a_header_that_is_no_count_counts_as_none(value):
-    assert headers.number({headers.ATTEMPTS: value}, headers.ATTEMPTS) == 0
+    assert headers.number({"x-delivery-count": value}, "x-delivery-count") == 0
 
 
 def test_a_count_is_read():
-    assert headers.number({headers.ATTEMPTS: 3}, headers.ATTEMPTS) == 3
+    assert headers.number({"x-delivery-count": 3}, "x-delivery-count") == 3

@@ -40,6 +40,7 @@ OTHER_VALUES = {
     "reply": "",
     "params": b"[1,3]",
     "attempt": 2,
+    "due_ms": NOW_MS + 1,
 }
 
 
