@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -258,15 +259,16 @@ def segments(path: Path, stream: str) -> list[int]:
 
 class TestBadFiles:
     @pytest.mark.parametrize("content", [b"no database at all", b"\0" * 5000])
-    def test_a_file_that_is_no_journal_is_set_aside(
+    def test_a_file_that_is_no_journal_any_more_is_set_aside(
         self, path: Path, open_journal: Open, caplog: pytest.LogCaptureFixture, content: bytes
     ) -> None:
+        open_journal().close()
         path.write_bytes(content)
         assert standings(open_journal(), 1) == [Standing.NEW]
         aside = [file for file in path.parent.iterdir() if ".broken-" in file.name]
-        assert [file.read_bytes() for file in aside] == [content]
+        assert content in [file.read_bytes() for file in aside]
         record = next(record for record in caplog.records if record.levelno == logging.ERROR)
-        assert aside[0].name in record.getMessage()
+        assert min(file.name for file in aside) in record.getMessage()
 
     @pytest.mark.parametrize(
         ("seq", "kind", "data"), [(2, 99, b"\0"), (2, 1, b"\0\x11"), (2, 3, b"\0\x11"), (4711, 1, b"\0" * 8)]
@@ -324,7 +326,7 @@ class TestBadFiles:
             open_journal()
 
     def test_a_folder_that_is_not_there_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(JournalUnavailable, match=r"nowhere/x\.lock: cannot be opened: No such file"):
+        with pytest.raises(JournalUnavailable, match=r"nowhere/x: cannot be opened: No such file"):
             open_shared(str(tmp_path / "nowhere" / "x"))
 
     def test_a_journal_that_was_cut_short_while_in_use_is_not_believed(self, path: Path, open_journal: Open) -> None:
@@ -431,3 +433,44 @@ class TestWhere:
         assert standings(linked, 1, 2) == [Standing.RUNNING, Standing.NEW]
         linked.close()
         assert [file.name for file in link.parent.iterdir()] == ["link"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("text", "is a file of something else, and is left alone"),
+        ("link to a text", "is a file of something else, and is left alone"),
+        ("fifo", "is no regular file"),
+        ("folder", "is no regular file"),
+        ("foreign link", "is a link that another user has made"),
+        ("foreign folder", "its folder belongs to another user"),
+        ("foreign file", "belongs to another user"),
+    ],
+)
+def test_an_odd_place_is_refused_and_nothing_of_others_is_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, why: str
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    path = folder / "NODE-01.journal"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif "link" in kind:
+        (folder / "other").write_text("of another program\n" if "text" in kind else "")
+        path.symlink_to(folder / "other")
+    elif kind != "foreign folder":
+        path.write_text("of another program\n" if kind == "text" else "")
+    if "foreign" in kind:
+        if os.geteuid():
+            pytest.skip("only root makes files of other users")
+        other, own = 1, 2
+        if kind != "foreign folder":
+            os.chown(folder, own, -1)
+        os.chown({"foreign folder": folder}.get(kind, path), other, -1, follow_symlinks=False)
+        monkeypatch.setattr(os, "geteuid", lambda: own)
+    before = {each.name: each.lstat().st_mtime_ns for each in folder.iterdir()}
+    with pytest.raises(JournalUnavailable, match=why):
+        open_shared(str(path))
+    assert {each.name: each.lstat().st_mtime_ns for each in folder.iterdir()} == before

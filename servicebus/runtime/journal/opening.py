@@ -26,6 +26,7 @@ LOG = get_logger(__name__)
 __all__ = ["MEMORY", "default_path", "journal_of", "open_journal", "open_shared"]
 
 MEMORY = "memory"
+_MAGIC = b"SQLite format 3\0"
 
 
 def journal_of(config: Configuration) -> Journal:
@@ -102,6 +103,7 @@ def open_shared(path: str, limits: Limits | None = None, *, lock_wait_s: float =
     """
     # Its other files are beside the file itself, whatever link it was named by.
     file = Path(path).resolve()
+    _check_place(Path(path), file)
     owners = OwnerLock(file.with_name(file.name + ".lock"))
     try:
         with owners:
@@ -113,6 +115,32 @@ def open_shared(path: str, limits: Limits | None = None, *, lock_wait_s: float =
     except BaseException:
         owners.close()
         raise
+
+
+def _check_place(named: Path, file: Path) -> None:
+    """Refuse what another user has put there, and what is no journal, before anything is made or moved."""
+    ours = (0, os.geteuid())
+    try:
+        if named.is_symlink() and named.lstat().st_uid not in ours:
+            raise JournalUnavailable(str(named), "is a link that another user has made; name the file itself")
+        if file.parent.stat().st_uid not in ours:
+            raise JournalUnavailable(
+                str(file), "its folder belongs to another user; name a path in a folder of our own"
+            )
+        if not file.exists():
+            return
+        if not file.is_file():
+            raise JournalUnavailable(str(file), "is no regular file; name a new path")
+        if file.stat().st_uid not in ours:
+            raise JournalUnavailable(str(file), "belongs to another user; name a new path")
+        if file.with_name(file.name + ".head").exists():
+            return  # a journal, and not to be opened here: closing it would drop SQLite's locks in this process
+        with file.open("rb") as opened:
+            start = opened.read(len(_MAGIC))
+        if start not in (b"", _MAGIC):
+            raise JournalUnavailable(str(file), "is a file of something else, and is left alone; name a new path")
+    except OSError as error:
+        raise JournalUnavailable(str(file), f"cannot be opened: {error.strerror}") from error
 
 
 def _open(file: Path, owners: OwnerLock, lock_wait_s: float, limits: Limits) -> SharedJournal:
