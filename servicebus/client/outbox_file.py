@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import stat
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -61,6 +62,7 @@ class OutboxFile:
         self.max_bytes = max_bytes
         self._peak_bytes = 0
         self._expired: Counter[str] = Counter()
+        self._refuse_what_is_no_file()
         self._lock_fd = self._lock()
         try:
             self._db = self._open()
@@ -185,13 +187,19 @@ class OutboxFile:
             raise OutboxUnavailable(str(self.path), reason) from error
         return db
 
+    def _refuse_what_is_no_file(self) -> None:
+        """Before anything is made beside it: a device, say /dev/null, keeps nothing, and its mode is not ours."""
+        with suppress(OSError):  # said by those who open it
+            if not stat.S_ISREG(self.path.stat().st_mode):
+                raise OutboxUnavailable(str(self.path), "is not a regular file; name one that may be created")
+
     def _make_private(self) -> None:
-        """Before SQLite opens it, which gives its other files the same mode; closed before, or its locks were lost."""
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.fchmod(fd, 0o600)
-        finally:
-            os.close(fd)
+        """Create it before SQLite does, for its owner alone; SQLite gives its other files the same mode.
+
+        A file that is there already keeps the mode that it has. Closed before SQLite opens it, or its locks were lost.
+        """
+        with suppress(FileExistsError):
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         application_id = db.execute("PRAGMA application_id").fetchone()[0]

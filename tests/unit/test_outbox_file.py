@@ -4,6 +4,7 @@ import os
 import sqlite3
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -96,13 +97,31 @@ def test_a_transaction_that_fails_leaves_everything_as_it_was(tmp_path: Path) ->
 
 
 def test_nobody_else_may_read_it(tmp_path: Path) -> None:
-    (tmp_path / "outbox").touch(mode=0o644)
     file = open_file(tmp_path)
     add(file, message(1))
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     assert set(modes) == {"outbox", "outbox-wal", "outbox-shm", "outbox.lock"}
     assert set(modes.values()) == {0o600}
     file.close()
+
+
+def test_a_file_that_it_did_not_make_keeps_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "outbox").touch()
+    (tmp_path / "outbox").chmod(0o644)
+    open_file(tmp_path).close()
+    assert stat.S_IMODE((tmp_path / "outbox").stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/null")])
+def test_what_is_no_file_is_refused_and_left_alone(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """Run by root, an outbox named /dev/null made the device private to root."""
+    make(tmp_path / "outbox")
+    before = (tmp_path / "outbox").stat()
+    with pytest.raises(OutboxUnavailable, match="is not a regular file"):
+        open_file(tmp_path)
+    after = (tmp_path / "outbox").stat()
+    assert (after.st_mode, after.st_ctime_ns) == (before.st_mode, before.st_ctime_ns)
+    assert [path.name for path in tmp_path.iterdir()] == ["outbox"]
 
 
 def test_a_second_one_on_the_same_path_is_refused_until_the_first_is_closed(tmp_path: Path) -> None:
