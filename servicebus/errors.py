@@ -30,6 +30,7 @@ __all__ = [
     "QueueConflict",
     "QueueStranded",
     "RemoteError",
+    "SendRefused",
     "SendUnconfirmed",
     "ServiceBusError",
     "ServiceBusy",
@@ -187,6 +188,15 @@ class NoBrokerAvailable(TransportError):
 
     def __init__(self, target: str, attempts: Sequence[tuple[str, str]]):
         super().__init__(f"no broker reachable for {target}: {_listed(attempts)}; nothing was sent")
+        self.target = target
+        self.attempts = tuple(attempts)
+
+
+class SendRefused(TransportError):
+    """Raised when brokers refused a message (nack), and no other broker took it: it is stored nowhere."""
+
+    def __init__(self, target: str, attempts: Sequence[tuple[str, str]]):
+        super().__init__(f"no broker took the message to {target}: {_listed(attempts)}; it is not stored")
         self.target = target
         self.attempts = tuple(attempts)
 

@@ -161,6 +161,7 @@ class Sender:
             AddressError, EnvelopeError: nothing was sent.
             NoBrokerAvailable, NodeUnavailable: without an outbox; nothing was sent.
             OutboxFull, OutboxUnavailable: with an outbox; nothing was sent.
+            SendRefused: every broker that answers refused it, its queue is full for example; it is not stored.
             SendUnconfirmed: it was published, but no broker confirmed it in time; whether it is stored is unknown.
         """
         life, request = self._make_message(target, params, timeout, delay, expires)

@@ -45,6 +45,7 @@ _BY_CLASS: tuple[tuple[type[errors.ServiceBusError], ExitCode], ...] = (
     (errors.NodeUnavailable, ExitCode.AWAY),
     (errors.NoBrokerAvailable, ExitCode.AWAY),
     (errors.ConnectFailed, ExitCode.AWAY),
+    (errors.SendRefused, ExitCode.AWAY),
     (errors.OutboxFull, ExitCode.AWAY),
     (errors.CallTimeout, ExitCode.TIMEOUT),
     (errors.CallRefused, ExitCode.REFUSED),

@@ -12,6 +12,7 @@ from servicebus.client.receipt import Receipt
 from servicebus.client.request import Request
 from servicebus.client.roster import Roster
 from servicebus.client.seal import our_clock_ms
+from servicebus.client.verdicts import NACKED
 from servicebus.client.watch import AWAY, PathWatch
 from servicebus.errors import EnvelopeError, NodeUnavailable, ServiceBusy
 from servicebus.transport.complaints import Complaints
@@ -23,7 +24,7 @@ from servicebus.wire.fault import EXPIRED, NOT_RUN, REFUSED, Fault, error_from_f
 LOG = get_logger(__name__)
 
 _QUEUE_MAY_APPEAR_S = 0.25
-"""After a message came back unroutable, its node's queue on that broker is not tried again for so long."""
+"""After a message came back unroutable or was refused, its queue there is not tried again for so long."""
 _CORRECTIONS = 3
 """So often a call is sent again because its node's clock says that it is late."""
 
@@ -99,8 +100,12 @@ class Answers:
             request.complete(Receipt(request.event_id, link.host.name))
             return
         request.not_run()
-        why = "has no queue for the messages of the node" if request.returned else "refused the message (nack)"
-        self._carrier.take_back(request, link, why, time.monotonic())
+        now, why = time.monotonic(), "has no queue for the messages of the node"
+        if not request.returned:
+            # Stored nowhere: its queue is full, or a policy refuses it. The next broker may have room.
+            why = NACKED
+            link.path(request.address.node, now).lacks_queue_until = now + _QUEUE_MAY_APPEAR_S
+        self._carrier.take_back(request, link, why, now)
 
     def unroutable(self, link: Link, returned: Returned) -> None:
         wire_id = returned.correlation_id or returned.message_id or ""

@@ -79,7 +79,7 @@ class Path:
             self.given_up_since = request.published_at
 
     def lacks_queue(self, now: float) -> bool:
-        """A message came back from there a moment ago: the broker has no queue for the node's messages."""
+        """A message came back a moment ago: the broker has no queue for the node's messages, or refused one (nack)."""
         return now < self.lacks_queue_until
 
     def revive(self, now: float) -> None:

@@ -12,6 +12,7 @@ from servicebus.errors import (
     CallTimeout,
     NoBrokerAvailable,
     NodeUnavailable,
+    SendRefused,
     SendUnconfirmed,
     ServiceBusError,
     ServiceBusy,
@@ -19,6 +20,8 @@ from servicebus.errors import (
 from servicebus.wire.envelope import Kind
 
 Attempts = list[tuple[str, str]]
+
+NACKED = "refused the message (nack): its queue is full, or a policy of the broker's refuses it"
 
 
 def out_of_time(request: Request, links: Sequence[Link], now: float) -> ServiceBusError:
@@ -45,6 +48,8 @@ def out_of_paths(request: Request, links: Sequence[Link]) -> ServiceBusError:
         return SendUnconfirmed(address, attempts)
     if request.maybe_ran and request.kind is Kind.CALL:
         return CallInterrupted(address, ", ".join(f"{host} {what}" for host, what in attempts))
+    if any(what == NACKED for _, what in request.attempts):
+        return SendRefused(address, attempts)
     if any(link.is_usable for link in links):
         return NodeUnavailable(address, attempts)
     return _with_cause(NoBrokerAvailable(address, attempts), links)

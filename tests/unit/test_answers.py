@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from servicebus.client.answers import Answers
+from servicebus.client.carrier import Carrier
+from servicebus.client.path import Path
 from servicebus.client.request import Request
 from servicebus.client.roster import Roster
-from servicebus.errors import CallTimeout, ServiceBusError, ServiceBusy
+from servicebus.client.router import Router
+from servicebus.client.verdicts import out_of_time
+from servicebus.errors import CallTimeout, SendRefused, ServiceBusError, ServiceBusy
+from servicebus.policy.liveness import PingClock
+from servicebus.policy.paths import Trust
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import EXPIRED, Fault
@@ -35,3 +43,48 @@ def test_a_last_attempt_that_comes_too_late(is_lost: bool, refusals: int, told: 
     with pytest.raises(told) as caught:
         request.wait()
     assert ("the database is away" in str(caught.value)) is (told is ServiceBusy)
+
+
+class FakeLink:
+    """Connected and usable; remembers what was published."""
+
+    is_usable = is_up = True
+    state = None
+
+    def __init__(self, name: str):
+        self.host: Any = SimpleNamespace(name=name)
+        self.trust = Trust()
+        self.paths: dict[str, Path] = {}
+        self.newest: Any = None
+        self.published: list[Request] = []
+
+    def path(self, node: str, now: float) -> Path:
+        link: Any = self
+        return self.paths.setdefault(node, Path(link, node, PingClock(1, 1, now)))
+
+    def publish(self, request: Request, now: float) -> None:
+        link: Any = self
+        request.link, request.published_at = link, now
+        request.published()
+        self.published.append(request)
+
+
+def test_a_message_that_a_broker_refuses_goes_to_the_next_and_is_said_not_to_be_stored() -> None:
+    first, second = FakeLink("mq-a"), FakeLink("mq-b")
+    links: Any = [first, second]
+    nothing: Any = SimpleNamespace(connect_more=lambda reverse: None)
+    config: Any = SimpleNamespace(away_grace=10.0)
+    roster = Roster()
+    carrier = Carrier(nothing, config, links, roster, Router(links, 10.0), nothing, nothing, nothing)
+    answers = Answers(roster, carrier, nothing, nothing)
+    request = Request(1, "x-1", Address.parse("N.test.it"), Kind.MESSAGE, b"", "", timeout_s=5.0)
+    carrier.carry(request, time.monotonic())
+    answers.confirmed(links[0], request, is_ack=False)
+    assert (first.published, second.published) == ([request], [request])  # the same id, at once
+    answers.confirmed(links[1], request, is_ack=False)
+    assert list(roster.waiting) == ["x-1"]
+    assert not request.maybe_ran
+    told = out_of_time(request, links, time.monotonic())
+    assert type(told) is SendRefused
+    assert "mq-a refused the message (nack)" in str(told)
+    assert "it is not stored" in str(told)

@@ -23,6 +23,11 @@ EXAMPLES: list[tuple[ServiceBusError, dict[str, object], str]] = [
         {"text": "a.b", "reason": "it has 1 dot"},
         "'a.b' is not an address NODE.category.name: it has 1 dot",
     ),
+    (
+        errors.SendRefused("N.a.b", ATTEMPTS[:1]),
+        {"target": "N.a.b"},
+        "no broker took the message to N.a.b: mq-a:5672 connection refused; it is not stored",
+    ),
     (errors.DurationError("timeout must be above 0"), {}, "timeout must be above 0"),
     (
         errors.LifecycleError("closed", "start"),
