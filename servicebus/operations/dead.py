@@ -11,7 +11,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from servicebus.configuration import BrokerHost, Configuration
@@ -23,9 +23,13 @@ from servicebus.operations.session_channel import CONFIRM_S
 from servicebus.operations.walk import HOLD_S, WINDOW, Walk
 from servicebus.transport.interface import Delivery
 from servicebus.wire.address import dead_queue, messages_queue
+from servicebus.wire.headers import kept_in_copies
 
 __all__ = ["BrokerReport", "DeadLetters", "Found"]
 
+RENEW_AT = 10
+"""RabbitMQ 4 drops a message of a quorum queue that was given out 20 times and came back; a letter that a walk has seen
+so often is stored once more, at the end of the queue, and its copy counts from 0."""
 IN_FLIGHT = WINDOW // 2
 """Publishes that wait for their confirm. Fewer than the window, or the broker would have nothing left to deliver."""
 
@@ -209,8 +213,11 @@ class DeadLetters:
         settle: Callable[[], None] = lambda: None,
         hold_s: float = HOLD_S,
     ) -> None:
+        renewing = _Sending(session, dead_queue(self._node))
+
         def renew() -> None:
             settle()
+            renewing.wait()
             report.begin_again()
 
         with Walk(session, dead_queue(self._node), before_renewal=renew, hold_s=hold_s) as walk:
@@ -223,12 +230,15 @@ class DeadLetters:
                 if wanted.matches(letter, self._clock()):
                     report.matched += 1
                     is_taken = visit(walk, delivery, letter)
-                if not is_taken:
+                if not is_taken and letter.deliveries >= RENEW_AT and delivery.flaw is None:
+                    renewing.send(walk, delivery, replace(letter, headers=kept_in_copies(delivery.headers)))
+                elif not is_taken:
                     walk.keep()
                 self._on_progress(report)
                 if is_enough():
                     break
             settle()
+            renewing.wait()
         report.left = walk.left
 
 

@@ -224,6 +224,23 @@ def test_on_a_quorum_queue_all_is_the_same(place: Place) -> None:
     assert sorted(place.params_in(DEAD)) == list(range(50))
 
 
+def test_looking_loses_no_letter_to_the_delivery_limit_of_a_quorum_queue(place: Place) -> None:
+    """RabbitMQ 4 has a limit of 20 by default; each look counts."""
+    place.probe.delete(DEAD)
+    place.broker.rabbitmqctl("set_policy", "--apply-to", "queues", "limit", f"^{DEAD}$", '{"delivery-limit": 20}')
+    try:
+        place.probe.declare(DEAD, durable=True, arguments={"x-queue-type": "quorum"})
+        place.bury(*range(3))
+        ids = {letter["id"] for letter in place.run_json("list")["letters"]}
+        for _ in range(25):
+            found = place.run_json("list")["letters"]
+            assert {letter["id"] for letter in found} == ids
+            assert {letter["standing"] for letter in found} == {"good"}
+        assert sorted(place.params_in(DEAD)) == [0, 1, 2]
+    finally:
+        place.broker.rabbitmqctl("clear_policy", "limit")
+
+
 def test_without_the_nodes_queue_nothing_leaves_and_the_broker_is_named(place: Place) -> None:
     place.bury("a", "b")
     place.probe.delete(MESSAGES)
