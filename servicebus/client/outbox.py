@@ -229,7 +229,7 @@ class Outbox:
             return
         removed, messages = found
         del line.delivered[:delivered]
-        self._delivered += delivered
+        self._delivered += removed
         self._leave(line, removed)
         if messages and not self._is_closed:
             self._send_off(line, messages, now)
@@ -274,6 +274,8 @@ class Outbox:
             line.go_on()
         if line.delivered:
             self._step(line, 0 if line.has_failed else line.batch)
+        else:
+            self._leave(line, 0)
 
     def _on_expired(self, expired: dict[str, int]) -> None:
         for node, count in expired.items():
@@ -284,10 +286,13 @@ class Outbox:
                 self._leave(line, count)
 
     def _leave(self, line: _Line, count: int) -> None:
-        """*count* messages are not in *line* any more."""
+        """*count* messages are not in *line* any more. An empty line goes, but not while its confirms are to come.
+
+        They may have expired on their way. A new line beside this one would deliver the same messages a second time.
+        """
         line.count -= count
-        if line.count <= 0 and self._lines.get(line.node) is line:
-            del self._lines[line.node]
+        if line.count <= 0 and not line.is_busy and not line.delivered:
+            self._lines.pop(line.node, None)
 
 
 def _now_ms() -> int:

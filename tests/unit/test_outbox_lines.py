@@ -1,0 +1,103 @@
+"""Outbox: lines whose messages expire while they are on their way to a broker."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from servicebus.client.outbox import Outbox
+from servicebus.client.outbox_file import OutboxFile
+from servicebus.client.receipt import Receipt
+from servicebus.client.request import Post, Request
+from servicebus.errors import CallError
+from servicebus.wire.address import Address
+from servicebus.wire.envelope import Kind
+
+
+class Bench:
+    """An outbox whose broker is the test; ``turn_until()`` is its loop."""
+
+    def __init__(self, path: Path):
+        self._posted: queue.Queue[Callable[[], None]] = queue.Queue()
+        loop: Any = self
+        self.on_way: list[Request] = []
+        self.outbox = Outbox(
+            OutboxFile(path, 100, 10_000),
+            loop,
+            lambda request, now: self.on_way.append(request),
+            lambda node, now: True,
+            30.0,
+        )
+
+    def post(self, callback: Callable[[], None]) -> None:
+        self._posted.put(callback)
+
+    def keep(self, number: int, lives_s: float) -> None:
+        expires_ms = int((time.time() + lives_s) * 1000)
+        address = Address.parse("N.a.b")
+        request = Request(
+            number, f"x-{number}", address, Kind.MESSAGE, b"<x/>", "", timeout_s=30.0, post=Post(expires_ms=expires_ms)
+        )
+        self.outbox.keep(request)
+        self.turn_until(request.has_ended)
+
+    def turn_until(self, condition: Callable[[], Any]) -> None:
+        until = time.monotonic() + 10
+        while not condition():
+            assert time.monotonic() < until
+            try:
+                self._posted.get(timeout=0.02)()
+            except queue.Empty:
+                self.outbox.tick(time.monotonic())
+
+    def purge(self) -> None:
+        self.outbox._purge_at = 0.0
+        self.outbox.tick(time.monotonic())
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path / "outbox")
+    yield bench
+    closed: list[int] = []
+    bench.outbox.close(lambda: closed.append(1))
+    bench.turn_until(lambda: closed)
+
+
+@pytest.mark.parametrize("is_confirmed", [True, False])
+def test_a_line_that_expires_in_flight_sends_nothing_twice_and_lets_its_node_go(
+    bench: Bench, is_confirmed: bool
+) -> None:
+    bench.keep(1, lives_s=0.3)
+    bench.turn_until(lambda: len(bench.on_way) == 1)
+    time.sleep(0.35)
+    bench.purge()
+    bench.turn_until(lambda: bench.outbox.status()["expired"] == 1)
+    bench.keep(2, lives_s=60)  # while the confirm of the first is to come
+    bench.turn_until(lambda: bench.outbox.status()["stored"] == 2)
+    if is_confirmed:
+        bench.on_way[0].complete(Receipt(1, "mq-a"))
+    else:
+        bench.on_way[0].fail(CallError("N.a.b", "no confirm came"))
+    bench.turn_until(lambda: len(bench.on_way) == 2)
+    bench.on_way[1].complete(Receipt(2, "mq-a"))
+    bench.turn_until(lambda: not bench.outbox.holds("N"))
+    assert [request.id for request in bench.on_way] == ["x-1", "x-2"]
+    status = bench.outbox.status()
+    assert (status["messages"], status["delivered"], status["expired"]) == (0, 1, 1)
+
+
+def test_a_line_that_expired_in_flight_and_failed_lets_its_node_go(bench: Bench) -> None:
+    bench.keep(1, lives_s=0.3)
+    bench.turn_until(lambda: len(bench.on_way) == 1)
+    time.sleep(0.35)
+    bench.purge()
+    bench.turn_until(lambda: bench.outbox.status()["expired"] == 1)
+    bench.on_way[0].fail(CallError("N.a.b", "no confirm came"))
+    bench.turn_until(lambda: not bench.outbox.holds("N"))
+    assert len(bench.on_way) == 1
