@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from servicebus.client.request import Request
@@ -114,10 +114,10 @@ class LinkChannels:
         self._held.clear()
         return [*self._unconfirmed.clear(), *held]
 
-    def ask_broker(self) -> None:
+    def ask_broker(self, on_answer: Callable[[], None]) -> None:
         """Have the broker say something, if it lives."""
         if self._sends is not None:
-            self._sends.run(_pulse())
+            self._sends.run(_pulse(), on_answer)
 
     def _open_calls(self) -> None:
         self._connection.open_channel(self._calls_open, self._calls_closed, on_returned=self._events.returned)

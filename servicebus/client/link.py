@@ -21,6 +21,7 @@ from servicebus.policy.paths import Trust
 from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.interface import BrokerConnection, Delivery, Returned
 from servicebus.transport.loop import EventLoop
+from servicebus.transport.progress import Progress
 from servicebus.wire.envelope import Kind
 
 CONNECT_LIMIT_S = 2.0
@@ -103,6 +104,9 @@ class Link:
         self._channels: LinkChannels | None = None
         self._clock = PingClock(config.path_ping_after, config.path_ping_timeout, 0.0)
         self._bytes_heard = -1
+        self._progress: Progress | None = None
+        self.has_moved = False
+        """At the last look: the broker's answer is late because the link is slow."""
         self._may_declare = True
 
     def __repr__(self) -> str:
@@ -210,6 +214,7 @@ class Link:
             connection.abort("superseded")
             return
         self._channels = LinkChannels(connection, self._exchanges, self, may_declare=self._may_declare)
+        self._progress = Progress(connection, self._channels.ask_broker)
 
     def connection_failed(self, connection: BrokerConnection, error: ConnectFailed) -> None:
         if connection is self._connection:
@@ -341,7 +346,7 @@ class Link:
 
     def check_pulse(self, now: float, on_dead: Callable[[Link], None]) -> None:
         """Ping the broker when a confirm is overdue; any byte of its counts as an answer."""
-        if self.bytes_received != self._bytes_heard:
+        if self.bytes_received != self._bytes_heard or self.has_moved:
             self._bytes_heard = self.bytes_received
             self._clock.heard(now)
         oldest = self._channels.oldest_unconfirmed() if self._channels is not None else None
@@ -354,8 +359,12 @@ class Link:
 
     def ask_broker(self) -> None:
         """Have the broker say something, if it lives."""
-        if self._channels is not None:
-            self._channels.ask_broker()
+        if self._progress is not None:
+            self._progress.begin()
+
+    def look(self) -> None:
+        """See whether bytes have moved for which the broker's answer waits."""
+        self.has_moved = self._progress is not None and self._progress.has_moved()
 
     @property
     def unconfirmed(self) -> int:

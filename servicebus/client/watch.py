@@ -44,8 +44,11 @@ class PathWatch:
     def check(self, link: Link, awaited_nodes: set[str], now: float) -> None:
         """Look at one connected link and its paths."""
         self._pinger.forget_overdue(now)
+        link.look()
         link.check_pulse(now, self._link_is_silent)
         for path in list(link.paths.values()):
+            if link.has_moved:
+                path.clock.moved(now)
             self._check(path, path.node in awaited_nodes, now)
 
     def ask(self, path: Path, now: float) -> bool:

@@ -15,7 +15,8 @@ class PingClock:
     """Decides from what was heard and asked. Not for several threads.
 
     A ping is due when something has been waited for longer than ``ping_after_s`` and nothing was heard for as long.
-    The other side is dead when a ping stays unanswered for ``ping_timeout_s`` and nothing else was heard either.
+    The other side is dead when a ping stays unanswered for ``ping_timeout_s``, nothing else was heard either, and no
+    bytes that stand before the answer have moved.
     """
 
     __slots__ = ("heard_at", "ping_after_s", "ping_timeout_s", "pinged_at")
@@ -32,6 +33,11 @@ class PingClock:
     def heard(self, now: float) -> None:
         self.heard_at = now
         self.pinged_at = None
+
+    def moved(self, now: float) -> None:
+        """The answer is on its way: bytes that stand before it have moved. The time to answer runs from now."""
+        if self.pinged_at is not None:
+            self.pinged_at = now
 
     def pinged(self, now: float) -> None:
         self.pinged_at = now

@@ -23,6 +23,7 @@ from servicebus.runtime.broker_notes import BrokerNotes
 from servicebus.runtime.control import ControlLane
 from servicebus.runtime.delay_lane import DelayLane
 from servicebus.runtime.dialect import Dialect
+from servicebus.runtime.echo_progress import EchoProgress
 from servicebus.runtime.fleeting import FleetingQueues
 from servicebus.runtime.job import Claim
 from servicebus.runtime.lanes import Lane, Lanes
@@ -77,6 +78,7 @@ class NodeConsumer:
         self._lanes: Lanes | None = None
         self._lookout: Lookout | None = None
         self._echo_queue = ""
+        self._echo_progress: EchoProgress | None = None
         self._opened = 0
         self._is_stopping = False
         self._outages = Outages()
@@ -227,6 +229,10 @@ class NodeConsumer:
         self._fleeting.begin_anew()
         self.consuming_since = time.monotonic()
         self._control.connected(self._echo_queue, self.consuming_since)
+        if self._publisher is not None and (channel := self.channel("echo")) is not None:
+            self._echo_progress = EchoProgress(
+                self._loop, self._control, self._connections, self._publisher.ask, channel
+            )
         self._control.calls_made_at = self._fleeting.made_at(rpc_queue(self._config.node_name))
         self._outages.end(self._lane_problem)
         member = f" by {self._connections[0].host.address}" if self.host.members else ""
@@ -268,6 +274,9 @@ class NodeConsumer:
         connections, self._connections = self._connections, []
         self._publisher = None
         self.consuming_since = None
+        if self._echo_progress is not None:
+            self._echo_progress.end()
+            self._echo_progress = None
         self.generation += 1  # whatever still refers to the old connections is void from here on
         if self._lanes is not None:
             self._lanes.end()
@@ -309,6 +318,14 @@ class NodeConsumer:
             self._control.echoed_at = time.monotonic()  # none can come, and that is not the silence of a dead broker
         else:
             self._publisher.echo(self._echo_queue, self._control.echo_body())
+            if self._echo_progress is not None:
+                self._echo_progress.begin(time.monotonic())
+
+    @property
+    def echo_moved_at(self) -> float:
+        """When bytes last moved that stand before the echo; any thread may ask."""
+        progress = self._echo_progress
+        return progress.moved_at if progress is not None else 0.0
 
     def look_after_topology(self) -> None:
         if self._lookout is not None:

@@ -73,6 +73,9 @@ class PingWatcher:
         """Do what is due; gives the time when to check again."""
         if self._control.echoed_at > clock.heard_at:
             clock.heard(self._control.echoed_at)
+        moved_at = self._consumer.echo_moved_at
+        if clock.pinged_at is not None and moved_at > clock.pinged_at:
+            clock.moved(moved_at)
         verdict = clock.verdict(now, clock.heard_at)
         if verdict is Verdict.PING:
             clock.pinged(now)

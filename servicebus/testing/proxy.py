@@ -109,9 +109,14 @@ class FaultProxy:
         self._behaviour.delay_s = to_seconds("delay_s", delay_s)
         self._behaviour.loss = loss
 
+    def set_rate(self, bytes_per_s: float) -> None:
+        """Hand on so many bytes a second, of each connection in each direction; 0 for as many as come."""
+        self._behaviour.rate = bytes_per_s
+
     def heal(self) -> None:
-        """Hand everything on again, without delay or loss. What open connections could not deliver is delivered now."""
+        """Hand everything on again, at once. What open connections could not deliver is delivered now."""
         self.set_delay(0.0)
+        self.set_rate(0.0)
         self.set_mode(Mode.PASS)
 
     def cut(self) -> None:

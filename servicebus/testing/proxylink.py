@@ -17,6 +17,8 @@ from functools import partial
 __all__ = ["Behaviour", "Link", "Mode", "reset_socket"]
 
 _CHUNK = 65_536
+_SLOW_CHUNK = 8192
+"""A slow link hands on, and holds, so little at a time."""
 _MAX_HELD_BYTES = 1_048_576
 """Beyond this nothing more is read from the other end, so that whoever sends to a frozen server feels it."""
 _RETRANSMITTED_AFTER_S = 0.2
@@ -54,6 +56,8 @@ class Behaviour:
     delay_s: float = 0.0
     loss: float = 0.0
     """Which part of what is read gets lost on its way, and arrives late for that."""
+    rate: float = 0.0
+    """How many bytes a second of each connection go in each direction; 0 for as many as come."""
     forwarded: int = 0
 
     def hold_s(self) -> float:
@@ -95,6 +99,8 @@ class Link:
         self._held = dict.fromkeys(ends, 0)
         self._watched = dict.fromkeys(ends, 0)
         """What the selector was asked for; asking again costs a system call each."""
+        self._free_at = dict.fromkeys(ends, 0.0)
+        """When a slow link has handed on what it has."""
         self._is_torn = False
         for end in ends:
             end.setblocking(False)
@@ -155,7 +161,8 @@ class Link:
             return False
         if self._behaviour.mode is Mode.SWALLOW:
             return True
-        return self._reaches(self._other(end)) and self._held[self._other(end)] < _MAX_HELD_BYTES
+        most_bytes = _SLOW_CHUNK if self._behaviour.rate else _MAX_HELD_BYTES
+        return self._reaches(self._other(end)) and self._held[self._other(end)] < most_bytes
 
     def _reaches(self, end: socket.socket) -> bool:
         """Whether anything is handed on to *end*."""
@@ -207,7 +214,7 @@ class Link:
         if not self._is_open or not events & selectors.EVENT_READ:
             return  # what can be written is flushed by the proxy's loop anyway
         try:
-            data = end.recv(_CHUNK)
+            data = end.recv(_SLOW_CHUNK if self._behaviour.rate else _CHUNK)
         except BlockingIOError:
             return
         except OSError:
@@ -220,4 +227,7 @@ class Link:
             return
         other = self._other(end)
         self._held[other] += len(data)
-        self._waiting[other].append((time.monotonic() + self._behaviour.hold_s(), data))
+        due = time.monotonic() + self._behaviour.hold_s()
+        if self._behaviour.rate:
+            due = self._free_at[other] = max(due, self._free_at[other]) + len(data) / self._behaviour.rate
+        self._waiting[other].append((due, data))

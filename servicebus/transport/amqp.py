@@ -94,6 +94,14 @@ class AmqpConnection:
     def bytes_received(self) -> int:
         return self._services.stream.bytes_received if self._services.stream else 0
 
+    @property
+    def bytes_written(self) -> int:
+        return self._services.stream.bytes_written if self._services.stream else 0
+
+    @property
+    def bytes_acknowledged(self) -> int:
+        return self._services.stream.bytes_acknowledged if self._services.stream else 0
+
     def open_channel(
         self,
         on_open: Callable[[AmqpChannel], None],

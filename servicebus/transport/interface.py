@@ -170,6 +170,14 @@ class BrokerConnection(Protocol):
     def bytes_received(self) -> int:
         """Grows with every byte of the broker's, heartbeats included: the proof of life of the link."""
 
+    @property
+    def bytes_written(self) -> int:
+        """What was to be sent until now, sent or not."""
+
+    @property
+    def bytes_acknowledged(self) -> int:
+        """What of it the other end's kernel has."""
+
     def open_channel(
         self,
         on_open: Callable[[BrokerChannel], None],

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import ssl
+import struct
+import termios
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
@@ -15,6 +18,7 @@ from servicebus.transport.loop import READ, WRITE, EventLoop
 
 LOG = get_logger(__name__)
 
+_INT = struct.Struct("i")
 _LONG_BYTES = 1 << 20
 """How much is read at once when there is more than usual; memory for so much is not asked for before."""
 
@@ -43,6 +47,8 @@ class Stream:
         self._watches_writes = False
         self._closed = False
         self.bytes_received = 0
+        self.bytes_sent = 0
+        """Taken by the kernel."""
 
     def __repr__(self) -> str:
         return f"<Stream fd={self._sock.fileno()} closed={self._closed} unsent={self._out_bytes}>"
@@ -55,6 +61,19 @@ class Stream:
         # where no selector sees them.
         if isinstance(self._sock, ssl.SSLSocket) and self._sock.pending():
             self._loop.post(self._read)
+
+    @property
+    def bytes_written(self) -> int:
+        """Handed to us."""
+        return self.bytes_sent + self._out_bytes
+
+    @property
+    def bytes_acknowledged(self) -> int:
+        """Taken by the kernel of the other end. A kernel may hold megabytes for a slow link; with TLS, about."""
+        with suppress(OSError, ValueError):  # closed
+            raw = fcntl.ioctl(self._sock.fileno(), termios.TIOCOUTQ, bytes(_INT.size))
+            return self.bytes_sent - int(_INT.unpack(raw)[0])
+        return self.bytes_sent
 
     # -- pika's AbstractStreamTransport --------------------------------------------------------------------------
 
@@ -150,6 +169,7 @@ class Stream:
             self._close(error)
             return
         self._out_bytes -= sent
+        self.bytes_sent += sent
         self._out = [memoryview(data)[sent:]] if sent < len(data) else []
         wants_more = bool(self._out)
         if wants_more is not self._watches_writes:

@@ -1,0 +1,70 @@
+"""Progress: whether the bytes that stand between a question to a broker and its answer are moving.
+
+On a slow link an answer is late without anything being wrong: the question waits behind what was written before it, the
+answer behind what the broker sent before it. Whoever waits counts from the last byte that moved. What counts is only
+what stands in the way: what is written after the question proves nothing (the kernel of a frozen broker takes it), nor
+does what is received after the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Counted(Protocol):
+    """A connection that counts its bytes."""
+
+    @property
+    def bytes_received(self) -> int: ...
+    @property
+    def bytes_written(self) -> int: ...
+    @property
+    def bytes_acknowledged(self) -> int: ...
+
+
+class Progress:
+    """Of one connection. Belongs to its loop's thread.
+
+    Args:
+        ask: have the broker answer something, in order with everything else, and call the given function then.
+    """
+
+    def __init__(self, connection: Counted, ask: Callable[[Callable[[], None]], None]):
+        self._connection = connection
+        self._ask = ask
+        self._is_owed = False
+        self._asks_again = False
+        self._position = 0
+        self._seen = (0, 0)
+
+    def __repr__(self) -> str:
+        return f"<Progress {'owed' if self._is_owed else 'answered'} position={self._position}>"
+
+    def begin(self) -> None:
+        """Ask the broker now, behind everything that was written before."""
+        if self._is_owed:
+            # Its answer will say nothing of what was written since the question: it is followed by another.
+            self._asks_again = True
+        else:
+            self._is_owed = True
+            self._ask(self._answered)
+        self._position = self._connection.bytes_written
+        self._seen = self._look()
+
+    def has_moved(self) -> bool:
+        """Whether bytes have moved since the last look, while the answer is owed."""
+        if not self._is_owed:
+            return False
+        before, self._seen = self._seen, self._look()
+        return before != self._seen
+
+    def _look(self) -> tuple[int, int]:
+        connection = self._connection
+        return connection.bytes_received, min(connection.bytes_acknowledged, self._position)
+
+    def _answered(self) -> None:
+        self._is_owed = False
+        if self._asks_again:
+            self._asks_again = False
+            self.begin()

@@ -1,0 +1,76 @@
+"""Progress: only what stands between a question and its answer counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from servicebus.policy.liveness import PingClock, Verdict
+from servicebus.transport.progress import Progress
+
+
+class Connection:
+    def __init__(self) -> None:
+        self.bytes_received = self.bytes_written = self.bytes_acknowledged = 0
+
+
+class Link:
+    def __init__(self) -> None:
+        self.connection = Connection()
+        self.asked: list[Callable[[], None]] = []
+        self.progress = Progress(self.connection, self.asked.append)
+
+
+def test_what_was_written_before_the_question_counts_as_it_arrives():
+    link = Link()
+    link.connection.bytes_written = 1000
+    link.progress.begin()
+    assert not link.progress.has_moved()
+    for acknowledged in (10, 1000):
+        link.connection.bytes_acknowledged = acknowledged
+        assert link.progress.has_moved()
+        assert not link.progress.has_moved()
+
+
+def test_what_is_written_after_the_question_proves_nothing():
+    """The kernel of a frozen broker takes it."""
+    link = Link()
+    link.connection.bytes_written = link.connection.bytes_acknowledged = 1000
+    link.progress.begin()
+    link.connection.bytes_written = link.connection.bytes_acknowledged = 5000
+    assert not link.progress.has_moved()
+
+
+def test_what_comes_before_the_answer_counts_and_nothing_after_it():
+    link = Link()
+    link.progress.begin()
+    link.connection.bytes_received = 1
+    assert link.progress.has_moved()
+    link.asked.pop()()
+    link.connection.bytes_received = 2
+    assert not link.progress.has_moved()
+
+
+def test_a_second_question_waits_for_the_answer_to_the_first():
+    link = Link()
+    link.progress.begin()
+    link.connection.bytes_written = 500
+    link.progress.begin()
+    link.connection.bytes_acknowledged = 400
+    assert len(link.asked) == 1
+    assert link.progress.has_moved()
+    link.asked.pop()()
+    assert len(link.asked) == 1, "asked again, for what was written since"
+    link.connection.bytes_received = 1
+    assert link.progress.has_moved()
+    link.asked.pop()()
+    assert not link.asked
+
+
+def test_the_time_to_answer_runs_from_the_last_byte_that_moved():
+    clock = PingClock(0.5, 1.5, 0.0)
+    clock.moved(0.2)
+    assert clock.verdict(0.6, 0.0) is Verdict.PING, "nothing is asked yet: nothing is put off"
+    clock.pinged(0.6)
+    clock.moved(2.0)
+    assert clock.verdict(3.4, 0.0) is Verdict.QUIET
+    assert clock.verdict(3.5, 0.0) is Verdict.DEAD
