@@ -18,7 +18,7 @@ from servicebus.client.link import Link
 from servicebus.client.request import Request
 from servicebus.client.roster import Roster
 from servicebus.client.router import Router
-from servicebus.client.verdicts import defect, out_of_paths, out_of_time
+from servicebus.client.verdicts import defect, out_of_paths, out_of_time, too_large
 from servicebus.configuration import Configuration
 from servicebus.errors import CallInterrupted, EnvelopeError, ServiceBusError, ServiceBusy
 from servicebus.policy.retry_budget import busy_pause_s
@@ -90,7 +90,10 @@ class Carrier:
             return
         link = self._router.choose(request, now)
         if link is None:
-            self.wait(request, now)
+            if request.pinned is None and all(each.refuses(request, now) for each in self._links):
+                request.fail(too_large(request, self._links, now))
+            else:
+                self.wait(request, now)
             return
         try:
             link.publish(request, now)
@@ -133,6 +136,8 @@ class Carrier:
         if request.is_done:
             self._roster.travelling.pop(request.id, None)
             return
+        if link.refuses(request, now):
+            request.not_run()  # it is what the broker has closed the channel for
         request.tried(link.host.name, why)
         if request.copy is not None:
             self._go_on_alone(request, request.copy.link is link)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from enum import Enum
 from functools import partial
@@ -13,11 +14,12 @@ from servicebus.client.path import Path
 from servicebus.client.request import Request
 from servicebus.client.version import Parcel, Version
 from servicebus.configuration import BrokerHost, Configuration
-from servicebus.errors import ConnectFailed, ConnectionLost, TransportError
+from servicebus.errors import ConnectFailed, ConnectionLost, MessageTooLarge, TransportError
 from servicebus.policy.backoff import Backoff, cap_for
 from servicebus.policy.liveness import PingClock, Verdict
 from servicebus.policy.members import Turn
 from servicebus.policy.paths import Trust
+from servicebus.policy.size_limit import SizeLimit
 from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.interface import BrokerConnection, Delivery, Returned
 from servicebus.transport.loop import EventLoop
@@ -81,6 +83,7 @@ class Link:
         self.newest = versions[0]
         self.state = LinkState.IDLE
         self.trust = Trust()
+        self.size_limit = SizeLimit()
         self.paths: dict[str, Path] = {}
         self.is_wanted = False
         """Reconnect after a failure; set while the engine prefers this host or has nothing better."""
@@ -158,6 +161,10 @@ class Link:
     def calls(self) -> int:
         """How many were published here, ever."""
         return sum(path.calls for path in tuple(self.paths.values()))
+
+    def refuses(self, request: Request, now: float) -> bool:
+        """Whether the broker has said that it takes nothing as large as *request*."""
+        return self.size_limit.refuses(len(request.body), now) is not None
 
     def path(self, node: str, now: float) -> Path:
         path = self.paths.get(node)
@@ -241,6 +248,8 @@ class Link:
             self._events.link_up(self)
 
     def channels_broken(self, error: TransportError) -> None:
+        if isinstance(error, MessageTooLarge):
+            self.size_limit.learn(error.limit, time.monotonic())
         kind = error.kind if isinstance(error, ConnectFailed) else "closed"
         self._down(error.reason if isinstance(error, (ConnectFailed, ConnectionLost)) else str(error), kind)
 

@@ -33,6 +33,8 @@ class Router:
     def _is_beyond_doubt(self, first: Link, request: Request, now: float) -> bool:
         """Comparing it with others would come to the same: nothing has failed there, or there are no others."""
         path = first.paths.get(request.address.node)
+        if len(request.body) > first.size_limit.tracked_bytes:
+            return False
         if path is None or not first.is_usable or (request.kind is Kind.MESSAGE and path.lacks_queue(now)):
             return False
         if len(self._links) == 1:
@@ -47,7 +49,9 @@ class Router:
         def look(link: Link) -> Candidate:
             path = link.path(node, now)
             return Candidate(
-                is_usable=link.is_usable and not (is_message and path.lacks_queue(now)),
+                is_usable=link.is_usable
+                and not (is_message and path.lacks_queue(now))
+                and not link.refuses(request, now),
                 is_trusted=link.trust.is_trusted(now, patience_s),
                 path_is_healthy=path.trust.is_healthy,
                 path_is_trusted=path.trust.is_trusted(now, patience_s),
@@ -67,7 +71,7 @@ class Router:
         """Another link than *first* that is as good for a call, and whose node speaks what it was published in."""
         node = request.address.node
         for link in self._links:
-            if link is not first and link.is_usable:
+            if link is not first and link.is_usable and not link.refuses(request, now):
                 path = link.path(node, now)
                 if path.trust.is_healthy and path.version is request.version:
                     return link

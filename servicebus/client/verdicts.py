@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from servicebus.client.link import Link
@@ -10,6 +11,7 @@ from servicebus.errors import (
     CallError,
     CallInterrupted,
     CallTimeout,
+    EnvelopeError,
     NoBrokerAvailable,
     NodeUnavailable,
     SendRefused,
@@ -42,6 +44,9 @@ def out_of_time(request: Request, links: Sequence[Link], now: float) -> ServiceB
 
 def out_of_paths(request: Request, links: Sequence[Link]) -> ServiceBusError:
     """The error of a request that found no usable path within the grace."""
+    now = time.monotonic()
+    if not request.maybe_ran and any(link.refuses(request, now) for link in links):
+        return too_large(request, links, now)
     address = str(request.address)
     attempts = [*request.attempts, *_other_hosts(request, links)]
     if request.maybe_ran and request.kind is Kind.MESSAGE:
@@ -62,6 +67,14 @@ def defect(request: Request, error: Exception) -> ServiceBusError:
     if request.maybe_ran and request.kind is Kind.MESSAGE:
         return SendUnconfirmed(address, [*request.attempts, ("this process", why)])
     return CallInterrupted(address, why) if request.maybe_ran else CallError(address, why)
+
+
+def too_large(request: Request, links: Sequence[Link], now: float) -> EnvelopeError:
+    """The error of a request that is larger than the ``max_message_size`` of every broker that works."""
+    size = len(request.body)
+    limits = [(link.host.name, link.size_limit.refuses(size, now)) for link in links]
+    told = ", ".join(f"{host} takes {limit}" for host, limit in limits if limit is not None)
+    return EnvelopeError("oversized", f"{size} bytes, where {told}: raise max_message_size of the broker; not sent")
 
 
 def _with_cause(error: NoBrokerAvailable, links: Sequence[Link]) -> NoBrokerAvailable:

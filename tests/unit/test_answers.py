@@ -15,9 +15,10 @@ from servicebus.client.request import Request
 from servicebus.client.roster import Roster
 from servicebus.client.router import Router
 from servicebus.client.verdicts import out_of_time
-from servicebus.errors import CallTimeout, SendRefused, ServiceBusError, ServiceBusy
+from servicebus.errors import CallTimeout, EnvelopeError, SendRefused, ServiceBusError, ServiceBusy
 from servicebus.policy.liveness import PingClock
 from servicebus.policy.paths import Trust
+from servicebus.policy.size_limit import SizeLimit
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import EXPIRED, Fault
@@ -54,6 +55,7 @@ class FakeLink:
     def __init__(self, name: str):
         self.host: Any = SimpleNamespace(name=name)
         self.trust = Trust()
+        self.size_limit = SizeLimit()
         self.paths: dict[str, Path] = {}
         self.newest: Any = None
         self.published: list[Request] = []
@@ -61,6 +63,9 @@ class FakeLink:
     def path(self, node: str, now: float) -> Path:
         link: Any = self
         return self.paths.setdefault(node, Path(link, node, PingClock(1, 1, now)))
+
+    def refuses(self, request: Request, now: float) -> bool:
+        return self.size_limit.refuses(len(request.body), now) is not None
 
     def publish(self, request: Request, now: float) -> None:
         link: Any = self
@@ -88,3 +93,25 @@ def test_a_message_that_a_broker_refuses_goes_to_the_next_and_is_said_not_to_be_
     assert type(told) is SendRefused
     assert "mq-a refused the message (nack)" in str(told)
     assert "it is not stored" in str(told)
+
+
+@pytest.mark.parametrize("kind", [Kind.CALL, Kind.MESSAGE])
+def test_what_is_too_large_for_one_broker_goes_to_the_next_and_for_all_is_refused_at_once(kind: Kind) -> None:
+    first, second = FakeLink("mq-a"), FakeLink("mq-b")
+    links: Any = [first, second]
+    nothing: Any = SimpleNamespace(connect_more=lambda reverse: None)
+    config: Any = SimpleNamespace(away_grace=10.0)
+    carrier = Carrier(nothing, config, links, Roster(), Router(links, 10.0), nothing, nothing, nothing)
+
+    def carry(size: int) -> Request:
+        request = Request(1, "x-1", Address.parse("N.test.it"), kind, b"x" * size, "", timeout_s=5.0)
+        carrier.carry(request, time.monotonic())
+        return request
+
+    first.size_limit.learn(100_000, time.monotonic())
+    carry(100_001)
+    carry(100_000)
+    assert [[len(it.body) for it in link.published] for link in (first, second)] == [[100_000], [100_001]]
+    second.size_limit.learn(200_000, time.monotonic())
+    with pytest.raises(EnvelopeError, match="oversized: 200001 bytes, where mq-a takes 100000, mq-b takes 200000"):
+        carry(200_001).wait()
