@@ -12,7 +12,7 @@ from typing import Any
 
 from servicebus.client.life import Life
 from servicebus.client.link import Link
-from servicebus.client.pings import count_answers
+from servicebus.client.pings import ask_each
 from servicebus.client.posting import make_post
 from servicebus.client.receipt import Receipt
 from servicebus.client.request import Post, Request
@@ -29,6 +29,7 @@ from servicebus.wire.xmlcodec import encode_json
 __all__ = ["Receipt", "Sender"]
 
 _PING = ("servicebus", "ping")
+_OFFERS = ("servicebus", "offers")
 
 _life_lock = threading.RLock()
 """Guards the beginning and the end of every Sender's life in this process. One for all, so that a fork can renew it;
@@ -183,13 +184,33 @@ class Sender:
 
     def ping(self, target: str, timeout: float = 3) -> bool:
         """Whether an agent of node *target* answers within *timeout* seconds on the path that a call would take."""
-        return self._count_pongs(target, timeout, [None]) == 1
+        return self.ping_error(target, timeout) is None
+
+    def ping_error(self, target: str, timeout: float = 3) -> BaseException | None:
+        """As ``ping()``, with the reason: None if an agent answers, else the error that a call would end with."""
+        (error,) = self._pong_errors(target, timeout, [None])
+        return error
 
     def ping_all(self, target: str, timeout: float = 3) -> tuple[int, int]:
         """Ping node *target* over every broker: ``(answered, connected)``."""
         links = self._current().engine.links
-        answered = self._count_pongs(target, timeout, links)
+        answered = self._pong_errors(target, timeout, links).count(None)
         return answered, sum(link.is_up for link in links)
+
+    def offers(self, target: str, *, is_call: bool = True, timeout: float = 3) -> bool:
+        """Ask the agent of a node whether it has the service *target*, ``NODE.category.name``. Nothing is run.
+
+        Args:
+            is_call: an RPC service is meant; else a message service.
+            timeout: seconds.
+
+        Raises:
+            ServiceBusError: as ``call()``; no agent of the node answered.
+        """
+        address = Address.parse(target)
+        names = [Kind.CALL.value if is_call else Kind.MESSAGE.value, f"{address.category}.{address.name}"]
+        life, request = self._make(Address(address.node, *_OFFERS), Kind.CONTROL, names, to_seconds("timeout", timeout))
+        return bool(life.engine.ask(request)[1])
 
     def status(self) -> dict[str, Any]:
         """What this Sender knows of its hosts, its requests and its outbox, as plain values; for tools and logs."""
@@ -270,8 +291,8 @@ class Sender:
         )
         return life, request
 
-    def _count_pongs(self, node: str, timeout_s: float, pins: Sequence[Link | None]) -> int:
-        """Over how many of *pins* an agent answers; None stands for the path that a call would take."""
+    def _pong_errors(self, node: str, timeout_s: float, pins: Sequence[Link | None]) -> list[BaseException | None]:
+        """Per pin, None if an agent answers over it, else why not; the pin None stands for the path of a call."""
         timeout_s = to_seconds("timeout", timeout_s)
         check_node_name(node)
         address = Address(node, *_PING)
@@ -279,7 +300,7 @@ class Sender:
         def asking(pin: Link | None) -> Callable[[float], Future[Any]]:
             return lambda left_s: _submit(*self._make(address, Kind.CONTROL, None, left_s, pinned=pin))
 
-        return count_answers([asking(pin) for pin in pins], timeout_s)
+        return ask_each([asking(pin) for pin in pins], timeout_s)
 
     def _current(self) -> Life:
         life = self._life

@@ -11,6 +11,7 @@ from servicebus.cli.exit_codes import ExitCode
 from servicebus.cli.options import TEXT, config_option, json_option, timeout_option
 from servicebus.cli.output import Output
 from servicebus.configuration import Configuration
+from servicebus.errors import ServiceBusError
 
 if TYPE_CHECKING:
     from servicebus.sender import Sender
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 def ping(ctx: click.Context, node: str, configuration: Configuration, timeout: float, over_all: bool) -> None:
     """Ask the agent of NODE whether it is there.
 
-    Exit status 0 if it answered, 4 if not.
+    Exit status 0 if it answered; else what a call would end with: 4 if the node or all brokers are away, 5 if nothing
+    came back in time, 6 if credentials, TLS or the signature were refused.
     """
     from servicebus.sender import Sender  # here, so that --help and completion do not wait for pika
 
@@ -34,18 +36,21 @@ def ping(ctx: click.Context, node: str, configuration: Configuration, timeout: f
     with Sender(configuration) as sender:
         if over_all:
             answered = _ping_all(output, sender, node, configuration, timeout)
-        else:
-            answered = _ping(output, sender, node, timeout)
-    ctx.exit(ExitCode.OK if answered else ExitCode.AWAY)
+            ctx.exit(ExitCode.OK if answered else ExitCode.AWAY)
+        _ping(output, sender, node, timeout)
 
 
-def _ping(output: Output, sender: Sender, node: str, timeout: float) -> bool:
+def _ping(output: Output, sender: Sender, node: str, timeout: float) -> None:
     started = time.monotonic()
-    answered = bool(sender.ping(node, timeout))
+    error = sender.ping_error(node, timeout)
     seconds = round(time.monotonic() - started, 6)
+    if isinstance(error, ServiceBusError):
+        raise error
+    answered = error is None
     text = f"{node} answered in {seconds * 1000:.1f} ms" if answered else f"{node} did not answer within {timeout:g} s"
     output.result({"node": node, "answered": answered, "seconds": seconds}, text)
-    return answered
+    if not answered:
+        raise click.exceptions.Exit(ExitCode.TIMEOUT)
 
 
 def _ping_all(output: Output, sender: Sender, node: str, configuration: Configuration, timeout: float) -> bool:

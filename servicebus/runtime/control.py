@@ -56,6 +56,8 @@ class ControlLane:
         if incoming.key == "servicebus.cancel":
             self._cancel(incoming.raw_params)
             return None
+        if incoming.key == "servicebus.offers":
+            return self.dialect.write_result(incoming, self._offers(incoming.raw_params)), incoming.reply_to
         if incoming.key != "servicebus.ping":
             counters["refused.unknown-service"] += 1
             return self.dialect.write_fault(incoming, Fault("unknown-service", incoming.key)), incoming.reply_to
@@ -68,6 +70,13 @@ class ControlLane:
             params = decode_json(raw_params)
             if isinstance(params, list) and len(params) == 1 and isinstance(params[0], str):
                 self._dispatcher.cancel(params[0])
+
+    def _offers(self, raw_params: bytes) -> bool:
+        """Whether this node has a service: the params are ``[kind, "category.name"]``."""
+        with suppress(EnvelopeError, ValueError, TypeError):
+            kind, name = decode_json(raw_params)
+            return self._dispatcher.has_service(Kind(kind), name)
+        return False
 
     def echo_body(self) -> bytes:
         return self._keyring.sign_bytes(_ECHO_DOMAIN, self._echo_queue.encode()).encode()

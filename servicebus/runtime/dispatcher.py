@@ -75,6 +75,10 @@ class Dispatcher:
     def is_running(self, job: Job) -> bool:
         return self._running.get(job.incoming.id) is job
 
+    def has_service(self, kind: Kind, name: str) -> bool:
+        """*name* is ``category.name``."""
+        return (kind, name) in self._services
+
     def cancel(self, id: str) -> bool:
         """Nobody waits for call *id* any more; False if it does not run here."""
         job = self._running.get(id)

@@ -280,6 +280,24 @@ def test_a_node_is_there_although_one_of_its_agents_is_frozen(
         assert sender.ping_all("NODE-01") == (1, 1)
 
 
+def test_ping_says_why_and_offers_tells_what_a_node_has(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    agent = start_agent(brokers[:1]).wait_consuming()
+    sender = make_sender(agent.configuration())
+    assert sender.ping_error("NODE-01") is None
+    assert isinstance(sender.ping_error("NODE-02", 4), NodeUnavailable)
+    stranger = make_sender(agent.configuration(secret_token="another secret of some length"))
+    assert "do both sides have the same secret?" in str(stranger.ping_error("NODE-01", 4))
+    refused = make_sender(agent.configuration(user="unknown", password="x"))
+    assert "refused the credentials" in str(refused.ping_error("NODE-01", 2))
+    assert sender.offers(ADD)
+    assert not sender.offers(ADD, is_call=False), "another kind"
+    assert sender.offers("NODE-01.audit.record", is_call=False)
+    with pytest.raises(NodeUnavailable):
+        sender.offers("NODE-02.math.add", timeout=0.5)
+
+
 # -- a broker under an alarm, and back ---------------------------------------------------------------------------------
 
 
