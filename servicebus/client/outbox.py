@@ -20,7 +20,7 @@ from servicebus.client.keeper import Keeper
 from servicebus.client.outbox_file import OutboxFile, Stored
 from servicebus.client.receipt import Receipt
 from servicebus.client.request import Post, Request
-from servicebus.errors import OutboxFull, OutboxUnavailable, SendUnconfirmed, ServiceBusError
+from servicebus.errors import EnvelopeError, OutboxFull, OutboxUnavailable, SendUnconfirmed, ServiceBusError
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
 from servicebus.wire.address import Address
@@ -48,6 +48,8 @@ class _Line:
     has_failed: bool = False
     delivered: list[int] = field(default_factory=list)
     """Confirmed, and not removed yet."""
+    refused: list[tuple[int, str]] = field(default_factory=list)
+    """No broker will ever take these, and why; not set aside yet."""
     pause_s: float = _FIRST_PAUSE_S
     next_at: float = 0.0
 
@@ -88,7 +90,7 @@ class Outbox:
         self._has_way = has_way
         self._limit_s = limit_s
         self._lines = {node: _Line(node, count) for node, count in file.counts().items()}
-        self._stored = self._delivered = self._expired = self._refused = 0
+        self._stored = self._delivered = self._expired = self._refused = self._set_aside = 0
         self._purge_at = 0.0
         self._complained_at = -_COMPLAIN_S
         self._is_closed = False
@@ -160,6 +162,7 @@ class Outbox:
             "delivered": self._delivered,
             "expired": self._expired,
             "refused": self._refused,
+            "set_aside": self._set_aside,
         }
 
     def close(self, on_closed: Callable[[], None]) -> None:
@@ -210,27 +213,35 @@ class Outbox:
     def _step(self, line: _Line, limit: int) -> None:
         """Remove what was confirmed, and read the next batch."""
         line.is_read = True
-        now_ms, delivered = _now_ms(), list(line.delivered)
+        now_ms, delivered, refused = _now_ms(), list(line.delivered), list(line.refused)
 
-        def do(file: OutboxFile) -> tuple[int, list[Stored]]:
+        def do(file: OutboxFile) -> tuple[int, int, list[Stored]]:
             removed = file.remove(delivered)
+            aside = sum(file.set_aside(seq, reason) for seq, reason in refused)
             file.purge(now_ms)
-            return removed, file.oldest(line.node, limit) if limit else []
+            return removed, aside, file.oldest(line.node, limit) if limit else []
 
-        self._keeper.ask(do, partial(self._stepped, line, len(delivered)))
+        self._keeper.ask(do, partial(self._stepped, line, len(delivered), len(refused)))
 
     def _stepped(
-        self, line: _Line, delivered: int, found: tuple[int, list[Stored]] | None, problem: OutboxUnavailable | None
+        self,
+        line: _Line,
+        delivered: int,
+        refused: int,
+        found: tuple[int, int, list[Stored]] | None,
+        problem: OutboxUnavailable | None,
     ) -> None:
         line.is_read = False
         now = time.monotonic()
         if found is None:
             line.pause(now)
             return
-        removed, messages = found
+        removed, aside, messages = found
         del line.delivered[:delivered]
+        del line.refused[:refused]
+        self._set_aside += aside
         self._delivered += removed
-        self._leave(line, removed)
+        self._leave(line, removed + aside)
         if messages and not self._is_closed:
             self._send_off(line, messages, now)
 
@@ -238,7 +249,7 @@ class Outbox:
         line.on_way, line.has_failed = len(messages), False
         for request in self._requests(messages):
             assert request.post is not None
-            request.promise().add_done_callback(partial(self._ended, line, request.post.row))
+            request.promise().add_done_callback(partial(self._ended, line, request.post.row, request.id))
             self._publish(request, now)
 
     def _requests(self, messages: Iterable[Stored]) -> list[Request]:
@@ -256,9 +267,13 @@ class Outbox:
             for message in messages
         ]
 
-    def _ended(self, line: _Line, seq: int, future: Future[Any]) -> None:
+    def _ended(self, line: _Line, seq: int, wire_id: str, future: Future[Any]) -> None:
         if future.exception() is None:
             line.delivered.append(seq)
+        elif isinstance(error := future.exception(), EnvelopeError):
+            line.refused.append((seq, str(error)))
+            where = f"it is kept in table 'refused' of {self._file.path}"
+            LOG.error("outbox: no broker takes message %s to %s: %s; %s", wire_id, line.node, error, where)
         else:
             line.has_failed = True
             LOG.debug("outbox: not delivered to %s: %s", line.node, future.exception())
@@ -272,7 +287,7 @@ class Outbox:
             line.pause(now)
         else:
             line.go_on()
-        if line.delivered:
+        if line.delivered or line.refused:
             self._step(line, 0 if line.has_failed else line.batch)
         else:
             self._leave(line, 0)
@@ -291,7 +306,7 @@ class Outbox:
         They may have expired on their way. A new line beside this one would deliver the same messages a second time.
         """
         line.count -= count
-        if line.count <= 0 and not line.is_busy and not line.delivered:
+        if line.count <= 0 and not (line.is_busy or line.delivered or line.refused):
             self._lines.pop(line.node, None)
 
 

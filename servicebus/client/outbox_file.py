@@ -31,6 +31,13 @@ CREATE TABLE messages (
 CREATE INDEX by_node ON messages (node, seq);
 CREATE INDEX by_expiry ON messages (expires_ms);
 """
+_REFUSED_SCHEMA = """
+CREATE TABLE IF NOT EXISTS refused (
+    seq INTEGER PRIMARY KEY, node TEXT NOT NULL, target TEXT NOT NULL, event_id INTEGER NOT NULL, wire_id TEXT NOT NULL,
+    due_ms INTEGER, expires_ms INTEGER NOT NULL, body BLOB NOT NULL, reason TEXT NOT NULL
+)
+"""
+_REFUSED_AT_MOST = 100
 _MUCH = 1024 * 1024
 _BATCH_BYTES = 4 * 1024 * 1024
 
@@ -131,6 +138,24 @@ class OutboxFile:
                 removed += 1
         return removed
 
+    def set_aside(self, seq: int, reason: str) -> int:
+        """No broker will ever take this one: keep it in table ``refused``, the last hundred there. 0 if it is gone."""
+        row = self._db.execute("SELECT length(body) FROM messages WHERE seq = ?", (seq,)).fetchone()
+        if row is None:
+            return 0
+        self._db.execute(
+            "INSERT INTO refused SELECT seq, node, target, event_id, wire_id, due_ms, expires_ms, body, ?"
+            " FROM messages WHERE seq = ?",
+            (reason, seq),
+        )
+        self._db.execute("DELETE FROM messages WHERE seq = ?", (seq,))
+        self._gone(1, row[0])
+        self._db.execute(
+            "DELETE FROM refused WHERE seq NOT IN (SELECT seq FROM refused ORDER BY seq DESC LIMIT ?)",
+            (_REFUSED_AT_MOST,),
+        )
+        return 1
+
     def purge(self, now_ms: int) -> None:
         """Let go of what has expired."""
         query = "SELECT node, count(*), sum(length(body)) FROM messages WHERE expires_ms <= ? GROUP BY node"
@@ -213,6 +238,7 @@ class OutboxFile:
         db.execute("PRAGMA journal_size_limit = 4194304")
         if is_new:
             db.executescript(f"BEGIN; {_SCHEMA} PRAGMA application_id = {_APPLICATION_ID}; COMMIT;")
+        db.execute(_REFUSED_SCHEMA)
         self.count, self.bytes = db.execute("SELECT count(*), coalesce(sum(length(body)), 0) FROM messages").fetchone()
         self._peak_bytes = self.bytes
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ from servicebus.client.outbox import Outbox
 from servicebus.client.outbox_file import OutboxFile
 from servicebus.client.receipt import Receipt
 from servicebus.client.request import Post, Request
-from servicebus.errors import CallError
+from servicebus.errors import CallError, EnvelopeError
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
 
@@ -101,3 +103,23 @@ def test_a_line_that_expired_in_flight_and_failed_lets_its_node_go(bench: Bench)
     bench.on_way[0].fail(CallError("N.a.b", "no confirm came"))
     bench.turn_until(lambda: not bench.outbox.holds("N"))
     assert len(bench.on_way) == 1
+
+
+def test_what_no_broker_will_ever_take_is_set_aside_and_holds_up_nothing(
+    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in (1, 2, 3):
+        bench.keep(number, lives_s=600)
+    bench.turn_until(lambda: bench.on_way)
+    bench.on_way[0].fail(EnvelopeError("oversized", "2000000 bytes, where mq-a takes 1000000"))
+    for number in (2, 3):
+        bench.turn_until(lambda number=number: len(bench.on_way) >= number)  # type: ignore[misc]
+        bench.on_way[number - 1].complete(Receipt(number, "mq-a"))
+    bench.turn_until(lambda: not bench.outbox.holds("N"))
+    assert [request.id for request in bench.on_way] == ["x-1", "x-2", "x-3"]
+    status = bench.outbox.status()
+    assert (status["messages"], status["delivered"], status["set_aside"], status["bytes"]) == (0, 2, 1, 0)
+    with contextlib.closing(sqlite3.connect(tmp_path / "outbox")) as db:
+        found = db.execute("SELECT wire_id, target, body, reason FROM refused").fetchall()
+    assert found == [("x-1", "N.a.b", b"<x/>", "oversized: 2000000 bytes, where mq-a takes 1000000")]
+    assert "no broker takes message x-1 to N: oversized" in caplog.text
