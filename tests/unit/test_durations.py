@@ -60,6 +60,8 @@ TIMES: dict[str, Use] = {
     "Sender.send_async(expires)": lambda it: sender().send_async("N.a.b", 1, expires=it),
     "Sender.ping(timeout)": lambda it: sender().ping("N", it),
     "Sender.ping_all(timeout)": lambda it: sender().ping_all("N", it),
+    "Sender.ping_error(timeout)": lambda it: sender().ping_error("N", it),
+    "Sender.offers(timeout)": lambda it: sender().offers("N.a.b", timeout=it),
     "Promise.result(timeout)": lambda it: Promise().result(it),
     "Promise.exception(timeout)": lambda it: Promise().exception(it),
     "Retry.__init__(after)": Retry,
@@ -74,7 +76,7 @@ TIMES: dict[str, Use] = {
     "Cluster.wait_whole(timeout_s)": lambda it: Cluster.wait_whole(object.__new__(Cluster), it),
     "FaultProxy.set_delay(delay_s)": lambda it: FaultProxy(("127.0.0.1", 1)).set_delay(it),
 }
-NO_TIME = {"FaultProxy.set_delay(loss)", "Request.__init__(deadline)"}
+NO_TIME = {"FaultProxy.set_delay(loss)", "FaultProxy.set_rate(bytes_per_s)", "Request.__init__(deadline)"}
 WORDS = ("timeout", "delay", "expires", "after", "retry", "_s", "seconds", "interval", "limit", "deadline")
 
 
