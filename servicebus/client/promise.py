@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
@@ -14,8 +13,9 @@ from typing import Any
 
 from servicebus.durations import to_seconds
 from servicebus.transport import forks
+from servicebus.transport.loggers import get_logger
 
-LOG = logging.getLogger(__name__)
+LOG = get_logger(__name__)
 
 LOOK_S = 1.0
 """How often a thread that waits makes sure that something will still end its waiting."""
