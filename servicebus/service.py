@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 import servicebus.wire.xmltree  # noqa: F401  # what workers may need is imported before they are forked: they share it
@@ -185,12 +186,28 @@ class ServiceBus:
         try:
             log_once(LOG, self._config.warnings + self._config.secret_warnings)
             read_again = self._take_configuration if self._read_again is not None else None
-            master = Master(
-                self._config, self._run_worker, self._logging.turn, read_again=read_again, parent_pid=parent_pid
-            )
+            told: set[str] = set()
+
+            def turn() -> None:
+                self._logging.turn()
+                if parent_pid is None and len(told) < len(self._config.hosts):
+                    self._announce(master, told)
+
+            master = Master(self._config, self._run_worker, turn, read_again=read_again, parent_pid=parent_pid)
             return master.run()
         finally:
             self._logging.stop()
+
+    def _announce(self, master: Master, told: set[str]) -> None:
+        """Say on stdout, once for each host, that its calls and messages are taken from now on."""
+        workers = master.snapshot()["workers"]
+        fresh = {str(each["host"]) for each in workers if each.get("state") == "consuming"} - told
+        for host in sorted(fresh):
+            names = ", ".join(sorted(name for _, name in self._services)) or "no services"
+            with suppress(AttributeError, OSError, ValueError):  # stdout is closed, or its reader has gone
+                sys.stdout.write(f"{self._config.node_name} serves {names} on {host} (pid {os.getpid()})\n")
+                sys.stdout.flush()
+        told |= fresh
 
     def _take_configuration(self) -> Configuration:
         assert self._read_again is not None

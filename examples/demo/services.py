@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import platform
@@ -31,15 +32,16 @@ class FactsService:
 
 
 class NoteService:
-    """``NODE-01.audit.note``: logs the message, and appends its number to a file so that each can be counted.
+    """``NODE-01.audit.note``: logs the message, whatever it is.
 
-    Without the file's name in the environment it only logs.
+    With a file's name in the environment it also appends the note's number there, so that each can be counted.
     """
 
     def on_message(self, request: Request) -> None:
         note = request.get_params()
-        LOG.info("note %s: %s", note["number"], note["text"])
-        if path := os.environ.get(NOTES_VARIABLE):
+        LOG.info("note: %s", json.dumps(note))
+        path = os.environ.get(NOTES_VARIABLE)
+        if path and isinstance(note, dict) and isinstance(note.get("number"), int):
             # One short write to a file opened for appending is never torn, whichever worker process it comes from.
             with Path(path).open("a", encoding="ascii") as notes:
                 notes.write(f"{note['number']}\n")

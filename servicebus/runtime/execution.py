@@ -15,6 +15,7 @@ from servicebus.runtime.leaving import Home
 from servicebus.runtime.lock_keys import LockError
 from servicebus.runtime.parking import Task
 from servicebus.runtime.registration import Service
+from servicebus.runtime.retries import Retries
 from servicebus.transport.loggers import get_logger
 from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import BUSY, EXPIRED, INTERRUPTED, REFUSED, STOPPING, Fault, fault_from_exception
@@ -31,9 +32,21 @@ _RETRY_MS = 1000
 
 
 class Execution:
-    """Runs the jobs of one service, for all of its threads."""
+    """Runs the jobs of one service, for all of its threads.
 
-    def __init__(self, service: Service, make_sender: Callable[[], Any], *, with_traces: bool):
+    Args:
+        retry_schedule: what holds for messages where the service has none of its own; for the log only.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        make_sender: Callable[[], Any],
+        *,
+        with_traces: bool,
+        retry_schedule: tuple[float, ...] = (),
+    ):
+        self._retries = Retries(retry_schedule)
         self.home = Home()
         self._service = service
         self.name = f"service {service.key}"
@@ -140,10 +153,11 @@ class Execution:
     def _outcome_of(self, job: Job, error: BaseException) -> Outcome:
         is_message = job.incoming.kind is Kind.MESSAGE
         verdict = _verdict(error, is_message)
+        then = self._what_follows(job, error) if is_message else ""
         if verdict is Verdict.FAILED:
-            LOG.warning("service %s failed for %s", self._service.key, job.incoming.id, exc_info=_shown(error))
+            LOG.warning("service %s failed for %s%s", self._service.key, job.incoming.id, then, exc_info=_shown(error))
         else:
-            LOG.info("service %s: %s of %s: %s", self._service.key, verdict.value, job.incoming.id, error)
+            LOG.info("service %s: %s of %s%s: %s", self._service.key, verdict.value, job.incoming.id, then, error)
         fault = fault_from_exception(error, self._with_traces or is_message)
         if not isinstance(error, Retry):
             return self._failed(job, fault, verdict)
@@ -151,6 +165,14 @@ class Execution:
             return Outcome(job, None, fault, verdict, error.after)
         after_ms = _RETRY_MS if error.after is None else int(error.after * 1000)
         return self._failed(job, Fault(BUSY, error.reason, retry_after_ms=after_ms), verdict)
+
+    def _what_follows(self, job: Job, error: BaseException) -> str:
+        """For the log line of a failed message: which attempt it was, and when the next one is."""
+        own = self._service.ladder
+        outcome = Outcome(job, None, None, _verdict(error, True), error.after if isinstance(error, Retry) else None)
+        delay_s = self._retries.delay_s(outcome, own)
+        following = "it goes to the dead letters" if delay_s is None else f"the next is in {delay_s:g} s"
+        return f" (attempt {job.attempts}; {following})"
 
     def _failed(self, job: Job, fault: Fault, verdict: Verdict = Verdict.FAILED) -> Outcome:
         reply = job.dialect.write_fault(job.incoming, fault) if job.incoming.kind is Kind.CALL else None

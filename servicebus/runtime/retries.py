@@ -24,7 +24,7 @@ class Retries:
         if outcome.verdict is Verdict.REQUEUE:
             again = Postponement(RUNGS_S[0], job.attempts - 1)
             return Settlement(job.claims, postponement=again, release=Release.NOT_RUN)
-        delay_s = self._delay_s(outcome, self._default if ladder is None else ladder)
+        delay_s = self.delay_s(outcome, ladder)
         if delay_s is None:
             return Settlement(job.claims, burial=_burial(outcome))
         return Settlement(job.claims, postponement=Postponement(delay_s, job.attempts), release=Release.FAILED)
@@ -33,10 +33,13 @@ class Retries:
         """After so many failed attempts there should have been no further one."""
         return failed > len(self._default if ladder is None else ladder)
 
-    def _delay_s(self, outcome: Outcome, ladder: tuple[float, ...]) -> float | None:
+    def delay_s(self, outcome: Outcome, ladder: tuple[float, ...] | None) -> float | None:
+        """Seconds until the next attempt; None if there is none."""
+        if outcome.verdict is Verdict.REQUEUE:
+            return float(RUNGS_S[0])
         if outcome.verdict not in (Verdict.FAILED, Verdict.RETRY):
             return None
-        by_ladder = next_delay(ladder, outcome.job.attempts)
+        by_ladder = next_delay(self._default if ladder is None else ladder, outcome.job.attempts)
         if by_ladder is None or outcome.retry_after_s is None:
             return by_ladder
         return outcome.retry_after_s

@@ -44,9 +44,10 @@ class ServiceThread:
         locks: NodeLocks | None = None,
         hand_over: Callable[[Outcome, Callable[[], bool]], None] | None = None,
         recover: Callable[[Outcome], None] | None = None,
+        retry_schedule: tuple[float, ...] = (),
     ):
         self.service = service
-        self._execution = Execution(service, make_sender, with_traces=with_traces)
+        self._execution = Execution(service, make_sender, with_traces=with_traces, retry_schedule=retry_schedule)
         self._inbox: SimpleQueue[Job | None] = SimpleQueue()
         self._parking = self._make_parking(locks or NodeLocks()) if service.is_locked else None
         self._inbox_size = inbox_size

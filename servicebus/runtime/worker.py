@@ -87,6 +87,7 @@ class Worker:
                 locks=locks,
                 hand_over=self._settler.hand_over,
                 recover=self._settler.recover,
+                retry_schedule=config.retry_ladder,
             )
             for service in services
         ]

@@ -10,7 +10,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from servicebus.testing.ports import LOOPBACK, free_ports
+from servicebus.testing.ports import LOOPBACK, free_ports, port_or_another
 from servicebus.testing.processes import MARK, marked_processes
 from servicebus.testing.program import make_lean_home
 
@@ -37,7 +37,15 @@ class Family:
 class NodeFolder:
     """Paths, ports and environment of one node. The ports are chosen once and remembered in ``node.json``."""
 
-    def __init__(self, path: Path, node_name: str, host: str = LOOPBACK, family: Family | None = None):
+    def __init__(
+        self,
+        path: Path,
+        node_name: str,
+        host: str = LOOPBACK,
+        family: Family | None = None,
+        wanted_port: int | None = None,
+    ):
+        self._wanted_port = wanted_port
         self.path = path.absolute()
         self.node_name = node_name
         self.host = host
@@ -122,6 +130,8 @@ class NodeFolder:
             known = json.loads((self.path / "node.json").read_text())
         except FileNotFoundError:
             self.port, self.epmd_port, self.dist_port = free_ports(3)
+            if self._wanted_port is not None:
+                self.port = port_or_another(self._wanted_port)
             if self.family:
                 self.epmd_port = self.family.epmd_port
             return

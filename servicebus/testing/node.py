@@ -55,6 +55,7 @@ class Broker:
         rabbitmq_conf: str = "",
         host: str = LOOPBACK,
         family: Family | None = None,
+        wanted_port: int | None = None,
     ):
         """A broker whose things lie in *folder*: that of an earlier one if there are any, else made by `launch`.
 
@@ -63,10 +64,11 @@ class Broker:
             host: the IPv4 address of this machine, or of a network namespace, that it listens on. Elsewhere than on
                 loopback it lets guest in only with ``loopback_users = none``.
             family: for a member of a cluster; see `cluster`.
+            wanted_port: listen there, if that port is free when the folder is new.
         """
         self.name = name
         self.host = host
-        self._folder = NodeFolder(folder, f"servicebus-{name}@localhost", host, family)
+        self._folder = NodeFolder(folder, f"servicebus-{name}@localhost", host, family, wanted_port)
         self._rabbitmq_conf = rabbitmq_conf
         self._children: list[subprocess.Popen[bytes]] = []
         self._shell: ErlangShell | None = None

@@ -7,7 +7,7 @@ import socket
 import sys
 from pathlib import Path
 
-__all__ = ["LOOPBACK", "free_ports"]
+__all__ = ["LOOPBACK", "free_ports", "port_or_another"]
 
 LOOPBACK = "127.0.0.1"
 
@@ -40,6 +40,16 @@ def free_ports(count: int) -> list[int]:
     finally:
         for sock in held:
             sock.close()
+
+
+def port_or_another(wanted: int) -> int:
+    """*wanted*, if nobody listens on it or has claimed it here; else any free one. Raises OSError if there is none."""
+    with socket.socket() as sock:
+        try:
+            sock.bind((LOOPBACK, wanted))
+        except OSError:
+            return free_ports(1)[0]
+        return wanted if _reserve(wanted) else free_ports(1)[0]
 
 
 def _bind_one() -> socket.socket:

@@ -22,6 +22,8 @@ from servicebus.testing.pool import launch_all
 
 __all__ = ["StandingBrokers", "runtime_folder"]
 
+_FIRST_PORT = 5701
+
 
 def runtime_folder() -> Path:
     """``$XDG_RUNTIME_DIR/servicebus``, or ``/tmp/servicebus-<uid>``: this user's own, made if it is not there.
@@ -67,7 +69,8 @@ class StandingBrokers:
             if home is not None and home != wanted:
                 raise ServiceBusError(f"brokers are up in {home}: end them first (servicebus broker down)")
             names = string.ascii_lowercase[: max(count, len(known))]
-            brokers = [Broker(wanted / name, name) for name in names]
+            # The same ports each time where they are free, so that programs and documents can name them.
+            brokers = [Broker(wanted / name, name, wanted_port=port) for port, name in enumerate(names, _FIRST_PORT)]
             launch_all([broker for broker in brokers if not broker.is_running])
             for broker in brokers:
                 broker.detach()

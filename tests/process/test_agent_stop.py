@@ -263,5 +263,6 @@ def _say(agent: Agent, line: str) -> None:
 
 def _read_line(agent: Agent) -> list[str]:
     stdout: Any = agent.process.stdout
-    words: list[str] = stdout.readline().decode().split()
-    return words
+    while (words := stdout.readline().decode().split())[1:2] == ["serves"]:
+        pass  # what an agent says when it takes calls on a broker
+    return list(words)

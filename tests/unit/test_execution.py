@@ -90,6 +90,28 @@ class TestWhatAServiceSays:
         assert outcome.retry_after_s == after_s
         assert outcome.reply is None
 
+    @pytest.mark.parametrize(
+        ("error", "attempt", "said"),
+        [
+            (ValueError("boom"), 1, "attempt 1; the next is in 1 s"),
+            (ValueError("boom"), 2, "attempt 2; the next is in 30 s"),
+            (ValueError("boom"), 3, "attempt 3; it goes to the dead letters"),
+            (Retry(2.5), 1, "attempt 1; the next is in 2.5 s"),
+            (Retry(2.5), 3, "attempt 3; it goes to the dead letters"),
+            (Reject("no"), 1, "attempt 1; it goes to the dead letters"),
+            (Requeue("no"), 9, "attempt 9; the next is in 1 s"),
+        ],
+    )
+    def test_is_logged_with_the_attempt_and_when_the_next_one_is(
+        self, error: Exception, attempt: int, said: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        service = Service(Kind.MESSAGE, "test", "it", Does(raising(error)))
+        failed = job(Kind.MESSAGE)
+        failed.attempts = attempt
+        Execution(service, lambda: None, with_traces=False, retry_schedule=(1.0, 30.0)).run(failed)
+        assert [said in record.getMessage() for record in caplog.records] == [True], caplog.text
+
     def test_of_a_message_keeps_what_it_was_raised_from(self) -> None:
         def action(request: Request) -> None:
             try:
