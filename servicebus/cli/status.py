@@ -36,7 +36,7 @@ MAX_BYTES = 16 * 1024 * 1024
 def status(ctx: click.Context, configuration: Configuration | None, path: str | None, timeout: float) -> None:
     """Print how the workers of the agent are that FILE describes.
 
-    Exit status 0 if every worker is consuming, 1 if one is not, 4 if no agent answers.
+    Exit status 0 if every worker is consuming and healthy, 1 if one is not, 4 if no agent answers.
     """
     output = ctx.ensure_object(Output)
     document = _ask(_socket_path(configuration, path), timeout, output)
@@ -47,7 +47,8 @@ def status(ctx: click.Context, configuration: Configuration | None, path: str | 
 
 def _is_healthy(worker: dict[str, Any]) -> bool:
     age = worker.get("beat_age_s")
-    return worker.get("state") in HEALTHY and isinstance(age, (int, float)) and age < STALE_S
+    is_well = worker.get("state") in HEALTHY and (worker.get("state") != "consuming" or worker.get("healthy", True))
+    return bool(is_well) and isinstance(age, (int, float)) and age < STALE_S
 
 
 def _socket_path(configuration: Configuration | None, path: str | None) -> str:

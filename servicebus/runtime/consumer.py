@@ -392,7 +392,7 @@ class NodeConsumer:
 
     def _what_is_wrong(self) -> str:
         if self.state is State.CONSUMING:
-            return self._lane_problem or self.settler.copies.problem
+            return self._lane_problem or self.settler.copies.problem or self.settler.outage.reason
         return self.last_error
 
     def snapshot(self) -> dict[str, Any]:

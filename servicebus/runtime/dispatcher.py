@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from servicebus.runtime.job import Burial, Job, Outcome, Postponement, Settlement, Verdict
 from servicebus.runtime.journal import Journal, Known, Release, Standing
 from servicebus.runtime.journal_notes import JournalNotes
+from servicebus.runtime.journal_outage import JournalOutage
 from servicebus.runtime.reception import DEFECT, Arrival, Reception, ServiceKey
 from servicebus.runtime.retries import Retries
 from servicebus.runtime.service_thread import ServiceThread
@@ -25,6 +26,7 @@ from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import BUSY, EXPIRED, INTERRUPTED, REFUSED, STOPPING, Fault
 
 _BUSY_RETRY_MS = 50
+_UNAVAILABLE_RETRY_MS = 500
 _FATAL_DEATHS = 3
 """A request that was running when its worker died, so often, is held responsible."""
 _ASIDE_S = 1.0
@@ -247,6 +249,25 @@ class Dispatcher:
     def turn_away(self, arrival: Arrival) -> Settlement:
         """A message that has not been begun makes room for others, and comes again in a moment."""
         return self._full(arrival, arrival.incoming.stamps.wait.attempts)
+
+    def hold(self, arrivals: list[Arrival], outage: JournalOutage) -> Turned:
+        """The journal cannot be asked of *arrivals*: they wait; if that takes long, callers are told why."""
+        turned = Turned([], arrivals)
+        if outage.is_long:
+            turned = Turned([], [])
+            for arrival in arrivals:
+                if self._is_to_wait(arrival):
+                    turned.held.append(arrival)
+                else:
+                    self.counters["busy"] += 1
+                    fault = Fault(BUSY, outage.reason, retry_after_ms=_UNAVAILABLE_RETRY_MS)
+                    turned.settlements.append(self._answer(arrival, fault))
+        return turned
+
+    def _is_to_wait(self, arrival: Arrival) -> bool:
+        """A message, another attempt of what runs here, or what has an end of its own."""
+        id, is_call = arrival.incoming.id, arrival.incoming.kind is Kind.CALL
+        return not is_call or id in self._running or arrival.refusal is not None or arrival.on_full is not None
 
     def _full(self, arrival: Arrival, attempts: int) -> Settlement:
         incoming = arrival.incoming

@@ -23,6 +23,7 @@ from servicebus.runtime.dispatcher import Dispatcher, Turned
 from servicebus.runtime.doorstep import Doorstep
 from servicebus.runtime.job import Outcome, Settlement
 from servicebus.runtime.journal.log import Damaged
+from servicebus.runtime.journal_outage import JournalOutage
 from servicebus.runtime.publisher import Publisher
 from servicebus.runtime.reception import Arrival
 from servicebus.transport.complaints import Complaints
@@ -59,6 +60,7 @@ class Settler:
         self._loop = loop
         self._dispatcher = dispatcher
         self._complaints = Complaints(host_name)
+        self.outage = JournalOutage()
         self.copies = CopyStore(loop, host_name, dispatcher.counters, dispatcher.stored)
         self._on_damaged = on_damaged
         self.is_damaged = False
@@ -218,15 +220,19 @@ class Settler:
     def _turn(self, outcomes: list[Outcome], arrivals: list[Arrival]) -> Turned:
         """Have the dispatcher finish and begin them together; what raises for one of them costs that one alone."""
         try:
-            return self._dispatcher.turn(outcomes, arrivals)
+            turned = self._dispatcher.turn(outcomes, arrivals)
+            if self.outage.reason:
+                self.outage.over()
+            return turned
         except Damaged as error:
             self._give_up_journal(error)
             return Turned(self._dispatcher.settle(outcomes), [])
         except JournalUnavailable as error:
             # Answered or acked now, what is finished would be run again after our death.
+            self.outage.failed(error)
             self._complaints.log(f"{error}; what arrives and what is finished waits")
             self._outcomes += outcomes
-            return Turned([], arrivals)
+            return self._dispatcher.hold(arrivals, self.outage)
         except Exception as error:
             if len(outcomes) + len(arrivals) == 1:
                 # The journal does not know its end: if it comes again, it is not run again.
@@ -283,9 +289,12 @@ class Settler:
         self._loop.call_later(_IDLE_TICK_S if self.is_idle else _TICK_S, self._tick)
         if self._doorstep.waiting:
             self._flush_later()
+        if self.outage.may_be_over:
+            self.outage.over()
         try:
             self._dispatcher.tick()
         except Damaged as error:
             self._give_up_journal(error)
         except JournalUnavailable as error:
+            self.outage.failed(error)
             self._complaints.log(str(error))

@@ -134,7 +134,7 @@ class Worker:
         consumer = self._consumer
         replaced = sum(service.mend() for service in self._services)
         self._replaced_threads += replaced
-        is_serving = consumer.is_whole and not consumer.blocked and not replaced
+        is_serving = consumer.is_whole and not consumer.blocked and not replaced and not self._settler.outage.reason
         return {
             "host": self._host.name,
             **consumer.snapshot(),

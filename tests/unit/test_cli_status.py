@@ -124,3 +124,10 @@ def test_a_file_without_a_status_socket_says_so(tmp_path):
     result = status(str(tmp_path / "bus.yaml"))
     assert result.exit_code == 3
     assert "status_socket is not set, so the agent cannot be asked" in result.stderr
+
+
+def test_a_worker_that_consumes_and_is_not_healthy_fails(agent):
+    path = agent({"node": "NODE-01", "pid": 11, "workers": [worker(healthy=False, last_error="its disk is full")]})
+    found = CliRunner().invoke(servicebus, ["status", "--socket", path])
+    assert found.exit_code == 1
+    assert "its disk is full" in found.stdout

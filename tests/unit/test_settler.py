@@ -12,6 +12,7 @@ from waiting import wait_until
 
 from servicebus.configuration import Configuration
 from servicebus.endpoints import Request, Response, Retry
+from servicebus.errors import JournalUnavailable
 from servicebus.policy.size_limit import SizeLimit
 from servicebus.runtime.dialect import Version2
 from servicebus.runtime.dispatcher import Dispatcher
@@ -304,3 +305,24 @@ def test_an_outcome_that_may_have_been_handed_over_before_is_taken_once(
     assert [worker.answer(tag) for tag in (1, 2, 3)] == ["a", "b", "c"]
     assert worker.settler.counters["executed.call"] == 3
     assert worker.loop.failures.count == 0
+
+
+def test_while_the_journal_cannot_be_told_messages_wait_and_callers_are_told_why(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def turn(ends: Any, starts: Any, now: float) -> Any:
+        raise JournalUnavailable("/var/lib/n.journal", "its file system is full: make room there")
+
+    with monkeypatch.context() as full:
+        full.setattr(worker.journal, "turn", turn)
+        worker.batch(["call"], Kind.CALL)
+        worker.batch(["message"], Kind.MESSAGE)
+        wait_until(lambda: worker.consuming.acked == [1], what="only the call is answered")
+        assert worker.answer(1) == ("busy", "journal /var/lib/n.journal: its file system is full: make room there")
+        assert "make room there" in worker.settler.outage.reason
+        assert not worker.dispatcher.unfinished
+    wait_until(lambda: worker.consuming.acked == [1, 1], what="the message was held, and is run")
+    wait_until(lambda: not worker.settler.outage.reason)
+    worker.batch(["again"], Kind.CALL)
+    wait_until(lambda: len(worker.consuming.acked) == 3)
+    assert worker.answer(1) == "again"

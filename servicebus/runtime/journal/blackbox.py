@@ -23,8 +23,9 @@ from functools import partial
 from operator import setitem
 from pathlib import Path
 
-from servicebus.runtime.journal.interface import JournalUnavailable, do_nothing
+from servicebus.runtime.journal.interface import do_nothing
 from servicebus.runtime.journal.records import COUNT_BITS, Numbered
+from servicebus.runtime.journal.refused import refused
 from servicebus.transport.loggers import get_logger
 
 LOG = get_logger(__name__)
@@ -110,7 +111,7 @@ class BlackBoxes:
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            raise JournalUnavailable(str(path), f"cannot be removed: {error.strerror}") from error
+            raise refused(path, f"cannot be removed: {error.strerror}") from error
         try:
             return BlackBox(path, self._map(path))
         except OSError as error:

@@ -24,13 +24,13 @@ from typing import NoReturn, TypeVar
 
 from servicebus.runtime.journal.checkpoints import Checkpointer
 from servicebus.runtime.journal.head import GENERATION, UNSETTLED, Position, at_of, word_of
-from servicebus.runtime.journal.interface import JournalUnavailable
 from servicebus.runtime.journal.ledger import Changes
 from servicebus.runtime.journal.log import Damaged, Row, Saved
 from servicebus.runtime.journal.places import Places
 from servicebus.runtime.journal.readers import AnswerReader, BadRow, RowReader
 from servicebus.runtime.journal.records import Compaction, Kind, finish_head_bytes
 from servicebus.runtime.journal.recovery import opened_head
+from servicebus.runtime.journal.refused import refused
 from servicebus.runtime.journal.segments import FIRST_AT, BadSegment, Segment, Stream
 from servicebus.runtime.journal.state_file import State, StateFile
 from servicebus.runtime.journal.write_lock import WriteLock
@@ -284,7 +284,7 @@ class MappedLog:
         try:
             return stream.create(seq, length)
         except OSError as error:
-            raise JournalUnavailable(str(self._path), f"has no room for more rows: {error.strerror}") from error
+            raise refused(self._path, f"cannot take more rows: {error.strerror}") from error
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -314,5 +314,5 @@ class MappedLog:
     def _fail(self, error: Exception) -> NoReturn:
         where = str(self._path)
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-            raise JournalUnavailable(where, str(error)) from error
+            raise refused(self._path, error.strerror or str(error)) from error
         raise Damaged(where, str(error)) from error

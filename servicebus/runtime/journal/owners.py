@@ -13,6 +13,7 @@ from types import TracebackType
 
 from servicebus.runtime.byte_locks import TO_THE_END, LockFile
 from servicebus.runtime.journal.interface import JournalUnavailable
+from servicebus.runtime.journal.refused import refused
 
 __all__ = ["OwnerLock"]
 
@@ -36,7 +37,7 @@ class OwnerLock:
         try:
             self._file = LockFile(path)
         except OSError as error:
-            raise JournalUnavailable(str(path), f"cannot be opened: {error.strerror}") from error
+            raise refused(path, f"cannot be opened: {error.strerror}") from error
 
     def __repr__(self) -> str:
         return f"<OwnerLock {self._path} number={self.number}>"

@@ -18,6 +18,7 @@ from servicebus.runtime.journal.interface import JournalUnavailable
 from servicebus.runtime.journal.ledger import CHUNK_IDS, Changes, Entry
 from servicebus.runtime.journal.log import Damaged
 from servicebus.runtime.journal.records import Compaction
+from servicebus.runtime.journal.refused import refused
 from servicebus.runtime.journal.write_lock import Patience, holder_of
 
 __all__ = ["State", "StateFile", "is_damage", "set_up"]
@@ -155,9 +156,9 @@ class StateFile:
             # The main thread opens and closes, the I/O thread does the rest.
             return sqlite3.connect(self._path, timeout=0, isolation_level=None, check_same_thread=False)
         except OSError as error:
-            raise JournalUnavailable(str(self._path), f"cannot be opened: {error.strerror}") from error
+            raise refused(self._path, f"cannot be opened: {error.strerror}") from error
         except sqlite3.Error as error:
-            raise JournalUnavailable(str(self._path), f"cannot be opened: {error}") from error
+            raise refused(self._path, f"cannot be opened: {error}") from error
 
     def _prepare(self) -> None:
         connection = self._connection
@@ -236,7 +237,7 @@ class StateFile:
         if _is_locked(error):
             holder = holder_of(Path(f"{where}-shm"), "POSIX", _WRITE_LOCK_BYTE)
             raise JournalUnavailable(where, self._patience.reason(holder), holder=holder) from error
-        raise (Damaged if is_damage(error) else JournalUnavailable)(where, str(error)) from error
+        raise (Damaged(where, str(error)) if is_damage(error) else refused(self._path, str(error))) from error
 
 
 def set_up(connection: sqlite3.Connection) -> None:
