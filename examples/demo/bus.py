@@ -140,6 +140,8 @@ def _start(a: Broker, b: Broker, folder: Path) -> Bus:
         "SERVICEBUS_LOG_FILE": str(folder / "servicebus.log"),
         "SERVICEBUS_LOG_PORT": str(log_port),
         "SERVICEBUS_STATUS_SOCKET": str(folder / "agent.sock"),
+        # Where the agent keeps its journal: not among those of real agents of this machine.
+        "STATE_DIRECTORY": str(folder),
     }
     os.environ.update(variables)
     agent = Agent(folder, {

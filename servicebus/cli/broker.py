@@ -106,7 +106,7 @@ def _what_next(brokers: list[Broker]) -> str:
     )
     return f"""Try next:
   export {variables}
-  servicebus run conf/agent.yaml             # an agent over them, in another terminal
+  servicebus run -c conf/agent.yaml          # an agent over them, in another terminal
   servicebus call -c conf/sender.yaml NODE-01.math.add '[1, 2]'
   kill -9 {brokers[0].pid}                              # the next call goes on through the other broker
   servicebus broker up                       # starts again what is down
