@@ -35,6 +35,7 @@ _PATIENCE_S = 480.0
 @click.option("--calls", default=175.0, show_default=True, help="Calls per second, all senders together.")
 @click.option("--messages", default=175.0, show_default=True, help="Messages per second, all senders together.")
 @click.option("--brokers", default=3, show_default=True, help="Independent brokers.")
+@click.option("--small-brokers", default=1, show_default=True, help="How many of them have small limits.")
 @click.option("--cluster/--no-cluster", default=True, help="A cluster of three members as one more host.")
 @click.option("--faults", default="all", show_default=True, help="Kinds of faults, with commas between, all or none.")
 @click.option("--plant", type=click.Choice(sorted(PLANTS)), help="Run a build that is wrong in this way.")
@@ -46,15 +47,28 @@ _PATIENCE_S = 480.0
 )
 @click.option("--list-faults", is_flag=True, help="Print the schedule and end.")
 def main(
-    minutes: float, seed: int, senders: int, agents: int, calls: float, messages: float, brokers: int, cluster: bool,
-    faults: str, plant: str | None, poison: bool, out: Path | None, system: str,
+    minutes: float, seed: int, senders: int, agents: int, calls: float, messages: float, brokers: int,
+    small_brokers: int, cluster: bool, faults: str, plant: str | None, poison: bool, out: Path | None, system: str,
     beside: tuple[Path, ...], list_faults: bool,
 ) -> None:  # fmt: skip
     """Run senders and agents against failing brokers and check what became of every call and message.
 
     Exit status 0 if every invariant held, 1 if one was broken or never put to the test, 2 if the rig itself failed.
     """
-    plan = Plan(minutes, seed, agents, senders, calls, messages, brokers, cluster, plant, poison, _SYSTEMS[system])
+    plan = Plan(
+        minutes,
+        seed,
+        agents,
+        senders,
+        calls,
+        messages,
+        brokers,
+        small_brokers,
+        cluster,
+        plant,
+        poison,
+        _SYSTEMS[system],
+    )
     folder = (out or Path(tempfile.mkdtemp(prefix="servicebus-chaos-"))).absolute()
     if (folder / "history").exists():
         raise click.UsageError(
@@ -110,6 +124,8 @@ def _report(run: Run, verdict: Verdict, folder: Path, others: list[Tally]) -> No
     if run.dead_letters:
         reasons = (f"{count} {reason}" for reason, count in run.dead_letters.most_common())
         click.echo(f"dead letters: {', '.join(reasons)}")
+    if run.stranger_did:
+        click.echo(f"a stranger sent: {', '.join(f'{count} {what}' for what, count in run.stranger_did.items())}")
     for missed in run.missed:
         click.echo(f"missed: {missed}")
     for member in run.started_again:

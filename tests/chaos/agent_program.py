@@ -1,22 +1,32 @@
 """An agent of the rig, a process of its own: ``python -m tests.chaos.agent_program ORDERS``.
 
 ORDERS is a file of JSON: ``configuration`` (of servicebus), ``history`` (folder), ``clock`` (file), ``plant`` (name or
-null), ``poison``.
+null), ``poison``, ``wiretap`` (path of a socket).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import random
+import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 from servicebus.configuration import Configuration
+from servicebus.runtime.dialect import Version2
+from servicebus.runtime.publisher import Publisher
 from servicebus.service import ServiceBus
+from servicebus.wire.envelope import Kind
 from tests.chaos.clock import use_clock
 from tests.chaos.history import History
 from tests.chaos.plants import plant
 from tests.chaos.services import add_services
+
+_TAPPED_SHARE = 0.01
+_TAPPED_SLOW_SHARE = 0.2
 
 
 def main(path: str) -> int:
@@ -28,11 +38,38 @@ def main(path: str) -> int:
     if orders["plant"]:
         plant(orders["plant"])
     configuration = Configuration(orders["configuration"])
+    tap_wire(orders["wiretap"], configuration.node_name)
     history = History(orders["history"], "worker", configuration.node_name)
     bus = ServiceBus(configuration)
     add_services(bus, history, poison=orders["poison"])
     bus.set_on_exit_hook(history.ended)
     return bus.run()
+
+
+def tap_wire(path: str, node: str) -> None:
+    """Give the stranger a part of the calls that come in, most of them slow ones, and of the replies that go out."""
+    read, reply = Version2.read, Publisher.reply
+    tap = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    tap.setblocking(False)
+
+    def tell(share: float, head: str, body: bytes) -> None:
+        if random.random() < share:
+            with contextlib.suppress(OSError):
+                tap.sendto(f"{head}\n".encode() + body, path)
+
+    def read_and_tell(self: Version2, delivery: Any) -> Any:
+        incoming = read(self, delivery)
+        if incoming.kind is Kind.CALL and incoming.reply_to:
+            share = _TAPPED_SLOW_SHARE if incoming.service in ("slow", "idem") else _TAPPED_SHARE
+            tell(share, f"asked {node} {delivery.correlation_id} {incoming.reply_to}", delivery.body)
+        return incoming
+
+    def reply_and_tell(self: Publisher, claim: Any, body: bytes, *more: Any) -> None:
+        tell(_TAPPED_SHARE, f"answered {node} {claim.delivery.correlation_id}", body)
+        reply(self, claim, body, *more)
+
+    Version2.read = read_and_tell  # type: ignore[method-assign]
+    Publisher.reply = reply_and_tell  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from tests.chaos.history import Record, files, read_ops
-from tests.chaos.invariants import Stalls, broken_by
+from tests.chaos.invariants import SAID_NOT_RUN, Stalls, broken_by
 from tests.chaos.operations import Fault, Story, tell
-from tests.chaos.surroundings import false_green, left_over, miscounted_logs
+from tests.chaos.surroundings import false_green, left_children, left_over, miscounted_logs
 
 __all__ = ["INVARIANTS", "Finding", "Offence", "Verdict", "check", "judge"]
 
@@ -28,6 +28,8 @@ INVARIANTS = {
     "I7": "queues empty, resources back to base",
     "I8": "log records written + counted lost = sent",
     "I9": "never green for over 10 s without a consumer",
+    "I10": "a child of a service ends, and is no worker",
+    "I11": "what was said not to run, or not stored, did not run",
 }
 SHOWN_PER_INVARIANT = 20
 
@@ -112,6 +114,7 @@ def judge(story: Story) -> Verdict:
         ("I7", left_over(story)),
         ("I8", miscounted_logs(story)),
         ("I9", false_green(story)),
+        ("I10", left_children(story)),
     ):
         for text, when in found:
             findings[name].add(Offence(text, t=when))
@@ -127,6 +130,7 @@ def _count_checks(story: Story, findings: dict[str, Finding]) -> None:
         if operation.kind == "call":
             findings["I5"].checked += operation.outcome == "ok"
         findings["I2"].checked += bool(operation.attempts)
+        findings["I11"].checked += operation.error in SAID_NOT_RUN.get(operation.kind or "", ())
         findings["I6"].checked += bool(operation.attempts)
         if operation.deadline is not None:
             findings["I3"].checked += len(operation.attempts)
@@ -134,6 +138,7 @@ def _count_checks(story: Story, findings: dict[str, Finding]) -> None:
         findings["I7"].checked = len(story.end) + len(story.lengths)
     findings["I8"].checked = sum(count for count, process in story.log_sent.values() if process.has_ended)
     findings["I9"].checked = sum(map(len, story.health.values()))
+    findings["I10"].checked = len(story.children)
 
 
 def _add_histories(verdict: Verdict, folder: str | os.PathLike[str]) -> None:

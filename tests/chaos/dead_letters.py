@@ -13,7 +13,7 @@ from servicebus.errors import EnvelopeError
 from servicebus.testing import Broker
 from servicebus.wire import headers
 from servicebus.wire.address import dead_queue
-from servicebus.wire.envelope import Envelope
+from servicebus.wire.envelope import Envelope, Kind
 from servicebus.wire.signing import Keyring
 from servicebus.wire.stamps import read_letter_stamp
 from servicebus.wire.xmlcodec import decode_envelope
@@ -29,15 +29,17 @@ def take_dead_letters(broker: Broker, node: str, secret: str, history: History) 
     for properties, body in _taken(broker, dead_queue(node)):
         found = properties.headers or {}
         reason = str(found.get(headers.REASON, "?"))
+        stamp = read_letter_stamp(keyring, body, reason, found.get(headers.LETTER))
         envelope = _genuine(body, keyring)
-        if envelope is None:
-            reasons["forged"] += 1
+        if envelope is None or stamp is None:
+            reasons["forged" if envelope is None else "not signed by a worker"] += 1
+            continue
+        if envelope.node != node or envelope.kind is not Kind.MESSAGE:  # a copy; the original went its own way
+            reasons["misdirected"] += 1
             continue
         reasons[reason] += 1
         detail = f"{reason}: {found.get(headers.DETAIL, '')}"
-        stamp = read_letter_stamp(keyring, body, reason, found.get(headers.LETTER))
-        attempts = stamp.attempts if stamp is not None and stamp.attempts else None
-        history.dead(json.loads(envelope.params)["op"], envelope.id, detail, attempts)
+        history.dead(json.loads(envelope.params)["op"], envelope.id, detail, stamp.attempts or None)
     return reasons
 
 

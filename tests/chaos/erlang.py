@@ -10,16 +10,22 @@ __all__ = [
     "CONSUMERS",
     "DISK_ALARM",
     "DISK_FREE",
+    "FULL",
     "MEMORY_ALARM",
     "MEMORY_FREE",
+    "REJECT",
     "USE",
+    "accept_publishes",
     "cancel_consumer",
     "crash_queue",
     "delete_queue",
     "forget_consumer",
+    "have_taken",
     "is_misunderstood",
     "read_consumers",
     "read_use",
+    "set_policy",
+    "with_policy",
 ]
 
 # rabbitmqctl set_vm_memory_high_watermark, set_disk_free_limit
@@ -110,6 +116,40 @@ def _without_consumer(queue: str, then: str) -> str:
 
 def _with_queue(queue: str, then: str) -> str:
     return _WITH_QUEUE.format(queue=queue, then=then)
+
+
+# A queue that is told both at once drops what it holds: it applies its new length while it still drops from its head.
+REJECT = '[{<<"overflow">>, <<"reject-publish">>}]'
+FULL = '[{<<"max-length">>, 0}, {<<"overflow">>, <<"reject-publish">>}]'
+
+
+def set_policy(policy: str, pattern: str, definition: str) -> str:
+    """Set *definition* for the queues whose names match *pattern*; ``ok``.
+
+    With ``FULL`` they refuse every publish. A quorum queue takes one more message before, and tells its publishers a
+    moment later that it has room again.
+    """
+    quoted = pattern.replace("\\", "\\\\")
+    return f'rabbit_policy:set(<<"/">>, <<"{policy}">>, <<"{quoted}">>, {definition}, 7, <<"queues">>, <<"chaos">>).'
+
+
+def with_policy(policy: str) -> str:
+    """By what the queues of *policy* live: its definition, as each of them has taken it in."""
+    return (
+        "[rabbit_amqqueue:info(Q, [effective_policy_definition]) || Q <- rabbit_amqqueue:list(), "
+        f'rabbit_policy:name(Q) =:= <<"{policy}">>].'
+    )
+
+
+def have_taken(answer: str, definition: str) -> bool:
+    """Whether the *answer* to ``with_policy()`` names queues, and all of them live by *definition*."""
+    queues = answer.count("effective_policy_definition")
+    return queues > 0 and all(answer.count(key) == queues for key in re.findall('<<"[a-z-]+">>', definition))
+
+
+def accept_publishes(policy: str) -> str:
+    """Take the policy away; ``ok`` if it was there."""
+    return f'rabbit_policy:delete(<<"/">>, <<"{policy}">>, <<"chaos">>).'
 
 
 # What Erlang says of a function, a message or a record that is not, or no longer, what the rig takes it for.

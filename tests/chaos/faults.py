@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from servicebus.testing import Mode
 from servicebus.testing.processes import is_alive
 from tests.chaos import erlang
-from tests.chaos.processes import AgentProcess
+from tests.chaos.processes import AgentProcess, RigError
 from tests.chaos.schedule import Fault
 from tests.chaos.world import CLOCK_SKEW_S, Endpoint, World
 
@@ -26,6 +26,9 @@ Breaking = Iterator[None]
 _ROLL_S = 30.0
 _ASKED_FOR_S = 5.0
 _WRONG_CLOCK_S = (15.0, 40.0)
+_SLOW_BYTES_PER_S = (50_000.0, 300_000.0)
+_POLICY_ENDS_S = 60.0
+_POLICY_HOLDS_S = 20.0
 
 
 class FaultMissed(Exception):
@@ -116,6 +119,13 @@ def _loss(world: World, fault: Fault) -> Breaking:
     proxy.heal()
 
 
+def _slow_link(world: World, fault: Fault) -> Breaking:
+    proxy = world.endpoints[fault.target].proxy
+    proxy.set_rate(_chance(fault).uniform(*_SLOW_BYTES_PER_S))
+    yield
+    proxy.heal()
+
+
 def _all_away(world: World, fault: Fault) -> Breaking:
     mode = _chance(fault).choice([Mode.REFUSE, Mode.DROP])
     with contextlib.ExitStack() as stack:
@@ -160,6 +170,64 @@ def _to_a_queue(expressions: Callable[[str], str], done: str) -> Callable[[World
         yield
 
     return to_a_queue
+
+
+# -- what a node keeps -------------------------------------------------------------------------------------------------
+
+
+def _full(queues: str) -> Callable[[World, Fault], Breaking]:
+    """The *queues* of a node, a pattern that follows its name, take nothing."""
+
+    def full(world: World, fault: Fault) -> Breaking:
+        node, _, host = fault.target.partition("@")
+        policy = f"chaos {fault.kind} {node}"
+        endpoint = _answering(world, host)
+        if endpoint is None:
+            raise FaultMissed(f"{fault.kind} {fault.target}: {host} does not answer")
+        try:
+            for definition in (erlang.REJECT, erlang.FULL):
+                _done(fault, endpoint.do(erlang.set_policy(policy, f"^{node}\\.{queues}$", definition)), "ok")
+                _wait_taken(world, fault, endpoint, policy, definition)
+            yield
+        finally:
+            _take_away(world, fault, host, policy)
+
+    return full
+
+
+def _wait_taken(world: World, fault: Fault, endpoint: Endpoint, policy: str, definition: str) -> None:
+    answer = ""
+
+    def have_taken() -> bool:
+        nonlocal answer
+        answer = endpoint.do(erlang.with_policy(policy))
+        return erlang.have_taken(answer, definition)
+
+    if not world.wait(have_taken, _POLICY_HOLDS_S):
+        raise RigError(f"{fault.kind} {fault.target}: no queue takes the policy: {answer}")
+
+
+def _take_away(world: World, fault: Fault, host: str, policy: str) -> None:
+    answer = ""
+    if world.wait(lambda: _answering(world, host) is not None, _POLICY_ENDS_S):
+        endpoint = _answering(world, host)
+        answer = endpoint.do(erlang.accept_publishes(policy)) if endpoint is not None else ""
+    if answer != "ok":
+        raise RigError(f"{fault.kind} {fault.target}: the policy cannot be taken away: {answer}")
+
+
+def _answering(world: World, host: str) -> Endpoint | None:
+    """An endpoint of *host* that answers: some member of a cluster may be away."""
+    return next((each for each in world.endpoints_of(host) if each.evaluate("up.") == "up"), None)
+
+
+def _dead_requeued(world: World, fault: Fault) -> Breaking:
+    """An operator sends back what stands among the dead letters; a stranger has put copies of others beside them."""
+    node, _, host = fault.target.partition("@")
+    said = world.requeue(node, host, f"operator-{fault.at_s:g}")
+    if said.startswith("unreachable"):
+        raise FaultMissed(f"{fault.kind} {fault.target}: {said}")
+    yield
 
 
 # -- processes of agents -----------------------------------------------------------------------------------------------
@@ -247,6 +315,7 @@ FAULTS: dict[str, Callable[[World, Fault], Breaking]] = {
     "reset-in-frame": _reset_in_frame,
     "delay": _delay,
     "loss": _loss,
+    "slow-link": _slow_link,
     "all-away": _all_away,
     "connections-closed": _connections_closed,
     "connection-closed": _connection_closed,
@@ -254,6 +323,10 @@ FAULTS: dict[str, Callable[[World, Fault], Breaking]] = {
     "queue-crashed": _to_a_queue(erlang.crash_queue, "crashed"),
     "consumer-cancelled": _to_a_queue(erlang.cancel_consumer, "cancelled"),
     "consumer-forgotten": _to_a_queue(erlang.forget_consumer, "forgotten"),
+    "messages-full": _full(r"messages(~\d+)?"),
+    "delays-full": _full(r"messages\.delay\..*"),
+    "dead-letters-full": _full(r"dead(~\d+)?"),
+    "dead-requeued": _dead_requeued,
     "worker-kill": _worker_kill,
     "worker-freeze-3s": _worker_freeze,
     "worker-freeze-10s": _worker_freeze,

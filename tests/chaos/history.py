@@ -112,9 +112,14 @@ class History:
         deadline: float | None = None,
         *,
         idempotent: bool = False,
+        too_large: bool = False,
     ) -> None:
-        """The next step is to ask the Sender. *kind* is ``call`` or ``message``; *deadline* on the monotonic clock."""
-        more: dict[str, Any] = {"idempotent": True} if idempotent else {}
+        """The next step is to ask the Sender. *kind* is ``call`` or ``message``; *deadline* on the monotonic clock.
+
+        *too_large*: no broker takes it, and the Sender has to say so.
+        """
+        flags = {"idempotent": idempotent, "too_large": too_large}
+        more: dict[str, Any] = {name: True for name, is_so in flags.items() if is_so}
         if deadline is not None:
             more["deadline"] = round(deadline, 6)
         self.record("invoked", op=op, kind=kind, target=target, **more)
@@ -164,6 +169,14 @@ class History:
     def dead(self, op: int, id: object, reason: str, attempts: int | None = None) -> None:
         """Found among the dead letters, when the run was over."""
         self.record("dead", op=op, id=str(id), reason=reason[:300], attempts=attempts)
+
+    def child(self, op: int, how: str, ended: bool) -> None:
+        """A child that a service made has ended by itself, *how* it was told to; or it lives on."""
+        self.record("child", op=op, how=how, ended=ended)
+
+    def requeued(self, op: int) -> None:
+        """An operator is about to send its dead letter back: its attempts are counted from 1 again."""
+        self.record("requeued", op=op)
 
     # -- faults --------------------------------------------------------------------------------------------------
 

@@ -22,11 +22,26 @@ from itertools import combinations
 
 from tests.chaos.operations import Attempt, Operation, Story
 
-__all__ = ["JOURNAL_WINDOW_S", "LATE_END_S", "LATE_START_S", "Stalls", "broken_by", "is_again_after_kill"]
+__all__ = [
+    "JOURNAL_WINDOW_S",
+    "LATE_END_S",
+    "LATE_START_S",
+    "SAID_NOT_RUN",
+    "Stalls",
+    "broken_by",
+    "is_again_after_kill",
+]
 
 LATE_START_S = 0.25
 LATE_END_S = 0.25
 JOURNAL_WINDOW_S = 1.0
+SAID_NOT_RUN = {
+    "call": frozenset(
+        {"CallRefused", "EnvelopeError", "NoBrokerAvailable", "NodeUnavailable", "ServiceBusy", "UnknownService"}
+    ),
+    "message": frozenset({"EnvelopeError", "NoBrokerAvailable", "OutboxFull", "SendRefused"}),
+}
+"""Errors that tell a caller that its request is not stored, or was not run, and can be made again."""
 
 
 class Stalls:
@@ -55,6 +70,7 @@ def broken_by(operation: Operation, stalls: Stalls) -> Iterator[tuple[str, str]]
     if operation.invoked_at is None:
         yield from _unexpected(operation)
         return
+    yield from _run_all_the_same(operation)
     if operation.kind == "message":
         if operation.taken is None:
             yield "I4", "send() never ended"
@@ -86,6 +102,14 @@ def _lost(operation: Operation) -> Iterator[tuple[str, str]]:
         yield "I1", f"the message was {operation.taken}, and is neither executed nor among the dead letters{tried}"
 
 
+def _run_all_the_same(operation: Operation) -> Iterator[tuple[str, str]]:
+    if operation.error in SAID_NOT_RUN[operation.kind or ""] and operation.attempts:
+        yield "I11", f"the {operation.kind} ended in {operation.error}, and was executed"
+    if operation.is_too_large and operation.error != "EnvelopeError":
+        ended = operation.error or operation.taken or operation.outcome or "nothing"
+        yield "I11", f"the {operation.kind} is larger than what is taken, and ended in {ended}"
+
+
 def _call_twice(operation: Operation) -> Iterator[tuple[str, str]]:
     if len(operation.attempts) > 1:
         yield "I2", f"the call was started {len(operation.attempts)} times"
@@ -100,13 +124,18 @@ def _message_twice(operation: Operation) -> Iterator[tuple[str, str]]:
         elif earlier.is_done:
             if not is_again_after_kill(earlier, later):
                 yield "I2", "the message was started again after it was executed"
-        elif earlier.number is not None and later.number is not None:
+        elif earlier.number is not None and later.number is not None and not _was_requeued(operation, earlier, later):
             # Requeue is not counted, by definition.
             least = earlier.number + (earlier.verdict != "requeue")
             if later.number < least:
                 yield "I2", f"the message was started as attempt {earlier.number}, then again as attempt {later.number}"
-    if operation.dead and any(_is_known_done(attempt) for attempt in attempts):
+    # Of one that was sent back the former letter may have stayed: a broker that dies then does not say what it has.
+    if operation.dead and not operation.requeued_at and any(_is_known_done(attempt) for attempt in attempts):
         yield "I2", "the message was executed, and stands among the dead letters"
+
+
+def _was_requeued(operation: Operation, earlier: Attempt, later: Attempt) -> bool:
+    return any(earlier.started_at <= t <= later.started_at for t in operation.requeued_at)
 
 
 def _is_known_done(attempt: Attempt) -> bool:

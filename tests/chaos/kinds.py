@@ -15,7 +15,8 @@ class Kind:
     """One kind of fault."""
 
     aims_at: str
-    """``endpoint`` (a broker or a cluster's member), ``queue``, ``agent``, ``worker``, ``clock`` or ``all``."""
+    """``endpoint`` (a broker or a cluster's member), ``queue``, ``store`` (what a node keeps on a host), ``agent``,
+    ``worker``, ``clock`` or ``all``."""
     lasts_s: tuple[float, float]
     """Between the first and the second; both 0 for what is over in a moment."""
     recovers_s: float
@@ -42,6 +43,7 @@ KINDS: dict[str, Kind] = {
     "reset-in-frame": Kind("endpoint", (0.0, 0.0), 3.0),
     "delay": Kind("endpoint", (3.0, 10.0), 3.0),
     "loss": Kind("endpoint", (3.0, 10.0), 3.0),
+    "slow-link": Kind("endpoint", (4.0, 10.0), 4.0),
     "all-away": Kind("all", (2.0, 5.0), 8.0, is_outage=True),
     # What the broker does to its users.
     "connections-closed": Kind("endpoint", (0.0, 0.0), 3.0),
@@ -50,6 +52,11 @@ KINDS: dict[str, Kind] = {
     "queue-crashed": Kind("queue", (0.0, 0.0), 3.0),
     "consumer-cancelled": Kind("queue", (0.0, 0.0), 3.0),
     "consumer-forgotten": Kind("queue", (0.0, 0.0), 16.0),
+    # Queues that are full, and what a stranger and an operator do to the dead letters.
+    "messages-full": Kind("store", (2.0, 8.0), 3.0),
+    "delays-full": Kind("store", (2.0, 8.0), 3.0),
+    "dead-letters-full": Kind("store", (2.0, 8.0), 3.0),
+    "dead-requeued": Kind("store", (0.0, 0.0), 3.0),
     # Processes of agents.
     "worker-kill": Kind("worker", (0.0, 0.0), 3.0),
     "worker-freeze-3s": Kind("worker", (3.0, 3.0), 3.0),

@@ -65,7 +65,7 @@ class Operation:
 
     __slots__ = (
         "attempts", "dead", "deadline", "ended_at", "error", "has_expired", "invoked_at", "is_idempotent", "is_right",
-        "kind", "op", "outcome", "taken", "taken_at",
+        "is_too_large",        "kind", "op", "outcome", "requeued_at", "taken", "taken_at",
     )  # fmt: skip
 
     def __init__(self, op: int):
@@ -74,6 +74,7 @@ class Operation:
         self.invoked_at: float | None = None
         self.deadline: float | None = None
         self.is_idempotent = False
+        self.is_too_large = False
         self.taken: str | None = None
         """Messages: ``confirmed``, ``outbox``, ``sent`` (no promise), ``refused``; None if send() never ended."""
         self.taken_at = 0.0
@@ -85,6 +86,8 @@ class Operation:
         self.attempts: list[Attempt] = []
         self.dead = 0
         self.has_expired = False
+        self.requeued_at: list[float] = []
+        """When an operator sent its dead letter back."""
 
     @property
     def is_acknowledged(self) -> bool:
@@ -122,6 +125,8 @@ class Story:
     stalls: list[tuple[float, float]] = field(default_factory=list)
     """Stretches in which the machine gave nobody the processor."""
     forged: list[tuple[float, str]] = field(default_factory=list)
+    children: list[tuple[float, str, bool]] = field(default_factory=list)
+    """Children that services made: when, how they were to end, and whether they did."""
     health: dict[str, list[HealthSample]] = field(default_factory=lambda: defaultdict(list))
     log_sent: dict[str, tuple[int, Process]] = field(default_factory=dict)
     log_written: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -180,6 +185,8 @@ class _Teller:
             "finished": self._finished,
             "forged": self._forged,
             "dead": self._dead,
+            "child": self._child,
+            "requeued": self._requeued,
             "fault-begin": self._fault_begin,
             "fault-end": self._fault_end,
             "stall": self._stall,
@@ -229,6 +236,7 @@ class _Teller:
         operation.invoked_at = record["t"]
         operation.deadline = record.get("deadline")
         operation.is_idempotent = record.get("idempotent", False)
+        operation.is_too_large = record.get("too_large", False)
 
     def _taken(self, record: Record) -> None:
         operation = self._operation(record)
@@ -270,6 +278,12 @@ class _Teller:
 
     def _dead(self, record: Record) -> None:
         self._operation(record).dead += 1
+
+    def _child(self, record: Record) -> None:
+        self.story.children.append((record["t"], f"{record['how']}, of {self._process.name}", record["ended"]))
+
+    def _requeued(self, record: Record) -> None:
+        self._operation(record).requeued_at.append(record["t"])
 
     # -- the world -----------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ Each is a patch from outside, made in an agent's or a sender's process before it
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -143,6 +144,58 @@ def _watcher_only_sets_a_flag() -> None:
     _replace(Lookout, "_looked", note_it_down)
 
 
+def _nack_is_stored() -> None:
+    """A worker takes a copy that the broker refused for one that it has."""
+    from servicebus.runtime.confirmed_channel import ConfirmedChannel
+
+    confirmed = ConfirmedChannel._confirmed
+
+    def believe(self: ConfirmedChannel, number: int, multiple: bool, _is_ack: bool) -> None:
+        confirmed(self, number, multiple, True)
+
+    _replace(ConfirmedChannel, "_confirmed", believe)
+
+
+def _unsigned_burials() -> None:
+    """Whoever has put a letter among the dead, an operator sends it back with a pass."""
+    import servicebus.operations.letters
+    from servicebus.wire.stamps import LetterStamp, read_letter_stamp
+
+    def read_or_make_up(keyring: Any, body: bytes, reason: str, header: object) -> LetterStamp:
+        now = int(time.time())
+        return read_letter_stamp(keyring, body, reason, header) or LetterStamp(now, now, 1, now + 86400, "")
+
+    _replace(servicebus.operations.letters, "read_letter_stamp", read_or_make_up)
+
+
+def _fork_is_worker() -> None:
+    """Where a service's code is left, nobody looks whether it is a child that leaves it."""
+    from servicebus.runtime.leaving import Home
+
+    _replace(Home, "end_child", lambda *_: None)
+
+
+def _control_answers_calls() -> None:
+    """A call in the control queue, where somebody has copied it, is answered: there is no such service there."""
+    import servicebus.runtime.control
+    from servicebus.errors import EnvelopeError
+    from servicebus.runtime.dialect import Refused
+    from servicebus.wire.envelope import FAULT, Reply
+    from servicebus.wire.fault import UNKNOWN_SERVICE, Fault
+    from servicebus.wire.signing import Keyring
+    from servicebus.wire.xmlcodec import encode_reply
+    from tests.chaos.world import SECRET
+
+    keyring, fault = Keyring([SECRET]), Fault(UNKNOWN_SERVICE, "not among those for control")
+
+    def answer(incoming: Any, _lane: Any) -> Refused:
+        token = keyring.sign_reply(incoming.token, incoming.given_id, FAULT, b"", fault)
+        reply = Reply(incoming.given_id, token, FAULT, b"", fault, incoming.attempt)
+        return Refused(EnvelopeError("wrong-queue"), encode_reply(reply), incoming.reply_to)
+
+    _replace(servicebus.runtime.control, "wrong_queue", answer)
+
+
 def _replace(owner: Any, name: str, by: Any) -> None:
     """What was renamed or has moved would not be wrong any more, and nobody would see it: that is an error."""
     if name not in vars(owner):
@@ -160,4 +213,8 @@ PLANTS: dict[str, Plant] = {
     "watcher-only-sets-a-flag": Plant(
         _watcher_only_sets_a_flag, "I9", ("consumer-forgotten", "drop-both", "freeze-10s", "drop-from-broker")
     ),
+    "nack-is-stored": Plant(_nack_is_stored, "I1", ("dead-letters-full", "delays-full", "worker-kill")),
+    "unsigned-burials": Plant(_unsigned_burials, "I2", ("dead-requeued",)),
+    "fork-is-worker": Plant(_fork_is_worker, "I10", ("connection-closed", "slow-link")),
+    "control-answers-calls": Plant(_control_answers_calls, "I11", ("worker-kill", "delay")),
 }

@@ -72,6 +72,11 @@ class Program:
             raise RigError(f"{self.name} did not say {text!r} but {line!r}; see {self.folder}/logs/{self.name}.log")
         return line
 
+    def said(self) -> str:
+        """All that it has written to its standard output, once it has ended."""
+        assert self.process is not None and self.process.stdout is not None
+        return self.process.stdout.read().decode()
+
     def tell(self, text: str) -> None:
         assert self.process is not None and self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):

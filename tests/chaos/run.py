@@ -161,6 +161,8 @@ class Run:
         for sender in world.senders:
             if not sender.is_running:
                 raise RigError(f"{sender.name} ended; see {world.folder}/logs/{sender.name}.log")
+        if world.stranger is not None and not world.stranger.is_running:
+            raise RigError(f"the stranger ended; see {world.folder}/logs/stranger.log")
 
     # -- afterwards ----------------------------------------------------------------------------------------------------
 
@@ -233,6 +235,11 @@ class Run:
     def started_again(self) -> list[str]:
         """Members of the cluster that did not find back by themselves, and how they were found."""
         return self._caretaker.started_again
+
+    @property
+    def stranger_did(self) -> dict[str, int]:
+        """How often it published what."""
+        return self._world.stranger.state if self._world.stranger is not None else {}
 
     @property
     def facts(self) -> dict[str, str]:

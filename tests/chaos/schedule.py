@@ -54,7 +54,7 @@ class Targets:
             return [endpoint for endpoints in self.hosts.values() for endpoint in endpoints]
         if aims_at == "queue":
             return [f"{host}/{node}{queue}" for host in self.hosts for node in self.nodes for queue in self.queues]
-        if aims_at == "worker":
+        if aims_at in ("worker", "store"):
             return [f"{node}@{host}" for host in self.hosts for node in self.nodes]
         if aims_at == "agent":
             return list(self.nodes)
@@ -122,7 +122,7 @@ class _Plan:
         if fault.kind == "all-away":
             return not any(KINDS[other.kind].is_outage for other in beside)
         if any(other.kind == "all-away" for other in beside):
-            return not KINDS[fault.kind].is_outage and KINDS[fault.kind].aims_at not in ("endpoint", "queue")
+            return not KINDS[fault.kind].is_outage and KINDS[fault.kind].aims_at not in ("endpoint", "queue", "store")
         if any(self._same_thing(fault.target, other.target) for other in beside):
             return False
         if not KINDS[fault.kind].is_outage:

@@ -29,13 +29,14 @@ from typing import Any
 
 import servicebus.sender
 from servicebus.configuration import Configuration
-from servicebus.errors import RemoteError, SendUnconfirmed
+from servicebus.errors import RemoteError
 from servicebus.sender import Sender
 from tests.chaos.clock import use_clock
 from tests.chaos.history import History, answer, op_number
 from tests.chaos.pace import Pace
 from tests.chaos.plants import plant
-from tests.chaos.services import CALLS, MESSAGES
+from tests.chaos.rude import CHILDREN, raise_something
+from tests.chaos.services import CALLS, HUGE, LARGE, MESSAGES, RUDE_CALLS, RUDE_MESSAGES
 
 _CALLERS = 3
 _SENDERS = 3
@@ -46,6 +47,8 @@ _SEND_TIMEOUTS_S = (2.0, 10.0)
 _OUTBOX_SHARE = 0.15
 _DELAYED_SHARE = 0.03
 _TAPPED_SHARE = 0.01
+_RUDE_SHARE = 0.02
+"""Of the calls by call_async: with a callback that raises, before the one that tells the history."""
 _LOG_EVERY_S = 0.05
 _AT_REST_S = 5.0
 _LAST_END_S = 15.0
@@ -137,6 +140,8 @@ class Program:
                 self._call_failed(op, error)
                 self._is_over(op)
             else:
+                if rng.random() < _RUDE_SHARE:
+                    future.add_done_callback(raise_something)
                 future.add_done_callback(self._on_done(op))
 
     def _on_done(self, op: int) -> Callable[[Future[Any]], None]:
@@ -155,20 +160,20 @@ class Program:
             self._under_way.discard(op)
 
     def _next_call(self, rng: random.Random) -> tuple[str, int, dict[str, Any], float]:
-        service = _one_of(rng, CALLS)
+        service = _one_of(rng, CALLS | RUDE_CALLS)
         target = f"{rng.choice(self.orders['nodes'])}.work.{service}"
         op = op_number(self.number, next(self._ops))
         timeout_s = rng.uniform(*_TIMEOUTS_S)
-        params: dict[str, Any] = {"op": op, "text": "x" * rng.randrange(200)}
-        if service in ("slow", "idem"):
-            params["ms"] = rng.randrange(20, 400)
+        params = _params(rng, op, service)
+        if service == "large" and rng.random() < 0.5:
+            params["pad"], params["text"] = LARGE, ""
         deadline = time.monotonic() + timeout_s
         self.history.invoked(op, "call", target, deadline, idempotent=service == "idem")
         self.counts["calls"] += 1
         return target, op, params, timeout_s
 
     def _call_replied(self, op: int, id: object, value: Any) -> None:
-        self.history.replied(op, id, value == answer(op), t=time.monotonic())
+        self.history.replied(op, id, str(value).rstrip("x") == answer(op), t=time.monotonic())
         self.counts["answered"] += 1
 
     def _call_failed(self, op: int, error: BaseException) -> None:
@@ -181,25 +186,23 @@ class Program:
     def _send(self, sender: Sender, outbox: Sender | None, per_s: float) -> None:
         rng = self._rng()
         for _ in self._pace(per_s):
-            service = "poison" if self.orders["poison"] and rng.random() < 0.002 else _one_of(rng, MESSAGES)
+            service = (
+                "poison" if self.orders["poison"] and rng.random() < 0.002 else _one_of(rng, MESSAGES | RUDE_MESSAGES)
+            )
             target = f"{rng.choice(self.orders['nodes'])}.jobs.{service}"
             op = op_number(self.number, next(self._ops))
-            params: dict[str, Any] = {"op": op, "text": "x" * rng.randrange(200)}
-            if service == "slow":
-                params["ms"] = rng.randrange(20, 400)
+            params = _params(rng, op, service)
             through = outbox if outbox is not None and rng.random() < _OUTBOX_SHARE else sender
             options: dict[str, Any] = {"timeout": rng.uniform(*_SEND_TIMEOUTS_S)}
             if _KNOWS_DELAY and rng.random() < _DELAYED_SHARE:
                 options["delay"] = rng.uniform(0.1, 3.0)
-            self.history.invoked(op, "message", target)
+            self.history.invoked(op, "message", target, too_large=service == "huge")
             self.counts["messages"] += 1
             try:
                 receipt = through.send(target, params, **options)
             except Exception as error:
                 self.history.refused(op, error)
                 self.counts[f"error {type(error).__name__}"] += 1
-                if isinstance(error, SendUnconfirmed):
-                    self.counts["unconfirmed"] += 1
             else:
                 kept = bool(getattr(receipt, "in_outbox", False))
                 self.history.confirmed(op, receipt, outbox=kept)
@@ -296,6 +299,16 @@ class Program:
 _KNOWS_DELAY = "delay" in inspect.signature(Sender.send).parameters
 
 
+def _params(rng: random.Random, op: int, service: str) -> dict[str, Any]:
+    size = {"large": LARGE, "huge": HUGE}.get(service) or rng.randrange(200)
+    params: dict[str, Any] = {"op": op, "text": "x" * size}
+    if service in ("slow", "idem"):
+        params["ms"] = rng.randrange(20, 400)
+    if service == "forks":
+        params["how"] = _one_of(rng, CHILDREN)
+    return params
+
+
 def _one_of(rng: random.Random, shares: dict[str, float]) -> str:
     return rng.choices(list(shares), list(shares.values()))[0]
 
@@ -309,10 +322,8 @@ def _kept(outbox: Any) -> int:
 def _resources_at_rest(base: dict[str, int]) -> dict[str, int]:
     """What is in use when all is closed. A thread that was joined may be the kernel's for a moment longer."""
     deadline = time.monotonic() + _AT_REST_S
-    found = _resources()
-    while any(found[name] > count for name, count in base.items()) and time.monotonic() < deadline:
+    while any((found := _resources())[name] > count for name, count in base.items()) and time.monotonic() < deadline:
         time.sleep(0.05)
-        found = _resources()
     return found
 
 

@@ -15,12 +15,20 @@ from typing import Any
 
 from servicebus.endpoints import MessageService, Request, RpcService
 from tests.chaos.history import History, answer
+from tests.chaos.rude import make_child, spoil_logging
 
-__all__ = ["CALLS", "MESSAGES", "add_services"]
+__all__ = ["CALLS", "HUGE", "LARGE", "MESSAGES", "RUDE_CALLS", "RUDE_MESSAGES", "SMALL_LIMIT", "add_services"]
 
 CALLS = {"echo": 0.86, "slow": 0.05, "idem": 0.06, "fails": 0.03}
 """How often each is asked, of 1."""
 MESSAGES = {"record": 0.80, "slow": 0.07, "flaky": 0.11, "broken": 0.02}
+RUDE_CALLS = {"forks": 0.006, "large": 0.004, "missing": 0.004}
+RUDE_MESSAGES = {"forks": 0.006, "large": 0.004, "huge": 0.001, "rude": 0.0005}
+"""Beside those, and not asked of 2.19. No agent has ``missing``, no broker takes ``huge``: their senders are told."""
+SMALL_LIMIT = 100_000
+"""Bytes that the broker with small limits takes."""
+LARGE = SMALL_LIMIT + 50_000
+HUGE = 9_000_000
 LADDER_S = (0.2, 0.5, 1.0)
 """Shortened, so that a run of two minutes can drain."""
 
@@ -76,7 +84,7 @@ class Call(_Entered, RpcService):
         self._do = do
 
     def handle(self, request: Request) -> Any:
-        return answer(self.work(request, self._do))
+        return answer(self.work(request, self._do)) + "x" * request.params.get("pad", 0)
 
 
 class Message(_Entered, MessageService):
@@ -90,26 +98,38 @@ class Message(_Entered, MessageService):
 
 def add_services(bus: Any, history: History, *, poison: bool = False) -> None:
     """Register all of them, with the options that this bus knows."""
-    for name, do, options in _calls():
+
+    def fork(params: dict[str, Any]) -> None:
+        make_child(params, history)
+
+    for name, do, options in _calls(fork):
         _add(bus.add_rpc_service, "work", name, Call(history, do), options)
-    for name, do, options in _messages():
+    for name, do, options in _messages(fork):
         if name != "poison" or poison:
             _add(bus.add_message_service, "jobs", name, Message(history, do), options)
 
 
-def _calls() -> Iterator[tuple[str, Callable[[dict[str, Any]], None], dict[str, Any]]]:
+Do = Callable[[dict[str, Any]], None]
+
+
+def _calls(fork: Do) -> Iterator[tuple[str, Do, dict[str, Any]]]:
     yield "echo", _sleep, {"threads": 2}
     yield "slow", _sleep, {"threads": 8}
     yield "idem", _sleep, {"threads": 2, "idempotent": True}
     yield "fails", _fail, {}
+    yield "forks", fork, {"threads": 2}
+    yield "large", _sleep, {"threads": 2}
 
 
-def _messages() -> Iterator[tuple[str, Callable[[dict[str, Any]], None], dict[str, Any]]]:
+def _messages(fork: Do) -> Iterator[tuple[str, Do, dict[str, Any]]]:
     yield "record", _sleep, {"threads": 2}
     yield "slow", _sleep, {"threads": 8}
     # Seven attempts: a message fails all of them once in 128 times, and then is to be among the dead letters.
     yield "flaky", _fail_at_first, {"threads": 2, "retry": LADDER_S * 2}
     yield "broken", _fail, {"retry": LADDER_S}
+    yield "forks", fork, {"threads": 2}
+    yield "large", _sleep, {"threads": 2}
+    yield "rude", spoil_logging, {}
     yield "poison", _die, {}
 
 

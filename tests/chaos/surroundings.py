@@ -1,4 +1,4 @@
-"""I7 to I9: what must hold for the world around the calls. Each check yields sentences with the time they are about."""
+"""I7 to I10: what must hold for the world around the calls. Each check yields sentences and the time of each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from tests.chaos.operations import HealthSample, Story
 
-__all__ = ["GREEN_FOR_S", "false_green", "left_over", "log_counts", "miscounted_logs"]
+__all__ = ["GREEN_FOR_S", "false_green", "left_children", "left_over", "log_counts", "miscounted_logs"]
 
 GREEN_FOR_S = 10.0
 
@@ -55,6 +55,13 @@ def _by_source(counts: dict[tuple[str, str], int]) -> Counter[str]:
     for (source, _), count in counts.items():
         found[source] += count
     return found
+
+
+def left_children(story: Story) -> Iterator[Finding]:
+    """I10: a child that a service makes ends, however it leaves the service's code."""
+    for t, how, has_ended in story.children:
+        if not has_ended:
+            yield f"a child that was to end ({how}) lived on", t
 
 
 def false_green(story: Story) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from typing import Any
 from servicebus.configuration.keys import ALL_KEYS
 from servicebus.testing import Broker, BrokerPool, FaultProxy
 from servicebus.testing.cluster import Cluster
-from servicebus.testing.pool import start_guard
+from servicebus.testing.pool import launch_all, start_guard
 from servicebus.testing.ports import free_ports
 from servicebus.testing.processes import end_marked
 from tests.chaos import erlang
@@ -25,7 +25,7 @@ from tests.chaos.clock import make_clock, set_clock
 from tests.chaos.old_system import OldAgentProcess, OldSenderProgram
 from tests.chaos.processes import AgentProcess, LogServer, Program, RigError
 from tests.chaos.schedule import Targets
-from tests.chaos.services import LADDER_S
+from tests.chaos.services import LADDER_S, SMALL_LIMIT
 
 __all__ = ["Endpoint", "Plan", "World"]
 
@@ -33,6 +33,9 @@ SECRET = "the secret of the rig"
 CLUSTER = "mq"
 CLOCK_SKEW_S = 5.0
 _GREEN_S = 60.0
+_SMALL_LIMITS = f"max_message_size = {SMALL_LIMIT}\nframe_max = 8192\nchannel_max = 16"
+"""Of one broker: large messages and replies, long traces, and who opens a channel for each request."""
+_OPERATOR_S = 120.0
 _TICKTIME_S = 8
 
 
@@ -48,6 +51,8 @@ class Plan:
     calls_per_s: float = 175.0
     messages_per_s: float = 175.0
     brokers: int = 3
+    small_brokers: int = 1
+    """The last so many of them take no large messages, no large frames, and few channels."""
     has_cluster: bool = True
     plant: str | None = None
     poison: bool = False
@@ -190,7 +195,7 @@ class World:
             self._stack.callback(self.cluster.close)
             starting = threading.Thread(target=self.cluster.start)
             starting.start()
-        brokers = pool.take(self.plan.brokers)
+        brokers = self._independent(pool)
         if self.cluster is not None:
             starting.join()
             self.cluster.wait_whole()
@@ -198,6 +203,19 @@ class World:
         for broker in brokers:
             proxy = self._stack.enter_context(FaultProxy(broker.port))
             self.endpoints[broker.name] = Endpoint(broker.name, broker, proxy)
+
+    def _independent(self, pool: BrokerPool) -> list[Broker]:
+        """The brokers that stand alone; the last of them have small limits."""
+        first_small = self.plan.brokers - (0 if self.plan.is_old else self.plan.small_brokers)
+        names = "abcdefg"[: self.plan.brokers]
+        brokers = [
+            Broker(pool.folder / name, name, _SMALL_LIMITS if number >= first_small else "")
+            for number, name in enumerate(names)
+        ]
+        for broker in brokers:
+            self._stack.callback(broker.close)
+        launch_all(brokers)
+        return brokers
 
     # -- orders --------------------------------------------------------------------------------------------------------
 
@@ -234,6 +252,7 @@ class World:
             "clock": str(self._clock(node)),
             "plant": self.plan.plant,
             "poison": self.plan.poison,
+            "wiretap": str(self.home / "wiretap"),
         }
 
     def _sender_orders(self, number: int) -> dict[str, Any]:
@@ -275,6 +294,30 @@ class World:
 
     def set_clock(self, name: str, offset_s: float) -> None:
         set_clock(self._clock(name), offset_s)
+
+    def requeue(self, node: str, host: str, name: str) -> str:
+        """Have an operator send back the dead letters of *node* on *host*; what the operator says of it.
+
+        Raises:
+            RigError: the operator failed.
+        """
+        orders = {
+            "configuration": self._configuration(node_name=node),
+            "host": host,
+            "history": str(self.history_folder),
+            "plant": self.plan.plant,
+        }
+        operator = Program(self.folder, "operator_program", name, orders)
+        operator.mark = str(self.home)
+        operator.start()
+        try:
+            code = operator.wait(_OPERATOR_S)
+            said = operator.said()
+        finally:
+            operator.close()
+        if code != 0:
+            raise RigError(f"{name} ended with {code}; see {self.folder}/logs/{name}.log")
+        return said
 
     # -- looking -------------------------------------------------------------------------------------------------------
 

@@ -118,6 +118,28 @@ def test_a_queue_is_crashed_and_is_there_again_with_its_messages(broker: Broker,
     wait_until(lambda: probe.depth(queue) == 1, 30)
 
 
+def test_a_queue_is_full_and_has_room_again_and_keeps_what_it_has(broker: Broker, queue: str) -> None:
+    def is_refused() -> bool:
+        with Probe(broker).channel() as channel:
+            channel.confirm_delivery()
+            try:
+                channel.basic_publish("", queue, b"one", pika.BasicProperties(delivery_mode=2))
+            except pika.exceptions.NackError:
+                return True
+            return False
+
+    Probe(broker).publish(queue, b"first", delivery_mode=2)
+    assert not is_refused()
+    for definition in (erlang.REJECT, erlang.FULL):
+        assert broker.evaluate(erlang.set_policy("full", r"^N\.messages$", definition)) == "ok"
+        wait_until(lambda: erlang.have_taken(broker.evaluate(erlang.with_policy("full")), definition), 30)  # noqa: B023
+    wait_until(is_refused, 30)
+    assert broker.evaluate(erlang.accept_publishes("full")) == "ok"
+    wait_until(lambda: not is_refused(), 30)
+    assert broker.evaluate(erlang.accept_publishes("full")) != "ok"
+    assert {body for body, _ in Probe(broker).take_all(queue)} == {b"first", b"one"}
+
+
 def test_what_a_broker_does_not_understand_is_told_from_what_is_not_there(broker: Broker) -> None:
     for unknown in ("rabbit_networking:no_such_function().", "lists:keyfind(1, 2).", "no_such_module:it()."):
         assert erlang.is_misunderstood(broker.evaluate(unknown))

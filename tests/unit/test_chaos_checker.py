@@ -127,6 +127,79 @@ class TestExecutedOnce:
         assert Made().at(1).message(7).confirmed(7).dead(7).dead(7).broken() == set()
 
 
+class TestSentBackFromTheDeadLetters:
+    """After ``dead requeue`` a message runs again, with all of its attempts; and if it was executed, it does not."""
+
+    def failed(self) -> Made:
+        made = Made().at(1).message(7).at(2).confirmed(7)
+        return made.at(3).started(7, 2).at(4).finished(7, 2, verdict="failed")
+
+    def requeued(self, made: Made) -> Made:
+        made.write("operator", "requeued", op=7)
+        return made
+
+    def test_its_attempts_are_counted_from_1_again(self) -> None:
+        again = self.requeued(self.failed().at(5)).at(6).started(7, 1, "other").at(7).finished(7, 1, "other")
+        assert again.broken() == set()
+        assert self.failed().at(6).started(7, 1, "other").at(7).finished(7, 1, "other").broken() == {"I2"}
+
+    def test_only_attempts_after_it_are(self) -> None:
+        again = self.failed().at(6).started(7, 1, "other").at(7).finished(7, 1, "other")
+        assert self.requeued(again.at(8)).broken() == {"I2"}
+
+    def test_what_was_executed_stays_executed_once(self) -> None:
+        again = self.requeued(executed_message().ends("worker").at(5)).at(6).started(7, 1, "other")
+        assert again.ends("other").broken() == {"I2"}
+
+    def test_its_former_letter_may_have_stayed(self) -> None:
+        again = self.requeued(self.failed().at(5)).at(6).started(7, 1, "other").at(7).finished(7, 1, "other")
+        assert again.dead(7).ends("other").broken() == set()
+
+
+class TestWhatWasSaidNotToRun:
+    @pytest.mark.parametrize("error", ["EnvelopeError", "SendRefused", "NoBrokerAvailable", "OutboxFull"])
+    def test_a_message_that_is_not_stored_does_not_run(self, error: str) -> None:
+        made = Made().at(1).message(7)
+        made.at(2).write("sender", "refused", op=7, error=error)
+        assert made.broken() == set()
+        assert made.verdict().findings["I11"].checked == 1
+        assert made.at(3).started(7).at(4).finished(7).broken() == {"I11"}
+
+    def test_one_of_which_nobody_knows_may_run(self) -> None:
+        made = Made().at(1).message(7)
+        made.at(2).write("sender", "refused", op=7, error="SendUnconfirmed")
+        assert made.at(3).started(7).at(4).finished(7).broken() == set()
+
+    @pytest.mark.parametrize("error", ["UnknownService", "ServiceBusy", "NodeUnavailable", "CallRefused"])
+    def test_a_call_that_was_not_run_does_not_run(self, error: str) -> None:
+        made = Made().at(1).call(7).at(4).replied(7, "error", error=error)
+        assert made.broken() == set()
+        assert made.at(2).started(7).at(3).finished(7).broken() == {"I11"}
+
+    def test_a_call_that_was_interrupted_may_have_run(self) -> None:
+        made = Made().at(1).call(7).at(2).started(7).at(3).finished(7)
+        assert made.at(4).replied(7, "error", error="CallInterrupted").broken() == set()
+
+    @pytest.mark.parametrize(("error", "broken"), [("EnvelopeError", set()), ("SendUnconfirmed", {"I11"})])
+    def test_what_is_too_large_is_told_so(self, error: str, broken: set[str]) -> None:
+        made = Made().at(1).message(7, too_large=True)
+        made.at(2).write("sender", "refused", op=7, error=error)
+        assert made.broken() == broken
+
+    def test_what_is_too_large_is_not_taken(self) -> None:
+        taken = Made().at(1).message(7, too_large=True).at(2).confirmed(7).at(3).started(7).at(4).finished(7)
+        assert taken.broken() == {"I11"}
+
+
+class TestChildrenOfServices:
+    @pytest.mark.parametrize(("ended", "broken"), [(True, set()), (False, {"I10"})])
+    def test_a_child_ends(self, ended: bool, broken: set[str]) -> None:
+        made = executed_message()
+        made.at(3.5).write("worker", "child", op=7, how="exits", ended=ended)
+        assert made.broken() == broken
+        assert made.verdict().findings["I10"].checked == 1
+
+
 class TestNotAfterItsDeadline:
     def test_a_call_that_starts_in_time_is_fine(self) -> None:
         made = Made().at(1).call(7, deadline=5).at(5.1).replied(7, "error", error="CallTimeout").at(5.2).started(7)
@@ -294,7 +367,7 @@ def test_offences_are_counted_and_the_first_are_shown() -> None:
 def test_a_verdict_says_what_it_could_not_check() -> None:
     verdict = answered_call().verdict()
     assert verdict.is_clean
-    assert verdict.unchecked == ["I1", "I7", "I8", "I9"]
+    assert verdict.unchecked == ["I1", "I7", "I8", "I9", "I10", "I11"]
 
 
 def test_a_rig_that_contradicts_itself_is_not_clean() -> None:

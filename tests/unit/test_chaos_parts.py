@@ -136,8 +136,8 @@ class Broker:
     def __init__(self, answer: str):
         self._answer = answer
 
-    def evaluate(self, _expressions: str) -> str:
-        return self._answer
+    def evaluate(self, expressions: str) -> str:
+        return "up" if expressions == "up." else self._answer
 
 
 UNDEF = "{badrpc,{'EXIT',{undef,[{rabbit_networking,connections_local,[],[]}]}}}"
@@ -149,7 +149,8 @@ def broken(kind: str, answer: str) -> None:
     proxy: Any = None
     world: Any = World(Plan(has_cluster=False, brokers=1), Path())
     world.endpoints["a"] = Endpoint("a", broker, proxy)
-    with apply(world, Fault(0.0, kind, "a/NODE-1.rpc" if KINDS[kind].aims_at == "queue" else "a", 0.0)):
+    target = {"queue": "a/NODE-1.rpc", "store": "NODE-1@a"}.get(KINDS[kind].aims_at, "a")
+    with apply(world, Fault(0.0, kind, target, 0.0)):
         pass
 
 
@@ -165,7 +166,10 @@ BY_ERLANG = [
 ]
 
 
-@pytest.mark.parametrize("kind", BY_ERLANG)
+FULL = ["messages-full", "delays-full", "dead-letters-full"]
+
+
+@pytest.mark.parametrize("kind", [*BY_ERLANG, *FULL])
 def test_a_fault_that_the_broker_does_not_understand_fails_the_run(kind: str) -> None:
     with pytest.raises(RigError, match="a does not understand"):
         broken(kind, UNDEF)
@@ -176,3 +180,25 @@ def test_a_fault_that_did_nothing_is_missed(kind: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(faults, "_ASKED_FOR_S", 0.0)
     with pytest.raises(FaultMissed, match=kind):
         broken(kind, "none")
+
+
+@pytest.mark.parametrize("kind", FULL)
+@pytest.mark.parametrize(("answer", "told"), [("ok", "no queue takes the policy"), ("none", "cannot be taken away")])
+def test_a_policy_that_holds_for_nothing_or_stays_fails_the_run(
+    kind: str, answer: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "_POLICY_HOLDS_S", 0.0)
+    with pytest.raises(RigError, match=told):
+        broken(kind, answer)
+
+
+def test_a_policy_is_taken_when_each_queue_says_so() -> None:
+    def says(*pairs: str) -> str:
+        return f"[{{effective_policy_definition,[{','.join(pairs)}]}}]"
+
+    overflow = '{<<"overflow">>,<<"reject-publish">>}'
+    both, one = says('{<<"max-length">>,0}', overflow), says(overflow)
+    assert erlang.have_taken(both + both, erlang.FULL)
+    assert erlang.have_taken(one, erlang.REJECT)
+    for answer in (both + one, "[]", "", says()):
+        assert not erlang.have_taken(answer, erlang.FULL)
