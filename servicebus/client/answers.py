@@ -25,6 +25,8 @@ LOG = get_logger(__name__)
 
 _QUEUE_MAY_APPEAR_S = 0.25
 """After a message came back unroutable or was refused, its queue there is not tried again for so long."""
+_FOLLOWERS = 2
+"""So many messages that wait for a node go on their way when one is confirmed."""
 _CORRECTIONS = 3
 """So often a call is sent again because its node's clock says that it is late."""
 
@@ -98,6 +100,8 @@ class Answers:
         if is_ack and not request.returned:
             self._roster.finish(request)
             request.complete(Receipt(request.event_id, link.host.name))
+            if self._roster.waiting:  # twice as many each time: its queue may have room for all, or for one
+                self._carrier.go_on(request.address.node, time.monotonic(), _FOLLOWERS)
             return
         request.not_run()
         now, why = time.monotonic(), "has no queue for the messages of the node"

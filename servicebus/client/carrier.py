@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from servicebus.client.budgets import Budgets
@@ -32,6 +33,12 @@ _BUSY_RETRY_S = 0.05
 """For who is busy and does not say for how long."""
 _HELD_S = 0.2
 """How often a call that is held back asks whether it may go."""
+_PROBE_S = 0.25
+"""How often the oldest message that waits for a node is tried: its queue may have been declared, or have room."""
+_PROBES_AT_ONCE = 100
+"""So many nodes at one tick, the others at the next ones."""
+_LOOKED_AT = 8
+"""So many of a node's oldest messages are looked at: the first may be too large for the broker that is left."""
 
 
 class Carrier:
@@ -57,6 +64,8 @@ class Carrier:
         self._connector = connector
         self._budgets = budgets
         self._canceller = canceller
+        self._probes: dict[str, float] = {}
+        """Nodes that messages wait for, and when the next one is tried, in that order."""
 
     def each(self, requests: Iterable[Request], handle: Callable[[Request], None]) -> None:
         """``handle()`` each of *requests*; what it raises for one ends that one alone."""
@@ -81,7 +90,7 @@ class Carrier:
 
     def carry(self, request: Request, now: float) -> None:
         """Take *request* on its way, until its deadline."""
-        self._roster.deadlines.add(request)
+        self._roster.deadlines.add(request, request.deadline)
         self.route(request, now)
 
     def route(self, request: Request, now: float) -> None:
@@ -110,24 +119,56 @@ class Carrier:
         if request.is_from_outbox:  # it waits there
             request.fail(out_of_paths(request, self._links))
             return
-        if request.waiting_since is None:
-            request.waiting_since = now
-        self._roster.waiting[request.id] = request
+        since = request.waiting_since
+        if since is None or self._grace_end(since) <= now:
+            self._roster.grace.add(request, self._grace_end(now) if since is None else now)
+            request.waiting_since = now if since is None else since
+        self._roster.wait(request)
+        if request.kind is Kind.MESSAGE:
+            self._probes.setdefault(request.address.node, now + _PROBE_S)
         if request.pinned is not None:
             request.pinned.connect(now)
         else:
             self._connector.connect_more(request.reverse)
 
-    def retry_waiting(self, now: float) -> None:
-        """Something has become better: look again for everybody who waits."""
-
-        def look_again(request: Request) -> None:
-            if self._roster.waiting.pop(request.id, None) is not None:
-                self.route(request, now)
-
-        self.each(list(self._roster.waiting.values()), look_again)
+    def retry_waiting(self, now: float, node: str | None = None) -> None:
+        """Something has become better, for *node* or for all: look again for what waits."""
+        waiting = self._roster.waiting if node is None else self._roster.waiting_for(node)
+        self._route_waiting(list(waiting.values()), now)
         if self.outbox is not None:
             self.outbox.try_again(now)
+
+    def probe(self, now: float) -> None:
+        """Try the oldest message of each node whose turn it is. To be called at every tick.
+
+        No event says that a queue was declared, or has room again. While no link is usable nothing is tried: the next
+        one that comes up tries all.
+        """
+        if not self._probes or not any(link.is_usable for link in self._links):
+            return
+        for node, due in list(islice(self._probes.items(), _PROBES_AT_ONCE)):
+            if due > now:
+                return
+            del self._probes[node]
+            if self._roster.messages_for(node):
+                self._probes[node] = now + _PROBE_S
+                self.go_on(node, now, 1)
+
+    def go_on(self, node: str, now: float, count: int) -> None:
+        """Publish up to *count* of the messages that wait for *node*, as far as there is a way for them."""
+        oldest = list(islice(self._roster.messages_for(node).values(), _LOOKED_AT))
+        ready = [request for request in oldest if self._router.choose(request, now) is not None]
+        self._route_waiting(ready[:count], now)
+
+    def _route_waiting(self, requests: Iterable[Request], now: float) -> None:
+        def look_again(request: Request) -> None:
+            if self._roster.leave(request):
+                self.route(request, now)
+
+        self.each(requests, look_again)
+
+    def _grace_end(self, since: float) -> float:
+        return since + self._away_grace_s
 
     # -- coming back from where it was published -----------------------------------------------------------------------
 
@@ -232,12 +273,13 @@ class Carrier:
 
         def look(request: Request) -> None:
             since = request.waiting_since
-            if since is not None and now - since >= self._away_grace_s and request.id in self._roster.waiting:
+            if since is not None and self._grace_end(since) <= now and request.id in self._roster.waiting:
                 self.end(request, out_of_paths(request, self._links))
                 if request.kind is Kind.MESSAGE:
                     self._queue_behind(request)
 
-        self.each(list(self._roster.waiting.values()), look)
+        self.each(self._roster.grace.expired(now), look)
+        self._roster.grace.forget_done(len(self._roster))
 
     def end(self, request: Request, error: ServiceBusError) -> None:
         """No broker has taken *request*: into the outbox with it, or else *error* is its end."""
@@ -253,6 +295,5 @@ class Carrier:
         """What waits for the same node was sent later than *first*, and must not overtake it."""
         if self.outbox is None:
             return
-        for request in list(self._roster.waiting.values()):
-            if request.kind is Kind.MESSAGE and request.address.node == first.address.node:
-                self.end(request, out_of_paths(request, self._links))
+        for request in list(self._roster.messages_for(first.address.node).values()):
+            self.end(request, out_of_paths(request, self._links))

@@ -234,7 +234,7 @@ class Engine:
         LOG.debug("%s: %s", link.host.name, reason)
         link.trust.lose(reason)
         self._carrier.each(orphans, lambda request: self._carrier.take_back(request, link, reason, now))
-        for request in [request for request in self._roster.waiting.values() if request.pinned is link]:
+        for request in self._roster.pinned_to(link):
             self._roster.finish(request)
             request.fail(NoBrokerAvailable(str(request.address), [(link.host.name, reason)]))
         self._connector.failed(link, now)
@@ -260,7 +260,7 @@ class Engine:
         self._connector.prepare_another(path.link, time.monotonic())
 
     def path_alive(self, path: Path) -> None:
-        self._carrier.retry_waiting(time.monotonic())
+        self._carrier.retry_waiting(time.monotonic(), path.node)
 
     def queue_made_anew(self, path: Path, made_at: float) -> None:
         """Calls that were published before *made_at* went into a queue that is gone, or to a worker that may be."""

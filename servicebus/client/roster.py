@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 from servicebus.client.deadlines import Deadlines
 from servicebus.client.request import Request
+from servicebus.wire.envelope import Kind
+
+if TYPE_CHECKING:
+    from servicebus.client.link import Link
 
 
 class Roster:
@@ -13,10 +20,15 @@ class Roster:
         self.travelling: dict[str, Request] = {}
         """Published on a link."""
         self.waiting: dict[str, Request] = {}
-        """For a usable path."""
+        """For a usable path. Changed by ``wait()`` and ``leave()`` only."""
         self.pausing: dict[str, Request] = {}
         """Answered "busy", and asked again in a moment."""
         self.deadlines = Deadlines()
+        self.grace = Deadlines()
+        """Those that wait, by when their grace is over; some have found a path since."""
+        self._by_node: dict[str, dict[str, Request]] = {}
+        self._messages: dict[str, dict[str, Request]] = {}
+        self._pinned: dict[str, Request] = {}
 
     def __len__(self) -> int:
         return len(self.travelling) + len(self.waiting) + len(self.pausing)
@@ -28,10 +40,55 @@ class Roster:
         """The unfinished request with that id."""
         return self.travelling.get(wire_id) or self.waiting.get(wire_id) or self.pausing.get(wire_id)
 
+    # What waits is kept by node as well: an event of one node must not cost a look at all that wait for others. A
+    # thread may be interrupted between two steps: what stands in a line is always in ``waiting``, too.
+
+    def wait(self, request: Request) -> None:
+        """*request* waits for a path, behind those that wait already."""
+        self.waiting[request.id] = request
+        for lines in self._lines(request):
+            lines.setdefault(request.address.node, {})[request.id] = request
+        if request.pinned is not None:
+            self._pinned[request.id] = request
+
+    def leave(self, request: Request) -> bool:
+        """*request* does not wait any more; False if it did not."""
+        if request.id not in self.waiting:
+            return False
+        self._pinned.pop(request.id, None)
+        node = request.address.node
+        for lines in self._lines(request):
+            line = lines.get(node, {})
+            line.pop(request.id, None)
+            if not line:
+                lines.pop(node, None)
+        del self.waiting[request.id]
+        return True
+
+    def is_awaited(self, node: str) -> bool:
+        """Whether any request waits for a path to *node*."""
+        return node in self._by_node
+
+    def waiting_for(self, node: str) -> Mapping[str, Request]:
+        """What waits for a path to *node*, the oldest first."""
+        return self._by_node.get(node, {})
+
+    def messages_for(self, node: str) -> Mapping[str, Request]:
+        """The messages among them."""
+        return self._messages.get(node, {})
+
+    def pinned_to(self, link: Link) -> list[Request]:
+        """What waits for *link* and no other."""
+        return [request for request in self._pinned.values() if request.pinned is link]
+
+    def _lines(self, request: Request) -> tuple[dict[str, dict[str, Request]], ...]:
+        return (self._by_node, self._messages) if request.kind is Kind.MESSAGE else (self._by_node,)
+
     def finish(self, request: Request) -> None:
         """Strike *request* off."""
         self.travelling.pop(request.id, None)
-        self.waiting.pop(request.id, None)
+        if request.id in self.waiting:
+            self.leave(request)
         self.pausing.pop(request.id, None)
         if request.path is not None:
             request.path.outstanding.pop(request.id, None)
@@ -48,6 +105,6 @@ class Roster:
     def take_all(self) -> list[Request]:
         """Strike everybody off."""
         everybody = [*self.travelling.values(), *self.waiting.values(), *self.pausing.values()]
-        for requests in (self.travelling, self.waiting, self.pausing):
+        for requests in (self.travelling, self.waiting, self.pausing, self._by_node, self._messages, self._pinned):
             requests.clear()
         return everybody

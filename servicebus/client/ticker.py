@@ -13,7 +13,6 @@ from servicebus.client.link import Link
 from servicebus.client.roster import Roster
 from servicebus.client.watch import PathWatch
 from servicebus.transport.loop import EventLoop, Timer
-from servicebus.wire.envelope import Kind
 
 _BUSY_TICK_S = 0.05
 _IDLE_TICK_S = 0.5
@@ -70,7 +69,7 @@ class Ticker:
         for look in (
             self._carrier.end_overdue,
             self._check_links,
-            self._retry_messages,
+            self._carrier.probe,
             self._carrier.end_grace,
             self._connector.look_after,
             self._budgets.look,
@@ -82,12 +81,6 @@ class Ticker:
             self.set()
 
     def _check_links(self, now: float) -> None:
-        awaited_nodes = {request.address.node for request in self._roster.waiting.values()}
         for link in self._links:
             if link.is_up:
-                self._loop.guarded(partial(self._watch.check, link, awaited_nodes, now))
-
-    def _retry_messages(self, now: float) -> None:
-        """The queue that was missing may have been declared; nobody would tell us."""
-        if any(request.kind is Kind.MESSAGE for request in self._roster.waiting.values()):
-            self._carrier.retry_waiting(now)
+                self._loop.guarded(partial(self._watch.check, link, self._roster.is_awaited, now))

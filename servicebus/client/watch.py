@@ -7,6 +7,7 @@ alive. A broker that owes a confirm is asked for any sign of life.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from servicebus.client.connector import SPARE_AFTER_S
@@ -41,7 +42,7 @@ class PathWatch:
     def is_waiting(self) -> bool:
         return self._pinger.is_waiting
 
-    def check(self, link: Link, awaited_nodes: set[str], now: float) -> None:
+    def check(self, link: Link, is_awaited: Callable[[str], bool], now: float) -> None:
         """Look at one connected link and its paths."""
         self._pinger.forget_overdue(now)
         link.look()
@@ -49,7 +50,7 @@ class PathWatch:
         for path in list(link.paths.values()):
             if link.has_moved:
                 path.clock.moved(now)
-            self._check(path, path.node in awaited_nodes, now)
+            self._check(path, is_awaited, now)
 
     def ask(self, path: Path, now: float) -> bool:
         """Find out now whether anybody is behind *path*; something has come back from it.
@@ -90,7 +91,7 @@ class PathWatch:
         if was_dead or finding.is_news:
             self._events.path_alive(path)
 
-    def _check(self, path: Path, is_awaited: bool, now: float) -> None:
+    def _check(self, path: Path, is_awaited: Callable[[str], bool], now: float) -> None:
         verdict = path.clock.verdict(now, path.oldest())
         if verdict is Verdict.DEAD:
             if path.link.bytes_received == path.link_bytes_at_ping:
@@ -102,7 +103,7 @@ class PathWatch:
             path.link.ask_broker()  # so that silence afterwards is the broker's, or only the node's
             self._events.path_suspect(path)
         elif not path.trust.is_healthy:
-            self._probe(path, is_awaited, now)
+            self._probe(path, is_awaited(path.node), now)
         else:
             self._pinger.look_around(path, now)
 

@@ -50,7 +50,7 @@ class FakeLink:
     """Connected and usable; remembers what was published."""
 
     is_usable = is_up = True
-    state = None
+    state = failure = None
 
     def __init__(self, name: str):
         self.host: Any = SimpleNamespace(name=name)
@@ -63,6 +63,9 @@ class FakeLink:
     def path(self, node: str, now: float) -> Path:
         link: Any = self
         return self.paths.setdefault(node, Path(link, node, PingClock(1, 1, now)))
+
+    def describe(self) -> str:
+        return "away"
 
     def refuses(self, request: Request, now: float) -> bool:
         return self.size_limit.refuses(len(request.body), now) is not None

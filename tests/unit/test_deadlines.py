@@ -25,7 +25,7 @@ def test_whoever_is_late_is_found_once(given: list[tuple[int, bool]], looks: lis
     deadlines = Deadlines()
     requests = [request(number, float(deadline)) for number, (deadline, _) in enumerate(given)]
     for each, (_, is_answered) in zip(requests, given, strict=True):
-        deadlines.add(each)
+        deadlines.add(each, each.deadline)
         if is_answered:
             each.complete(None)
     waiting = [each for each in requests if not each.is_done]
@@ -40,7 +40,7 @@ def test_what_is_done_is_not_kept(given: list[int]) -> None:
     deadlines = Deadlines()
     requests = [request(number, float(deadline)) for number, deadline in enumerate(given)]
     for each in requests:
-        deadlines.add(each)
+        deadlines.add(each, each.deadline)
     for each in requests[1:]:
         each.complete(None)
     list(deadlines.expired(-1.0))
@@ -58,7 +58,7 @@ def test_whoever_is_interrupted_as_he_ends_one_leaves_it_to_its_deadline(
 ) -> None:
     """A thread that waits for an answer of its own turns the loop, and Ctrl-C may come at any point."""
     deadlines, waiting = Deadlines(), request(1, 5.0)
-    deadlines.add(waiting)
+    deadlines.add(waiting, waiting.deadline)
     promise = waiting.promise()
 
     def interrupted(*_: object) -> None:
@@ -79,7 +79,7 @@ def test_requests_of_one_limit_leave_as_they_are_answered() -> None:
     deadlines = Deadlines()
     for number in range(5000):
         made = request(number, 100.0 + number)
-        deadlines.add(made)
+        deadlines.add(made, made.deadline)
         made.complete(None)
         list(deadlines.expired(0.0))
     assert len(deadlines) == 0

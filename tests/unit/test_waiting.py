@@ -1,0 +1,191 @@
+"""What waits for a path: found by its node, woken by events, and free of charge meanwhile."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from test_answers import FakeLink
+
+from servicebus.client.answers import Answers
+from servicebus.client.carrier import Carrier
+from servicebus.client.request import Request
+from servicebus.client.roster import Roster
+from servicebus.client.router import Router
+from servicebus.errors import NoBrokerAvailable, ServiceBusError
+from servicebus.wire.address import Address
+from servicebus.wire.envelope import Kind
+
+MANY = 10_000
+GRACE_S = 3.0
+TICK_S = 0.05
+
+
+class Bus:
+    """A Sender's parts on links of the test; counts the requests that are routed."""
+
+    def __init__(self, links: int = 1):
+        fakes = [FakeLink(f"mq-{number}") for number in range(links)]
+        self.links: Any = fakes
+        nothing: Any = SimpleNamespace(
+            connect_more=lambda reverse: None, cancel=lambda request: None, ask=lambda path, now: False
+        )
+        config: Any = SimpleNamespace(away_grace=GRACE_S)
+        self.roster = Roster()
+        self.router = Router(self.links, 10.0)
+        self.carrier = Carrier(nothing, config, self.links, self.roster, self.router, nothing, nothing, nothing)
+        self.answers = Answers(self.roster, self.carrier, nothing, nothing)
+        self.routed = 0
+        route = self.carrier.route
+
+        def count(request: Request, now: float) -> None:
+            self.routed += 1
+            route(request, now)
+
+        self.carrier.route = count  # type: ignore[method-assign]
+        self.now = time.monotonic()
+        self._count = 0
+
+    def carry(self, kind: Kind = Kind.MESSAGE, node: str = "N", timeout_s: float = 60.0, size: int = 0) -> Request:
+        self._count += 1
+        address = Address(node, "test", "it")
+        request = Request(self._count, f"x-{self._count}", address, kind, b"x" * size, "", timeout_s=timeout_s)
+        self.carrier.carry(request, self.now)
+        return request
+
+    def confirm(self, request: Request, *, is_ack: bool) -> None:
+        assert request.link is not None
+        self.answers.confirmed(request.link, request, is_ack)
+
+    def tick(self, seconds: float = TICK_S) -> int:
+        """Let time pass and tick once; how many requests were routed."""
+        before = self.routed
+        self.now += seconds
+        for look in (self.carrier.end_overdue, self.carrier.probe, self.carrier.end_grace):
+            look(self.now)
+        return self.routed - before
+
+
+@pytest.fixture
+def bus(monkeypatch: pytest.MonkeyPatch) -> Bus:
+    bus = Bus()
+    monkeypatch.setattr(time, "monotonic", lambda: bus.now)
+    return bus
+
+
+@pytest.mark.parametrize("kind", [Kind.CALL, Kind.MESSAGE])
+def test_in_an_outage_a_tick_routes_nothing_however_many_wait(bus: Bus, kind: Kind) -> None:
+    bus.links[0].is_usable = False
+    for number in range(MANY):
+        bus.carry(kind, f"N-{number % 100}")
+    assert len(bus.roster.waiting) == MANY
+    assert [bus.tick() for _ in range(40)] == [0] * 40
+    bus.links[0].is_usable = True
+    bus.carrier.retry_waiting(bus.now)
+    assert len(bus.links[0].published) == MANY
+
+
+def test_one_message_per_node_is_tried_every_quarter_of_a_second(bus: Bus) -> None:
+    link = bus.links[0]
+    link.path("N", bus.now).lacks_queue_until = bus.now + 0.25
+    for _ in range(MANY):
+        bus.carry()
+    bus.carry(Kind.CALL, "OTHER")
+    assert len(bus.roster.waiting) == MANY
+    for _ in range(4):
+        assert sum(bus.tick() for _ in range(5)) == 1
+        bus.confirm(link.published[-1], is_ack=False)  # its queue is full still
+    assert bus.routed < MANY + 20
+    assert len(bus.roster.waiting) == MANY
+
+
+def test_probes_of_many_nodes_are_spread_over_the_ticks(bus: Bus) -> None:
+    for number in range(1000):
+        bus.links[0].path(f"N-{number}", bus.now).lacks_queue_until = bus.now + 0.25
+        bus.carry(node=f"N-{number}")
+    counts = [bus.tick() for _ in range(15)]
+    assert max(counts) <= 100
+    assert sum(counts) == 1000
+
+
+def test_a_confirm_lets_more_follow_and_all_arrive_in_order(bus: Bus) -> None:
+    link = bus.links[0]
+    link.path("N", bus.now).lacks_queue_until = bus.now + 0.25
+    sent = [bus.carry() for _ in range(1000)]
+    confirmed = rounds = 0
+    for _ in range(6):
+        bus.tick()
+    while confirmed < len(link.published):
+        batch = link.published[confirmed:]
+        confirmed, rounds = confirmed + len(batch), rounds + 1
+        for request in batch:
+            bus.confirm(request, is_ack=True)
+    assert rounds <= 11
+    assert link.published == sent
+    assert [request.wait() for request in sent] == [request.event_id for request in sent]
+
+
+def test_what_is_too_large_for_the_broker_that_is_left_does_not_stop_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bus = Bus(links=2)
+    monkeypatch.setattr(time, "monotonic", lambda: bus.now)
+    first, second = bus.links
+    second.is_usable = False
+    first.size_limit.learn(100_000, bus.now)
+    first.path("N", bus.now).lacks_queue_until = bus.now + 0.25
+    large, small = bus.carry(size=100_001), bus.carry(size=10)
+    for _ in range(6):
+        bus.tick()
+    assert first.published == [small]
+    assert list(bus.roster.waiting.values()) == [large]
+
+
+def test_a_path_that_lives_again_wakes_what_waits_for_its_node_alone(bus: Bus) -> None:
+    for node in ("A", "B"):
+        bus.links[0].path(node, bus.now).trust.lose("away")
+    mine = [bus.carry(Kind.CALL, "A") for _ in range(3)]
+    for _ in range(3):
+        bus.carry(Kind.CALL, "B")
+    bus.links[0].path("A", bus.now).trust.recover(bus.now)
+    before = bus.routed
+    bus.carrier.retry_waiting(bus.now, "A")
+    assert bus.routed - before == 3
+    assert bus.links[0].published == mine
+    assert (bus.roster.is_awaited("A"), bus.roster.is_awaited("B")) == (False, True)
+
+
+def test_the_grace_ends_what_waits_once_it_is_over_and_not_before(bus: Bus) -> None:
+    bus.links[0].is_usable = False
+    first = bus.carry()
+    bus.tick(1.0)
+    second = bus.carry(Kind.CALL)
+    bus.carrier.retry_waiting(bus.now)  # what waits for the second time has waited since the first
+    bus.tick(GRACE_S - 1.1)
+    assert (first.is_done, second.is_done) == (False, False)
+    bus.tick(0.2)
+    assert (first.is_done, second.is_done) == (True, False)
+    bus.tick(1.0)
+    with pytest.raises(NoBrokerAvailable):
+        second.wait()
+    assert not bus.roster.waiting
+    assert not bus.roster.is_awaited("N")
+    assert len(bus.roster.grace) == 0
+
+
+def test_a_request_that_lost_its_path_after_its_grace_ends_at_the_next_tick(bus: Bus) -> None:
+    link = bus.links[0]
+    link.is_usable = False
+    request = bus.carry()
+    bus.tick(2.0)
+    link.is_usable = True
+    bus.carrier.retry_waiting(bus.now)
+    bus.tick(2.0)  # on its way, for less than the grace
+    link.is_usable = False
+    bus.carrier.take_back(request, link, "reset", bus.now)
+    assert not request.is_done
+    bus.tick()
+    with pytest.raises(ServiceBusError):
+        request.wait()
