@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from servicebus.configuration import Configuration
+from servicebus.errors import ConnectionLost
+from servicebus.policy.connection import State
 from servicebus.runtime.consumer import NodeConsumer
 from servicebus.runtime.control import ControlLane
 from servicebus.runtime.dialect import Version2
@@ -25,6 +27,17 @@ CONFIG = Configuration({"hosts": ["mq-a"], "node_name": "NODE-01", "secret_token
 
 class Connection:
     blocked: str | None = None
+
+    def __init__(self) -> None:
+        self.is_open = True
+        self.goodbyes: list[str] = []
+
+    def close(self) -> None:
+        self.goodbyes.append("close")
+
+    def abort(self, _reason: str) -> None:
+        self.is_open = False
+        self.goodbyes.append("abort")
 
 
 class Place:
@@ -78,6 +91,21 @@ def test_what_a_stale_connection_says_of_an_alarm_is_ignored(
     place.say(stale, None)
     assert place.consumer.blocked == "low on disk"
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_connection_that_is_closed_first_does_not_cut_the_other_off(place: Place, first: int) -> None:
+    """A reset drops what the broker has not read yet: the last acks. It would deliver handled messages again."""
+    place.consumer.state = State.CONSUMING
+    place.consumer.stop()
+    place.consumer.close()
+    place.connections[first].is_open = False
+    place.consumer.connection_lost(place.connections[first], ConnectionLost("mq-a", "Normal shutdown", sent=True))
+    assert not place.consumer.is_closed
+    place.connections[1 - first].is_open = False
+    place.consumer.connection_lost(place.connections[1 - first], ConnectionLost("mq-a", "Normal shutdown", sent=True))
+    assert place.consumer.is_closed
+    assert [connection.goodbyes for connection in place.connections] == [["close"], ["close"]]
 
 
 class Channel:
