@@ -378,7 +378,7 @@ class NodeConsumer:
             self.close()
 
     def close(self) -> None:
-        """Say goodbye to the broker on both connections. Each ends by itself: a reset would take its last acks along."""
+        """Close both connections in order. Each ends by itself: a reset could take its last acks along."""
         if self.state is State.DRAINING:
             self._step(Event.DRAINED)
         for connection in self._connections:
