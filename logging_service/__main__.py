@@ -14,8 +14,9 @@ import click
 
 from logging_service.lines import DEFAULT_FORMAT
 from logging_service.server import EXIT_BAD_CONFIGURATION, LogServer, Options
-from servicebus.configuration import LoggingSettings, load_logging
+from servicebus.configuration import LoggingSettings, Secret, load_logging, weak_secrets
 from servicebus.errors import ConfigurationError
+from servicebus.runtime.inherited import put_right
 
 DEFAULT_PORT = 5500
 
@@ -46,6 +47,7 @@ def main(
     CONFIG is a YAML file with a section "logging:", such as conf/logserver.yaml or the agent's own; options win over
     it. TERM ends the server within a second, HUP makes it open its file anew.
     """
+    put_right()
     try:
         options = _from_settings(load_logging(config)) if config else Options(file="", port=DEFAULT_PORT)
         given = {"file": file, "host": host, "port": port, "keep": keep, "format": line_format}
@@ -62,7 +64,16 @@ def main(
         click.echo(f"servicebus-logd: {error}", err=True)
         sys.exit(EXIT_BAD_CONFIGURATION)
     click.echo(f"servicebus-logd: listening on {options.host}:{server.port}, writing {options.file}")
+    for text in _warnings(options.secrets):
+        click.echo(f"servicebus-logd: {text}", err=True)
+        server.warn(text)
     sys.exit(server.run())
+
+
+def _warnings(secrets: tuple[str, ...]) -> tuple[str, ...]:
+    if not secrets:
+        return ("records are not signed, and whoever reaches the port can write some: set logging.secret",)
+    return weak_secrets("logging.secret", map(Secret, secrets))
 
 
 def _from_settings(settings: LoggingSettings) -> Options:

@@ -23,6 +23,7 @@ from logging_service.intake import Intake
 from logging_service.lines import DEFAULT_FORMAT, LineFormat
 from logging_service.listening import listen
 from logging_service.refusals import listed
+from logging_service.stream import OWN_STREAMS, LogStream
 from logging_service.writer import LogFile
 from servicebus.wire.logrecord import Datagram, Record, encode_object
 from servicebus.wire.signing import Keyring
@@ -58,6 +59,12 @@ class Options:
         return f"<Options {self.host}:{self.port} to {self.file}, {'signed' if self.secrets else 'not signed'}>"
 
 
+def _open_file(options: Options) -> LogFile | LogStream:
+    if options.file in OWN_STREAMS:
+        return LogStream(options.file)
+    return LogFile(options.file, at_midnight=options.at_midnight, max_bytes=options.max_bytes, keep=options.keep)
+
+
 class LogServer:
     """Binds its port and opens its file when it is made, so that whoever starts it learns of trouble at once.
 
@@ -71,9 +78,7 @@ class LogServer:
     def __init__(self, options: Options):
         self._options = options
         self._format = LineFormat(options.format)
-        self._file = LogFile(
-            options.file, at_midnight=options.at_midnight, max_bytes=options.max_bytes, keep=options.keep
-        )
+        self._file = _open_file(options)
         try:
             self._socket = listen(options.host, options.port)
         except Exception:
@@ -100,6 +105,10 @@ class LogServer:
         """Give back socket and file; also for a process that made the server and lets its child run it."""
         for each in (self._socket, self._wake_read, self._wake_write, self._file):
             each.close()
+
+    def warn(self, text: str) -> None:
+        """Have *text* in the file."""
+        self._say(text, "WARNING", 30)
 
     def run(self) -> int:
         """Serve until TERM or INT, or until the parent is gone; HUP reopens the file. Gives the exit code.
@@ -257,6 +266,10 @@ class LogServer:
             f" refused={found['refused']}{reasons}"
         )
         self._write()
+        # The same signal again must not end us on our last steps: the interpreter restores the defaults at its end.
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(signum, signal.SIG_IGN)
+        signal.set_wakeup_fd(-1)
         self.close()
 
     def _catch_signals(self) -> None:

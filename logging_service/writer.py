@@ -171,8 +171,10 @@ class LogFile:
 
     def _prune(self) -> None:
         start = self.path.name + "."
-        names = (entry for entry in self.path.parent.iterdir() if entry.name.startswith(start))
-        rotated = [entry for entry in names if _SUFFIX.fullmatch(entry.name[len(start) :])]
+        rotated: list[Path] = []
+        with contextlib.suppress(OSError):  # a folder that we may write to and not read
+            names = (entry for entry in self.path.parent.iterdir() if entry.name.startswith(start))
+            rotated = [entry for entry in names if _SUFFIX.fullmatch(entry.name[len(start) :])]
         # By their last record, since the local time of the names runs twice through one hour of the year.
         rotated.sort(key=_age_order)
         for old in rotated[: max(0, len(rotated) - self._keep)]:

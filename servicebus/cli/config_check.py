@@ -9,7 +9,7 @@ import click
 from servicebus.cli.options import config_source, json_option, load
 from servicebus.cli.output import Output
 from servicebus.cli.services import load_services
-from servicebus.configuration import BrokerHost, Configuration, LoggingSettings, MissingKey, load_logging
+from servicebus.configuration import BrokerHost, Configuration, LoggingSettings, MissingKey, load_logging, weak_secrets
 from servicebus.configuration.values import host_and_port
 
 
@@ -48,6 +48,7 @@ class LogServerFile(NamedTuple):
                 "level": found.level,
                 "secrets": len(found.secrets),
             },
+            "warnings": list(weak_secrets("logging.secret", found.secrets)),
         }
 
     def as_text(self) -> str:
@@ -58,6 +59,7 @@ class LogServerFile(NamedTuple):
                 f"{self.path}: fine, for servicebus-logd; a file for agents and senders needs hosts",
                 f"listens {host_and_port(found.host, found.port)}, records are {signed}",
                 f"writes  {found.file}, level {found.level}",
+                *(f"warning {text}" for text in weak_secrets("logging.secret", found.secrets)),
             ]
         )
 
@@ -105,7 +107,7 @@ def summary(configuration: Configuration) -> dict[str, Any]:
         "secrets": len(configuration.secrets),
         "status_socket": configuration.status_socket,
         "log_file": configuration.logging.file,
-        "warnings": list(configuration.warnings),
+        "warnings": list(configuration.warnings + configuration.secret_warnings),
     }
 
 
@@ -120,4 +122,5 @@ def _as_text(configuration: Configuration) -> str:
     lines += [f"{entry['kind']:<7} {entry['address']}  {entry['target']}" for entry in found["services"]]
     for name, key in (("status", "status_socket"), ("log", "log_file")):
         lines += [f"{name:<7} {found[key]}"] if found[key] else []
+    lines += [f"warning {text}" for text in configuration.secret_warnings]  # of the others stderr tells
     return "\n".join(lines)

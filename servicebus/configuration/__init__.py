@@ -5,7 +5,7 @@ and what its ``!file`` values name. docs/configuration.rst lists every key.
 """
 
 from servicebus.configuration.section import MissingKey
-from servicebus.configuration.settings import Configuration, load_logging
+from servicebus.configuration.settings import Configuration, load_logging, weak_secrets
 from servicebus.configuration.values import BrokerHost, LoggingSettings, Secret, ServiceEntry, TlsSettings
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "ServiceEntry",
     "TlsSettings",
     "load_logging",
+    "weak_secrets",
 ]

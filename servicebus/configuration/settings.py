@@ -150,7 +150,7 @@ class Configuration:
     def secret_warnings(self) -> tuple[str, ...]:
         """What agents and Senders log beside ``warnings`` when they start: secrets that do not protect."""
         log_secrets = self.logging.secrets if self.logging.secrets != self.secret_token else ()
-        return _weak("secret_token", self.secret_token) + _weak("logging.secret", log_secrets)
+        return weak_secrets("secret_token", self.secret_token) + weak_secrets("logging.secret", log_secrets)
 
     def get_port(self) -> int:
         """As in 2.x: the port of hosts that name none."""
@@ -277,7 +277,7 @@ def _read_text(path: str) -> str:
     return Path(path).read_text(encoding="utf-8")
 
 
-def _weak(key: str, secrets: Iterable[Secret]) -> tuple[str, ...]:
+def weak_secrets(key: str, secrets: Iterable[Secret]) -> tuple[str, ...]:
     """What is to be said of these secrets, once for each kind of weakness."""
     plain = [secret.reveal() for secret in secrets]
     found = []

@@ -129,7 +129,16 @@ def test_tls_without_verification_warns(check):
     assert result.exit_code == 0
     assert result.stderr.startswith("servicebus: warning: mq-a:5671: the broker's TLS certificate is not verified")
     found = json.loads(result.stdout)
-    assert (found["hosts"][0]["tls"], len(found["warnings"])) == ("not verified", 1)
+    assert (found["hosts"][0]["tls"], len(found["warnings"])) == ("not verified", 2)
+    assert "secret_token is shorter than 16 bytes" in found["warnings"][1]
+
+
+def test_secrets_that_do_not_protect_are_listed(check):
+    assert "\nwarning secret_token is shorter than 16 bytes" in check()[0].stdout
+    for name in ("agent", "sender", "logserver"):
+        stdout = invoke("config", "check", "--no-import", str(ROOT / "conf" / f"{name}.yaml")).stdout
+        assert stdout.count("\nwarning ") == 1, stdout
+        assert "is the one of the samples" in stdout
 
 
 def test_a_log_servers_file_is_read_as_one(tmp_path):
