@@ -32,9 +32,10 @@ def migrate_queue(
 ) -> None:
     """Move the messages of a node's queues on the broker HOST into queues of the type that queue_type says.
 
-    For NODE.messages, its delay queues and NODE.dead, under the names they have. No message is lost, whatever is
-    killed; after an interruption run it again. Agents that have the new queue_type wait for this command; while others
-    consume the old queues it changes nothing.
+    For NODE.messages, its delay queues and NODE.dead, under the names they have. On RabbitMQ 4 a quorum queue with a
+    delivery limit is moved into one without. No message is lost, whatever is killed; after an interruption run it
+    again. Agents that have the new queue_type wait for this command; while others consume the old queues it changes
+    nothing.
     """
     from servicebus.operations.copier import LARGEST_BYTES
     from servicebus.operations.migrate import look_at_all  # here, so that --help does not wait for pika

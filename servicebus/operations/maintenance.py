@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from servicebus.configuration import Configuration
 from servicebus.operations.session import Session
 from servicebus.transport.steps import delete_queue
-from servicebus.transport.stored import stored_arguments
+from servicebus.transport.stored import type_arguments
 from servicebus.wire.address import drained_mark, messages_queue, rpc_queue
 
 __all__ = ["Mark", "Standing"]
@@ -59,8 +59,8 @@ class Mark:
         if self.stands():
             return False
         # Durable, and of the type that messages have: on a cluster it must outlive a member as they do. The workers ask
-        # for it by publishing to it, and it keeps nothing of that.
-        arguments = {**stored_arguments(self._config), "x-max-length": 0}
+        # for it by publishing to it, and it keeps nothing of that, so no delivery limit matters.
+        arguments = {**type_arguments(self._config), "x-max-length": 0}
         with self._session.channel() as channel:
             channel.declare(self.name, durable=True, arguments=arguments)
         return True

@@ -32,13 +32,16 @@ from servicebus.errors import QueueConflict, ServiceBusError, TransportError
 from servicebus.operations.copier import Copier, Progress
 from servicebus.operations.session import Session
 from servicebus.operations.session_channel import SessionChannel
+from servicebus.policy.broker_versions import has_delivery_limit, read_version
 from servicebus.transport.interface import Step
 from servicebus.transport.steps import bind_queue, declare_exchange, declare_queue, delete_queue, unbind_queue
-from servicebus.transport.stored import declare_stored, stored_queues
+from servicebus.transport.stored import stored_arguments, stored_queues
 from servicebus.wire.address import messages_queue
 
-__all__ = ["Finding", "Migration", "MigrationBlocked", "look", "look_at_all", "moving_queue"]
+__all__ = ["LIMITED", "Finding", "Migration", "MigrationBlocked", "look", "look_at_all", "moving_queue"]
 
+LIMITED = "quorum with a delivery limit"
+"""RabbitMQ 4 has one by default, and it cannot be changed on a queue that is there."""
 QUIET_S = 1.0
 """A quorum queue is deleted when nothing has come for so long."""
 LOCK_S = 5.0
@@ -62,7 +65,8 @@ class Finding:
     state: str
     """``fine``, ``other`` (to be moved), ``missing``, or ``unfinished`` (an earlier run was ended in the middle)."""
     current: str
-    """Its type; ``another`` if it has arguments of which we do not know; empty if it does not exist."""
+    """Its type, with LIMITED behind it if it has a delivery limit and should have none; ``another`` if it has arguments
+    of which we do not know; empty if it does not exist."""
     messages: int
     consumers: int
     moving: int | None
@@ -170,15 +174,21 @@ class Migration:
     def _refuse_if_used(self, consumers: int, current: str) -> None:
         if consumers:
             raise MigrationBlocked(
-                f"{self._session.host.name}: queue {self._name} ({current}) still has {consumers} consumers; give "
-                f"the agents of node {self._config.node_name} the new queue_type first: they then wait for this command"
+                f"{self._session.host.name}: queue {self._name} ({current}) still has {consumers} consumers; "
+                + self._way_out(current)
             )
+
+    def _way_out(self, current: str) -> str:
+        node = self._config.node_name
+        if current == LIMITED and self._config.message_queue_type == "quorum":  # which the agents take as it is
+            return f"stop the agents of node {node}"
+        return f"give the agents of node {node} the new queue_type first: they then wait for this command"
 
     # -- from the old queue into the one beside it ---------------------------------------------------------------------
 
     def _empty(self, current: str) -> None:
         if self._session.facts(self._moving) is None:
-            self._do(declare_stored(self._moving, self._config), f"the declaration of queue {self._moving}")
+            self._declare(self._moving)
         # What is there now; messages go on coming, and sending them is to be disturbed as late and as short as can be.
         facts = self._session.facts(self._name)
         self._copy(self._name, self._moving, facts.ready if facts is not None else 0)
@@ -232,7 +242,7 @@ class Migration:
     # -- and back ------------------------------------------------------------------------------------------------------
 
     def _declare_anew(self) -> None:
-        self._do(declare_stored(self._name, self._config), f"the declaration of queue {self._name}")
+        self._declare(self._name)
         if self._is_bound:
             self._do(declare_exchange(self._config.exchange_name), "the declaration of the exchange")
             step = bind_queue(self._name, self._config.exchange_name, self._name)
@@ -262,6 +272,9 @@ class Migration:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
+    def _declare(self, name: str) -> None:
+        self._do(_declaration(self._session, self._config, name), f"the declaration of queue {name}")
+
     def _copy(self, source: str, target: str, at_most: int) -> None:
         if at_most:
             with Copier(self._session, source, target, self._progress) as copier:
@@ -272,9 +285,23 @@ class Migration:
             return channel.run(step, what)
 
 
-_PLAIN: dict[str, dict[str, str]] = {"quorum": {"x-queue-type": "quorum"}, "classic": {}}
-"""Each type as it is declared without further arguments. Quorum first: where the virtual host has another default type
-than classic, a queue that names none is of that."""
+def _declaration(session: Session, config: Configuration, name: str) -> Step:
+    """As the configuration wants it, on this broker."""
+    return declare_queue(name, durable=True, arguments=stored_arguments(config, session.server_version))
+
+
+def _known_types(session: Session) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each type as a queue of ours may have been declared on this broker.
+
+    Quorum first: where the virtual host has another default type than classic, a queue that names none is of that.
+    """
+    plain = {"x-queue-type": "quorum"}
+    if has_delivery_limit(read_version(session.server_version)):
+        yield "quorum", {**plain, "x-delivery-limit": -1}
+        yield LIMITED, plain
+    else:
+        yield "quorum", plain
+    yield "classic", {}
 
 
 def _type_of(session: Session, config: Configuration, name: str) -> tuple[str, bool]:
@@ -283,10 +310,10 @@ def _type_of(session: Session, config: Configuration, name: str) -> tuple[str, b
     A declaration that fits changes nothing; one that does not is refused.
     """
     wanted = config.message_queue_type
-    is_accepted = _accepts(session, name, declare_stored(name, config))
+    is_accepted = _accepts(session, name, _declaration(session, config, name))
     if is_accepted and wanted != "classic":
         return wanted, True
-    for kind, arguments in _PLAIN.items():
+    for kind, arguments in _known_types(session):
         if _accepts(session, name, declare_queue(name, durable=True, arguments=arguments)):
             return kind, is_accepted and kind == wanted
     return "another", False

@@ -112,6 +112,11 @@ class Session:
         return self.failure is None
 
     @property
+    def server_version(self) -> str:
+        """What the broker says of itself; empty if nothing."""
+        return self._connection.server_version if self._connection is not None else ""
+
+    @property
     def blocked(self) -> str | None:
         """The broker's reason while it does not read what we publish."""
         return self._connection.blocked if self._connection is not None else None

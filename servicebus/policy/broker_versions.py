@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["Version", "read_version", "warnings_for"]
+__all__ = ["Version", "has_delivery_limit", "read_version", "warnings_for"]
 
 Version = tuple[int, int, int]
 
 _ASKS_ALL_MEMBERS: tuple[Version, Version] = (3, 12, 0), (4, 1, 5)
 _NO_MIRRORS: Version = (4, 0, 0)
+_DELIVERY_LIMIT: Version = (4, 0, 0)
 
 
 def read_version(text: str) -> Version | None:
     """``4.0.5``, also with something behind it; None if it is none."""
     found = re.match(r"(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?", text)
     return (int(found[1]), int(found[2]), int(found[3] or 0)) if found else None
+
+
+def has_delivery_limit(version: Version | None) -> bool:
+    """Whether a quorum queue has a delivery limit by default, and -1 declares one without."""
+    return version is not None and version >= _DELIVERY_LIMIT
 
 
 def warnings_for(version: Version, *, is_cluster: bool, queue_type: str) -> list[str]:

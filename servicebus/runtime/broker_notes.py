@@ -1,4 +1,4 @@
-"""BrokerNotes: warns of what a broker's version means for this configuration, once for each version."""
+"""BrokerNotes: warns of what a broker's version and its queues mean for this configuration, once each."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ class BrokerNotes:
 
     def __init__(self, host: BrokerHost, config: Configuration):
         self._host = host
+        self._node = config.node_name
         self._queue_type = config.message_queue_type
         self._told: set[str] = set()
+        self._has_told_limited = False
 
     def tell(self, version_text: str) -> None:
         """The broker, or the member that is connected to, says that it is of this version."""
@@ -25,3 +27,18 @@ class BrokerNotes:
         self._told.add(version_text)
         for warning in warnings_for(version, is_cluster=bool(self._host.members), queue_type=self._queue_type):
             LOG.warning("%s: RabbitMQ %s: %s", self._host.name, ".".join(map(str, version)), warning)
+
+    def tell_limited(self, queue: str) -> None:
+        """*queue* was declared before, with the delivery limit that the broker has by default."""
+        if self._has_told_limited:
+            return
+        self._has_told_limited = True
+        LOG.warning(
+            "%s: queue %s, and maybe others of node %s, has the broker's delivery limit: unless a policy differs, "
+            "a message that came back 20 times is dropped without a trace; set the policy "
+            '{"delivery-limit": -1}, or stop the agents of the node and run: servicebus migrate-queue %s',
+            self._host.name,
+            queue,
+            self._node,
+            self._host.name,
+        )

@@ -44,6 +44,7 @@ from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Delivery, Script
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
+from servicebus.transport.stored import StoredQueues
 from servicebus.wire.address import rpc_queue
 from servicebus.wire.envelope import Kind
 
@@ -72,6 +73,7 @@ class NodeConsumer:
         self._backoff = Backoff()
         self._turn = Turn(len(host.members))
         self._fleeting = FleetingQueues(config, len(host.members))
+        self._stored: StoredQueues | None = None
         self._connections: list[AmqpConnection] = []
         self._abandoned: list[Callable[[], None]] = []
         self._publisher: Publisher | None = None
@@ -183,13 +185,15 @@ class NodeConsumer:
         self.maintenance.begin(self._connections[0], self._broken_in(self.generation), self._open_lanes)
 
     def _open_lanes(self) -> None:
-        lanes = self._lanes = Lanes(self._loop, self.host.name, self._connections[1], self._plan, self)
+        consumes = self._connections[1]
+        stored = self._stored = StoredQueues(self._config, consumes.server_version, self._notes.tell_limited)
+        lanes = self._lanes = Lanes(self._loop, self.host.name, consumes, lambda: self._plan(stored), self)
         self._lookout = Lookout(
-            self._loop, self.host.name, self._config, self._fleeting, lanes, self._is_settled, self._unattended
+            self._loop, self.host.name, self._config, self._fleeting, stored, lanes, self._is_settled, self._unattended
         )
         lanes.open(self._consuming)
 
-    def _plan(self) -> list[Lane]:
+    def _plan(self, stored: StoredQueues) -> list[Lane]:
         """The lanes that are wanted now: on a broker in maintenance nothing for callers."""
         config, fleeting, generation, control = self._config, self._fleeting, self.generation, self._control
         delays = DelayLane(self, config.node_name, generation)
@@ -208,13 +212,16 @@ class NodeConsumer:
         return [
             Lane("echo", lambda _keep: echo_lane(config, control.on_echo, self._keep_echo)),
             *([] if self.maintenance.is_asked else for_callers),
-            Lane("messages", lambda keep: messages_lane(config, on_message, keep)),
+            Lane("messages", lambda keep: messages_lane(config, stored, on_message, keep)),
             Lane("delays", lambda keep: delays_lane(config, delays.on_delivery, keep)),
             *self._extra_lanes,
         ]
 
     def _keep_echo(self, queue: str) -> None:
         self._echo_queue = queue
+
+    def is_worth_another_try(self, refused: str) -> bool:
+        return self._stored is not None and self._stored.is_worth_another_try(refused)
 
     def lane_waits(self, reason: str) -> None:
         self._complain(reason, "topology")
@@ -351,7 +358,7 @@ class NodeConsumer:
         self._control.is_leaving = is_leaving
 
     def bind_again(self) -> Script:
-        return declare_again(self._config, self._fleeting, {}, with_stored=not self._lane_problem)
+        return declare_again(self._config, self._fleeting, None if self._lane_problem else self._stored, {})
 
     def renew(self, reason: str) -> None:
         self._lost(reason, _ASKED)

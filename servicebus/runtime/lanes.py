@@ -43,6 +43,9 @@ class Lane(NamedTuple):
 class LaneEvents(Protocol):
     """What the consumer is told; in the loop's thread."""
 
+    def is_worth_another_try(self, refused: str) -> bool:
+        """Queue *refused* has other arguments: whether the lane's script will declare it in another form now."""
+
     def lane_waits(self, reason: str) -> None: ...
     def lane_broken(self, error: TransportError) -> None: ...
 
@@ -174,7 +177,10 @@ class Lanes:
             was_replaced = is_open and self._channels.get(lane.name) is not mine
             if self._is_over or was_replaced:
                 return
-            if lane.name in self._unanswered and not is_open:
+            refused = error.queue if isinstance(error, QueueConflict) and not is_open else ""
+            if refused and self._events.is_worth_another_try(refused):
+                self._open(lane, then)
+            elif lane.name in self._unanswered and not is_open:
                 self._unanswered.discard(lane.name)  # it waits, and is asked for again
             elif not is_open and _can_wait(lane.name, error):
                 self._let_wait(lane.name, error)

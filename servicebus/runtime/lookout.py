@@ -18,6 +18,7 @@ from servicebus.runtime.lanes import Lanes
 from servicebus.runtime.topology import count_consumers, declare_again, lane_counts
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
+from servicebus.transport.stored import StoredQueues
 
 LOG = get_logger(__name__)
 
@@ -39,6 +40,7 @@ class Lookout:
         host_name: str,
         config: Configuration,
         fleeting: FleetingQueues,
+        stored: StoredQueues,
         lanes: Lanes,
         is_wanted: Callable[[], bool],
         on_unattended: Callable[[str], None],
@@ -47,6 +49,7 @@ class Lookout:
         self._host_name = host_name
         self._config = config
         self._fleeting = fleeting
+        self._stored = stored
         self._lanes = lanes
         self._is_wanted = is_wanted
         self._on_unattended = on_unattended
@@ -61,11 +64,10 @@ class Lookout:
             return
         self._is_looking = True
         consumers: dict[str, int] = {}
-        with_stored = not self._lanes.problem
+        stored = None if self._lanes.problem else self._stored
         self._was_thorough = not self._was_thorough or self._attendance.is_in_doubt
         show = declare_again if self._was_thorough else count_consumers
-        script = show(self._config, self._fleeting, consumers, with_stored=with_stored)
-        channel.run(script, lambda: self._looked(consumers))
+        channel.run(show(self._config, self._fleeting, stored, consumers), lambda: self._looked(consumers))
 
     def _looked(self, consumers: dict[str, int]) -> None:
         self._is_looking = False

@@ -10,7 +10,7 @@ from servicebus.policy.ladder import RUNGS_S
 from servicebus.runtime.fleeting import FleetingQueues
 from servicebus.transport.interface import Delivery, Script, Step
 from servicebus.transport.steps import bind_queue, consume, declare_exchange, declare_queue, save_acks, set_prefetch
-from servicebus.transport.stored import declare_stored
+from servicebus.transport.stored import StoredQueues
 from servicebus.wire.address import control_queue, dead_queue, delay_queue, messages_queue, rpc_queue
 
 OnDelivery = Callable[[Delivery], None]
@@ -43,10 +43,10 @@ def calls_lane(config: Configuration, fleeting: FleetingQueues, on_call: OnDeliv
     keep((yield consume(queue, on_call)))
 
 
-def messages_lane(config: Configuration, on_message: OnDelivery, keep: Keep) -> Script:
+def messages_lane(config: Configuration, stored: StoredQueues, on_message: OnDelivery, keep: Keep) -> Script:
     """Messages: durable queues that wait for the node, and the places where messages are delayed or buried."""
     yield from _window(config)
-    yield from _stored_queues(config)
+    yield from _stored_queues(config, stored)
     keep((yield consume(messages_queue(config.node_name), on_message)))
 
 
@@ -62,25 +62,28 @@ def delays_lane(config: Configuration, on_delayed: Callable[[int], OnDelivery], 
 
 
 def declare_again(
-    config: Configuration, fleeting: FleetingQueues, consumers: dict[str, int], *, with_stored: bool = True
+    config: Configuration, fleeting: FleetingQueues, stored: StoredQueues | None, consumers: dict[str, int]
 ) -> Script:
-    """Everything but the consumers, once more; counts in *consumers* those that each queue has, of all workers."""
+    """Everything but the consumers, once more; counts in *consumers* those that each queue has, of all workers.
+
+    Without *stored* the queues that store messages are left alone.
+    """
     yield declare_exchange(config.exchange_name, no_wait=True)
     for queue in _fleeting(config):
         consumers[queue] = yield from fleeting.declare_again(queue)
-    if with_stored:
-        consumers |= yield from _stored_queues(config)
+    if stored is not None:
+        consumers |= yield from _stored_queues(config, stored)
 
 
 def count_consumers(
-    config: Configuration, fleeting: FleetingQueues, consumers: dict[str, int], *, with_stored: bool = True
+    config: Configuration, fleeting: FleetingQueues, stored: StoredQueues | None, consumers: dict[str, int]
 ) -> Script:
     """Counts in *consumers* those of the queues that callers publish to; a queue that is gone is there again."""
     for queue in _fleeting(config):
         consumers[queue] = yield from fleeting.declare_again(queue, with_binding=False)
-    if with_stored:
+    if stored is not None:
         messages = messages_queue(config.node_name)
-        _, _, consumers[messages] = yield declare_stored(messages, config)
+        _, _, consumers[messages] = yield stored.declare(messages)
 
 
 def lane_counts(node: str, consumers: Mapping[str, int]) -> dict[str, int]:
@@ -103,12 +106,12 @@ def _fleeting(config: Configuration) -> tuple[str, str]:
     return rpc_queue(config.node_name), control_queue(config.node_name)
 
 
-def _stored_queues(config: Configuration) -> Generator[Step, Any, dict[str, int]]:
+def _stored_queues(config: Configuration, stored: StoredQueues) -> Generator[Step, Any, dict[str, int]]:
     """Gives the consumers of those that somebody should consume."""
     messages = messages_queue(config.node_name)
-    yield declare_stored(dead_queue(config.node_name), config)
+    yield stored.declare(dead_queue(config.node_name))
     consumers: dict[str, int] = {}
     for queue in (messages, *(delay_queue(config.node_name, rung) for rung in RUNGS_S)):
-        _, _, consumers[queue] = yield declare_stored(queue, config)
+        _, _, consumers[queue] = yield stored.declare(queue)
     yield bind_queue(messages, config.exchange_name, messages)
     return consumers

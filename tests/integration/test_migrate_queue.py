@@ -20,6 +20,7 @@ from typing import Any
 import pika.exceptions
 import pytest
 from agents import Agent
+from broker_versions import QUORUM, has_delivery_limit, quorum_arguments
 from envelopes import SECRET
 from probe import Probe
 from waiting import wait_until
@@ -32,10 +33,10 @@ from servicebus.operations.session import open_session
 from servicebus.operations.session_channel import SessionChannel
 from servicebus.sender import Sender
 from servicebus.testing import Broker
+from servicebus.transport.stored import stored_queues
 
 pytestmark = pytest.mark.brokers(count=1)
 
-QUORUM = {"x-queue-type": "quorum"}
 QUEUE = "NODE-01.messages"
 
 
@@ -107,7 +108,7 @@ def test_every_stored_queue_is_moved_to_the_type_of_the_configuration_and_back(
         "NODE-01.dead": "other",
         **{f"NODE-01.messages.delay.{rung}": "missing" for rung in (1, 5, 30, 120, 600)},
     }
-    for queue_type, arguments in (("quorum", QUORUM), ("classic", None)):
+    for queue_type, arguments in (("quorum", quorum_arguments(brokers[0])), ("classic", None)):
         code, found, errors = command.run(queue_type)
         assert code == 0, errors
         assert found[QUEUE]["messages"] == 250
@@ -168,7 +169,7 @@ def test_killed_before_any_of_its_steps_it_loses_nothing_and_goes_on_where_it_wa
     monkeypatch.setattr(migrate, "QUIET_S", 0.1)
     monkeypatch.setattr(copier, "NEXT_S", 0.05)
     probe = Probe(brokers[0])
-    arguments = {"classic": None, "quorum": QUORUM}
+    arguments = {"classic": None, "quorum": quorum_arguments(brokers[0])}
     for at in range(1, 1000):
         fill(probe, QUEUE, 4, arguments[old])
         code = Mortal(brokers[0], new, at).exit_code()
@@ -266,3 +267,49 @@ def test_the_lock_of_a_run_that_was_killed_is_waited_for(brokers: list[Broker]) 
             with pytest.raises(NotInTime):
                 later.result(0.5)
         assert later.result(30).state == "fine"
+
+
+def test_quorum_queues_with_the_brokers_delivery_limit_are_served_and_lose_it_by_a_move(
+    command: Command, brokers: list[Broker], start_agent: Callable[..., Agent]
+) -> None:
+    """Only RabbitMQ 4 has such a limit by default; earlier ones have nothing to move."""
+    probe = Probe(brokers[0])
+    has_limit = has_delivery_limit(brokers[0])
+    for queue in stored_queues("NODE-01"):
+        fill(probe, queue, 0, QUORUM)
+    agent = start_agent(brokers, queue_type="quorum")
+    agent.wait_consuming()
+    wait_until(lambda: agent.worker()["healthy"], 20, agent.log)
+    with Sender(agent.configuration()) as sender:
+        sender.send("NODE-01.audit.record", "before")
+        wait_until(lambda: "before" in agent.noted("recorded"), 20, agent.log)
+    said = agent.log_lines("WARNING", "delivery limit", f"servicebus migrate-queue {command.host}")
+    assert len(said) == has_limit, agent.log()
+    code, found, errors = command.run("quorum")
+    assert code == has_limit
+    assert has_limit == ("1 consumers; stop the agents of node NODE-01" in errors)
+    agent.stop()
+    fill(probe, QUEUE, 4, QUORUM)
+    code, found, errors = command.run("quorum")
+    assert code == 0, errors
+    assert {each["state"] for each in found.values()} == {"fine"}
+    assert {each["was"] for each in found.values()} == {"other" if has_limit else "fine"}
+    assert is_of_type(probe, QUEUE, quorum_arguments(brokers[0]))
+    assert bodies(probe, QUEUE) == Counter(numbered(4))
+
+
+def test_no_stored_quorum_queue_has_a_delivery_limit(brokers: list[Broker], start_agent: Callable[..., Agent]) -> None:
+    """Each connection that is lost, as by a worker that dies, is one delivery more."""
+    start_agent(brokers, queue_type="quorum").wait_consuming().stop()
+    probe = Probe(brokers[0])
+    queues = stored_queues("NODE-01")
+    for queue in queues:
+        probe.publish(queue, b"kept", delivery_mode=2)
+    for _ in range(25):
+        with probe.channel() as channel:
+            for queue in queues:
+                wait_until(
+                    lambda queue=queue: channel.basic_get(queue)[0], what=lambda queue=queue: f"{queue} is empty"
+                )
+    for queue in queues:
+        wait_until(lambda queue=queue: bodies(probe, queue) == Counter([b"kept"]))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from servicebus.errors import QueueStranded, TransportError
+from servicebus.errors import QueueConflict, QueueStranded, TransportError
 from servicebus.runtime.lanes import ANSWER_S, WAITING_AGAIN_S, Lane, Lanes
 from servicebus.transport.interface import Asked, BrokerChannel, Script, Step
 
@@ -114,6 +114,8 @@ class Consumer:
         self.opened: list[str] = []
         self.broken: list[TransportError] = []
         self.complaints: list[str] = []
+        self.worth_another_try: list[str] = []
+        self.queues: dict[str, str] = {}
         self.is_done = False
         loop: Any = self.loop
         connection: Any = broker
@@ -125,7 +127,7 @@ class Consumer:
     def _script(self, name: str) -> Callable[[Any], Script]:
         def script(_keep: Any) -> Script:
             yield not_about_a_queue
-            yield declare(f"N.{name}")
+            yield declare(self.queues.get(name, f"N.{name}"))
             self.opened.append(name)
 
         return script
@@ -136,6 +138,12 @@ class Consumer:
     def _done(self) -> None:
         assert not self.is_done
         self.is_done = True
+
+    def is_worth_another_try(self, refused: str) -> bool:
+        is_worth = refused in self.worth_another_try
+        if is_worth:
+            self.worth_another_try.remove(refused)
+        return is_worth
 
     def lane_waits(self, reason: str) -> None:
         self.complaints.append(reason)
@@ -218,3 +226,42 @@ def test_a_slow_answer_that_comes_before_the_proof_counts() -> None:
     broker.answer("generated")
     assert not consumer.broken
     assert consumer.is_done
+
+
+@pytest.mark.parametrize("silent_s", [0.0, LONG_S])
+@pytest.mark.parametrize("tries", [1, 2])
+@pytest.mark.parametrize("name", ["messages", "delays"])
+def test_a_queue_that_can_be_declared_in_another_form_is_declared_at_once(
+    name: str, tries: int, silent_s: float
+) -> None:
+    queue = f"N.{name}" if name == "messages" else "N.messages.delay.5"
+    broker = Broker(queue)
+    consumer = Consumer(broker)
+    consumer.queues["delays"] = "N.messages.delay.5"
+    consumer.worth_another_try = [queue] * tries
+    consumer.open()
+    consumer.loop.pass_time(silent_s)
+    for _ in range(tries):
+        assert name not in consumer.opened
+        broker.refuse(queue, QueueConflict("mq", "refused", queue=queue))
+    broker.answer(queue)
+    assert name in consumer.opened
+    consumer.loop.pass_time(2 * WAITING_AGAIN_S)
+    assert consumer.is_done
+    assert not consumer.lanes.problem
+    assert not consumer.broken
+
+
+def test_a_queue_of_another_type_waits() -> None:
+    broker = Broker("N.messages")
+    consumer = Consumer(broker)
+    consumer.worth_another_try = ["N.messages"]
+    consumer.open()
+    for _ in range(2):
+        broker.refuse("N.messages", QueueConflict("mq", "refused", queue="N.messages"))
+    assert consumer.is_done
+    assert consumer.lanes.problem
+    broker.mute.clear()
+    consumer.loop.pass_time(2 * WAITING_AGAIN_S)
+    assert not consumer.lanes.problem
+    assert {"messages", "delays"} <= set(consumer.opened)
