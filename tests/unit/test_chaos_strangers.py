@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,27 +79,19 @@ def test_what_is_unreadable_is(properties: Any) -> None:
         read_properties(raw, 2, len(raw), int.from_bytes(raw[:2], "big"))
 
 
-def letters(monkeypatch: pytest.MonkeyPatch, folder: Path, *letters: tuple[bytes, str | None]) -> Counter[str]:
-    """Take these, of body and stamp, from the dead letters of NODE-01."""
-    taken = [({headers.REASON: "Failure", headers.LETTER: stamp}, body) for body, stamp in letters]
-    found = [(pika.BasicProperties(headers=marks), body) for marks, body in taken]
-    monkeypatch.setattr(dead_letters, "_taken", lambda *_: iter(found))
-    broker: Any = None
-    return dead_letters.take_dead_letters(broker, "NODE-01", SECRET, History(folder, "rig"))
-
-
 def message(node: str = "NODE-01", kind: Kind = Kind.MESSAGE, secret: str = SECRET) -> bytes:
     return sealed(f"{node}.jobs.record", {"op": 7}, kind=kind, secret=secret)
 
 
-def stamped(body: bytes) -> tuple[bytes, str]:
-    return body, write_letter_stamp(Keyring([SECRET]), body, "Failure", LetterStamp(1, 1, 3, 9, ""))
+def stamped(body: bytes, reason: str = "Failure") -> tuple[bytes, str]:
+    return body, write_letter_stamp(Keyring([SECRET]), body, reason, LetterStamp(1, 1, 3, 9, ""))
 
 
 @pytest.mark.parametrize(
     ("letter", "counted", "is_told"),
     [
         (stamped(message()), "Failure", True),
+        (stamped(message(), "unreadable"), "unreadable", False),
         ((message(), None), "not signed by a worker", False),
         ((message(), "1 1 3 9  made up"), "not signed by a worker", False),
         (stamped(message(secret="another")), "forged", False),
@@ -111,7 +102,13 @@ def stamped(body: bytes) -> tuple[bytes, str]:
 def test_only_what_a_worker_has_buried_counts_as_dead(
     letter: tuple[bytes, str | None], counted: str, is_told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert letters(monkeypatch, tmp_path, letter) == {counted: 1}
+    body, stamp = letter
+    reason = "unreadable" if counted == "unreadable" else "Failure"
+    properties = pika.BasicProperties(headers={headers.REASON: reason, headers.LETTER: stamp})
+    monkeypatch.setattr(dead_letters, "_taken", lambda *_: iter([(properties, body)]))
+    broker: Any = None
+    taken = dead_letters.take_dead_letters(broker, "NODE-01", SECRET, History(tmp_path, "rig"))
+    assert taken == {counted: 1}
     told = [record["op"] for path in files(tmp_path) for record in read_file(path) if record["what"] == "dead"]
     assert told == [7] * is_told
 
