@@ -61,6 +61,8 @@ class Letter:
     """What a worker of the node has signed; None for a letter that no worker wrote."""
     problem: str = ""
     """Why it cannot be read."""
+    is_whole: bool = True
+    """False: the broker has more than stands here, or properties that cannot be read; a signature would be missed."""
     deliveries: int = 0
     """How often a quorum queue has given it out before, to be looked at or in vain."""
 
@@ -119,6 +121,7 @@ def read_letter(delivery: Delivery, max_bytes: int, keyring: Keyring) -> Letter:
         host=_text(found, headers.HOST),
         stamp=read_letter_stamp(keyring, body, reason, found.get(headers.LETTER)),
         problem=problem,
+        is_whole=delivery.flaw is None,
         deliveries=max(headers.number(found, "x-delivery-count"), headers.number(found, "x-acquired-count")),
     )
 
@@ -146,6 +149,8 @@ class Judge:
 
     def standing(self, letter: Letter, now: float) -> tuple[Standing, str]:
         """Whether *letter* may go back, and why not."""
+        if not letter.is_whole:
+            return Standing.REFUSED, letter.problem
         stamp = letter.stamp
         if stamp is None:
             return Standing.UNVERIFIED, "no worker has signed this letter; anyone may have put it there. Drop it"

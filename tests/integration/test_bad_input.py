@@ -215,7 +215,7 @@ def test_dead_letters_that_a_stranger_made_unreadable_stop_no_command(bus: Bus) 
     assert (report.error, report.done) == (None, 4)
     assert sum(why.startswith("unreadable: ") for why in problems) == 3
     assert sum(why.startswith("oversized: 3000000 bytes") for why in problems) == 1
-    (report,) = letters.requeue(Filter(), unchecked=True)
+    (report,) = letters.requeue(Filter(), reseal=True)
     assert (report.error, report.done, report.left) == (None, 0, 4), "what would go back is not what stands there"
     (report,) = letters.drop(Filter())
     assert (report.error, report.done, report.left) == (None, 4, 0)

@@ -17,7 +17,7 @@ from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
 from servicebus.operations.filters import Filter, parse_age, parse_rate, show_age
 from servicebus.operations.letters import Judge, Letter, Standing
-from servicebus.transport.interface import Delivery
+from servicebus.transport.interface import Delivery, Flaw, FlawedDelivery
 from servicebus.wire import headers
 from servicebus.wire.envelope import Kind
 from servicebus.wire.signing import Keyring
@@ -206,6 +206,17 @@ def test_the_judge_says_which_letters_may_go_back(found: Letter, standing: Stand
     judged, text = JUDGE.standing(found, NOW)
     assert judged is standing
     assert why in text
+
+
+@pytest.mark.parametrize(
+    "flaw", [Flaw("oversized", "3000000 bytes, and max_envelope_bytes is 2000000"), Flaw("unreadable", "bad UTF-8")]
+)
+def test_of_a_letter_that_is_not_whole_the_judge_says_what_is_missing(flaw: Flaw) -> None:
+    """A worker may have signed it: that no one has signed what stands here says nothing about the whole."""
+    cut = JUDGE.read(FlawedDelivery(flaw, None, 1, b"<event"))
+    assert JUDGE.standing(cut, NOW) == (Standing.REFUSED, f"{flaw.reason}: {flaw.detail}")
+    with pytest.raises(EnvelopeError):
+        JUDGE.with_pass(cut, NOW)
 
 
 @pytest.mark.parametrize("secret", [SECRET, "the old secret"])
