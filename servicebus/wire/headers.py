@@ -20,6 +20,7 @@ HOST = "x-servicebus-host"
 """The broker that it came from."""
 
 # Unsigned forerunners of the stamps. Nothing reads them; they are named here for the tests that forge them.
+FRESH = "x-servicebus-fresh"
 DUE = "x-servicebus-due"
 ATTEMPTS = "x-servicebus-attempts"
 FIRST = "x-servicebus-first"
