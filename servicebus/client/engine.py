@@ -158,8 +158,8 @@ class Engine:
         loop, me = self._loop, get_ident()
         if not loop.can_wait_here():
             raise LifecycleError("this thread reads the answers (a callback runs in it)", "waiting for an answer")
-        loop.callers.add(me)
         try:
+            loop.callers.add(me)
             if not loop.lead(begin, has_ended):
                 loop.follow(submit, has_ended)
         finally:

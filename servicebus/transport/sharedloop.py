@@ -11,12 +11,18 @@ timer that is due, what was posted, a socket that is still being connected) it l
 Reason: a caller's thread can be interrupted at any point, by Ctrl-C or by whatever a signal handler
 raises. An interrupted read may have left what belongs to a connection half done, so every connection is then cut, and
 the requests on them go on over new ones, under their ids, as after any failure of a network.
+
+It may be interrupted before it has said that it leads, or while it leaves, and the lead is lost then. The loop's thread
+replaces a lead that was lost (``_Lead``): what is left of the old one decides nothing any more, also when its holder
+was merely suspended and goes on later.
 """
 
 from __future__ import annotations
 
 import select
+import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,7 +38,23 @@ _PATIENCE_S = 0.02
 _RELUCTANT_CALLS = 32
 """So many calls do not ask for the lead after one that was disturbed by other threads' work."""
 _LOST_LEAD_S = 2.0
-"""Taken by a thread that was interrupted before it could say so: nobody's, after so long."""
+"""After so long without the lead the loop's thread looks whether it was lost."""
+
+
+class _Lead:
+    """The right to turn a loop. *lock* is held by the one who turns.
+
+    ``leader`` has one entry: the thread that has begun to lead, or the loop's own that has taken it away before. Which
+    of the two it is, one step decides (``setdefault()``); between two steps a thread may be interrupted.
+    """
+
+    __slots__ = ("leader", "lock")
+
+    def __init__(self, *, is_held: bool):
+        self.lock = threading.Lock()
+        if is_held:
+            self.lock.acquire()
+        self.leader: dict[None, int] = {}
 
 
 class SharedLoop(EventLoop):
@@ -43,12 +65,11 @@ class SharedLoop(EventLoop):
         self.callers: set[int] = set()
         """Threads that wait for an answer; each adds and removes itself."""
         self._submitted: deque[Callable[[], None]] = deque()
-        self._lead = threading.Lock()
+        self._lead = _Lead(is_held=False)
         self._recall = threading.Lock()
         self._recall.acquire()  # released: the thread is called back
         self._thread: int | None = None
-        self._leader: int | None = None
-        self._is_at_work = False
+        self._is_at_work = True
         """The leader is not merely waiting for input."""
         self._is_wanted = False
         self._is_lent = False
@@ -91,7 +112,7 @@ class SharedLoop(EventLoop):
         me = get_ident()
         if me == self._leader and not self._is_at_work:
             self._poll = self._another_poll()  # the interrupted one cannot be asked again before it has returned
-            self._leave(is_needed=True)
+            self._give_back()
         return me not in (self._leader, self._thread)
 
     def lead(self, begin: Callable[[], None], is_over: Callable[[], bool]) -> bool:
@@ -99,9 +120,10 @@ class SharedLoop(EventLoop):
 
         Gives False, and has done nothing, if it is not.
         """
-        if not self._is_lent or not self._lead.acquire(blocking=False):
+        lead = self._lead
+        if not self._is_lent or not lead.lock.acquire(blocking=False):
             return False
-        return self._lead_on(begin, is_over)
+        return self._lead_on(lead, begin, is_over)
 
     def follow(self, submit: Callable[[], None], is_over: Callable[[], bool]) -> None:
         """``submit()`` to the thread; if nobody else waits, ask it for the lead, and turn until *is_over*."""
@@ -112,11 +134,12 @@ class SharedLoop(EventLoop):
         self._is_wanted = True
         try:
             submit()
-            is_leader = self._lead.acquire(timeout=_PATIENCE_S)
+            lead = self._lead
+            is_leader = lead.lock.acquire(timeout=_PATIENCE_S)
         finally:
             self._is_wanted = False
         if is_leader:
-            self._lead_on(nothing, is_over)
+            self._lead_on(lead, nothing, is_over)
 
     # -- the thread ----------------------------------------------------------------------------------------------
 
@@ -156,23 +179,55 @@ class SharedLoop(EventLoop):
         self._is_wanted = False
         self._is_lent = True
         self._has_lead = False
-        self._lead.release()
+        self._lead.lock.release()
         if self._posted:  # by somebody who did not see yet that nobody turns
             self._call_back()
-        led = self._times_led
+        seen, since = self._times_led, time.monotonic()
         while not self._recall.acquire(timeout=_LENT_S):
-            if self._leader is None and self._times_led == led:
-                break
             led = self._times_led
+            if led != seen:
+                seen, since = led, time.monotonic()
+            elif self._leader is None or time.monotonic() - since > _LOST_LEAD_S:
+                break
         self._is_lent = False
         self._take_back()
 
     def _take_back(self) -> None:
-        while not self._lead.acquire(timeout=_LOST_LEAD_S):
-            if self._leader is None:
+        while True:
+            lead = self._lead
+            if lead.lock.acquire(timeout=_LOST_LEAD_S):
+                if lead is self._lead:
+                    lead.leader.clear()
+                    break
+            elif self._is_lost(lead):
+                self._lead = _Lead(is_held=True)
+                self._is_at_work, self._sleeping = True, False
                 break
         self._has_lead = True
         self._cut_if_torn()
+
+    def _is_lost(self, lead: _Lead) -> bool:
+        """Whether the thread that took *lead* was interrupted before it began, or before it had left.
+
+        If it has not begun, it cannot any more.
+        """
+        me = get_ident()
+        leader = lead.leader.setdefault(None, me)
+        if leader == me:
+            return True
+        if self._is_led_by(leader) or lead.leader.get(None) != leader:
+            return False
+        self._is_torn = True
+        return True
+
+    def _is_led_by(self, thread: int) -> bool:
+        """Whether *thread* runs ``_lead_on()``, however deep."""
+        frame = sys._current_frames().get(thread)
+        while frame is not None:
+            if frame.f_code is SharedLoop._lead_on.__code__ and frame.f_locals.get("self") is self:
+                return True
+            frame = frame.f_back
+        return False
 
     def _cut_if_torn(self) -> None:
         if self._is_torn:
@@ -186,30 +241,36 @@ class SharedLoop(EventLoop):
 
     # -- a leader ------------------------------------------------------------------------------------------------
 
-    def _lead_on(self, begin: Callable[[], None], is_over: Callable[[], bool]) -> bool:
-        me = self._leader = get_ident()
-        self._times_led += 1
-        self._is_at_work = True
+    @property
+    def _leader(self) -> int | None:
+        """The thread that leads."""
+        return self._lead.leader.get(None)
+
+    def _lead_on(self, lead: _Lead, begin: Callable[[], None], is_over: Callable[[], bool]) -> bool:
+        me = get_ident()
+        if lead.leader.setdefault(None, me) != me:
+            return False  # it was taken for lost
         has_begun = False
         try:
+            self._times_led += 1
             if not (self._posted or self._stopping or self._is_torn):
                 has_begun = True
                 begin()
                 if self._submitted:
                     self._run_submitted()
                 self._flush()
-                while not is_over() and self._read_streams(me):
+                while not is_over() and self._read_streams(lead):
                     pass
         except BaseException:
-            if self._leader == me and self._is_at_work:
+            if self._lead is lead and self._is_at_work:
                 self._is_torn = True
             raise
         finally:
-            if self._leader == me:
-                self._leave(is_needed=not is_over())
+            if self._lead is lead:
+                self._leave(lead, is_needed=not is_over())
         return has_begun
 
-    def _read_streams(self, me: int) -> bool:
+    def _read_streams(self, lead: _Lead) -> bool:
         """Wait for input and take it; gives False if the rest is the thread's."""
         timeout_s = min(_PATIENCE_S, self._time_to_next_timer())
         if timeout_s == 0.0:
@@ -217,7 +278,7 @@ class SharedLoop(EventLoop):
         self._is_at_work = False
         self._sleeping = True
         ready = self._poll.poll(0 if self._posted or self._submitted else timeout_s * 1000)
-        if self._leader != me:  # a signal handler has given the lead back
+        if self._lead is not lead:  # a signal handler has given the lead back
             return False
         self._sleeping = False
         self._is_at_work = True
@@ -242,12 +303,18 @@ class SharedLoop(EventLoop):
             poll.register(fd, events)
         return poll
 
-    def _leave(self, *, is_needed: bool) -> None:
+    def _give_back(self) -> None:
+        """Give up the lead for good, from within: the thread leads no more when it goes on."""
+        lead, self._lead = self._lead, _Lead(is_held=False)
+        self._is_at_work, self._sleeping = True, False
+        lead.lock.release()  # who waits for it finds that it was replaced
+        self._call_back()
+
+    def _leave(self, lead: _Lead, *, is_needed: bool) -> None:
         """Give up the lead; *is_needed*: somebody must turn now."""
-        self._is_at_work = False
-        self._sleeping = False
-        self._leader = None
-        self._lead.release()
+        self._is_at_work, self._sleeping = True, False
+        lead.leader.clear()
+        lead.lock.release()
         if is_needed or self._posted or self._submitted or self._is_torn:
             self._call_back()
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import CodeType, FrameType
 from typing import Any
 
 import pytest
@@ -73,15 +76,15 @@ def loop() -> Iterator[SharedLoop]:
         yield loop
 
 
-@pytest.fixture
-def echo(loop: SharedLoop) -> Iterator[Echo]:
+@contextmanager
+def echoing(loop: SharedLoop) -> Iterator[Echo]:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
 
     def answer() -> None:
-        while data := theirs.recv(65536):
-            theirs.sendall(data)
-        theirs.close()
+        with theirs, suppress(ConnectionError):  # where ours was cut
+            while data := theirs.recv(65536):
+                theirs.sendall(data)
 
     peer = threading.Thread(target=answer)
     peer.start()
@@ -91,6 +94,12 @@ def echo(loop: SharedLoop) -> Iterator[Echo]:
     loop.post(echo.stream.abort)
     peer.join(5)
     assert not peer.is_alive()
+
+
+@pytest.fixture
+def echo(loop: SharedLoop) -> Iterator[Echo]:
+    with echoing(loop) as echo:
+        yield echo
 
 
 def in_loop(loop: SharedLoop) -> int:
@@ -300,3 +309,113 @@ def test_a_submission_does_not_overtake_what_was_posted_before(loop: SharedLoop,
     wait_until(lambda: len(ran) == 3000)
     place = {number: index for index, number in enumerate(ran)}
     assert all(place[number] < place[number + 1] for number in range(0, 3000, 2))
+
+
+LEADING = [
+    function.__code__
+    for function in (
+        SharedLoop.lead,
+        SharedLoop.follow,
+        SharedLoop._lead_on,
+        SharedLoop._read_streams,
+        SharedLoop._leave,
+        SharedLoop._call_back,
+    )
+]
+LINES = sorted({(code, line) for code in LEADING for _, _, line in code.co_lines() if line}, key=lambda it: it[1])
+ALWAYS_REACHED = {SharedLoop.lead.__code__, SharedLoop.follow.__code__, SharedLoop._leave.__code__}
+
+
+def interrupted_at(code: CodeType, line: int, work: Callable[[], None]) -> bool:
+    """Do *work*, and raise Interrupted in this thread as it comes to that line; False if it does not come there."""
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        if frame.f_code is not code:
+            return trace if frame.f_code in LEADING else None
+        if event == "line" and frame.f_lineno == line:
+            raise Interrupted
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    except Interrupted:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.fixture
+def short_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("servicebus.transport.sharedloop._LOST_LEAD_S", 0.02)
+
+
+@pytest.mark.usefixtures("short_loss")
+def test_who_is_interrupted_at_any_line_leaves_a_loop_that_turns(loop: SharedLoop) -> None:
+    reached: set[tuple[CodeType, int]] = set()
+    for code, line in LINES:
+        with echoing(loop) as echo:
+
+            def work(echo: Echo = echo) -> None:
+                for _ in range(10):
+                    echo.ask(b"x")
+
+            if interrupted_at(code, line, work):
+                reached.add((code, line))
+        with echoing(loop) as echo:  # the connections of the one before may have been cut
+            echo.ask(b"still here")
+            assert echo.received == b"still here"
+            assert in_loop(loop) != threading.get_ident()
+    assert {code for code, _ in reached} >= ALWAYS_REACHED
+    assert len(reached) > len(LINES) / 2
+
+
+@pytest.mark.usefixtures("short_loss")
+def test_who_is_interrupted_again_before_it_has_left_leaves_a_loop_that_turns(loop: SharedLoop, echo: Echo) -> None:
+    echo.ask_until_led()
+
+    def led() -> bool:
+        echo.ask(b"x")
+        return loop.lead(raising, raising)  # the second one comes while it ends
+
+    with pytest.raises(Interrupted):
+        wait_until(led)
+    assert wait_until(lambda: echo.lost), "it may have been reading"
+    with echoing(loop) as again:
+        again.ask_until_led()
+
+
+@pytest.mark.usefixtures("short_loss")
+def test_a_lead_that_was_taken_for_lost_leads_nothing_when_its_holder_goes_on(loop: SharedLoop, echo: Echo) -> None:
+    def take() -> bool:
+        echo.ask(b"x")
+        return loop._is_lent and loop._lead.lock.acquire(blocking=False)
+
+    wait_until(take)
+    lead, begun = loop._lead, []
+    own = in_loop(loop)  # after the loop has taken it back
+    assert own != threading.get_ident()
+    assert not loop._lead_on(lead, lambda: begun.append(True), lambda: True)
+    assert begun == []
+    echo.ask_until_led()
+    assert echo.lost == []
+
+
+@pytest.mark.usefixtures("short_loss")
+def test_a_leader_that_is_slow_is_not_taken_for_lost(loop: SharedLoop, echo: Echo) -> None:
+    me, threads = threading.get_ident(), []
+    paused = threading.Event()
+
+    def be_slow() -> None:
+        threads.append(threading.get_ident())
+        if threads[-1] == me:
+            loop.post(lambda: threads.append(threading.get_ident()))
+            paused.wait(0.2)  # ten times as long as a lost lead is waited for
+            assert threads[-1] == me
+
+    echo.on_data = be_slow
+    while threads.count(me) < 3:
+        echo.ask(b"x")
+    assert echo.lost == []
