@@ -20,6 +20,7 @@ from servicebus.client.keeper import Keeper
 from servicebus.client.outbox_file import OutboxFile, Stored
 from servicebus.client.receipt import Receipt
 from servicebus.client.request import Post, Request
+from servicebus.client.verdicts import TooLargeForSome
 from servicebus.errors import EnvelopeError, OutboxFull, OutboxUnavailable, SendUnconfirmed, ServiceBusError
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
@@ -50,6 +51,8 @@ class _Line:
     """Confirmed, and not removed yet."""
     refused: list[tuple[int, str]] = field(default_factory=list)
     """No broker will ever take these, and why; not set aside yet."""
+    too_large: set[int] = field(default_factory=set)
+    """Some brokers do not take these, and the others are away: those behind them go first."""
     pause_s: float = _FIRST_PAUSE_S
     next_at: float = 0.0
 
@@ -213,13 +216,13 @@ class Outbox:
     def _step(self, line: _Line, limit: int) -> None:
         """Remove what was confirmed, and read the next batch."""
         line.is_read = True
-        now_ms, delivered, refused = _now_ms(), list(line.delivered), list(line.refused)
+        now_ms, delivered, refused, skipped = _now_ms(), list(line.delivered), list(line.refused), list(line.too_large)
 
         def do(file: OutboxFile) -> tuple[int, int, list[Stored]]:
             removed = file.remove(delivered)
             aside = sum(file.set_aside(seq, reason) for seq, reason in refused)
             file.purge(now_ms)
-            return removed, aside, file.oldest(line.node, limit) if limit else []
+            return removed, aside, file.oldest(line.node, limit, skipped) if limit else []
 
         self._keeper.ask(do, partial(self._stepped, line, len(delivered), len(refused)))
 
@@ -244,6 +247,9 @@ class Outbox:
         self._leave(line, removed + aside)
         if messages and not self._is_closed:
             self._send_off(line, messages, now)
+        elif line.too_large:  # there are no others: another broker may have come back
+            line.too_large.clear()
+            line.pause(now)
 
     def _send_off(self, line: _Line, messages: list[Stored], now: float) -> None:
         line.on_way, line.has_failed = len(messages), False
@@ -274,6 +280,9 @@ class Outbox:
             line.refused.append((seq, str(error)))
             where = f"it is kept in table 'refused' of {self._file.path}"
             LOG.error("outbox: no broker takes message %s to %s: %s; %s", wire_id, line.node, error, where)
+        elif isinstance(error, TooLargeForSome):
+            line.too_large.add(seq)
+            LOG.debug("outbox: not delivered to %s yet: %s", line.node, error)
         else:
             line.has_failed = True
             LOG.debug("outbox: not delivered to %s: %s", line.node, future.exception())
@@ -285,7 +294,7 @@ class Outbox:
         now = time.monotonic()
         if line.has_failed:
             line.pause(now)
-        else:
+        elif line.delivered or line.refused:
             line.go_on()
         if line.delivered or line.refused:
             self._step(line, 0 if line.has_failed else line.batch)

@@ -7,6 +7,7 @@ waited for). The bodies are sealed envelopes: whoever reads the file reads what 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import sqlite3
 import stat
@@ -112,15 +113,15 @@ class OutboxFile:
         self._peak_bytes = max(self._peak_bytes, self.bytes)
         return True
 
-    def oldest(self, node: str, limit: int) -> list[Stored]:
-        """The next messages for *node*, in the order in which they were sent."""
+    def oldest(self, node: str, limit: int, skipped: Sequence[int] = ()) -> list[Stored]:
+        """The next messages for *node* but for those *skipped*, in the order in which they were sent."""
         query = (
             "SELECT target, event_id, wire_id, due_ms, expires_ms, body, seq FROM messages"
-            " WHERE node = ? ORDER BY seq LIMIT ?"
+            " WHERE node = ? AND seq NOT IN (SELECT value FROM json_each(?)) ORDER BY seq LIMIT ?"
         )
         found: list[Stored] = []
         size = 0
-        for row in self._db.execute(query, (node, limit)):
+        for row in self._db.execute(query, (node, json.dumps(list(skipped)), limit)):
             found.append(Stored(*row))
             size += len(found[-1].body)
             if size >= _BATCH_BYTES:

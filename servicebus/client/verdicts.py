@@ -26,6 +26,10 @@ Attempts = list[tuple[str, str]]
 NACKED = "refused the message (nack): its queue is full, or a policy of the broker's refuses it"
 
 
+class TooLargeForSome(NodeUnavailable):
+    """Some brokers take nothing as large, and the others cannot be asked now. Only for what the outbox delivers."""
+
+
 def out_of_time(request: Request, links: Sequence[Link], now: float) -> ServiceBusError:
     """The error of a request whose deadline has passed."""
     if request.link is not None:
@@ -45,10 +49,12 @@ def out_of_time(request: Request, links: Sequence[Link], now: float) -> ServiceB
 def out_of_paths(request: Request, links: Sequence[Link]) -> ServiceBusError:
     """The error of a request that found no usable path within the grace."""
     now = time.monotonic()
-    if not request.maybe_ran and any(link.refuses(request, now) for link in links):
-        return too_large(request, links, now)
     address = str(request.address)
     attempts = [*request.attempts, *_other_hosts(request, links)]
+    if not request.maybe_ran and any(link.refuses(request, now) for link in links):
+        if request.is_from_outbox and not all(link.refuses(request, now) for link in links):
+            return TooLargeForSome(address, attempts)
+        return too_large(request, links, now)
     if request.maybe_ran and request.kind is Kind.MESSAGE:
         return SendUnconfirmed(address, attempts)
     if request.maybe_ran and request.kind is Kind.CALL:

@@ -11,10 +11,10 @@ import pytest
 from servicebus.client.answers import Answers
 from servicebus.client.carrier import Carrier
 from servicebus.client.path import Path
-from servicebus.client.request import Request
+from servicebus.client.request import Post, Request
 from servicebus.client.roster import Roster
 from servicebus.client.router import Router
-from servicebus.client.verdicts import out_of_time
+from servicebus.client.verdicts import TooLargeForSome, out_of_time
 from servicebus.errors import CallTimeout, EnvelopeError, SendRefused, ServiceBusError, ServiceBusy
 from servicebus.policy.liveness import PingClock
 from servicebus.policy.paths import Trust
@@ -118,3 +118,25 @@ def test_what_is_too_large_for_one_broker_goes_to_the_next_and_for_all_is_refuse
     second.size_limit.learn(200_000, time.monotonic())
     with pytest.raises(EnvelopeError, match="oversized: 200001 bytes, where mq-a takes 100000, mq-b takes 200000"):
         carry(200_001).wait()
+
+
+def test_what_the_outbox_delivers_is_too_large_only_when_every_broker_has_said_so() -> None:
+    first, second = FakeLink("mq-a"), FakeLink("mq-b")
+    links: Any = [first, second]
+    nothing: Any = SimpleNamespace(connect_more=lambda reverse: None)
+    config: Any = SimpleNamespace(away_grace=10.0)
+    carrier = Carrier(nothing, config, links, Roster(), Router(links, 10.0), nothing, nothing, nothing)
+
+    def deliver() -> Request:
+        body, post = b"x" * 100_001, Post(row=7)
+        request = Request(1, "x-1", Address.parse("N.test.it"), Kind.MESSAGE, body, "", timeout_s=5.0, post=post)
+        carrier.carry(request, time.monotonic())
+        return request
+
+    first.size_limit.learn(100_000, time.monotonic())
+    second.is_usable = False
+    with pytest.raises(TooLargeForSome):
+        deliver().wait()
+    second.size_limit.learn(100_000, time.monotonic())
+    with pytest.raises(EnvelopeError, match="oversized"):
+        deliver().wait()

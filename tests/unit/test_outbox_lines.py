@@ -16,6 +16,7 @@ from servicebus.client.outbox import Outbox
 from servicebus.client.outbox_file import OutboxFile
 from servicebus.client.receipt import Receipt
 from servicebus.client.request import Post, Request
+from servicebus.client.verdicts import TooLargeForSome
 from servicebus.errors import CallError, EnvelopeError
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
@@ -123,3 +124,31 @@ def test_what_no_broker_will_ever_take_is_set_aside_and_holds_up_nothing(
         found = db.execute("SELECT wire_id, target, body, reason FROM refused").fetchall()
     assert found == [("x-1", "N.a.b", b"<x/>", "oversized: 2000000 bytes, where mq-a takes 1000000")]
     assert "no broker takes message x-1 to N: oversized" in caplog.text
+
+
+def test_what_some_brokers_do_not_take_stays_until_all_have_said_no_and_holds_up_nothing(bench: Bench) -> None:
+    for number in (1, 2):
+        bench.keep(number, lives_s=600)
+    some = TooLargeForSome("N.a.b", [("mq-a", "takes 1000000 bytes"), ("mq-b", "connection refused")])
+    bench.turn_until(lambda: bench.on_way)
+    bench.on_way[0].fail(some)
+    bench.turn_until(lambda: len(bench.on_way) >= 2)
+    bench.on_way[1].complete(Receipt(2, "mq-a"))
+    bench.turn_until(lambda: len(bench.on_way) >= 3)
+    bench.on_way[2].fail(some)
+    bench.turn_until(lambda: len(bench.on_way) >= 4)
+    assert [request.id for request in bench.on_way] == ["x-1", "x-2", "x-1", "x-1"]
+    status = bench.outbox.status()
+    assert (status["messages"], status["delivered"], status["set_aside"]) == (1, 1, 0)
+    bench.on_way[3].complete(Receipt(1, "mq-b"))
+    bench.turn_until(lambda: not bench.outbox.holds("N"))
+    assert bench.outbox.status()["delivered"] == 2
+
+
+def test_tries_of_what_some_brokers_do_not_take_grow_rare(bench: Bench) -> None:
+    bench.keep(1, lives_s=600)
+    for count in (1, 2, 3):
+        bench.turn_until(lambda count=count: len(bench.on_way) >= count)  # type: ignore[misc]
+        bench.on_way[-1].fail(TooLargeForSome("N.a.b", []))
+    bench.turn_until(lambda: bench.outbox._lines["N"].pause_s >= 2.0)
+    assert len(bench.on_way) == 3
