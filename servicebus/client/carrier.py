@@ -185,8 +185,8 @@ class Carrier:
             return
         self._roster.travelling.pop(request.id, None)
         request.link = request.path = None
-        if request.published_at is not None and now - request.published_at > self._away_grace_s:
-            request.waiting_since = None  # it was on its way for long; what it waited before that does not count
+        if request.waiting_since is not None and request.published_at is not None:
+            self._go_on_waiting(request, request.waiting_since, now - request.published_at)
         if request.kind is Kind.CALL and request.maybe_ran:
             if not request.resend:
                 request.fail(CallInterrupted(str(request.address), f"{link.host.name} {why}"))
@@ -195,6 +195,14 @@ class Carrier:
                 self._hold(request, now)
                 return
         self.route(request, now)
+
+    def _go_on_waiting(self, request: Request, since: float, travelled_s: float) -> None:
+        """What *request* waited before counts, unless it was on its way for long; the way itself does not."""
+        if travelled_s > self._away_grace_s:
+            request.waiting_since = None
+        else:
+            request.waiting_since = since + travelled_s
+            self._roster.grace.add(request, self._grace_end(request.waiting_since))
 
     def pause(self, request: Request, busy: ServiceBusy) -> None:
         """Its service cannot take *request* now: ask again in a while; it is on no path now."""

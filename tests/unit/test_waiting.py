@@ -175,17 +175,26 @@ def test_the_grace_ends_what_waits_once_it_is_over_and_not_before(bus: Bus) -> N
     assert len(bus.roster.grace) == 0
 
 
-def test_a_request_that_lost_its_path_after_its_grace_ends_at_the_next_tick(bus: Bus) -> None:
+@pytest.mark.parametrize(
+    ("on_its_way_s", "left_s"),
+    [(0.0, 1.0), (2.0, 1.0), (GRACE_S - 0.1, 1.0), (GRACE_S + 0.1, GRACE_S), (40.0, GRACE_S)],
+)
+def test_what_a_request_waits_for_paths_counts_and_what_it_is_on_its_way_does_not(
+    bus: Bus, on_its_way_s: float, left_s: float
+) -> None:
+    """A call that runs when its channel is closed has the time to find the worker again, which takes a moment."""
     link = bus.links[0]
     link.is_usable = False
-    request = bus.carry()
+    request = bus.carry(Kind.CALL)
     bus.tick(2.0)
     link.is_usable = True
     bus.carrier.retry_waiting(bus.now)
-    bus.tick(2.0)  # on its way, for less than the grace
+    bus.tick(on_its_way_s)
     link.is_usable = False
     bus.carrier.take_back(request, link, "reset", bus.now)
+    bus.tick(left_s - 0.1)
     assert not request.is_done
-    bus.tick()
+    bus.tick(0.2)
+    assert request.is_done
     with pytest.raises(ServiceBusError):
         request.wait()
