@@ -134,6 +134,8 @@ class TransportError(ServiceBusError):
 
     reply_code = 0
     """The AMQP code with which the broker closed the channel; 0 if it did not."""
+    kind = "closed"
+    """One of those of ConnectFailed: how soon another attempt makes sense, and who can do something about it."""
 
 
 class ConnectFailed(TransportError):
@@ -144,7 +146,8 @@ class ConnectFailed(TransportError):
         self.host = host
         self.reason = reason
         self.kind = kind
-        """``refused``, ``unreachable``, ``silent``, ``tls``, ``credentials``, ``topology`` or ``closed``."""
+        """``refused``, ``unreachable``, ``silent``, ``tls``, ``credentials``, ``topology``,
+        ``limits`` or ``closed``."""
 
 
 class QueueConflict(ConnectFailed):

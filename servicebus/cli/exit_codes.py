@@ -21,7 +21,7 @@ class ExitCode(IntEnum):
     """No broker could be reached, or the node or agent is away."""
     TIMEOUT = 5
     REFUSED = 6
-    """Credentials, TLS, permissions or signature."""
+    """Credentials, TLS, permissions, limits of the broker or signature."""
     UNCERTAIN = 7
     """Something was sent, and nobody can know whether it was executed."""
     UNKNOWN_SERVICE = 8
@@ -55,7 +55,7 @@ _BY_CLASS: tuple[tuple[type[errors.ServiceBusError], ExitCode], ...] = (
     (errors.UnknownService, ExitCode.UNKNOWN_SERVICE),
     (errors.ServiceBusy, ExitCode.BUSY),
 )
-_REFUSALS = frozenset({"credentials", "tls", "topology"})
+_REFUSALS = frozenset({"credentials", "tls", "topology", "limits"})
 
 
 def exit_code_of(error: errors.ServiceBusError) -> ExitCode:

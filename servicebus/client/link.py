@@ -230,7 +230,7 @@ class Link:
 
     def connection_lost(self, connection: BrokerConnection, error: ConnectionLost) -> None:
         if connection is self._connection:
-            self._down(error.reason, "closed")
+            self._down(error.reason, error.kind)
 
     def connection_blocked(self, connection: BrokerConnection, reason: str | None) -> None:
         if connection is self._connection:
@@ -250,8 +250,9 @@ class Link:
     def channels_broken(self, error: TransportError) -> None:
         if isinstance(error, MessageTooLarge):
             self.size_limit.learn(error.limit, time.monotonic())
-        kind = error.kind if isinstance(error, ConnectFailed) else "closed"
-        self._down(error.reason if isinstance(error, (ConnectFailed, ConnectionLost)) else str(error), kind)
+        if isinstance(error, ConnectFailed):
+            self.failure = error
+        self._down(error.reason if isinstance(error, (ConnectFailed, ConnectionLost)) else str(error), error.kind)
 
     def returned(self, returned: Returned) -> None:
         self._answers.unroutable(self, returned)

@@ -159,7 +159,7 @@ class NodeConsumer:
     def connection_lost(self, connection: BrokerConnection, error: ConnectionLost) -> None:
         if connection in self._connections:
             self._turn.lost()
-            self._lost(error.reason, "closed")
+            self._lost(error.reason, error.kind)
 
     @property
     def blocked(self) -> str | None:
@@ -261,7 +261,7 @@ class NodeConsumer:
         return broken
 
     def _broken(self, error: TransportError) -> None:
-        kind = error.kind if isinstance(error, ConnectFailed) else "closed"
+        kind = error.kind
         if isinstance(error, QueueStranded):
             kind = "spared" if self._fleeting.is_spared(error.queue) else "closed"
             if kind == "closed":

@@ -76,6 +76,8 @@ class Lanes:
         self._waiting: dict[str, str] = {}
         self._unanswered: set[str] = set()
         """Those that wait and are asked for still."""
+        self._asked_again = ""
+        """Why lanes waited that are being asked for again just now."""
         self._is_over = False
 
     def __repr__(self) -> str:
@@ -84,7 +86,7 @@ class Lanes:
     @property
     def problem(self) -> str:
         """Why a lane waits; empty if none does."""
-        return next(iter(self._waiting.values()), "")
+        return next(iter(self._waiting.values()), self._asked_again)
 
     def channel(self, name: str) -> BrokerChannel | None:
         return self._channels.get(name)
@@ -226,11 +228,13 @@ class Lanes:
     def _ask_for_waiting_later(self) -> None:
         def ask() -> None:
             if not self._is_over:
+                self._asked_again = self.problem
                 lanes = [lane for lane in self._plan() if lane.name in self._waiting.keys() - self._unanswered]
                 for lane in lanes:
                     del self._waiting[lane.name]
                 self._open_each(lanes, self._ask_for_waiting_later)
 
+        self._asked_again = ""
         if self._waiting:
             self._loop.call_later(WAITING_AGAIN_S, ask)
 

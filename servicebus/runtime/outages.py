@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 from servicebus.transport.loggers import get_logger
@@ -9,8 +10,10 @@ from servicebus.transport.loggers import get_logger
 LOG = get_logger(__name__)
 
 _AGAIN_S = 300.0
-_FOR_THE_OPERATOR = ("credentials", "topology", "tls")
+_FOR_THE_OPERATOR = ("credentials", "topology", "tls", "limits")
 """Kinds of failure that no waiting mends."""
+_DIFFERS = re.compile(r"amq\.gen-[\w-]+|\d+")
+"""What is another at each attempt: names of queues that the broker makes, counts, times."""
 
 
 class Outages:
@@ -21,10 +24,11 @@ class Outages:
 
     def tell(self, place: str, reason: str, kind: str) -> None:
         now = time.monotonic()
-        at = self._told.get(reason)
+        cause = _cause(reason)
+        at = self._told.get(cause)
         if at is not None and now - at < _AGAIN_S:
             return
-        self._told[reason] = now
+        self._told[cause] = now
         if kind in _FOR_THE_OPERATOR:
             LOG.error("%s: %s; trying again, the other hosts are served", place, reason)
         else:
@@ -32,4 +36,9 @@ class Outages:
 
     def end(self, lasting: str) -> None:
         """All of them are over but *lasting* (``""`` for none): the next one is told again."""
-        self._told = {reason: at for reason, at in self._told.items() if reason == lasting}
+        lasting = _cause(lasting)
+        self._told = {cause: at for cause, at in self._told.items() if cause == lasting}
+
+
+def _cause(reason: str) -> str:
+    return _DIFFERS.sub("#", reason)

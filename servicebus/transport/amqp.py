@@ -13,11 +13,12 @@ from typing import Any
 
 import pika
 from pika.adapters import base_connection
+from pika.exceptions import NoFreeChannels
 
 from servicebus.configuration import BrokerHost
 from servicebus.errors import ConfigurationError, ConnectFailed, ConnectionLost, TransportError
 from servicebus.transport.channel import AmqpChannel
-from servicebus.transport.failures import closing_reason, connect_failure
+from servicebus.transport.failures import connect_failure, connection_failure, too_few_channels
 from servicebus.transport.fastlane import FastLane
 from servicebus.transport.interface import ConnectionEvents, Returned
 from servicebus.transport.loggers import get_logger
@@ -112,7 +113,11 @@ class AmqpConnection:
     ) -> None:
         if not self.is_open:
             return  # on_lost has been told or is on its way
-        self._channels.append(AmqpChannel(self, self._pika, on_open, on_closed, on_returned, on_confirmed))
+        try:
+            self._channels.append(AmqpChannel(self, self._pika, on_open, on_closed, on_returned, on_confirmed))
+        except NoFreeChannels:
+            too_few = too_few_channels(self.host, len(self._channels))
+            self.loop.post(lambda: on_closed(too_few))
 
     def forget(self, channel: AmqpChannel) -> None:
         """*channel* is closed."""
@@ -196,7 +201,7 @@ class AmqpConnection:
             return
         self._ended = True
         self._end_channels()
-        self._events.connection_lost(self, self.lost(closing_reason(error)))
+        self._events.connection_lost(self, connection_failure(self.host, error))
 
     def _end_channels(self) -> None:
         for channel in self._channels:

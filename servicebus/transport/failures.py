@@ -19,7 +19,16 @@ from servicebus.errors import (
 )
 from servicebus.transport.interface import Asked
 from servicebus.wire.address import is_stored
+from servicebus.wire.printable import printable
 
+ACCESS_REFUSED = 403
+NOT_FOUND = 404
+NOT_ALLOWED = 530
+CHANNELS = 16
+"""More than an agent ever has on one connection."""
+_LIMIT = "limit"
+"""In what RabbitMQ says of limits that are reached. Only the advice and the next pause depend on it."""
+_RIGHTS = "grant it with rabbitmqctl set_permissions, or use other names"
 _TOO_LARGE = re.compile(r"message size (\d{1,12}) is larger than .*?(\d{1,12})")
 """Nothing but this text has the two numbers. Whoever publishes knows by the code alone that something was refused."""
 
@@ -37,14 +46,10 @@ def connect_failure(
         if isinstance(cause, pika.exceptions.AuthenticationError):
             return ConnectFailed(host.place, "the broker offers no login method that we know", kind="credentials")
         if isinstance(cause, pika.exceptions.ProbableAccessDeniedError):
-            return ConnectFailed(
-                host.place,
-                f"the broker refused virtual host {host.virtual_host!r} to user {host.user!r}",
-                kind="credentials",
-            )
+            return _refused_virtual_host(host, printable(str(cause)))
         if isinstance(cause, pika.exceptions.ConnectionClosedByBroker):
-            kind = "credentials" if cause.reply_code in (403, 530) else "closed"
-            return ConnectFailed(host.place, f"the broker closed: {cause.reply_code} {cause.reply_text}", kind=kind)
+            kind = "credentials" if cause.reply_code in (ACCESS_REFUSED, NOT_ALLOWED) else "closed"
+            return ConnectFailed(host.place, f"the broker closed: {_words(cause)}", kind=kind)
         if isinstance(cause, ssl.SSLCertVerificationError):
             return ConnectFailed(host.place, f"TLS certificate refused: {cause.verify_message}", kind="tls")
         if isinstance(cause, ssl.SSLError):
@@ -64,6 +69,34 @@ def connect_failure(
             return ConnectFailed(host.place, cause.strerror or str(cause) or type(cause).__name__, kind="unreachable")
     innermost = causes[-1]
     return ConnectFailed(host.place, str(innermost) or type(innermost).__name__, kind="closed")
+
+
+def _refused_virtual_host(host: BrokerHost, text: str) -> ConnectFailed:
+    """It does not exist, the user has no rights there, or a limit is reached: only the broker's words tell."""
+    reason = f"the broker refused virtual host {host.virtual_host!r} to user {host.user!r}: {text}"
+    if _LIMIT in text:
+        advice = "raise the limit (rabbitmqctl set_vhost_limits, set_user_limits), or close other connections"
+        return ConnectFailed(
+            host.place, f"{reason}; {advice}; an agent needs two for each of its workers", kind="limits"
+        )
+    advice = "create it (rabbitmqctl add_vhost), or grant the user rights in it (rabbitmqctl set_permissions)"
+    return ConnectFailed(host.place, f"{reason}; {advice}", kind="credentials")
+
+
+def connection_failure(host: BrokerHost, error: BaseException) -> ConnectionLost:
+    """Why an open connection has ended."""
+    lost = ConnectionLost(host.place, closing_reason(error), sent=True)
+    if isinstance(error, pika.exceptions.ConnectionClosed) and error.reply_code == NOT_ALLOWED:
+        # Tried again at once, it would be refused again at once.
+        lost = ConnectionLost(host.place, f"{lost.reason}; raise the limit (rabbitmqctl set_user_limits)", sent=True)
+        lost.kind = "limits"
+    return lost
+
+
+def too_few_channels(host: BrokerHost, count: int) -> ConnectFailed:
+    """The failure of a channel that the agreed channel_max has no number for."""
+    reason = f"the broker allows {count} channels on a connection, too few: raise its channel_max to {CHANNELS} or more"
+    return ConnectFailed(host.place, reason, kind="limits")
 
 
 def _hung_up(host: BrokerHost) -> ConnectFailed:
@@ -107,23 +140,23 @@ def channel_failure(host: BrokerHost, error: BaseException, asked: Asked | None 
     """
     if not isinstance(error, pika.exceptions.ChannelClosedByBroker):
         return ConnectionLost(host.place, closing_reason(error), sent=True)
-    failure = _refusal(host, error.reply_code, f"{error.reply_code} {error.reply_text}", asked)
+    failure = _refusal(host, error.reply_code, _words(error), asked)
     failure.reply_code = error.reply_code
     return failure
 
 
 def _refusal(host: BrokerHost, code: int, text: str, asked: Asked | None) -> TransportError:
     declared = asked.queue if asked is not None and asked.is_declaration else ""
-    if code == 403:
-        advice = "grant the right, or use other names"
-        return ConnectFailed(host.place, f"the broker refused the topology: {text}; {advice}", kind="topology")
+    if code == ACCESS_REFUSED:
+        reason = f"the broker refused user {host.user!r} a right: {text}; {_RIGHTS}"
+        return ConnectFailed(host.place, reason, kind="topology")
     if code == 406 and declared:
         return QueueConflict(host.place, _conflict(host, declared, text), queue=declared)
     if code == 406 and "inequivalent" in text:  # an exchange
         reason = f"the broker refused the topology: {text}; delete it, or use another name"
         return ConnectFailed(host.place, reason, kind="topology")
     # A declaration makes what is not there; so the queue is known, and out of reach.
-    if code == 404 and declared:
+    if code == NOT_FOUND and declared:
         return stranded(host.place, declared)
     if code == 406 and (sizes := _TOO_LARGE.search(text)):
         return MessageTooLarge(host.place, size=int(sizes[1]), limit=int(sizes[2]))
@@ -134,7 +167,10 @@ def _refusal(host: BrokerHost, code: int, text: str, asked: Asked | None) -> Tra
 
 def _conflict(host: BrokerHost, queue: str, text: str) -> str:
     """What is not as it was declared, and what to do about it."""
-    if is_stored(queue):
+    if _LIMIT in text:
+        what = f"the broker takes no more queues, and {queue} is missing"
+        advice = "raise the limit (rabbitmqctl set_vhost_limits), or delete other queues"
+    elif is_stored(queue):
         what = f"queue {queue} has another type or other arguments than queue_type asks for"
         advice = f"move its messages with: servicebus migrate-queue {host.name}"
     else:
@@ -152,5 +188,10 @@ def stranded(place: str, queue: str) -> QueueStranded:
 
 def closing_reason(error: BaseException) -> str:
     if isinstance(error, (pika.exceptions.ConnectionClosed, pika.exceptions.ChannelClosed)):
-        return f"closed: {error.reply_code} {error.reply_text}"
-    return str(error) or type(error).__name__
+        return f"closed: {_words(error)}"
+    return printable(str(error)) or type(error).__name__
+
+
+def _words(error: pika.exceptions.ConnectionClosed | pika.exceptions.ChannelClosed) -> str:
+    """Code and text of the broker's; it may name what a stranger has chosen."""
+    return f"{error.reply_code} {printable(error.reply_text)}"

@@ -265,3 +265,18 @@ def test_a_queue_of_another_type_waits() -> None:
     consumer.loop.pass_time(2 * WAITING_AGAIN_S)
     assert not consumer.lanes.problem
     assert {"messages", "delays"} <= set(consumer.opened)
+
+
+def test_what_is_asked_for_again_is_a_problem_until_it_is_there() -> None:
+    broker = Broker("N.messages")
+    consumer = Consumer(broker)
+    consumer.open()
+    consumer.loop.pass_time(LONG_S)
+    broker.refuse("N.messages", QueueConflict("mq", "one queue too many", queue="N.messages"))
+    consumer.loop.pass_time(WAITING_AGAIN_S + 0.1)
+    assert list(broker.unanswered) == ["N.messages"], "it is asked for, and has not answered yet"
+    assert consumer.lanes.problem, "else the lookout would declare the queue, and lose the connection by that"
+    broker.mute.clear()
+    broker.answer("N.messages")
+    consumer.loop.pass_time(WAITING_AGAIN_S)
+    assert consumer.lanes.problem == ""

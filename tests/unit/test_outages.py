@@ -33,7 +33,19 @@ def test_each_cause_is_told_and_again_after_its_end(clock: list[float], caplog: 
     assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR", "WARNING", "WARNING", "ERROR"]
 
 
-@pytest.mark.parametrize("kind", ["credentials", "topology", "tls"])
+def test_names_that_the_broker_makes_and_counts_are_no_other_cause(
+    clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    told = Outages()
+    told.tell("mq-a:5672", "access to queue 'amq.gen-AbqxMXUjQevT4eUEau4wNA' refused", "topology")
+    told.tell("mq-a:5672", "access to queue 'amq.gen-IbAoJdp4Qrc0dyB-hnaxw' refused", "topology")
+    told.tell("mq-a:5672", "limit (10) is reached by 11", "limits")
+    told.tell("mq-a:5672", "limit (10) is reached by 12", "limits")
+    told.tell("mq-a:5672", "access to queue 'N.rpc' refused", "topology")
+    assert [message.split()[1] for message in caplog.messages] == ["access", "limit", "access"]
+
+
+@pytest.mark.parametrize("kind", ["credentials", "topology", "tls", "limits"])
 def test_what_no_waiting_mends_is_an_error(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     Outages().tell("mq-a:5672", "no", kind)
     assert caplog.record_tuples == [

@@ -17,7 +17,8 @@ from servicebus.errors import (
     QueueStranded,
     TransportError,
 )
-from servicebus.transport.failures import channel_failure
+from servicebus.policy.backoff import cap_for
+from servicebus.transport.failures import channel_failure, connect_failure, connection_failure
 from servicebus.transport.interface import Asked
 from servicebus.transport.steps import bind_queue, consume, declare_exchange, declare_queue, delete_queue, unbind_queue
 
@@ -75,6 +76,60 @@ def test_a_missing_right_is_named_whatever_was_asked() -> None:
         error = failure(403, "ACCESS_REFUSED", asked)
         assert isinstance(error, ConnectFailed)
         assert (error.kind, error.reply_code) == ("topology", 403)
+
+
+NO_VIRTUAL_HOST = "NOT_ALLOWED - access to vhost 'shop' refused for user 'guest'"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "advice"),
+    [
+        (NO_VIRTUAL_HOST, "credentials", "rabbitmqctl set_permissions"),
+        (f"{NO_VIRTUAL_HOST}: connection limit (1) is reached", "limits", "rabbitmqctl set_vhost_limits"),
+        (f"{NO_VIRTUAL_HOST}: user connection limit (1) is reached", "limits", "rabbitmqctl set_vhost_limits"),
+        ("in words of the future", "credentials", "rabbitmqctl set_permissions"),
+    ],
+)
+def test_a_refused_virtual_host_is_told_in_the_brokers_words_with_what_to_change(
+    text: str, kind: str, advice: str
+) -> None:
+    closed = pika.exceptions.ConnectionClosedByBroker(530, text)
+    error = connect_failure(HOST, pika.exceptions.ProbableAccessDeniedError(repr(closed)), 1.0, 1.0)
+    assert error.kind == kind
+    assert cap_for(error.kind) is None, "tried again seldom"
+    for words in ("mq-a", text, "user 'guest'", advice):
+        assert words in str(error).replace('"', "").replace("\\", "")
+
+
+def test_an_open_connection_that_is_over_a_limit_is_not_opened_again_at_once() -> None:
+    text = "NOT_ALLOWED - number of channels opened for user 'guest' has reached the maximum allowed user limit of (3)"
+    error = connection_failure(HOST, pika.exceptions.ConnectionClosedByBroker(530, text))
+    assert (error.kind, cap_for(error.kind)) == ("limits", None)
+    assert text in str(error)
+    assert "rabbitmqctl set_user_limits" in str(error)
+    other = connection_failure(HOST, pika.exceptions.ConnectionClosedByBroker(320, "CONNECTION_FORCED"))
+    assert other.kind == "closed"
+
+
+def test_a_queue_that_is_one_too_many_is_not_taken_for_one_of_another_type() -> None:
+    text = "PRECONDITION_FAILED - cannot declare queue 'N.messages': queue limit in vhost '/' (3) is reached"
+    error = failure(406, text, STORED)
+    assert isinstance(error, QueueConflict), "the other lanes do not wait for it"
+    assert "raise the limit (rabbitmqctl set_vhost_limits)" in str(error)
+    assert "migrate" not in str(error)
+
+
+@pytest.mark.parametrize("code", [403, 404, 406, 530])
+def test_what_a_broker_says_is_shown_escaped(code: int) -> None:
+    text = "queue 'N\x1b[2J\u202e'\nforged line"
+    closed = pika.exceptions.ConnectionClosedByBroker(code, text)
+    for error in (
+        failure(code, text, None),
+        failure(code, text, STORED),
+        connection_failure(HOST, closed),
+        connect_failure(HOST, closed, 1.0, 1.0),
+    ):
+        assert str(error).isprintable()
 
 
 class Channel:
