@@ -26,6 +26,9 @@ NOT_FOUND = 404
 NOT_ALLOWED = 530
 CHANNELS = 16
 """More than an agent ever has on one connection."""
+_HUNG_UP = (ssl.SSLEOFError, ssl.SSLZeroReturnError, BrokenPipeError, ConnectionResetError)
+"""The other end has closed in the middle of a handshake: an end of file for some versions of OpenSSL, an error of the
+socket for others (EPIPE with 3.5)."""
 _LIMIT = "limit"
 """In what RabbitMQ says of limits that are reached. Only the advice and the next pause depend on it."""
 _RIGHTS = "grant it with rabbitmqctl set_permissions, or use other names"
@@ -38,6 +41,7 @@ def connect_failure(
 ) -> ConnectFailed:
     """pika's nested failure as one of ours, with the kind that the backoff and the operator need."""
     causes = list(_unwrapped(error))
+    is_tcp = any(isinstance(cause, connection_workflow.AMQPConnectorSocketConnectError) for cause in causes)
     for cause in causes:
         if isinstance(cause, pika.exceptions.ProbableAuthenticationError):
             return ConnectFailed(
@@ -52,6 +56,8 @@ def connect_failure(
             return ConnectFailed(host.place, f"the broker closed: {_words(cause)}", kind=kind)
         if isinstance(cause, ssl.SSLCertVerificationError):
             return ConnectFailed(host.place, f"TLS certificate refused: {cause.verify_message}", kind="tls")
+        if isinstance(cause, _HUNG_UP) and not is_tcp:
+            return _hung_up(host)
         if isinstance(cause, ssl.SSLError):
             return ConnectFailed(host.place, f"TLS failed: {cause.reason or cause}", kind="tls")
         if isinstance(cause, ConnectionRefusedError):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import ssl
 from collections.abc import Callable
 from typing import Any
 
 import pika.exceptions
 import pytest
+from pika.adapters.utils.connection_workflow import AMQPConnectorSocketConnectError, AMQPConnectorTransportSetupError
 
 from servicebus.configuration import Configuration
 from servicebus.errors import (
@@ -130,6 +133,35 @@ def test_what_a_broker_says_is_shown_escaped(code: int) -> None:
         connect_failure(HOST, closed, 1.0, 1.0),
     ):
         assert str(error).isprintable()
+
+
+HUNG_UP = [
+    ssl.SSLEOFError(8, "[SSL: UNEXPECTED_EOF_WHILE_READING] EOF occurred in violation of protocol"),
+    ssl.SSLZeroReturnError(6, "TLS/SSL connection has been closed (EOF)"),
+    BrokenPipeError(errno.EPIPE, "Broken pipe"),
+    ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+]
+
+
+@pytest.mark.parametrize("error", HUNG_UP, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    ("tls", "asks"),
+    [({}, "does it ask for tls.certificate"), ({"certificate": "/me.pem", "key": "/me.key"}, "authority of /me.pem")],
+)
+def test_a_broker_that_ends_the_tls_handshake_is_told_alike_whatever_openssl_calls_it(
+    error: OSError, tls: dict[str, str], asks: str
+) -> None:
+    values = {"hosts": ["mq-a"], "secret_token": "a secret of the test", "use_ssl": True, "tls": tls}
+    host = Configuration(values).hosts[0]
+    failed = connect_failure(host, AMQPConnectorTransportSetupError(error), 1.0, 1.0)
+    assert (failed.kind, asks in str(failed)) == ("tls", True)
+    plain = connect_failure(HOST, AMQPConnectorTransportSetupError(error), 1.0, 1.0)
+    assert (plain.kind, "is it a TLS port" in str(plain)) == ("closed", True)
+
+
+def test_a_connection_that_is_reset_before_any_handshake_is_unreachable() -> None:
+    reset = AMQPConnectorSocketConnectError(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"))
+    assert connect_failure(HOST, reset, 1.0, 1.0).kind == "unreachable"
 
 
 class Channel:
