@@ -11,7 +11,9 @@ from servicebus.client.request import Request
 from servicebus.client.version import Exchange, Parcel
 from servicebus.errors import ConnectFailed, TransportError
 from servicebus.transport.confirms import Unconfirmed
+from servicebus.transport.failures import ACCESS_REFUSED, NOT_FOUND
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Delivery, Returned, Script
+from servicebus.transport.returns import ReturnProbe
 from servicebus.transport.steps import consume, declare_exchange, set_prefetch
 from servicebus.wire.envelope import DIRECT_REPLY_TO
 
@@ -35,12 +37,15 @@ class LinkChannels:
     """Opened with a connection and gone with it. Belongs to the engine's thread.
 
     Args:
-        exchanges: what is declared first, unless the broker forbids it.
+        place: the broker's, for errors.
+        exchanges: what is declared first, unless the broker forbids it; then it is seen whether the first of them
+            takes what we publish, and returns what no queue takes, before anything is sent.
     """
 
     def __init__(
         self,
         connection: BrokerConnection,
+        place: str,
         exchanges: Sequence[Exchange],
         events: ChannelEvents,
         *,
@@ -53,6 +58,7 @@ class LinkChannels:
         """Messages to be published when others are confirmed."""
         self._connection = connection
         self._exchanges = exchanges
+        self._probe = ReturnProbe(place, exchanges[0].name)
         self._events = events
         self._calls: BrokerChannel | None = None
         self._sends: BrokerChannel | None = None
@@ -120,16 +126,27 @@ class LinkChannels:
             self._sends.run(_pulse(), on_answer)
 
     def _open_calls(self) -> None:
-        self._connection.open_channel(self._calls_open, self._calls_closed, on_returned=self._events.returned)
+        self._connection.open_channel(self._calls_open, self._calls_closed, on_returned=self._returned)
 
     def _calls_open(self, channel: BrokerChannel) -> None:
-        channel.run(self._topology(), lambda: self._ready(calls=channel))
+        channel.run(self._topology(), lambda: self._calls_ready(channel))
 
     def _topology(self) -> Script:
         if self.may_declare:
             for exchange in self._exchanges:
                 yield declare_exchange(exchange.name, durable=exchange.is_durable)
+        yield self._probe.publish
         yield consume(DIRECT_REPLY_TO, self._events.replied, no_ack=True)
+
+    def _returned(self, returned: Returned) -> None:
+        if not self._probe.returned(returned):
+            self._events.returned(returned)
+
+    def _calls_ready(self, channel: BrokerChannel) -> None:
+        if self._probe.came_back:
+            self._ready(calls=channel)
+        else:
+            self._events.channels_broken(self._probe.failure())
 
     def _sends_open(self, channel: BrokerChannel) -> None:
         self._ready(sends=channel)
@@ -141,9 +158,11 @@ class LinkChannels:
             self._events.channels_ready()
 
     def _calls_closed(self, error: TransportError) -> None:
-        if error.reply_code == 403 and self.may_declare and self._connection.is_open:
+        if error.reply_code == ACCESS_REFUSED and self.may_declare and self._connection.is_open:
             self.may_declare = False
             self._open_calls()
+        elif error.reply_code == NOT_FOUND and self._calls is None:
+            self._broken(self._probe.no_exchange())
         else:
             self._broken(error)
 

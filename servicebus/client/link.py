@@ -220,7 +220,7 @@ class Link:
         if connection is not self._connection:
             connection.abort("superseded")
             return
-        self._channels = LinkChannels(connection, self._exchanges, self, may_declare=self._may_declare)
+        self._channels = LinkChannels(connection, self.host.place, self._exchanges, self, may_declare=self._may_declare)
         self._progress = Progress(connection, self._channels.ask_broker)
 
     def connection_failed(self, connection: BrokerConnection, error: ConnectFailed) -> None:

@@ -1,10 +1,13 @@
-"""BrokerNotes: warns of what a broker's version and its queues mean for this configuration, once each."""
+"""BrokerNotes: warns of what a broker's version, queues and exchange mean for this configuration, once each."""
 
 from __future__ import annotations
 
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.policy.broker_versions import read_version, warnings_for
+from servicebus.transport.interface import BrokerChannel, BrokerConnection, Returned, Script
 from servicebus.transport.loggers import get_logger
+from servicebus.transport.returns import ReturnProbe
+from servicebus.transport.steps import set_prefetch
 
 LOG = get_logger(__name__)
 
@@ -15,6 +18,7 @@ class BrokerNotes:
     def __init__(self, host: BrokerHost, config: Configuration):
         self._host = host
         self._node = config.node_name
+        self._exchange = config.exchange_name
         self._queue_type = config.message_queue_type
         self._told: set[str] = set()
         self._has_told_limited = False
@@ -42,3 +46,32 @@ class BrokerNotes:
             self._node,
             self._host.name,
         )
+
+    def look(self, connection: BrokerConnection) -> None:
+        """See whether our exchange returns what no queue takes, on a channel of its own.
+
+        A user without the right to write to it cannot see that. Agents need no such right, and Senders look themselves.
+        """
+        probe = ReturnProbe(self._host.place, self._exchange)
+
+        def returned(returned: Returned) -> None:
+            probe.returned(returned)
+
+        def opened(channel: BrokerChannel) -> None:
+            channel.run(_ask(probe), lambda: seen(channel))
+
+        def seen(channel: BrokerChannel) -> None:
+            channel.close()
+            failure = str(probe.failure())
+            if probe.came_back:
+                self._told.discard(failure)
+            elif failure not in self._told:
+                self._told.add(failure)
+                LOG.error("%s", failure)
+
+        connection.open_channel(opened, lambda _error: None, on_returned=returned)
+
+
+def _ask(probe: ReturnProbe) -> Script:
+    yield probe.publish
+    yield set_prefetch(0)

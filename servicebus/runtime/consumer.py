@@ -245,6 +245,7 @@ class NodeConsumer:
         member = f" by {self._connections[0].host.address}" if self.host.members else ""
         LOG.info("%s: consuming for node %s%s", self.host.name, self._config.node_name, member)
         self._notes.tell(self._connections[0].server_version)
+        self._notes.look(self._connections[0])
         self.maintenance.lanes_open()
 
     @property

@@ -14,7 +14,7 @@ from servicebus.configuration import Configuration
 from servicebus.errors import CallError, CallTimeout, ConnectionLost, SendUnconfirmed, ServiceBusError
 from servicebus.runtime.dialect import Version2
 from servicebus.sender import Sender
-from servicebus.transport.interface import Asked, Delivery, Script
+from servicebus.transport.interface import Asked, Delivery, Returned, Script
 from servicebus.transport.iothread import client_loop
 from servicebus.wire.signing import Keyring
 
@@ -32,6 +32,7 @@ class Channel:
 
     def __init__(self, broker: Broker, told: dict[str, Any]):
         self.broker = broker
+        self.returned: Callable[[Returned], None] | None = told.get("on_returned")
         self.confirm: Callable[[int, bool, bool], None] | None = told.get("on_confirmed")
         self.count = 0
         self.consumed: dict[str, str] = {}
@@ -61,7 +62,9 @@ class Channel:
     def publish(self, _exchange: str, queue: str, body: bytes, **about: Any) -> int:
         self.broker.check(body)
         self.count += 1
-        if queue == "NODE-01.rpc":
+        if queue.startswith("servicebus.unroutable.") and self.returned is not None:
+            self.returned(Returned(_exchange, queue, None, None, body, "NO_ROUTE"))
+        elif queue == "NODE-01.rpc":
             self.broker.calls[about["correlation_id"]] = body
         elif queue == "NODE-01.messages":
             self.broker.messages[self.count] = self
