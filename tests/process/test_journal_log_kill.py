@@ -142,7 +142,7 @@ def test_a_segment_that_was_made_and_not_used_does_no_harm(log: MappedLog, tmp_p
 
 def test_two_rows_are_there_both_or_none_wherever_their_writer_is_killed(log: MappedLog, tmp_path: Path) -> None:
     survived = there = 0
-    stops = [*range(0, 720, 17), 5000, 5000, 5000]
+    stops = [*range(0, 960, 48), 970, 985, 995, 5000, 5000, 5000]
     for stop in stops:
         writer = Writer(tmp_path / "j", f"dies{stop}", str(stop))
         writer.wait()
