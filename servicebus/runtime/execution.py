@@ -19,6 +19,7 @@ from servicebus.runtime.retries import Retries
 from servicebus.transport.loggers import get_logger
 from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import BUSY, EXPIRED, INTERRUPTED, REFUSED, STOPPING, Fault, fault_from_exception
+from servicebus.wire.printable import printable
 from servicebus.wire.xmlcodec import decode_json
 
 LOG = get_logger(__name__)
@@ -157,7 +158,8 @@ class Execution:
         if verdict is Verdict.FAILED:
             LOG.warning("service %s failed for %s%s", self._service.key, job.incoming.id, then, exc_info=_shown(error))
         else:
-            LOG.info("service %s: %s of %s%s: %s", self._service.key, verdict.value, job.incoming.id, then, error)
+            why = printable(str(error))  # what a service says may be what its caller said
+            LOG.info("service %s: %s of %s%s: %s", self._service.key, verdict.value, job.incoming.id, then, why)
         fault = fault_from_exception(error, self._with_traces or is_message)
         if not isinstance(error, Retry):
             return self._failed(job, fault, verdict)

@@ -6,6 +6,7 @@ import re
 import time
 
 from servicebus.transport.loggers import get_logger
+from servicebus.wire.printable import printable
 
 LOG = get_logger(__name__)
 
@@ -23,8 +24,7 @@ class Outages:
         self._told: dict[str, float] = {}
 
     def tell(self, place: str, reason: str, kind: str) -> None:
-        now = time.monotonic()
-        cause = _cause(reason)
+        reason, cause, now = printable(reason), _cause(reason), time.monotonic()
         at = self._told.get(cause)
         if at is not None and now - at < _AGAIN_S:
             return
@@ -41,4 +41,4 @@ class Outages:
 
 
 def _cause(reason: str) -> str:
-    return _DIFFERS.sub("#", reason)
+    return _DIFFERS.sub("#", printable(reason))

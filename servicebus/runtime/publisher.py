@@ -18,6 +18,7 @@ from servicebus.transport.interface import BrokerChannel, BrokerConnection, Retu
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.steps import set_prefetch
 from servicebus.wire.fault import fault_from_exception
+from servicebus.wire.printable import printable
 
 LOG = get_logger(__name__)
 
@@ -111,7 +112,8 @@ class Publisher:
 
     def _queue_is_gone(self, returned: Returned) -> None:
         # Its confirm would follow and the original be acked: break the connection first, the broker redelivers.
-        LOG.error("%s: queue %s is gone (%s); reconnecting", self._host_name, returned.routing_key, returned.reason)
+        queue, why = returned.routing_key, printable(returned.reason)
+        LOG.error("%s: queue %s is gone (%s); reconnecting", self._host_name, queue, why)
         assert self._confirmed is not None
         self._confirmed.forget()
         self._on_broken(TransportError(f"queue {returned.routing_key} is gone"))

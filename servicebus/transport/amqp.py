@@ -24,6 +24,7 @@ from servicebus.transport.interface import ConnectionEvents, Returned
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
 from servicebus.transport.services import ConnectionServices
+from servicebus.wire.printable import printable
 
 LOG = get_logger(__name__)
 
@@ -208,7 +209,7 @@ class AmqpConnection:
             channel.is_open = False
 
     def _on_blocked(self, _connection: Any, frame: Any) -> None:
-        self._tell_blocked(frame.method.reason or "blocked")
+        self._tell_blocked(printable(frame.method.reason or "blocked"))
 
     def _on_unblocked(self, _connection: Any, _frame: Any) -> None:
         self._tell_blocked(None)

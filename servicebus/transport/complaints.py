@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from servicebus.transport.loggers import get_logger
+from servicebus.wire.printable import printable
 
 LOG = get_logger(__name__)
 
@@ -12,7 +13,7 @@ _PER_S = 5
 
 
 class Complaints:
-    """At most a few lines a second. One thread."""
+    """At most a few lines a second, each of them one line whatever it quotes. One thread."""
 
     def __init__(self, host_name: str):
         self._host_name = host_name
@@ -25,4 +26,4 @@ class Complaints:
             self._second, self._logged = now, 0
         self._logged += 1
         if self._logged <= _PER_S:
-            LOG.warning("%s: %s", self._host_name, text)
+            LOG.warning("%s: %s", self._host_name, printable(text))

@@ -112,6 +112,16 @@ class TestWhatAServiceSays:
         Execution(service, lambda: None, with_traces=False, retry_schedule=(1.0, 30.0)).run(failed)
         assert [said in record.getMessage() for record in caplog.records] == [True], caplog.text
 
+    @pytest.mark.parametrize("verdict", [Reject, Requeue])
+    def test_is_logged_as_one_printable_line(
+        self, verdict: Callable[[str], Exception], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        execution(raising(verdict("no customer \x1b[2J\u202e\nforged")), Kind.MESSAGE).run(job(Kind.MESSAGE))
+        (line,) = caplog.messages
+        assert line.isprintable()
+        assert "no customer \\x1b[2J\\u202e\\nforged" in line
+
     def test_of_a_message_keeps_what_it_was_raised_from(self) -> None:
         def action(request: Request) -> None:
             try:
