@@ -8,7 +8,7 @@ turns of the stores in one process: as fast as they can be written, and with a p
 
     python benchmarks/journal.py --json journal.json
 
-LMDB takes part if it can be imported, Redis with ``--redis URL`` (of a server that may be written to). A call may be
+Redis takes part with ``--redis URL`` (of a server that may be written to). A call may be
 made dearer by a tenth: by 50 us where one caller waits for each (500 us), by 15 us of CPU where 64 are in flight.
 """
 
@@ -36,16 +36,13 @@ from servicebus.runtime.journal import (
     Journal,
     Limits,
     MemoryJournal,
-    SharedJournal,
     Standing,
     Start,
     open_shared,
     records,
 )
-from servicebus.runtime.journal.blackbox import BlackBoxes
 from servicebus.runtime.journal.log import Log
 from servicebus.runtime.journal.mapped_log import MappedLog
-from servicebus.runtime.journal.owners import OwnerLock
 from servicebus.runtime.journal.records import Kind
 from servicebus.runtime.journal.redis_journal import open_redis
 
@@ -66,36 +63,10 @@ def open_files(folder: Path) -> Journal:
     return open_shared(str(folder / "journal"))
 
 
-def open_sqlite(folder: Path) -> Journal:
-    from journal_sqlite import SqliteLog
-
-    return open_rival(SqliteLog, folder)
-
-
-def open_lmdb(folder: Path) -> Journal:
-    from journal_lmdb import LmdbLog
-
-    return open_rival(LmdbLog, folder)
-
-
-def open_rival(make_log: Callable[[Path], Log], folder: Path) -> Journal:
-    """The product's ledger on another log."""
-    log = make_log(folder / "journal")
-    owners = OwnerLock(folder / "journal.owners")
-    owners.hold(log.new_owner())
-    return SharedJournal(log, owners, BlackBoxes(folder / "journal.box-"), Limits())
-
-
 def stores(names: list[str], redis_url: str | None) -> dict[str, Open]:
-    found: dict[str, Open] = {"memory": open_memory, "files": open_files, "sqlite": open_sqlite}
+    found: dict[str, Open] = {"memory": open_memory, "files": open_files}
     if redis_url:
         found["redis"] = lambda folder: open_redis(redis_url, folder.name)
-    try:
-        import lmdb  # noqa: F401
-
-        found["lmdb"] = open_lmdb
-    except ImportError:
-        pass
     return {name: open_store for name, open_store in found.items() if not names or name in names}
 
 
@@ -264,18 +235,8 @@ def together(open_store: Open, folder: Path, batch: int, calls: int) -> dict[str
 
 def rows_us(names: list[str], rounds: int) -> dict[str, dict[str, float]]:
     """CPU time of one row, or of the two of a turn; "cold" with a pause of half a millisecond before each."""
-    from journal_sqlite import SqliteLog
-
-    makers: dict[str, Callable[[Path], Log]] = {
-        "files": lambda path: MappedLog(path, is_alone=True),
-        "sqlite": SqliteLog,
-    }
-    if "lmdb" in names:
-        from journal_lmdb import LmdbLog
-
-        makers["lmdb"] = LmdbLog
     number = (1 << records.COUNT_BITS) + 1
-    begin = int(Kind.BEGIN), records.pack_begin(1, [(number, 2)])
+    begin = int(Kind.BEGIN), records.pack_begin(1, [(number, 2, 2)])
     end = int(Kind.ANSWERS), records.pack_finish(1, 2, 3, [(number, ANSWER)])
     acts: dict[str, Callable[[Log], Any]] = {
         "begin": lambda log: log.append(*begin),
@@ -284,7 +245,7 @@ def rows_us(names: list[str], rounds: int) -> dict[str, dict[str, float]]:
     }
     found: dict[tuple[str, str], list[float]] = {}
     with new_folder() as folder:
-        logs = {name: make(folder / name) for name, make in makers.items() if name in names}
+        logs = {"files": MappedLog(folder / "files", is_alone=True)} if "files" in names else {}
         for _ in range(rounds):
             for what, act in acts.items():
                 for name, log in logs.items():
@@ -320,7 +281,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ids", type=int, nargs="*", default=[0, 1_000_000, 10_000_000])
     parser.add_argument("--batch", type=int, nargs="*", default=[1, 4, 16, 64])
-    parser.add_argument("--store", nargs="*", default=[], help="memory, files, sqlite, lmdb, redis; all that there are")
+    parser.add_argument("--store", nargs="*", default=[], help="memory, files, redis; all that there are")
     parser.add_argument("--redis", metavar="URL")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", type=Path)
