@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -34,9 +35,8 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MappedLog]:
 class Writer:
     """One process; what it told is in ``told``."""
 
-    def __init__(self, path: Path, name: str, point: str | None = None):
-        argv = [sys.executable, log_worker.__file__, str(path), name, *([point] if point else [])]
-        self.process = subprocess.Popen(argv, stdout=subprocess.PIPE)
+    def __init__(self, path: Path, name: str):
+        self.process = subprocess.Popen([sys.executable, log_worker.__file__, path, name], stdout=subprocess.PIPE)
         assert self.process.stdout is not None
         self._out: IO[bytes] = self.process.stdout
         self.told: list[Told] = []
@@ -45,15 +45,42 @@ class Writer:
         self.told.append(json.loads(self._out.readline()))
 
     def kill(self) -> None:
+        """Returns when it is dead, and all that it told is here."""
         self.process.kill()
-        self.wait()
-
-    def wait(self) -> None:
-        """Until it is dead, and all that it told is here."""
         lines = self._out.read().splitlines(keepends=True)
         self.told += [json.loads(line) for line in lines if line.endswith(b"\n")]
         self._out.close()
         self.process.wait(30)
+
+
+class ShortLives:
+    """Writers that kill themselves, one after the other: children of one process, each sooner there than a new one."""
+
+    def __init__(self, path: Path):
+        self._parent = subprocess.Popen(
+            [sys.executable, log_worker.__file__, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    def live(self, name: str, point: str) -> tuple[int, list[Told]]:
+        """How it ended, 0 or -9, and what it told."""
+        assert self._parent.stdin is not None
+        assert self._parent.stdout is not None
+        self._parent.stdin.write(f"{name} {point}\n".encode())
+        self._parent.stdin.flush()
+        told: list[Told] = []
+        while not isinstance(line := json.loads(self._parent.stdout.readline()), int):
+            told.append(line)
+        return line, told
+
+    def close(self) -> None:
+        self._parent.communicate(timeout=30)
+
+
+@pytest.fixture
+def lives(tmp_path: Path) -> Iterator[ShortLives]:
+    lives = ShortLives(tmp_path / "j")
+    yield lives
+    lives.close()
 
 
 def all_rows(log: MappedLog) -> dict[int, tuple[int, str]]:
@@ -109,11 +136,10 @@ def test_writers_that_are_killed_among_others_lose_nothing_and_leave_nothing_by_
 
 @pytest.mark.parametrize(("point", "is_there"), [("staged", False), ("committed", True)])
 def test_the_row_of_a_compaction_is_there_if_its_state_is(
-    log: MappedLog, tmp_path: Path, point: str, is_there: bool
+    log: MappedLog, lives: ShortLives, point: str, is_there: bool
 ) -> None:
     log.append(*row_of("before", has_answer=True))
-    writer = Writer(tmp_path / "j", "dies", point)
-    writer.wait()
+    assert lives.live("dies", point)[0] == -signal.SIGKILL
     rows = len(log.read(0))
     assert log.load().seq == (rows + 2 if is_there else 0), "it is not published yet"
     assert log.append(*row_of("after", has_answer=True)) == rows + (3 if is_there else 1)
@@ -125,13 +151,15 @@ def test_the_row_of_a_compaction_is_there_if_its_state_is(
 
 
 @pytest.mark.parametrize("point", ["made", "publishing", "published"])
-def test_a_segment_that_was_made_and_not_used_does_no_harm(log: MappedLog, tmp_path: Path, point: str) -> None:
+def test_a_segment_that_was_made_and_not_used_does_no_harm(
+    log: MappedLog, lives: ShortLives, tmp_path: Path, point: str
+) -> None:
     for life in range(8):
-        writer = Writer(tmp_path / "j", f"dies{life}", point)
-        writer.wait()
+        code, said = lives.live(f"dies{life}", point)
+        assert code == -signal.SIGKILL
         rows = log.read(0)
         found = all_rows(log)
-        for seq, text in itertools.chain.from_iterable(writer.told):
+        for seq, text in itertools.chain.from_iterable(said):
             assert found[seq][1] == text
         for number in range(3):
             assert log.append(*row_of(f"{life}-{number}", has_answer=number == 1)) == len(rows) + 1 + number
@@ -140,13 +168,13 @@ def test_a_segment_that_was_made_and_not_used_does_no_harm(log: MappedLog, tmp_p
         assert [found[len(rows) + 1 + number][1] for number in range(3)] == [f"{life}-{number}" for number in range(3)]
 
 
-def test_two_rows_are_there_both_or_none_wherever_their_writer_is_killed(log: MappedLog, tmp_path: Path) -> None:
+def test_two_rows_are_there_both_or_none_wherever_their_writer_is_killed(log: MappedLog, lives: ShortLives) -> None:
     survived = there = 0
     stops = [*range(0, 960, 48), 970, 985, 995, 5000, 5000, 5000]
     for stop in stops:
-        writer = Writer(tmp_path / "j", f"dies{stop}", str(stop))
-        writer.wait()
-        survived += writer.process.returncode == 0
+        code, _ = lives.live(f"dies{stop}", str(stop))
+        assert code in (0, -signal.SIGKILL)
+        survived += code == 0
         last = len(log.read(0))
         assert log.append(*row_of("", has_answer=False)) == last + 1
         found = [text.rstrip(".").rpartition("-")[2] for _, text in all_rows(log).values()]
