@@ -21,12 +21,16 @@ UNCONFIRMED_AT_ONCE = 300
 """So many messages are on their way to a broker at a time, and the others wait here: the more there are, the more work
 it has with each (50 us of its CPU for one of 1,000, 40 us for one of 300)."""
 
+_DENIALS = (403, 404)
+"""No right to write to the exchange, or no such exchange."""
+
 
 class ChannelEvents(Protocol):
     """What the link is told."""
 
     def channels_ready(self) -> None: ...
     def channels_broken(self, error: TransportError) -> None: ...
+    def messages_denied(self, error: TransportError, unconfirmed: Sequence[Request]) -> None: ...
     def replied(self, delivery: Delivery) -> None: ...
     def returned(self, returned: Returned) -> None: ...
     def confirmed(self, request: Request, is_ack: bool) -> None: ...
@@ -64,7 +68,7 @@ class LinkChannels:
         self._sends: BrokerChannel | None = None
         self._open_calls()
         connection.open_channel(
-            self._sends_open, self._broken, on_returned=events.returned, on_confirmed=self._on_confirmed
+            self._sends_open, self._sends_closed, on_returned=events.returned, on_confirmed=self._on_confirmed
         )
 
     @property
@@ -165,6 +169,11 @@ class LinkChannels:
             self._broken(self._probe.no_exchange())
         else:
             self._broken(error)
+
+    def _sends_closed(self, error: TransportError) -> None:
+        if error.reply_code in _DENIALS and (unconfirmed := list(self._unconfirmed)):
+            self._events.messages_denied(error, unconfirmed)
+        self._broken(error)
 
     def _broken(self, error: TransportError) -> None:
         # What closes with its connection is the connection's to tell.

@@ -16,15 +16,20 @@ from servicebus.client.version import Parcel, Version
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.errors import ConnectFailed, ConnectionLost, MessageTooLarge, TransportError
 from servicebus.policy.backoff import Backoff, cap_for
+from servicebus.policy.denials import DENIED, HOLDS_S, Denials
 from servicebus.policy.liveness import PingClock, Verdict
 from servicebus.policy.members import Turn
 from servicebus.policy.paths import Trust
 from servicebus.policy.size_limit import SizeLimit
 from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.interface import BrokerConnection, Delivery, Returned
+from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
 from servicebus.transport.progress import Progress
 from servicebus.wire.envelope import Kind
+from servicebus.wire.printable import printable
+
+LOG = get_logger(__name__)
 
 CONNECT_LIMIT_S = 2.0
 """At most this long for TCP alone: a SYN that was dropped is repeated by the kernel after 1 s, then only after 3 and
@@ -84,6 +89,7 @@ class Link:
         self.state = LinkState.IDLE
         self.trust = Trust()
         self.size_limit = SizeLimit()
+        self.denials = Denials()
         self.paths: dict[str, Path] = {}
         self.is_wanted = False
         """Reconnect after a failure; set while the engine prefers this host or has nothing better."""
@@ -165,6 +171,12 @@ class Link:
     def refuses(self, request: Request, now: float) -> bool:
         """Whether the broker has said that it takes nothing as large as *request*."""
         return self.size_limit.refuses(len(request.body), now) is not None
+
+    def denies(self, request: Request, now: float) -> str:
+        """Why the broker takes no message like *request* now; empty if it does, as far as is known."""
+        if not self.denials or request.kind is not Kind.MESSAGE:
+            return ""
+        return self.denials.why(now, is_delayed=request.due_ms is not None)
 
     def path(self, node: str, now: float) -> Path:
         path = self.paths.get(node)
@@ -253,6 +265,17 @@ class Link:
         if isinstance(error, ConnectFailed):
             self.failure = error
         self._down(error.reason if isinstance(error, (ConnectFailed, ConnectionLost)) else str(error), error.kind)
+
+    def messages_denied(self, error: TransportError, unconfirmed: Sequence[Request]) -> None:
+        # Confirms come in order, so it is the oldest that was refused; what followed on the channel was ignored.
+        now, refused = time.monotonic(), unconfirmed[0]
+        why = f"{DENIED}: {printable(str(getattr(error, 'reason', error)))}"
+        self.denials.learn(why, now, is_delayed=refused.due_ms is not None)
+        LOG.error("%s %s; they go to other brokers for %g s", self.host.name, why, HOLDS_S)
+        for request in unconfirmed:
+            request.tried(self.host.name, why)
+        if len(unconfirmed) == 1:
+            refused.not_run()  # of several, some may have been stored before
 
     def returned(self, returned: Returned) -> None:
         self._answers.unroutable(self, returned)

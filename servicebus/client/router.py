@@ -35,7 +35,9 @@ class Router:
         path = first.paths.get(request.address.node)
         if len(request.body) > first.size_limit.tracked_bytes:
             return False
-        if path is None or not first.is_usable or (request.kind is Kind.MESSAGE and path.lacks_queue(now)):
+        if path is None or not first.is_usable:
+            return False
+        if request.kind is Kind.MESSAGE and (path.lacks_queue(now) or first.denies(request, now)):
             return False
         if len(self._links) == 1:
             return path.trust.is_healthy
@@ -51,7 +53,8 @@ class Router:
             return Candidate(
                 is_usable=link.is_usable
                 and not (is_message and path.lacks_queue(now))
-                and not link.refuses(request, now),
+                and not link.refuses(request, now)
+                and not link.denies(request, now),
                 is_trusted=link.trust.is_trusted(now, patience_s),
                 path_is_healthy=path.trust.is_healthy,
                 path_is_trusted=path.trust.is_trusted(now, patience_s),
@@ -65,7 +68,12 @@ class Router:
 
     def has_way_for_messages(self, node: str, now: float) -> bool:
         """Whether a message to *node* could be published now."""
-        return any(link.is_usable and not link.path(node, now).lacks_queue(now) for link in self._links)
+        return any(
+            link.is_usable
+            and not link.path(node, now).lacks_queue(now)
+            and not all(link.denials.why(now, is_delayed=each) for each in (False, True))
+            for link in self._links
+        )
 
     def choose_beside(self, request: Request, first: Link, now: float) -> Link | None:
         """Another link than *first* that is as good for a call, and whose node speaks what it was published in."""

@@ -19,6 +19,7 @@ from servicebus.errors import (
     ServiceBusError,
     ServiceBusy,
 )
+from servicebus.policy.denials import DENIED
 from servicebus.wire.envelope import Kind
 
 Attempts = list[tuple[str, str]]
@@ -59,7 +60,7 @@ def out_of_paths(request: Request, links: Sequence[Link]) -> ServiceBusError:
         return SendUnconfirmed(address, attempts)
     if request.maybe_ran and request.kind is Kind.CALL:
         return CallInterrupted(address, ", ".join(f"{host} {what}" for host, what in attempts))
-    if any(what == NACKED for _, what in request.attempts):
+    if any(what == NACKED or what.startswith(DENIED) for _, what in attempts):
         return SendRefused(address, attempts)
     if any(link.is_usable for link in links):
         return NodeUnavailable(address, attempts)
@@ -100,6 +101,8 @@ def _other_hosts(request: Request, links: Sequence[Link]) -> Attempts:
 
 
 def _of_no_use(link: Link, request: Request) -> str:
+    if why := link.denies(request, time.monotonic()):
+        return why
     path = link.paths.get(request.address.node)
     if link.is_usable and path is not None and not path.trust.is_healthy:
         return path.trust.reason

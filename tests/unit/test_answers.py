@@ -67,6 +67,9 @@ class FakeLink:
     def describe(self) -> str:
         return "away"
 
+    def denies(self, request: Request, now: float) -> str:
+        return ""
+
     def refuses(self, request: Request, now: float) -> bool:
         return self.size_limit.refuses(len(request.body), now) is not None
 

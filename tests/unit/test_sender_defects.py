@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
@@ -11,7 +12,16 @@ from envelopes import SECRET
 from waiting import wait_until
 
 from servicebus.configuration import Configuration
-from servicebus.errors import CallError, CallTimeout, ConnectionLost, SendUnconfirmed, ServiceBusError
+from servicebus.errors import (
+    CallError,
+    CallTimeout,
+    ConnectFailed,
+    ConnectionLost,
+    SendRefused,
+    SendUnconfirmed,
+    ServiceBusError,
+    TransportError,
+)
 from servicebus.runtime.dialect import Version2
 from servicebus.sender import Sender
 from servicebus.transport.interface import Asked, Delivery, Returned, Script
@@ -75,6 +85,7 @@ class Broker:
     """What the Sender takes for a connection."""
 
     made: dict[str, Broker]
+    count_made: Counter[str]
 
     def __init__(self, loop: Any, host: Any, events: Any, **_: Any):
         self.loop, self.host, self.events = loop, host, events
@@ -85,10 +96,14 @@ class Broker:
         self.messages: dict[int, Channel] = {}
         self.replied: Callable[[Delivery], None] = lambda _delivery: None
         self.check: Callable[[bytes], None] = lambda _body: None
+        self.close_messages: Callable[[TransportError], None]
+        self.count_made[host.name] += 1
         self.made[host.name] = self
         loop.post(lambda: events.connection_opened(self))
 
-    def open_channel(self, on_open: Callable[[Any], None], _on_closed: Any, **told: Any) -> None:
+    def open_channel(self, on_open: Callable[[Any], None], on_closed: Any, **told: Any) -> None:
+        if "on_confirmed" in told:
+            self.close_messages = on_closed
         self.loop.post(lambda: on_open(Channel(self, told)))
 
     def abort(self, _reason: str) -> None:
@@ -120,6 +135,7 @@ class Broker:
 @pytest.fixture
 def brokers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Broker]:
     monkeypatch.setattr(Broker, "made", {}, raising=False)
+    monkeypatch.setattr(Broker, "count_made", Counter(), raising=False)
     monkeypatch.setattr("servicebus.client.link.AmqpConnection", Broker)
     return Broker.made
 
@@ -292,3 +308,35 @@ def test_messages_held_for_others_survive_a_channel_that_closes_between(
             channel = next(iter(each.messages.values()))
             client_loop().post(lambda channel=channel: channel.confirm(5, True, True))
     assert [future.exception(20) for future in futures] == [None] * 5
+
+
+@pytest.mark.parametrize("code", [403, 404])
+def test_a_message_that_a_broker_denies_goes_to_the_next_and_costs_each_one_connection(
+    sender: Sender, brokers: dict[str, Broker], code: int
+) -> None:
+    """A publish without the right to closes the channel: tried again at each reconnect, that would go on to the end."""
+
+    def deny(name: str) -> None:
+        wait_until(lambda: name in brokers and brokers[name].messages)
+        error: TransportError = ConnectFailed(name, f"{code} ACCESS_\x1b[2JREFUSED", kind="topology")
+        error.reply_code = code
+        client_loop().post(lambda: brokers[name].close_messages(error))
+
+    future = sender.send_async("NODE-01.m.note", 1)
+    for name in HOSTS:
+        deny(name)
+    error = future.exception(20)
+    assert isinstance(error, SendRefused)
+    told = str(error)
+    assert all(f"{name} refuses messages: " in told for name in HOSTS)
+    assert f"{code} ACCESS_\\x1b[2JREFUSED" in told
+    assert max(Broker.count_made.values()) <= 2
+    assert isinstance(sender.send_async("NODE-01.m.note", 2).exception(20), SendRefused)  # without a try
+    assert not any(broker.messages for broker in brokers.values() if broker.is_open)
+    wait_until(lambda: any(broker.is_open for broker in brokers.values()))
+    called = sender.call_async("NODE-01.t.echo", "p", timeout=30)  # calls have a channel of their own
+    wait_until(lambda: any(broker.calls for broker in brokers.values()))
+    for broker in brokers.values():
+        if broker.is_open and broker.calls:
+            broker.reply(list(broker.calls))
+    assert called.result(20)[1] == '"p"'
