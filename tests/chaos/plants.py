@@ -175,6 +175,17 @@ def _fork_is_worker() -> None:
     _replace(Home, "end_child", lambda *_: None)
 
 
+def _callbacks_raise() -> None:
+    """What a done-callback raises goes where Future lets it go: through whoever ends the call."""
+    from servicebus.client.promise import Promise
+
+    def invoke(self: Promise) -> None:
+        for callback in self._done_callbacks:
+            callback(self)
+
+    _replace(Promise, "_invoke_callbacks", invoke)
+
+
 def _control_answers_calls() -> None:
     """A call in the control queue, where somebody has copied it, is answered: there is no such service there."""
     import servicebus.runtime.control
@@ -216,5 +227,6 @@ PLANTS: dict[str, Plant] = {
     "nack-is-stored": Plant(_nack_is_stored, "I1", ("dead-letters-full", "delays-full", "worker-kill")),
     "unsigned-burials": Plant(_unsigned_burials, "I2", ("dead-requeued",)),
     "fork-is-worker": Plant(_fork_is_worker, "I10", ("connection-closed", "slow-link")),
+    "callbacks-raise": Plant(_callbacks_raise, "I4", ("slow-link", "delay")),
     "control-answers-calls": Plant(_control_answers_calls, "I11", ("worker-kill", "delay")),
 }
