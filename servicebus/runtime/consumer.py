@@ -236,10 +236,7 @@ class NodeConsumer:
         self._fleeting.begin_anew()
         self.consuming_since = time.monotonic()
         self._control.connected(self._echo_queue, self.consuming_since)
-        if self._publisher is not None and (channel := self.channel("echo")) is not None:
-            self._echo_progress = EchoProgress(
-                self._loop, self._control, self._connections, self._publisher.ask, channel
-            )
+        self._echo_progress = EchoProgress(self._loop, self._control, self._connections)
         self._control.calls_made_at = self._fleeting.made_at(rpc_queue(self._config.node_name))
         self._outages.end(self._lane_problem)
         member = f" by {self._connections[0].host.address}" if self.host.members else ""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from servicebus.runtime.control import ControlLane
-from servicebus.transport.interface import BrokerChannel, BrokerConnection, Script
+from servicebus.transport.interface import BrokerConnection
 from servicebus.transport.loop import EventLoop
 from servicebus.transport.progress import Progress
-from servicebus.transport.steps import set_prefetch
 
 _LOOK_S = 0.25
 
@@ -20,19 +20,11 @@ class EchoProgress:
     Belongs to the I/O thread; ``moved_at`` may be read by others.
     """
 
-    def __init__(
-        self,
-        loop: EventLoop,
-        control: ControlLane,
-        connections: Sequence[BrokerConnection],
-        ask_publishing: Callable[[Callable[[], None]], None],
-        echo_channel: BrokerChannel,
-    ):
+    def __init__(self, loop: EventLoop, control: ControlLane, connections: Sequence[BrokerConnection]):
         self.moved_at = 0.0
         self._loop = loop
         self._control = control
-        self._out = Progress(connections[0], ask_publishing)
-        self._back = Progress(connections[1], lambda on_answer: echo_channel.run(_question(), on_answer))
+        self._out, self._back = (Progress(connection, partial(_ask, connection)) for connection in connections)
         self._sent_at: float | None = None
 
     def begin(self, now: float) -> None:
@@ -58,5 +50,6 @@ class EchoProgress:
         self._loop.call_later(_LOOK_S, self._look)
 
 
-def _question() -> Script:
-    yield set_prefetch(0)
+def _ask(connection: BrokerConnection, on_answer: Callable[[], None]) -> None:
+    """Open a channel and close it. A channel that is stuck in the broker delays no other's answers, but its own."""
+    connection.open_channel(lambda channel: channel.close(), lambda _error: on_answer())

@@ -14,9 +14,8 @@ from servicebus.runtime.copies import Copy, CopyMaker
 from servicebus.runtime.job import Claim, Job
 from servicebus.transport.complaints import Complaints
 from servicebus.transport.failurelog import FailureLog
-from servicebus.transport.interface import BrokerChannel, BrokerConnection, Returned, Script
+from servicebus.transport.interface import BrokerChannel, BrokerConnection, Returned
 from servicebus.transport.loggers import get_logger
-from servicebus.transport.steps import set_prefetch
 from servicebus.wire.fault import fault_from_exception
 from servicebus.wire.printable import printable
 
@@ -99,11 +98,6 @@ class Publisher:
         if self._replies is not None:
             self._replies.publish("", queue, body, mandatory=False)
 
-    def ask(self, on_answer: Callable[[], None]) -> None:
-        """Have the broker answer something, behind all that was published."""
-        if self._replies is not None:
-            self._replies.run(_question(), on_answer)
-
     def store(self, claim: Claim, copy: Copy, on_answered: Callable[[str], None]) -> None:
         """Publish *copy*; ``on_answered(refused)`` once the broker has it (""), or why it has refused it."""
         if self._confirmed is not None:
@@ -117,7 +111,3 @@ class Publisher:
         assert self._confirmed is not None
         self._confirmed.forget()
         self._on_broken(TransportError(f"queue {returned.routing_key} is gone"))
-
-
-def _question() -> Script:
-    yield set_prefetch(0)

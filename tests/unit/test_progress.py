@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 
 from servicebus.policy.liveness import PingClock, Verdict
+from servicebus.runtime.echo_progress import EchoProgress
 from servicebus.transport.progress import Progress
 
 
@@ -74,3 +79,31 @@ def test_the_time_to_answer_runs_from_the_last_byte_that_moved():
     clock.moved(2.0)
     assert clock.verdict(3.4, 0.0) is Verdict.QUIET
     assert clock.verdict(3.5, 0.0) is Verdict.DEAD
+
+
+class Broker(Connection):
+    """Answers at once, or owes the answer; its bytes move at each question, as on a busy connection."""
+
+    def __init__(self, answers: bool) -> None:
+        super().__init__()
+        self._answers = answers
+
+    def open_channel(self, on_open: Callable[[Any], None], on_closed: Callable[[Any], None]) -> None:
+        self.bytes_received += 100
+        if self._answers:
+            on_open(SimpleNamespace(close=lambda: on_closed(None)))
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_an_echo_that_is_stuck_in_the_broker_is_late_whatever_comes_in_beside_it(answers: bool) -> None:
+    """Its channel may wait for a queue that has crashed, for a minute. Behind a slow link all answers are late."""
+    later: list[Callable[[], None]] = []
+    loop: Any = SimpleNamespace(call_later=lambda _delay_s, callback: later.append(callback))
+    control: Any = SimpleNamespace(echoed_at=0.0)
+    brokers: Any = [Broker(answers), Broker(answers)]
+    progress = EchoProgress(loop, control, brokers)
+    progress.begin(1.0)
+    for _ in range(5):
+        later.pop()()
+        brokers[1].bytes_received += 1
+    assert (progress.moved_at > 0) is not answers
