@@ -21,8 +21,6 @@ from servicebus.wire.address import dead_queue
 if TYPE_CHECKING:
     from servicebus.operations.dead import BrokerReport, DeadLetters, Found
 
-MANY_DELIVERIES = 10
-"""RabbitMQ 4 lets go of a message in a quorum queue that was given out 20 times, if no policy says otherwise."""
 LISTED = 100
 SHOWN = 10
 
@@ -113,7 +111,10 @@ def dead() -> None:
 @json_option
 @click.pass_context
 def list_letters(ctx: click.Context, /, limit: int, summary: bool, **chosen: Any) -> None:
-    """List dead letters, the oldest of each broker first. Changes nothing.
+    """List dead letters, the oldest of each broker first. Loses and changes none.
+
+    Only a letter that a quorum queue has given out ten times goes to the end of its queue, so that no delivery limit
+    drops it.
 
     The note says what keeps a letter from going back; without one the node would take it.
     """
@@ -146,7 +147,7 @@ def list_letters(ctx: click.Context, /, limit: int, summary: bool, **chosen: Any
 @json_option
 @click.pass_context
 def show(ctx: click.Context, /, wanted_ids: tuple[str, ...], limit: int, full: bool, **chosen: Any) -> None:
-    """Show dead letters with everything that is known of them, and their parameters as JSON. Changes nothing.
+    """Show dead letters with everything that is known of them, and their parameters as JSON. Changes as little as list.
 
     Exit status 1 if there is none.
     """
@@ -253,12 +254,6 @@ def _end(ctx: click.Context, selection: _Selection, reports: Sequence[BrokerRepo
     failed = [report for report in reports if report.error is not None]
     for report in failed:
         warn(str(report.error))
-    for report in reports:
-        if report.deliveries >= MANY_DELIVERIES:
-            warn(
-                f"{report.host}: letters of the quorum queue {dead_queue(selection.node)} were given out"
-                f" {report.deliveries} times; RabbitMQ 4 drops them after 20: set the policy delivery-limit to -1"
-            )
     if len(failed) == len(reports) and not any(report.looked_at for report in reports):
         raise _nobody(selection, failed)
     if not failed and not any(report.exists for report in reports):

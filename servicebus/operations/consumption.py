@@ -20,6 +20,7 @@ class Consumption:
     def __init__(self, channel: SessionChannel, name: str):
         self.name = name
         self.tag = ""
+        self._is_cancelled = False
         self._channel = channel
         self._deliveries: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
 
@@ -47,5 +48,8 @@ class Consumption:
         return delivery
 
     def cancel(self) -> None:
-        """No more deliveries; those that came can still be acked."""
+        """No more deliveries; those that came can still be acked. Again, it does nothing."""
+        if self._is_cancelled:
+            return
+        self._is_cancelled = True
         self._channel.run(cancel_consumer(self.tag), f"the end of the consumption of queue {self.name}")

@@ -8,30 +8,21 @@ journal runs once. A broker that cannot be reached, or is lost on the way, is re
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.errors import TransportError
 from servicebus.operations.filters import Filter
 from servicebus.operations.letters import Judge, Letter, Standing
+from servicebus.operations.sending import Sending
 from servicebus.operations.session import Session, open_session
-from servicebus.operations.session_channel import CONFIRM_S
-from servicebus.operations.walk import HOLD_S, WINDOW, Walk
+from servicebus.operations.walk import HOLD_S, IN_FLIGHT, Walk
 from servicebus.transport.interface import Delivery
 from servicebus.wire.address import dead_queue, messages_queue
-from servicebus.wire.headers import kept_in_copies
 
 __all__ = ["BrokerReport", "DeadLetters", "Found"]
-
-RENEW_AT = 10
-"""RabbitMQ 4 drops a message of a quorum queue that was given out 20 times and came back; a letter that a walk has seen
-so often is stored once more, at the end of the queue, and its copy counts from 0."""
-IN_FLIGHT = WINDOW // 2
-"""Publishes that wait for their confirm. Fewer than the window, or the broker would have nothing left to deliver."""
 
 
 @dataclass(slots=True)
@@ -50,8 +41,6 @@ class BrokerReport:
     """Of those, the stale ones, which went back because the operator said so."""
     stays: Counter[str] = field(default_factory=Counter)
     """Letters that matched and cannot go back as they are, by the reason."""
-    deliveries: int = 0
-    """How often the most delivered letter was given out before; 0 on a classic queue, which does not count."""
     left: int = 0
     """Dead letters that stand there afterwards."""
     error: TransportError | None = None
@@ -165,7 +154,7 @@ class DeadLetters:
 
         def work(session: Session, report: BrokerReport) -> None:
             reports.append(report)
-            sending = _Sending(session, messages_queue(self._node))
+            sending = Sending(session, messages_queue(self._node), IN_FLIGHT)
 
             def visit(walk: Walk, delivery: Delivery, letter: Letter) -> bool:
                 standing, why = self._judge.standing(letter, self._clock())
@@ -177,7 +166,7 @@ class DeadLetters:
                 if dry_run:
                     return False
                 pace.wait()
-                sending.send(walk, delivery, self._judge.with_pass(letter, self._clock()))
+                sending.send(walk.channel, delivery, self._judge.with_pass(letter, self._clock()).headers)
                 return True
 
             hold_s = float("inf") if dry_run else HOLD_S  # as for look()
@@ -213,11 +202,8 @@ class DeadLetters:
         settle: Callable[[], None] = lambda: None,
         hold_s: float = HOLD_S,
     ) -> None:
-        renewing = _Sending(session, dead_queue(self._node))
-
         def renew() -> None:
             settle()
-            renewing.wait()
             report.begin_again()
 
         with Walk(session, dead_queue(self._node), before_renewal=renew, hold_s=hold_s) as walk:
@@ -225,62 +211,21 @@ class DeadLetters:
             for delivery in walk:
                 letter = self._judge.read(delivery)
                 report.looked_at += 1
-                report.deliveries = max(report.deliveries, letter.deliveries)
                 is_taken = False
                 if wanted.matches(letter, self._clock()):
                     report.matched += 1
                     is_taken = visit(walk, delivery, letter)
-                if not is_taken and letter.deliveries >= RENEW_AT and delivery.flaw is None:
-                    renewing.send(walk, delivery, replace(letter, headers=kept_in_copies(delivery.headers)))
-                elif not is_taken:
-                    walk.keep()
+                if not is_taken:
+                    walk.keep(delivery)
                 self._on_progress(report)
                 if is_enough():
                     break
             settle()
-            renewing.wait()
         report.left = walk.left
 
 
 def _way_out(standing: Standing) -> str:
     return "; --reseal sends it back all the same" if standing is Standing.STALE else ""
-
-
-class _Sending:
-    """Letters on their way into the node's queue on one broker."""
-
-    def __init__(self, session: Session, queue: str):
-        self._session = session
-        self._queue = queue
-        self._on_their_way: deque[Future[None]] = deque()
-
-    @property
-    def unsettled(self) -> int:
-        """Letters of which nobody knows that they were stored."""
-        return sum(not stored.done() or stored.exception() is not None for stored in self._on_their_way)
-
-    def send(self, walk: Walk, delivery: Delivery, letter: Letter) -> None:
-        """Publish; the dead letter is acked once the broker has confirmed that. Waits while too many are on their way.
-
-        Raises:
-            TransportError: one could not be stored; then none after it could.
-        """
-        forget = partial(delivery.channel.ack, delivery.tag)
-        stored = walk.channel.publish(
-            "", self._queue, letter.body, message_id=letter.message_id, headers=letter.headers, then=forget
-        )
-        self._on_their_way.append(stored)
-        while self._on_their_way and (len(self._on_their_way) >= IN_FLIGHT or self._on_their_way[0].done()):
-            self._wait_for_first()
-
-    def wait(self) -> None:
-        """Until all are stored."""
-        while self._on_their_way:
-            self._wait_for_first()
-
-    def _wait_for_first(self) -> None:
-        self._session.ask(self._on_their_way[0], "the publish of a dead letter", CONFIRM_S)
-        self._on_their_way.popleft()
 
 
 class _Pace:

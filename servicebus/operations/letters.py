@@ -63,8 +63,6 @@ class Letter:
     """Why it cannot be read."""
     is_whole: bool = True
     """False: the broker has more than stands here, or properties that cannot be read; a signature would be missed."""
-    deliveries: int = 0
-    """How often a quorum queue has given it out before, to be looked at or in vain."""
 
     @property
     def is_old(self) -> bool:
@@ -122,7 +120,6 @@ def read_letter(delivery: Delivery, max_bytes: int, keyring: Keyring) -> Letter:
         stamp=read_letter_stamp(keyring, body, reason, found.get(headers.LETTER)),
         problem=problem,
         is_whole=delivery.flaw is None,
-        deliveries=max(headers.number(found, "x-delivery-count"), headers.number(found, "x-acquired-count")),
     )
 
 

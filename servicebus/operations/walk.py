@@ -11,6 +11,11 @@ what waits in this process to one window, and costs the broker what an unacknowl
 in memory). Now and then a fresh channel follows too, because the broker looks for each ack among everything that its
 channel holds.
 
+A quorum queue counts how often it has given out a message, and may have a delivery limit: 20 by default from RabbitMQ
+4.0 on, and a policy can set one that no client sees. What would come back for the tenth time is therefore stored once
+more, at the end of the queue, before it leaves its place. That holds for everything that was delivered to the walk,
+also for what it did not come to look at.
+
 Two things end it early or make it begin anew. It looks at no more messages than stood there at its beginning, or a
 letter that fails again at once would be seen over and over. And RabbitMQ closes a channel that holds a message for
 longer than ``consumer_timeout`` (30 minutes by default): a walk that takes long gives everything back every ten minutes
@@ -25,13 +30,19 @@ from types import TracebackType
 
 from servicebus.errors import ConnectionLost
 from servicebus.operations.consumption import Consumption
+from servicebus.operations.sending import Sending
 from servicebus.operations.session import Session
 from servicebus.operations.session_channel import SessionChannel
 from servicebus.transport.interface import Delivery
+from servicebus.wire import headers
 
-__all__ = ["Walk"]
+__all__ = ["IN_FLIGHT", "Walk"]
 
 WINDOW = 200
+IN_FLIGHT = WINDOW // 2
+"""Publishes that wait for their confirm. Fewer than the window, or the broker would have nothing left to deliver."""
+STORE_AGAIN_AT = 10
+"""So often may a message come back to a quorum queue."""
 KEPT_PER_CHANNEL = 1000
 HOLD_S = 600.0
 _SILENCE_S = 1.0
@@ -69,6 +80,9 @@ class Walk:
         self._window = window
         self._hold_s = hold_s
         self._channels: list[SessionChannel] = []
+        self._consumption: Consumption | None = None
+        self._again = Sending(session, queue, IN_FLIGHT)
+        self._stored_again = 0
         self._seen = 0
         self._kept = 0
         self._taken_before = 0
@@ -99,12 +113,35 @@ class Walk:
     def _taken(self) -> int:
         return self._taken_before + self._seen - self._kept
 
-    def keep(self) -> None:
-        """The message at hand stays where it is."""
-        self._kept += 1
+    def keep(self, delivery: Delivery) -> None:
+        """The message at hand stays in the queue."""
+        if self._stores_again(delivery):
+            self._stored_again += 1
+        else:
+            self._kept += 1
+
+    def _stores_again(self, delivery: Delivery) -> bool:
+        """Whether *delivery* came back so often that it is stored once more, instead of coming back again."""
+        found = delivery.headers
+        times = max(headers.number(found, "x-delivery-count"), headers.number(found, "x-acquired-count"))
+        if times < STORE_AGAIN_AT or delivery.flaw is not None:  # what cannot be read cannot be written
+            return False
+        self._again.send(self.channel, delivery, headers.kept_in_copies(found))
+        return True
+
+    def _keep_rest(self) -> None:
+        """Give back what was delivered and not looked at."""
+        consumption, self._consumption = self._consumption, None
+        if consumption is not None:
+            consumption.cancel()
+            while (delivery := consumption.next(0)) is not None:
+                self._stores_again(delivery)
 
     def _close(self, *, is_well: bool) -> None:
         """Give back what was not acked, the oldest first; if all is well, wait until every ack has arrived."""
+        if is_well:
+            self._keep_rest()
+            self._again.wait()
         channels, self._channels = self._channels, []
         for channel in channels:
             if is_well:
@@ -118,7 +155,7 @@ class Walk:
 
         Waited for only while something happens: somebody else may be taking messages meanwhile.
         """
-        expected = self.total - self._taken
+        expected = self.total - self._taken + self._stored_again
         self.left, changed_at = -1, time.monotonic()
         while self.left < expected and time.monotonic() - changed_at < _SILENCE_S:
             facts = self._session.facts(self.queue)
@@ -149,11 +186,16 @@ class Walk:
         while self._seen < left:
             if self._kept >= KEPT_PER_CHANNEL * len(self._channels):
                 self._channels.append(self._session.channel(confirms=True))
-            consumption = self.channel.consume(self.queue, prefetch=self._window)
-            yield from self._window_of(consumption, left, tired_at)
+            self._consumption = self.channel.consume(self.queue, prefetch=self._window)
+            yield from self._window_of(self._consumption, left, tired_at)
             if self._is_tired or self._is_over:
                 return
-            consumption.cancel()
+            self._consumption.cancel()
+            # For each that was stored again one more was delivered.
+            while self._seen < left and (delivery := self._consumption.next(0)) is not None:
+                self._seen += 1
+                yield delivery
+            self._keep_rest()
 
     def _window_of(self, consumption: Consumption, left: int, tired_at: float) -> Iterator[Delivery]:
         """What one consumer delivers, until its window is full of kept messages."""
