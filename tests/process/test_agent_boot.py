@@ -102,8 +102,8 @@ class TestBrokersThatRefuse:
         brokers[0].rabbitmqctl("set_permissions", "narrow", "^other", "^amq.default$", "^other")
         narrow = f"amqp://narrow:narrow@{brokers[0].host}:{brokers[0].port}/"
         agent = start_agent([narrow, brokers[1]])
-        line = refused_line(agent, brokers[0], "403", "'servicebus'")
-        assert "grant the right" in line
+        line = refused_line(agent, brokers[0], "refused user 'narrow' a right", "'servicebus'")
+        assert "grant it with rabbitmqctl set_permissions" in line
 
     def test_a_tls_file_that_is_not_there_is_named(self, brokers: list[Broker], start_agent: StartAgent) -> None:
         """It may come: certificates are renewed by others."""
