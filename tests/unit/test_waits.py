@@ -7,7 +7,9 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -140,12 +142,28 @@ def test_a_child_that_python_was_not_told_of_has_a_sender_of_its_own(way: str) -
     with Sender(NOWHERE) as sender:
         with pytest.raises(NoBrokerAvailable):
             sender.call("N.a.b", timeout=5)
-        child = ctypes.PyDLL(None).fork()
-        if child == 0:
-            os._exit(in_child(sender, way))
+        with io_thread_at_rest():
+            child = ctypes.PyDLL(None).fork()
+            if child == 0:
+                os._exit(in_child(sender, way))
         ended: list[int] = []
         wait_until(lambda: bool(ended.extend([os.waitpid(child, os.WNOHANG)]) or ended[-1][0]))  # type: ignore[func-returns-value,index]
         assert os.waitstatus_to_exitcode(ended[-1][1]) == 7  # type: ignore[index]
+
+
+@contextmanager
+def io_thread_at_rest() -> Iterator[None]:
+    """It waits for no interpreter lock, which the child would hand over to a thread that it does not have.
+
+    That is Python's, and no Sender can mend it: who forks in C holds that lock, and a thread that asks for it longer
+    than 5 ms has it handed over at once.
+    """
+    began, gate = threading.Event(), threading.Event()
+    client_loop().post(lambda: (began.set(), gate.wait(60)))  # type: ignore[func-returns-value,arg-type]
+    assert began.wait(10)
+    time.sleep(0.02)
+    yield
+    gate.set()
 
 
 def in_child(sender: Sender, way: str) -> int:
