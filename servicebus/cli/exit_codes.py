@@ -55,6 +55,7 @@ _BY_CLASS: tuple[tuple[type[errors.ServiceBusError], ExitCode], ...] = (
     (errors.UnknownService, ExitCode.UNKNOWN_SERVICE),
     (errors.ServiceBusy, ExitCode.BUSY),
 )
+_MAY_BE_REFUSED = (errors.ConnectFailed, errors.NoBrokerAvailable, errors.NodeUnavailable)
 _REFUSALS = frozenset({"credentials", "tls", "topology", "limits"})
 
 
@@ -62,13 +63,15 @@ def exit_code_of(error: errors.ServiceBusError) -> ExitCode:
     """The exit status for an error of ours; a broker that refuses is told from one that is not there."""
     if isinstance(error, errors.ConnectionLost) and not error.sent:
         return ExitCode.AWAY
-    if isinstance(error, (errors.ConnectFailed, errors.NoBrokerAvailable)) and _was_refused(error):
+    if isinstance(error, _MAY_BE_REFUSED) and _was_refused(error):
         return ExitCode.REFUSED
     return next((code for kind, code in _BY_CLASS if isinstance(error, kind)), ExitCode.FAILED)
 
 
 def _was_refused(error: BaseException | None) -> bool:
     while error is not None:
+        if isinstance(error, errors.SignatureError):
+            return True  # the node answers, with another secret
         if isinstance(error, errors.ConnectFailed) and error.kind in _REFUSALS:
             return True
         error = error.__cause__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from servicebus.errors import EnvelopeError
 from servicebus.policy.liveness import PingClock
 from servicebus.policy.paths import Trust
 
@@ -55,7 +56,7 @@ class Path:
         """Published here, ever."""
         self.answered = 0
         """Of them, answered by their service, ever."""
-        self.doubt = ""
+        self.doubt: EnvelopeError | None = None
         """Why answers over this path are not believed, if any came."""
 
     def __repr__(self) -> str:
@@ -86,7 +87,7 @@ class Path:
         """The link is new: nothing that was known of the node behind the old one holds any more."""
         self.version = self.link.newest
         self.lacks_queue_until = 0.0
-        self.doubt = ""
+        self.doubt = None
         self.shift_ms = 0
         self.heard(now)
 

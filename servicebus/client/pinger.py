@@ -85,7 +85,7 @@ class Pinger:
         try:
             pong = ping.version.read_pong(wire_id, ping.token, body)
         except EnvelopeError as error:
-            ping.path.doubt = f"answered a ping, but cannot be believed ({error})"
+            ping.path.doubt = error
             return None
         del self._pending[wire_id]
         if not pong.takes_calls:

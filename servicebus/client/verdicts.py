@@ -63,7 +63,10 @@ def out_of_paths(request: Request, links: Sequence[Link]) -> ServiceBusError:
     if any(what == NACKED or what.startswith(DENIED) for _, what in attempts):
         return SendRefused(address, attempts)
     if any(link.is_usable for link in links):
-        return NodeUnavailable(address, attempts)
+        away = NodeUnavailable(address, attempts)
+        paths = [link.paths.get(request.address.node) for link in links]
+        away.__cause__ = next((path.doubt for path in paths if path is not None and path.doubt), None)
+        return away
     return _with_cause(NoBrokerAvailable(address, attempts), links)
 
 

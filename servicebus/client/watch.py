@@ -97,7 +97,8 @@ class PathWatch:
             if path.link.bytes_received == path.link_bytes_at_ping:
                 self._link_is_silent(path.link)
             else:
-                self._events.path_dead(path, path.doubt or "the node did not answer a ping")
+                doubt = f"answered a ping, but cannot be believed ({path.doubt})" if path.doubt else ""
+                self._events.path_dead(path, doubt or "the node did not answer a ping")
         elif verdict is Verdict.PING:
             self._pinger.ping(path, now)
             path.link.ask_broker()  # so that silence afterwards is the broker's, or only the node's

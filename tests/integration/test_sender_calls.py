@@ -18,6 +18,7 @@ from envelopes import SECRET
 from probe import Probe
 from waiting import Stopwatch, wait_until
 
+from servicebus.cli.exit_codes import ExitCode, exit_code_of
 from servicebus.configuration import Configuration
 from servicebus.errors import CallError, CallTimeout, NodeUnavailable, RemoteError
 from servicebus.sender import Sender
@@ -289,7 +290,9 @@ def test_ping_says_why_and_offers_tells_what_a_node_has(
     assert sender.ping_error("NODE-01") is None
     assert isinstance(sender.ping_error("NODE-02", 4), NodeUnavailable)
     stranger = make_sender(agent.configuration(secret_token="another secret of some length"))
-    assert "do both sides have the same secret?" in str(stranger.ping_error("NODE-01", 4))
+    unknown = stranger.ping_error("NODE-01", 4)
+    assert "do both sides have the same secret?" in str(unknown)
+    assert exit_code_of(unknown) is ExitCode.REFUSED
     refused = make_sender(agent.configuration(user="unknown", password="x"))
     assert "refused the credentials" in str(refused.ping_error("NODE-01", 2))
     assert sender.offers(ADD)

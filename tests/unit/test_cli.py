@@ -50,6 +50,7 @@ def caused_by(error, cause):
         (errors.NoBrokerAvailable("N", ATTEMPTS), 4),
         (caused_by(errors.NoBrokerAvailable("N", ATTEMPTS), CREDENTIALS), 6),
         (errors.NodeUnavailable("N.a.b", ATTEMPTS), 4),
+        (caused_by(errors.NodeUnavailable("N.a.b", ATTEMPTS), errors.SignatureError()), 6),
         (errors.OutboxFull("N.a.b", "/var/spool/n", 10, 4096), 4),
         (errors.OutboxUnavailable("/var/spool/n", "is on a read-only file system"), 3),
         (errors.CallTimeout("N.a.b", 3.0), 5),
