@@ -299,7 +299,7 @@ def test_a_full_disk_is_said_and_what_was_told_before_it_holds(start_worker: Sta
         if said[0] == "JournalUnavailable":
             break
         assert said == ["NEW"] * 500
-    assert "has no room for more rows: File too large" in said[1]
+    assert "cannot take more rows: File too large" in said[1]
     assert first > 500
     # What has room is still told, to whoever it is.
     assert worker.ask("finish", [12]) == "done"
