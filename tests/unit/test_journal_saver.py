@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from servicebus.runtime.byte_locks import LockFile
 from servicebus.runtime.journal import checkpoints
-from servicebus.runtime.journal.checkpoints import Saver
+from servicebus.runtime.journal.checkpoints import Checkpointer, Saver
 
 
 @pytest.mark.parametrize("works", [0, 1])
@@ -39,6 +40,26 @@ def test_a_connection_that_cannot_be_set_up_leaves_none_open(
             each.execute("SELECT 1")
     (lock,) = locks
     assert lock._fd == -1
+
+
+def test_a_checkpointer_may_be_closed_while_its_thread_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a TERM in a worker's first moment: the main thread closes what the I/O thread begins to use."""
+    start = threading.Thread.start
+    unused: Any = None
+    checkpointer = Checkpointer(unused, unused)
+    started: list[threading.Thread] = []
+
+    def close_and_start(thread: threading.Thread) -> None:
+        checkpointer.close()
+        start(thread)
+        started.append(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", close_and_start)
+    checkpointer.ask()
+    checkpointer.close()
+    (thread,) = started
+    thread.join(10)
+    assert not thread.is_alive(), "it has nothing to do any more"
 
 
 def test_all_is_closed_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

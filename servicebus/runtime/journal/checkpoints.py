@@ -40,7 +40,11 @@ _TURN = 0
 
 
 class Checkpointer:
-    """Works when asked to; the thread starts with the first time. ``ask`` and ``close`` are for one thread."""
+    """Works when asked to; the thread starts with the first time.
+
+    ``close`` may come from another thread than ``ask``: a worker that is told to stop in its first moment closes its
+    journal while the I/O thread begins to use it.
+    """
 
     def __init__(self, places: Places, head: Head):
         self._places = places
@@ -56,9 +60,10 @@ class Checkpointer:
         return f"<Checkpointer {self._places.path}>"
 
     def ask(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="journal-checkpoints", daemon=True)
-            self._thread.start()
+        if self._thread is None and not self._is_closing:
+            thread = threading.Thread(target=self._run, name="journal-checkpoints", daemon=True)
+            thread.start()
+            self._thread = thread  # not before: close() joins it, and only a thread that runs can be joined
         self._asked.set()
 
     def close(self) -> None:
