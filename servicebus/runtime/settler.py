@@ -272,18 +272,14 @@ class Settler:
                     self.copies.store(settlement, claim)
                     return
                 # Reply first: a crash between the two costs a repeat, not an answer.
-                if reply is not None:
-                    publisher.reply(claim, reply, settlement.job)
+                try:
+                    if reply is not None:
+                        publisher.reply(claim, reply, settlement.job)
+                except Exception as error:  # it cannot be answered, and is done with all the same
+                    self._loop.failures.report("a reply", error)
                 claim.delivery.channel.ack(claim.delivery.tag)
-        except Exception as error:
+        except Exception as error:  # what is to be stored comes again
             self._loop.failures.report("a settlement", error)
-            self._ack_unanswered(settlement)
-
-    def _ack_unanswered(self, settlement: Settlement) -> None:
-        """What cannot be answered is done with all the same; what is to be stored comes again."""
-        for claim in settlement.claims if settlement.copy is None else ():
-            if claim.generation == self._generation:
-                claim.delivery.channel.ack(claim.delivery.tag)
 
     def _tick(self) -> None:
         self._loop.call_later(_IDLE_TICK_S if self.is_idle else _TICK_S, self._tick)

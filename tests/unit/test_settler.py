@@ -16,7 +16,7 @@ from servicebus.errors import JournalUnavailable
 from servicebus.policy.size_limit import SizeLimit
 from servicebus.runtime.dialect import Version2
 from servicebus.runtime.dispatcher import Dispatcher
-from servicebus.runtime.job import Outcome
+from servicebus.runtime.job import Claim, Outcome, Settlement
 from servicebus.runtime.journal import MemoryJournal
 from servicebus.runtime.publisher import Publisher
 from servicebus.runtime.service_thread import Service, ServiceThread
@@ -218,6 +218,19 @@ def test_what_raises_for_one_call_costs_that_call_alone(
     worker.batch(["again"], Kind.CALL)
     wait_until(lambda: len(worker.consuming.acked) == 6)
     assert worker.answer(1) == "again"
+
+
+def test_a_copy_whose_reply_raises_is_acked_once_like_those_beside_it(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An ack too many closes the channel: it would cost all the others."""
+    break_reply(worker, monkeypatch)
+    channel: Any = worker.consuming
+    claims = [Claim(Delivery(channel, tag, b"", str(tag), REPLY_TO), GENERATION, REPLY_TO) for tag in (1, 2, 3, 4)]
+    worker.loop.post(lambda: worker.settler.settle(Settlement(claims, b"reply")))
+    wait_until(lambda: len(worker.consuming.acked) >= 4)
+    assert worker.consuming.acked == [1, 2, 3, 4]
+    assert sorted(worker.publishing.replies) == ["1", "2", "4"]
 
 
 def break_retries(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
