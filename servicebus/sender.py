@@ -326,7 +326,6 @@ class Sender:
 def _submit(life: Life, request: Request) -> Future[Any]:
     promise = request.promise()
     promise.on_cancel, promise.on_wait = life.give_up, life.await_end
-    promise.is_overdue = request.is_overdue
     life.engine.submit(request)
     return promise
 

@@ -29,7 +29,8 @@ can renew it; reentrant, since a signal handler may interrupt its holder."""
 class Promise(Future[Any]):
     """The caller's end of a request. Who cancels it has given up, which the engine is told.
 
-    It knows the request by its id only: two objects that know each other would have to be collected as garbage.
+    Once it has ended it knows the request by its id only: two objects that know each other have to be collected as
+    garbage, and what a program keeps of a million calls would be a million requests.
 
     A Future makes a condition, which costs more than all the rest of it, and most are waited for by nobody: their
     callers come when they are kept. So this one makes its own when somebody comes sooner.
@@ -96,7 +97,7 @@ class Promise(Future[Any]):
         """Wait for as long as something may end this; what nothing ends is ended by ``is_overdue()``."""
         if self.on_wait is not None and not self.done():
             self.on_wait(self.done)
-        while self.is_overdue is not None and not self.done() and not self.is_overdue():
+        while (is_overdue := self.is_overdue) is not None and not self.done() and not is_overdue():
             with suppress(FutureTimeoutError, CancelledError):
                 super().exception(LOOK_S)
 
@@ -113,7 +114,7 @@ class Promise(Future[Any]):
 
     def cancel(self) -> bool:
         is_cancelled = super().cancel()
-        on_cancel, self.on_cancel = self.on_cancel, None
+        on_cancel, self.on_cancel, self.is_overdue = self.on_cancel, None, None
         if is_cancelled and on_cancel is not None:
             on_cancel(self.wire_id)
         return is_cancelled

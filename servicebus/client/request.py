@@ -239,7 +239,7 @@ class Request:
         """A Future for its end; only before it is given to the engine."""
         if self._promise is None:
             self._promise = Promise()
-            self._promise.wire_id = self.id
+            self._promise.wire_id, self._promise.is_overdue = self.id, self.is_overdue
         return self._promise
 
     def wait(self) -> Any:
@@ -298,5 +298,7 @@ class Request:
 
     def _end(self) -> None:
         self._has_ended = True
+        if self._promise is not None:
+            self._promise.is_overdue = None
         if self._waiter is not None:
             self._waiter.release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
 from collections.abc import Callable
@@ -13,6 +14,9 @@ from typing import Any
 import pytest
 
 from servicebus.client.promise import Promise
+from servicebus.client.request import Request
+from servicebus.wire.address import Address
+from servicebus.wire.envelope import Kind
 
 SOON_S = 10.0
 ROUNDS = 2000
@@ -32,6 +36,29 @@ def test_a_promise_that_was_kept_cannot_be_cancelled() -> None:
     promise.set_result(3)
     assert not promise.cancel()
     assert told == [] and not promise.was_cancelled
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda request: request.complete(3),
+        lambda request: request.fail(ValueError()),
+        lambda request: request.promise().cancel(),
+    ],
+    ids=["completed", "failed", "cancelled"],
+)
+def test_what_a_program_keeps_of_a_call_is_not_its_request(end: Callable[[Request], Any]) -> None:
+    """Freed at once, without the garbage collector: a caller of 13,000 a second would wait for it all the time."""
+    request = Request(1, "kept-1", Address("N", "c", "n"), Kind.CALL, b"", "", timeout_s=60.0)
+    promise = request.promise()
+    gc.disable()
+    try:
+        end(request)
+        del request
+        assert promise.done()
+        assert not [each for each in gc.get_objects() if isinstance(each, Request) and each.id == "kept-1"]
+    finally:
+        gc.enable()
 
 
 def looks(future: Future[Any]) -> list[Any]:
