@@ -63,6 +63,9 @@ def python_of(commit: str, folder: Path) -> Path:
             _must(_run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", str(tree)]))
         finally:
             _git("worktree", "remove", "--force", str(tree))
+    # A process that compiles what it imports keeps megabytes of it: the side that was installed last would seem larger.
+    # The status says nothing: packages may carry samples that do not compile.
+    _run([str(python), "-m", "compileall", "-q", str(home / "lib")])
     (home / INSTALLED).touch()
     return python
 
