@@ -22,7 +22,7 @@ def to_seconds(name: str, value: Any, *, zero: bool = True) -> float:
             negative; with ``zero=False`` also if it is 0.
     """
     kind = type(value)
-    if (kind is float or kind is int) and 0 < value <= LONGEST_S:
+    if (kind is float or kind is int) and 0 <= value <= LONGEST_S and (value or zero):
         return value  # type: ignore[no-any-return]
     wanted = "a number of seconds, 0 or more" if zero else "a number of seconds above 0"
     if isinstance(value, bool) or not isinstance(value, Real):

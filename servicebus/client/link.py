@@ -174,7 +174,7 @@ class Link:
 
     def denies(self, request: Request, now: float) -> str:
         """Why the broker takes no message like *request* now; empty if it does, as far as is known."""
-        if not self.denials or request.kind is not Kind.MESSAGE:
+        if request.kind is not Kind.MESSAGE:
             return ""
         return self.denials.why(now, is_delayed=request.due_ms is not None)
 

@@ -37,7 +37,8 @@ class Router:
             return False
         if path is None or not first.is_usable:
             return False
-        if request.kind is Kind.MESSAGE and (path.lacks_queue(now) or first.denies(request, now)):
+        is_denied = first.denials.known and first.denies(request, now)
+        if is_denied or (request.kind is Kind.MESSAGE and path.lacks_queue(now)):
             return False
         if len(self._links) == 1:
             return path.trust.is_healthy

@@ -12,15 +12,12 @@ class Denials:
     """Of one broker; for delayed messages, which go past the exchange, and for the others."""
 
     def __init__(self) -> None:
-        self._known: dict[bool, tuple[float, str]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._known)
+        self.known: dict[bool, tuple[float, str]] = {}
 
     def learn(self, why: str, now: float, *, is_delayed: bool) -> None:
-        self._known[is_delayed] = now + HOLDS_S, why
+        self.known[is_delayed] = now + HOLDS_S, why
 
     def why(self, now: float, *, is_delayed: bool) -> str:
         """Why the broker takes none now; empty if it does, as far as is known."""
-        until, why = self._known.get(is_delayed, _NONE)
+        until, why = self.known.get(is_delayed, _NONE)
         return why if now < until else ""

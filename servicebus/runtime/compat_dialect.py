@@ -15,7 +15,7 @@ from servicebus.compat.texts import BAD_TOKEN, fault_to_text, result_to_text
 from servicebus.compat.tokens import DailyTokens
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError, SignatureError
-from servicebus.runtime.dialect import Dialect, Refused, refuse_flawed
+from servicebus.runtime.dialect import Dialect, Refused, flawed
 from servicebus.runtime.job import Incoming
 from servicebus.transport.interface import Delivery
 from servicebus.wire.envelope import Kind, make_id
@@ -42,7 +42,8 @@ class Version1:
         return f"<Version1 node {self._config.node_name}>"
 
     def read(self, delivery: Delivery) -> Incoming:
-        refuse_flawed(delivery)
+        if delivery.flaw is not None:
+            raise flawed(delivery.flaw)
         reply_to = delivery.reply_to or ""
         if reply_to and not is_own_queue(reply_to):
             raise Refused(

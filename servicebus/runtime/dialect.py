@@ -10,7 +10,7 @@ from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
 from servicebus.policy.clocks import TransitClock
 from servicebus.runtime.job import Incoming
-from servicebus.transport.interface import Delivery
+from servicebus.transport.interface import Delivery, Flaw
 from servicebus.wire.envelope import DIRECT_REPLY_TO, FAULT, OK, VERSION, Envelope, Kind, Reply
 from servicebus.wire.fault import EXPIRED, Fault
 from servicebus.wire.signing import Keyring, check_fresh
@@ -49,10 +49,9 @@ def wrong_queue(incoming: Incoming, lane: Kind) -> Refused:
     return Refused(EnvelopeError("wrong-queue", f"a {incoming.kind.value} in the queue for {lane.value}s"))
 
 
-def refuse_flawed(delivery: Delivery) -> None:
-    """Raises Refused for what the transport could not read, or did not keep: its sender cannot be told."""
-    if delivery.flaw is not None:
-        raise Refused(EnvelopeError(delivery.flaw.reason, delivery.flaw.detail))
+def flawed(flaw: Flaw) -> Refused:
+    """For what the transport could not read, or did not keep: its sender cannot be told."""
+    return Refused(EnvelopeError(flaw.reason, flaw.detail))
 
 
 class Dialect(Protocol):
@@ -78,7 +77,8 @@ class Version2:
         self._epoch_s = time.time() - time.monotonic()
 
     def read(self, delivery: Delivery) -> Incoming:
-        refuse_flawed(delivery)
+        if delivery.flaw is not None:
+            raise flawed(delivery.flaw)
         try:
             envelope = decode_envelope(delivery.body, self._config.max_envelope_bytes)
         except EnvelopeError as error:

@@ -116,7 +116,7 @@ def write_properties(
         properties += _known_short(reply_to)
     if expiration is not None:
         flags |= EXPIRATION
-        properties += write_short(expiration)
+        properties += _known_short(expiration)
     if message_id is not None:
         flags |= MESSAGE_ID
         properties += write_short(message_id)

@@ -109,11 +109,12 @@ class SharedLoop(EventLoop):
 
         A signal handler that interrupted a leader's waiting gives the lead back, so that it can.
         """
-        me = get_ident()
-        if me == self._leader and not self._is_at_work:
+        me, leader = get_ident(), self._leader
+        if me == leader and not self._is_at_work:
             self._poll = self._another_poll()  # the interrupted one cannot be asked again before it has returned
             self._give_back()
-        return me not in (self._leader, self._thread)
+            leader = None
+        return me != leader and me != self._thread
 
     def lead(self, begin: Callable[[], None], is_over: Callable[[], bool]) -> bool:
         """If the lead is to be had: ``begin()``, then turn until *is_over*, or until there is work for the thread.

@@ -18,6 +18,7 @@ from servicebus.client.verdicts import TooLargeForSome, out_of_time
 from servicebus.errors import CallTimeout, EnvelopeError, SendRefused, ServiceBusError, ServiceBusy
 from servicebus.policy.liveness import PingClock
 from servicebus.policy.paths import Trust
+from servicebus.policy.denials import Denials
 from servicebus.policy.size_limit import SizeLimit
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
@@ -56,6 +57,7 @@ class FakeLink:
         self.host: Any = SimpleNamespace(name=name)
         self.trust = Trust()
         self.size_limit = SizeLimit()
+        self.denials = Denials()
         self.paths: dict[str, Path] = {}
         self.newest: Any = None
         self.published: list[Request] = []
@@ -68,7 +70,7 @@ class FakeLink:
         return "away"
 
     def denies(self, request: Request, now: float) -> str:
-        return ""
+        return self.denials.why(now, is_delayed=False)
 
     def refuses(self, request: Request, now: float) -> bool:
         return self.size_limit.refuses(len(request.body), now) is not None
