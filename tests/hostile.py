@@ -2,8 +2,9 @@
 
 ``python -m tests.hostile --count 1000000`` publishes so many forged, changed, replayed and misdirected envelopes,
 letters and replies straight to the queues of a node on a real broker, and to its callers, beside others who have the
-secret. It ends with 1 if something of the stranger's was executed or believed, or if a request of the others was not
-executed exactly once, or got a wrong answer. The latency of their calls, in peace and beside the stranger, is reported.
+secret. Then all dead letters of the node are requeued. It ends with 1 if something of the stranger's was executed or
+believed, or if a request of the others was not executed exactly once, or got a wrong answer. The latency of their
+calls, in peace and beside the stranger, is reported.
 """
 
 # ruff: noqa: E402 (the fixtures have to be found first)
@@ -33,15 +34,20 @@ from envelopes import envelope, sealed
 from probe import Probe
 
 from servicebus.errors import ServiceBusError
+from servicebus.operations.dead import BrokerReport, DeadLetters
+from servicebus.operations.filters import Filter
+from servicebus.policy.ladder import RUNGS_S
 from servicebus.sender import Sender
 from servicebus.testing import Broker, brokers
+from servicebus.wire.address import delay_queue
 from servicebus.wire.envelope import Envelope, Kind, Reply
 from servicebus.wire.fault import NOT_RUN, Fault
 from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import decode_envelope, encode_envelope, encode_reply
 
 NODE = "NODE-01"
-CONSUMED = [f"{NODE}.{name}" for name in ("rpc", "control", "messages", "messages.delay.1", "messages.delay.30")]
+DELAYS = [delay_queue(NODE, rung) for rung in RUNGS_S]
+CONSUMED = [*(f"{NODE}.{name}" for name in ("rpc", "control", "messages")), *DELAYS]
 QUEUES = [*CONSUMED, f"{NODE}.dead"]
 TARGETS = {Kind.CALL: "test.sleep", Kind.MESSAGE: "audit.record", Kind.CONTROL: "servicebus.ping"}
 GUESSED = "a guessed secret"
@@ -264,7 +270,10 @@ def run(count: int, per_s: float, peace_s: float, seed: int) -> dict[str, Any]:
             others.stopped.set()
             thread.join()
         stranger.close()
-        _drain(Probe(broker))
+        probe = Probe(broker)
+        _drain(probe)
+        requeued = _requeue_all(agent)
+        _drain(probe)
         deadline = time.monotonic() + 30
         while (found := judge(agent, others)) and time.monotonic() < deadline:
             time.sleep(0.5)
@@ -275,13 +284,23 @@ def run(count: int, per_s: float, peace_s: float, seed: int) -> dict[str, Any]:
             "ms in peace": peace,
             "ms beside": beside,
             "refused": {name: n for name, n in sorted(agent.counters().items()) if name.startswith("refused.")},
+            "letters": {"requeued": requeued.done, "stay": dict(requeued.stays)},
             "replies not believed": others.sender.status()["unverified_replies"],
             "found": found[:20],
         }
 
 
+def _requeue_all(agent: Agent) -> BrokerReport:
+    """As an operator does who believes every one of them."""
+    config = agent.configuration()
+    (report,) = DeadLetters(config, NODE, config.hosts).requeue(Filter())
+    if report.error is not None:
+        raise report.error
+    return report
+
+
 def _drain(probe: Probe) -> None:
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + 2 * RUNGS_S[-1]
     while any(probe.depth(queue) for queue in CONSUMED) and time.monotonic() < deadline:
         time.sleep(0.5)
 
