@@ -12,6 +12,9 @@ from servicebus.runtime.signals import EXIT_ASKED, EXIT_BOOT, EXIT_FAILED
 
 SILENT_AFTER_S = 10.0
 """A worker whose I/O thread has not turned for so long is asked for its stacks (ABRT), then killed."""
+START_LIMIT_S = 60.0
+"""For a worker that has not beaten yet. It opens the journal, after the workers that do so before it: on a busy machine
+that took over ten seconds, and workers that were aborted for it only began to wait again."""
 _STALE_AFTER_S = 3.0
 """Three beats missed: it is not called healthy any more, and not yet called dead."""
 _LIVED_WELL_S = 10.0
@@ -28,6 +31,8 @@ class Child:
         self.pid: int | None = None
         self.started_at = 0.0
         self.beaten_at = 0.0
+        self.has_beaten = False
+        """Since it was started."""
         self.restarts = 0
         self.is_retired = False
         """Could not boot, and will not be started again."""
@@ -64,6 +69,7 @@ class Child:
         os.set_blocking(beat_fd, False)
         self.started_at = self.beaten_at = now
         self.aborted_at = self._announced = None
+        self.has_beaten = False
         self.state = {"host": self.host.name, "state": "starting"}
 
     def exit_code(self, status: int) -> int:
@@ -106,7 +112,7 @@ class Child:
             return
         *lines, self._unread = (self._unread + data).split(b"\n")
         for line in lines:
-            self.beaten_at = now
+            self.beaten_at, self.has_beaten = now, True
             try:
                 told = json.loads(line)
             except ValueError:

@@ -17,7 +17,7 @@ from typing import Any
 
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.errors import ConfigurationError, ServiceBusError
-from servicebus.runtime.child import SILENT_AFTER_S, Child, announce_end
+from servicebus.runtime.child import SILENT_AFTER_S, START_LIMIT_S, Child, announce_end
 from servicebus.runtime.inherited import Orphans, readable
 from servicebus.runtime.leaving import end_process
 from servicebus.runtime.signals import EXIT_ASKED, EXIT_BOOT, EXIT_FAILED, SignalPipe, masked
@@ -239,10 +239,11 @@ class Master:
             for child in self._children + self._leaving:
                 child.beaten_at = max(child.beaten_at, now)
         for child in self._children + self._leaving:
-            if child.pid is None or now - child.beaten_at < SILENT_AFTER_S:
+            limit_s = SILENT_AFTER_S if child.has_beaten else START_LIMIT_S
+            if child.pid is None or now - child.beaten_at < limit_s:
                 continue
             if child.aborted_at is None:
-                LOG.error("%s (pid %d) is silent for %.0f s; aborting it", child.label, child.pid, SILENT_AFTER_S)
+                LOG.error("%s (pid %d) is silent for %.0f s; aborting it", child.label, child.pid, limit_s)
                 child.aborted_at = now
                 _kill(child.pid, signal.SIGABRT)
             elif now - child.aborted_at > _ABORT_GRACE_S:

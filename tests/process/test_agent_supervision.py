@@ -18,6 +18,7 @@ from agents import Agent
 from waiting import Stopwatch, wait_until
 
 from servicebus.configuration import Configuration
+from servicebus.runtime.byte_locks import LockFile
 from servicebus.sender import Sender
 from servicebus.testing import Broker
 
@@ -139,6 +140,25 @@ def test_a_stopped_worker_is_retired_and_replaced(
     assert not psutil.pid_exists(frozen)
     agent.wait_consuming()
     assert make_sender(agent.configuration()).call("NODE-01.math.add", [1, 1])[1] == 2
+
+
+@pytest.mark.brokers(count=1)
+def test_a_worker_that_waits_to_open_the_journal_is_not_taken_for_silent(
+    brokers: list[Broker], start_agent: StartAgent, tmp_path: Path
+) -> None:
+    """On a busy machine eight workers opened one after the other; those that were aborted began to wait again."""
+    journal = tmp_path / "slowly-opened"
+    opening = LockFile(journal.with_name(journal.name + ".lock"))
+    assert opening.try_lock(0)
+    agent = start_agent(brokers, mode="impatient", journal=str(journal))
+    wait_until(lambda: bool(agent.workers()) and agent.worker()["pid"] is not None)
+    pid = agent.worker()["pid"]
+    ends = time.monotonic() + 3.5
+    wait_until(lambda: time.monotonic() > ends)
+    opening.close()
+    agent.wait_consuming()
+    assert agent.worker()["pid"] == pid
+    assert not agent.log_lines("is silent for")
 
 
 @pytest.mark.brokers(count=1)

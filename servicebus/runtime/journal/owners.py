@@ -29,7 +29,7 @@ class OwnerLock:
         JournalUnavailable: the file cannot be opened, or somebody has been opening the journal for *wait_s*.
     """
 
-    def __init__(self, path: Path, wait_s: float = 10.0):
+    def __init__(self, path: Path, wait_s: float = 45.0):
         self.number = 0
         """Our own, once ``hold`` succeeded."""
         self._path = path
