@@ -16,9 +16,9 @@ from servicebus.client.roster import Roster
 from servicebus.client.router import Router
 from servicebus.client.verdicts import TooLargeForSome, out_of_time
 from servicebus.errors import CallTimeout, EnvelopeError, SendRefused, ServiceBusError, ServiceBusy
+from servicebus.policy.denials import Denials
 from servicebus.policy.liveness import PingClock
 from servicebus.policy.paths import Trust
-from servicebus.policy.denials import Denials
 from servicebus.policy.size_limit import SizeLimit
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
