@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
-from servicebus.policy.clocks import TransitClock
+from servicebus.policy.clocks import SteadyClock, remaining_s
 from servicebus.runtime.job import Incoming
 from servicebus.transport.interface import Delivery, Flaw
 from servicebus.wire.envelope import DIRECT_REPLY_TO, FAULT, OK, VERSION, Envelope, Kind, Reply
@@ -73,8 +73,7 @@ class Version2:
     def __init__(self, config: Configuration, keyring: Keyring):
         self._config = config
         self._keyring = keyring
-        self._transit = TransitClock()
-        self._epoch_s = time.time() - time.monotonic()
+        self._clock = SteadyClock(config.clock_skew)
 
     def read(self, delivery: Delivery) -> Incoming:
         if delivery.flaw is not None:
@@ -105,16 +104,9 @@ class Version2:
             sealed = envelope if passed is None else replace(envelope, sent_ms=passed.made_ms)
             check_fresh(sealed, now_ms, self._config.clock_skew, self._config.token_max_age)
         except EnvelopeError as error:
-            # What it says of its Sender's clock is not believed.
-            incoming = self._incoming(envelope, stamps, reply_to, now_ms - envelope.sent_ms)
+            incoming = self._incoming(envelope, stamps, reply_to, now_ms)
             raise self._refused(error, envelope, reply_to, incoming) from None
-        # By a clock that nobody sets: if ours were set back while a network holds requests up, they would seem to have
-        # been on their way for so much shorter.
-        transit_ms = self._transit.transit_ms(envelope.id[:16], envelope.sent_ms, self._steady_ms())
-        return self._incoming(envelope, stamps, reply_to, transit_ms)
-
-    def _steady_ms(self) -> int:
-        return int((time.monotonic() + self._epoch_s) * 1000)
+        return self._incoming(envelope, stamps, reply_to, self._clock.now_ms(now_ms))
 
     def write_result(self, incoming: Incoming, value: Any) -> bytes:
         message = encode_json(value)
@@ -132,7 +124,7 @@ class Version2:
 
     def _write_fault(self, id: str, request_token: str, attempt: int, fault: Fault) -> bytes:
         if fault.type == EXPIRED:
-            fault = replace(fault, clock_ms=self._transit.time_for(id[:16], self._steady_ms()))
+            fault = replace(fault, clock_ms=self._clock.now_ms(int(time.time() * 1000)))
         token = self._keyring.sign_reply(request_token, id, FAULT, b"", fault)
         return encode_reply(Reply(id, token, FAULT, b"", fault, attempt))
 
@@ -142,14 +134,14 @@ class Version2:
             error, self._write_fault(envelope.id, envelope.token, envelope.attempt, fault), reply_to, incoming
         )
 
-    def _incoming(self, envelope: Envelope, stamps: Stamps, reply_to: str, transit_ms: int) -> Incoming:
+    def _incoming(self, envelope: Envelope, stamps: Stamps, reply_to: str, now_ms: int) -> Incoming:
         passed = stamps.passed
         sent_ms = envelope.sent_ms if passed is None else passed.made_ms
         if envelope.kind is Kind.MESSAGE:
-            remaining_s = None
+            good_s = None
             expires_at = sent_ms / 1000 + self._config.token_max_age + self._config.clock_skew
         else:
-            remaining_s = (envelope.ttl_ms - transit_ms) / 1000
+            good_s = remaining_s(envelope.sent_ms, envelope.ttl_ms, now_ms)
             expires_at = (envelope.sent_ms + envelope.ttl_ms) / 1000 + self._config.clock_skew
         # By position: names cost a tenth of a microsecond each.
         return Incoming(
@@ -161,7 +153,7 @@ class Version2:
             VERSION,
             envelope.params,
             sent_ms,
-            remaining_s,
+            good_s,
             expires_at,
             reply_to if envelope.reply == DIRECT_REPLY_TO else "",
             envelope.id,

@@ -691,6 +691,27 @@ class TestReplays:
         if isinstance(received, Settlement):
             assert fault(received, body)[0] == "expired"
 
+    def test_a_call_from_the_future_is_not_run_and_its_sender_is_told_the_time(self, agent: Agent) -> None:
+        """How long it was on its way cannot be known: to guess would let it, and those after it, run late."""
+        body = sealed("NODE-01.math.add", [1, 2], sent_s_ago=-1.5)
+        early = agent.receive(body)
+        assert isinstance(early, Settlement)
+        told = answer(early, body).fault
+        assert told is not None
+        assert (told.type, told.clock_ms) == ("expired", pytest.approx(time.time() * 1000, abs=60_000))
+        assert told.clock_ms < decode_envelope(body, 10_000).sent_ms
+
+    @pytest.mark.parametrize("held_s", [0.0, 1.0])
+    def test_nothing_is_learnt_of_a_sender_whose_clock_was_ahead(self, agent: Agent, held_s: float) -> None:
+        """It has been set right since."""
+        agent.receive(sealed("NODE-01.math.add", [1, 2], id="0123456789abcdef-1", sent_s_ago=-1.5))
+        body = sealed("NODE-01.math.add", [1, 2], id="0123456789abcdef-2", sent_s_ago=held_s, ttl_s=1000.0)
+        received = agent.receive(body)
+        assert isinstance(received, Arrival)
+        remaining_s = received.incoming.remaining_s
+        assert remaining_s is not None
+        assert 1000.0 - held_s - 1.0 < remaining_s <= 1000.0 - held_s
+
     def test_a_busy_or_expired_call_may_come_again_under_its_id(self, agent: Agent) -> None:
         full = Agent(inbox_size=1)
         try:

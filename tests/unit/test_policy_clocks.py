@@ -1,57 +1,76 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servicebus.policy.clocks import TransitClock
+from servicebus.policy import clocks
+from servicebus.policy.clocks import SteadyClock, remaining_s
 
-HOUR_MS = 3_600_000
-
-
-def test_clocks_are_taken_to_agree() -> None:
-    """A request that stood in a dead network for 8 s is 8 s old, also if it is the first that we hear of its Sender."""
-    assert TransitClock().transit_ms("a", 1_000, 9_000) == 8_000
+TOLERANCE_MS = 100
+NOW_MS = 1_700_000_000_000
 
 
-def test_a_burst_out_of_a_dead_network_teaches_nothing() -> None:
-    clock = TransitClock()
-    assert [clock.transit_ms("a", 1_000 + n, 9_000) for n in range(3)] == [8_000, 7_999, 7_998]
+class Machine:
+    """Its two clocks; only *wall_s* can be set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.wall_s, self.steady_s = 1_000_000.0, 50.0
+        monkeypatch.setattr(clocks, "time", SimpleNamespace(time=lambda: self.wall_s, monotonic=lambda: self.steady_s))
+
+    def wait(self, seconds: float) -> None:
+        self.wall_s += seconds
+        self.steady_s += seconds
 
 
-def test_a_request_from_the_future_shows_that_its_clock_is_ahead() -> None:
-    clock = TransitClock()
-    assert clock.transit_ms("a", 30_000, 0) == 0
-    assert clock.transit_ms("a", 31_000, 1_300) == 300
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(monkeypatch)
 
 
-@pytest.mark.parametrize("first_sent", [0, 20_000, 60_000], ids=["behind", "right", "ahead until now"])
-def test_a_sender_that_is_told_the_time_and_dates_by_it_is_on_time(first_sent: int) -> None:
-    """Also one whose clock was ahead, which the node has learnt, and has been set right since."""
-    clock = TransitClock()
-    clock.transit_ms("a", first_sent, 20_000)
-    told = clock.time_for("a", 21_000)
-    assert clock.transit_ms("a", told, 21_050) == 50
+@pytest.mark.parametrize("step_s", [0.0, -5.0, 5.0])
+def test_a_step_of_our_clock_does_not_move_the_steady_one(machine: Machine, step_s: float) -> None:
+    clock = SteadyClock(60.0)
+    machine.wait(3.0)
+    machine.wall_s += step_s
+    assert clock.now_ms(int(machine.wall_s * 1000)) == 1_000_003_000
 
 
-def test_senders_do_not_share_a_clock() -> None:
-    clock = TransitClock()
-    clock.transit_ms("a", HOUR_MS, 0)
-    assert clock.transit_ms("b", 0, 70) == 70
+@pytest.mark.parametrize("step_s", [-3600.0, -61.0, 61.0, 1.7e9])
+def test_a_clock_that_was_wrong_at_the_start_and_is_set_right_is_believed(machine: Machine, step_s: float) -> None:
+    clock = SteadyClock(60.0)
+    machine.wall_s += step_s
+    right_ms = int(machine.wall_s * 1000)
+    assert clock.now_ms(right_ms) == right_ms
+    machine.wait(3.0)
+    machine.wall_s -= 5.0
+    assert abs(clock.now_ms(int(machine.wall_s * 1000)) - right_ms - 3_000) <= 1
 
 
-def test_a_flood_of_senders_does_not_fill_the_memory_and_does_not_forget_the_busy_ones() -> None:
-    """A Sender's incarnation is signed, but its holder may make as many as it likes."""
-    clock = TransitClock()
-    clock.transit_ms("busy", 500, 0)
-    for n in range(20_000):
-        clock.transit_ms(f"flood-{n}", 1_000_000, 0)
-        clock.transit_ms("busy", n + 500, n)
-    assert clock.transit_ms("busy", 30_000, 29_501) == 1
-    assert len(clock._offsets) <= 4096
+def test_a_call_that_stood_in_a_dead_network_is_as_old_as_it_says() -> None:
+    assert remaining_s(1_000, 10_000, 9_000) == 2.0
+    assert remaining_s(1_000, 8_000, 9_000) == 0.0
 
 
-@given(st.lists(st.tuples(st.integers(-HOUR_MS, HOUR_MS), st.integers(0, HOUR_MS)), max_size=50))
-def test_transit_is_never_negative(requests: list[tuple[int, int]]) -> None:
-    clock = TransitClock()
-    assert all(clock.transit_ms("a", sent, now) >= 0 for sent, now in requests)
+@pytest.mark.parametrize("ahead_ms", [1, TOLERANCE_MS])
+def test_clocks_that_are_hardly_apart_are_taken_to_agree(ahead_ms: int) -> None:
+    assert remaining_s(NOW_MS + ahead_ms, 5_000, NOW_MS) == 5.0
+
+
+@pytest.mark.parametrize("way_ms", [0, 50, 1_000])
+@pytest.mark.parametrize("ahead_ms", [-4_000, 0, 1_500, 4_000])
+def test_no_call_runs_late_however_the_clock_of_its_sender_was_set(ahead_ms: int, way_ms: int) -> None:
+    """One that is told the node's time dates its next attempt by it, also where its clock has been set since."""
+    told_ms = NOW_MS  # is as old as its way when it comes to the Sender
+    for shift_ms in (0, -ahead_ms - way_ms):
+        for set_to_ms in (ahead_ms, 0):
+            now_ms = told_ms + way_ms
+            good_s = remaining_s(now_ms + set_to_ms + shift_ms, 5_000, now_ms + way_ms)
+            assert good_s <= 0 or way_ms + good_s * 1000 <= 5_000 + TOLERANCE_MS
+
+
+@given(st.integers(-3_600_000, 3_600_000), st.integers(1, 3_600_000))
+def test_no_call_is_good_for_longer_than_it_says(ahead_ms: int, ttl_ms: int) -> None:
+    assert remaining_s(NOW_MS + ahead_ms, ttl_ms, NOW_MS) <= ttl_ms / 1000
