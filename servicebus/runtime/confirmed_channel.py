@@ -66,6 +66,10 @@ class ConfirmedChannel:
         self._channel: BrokerChannel | None = None
         self._unconfirmed: Unconfirmed[Publish] = Unconfirmed()
         self._waiting: list[Publish] = []
+        self._has_nacked = False
+        """This channel, since it was opened."""
+        self._is_renewed = False
+        """It is being closed for another one to take its place."""
 
     def __repr__(self) -> str:
         return f"<ConfirmedChannel {self._host_name} {len(self)} unconfirmed>"
@@ -88,6 +92,8 @@ class ConfirmedChannel:
         """Publish it, now or when the channel is open again; what is known to be too large is refused at once."""
         size = len(publish.body)
         limit = self._limit.refuses(size, time.monotonic())
+        if self._has_nacked and not self._unconfirmed:
+            self._renew()
         channel = self._channel
         if limit is not None:
             self._answer(publish, self._too_large(size, limit))
@@ -102,7 +108,19 @@ class ConfirmedChannel:
         self._unconfirmed.clear()
         self._waiting.clear()
 
+    def _renew(self) -> None:
+        """Ask the queue that has refused over a new channel.
+
+        A quorum queue refuses on behalf of each channel that it has told of its limit, and does not tell it when the
+        limit is taken away (rabbitmq-server, issue 12206).
+        """
+        channel, self._channel = self._channel, None
+        if channel is not None and channel.is_open:
+            self._has_nacked, self._is_renewed = False, True
+            channel.close()
+
     def _confirmed(self, number: int, multiple: bool, is_ack: bool) -> None:
+        self._has_nacked |= not is_ack
         for publish in self._unconfirmed.settled(number, multiple):
             self._answer(publish, "" if is_ack else NACK)
 
@@ -114,6 +132,10 @@ class ConfirmedChannel:
 
     def _closed(self, error: TransportError) -> None:
         self._channel = None
+        if self._is_renewed and self._connection.is_open:
+            self._is_renewed = False
+            self.open(lambda: None)
+            return
         pending = [*self._unconfirmed.clear(), *self._waiting]
         if error.reply_code != PRECONDITION_FAILED or not pending:
             self._waiting.clear()

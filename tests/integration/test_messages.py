@@ -104,6 +104,23 @@ class TestFurtherAttempts:
         assert again.stop() == 0
         assert probe.depth("NODE-01.messages") == 0
 
+    def test_a_quorum_queue_whose_limit_was_taken_away_gets_its_dead_letters(
+        self, brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+    ) -> None:
+        """It goes on refusing what comes over a channel that it has refused: rabbitmq-server, issue 12206."""
+        limit = json.dumps({"max-length": 1, "overflow": "reject-publish"})
+        brokers[0].rabbitmqctl("set_policy", "--apply-to", "queues", "limit", "^NODE-01.dead$", limit)
+        try:
+            agent = start_agent(brokers, queue_type="quorum").wait_consuming()
+            sender, probe = make_sender(agent.configuration()), Probe(brokers[0])
+            for _ in range(4):
+                sender.send("NODE-01.audit.record", "boom")
+            wait_until(lambda: "wait unacknowledged" in agent.worker()["last_error"], 20, agent.log)
+        finally:
+            brokers[0].rabbitmqctl("clear_policy", "limit")
+        wait_until(lambda: probe.depth("NODE-01.dead") == 4, 60, agent.log)
+        wait_until(lambda: not agent.worker()["last_error"], 20)
+
 
 @pytest.mark.brokers(count=2)
 class TestOneJournalForAllWorkers:

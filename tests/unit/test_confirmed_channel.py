@@ -36,9 +36,16 @@ class Broker:
         self.published = []
         self._on_open(self)
 
-    def close(self, error: TransportError) -> None:
+    def close(self, error: TransportError | None = None) -> None:
         self.is_open = False
-        self._on_closed(error)
+        self.is_asked_to_close = error is None
+        if error is not None:
+            self.is_asked_to_close = False
+            self._on_closed(error)
+
+    def let_close(self) -> None:
+        self.is_open = True  # the connection
+        self._on_closed(ConnectionLost("mq-a", "200 Normal shutdown", sent=True))
 
     def publish(self, _exchange: str, queue: str, body: bytes, **about: Any) -> int:
         self.published.append((queue, len(body), about))
@@ -97,6 +104,27 @@ def test_each_publish_is_answered_once_with_what_its_confirm_says(rig: Rig) -> N
     assert "nack" in rig.answers["c"]
     assert "nack" in rig.answers["d"]
     assert len(rig.channel) == 1
+
+
+def test_after_a_nack_the_next_publish_goes_over_a_new_channel_once_all_is_answered(rig: Rig) -> None:
+    for name in "abc":
+        rig.publish(name)
+    rig.broker.confirm(1, False, False)
+    rig.publish("beside the others")
+    assert rig.queues() == ["a", "b", "c", "beside the others"]
+    rig.broker.confirm(4, True, True)
+    rig.publish("again")
+    rig.publish("and another")
+    assert rig.broker.is_asked_to_close
+    rig.broker.let_close()
+    assert rig.queues() == ["a", "b", "c", "beside the others"]
+    rig.broker.let_open()
+    assert rig.queues() == ["again", "and another"]
+    rig.broker.confirm(2, True, True)
+    assert (rig.answers["again"], rig.answers["and another"], len(rig.channel)) == ("", "", 0)
+    rig.publish("over the same")
+    assert rig.queues() == ["again", "and another", "over the same"]
+    assert (rig.broken, rig.ready, rig.broker.opened) == ([], 1, 2)
 
 
 @pytest.mark.parametrize("is_understood", [True, False])
