@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 from collections import Counter
@@ -113,12 +114,18 @@ class TestFurtherAttempts:
         try:
             agent = start_agent(brokers, queue_type="quorum").wait_consuming()
             sender, probe = make_sender(agent.configuration()), Probe(brokers[0])
-            for _ in range(4):
+            sent = itertools.count()
+
+            def is_refused() -> bool:  # it says so a moment after it is full: until then it takes more
+                next(sent)
                 sender.send("NODE-01.audit.record", "boom")
-            wait_until(lambda: "wait unacknowledged" in agent.worker()["last_error"], 20, agent.log)
+                return "wait unacknowledged" in agent.worker()["last_error"]
+
+            wait_until(is_refused, 60, agent.log)
         finally:
             brokers[0].rabbitmqctl("clear_policy", "limit")
-        wait_until(lambda: probe.depth("NODE-01.dead") == 4, 60, agent.log)
+        count = next(sent)
+        wait_until(lambda: probe.depth("NODE-01.dead") == count, 60, agent.log)
         wait_until(lambda: not agent.worker()["last_error"], 20)
 
 
