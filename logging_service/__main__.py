@@ -72,7 +72,7 @@ def main(
 
 def _warnings(secrets: tuple[str, ...]) -> tuple[str, ...]:
     if not secrets:
-        return ("records are not signed, and whoever reaches the port can write some: set logging.secret",)
+        return ("records are not signed, and anyone who reaches the port can write some: set logging.secret",)
     return weak_secrets("logging.secret", map(Secret, secrets))
 
 

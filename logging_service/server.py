@@ -81,7 +81,7 @@ class LogServer:
         self._file = _open_file(options)
         try:
             self._socket = listen(options.host, options.port)
-        except Exception:
+        except Exception:  # raised again: only the file is not left open
             self._file.close()
             raise
         self.port: int = self._socket.getsockname()[1]

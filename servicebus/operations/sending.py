@@ -33,7 +33,7 @@ class Sending:
 
     @property
     def unsettled(self) -> int:
-        """Messages of which nobody knows that they were stored."""
+        """Messages that may or may not be stored."""
         return sum(not stored.done() or stored.exception() is not None for stored in self._on_their_way)
 
     def send(self, channel: SessionChannel, delivery: Delivery, headers: Mapping[str, Any]) -> None:

@@ -121,7 +121,7 @@ class DatagramHandler(logging.Handler):
                 if not self._used:
                     self._first_use()
                 self._pump.poke()
-        except Exception:
+        except Exception:  # logging ends nothing of the program's; the record is counted as lost
             # Not handleError: it prints a traceback for each, and what cannot be logged may be a secret.
             self._backlog.count_dropped()
 

@@ -38,7 +38,7 @@ def take_dead_letters(broker: Broker, node: str, secret: str, history: History) 
             reasons["misdirected"] += 1
             continue
         reasons[reason] += 1
-        if reason == "unreadable":  # a copy too: no Sender writes properties that nobody can read
+        if reason == "unreadable":  # a copy too: no Sender writes unreadable properties
             continue
         detail = f"{reason}: {found.get(headers.DETAIL, '')}"
         history.dead(json.loads(envelope.params)["op"], envelope.id, detail, stamp.attempts or None)

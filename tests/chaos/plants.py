@@ -176,7 +176,7 @@ def _fork_is_worker() -> None:
 
 
 def _callbacks_raise() -> None:
-    """What a done-callback raises goes where Future lets it go: through whoever ends the call."""
+    """What a done-callback raises goes where Future lets it go: through the thread that ends the call."""
     from servicebus.client.promise import Promise
 
     def invoke(self: Promise) -> None:

@@ -40,7 +40,6 @@ class Broker:
         self.is_open = False
         self.is_asked_to_close = error is None
         if error is not None:
-            self.is_asked_to_close = False
             self._on_closed(error)
 
     def let_close(self) -> None:
