@@ -24,6 +24,9 @@ it has with each (50 us of its CPU for one of 1,000, 40 us for one of 300)."""
 _DENIALS = (403, 404)
 """No right to write to the exchange, or no such exchange."""
 
+_RENEW_AFTER_S = 1.0
+"""A channel that was refused is renewed at most this often, however many refusals there are."""
+
 
 class ChannelEvents(Protocol):
     """What the link is told."""
@@ -59,7 +62,12 @@ class LinkChannels:
         """False once the broker has refused it: the agents have declared the exchanges then."""
         self._unconfirmed: Unconfirmed[Request] = Unconfirmed()
         self._held: deque[tuple[Parcel, Request]] = deque()
-        """Messages to be published when others are confirmed."""
+        """Messages to be published when others are confirmed, or the channel is renewed."""
+        self._has_nacked = False
+        """The messages' channel, since it was opened."""
+        self._is_renewed = False
+        """It is being closed for another one to take its place."""
+        self._opened_at = 0.0
         self._connection = connection
         self._exchanges = exchanges
         self._probe = ReturnProbe(place, exchanges[0].name)
@@ -67,13 +75,13 @@ class LinkChannels:
         self._calls: BrokerChannel | None = None
         self._sends: BrokerChannel | None = None
         self._open_calls()
-        connection.open_channel(
-            self._sends_open, self._sends_closed, on_returned=events.returned, on_confirmed=self._on_confirmed
-        )
+        self._open_sends()
 
     @property
     def is_open(self) -> bool:
-        return self._calls is not None and self._calls.is_open and self._sends is not None and self._sends.is_open
+        """Whether calls can be published, and messages now or in a moment."""
+        calls, sends = self._calls, self._sends
+        return calls is not None and calls.is_open and (self._is_renewed or (sends is not None and sends.is_open))
 
     def publish_call(self, parcel: Parcel, wire_id: str, expiration_ms: int) -> None:
         """Publish a call or a ping; it ends as a reply, as a return, or by its expiration."""
@@ -89,8 +97,10 @@ class LinkChannels:
 
     def publish_message(self, parcel: Parcel, request: Request) -> None:
         """Publish a message, now or as soon as few enough are unconfirmed; it ends as a confirm."""
-        if self._held or len(self._unconfirmed) >= UNCONFIRMED_AT_ONCE:
+        if self._held or self._has_nacked or len(self._unconfirmed) >= UNCONFIRMED_AT_ONCE:
             self._held.append((parcel, request))
+            if self._has_nacked:
+                self._go_on(request.published_at)
         else:
             self._publish_message(parcel, request)
 
@@ -116,7 +126,8 @@ class LinkChannels:
         return len(self._unconfirmed) + len(self._held)
 
     def oldest_unconfirmed(self) -> Request | None:
-        return next(iter(self._unconfirmed), None)
+        """Or the oldest that is held, while the channel is renewed."""
+        return next(iter(self._unconfirmed), self._held[0][1] if self._held else None)
 
     def take_unconfirmed(self) -> list[Request]:
         """Take out all messages: nothing more will be heard of them."""
@@ -126,8 +137,13 @@ class LinkChannels:
 
     def ask_broker(self, on_answer: Callable[[], None]) -> None:
         """Have the broker say something, if it lives."""
-        if self._sends is not None:
-            self._sends.run(_pulse(), on_answer)
+        if self._calls is not None:
+            self._calls.run(_pulse(), on_answer)
+
+    def _open_sends(self) -> None:
+        self._connection.open_channel(
+            self._sends_open, self._sends_closed, on_returned=self._events.returned, on_confirmed=self._on_confirmed
+        )
 
     def _open_calls(self) -> None:
         self._connection.open_channel(self._calls_open, self._calls_closed, on_returned=self._returned)
@@ -153,7 +169,12 @@ class LinkChannels:
             self._events.channels_broken(self._probe.failure())
 
     def _sends_open(self, channel: BrokerChannel) -> None:
-        self._ready(sends=channel)
+        self._has_nacked, self._opened_at = False, time.monotonic()
+        if self._is_renewed:
+            self._sends, self._is_renewed = channel, False
+            self._publish_held(self._opened_at)
+        else:
+            self._ready(sends=channel)
 
     def _ready(self, *, calls: BrokerChannel | None = None, sends: BrokerChannel | None = None) -> None:
         self._calls = calls or self._calls
@@ -171,6 +192,10 @@ class LinkChannels:
             self._broken(error)
 
     def _sends_closed(self, error: TransportError) -> None:
+        former, self._sends = self._sends, None
+        if self._is_renewed and former is not None and self._connection.is_open:
+            self._open_sends()
+            return
         if error.reply_code in _DENIALS and (unconfirmed := list(self._unconfirmed)):
             self._events.messages_denied(error, unconfirmed)
         self._broken(error)
@@ -181,13 +206,26 @@ class LinkChannels:
             self._events.channels_broken(error)
 
     def _on_confirmed(self, number: int, multiple: bool, is_ack: bool) -> None:
+        self._has_nacked |= not is_ack
         for request in self._unconfirmed.settled(number, multiple):
             self._events.confirmed(request, is_ack)
         if self._held:
-            self._publish_held(time.monotonic())
+            self._go_on(time.monotonic())
+
+    def _go_on(self, now: float) -> None:
+        """Publish what is held; over a new channel if the queue of one was refused over this one.
+
+        A quorum queue refuses on behalf of each channel that it has told of its limit, and does not tell it when the
+        limit is taken away (rabbitmq-server, issue 12206).
+        """
+        if not self._has_nacked or now - self._opened_at < _RENEW_AFTER_S:
+            self._publish_held(now)
+        elif self._sends is not None and self._sends.is_open and not self._unconfirmed:
+            self._is_renewed = True
+            self._sends.close()
 
     def _publish_held(self, now: float) -> None:
-        while self._held and self.is_open and len(self._unconfirmed) < UNCONFIRMED_AT_ONCE:
+        while self._held and not self._is_renewed and self.is_open and len(self._unconfirmed) < UNCONFIRMED_AT_ONCE:
             parcel, request = self._held.popleft()
             if not request.is_done:
                 request.published_at = now

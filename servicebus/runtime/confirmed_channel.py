@@ -80,7 +80,7 @@ class ConfirmedChannel:
 
     def open(self, on_ready: Callable[[], None]) -> None:
         def opened(channel: BrokerChannel) -> None:
-            self._channel = channel
+            self._channel, self._has_nacked = channel, False
             waiting, self._waiting = self._waiting, []
             for publish in waiting:
                 self.publish(publish)
@@ -92,13 +92,12 @@ class ConfirmedChannel:
         """Publish it, now or when the channel is open again; what is known to be too large is refused at once."""
         size = len(publish.body)
         limit = self._limit.refuses(size, time.monotonic())
-        if self._has_nacked and not self._unconfirmed:
-            self._renew()
         channel = self._channel
         if limit is not None:
             self._answer(publish, self._too_large(size, limit))
-        elif channel is None or not channel.is_open:
+        elif self._has_nacked or channel is None or not channel.is_open:
             self._waiting.append(publish)
+            self._renew_if_due()
         else:
             number = channel.publish("", publish.queue, publish.body, **_fitted(publish.properties, channel.frame_max))
             self._unconfirmed.add(number, publish)
@@ -108,21 +107,22 @@ class ConfirmedChannel:
         self._unconfirmed.clear()
         self._waiting.clear()
 
-    def _renew(self) -> None:
-        """Ask the queue that has refused over a new channel.
+    def _renew_if_due(self) -> None:
+        """Ask the queue that has refused over a new channel, as soon as this one has answered all else.
 
         A quorum queue refuses on behalf of each channel that it has told of its limit, and does not tell it when the
         limit is taken away (rabbitmq-server, issue 12206).
         """
-        channel, self._channel = self._channel, None
-        if channel is not None and channel.is_open:
-            self._has_nacked, self._is_renewed = False, True
+        channel = self._channel
+        if self._has_nacked and self._waiting and not self._unconfirmed and channel is not None and channel.is_open:
+            self._channel, self._is_renewed = None, True
             channel.close()
 
     def _confirmed(self, number: int, multiple: bool, is_ack: bool) -> None:
         self._has_nacked |= not is_ack
         for publish in self._unconfirmed.settled(number, multiple):
             self._answer(publish, "" if is_ack else NACK)
+        self._renew_if_due()
 
     def _answer(self, publish: Publish, refused: str) -> None:
         try:

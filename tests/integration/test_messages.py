@@ -17,6 +17,7 @@ from probe import Probe
 from waiting import wait_until
 
 from servicebus.configuration import Configuration
+from servicebus.errors import SendRefused
 from servicebus.sender import Sender
 from servicebus.testing import Broker
 from servicebus.wire.envelope import Kind
@@ -127,6 +128,32 @@ class TestFurtherAttempts:
         count = next(sent)
         wait_until(lambda: probe.depth("NODE-01.dead") == count, 60, agent.log)
         wait_until(lambda: not agent.worker()["last_error"], 20)
+
+    def test_a_sender_whose_messages_were_refused_is_heard_when_a_quorum_queue_has_room_again(
+        self, brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+    ) -> None:
+        """As with dead letters, and over the connection that was refused: others wait there for their replies."""
+        agent = start_agent(brokers, queue_type="quorum").wait_consuming()
+        assert agent.stop() == 0
+        sender = make_sender(agent.configuration())
+        limit = json.dumps({"max-length": 1, "overflow": "reject-publish"})
+        brokers[0].rabbitmqctl("set_policy", "--apply-to", "queues", "limit", "^NODE-01.messages$", limit)
+        try:
+            wait_until(lambda: refusal(sender), 60)
+        finally:
+            brokers[0].rabbitmqctl("clear_policy", "limit")
+        connections = brokers[0].rabbitmqctl("list_connections", "pid")
+        wait_until(lambda: not refusal(sender), 30)
+        assert brokers[0].rabbitmqctl("list_connections", "pid") == connections
+
+
+def refusal(sender: Sender) -> str:
+    """Why a message was refused now; empty if it is stored."""
+    try:
+        sender.send("NODE-01.audit.record", "a letter", timeout=2)
+    except SendRefused as error:
+        return str(error)
+    return ""
 
 
 @pytest.mark.brokers(count=2)

@@ -109,14 +109,13 @@ def test_after_a_nack_the_next_publish_goes_over_a_new_channel_once_all_is_answe
     for name in "abc":
         rig.publish(name)
     rig.broker.confirm(1, False, False)
-    rig.publish("beside the others")
-    assert rig.queues() == ["a", "b", "c", "beside the others"]
-    rig.broker.confirm(4, True, True)
     rig.publish("again")
     rig.publish("and another")
+    assert rig.queues() == ["a", "b", "c"]
+    rig.broker.confirm(3, True, True)
     assert rig.broker.is_asked_to_close
     rig.broker.let_close()
-    assert rig.queues() == ["a", "b", "c", "beside the others"]
+    assert rig.queues() == ["a", "b", "c"]
     rig.broker.let_open()
     assert rig.queues() == ["again", "and another"]
     rig.broker.confirm(2, True, True)
