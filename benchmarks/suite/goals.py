@@ -1,4 +1,4 @@
-"""What was promised, and whether it is met: ``goals.md``, from the JSON of the parts.
+"""What was promised, and whether it is met: ``goals.rst``, from the JSON of the parts.
 
 A part that decides some of it has ``goals(document)``, which gives `Goal` objects.
 """
@@ -72,7 +72,7 @@ def ratios(
 
 
 def write(folder: Path) -> Table | None:
-    """Write ``goals.md`` and ``goals.rst``; gives the table, None if nothing was measured."""
+    """Write ``goals.rst``; gives the table, None if nothing was measured."""
     found: list[Goal] = []
     dates = []
     for name in cli.PARTS:
@@ -83,7 +83,6 @@ def write(folder: Path) -> Table | None:
     if not found:
         return None
     made = table(found, ", ".join(dates))
-    (folder / "goals.md").write_text(f"## Goals\n\n{made.markdown()}")
     (folder / "goals.rst").write_text(made.rst())
     return made
 

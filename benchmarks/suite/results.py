@@ -50,7 +50,7 @@ def document(
 
 
 def keep(found: Mapping[str, Any], settings: Settings, made: Report, *, is_whole: bool = True) -> None:
-    """Write NAME.json, .md, .rst and .svg into the folder of results, and show the tables.
+    """Write NAME.json, .rst and .svg into the folder of results, and show the tables.
 
     What is not the whole part goes into a folder of its own, unless another was asked for: a look at one peer must not
     take the place of the table that the documents show.
@@ -69,8 +69,8 @@ def keep(found: Mapping[str, Any], settings: Settings, made: Report, *, is_whole
 def publish(found: Mapping[str, Any], folder: Path, made: Report) -> None:
     """Write the tables and plots of a document that is kept already."""
     part = found["part"]
-    _path(folder, part, "md").write_text(markdown(found, made))
-    _path(folder, part, "rst").write_text("\n".join(table.rst() for table in made.tables) + f"\n{about(found)}\n")
+    blocks = [*(table.rst() for table in made.tables), *(f"{note}\n" for note in made.notes), f"{about(found)}\n"]
+    _path(folder, part, "rst").write_text("\n".join(blocks))
     if made.charts:
         draw(made.charts, _path(folder, part, "svg"), about(found))
 

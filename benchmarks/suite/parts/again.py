@@ -21,7 +21,7 @@ def command(results: Path) -> None:
         found = load(results, name)
         if found is not None:
             publish(found, results, cli.part(name).report(found))
-            click.echo(f"{name}: {results / name}.md")
+            click.echo(f"{name}: {results / name}.rst")
     if (goals := write(results)) is not None:
         click.echo(goals.markdown())
     if results == RESULTS:
