@@ -15,9 +15,9 @@ from servicebus.client.seal import our_clock_ms
 from servicebus.client.verdicts import NACKED
 from servicebus.client.watch import AWAY, PathWatch
 from servicebus.errors import EnvelopeError, NodeUnavailable, ServiceBusy
-from servicebus.transport.complaints import Complaints
 from servicebus.transport.interface import Delivery, Returned
 from servicebus.transport.loggers import get_logger
+from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import EXPIRED, NOT_RUN, REFUSED, Fault, error_from_fault
 
@@ -43,7 +43,7 @@ class Answers:
         self._carrier = carrier
         self._watch = watch
         self._canceller = canceller
-        self._complaints = Complaints("replies")
+        self._unverified = RateLimitedLog(LOG, "replies")
         self._clock_skew_ms = clock_skew_s * 1000
 
     def replied(self, link: Link, delivery: Delivery) -> None:
@@ -73,7 +73,7 @@ class Answers:
         except EnvelopeError as error:
             self.unverified += 1
             request.doubted(link.host.name, error)
-            self._complaints.log(f"{link.host.name}: ignored a reply to {request.address}: {error}")
+            self._unverified.warning(f"{link.host.name}: ignored a reply to {request.address}: {error}")
             return
         path = request.path
         if path is None or path.link is not link:

@@ -100,7 +100,7 @@ class LinkChannels:
         if self._held or self._has_nacked or len(self._unconfirmed) >= UNCONFIRMED_AT_ONCE:
             self._held.append((parcel, request))
             if self._has_nacked:
-                self._go_on(request.published_at)
+                self._go_on(time.monotonic())
         else:
             self._publish_message(parcel, request)
 

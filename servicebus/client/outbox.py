@@ -9,6 +9,7 @@ A process that dies between the confirm and the removal delivers them again, and
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -24,6 +25,7 @@ from servicebus.client.verdicts import TooLargeForSome
 from servicebus.errors import EnvelopeError, OutboxFull, OutboxUnavailable, SendUnconfirmed, ServiceBusError
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
+from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
 
@@ -32,7 +34,6 @@ LOG = get_logger(__name__)
 _LARGEST_BATCH = 256
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 5.0
-_COMPLAIN_S = 60.0
 _PURGE_S = 10.0
 
 
@@ -95,7 +96,7 @@ class Outbox:
         self._lines = {node: _Line(node, count) for node, count in file.counts().items()}
         self._stored = self._delivered = self._expired = self._refused = self._set_aside = 0
         self._purge_at = 0.0
-        self._complained_at = -_COMPLAIN_S
+        self._log = RateLimitedLog(LOG, period_s=60.0, burst=1)
         self._is_closed = False
         self._keeper = Keeper(file, loop.post, self._on_expired)
         if file.count:
@@ -196,10 +197,7 @@ class Outbox:
         self._refused += 1
         file = self._file
         full = OutboxFull(str(request.address), str(file.path), file.count, file.bytes)
-        now = time.monotonic()
-        if now - self._complained_at >= _COMPLAIN_S:
-            self._complained_at = now
-            LOG.error("%s; %d refused so far", full, self._refused)
+        self._log.log(logging.ERROR, f"{full}; {self._refused} refused so far")
         return full
 
     @staticmethod

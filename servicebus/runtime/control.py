@@ -11,12 +11,15 @@ from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
 from servicebus.runtime.dialect import Refused, Version2, wrong_queue
 from servicebus.runtime.dispatcher import Dispatcher
-from servicebus.transport.complaints import Complaints
 from servicebus.transport.interface import Delivery
+from servicebus.transport.loggers import get_logger
+from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import Fault
 from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import decode_json
+
+LOG = get_logger(__name__)
 
 _ECHO_DOMAIN = b"servicebus/2 echo"
 
@@ -35,7 +38,7 @@ class ControlLane:
         self._keyring = keyring
         self._dispatcher = dispatcher
         self._echo_queue = ""
-        self._complaints = Complaints(f"node {config.node_name}")
+        self._refused = RateLimitedLog(LOG, f"node {config.node_name}")
 
     def connected(self, echo_queue: str, now: float) -> None:
         self._echo_queue = echo_queue
@@ -50,7 +53,7 @@ class ControlLane:
                 raise wrong_queue(incoming, Kind.CONTROL)
         except Refused as refused:
             counters[f"refused.{refused.error.reason}"] += 1
-            self._complaints.log(f"control refused: {refused.error}")
+            self._refused.warning(f"control refused: {refused.error}")
             reply = refused.reply_in(Kind.CONTROL)
             return None if reply is None else (reply, refused.reply_to)
         if incoming.key == "servicebus.cancel":

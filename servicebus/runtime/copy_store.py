@@ -11,7 +11,7 @@ What waits here takes up the worker's window. When the connection or the worker 
 
 from __future__ import annotations
 
-import time
+import logging
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,12 +24,12 @@ from servicebus.runtime.publisher import Publisher
 from servicebus.runtime.reception import DEFECT
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
+from servicebus.transport.ratelimitedlog import RateLimitedLog
 
 LOG = get_logger(__name__)
 
 __all__ = ["CopyStore"]
 
-_REPORT_EVERY_S = 60.0
 _FOLLOWERS = 2
 """How many copies follow one that a queue has taken again."""
 
@@ -76,7 +76,7 @@ class CopyStore:
 
         While a line is here, a timer is set for it, or the broker's answer to one of its copies is still to come.
         """
-        self._reported_at: dict[str, float] = {}
+        self._log = RateLimitedLog(LOG, host_name, period_s=60.0, burst=1)
 
     def __repr__(self) -> str:
         return f"<CopyStore {self._host_name} {self.problem or 'nothing waits'}>"
@@ -188,11 +188,8 @@ class CopyStore:
             self._publish(refusal.waiting.popleft())
 
     def _report(self, queue: str, refusal: _Refusal) -> None:
-        now = time.monotonic()
-        if now - self._reported_at.get(queue, -_REPORT_EVERY_S) >= _REPORT_EVERY_S:
-            self._reported_at[queue] = now
-            refusal.is_reported = True
-            LOG.error("%s: %s; nothing is lost, they are tried again", self._host_name, _describe(queue, refusal))
+        text = f"{_describe(queue, refusal)}; nothing is lost, they are tried again"
+        refusal.is_reported |= self._log.log(logging.ERROR, text, queue)
 
 
 def _describe(queue: str, refusal: _Refusal) -> str:

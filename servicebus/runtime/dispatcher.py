@@ -20,10 +20,13 @@ from servicebus.runtime.journal_outage import JournalOutage
 from servicebus.runtime.reception import DEFECT, Arrival, Reception, ServiceKey
 from servicebus.runtime.retries import Retries
 from servicebus.runtime.service_thread import ServiceThread
-from servicebus.transport.complaints import Complaints
 from servicebus.transport.failurelog import FailureLog
+from servicebus.transport.loggers import get_logger
+from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import BUSY, EXPIRED, INTERRUPTED, REFUSED, STOPPING, Fault
+
+LOG = get_logger(__name__)
 
 _BUSY_RETRY_MS = 50
 _UNAVAILABLE_RETRY_MS = 500
@@ -57,9 +60,9 @@ class Dispatcher:
         self._services = services
         self._journal = journal
         self._retries = Retries(retry_ladder)
-        self._complaints = Complaints(host_name)
+        self._refused = RateLimitedLog(LOG, host_name)
         self._failures = failures or FailureLog(host_name)
-        self.receive = Reception(services, self.counters, self._complaints, self._failures).receive
+        self.receive = Reception(services, self.counters, self._refused, self._failures).receive
         self.running_calls = 0
         """How many of the unfinished are calls."""
         self._running: dict[str, Job] = {}
@@ -304,7 +307,7 @@ class Dispatcher:
         if arrival.refusal is None:
             text = "the journal had to forget ids that were sent after it, so it may have been executed already"
             self.counters["refused.forgotten"] += 1
-            self._complaints.log(f"{incoming.kind.value} {incoming.id} to {incoming.key} refused: forgotten: {text}")
+            self._refused.warning(f"{incoming.kind.value} {incoming.id} to {incoming.key} refused: forgotten: {text}")
             if incoming.kind is Kind.CALL:
                 arrival.refusal = self._answer(arrival, Fault(REFUSED, f"forgotten: {text}"))
             else:
@@ -314,7 +317,7 @@ class Dispatcher:
     def _fatal(self, arrival: Arrival, known: Known) -> Settlement:
         incoming = arrival.incoming
         text = f"it was running when its worker died, {known.deaths} times"
-        self._complaints.log(f"{incoming.kind.value} {incoming.id} to {incoming.key} is not run any more: {text}")
+        self._refused.warning(f"{incoming.kind.value} {incoming.id} to {incoming.key} is not run any more: {text}")
         if incoming.kind is Kind.CALL:
             self._notes.add(incoming.id, None)
             return self._interrupted(arrival, text)
@@ -332,7 +335,7 @@ class Dispatcher:
         incoming = arrival.incoming
         self.counters["refused.replayed"] += 1
         if answer is None and incoming.kind is Kind.CALL:
-            self._complaints.log(f"call {incoming.id} to {incoming.key} refused: replayed, and its answer is gone")
+            self._refused.warning(f"call {incoming.id} to {incoming.key} refused: replayed, and its answer is gone")
             text = "replayed: this id was executed already, and its answer is no longer stored"
             return self._answer(arrival, Fault(REFUSED, text))
         job = Job(incoming, arrival.dialect, arrival.claim, None)

@@ -6,6 +6,7 @@ kernel's: a worker that dies, however it dies, has none. A node on several machi
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from pathlib import Path
@@ -15,6 +16,7 @@ from servicebus.errors import JournalUnavailable
 from servicebus.runtime.byte_locks import LockFile
 from servicebus.runtime.journal import MEMORY, default_path
 from servicebus.transport.loggers import get_logger
+from servicebus.transport.ratelimitedlog import RateLimitedLog
 
 LOG = get_logger(__name__)
 
@@ -54,7 +56,7 @@ class NodeLocks:
         self._taken: set[int] = set()
         # The kernel gives a process what it has already: between our own threads it is this set that decides.
         self._lock = threading.Lock()
-        self._complaint = ""
+        self._log = RateLimitedLog(LOG, f"lock file {path}", period_s=60.0, burst=1)
 
     def __repr__(self) -> str:
         return f"<NodeLocks {self._path} taken={len(self._taken)}>"
@@ -104,7 +106,5 @@ class NodeLocks:
                 self._complain(error)
 
     def _complain(self, error: OSError) -> None:
-        """Once per cause: it is tried again a hundred times a second."""
-        if str(error) != self._complaint:
-            self._complaint = str(error)
-            LOG.error("lock file %s: %s; what needs a lock waits until it works again", self._path, error.strerror)
+        text = f"{error.strerror}; what needs a lock waits until it works again"
+        self._log.log(logging.ERROR, text, str(error))  # tried again a hundred times a second

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import re
-import time
 
 from servicebus.transport.loggers import get_logger
+from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.wire.printable import printable
 
 LOG = get_logger(__name__)
 
-_AGAIN_S = 300.0
 _FOR_THE_OPERATOR = ("credentials", "topology", "tls", "limits")
 """Kinds of failure that no waiting mends."""
 _DIFFERS = re.compile(r"amq\.gen-[\w-]+|\d+")
@@ -21,23 +21,18 @@ class Outages:
     """Those of one broker. One thread."""
 
     def __init__(self) -> None:
-        self._told: dict[str, float] = {}
+        self._log = RateLimitedLog(LOG, period_s=300.0, burst=1)
 
     def tell(self, place: str, reason: str, kind: str) -> None:
-        reason, cause, now = printable(reason), _cause(reason), time.monotonic()
-        at = self._told.get(cause)
-        if at is not None and now - at < _AGAIN_S:
-            return
-        self._told[cause] = now
         if kind in _FOR_THE_OPERATOR:
-            LOG.error("%s: %s; trying again, the other hosts are served", place, reason)
+            level, doing = logging.ERROR, "trying again, the other hosts are served"
         else:
-            LOG.warning("%s: %s; reconnecting", place, reason)
+            level, doing = logging.WARNING, "reconnecting"
+        self._log.log(level, f"{place}: {reason}; {doing}", _cause(reason))
 
     def end(self, lasting: str) -> None:
         """All of them are over but *lasting* (``""`` for none): the next one is told again."""
-        lasting = _cause(lasting)
-        self._told = {cause: at for cause, at in self._told.items() if cause == lasting}
+        self._log.forget(keep=(_cause(lasting),))
 
 
 def _cause(reason: str) -> str:

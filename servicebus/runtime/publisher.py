@@ -12,10 +12,10 @@ from servicebus.policy.size_limit import SizeLimit
 from servicebus.runtime.confirmed_channel import PRECONDITION_FAILED, ConfirmedChannel, Publish
 from servicebus.runtime.copies import Copy, CopyMaker
 from servicebus.runtime.job import Claim, Job
-from servicebus.transport.complaints import Complaints
 from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Returned
 from servicebus.transport.loggers import get_logger
+from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.wire.fault import fault_from_exception
 from servicebus.wire.printable import printable
 
@@ -38,7 +38,7 @@ class Publisher:
         self._host_name = host_name
         self._counters = counters
         self._failures = failures
-        self._complaints = Complaints(host_name)
+        self._refused = RateLimitedLog(LOG, host_name)
         self._on_broken = on_broken
         self._limit = limit
         self._replies: BrokerChannel | None = None
@@ -77,7 +77,7 @@ class Publisher:
             if not refused:
                 return
             self._counters["replies.refused"] += 1
-            self._complaints.log(f"a reply was refused by the broker: {refused}")
+            self._refused.warning(f"a reply was refused by the broker: {refused}")
             if job is not None:
                 fault = fault_from_exception(EnvelopeError("oversized", f"the result: {refused}"), with_trace=False)
                 instead = job.dialect.write_fault(job.incoming, fault)

@@ -11,9 +11,9 @@ from servicebus.runtime.dialect import Dialect, Refused, wrong_queue
 from servicebus.runtime.job import Burial, Claim, Incoming, Postponement, Settlement
 from servicebus.runtime.journal import Start
 from servicebus.runtime.service_thread import ServiceThread
-from servicebus.transport.complaints import Complaints
 from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.interface import Delivery
+from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import EXPIRED, UNKNOWN_SERVICE, Fault
 from servicebus.wire.printable import printable
@@ -63,12 +63,12 @@ class Reception:
         self,
         services: Mapping[ServiceKey, ServiceThread],
         counters: Counter[str],
-        complaints: Complaints,
+        refused: RateLimitedLog,
         failures: FailureLog,
     ):
         self._services = services
         self._counters = counters
-        self._complaints = complaints
+        self._refused = refused
         self._failures = failures
 
     def receive(
@@ -105,7 +105,7 @@ class Reception:
     def _unknown(self, incoming: Incoming, claim: Claim, dialect: Dialect) -> Arrival | Settlement:
         self._counters["refused.unknown-service"] += 1
         key = printable(incoming.key[:_SHOWN])  # version 1 lets a caller name what it likes
-        self._complaints.log(f"no service {key} for {incoming.kind.value}s; asked for by {incoming.id}")
+        self._refused.warning(f"no service {key} for {incoming.kind.value}s; asked for by {incoming.id}")
         if incoming.kind is Kind.MESSAGE:
             burial = Burial(UNKNOWN_SERVICE, f"no message service {key}")
             return Arrival(incoming, claim, dialect, None, refusal=Settlement([claim], burial=burial))
@@ -120,7 +120,7 @@ class Reception:
     def _refuse(self, refused: Refused, claim: Claim, dialect: Dialect, lane: Kind) -> Arrival | Settlement:
         reason = refused.error.reason
         self._counters[f"refused.{reason}"] += 1
-        self._complaints.log(f"{lane.value} refused: {refused.error}")
+        self._refused.warning(f"{lane.value} refused: {refused.error}")
         # A message that was confirmed must not vanish, even if it is only our clock or our secret that is wrong.
         burial = Burial(reason, refused.error.detail, is_known_new=False) if lane is Kind.MESSAGE else None
         settlement = Settlement([claim], refused.reply_in(lane), burial)

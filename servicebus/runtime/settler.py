@@ -26,10 +26,13 @@ from servicebus.runtime.journal.log import Damaged
 from servicebus.runtime.journal_outage import JournalOutage
 from servicebus.runtime.publisher import Publisher
 from servicebus.runtime.reception import Arrival
-from servicebus.transport.complaints import Complaints
 from servicebus.transport.interface import Delivery
+from servicebus.transport.loggers import get_logger
+from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.transport.sharedloop import SharedLoop, nothing
 from servicebus.wire.envelope import Kind
+
+LOG = get_logger(__name__)
 
 _ASK_AGAIN_S = 0.05
 _TICK_S = 0.25
@@ -59,7 +62,7 @@ class Settler:
         """``time.monotonic()`` of the last call or message that came in."""
         self._loop = loop
         self._dispatcher = dispatcher
-        self._complaints = Complaints(host_name)
+        self._refused = RateLimitedLog(LOG, host_name)
         self.outage = JournalOutage()
         self.copies = CopyStore(loop, host_name, dispatcher.counters, dispatcher.stored)
         self._on_damaged = on_damaged
@@ -230,7 +233,7 @@ class Settler:
         except JournalUnavailable as error:
             # Answered or acked now, what is finished would be run again after our death.
             self.outage.failed(error)
-            self._complaints.log(f"{error}; what arrives and what is finished waits")
+            self._refused.warning(f"{error}; what arrives and what is finished waits")
             self._outcomes += outcomes
             return self._dispatcher.hold(arrivals, self.outage)
         except Exception as error:
@@ -293,4 +296,4 @@ class Settler:
             self._give_up_journal(error)
         except JournalUnavailable as error:
             self.outage.failed(error)
-            self._complaints.log(str(error))
+            self._refused.warning(str(error))

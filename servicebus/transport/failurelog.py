@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import suppress
+import logging
 
 from servicebus.transport.loggers import get_logger
+from servicebus.transport.ratelimitedlog import RateLimitedLog
 
 LOG = get_logger(__name__)
 
 __all__ = ["FailureLog"]
-
-_PERIOD_S = 10.0
-_PER_PERIOD = 3
-_PLACES = 256
 
 
 class FailureLog:
@@ -23,8 +19,7 @@ class FailureLog:
         self.count = 0
         """All of them, logged or not."""
         self._name = name
-        self._places: dict[str, tuple[float, int]] = {}
-        """When the period of each began, and how often it has failed since."""
+        self._log = RateLimitedLog(LOG, name, period_s=10.0, burst=3)
 
     def __repr__(self) -> str:
         return f"<FailureLog {self._name} {self.count}>"
@@ -32,15 +27,4 @@ class FailureLog:
     def report(self, what: str, error: BaseException) -> None:
         """Count *error*, which ended *what* and nothing else; log it unless *what* fails often."""
         self.count += 1
-        now = time.monotonic()
-        began_at, times = self._places.get(what, (now, 0))
-        unlogged = 0
-        if now - began_at >= _PERIOD_S:
-            began_at, times, unlogged = now, 0, max(0, times - _PER_PERIOD)
-        if len(self._places) >= _PLACES:
-            self._places.clear()
-        self._places[what] = (began_at, times + 1)
-        if times < _PER_PERIOD:
-            with suppress(Exception):  # a filter or a handler of the program's
-                since = f" ({unlogged} times more since the last report)" if unlogged else ""
-                LOG.error("%s: %s failed%s", self._name, what, since, exc_info=error)
+        self._log.log(logging.ERROR, f"{what} failed", what, error)

@@ -1,5 +1,6 @@
 """Version 1 as an agent reads it: who is believed, what is answered, and by what a call is known again."""
 
+import logging
 import time
 from collections import Counter
 from typing import Any
@@ -13,8 +14,8 @@ from servicebus.errors import EnvelopeError
 from servicebus.runtime.compat_dialect import EitherVersion, Version1
 from servicebus.runtime.dialect import Refused, Version2
 from servicebus.runtime.reception import Arrival, Reception
-from servicebus.transport.complaints import Complaints
 from servicebus.transport.interface import Delivery
+from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.wire.envelope import Envelope, Kind
 from servicebus.wire.fault import Fault
 from servicebus.wire.signing import Keyring
@@ -141,7 +142,7 @@ def test_a_name_of_version_1_is_checked_before_it_is_logged(
     token = DailyTokens(["s"]).make(time.time())
     body = encode_event(OldEvent("1", token, "a\u202eb\u2028" + "x" * 10_000, "add", b"1"))
     failures: Any = None
-    reception = Reception({}, Counter(), Complaints("mq-a"), failures)
+    reception = Reception({}, Counter(), RateLimitedLog(logging.getLogger("test"), "mq-a"), failures)
     kind = Kind.CALL if wants_answer else Kind.MESSAGE
     got = reception.receive(delivery(body, OWN_QUEUE if wants_answer else None), 1, Version1(config()), kind)
     (line,) = caplog.messages

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -16,10 +17,10 @@ from servicebus.policy.size_limit import SizeLimit
 from servicebus.runtime.outages import Outages
 from servicebus.runtime.publisher import Publisher
 from servicebus.transport.amqp import AmqpConnection
-from servicebus.transport.complaints import Complaints
 from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.failures import channel_failure, connect_failure, connection_failure
 from servicebus.transport.interface import Returned
+from servicebus.transport.ratelimitedlog import RateLimitedLog
 
 CONFIG = Configuration({"hosts": ["mq-a"], "node_name": "NODE-01", "secret_token": "a secret of the test"})
 HOST = CONFIG.hosts[0]
@@ -48,11 +49,11 @@ def blocked() -> None:
     AmqpConnection._on_blocked(connection, None, SimpleNamespace(method=SimpleNamespace(reason=HOSTILE)))
     assert told == [SHOWN] == [connection.blocked]
     link: Any = SimpleNamespace(blocked=connection.blocked)
-    Complaints("mq-a").log(Link.describe(link))
+    RateLimitedLog(logging.getLogger("test"), "mq-a").warning(Link.describe(link))
 
 
 LINES = {
-    "a complaint": lambda: Complaints("mq-a").log(HOSTILE),
+    "a line that is limited": lambda: RateLimitedLog(logging.getLogger("test"), "mq-a").warning(HOSTILE),
     "an outage": lambda: Outages().tell("mq-a", HOSTILE, "closed"),
     "a returned copy": queue_is_gone,
     "a blocked connection": blocked,

@@ -53,7 +53,9 @@ class Rig:
         self.now = 100.0
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
         connection: Any = self
-        self.channels = LinkChannels(connection, "mq-a", [Exchange("bus", is_durable=True)], connection, may_declare=True)
+        self.channels = LinkChannels(
+            connection, "mq-a", [Exchange("bus", is_durable=True)], connection, may_declare=True
+        )
         self.calls, self.sends = self.opened
         self.calls.is_open = True
         self.channels._calls = self.calls  # its topology is the broker's to answer
