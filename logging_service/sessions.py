@@ -1,4 +1,4 @@
-"""The receiving side of the log lane: what each process sent, in order, once. Pure; ``now`` is monotonic seconds."""
+"""The receiving side of the log channel: what each process sent, in order, once. Pure; ``now`` is monotonic seconds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ACTIVE_S = 5.0
 
 @dataclass(slots=True)
 class Session:
-    """One process's lane. ``next_record`` is the number of the first record that is not yet known of."""
+    """One process's log channel. ``next_record`` is the number of the first record that is not yet known of."""
 
     id: bytes
     sender: bytes

@@ -19,8 +19,8 @@ from servicebus.configuration import Configuration
 from servicebus.errors import ServiceBusError
 from servicebus.sender import Sender
 from servicebus.testing import Broker, brokers
+from servicebus.testing.persistent import PersistentBrokers
 from servicebus.testing.processes import MARK
-from servicebus.testing.standing import StandingBrokers
 
 ROOT = Path(__file__).resolve().parents[2]
 NODE = "NODE-01"
@@ -121,13 +121,13 @@ def running_bus(*, keep: bool) -> Iterator[Bus]:
 @contextmanager
 def _standing_brokers() -> Iterator[list[Broker]]:
     """Brokers that stay after the demo and that ``servicebus broker`` knows; ended only if something goes wrong."""
-    standing = StandingBrokers()
-    if standing.known():
+    persistent = PersistentBrokers()
+    if persistent.known():
         raise ServiceBusError("private brokers are up already; end them first: .venv/bin/servicebus broker down")
     try:
-        yield standing.up(2)
+        yield persistent.up(2)
     except BaseException:
-        standing.down()
+        persistent.down()
         raise
 
 

@@ -42,11 +42,11 @@ def up(ctx: click.Context, count: int, folder: Path | None) -> None:
     Exit status 0 if all run, 1 if one did not come up; its log is printed then.
     """
     from servicebus.testing import BrokerStartFailed
-    from servicebus.testing.standing import StandingBrokers
+    from servicebus.testing.persistent import PersistentBrokers
 
     output = ctx.ensure_object(Output)
     try:
-        brokers = StandingBrokers().up(count, folder)
+        brokers = PersistentBrokers().up(count, folder)
     except BrokerStartFailed as error:
         if output.json:
             raise
@@ -64,10 +64,10 @@ def status(ctx: click.Context) -> None:
 
     Exit status 0 if all answer, 1 if one does not, 4 if none was started.
     """
-    from servicebus.testing.standing import StandingBrokers
+    from servicebus.testing.persistent import PersistentBrokers
 
     output = ctx.ensure_object(Output)
-    brokers = StandingBrokers().known()
+    brokers = PersistentBrokers().known()
     if not brokers:
         message = "no private brokers; start some: servicebus broker up --count 2"
         raise Failure("NoBrokers", message, ExitCode.AWAY, as_json=output.json)
@@ -80,9 +80,9 @@ def status(ctx: click.Context) -> None:
 @click.pass_context
 def down(ctx: click.Context) -> None:
     """Stop the brokers that `up` started. Fine if there are none."""
-    from servicebus.testing.standing import StandingBrokers
+    from servicebus.testing.persistent import PersistentBrokers
 
-    brokers = StandingBrokers().down()
+    brokers = PersistentBrokers().down()
     text = f"stopped {', '.join(broker.name for broker in brokers)}" if brokers else "there were none"
     ctx.ensure_object(Output).result(_document(brokers), text)
 

@@ -1,4 +1,4 @@
-"""The records of one process that wait for their turn on the log lane, and their numbers."""
+"""The records of one process that wait for their turn on the log channel, and their numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One process's socket to the log server: says hello, packs records, sends what the lane has due, hears answers.
+"""One process's socket to the log server: says hello, packs records, sends what the channel has due, hears answers.
 
 Nothing here waits: ``pump`` does what can be done now and comes back. Who calls it, and when, is
     servicebus.transport.logpump's.
@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable, Sequence
 
 from servicebus.errors import ConfigurationError, EnvelopeError
-from servicebus.policy.loglane import Lane, Packet
+from servicebus.policy.logchannel import LogChannel, Packet
 from servicebus.transport.logbacklog import Backlog
 from servicebus.wire.logrecord import (
     HEAD_BYTES,
@@ -78,7 +78,7 @@ class LogLink:
     ):
         family, sockaddr = address
         self.backlog = backlog
-        self.lane = Lane()
+        self.channel = LogChannel()
         self.answers_refused = 0
         """Answers that were not signed by the server's key: the secrets differ, or somebody plays server."""
         self.refusals = 0
@@ -101,7 +101,7 @@ class LogLink:
             pass
 
     def __repr__(self) -> str:
-        return f"<LogLink {self._incarnation.decode()} {self.lane!r}>"
+        return f"<LogLink {self._incarnation.decode()} {self.channel!r}>"
 
     def close(self) -> None:
         self.socket.close()
@@ -109,7 +109,7 @@ class LogLink:
     @property
     def is_drained(self) -> bool:
         """Whether the server has everything."""
-        return self.lane.is_empty and not self.backlog.has_news
+        return self.channel.is_empty and not self.backlog.has_news
 
     @property
     def has_given_up(self) -> bool:
@@ -119,12 +119,12 @@ class LogLink:
     @property
     def can_pack(self) -> bool:
         """Whether a record that is logged now could leave at once."""
-        return self.lane.has_room
+        return self.channel.has_room
 
     def hurry(self, now: float) -> None:
         """The process is about to end: greet a server that was away now, and not when its turn comes."""
         self.refusals = 0
-        if not self.lane.open:
+        if not self.channel.open:
             self._hello_wait_s = FIRST_HELLO_S
             self._hello_at = now
 
@@ -134,30 +134,30 @@ class LogLink:
         Packing a batch takes some hundred microseconds; *max_batches* bounds that for callers in a hurry.
         """
         self._hear(now)
-        if self.lane.open and self.lane.silent_s(now) >= SILENT_S:
+        if self.channel.open and self.channel.silent_s(now) >= SILENT_S:
             self._down(now)
-        if not self.lane.open:
+        if not self.channel.open:
             if now >= self._hello_at and not self.is_drained:
                 self._say_hello(now)
                 self._hear(now)  # on loopback, "nobody listens" is known as soon as send returns
-            if not self.lane.open:
+            if not self.channel.open:
                 return
         self._send_due(now)
-        while max_batches > 0 and self.lane.has_room and self.backlog.has_news:
+        while max_batches > 0 and self.channel.has_room and self.backlog.has_news:
             max_batches -= 1
             self._pack(Kind.RECORDS)
             self._send_due(now)
 
     def say_bye(self) -> None:
         """Let the last packet say that no record will follow. Only once, and only to a server that is there."""
-        if self.lane.open and not self._said_bye:
+        if self.channel.open and not self._said_bye:
             self._said_bye = True
             self._pack(Kind.BYE)
 
     def next_due(self) -> float | None:
         """When ``pump`` has something to do though nothing arrives and nothing is logged; None for never."""
-        if self.lane.open:
-            return self.lane.next_due()
+        if self.channel.open:
+            return self.channel.next_due()
         return None if self.is_drained else self._hello_at
 
     def _pack(self, kind: Kind) -> None:
@@ -165,14 +165,14 @@ class LogLink:
         body = encode_batch(first, records)
         # The estimate of the size may be short, for text that JSON escapes: then the batch travels in pieces.
         bodies = in_pieces(body, self._body_bytes) if kind is Kind.RECORDS else [(kind, body)]
-        self.lane.add(((kind.value, piece) for kind, piece in bodies), first + len(records) - 1)
+        self.channel.add(((kind.value, piece) for kind, piece in bodies), first + len(records) - 1)
 
     def _send_due(self, now: float) -> None:
-        self._send_packets(self.lane.due(now), now)
+        self._send_packets(self.channel.due(now), now)
 
     def _send_packets(self, packets: Sequence[Packet], now: float) -> None:
         for packet in packets:
-            session = self.lane.session or NO_SESSION
+            session = self.channel.session or NO_SESSION
             if not self._send(Kind(packet.kind), session, packet.number, packet.attempt, packet.body, now):
                 return  # what was not sent is sent again as if it were lost
 
@@ -186,7 +186,7 @@ class LogLink:
                 self._down(now)
                 self.refusals += 1
             except OSError:
-                return False  # no buffer, no route: the repeat is the lane's or the hello's
+                return False  # no buffer, no route: the repeat is the channel's or the hello's
             else:
                 return True
         return False
@@ -194,7 +194,7 @@ class LogLink:
     def _say_hello(self, now: float) -> None:
         self._nonce = int.from_bytes(os.urandom(6), "big")
         pid, name = self._describe()
-        body = encode_object({"pid": pid, "name": name, "record": self.lane.records_acknowledged + 1})
+        body = encode_object({"pid": pid, "name": name, "record": self.channel.records_acknowledged + 1})
         self._hello_at = now + self._hello_wait_s
         self._hello_wait_s = min(self._hello_wait_s * 2, LONGEST_HELLO_S)
         self._send(Kind.HELLO, NO_SESSION, self._nonce, 0, body, now)
@@ -217,25 +217,25 @@ class LogLink:
     def _take_answer(self, answer: Datagram, now: float) -> None:
         if answer.sender != self._incarnation:
             return
-        if answer.kind is Kind.WELCOME and answer.number == self._nonce and not self.lane.open:
+        if answer.kind is Kind.WELCOME and answer.number == self._nonce and not self.channel.open:
             body = decode_object(answer.body)
             self.refusals = 0
             self._hello_wait_s = FIRST_HELLO_S
-            self.lane.opened(answer.session, _whole(body, "next"), _whole(body, "window"), now)
-        elif answer.session != self.lane.session:
+            self.channel.opened(answer.session, _whole(body, "next"), _whole(body, "window"), now)
+        elif answer.session != self.channel.session:
             return
         elif answer.kind is Kind.ACK:
             body = decode_object(answer.body)
             missing = body.get("missing")
             holes = missing if isinstance(missing, list) else []
-            self._send_packets(self.lane.acknowledged(answer.number, holes, _whole(body, "window"), now), now)
-        elif answer.kind is Kind.UNKNOWN and self.lane.open:
-            self.lane.suspend()
+            self._send_packets(self.channel.acknowledged(answer.number, holes, _whole(body, "window"), now), now)
+        elif answer.kind is Kind.UNKNOWN and self.channel.open:
+            self.channel.suspend()
             self._hello_at = now
 
     def _down(self, now: float) -> None:
-        if self.lane.open:
-            self.lane.suspend()
+        if self.channel.open:
+            self.channel.suspend()
             self._hello_wait_s = FIRST_HELLO_S
             self._hello_at = now + FIRST_HELLO_S
 

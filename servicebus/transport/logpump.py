@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from servicebus.policy.loglane import Patience
+from servicebus.policy.logchannel import FlushLimit
 from servicebus.transport.loglink import LogLink
 
 __all__ = ["LINGER_S", "Pump"]
@@ -161,7 +161,7 @@ class Pump:
         return self._until(lambda: self._link.is_drained, timeout_s)
 
     def _until(self, is_done: Callable[[], bool], timeout_s: float) -> bool:
-        patience = Patience(timeout_s, time.monotonic())
+        limit = FlushLimit(timeout_s, time.monotonic())
         poller = select.poll()
         poller.register(self._link.socket, select.POLLIN)
         with self._lock:
@@ -173,11 +173,11 @@ class Pump:
                 if is_done():
                     return True
                 due = self._link.next_due()
-                progress = self._link.lane.packets_acknowledged
-            if patience.is_over(progress, now) or self._link.has_given_up:
+                progress = self._link.channel.packets_acknowledged
+            if limit.is_over(progress, now) or self._link.has_given_up:
                 return False
             # The thread may take the answer that this one waits for: look again soon.
-            poller.poll(_milliseconds(min(patience.deadline, due or patience.deadline, now + 0.02)))
+            poller.poll(_milliseconds(min(limit.deadline, due or limit.deadline, now + 0.02)))
 
 
 def _milliseconds(at: float | None) -> int | None:

@@ -78,7 +78,7 @@ class DatagramHandler(logging.Handler):
         _handlers.add(self)
 
     def __repr__(self) -> str:
-        return f"<DatagramHandler {self.host}:{self.port} {self._link.lane!r}, {len(self._backlog)} records queued>"
+        return f"<DatagramHandler {self.host}:{self.port} {self._link.channel!r}, {len(self._backlog)} records queued>"
 
     def _start(self) -> None:
         self._backlog = Backlog(*self._limits)
@@ -99,14 +99,14 @@ class DatagramHandler(logging.Handler):
         ``acknowledged`` is the number up to which the server has every record, or knows that it was dropped.
         ``resent`` counts datagrams; ``answers_refused`` those of a server with another secret.
         """
-        backlog, lane = self._backlog, self._link.lane
+        backlog, channel = self._backlog, self._link.channel
         return {
             "accepted": backlog.accepted,
             "dropped": backlog.dropped,
             "queued": len(backlog),
             "sent": backlog.taken,
-            "acknowledged": lane.records_acknowledged,
-            "resent": lane.resent,
+            "acknowledged": channel.records_acknowledged,
+            "resent": channel.resent,
             "answers_refused": self._link.answers_refused,
         }
 
@@ -202,7 +202,7 @@ class DatagramHandler(logging.Handler):
             Finalize(None, _flush, args=(weakref.ref(self),), exitpriority=0)
 
     def _complain(self) -> None:
-        undelivered = self._backlog.accepted - self._link.lane.records_acknowledged + self._backlog.dropped
+        undelivered = self._backlog.accepted - self._link.channel.records_acknowledged + self._backlog.dropped
         if undelivered > 0 and sys.stderr is not None:
             text = f"servicebus: {undelivered} log records were not delivered to {self.host}:{self.port}: no answer\n"
             sys.stderr.write(text)

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from servicebus.errors import ServiceBusError
+from servicebus.testing.persistent import PersistentBrokers, runtime_folder
 from servicebus.testing.processes import is_alive, marked_processes, wait_dead
-from servicebus.testing.standing import StandingBrokers, runtime_folder
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A runtime folder of the test's own; what a failed test left running is ended."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     yield tmp_path / "servicebus"
-    StandingBrokers().down()
+    PersistentBrokers().down()
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -37,7 +37,7 @@ def run_json(*arguments: str) -> Any:
 
 
 def test_up_status_kill_up_down(runtime: Path) -> None:
-    """The whole life of standing brokers as a user sees it, in one test because each start takes seconds."""
+    """The whole life of persistent brokers as a user sees it, in one test because each start takes seconds."""
     assert run("status").returncode == 4
     done = run("up", "--count", "1")
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The two ends of the log lane against each other: the client's Lane, the server's Intake, a network made of a list."""
+"""Both ends of the log channel: the client's LogChannel, the server's Intake, a network made of a list."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from logging_service.intake import Intake
 from logging_service.lines import LineFormat
-from servicebus.policy.loglane import FIRST_WAIT_S, LONGEST_WAIT_S, Lane, Packet, Patience
+from servicebus.policy.logchannel import FIRST_WAIT_S, LONGEST_WAIT_S, FlushLimit, LogChannel, Packet
 from servicebus.wire.logrecord import Datagram, Kind, Record, decode_object, encode_batch, encode_datagram, in_pieces
 
 SENDER = b"0123456789abcdef"
@@ -18,14 +18,14 @@ MESSAGES_ONLY = LineFormat("%(message)s")
 WINDOW = 100_000
 
 
-def opened_lane(window: int = WINDOW) -> Lane:
-    lane = Lane()
-    lane.opened(b"s1", 1, window, 0.0)
-    return lane
+def opened_channel(window: int = WINDOW) -> LogChannel:
+    channel = LogChannel()
+    channel.opened(b"s1", 1, window, 0.0)
+    return channel
 
 
-def add(lane: Lane, *bodies: bytes, through: int) -> None:
-    lane.add([("records", body) for body in bodies], through)
+def add(channel: LogChannel, *bodies: bytes, through: int) -> None:
+    channel.add([("records", body) for body in bodies], through)
 
 
 def numbers(packets: list[Packet]) -> list[int]:
@@ -34,75 +34,75 @@ def numbers(packets: list[Packet]) -> list[int]:
 
 class TestLane:
     def test_nothing_is_sent_before_the_server_answered(self) -> None:
-        lane = Lane()
-        add(lane, b"a", through=1)
-        assert lane.due(0.0) == []
-        assert lane.next_due() is None
-        lane.opened(b"s1", 1, WINDOW, 0.0)
-        assert numbers(lane.due(0.0)) == [1]
+        channel = LogChannel()
+        add(channel, b"a", through=1)
+        assert channel.due(0.0) == []
+        assert channel.next_due() is None
+        channel.opened(b"s1", 1, WINDOW, 0.0)
+        assert numbers(channel.due(0.0)) == [1]
 
     def test_no_more_is_on_its_way_than_the_window_holds(self) -> None:
-        lane = opened_lane(window=10_000)
-        add(lane, *[b"x" * 2_000] * 5, through=5)
-        assert numbers(lane.due(0.0)) == [1, 2]
-        assert not lane.has_room
-        lane.acknowledged(2, (), 10_000, 0.1)
-        assert numbers(lane.due(0.1)) == [3]
+        channel = opened_channel(window=10_000)
+        add(channel, *[b"x" * 2_000] * 5, through=5)
+        assert numbers(channel.due(0.0)) == [1, 2]
+        assert not channel.has_room
+        channel.acknowledged(2, (), 10_000, 0.1)
+        assert numbers(channel.due(0.1)) == [3]
 
     def test_one_packet_travels_however_small_the_window_is(self) -> None:
-        lane = opened_lane(window=0)
-        add(lane, b"x" * 50_000, through=1)
-        assert numbers(lane.due(0.0)) == [1]
+        channel = opened_channel(window=0)
+        add(channel, b"x" * 50_000, through=1)
+        assert numbers(channel.due(0.0)) == [1]
 
     def test_without_an_answer_only_the_oldest_is_sent_again_ever_more_rarely(self) -> None:
         """A frozen server's buffer holds what was sent; repeating all of it would overflow the buffer when it thaws."""
-        lane = opened_lane()
-        add(lane, b"a", b"b", b"c", through=3)
-        lane.due(0.0)
-        assert lane.due(FIRST_WAIT_S - 0.01) == []
+        channel = opened_channel()
+        add(channel, b"a", b"b", b"c", through=3)
+        channel.due(0.0)
+        assert channel.due(FIRST_WAIT_S - 0.01) == []
         now = FIRST_WAIT_S
         waits = []
         for _ in range(6):
-            assert lane.next_due() == pytest.approx(now)
-            again = lane.due(now)
+            assert channel.next_due() == pytest.approx(now)
+            again = channel.due(now)
             assert numbers(again) == [1]
-            due = lane.next_due()
+            due = channel.next_due()
             assert due is not None
             waits.append(due - now)
             now = due
         assert waits == pytest.approx([0.4, 0.8, LONGEST_WAIT_S, LONGEST_WAIT_S, LONGEST_WAIT_S, LONGEST_WAIT_S])
         assert again[0].attempt == 6
-        assert lane.silent_s(now) == pytest.approx(now)
+        assert channel.silent_s(now) == pytest.approx(now)
 
     def test_a_hole_that_the_server_names_is_filled_at_once_and_not_twice(self) -> None:
-        lane = opened_lane()
-        add(lane, b"a", b"b", b"c", b"d", through=4)
-        lane.due(0.0)
-        assert numbers(lane.acknowledged(2, [2, 3], WINDOW, 0.05)) == [2, 3]
-        assert lane.acknowledged(2, [2, 3], WINDOW, 0.06) == []
-        assert numbers(lane.acknowledged(2, [3], WINDOW, 0.2)) == [3]
+        channel = opened_channel()
+        add(channel, b"a", b"b", b"c", b"d", through=4)
+        channel.due(0.0)
+        assert numbers(channel.acknowledged(2, [2, 3], WINDOW, 0.05)) == [2, 3]
+        assert channel.acknowledged(2, [2, 3], WINDOW, 0.06) == []
+        assert numbers(channel.acknowledged(2, [3], WINDOW, 0.2)) == [3]
 
     def test_records_count_as_acknowledged_when_their_last_piece_is(self) -> None:
-        lane = opened_lane()
-        add(lane, b"a", b"b", through=9)
-        lane.due(0.0)
-        lane.acknowledged(2, (), WINDOW, 0.1)
-        assert lane.records_acknowledged == 0
-        lane.acknowledged(3, (), WINDOW, 0.1)
-        assert lane.records_acknowledged == 9
-        assert lane.is_empty
+        channel = opened_channel()
+        add(channel, b"a", b"b", through=9)
+        channel.due(0.0)
+        channel.acknowledged(2, (), WINDOW, 0.1)
+        assert channel.records_acknowledged == 0
+        channel.acknowledged(3, (), WINDOW, 0.1)
+        assert channel.records_acknowledged == 9
+        assert channel.is_empty
 
     def test_a_new_session_gets_all_pieces_again_also_those_the_old_server_had(self) -> None:
         """The old server had two pieces in its memory, not in its file."""
-        lane = opened_lane()
-        add(lane, b"one", through=1)
-        add(lane, b"p", b"q", b"r", through=2)
-        lane.due(0.0)
-        lane.acknowledged(4, (), WINDOW, 0.1)
-        lane.suspend()
-        assert lane.due(5.0) == []
-        lane.opened(b"s2", 1, WINDOW, 5.0)
-        again = lane.due(5.0)
+        channel = opened_channel()
+        add(channel, b"one", through=1)
+        add(channel, b"p", b"q", b"r", through=2)
+        channel.due(0.0)
+        channel.acknowledged(4, (), WINDOW, 0.1)
+        channel.suspend()
+        assert channel.due(5.0) == []
+        channel.opened(b"s2", 1, WINDOW, 5.0)
+        again = channel.due(5.0)
         assert [(packet.number, packet.body, packet.attempt) for packet in again] == [
             (1, b"p", 0),
             (2, b"q", 0),
@@ -110,33 +110,33 @@ class TestLane:
         ]
 
     def test_the_same_session_goes_on_where_it_was(self) -> None:
-        lane = opened_lane()
-        add(lane, b"a", b"b", through=2)
-        lane.due(0.0)
-        lane.suspend()
-        lane.opened(b"s1", 2, WINDOW, 1.0)
-        assert lane.due(1.0 + FIRST_WAIT_S)[0].number == 2
+        channel = opened_channel()
+        add(channel, b"a", b"b", through=2)
+        channel.due(0.0)
+        channel.suspend()
+        channel.opened(b"s1", 2, WINDOW, 1.0)
+        assert channel.due(1.0 + FIRST_WAIT_S)[0].number == 2
 
     def test_an_acknowledgement_of_what_was_never_sent_changes_nothing(self) -> None:
-        lane = opened_lane()
-        add(lane, b"a", through=1)
-        lane.due(0.0)
-        lane.acknowledged(99, (), WINDOW, 0.1)
-        assert not lane.is_empty
-        assert lane.records_acknowledged == 0
+        channel = opened_channel()
+        add(channel, b"a", through=1)
+        channel.due(0.0)
+        channel.acknowledged(99, (), WINDOW, 0.1)
+        assert not channel.is_empty
+        assert channel.records_acknowledged == 0
 
 
 class TestPatience:
     def test_without_progress_it_ends_after_its_time(self) -> None:
-        patience = Patience(1.0, 100.0)
-        assert not patience.is_over(5, 100.0)
-        assert not patience.is_over(5, 100.9)
-        assert patience.is_over(5, 101.0)
+        limit = FlushLimit(1.0, 100.0)
+        assert not limit.is_over(5, 100.0)
+        assert not limit.is_over(5, 100.9)
+        assert limit.is_over(5, 101.0)
 
     def test_progress_gives_more_time_but_ten_times_as_much_at_most(self) -> None:
         """A second counted from the start would cut off long records on a machine that is busy."""
-        patience = Patience(1.0, 100.0)
-        over_at = next(tick for tick in range(100) if patience.is_over(tick, 100.0 + tick / 2))
+        limit = FlushLimit(1.0, 100.0)
+        over_at = next(tick for tick in range(100) if limit.is_over(tick, 100.0 + tick / 2))
         assert over_at == 20
 
 
@@ -145,7 +145,7 @@ class Network:
     """One client and its server. ``fate`` says what becomes of each datagram: 0 lost, 1 arrives, 2 twice, 3 late."""
 
     fate: list[int]
-    lane: Lane = field(default_factory=Lane)
+    channel: LogChannel = field(default_factory=LogChannel)
     now: float = 0.0
     incarnations: int = 0
     file: list[str] = field(default_factory=list)
@@ -171,7 +171,11 @@ class Network:
         """One exchange: what the client has due, the server's file, its answers."""
         self.now += FIRST_WAIT_S
         answers: list[Datagram] = []
-        due = [("hello", b"")] if not self.lane.open else [("packet", self.encode(p)) for p in self.lane.due(self.now)]
+        due = (
+            [("hello", b"")]
+            if not self.channel.open
+            else [("packet", self.encode(p)) for p in self.channel.due(self.now)]
+        )
         for what in due:
             for kind, raw in self.travels(what):
                 answer = self.greet() if kind == "hello" else self.intake.take(raw, ("h", 1), self.now, 0.0)
@@ -183,40 +187,40 @@ class Network:
                 self.hear(answer)
 
     def encode(self, packet: Packet) -> bytes:
-        session = self.lane.session or b"-"
+        session = self.channel.session or b"-"
         head = Datagram(Kind(packet.kind), SENDER, session, packet.number, packet.attempt, packet.body)
         return encode_datagram(head, None)
 
     def greet(self) -> Datagram | None:
-        body = b'{"pid": 7, "name": "client", "record": %d}' % (self.lane.records_acknowledged + 1)
+        body = b'{"pid": 7, "name": "client", "record": %d}' % (self.channel.records_acknowledged + 1)
         return self.intake.take(encode_datagram(Datagram(Kind.HELLO, SENDER, body=body), None), ("h", 1), self.now, 0.0)
 
     def hear(self, answer: Datagram) -> None:
         if answer.kind is Kind.WELCOME:
             body = decode_object(answer.body)
-            if not self.lane.open:
-                self.lane.opened(answer.session, body["next"], body["window"], self.now)
-        elif answer.session != self.lane.session:
+            if not self.channel.open:
+                self.channel.opened(answer.session, body["next"], body["window"], self.now)
+        elif answer.session != self.channel.session:
             return
         elif answer.kind is Kind.UNKNOWN:
-            self.lane.suspend()
+            self.channel.suspend()
         else:
             body = decode_object(answer.body)
-            for packet in self.lane.acknowledged(answer.number, body["missing"], body["window"], self.now):
+            for packet in self.channel.acknowledged(answer.number, body["missing"], body["window"], self.now):
                 self.intake.take(self.encode(packet), ("h", 1), self.now, 0.0)
 
     def log(self, message: str, piece_bytes: int) -> None:
         self.sent += 1
         body = encode_batch(self.sent, [Record(0.0, 20, "INFO", "app", "main", message)])
-        self.lane.add([(kind.value, piece) for kind, piece in in_pieces(body, piece_bytes)], self.sent)
+        self.channel.add([(kind.value, piece) for kind, piece in in_pieces(body, piece_bytes)], self.sent)
 
     def settle(self) -> None:
         self.fate.clear()
         for _ in range(500):
-            if self.lane.is_empty:
+            if self.channel.is_empty:
                 return
             self.turn()
-        raise AssertionError(f"not delivered: {self.lane}")
+        raise AssertionError(f"not delivered: {self.channel}")
 
 
 @settings(max_examples=200, deadline=None)

@@ -1,12 +1,12 @@
-"""The sending side of the log lane: what to put on the wire, what to send again, and what the server has.
+"""The sending side of the log channel: what to put on the wire, what to send again, and what the server has.
 
-A lane is TCP's idea in small: packets are numbered from 1 in each session with the server, at most a window of bytes
+A channel is TCP's idea in small: packets are numbered from 1 in each session with the server, at most a window of bytes
 is on its way, the server acknowledges up to a number and names the holes above it. What is not TCP's: no caller ever
-waits for it, and a lane outlives the server. A new session starts the numbers anew with everything that was not
+waits for it, and a channel outlives the server. A new session starts the numbers anew with everything that was not
 acknowledged, beginning with the first piece of a batch that the old server had in part: pieces live in the server's
 memory, not in its file.
 
-Packets stay until they are acknowledged; only the owner's backlog in front of the lane is bounded by dropping.
+Packets stay until they are acknowledged; only the owner's backlog in front of the channel is bounded by dropping.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Lane", "Packet", "Patience"]
+__all__ = ["FlushLimit", "LogChannel", "Packet"]
 
 PACKET_COST = 1024
 """What the kernel charges for a small datagram in a receive buffer, rounded up (768 bytes measured on Linux 6)."""
@@ -46,7 +46,7 @@ class Packet:
         return len(self.body) * 3 // 2 + PACKET_COST
 
 
-class Patience:
+class FlushLimit:
     """How long to wait for the server at the end: *timeout_s* from its last progress on, ten times that in all."""
 
     def __init__(self, timeout_s: float, now: float):
@@ -63,7 +63,7 @@ class Patience:
         return now >= self.deadline
 
 
-class Lane:
+class LogChannel:
     """What is on its way from one process to the log server. Pure: ``now`` is a monotonic time in seconds.
 
     Not safe for threads: its owner locks. ``open`` says whether the server is known and answering.
@@ -88,7 +88,7 @@ class Lane:
 
     def __repr__(self) -> str:
         state = "open" if self.open else "down"
-        return f"<Lane {state}, {len(self._flying)} packets on their way, {len(self._waiting)} waiting>"
+        return f"<LogChannel {state}, {len(self._flying)} packets on their way, {len(self._waiting)} waiting>"
 
     @property
     def has_room(self) -> bool:

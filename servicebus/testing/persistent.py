@@ -20,7 +20,7 @@ from servicebus.errors import ServiceBusError
 from servicebus.testing.node import Broker
 from servicebus.testing.pool import launch_all
 
-__all__ = ["StandingBrokers", "runtime_folder"]
+__all__ = ["PersistentBrokers", "runtime_folder"]
 
 _FIRST_PORT = 5701
 
@@ -42,8 +42,8 @@ def runtime_folder() -> Path:
     return folder
 
 
-class StandingBrokers:
-    """This user's standing brokers. One process at a time changes them: each method waits for its turn."""
+class PersistentBrokers:
+    """This user's persistent brokers. One process at a time changes them: each method waits for its turn."""
 
     def __init__(self, runtime: Path | None = None):
         self._runtime = runtime or runtime_folder()
