@@ -154,7 +154,7 @@ class AmqpConnection:
         self._ended = True
         self._end_channels()
         if self._opened:
-            lost = self.lost(reason)
+            lost = ConnectionLost(self.host.place, reason, sent=True)
             self.loop.post(lambda: self._events.connection_lost(self, lost))
         else:
             self._tell_failed(ConnectFailed(self.host.place, reason, kind="closed"))
@@ -179,9 +179,6 @@ class AmqpConnection:
         assert self._services.stream is not None
         assert self._services.lane is not None
         return self._services.lane, self._services.stream.write
-
-    def lost(self, reason: str) -> ConnectionLost:
-        return ConnectionLost(self.host.place, reason, sent=True)
 
     def _on_open(self, _connection: Any) -> None:
         if self._ended:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from servicebus.errors import TransportError
-from servicebus.transport.interface import BrokerChannel, Script
+from servicebus.errors import ConnectionLost, TransportError
+from servicebus.transport.interface import BrokerChannel, BrokerConnection, Script
 from servicebus.transport.steps import declare_queue
-
-if TYPE_CHECKING:
-    from servicebus.transport.amqp import AmqpConnection
 
 __all__ = ["ask_why_cancelled"]
 
@@ -18,7 +14,7 @@ _ANSWER_S = 1.0
 
 
 def ask_why_cancelled(
-    connection: AmqpConnection, queue: str, is_holding: bool, tell: Callable[[TransportError], None]
+    connection: BrokerConnection, queue: str, is_holding: bool, tell: Callable[[TransportError], None]
 ) -> None:
     """Call *tell* with the reason, once, within a second.
 
@@ -32,7 +28,8 @@ def ask_why_cancelled(
         nonlocal is_told
         if not is_told:
             is_told = True
-            tell(connection.lost(f"the broker cancelled the consumer of queue {queue}{what}"))
+            reason = f"the broker cancelled the consumer of queue {queue}{what}"
+            tell(ConnectionLost(connection.host.place, reason, sent=True))
 
     def opened(channel: BrokerChannel) -> None:
         channel.run(_look(queue), lambda: found(channel))

@@ -13,7 +13,8 @@ from servicebus.transport.acks import Acks
 from servicebus.transport.cancelled import ask_why_cancelled
 from servicebus.transport.failures import channel_failure
 from servicebus.transport.frames import Properties, ack_frame, publish_frames, write_properties
-from servicebus.transport.interface import Asked, Delivery, Flaw, FlawedDelivery, Returned, Script
+from servicebus.transport.interface import Delivery, Flaw, FlawedDelivery, Returned
+from servicebus.transport.questions import AmqpQuestions
 
 if TYPE_CHECKING:
     from servicebus.transport.amqp import AmqpConnection
@@ -40,7 +41,7 @@ class _Properties(pika.BasicProperties):  # type: ignore[misc]
         return [self._raw]
 
 
-class AmqpChannel:
+class AmqpChannel(AmqpQuestions):
     """One channel of an AmqpConnection; see BrokerChannel for the contract."""
 
     def __init__(
@@ -53,13 +54,6 @@ class AmqpChannel:
         on_confirmed: Callable[[int, bool, bool], None] | None,
     ):
         self.connection = connection
-        self.is_open = False
-        """Kept by the connection, too, when that ends: asked for each call."""
-        self.asked: Asked | None = None
-        self.is_told = False
-        """Something was asked without an answer: a refusal may be about that."""
-        self.consumed: dict[str, str] = {}
-        """The queue of each consumer, by its tag."""
         self._on_open = on_open
         self._on_closed = on_closed
         self._on_returned = on_returned
@@ -69,32 +63,13 @@ class AmqpChannel:
         self._acks_at_once = 1
         self._acks_wait = False
         self.frame_max = connection.frame_max
-        self._script: Script | None = None
-        self._channel = raw.channel(on_open_callback=self._opened)
-        self._number = int(self._channel.channel_number)
+        super().__init__(raw.channel(on_open_callback=self._opened))
+        self._number = int(self._raw.channel_number)
         self._is_fast = connection.is_fast
         self._lane, self._write = connection.lane()
 
     def __repr__(self) -> str:
-        return f"<AmqpChannel {self._channel.channel_number} of {self.connection!r}>"
-
-    def run(self, script: Script, on_done: Callable[[], None] | None = None) -> None:
-        self._script = script
-        self._advance(on_done, None)
-
-    def _advance(self, on_done: Callable[[], None] | None, answer: Any) -> None:
-        script = self._script
-        if script is None or not self.is_open:
-            return
-        try:
-            step = script.send(answer)
-        except StopIteration:
-            if self._script is script:  # the script's own end may have started the next one
-                self._script = None
-            if on_done is not None:
-                on_done()
-            return
-        step(self, functools.partial(self._advance, on_done))
+        return f"<AmqpChannel {self._raw.channel_number} of {self.connection!r}>"
 
     def publish(
         self,
@@ -136,7 +111,7 @@ class AmqpChannel:
         properties = _Properties(
             *write_properties(headers, persistent, correlation_id, reply_to, expiration, message_id)
         )
-        self._channel.basic_publish(exchange, routing_key, body, properties, mandatory=mandatory)
+        self._raw.basic_publish(exchange, routing_key, body, properties, mandatory=mandatory)
         self._published += 1
         return self._published
 
@@ -167,22 +142,18 @@ class AmqpChannel:
             if self._is_fast:
                 self._write(ack_frame(self._number, tag, multiple))
             else:
-                self._channel.basic_ack(tag, multiple)
+                self._raw.basic_ack(tag, multiple)
 
     def reject(self, tag: int, *, requeue: bool) -> None:
         if self.is_open:
             self._acks.settled_otherwise(tag)
-            self._channel.basic_reject(tag, requeue=requeue)
-
-    def cancel(self, consumer_tag: str) -> None:
-        if self.is_open:
-            self._channel.basic_cancel(consumer_tag)
+            self._raw.basic_reject(tag, requeue=requeue)
 
     def close(self) -> None:
         if self.is_open:
             self.flush()
             self.is_open = False
-            self._channel.close()
+            self._raw.close()
 
     # -- pika's callbacks ----------------------------------------------------------------------------------------
 
@@ -203,13 +174,11 @@ class AmqpChannel:
         self.is_open = False
         self.connection.forget(self)
         self._lane.remove_channel(self._number)
-        if self._script is not None:
-            self._script.close()
-            self._script = None
-        self._on_closed(channel_failure(self.connection.host, error, None if self.is_told else self.asked))
+        self._end_script()
+        self._on_closed(channel_failure(self.connection.host, error, self._refused_question()))
 
     def _cancelled(self, frame: Any) -> None:
-        queue = self.consumed.pop(frame.method.consumer_tag, "")
+        queue = self._consumed.pop(frame.method.consumer_tag, "")
         if queue:
             ask_why_cancelled(self.connection, queue, self._acks.at_work > 0, self._end_cancelled)
 
@@ -237,15 +206,27 @@ class AmqpChannel:
     def _fast_confirmed(self, number: int, multiple: bool) -> None:
         self._guarded(self._on_confirmed, number, multiple, True)
 
-    # -- for the steps of scripts ------------------------------------------------------------------------------------
+    # -- deliveries ------------------------------------------------------------------------------------------------
 
-    @property
-    def raw(self) -> Any:
-        """pika's channel; for transport/steps.py only."""
-        return self._channel
+    def consume(
+        self,
+        queue: str,
+        on_delivery: Callable[[Delivery], None],
+        on_done: Callable[[str], None],
+        *,
+        no_ack: bool = False,
+        exclusive: bool = False,
+    ) -> None:
+        def consuming(frame: Any) -> None:
+            on_done(frame.method.consumer_tag)
 
-    def take_deliveries(self, consumer_tag: str, on_delivery: Callable[[Delivery], None], *, no_ack: bool) -> None:
-        """Have the deliveries of a consumer of this channel."""
+        callback = self._asking(queue, consuming)
+        # The lane takes the deliveries past pika.
+        tag = self._raw.basic_consume(queue, _nothing, auto_ack=no_ack, exclusive=exclusive, callback=callback)
+        self._consumed[tag] = queue
+        self._take_deliveries(tag, on_delivery, no_ack=no_ack)
+
+    def _take_deliveries(self, consumer_tag: str, on_delivery: Callable[[Delivery], None], *, no_ack: bool) -> None:
         note = self._acks.delivered
 
         def deliver(tag: int, about: Properties, body: bytes, flaw: Flaw | None = None) -> None:
@@ -260,15 +241,19 @@ class AmqpChannel:
 
         self._lane.add_consumer(self._number, consumer_tag, deliver)
 
-    def get(self, queue: str, on_got: Callable[[Delivery | None], None]) -> None:
-        """Ask for the first message of *queue*, to be acked; None if there is none."""
-
+    def get(self, queue: str, on_done: Callable[[Delivery | None], None]) -> None:
         def got(tag: int = 0, about: Properties | None = None, body: bytes = b"", flaw: Flaw | None = None) -> None:
             if about is None:
-                on_got(None)
+                on_done(None)
                 return
             self._acks.delivered(tag)
-            on_got(Delivery(self, tag, body, *about) if flaw is None else FlawedDelivery(flaw, self, tag, body, *about))
+            on_done(
+                Delivery(self, tag, body, *about) if flaw is None else FlawedDelivery(flaw, self, tag, body, *about)
+            )
 
         self._lane.add_get(self._number, got)
         self._write(pika.frame.Method(self._number, pika.spec.Basic.Get(queue=queue)).marshal())
+
+
+def _nothing(*_delivery: Any) -> None:
+    return None

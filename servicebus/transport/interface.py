@@ -10,12 +10,15 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from servicebus.configuration import BrokerHost
 from servicebus.errors import ConnectFailed, ConnectionLost, TransportError
+from servicebus.transport.loop import EventLoop
 
 __all__ = [
     "Asked",
     "BrokerChannel",
     "BrokerConnection",
+    "Connect",
     "ConnectionEvents",
     "Delivery",
     "Flaw",
@@ -150,14 +153,75 @@ class BrokerChannel(Protocol):
 
     def reject(self, tag: int, *, requeue: bool) -> None: ...
 
-    def cancel(self, consumer_tag: str) -> None:
+    def close(self) -> None: ...
+
+    # What the broker answers. Without *on_done* it is to say nothing. One question at a time: a script's (``run()``).
+    # A question about a queue is in ``asked`` until the answer comes: so it is known what a refusal, or no answer, is
+    # about.
+
+    def declare_exchange(
+        self, name: str, *, durable: bool, passive: bool = False, on_done: Callable[[Any], None] | None = None
+    ) -> None:
+        """Make a direct exchange."""
+
+    def declare_queue(
+        self,
+        name: str,
+        on_done: Callable[[tuple[str, int, int]], None],
+        *,
+        durable: bool = False,
+        exclusive: bool = False,
+        auto_delete: bool = False,
+        passive: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Answers with ``(name, messages, consumers)``; without a name the broker chooses one."""
+
+    def bind_queue(
+        self, queue: str, exchange: str, routing_key: str, on_done: Callable[[Any], None] | None = None
+    ) -> None: ...
+
+    def unbind_queue(self, queue: str, exchange: str, routing_key: str, on_done: Callable[[Any], None]) -> None: ...
+
+    def delete_queue(
+        self, queue: str, on_done: Callable[[int], None], *, if_unused: bool = False, if_empty: bool = False
+    ) -> None:
+        """Answers with the number of messages that went with it."""
+
+    def set_prefetch(self, count: int, on_done: Callable[[Any], None]) -> None:
+        """Unacknowledged deliveries for each consumer that follows; 0 for no limit."""
+
+    def consume(
+        self,
+        queue: str,
+        on_delivery: Callable[[Delivery], None],
+        on_done: Callable[[str], None],
+        *,
+        no_ack: bool = False,
+        exclusive: bool = False,
+    ) -> None:
+        """Answers with the consumer tag."""
+
+    def cancel(self, consumer_tag: str, on_done: Callable[[Any], None] | None = None) -> None:
         """Stop the deliveries of one consumer; what is unacknowledged stays ours."""
 
-    def close(self) -> None: ...
+    def get(self, queue: str, on_done: Callable[[Delivery | None], None]) -> None:
+        """Answers with the queue's first message, to be acked, or with None: it is empty."""
 
 
 class BrokerConnection(Protocol):
     """One connection to one broker."""
+
+    @property
+    def host(self) -> BrokerHost:
+        """With the address of one member, if it is a cluster."""
+
+    @property
+    def loop(self) -> EventLoop: ...
+
+    @property
+    def server_version(self) -> str:
+        """The version that the broker reports; empty if it reports none."""
 
     @property
     def is_open(self) -> bool: ...
@@ -209,3 +273,22 @@ class ConnectionEvents(Protocol):
     def connection_failed(self, connection: BrokerConnection, error: ConnectFailed) -> None: ...
     def connection_lost(self, connection: BrokerConnection, error: ConnectionLost) -> None: ...
     def connection_blocked(self, connection: BrokerConnection, reason: str | None) -> None: ...
+
+
+class Connect(Protocol):
+    """Makes a connection, in the loop's thread; it starts to connect at once."""
+
+    def __call__(
+        self,
+        loop: EventLoop,
+        host: BrokerHost,
+        events: ConnectionEvents,
+        *,
+        label: str,
+        heartbeat_s: int,
+        connect_timeout_s: float,
+        handshake_timeout_s: float,
+        most_bytes: int,
+        fast: bool = True,
+    ) -> BrokerConnection:
+        """*most_bytes*: the beginning of a longer body is delivered, as a FlawedDelivery."""

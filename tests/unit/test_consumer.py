@@ -117,11 +117,7 @@ class Channel:
     def __init__(self) -> None:
         self.queues: list[str] = []
 
-    @property
-    def raw(self) -> Any:
-        return self
-
-    def queue_declare(self, queue: str, **_how: Any) -> None:
+    def declare_queue(self, queue: str, *_: Any, **_how: Any) -> None:
         self.queues.append(queue)
 
     def run(self, script: Script, _on_done: Callable[[], None]) -> None:

@@ -6,7 +6,6 @@ import pytest
 
 from servicebus.configuration import Configuration
 from servicebus.runtime.fleeting import FleetingQueues
-from servicebus.transport.interface import Asked
 
 CONFIG = Configuration({"hosts": ["mq-a"], "secret_token": "a secret of the test"})
 
@@ -22,24 +21,18 @@ class Broker:
         self.away = away or set()
         self.crashed = crashed or set()
         self.deleted: list[str] = []
-        self.asked: Asked | None = None
-        self.is_told = False
 
-    @property
-    def raw(self) -> Broker:
-        return self
-
-    def queue_declare(self, name: str, *, callback: object, **_: object) -> None:
+    def declare_queue(self, name: str, _on_done: object, **_: object) -> None:
         if name in self.away | self.crashed:
             raise Refused(name)
 
-    def queue_delete(self, name: str, **_: object) -> None:
+    def delete_queue(self, name: str, _on_done: object, **_: object) -> None:
         if name in self.away:
             raise Refused(name)
         self.deleted.append(name)
         self.crashed.discard(name)
 
-    def queue_bind(self, *_: object, **__: object) -> None: ...
+    def bind_queue(self, *_: object) -> None: ...
 
     def take(self, fleeting: FleetingQueues) -> str:
         """The queue that is taken, trying again for as long as that is said to be worth it."""

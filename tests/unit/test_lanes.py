@@ -44,10 +44,6 @@ class Channel:
         self._script: Script | None = None
         self._on_done: Callable[[], None] | None = None
 
-    @property
-    def raw(self) -> Channel:
-        return self
-
     def run(self, script: Script, on_done: Callable[[], None] | None = None) -> None:
         self._script, self._on_done = script, on_done
         self.go_on(None)
@@ -62,25 +58,23 @@ class Channel:
             return
         step(self, self.go_on)  # type: ignore[arg-type]
 
-    def queue_declare(self, name: str, *, callback: Any, **_: Any) -> None:
+    def declare_queue(self, name: str, on_done: Callable[[Any], None], *, passive: bool, **_: Any) -> None:
+        def answered(answer: Any) -> None:
+            self.asked = None
+            on_done(answer)
+
+        self.asked = Asked(name, not passive)
         name = name or "generated"
         if self.broker.is_mute_for(name):
-            self.broker.unanswered[name] = (self, callback)
+            self.broker.unanswered[name] = (self, answered)
         else:
-            callback(Answer(name))
+            answered((name, 0, 0))
 
-    def queue_delete(self, name: str, *, callback: Any, **_: Any) -> None:
-        callback(Answer(name))
+    def delete_queue(self, _name: str, on_done: Callable[[int], None], **_: Any) -> None:
+        on_done(0)
 
     def close(self) -> None:
         self.is_open = False
-
-
-class Answer:
-    def __init__(self, queue: str):
-        self.method = self
-        self.queue = queue
-        self.message_count = self.consumer_count = 0
 
 
 class Broker:
@@ -88,7 +82,7 @@ class Broker:
 
     def __init__(self, *mute: str):
         self.mute = set(mute)
-        self.unanswered: dict[str, tuple[Channel, Callable[[Answer], None]]] = {}
+        self.unanswered: dict[str, tuple[Channel, Callable[[Any], None]]] = {}
 
     def is_mute_for(self, queue: str) -> bool:
         return queue in self.mute or "*" in self.mute
@@ -98,7 +92,7 @@ class Broker:
 
     def answer(self, queue: str) -> None:
         _, callback = self.unanswered.pop(queue)
-        callback(Answer(queue))
+        callback((queue, 0, 0))
 
     def refuse(self, queue: str, error: TransportError) -> None:
         channel, _ = self.unanswered.pop(queue)

@@ -18,20 +18,12 @@ FORM = {**TYPE, "x-delivery-limit": -1}
 class Channel:
     """Accepts every declaration, and notes its arguments."""
 
-    asked: Any = None
-    is_told = False
-
     def __init__(self) -> None:
         self.arguments: dict[str, Any] = {}
 
-    @property
-    def raw(self) -> Channel:
-        return self
-
-    def queue_declare(self, name: str, *, arguments: Any, callback: Callable[[Any], None], **_: Any) -> None:
+    def declare_queue(self, name: str, on_done: Callable[[Any], None], *, arguments: Any, **_: Any) -> None:
         self.arguments = arguments
-        self.method, self.queue, self.message_count, self.consumer_count = self, name, 3, 2
-        callback(self)
+        on_done((name, 3, 2))
 
 
 def config(queue_type: str) -> Configuration:

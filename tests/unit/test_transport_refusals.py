@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import ssl
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pika.exceptions
@@ -21,7 +22,9 @@ from servicebus.errors import (
     TransportError,
 )
 from servicebus.policy.backoff import cap_for
+from servicebus.transport.channel import AmqpChannel
 from servicebus.transport.failures import channel_failure, connect_failure, connection_failure
+from servicebus.transport.fastlane import FastLane
 from servicebus.transport.interface import Asked
 from servicebus.transport.steps import bind_queue, consume, declare_exchange, declare_queue, delete_queue, unbind_queue
 
@@ -164,17 +167,15 @@ def test_a_connection_that_is_reset_before_any_handshake_is_unreachable() -> Non
     assert connect_failure(HOST, reset, 1.0, 1.0).kind == "unreachable"
 
 
-class Channel:
-    """Notes what pika is asked, and answers when it is told to."""
+class Pika:
+    """Notes what it is asked, and answers when it is told to."""
+
+    channel_number = 1
 
     def __init__(self) -> None:
-        self.asked: Asked | None = None
-        self.is_told = False
-        self.consumed: dict[str, str] = {}
         self.callback: Callable[[Any], None] | None = None
 
-    @property
-    def raw(self) -> Channel:
+    def channel(self, on_open_callback: Any) -> Pika:
         return self
 
     def __getattr__(self, name: str) -> Callable[..., str]:
@@ -191,6 +192,11 @@ class Channel:
         self.callback(frame)
 
 
+def channel_on(pika: Pika) -> AmqpChannel:
+    connection: Any = SimpleNamespace(frame_max=0, is_fast=True, lane=lambda: (FastLane(pika, 0), print))  # type: ignore[arg-type]
+    return AmqpChannel(connection, pika, print, print, None, None)
+
+
 @pytest.mark.parametrize(
     ("step", "is_declaration"),
     [
@@ -203,11 +209,12 @@ class Channel:
     ],
 )
 def test_a_step_about_a_queue_says_so_until_it_is_answered(step: Any, is_declaration: bool) -> None:
-    channel, answers = Channel(), list[Any]()
+    pika, answers = Pika(), list[Any]()
+    channel = channel_on(pika)
     step(channel, answers.append)
     assert channel.asked == Asked("N.rpc", is_declaration)
     assert answers == []
-    channel.answer()
+    pika.answer()
     assert channel.asked is None
     assert len(answers) == 1
 
@@ -216,12 +223,13 @@ def test_a_step_about_a_queue_says_so_until_it_is_answered(step: Any, is_declara
     "told", [declare_exchange("servicebus", no_wait=True), bind_queue("N.rpc", "servicebus", "N.rpc", no_wait=True)]
 )
 def test_after_something_that_has_no_answer_a_refusal_may_be_about_that(told: Any) -> None:
-    channel = Channel()
+    pika = Pika()
+    channel = channel_on(pika)
     told(channel, lambda _answer: None)
     assert channel.is_told
     declare_queue("N.rpc")(channel, lambda _answer: None)
     assert channel.is_told
-    channel.answer()
+    pika.answer()
     assert not channel.is_told
 
 
