@@ -21,6 +21,8 @@ from servicebus.configuration import Configuration
 from servicebus.durations import to_seconds
 from servicebus.errors import EnvelopeError
 from servicebus.transport import forks
+from servicebus.transport.amqp import AmqpConnection
+from servicebus.transport.interface import Connect
 from servicebus.wire.address import Address, check_node_name
 from servicebus.wire.envelope import Kind, make_id
 from servicebus.wire.signing import Keyring
@@ -62,6 +64,7 @@ class Sender:
         self._config = configuration
         self._outbox_path = outbox
         self._keyring = Keyring(configuration.secrets)
+        self._connect: Connect = AmqpConnection
         self._life: Life | None = None
         self._inherited: list[Life] = []
 
@@ -315,7 +318,7 @@ class Sender:
                 self._inherited.append(self._life)
                 self._life = None
             if self._life is None:
-                life = Life(self._config, self._keyring, self._outbox_path)
+                life = Life(self._config, self._keyring, self._outbox_path, self._connect)
                 if self._life is None:
                     self._life = life
                 else:  # a signal handler interrupted us, and has begun one

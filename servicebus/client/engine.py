@@ -33,6 +33,8 @@ from servicebus.client.version import Version, Version2
 from servicebus.client.watch import PathWatch
 from servicebus.configuration import Configuration
 from servicebus.errors import CallError, LifecycleError, NoBrokerAvailable
+from servicebus.transport.amqp import AmqpConnection
+from servicebus.transport.interface import Connect
 from servicebus.transport.interrupts import came_from_a_signal
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.sharedloop import SharedLoop, nothing
@@ -48,7 +50,7 @@ LOG = get_logger(__name__)
 class Engine:
     """The machinery behind one Sender in one process."""
 
-    def __init__(self, loop: SharedLoop, config: Configuration, keyring: Keyring):
+    def __init__(self, loop: SharedLoop, config: Configuration, keyring: Keyring, connect: Connect = AmqpConnection):
         self._loop = loop
         self._links: list[Link] = []
         self._roster = Roster()
@@ -66,7 +68,7 @@ class Engine:
         watch = PathWatch(config, pinger, self)
         self._answers = Answers(self._roster, self._carrier, watch, self._canceller, config.clock_skew)
         self._ticker = Ticker(loop, self._links, self._roster, self._carrier, watch, self._connector, self._budgets)
-        self._links += [Link(loop, host, config, versions, self, self._answers) for host in config.hosts]
+        self._links += [Link(loop, host, config, versions, self, self._answers, connect) for host in config.hosts]
         self._submitted: deque[Request] = deque()
         self._is_scheduled = False
         self._closed = False

@@ -12,6 +12,8 @@ from servicebus.client.engine import Engine
 from servicebus.configuration import Configuration
 from servicebus.errors import OutboxUnavailable
 from servicebus.transport import forks
+from servicebus.transport.amqp import AmqpConnection
+from servicebus.transport.interface import Connect
 from servicebus.transport.iothread import client_loop
 from servicebus.transport.loggers import get_logger, log_once
 from servicebus.wire.signing import Keyring
@@ -25,12 +27,18 @@ _STORE_S = 10.0
 class Life:
     """For any thread of the process that made it; another one leaves it alone."""
 
-    def __init__(self, config: Configuration, keyring: Keyring, outbox_path: str | os.PathLike[str] | None):
+    def __init__(
+        self,
+        config: Configuration,
+        keyring: Keyring,
+        outbox_path: str | os.PathLike[str] | None,
+        connect: Connect = AmqpConnection,
+    ):
         log_once(LOG, config.warnings + config.secret_warnings)
         self._forks = forks.notice()
         self.incarnation = os.urandom(8).hex()
         self.count = itertools.count(1)
-        self.engine = Engine(client_loop(), config, keyring)
+        self.engine = Engine(client_loop(), config, keyring, connect)
         self.give_up = self.engine.give_up
         self.await_end = self.engine.await_end
         self._config = config

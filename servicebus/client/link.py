@@ -22,7 +22,7 @@ from servicebus.policy.members import Turn
 from servicebus.policy.paths import Trust
 from servicebus.policy.size_limit import SizeLimit
 from servicebus.transport.amqp import AmqpConnection
-from servicebus.transport.interface import BrokerConnection, Delivery, Returned
+from servicebus.transport.interface import BrokerConnection, Connect, Delivery, Returned
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
 from servicebus.transport.progress import Progress
@@ -73,6 +73,7 @@ class Link:
 
     Args:
         versions: what may be spoken there, the newest first.
+        connect: makes the connections.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Link:
         versions: Sequence[Version],
         events: LinkEvents,
         answers: AnswerEvents,
+        connect: Connect = AmqpConnection,
     ):
         self.host = host
         self.newest = versions[0]
@@ -100,6 +102,7 @@ class Link:
         self.up_since = 0.0
         self.used_at = 0.0
         self._loop = loop
+        self._connect = connect
         self._config = config
         self._exchanges = [version.exchange for version in versions]
         self._events = events
@@ -109,7 +112,7 @@ class Link:
         self._turn = Turn(len(host.members))
         self._tried_at = 0.0
         self._is_cheap = False
-        self._connection: AmqpConnection | None = None
+        self._connection: BrokerConnection | None = None
         self._channels: LinkChannels | None = None
         self._clock = PingClock(config.path_ping_after, config.path_ping_timeout, 0.0)
         self._bytes_heard = -1
@@ -197,7 +200,7 @@ class Link:
         self.connecting_since = self._tried_at = now
         if self.last_error == _NOT_TRIED:
             self.last_error = "no answer to the first attempt yet"
-        self._connection = AmqpConnection(
+        self._connection = self._connect(
             self._loop,
             self.host.member(self._turn.number),
             self,

@@ -23,7 +23,7 @@ from servicebus.configuration import BrokerHost, Configuration
 from servicebus.errors import ConnectFailed, ConnectionLost, TransportError
 from servicebus.operations.session_channel import QueueFacts, SessionChannel
 from servicebus.transport.amqp import AmqpConnection
-from servicebus.transport.interface import BrokerConnection
+from servicebus.transport.interface import BrokerConnection, Connect
 from servicebus.transport.iothread import client_loop
 
 __all__ = ["Session", "open_session"]
@@ -39,11 +39,13 @@ def open_session(
     purpose: str = "operator",
     timeout_s: float | None = None,
     most_bytes: int | None = None,
+    connect: Connect = AmqpConnection,
 ) -> Session:
     """Connect to *host*; to the first member that answers, if it is a cluster.
 
     Args:
         most_bytes: of a message that is longer only the beginning is read; ``max_envelope_bytes`` by default.
+        connect: makes the connection.
         purpose: one word or two for the broker's list of connections.
         timeout_s: for the whole of it; the configuration's ``socket_timeout`` by default.
 
@@ -54,27 +56,33 @@ def open_session(
     *others, last = (host.member(turn) for turn in range(max(1, len(host.members))))
     for member in others:
         with suppress(ConnectFailed):
-            return Session(member, config, purpose, timeout_s, most_bytes)
-    return Session(last, config, purpose, timeout_s, most_bytes)
+            return Session(member, config, purpose, timeout_s, most_bytes, connect)
+    return Session(last, config, purpose, timeout_s, most_bytes, connect)
 
 
 class Session:
     """A connection to one broker; made by ``open_session()``."""
 
     def __init__(
-        self, host: BrokerHost, config: Configuration, purpose: str, timeout_s: float, most_bytes: int | None = None
+        self,
+        host: BrokerHost,
+        config: Configuration,
+        purpose: str,
+        timeout_s: float,
+        most_bytes: int | None,
+        connect: Connect,
     ):
         self.host = host
         self._loop = client_loop()
         self._channels: list[SessionChannel] = []
         self.failure: TransportError | None = None
         """Why nothing more can be done with it."""
-        self._connection: AmqpConnection | None = None
+        self._connection: BrokerConnection | None = None
         self._opened: Future[None] = Future()
         self._ended: Future[None] = Future()
 
-        def connect() -> None:
-            self._connection = AmqpConnection(
+        def start() -> None:
+            self._connection = connect(
                 self._loop,
                 host,
                 self,
@@ -86,7 +94,7 @@ class Session:
                 fast=config.fast_lane,
             )
 
-        self._loop.post(connect)
+        self._loop.post(start)
         try:
             self._opened.result(timeout_s + _CONNECT_S)
         except NotInTime:
@@ -189,7 +197,7 @@ class Session:
         """Run *callback* in the loop's thread."""
         self._loop.post(callback)
 
-    def adopt(self, channel: SessionChannel, open_it: Callable[[AmqpConnection], None]) -> None:
+    def adopt(self, channel: SessionChannel, open_it: Callable[[BrokerConnection], None]) -> None:
         """Have *open_it* called with the connection, in the loop's thread, if that still lives."""
         assert self._connection is not None
         if self.failure is not None or not self._connection.is_open:

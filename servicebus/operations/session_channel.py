@@ -12,9 +12,8 @@ from servicebus.errors import ConnectionLost, TransportError
 from servicebus.operations.consumption import Consumption
 from servicebus.operations.publications import Publication, Publications
 from servicebus.operations.waits import Waits
-from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.headerfit import fitted
-from servicebus.transport.interface import BrokerChannel, Delivery, Script, Step
+from servicebus.transport.interface import BrokerChannel, BrokerConnection, Delivery, Script, Step
 from servicebus.transport.steps import consume, declare_queue, get_message, set_prefetch
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ class SessionChannel:
             self._channel = channel
             self._waits.end(opened, None)
 
-        def open_it(connection: AmqpConnection) -> None:
+        def open_it(connection: BrokerConnection) -> None:
             if confirms:
                 told = self._publications
                 connection.open_channel(

@@ -41,7 +41,7 @@ from servicebus.runtime.topology import (
     messages_lane,
 )
 from servicebus.transport.amqp import AmqpConnection
-from servicebus.transport.interface import BrokerChannel, BrokerConnection, Delivery, Script
+from servicebus.transport.interface import BrokerChannel, BrokerConnection, Connect, Delivery, Script
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
 from servicebus.transport.stored import StoredQueues
@@ -59,7 +59,13 @@ class NodeConsumer:
     """Belongs to the I/O thread, but for ``start()``, ``reconnect()`` and the attributes that others only read."""
 
     def __init__(
-        self, loop: EventLoop, host: BrokerHost, config: Configuration, settler: Settler, control: ControlLane
+        self,
+        loop: EventLoop,
+        host: BrokerHost,
+        config: Configuration,
+        settler: Settler,
+        control: ControlLane,
+        connect: Connect = AmqpConnection,
     ):
         self.host = host
         self.state = State.IDLE
@@ -67,6 +73,7 @@ class NodeConsumer:
         self.last_error = ""
         self.consuming_since: float | None = None
         self._loop = loop
+        self._make_connection = connect
         self._config = config
         self.settler = settler
         self._control = control
@@ -74,7 +81,7 @@ class NodeConsumer:
         self._turn = Turn(len(host.members))
         self._fleeting = FleetingQueues(config, len(host.members))
         self._stored: StoredQueues | None = None
-        self._connections: list[AmqpConnection] = []
+        self._connections: list[BrokerConnection] = []
         self._abandoned: list[Callable[[], None]] = []
         self._publisher: Publisher | None = None
         self._lanes: Lanes | None = None
@@ -115,8 +122,8 @@ class NodeConsumer:
         self._publisher = None
         self._connections = [self._open_connection(purpose) for purpose in ("publishes", "consumes")]
 
-    def _open_connection(self, purpose: str) -> AmqpConnection:
-        return AmqpConnection(
+    def _open_connection(self, purpose: str) -> BrokerConnection:
+        return self._make_connection(
             self._loop,
             self.host.member(self._turn.number),
             self,
