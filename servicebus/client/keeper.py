@@ -1,12 +1,14 @@
 """Keeper: the thread that waits for the disk, so that the I/O thread does not.
 
 What it is asked for while it waits is done in one transaction afterwards: a hundred messages that are stored at the
-same time wait for the disk once.
+same time wait for the disk once. If the transaction fails, say because the disk is full, those that have another way
+take it.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -19,6 +21,7 @@ from servicebus.transport.loggers import get_logger
 LOG = get_logger(__name__)
 
 _MOST_AT_ONCE = 256
+_COMPLAIN_S = 60.0
 
 Answer = Callable[[Any, "OutboxUnavailable | None"], None]
 
@@ -26,6 +29,7 @@ Answer = Callable[[Any, "OutboxUnavailable | None"], None]
 class _Job(NamedTuple):
     do: Callable[[OutboxFile], Any]
     on_done: Answer
+    or_else: Callable[[OutboxFile], Any] | None
 
 
 class Keeper:
@@ -41,6 +45,9 @@ class Keeper:
         post: Callable[[Callable[[], None]], None],
         on_expired: Callable[[dict[str, int]], None],
     ):
+        self.problem = ""
+        """Why the last transaction failed; empty if it did not. For any thread."""
+        self._complained_at = -_COMPLAIN_S
         self._file = file
         self._post = post
         self._on_expired = on_expired
@@ -49,9 +56,15 @@ class Keeper:
         self._thread = threading.Thread(target=self._run, name="servicebus-outbox", daemon=True)
         self._thread.start()
 
-    def ask(self, do: Callable[[OutboxFile], Any], on_done: Answer) -> None:
-        """Have *do* done, after all before it; ``on_done(result, None)`` follows, or ``on_done(None, error)``."""
-        self._jobs.put(_Job(do, on_done))
+    def ask(
+        self, do: Callable[[OutboxFile], Any], on_done: Answer, or_else: Callable[[OutboxFile], Any] | None = None
+    ) -> None:
+        """Have *do* done, after all before it; ``on_done(result, None)`` follows, or ``on_done(None, error)``.
+
+        Args:
+            or_else: done instead, outside of a transaction, where none succeeds.
+        """
+        self._jobs.put(_Job(do, on_done, or_else))
 
     def close(self, on_closed: Callable[[], None]) -> None:
         """Let go of the file, after everything that was asked for."""
@@ -84,12 +97,28 @@ class Keeper:
             with self._file.transaction():
                 results = [job.do(self._file) for job in jobs]
         except OutboxUnavailable as error:
-            LOG.error("%s", error)
-            self._answer([(job.on_done, None, error) for job in jobs], {})
+            self._failed(error)
+            self._answer([self._do_else(job, error) for job in jobs], {})
             return
+        self.problem = ""
         self._answer(
             [(job.on_done, result, None) for job, result in zip(jobs, results, strict=True)], self._file.take_expired()
         )
+
+    def _do_else(self, job: _Job, error: OutboxUnavailable) -> tuple[Answer, Any, OutboxUnavailable | None]:
+        if job.or_else is None:
+            return job.on_done, None, error
+        try:
+            return job.on_done, job.or_else(self._file), None
+        except OutboxUnavailable as other:
+            return job.on_done, None, other
+
+    def _failed(self, error: OutboxUnavailable) -> None:
+        self.problem = str(error)
+        now = time.monotonic()
+        if now - self._complained_at >= _COMPLAIN_S:
+            self._complained_at = now
+            LOG.error("%s", error)
 
     def _answer(self, answers: list[tuple[Answer, Any, OutboxUnavailable | None]], expired: dict[str, int]) -> None:
         def tell() -> None:

@@ -5,6 +5,7 @@ to the end of it. The line is delivered in batches, one after the other: the old
 they were sealed (same id, same bytes), and removed once they are confirmed; while the next batch is read, in the same
 transaction. The first batch after a failure is a single message, so that an outage is not found out by the hundred.
 A process that dies between the confirm and the removal delivers them again, and the node's journal drops the doubles.
+On a full disk nothing can be removed: what is confirmed is noted in room that was taken before, and the line goes on.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from servicebus.client.keeper import Keeper
 from servicebus.client.outbox_file import OutboxFile, Stored
@@ -71,6 +72,17 @@ class _Line:
         self.pause_s, self.next_at = _FIRST_PAUSE_S, 0.0
 
 
+class _Step(NamedTuple):
+    """What became of a line in the file."""
+
+    removed: int
+    aside: int
+    refused: int
+    """How many of those that no broker takes need no more care."""
+    found: list[Stored]
+    is_writable: bool = True
+
+
 class Outbox:
     """Belongs to the engine's thread, but for ``status()``.
 
@@ -107,8 +119,8 @@ class Outbox:
 
     @property
     def is_waiting(self) -> bool:
-        """Something is to be delivered."""
-        return bool(self._lines)
+        """Something is to be delivered, or to be written that could not be."""
+        return bool(self._lines or self._keeper.problem)
 
     def holds(self, node: str) -> bool:
         """Whether messages to *node* have to stand in line."""
@@ -146,7 +158,7 @@ class Outbox:
 
     def tick(self, now: float) -> None:
         """To be called now and then."""
-        if not self._lines:
+        if not self.is_waiting:
             return
         if now >= self._purge_at:
             self._purge_at = now + _PURGE_S
@@ -156,6 +168,7 @@ class Outbox:
 
     def status(self) -> dict[str, Any]:
         file = self._file
+        problem = {"problem": self._keeper.problem} if self._keeper.problem else {}
         return {
             "path": str(file.path),
             "messages": sum(line.count for line in list(self._lines.values())),
@@ -167,13 +180,16 @@ class Outbox:
             "expired": self._expired,
             "refused": self._refused,
             "set_aside": self._set_aside,
+            **problem,
         }
 
     def close(self, on_closed: Callable[[], None]) -> None:
         """Store what was to be kept, and let go of the file."""
         self._is_closed = True
         delivered = [seq for line in self._lines.values() for seq in line.delivered]
-        self._keeper.ask(lambda file: file.remove(delivered), lambda _result, _error: None)
+        self._keeper.ask(
+            lambda file: file.remove(delivered), lambda _result, _error: None, lambda file: file.note_ended(delivered)
+        )
         self._keeper.close(on_closed)
 
     # -- storing -------------------------------------------------------------------------------------------------------
@@ -206,6 +222,9 @@ class Outbox:
         if isinstance(error, SendUnconfirmed):
             error.__cause__ = why
             return error
+        if isinstance(why, OutboxUnavailable):
+            reason = f"{why.reason}; nothing was sent"
+            why = OutboxUnavailable(why.path, f"{reason}: {error}" if error is not None else reason)
         why.__cause__ = error
         return why
 
@@ -216,37 +235,37 @@ class Outbox:
         line.is_read = True
         now_ms, delivered, refused, skipped = _now_ms(), list(line.delivered), list(line.refused), list(line.too_large)
 
-        def do(file: OutboxFile) -> tuple[int, int, list[Stored]]:
+        def do(file: OutboxFile) -> _Step:
             removed = file.remove(delivered)
             aside = sum(file.set_aside(seq, reason) for seq, reason in refused)
             file.purge(now_ms)
-            return removed, aside, file.oldest(line.node, limit, skipped) if limit else []
+            return _Step(removed, aside, len(refused), file.oldest(line.node, limit, skipped) if limit else [])
 
-        self._keeper.ask(do, partial(self._stepped, line, len(delivered), len(refused)))
+        def or_else(file: OutboxFile) -> _Step:
+            removed = file.note_ended(delivered)
+            others = (*skipped, *(seq for seq, _ in refused))
+            found = file.oldest(line.node, limit, others, now_ms) if limit else []
+            return _Step(removed, 0, 0, found, is_writable=False)
 
-    def _stepped(
-        self,
-        line: _Line,
-        delivered: int,
-        refused: int,
-        found: tuple[int, int, list[Stored]] | None,
-        problem: OutboxUnavailable | None,
-    ) -> None:
+        self._keeper.ask(do, partial(self._stepped, line, len(delivered)), or_else)
+
+    def _stepped(self, line: _Line, delivered: int, step: _Step | None, problem: OutboxUnavailable | None) -> None:
         line.is_read = False
         now = time.monotonic()
-        if found is None:
+        if step is None:
             line.pause(now)
             return
-        removed, aside, messages = found
         del line.delivered[:delivered]
-        del line.refused[:refused]
-        self._set_aside += aside
-        self._delivered += removed
-        self._leave(line, removed + aside)
-        if messages and not self._is_closed:
-            self._send_off(line, messages, now)
+        del line.refused[: step.refused]
+        self._set_aside += step.aside
+        self._delivered += step.removed
+        self._leave(line, step.removed + step.aside)
+        if step.found and not self._is_closed:
+            self._send_off(line, step.found, now)
         elif line.too_large:  # there are no others: another broker may have come back
             line.too_large.clear()
+            line.pause(now)
+        elif not step.is_writable:  # what is left cannot be taken away yet
             line.pause(now)
 
     def _send_off(self, line: _Line, messages: list[Stored], now: float) -> None:

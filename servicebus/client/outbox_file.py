@@ -2,6 +2,8 @@
 
 What a transaction has stored survives the death of the process at any moment, and that of the machine (the disk is
 waited for). The bodies are sealed envelopes: whoever reads the file reads what was sent, so it is the owner's alone.
+Where SQLite cannot write, that a message needs no sending any more is noted in a file beside it (``outbox_ends.py``),
+until it can.
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ import sqlite3
 import stat
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from servicebus.client.outbox_ends import EndsFile
 from servicebus.errors import OutboxUnavailable
 from servicebus.transport import forks
+from servicebus.transport.room import advice
 
 __all__ = ["OutboxFile", "Stored"]
 
@@ -70,6 +74,8 @@ class OutboxFile:
         self.max_bytes = max_bytes
         self._peak_bytes = 0
         self._expired: Counter[str] = Counter()
+        self._ended: set[int] = set()
+        """Noted in the file of ends, and not deleted yet. They are in no count."""
         self._refuse_what_is_no_file()
         self._lock_fd = self._lock()
         try:
@@ -87,6 +93,8 @@ class OutboxFile:
         before = self.count, self.bytes
         try:
             self._db.execute("BEGIN IMMEDIATE")
+            if self._ended:
+                self._db.executemany("DELETE FROM messages WHERE seq = ?", [(seq,) for seq in self._ended])
             yield
             self._db.execute("COMMIT")
         except Exception as error:  # whatever it was, whoever waits must be told, and the next one finds it as it was
@@ -95,7 +103,9 @@ class OutboxFile:
             if self._db.in_transaction:
                 with suppress(sqlite3.Error):
                     self._db.execute("ROLLBACK")
-            raise OutboxUnavailable(str(self.path), f"cannot be written: {error}") from error
+            raise self._unavailable("cannot be written", error) from error
+        self._ended.clear()
+        self._ends.clear()
 
     def add(self, node: str, message: Stored, now_ms: int) -> bool:
         """Store *message* behind all others; False if it does not fit."""
@@ -103,6 +113,7 @@ class OutboxFile:
             self.purge(now_ms)
             if not self._fits(message):
                 return False
+        self._ends.make_room(self.count + 1)
         self._db.execute(
             "INSERT INTO messages (node, target, event_id, wire_id, due_ms, expires_ms, body)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -113,15 +124,15 @@ class OutboxFile:
         self._peak_bytes = max(self._peak_bytes, self.bytes)
         return True
 
-    def oldest(self, node: str, limit: int, skipped: Sequence[int] = ()) -> list[Stored]:
+    def oldest(self, node: str, limit: int, skipped: Iterable[int] = (), now_ms: int = 0) -> list[Stored]:
         """The next messages for *node* but for those *skipped*, in the order in which they were sent."""
         query = (
-            "SELECT target, event_id, wire_id, due_ms, expires_ms, body, seq FROM messages"
-            " WHERE node = ? AND seq NOT IN (SELECT value FROM json_each(?)) ORDER BY seq LIMIT ?"
+            "SELECT target, event_id, wire_id, due_ms, expires_ms, body, seq FROM messages WHERE node = ?"
+            " AND seq NOT IN (SELECT value FROM json_each(?)) AND expires_ms > ? ORDER BY seq LIMIT ?"
         )
         found: list[Stored] = []
         size = 0
-        for row in self._db.execute(query, (node, json.dumps(list(skipped)), limit)):
+        for row in self._db.execute(query, (node, json.dumps([*skipped, *self._ended]), now_ms, limit)):
             found.append(Stored(*row))
             size += len(found[-1].body)
             if size >= _BATCH_BYTES:
@@ -138,6 +149,22 @@ class OutboxFile:
                 self._gone(1, row[0])
                 removed += 1
         return removed
+
+    def note_ended(self, seqs: Sequence[int]) -> int:
+        """``remove`` where no transaction succeeds, as on a full disk. Raises OutboxUnavailable: nothing is noted."""
+        rows = {}
+        try:
+            for seq in seqs:
+                row = self._db.execute("SELECT wire_id, length(body) FROM messages WHERE seq = ?", (seq,)).fetchone()
+                if row is not None and seq not in self._ended:
+                    rows[seq] = row
+            if rows:
+                self._ends.note([(seq, wire_id) for seq, (wire_id, _) in rows.items()])
+        except (OSError, sqlite3.Error) as error:
+            raise self._unavailable("cannot be written", error) from error
+        self._ended.update(rows)
+        self._gone(len(rows), sum(size for _, size in rows.values()))
+        return len(rows)
 
     def set_aside(self, seq: int, reason: str) -> int:
         """No broker will ever take this one: keep it in table ``refused``, the last hundred there. 0 if it is gone."""
@@ -174,7 +201,8 @@ class OutboxFile:
 
     def counts(self) -> dict[str, int]:
         """How many there are, by node."""
-        return dict(self._db.execute("SELECT node, count(*) FROM messages GROUP BY node"))
+        query = "SELECT node, count(*) FROM messages WHERE seq NOT IN (SELECT value FROM json_each(?)) GROUP BY node"
+        return dict(self._db.execute(query, (json.dumps(list(self._ended)),)))
 
     def tidy(self) -> None:
         """Give the room back to the disk when everything is gone that was much. Outside of a transaction."""
@@ -187,6 +215,7 @@ class OutboxFile:
 
     def close(self) -> None:
         self._db.close()
+        self._ends.close()
         self._unlock()
 
     # -- inside --------------------------------------------------------------------------------------------------------
@@ -198,20 +227,45 @@ class OutboxFile:
         self.count -= count
         self.bytes -= size
 
+    def _to_do(self) -> str:
+        return advice(self.path, "give the Sender another outbox")
+
+    def _unavailable(self, what: str, error: Exception) -> OutboxUnavailable:
+        to_do = self._to_do()
+        return OutboxUnavailable(str(self.path), f"{what}: {error}; {to_do}" if to_do else f"{what}: {error}")
+
     def _open(self) -> sqlite3.Connection:
         try:
             self._make_private()
             db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
-            raise OutboxUnavailable(str(self.path), f"cannot be opened: {error}") from error
+            raise self._unavailable("cannot be opened", error) from error
         try:
             self._prepare(db)
-        except sqlite3.Error as error:
+            self._ends = self._open_ends(db)
+        except (OSError, sqlite3.Error) as error:
             db.close()
+            if isinstance(error, OSError) or (isinstance(error, sqlite3.OperationalError) and self._to_do()):
+                raise self._unavailable("cannot be opened", error) from error
             # Never begun anew by itself: it may hold what somebody was told is safe.
             reason = f"is damaged or no outbox ({error}); look at it, then move it away"
             raise OutboxUnavailable(str(self.path), reason) from error
         return db
+
+    def _open_ends(self, db: sqlite3.Connection) -> EndsFile:
+        ends = EndsFile(self.path.with_name(self.path.name + ".ends"))
+        try:
+            for seq, digest in ends.noted.items():
+                row = db.execute("SELECT wire_id, length(body) FROM messages WHERE seq = ?", (seq,)).fetchone()
+                if row is not None and ends.is_of(digest, row[0]):
+                    self._ended.add(seq)
+                    self._gone(1, row[1])
+        except sqlite3.Error:
+            ends.close()
+            raise
+        with suppress(OSError):  # said when a message is to be accepted
+            ends.make_room(self.count)
+        return ends
 
     def _refuse_what_is_no_file(self) -> None:
         """Before anything is made beside it: a device, say /dev/null, keeps nothing, and its mode is not ours."""

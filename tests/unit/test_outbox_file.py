@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import stat
@@ -100,7 +101,7 @@ def test_nobody_else_may_read_it(tmp_path: Path) -> None:
     file = open_file(tmp_path)
     add(file, message(1))
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
-    assert set(modes) == {"outbox", "outbox-wal", "outbox-shm", "outbox.lock"}
+    assert set(modes) == {"outbox", "outbox-wal", "outbox-shm", "outbox.lock", "outbox.ends"}
     assert set(modes.values()) == {0o600}
     file.close()
 
@@ -194,4 +195,45 @@ def test_the_disk_gets_its_room_back_when_much_is_gone(tmp_path: Path) -> None:
     file.tidy()
     assert file.count == 0
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 200_000
+    file.close()
+
+
+def test_ends_that_were_noted_for_another_outbox_end_nothing_in_this_one(tmp_path: Path) -> None:
+    first = open_file(tmp_path)
+    add(first, message(1), message(2))
+    assert first.note_ended([1, 2]) == 2
+    first.close()
+    for path in tmp_path.glob("outbox*"):
+        if path.suffix != ".ends":
+            path.unlink()
+    second = open_file(tmp_path)
+    add(second, message(8), message(9))
+    assert second.note_ended([2]) == 1
+    second.close()
+    third = open_file(tmp_path)
+    assert numbers(third) == [8]
+    third.close()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.write_text("of another program"), os.mkdir])
+def test_a_file_of_ends_that_is_none_is_refused_and_left_alone(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(path := tmp_path / "outbox.ends")
+    before = path.stat()
+    with pytest.raises(OutboxUnavailable, match="cannot be opened"):
+        open_file(tmp_path)
+    assert (path.stat().st_mode, path.stat().st_mtime_ns) == (before.st_mode, before.st_mtime_ns)
+    path.rmdir() if path.is_dir() else path.unlink()
+    open_file(tmp_path).close()
+
+
+def test_what_a_quota_forbids_is_told_from_other_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(fd: int, start: int, size: int) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    file = open_file(tmp_path, max_messages=10_000)
+    add(file, *(message(number) for number in range(4000)))
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with pytest.raises(OutboxUnavailable, match="the quota of its file system is used up: make room there, or give"):
+        add(file, *(message(number) for number in range(100)))
+    assert file.count == 4000
     file.close()
