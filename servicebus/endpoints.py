@@ -41,12 +41,12 @@ _serving = threading.local()
 class Retry(Exception):
     """Raised by a service that wants the request later.
 
-    A message is tried again after *after* seconds, or when its service's ladder says; it counts as an attempt, and
-    after the last one the message goes to the dead letters. A caller is answered *busy*, and calls again by itself
+    A message is tried again after *after* seconds, or when its service's retry schedule says; it counts as an attempt,
+    and after the last one the message goes to the dead letters. A caller is answered *busy*, and calls again by itself
     within its time limit: raise it before anything has been done.
 
     Args:
-        after: seconds; None leaves it to the ladder, and to the caller.
+        after: seconds; None leaves it to the retry schedule, and to the caller.
         reason: for people who look.
     """
 
@@ -122,7 +122,7 @@ class MessageService:
     threads: int = 1
     """How many messages run side by side in one worker."""
     retry: Sequence[float] | None = None
-    """Seconds before each further attempt; None for ``retry_ladder`` of the configuration."""
+    """Seconds before each further attempt; None for ``retry_schedule`` of the configuration."""
     lock: Lock | None = None
     """What never runs twice at a time on the node; may be a method that gets the params."""
     concurrency: Literal["node"] | None = None

@@ -104,7 +104,7 @@ class ServiceBus:
 
         Args:
             retry: seconds before each further attempt at a message whose handler raised; empty for no second attempt.
-                Without it ``retry_ladder`` of the configuration holds.
+                Without it ``retry_schedule`` of the configuration holds.
         """
         options = {"threads": threads, "retry": retry, "lock": lock, "concurrency": concurrency}
         self._add(Kind.MESSAGE, category, name, service, options)

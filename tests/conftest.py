@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--lane", choices=["fast", "pika"], default="fast", help="What fast_lane is where a test does not say it."
+        "--lane", choices=["fast", "pika"], default="fast", help="What fast_path is where a test does not say it."
     )
 
 

@@ -36,7 +36,7 @@ from probe import Probe
 from servicebus.errors import ServiceBusError
 from servicebus.operations.dead import BrokerReport, DeadLetters
 from servicebus.operations.filters import Filter
-from servicebus.policy.ladder import RUNGS_S
+from servicebus.policy.retry_schedule import DELAY_TIERS_S
 from servicebus.sender import Sender
 from servicebus.testing import Broker, brokers
 from servicebus.wire.address import delay_queue
@@ -46,7 +46,7 @@ from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import decode_envelope, encode_envelope, encode_reply
 
 NODE = "NODE-01"
-DELAYS = [delay_queue(NODE, rung) for rung in RUNGS_S]
+DELAYS = [delay_queue(NODE, tier) for tier in DELAY_TIERS_S]
 CONSUMED = [*(f"{NODE}.{name}" for name in ("rpc", "control", "messages")), *DELAYS]
 QUEUES = [*CONSUMED, f"{NODE}.dead"]
 TARGETS = {Kind.CALL: "test.sleep", Kind.MESSAGE: "audit.record", Kind.CONTROL: "servicebus.ping"}
@@ -300,7 +300,7 @@ def _requeue_all(agent: Agent) -> BrokerReport:
 
 
 def _drain(probe: Probe) -> None:
-    deadline = time.monotonic() + 2 * RUNGS_S[-1]
+    deadline = time.monotonic() + 2 * DELAY_TIERS_S[-1]
     while any(probe.depth(queue) for queue in CONSUMED) and time.monotonic() < deadline:
         time.sleep(0.5)
 

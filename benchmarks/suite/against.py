@@ -21,6 +21,6 @@ def variants(against: Sequence[str]) -> list[Peer]:
     for each in against:
         key, equals, value = each.partition("=")
         if not equals:
-            raise click.UsageError(f"--against {each}: KEY=VALUE is wanted, such as fast_lane=false")
+            raise click.UsageError(f"--against {each}: KEY=VALUE is wanted, such as fast_path=false")
         made.append(SERVICEBUS.with_settings(f"{SERVICEBUS.name} {each}", {key: yaml.safe_load(value)}))
     return made

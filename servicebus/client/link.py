@@ -18,7 +18,7 @@ from servicebus.errors import ConnectFailed, ConnectionLost, MessageTooLarge, Tr
 from servicebus.policy.backoff import Backoff, cap_for
 from servicebus.policy.denials import DENIED, HOLDS_S, Denials
 from servicebus.policy.liveness import PingClock, Verdict
-from servicebus.policy.members import Turn
+from servicebus.policy.members import MemberRotation
 from servicebus.policy.paths import Trust
 from servicebus.policy.size_limit import SizeLimit
 from servicebus.transport.amqp import AmqpConnection
@@ -109,7 +109,7 @@ class Link:
         self._answers = answers
         self.replied: Callable[[Delivery], None] = partial(answers.replied, self)
         self._backoff = Backoff()
-        self._turn = Turn(len(host.members))
+        self._members = MemberRotation(len(host.members))
         self._tried_at = 0.0
         self._is_cheap = False
         self._connection: BrokerConnection | None = None
@@ -202,14 +202,14 @@ class Link:
             self.last_error = "no answer to the first attempt yet"
         self._connection = self._connect(
             self._loop,
-            self.host.member(self._turn.number),
+            self.host.member(self._members.number),
             self,
             label=f"servicebus sender {self._config.node_name} pid {os.getpid()}",
             heartbeat_s=self._config.heartbeat_interval,
-            connect_timeout_s=self._turn.patience_s(min(self._config.socket_timeout, CONNECT_LIMIT_S)),
-            handshake_timeout_s=self._turn.patience_s(self._config.socket_timeout),
+            connect_timeout_s=self._members.limit_s(min(self._config.socket_timeout, CONNECT_LIMIT_S)),
+            handshake_timeout_s=self._members.limit_s(self._config.socket_timeout),
             most_bytes=self._config.max_envelope_bytes,
-            fast=self._config.fast_lane,
+            fast=self._config.fast_path,
         )
 
     def abort(self, reason: str) -> None:
@@ -259,7 +259,7 @@ class Link:
             self.connecting_since = None
             self.failure = None
             self._backoff.reset()
-            self._turn.opened()
+            self._members.opened()
             self._events.link_up(self)
 
     def channels_broken(self, error: TransportError) -> None:
@@ -307,7 +307,7 @@ class Link:
             if connection.host.members:
                 reason = f"member {connection.host.address}: {reason}"
         self.last_error = reason
-        self._turn.lost()
+        self._members.lost()
         if was_closed:
             return
         self.state = LinkState.BACKOFF

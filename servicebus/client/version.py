@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from servicebus.client.seal import seal, seal_again
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
-from servicebus.policy.ladder import rung_for
+from servicebus.policy.retry_schedule import tier_for
 from servicebus.wire.address import Address, control_queue, delay_queue, messages_queue, rpc_queue
 from servicebus.wire.envelope import Kind, Reply
 from servicebus.wire.signing import Keyring
@@ -140,5 +140,5 @@ class Version2:
         remaining_s = due_ms / 1000 - time.time()
         if remaining_s <= 0:
             return None
-        queue = delay_queue(request.address.node, rung_for(remaining_s))
+        queue = delay_queue(request.address.node, tier_for(remaining_s))
         return Parcel("", queue, request.body)

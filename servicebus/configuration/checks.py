@@ -56,7 +56,7 @@ def seconds(*, zero: bool = False) -> Callable[[Any], float]:
     return check
 
 
-def ladder(value: Any) -> tuple[float, ...]:
+def retry_schedule(value: Any) -> tuple[float, ...]:
     """Delays in seconds, as a list or as a text with commas; none at all means no further attempt."""
     one = seconds()
     given = [part for part in value.strip("[]() ").split(",") if part.strip()] if isinstance(value, str) else value

@@ -17,6 +17,8 @@ class Key:
     default: Any
     attribute: str | None = None
     """The attribute of Configuration, where it is not named like the key."""
+    former: str | None = None
+    """The key's former name, which is still read, with a warning."""
 
 
 _port = checks.whole(1, 65535)
@@ -37,14 +39,14 @@ KEYS: dict[str, Key] = {
     "connect_stagger": Key(checks.seconds(zero=True), 0.25),
     "watcher_interval": Key(_time, 2.0),
     "watcher_timeout": Key(_time, 4.0),
-    "fast_lane": Key(checks.flag, True),
+    "fast_path": Key(checks.flag, True, former="fast_lane"),
     # The agent.
     "prefetch": Key(checks.whole(1, 65535), 512),
     "workers_per_host": Key(checks.whole(1, 256), 1),
     "queue_len": Key(checks.whole(1, 1_000_000), None),
     "drain_timeout": Key(checks.seconds(zero=True), 30.0),
     "fault_traces": Key(checks.flag, False),
-    "retry_ladder": Key(checks.ladder, (1.0, 5.0, 30.0, 120.0, 600.0)),
+    "retry_schedule": Key(checks.retry_schedule, (1.0, 5.0, 30.0, 120.0, 600.0), former="retry_ladder"),
     # The journal.
     "reply_keep": Key(checks.seconds(zero=True), 3600.0),
     "journal_max_entries": Key(checks.whole(1000, 1_000_000_000), 250_000),
@@ -86,3 +88,4 @@ SECTION_KEYS = (
 """Keys that ``settings`` reads itself: required, depending on the machine or on other keys, or holding many values."""
 
 ALL_KEYS = (*KEYS, *SECTION_KEYS)
+FORMER_KEYS = tuple(key.former for key in KEYS.values() if key.former is not None)

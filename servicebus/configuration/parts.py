@@ -14,7 +14,7 @@ from servicebus.configuration.values import LoggingSettings, Secret, ServiceEntr
 _BOTH_KINDS = {"threads": checks.whole(1, 1024), "lock": checks.text, "concurrency": checks.one_of("node")}
 SERVICE_OPTIONS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "rpc": {**_BOTH_KINDS, "idempotent": checks.flag},
-    "message": {**_BOTH_KINDS, "retry": checks.ladder},
+    "message": {**_BOTH_KINDS, "retry": checks.retry_schedule},
 }
 """Of each kind; what ``ServiceBus.add_rpc_service()`` and ``add_message_service()`` take."""
 SERVICE_KEYS = ("kind", "category", "name", "target", *_BOTH_KINDS, "idempotent", "retry")

@@ -74,17 +74,17 @@ class Section:
     """One mapping; ``take`` gives the checked value of each of its keys.
 
     Raises:
-        ConfigurationError: it is no mapping, or has a key that is not in *known*.
+        ConfigurationError: it is no mapping, or has a key that is neither in *known* nor in *former*.
     """
 
-    def __init__(self, values: object, known: Sequence[str], where: Where, at: Place = ()):
+    def __init__(self, values: object, known: Sequence[str], where: Where, at: Place = (), former: Sequence[str] = ()):
         self.where = where
         self.at = at
         if not isinstance(values, Mapping):
             where.fail(at, f"{show(at) or 'the configuration'} must be a mapping of keys to values")
         self._values: Mapping[Any, Any] = values
         for name in values:
-            if name not in known:
+            if name not in known and name not in former:
                 self._fail_unknown(str(name), known)
 
     def _fail_unknown(self, name: str, known: Sequence[str]) -> NoReturn:

@@ -12,7 +12,7 @@ from typing import Any, Literal, NoReturn
 
 from servicebus.configuration import checks
 from servicebus.configuration.hosts import Defaults, read_hosts, read_tls
-from servicebus.configuration.keys import ALL_KEYS, KEYS
+from servicebus.configuration.keys import ALL_KEYS, FORMER_KEYS, KEYS
 from servicebus.configuration.parts import read_logging, read_services
 from servicebus.configuration.section import Section, Where
 from servicebus.configuration.values import BrokerHost, LoggingSettings, Secret, ServiceEntry, TlsSettings
@@ -56,13 +56,13 @@ class Configuration:
     connect_stagger: float
     watcher_interval: float
     watcher_timeout: float
-    fast_lane: bool
+    fast_path: bool
     prefetch: int
     workers_per_host: int
     queue_len: int | None
     drain_timeout: float
     fault_traces: bool
-    retry_ladder: tuple[float, ...]
+    retry_schedule: tuple[float, ...]
     journal: Secret | None
     """Where it is kept; a secret, because the URL of a server may hold a password."""
     reply_keep: float
@@ -92,6 +92,8 @@ class Configuration:
     logging: LoggingSettings
     path: str | None
     """The file that it was read from; None for a dict."""
+    former_keys: Mapping[str, str]
+    """Keys that were given by their former names: the name of each, and its former one."""
 
     def __init__(self, values: Mapping[str, Any]):
         self._fill(values, Where(home=_home()))
@@ -139,7 +141,11 @@ class Configuration:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the starting program has to log at WARNING, each a full sentence."""
-        return tuple(
+        renamed = tuple(
+            f"the configuration key {former} is now called {name}; the former name is still read"
+            for name, former in self.former_keys.items()
+        )
+        return renamed + tuple(
             f"{host.name}: the broker's TLS certificate is not verified (tls.verify is false):"
             " whoever stands between can read and change everything"
             for host in self.hosts
@@ -178,11 +184,17 @@ class Configuration:
         return f"<Configuration node {self.node_name}, hosts {hosts}>"
 
     def _fill(self, values: object, where: Where) -> None:
-        section = Section(values, ALL_KEYS, where)
+        section = Section(values, ALL_KEYS, where, former=FORMER_KEYS)
         own = self.__dict__  # __setattr__ refuses
         own["path"] = where.path
+        own["former_keys"] = {}
         for name, key in KEYS.items():
-            own[key.attribute or name] = section.take(name, key.check, key.default)
+            given = name
+            if key.former is not None and key.former in section:
+                if name in section:
+                    where.fail((key.former,), f"{key.former} is the former name of {name}; give one of them")
+                given = own["former_keys"][name] = key.former
+            own[key.attribute or name] = section.take(given, key.check, key.default)
         if self.compat and self.compat_exchange_name == self.exchange_name:
             # Its attributes differ: whichever side comes second would be refused by the broker (406).
             where.fail(("compat_exchange_name",), "compat_exchange_name and exchange_name must differ")
@@ -225,7 +237,7 @@ def load_logging(path: str | os.PathLike[str], environment: Mapping[str, str] | 
     from servicebus.configuration.yaml_text import read_yaml
 
     values, where = read_yaml(text, os.fspath(path), _folder_of(path), environment, _read_text, environment.get("HOME"))
-    section = Section(values, ALL_KEYS, where)
+    section = Section(values, ALL_KEYS, where, former=FORMER_KEYS)
     return read_logging(section, section.take("secret_token", checks.secrets, ()))
 
 

@@ -91,7 +91,7 @@ class Session:
                 connect_timeout_s=min(timeout_s, _CONNECT_S),
                 handshake_timeout_s=timeout_s,
                 most_bytes=config.max_envelope_bytes if most_bytes is None else most_bytes,
-                fast=config.fast_lane,
+                fast=config.fast_path,
             )
 
         self._loop.post(start)

@@ -17,7 +17,7 @@ from servicebus.configuration import BrokerHost, Configuration
 from servicebus.errors import ConnectFailed, ConnectionLost, QueueStranded, TransportError
 from servicebus.policy.backoff import Backoff, cap_for
 from servicebus.policy.connection import Event, State, after
-from servicebus.policy.members import Turn
+from servicebus.policy.members import MemberRotation
 from servicebus.policy.size_limit import SizeLimit
 from servicebus.runtime.broker_notes import BrokerNotes
 from servicebus.runtime.control import ControlLane
@@ -78,7 +78,7 @@ class NodeConsumer:
         self.settler = settler
         self._control = control
         self._backoff = Backoff()
-        self._turn = Turn(len(host.members))
+        self._members = MemberRotation(len(host.members))
         self._fleeting = FleetingQueues(config, len(host.members))
         self._stored: StoredQueues | None = None
         self._connections: list[BrokerConnection] = []
@@ -125,14 +125,14 @@ class NodeConsumer:
     def _open_connection(self, purpose: str) -> BrokerConnection:
         return self._make_connection(
             self._loop,
-            self.host.member(self._turn.number),
+            self.host.member(self._members.number),
             self,
             label=f"servicebus {self._config.node_name} {purpose} pid {os.getpid()}",
             heartbeat_s=self._config.heartbeat_interval,
-            connect_timeout_s=self._turn.patience_s(min(self._config.socket_timeout, CONNECT_LIMIT_S)),
-            handshake_timeout_s=self._turn.patience_s(max(self._config.socket_timeout, 10.0)),
+            connect_timeout_s=self._members.limit_s(min(self._config.socket_timeout, CONNECT_LIMIT_S)),
+            handshake_timeout_s=self._members.limit_s(max(self._config.socket_timeout, 10.0)),
             most_bytes=self._config.max_envelope_bytes,
-            fast=self._config.fast_lane,
+            fast=self._config.fast_path,
         )
 
     def connection_opened(self, connection: BrokerConnection) -> None:
@@ -160,12 +160,12 @@ class NodeConsumer:
 
     def connection_failed(self, connection: BrokerConnection, error: ConnectFailed) -> None:
         if connection in self._connections:
-            self._turn.lost()
+            self._members.lost()
             self._lost(error.reason, error.kind)
 
     def connection_lost(self, connection: BrokerConnection, error: ConnectionLost) -> None:
         if connection in self._connections:
-            self._turn.lost()
+            self._members.lost()
             self._lost(error.reason, error.kind)
 
     @property
@@ -239,7 +239,7 @@ class NodeConsumer:
     def _consuming(self) -> None:
         self._step(Event.OPENED)
         self._backoff.reset()
-        self._turn.opened()
+        self._members.opened()
         self._fleeting.begin_anew()
         self.consuming_since = time.monotonic()
         self._control.connected(self._echo_queue, self.consuming_since)
@@ -274,7 +274,7 @@ class NodeConsumer:
         self._lost(getattr(error, "reason", str(error)), kind)
 
     def _fell_silent(self, reason: str) -> None:
-        self._turn.lost()
+        self._members.lost()
         self._lost(reason, "closed", is_silent=True)
 
     def _lost(self, reason: str, kind: str, *, is_silent: bool = False) -> None:

@@ -6,7 +6,7 @@ import time
 from typing import Any, NamedTuple
 
 from servicebus.configuration import Configuration
-from servicebus.policy.ladder import rung_for
+from servicebus.policy.retry_schedule import tier_for
 from servicebus.runtime.job import Burial, Claim, Postponement, Settlement
 from servicebus.wire import headers
 from servicebus.wire.address import dead_queue, delay_queue
@@ -71,7 +71,7 @@ class CopyMaker:
         if passed is not None:
             kept[headers.REQUEUED] = passed.header
         kept[headers.WAIT] = write_wait(self._keyring, claim.delivery.body, passed, stamp)
-        return Copy(delay_queue(self._node, rung_for(postponement.delay_s)), kept)
+        return Copy(delay_queue(self._node, tier_for(postponement.delay_s)), kept)
 
 
 def _first(claim: Claim, attempts: int, now: float) -> int:

@@ -1,4 +1,4 @@
-"""DelayLane: holds the messages of the delay queues until they are due; a long delay goes on to the next rung."""
+"""DelayLane: holds the messages of the delay queues until they are due; a long delay goes on to the next tier."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from servicebus.policy.connection import State
-from servicebus.policy.ladder import hold_s
+from servicebus.policy.retry_schedule import hold_s
 from servicebus.runtime.dialect import Refused
 from servicebus.runtime.job import Claim, Postponement, Settlement
 from servicebus.runtime.reception import DUE_S
@@ -32,12 +32,12 @@ class DelayLane:
     def __repr__(self) -> str:
         return f"<DelayLane node {self._node} gen={self._generation}>"
 
-    def on_delivery(self, rung: int) -> Callable[[Delivery], None]:
-        """What takes the messages of one rung's queue."""
+    def on_delivery(self, tier: int) -> Callable[[Delivery], None]:
+        """What takes the messages of one tier's queue."""
 
         def arrived(delivery: Delivery) -> None:
             claim, due_ms = self._read(delivery)
-            wait_s = hold_s(rung, _remaining_s(due_ms))
+            wait_s = hold_s(tier, _remaining_s(due_ms))
             if wait_s > DUE_S:
                 self._consumer.call_later(wait_s, lambda: self._held_long_enough(claim, due_ms))
             else:

@@ -52,14 +52,14 @@ class Dispatcher:
         services: Mapping[ServiceKey, ServiceThread],
         journal: Journal,
         host_name: str,
-        retry_ladder: tuple[float, ...] = (),
+        retry_schedule: tuple[float, ...] = (),
         failures: FailureLog | None = None,
     ):
         self.counters: Counter[str] = Counter()
         self.is_stopping = False
         self._services = services
         self._journal = journal
-        self._retries = Retries(retry_ladder)
+        self._retries = Retries(retry_schedule)
         self._refused = RateLimitedLog(LOG, host_name)
         self._failures = failures or FailureLog(host_name)
         self.receive = Reception(services, self.counters, self._refused, self._failures).receive
@@ -227,7 +227,7 @@ class Dispatcher:
         if known.deaths >= _FATAL_DEATHS:
             return self._fatal(arrival, known)
         failed = known.attempts - known.deaths - 1
-        if incoming.kind is Kind.MESSAGE and self._retries.is_over(failed, service.service.ladder):
+        if incoming.kind is Kind.MESSAGE and self._retries.is_over(failed, service.service.retry_schedule):
             # It was to be buried, and whether its dead letter is stored could not be known.
             burial = Burial("attempts", f"it failed {failed} times", attempts=failed)
             return self._bury(arrival, burial)
@@ -354,7 +354,7 @@ class Dispatcher:
             self._notes.add(job.incoming.id, Release.NOT_RUN)
             return Settlement(job.claims, outcome.reply)
         service = self._services[Kind.MESSAGE, job.incoming.key].service
-        return self._store(job, self._retries.settlement(outcome, service.ladder))
+        return self._store(job, self._retries.settlement(outcome, service.retry_schedule))
 
     def _store(self, job: Job, settlement: Settlement) -> Settlement:
         """Nothing is acked, and the id does not come free, before the copy is stored."""

@@ -170,7 +170,7 @@ class Execution:
 
     def _what_follows(self, job: Job, error: BaseException) -> str:
         """For the log line of a failed message: which attempt it was, and when the next one is."""
-        own = self._service.ladder
+        own = self._service.retry_schedule
         outcome = Outcome(job, None, None, _verdict(error, True), error.after if isinstance(error, Retry) else None)
         delay_s = self._retries.delay_s(outcome, own)
         following = "it goes to the dead letters" if delay_s is None else f"the next is in {delay_s:g} s"

@@ -102,7 +102,7 @@ class Verdict(Enum):
 
     DONE = "done"
     FAILED = "failed"
-    """The service raised: a message is tried again by its service's ladder, a caller is told."""
+    """The service raised: a message is tried again by its service's retry schedule, a caller is told."""
     RETRY = "retry"
     """The service asks for another attempt of this message."""
     REJECTED = "rejected"
@@ -122,7 +122,7 @@ class Outcome:
     fault: Fault | None = None
     verdict: Verdict = Verdict.DONE
     retry_after_s: float | None = None
-    """With RETRY: when; None for what the service's ladder says."""
+    """With RETRY: when; None for what the service's retry schedule says."""
 
     @property
     def is_final(self) -> bool:

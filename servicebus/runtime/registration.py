@@ -36,8 +36,8 @@ class Service:
     threads: int = 1
     idempotent: bool = False
     """A call that was interrupted by its worker's death may be run again."""
-    ladder: tuple[float, ...] | None = None
-    """Seconds before each further attempt at a message; None for the configuration's ``retry_ladder``."""
+    retry_schedule: tuple[float, ...] | None = None
+    """Seconds before each further attempt at a message; None for the configuration's ``retry_schedule``."""
     lock: Lock | None = None
     """What of the params never runs twice at a time on the node."""
     concurrency: Literal["node"] | None = None
@@ -115,7 +115,7 @@ def _lock(value: Any) -> Lock:
 _OPTIONS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "threads": (checks.whole(1, 1024), "threads"),
     "idempotent": (checks.flag, "idempotent"),
-    "retry": (checks.ladder, "ladder"),
+    "retry": (checks.retry_schedule, "retry_schedule"),
     "lock": (_lock, "lock"),
     "concurrency": (checks.one_of("node"), "concurrency"),
 }

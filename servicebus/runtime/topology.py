@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 from servicebus.configuration import Configuration
-from servicebus.policy.ladder import RUNGS_S
+from servicebus.policy.retry_schedule import DELAY_TIERS_S
 from servicebus.runtime.fleeting import FleetingQueues
 from servicebus.transport.interface import Delivery, Script, Step
 from servicebus.transport.steps import bind_queue, consume, declare_exchange, declare_queue, save_acks, set_prefetch
@@ -19,7 +19,7 @@ Keep = Callable[[str], None]
 
 _ACKS_AT_ONCE = 32
 _DELAYS_WINDOW = 64
-"""Messages of one rung that a worker holds; in a rung the first is due first, so more would only wait here."""
+"""Messages of one tier that a worker holds; in a tier the first is due first, so more would only wait here."""
 
 
 def echo_lane(config: Configuration, on_echo: OnDelivery, keep_echo: Keep) -> Script:
@@ -57,8 +57,8 @@ def delays_lane(config: Configuration, on_delayed: Callable[[int], OnDelivery], 
     broker moves such messages without a confirm: one that is killed meanwhile loses them.
     """
     yield set_prefetch(_DELAYS_WINDOW)
-    for rung in RUNGS_S:
-        keep((yield consume(delay_queue(config.node_name, rung), on_delayed(rung))))
+    for tier in DELAY_TIERS_S:
+        keep((yield consume(delay_queue(config.node_name, tier), on_delayed(tier))))
 
 
 def declare_again(
@@ -87,7 +87,7 @@ def count_consumers(
 
 
 def lane_counts(node: str, consumers: Mapping[str, int]) -> dict[str, int]:
-    """Consumers by the name of the lane instead of the queue; those of the rung with the fewest for the delays."""
+    """Consumers by the name of the lane instead of the queue; those of the tier with the fewest for the delays."""
     lanes = {rpc_queue(node): "calls", control_queue(node): "control", messages_queue(node): "messages"}
     counts: dict[str, int] = {}
     for queue, count in consumers.items():
@@ -111,7 +111,7 @@ def _stored_queues(config: Configuration, stored: StoredQueues) -> Generator[Ste
     messages = messages_queue(config.node_name)
     yield stored.declare(dead_queue(config.node_name))
     consumers: dict[str, int] = {}
-    for queue in (messages, *(delay_queue(config.node_name, rung) for rung in RUNGS_S)):
+    for queue in (messages, *(delay_queue(config.node_name, tier) for tier in DELAY_TIERS_S)):
         _, _, consumers[queue] = yield stored.declare(queue)
     yield bind_queue(messages, config.exchange_name, messages)
     return consumers

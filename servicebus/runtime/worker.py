@@ -72,7 +72,7 @@ class Worker:
         inbox_size = min(queue_len or half, half)
         by_key: dict[ServiceKey, ServiceThread] = {}  # filled below, with threads that post to the settler
         self._journal = journal
-        self._dispatcher = Dispatcher(by_key, journal, host.name, config.retry_ladder, self._loop.failures)
+        self._dispatcher = Dispatcher(by_key, journal, host.name, config.retry_schedule, self._loop.failures)
         dialect = Version2(config, keyring)
         control = ControlLane(config, keyring, dialect, self._dispatcher)
         self._settler = Settler(self._loop, self._dispatcher, host.name, config.prefetch, self._on_damaged_journal)
@@ -87,7 +87,7 @@ class Worker:
                 locks=locks,
                 hand_over=self._settler.hand_over,
                 recover=self._settler.recover,
-                retry_schedule=config.retry_ladder,
+                retry_schedule=config.retry_schedule,
             )
             for service in services
         ]

@@ -12,7 +12,7 @@ from typing import Any
 
 from servicebus.configuration import Configuration
 from servicebus.policy.broker_versions import has_delivery_limit, read_version
-from servicebus.policy.ladder import RUNGS_S
+from servicebus.policy.retry_schedule import DELAY_TIERS_S
 from servicebus.transport.interface import Step
 from servicebus.transport.steps import declare_queue
 from servicebus.wire.address import dead_queue, delay_queue, is_stored, messages_queue
@@ -21,8 +21,8 @@ __all__ = ["StoredQueues", "stored_arguments", "stored_queues", "type_arguments"
 
 
 def stored_queues(node: str) -> list[str]:
-    """Messages, those that wait on each rung, and dead letters."""
-    return [messages_queue(node), *(delay_queue(node, rung) for rung in RUNGS_S), dead_queue(node)]
+    """Messages, those that wait on each tier, and dead letters."""
+    return [messages_queue(node), *(delay_queue(node, tier) for tier in DELAY_TIERS_S), dead_queue(node)]
 
 
 def type_arguments(config: Configuration) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """An agent of py-servicebus 2.19, for its interpreter: ``old_agent_program.py ORDERS``, orders as for agent_program.
 
 The services are those of ``services``, as 2.19 can have them: one thread each (``background`` for those that had more),
-no attempts, no ladder. Each worker says in a file beside its status socket's path that it consumes.
+no attempts, no retry_schedule. Each worker says in a file beside its status socket's path that it consumes.
 """
 
 import json

@@ -29,7 +29,7 @@ SMALL_LIMIT = 100_000
 """Bytes that the broker with small limits takes."""
 LARGE = SMALL_LIMIT + 50_000
 HUGE = 9_000_000
-LADDER_S = (0.2, 0.5, 1.0)
+RETRY_SCHEDULE_S = (0.2, 0.5, 1.0)
 """Shortened, so that a run of two minutes can drain."""
 
 
@@ -125,8 +125,8 @@ def _messages(fork: Do) -> Iterator[tuple[str, Do, dict[str, Any]]]:
     yield "record", _sleep, {"threads": 2}
     yield "slow", _sleep, {"threads": 8}
     # Seven attempts: a message fails all of them once in 128 times, and then is to be among the dead letters.
-    yield "flaky", _fail_at_first, {"threads": 2, "retry": LADDER_S * 2}
-    yield "broken", _fail, {"retry": LADDER_S}
+    yield "flaky", _fail_at_first, {"threads": 2, "retry": RETRY_SCHEDULE_S * 2}
+    yield "broken", _fail, {"retry": RETRY_SCHEDULE_S}
     yield "forks", fork, {"threads": 2}
     yield "large", _sleep, {"threads": 2}
     yield "rude", spoil_logging, {}

@@ -25,7 +25,7 @@ from tests.chaos.clock import make_clock, set_clock
 from tests.chaos.old_system import OldAgentProcess, OldSenderProgram
 from tests.chaos.processes import AgentProcess, LogServer, Program, RigError
 from tests.chaos.schedule import Targets
-from tests.chaos.services import LADDER_S, SMALL_LIMIT
+from tests.chaos.services import RETRY_SCHEDULE_S, SMALL_LIMIT
 
 __all__ = ["Endpoint", "Plan", "World"]
 
@@ -234,7 +234,7 @@ class World:
             "failback_after": 5,
             "drain_timeout": 10,
             "queue_type": "quorum" if self.plan.has_cluster else "classic",
-            "retry_ladder": list(LADDER_S * 2),
+            "retry_schedule": list(RETRY_SCHEDULE_S * 2),
             **more,
         }
         return {key: value for key, value in found.items() if key in ALL_KEYS}

@@ -321,7 +321,7 @@ def test_a_letter_that_fails_again_is_buried_again_with_its_attempts_counted_ane
     place: Place, start_agent: Callable[..., Agent], make_sender: Callable[[Configuration], Sender]
 ) -> None:
     """The journal lets an id run again that was buried; a requeue that is under way does not see it twice."""
-    agent = start_agent([place.broker], retry_ladder=[0.05]).wait_consuming()
+    agent = start_agent([place.broker], retry_schedule=[0.05]).wait_consuming()
     make_sender(agent.configuration()).send("NODE-01.audit.record", "boom")
     wait_until(lambda: place.probe.depth(DEAD) == 1, 20)
     (first,) = place.run_json("list")["letters"]
@@ -336,7 +336,7 @@ def test_nothing_that_a_stranger_copies_among_the_dead_letters_is_executed_again
     place: Place, start_agent: Callable[..., Agent], make_sender: Callable[[Configuration], Sender]
 ) -> None:
     """A message that was executed, with made-up headers; and a letter that was requeued and executed, as it stood."""
-    agent = start_agent([place.broker], retry_ladder=[]).wait_consuming()
+    agent = start_agent([place.broker], retry_schedule=[]).wait_consuming()
     with place.probe.channel() as channel:
         channel.queue_declare("tap")
         channel.queue_bind("tap", "servicebus", MESSAGES)

@@ -37,10 +37,10 @@ def stamp_of(body: bytes, found: dict[str, Any]) -> LetterStamp:
 
 @pytest.mark.brokers(count=1)
 class TestFurtherAttempts:
-    def test_a_message_that_fails_is_tried_by_the_ladder_and_then_buried_with_its_history(
+    def test_a_message_that_fails_is_tried_by_the_schedule_and_then_buried_with_its_history(
         self, brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
     ) -> None:
-        agent = start_agent(brokers, retry_ladder=[0.2, 1.2]).wait_consuming()
+        agent = start_agent(brokers, retry_schedule=[0.2, 1.2]).wait_consuming()
         sender, probe = make_sender(agent.configuration()), Probe(brokers[0])
         sender.send("NODE-01.audit.record", "boom")
         wait_until(lambda: probe.depth("NODE-01.dead"), 20)
@@ -55,7 +55,7 @@ class TestFurtherAttempts:
     def test_attempts_are_counted_over_a_kill_of_the_worker(
         self, brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
     ) -> None:
-        agent = start_agent(brokers, retry_ladder=[2, 0.2]).wait_consuming()
+        agent = start_agent(brokers, retry_schedule=[2, 0.2]).wait_consuming()
         sender, probe = make_sender(agent.configuration()), Probe(brokers[0])
         sender.send("NODE-01.audit.record", "boom")
         wait_until(lambda: agent.counters().get("delayed"))

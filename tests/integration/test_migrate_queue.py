@@ -106,7 +106,7 @@ def test_every_stored_queue_is_moved_to_the_type_of_the_configuration_and_back(
     assert {name: each["state"] for name, each in found.items()} == {
         QUEUE: "other",
         "NODE-01.dead": "other",
-        **{f"NODE-01.messages.delay.{rung}": "missing" for rung in (1, 5, 30, 120, 600)},
+        **{f"NODE-01.messages.delay.{tier}": "missing" for tier in (1, 5, 30, 120, 600)},
     }
     for queue_type, arguments in (("quorum", quorum_arguments(brokers[0])), ("classic", None)):
         code, found, errors = command.run(queue_type)

@@ -129,13 +129,13 @@ def test_a_program_may_interrupt_its_calls_at_any_moment(
     before = signal.signal(signal.SIGUSR1, ring)
     struck = 0
     try:
-        for rung in range(100):
-            assert sender.call(ADD, [rung, 1], timeout=20)[1] == rung + 1  # what the last one cut is mended
-            timer = strike_after(call_s * (0.01 + rung * 37 % 100 / 33))
+        for number in range(100):
+            assert sender.call(ADD, [number, 1], timeout=20)[1] == number + 1  # what the last one cut is mended
+            timer = strike_after(call_s * (0.01 + number * 37 % 100 / 33))
             try:
                 timer.start()
                 for number in range(4):
-                    assert sender.call(ADD, [number, rung], timeout=20)[1] == number + rung
+                    assert sender.call(ADD, [number, number], timeout=20)[1] == number + number
                 timer.join()
             except Alarm:
                 struck += 1

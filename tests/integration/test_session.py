@@ -27,7 +27,7 @@ def configuration(broker: Broker, **more: object) -> Configuration:
 
 @pytest.fixture(params=[True, False], ids=["fast", "slow"])
 def session(brokers: list[Broker], request: pytest.FixtureRequest) -> Iterator[Session]:
-    config = configuration(brokers[0], fast_lane=request.param)
+    config = configuration(brokers[0], fast_path=request.param)
     with open_session(config.hosts[0], config) as session:
         yield session
 

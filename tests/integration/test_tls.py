@@ -76,10 +76,10 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tls]:
         )
 
 
-@pytest.mark.parametrize("fast_lane", [True, False])
-def test_calls_and_messages_travel_over_tls(tls: Tls, fast_lane: bool) -> None:
+@pytest.mark.parametrize("fast_path", [True, False])
+def test_calls_and_messages_travel_over_tls(tls: Tls, fast_path: bool) -> None:
     """A body of many TLS records and AMQP frames too: what TLS has read ahead, no selector sees."""
-    config = tls.configuration(fast_lane=fast_lane)
+    config = tls.configuration(fast_path=fast_path)
     bus = ServiceBus(config)
     bus.add_rpc_service("math", "add", Add())
     (master,) = bus.run_services(join=False)

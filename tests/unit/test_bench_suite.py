@@ -152,11 +152,11 @@ def test_a_whole_name_means_nobody_else():
 
 
 def test_another_setting_is_another_peer():
-    (variant,) = against.variants(["fast_lane=false"])
-    assert variant.name == "servicebus fast_lane=false"
-    assert json.loads(variant.environment["PEER_SETTINGS"]) == {"fast_lane": False}
+    (variant,) = against.variants(["fast_path=false"])
+    assert variant.name == "servicebus fast_path=false"
+    assert json.loads(variant.environment["PEER_SETTINGS"]) == {"fast_path": False}
     with pytest.raises(click.UsageError):
-        against.variants(["fast_lane"])
+        against.variants(["fast_path"])
 
 
 def test_the_fastest_pace_is_found_by_doubling_and_halving():

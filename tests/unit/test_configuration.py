@@ -1,6 +1,7 @@
 """Configuration from a dict: the keys of py-servicebus 2.x, types, ranges, and what a mistake says."""
 
 import copy
+import json
 import pickle
 import socket
 
@@ -68,11 +69,11 @@ def test_what_is_not_given_has_the_documented_default():
         "outbox_max_bytes": 256 * 1024 * 1024,
         "watcher_interval": 2.0,
         "watcher_timeout": 4.0,
-        "fast_lane": True,
+        "fast_path": True,
         "max_envelope_bytes": 8 * 1024 * 1024,
         "message_queue_type": "classic",
         "fault_traces": False,
-        "retry_ladder": (1.0, 5.0, 30.0, 120.0, 600.0),
+        "retry_schedule": (1.0, 5.0, 30.0, 120.0, 600.0),
         "journal": None,
         "reply_keep": 3600.0,
         "journal_max_entries": 250_000,
@@ -100,14 +101,27 @@ def test_what_is_not_given_has_the_documented_default():
 
 
 @pytest.mark.parametrize("given", [[1, 5], (1.0, 5.0), "1, 5", "[1, 5]"])
-def test_a_ladder_is_a_list_of_seconds_or_a_text_with_commas(given):
-    assert Configuration({**LEAST, "retry_ladder": given}).retry_ladder == (1.0, 5.0)
-    assert Configuration({**LEAST, "retry_ladder": []}).retry_ladder == ()
+def test_a_schedule_is_a_list_of_seconds_or_a_text_with_commas(given):
+    assert Configuration({**LEAST, "retry_schedule": given}).retry_schedule == (1.0, 5.0)
+    assert Configuration({**LEAST, "retry_schedule": []}).retry_schedule == ()
 
 
 @pytest.mark.parametrize("given", [5, [0], ["soon"], [-1], {"a": 1}])
-def test_a_ladder_of_anything_else_is_refused(given):
-    assert "retry_ladder must be" in refusal(retry_ladder=given)
+def test_a_schedule_of_anything_else_is_refused(given):
+    assert "retry_schedule must be" in refusal(retry_schedule=given)
+
+
+@pytest.mark.parametrize(
+    ("former", "name", "value"), [("retry_ladder", "retry_schedule", (2.0,)), ("fast_lane", "fast_path", False)]
+)
+def test_a_former_name_of_a_key_is_read_with_a_warning_that_names_the_new_one(former, name, value):
+    text = json.dumps({**LEAST, former: value})
+    for config in (Configuration({**LEAST, former: value}), Configuration.parse(text)):
+        assert getattr(config, name) == value
+        (warning,) = config.warnings
+        assert former in warning and name in warning
+    assert f"{former} is the former name of {name}" in refusal(**{former: value, name: value})
+    assert f"{former} must be" in refusal(**{former: [[]]})
 
 
 def test_the_url_of_a_journal_is_a_secret():

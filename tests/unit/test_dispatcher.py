@@ -95,7 +95,7 @@ class Odd:
 class Agent:
     """What a worker makes of its services, without its connections."""
 
-    def __init__(self, inbox_size: int = 4, ladder: tuple[float, ...] = ()) -> None:
+    def __init__(self, inbox_size: int = 4, retry_schedule: tuple[float, ...] = ()) -> None:
         self.gate, self.note, self.decline = Gate(), Note(), Decline()
         self.outcomes: list[Outcome] = []
         services = [
@@ -111,7 +111,7 @@ class Agent:
         ]
         self.dialect = Version2(CONFIG, KEYRING)
         by_key = {(thread.service.kind, thread.service.key): thread for thread in self.threads}
-        self.dispatcher = Dispatcher(by_key, MemoryJournal(), "mq-a:5672", ladder)
+        self.dispatcher = Dispatcher(by_key, MemoryJournal(), "mq-a:5672", retry_schedule)
         self.tag = 0
         for thread in self.threads:
             thread.start()
@@ -390,7 +390,7 @@ class TestMessages:
 class TestFurtherAttempts:
     def test_a_copy_that_comes_before_its_confirm_is_held_and_never_acked_with_its_original(self) -> None:
         """It comes over the consuming connection, its confirm over the other. Joined, both would be acked: lost."""
-        agent = Agent(ladder=(1.0,))
+        agent = Agent(retry_schedule=(1.0,))
         body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
         try:
             first = agent.settle(body, Kind.MESSAGE)
@@ -412,8 +412,8 @@ class TestFurtherAttempts:
         agent.dispatcher.stored(settlement)
         return settlement
 
-    def test_a_message_that_fails_climbs_the_ladder_and_is_buried_behind_its_end(self) -> None:
-        agent = Agent(ladder=(1, 30))
+    def test_a_message_that_fails_climbs_the_schedule_and_is_buried_behind_its_end(self) -> None:
+        agent = Agent(retry_schedule=(1, 30))
         try:
             body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
             ends = [self.fail(agent, body) for _ in range(3)]
@@ -426,7 +426,7 @@ class TestFurtherAttempts:
 
     def test_a_dead_letter_comes_again_only_with_a_pass_and_starts_from_the_first_attempt(self) -> None:
         """As it is, it would be a replay: its id is done with."""
-        agent = Agent(ladder=(1,))
+        agent = Agent(retry_schedule=(1,))
         try:
             id = new_id()
             body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE, id=id)
@@ -478,7 +478,7 @@ class TestFurtherAttempts:
 
     def test_a_copy_that_nobody_confirmed_is_given_up_for_whoever_has_the_original_now(self) -> None:
         """Another worker of the node holds it, for as long as the id is ours."""
-        agent = Agent(ladder=(1,))
+        agent = Agent(retry_schedule=(1,))
         try:
             body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
             unconfirmed = agent.settle(body, Kind.MESSAGE)
@@ -491,7 +491,7 @@ class TestFurtherAttempts:
             assert agent.stop()
 
     def test_a_message_that_should_have_been_buried_is_not_run_once_more(self) -> None:
-        agent = Agent(ladder=(1,))
+        agent = Agent(retry_schedule=(1,))
         try:
             body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
             self.fail(agent, body)
@@ -505,7 +505,7 @@ class TestFurtherAttempts:
             assert agent.stop()
 
     def test_attempts_on_another_machine_of_the_node_count(self) -> None:
-        agent = Agent(ladder=(1, 5, 30))
+        agent = Agent(retry_schedule=(1, 5, 30))
         try:
             body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
             end = agent.settle(body, Kind.MESSAGE, waiting_headers(body, -1, 2))
@@ -516,7 +516,7 @@ class TestFurtherAttempts:
     @pytest.mark.parametrize("attempts", [2, 2**63 - 1, -1, "9", None])
     def test_attempts_that_no_worker_signed_count_as_none(self, attempts: Any) -> None:
         """A forged count must neither skip an attempt nor disturb the requests beside it."""
-        agent = Agent(ladder=(1, 5, 30))
+        agent = Agent(retry_schedule=(1, 5, 30))
         try:
             body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
             forged = {headers.ATTEMPTS: attempts, headers.WAIT: f"1 {attempts} 1 e8e26184:{'0' * 64}"}

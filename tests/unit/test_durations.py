@@ -124,13 +124,13 @@ def test_what_is_no_time_is_refused_before_anything_is_done(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", [name for name, key in KEYS.items() if "seconds" in key.check.__qualname__ or name == "retry_ladder"]
+    "key", [name for name, key in KEYS.items() if "seconds" in key.check.__qualname__ or name == "retry_schedule"]
 )
 @pytest.mark.parametrize(
     "value", [math.nan, math.inf, -1, "nan", "inf", "-1", "1e999", "soon", True, timedelta(1), 1e9]
 )
 def test_a_configuration_takes_no_other_times_either(key: str, value: Any) -> None:
-    given = [value] if key == "retry_ladder" else value
+    given = [value] if key == "retry_schedule" else value
     with pytest.raises(ConfigurationError, match="seconds"):
         Configuration({"hosts": ["127.0.0.1:1"], "secret_token": "a secret of sixteen", key: given})
 

@@ -275,7 +275,7 @@ class TestLocks:
         return thread, outcomes
 
     @pytest.mark.parametrize("kind", [Kind.CALL, Kind.MESSAGE])
-    def test_without_a_key_a_call_is_told_and_a_message_fails_by_its_ladder(self, kind: Kind) -> None:
+    def test_without_a_key_a_call_is_told_and_a_message_fails_by_its_schedule(self, kind: Kind) -> None:
         thread, outcomes = self.thread(Does(lambda request: None), kind, lock="account")
         assert thread.put(job(kind, {"amount": 1}))
         outcome = wait_until(lambda: outcomes)[0]

@@ -1,10 +1,10 @@
 """Whose turn it is among the members of a cluster."""
 
-from servicebus.policy.members import Turn
+from servicebus.policy.members import MemberRotation
 
 
 def test_every_loss_is_the_next_ones_turn_round_and_round():
-    turn = Turn(3)
+    turn = MemberRotation(3)
     seen = []
     for _ in range(5):
         seen.append(turn.number)
@@ -13,24 +13,24 @@ def test_every_loss_is_the_next_ones_turn_round_and_round():
 
 
 def test_who_answered_stays_until_it_is_lost():
-    turn = Turn(3)
+    turn = MemberRotation(3)
     turn.lost()
     turn.opened()
     assert turn.number == 1
 
 
 def test_patience_doubles_with_every_round_in_which_nobody_answered():
-    turn = Turn(2)
+    turn = MemberRotation(2)
     given = []
     for _ in range(10):
-        given.append(turn.patience_s(5.0))
+        given.append(turn.limit_s(5.0))
         turn.lost()
     assert given == [0.5, 0.5, 1.0, 1.0, 2.0, 2.0, 4.0, 4.0, 5.0, 5.0]
     turn.opened()
-    assert turn.patience_s(5.0) == 0.5
+    assert turn.limit_s(5.0) == 0.5
 
 
 def test_a_single_broker_is_given_all_patience():
-    turn = Turn(0)
+    turn = MemberRotation(0)
     turn.lost()
-    assert (turn.number, turn.patience_s(5.0)) == (0, 5.0)
+    assert (turn.number, turn.limit_s(5.0)) == (0, 5.0)

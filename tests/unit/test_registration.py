@@ -38,7 +38,7 @@ class Nightly(MessageService):
 
 def test_without_a_word_it_is_one_thread_without_locks() -> None:
     service = register(Kind.CALL, "a", "b", Plain(), threads=None, lock=None)
-    assert (service.threads, service.idempotent, service.ladder, service.is_locked) == (1, False, None, False)
+    assert (service.threads, service.idempotent, service.retry_schedule, service.is_locked) == (1, False, None, False)
 
 
 def test_a_service_of_ours_says_itself_how_it_is_run() -> None:
@@ -47,13 +47,13 @@ def test_a_service_of_ours_says_itself_how_it_is_run() -> None:
     assert callable(transfer.lock)
     assert transfer.lock({"account": 7}) == "7"
     nightly = register(Kind.MESSAGE, "a", "b", Nightly(), threads=None, retry=None, lock=None, concurrency=None)
-    assert (nightly.ladder, nightly.concurrency, nightly.lock) == ((1.0, 5.0), "node", None)
+    assert (nightly.retry_schedule, nightly.concurrency, nightly.lock) == ((1.0, 5.0), "node", None)
 
 
 def test_what_is_given_where_it_is_registered_comes_first() -> None:
     assert register(Kind.CALL, "a", "b", Transfer(), threads=2, idempotent=False).threads == 2
     assert register(Kind.CALL, "a", "b", Transfer(), threads=2, idempotent=False).idempotent is False
-    assert register(Kind.MESSAGE, "a", "b", Nightly(), retry=()).ladder == ()
+    assert register(Kind.MESSAGE, "a", "b", Nightly(), retry=()).retry_schedule == ()
 
 
 def test_attributes_of_any_other_service_mean_what_they_meant_in_2() -> None:
@@ -94,7 +94,7 @@ def test_the_bus_takes_them() -> None:
     bus.add_message_service("a", "c", Nightly(), retry=(2,))
     call, message = bus._services.values()
     assert (call.threads, call.idempotent, call.lock) == (2, True, "account")
-    assert (message.ladder, message.concurrency) == ((2.0,), "node")
+    assert (message.retry_schedule, message.concurrency) == ((2.0,), "node")
     with pytest.raises(ConfigurationError, match="has no on_message"):
         bus.add_message_service("a", "d", Plain())
 

@@ -235,7 +235,7 @@ def test_a_copy_whose_reply_raises_is_acked_once_like_those_beside_it(
 
 def break_retries(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     retries = worker.dispatcher._retries
-    odd = raises_for(retries.settlement, lambda outcome, _ladder: outcome.job.claims[0].delivery.tag == 3)
+    odd = raises_for(retries.settlement, lambda outcome, _schedule: outcome.job.claims[0].delivery.tag == 3)
     monkeypatch.setattr(retries, "settlement", odd)
 
 
