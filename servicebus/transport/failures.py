@@ -146,8 +146,13 @@ def channel_failure(host: BrokerHost, error: BaseException, asked: Asked | None 
     """
     if not isinstance(error, pika.exceptions.ChannelClosedByBroker):
         return ConnectionLost(host.place, closing_reason(error), sent=True)
-    failure = _refusal(host, error.reply_code, _words(error), asked)
-    failure.reply_code = error.reply_code
+    return channel_refused(host, error.reply_code, _words(error), asked)
+
+
+def channel_refused(host: BrokerHost, code: int, text: str, asked: Asked | None) -> TransportError:
+    """Why the broker closed a channel, by its code and its words."""
+    failure = _refusal(host, code, text, asked)
+    failure.reply_code = code
     return failure
 
 

@@ -95,9 +95,7 @@ class _Content:
         """Hand it on; all of it is here."""
         body = b"".join(self.pieces) if len(self.pieces) != 1 else self.pieces[0]
         if self.digest is not None:
-            what = (
-                f"{self.size} bytes, allowed are {most_bytes}; SHA-256 {self.digest.hexdigest()}, kept is the beginning"
-            )
+            what = _oversized(self.size, most_bytes, self.digest)
             flaw = Flaw("oversized", f"{what}; {self.detail}" if self.detail else what)
         elif self.detail:
             flaw = Flaw("unreadable", self.detail)
@@ -105,6 +103,15 @@ class _Content:
             self.on_deliver(self.tag, self.properties, body)
             return
         self.on_deliver(self.tag, self.properties, body, flaw)
+
+
+def cut_off(body: bytes, most_bytes: int) -> tuple[Flaw, bytes]:
+    """What is kept of a *body* that is too long, and why it is not to be executed."""
+    return Flaw("oversized", _oversized(len(body), most_bytes, hashlib.sha256(body))), body[:HEAD_BYTES]
+
+
+def _oversized(size: int, most_bytes: int, digest: Any) -> str:
+    return f"{size} bytes, allowed are {most_bytes}; SHA-256 {digest.hexdigest()}, kept is the beginning"
 
 
 class FastLane:

@@ -1,0 +1,260 @@
+"""MemoryChannel: one channel of a MemoryConnection; see ``interface.BrokerChannel`` for the contract."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from servicebus.errors import ConnectionLost, TransportError
+from servicebus.transport.cancelled import ask_why_cancelled
+from servicebus.transport.failures import channel_refused
+from servicebus.transport.fastlane import cut_off
+from servicebus.transport.frames import Properties, read_properties, write_properties
+from servicebus.transport.interface import Delivery, FlawedDelivery, Returned
+from servicebus.transport.memory_queues import Message
+from servicebus.transport.memory_sessions import ServerChannel
+from servicebus.transport.scripts import ScriptRunner
+
+if TYPE_CHECKING:
+    from servicebus.transport.memory_connection import MemoryConnection
+
+__all__ = ["MemoryChannel"]
+
+
+class MemoryChannel(ScriptRunner):
+    """Belongs to the loop's thread, as the connection does."""
+
+    frame_max = 131072
+
+    def __init__(
+        self,
+        connection: MemoryConnection,
+        on_open: Callable[[MemoryChannel], None],
+        on_closed: Callable[[TransportError], None],
+        on_returned: Callable[[Returned], None] | None,
+        on_confirmed: Callable[[int, bool, bool], None] | None,
+    ):
+        super().__init__()
+        self.connection = connection
+        self._on_open = on_open
+        self._on_closed = on_closed
+        self._on_returned = on_returned
+        self._on_confirmed = on_confirmed
+        self._published = 0
+        self._unsettled: set[int] = set()
+        self._consumers: dict[str, tuple[str, Callable[[Delivery], None], bool]] = {}
+        """Queue, callback, and whether nothing is acknowledged, by consumer tag."""
+        self._tags = itertools.count(1)
+        self._server: ServerChannel | None = None
+        connection.send(self._open)
+
+    def __repr__(self) -> str:
+        return f"<MemoryChannel of {self.connection!r} {'open' if self.is_open else 'closed'}>"
+
+    # -- what goes out ---------------------------------------------------------------------------------------------
+
+    def publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        body: bytes,
+        *,
+        correlation_id: str | None = None,
+        reply_to: str | None = None,
+        expiration_ms: int | None = None,
+        message_id: str | None = None,
+        persistent: bool = False,
+        headers: Mapping[str, Any] | None = None,
+        mandatory: bool = True,
+    ) -> int:
+        if not self.is_open:
+            return 0
+        # As AMQP encodes them: what it cannot, raises before it is counted.
+        flags, raw = write_properties(headers, persistent, correlation_id, reply_to, None, message_id)
+        about = read_properties(raw, 0, len(raw), flags)
+        message = Message(exchange, routing_key, bytes(body), about, persistent)
+        self._send(
+            lambda server: server.publish(message, expiration_ms, time.monotonic(), mandatory=mandatory),
+            len(raw) + len(body),
+            is_publish=True,
+        )
+        self._published += 1
+        return self._published
+
+    def save_acks(self, at_most: int) -> None:
+        """Nothing is gained in memory."""
+
+    def ack(self, tag: int) -> None:
+        self._unsettled.discard(tag)
+        self._send(lambda server: server.ack(tag))
+
+    def reject(self, tag: int, *, requeue: bool) -> None:
+        self._unsettled.discard(tag)
+        self._send(lambda server: server.reject(tag, requeue=requeue))
+
+    def close(self) -> None:
+        if self.is_open:
+            self._send(lambda server: server.close())
+            self.is_open = False
+
+    # -- questions -------------------------------------------------------------------------------------------------
+
+    def declare_exchange(
+        self, name: str, *, durable: bool, passive: bool = False, on_done: Callable[[Any], None] | None = None
+    ) -> None:
+        self._ask(lambda server: server.declare_exchange(name, durable=durable, passive=passive), on_done)
+
+    def declare_queue(
+        self,
+        name: str,
+        on_done: Callable[[tuple[str, int, int]], None],
+        *,
+        durable: bool = False,
+        exclusive: bool = False,
+        auto_delete: bool = False,
+        passive: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        how = {"durable": durable, "exclusive": exclusive, "auto_delete": auto_delete, "passive": passive}
+        answered = self._asking(name, on_done, is_declaration=not passive)
+        self._ask(lambda server: server.declare_queue(name, arguments=dict(arguments or {}), **how), answered, name)
+
+    def bind_queue(
+        self, queue: str, exchange: str, routing_key: str, on_done: Callable[[Any], None] | None = None
+    ) -> None:
+        answered = None if on_done is None else self._asking(queue, on_done)
+        self._ask(lambda server: server.bind_queue(queue, exchange, routing_key), answered, queue)
+
+    def unbind_queue(self, queue: str, exchange: str, routing_key: str, on_done: Callable[[Any], None]) -> None:
+        answered = self._asking(queue, on_done)
+        self._ask(lambda server: server.unbind_queue(queue, exchange, routing_key), answered, queue)
+
+    def delete_queue(
+        self, queue: str, on_done: Callable[[int], None], *, if_unused: bool = False, if_empty: bool = False
+    ) -> None:
+        answered = self._asking(queue, on_done)
+        self._ask(lambda server: server.delete_queue(queue, if_unused=if_unused, if_empty=if_empty), answered, queue)
+
+    def set_prefetch(self, count: int, on_done: Callable[[Any], None]) -> None:
+        self._ask(lambda server: server.set_prefetch(count), on_done)
+
+    def consume(
+        self,
+        queue: str,
+        on_delivery: Callable[[Delivery], None],
+        on_done: Callable[[str], None],
+        *,
+        no_ack: bool = False,
+        exclusive: bool = False,
+    ) -> None:
+        tag = f"ctag{next(self._tags)}"
+        self._consumers[tag] = queue, on_delivery, no_ack
+        answered = self._asking(queue, on_done)
+        self._ask(lambda server: server.consume(queue, tag=tag, no_ack=no_ack, exclusive=exclusive), answered, queue)
+        self._send(lambda server: server.begin_deliveries(tag))
+
+    def cancel(self, consumer_tag: str, on_done: Callable[[Any], None] | None = None) -> None:
+        self._ask(lambda server: server.cancel(consumer_tag), on_done)
+
+    def get(self, queue: str, on_done: Callable[[Delivery | None], None]) -> None:
+        def got(found: tuple[int, Properties, bytes] | None) -> None:
+            on_done(None if found is None else self._delivery(*found, no_ack=False))
+
+        self._ask(lambda server: server.get(queue), got, queue)
+
+    def _ask(
+        self, question: Callable[[ServerChannel], Any], on_done: Callable[[Any], None] | None, queue: str = ""
+    ) -> None:
+        """Send *question*; its value is the answer. A queue may be one for which the broker does not answer."""
+
+        def do(server: ServerChannel) -> None:
+            if queue and queue in server.broker.mute:
+                return
+            answer = question(server)
+            if on_done is not None:
+                server.session.tell(lambda: self._while_open(on_done, answer))
+
+        self._send(do)
+        self.is_told = self.is_told or on_done is None
+
+    def _send(self, do: Callable[[ServerChannel], None], size: int = 0, *, is_publish: bool = False) -> None:
+        if self.is_open:
+
+            def arrive() -> None:
+                server = self._server
+                if server is not None and not server.is_over:
+                    server.attempt(do)
+
+            self.connection.send(arrive, 8 + size, is_publish=is_publish)
+
+    # -- what comes in ---------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        server = self._server = ServerChannel(self.connection.session, self, confirms=self._on_confirmed is not None)
+        server.session.tell(self._opened)
+
+    def _opened(self) -> None:
+        self.is_open = self.connection.is_open
+        self._on_open(self)
+
+    def take(self, consumer_tag: str, tag: int, about: Properties, body: bytes) -> None:
+        """A delivery has come."""
+        _, on_delivery, no_ack = self._consumers[consumer_tag]
+        self._guarded(on_delivery, self._delivery(tag, about, body, no_ack=no_ack))
+
+    def _delivery(self, tag: int, about: Properties, body: bytes, *, no_ack: bool) -> Delivery:
+        if not no_ack:
+            self._unsettled.add(tag)
+        most_bytes = self.connection.most_bytes
+        if len(body) <= most_bytes:
+            return Delivery(self, tag, body, *about)
+        flaw, beginning = cut_off(body, most_bytes)
+        return FlawedDelivery(flaw, self, tag, beginning, *about)
+
+    def come_back(self, exchange: str, routing_key: str, about: Properties, body: bytes) -> None:
+        """What was mandatory has no queue."""
+        if self._on_returned is not None:
+            correlation_id, _, message_id, _ = about
+            returned = Returned(exchange, routing_key, correlation_id, message_id, body, "312 NO_ROUTE")
+            self._guarded(self._on_returned, returned)
+
+    def confirm(self, number: int, multiple: bool, is_ack: bool) -> None:
+        self._guarded(self._on_confirmed, number, multiple, is_ack)
+
+    def become_cancelled(self, consumer_tag: str) -> None:
+        """The broker has ended a consumer."""
+        queue, *_ = self._consumers.pop(consumer_tag)
+        ask_why_cancelled(self.connection, queue, bool(self._unsettled), self._end_cancelled)
+
+    def _end_cancelled(self, reason: TransportError) -> None:
+        if self.is_open:
+            self._on_closed(reason)
+
+    def become_closed(self, code: int, text: str) -> None:
+        """The broker has closed the channel, as it was asked to (200) or because it refuses something."""
+        host, said = self.connection.host, f"{code} {text}"
+        if code == 200:
+            self.end(ConnectionLost(host.place, f"closed: {said}", sent=True))
+        else:
+            self.end(channel_refused(host, code, said, self._refused_question()))
+
+    def end(self, error: TransportError) -> None:
+        """Nothing comes any more."""
+        self.is_open = False
+        self.connection.forget(self)
+        self._end_script()
+        self._on_closed(error)
+
+    def _while_open(self, callback: Callable[[Any], None], answer: Any) -> None:
+        if self.is_open:
+            callback(answer)
+
+    def _guarded(self, callback: Callable[..., None] | None, *about: Any) -> None:
+        """What *callback* raises costs nothing else."""
+        assert callback is not None
+        try:
+            callback(*about)
+        except Exception as error:
+            self.connection.loop.failed(callback, error)

@@ -1,0 +1,145 @@
+"""The faults of a broker in memory, which no contract has; what it shares with RabbitMQ is in ``tests/contract``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from transport_rigs import Line, MemoryRig, Peer
+from virtual_time import VirtualTime, virtual_time
+
+from servicebus.configuration import Configuration
+from servicebus.transport.memory import MemoryNetwork
+from servicebus.transport.steps import consume, declare_queue, set_prefetch
+
+QUEUE = "work"
+
+
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualTime]:
+    with virtual_time(monkeypatch) as time:
+        yield time
+
+
+@pytest.fixture
+def rig(time: VirtualTime) -> MemoryRig:
+    return MemoryRig(time)
+
+
+@pytest.fixture
+def line(rig: MemoryRig) -> Line:
+    line = Peer(rig).opened().channel(confirms=True)
+    line.ask(declare_queue(QUEUE, durable=True))
+    return line
+
+
+def test_a_queue_that_nacks_stores_nothing(rig: MemoryRig, line: Line) -> None:
+    rig.broker.nacks.add(QUEUE)
+    line.publish(QUEUE, "a")
+    rig.broker.nacks.clear()
+    assert line.outcomes(1) == {1: True}, "what is set is so for what arrives then"
+    rig.broker.nacks.add(QUEUE)
+    line.publish(QUEUE, "b")
+    assert line.outcomes(2) == {1: True, 2: False}
+    assert [message.body for message in rig.broker.queues[QUEUE].ready] == [b"a"]
+
+
+def test_confirms_are_held_and_told_together(rig: MemoryRig, line: Line, time: VirtualTime) -> None:
+    rig.broker.holds_confirms = True
+    for body in "abc":
+        line.publish(QUEUE, body)
+        time.advance(1)
+    assert line.events == []
+    rig.broker.release_confirms()
+    time.settle()
+    assert line.events == [(3, True, True)]
+
+
+def test_everything_takes_its_time_both_ways(rig: MemoryRig, line: Line, time: VirtualTime) -> None:
+    rig.broker.delay_s = 0.25
+    began = time.now
+    line.sync()
+    assert time.now - began == pytest.approx(0.5)
+
+
+def test_a_broker_that_stops_loses_what_is_transient(rig: MemoryRig, line: Line, time: VirtualTime) -> None:
+    ((transient, *_),) = line.ask(declare_queue(exclusive=True))
+    line.publish(QUEUE, "kept", persistent=True)
+    line.publish(QUEUE, "lost")
+    line.outcomes(2)
+    rig.broker.stop()
+    failed = Peer(rig)
+    time.settle()
+    assert line.failure is not None
+    assert failed.failure is not None and failed.failure.kind == "refused"
+    rig.broker.accept()
+    again = Peer(rig).opened().channel()
+    assert again.ask(declare_queue(QUEUE, passive=True)) == [(QUEUE, 1, 0)]
+    assert again.refused(declare_queue(transient, passive=True)).reply_code == 404
+
+
+def test_a_queue_that_is_mute_is_not_answered_for(rig: MemoryRig, line: Line, time: VirtualTime) -> None:
+    rig.broker.mute.add(QUEUE)
+    answers: list[Any] = []
+    line.open_channel.declare_queue(QUEUE, answers.append, durable=True)
+    other = Peer(rig).opened().channel()
+    other.sync()
+    time.advance(60)
+    assert answers == []
+
+
+def test_an_alternate_queue_takes_what_no_other_takes(rig: MemoryRig, line: Line) -> None:
+    from servicebus.transport.steps import declare_exchange
+
+    line.ask(declare_exchange("bus"))
+    rig.broker.alternates["bus"] = QUEUE
+    line.publish("nobody", "a", exchange="bus")
+    line.outcomes(1)
+    assert line.returned == []
+    assert len(rig.broker.queues[QUEUE].ready) == 1
+
+
+def test_a_reset_into_a_frozen_network_is_lost_until_the_heartbeat(rig: MemoryRig, time: VirtualTime) -> None:
+    peer = Peer(rig).opened()
+    line = peer.channel()
+    line.ask(declare_queue(QUEUE, durable=True), consume(QUEUE, line.got.append))
+    rig.broker.freeze()
+    peer.connection.abort("silent")
+    rig.broker.thaw()
+    time.advance(60)
+    assert len(rig.broker.queues[QUEUE].consumers) == 1
+    time.advance(120)
+    assert len(rig.broker.queues[QUEUE].consumers) == 0
+
+
+def test_of_a_quorum_queue_it_is_told_how_often_a_message_came_back(rig: MemoryRig, time: VirtualTime) -> None:
+    line = Peer(rig).opened().channel()
+    arguments = {"x-queue-type": "quorum", "x-delivery-limit": 2}
+    line.ask(declare_queue(QUEUE, durable=True, arguments=arguments), set_prefetch(1), consume(QUEUE, line.got.append))
+    line.publish(QUEUE, "a", headers={"mine": 1})
+    for number in range(3):
+        line.bodies(number + 1)
+        line.open_channel.reject(line.got[-1].tag, requeue=True)
+    time.settle()
+    assert [delivery.headers for delivery in line.got] == [
+        {"mine": 1},
+        {"mine": 1, "x-delivery-count": 1},
+        {"mine": 1, "x-delivery-count": 2},
+    ]
+    assert rig.broker.queues[QUEUE].ready == []
+
+
+def test_a_network_is_brokers_by_their_addresses(time: VirtualTime) -> None:
+    network = MemoryNetwork("mq-a:5672", "mq-b:5672")
+    config = Configuration({"hosts": ["mq-a", "mq-b"], "secret_token": "a secret of the test"})
+    rig = MemoryRig(time)
+    rig.connect = network.connect
+    network["mq-a:5672"].refuse("credentials", "who are you")
+    told = []
+    for rig.host in config.hosts:
+        peer = Peer(rig)
+        time.settle()
+        told.append(peer.told)
+    assert told == [["failed"], ["opened"]]
+    assert [broker.connects for broker in network.brokers.values()] == [1, 1]
