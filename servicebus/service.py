@@ -214,11 +214,11 @@ class ServiceBus:
         self._config = self._read_again()
         return self._config
 
-    def _run_worker(self, host: BrokerHost, beat_fd: int, life_fd: int) -> int:
+    def _run_worker(self, host: BrokerHost, heartbeat_fd: int, parent_death_fd: int) -> int:
         self._logging.in_worker(f"worker {host.name}")
-        return self._work(host, beat_fd, life_fd)
+        return self._work(host, heartbeat_fd, parent_death_fd)
 
-    def _work(self, host: BrokerHost, beat_fd: int | None = None, life_fd: int | None = None) -> int:
+    def _work(self, host: BrokerHost, heartbeat_fd: int | None = None, parent_death_fd: int | None = None) -> int:
         try:
             journal = journal_of(self._config)
         except JournalUnavailable as error:
@@ -241,7 +241,7 @@ class ServiceBus:
             after_fork=self._after_fork,
             on_exit=self._on_exit,
         )
-        return worker.run(beat_fd, life_fd)
+        return worker.run(heartbeat_fd, parent_death_fd)
 
 
 def _plain(hook: Hook, name: str) -> Hook:

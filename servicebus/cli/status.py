@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 HEALTHY = ("consuming", "leaving", "drained")
 """``leaving`` and ``drained``: an operator takes the broker out of service."""
 STALE_S = 5.0
-"""A worker beats every second; one that has not for so long may have frozen in the state that it last told."""
+"""A worker sends a heartbeat every second; one that has not for so long may have frozen in its last state."""
 MAX_BYTES = 16 * 1024 * 1024
 
 
@@ -46,7 +46,7 @@ def status(ctx: click.Context, configuration: Configuration | None, path: str | 
 
 
 def _is_healthy(worker: dict[str, Any]) -> bool:
-    age = worker.get("beat_age_s")
+    age = worker.get("heartbeat_age_s", worker.get("beat_age_s"))
     is_well = worker.get("state") in HEALTHY and (worker.get("state") != "consuming" or worker.get("healthy", True))
     return bool(is_well) and isinstance(age, (int, float)) and age < STALE_S
 
@@ -107,7 +107,7 @@ def _table(document: dict[str, Any]) -> Table:
     table = Table(
         title=Text(printable(f"{document.get('node', '?')} (pid {document.get('pid', '?')})")), title_justify="left"
     )
-    for heading in ("host", "state", "pid", "last beat", "restarts", "details"):
+    for heading in ("host", "state", "pid", "heartbeat", "restarts", "details"):
         table.add_column(heading, overflow="fold")
     for worker in document["workers"]:
         host, state, pid, restarts = (str(worker.get(key, "?")) for key in ("host", "state", "pid", "restarts"))
@@ -119,7 +119,7 @@ def _table(document: dict[str, Any]) -> Table:
 
 
 def _age(worker: dict[str, Any]) -> str:
-    age = worker.get("beat_age_s")
+    age = worker.get("heartbeat_age_s", worker.get("beat_age_s"))
     return f"{age:.1f} s ago" if isinstance(age, (int, float)) else "never"
 
 

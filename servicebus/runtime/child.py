@@ -1,4 +1,4 @@
-"""Child: one forked worker as the master sees it: its pid, its pipes, its last beat, and when to start the next one."""
+"""Child: one forked worker as the master sees it: pid, pipes, last heartbeat, and when to start the next one."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from servicebus.runtime.signals import EXIT_ASKED, EXIT_BOOT, EXIT_FAILED
 SILENT_AFTER_S = 10.0
 """A worker whose I/O thread has not turned for so long is asked for its stacks (ABRT), then killed."""
 START_LIMIT_S = 60.0
-"""For a worker that has not beaten yet. It opens the journal, after the workers that do so before it: on a busy machine
-that took over ten seconds, and workers that were aborted for it only began to wait again."""
+"""For a worker that has sent no heartbeat yet. It opens the journal, after the workers that do so before it: on a busy
+machine that took over ten seconds, and workers that were aborted for it only began to wait again."""
 _STALE_AFTER_S = 3.0
-"""Three beats missed: it is not called healthy any more, and not yet called dead."""
+"""Three heartbeats missed: it is not called healthy any more, and not yet called dead."""
 _LIVED_WELL_S = 10.0
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 30.0
@@ -30,8 +30,8 @@ class Child:
         self.number = number
         self.pid: int | None = None
         self.started_at = 0.0
-        self.beaten_at = 0.0
-        self.has_beaten = False
+        self.heartbeat_at = 0.0
+        self.has_sent_heartbeat = False
         """Since it was started."""
         self.restarts = 0
         self.is_retired = False
@@ -40,8 +40,8 @@ class Child:
         self.state: dict[str, Any] = {}
         self._announced: int | None = None
         """The exit code that the worker itself said it would have."""
-        self._beat_fd: int | None = None
-        self._life_fd: int | None = None
+        self._heartbeat_fd: int | None = None
+        self._parent_death_fd: int | None = None
         self._unread = b""
         self._pause_s = 0.0
         self._spawn_at = 0.0
@@ -63,13 +63,13 @@ class Child:
     def due_in(self, now: float) -> float:
         return max(0.0, self._spawn_at - now)
 
-    def started(self, pid: int, beat_fd: int, life_fd: int, now: float) -> None:
+    def started(self, pid: int, heartbeat_fd: int, parent_death_fd: int, now: float) -> None:
         self.pid = pid
-        self._beat_fd, self._life_fd = beat_fd, life_fd
-        os.set_blocking(beat_fd, False)
-        self.started_at = self.beaten_at = now
+        self._heartbeat_fd, self._parent_death_fd = heartbeat_fd, parent_death_fd
+        os.set_blocking(heartbeat_fd, False)
+        self.started_at = self.heartbeat_at = now
         self.aborted_at = self._announced = None
-        self.has_beaten = False
+        self.has_sent_heartbeat = False
         self.state = {"host": self.host.name, "state": "starting"}
 
     def exit_code(self, status: int) -> int:
@@ -77,8 +77,8 @@ class Child:
 
         Otherwise a service has called ``os._exit()``: that is a crash, whatever the code.
         """
-        if self.has_beat_fd:
-            self.read_beats(self.beaten_at)
+        if self.has_heartbeat_fd:
+            self.read_heartbeats(self.heartbeat_at)
         code = os.waitstatus_to_exitcode(status)
         return EXIT_FAILED if code in (EXIT_ASKED, EXIT_BOOT) and code != self._announced else code
 
@@ -98,21 +98,21 @@ class Child:
         return waited_s
 
     def fileno(self) -> int:
-        assert self._beat_fd is not None
-        return self._beat_fd
+        assert self._heartbeat_fd is not None
+        return self._heartbeat_fd
 
-    def read_beats(self, now: float) -> None:
-        """Take what the worker wrote; each line is a beat with its state."""
+    def read_heartbeats(self, now: float) -> None:
+        """Take what the worker wrote; each line is a heartbeat with its state."""
         try:
             data = os.read(self.fileno(), 65536)
         except BlockingIOError:
             return
         if not data:
-            self._close_beat()
+            self._close_heartbeat()
             return
         *lines, self._unread = (self._unread + data).split(b"\n")
         for line in lines:
-            self.beaten_at, self.has_beaten = now, True
+            self.heartbeat_at, self.has_sent_heartbeat = now, True
             try:
                 told = json.loads(line)
             except ValueError:
@@ -121,36 +121,37 @@ class Child:
             self.state = self.state if self._announced is not None else told
 
     @property
-    def has_beat_fd(self) -> bool:
-        return self._beat_fd is not None
+    def has_heartbeat_fd(self) -> bool:
+        return self._heartbeat_fd is not None
 
     def close_fds(self) -> None:
-        self._close_beat()
-        if self._life_fd is not None:
-            os.close(self._life_fd)
-            self._life_fd = None
+        self._close_heartbeat()
+        if self._parent_death_fd is not None:
+            os.close(self._parent_death_fd)
+            self._parent_death_fd = None
 
-    def _close_beat(self) -> None:
-        if self._beat_fd is not None:
-            os.close(self._beat_fd)
-            self._beat_fd = None
+    def _close_heartbeat(self) -> None:
+        if self._heartbeat_fd is not None:
+            os.close(self._heartbeat_fd)
+            self._heartbeat_fd = None
         self._unread = b""
 
     def snapshot(self, now: float) -> dict[str, Any]:
-        age_s = now - self.beaten_at
+        age_s = now - self.heartbeat_at
         return {
             **self.state,
             # What a worker said before it froze is no news of its health.
             "healthy": bool(self.state.get("healthy")) and age_s < _STALE_AFTER_S,
             "pid": self.pid,
             "restarts": self.restarts,
+            "heartbeat_age_s": round(age_s, 2) if self.pid is not None else None,
             "beat_age_s": round(age_s, 2) if self.pid is not None else None,
             "uptime_s": round(now - self.started_at, 1) if self.pid is not None else None,
             "next_start_in_s": round(self.due_in(now), 1) if self.pid is None and not self.is_retired else None,
         }
 
 
-def announce_end(beat_fd: int, code: int) -> None:
+def announce_end(heartbeat_fd: int, code: int) -> None:
     """In the worker: tell the master that it is the worker that ends, with *code*, and no service that calls exit."""
     with suppress(OSError):  # there is no master any more, or it does not read
-        os.write(beat_fd, json.dumps({"exit_code": code}).encode() + b"\n")
+        os.write(heartbeat_fd, json.dumps({"exit_code": code}).encode() + b"\n")

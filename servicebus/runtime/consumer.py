@@ -24,10 +24,8 @@ from servicebus.runtime.control import ControlLane
 from servicebus.runtime.delay_lane import DelayLane
 from servicebus.runtime.dialect import Dialect
 from servicebus.runtime.echo_progress import EchoProgress
-from servicebus.runtime.fleeting import FleetingQueues
 from servicebus.runtime.job import Claim
 from servicebus.runtime.lanes import Lane, Lanes
-from servicebus.runtime.lookout import Lookout
 from servicebus.runtime.maintenance import Maintenance
 from servicebus.runtime.outages import Outages
 from servicebus.runtime.publisher import Publisher
@@ -40,6 +38,8 @@ from servicebus.runtime.topology import (
     echo_lane,
     messages_lane,
 )
+from servicebus.runtime.topology_monitor import TopologyMonitor
+from servicebus.runtime.transient_queues import TransientQueues
 from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Connect, Delivery, Script
 from servicebus.transport.loggers import get_logger
@@ -79,13 +79,13 @@ class NodeConsumer:
         self._control = control
         self._backoff = Backoff()
         self._members = MemberRotation(len(host.members))
-        self._fleeting = FleetingQueues(config, len(host.members))
+        self._transient = TransientQueues(config, len(host.members))
         self._stored: StoredQueues | None = None
         self._connections: list[BrokerConnection] = []
         self._abandoned: list[Callable[[], None]] = []
         self._publisher: Publisher | None = None
         self._lanes: Lanes | None = None
-        self._lookout: Lookout | None = None
+        self._monitor: TopologyMonitor | None = None
         self._echo_queue = ""
         self._echo_progress: EchoProgress | None = None
         self._opened = 0
@@ -195,14 +195,14 @@ class NodeConsumer:
         consumes = self._connections[1]
         stored = self._stored = StoredQueues(self._config, consumes.server_version, self._notes.tell_limited)
         lanes = self._lanes = Lanes(self._loop, self.host.name, consumes, lambda: self._plan(stored), self)
-        self._lookout = Lookout(
-            self._loop, self.host.name, self._config, self._fleeting, stored, lanes, self._is_settled, self._unattended
+        self._monitor = TopologyMonitor(
+            self._loop, self.host.name, self._config, self._transient, stored, lanes, self._is_settled, self._unattended
         )
         lanes.open(self._consuming)
 
     def _plan(self, stored: StoredQueues) -> list[Lane]:
         """The lanes that are wanted now: on a broker in maintenance nothing for callers."""
-        config, fleeting, generation, control = self._config, self._fleeting, self.generation, self._control
+        config, transient, generation, control = self._config, self._transient, self.generation, self._control
         delays = DelayLane(self, config.node_name, generation)
 
         def take(kind: Kind, dialect: Dialect) -> Callable[[Delivery], None]:
@@ -213,8 +213,8 @@ class NodeConsumer:
 
         on_call, on_message = take(Kind.CALL, control.dialect), take(Kind.MESSAGE, self.message_dialect)
         for_callers = [
-            Lane("control", lambda keep: control_lane(config, fleeting, on_control, keep)),
-            Lane("calls", lambda keep: calls_lane(config, fleeting, on_call, keep)),
+            Lane("control", lambda keep: control_lane(config, transient, on_control, keep)),
+            Lane("calls", lambda keep: calls_lane(config, transient, on_call, keep)),
         ]
         return [
             Lane("echo", lambda _keep: echo_lane(config, control.on_echo, self._keep_echo)),
@@ -240,11 +240,11 @@ class NodeConsumer:
         self._step(Event.OPENED)
         self._backoff.reset()
         self._members.opened()
-        self._fleeting.begin_anew()
+        self._transient.begin_anew()
         self.consuming_since = time.monotonic()
         self._control.connected(self._echo_queue, self.consuming_since)
         self._echo_progress = EchoProgress(self._loop, self._control, self._connections)
-        self._control.calls_made_at = self._fleeting.made_at(rpc_queue(self._config.node_name))
+        self._control.calls_made_at = self._transient.made_at(rpc_queue(self._config.node_name))
         self._outages.end(self._lane_problem)
         member = f" by {self._connections[0].host.address}" if self.host.members else ""
         LOG.info("%s: consuming for node %s%s", self.host.name, self._config.node_name, member)
@@ -268,9 +268,9 @@ class NodeConsumer:
     def _broken(self, error: TransportError) -> None:
         kind = error.kind
         if isinstance(error, QueueStranded):
-            kind = "spared" if self._fleeting.is_spared(error.queue) else "closed"
+            kind = "spared" if self._transient.is_spared(error.queue) else "closed"
             if kind == "closed":
-                self._fleeting.begin_anew()
+                self._transient.begin_anew()
         self._lost(getattr(error, "reason", str(error)), kind)
 
     def _fell_silent(self, reason: str) -> None:
@@ -292,7 +292,7 @@ class NodeConsumer:
         self.generation += 1  # whatever still refers to the old connections is void from here on
         if self._lanes is not None:
             self._lanes.end()
-            self._lanes = self._lookout = None
+            self._lanes = self._monitor = None
         self.settler.end()
         self.maintenance.end()
         for connection in connections:
@@ -340,8 +340,8 @@ class NodeConsumer:
         return progress.moved_at if progress is not None else 0.0
 
     def look_after_topology(self) -> None:
-        if self._lookout is not None:
-            self._lookout.look()
+        if self._monitor is not None:
+            self._monitor.look()
 
     def _is_settled(self) -> bool:
         """Nothing that we do ourselves is under way: whatever is missing, others have taken away."""
@@ -356,14 +356,14 @@ class NodeConsumer:
     def is_idle(self) -> bool:
         return self.settler.is_idle
 
-    def fleeting_queue(self, name: str) -> str:
-        return self._fleeting.taken(name)
+    def transient_queue(self, name: str) -> str:
+        return self._transient.taken(name)
 
     def turn_calls_away(self, is_leaving: bool) -> None:
         self._control.is_leaving = is_leaving
 
     def bind_again(self) -> Script:
-        return declare_again(self._config, self._fleeting, None if self._lane_problem else self._stored, {})
+        return declare_again(self._config, self._transient, None if self._lane_problem else self._stored, {})
 
     def renew(self, reason: str) -> None:
         self._lost(reason, _ASKED)

@@ -93,7 +93,7 @@ class Drain:
             return
 
         def script() -> Script:
-            queue = self._consumer.fleeting_queue(rpc_queue(self._consumer.node_name))
+            queue = self._consumer.transient_queue(rpc_queue(self._consumer.node_name))
             _, self._calls_waiting, consumers = yield declare_queue(queue, passive=True)
             self._other_consumers = consumers - 1
             if self._other_consumers > 0:

@@ -11,9 +11,9 @@ from servicebus.endpoints import Event, Reject, Request, Requeue, Response, Retr
 from servicebus.errors import EnvelopeError
 from servicebus.runtime.instances import copier
 from servicebus.runtime.job import Job, Outcome, Verdict
+from servicebus.runtime.keyed_lock_queue import Task
 from servicebus.runtime.leaving import Home
 from servicebus.runtime.lock_keys import LockError
-from servicebus.runtime.parking import Task
 from servicebus.runtime.registration import Service
 from servicebus.runtime.retries import Retries
 from servicebus.transport.loggers import get_logger
@@ -75,7 +75,7 @@ class Execution:
 
     # -- the same in two steps, for a job that may have to wait for its lock in between --------------------------------
 
-    def look_into(self, job: Job, find_slot: Callable[[Any], int | None]) -> Task:
+    def look_into(self, job: Job, find_lock: Callable[[Any], int | None]) -> Task:
         """The job's params, and which lock it needs. Never raises."""
         try:
             params = decode_json(job.incoming.raw_params)
@@ -83,9 +83,9 @@ class Execution:
             refused = Fault(REFUSED, f"{error.reason}: {error.detail}")
             return Task(job, outcome=self._failed(job, refused, Verdict.NOT_RUN))
         try:
-            slot = find_slot(params)
+            lock = find_lock(params)
             self.home.end_child(self.name)
-            return Task(job, params, slot)
+            return Task(job, params, lock)
         except BaseException as error:
             return Task(job, outcome=self._raised(job, error))
 

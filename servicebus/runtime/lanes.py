@@ -30,7 +30,7 @@ _LOOK_EVERY_S = 0.5
 WAITING_AGAIN_S = 5.0
 """How often queues are asked for that are out of reach, or of another type."""
 _STORED = ("messages", "delays")
-_FLEETING = ("control", "calls")
+_TRANSIENT = ("control", "calls")
 
 
 class Lane(NamedTuple):
@@ -247,5 +247,5 @@ def _a_queue() -> Script:
 def _can_wait(lane: str, error: TransportError) -> bool:
     """Whether the other lanes are of use without this one, which has just been refused."""
     if isinstance(error, QueueStranded):
-        return lane not in _FLEETING
+        return lane not in _TRANSIENT
     return isinstance(error, QueueConflict) and is_stored(error.queue)

@@ -1,6 +1,6 @@
-"""From a request's params to the lock that its service wants: the key, and the slot that it has on the node.
+"""From a request's params to the lock that its service wants: the key, and the number of the lock on the node.
 
-A slot is a number that every worker of the node computes alike. Two keys that happen to share one (62 bits: nobody will
+The number is one that every worker of the node computes alike. Two keys that happen to share one (62 bits: nobody will
 see it) are run one after the other where they need not; nothing is ever run at once that must not.
 """
 
@@ -15,36 +15,36 @@ from typing import Any
 from servicebus.endpoints import Lock
 from servicebus.runtime.registration import Service
 
-__all__ = ["LockError", "slot_finder"]
+__all__ = ["LockError", "lock_finder"]
 
-SLOT_BITS = 62
-"""A byte of a file is named by 63 bits; each slot has two."""
+LOCK_BITS = 62
+"""A byte of a file is named by 63 bits; each lock has two."""
 
 
 class LockError(Exception):
     """Raised when no key can be had from the params; the text says of which service and why."""
 
 
-def slot_finder(service: Service) -> Callable[[Any], int | None]:
-    """What gives the slot for the params of a request to *service*, None if they need no lock. It raises LockError."""
+def lock_finder(service: Service) -> Callable[[Any], int | None]:
+    """A function of a request's params: the number of the lock, None if they need none. It raises LockError."""
     if service.lock is None:
-        slot = _slot(service, "")
-        return lambda params: slot
+        number = _number_of(service, "")
+        return lambda params: number
     return partial(_find, service, _key_reader(service.lock))
 
 
 def _find(service: Service, read: Callable[[Any], Any], params: Any) -> int | None:
     try:
         key = read(params)
-        return None if key is None else _slot(service, _text_of(key))
+        return None if key is None else _number_of(service, _text_of(key))
     except Exception as error:  # it is the user's function, and anybody's params
         raise LockError(f"no lock for service {service.key}: {_reason(error)}") from error
 
 
-def _slot(service: Service, key: str) -> int:
+def _number_of(service: Service, key: str) -> int:
     # The parts of a name have no dots, so nothing else can give the same text.
     named = f"{service.kind.value}.{service.key}.{key}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(named, digest_size=8).digest(), "big") >> (64 - SLOT_BITS)
+    return int.from_bytes(hashlib.blake2b(named, digest_size=8).digest(), "big") >> (64 - LOCK_BITS)
 
 
 def _text_of(key: Any) -> str:

@@ -47,7 +47,7 @@ class Consumer(Protocol):
     def is_idle(self) -> bool:
         """Nothing that was accepted is unfinished."""
 
-    def fleeting_queue(self, name: str) -> str:
+    def transient_queue(self, name: str) -> str:
         """The queue that is bound with the routing key *name*."""
 
     def turn_calls_away(self, is_leaving: bool) -> None:
@@ -181,7 +181,7 @@ class Maintenance:
 
     def _leave(self) -> Script:
         """Take nothing new, and give up the last when nothing is left."""
-        rpc = self._consumer.fleeting_queue(self._rpc)
+        rpc = self._consumer.transient_queue(self._rpc)
         yield unbind_queue(rpc, self._exchange, self._rpc)
         yield from self._unbind_messages()
         _, calls, _ = yield declare_queue(rpc, passive=True)
@@ -190,7 +190,7 @@ class Maintenance:
         was_idle, self._was_idle = self._was_idle, not (calls or messages) and self._consumer.is_idle
         if not (was_idle and self._was_idle):
             return
-        yield unbind_queue(self._consumer.fleeting_queue(self._control), self._exchange, self._control)
+        yield unbind_queue(self._consumer.transient_queue(self._control), self._exchange, self._control)
         self._has_left = True
         for lane in ("calls", "control"):
             self._consumer.cancel(lane)

@@ -1,7 +1,7 @@
 """Master: forks one worker per host, keeps them alive, and stops them together.
 
 It has one thread and no broker connection, so that forking again at any time is safe. Everything it does happens in
-one loop, between two waits for signals, beats and questions on the status socket.
+one loop, between two waits for signals, heartbeats and questions on the status socket.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ _ROLL_PATIENCE_S = 5.0
 _UNKNOWN_STATUS = EXIT_FAILED << 8
 
 RunWorker = Callable[[BrokerHost, int, int], int]
-"""``(host, beat_fd, life_fd) -> exit code``, called in the forked child with signals masked; it ends the masking when
-it has handlers of its own, so that a TERM that comes early is not the death of it."""
+"""``(host, heartbeat_fd, parent_death_fd) -> exit code``, called in the forked child with signals masked; it ends the
+masking when it has handlers of its own, so that a TERM that comes early is not the death of it."""
 
 
 class Master:
     """Keeps one worker per host and ``workers_per_host`` alive until told to stop.
 
     Args:
-        run_worker: what a forked child does; it gets the host, the pipe to beat on, and the pipe whose end of file
-            says that the master is gone.
+        run_worker: what a forked child does; it gets the host, the pipe for its heartbeats, and the pipe whose end of
+            file says that the master is gone.
         on_turn: called about once a second, and more often while stopping; must be quick and start no thread.
         read_again: gives the configuration after HUP; it may name other hosts.
         parent_pid: stop when this is not our parent any more; for a master that a program started beside itself.
@@ -123,15 +123,15 @@ class Master:
 
     def _wait(self, timeout_s: float) -> None:
         assert self._signals is not None
-        beating = [child for child in self._children + self._leaving if child.has_beat_fd]
-        watched: list[Any] = [self._signals, *beating, *self._status.watched()]
+        senders = [child for child in self._children + self._leaving if child.has_heartbeat_fd]
+        watched: list[Any] = [self._signals, *senders, *self._status.watched()]
         by_file = {source.fileno(): source for source in watched}
         ready = readable(by_file, timeout_s)
         now = time.monotonic()
         for file in ready:
             source = by_file[file]
             if isinstance(source, Child):
-                source.read_beats(now)
+                source.read_heartbeats(now)
             elif source is not self._signals:
                 self._status.serve(source)
         for signum in self._signals.take():
@@ -142,7 +142,7 @@ class Master:
             self._stop_signal = self._stop_signal or signal.SIGTERM
 
     def _next_event_s(self) -> float:
-        if any(not child.has_beat_fd for child in self._alive()):
+        if any(not child.has_heartbeat_fd for child in self._alive()):
             return _DYING_S  # its pipe has ended, so it is on its way out; but it can be reaped only when it is gone
         now = time.monotonic()
         pauses = [child.due_in(now) for child in self._children if child.pid is None and not child.is_retired]
@@ -167,37 +167,39 @@ class Master:
                 self._spawn(child, now)
 
     def _spawn(self, child: Child, now: float) -> None:
-        beat_read, beat_write = os.pipe()
-        life_read, life_write = os.pipe()
+        heartbeat_read, heartbeat_write = os.pipe()
+        parent_death_read, parent_death_write = os.pipe()
         with masked():
             pid = os.fork()
             if pid == 0:
-                self._become_worker(child, (beat_read, life_write), beat_write, life_read)
-            os.close(beat_write)
-            os.close(life_read)
-            child.started(pid, beat_read, life_write, now)
+                self._become_worker(child, (heartbeat_read, parent_death_write), heartbeat_write, parent_death_read)
+            os.close(heartbeat_write)
+            os.close(parent_death_read)
+            child.started(pid, heartbeat_read, parent_death_write, now)
         LOG.debug("%s: started, pid %d", child.label, pid)
 
-    def _become_worker(self, child: Child, masters_fds: tuple[int, int], beat_fd: int, life_fd: int) -> None:
+    def _become_worker(
+        self, child: Child, masters_fds: tuple[int, int], heartbeat_fd: int, parent_death_fd: int
+    ) -> None:
         """The child's whole life; never returns."""
         code = EXIT_FAILED
         try:
             for fd in masters_fds:
                 os.close(fd)
-            # A sibling's life pipe held open here would keep that sibling from noticing the master's death.
+            # A sibling's parent-death pipe held open here would keep that sibling from noticing the master's death.
             for sibling in self._children + self._leaving:
                 sibling.close_fds()
             self._status.forget()
             random.seed()
-            os.set_blocking(beat_fd, False)
-            code = self._run_worker(child.host, beat_fd, life_fd)
+            os.set_blocking(heartbeat_fd, False)
+            code = self._run_worker(child.host, heartbeat_fd, parent_death_fd)
         except ConfigurationError as error:
             LOG.error("%s: %s", child.label, error)
             code = EXIT_BOOT  # the next one would fail in the same way
         except BaseException:  # this is the end of the process: whatever it was is reported, then the code says it
             LOG.exception("%s failed", child.label)
         finally:
-            announce_end(beat_fd, code)
+            announce_end(heartbeat_fd, code)
             end_process(code)  # the parent's atexit handlers and buffers are the parent's
 
     def _reap(self) -> list[int]:
@@ -237,10 +239,10 @@ class Master:
         if now - looked_at > max(2 * _WAIT_S, SILENT_AFTER_S / 2):
             # We stood still ourselves, and perhaps all of us together: a paused machine, a frozen cgroup.
             for child in self._children + self._leaving:
-                child.beaten_at = max(child.beaten_at, now)
+                child.heartbeat_at = max(child.heartbeat_at, now)
         for child in self._children + self._leaving:
-            limit_s = SILENT_AFTER_S if child.has_beaten else START_LIMIT_S
-            if child.pid is None or now - child.beaten_at < limit_s:
+            limit_s = SILENT_AFTER_S if child.has_sent_heartbeat else START_LIMIT_S
+            if child.pid is None or now - child.heartbeat_at < limit_s:
                 continue
             if child.aborted_at is None:
                 LOG.error("%s (pid %d) is silent for %.0f s; aborting it", child.label, child.pid, limit_s)

@@ -1,6 +1,6 @@
-"""NodeLocks: which slots this worker has, so that no other worker of the node on this machine has them too.
+"""NodeLocks: which locks this worker has, so that no other worker of the node on this machine has them too.
 
-Each slot is two bytes of one lock file: who works has the first, and who would like to share the second. All are the
+Each lock is two bytes of one lock file: who works has the first, and who would like to share the second. All are the
 kernel's: a worker that dies, however it dies, has none. A node on several machines has a file on each.
 """
 
@@ -39,7 +39,7 @@ def locks_of(config: Configuration) -> NodeLocks:
 
 
 class NodeLocks:
-    """For all threads of one process, which is the one that opens it; a child that is forked has none of the slots.
+    """For all threads of one process, which is the one that opens it; a child that is forked has none of the locks.
 
     It is never closed: a service that did not end in time may still be at work. The kernel does it with the process.
 
@@ -61,30 +61,30 @@ class NodeLocks:
     def __repr__(self) -> str:
         return f"<NodeLocks {self._path} taken={len(self._taken)}>"
 
-    def take(self, slot: int) -> bool:
-        """Have *slot* from now on, unless somebody has it."""
+    def take(self, lock: int) -> bool:
+        """Have *lock* from now on, unless somebody has it."""
         with self._lock:
-            if slot in self._taken or not self._try(2 * slot):
+            if lock in self._taken or not self._try(2 * lock):
                 return False
-            self._taken.add(slot)
+            self._taken.add(lock)
             return True
 
-    def release(self, slot: int) -> None:
+    def release(self, lock: int) -> None:
         with self._lock:
-            self._taken.discard(slot)
-            self._let_go(2 * slot)
+            self._taken.discard(lock)
+            self._let_go(2 * lock)
 
-    def want(self, slot: int) -> None:
-        """Let the others know that we wait for *slot*."""
-        self._try(2 * slot + 1, shared=True)
+    def want(self, lock: int) -> None:
+        """Let the others know that we wait for *lock*."""
+        self._try(2 * lock + 1, shared=True)
 
-    def want_no_more(self, slot: int) -> None:
-        self._let_go(2 * slot + 1)
+    def want_no_more(self, lock: int) -> None:
+        self._let_go(2 * lock + 1)
 
-    def is_wanted(self, slot: int) -> bool:
-        """Does another worker wait for *slot*?"""
+    def is_wanted(self, lock: int) -> bool:
+        """Does another worker wait for *lock*?"""
         try:
-            return self._file is not None and self._file.is_locked(2 * slot + 1)
+            return self._file is not None and self._file.is_locked(2 * lock + 1)
         except OSError as error:
             self._complain(error)
             return False

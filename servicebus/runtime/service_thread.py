@@ -12,9 +12,9 @@ from typing import Any
 
 from servicebus.runtime.execution import Execution
 from servicebus.runtime.job import Job, Outcome
-from servicebus.runtime.lock_keys import slot_finder
+from servicebus.runtime.keyed_lock_queue import KeyedLockQueue, Task
+from servicebus.runtime.lock_keys import lock_finder
 from servicebus.runtime.node_locks import NodeLocks
-from servicebus.runtime.parking import Parking, Task
 from servicebus.runtime.registration import Service
 from servicebus.transport.loggers import get_logger
 
@@ -49,7 +49,7 @@ class ServiceThread:
         self.service = service
         self._execution = Execution(service, make_sender, with_traces=with_traces, retry_schedule=retry_schedule)
         self._inbox: SimpleQueue[Job | None] = SimpleQueue()
-        self._parking = self._make_parking(locks or NodeLocks()) if service.is_locked else None
+        self._lock_queue = self._make_lock_queue(locks or NodeLocks()) if service.is_locked else None
         self._inbox_size = inbox_size
         self._post = post
         self._hand_over = hand_over
@@ -98,21 +98,21 @@ class ServiceThread:
         if len(self._unfinished) >= self._inbox_size:
             return False
         self._unfinished.add(job)
-        if self._parking is None:
+        if self._lock_queue is None:
             self._inbox.put(job)
         else:
-            self._parking.put(job)
+            self._lock_queue.put(job)
         return True
 
     def begin_stop(self) -> None:
         """The worker takes no more: what waits for the lock of another process is soon sent elsewhere."""
-        if self._parking is not None:
-            self._parking.give_back_after(_GIVE_BACK_AFTER_S)
+        if self._lock_queue is not None:
+            self._lock_queue.give_back_after(_GIVE_BACK_AFTER_S)
 
     def stop(self) -> None:
         """Let the threads end after what is in the inbox."""
-        if self._parking is not None:
-            self._parking.close()
+        if self._lock_queue is not None:
+            self._lock_queue.close()
         else:
             for _ in self._runners:
                 self._inbox.put(None)
@@ -127,7 +127,7 @@ class ServiceThread:
 
     def _run(self, runner: _Runner) -> None:
         self._optional("setup")
-        serve = self._serve if self._parking is None else self._serve_locked
+        serve = self._serve if self._lock_queue is None else self._serve_locked
         while not runner.is_over:
             try:
                 serve(runner)
@@ -161,11 +161,11 @@ class ServiceThread:
             runner.let_go()
 
     def _serve_locked(self, runner: _Runner) -> None:
-        assert self._parking is not None
+        assert self._lock_queue is not None
         held = runner.held
         while True:
             if not held:
-                held.append(self._parking.get())
+                held.append(self._lock_queue.get())
             if (task := held[0]) is None:
                 runner.is_over = True
                 return
@@ -181,10 +181,10 @@ class ServiceThread:
         held = runner.held[0]
         job = held.job if isinstance(held, Task) else held
         outcome = runner.outcome or self._execution.interrupted(job)
-        if self._parking is not None:
-            self._parking.done(held)
+        if self._lock_queue is not None:
+            self._lock_queue.done(held)
         self._unfinished.discard(job)
-        (self._recover if self._parking is None else self._post)(outcome)
+        (self._recover if self._lock_queue is None else self._post)(outcome)
         runner.let_go()
 
     def _optional(self, name: str) -> None:
@@ -198,8 +198,8 @@ class ServiceThread:
                 LOG.exception("%s failed", what)
             self._execution.home.end_child(what)
 
-    def _make_parking(self, locks: NodeLocks) -> Parking:
-        return Parking(partial(self._execution.look_into, find_slot=slot_finder(self.service)), locks)
+    def _make_lock_queue(self, locks: NodeLocks) -> KeyedLockQueue:
+        return KeyedLockQueue(partial(self._execution.look_into, find_lock=lock_finder(self.service)), locks)
 
 
 class _Runner:

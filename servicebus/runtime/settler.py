@@ -20,10 +20,10 @@ from servicebus.errors import JournalUnavailable
 from servicebus.runtime.copy_store import CopyStore
 from servicebus.runtime.dialect import Dialect
 from servicebus.runtime.dispatcher import Dispatcher, Turned
-from servicebus.runtime.doorstep import Doorstep
 from servicebus.runtime.job import Outcome, Settlement
 from servicebus.runtime.journal.log import Damaged
 from servicebus.runtime.journal_outage import JournalOutage
+from servicebus.runtime.overflow_buffer import OverflowBuffer
 from servicebus.runtime.publisher import Publisher
 from servicebus.runtime.reception import Arrival
 from servicebus.transport.interface import Delivery
@@ -73,9 +73,9 @@ class Settler:
         self._posted: deque[Outcome] = deque()
         self._is_posted = False
         self._arrivals: list[Arrival] = []
-        self._doorstep = Doorstep(window)
+        self._overflow = OverflowBuffer(window)
         self._brought_messages = False
-        """Only messages wait at the doorstep."""
+        """Only messages wait at the buffer."""
         self._outcomes: list[Outcome] = []
         self._flushes = False
         self._held: list[Arrival] = []
@@ -117,7 +117,7 @@ class Settler:
         self._generation = self._publisher = None
         self.copies.end()
         self._held.clear()  # the broker delivers them anew
-        self._doorstep.clear()
+        self._overflow.clear()
 
     def give_up_copies(self) -> None:
         """The worker stops: what waits to be stored comes to the next one, which the journal is to let in."""
@@ -207,9 +207,9 @@ class Settler:
         """The loop's turn is over: finish and begin what it brought."""
         self._flushes = False
         arrivals, self._arrivals = self._arrivals, []
-        if self._brought_messages or self._doorstep.waiting:
+        if self._brought_messages or self._overflow.waiting:
             self._brought_messages = False
-            arrivals = self._at_the_doorstep(arrivals)
+            arrivals = self._let_overflow_wait(arrivals)
         outcomes, self._outcomes = self._outcomes, []
         turned = self._turn(outcomes, arrivals)
         for settlement in turned.settlements:
@@ -246,10 +246,10 @@ class Settler:
             [one for turned in each for one in turned.settlements], [one for turned in each for one in turned.held]
         )
 
-    def _at_the_doorstep(self, arrivals: list[Arrival]) -> list[Arrival]:
+    def _let_overflow_wait(self, arrivals: list[Arrival]) -> list[Arrival]:
         now = time.monotonic()
-        admitted = self._doorstep.admit(arrivals, now)
-        for arrival in self._doorstep.turn_away(now):
+        admitted = self._overflow.admit(arrivals, now)
+        for arrival in self._overflow.turn_away(now):
             self.settle(self._dispatcher.turn_away(arrival))
         return admitted
 
@@ -286,7 +286,7 @@ class Settler:
 
     def _tick(self) -> None:
         self._loop.call_later(_IDLE_TICK_S if self.is_idle else _TICK_S, self._tick)
-        if self._doorstep.waiting:
+        if self._overflow.waiting:
             self._flush_later()
         if self.outage.may_be_over:
             self.outage.over()

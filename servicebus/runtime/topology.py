@@ -7,7 +7,7 @@ from typing import Any
 
 from servicebus.configuration import Configuration
 from servicebus.policy.retry_schedule import DELAY_TIERS_S
-from servicebus.runtime.fleeting import FleetingQueues
+from servicebus.runtime.transient_queues import TransientQueues
 from servicebus.transport.interface import Delivery, Script, Step
 from servicebus.transport.steps import bind_queue, consume, declare_exchange, declare_queue, save_acks, set_prefetch
 from servicebus.transport.stored import StoredQueues
@@ -30,16 +30,16 @@ def echo_lane(config: Configuration, on_echo: OnDelivery, keep_echo: Keep) -> Sc
     keep_echo(echo)
 
 
-def control_lane(config: Configuration, fleeting: FleetingQueues, on_control: OnDelivery, keep: Keep) -> Script:
+def control_lane(config: Configuration, transient: TransientQueues, on_control: OnDelivery, keep: Keep) -> Script:
     """Pings and operators' commands."""
-    queue = yield from fleeting.take(control_queue(config.node_name))
+    queue = yield from transient.take(control_queue(config.node_name))
     keep((yield consume(queue, on_control, no_ack=True)))
 
 
-def calls_lane(config: Configuration, fleeting: FleetingQueues, on_call: OnDelivery, keep: Keep) -> Script:
+def calls_lane(config: Configuration, transient: TransientQueues, on_call: OnDelivery, keep: Keep) -> Script:
     """Calls: a queue that exists only while somebody consumes it, so that callers learn at once when nobody does."""
     yield from _window(config)
-    queue = yield from fleeting.take(rpc_queue(config.node_name))
+    queue = yield from transient.take(rpc_queue(config.node_name))
     keep((yield consume(queue, on_call)))
 
 
@@ -62,25 +62,25 @@ def delays_lane(config: Configuration, on_delayed: Callable[[int], OnDelivery], 
 
 
 def declare_again(
-    config: Configuration, fleeting: FleetingQueues, stored: StoredQueues | None, consumers: dict[str, int]
+    config: Configuration, transient: TransientQueues, stored: StoredQueues | None, consumers: dict[str, int]
 ) -> Script:
     """Everything but the consumers, once more; counts in *consumers* those that each queue has, of all workers.
 
     Without *stored* the queues that store messages are left alone.
     """
     yield declare_exchange(config.exchange_name, no_wait=True)
-    for queue in _fleeting(config):
-        consumers[queue] = yield from fleeting.declare_again(queue)
+    for queue in _transient(config):
+        consumers[queue] = yield from transient.declare_again(queue)
     if stored is not None:
         consumers |= yield from _stored_queues(config, stored)
 
 
 def count_consumers(
-    config: Configuration, fleeting: FleetingQueues, stored: StoredQueues | None, consumers: dict[str, int]
+    config: Configuration, transient: TransientQueues, stored: StoredQueues | None, consumers: dict[str, int]
 ) -> Script:
     """Counts in *consumers* those of the queues that callers publish to; a queue that is gone is there again."""
-    for queue in _fleeting(config):
-        consumers[queue] = yield from fleeting.declare_again(queue, with_binding=False)
+    for queue in _transient(config):
+        consumers[queue] = yield from transient.declare_again(queue, with_binding=False)
     if stored is not None:
         messages = messages_queue(config.node_name)
         _, _, consumers[messages] = yield stored.declare(messages)
@@ -102,7 +102,7 @@ def _window(config: Configuration) -> Script:
     yield save_acks(max(1, min(_ACKS_AT_ONCE, config.prefetch // 8)))
 
 
-def _fleeting(config: Configuration) -> tuple[str, str]:
+def _transient(config: Configuration) -> tuple[str, str]:
     return rpc_queue(config.node_name), control_queue(config.node_name)
 
 

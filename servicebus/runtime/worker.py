@@ -1,7 +1,7 @@
-"""Worker: one forked process that serves one broker: starts its threads, beats, and drains.
+"""Worker: one forked process that serves one broker: starts its threads, sends heartbeats, and drains.
 
-The main thread does nothing but wait for signals, beat to the master, and order the stop; it never waits for a broker
-or a service without a deadline.
+The main thread does nothing but wait for signals, send heartbeats to the master, and order the stop; it never waits for
+a broker or a service without a deadline.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from servicebus.runtime.control import ControlLane
 from servicebus.runtime.dialect import Version2
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.drain import Drain
+from servicebus.runtime.heartbeat import Heartbeat
 from servicebus.runtime.inherited import dump_stacks_on_abort
 from servicebus.runtime.journal import Journal
 from servicebus.runtime.journal.log import Damaged
@@ -25,7 +26,6 @@ from servicebus.runtime.leaving import Home, let_go_in_children
 from servicebus.runtime.maintenance import DRAINED
 from servicebus.runtime.node_locks import NodeLocks
 from servicebus.runtime.ping_watcher import PingWatcher
-from servicebus.runtime.pulse import Pulse
 from servicebus.runtime.reception import ServiceKey
 from servicebus.runtime.service_thread import Service, ServiceThread
 from servicebus.runtime.settler import Settler
@@ -99,13 +99,15 @@ class Worker:
 
             add_compat_lane(self._consumer, config)
 
-    def run(self, beat_fd: int | None = None, life_fd: int | None = None) -> int:
-        """Serve until a signal says stop, or the master is gone (end of file on *life_fd*)."""
+    def run(self, heartbeat_fd: int | None = None, parent_death_fd: int | None = None) -> int:
+        """Serve until a signal says stop, or the master is gone (end of file on *parent_death_fd*)."""
         dump_stacks_on_abort()
         signals = SignalPipe()
         unmask()  # the master forks with signals masked: until here they would have ended the process
-        let_go_in_children(lambda: [fd for fd in (beat_fd, life_fd, *self._loop.files) if fd is not None])
-        pulse = Pulse(self._loop, signals, beat_fd, life_fd, self.snapshot, drain_s=self._config.drain_timeout)
+        let_go_in_children(lambda: [fd for fd in (heartbeat_fd, parent_death_fd, *self._loop.files) if fd is not None])
+        heartbeat = Heartbeat(
+            self._loop, signals, heartbeat_fd, parent_death_fd, self.snapshot, drain_s=self._config.drain_timeout
+        )
         self._call_hook(self._after_fork, "after-fork hook")
         for service in self._services:
             service.start()
@@ -114,8 +116,10 @@ class Worker:
         self._consumer.start()
         self._watcher.start()
         try:
-            limit_s = pulse.wait_for_stop()
-            is_clean = Drain(self._loop, self._consumer, self._dispatcher, self._services, limit_s, pulse.wait).run()
+            limit_s = heartbeat.wait_for_stop()
+            is_clean = Drain(
+                self._loop, self._consumer, self._dispatcher, self._services, limit_s, heartbeat.wait
+            ).run()
             self._watcher.stop()
             is_clean = is_clean and not self._settler.is_damaged
             if is_clean:

@@ -135,13 +135,13 @@ def _no_confirm() -> None:
 def _watcher_only_sets_a_flag() -> None:
     """The ping watcher of a worker finds that nobody consumes, notes it down, and that was it."""
     from servicebus.runtime.consumer import NodeConsumer
-    from servicebus.runtime.lookout import Lookout
+    from servicebus.runtime.topology_monitor import TopologyMonitor
 
     def note_it_down(self: Any, *_: Any) -> None:
         self.__dict__["is_suspicious"] = True
 
     _replace(NodeConsumer, "reconnect", note_it_down)
-    _replace(Lookout, "_looked", note_it_down)
+    _replace(TopologyMonitor, "_looked", note_it_down)
 
 
 def _nack_is_stored() -> None:

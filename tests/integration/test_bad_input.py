@@ -49,7 +49,7 @@ class Bus:
         """Somebody with another secret called and pinged, an unknown number of times."""
 
     def expect(self, reason: str, times: int = 1) -> None:
-        """The last test looks whether it was counted: counters come with a beat per second, too slow for each test."""
+        """The last test looks whether it was counted: counters come with each heartbeat, too slow for every test."""
         self.expected[f"refused.{reason}"] += times
 
     def put(self, kind: Kind, body: bytes) -> None:

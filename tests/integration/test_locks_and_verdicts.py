@@ -17,7 +17,7 @@ from waiting import Stopwatch, wait_until
 
 from servicebus.configuration import Configuration
 from servicebus.errors import CallTimeout, RemoteError, ServiceBusy
-from servicebus.runtime.lock_keys import slot_finder
+from servicebus.runtime.lock_keys import lock_finder
 from servicebus.runtime.node_locks import NodeLocks, locks_of
 from servicebus.runtime.registration import Service
 from servicebus.sender import Sender
@@ -54,13 +54,13 @@ def overlaps(found: list[Interval]) -> bool:
 
 
 def holding(agent: Agent, kind: Kind, name: str, **how: Any) -> tuple[NodeLocks, int]:
-    """The locks of the agent's node, as one more of its workers, and the slot that a request to a service needs."""
+    """The locks of the agent's node, as one more of its workers, and the lock that a request to a service needs."""
     settings = {"hosts": ["mq-a"], "secret_token": "any", "node_name": "NODE-01"}
     locks = locks_of(Configuration({**settings, "journal": agent.settings["journal"]}))
-    slot = slot_finder(Service(kind, "bank", name, None, **how))(["A", 0])
-    assert slot is not None
-    assert locks.take(slot)
-    return locks, slot
+    lock = lock_finder(Service(kind, "bank", name, None, **how))(["A", 0])
+    assert lock is not None
+    assert locks.take(lock)
+    return locks, lock
 
 
 def test_what_has_a_lock_never_runs_twice_at_a_time_even_if_a_worker_is_killed(
@@ -91,11 +91,11 @@ def test_what_has_a_lock_never_runs_twice_at_a_time_even_if_a_worker_is_killed(
 
 def test_a_call_that_waits_for_its_lock_until_its_deadline_is_never_run(agent: Agent, make_sender: MakeSender) -> None:
     sender = make_sender(agent.configuration())
-    locks, slot = holding(agent, Kind.CALL, "close", concurrency="node")
+    locks, lock = holding(agent, Kind.CALL, "close", concurrency="node")
     with pytest.raises(CallTimeout):
         sender.call("NODE-01.bank.close", timeout=0.7)
     wait_until(lambda: sum(worker["counters"].get("expired", 0) for worker in agent.workers()) == 1)
-    locks.release(slot)
+    locks.release(lock)
     assert sender.call("NODE-01.bank.close", timeout=20)[1] in agent.worker_pids()
     assert len(agent.noted("closing")) == 1
 
@@ -104,9 +104,9 @@ def test_a_stop_leaves_what_waits_for_the_lock_of_another_process_to_the_broker(
     agent: Agent, make_sender: MakeSender, brokers: list[Broker]
 ) -> None:
     sender = make_sender(agent.configuration())
-    locks, slot = holding(agent, Kind.MESSAGE, "transfer", lock=0)
+    locks, lock = holding(agent, Kind.MESSAGE, "transfer", lock=0)
     sender.send("NODE-01.bank.transfer", ["A", 1])
-    wait_until(lambda: locks.is_wanted(slot))
+    wait_until(lambda: locks.is_wanted(lock))
     watch = Stopwatch()
     assert agent.stop(timeout_s=40) == 0
     assert watch.elapsed_s < 30, "it waited for the whole of drain_timeout, or for half of it"

@@ -153,7 +153,7 @@ class TestWorkersThatCannotStart:
     def test_they_are_not_started_again_and_the_agent_ends(self, capfd: pytest.CaptureFixture[str]) -> None:
         config = Configuration({"hosts": ["127.0.0.1:1", "127.0.0.1:2"], "node_name": "N", "secret_token": "s"})
 
-        def run_worker(host: BrokerHost, beat_fd: int, life_fd: int) -> int:
+        def run_worker(host: BrokerHost, heartbeat_fd: int, parent_death_fd: int) -> int:
             os.write(1, f"tried {host.name}\n".encode())
             raise ConfigurationError("the log server's host cannot be resolved", key="logging.host")
 

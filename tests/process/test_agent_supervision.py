@@ -319,7 +319,7 @@ def test_the_status_socket_tells_how_the_workers_are(brokers: list[Broker], star
     for worker in status["workers"]:
         assert worker["state"] == "consuming"
         assert worker["healthy"]
-        assert worker["beat_age_s"] < 2.5
+        assert worker["heartbeat_age_s"] < 2.5
         assert worker["counters"] == {}
     assert Path(agent.settings["status_socket"]).stat().st_mode & 0o777 == 0o600
     brokers[0].kill()

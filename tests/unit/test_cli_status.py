@@ -11,7 +11,7 @@ from servicebus.cli.main import servicebus
 
 
 def worker(**facts):
-    return {"host": "[::1]:5672", "pid": 12, "state": "consuming", "beat_age_s": 0.4, "restarts": 0, **facts}
+    return {"host": "[::1]:5672", "pid": 12, "state": "consuming", "heartbeat_age_s": 0.4, "restarts": 0, **facts}
 
 
 class Agent:
@@ -85,8 +85,8 @@ def test_the_file_names_the_socket_and_machines_get_what_it_says(agent, tmp_path
     [
         [],
         [worker(), worker(state="backoff", last_error="mq-b:5672: refused")],
-        [worker(beat_age_s=60)],
-        [{"host": "a:1", "state": "dead", "pid": None, "beat_age_s": None}],
+        [worker(heartbeat_age_s=60)],
+        [{"host": "a:1", "state": "dead", "pid": None, "heartbeat_age_s": None}],
     ],
 )
 def test_anything_but_all_workers_consuming_is_1(agent, workers):

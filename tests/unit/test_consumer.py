@@ -131,7 +131,7 @@ def test_a_drain_asks_for_the_queue_of_calls_that_was_taken(
 ) -> None:
     """The first name may live on a member that is away: the worker consumes a spare one then."""
     channel = Channel()
-    place.consumer._fleeting._taken[rpc_queue("NODE-01")] = taken
+    place.consumer._transient._taken[rpc_queue("NODE-01")] = taken
     monkeypatch.setattr(place.consumer, "channel", lambda _name: channel)
     drain = Drain(place.loop, place.consumer, place.dispatcher, [], 5.0, lambda _s: None)
     drain._ask_for_waiting_calls()

@@ -321,11 +321,11 @@ class TestLocks:
     def test_those_that_wait_for_a_lock_fill_the_inbox(self, tmp_path: Any) -> None:
         locks, other = NodeLocks(tmp_path / "locks"), NodeLocks(tmp_path / "locks")
         thread, outcomes = self.thread(Does(lambda request: "done"), locks=locks, size=2, concurrency="node")
-        slot = taken_by(other)
+        lock = taken_by(other)
         assert thread.put(job(Kind.CALL))
         assert thread.put(job(Kind.CALL))
         assert not thread.put(job(Kind.CALL))
-        other.release(slot)
+        other.release(lock)
         wait_until(lambda: len(outcomes) == 2)
         thread.stop()
         assert thread.join(time.monotonic() + 10)
@@ -352,9 +352,9 @@ class TestLocks:
 
 def taken_by(locks: NodeLocks, kind: Kind = Kind.CALL) -> int:
     """Another worker of the node has the lock of the service."""
-    from servicebus.runtime.lock_keys import slot_finder
+    from servicebus.runtime.lock_keys import lock_finder
 
-    slot = slot_finder(Service(kind, "test", "it", None, concurrency="node"))(None)
-    assert slot is not None
-    assert locks.take(slot)
-    return slot
+    lock = lock_finder(Service(kind, "test", "it", None, concurrency="node"))(None)
+    assert lock is not None
+    assert locks.take(lock)
+    return lock

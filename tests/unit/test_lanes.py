@@ -269,7 +269,7 @@ def test_what_is_asked_for_again_is_a_problem_until_it_is_there() -> None:
     broker.refuse("N.messages", QueueConflict("mq", "one queue too many", queue="N.messages"))
     consumer.loop.pass_time(WAITING_AGAIN_S + 0.1)
     assert list(broker.unanswered) == ["N.messages"], "it is asked for, and has not answered yet"
-    assert consumer.lanes.problem, "else the lookout would declare the queue, and lose the connection by that"
+    assert consumer.lanes.problem, "else the monitor would declare the queue, and lose the connection by that"
     broker.mute.clear()
     broker.answer("N.messages")
     consumer.loop.pass_time(WAITING_AGAIN_S)

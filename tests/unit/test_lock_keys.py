@@ -1,4 +1,4 @@
-"""From params to the slot of a lock."""
+"""From params to the number of a lock."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from servicebus.runtime.lock_keys import SLOT_BITS, LockError, slot_finder
+from servicebus.runtime.lock_keys import LOCK_BITS, LockError, lock_finder
 from servicebus.runtime.registration import Service
 from servicebus.wire.envelope import Kind
 
 
-def slot(lock: Any, params: Any, name: str = "transfer", kind: Kind = Kind.CALL) -> int | None:
-    return slot_finder(Service(kind, "bank", name, object(), lock=lock))(params)
+def lock_id(lock: Any, params: Any, name: str = "transfer", kind: Kind = Kind.CALL) -> int | None:
+    return lock_finder(Service(kind, "bank", name, object(), lock=lock))(params)
 
 
 ORDER = {"order": {"id": 7, "lines": [{"sku": "x"}]}, "account": "A-1", "none": None}
@@ -31,32 +31,32 @@ ORDER = {"order": {"id": 7, "lines": [{"sku": "x"}]}, "account": "A-1", "none": 
     ],
 )
 def test_a_key_is_found_by_its_place_or_by_a_function(lock: Any, params: Any, like: str) -> None:
-    assert slot(lock, params) == slot(lambda params: like, None)
+    assert lock_id(lock, params) == lock_id(lambda params: like, None)
 
 
 def test_the_slot_is_the_same_in_every_process_and_fits_a_file() -> None:
     """Workers of an older and a newer version may share a node while it is rolled."""
-    assert slot("account", ORDER) == 4495034580088265090
-    assert 0 <= (slot("account", {"account": "\ud800"}) or 0) < 1 << SLOT_BITS
+    assert lock_id("account", ORDER) == 4495034580088265090
+    assert 0 <= (lock_id("account", {"account": "\ud800"}) or 0) < 1 << LOCK_BITS
 
 
 def test_other_keys_services_and_kinds_have_other_slots() -> None:
     found = {
-        slot("account", {"account": "A-1"}),
-        slot("account", {"account": "A-2"}),
-        slot("account", {"account": "A-1"}, name="deposit"),
-        slot("account", {"account": "A-1"}, kind=Kind.MESSAGE),
+        lock_id("account", {"account": "A-1"}),
+        lock_id("account", {"account": "A-2"}),
+        lock_id("account", {"account": "A-1"}, name="deposit"),
+        lock_id("account", {"account": "A-1"}, kind=Kind.MESSAGE),
     }
     assert len(found) == 4
 
 
 def test_null_and_none_mean_no_lock() -> None:
-    assert slot("none", ORDER) is None
-    assert slot(lambda params: None, ORDER) is None
+    assert lock_id("none", ORDER) is None
+    assert lock_id(lambda params: None, ORDER) is None
 
 
 def test_concurrency_node_is_one_slot_for_whatever_comes() -> None:
-    find = slot_finder(Service(Kind.CALL, "bank", "close", object(), concurrency="node"))
+    find = lock_finder(Service(Kind.CALL, "bank", "close", object(), concurrency="node"))
     assert find(None) == find([1, 2]) is not None
 
 
@@ -86,5 +86,5 @@ def test_concurrency_node_is_one_slot_for_whatever_comes() -> None:
 )
 def test_a_key_that_cannot_be_had_says_why(lock: Any, params: Any, text: str) -> None:
     with pytest.raises(LockError) as caught:
-        slot(lock, params)
+        lock_id(lock, params)
     assert str(caught.value) == text

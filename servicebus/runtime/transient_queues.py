@@ -1,4 +1,4 @@
-"""FleetingQueues: the queues of a node that exist only while somebody consumes them, for calls and for control.
+"""TransientQueues: the queues of a node that exist only while somebody consumes them, for calls and for control.
 
 Theory of operation. Such a queue is classic, and lives on one member of a cluster. If that member is lost, the queue's
 name is taken for as long as the member is away: the broker refuses to declare, delete or unbind it (404), or does not
@@ -24,12 +24,12 @@ from servicebus.configuration import Configuration
 from servicebus.transport.interface import Step
 from servicebus.transport.steps import bind_queue, declare_queue, delete_queue
 
-__all__ = ["FleetingQueues"]
+__all__ = ["TransientQueues"]
 
 _EXPIRES_MS = 60_000
 
 
-class FleetingQueues:
+class TransientQueues:
     """On one host, over all connections to it. The I/O thread's.
 
     Args:
@@ -47,7 +47,7 @@ class FleetingQueues:
         self._made_at: dict[str, float] = {}
 
     def __repr__(self) -> str:
-        return f"<FleetingQueues {self._taken} stranded={sorted(self._stranded)}>"
+        return f"<TransientQueues {self._taken} stranded={sorted(self._stranded)}>"
 
     def is_spared(self, queue: str) -> bool:
         """*queue* is out of reach: whether to try at once, under another name or with a new queue of the same."""

@@ -1,4 +1,4 @@
-"""Doorstep: where messages wait whose service is full, and who of them has to make room for messages to others.
+"""OverflowBuffer: where messages wait whose service is full, and who of them has to make room for messages to others.
 
 Theory of operation. What waits here is unacknowledged, so it takes up the worker's window at the broker, which all
 message services of a node share: a slow service would soon have all of it, and the others nothing. So what waits behind
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from servicebus.runtime.reception import Arrival
     from servicebus.runtime.service_thread import ServiceThread
 
-__all__ = ["Doorstep"]
+__all__ = ["OverflowBuffer"]
 
 _LONG_S = 0.25
 """Where somebody has waited for so long, those behind would, too."""
@@ -29,7 +29,7 @@ _PER_S = 40.0
 """About 2 % of a core, worker and broker together."""
 
 
-class Doorstep:
+class OverflowBuffer:
     """Belongs to the thread that turns the loop.
 
     Args:
@@ -44,7 +44,7 @@ class Doorstep:
         self._filled_at = 0.0
 
     def __repr__(self) -> str:
-        return f"<Doorstep {len(self)} waiting, {self._budget:.0f} may step aside>"
+        return f"<OverflowBuffer {len(self)} waiting, {self._budget:.0f} may step aside>"
 
     def __len__(self) -> int:
         return sum(map(len, self.waiting.values()))

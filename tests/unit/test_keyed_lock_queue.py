@@ -1,4 +1,7 @@
-"""Parking and NodeLocks: who runs, who waits, and in which order. Two NodeLocks on one file are two processes here."""
+"""KeyedLockQueue and NodeLocks: who runs, who waits, and in which order.
+
+Two NodeLocks on one file are two processes here.
+"""
 
 from __future__ import annotations
 
@@ -15,24 +18,24 @@ from hypothesis import strategies as st
 from waiting import wait_until
 
 from servicebus.runtime.job import Claim, Incoming, Job
+from servicebus.runtime.keyed_lock_queue import KeyedLockQueue, Task
 from servicebus.runtime.node_locks import NodeLocks
-from servicebus.runtime.parking import Parking, Task
 from servicebus.transport.interface import Delivery
 from servicebus.wire.envelope import Kind
 
 A, B, C = 1, 2, 3
 
 
-def job(name: str, slot: int | None, deadline: float | None = None) -> Job:
+def job(name: str, lock: int | None, deadline: float | None = None) -> Job:
     incoming = Incoming(
-        name, Kind.CALL, "test", "it", str(slot), "2", b"", 0, None, 0.0, ""
+        name, Kind.CALL, "test", "it", str(lock), "2", b"", 0, None, 0.0, ""
     )  # the token stands in for what the params would say
     no: Any = None
     return Job(incoming, no, Claim(Delivery(no, 1, b""), 1, ""), deadline)
 
 
 def read(job: Job) -> Task:
-    return Task(job, slot=None if job.incoming.token == "None" else int(job.incoming.token))
+    return Task(job, lock=None if job.incoming.token == "None" else int(job.incoming.token))
 
 
 def name_of(task: Task | None) -> str | None:
@@ -47,9 +50,9 @@ def path(tmp_path: Path) -> Path:
 class Getter:
     """One ``get`` in a thread of its own."""
 
-    def __init__(self, parking: Parking):
+    def __init__(self, queue: KeyedLockQueue):
         self.tasks: list[Task | None] = []
-        self.thread = threading.Thread(target=lambda: self.tasks.append(parking.get()), daemon=True)
+        self.thread = threading.Thread(target=lambda: self.tasks.append(queue.get()), daemon=True)
         self.thread.start()
 
     def result(self) -> Task | None:
@@ -57,61 +60,61 @@ class Getter:
         return self.tasks[0]
 
 
-def fill(parking: Parking, *jobs: tuple[str, int | None]) -> None:
-    for name, slot in jobs:
-        parking.put(job(name, slot))
+def fill(queue: KeyedLockQueue, *jobs: tuple[str, int | None]) -> None:
+    for name, lock in jobs:
+        queue.put(job(name, lock))
 
 
 class TestOneProcess:
     def test_the_next_with_another_key_goes_past_the_one_that_waits(self) -> None:
-        parking = Parking(read, NodeLocks())
-        fill(parking, ("a1", A), ("a2", A), ("b1", B), ("free", None))
-        assert [name_of(parking.get()) for _ in range(3)] == ["a1", "b1", "free"]
-        assert parking.parked == 1
+        queue = KeyedLockQueue(read, NodeLocks())
+        fill(queue, ("a1", A), ("a2", A), ("b1", B), ("free", None))
+        assert [name_of(queue.get()) for _ in range(3)] == ["a1", "b1", "free"]
+        assert queue.waiting == 1
 
     def test_who_leaves_a_key_takes_the_next_one_of_it_along_in_order(self) -> None:
-        parking = Parking(read, NodeLocks())
-        fill(parking, ("a1", A), ("a2", A), ("a3", A), ("b1", B))
-        first, b1 = parking.get(), parking.get()
+        queue = KeyedLockQueue(read, NodeLocks())
+        fill(queue, ("a1", A), ("a2", A), ("a3", A), ("b1", B))
+        first, b1 = queue.get(), queue.get()
         assert (name_of(first), name_of(b1)) == ("a1", "b1")
         for wanted in ("a2", "a3"):
             assert first is not None
-            parking.done(first)
-            first = parking.get()
+            queue.done(first)
+            first = queue.get()
             assert name_of(first) == wanted
 
     def test_a_thread_that_waits_is_woken_when_the_key_comes_free(self) -> None:
-        parking = Parking(read, NodeLocks())
-        fill(parking, ("a1", A), ("a2", A))
-        held = parking.get()
+        queue = KeyedLockQueue(read, NodeLocks())
+        fill(queue, ("a1", A), ("a2", A))
+        held = queue.get()
         assert held is not None
-        getter = Getter(parking)
-        wait_until(lambda: parking.parked == 1)
-        parking.done(held)
+        getter = Getter(queue)
+        wait_until(lambda: queue.waiting == 1)
+        queue.done(held)
         assert name_of(getter.result()) == "a2"
 
     def test_a_parked_job_that_nobody_waits_for_is_given_out_without_its_lock(self) -> None:
-        parking = Parking(read, NodeLocks())
-        fill(parking, ("a1", A))
-        held = parking.get()
-        parking.put(job("late", A, time.monotonic() + 0.05))
-        getter = Getter(parking)
+        queue = KeyedLockQueue(read, NodeLocks())
+        fill(queue, ("a1", A))
+        held = queue.get()
+        queue.put(job("late", A, time.monotonic() + 0.05))
+        getter = Getter(queue)
         late = getter.result()
         assert name_of(late) == "late"
         assert late is not None
-        assert (late.slot, late.is_over(time.monotonic())) == (None, True)
+        assert (late.lock, late.is_over(time.monotonic())) == (None, True)
         assert held is not None
-        parking.done(late)
-        parking.done(held)
+        queue.done(late)
+        queue.done(held)
 
     def test_when_it_is_closed_everything_is_given_out_first(self) -> None:
-        parking = Parking(read, NodeLocks())
-        fill(parking, ("a1", A), ("a2", A))
-        held = parking.get()
+        queue = KeyedLockQueue(read, NodeLocks())
+        fill(queue, ("a1", A), ("a2", A))
+        held = queue.get()
         assert held is not None
-        parking.close()
-        getters = [Getter(parking) for _ in range(3)]
-        parking.done(held)
+        queue.close()
+        getters = [Getter(queue) for _ in range(3)]
+        queue.done(held)
         found = {name_of(getter.result()) for getter in getters}
         assert found == {"a2", None}
 
@@ -126,78 +129,78 @@ class TestOneProcess:
                 assert go_on.wait(10)
             return read(job)
 
-        parking = Parking(slow, NodeLocks())
-        fill(parking, ("a1", A), ("a2", A))
-        getters = [Getter(parking), Getter(parking)]
+        queue = KeyedLockQueue(slow, NodeLocks())
+        fill(queue, ("a1", A), ("a2", A))
+        getters = [Getter(queue), Getter(queue)]
         assert entered.acquire(timeout=10)
         assert not entered.acquire(timeout=0.05)
         go_on.set()
         assert entered.acquire(timeout=10)
         first = wait_until(lambda: next((g.tasks[0] for g in getters if g.tasks), None))
         assert name_of(first) == "a1"
-        parking.done(first)
+        queue.done(first)
         assert {name_of(getter.result()) for getter in getters} == {"a1", "a2"}
 
 
 @settings(max_examples=40)
 @given(st.lists(st.sampled_from([A, B, C, None]), max_size=40), st.integers(1, 4), st.booleans())
 def test_every_job_is_run_once_in_the_order_of_its_key_and_never_beside_it(
-    slots: list[int | None], count: int, is_closed_first: bool
+    locks: list[int | None], count: int, is_closed_first: bool
 ) -> None:
-    parking = Parking(read, NodeLocks())
+    queue = KeyedLockQueue(read, NodeLocks())
     ran: defaultdict[int | None, list[int]] = defaultdict(list)
     inside: set[int] = set()
     overlaps: list[int] = []
 
     def work() -> None:
-        while (task := parking.get()) is not None:
-            if task.slot is not None:
-                overlaps.extend({task.slot} & inside)
-                inside.add(task.slot)
-            ran[task.slot].append(int(task.job.incoming.id))
+        while (task := queue.get()) is not None:
+            if task.lock is not None:
+                overlaps.extend({task.lock} & inside)
+                inside.add(task.lock)
+            ran[task.lock].append(int(task.job.incoming.id))
             time.sleep(0)
-            if task.slot is not None:
-                inside.discard(task.slot)
-            parking.done(task)
+            if task.lock is not None:
+                inside.discard(task.lock)
+            queue.done(task)
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
     if is_closed_first:
-        fill(parking, *((str(number), slot) for number, slot in enumerate(slots)))
+        fill(queue, *((str(number), lock) for number, lock in enumerate(locks)))
     for thread in threads:
         thread.start()
     if not is_closed_first:
-        fill(parking, *((str(number), slot) for number, slot in enumerate(slots)))
-    parking.close()
+        fill(queue, *((str(number), lock) for number, lock in enumerate(locks)))
+    queue.close()
     for thread in threads:
         thread.join(20)
         assert not thread.is_alive()
     assert overlaps == []
-    for slot in {A, B, C, None}:
-        wanted = [number for number, each in enumerate(slots) if each == slot]
-        assert sorted(ran[slot]) == wanted
-        if slot is not None:
-            assert ran[slot] == wanted
+    for lock in {A, B, C, None}:
+        wanted = [number for number, each in enumerate(locks) if each == lock]
+        assert sorted(ran[lock]) == wanted
+        if lock is not None:
+            assert ran[lock] == wanted
 
 
 class TestTwoProcesses:
     @pytest.fixture
-    def make(self, path: Path) -> Callable[[], tuple[Parking, NodeLocks]]:
-        def make() -> tuple[Parking, NodeLocks]:
+    def make(self, path: Path) -> Callable[[], tuple[KeyedLockQueue, NodeLocks]]:
+        def make() -> tuple[KeyedLockQueue, NodeLocks]:
             locks = NodeLocks(path)
-            return Parking(read, locks), locks
+            return KeyedLockQueue(read, locks), locks
 
         return make
 
     def test_a_key_that_another_process_has_is_waited_for_and_others_go_past(
-        self, make: Callable[[], tuple[Parking, NodeLocks]]
+        self, make: Callable[[], tuple[KeyedLockQueue, NodeLocks]]
     ) -> None:
-        (parking, _), (_, other) = make(), make()
+        (queue, _), (_, other) = make(), make()
         assert other.take(A)
-        fill(parking, ("a1", A), ("b1", B), ("a2", A))
-        b1 = parking.get()
+        fill(queue, ("a1", A), ("b1", B), ("a2", A))
+        b1 = queue.get()
         assert name_of(b1) == "b1"
-        getter = Getter(parking)
-        wait_until(lambda: parking.parked == 2)
+        getter = Getter(queue)
+        wait_until(lambda: queue.waiting == 2)
         assert other.is_wanted(A)
         assert not other.is_wanted(B)
         other.release(A)
@@ -206,44 +209,44 @@ class TestTwoProcesses:
         assert not other.is_wanted(A)
         assert not other.take(A)
         assert a1 is not None
-        parking.done(a1)
-        a2 = parking.get()
+        queue.done(a1)
+        a2 = queue.get()
         assert name_of(a2) == "a2"
         assert a2 is not None
-        parking.done(a2)
+        queue.done(a2)
         assert other.take(A)
 
     def test_a_call_that_expires_while_another_process_has_its_key_is_given_out(
-        self, make: Callable[[], tuple[Parking, NodeLocks]]
+        self, make: Callable[[], tuple[KeyedLockQueue, NodeLocks]]
     ) -> None:
-        (parking, _), (_, other) = make(), make()
+        (queue, _), (_, other) = make(), make()
         assert other.take(A)
-        parking.put(job("late", A, time.monotonic() + 0.03))
-        late = parking.get()
+        queue.put(job("late", A, time.monotonic() + 0.03))
+        late = queue.get()
         assert name_of(late) == "late"
         assert late is not None
-        assert late.slot is None
+        assert late.lock is None
         wait_until(lambda: not other.is_wanted(A))
 
     def test_a_stop_gives_back_what_waits_for_another_process(
-        self, make: Callable[[], tuple[Parking, NodeLocks]]
+        self, make: Callable[[], tuple[KeyedLockQueue, NodeLocks]]
     ) -> None:
-        (parking, _), (_, other) = make(), make()
+        (queue, _), (_, other) = make(), make()
         assert other.take(A)
-        fill(parking, ("a1", A), ("b1", B), ("b2", B))
-        b1 = parking.get()
+        fill(queue, ("a1", A), ("b1", B), ("b2", B))
+        b1 = queue.get()
         assert b1 is not None
-        parking.give_back_after(0.0)
-        a1 = parking.get()
+        queue.give_back_after(0.0)
+        a1 = queue.get()
         assert a1 is not None
-        assert (name_of(a1), a1.is_given_back, a1.slot) == ("a1", True, None)
-        parking.done(b1)
-        b2 = parking.get()
+        assert (name_of(a1), a1.is_given_back, a1.lock) == ("a1", True, None)
+        queue.done(b1)
+        b2 = queue.get()
         assert b2 is not None
-        assert (name_of(b2), b2.is_given_back, b2.slot) == ("b2", False, B)
+        assert (name_of(b2), b2.is_given_back, b2.lock) == ("b2", False, B)
 
     def test_a_process_with_much_to_do_lets_the_other_have_its_turn(
-        self, make: Callable[[], tuple[Parking, NodeLocks]]
+        self, make: Callable[[], tuple[KeyedLockQueue, NodeLocks]]
     ) -> None:
         """Without turns, the second one would wait until the first has nothing left."""
         (busy, _), (other, _) = make(), make()
@@ -259,12 +262,12 @@ class TestTwoProcesses:
                 time.sleep(0.0005)
                 busy.done(task)
 
-        def feed(parking: Parking) -> None:
-            held = parking.get()
+        def feed(queue: KeyedLockQueue) -> None:
+            held = queue.get()
             assert held is not None
-            parking.done(held)
+            queue.done(held)
 
-        # Two threads, so that jobs are parked behind the one that runs.
+        # Two threads, so that jobs are waiting behind the one that runs.
         threads = [threading.Thread(target=work, daemon=True) for _ in range(2)]
         for thread in threads:
             thread.start()
@@ -282,12 +285,12 @@ class TestTwoProcesses:
 
     def test_two_services_that_happen_to_share_a_slot_run_one_after_the_other(self, path: Path) -> None:
         locks = NodeLocks(path)
-        one, two = Parking(read, locks), Parking(read, locks)
+        one, two = KeyedLockQueue(read, locks), KeyedLockQueue(read, locks)
         fill(one, ("one", A))
         fill(two, ("two", A))
         first = one.get()
         assert first is not None
         getter = Getter(two)
-        wait_until(lambda: two.parked == 1)
+        wait_until(lambda: two.waiting == 1)
         one.done(first)
         assert name_of(getter.result()) == "two"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from servicebus.runtime.doorstep import _BURST, _LONG_S, _PER_S, Doorstep
+from servicebus.runtime.overflow_buffer import _BURST, _LONG_S, _PER_S, OverflowBuffer
 
 WINDOW = 40
 MOST = WINDOW // 4
@@ -29,13 +29,13 @@ def arrivals(service: Service | None, count: int, first: int = 0) -> list[Arriva
 
 @dataclass
 class Door:
-    """A doorstep and its clock; what is admitted takes up room."""
+    """A buffer and its clock; what is admitted takes up room."""
 
-    doorstep: Doorstep = field(default_factory=lambda: Doorstep(WINDOW))
+    buffer: OverflowBuffer = field(default_factory=lambda: OverflowBuffer(WINDOW))
     now: float = 100.0
 
     def admit(self, *come: Arrival) -> list[int]:
-        admitted = self.doorstep.admit(come, self.now)  # type: ignore[arg-type]
+        admitted = self.buffer.admit(come, self.now)  # type: ignore[arg-type]
         for arrival in admitted:
             if arrival.waits_for is not None:
                 arrival.waits_for.room -= 1
@@ -43,7 +43,7 @@ class Door:
 
     def turn_away(self, after_s: float = 0.0) -> list[int]:
         self.now += after_s
-        return [arrival.number for arrival in self.doorstep.turn_away(self.now)]  # type: ignore[attr-defined]
+        return [arrival.number for arrival in self.buffer.turn_away(self.now)]  # type: ignore[attr-defined]
 
 
 def test_who_finds_room_goes_in_and_the_rest_waits_in_order() -> None:
@@ -53,7 +53,7 @@ def test_who_finds_room_goes_in_and_the_rest_waits_in_order() -> None:
     assert door.admit(Arrival(service, 9)) == [2]
     service.room = 10
     assert door.admit() == [3, 4, 9]
-    assert len(door.doorstep) == 0
+    assert len(door.buffer) == 0
 
 
 def test_who_waits_for_nothing_is_not_held_up() -> None:
@@ -104,6 +104,6 @@ def test_a_burst_steps_aside_and_then_a_trickle() -> None:
 def test_what_waited_on_a_lost_connection_is_forgotten() -> None:
     door, service = Door(), Service(room=0)
     door.admit(*arrivals(service, 3))
-    door.doorstep.clear()
+    door.buffer.clear()
     service.room = 5
     assert door.admit() == []

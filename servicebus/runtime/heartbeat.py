@@ -1,4 +1,4 @@
-"""Pulse: the waiting of a worker's main thread: it beats to the master and hears what asks the worker to stop."""
+"""Heartbeat: a worker's main thread tells the master that the worker lives, and waits for what asks it to stop."""
 
 from __future__ import annotations
 
@@ -16,46 +16,46 @@ from servicebus.transport.loop import EventLoop
 
 LOG = get_logger(__name__)
 
-BEAT_S = 1.0
-_UNSETTLED_BEAT_S = 0.2
+HEARTBEAT_S = 1.0
+_UNSETTLED_HEARTBEAT_S = 0.2
 """While it does not consume, so that the master soon knows when it does: a rolling replacement waits for that."""
 _AFTER_ERROR_S = 0.05
 _ORPHAN_DRAIN_S = 1.0
 """Without a master there is nobody to restart or stop us: leave within two seconds."""
 
 
-class Pulse:
+class Heartbeat:
     """For the main thread alone; goes on while the worker drains, which is no reason to be taken for dead.
 
     Args:
-        beat_fd: the pipe to the master; None without one.
-        life_fd: its end of file says that the master is gone.
-        snapshot: the worker's state, sent with each beat.
+        heartbeat_fd: the pipe to the master; None without one.
+        parent_death_fd: its end of file says that the master is gone.
+        snapshot: the worker's state, sent with each heartbeat.
     """
 
     def __init__(
         self,
         loop: EventLoop,
         signals: SignalPipe,
-        beat_fd: int | None,
-        life_fd: int | None,
+        heartbeat_fd: int | None,
+        parent_death_fd: int | None,
         snapshot: Callable[[], dict[str, Any]],
         *,
         drain_s: float,
     ):
         self._loop = loop
         self._signals = signals
-        self._beat_fd = beat_fd
-        self._life_fd = life_fd
+        self._heartbeat_fd = heartbeat_fd
+        self._parent_death_fd = parent_death_fd
         self._snapshot = snapshot
         self._drain_s = drain_s
-        self._next_beat = 0.0
-        self._beaten_turns = -1
+        self._next_heartbeat = 0.0
+        self._turns_at_heartbeat = -1
 
     def wait_for_stop(self) -> float:
-        """Beat until something asks to stop; gives the seconds that the drain may take."""
+        """Send heartbeats until something asks to stop; gives the seconds that the drain may take."""
         while True:
-            limit_s = self.wait(max(0.0, self._next_beat - time.monotonic()))
+            limit_s = self.wait(max(0.0, self._next_heartbeat - time.monotonic()))
             if limit_s is not None:
                 return limit_s
 
@@ -69,15 +69,15 @@ class Pulse:
             return None
 
     def _wait(self, timeout_s: float) -> float | None:
-        watched = [self._signals.fileno(), *([self._life_fd] if self._life_fd is not None else [])]
+        watched = [self._signals.fileno(), *([self._parent_death_fd] if self._parent_death_fd is not None else [])]
         ready = readable(watched, timeout_s)
         now = time.monotonic()
-        if now >= self._next_beat:
-            self._beat(now)
+        if now >= self._next_heartbeat:
+            self._send(now)
         limits_s = [self._limit_s(signum) for signum in self._signals.take()]
-        if self._life_fd in ready:
+        if self._parent_death_fd in ready:
             LOG.warning("the master is gone; stopping")
-            self._life_fd = None
+            self._parent_death_fd = None
             limits_s.append(min(_ORPHAN_DRAIN_S, self._drain_s))
         return min((limit_s for limit_s in limits_s if limit_s is not None), default=None)
 
@@ -86,12 +86,12 @@ class Pulse:
             return self._drain_s
         return 0.0 if signum in (signal.SIGINT, signal.SIGQUIT) else None  # HUP is the master's
 
-    def _beat(self, now: float) -> None:
+    def _send(self, now: float) -> None:
         state = self._snapshot()
-        self._next_beat = now + (BEAT_S if state["healthy"] else _UNSETTLED_BEAT_S)
-        if self._loop.turns != self._beaten_turns and self._beat_fd is not None:
-            self._write(self._beat_fd, state)
-        self._beaten_turns = self._loop.turns
+        self._next_heartbeat = now + (HEARTBEAT_S if state["healthy"] else _UNSETTLED_HEARTBEAT_S)
+        if self._loop.turns != self._turns_at_heartbeat and self._heartbeat_fd is not None:
+            self._write(self._heartbeat_fd, state)
+        self._turns_at_heartbeat = self._loop.turns
         self._loop.post(_nothing)  # an idle loop must turn too, or it could not be told from a stuck one
 
     @staticmethod
@@ -99,9 +99,9 @@ class Pulse:
         try:
             os.write(fd, json.dumps(state).encode() + b"\n")
         except BlockingIOError:
-            pass  # the master is slow to read; the next beat says the same and more
+            pass  # the master is slow to read; the next heartbeat says the same and more
         except BrokenPipeError:
-            pass  # the master is gone: the life pipe says so too
+            pass  # the master is gone: the parent-death pipe says so too
 
 
 def _nothing() -> None:

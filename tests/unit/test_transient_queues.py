@@ -1,11 +1,11 @@
-"""FleetingQueues: which name is taken when queues are out of reach."""
+"""TransientQueues: which name is taken when queues are out of reach."""
 
 from __future__ import annotations
 
 import pytest
 
 from servicebus.configuration import Configuration
-from servicebus.runtime.fleeting import FleetingQueues
+from servicebus.runtime.transient_queues import TransientQueues
 
 CONFIG = Configuration({"hosts": ["mq-a"], "secret_token": "a secret of the test"})
 
@@ -34,10 +34,10 @@ class Broker:
 
     def bind_queue(self, *_: object) -> None: ...
 
-    def take(self, fleeting: FleetingQueues) -> str:
+    def take(self, transient: TransientQueues) -> str:
         """The queue that is taken, trying again for as long as that is said to be worth it."""
         for _ in range(10):
-            script = fleeting.take("N.rpc")
+            script = transient.take("N.rpc")
             try:
                 step = next(script)
                 while True:
@@ -46,34 +46,34 @@ class Broker:
             except StopIteration as ended:
                 return str(ended.value)
             except Refused as refused:
-                if not fleeting.is_spared(str(refused)):
+                if not transient.is_spared(str(refused)):
                     return ""
         raise AssertionError("it goes on for ever")
 
 
 def test_a_queue_that_has_crashed_is_deleted_and_made_again() -> None:
     broker = Broker(crashed={"N.rpc"})
-    assert broker.take(FleetingQueues(CONFIG)) == "N.rpc"
+    assert broker.take(TransientQueues(CONFIG)) == "N.rpc"
     assert broker.deleted == ["N.rpc"]
 
 
 def test_one_that_cannot_be_deleted_either_is_left_for_later() -> None:
-    broker, fleeting = Broker(away={"N.rpc"}), FleetingQueues(CONFIG)
-    assert broker.take(fleeting) == ""
-    fleeting.begin_anew()
+    broker, transient = Broker(away={"N.rpc"}), TransientQueues(CONFIG)
+    assert broker.take(transient) == ""
+    transient.begin_anew()
     broker.away.clear()
-    assert broker.take(fleeting) == "N.rpc"
+    assert broker.take(transient) == "N.rpc"
     assert broker.deleted == []
 
 
 @pytest.mark.parametrize("kind", ["away", "crashed"])
 def test_on_a_cluster_the_spare_name_is_taken(kind: str) -> None:
     broker = Broker(**{kind: {"N.rpc"}})
-    assert broker.take(FleetingQueues(CONFIG, 3)) == "N.rpc~2"
+    assert broker.take(TransientQueues(CONFIG, 3)) == "N.rpc~2"
     assert broker.deleted == []
 
 
 def test_when_all_names_are_out_of_reach_they_are_deleted_once() -> None:
     broker = Broker(crashed={"N.rpc", "N.rpc~2"})
-    assert broker.take(FleetingQueues(CONFIG, 3)) == "N.rpc"
+    assert broker.take(TransientQueues(CONFIG, 3)) == "N.rpc"
     assert set(broker.deleted) == {"N.rpc", "N.rpc~2"}

@@ -1,4 +1,4 @@
-"""Lookout: has the broker show what it knows of us: queues, bindings and consumers, which others may have deleted.
+"""TopologyMonitor: asks the broker for our queues, bindings and consumers, which others may have deleted.
 
 Our consumers would live on and never hear of a binding that is gone, nor of a broker that has forgotten them.
 
@@ -9,13 +9,12 @@ but look.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from servicebus.configuration import Configuration
-from servicebus.runtime.attendance import Attendance
-from servicebus.runtime.fleeting import FleetingQueues
 from servicebus.runtime.lanes import Lanes
 from servicebus.runtime.topology import count_consumers, declare_again, lane_counts
+from servicebus.runtime.transient_queues import TransientQueues
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
 from servicebus.transport.stored import StoredQueues
@@ -26,7 +25,7 @@ _LOOK_AGAIN_S = 1.0
 """When a look has found a queue with fewer consumers than the others."""
 
 
-class Lookout:
+class TopologyMonitor:
     """Belongs to the I/O thread, and to one generation of a consumer's connections.
 
     Args:
@@ -39,7 +38,7 @@ class Lookout:
         loop: EventLoop,
         host_name: str,
         config: Configuration,
-        fleeting: FleetingQueues,
+        transient: TransientQueues,
         stored: StoredQueues,
         lanes: Lanes,
         is_wanted: Callable[[], bool],
@@ -48,12 +47,12 @@ class Lookout:
         self._loop = loop
         self._host_name = host_name
         self._config = config
-        self._fleeting = fleeting
+        self._transient = transient
         self._stored = stored
         self._lanes = lanes
         self._is_wanted = is_wanted
         self._on_unattended = on_unattended
-        self._attendance = Attendance()
+        self._counts = ConsumerCounts()
         self._is_looking = False
         self._was_thorough = True
 
@@ -65,9 +64,9 @@ class Lookout:
         self._is_looking = True
         consumers: dict[str, int] = {}
         stored = None if self._lanes.problem else self._stored
-        self._was_thorough = not self._was_thorough or self._attendance.is_in_doubt
+        self._was_thorough = not self._was_thorough or self._counts.is_in_doubt
         show = declare_again if self._was_thorough else count_consumers
-        channel.run(show(self._config, self._fleeting, stored, consumers), lambda: self._looked(consumers))
+        channel.run(show(self._config, self._transient, stored, consumers), lambda: self._looked(consumers))
 
     def _looked(self, consumers: dict[str, int]) -> None:
         self._is_looking = False
@@ -77,11 +76,40 @@ class Lookout:
         if unattended:
             self._on_unattended(f"nobody consumes {', '.join(unattended)} any more")
             return
-        short = self._attendance.look(lane_counts(self._config.node_name, consumers))
+        short = self._counts.look(lane_counts(self._config.node_name, consumers))
         if short:
             # One of the node's workers is not consuming there, and nobody knows which: all of them begin anew.
             text = ", ".join(sorted(short))
             LOG.warning("%s: a consumer of %s is missing; consuming anew", self._host_name, text)
             self._lanes.consume_again(short)
-        elif self._attendance.is_in_doubt:
+        elif self._counts.is_in_doubt:
             self._loop.call_later(_LOOK_AGAIN_S, self.look)
+
+
+class ConsumerCounts:
+    """Whether each lane of the node has as many consumers as the others. Pure; one thread.
+
+    A worker consumes each queue of its node once. Several workers share the queues, so a consumer that a broker has
+    forgotten is not missed by a look at its queue alone; but then that queue has fewer consumers than the others.
+    """
+
+    def __init__(self) -> None:
+        self._short: frozenset[str] = frozenset()
+
+    def look(self, consumers: Mapping[str, int]) -> frozenset[str]:
+        """The lanes that were short in this look and in the one before.
+
+        Twice, because a worker that starts or stops just now is in some of them only.
+
+        Args:
+            consumers: of each lane, by its name; of a lane with several queues those of the queue with the fewest.
+        """
+        most = max(consumers.values(), default=0)
+        short = frozenset(lane for lane, count in consumers.items() if count < most)
+        confirmed, self._short = short & self._short, short
+        return confirmed
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """The last look found a lane short: look again soon."""
+        return bool(self._short)

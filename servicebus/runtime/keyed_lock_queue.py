@@ -1,13 +1,13 @@
-"""Parking: the inbox of a service with locks. What must wait for its lock is parked, and others go on past it.
+"""KeyedLockQueue: the inbox of a service with locks. A job whose lock is taken waits, and others pass it.
 
-Theory of operation. Jobs arrive in one line. A thread that is free takes the first one out, finds its slot (one thread
-at a time, so that jobs of one slot keep their order), and runs it if the slot is free. Else the job is parked in a line
-of its slot. Who leaves a job takes the next one of its line along, without letting go of the slot in between. A slot
+Theory of operation. Jobs arrive in one line. A thread that is free takes the first one out, finds its lock (one thread
+at a time, so that jobs of one lock keep their order), and runs it if the lock is free. Else the job waits in a line
+of its lock. Who leaves a job takes the next one of its line along, without letting go of the lock in between. A lock
 that another process has is tried again every few milliseconds: the kernel would tell only a thread that sleeps for that
-one slot.
+one lock.
 
-So that a process with much to do does not keep a slot for ever, its turn ends after a tenth of a second if another one
-waits for the slot, and then it leaves the slot alone for longer than the other one sleeps.
+So that a process with much to do does not keep a lock for ever, its turn ends after a tenth of a second if another one
+waits for the lock, and then it leaves the lock alone for longer than the other one sleeps.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 from servicebus.runtime.job import Job, Outcome
 from servicebus.runtime.node_locks import NodeLocks
 
-__all__ = ["Parking", "Task"]
+__all__ = ["KeyedLockQueue", "Task"]
 
 _FIRST_PAUSE_S = 0.005
 _LONGEST_PAUSE_S = 0.02
@@ -37,8 +37,8 @@ class Task:
 
     job: Job
     params: Any = None
-    slot: int | None = None
-    """The lock that it needs before it runs; from ``Parking.get()``: the lock that it has."""
+    lock: int | None = None
+    """The lock that it needs before it runs; from ``KeyedLockQueue.get()``: the lock that it has."""
     outcome: Outcome | None = None
     """Already known: it cannot be run."""
     is_given_back: bool = False
@@ -51,11 +51,11 @@ class Task:
 
 @dataclass(slots=True)
 class _Line:
-    """The jobs that wait for one slot."""
+    """The jobs that wait for one lock."""
 
     tasks: deque[Task] = field(default_factory=deque)
     is_ours: bool = False
-    """We have the slot: one of its jobs runs, or is about to."""
+    """We have the lock: one of its jobs runs, or is about to."""
     turn_ends: float = 0.0
     """While it is ours: when to ask whether somebody else waits."""
     try_at: float = math.inf
@@ -63,7 +63,7 @@ class _Line:
     pause_s: float = _FIRST_PAUSE_S
 
 
-class Parking:
+class KeyedLockQueue:
     """``put`` is for one thread; ``get`` and ``done`` for the service's.
 
     Args:
@@ -87,10 +87,10 @@ class Parking:
         self._is_closed = False
 
     def __repr__(self) -> str:
-        return f"<Parking arrived={len(self._arrived)} parked={self.parked}>"
+        return f"<KeyedLockQueue arrived={len(self._arrived)} waiting={self.waiting}>"
 
     @property
-    def parked(self) -> int:
+    def waiting(self) -> int:
         """How many wait for a lock."""
         return sum(len(line.tasks) for line in list(self._lines.values()))
 
@@ -116,19 +116,19 @@ class Parking:
 
     def done(self, task: Task) -> None:
         """Its job has ended: whoever waits for its lock may go on. Idempotent."""
-        if task.slot is None:
+        if task.lock is None:
             return
         with self._changed:
-            line = self._lines[task.slot]
-            if line.tasks and self._is_our_turn(task.slot, line):
+            line = self._lines[task.lock]
+            if line.tasks and self._is_our_turn(task.lock, line):
                 self._ready.append(line.tasks.popleft())
             elif line.tasks:
-                self._locks.release(task.slot)
-                self._wait_for(task.slot, line, _LEAVE_ALONE_S)
+                self._locks.release(task.lock)
+                self._wait_for(task.lock, line, _LEAVE_ALONE_S)
             else:
-                self._locks.release(task.slot)
-                del self._lines[task.slot]
-            task.slot = None
+                self._locks.release(task.lock)
+                del self._lines[task.lock]
+            task.lock = None
             self._changed.notify()
 
     def give_back_after(self, seconds: float) -> None:
@@ -157,7 +157,7 @@ class Parking:
             if self._arrived and not self._is_reading:
                 self._is_reading = True
                 return self._arrived.popleft()
-            if self._is_closed and not (self._arrived or self._is_reading or self.parked):
+            if self._is_closed and not (self._arrived or self._is_reading or self.waiting):
                 self._changed.notify_all()
                 return None
             self._wait(now)
@@ -173,36 +173,36 @@ class Parking:
             self._is_watched = False
 
     def _line_up(self, task: Task) -> None:
-        slot = task.slot
-        if slot is None:
+        lock = task.lock
+        if lock is None:
             self._ready.append(task)
             return
-        line = self._lines.get(slot)
+        line = self._lines.get(lock)
         if line is None:
-            line = self._lines[slot] = _Line()
-            if self._take(slot, line):
+            line = self._lines[lock] = _Line()
+            if self._take(lock, line):
                 self._ready.append(task)
                 return
-            self._wait_for(slot, line, _FIRST_PAUSE_S)
+            self._wait_for(lock, line, _FIRST_PAUSE_S)
         line.tasks.append(task)
         self._look_by(math.inf if task.job.deadline is None else task.job.deadline)
 
-    def _take(self, slot: int, line: _Line) -> bool:
-        if not self._locks.take(slot):
+    def _take(self, lock: int, line: _Line) -> bool:
+        if not self._locks.take(lock):
             return False
         line.is_ours = True
         line.turn_ends = time.monotonic() + _TURN_S
         return True
 
-    def _is_our_turn(self, slot: int, line: _Line) -> bool:
+    def _is_our_turn(self, lock: int, line: _Line) -> bool:
         now = time.monotonic()
         if now < line.turn_ends:
             return True
         line.turn_ends = now + _TURN_S
-        return not self._locks.is_wanted(slot)
+        return not self._locks.is_wanted(lock)
 
-    def _wait_for(self, slot: int, line: _Line, pause_s: float) -> None:
-        self._locks.want(slot)
+    def _wait_for(self, lock: int, line: _Line, pause_s: float) -> None:
+        self._locks.want(lock)
         line.is_ours = False
         line.pause_s = _FIRST_PAUSE_S
         line.try_at = time.monotonic() + pause_s
@@ -216,13 +216,13 @@ class Parking:
 
     def _look_around(self, now: float) -> Task | None:
         """A task that nobody waits for, or that can have its lock, if there is one."""
-        for slot, line in list(self._lines.items()):
+        for lock, line in list(self._lines.items()):
             task = self._dropped(line, now)
             if task is None and not line.is_ours and now >= line.try_at:
-                task = self._tried(slot, line, now)
+                task = self._tried(lock, line, now)
             if not line.tasks and not line.is_ours:
-                self._locks.want_no_more(slot)
-                del self._lines[slot]
+                self._locks.want_no_more(lock)
+                del self._lines[lock]
             if task is not None:
                 self._look_at = now  # there may be more
                 return task
@@ -236,14 +236,14 @@ class Parking:
         for task in line.tasks:
             if is_given_back or task.is_over(now):
                 line.tasks.remove(task)
-                task.slot = None
+                task.lock = None
                 task.is_given_back = is_given_back
                 return task
         return None
 
-    def _tried(self, slot: int, line: _Line, now: float) -> Task | None:
-        if self._take(slot, line):
-            self._locks.want_no_more(slot)
+    def _tried(self, lock: int, line: _Line, now: float) -> Task | None:
+        if self._take(lock, line):
+            self._locks.want_no_more(lock)
             return line.tasks.popleft()
         line.pause_s = min(1.5 * line.pause_s, _LONGEST_PAUSE_S)
         line.try_at = now + line.pause_s
