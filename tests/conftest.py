@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--lane", choices=["fast", "pika"], default="fast", help="What fast_path is where a test does not say it."
+        "--frames",
+        choices=["own", "pika"],
+        default="own",
+        help="Who writes them, where a test does not say it (fast_path).",
     )
 
 
@@ -44,9 +47,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell's background jobs, and all that they start, inherit that it is ignored.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if config.getoption("lane") == "pika":
+    if config.getoption("frames") == "pika":
         # This process, and all that it starts.
-        folder = Path(__file__).parent / "fixtures" / "pika_lane"
+        folder = Path(__file__).parent / "fixtures" / "pika_frames"
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
         runpy.run_path(str(folder / "sitecustomize.py"))
 

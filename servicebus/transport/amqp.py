@@ -19,7 +19,7 @@ from servicebus.configuration import BrokerHost
 from servicebus.errors import ConfigurationError, ConnectFailed, ConnectionLost, TransportError
 from servicebus.transport.channel import AmqpChannel
 from servicebus.transport.failures import connect_failure, connection_failure, too_few_channels
-from servicebus.transport.fastlane import FastLane
+from servicebus.transport.fastpath import FastPath
 from servicebus.transport.interface import ConnectionEvents, Returned
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
@@ -174,11 +174,11 @@ class AmqpConnection:
         version = (self._pika.server_properties or {}).get("version", "") if self._pika is not None else ""
         return version if isinstance(version, str) else ""
 
-    def lane(self) -> tuple[FastLane, Callable[[bytes], None]]:
-        """The fast lane, and how to write to its stream; only while open."""
+    def fast_path(self) -> tuple[FastPath, Callable[[bytes], None]]:
+        """The fast path, and how to write to its stream; only while open."""
         assert self._services.stream is not None
-        assert self._services.lane is not None
-        return self._services.lane, self._services.stream.write
+        assert self._services.fast_path is not None
+        return self._services.fast_path, self._services.stream.write
 
     def _on_open(self, _connection: Any) -> None:
         if self._ended:

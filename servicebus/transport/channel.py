@@ -1,4 +1,4 @@
-"""AmqpChannel: one channel of an AmqpConnection; the transport contract on pika and the fast lane."""
+"""AmqpChannel: one channel of an AmqpConnection; the transport contract on pika and the fast path."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class AmqpChannel(AmqpQuestions):
         super().__init__(raw.channel(on_open_callback=self._opened))
         self._number = int(self._raw.channel_number)
         self._is_fast = connection.is_fast
-        self._lane, self._write = connection.lane()
+        self._fast_path, self._write = connection.fast_path()
 
     def __repr__(self) -> str:
         return f"<AmqpChannel {self._raw.channel_number} of {self.connection!r}>"
@@ -162,10 +162,10 @@ class AmqpChannel(AmqpQuestions):
         channel.add_on_close_callback(self._closed)
         channel.add_on_cancel_callback(self._cancelled)
         if self._on_returned is not None:
-            self._lane.add_returns(self._number, self._returned)
+            self._fast_path.add_returns(self._number, self._returned)
         if self._on_confirmed is not None:
             if self._is_fast:
-                self._lane.add_confirms(self._number, self._fast_confirmed)
+                self._fast_path.add_confirms(self._number, self._fast_confirmed)
             channel.confirm_delivery(self._confirmed, callback=lambda _frame: self._on_open(self))
         else:
             self._on_open(self)
@@ -173,7 +173,7 @@ class AmqpChannel(AmqpQuestions):
     def _closed(self, _channel: Any, error: BaseException) -> None:
         self.is_open = False
         self.connection.forget(self)
-        self._lane.remove_channel(self._number)
+        self._fast_path.remove_channel(self._number)
         self._end_script()
         self._on_closed(channel_failure(self.connection.host, error, self._refused_question()))
 
@@ -221,7 +221,7 @@ class AmqpChannel(AmqpQuestions):
             on_done(frame.method.consumer_tag)
 
         callback = self._asking(queue, consuming)
-        # The lane takes the deliveries past pika.
+        # The fast path takes the deliveries past pika.
         tag = self._raw.basic_consume(queue, _nothing, auto_ack=no_ack, exclusive=exclusive, callback=callback)
         self._consumed[tag] = queue
         self._take_deliveries(tag, on_delivery, no_ack=no_ack)
@@ -239,7 +239,7 @@ class AmqpChannel(AmqpQuestions):
             except Exception as error:  # it costs this delivery; what was read with it goes on
                 self.connection.loop.failed(on_delivery, error)
 
-        self._lane.add_consumer(self._number, consumer_tag, deliver)
+        self._fast_path.add_consumer(self._number, consumer_tag, deliver)
 
     def get(self, queue: str, on_done: Callable[[Delivery | None], None]) -> None:
         def got(tag: int = 0, about: Properties | None = None, body: bytes = b"", flaw: Flaw | None = None) -> None:
@@ -251,7 +251,7 @@ class AmqpChannel(AmqpQuestions):
                 Delivery(self, tag, body, *about) if flaw is None else FlawedDelivery(flaw, self, tag, body, *about)
             )
 
-        self._lane.add_get(self._number, got)
+        self._fast_path.add_get(self._number, got)
         self._write(pika.frame.Method(self._number, pika.spec.Basic.Get(queue=queue)).marshal())
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from servicebus.errors import ConnectionLost, TransportError
 from servicebus.transport.cancelled import ask_why_cancelled
 from servicebus.transport.failures import channel_refused
-from servicebus.transport.fastlane import cut_off
+from servicebus.transport.fastpath import cut_off
 from servicebus.transport.frames import Properties, read_properties, write_properties
 from servicebus.transport.interface import Delivery, FlawedDelivery, Returned
 from servicebus.transport.memory_queues import Message

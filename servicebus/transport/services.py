@@ -14,7 +14,7 @@ from typing import Any
 from pika.adapters.utils import nbio_interface
 
 from servicebus.transport.dialing import connect, handshake_tls, resolve
-from servicebus.transport.fastlane import FastLane
+from servicebus.transport.fastpath import FastPath
 from servicebus.transport.loop import EventLoop, Timer
 from servicebus.transport.stream import Stream, StreamProtocol
 
@@ -28,13 +28,13 @@ class _Cancel(nbio_interface.AbstractIOReference):  # type: ignore[misc]
 
 
 class ConnectionServices(nbio_interface.AbstractIOServices):  # type: ignore[misc]
-    """The loop's services for one connection; remembers that connection's stream, and the lane between it and pika."""
+    """The loop's services for one connection; remembers its stream, and the fast path between it and pika."""
 
     def __init__(self, loop: EventLoop, most_bytes: int):
         self._loop = loop
         self._most_bytes = most_bytes
         self.stream: Stream | None = None
-        self.lane: FastLane | None = None
+        self.fast_path: FastPath | None = None
 
     def get_native_ioloop(self) -> EventLoop:
         return self._loop
@@ -84,8 +84,8 @@ class ConnectionServices(nbio_interface.AbstractIOServices):  # type: ignore[mis
                 on_done(result)
                 return
             protocol = protocol_factory()
-            self.lane = FastLane(protocol, self._most_bytes)
-            self.stream = Stream(self._loop, result, self.lane)
+            self.fast_path = FastPath(protocol, self._most_bytes)
+            self.stream = Stream(self._loop, result, self.fast_path)
             self.stream.start()
             on_done((self.stream, protocol))
 

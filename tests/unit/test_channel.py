@@ -1,4 +1,4 @@
-"""AmqpChannel on a fast lane, without a broker: what its callbacks raise, and how it counts what it publishes."""
+"""AmqpChannel on a fast path, without a broker: what its callbacks raise, and how it counts what it publishes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pika.exceptions import UnsupportedAMQPFieldException
 
 from servicebus.transport import frames
 from servicebus.transport.channel import AmqpChannel
-from servicebus.transport.fastlane import FastLane
+from servicebus.transport.fastpath import FastPath
 from servicebus.transport.interface import Delivery, Returned
 from servicebus.transport.loop import EventLoop
 
@@ -34,7 +34,7 @@ class RawChannel:
 
 
 class Pika:
-    """Gets the heartbeats that the fast lane feeds it."""
+    """Gets the heartbeats that the fast path feeds it."""
 
     def data_received(self, data: bytes) -> None: ...
 
@@ -50,10 +50,10 @@ class Connection:
         self.loop = EventLoop("test")
         self.written = b""
         pika_side: Any = Pika()
-        self.fast_lane = FastLane(pika_side, 1 << 20)
+        self.fast = FastPath(pika_side, 1 << 20)
 
-    def lane(self) -> tuple[FastLane, Callable[[bytes], None]]:
-        return self.fast_lane, self._write
+    def fast_path(self) -> tuple[FastPath, Callable[[bytes], None]]:
+        return self.fast, self._write
 
     def _write(self, data: bytes) -> None:
         self.written += data
@@ -126,7 +126,7 @@ def test_what_one_of_a_batch_raises_costs_none_of_the_others(connection: Connect
     channel = connection.channel(on_returned=odd.hear, on_confirmed=odd.hear)
     channel.consume("N.rpc", odd.hear, lambda _tag: None)
     make = {"delivery": delivery, "return": returned, "confirm": confirm}[kind]
-    connection.fast_lane.data_received(b"".join(map(make, (1, 2, 3))))
+    connection.fast.data_received(b"".join(map(make, (1, 2, 3))))
     assert odd.heard == ([1, 2, 3] if kind == "confirm" else [b"body 1", b"body 2", b"body 3"])
     assert connection.loop.failures.count == 1
 

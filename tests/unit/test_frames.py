@@ -1,4 +1,4 @@
-"""The fast lane's frames, byte for byte against pika's own codec."""
+"""The fast path's frames, byte for byte against pika's own codec."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servicebus.transport import frames
-from servicebus.transport.fastlane import HEAD_BYTES, FastLane
+from servicebus.transport.fastpath import HEAD_BYTES, FastPath
 from servicebus.transport.interface import Flaw
 from servicebus.transport.tables import Unreadable
 
@@ -110,7 +110,7 @@ def content(channel, method, body, properties):
 
 
 class Pika:
-    """Keeps what the lane passes on."""
+    """Keeps what the fast path passes on."""
 
     def __init__(self):
         self.data = b""
@@ -125,15 +125,15 @@ class Pika:
     def eof_received(self): ...
 
 
-def lane_with_consumer(channel, consumer_tag, most_bytes=100_000):
+def path_with_consumer(channel, consumer_tag, most_bytes=100_000):
     pika_side, found = Pika(), []
-    lane = FastLane(pika_side, most_bytes)
-    lane.add_consumer(
+    path = FastPath(pika_side, most_bytes)
+    path.add_consumer(
         channel,
         consumer_tag,
         lambda tag, about, body, *flaw: found.append((tag, *about, body, *flaw)),
     )
-    return lane, pika_side, found
+    return path, pika_side, found
 
 
 @given(
@@ -154,9 +154,9 @@ def test_a_delivery_is_read_whatever_its_properties_and_wherever_it_is_cut(
     channel, consumer_tag, tag, redelivered, key, body, properties, step
 ):
     data = delivery(channel, consumer_tag, tag, redelivered, key, body, pika.BasicProperties(**properties))
-    lane, pika_side, found = lane_with_consumer(channel, consumer_tag)
+    path, pika_side, found = path_with_consumer(channel, consumer_tag)
     for start in range(0, len(data), step):
-        lane.data_received(data[start : start + step])
+        path.data_received(data[start : start + step])
     expected = [properties.get(name) for name in ("correlation_id", "reply_to", "message_id", "headers")]
     assert found == [(tag, *expected, body)]
     assert pika_side.data in (b"", frames.HEARTBEAT_FRAME)
@@ -166,9 +166,9 @@ def test_frames_cut_at_every_byte_are_read():
     data = delivery(3, "c", 9, False, "key", b"body", pika.BasicProperties(correlation_id="id", reply_to="r"))
     other = pika.frame.Method(3, pika.spec.Basic.CancelOk("c")).marshal()
     for cut in range(len(data) + len(other)):
-        lane, pika_side, found = lane_with_consumer(3, "c")
-        lane.data_received((other + data)[:cut])
-        lane.data_received((other + data)[cut:])
+        path, pika_side, found = path_with_consumer(3, "c")
+        path.data_received((other + data)[:cut])
+        path.data_received((other + data)[cut:])
         assert [entry[0] for entry in found] == [9], cut
         assert pika_side.data.replace(frames.HEARTBEAT_FRAME, b"") == other, cut
 
@@ -184,11 +184,11 @@ def test_what_is_not_ours_reaches_pika_whole_and_in_order(kinds, step):
     ]
     ours = delivery(3, "mine", 5, False, "k", b"y" * 70, pika.BasicProperties())
     data = b"".join(ours if kind == 4 else foreign[kind] for kind in kinds)
-    lane, pika_side, found = lane_with_consumer(3, "mine")
+    path, pika_side, found = path_with_consumer(3, "mine")
     for start in range(0, len(data), step):
-        lane.data_received(data[start : start + step])
+        path.data_received(data[start : start + step])
     expected = b"".join(foreign[kind] for kind in kinds if kind != 4)
-    # The lane may feed pika one heartbeat for those it kept from it.
+    # The fast path may feed pika one heartbeat for those it kept from it.
     assert pika_side.data.replace(frames.HEARTBEAT_FRAME, b"") == expected.replace(frames.HEARTBEAT_FRAME, b"")
     assert len(found) == kinds.count(4)
 
@@ -210,47 +210,47 @@ def test_what_comes_back_is_read_wherever_it_is_cut(
     method = pika.spec.Basic.Return(code, text, exchange, key)
     properties = pika.BasicProperties(correlation_id=correlation_id, message_id=message_id)
     data = content(channel, method, body, properties)
-    lane, pika_side, _ = lane_with_consumer(channel, "c")
+    path, pika_side, _ = path_with_consumer(channel, "c")
     found = []
-    lane.add_returns(channel, lambda why, to, k, about, b: found.append((why, to, k, about[0], about[2], b)))
+    path.add_returns(channel, lambda why, to, k, about, b: found.append((why, to, k, about[0], about[2], b)))
     for start in range(0, len(data), step):
-        lane.data_received(data[start : start + step])
+        path.data_received(data[start : start + step])
     assert found == [(f"{code} {text}", exchange, key, correlation_id, message_id, body)]
     assert pika_side.data in (b"", frames.HEARTBEAT_FRAME)
-    lane.remove_channel(channel)
-    lane.data_received(data)
+    path.remove_channel(channel)
+    path.data_received(data)
     assert pika_side.data.replace(frames.HEARTBEAT_FRAME, b"", 1) == data
     assert len(found) == 1
 
 
 def test_confirms_of_registered_channels_do_not_reach_pika():
-    lane, pika_side, _ = lane_with_consumer(1, "c")
+    path, pika_side, _ = path_with_consumer(1, "c")
     confirmed = []
-    lane.add_confirms(5, lambda number, multiple: confirmed.append((number, multiple)))
+    path.add_confirms(5, lambda number, multiple: confirmed.append((number, multiple)))
     ack, nack = pika.spec.Basic.Ack(7, multiple=True), pika.spec.Basic.Nack(8)
-    lane.data_received(pika.frame.Method(5, ack).marshal() + pika.frame.Method(5, nack).marshal())
+    path.data_received(pika.frame.Method(5, ack).marshal() + pika.frame.Method(5, nack).marshal())
     assert confirmed == [(7, True)]
     assert pika_side.data.replace(frames.HEARTBEAT_FRAME, b"") == pika.frame.Method(5, nack).marshal()
 
 
 def test_a_frame_without_its_end_is_refused():
-    lane, _, _ = lane_with_consumer(1, "c")
+    path, _, _ = path_with_consumer(1, "c")
     with pytest.raises(Unreadable, match="has no end"):
-        lane.data_received(pika.frame.Heartbeat().marshal()[:-1] + b"\x00")
+        path.data_received(pika.frame.Heartbeat().marshal()[:-1] + b"\x00")
 
 
 def test_a_brokers_version_header_goes_to_pika():
     """The broker answers a version that it does not speak with ``AMQP`` and its own, which is no frame."""
-    lane, pika_side, _ = lane_with_consumer(1, "c")
-    lane.data_received(b"AMQP\x00\x00\x09\x01")
+    path, pika_side, _ = path_with_consumer(1, "c")
+    path.data_received(b"AMQP\x00\x00\x09\x01")
     assert pika_side.data == b"AMQP\x00\x00\x09\x01"
 
 
 def test_a_closed_channel_takes_its_consumers_along():
-    lane, pika_side, found = lane_with_consumer(3, "c")
-    lane.remove_channel(3)
+    path, pika_side, found = path_with_consumer(3, "c")
+    path.remove_channel(3)
     data = delivery(3, "c", 1, False, "k", b"", pika.BasicProperties())
-    lane.data_received(data)
+    path.data_received(data)
     assert (found, pika_side.data) == ([], data)
 
 
@@ -289,9 +289,9 @@ def test_properties_that_cannot_be_read_cost_that_delivery_alone(what, step):
     flags, properties = POISON[what]
     good = delivery(3, "c", 1, False, "q", b"good", pika.BasicProperties(correlation_id="i"))
     data = good + raw_delivery(2, flags, properties, b"its body") + good
-    lane, pika_side, found = lane_with_consumer(3, "c")
+    path, pika_side, found = path_with_consumer(3, "c")
     for start in range(0, len(data), step):
-        lane.data_received(data[start : start + step])
+        path.data_received(data[start : start + step])
     assert found[0] == found[2] == (1, "i", None, None, None, b"good")
     tag, *nothing, body, flaw = found[1]
     assert (tag, nothing, body, flaw.reason) == (2, [None] * 4, b"its body", "unreadable")
@@ -302,9 +302,9 @@ def test_properties_that_cannot_be_read_cost_that_delivery_alone(what, step):
 
 @given(st.integers(0, 0xFFFF), st.binary(max_size=200), st.binary(max_size=20))
 def test_any_header_frame_is_one_delivery(flags, properties, body):
-    lane, pika_side, found = lane_with_consumer(3, "c")
-    lane.data_received(raw_delivery(5, flags, properties, body))
-    lane.data_received(raw_delivery(6, 0, b"", b""))
+    path, pika_side, found = path_with_consumer(3, "c")
+    path.data_received(raw_delivery(5, flags, properties, body))
+    path.data_received(raw_delivery(6, 0, b"", b""))
     assert [entry[0] for entry in found] == [5, 6]
     assert found[0][5] == body
     assert pika_side.data in (b"", frames.HEARTBEAT_FRAME)
@@ -314,10 +314,10 @@ def test_any_header_frame_is_one_delivery(flags, properties, body):
 @pytest.mark.parametrize("step", [997, 10_000_000])
 def test_a_body_that_is_too_long_is_kept_as_its_beginning_and_a_digest(size, step):
     body = bytes(n % 251 for n in range(size))
-    lane, _, found = lane_with_consumer(3, "c", most_bytes=1000)
+    path, _, found = path_with_consumer(3, "c", most_bytes=1000)
     data = delivery(3, "c", 9, False, "q", body, pika.BasicProperties(correlation_id="i"))
     for start in range(0, len(data), step):
-        lane.data_received(data[start : start + step])
+        path.data_received(data[start : start + step])
     if size <= 1000:
         assert found == [(9, "i", None, None, None, body)]
         return
@@ -330,56 +330,56 @@ def test_a_body_that_is_too_long_is_kept_as_its_beginning_and_a_digest(size, ste
 
 
 def test_a_body_that_is_too_long_takes_no_memory_while_it_arrives():
-    lane, _, found = lane_with_consumer(3, "c", most_bytes=1000)
-    lane.data_received(raw_delivery(1, 0, b"", b"", size=2**62))
+    path, _, found = path_with_consumer(3, "c", most_bytes=1000)
+    path.data_received(raw_delivery(1, 0, b"", b"", size=2**62))
     frame = pika.frame.Body(3, b"x" * MOST).marshal()
     for _ in range(1000):
-        lane.data_received(frame)
-    content = lane._contents[3]
+        path.data_received(frame)
+    content = path._contents[3]
     assert sum(map(len, content.pieces)) <= HEAD_BYTES
     assert not found
 
 
 def test_what_comes_back_unreadable_is_told_without_its_properties():
-    lane, _, _ = lane_with_consumer(3, "c")
+    path, _, _ = path_with_consumer(3, "c")
     found = []
-    lane.add_returns(3, lambda *told: found.append(told))
+    path.add_returns(3, lambda *told: found.append(told))
     method = pika.frame.Method(3, pika.spec.Basic.Return(312, "NO_ROUTE", "x", "k")).marshal()
     deliver = pika.frame.Method(3, pika.spec.Basic.Deliver("c", 1, False, "", "q")).marshal()
-    lane.data_received(method + raw_delivery(1, frames.HEADERS, b"\xff", b"b")[len(deliver) :])
+    path.data_received(method + raw_delivery(1, frames.HEADERS, b"\xff", b"b")[len(deliver) :])
     assert found == [("312 NO_ROUTE", "x", "k", (None,) * 4, b"b")]
 
 
 def test_answers_to_gets_come_in_their_order():
-    lane, pika_side, _ = lane_with_consumer(3, "c")
+    path, pika_side, _ = path_with_consumer(3, "c")
     found = []
     for number in range(3):
-        lane.add_get(3, lambda *got, number=number: found.append((number, *got)))
+        path.add_get(3, lambda *got, number=number: found.append((number, *got)))
     got = pika.spec.Basic.GetOk(7, False, "x", "k", 2)
     empty = pika.frame.Method(3, pika.spec.Basic.GetEmpty()).marshal()
     answer = content(3, got, b"body", pika.BasicProperties(message_id="m"))
     poison = content(3, got, b"bad", pika.BasicProperties(correlation_id=b"\xff"))
-    lane.data_received(answer + empty + poison)
+    path.data_received(answer + empty + poison)
     assert found[:2] == [(0, 7, (None, None, "m", None), b"body"), (1,)]
     assert found[2][:4] == (2, 7, (None,) * 4, b"bad")
     assert isinstance(found[2][4], Flaw)
     assert pika_side.data in (b"", frames.HEARTBEAT_FRAME)
-    lane.data_received(empty)
+    path.data_received(empty)
     assert pika_side.data.endswith(empty), "none of ours"
 
 
 def test_a_frame_that_is_longer_than_was_agreed_on_is_refused_before_it_is_here():
-    lane, _, _ = lane_with_consumer(3, "c")
+    path, _, _ = path_with_consumer(3, "c")
     with pytest.raises(Unreadable, match="a frame of 131073 bytes"):
-        lane.data_received(frames.FRAME_HEAD.pack(frames.BODY, 3, 131073))
+        path.data_received(frames.FRAME_HEAD.pack(frames.BODY, 3, 131073))
 
 
 def test_pika_hears_that_the_broker_lives_while_a_long_frame_arrives(monkeypatch):
-    lane, pika_side, _ = lane_with_consumer(3, "c")
+    path, pika_side, _ = path_with_consumer(3, "c")
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)
     data = raw_delivery(1, 0, b"", b"x" * MOST)
     for at in (100, 1000, 2000):
-        lane.data_received(data[at - 100 : at] if at == 100 else data[at - 1000 + 100 : at])
+        path.data_received(data[at - 100 : at] if at == 100 else data[at - 1000 + 100 : at])
         now += 2
     assert pika_side.data == 3 * frames.HEARTBEAT_FRAME

@@ -24,7 +24,7 @@ from servicebus.errors import (
 from servicebus.policy.backoff import cap_for
 from servicebus.transport.channel import AmqpChannel
 from servicebus.transport.failures import channel_failure, connect_failure, connection_failure
-from servicebus.transport.fastlane import FastLane
+from servicebus.transport.fastpath import FastPath
 from servicebus.transport.interface import Asked
 from servicebus.transport.steps import bind_queue, consume, declare_exchange, declare_queue, delete_queue, unbind_queue
 
@@ -120,7 +120,7 @@ def test_an_open_connection_that_is_over_a_limit_is_not_opened_again_at_once() -
 def test_a_queue_that_is_one_too_many_is_not_taken_for_one_of_another_type() -> None:
     text = "PRECONDITION_FAILED - cannot declare queue 'N.messages': queue limit in vhost '/' (3) is reached"
     error = failure(406, text, STORED)
-    assert isinstance(error, QueueConflict), "the other lanes do not wait for it"
+    assert isinstance(error, QueueConflict), "the other subscriptions do not wait for it"
     assert "raise the limit (rabbitmqctl set_vhost_limits)" in str(error)
     assert "migrate" not in str(error)
 
@@ -193,7 +193,7 @@ class Pika:
 
 
 def channel_on(pika: Pika) -> AmqpChannel:
-    connection: Any = SimpleNamespace(frame_max=0, is_fast=True, lane=lambda: (FastLane(pika, 0), print))  # type: ignore[arg-type]
+    connection: Any = SimpleNamespace(frame_max=0, is_fast=True, fast_path=lambda: (FastPath(pika, 0), print))  # type: ignore[arg-type]
     return AmqpChannel(connection, pika, print, print, None, None)
 
 

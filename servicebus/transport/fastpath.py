@@ -1,8 +1,8 @@
-"""FastLane: takes the frames that travel once per call out of the stream, before pika sees them.
+"""FastPath: takes the frames that travel once per call out of the stream, before pika sees them.
 
-Theory of operation. The lane stands between our Stream and pika's connection, as pika's transport on one side and the
-stream's protocol on the other. It cuts what the broker sends into frames. A ``basic.deliver`` for a consumer that was
-registered here, with its header and body frames, becomes one callback; so do the answer to a ``basic.get``, a
+Theory of operation. The fast path stands between our Stream and pika's connection, as pika's transport on one side and
+the stream's protocol on the other. It cuts what the broker sends into frames. A ``basic.deliver`` for a consumer that
+was registered here, with its header and body frames, becomes one callback; so do the answer to a ``basic.get``, a
 ``basic.return`` and a ``basic.ack`` (a confirm) on a channel that was registered. Every other frame goes to pika
 untouched and in order. pika never notices: a delivery that it did not see changes none of its state, and its heartbeat
 checker is fed one heartbeat frame a second while others are kept from it, or a long one arrives. What we publish and
@@ -114,8 +114,8 @@ def _oversized(size: int, most_bytes: int, digest: Any) -> str:
     return f"{size} bytes, allowed are {most_bytes}; SHA-256 {digest.hexdigest()}, kept is the beginning"
 
 
-class FastLane:
-    """One connection's lane. Everything belongs to the loop's thread.
+class FastPath:
+    """One connection's fast path. Everything belongs to the loop's thread.
 
     Args:
         most_bytes: bodies that are longer are not kept.
@@ -134,7 +134,7 @@ class FastLane:
         self._is_open = True
 
     def __repr__(self) -> str:
-        return f"<FastLane consumers={len(self._consumers)} unfinished={len(self._contents)}>"
+        return f"<FastPath consumers={len(self._consumers)} unfinished={len(self._contents)}>"
 
     def add_consumer(self, channel: int, consumer_tag: str, on_deliver: OnDeliver) -> None:
         self._consumers[channel, consumer_tag.encode()] = on_deliver
