@@ -1,0 +1,304 @@
+"""Engine: every request comes to an end, over whichever broker works; on brokers in memory, in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from virtual_bus import NODE, VirtualBus, virtual_bus
+
+from servicebus.errors import (
+    CallError,
+    CallInterrupted,
+    CallTimeout,
+    NoBrokerAvailable,
+    NodeUnavailable,
+    RemoteError,
+    SendUnconfirmed,
+)
+from servicebus.wire.fault import Fault
+
+
+@pytest.fixture
+def bus(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualBus]:
+    with virtual_bus(monkeypatch) as bus:
+        yield bus
+
+
+def silence(_incoming: Any) -> None:
+    return None
+
+
+# -- calls ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_is_answered_over_the_preferred_broker(bus: VirtualBus) -> None:
+    node = bus.node()
+    assert bus.result(bus.call("question")) == '"question"'
+    assert [name for name, *_ in node.calls] == ["mq-a:5672"]
+    assert bus.state() == ["up", "idle"]
+    first, second = bus.engine.status()["hosts"]
+    assert (first["preferred"], first["usable"], first["calls"]) == (True, True, 1)
+    assert (second["preferred"], second["usable"], second["calls"]) == (False, False, 0)
+
+
+def test_what_a_service_raises_ends_its_call(bus: VirtualBus) -> None:
+    bus.node().answer = lambda _incoming: Fault("ValueError", "of the test")
+    error = bus.error(bus.call())
+    assert isinstance(error, RemoteError) and error.type == "ValueError"
+
+
+def test_a_call_goes_to_the_next_broker_when_the_first_refuses(bus: VirtualBus) -> None:
+    node = bus.node()
+    bus.brokers[0].refuse()
+    began = bus.time.now
+    bus.result(bus.call())
+    assert [name for name, *_ in node.calls] == ["mq-b:5672"]
+    assert bus.time.now == began, "at once"
+
+
+def test_a_call_is_carried_over_when_its_connection_breaks(bus: VirtualBus) -> None:
+    node = bus.node()
+    node.answer = silence
+    future = bus.call()
+    node.answer = lambda _incoming: "second"
+    bus.brokers[0].refuse()
+    bus.brokers[0].drop()
+    assert bus.result(future) == "second"
+    (first, id, one), (second, same, two) = node.calls
+    assert (first, one, second, two) == ("mq-a:5672", 1, "mq-b:5672", 2)
+    assert id == same
+    assert bus.engine.status()["travelling"] == 0
+
+
+def test_a_call_that_must_not_be_sent_again_is_interrupted(bus: VirtualBus) -> None:
+    node = bus.node()
+    node.answer = silence
+    future = bus.call(resend=False)
+    bus.brokers[0].drop("reset by the test")
+    error = bus.error(future)
+    assert isinstance(error, CallInterrupted) and "mq-a:5672 reset by the test" in str(error)
+    assert len(node.calls) == 1
+
+
+def test_a_broker_that_falls_silent_is_found_out_and_left(bus: VirtualBus) -> None:
+    node = bus.node()
+    assert bus.result(bus.call())
+    bus.brokers[0].freeze()
+    began = bus.time.now
+    assert bus.result(bus.call("lost")) == '"lost"'
+    limit_s = bus.config.path_ping_after + bus.config.path_ping_timeout
+    assert limit_s <= bus.time.now - began < limit_s + 0.2
+    assert [name for name, *_ in node.calls][1:] == ["mq-b:5672"]
+    assert f"silent for {limit_s:g} s" in bus.links[0].last_error
+
+
+def test_a_node_that_does_not_answer_a_ping_is_left_and_its_broker_is_not(bus: VirtualBus) -> None:
+    node = bus.node()
+    node.answer = silence
+    future = bus.call()
+    node.answers_pings = False
+    node.answer = lambda _incoming: "elsewhere"
+    assert bus.result(future) == "elsewhere"
+    assert [name for name, *_ in node.calls] == ["mq-a:5672", "mq-b:5672"]
+    assert bus.state() == ["up", "up"]
+    assert bus.links[0].paths[NODE].trust.reason == "the node did not answer a ping"
+    assert bus.links[0].trust.is_healthy
+
+
+def test_a_long_call_is_waited_for_while_its_node_answers_pings(bus: VirtualBus) -> None:
+    node = bus.node()
+    node.answer = silence
+    future = bus.call(timeout=60.0)
+    bus.time.advance(30)
+    assert not future.done() and len(node.calls) == 1
+    assert 15 <= node.dispatcher.counters["pings"] <= 60
+
+
+def test_a_call_to_a_node_that_is_nowhere_ends_after_the_grace(bus: VirtualBus) -> None:
+    bus.node(bus.brokers[0]).stop(bus.brokers[0])
+    began = bus.time.now
+    error = bus.error(bus.call())
+    assert isinstance(error, NodeUnavailable)
+    assert "mq-a:5672 no agent of the node consumes there" in str(error)
+    assert bus.time.now - began == pytest.approx(bus.config.away_grace, abs=0.1)
+
+
+def test_a_call_waits_for_a_node_that_comes_in_time(bus: VirtualBus) -> None:
+    future = bus.call()
+    bus.time.advance(1)
+    assert not future.done()
+    bus.node(bus.brokers[1])
+    assert bus.result(future) == '"p"'
+
+
+def test_without_any_broker_every_host_is_told_with_its_reason(bus: VirtualBus) -> None:
+    bus.brokers[0].refuse()
+    bus.brokers[1].refuse("credentials", "the broker refused the credentials of user 'guest'")
+    error = bus.error(bus.call())
+    assert isinstance(error, NoBrokerAvailable)
+    assert [host for host, _ in error.attempts] == ["mq-a:5672", "mq-b:5672"]
+    assert "connection refused" in str(error) and "refused the credentials" in str(error)
+    assert getattr(error.__cause__, "kind", "") == "credentials"
+
+
+def test_a_call_ends_at_its_deadline_and_its_node_is_told(bus: VirtualBus) -> None:
+    node = bus.node()
+    node.answer = silence
+    future = bus.call(timeout=2.0)
+    bus.time.advance(1.9)
+    assert not future.done()
+    bus.time.advance(0.2)
+    assert isinstance(future.exception(), CallTimeout)
+    bus.time.settle()
+    assert node.cancelled == [node.calls[0][1]]
+
+
+def test_a_call_that_is_cancelled_is_over_and_its_node_is_told(bus: VirtualBus) -> None:
+    node = bus.node()
+    node.answer = silence
+    future = bus.call()
+    assert future.cancel()
+    bus.time.settle()
+    assert node.cancelled == [node.calls[0][1]]
+    assert bus.engine.status()["travelling"] == 0
+
+
+def test_an_agent_that_stops_hands_new_calls_on(bus: VirtualBus) -> None:
+    stopping, other = bus.node(bus.brokers[0]), bus.node(bus.brokers[1])
+    stopping.dispatcher.is_stopping = True
+    stopping.answer = lambda _incoming: Fault("stopping", "")
+    other.answer = lambda _incoming: "elsewhere"
+    assert [bus.result(bus.call()) for _ in range(3)] == ["elsewhere"] * 3
+    assert (len(stopping.calls), len(other.calls)) == (1, 3)
+    assert bus.links[0].paths[NODE].trust.reason == "the agent there is stopping"
+
+
+def test_calls_go_back_to_the_preferred_broker_when_it_has_earned_it(bus: VirtualBus) -> None:
+    node = bus.node()
+    bus.brokers[0].refuse()
+    bus.result(bus.call())
+    bus.brokers[0].accept()
+    node.calls.clear()
+    for _ in range(12):
+        bus.time.advance(5)
+        bus.result(bus.call())
+    names = [name for name, *_ in node.calls]
+    assert names[0] == "mq-b:5672" and names[-1] == "mq-a:5672"
+    back = names.index("mq-a:5672")
+    assert names == ["mq-b:5672"] * back + ["mq-a:5672"] * (12 - back)
+    assert bus.config.failback_after <= 5 * (back + 1) <= bus.config.failback_after + 20
+
+
+def test_a_call_may_prefer_the_last_broker(bus: VirtualBus) -> None:
+    node = bus.node()
+    bus.result(bus.call(reverse=True))
+    assert [name for name, *_ in node.calls] == ["mq-b:5672"]
+
+
+def test_calls_of_a_queue_that_was_made_anew_are_sent_again(bus: VirtualBus) -> None:
+    """The worker died with its queue, and another one has it now: nobody else knows of the call."""
+    node = bus.node(bus.brokers[0])
+    node.answer = silence
+    future = bus.call()
+    bus.time.advance(0.2)
+    node.stop(bus.brokers[0])
+    node.start(bus.brokers[0])
+    node.control.calls_made_at = bus.time.now
+    node.answer = lambda _incoming: "again"
+    assert bus.result(future) == "again"
+    assert [attempt for *_, attempt in node.calls] == [1, 2]
+
+
+# -- messages ------------------------------------------------------------------------------------------------------
+
+
+def test_a_message_is_confirmed_and_arrives(bus: VirtualBus) -> None:
+    node = bus.node()
+    future = bus.send("order")
+    bus.time.until(future.done)
+    assert future.result().confirmed_by == "mq-a:5672"
+    assert node.messages == ['"order"']
+
+
+def test_a_message_waits_for_its_queue_and_goes_when_it_is_there(bus: VirtualBus) -> None:
+    bus.node()
+    for broker in bus.brokers:
+        broker.forget_queue(f"{NODE}.messages")
+    future = bus.send()
+    bus.time.advance(1)
+    assert not future.done()
+    bus.node()
+    bus.time.until(future.done)
+    assert future.result().confirmed_by in ("mq-a:5672", "mq-b:5672")
+
+
+def test_a_message_without_its_confirm_is_sent_again_elsewhere(bus: VirtualBus) -> None:
+    node = bus.node()
+    bus.brokers[0].holds_confirms = True
+    future = bus.send()
+    bus.brokers[0].drop()
+    bus.time.until(future.done)
+    assert future.result().confirmed_by in ("mq-a:5672", "mq-b:5672")
+    assert len(node.messages) == 2, "the journal drops the second"
+
+
+def test_a_message_that_was_never_confirmed_is_told_as_such(bus: VirtualBus) -> None:
+    bus.node()
+    for broker in bus.brokers:
+        broker.holds_confirms = True
+    error = bus.error(bus.send(timeout=5.0))
+    assert isinstance(error, SendUnconfirmed)
+
+
+def test_messages_leave_a_broker_that_is_blocked(bus: VirtualBus) -> None:
+    node = bus.node()
+    bus.result(bus.call())
+    bus.brokers[0].block("low on disk")
+    future = bus.send("order")
+    bus.time.until(future.done)
+    assert future.result().confirmed_by == "mq-b:5672"
+    assert "blocked by the broker (low on disk)" in bus.engine.status()["hosts"][0]["reason"]
+    bus.brokers[0].unblock()
+    bus.time.settle()
+    assert bus.links[0].blocked is None and bus.links[0].trust.is_healthy
+    assert '"order"' in node.messages
+
+
+# -- the end -------------------------------------------------------------------------------------------------------
+
+
+def test_at_the_end_every_request_fails_and_every_connection_is_closed(bus: VirtualBus) -> None:
+    node = bus.node()
+    node.answer = silence
+    calls = [bus.call(), bus.call()]
+    engine, links = bus.engine, bus.links
+    assert bus.close() == []
+    bus.time.advance(1)
+    assert all(isinstance(call.exception(), CallError) for call in calls)
+    assert len(node.cancelled) == 2
+    assert [link.is_gone for link in links] == [True, True]
+    assert engine.status()["travelling"] == 0
+
+
+def test_the_end_does_not_wait_long_for_a_broker_that_is_silent(bus: VirtualBus) -> None:
+    bus.node()
+    bus.result(bus.call())
+    bus.brokers[0].freeze()
+    closed = bus.close()
+    bus.time.advance(0.9)
+    assert closed == []
+    bus.time.advance(0.2)
+    assert closed == [True]
+
+
+def test_what_is_asked_after_the_end_fails_at_once(bus: VirtualBus) -> None:
+    bus.node()
+    bus.result(bus.call())
+    life = bus.sender._current()
+    bus.close()
+    bus.sender._life = life
+    error = bus.error(bus.call())
+    assert isinstance(error, CallError) and "closed" in str(error)
+    bus.sender._life = None
