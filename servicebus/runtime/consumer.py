@@ -21,22 +21,22 @@ from servicebus.policy.members import MemberRotation
 from servicebus.policy.size_limit import SizeLimit
 from servicebus.runtime.broker_notes import BrokerNotes
 from servicebus.runtime.control import ControlLane
-from servicebus.runtime.delay_lane import DelayLane
+from servicebus.runtime.delayed_messages import DelayedMessages
 from servicebus.runtime.dialect import Dialect
 from servicebus.runtime.echo_progress import EchoProgress
 from servicebus.runtime.job import Claim
-from servicebus.runtime.lanes import Lane, Lanes
 from servicebus.runtime.maintenance import Maintenance
 from servicebus.runtime.outages import Outages
 from servicebus.runtime.publisher import Publisher
 from servicebus.runtime.settler import Settler
+from servicebus.runtime.subscriptions import Subscription, Subscriptions
 from servicebus.runtime.topology import (
-    calls_lane,
-    control_lane,
+    calls_script,
+    control_script,
     declare_again,
-    delays_lane,
-    echo_lane,
-    messages_lane,
+    delays_script,
+    echo_script,
+    messages_script,
 )
 from servicebus.runtime.topology_monitor import TopologyMonitor
 from servicebus.runtime.transient_queues import TransientQueues
@@ -84,7 +84,7 @@ class NodeConsumer:
         self._connections: list[BrokerConnection] = []
         self._abandoned: list[Callable[[], None]] = []
         self._publisher: Publisher | None = None
-        self._lanes: Lanes | None = None
+        self._subscriptions: Subscriptions | None = None
         self._monitor: TopologyMonitor | None = None
         self._echo_queue = ""
         self._echo_progress: EchoProgress | None = None
@@ -93,7 +93,7 @@ class NodeConsumer:
         self._outages = Outages()
         self._notes = BrokerNotes(host, config)
         self._limit = SizeLimit()
-        self._extra_lanes: list[Lane] = []
+        self._extra_subscriptions: list[Subscription] = []
         self.message_dialect: Dialect = control.dialect
         self.maintenance = Maintenance(loop, config, host.name, self)
 
@@ -181,29 +181,38 @@ class NodeConsumer:
         else:
             LOG.info("%s: the broker reads again", self.host.name)
 
-    def add_lane(self, lane: Lane) -> None:
+    def add_subscription(self, subscription: Subscription) -> None:
         """Consume one more queue on a channel of its own; before ``start()``."""
-        self._extra_lanes.append(lane)
+        self._extra_subscriptions.append(subscription)
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
         self._loop.call_later(delay_s, callback)
 
     def _look_for_mark(self) -> None:
-        self.maintenance.begin(self._connections[0], self._broken_in(self.generation), self._open_lanes)
+        self.maintenance.begin(self._connections[0], self._broken_in(self.generation), self._open_subscriptions)
 
-    def _open_lanes(self) -> None:
+    def _open_subscriptions(self) -> None:
         consumes = self._connections[1]
         stored = self._stored = StoredQueues(self._config, consumes.server_version, self._notes.tell_limited)
-        lanes = self._lanes = Lanes(self._loop, self.host.name, consumes, lambda: self._plan(stored), self)
-        self._monitor = TopologyMonitor(
-            self._loop, self.host.name, self._config, self._transient, stored, lanes, self._is_settled, self._unattended
+        subscriptions = self._subscriptions = Subscriptions(
+            self._loop, self.host.name, consumes, lambda: self._plan(stored), self
         )
-        lanes.open(self._consuming)
+        self._monitor = TopologyMonitor(
+            self._loop,
+            self.host.name,
+            self._config,
+            self._transient,
+            stored,
+            subscriptions,
+            self._is_settled,
+            self._unattended,
+        )
+        subscriptions.open(self._consuming)
 
-    def _plan(self, stored: StoredQueues) -> list[Lane]:
-        """The lanes that are wanted now: on a broker in maintenance nothing for callers."""
+    def _plan(self, stored: StoredQueues) -> list[Subscription]:
+        """The subscriptions that are wanted now: on a broker in maintenance nothing for callers."""
         config, transient, generation, control = self._config, self._transient, self.generation, self._control
-        delays = DelayLane(self, config.node_name, generation)
+        delays = DelayedMessages(self, config.node_name, generation)
 
         def take(kind: Kind, dialect: Dialect) -> Callable[[Delivery], None]:
             return partial(self.settler.take, generation=generation, dialect=dialect, lane=kind)
@@ -213,15 +222,15 @@ class NodeConsumer:
 
         on_call, on_message = take(Kind.CALL, control.dialect), take(Kind.MESSAGE, self.message_dialect)
         for_callers = [
-            Lane("control", lambda keep: control_lane(config, transient, on_control, keep)),
-            Lane("calls", lambda keep: calls_lane(config, transient, on_call, keep)),
+            Subscription("control", lambda keep: control_script(config, transient, on_control, keep)),
+            Subscription("calls", lambda keep: calls_script(config, transient, on_call, keep)),
         ]
         return [
-            Lane("echo", lambda _keep: echo_lane(config, control.on_echo, self._keep_echo)),
+            Subscription("echo", lambda _keep: echo_script(config, control.on_echo, self._keep_echo)),
             *([] if self.maintenance.is_asked else for_callers),
-            Lane("messages", lambda keep: messages_lane(config, stored, on_message, keep)),
-            Lane("delays", lambda keep: delays_lane(config, delays.on_delivery, keep)),
-            *self._extra_lanes,
+            Subscription("messages", lambda keep: messages_script(config, stored, on_message, keep)),
+            Subscription("delays", lambda keep: delays_script(config, delays.on_delivery, keep)),
+            *self._extra_subscriptions,
         ]
 
     def _keep_echo(self, queue: str) -> None:
@@ -230,10 +239,10 @@ class NodeConsumer:
     def is_worth_another_try(self, refused: str) -> bool:
         return self._stored is not None and self._stored.is_worth_another_try(refused)
 
-    def lane_waits(self, reason: str) -> None:
+    def subscription_waits(self, reason: str) -> None:
         self._complain(reason, "topology")
 
-    def lane_broken(self, error: TransportError) -> None:
+    def subscription_broken(self, error: TransportError) -> None:
         self._broken(error)
 
     def _consuming(self) -> None:
@@ -245,7 +254,7 @@ class NodeConsumer:
         self._control.connected(self._echo_queue, self.consuming_since)
         self._echo_progress = EchoProgress(self._loop, self._control, self._connections)
         self._control.calls_made_at = self._transient.made_at(rpc_queue(self._config.node_name))
-        self._outages.end(self._lane_problem)
+        self._outages.end(self._subscription_problem)
         member = f" by {self._connections[0].host.address}" if self.host.members else ""
         LOG.info("%s: consuming for node %s%s", self.host.name, self._config.node_name, member)
         self._notes.tell(self._connections[0].server_version)
@@ -253,8 +262,8 @@ class NodeConsumer:
         self.maintenance.lanes_open()
 
     @property
-    def _lane_problem(self) -> str:
-        return self._lanes.problem if self._lanes is not None else ""
+    def _subscription_problem(self) -> str:
+        return self._subscriptions.problem if self._subscriptions is not None else ""
 
     # -- losing ------------------------------------------------------------------------------------------------------
 
@@ -290,9 +299,9 @@ class NodeConsumer:
             self._echo_progress.end()
             self._echo_progress = None
         self.generation += 1  # whatever still refers to the old connections is void from here on
-        if self._lanes is not None:
-            self._lanes.end()
-            self._lanes = self._monitor = None
+        if self._subscriptions is not None:
+            self._subscriptions.end()
+            self._subscriptions = self._monitor = None
         self.settler.end()
         self.maintenance.end()
         for connection in connections:
@@ -363,7 +372,7 @@ class NodeConsumer:
         self._control.is_leaving = is_leaving
 
     def bind_again(self) -> Script:
-        return declare_again(self._config, self._transient, None if self._lane_problem else self._stored, {})
+        return declare_again(self._config, self._transient, None if self._subscription_problem else self._stored, {})
 
     def renew(self, reason: str) -> None:
         self._lost(reason, _ASKED)
@@ -371,11 +380,11 @@ class NodeConsumer:
     # -- draining ----------------------------------------------------------------------------------------------------
 
     def channel(self, name: str) -> BrokerChannel | None:
-        return self._lanes.channel(name) if self._lanes is not None else None
+        return self._subscriptions.channel(name) if self._subscriptions is not None else None
 
     def cancel(self, name: str) -> None:
-        if self._lanes is not None:
-            self._lanes.cancel(name)
+        if self._subscriptions is not None:
+            self._subscriptions.cancel(name)
 
     @property
     def node_name(self) -> str:
@@ -402,12 +411,12 @@ class NodeConsumer:
 
     @property
     def is_whole(self) -> bool:
-        """Every lane is consumed."""
-        return self.state is State.CONSUMING and not self._lane_problem
+        """Every subscription is consumed."""
+        return self.state is State.CONSUMING and not self._subscription_problem
 
     def _what_is_wrong(self) -> str:
         if self.state is State.CONSUMING:
-            return self._lane_problem or self.settler.copies.problem or self.settler.outage.reason
+            return self._subscription_problem or self.settler.copies.problem or self.settler.outage.reason
         return self.last_error
 
     def snapshot(self) -> dict[str, Any]:

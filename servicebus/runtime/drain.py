@@ -80,8 +80,8 @@ class Drain:
 
     def _take_no_more(self) -> None:
         self._dispatcher.is_stopping = True
-        for lane in ("messages", "delays", "compat"):
-            self._consumer.cancel(lane)
+        for subscription in ("messages", "delays", "compat"):
+            self._consumer.cancel(subscription)
         self._consumer.stop()
         self._ask_for_waiting_calls()
 

@@ -82,7 +82,7 @@ class Maintenance:
         self._channel: BrokerChannel | None = None
         self._came_back = False
         self._is_open = False
-        """The lanes are."""
+        """The subscriptions are."""
         self._is_busy = False
         self._was_idle = False
         self._then: Callable[[], None] | None = None
@@ -153,7 +153,7 @@ class Maintenance:
         pause_s = _LEAVING_S if self.state == LEAVING else _ASK_EVERY_S
         self._loop.call_later(pause_s, lambda: self._ask(life))
         if then is not None:
-            self._begin_lanes(then)
+            self._begin_subscriptions(then)
         elif not self._is_open:
             self.is_asked = was_asked  # asked again when there is something to leave
         elif is_asked and not self._has_left:
@@ -169,9 +169,9 @@ class Maintenance:
     def _no_answer(self, life: int) -> None:
         if life == self._life and self._then is not None:
             then, self._then = self._then, None
-            self._begin_lanes(then)
+            self._begin_subscriptions(then)
 
-    def _begin_lanes(self, then: Callable[[], None]) -> None:
+    def _begin_subscriptions(self, then: Callable[[], None]) -> None:
         if not self.is_asked:
             self._has_left = False
             self._consumer.turn_calls_away(False)
@@ -192,8 +192,8 @@ class Maintenance:
             return
         yield unbind_queue(self._consumer.transient_queue(self._control), self._exchange, self._control)
         self._has_left = True
-        for lane in ("calls", "control"):
-            self._consumer.cancel(lane)
+        for subscription in ("calls", "control"):
+            self._consumer.cancel(subscription)
         LOG.info("%s: drained; the broker may be stopped", self._host_name)
 
     def _unbind_messages(self) -> Script:

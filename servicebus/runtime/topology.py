@@ -22,7 +22,7 @@ _DELAYS_WINDOW = 64
 """Messages of one tier that a worker holds; in a tier the first is due first, so more would only wait here."""
 
 
-def echo_lane(config: Configuration, on_echo: OnDelivery, keep_echo: Keep) -> Script:
+def echo_script(config: Configuration, on_echo: OnDelivery, keep_echo: Keep) -> Script:
     """The exclusive queue through which the watcher hears its own echo."""
     yield declare_exchange(config.exchange_name)
     echo, _, _ = yield declare_queue(exclusive=True, auto_delete=True)
@@ -30,27 +30,27 @@ def echo_lane(config: Configuration, on_echo: OnDelivery, keep_echo: Keep) -> Sc
     keep_echo(echo)
 
 
-def control_lane(config: Configuration, transient: TransientQueues, on_control: OnDelivery, keep: Keep) -> Script:
+def control_script(config: Configuration, transient: TransientQueues, on_control: OnDelivery, keep: Keep) -> Script:
     """Pings and operators' commands."""
     queue = yield from transient.take(control_queue(config.node_name))
     keep((yield consume(queue, on_control, no_ack=True)))
 
 
-def calls_lane(config: Configuration, transient: TransientQueues, on_call: OnDelivery, keep: Keep) -> Script:
+def calls_script(config: Configuration, transient: TransientQueues, on_call: OnDelivery, keep: Keep) -> Script:
     """Calls: a queue that exists only while somebody consumes it, so that callers learn at once when nobody does."""
     yield from _window(config)
     queue = yield from transient.take(rpc_queue(config.node_name))
     keep((yield consume(queue, on_call)))
 
 
-def messages_lane(config: Configuration, stored: StoredQueues, on_message: OnDelivery, keep: Keep) -> Script:
+def messages_script(config: Configuration, stored: StoredQueues, on_message: OnDelivery, keep: Keep) -> Script:
     """Messages: durable queues that wait for the node, and the places where messages are delayed or buried."""
     yield from _window(config)
     yield from _stored_queues(config, stored)
     keep((yield consume(messages_queue(config.node_name), on_message)))
 
 
-def delays_lane(config: Configuration, on_delayed: Callable[[int], OnDelivery], keep: Keep) -> Script:
+def delays_script(config: Configuration, on_delayed: Callable[[int], OnDelivery], keep: Keep) -> Script:
     """Messages that wait: for a delay that their sender asked for, for another attempt, or for room.
 
     They are consumed and held until they are due. A time to live and a dead-letter exchange would be simpler, but the
@@ -86,13 +86,13 @@ def count_consumers(
         _, _, consumers[messages] = yield stored.declare(messages)
 
 
-def lane_counts(node: str, consumers: Mapping[str, int]) -> dict[str, int]:
-    """Consumers by the name of the lane instead of the queue; those of the tier with the fewest for the delays."""
-    lanes = {rpc_queue(node): "calls", control_queue(node): "control", messages_queue(node): "messages"}
+def subscription_counts(node: str, consumers: Mapping[str, int]) -> dict[str, int]:
+    """Consumers by subscription instead of queue; for the delays those of the tier with the fewest."""
+    subscriptions = {rpc_queue(node): "calls", control_queue(node): "control", messages_queue(node): "messages"}
     counts: dict[str, int] = {}
     for queue, count in consumers.items():
-        lane = lanes.get(queue, "delays")
-        counts[lane] = min(count, counts.get(lane, count))
+        subscription = subscriptions.get(queue, "delays")
+        counts[subscription] = min(count, counts.get(subscription, count))
     return counts
 
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from servicebus.configuration import Configuration
-from servicebus.runtime.lanes import Lanes
-from servicebus.runtime.topology import count_consumers, declare_again, lane_counts
+from servicebus.runtime.subscriptions import Subscriptions
+from servicebus.runtime.topology import count_consumers, declare_again, subscription_counts
 from servicebus.runtime.transient_queues import TransientQueues
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
@@ -40,7 +40,7 @@ class TopologyMonitor:
         config: Configuration,
         transient: TransientQueues,
         stored: StoredQueues,
-        lanes: Lanes,
+        subscriptions: Subscriptions,
         is_wanted: Callable[[], bool],
         on_unattended: Callable[[str], None],
     ):
@@ -49,7 +49,7 @@ class TopologyMonitor:
         self._config = config
         self._transient = transient
         self._stored = stored
-        self._lanes = lanes
+        self._subscriptions = subscriptions
         self._is_wanted = is_wanted
         self._on_unattended = on_unattended
         self._counts = ConsumerCounts()
@@ -58,12 +58,12 @@ class TopologyMonitor:
 
     def look(self) -> None:
         """Have everything shown, or every other time the most important; not while the last answers are to come."""
-        channel = self._lanes.channel("echo")
+        channel = self._subscriptions.channel("echo")
         if self._is_looking or channel is None or not self._is_wanted():
             return
         self._is_looking = True
         consumers: dict[str, int] = {}
-        stored = None if self._lanes.problem else self._stored
+        stored = None if self._subscriptions.problem else self._stored
         self._was_thorough = not self._was_thorough or self._counts.is_in_doubt
         show = declare_again if self._was_thorough else count_consumers
         channel.run(show(self._config, self._transient, stored, consumers), lambda: self._looked(consumers))
@@ -76,18 +76,18 @@ class TopologyMonitor:
         if unattended:
             self._on_unattended(f"nobody consumes {', '.join(unattended)} any more")
             return
-        short = self._counts.look(lane_counts(self._config.node_name, consumers))
+        short = self._counts.look(subscription_counts(self._config.node_name, consumers))
         if short:
             # One of the node's workers is not consuming there, and nobody knows which: all of them begin anew.
             text = ", ".join(sorted(short))
             LOG.warning("%s: a consumer of %s is missing; consuming anew", self._host_name, text)
-            self._lanes.consume_again(short)
+            self._subscriptions.consume_again(short)
         elif self._counts.is_in_doubt:
             self._loop.call_later(_LOOK_AGAIN_S, self.look)
 
 
 class ConsumerCounts:
-    """Whether each lane of the node has as many consumers as the others. Pure; one thread.
+    """Whether each subscription of the node has as many consumers as the others. Pure; one thread.
 
     A worker consumes each queue of its node once. Several workers share the queues, so a consumer that a broker has
     forgotten is not missed by a look at its queue alone; but then that queue has fewer consumers than the others.
@@ -97,19 +97,19 @@ class ConsumerCounts:
         self._short: frozenset[str] = frozenset()
 
     def look(self, consumers: Mapping[str, int]) -> frozenset[str]:
-        """The lanes that were short in this look and in the one before.
+        """The subscriptions that were short in this look and in the one before.
 
         Twice, because a worker that starts or stops just now is in some of them only.
 
         Args:
-            consumers: of each lane, by its name; of a lane with several queues those of the queue with the fewest.
+            consumers: of each subscription, by its name; where it has several queues, of the one with the fewest.
         """
         most = max(consumers.values(), default=0)
-        short = frozenset(lane for lane, count in consumers.items() if count < most)
+        short = frozenset(subscription for subscription, count in consumers.items() if count < most)
         confirmed, self._short = short & self._short, short
         return confirmed
 
     @property
     def is_in_doubt(self) -> bool:
-        """The last look found a lane short: look again soon."""
+        """The last look found a subscription short: look again soon."""
         return bool(self._short)

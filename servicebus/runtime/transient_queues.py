@@ -2,7 +2,7 @@
 
 Theory of operation. Such a queue is classic, and lives on one member of a cluster. If that member is lost, the queue's
 name is taken for as long as the member is away: the broker refuses to declare, delete or unbind it (404), or does not
-answer for more than a minute (``lanes`` finds that out). Quorum queues are no way out, since they cannot be
+answer for more than a minute (``subscriptions`` finds that out). Quorum queues are no way out, since they cannot be
 auto-delete. But callers do not know the queue's name: they publish to the exchange, with a routing key. So on a cluster
 there are spare names, ``NODE.rpc~2``, bound with the same key.
 

@@ -95,9 +95,9 @@ class Worker:
         self._consumer = NodeConsumer(self._loop, host, config, self._settler, control)
         self._watcher = PingWatcher(self._loop, self._consumer, control, config)
         if config.compat:
-            from servicebus.runtime.compat_lane import add_compat_lane
+            from servicebus.runtime.legacy_queue import add_legacy_queue
 
-            add_compat_lane(self._consumer, config)
+            add_legacy_queue(self._consumer, config)
 
     def run(self, heartbeat_fd: int | None = None, parent_death_fd: int | None = None) -> int:
         """Serve until a signal says stop, or the master is gone (end of file on *parent_death_fd*)."""

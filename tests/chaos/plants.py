@@ -199,7 +199,7 @@ def _control_answers_calls() -> None:
 
     keyring, fault = Keyring([SECRET]), Fault(UNKNOWN_SERVICE, "not among those for control")
 
-    def answer(incoming: Any, _lane: Any) -> Refused:
+    def answer(incoming: Any, _subscription: Any) -> Refused:
         token = keyring.sign_reply(incoming.token, incoming.given_id, FAULT, b"", fault)
         reply = Reply(incoming.given_id, token, FAULT, b"", fault, incoming.attempt)
         return Refused(EnvelopeError("wrong-queue"), encode_reply(reply), incoming.reply_to)

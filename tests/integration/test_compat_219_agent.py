@@ -136,7 +136,7 @@ def test_pings_are_answered_and_calls_wait_while_a_service_is_full(
 def test_more_calls_than_may_wait_are_told_so_at_once(
     brokers: list[Broker], new_agent: Callable[..., Agent], old_sender: Callable[..., OldSender]
 ) -> None:
-    """The lane holds back as many as ``prefetch``, here one besides the one that runs."""
+    """The subscription holds back as many as ``prefetch``, here one besides the one that runs."""
     agent = new_agent(brokers[0], prefetch=1)
     senders = [old_sender(brokers[0], smart_route=False) for _ in range(3)]
     for sender in senders:

@@ -59,7 +59,7 @@ def test_names_beyond_ascii_are_names() -> None:
     assert str(Address.parse("K\u00d6LN.\u65e5\u672c.<&>")) == "K\u00d6LN.\u65e5\u672c.<&>"
 
 
-def test_a_node_has_a_queue_for_each_lane() -> None:
+def test_a_node_has_a_queue_for_each_subscription() -> None:
     assert rpc_queue("N") == "N.rpc"
     assert control_queue("N") == "N.control"
     assert messages_queue("N") == "N.messages"

@@ -86,7 +86,7 @@ class Node:
             )
 
     def wait_ready(self) -> None:
-        """Until every worker serves every lane.
+        """Until every worker serves every subscription.
 
         Raises:
             RuntimeError: it ended, or did not within three minutes.

@@ -1,4 +1,4 @@
-"""DelayLane: holds the messages of the delay queues until they are due; a long delay goes on to the next tier."""
+"""DelayedMessages: holds the messages of the delay queues until they are due; a long delay goes on to the next tier."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from servicebus.runtime.consumer import NodeConsumer
 
 
-class DelayLane:
+class DelayedMessages:
     """Belongs to the I/O thread, and to one generation of a consumer's connections.
 
     What it holds is unacknowledged: when the worker ends or loses the broker, it stands in its queue again.
@@ -30,7 +30,7 @@ class DelayLane:
         self._generation = generation
 
     def __repr__(self) -> str:
-        return f"<DelayLane node {self._node} gen={self._generation}>"
+        return f"<DelayedMessages node {self._node} gen={self._generation}>"
 
     def on_delivery(self, tier: int) -> Callable[[Delivery], None]:
         """What takes the messages of one tier's queue."""

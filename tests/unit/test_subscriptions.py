@@ -1,4 +1,4 @@
-"""Lanes: a queue for which the broker does not answer is out of reach, and the others are served."""
+"""Subscriptions: a queue for which the broker does not answer is out of reach, and the others are served."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from servicebus.errors import QueueConflict, QueueStranded, TransportError
-from servicebus.runtime.lanes import ANSWER_S, WAITING_AGAIN_S, Lane, Lanes
+from servicebus.runtime.subscriptions import ANSWER_S, WAITING_AGAIN_S, Subscription, Subscriptions
 from servicebus.transport.interface import Asked, BrokerChannel, Script, Step
 
 LONG_S = 10 * ANSWER_S
@@ -101,7 +101,7 @@ class Broker:
 
 
 class Consumer:
-    """Owns the lanes, and notes what it is told."""
+    """Owns the subscriptions, and notes what it is told."""
 
     def __init__(self, broker: Broker):
         self.loop = Loop()
@@ -113,10 +113,10 @@ class Consumer:
         self.is_done = False
         loop: Any = self.loop
         connection: Any = broker
-        self.lanes = Lanes(loop, "mq", connection, self._plan, self)
+        self.subscriptions = Subscriptions(loop, "mq", connection, self._plan, self)
 
-    def _plan(self) -> list[Lane]:
-        return [Lane(name, self._script(name)) for name in ("echo", "control", "calls", "messages", "delays")]
+    def _plan(self) -> list[Subscription]:
+        return [Subscription(name, self._script(name)) for name in ("echo", "control", "calls", "messages", "delays")]
 
     def _script(self, name: str) -> Callable[[Any], Script]:
         def script(_keep: Any) -> Script:
@@ -127,7 +127,7 @@ class Consumer:
         return script
 
     def open(self) -> None:
-        self.lanes.open(self._done)
+        self.subscriptions.open(self._done)
 
     def _done(self) -> None:
         assert not self.is_done
@@ -139,12 +139,12 @@ class Consumer:
             self.worth_another_try.remove(refused)
         return is_worth
 
-    def lane_waits(self, reason: str) -> None:
+    def subscription_waits(self, reason: str) -> None:
         self.complaints.append(reason)
 
-    def lane_broken(self, error: TransportError) -> None:
+    def subscription_broken(self, error: TransportError) -> None:
         self.broken.append(error)
-        self.lanes.end()
+        self.subscriptions.end()
 
 
 def not_about_a_queue(channel: BrokerChannel, on_done: Callable[[Any], None]) -> None:
@@ -177,12 +177,12 @@ def test_a_queue_of_messages_that_is_not_answered_for_waits_and_is_open_when_it_
     assert not consumer.broken
     assert consumer.is_done, "calls are served"
     assert consumer.opened == ["echo", "control", "calls"]
-    assert "N.messages is out of reach: its member of the cluster is away" in consumer.lanes.problem
+    assert "N.messages is out of reach: its member of the cluster is away" in consumer.subscriptions.problem
     broker.mute.clear()
     broker.answer("N.messages")
     consumer.loop.pass_time(2 * WAITING_AGAIN_S)
     assert consumer.opened == ["echo", "control", "calls", "messages", "delays"]
-    assert consumer.lanes.problem == ""
+    assert consumer.subscriptions.problem == ""
 
 
 def test_one_that_is_refused_after_a_long_silence_is_asked_for_again() -> None:
@@ -194,11 +194,11 @@ def test_one_that_is_refused_after_a_long_silence_is_asked_for_again() -> None:
         assert list(broker.unanswered) == ["N.messages"], "it is asked for once at a time"
         broker.refuse("N.messages", QueueStranded("mq", "it timed out", queue="N.messages"))
         assert not consumer.broken
-        assert consumer.lanes.problem
+        assert consumer.subscriptions.problem
     broker.mute.clear()
     consumer.loop.pass_time(2 * WAITING_AGAIN_S)
     assert consumer.opened[-2:] == ["messages", "delays"]
-    assert consumer.lanes.problem == ""
+    assert consumer.subscriptions.problem == ""
 
 
 def test_a_broker_that_answers_nothing_at_all_is_not_taken_for_a_queue_out_of_reach() -> None:
@@ -242,7 +242,7 @@ def test_a_queue_that_can_be_declared_in_another_form_is_declared_at_once(
     assert name in consumer.opened
     consumer.loop.pass_time(2 * WAITING_AGAIN_S)
     assert consumer.is_done
-    assert not consumer.lanes.problem
+    assert not consumer.subscriptions.problem
     assert not consumer.broken
 
 
@@ -254,10 +254,10 @@ def test_a_queue_of_another_type_waits() -> None:
     for _ in range(2):
         broker.refuse("N.messages", QueueConflict("mq", "refused", queue="N.messages"))
     assert consumer.is_done
-    assert consumer.lanes.problem
+    assert consumer.subscriptions.problem
     broker.mute.clear()
     consumer.loop.pass_time(2 * WAITING_AGAIN_S)
-    assert not consumer.lanes.problem
+    assert not consumer.subscriptions.problem
     assert {"messages", "delays"} <= set(consumer.opened)
 
 
@@ -269,8 +269,8 @@ def test_what_is_asked_for_again_is_a_problem_until_it_is_there() -> None:
     broker.refuse("N.messages", QueueConflict("mq", "one queue too many", queue="N.messages"))
     consumer.loop.pass_time(WAITING_AGAIN_S + 0.1)
     assert list(broker.unanswered) == ["N.messages"], "it is asked for, and has not answered yet"
-    assert consumer.lanes.problem, "else the monitor would declare the queue, and lose the connection by that"
+    assert consumer.subscriptions.problem, "else the monitor would declare the queue, and lose the connection by that"
     broker.mute.clear()
     broker.answer("N.messages")
     consumer.loop.pass_time(WAITING_AGAIN_S)
-    assert consumer.lanes.problem == ""
+    assert consumer.subscriptions.problem == ""

@@ -1,11 +1,11 @@
-"""Lanes: what a worker consumes on one pair of connections; a channel each, opened one after the other.
+"""Subscriptions: what a worker consumes on one pair of connections; a channel each, opened one after the other.
 
-A lane whose queue cannot be had just now (its member of the cluster is down, or it is of another type until somebody
-moves it) waits and is asked for again; the rest is served meanwhile.
+A subscription whose queue cannot be had just now (its member of the cluster is down, or it is of another type until an
+operator moves it) waits and is asked for again; the rest is served meanwhile.
 
 Of a queue whose member is down RabbitMQ 3.10 says so at once. Later versions (seen with 4.0 and 4.3) say nothing for 71
 to 76 s, then that it timed out. So a queue that is not answered for in ``ANSWER_S``, while the broker makes another one
-on the same connection, is out of reach. If the answer comes all the same, the lane is open.
+on the same connection, is out of reach. If the answer comes all the same, the subscription is open.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ _STORED = ("messages", "delays")
 _TRANSIENT = ("control", "calls")
 
 
-class Lane(NamedTuple):
+class Subscription(NamedTuple):
     """A queue, or some that belong together, and how they are declared and consumed on a channel."""
 
     name: str
     script: Callable[[Keep], Script]
 
 
-class LaneEvents(Protocol):
+class SubscriptionEvents(Protocol):
     """What the consumer is told; in the loop's thread."""
 
     def is_worth_another_try(self, refused: str) -> bool:
-        """Queue *refused* has other arguments: whether the lane's script will declare it in another form now."""
+        """Queue *refused* has other arguments: whether the script will declare it in another form now."""
 
-    def lane_waits(self, reason: str) -> None: ...
-    def lane_broken(self, error: TransportError) -> None: ...
+    def subscription_waits(self, reason: str) -> None: ...
+    def subscription_broken(self, error: TransportError) -> None: ...
 
 
-class Lanes:
+class Subscriptions:
     """Belongs to the I/O thread, and to one generation of a consumer's connections.
 
     Args:
-        plan: the lanes that are wanted now.
+        plan: the subscriptions that are wanted now.
         connection: the one that consumes.
     """
 
@@ -63,8 +63,8 @@ class Lanes:
         loop: EventLoop,
         host_name: str,
         connection: BrokerConnection,
-        plan: Callable[[], list[Lane]],
-        events: LaneEvents,
+        plan: Callable[[], list[Subscription]],
+        events: SubscriptionEvents,
     ):
         self._loop = loop
         self._host_name = host_name
@@ -77,15 +77,15 @@ class Lanes:
         self._unanswered: set[str] = set()
         """Those that wait and are asked for still."""
         self._asked_again = ""
-        """Why lanes waited that are being asked for again just now."""
+        """Why subscriptions waited that are being asked for again just now."""
         self._is_over = False
 
     def __repr__(self) -> str:
-        return f"<Lanes {self._host_name} {', '.join(self._channels)} waiting={', '.join(self._waiting)}>"
+        return f"<Subscriptions {self._host_name} {', '.join(self._channels)} waiting={', '.join(self._waiting)}>"
 
     @property
     def problem(self) -> str:
-        """Why a lane waits; empty if none does."""
+        """Why a subscription waits; empty if none does."""
         return next(iter(self._waiting.values()), self._asked_again)
 
     def channel(self, name: str) -> BrokerChannel | None:
@@ -101,14 +101,14 @@ class Lanes:
         self._open_each(self._plan(), opened)
 
     def cancel(self, name: str) -> None:
-        """Take nothing more from a lane; what it has delivered stays ours."""
+        """Take nothing more from a subscription; what it has delivered stays ours."""
         channel = self._channels.get(name)
         for tag in self._tags.pop(name, ()):
             if channel is not None:
                 channel.cancel(tag)
 
     def consume_again(self, names: Collection[str]) -> None:
-        """Open some lanes anew, on other channels.
+        """Open some subscriptions anew, on other channels.
 
         A broker that has lost count of its consumers may miscount again if one is cancelled that it does not know. What
         the closed channels had delivered comes again, and joins what runs already.
@@ -121,7 +121,7 @@ class Lanes:
             for channel in former:
                 channel.close()
 
-        self._open_each([lane for lane in self._plan() if lane.name in names], close_former)
+        self._open_each([subscription for subscription in self._plan() if subscription.name in names], close_former)
 
     def end(self) -> None:
         """The connections are gone."""
@@ -131,64 +131,64 @@ class Lanes:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _open_each(self, lanes: list[Lane], then: Callable[[], None]) -> None:
+    def _open_each(self, subscriptions: list[Subscription], then: Callable[[], None]) -> None:
         if self._is_over:
             return
-        if not lanes:
+        if not subscriptions:
             then()
             return
-        lane, rest = lanes[0], lanes[1:]
-        if lane.name in _STORED and self._waiting:
-            self._waiting[lane.name] = self.problem
+        subscription, rest = subscriptions[0], subscriptions[1:]
+        if subscription.name in _STORED and self._waiting:
+            self._waiting[subscription.name] = self.problem
             self._open_each(rest, then)
         else:
-            self._open(lane, lambda: self._open_each(rest, then))
+            self._open(subscription, lambda: self._open_each(rest, then))
 
-    def _open(self, lane: Lane, then: Callable[[], None]) -> None:
+    def _open(self, subscription: Subscription, then: Callable[[], None]) -> None:
         mine: BrokerChannel | None = None
         is_open = False
 
         def opened(channel: BrokerChannel) -> None:
             nonlocal mine
-            mine = self._channels[lane.name] = channel
-            channel.run(lane.script(keep), ready)
+            mine = self._channels[subscription.name] = channel
+            channel.run(subscription.script(keep), ready)
             self._watch(channel, lambda: not is_open, silent)
 
         def keep(tag: str) -> None:
-            self._tags.setdefault(lane.name, []).append(tag)
+            self._tags.setdefault(subscription.name, []).append(tag)
 
         def ready() -> None:
             nonlocal is_open
             is_open = True
-            if lane.name in self._unanswered:
-                self._unanswered.discard(lane.name)
-                self._waiting.pop(lane.name, None)
+            if subscription.name in self._unanswered:
+                self._unanswered.discard(subscription.name)
+                self._waiting.pop(subscription.name, None)
             else:
                 then()
 
         def silent(queue: str) -> None:
             error = stranded(self._host_name, queue)
-            if _can_wait(lane.name, error):
-                self._unanswered.add(lane.name)
-                self._let_wait(lane.name, error)
+            if _can_wait(subscription.name, error):
+                self._unanswered.add(subscription.name)
+                self._let_wait(subscription.name, error)
                 then()
             else:
-                self._events.lane_broken(error)
+                self._events.subscription_broken(error)
 
         def broken(error: TransportError) -> None:
-            was_replaced = is_open and self._channels.get(lane.name) is not mine
+            was_replaced = is_open and self._channels.get(subscription.name) is not mine
             if self._is_over or was_replaced:
                 return
             refused = error.queue if isinstance(error, QueueConflict) and not is_open else ""
             if refused and self._events.is_worth_another_try(refused):
-                self._open(lane, then)
-            elif lane.name in self._unanswered and not is_open:
-                self._unanswered.discard(lane.name)  # it waits, and is asked for again
-            elif not is_open and _can_wait(lane.name, error):
-                self._let_wait(lane.name, error)
+                self._open(subscription, then)
+            elif subscription.name in self._unanswered and not is_open:
+                self._unanswered.discard(subscription.name)  # it waits, and is asked for again
+            elif not is_open and _can_wait(subscription.name, error):
+                self._let_wait(subscription.name, error)
                 then()
             else:
-                self._events.lane_broken(error)
+                self._events.subscription_broken(error)
 
         self._connection.open_channel(opened, broken)
 
@@ -223,16 +223,20 @@ class Lanes:
     def _let_wait(self, name: str, error: TransportError) -> None:
         self._channels.pop(name, None)
         reason = self._waiting[name] = getattr(error, "reason", str(error))
-        self._events.lane_waits(reason)
+        self._events.subscription_waits(reason)
 
     def _ask_for_waiting_later(self) -> None:
         def ask() -> None:
             if not self._is_over:
                 self._asked_again = self.problem
-                lanes = [lane for lane in self._plan() if lane.name in self._waiting.keys() - self._unanswered]
-                for lane in lanes:
-                    del self._waiting[lane.name]
-                self._open_each(lanes, self._ask_for_waiting_later)
+                subscriptions = [
+                    subscription
+                    for subscription in self._plan()
+                    if subscription.name in self._waiting.keys() - self._unanswered
+                ]
+                for subscription in subscriptions:
+                    del self._waiting[subscription.name]
+                self._open_each(subscriptions, self._ask_for_waiting_later)
 
         self._asked_again = ""
         if self._waiting:
@@ -244,8 +248,8 @@ def _a_queue() -> Script:
     yield delete_queue(name)
 
 
-def _can_wait(lane: str, error: TransportError) -> bool:
-    """Whether the other lanes are of use without this one, which has just been refused."""
+def _can_wait(subscription: str, error: TransportError) -> bool:
+    """Whether the other subscriptions are of use without this one, which has just been refused."""
     if isinstance(error, QueueStranded):
-        return lane not in _TRANSIENT
+        return subscription not in _TRANSIENT
     return isinstance(error, QueueConflict) and is_stored(error.queue)

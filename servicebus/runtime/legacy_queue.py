@@ -1,4 +1,4 @@
-"""CompatLane: the queue by which Senders of py-servicebus 2.x reach this node, for calls, messages and pings alike.
+"""LegacyQueue: the queue by which Senders of py-servicebus 2.x reach this node, for calls, messages and pings alike.
 
 Because pings stand in the same queue, nothing may block it: a call whose service is full waits here, a message steps
 aside into the node's own queue of messages, and the window of unacknowledged deliveries is wider than all inboxes are
@@ -16,7 +16,7 @@ from servicebus.runtime.compat_dialect import EitherVersion, Version1
 from servicebus.runtime.consumer import NodeConsumer
 from servicebus.runtime.dialect import Refused
 from servicebus.runtime.job import Claim, Settlement
-from servicebus.runtime.lanes import Lane
+from servicebus.runtime.subscriptions import Subscription
 from servicebus.runtime.topology import Keep
 from servicebus.transport.interface import Delivery, Script
 from servicebus.transport.steps import bind_queue, consume, declare_exchange, declare_queue, set_prefetch
@@ -30,12 +30,12 @@ _MAX_PREFETCH = 65535
 _TRY_AGAIN_S = 0.05
 
 
-def add_compat_lane(consumer: NodeConsumer, config: Configuration) -> None:
+def add_legacy_queue(consumer: NodeConsumer, config: Configuration) -> None:
     """Let *consumer* serve Senders of 2.x as well; before its ``start()``."""
-    CompatLane(consumer, config)
+    LegacyQueue(consumer, config)
 
 
-class CompatLane:
+class LegacyQueue:
     """Belongs to the I/O thread."""
 
     def __init__(self, consumer: NodeConsumer, config: Configuration):
@@ -45,10 +45,10 @@ class CompatLane:
         self._held: deque[tuple[Delivery, int]] = deque()
         self._is_timer_set = False
         consumer.message_dialect = EitherVersion(consumer.message_dialect, self._dialect)
-        consumer.add_lane(Lane(LANE, self._script))
+        consumer.add_subscription(Subscription(LANE, self._script))
 
     def __repr__(self) -> str:
-        return f"<CompatLane node {self._config.node_name} held={len(self._held)}>"
+        return f"<LegacyQueue node {self._config.node_name} held={len(self._held)}>"
 
     def _script(self, keep: Keep) -> Script:
         generation = self._consumer.generation
