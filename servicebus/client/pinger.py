@@ -115,3 +115,5 @@ class Pinger:
             path.link_bytes_at_ping = path.link.bytes_received
             path.clock.pinged(now)
         path.link.publish_control(parcel, wire_id, int(self._timeout_s * 1000))
+        if is_timed:
+            path.link.ask_broker()  # so that silence afterwards is the broker's, or only the node's

@@ -101,7 +101,6 @@ class PathWatch:
                 self._events.path_dead(path, doubt or "the node did not answer a ping")
         elif verdict is Verdict.PING:
             self._pinger.ping(path, now)
-            path.link.ask_broker()  # so that silence afterwards is the broker's, or only the node's
             self._events.path_suspect(path)
         elif not path.trust.is_healthy:
             self._probe(path, is_awaited(path.node), now)

@@ -1,0 +1,135 @@
+"""PathWatch and Pinger: paths that died without a word, and dead ones that live again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from virtual_bus import NODE, VirtualBus, virtual_bus
+
+from servicebus.errors import NodeUnavailable
+from servicebus.wire.envelope import OK, Reply
+from servicebus.wire.xmlcodec import encode_reply
+
+
+@pytest.fixture
+def bus(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualBus]:
+    with virtual_bus(monkeypatch) as bus:
+        yield bus
+
+
+def silence(_incoming: Any) -> None:
+    return None
+
+
+def test_a_call_that_is_answered_soon_costs_no_ping(bus: VirtualBus) -> None:
+    node = bus.node()
+    for _ in range(20):
+        bus.result(bus.call())
+        bus.time.advance(0.1)
+    assert node.dispatcher.counters["pings"] == 0
+
+
+def test_a_path_is_pinged_as_often_as_nothing_else_is_heard_of_it(bus: VirtualBus) -> None:
+    node = bus.node()
+    node.answer = silence
+    bus.call()
+    bus.time.advance(bus.config.path_ping_after - 0.01)
+    assert node.dispatcher.counters["pings"] == 0
+    bus.time.advance(0.1)
+    assert node.dispatcher.counters["pings"] == 1
+    node.answer = lambda _incoming: "heard"
+    bus.result(bus.call())
+    bus.time.advance(bus.config.path_ping_after - 0.1)
+    assert node.dispatcher.counters["pings"] == 1, "an answer of another call is as good"
+
+
+def test_a_dead_path_that_is_asked_for_is_found_and_used_again(bus: VirtualBus) -> None:
+    node = bus.node()
+    node.answer = silence
+    node.answers_pings = False
+    error = bus.error(bus.call(timeout=8.0))
+    assert error is not None
+    bus.time.advance(20)
+    assert bus.state() == ["up", "up"]
+    assert [broker.connects for broker in bus.brokers] == [2, 2], "the brokers have answered all the time"
+    assert not bus.links[0].paths[NODE].trust.is_healthy
+    node.answers_pings = True
+    node.answer = lambda _incoming: "alive"
+    bus.time.advance(2)
+    assert bus.links[0].paths[NODE].trust.is_healthy, "a probe has found it"
+    assert bus.result(bus.call()) == "alive"
+
+
+def test_while_somebody_waits_a_dead_path_is_asked_often(bus: VirtualBus) -> None:
+    nodes = [bus.node(broker) for broker in bus.brokers]
+    bus.result(bus.call())
+    for node, broker in zip(nodes, bus.brokers, strict=True):
+        node.stop(broker)
+    began = bus.time.now
+    future = bus.call()
+    bus.time.advance(1)
+    nodes[0].start(bus.brokers[0])
+    bus.time.until(future.done)
+    assert future.exception() is None
+    assert bus.time.now - began <= 1.2
+
+
+def test_nobody_is_asked_for_ever_about_a_path_that_is_not_used(bus: VirtualBus) -> None:
+    node = bus.node()
+    node.answer = silence
+    node.answers_pings = False
+    bus.error(bus.call(timeout=8.0))
+    bus.time.advance(300)
+    before = node.dispatcher.counters["pings"]
+    assert before
+    bus.time.advance(300)
+    assert node.dispatcher.counters["pings"] == before
+
+
+def test_a_pong_that_cannot_be_believed_is_no_sign_of_life_and_told(bus: VirtualBus) -> None:
+    node = bus.node()
+    node.answer = silence
+
+    def forge(channel: Any, delivery: Any) -> None:
+        body = encode_reply(Reply(delivery.correlation_id, "0" * 64, OK, b"{}"))
+        channel.publish("", delivery.reply_to, body, correlation_id=delivery.correlation_id, mandatory=False)
+
+    node.on_control = forge  # type: ignore[method-assign]
+    future = bus.call(timeout=20.0, resend=False)
+    error = bus.error(future)
+    assert "answered a ping, but cannot be believed" in str(error)
+    assert bus.engine.status()["travelling"] == 0
+
+
+def test_an_agent_that_stops_is_waited_for_but_gets_nothing_new(bus: VirtualBus) -> None:
+    stopping, other = bus.node(bus.brokers[0]), bus.node(bus.brokers[1])
+    stopping.answer = silence
+    other.answer = lambda _incoming: "new"
+    old = bus.call(timeout=60.0)
+    channel = stopping.calls
+    stopping.dispatcher.is_stopping = True
+    bus.time.advance(20)
+    assert not old.done(), "its pongs say that it is finishing what it has"
+    assert len(channel) == 1
+
+
+def test_a_slow_link_is_not_taken_for_a_dead_one(bus: VirtualBus) -> None:
+    node = bus.node()
+    bus.result(bus.call())
+    bus.brokers[0].delay_s = 0.55  # the answer has four such ways to go
+    node.answer = lambda _incoming: "late"
+    future = bus.call()
+    assert bus.result(future) == "late"
+    assert [name for name, *_ in node.calls] == ["mq-a:5672"] * 2
+
+
+def test_a_node_whose_queue_is_gone_is_found_out_at_once(bus: VirtualBus) -> None:
+    nodes = [bus.node(broker) for broker in bus.brokers]
+    bus.result(bus.call())
+    for node, broker in zip(nodes, bus.brokers, strict=True):
+        node.stop(broker)
+    future = bus.call()
+    assert bus.links[0].paths[NODE].trust.reason == "no agent of the node consumes there"
+    assert isinstance(bus.error(future), NodeUnavailable)
