@@ -57,6 +57,7 @@ class MemoryBroker:
         self.exchanges: dict[str, bool] = {}
         """Whether they are durable, by name."""
         self.queues: dict[str, MemoryQueue] = {}
+        self.connections: list[MemoryConnection] = []
         self.sessions: list[Session] = []
         self.replies: dict[str, ServerChannel] = {}
         """Who waits for direct replies, by address."""
@@ -134,8 +135,8 @@ class MemoryBroker:
 
     def _resume(self) -> None:
         with self.lock:
-            for session in self.sessions:
-                session.connection.resume()
+            for connection in self.connections:
+                connection.resume()
 
     # -- for sessions, with the lock held --------------------------------------------------------------------------
 

@@ -105,6 +105,7 @@ class MemoryConnection:
         self.most_bytes = max(most_bytes, WHOLE_BYTES)
         self.bytes_received = self.bytes_written = self.bytes_acknowledged = 0
         self._broker = broker
+        broker.connections.append(self)
         self._events = events
         self._heartbeat_s = heartbeat_s
         self._session: Session | None = None
@@ -274,6 +275,8 @@ class MemoryConnection:
     def _finish(self) -> None:
         self._giving_up.cancel()
         self._has_ended = True
+        with self._broker.lock:
+            self._broker.connections.remove(self)
         self._up.clear()
         self._down.clear()
         for channel in self._channels:

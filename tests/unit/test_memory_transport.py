@@ -113,6 +113,16 @@ def test_a_reset_into_a_frozen_network_is_lost_until_the_heartbeat(rig: MemoryRi
     assert len(rig.broker.queues[QUEUE].consumers) == 0
 
 
+def test_an_attempt_to_connect_goes_on_when_a_broker_is_thawed(rig: MemoryRig, time: VirtualTime) -> None:
+    rig.broker.freeze()
+    peer = Peer(rig)
+    time.advance(10)
+    assert peer.told == []
+    rig.broker.thaw()
+    time.settle()
+    assert peer.told == ["opened"]
+
+
 def test_of_a_quorum_queue_it_is_told_how_often_a_message_came_back(rig: MemoryRig, time: VirtualTime) -> None:
     line = Peer(rig).opened().channel()
     arguments = {"x-queue-type": "quorum", "x-delivery-limit": 2}
