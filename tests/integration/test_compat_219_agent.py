@@ -137,13 +137,14 @@ def test_more_calls_than_may_wait_are_told_so_at_once(
     brokers: list[Broker], new_agent: Callable[..., Agent], old_sender: Callable[..., OldSender]
 ) -> None:
     """The subscription holds back as many as ``prefetch``, here one besides the one that runs."""
-    agent = new_agent(brokers[0], prefetch=1)
+    new_agent(brokers[0], prefetch=1)
     senders = [old_sender(brokers[0], smart_route=False) for _ in range(3)]
     for sender in senders:
         assert sender.ping("NODE-01") is True
     for number, sender in enumerate(senders[:2]):
-        sender.process.stdin.write(b'["call", ["NODE-01.test.sleep", [1, %d], 10]]\n' % number)  # type: ignore[union-attr]
-    wait_until(lambda: agent.noted("started") and agent.counters().get("pings.compat") == 3)
+        sender.process.stdin.write(b'["call", ["NODE-01.test.sleep", [3, %d], 30]]\n' % number)  # type: ignore[union-attr]
+    # One runs, and one is held: both are unacknowledged.
+    wait_until(lambda: "NODE-01\t2" in brokers[0].rabbitmqctl("list_queues", "name", "messages_unacknowledged"), 20)
     answer = senders[2].call("NODE-01.test.sleep", [0, 2], CALL_S)[1]
     assert answer == "Service Error: busy: the inbox of test.sleep is full"
     for sender in senders[:2]:
