@@ -5,7 +5,7 @@ Four imports are promises: ``servicebus.service.ServiceBus``, ``servicebus.confi
 nor anything that forks; what a service raises to say "later" or "never" can be had from here.
 """
 
-from servicebus.endpoints import Reject, Requeue, Retry
+from servicebus.services import Reject, Requeue, Retry
 
 __all__ = ["Reject", "Requeue", "Retry"]
 

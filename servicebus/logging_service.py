@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from servicebus._durations import to_seconds
 from servicebus.configuration import LoggingSettings
-from servicebus.durations import to_seconds
 from servicebus.errors import ConfigurationError
 from servicebus.transport.logquery import ask_statistics
 from servicebus.transport.udp import DatagramHandler

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any
 
+from servicebus._durations import to_seconds
 from servicebus.client.life import Life
 from servicebus.client.link import Link
 from servicebus.client.pings import ask_each
@@ -18,7 +19,6 @@ from servicebus.client.receipt import Receipt
 from servicebus.client.request import Post, Request
 from servicebus.client.seal import seal
 from servicebus.configuration import Configuration
-from servicebus.durations import to_seconds
 from servicebus.errors import EnvelopeError
 from servicebus.transport import forks
 from servicebus.transport.amqp import AmqpConnection

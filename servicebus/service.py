@@ -10,9 +10,8 @@ from contextlib import suppress
 from typing import Any, Literal
 
 import servicebus.wire.xmltree  # noqa: F401  # what workers may need is imported before they are forked: they share it
-from servicebus.agent_logging import AgentLogging
+from servicebus._agent_logging import AgentLogging
 from servicebus.configuration import BrokerHost, Configuration
-from servicebus.endpoints import Lock, current_request
 from servicebus.errors import CallError, CallTimeout, ConfigurationError, JournalUnavailable
 from servicebus.runtime.inherited import put_right
 from servicebus.runtime.journal import journal_of
@@ -22,6 +21,7 @@ from servicebus.runtime.registration import Service, how_it_is_lazy, register
 from servicebus.runtime.signals import EXIT_FAILED
 from servicebus.runtime.worker import Hook, Worker
 from servicebus.sender import Sender
+from servicebus.services import Lock, current_request
 from servicebus.transport.green import refuse_green_threads
 from servicebus.transport.loggers import get_logger, log_once
 from servicebus.wire.address import Address

@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from servicebus.endpoints import Request, Response
+from servicebus.services import Request, Response
 
 LOG = logging.getLogger(__name__)
 

@@ -1,1 +1,1 @@
-"""The command line ``servicebus``: one file per command, exit codes in ``exit_codes``, put together in ``main``."""
+"""Private. The command line ``servicebus``: one file per command, put together in ``main``; codes in ``exit_codes``."""

@@ -1,1 +1,1 @@
-"""The Sender's engine: its connections, its calls in flight, its paths."""
+"""Private. The Sender's engine: its connections, its calls in flight, its paths."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from servicebus._durations import to_seconds
 from servicebus.client.request import Post
-from servicebus.durations import to_seconds
 from servicebus.errors import EnvelopeError
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from threading import current_thread, main_thread
 from typing import Any
 
-from servicebus.durations import to_seconds
+from servicebus._durations import to_seconds
 from servicebus.transport import forks
 from servicebus.transport.loggers import get_logger
 

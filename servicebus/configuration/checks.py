@@ -11,8 +11,8 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from servicebus._durations import to_seconds
 from servicebus.configuration.values import Secret
-from servicebus.durations import to_seconds
 from servicebus.errors import DurationError
 
 Choice = TypeVar("Choice", bound=str)

@@ -1,1 +1,1 @@
-"""Pure: decisions. Time is an argument; no socket, file, clock or thread."""
+"""Private. Pure: decisions. Time is an argument; no socket, file, clock or thread."""

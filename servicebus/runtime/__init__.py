@@ -1,1 +1,1 @@
-"""Processes and threads of an agent."""
+"""Private. Processes and threads of an agent."""

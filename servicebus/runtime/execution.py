@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from servicebus.endpoints import Event, Reject, Request, Requeue, Response, Retry, _serving
 from servicebus.errors import EnvelopeError
 from servicebus.runtime.instances import copier
 from servicebus.runtime.job import Job, Outcome, Verdict
@@ -16,6 +15,7 @@ from servicebus.runtime.leaving import Home
 from servicebus.runtime.lock_keys import LockError
 from servicebus.runtime.registration import Service
 from servicebus.runtime.retries import Retries
+from servicebus.services import Event, Reject, Request, Requeue, Response, Retry, _serving
 from servicebus.transport.loggers import get_logger
 from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import BUSY, EXPIRED, INTERRUPTED, REFUSED, STOPPING, Fault, fault_from_exception

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any
 
-from servicebus.endpoints import Lock
 from servicebus.runtime.registration import Service
+from servicebus.services import Lock
 
 __all__ = ["LockError", "lock_finder"]
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from servicebus.configuration import checks
 from servicebus.configuration.checks import Unacceptable
-from servicebus.endpoints import Lock, MessageService, RpcService
 from servicebus.errors import ConfigurationError
+from servicebus.services import Lock, MessageService, RpcService
 from servicebus.wire.envelope import Kind
 
 __all__ = ["Service", "how_it_is_lazy", "register"]

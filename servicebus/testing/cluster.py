@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from servicebus.durations import to_seconds
+from servicebus._durations import to_seconds
 from servicebus.errors import ServiceBusError
 from servicebus.testing.erlang import LIFT_ALARM
 from servicebus.testing.layout import Family, make_erlang_home

@@ -15,7 +15,7 @@ import threading
 import time
 from pathlib import Path
 
-from servicebus.durations import to_seconds
+from servicebus._durations import to_seconds
 from servicebus.errors import LifecycleError, ServiceBusError
 from servicebus.testing.erlang import RESET, ErlangShell
 from servicebus.testing.layout import Family, NodeFolder

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 
-from servicebus.durations import to_seconds
+from servicebus._durations import to_seconds
 from servicebus.testing.ports import LOOPBACK, free_ports
 from servicebus.testing.proxylink import Behaviour, Link, Mode, reset_socket
 

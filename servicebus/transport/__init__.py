@@ -1,1 +1,1 @@
-"""Sockets. The only package that imports pika."""
+"""Private. Sockets. The only package that imports pika."""

@@ -1,1 +1,1 @@
-"""Pure: bytes to values and back. No socket, file, clock or thread."""
+"""Private. Pure: bytes to values and back. No socket, file, clock or thread."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from servicebus.endpoints import MessageService, Request, RpcService
+from servicebus.services import MessageService, Request, RpcService
 from tests.chaos.history import History, answer
 from tests.chaos.rude import make_child, spoil_logging
 

@@ -15,7 +15,6 @@ from envelopes import SECRET, envelope, new_id, sealed, waiting_headers
 from waiting import wait_until
 
 from servicebus.configuration import Configuration
-from servicebus.endpoints import MessageService, Request, Response, Retry, RpcService
 from servicebus.errors import EnvelopeError, JournalUnavailable
 from servicebus.runtime.dialect import Dialect, Version2
 from servicebus.runtime.dispatcher import Dispatcher, Turned
@@ -23,6 +22,7 @@ from servicebus.runtime.job import Burial, Outcome, Postponement, Settlement
 from servicebus.runtime.journal import Known, MemoryJournal, Standing
 from servicebus.runtime.reception import Arrival
 from servicebus.runtime.service_thread import Service, ServiceThread
+from servicebus.services import MessageService, Request, Response, Retry, RpcService
 from servicebus.transport.interface import Delivery
 from servicebus.wire import headers
 from servicebus.wire.envelope import Kind, Reply

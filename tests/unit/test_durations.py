@@ -13,19 +13,19 @@ from typing import Any
 
 import pytest
 
-import servicebus.endpoints
 import servicebus.logging_service
 import servicebus.sender
 import servicebus.service
+import servicebus.services
 import servicebus.testing
+from servicebus._durations import LONGEST_S, to_seconds
 from servicebus.client.promise import Promise
 from servicebus.configuration import Configuration
 from servicebus.configuration.keys import KEYS
-from servicebus.durations import LONGEST_S, to_seconds
-from servicebus.endpoints import Retry
 from servicebus.errors import ConfigurationError, DurationError, ServiceBusError
 from servicebus.logging_service import LoggingService
 from servicebus.sender import Sender
+from servicebus.services import Retry
 from servicebus.testing import Broker, Cluster, FaultProxy
 from servicebus.transport.channel import AmqpChannel
 
@@ -85,7 +85,7 @@ def parameters() -> Iterator[tuple[str, inspect.Parameter]]:
     for module in (
         servicebus.sender,
         servicebus.service,
-        servicebus.endpoints,
+        servicebus.services,
         servicebus.logging_service,
         servicebus.testing,
     ):

@@ -14,13 +14,13 @@ from waiting import wait_until
 
 import servicebus
 from servicebus.configuration import Configuration
-from servicebus.endpoints import MessageService, Reject, Request, Requeue, Retry, RpcService, current_request
 from servicebus.runtime.dialect import Version2
 from servicebus.runtime.execution import Execution
 from servicebus.runtime.job import Claim, Job, Outcome, Verdict
 from servicebus.runtime.node_locks import NodeLocks
 from servicebus.runtime.registration import Service
 from servicebus.runtime.service_thread import ServiceThread
+from servicebus.services import MessageService, Reject, Request, Requeue, Retry, RpcService, current_request
 from servicebus.transport.interface import Delivery
 from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import Fault

@@ -9,9 +9,9 @@ import pytest
 
 from servicebus import endpoints
 from servicebus.configuration import Configuration
-from servicebus.endpoints import Event, Request
 from servicebus.errors import CallTimeout
 from servicebus.service import _NestedSender
+from servicebus.services import Event, Request
 from servicebus.wire.address import Address
 
 ADDRESS = Address.parse("N.math.add")

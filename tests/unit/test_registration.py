@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from servicebus.configuration import Configuration
-from servicebus.endpoints import MessageService, Request, Response, RpcService
 from servicebus.errors import ConfigurationError
 from servicebus.runtime.registration import register
 from servicebus.service import ServiceBus
+from servicebus.services import MessageService, Request, Response, RpcService
 from servicebus.wire.envelope import Kind
 
 CONFIG = Configuration({"hosts": ["mq-a"], "node_name": "NODE-01", "secret_token": "secret token"})

@@ -12,11 +12,11 @@ from envelopes import SECRET, sealed
 from waiting import wait_until
 
 from servicebus.configuration import Configuration
-from servicebus.endpoints import MessageService, Reject, Request, Requeue, Retry, RpcService
 from servicebus.runtime.dialect import Version2
 from servicebus.runtime.job import Claim, Job, Outcome, Verdict
 from servicebus.runtime.registration import register
 from servicebus.runtime.service_thread import ServiceThread
+from servicebus.services import MessageService, Reject, Request, Requeue, Retry, RpcService
 from servicebus.transport.interface import Delivery
 from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import INTERRUPTED, Fault

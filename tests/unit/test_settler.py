@@ -11,7 +11,6 @@ from loops import turning
 from waiting import wait_until
 
 from servicebus.configuration import Configuration
-from servicebus.endpoints import Request, Response, Retry
 from servicebus.errors import JournalUnavailable
 from servicebus.policy.size_limit import SizeLimit
 from servicebus.runtime.dialect import Version2
@@ -21,6 +20,7 @@ from servicebus.runtime.journal import MemoryJournal
 from servicebus.runtime.publisher import Publisher
 from servicebus.runtime.service_thread import Service, ServiceThread
 from servicebus.runtime.settler import Settler
+from servicebus.services import Request, Response, Retry
 from servicebus.transport.frames import publish_frames
 from servicebus.transport.interface import Delivery
 from servicebus.transport.sharedloop import SharedLoop

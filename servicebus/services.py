@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from servicebus.durations import to_seconds
+from servicebus._durations import to_seconds
 
 __all__ = [
     "Event",
