@@ -12,7 +12,6 @@ RESENDS_FLOOR = 20
 BUSY_PER_ANSWER = 2.0
 """A service that answers one call has made room for one. Two, so that the traffic grows again after a standstill."""
 BUSY_FLOOR = 20
-_LOOK_S = 1.0
 
 
 class Budgets:
@@ -27,7 +26,6 @@ class Budgets:
         """How often a call had to be held back."""
         self._links = links
         self._nodes: dict[str, tuple[RetryBudget, RetryBudget]] = {}
-        self._looked_at = 0.0
 
     def may_resend(self, node: str, now: float) -> bool:
         """Whether a call that *node* may have run already may be sent to it once more."""
@@ -37,15 +35,19 @@ class Budgets:
         """Whether a call that *node* was too busy for may ask again."""
         return self._said(self._of(node)[1].take(now, self._answered(node)))
 
-    def look(self, now: float) -> None:
-        """To be called at every tick."""
-        if now - self._looked_at < _LOOK_S:
-            return
-        self._looked_at = now
-        for node in {node for link in self._links for node in link.paths}:
-            resends, busy = self._of(node)
-            resends.observe(now, self._calls(node))
-            busy.observe(now, self._answered(node))
+    def observe(self, node: str, now: float) -> None:
+        """To be called once a second for each node that is in use."""
+        resends, busy = self._of(node)
+        resends.observe(now, self._calls(node))
+        busy.observe(now, self._answered(node))
+
+    def is_in_use(self, node: str, now: float) -> bool:
+        """Whether calls to *node* were sent again lately, so that others may have to wait."""
+        return any(budget.is_in_use(now) for budget in self._nodes.get(node, ()))
+
+    def forget(self, node: str) -> None:
+        """*node* is not in use, and its paths are forgotten: they are what its calls were counted by."""
+        self._nodes.pop(node, None)
 
     def _of(self, node: str) -> tuple[RetryBudget, RetryBudget]:
         found = self._nodes.get(node)

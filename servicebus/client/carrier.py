@@ -124,6 +124,8 @@ class Carrier:
             self._roster.grace.add(request, self._grace_end(now) if since is None else now)
             request.waiting_since = now if since is None else since
         self._roster.wait(request)
+        for link in self._links:
+            link.watch(request.address.node)  # a dead path is probed while somebody waits for it
         if request.kind is Kind.MESSAGE:
             self._probes.setdefault(request.address.node, now + _PROBE_S)
         if request.pinned is not None:

@@ -24,12 +24,18 @@ from servicebus.compat.tokens import DailyTokens
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
 from servicebus.policy.paths import Trust
+from servicebus.transport.loggers import get_logger
 from servicebus.wire.envelope import FAULT, OK, Kind, Reply
 from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import decode_envelope
 
+LOG = get_logger(__name__)
+
 _UPGRADED_AFTER_S = 5.0
 """How often an agent of 2.x that is in use is asked whether it has been replaced by a new one."""
+
+MOST_HEARD = 100_000
+"""So many nodes that were heard in version 2 are remembered: 10 MB of names."""
 
 _CONFIRM = "confirm"
 _UPGRADE = "upgrade"
@@ -92,15 +98,32 @@ class Version1:
 
 
 class RememberingVersion2(Version2):
-    """Notes which nodes have been heard in version 2, over whichever broker."""
+    """Notes which nodes have been heard in version 2, over whichever broker.
+
+    That is never forgotten: a node would be open to a downgrade again. So once there are as many as is room for, all
+    others count as heard, too.
+    """
 
     def __init__(self, config: Configuration, keyring: Keyring):
         super().__init__(config, keyring)
-        self.heard: set[str] = set()
+        self._heard: set[str] = set()
+
+    def has_heard(self, node: str) -> bool:
+        """Whether *node* has been heard in version 2, as far as is known for certain."""
+        return node in self._heard or len(self._heard) >= MOST_HEARD
+
+    def heard(self, node: str) -> None:
+        if self.has_heard(node):
+            return
+        self._heard.add(node)
+        if len(self._heard) == MOST_HEARD:
+            LOG.warning("%d nodes heard: no other is spoken to in version 1 unless in compat_nodes", MOST_HEARD)
 
     def read(self, request: Request, body: bytes) -> Reply:
         reply = super().read(request, body)
-        self.heard.add(request.address.node)
+        node = request.address.node
+        if node not in self._heard:
+            self.heard(node)
         return reply
 
 
@@ -118,7 +141,7 @@ class CompatPinger(Pinger):
         self._named = config.compat_nodes
 
     def _may_be_old(self, node: str) -> bool:
-        return node not in self._newest.heard if self._named is None else node in self._named
+        return not self._newest.has_heard(node) if self._named is None else node in self._named
 
     def ping(self, path: Path, now: float) -> None:
         self._send(path, path.version if path.trust.is_healthy else self._newest, now)
@@ -137,7 +160,7 @@ class CompatPinger(Pinger):
     def _ponged(self, ping: Ping, now: float) -> Finding | None:
         path = ping.path
         if ping.version is self._newest:
-            self._newest.heard.add(path.node)
+            self._newest.heard(path.node)
             return self._learned(path, self._newest)
         if not self._may_be_old(path.node):
             return None

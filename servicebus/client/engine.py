@@ -22,6 +22,7 @@ from servicebus.client.canceller import Canceller
 from servicebus.client.carrier import Carrier
 from servicebus.client.connector import Connector
 from servicebus.client.hedger import Hedger
+from servicebus.client.idle import IdleNodes
 from servicebus.client.link import Link
 from servicebus.client.path import Path
 from servicebus.client.pinger import Pinger
@@ -67,7 +68,8 @@ class Engine:
         versions, pinger = _versions(config, keyring)
         watch = PathWatch(config, pinger, self)
         self._answers = Answers(self._roster, self._carrier, watch, self._canceller, config.clock_skew)
-        self._ticker = Ticker(loop, self._links, self._roster, self._carrier, watch, self._connector, self._budgets)
+        idle = IdleNodes(self._links, self._budgets, self._roster.is_awaited)
+        self._ticker = Ticker(loop, self._links, self._roster, self._carrier, watch, self._connector, idle)
         self._links += [Link(loop, host, config, versions, self, self._answers, connect) for host in config.hosts]
         self._submitted: deque[Request] = deque()
         self._is_scheduled = False

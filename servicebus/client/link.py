@@ -93,6 +93,10 @@ class Link:
         self.size_limit = SizeLimit()
         self.denials = Denials()
         self.paths: dict[str, Path] = {}
+        self.active: dict[str, Path] = {}
+        """Those of them that ticks look at: new, or used since they were found quiet (``IdleNodes``)."""
+        self.calls = 0
+        """How many were published here, ever."""
         self.is_wanted = False
         """Reconnect after a failure; set while the engine prefers this host or has nothing better."""
         self.last_error = _NOT_TRIED
@@ -166,11 +170,6 @@ class Link:
             return f"blocked by the broker ({self.blocked})"
         return "connected" if self.is_up else self.last_error
 
-    @property
-    def calls(self) -> int:
-        """How many were published here, ever."""
-        return sum(path.calls for path in tuple(self.paths.values()))
-
     def refuses(self, request: Request, now: float) -> bool:
         """Whether the broker has said that it takes nothing as large as *request*."""
         return self.size_limit.refuses(len(request.body), now) is not None
@@ -185,8 +184,14 @@ class Link:
         path = self.paths.get(node)
         if path is None:
             path = Path(self, node, PingClock(self._config.path_ping_after, self._config.path_ping_timeout, now))
-            self.paths[node] = path
+            self.paths[node] = self.active[node] = path
         return path
+
+    def watch(self, node: str) -> None:
+        """Have ticks look at the path to *node*, if there is one."""
+        path = self.paths.get(node)
+        if path is not None:
+            self.active[node] = path
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -324,7 +329,7 @@ class Link:
     def take_orphans(self) -> list[Request]:
         """Every request whose outcome went down with the connection."""
         orphans = self._channels.take_unconfirmed() if self._channels is not None else []
-        for path in self.paths.values():
+        for path in self.active.values():
             orphans.extend(path.outstanding.values())
             path.outstanding.clear()
         return orphans
@@ -337,18 +342,21 @@ class Link:
         Raises:
             EnvelopeError: that version cannot say it; nothing was sent.
         """
-        path = self.paths.get(request.address.node) or self.path(request.address.node, now)
+        node = request.address.node
+        path = self.paths.get(node) or self.path(node, now)
         version = path.version
-        if request.kind is not Kind.MESSAGE:
+        is_message = request.kind is Kind.MESSAGE
+        if not is_message:
             request.attempt += 1
             request.sent_as = request.attempt
             request.shift_ms = path.shift_ms
         parcel = version.parcel(request)
         path.used_at = self.used_at = request.published_at = now
+        self.active[node] = path
         request.link = self
         request.version = version
         request.returned = False
-        if request.kind is Kind.MESSAGE:
+        if is_message:
             assert self._channels is not None
             self._channels.publish_message(parcel, request)
         else:
@@ -360,6 +368,7 @@ class Link:
         path = self.path(request.address.node, now)
         request.copy = path
         path.used_at = self.used_at = now
+        self.active[path.node] = path
         request.attempt += 1
         request.copied_as = request.attempt
         request.shift_ms = path.shift_ms
@@ -368,7 +377,9 @@ class Link:
     def _publish_call(self, path: Path, parcel: Parcel, request: Request, now: float) -> None:
         assert self._channels is not None
         path.outstanding[request.id] = request
-        path.calls += request.kind is Kind.CALL
+        if request.kind is Kind.CALL:
+            path.calls += 1
+            self.calls += 1
         request.published()
         expiration_ms = max(1, int((request.deadline - now) * 1000))
         self._channels.publish_call(parcel, request.id, expiration_ms)
@@ -408,7 +419,7 @@ class Link:
 
     def is_spare(self, now: float, after_s: float) -> bool:
         """Connected, but neither used nor waited for since *after_s*."""
-        is_waited_for = bool(self.unconfirmed) or any(path.outstanding for path in self.paths.values())
+        is_waited_for = bool(self.unconfirmed) or any(path.outstanding for path in self.active.values())
         return self.is_up and not is_waited_for and now - max(self.used_at, self.up_since) > after_s
 
     @property

@@ -111,6 +111,7 @@ class Pinger:
         wire_id = make_id(self._incarnation, next(self._count))
         token, parcel = version.ping(path.node, wire_id, self._timeout_s)
         self._pending[wire_id] = Ping(path, version, token, now + self._timeout_s, why)
+        path.link.watch(path.node)
         if is_timed and path.clock.pinged_at is None:  # the time to answer runs from the first of several pings
             path.link_bytes_at_ping = path.link.bytes_received
             path.clock.pinged(now)

@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-from servicebus.client.budgets import Budgets
 from servicebus.client.carrier import Carrier
 from servicebus.client.connector import Connector
+from servicebus.client.idle import IdleNodes
 from servicebus.client.link import Link
 from servicebus.client.roster import Roster
 from servicebus.client.watch import PathWatch
@@ -32,7 +32,7 @@ class Ticker:
         carrier: Carrier,
         watch: PathWatch,
         connector: Connector,
-        budgets: Budgets,
+        idle: IdleNodes,
     ):
         self._loop = loop
         self._links = links
@@ -40,7 +40,7 @@ class Ticker:
         self._carrier = carrier
         self._watch = watch
         self._connector = connector
-        self._budgets = budgets
+        self._idle = idle
         self._timer: Timer | None = None
         self._timer_is_idle = False
         self._is_stopped = False
@@ -72,7 +72,7 @@ class Ticker:
             self._carrier.probe,
             self._carrier.end_grace,
             self._connector.look_after,
-            self._budgets.look,
+            self._idle.look,
             *([outbox.tick] if outbox is not None else []),
         ):
             self._loop.guarded(partial(look, now))

@@ -47,7 +47,7 @@ class PathWatch:
         self._pinger.forget_overdue(now)
         link.look()
         link.check_pulse(now, self._link_is_silent)
-        for path in list(link.paths.values()):
+        for path in list(link.active.values()):
             if link.has_moved:
                 path.clock.moved(now)
             self._check(path, is_awaited, now)

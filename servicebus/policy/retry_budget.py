@@ -46,6 +46,10 @@ class RetryBudget:
         self._taken.append(now)
         return True
 
+    def is_in_use(self, now: float) -> bool:
+        """Whether any was sent again within the window that ends *now*."""
+        return bool(self._taken) and self._taken[-1] > now - self._window_s
+
 
 def busy_pause_s(hint_s: float, refusals: int, jitter: float) -> float:
     """How long to stay away from a service that was busy *refusals* times; *jitter* is a random number from 0 to 1.

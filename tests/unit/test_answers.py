@@ -62,6 +62,9 @@ class FakeLink:
         self.newest: Any = None
         self.published: list[Request] = []
 
+    def watch(self, node: str) -> None:
+        pass
+
     def path(self, node: str, now: float) -> Path:
         link: Any = self
         return self.paths.setdefault(node, Path(link, node, PingClock(1, 1, now)))

@@ -29,6 +29,7 @@ class Link:
         self.sent: list[tuple[str, bytes]] = []
 
     def ask_broker(self) -> None: ...
+    def watch(self, node: str) -> None: ...
     def publish_control(self, parcel: Any, wire_id: str, expiration_ms: int) -> None:
         self.sent.append((wire_id, parcel.body))
 

@@ -246,7 +246,7 @@ def test_a_call_that_cannot_be_carried_over_costs_none_of_the_others(
 
 @pytest.mark.parametrize(
     "place",
-    ["_watch.check", "_carrier.probe", "_carrier.end_grace", "_connector.look_after", "_budgets.look"],
+    ["_watch.check", "_carrier.probe", "_carrier.end_grace", "_connector.look_after", "_idle.look"],
 )
 def test_a_tick_that_raises_somewhere_stops_neither_deadlines_nor_itself(
     sender: Sender, brokers: dict[str, Broker], monkeypatch: pytest.MonkeyPatch, place: str
