@@ -11,6 +11,7 @@ from servicebus.cli.exit_codes import ExitCode
 from servicebus.cli.group import CommandGroup, Failure
 from servicebus.cli.options import json_option
 from servicebus.cli.output import Output
+from servicebus.wire.printable import printable
 
 if TYPE_CHECKING:
     from servicebus.testing import Broker
@@ -50,7 +51,7 @@ def up(ctx: click.Context, count: int, folder: Path | None) -> None:
     except BrokerStartFailed as error:
         if output.json:
             raise
-        click.echo(error.log_tail, err=True)
+        click.echo(printable(error.log_tail, keep_newlines=True), err=True)
         message = f"broker {error.name} did not come up: {error.reason}; what it logged stands above"
         raise Failure("BrokerStartFailed", message, ExitCode.FAILED, as_json=False) from error
     output.result(_document(brokers), "\n".join([*map(_line, brokers), "", _what_next(brokers)]))

@@ -9,6 +9,7 @@ import click
 from servicebus import __version__
 from servicebus.cli.group import CommandGroup
 from servicebus.cli.options import json_option
+from servicebus.wire.printable import printable
 
 PROGRAM = "servicebus"
 COMPLETION_VARIABLE = "_SERVICEBUS_COMPLETE"
@@ -29,6 +30,14 @@ COMMANDS = {
 LEVELS = (logging.CRITICAL, logging.INFO, logging.DEBUG)
 
 
+class Lines(logging.Formatter):
+    """Whatever a record quotes, be it in a traceback, can neither forge another record nor move the cursor."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record, its further lines indented: as the log server writes it."""
+        return printable(super().format(record), keep_newlines=True).replace("\n", "\n    ")
+
+
 @click.group(cls=CommandGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name=PROGRAM)
 @click.option("-v", "--verbose", count=True, help="Log to stderr; twice for everything.")
@@ -40,10 +49,9 @@ def servicebus(verbose: int) -> None:
     6 refused, 7 outcome unknown, 8 unknown service, 9 busy, 10 done in part, 130 Ctrl-C.
     """
     # Without -v the one line that a failure prints is all: what the connections log on the way would hide it.
-    logging.basicConfig(
-        format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s",
-        level=LEVELS[min(verbose, len(LEVELS) - 1)],
-    )
+    to_stderr = logging.StreamHandler()
+    to_stderr.setFormatter(Lines("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[to_stderr], level=LEVELS[min(verbose, len(LEVELS) - 1)])
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from servicebus.errors import CallInterrupted, EnvelopeError, ServiceBusError, S
 from servicebus.policy.retry_budget import busy_pause_s
 from servicebus.transport.loop import EventLoop
 from servicebus.wire.envelope import Kind
+from servicebus.wire.printable import printable
 
 if TYPE_CHECKING:
     from servicebus.client.outbox import Outbox
@@ -209,7 +210,7 @@ class Carrier:
     def pause(self, request: Request, busy: ServiceBusy) -> None:
         """Its service cannot take *request* now: ask again in a while; it is on no path now."""
         request.refusals += 1
-        request.refused_with = busy.reason
+        request.refused_with = printable(busy.reason)
         request.link = request.path = None
         request.waiting_since = None
         self._roster.pausing[request.id] = request

@@ -272,7 +272,7 @@ class Link:
             self.size_limit.learn(error.limit, time.monotonic())
         if isinstance(error, ConnectFailed):
             self.failure = error
-        self._down(error.reason if isinstance(error, (ConnectFailed, ConnectionLost)) else str(error), error.kind)
+        self._down(getattr(error, "reason", str(error)), error.kind)
 
     def messages_denied(self, error: TransportError, unconfirmed: Sequence[Request]) -> None:
         # Confirms come in order, so it is the oldest that was refused; what followed on the channel was ignored.
@@ -300,6 +300,7 @@ class Link:
     def _down(self, reason: str, kind: str) -> None:
         if self.state in (LinkState.IDLE, LinkState.BACKOFF):
             return
+        reason = printable(reason)  # the broker's words, some of them, or a network's: from here they go everywhere
         connection, self._connection = self._connection, None
         was_closed = self.state is LinkState.CLOSED
         orphans = self.take_orphans()

@@ -15,6 +15,7 @@ from servicebus.errors import CallTimeout, SendUnconfirmed, SignatureError
 from servicebus.transport import forks
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
+from servicebus.wire.printable import printable
 
 if TYPE_CHECKING:
     from servicebus.client.link import Link
@@ -208,7 +209,7 @@ class Request:
     def doubted(self, host: str, why: Exception) -> None:
         """Remember that *host* brought a reply that cannot be believed. A stranger may send many: the first is told."""
         if not any(name == host and what.startswith(_DOUBT) for name, what in self.attempts):
-            self.tried(host, f"{_DOUBT} ({why})")
+            self.tried(host, f"{_DOUBT} ({printable(str(why))})")
 
     @property
     def due_ms(self) -> int | None:

@@ -21,6 +21,7 @@ from servicebus.errors import (
 )
 from servicebus.policy.denials import DENIED
 from servicebus.wire.envelope import Kind
+from servicebus.wire.printable import describe
 
 Attempts = list[tuple[str, str]]
 
@@ -73,7 +74,7 @@ def out_of_paths(request: Request, links: Sequence[Link]) -> ServiceBusError:
 def defect(request: Request, error: Exception) -> ServiceBusError:
     """The error of a request for which our own code has raised *error*."""
     address = str(request.address)
-    why = f"a defect ended it: {type(error).__name__}: {error}"
+    why = f"a defect ended it: {describe(error)}"
     if request.maybe_ran and request.kind is Kind.MESSAGE:
         return SendUnconfirmed(address, [*request.attempts, ("this process", why)])
     return CallInterrupted(address, why) if request.maybe_ran else CallError(address, why)

@@ -16,6 +16,7 @@ from servicebus.client.path import Path
 from servicebus.client.pinger import Finding, Pinger
 from servicebus.configuration import Configuration
 from servicebus.policy.liveness import Verdict
+from servicebus.wire.printable import printable
 
 _AWAITED_PROBE_S = 0.1
 _PROBE_S = 1.0
@@ -97,7 +98,7 @@ class PathWatch:
             if path.link.bytes_received == path.link_bytes_at_ping:
                 self._link_is_silent(path.link)
             else:
-                doubt = f"answered a ping, but cannot be believed ({path.doubt})" if path.doubt else ""
+                doubt = f"answered a ping, but cannot be believed ({printable(str(path.doubt))})" if path.doubt else ""
                 self._events.path_dead(path, doubt or "the node did not answer a ping")
         elif verdict is Verdict.PING:
             self._pinger.ping(path, now)

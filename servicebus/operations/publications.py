@@ -9,6 +9,7 @@ from servicebus.errors import TransportError
 from servicebus.operations.waits import Waits
 from servicebus.transport.confirms import Unconfirmed
 from servicebus.transport.interface import Returned
+from servicebus.wire.printable import printable
 
 __all__ = ["Publication", "Publications"]
 
@@ -76,8 +77,8 @@ class Publications:
         self._waits.fail(publication.stored, self._not_stored(publication, reason))
 
     def _not_stored(self, publication: Publication, reason: str) -> TransportError:
-        where = publication.exchange or "the default exchange"
+        where = f"{publication.routing_key} by {publication.exchange or 'the default exchange'}"
         return TransportError(
-            f"{self._host_name}: a message for {publication.routing_key} by {where} was not stored: {reason};"
+            f"{self._host_name}: a message for {where} was not stored: {printable(reason)};"
             " nothing was lost, the original is where it was"
         )

@@ -106,8 +106,8 @@ class Publisher:
 
     def _queue_is_gone(self, returned: Returned) -> None:
         # Its confirm would follow and the original be acked: break the connection first, the broker redelivers.
-        queue, why = returned.routing_key, printable(returned.reason)
+        queue, why = printable(returned.routing_key), printable(returned.reason)
         LOG.error("%s: queue %s is gone (%s); reconnecting", self._host_name, queue, why)
         assert self._confirmed is not None
         self._confirmed.forget()
-        self._on_broken(TransportError(f"queue {returned.routing_key} is gone"))
+        self._on_broken(TransportError(f"queue {queue} is gone"))

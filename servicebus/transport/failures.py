@@ -55,7 +55,7 @@ def connect_failure(
             kind = "credentials" if cause.reply_code in (ACCESS_REFUSED, NOT_ALLOWED) else "closed"
             return ConnectFailed(host.place, f"the broker closed: {_words(cause)}", kind=kind)
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return ConnectFailed(host.place, f"TLS certificate refused: {cause.verify_message}", kind="tls")
+            return ConnectFailed(host.place, f"TLS certificate refused: {printable(cause.verify_message)}", kind="tls")
         if isinstance(cause, _HUNG_UP) and not is_tcp:
             return _hung_up(host)
         if isinstance(cause, ssl.SSLError):
@@ -74,7 +74,7 @@ def connect_failure(
         if isinstance(cause, OSError):
             return ConnectFailed(host.place, cause.strerror or str(cause) or type(cause).__name__, kind="unreachable")
     innermost = causes[-1]
-    return ConnectFailed(host.place, str(innermost) or type(innermost).__name__, kind="closed")
+    return ConnectFailed(host.place, printable(str(innermost)) or type(innermost).__name__, kind="closed")
 
 
 def _refused_virtual_host(host: BrokerHost, text: str) -> ConnectFailed:

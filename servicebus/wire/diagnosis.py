@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from servicebus.errors import EnvelopeError
+from servicebus.wire.printable import printable
 from servicebus.wire.xmlshape import ATTEMPT, DUE, ID, MAX_NUMBER, NUMBER, TOKEN
 
 __all__ = ["why_misshapen"]
@@ -77,7 +78,7 @@ def _first_error(head: bytes, start: int, root: str) -> EnvelopeError | None:
             return _no_element(tag["other"])
         if tag["name"] is None or number == _MAX_TAGS:  # the payload begins, or this leads nowhere
             break
-        name = _text(tag["name"])
+        name = printable(_text(tag["name"]))
         if tag["close"]:
             if name in _PAYLOADS:
                 return _malformed(f"<{name}> holds no CDATA")

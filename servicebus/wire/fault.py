@@ -16,6 +16,7 @@ from servicebus.errors import (
     ServiceBusy,
     UnknownService,
 )
+from servicebus.wire.printable import printable
 
 __all__ = [
     "BUSY",
@@ -91,11 +92,17 @@ def fault_from_exception(exc: BaseException, with_trace: bool) -> Fault:
 
 
 def error_from_fault(fault: Fault, address: str, waited_s: float = 0.0) -> ServiceBusError:
-    """Give the exception that the caller of *address* gets to see; *waited_s* is how long it has waited."""
+    """Give the exception that the caller of *address* gets to see; *waited_s* is how long it has waited.
+
+    Its text is printable, since it ends on terminals and in logs; its attributes have the words of the other side.
+    """
     make = _ERRORS.get(fault.type)
     if make is None:
-        return RemoteError(address, fault.type, fault.text, fault.trace)
-    return make(fault, address, waited_s)
+        error: ServiceBusError = RemoteError(address, fault.type, fault.text, fault.trace)
+    else:
+        error = make(fault, address, waited_s)
+    error.args = (printable(str(error), keep_newlines=True),)
+    return error
 
 
 def _busy(fault: Fault, address: str, waited_s: float) -> ServiceBusError:

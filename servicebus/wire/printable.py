@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["printable"]
+__all__ = ["describe", "printable"]
 
 
 def printable(text: str, *, keep_newlines: bool = False) -> str:
@@ -21,3 +21,16 @@ def printable(text: str, *, keep_newlines: bool = False) -> str:
         char if char.isprintable() or (keep_newlines and char == "\n") else char.encode("unicode_escape").decode()
         for char in text
     )
+
+
+def describe(error: BaseException) -> str:
+    """The class and the text of *error*, printable. Never raises, whatever the class makes of being asked."""
+    try:
+        text = str(error)
+    except BaseException as broken:
+        text = f"(its text could not be made: {_name(broken)})"
+    return f"{_name(error)}: {printable(text)}"
+
+
+def _name(error: BaseException) -> str:
+    return str(type.__dict__["__name__"].__get__(type(error)))  # a metaclass may have another, which raises

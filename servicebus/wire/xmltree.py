@@ -12,6 +12,7 @@ from typing import Any
 from lxml import etree
 
 from servicebus.errors import EnvelopeError
+from servicebus.wire.printable import printable
 
 __all__ = ["hardened_parser", "parsed"]
 
@@ -46,4 +47,4 @@ def parsed(document: bytes) -> Any:  # an element; its stubs know nothing of wha
     try:
         return etree.fromstring(document, _parsers.parser)
     except etree.XMLSyntaxError as error:
-        raise EnvelopeError("malformed", str(error.msg)[:200]) from None
+        raise EnvelopeError("malformed", printable(str(error.msg)[:200])) from None
