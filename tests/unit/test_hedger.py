@@ -61,6 +61,15 @@ def test_one_of_the_two_may_be_lost(bus: VirtualBus) -> None:
     assert bus.result(future) == "again"
 
 
+def test_one_of_the_two_may_find_its_service_busy(bus: VirtualBus) -> None:
+    slow, busy = bus.node(bus.brokers[0]), bus.node(bus.brokers[1])
+    slow.answer, busy.answer = silence, lambda _incoming: Fault("busy", "full")
+    future = bus.call(hedge_after=0.3)
+    bus.time.advance(2)
+    assert not future.done() and len(busy.calls) == 1
+    assert [len(link.paths[NODE].outstanding) for link in bus.links] == [1, 0], "it goes on alone"
+
+
 def test_without_another_broker_a_slow_call_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     with virtual_bus(monkeypatch, hosts=1) as bus:
         node = bus.node()
