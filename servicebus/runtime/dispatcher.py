@@ -11,12 +11,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from servicebus.runtime.holding import Holding, Turned, reply_to
 from servicebus.runtime.job import Burial, Job, Outcome, Postponement, Settlement, Verdict
 from servicebus.runtime.journal import Journal, Known, Release, Standing
 from servicebus.runtime.journal_notes import JournalNotes
-from servicebus.runtime.journal_outage import JournalOutage
 from servicebus.runtime.reception import DEFECT, Arrival, Reception, ServiceKey
 from servicebus.runtime.retries import Retries
 from servicebus.runtime.service_thread import ServiceThread
@@ -29,19 +29,10 @@ from servicebus.wire.fault import BUSY, EXPIRED, INTERRUPTED, REFUSED, STOPPING,
 LOG = get_logger(__name__)
 
 _BUSY_RETRY_MS = 50
-_UNAVAILABLE_RETRY_MS = 500
 _FATAL_DEATHS = 3
 """A request that was running when its worker died, so often, is held responsible."""
 _ASIDE_S = 1.0
 _EXECUTED = {kind: f"executed.{kind.value}" for kind in Kind}
-
-
-class Turned(NamedTuple):
-    """What became of outcomes and arrivals; an arrival in neither list is in its service's inbox."""
-
-    settlements: list[Settlement]
-    held: list[Arrival]
-    """Another worker of the node has their ids just now: to be asked again."""
 
 
 class Dispatcher:
@@ -66,6 +57,7 @@ class Dispatcher:
         self.running_calls = 0
         """How many of the unfinished are calls."""
         self._running: dict[str, Job] = {}
+        self.hold = Holding(self._running, self.counters, self._failures).hold
         self._storing: dict[str, Settlement] = {}
         """Left by their services; the broker has not confirmed the copy that has to be stored before the ack."""
         self._notes = JournalNotes(journal)
@@ -120,7 +112,7 @@ class Dispatcher:
         for outcome in outcomes:
             try:
                 settlements.append(self._settlement(outcome))
-                if len(outcome.job.claims) > 1 and not outcome.is_final and outcome.reply is not None:
+                if outcome.fault is not None and outcome.reply is not None and not outcome.is_final:
                     settlements += _verdicts_of_their_own(outcome)
             except Exception as error:
                 settlements.append(self._give_up_outcome(outcome, error))
@@ -133,7 +125,7 @@ class Dispatcher:
         incoming = arrival.incoming
         self._failures.report(f"the begin of a {incoming.kind.value}", error)
         job = self._running.get(incoming.id)
-        if job is not None and job.claims[0] is arrival.claim:
+        if job is not None and any(claim is arrival.claim for claim in job.claims[:1]):
             del self._running[incoming.id]
         is_another = incoming.id in self._running or incoming.id in self._storing
         if incoming.kind is Kind.CALL:
@@ -253,25 +245,6 @@ class Dispatcher:
         """A message that has not been begun makes room for others, and comes again in a moment."""
         return self._full(arrival, arrival.incoming.stamps.wait.attempts)
 
-    def hold(self, arrivals: list[Arrival], outage: JournalOutage) -> Turned:
-        """The journal cannot be asked of *arrivals*: they wait; if that takes long, callers are told why."""
-        turned = Turned([], arrivals)
-        if outage.is_long:
-            turned = Turned([], [])
-            for arrival in arrivals:
-                if self._is_to_wait(arrival):
-                    turned.held.append(arrival)
-                else:
-                    self.counters["busy"] += 1
-                    fault = Fault(BUSY, outage.reason, retry_after_ms=_UNAVAILABLE_RETRY_MS)
-                    turned.settlements.append(self._answer(arrival, fault))
-        return turned
-
-    def _is_to_wait(self, arrival: Arrival) -> bool:
-        """A message, another attempt of what runs here, or what has an end of its own."""
-        id, is_call = arrival.incoming.id, arrival.incoming.kind is Kind.CALL
-        return not is_call or id in self._running or arrival.refusal is not None or arrival.on_full is not None
-
     def _full(self, arrival: Arrival, attempts: int) -> Settlement:
         incoming = arrival.incoming
         if incoming.is_patient or incoming.kind is Kind.MESSAGE:
@@ -386,10 +359,7 @@ def _text(error: Exception) -> str:
 
 def _verdicts_of_their_own(outcome: Outcome) -> list[Settlement]:
     """That a call was not run is said to each of its attempts: its Sender believes it of that one only."""
-    job, fault = outcome.job, outcome.fault
-    joined, job.claims[:] = job.claims[1:], job.claims[:1]
-    assert fault is not None, "it has a reply, and no result"
-    return [
-        Settlement([claim], None if claim.joined is None else job.dialect.write_fault(claim.joined, fault))
-        for claim in joined
-    ]
+    claims = outcome.job.claims
+    joined = [claim for claim in claims if claim.joined is not None]
+    claims[:] = [claim for claim in claims if claim.joined is None]
+    return [Settlement([claim], reply_to(outcome, claim.joined)) for claim in joined]

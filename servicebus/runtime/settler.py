@@ -4,9 +4,9 @@ It lives as long as the worker, over all connections to the broker. A *generatio
 one delivered is not acked any more, because its tags are void and the broker delivers it anew.
 
 What one turn of the loop brought, deliveries and outcomes, goes to the journal together at its end. When the journal
-cannot be asked or told, all of it waits, and nothing is answered or acked. When it turns out to be damaged, no waiting
-helps: what is finished is answered and acked, nothing more is begun, and the worker ends, so that the next one can set
-the file aside.
+cannot be asked or told, it waits, but for calls that were run: these are answered (``holding.py``). When it turns out
+to be damaged, no waiting helps: what is finished is answered and acked, nothing more is begun, and the worker ends, so
+that the next one can set the file aside.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from functools import partial
 from servicebus.errors import JournalUnavailable
 from servicebus.runtime.copy_store import CopyStore
 from servicebus.runtime.dialect import Dialect
-from servicebus.runtime.dispatcher import Dispatcher, Turned
+from servicebus.runtime.dispatcher import Dispatcher
+from servicebus.runtime.holding import Turned
 from servicebus.runtime.job import Outcome, Settlement
 from servicebus.runtime.journal.log import Damaged
 from servicebus.runtime.journal_outage import JournalOutage
@@ -231,11 +232,11 @@ class Settler:
             self._give_up_journal(error)
             return Turned(self._dispatcher.settle(outcomes), [])
         except JournalUnavailable as error:
-            # Answered or acked now, what is finished would be run again after our death.
+            # Acked now, a message that is finished would be run again after our death, or never.
             self.outage.failed(error)
             self._refused.warning(f"{error}; what arrives and what is finished waits")
             self._outcomes += outcomes
-            return self._dispatcher.hold(arrivals, self.outage)
+            return self._dispatcher.hold(outcomes, arrivals, self.outage)
         except Exception as error:
             if len(outcomes) + len(arrivals) == 1:
                 # The journal does not know its end: if it comes again, it is not run again.

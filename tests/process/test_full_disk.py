@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,11 +14,11 @@ from small_disk import SmallDisk, small_disk
 from waiting import wait_until
 
 from servicebus.configuration import Configuration
-from servicebus.errors import CallTimeout, ServiceBusy
+from servicebus.errors import CallInterrupted, ServiceBusy
 from servicebus.runtime.journal import SharedJournal, Standing, Start, open_shared, places, shared
 from servicebus.runtime.journal.interface import JournalUnavailable
 from servicebus.sender import Sender
-from servicebus.testing import Broker
+from servicebus.testing import Broker, FaultProxy, Mode
 
 StartAgent = Callable[..., Agent]
 MakeSender = Callable[[Configuration], Sender]
@@ -115,9 +117,8 @@ def test_a_full_disk_holds_messages_and_tells_callers_until_there_is_room(
     sender = make_sender(agent.configuration())
     before = agent.worker_pids()
     disk.fill()
-    # The first file of answers cannot be made: this was run, and cannot be noted.
-    with pytest.raises(CallTimeout):
-        sender.call("NODE-01.test.echo", "first answer", timeout=2)
+    # The first file of answers cannot be made: this was run, and cannot be noted. Its caller gets its answer.
+    assert sender.call("NODE-01.test.echo", "first answer", timeout=30)[1] == "first answer"
     wait_until(lambda: agent.worker()["last_error"], 20, agent.log)
     with pytest.raises(ServiceBusy, match=r"n\.journal: .*is full: make room there"):
         sender.call("NODE-01.test.echo", "second", timeout=5)
@@ -130,6 +131,39 @@ def test_a_full_disk_holds_messages_and_tells_callers_until_there_is_room(
     assert sender.call("NODE-01.math.add", [20, 22])[1] == 42
     wait_until(lambda: agent.worker()["healthy"], 20, agent.log)
     assert agent.worker_pids() == before
+    assert agent.stop() == 0
+
+
+@pytest.mark.brokers(count=1)
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_call_whose_end_cannot_be_noted_is_answered_again_and_never_run_again(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender, disk: SmallDisk, is_killed: bool
+) -> None:
+    """Its answer is lost on the way, so its Sender sends it again; meanwhile its worker lives, or was killed."""
+    agent = start_agent(brokers, journal=str(disk.folder / "n.journal")).wait_consuming()
+    with FaultProxy(brokers[0].port) as proxy:
+        sender = make_sender(agent.configuration(hosts=[f"127.0.0.1:{proxy.port}"], path_ping_after=60))
+        assert sender.ping("NODE-01"), "connected; and no file of answers is made yet"
+        disk.fill()
+        proxy.set_mode(Mode.DROP_TO_CLIENT)
+        call = sender.call_async("NODE-01.test.sleep", [0, "it"], timeout=100)
+        wait_until(lambda: agent.noted("finished") and not agent.worker()["healthy"], 30, agent.log)
+        if is_killed:
+            os.kill(agent.worker_pids()[0], signal.SIGKILL)
+            disk.make_room()
+            agent.wait_log("was killed by signal 9", timeout_s=30)
+            agent.wait_consuming()
+        proxy.cut()
+        proxy.heal()
+        if is_killed:
+            with pytest.raises(CallInterrupted, match="its worker died while it ran"):
+                call.result(60)
+        else:
+            assert call.result(60)[1] == "it"
+    assert agent.noted("started") == ["it"]
+    disk.make_room()
+    assert make_sender(agent.configuration()).call("NODE-01.math.add", [1, 2], timeout=60)[1] == 3
+    assert agent.noted("started") == ["it"]
     assert agent.stop() == 0
 
 

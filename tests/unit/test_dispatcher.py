@@ -17,7 +17,8 @@ from waiting import wait_until
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError, JournalUnavailable
 from servicebus.runtime.dialect import Dialect, Version2
-from servicebus.runtime.dispatcher import Dispatcher, Turned
+from servicebus.runtime.dispatcher import Dispatcher
+from servicebus.runtime.holding import Turned
 from servicebus.runtime.job import Burial, Outcome, Postponement, Settlement
 from servicebus.runtime.journal import Known, MemoryJournal, Standing
 from servicebus.runtime.reception import Arrival

@@ -40,6 +40,11 @@ class Echo:
         response.send(request.get_params())
 
 
+class Decline:
+    def on_call(self, request: Request, response: Response) -> None:
+        raise Retry(after=0.5, reason="not now")
+
+
 class Note:
     def on_message(self, request: Request) -> None:
         if request.get_params() == "later":
@@ -64,6 +69,7 @@ class Publishing:
 
     def __init__(self) -> None:
         self.replies: dict[str, bytes] = {}
+        self.answered: list[str] = []
         self.copies: list[tuple[str, str | None, dict[str, Any]]] = []
 
     def publish(self, exchange: str, routing_key: str, body: bytes, **about: Any) -> int:
@@ -72,6 +78,7 @@ class Publishing:
             self.copies.append((routing_key, about["message_id"], about["headers"]))
             return len(self.copies)
         self.replies[about["correlation_id"]] = body
+        self.answered.append(about["correlation_id"])
         return 0
 
 
@@ -90,7 +97,11 @@ class Worker:
 
     def __init__(self, loop: SharedLoop):
         self.loop = loop
-        services = [Service(Kind.CALL, "test", "echo", Echo()), Service(Kind.MESSAGE, "test", "note", Note())]
+        services = [
+            Service(Kind.CALL, "test", "echo", Echo()),
+            Service(Kind.MESSAGE, "test", "note", Note()),
+            Service(Kind.CALL, "test", "declines", Decline()),
+        ]
         by_key: dict[Any, ServiceThread] = {}
         self.journal = MemoryJournal()
         self.dispatcher = Dispatcher(by_key, self.journal, "mq-a:5672", (5.0,), loop.failures)
@@ -108,6 +119,11 @@ class Worker:
         self.settler.begin(GENERATION, self.publisher)
         for thread in self.threads:
             thread.start()
+
+    def call(self, tag: int, body: bytes) -> None:
+        channel: Any = self.consuming
+        delivery = Delivery(channel, tag, body, str(tag), REPLY_TO, str(tag), None)
+        self.loop.post(lambda: self.settler.take(delivery, GENERATION, self.dialect, Kind.CALL))
 
     def batch(self, params: list[Any], kind: Kind, marks: list[dict[str, Any] | None] | None = None) -> None:
         """Deliver so many requests in one turn of the loop; their tags count from 1."""
@@ -339,3 +355,80 @@ def test_while_the_journal_cannot_be_told_messages_wait_and_callers_are_told_why
     worker.batch(["again"], Kind.CALL)
     wait_until(lambda: len(worker.consuming.acked) == 3)
     assert worker.answer(1) == "again"
+
+
+def break_ends(worker: Worker, full: pytest.MonkeyPatch) -> None:
+    """The journal has room for the begin of a request, and none for its end."""
+    whole = worker.journal.turn
+
+    def turn(ends: Any, starts: Any, now: float) -> Any:
+        if ends:
+            raise JournalUnavailable("/var/lib/n.journal", "its file system is full: make room there")
+        return whole(ends, starts, now)
+
+    full.setattr(worker.journal, "turn", turn)
+
+
+def break_all(worker: Worker, full: pytest.MonkeyPatch) -> None:
+    """The journal has room for the begin of one request, and for nothing after that."""
+    whole, asked = worker.journal.turn, []
+
+    def turn(ends: Any, starts: Any, now: float) -> Any:
+        if asked:
+            raise JournalUnavailable("/var/lib/n.journal", "its file system is full: make room there")
+        asked.append(starts)
+        return whole(ends, starts, now)
+
+    full.setattr(worker.journal, "turn", turn)
+
+
+def test_a_call_whose_end_cannot_be_noted_is_answered_and_so_is_its_copy(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = sealed("NODE-01.test.echo", "once")
+    with monkeypatch.context() as full:
+        break_ends(worker, full)
+        worker.call(1, body)
+        wait_until(lambda: worker.consuming.acked == [1])
+        assert worker.answer(1) == "once"
+        worker.call(2, body)
+        wait_until(lambda: worker.consuming.acked == [1, 2])
+        assert worker.answer(2) == "once"
+        assert "make room there" in worker.settler.outage.reason
+        assert worker.dispatcher.unfinished == 1, "its end is still to be noted"
+    wait_until(lambda: worker.settler.is_idle)
+    worker.call(3, body)
+    wait_until(lambda: worker.consuming.acked == [1, 2, 3])
+    assert worker.answer(3) == "once", "the journal has the answer"
+    assert worker.publishing.answered == ["1", "2", "3"]
+    assert worker.settler.counters["executed.call"] == 1
+
+
+def test_what_a_service_declines_while_the_journal_cannot_be_told_is_declined_at_once_and_once(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = sealed("NODE-01.test.declines")
+    with monkeypatch.context() as full:
+        break_all(worker, full)
+        worker.call(1, body)
+        wait_until(lambda: worker.consuming.acked == [1])
+        assert worker.answer(1) == ("busy", "not now")
+    wait_until(lambda: worker.settler.is_idle)
+    worker.call(2, body)
+    wait_until(lambda: worker.consuming.acked == [1, 2])
+    assert worker.publishing.answered == ["1", "2"]
+
+
+def test_a_message_whose_end_cannot_be_noted_is_not_acked_before_it_is(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as full:
+        break_ends(worker, full)
+        worker.batch(["message"], Kind.MESSAGE)
+        wait_until(lambda: worker.settler.outage.reason)
+        worker.batch(["call"], Kind.CALL)
+        wait_until(lambda: worker.publishing.answered == ["1"])
+        assert worker.settler.counters["executed.message"] == 0
+    wait_until(lambda: worker.settler.is_idle)
+    assert worker.consuming.acked == [1, 1]
+    assert worker.settler.counters["executed.message"] == 1
