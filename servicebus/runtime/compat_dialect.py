@@ -63,6 +63,13 @@ class Version1:
             raise Refused(refusal, encode_reply(OldReply(event.id, BAD_TOKEN)) if reply_to else None, reply_to)
         return self._incoming(event, delivery, stamps, now)
 
+    def write_unread(self, delivery: Delivery, fault: Fault) -> tuple[bytes | None, str]:
+        reply_to = delivery.reply_to or ""
+        event = decode_event(delivery.body, self._config.max_envelope_bytes)
+        if not is_own_queue(reply_to) or not self._tokens.accepts(event.token, time.time()):
+            return None, ""
+        return self._fault_text(event.id, fault, event.category, event.service), reply_to
+
     def _check_age(self, passed: Pass, now: float) -> None:
         try:
             check_age(passed.made_ms, self._config.token_max_age, int(now * 1000), self._config.clock_skew)
@@ -129,6 +136,9 @@ class EitherVersion:
 
     def read(self, delivery: Delivery) -> Incoming:
         return (self._old if is_old_event(delivery.body) else self._newest).read(delivery)
+
+    def write_unread(self, delivery: Delivery, fault: Fault) -> tuple[bytes | None, str]:
+        return self._newest.write_unread(delivery, fault)
 
     def write_result(self, incoming: Incoming, value: Any) -> bytes:
         return self._newest.write_result(incoming, value)

@@ -19,6 +19,8 @@ from servicebus.wire.xmlcodec import decode_envelope, encode_json, encode_reply,
 
 UNSIGNED = "unsigned"
 """In place of a token: a hint for whoever has another secret, never to be believed."""
+DEFECT = "defect"
+"""Why a request was not handled: something raised where nothing should."""
 _DIRECT_PREFIX = DIRECT_REPLY_TO + "."
 
 
@@ -54,11 +56,25 @@ def flawed(flaw: Flaw) -> Refused:
     return Refused(EnvelopeError(flaw.reason, flaw.detail))
 
 
+def told(error: BaseException) -> str:
+    """*error* by its class and by its text, if that can be had."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
+
+
 class Dialect(Protocol):
     """``read()`` belongs to the I/O thread; the writing methods may be called by any thread."""
 
     def read(self, delivery: Delivery) -> Incoming:
         """Decode and verify. Raises Refused."""
+
+    def write_unread(self, delivery: Delivery, fault: Fault) -> tuple[bytes | None, str]:
+        """The reply to a call that ``read()`` failed for, and where it goes; no reply to one that is not well signed.
+
+        Raises what ``read()`` may have raised.
+        """
 
     def write_result(self, incoming: Incoming, value: Any) -> bytes:
         """The reply that carries *value*. Raises EnvelopeError: it cannot be said."""
@@ -107,6 +123,14 @@ class Version2:
             incoming = self._incoming(envelope, stamps, reply_to, now_ms)
             raise self._refused(error, envelope, reply_to, incoming) from None
         return self._incoming(envelope, stamps, reply_to, self._clock.now_ms(now_ms))
+
+    def write_unread(self, delivery: Delivery, fault: Fault) -> tuple[bytes | None, str]:
+        envelope = decode_envelope(delivery.body, self._config.max_envelope_bytes)
+        self._keyring.verify_envelope(envelope)
+        if envelope.node != self._config.node_name or envelope.kind is not Kind.CALL:
+            return None, ""
+        reply = self._write_fault(envelope.id, envelope.token, envelope.attempt, fault)
+        return reply, _direct_address(delivery) if envelope.reply == DIRECT_REPLY_TO else ""
 
     def write_result(self, incoming: Incoming, value: Any) -> bytes:
         message = encode_json(value)

@@ -13,11 +13,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from servicebus.runtime.dialect import DEFECT, told
 from servicebus.runtime.holding import Holding, Turned, reply_to
 from servicebus.runtime.job import Burial, Job, Outcome, Postponement, Settlement, Verdict
 from servicebus.runtime.journal import Journal, Known, Release, Standing
 from servicebus.runtime.journal_notes import JournalNotes
-from servicebus.runtime.reception import DEFECT, Arrival, Reception, ServiceKey
+from servicebus.runtime.reception import Arrival, Reception, ServiceKey
 from servicebus.runtime.retries import Retries
 from servicebus.runtime.service_thread import ServiceThread
 from servicebus.transport.failurelog import FailureLog
@@ -131,10 +132,10 @@ class Dispatcher:
         if incoming.kind is Kind.CALL:
             if not is_another:
                 self._notes.add(incoming.id, Release.NOT_RUN)
-            return self._answer(arrival, Fault(REFUSED, f"{DEFECT}: {_text(error)}"))
+            return self._answer(arrival, Fault(REFUSED, f"{DEFECT}: {told(error)}"))
         if is_another:
             return Settlement()  # a copy of one under way: unacknowledged, it comes again with the next connection
-        return self._bury(arrival, Burial(DEFECT, f"it could not be begun: {_text(error)}", is_known_new=False))
+        return self._bury(arrival, Burial(DEFECT, f"it could not be begun: {told(error)}", is_known_new=False))
 
     def _give_up_outcome(self, outcome: Outcome, error: Exception) -> Settlement:
         """The same for one that its service has left, however far its end has come."""
@@ -143,7 +144,7 @@ class Dispatcher:
         self._running.pop(job.incoming.id, None)
         if job.incoming.kind is Kind.CALL or outcome.verdict is Verdict.DONE:
             return Settlement(job.claims, outcome.reply)
-        text = f"what becomes of it could not be told: {_text(error)}"
+        text = f"what becomes of it could not be told: {told(error)}"
         return self._store(job, Settlement(job.claims, burial=Burial(DEFECT, text, attempts=job.attempts)))
 
     def stored(self, settlement: Settlement) -> None:
@@ -351,10 +352,6 @@ class Dispatcher:
 
     def snapshot(self) -> dict[str, Any]:
         return {"unfinished": self.unfinished, **self.counters}
-
-
-def _text(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 def _verdicts_of_their_own(outcome: Outcome) -> list[Settlement]:

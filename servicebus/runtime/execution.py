@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from servicebus.errors import EnvelopeError
+from servicebus.runtime.dialect import DEFECT, told
 from servicebus.runtime.instances import copier
 from servicebus.runtime.job import Job, Outcome, Verdict
 from servicebus.runtime.keyed_lock_queue import Task
@@ -64,8 +65,8 @@ class Execution:
             return self._nobody_waits(job)
         try:
             params = decode_json(job.incoming.raw_params)
-        except EnvelopeError as error:
-            return self._failed(job, Fault(REFUSED, f"{error.reason}: {error.detail}"), Verdict.NOT_RUN)
+        except BaseException as error:
+            return self._unreadable(job, error)
         try:
             return self._execute(job, params)
         # Whatever the user's code raises is the caller's to know and ends nothing here. SystemExit too: it would end
@@ -79,9 +80,8 @@ class Execution:
         """The job's params, and which lock it needs. Never raises."""
         try:
             params = decode_json(job.incoming.raw_params)
-        except EnvelopeError as error:
-            refused = Fault(REFUSED, f"{error.reason}: {error.detail}")
-            return Task(job, outcome=self._failed(job, refused, Verdict.NOT_RUN))
+        except BaseException as error:
+            return Task(job, outcome=self._unreadable(job, error))
         try:
             lock = find_lock(params)
             self.home.end_child(self.name)
@@ -132,6 +132,15 @@ class Execution:
         except EnvelopeError:
             _refuse_lazy(response.value)
             raise
+
+    def _unreadable(self, job: Job, error: BaseException) -> Outcome:
+        """The params of *job* are no JSON; or something raised where nothing should, for want of memory perhaps."""
+        if isinstance(error, EnvelopeError):
+            text = f"{error.reason}: {error.detail}"
+        else:
+            text = f"{DEFECT}: its params could not be read: {told(error)}"
+            LOG.error("%s: the params of %s could not be read", self.name, job.incoming.id, exc_info=error)
+        return self._failed(job, Fault(REFUSED, text), Verdict.NOT_RUN)
 
     def _nobody_waits(self, job: Job) -> Outcome:
         if job.is_cancelled:

@@ -60,11 +60,17 @@ class Holding:
             elif not outage.is_long or self._is_to_wait(arrival):
                 turned.held.append(arrival)
             else:
-                self._counters["busy"] += 1
-                fault = Fault(BUSY, outage.reason, retry_after_ms=_RETRY_MS)
-                reply = arrival.dialect.write_fault(arrival.incoming, fault)
-                turned.settlements.append(Settlement([arrival.claim], reply))
+                self._decline(arrival, outage, turned)
         return turned
+
+    def _decline(self, arrival: Arrival, outage: JournalOutage, turned: Turned) -> None:
+        self._counters["busy"] += 1
+        try:
+            fault = Fault(BUSY, outage.reason, retry_after_ms=_RETRY_MS)
+            reply = arrival.dialect.write_fault(arrival.incoming, fault)
+            turned.settlements.append(Settlement([arrival.claim], reply))
+        except Exception as error:
+            self._failures.report("a reply", error)
 
     def _answer_claims(self, outcome: Outcome, turned: Turned) -> None:
         job = outcome.job

@@ -108,7 +108,14 @@ class KeyedLockQueue:
                     self._changed.notify()  # somebody else is to watch now, or to see that nothing is left
                 if not isinstance(found, Job):
                     return found
-            task = self._read(found)
+            try:
+                task = self._read(found)
+            except BaseException:  # its thread was interrupted: another one reads it
+                with self._changed:
+                    self._is_reading = False
+                    self._arrived.appendleft(found)
+                    self._changed.notify()
+                raise
             with self._changed:
                 self._is_reading = False
                 self._line_up(task)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
-from servicebus.runtime.dialect import Dialect, Refused, wrong_queue
+from servicebus.runtime.dialect import DEFECT, Dialect, Refused, told, wrong_queue
 from servicebus.runtime.job import Burial, Claim, Incoming, Postponement, Settlement
 from servicebus.runtime.journal import Start
 from servicebus.runtime.service_thread import ServiceThread
@@ -15,14 +16,12 @@ from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.interface import Delivery
 from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.wire.envelope import Kind
-from servicebus.wire.fault import EXPIRED, UNKNOWN_SERVICE, Fault
+from servicebus.wire.fault import EXPIRED, REFUSED, UNKNOWN_SERVICE, Fault
 from servicebus.wire.printable import printable
 
 ServiceKey = tuple[Kind, str]
 _SHOWN = 250
 
-DEFECT = "defect"
-"""Why a request was not handled: something raised where nothing should."""
 DUE_S = 0.01
 """What is due within a moment is due."""
 
@@ -84,23 +83,23 @@ class Reception:
             incoming = dialect.read(delivery)
             if incoming.kind is not lane:
                 raise wrong_queue(incoming, lane)
+            claim = Claim(delivery, generation, incoming.reply_to, None, incoming.stamps)
+            if incoming.due_ms and lane is Kind.MESSAGE:
+                wait_s = incoming.due_ms / 1000 - time.time()
+                if wait_s > DUE_S:  # a copy that was put past the delay queues; there it is held until it is due
+                    return Settlement([claim], postponement=Postponement(wait_s, incoming.stamps.wait.attempts))
+            service = self._services.get((lane, incoming.key))
+            if service is None:
+                return self._unknown(incoming, claim, dialect)
+            if incoming.remaining_s is None:
+                return Arrival(incoming, claim, dialect, service, None, on_full)
+            if incoming.remaining_s <= 0:
+                return self._expired(incoming, claim, dialect)
+            return Arrival(incoming, claim, dialect, service, time.monotonic() + incoming.remaining_s, on_full)
         except Refused as refused:
             return self._refuse(refused, Claim(delivery, generation, refused.reply_to), dialect, lane)
         except Exception as error:
-            return self._unread(Claim(delivery, generation, ""), lane, error)
-        claim = Claim(delivery, generation, incoming.reply_to, None, incoming.stamps)
-        if incoming.due_ms and lane is Kind.MESSAGE:
-            wait_s = incoming.due_ms / 1000 - time.time()
-            if wait_s > DUE_S:  # a copy that was put past the delay queues; there it is held until it is due
-                return Settlement([claim], postponement=Postponement(wait_s, incoming.stamps.wait.attempts))
-        service = self._services.get((lane, incoming.key))
-        if service is None:
-            return self._unknown(incoming, claim, dialect)
-        if incoming.remaining_s is None:
-            return Arrival(incoming, claim, dialect, service, None, on_full)
-        if incoming.remaining_s <= 0:
-            return self._expired(incoming, claim, dialect)
-        return Arrival(incoming, claim, dialect, service, time.monotonic() + incoming.remaining_s, on_full)
+            return self._unread(Claim(delivery, generation, ""), dialect, lane, error)
 
     def _unknown(self, incoming: Incoming, claim: Claim, dialect: Dialect) -> Arrival | Settlement:
         self._counters["refused.unknown-service"] += 1
@@ -130,9 +129,15 @@ class Reception:
             return settlement
         return Arrival(refused.incoming, claim, dialect, None, refusal=settlement)
 
-    def _unread(self, claim: Claim, lane: Kind, error: Exception) -> Settlement:
-        """A defect of ours, or what a stranger has found: it costs this delivery alone."""
+    def _unread(self, claim: Claim, dialect: Dialect, lane: Kind, error: Exception) -> Settlement:
+        """A defect of ours, or what a stranger has found: it costs this delivery alone. A caller is told."""
         self._failures.report(f"the reading of a {lane.value}", error)
         self._counters[f"refused.{DEFECT}"] += 1
-        text = f"it could not be read: {type(error).__name__}: {error}"
-        return Settlement([claim], burial=Burial(DEFECT, text, is_known_new=False) if lane is Kind.MESSAGE else None)
+        text = f"it could not be read: {told(error)}"
+        if lane is Kind.MESSAGE:
+            return Settlement([claim], burial=Burial(DEFECT, text, is_known_new=False))
+        settlement = Settlement([claim])
+        with suppress(Exception):  # it may have been raised by the same
+            fault = Fault(REFUSED, f"{DEFECT}: {text}")
+            settlement.reply, claim.reply_to = dialect.write_unread(claim.delivery, fault)
+        return settlement

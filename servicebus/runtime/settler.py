@@ -249,9 +249,13 @@ class Settler:
 
     def _let_overflow_wait(self, arrivals: list[Arrival]) -> list[Arrival]:
         now = time.monotonic()
-        admitted = self._overflow.admit(arrivals, now)
-        for arrival in self._overflow.turn_away(now):
-            self.settle(self._dispatcher.turn_away(arrival))
+        try:
+            admitted = self._overflow.admit(arrivals, now)
+            for arrival in self._overflow.turn_away(now):
+                self.settle(self._dispatcher.turn_away(arrival))
+        except Exception as error:  # messages come again with the next connection; calls never wait there
+            self._loop.failures.report("the overflow buffer", error)
+            return [arrival for arrival in arrivals if arrival.incoming.kind is Kind.CALL]
         return admitted
 
     def _give_up_journal(self, error: Damaged) -> None:

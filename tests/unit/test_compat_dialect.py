@@ -4,6 +4,7 @@ import logging
 import time
 from collections import Counter
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -13,7 +14,9 @@ from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
 from servicebus.runtime.compat_dialect import EitherVersion, Version1
 from servicebus.runtime.dialect import Refused, Version2
+from servicebus.runtime.job import Settlement
 from servicebus.runtime.reception import Arrival, Reception
+from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.interface import Delivery
 from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.wire.envelope import Envelope, Kind
@@ -152,3 +155,20 @@ def test_a_name_of_version_1_is_checked_before_it_is_logged(
         assert got.refusal is not None
         assert got.refusal.burial is not None
         assert got.refusal.burial.detail.isprintable()
+
+
+@pytest.mark.parametrize(("secret", "is_answered"), [("s", True), ("other", False)])
+def test_a_call_that_could_not_be_read_is_answered_if_it_is_known_who_asks(
+    monkeypatch: pytest.MonkeyPatch, secret: str, is_answered: bool
+) -> None:
+    dialect = Version1(config())
+    with monkeypatch.context() as broken:
+        broken.setattr(dialect, "read", Mock(side_effect=OverflowError("int too large")))
+        failures = FailureLog("a")
+        reception = Reception({}, Counter(), RateLimitedLog(logging.getLogger(), "a"), failures)
+        settlement = reception.receive(delivery(event(secret=secret)), 1, dialect, Kind.CALL)
+    assert isinstance(settlement, Settlement)
+    expected = "Service Error: refused: defect: it could not be read: OverflowError: int too large"
+    assert (text_of(settlement.reply) if is_answered else settlement.reply) == (expected if is_answered else None)
+    assert settlement.claims[0].reply_to == (OWN_QUEUE if is_answered else "")
+    assert failures.count == 1

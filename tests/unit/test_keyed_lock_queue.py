@@ -107,6 +107,20 @@ class TestOneProcess:
         queue.done(late)
         queue.done(held)
 
+    def test_a_reader_that_is_interrupted_leaves_its_job_to_the_next(self) -> None:
+        raised = [TimeoutError("from outside")]
+
+        def interrupted(job: Job) -> Task:
+            if raised:
+                raise raised.pop()
+            return read(job)
+
+        queue = KeyedLockQueue(interrupted, NodeLocks())
+        fill(queue, ("first", A), ("second", B))
+        with pytest.raises(TimeoutError, match="from outside"):
+            queue.get()
+        assert [name_of(queue.get()) for _ in range(2)] == ["first", "second"]
+
     def test_when_it_is_closed_everything_is_given_out_first(self) -> None:
         queue = KeyedLockQueue(read, NodeLocks())
         fill(queue, ("a1", A), ("a2", A))

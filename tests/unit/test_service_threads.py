@@ -6,12 +6,14 @@ import ctypes
 import threading
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from envelopes import SECRET, sealed
 from waiting import wait_until
 
 from servicebus.configuration import Configuration
+from servicebus.runtime import execution
 from servicebus.runtime.dialect import Version2
 from servicebus.runtime.job import Claim, Job, Outcome, Verdict
 from servicebus.runtime.registration import register
@@ -244,4 +246,24 @@ def test_a_result_that_cannot_be_said_is_its_callers_error(make: Callable[[], An
     bench = Bench(lambda _request: make())
     for _ in range(2):
         assert fault_of(bench.outcome(job())).type == "EnvelopeError"
+    bench.close()
+
+
+# -- params that cannot be read ----------------------------------------------------------------------------------------
+
+
+@LOCKED
+@KINDS
+@pytest.mark.parametrize("error", [MemoryError, TimeoutError, SystemExit])
+def test_params_whose_reading_raises_end_that_request_by_name_and_the_next_is_served(
+    kind: Kind, lock: str | None, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where locks are looked for, the reader that raised was waited for by all the others, for ever."""
+    bench = Bench(lambda request: request.params["account"], kind, lock=lock)
+    with monkeypatch.context() as broken:
+        broken.setattr(execution, "decode_json", Mock(side_effect=error("on purpose")))
+        outcome = bench.outcome(job(kind, {"account": 1}))
+    assert (fault_of(outcome).type, outcome.verdict) == ("refused", Verdict.NOT_RUN)
+    assert fault_of(outcome).text == f"defect: its params could not be read: {error.__name__}: on purpose"
+    assert bench.outcome(job(kind, {"account": 2})).verdict is Verdict.DONE
     bench.close()

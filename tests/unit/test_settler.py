@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from envelopes import SECRET, sealed
@@ -13,6 +14,7 @@ from waiting import wait_until
 from servicebus.configuration import Configuration
 from servicebus.errors import JournalUnavailable
 from servicebus.policy.size_limit import SizeLimit
+from servicebus.runtime import execution
 from servicebus.runtime.dialect import Version2
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.job import Claim, Outcome, Settlement
@@ -178,6 +180,42 @@ def break_reading(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker.dialect, "read", odd)
 
 
+def break_after_reading(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks is known by then."""
+    odd = raises_for(worker.dialect._incoming, lambda envelope, *_: decode_json(envelope.params) == ODD)
+    monkeypatch.setattr(worker.dialect, "_incoming", odd)
+
+
+def break_signature(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = raises_for(Keyring.verify_envelope, lambda _keyring, envelope: decode_json(envelope.params) == ODD)
+    monkeypatch.setattr(Keyring, "verify_envelope", odd)
+
+
+def break_choice(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its service is looked for in vain."""
+
+    class Services(dict[Any, Any]):
+        def get(self, key: Any, default: Any = None) -> Any:
+            raise_if_odd(seen.pop(0))
+            return super().get(key, default)
+
+    def read(delivery: Delivery) -> Any:
+        incoming = whole(delivery)
+        seen.append(incoming)
+        return incoming
+
+    raise_if_odd = raises_for(lambda _: None, lambda incoming: decode_json(incoming.raw_params) == ODD)
+    whole, seen = worker.dialect.read, list[Any]()
+    monkeypatch.setattr(worker.dialect, "read", read)
+    reception = worker.dispatcher.receive.__self__  # type: ignore[attr-defined]
+    monkeypatch.setattr(reception, "_services", Services(reception._services))
+
+
+def break_params(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = raises_for(execution.decode_json, lambda raw: raw == b'"odd"')
+    monkeypatch.setattr(execution, "decode_json", odd)
+
+
 def break_journal(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     """It cannot note one of the ids that it is asked for together."""
     ids: list[str] = []
@@ -208,12 +246,18 @@ def break_reply(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
 
 Break = Callable[[Worker, pytest.MonkeyPatch], None]
 DEFECT = ("refused", "defect: OverflowError: int too large to convert")
+UNREAD = ("refused", "defect: it could not be read: OverflowError: int too large to convert")
+BAD_PARAMS = ("refused", "defect: its params could not be read: OverflowError: int too large to convert")
 
 
 @pytest.mark.parametrize(
     ("breaks", "answer"),
     [
-        pytest.param(break_reading, None, id="reading: it is not known who asks"),
+        pytest.param(break_reading, UNREAD, id="reading"),
+        pytest.param(break_signature, None, id="signature: it is not known who asks"),
+        pytest.param(break_after_reading, UNREAD, id="after reading"),
+        pytest.param(break_choice, UNREAD, id="choice"),
+        pytest.param(break_params, BAD_PARAMS, id="params"),
         pytest.param(break_journal, DEFECT, id="journal"),
         pytest.param(break_inbox, DEFECT, id="inbox"),
         pytest.param(break_end, ODD, id="end"),
@@ -229,11 +273,40 @@ def test_what_raises_for_one_call_costs_that_call_alone(
     assert sorted(worker.consuming.acked) == [1, 2, 3, 4, 5]
     assert [worker.answer(tag) for tag in (1, 2, 4, 5)] == ["a", "b", "d", "e"]
     assert (worker.answer(3) if "3" in worker.publishing.replies else None) == answer
-    assert worker.loop.failures.count >= 1
+    assert worker.loop.failures.count >= 1 or breaks is break_params, "in a thread of its service it is logged there"
     wait_until(lambda: worker.settler.is_idle)
     worker.batch(["again"], Kind.CALL)
     wait_until(lambda: len(worker.consuming.acked) == 6)
     assert worker.answer(1) == "again"
+
+
+def test_an_overflow_buffer_that_raises_costs_calls_nothing(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(worker.settler._overflow, "admit", raises_for(worker.settler._overflow.admit, lambda *_: True))
+        worker.settler._brought_messages = True
+        worker.batch(["a", "b"], Kind.CALL)
+        wait_until(lambda: len(worker.consuming.acked) == 2)
+    assert [worker.answer(tag) for tag in (1, 2)] == ["a", "b"]
+    assert worker.loop.failures.count == 1
+
+
+@pytest.mark.parametrize("kind", [Kind.CALL, Kind.MESSAGE])
+def test_what_could_not_be_read_and_is_in_the_wrong_queue_is_not_answered(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
+    """A signed refusal would tell the caller of a call that runs, and was copied here, that it did not run."""
+    break_after_reading(worker, monkeypatch)
+    body = sealed(f"NODE-01.test.{'echo' if kind is Kind.CALL else 'note'}", ODD, kind=kind)
+    channel: Any = worker.consuming
+    lane = Kind.MESSAGE if kind is Kind.CALL else Kind.CALL
+    delivery = Delivery(channel, 1, body, "1", REPLY_TO, "1", None)
+    worker.loop.post(lambda: worker.settler.take(delivery, GENERATION, worker.dialect, lane))
+    wait_until(lambda: worker.settler.counters["refused.defect"] == 1)
+    if lane is Kind.MESSAGE:
+        wait_until(lambda: worker.publishing.copies)
+        worker.confirm()
+    wait_until(lambda: worker.consuming.acked == [1])
+    assert not worker.publishing.replies
 
 
 def test_a_copy_whose_reply_raises_is_acked_once_like_those_beside_it(
@@ -380,6 +453,23 @@ def break_all(worker: Worker, full: pytest.MonkeyPatch) -> None:
         return whole(ends, starts, now)
 
     full.setattr(worker.journal, "turn", turn)
+
+
+def test_a_reply_that_raises_while_the_journal_cannot_be_asked_costs_that_call_alone(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was to be told that the disk is full."""
+    with monkeypatch.context() as full:
+        error = JournalUnavailable("/var/lib/n.journal", "its file system is full: make room there")
+        full.setattr(worker.journal, "turn", Mock(side_effect=error))
+        odd = raises_for(worker.dialect.write_fault, lambda incoming, _fault: incoming.raw_params == b'"odd"')
+        full.setattr(worker.dialect, "write_fault", odd)
+        worker.batch(["a", ODD, "c"], Kind.CALL)
+        wait_until(lambda: sorted(worker.consuming.acked) == [1, 3])
+        assert [worker.answer(tag)[0] for tag in (1, 3)] == ["busy", "busy"]
+    worker.batch(["again"], Kind.CALL)
+    wait_until(lambda: len(worker.consuming.acked) == 3)
+    assert worker.answer(1) == "again"
 
 
 def test_a_call_whose_end_cannot_be_noted_is_answered_and_so_is_its_copy(
