@@ -40,6 +40,9 @@ class PingWatcher:
         self._consumer = consumer
         self._control = control
         self._config = config
+        self._generation = -1
+        self._idle_at = self._look_at = time.monotonic()
+        self._clock = self._new_clock(self._idle_at)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ping-watcher", daemon=True)
 
@@ -50,24 +53,25 @@ class PingWatcher:
         self._stopped.set()
 
     def _run(self) -> None:
-        generation = -1
-        now = idle_at = look_at = time.monotonic()
-        clock = self._new_clock(now)
         pause_s = _STEP_S
         while not self._stopped.wait(pause_s):
-            consumer, now = self._consumer, time.monotonic()
-            since = consumer.consuming_since
-            if since is None or consumer.state not in (State.CONSUMING, State.DRAINING) or consumer.blocked:
-                generation, idle_at, pause_s = -1, now, _STEP_S
-                continue
-            if consumer.generation != generation:
-                generation, clock = consumer.generation, self._new_clock(max(since, idle_at))
-                look_at = clock.heard_at + _LOOK_S
-            wake_at = self._check(clock, now)
-            if now >= look_at:
-                look_at = now + _LOOK_S
-                self._loop.post(consumer.look_after_topology)
-            pause_s = min(wake_at, look_at) - now
+            pause_s = self.step(time.monotonic())
+
+    def step(self, now: float) -> float:
+        """Do what is due; gives the seconds until the next step."""
+        consumer = self._consumer
+        since = consumer.consuming_since
+        if since is None or consumer.state not in (State.CONSUMING, State.DRAINING) or consumer.blocked:
+            self._generation, self._idle_at = -1, now
+            return _STEP_S
+        if consumer.generation != self._generation:
+            self._generation, self._clock = consumer.generation, self._new_clock(max(since, self._idle_at))
+            self._look_at = self._clock.heard_at + _LOOK_S
+        wake_at = self._check(self._clock, now)
+        if now >= self._look_at:
+            self._look_at = now + _LOOK_S
+            self._loop.post(consumer.look_after_topology)
+        return min(wake_at, self._look_at) - now
 
     def _check(self, clock: PingClock, now: float) -> float:
         """Do what is due; gives the time when to check again."""
