@@ -89,29 +89,12 @@ class AmqpChannel(AmqpQuestions):
             return 0
         # What cannot be encoded raises before it is counted: the broker confirms by its own count of what it gets.
         expiration = None if expiration_ms is None else _expiration(expiration_ms)
+        flags, properties = write_properties(headers, persistent, correlation_id, reply_to, expiration, message_id)
         if self._is_fast:
-            self._write(
-                publish_frames(
-                    self._number,
-                    exchange,
-                    routing_key,
-                    body,
-                    self.frame_max,
-                    mandatory=mandatory,
-                    correlation_id=correlation_id,
-                    reply_to=reply_to,
-                    expiration=expiration,
-                    message_id=message_id,
-                    persistent=persistent,
-                    headers=headers,
-                )
-            )
-            self._published += 1
-            return self._published
-        properties = _Properties(
-            *write_properties(headers, persistent, correlation_id, reply_to, expiration, message_id)
-        )
-        self._raw.basic_publish(exchange, routing_key, body, properties, mandatory=mandatory)
+            number, frame_max = self._number, self.frame_max
+            self._write(publish_frames(number, exchange, routing_key, mandatory, flags, properties, body, frame_max))
+        else:
+            self._raw.basic_publish(exchange, routing_key, body, _Properties(flags, properties), mandatory=mandatory)
         self._published += 1
         return self._published
 

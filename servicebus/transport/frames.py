@@ -62,27 +62,24 @@ def publish_frames(
     channel: int,
     exchange: str,
     routing_key: str,
+    mandatory: bool,
+    flags: int,
+    properties: bytes,
     body: bytes,
     frame_max: int,
-    *,
-    mandatory: bool = True,
-    correlation_id: str | None = None,
-    reply_to: str | None = None,
-    expiration: str | None = None,
-    message_id: str | None = None,
-    persistent: bool = False,
-    headers: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """``basic.publish``, the header frame and the body frames of one content."""
+    """``basic.publish``, the header frame and the body frames of one content.
+
+    Args:
+        flags, properties: as ``write_properties`` returns them.
+    """
     method = _publish_method(channel, exchange, routing_key, mandatory)
-    flags, properties = write_properties(headers, persistent, correlation_id, reply_to, expiration, message_id)
-    if headers and len(properties) > frame_max > 0:
+    if len(properties) > frame_max > 0:
         raise Unreadable(f"{len(properties)} bytes of headers do not fit a frame of {frame_max}")
-    size = len(body)
+    size, most = len(body), frame_max - FRAME_OVERHEAD
     head = HEADER_FRAME.pack(HEADER, channel, _HEADER_BYTES + len(properties), 60, 0, size, flags)
-    if 0 < size <= frame_max - FRAME_OVERHEAD:
+    if 0 < size <= most:
         return b"".join((method, head, properties, b"\xce", FRAME_HEAD.pack(BODY, channel, size), body, b"\xce"))
-    most = frame_max - FRAME_OVERHEAD
     frames: list[bytes | memoryview] = [method, head, properties, b"\xce"]
     whole = memoryview(body)
     for start in range(0, size, most):
@@ -92,12 +89,12 @@ def publish_frames(
 
 
 def write_properties(
-    headers: Mapping[str, Any] | None,
-    persistent: bool,
-    correlation_id: str | None,
-    reply_to: str | None,
-    expiration: str | None,
-    message_id: str | None,
+    headers: Mapping[str, Any] | None = None,
+    persistent: bool = False,
+    correlation_id: str | None = None,
+    reply_to: str | None = None,
+    expiration: str | None = None,
+    message_id: str | None = None,
 ) -> tuple[int, bytes]:
     """The flags that say which properties there are, and the properties."""
     flags = 0

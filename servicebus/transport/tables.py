@@ -155,9 +155,10 @@ def write_table(table: Mapping[str, Any]) -> bytes:
 def write_short(text: str) -> bytes:
     """*text* with its length, of at most 255 bytes, before it."""
     raw = text.encode()
-    if len(raw) > 255:
-        raise Unreadable(f"{len(raw)} bytes do not fit a short string")
-    return _LENGTHS[len(raw)] + raw
+    try:
+        return _LENGTHS[len(raw)] + raw
+    except IndexError:
+        raise Unreadable(f"{len(raw)} bytes do not fit a short string") from None
 
 
 _LENGTHS = [bytes((length,)) for length in range(256)]

@@ -39,7 +39,8 @@ def by_pika(channel, exchange, routing_key, mandatory, body, properties):
 
 
 def by_us(channel, exchange, routing_key, mandatory, body, **properties):
-    return frames.publish_frames(channel, exchange, routing_key, body, FRAME_MAX, mandatory=mandatory, **properties)
+    written = frames.write_properties(**properties)
+    return frames.publish_frames(channel, exchange, routing_key, mandatory, *written, body, FRAME_MAX)
 
 
 @given(
@@ -87,7 +88,9 @@ def test_an_ack_is_written_as_pika_writes_it(channel, tag, multiple):
 
 def test_a_short_string_over_255_bytes_is_refused():
     with pytest.raises(Unreadable):
-        frames.publish_frames(1, "x" * 256, "", b"", FRAME_MAX)
+        by_us(1, "x" * 256, "", True, b"")
+    with pytest.raises(Unreadable):
+        by_us(1, "", "", True, b"", message_id="x" * 256)
 
 
 # -- reading -------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servicebus.transport.frames import FRAME_HEAD, publish_frames, table_bytes
+from servicebus.transport.frames import FRAME_HEAD, publish_frames, table_bytes, write_properties
 from servicebus.transport.headerfit import fitted
 from servicebus.wire import headers
 
@@ -18,7 +18,8 @@ FRAME_MAX = (4096, 8192, 131072)
 
 def header_frame(marks: dict[str, Any], frame_max: int) -> int:
     """The size of the header frame of a copy with *marks*, in bytes."""
-    data = publish_frames(1, "", "q", b"", frame_max, headers=marks, persistent=True, message_id="m" * 255)
+    properties = write_properties(headers=marks, persistent=True, message_id="m" * 255)
+    data = publish_frames(1, "", "q", True, *properties, b"", frame_max)
     method = 7 + FRAME_HEAD.unpack_from(data, 0)[2] + 1
     return 7 + int(FRAME_HEAD.unpack_from(data, method)[2]) + 1
 

@@ -23,7 +23,7 @@ from servicebus.runtime.publisher import Publisher
 from servicebus.runtime.service_thread import Service, ServiceThread
 from servicebus.runtime.settler import Settler
 from servicebus.services import Request, Response, Retry
-from servicebus.transport.frames import publish_frames
+from servicebus.transport.frames import publish_frames, write_properties
 from servicebus.transport.interface import Delivery
 from servicebus.transport.sharedloop import SharedLoop
 from servicebus.wire import headers
@@ -74,8 +74,9 @@ class Publishing:
         self.answered: list[str] = []
         self.copies: list[tuple[str, str | None, dict[str, Any]]] = []
 
-    def publish(self, exchange: str, routing_key: str, body: bytes, **about: Any) -> int:
-        publish_frames(1, exchange, routing_key, body, 131072, **about)  # raises what it cannot encode
+    def publish(self, exchange: str, routing_key: str, body: bytes, *, mandatory: bool = True, **about: Any) -> int:
+        properties = write_properties(**about)  # raises what it cannot encode
+        publish_frames(1, exchange, routing_key, mandatory, *properties, body, self.frame_max)
         if about.get("persistent"):
             self.copies.append((routing_key, about["message_id"], about["headers"]))
             return len(self.copies)
