@@ -307,11 +307,12 @@ class Sender:
 
     def _current(self) -> Life:
         life = self._life
-        if life is not None and life.is_ours:
+        if life is not None and life.mark[0]:
             return life
         return self._begin()
 
     def _begin(self) -> Life:
+        forks.notice()
         with _life_lock:
             if self._life is not None and not self._life.is_ours:
                 # The parent's connections: forgotten, never closed, since their sockets are shared with the parent.

@@ -35,7 +35,8 @@ class Life:
         connect: Connect = AmqpConnection,
     ):
         log_once(LOG, config.warnings + config.secret_warnings)
-        self._forks = forks.notice()
+        self.mark = forks.mark()
+        """Of the process in which it began."""
         self.incarnation = os.urandom(8).hex()
         self.count = itertools.count(1)
         self.engine = Engine(client_loop(), config, keyring, connect)
@@ -53,7 +54,7 @@ class Life:
     @property
     def is_ours(self) -> bool:
         """Whether it began in this process."""
-        return self._forks == forks.notice()
+        return bool(self.mark[0])
 
     def need_outbox(self) -> None:
         """See to it that the outbox is open, if there is to be one. Raises OutboxUnavailable."""

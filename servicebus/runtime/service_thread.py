@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from os import getpid
 from queue import SimpleQueue
 from typing import Any
 
@@ -16,6 +15,7 @@ from servicebus.runtime.keyed_lock_queue import KeyedLockQueue, Task
 from servicebus.runtime.lock_keys import lock_finder
 from servicebus.runtime.node_locks import NodeLocks
 from servicebus.runtime.registration import Service
+from servicebus.transport import forks
 from servicebus.transport.loggers import get_logger
 
 LOG = get_logger(__name__)
@@ -141,7 +141,7 @@ class ServiceThread:
         def has_job() -> bool:
             return not inbox.empty()
 
-        pid = self._execution.home.pid
+        mark = forks.mark()
         hand_over = self._hand_over or (lambda outcome, _has_job: self._post(outcome))
         inbox, held = self._inbox, runner.held
         # In one step of the interpreter, so that a job is in the inbox or in our hand whenever something is raised.
@@ -154,7 +154,7 @@ class ServiceThread:
                 return
             runner.has_begun = True
             runner.outcome = outcome = self._execution.run(job)
-            if getpid() != pid:  # the child that it forked came back
+            if not mark[0]:  # the child that it forked came back
                 self._execution.home.end_child(self._execution.name)
             self._unfinished.discard(job)
             hand_over(outcome, has_job)
