@@ -24,7 +24,7 @@ from servicebus.transport import forks
 from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.interface import Connect
 from servicebus.wire.address import Address, check_node_name
-from servicebus.wire.envelope import Kind, make_id
+from servicebus.wire.envelope import CALL, CONTROL, MESSAGE, Kind, make_id
 from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import encode_json
 
@@ -116,7 +116,7 @@ class Sender:
             CallTimeout: the deadline passed.
         """
         address, limit_s = self._parse(target, timeout)
-        life, request = self._make(address, Kind.CALL, params, limit_s, resend, reverse, hedge_after)
+        life, request = self._make(address, CALL, params, limit_s, resend, reverse, hedge_after)
         return life.engine.ask(request)  # type: ignore[no-any-return]
 
     def call_async(
@@ -137,7 +137,7 @@ class Sender:
         may read the answers itself. Cancelling it tells the node that nobody waits any more.
         """
         address, limit_s = self._parse(target, timeout)
-        return _submit(*self._make(address, Kind.CALL, params, limit_s, resend, reverse, hedge_after))
+        return _submit(*self._make(address, CALL, params, limit_s, resend, reverse, hedge_after))
 
     # -- messages ------------------------------------------------------------------------------------------------
 
@@ -211,8 +211,8 @@ class Sender:
             ServiceBusError: as ``call()``; no agent of the node answered.
         """
         address = Address.parse(target)
-        names = [Kind.CALL.value if is_call else Kind.MESSAGE.value, f"{address.category}.{address.name}"]
-        life, request = self._make(Address(address.node, *_OFFERS), Kind.CONTROL, names, to_seconds("timeout", timeout))
+        names = [CALL.value if is_call else MESSAGE.value, f"{address.category}.{address.name}"]
+        life, request = self._make(Address(address.node, *_OFFERS), CONTROL, names, to_seconds("timeout", timeout))
         return bool(life.engine.ask(request)[1])
 
     def status(self) -> dict[str, Any]:
@@ -247,12 +247,10 @@ class Sender:
         address = Address.parse(target)
         limit_s = self._config.send_timeout if timeout is None else to_seconds("timeout", timeout)
         if expires is None and self._outbox_path is None and to_seconds("delay", delay) == 0:
-            return self._make(address, Kind.MESSAGE, params, limit_s)
+            return self._make(address, MESSAGE, params, limit_s)
         post = make_post(delay, expires, self._config.token_max_age, time.time())
         self._current().need_outbox()
-        return self._make(
-            address, Kind.MESSAGE, params, limit_s if expires is None else min(limit_s, expires), post=post
-        )
+        return self._make(address, MESSAGE, params, limit_s if expires is None else min(limit_s, expires), post=post)
 
     def _make(
         self,
@@ -271,7 +269,7 @@ class Sender:
         if hedge_after is not None:
             hedge_after = to_seconds("hedge_after", hedge_after)
         life = self._current()
-        event_id = 0 if kind is Kind.CONTROL else next(life.count)
+        event_id = 0 if kind is CONTROL else next(life.count)
         wire_id = make_id(life.incarnation, event_id) if event_id else make_id(os.urandom(8).hex(), 1)
         due_ms = (post.due_ms if post is not None else None) or 0
         token, body = seal(self._keyring, wire_id, address, kind, timeout_s, encode_json(params), due_ms)
@@ -301,7 +299,7 @@ class Sender:
         address = Address(node, *_PING)
 
         def asking(pin: Link | None) -> Callable[[float], Future[Any]]:
-            return lambda left_s: _submit(*self._make(address, Kind.CONTROL, None, left_s, pinned=pin))
+            return lambda left_s: _submit(*self._make(address, CONTROL, None, left_s, pinned=pin))
 
         return ask_each([asking(pin) for pin in pins], timeout_s)
 

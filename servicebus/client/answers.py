@@ -18,7 +18,7 @@ from servicebus.errors import EnvelopeError, NodeUnavailable, ServiceBusy
 from servicebus.transport.interface import Delivery, Returned
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.ratelimitedlog import RateLimitedLog
-from servicebus.wire.envelope import Kind
+from servicebus.wire.envelope import MESSAGE
 from servicebus.wire.fault import EXPIRED, NOT_RUN, REFUSED, Fault, error_from_fault
 
 LOG = get_logger(__name__)
@@ -118,7 +118,7 @@ class Answers:
         if request is None or (request.link is not link and request.path_on(link) is None):
             self._watch.returned(wire_id, now)
             return
-        if request.kind is Kind.MESSAGE:
+        if request.kind is MESSAGE:
             request.returned = True  # its confirm follows
             path = link.path(request.address.node, now)
             path.lacks_queue_until = now + _QUEUE_MAY_APPEAR_S

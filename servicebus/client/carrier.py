@@ -24,7 +24,7 @@ from servicebus.configuration import Configuration
 from servicebus.errors import CallInterrupted, EnvelopeError, ServiceBusError, ServiceBusy
 from servicebus.policy.retry_budget import busy_pause_s
 from servicebus.transport.loop import EventLoop
-from servicebus.wire.envelope import Kind
+from servicebus.wire.envelope import CALL, MESSAGE
 from servicebus.wire.printable import printable
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Carrier:
 
     def accept(self, request: Request, now: float) -> None:
         """A new request of a caller's."""
-        if self.outbox is not None and request.kind is Kind.MESSAGE and self.outbox.holds(request.address.node):
+        if self.outbox is not None and request.kind is MESSAGE and self.outbox.holds(request.address.node):
             self.outbox.keep(request)  # behind those that were sent before it
             return
         self.carry(request, now)
@@ -127,7 +127,7 @@ class Carrier:
         self._roster.wait(request)
         for link in self._links:
             link.watch(request.address.node)  # a dead path is probed while somebody waits for it
-        if request.kind is Kind.MESSAGE:
+        if request.kind is MESSAGE:
             self._probes.setdefault(request.address.node, now + _PROBE_S)
         if request.pinned is not None:
             request.pinned.connect(now)
@@ -190,7 +190,7 @@ class Carrier:
         request.link = request.path = None
         if request.waiting_since is not None and request.published_at is not None:
             self._go_on_waiting(request, request.waiting_since, now - request.published_at)
-        if request.kind is Kind.CALL and request.maybe_ran:
+        if request.kind is CALL and request.maybe_ran:
             if not request.resend:
                 request.fail(CallInterrupted(str(request.address), f"{link.host.name} {why}"))
                 return
@@ -286,7 +286,7 @@ class Carrier:
             since = request.waiting_since
             if since is not None and self._grace_end(since) <= now and request.id in self._roster.waiting:
                 self.end(request, out_of_paths(request, self._links))
-                if request.kind is Kind.MESSAGE:
+                if request.kind is MESSAGE:
                     self._queue_behind(request)
 
         self.each(self._roster.grace.expired(now), look)
@@ -297,7 +297,7 @@ class Carrier:
         self._roster.finish(request)
         if request.is_done:
             return
-        if self.outbox is not None and request.kind is Kind.MESSAGE and not request.is_from_outbox:
+        if self.outbox is not None and request.kind is MESSAGE and not request.is_from_outbox:
             self.outbox.keep(request, error)
         else:
             request.fail(error)

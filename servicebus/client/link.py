@@ -26,7 +26,7 @@ from servicebus.transport.interface import BrokerConnection, Connect, Delivery, 
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
 from servicebus.transport.progress import Progress
-from servicebus.wire.envelope import Kind
+from servicebus.wire.envelope import CALL, MESSAGE
 from servicebus.wire.printable import printable
 
 LOG = get_logger(__name__)
@@ -48,6 +48,10 @@ class LinkState(Enum):
     UP = "up"
     BACKOFF = "backoff"
     CLOSED = "closed"
+
+
+_UP = LinkState.UP
+"""Asked for every request; see ``servicebus.wire.envelope.MESSAGE``."""
 
 
 class LinkEvents(Protocol):
@@ -137,7 +141,7 @@ class Link:
         """Up, not blocked, and its channels open: one may have closed before its callback has told us."""
         connection, channels = self._connection, self._channels
         return (
-            self.state is LinkState.UP
+            self.state is _UP
             and connection is not None
             and connection.blocked is None
             and channels is not None
@@ -176,7 +180,7 @@ class Link:
 
     def denies(self, request: Request, now: float) -> str:
         """Why the broker takes no message like *request* now; empty if it does, as far as is known."""
-        if request.kind is not Kind.MESSAGE:
+        if request.kind is not MESSAGE:
             return ""
         return self.denials.why(now, is_delayed=request.due_ms is not None)
 
@@ -346,7 +350,7 @@ class Link:
         node = request.address.node
         path = self.paths.get(node) or self.path(node, now)
         version = path.version
-        is_message = request.kind is Kind.MESSAGE
+        is_message = request.kind is MESSAGE
         if not is_message:
             request.attempt += 1
             request.sent_as = request.attempt
@@ -378,7 +382,7 @@ class Link:
     def _publish_call(self, path: Path, parcel: Parcel, request: Request, now: float) -> None:
         assert self._channels is not None
         path.outstanding[request.id] = request
-        if request.kind is Kind.CALL:
+        if request.kind is CALL:
             path.calls += 1
             self.calls += 1
         request.published()

@@ -14,7 +14,7 @@ from servicebus.client.promise import LOOK_S, Promise
 from servicebus.errors import CallTimeout, SendUnconfirmed, SignatureError
 from servicebus.transport import forks
 from servicebus.wire.address import Address
-from servicebus.wire.envelope import Kind
+from servicebus.wire.envelope import MESSAGE, Kind
 from servicebus.wire.printable import printable
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ class Request:
             return False
         waited_s = time.monotonic() - self.started_at
         address, did = str(self.address), "the I/O thread of this process did not end it"
-        if self.kind is Kind.MESSAGE:
+        if self.kind is MESSAGE:
             self.fail(SendUnconfirmed(address, [*self.attempts, ("this process:", did)]))
         else:
             self.fail(CallTimeout(address, waited_s, [*self.attempts, ("this process:", did)]))

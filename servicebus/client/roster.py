@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from servicebus.client.deadlines import Deadlines
 from servicebus.client.request import Request
-from servicebus.wire.envelope import Kind
+from servicebus.wire.envelope import MESSAGE
 
 if TYPE_CHECKING:
     from servicebus.client.link import Link
@@ -82,7 +82,7 @@ class Roster:
         return [request for request in self._pinned.values() if request.pinned is link]
 
     def _lines(self, request: Request) -> tuple[dict[str, dict[str, Request]], ...]:
-        return (self._by_node, self._messages) if request.kind is Kind.MESSAGE else (self._by_node,)
+        return (self._by_node, self._messages) if request.kind is MESSAGE else (self._by_node,)
 
     def finish(self, request: Request) -> None:
         """Strike *request* off."""

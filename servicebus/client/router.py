@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from servicebus.client.link import Link
 from servicebus.client.request import Request
 from servicebus.policy.paths import Candidate, choose
-from servicebus.wire.envelope import Kind
+from servicebus.wire.envelope import MESSAGE
 
 
 class Router:
@@ -33,12 +33,9 @@ class Router:
     def _is_beyond_doubt(self, first: Link, request: Request, now: float) -> bool:
         """Comparing it with others would come to the same: nothing has failed there, or there are no others."""
         path = first.paths.get(request.address.node)
-        if len(request.body) > first.size_limit.tracked_bytes:
+        if path is None or not first.is_usable or len(request.body) > first.size_limit.tracked_bytes:
             return False
-        if path is None or not first.is_usable:
-            return False
-        is_denied = first.denials.known and first.denies(request, now)
-        if is_denied or (request.kind is Kind.MESSAGE and path.lacks_queue(now)):
+        if request.kind is MESSAGE and (path.lacks_queue(now) or (first.denials.known and first.denies(request, now))):
             return False
         if len(self._links) == 1:
             return path.trust.is_healthy
@@ -47,7 +44,7 @@ class Router:
     def _compare(self, links: Sequence[Link], request: Request, now: float) -> Link | None:
         node = request.address.node
         patience_s = self._failback_after_s
-        is_message = request.kind is Kind.MESSAGE
+        is_message = request.kind is MESSAGE
 
         def look(link: Link) -> Candidate:
             path = link.path(node, now)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from servicebus.wire.address import Address
-from servicebus.wire.envelope import DIRECT_REPLY_TO, Kind
+from servicebus.wire.envelope import DIRECT_REPLY_TO, MESSAGE, Kind
 from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import decode_envelope, write_event
 
@@ -23,7 +23,7 @@ def seal(
     """
     node, category, name = address.node, address.category, address.name
     sent_ms, ttl_ms = int(time.time() * 1000), max(1, int(timeout_s * 1000))
-    reply = "" if kind is Kind.MESSAGE else DIRECT_REPLY_TO
+    reply = "" if kind is MESSAGE else DIRECT_REPLY_TO
     token = keyring.sign_event(wire_id, node, category, name, kind, sent_ms, ttl_ms, reply, params, 1, due_ms)
     return token, write_event(wire_id, node, category, name, kind, sent_ms, ttl_ms, reply, params, token, 1, due_ms)
 

@@ -11,7 +11,7 @@ from servicebus.errors import EnvelopeError
 from servicebus.policy.clocks import SteadyClock, remaining_s
 from servicebus.runtime.job import Incoming
 from servicebus.transport.interface import Delivery, Flaw
-from servicebus.wire.envelope import DIRECT_REPLY_TO, FAULT, OK, VERSION, Envelope, Kind, Reply
+from servicebus.wire.envelope import CALL, DIRECT_REPLY_TO, FAULT, MESSAGE, OK, VERSION, Envelope, Kind, Reply
 from servicebus.wire.fault import EXPIRED, Fault
 from servicebus.wire.signing import Keyring, check_fresh
 from servicebus.wire.stamps import UNSTAMPED, Stamps, read_stamps
@@ -127,7 +127,7 @@ class Version2:
     def write_unread(self, delivery: Delivery, fault: Fault) -> tuple[bytes | None, str]:
         envelope = decode_envelope(delivery.body, self._config.max_envelope_bytes)
         self._keyring.verify_envelope(envelope)
-        if envelope.node != self._config.node_name or envelope.kind is not Kind.CALL:
+        if envelope.node != self._config.node_name or envelope.kind is not CALL:
             return None, ""
         reply = self._write_fault(envelope.id, envelope.token, envelope.attempt, fault)
         return reply, _direct_address(delivery) if envelope.reply == DIRECT_REPLY_TO else ""
@@ -161,7 +161,7 @@ class Version2:
     def _incoming(self, envelope: Envelope, stamps: Stamps, reply_to: str, now_ms: int) -> Incoming:
         passed = stamps.passed
         sent_ms = envelope.sent_ms if passed is None else passed.made_ms
-        if envelope.kind is Kind.MESSAGE:
+        if envelope.kind is MESSAGE:
             good_s = None
             expires_at = sent_ms / 1000 + self._config.token_max_age + self._config.clock_skew
         else:

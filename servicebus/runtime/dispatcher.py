@@ -15,7 +15,7 @@ from typing import Any
 
 from servicebus.runtime.dialect import DEFECT, told
 from servicebus.runtime.holding import Holding, Turned, reply_to
-from servicebus.runtime.job import Burial, Job, Outcome, Postponement, Settlement, Verdict
+from servicebus.runtime.job import DONE, Burial, Job, Outcome, Postponement, Settlement, Verdict
 from servicebus.runtime.journal import Journal, Known, Release, Standing
 from servicebus.runtime.journal_notes import JournalNotes
 from servicebus.runtime.reception import Arrival, Reception, ServiceKey
@@ -24,7 +24,7 @@ from servicebus.runtime.service_thread import ServiceThread
 from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.ratelimitedlog import RateLimitedLog
-from servicebus.wire.envelope import Kind
+from servicebus.wire.envelope import CALL, MESSAGE, Kind
 from servicebus.wire.fault import BUSY, EXPIRED, INTERRUPTED, REFUSED, STOPPING, Fault
 
 LOG = get_logger(__name__)
@@ -33,6 +33,7 @@ _BUSY_RETRY_MS = 50
 _FATAL_DEATHS = 3
 """A request that was running when its worker died, so often, is held responsible."""
 _ASIDE_S = 1.0
+_NEW = Standing.NEW
 _EXECUTED = {kind: f"executed.{kind.value}" for kind in Kind}
 
 
@@ -80,7 +81,7 @@ class Dispatcher:
     def cancel(self, id: str) -> bool:
         """Nobody waits for call *id* any more; False if it does not run here."""
         job = self._running.get(id)
-        if job is not None and job.incoming.kind is Kind.CALL:
+        if job is not None and job.incoming.kind is CALL:
             job.is_cancelled = True
             self.counters["cancelled"] += 1
         return job is not None
@@ -129,7 +130,7 @@ class Dispatcher:
         if job is not None and any(claim is arrival.claim for claim in job.claims[:1]):
             del self._running[incoming.id]
         is_another = incoming.id in self._running or incoming.id in self._storing
-        if incoming.kind is Kind.CALL:
+        if incoming.kind is CALL:
             if not is_another:
                 self._notes.add(incoming.id, Release.NOT_RUN)
             return self._answer(arrival, Fault(REFUSED, f"{DEFECT}: {told(error)}"))
@@ -142,7 +143,7 @@ class Dispatcher:
         job = outcome.job
         self._failures.report(f"the end of a {job.incoming.kind.value}", error)
         self._running.pop(job.incoming.id, None)
-        if job.incoming.kind is Kind.CALL or outcome.verdict is Verdict.DONE:
+        if job.incoming.kind is CALL or outcome.verdict is Verdict.DONE:
             return Settlement(job.claims, outcome.reply)
         text = f"what becomes of it could not be told: {told(error)}"
         return self._store(job, Settlement(job.claims, burial=Burial(DEFECT, text, attempts=job.attempts)))
@@ -174,7 +175,7 @@ class Dispatcher:
     # -- what the journal knows ----------------------------------------------------------------------------------------
 
     def _admit(self, arrival: Arrival, known: Known, turned: Turned) -> None:
-        if known.standing is Standing.NEW:
+        if known.standing is _NEW:
             settlement = self._run(arrival, known)
         elif known.standing is Standing.RUNNING:
             if self._is_elsewhere(arrival, turned):
@@ -220,11 +221,11 @@ class Dispatcher:
         if known.deaths >= _FATAL_DEATHS:
             return self._fatal(arrival, known)
         failed = known.attempts - known.deaths - 1
-        if incoming.kind is Kind.MESSAGE and self._retries.is_over(failed, service.service.retry_schedule):
+        if incoming.kind is MESSAGE and self._retries.is_over(failed, service.service.retry_schedule):
             # It was to be buried, and whether its dead letter is stored could not be known.
             burial = Burial("attempts", f"it failed {failed} times", attempts=failed)
             return self._bury(arrival, burial)
-        if self.is_stopping and incoming.kind is Kind.CALL:
+        if self.is_stopping and incoming.kind is CALL:
             # Asked after the journal: a copy of a call that runs here waits for its answer and must not run elsewhere.
             self._notes.add(incoming.id, Release.NOT_RUN)
             self.counters["stopping"] += 1
@@ -236,7 +237,7 @@ class Dispatcher:
         job.started = self._journal.starter(incoming.id)
         self._running[incoming.id] = job
         if service.put(job):
-            self.running_calls += incoming.kind is Kind.CALL
+            self.running_calls += incoming.kind is CALL
             return None
         del self._running[incoming.id]
         self._notes.add(incoming.id, Release.NOT_RUN)
@@ -248,7 +249,7 @@ class Dispatcher:
 
     def _full(self, arrival: Arrival, attempts: int) -> Settlement:
         incoming = arrival.incoming
-        if incoming.is_patient or incoming.kind is Kind.MESSAGE:
+        if incoming.is_patient or incoming.kind is MESSAGE:
             self.counters["busy"] += not incoming.is_patient
             aside = Postponement(_ASIDE_S, attempts)
             return Settlement([arrival.claim], postponement=aside, is_full=True, on_full=arrival.on_full)
@@ -282,7 +283,7 @@ class Dispatcher:
             text = "the journal had to forget ids that were sent after it, so it may have been executed already"
             self.counters["refused.forgotten"] += 1
             self._refused.warning(f"{incoming.kind.value} {incoming.id} to {incoming.key} refused: forgotten: {text}")
-            if incoming.kind is Kind.CALL:
+            if incoming.kind is CALL:
                 arrival.refusal = self._answer(arrival, Fault(REFUSED, f"forgotten: {text}"))
             else:
                 arrival.refusal = Settlement([arrival.claim], burial=Burial("forgotten", text, is_known_new=False))
@@ -292,7 +293,7 @@ class Dispatcher:
         incoming = arrival.incoming
         text = f"it was running when its worker died, {known.deaths} times"
         self._refused.warning(f"{incoming.kind.value} {incoming.id} to {incoming.key} is not run any more: {text}")
-        if incoming.kind is Kind.CALL:
+        if incoming.kind is CALL:
             self._notes.add(incoming.id, None)
             return self._interrupted(arrival, text)
         return self._bury(arrival, Burial("killed-worker", text, attempts=known.attempts - 1))
@@ -308,7 +309,7 @@ class Dispatcher:
     def _finished_before(self, arrival: Arrival, answer: bytes | None) -> Settlement:
         incoming = arrival.incoming
         self.counters["refused.replayed"] += 1
-        if answer is None and incoming.kind is Kind.CALL:
+        if answer is None and incoming.kind is CALL:
             self._refused.warning(f"call {incoming.id} to {incoming.key} refused: replayed, and its answer is gone")
             text = "replayed: this id was executed already, and its answer is no longer stored"
             return self._answer(arrival, Fault(REFUSED, text))
@@ -320,14 +321,14 @@ class Dispatcher:
     def _settlement(self, outcome: Outcome) -> Settlement:
         job = outcome.job
         del self._running[job.incoming.id]
-        self.running_calls -= job.incoming.kind is Kind.CALL
+        self.running_calls -= job.incoming.kind is CALL
         self._count(outcome)
         if outcome.is_final:
             return Settlement(job.claims, outcome.reply, None, None, job)
-        if job.incoming.kind is Kind.CALL:
+        if job.incoming.kind is CALL:
             self._notes.add(job.incoming.id, Release.NOT_RUN)
             return Settlement(job.claims, outcome.reply)
-        service = self._services[Kind.MESSAGE, job.incoming.key].service
+        service = self._services[MESSAGE, job.incoming.key].service
         return self._store(job, self._retries.settlement(outcome, service.retry_schedule))
 
     def _store(self, job: Job, settlement: Settlement) -> Settlement:
@@ -341,7 +342,7 @@ class Dispatcher:
 
     def _count(self, outcome: Outcome) -> None:
         fault = outcome.fault
-        if outcome.verdict is Verdict.DONE:
+        if outcome.verdict is DONE:
             self.counters[_EXECUTED[outcome.job.incoming.kind]] += 1
         elif fault is not None and fault.type == REFUSED:
             self.counters[f"refused.{fault.text.partition(':')[0]}"] += 1

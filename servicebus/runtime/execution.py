@@ -18,7 +18,7 @@ from servicebus.runtime.registration import Service
 from servicebus.runtime.retries import Retries
 from servicebus.services import Event, Reject, Request, Requeue, Response, Retry, _serving
 from servicebus.transport.loggers import get_logger
-from servicebus.wire.envelope import Kind
+from servicebus.wire.envelope import CALL, MESSAGE
 from servicebus.wire.fault import BUSY, EXPIRED, INTERRUPTED, REFUSED, STOPPING, Fault, fault_from_exception
 from servicebus.wire.printable import printable
 from servicebus.wire.xmlcodec import decode_json
@@ -97,7 +97,7 @@ class Execution:
         if task.is_over(time.monotonic()):
             return self._nobody_waits(job)
         if task.is_given_back:
-            verdict = Verdict.NOT_RUN if job.incoming.kind is Kind.CALL else Verdict.REQUEUE
+            verdict = Verdict.NOT_RUN if job.incoming.kind is CALL else Verdict.REQUEUE
             return self._failed(job, Fault(STOPPING, "the agent is stopping, and it waited for its lock"), verdict)
         try:
             return self._execute(job, task.params)
@@ -116,7 +116,7 @@ class Execution:
         _serving.request = request
         try:
             job.started()
-            if incoming.kind is Kind.MESSAGE:
+            if incoming.kind is MESSAGE:
                 returned = instance.on_message(request)
                 if returned is not None:
                     _refuse_lazy(returned)
@@ -161,7 +161,7 @@ class Execution:
             return self._failed(job, Fault(names[0], f"(it cannot be described: {names[1]})"))
 
     def _outcome_of(self, job: Job, error: BaseException) -> Outcome:
-        is_message = job.incoming.kind is Kind.MESSAGE
+        is_message = job.incoming.kind is MESSAGE
         verdict = _verdict(error, is_message)
         then = self._what_follows(job, error) if is_message else ""
         if verdict is Verdict.FAILED:
@@ -186,7 +186,7 @@ class Execution:
         return f" (attempt {job.attempts}; {following})"
 
     def _failed(self, job: Job, fault: Fault, verdict: Verdict = Verdict.FAILED) -> Outcome:
-        reply = job.dialect.write_fault(job.incoming, fault) if job.incoming.kind is Kind.CALL else None
+        reply = job.dialect.write_fault(job.incoming, fault) if job.incoming.kind is CALL else None
         return Outcome(job, reply, fault, verdict)
 
 

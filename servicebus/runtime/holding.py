@@ -15,7 +15,7 @@ from servicebus.runtime.job import Incoming, Job, Outcome, Settlement
 from servicebus.runtime.journal_outage import JournalOutage
 from servicebus.runtime.reception import Arrival
 from servicebus.transport.failurelog import FailureLog
-from servicebus.wire.envelope import Kind
+from servicebus.wire.envelope import CALL
 from servicebus.wire.fault import BUSY, Fault
 
 __all__ = ["Holding", "Turned", "reply_to"]
@@ -49,11 +49,11 @@ class Holding:
     def hold(self, outcomes: Sequence[Outcome], arrivals: Sequence[Arrival], outage: JournalOutage) -> Turned:
         """All *outcomes* and what is held are to be tried again; what is settled needs no more answer."""
         turned = Turned([], [])
-        ran = {each.job.incoming.id: each for each in outcomes if each.job.incoming.kind is Kind.CALL}
+        ran = {each.job.incoming.id: each for each in outcomes if each.job.incoming.kind is CALL}
         for outcome in ran.values():
             self._answer_claims(outcome, turned)
         for arrival in arrivals:
-            is_call = arrival.incoming.kind is Kind.CALL and arrival.refusal is None
+            is_call = arrival.incoming.kind is CALL and arrival.refusal is None
             copied = ran.get(arrival.incoming.id) if is_call else None
             if copied is not None:
                 self._answer_copy(copied, arrival, turned)
@@ -92,7 +92,7 @@ class Holding:
 
     def _is_to_wait(self, arrival: Arrival) -> bool:
         """A message, another attempt of what runs here, or what has an end of its own."""
-        id, is_call = arrival.incoming.id, arrival.incoming.kind is Kind.CALL
+        id, is_call = arrival.incoming.id, arrival.incoming.kind is CALL
         return not is_call or id in self._running or arrival.refusal is not None or arrival.on_full is not None
 
 

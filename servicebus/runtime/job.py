@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from servicebus.transport.interface import Delivery
-from servicebus.wire.envelope import Kind
+from servicebus.wire.envelope import CALL, Kind
 from servicebus.wire.fault import Fault
 from servicebus.wire.stamps import UNSTAMPED, Stamps
 
@@ -113,6 +113,10 @@ class Verdict(Enum):
     """The service was not called: expired, cancelled, or its params are no JSON."""
 
 
+DONE = Verdict.DONE
+"""Asked for every request; see ``servicebus.wire.envelope.MESSAGE``."""
+
+
 @dataclass(slots=True)
 class Outcome:
     """What a service made of a job: reply bytes for a call; for a message the fault, if there was one."""
@@ -120,16 +124,16 @@ class Outcome:
     job: Job
     reply: bytes | None = None
     fault: Fault | None = None
-    verdict: Verdict = Verdict.DONE
+    verdict: Verdict = DONE
     retry_after_s: float | None = None
     """With RETRY: when; None for what the service's retry schedule says."""
 
     @property
     def is_final(self) -> bool:
         """The id is done with: a copy gets the same answer. Else it may come again."""
-        if self.verdict is Verdict.DONE:
+        if self.verdict is DONE:
             return True
-        return self.job.incoming.kind is Kind.CALL and self.verdict in (Verdict.FAILED, Verdict.REJECTED)
+        return self.job.incoming.kind is CALL and self.verdict in (Verdict.FAILED, Verdict.REJECTED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from servicebus.runtime.service_thread import ServiceThread
 from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.interface import Delivery
 from servicebus.transport.ratelimitedlog import RateLimitedLog
-from servicebus.wire.envelope import Kind
+from servicebus.wire.envelope import MESSAGE, Kind
 from servicebus.wire.fault import EXPIRED, REFUSED, UNKNOWN_SERVICE, Fault
 from servicebus.wire.printable import printable
 
@@ -45,13 +45,13 @@ class Arrival:
     @property
     def start(self) -> Start:
         is_idempotent = self.service is not None and self.service.service.idempotent
-        may_run_again = self.incoming.kind is Kind.MESSAGE or is_idempotent
+        may_run_again = self.incoming.kind is MESSAGE or is_idempotent
         return Start(self.incoming.id, self.incoming.expires_at, may_run_again, self.incoming.sent_ms / 1000)
 
     @property
     def waits_for(self) -> ServiceThread | None:
         """The service that it waits for while that is full; None if it does not wait: a caller is told instead."""
-        is_message = self.incoming.kind is Kind.MESSAGE and self.on_full is None and self.refusal is None
+        is_message = self.incoming.kind is MESSAGE and self.on_full is None and self.refusal is None
         return self.service if is_message else None
 
 
@@ -84,7 +84,7 @@ class Reception:
             if incoming.kind is not lane:
                 raise wrong_queue(incoming, lane)
             claim = Claim(delivery, generation, incoming.reply_to, None, incoming.stamps)
-            if incoming.due_ms and lane is Kind.MESSAGE:
+            if incoming.due_ms and lane is MESSAGE:
                 wait_s = incoming.due_ms / 1000 - time.time()
                 if wait_s > DUE_S:  # a copy that was put past the delay queues; there it is held until it is due
                     return Settlement([claim], postponement=Postponement(wait_s, incoming.stamps.wait.attempts))
@@ -105,7 +105,7 @@ class Reception:
         self._counters["refused.unknown-service"] += 1
         key = printable(incoming.key[:_SHOWN])  # version 1 lets a caller name what it likes
         self._refused.warning(f"no service {key} for {incoming.kind.value}s; asked for by {incoming.id}")
-        if incoming.kind is Kind.MESSAGE:
+        if incoming.kind is MESSAGE:
             burial = Burial(UNKNOWN_SERVICE, f"no message service {key}")
             return Arrival(incoming, claim, dialect, None, refusal=Settlement([claim], burial=burial))
         fault = Fault(UNKNOWN_SERVICE, f"the node has no RPC service {incoming.key}")
@@ -121,7 +121,7 @@ class Reception:
         self._counters[f"refused.{reason}"] += 1
         self._refused.warning(f"{lane.value} refused: {refused.error}")
         # A message that was confirmed must not vanish, even if it is only our clock or our secret that is wrong.
-        burial = Burial(reason, refused.error.detail, is_known_new=False) if lane is Kind.MESSAGE else None
+        burial = Burial(reason, refused.error.detail, is_known_new=False) if lane is MESSAGE else None
         settlement = Settlement([claim], refused.reply_in(lane), burial)
         if refused.incoming is not None:
             claim.stamps = refused.incoming.stamps
@@ -134,7 +134,7 @@ class Reception:
         self._failures.report(f"the reading of a {lane.value}", error)
         self._counters[f"refused.{DEFECT}"] += 1
         text = f"it could not be read: {told(error)}"
-        if lane is Kind.MESSAGE:
+        if lane is MESSAGE:
             return Settlement([claim], burial=Burial(DEFECT, text, is_known_new=False))
         settlement = Settlement([claim])
         with suppress(Exception):  # it may have been raised by the same

@@ -31,7 +31,7 @@ from servicebus.transport.interface import Delivery
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.transport.sharedloop import SharedLoop, nothing
-from servicebus.wire.envelope import Kind
+from servicebus.wire.envelope import CALL, MESSAGE, Kind
 
 LOG = get_logger(__name__)
 
@@ -159,7 +159,7 @@ class Settler:
 
     def _is_last(self, outcome: Outcome) -> bool:
         """Nothing else runs. After a call, messages do not count: they may wait in another inbox for long."""
-        is_call = outcome.job.incoming.kind is Kind.CALL
+        is_call = outcome.job.incoming.kind is CALL
         unfinished = self._dispatcher.running_calls if is_call else self._dispatcher.unfinished
         return unfinished <= len(self._posted) + len(self._outcomes)
 
@@ -180,7 +180,7 @@ class Settler:
             self.settle(received)
             return
         self._arrivals.append(received)
-        if lane is Kind.MESSAGE:
+        if lane is MESSAGE:
             self._brought_messages = True
         self._flush_later()
 
@@ -255,7 +255,7 @@ class Settler:
                 self.settle(self._dispatcher.turn_away(arrival))
         except Exception as error:  # messages come again with the next connection; calls never wait there
             self._loop.failures.report("the overflow buffer", error)
-            return [arrival for arrival in arrivals if arrival.incoming.kind is Kind.CALL]
+            return [arrival for arrival in arrivals if arrival.incoming.kind is CALL]
         return admitted
 
     def _give_up_journal(self, error: Damaged) -> None:

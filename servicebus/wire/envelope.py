@@ -9,8 +9,11 @@ from typing import Any
 from servicebus.wire.fault import Fault
 
 __all__ = [
+    "CALL",
+    "CONTROL",
     "DIRECT_REPLY_TO",
     "FAULT",
+    "MESSAGE",
     "OK",
     "VERSION",
     "Envelope",
@@ -35,6 +38,10 @@ class Kind(str, Enum):
     CALL = "call"
     MESSAGE = "message"
     CONTROL = "control"
+
+
+CALL, MESSAGE, CONTROL = Kind
+"""For what is asked of every request: a member takes four times as long to look up in its class before Python 3.12."""
 
 
 @dataclass(frozen=True, slots=True)

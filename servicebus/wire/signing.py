@@ -14,7 +14,7 @@ from functools import lru_cache
 from hmac import compare_digest
 
 from servicebus.errors import EnvelopeError, SignatureError
-from servicebus.wire.envelope import Envelope, Kind, Reply
+from servicebus.wire.envelope import MESSAGE, Envelope, Kind, Reply
 from servicebus.wire.fault import Fault
 
 __all__ = [
@@ -195,7 +195,7 @@ def check_fresh(envelope: Envelope, now_ms: int, clock_skew_s: float, token_max_
     A call or control is fresh until its time to live has passed, a message until *token_max_age_s* has; both sides'
     clocks may differ by *clock_skew_s*. *now_ms* is Unix time in milliseconds.
     """
-    limit_s = token_max_age_s if envelope.kind is Kind.MESSAGE else envelope.ttl_ms / 1000
+    limit_s = token_max_age_s if envelope.kind is MESSAGE else envelope.ttl_ms / 1000
     check_age(envelope.sent_ms, limit_s, now_ms, clock_skew_s)
 
 
