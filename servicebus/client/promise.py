@@ -32,8 +32,8 @@ class Promise(Future[Any]):
     Once it has ended it knows the request by its id only: two objects that know each other have to be collected as
     garbage, and what a program keeps of a million calls would be a million requests.
 
-    A Future makes a condition, which costs more than all the rest of it, and most are waited for by nobody: their
-    callers come when they are kept. So this one makes its own when somebody comes sooner.
+    A Future makes a condition, which costs more than all the rest of it, and two lists. Most are waited for by nobody:
+    their callers come when they are kept. So this one makes its own when somebody comes sooner.
     """
 
     wire_id = ""
@@ -46,18 +46,20 @@ class Promise(Future[Any]):
 
     _made: threading.Condition | None = None
 
-    # What Future's own methods know of it, but for the condition.
+    # What Future's own methods know of it. They hold the condition whenever they touch the lists.
+    _result = None
+    _exception = None
+    _waiters: list[Any]
+    _done_callbacks: list[Callable[[Future[Any]], Any]]
+
     def __init__(self) -> None:
         self._state = PENDING
-        self._result = None
-        self._exception = None
-        self._waiters = []
-        self._done_callbacks: list[Callable[[Future[Any]], Any]] = []
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]
         with _claim:
             if self._made is None:
+                self._waiters, self._done_callbacks = [], []
                 self._made = threading.Condition()
             return self._made
 

@@ -160,7 +160,8 @@ class Request:
         """How often its node was lost while it may have run there."""
         self.held_since: float | None = None
         self.returned = False
-        self.attempts: list[tuple[str, str]] = []
+        self.attempts: tuple[tuple[str, str], ...] = ()
+        """Host, and what it did: of those that failed."""
 
     def __repr__(self) -> str:
         return f"<Request {self.kind.value} {self.id} to {self.address} on {self.link!r}>"
@@ -202,9 +203,7 @@ class Request:
     def tried(self, host: str, what: str) -> None:
         """Remember a failed attempt for the error text; one per host and reason is enough, and the last few are."""
         if (host, what) not in self.attempts:
-            if len(self.attempts) >= _MAX_TOLD:
-                del self.attempts[0]
-            self.attempts.append((host, what))
+            self.attempts = (*self.attempts[1 - _MAX_TOLD :], (host, what))
 
     def doubted(self, host: str, why: Exception) -> None:
         """Remember that *host* brought a reply that cannot be believed. A stranger may send many: the first is told."""
@@ -284,8 +283,10 @@ class Request:
     def complete(self, answer: Any) -> None:
         if not self._has_ended:
             if self._promise is not None:
-                with suppress(InvalidStateError):  # cancelled by its caller, who does not want to know
+                try:  # noqa: SIM105 - suppress() takes longer than all the rest of this
                     self._promise.set_result(answer)
+                except InvalidStateError:  # cancelled by its caller, who does not want to know
+                    pass
             self._answer = answer
             self._end()
 
