@@ -147,14 +147,14 @@ class Sender:
         params: Any = None,
         timeout: float | None = None,
         *,
-        delay: float = 0.0,
+        delay: float | None = None,
         expires: float | None = None,
     ) -> Receipt:
         """Send a message; returns once a broker has confirmed it in the node's durable queue, or the outbox has it.
 
         Args:
             timeout: seconds until it must be confirmed, ``send_timeout`` (30) by default.
-            delay: seconds from now before which it is not handled; less than ``token_max_age``.
+            delay: seconds from now before which it is not handled; less than ``token_max_age``. None for at once.
             expires: seconds from now after which it is not worth handing to a broker any more; ``token_max_age`` by
                 default, and at most.
 
@@ -177,7 +177,7 @@ class Sender:
         params: Any = None,
         timeout: float | None = None,
         *,
-        delay: float = 0.0,
+        delay: float | None = None,
         expires: float | None = None,
     ) -> Future[Any]:
         """The same without waiting: a Future of the Receipt."""
@@ -242,13 +242,14 @@ class Sender:
         return address, self._limit_s(address, limit_s)
 
     def _make_message(
-        self, target: str, params: Any, timeout: float | None, delay: float, expires: float | None
+        self, target: str, params: Any, timeout: float | None, delay: float | None, expires: float | None
     ) -> tuple[Life, Request]:
         address = Address.parse(target)
         limit_s = self._config.send_timeout if timeout is None else to_seconds("timeout", timeout)
-        if expires is None and self._outbox_path is None and to_seconds("delay", delay) == 0:
+        delay_s = 0.0 if delay is None else to_seconds("delay", delay)
+        if not delay_s and expires is None and self._outbox_path is None:
             return self._make(address, MESSAGE, params, limit_s)
-        post = make_post(delay, expires, self._config.token_max_age, time.time())
+        post = make_post(delay_s, expires, self._config.token_max_age, time.time())
         self._current().need_outbox()
         return self._make(address, MESSAGE, params, limit_s if expires is None else min(limit_s, expires), post=post)
 
