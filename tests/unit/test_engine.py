@@ -211,6 +211,40 @@ def test_calls_of_a_queue_that_was_made_anew_are_sent_again(bus: VirtualBus) -> 
     assert [attempt for *_, attempt in node.calls] == [1, 2]
 
 
+def test_calls_that_lose_one_path_after_the_other_are_not_sent_again_without_bound(bus: VirtualBus) -> None:
+    """Each may be what kills the worker: the first failover is free, and then a node gets a few again at most."""
+    node = bus.node()
+    node.answer = silence
+    node.answers_pings = False
+    calls = [bus.call(number, timeout=60.0) for number in range(60)]
+    bus.time.advance(30)
+    errors = [call.exception() for call in calls if call.done()]
+    held_back = [error for error in errors if "too many calls were lost with their paths to this node" in str(error)]
+    assert len(held_back) >= 20
+    assert all(isinstance(error, CallInterrupted) for error in errors)
+    attempts = [attempt for *_, attempt in node.calls]
+    assert attempts.count(1) == attempts.count(2) == 60, "the failover is free"
+    assert attempts.count(3) <= 40
+    assert bus.engine.status()["held_back"] > 0
+
+
+def test_a_call_that_was_held_back_goes_on_when_its_node_is_well_again(bus: VirtualBus) -> None:
+    node = bus.node()
+    node.answer = silence
+    node.answers_pings = False
+    calls = [bus.call(number, timeout=60.0) for number in range(40)]
+    bus.time.until(lambda: bus.engine.status()["held_back"], 20)
+    node.answers_pings = True
+    node.answer = lambda incoming: incoming.raw_params.decode()
+    for number in range(30):
+        bus.time.advance(0.1)
+        for _ in range(10):
+            bus.call(f"more {number}")
+    bus.time.advance(3)
+    answered = [call for call in calls if call.done() and call.exception() is None]
+    assert len(answered) >= 25, "new calls have earned it room"
+
+
 # -- messages ------------------------------------------------------------------------------------------------------
 
 
