@@ -28,10 +28,9 @@ CHAOS = Path(__file__).parent
 def old_python() -> Path:
     """The interpreter that has 2.19; its environment is made at the first use, by pip."""
     sys.path.insert(0, str(CHAOS.parent / "fixtures"))
-    from old219 import make_environment  # type: ignore[import-not-found]
+    from old219 import make_environment
 
-    python: Path = make_environment()
-    return python
+    return make_environment()
 
 
 class OldProgram(Program):

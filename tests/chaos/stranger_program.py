@@ -40,7 +40,7 @@ _TOO_LONG = 9_000_000
 _PIKA_FAILURES = (pika.exceptions.AMQPError, AMQPConnectorException, OSError)
 
 
-class _Raw(pika.BasicProperties):
+class _Raw(pika.BasicProperties):  # type: ignore[misc]  # pika has no types
     """Properties whose bytes are written by hand."""
 
     def __init__(self, flags: int, raw: bytes):
