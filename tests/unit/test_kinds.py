@@ -15,7 +15,10 @@ ROOT = Path(servicebus.__file__).parent
 ON_THE_WAY = [
     "sender.py",
     *(f"client/{name}.py" for name in ("answers", "carrier", "link", "roster", "router", "seal")),
-    *(f"runtime/{name}.py" for name in ("dialect", "dispatcher", "execution", "holding", "job", "reception", "settler")),
+    *(
+        f"runtime/{name}.py"
+        for name in ("dialect", "dispatcher", "execution", "holding", "job", "reception", "settler")
+    ),
     "wire/signing.py",
 ]
 
@@ -30,7 +33,7 @@ def looked_up(source: str) -> Iterator[int]:
 
 
 def test_each_kind_has_a_name_of_its_own() -> None:
-    assert [CALL, MESSAGE, CONTROL] == list(Kind)
+    assert list(Kind) == [CALL, MESSAGE, CONTROL]
     assert list(looked_up("def look(it): return it.kind is Kind.CALL")) == [1]
 
 
