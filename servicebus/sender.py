@@ -11,13 +11,11 @@ from types import TracebackType
 from typing import Any
 
 from servicebus._durations import to_seconds
-from servicebus.client.life import Life
+from servicebus.client.future import Receipt
 from servicebus.client.link import Link
-from servicebus.client.pings import ask_each
-from servicebus.client.posting import make_post
-from servicebus.client.receipt import Receipt
-from servicebus.client.request import Post, Request
+from servicebus.client.request import MessageOptions, Request
 from servicebus.client.seal import seal
+from servicebus.client.session import SenderSession, ask_each, message_options
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
 from servicebus.transport import forks
@@ -33,8 +31,8 @@ __all__ = ["Receipt", "Sender"]
 _PING = ("servicebus", "ping")
 _OFFERS = ("servicebus", "offers")
 
-_life_lock = threading.RLock()
-"""Guards the beginning and the end of every Sender's life in this process. One for all, so that a fork can renew it;
+_session_lock = threading.RLock()
+"""Guards the beginning and the end of every Sender's session in this process. One for all, so that a fork can renew it;
 reentrant, since a signal handler or a ``__del__`` may interrupt its holder."""
 
 
@@ -65,11 +63,11 @@ class Sender:
         self._outbox_path = outbox
         self._keyring = Keyring(configuration.secrets)
         self._connect: Connect = AmqpConnection
-        self._life: Life | None = None
-        self._inherited: list[Life] = []
+        self._session: SenderSession | None = None
+        self._inherited: list[SenderSession] = []
 
     def __repr__(self) -> str:
-        state = "idle" if self._life is None else repr(self._life.engine)
+        state = "idle" if self._session is None else repr(self._session.engine)
         return f"<Sender {', '.join(host.name for host in self._config.hosts)} {state}>"
 
     def __enter__(self) -> Sender:
@@ -116,8 +114,8 @@ class Sender:
             CallTimeout: the deadline passed.
         """
         address, limit_s = self._parse(target, timeout)
-        life, request = self._make(address, CALL, params, limit_s, resend, reverse, hedge_after)
-        return life.engine.ask(request)  # type: ignore[no-any-return]
+        session, request = self._make(address, CALL, params, limit_s, resend, reverse, hedge_after)
+        return session.engine.ask(request)  # type: ignore[no-any-return]
 
     def call_async(
         self,
@@ -168,8 +166,8 @@ class Sender:
             SendRefused: every broker that answers refused it, its queue is full for example; it is not stored.
             SendUnconfirmed: it was published, but no broker confirmed it in time; whether it is stored is unknown.
         """
-        life, request = self._make_message(target, params, timeout, delay, expires)
-        return life.engine.ask(request)  # type: ignore[no-any-return]
+        session, request = self._make_message(target, params, timeout, delay, expires)
+        return session.engine.ask(request)  # type: ignore[no-any-return]
 
     def send_async(
         self,
@@ -212,8 +210,8 @@ class Sender:
         """
         address = Address.parse(target)
         names = [CALL.value if is_call else MESSAGE.value, f"{address.category}.{address.name}"]
-        life, request = self._make(Address(address.node, *_OFFERS), CONTROL, names, to_seconds("timeout", timeout))
-        return bool(life.engine.ask(request)[1])
+        session, request = self._make(Address(address.node, *_OFFERS), CONTROL, names, to_seconds("timeout", timeout))
+        return bool(session.engine.ask(request)[1])
 
     def status(self) -> dict[str, Any]:
         """What this Sender knows of its hosts, its requests and its outbox, as plain values; for tools and logs."""
@@ -225,10 +223,10 @@ class Sender:
         Unfinished calls fail, and their nodes are told. Messages that no broker has confirmed go into the outbox, or
         fail without one.
         """
-        with _life_lock:
-            life, self._life = self._life, None
-        if life is not None and life.is_ours:
-            life.close()
+        with _session_lock:
+            session, self._session = self._session, None
+        if session is not None and session.is_ours:
+            session.close()
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -243,13 +241,13 @@ class Sender:
 
     def _make_message(
         self, target: str, params: Any, timeout: float | None, delay: float | None, expires: float | None
-    ) -> tuple[Life, Request]:
+    ) -> tuple[SenderSession, Request]:
         address = Address.parse(target)
         limit_s = self._config.send_timeout if timeout is None else to_seconds("timeout", timeout)
         delay_s = 0.0 if delay is None else to_seconds("delay", delay)
         if not delay_s and expires is None and self._outbox_path is None:
             return self._make(address, MESSAGE, params, limit_s)
-        post = make_post(delay_s, expires, self._config.token_max_age, time.time())
+        post = message_options(delay_s, expires, self._config.token_max_age, time.time())
         self._current().need_outbox()
         return self._make(address, MESSAGE, params, limit_s if expires is None else min(limit_s, expires), post=post)
 
@@ -264,14 +262,14 @@ class Sender:
         hedge_after: float | None = None,
         *,
         pinned: Link | None = None,
-        post: Post | None = None,
-    ) -> tuple[Life, Request]:
-        """A request that is sealed and numbered, and whose life it belongs to. Nothing is sent yet."""
+        post: MessageOptions | None = None,
+    ) -> tuple[SenderSession, Request]:
+        """A request that is sealed and numbered, and whose session it belongs to. Nothing is sent yet."""
         if hedge_after is not None:
             hedge_after = to_seconds("hedge_after", hedge_after)
-        life = self._current()
-        event_id = 0 if kind is CONTROL else next(life.count)
-        wire_id = make_id(life.incarnation, event_id) if event_id else make_id(os.urandom(8).hex(), 1)
+        session = self._current()
+        event_id = 0 if kind is CONTROL else next(session.count)
+        wire_id = make_id(session.incarnation, event_id) if event_id else make_id(os.urandom(8).hex(), 1)
         due_ms = (post.due_ms if post is not None else None) or 0
         token, body = seal(self._keyring, wire_id, address, kind, timeout_s, encode_json(params), due_ms)
         if len(body) > self._config.max_envelope_bytes:
@@ -291,7 +289,7 @@ class Sender:
             hedge_after_s=hedge_after,
             post=post,
         )
-        return life, request
+        return session, request
 
     def _pong_errors(self, node: str, timeout_s: float, pins: Sequence[Link | None]) -> list[BaseException | None]:
         """Per pin, None if an agent answers over it, else why not; the pin None stands for the path of a call."""
@@ -304,38 +302,38 @@ class Sender:
 
         return ask_each([asking(pin) for pin in pins], timeout_s)
 
-    def _current(self) -> Life:
-        life = self._life
-        if life is not None and life.mark[0]:
-            return life
+    def _current(self) -> SenderSession:
+        session = self._session
+        if session is not None and session.mark[0]:
+            return session
         return self._begin()
 
-    def _begin(self) -> Life:
+    def _begin(self) -> SenderSession:
         forks.notice()
-        with _life_lock:
-            if self._life is not None and not self._life.is_ours:
+        with _session_lock:
+            if self._session is not None and not self._session.is_ours:
                 # The parent's connections: forgotten, never closed, since their sockets are shared with the parent.
-                self._inherited.append(self._life)
-                self._life = None
-            if self._life is None:
-                life = Life(self._config, self._keyring, self._outbox_path, self._connect)
-                if self._life is None:
-                    self._life = life
+                self._inherited.append(self._session)
+                self._session = None
+            if self._session is None:
+                session = SenderSession(self._config, self._keyring, self._outbox_path, self._connect)
+                if self._session is None:
+                    self._session = session
                 else:  # a signal handler interrupted us, and has begun one
-                    life.close()
-            return self._life
+                    session.close()
+            return self._session
 
 
-def _submit(life: Life, request: Request) -> Future[Any]:
+def _submit(session: SenderSession, request: Request) -> Future[Any]:
     promise = request.promise()
-    promise.on_cancel, promise.on_wait = life.give_up, life.await_end
-    life.engine.submit(request)
+    promise.on_cancel, promise.on_wait = session.give_up, session.await_end
+    session.engine.submit(request)
     return promise
 
 
 def _renew_lock_in_child() -> None:
-    global _life_lock
-    _life_lock = threading.RLock()  # another thread may have held it at the moment of the fork
+    global _session_lock
+    _session_lock = threading.RLock()  # another thread may have held it at the moment of the fork
 
 
 forks.after_in_child(_renew_lock_in_child)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 
-from servicebus.client.canceller import Canceller
-from servicebus.client.carrier import Carrier
+from servicebus.client.future import Receipt
+from servicebus.client.hedging import Canceller
 from servicebus.client.link import Link
 from servicebus.client.path import Path
-from servicebus.client.receipt import Receipt
+from servicebus.client.pending import PendingRequests
 from servicebus.client.request import Request
-from servicebus.client.roster import Roster
+from servicebus.client.request_errors import NACKED
+from servicebus.client.scheduler import RequestScheduler
 from servicebus.client.seal import our_clock_ms
-from servicebus.client.verdicts import NACKED
 from servicebus.client.watch import AWAY, PathWatch
 from servicebus.errors import EnvelopeError, NodeUnavailable, ServiceBusy
 from servicebus.transport.interface import Delivery, Returned
@@ -35,25 +35,30 @@ class Answers:
     """Belongs to the engine's thread."""
 
     def __init__(
-        self, roster: Roster, carrier: Carrier, watch: PathWatch, canceller: Canceller, clock_skew_s: float = 60.0
+        self,
+        pending: PendingRequests,
+        scheduler: RequestScheduler,
+        watch: PathWatch,
+        canceller: Canceller,
+        clock_skew_s: float = 60.0,
     ):
         self.unverified = 0
         self.late = 0
-        self._roster = roster
-        self._carrier = carrier
+        self._pending = pending
+        self._scheduler = scheduler
         self._watch = watch
         self._canceller = canceller
         self._unverified = RateLimitedLog(LOG, "replies")
         self._clock_skew_ms = clock_skew_s * 1000
 
     def replied(self, link: Link, delivery: Delivery) -> None:
-        request = self._roster.travelling.get(delivery.correlation_id or "")
+        request = self._pending.travelling.get(delivery.correlation_id or "")
         try:
             self._replied(link, delivery, request)
         except Exception as error:
             if request is None or not _is_believed(request, delivery.body):
                 raise  # a stranger's, perhaps: it costs this delivery, not the request
-            self._carrier.give_up(request, error, self._replied)
+            self._scheduler.give_up(request, error, self._replied)
 
     def _replied(self, link: Link, delivery: Delivery, request: Request | None) -> None:
         wire_id = delivery.correlation_id or ""
@@ -98,10 +103,10 @@ class Answers:
 
     def confirmed(self, link: Link, request: Request, is_ack: bool) -> None:
         if is_ack and not request.returned:
-            self._roster.finish(request)
+            self._pending.finish(request)
             request.complete(Receipt(request.event_id, link.host.name))
-            if self._roster.waiting:  # twice as many each time: its queue may have room for all, or for one
-                self._carrier.go_on(request.address.node, time.monotonic(), _FOLLOWERS)
+            if self._pending.waiting:  # twice as many each time: its queue may have room for all, or for one
+                self._scheduler.go_on(request.address.node, time.monotonic(), _FOLLOWERS)
             return
         request.not_run()
         now, why = time.monotonic(), "has no queue for the messages of the node"
@@ -109,12 +114,12 @@ class Answers:
             # Stored nowhere: its queue is full, or a policy refuses it. The next broker may have room.
             why = NACKED
             link.path(request.address.node, now).lacks_queue_until = now + _QUEUE_MAY_APPEAR_S
-        self._carrier.take_back(request, link, why, now)
+        self._scheduler.take_back(request, link, why, now)
 
     def unroutable(self, link: Link, returned: Returned) -> None:
         wire_id = returned.correlation_id or returned.message_id or ""
         now = time.monotonic()
-        request = self._roster.travelling.get(wire_id)
+        request = self._pending.travelling.get(wire_id)
         if request is None or (request.link is not link and request.path_on(link) is None):
             self._watch.returned(wire_id, now)
             return
@@ -128,7 +133,7 @@ class Answers:
 
     def _answered(self, request: Request, path: Path | None) -> None:
         """Its service has answered over *path*; nothing else is of interest any more."""
-        self._roster.finish(request)
+        self._pending.finish(request)
         if path is not None:
             path.answered += 1
         if request.copy is not None and request.path is not None:
@@ -154,15 +159,15 @@ class Answers:
             return
         request.not_run()
         if request.copy is not None:
-            self._carrier.take_back(request, link, "is busy" if isinstance(error, ServiceBusy) else str(error), now)
+            self._scheduler.take_back(request, link, "is busy" if isinstance(error, ServiceBusy) else str(error), now)
             return
-        self._roster.finish(request)
+        self._pending.finish(request)
         if isinstance(error, ServiceBusy):
-            self._carrier.pause(request, error)
+            self._scheduler.pause(request, error)
         else:
             # By our clock it is not late: the two do not agree. Sent again, it is dated by the node's.
             request.link = request.path = None
-            self._carrier.route(request, now)
+            self._scheduler.route(request, now)
 
     def _corrects_clock(self, request: Request, fault: Fault, link: Link, now: float) -> bool:
         """Whether *request*, which the node takes for late, is to be sent again, dated by the node's clock.
@@ -191,11 +196,11 @@ class Answers:
             may_be_another = self._watch.ask(path, now)
         request.not_run()
         if request.pinned is None:
-            self._carrier.take_back(request, link, why, now)
+            self._scheduler.take_back(request, link, why, now)
             return
-        self._roster.finish(request)
+        self._pending.finish(request)
         if may_be_another:
-            self._carrier.wait(request, now)
+            self._scheduler.wait(request, now)
         else:
             request.fail(NodeUnavailable(str(request.address), [(request.pinned.host.name, why)]))
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from servicebus.client.request import Request
-from servicebus.client.version import Exchange, Parcel
+from servicebus.client.version import Exchange, OutgoingPublish
 from servicebus.errors import ConnectFailed, TransportError
 from servicebus.transport.confirms import Unconfirmed
 from servicebus.transport.failures import ACCESS_REFUSED, NOT_FOUND
@@ -61,7 +61,7 @@ class LinkChannels:
         self.may_declare = may_declare
         """False once the broker has refused it: the agents have declared the exchanges then."""
         self._unconfirmed: Unconfirmed[Request] = Unconfirmed()
-        self._held: deque[tuple[Parcel, Request]] = deque()
+        self._held: deque[tuple[OutgoingPublish, Request]] = deque()
         """Messages to be published when others are confirmed, or the channel is renewed."""
         self._has_nacked = False
         """The messages' channel, since it was opened."""
@@ -83,39 +83,39 @@ class LinkChannels:
         calls, sends = self._calls, self._sends
         return calls is not None and calls.is_open and (self._is_renewed or (sends is not None and sends.is_open))
 
-    def publish_call(self, parcel: Parcel, wire_id: str, expiration_ms: int) -> None:
+    def publish_call(self, outgoing: OutgoingPublish, wire_id: str, expiration_ms: int) -> None:
         """Publish a call or a ping; it ends as a reply, as a return, or by its expiration."""
         if self._calls is not None:
             self._calls.publish(
-                parcel.exchange,
-                parcel.routing_key,
-                parcel.body,
+                outgoing.exchange,
+                outgoing.routing_key,
+                outgoing.body,
                 correlation_id=wire_id,
                 reply_to=DIRECT_REPLY_TO,
                 expiration_ms=expiration_ms,
             )
 
-    def publish_message(self, parcel: Parcel, request: Request) -> None:
+    def publish_message(self, outgoing: OutgoingPublish, request: Request) -> None:
         """Publish a message, now or as soon as few enough are unconfirmed; it ends as a confirm."""
         if self._held or self._has_nacked or len(self._unconfirmed) >= UNCONFIRMED_AT_ONCE:
-            self._held.append((parcel, request))
+            self._held.append((outgoing, request))
             if self._has_nacked:
                 self._go_on(time.monotonic())
         else:
-            self._publish_message(parcel, request)
+            self._publish_message(outgoing, request)
 
-    def _publish_message(self, parcel: Parcel, request: Request) -> None:
+    def _publish_message(self, outgoing: OutgoingPublish, request: Request) -> None:
         assert self._sends is not None
         number = self._sends.publish(
-            parcel.exchange,
-            parcel.routing_key,
-            parcel.body,
+            outgoing.exchange,
+            outgoing.routing_key,
+            outgoing.body,
             message_id=request.id,
             persistent=True,
-            headers=parcel.headers,
+            headers=outgoing.headers,
         )
         if not number:  # the channel is closed, and its end not told yet: then it comes back with the others
-            self._held.append((parcel, request))
+            self._held.append((outgoing, request))
             return
         self._unconfirmed.add(number, request)
         request.published()
@@ -226,11 +226,11 @@ class LinkChannels:
 
     def _publish_held(self, now: float) -> None:
         while self._held and not self._is_renewed and self.is_open and len(self._unconfirmed) < UNCONFIRMED_AT_ONCE:
-            parcel, request = self._held.popleft()
+            outgoing, request = self._held.popleft()
             if not request.is_done:
                 request.published_at = now
                 try:
-                    self._publish_message(parcel, request)
+                    self._publish_message(outgoing, request)
                 except Exception as error:
                     self._events.failed(request, error)
 

@@ -12,11 +12,11 @@ import time
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from servicebus.client.connector import SPARE_AFTER_S
+from servicebus.client.hosts import SPARE_AFTER_S
 from servicebus.client.path import Path
-from servicebus.client.pinger import Finding, Ping, Pinger
 from servicebus.client.request import Request
-from servicebus.client.version import Exchange, Parcel, Pong, Version, Version2
+from servicebus.client.version import Exchange, OutgoingPublish, Pong, Version, Version2
+from servicebus.client.watch import Finding, Ping, Pinger
 from servicebus.compat.envelope import OldEvent, decode_reply, encode_event
 from servicebus.compat.names import PING, PONG, node_queue
 from servicebus.compat.texts import fault_from_text, result_from_text
@@ -55,12 +55,12 @@ class Version1:
     def __repr__(self) -> str:
         return "<Version1>"
 
-    def parcel(self, request: Request) -> Parcel:
+    def outgoing(self, request: Request) -> OutgoingPublish:
         """Raises EnvelopeError: version 1 cannot say it."""
         if request.due_ms is not None and request.due_ms > time.time() * 1000:
             raise EnvelopeError("unencodable", f"node {request.address.node} is of version 2.x, which knows no delay")
         body = PING if request.kind is Kind.CONTROL else self._event(request)
-        return Parcel(self.exchange.name, node_queue(request.address.node), body)
+        return OutgoingPublish(self.exchange.name, node_queue(request.address.node), body)
 
     def read(self, request: Request, body: bytes) -> Reply:
         if request.kind is Kind.CONTROL:
@@ -78,15 +78,15 @@ class Version1:
         text = message.decode()
         return result_from_text(text) if self._gives_values else text
 
-    def ping(self, node: str, wire_id: str, timeout_s: float) -> tuple[str, Parcel]:
-        return "", Parcel(self.exchange.name, node_queue(node), PING)
+    def ping(self, node: str, wire_id: str, timeout_s: float) -> tuple[str, OutgoingPublish]:
+        return "", OutgoingPublish(self.exchange.name, node_queue(node), PING)
 
     def read_pong(self, wire_id: str, token: str, body: bytes) -> Pong:
         if body != PONG:
             raise EnvelopeError("malformed", f"{body[:20]!r} is no pong")
         return Pong(takes_calls=True)
 
-    def cancel(self, node: str, cancelled_id: str, wire_id: str) -> tuple[Parcel, float] | None:
+    def cancel(self, node: str, cancelled_id: str, wire_id: str) -> tuple[OutgoingPublish, float] | None:
         return None
 
     def _event(self, request: Request) -> bytes:

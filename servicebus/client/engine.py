@@ -1,9 +1,9 @@
 """Engine: carries a Sender's requests over the brokers, and every one of them to an end.
 
 Theory of operation. A request is either *travelling* (published on a link), *waiting* for a usable path, *pausing* or
-done (`roster`). Whatever changes the picture moves requests between these: a link that comes up, goes down or blocks,
+done (`pending`). Whatever changes the picture moves requests between these: a link that comes up, goes down or blocks,
 and a path that dies or lives (here), a reply, a confirm or a return (`answers`); a tick looks after what nobody
-announces (`ticker`). How a request finds its way is in `carrier`.
+announces (`timer`). How a request finds its way is in `scheduler`.
 Everything here runs in the thread that turns the client loop but ``ask()``, ``submit()``, ``status()`` and ``close()``.
 """
 
@@ -17,21 +17,17 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from servicebus.client.answers import Answers
-from servicebus.client.budgets import Budgets
-from servicebus.client.canceller import Canceller
-from servicebus.client.carrier import Carrier
-from servicebus.client.connector import Connector
-from servicebus.client.hedger import Hedger
-from servicebus.client.idle import IdleNodes
+from servicebus.client.hedging import Canceller, Hedger
+from servicebus.client.hosts import Connector, HostSelector
 from servicebus.client.link import Link
+from servicebus.client.nodes import Budgets, IdleNodes
 from servicebus.client.path import Path
-from servicebus.client.pinger import Pinger
+from servicebus.client.pending import PendingRequests
 from servicebus.client.request import Request
-from servicebus.client.roster import Roster
-from servicebus.client.router import Router
-from servicebus.client.ticker import Ticker
+from servicebus.client.scheduler import RequestScheduler
+from servicebus.client.timer import LivenessTimer
 from servicebus.client.version import Version, Version2
-from servicebus.client.watch import PathWatch
+from servicebus.client.watch import PathWatch, Pinger
 from servicebus.configuration import Configuration
 from servicebus.errors import CallError, LifecycleError, NoBrokerAvailable
 from servicebus.transport.amqp import AmqpConnection
@@ -54,29 +50,29 @@ class Engine:
     def __init__(self, loop: SharedLoop, config: Configuration, keyring: Keyring, connect: Connect = AmqpConnection):
         self._loop = loop
         self._links: list[Link] = []
-        self._roster = Roster()
+        self._pending = PendingRequests()
         self._outbox: Outbox | None = None
         self._send_timeout_s = config.send_timeout
         self._connector = Connector(loop, config, self._links, self._is_awaited, self._is_owed)
-        self._router = Router(self._links, config.failback_after)
+        self._selector = HostSelector(self._links, config.failback_after)
         self._budgets = Budgets(self._links)
         self._canceller = Canceller()
-        self._hedger = Hedger(loop, self._roster, self._router, self._connector, self._budgets)
-        self._carrier = Carrier(
-            loop, config, self._links, self._roster, self._router, self._connector, self._budgets, self._canceller
+        self._hedger = Hedger(loop, self._pending, self._selector, self._connector, self._budgets)
+        self._scheduler = RequestScheduler(
+            loop, config, self._links, self._pending, self._selector, self._connector, self._budgets, self._canceller
         )
         versions, pinger = _versions(config, keyring)
         watch = PathWatch(config, pinger, self)
-        self._answers = Answers(self._roster, self._carrier, watch, self._canceller, config.clock_skew)
-        idle = IdleNodes(self._links, self._budgets, self._roster.is_awaited)
-        self._ticker = Ticker(loop, self._links, self._roster, self._carrier, watch, self._connector, idle)
+        self._answers = Answers(self._pending, self._scheduler, watch, self._canceller, config.clock_skew)
+        idle = IdleNodes(self._links, self._budgets, self._pending.is_awaited)
+        self._timer = LivenessTimer(loop, self._links, self._pending, self._scheduler, watch, self._connector, idle)
         self._links += [Link(loop, host, config, versions, self, self._answers, connect) for host in config.hosts]
         self._submitted: deque[Request] = deque()
         self._is_scheduled = False
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<Engine {self._roster!r} links={self._links}>"
+        return f"<Engine {self._pending!r} links={self._links}>"
 
     # -- for any thread ----------------------------------------------------------------------------------------------
 
@@ -120,7 +116,9 @@ class Engine:
         """Keep messages in *file* from now on, and deliver what is in it."""
         from servicebus.client.outbox import Outbox
 
-        outbox = Outbox(file, self._loop, self._carrier.carry, self._router.has_way_for_messages, self._send_timeout_s)
+        outbox = Outbox(
+            file, self._loop, self._scheduler.carry, self._selector.has_way_for_messages, self._send_timeout_s
+        )
         self._outbox = outbox
         self._loop.post(lambda: self._use_outbox(outbox))
 
@@ -140,8 +138,8 @@ class Engine:
                 }
                 for link in self._links
             ],
-            "travelling": len(self._roster.travelling),
-            "waiting": len(self._roster.waiting),
+            "travelling": len(self._pending.travelling),
+            "waiting": len(self._pending.waiting),
             "unverified_replies": self._answers.unverified,
             "late_replies": self._answers.late,
             "hedged": self._hedger.hedged,
@@ -187,31 +185,31 @@ class Engine:
                 LOG.exception("%r could not be sent", request)
                 request.fail(CallError(str(request.address), f"it could not be sent: {type(error).__name__}"))
             self._submitted.popleft()
-        self._ticker.set()
+        self._timer.set()
 
     def _take(self, request: Request, now: float) -> None:
         if self._closed:
             request.fail(_closed_error(request))
             return
-        self._carrier.accept(request, now)
+        self._scheduler.accept(request, now)
         if request.hedge_after_s is not None:
             self._hedger.watch(request, request.hedge_after_s)
 
     def _give_up(self, wire_id: str) -> None:
-        request = self._roster.find(wire_id)
+        request = self._pending.find(wire_id)
         if request is not None:
             self._canceller.cancel(request)
-            self._roster.give_up(request)
+            self._pending.give_up(request)
 
     def _use_outbox(self, outbox: Outbox) -> None:
         if self._closed:
             outbox.close(lambda: None)
             return
-        self._carrier.outbox = outbox
-        self._ticker.set()
+        self._scheduler.outbox = outbox
+        self._timer.set()
 
     def _is_awaited(self) -> bool:
-        return bool(self._roster.waiting) and not self._closed
+        return bool(self._pending.waiting) and not self._closed
 
     def _is_owed(self) -> bool:
         return self._outbox is not None and self._outbox.is_waiting and not self._closed
@@ -225,8 +223,8 @@ class Engine:
         for path in link.paths.values():
             path.revive(now)
         LOG.debug("%s: connected", link.host.name)
-        self._carrier.retry_waiting(now)
-        self._ticker.set()
+        self._scheduler.retry_waiting(now)
+        self._timer.set()
 
     def link_idle(self, link: Link) -> None:
         self._connector.connect_more()
@@ -237,26 +235,26 @@ class Engine:
         now = time.monotonic()
         LOG.debug("%s: %s", link.host.name, reason)
         link.trust.lose(reason)
-        self._carrier.each(orphans, lambda request: self._carrier.take_back(request, link, reason, now))
-        for request in self._roster.pinned_to(link):
-            self._roster.finish(request)
+        self._scheduler.each(orphans, lambda request: self._scheduler.take_back(request, link, reason, now))
+        for request in self._pending.pinned_to(link):
+            self._pending.finish(request)
             request.fail(NoBrokerAvailable(str(request.address), [(link.host.name, reason)]))
         self._connector.failed(link, now)
-        self._ticker.set()
+        self._timer.set()
 
     def link_failed_for(self, request: Request, error: Exception, handle: Callable[..., object]) -> None:
-        self._carrier.give_up(request, error, handle)
+        self._scheduler.give_up(request, error, handle)
 
     def link_blocked(self, link: Link, reason: str | None) -> None:
         now = time.monotonic()
         if reason is None:
             link.trust.recover(now)
-            self._carrier.retry_waiting(now)
+            self._scheduler.retry_waiting(now)
             return
         LOG.warning("%s: blocked by the broker (%s); leaving it", link.host.name, reason)
         link.trust.lose(f"blocked by the broker ({reason})")
         why = f"blocked by the broker ({reason})"
-        self._carrier.each(link.take_orphans(), lambda request: self._carrier.take_back(request, link, why, now))
+        self._scheduler.each(link.take_orphans(), lambda request: self._scheduler.take_back(request, link, why, now))
 
     # -- what the watch tells ------------------------------------------------------------------------------------------
 
@@ -264,7 +262,7 @@ class Engine:
         self._connector.prepare_another(path.link, time.monotonic())
 
     def path_alive(self, path: Path) -> None:
-        self._carrier.retry_waiting(time.monotonic(), path.node)
+        self._scheduler.retry_waiting(time.monotonic(), path.node)
 
     def queue_made_anew(self, path: Path, made_at: float) -> None:
         """Calls that were published before *made_at* went into a queue that is gone, or to a worker that may be."""
@@ -274,9 +272,9 @@ class Engine:
         def look(request: Request) -> None:
             if request.resend and request.published_at is not None and request.published_at < made_at:
                 path.outstanding.pop(request.id, None)
-                self._carrier.take_back(request, path.link, why, now, is_nodes_fault=True)
+                self._scheduler.take_back(request, path.link, why, now, is_nodes_fault=True)
 
-        self._carrier.each(list(path.outstanding.values()), look)
+        self._scheduler.each(list(path.outstanding.values()), look)
 
     def path_dead(self, path: Path, why: str) -> None:
         now = time.monotonic()
@@ -284,8 +282,8 @@ class Engine:
         path.clock.heard(now)
         orphans = list(path.outstanding.values())
         path.outstanding.clear()
-        self._carrier.each(
-            orphans, lambda request: self._carrier.take_back(request, path.link, why, now, is_nodes_fault=True)
+        self._scheduler.each(
+            orphans, lambda request: self._scheduler.take_back(request, path.link, why, now, is_nodes_fault=True)
         )
 
     # -- the end -------------------------------------------------------------------------------------------------------
@@ -293,21 +291,21 @@ class Engine:
     def _close(self, on_closed: Callable[[], None]) -> None:
         self._take_submitted()  # they came before the end
         self._closed = True
-        self._ticker.stop()
+        self._timer.stop()
 
         def end(request: Request) -> None:
             self._canceller.cancel(request)
-            self._carrier.end(request, _closed_error(request))
+            self._scheduler.end(request, _closed_error(request))
 
-        self._carrier.each(self._roster.take_all(), end)
+        self._scheduler.each(self._pending.take_all(), end)
         self._take_submitted()
         for link in self._links:
             link.close()
         until = time.monotonic() + 1.0
-        if self._carrier.outbox is None:
+        if self._scheduler.outbox is None:
             self._await_closed(on_closed, until)
         else:
-            self._carrier.outbox.close(lambda: self._await_closed(on_closed, until))
+            self._scheduler.outbox.close(lambda: self._await_closed(on_closed, until))
 
     def _await_closed(self, on_closed: Callable[[], None], deadline: float) -> None:
         if all(link.is_gone for link in self._links):

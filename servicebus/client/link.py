@@ -12,7 +12,7 @@ from typing import Protocol
 from servicebus.client.channels import LinkChannels
 from servicebus.client.path import Path
 from servicebus.client.request import Request
-from servicebus.client.version import Parcel, Version
+from servicebus.client.version import OutgoingPublish, Version
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.errors import ConnectFailed, ConnectionLost, MessageTooLarge, TransportError
 from servicebus.policy.backoff import Backoff, cap_for
@@ -355,7 +355,7 @@ class Link:
             request.attempt += 1
             request.sent_as = request.attempt
             request.shift_ms = path.shift_ms
-        parcel = version.parcel(request)
+        outgoing = version.outgoing(request)
         path.used_at = self.used_at = request.published_at = now
         self.active[node] = path
         request.link = self
@@ -363,10 +363,10 @@ class Link:
         request.returned = False
         if is_message:
             assert self._channels is not None
-            self._channels.publish_message(parcel, request)
+            self._channels.publish_message(outgoing, request)
         else:
             request.path = path
-            self._publish_call(path, parcel, request, now)
+            self._publish_call(path, outgoing, request, now)
 
     def publish_copy(self, request: Request, now: float) -> None:
         """Send a second copy of a call that travels elsewhere. Only while ``is_usable``, and in the same version."""
@@ -377,9 +377,9 @@ class Link:
         request.attempt += 1
         request.copied_as = request.attempt
         request.shift_ms = path.shift_ms
-        self._publish_call(path, path.version.parcel(request), request, now)
+        self._publish_call(path, path.version.outgoing(request), request, now)
 
-    def _publish_call(self, path: Path, parcel: Parcel, request: Request, now: float) -> None:
+    def _publish_call(self, path: Path, outgoing: OutgoingPublish, request: Request, now: float) -> None:
         assert self._channels is not None
         path.outstanding[request.id] = request
         if request.kind is CALL:
@@ -387,12 +387,12 @@ class Link:
             self.calls += 1
         request.published()
         expiration_ms = max(1, int((request.deadline - now) * 1000))
-        self._channels.publish_call(parcel, request.id, expiration_ms)
+        self._channels.publish_call(outgoing, request.id, expiration_ms)
 
-    def publish_control(self, parcel: Parcel, wire_id: str, expiration_ms: int) -> None:
+    def publish_control(self, outgoing: OutgoingPublish, wire_id: str, expiration_ms: int) -> None:
         """Publish a ping; it comes back as any other reply or return does."""
         if self._channels is not None:
-            self._channels.publish_call(parcel, wire_id, expiration_ms)
+            self._channels.publish_call(outgoing, wire_id, expiration_ms)
 
     # -- the broker's own pulse ------------------------------------------------------------------------------------
 

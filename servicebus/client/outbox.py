@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
-from servicebus.client.keeper import Keeper
+from servicebus.client.future import Receipt
 from servicebus.client.outbox_file import OutboxFile, Stored
-from servicebus.client.receipt import Receipt
-from servicebus.client.request import Post, Request
-from servicebus.client.verdicts import TooLargeForSome
+from servicebus.client.outbox_writer import OutboxWriter
+from servicebus.client.request import MessageOptions, Request
+from servicebus.client.request_errors import TooLargeForSome
 from servicebus.errors import EnvelopeError, OutboxFull, OutboxUnavailable, SendUnconfirmed, ServiceBusError
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
@@ -110,7 +110,7 @@ class Outbox:
         self._purge_at = 0.0
         self._log = RateLimitedLog(LOG, period_s=60.0, burst=1)
         self._is_closed = False
-        self._keeper = Keeper(file, loop.post, self._on_expired)
+        self._writer = OutboxWriter(file, loop.post, self._on_expired)
         if file.count:
             LOG.info("outbox %s: %d messages were left by an earlier process", file.path, file.count)
 
@@ -120,7 +120,7 @@ class Outbox:
     @property
     def is_waiting(self) -> bool:
         """Something is to be delivered, or to be written that could not be."""
-        return bool(self._lines or self._keeper.problem)
+        return bool(self._lines or self._writer.problem)
 
     def holds(self, node: str) -> bool:
         """Whether messages to *node* have to stand in line."""
@@ -142,7 +142,7 @@ class Outbox:
         line.count += 1
         post.is_kept = True
         message = Stored(str(request.address), request.event_id, request.id, post.due_ms, post.expires_ms, request.body)
-        self._keeper.ask(lambda file: file.add(node, message, now_ms), partial(self._kept, line, request, error))
+        self._writer.ask(lambda file: file.add(node, message, now_ms), partial(self._kept, line, request, error))
 
     def try_again(self, now: float) -> None:
         """Something has become better."""
@@ -163,12 +163,12 @@ class Outbox:
         if now >= self._purge_at:
             self._purge_at = now + _PURGE_S
             now_ms = _now_ms()
-            self._keeper.ask(lambda file: file.purge(now_ms), lambda _result, _error: None)
+            self._writer.ask(lambda file: file.purge(now_ms), lambda _result, _error: None)
         self.deliver(now)
 
     def status(self) -> dict[str, Any]:
         file = self._file
-        problem = {"problem": self._keeper.problem} if self._keeper.problem else {}
+        problem = {"problem": self._writer.problem} if self._writer.problem else {}
         return {
             "path": str(file.path),
             "messages": sum(line.count for line in list(self._lines.values())),
@@ -187,10 +187,10 @@ class Outbox:
         """Store what was to be kept, and let go of the file."""
         self._is_closed = True
         delivered = [seq for line in self._lines.values() for seq in line.delivered]
-        self._keeper.ask(
+        self._writer.ask(
             lambda file: file.remove(delivered), lambda _result, _error: None, lambda file: file.note_ended(delivered)
         )
-        self._keeper.close(on_closed)
+        self._writer.close(on_closed)
 
     # -- storing -------------------------------------------------------------------------------------------------------
 
@@ -247,7 +247,7 @@ class Outbox:
             found = file.oldest(line.node, limit, others, now_ms) if limit else []
             return _Step(removed, 0, 0, found, is_writable=False)
 
-        self._keeper.ask(do, partial(self._stepped, line, len(delivered)), or_else)
+        self._writer.ask(do, partial(self._stepped, line, len(delivered)), or_else)
 
     def _stepped(self, line: _Line, delivered: int, step: _Step | None, problem: OutboxUnavailable | None) -> None:
         line.is_read = False
@@ -285,7 +285,7 @@ class Outbox:
                 message.body,
                 "",
                 timeout_s=self._limit_s,
-                post=Post(message.due_ms, message.expires_ms, message.seq),
+                post=MessageOptions(message.due_ms, message.expires_ms, message.seq),
             )
             for message in messages
         ]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from servicebus.client.promise import LOOK_S, Promise
+from servicebus.client.future import LOOK_S, CallFuture
 from servicebus.errors import CallTimeout, SendUnconfirmed, SignatureError
 from servicebus.transport import forks
 from servicebus.wire.address import Address
@@ -32,7 +32,7 @@ for so long after its deadline, then it stops by itself."""
 
 
 @dataclass(slots=True)
-class Post:
+class MessageOptions:
     """What only some messages have. Times are Unix milliseconds: they mean the same to a later process."""
 
     due_ms: int | None = None
@@ -109,7 +109,7 @@ class Request:
         reverse: bool = False,
         pinned: Link | None = None,
         hedge_after_s: float | None = None,
-        post: Post | None = None,
+        post: MessageOptions | None = None,
     ):
         self.event_id = event_id
         self.id = wire_id
@@ -151,7 +151,7 @@ class Request:
         self._answer: Any = None
         self._error: BaseException | None = None
         self._waiter: Lock | None = None
-        self._promise: Promise | None = None
+        self._promise: CallFuture | None = None
         self.refusals = 0
         """How often its service was busy."""
         self.refused_with = ""
@@ -235,10 +235,10 @@ class Request:
         """Answered or failed; for any thread."""
         return self._has_ended
 
-    def promise(self) -> Promise:
+    def promise(self) -> CallFuture:
         """A Future for its end; only before it is given to the engine."""
         if self._promise is None:
-            self._promise = Promise()
+            self._promise = CallFuture()
             self._promise.wire_id, self._promise.is_overdue = self.id, self.is_overdue
         return self._promise
 

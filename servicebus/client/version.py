@@ -31,7 +31,7 @@ class Exchange:
     is_durable: bool
 
 
-class Parcel(NamedTuple):
+class OutgoingPublish(NamedTuple):
     """What is published, and where to. A tuple: one is made for every call."""
 
     exchange: str
@@ -55,7 +55,7 @@ class Version(Protocol):
     @property
     def exchange(self) -> Exchange: ...
 
-    def parcel(self, request: Request) -> Parcel: ...
+    def outgoing(self, request: Request) -> OutgoingPublish: ...
 
     def read(self, request: Request, body: bytes) -> Reply:
         """The reply to *request*, believed. Raises EnvelopeError: it cannot be."""
@@ -63,13 +63,13 @@ class Version(Protocol):
     def value(self, message: bytes) -> Any:
         """The result in a reply's message. Raises EnvelopeError."""
 
-    def ping(self, node: str, wire_id: str, timeout_s: float) -> tuple[str, Parcel]:
+    def ping(self, node: str, wire_id: str, timeout_s: float) -> tuple[str, OutgoingPublish]:
         """A ping, and the token that its pong is checked with."""
 
     def read_pong(self, wire_id: str, token: str, body: bytes) -> Pong:
         """What the agent says. Raises EnvelopeError: *body* is no pong to be believed."""
 
-    def cancel(self, node: str, cancelled_id: str, wire_id: str) -> tuple[Parcel, float] | None:
+    def cancel(self, node: str, cancelled_id: str, wire_id: str) -> tuple[OutgoingPublish, float] | None:
         """Tells the node that nobody waits for a call any more, and for how many seconds that is worth telling.
 
         None: it cannot be said.
@@ -87,7 +87,7 @@ class Version2:
     def __repr__(self) -> str:
         return "<Version2>"
 
-    def parcel(self, request: Request) -> Parcel:
+    def outgoing(self, request: Request) -> OutgoingPublish:
         if request.post is not None and request.post.due_ms is not None:
             delayed = self._delayed(request, request.post.due_ms)
             if delayed is not None:
@@ -96,7 +96,7 @@ class Version2:
         if request.attempt > 1 or request.shift_ms:
             token, body = seal_again(self._keyring, body, request.attempt, request.deadline, request.shift_ms)
             request.signed_again(token)
-        return Parcel(self.exchange.name, _QUEUES[request.kind](request.address.node), body)
+        return OutgoingPublish(self.exchange.name, _QUEUES[request.kind](request.address.node), body)
 
     def read(self, request: Request, body: bytes) -> Reply:
         reply = decode_reply(body, self._max_bytes)
@@ -108,10 +108,10 @@ class Version2:
     def value(self, message: bytes) -> Any:
         return decode_json(message)
 
-    def ping(self, node: str, wire_id: str, timeout_s: float) -> tuple[str, Parcel]:
+    def ping(self, node: str, wire_id: str, timeout_s: float) -> tuple[str, OutgoingPublish]:
         address = Address(node, "servicebus", "ping")
         token, body = seal(self._keyring, wire_id, address, Kind.CONTROL, timeout_s, b"null")
-        return token, Parcel(self.exchange.name, control_queue(node), body)
+        return token, OutgoingPublish(self.exchange.name, control_queue(node), body)
 
     def read_pong(self, wire_id: str, token: str, body: bytes) -> Pong:
         reply = decode_reply(body, self._max_bytes)
@@ -126,13 +126,13 @@ class Version2:
         age_s = says.get("queue_age")
         return Pong(not says.get("stopping"), age_s if isinstance(age_s, (int, float)) else None)
 
-    def cancel(self, node: str, cancelled_id: str, wire_id: str) -> tuple[Parcel, float] | None:
+    def cancel(self, node: str, cancelled_id: str, wire_id: str) -> tuple[OutgoingPublish, float] | None:
         address = Address(node, "servicebus", "cancel")
         _, body = seal(self._keyring, wire_id, address, Kind.CONTROL, _CANCEL_TTL_S, encode_json([cancelled_id]))
-        return Parcel(self.exchange.name, control_queue(node), body), _CANCEL_TTL_S
+        return OutgoingPublish(self.exchange.name, control_queue(node), body), _CANCEL_TTL_S
 
     @staticmethod
-    def _delayed(request: Request, due_ms: int) -> Parcel | None:
+    def _delayed(request: Request, due_ms: int) -> OutgoingPublish | None:
         """Straight into a queue for those that wait, past the exchange; None if it need not wait any more.
 
         The envelope says when it is due: in any queue of the node it is not executed before.
@@ -141,4 +141,4 @@ class Version2:
         if remaining_s <= 0:
             return None
         queue = delay_queue(request.address.node, tier_for(remaining_s))
-        return Parcel("", queue, request.body)
+        return OutgoingPublish("", queue, request.body)

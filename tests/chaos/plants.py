@@ -105,8 +105,8 @@ def _no_expiry() -> None:
 
     publish, incoming = LinkChannels.publish_call, Version2._incoming
 
-    def publish_for_long(self: LinkChannels, parcel: Any, wire_id: str, expiration_ms: int, *more: Any) -> None:
-        publish(self, parcel, wire_id, _AN_HOUR_MS, *more)
+    def publish_for_long(self: LinkChannels, outgoing: Any, wire_id: str, expiration_ms: int, *more: Any) -> None:
+        publish(self, outgoing, wire_id, _AN_HOUR_MS, *more)
 
     def without_deadline(self: Version2, *more: Any) -> Any:
         found = incoming(self, *more)
@@ -177,13 +177,13 @@ def _fork_is_worker() -> None:
 
 def _callbacks_raise() -> None:
     """What a done-callback raises goes where Future lets it go: through the thread that ends the call."""
-    from servicebus.client.promise import Promise
+    from servicebus.client.future import CallFuture
 
-    def invoke(self: Promise) -> None:
+    def invoke(self: CallFuture) -> None:
         for callback in self._done_callbacks:
             callback(self)
 
-    _replace(Promise, "_invoke_callbacks", invoke)
+    _replace(CallFuture, "_invoke_callbacks", invoke)
 
 
 def _control_answers_calls() -> None:

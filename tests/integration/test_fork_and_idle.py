@@ -103,7 +103,7 @@ def test_a_fork_in_the_middle_of_another_threads_first_call_does_not_lock_the_ch
     held, release = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with servicebus.sender._life_lock:
+        with servicebus.sender._session_lock:
             held.set()
             release.wait(20)
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from servicebus.client.answers import Answers
-from servicebus.client.carrier import Carrier
+from servicebus.client.hosts import HostSelector
 from servicebus.client.path import Path
-from servicebus.client.request import Post, Request
-from servicebus.client.roster import Roster
-from servicebus.client.router import Router
-from servicebus.client.verdicts import TooLargeForSome, out_of_time
+from servicebus.client.pending import PendingRequests
+from servicebus.client.request import MessageOptions, Request
+from servicebus.client.request_errors import TooLargeForSome, out_of_time
+from servicebus.client.scheduler import RequestScheduler
 from servicebus.errors import CallTimeout, EnvelopeError, SendRefused, ServiceBusError, ServiceBusy
 from servicebus.policy.denials import Denials
 from servicebus.policy.liveness import PingClock
@@ -41,7 +41,7 @@ def test_a_last_attempt_that_comes_too_late(is_lost: bool, refusals: int, told: 
         request.not_run()
     request.refusals, request.refused_with = refusals, "the database is away"
     request.published()
-    Answers(Roster(), nobody, nobody, nobody)._faulted(request, Fault(EXPIRED, "the deadline passed"), nobody)
+    Answers(PendingRequests(), nobody, nobody, nobody)._faulted(request, Fault(EXPIRED, "the deadline passed"), nobody)
     with pytest.raises(told) as caught:
         request.wait()
     assert ("the database is away" in str(caught.value)) is (told is ServiceBusy)
@@ -90,15 +90,15 @@ def test_a_message_that_a_broker_refuses_goes_to_the_next_and_is_said_not_to_be_
     links: Any = [first, second]
     nothing: Any = SimpleNamespace(connect_more=lambda reverse: None)
     config: Any = SimpleNamespace(away_grace=10.0)
-    roster = Roster()
-    carrier = Carrier(nothing, config, links, roster, Router(links, 10.0), nothing, nothing, nothing)
-    answers = Answers(roster, carrier, nothing, nothing)
+    pending = PendingRequests()
+    scheduler = RequestScheduler(nothing, config, links, pending, HostSelector(links, 10.0), nothing, nothing, nothing)
+    answers = Answers(pending, scheduler, nothing, nothing)
     request = Request(1, "x-1", Address.parse("N.test.it"), Kind.MESSAGE, b"", "", timeout_s=5.0)
-    carrier.carry(request, time.monotonic())
+    scheduler.carry(request, time.monotonic())
     answers.confirmed(links[0], request, is_ack=False)
     assert (first.published, second.published) == ([request], [request])  # the same id, at once
     answers.confirmed(links[1], request, is_ack=False)
-    assert list(roster.waiting) == ["x-1"]
+    assert list(pending.waiting) == ["x-1"]
     assert not request.maybe_ran
     told = out_of_time(request, links, time.monotonic())
     assert type(told) is SendRefused
@@ -112,11 +112,13 @@ def test_what_is_too_large_for_one_broker_goes_to_the_next_and_for_all_is_refuse
     links: Any = [first, second]
     nothing: Any = SimpleNamespace(connect_more=lambda reverse: None)
     config: Any = SimpleNamespace(away_grace=10.0)
-    carrier = Carrier(nothing, config, links, Roster(), Router(links, 10.0), nothing, nothing, nothing)
+    scheduler = RequestScheduler(
+        nothing, config, links, PendingRequests(), HostSelector(links, 10.0), nothing, nothing, nothing
+    )
 
     def carry(size: int) -> Request:
         request = Request(1, "x-1", Address.parse("N.test.it"), kind, b"x" * size, "", timeout_s=5.0)
-        carrier.carry(request, time.monotonic())
+        scheduler.carry(request, time.monotonic())
         return request
 
     first.size_limit.learn(100_000, time.monotonic())
@@ -133,12 +135,14 @@ def test_what_the_outbox_delivers_is_too_large_only_when_every_broker_has_said_s
     links: Any = [first, second]
     nothing: Any = SimpleNamespace(connect_more=lambda reverse: None)
     config: Any = SimpleNamespace(away_grace=10.0)
-    carrier = Carrier(nothing, config, links, Roster(), Router(links, 10.0), nothing, nothing, nothing)
+    scheduler = RequestScheduler(
+        nothing, config, links, PendingRequests(), HostSelector(links, 10.0), nothing, nothing, nothing
+    )
 
     def deliver() -> Request:
-        body, post = b"x" * 100_001, Post(row=7)
+        body, post = b"x" * 100_001, MessageOptions(row=7)
         request = Request(1, "x-1", Address.parse("N.test.it"), Kind.MESSAGE, body, "", timeout_s=5.0, post=post)
-        carrier.carry(request, time.monotonic())
+        scheduler.carry(request, time.monotonic())
         return request
 
     first.size_limit.learn(100_000, time.monotonic())

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from servicebus.client.answers import Answers
+from servicebus.client.pending import PendingRequests
 from servicebus.client.request import Request
-from servicebus.client.roster import Roster
 from servicebus.client.seal import our_clock_ms, seal
 from servicebus.client.version import Version2
 from servicebus.configuration import Configuration
@@ -44,7 +44,7 @@ class Path:
         pass
 
 
-class Carrier:
+class RequestScheduler:
     """Notes what is to be sent again."""
 
     def __init__(self) -> None:
@@ -69,9 +69,9 @@ class Call:
         self.request = Request(1, wire_id, address, Kind.CALL, body, token, timeout_s=timeout_s)
         self.request.version = VERSION
         self.published: list[Envelope] = []
-        self.carrier = Carrier()
-        self.roster = Roster()
-        self.answers = Answers(self.roster, self.carrier, NOBODY, NOBODY, 60.0)  # type: ignore[arg-type]
+        self.scheduler = RequestScheduler()
+        self.pending = PendingRequests()
+        self.answers = Answers(self.pending, self.scheduler, NOBODY, NOBODY, 60.0)  # type: ignore[arg-type]
 
     def publish(self, path: Any) -> Envelope:
         """As a Link does it."""
@@ -79,9 +79,9 @@ class Call:
         request.attempt += 1
         request.sent_as, request.shift_ms = request.attempt, path.shift_ms
         request.link, request.path = path.link, path
-        self.published.append(decode_envelope(VERSION.parcel(request).body, 10_000))
+        self.published.append(decode_envelope(VERSION.outgoing(request).body, 10_000))
         request.published()
-        self.roster.travelling[request.id] = request
+        self.pending.travelling[request.id] = request
         return self.published[-1]
 
     def reply(self, link: Any, attempt: int, fault: Fault | None = None) -> None:
@@ -131,7 +131,7 @@ def test_a_verdict_is_believed_for_the_attempt_on_its_way_alone(type: str, link:
         call.publish(Path(each))
     call.reply(links[link], attempt, Fault(type, "not here"))
     assert not call.request.is_done
-    assert (call.carrier.again, call.answers.late) == ([], 1)
+    assert (call.scheduler.again, call.answers.late) == ([], 1)
     call.reply(links[1], 2, Fault("refused", "bad-json: true of this one"))
     with pytest.raises(CallRefused):
         call.request.wait()
@@ -163,7 +163,7 @@ def test_a_call_that_is_late_by_the_nodes_clock_is_dated_by_it(apart_s: int) -> 
     first = call.publish(path)
     told_ms = our_clock_ms(first_body(call), call.request.deadline) + apart_s * 1000
     call.reply(path.link, 1, Fault(EXPIRED, "late", clock_ms=told_ms))
-    assert call.carrier.again == ["route"]
+    assert call.scheduler.again == ["route"]
     second = call.publish(path)
     assert abs(second.sent_ms - told_ms) < 200
     assert second.sent_ms + second.ttl_ms <= told_ms + call.request.deadline * 1000

@@ -5,17 +5,15 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from servicebus.client.budgets import RESENDS_FLOOR, Budgets
 from servicebus.client.compat_path import MOST_HEARD, RememberingVersion2
-from servicebus.client.connector import SPARE_AFTER_S
-from servicebus.client.idle import KEPT_S, IdleNodes
+from servicebus.client.hosts import SPARE_AFTER_S
 from servicebus.client.link import Link, LinkState
+from servicebus.client.nodes import KEPT_S, RESENDS_FLOOR, Budgets, IdleNodes
 from servicebus.client.path import Path
-from servicebus.client.pinger import Pinger
+from servicebus.client.pending import PendingRequests
 from servicebus.client.request import Request
-from servicebus.client.roster import Roster
-from servicebus.client.version import Parcel
-from servicebus.client.watch import PathWatch
+from servicebus.client.version import OutgoingPublish
+from servicebus.client.watch import PathWatch, Pinger
 from servicebus.configuration import Configuration
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
@@ -29,11 +27,11 @@ class Version:
 
     exchange: Any = SimpleNamespace(name="servicebus")
 
-    def parcel(self, _request: Request) -> Parcel:
-        return Parcel("servicebus", "", b"")
+    def outgoing(self, _request: Request) -> OutgoingPublish:
+        return OutgoingPublish("servicebus", "", b"")
 
-    def ping(self, _node: str, _wire_id: str, _timeout_s: float) -> tuple[str, Parcel]:
-        return "", Parcel("servicebus", "ping", b"")
+    def ping(self, _node: str, _wire_id: str, _timeout_s: float) -> tuple[str, OutgoingPublish]:
+        return "", OutgoingPublish("servicebus", "ping", b"")
 
 
 class Connection:
@@ -46,8 +44,8 @@ class Connection:
     def __init__(self) -> None:
         self.pings = 0
 
-    def publish_call(self, parcel: Parcel, _wire_id: str, _expiration_ms: int) -> None:
-        self.pings += parcel.routing_key == "ping"
+    def publish_call(self, outgoing: OutgoingPublish, _wire_id: str, _expiration_ms: int) -> None:
+        self.pings += outgoing.routing_key == "ping"
         self.bytes_received += 1  # the broker lives, whoever is away
 
     def take_unconfirmed(self) -> list[Request]:
@@ -66,9 +64,9 @@ class World:
         for link, connection in zip(self.links, self.connections, strict=True):
             anything: Any = connection
             link.state, link._connection, link._channels = LinkState.UP, anything, anything
-        self.roster = Roster()
+        self.pending = PendingRequests()
         self.budgets = Budgets(self.links)
-        self.idle = IdleNodes(self.links, self.budgets, self.roster.is_awaited)
+        self.idle = IdleNodes(self.links, self.budgets, self.pending.is_awaited)
         self.watch = PathWatch(CONFIG, Pinger(CONFIG), nobody)
 
     def replied(self, link: Link, delivery: object) -> None:
@@ -90,7 +88,7 @@ class World:
         return request
 
     def answer(self, request: Request) -> None:
-        self.roster.finish(request)
+        self.pending.finish(request)
         assert request.path is not None
         request.path.heard(self.now)
 
@@ -107,7 +105,7 @@ class World:
         self.watch._pinger.forget_overdue(self.now)
         for path in list(link.active.values()):
             if not path.outstanding:  # those would be pinged, and found dead
-                self.watch._check(path, self.roster.is_awaited, self.now)
+                self.watch._check(path, self.pending.is_awaited, self.now)
 
     @property
     def sizes(self) -> list[int]:
@@ -156,9 +154,9 @@ def test_what_waits_keeps_its_node() -> None:
     world = World()
     world.answer(world.call("NODE"))
     waits = world.request("NODE")
-    world.roster.wait(waits)
+    world.pending.wait(waits)
     assert not forgotten(world)
-    world.roster.leave(waits)
+    world.pending.leave(waits)
     assert forgotten(world)
 
 
@@ -203,14 +201,14 @@ def test_a_dead_path_is_probed_again_when_a_request_waits_for_it() -> None:
     link = world.links[0]
     call = world.call("NODE")
     path: Path = link.paths["NODE"]
-    world.roster.finish(call)
+    world.pending.finish(call)
     path.trust.lose("no agent of the node consumes there")
     world.pass_s(2 * SPARE_AFTER_S, ticks=240)
     assert not link.active
     pings = world.connections[0].pings
     world.pass_s(10.0)
     assert world.connections[0].pings == pings
-    world.roster.wait(world.request("NODE"))
+    world.pending.wait(world.request("NODE"))
     link.watch("NODE")
     world.pass_s(1.0)
     assert world.connections[0].pings > pings

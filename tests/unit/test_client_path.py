@@ -6,8 +6,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from servicebus.client.path import Path
+from servicebus.client.pending import PendingRequests
 from servicebus.client.request import Request
-from servicebus.client.roster import Roster
 from servicebus.policy.liveness import PingClock, Verdict
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
@@ -41,7 +41,7 @@ def test_an_answer_is_owed_since_the_oldest_request() -> None:
 
 def test_an_answered_request_is_owed_nothing_any_more() -> None:
     asked = path()
-    Roster().finish(published(asked, 100.1))
+    PendingRequests().finish(published(asked, 100.1))
     assert asked.oldest() is None
 
 
@@ -49,7 +49,7 @@ def test_a_request_that_was_given_up_is_still_owed_an_answer() -> None:
     """Calls with short limits, one after the other, add up to a silence that is worth a ping."""
     asked = path()
     for at in (100.1, 100.3, 100.5):
-        Roster().give_up(published(asked, at))
+        PendingRequests().give_up(published(asked, at))
     assert asked.outstanding == {}
     assert asked.oldest() == 100.1
     assert asked.clock.verdict(100.7, asked.oldest()) is Verdict.PING
@@ -58,14 +58,14 @@ def test_a_request_that_was_given_up_is_still_owed_an_answer() -> None:
 def test_the_oldest_of_those_that_wait_and_those_that_were_given_up_counts() -> None:
     asked = path()
     published(asked, 100.1)
-    Roster().give_up(published(asked, 100.2))
+    PendingRequests().give_up(published(asked, 100.2))
     assert asked.oldest() == 100.1
 
 
 def test_whatever_is_heard_settles_what_was_given_up_before() -> None:
     asked = path()
-    Roster().give_up(published(asked, 100.1))
+    PendingRequests().give_up(published(asked, 100.1))
     asked.heard(100.4)
     assert asked.oldest() is None
-    Roster().give_up(published(asked, 100.5))
+    PendingRequests().give_up(published(asked, 100.5))
     assert asked.oldest() == 100.5

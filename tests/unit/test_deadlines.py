@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servicebus.client.deadlines import Deadlines
+from servicebus.client.pending import Deadlines
 from servicebus.client.request import Request
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind

@@ -8,7 +8,7 @@ import pytest
 
 from servicebus.client.compat_path import CompatPinger, RememberingVersion2, Version1
 from servicebus.client.path import Path
-from servicebus.client.pinger import Finding
+from servicebus.client.watch import Finding
 from servicebus.compat.names import PONG
 from servicebus.configuration import Configuration
 from servicebus.policy.liveness import PingClock
@@ -30,8 +30,8 @@ class Link:
 
     def ask_broker(self) -> None: ...
     def watch(self, node: str) -> None: ...
-    def publish_control(self, parcel: Any, wire_id: str, expiration_ms: int) -> None:
-        self.sent.append((wire_id, parcel.body))
+    def publish_control(self, outgoing: Any, wire_id: str, expiration_ms: int) -> None:
+        self.sent.append((wire_id, outgoing.body))
 
 
 class World:

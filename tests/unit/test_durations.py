@@ -19,7 +19,7 @@ import servicebus.service
 import servicebus.services
 import servicebus.testing
 from servicebus._durations import LONGEST_S, to_seconds
-from servicebus.client.promise import Promise
+from servicebus.client.future import CallFuture
 from servicebus.configuration import Configuration
 from servicebus.configuration.keys import KEYS
 from servicebus.errors import ConfigurationError, DurationError, ServiceBusError
@@ -62,8 +62,8 @@ TIMES: dict[str, Use] = {
     "Sender.ping_all(timeout)": lambda it: sender().ping_all("N", it),
     "Sender.ping_error(timeout)": lambda it: sender().ping_error("N", it),
     "Sender.offers(timeout)": lambda it: sender().offers("N.a.b", timeout=it),
-    "Promise.result(timeout)": lambda it: Promise().result(it),
-    "Promise.exception(timeout)": lambda it: Promise().exception(it),
+    "CallFuture.result(timeout)": lambda it: CallFuture().result(it),
+    "CallFuture.exception(timeout)": lambda it: CallFuture().exception(it),
     "Retry.__init__(after)": Retry,
     "ServiceBus.add_message_service(retry)": lambda it: servicebus.service.ServiceBus(CONFIG).add_message_service(
         "a", "b", SERVICE, retry=[it]
@@ -90,7 +90,7 @@ def parameters() -> Iterator[tuple[str, inspect.Parameter]]:
         servicebus.testing,
     ):
         for owner in [getattr(module, name) for name in module.__all__] + (
-            [Promise] if module is servicebus.sender else []
+            [CallFuture] if module is servicebus.sender else []
         ):
             for name, function in inspect.getmembers(owner) if inspect.isclass(owner) else [("", owner)]:
                 if isinstance(function, types.FunctionType) and (name == "__init__" or not name.startswith("_")):

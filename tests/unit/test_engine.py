@@ -330,9 +330,9 @@ def test_the_end_does_not_wait_long_for_a_broker_that_is_silent(bus: VirtualBus)
 def test_what_is_asked_after_the_end_fails_at_once(bus: VirtualBus) -> None:
     bus.node()
     bus.result(bus.call())
-    life = bus.sender._current()
+    session = bus.sender._current()
     bus.close()
-    bus.sender._life = life
+    bus.sender._session = session
     error = bus.error(bus.call())
     assert isinstance(error, CallError) and "closed" in str(error)
-    bus.sender._life = None
+    bus.sender._session = None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from virtual_bus import NODE, VirtualBus, virtual_bus
 
-from servicebus.client.budgets import RESENDS_FLOOR
+from servicebus.client.nodes import RESENDS_FLOOR
 from servicebus.errors import ServiceBusy
 from servicebus.wire.fault import Fault
 

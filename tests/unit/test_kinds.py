@@ -14,7 +14,7 @@ from servicebus.wire.envelope import CALL, CONTROL, MESSAGE, Kind
 ROOT = Path(servicebus.__file__).parent
 ON_THE_WAY = [
     "sender.py",
-    *(f"client/{name}.py" for name in ("answers", "carrier", "link", "roster", "router", "seal")),
+    *(f"client/{name}.py" for name in ("answers", "scheduler", "link", "pending", "hosts", "seal")),
     *(
         f"runtime/{name}.py"
         for name in ("dialect", "dispatcher", "execution", "holding", "job", "reception", "settler")

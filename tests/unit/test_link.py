@@ -10,7 +10,7 @@ from virtual_bus import NODE, configuration
 from virtual_time import VirtualTime, virtual_time
 
 from servicebus.client.link import Link
-from servicebus.client.request import Post, Request
+from servicebus.client.request import MessageOptions, Request
 from servicebus.client.version import Version2
 from servicebus.errors import ConnectFailed
 from servicebus.policy.denials import HOLDS_S
@@ -78,7 +78,9 @@ class Owner:
         self.time.until(lambda: self.link.is_up)
         return self.link
 
-    def request(self, kind: Kind = Kind.MESSAGE, *, id: str = "", size: int = 10, post: Post | None = None) -> Request:
+    def request(
+        self, kind: Kind = Kind.MESSAGE, *, id: str = "", size: int = 10, post: MessageOptions | None = None
+    ) -> Request:
         self._count += 1
         id = id or f"m{self._count}"
         return Request(1, id, Address(NODE, "t", "x"), kind, b"x" * size, "token", timeout_s=9.0, post=post)
@@ -313,7 +315,7 @@ def test_a_broker_that_forbids_to_publish_gets_no_message_for_a_while(
     assert (first.maybe_ran, second.maybe_ran) == (True, True), "of several, some may have been stored"
     assert "ACCESS_REFUSED" in link.denies(first, owner.time.now)
     assert link.denies(owner.request(Kind.CALL), owner.time.now) == ""
-    delayed = owner.request(post=Post(due_ms=1))
+    delayed = owner.request(post=MessageOptions(due_ms=1))
     assert link.denies(delayed, owner.time.now) == "", "they go past the exchange"
     assert link.denies(first, owner.time.now + HOLDS_S - 1)
     assert not link.denies(first, owner.time.now + HOLDS_S)

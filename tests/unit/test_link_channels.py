@@ -10,7 +10,7 @@ import pytest
 
 from servicebus.client.channels import LinkChannels
 from servicebus.client.request import Request
-from servicebus.client.version import Exchange, Parcel
+from servicebus.client.version import Exchange, OutgoingPublish
 from servicebus.errors import ConnectionLost
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
@@ -77,7 +77,7 @@ class Rig:
     def send(self, name: str) -> None:
         request = Request(1, name, Address("NODE", "a", "b"), Kind.MESSAGE, b"", "token", timeout_s=9.0)
         request.published_at = self.now
-        self.channels.publish_message(Parcel("bus", "NODE.messages", b""), request)
+        self.channels.publish_message(OutgoingPublish("bus", "NODE.messages", b""), request)
 
     def answer(self, channel: Channel, number: int, *, is_ack: bool) -> None:
         assert channel.confirm is not None

@@ -48,4 +48,4 @@ def test_a_request_that_has_expired_makes_no_calls(sender: _NestedSender) -> Non
     with pytest.raises(CallTimeout) as caught:
         sender.call("N.math.add", [1, 2])
     assert "not sent: the deadline of the request" in str(caught.value.__cause__)
-    assert sender._life is None, "not even a connection was made"
+    assert sender._session is None, "not even a connection was made"

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from servicebus.client.future import Receipt
 from servicebus.client.outbox import Outbox
 from servicebus.client.outbox_file import OutboxFile
-from servicebus.client.receipt import Receipt
-from servicebus.client.request import Post, Request
-from servicebus.client.verdicts import TooLargeForSome
+from servicebus.client.request import MessageOptions, Request
+from servicebus.client.request_errors import TooLargeForSome
 from servicebus.errors import CallError, EnvelopeError
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
@@ -44,7 +44,14 @@ class Bench:
         expires_ms = int((time.time() + lives_s) * 1000)
         address = Address.parse("N.a.b")
         request = Request(
-            number, f"x-{number}", address, Kind.MESSAGE, b"<x/>", "", timeout_s=30.0, post=Post(expires_ms=expires_ms)
+            number,
+            f"x-{number}",
+            address,
+            Kind.MESSAGE,
+            b"<x/>",
+            "",
+            timeout_s=30.0,
+            post=MessageOptions(expires_ms=expires_ms),
         )
         self.outbox.keep(request)
         self.turn_until(request.has_ended)

@@ -140,8 +140,8 @@ def sender(brokers: dict[str, Broker]) -> Iterator[Sender]:
 
 def engine(sender: Sender) -> Any:
     sender._current()
-    assert sender._life is not None
-    return sender._life.engine
+    assert sender._session is not None
+    return sender._session.engine
 
 
 def raises_for(original: Callable[..., Any], is_odd: Callable[..., bool]) -> Callable[..., Any]:
@@ -232,9 +232,9 @@ def test_a_call_that_cannot_be_carried_over_costs_none_of_the_others(
     sender: Sender, brokers: dict[str, Broker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     futures = call(sender, brokers)
-    carrier = engine(sender)._carrier
-    odd = raises_for(carrier.take_back, lambda request, *_, **__: b"p1" in request.body)
-    monkeypatch.setattr(carrier, "take_back", odd)
+    scheduler = engine(sender)._scheduler
+    odd = raises_for(scheduler.take_back, lambda request, *_, **__: b"p1" in request.body)
+    monkeypatch.setattr(scheduler, "take_back", odd)
     broker = brokers[HOSTS[0]]
     client_loop().post(broker.lose)
     assert isinstance(futures[1].exception(20), CallError)
@@ -246,13 +246,13 @@ def test_a_call_that_cannot_be_carried_over_costs_none_of_the_others(
 
 @pytest.mark.parametrize(
     "place",
-    ["_watch.check", "_carrier.probe", "_carrier.end_grace", "_connector.look_after", "_idle.look"],
+    ["_watch.check", "_scheduler.probe", "_scheduler.end_grace", "_connector.look_after", "_idle.look"],
 )
 def test_a_tick_that_raises_somewhere_stops_neither_deadlines_nor_itself(
     sender: Sender, brokers: dict[str, Broker], monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     call(sender, brokers, 1)
-    ticker = engine(sender)._ticker
+    ticker = engine(sender)._timer
     owner, _, name = place.partition(".")
     monkeypatch.setattr(getattr(ticker, owner), name, raises_for(lambda *_: None, lambda *_: True))
     for _ in range(2):
@@ -263,10 +263,10 @@ def test_a_tick_that_raises_somewhere_stops_neither_deadlines_nor_itself(
 def test_a_deadline_whose_end_raises_costs_none_of_the_others(
     sender: Sender, brokers: dict[str, Broker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from servicebus.client import carrier
+    from servicebus.client import scheduler
 
-    odd = raises_for(carrier.out_of_time, lambda request, *_: b"p1" in request.body)
-    monkeypatch.setattr(carrier, "out_of_time", odd)
+    odd = raises_for(scheduler.out_of_time, lambda request, *_: b"p1" in request.body)
+    monkeypatch.setattr(scheduler, "out_of_time", odd)
     first, second, third = ends(call(sender, brokers, timeout=0.3))
     assert (type(first), type(third)) == (CallTimeout, CallTimeout)
     assert isinstance(second, ServiceBusError)

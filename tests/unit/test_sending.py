@@ -14,10 +14,9 @@ from typing import Any
 import pytest
 
 from servicebus.client.compat_path import Version1
-from servicebus.client.pings import ask_each
-from servicebus.client.posting import make_post
-from servicebus.client.request import Post, Request
+from servicebus.client.request import MessageOptions, Request
 from servicebus.client.seal import seal
+from servicebus.client.session import ask_each, message_options
 from servicebus.client.version import Version2
 from servicebus.configuration import Configuration
 from servicebus.errors import DurationError, EnvelopeError
@@ -44,28 +43,28 @@ def test_a_receipt_survives_being_copied_and_pickled(way: Any) -> None:
 
 
 def test_a_message_is_good_for_as_long_as_its_token_and_due_at_once() -> None:
-    assert make_post(0, None, DAY_S, NOW) == Post(None, int((NOW + DAY_S) * 1000))
+    assert message_options(0, None, DAY_S, NOW) == MessageOptions(None, int((NOW + DAY_S) * 1000))
 
 
 def test_a_delayed_message_is_never_due_too_early() -> None:
-    assert make_post(0.0001, None, DAY_S, NOW).due_ms == NOW * 1000 + 1
-    assert make_post(90, 30, DAY_S, NOW) == Post(int((NOW + 90) * 1000), int((NOW + 30) * 1000))
+    assert message_options(0.0001, None, DAY_S, NOW).due_ms == NOW * 1000 + 1
+    assert message_options(90, 30, DAY_S, NOW) == MessageOptions(int((NOW + 90) * 1000), int((NOW + 30) * 1000))
 
 
 def test_an_expiry_is_never_later_than_that_of_the_token() -> None:
-    assert make_post(0, 2 * DAY_S, DAY_S, NOW).expires_ms == (NOW + DAY_S) * 1000
+    assert message_options(0, 2 * DAY_S, DAY_S, NOW).expires_ms == (NOW + DAY_S) * 1000
 
 
 @pytest.mark.parametrize("delay", [-1, -0.001, math.nan, math.inf, "5", True, [1]])
 def test_what_is_no_delay_is_refused(delay: Any) -> None:
     with pytest.raises(DurationError, match=r"delay must be a number of seconds, 0 or more, not "):
-        make_post(delay, None, DAY_S, NOW)
+        message_options(delay, None, DAY_S, NOW)
 
 
 @pytest.mark.parametrize("expires", [0, -1, math.nan, "5", False])
 def test_what_is_no_expiry_is_refused(expires: Any) -> None:
     with pytest.raises(DurationError, match=r"expires must be a number of seconds above 0, not "):
-        make_post(0, expires, DAY_S, NOW)
+        message_options(0, expires, DAY_S, NOW)
 
 
 def test_a_delay_that_no_token_survives_is_refused_before_anything_is_sent() -> None:
@@ -82,12 +81,12 @@ def test_an_agent_of_2_x_knows_no_delay_and_gets_the_message_when_it_is_due_only
     _, body = seal(Keyring(config.secrets), wire_id, address, Kind.MESSAGE, 30.0, b"[1]")
     now_ms = int(time.time() * 1000)
     later, now = (
-        Request(1, wire_id, address, Kind.MESSAGE, body, "", timeout_s=1.0, post=Post(due_ms))
+        Request(1, wire_id, address, Kind.MESSAGE, body, "", timeout_s=1.0, post=MessageOptions(due_ms))
         for due_ms in (now_ms + 60_000, now_ms - 1)
     )
     with pytest.raises(EnvelopeError, match=r"node N is of version 2\.x, which knows no delay"):
-        Version1(config).parcel(later)
-    assert Version1(config).parcel(now).routing_key == "N"
+        Version1(config).outgoing(later)
+    assert Version1(config).outgoing(now).routing_key == "N"
 
 
 def test_a_delayed_message_goes_past_the_exchange_until_it_is_due() -> None:
@@ -95,15 +94,15 @@ def test_a_delayed_message_goes_past_the_exchange_until_it_is_due() -> None:
     version = Version2(config, Keyring(config.secrets))
     now_ms = int(time.time() * 1000)
 
-    def parcel(remaining_s: float) -> tuple[str, str, Any]:
-        post = Post(now_ms + int(remaining_s * 1000))
+    def outgoing(remaining_s: float) -> tuple[str, str, Any]:
+        post = MessageOptions(now_ms + int(remaining_s * 1000))
         request = Request(1, "x-1", Address.parse("N.a.b"), Kind.MESSAGE, b"<x/>", "", timeout_s=1.0, post=post)
-        parcel = version.parcel(request)
-        return parcel.exchange, parcel.routing_key, parcel.headers
+        outgoing = version.outgoing(request)
+        return outgoing.exchange, outgoing.routing_key, outgoing.headers
 
-    assert parcel(700) == ("", "N.messages.delay.600", None)
-    assert parcel(0.9) == ("", "N.messages.delay.1", None)
-    assert parcel(-1) == ("servicebus", "N.messages", None)
+    assert outgoing(700) == ("", "N.messages.delay.600", None)
+    assert outgoing(0.9) == ("", "N.messages.delay.1", None)
+    assert outgoing(-1) == ("servicebus", "N.messages", None)
 
 
 def test_a_path_that_fails_at_once_is_not_asked_again_and_again() -> None:

@@ -10,10 +10,10 @@ import pytest
 from test_answers import FakeLink
 
 from servicebus.client.answers import Answers
-from servicebus.client.carrier import Carrier
+from servicebus.client.hosts import HostSelector
+from servicebus.client.pending import PendingRequests
 from servicebus.client.request import Request
-from servicebus.client.roster import Roster
-from servicebus.client.router import Router
+from servicebus.client.scheduler import RequestScheduler
 from servicebus.errors import NoBrokerAvailable, ServiceBusError
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
@@ -33,18 +33,20 @@ class Bus:
             connect_more=lambda reverse: None, cancel=lambda request: None, ask=lambda path, now: False
         )
         config: Any = SimpleNamespace(away_grace=GRACE_S)
-        self.roster = Roster()
-        self.router = Router(self.links, 10.0)
-        self.carrier = Carrier(nothing, config, self.links, self.roster, self.router, nothing, nothing, nothing)
-        self.answers = Answers(self.roster, self.carrier, nothing, nothing)
+        self.pending = PendingRequests()
+        self.selector = HostSelector(self.links, 10.0)
+        self.scheduler = RequestScheduler(
+            nothing, config, self.links, self.pending, self.selector, nothing, nothing, nothing
+        )
+        self.answers = Answers(self.pending, self.scheduler, nothing, nothing)
         self.routed = 0
-        route = self.carrier.route
+        route = self.scheduler.route
 
         def count(request: Request, now: float) -> None:
             self.routed += 1
             route(request, now)
 
-        self.carrier.route = count  # type: ignore[method-assign]
+        self.scheduler.route = count  # type: ignore[method-assign]
         self.now = 1000.0
         self._count = 0
 
@@ -52,7 +54,7 @@ class Bus:
         self._count += 1
         address = Address(node, "test", "it")
         request = Request(self._count, f"x-{self._count}", address, kind, b"x" * size, "", timeout_s=timeout_s)
-        self.carrier.carry(request, self.now)
+        self.scheduler.carry(request, self.now)
         return request
 
     def confirm(self, request: Request, *, is_ack: bool) -> None:
@@ -63,7 +65,7 @@ class Bus:
         """Let time pass and tick once; how many requests were routed."""
         before = self.routed
         self.now += seconds
-        for look in (self.carrier.end_overdue, self.carrier.probe, self.carrier.end_grace):
+        for look in (self.scheduler.end_overdue, self.scheduler.probe, self.scheduler.end_grace):
             look(self.now)
         return self.routed - before
 
@@ -80,10 +82,10 @@ def test_in_an_outage_a_tick_routes_nothing_however_many_wait(bus: Bus, kind: Ki
     bus.links[0].is_usable = False
     for number in range(MANY):
         bus.carry(kind, f"N-{number % 100}")
-    assert len(bus.roster.waiting) == MANY
+    assert len(bus.pending.waiting) == MANY
     assert [bus.tick() for _ in range(40)] == [0] * 40
     bus.links[0].is_usable = True
-    bus.carrier.retry_waiting(bus.now)
+    bus.scheduler.retry_waiting(bus.now)
     assert len(bus.links[0].published) == MANY
 
 
@@ -93,12 +95,12 @@ def test_one_message_per_node_is_tried_every_quarter_of_a_second(bus: Bus) -> No
     for _ in range(MANY):
         bus.carry()
     bus.carry(Kind.CALL, "OTHER")
-    assert len(bus.roster.waiting) == MANY
+    assert len(bus.pending.waiting) == MANY
     for _ in range(4):
         assert sum(bus.tick() for _ in range(4)) == 1
         bus.confirm(link.published[-1], is_ack=False)  # its queue is full still
     assert bus.routed < MANY + 20
-    assert len(bus.roster.waiting) == MANY
+    assert len(bus.pending.waiting) == MANY
 
 
 def test_probes_of_many_nodes_are_spread_over_the_ticks(bus: Bus) -> None:
@@ -140,7 +142,7 @@ def test_what_is_too_large_for_the_broker_that_is_left_does_not_stop_the_others(
     for _ in range(6):
         bus.tick()
     assert first.published == [small]
-    assert list(bus.roster.waiting.values()) == [large]
+    assert list(bus.pending.waiting.values()) == [large]
 
 
 def test_a_path_that_lives_again_wakes_what_waits_for_its_node_alone(bus: Bus) -> None:
@@ -151,10 +153,10 @@ def test_a_path_that_lives_again_wakes_what_waits_for_its_node_alone(bus: Bus) -
         bus.carry(Kind.CALL, "B")
     bus.links[0].path("A", bus.now).trust.recover(bus.now)
     before = bus.routed
-    bus.carrier.retry_waiting(bus.now, "A")
+    bus.scheduler.retry_waiting(bus.now, "A")
     assert bus.routed - before == 3
     assert bus.links[0].published == mine
-    assert (bus.roster.is_awaited("A"), bus.roster.is_awaited("B")) == (False, True)
+    assert (bus.pending.is_awaited("A"), bus.pending.is_awaited("B")) == (False, True)
 
 
 def test_the_grace_ends_what_waits_once_it_is_over_and_not_before(bus: Bus) -> None:
@@ -162,7 +164,7 @@ def test_the_grace_ends_what_waits_once_it_is_over_and_not_before(bus: Bus) -> N
     first = bus.carry()
     bus.tick(1.0)
     second = bus.carry(Kind.CALL)
-    bus.carrier.retry_waiting(bus.now)  # what waits for the second time has waited since the first
+    bus.scheduler.retry_waiting(bus.now)  # what waits for the second time has waited since the first
     bus.tick(GRACE_S - 1.1)
     assert (first.is_done, second.is_done) == (False, False)
     bus.tick(0.2)
@@ -170,9 +172,9 @@ def test_the_grace_ends_what_waits_once_it_is_over_and_not_before(bus: Bus) -> N
     bus.tick(1.0)
     with pytest.raises(NoBrokerAvailable):
         second.wait()
-    assert not bus.roster.waiting
-    assert not bus.roster.is_awaited("N")
-    assert len(bus.roster.grace) == 0
+    assert not bus.pending.waiting
+    assert not bus.pending.is_awaited("N")
+    assert len(bus.pending.grace) == 0
 
 
 @pytest.mark.parametrize(
@@ -188,10 +190,10 @@ def test_what_a_request_waits_for_paths_counts_and_what_it_is_on_its_way_does_no
     request = bus.carry(Kind.CALL)
     bus.tick(2.0)
     link.is_usable = True
-    bus.carrier.retry_waiting(bus.now)
+    bus.scheduler.retry_waiting(bus.now)
     bus.tick(on_its_way_s)
     link.is_usable = False
-    bus.carrier.take_back(request, link, "reset", bus.now)
+    bus.scheduler.take_back(request, link, "reset", bus.now)
     bus.tick(left_s - 0.1)
     assert not request.is_done
     bus.tick(0.2)

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from waiting import wait_until
 
-import servicebus.client.promise
+import servicebus.client.future
 import servicebus.client.request
 import servicebus.sender
-from servicebus.client.promise import Promise
+from servicebus.client.future import CallFuture
 from servicebus.client.request import Request
 from servicebus.configuration import Configuration
 from servicebus.errors import CallError, CallTimeout, NoBrokerAvailable, SendUnconfirmed
@@ -36,7 +36,7 @@ ENDS = [SystemExit, KeyboardInterrupt, GeneratorExit, ValueError]
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servicebus.client.request, "MARGIN_S", 0.1)
-    for module in (servicebus.client.request, servicebus.client.promise):
+    for module in (servicebus.client.request, servicebus.client.future):
         monkeypatch.setattr(module, "LOOK_S", 0.02)
 
 
@@ -75,7 +75,7 @@ def test_nothing_that_a_callback_raises_ends_the_thread_that_calls_it(
         promise.set_result(1)
         called.append("went on")
 
-    promise = Promise()
+    promise = CallFuture()
     promise.add_done_callback(bad)
     promise.add_done_callback(lambda _future: called.append("good"))
     thread = threading.Thread(target=settle)
@@ -128,7 +128,7 @@ def test_a_signal_handler_may_use_the_sender_whose_locks_its_thread_holds() -> N
 
     before = signal.signal(signal.SIGUSR1, handler)
     try:
-        with servicebus.sender._life_lock:
+        with servicebus.sender._session_lock:
             os.kill(os.getpid(), signal.SIGUSR1)
     finally:
         signal.signal(signal.SIGUSR1, before)

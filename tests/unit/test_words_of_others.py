@@ -14,14 +14,13 @@ import pytest
 from servicebus.cli.broker import broker
 from servicebus.cli.group import Failure
 from servicebus.cli.main import Lines
-from servicebus.client.carrier import Carrier
 from servicebus.client.link import Link, LinkState
 from servicebus.client.path import Path
-from servicebus.client.pinger import Pinger
+from servicebus.client.pending import PendingRequests
 from servicebus.client.request import Request
-from servicebus.client.roster import Roster
-from servicebus.client.verdicts import defect, out_of_paths, out_of_time
-from servicebus.client.watch import PathWatch
+from servicebus.client.request_errors import defect, out_of_paths, out_of_time
+from servicebus.client.scheduler import RequestScheduler
+from servicebus.client.watch import PathWatch, Pinger
 from servicebus.configuration import Configuration
 from servicebus.errors import ConnectFailed, ConnectionLost, EnvelopeError, ServiceBusy, TransportError
 from servicebus.operations.publications import Publication, Publications
@@ -100,8 +99,8 @@ def pong_not_believed() -> str:
 
 def busy() -> str:
     asked = request()
-    carrier: Any = SimpleNamespace(_roster=Roster(), _pause=lambda *_: None)
-    Carrier.pause(carrier, asked, ServiceBusy("N.test.it", 1.0, HOSTILE))
+    scheduler: Any = SimpleNamespace(_pending=PendingRequests(), _pause=lambda *_: None)
+    RequestScheduler.pause(scheduler, asked, ServiceBusy("N.test.it", 1.0, HOSTILE))
     return str(out_of_time(asked, [], 0.0))
 
 

@@ -1,7 +1,7 @@
-"""Carrier: a request's way: published, waiting for a path, taken back from a dead one and carried over to the next.
+"""RequestScheduler: a request's way: published, waiting for a path, taken back from a dead one, resent.
 
 A request is either *travelling* (published on a link), *waiting* for a usable path, or *pausing* because its service is
-busy or its node must not be sent more just now; the roster knows which.
+busy or its node must not be sent more just now; PendingRequests knows which.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from servicebus.client.budgets import Budgets
-from servicebus.client.canceller import Canceller
-from servicebus.client.connector import Connector
+from servicebus.client.hedging import Canceller
+from servicebus.client.hosts import Connector, HostSelector
 from servicebus.client.link import Link
+from servicebus.client.nodes import Budgets
+from servicebus.client.pending import PendingRequests
 from servicebus.client.request import Request
-from servicebus.client.roster import Roster
-from servicebus.client.router import Router
-from servicebus.client.verdicts import defect, out_of_paths, out_of_time, too_large
+from servicebus.client.request_errors import defect, out_of_paths, out_of_time, too_large
 from servicebus.configuration import Configuration
 from servicebus.errors import CallInterrupted, EnvelopeError, ServiceBusError, ServiceBusy
 from servicebus.policy.retry_budget import busy_pause_s
@@ -42,7 +41,7 @@ _LOOKED_AT = 8
 """So many of a node's oldest messages are looked at: the first may be too large for the broker that is left."""
 
 
-class Carrier:
+class RequestScheduler:
     """Belongs to the engine's thread."""
 
     def __init__(
@@ -50,8 +49,8 @@ class Carrier:
         loop: EventLoop,
         config: Configuration,
         links: Sequence[Link],
-        roster: Roster,
-        router: Router,
+        pending: PendingRequests,
+        selector: HostSelector,
         connector: Connector,
         budgets: Budgets,
         canceller: Canceller,
@@ -60,8 +59,8 @@ class Carrier:
         self._loop = loop
         self._away_grace_s = config.away_grace
         self._links = links
-        self._roster = roster
-        self._router = router
+        self._pending = pending
+        self._selector = selector
         self._connector = connector
         self._budgets = budgets
         self._canceller = canceller
@@ -79,7 +78,7 @@ class Carrier:
     def give_up(self, request: Request, error: Exception, handle: Callable[..., object]) -> None:
         """*handle* has raised for *request*: a defect, of ours or of what came in. It ends here."""
         self._loop.failed(handle, error)
-        self._roster.finish(request)
+        self._pending.finish(request)
         request.fail(defect(request, error))
 
     def accept(self, request: Request, now: float) -> None:
@@ -91,14 +90,14 @@ class Carrier:
 
     def carry(self, request: Request, now: float) -> None:
         """Take *request* on its way, until its deadline."""
-        self._roster.deadlines.add(request, request.deadline)
+        self._pending.deadlines.add(request, request.deadline)
         self.route(request, now)
 
     def route(self, request: Request, now: float) -> None:
         """Publish *request* on the best path there is, or let it wait for one."""
         if request.is_done:
             return
-        link = self._router.choose(request, now)
+        link = self._selector.choose(request, now)
         if link is None:
             if request.pinned is None and all(each.refuses(request, now) for each in self._links):
                 request.fail(too_large(request, self._links, now))
@@ -113,7 +112,7 @@ class Carrier:
         except Exception as error:
             self.give_up(request, error, link.publish)
             return
-        self._roster.travelling[request.id] = request
+        self._pending.travelling[request.id] = request
 
     def wait(self, request: Request, now: float) -> None:
         """Let *request* wait for a path."""
@@ -122,9 +121,9 @@ class Carrier:
             return
         since = request.waiting_since
         if since is None or self._grace_end(since) <= now:
-            self._roster.grace.add(request, self._grace_end(now) if since is None else now)
+            self._pending.grace.add(request, self._grace_end(now) if since is None else now)
             request.waiting_since = now if since is None else since
-        self._roster.wait(request)
+        self._pending.wait(request)
         for link in self._links:
             link.watch(request.address.node)  # a dead path is probed while somebody waits for it
         if request.kind is MESSAGE:
@@ -136,7 +135,7 @@ class Carrier:
 
     def retry_waiting(self, now: float, node: str | None = None) -> None:
         """Something has become better, for *node* or for all: look again for what waits."""
-        waiting = self._roster.waiting if node is None else self._roster.waiting_for(node)
+        waiting = self._pending.waiting if node is None else self._pending.waiting_for(node)
         self._route_waiting(list(waiting.values()), now)
         if self.outbox is not None:
             self.outbox.try_again(now)
@@ -153,19 +152,19 @@ class Carrier:
             if due > now:
                 return
             del self._probes[node]
-            if self._roster.messages_for(node):
+            if self._pending.messages_for(node):
                 self._probes[node] = now + _PROBE_S
                 self.go_on(node, now, 1)
 
     def go_on(self, node: str, now: float, count: int) -> None:
         """Publish up to *count* of the messages that wait for *node*, as far as there is a way for them."""
-        oldest = list(islice(self._roster.messages_for(node).values(), _LOOKED_AT))
-        ready = [request for request in oldest if self._router.choose(request, now) is not None]
+        oldest = list(islice(self._pending.messages_for(node).values(), _LOOKED_AT))
+        ready = [request for request in oldest if self._selector.choose(request, now) is not None]
         self._route_waiting(ready[:count], now)
 
     def _route_waiting(self, requests: Iterable[Request], now: float) -> None:
         def look_again(request: Request) -> None:
-            if self._roster.leave(request):
+            if self._pending.leave(request):
                 self.route(request, now)
 
         self.each(requests, look_again)
@@ -178,7 +177,7 @@ class Carrier:
     def take_back(self, request: Request, link: Link, why: str, now: float, *, is_nodes_fault: bool = False) -> None:
         """*request* comes back from *link*: carry it over to the next one, under the same id."""
         if request.is_done:
-            self._roster.travelling.pop(request.id, None)
+            self._pending.travelling.pop(request.id, None)
             return
         if link.refuses(request, now):
             request.not_run()  # it is what the broker has closed the channel for
@@ -186,7 +185,7 @@ class Carrier:
         if request.copy is not None:
             self._go_on_alone(request, request.copy.link is link)
             return
-        self._roster.travelling.pop(request.id, None)
+        self._pending.travelling.pop(request.id, None)
         request.link = request.path = None
         if request.waiting_since is not None and request.published_at is not None:
             self._go_on_waiting(request, request.waiting_since, now - request.published_at)
@@ -205,7 +204,7 @@ class Carrier:
             request.waiting_since = None
         else:
             request.waiting_since = since + travelled_s
-            self._roster.grace.add(request, self._grace_end(request.waiting_since))
+            self._pending.grace.add(request, self._grace_end(request.waiting_since))
 
     def pause(self, request: Request, busy: ServiceBusy) -> None:
         """Its service cannot take *request* now: ask again in a while; it is on no path now."""
@@ -213,7 +212,7 @@ class Carrier:
         request.refused_with = printable(busy.reason)
         request.link = request.path = None
         request.waiting_since = None
-        self._roster.pausing[request.id] = request
+        self._pending.pausing[request.id] = request
         self._pause(request, busy.retry_after_s or _BUSY_RETRY_S)
 
     def _pause(self, request: Request, hint_s: float) -> None:
@@ -221,13 +220,13 @@ class Carrier:
         self._loop.call_later(pause_s, lambda: self._ask_again(request, hint_s))
 
     def _ask_again(self, request: Request, hint_s: float) -> None:
-        if request.id not in self._roster.pausing:
+        if request.id not in self._pending.pausing:
             return
         now = time.monotonic()
         if not self._budgets.may_ask_again(request.address.node, now):
             self._pause(request, hint_s)
             return
-        del self._roster.pausing[request.id]
+        del self._pending.pausing[request.id]
         self.route(request, now)
 
     def _go_on_alone(self, request: Request, is_copy_lost: bool) -> None:
@@ -247,21 +246,21 @@ class Carrier:
     def _hold(self, request: Request, now: float) -> None:
         if request.held_since is None:
             request.held_since = now
-        self._roster.pausing[request.id] = request
+        self._pending.pausing[request.id] = request
         self._loop.call_later(_HELD_S, lambda: self._let_go(request))
 
     def _let_go(self, request: Request) -> None:
-        if request.id not in self._roster.pausing or request.held_since is None:
+        if request.id not in self._pending.pausing or request.held_since is None:
             return
         now = time.monotonic()
         if self._budgets.may_resend(request.address.node, now):
-            del self._roster.pausing[request.id]
+            del self._pending.pausing[request.id]
             request.held_since = None
             self.route(request, now)
         elif now - request.held_since < self._away_grace_s:
             self._hold(request, now)
         else:
-            self._roster.finish(request)
+            self._pending.finish(request)
             tried = ", ".join(f"{host} {what}" for host, what in request.attempts)
             why = f"{tried}; not sent again: too many calls were lost with their paths to this node"
             request.fail(CallInterrupted(str(request.address), why))
@@ -273,28 +272,28 @@ class Carrier:
 
         def end(request: Request) -> None:
             self._canceller.cancel(request)
-            self._roster.give_up(request)
+            self._pending.give_up(request)
             self.end(request, out_of_time(request, self._links, now))
 
-        self.each(self._roster.deadlines.expired(now), end)
-        self._roster.deadlines.forget_done(len(self._roster))
+        self.each(self._pending.deadlines.expired(now), end)
+        self._pending.deadlines.forget_done(len(self._pending))
 
     def end_grace(self, now: float) -> None:
         """End what has waited for a path for too long."""
 
         def look(request: Request) -> None:
             since = request.waiting_since
-            if since is not None and self._grace_end(since) <= now and request.id in self._roster.waiting:
+            if since is not None and self._grace_end(since) <= now and request.id in self._pending.waiting:
                 self.end(request, out_of_paths(request, self._links))
                 if request.kind is MESSAGE:
                     self._queue_behind(request)
 
-        self.each(self._roster.grace.expired(now), look)
-        self._roster.grace.forget_done(len(self._roster))
+        self.each(self._pending.grace.expired(now), look)
+        self._pending.grace.forget_done(len(self._pending))
 
     def end(self, request: Request, error: ServiceBusError) -> None:
         """No broker has taken *request*: into the outbox with it, or else *error* is its end."""
-        self._roster.finish(request)
+        self._pending.finish(request)
         if request.is_done:
             return
         if self.outbox is not None and request.kind is MESSAGE and not request.is_from_outbox:
@@ -306,5 +305,5 @@ class Carrier:
         """What waits for the same node was sent later than *first*, and must not overtake it."""
         if self.outbox is None:
             return
-        for request in list(self._roster.messages_for(first.address.node).values()):
+        for request in list(self._pending.messages_for(first.address.node).values()):
             self.end(request, out_of_paths(request, self._links))

@@ -1,4 +1,4 @@
-"""Ticker: looks after what nobody announces: deadlines, silence, grace, queues that have appeared."""
+"""LivenessTimer: looks after what nobody announces: deadlines, silence, grace, queues that have appeared."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-from servicebus.client.carrier import Carrier
-from servicebus.client.connector import Connector
-from servicebus.client.idle import IdleNodes
+from servicebus.client.hosts import Connector
 from servicebus.client.link import Link
-from servicebus.client.roster import Roster
+from servicebus.client.nodes import IdleNodes
+from servicebus.client.pending import PendingRequests
+from servicebus.client.scheduler import RequestScheduler
 from servicebus.client.watch import PathWatch
 from servicebus.transport.loop import EventLoop, Timer
 
@@ -18,7 +18,7 @@ _BUSY_TICK_S = 0.05
 _IDLE_TICK_S = 0.5
 
 
-class Ticker:
+class LivenessTimer:
     """Ticks often while something is unfinished, seldom while a link is up, and else not at all.
 
     Belongs to the engine's thread.
@@ -28,16 +28,16 @@ class Ticker:
         self,
         loop: EventLoop,
         links: Sequence[Link],
-        roster: Roster,
-        carrier: Carrier,
+        pending: PendingRequests,
+        scheduler: RequestScheduler,
         watch: PathWatch,
         connector: Connector,
         idle: IdleNodes,
     ):
         self._loop = loop
         self._links = links
-        self._roster = roster
-        self._carrier = carrier
+        self._pending = pending
+        self._scheduler = scheduler
         self._watch = watch
         self._connector = connector
         self._idle = idle
@@ -49,7 +49,7 @@ class Ticker:
         """Something has begun: see to it that the next tick comes in time."""
         if self._is_stopped or (self._timer is not None and not self._timer_is_idle):
             return
-        is_idle = not (len(self._roster) or self._watch.is_waiting)
+        is_idle = not (len(self._pending) or self._watch.is_waiting)
         if self._timer is not None:
             if is_idle:
                 return
@@ -65,22 +65,22 @@ class Ticker:
         if self._is_stopped:
             return
         now = time.monotonic()
-        outbox = self._carrier.outbox
+        outbox = self._scheduler.outbox
         for look in (
-            self._carrier.end_overdue,
+            self._scheduler.end_overdue,
             self._check_links,
-            self._carrier.probe,
-            self._carrier.end_grace,
+            self._scheduler.probe,
+            self._scheduler.end_grace,
             self._connector.look_after,
             self._idle.look,
             *([outbox.tick] if outbox is not None else []),
         ):
             self._loop.guarded(partial(look, now))
         is_owed = outbox is not None and outbox.is_waiting
-        if len(self._roster) or is_owed or any(link.is_up or link.is_wanted for link in self._links):
+        if len(self._pending) or is_owed or any(link.is_up or link.is_wanted for link in self._links):
             self.set()
 
     def _check_links(self, now: float) -> None:
         for link in self._links:
             if link.is_up:
-                self._loop.guarded(partial(self._watch.check, link, self._roster.is_awaited, now))
+                self._loop.guarded(partial(self._watch.check, link, self._pending.is_awaited, now))

@@ -1,4 +1,4 @@
-"""Keeper: the thread that waits for the disk, so that the I/O thread does not.
+"""OutboxWriter: the thread that waits for the disk, so that the I/O thread does not.
 
 What it is asked for while it waits is done in one transaction afterwards: a hundred messages that are stored at the
 same time wait for the disk once. If the transaction fails, say because the disk is full, those that have another way
@@ -32,7 +32,7 @@ class _Job(NamedTuple):
     or_else: Callable[[OutboxFile], Any] | None
 
 
-class Keeper:
+class OutboxWriter:
     """``ask()`` and ``close()`` are for the engine's thread, and what they are given is called there (by *post*).
 
     Args:

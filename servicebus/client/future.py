@@ -1,4 +1,4 @@
-"""Promise: the Future that a caller gets who does not wait."""
+"""What a caller gets: CallFuture, the Future of one who does not wait, and Receipt, what ``send()`` returns."""
 
 from __future__ import annotations
 
@@ -17,16 +17,36 @@ from servicebus.transport.loggers import get_logger
 
 LOG = get_logger(__name__)
 
+
+class Receipt(int):
+    """The event id, which also says where the message is now."""
+
+    confirmed_by: str | None = None
+    """The broker that has it in a durable queue; None if it is in the outbox."""
+    in_outbox: bool = False
+    """No broker took it; it is on disk, and delivered when one does."""
+
+    def __new__(cls, event_id: int, confirmed_by: str | None = None, in_outbox: bool = False) -> Receipt:
+        receipt = super().__new__(cls, event_id)
+        receipt.confirmed_by = confirmed_by
+        if in_outbox:
+            receipt.in_outbox = True
+        return receipt
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return int(self), self.confirmed_by, self.in_outbox
+
+
 LOOK_S = 1.0
 """How often a thread that waits makes sure that something will still end its waiting."""
 _OVER = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
 
 _claim = threading.RLock()
-"""Who has it decides whether a Promise is kept before anybody looks. Held for a few steps; one for all, so that a fork
-can renew it; reentrant, since a signal handler may interrupt its holder."""
+"""Its holder decides whether a CallFuture is kept before anybody looks. Held for a few steps; one for all, so that a
+fork can renew it; reentrant, since a signal handler may interrupt its holder."""
 
 
-class Promise(Future[Any]):
+class CallFuture(Future[Any]):
     """The caller's end of a request. Who cancels it has given up, which the engine is told.
 
     Once it has ended it knows the request by its id only: two objects that know each other have to be collected as

@@ -1,4 +1,4 @@
-"""Promise: a Future in every way, though it makes what a Future is made of only when somebody asks for it."""
+"""CallFuture: a Future in every way, though it makes what a Future is made of only when somebody asks for it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from servicebus.client.promise import Promise
+from servicebus.client.future import CallFuture
 from servicebus.client.request import Request
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
@@ -23,7 +23,7 @@ ROUNDS = 2000
 
 
 def test_a_cancelled_promise_tells_of_it_once() -> None:
-    promise, told = Promise(), []
+    promise, told = CallFuture(), []
     promise.wire_id, promise.on_cancel = "x-1", told.append
     assert promise.cancel() and promise.cancel()
     assert told == ["x-1"]
@@ -31,7 +31,7 @@ def test_a_cancelled_promise_tells_of_it_once() -> None:
 
 
 def test_a_promise_that_was_kept_cannot_be_cancelled() -> None:
-    promise, told = Promise(), []
+    promise, told = CallFuture(), []
     promise.on_cancel = told.append
     promise.set_result(3)
     assert not promise.cancel()
@@ -98,24 +98,24 @@ def looks(future: Future[Any]) -> list[Any]:
     ids=["pending", "result", "none", "error", "cancelled", "running"],
 )
 def test_it_is_seen_as_a_future_is(ending: Callable[[Future[Any]], Any], is_looked_at: bool) -> None:
-    futures: list[Future[Any]] = [Promise(), Future()]
+    futures: list[Future[Any]] = [CallFuture(), Future()]
     calls: list[Any] = []
     for future in futures:
         if is_looked_at:
             future.add_done_callback(lambda done: calls.append(type(done)))
         ending(future)
     assert looks(futures[0]) == looks(futures[1])
-    assert calls in ([], [Promise, Future])
+    assert calls in ([], [CallFuture, Future])
 
 
 def test_it_is_kept_once() -> None:
-    for promise in (Promise(), Promise()):
+    for promise in (CallFuture(), CallFuture()):
         promise.set_result(1)
         for again in (lambda it=promise: it.set_result(2), lambda it=promise: it.set_exception(KeyError())):
             with pytest.raises(InvalidStateError):
                 again()
         assert promise.result() == 1
-    promise = Promise()
+    promise = CallFuture()
     promise.cancel()
     with pytest.raises(InvalidStateError):
         promise.set_result(2)
@@ -124,7 +124,7 @@ def test_it_is_kept_once() -> None:
 
 
 def test_who_waits_may_be_of_use_meanwhile() -> None:
-    promise = Promise()
+    promise = CallFuture()
     asked: list[Callable[[], bool]] = []
 
     def on_wait(is_over: Callable[[], bool]) -> None:
@@ -138,10 +138,10 @@ def test_who_waits_may_be_of_use_meanwhile() -> None:
     assert len(asked) == 1
 
 
-def raced(look: Callable[[Promise], Any]) -> list[Any]:
+def raced(look: Callable[[CallFuture], Any]) -> list[Any]:
     """What *look* gave in another thread, each time while the promise was being kept."""
     seen: list[Any] = []
-    promises = [Promise() for _ in range(ROUNDS)]
+    promises = [CallFuture() for _ in range(ROUNDS)]
     start = threading.Barrier(2, timeout=SOON_S)
 
     def others() -> None:
@@ -173,7 +173,7 @@ def test_whoever_waits_for_several_at_that_moment_is_woken() -> None:
 def test_a_callback_that_is_left_at_that_moment_is_called_once() -> None:
     calls: list[int] = []
 
-    def look(promise: Promise) -> int:
+    def look(promise: CallFuture) -> int:
         promise.add_done_callback(lambda done: calls.append(done.result()))
         return 0
 
@@ -184,7 +184,7 @@ def test_a_callback_that_is_left_at_that_moment_is_called_once() -> None:
 def test_it_is_either_cancelled_or_kept() -> None:
     told: list[str] = []
 
-    def look(promise: Promise) -> tuple[bool, Promise]:
+    def look(promise: CallFuture) -> tuple[bool, CallFuture]:
         promise.on_cancel = told.append
         return promise.cancel(), promise
 
@@ -195,7 +195,7 @@ def test_it_is_either_cancelled_or_kept() -> None:
 
 def test_asyncio_takes_it() -> None:
     async def ask() -> Any:
-        promise = Promise()
+        promise = CallFuture()
         threading.Timer(0.0, partial(promise.set_result, 7)).start()
         return await asyncio.wait_for(asyncio.wrap_future(promise), SOON_S)
 
@@ -205,7 +205,7 @@ def test_asyncio_takes_it() -> None:
 # Python 3.12 warns of every fork while threads run; here one has to.
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_a_fork_while_another_thread_keeps_one_harms_no_child() -> None:
-    from servicebus.client import promise as module
+    from servicebus.client import future as module
 
     is_held, may_go = threading.Event(), threading.Event()
 
@@ -219,7 +219,7 @@ def test_a_fork_while_another_thread_keeps_one_harms_no_child() -> None:
     is_held.wait(SOON_S)
     child = os.fork()
     if child == 0:
-        promise = Promise()
+        promise = CallFuture()
         promise.set_result(1)
         os._exit(0 if promise.result() == 1 else 1)
     may_go.set()

@@ -1,0 +1,163 @@
+"""SenderSession: what belongs to one process's use of a Sender, between its first call and ``close()``.
+
+Beside it what its public methods need: the options of a message, checked, and asking whether a node is there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Any
+
+from servicebus._durations import to_seconds
+from servicebus.client.engine import Engine
+from servicebus.client.request import MessageOptions
+from servicebus.configuration import Configuration
+from servicebus.errors import EnvelopeError, OutboxUnavailable
+from servicebus.transport import forks
+from servicebus.transport.amqp import AmqpConnection
+from servicebus.transport.interface import Connect
+from servicebus.transport.iothread import client_loop
+from servicebus.transport.loggers import get_logger, log_once
+from servicebus.wire.signing import Keyring
+
+LOG = get_logger(__name__)
+
+
+def message_options(delay_s: float, expires_s: float | None, max_age_s: float, now: float) -> MessageOptions:
+    """When a message that is sent now is due, and when it expires; *now* is Unix time.
+
+    Raises:
+        DurationError: *delay_s* or *expires_s* is no time.
+        EnvelopeError: no node would accept the message then.
+    """
+    delay_s = to_seconds("delay", delay_s)
+    if delay_s == 0 and expires_s is None:
+        return MessageOptions(expires_ms=int((now + max_age_s) * 1000))
+    if delay_s >= max_age_s:
+        limit = f"a message is accepted for {max_age_s:g} s after it was sent (token_max_age)"
+        raise EnvelopeError("stale", f"a delay of {delay_s:g} s is too long: {limit}")
+    if expires_s is not None:
+        expires_s = to_seconds("expires", expires_s, zero=False)
+    lives_s = max_age_s if expires_s is None else min(expires_s, max_age_s)
+    now_ms = int(now * 1000)
+    return MessageOptions(
+        due_ms=now_ms + math.ceil(delay_s * 1000) if delay_s else None, expires_ms=now_ms + int(lives_s * 1000)
+    )
+
+
+_PER_ANSWER = 6
+_MARGIN_S = 0.25
+"""A ping that nothing answers ends by itself at its deadline, with an error that says what was tried."""
+
+
+def ask_each(asks: list[Callable[[float], Future[Any]]], timeout_s: float) -> list[BaseException | None]:
+    """What became of each of *asks*: None if it led to an answer within *timeout_s*, else why not.
+
+    Each is asked several times: of several agents with one name a frozen one may get the first ping.
+
+    Args:
+        asks: send a ping that is waited for as long as they are told, in seconds.
+    """
+    deadline = time.monotonic() + timeout_s
+    asked: dict[Future[Any], int] = {}
+    found: dict[int, BaseException | None] = {}
+
+    def hear(pause_s: float) -> None:
+        """Wait for what ends first; an answer counts more than an error."""
+        for future in wait(asked, pause_s, FIRST_COMPLETED).done:
+            number, error = asked.pop(future), future.exception()
+            if found.get(number, _SILENCE) is not None:
+                found[number] = error
+
+    def is_open() -> bool:
+        return any(found.get(number, _SILENCE) is not None for number in range(len(asks)))
+
+    while (left_s := deadline - time.monotonic()) > 0 and is_open():
+        for number, ask in enumerate(asks):
+            if found.get(number, _SILENCE) is not None:
+                asked[ask(left_s)] = number
+        # What failed at once is asked again with the others, not sooner.
+        until = min(time.monotonic() + timeout_s / _PER_ANSWER, deadline)
+        while asked and is_open() and (pause_s := until - time.monotonic()) > 0:
+            hear(pause_s)
+        if not asked:
+            break
+    until = time.monotonic() + _MARGIN_S
+    while asked and len(found) < len(asks) and (pause_s := until - time.monotonic()) > 0:
+        hear(pause_s)
+    for future in asked:
+        future.cancel()
+    return [found.get(number, _SILENCE) for number in range(len(asks))]
+
+
+_SILENCE = TimeoutError("no answer")
+
+
+_CLOSE_S = 2.0
+_STORE_S = 10.0
+
+
+class SenderSession:
+    """For any thread of the process that made it; another one leaves it alone."""
+
+    def __init__(
+        self,
+        config: Configuration,
+        keyring: Keyring,
+        outbox_path: str | os.PathLike[str] | None,
+        connect: Connect = AmqpConnection,
+    ):
+        log_once(LOG, config.warnings + config.secret_warnings)
+        self.mark = forks.mark()
+        """Of the process in which it began."""
+        self.incarnation = os.urandom(8).hex()
+        self.count = itertools.count(1)
+        self.engine = Engine(client_loop(), config, keyring, connect)
+        self.give_up = self.engine.give_up
+        self.await_end = self.engine.await_end
+        self._config = config
+        self._outbox_path = outbox_path
+        self._lacks_outbox = outbox_path is not None
+        self._opening = threading.RLock()
+        try:
+            self.need_outbox()
+        except OutboxUnavailable as error:  # what does not need it goes on; send() asks again, and raises it
+            LOG.error("%s", error)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it began in this process."""
+        return bool(self.mark[0])
+
+    def need_outbox(self) -> None:
+        """See to it that the outbox is open, if there is to be one. Raises OutboxUnavailable."""
+        if not self._lacks_outbox:
+            return
+        with self._opening:
+            if self._lacks_outbox and self._outbox_path is not None:
+                from servicebus.client.outbox_file import OutboxFile
+
+                limits = self._config.outbox_max_messages, self._config.outbox_max_bytes
+                self.engine.use_outbox(OutboxFile(self._outbox_path, *limits))
+                self._lacks_outbox = False
+
+    def status(self) -> dict[str, Any]:
+        status = self.engine.status()
+        if self._lacks_outbox:
+            status["outbox"] = {"path": os.fspath(self._outbox_path or ""), "problem": "it cannot be used, see the log"}
+        return status
+
+    def close(self) -> None:
+        """Ends everything; waits for that, but not for long. For the disk a little longer."""
+        closed = threading.Event()
+        self.engine.close(closed.set)
+        if not self.engine.can_wait_here() or sys.is_finalizing():  # nothing would end the waiting
+            return
+        closed.wait(_CLOSE_S if self._outbox_path is None else _STORE_S)
