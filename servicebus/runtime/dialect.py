@@ -122,7 +122,7 @@ class Version2:
         except EnvelopeError as error:
             incoming = self._incoming(envelope, stamps, reply_to, now_ms)
             raise self._refused(error, envelope, reply_to, incoming) from None
-        return self._incoming(envelope, stamps, reply_to, self._clock.now_ms(now_ms))
+        return self._incoming(envelope, stamps, reply_to, now_ms)
 
     def write_unread(self, delivery: Delivery, fault: Fault) -> tuple[bytes | None, str]:
         envelope = decode_envelope(delivery.body, self._config.max_envelope_bytes)
@@ -165,7 +165,7 @@ class Version2:
             good_s = None
             expires_at = sent_ms / 1000 + self._config.token_max_age + self._config.clock_skew
         else:
-            good_s = remaining_s(envelope.sent_ms, envelope.ttl_ms, now_ms)
+            good_s = remaining_s(envelope.sent_ms, envelope.ttl_ms, self._clock.now_ms(now_ms))
             expires_at = (envelope.sent_ms + envelope.ttl_ms) / 1000 + self._config.clock_skew
         # By position: names cost a tenth of a microsecond each.
         return Incoming(
