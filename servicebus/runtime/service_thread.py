@@ -152,13 +152,13 @@ class ServiceThread:
             if (job := held[0]) is None:
                 runner.is_over = True
                 return
-            runner.has_begun = True
+            runner.begun = job
             runner.outcome = outcome = self._execution.run(job)
             if not mark[0]:  # the child that it forked came back
                 self._execution.home.end_child(self._execution.name)
             self._unfinished.discard(job)
             hand_over(outcome, has_job)
-            runner.let_go()
+            held.clear()
 
     def _serve_locked(self, runner: _Runner) -> None:
         assert self._lock_queue is not None
@@ -169,23 +169,25 @@ class ServiceThread:
             if (task := held[0]) is None:
                 runner.is_over = True
                 return
-            runner.has_begun = True
+            runner.begun = task
             runner.outcome = self._execution.run_task(task)
             self._execution.home.end_child(self._execution.name)
             self._settle(runner)
 
     def _settle(self, runner: _Runner) -> None:
         """The request that *runner* holds ends with its outcome, or as interrupted; one that has not begun stays."""
-        if not (runner.held and runner.has_begun):
+        if not runner.held or runner.begun is not runner.held[0]:
             return
         held = runner.held[0]
         job = held.job if isinstance(held, Task) else held
-        outcome = runner.outcome or self._execution.interrupted(job)
+        outcome = runner.outcome
+        if outcome is None or outcome.job is not job:
+            outcome = self._execution.interrupted(job)
         if self._lock_queue is not None:
             self._lock_queue.done(held)
         self._unfinished.discard(job)
         (self._recover if self._lock_queue is None else self._post)(outcome)
-        runner.let_go()
+        runner.held.clear()
 
     def _optional(self, name: str) -> None:
         method = getattr(self.service.instance, name, None)
@@ -209,19 +211,16 @@ class _Runner:
         self.thread = threading.Thread(target=run, args=(self,), name=name, daemon=True)
         self.held: list[Any] = []
         """The job or task that was taken and has not been handed over; None: it is to end."""
-        self.has_begun = False
+        self.begun: Any = None
+        """What it has begun last; of what it holds nothing else has."""
         self.outcome: Outcome | None = None
+        """The last one; of a job that it names."""
         self.is_over = False
         """It was told to end."""
 
     @property
     def is_dead(self) -> bool:
         return self.thread.ident is not None and not self.thread.is_alive() and not self.is_over
-
-    def let_go(self) -> None:
-        self.held.clear()
-        self.has_begun = False
-        self.outcome = None
 
 
 _BACKGROUND_THREADS = 16

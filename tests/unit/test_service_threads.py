@@ -111,6 +111,24 @@ def test_one_that_comes_between_a_request_and_its_handing_over_costs_that_one_al
     bench.close()
 
 
+@KINDS
+def test_what_has_not_begun_does_not_end_with_what_came_before_it(kind: Kind) -> None:
+    """An exception may come between any two steps, as one request is let go of and the next one taken."""
+    bench = Bench(lambda request: request.params["account"], kind)
+    (runner,) = bench.thread._runners
+    former, later = job(kind, {"account": 1}), job(kind, {"account": 2})
+    ended = bench.outcome(former)
+    bench.close()
+    runner.held[:] = [later]
+    bench.thread._settle(runner)
+    assert (runner.held, bench.outcomes) == ([later], [ended])
+    runner.begun = later
+    bench.thread._settle(runner)
+    assert runner.held == []
+    assert [outcome.job for outcome in bench.outcomes] == [former, later]
+    assert fault_of(bench.outcomes[-1]).type == INTERRUPTED
+
+
 # -- a thread that dies ------------------------------------------------------------------------------------------------
 
 
