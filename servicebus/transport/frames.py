@@ -39,9 +39,10 @@ DELIVERY_TAG = struct.Struct(">Q")
 # Property flags in the order in which the properties stand in a header frame (AMQP 0-9-1, basic class).
 CONTENT_TYPE, CONTENT_ENCODING, HEADERS, DELIVERY_MODE, PRIORITY = 0x8000, 0x4000, 0x2000, 0x1000, 0x0800
 CORRELATION_ID, REPLY_TO, EXPIRATION, MESSAGE_ID = 0x0400, 0x0200, 0x0100, 0x0080
-_BEFORE_CORRELATION_ID = CONTENT_TYPE | CONTENT_ENCODING | HEADERS | DELIVERY_MODE | PRIORITY
 _UNKNOWN = 0x0003
 """Bit 0 announces more flags, of which the basic class has none; bit 1 is nothing's."""
+_SELDOM = CONTENT_TYPE | CONTENT_ENCODING | HEADERS | PRIORITY | _UNKNOWN
+"""We write headers for copies and delayed messages only, and none of the others."""
 _PERSISTENT = b"\x02"
 
 
@@ -149,17 +150,10 @@ def read_properties(data: bytes, at: int, end: int, flags: int) -> Properties:
     """
     headers = correlation_id = reply_to = message_id = None
     try:
-        if flags & _BEFORE_CORRELATION_ID:
-            if flags & CONTENT_TYPE:
-                at += 1 + data[at]
-            if flags & CONTENT_ENCODING:
-                at += 1 + data[at]
-            if flags & HEADERS:
-                headers, at = read_table(data, at, end)
-            if flags & DELIVERY_MODE:
-                at += 1
-            if flags & PRIORITY:
-                at += 1
+        if flags & _SELDOM:
+            headers, at = _read_seldom(data, at, end, flags)
+        elif flags & DELIVERY_MODE:
+            at += 1
         if flags & CORRELATION_ID:
             stop = at + 1 + data[at]
             correlation_id, at = data[at + 1 : stop].decode(), stop
@@ -177,9 +171,21 @@ def read_properties(data: bytes, at: int, end: int, flags: int) -> Properties:
         raise Unreadable("a property is not UTF-8") from None
     if at > end:
         raise Unreadable("the properties are longer than the frame that they stand in")
+    return correlation_id, reply_to, message_id, headers
+
+
+def _read_seldom(data: bytes, at: int, end: int, flags: int) -> tuple[Mapping[str, Any] | None, int]:
+    """The headers, and where the correlation id begins, of properties that most messages do not have."""
     if flags & _UNKNOWN:
         raise Unreadable(f"unknown property flags 0x{flags:04x}")
-    return correlation_id, reply_to, message_id, headers
+    headers = None
+    if flags & CONTENT_TYPE:
+        at += 1 + data[at]
+    if flags & CONTENT_ENCODING:
+        at += 1 + data[at]
+    if flags & HEADERS:
+        headers, at = read_table(data, at, end)
+    return headers, at + bool(flags & DELIVERY_MODE) + bool(flags & PRIORITY)
 
 
 def read_ack(data: bytes, start: int) -> tuple[int, bool]:
