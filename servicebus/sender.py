@@ -21,7 +21,7 @@ from servicebus.errors import EnvelopeError
 from servicebus.transport import forks
 from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.interface import Connect
-from servicebus.wire.address import Address, check_node_name
+from servicebus.wire.address import Address, check_node_name, plain
 from servicebus.wire.envelope import CALL, CONTROL, MESSAGE, Kind, make_id
 from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import encode_json
@@ -294,6 +294,7 @@ class Sender:
     def _pong_errors(self, node: str, timeout_s: float, pins: Sequence[Link | None]) -> list[BaseException | None]:
         """Per pin, None if an agent answers over it, else why not; the pin None stands for the path of a call."""
         timeout_s = to_seconds("timeout", timeout_s)
+        node = plain(node)
         check_node_name(node)
         address = Address(node, *_PING)
 

@@ -14,6 +14,7 @@ from servicebus.configuration import Configuration, ServiceEntry
 from servicebus.errors import ConfigurationError
 from servicebus.runtime.registration import register
 from servicebus.wire.envelope import Kind
+from servicebus.wire.printable import describe
 
 _KINDS = {"rpc": (Kind.CALL, "on_call"), "message": (Kind.MESSAGE, "on_message")}
 
@@ -56,7 +57,7 @@ def _make(entry: ServiceEntry) -> Any:
     try:
         found: Any = importlib.import_module(module)
     except Exception as error:  # whatever the module's own code raises
-        raise _Unusable(f"cannot be imported: {type(error).__name__}: {error}") from error
+        raise _Unusable(f"cannot be imported: {describe(error)}") from error
     try:
         make = reduce(getattr, name.split("."), found)
     except AttributeError as error:
@@ -64,7 +65,7 @@ def _make(entry: ServiceEntry) -> Any:
     try:
         service = make()
     except Exception as error:
-        raise _Unusable(f"cannot be made without arguments: {type(error).__name__}: {error}") from error
+        raise _Unusable(f"cannot be made without arguments: {describe(error)}") from error
     kind, handler = _KINDS[entry.kind]
     if not callable(getattr(service, handler, None)):
         raise _Unusable(f"has no {handler}(), which a service of kind {entry.kind} needs")

@@ -190,15 +190,15 @@ class ServiceThread:
         runner.held.clear()
 
     def _optional(self, name: str) -> None:
-        method = getattr(self.service.instance, name, None)
-        if callable(method):
-            what = f"{name}() of service {self.service.key}"
-            try:
+        what = f"{name}() of service {self.service.key}"
+        try:
+            method = getattr(self.service.instance, name, None)
+            if callable(method):
                 method()
-            except BaseException as error:  # the user's: reported, and the service serves or fails request by request
-                self._execution.home.end_child(what, error)
-                LOG.exception("%s failed", what)
-            self._execution.home.end_child(what)
+        except BaseException as error:  # the user's: reported, and the service serves or fails request by request
+            self._execution.home.end_child(what, error)
+            LOG.exception("%s failed", what)
+        self._execution.home.end_child(what)
 
     def _make_lock_queue(self, locks: NodeLocks) -> KeyedLockQueue:
         return KeyedLockQueue(partial(self._execution.look_into, find_lock=lock_finder(self.service)), locks)

@@ -13,6 +13,7 @@ from servicebus.transport.interrupts import came_from_a_signal
 
 __all__ = ["get_logger", "log_once"]
 
+_FORMATTER = logging.Formatter()
 _reported: set[str] = set()
 _logged: set[str] = set()
 
@@ -40,11 +41,14 @@ class _Guarded(logging.Logger):
 
     def makeRecord(self, name: str, level: int, fn: str, *rest: Any, **more: Any) -> logging.LogRecord:  # noqa: N802
         try:
-            return super().makeRecord(name, level, fn, *rest, **more)
+            record = super().makeRecord(name, level, fn, *rest, **more)
         except BaseException as error:
             _swallow(error)
             lno, msg, args, exc_info = rest[:4]
-            return logging.LogRecord(name, level, fn, lno, msg, args, exc_info)
+            record = logging.LogRecord(name, level, fn, lno, msg, args, exc_info)
+        if record.exc_info and not record.exc_text:
+            record.exc_text = _traceback_of(record.exc_info)
+        return record
 
     def handle(self, record: logging.LogRecord) -> None:
         _guard(super().handle, record)
@@ -60,6 +64,19 @@ class _Guarded(logging.Logger):
             logger = logger.parent if logger.propagate else None
 
 
+def _traceback_of(exc_info: Any) -> str:
+    """Made here, and not while a handler's lock is held: what an error says of itself may take long, or for ever."""
+    try:
+        return _FORMATTER.formatException(exc_info)
+    except BaseException as error:
+        _swallow(error)
+        return f"({_name(exc_info[1])}, of which no traceback can be made)"
+
+
+def _name(error: BaseException) -> Any:
+    return type.__dict__["__name__"].__get__(type(error))
+
+
 def _guard(handle: Callable[[logging.LogRecord], Any], record: logging.LogRecord) -> None:
     try:
         handle(record)
@@ -72,7 +89,7 @@ def _swallow(error: BaseException) -> None:
     is_main = threading.current_thread() is threading.main_thread()
     if is_main and (isinstance(error, KeyboardInterrupt) or came_from_a_signal(error)):
         raise error
-    kind = type.__dict__["__name__"].__get__(type(error))
+    kind = _name(error)
     if kind not in _reported:
         _reported.add(kind)
         with suppress(OSError):

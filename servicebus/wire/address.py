@@ -21,6 +21,7 @@ __all__ = [
     "drained_mark",
     "messages_queue",
     "name_problem",
+    "plain",
     "rpc_queue",
 ]
 
@@ -56,7 +57,7 @@ class Address:
             AddressError: *text* has not exactly two dots, or a part is empty, too long, or holds a character that no
                 name may hold.
         """
-        return _parsed(text)
+        return _parsed(text if type(text) is str else plain(text))
 
     def __str__(self) -> str:
         return f"{self.node}.{self.category}.{self.name}"
@@ -68,6 +69,11 @@ def _parsed(text: str) -> Address:
     if len(parts) != 3:
         raise AddressError(text, f"it has {len(parts) - 1} dots, not two")
     return Address(*parts)
+
+
+def plain(text: str) -> str:
+    """*text* as a str and nothing more: methods of a caller's class must not run in our threads."""
+    return str.__str__(text)
 
 
 def name_problem(part: str) -> str:

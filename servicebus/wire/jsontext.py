@@ -10,6 +10,7 @@ from itertools import accumulate
 from typing import Any, NoReturn
 
 from servicebus.errors import EnvelopeError
+from servicebus.wire.printable import describe
 
 __all__ = ["MAX_JSON_DEPTH", "decode_json", "encode_json"]
 
@@ -41,7 +42,7 @@ def encode_json(value: Any) -> bytes:
     except RecursionError:
         raise EnvelopeError("too-deep", f"nested deeper than {MAX_JSON_DEPTH}, or the value holds itself") from None
     except (TypeError, ValueError) as error:
-        raise EnvelopeError("unencodable", _culprit(value) or str(error)) from None
+        raise EnvelopeError("unencodable", _culprit(value) or describe(error)) from None
     # ">" can only stand inside a string, where JSON lets us write it as an escape. One byte is found sixty times faster
     # than three, and most texts hold their first bracket at their end.
     bracket = text.find("]")
@@ -87,7 +88,7 @@ def decode_json(raw: bytes) -> Any:
 
 
 def _no_word_for(value: object) -> NoReturn:
-    raise TypeError(f"JSON has no word for {type(value).__module__}.{type(value).__qualname__}")
+    raise TypeError(f"JSON has no word for {_type_name(value)}")
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -146,27 +147,40 @@ def _without_data(error: ValueError) -> str:
 
 
 def _culprit(value: Any) -> str:
-    """Find what JSON has no word for, and where: ``a set at params["a"][3]``. Only called when encoding failed."""
+    """Find what JSON has no word for, and where: ``a set at params["a"][3]``. Only called when encoding failed.
+
+    Asks the built-in types alone: the methods of a program's own may raise, end the thread or block.
+    """
     stack = [("value", value, 0)]
     # Bounded: a small value that holds its parts many times over can have more places than there are atoms.
     for _ in range(_MAX_PLACES):
         if not stack:
             break
         where, item, depth = stack.pop()
-        if isinstance(item, dict) and depth <= MAX_JSON_DEPTH:
-            for key in item:
-                if not isinstance(key, (str, int, float, type(None))):
+        kind = type(item)
+        if issubclass(kind, dict) and depth <= MAX_JSON_DEPTH:
+            for key in dict.keys(item):
+                if not issubclass(type(key), (str, int, float, type(None))):
                     return f"JSON has no word for {_type_name(key)} as a key of {where}"
-            stack += [(f"{where}[{key!r}]", child, depth + 1) for key, child in item.items()]
-        elif isinstance(item, (list, tuple)) and depth <= MAX_JSON_DEPTH:
-            stack += [(f"{where}[{index}]", child, depth + 1) for index, child in enumerate(item)]
-        elif isinstance(item, float) and not math.isfinite(item):
-            return f"JSON has no word for {item} at {where}"
-        elif not isinstance(item, (str, int, float, dict, list, tuple, type(None))):
+            stack += [(f"{where}[{_key_text(key)}]", child, depth + 1) for key, child in dict.items(item)]
+        elif issubclass(kind, (list, tuple)) and depth <= MAX_JSON_DEPTH:
+            parts = (list if issubclass(kind, list) else tuple).__iter__(item)
+            stack += [(f"{where}[{index}]", child, depth + 1) for index, child in enumerate(parts)]
+        elif issubclass(kind, float) and not math.isfinite(item):
+            return f"JSON has no word for {float.__repr__(item)} at {where}"
+        elif not issubclass(kind, (str, int, float, dict, list, tuple, type(None))):
             return f"JSON has no word for {_type_name(item)} at {where}"
     return ""
 
 
+def _key_text(key: Any) -> str:
+    known: Any = next((each for each in (bool, str, int, float) if issubclass(type(key), each)), type(None))
+    try:
+        return str(known.__repr__(key))
+    except ValueError:  # an int of more than 4300 digits
+        return "..."
+
+
 def _type_name(item: object) -> str:
-    kind = type(item)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    module, name = (type.__dict__[each].__get__(type(item)) for each in ("__module__", "__qualname__"))
+    return name if type(module) is not str or module == "builtins" else f"{module}.{name}"
