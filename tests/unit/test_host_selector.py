@@ -8,8 +8,8 @@ import pytest
 from test_answers import FakeLink
 from virtual_bus import NODE
 
-from servicebus.client.request import Request
 from servicebus.client.hosts import HostSelector
+from servicebus.client.request import Request
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
 
