@@ -50,7 +50,7 @@ def test_an_agent_serves_whatever_it_inherits(
     agent.wait_consuming()
     assert sender.call("NODE-01.test.runs", timeout=20)[1][0] == 5
     assert agent.stop() == 0
-    agent.wait_gone(5)
+    agent.wait_gone()
 
 
 @pytest.mark.brokers(count=1)
@@ -84,7 +84,7 @@ def test_the_same_signal_twice_within_moments_drains_and_another_one_kills(
             os.killpg(agent.pid, signum) if signum == signal.SIGTERM else agent.send(signum)
             wait_until(lambda agent=agent: agent.status().get("stopping") or agent.process.poll() is not None)
         assert agent.wait() == code, agent.log()
-        agent.wait_gone(5)
+        agent.wait_gone()
         assert (slow.done() and slow.exception() is None) is (code == 0)
 
 

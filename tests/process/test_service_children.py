@@ -39,7 +39,7 @@ def agent(brokers: list[Broker], start_agent: StartAgent) -> Iterator[Agent]:
     agent = start_agent(brokers[:1], services=SERVICES).wait_consuming()
     yield agent
     assert agent.stop() == 0, agent.log()
-    agent.wait_gone(5)
+    agent.wait_gone()
 
 
 def children_of_worker(agent: Agent) -> list[psutil.Process]:
@@ -118,7 +118,7 @@ def test_multiprocessing_works_in_services_and_ends_with_the_worker(
         assert agent.wait() == 0
     else:
         assert agent.stop() == 0
-    agent.wait_gone(5)
+    agent.wait_gone()
 
 
 @pytest.mark.brokers(count=1)
@@ -129,7 +129,7 @@ def test_a_hook_that_forks_makes_no_second_worker(brokers: list[Broker], start_a
     assert agent.stop() == 0
     assert agent.noted("codes") == ["after-fork 0", "on-exit 0"]
     assert set(agent.noted("hooks")) == {f"setup {worker}", f"teardown {worker}"}
-    agent.wait_gone(5)
+    agent.wait_gone()
 
 
 @pytest.mark.brokers(count=1)
