@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,6 +25,10 @@ MakeSender = Callable[[Configuration], Sender]
 CLOSE_ALL = '[catch rabbit_networking:close_connection(P, "told to") || P <- rabbit_networking:connections()], ok.'
 
 
+def has_consumers(probe: Probe, queue: str, count: int) -> bool:
+    return probe.consumers(queue) == count
+
+
 def serves_again(agent: Agent, sender: Sender, within_s: float) -> float:
     """Seconds until a call and a message have both been done."""
     watch = Stopwatch()
@@ -31,7 +36,7 @@ def serves_again(agent: Agent, sender: Sender, within_s: float) -> float:
 
     def call_succeeds() -> bool:
         try:
-            return sender.call("NODE-01.math.add", [1, 2], timeout=1)[1] == 3
+            return bool(sender.call("NODE-01.math.add", [1, 2], timeout=1)[1] == 3)
         except ServiceBusError:
             return False
 
@@ -102,7 +107,7 @@ class TestWhatStopsAWorker:
         for queue in ("NODE-01.control", "NODE-01.messages", "NODE-01.messages.delay.5"):
             assert "forgotten" in brokers[0].evaluate(forget_consumer(queue))
             assert probe.consumers(queue) == 1
-            wait_until(lambda queue=queue: probe.consumers(queue) == 2, 20, agent.log)
+            wait_until(partial(has_consumers, probe, queue, 2), 20, agent.log)
         assert all(worker["state"] == "consuming" for worker in agent.workers())
 
     def test_a_removed_binding_is_made_again(self, trio: tuple[Agent, Sender, Probe]) -> None:

@@ -148,7 +148,7 @@ def test_bad_input_is_refused_with_its_reason_and_counted(bus: Bus, kind: Kind, 
     assert not bus.probe.depth(QUEUES[kind])
 
 
-class RawProperties(pika.BasicProperties):
+class RawProperties(pika.BasicProperties):  # type: ignore[misc]  # pika has no types
     """Properties whose bytes are written by hand, as no decent client would."""
 
     def __init__(self, flags: int, raw: bytes):

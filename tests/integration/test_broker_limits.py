@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,13 +138,19 @@ def test_what_a_broker_lacks_is_named_once_with_what_to_change(
     def lines(lack: str) -> list[str]:
         return [line for line in agent.log_lines(f":{broker.port}/{lack}: ") if " INFO " not in line]
 
+    def about(lack: str) -> str:
+        return f"{lack}: {agent.log()}"
+
+    def has_tried_again(index: int) -> bool:
+        return attempts(agent, index) >= 3
+
     for index, (lack, (_, _, _, advice, _)) in enumerate(LACKS.items()):
         if advice:
-            wait_until(lambda lack=lack: lines(lack), 30, lambda lack=lack: f"{lack}: {agent.log()}")
+            wait_until(partial(lines, lack), 30, partial(about, lack))
         else:
             agent.wait_consuming([index])
         if lack in ("connections", "channels", "configure", "write", "read"):
-            wait_until(lambda index=index: attempts(agent, index) >= 3, 60, agent.log)
+            wait_until(partial(has_tried_again, index), 60, agent.log)
     for lack, (_, _, _, advice, _) in LACKS.items():
         told = lines(lack)
         causes = 2 if lack == "queues" else bool(advice)  # which queue is one too many may change once

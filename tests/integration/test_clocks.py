@@ -8,7 +8,6 @@ from collections.abc import Callable
 import pytest
 from agents import Agent
 
-from servicebus.client import seal
 from servicebus.configuration import Configuration
 from servicebus.sender import Sender
 from servicebus.testing import Broker
@@ -27,7 +26,7 @@ def test_a_sender_whose_clock_is_wrong_within_the_skew_is_served_within_its_limi
     agent = start_agent(brokers).wait_consuming()
     sender = make_sender(agent.configuration())
     real = time.time
-    monkeypatch.setattr(seal.time, "time", lambda: real() + ahead_s)
+    monkeypatch.setattr(time, "time", lambda: real() + ahead_s)
     futures = [sender.call_async("NODE-01.test.echo", number, timeout=5) for number in range(20)]
     assert [future.result(10)[1] for future in futures] == list(range(20))
     assert sender.call("NODE-01.test.echo", "known by now", timeout=5)[1] == "known by now"

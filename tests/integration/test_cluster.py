@@ -42,7 +42,7 @@ def put(broker: Broker, queue: str, body: bytes) -> None:
 
 def take(broker: Broker, queue: str) -> bytes | None:
     with pika.BlockingConnection(pika.URLParameters(broker.url)) as connection:
-        _, _, body = connection.channel().basic_get(queue, auto_ack=True)
+        body: bytes | None = connection.channel().basic_get(queue, auto_ack=True)[2]
         return body
 
 
@@ -145,16 +145,12 @@ def test_a_queue_for_calls_that_went_down_with_its_member_is_replaced_by_one_for
         assert not probe.consumers("NODE-01.rpc")
         traffic.wait_flowing()
     assert traffic.errors == []
-    recorded = wait_until(
-        lambda: (
-            (found := Counter(label for agent in agents for label in agent.noted("recorded")))
-            and set(found) >= set(traffic.confirmed)
-            and found
-        ),
-        20,
-        lambda: f"all confirmed ones\n{agents[2].log()}",
-    )
-    assert max(recorded.values()) == 1
+
+    def recorded() -> Counter[str]:
+        return Counter(label for agent in agents for label in agent.noted("recorded"))
+
+    wait_until(lambda: set(recorded()) >= set(traffic.confirmed), 20, lambda: f"all confirmed ones\n{agents[2].log()}")
+    assert max(recorded().values()) == 1
 
 
 def test_classic_messages_wait_for_their_member_while_calls_go_on(
@@ -195,7 +191,7 @@ def set_ticktime(members: list[Broker], seconds: int) -> None:
 
 def answers(sender: Sender) -> bool:
     try:
-        return sender.call("NODE-01.math.add", [1, 2], timeout=30)[1] == 3
+        return bool(sender.call("NODE-01.math.add", [1, 2], timeout=30)[1] == 3)
     except (CallInterrupted, NodeUnavailable):
         return False
 

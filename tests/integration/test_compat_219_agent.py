@@ -89,7 +89,9 @@ def test_messages_and_pings_arrive_over_both_kinds_of_routing(
     wait_until(lambda: agent.noted("recorded") == ["one"] * 2, what=lambda: str(agent.noted("recorded")))
 
 
-def test_failures_are_answered_at_once(sender: OldSender, brokers: list[Broker], old_sender: Callable[..., OldSender]):
+def test_failures_are_answered_at_once(
+    sender: OldSender, brokers: list[Broker], old_sender: Callable[..., OldSender]
+) -> None:
     """2.19 answers the first two alike, and leaves the caller of a service that raised alone for 300 s."""
     stranger = old_sender(brokers[0], secret_token="another")
     sender.ping("NODE-01")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -103,10 +104,10 @@ def test_calls_that_went_with_their_queue_are_sent_again_and_run_once(
     agent = start_agent(brokers).wait_consuming()
     sender = make_sender(agent.configuration())
     calls = [
-        Background(lambda label=label: sender.call("NODE-01.test.sleep", [1, label], timeout=60)[1])
+        Background(partial(sender.call, "NODE-01.test.sleep", [1, label], timeout=60))
         for label in ("running", "waiting")
     ]
     wait_until(lambda: agent.noted("started"), 10)
     Probe(brokers[0]).delete("NODE-01.rpc")
-    assert [call.wait() for call in calls] == ["running", "waiting"]
+    assert [call.wait()[1] for call in calls] == ["running", "waiting"]
     assert max(Counter(agent.noted("started")).values()) == 1

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,9 @@ class Place:
         written = {**letter_headers(body, reason, age_s=age_s), "tenant": "t-1"}
         properties = pika.BasicProperties(delivery_mode=2, message_id="m", headers=written)
         channel.basic_publish("", DEAD, body, properties, mandatory=True)
+
+    def holds(self, queue: str, count: int) -> bool:
+        return (self.probe.depth(queue) or 0) >= count
 
     def params_in(self, queue: str) -> list[Any]:
         """What stands in *queue*, in its order; the queue is empty afterwards."""
@@ -283,7 +287,7 @@ def test_a_requeue_that_is_killed_in_the_middle_loses_nothing(place: Place) -> N
         process = subprocess.Popen(
             [*command, "--rate", "1500/s", "-c", str(place.file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        wait_until(lambda at=killed_at: (place.probe.depth(MESSAGES) or 0) >= at, 30)  # type: ignore[misc]
+        wait_until(partial(place.holds, MESSAGES, killed_at), 30)
         process.send_signal(signal.SIGKILL)
         assert process.wait(10) == -signal.SIGKILL
     wait_until(lambda: place.probe.consumers(DEAD) == 0)

@@ -6,6 +6,7 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -73,7 +74,7 @@ class Load:
         count = 0
         while not self._stop.wait(0.002):
             count += 1
-            self._tried("call", lambda count=count: self._answer(number, count))  # type: ignore[misc]
+            self._tried("call", partial(self._answer, number, count))
 
     def _answer(self, number: int, count: int) -> None:
         assert self._sender.call("NODE-01.math.add", [number, count], timeout=30)[1] == number + count
@@ -82,7 +83,7 @@ class Load:
     def _send(self) -> None:
         while not self._stop.wait(0.002):
             text = f"m{len(self.sent)}"
-            self._tried("send", lambda text=text: self._sender.send("NODE-01.audit.record", text))  # type: ignore[misc]
+            self._tried("send", partial(self._sender.send, "NODE-01.audit.record", text))
             self.sent.append(text)
 
     def _tried(self, what: str, act: Callable[[], Any]) -> None:

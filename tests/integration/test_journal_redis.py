@@ -110,7 +110,8 @@ def test_a_worker_that_gives_no_sign_of_life_is_dead_when_its_lease_is_over(
 ) -> None:
     """On another machine nobody sees it die."""
     with node_on(server) as open_journal:
-        silent, other = open_journal(lease_s=0.3), open_journal()
+        silent: Any = open_journal(lease_s=0.3)
+        other = open_journal()
         begin(silent, 1)
         assert standings(other, 1) == [Standing.RUNNING]
         wait_until(lambda: standings(other, 1) == [Standing.INTERRUPTED], 5.0, "the end of the lease")

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotInTime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import pytest
 from agents import Agent
 from broker_versions import QUORUM, has_delivery_limit, quorum_arguments
 from envelopes import SECRET
+from pika.adapters.blocking_connection import BlockingChannel
 from probe import Probe
 from waiting import wait_until
 
@@ -83,6 +85,14 @@ def fill(probe: Probe, queue: str, count: int, arguments: dict[str, str] | None 
 
 def bodies(probe: Probe, queue: str) -> Counter[bytes]:
     return Counter(body for body, _ in probe.take_all(queue))
+
+
+def is_taken(channel: BlockingChannel, queue: str) -> bool:
+    return channel.basic_get(queue)[0] is not None
+
+
+def is_taken_with(probe: Probe, queue: str, body: bytes) -> bool:
+    return bodies(probe, queue) == Counter([body])
 
 
 def numbered(count: int) -> set[bytes]:
@@ -308,8 +318,6 @@ def test_no_stored_quorum_queue_has_a_delivery_limit(brokers: list[Broker], star
     for _ in range(25):
         with probe.channel() as channel:
             for queue in queues:
-                wait_until(
-                    lambda queue=queue: channel.basic_get(queue)[0], what=lambda queue=queue: f"{queue} is empty"
-                )
+                wait_until(partial(is_taken, channel, queue), what=f"a message in {queue}")
     for queue in queues:
-        wait_until(lambda queue=queue: bodies(probe, queue) == Counter([b"kept"]))
+        wait_until(partial(is_taken_with, probe, queue, b"kept"), what=f"the message in {queue}")

@@ -41,7 +41,7 @@ def put(broker: Broker, queue: str, body: bytes) -> None:
 
 def take(broker: Broker, queue: str) -> bytes | None:
     with connect(broker) as connection:
-        _, _, body = connection.channel().basic_get(queue, auto_ack=True)
+        body: bytes | None = connection.channel().basic_get(queue, auto_ack=True)[2]
         return body
 
 

@@ -20,7 +20,7 @@ from waiting import Stopwatch, wait_until
 
 from servicebus.cli.exit_codes import ExitCode, exit_code_of
 from servicebus.configuration import Configuration
-from servicebus.errors import CallError, CallTimeout, NodeUnavailable, RemoteError
+from servicebus.errors import CallError, CallTimeout, NodeUnavailable, RemoteError, ServiceBusError
 from servicebus.sender import Sender
 from servicebus.testing import Broker, FaultProxy, Mode
 from servicebus.wire.xmlcodec import decode_envelope
@@ -292,6 +292,7 @@ def test_ping_says_why_and_offers_tells_what_a_node_has(
     stranger = make_sender(agent.configuration(secret_token="another secret of some length"))
     unknown = stranger.ping_error("NODE-01", 4)
     assert "do both sides have the same secret?" in str(unknown)
+    assert isinstance(unknown, ServiceBusError)
     assert exit_code_of(unknown) is ExitCode.REFUSED
     refused = make_sender(agent.configuration(user="unknown", password="x"))
     assert "refused the credentials" in str(refused.ping_error("NODE-01", 2))

@@ -29,9 +29,9 @@ def test_it_starts_with_all_brokers_down_and_serves_each_as_it_appears(
     for broker in brokers:
         broker.kill()
     agent = start_agent(brokers)
-    for index, broker in enumerate(brokers):
+    for broker in brokers:
         agent.wait_log(f"{broker.host}:{broker.port}", "connection refused")
-        wait_until(lambda index=index: agent.worker(index)["state"] == "backoff")
+    wait_until(lambda: [worker["state"] for worker in agent.workers()] == ["backoff"] * 2)
     assert not agent.status()["healthy"]
     for index in (1, 0):
         brokers[index].start()

@@ -71,21 +71,24 @@ def test_exit_in_a_service_is_a_crash_whatever_its_code(
 
 
 @pytest.mark.brokers(count=1)
+@pytest.mark.parametrize(("signals", "code"), [([signal.SIGTERM] * 3, 0), ([signal.SIGTERM, signal.SIGINT], 1)])
 def test_the_same_signal_twice_within_moments_drains_and_another_one_kills(
-    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+    brokers: list[Broker],
+    start_agent: StartAgent,
+    make_sender: MakeSender,
+    signals: list[signal.Signals],
+    code: int,
 ) -> None:
     """GNU timeout signals its child and then the group; systemd signals every process of a unit."""
-    for signals, code in [([signal.SIGTERM] * 3, 0), ([signal.SIGTERM, signal.SIGINT], 1)]:
-        agent = start_agent(brokers[:1], services=SERVICES, drain_timeout=30).wait_consuming()
-        before = len(agent.noted("started"))
-        slow = make_sender(agent.configuration()).call_async("NODE-01.test.sleep", [1.5, "slow"], resend=False)
-        wait_until(lambda agent=agent, before=before: len(agent.noted("started")) > before)
-        for signum in signals:
-            os.killpg(agent.pid, signum) if signum == signal.SIGTERM else agent.send(signum)
-            wait_until(lambda agent=agent: agent.status().get("stopping") or agent.process.poll() is not None)
-        assert agent.wait() == code, agent.log()
-        agent.wait_gone()
-        assert (slow.done() and slow.exception() is None) is (code == 0)
+    agent = start_agent(brokers[:1], services=SERVICES, drain_timeout=30).wait_consuming()
+    slow = make_sender(agent.configuration()).call_async("NODE-01.test.sleep", [1.5, "slow"], resend=False)
+    wait_until(lambda: agent.noted("started"))
+    for signum in signals:
+        os.killpg(agent.pid, signum) if signum == signal.SIGTERM else agent.send(signum)
+        wait_until(lambda: agent.status().get("stopping") or agent.process.poll() is not None)
+    assert agent.wait() == code, agent.log()
+    agent.wait_gone()
+    assert (slow.done() and slow.exception() is None) is (code == 0)
 
 
 @pytest.mark.brokers(count=1)

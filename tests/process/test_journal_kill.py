@@ -119,8 +119,8 @@ def test_a_worker_killed_inside_the_store_has_done_all_of_it_or_nothing(
         worker.ask("begin", known)
         worker.ask("finish", known[:10])
         worker.ask(f"die_in_{where}", steps)
-        arguments = {"begin": [fresh], "finish": [known[10:]], "compact": [1000 + 100 * number]}[what]
-        survived += worker.ask(what, *arguments) is not None
+        argument = {"begin": fresh, "finish": known[10:], "compact": 1000 + 100 * number}[what]
+        survived += worker.ask(what, argument) is not None
         worker.kill()
         assert_known(journal, known[:10], {Standing.FINISHED})
         later = {known.standing for known in begin(journal, *known[10:])}

@@ -243,7 +243,7 @@ def test_nothing_that_a_record_holds_raises_into_the_caller(server: RunningLogSe
 
 def test_a_record_made_by_hand_of_odd_parts_costs_no_other_record(server: RunningLogServer) -> None:
     """Programs make records of their own, and formatters that give what they like."""
-    odd = [
+    odd: list[dict[str, Any]] = [
         {"created": float("nan"), "msg": "no time"},
         {"created": -1, "msg": "before the epoch"},
         {"levelno": 20, "levelname": None, "name": 7, "threadName": b"bytes", "msg": "no names"},
