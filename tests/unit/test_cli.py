@@ -2,11 +2,13 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from servicebus import __version__, errors
 from servicebus.cli.exit_codes import ExitCode, exit_code_of
@@ -19,12 +21,12 @@ SENDER = str(ROOT / "conf" / "sender.yaml")
 
 
 @pytest.fixture(autouse=True)
-def _no_environment(monkeypatch):
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SERVICEBUS_CONFIG", "SERVICEBUS_TRACEBACK"):
         monkeypatch.delenv(name, raising=False)
 
 
-def run(*arguments, command=servicebus, **options):
+def run(*arguments: str, command: click.Command = servicebus, **options: Any) -> Result:
     return CliRunner().invoke(command, list(arguments), **options)
 
 
@@ -32,7 +34,7 @@ ATTEMPTS = [("mq-a:5672", "refused")]
 CREDENTIALS = errors.ConnectFailed("mq-a:5672", "ACCESS_REFUSED", kind="credentials")
 
 
-def caused_by(error, cause):
+def caused_by(error: errors.ServiceBusError, cause: BaseException) -> errors.ServiceBusError:
     error.__cause__ = cause
     return error
 
@@ -66,11 +68,11 @@ def caused_by(error, cause):
         (errors.JournalUnavailable("/var/lib/n", "the disk is full"), 1),
     ],
 )
-def test_every_error_has_its_exit_status(error, code):
+def test_every_error_has_its_exit_status(error: errors.ServiceBusError, code: int) -> None:
     assert exit_code_of(error) == code
 
 
-def test_every_error_of_ours_is_thought_of():
+def test_every_error_of_ours_is_thought_of() -> None:
     """A class that is added to the tree without a thought would end as 1, "the service failed"."""
     plain_failures = {
         errors.ServiceBusError,
@@ -88,7 +90,7 @@ def test_every_error_of_ours_is_thought_of():
             assert exit_code_of(error) != ExitCode.FAILED, name
 
 
-def test_the_docs_list_every_exit_status():
+def test_the_docs_list_every_exit_status() -> None:
     text = (ROOT / "docs" / "cli.rst").read_text()
     listed = {
         name: int(number) for number, name in re.findall(r"^   \* - (\d+)\n     - ``(\w+)``$", text, re.MULTILINE)
@@ -96,49 +98,49 @@ def test_the_docs_list_every_exit_status():
     assert listed == {code.name: code.value for code in ExitCode}
 
 
-def test_the_docs_name_every_command():
+def test_the_docs_name_every_command() -> None:
     text = (ROOT / "docs" / "cli.rst").read_text()
     for name in COMMANDS:
         assert re.search(rf"^``{name}\b", text, re.MULTILINE), name
 
 
-def group_that(action):
+def group_that(action: Callable[[], None]) -> CommandGroup:
     """The real group, with one command that does *action*."""
 
     @click.group(cls=CommandGroup)
     @json_option
-    def group():
+    def group() -> None:
         pass
 
     @group.command("do")
     @json_option
-    def do():
+    def do() -> None:
         action()
 
     return group
 
 
-def failing(error):
-    def action():
+def failing(error: BaseException) -> Callable[[], None]:
+    def action() -> None:
         raise error
 
     return action
 
 
-def test_an_error_is_one_line_on_stderr_without_a_traceback():
+def test_an_error_is_one_line_on_stderr_without_a_traceback() -> None:
     result = run("do", command=group_that(failing(errors.CallTimeout("N.a.b", 3.0, ATTEMPTS))))
     assert (result.exit_code, result.stdout) == (5, "")
     assert result.stderr == "servicebus: N.a.b: no reply within 3 s; tried mq-a:5672 refused\n"
 
 
-def test_an_error_of_many_lines_is_still_one_line():
+def test_an_error_of_many_lines_is_still_one_line() -> None:
     """A remote exception brings any text; a log of failures has one line for each."""
     result = run("do", command=group_that(failing(errors.RemoteError("N.a.b", "ValueError", "one\n  two\r\nthree"))))
     assert (result.exit_code, result.stderr) == (1, "servicebus: N.a.b: ValueError: one two three\n")
 
 
 @pytest.mark.parametrize("arguments", [("--json", "do"), ("do", "--json")])
-def test_an_error_for_machines_is_a_document_on_stderr(arguments):
+def test_an_error_for_machines_is_a_document_on_stderr(arguments: tuple[str, ...]) -> None:
     result = run(*arguments, command=group_that(failing(errors.UnknownService("N.a.b"))))
     assert (result.exit_code, result.stdout) == (8, "")
     assert json.loads(result.stderr) == {
@@ -148,7 +150,7 @@ def test_an_error_for_machines_is_a_document_on_stderr(arguments):
     }
 
 
-def test_an_error_that_should_not_be_is_one_line_too():
+def test_an_error_that_should_not_be_is_one_line_too() -> None:
     result = run("do", command=group_that(failing(TypeError("oops"))))
     assert (result.exit_code, result.stderr) == (
         70,
@@ -157,22 +159,22 @@ def test_an_error_that_should_not_be_is_one_line_too():
 
 
 @pytest.mark.parametrize("error", [TypeError("oops"), errors.CallTimeout("N.a.b", 3.0)])
-def test_the_traceback_is_there_for_who_asks(error, monkeypatch):
+def test_the_traceback_is_there_for_who_asks(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVICEBUS_TRACEBACK", "1")
     assert run("do", command=group_that(failing(error))).exception is error
 
 
-def test_ctrl_c_ends_with_130_and_says_nothing():
+def test_ctrl_c_ends_with_130_and_says_nothing() -> None:
     result = run("do", command=group_that(failing(KeyboardInterrupt())))
     assert (result.exit_code, result.output) == (130, "")
 
 
-def test_the_version_is_that_of_the_package():
+def test_the_version_is_that_of_the_package() -> None:
     result = run("--version")
     assert (result.exit_code, result.output) == (0, f"servicebus, version {__version__}\n")
 
 
-def test_help_names_every_command_and_the_exit_statuses():
+def test_help_names_every_command_and_the_exit_statuses() -> None:
     result = run("--help")
     assert result.exit_code == 0
     for name in (*COMMANDS, "130 Ctrl-C"):
@@ -180,7 +182,7 @@ def test_help_names_every_command_and_the_exit_statuses():
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_explains_itself(name):
+def test_every_command_explains_itself(name: str) -> None:
     result = run(name, "--help")
     assert result.exit_code == 0, result.output
     assert "Usage: " in result.output
@@ -204,14 +206,16 @@ def test_every_command_explains_itself(name):
         (("status",), "say which agent: FILE, -c FILE, $SERVICEBUS_CONFIG or --socket PATH"),
     ],
 )
-def test_wrong_arguments_end_with_2(arguments, text):
+def test_wrong_arguments_end_with_2(arguments: tuple[str, ...], text: str) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
     assert text in result.stderr
 
 
 @pytest.mark.parametrize("arguments", [("call", "N.a.b"), ("send", "N.a.b"), ("ping", "N")])
-def test_an_unreadable_configuration_ends_with_3_before_anything_is_sent(arguments, tmp_path):
+def test_an_unreadable_configuration_ends_with_3_before_anything_is_sent(
+    arguments: tuple[str, ...], tmp_path: Path
+) -> None:
     path = str(tmp_path / "none.yaml")
     for result in (run(*arguments, "-c", path), run(*arguments, env={"SERVICEBUS_CONFIG": path})):
         assert (result.exit_code, result.stdout) == (3, "")
@@ -221,30 +225,32 @@ def test_an_unreadable_configuration_ends_with_3_before_anything_is_sent(argumen
 @pytest.mark.parametrize(
     ("text", "value"), [("[1, 2]", [1, 2]), ('"ä"', "ä"), ("null", None), ("-", {"from": "stdin"})]
 )
-def test_parameters_are_json_or_stdin(text, value):
+def test_parameters_are_json_or_stdin(text: str, value: Any) -> None:
     @click.command()
     @params_argument
-    def show(params):
+    def show(params: Any) -> None:
         click.echo(json.dumps(params))
 
     assert json.loads(run(text, command=show, input='{"from": "stdin"}').stdout) == value
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_completion_script_asks_this_program(shell):
+def test_the_completion_script_asks_this_program(shell: str) -> None:
     result = run("completion", shell)
     assert result.exit_code == 0
     assert COMPLETION_VARIABLE in result.output
     assert run("completion", env={"SHELL": f"/usr/bin/{shell}"}).output == result.output
 
 
-def test_a_shell_without_completion_is_a_usage_error():
+def test_a_shell_without_completion_is_a_usage_error() -> None:
     result = run("completion", env={"SHELL": "/bin/dash"})
     assert result.exit_code == 2
     assert "bash, zsh, fish" in result.stderr
 
 
-def test_the_shell_is_told_commands_and_options(capsys, monkeypatch):
+def test_the_shell_is_told_commands_and_options(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for typed, wanted in (("servicebus co", ["completion", "config"]), ("servicebus call --t", ["--timeout"])):
         monkeypatch.setenv(COMPLETION_VARIABLE, "bash_complete")
         monkeypatch.setenv("COMP_WORDS", typed)

@@ -2,10 +2,11 @@
 
 import json
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from servicebus.cli.main import servicebus
 
@@ -33,14 +34,15 @@ class Later:
 
 
 ROOT = Path(__file__).parents[2]
+Check = Callable[..., tuple[Result, str]]
 
 
-def invoke(*arguments):
+def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(servicebus, list(arguments))
 
 
 @pytest.fixture
-def check(tmp_path, monkeypatch):
+def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Check]:
     """Write a configuration with these services beside a module of service classes, and check it."""
     module = f"services_of_{tmp_path.name}"
     (tmp_path / f"{module}.py").write_text(SERVICES)
@@ -48,7 +50,7 @@ def check(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delenv("SERVICEBUS_CONFIG", raising=False)
 
-    def run(*arguments, kind="rpc", target="MODULE:Add", more=""):
+    def run(*arguments: str, kind: str = "rpc", target: str = "MODULE:Add", more: str = "") -> tuple[Result, str]:
         path = tmp_path / "bus.yaml"
         target = target.replace("MODULE", module)
         path.write_text(
@@ -63,7 +65,7 @@ def check(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-def test_a_good_file_is_summed_up(check):
+def test_a_good_file_is_summed_up(check: Check) -> None:
     result, path = check()
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout.splitlines()[:3] == [
@@ -74,7 +76,7 @@ def test_a_good_file_is_summed_up(check):
     assert "rpc     N.math.add" in result.stdout
 
 
-def test_machines_get_the_same_as_json_without_secrets(check):
+def test_machines_get_the_same_as_json_without_secrets(check: Check) -> None:
     result, path = check("--json")
     found = json.loads(result.stdout)
     assert (found["file"], found["node"], found["secrets"]) == (path, "N", 1)
@@ -83,7 +85,7 @@ def test_machines_get_the_same_as_json_without_secrets(check):
     assert "hunter-two" not in result.output
 
 
-def test_a_class_inside_a_class_can_be_named(check):
+def test_a_class_inside_a_class_can_be_named(check: Check) -> None:
     assert check(kind="message", target="MODULE:Inner.Note")[0].exit_code == 0
 
 
@@ -99,7 +101,7 @@ def test_a_class_inside_a_class_can_be_named(check):
         ({"target": "MODULE:Later"}, "on_call() of Later is a coroutine function (async def)"),
     ],
 )
-def test_a_class_that_cannot_serve_is_named_with_its_line(check, change, text):
+def test_a_class_that_cannot_serve_is_named_with_its_line(check: Check, change: dict[str, str], text: str) -> None:
     result, path = check(**change)
     assert (result.exit_code, result.stdout) == (3, "")
     assert result.stderr.startswith(f"servicebus: {path}:5: services[0].target ")
@@ -107,24 +109,24 @@ def test_a_class_that_cannot_serve_is_named_with_its_line(check, change, text):
     assert result.stderr.count("\n") == 1
 
 
-def test_classes_are_left_alone_on_demand(check):
+def test_classes_are_left_alone_on_demand(check: Check) -> None:
     assert check("--no-import", target="no_such_module:Add")[0].exit_code == 0
 
 
-def test_a_mistake_is_said_with_its_line_and_the_nearest_key(check):
+def test_a_mistake_is_said_with_its_line_and_the_nearest_key(check: Check) -> None:
     result, path = check(more="prefech: 3\n")
     assert result.exit_code == 3
     assert result.stderr == f"servicebus: {path}:6: unknown key 'prefech'; did you mean 'prefetch'?\n"
 
 
-def test_a_missing_tls_file_is_found_before_an_agent_finds_it(check, tmp_path):
+def test_a_missing_tls_file_is_found_before_an_agent_finds_it(check: Check, tmp_path: Path) -> None:
     result, _ = check(more="tls: {ca: none.pem}\n")
     assert result.exit_code == 3
     assert "host mq-a:5671: tls.ca cannot be used" in result.stderr
     assert str(tmp_path / "none.pem") in result.stderr
 
 
-def test_tls_without_verification_warns(check):
+def test_tls_without_verification_warns(check: Check) -> None:
     result, _ = check("--json", more="tls: {verify: false}\n")
     assert result.exit_code == 0
     assert result.stderr.startswith("servicebus: warning: mq-a:5671: the broker's TLS certificate is not verified")
@@ -133,7 +135,7 @@ def test_tls_without_verification_warns(check):
     assert "secret_token is shorter than 16 bytes" in found["warnings"][1]
 
 
-def test_secrets_that_do_not_protect_are_listed(check):
+def test_secrets_that_do_not_protect_are_listed(check: Check) -> None:
     assert "\nwarning secret_token is shorter than 16 bytes" in check()[0].stdout
     for name in ("agent", "sender", "logserver"):
         stdout = invoke("config", "check", "--no-import", str(ROOT / "conf" / f"{name}.yaml")).stdout
@@ -141,7 +143,7 @@ def test_secrets_that_do_not_protect_are_listed(check):
         assert "is the one of the samples" in stdout
 
 
-def test_a_log_servers_file_is_read_as_one(tmp_path):
+def test_a_log_servers_file_is_read_as_one(tmp_path: Path) -> None:
     path = str(ROOT / "conf" / "logserver.yaml")
     for arguments in ((path,), ("-c", path)):
         result = invoke("config", "check", *arguments)

@@ -1,6 +1,8 @@
 """The forms in which a broker may be written, and TLS."""
 
 import ssl
+from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -11,11 +13,11 @@ from servicebus.configuration import BrokerHost, Configuration, TlsSettings
 from servicebus.errors import ConfigurationError
 
 
-def read(*hosts, **values):
+def read(*hosts: Any, **values: Any) -> tuple[BrokerHost, ...]:
     return Configuration({"secret_token": "s", "hosts": list(hosts), **values}).hosts
 
 
-def refusal(*hosts, **values):
+def refusal(*hosts: Any, **values: Any) -> str:
     with pytest.raises(ConfigurationError) as caught:
         read(*hosts, **values)
     return str(caught.value)
@@ -38,24 +40,24 @@ def refusal(*hosts, **values):
         ({"host": "[::1]", "use_ssl": True}, "::1", 5671, "[::1]:5671"),
     ],
 )
-def test_every_form_gives_host_and_port(written, host, port, name):
+def test_every_form_gives_host_and_port(written: Any, host: str, port: int, name: str) -> None:
     (found,) = read(written)
     assert (found.host, found.port, found.name) == (host, port, name)
 
 
-def test_a_url_says_everything():
+def test_a_url_says_everything() -> None:
     (host,) = read("amqps://us%40er:p%2Fa:ss%40@mq-a:5679/team%2Fbus", user="other", password="other")
     assert (host.user, host.password.reveal(), host.virtual_host) == ("us@er", "p/a:ss@", "team/bus")
     assert (host.use_ssl, host.name) == (True, "mq-a:5679/team/bus")
 
 
-def test_the_vhost_of_a_slash_can_be_written_both_ways():
+def test_the_vhost_of_a_slash_can_be_written_both_ways() -> None:
     assert read("amqp://a/", "amqp://b/%2F")[0].virtual_host == "/"
     assert read("amqp://b/%2F", virtual_host="other")[0].virtual_host == "/"
     assert read("amqp://b/", virtual_host="other")[0].virtual_host == "other"
 
 
-def test_a_mapping_says_what_differs_from_the_rest():
+def test_a_mapping_says_what_differs_from_the_rest() -> None:
     hosts = read(
         {"host": "mq-a", "user": "ann", "password": 1, "virtual_host": "v"},
         "mq-b",
@@ -69,19 +71,19 @@ def test_a_mapping_says_what_differs_from_the_rest():
     ]
 
 
-def test_use_ssl_takes_the_other_port_for_hosts_without_one():
+def test_use_ssl_takes_the_other_port_for_hosts_without_one() -> None:
     hosts = read("mq-a", "mq-b:1", "amqp://mq-c", use_ssl=True, ssl_port=7)
     assert [(h.port, h.use_ssl) for h in hosts] == [(7, True), (1, True), (5672, False)]
 
 
-def test_whoever_says_how_tls_is_trusted_gets_tls():
+def test_whoever_says_how_tls_is_trusted_gets_tls() -> None:
     """A section that is silently without effect would be a plain connection that looks like an encrypted one."""
     assert read("mq-a", tls={"ca": "/ca.pem"})[0].use_ssl
     assert read({"host": "mq-a", "tls": {"ca": "/ca.pem"}})[0].use_ssl
     assert not read("mq-a", tls={"ca": "/ca.pem"}, use_ssl=False)[0].use_ssl
 
 
-def test_the_tls_of_a_host_adds_to_that_of_all():
+def test_the_tls_of_a_host_adds_to_that_of_all() -> None:
     hosts = read("mq-a", {"host": "mq-b", "tls": {"server_name": "b"}}, tls={"ca": "/ca.pem"})
     assert [h.tls for h in hosts] == [TlsSettings(ca="/ca.pem"), TlsSettings(ca="/ca.pem", server_name="b")]
     assert [h.server_name for h in hosts] == ["mq-a", "b"]
@@ -123,17 +125,17 @@ def test_the_tls_of_a_host_adds_to_that_of_all():
         ({"host": "mq-a", "name": ""}, "hosts[0].name must"),
     ],
 )
-def test_a_form_that_cannot_be_is_refused_with_what_to_write(written, text):
+def test_a_form_that_cannot_be_is_refused_with_what_to_write(written: Any, text: str) -> None:
     assert refusal(written).startswith(text)
 
 
-def test_the_same_broker_twice_is_refused():
+def test_the_same_broker_twice_is_refused() -> None:
     """Two workers on one broker would look like a failover that there is not."""
     assert refusal("mq-a", "amqp://mq-a:5672") == "hosts[1] is mq-a:5672, which stands in the list already"
     assert len(read("amqp://mq-a/one", "amqp://mq-a/two")) == 2
 
 
-def test_a_cluster_is_one_host_with_members():
+def test_a_cluster_is_one_host_with_members() -> None:
     cluster = {"name": "cluster-1", "members": ["mq-1", "mq-2:5673", "[::1]"], "user": "bus", "port": 5680}
     hosts = read(cluster, "mq-9")
     assert [host.name for host in hosts] == ["cluster-1", "mq-9:5672"]
@@ -141,24 +143,24 @@ def test_a_cluster_is_one_host_with_members():
     assert (hosts[0].host, hosts[0].port, hosts[0].user) == ("mq-1", 5680, "bus")
 
 
-def test_a_cluster_without_a_name_is_called_by_its_members():
+def test_a_cluster_without_a_name_is_called_by_its_members() -> None:
     (host,) = read({"members": ["mq-1", "[::1]"], "virtual_host": "v"})
     assert host.name == "mq-1:5672,[::1]:5672/v"
 
 
-def test_members_are_taken_in_turn_and_tell_which_one_they_are():
+def test_members_are_taken_in_turn_and_tell_which_one_they_are() -> None:
     (host,) = read({"name": "c", "members": ["mq-1", "mq-2"], "tls": {"ca": "/ca.pem"}})
     assert [host.member(turn).place for turn in range(3)] == ["c (mq-1:5671)", "c (mq-2:5671)", "c (mq-1:5671)"]
     assert (host.member(1).name, host.member(1).server_name) == ("c", "mq-2")
 
 
-def test_a_single_broker_has_itself_as_every_member():
+def test_a_single_broker_has_itself_as_every_member() -> None:
     (host,) = read("mq-a")
     assert host.member(7) is host
     assert host.place == host.name
 
 
-def test_a_single_broker_may_have_a_name_too():
+def test_a_single_broker_may_have_a_name_too() -> None:
     assert read({"host": "mq-a", "name": "north"})[0].name == "north"
 
 
@@ -166,37 +168,41 @@ def test_a_single_broker_may_have_a_name_too():
     user=st.text(min_size=1).filter(str.strip).filter(lambda t: min(t) >= " "),
     password=st.text(min_size=1).filter(lambda t: "\0" not in t),
 )
-def test_every_user_and_password_can_be_written_in_a_url(user, password):
+def test_every_user_and_password_can_be_written_in_a_url(user: str, password: str) -> None:
     (host,) = read(f"amqp://{quote(user, safe='')}:{quote(password, safe='')}@mq-a")
     assert (host.user, host.password.reveal()) == (user, password)
 
 
-def test_verification_is_on_unless_switched_off_by_name_and_then_warns():
+def test_verification_is_on_unless_switched_off_by_name_and_then_warns() -> None:
     assert Configuration({"secret_token": "s", "hosts": ["amqps://mq-a"]}).warnings == ()
     config = Configuration({"secret_token": "s", "hosts": ["amqps://mq-a", "amqp://mq-b"], "tls": {"verify": False}})
     (warning,) = config.warnings
     assert warning.startswith("mq-a:5671: the broker's TLS certificate is not verified")
     context = config.hosts[0].ssl_context()
+    assert context is not None
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_NONE, False)
 
 
-def test_a_tls_context_verifies_name_and_chain():
+def test_a_tls_context_verifies_name_and_chain() -> None:
     context = read("amqps://mq-a")[0].ssl_context()
+    assert context is not None
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
     assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
 
 
-def test_a_plain_host_has_no_tls_context():
+def test_a_plain_host_has_no_tls_context() -> None:
     assert read("mq-a")[0].ssl_context() is None
 
 
-def test_certificate_and_key_go_together():
+def test_certificate_and_key_go_together() -> None:
     assert refusal("mq-a", tls={"certificate": "x"}) == "tls needs both certificate and key, or neither"
 
 
 @pytest.mark.parametrize(("tls", "key"), [({"ca": "{0}"}, "tls.ca"), ({"certificate": "{0}", "key": "{0}"}, "tls.key")])
 @pytest.mark.parametrize("content", [None, "no certificate"])
-def test_a_pem_file_that_cannot_be_used_is_named_with_its_host(tmp_path, tls, key, content):
+def test_a_pem_file_that_cannot_be_used_is_named_with_its_host(
+    tmp_path: Path, tls: dict[str, str], key: str, content: str | None
+) -> None:
     path = tmp_path / "x.pem"
     if content:
         path.write_text(content)
@@ -208,7 +214,7 @@ def test_a_pem_file_that_cannot_be_used_is_named_with_its_host(tmp_path, tls, ke
     assert str(path) in str(caught.value)
 
 
-def test_a_host_can_be_made_by_hand():
+def test_a_host_can_be_made_by_hand() -> None:
     host = BrokerHost("a:1", "a", 1)
     assert (host.user, host.virtual_host, host.use_ssl, host.tls.verify) == ("guest", "/", False, True)
     assert hash(host) == hash(BrokerHost("a:1", "a", 1))

@@ -1,6 +1,7 @@
 """The samples in conf/ and the reference in docs/ stay true."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -16,19 +17,19 @@ REFERENCE = ROOT / "docs" / "configuration.rst"
 COMMENTED_KEY = re.compile(r"^#((?: {2,})?[a-z_]+:)", re.MULTILINE)
 
 
-def uncommented(name):
+def uncommented(name: str) -> str:
     """The sample with every commented key switched on: prose is "# Text", a key "#key:" or "#  key:"."""
     return COMMENTED_KEY.sub(r"\1", (CONF / name).read_text())
 
 
 @pytest.mark.parametrize("name", ["agent.yaml", "sender.yaml"])
-def test_the_sample_loads_as_it_is(name):
+def test_the_sample_loads_as_it_is(name: str) -> None:
     config = Configuration.load(CONF / name, environment={})
     assert [host.name for host in config.hosts] == ["127.0.0.1:5672", "127.0.0.1:5673"]
     assert config.warnings == ()
 
 
-def test_the_agent_sample_serves_the_demo():
+def test_the_agent_sample_serves_the_demo() -> None:
     environment = {
         "SERVICEBUS_BROKER_A": "amqp://guest:guest@127.0.0.1:40001",
         "SERVICEBUS_BROKER_B": "127.0.0.1:40002",
@@ -49,7 +50,7 @@ def test_the_agent_sample_serves_the_demo():
 
 
 @pytest.mark.parametrize("name", ["agent.yaml", "sender.yaml"])
-def test_every_commented_key_of_a_sample_stands_with_its_default(name):
+def test_every_commented_key_of_a_sample_stands_with_its_default(name: str) -> None:
     """Switching all of them on changes nothing, so each is a key that exists and holds what the sample says."""
     text = uncommented(name)
     assert len(re.findall(r"^[a-z]", text, re.MULTILINE)) > len(re.findall(r"^[a-z]", (CONF / name).read_text(), re.M))
@@ -60,7 +61,7 @@ def test_every_commented_key_of_a_sample_stands_with_its_default(name):
     )
 
 
-def test_the_agent_sample_shows_every_key_there_is():
+def test_the_agent_sample_shows_every_key_there_is() -> None:
     text = uncommented("agent.yaml")
     for key in ALL_KEYS:
         assert re.search(rf"^{key}:", text, re.MULTILINE), key
@@ -70,7 +71,7 @@ def test_the_agent_sample_shows_every_key_there_is():
         assert re.search(rf"\b{key}:", text), key
 
 
-def test_the_log_server_sample_loads():
+def test_the_log_server_sample_loads() -> None:
     settings = load_logging(CONF / "logserver.yaml", environment={})
     assert (settings.host, settings.port, settings.file) == ("127.0.0.1", 5500, str(CONF / "servicebus.log"))
     assert len(settings.secrets) == 1
@@ -79,7 +80,7 @@ def test_the_log_server_sample_loads():
     assert switched_on == settings
 
 
-def rows(heading):
+def rows(heading: str) -> dict[str, str]:
     """The first and second cell of each row of the reference's table under a heading."""
     text = REFERENCE.read_text()
     body = text.split(f"\n{heading}\n", 1)[1].split("\n\n.. list-table::", 1)[1]
@@ -97,11 +98,11 @@ def rows(heading):
         ("``logging.rotate``", ROTATE_KEYS),
     ],
 )
-def test_the_reference_lists_every_key_of_a_section(heading, keys):
+def test_the_reference_lists_every_key_of_a_section(heading: str, keys: Iterable[str]) -> None:
     assert set(rows(heading)) == set(keys)
 
 
-def test_the_reference_lists_every_key_with_its_default():
+def test_the_reference_lists_every_key_with_its_default() -> None:
     listed = {}
     for heading in (
         "Who and where",

@@ -5,6 +5,7 @@ import json
 import logging
 import pickle
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,7 +23,7 @@ from servicebus.transport import loggers
 # Any characters behind a beginning that turns up nowhere by chance; white space around would be lost in the comparison.
 SECRETS = st.text(min_size=3, max_size=40).map("Zq7w".__add__).filter(lambda t: "\0" not in t and t == t.strip())
 
-PLACES = {
+PLACES: dict[str, Callable[[str], dict[str, Any]]] = {
     "secret_token": lambda secret: {"secret_token": secret},
     "one of several": lambda secret: {"secret_token": ["other", secret]},
     "password": lambda secret: {"password": secret},
@@ -44,20 +45,20 @@ PLACES = {
 BREAKS = [{}, {"prefech": 1}, {"prefetch": 0}, {"hosts": None}]
 
 
-def everything_shown(error):
+def everything_shown(error: ConfigurationError) -> str:
     """All that a log, a crash report or another process could show of an error."""
     traced = "".join(traceback.format_exception(error))
     return "\n".join([str(error), repr(error), traced, repr(vars(error)), ascii(pickle.loads(pickle.dumps(error)))])
 
 
-def assert_hidden(secret, shown):
+def assert_hidden(secret: str, shown: str) -> None:
     for form in (secret, repr(secret)[1:-1], ascii(secret)[1:-1], quote(secret, safe="")):
         assert form not in shown
 
 
 @pytest.mark.parametrize("place", PLACES)
 @given(secret=SECRETS, breaks=st.sampled_from(BREAKS))
-def test_a_secret_in_a_dict_never_shows(place, secret, breaks):
+def test_a_secret_in_a_dict_never_shows(place: str, secret: str, breaks: dict[str, Any]) -> None:
     values = {"hosts": ["mq-a"], "secret_token": "x", **PLACES[place](secret), **breaks}
     try:
         config = Configuration(values)
@@ -85,7 +86,7 @@ YAML_PLACES = [
 
 @pytest.mark.parametrize("template", YAML_PLACES)
 @given(secret=SECRETS.filter(lambda t: "\n" not in t and ":" not in t), quoted=st.booleans())
-def test_a_secret_in_a_file_never_shows(template, secret, quoted):
+def test_a_secret_in_a_file_never_shows(template: str, secret: str, quoted: bool) -> None:
     """Written without quotes it may end the value, the line or the document: what PyYAML says then is not passed on."""
     text = "hosts: [mq-a]\n" + template.format(json.dumps(secret) if quoted else secret) + "\nprefech: 1\n"
     with pytest.raises(ConfigurationError) as caught:
@@ -93,14 +94,14 @@ def test_a_secret_in_a_file_never_shows(template, secret, quoted):
     assert_hidden(secret, everything_shown(caught.value))
 
 
-def test_a_secret_from_the_environment_at_the_wrong_key_never_shows():
+def test_a_secret_from_the_environment_at_the_wrong_key_never_shows() -> None:
     environment = {"PW": "hunter-two"}
     with pytest.raises(ConfigurationError) as caught:
         Configuration.parse("hosts: [a]\nsecret_token: s\nport: ${PW}", environment=environment)
     assert_hidden(environment["PW"], everything_shown(caught.value))
 
 
-def test_a_configuration_can_be_logged():
+def test_a_configuration_can_be_logged() -> None:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     config = Configuration(
@@ -124,7 +125,7 @@ def test_a_configuration_can_be_logged():
         "<<: {password: a,Zq7w-hunter2}",
     ],
 )
-def test_a_secret_that_yaml_took_for_a_key_never_shows(text):
+def test_a_secret_that_yaml_took_for_a_key_never_shows(text: str) -> None:
     """A comma or colon in an unquoted text of a flow mapping begins another key."""
     with pytest.raises(ConfigurationError) as caught:
         Configuration.parse(f"secret_token: s\n{text}\n", "bus.yaml")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import time
+from typing import Any
 
 import pika.frame
 import pika.spec
@@ -26,7 +27,9 @@ FRAME_MAX = 4096
 MOST = FRAME_MAX - frames.FRAME_OVERHEAD
 
 
-def by_pika(channel, exchange, routing_key, mandatory, body, properties):
+def by_pika(
+    channel: int, exchange: str, routing_key: str, mandatory: bool, body: bytes, properties: pika.BasicProperties
+) -> bytes:
     """What pika writes for one publish."""
     written = [
         pika.frame.Method(
@@ -38,7 +41,7 @@ def by_pika(channel, exchange, routing_key, mandatory, body, properties):
     return b"".join(written)
 
 
-def by_us(channel, exchange, routing_key, mandatory, body, **properties):
+def by_us(channel: int, exchange: str, routing_key: str, mandatory: bool, body: bytes, **properties: Any) -> bytes:
     written = frames.write_properties(**properties)
     return frames.publish_frames(channel, exchange, routing_key, mandatory, *written, body, FRAME_MAX)
 
@@ -48,8 +51,18 @@ def by_us(channel, exchange, routing_key, mandatory, body, **properties):
     st.none() | st.integers(0, 10**9).map(str), st.none() | short, st.booleans(), headers,
 )  # fmt: skip
 def test_a_publish_is_written_as_pika_writes_it(
-    channel, exchange, key, mandatory, body, correlation_id, reply_to, expiration, message_id, persistent, table
-):
+    channel: int,
+    exchange: str,
+    key: str,
+    mandatory: bool,
+    body: bytes,
+    correlation_id: str | None,
+    reply_to: str | None,
+    expiration: str | None,
+    message_id: str | None,
+    persistent: bool,
+    table: dict[str, Any] | None,
+) -> None:
     properties = pika.BasicProperties(
         correlation_id=correlation_id,
         reply_to=reply_to,
@@ -75,18 +88,18 @@ def test_a_publish_is_written_as_pika_writes_it(
 
 
 @pytest.mark.parametrize("size", [0, 1, MOST - 1, MOST, MOST + 1, 2 * MOST - 1, 2 * MOST, 2 * MOST + 1, 100_000])
-def test_bodies_around_the_frame_limit_are_cut_as_pika_cuts_them(size):
+def test_bodies_around_the_frame_limit_are_cut_as_pika_cuts_them(size: int) -> None:
     body = bytes(n % 251 for n in range(size))
     assert by_us(7, "x", "y", True, body) == by_pika(7, "x", "y", True, body, pika.BasicProperties())
 
 
 @given(channels, st.integers(0, 2**64 - 1), st.booleans())
-def test_an_ack_is_written_as_pika_writes_it(channel, tag, multiple):
+def test_an_ack_is_written_as_pika_writes_it(channel: int, tag: int, multiple: bool) -> None:
     by_pika = pika.frame.Method(channel, pika.spec.Basic.Ack(tag, multiple)).marshal()
     assert frames.ack_frame(channel, tag, multiple) == by_pika
 
 
-def test_a_short_string_over_255_bytes_is_refused():
+def test_a_short_string_over_255_bytes_is_refused() -> None:
     with pytest.raises(Unreadable):
         by_us(1, "x" * 256, "", True, b"")
     with pytest.raises(Unreadable):
@@ -96,14 +109,22 @@ def test_a_short_string_over_255_bytes_is_refused():
 # -- reading -------------------------------------------------------------------------------------------------------
 
 
-def delivery(channel, consumer_tag, tag, redelivered, key, body, properties):
+def delivery(
+    channel: int,
+    consumer_tag: str,
+    tag: int,
+    redelivered: bool,
+    key: str,
+    body: bytes,
+    properties: pika.BasicProperties,
+) -> bytes:
     """What a broker writes for one delivery, in pika's words."""
     return content(
         channel, pika.spec.Basic.Deliver(consumer_tag, tag, redelivered, "the exchange", key), body, properties
     )
 
 
-def content(channel, method, body, properties):
+def content(channel: int, method: Any, body: bytes, properties: pika.BasicProperties) -> bytes:
     written = [
         pika.frame.Method(channel, method).marshal(),
         pika.frame.Header(channel, len(body), properties).marshal(),
@@ -115,21 +136,22 @@ def content(channel, method, body, properties):
 class Pika:
     """Keeps what the fast path passes on."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.data = b""
 
-    def data_received(self, data):
+    def data_received(self, data: bytes) -> None:
         self.data += data
 
-    def connection_made(self, transport): ...
+    def connection_made(self, transport: object) -> None: ...
 
-    def connection_lost(self, error): ...
+    def connection_lost(self, error: object) -> None: ...
 
-    def eof_received(self): ...
+    def eof_received(self) -> None: ...
 
 
-def path_with_consumer(channel, consumer_tag, most_bytes=100_000):
-    pika_side, found = Pika(), []
+def path_with_consumer(channel: int, consumer_tag: str, most_bytes: int = 100_000) -> tuple[FastPath, Pika, list[Any]]:
+    pika_side = Pika()
+    found: list[Any] = []
     path = FastPath(pika_side, most_bytes)
     path.add_consumer(
         channel,
@@ -154,8 +176,15 @@ def path_with_consumer(channel, consumer_tag, most_bytes=100_000):
     st.integers(1, 400),
 )  # fmt: skip
 def test_a_delivery_is_read_whatever_its_properties_and_wherever_it_is_cut(
-    channel, consumer_tag, tag, redelivered, key, body, properties, step
-):
+    channel: int,
+    consumer_tag: str,
+    tag: int,
+    redelivered: bool,
+    key: str,
+    body: bytes,
+    properties: dict[str, Any],
+    step: int,
+) -> None:
     data = delivery(channel, consumer_tag, tag, redelivered, key, body, pika.BasicProperties(**properties))
     path, pika_side, found = path_with_consumer(channel, consumer_tag)
     for start in range(0, len(data), step):
@@ -165,7 +194,7 @@ def test_a_delivery_is_read_whatever_its_properties_and_wherever_it_is_cut(
     assert pika_side.data in (b"", frames.HEARTBEAT_FRAME)
 
 
-def test_frames_cut_at_every_byte_are_read():
+def test_frames_cut_at_every_byte_are_read() -> None:
     data = delivery(3, "c", 9, False, "key", b"body", pika.BasicProperties(correlation_id="id", reply_to="r"))
     other = pika.frame.Method(3, pika.spec.Basic.CancelOk("c")).marshal()
     for cut in range(len(data) + len(other)):
@@ -177,7 +206,7 @@ def test_frames_cut_at_every_byte_are_read():
 
 
 @given(st.lists(st.integers(0, 4), max_size=12), st.integers(1, 200))
-def test_what_is_not_ours_reaches_pika_whole_and_in_order(kinds, step):
+def test_what_is_not_ours_reaches_pika_whole_and_in_order(kinds: list[int], step: int) -> None:
     """Other consumers' deliveries, returns, heartbeats and methods are pika's."""
     foreign = [
         pika.frame.Heartbeat().marshal(),
@@ -208,8 +237,16 @@ def test_what_is_not_ours_reaches_pika_whole_and_in_order(kinds, step):
     st.integers(1, 400),
 )
 def test_what_comes_back_is_read_wherever_it_is_cut(
-    channel, code, text, exchange, key, correlation_id, message_id, body, step
-):
+    channel: int,
+    code: int,
+    text: str,
+    exchange: str,
+    key: str,
+    correlation_id: str,
+    message_id: str,
+    body: bytes,
+    step: int,
+) -> None:
     method = pika.spec.Basic.Return(code, text, exchange, key)
     properties = pika.BasicProperties(correlation_id=correlation_id, message_id=message_id)
     data = content(channel, method, body, properties)
@@ -226,7 +263,7 @@ def test_what_comes_back_is_read_wherever_it_is_cut(
     assert len(found) == 1
 
 
-def test_confirms_of_registered_channels_do_not_reach_pika():
+def test_confirms_of_registered_channels_do_not_reach_pika() -> None:
     path, pika_side, _ = path_with_consumer(1, "c")
     confirmed = []
     path.add_confirms(5, lambda number, multiple: confirmed.append((number, multiple)))
@@ -236,20 +273,20 @@ def test_confirms_of_registered_channels_do_not_reach_pika():
     assert pika_side.data.replace(frames.HEARTBEAT_FRAME, b"") == pika.frame.Method(5, nack).marshal()
 
 
-def test_a_frame_without_its_end_is_refused():
+def test_a_frame_without_its_end_is_refused() -> None:
     path, _, _ = path_with_consumer(1, "c")
     with pytest.raises(Unreadable, match="has no end"):
         path.data_received(pika.frame.Heartbeat().marshal()[:-1] + b"\x00")
 
 
-def test_a_brokers_version_header_goes_to_pika():
+def test_a_brokers_version_header_goes_to_pika() -> None:
     """The broker answers a version that it does not speak with ``AMQP`` and its own, which is no frame."""
     path, pika_side, _ = path_with_consumer(1, "c")
     path.data_received(b"AMQP\x00\x00\x09\x01")
     assert pika_side.data == b"AMQP\x00\x00\x09\x01"
 
 
-def test_a_closed_channel_takes_its_consumers_along():
+def test_a_closed_channel_takes_its_consumers_along() -> None:
     path, pika_side, found = path_with_consumer(3, "c")
     path.remove_channel(3)
     data = delivery(3, "c", 1, False, "k", b"", pika.BasicProperties())
@@ -260,7 +297,7 @@ def test_a_closed_channel_takes_its_consumers_along():
 # -- what strangers write ------------------------------------------------------------------------------------------
 
 
-def raw_delivery(tag, flags, properties, body, size=None):
+def raw_delivery(tag: int, flags: int, properties: bytes, body: bytes, size: int | None = None) -> bytes:
     """A delivery to consumer "c" on channel 3 with a header frame written by hand."""
     method = pika.frame.Method(3, pika.spec.Basic.Deliver("c", tag, False, "", "q")).marshal()
     payload = struct.pack(">HHQH", 60, 0, len(body) if size is None else size, flags) + properties
@@ -288,7 +325,7 @@ POISON = {
 
 @pytest.mark.parametrize("what", POISON)
 @pytest.mark.parametrize("step", [7, 10_000])
-def test_properties_that_cannot_be_read_cost_that_delivery_alone(what, step):
+def test_properties_that_cannot_be_read_cost_that_delivery_alone(what: str, step: int) -> None:
     flags, properties = POISON[what]
     good = delivery(3, "c", 1, False, "q", b"good", pika.BasicProperties(correlation_id="i"))
     data = good + raw_delivery(2, flags, properties, b"its body") + good
@@ -304,7 +341,7 @@ def test_properties_that_cannot_be_read_cost_that_delivery_alone(what, step):
 
 
 @given(st.integers(0, 0xFFFF), st.binary(max_size=200), st.binary(max_size=20))
-def test_any_header_frame_is_one_delivery(flags, properties, body):
+def test_any_header_frame_is_one_delivery(flags: int, properties: bytes, body: bytes) -> None:
     path, pika_side, found = path_with_consumer(3, "c")
     path.data_received(raw_delivery(5, flags, properties, body))
     path.data_received(raw_delivery(6, 0, b"", b""))
@@ -315,7 +352,7 @@ def test_any_header_frame_is_one_delivery(flags, properties, body):
 
 @pytest.mark.parametrize("size", [1000, 1001, MOST, MOST + 1, 3 * HEAD_BYTES])
 @pytest.mark.parametrize("step", [997, 10_000_000])
-def test_a_body_that_is_too_long_is_kept_as_its_beginning_and_a_digest(size, step):
+def test_a_body_that_is_too_long_is_kept_as_its_beginning_and_a_digest(size: int, step: int) -> None:
     body = bytes(n % 251 for n in range(size))
     path, _, found = path_with_consumer(3, "c", most_bytes=1000)
     data = delivery(3, "c", 9, False, "q", body, pika.BasicProperties(correlation_id="i"))
@@ -332,7 +369,7 @@ def test_a_body_that_is_too_long_is_kept_as_its_beginning_and_a_digest(size, ste
     assert hashlib.sha256(body).hexdigest() in flaw.detail
 
 
-def test_a_body_that_is_too_long_takes_no_memory_while_it_arrives():
+def test_a_body_that_is_too_long_takes_no_memory_while_it_arrives() -> None:
     path, _, found = path_with_consumer(3, "c", most_bytes=1000)
     path.data_received(raw_delivery(1, 0, b"", b"", size=2**62))
     frame = pika.frame.Body(3, b"x" * MOST).marshal()
@@ -343,7 +380,7 @@ def test_a_body_that_is_too_long_takes_no_memory_while_it_arrives():
     assert not found
 
 
-def test_what_comes_back_unreadable_is_told_without_its_properties():
+def test_what_comes_back_unreadable_is_told_without_its_properties() -> None:
     path, _, _ = path_with_consumer(3, "c")
     found = []
     path.add_returns(3, lambda *told: found.append(told))
@@ -353,7 +390,7 @@ def test_what_comes_back_unreadable_is_told_without_its_properties():
     assert found == [("312 NO_ROUTE", "x", "k", (None,) * 4, b"b")]
 
 
-def test_answers_to_gets_come_in_their_order():
+def test_answers_to_gets_come_in_their_order() -> None:
     path, pika_side, _ = path_with_consumer(3, "c")
     found = []
     for number in range(3):
@@ -371,13 +408,13 @@ def test_answers_to_gets_come_in_their_order():
     assert pika_side.data.endswith(empty), "none of ours"
 
 
-def test_a_frame_that_is_longer_than_was_agreed_on_is_refused_before_it_is_here():
+def test_a_frame_that_is_longer_than_was_agreed_on_is_refused_before_it_is_here() -> None:
     path, _, _ = path_with_consumer(3, "c")
     with pytest.raises(Unreadable, match="a frame of 131073 bytes"):
         path.data_received(frames.FRAME_HEAD.pack(frames.BODY, 3, 131073))
 
 
-def test_pika_hears_that_the_broker_lives_while_a_long_frame_arrives(monkeypatch):
+def test_pika_hears_that_the_broker_lives_while_a_long_frame_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
     path, pika_side, _ = path_with_consumer(3, "c")
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)

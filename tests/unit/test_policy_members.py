@@ -3,7 +3,7 @@
 from servicebus.policy.members import MemberRotation
 
 
-def test_every_loss_is_the_next_ones_turn_round_and_round():
+def test_every_loss_is_the_next_ones_turn_round_and_round() -> None:
     turn = MemberRotation(3)
     seen = []
     for _ in range(5):
@@ -12,14 +12,14 @@ def test_every_loss_is_the_next_ones_turn_round_and_round():
     assert seen == [0, 1, 2, 0, 1]
 
 
-def test_who_answered_stays_until_it_is_lost():
+def test_who_answered_stays_until_it_is_lost() -> None:
     turn = MemberRotation(3)
     turn.lost()
     turn.opened()
     assert turn.number == 1
 
 
-def test_patience_doubles_with_every_round_in_which_nobody_answered():
+def test_patience_doubles_with_every_round_in_which_nobody_answered() -> None:
     turn = MemberRotation(2)
     given = []
     for _ in range(10):
@@ -30,7 +30,7 @@ def test_patience_doubles_with_every_round_in_which_nobody_answered():
     assert turn.limit_s(5.0) == 0.5
 
 
-def test_a_single_broker_is_given_all_patience():
+def test_a_single_broker_is_given_all_patience() -> None:
     turn = MemberRotation(0)
     turn.lost()
     assert (turn.number, turn.limit_s(5.0)) == (0, 5.0)

@@ -25,7 +25,7 @@ class Link:
         self.progress = Progress(self.connection, self.asked.append)
 
 
-def test_what_was_written_before_the_question_counts_as_it_arrives():
+def test_what_was_written_before_the_question_counts_as_it_arrives() -> None:
     link = Link()
     link.connection.bytes_written = 1000
     link.progress.begin()
@@ -36,7 +36,7 @@ def test_what_was_written_before_the_question_counts_as_it_arrives():
         assert not link.progress.has_moved()
 
 
-def test_what_is_written_after_the_question_proves_nothing():
+def test_what_is_written_after_the_question_proves_nothing() -> None:
     """The kernel of a frozen broker takes it."""
     link = Link()
     link.connection.bytes_written = link.connection.bytes_acknowledged = 1000
@@ -45,7 +45,7 @@ def test_what_is_written_after_the_question_proves_nothing():
     assert not link.progress.has_moved()
 
 
-def test_what_comes_before_the_answer_counts_and_nothing_after_it():
+def test_what_comes_before_the_answer_counts_and_nothing_after_it() -> None:
     link = Link()
     link.progress.begin()
     link.connection.bytes_received = 1
@@ -55,7 +55,7 @@ def test_what_comes_before_the_answer_counts_and_nothing_after_it():
     assert not link.progress.has_moved()
 
 
-def test_a_second_question_waits_for_the_answer_to_the_first():
+def test_a_second_question_waits_for_the_answer_to_the_first() -> None:
     link = Link()
     link.progress.begin()
     link.connection.bytes_written = 500
@@ -71,7 +71,7 @@ def test_a_second_question_waits_for_the_answer_to_the_first():
     assert not link.asked
 
 
-def test_the_time_to_answer_runs_from_the_last_byte_that_moved():
+def test_the_time_to_answer_runs_from_the_last_byte_that_moved() -> None:
     clock = PingClock(0.5, 1.5, 0.0)
     clock.moved(0.2)
     assert clock.verdict(0.6, 0.0) is Verdict.PING, "nothing is asked yet: nothing is put off"

@@ -10,7 +10,7 @@ from servicebus.policy.retry_schedule import DELAY_TIERS_S, hold_s, next_delay, 
 
 
 @given(st.floats(min_value=0.001, max_value=86_400))
-def test_hops_add_up_to_the_delay(delay_s):
+def test_hops_add_up_to_the_delay(delay_s: float) -> None:
     remaining, hops = delay_s, 0
     while remaining > 1e-9:
         remaining -= hold_s(tier_for(remaining), remaining)
@@ -19,10 +19,10 @@ def test_hops_add_up_to_the_delay(delay_s):
     assert hops <= delay_s / DELAY_TIERS_S[-1] + 4 + 4 + 3 + 6
 
 
-def test_a_message_that_arrives_late_is_due_at_once():
+def test_a_message_that_arrives_late_is_due_at_once() -> None:
     assert hold_s(30, -5) == 0
 
 
-def test_the_schedule_ends():
+def test_the_schedule_ends() -> None:
     assert [next_delay((1, 5), attempts) for attempts in (1, 2, 3)] == [1, 5, None]
     assert next_delay((), 1) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from datetime import datetime, timezone
 from decimal import Decimal
+from typing import Any
 
 import pika.data
 import pytest
@@ -26,7 +27,7 @@ both_know = st.one_of(
 we_know = both_know | st.floats(allow_nan=False) | decimals
 
 
-def tables(values):
+def tables(values: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
     nested = st.recursive(
         values,
         lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names, inner, max_size=4),
@@ -35,7 +36,7 @@ def tables(values):
     return st.dictionaries(names, nested, max_size=6).filter(lambda table: depth(table) <= MAX_DEPTH)
 
 
-def depth(value):
+def depth(value: Any) -> int:
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return 1 + max(map(depth, inner), default=0) if isinstance(value, (dict, list)) else 0
 
@@ -46,12 +47,12 @@ def raw(value: bytes, name: bytes = b"n") -> bytes:
     return struct.pack(">I", len(content)) + content
 
 
-def read(data: bytes):
+def read(data: bytes) -> tuple[dict[str, Any], int]:
     return read_table(data, 0, len(data))
 
 
 @given(tables(both_know))
-def test_tables_are_written_and_read_as_pika_does_it(table):
+def test_tables_are_written_and_read_as_pika_does_it(table: dict[str, Any]) -> None:
     pieces: list[bytes] = []
     pika.data.encode_table(pieces, table)
     ours = write_table(table)
@@ -60,7 +61,7 @@ def test_tables_are_written_and_read_as_pika_does_it(table):
 
 
 @given(tables(we_know))
-def test_what_is_read_can_be_written_again(table):
+def test_what_is_read_can_be_written_again(table: dict[str, Any]) -> None:
     data = write_table(table)
     assert read(data) == (table, len(data))
 
@@ -73,7 +74,7 @@ def test_what_is_read_can_be_written_again(table):
         (b"D\xff\x7f\xff\xff\xff", Decimal("2147483647E-255")), (b"S\x00\x00\x00\x01\xff", b"\xff"),
     ],
 )  # fmt: skip
-def test_the_types_that_others_write_are_read_and_can_be_written_again(value, found):
+def test_the_types_that_others_write_are_read_and_can_be_written_again(value: bytes, found: Any) -> None:
     table, _ = read(raw(value))
     assert table == {"n": found}
     assert read(write_table(table))[0] == table
@@ -102,12 +103,12 @@ for _ in range(3000):
         (raw(b"A" + struct.pack(">I", MAX_VALUES) + b"V" * MAX_VALUES), f"more than {MAX_VALUES}"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_says_so_and_no_more(data, why):
+def test_what_cannot_be_read_says_so_and_no_more(data: bytes, why: str) -> None:
     with pytest.raises(Unreadable, match=why):
         read(data)
 
 
-def test_as_many_values_and_tables_as_are_allowed_are_read():
+def test_as_many_values_and_tables_as_are_allowed_are_read() -> None:
     assert read(struct.pack(">I", 3 * MAX_VALUES) + b"\x01nV" * MAX_VALUES)[0] == {"n": None}
     value = b"V"
     for _ in range(MAX_DEPTH - 1):
@@ -118,7 +119,7 @@ def test_as_many_values_and_tables_as_are_allowed_are_read():
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_are_read_or_refused_within_their_bounds(data):
+def test_any_bytes_are_read_or_refused_within_their_bounds(data: bytes) -> None:
     for end in (len(data), len(data) // 2):
         try:
             _, stop = read_table(data, 0, end)
@@ -128,7 +129,7 @@ def test_any_bytes_are_read_or_refused_within_their_bounds(data):
 
 
 @given(tables(we_know), st.data())
-def test_a_table_that_was_changed_is_read_or_refused(table, data):
+def test_a_table_that_was_changed_is_read_or_refused(table: dict[str, Any], data: st.DataObject) -> None:
     found = bytearray(write_table(table))
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(found) - 1))
@@ -142,12 +143,12 @@ def test_a_table_that_was_changed_is_read_or_refused(table, data):
 
 
 @pytest.mark.parametrize("value", [2**63, Decimal("1E10"), Decimal("NaN"), Decimal(2**31), object(), {1, 2}])
-def test_what_amqp_cannot_say_is_refused(value):
+def test_what_amqp_cannot_say_is_refused(value: Any) -> None:
     with pytest.raises(Unreadable):
         write_table({"n": value})
     with pytest.raises(Unreadable):
         write_table({"n" * 256: 1})
 
 
-def test_text_that_is_no_unicode_is_written_with_escapes():
+def test_text_that_is_no_unicode_is_written_with_escapes() -> None:
     assert read(write_table({"n": "a\ud800b"}))[0] == {"n": r"a\ud800b"}
