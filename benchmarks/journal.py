@@ -18,7 +18,6 @@ import argparse
 import json
 import os
 import platform
-import sqlite3
 import statistics
 import sys
 import tempfile
@@ -42,7 +41,6 @@ from servicebus.runtime.journal import (
     records,
 )
 from servicebus.runtime.journal.log import Log
-from servicebus.runtime.journal.mapped_log import MappedLog
 from servicebus.runtime.journal.records import Kind
 from servicebus.runtime.journal.redis_journal import open_redis
 
@@ -195,8 +193,7 @@ def measure(open_store: Open, folder: Path, ids: int, batches: list[int], rounds
 
 
 def _disk_mb(folder: Path) -> float:
-    """What the ids take when all is put away: without SQLite's write-ahead log, whose size says nothing of them."""
-    return sum(file.stat().st_blocks * 512 for file in folder.iterdir() if not file.name.endswith("-wal")) / 1e6
+    return sum(file.stat().st_blocks * 512 for file in folder.iterdir()) / 1e6
 
 
 def together(open_store: Open, folder: Path, batch: int, calls: int) -> dict[str, float]:
@@ -245,7 +242,7 @@ def rows_us(names: list[str], rounds: int) -> dict[str, dict[str, float]]:
     }
     found: dict[tuple[str, str], list[float]] = {}
     with new_folder() as folder:
-        logs = {"files": MappedLog(folder / "files", is_alone=True)} if "files" in names else {}
+        logs = {"files": Log(folder / "files", is_alone=True)} if "files" in names else {}
         for _ in range(rounds):
             for what, act in acts.items():
                 for name, log in logs.items():
@@ -361,7 +358,6 @@ def machine() -> dict[str, str]:
         "cpus": str(os.cpu_count()),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "sqlite": sqlite3.sqlite_version,
     }
 
 

@@ -22,7 +22,7 @@ from servicebus.runtime.dialect import Dialect
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.holding import Turned
 from servicebus.runtime.job import Outcome, Settlement
-from servicebus.runtime.journal.log import Damaged
+from servicebus.runtime.journal.interface import Damaged
 from servicebus.runtime.journal_outage import JournalOutage
 from servicebus.runtime.overflow_buffer import OverflowBuffer
 from servicebus.runtime.publisher import Publisher

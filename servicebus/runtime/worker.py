@@ -21,7 +21,7 @@ from servicebus.runtime.drain import Drain
 from servicebus.runtime.heartbeat import Heartbeat
 from servicebus.runtime.inherited import dump_stacks_on_abort
 from servicebus.runtime.journal import Journal
-from servicebus.runtime.journal.log import Damaged
+from servicebus.runtime.journal.interface import Damaged
 from servicebus.runtime.leaving import Home, let_go_in_children
 from servicebus.runtime.maintenance import DRAINED
 from servicebus.runtime.node_locks import NodeLocks

@@ -15,7 +15,7 @@ from waiting import wait_until
 
 from servicebus.configuration import Configuration
 from servicebus.errors import CallInterrupted, ServiceBusy
-from servicebus.runtime.journal import SharedJournal, Standing, Start, open_shared, places, shared
+from servicebus.runtime.journal import SharedJournal, Standing, Start, files, keeper, ledger, open_shared, shared
 from servicebus.runtime.journal.interface import JournalUnavailable
 from servicebus.sender import Sender
 from servicebus.testing import Broker, FaultProxy, Mode
@@ -72,9 +72,12 @@ def start(count: int | str) -> Start:
 def test_wherever_the_room_ends_the_journal_says_so_and_knows_what_it_took(
     disk: SmallDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared, "_COMPACT_IDS", 40)
-    monkeypatch.setattr(places, "_ROWS_BYTES", 8192)
-    monkeypatch.setattr(places, "_ANSWERS_BYTES", 8192)
+    monkeypatch.setattr(shared, "COMPACT_IDS", 40)
+    monkeypatch.setattr(ledger, "COMPACT_IDS", 40)
+    monkeypatch.setattr(files, "_ROWS_BYTES", 8192)
+    monkeypatch.setattr(files, "_ANSWERS_BYTES", 8192)
+    monkeypatch.setattr(keeper, "_LEAST_BYTES", 8192)
+    monkeypatch.setattr(keeper, "_LINGER_S", 0.0)
     outcomes = set()
     for free in range(0, 140, 7):
         outcomes.add(_use_with_room_for(free, disk))

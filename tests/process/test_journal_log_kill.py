@@ -15,19 +15,20 @@ from typing import IO
 
 import log_worker
 import pytest
-from log_worker import Told, compact, row_of, small_segments
+from log_worker import SNAPSHOT_POINTS, Told, row_of, small_segments, take_snapshot
 
-from servicebus.runtime.journal import places, records
-from servicebus.runtime.journal.mapped_log import MappedLog
+from servicebus.runtime.journal import files, records
+from servicebus.runtime.journal.log import Log, Row
 from servicebus.runtime.journal.records import Kind
+from servicebus.runtime.journal.segments import FIRST_AT
 
 
 @pytest.fixture
-def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MappedLog]:
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
     for name in ("_ROWS_BYTES", "_ANSWERS_BYTES"):
-        monkeypatch.setattr(places, name, getattr(places, name))
+        monkeypatch.setattr(files, name, getattr(files, name))
     small_segments()
-    log = MappedLog(tmp_path / "j", 10.0, is_alone=True)
+    log = Log(tmp_path / "j", 10.0, is_alone=True)
     yield log
     log.close()
 
@@ -83,21 +84,25 @@ def lives(tmp_path: Path) -> Iterator[ShortLives]:
     lives.close()
 
 
-def all_rows(log: MappedLog) -> dict[int, tuple[int, str]]:
+def rows_of(log: Log) -> list[Row]:
+    """All, from the first one on."""
+    log._segment, log._seq, log._at = log._enter(1), 0, FIRST_AT
+    return log.read(0) or []
+
+
+def all_rows(log: Log) -> dict[int, tuple[int, str]]:
     """Kind and text of each row."""
-    rows = log.read(0)
+    rows = rows_of(log)
     assert [row[0] for row in rows] == list(range(1, len(rows) + 1))
     found = {}
     for seq, kind, data in rows:
         if kind == Kind.ANSWERS:
-            data = records.answer_in(log.data(seq) or b"", 4) or b""
+            data = records.answer_in(log.answer_row(records.unpack_place(data)) or b"", 4) or b""
         found[seq] = (kind, "" if kind == Kind.COMPACT else data.decode())
     return found
 
 
-def test_writers_that_are_killed_among_others_lose_nothing_and_leave_nothing_by_half(
-    log: MappedLog, tmp_path: Path
-) -> None:
+def test_writers_that_are_killed_among_others_lose_nothing_and_leave_nothing_by_half(log: Log, tmp_path: Path) -> None:
     rng = random.Random(1)
     names = (f"w{number}" for number in itertools.count())
     writers = [Writer(tmp_path / "j", next(names)) for _ in range(3)]
@@ -113,14 +118,15 @@ def test_writers_that_are_killed_among_others_lose_nothing_and_leave_nothing_by_
         writer.read_one()
         writer.kill()
     told = [told for writer in dead + writers for told in writer.told]
+    said = list(itertools.chain.from_iterable(told))
     rows = all_rows(log)
     texts = [text for _, text in rows.values() if text]
     assert len(texts) == len(set(texts))
-    for seq, text in itertools.chain.from_iterable(told):
+    for seq, text in said:
         assert rows[seq][1] == text
     assert len(told) > 1000
     # At most the last action of each was not told any more.
-    unsaid = set(texts) - {text for _, text in itertools.chain.from_iterable(told)}
+    unsaid = set(texts) - {text for _, text in said}
     actions = [text.rstrip(".").rpartition("-")[0] for text in unsaid]
     assert len(set(actions)) <= len(dead) + len(writers)
     assert len({action.partition("-")[0] for action in actions}) == len(set(actions))
@@ -130,34 +136,44 @@ def test_writers_that_are_killed_among_others_lose_nothing_and_leave_nothing_by_
             assert rows[seq + 1][1] == f"{action}-b"
         elif part == "c":
             assert rows[seq + 1][0] == Kind.COMPACT
-    # State and row are there both or not at all.
-    assert log.load().seq == max(seq for seq, (kind, _) in rows.items() if kind == Kind.COMPACT)
+    # What is there is one whole state, the last of those that were said to be taken or a later one, and the rows since.
+    seq, state, since = log.load()
+    taken = [each for each, text in said if text.endswith("-c")]
+    assert seq == state.owner > max(taken)
+    assert [row[0] for row in since] == list(range(seq + 1, len(rows) + 1))
 
 
-@pytest.mark.parametrize(("point", "is_there"), [("staged", False), ("committed", True)])
-def test_the_row_of_a_compaction_is_there_if_its_state_is(
-    log: MappedLog, lives: ShortLives, point: str, is_there: bool
+@pytest.mark.parametrize("point", SNAPSHOT_POINTS)
+def test_wherever_one_dies_who_takes_a_snapshot_the_former_one_is_there_or_this_one_and_the_rows_since(
+    log: Log, lives: ShortLives, tmp_path: Path, point: str
 ) -> None:
-    log.append(*row_of("before", has_answer=True))
-    assert lives.live("dies", point)[0] == -signal.SIGKILL
-    rows = len(log.read(0))
-    assert log.load().seq == (rows + 2 if is_there else 0), "it is not published yet"
-    assert log.append(*row_of("after", has_answer=True)) == rows + (3 if is_there else 1)
-    found = all_rows(log)
-    assert [text.endswith("-c") for _, text in found.values()].count(True) == is_there
-    # And so on.
-    compact(log, "ours")
-    assert log.load().seq == len(log.read(0))
+    for life in range(3):
+        for number in range(60):
+            log.append(*row_of(f"{life}-{number}" + "." * 200, has_answer=True))
+        before, _, rows = log.load()
+        last = before + len(rows)
+        code, _ = lives.live(f"dies{life}", point)
+        assert code == -signal.SIGKILL
+        seq, state, since = log.load()
+        assert seq == (last + 2 if point in ("renamed", "taken", "dropped") else before)
+        assert state.owner == seq
+        assert [row[0] for row in since] == list(range(seq + 1, last + 3))
+        # And so on: what the dead one has left is in nobody's way.
+        assert log.append(*row_of("after", has_answer=True)) == last + 3
+    take_snapshot(log, "ours")
+    seq, state, since = log.load()
+    assert (seq, since) == (state.owner, [])
+    assert not list(tmp_path.glob("*.new"))
 
 
 @pytest.mark.parametrize("point", ["made", "publishing", "published"])
 def test_a_segment_that_was_made_and_not_used_does_no_harm(
-    log: MappedLog, lives: ShortLives, tmp_path: Path, point: str
+    log: Log, lives: ShortLives, tmp_path: Path, point: str
 ) -> None:
     for life in range(8):
         code, said = lives.live(f"dies{life}", point)
         assert code == -signal.SIGKILL
-        rows = log.read(0)
+        rows = rows_of(log)
         found = all_rows(log)
         for seq, text in itertools.chain.from_iterable(said):
             assert found[seq][1] == text
@@ -168,14 +184,14 @@ def test_a_segment_that_was_made_and_not_used_does_no_harm(
         assert [found[len(rows) + 1 + number][1] for number in range(3)] == [f"{life}-{number}" for number in range(3)]
 
 
-def test_two_rows_are_there_both_or_none_wherever_their_writer_is_killed(log: MappedLog, lives: ShortLives) -> None:
+def test_two_rows_are_there_both_or_none_wherever_their_writer_is_killed(log: Log, lives: ShortLives) -> None:
     survived = there = 0
     stops = [*range(0, 960, 48), 970, 985, 995, 5000, 5000, 5000]
     for stop in stops:
         code, _ = lives.live(f"dies{stop}", str(stop))
         assert code in (0, -signal.SIGKILL)
         survived += code == 0
-        last = len(log.read(0))
+        last = len(rows_of(log))
         assert log.append(*row_of("", has_answer=False)) == last + 1
         found = [text.rstrip(".").rpartition("-")[2] for _, text in all_rows(log).values()]
         assert found[-2 if found[-2] == "first" else -4 : -1] in (["first"], ["first", "a", "b"])

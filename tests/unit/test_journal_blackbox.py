@@ -20,6 +20,7 @@ from servicebus.runtime.journal import (
     SharedJournal,
     Standing,
     blackbox,
+    head,
     open_shared,
 )
 from servicebus.runtime.journal.blackbox import BlackBox, BlackBoxes
@@ -116,9 +117,9 @@ class TestBox:
     ) -> None:
         box.note([noted(1)])
         (tmp_path / "boot_id").write_text("another one")
-        monkeypatch.setattr(blackbox, "_BOOT", tmp_path / "boot_id")
+        monkeypatch.setattr(head, "_BOOT", tmp_path / "boot_id")
         assert BlackBoxes(tmp_path / "NODE-01.journal.box-").waiting(7) == []
-        monkeypatch.setattr(blackbox, "_BOOT", tmp_path / "nowhere")
+        monkeypatch.setattr(head, "_BOOT", tmp_path / "nowhere")
         unknown = BlackBoxes(tmp_path / "NODE-01.journal.box-")
         unknown.open(7).note([noted(1)])
         assert unknown.waiting(7) == []

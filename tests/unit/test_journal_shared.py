@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
@@ -24,12 +25,12 @@ from servicebus.runtime.journal import (
     Standing,
     Start,
     default_path,
+    keeper,
     open_shared,
 )
 from servicebus.runtime.journal import open_journal as open_named
 from servicebus.runtime.journal.head import word_of
-from servicebus.runtime.journal.interface import JournalUnavailable
-from servicebus.runtime.journal.log import Damaged
+from servicebus.runtime.journal.interface import Damaged, JournalUnavailable
 from servicebus.runtime.journal.records import Kind
 
 Open = Callable[..., SharedJournal]
@@ -57,14 +58,23 @@ def open_journal(path: Path) -> Iterator[Open]:
 def before_its_next_row(journal: SharedJournal, act: Callable[[], object]) -> None:
     """Have somebody else *act* after *journal* has looked and before its row is written: the tightest race there is."""
     log = journal._replica.log
-    add = log._add  # type: ignore[attr-defined]
+    add = log._add
 
     def act_first(rows: Sequence[tuple[int, bytes]]) -> int:
-        log._add = add  # type: ignore[attr-defined]
+        log._add = add  # type: ignore[method-assign]
         act()
         return int(add(rows))
 
-    log._add = act_first  # type: ignore[attr-defined]
+    log._add = act_first  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def write_lock_of(journal: SharedJournal) -> Iterator[None]:
+    """As if it were writing a row."""
+    lock = journal._replica.log._lock
+    lock.take()
+    yield
+    lock.drop()
 
 
 def turn(journal: SharedJournal, ended: list[int], begun: list[int]) -> list[Known]:
@@ -147,7 +157,8 @@ class TestTogether:
     def test_a_turn_is_told_in_one_transaction_and_known_to_all(self) -> None:
         begin(self.ours, 1)
         assert turn(self.ours, [1], [2, 3]) == [Known(Standing.NEW, None, 1, 0)] * 2
-        assert [kind for _, kind, _ in self.other._replica.log.read(0)] == [Kind.BEGIN, Kind.ANSWERS, Kind.BEGIN]
+        rows = self.other._replica.log.load()[2][3:]  # behind those of three owners
+        assert [kind for _, kind, _ in rows] == [Kind.BEGIN, Kind.ANSWERS, Kind.BEGIN]
         assert begin(self.other, 1, 2, 4) == [
             Known(Standing.FINISHED, b"done"),
             Known(Standing.RUNNING, None, 1, 0),
@@ -175,7 +186,7 @@ class TestTogether:
 
     def test_a_turn_that_cannot_be_told_may_be_said_again(self) -> None:
         begin(self.ours, 1)
-        with self.other._replica.log.transaction(), pytest.raises(JournalUnavailable, match="has kept it locked"):
+        with write_lock_of(self.other), pytest.raises(JournalUnavailable, match="has kept it locked"):
             turn(self.ours, [1], [2])
         assert turn(self.ours, [1], [2]) == [Known(Standing.NEW, None, 1, 0)]
         assert begin(self.other, 1, 2) == [Known(Standing.FINISHED, b"done"), Known(Standing.RUNNING, None, 1, 0)]
@@ -197,7 +208,7 @@ class TestTogether:
     def test_a_compaction_that_has_to_wait_too_long_is_tried_again(self, caplog: pytest.LogCaptureFixture) -> None:
         begin(self.ours, 1, 2)
         finish(self.ours, 1)
-        with self.other._replica.log.transaction():
+        with write_lock_of(self.other):
             self.ours.tick(NOW + 100)
         assert "has kept it locked" in caplog.text
         assert standings(self.ours, 1, 2) == [Standing.FINISHED, Standing.RUNNING]
@@ -232,7 +243,10 @@ def test_its_files_are_nobody_elses_business(path: Path, open_journal: Open) -> 
     assert set(modes.values()) == {0o600}, modes
 
 
-def test_segments_that_are_not_needed_any_more_are_removed(path: Path, open_journal: Open) -> None:
+def test_segments_that_are_not_needed_any_more_are_removed(
+    path: Path, open_journal: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "_LINGER_S", 0.0)
     journal = open_journal(max_answer_bytes=200_000)
     for round in range(120):
         counts = range(round * 500 + 1, round * 500 + 501)
@@ -241,8 +255,13 @@ def test_segments_that_are_not_needed_any_more_are_removed(path: Path, open_jour
         journal.tick(NOW + round * 11)
     assert max(segments(path, "rows")) > 1
     assert max(segments(path, "answers")) > 1
-    journal._replica.log.checkpoint_soon()
-    wait_until(lambda: len(segments(path, "rows")) <= 2 and len(segments(path, "answers")) <= 2, what="them to go")
+
+    def are_gone() -> bool:
+        journal._kept_at = 0
+        journal.tick(NOW + 120 * 11)
+        return len(segments(path, "rows")) <= 4 and len(segments(path, "answers")) <= 2
+
+    wait_until(are_gone, what="them to go")
     journal.close()
     assert sum(file.stat().st_size for file in path.parent.iterdir()) < 8_000_000
     last = 120 * 500
@@ -258,7 +277,7 @@ def segments(path: Path, stream: str) -> list[int]:
 
 
 class TestBadFiles:
-    @pytest.mark.parametrize("content", [b"no database at all", b"\0" * 5000])
+    @pytest.mark.parametrize("content", [b"no journal at all", b"\0" * 5000, b""])
     def test_a_file_that_is_no_journal_any_more_is_set_aside(
         self, path: Path, open_journal: Open, caplog: pytest.LogCaptureFixture, content: bytes
     ) -> None:
@@ -271,7 +290,8 @@ class TestBadFiles:
         assert min(file.name for file in aside) in record.getMessage()
 
     @pytest.mark.parametrize(
-        ("seq", "kind", "data"), [(2, 99, b"\0"), (2, 1, b"\0\x11"), (2, 3, b"\0\x11"), (4711, 1, b"\0" * 8)]
+        ("seq", "kind", "data"),
+        [(3, 99, b"\0"), (3, 1, b"\0\x11"), (3, 3, b"\0\x11"), (3, 7, b"\0\x11"), (4711, 1, b"\0" * 8)],
     )
     def test_rows_that_make_no_sense_are_set_aside(
         self, path: Path, open_journal: Open, seq: int, kind: int, data: bytes
@@ -284,14 +304,15 @@ class TestBadFiles:
         aside = [file.name for file in path.parent.iterdir() if ".broken-" in file.name]
         assert {name.partition(".broken-")[2].lstrip("0123456789") for name in aside} >= {"", ".head", ".rows-1"}
 
-    @pytest.mark.parametrize("sql", ["DELETE FROM state", "DELETE FROM identity"])
-    def test_a_state_that_makes_no_sense_is_set_aside_with_its_rows(
-        self, path: Path, open_journal: Open, sql: str
+    @pytest.mark.parametrize("damage", ["cut", "longer", "wrong"])
+    def test_a_snapshot_that_makes_no_sense_is_set_aside_with_its_rows(
+        self, path: Path, open_journal: Open, damage: str
     ) -> None:
         journal = open_journal()
         begin(journal, 1)
         journal.close()
-        self.damage(path, sql)
+        content = path.read_bytes()
+        path.write_bytes({"cut": content[:-1], "longer": content + b"\0", "wrong": content[:-20] + b"x" * 20}[damage])
         assert standings(open_journal(), 1) == [Standing.NEW]
         assert any(".broken-" in file.name for file in path.parent.iterdir())
 
@@ -299,31 +320,41 @@ class TestBadFiles:
     def plant(journal: SharedJournal, seq: int, kind: int, data: bytes) -> None:
         """Publish a row as no journal would write it."""
         log = journal._replica.log
-        tip = log._tip  # type: ignore[attr-defined]
+        tip = log._tip
+        assert tip is not None
         tip.rows.put(tip.end, seq, kind, data)
-        log._publish(tip.rows.first, tip.answers_first, word_of(tip.end, tip.answers_end))  # type: ignore[attr-defined]
-
-    @staticmethod
-    def damage(path: Path, sql: str) -> None:
-        connection = sqlite3.connect(path)
-        connection.execute(sql)
-        connection.commit()
-        connection.close()
+        log._publish(tip.rows.first, tip.answers_first, word_of(tip.end, tip.answers_end))
 
     def test_a_journal_that_is_in_use_is_not_set_aside(self, path: Path, open_journal: Open) -> None:
         first = open_journal()
         begin(first, 1)
-        self.plant(first, 2, 99, b"\0")
-        with pytest.raises(JournalUnavailable, match="row 2 is of kind 99; begun anew when the last"):
+        self.plant(first, 3, 99, b"\0")
+        with pytest.raises(JournalUnavailable, match="row 3 is of kind 99; begun anew when the last"):
             open_journal()
         first.close()
         assert standings(open_journal(), 1) == [Standing.NEW]
 
     def test_a_newer_format_is_refused_and_left_alone(self, path: Path, open_journal: Open) -> None:
         open_journal().close()
-        self.damage(path, "PRAGMA user_version = 4")
-        with pytest.raises(JournalUnavailable, match="has format 4, this servicebus knows 3"):
+        content = path.read_bytes()
+        path.write_bytes(content[:8] + b"\5\0\0\0" + content[12:])
+        with pytest.raises(JournalUnavailable, match="has format 5, this servicebus knows 4"):
             open_journal()
+        assert not any(".broken-" in file.name for file in path.parent.iterdir())
+
+    @pytest.mark.parametrize("has_head", [False, True])
+    def test_the_former_format_is_refused_with_what_to_do_and_left_alone(
+        self, path: Path, open_journal: Open, has_head: bool
+    ) -> None:
+        """Developers have such files; they were never released."""
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE chunks (id)")
+        if has_head:
+            path.with_name(path.name + ".head").write_bytes(b"sbushead".ljust(4096))
+        content = path.read_bytes()
+        with pytest.raises(JournalUnavailable, match="stop the agent, remove it and all files whose names begin"):
+            open_journal()
+        assert path.read_bytes() == content
 
     def test_a_folder_that_is_not_there_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(JournalUnavailable, match=r"nowhere/x: cannot be opened: No such file"):
@@ -332,7 +363,7 @@ class TestBadFiles:
     def test_a_journal_that_was_cut_short_while_in_use_is_not_believed(self, path: Path, open_journal: Open) -> None:
         journal = open_journal()
         begin(journal, 1, 2)
-        open_journal()._replica.log._publish(1, 0, 0)  # type: ignore[attr-defined]
+        open_journal()._replica.log._publish(1, 0, 0)
         with pytest.raises(JournalUnavailable, match="was replaced or cut short"):
             begin(journal, 3)
 
@@ -351,28 +382,29 @@ class TestBadFiles:
         journal = open_journal()
         begin(journal, 1)
         finish(journal, 1, answer=b"x")
-        for part in ("", "-wal", "-shm"):
-            path.with_name(path.name + part).unlink(missing_ok=True)
+        path.unlink()
         with pytest.raises(JournalUnavailable, match="is gone, or of another journal, while it is in use"):
             open_journal()
         journal.close()
         assert standings(open_journal(), 1) == [Standing.NEW]
 
-    def test_a_state_that_is_damaged_while_in_use_is_noticed_in_the_next_seconds(
-        self, path: Path, open_journal: Open
+    @pytest.mark.parametrize(("content", "text"), [(b"\xff" * 200, "is no journal"), (b"", "is no"), (None, "is gone")])
+    def test_a_snapshot_that_is_damaged_while_in_use_is_noticed_in_the_next_seconds(
+        self, path: Path, open_journal: Open, content: bytes | None, text: str
     ) -> None:
         journal = open_journal()
         begin(journal, 1)
-        for part in ("", "-wal"):
-            file = path.with_name(path.name + part)
-            file.write_bytes(b"\xff" * file.stat().st_size)
-        journal._replica.log.checkpoint_soon()
+        if content is None:
+            path.unlink()
+        else:
+            path.write_bytes(content)
+        journal._replica.log.keeper.ask()
 
         def notices() -> bool:
             try:
                 journal.tick(NOW)
             except Damaged as error:
-                return "is not a database" in str(error)
+                return text in str(error)
             return False
 
         wait_until(notices, what="the damage to be noticed")

@@ -1,6 +1,6 @@
 """The journal: which ids this node has started and finished, so that none is run twice."""
 
-from servicebus.runtime.journal.interface import Journal, JournalUnavailable, Known, Release, Standing, Start
+from servicebus.runtime.journal.interface import Damaged, Journal, JournalUnavailable, Known, Release, Standing, Start
 from servicebus.runtime.journal.ledger import Limits
 from servicebus.runtime.journal.memory import MemoryJournal
 from servicebus.runtime.journal.opening import MEMORY, default_path, journal_of, open_journal, open_shared
@@ -8,6 +8,7 @@ from servicebus.runtime.journal.shared import SharedJournal
 
 __all__ = [
     "MEMORY",
+    "Damaged",
     "Journal",
     "JournalUnavailable",
     "Known",

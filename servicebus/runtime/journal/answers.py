@@ -1,7 +1,7 @@
-"""AnswerIndex: in which row of the shared log the answer to an id stands. Pure; the answers themselves stay there.
+"""AnswerIndex: where the answer to an id is. Pure.
 
 Answers are dropped in the order in which they came, so they are kept in blocks that go as a whole: dropping costs
-nothing per answer, and a look-up, which only a repeated id needs, asks a few dozen blocks.
+nothing per answer, and a look-up, which only a repeated id needs, asks a few dozen blocks, or a few hundred.
 """
 
 from __future__ import annotations
@@ -9,18 +9,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 __all__ = ["AnswerIndex"]
 
 _BLOCK_ANSWERS = 1024
+_BLOCK_S = 10
 _BLOCKS = 32
 
 
 @dataclass(slots=True)
 class _Block:
-    seqs: dict[int, int] = field(default_factory=dict)
+    places: dict[int, Any] = field(default_factory=dict)
+    first_place: Any = None
     size: int = 0
     last_seq: int = 0
+    began_at: int = 0
     answered_at: int = 0
     until: int = 0
 
@@ -30,7 +34,7 @@ class AnswerIndex:
 
     def __init__(self, max_bytes: int, keep_s: float):
         self.size = 0
-        """Bytes of all answers that are still in the log, as far as the index knows."""
+        """Bytes of all answers."""
         self.count = 0
         self._max_bytes = max_bytes
         self._keep_s = keep_s
@@ -39,13 +43,24 @@ class AnswerIndex:
     def __repr__(self) -> str:
         return f"<AnswerIndex count={self.count} size={self.size}>"
 
-    def add(self, seq: int, now: int, until: int, ends: Iterable[tuple[int, int]]) -> None:
-        """The row *seq* was written at *now* and holds answers to *ends* (number, size); asked for until *until*."""
-        block = self._open_block()
+    @property
+    def first_place(self) -> Any:
+        """Of the oldest; None if there are none."""
+        return self._blocks[0].first_place if self._blocks else None
+
+    def add(self, seq: int, place: Any, now: int, until: int, ends: Iterable[tuple[int, int]]) -> None:
+        """The row *seq* was written at *now*, and the answers to *ends* (number, size) are at *place*.
+
+        Args:
+            place: for whoever asks; not looked into here.
+            until: nobody asks for them later.
+        """
+        block = self._open_block(now, place)
+        places = block.places
         size = count = 0
         for number, length in ends:
             if length >= 0:
-                block.seqs[number] = seq
+                places[number] = place
                 size += length
                 count += 1
         block.size += size
@@ -57,11 +72,17 @@ class AnswerIndex:
         if until > block.until:
             block.until = until
 
-    def seq_of(self, number: int) -> int | None:
+    def keep(self, seq: int, answers: dict[int, bytes], now: int, until: int) -> None:
+        """``add`` of answers that are themselves what is asked for."""
+        self.add(seq, None, now, until, [(number, len(answer)) for number, answer in answers.items()])
+        self._blocks[-1].places.update(answers)
+
+    def place_of(self, number: int) -> Any:
+        """None if there is no answer any more."""
         for block in reversed(self._blocks):
-            seq = block.seqs.get(number)
-            if seq is not None:
-                return seq
+            place = block.places.get(number)
+            if place is not None:
+                return place
         return None
 
     def overdue(self, now: int) -> tuple[int, int]:
@@ -75,18 +96,23 @@ class AnswerIndex:
                 break
             size -= block.size
             keep_from = block.last_seq + 1
-            early += 0 if is_over else len(block.seqs)
+            early += 0 if is_over else len(block.places)
         return keep_from, early
 
     def drop_before(self, seq: int) -> None:
         while self._blocks and self._blocks[0].last_seq < seq:
             block = self._blocks.popleft()
             self.size -= block.size
-            self.count -= len(block.seqs)
+            self.count -= len(block.places)
 
-    def _open_block(self) -> _Block:
+    def _open_block(self, now: int, place: Any) -> _Block:
         last = self._blocks[-1] if self._blocks else None
-        if last is None or len(last.seqs) >= _BLOCK_ANSWERS or last.size * _BLOCKS >= self._max_bytes:
-            last = _Block()
+        if (
+            last is None
+            or len(last.places) >= _BLOCK_ANSWERS
+            or last.size * _BLOCKS >= self._max_bytes
+            or now - last.began_at >= _BLOCK_S
+        ):
+            last = _Block(first_place=place, began_at=now)
             self._blocks.append(last)
         return last

@@ -8,8 +8,6 @@ there as waiting, was never started. One that does not stand there may have been
 
 The state of a slot is its last byte, written last: a slot that is only half written is a free one. When the machine
 goes down anything may be left in the file, so it holds for one boot only.
-
-SQLite's own index (``-shm``) is a mapped file too, so this asks nothing of the file system that SQLite does not.
 """
 
 from __future__ import annotations
@@ -23,6 +21,7 @@ from functools import partial
 from operator import setitem
 from pathlib import Path
 
+from servicebus.runtime.journal.head import this_boot
 from servicebus.runtime.journal.interface import do_nothing
 from servicebus.runtime.journal.records import COUNT_BITS, Numbered
 from servicebus.runtime.journal.refused import refused
@@ -42,7 +41,6 @@ _STATE = 16
 _FREE, _WAITING, _STARTED = range(3)
 _SIZE = _HEAD.size + _SLOTS * _SLOT.size
 _COUNT_MASK = (1 << COUNT_BITS) - 1
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 class BlackBox:
@@ -96,7 +94,7 @@ class BlackBoxes:
 
     def __init__(self, prefix: Path):
         self._prefix = prefix
-        self._boot = _this_boot()
+        self._boot = this_boot()
 
     def __repr__(self) -> str:
         return f"<BlackBoxes {self._prefix}>"
@@ -164,13 +162,6 @@ class BlackBoxes:
             os.close(fd)
         _HEAD.pack_into(memory, 0, *self._head)
         return memory
-
-
-def _this_boot() -> bytes:
-    try:
-        return _BOOT.read_bytes().strip()
-    except OSError:
-        return b""
 
 
 def _remove(path: Path) -> None:

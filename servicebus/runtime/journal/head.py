@@ -5,10 +5,6 @@ writer puts its rows behind that and stores the word last, by one store of eight
 whole or not at all, wherever its writer is killed. When a segment is full the names change too: so there are two
 *slots* for names and word, and a *generation* that says which one counts; the other one is written, then it is.
 
-What is *staged* is a slot that is to count if something else succeeds: whoever finds it so, since its writer died,
-looks whether that has. Whoever begins to make segments says so, and whoever finds that, takes those away that no slot
-names. Both stand in one field, which is 0 if all is settled.
-
 Nobody writes here without the lock. Reading needs none. The page says of which boot it is: after another one it may
 hold anything.
 """
@@ -24,20 +20,26 @@ from typing import NamedTuple
 
 from servicebus.runtime.journal.segments import ROW_UNIT
 
-__all__ = ["GENERATION", "UNSETTLED", "Head", "Position", "at_of", "word_of"]
+__all__ = ["GENERATION", "Head", "Position", "at_of", "this_boot", "word_of"]
 
 _BYTES = 4096
-_MAGIC = b"sbushead"
+_MAGIC = b"sbushea2"
 _NAMES = struct.Struct("<8s16s40s")
 # Of the page as numbers of eight bytes.
 GENERATION = 16
-UNSETTLED = 17
-_STAGED_GENERATION = 18
 _SLOTS = 24
 _SLOT = 4
-_MAKING = 1
 _WORD_BITS = 32
 _WORD_MASK = (1 << _WORD_BITS) - 1
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+def this_boot() -> bytes:
+    """What is another one after each start of the machine; nothing if it does not say so."""
+    try:
+        return _BOOT.read_bytes().strip()
+    except OSError:
+        return b""
 
 
 class Position(NamedTuple):
@@ -75,36 +77,10 @@ class Head:
         """Where in ``words`` the word of that generation stands."""
         return _SLOTS + _SLOT * (generation & 1) + 2
 
-    def begin_making(self) -> None:
-        """From here on there may be segments that nobody needs."""
-        if not self.words[UNSETTLED]:
-            self.words[UNSETTLED] = _MAKING
-
-    def stage(self, rows_first: int, answers_first: int, word: int, seq: int) -> None:
-        """The next position is this one, if it turns out that what goes with row *seq* was done."""
-        self._write_next(rows_first, answers_first, word)
-        self.words[_STAGED_GENERATION] = self.words[GENERATION] + 1
-        self.words[UNSETTLED] = _MAKING + seq
-
-    @property
-    def staged_seq(self) -> int:
-        """0: nothing is."""
-        return max(0, self.words[UNSETTLED] - _MAKING)
-
-    def publish_staged(self) -> None:
-        """Idempotent."""
-        self.words[GENERATION] = self.words[_STAGED_GENERATION]
-
     def publish(self, rows_first: int, answers_first: int, word: int) -> None:
-        self._write_next(rows_first, answers_first, word)
-        self.words[GENERATION] += 1
-
-    def settled(self) -> None:
-        self.words[UNSETTLED] = 0
-
-    def _write_next(self, rows_first: int, answers_first: int, word: int) -> None:
         slot = _SLOTS + _SLOT * (self.words[GENERATION] + 1 & 1)
         self.words[slot], self.words[slot + 1], self.words[slot + 2] = rows_first, answers_first, word
+        self.words[GENERATION] += 1
 
     @classmethod
     def create(cls, path: Path, identity: bytes, boot: bytes, rows_first: int, answers_first: int, word: int) -> Head:

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple, Protocol
 from servicebus.errors import JournalUnavailable
 
 __all__ = [
+    "NEVER",
     "REFUSED",
+    "Damaged",
     "Journal",
     "JournalUnavailable",
     "Known",
@@ -18,7 +20,12 @@ __all__ = [
     "Standing",
     "Start",
     "do_nothing",
+    "seconds",
 ]
+
+
+class Damaged(JournalUnavailable):
+    """Raised when what is stored makes no sense: asking again does not help."""
 
 
 class Standing(Enum):
@@ -40,6 +47,8 @@ class Release(Enum):
     REFUSED = "not yet: it stays the caller's, but whoever begins it later must not run it"
 
 
+NEVER = 2**32 - 1
+"""As Unix time."""
 REFUSED = 1 << 20
 """More than any count of attempts: that of a refused id begins here."""
 
@@ -166,3 +175,8 @@ class OneByOne:
 
 def do_nothing() -> None:
     """The starter of an id whose start nobody notes."""
+
+
+def seconds(when: float) -> int:
+    """Unix time as it is remembered."""
+    return int(when) if 0.0 <= when <= NEVER else 0 if when < 0 else NEVER

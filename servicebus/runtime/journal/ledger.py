@@ -13,7 +13,6 @@ that compacts, and written into the log, so that no two workers ever disagree on
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,7 +21,7 @@ from servicebus.runtime.journal.answers import AnswerIndex
 from servicebus.runtime.journal.interface import REFUSED, Release
 from servicebus.runtime.journal.records import Compaction, Estate, Numbered
 
-__all__ = ["CHUNK_IDS", "GRACE_S", "NOBODY", "Changes", "Entry", "Ledger", "Limits"]
+__all__ = ["CHUNK_IDS", "COMPACT_IDS", "GRACE_S", "NOBODY", "Entry", "Ledger", "Limits", "State"]
 
 CHUNK_BITS = 12
 CHUNK_IDS = 1 << CHUNK_BITS
@@ -33,21 +32,21 @@ _BIT_MASK = CHUNK_IDS - 1
 _TIME_BITS = 32
 _TIME_MASK = (1 << _TIME_BITS) - 1
 _IDS_AT = 2 * _TIME_BITS
-# The order in which chunks leave when there are too many: when signed, then when expired. Without the lowest bit, as
-# SQLite's numbers have 63.
+# The order in which chunks leave when there are too many: when signed, then when expired, but for its lowest bit.
 _ORDER_MASK = (1 << 63) - 1
 _SIGNED_AT = 31
 
 _BUCKET_BITS = 4
 """Chunks are looked at by expiry, 16 seconds at once."""
 
-_LINGER_S = 10
-"""Rows stay in the log for so long after they were compacted: a worker that lags behind less than that reads on."""
 GRACE_S = 3600
 """How much longer than asked for an id is remembered: a clock that is set forward by mistake is set back again."""
 _ROOM_SHARE = 64
 """When there are too many chunks, so much of the limit (one part in ...) is made free: looking for what to forget takes
 tens of milliseconds, and must not be needed again soon."""
+
+COMPACT_IDS = 4096
+_COMPACT_EVERY_S = 10
 
 NOBODY = 0
 _NOTHING = (-1, 0, 0, 0, 0)
@@ -71,14 +70,19 @@ many of them ended with a death, its expiry, when it was signed. A plain tuple: 
 microsecond to make."""
 
 
-class Changes(NamedTuple):
-    """What a compaction has to write: rows as they are now, and the keys of those that are gone."""
+class State(NamedTuple):
+    """What a ledger is to begin with, to know what another one knew. Nobody changes it."""
 
-    chunks: list[tuple[int, int, int, int]]
-    """Key, expiry, when its last id was signed, bits."""
-    lost_chunks: list[int]
-    entries: list[tuple[int, Entry]]
-    lost_entries: list[int]
+    owner: int = 0
+    """The highest number that was ever given to a worker."""
+    forgotten: int = 0
+    forgotten_answers: int = 0
+    forgotten_until: int = 0
+    compacted_at: int = 0
+    keep_from: int = 1
+    """Answers in rows before this one are not kept."""
+    chunks: dict[int, int] = {}  # noqa: RUF012 - not changed
+    entries: dict[int, Entry] = {}  # noqa: RUF012
 
 
 class Ledger:
@@ -87,7 +91,8 @@ class Ledger:
     def __init__(self, limits: Limits):
         self.applied = 0
         """The last row that this state knows."""
-        self.trimmed = 0
+        self.owner = 0
+        """The highest number that was ever given to a worker."""
         self.compacted_at = 0
         self.pending = 0
         """Ids that rows since the last compaction told of."""
@@ -96,16 +101,13 @@ class Ledger:
         self.forgotten_until = 0
         """They were signed until then: an unknown id that was too may be one of them."""
         self.forgotten_answers = 0
+        self.keep_from = 1
         self.entries: dict[int, Entry] = {}
         self.answers = AnswerIndex(limits.max_answer_bytes, limits.reply_keep_s)
         self._max_entries = limits.max_entries
         self._chunks: dict[int, int] = {}
         self._due: dict[int, list[int]] = {}
         self._due_order: list[int] = []
-        self._saved: set[int] = set()
-        self._changed_chunks: set[int] = set()
-        self._changed_entries: set[int] = set()
-        self._compactions: deque[tuple[int, int]] = deque()
 
     def __repr__(self) -> str:
         return f"<Ledger applied={self.applied} entries={len(self.entries)} chunks={len(self._chunks)}>"
@@ -146,7 +148,7 @@ class Ledger:
     def begin(self, owner: int, starts: Sequence[Numbered]) -> None:
         """*owner* has what nobody has begun, and what waits for its next attempt; of the rest the expiry is noted."""
         self.pending += len(starts)
-        entries, note_change = self.entries, self._changed_entries.add
+        entries = self.entries
         for number, expires, sent in starts:
             entry = entries.get(number)
             if entry is not None:
@@ -156,10 +158,8 @@ class Ledger:
                 entries[number] = (holder, attempts, deaths, max(expires, until), max(sent, since))
             elif self.is_finished(number):
                 self._prolong(number >> CHUNK_BITS, expires, sent)
-                continue
             else:
                 entries[number] = (owner, 1, 0, expires, sent)
-            note_change(number)
 
     def take_over(self, owner: int, starts: Sequence[Estate]) -> None:
         """*owner* gets what a dead worker left behind, unless somebody else has asked before."""
@@ -168,22 +168,20 @@ class Ledger:
             holder, attempts, deaths, until, since = self.entries.get(number, _NOTHING)
             if holder == dead:
                 self.entries[number] = (owner, attempts + 1, deaths + 1, max(expires, until), max(sent, since))
-                self._changed_entries.add(number)
 
     def finish(self, owner: int, numbers: Sequence[int]) -> None:
         self.pending += len(numbers)
-        entries, chunks, note_chunk = self.entries, self._chunks, self._changed_chunks.add
+        entries, chunks = self.entries, self._chunks
         for number in numbers:
             entry = entries.get(number)
             if entry is None or entry[0] != owner:
                 continue
-            self._remove(number)
+            del entries[number]
             key = number >> CHUNK_BITS
             value = chunks.get(key, 0)
             if value & _TIME_MASK < entry[3] or value >> _TIME_BITS & _TIME_MASK < entry[4]:
                 value = self._prolong(key, entry[3], entry[4])
             chunks[key] = value | 1 << (_IDS_AT + (number & _BIT_MASK))
-            note_chunk(key)
 
     def release(self, owner: int, why: Release, numbers: Sequence[int]) -> None:
         self.pending += len(numbers)
@@ -193,7 +191,7 @@ class Ledger:
                 continue
             attempts -= why is Release.NOT_RUN
             if why is Release.BURIED or not attempts:
-                self._remove(number)
+                del self.entries[number]
                 # Another worker may hold a copy that is good for longer than the next one to be run.
                 self._prolong(number >> CHUNK_BITS, expires, sent)
                 continue
@@ -201,67 +199,68 @@ class Ledger:
                 self.entries[number] = (owner, attempts + REFUSED, deaths, expires, sent)
             else:
                 self.entries[number] = (NOBODY, attempts, deaths, expires, sent)
-            self._changed_entries.add(number)
 
-    def compact(self, seq: int, compaction: Compaction) -> Changes:
-        """Forget what the row says, and give what has to be saved so that no row before it is needed any more."""
+    def own(self, number: int) -> None:
+        """A worker has got that number."""
+        self.owner = max(self.owner, number)
+
+    def compact(self, compaction: Compaction) -> None:
+        """Forget what the row says. Two workers may have planned at once: each row does what the other has left."""
         self._forget(compaction)
-        self.forgotten_answers += compaction.forgotten_answers
-        self.answers.drop_before(compaction.keep_from)
-        changes = Changes(
-            [(key, *self._parts(key)) for key in self._changed_chunks if key in self._chunks],
-            [key for key in self._changed_chunks if key not in self._chunks],
-            [(number, self.entries[number]) for number in self._changed_entries if number in self.entries],
-            [number for number in self._changed_entries if number not in self.entries],
-        )
-        self._saved = set(self.entries)
-        self._changed_chunks.clear()
-        self._changed_entries.clear()
-        self._compactions.append((seq, compaction.at))
-        while self._compactions[0][0] <= compaction.trim_to:
-            self._compactions.popleft()
-        self.trimmed = compaction.trim_to
+        if compaction.keep_from > self.keep_from:
+            self.keep_from = compaction.keep_from
+            self.forgotten_answers += compaction.forgotten_answers
+            self.answers.drop_before(self.keep_from)
         self.compacted_at = compaction.at
         self.pending = 0
-        return changes
 
     def plan(self, now: int) -> Compaction:
         """What a compaction at *now* should do."""
         keep_from, early = self.answers.overdue(now)
-        # Not those of a moment ago; those "of the future" are from before the clock was set back.
-        lingering = (seq for seq, at in reversed(self._compactions) if not 0 <= now - at < _LINGER_S)
-        trim_to = next(lingering, self.trimmed)
         before = self._room_from()
         until = max(self.forgotten_until, before >> _SIGNED_AT)
-        return Compaction(now, max(0, now - GRACE_S), before, until, keep_from, trim_to, early)
+        return Compaction(now, max(0, now - GRACE_S), before, until, keep_from, early)
 
-    # -- as saved ------------------------------------------------------------------------------------------------------
+    def is_compaction_due(self, now: float) -> bool:
+        # Further away in either direction: clocks are set back as well.
+        return bool(self.pending) and (self.pending >= COMPACT_IDS or abs(now - self.compacted_at) >= _COMPACT_EVERY_S)
 
-    def restore_chunk(self, key: int, expires: int, sent: int, bits: int) -> None:
-        self._chunks[key] = bits << _IDS_AT | sent << _TIME_BITS | expires
-        self._note_due(key, expires)
+    def sizes(self, large_answers: int) -> dict[str, int]:
+        """For the status. Args: large_answers: how many were not stored for their size."""
+        return {
+            "chunks": len(self._chunks),
+            "unfinished": len(self.entries),
+            "answers": self.answers.count,
+            "answer_bytes": self.answers.size,
+            "forgotten_early": self.forgotten,
+            "forgotten_until": self.forgotten_until,
+            "answers_forgotten_early": self.forgotten_answers + large_answers,
+        }
 
-    def restore_entry(self, number: int, entry: Entry) -> None:
-        self.entries[number] = entry
-        self._saved.add(number)
+    # -- as a snapshot has it -----------------------------------------------------------------------------------------
 
-    def restored(self, seq: int, compaction: Compaction, forgotten: int, forgotten_answers: int) -> None:
-        """All that row *seq* and those before it told is here; from here on rows are applied."""
-        self.forgotten, self.forgotten_answers = forgotten, forgotten_answers
-        self.forgotten_until = compaction.forgotten_until
+    def state(self) -> State:
+        """As it is now, for another thread: a copy, which takes milliseconds, of what nobody changes."""
+        return State(
+            self.owner,
+            self.forgotten,
+            self.forgotten_answers,
+            self.forgotten_until,
+            self.compacted_at,
+            self.keep_from,
+            dict(self._chunks),
+            dict(self.entries),
+        )
+
+    def restore(self, seq: int, state: State) -> None:
+        """Begin with what row *seq* and those before it told; what *state* has is the ledger's from here on."""
         self.applied = seq
-        self.trimmed = compaction.trim_to
-        self.compacted_at = compaction.at
-        self._compactions.append((seq, compaction.at))
+        self.owner, self.forgotten, self.forgotten_answers, self.forgotten_until = state[:4]
+        self.compacted_at, self.keep_from, self._chunks, self.entries = state[4:]
+        for key, value in self._chunks.items():
+            self._note_due(key, value & _TIME_MASK)
 
     # -- inside --------------------------------------------------------------------------------------------------------
-
-    def _remove(self, number: int) -> None:
-        del self.entries[number]
-        if number in self._saved:
-            self._changed_entries.add(number)
-        else:
-            self._changed_entries.discard(number)
 
     def _prolong(self, key: int, expires: int, sent: int) -> int:
         """Have the chunk remembered until *expires*, and know that one of its ids was signed at *sent*."""
@@ -272,12 +271,7 @@ class Ledger:
         later = max(expires - (value & _TIME_MASK), 0)
         newer = max(sent - (value >> _TIME_BITS & _TIME_MASK), 0)
         value = self._chunks[key] = value + (newer << _TIME_BITS) + later
-        self._changed_chunks.add(key)
         return value
-
-    def _parts(self, key: int) -> tuple[int, int, int]:
-        value = self._chunks[key]
-        return value & _TIME_MASK, value >> _TIME_BITS & _TIME_MASK, value >> _IDS_AT
 
     def _note_due(self, key: int, expires: int) -> None:
         bucket = expires >> _BUCKET_BITS
@@ -292,10 +286,11 @@ class Ledger:
         for number, entry in list(self.entries.items()):
             # What is held is run, however long that takes.
             if entry[0] == NOBODY and entry[3] < expired:
-                self._remove(number)
+                del self.entries[number]
         while self._due_order and self._due_order[0] < expired >> _BUCKET_BITS:
             self._drop(self._settle_bucket(heapq.heappop(self._due_order)))
-        before, self.forgotten_until = compaction.forget_before, compaction.forgotten_until
+        before = compaction.forget_before
+        self.forgotten_until = max(self.forgotten_until, compaction.forgotten_until)
         if before:
             early = [key for key, value in self._chunks.items() if value >> 1 & _ORDER_MASK < before]
             self.forgotten += sum((self._chunks[key] >> _IDS_AT).bit_count() for key in early)
@@ -304,7 +299,6 @@ class Ledger:
     def _drop(self, keys: Iterable[int]) -> None:
         for key in keys:
             del self._chunks[key]
-            self._changed_chunks.add(key)
 
     def _settle_bucket(self, bucket: int) -> set[int]:
         """The chunks that do expire in *bucket*, which is taken away; the others have been prolonged since."""

@@ -1,30 +1,22 @@
 """MemoryJournal: one worker's own memory. It refuses replays and answers redeliveries within one worker process.
 
 A call that is re-sent over another broker reaches another worker, which knows nothing of it; and nothing outlives the
-process. For that there is SharedJournal. What both know of ids is a Ledger; here the answers are in memory as well.
+process. For that there is SharedJournal. What both know is a Ledger; this one has no log, and the answers themselves.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-from servicebus.runtime.journal.interface import Known, OneByOne, Release, Standing, Start
+from servicebus.runtime.journal.interface import Known, OneByOne, Release, Standing, Start, seconds
 from servicebus.runtime.journal.ledger import Ledger, Limits
 from servicebus.runtime.journal.records import number_of
-from servicebus.runtime.journal.replica import seconds
 
 __all__ = ["MemoryJournal"]
 
 _ME = 1
 _FIRST = Known(Standing.NEW, None, 1)
-_COMPACT_IDS = 4096
-_COMPACT_EVERY_S = 10
-
-
-_Answer = tuple[bytes, float, int]
-"""The answer, when it was stored, and when its id expires."""
 
 
 class MemoryJournal(OneByOne):
@@ -33,13 +25,10 @@ class MemoryJournal(OneByOne):
     def __init__(self, limits: Limits | None = None):
         self._limits = limits or Limits()
         self._ledger = Ledger(self._limits)
-        self._compactions = 0
-        self._answers: OrderedDict[int, _Answer] = OrderedDict()
-        self._answer_bytes = 0
-        self._forgotten_answers = 0
+        self._large_answers = 0
 
     def __repr__(self) -> str:
-        return f"<MemoryJournal {self._ledger!r} answer_bytes={self._answer_bytes}>"
+        return f"<MemoryJournal {self._ledger!r}>"
 
     def begin_many(self, starts: Sequence[Start], now: float) -> list[Known]:
         self.tick(now)
@@ -47,40 +36,42 @@ class MemoryJournal(OneByOne):
 
     def finish_many(self, ends: Sequence[tuple[str, bytes | None]], now: float) -> None:
         self._now = now
-        entries = self._ledger.entries
-        numbers = [number_of(id) for id, _ in ends]
-        for number, (_, answer) in zip(numbers, ends, strict=True):
-            entry = entries.get(number) if answer is not None else None
-            if answer is not None and entry is not None and entry[0] == _ME and number not in self._answers:
-                self._store(number, answer, entry[3])
+        entries, largest = self._ledger.entries, self._limits.max_answer_bytes // 2
+        numbers: list[int] = []
+        answers: dict[int, bytes] = {}
+        until = 0
+        for id, answer in ends:
+            number = number_of(id)
+            numbers.append(number)
+            entry = entries.get(number)
+            if answer is None or entry is None or entry[0] != _ME or number in answers:
+                continue
+            if len(answer) > largest:
+                self._large_answers += 1
+                continue
+            answers[number] = answer
+            if entry[3] > until:
+                until = entry[3]
         self._ledger.finish(_ME, numbers)
-        self._drop_answers()
+        if answers:
+            self._keep(answers, until)
 
     def release_many(self, ids: Sequence[str], why: Release) -> None:
         self._ledger.release(_ME, why, [number_of(id) for id in ids])
 
     def tick(self, now: float) -> None:
         self._now = now
-        ledger = self._ledger
-        if ledger.pending >= _COMPACT_IDS or (ledger.pending and abs(now - ledger.compacted_at) >= _COMPACT_EVERY_S):
-            self._compactions += 1
-            ledger.compact(self._compactions, ledger.plan(seconds(now)))
-        self._drop_answers()
+        if self._ledger.is_compaction_due(now):
+            self._compact()
 
     def snapshot(self) -> dict[str, Any]:
-        ledger = self._ledger
-        return {
-            "chunks": ledger.chunk_count,
-            "unfinished": len(ledger.entries),
-            "answers": len(self._answers),
-            "answer_bytes": self._answer_bytes,
-            "forgotten_early": ledger.forgotten,
-            "forgotten_until": ledger.forgotten_until,
-            "answers_forgotten_early": self._forgotten_answers,
-        }
+        return self._ledger.sizes(self._large_answers)
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+    def _compact(self) -> None:
+        self._ledger.compact(self._ledger.plan(seconds(self._now)))
 
     def _begin(self, start: Start) -> Known:
         id, until, _, sent_at = start
@@ -91,29 +82,14 @@ class MemoryJournal(OneByOne):
         if before is None and entry is not None and (not sent or sent > ledger.forgotten_until):
             return _FIRST
         if entry is None:
-            answer = self._answers.get(number)
-            return Known(Standing.FINISHED, answer[0] if answer is not None else None)
+            return Known(Standing.FINISHED, ledger.answers.place_of(number))
         if before is not None and before[0] == _ME:
             return Known(Standing.RUNNING, None, entry[1])
         is_forgotten = entry[1] == 1 and 0 < sent <= ledger.forgotten_until
         return Known(Standing.FORGOTTEN if is_forgotten else Standing.NEW, None, entry[1])
 
-    def _store(self, number: int, data: bytes, until: int) -> None:
-        if len(data) > self._limits.max_answer_bytes // 2:
-            self._forgotten_answers += 1
-            return
-        self._answers[number] = (data, self._now, until)
-        self._answer_bytes += len(data)
-
-    def _drop_answers(self) -> None:
-        """The oldest, which are over or too much."""
-        answers, limits, now = self._answers, self._limits, self._now
-        while answers:
-            number = next(iter(answers))
-            data, at, until = answers[number]
-            is_over = at + limits.reply_keep_s <= now or until <= now
-            if not is_over and self._answer_bytes <= limits.max_answer_bytes:
-                return
-            self._forgotten_answers += not is_over
-            self._answer_bytes -= len(data)
-            del answers[number]
+    def _keep(self, answers: dict[int, bytes], until: int) -> None:
+        self._ledger.applied += 1
+        self._ledger.answers.keep(self._ledger.applied, answers, seconds(self._now), until)
+        if self._ledger.answers.size > self._limits.max_answer_bytes:
+            self._compact()

@@ -11,13 +11,13 @@ from urllib.parse import quote
 
 from servicebus.configuration import Configuration
 from servicebus.runtime.journal.blackbox import BlackBoxes
-from servicebus.runtime.journal.interface import Journal, JournalUnavailable
+from servicebus.runtime.journal.files import parts_of
+from servicebus.runtime.journal.interface import Damaged, Journal, JournalUnavailable
 from servicebus.runtime.journal.ledger import Limits
-from servicebus.runtime.journal.log import Damaged
-from servicebus.runtime.journal.mapped_log import MappedLog
+from servicebus.runtime.journal.log import Log
 from servicebus.runtime.journal.memory import MemoryJournal
 from servicebus.runtime.journal.owners import OwnerLock
-from servicebus.runtime.journal.places import parts_of
+from servicebus.runtime.journal.replica import Replica
 from servicebus.runtime.journal.shared import SharedJournal
 from servicebus.transport.loggers import get_logger
 
@@ -26,7 +26,8 @@ LOG = get_logger(__name__)
 __all__ = ["MEMORY", "default_path", "journal_of", "open_journal", "open_shared"]
 
 MEMORY = "memory"
-_MAGIC = b"SQLite format 3\0"
+_MAGICS = (b"sbussnap", b"SQLite f")
+"""Of a journal, and of one of a former format, of which more is said when it is read."""
 
 
 def journal_of(config: Configuration) -> Journal:
@@ -134,22 +135,23 @@ def _check_place(named: Path, file: Path) -> None:
         if file.stat().st_uid not in ours:
             raise JournalUnavailable(str(file), "belongs to another user; name a new path")
         if file.with_name(file.name + ".head").exists():
-            return  # a journal, and not to be opened here: closing it would drop SQLite's locks in this process
+            return  # a journal, or one that has been damaged
         with file.open("rb") as opened:
-            start = opened.read(len(_MAGIC))
-        if start not in (b"", _MAGIC):
+            start = opened.read(8)
+        if start and start not in _MAGICS:
             raise JournalUnavailable(str(file), "is a file of something else, and is left alone; name a new path")
     except OSError as error:
         raise JournalUnavailable(str(file), f"cannot be opened: {error.strerror}") from error
 
 
 def _open(file: Path, owners: OwnerLock, lock_wait_s: float, limits: Limits) -> SharedJournal:
-    log = MappedLog(file, lock_wait_s, is_alone=not owners.anybody_alive())
+    log = Log(file, lock_wait_s, is_alone=not owners.anybody_alive())
     try:
+        replica = Replica(log, limits)
         # After a file was set aside the numbers start anew, and somebody may still have one of the old.
-        while not owners.hold(log.new_owner()):
+        while not owners.hold(replica.new_owner()):
             pass
-        return SharedJournal(log, owners, _boxes(file), limits)
+        return SharedJournal(replica, owners, _boxes(file), limits)
     except BaseException:
         log.close()
         raise

@@ -1,4 +1,4 @@
-"""The rows of the shared log, as bytes: what was begun, finished, released, taken over, and put away.
+"""The rows of the shared log, as bytes: what was begun, finished, released, taken over, and forgotten.
 
 All numbers are little-endian. An id is 16 bytes: the Sender's incarnation and its count, 8 bytes each.
 """
@@ -13,6 +13,7 @@ from typing import NamedTuple
 from servicebus.runtime.journal.interface import Release
 
 __all__ = [
+    "AT_BITS",
     "COUNT_BITS",
     "Compaction",
     "Estate",
@@ -20,15 +21,21 @@ __all__ = [
     "Numbered",
     "answer_in",
     "finish_head_bytes",
+    "located",
     "number_of",
     "pack_begin",
     "pack_compact",
     "pack_finish",
+    "pack_owner",
     "pack_release",
     "pack_take_over",
+    "place_of",
+    "segment_and_at",
     "unpack_begin",
     "unpack_compact",
     "unpack_finish",
+    "unpack_owner",
+    "unpack_place",
     "unpack_release",
     "unpack_take_over",
 ]
@@ -52,14 +59,17 @@ class Kind(IntEnum):
     FINISH = 2
     """Without any answer."""
     ANSWERS = 3
-    """A FINISH with at least one answer: kept for longer, because the answers are read from it."""
+    """A FINISH with at least one answer. All of it is among the answers, which are kept for longer; in the place of the
+    answers the row has the place where that is."""
     RELEASE = 4
     TAKE_OVER = 5
     COMPACT = 6
+    OWNER = 7
+    """A worker has got a number."""
 
 
 class Compaction(NamedTuple):
-    """The state after this row was written to its own tables; what may be forgotten is. Times are Unix seconds."""
+    """What may be forgotten. Times are Unix seconds."""
 
     at: int
     expired_before: int
@@ -69,9 +79,7 @@ class Compaction(NamedTuple):
     forgotten_until: int
     """What ever had to go was signed until then."""
     keep_from: int
-    """Rows before this one are not needed for their answers."""
-    trim_to: int
-    """Rows up to this one have been deleted, but for those with answers."""
+    """Answers in rows before this one are not kept."""
     forgotten_answers: int
     """Answers that go early."""
 
@@ -87,7 +95,10 @@ _FINISH = struct.Struct("<QQi")
 _ONE_FINISH = struct.Struct("<QIIIQQi")
 _RELEASE_HEAD = struct.Struct("<QB")
 _TAKE_OVER = struct.Struct("<QQQII")
-_COMPACT = struct.Struct("<IIQIQQI")
+_COMPACT = struct.Struct("<IIQIQI")
+_PLACE = struct.Struct("<QI")
+AT_BITS = 32
+_AT_MASK = (1 << AT_BITS) - 1
 
 _WHYS = list(Release)
 
@@ -128,7 +139,7 @@ def pack_finish(owner: int, now: int, until: int, ends: Sequence[tuple[int, byte
     return b"".join((head, *rows, *(answer for _, answer in ends if answer)))
 
 
-def unpack_finish(data: bytes) -> tuple[int, int, int, list[tuple[int, int]]]:
+def unpack_finish(data: bytes | memoryview) -> tuple[int, int, int, list[tuple[int, int]]]:
     """Owner, now, until; and each number with the size of its answer, -1 without one."""
     owner, now, until, count = _FINISH_HEAD.unpack_from(data)
     start = _FINISH_HEAD.size
@@ -140,6 +151,26 @@ def finish_head_bytes(data: bytes | memoryview) -> int:
     """How much of a FINISH is not answers: all that ``unpack_finish`` reads."""
     count: int = _FINISH_COUNT.unpack_from(data, _FINISH_COUNT_AT)[0]
     return _FINISH_HEAD.size + count * _FINISH.size
+
+
+def place_of(first: int, at: int) -> int:
+    """Where a row stands, as one number: the segment, and where in it."""
+    return first << AT_BITS | at
+
+
+def segment_and_at(place: int) -> tuple[int, int]:
+    return place >> AT_BITS, place & _AT_MASK
+
+
+def located(data: bytes, place: int) -> bytes:
+    """A FINISH without its answers: it stands as a whole at that place among them."""
+    return data[: finish_head_bytes(data)] + _PLACE.pack(place & _COUNT_MASK, place >> COUNT_BITS)
+
+
+def unpack_place(data: bytes) -> int:
+    """Where all of a ``located`` FINISH stands."""
+    low, high = _PLACE.unpack_from(data, len(data) - _PLACE.size)
+    return int(high) << COUNT_BITS | int(low)
 
 
 def answer_in(data: bytes, wanted: int) -> bytes | None:
@@ -181,3 +212,12 @@ def pack_compact(compaction: Compaction) -> bytes:
 
 def unpack_compact(data: bytes) -> Compaction:
     return Compaction(*_COMPACT.unpack(data))
+
+
+def pack_owner(number: int) -> bytes:
+    return _OWNER.pack(number)
+
+
+def unpack_owner(data: bytes) -> int:
+    number: int = _OWNER.unpack(data)[0]
+    return number

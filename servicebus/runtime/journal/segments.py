@@ -4,6 +4,9 @@ A row carries its number, its kind and a checksum over all of it, so a row that 
 one. A segment does not know where its rows end: whoever shares it says so (``head.py``), after they were written. What
 stands behind the end is of a writer that died, and is written over.
 
+A segment is named after the first row in it. So whoever has read the last row of one knows the name of the next one.
+A writer that dies when it has made a segment, and has not said so, may leave one that nobody ever reads.
+
 The room of a segment is made when the file is: a page of a mapped file that finds no room on the disk when it is
 written to would end the process.
 """
@@ -19,7 +22,7 @@ from pathlib import Path
 
 __all__ = ["FIRST_AT", "ROW_UNIT", "BadSegment", "Found", "Segment", "Stream", "row_bytes"]
 
-_MAGIC = b"sbusrow1"
+_MAGIC = b"sbusrow2"
 _HEAD = struct.Struct("<8s16sQ32x")
 FIRST_AT = _HEAD.size
 """Where the first row stands."""
@@ -87,19 +90,19 @@ class Segment:
             return None
         return tag >> _KIND_BITS, tag & _KIND_MASK, start, stop, (stop + 7) & -8
 
-    def peek(self, at: int) -> tuple[int, int]:
-        """Number and end of the row at *at*, where one is known to stand if any does; (0, 0) if none does."""
-        if at + _ROW_BYTES > self.size:
-            return 0, 0
-        length, _, tag = _ROW.unpack_from(self._memory, at)
-        return tag >> _KIND_BITS, (at + _ROW_BYTES + length + 7) & -8
-
     def data(self, start: int, stop: int) -> bytes:
         return self._memory[start:stop]
 
     def view(self, start: int, stop: int) -> memoryview:
         """``data`` without a copy, to be looked into and let go of."""
         return self._view[start:stop]
+
+    def end_after(self, last: int) -> None:
+        """Rows that come after row *last* are none."""
+        at = FIRST_AT
+        while (found := self.find(at)) is not None and found[0] <= last:
+            at = found[4]
+        self.put_end(at)
 
     def flush(self) -> None:
         """To the disk, and wait for it."""
@@ -132,9 +135,12 @@ class Stream:
         return self._prefix.with_name(f"{self._prefix.name}{first}")
 
     def create(self, first: int, room: int = 0) -> Segment:
-        """A new one, with room for at least a row of *room* bytes, instead of one of that name. Raises OSError."""
+        """A new one, with room for at least a row of *room* bytes, or one of that name with as much. Raises OSError."""
         size = -(-max(self._size, FIRST_AT + row_bytes(room)) // _PAGE) * _PAGE
         path = self.path(first)
+        with suppress(FileNotFoundError, BadSegment):
+            # Of a writer that died, or without a row yet and too small. Not to be replaced: others may have mapped it.
+            return self.open(first, size)
         new = path.with_name(f"{self._prefix.name}new")
         with suppress(FileNotFoundError):
             new.unlink()
@@ -152,18 +158,21 @@ class Stream:
             os.close(fd)
         return Segment(first, memory)
 
-    def open(self, first: int) -> Segment:
-        """That of this name. Raises FileNotFoundError, BadSegment, or another OSError."""
+    def open(self, first: int, at_least: int = 0) -> Segment:
+        """That of this name, made larger if need be. Raises FileNotFoundError, BadSegment, or another OSError."""
         path = self.path(first)
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             if os.fstat(fd).st_size < FIRST_AT:
                 raise BadSegment(f"{path} is too short")
             memory = mmap.mmap(fd, 0)
+            if _HEAD.unpack_from(memory) != (_MAGIC, self._identity, first):
+                raise BadSegment(f"{path} is no segment of this journal")
+            if len(memory) < at_least:
+                os.posix_fallocate(fd, 0, at_least)
+                memory = mmap.mmap(fd, at_least)
         finally:
             os.close(fd)
-        if _HEAD.unpack_from(memory) != (_MAGIC, self._identity, first):
-            raise BadSegment(f"{path} is no segment of this journal")
         return Segment(first, memory)
 
     def remove(self, first: int) -> None:

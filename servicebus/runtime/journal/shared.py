@@ -5,8 +5,9 @@ adds the log up to the same state (the ledger) in its own memory, so asking is a
 one row per batch. An id belongs to whoever's row comes first. A worker reads what others have appended when its own row
 turns out not to be the next one, when it is asked about an id that is not new, and once a second.
 
-Every few thousand ids somebody *compacts*: writes the state into tables of its own, and deletes rows that are not
-needed any more. So a worker that starts, or was frozen for long, reads the state and the few rows since.
+Every few thousand ids somebody *compacts*: appends a row that says what may be forgotten. When the rows have grown by
+half of what the state takes, somebody writes it down as a whole, the *snapshot*, and rows that are in it go. So a
+worker that starts, or was frozen for long, reads the snapshot and the rows since.
 
 What a worker has begun it may not have started: it waits in an inbox. That is noted in the worker's black box, and not
 in the log. Whoever finds the worker dead releases in its name what only waited; if two do, the first row counts.
@@ -17,21 +18,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from servicebus.runtime.journal import records, rows
+from servicebus.runtime.journal import records
 from servicebus.runtime.journal.blackbox import BlackBoxes
-from servicebus.runtime.journal.interface import Known, OneByOne, Release, Standing, Start, do_nothing
-from servicebus.runtime.journal.ledger import GRACE_S, NOBODY, Limits
-from servicebus.runtime.journal.log import Log
+from servicebus.runtime.journal.interface import Known, OneByOne, Release, Standing, Start, do_nothing, seconds
+from servicebus.runtime.journal.ledger import COMPACT_IDS, GRACE_S, NOBODY, Limits
 from servicebus.runtime.journal.owners import OwnerLock
 from servicebus.runtime.journal.records import Numbered, number_of
-from servicebus.runtime.journal.replica import Replica, seconds
-from servicebus.runtime.journal.rows import OwnRow
+from servicebus.runtime.journal.replica import OwnRow, Replica, begun, ended, released, taken_over
 
 __all__ = ["SharedJournal"]
 
-_COMPACT_IDS = 4096
-_COMPACT_EVERY_S = 10
-_CHECKPOINT_EVERY_S = 5
+_KEEP_EVERY_S = 5
 _ROUNDS = 4
 """Each round but the first needs another worker that did something in the very same moment."""
 
@@ -45,18 +42,17 @@ Asked = tuple[str, int, int, int, bool]
 
 
 class SharedJournal(OneByOne):
-    """A Journal on a Log. Takes log and lock over, and closes them.
+    """A Journal on a Log. Takes replica and lock over, and closes them.
 
     Args:
         owners: holds a number already.
 
     Raises:
-        JournalUnavailable: the black box of an older worker with that number is in the way. Damaged: what the log
-            holds makes no sense.
+        JournalUnavailable: the black box of an older worker with that number is in the way.
     """
 
-    def __init__(self, log: Log, owners: OwnerLock, boxes: BlackBoxes, limits: Limits):
-        self._replica = Replica(log, limits)
+    def __init__(self, replica: Replica, owners: OwnerLock, boxes: BlackBoxes, limits: Limits):
+        self._replica = replica
         self._owners = owners
         self._me = owners.number
         self._limits = limits
@@ -72,7 +68,7 @@ class SharedJournal(OneByOne):
         """The others that are. All that they ever wrote is known, and what they never started is released."""
         self._has_failed = False
         self._large_answers = 0
-        self._checkpointed_at = 0
+        self._kept_at = 0
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -105,15 +101,15 @@ class SharedJournal(OneByOne):
         finally:
             if len(self._box.slots) > len(self._mine):
                 self._box.clear_all_but(self._mine.values())
-        if self._replica.ledger.pending >= _COMPACT_IDS:
-            self._replica.compact(_COMPACT_IDS, now)
+        if self._replica.ledger.pending >= COMPACT_IDS:
+            self._replica.compact(now)
         return found
 
     def release_many(self, ids: Sequence[str], why: Release) -> None:
         self._replica.refresh()
         numbers = [self._mine[id] for id in ids if id in self._mine]
         if numbers:
-            self._replica.write(rows.released(self._me, why, numbers))
+            self._replica.write(released(self._me, why, numbers))
             if why is not Release.REFUSED:
                 self._let_go(ids)
 
@@ -127,27 +123,20 @@ class SharedJournal(OneByOne):
         self._replica.catch_up()
         if self._has_failed:
             self._release_unclaimed()
-        # Further away in either direction: clocks are set back as well.
-        if self._replica.ledger.pending and abs(now - self._replica.ledger.compacted_at) >= _COMPACT_EVERY_S:
+        if self._replica.ledger.is_compaction_due(now):
             self._clear_estates(now)
-            self._replica.compact(1, now)
-        if abs(now - self._checkpointed_at) >= _CHECKPOINT_EVERY_S:
-            self._checkpointed_at = int(now)
-            self._replica.log.checkpoint_soon()
+            self._replica.compact(now)
+        is_time = abs(now - self._kept_at) >= _KEEP_EVERY_S
+        if is_time or self._replica.log.keeper.wants_state:
+            ledger = self._replica.ledger
+            self._replica.log.keep(ledger.applied, ledger.state, ledger.answers.first_place)
+        if is_time:
+            self._kept_at = int(now)
             self._look_for_the_dead()
         self._replica.report(now)
 
     def snapshot(self) -> dict[str, Any]:
-        ledger = self._replica.ledger
-        return {
-            "chunks": ledger.chunk_count,
-            "unfinished": len(ledger.entries),
-            "answers": ledger.answers.count,
-            "answer_bytes": ledger.answers.size,
-            "forgotten_early": ledger.forgotten,
-            "forgotten_until": ledger.forgotten_until,
-            "answers_forgotten_early": ledger.forgotten_answers + self._large_answers,
-        }
+        return self._replica.ledger.sizes(self._large_answers)
 
     def close(self) -> None:
         if not self._is_closed:
@@ -160,14 +149,14 @@ class SharedJournal(OneByOne):
 
     def _tell(self, ends: Sequence[End], asked: Sequence[Asked]) -> None:
         """Write what was run, and that we want what can be had: a row each, both at once if nothing is in the way."""
-        ended = self._ended(ends) if ends else None
+        ending = self._ended(ends) if ends else None
         wanted = self._replica.ledger.unknown(asked) if asked else []
-        if ended is not None:
+        if ending is not None:
             if wanted and len(wanted) == len(asked):
-                self._replica.write_both(ended, self._begun(wanted))
+                self._replica.write_both(ending, self._begun(wanted))
                 self._let_go(dict(ends))
                 return
-            self._replica.write(ended)
+            self._replica.write(ending)
             self._let_go(dict(ends))
         if len(wanted) < len(asked):
             self._claim(asked)
@@ -198,7 +187,7 @@ class SharedJournal(OneByOne):
     def _begun(self, wanted: list[Numbered]) -> OwnRow:
         # Before the row: what is in the log and not in the box counts as started.
         self._box.note(wanted)
-        return rows.begun(self._me, wanted)
+        return begun(self._me, wanted)
 
     def _ended(self, ends: Sequence[End]) -> OwnRow | None:
         mine, entries, largest = self._mine, self._replica.ledger.entries, self._limits.max_answer_bytes // 2
@@ -215,7 +204,7 @@ class SharedJournal(OneByOne):
             entry = entries.get(number)
             if entry is not None and entry[3] > until:
                 until = entry[3]
-        return rows.ended(self._me, seconds(self._now), until, ours) if ours else None
+        return ended(self._me, seconds(self._now), until, ours) if ours else None
 
     def _let_go(self, ids: Iterable[str]) -> None:
         numbers = [self._mine.pop(id) for id in ids if id in self._mine]
@@ -240,7 +229,7 @@ class SharedJournal(OneByOne):
         ]
         if estates:
             self._box.note([(number, until, sent) for number, _, until, sent in estates])
-            self._replica.write(rows.taken_over(self._me, estates))
+            self._replica.write(taken_over(self._me, estates))
 
     def _known(self, one: Asked) -> Known | None:
         """What is known now; None if it has to be claimed (again) first."""
@@ -294,7 +283,7 @@ class SharedJournal(OneByOne):
                 held.setdefault(entry[0], []).append(number)
         for owner, numbers in held.items():
             if not self._owners.is_alive(owner):
-                self._replica.write(rows.released(owner, Release.BURIED, numbers))
+                self._replica.write(released(owner, Release.BURIED, numbers))
 
     def _release_unclaimed(self) -> None:
         """What the log says is ours, since our row was written, and what nobody was told of, since more went wrong."""
@@ -307,11 +296,11 @@ class SharedJournal(OneByOne):
         entries = self._replica.ledger.entries
         held = [number for number in numbers if number in entries and entries[number][0] == owner]
         if held:
-            self._replica.write(rows.released(owner, Release.NOT_RUN, held))
+            self._replica.write(released(owner, Release.NOT_RUN, held))
 
     # -- answers -----------------------------------------------------------------------------------------------------
 
     def _answer(self, number: int) -> bytes | None:
-        seq = self._replica.ledger.answers.seq_of(number)
-        data = None if seq is None else self._replica.log.data(seq)
+        place = self._replica.ledger.answers.place_of(number)
+        data = None if place is None else self._replica.log.answer_row(place)
         return None if data is None else records.answer_in(data, number)

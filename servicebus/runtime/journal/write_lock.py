@@ -15,7 +15,7 @@ from pathlib import Path
 
 from servicebus.runtime.journal.interface import JournalUnavailable
 
-__all__ = ["Patience", "WriteLock", "holder_of"]
+__all__ = ["WriteLock"]
 
 _FIRST_PAUSE_S = 0.00005
 """A row takes microseconds."""
@@ -100,7 +100,7 @@ class WriteLock:
     def _wait(self) -> None:
         if not self._patience.insist(self._is_let_in):
             self._is_kept_out = True
-            holder = holder_of(self._path, "FLOCK")
+            holder = _holder_of(self._path)
             raise JournalUnavailable(self._where, self._patience.reason(holder), holder=holder)
 
     def _is_let_in(self) -> bool:
@@ -111,15 +111,14 @@ class WriteLock:
         return True
 
 
-def holder_of(path: Path, kind: str, start: str = "0") -> int | None:
-    """The process that has a lock for writing on *path*, from the byte *start* on, as far as the kernel tells."""
+def _holder_of(path: Path) -> int | None:
+    """The process that has a lock for writing on *path*, as far as the kernel tells."""
     try:
         inode = f":{path.stat().st_ino}"
         for line in Path("/proc/locks").read_text().splitlines():
             # 1: FLOCK  ADVISORY  WRITE 4711 fe:00:131 0 EOF
             fields = line.split()
-            is_such = len(fields) == 8 and [fields[1], fields[3], fields[6]] == [kind, "WRITE", start]
-            if is_such and fields[5].endswith(inode):
+            if len(fields) == 8 and fields[1] == "FLOCK" and fields[3] == "WRITE" and fields[5].endswith(inode):
                 return int(fields[4])
     except (OSError, ValueError):
         return None
