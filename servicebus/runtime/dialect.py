@@ -89,7 +89,7 @@ class Version2:
     def __init__(self, config: Configuration, keyring: Keyring):
         self._config = config
         self._keyring = keyring
-        self._clock = SteadyClock(config.clock_skew)
+        self.clock = SteadyClock(config.clock_skew)
 
     def read(self, delivery: Delivery) -> Incoming:
         if delivery.flaw is not None:
@@ -148,7 +148,7 @@ class Version2:
 
     def _write_fault(self, id: str, request_token: str, attempt: int, fault: Fault) -> bytes:
         if fault.type == EXPIRED:
-            fault = replace(fault, clock_ms=self._clock.now_ms(int(time.time() * 1000)))
+            fault = replace(fault, clock_ms=self.clock.now_ms(int(time.time() * 1000)))
         token = self._keyring.sign_reply(request_token, id, FAULT, b"", fault)
         return encode_reply(Reply(id, token, FAULT, b"", fault, attempt))
 
@@ -165,7 +165,8 @@ class Version2:
             good_s = None
             expires_at = sent_ms / 1000 + self._config.token_max_age + self._config.clock_skew
         else:
-            good_s = remaining_s(envelope.sent_ms, envelope.ttl_ms, self._clock.now_ms(now_ms))
+            clock = self.clock
+            good_s = remaining_s(envelope.sent_ms, envelope.ttl_ms, clock.now_ms(now_ms), clock.stretch)
             expires_at = (envelope.sent_ms + envelope.ttl_ms) / 1000 + self._config.clock_skew
         # By position: names cost a tenth of a microsecond each.
         return Incoming(

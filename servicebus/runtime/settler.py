@@ -48,6 +48,7 @@ class Settler:
 
     Args:
         window: how many messages the broker hands out unacknowledged.
+        on_tick: called once a second, or more often.
         on_damaged: called once, when the journal turns out to be damaged: the worker is to end.
     """
 
@@ -58,6 +59,7 @@ class Settler:
         host_name: str,
         window: int,
         on_damaged: Callable[[Damaged], None],
+        on_tick: Callable[[], None] = nothing,
     ):
         self.delivered_at = 0.0
         """``time.monotonic()`` of the last call or message that came in."""
@@ -67,6 +69,7 @@ class Settler:
         self.outage = JournalOutage()
         self.copies = CopyStore(loop, host_name, dispatcher.counters, dispatcher.stored)
         self._on_damaged = on_damaged
+        self._on_tick = on_tick
         self.is_damaged = False
         """The journal can be believed no more, and *on_damaged* was called."""
         self._generation: int | None = None
@@ -291,6 +294,7 @@ class Settler:
 
     def _tick(self) -> None:
         self._loop.call_later(_IDLE_TICK_S if self.is_idle else _TICK_S, self._tick)
+        self._loop.guarded(self._on_tick)
         if self._overflow.waiting:
             self._flush_later()
         if self.outage.may_be_over:

@@ -75,7 +75,14 @@ class Worker:
         self._dispatcher = Dispatcher(by_key, journal, host.name, config.retry_schedule, self._loop.failures)
         dialect = Version2(config, keyring)
         control = ControlLane(config, keyring, dialect, self._dispatcher)
-        self._settler = Settler(self._loop, self._dispatcher, host.name, config.prefetch, self._on_damaged_journal)
+        self._settler = Settler(
+            self._loop,
+            self._dispatcher,
+            host.name,
+            config.prefetch,
+            self._on_damaged_journal,
+            on_tick=dialect.clock.follow,
+        )
         self._replaced_threads = 0
         self._services = [
             ServiceThread(
