@@ -298,6 +298,20 @@ class TestLog:
                 assert whole(other, rows[2 * number - 1])[2] == answers(number, b"%d" % number)
             assert len(files(folder, "answers")) > 5
 
+    @pytest.mark.parametrize("size", [0, 1, 5000])
+    def test_answers_of_a_writer_that_died_are_not_taken_for_those_that_came_after_it(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, size: int
+    ) -> None:
+        """It had made a segment; another one, with a row of the same number, is made later."""
+        with opened(folder, 2) as (log, other):
+            never = Kind.ANSWERS, answers(1, b"never" * size)
+            with monkeypatch.context() as dying, pytest.raises(ZeroDivisionError):
+                dying.setattr(journal_log, "word_of", lambda *_: 1 // 0)
+                log.append_both(never, never)
+            log.append_both((Kind.BEGIN, b""), (Kind.ANSWERS, answers(1, b"x")))
+            found = [(seq, bytes(data)) for seq, _, data in other.answer_rows(0, 3)]
+            assert found == [(2, answers(1, b"x"))]
+
     def test_an_answer_that_was_not_published_is_none(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A writer was killed that had made a segment for it; those that come later are in another one."""
         with opened(folder, 2) as (log, other):
@@ -308,7 +322,7 @@ class TestLog:
             assert files(folder, "answers") == [1, 2]
             assert log.append(Kind.ANSWERS, answers(3, b"y")) == 2
             assert log.append(Kind.ANSWERS, answers(4, b"z" * 5000)) == 3
-            assert files(folder, "answers") == [1, 2, 3]
+            assert files(folder, "answers") == [1, 3], "what nobody wrote to any more is gone"
             assert [bytes(data) for _, _, data in other.answer_rows(0, 9)] == [
                 answers(1, b"x" * 5000),
                 answers(3, b"y"),

@@ -15,6 +15,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -233,8 +234,18 @@ class Log:
             if end:
                 return segment, at, end
             segment.put_end(at)
+        self._remove_orphans(first, seq)
         segment = self._next_segment(self._answers, seq, len(data))
         return segment, FIRST_AT, segment.put(FIRST_AT, seq, _ANSWERS, data)
+
+    def _remove_orphans(self, last: int, seq: int) -> None:
+        """With the lock: what stands behind the *last* segment of answers was made by a writer that died.
+
+        Once there is a newer segment it could not be told from those that count. One called *seq* is written over.
+        """
+        for first in self._on_files(self._answers.firsts):
+            if first > last and first != seq:
+                self._on_files(partial(self._answers.remove, first))
 
     def _publish(self, rows_first: int, answers_first: int, word: int) -> None:
         self._head.publish(rows_first, answers_first, word)
