@@ -9,6 +9,7 @@ import os
 import runpy
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -44,6 +45,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Journals and lock files without a path of their own; for root the default is /var/lib/servicebus.
+    state = tempfile.TemporaryDirectory(prefix="servicebus-tests-")
+    config.add_cleanup(state.cleanup)
+    os.environ["STATE_DIRECTORY"] = state.name
     # A shell's background jobs, and all that they start, inherit that it is ignored.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
