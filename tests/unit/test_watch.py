@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from virtual_bus import NODE, VirtualBus, virtual_bus
 
-from servicebus.errors import NodeUnavailable
+from servicebus.errors import CallError, CallTimeout, NodeUnavailable
 from servicebus.wire.envelope import OK, Reply
 from servicebus.wire.xmlcodec import encode_reply
 
@@ -101,6 +101,25 @@ def test_a_pong_that_cannot_be_believed_is_no_sign_of_life_and_told(bus: Virtual
     error = bus.error(future)
     assert "answered a ping, but cannot be believed" in str(error)
     assert bus.engine.status()["travelling"] == 0
+
+
+def test_a_node_that_can_never_be_believed_costs_as_long_as_a_silent_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two seconds by default, and not the time limit of the call."""
+
+    def forge(channel: Any, delivery: Any) -> None:
+        body = encode_reply(Reply(delivery.correlation_id, "0" * 64, OK, b"666"))
+        channel.publish("", delivery.reply_to, body, correlation_id=delivery.correlation_id, mandatory=False)
+
+    with virtual_bus(monkeypatch, hosts=1, away_grace=0.2) as bus:
+        node = bus.node()
+        node.on_call = lambda _broker, channel, delivery: forge(channel, delivery)  # type: ignore[method-assign]
+        node.on_control = forge  # type: ignore[method-assign]
+        began = bus.time.now
+        error = bus.error(bus.call(timeout=20.0))
+        assert isinstance(error, CallError)
+        assert not isinstance(error, CallTimeout)
+        assert "sent a reply that cannot be believed" in str(error)
+        assert bus.time.now - began < bus.config.path_ping_after + bus.config.path_ping_timeout + 0.5
 
 
 def test_an_agent_that_stops_is_waited_for_but_gets_nothing_new(bus: VirtualBus) -> None:
