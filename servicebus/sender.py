@@ -14,10 +14,10 @@ from servicebus._durations import to_seconds
 from servicebus.client.future import Receipt
 from servicebus.client.link import Link
 from servicebus.client.request import MessageOptions, Request
-from servicebus.client.seal import seal
 from servicebus.client.session import SenderSession, ask_each, message_options
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
+from servicebus.protocol.v2 import sign_and_encode
 from servicebus.transport import forks
 from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.interface import Connect
@@ -264,14 +264,14 @@ class Sender:
         pinned: Link | None = None,
         post: MessageOptions | None = None,
     ) -> tuple[SenderSession, Request]:
-        """A request that is sealed and numbered, and whose session it belongs to. Nothing is sent yet."""
+        """A request that is signed, encoded and numbered, and whose session it belongs to. Nothing is sent yet."""
         if hedge_after is not None:
             hedge_after = to_seconds("hedge_after", hedge_after)
         session = self._current()
         event_id = 0 if kind is CONTROL else next(session.count)
         wire_id = make_id(session.incarnation, event_id) if event_id else make_id(os.urandom(8).hex(), 1)
         due_ms = (post.due_ms if post is not None else None) or 0
-        token, body = seal(self._keyring, wire_id, address, kind, timeout_s, encode_json(params), due_ms)
+        token, body = sign_and_encode(self._keyring, wire_id, address, kind, timeout_s, encode_json(params), due_ms)
         if len(body) > self._config.max_envelope_bytes:
             limit = f"{len(body)} bytes, where max_envelope_bytes allows {self._config.max_envelope_bytes}"
             raise EnvelopeError("oversized", limit)

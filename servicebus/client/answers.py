@@ -12,9 +12,9 @@ from servicebus.client.pending import PendingRequests
 from servicebus.client.request import Request
 from servicebus.client.request_errors import NACKED
 from servicebus.client.scheduler import RequestScheduler
-from servicebus.client.seal import our_clock_ms
 from servicebus.client.watch import AWAY, PathWatch
 from servicebus.errors import EnvelopeError, NodeUnavailable, ServiceBusy
+from servicebus.protocol.v2 import our_clock_ms
 from servicebus.transport.interface import Delivery, Returned
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.ratelimitedlog import RateLimitedLog
@@ -67,14 +67,14 @@ class Answers:
                 self.late += 1
                 LOG.debug("%s: reply to %r, which nobody waits for (any more)", link.host.name, wire_id)
             return
-        if request.version is not link.newest and request.path_on(link) is None:
+        if request.protocol is not link.newest and request.path_on(link) is None:
             self.late += 1  # of an attempt in version 2; what is read as version 1 is believed by where it comes from
             return
         try:
-            assert request.version is not None, "it travels"
+            assert request.protocol is not None, "it travels"
             if delivery.flaw is not None:
                 raise EnvelopeError(delivery.flaw.reason, delivery.flaw.detail)
-            reply = request.version.read(request, delivery.body)
+            reply = request.protocol.decode_reply(request, delivery.body)
         except EnvelopeError as error:
             self.unverified += 1
             request.doubted(link.host.name, error)
@@ -95,7 +95,7 @@ class Answers:
             return
         self._answered(request, path)
         try:
-            value = request.version.value(reply.message)
+            value = request.protocol.decode_result(reply.message)
         except EnvelopeError as error:
             request.fail(error)
         else:
@@ -208,6 +208,6 @@ class Answers:
 def _is_believed(request: Request, body: bytes) -> bool:
     """Whether a reply is its node's: then whatever is wrong with it is the end of the request."""
     try:
-        return request.version is not None and request.version.read(request, body) is not None
+        return request.protocol is not None and request.protocol.decode_reply(request, body) is not None
     except Exception:  # asked only after something has raised: what raises again here proves nothing either
         return False

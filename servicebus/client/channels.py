@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from servicebus.client.request import Request
-from servicebus.client.version import Exchange, OutgoingPublish
 from servicebus.errors import ConnectFailed, TransportError
+from servicebus.protocol.interface import Exchange, OutgoingPublish
 from servicebus.transport.confirms import Unconfirmed
 from servicebus.transport.failures import ACCESS_REFUSED, NOT_FOUND
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Delivery, Returned, Script

@@ -26,10 +26,11 @@ from servicebus.client.pending import PendingRequests
 from servicebus.client.request import Request
 from servicebus.client.scheduler import RequestScheduler
 from servicebus.client.timer import LivenessTimer
-from servicebus.client.version import Version, Version2
 from servicebus.client.watch import PathWatch, Pinger
 from servicebus.configuration import Configuration
 from servicebus.errors import CallError, LifecycleError, NoBrokerAvailable
+from servicebus.protocol.interface import SenderProtocol
+from servicebus.protocol.v2 import ProtocolV2
 from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.interface import Connect
 from servicebus.transport.interrupts import came_from_a_signal
@@ -61,12 +62,12 @@ class Engine:
         self._scheduler = RequestScheduler(
             loop, config, self._links, self._pending, self._selector, self._connector, self._budgets, self._canceller
         )
-        versions, pinger = _versions(config, keyring)
+        protocols, pinger = _protocols(config, keyring)
         watch = PathWatch(config, pinger, self)
         self._answers = Answers(self._pending, self._scheduler, watch, self._canceller, config.clock_skew)
         idle = IdleNodes(self._links, self._budgets, self._pending.is_awaited)
         self._timer = LivenessTimer(loop, self._links, self._pending, self._scheduler, watch, self._connector, idle)
-        self._links += [Link(loop, host, config, versions, self, self._answers, connect) for host in config.hosts]
+        self._links += [Link(loop, host, config, protocols, self, self._answers, connect) for host in config.hosts]
         self._submitted: deque[Request] = deque()
         self._is_scheduled = False
         self._closed = False
@@ -319,13 +320,14 @@ class Engine:
         self._loop.call_later(0.01, lambda: self._await_closed(on_closed, deadline))
 
 
-def _versions(config: Configuration, keyring: Keyring) -> tuple[list[Version], Pinger]:
-    """What is spoken, the newest first, and the pinger that finds out where."""
+def _protocols(config: Configuration, keyring: Keyring) -> tuple[list[SenderProtocol], Pinger]:
+    """The versions in use, the newest first, and the pinger that finds out where each is spoken."""
     if not config.compat:
-        return [Version2(config, keyring)], Pinger(config)
-    from servicebus.client.compat_path import CompatPinger, RememberingVersion2, Version1
+        return [ProtocolV2(config, keyring)], Pinger(config)
+    from servicebus.client.compat_path import CompatPinger, TrackingProtocolV2
+    from servicebus.protocol.v1 import ProtocolV1
 
-    newest, old = RememberingVersion2(config, keyring), Version1(config)
+    newest, old = TrackingProtocolV2(config, keyring), ProtocolV1(config)
     return [newest, old], CompatPinger(config, newest, old)
 
 

@@ -34,7 +34,7 @@ class Canceller:
         if not path.link.is_usable:
             return
         wire_id = make_id(self._incarnation, next(self._count))
-        said = path.version.cancel(path.node, request.id, wire_id)
+        said = path.protocol.encode_cancel(path.node, request.id, wire_id)
         if said is not None:
             outgoing, worth_s = said
             path.link.publish_control(outgoing, wire_id, int(worth_s * 1000))

@@ -82,7 +82,7 @@ class HostSelector:
         for link in self._links:
             if link is not first and link.is_usable and not link.refuses(request, now):
                 path = link.path(node, now)
-                if path.trust.is_healthy and path.version is request.version:
+                if path.trust.is_healthy and path.protocol is request.protocol:
                     return link
         return None
 

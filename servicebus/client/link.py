@@ -12,7 +12,6 @@ from typing import Protocol
 from servicebus.client.channels import LinkChannels
 from servicebus.client.path import Path
 from servicebus.client.request import Request
-from servicebus.client.version import OutgoingPublish, Version
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.errors import ConnectFailed, ConnectionLost, MessageTooLarge, TransportError
 from servicebus.policy.backoff import Backoff, cap_for
@@ -21,6 +20,7 @@ from servicebus.policy.liveness import PingClock, Verdict
 from servicebus.policy.members import MemberRotation
 from servicebus.policy.paths import Trust
 from servicebus.policy.size_limit import SizeLimit
+from servicebus.protocol.interface import OutgoingPublish, SenderProtocol
 from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.interface import BrokerConnection, Connect, Delivery, Returned
 from servicebus.transport.loggers import get_logger
@@ -76,7 +76,7 @@ class Link:
     """One broker as the Sender sees it. Belongs to the engine's thread.
 
     Args:
-        versions: what may be spoken there, the newest first.
+        protocols: the versions that may be used there, the newest first.
         connect: makes the connections.
     """
 
@@ -85,13 +85,13 @@ class Link:
         loop: EventLoop,
         host: BrokerHost,
         config: Configuration,
-        versions: Sequence[Version],
+        protocols: Sequence[SenderProtocol],
         events: LinkEvents,
         answers: AnswerEvents,
         connect: Connect = AmqpConnection,
     ):
         self.host = host
-        self.newest = versions[0]
+        self.newest = protocols[0]
         self.state = LinkState.IDLE
         self.trust = Trust()
         self.size_limit = SizeLimit()
@@ -112,7 +112,7 @@ class Link:
         self._loop = loop
         self._connect = connect
         self._config = config
-        self._exchanges = [version.exchange for version in versions]
+        self._exchanges = [protocol.exchange for protocol in protocols]
         self._events = events
         self._answers = answers
         self.replied: Callable[[Delivery], None] = partial(answers.replied, self)
@@ -342,24 +342,24 @@ class Link:
     # -- publishing ------------------------------------------------------------------------------------------------
 
     def publish(self, request: Request, now: float) -> None:
-        """Send *request* on its way, in the version that its path speaks. Only while ``is_usable``.
+        """Send *request* on its way, in the version of its path. Only while ``is_usable``.
 
         Raises:
-            EnvelopeError: that version cannot say it; nothing was sent.
+            EnvelopeError: that version cannot carry it; nothing was sent.
         """
         node = request.address.node
         path = self.paths.get(node) or self.path(node, now)
-        version = path.version
+        protocol = path.protocol
         is_message = request.kind is MESSAGE
         if not is_message:
             request.attempt += 1
             request.sent_as = request.attempt
             request.shift_ms = path.shift_ms
-        outgoing = version.outgoing(request)
+        outgoing = protocol.encode_request(request)
         path.used_at = self.used_at = request.published_at = now
         self.active[node] = path
         request.link = self
-        request.version = version
+        request.protocol = protocol
         request.returned = False
         if is_message:
             assert self._channels is not None
@@ -377,7 +377,7 @@ class Link:
         request.attempt += 1
         request.copied_as = request.attempt
         request.shift_ms = path.shift_ms
-        self._publish_call(path, path.version.outgoing(request), request, now)
+        self._publish_call(path, path.protocol.encode_request(request), request, now)
 
     def _publish_call(self, path: Path, outgoing: OutgoingPublish, request: Request, now: float) -> None:
         assert self._channels is not None

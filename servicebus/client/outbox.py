@@ -2,7 +2,7 @@
 
 Theory of operation. Each node has a line of its own. Whatever is sent to a node while somebody stands in its line goes
 to the end of it. The line is delivered in batches, one after the other: the oldest messages are read, published as
-they were sealed (same id, same bytes), and removed once they are confirmed; while the next batch is read, in the same
+they were signed (same id, same bytes), and removed once they are confirmed; while the next batch is read, in the same
 transaction. The first batch after a failure is a single message, so that an outage is not found out by the hundred.
 A process that dies between the confirm and the removal delivers them again, and the node's journal drops the doubles.
 On a full disk nothing can be removed: what is confirmed is noted in room that was taken before, and the line goes on.

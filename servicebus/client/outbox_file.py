@@ -1,7 +1,7 @@
 """OutboxFile: messages that no broker has taken yet, in one SQLite file that belongs to one process at a time.
 
 What a transaction has stored survives the death of the process at any moment, and that of the machine (the disk is
-waited for). The bodies are sealed envelopes: whoever reads the file reads what was sent, so it is the owner's alone.
+waited for). The bodies are signed envelopes in plain text: the file shows what was sent, so it is the owner's alone.
 Where SQLite cannot write, that a message needs no sending any more is noted in a file beside it (``outbox_ends.py``),
 until it can.
 """

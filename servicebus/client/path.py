@@ -11,7 +11,7 @@ from servicebus.policy.paths import Trust
 if TYPE_CHECKING:
     from servicebus.client.link import Link
     from servicebus.client.request import Request
-    from servicebus.client.version import Version
+    from servicebus.protocol.interface import SenderProtocol
 
 
 class Path:
@@ -29,18 +29,18 @@ class Path:
         "node",
         "outstanding",
         "probe_at",
+        "protocol",
         "shift_ms",
         "trust",
         "used_at",
-        "version",
     )
 
     def __init__(self, link: Link, node: str, clock: PingClock):
         self.link = link
         self.node = node
         self.clock = clock
-        self.version: Version = link.newest
-        """What the node speaks, as far as is known."""
+        self.protocol: SenderProtocol = link.newest
+        """The version that the node speaks, as far as is known."""
         self.trust = Trust()
         self.outstanding: dict[str, Request] = {}
         """In the order of publishing, so the first is the oldest."""
@@ -85,7 +85,7 @@ class Path:
 
     def revive(self, now: float) -> None:
         """The link is new: nothing that was known of the node behind the old one holds any more."""
-        self.version = self.link.newest
+        self.protocol = self.link.newest
         self.lacks_queue_until = 0.0
         self.doubt = None
         self.shift_ms = 0

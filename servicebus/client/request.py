@@ -20,7 +20,7 @@ from servicebus.wire.printable import printable
 if TYPE_CHECKING:
     from servicebus.client.link import Link
     from servicebus.client.path import Path
-    from servicebus.client.version import Version
+    from servicebus.protocol.interface import SenderProtocol
 
 _MAX_TOLD = 16
 _DOUBT = "sent a reply that cannot be believed"
@@ -81,6 +81,7 @@ class Request:
         "path",
         "pinned",
         "post",
+        "protocol",
         "published_at",
         "refusals",
         "refused_with",
@@ -91,7 +92,6 @@ class Request:
         "shift_ms",
         "started_at",
         "token",
-        "version",
         "waiting_since",
     )
 
@@ -129,7 +129,7 @@ class Request:
         self.path: Path | None = None
         self.copy: Path | None = None
         """Where a second copy of it is on its way (``hedge_after``)."""
-        self.version: Version | None = None
+        self.protocol: SenderProtocol | None = None
         """In which it was published last; its reply is read in the same."""
         self.published_at: float | None = None
         self.waiting_since: float | None = None

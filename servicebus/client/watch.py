@@ -16,10 +16,10 @@ from typing import Protocol
 from servicebus.client.hosts import SPARE_AFTER_S
 from servicebus.client.link import Link
 from servicebus.client.path import Path
-from servicebus.client.version import Version
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
 from servicebus.policy.liveness import Verdict
+from servicebus.protocol.interface import SenderProtocol
 from servicebus.wire.envelope import make_id
 from servicebus.wire.printable import printable
 
@@ -32,7 +32,7 @@ class Ping:
     """A ping that nothing was heard of yet."""
 
     path: Path
-    version: Version
+    protocol: SenderProtocol
     token: str
     overdue_at: float
     why: str = ""
@@ -47,7 +47,7 @@ class Finding:
     takes_calls: bool = True
     """False: the agent is there, finishing what it has, and refuses new calls."""
     is_news: bool = False
-    """The path speaks another version than before: what waits may be tried again."""
+    """The path uses another version than before: what waits may be tried again."""
     queue_made_at: float | None = None
     """The node's queue of calls is younger than this: what was sent before may be gone."""
 
@@ -78,7 +78,7 @@ class Pinger:
 
     def ping(self, path: Path, now: float) -> None:
         """Ask whether anybody is behind *path*."""
-        self._send(path, path.version, now)
+        self._send(path, path.protocol, now)
 
     def look_further(self, path: Path, now: float) -> bool:
         """A request came back from *path*. True if there is another version to ask for, which is done now."""
@@ -94,7 +94,7 @@ class Pinger:
         """What a pong to *wire_id* shows; None if it cannot be believed, or settles nothing yet."""
         ping = self._pending[wire_id]
         try:
-            pong = ping.version.read_pong(wire_id, ping.token, body)
+            pong = ping.protocol.decode_pong(wire_id, ping.token, body)
         except EnvelopeError as error:
             ping.path.doubt = error
             return None
@@ -117,11 +117,11 @@ class Pinger:
     def _came_back(self, ping: Ping, now: float) -> Finding | None:
         return Finding(ping.path, is_alive=False)
 
-    def _send(self, path: Path, version: Version, now: float, *, why: str = "", is_timed: bool = True) -> None:
-        """Ping in *version*; *is_timed*: without an answer in time the path is dead."""
+    def _send(self, path: Path, protocol: SenderProtocol, now: float, *, why: str = "", is_timed: bool = True) -> None:
+        """Ping in the version of *protocol*; *is_timed*: without an answer in time the path is dead."""
         wire_id = make_id(self._incarnation, next(self._count))
-        token, outgoing = version.ping(path.node, wire_id, self._timeout_s)
-        self._pending[wire_id] = Ping(path, version, token, now + self._timeout_s, why)
+        token, outgoing = protocol.encode_ping(path.node, wire_id, self._timeout_s)
+        self._pending[wire_id] = Ping(path, protocol, token, now + self._timeout_s, why)
         path.link.watch(path.node)
         if is_timed and path.clock.pinged_at is None:  # the time to answer runs from the first of several pings
             path.link_bytes_at_ping = path.link.bytes_received

@@ -19,10 +19,10 @@ from servicebus.policy.backoff import Backoff, cap_for
 from servicebus.policy.connection import Event, State, after
 from servicebus.policy.members import MemberRotation
 from servicebus.policy.size_limit import SizeLimit
+from servicebus.protocol.interface import AgentProtocol
 from servicebus.runtime.broker_notes import BrokerNotes
 from servicebus.runtime.control import ControlLane
 from servicebus.runtime.delayed_messages import DelayedMessages
-from servicebus.runtime.dialect import Dialect
 from servicebus.runtime.echo_progress import EchoProgress
 from servicebus.runtime.job import Claim
 from servicebus.runtime.maintenance import Maintenance
@@ -94,7 +94,7 @@ class NodeConsumer:
         self._notes = BrokerNotes(host, config)
         self._limit = SizeLimit()
         self._extra_subscriptions: list[Subscription] = []
-        self.message_dialect: Dialect = control.dialect
+        self.message_protocol: AgentProtocol = control.protocol
         self.maintenance = Maintenance(loop, config, host.name, self)
 
     def __repr__(self) -> str:
@@ -214,13 +214,13 @@ class NodeConsumer:
         config, transient, generation, control = self._config, self._transient, self.generation, self._control
         delays = DelayedMessages(self, config.node_name, generation)
 
-        def take(kind: Kind, dialect: Dialect) -> Callable[[Delivery], None]:
-            return partial(self.settler.take, generation=generation, dialect=dialect, lane=kind)
+        def take(kind: Kind, protocol: AgentProtocol) -> Callable[[Delivery], None]:
+            return partial(self.settler.take, generation=generation, protocol=protocol, lane=kind)
 
         def on_control(delivery: Delivery) -> None:
             self._answer_control(delivery, generation)
 
-        on_call, on_message = take(Kind.CALL, control.dialect), take(Kind.MESSAGE, self.message_dialect)
+        on_call, on_message = take(Kind.CALL, control.protocol), take(Kind.MESSAGE, self.message_protocol)
         for_callers = [
             Subscription("control", lambda keep: control_script(config, transient, on_control, keep)),
             Subscription("calls", lambda keep: calls_script(config, transient, on_call, keep)),

@@ -9,7 +9,8 @@ from typing import Any
 
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
-from servicebus.runtime.dialect import Refused, Version2, wrong_queue
+from servicebus.protocol.interface import RequestRefused, wrong_queue
+from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.transport.interface import Delivery
 from servicebus.transport.loggers import get_logger
@@ -27,8 +28,8 @@ _ECHO_DOMAIN = b"servicebus/2 echo"
 class ControlLane:
     """Belongs to the I/O thread; ``echoed_at`` may be read by others."""
 
-    def __init__(self, config: Configuration, keyring: Keyring, dialect: Version2, dispatcher: Dispatcher):
-        self.dialect = dialect
+    def __init__(self, config: Configuration, keyring: Keyring, protocol: ProtocolV2, dispatcher: Dispatcher):
+        self.protocol = protocol
         self.echoed_at = 0.0
         self.is_leaving = False
         """The broker is being drained: callers shall go elsewhere."""
@@ -48,10 +49,10 @@ class ControlLane:
         """The reply to a control request and where it goes; None if nobody is to be answered."""
         counters = self._dispatcher.counters
         try:
-            incoming = self.dialect.read(delivery)
+            incoming = self.protocol.decode_request(delivery)
             if incoming.kind is not Kind.CONTROL:
                 raise wrong_queue(incoming, Kind.CONTROL)
-        except Refused as refused:
+        except RequestRefused as refused:
             counters[f"refused.{refused.error.reason}"] += 1
             self._refused.warning(f"control refused: {refused.error}")
             reply = refused.reply_in(Kind.CONTROL)
@@ -60,12 +61,12 @@ class ControlLane:
             self._cancel(incoming.raw_params)
             return None
         if incoming.key == "servicebus.offers":
-            return self.dialect.write_result(incoming, self._offers(incoming.raw_params)), incoming.reply_to
+            return self.protocol.encode_result(incoming, self._offers(incoming.raw_params)), incoming.reply_to
         if incoming.key != "servicebus.ping":
             counters["refused.unknown-service"] += 1
-            return self.dialect.write_fault(incoming, Fault("unknown-service", incoming.key)), incoming.reply_to
+            return self.protocol.encode_fault(incoming, Fault("unknown-service", incoming.key)), incoming.reply_to
         counters["pings"] += 1
-        return self.dialect.write_result(incoming, self._who_i_am()), incoming.reply_to
+        return self.protocol.encode_result(incoming, self._who_i_am()), incoming.reply_to
 
     def _cancel(self, raw_params: bytes) -> None:
         """A caller has given up, and asks for no answer. It may be another worker that runs its call."""

@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from servicebus.policy.backoff import Backoff
 from servicebus.runtime.confirmed_channel import NACK
 from servicebus.runtime.copies import Copy
-from servicebus.runtime.dialect import DEFECT
 from servicebus.runtime.job import Burial, Claim, Settlement
 from servicebus.runtime.publisher import Publisher
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
 from servicebus.transport.ratelimitedlog import RateLimitedLog
+from servicebus.wire.fault import DEFECT
 
 LOG = get_logger(__name__)
 

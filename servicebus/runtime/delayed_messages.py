@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from servicebus.policy.connection import State
 from servicebus.policy.retry_schedule import hold_s
-from servicebus.runtime.dialect import Refused
+from servicebus.protocol.interface import RequestRefused
 from servicebus.runtime.job import Claim, Postponement, Settlement
 from servicebus.runtime.reception import DUE_S
 from servicebus.transport.interface import Delivery
@@ -48,8 +48,8 @@ class DelayedMessages:
     def _read(self, delivery: Delivery) -> tuple[Claim, int]:
         """When *delivery* is due, as far as it is signed; what says nothing is due at once."""
         try:
-            incoming = self._consumer.message_dialect.read(delivery)
-        except Refused:
+            incoming = self._consumer.message_protocol.decode_request(delivery)
+        except RequestRefused:
             return Claim(delivery, self._generation, ""), 0
         return Claim(delivery, self._generation, "", stamps=incoming.stamps), incoming.due_ms
 
@@ -62,7 +62,7 @@ class DelayedMessages:
             postponement = Postponement(remaining_s, claim.stamps.wait.attempts)
             settler.settle(Settlement([claim], postponement=postponement))
         else:
-            settler.take(claim.delivery, self._generation, self._consumer.message_dialect, Kind.MESSAGE)
+            settler.take(claim.delivery, self._generation, self._consumer.message_protocol, Kind.MESSAGE)
 
 
 def _remaining_s(due_ms: int) -> float:

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from servicebus.runtime.dialect import DEFECT, told
 from servicebus.runtime.holding import Holding, Turned, reply_to
 from servicebus.runtime.job import DONE, Burial, Job, Outcome, Postponement, Settlement, Verdict
 from servicebus.runtime.journal import Journal, Known, Release, Standing
@@ -25,7 +24,7 @@ from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.wire.envelope import CALL, MESSAGE, Kind
-from servicebus.wire.fault import BUSY, EXPIRED, INTERRUPTED, REFUSED, STOPPING, Fault
+from servicebus.wire.fault import BUSY, DEFECT, EXPIRED, INTERRUPTED, REFUSED, STOPPING, Fault, describe
 
 LOG = get_logger(__name__)
 
@@ -133,10 +132,10 @@ class Dispatcher:
         if incoming.kind is CALL:
             if not is_another:
                 self._notes.add(incoming.id, Release.NOT_RUN)
-            return self._answer(arrival, Fault(REFUSED, f"{DEFECT}: {told(error)}"))
+            return self._answer(arrival, Fault(REFUSED, f"{DEFECT}: {describe(error)}"))
         if is_another:
             return Settlement()  # a copy of one under way: unacknowledged, it comes again with the next connection
-        return self._bury(arrival, Burial(DEFECT, f"it could not be begun: {told(error)}", is_known_new=False))
+        return self._bury(arrival, Burial(DEFECT, f"it could not be begun: {describe(error)}", is_known_new=False))
 
     def _give_up_outcome(self, outcome: Outcome, error: Exception) -> Settlement:
         """The same for one that its service has left, however far its end has come."""
@@ -145,7 +144,7 @@ class Dispatcher:
         self._running.pop(job.incoming.id, None)
         if job.incoming.kind is CALL or outcome.verdict is Verdict.DONE:
             return Settlement(job.claims, outcome.reply)
-        text = f"what becomes of it could not be told: {told(error)}"
+        text = f"what becomes of it could not be told: {describe(error)}"
         return self._store(job, Settlement(job.claims, burial=Burial(DEFECT, text, attempts=job.attempts)))
 
     def stored(self, settlement: Settlement) -> None:
@@ -230,7 +229,7 @@ class Dispatcher:
             self._notes.add(incoming.id, Release.NOT_RUN)
             self.counters["stopping"] += 1
             return self._answer(arrival, Fault(STOPPING, "the agent is stopping"))
-        job = Job(incoming, arrival.dialect, arrival.claim, arrival.deadline)
+        job = Job(incoming, arrival.protocol, arrival.claim, arrival.deadline)
         # A message may have been run on another machine that has this node's name; only its copy tells.
         elsewhere = incoming.stamps.wait.attempts
         job.attempts = known.attempts if known.attempts > elsewhere else elsewhere + 1
@@ -274,7 +273,7 @@ class Dispatcher:
             self._notes.add(arrival.incoming.id, None)
             return refusal
         self._notes.add(arrival.incoming.id, Release.REFUSED)
-        return self._store(Job(arrival.incoming, arrival.dialect, arrival.claim, None), refusal)
+        return self._store(Job(arrival.incoming, arrival.protocol, arrival.claim, None), refusal)
 
     def _forgotten(self, arrival: Arrival) -> Settlement | None:
         """It may have been run already: it is refused, by the words of an earlier refusal if there is one."""
@@ -299,7 +298,7 @@ class Dispatcher:
         return self._bury(arrival, Burial("killed-worker", text, attempts=known.attempts - 1))
 
     def _bury(self, arrival: Arrival, burial: Burial) -> Settlement:
-        job = Job(arrival.incoming, arrival.dialect, arrival.claim, None)
+        job = Job(arrival.incoming, arrival.protocol, arrival.claim, None)
         return self._store(job, Settlement(job.claims, burial=burial))
 
     def _interrupted(self, arrival: Arrival, text: str) -> Settlement:
@@ -313,7 +312,7 @@ class Dispatcher:
             self._refused.warning(f"call {incoming.id} to {incoming.key} refused: replayed, and its answer is gone")
             text = "replayed: this id was executed already, and its answer is no longer stored"
             return self._answer(arrival, Fault(REFUSED, text))
-        job = Job(incoming, arrival.dialect, arrival.claim, None)
+        job = Job(incoming, arrival.protocol, arrival.claim, None)
         return Settlement(job.claims, answer, job=job)
 
     # -- ends ----------------------------------------------------------------------------------------------------------
@@ -338,7 +337,7 @@ class Dispatcher:
         return settlement
 
     def _answer(self, arrival: Arrival, fault: Fault) -> Settlement:
-        return Settlement([arrival.claim], arrival.dialect.write_fault(arrival.incoming, fault))
+        return Settlement([arrival.claim], arrival.protocol.encode_fault(arrival.incoming, fault))
 
     def _count(self, outcome: Outcome) -> None:
         fault = outcome.fault

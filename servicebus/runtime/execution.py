@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 from servicebus.errors import EnvelopeError
-from servicebus.runtime.dialect import DEFECT, told
 from servicebus.runtime.instances import copier
 from servicebus.runtime.job import Job, Outcome, Verdict
 from servicebus.runtime.keyed_lock_queue import Task
@@ -19,7 +18,17 @@ from servicebus.runtime.retries import Retries
 from servicebus.services import Event, Reject, Request, Requeue, Response, Retry, _serving
 from servicebus.transport.loggers import get_logger
 from servicebus.wire.envelope import CALL, MESSAGE
-from servicebus.wire.fault import BUSY, EXPIRED, INTERRUPTED, REFUSED, STOPPING, Fault, fault_from_exception
+from servicebus.wire.fault import (
+    BUSY,
+    DEFECT,
+    EXPIRED,
+    INTERRUPTED,
+    REFUSED,
+    STOPPING,
+    Fault,
+    describe,
+    fault_from_exception,
+)
 from servicebus.wire.printable import printable
 from servicebus.wire.xmlcodec import decode_json
 
@@ -128,7 +137,7 @@ class Execution:
         finally:
             _serving.request = None
         try:
-            return Outcome(job, job.dialect.write_result(incoming, response.value))
+            return Outcome(job, job.protocol.encode_result(incoming, response.value))
         except EnvelopeError:
             _refuse_lazy(response.value)
             raise
@@ -138,7 +147,7 @@ class Execution:
         if isinstance(error, EnvelopeError):
             text = f"{error.reason}: {error.detail}"
         else:
-            text = f"{DEFECT}: its params could not be read: {told(error)}"
+            text = f"{DEFECT}: its params could not be read: {describe(error)}"
             LOG.error("%s: the params of %s could not be read", self.name, job.incoming.id, exc_info=error)
         return self._failed(job, Fault(REFUSED, text), Verdict.NOT_RUN)
 
@@ -186,7 +195,7 @@ class Execution:
         return f" (attempt {job.attempts}; {following})"
 
     def _failed(self, job: Job, fault: Fault, verdict: Verdict = Verdict.FAILED) -> Outcome:
-        reply = job.dialect.write_fault(job.incoming, fault) if job.incoming.kind is CALL else None
+        reply = job.protocol.encode_fault(job.incoming, fault) if job.incoming.kind is CALL else None
         return Outcome(job, reply, fault, verdict)
 
 

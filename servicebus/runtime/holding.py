@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from servicebus.runtime.job import Incoming, Job, Outcome, Settlement
+from servicebus.protocol.interface import Incoming
+from servicebus.runtime.job import Job, Outcome, Settlement
 from servicebus.runtime.journal_outage import JournalOutage
 from servicebus.runtime.reception import Arrival
 from servicebus.transport.failurelog import FailureLog
@@ -67,7 +68,7 @@ class Holding:
         self._counters["busy"] += 1
         try:
             fault = Fault(BUSY, outage.reason, retry_after_ms=_RETRY_MS)
-            reply = arrival.dialect.write_fault(arrival.incoming, fault)
+            reply = arrival.protocol.encode_fault(arrival.incoming, fault)
             turned.settlements.append(Settlement([arrival.claim], reply))
         except Exception as error:
             self._failures.report("a reply", error)
@@ -100,4 +101,4 @@ def reply_to(outcome: Outcome, attempt: Incoming | None) -> bytes | None:
     """What *attempt* is answered; None: the one that ran. That it was not run is believed of one attempt only."""
     if attempt is None or outcome.is_final or outcome.fault is None or outcome.reply is None:
         return outcome.reply
-    return outcome.job.dialect.write_fault(attempt, outcome.fault)
+    return outcome.job.protocol.encode_fault(attempt, outcome.fault)

@@ -7,14 +7,14 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from servicebus.transport.interface import Delivery
-from servicebus.wire.envelope import CALL, Kind
+from servicebus.wire.envelope import CALL
 from servicebus.wire.fault import Fault
 from servicebus.wire.stamps import UNSTAMPED, Stamps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from servicebus.runtime.dialect import Dialect
+    from servicebus.protocol.interface import AgentProtocol, Incoming
     from servicebus.runtime.journal import Release
 
 
@@ -42,48 +42,14 @@ class Claim:
     """What is believed of the delivery's headers; copies of it say so again."""
 
 
-@dataclass(slots=True)
-class Incoming:
-    """A request whose signature, age and node were found good; its params are not parsed yet."""
-
-    id: str
-    """What the journal knows it by."""
-    kind: Kind
-    category: str
-    service: str
-    token: str
-    version: str
-    raw_params: bytes
-    sent_ms: int
-    """Unix time in milliseconds at which it was signed, or the pass of a dead letter was; 0 if it does not say."""
-    remaining_s: float | None
-    """Until nobody waits any more; None for a message."""
-    expires_at: float
-    """Unix time until which its token could be accepted."""
-    reply_to: str
-    given_id: str = ""
-    """The id that its sender gave, where that is another: of version 1 (not unique), or of a dead letter sent back."""
-    attempt: int = 1
-    """Which attempt of its Sender it is; what answers it says so."""
-    is_patient: bool = False
-    """Its sender knows no "busy": it may be kept waiting until there is room."""
-    due_ms: int = 0
-    """Unix milliseconds before which it is not run, by its envelope or by the worker that postponed it."""
-    stamps: Stamps = UNSTAMPED
-
-    @property
-    def key(self) -> str:
-        return f"{self.category}.{self.service}"
-
-
 class Job:
     """One admitted request. Claims belong to the I/O thread; the service's thread reads the rest."""
 
-    __slots__ = ("attempts", "claims", "deadline", "dialect", "incoming", "is_cancelled", "started")
+    __slots__ = ("attempts", "claims", "deadline", "incoming", "is_cancelled", "protocol", "started")
 
-    def __init__(self, incoming: Incoming, dialect: Dialect, claim: Claim, deadline: float | None):
+    def __init__(self, incoming: Incoming, protocol: AgentProtocol, claim: Claim, deadline: float | None):
         self.incoming = incoming
-        self.dialect = dialect
+        self.protocol = protocol
         self.claims = [claim]
         self.deadline = deadline
         self.attempts = 1

@@ -12,9 +12,9 @@ from collections import deque
 from servicebus.compat.names import PING, PONG, is_own_queue, node_queue
 from servicebus.configuration import Configuration
 from servicebus.policy.connection import State
-from servicebus.runtime.compat_dialect import EitherVersion, Version1
+from servicebus.protocol.interface import RequestRefused
+from servicebus.protocol.v1 import EitherProtocol, ProtocolV1
 from servicebus.runtime.consumer import NodeConsumer
-from servicebus.runtime.dialect import Refused
 from servicebus.runtime.job import Claim, Settlement
 from servicebus.runtime.subscriptions import Subscription
 from servicebus.runtime.topology import Keep
@@ -41,10 +41,10 @@ class LegacyQueue:
     def __init__(self, consumer: NodeConsumer, config: Configuration):
         self._consumer = consumer
         self._config = config
-        self._dialect = Version1(config)
+        self._protocol = ProtocolV1(config)
         self._held: deque[tuple[Delivery, int]] = deque()
         self._is_timer_set = False
-        consumer.message_dialect = EitherVersion(consumer.message_dialect, self._dialect)
+        consumer.message_protocol = EitherProtocol(consumer.message_protocol, self._protocol)
         consumer.add_subscription(Subscription(LANE, self._script))
 
     def __repr__(self) -> str:
@@ -71,11 +71,11 @@ class LegacyQueue:
         elif reply_to:
             self._take_call(delivery, generation)
         else:
-            self._consumer.settler.take(delivery, generation, self._dialect, Kind.MESSAGE)
+            self._consumer.settler.take(delivery, generation, self._protocol, Kind.MESSAGE)
 
     def _take_call(self, delivery: Delivery, generation: int) -> None:
         self._consumer.settler.take(
-            delivery, generation, self._dialect, Kind.CALL, on_full=lambda: self._hold(delivery, generation)
+            delivery, generation, self._protocol, Kind.CALL, on_full=lambda: self._hold(delivery, generation)
         )
 
     def _hold(self, delivery: Delivery, generation: int) -> None:
@@ -91,9 +91,9 @@ class LegacyQueue:
 
     def _refuse(self, delivery: Delivery, generation: int) -> None:
         try:
-            incoming = self._dialect.read(delivery)
-            reply = self._dialect.write_fault(incoming, Fault(BUSY, f"the inbox of {incoming.key} is full"))
-        except Refused as refused:  # at midnight: its token was good a moment ago
+            incoming = self._protocol.decode_request(delivery)
+            reply = self._protocol.encode_fault(incoming, Fault(BUSY, f"the inbox of {incoming.key} is full"))
+        except RequestRefused as refused:  # at midnight: its token was good a moment ago
             reply = refused.reply
         self._consumer.settler.settle(Settlement([Claim(delivery, generation, delivery.reply_to or "")], reply))
 

@@ -80,7 +80,7 @@ class Publisher:
             self._refused.warning(f"a reply was refused by the broker: {refused}")
             if job is not None:
                 fault = fault_from_exception(EnvelopeError("oversized", f"the result: {refused}"), with_trace=False)
-                instead = job.dialect.write_fault(job.incoming, fault)
+                instead = job.protocol.encode_fault(job.incoming, fault)
                 if instead is not None and len(instead) < len(body):
                     self.reply(claim, instead)
 

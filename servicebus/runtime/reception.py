@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from servicebus.runtime.dialect import DEFECT, Dialect, Refused, told, wrong_queue
-from servicebus.runtime.job import Burial, Claim, Incoming, Postponement, Settlement
+from servicebus.protocol.interface import AgentProtocol, Incoming, RequestRefused, wrong_queue
+from servicebus.runtime.job import Burial, Claim, Postponement, Settlement
 from servicebus.runtime.journal import Start
 from servicebus.runtime.service_thread import ServiceThread
 from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.interface import Delivery
 from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.wire.envelope import MESSAGE, Kind
-from servicebus.wire.fault import EXPIRED, REFUSED, UNKNOWN_SERVICE, Fault
+from servicebus.wire.fault import DEFECT, EXPIRED, REFUSED, UNKNOWN_SERVICE, Fault, describe
 from servicebus.wire.printable import printable
 
 ServiceKey = tuple[Kind, str]
@@ -32,7 +32,7 @@ class Arrival:
 
     incoming: Incoming
     claim: Claim
-    dialect: Dialect
+    protocol: AgentProtocol
     service: ServiceThread | None
     """None for one that is refused."""
     deadline: float | None = None
@@ -74,13 +74,13 @@ class Reception:
         self,
         delivery: Delivery,
         generation: int,
-        dialect: Dialect,
+        protocol: AgentProtocol,
         lane: Kind,
         on_full: Callable[[], None] | None = None,
     ) -> Arrival | Settlement:
         """Verify *delivery*, which came in the queue for *lane*."""
         try:
-            incoming = dialect.read(delivery)
+            incoming = protocol.decode_request(delivery)
             if incoming.kind is not lane:
                 raise wrong_queue(incoming, lane)
             claim = Claim(delivery, generation, incoming.reply_to, None, incoming.stamps)
@@ -90,33 +90,35 @@ class Reception:
                     return Settlement([claim], postponement=Postponement(wait_s, incoming.stamps.wait.attempts))
             service = self._services.get((lane, incoming.key))
             if service is None:
-                return self._unknown(incoming, claim, dialect)
+                return self._unknown(incoming, claim, protocol)
             if incoming.remaining_s is None:
-                return Arrival(incoming, claim, dialect, service, None, on_full)
+                return Arrival(incoming, claim, protocol, service, None, on_full)
             if incoming.remaining_s <= 0:
-                return self._expired(incoming, claim, dialect)
-            return Arrival(incoming, claim, dialect, service, time.monotonic() + incoming.remaining_s, on_full)
-        except Refused as refused:
-            return self._refuse(refused, Claim(delivery, generation, refused.reply_to), dialect, lane)
+                return self._expired(incoming, claim, protocol)
+            return Arrival(incoming, claim, protocol, service, time.monotonic() + incoming.remaining_s, on_full)
+        except RequestRefused as refused:
+            return self._refuse(refused, Claim(delivery, generation, refused.reply_to), protocol, lane)
         except Exception as error:
-            return self._unread(Claim(delivery, generation, ""), dialect, lane, error)
+            return self._unread(Claim(delivery, generation, ""), protocol, lane, error)
 
-    def _unknown(self, incoming: Incoming, claim: Claim, dialect: Dialect) -> Arrival | Settlement:
+    def _unknown(self, incoming: Incoming, claim: Claim, protocol: AgentProtocol) -> Arrival | Settlement:
         self._counters["refused.unknown-service"] += 1
         key = printable(incoming.key[:_SHOWN])  # version 1 lets a caller name what it likes
         self._refused.warning(f"no service {key} for {incoming.kind.value}s; asked for by {incoming.id}")
         if incoming.kind is MESSAGE:
             burial = Burial(UNKNOWN_SERVICE, f"no message service {key}")
-            return Arrival(incoming, claim, dialect, None, refusal=Settlement([claim], burial=burial))
+            return Arrival(incoming, claim, protocol, None, refusal=Settlement([claim], burial=burial))
         fault = Fault(UNKNOWN_SERVICE, f"the node has no RPC service {incoming.key}")
-        return Settlement([claim], dialect.write_fault(incoming, fault))
+        return Settlement([claim], protocol.encode_fault(incoming, fault))
 
-    def _expired(self, incoming: Incoming, claim: Claim, dialect: Dialect) -> Settlement:
+    def _expired(self, incoming: Incoming, claim: Claim, protocol: AgentProtocol) -> Settlement:
         """Not begun, so a Sender whose clock says otherwise can send it again."""
         self._counters[EXPIRED] += 1
-        return Settlement([claim], dialect.write_fault(incoming, Fault(EXPIRED, "the deadline passed on its way")))
+        return Settlement([claim], protocol.encode_fault(incoming, Fault(EXPIRED, "the deadline passed on its way")))
 
-    def _refuse(self, refused: Refused, claim: Claim, dialect: Dialect, lane: Kind) -> Arrival | Settlement:
+    def _refuse(
+        self, refused: RequestRefused, claim: Claim, protocol: AgentProtocol, lane: Kind
+    ) -> Arrival | Settlement:
         reason = refused.error.reason
         self._counters[f"refused.{reason}"] += 1
         self._refused.warning(f"{lane.value} refused: {refused.error}")
@@ -127,17 +129,17 @@ class Reception:
             claim.stamps = refused.incoming.stamps
         if refused.incoming is None or refused.incoming.kind is not lane:
             return settlement
-        return Arrival(refused.incoming, claim, dialect, None, refusal=settlement)
+        return Arrival(refused.incoming, claim, protocol, None, refusal=settlement)
 
-    def _unread(self, claim: Claim, dialect: Dialect, lane: Kind, error: Exception) -> Settlement:
+    def _unread(self, claim: Claim, protocol: AgentProtocol, lane: Kind, error: Exception) -> Settlement:
         """A defect of ours, or what a stranger has found: it costs this delivery alone. A caller is told."""
         self._failures.report(f"the reading of a {lane.value}", error)
         self._counters[f"refused.{DEFECT}"] += 1
-        text = f"it could not be read: {told(error)}"
+        text = f"it could not be read: {describe(error)}"
         if lane is MESSAGE:
             return Settlement([claim], burial=Burial(DEFECT, text, is_known_new=False))
         settlement = Settlement([claim])
         with suppress(Exception):  # it may have been raised by the same
             fault = Fault(REFUSED, f"{DEFECT}: {text}")
-            settlement.reply, claim.reply_to = dialect.write_unread(claim.delivery, fault)
+            settlement.reply, claim.reply_to = protocol.encode_fault_unread(claim.delivery, fault)
         return settlement

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from functools import partial
 
 from servicebus.errors import JournalUnavailable
+from servicebus.protocol.interface import AgentProtocol
 from servicebus.runtime.copy_store import CopyStore
-from servicebus.runtime.dialect import Dialect
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.holding import Turned
 from servicebus.runtime.job import Outcome, Settlement
@@ -172,13 +172,13 @@ class Settler:
         self,
         delivery: Delivery,
         generation: int,
-        dialect: Dialect,
+        protocol: AgentProtocol,
         lane: Kind,
         on_full: Callable[[], None] | None = None,
     ) -> None:
         """Have a delivery executed or refused; with *on_full*, call that instead of putting it aside."""
         self.delivered_at = time.monotonic()
-        received = self._dispatcher.receive(delivery, generation, dialect, lane, on_full)
+        received = self._dispatcher.receive(delivery, generation, protocol, lane, on_full)
         if isinstance(received, Settlement):
             self.settle(received)
             return

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from servicebus.configuration import BrokerHost, Configuration
+from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime.consumer import NodeConsumer
 from servicebus.runtime.control import ControlLane
-from servicebus.runtime.dialect import Version2
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.drain import Drain
 from servicebus.runtime.heartbeat import Heartbeat
@@ -73,15 +73,15 @@ class Worker:
         by_key: dict[ServiceKey, ServiceThread] = {}  # filled below, with threads that post to the settler
         self._journal = journal
         self._dispatcher = Dispatcher(by_key, journal, host.name, config.retry_schedule, self._loop.failures)
-        dialect = Version2(config, keyring)
-        control = ControlLane(config, keyring, dialect, self._dispatcher)
+        protocol = ProtocolV2(config, keyring)
+        control = ControlLane(config, keyring, protocol, self._dispatcher)
         self._settler = Settler(
             self._loop,
             self._dispatcher,
             host.name,
             config.prefetch,
             self._on_damaged_journal,
-            on_tick=dialect.clock.follow,
+            on_tick=protocol.clock.follow,
         )
         self._replaced_threads = 0
         self._services = [

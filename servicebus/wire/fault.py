@@ -20,6 +20,7 @@ from servicebus.wire.printable import printable
 
 __all__ = [
     "BUSY",
+    "DEFECT",
     "EXPIRED",
     "INTERRUPTED",
     "NOT_RUN",
@@ -28,11 +29,14 @@ __all__ = [
     "STOPPING",
     "UNKNOWN_SERVICE",
     "Fault",
+    "describe",
     "error_from_fault",
     "fault_from_exception",
 ]
 
 BUSY = "busy"
+DEFECT = "defect"
+"""Reason of a refusal: something raised where nothing should."""
 EXPIRED = "expired"
 INTERRUPTED = "interrupted"
 REFUSED = "refused"
@@ -127,6 +131,11 @@ _ERRORS: dict[str, Callable[[Fault, str, float], ServiceBusError]] = {
 def _clean_type(name: str) -> str:
     kept = "".join(char if char.isprintable() and char != " " else "?" for char in name[:MAX_TYPE_CHARS])
     return kept or "?"
+
+
+def describe(exc: BaseException) -> str:
+    """*exc* by its class and its text."""
+    return f"{type(exc).__name__}: {_text_of(exc)}"
 
 
 def _text_of(exc: BaseException) -> str:

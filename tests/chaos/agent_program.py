@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from servicebus.configuration import Configuration
-from servicebus.runtime.dialect import Version2
+from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime.job import Claim, Job
 from servicebus.runtime.publisher import Publisher
 from servicebus.service import ServiceBus
@@ -49,7 +49,7 @@ def main(path: str) -> int:
 
 def tap_wire(path: str, node: str) -> None:
     """Give the stranger a part of the calls that come in, most of them slow ones, and of the replies that go out."""
-    read, reply = Version2.read, Publisher.reply
+    read, reply = ProtocolV2.decode_request, Publisher.reply
     tap = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     tap.setblocking(False)
 
@@ -58,7 +58,7 @@ def tap_wire(path: str, node: str) -> None:
             with contextlib.suppress(OSError):
                 tap.sendto(f"{head}\n".encode() + body, path)
 
-    def read_and_tell(self: Version2, delivery: Any) -> Any:
+    def read_and_tell(self: ProtocolV2, delivery: Any) -> Any:
         incoming = read(self, delivery)
         if incoming.kind is Kind.CALL and incoming.reply_to:
             share = _TAPPED_SLOW_SHARE if incoming.service in ("slow", "idem") else _TAPPED_SHARE
@@ -69,7 +69,7 @@ def tap_wire(path: str, node: str) -> None:
         tell(_TAPPED_SHARE, f"answered {node} {claim.delivery.correlation_id}", body)
         reply(self, claim, body, job)
 
-    Version2.read = read_and_tell  # type: ignore[method-assign]
+    ProtocolV2.decode_request = read_and_tell  # type: ignore[method-assign]
     Publisher.reply = reply_and_tell  # type: ignore[method-assign]
 
 

@@ -99,22 +99,22 @@ class _NoJournal(OneByOne):
 
 def _no_expiry() -> None:
     """Calls do not expire at the broker, and workers do not look at deadlines."""
-    import servicebus.runtime.dialect
+    import servicebus.protocol.v2
     from servicebus.client.channels import LinkChannels
-    from servicebus.runtime.dialect import Version2
+    from servicebus.protocol.v2 import ProtocolV2
 
-    publish, incoming = LinkChannels.publish_call, Version2._incoming
+    publish, incoming = LinkChannels.publish_call, ProtocolV2._incoming
 
     def publish_for_long(self: LinkChannels, outgoing: Any, wire_id: str, expiration_ms: int, *more: Any) -> None:
         publish(self, outgoing, wire_id, _AN_HOUR_MS, *more)
 
-    def without_deadline(self: Version2, *more: Any) -> Any:
+    def without_deadline(self: ProtocolV2, *more: Any) -> Any:
         found = incoming(self, *more)
         return found if found.remaining_s is None else replace(found, remaining_s=_AN_HOUR_MS / 1000)
 
     _replace(LinkChannels, "publish_call", publish_for_long)
-    _replace(Version2, "_incoming", without_deadline)
-    _replace(servicebus.runtime.dialect, "check_fresh", lambda *_: None)
+    _replace(ProtocolV2, "_incoming", without_deadline)
+    _replace(servicebus.protocol.v2, "check_fresh", lambda *_: None)
 
 
 def _no_confirm() -> None:
@@ -190,7 +190,7 @@ def _control_answers_calls() -> None:
     """A call in the control queue, where somebody has copied it, is answered: there is no such service there."""
     import servicebus.runtime.control
     from servicebus.errors import EnvelopeError
-    from servicebus.runtime.dialect import Refused
+    from servicebus.protocol.interface import RequestRefused
     from servicebus.wire.envelope import FAULT, Reply
     from servicebus.wire.fault import UNKNOWN_SERVICE, Fault
     from servicebus.wire.signing import Keyring
@@ -199,10 +199,10 @@ def _control_answers_calls() -> None:
 
     keyring, fault = Keyring([SECRET]), Fault(UNKNOWN_SERVICE, "not among those for control")
 
-    def answer(incoming: Any, _subscription: Any) -> Refused:
+    def answer(incoming: Any, _subscription: Any) -> RequestRefused:
         token = keyring.sign_reply(incoming.token, incoming.given_id, FAULT, b"", fault)
         reply = Reply(incoming.given_id, token, FAULT, b"", fault, incoming.attempt)
-        return Refused(EnvelopeError("wrong-queue"), encode_reply(reply), incoming.reply_to)
+        return RequestRefused(EnvelopeError("wrong-queue"), encode_reply(reply), incoming.reply_to)
 
     _replace(servicebus.runtime.control, "wrong_queue", answer)
 

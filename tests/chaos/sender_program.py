@@ -258,19 +258,19 @@ class Program:
 
     def _tap_wire(self) -> None:
         """Give a part of what goes out to the stranger as well, as somebody who listens to the wire would have it."""
-        sealing = vars(servicebus.sender)["seal"]
+        encode = vars(servicebus.sender)["sign_and_encode"]
         tap = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         tap.setblocking(False)
         path = self.orders["wiretap"]
 
-        def seal(keyring: Any, wire_id: str, address: Any, kind: Any, *more: Any) -> tuple[str, bytes]:
-            token, body = sealing(keyring, wire_id, address, kind, *more)
+        def sign_and_encode(keyring: Any, wire_id: str, address: Any, kind: Any, *more: Any) -> tuple[str, bytes]:
+            token, body = encode(keyring, wire_id, address, kind, *more)
             if random.random() < _TAPPED_SHARE and kind.value != "control":
                 with contextlib.suppress(OSError):
                     tap.sendto(f"{kind.value} {address.node} {wire_id}\n".encode() + body, path)
             return token, body
 
-        vars(servicebus.sender)["seal"] = seal
+        vars(servicebus.sender)["sign_and_encode"] = sign_and_encode
 
     def _report(self) -> None:
         while not self.stopping.wait(0.5):

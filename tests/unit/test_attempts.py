@@ -11,10 +11,9 @@ from virtual_time import VirtualTime, virtual_time
 from servicebus.client.answers import Answers
 from servicebus.client.pending import PendingRequests
 from servicebus.client.request import Request
-from servicebus.client.seal import our_clock_ms, seal
-from servicebus.client.version import Version2
 from servicebus.configuration import Configuration
 from servicebus.errors import CallRefused, CallTimeout, EnvelopeError, RemoteError
+from servicebus.protocol.v2 import ProtocolV2, our_clock_ms, sign_and_encode
 from servicebus.transport.interface import Delivery
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Envelope, Kind, Reply
@@ -23,7 +22,7 @@ from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import decode_envelope, encode_reply
 
 KEYS = Keyring(["secret token"])
-VERSION = Version2(Configuration({"hosts": ["mq-a"], "secret_token": "secret token"}), KEYS)
+PROTOCOL = ProtocolV2(Configuration({"hosts": ["mq-a"], "secret_token": "secret token"}), KEYS)
 NOBODY: Any = None
 
 
@@ -35,7 +34,7 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualTime]:
 
 
 class Link:
-    newest = VERSION
+    newest = PROTOCOL
 
     class host:  # noqa: N801
         name = "mq-a:5672"
@@ -74,9 +73,9 @@ class Call:
 
     def __init__(self, timeout_s: float = 30.0) -> None:
         wire_id, address = "0123456789abcdef-1", Address.parse("NODE-01.math.add")
-        token, body = seal(KEYS, wire_id, address, Kind.CALL, timeout_s, b"[1,2]")
+        token, body = sign_and_encode(KEYS, wire_id, address, Kind.CALL, timeout_s, b"[1,2]")
         self.request = Request(1, wire_id, address, Kind.CALL, body, token, timeout_s=timeout_s)
-        self.request.version = VERSION
+        self.request.protocol = PROTOCOL
         self.published: list[Envelope] = []
         self.scheduler = RequestScheduler()
         self.pending = PendingRequests()
@@ -88,7 +87,7 @@ class Call:
         request.attempt += 1
         request.sent_as, request.shift_ms = request.attempt, path.shift_ms
         request.link, request.path = path.link, path
-        self.published.append(decode_envelope(VERSION.outgoing(request).body, 10_000))
+        self.published.append(decode_envelope(PROTOCOL.encode_request(request).body, 10_000))
         request.published()
         self.pending.travelling[request.id] = request
         return self.published[-1]

@@ -5,16 +5,16 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from servicebus.client.compat_path import MOST_HEARD, RememberingVersion2
+from servicebus.client.compat_path import MOST_HEARD, TrackingProtocolV2
 from servicebus.client.hosts import SPARE_AFTER_S
 from servicebus.client.link import Link, LinkState
 from servicebus.client.nodes import KEPT_S, RESENDS_FLOOR, Budgets, IdleNodes
 from servicebus.client.path import Path
 from servicebus.client.pending import PendingRequests
 from servicebus.client.request import Request
-from servicebus.client.version import OutgoingPublish
 from servicebus.client.watch import PathWatch, Pinger
 from servicebus.configuration import Configuration
+from servicebus.protocol.interface import OutgoingPublish
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
 from servicebus.wire.signing import Keyring
@@ -27,10 +27,10 @@ class Version:
 
     exchange: Any = SimpleNamespace(name="servicebus")
 
-    def outgoing(self, _request: Request) -> OutgoingPublish:
+    def encode_request(self, _request: Request) -> OutgoingPublish:
         return OutgoingPublish("servicebus", "", b"")
 
-    def ping(self, _node: str, _wire_id: str, _timeout_s: float) -> tuple[str, OutgoingPublish]:
+    def encode_ping(self, _node: str, _wire_id: str, _timeout_s: float) -> tuple[str, OutgoingPublish]:
         return "", OutgoingPublish("servicebus", "ping", b"")
 
 
@@ -216,7 +216,7 @@ def test_a_dead_path_is_probed_again_when_a_request_waits_for_it() -> None:
 
 def test_what_was_heard_in_version_2_is_never_forgotten() -> None:
     """Rather is a node that was not heard taken for one that was."""
-    newest = RememberingVersion2(CONFIG, Keyring(CONFIG.secrets))
+    newest = TrackingProtocolV2(CONFIG, Keyring(CONFIG.secrets))
     for number in range(MOST_HEARD - 1):
         newest.heard(f"NODE-{number}")
     assert newest.has_heard("NODE-0")

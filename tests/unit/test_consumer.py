@@ -10,9 +10,9 @@ import pytest
 from servicebus.configuration import Configuration
 from servicebus.errors import ConnectionLost
 from servicebus.policy.connection import State
+from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime.consumer import NodeConsumer
 from servicebus.runtime.control import ControlLane
-from servicebus.runtime.dialect import Version2
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.drain import Drain
 from servicebus.runtime.journal import MemoryJournal
@@ -46,7 +46,7 @@ class Place:
         keyring = Keyring(CONFIG.secrets)
         self.dispatcher = Dispatcher({}, MemoryJournal(), "mq-a")
         settler = Settler(self.loop, self.dispatcher, "mq-a", 64, lambda _error: None)
-        control = ControlLane(CONFIG, keyring, Version2(CONFIG, keyring), self.dispatcher)
+        control = ControlLane(CONFIG, keyring, ProtocolV2(CONFIG, keyring), self.dispatcher)
         self.consumer = NodeConsumer(self.loop, CONFIG.hosts[0], CONFIG, settler, control)
         self.connections: list[Any] = [Connection(), Connection()]
         self.consumer._connections = list(self.connections)

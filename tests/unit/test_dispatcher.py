@@ -1,4 +1,4 @@
-"""Dispatcher, Dialect and real ServiceThreads together: real signed envelopes in, settlements out. No broker."""
+"""Dispatcher, AgentProtocol and real ServiceThreads together: real signed envelopes in, settlements out. No broker."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from waiting import wait_until
 
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError, JournalUnavailable
-from servicebus.runtime.dialect import Dialect, Version2
+from servicebus.protocol.interface import AgentProtocol
+from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.holding import Turned
 from servicebus.runtime.job import Burial, Outcome, Postponement, Settlement
@@ -110,7 +111,7 @@ class Agent:
             ServiceThread(service, inbox_size, self.outcomes.append, lambda: None, with_traces=False)
             for service in services
         ]
-        self.dialect = Version2(CONFIG, KEYRING)
+        self.protocol = ProtocolV2(CONFIG, KEYRING)
         by_key = {(thread.service.kind, thread.service.key): thread for thread in self.threads}
         self.dispatcher = Dispatcher(by_key, MemoryJournal(), "mq-a:5672", retry_schedule)
         self.tag = 0
@@ -118,10 +119,10 @@ class Agent:
             thread.start()
 
     def deliver(self, body: bytes, lane: Kind = Kind.CALL, reply_to: str | None = REPLY_TO) -> Settlement | None:
-        return admit(self.dispatcher, self.delivery(body, lane, reply_to), self.dialect, lane)
+        return admit(self.dispatcher, self.delivery(body, lane, reply_to), self.protocol, lane)
 
     def receive(self, body: bytes, lane: Kind = Kind.CALL) -> Arrival | Settlement:
-        return self.dispatcher.receive(self.delivery(body, lane, REPLY_TO), 1, self.dialect, lane)
+        return self.dispatcher.receive(self.delivery(body, lane, REPLY_TO), 1, self.protocol, lane)
 
     def delivery(self, body: bytes, lane: Kind, reply_to: str | None, given: dict[str, Any] | None = None) -> Delivery:
         self.tag += 1
@@ -136,10 +137,10 @@ class Agent:
 
     def settle(self, body: bytes, lane: Kind = Kind.CALL, given: dict[str, Any] | None = None) -> Settlement:
         delivery = self.delivery(body, lane, REPLY_TO, given)
-        return admit(self.dispatcher, delivery, self.dialect, lane) or self.finished()
+        return admit(self.dispatcher, delivery, self.protocol, lane) or self.finished()
 
     def deliver_with(self, body: bytes, given: dict[str, Any]) -> Settlement | None:
-        return admit(self.dispatcher, self.delivery(body, Kind.MESSAGE, None, given), self.dialect, Kind.MESSAGE)
+        return admit(self.dispatcher, self.delivery(body, Kind.MESSAGE, None, given), self.protocol, Kind.MESSAGE)
 
     @property
     def counted(self) -> dict[str, int]:
@@ -154,9 +155,11 @@ class Agent:
         return all(joined)
 
 
-def admit(dispatcher: Dispatcher, delivery: Delivery, dialect: Dialect, lane: Kind = Kind.CALL) -> Settlement | None:
+def admit(
+    dispatcher: Dispatcher, delivery: Delivery, protocol: AgentProtocol, lane: Kind = Kind.CALL
+) -> Settlement | None:
     """What is done with one delivery at once; None if it is in an inbox, or held."""
-    received = dispatcher.receive(delivery, 1, dialect, lane)
+    received = dispatcher.receive(delivery, 1, protocol, lane)
     if isinstance(received, Settlement):
         return received
     settlements = dispatcher.turn([], [received]).settlements
@@ -397,7 +400,7 @@ class TestFurtherAttempts:
             first = agent.settle(body, Kind.MESSAGE)
             given = waiting_headers(body, -1, 1)
             copy = agent.dispatcher.receive(
-                agent.delivery(body, Kind.MESSAGE, None, given), 1, agent.dialect, Kind.MESSAGE
+                agent.delivery(body, Kind.MESSAGE, None, given), 1, agent.protocol, Kind.MESSAGE
             )
             assert isinstance(copy, Arrival)
             assert agent.dispatcher.turn([], [copy]) == Turned([], [copy])
@@ -686,7 +689,7 @@ class TestReplays:
     ) -> None:
         true_time = time.time
         body = sealed("NODE-01.math.add", [1, 2], sent_s_ago=3.0, ttl_s=2.5 if is_late else 30.0)
-        monkeypatch.setattr("servicebus.runtime.dialect.time.time", lambda: true_time() + set_by_s)
+        monkeypatch.setattr("servicebus.protocol.v2.time.time", lambda: true_time() + set_by_s)
         received = agent.receive(body)
         assert isinstance(received, Settlement) == is_late
         if isinstance(received, Settlement):
@@ -829,7 +832,7 @@ class TestServiceThreads:
         body = sealed("NODE-01.test.it")
         dispatcher = Dispatcher({(Kind.CALL, "test.it"): thread}, MemoryJournal(), "mq-a")
         channel: Any = None
-        assert admit(dispatcher, Delivery(channel, 1, body, reply_to=REPLY_TO), agent.dialect) is None
+        assert admit(dispatcher, Delivery(channel, 1, body, reply_to=REPLY_TO), agent.protocol) is None
         wait_until(lambda: outcomes)
         assert value(dispatcher.turn([outcomes[0]], []).settlements[0], body) == "served all the same"
         thread.stop()
@@ -843,7 +846,7 @@ class TestServiceThreads:
         channel: Any = None
         for tag in range(6):
             delivery = Delivery(channel, tag, sealed("NODE-01.test.it"), reply_to=REPLY_TO)
-            assert admit(dispatcher, delivery, agent.dialect) is None
+            assert admit(dispatcher, delivery, agent.protocol) is None
         for _ in range(3):
             assert gate.entered.acquire(timeout=10)
         assert not gate.entered.acquire(blocking=False)
@@ -860,7 +863,7 @@ class TestServiceThreads:
         channel: Any = None
         for tag in range(50):
             delivery = Delivery(channel, tag, sealed("NODE-01.test.it", [tag]), reply_to=REPLY_TO)
-            assert admit(dispatcher, delivery, agent.dialect) is None
+            assert admit(dispatcher, delivery, agent.protocol) is None
         thread.stop()
         thread.start()
         assert thread.join(time.monotonic() + 10)
@@ -874,7 +877,7 @@ class TestServiceThreads:
         dispatcher = Dispatcher({(Kind.CALL, "test.it"): thread}, MemoryJournal(), "mq-a")
         channel: Any = None
         delivery = Delivery(channel, 1, sealed("NODE-01.test.it"), reply_to=REPLY_TO)
-        assert admit(dispatcher, delivery, agent.dialect) is None
+        assert admit(dispatcher, delivery, agent.protocol) is None
         thread.stop()
         assert not thread.join(time.monotonic() + 0.05)
         gate.open.set()

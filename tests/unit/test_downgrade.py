@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from servicebus.client.compat_path import CompatPinger, RememberingVersion2, Version1
+from servicebus.client.compat_path import CompatPinger, TrackingProtocolV2
 from servicebus.client.path import Path
 from servicebus.client.watch import Finding
 from servicebus.compat.names import PONG
 from servicebus.configuration import Configuration
 from servicebus.policy.liveness import PingClock
+from servicebus.protocol.v1 import ProtocolV1
 from servicebus.wire.envelope import Reply
 from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import decode_envelope, encode_reply
@@ -37,7 +38,7 @@ class Link:
 class World:
     def __init__(self, **settings: Any) -> None:
         config = Configuration({"hosts": ["mq-a"], "secret_token": "secret token", "compat": True, **settings})
-        self.newest, self.old = RememberingVersion2(config, KEYS), Version1(config)
+        self.newest, self.old = TrackingProtocolV2(config, KEYS), ProtocolV1(config)
         self.pinger = CompatPinger(config, self.newest, self.old)
         self.paths = [Path(Link(self.newest), "NODE-01", PingClock(0.5, 1.5, 0.0)) for _ in range(2)]  # type: ignore[arg-type]
 
@@ -73,21 +74,21 @@ def test_a_node_that_was_heard_in_version_2_is_never_spoken_to_in_version_1(othe
     world.answer_in_version_2(world.paths[0])
     path = world.paths[int(other_broker)]
     world.downgrade(path)
-    assert path.version is world.newest
+    assert path.protocol is world.newest
     assert not said_in_version_1(path)
 
 
 def test_a_node_that_was_never_heard_is() -> None:
     world = World()
     world.downgrade(world.paths[0])
-    assert world.paths[0].version is world.old
+    assert world.paths[0].protocol is world.old
 
 
 @pytest.mark.parametrize("names", [[], ["NODE-02"]])
 def test_a_node_that_is_not_named_is_never_spoken_to_in_version_1(names: list[str]) -> None:
     world = World(compat_nodes=names)
     world.downgrade(world.paths[0])
-    assert world.paths[0].version is world.newest
+    assert world.paths[0].protocol is world.newest
     assert not said_in_version_1(world.paths[0])
 
 
@@ -99,7 +100,7 @@ def test_a_late_return_of_a_ping_in_version_2_says_nothing_about_a_path_in_versi
     world.pinger.ping(path, 0.5)
     late, _ = link.sent.pop()
     world.downgrade(path)
-    assert path.version is world.old
+    assert path.protocol is world.old
     assert world.pinger.returned(late, 2.0) is None
 
 
@@ -107,4 +108,4 @@ def test_a_node_that_is_named_may_go_back_to_version_1() -> None:
     world = World(compat_nodes=["NODE-01"])
     world.answer_in_version_2(world.paths[0])
     world.downgrade(world.paths[0])
-    assert world.paths[0].version is world.old
+    assert world.paths[0].protocol is world.old

@@ -14,7 +14,7 @@ from waiting import wait_until
 
 import servicebus
 from servicebus.configuration import Configuration
-from servicebus.runtime.dialect import Version2
+from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime.execution import Execution
 from servicebus.runtime.job import Claim, Job, Outcome, Verdict
 from servicebus.runtime.node_locks import NodeLocks
@@ -28,7 +28,7 @@ from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import decode_json, decode_reply
 
 CONFIG = Configuration({"hosts": ["mq-a"], "node_name": "NODE-01", "secret_token": SECRET})
-DIALECT = Version2(CONFIG, Keyring([SECRET]))
+PROTOCOL = ProtocolV2(CONFIG, Keyring([SECRET]))
 REPLY_TO = "amq.rabbitmq.reply-to.g1h2"
 
 
@@ -36,9 +36,9 @@ def job(kind: Kind, params: Any = None, ttl_s: float = 30.0) -> Job:
     no: Any = None
     body = sealed("NODE-01.test.it", params, kind=kind, ttl_s=ttl_s)
     delivery = Delivery(no, 1, body, reply_to=REPLY_TO if kind is Kind.CALL else None)
-    incoming = DIALECT.read(delivery)
+    incoming = PROTOCOL.decode_request(delivery)
     deadline = None if incoming.remaining_s is None else time.monotonic() + incoming.remaining_s
-    return Job(incoming, DIALECT, Claim(delivery, 1, incoming.reply_to), deadline)
+    return Job(incoming, PROTOCOL, Claim(delivery, 1, incoming.reply_to), deadline)
 
 
 class Does(RpcService, MessageService):

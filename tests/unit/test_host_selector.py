@@ -128,14 +128,14 @@ def test_a_second_copy_goes_over_another_link_that_speaks_the_same(hosts: Hosts)
     first, second, third = hosts.links
     call = request()
     version: Any = "version"
-    call.version = version
+    call.protocol = version
     for number in range(3):
-        hosts.path(number).version = version
+        hosts.path(number).protocol = version
     assert hosts.selector.choose_beside(call, first, NOW) is second
     hosts.path(1).trust.lose("dead")
     assert hosts.selector.choose_beside(call, first, NOW) is third
     assert hosts.selector.choose_beside(call, third, NOW) is first
-    hosts.path(2).version = "older"
+    hosts.path(2).protocol = "older"
     assert hosts.selector.choose_beside(call, first, NOW) is None
     hosts.path(1).trust.recover(NOW)
     second.is_usable = False

@@ -14,11 +14,9 @@ from servicebus.wire.envelope import CALL, CONTROL, MESSAGE, Kind
 ROOT = Path(servicebus.__file__).parent
 ON_THE_WAY = [
     "sender.py",
-    *(f"client/{name}.py" for name in ("answers", "scheduler", "link", "pending", "hosts", "seal")),
-    *(
-        f"runtime/{name}.py"
-        for name in ("dialect", "dispatcher", "execution", "holding", "job", "reception", "settler")
-    ),
+    *(f"client/{name}.py" for name in ("answers", "scheduler", "link", "pending", "hosts")),
+    *(f"runtime/{name}.py" for name in ("dispatcher", "execution", "holding", "job", "reception", "settler")),
+    "protocol/v2.py",
     "wire/signing.py",
 ]
 

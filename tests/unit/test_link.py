@@ -11,9 +11,9 @@ from virtual_time import VirtualTime, virtual_time
 
 from servicebus.client.link import Link
 from servicebus.client.request import MessageOptions, Request
-from servicebus.client.version import Version2
 from servicebus.errors import ConnectFailed
 from servicebus.policy.denials import HOLDS_S
+from servicebus.protocol.v2 import ProtocolV2
 from servicebus.transport.interface import Delivery, Returned
 from servicebus.transport.memory import MemoryBroker
 from servicebus.transport.memory_refusals import Refused
@@ -42,7 +42,7 @@ class Owner:
             self.timeouts = how["connect_timeout_s"], how["handshake_timeout_s"]
             return self.broker.connect(loop, member, *about, **how)
 
-        versions = [Version2(config, Keyring(config.secrets))]
+        versions = [ProtocolV2(config, Keyring(config.secrets))]
         self.link = Link(self.loop, config.hosts[0], config, versions, self, self, connect)
         self._count = 0
 
@@ -340,7 +340,7 @@ def test_what_is_published_is_noted_where_it_travels(owner: Owner) -> None:
     owner.time.advance(5)
     call = owner.publish(Kind.CALL)
     path = link.paths[NODE]
-    assert (call.link, call.path, call.version, call.attempt, call.sent_as) == (link, path, path.version, 1, 1)
+    assert (call.link, call.path, call.protocol, call.attempt, call.sent_as) == (link, path, path.protocol, 1, 1)
     assert call.published_at == path.used_at == link.used_at == owner.time.now
     assert list(path.outstanding) == [call.id]
     assert (path.calls, link.calls) == (1, 1)

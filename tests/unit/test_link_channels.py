@@ -10,8 +10,8 @@ import pytest
 
 from servicebus.client.channels import LinkChannels
 from servicebus.client.request import Request
-from servicebus.client.version import Exchange, OutgoingPublish
 from servicebus.errors import ConnectionLost
+from servicebus.protocol.interface import Exchange, OutgoingPublish
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
 

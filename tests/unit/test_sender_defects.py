@@ -22,7 +22,7 @@ from servicebus.errors import (
     ServiceBusError,
     TransportError,
 )
-from servicebus.runtime.dialect import Version2
+from servicebus.protocol.v2 import ProtocolV2
 from servicebus.sender import Sender
 from servicebus.transport.interface import Asked, Delivery, Returned, Script
 from servicebus.transport.iothread import client_loop
@@ -111,7 +111,7 @@ class Broker:
 
     def reply(self, ids: list[str]) -> None:
         """Answer these calls with their own params, all in one turn of the loop."""
-        dialect = Version2(CONFIG, Keyring(CONFIG.secrets))
+        protocol = ProtocolV2(CONFIG, Keyring(CONFIG.secrets))
         channel: Any = None
 
         def deliver(delivery: Delivery) -> None:
@@ -119,8 +119,8 @@ class Broker:
 
         for id in ids:
             request = Delivery(channel, 1, self.calls[id], id, "amq.rabbitmq.reply-to.g1h2")
-            incoming = dialect.read(request)
-            body = dialect.write_result(incoming, incoming.raw_params.decode())
+            incoming = protocol.decode_request(request)
+            body = protocol.encode_result(incoming, incoming.raw_params.decode())
             self.loop.post(lambda body=body, id=id: deliver(Delivery(channel, 1, body, id)))
 
 
@@ -174,7 +174,7 @@ def test_a_reply_that_makes_our_code_raise_ends_its_call_alone(
 ) -> None:
     futures, before = call(sender, brokers), defects()
     version = engine(sender).links[0].newest
-    monkeypatch.setattr(version, "value", raises_for(version.value, lambda message: b"p1" in message))
+    monkeypatch.setattr(version, "decode_result", raises_for(version.decode_result, lambda message: b"p1" in message))
     brokers[HOSTS[0]].reply(list(brokers[HOSTS[0]].calls))
     first, odd, third = ends(futures)
     assert (first, third) == ('"p0"', '"p2"')
@@ -190,7 +190,9 @@ def test_a_reply_that_is_nobodys_and_makes_our_code_raise_ends_nothing(
     futures, before = call(sender, brokers), defects()
     ids = list(brokers[HOSTS[0]].calls)
     version = engine(sender).links[0].newest
-    monkeypatch.setattr(version, "read", raises_for(version.read, lambda _request, body: body == b"bogus"))
+    monkeypatch.setattr(
+        version, "decode_reply", raises_for(version.decode_reply, lambda _request, body: body == b"bogus")
+    )
     broker, channel = brokers[HOSTS[0]], None
     client_loop().post(lambda: broker.replied(Delivery(channel, 1, b"bogus", ids[1])))  # type: ignore[arg-type]
     wait_until(lambda: defects() == before + 1)

@@ -13,8 +13,8 @@ from envelopes import SECRET, sealed
 from waiting import wait_until
 
 from servicebus.configuration import Configuration
+from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime import execution
-from servicebus.runtime.dialect import Version2
 from servicebus.runtime.job import Claim, Job, Outcome, Verdict
 from servicebus.runtime.registration import register
 from servicebus.runtime.service_thread import ServiceThread
@@ -26,7 +26,7 @@ from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import decode_json, decode_reply
 
 CONFIG = Configuration({"hosts": ["mq-a"], "node_name": "NODE-01", "secret_token": SECRET})
-DIALECT = Version2(CONFIG, Keyring([SECRET]))
+PROTOCOL = ProtocolV2(CONFIG, Keyring([SECRET]))
 KINDS = pytest.mark.parametrize("kind", [Kind.CALL, Kind.MESSAGE])
 LOCKED = pytest.mark.parametrize("lock", [None, "account"])
 
@@ -34,7 +34,7 @@ LOCKED = pytest.mark.parametrize("lock", [None, "account"])
 def job(kind: Kind = Kind.CALL, params: Any = None) -> Job:
     no: Any = None
     delivery = Delivery(no, 1, sealed("NODE-01.test.it", params, kind=kind), reply_to="here")
-    return Job(DIALECT.read(delivery), DIALECT, Claim(delivery, 1, "here"), None)
+    return Job(PROTOCOL.decode_request(delivery), PROTOCOL, Claim(delivery, 1, "here"), None)
 
 
 class Does(RpcService, MessageService):

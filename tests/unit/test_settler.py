@@ -14,8 +14,8 @@ from waiting import wait_until
 from servicebus.configuration import Configuration
 from servicebus.errors import JournalUnavailable
 from servicebus.policy.size_limit import SizeLimit
+from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime import execution
-from servicebus.runtime.dialect import Version2
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.job import Claim, Outcome, Settlement
 from servicebus.runtime.journal import MemoryJournal
@@ -113,7 +113,7 @@ class Worker:
             ServiceThread(service, 64, self.settler.post, lambda: None, with_traces=False) for service in services
         ]
         by_key.update({(thread.service.kind, thread.service.key): thread for thread in self.threads})
-        self.dialect = Version2(CONFIG, Keyring(CONFIG.secrets))
+        self.protocol = ProtocolV2(CONFIG, Keyring(CONFIG.secrets))
         self.consuming, self.publishing = Consuming(), Publishing()
         counters = self.dispatcher.counters
         self.publisher = Publisher(CONFIG, "mq-a:5672", counters, loop.failures, SizeLimit(), lambda _error: None)
@@ -126,7 +126,7 @@ class Worker:
     def call(self, tag: int, body: bytes) -> None:
         channel: Any = self.consuming
         delivery = Delivery(channel, tag, body, str(tag), REPLY_TO, str(tag), None)
-        self.loop.post(lambda: self.settler.take(delivery, GENERATION, self.dialect, Kind.CALL))
+        self.loop.post(lambda: self.settler.take(delivery, GENERATION, self.protocol, Kind.CALL))
 
     def batch(self, params: list[Any], kind: Kind, marks: list[dict[str, Any] | None] | None = None) -> None:
         """Deliver so many requests in one turn of the loop; their tags count from 1."""
@@ -141,7 +141,7 @@ class Worker:
 
         def take() -> None:
             for delivery in deliveries:
-                self.settler.take(delivery, GENERATION, self.dialect, kind)
+                self.settler.take(delivery, GENERATION, self.protocol, kind)
 
         self.loop.post(take)
 
@@ -177,14 +177,14 @@ def raises_for(original: Callable[..., Any], is_odd: Callable[..., bool]) -> Cal
 
 
 def break_reading(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    odd = raises_for(worker.dialect.read, lambda delivery: delivery.tag == 3)
-    monkeypatch.setattr(worker.dialect, "read", odd)
+    odd = raises_for(worker.protocol.decode_request, lambda delivery: delivery.tag == 3)
+    monkeypatch.setattr(worker.protocol, "decode_request", odd)
 
 
 def break_after_reading(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who asks is known by then."""
-    odd = raises_for(worker.dialect._incoming, lambda envelope, *_: decode_json(envelope.params) == ODD)
-    monkeypatch.setattr(worker.dialect, "_incoming", odd)
+    odd = raises_for(worker.protocol._incoming, lambda envelope, *_: decode_json(envelope.params) == ODD)
+    monkeypatch.setattr(worker.protocol, "_incoming", odd)
 
 
 def break_signature(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,8 +206,8 @@ def break_choice(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
         return incoming
 
     raise_if_odd = raises_for(lambda _: None, lambda incoming: decode_json(incoming.raw_params) == ODD)
-    whole, seen = worker.dialect.read, list[Any]()
-    monkeypatch.setattr(worker.dialect, "read", read)
+    whole, seen = worker.protocol.decode_request, list[Any]()
+    monkeypatch.setattr(worker.protocol, "decode_request", read)
     reception = worker.dispatcher.receive.__self__  # type: ignore[attr-defined]
     monkeypatch.setattr(reception, "_services", Services(reception._services))
 
@@ -301,7 +301,7 @@ def test_what_could_not_be_read_and_is_in_the_wrong_queue_is_not_answered(
     channel: Any = worker.consuming
     lane = Kind.MESSAGE if kind is Kind.CALL else Kind.CALL
     delivery = Delivery(channel, 1, body, "1", REPLY_TO, "1", None)
-    worker.loop.post(lambda: worker.settler.take(delivery, GENERATION, worker.dialect, lane))
+    worker.loop.post(lambda: worker.settler.take(delivery, GENERATION, worker.protocol, lane))
     wait_until(lambda: worker.settler.counters["refused.defect"] == 1)
     if lane is Kind.MESSAGE:
         wait_until(lambda: worker.publishing.copies)
@@ -463,8 +463,8 @@ def test_a_reply_that_raises_while_the_journal_cannot_be_asked_costs_that_call_a
     with monkeypatch.context() as full:
         error = JournalUnavailable("/var/lib/n.journal", "its file system is full: make room there")
         full.setattr(worker.journal, "turn", Mock(side_effect=error))
-        odd = raises_for(worker.dialect.write_fault, lambda incoming, _fault: incoming.raw_params == b'"odd"')
-        full.setattr(worker.dialect, "write_fault", odd)
+        odd = raises_for(worker.protocol.encode_fault, lambda incoming, _fault: incoming.raw_params == b'"odd"')
+        full.setattr(worker.protocol, "encode_fault", odd)
         worker.batch(["a", ODD, "c"], Kind.CALL)
         wait_until(lambda: sorted(worker.consuming.acked) == [1, 3])
         assert [worker.answer(tag)[0] for tag in (1, 3)] == ["busy", "busy"]

@@ -12,8 +12,9 @@ from servicebus.compat.envelope import OldEvent, decode_reply, encode_event
 from servicebus.compat.tokens import DailyTokens
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
-from servicebus.runtime.compat_dialect import EitherVersion, Version1
-from servicebus.runtime.dialect import Refused, Version2
+from servicebus.protocol.interface import RequestRefused
+from servicebus.protocol.v1 import EitherProtocol, ProtocolV1
+from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime.job import Settlement
 from servicebus.runtime.reception import Arrival, Reception
 from servicebus.transport.failurelog import FailureLog
@@ -46,8 +47,8 @@ def text_of(reply: bytes | None) -> str:
 
 
 def test_a_call_is_one_that_wants_an_answer() -> None:
-    dialect = Version1(config())
-    call, message = dialect.read(delivery(event())), dialect.read(delivery(event(), None))
+    protocol = ProtocolV1(config())
+    call, message = protocol.decode_request(delivery(event())), protocol.decode_request(delivery(event(), None))
     assert (call.kind, call.reply_to, call.given_id, call.key) == (Kind.CALL, OWN_QUEUE, "1", "math.add")
     assert (message.kind, message.reply_to) == (Kind.MESSAGE, "")
     assert call.remaining_s is None, "an old caller does not tell its timeout"
@@ -55,17 +56,17 @@ def test_a_call_is_one_that_wants_an_answer() -> None:
 
 def test_a_call_that_comes_again_is_known_again() -> None:
     """After a reconnect; ids alone would make the first call of each old process the same."""
-    dialect = Version1(config())
-    first = dialect.read(delivery(event())).id
-    assert Version1(config()).read(delivery(event())).id == first
+    protocol = ProtocolV1(config())
+    first = protocol.decode_request(delivery(event())).id
+    assert ProtocolV1(config()).decode_request(delivery(event())).id == first
     others = [delivery(event("2")), delivery(event(), OWN_QUEUE + "x"), delivery(event(), OWN_QUEUE, "c-2")]
-    assert len({first, *(dialect.read(other).id for other in others)}) == 4
+    assert len({first, *(protocol.decode_request(other).id for other in others)}) == 4
 
 
 def test_two_equal_messages_are_two_messages() -> None:
     """A cron job sends the same bytes twice a day: the same count, the same token."""
-    dialect = Version1(config())
-    assert dialect.read(delivery(event(), None)).id != dialect.read(delivery(event(), None)).id
+    protocol = ProtocolV1(config())
+    assert protocol.decode_request(delivery(event(), None)).id != protocol.decode_request(delivery(event(), None)).id
 
 
 @pytest.mark.parametrize(
@@ -77,64 +78,64 @@ def test_two_equal_messages_are_two_messages() -> None:
     ],
 )
 def test_who_is_refused_is_told_so(body: bytes, reason: str, text: str) -> None:
-    with pytest.raises(Refused) as refused:
-        Version1(config()).read(delivery(body))
+    with pytest.raises(RequestRefused) as refused:
+        ProtocolV1(config()).decode_request(delivery(body))
     assert refused.value.error.reason == reason
     assert (text_of(refused.value.reply), refused.value.reply_to) == (text, OWN_QUEUE)
 
 
 def test_who_wants_no_answer_gets_none() -> None:
     for body in (event(secret="other"), b"garbage"):
-        with pytest.raises(Refused) as refused:
-            Version1(config()).read(delivery(body, None))
+        with pytest.raises(RequestRefused) as refused:
+            ProtocolV1(config()).decode_request(delivery(body, None))
         assert refused.value.reply_to == ""
 
 
 @pytest.mark.parametrize("queue", ["N", "N.rpc", "other", "amq.direct"])
 def test_who_names_anothers_queue_is_not_even_read(queue: str) -> None:
-    with pytest.raises(Refused, match="no queue that a sender makes for itself") as refused:
-        Version1(config()).read(delivery(event(), queue))
+    with pytest.raises(RequestRefused, match="no queue that a sender makes for itself") as refused:
+        ProtocolV1(config()).decode_request(delivery(event(), queue))
     assert refused.value.reply is None
 
 
 def test_every_secret_of_the_list_is_accepted() -> None:
-    dialect = Version1(config(secret_token=["new", "old"]))
-    assert dialect.read(delivery(event(secret="old"))).given_id == "1"
+    protocol = ProtocolV1(config(secret_token=["new", "old"]))
+    assert protocol.decode_request(delivery(event(secret="old"))).given_id == "1"
 
 
 def test_a_result_that_xml_cannot_carry_is_an_error() -> None:
     """2.19 writes it, and its callers get None."""
-    dialect = Version1(config())
-    incoming = dialect.read(delivery(event()))
+    protocol = ProtocolV1(config())
+    incoming = protocol.decode_request(delivery(event()))
     with pytest.raises(EnvelopeError, match=r"unencodable: the result holds U\+001B"):
-        dialect.write_result(incoming, "\x1b[0m")
+        protocol.encode_result(incoming, "\x1b[0m")
     fault = Fault("ValueError", "\x1b[0m")
-    assert text_of(dialect.write_fault(incoming, fault)) == "Service Error: ValueError: \ufffd[0m"
+    assert text_of(protocol.encode_fault(incoming, fault)) == "Service Error: ValueError: \ufffd[0m"
 
 
 def test_a_result_that_is_too_large_is_an_error() -> None:
-    dialect = Version1(config(max_envelope_bytes=2000))
-    incoming = dialect.read(delivery(event()))
-    assert len(text_of(dialect.write_result(incoming, "x" * 1800))) == 1800
+    protocol = ProtocolV1(config(max_envelope_bytes=2000))
+    incoming = protocol.decode_request(delivery(event()))
+    assert len(text_of(protocol.encode_result(incoming, "x" * 1800))) == 1800
     with pytest.raises(EnvelopeError, match="oversized"):
-        dialect.write_result(incoming, "x" * 2000)
+        protocol.encode_result(incoming, "x" * 2000)
 
 
 def test_errors_that_2_19_does_not_tell_are_told_only_if_wanted() -> None:
-    dialect = Version1(config(compat_in_band_errors=False))
-    incoming = dialect.read(delivery(event()))
-    assert dialect.write_fault(incoming, Fault("ValueError", "x")) is None
-    assert text_of(dialect.write_fault(incoming, Fault("unknown-service", ""))) == "Cannot Find RPC Service: math.add"
+    protocol = ProtocolV1(config(compat_in_band_errors=False))
+    incoming = protocol.decode_request(delivery(event()))
+    assert protocol.encode_fault(incoming, Fault("ValueError", "x")) is None
+    assert text_of(protocol.encode_fault(incoming, Fault("unknown-service", ""))) == "Cannot Find RPC Service: math.add"
 
 
 def test_messages_of_both_versions_are_read_from_one_queue() -> None:
     keyring = Keyring(["s"])
     new = Envelope("0123456789abcdef-1", "N", "c", "s", Kind.MESSAGE, int(time.time() * 1000), 1000, "", b"1")
-    both = EitherVersion(Version2(config(), keyring), Version1(config()))
-    assert both.read(delivery(encode_envelope(new, keyring.sign_envelope(new)), None)).version == "2"
-    assert both.read(delivery(event(), None)).version == "1"
-    with pytest.raises(Refused):
-        both.read(delivery(b"garbage", None))
+    both = EitherProtocol(ProtocolV2(config(), keyring), ProtocolV1(config()))
+    assert both.decode_request(delivery(encode_envelope(new, keyring.sign_envelope(new)), None)).version == "2"
+    assert both.decode_request(delivery(event(), None)).version == "1"
+    with pytest.raises(RequestRefused):
+        both.decode_request(delivery(b"garbage", None))
 
 
 @pytest.mark.parametrize("wants_answer", [True, False], ids=["call", "message"])
@@ -147,7 +148,7 @@ def test_a_name_of_version_1_is_checked_before_it_is_logged(
     failures: Any = None
     reception = Reception({}, Counter(), RateLimitedLog(logging.getLogger("test"), "mq-a"), failures)
     kind = Kind.CALL if wants_answer else Kind.MESSAGE
-    got = reception.receive(delivery(body, OWN_QUEUE if wants_answer else None), 1, Version1(config()), kind)
+    got = reception.receive(delivery(body, OWN_QUEUE if wants_answer else None), 1, ProtocolV1(config()), kind)
     (line,) = caplog.messages
     assert "no service a\\u202eb\\u2028xxx" in line
     assert len(line) < 500
@@ -161,12 +162,12 @@ def test_a_name_of_version_1_is_checked_before_it_is_logged(
 def test_a_call_that_could_not_be_read_is_answered_if_it_is_known_who_asks(
     monkeypatch: pytest.MonkeyPatch, secret: str, is_answered: bool
 ) -> None:
-    dialect = Version1(config())
+    protocol = ProtocolV1(config())
     with monkeypatch.context() as broken:
-        broken.setattr(dialect, "read", Mock(side_effect=OverflowError("int too large")))
+        broken.setattr(protocol, "decode_request", Mock(side_effect=OverflowError("int too large")))
         failures = FailureLog("a")
         reception = Reception({}, Counter(), RateLimitedLog(logging.getLogger(), "a"), failures)
-        settlement = reception.receive(delivery(event(secret=secret)), 1, dialect, Kind.CALL)
+        settlement = reception.receive(delivery(event(secret=secret)), 1, protocol, Kind.CALL)
     assert isinstance(settlement, Settlement)
     expected = "Service Error: refused: defect: it could not be read: OverflowError: int too large"
     assert (text_of(settlement.reply) if is_answered else settlement.reply) == (expected if is_answered else None)

@@ -1,0 +1,181 @@
+"""What a protocol version does for a Sender (SenderProtocol) and an agent (AgentProtocol), and the values passed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from servicebus.errors import EnvelopeError
+from servicebus.transport.interface import Delivery, Flaw
+from servicebus.wire.address import Address
+from servicebus.wire.envelope import Kind, Reply
+from servicebus.wire.fault import Fault
+from servicebus.wire.stamps import UNSTAMPED, Stamps
+
+# -- the Sender's side -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What has to be declared before anything can be published."""
+
+    name: str
+    is_durable: bool
+
+
+class OutgoingPublish(NamedTuple):
+    """What is published, and where to. A tuple: one is made for every call."""
+
+    exchange: str
+    routing_key: str
+    body: bytes
+    headers: Mapping[str, Any] | None = None
+
+
+class Pong(NamedTuple):
+    """The agent's reported state."""
+
+    takes_calls: bool
+    """False: it is stopping."""
+    queue_age_s: float | None = None
+    """For how long the node's queue of calls has been there, if the agent's worker has made it."""
+
+
+class OutgoingRequest(Protocol):
+    """What a protocol reads of a Sender's request, and the tokens that it leaves there (``client.request``)."""
+
+    id: str
+    event_id: int
+    address: Address
+    kind: Kind
+    body: bytes
+    deadline: float
+    attempt: int
+    shift_ms: int
+    sent_as: int
+
+    @property
+    def due_ms(self) -> int | None: ...
+
+    def signed_again(self, token: str) -> None: ...
+
+    def token_of(self, attempt: int) -> str: ...
+
+
+class SenderProtocol(Protocol):
+    """How requests and pings are encoded and their answers decoded. For the engine's thread."""
+
+    @property
+    def exchange(self) -> Exchange: ...
+
+    def encode_request(self, request: OutgoingRequest) -> OutgoingPublish:
+        """The attempt of *request* to be published now. Raises EnvelopeError: this version cannot carry it."""
+
+    def decode_reply(self, request: OutgoingRequest, body: bytes) -> Reply:
+        """The verified reply to *request*. Raises EnvelopeError."""
+
+    def decode_result(self, message: bytes) -> Any:
+        """The result in a reply's message. Raises EnvelopeError."""
+
+    def encode_ping(self, node: str, wire_id: str, timeout_s: float) -> tuple[str, OutgoingPublish]:
+        """A ping, and the token that its pong is checked with."""
+
+    def decode_pong(self, wire_id: str, token: str, body: bytes) -> Pong:
+        """The agent's answer to a ping. Raises EnvelopeError: *body* is no pong, or not verified."""
+
+    def encode_cancel(self, node: str, cancelled_id: str, wire_id: str) -> tuple[OutgoingPublish, float] | None:
+        """Tells the node that a call is no longer waited for, and for how many seconds that is worth delivering.
+
+        None: this version has no such request.
+        """
+
+
+# -- the agent's side --------------------------------------------------------------------------------------------------
+
+
+# Not frozen, though it never changes: one is made for every request, and object.__setattr__ for each field costs more
+# than all else in it.
+@dataclass(slots=True)
+class Incoming:
+    """A request whose signature, age and node were found good; its params are not parsed yet."""
+
+    id: str
+    """The id that the journal knows it by."""
+    kind: Kind
+    category: str
+    service: str
+    token: str
+    version: str
+    raw_params: bytes
+    sent_ms: int
+    """Unix milliseconds at which it was signed, or the requeue ticket of a dead letter was; 0 in version 1."""
+    remaining_s: float | None
+    """Until its deadline; None for a message."""
+    expires_at: float
+    """Unix time until which its token could be accepted."""
+    reply_to: str
+    given_id: str = ""
+    """The id that its sender gave, where that is another: of version 1 (not unique), or of a requeued dead letter."""
+    attempt: int = 1
+    """Which attempt of its Sender it is; the reply repeats it."""
+    is_patient: bool = False
+    """Its sender does not know "busy": it may be kept waiting until there is room."""
+    due_ms: int = 0
+    """Unix milliseconds before which it is not run, by its envelope or by the worker that postponed it."""
+    stamps: Stamps = UNSTAMPED
+
+    @property
+    def key(self) -> str:
+        return f"{self.category}.{self.service}"
+
+
+class RequestRefused(Exception):
+    """A delivery that is not executed. ``reply`` is what the sender is told, if it may be told anything."""
+
+    def __init__(
+        self,
+        error: EnvelopeError,
+        reply: bytes | None = None,
+        reply_to: str = "",
+        incoming: Incoming | None = None,
+    ):
+        super().__init__(str(error))
+        self.error = error
+        self.reply = reply
+        self.reply_to = reply_to
+        self.incoming = incoming
+        """The request, if it is well signed: the journal must remember that it was refused."""
+
+    def reply_in(self, kind: Kind) -> bytes | None:
+        """``reply``, unless it is signed for a request of another *kind*: that may be a copy of one that runs."""
+        return None if self.incoming is not None and self.incoming.kind is not kind else self.reply
+
+
+def wrong_queue(incoming: Incoming, kind: Kind) -> RequestRefused:
+    """*incoming* came in the queue for *kind*. No answer: signed, it would tell a caller that its call was not run."""
+    return RequestRefused(EnvelopeError("wrong-queue", f"a {incoming.kind.value} in the queue for {kind.value}s"))
+
+
+def flawed(flaw: Flaw) -> RequestRefused:
+    """The transport could not read a delivery, or did not keep it: its sender cannot be told."""
+    return RequestRefused(EnvelopeError(flaw.reason, flaw.detail))
+
+
+class AgentProtocol(Protocol):
+    """``decode_request()`` belongs to the I/O thread; the encoding methods may be called by any thread."""
+
+    def decode_request(self, delivery: Delivery) -> Incoming:
+        """Decode and verify. Raises RequestRefused."""
+
+    def encode_fault_unread(self, delivery: Delivery, fault: Fault) -> tuple[bytes | None, str]:
+        """The reply to a call that ``decode_request()`` failed for, and its address; None if it is not well signed.
+
+        Raises what ``decode_request()`` may have raised.
+        """
+
+    def encode_result(self, incoming: Incoming, value: Any) -> bytes:
+        """The reply that carries *value*. Raises EnvelopeError: it cannot be encoded."""
+
+    def encode_fault(self, incoming: Incoming, fault: Fault) -> bytes | None:
+        """The reply that reports *fault*; None if the caller is not told."""

@@ -1,0 +1,102 @@
+"""Both sides of each protocol version, against each other: what a Sender encodes its agent decodes, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from servicebus.client.request import Request
+from servicebus.configuration import Configuration
+from servicebus.errors import EnvelopeError
+from servicebus.protocol.interface import AgentProtocol, RequestRefused, SenderProtocol
+from servicebus.protocol.v1 import EitherProtocol, ProtocolV1
+from servicebus.protocol.v2 import ProtocolV2, sign_and_encode
+from servicebus.transport.interface import Delivery
+from servicebus.wire.address import Address
+from servicebus.wire.envelope import CALL, MESSAGE, Kind
+from servicebus.wire.fault import UNKNOWN_SERVICE, Fault
+from servicebus.wire.signing import Keyring
+
+REPLY_TO = "amq.rabbitmq.reply-to.g1h2AA5yZXBseUA"
+
+
+def config(secret: str = "secret token", **more: Any) -> Configuration:  # noqa: S107
+    return Configuration({"hosts": ["mq-a"], "secret_token": secret, "node_name": "N", "compat": True, **more})
+
+
+def v1(config: Configuration) -> ProtocolV1:
+    return ProtocolV1(config)
+
+
+def v2(config: Configuration) -> ProtocolV2:
+    return ProtocolV2(config, Keyring(config.secrets))
+
+
+def request(kind: Kind = CALL, node: str = "N") -> Request:
+    address, id = Address(node, "math", "add"), "0123456789abcdef-1"
+    token, body = sign_and_encode(Keyring(config().secrets), id, address, kind, 30.0, b"[1,2]")
+    made = Request(1, id, address, kind, body, token, timeout_s=30.0)
+    made.attempt = made.sent_as = int(kind is CALL)
+    return made
+
+
+def delivered(protocol: SenderProtocol, request: Request) -> Delivery:
+    channel: Any = None
+    body = protocol.encode_request(request).body
+    reply_to = REPLY_TO if request.kind is CALL else None
+    return Delivery(channel, 1, body, reply_to=reply_to, correlation_id=request.id)
+
+
+@pytest.mark.parametrize("make", [v1, v2])
+def test_a_call_and_its_result(make: Any) -> None:
+    sender, agent, call = make(config(compat_result="value", compat_reply="json")), make(config()), request()
+    incoming = agent.decode_request(delivered(sender, call))
+    assert (incoming.kind, incoming.key, incoming.raw_params, incoming.reply_to) == (
+        CALL,
+        "math.add",
+        b"[1,2]",
+        REPLY_TO,
+    )
+    reply = sender.decode_reply(call, agent.encode_result(incoming, 3))
+    assert (reply.fault, sender.decode_result(reply.message)) == (None, 3)
+
+
+@pytest.mark.parametrize("make", [v1, v2])
+def test_a_call_and_its_fault(make: Any) -> None:
+    sender, agent, call = make(config()), make(config()), request()
+    incoming = agent.decode_request(delivered(sender, call))
+    reply = sender.decode_reply(call, agent.encode_fault(incoming, Fault(UNKNOWN_SERVICE, "math.add")))
+    assert reply.fault is not None
+    assert (reply.fault.type, reply.attempt) == (UNKNOWN_SERVICE, 1)
+
+
+@pytest.mark.parametrize("make", [v1, v2])
+def test_another_secret_is_refused(make: Any) -> None:
+    sender, agent = make(config()), make(config("another secret"))
+    with pytest.raises(RequestRefused) as refused:
+        agent.decode_request(delivered(sender, request()))
+    assert refused.value.error.reason == "signature"
+    assert refused.value.reply_to == REPLY_TO
+
+
+@pytest.mark.parametrize("make", [v1, v2])
+def test_a_pong_is_checked(make: Any) -> None:
+    sender = make(config())
+    token, _ = sender.encode_ping("N", "0123456789abcdef-9", 1.5)
+    with pytest.raises(EnvelopeError):
+        sender.decode_pong("0123456789abcdef-9", token, b"PUNG")
+
+
+def test_the_queue_of_messages_takes_both_versions() -> None:
+    agent: AgentProtocol = EitherProtocol(v2(config()), v1(config()))
+    message = request(MESSAGE)
+    assert agent.decode_request(delivered(v2(config()), message)).version == "2"
+    assert agent.decode_request(delivered(v1(config()), message)).version == "1"
+
+
+def test_version_2_alone_can_cancel() -> None:
+    assert v1(config()).encode_cancel("N", "0123456789abcdef-1", "0123456789abcdef-2") is None
+    cancel = v2(config()).encode_cancel("N", "0123456789abcdef-1", "0123456789abcdef-2")
+    assert cancel is not None
+    assert cancel[0].routing_key == "N.control"
