@@ -1,4 +1,4 @@
-"""Tokens: who may speak on the bus, and for how long what was said is believed.
+"""Tokens: which requests and replies are believed, and for how long.
 
 A token is ``<key id>:<HMAC-SHA256, 64 hex digits>`` over a canonical byte string: a domain word and then every field,
 each as its length in bytes (decimal), a colon, and the bytes. The lengths make it impossible that two different lists
@@ -9,9 +9,9 @@ docs/wire-format, "Signature", has the fields and worked examples.
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Sequence
 from functools import lru_cache
-from hmac import compare_digest
 
 from servicebus.errors import EnvelopeError, SignatureError
 from servicebus.wire.envelope import MESSAGE, Envelope, Kind, Reply
@@ -30,30 +30,20 @@ __all__ = [
 EVENT_DOMAIN = b"servicebus/2 event"
 RESPONSE_DOMAIN = b"servicebus/2 response"
 
-_BLOCK_BYTES = 64  # of SHA-256
-
 
 class _Key:
-    """One secret, with the two halves of its HMAC prepared.
+    """One secret. Copies of its HMAC sign: copying is safe in any thread, and keys the hash once."""
 
-    RFC 2104: H(key ^ opad, H(key ^ ipad, text)). Two prepared SHA-256 objects and their copies cost 0.7 us where a
-    copy of an ``hmac`` object costs 1.15 and ``hmac.digest`` 1.8. Copying is safe in any thread.
-    """
-
-    __slots__ = ("_inner", "_outer", "id")
+    __slots__ = ("_keyed", "id")
 
     def __init__(self, secret: bytes):
         self.id = hashlib.sha256(b"servicebus key id\0" + secret).hexdigest()[:8]
-        padded = (secret if len(secret) <= _BLOCK_BYTES else hashlib.sha256(secret).digest()).ljust(_BLOCK_BYTES, b"\0")
-        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in padded))
-        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in padded))
+        self._keyed = hmac.new(secret, digestmod=hashlib.sha256)
 
     def token(self, text: bytes) -> str:
-        inner = self._inner.copy()
-        inner.update(text)
-        outer = self._outer.copy()
-        outer.update(inner.digest())
-        return f"{self.id}:{outer.hexdigest()}"
+        keyed = self._keyed.copy()
+        keyed.update(text)
+        return f"{self.id}:{keyed.hexdigest()}"
 
 
 class Keyring:
@@ -130,7 +120,7 @@ class Keyring:
         if keys is None:
             raise SignatureError(f"no key with the id {token[:8]!r} is known here; do both sides have the same secret?")
         for key in keys:
-            if compare_digest(key.token(text), token):
+            if hmac.compare_digest(key.token(text), token):
                 return
         raise SignatureError()
 

@@ -51,7 +51,7 @@ def signed(envelope: Envelope, keys: Keyring = KEYS) -> Envelope:
 @UNTIMED
 @given(st.text(min_size=1), st.binary(max_size=300))
 def test_a_token_is_the_hmac_of_the_standard_library(secret: str, text: bytes) -> None:
-    """Keys are prepared by hand for speed; RFC 2104 is what hmac implements, long keys included."""
+    """Of the secret as it is, also of one that is longer than a block of SHA-256."""
     try:
         key = secret.encode()
     except UnicodeEncodeError:
