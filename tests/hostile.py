@@ -131,18 +131,16 @@ class Stranger:
     def _changed(self) -> Shot:
         """One field is another, and all others with their token are true."""
         asked = self._any().envelope
-        how = self._rng.choice(
-            [
-                {"params": b'[0,"hostile"]' if asked.kind is Kind.CALL else b'"hostile"'},
-                {"id": f"{self._rng.getrandbits(64):016x}-1"},
-                {"ttl_ms": asked.ttl_ms + 1_000_000},
-                {"sent_ms": asked.sent_ms + 1000},
-                {"attempt": asked.attempt + 1},
-                {"kind": self._rng.choice([kind for kind in Kind if kind is not asked.kind])},
-                {"node": "NODE-02"},
-            ]
-        )
-        return self._request(self._rng.choice(CONSUMED), encode_envelope(replace(asked, **how)))
+        changes: list[dict[str, Any]] = [
+            {"params": b'[0,"hostile"]' if asked.kind is Kind.CALL else b'"hostile"'},
+            {"id": f"{self._rng.getrandbits(64):016x}-1"},
+            {"ttl_ms": asked.ttl_ms + 1_000_000},
+            {"sent_ms": asked.sent_ms + 1000},
+            {"attempt": asked.attempt + 1},
+            {"kind": self._rng.choice([kind for kind in Kind if kind is not asked.kind])},
+            {"node": "NODE-02"},
+        ]
+        return self._request(self._rng.choice(CONSUMED), encode_envelope(replace(asked, **self._rng.choice(changes))))
 
     def _replayed(self) -> Shot:
         heard = self._any()
