@@ -200,7 +200,7 @@ def requeue(
 ) -> None:
     """Send dead letters back to the node, with their attempts counted from 1 again.
 
-    Only letters that a worker of the node has signed go back; each gets a pass, which is good once.
+    Only letters that a worker of the node has signed go back; each gets a ticket, which is good once.
 
     A letter leaves the dead letters only after the broker has confirmed it in the node's queue, so the command may be
     killed at any moment; run it again then.

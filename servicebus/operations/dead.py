@@ -139,7 +139,7 @@ class DeadLetters:
         reseal: bool = False,
         dry_run: bool = False,
     ) -> list[BrokerReport]:
-        """Send every letter that matches back to the node, with a pass; its attempts are counted from 1 again.
+        """Send every letter that matches back to the node, with a ticket; its attempts are counted from 1 again.
 
         Args:
             limit: at most so many.
@@ -166,7 +166,7 @@ class DeadLetters:
                 if dry_run:
                     return False
                 pace.wait()
-                sending.send(walk.channel, delivery, self._judge.with_pass(letter, self._clock()).headers)
+                sending.send(walk.channel, delivery, self._judge.with_ticket(letter, self._clock()).headers)
                 return True
 
             hold_s = float("inf") if dry_run else HOLD_S  # as for look()

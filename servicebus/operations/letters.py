@@ -17,7 +17,7 @@ from servicebus.transport.interface import Delivery
 from servicebus.wire import headers
 from servicebus.wire.envelope import Envelope, Kind
 from servicebus.wire.signing import Keyring
-from servicebus.wire.stamps import LetterStamp, make_pass, read_letter_stamp
+from servicebus.wire.stamps import DeadLetterStamp, make_requeue_ticket, read_dead_letter_stamp
 from servicebus.wire.xmlcodec import decode_envelope
 
 __all__ = ["Judge", "Letter", "Standing", "read_letter"]
@@ -57,7 +57,7 @@ class Letter:
     trace: str = field(repr=False)
     host: str
     """The broker on which it failed, as its worker knew it."""
-    stamp: LetterStamp | None = None
+    stamp: DeadLetterStamp | None = None
     """What a worker of the node has signed; None for a letter that no worker wrote."""
     problem: str = ""
     """Why it cannot be read."""
@@ -117,7 +117,7 @@ def read_letter(delivery: Delivery, max_bytes: int, keyring: Keyring) -> Letter:
         detail=_text(found, headers.DETAIL),
         trace=_text(found, headers.TRACE),
         host=_text(found, headers.HOST),
-        stamp=read_letter_stamp(keyring, body, reason, found.get(headers.LETTER)),
+        stamp=read_dead_letter_stamp(keyring, body, reason, found.get(headers.DEAD_LETTER)),
         problem=problem,
         is_whole=delivery.flaw is None,
     )
@@ -163,20 +163,20 @@ class Judge:
             return Standing.STALE, "buried longer ago than the node remembers what became of it"
         return Standing.GOOD, ""
 
-    def with_pass(self, letter: Letter, now: float) -> Letter:
-        """The letter with the pass that lets it in again; by its own id the node has done with it.
+    def with_ticket(self, letter: Letter, now: float) -> Letter:
+        """The letter with the ticket that lets it in again; by its own id the node has done with it.
 
         Raises:
             EnvelopeError: no worker has signed the letter, or no one who knows a secret of ours has sent the message
-                to this node. The pass would make it true.
+                to this node. The ticket would make it true.
         """
         if letter.stamp is None:
             raise SignatureError("no worker has signed this letter")
         self._check_for_good(letter, letter.stamp)
-        passed = make_pass(self._keyring, letter.id, letter.body, letter.stamp.former, int(now * 1000))
-        return replace(letter, headers={**letter.headers, headers.REQUEUED: passed})
+        ticket = make_requeue_ticket(self._keyring, letter.id, letter.body, letter.stamp.former, int(now * 1000))
+        return replace(letter, headers={**letter.headers, headers.REQUEUED: ticket})
 
-    def _check_for_good(self, letter: Letter, stamp: LetterStamp) -> None:
+    def _check_for_good(self, letter: Letter, stamp: DeadLetterStamp) -> None:
         """What no passing of time changes."""
         if letter.problem:
             raise EnvelopeError("malformed", letter.problem)
@@ -190,7 +190,7 @@ class Judge:
         if envelope.kind is not Kind.MESSAGE:
             raise EnvelopeError("malformed", f"a {envelope.kind.value} among messages")
 
-    def _check_old(self, letter: Letter, stamp: LetterStamp) -> None:
+    def _check_old(self, letter: Letter, stamp: DeadLetterStamp) -> None:
         """Of version 1: its token had to be good when it was buried."""
         event = decode_event(letter.body, self._config.max_envelope_bytes)
         if not self._daily.accepts(event.token, stamp.time):

@@ -37,7 +37,7 @@ from servicebus.transport.interface import Delivery
 from servicebus.wire.envelope import CALL, CONTROL, FAULT, MESSAGE, OK, Reply, make_id
 from servicebus.wire.fault import REFUSED, UNKNOWN_SERVICE, Fault
 from servicebus.wire.signing import Keyring, check_age
-from servicebus.wire.stamps import Pass, Stamps, read_stamps
+from servicebus.wire.stamps import RequeueTicket, Stamps, read_stamps
 from servicebus.wire.xmlcodec import decode_envelope
 
 _REMEMBERED_S = 3600.0
@@ -124,8 +124,8 @@ class ProtocolV1:
             raise RequestRefused(error, self._fault_text("", fault, "", ""), reply_to) from None
         now = time.time()
         stamps = read_stamps(self._keyring, delivery.body, delivery.headers)
-        if stamps.passed is not None:
-            self._check_age(stamps.passed, now)
+        if stamps.ticket is not None:
+            self._check_age(stamps.ticket, now)
         elif not self._tokens.accepts(event.token, now):
             refusal = SignatureError("not the token of yesterday, today or tomorrow; do secret_token and clocks agree?")
             raise RequestRefused(refusal, encode_reply(OldReply(event.id, BAD_TOKEN)) if reply_to else None, reply_to)
@@ -148,9 +148,9 @@ class ProtocolV1:
     def encode_fault(self, incoming: Incoming, fault: Fault) -> bytes | None:
         return self._fault_text(incoming.given_id, fault, incoming.category, incoming.service)
 
-    def _check_age(self, passed: Pass, now: float) -> None:
+    def _check_age(self, ticket: RequeueTicket, now: float) -> None:
         try:
-            check_age(passed.made_ms, self._config.token_max_age, int(now * 1000), self._config.clock_skew)
+            check_age(ticket.made_ms, self._config.token_max_age, int(now * 1000), self._config.clock_skew)
         except EnvelopeError as error:
             raise RequestRefused(error) from None
 
@@ -161,9 +161,9 @@ class ProtocolV1:
         return encode_reply(OldReply(id, fault_to_text(fault, category, service)))
 
     def _incoming(self, event: OldEvent, delivery: Delivery, stamps: Stamps, now: float) -> Incoming:
-        passed = stamps.passed
+        ticket = stamps.ticket
         return Incoming(
-            id=self._unique_id(event, delivery) if passed is None else passed.id,
+            id=self._unique_id(event, delivery) if ticket is None else ticket.id,
             kind=CALL if delivery.reply_to else MESSAGE,
             category=event.category,
             service=event.service,
@@ -172,7 +172,7 @@ class ProtocolV1:
             raw_params=event.params,
             sent_ms=0,
             remaining_s=None,  # the caller's timeout is not told
-            expires_at=now + _REMEMBERED_S if passed is None else self._ticket_expires_at(passed),
+            expires_at=now + _REMEMBERED_S if ticket is None else self._ticket_expires_at(ticket),
             reply_to=delivery.reply_to or "",
             given_id=event.id,
             is_patient=True,
@@ -180,8 +180,8 @@ class ProtocolV1:
             stamps=stamps,
         )
 
-    def _ticket_expires_at(self, passed: Pass) -> float:
-        return passed.made_ms / 1000 + self._config.token_max_age + self._config.clock_skew
+    def _ticket_expires_at(self, ticket: RequeueTicket) -> float:
+        return ticket.made_ms / 1000 + self._config.token_max_age + self._config.clock_skew
 
     def _unique_id(self, event: OldEvent, delivery: Delivery) -> str:
         """Senders of 2.x count from 1 in each process, so their ids are not unique.

@@ -168,9 +168,9 @@ class ProtocolV2:
         reply_to = _direct_address(delivery)
         marks = delivery.headers
         stamps = read_stamps(self._keyring, delivery.body, marks) if marks else UNSTAMPED
-        passed = stamps.passed
+        ticket = stamps.ticket
         try:
-            if passed is None:
+            if ticket is None:
                 self._keyring.verify_envelope(envelope)
         except EnvelopeError as error:
             # A stranger is answered over direct reply-to only, so that it cannot make us write to any queue; and
@@ -184,7 +184,7 @@ class ProtocolV2:
             raise RequestRefused(EnvelopeError("wrong-node", text))
         now_ms = int(time.time() * 1000)
         try:
-            signed = envelope if passed is None else replace(envelope, sent_ms=passed.made_ms)
+            signed = envelope if ticket is None else replace(envelope, sent_ms=ticket.made_ms)
             check_fresh(signed, now_ms, self._config.clock_skew, self._config.token_max_age)
         except EnvelopeError as error:
             incoming = self._incoming(envelope, stamps, reply_to, now_ms)
@@ -223,8 +223,8 @@ class ProtocolV2:
         return RequestRefused(error, reply, reply_to, incoming)
 
     def _incoming(self, envelope: Envelope, stamps: Stamps, reply_to: str, now_ms: int) -> Incoming:
-        passed = stamps.passed
-        sent_ms = envelope.sent_ms if passed is None else passed.made_ms
+        ticket = stamps.ticket
+        sent_ms = envelope.sent_ms if ticket is None else ticket.made_ms
         if envelope.kind is MESSAGE:
             good_s = None
             expires_at = sent_ms / 1000 + self._config.token_max_age + self._config.clock_skew
@@ -234,7 +234,7 @@ class ProtocolV2:
             expires_at = (envelope.sent_ms + envelope.ttl_ms) / 1000 + self._config.clock_skew
         # By position: names cost a tenth of a microsecond each.
         return Incoming(
-            envelope.id if passed is None else passed.id,
+            envelope.id if ticket is None else ticket.id,
             envelope.kind,
             envelope.category,
             envelope.service,

@@ -11,7 +11,7 @@ from servicebus.runtime.job import Burial, Claim, Postponement, Settlement
 from servicebus.wire import headers
 from servicebus.wire.address import dead_queue, delay_queue
 from servicebus.wire.signing import Keyring
-from servicebus.wire.stamps import LetterStamp, WaitStamp, write_letter_stamp, write_wait
+from servicebus.wire.stamps import DeadLetterStamp, WaitStamp, write_dead_letter_stamp, write_wait
 
 _DETAIL_CHARS = 1000
 _TRACE_CHARS = 8000
@@ -47,16 +47,16 @@ class CopyMaker:
         return self._delayed(claim, settlement.postponement, now)
 
     def _dead_letter(self, claim: Claim, burial: Burial, now: float) -> Copy:
-        passed = claim.stamps.passed
-        stamp = LetterStamp(
+        ticket = claim.stamps.ticket
+        stamp = DeadLetterStamp(
             int(now),
             _first(claim, burial.attempts, now),
             burial.attempts,
             int(now + self._max_age_s) if burial.is_known_new else 0,
-            passed.id if passed is not None else "",
+            ticket.id if ticket is not None else "",
         )
         reason = {
-            headers.LETTER: write_letter_stamp(self._keyring, claim.delivery.body, burial.reason, stamp),
+            headers.DEAD_LETTER: write_dead_letter_stamp(self._keyring, claim.delivery.body, burial.reason, stamp),
             headers.REASON: burial.reason,
             headers.DETAIL: burial.detail[:_DETAIL_CHARS],
             headers.TRACE: burial.trace[-_TRACE_CHARS:],
@@ -65,12 +65,12 @@ class CopyMaker:
         return Copy(dead_queue(self._node), {**headers.as_sent(claim.delivery.headers), **reason})
 
     def _delayed(self, claim: Claim, postponement: Postponement, now: float) -> Copy:
-        passed, attempts = claim.stamps.passed, postponement.attempts
+        ticket, attempts = claim.stamps.ticket, postponement.attempts
         stamp = WaitStamp(int((now + postponement.delay_s) * 1000), attempts, _first(claim, attempts, now))
         kept = headers.as_sent(claim.delivery.headers)
-        if passed is not None:
-            kept[headers.REQUEUED] = passed.header
-        kept[headers.WAIT] = write_wait(self._keyring, claim.delivery.body, passed, stamp)
+        if ticket is not None:
+            kept[headers.REQUEUED] = ticket.header
+        kept[headers.WAIT] = write_wait(self._keyring, claim.delivery.body, ticket, stamp)
         return Copy(delay_queue(self._node, tier_for(postponement.delay_s)), kept)
 
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 REQUEUED = "x-servicebus-requeued"
-"""The pass of a dead letter that an operator has sent back (``wire.stamps``)."""
+"""The requeue ticket of a dead letter that an operator has sent back (``wire.stamps``)."""
 WAIT = "x-servicebus-wait"
 """Of a message in a delay queue: when it is due, and its failed attempts (``wire.stamps``)."""
 
 # Of dead letters only:
-LETTER = "x-servicebus-letter"
-"""The time of the burial, the attempts and so on, signed by the worker (``wire.stamps``)."""
+DEAD_LETTER = "x-servicebus-letter"
+"""When it was dead-lettered, its attempts and so on, signed by the worker (``wire.stamps``)."""
 REASON = "x-servicebus-reason"
 DETAIL = "x-servicebus-detail"
 TRACE = "x-servicebus-trace"
@@ -26,16 +26,16 @@ ATTEMPTS = "x-servicebus-attempts"
 FIRST = "x-servicebus-first"
 TIME = "x-servicebus-time"
 
-_ALL = (REQUEUED, WAIT, LETTER, REASON, DETAIL, TRACE, HOST)
+_ALL = (REQUEUED, WAIT, DEAD_LETTER, REASON, DETAIL, TRACE, HOST)
 
 
 def as_sent(headers: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What the sender put there: without ours, and without the broker's own, which it refuses when published again."""
+    """The sender's headers: without ours, and without the broker's own, which it refuses when published again."""
     return {name: value for name, value in (headers or {}).items() if name not in _ALL and not name.startswith("x-")}
 
 
 def kept_in_copies(headers: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The sender's and ours, without the broker's own (x-death, x-delivery-count)."""
+    """The sender's headers and ours, without the broker's own (x-death, x-delivery-count)."""
     return {name: value for name, value in (headers or {}).items() if name in _ALL or not name.startswith("x-")}
 
 

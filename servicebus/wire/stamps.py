@@ -1,13 +1,13 @@
-"""Stamps: what stands beside a stored message in its headers, signed together with the exact bytes of its body.
+"""Stamps: signed headers of stored messages, each bound to the exact bytes of the body.
 
-A broker lets every client with permission to publish write any header. So what decides something is written as a stamp:
-values separated by spaces, and a token over them and the SHA-256 of the body. What does not verify counts as absent.
+A broker lets every client with permission to publish write any header. So a header that decides something is a stamp:
+values separated by spaces, and a token over them and the SHA-256 of the body. One that does not verify is ignored.
 
-``wait``   of a message in a delay queue: when it is due, and which attempts have failed.
-``letter`` of a dead letter: a worker of the node has buried it, why, when, and after how many attempts.
-``pass``   of a dead letter that was sent back: it is known to the journal by the id of the pass, and fresh from when
-           the pass was made; its own id is one that the node has done with, and its own token may be too old, or made
-           with a secret that is retired. The pass vouches for these bytes instead.
+Wait stamp:        of a message in a delay queue: when it is due, and which attempts have failed.
+Dead-letter stamp: a worker of the node has dead-lettered it: why, when, and after how many attempts.
+Requeue ticket:    of a dead letter that was sent back. The journal knows it by the id of the ticket, and it is fresh
+                   from when the ticket was made: the journal is done with the message's own id, and its own token may
+                   be too old, or made with a retired secret. The ticket vouches for the bytes instead.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ from servicebus.wire.signing import Keyring
 
 __all__ = [
     "UNSTAMPED",
-    "LetterStamp",
-    "Pass",
+    "DeadLetterStamp",
+    "RequeueTicket",
     "Stamps",
     "WaitStamp",
-    "make_pass",
-    "read_letter_stamp",
+    "make_requeue_ticket",
+    "read_dead_letter_stamp",
     "read_stamps",
-    "write_letter_stamp",
+    "write_dead_letter_stamp",
     "write_wait",
 ]
 
 _WAIT = b"servicebus/2 wait"
-_LETTER = b"servicebus/2 dead letter"
-_PASS = b"servicebus/2 requeue"
+_DEAD_LETTER = b"servicebus/2 dead letter"
+_TICKET = b"servicebus/2 requeue"
 
 
 class WaitStamp(NamedTuple):
-    """What a worker says of a message that it put into a delay queue."""
+    """The state of a message that a worker put into a delay queue."""
 
     due_ms: int = 0
-    """Unix milliseconds before which it is not run; 0 if nothing says so."""
+    """Unix milliseconds before which it is not run; 0 for at once."""
     attempts: int = 0
     """How often it was run, on any machine, and failed."""
     first: int = 0
     """Unix seconds of the first attempt that failed; 0 if there was none."""
 
 
-class Pass(NamedTuple):
-    """A valid pass."""
+class RequeueTicket(NamedTuple):
+    """A valid one."""
 
     id: str
-    """What the journal knows this letter by."""
+    """The id by which the journal knows the requeued message."""
     made_ms: int
     """Unix milliseconds."""
     header: str
@@ -62,76 +62,76 @@ class Pass(NamedTuple):
 
 
 class Stamps(NamedTuple):
-    """What is believed of a message's headers."""
+    """The verified headers of a message."""
 
-    passed: Pass | None = None
+    ticket: RequeueTicket | None = None
     wait: WaitStamp = WaitStamp()
 
 
 UNSTAMPED = Stamps()
 
 
-class LetterStamp(NamedTuple):
-    """What a worker says of a message that it put among the dead letters."""
+class DeadLetterStamp(NamedTuple):
+    """When and how a worker dead-lettered a message."""
 
     time: int
-    """Unix seconds of the burial."""
+    """Unix seconds at which it was dead-lettered."""
     first: int
     """Unix seconds of the first attempt that failed; 0 if there was none."""
     attempts: int
     known_until: int
-    """Unix seconds until which the node knows whether the message has been executed since. 0: it did not even know
-    before, as the message was refused before the journal could be asked, or for its age."""
+    """Unix seconds until which the journal knows whether the message has been executed since. 0: it did not know before
+    either, as the message was refused before the journal could be asked, or for its age."""
     former: str
-    """The id of the pass with which it had been sent back before; empty if it had not."""
+    """The id of the ticket with which it had been sent back before; empty if it had not."""
 
 
-def write_wait(keyring: Keyring, body: bytes, passed: Pass | None, wait: WaitStamp) -> str:
+def write_wait(keyring: Keyring, body: bytes, ticket: RequeueTicket | None, wait: WaitStamp) -> str:
     """The header of a message in a delay queue."""
-    return _write(keyring, _WAIT, body, (passed.id if passed is not None else "",), tuple(map(str, wait)))
+    return _write(keyring, _WAIT, body, (ticket.id if ticket is not None else "",), tuple(map(str, wait)))
 
 
 def read_stamps(keyring: Keyring, body: bytes, marks: Mapping[str, Any] | None) -> Stamps:
-    """What the headers *marks* of a message say, as far as it is signed."""
+    """The stamps among the headers *marks* that verify."""
     if not marks or not (headers.REQUEUED in marks or headers.WAIT in marks):
         return UNSTAMPED
-    passed = read_pass(keyring, body, marks.get(headers.REQUEUED))
-    bound = (passed.id if passed is not None else "",)
+    ticket = read_requeue_ticket(keyring, body, marks.get(headers.REQUEUED))
+    bound = (ticket.id if ticket is not None else "",)
     values = _read(keyring, _WAIT, body, bound, marks.get(headers.WAIT), len(WaitStamp._fields))
-    return Stamps(passed, WaitStamp(*map(int, values)) if values else WaitStamp())
+    return Stamps(ticket, WaitStamp(*map(int, values)) if values else WaitStamp())
 
 
-def write_letter_stamp(keyring: Keyring, body: bytes, reason: str, stamp: LetterStamp) -> str:
+def write_dead_letter_stamp(keyring: Keyring, body: bytes, reason: str, stamp: DeadLetterStamp) -> str:
     """The header of a dead letter."""
-    return _write(keyring, _LETTER, body, (reason,), tuple(map(str, stamp)))
+    return _write(keyring, _DEAD_LETTER, body, (reason,), tuple(map(str, stamp)))
 
 
-def read_letter_stamp(keyring: Keyring, body: bytes, reason: str, header: object) -> LetterStamp | None:
-    """What a worker said of this letter; None if no worker has signed it."""
-    values = _read(keyring, _LETTER, body, (reason,), header, len(LetterStamp._fields))
+def read_dead_letter_stamp(keyring: Keyring, body: bytes, reason: str, header: object) -> DeadLetterStamp | None:
+    """The stamp in *header*; None if it does not verify."""
+    values = _read(keyring, _DEAD_LETTER, body, (reason,), header, len(DeadLetterStamp._fields))
     if not values:
         return None
     *numbers, former = values
     time, first, attempts, known_until = map(int, numbers)
-    return LetterStamp(time, first, attempts, known_until, former)
+    return DeadLetterStamp(time, first, attempts, known_until, former)
 
 
-def make_pass(keyring: Keyring, letter_id: str, body: bytes, former: str, now_ms: int) -> str:
-    """The header of a letter that goes back.
+def make_requeue_ticket(keyring: Keyring, letter_id: str, body: bytes, former: str, now_ms: int) -> str:
+    """The header of a dead letter that goes back.
 
     Args:
-        former: of its ``LetterStamp``. Two letters of one burial get one id, so that they are run once: neither the
-            time nor the attempts count, because a worker that dies before its journal knows of the letter is followed
-            by one that writes a second letter.
+        former: of its ``DeadLetterStamp``. Two copies of one dead letter get one id, so that they are run once: neither
+            the time nor the attempts count, because a worker that dies before its journal knows of the first copy is
+            followed by one that writes a second.
     """
     id = make_id(hashlib.sha256(f"{letter_id}\0{former}".encode()).hexdigest()[:16], 1)
-    return _write(keyring, _PASS, body, (), (id, str(now_ms)))
+    return _write(keyring, _TICKET, body, (), (id, str(now_ms)))
 
 
-def read_pass(keyring: Keyring, body: bytes, header: object) -> Pass | None:
-    """The pass that *header* is; None if it is none, or not made for these bytes with a secret of ours."""
-    values = _read(keyring, _PASS, body, (), header, 2)
-    return Pass(values[0], int(values[1]), str(header)) if values else None
+def read_requeue_ticket(keyring: Keyring, body: bytes, header: object) -> RequeueTicket | None:
+    """The ticket in *header*; None if it does not verify for these bytes."""
+    values = _read(keyring, _TICKET, body, (), header, 2)
+    return RequeueTicket(values[0], int(values[1]), str(header)) if values else None
 
 
 def _write(keyring: Keyring, domain: bytes, body: bytes, bound: tuple[str, ...], values: tuple[str, ...]) -> str:

@@ -15,7 +15,7 @@ from servicebus.wire import headers
 from servicebus.wire.address import dead_queue
 from servicebus.wire.envelope import Envelope, Kind
 from servicebus.wire.signing import Keyring
-from servicebus.wire.stamps import read_letter_stamp
+from servicebus.wire.stamps import read_dead_letter_stamp
 from servicebus.wire.xmlcodec import decode_envelope
 from tests.chaos.history import History
 
@@ -29,7 +29,7 @@ def take_dead_letters(broker: Broker, node: str, secret: str, history: History) 
     for properties, body in _taken(broker, dead_queue(node)):
         found = properties.headers or {}
         reason = str(found.get(headers.REASON, "?"))
-        stamp = read_letter_stamp(keyring, body, reason, found.get(headers.LETTER))
+        stamp = read_dead_letter_stamp(keyring, body, reason, found.get(headers.DEAD_LETTER))
         envelope = _genuine(body, keyring)
         if envelope is None or stamp is None:
             reasons["forged" if envelope is None else "not signed by a worker"] += 1

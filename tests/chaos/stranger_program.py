@@ -189,7 +189,7 @@ class Stranger:
     def _made_up(self, id: str) -> dict[str, Any]:
         now = int(time.time())
         made_up = {
-            headers.LETTER: f"{now} {now} 6 {now + 86400}  {'0' * 73}",
+            headers.DEAD_LETTER: f"{now} {now} 6 {now + 86400}  {'0' * 73}",
             headers.REASON: self._rng.choice(["Failure", "stale", "", 7]),
             headers.WAIT: f"{now * 1000 + 500} 0 0 {'0' * 73}",
             headers.REQUEUED: self._rng.choice(["", f"{id} {now * 1000} {'0' * 73}", 1]),

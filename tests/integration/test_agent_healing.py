@@ -327,7 +327,7 @@ class TestServicesThatFail:
         assert probe.depth("NODE-01.messages") == 0
 
     def test_a_dead_letter_that_is_put_back_as_it_is_is_a_replay(self, trio: tuple[Agent, Sender, Probe]) -> None:
-        """``servicebus dead requeue`` gives it a pass."""
+        """``servicebus dead requeue`` gives it a ticket."""
         agent, sender, probe = trio
         sender.send("NODE-01.audit.record", "boom")
         wait_until(lambda: probe.depth("NODE-01.dead"))

@@ -29,7 +29,7 @@ from servicebus.testing import Broker
 from servicebus.wire import headers
 from servicebus.wire.envelope import Kind
 from servicebus.wire.signing import Keyring
-from servicebus.wire.stamps import make_pass, read_pass
+from servicebus.wire.stamps import make_requeue_ticket, read_requeue_ticket
 from servicebus.wire.xmlcodec import decode_envelope
 
 if TYPE_CHECKING:
@@ -142,8 +142,8 @@ def test_requeue_gives_back_the_very_bytes_without_our_headers(place: Place) -> 
     bodies = place.probe.take_all(MESSAGES)
     assert [json.loads(decode_envelope(body, 10**6).params) for body, _ in bodies] == ["a", "b"]
     for body, found in bodies:
-        passed = found.pop(headers.REQUEUED)
-        assert read_pass(Keyring([SECRET]), body, passed) is not None
+        ticket = found.pop(headers.REQUEUED)
+        assert read_requeue_ticket(Keyring([SECRET]), body, ticket) is not None
         assert found == {"tenant": "t-1"}, "the attempts begin anew"
     assert place.params_in(DEAD) == ["stays"]
 
@@ -172,7 +172,7 @@ def test_what_may_not_go_back_stays_and_the_stale_go_if_the_operator_says_so(pla
     ((body, found),) = place.probe.take_all(MESSAGES)
     assert json.loads(decode_envelope(body, 10**6).params) == "stale"
     assert decode_envelope(body, 10**6).sent_ms / 1000 < time.time() - 2 * 86400, "the very bytes"
-    assert read_pass(Keyring([SECRET]), body, found[headers.REQUEUED]) is not None
+    assert read_requeue_ticket(Keyring([SECRET]), body, found[headers.REQUEUED]) is not None
     assert place.probe.depth(DEAD) == 3
     unverified = place.run_json("list")["letters"][-1]["id"]
     assert place.run_json("drop", "--id", unverified, "--yes")["brokers"][0]["done"] == 1
@@ -310,8 +310,8 @@ def test_requeued_letters_are_executed_once_by_the_agent_even_if_they_were_doubl
             place._put(channel, body, 60, "ValueError")
             if number < 5:  # as a killed requeue leaves them
                 id = decode_envelope(body, 10**6).id
-                passed = make_pass(Keyring([SECRET]), id, body, "", int(time.time() * 1000))
-                channel.basic_publish("", MESSAGES, body, pika.BasicProperties(headers={headers.REQUEUED: passed}))
+                ticket = make_requeue_ticket(Keyring([SECRET]), id, body, "", int(time.time() * 1000))
+                channel.basic_publish("", MESSAGES, body, pika.BasicProperties(headers={headers.REQUEUED: ticket}))
     wait_until(lambda: len(agent.noted("recorded")) == 5, 20)
     assert place.run("requeue", "--all", env=dict(os.environ)).exit_code == 0
     wait_until(lambda: len(set(agent.noted("recorded"))) == 20, 20)

@@ -22,15 +22,15 @@ from servicebus.sender import Sender
 from servicebus.testing import Broker
 from servicebus.wire.envelope import Kind
 from servicebus.wire.signing import Keyring
-from servicebus.wire.stamps import LetterStamp, read_letter_stamp
+from servicebus.wire.stamps import DeadLetterStamp, read_dead_letter_stamp
 
 StartAgent = Callable[..., Agent]
 MakeSender = Callable[[Configuration], Sender]
 
 
-def stamp_of(body: bytes, found: dict[str, Any]) -> LetterStamp:
+def stamp_of(body: bytes, found: dict[str, Any]) -> DeadLetterStamp:
     """What the worker has signed of a dead letter."""
-    stamp = read_letter_stamp(Keyring([SECRET]), body, found["x-servicebus-reason"], found["x-servicebus-letter"])
+    stamp = read_dead_letter_stamp(Keyring([SECRET]), body, found["x-servicebus-reason"], found["x-servicebus-letter"])
     assert stamp is not None
     return stamp
 

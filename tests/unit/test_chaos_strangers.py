@@ -18,7 +18,7 @@ from servicebus.transport.tables import Unreadable
 from servicebus.wire import headers
 from servicebus.wire.envelope import Kind
 from servicebus.wire.signing import Keyring
-from servicebus.wire.stamps import LetterStamp, write_letter_stamp
+from servicebus.wire.stamps import DeadLetterStamp, write_dead_letter_stamp
 from tests.chaos import dead_letters
 from tests.chaos.history import History, files, read_file
 from tests.chaos.stranger_program import UNREADABLE, Stranger
@@ -84,7 +84,7 @@ def message(node: str = "NODE-01", kind: Kind = Kind.MESSAGE, secret: str = SECR
 
 
 def stamped(body: bytes, reason: str = "Failure") -> tuple[bytes, str]:
-    return body, write_letter_stamp(Keyring([SECRET]), body, reason, LetterStamp(1, 1, 3, 9, ""))
+    return body, write_dead_letter_stamp(Keyring([SECRET]), body, reason, DeadLetterStamp(1, 1, 3, 9, ""))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_only_what_a_worker_has_buried_counts_as_dead(
 ) -> None:
     body, stamp = letter
     reason = "unreadable" if counted == "unreadable" else "Failure"
-    properties = pika.BasicProperties(headers={headers.REASON: reason, headers.LETTER: stamp})
+    properties = pika.BasicProperties(headers={headers.REASON: reason, headers.DEAD_LETTER: stamp})
     monkeypatch.setattr(dead_letters, "_taken", lambda *_: iter([(properties, body)]))
     broker: Any = None
     taken = dead_letters.take_dead_letters(broker, "NODE-01", SECRET, History(tmp_path, "rig"))

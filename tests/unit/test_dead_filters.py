@@ -21,7 +21,7 @@ from servicebus.transport.interface import Delivery, Flaw, FlawedDelivery
 from servicebus.wire import headers
 from servicebus.wire.envelope import Kind
 from servicebus.wire.signing import Keyring
-from servicebus.wire.stamps import read_pass
+from servicebus.wire.stamps import read_requeue_ticket
 from servicebus.wire.xmlcodec import encode_envelope
 
 NOW = 1_800_000_000.0
@@ -151,7 +151,7 @@ def test_whatever_bytes_stand_there_are_a_letter_with_an_id(body: bytes) -> None
 
 @given(
     st.dictionaries(
-        st.sampled_from([headers.REASON, headers.LETTER, headers.REQUEUED, headers.HOST, "x"]),
+        st.sampled_from([headers.REASON, headers.DEAD_LETTER, headers.REQUEUED, headers.HOST, "x"]),
         st.none() | st.integers() | st.text() | st.binary(),
     )
 )
@@ -184,7 +184,7 @@ UNVERIFIED = [
     made_up(b"rubbish"),
     letter(secret="a stranger's"),
     letter(**{headers.REASON: "KeyError"}),
-    letter(**{headers.LETTER: f"1 1 1 9999999999  e8e26184:{'0' * 64}"}),
+    letter(**{headers.DEAD_LETTER: f"1 1 1 9999999999  e8e26184:{'0' * 64}"}),
 ]
 
 
@@ -216,22 +216,22 @@ def test_of_a_letter_that_is_not_whole_the_judge_says_what_is_missing(flaw: Flaw
     cut = JUDGE.read(FlawedDelivery(flaw, None, 1, b"<event"))
     assert JUDGE.standing(cut, NOW) == (Standing.REFUSED, f"{flaw.reason}: {flaw.detail}")
     with pytest.raises(EnvelopeError):
-        JUDGE.with_pass(cut, NOW)
+        JUDGE.with_ticket(cut, NOW)
 
 
 @pytest.mark.parametrize("secret", [SECRET, "the old secret"])
 def test_a_pass_is_made_with_the_first_secret_for_the_exact_bytes(secret: str) -> None:
     found = message(NOW - 3 * 86400, secret=secret)
-    header = JUDGE.with_pass(found, NOW).headers[headers.REQUEUED]
-    passed = read_pass(Keyring([SECRET]), found.body, header)
-    assert passed is not None
-    assert passed.made_ms == NOW * 1000
+    header = JUDGE.with_ticket(found, NOW).headers[headers.REQUEUED]
+    ticket = read_requeue_ticket(Keyring([SECRET]), found.body, header)
+    assert ticket is not None
+    assert ticket.made_ms == NOW * 1000
 
 
 @pytest.mark.parametrize("found", [*(found for found, _ in REFUSED), *UNVERIFIED])
 def test_what_no_worker_buried_or_nobody_of_ours_sent_gets_no_pass(found: Letter) -> None:
     with pytest.raises(EnvelopeError):
-        JUDGE.with_pass(found, NOW)
+        JUDGE.with_ticket(found, NOW)
 
 
 def test_two_letters_of_one_burial_get_one_pass_and_a_later_burial_gets_another() -> None:
@@ -239,10 +239,10 @@ def test_two_letters_of_one_burial_get_one_pass_and_a_later_burial_gets_another(
     body = sealed("NODE-01.audit.record", kind=Kind.MESSAGE)
 
     def pass_id(**how: Any) -> str:
-        header = JUDGE.with_pass(letter(body, **how), NOW).headers[headers.REQUEUED]
-        passed = read_pass(Keyring([SECRET]), body, header)
-        assert passed is not None
-        return passed.id
+        header = JUDGE.with_ticket(letter(body, **how), NOW).headers[headers.REQUEUED]
+        ticket = read_requeue_ticket(Keyring([SECRET]), body, header)
+        assert ticket is not None
+        return ticket.id
 
     first = pass_id(attempts=1)
     assert pass_id(attempts=2, age_s=60, reason="KeyError") == first
@@ -258,4 +258,7 @@ def test_a_letter_of_version_1_goes_back_if_its_daily_token_was_good_when_it_was
     assert JUDGE.standing(found, NOW)[0] is Standing.GOOD
     assert JUDGE.standing(found, NOW + 3 * 86400)[0] is Standing.STALE
     assert JUDGE.standing(letter(body, age_s=-5 * 86400), NOW)[0] is Standing.REFUSED
-    assert read_pass(Keyring([SECRET]), body, JUDGE.with_pass(found, NOW).headers[headers.REQUEUED]) is not None
+    assert (
+        read_requeue_ticket(Keyring([SECRET]), body, JUDGE.with_ticket(found, NOW).headers[headers.REQUEUED])
+        is not None
+    )

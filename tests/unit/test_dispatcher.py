@@ -29,7 +29,7 @@ from servicebus.transport.interface import Delivery
 from servicebus.wire import headers
 from servicebus.wire.envelope import Kind, Reply
 from servicebus.wire.signing import Keyring
-from servicebus.wire.stamps import make_pass
+from servicebus.wire.stamps import make_requeue_ticket
 from servicebus.wire.xmlcodec import decode_envelope, decode_json, decode_reply, encode_envelope
 
 CONFIG = Configuration({"hosts": ["mq-a"], "node_name": "NODE-01", "secret_token": SECRET, "clock_skew": 2})
@@ -437,10 +437,10 @@ class TestFurtherAttempts:
             ends = [self.fail(agent, body) for _ in range(2)]
             assert [end.postponement for end in ends] == [Postponement(1, 1), None]
             assert agent.settle(body, Kind.MESSAGE).copy is None
-            forged = {headers.REQUEUED: make_pass(Keyring(["another secret"]), id, body, "", 1)}
+            forged = {headers.REQUEUED: make_requeue_ticket(Keyring(["another secret"]), id, body, "", 1)}
             assert agent.settle(body, Kind.MESSAGE, forged).copy is None
             now_ms = int(time.time() * 1000)
-            requeued = {headers.REQUEUED: make_pass(KEYRING, id, body, "", now_ms)}
+            requeued = {headers.REQUEUED: make_requeue_ticket(KEYRING, id, body, "", now_ms)}
             again = agent.settle(body, Kind.MESSAGE, requeued)
             assert again.postponement == Postponement(1, 1)
         finally:
@@ -452,7 +452,7 @@ class TestFurtherAttempts:
         old = agent.settle(body, Kind.MESSAGE)
         assert old.burial is not None
         agent.dispatcher.stored(old)
-        requeued = {headers.REQUEUED: make_pass(KEYRING, id, body, "", int(time.time() * 1000))}
+        requeued = {headers.REQUEUED: make_requeue_ticket(KEYRING, id, body, "", int(time.time() * 1000))}
         assert agent.settle(body, Kind.MESSAGE, requeued).copy is None
         assert agent.note.noted == [1]
 
@@ -551,20 +551,20 @@ class TestFurtherAttempts:
     def test_a_pass_vouches_for_bytes_whose_own_secret_is_retired_and_for_no_others(self, agent: Agent) -> None:
         id = new_id()
         retired = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, id=id, secret="retired")
-        passed = {headers.REQUEUED: make_pass(KEYRING, id, retired, "", int(time.time() * 1000))}
+        ticket = {headers.REQUEUED: make_requeue_ticket(KEYRING, id, retired, "", int(time.time() * 1000))}
         assert agent.settle(retired, Kind.MESSAGE).burial is not None, "by itself it is refused"
         other = sealed("NODE-01.audit.note", 2, kind=Kind.MESSAGE, id=id, secret="retired")
-        assert agent.settle(other, Kind.MESSAGE, passed).burial is not None
-        assert agent.settle(retired, Kind.MESSAGE, passed).copy is None
-        assert agent.settle(retired, Kind.MESSAGE, passed).copy is None, "a replay of bytes and pass"
+        assert agent.settle(other, Kind.MESSAGE, ticket).burial is not None
+        assert agent.settle(retired, Kind.MESSAGE, ticket).copy is None
+        assert agent.settle(retired, Kind.MESSAGE, ticket).copy is None, "a replay of bytes and ticket"
         assert agent.note.noted == [1]
 
     def test_a_pass_that_the_journal_may_have_forgotten_is_too_old(self, agent: Agent) -> None:
         id = new_id()
         body = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, id=id, sent_s_ago=200_000)
         made_ms = int((time.time() - CONFIG.token_max_age - CONFIG.clock_skew - 5) * 1000)
-        passed = {headers.REQUEUED: make_pass(KEYRING, id, body, "", made_ms)}
-        refused = agent.settle(body, Kind.MESSAGE, passed)
+        ticket = {headers.REQUEUED: make_requeue_ticket(KEYRING, id, body, "", made_ms)}
+        refused = agent.settle(body, Kind.MESSAGE, ticket)
         assert refused.burial is not None
         assert (refused.burial.reason, refused.burial.is_known_new) == ("stale", False)
 

@@ -12,7 +12,7 @@ from servicebus.transport.frames import FRAME_HEAD, publish_frames, table_bytes,
 from servicebus.transport.headerfit import fitted
 from servicebus.wire import headers
 
-REASONS = {headers.REASON: "ValueError", headers.HOST: "mq-a:5672", headers.LETTER: "1700000000 1700000000 3 0"}
+REASONS = {headers.REASON: "ValueError", headers.HOST: "mq-a:5672", headers.DEAD_LETTER: "1700000000 1700000000 3 0"}
 FRAME_MAX = (4096, 8192, 131072)
 
 

@@ -16,10 +16,10 @@ def test_only_what_the_sender_put_there_is_kept() -> None:
 
 
 def test_copies_made_by_an_operator_keep_ours_as_well() -> None:
-    given = {"mine": 1, headers.LETTER: "1", headers.REQUEUED: "2", headers.WAIT: "3", "x-death": [{}]}
+    given = {"mine": 1, headers.DEAD_LETTER: "1", headers.REQUEUED: "2", headers.WAIT: "3", "x-death": [{}]}
     assert headers.kept_in_copies(given) == {
         "mine": 1,
-        headers.LETTER: "1",
+        headers.DEAD_LETTER: "1",
         headers.REQUEUED: "2",
         headers.WAIT: "3",
     }

@@ -13,14 +13,14 @@ from servicebus.wire import headers
 from servicebus.wire.signing import Keyring
 from servicebus.wire.stamps import (
     UNSTAMPED,
-    LetterStamp,
+    DeadLetterStamp,
     Stamps,
     WaitStamp,
-    make_pass,
-    read_letter_stamp,
-    read_pass,
+    make_requeue_ticket,
+    read_dead_letter_stamp,
+    read_requeue_ticket,
     read_stamps,
-    write_letter_stamp,
+    write_dead_letter_stamp,
     write_wait,
 )
 
@@ -28,11 +28,11 @@ KEYRING, STRANGER = Keyring(["secret token"]), Keyring(["another"])
 LETTER = "0123456789abcdef-7"
 BODY = b"<event>the exact bytes</event>"
 WAIT = WaitStamp(1_700_000_000_000, 3, 1_600_000_000)
-BURIAL = LetterStamp(1_700_000_000, 1_600_000_000, 6, 1_700_086_400, "fedcba9876543210-1")
+DEAD = DeadLetterStamp(1_700_000_000, 1_600_000_000, 6, 1_700_086_400, "fedcba9876543210-1")
 
 
-def a_pass(keyring: Keyring = KEYRING, body: bytes = BODY, former: str = "", now_ms: int = 1) -> str:
-    return make_pass(keyring, LETTER, body, former, now_ms)
+def a_ticket(keyring: Keyring = KEYRING, body: bytes = BODY, former: str = "", now_ms: int = 1) -> str:
+    return make_requeue_ticket(keyring, LETTER, body, former, now_ms)
 
 
 def wait_of(header: object, body: bytes = BODY, **more: Any) -> WaitStamp:
@@ -40,35 +40,38 @@ def wait_of(header: object, body: bytes = BODY, **more: Any) -> WaitStamp:
 
 
 def test_what_was_stamped_is_read() -> None:
-    passed = read_pass(KEYRING, BODY, a_pass(now_ms=1_700_000_100_000))
-    assert passed is not None
-    assert (passed.made_ms, passed.header) == (1_700_000_100_000, a_pass(now_ms=1_700_000_100_000))
-    assert passed.id != LETTER
-    marks = {headers.REQUEUED: passed.header, headers.WAIT: write_wait(KEYRING, BODY, passed, WAIT), "tenant": 1}
-    assert read_stamps(KEYRING, BODY, marks) == Stamps(passed, WAIT)
+    ticket = read_requeue_ticket(KEYRING, BODY, a_ticket(now_ms=1_700_000_100_000))
+    assert ticket is not None
+    assert (ticket.made_ms, ticket.header) == (1_700_000_100_000, a_ticket(now_ms=1_700_000_100_000))
+    assert ticket.id != LETTER
+    marks = {headers.REQUEUED: ticket.header, headers.WAIT: write_wait(KEYRING, BODY, ticket, WAIT), "tenant": 1}
+    assert read_stamps(KEYRING, BODY, marks) == Stamps(ticket, WAIT)
     assert wait_of(write_wait(KEYRING, BODY, None, WAIT)) == WAIT
-    letter = write_letter_stamp(KEYRING, BODY, "ValueError", BURIAL)
-    assert read_letter_stamp(KEYRING, BODY, "ValueError", letter) == BURIAL
+    letter = write_dead_letter_stamp(KEYRING, BODY, "ValueError", DEAD)
+    assert read_dead_letter_stamp(KEYRING, BODY, "ValueError", letter) == DEAD
 
 
-def test_one_burial_gets_one_id_and_another_one_another() -> None:
+def test_one_dead_letter_gets_one_id_and_another_one_another() -> None:
     """An operator whose requeue was killed requeues again: the journal runs it once."""
-    ids = [read_pass(KEYRING, BODY, a_pass(former=former, now_ms=now)) for former, now in (("", 1), ("", 2), ("x", 2))]
+    ids = [
+        read_requeue_ticket(KEYRING, BODY, a_ticket(former=former, now_ms=now))
+        for former, now in (("", 1), ("", 2), ("x", 2))
+    ]
     assert ids[0] and ids[1] and ids[2]
     assert ids[0].id == ids[1].id != ids[2].id
 
 
 Reader = Callable[[bytes, object], object]
 READERS: dict[str, tuple[Callable[[Keyring], str], Reader, object]] = {
-    "pass": (a_pass, lambda body, header: read_pass(KEYRING, body, header), None),
+    "ticket": (a_ticket, lambda body, header: read_requeue_ticket(KEYRING, body, header), None),
     "wait": (
         lambda keyring: write_wait(keyring, BODY, None, WAIT),
         lambda body, header: wait_of(header, body),
         WaitStamp(),
     ),
     "letter": (
-        lambda keyring: write_letter_stamp(keyring, BODY, "ValueError", BURIAL),
-        lambda body, header: read_letter_stamp(KEYRING, body, "ValueError", header),
+        lambda keyring: write_dead_letter_stamp(keyring, BODY, "ValueError", DEAD),
+        lambda body, header: read_dead_letter_stamp(KEYRING, body, "ValueError", header),
         None,
     ),
 }
@@ -111,19 +114,19 @@ def test_anything_else_is_no_stamp(
 @given(st.text() | st.integers() | st.binary() | st.lists(st.text()))
 def test_nothing_that_was_not_signed_is_a_stamp(header: object) -> None:
     assert read_stamps(KEYRING, BODY, {headers.WAIT: header, headers.REQUEUED: header}) == UNSTAMPED
-    assert read_letter_stamp(KEYRING, BODY, "ValueError", header) is None
+    assert read_dead_letter_stamp(KEYRING, BODY, "ValueError", header) is None
 
 
 def test_a_letter_is_signed_with_its_reason() -> None:
-    letter = write_letter_stamp(KEYRING, BODY, "ValueError", BURIAL)
-    assert read_letter_stamp(KEYRING, BODY, "KeyError", letter) is None
+    letter = write_dead_letter_stamp(KEYRING, BODY, "ValueError", DEAD)
+    assert read_dead_letter_stamp(KEYRING, BODY, "KeyError", letter) is None
 
 
 def test_a_wait_belongs_to_the_pass_with_which_the_message_was_sent_back() -> None:
-    passed = read_pass(KEYRING, BODY, a_pass())
-    wait = write_wait(KEYRING, BODY, passed, WAIT)
+    ticket = read_requeue_ticket(KEYRING, BODY, a_ticket())
+    wait = write_wait(KEYRING, BODY, ticket, WAIT)
     assert wait_of(wait) == WaitStamp()
-    assert wait_of(wait, **{headers.REQUEUED: a_pass(former="x")}) == WaitStamp()
+    assert wait_of(wait, **{headers.REQUEUED: a_ticket(former="x")}) == WaitStamp()
 
 
 def test_a_message_without_such_headers_costs_no_hash(monkeypatch: pytest.MonkeyPatch) -> None:
