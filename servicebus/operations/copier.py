@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 
@@ -44,6 +45,9 @@ class Copier:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        with suppress(TransportError):  # it went with its queue
+            # The queue has taken all acks of a channel before its answer to this; see walk.py.
+            self._consumption.cancel()
         self._source.close()
         self._channel.close()
 
@@ -57,7 +61,6 @@ class Copier:
         count = 0
         while count < at_most and (delivery := self._consumption.next(quiet_s)) is not None:
             count += self._copy_batch(delivery)
-        self._source.settle()
         return count
 
     def copy_rest(self) -> int:

@@ -169,10 +169,6 @@ class SessionChannel:
         """Give a message back to its place, or let it go for good."""
         self.session.post(lambda: delivery.channel.reject(delivery.tag, requeue=requeue))
 
-    def settle(self) -> None:
-        """Wait until the broker has taken all that was said on this channel, acks included: it reads in order."""
-        self.run(set_prefetch(0), "everything before")
-
     def close(self) -> None:
         """Close; what is unacknowledged goes back to its place, soon. Fine if it is closed already."""
         channel = self._channel

@@ -16,6 +16,10 @@ A quorum queue counts how often it has given out a message, and may have a deliv
 more, at the end of the queue, before it leaves its place. That holds for everything that was delivered to the walk,
 also for what it did not come to look at.
 
+A quorum queue also takes no more than 32 acks of a channel at a time; the channel keeps the rest back, and drops them
+when it is closed (rabbit_fifo_client). So before a walk ends it waits until its queue has taken all of them, or what
+was dropped, sent back or stored again would stand there once more.
+
 Two things end it early or make it begin anew. It looks at no more messages than stood there at its beginning, or a
 letter that fails again at once would be seen over and over. And RabbitMQ closes a channel that holds a message for
 longer than ``consumer_timeout`` (30 minutes by default): a walk that takes long gives everything back every ten minutes
@@ -142,13 +146,22 @@ class Walk:
         if is_well:
             self._keep_rest()
             self._again.wait()
+            if self._taken or self._stored_again:
+                self._wait_acked()
         channels, self._channels = self._channels, []
         for channel in channels:
-            if is_well:
-                channel.settle()
             channel.close()
         if is_well and channels:
             self._wait_given_back()
+
+    def _wait_acked(self) -> None:
+        """A queue begins a consumption after all acks of the channel that it was sent before; the channel sends those
+        that it kept back when it hears that.
+        """
+        for channel in self._channels:
+            self._consumption = channel.consume(self.queue, prefetch=1)
+            self._keep_rest()
+            self._again.wait()
 
     def _wait_given_back(self) -> None:
         """The broker confirms the end of a channel before its messages are back; the next walk shall find them all.

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,21 @@ class Place:
         written = {**letter_headers(body, reason, age_s=age_s), "tenant": "t-1"}
         properties = pika.BasicProperties(delivery_mode=2, message_id="m", headers=written)
         channel.basic_publish("", DEAD, body, properties, mandatory=True)
+
+    @contextmanager
+    def slow_queue(self, name: str) -> Iterator[None]:
+        """Have a quorum queue run for 5 ms in each 100 ms."""
+        code = f"""
+            Queue = whereis(list_to_atom("%2F_{name}")),
+            Run = fun(Again) ->
+                erlang:suspend_process(Queue), timer:sleep(100), erlang:resume_process(Queue), timer:sleep(5),
+                Again(Again) end,
+            register(slow_queue, spawn(fun() -> Run(Run) end))."""
+        self.broker.rabbitmqctl("eval", code)
+        try:
+            yield
+        finally:
+            self.broker.rabbitmqctl("eval", "exit(whereis(slow_queue), kill).")
 
     def holds(self, queue: str, count: int) -> bool:
         return (self.probe.depth(queue) or 0) >= count
@@ -230,6 +246,18 @@ def test_on_a_quorum_queue_all_is_the_same(place: Place) -> None:
     assert place.run_json("requeue", "--reason", "b")["brokers"][0]["done"] == 1
     assert place.params_in(MESSAGES) == ["b"]
     assert sorted(place.params_in(DEAD)) == list(range(50))
+
+
+def test_what_was_stored_again_does_not_come_back_as_well(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A channel sends a quorum queue 32 acks at a time, and drops the others if it is closed before they were taken."""
+    monkeypatch.setattr(walking, "STORE_AGAIN_AT", 1)
+    place.probe.delete(DEAD)
+    place.probe.declare(DEAD, durable=True, arguments={"x-queue-type": "quorum"})
+    place.bury(*range(80))
+    assert place.run_json("list")["brokers"][0]["left"] == 80
+    with place.slow_queue(DEAD):
+        assert place.run_json("list")["brokers"][0]["left"] == 80
+    assert sorted(place.params_in(DEAD)) == list(range(80))
 
 
 @pytest.mark.parametrize("limit", ["0", "1"])

@@ -57,7 +57,6 @@ def test_what_is_published_is_got_consumed_and_acked(
         assert channel.get("q") is None
         assert channel.get("q") is None
         channel.ack(third)
-        channel.settle()
     wait_until(lambda: session.facts("q") == ("q", 1, 0), what="what was not acked is back")
     assert make_probe(brokers[0]).take_all("q") == [(b"2", {})]
 
@@ -98,7 +97,7 @@ def test_a_lost_connection_ends_every_wait(
     other = session.channel()
     session.abort("for the test")
     with pytest.raises(ConnectionLost, match="for the test"):
-        other.settle()
+        other.get("q")
     with pytest.raises(ConnectionLost, match=session.host.name):
         session.channel()
 
