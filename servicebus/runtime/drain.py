@@ -1,8 +1,9 @@
 """Drain: the orderly stop of a worker, step by step, each bounded by one deadline.
 
 The order: take no new messages; answer new calls "stopping", so that their Senders go elsewhere at once; let the
-services finish what was accepted; when the calls queue is quiet leave it (as an auto-delete queue it goes with its last
-consumer, and would take waiting calls along); publish and ack what is left; close.
+services finish what was accepted, and give back what they did not begin in time; when the calls queue is quiet leave it
+(as an auto-delete queue it goes with its last consumer, and would take waiting calls along); publish and ack what is
+left; close.
 """
 
 from __future__ import annotations
@@ -59,7 +60,10 @@ class Drain:
             service.begin_stop()
         self._until(lambda: self._services_idle() and self._calls_are_quiet(), "work finished")
         self._loop.post(lambda: self._consumer.cancel("calls"))
-        is_idle = self._until(self._services_idle, "services idle")
+        if not self._until(self._services_idle, "services idle"):
+            for service in self._services:
+                service.begin_no_more()
+        is_idle = self._until(self._services_idle, "what was not begun given back", _LAST_MOMENT_S)
         is_settled = self._until(
             lambda: not self._consumer.settler.has_unsettled, "replies and acks handed to the broker", _LAST_MOMENT_S
         )

@@ -64,6 +64,8 @@ class Execution:
         self._copy = copier(service.instance)
         self._make_sender = make_sender
         self._with_traces = with_traces
+        self.begins_no_more = False
+        """The time to stop is over: what has not been begun goes elsewhere. Set by any thread."""
 
     def __repr__(self) -> str:
         return f"<Execution {self._service.key}>"
@@ -72,6 +74,8 @@ class Execution:
         """Look into *job*, and run it if somebody waits for it. Never raises."""
         if job.is_cancelled or (job.deadline is not None and time.monotonic() > job.deadline):
             return self._nobody_waits(job)
+        if self.begins_no_more:
+            return self._given_back(job, "its turn did not come in time")
         try:
             params = decode_json(job.incoming.raw_params)
         except BaseException as error:
@@ -106,8 +110,9 @@ class Execution:
         if task.is_over(time.monotonic()):
             return self._nobody_waits(job)
         if task.is_given_back:
-            verdict = Verdict.NOT_RUN if job.incoming.kind is CALL else Verdict.REQUEUE
-            return self._failed(job, Fault(STOPPING, "the agent is stopping, and it waited for its lock"), verdict)
+            return self._given_back(job, "it waited for its lock")
+        if self.begins_no_more:
+            return self._given_back(job, "its turn did not come in time")
         try:
             return self._execute(job, task.params)
         except BaseException as error:
@@ -155,6 +160,10 @@ class Execution:
         if job.is_cancelled:
             return Outcome(job, None, Fault(_CANCELLED, "its caller gave up before it was run"), Verdict.NOT_RUN)
         return self._failed(job, Fault(EXPIRED, "the deadline passed before it was run"), Verdict.NOT_RUN)
+
+    def _given_back(self, job: Job, why: str) -> Outcome:
+        verdict = Verdict.NOT_RUN if job.incoming.kind is CALL else Verdict.REQUEUE
+        return self._failed(job, Fault(STOPPING, f"the agent is stopping, and {why}"), verdict)
 
     def interrupted(self, job: Job) -> Outcome:
         """For a job that a thread had begun when it was interrupted."""

@@ -109,6 +109,12 @@ class ServiceThread:
         if self._lock_queue is not None:
             self._lock_queue.give_back_after(_GIVE_BACK_AFTER_S)
 
+    def begin_no_more(self) -> None:
+        """There is no time left: each job of the inbox ends as not run, and goes elsewhere."""
+        self._execution.begins_no_more = True
+        if self._lock_queue is not None:
+            self._lock_queue.give_back_after(0.0)
+
     def stop(self) -> None:
         """Let the threads end after what is in the inbox."""
         if self._lock_queue is not None:

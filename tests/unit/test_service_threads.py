@@ -21,7 +21,7 @@ from servicebus.runtime.service_thread import ServiceThread
 from servicebus.services import MessageService, Reject, Request, Requeue, Retry, RpcService
 from servicebus.transport.interface import Delivery
 from servicebus.wire.envelope import Kind
-from servicebus.wire.fault import INTERRUPTED, Fault
+from servicebus.wire.fault import INTERRUPTED, STOPPING, Fault
 from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import decode_json, decode_reply
 
@@ -264,6 +264,33 @@ def test_a_result_that_cannot_be_said_is_its_callers_error(make: Callable[[], An
     bench = Bench(lambda _request: make())
     for _ in range(2):
         assert fault_of(bench.outcome(job())).type == "EnvelopeError"
+    bench.close()
+
+
+@LOCKED
+@KINDS
+def test_when_there_is_no_time_left_nothing_more_is_begun(kind: Kind, lock: str | None) -> None:
+    has_begun, may_end = threading.Event(), threading.Event()
+    seen = []
+
+    def action(request: Request) -> None:
+        seen.append(request.params["account"])
+        has_begun.set()
+        may_end.wait()
+
+    bench = Bench(action, kind, lock=lock)
+    for account in (1, 1, 2):
+        assert bench.thread.put(job(kind, {"account": account}))
+    assert has_begun.wait(30)
+    bench.thread.begin_no_more()
+    may_end.set()
+    wait_until(lambda: len(bench.outcomes) == 3)
+    assert seen == [1]
+    done, *rest = bench.outcomes
+    assert done.verdict is Verdict.DONE
+    for outcome in rest:
+        assert outcome.verdict is (Verdict.NOT_RUN if kind is Kind.CALL else Verdict.REQUEUE)
+        assert fault_of(outcome).type == STOPPING
     bench.close()
 
 

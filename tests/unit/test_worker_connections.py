@@ -416,6 +416,23 @@ def test_a_drain_gives_up_at_its_limit(
     assert worker.consumer.is_closed
 
 
+def test_what_was_not_begun_at_the_limit_of_a_drain_is_run_elsewhere(bus: VirtualBus, worker: VirtualWorker) -> None:
+    """Begun in the last moment, it was cut off by the end of the process, and ran twice."""
+    services = [worker.hold(), worker.hold(Kind.MESSAGE)]
+    call = bus.call("called")
+    for _ in range(3):
+        bus.sender.send_async(f"{NODE}.test.note", "sent", timeout=30)
+    bus.time.settle()
+    other = VirtualWorker(bus, bus.brokers[1]).start()
+    for service in services:
+        worker.loop.call_later(3.05, service.let_go)
+    assert worker.drain(within_s=3.0)
+    assert worker.echo.seen == worker.note.seen == []
+    assert bus.result(call) == "called"
+    assert other.echo.seen == ["called"]
+    assert len(worker.messages("messages.delay.1")) == 3
+
+
 def test_a_drain_may_be_urged_to_be_quick(bus: VirtualBus, worker: VirtualWorker) -> None:
     worker.hold()
     bus.call("never")
