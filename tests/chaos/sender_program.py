@@ -141,7 +141,9 @@ class Program:
                 self._is_over(op)
             else:
                 if rng.random() < _RUDE_SHARE:
-                    future.add_done_callback(raise_something)
+                    # What is raised is ours to bear if the call has ended already: it is raised here then.
+                    with contextlib.suppress(BaseException):
+                        future.add_done_callback(raise_something)
                 future.add_done_callback(self._on_done(op))
 
     def _on_done(self, op: int) -> Callable[[Future[Any]], None]:
