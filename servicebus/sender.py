@@ -16,8 +16,7 @@ from servicebus.client.link import Link
 from servicebus.client.request import MessageOptions, Request
 from servicebus.client.session import SenderSession, ask_each, message_options
 from servicebus.configuration import Configuration
-from servicebus.errors import EnvelopeError
-from servicebus.protocol.v2 import sign_and_encode
+from servicebus.protocol.interface import oversized
 from servicebus.transport import forks
 from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.interface import Connect
@@ -247,9 +246,11 @@ class Sender:
         delay_s = 0.0 if delay is None else to_seconds("delay", delay)
         if not delay_s and expires is None and self._outbox_path is None:
             return self._make(address, MESSAGE, params, limit_s)
-        post = message_options(delay_s, expires, self._config.token_max_age, time.time())
+        options = message_options(delay_s, expires, self._config.token_max_age, time.time())
         self._current().need_outbox()
-        return self._make(address, MESSAGE, params, limit_s if expires is None else min(limit_s, expires), post=post)
+        if expires is not None:
+            limit_s = min(limit_s, expires)
+        return self._make(address, MESSAGE, params, limit_s, options=options)
 
     def _make(
         self,
@@ -262,33 +263,33 @@ class Sender:
         hedge_after: float | None = None,
         *,
         pinned: Link | None = None,
-        post: MessageOptions | None = None,
+        options: MessageOptions | None = None,
     ) -> tuple[SenderSession, Request]:
-        """A request that is signed, encoded and numbered, and whose session it belongs to. Nothing is sent yet."""
+        """A numbered request and its session; signed and encoded, if its version is known. Nothing is sent yet."""
         if hedge_after is not None:
             hedge_after = to_seconds("hedge_after", hedge_after)
         session = self._current()
         event_id = 0 if kind is CONTROL else next(session.count)
         wire_id = make_id(session.incarnation, event_id) if event_id else make_id(os.urandom(8).hex(), 1)
-        due_ms = (post.due_ms if post is not None else None) or 0
-        token, body = sign_and_encode(self._keyring, wire_id, address, kind, timeout_s, encode_json(params), due_ms)
-        if len(body) > self._config.max_envelope_bytes:
-            limit = f"{len(body)} bytes, where max_envelope_bytes allows {self._config.max_envelope_bytes}"
-            raise EnvelopeError("oversized", limit)
         request = Request(
             event_id,
             wire_id,
             address,
             kind,
-            body,
-            token,
+            encode_json(params),
             timeout_s=timeout_s,
             resend=resend,
             reverse=reverse,
             pinned=pinned,
             hedge_after_s=hedge_after,
-            post=post,
+            options=options,
         )
+        if session.engine.encodes_at_once:
+            session.engine.newest.sign_and_encode(request)
+            if kind is MESSAGE:
+                request.params = b""  # each attempt of a message has the same bytes: one copy in memory is enough
+        elif request.size > self._config.max_envelope_bytes:
+            raise oversized(request.size, self._config.max_envelope_bytes)
         return session, request
 
     def _pong_errors(self, node: str, timeout_s: float, pins: Sequence[Link | None]) -> list[BaseException | None]:

@@ -14,7 +14,6 @@ from servicebus.client.request_errors import NACKED
 from servicebus.client.scheduler import RequestScheduler
 from servicebus.client.watch import AWAY, PathWatch
 from servicebus.errors import EnvelopeError, NodeUnavailable, ServiceBusy
-from servicebus.protocol.v2 import our_clock_ms
 from servicebus.transport.interface import Delivery, Returned
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.ratelimitedlog import RateLimitedLog
@@ -178,7 +177,7 @@ class Answers:
         path = request.path_on(link)
         if path is None or fault.clock_ms is None or now >= request.deadline or request.corrections >= _CORRECTIONS:
             return False
-        shift_ms = fault.clock_ms - our_clock_ms(request.body, request.deadline)
+        shift_ms = fault.clock_ms - request.clock_ms()
         if shift_ms == request.shift_ms or abs(shift_ms) > self._clock_skew_ms:
             request.tried(link.host.name, f"says that its clock and ours are {abs(shift_ms) / 1000:.3f} s apart")
             return False

@@ -62,12 +62,17 @@ class Engine:
         self._scheduler = RequestScheduler(
             loop, config, self._links, self._pending, self._selector, self._connector, self._budgets, self._canceller
         )
-        protocols, pinger = _protocols(config, keyring)
+        newest, others, pinger = _protocols(config, keyring)
+        self.newest = newest
+        self.encodes_at_once = not others
+        """Whether every request is sent in one version: then its caller's thread can encode it."""
         watch = PathWatch(config, pinger, self)
         self._answers = Answers(self._pending, self._scheduler, watch, self._canceller, config.clock_skew)
         idle = IdleNodes(self._links, self._budgets, self._pending.is_awaited)
         self._timer = LivenessTimer(loop, self._links, self._pending, self._scheduler, watch, self._connector, idle)
-        self._links += [Link(loop, host, config, protocols, self, self._answers, connect) for host in config.hosts]
+        self._links += [
+            Link(loop, host, config, [newest, *others], self, self._answers, connect) for host in config.hosts
+        ]
         self._submitted: deque[Request] = deque()
         self._is_scheduled = False
         self._closed = False
@@ -118,7 +123,12 @@ class Engine:
         from servicebus.client.outbox import Outbox
 
         outbox = Outbox(
-            file, self._loop, self._scheduler.carry, self._selector.has_way_for_messages, self._send_timeout_s
+            file,
+            self._loop,
+            self._scheduler.carry,
+            self._selector.has_way_for_messages,
+            self._send_timeout_s,
+            self.newest.sign_and_encode,
         )
         self._outbox = outbox
         self._loop.post(lambda: self._use_outbox(outbox))
@@ -320,15 +330,15 @@ class Engine:
         self._loop.call_later(0.01, lambda: self._await_closed(on_closed, deadline))
 
 
-def _protocols(config: Configuration, keyring: Keyring) -> tuple[list[SenderProtocol], Pinger]:
-    """The versions in use, the newest first, and the pinger that finds out where each is spoken."""
+def _protocols(config: Configuration, keyring: Keyring) -> tuple[ProtocolV2, list[SenderProtocol], Pinger]:
+    """The newest version, the others in use, and the pinger that finds out where each is spoken."""
     if not config.compat:
-        return [ProtocolV2(config, keyring)], Pinger(config)
+        return ProtocolV2(config, keyring), [], Pinger(config)
     from servicebus.client.compat_path import CompatPinger, TrackingProtocolV2
     from servicebus.protocol.v1 import ProtocolV1
 
     newest, old = TrackingProtocolV2(config, keyring), ProtocolV1(config)
-    return [newest, old], CompatPinger(config, newest, old)
+    return newest, [old], CompatPinger(config, newest, old)
 
 
 def _closed_error(request: Request) -> CallError:

@@ -36,7 +36,7 @@ class HostSelector:
     def _is_beyond_doubt(self, first: Link, request: Request, now: float) -> bool:
         """Comparing it with others would come to the same: nothing has failed there, or there are no others."""
         path = first.paths.get(request.address.node)
-        if path is None or not first.is_usable or len(request.body) > first.size_limit.tracked_bytes:
+        if path is None or not first.is_usable or request.size > first.size_limit.tracked_bytes:
             return False
         if request.kind is MESSAGE and (path.lacks_queue(now) or (first.denials.known and first.denies(request, now))):
             return False

@@ -176,7 +176,7 @@ class Link:
 
     def refuses(self, request: Request, now: float) -> bool:
         """Whether the broker has said that it takes nothing as large as *request*."""
-        return self.size_limit.refuses(len(request.body), now) is not None
+        return self.size_limit.refuses(request.size, now) is not None
 
     def denies(self, request: Request, now: float) -> str:
         """Why the broker takes no message like *request* now; empty if it does, as far as is known."""

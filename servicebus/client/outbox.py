@@ -90,6 +90,7 @@ class Outbox:
         publish: takes a message on its way; it must end soon, and not wait for a path.
         has_way: whether a message to a node could be published now.
         limit_s: how long a confirm may take.
+        encode: makes the ``body`` of a message that has none yet.
     """
 
     def __init__(
@@ -99,12 +100,14 @@ class Outbox:
         publish: Callable[[Request, float], None],
         has_way: Callable[[str, float], bool],
         limit_s: float,
+        encode: Callable[[Request], None],
     ):
         self._file = file
         self._loop = loop
         self._publish = publish
         self._has_way = has_way
         self._limit_s = limit_s
+        self._encode = encode
         self._lines = {node: _Line(node, count) for node, count in file.counts().items()}
         self._stored = self._delivered = self._expired = self._refused = self._set_aside = 0
         self._purge_at = 0.0
@@ -129,19 +132,27 @@ class Outbox:
     def keep(self, request: Request, error: ServiceBusError | None = None) -> None:
         """Store *request*, which no broker has taken; it ends when it is on disk. *error* says why none has."""
         now_ms = _now_ms()
-        post = request.post
-        assert post is not None and post.expires_ms is not None, "a Sender with an outbox says when its messages expire"
-        if request.is_done or post.is_kept:
+        options = request.options
+        assert options is not None and options.expires_ms is not None, "messages of an outbox expire"
+        if request.is_done or options.is_kept:
             return
-        if post.expires_ms <= now_ms and error is not None:
+        if options.expires_ms <= now_ms and error is not None:
             self._expired += 1
             request.fail(error)
             return
+        if not request.body:
+            try:
+                self._encode(request)
+            except EnvelopeError as unencodable:
+                request.fail(unencodable)
+                return
         node = request.address.node
         line = self._lines.setdefault(node, _Line(node))
         line.count += 1
-        post.is_kept = True
-        message = Stored(str(request.address), request.event_id, request.id, post.due_ms, post.expires_ms, request.body)
+        options.is_kept = True
+        message = Stored(
+            str(request.address), request.event_id, request.id, options.due_ms, options.expires_ms, request.body
+        )
         self._writer.ask(lambda file: file.add(node, message, now_ms), partial(self._kept, line, request, error))
 
     def try_again(self, now: float) -> None:
@@ -271,8 +282,8 @@ class Outbox:
     def _send_off(self, line: _Line, messages: list[Stored], now: float) -> None:
         line.on_way, line.has_failed = len(messages), False
         for request in self._requests(messages):
-            assert request.post is not None
-            request.promise().add_done_callback(partial(self._ended, line, request.post.row, request.id))
+            assert request.options is not None
+            request.promise().add_done_callback(partial(self._ended, line, request.options.row, request.id))
             self._publish(request, now)
 
     def _requests(self, messages: Iterable[Stored]) -> list[Request]:
@@ -282,10 +293,10 @@ class Outbox:
                 message.wire_id,
                 Address.parse(message.target),
                 Kind.MESSAGE,
-                message.body,
-                "",
+                b"",
                 timeout_s=self._limit_s,
-                post=MessageOptions(message.due_ms, message.expires_ms, message.seq),
+                body=message.body,
+                options=MessageOptions(message.due_ms, message.expires_ms, message.seq),
             )
             for message in messages
         ]

@@ -48,9 +48,9 @@ class MessageOptions:
 class Request:
     """What is asked, until it has ended. Made in the caller's thread, then the engine's alone.
 
-    Its caller waits here (``wait()``), or holds a ``promise()``. Times are ``time.monotonic()``. The bytes in ``body``
-    never change. They are what is published, but for the later attempts of a call: each of those is signed by itself,
-    with its number, under the same id (``token_of()``).
+    Its caller waits here (``wait()``), or holds a ``promise()``. Times are ``time.monotonic()``. ``body`` is made once
+    the version is known in which it is sent, and does not change. It is what is published, but for the later attempts
+    of a call: each of those is signed by itself, with its number, under the same id (``token_of()``).
     """
 
     __slots__ = (
@@ -78,9 +78,10 @@ class Request:
         "id",
         "kind",
         "link",
+        "options",
+        "params",
         "path",
         "pinned",
-        "post",
         "protocol",
         "published_at",
         "refusals",
@@ -89,9 +90,12 @@ class Request:
         "returned",
         "reverse",
         "sent_as",
+        "sent_ms",
         "shift_ms",
+        "size",
         "started_at",
         "token",
+        "ttl_ms",
         "waiting_since",
     )
 
@@ -101,30 +105,39 @@ class Request:
         wire_id: str,
         address: Address,
         kind: Kind,
-        body: bytes,
-        token: str,
+        params: bytes,
         *,
         timeout_s: float,
+        body: bytes = b"",
         resend: bool = True,
         reverse: bool = False,
         pinned: Link | None = None,
         hedge_after_s: float | None = None,
-        post: MessageOptions | None = None,
+        options: MessageOptions | None = None,
     ):
         self.event_id = event_id
         self.id = wire_id
         self.address = address
         self.kind = kind
+        self.params = params
+        """JSON text; empty for a message whose ``body`` is all that is sent."""
         self.body = body
-        self.token = token
+        """As the newest version has its first attempt; empty until it is known that it is sent in that."""
+        self.size = len(body or params)
+        """How many bytes were published last, or about as many as will be."""
+        self.token = ""
+        """Of the last attempt in the newest version."""
         self.resend = resend
         self.reverse = reverse
         self.pinned = pinned
         self.hedge_after_s = hedge_after_s
-        self.post = post
+        self.options = options
         self._forks = forks.count
         self.started_at = time.monotonic()
         self.deadline = self.started_at + timeout_s
+        self.sent_ms = int(time.time() * 1000)
+        """Unix milliseconds: when it was made. Its first attempt is dated so."""
+        self.ttl_ms = max(1, int(timeout_s * 1000))
         self.link: Link | None = None
         self.path: Path | None = None
         self.copy: Path | None = None
@@ -179,6 +192,10 @@ class Request:
         """An attempt was published, and neither returned nor answered: whether the node has it cannot be known."""
         return self._unsettled > 0
 
+    def clock_ms(self) -> int:
+        """Now in Unix milliseconds, by the clock that it was dated with."""
+        return self.sent_ms + self.ttl_ms - int((self.deadline - time.monotonic()) * 1000)
+
     def signed_again(self, token: str) -> None:
         """The attempt to come is signed by *token*."""
         if self.attempt > 1:
@@ -212,11 +229,11 @@ class Request:
 
     @property
     def due_ms(self) -> int | None:
-        return self.post.due_ms if self.post is not None else None
+        return self.options.due_ms if self.options is not None else None
 
     @property
     def is_from_outbox(self) -> bool:
-        return self.post is not None and self.post.row > 0
+        return self.options is not None and self.options.row > 0
 
     def path_on(self, link: Link) -> Path | None:
         """The path over which it travels on *link*, if it does."""

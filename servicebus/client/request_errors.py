@@ -82,7 +82,7 @@ def defect(request: Request, error: Exception) -> ServiceBusError:
 
 def too_large(request: Request, links: Sequence[Link], now: float) -> EnvelopeError:
     """The error of a request that is larger than the ``max_message_size`` of every broker that works."""
-    size = len(request.body)
+    size = request.size
     limits = [(link.host.name, link.size_limit.refuses(size, now)) for link in links]
     told = ", ".join(f"{host} takes {limit}" for host, limit in limits if limit is not None)
     return EnvelopeError("oversized", f"{size} bytes, where {told}: raise max_message_size of the broker; not sent")

@@ -43,14 +43,19 @@ class Pong(NamedTuple):
 
 
 class OutgoingRequest(Protocol):
-    """What a protocol reads of a Sender's request, and the tokens that it leaves there (``client.request``)."""
+    """What a protocol reads of a Sender's request (``client.request``), and what it sets there."""
 
     id: str
     event_id: int
     address: Address
     kind: Kind
-    body: bytes
+    params: bytes
+    sent_ms: int
+    ttl_ms: int
     deadline: float
+    body: bytes
+    size: int
+    token: str
     attempt: int
     shift_ms: int
     sent_as: int
@@ -89,6 +94,10 @@ class SenderProtocol(Protocol):
 
         None: this version has no such request.
         """
+
+
+def oversized(size: int, limit: int, subject: str = "") -> EnvelopeError:
+    return EnvelopeError("oversized", f"{subject}{size} bytes, where max_envelope_bytes allows {limit}")
 
 
 # -- the agent's side --------------------------------------------------------------------------------------------------

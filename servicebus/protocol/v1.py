@@ -32,6 +32,7 @@ from servicebus.protocol.interface import (
     Pong,
     RequestRefused,
     flawed,
+    oversized,
 )
 from servicebus.transport.interface import Delivery
 from servicebus.wire.envelope import CALL, CONTROL, FAULT, MESSAGE, OK, Reply, make_id
@@ -100,11 +101,15 @@ class ProtocolV1:
         return None
 
     def _event(self, request: OutgoingRequest) -> bytes:
-        # The request was encoded in version 2; its params are taken from there, for the few that go to old agents.
-        params = decode_envelope(request.body, len(request.body)).params
+        # An outbox keeps messages as version 2 has them.
+        params = request.params or decode_envelope(request.body, len(request.body)).params
         token = self._tokens.make(time.time())
         address = request.address
-        return encode_event(OldEvent(str(request.event_id), token, address.category, address.name, params))
+        body = encode_event(OldEvent(str(request.event_id), token, address.category, address.name, params))
+        request.size = len(body)
+        if request.size > self._max_bytes:
+            raise oversized(request.size, self._max_bytes)
+        return body
 
     # -- the agent's side ----------------------------------------------------------------------------------------------
 
@@ -142,7 +147,7 @@ class ProtocolV1:
         text = result_to_text(value, self._config.compat_reply)
         body = encode_reply(OldReply(incoming.given_id, text))
         if len(body) > self._max_bytes:
-            raise EnvelopeError("oversized", f"the result is {len(body)} bytes")
+            raise oversized(len(body), self._max_bytes, "the result is ")
         return body
 
     def encode_fault(self, incoming: Incoming, fault: Fault) -> bytes | None:

@@ -18,10 +18,11 @@ from servicebus.protocol.interface import (
     Pong,
     RequestRefused,
     flawed,
+    oversized,
 )
 from servicebus.transport.interface import Delivery
-from servicebus.wire.address import Address, control_queue, delay_queue, messages_queue, rpc_queue
-from servicebus.wire.envelope import CALL, CONTROL, DIRECT_REPLY_TO, FAULT, MESSAGE, OK, VERSION, Envelope, Kind, Reply
+from servicebus.wire.address import control_queue, delay_queue, messages_queue, rpc_queue
+from servicebus.wire.envelope import CALL, CONTROL, DIRECT_REPLY_TO, FAULT, MESSAGE, OK, VERSION, Envelope, Reply
 from servicebus.wire.fault import EXPIRED, REFUSED, Fault
 from servicebus.wire.signing import Keyring, check_fresh
 from servicebus.wire.stamps import UNSTAMPED, Stamps, read_stamps
@@ -43,47 +44,6 @@ _QUEUES = {CALL: rpc_queue, MESSAGE: messages_queue, CONTROL: control_queue}
 _DIRECT_PREFIX = DIRECT_REPLY_TO + "."
 
 
-def sign_and_encode(
-    keyring: Keyring, wire_id: str, address: Address, kind: Kind, timeout_s: float, params: bytes, due_ms: int = 0
-) -> tuple[str, bytes]:
-    """The token and the bytes of a request that is sent now; *params* is JSON text. For any thread.
-
-    Args:
-        due_ms: Unix milliseconds before which a message is not executed; 0 for at once.
-
-    Raises:
-        EnvelopeError: ``unencodable``; nothing was sent.
-    """
-    node, category, name = address.node, address.category, address.name
-    sent_ms, ttl_ms = int(time.time() * 1000), max(1, int(timeout_s * 1000))
-    reply = "" if kind is MESSAGE else DIRECT_REPLY_TO
-    token = keyring.sign_event(wire_id, node, category, name, kind, sent_ms, ttl_ms, reply, params, 1, due_ms)
-    return token, write_event(wire_id, node, category, name, kind, sent_ms, ttl_ms, reply, params, token, 1, due_ms)
-
-
-def sign_again(keyring: Keyring, body: bytes, attempt: int, deadline: float, shift_ms: int) -> tuple[str, bytes]:
-    """The same for a later attempt of a call whose first is *body*, sent now, *shift_ms* ahead of our clock.
-
-    It ends when the first does, even if our clock was set since then: were it good for longer, the node might have
-    forgotten the id before.
-
-    Args:
-        deadline: of the call, by ``time.monotonic()``.
-    """
-    e = decode_envelope(body, len(body))
-    ttl_ms = max(1, _remaining_ms(deadline))
-    sent_ms = max(0, e.sent_ms + e.ttl_ms - ttl_ms + shift_ms)
-    names = (e.id, e.node, e.category, e.service, e.kind, sent_ms, ttl_ms, e.reply, e.params)
-    token = keyring.sign_event(*names, attempt)
-    return token, write_event(*names, token, attempt)
-
-
-def our_clock_ms(body: bytes, deadline: float) -> int:
-    """Now, by the clock that the call *body* was dated with."""
-    e = decode_envelope(body, len(body))
-    return e.sent_ms + e.ttl_ms - _remaining_ms(deadline)
-
-
 class ProtocolV2:
     """Signs and verifies with *keyring*. For any thread, but ``decode_request()``."""
 
@@ -100,16 +60,35 @@ class ProtocolV2:
 
     # -- the Sender's side ---------------------------------------------------------------------------------------------
 
+    def sign_and_encode(self, request: OutgoingRequest) -> None:
+        """Make the ``body`` of *request*: its first attempt, or any attempt of a message. For any thread.
+
+        Raises:
+            EnvelopeError: ``oversized`` or ``unencodable``.
+        """
+        id, address, kind, params = request.id, request.address, request.kind, request.params
+        node, category, name = address.node, address.category, address.name
+        sent_ms, ttl_ms = request.sent_ms, request.ttl_ms
+        reply, due_ms = ("", request.due_ms or 0) if kind is MESSAGE else (DIRECT_REPLY_TO, 0)
+        token = self._keyring.sign_event(id, node, category, name, kind, sent_ms, ttl_ms, reply, params, 1, due_ms)
+        body = write_event(id, node, category, name, kind, sent_ms, ttl_ms, reply, params, token, 1, due_ms)
+        request.token, request.body, request.size = token, body, len(body)
+        if request.size > self._max_bytes:
+            raise oversized(request.size, self._max_bytes)
+
     def encode_request(self, request: OutgoingRequest) -> OutgoingPublish:
-        if request.kind is MESSAGE and request.due_ms is not None:
-            delayed = self._delayed(request, request.due_ms)
-            if delayed is not None:
-                return delayed
-        body = request.body
+        node = request.address.node
         if request.attempt > 1 or request.shift_ms:
-            token, body = sign_again(self._keyring, body, request.attempt, request.deadline, request.shift_ms)
-            request.signed_again(token)
-        return OutgoingPublish(self.exchange.name, _QUEUES[request.kind](request.address.node), body)
+            return OutgoingPublish(self.exchange.name, _QUEUES[request.kind](node), self._signed_again(request))
+        if not request.body:
+            self.sign_and_encode(request)
+        if request.kind is MESSAGE and request.due_ms is not None:
+            wait_s = request.due_ms / 1000 - time.time()
+            if wait_s > 0:
+                # Straight into a delay queue, past the exchange. The envelope says when it is due: in any queue of the
+                # node it is not executed before.
+                return OutgoingPublish("", delay_queue(node, tier_for(wait_s)), request.body)
+        return OutgoingPublish(self.exchange.name, _QUEUES[request.kind](node), request.body)
 
     def decode_reply(self, request: OutgoingRequest, body: bytes) -> Reply:
         reply = decode_reply(body, self._max_bytes)
@@ -122,9 +101,7 @@ class ProtocolV2:
         return decode_json(message)
 
     def encode_ping(self, node: str, wire_id: str, timeout_s: float) -> tuple[str, OutgoingPublish]:
-        address = Address(node, "servicebus", "ping")
-        token, body = sign_and_encode(self._keyring, wire_id, address, CONTROL, timeout_s, b"null")
-        return token, OutgoingPublish(self.exchange.name, control_queue(node), body)
+        return self._control(wire_id, node, "ping", timeout_s, b"null")
 
     def decode_pong(self, wire_id: str, token: str, body: bytes) -> Pong:
         reply = decode_reply(body, self._max_bytes)
@@ -140,20 +117,33 @@ class ProtocolV2:
         return Pong(not state.get("stopping"), age_s if isinstance(age_s, (int, float)) else None)
 
     def encode_cancel(self, node: str, cancelled_id: str, wire_id: str) -> tuple[OutgoingPublish, float] | None:
-        address, params = Address(node, "servicebus", "cancel"), encode_json([cancelled_id])
-        _, body = sign_and_encode(self._keyring, wire_id, address, CONTROL, _CANCEL_TTL_S, params)
-        return OutgoingPublish(self.exchange.name, control_queue(node), body), _CANCEL_TTL_S
+        _, cancel = self._control(wire_id, node, "cancel", _CANCEL_TTL_S, encode_json([cancelled_id]))
+        return cancel, _CANCEL_TTL_S
 
-    @staticmethod
-    def _delayed(request: OutgoingRequest, due_ms: int) -> OutgoingPublish | None:
-        """Straight into a delay queue, past the exchange; None if it is due already.
+    def _control(self, id: str, node: str, name: str, timeout_s: float, params: bytes) -> tuple[str, OutgoingPublish]:
+        """A control request of the Sender itself, and its token."""
+        sent_ms, ttl_ms = int(time.time() * 1000), max(1, int(timeout_s * 1000))
+        fields = (id, node, "servicebus", name, CONTROL, sent_ms, ttl_ms, DIRECT_REPLY_TO, params)
+        token = self._keyring.sign_event(*fields)
+        return token, OutgoingPublish(self.exchange.name, control_queue(node), write_event(*fields, token))
 
-        The envelope says when it is due: in any queue of the node it is not executed before.
+    def _signed_again(self, request: OutgoingRequest) -> bytes:
+        """A later attempt of a call, or one that is dated ``shift_ms`` ahead of our clock.
+
+        It ends when the first does, even if our clock was set since then: were it good for longer, the node might have
+        forgotten the id before.
         """
-        wait_s = due_ms / 1000 - time.time()
-        if wait_s <= 0:
-            return None
-        return OutgoingPublish("", delay_queue(request.address.node, tier_for(wait_s)), request.body)
+        address, attempt = request.address, request.attempt
+        ttl_ms = max(1, int((request.deadline - time.monotonic()) * 1000))
+        sent_ms = max(0, request.sent_ms + request.ttl_ms - ttl_ms + request.shift_ms)
+        names = (address.node, address.category, address.name, request.kind)
+        fields = (request.id, *names, sent_ms, ttl_ms, DIRECT_REPLY_TO, request.params)
+        token = self._keyring.sign_event(*fields, attempt)
+        body = write_event(*fields, token, attempt)
+        if len(body) > self._max_bytes:
+            raise oversized(len(body), self._max_bytes)
+        request.signed_again(token)
+        return body
 
     # -- the agent's side ----------------------------------------------------------------------------------------------
 
@@ -204,8 +194,7 @@ class ProtocolV2:
         token = self._keyring.sign_reply(incoming.token, incoming.given_id, OK, message, None)
         body = write_answer(incoming.given_id, token, message, incoming.attempt)
         if len(body) > self._max_bytes:
-            limit = f"the result is {len(body)} bytes, where max_envelope_bytes allows {self._max_bytes}"
-            raise EnvelopeError("oversized", limit)
+            raise oversized(len(body), self._max_bytes, "the result is ")
         return body
 
     def encode_fault(self, incoming: Incoming, fault: Fault) -> bytes:
@@ -257,7 +246,3 @@ def _direct_address(delivery: Delivery) -> str:
     """The caller's direct reply-to address, or "": replies go nowhere else."""
     reply_to = delivery.reply_to or ""
     return reply_to if reply_to.startswith(_DIRECT_PREFIX) else ""
-
-
-def _remaining_ms(deadline: float) -> int:
-    return int((deadline - time.monotonic()) * 1000)

@@ -27,9 +27,9 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import servicebus.sender
 from servicebus.configuration import Configuration
 from servicebus.errors import RemoteError
+from servicebus.protocol.v2 import ProtocolV2
 from servicebus.sender import Sender
 from tests.chaos.clock import use_clock
 from tests.chaos.history import History, answer, op_number
@@ -260,19 +260,19 @@ class Program:
 
     def _tap_wire(self) -> None:
         """Give a part of what goes out to the stranger as well, as somebody who listens to the wire would have it."""
-        encode = vars(servicebus.sender)["sign_and_encode"]
+        encode = ProtocolV2.sign_and_encode
         tap = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         tap.setblocking(False)
         path = self.orders["wiretap"]
 
-        def sign_and_encode(keyring: Any, wire_id: str, address: Any, kind: Any, *more: Any) -> tuple[str, bytes]:
-            token, body = encode(keyring, wire_id, address, kind, *more)
-            if random.random() < _TAPPED_SHARE and kind.value != "control":
+        def sign_and_encode(self: ProtocolV2, request: Any) -> None:
+            encode(self, request)
+            if random.random() < _TAPPED_SHARE and request.kind.value != "control":
                 with contextlib.suppress(OSError):
-                    tap.sendto(f"{kind.value} {address.node} {wire_id}\n".encode() + body, path)
-            return token, body
+                    head = f"{request.kind.value} {request.address.node} {request.id}\n"
+                    tap.sendto(head.encode() + request.body, path)
 
-        vars(servicebus.sender)["sign_and_encode"] = sign_and_encode
+        ProtocolV2.sign_and_encode = sign_and_encode  # type: ignore[method-assign]
 
     def _report(self) -> None:
         while not self.stopping.wait(0.5):

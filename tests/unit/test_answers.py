@@ -33,7 +33,7 @@ from servicebus.wire.fault import EXPIRED, Fault
 def test_a_last_attempt_that_comes_too_late(is_lost: bool, refusals: int, told: type[ServiceBusError]) -> None:
     """A service that was busy to the end is what the caller has to know, if the call has certainly not run."""
     nobody: Any = None
-    request = Request(1, "x-1", Address.parse("N.test.it"), Kind.CALL, b"", "", timeout_s=0.0)
+    request = Request(1, "x-1", Address.parse("N.test.it"), Kind.CALL, b"", timeout_s=0.0)
     if is_lost:
         request.published()  # and its path died
     for _ in range(refusals):
@@ -76,7 +76,7 @@ class FakeLink:
         return self.denials.why(now, is_delayed=False)
 
     def refuses(self, request: Request, now: float) -> bool:
-        return self.size_limit.refuses(len(request.body), now) is not None
+        return self.size_limit.refuses(request.size, now) is not None
 
     def publish(self, request: Request, now: float) -> None:
         link: Any = self
@@ -93,7 +93,7 @@ def test_a_message_that_a_broker_refuses_goes_to_the_next_and_is_said_not_to_be_
     pending = PendingRequests()
     scheduler = RequestScheduler(nothing, config, links, pending, HostSelector(links, 10.0), nothing, nothing, nothing)
     answers = Answers(pending, scheduler, nothing, nothing)
-    request = Request(1, "x-1", Address.parse("N.test.it"), Kind.MESSAGE, b"", "", timeout_s=5.0)
+    request = Request(1, "x-1", Address.parse("N.test.it"), Kind.MESSAGE, b"", timeout_s=5.0)
     scheduler.carry(request, time.monotonic())
     answers.confirmed(links[0], request, is_ack=False)
     assert (first.published, second.published) == ([request], [request])  # the same id, at once
@@ -117,14 +117,14 @@ def test_what_is_too_large_for_one_broker_goes_to_the_next_and_for_all_is_refuse
     )
 
     def carry(size: int) -> Request:
-        request = Request(1, "x-1", Address.parse("N.test.it"), kind, b"x" * size, "", timeout_s=5.0)
+        request = Request(1, "x-1", Address.parse("N.test.it"), kind, b"x" * size, timeout_s=5.0)
         scheduler.carry(request, time.monotonic())
         return request
 
     first.size_limit.learn(100_000, time.monotonic())
     carry(100_001)
     carry(100_000)
-    assert [[len(it.body) for it in link.published] for link in (first, second)] == [[100_000], [100_001]]
+    assert [[it.size for it in link.published] for link in (first, second)] == [[100_000], [100_001]]
     second.size_limit.learn(200_000, time.monotonic())
     with pytest.raises(EnvelopeError, match="oversized: 200001 bytes, where mq-a takes 100000, mq-b takes 200000"):
         carry(200_001).wait()
@@ -140,8 +140,10 @@ def test_what_the_outbox_delivers_is_too_large_only_when_every_broker_has_said_s
     )
 
     def deliver() -> Request:
-        body, post = b"x" * 100_001, MessageOptions(row=7)
-        request = Request(1, "x-1", Address.parse("N.test.it"), Kind.MESSAGE, body, "", timeout_s=5.0, post=post)
+        body, options = b"x" * 100_001, MessageOptions(row=7)
+        request = Request(
+            1, "x-1", Address.parse("N.test.it"), Kind.MESSAGE, b"", body=body, timeout_s=5.0, options=options
+        )
         scheduler.carry(request, time.monotonic())
         return request
 

@@ -13,7 +13,7 @@ from servicebus.client.pending import PendingRequests
 from servicebus.client.request import Request
 from servicebus.configuration import Configuration
 from servicebus.errors import CallRefused, CallTimeout, EnvelopeError, RemoteError
-from servicebus.protocol.v2 import ProtocolV2, our_clock_ms, sign_and_encode
+from servicebus.protocol.v2 import ProtocolV2
 from servicebus.transport.interface import Delivery
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Envelope, Kind, Reply
@@ -73,8 +73,7 @@ class Call:
 
     def __init__(self, timeout_s: float = 30.0) -> None:
         wire_id, address = "0123456789abcdef-1", Address.parse("NODE-01.math.add")
-        token, body = sign_and_encode(KEYS, wire_id, address, Kind.CALL, timeout_s, b"[1,2]")
-        self.request = Request(1, wire_id, address, Kind.CALL, body, token, timeout_s=timeout_s)
+        self.request = Request(1, wire_id, address, Kind.CALL, b"[1,2]", timeout_s=timeout_s)
         self.request.protocol = PROTOCOL
         self.published: list[Envelope] = []
         self.scheduler = RequestScheduler()
@@ -169,7 +168,7 @@ def test_a_verdict_says_nothing_about_the_attempts_before() -> None:
 def test_a_call_that_is_late_by_the_nodes_clock_is_dated_by_it(apart_s: int) -> None:
     call, path = Call(timeout_s=5.0), Path(Link())
     first = call.publish(path)
-    told_ms = our_clock_ms(first_body(call), call.request.deadline) + apart_s * 1000
+    told_ms = call.request.clock_ms() + apart_s * 1000
     call.reply(path.link, 1, Fault(EXPIRED, "late", clock_ms=told_ms))
     assert call.scheduler.again == ["route"]
     second = call.publish(path)
@@ -192,15 +191,11 @@ def test_a_node_that_says_late_again_and_again_ends_the_call() -> None:
     call, path = Call(), Path(Link())
     for number in range(1, 10):
         call.publish(path)
-        told_ms = our_clock_ms(first_body(call), call.request.deadline) + number * 1000
+        told_ms = call.request.clock_ms() + number * 1000
         call.reply(path.link, number, Fault(EXPIRED, "late", clock_ms=told_ms))
         if call.request.is_done:
             break
     assert number == 4
-
-
-def first_body(call: Call) -> bytes:
-    return call.request.body
 
 
 def test_a_flood_of_bogus_replies_costs_neither_memory_nor_lines(caplog: pytest.LogCaptureFixture) -> None:

@@ -49,7 +49,7 @@ def test_a_promise_that_was_kept_cannot_be_cancelled() -> None:
 )
 def test_what_a_program_keeps_of_a_call_is_not_its_request(end: Callable[[Request], Any]) -> None:
     """Freed at once, without the garbage collector: a caller of 13,000 a second would wait for it all the time."""
-    request = Request(1, "kept-1", Address("N", "c", "n"), Kind.CALL, b"", "", timeout_s=60.0)
+    request = Request(1, "kept-1", Address("N", "c", "n"), Kind.CALL, b"", timeout_s=60.0)
     promise = request.promise()
     gc.disable()
     try:

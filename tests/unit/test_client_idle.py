@@ -80,7 +80,7 @@ class World:
         path.clock.heard(self.now)
 
     def request(self, node: str) -> Request:
-        return Request(1, f"id-{node}", Address(node, "test", "it"), Kind.CALL, b"", "", timeout_s=9.0)
+        return Request(1, f"id-{node}", Address(node, "test", "it"), Kind.CALL, b"", timeout_s=9.0)
 
     def call(self, node: str) -> Request:
         request = self.request(node)

@@ -21,7 +21,7 @@ def path(heard_at: float = 100.0) -> Path:
 
 def published(path: Path, at: float) -> Request:
     """A call that was published on *path*."""
-    request = Request(1, f"id-{at}", Address.parse("NODE-01.math.add"), Kind.CALL, b"", "", timeout_s=0.2)
+    request = Request(1, f"id-{at}", Address.parse("NODE-01.math.add"), Kind.CALL, b"", timeout_s=0.2)
     request.path = path
     request.published_at = at
     path.outstanding[request.id] = request

@@ -15,7 +15,7 @@ ADDRESS = Address.parse("N.test.it")
 
 
 def request(number: int, deadline: float) -> Request:
-    made = Request(number, f"x-{number}", ADDRESS, Kind.CALL, b"", "", timeout_s=1.0)
+    made = Request(number, f"x-{number}", ADDRESS, Kind.CALL, b"", timeout_s=1.0)
     made.deadline = deadline
     return made
 

@@ -33,7 +33,7 @@ class Hosts:
 
 
 def request(kind: Kind = Kind.CALL, *, size: int = 10, **how: Any) -> Request:
-    return Request(1, "x-1", Address(NODE, "t", "x"), kind, b"x" * size, "", timeout_s=9.0, **how)
+    return Request(1, "x-1", Address(NODE, "t", "x"), kind, b"x" * size, timeout_s=9.0, **how)
 
 
 @pytest.fixture

@@ -79,11 +79,11 @@ class Owner:
         return self.link
 
     def request(
-        self, kind: Kind = Kind.MESSAGE, *, id: str = "", size: int = 10, post: MessageOptions | None = None
+        self, kind: Kind = Kind.MESSAGE, *, id: str = "", size: int = 10, options: MessageOptions | None = None
     ) -> Request:
         self._count += 1
         id = id or f"m{self._count}"
-        return Request(1, id, Address(NODE, "t", "x"), kind, b"x" * size, "token", timeout_s=9.0, post=post)
+        return Request(1, id, Address(NODE, "t", "x"), kind, b"x" * size, timeout_s=9.0, options=options)
 
     def publish(self, *about: Any, **how: Any) -> Request:
         request = self.request(*about, **how)
@@ -315,7 +315,7 @@ def test_a_broker_that_forbids_to_publish_gets_no_message_for_a_while(
     assert (first.maybe_ran, second.maybe_ran) == (True, True), "of several, some may have been stored"
     assert "ACCESS_REFUSED" in link.denies(first, owner.time.now)
     assert link.denies(owner.request(Kind.CALL), owner.time.now) == ""
-    delayed = owner.request(post=MessageOptions(due_ms=1))
+    delayed = owner.request(options=MessageOptions(due_ms=1))
     assert link.denies(delayed, owner.time.now) == "", "they go past the exchange"
     assert link.denies(first, owner.time.now + HOLDS_S - 1)
     assert not link.denies(first, owner.time.now + HOLDS_S)

@@ -75,7 +75,7 @@ class Rig:
         self.confirms[request.id] = is_ack
 
     def send(self, name: str) -> None:
-        request = Request(1, name, Address("NODE", "a", "b"), Kind.MESSAGE, b"", "token", timeout_s=9.0)
+        request = Request(1, name, Address("NODE", "a", "b"), Kind.MESSAGE, b"", timeout_s=9.0)
         request.published_at = self.now
         self.channels.publish_message(OutgoingPublish("bus", "NODE.messages", b""), request)
 

@@ -35,12 +35,18 @@ class Bench:
             lambda request, now: self.on_way.append(request),
             lambda node, now: True,
             30.0,
+            self.encode,
         )
+
+    def encode(self, request: Request) -> None:
+        if request.params == b"9":
+            raise EnvelopeError("oversized")
+        request.body = b"<x/>"
 
     def post(self, callback: Callable[[], None]) -> None:
         self._posted.put(callback)
 
-    def keep(self, number: int, lives_s: float) -> None:
+    def keep(self, number: int, lives_s: float) -> Request:
         expires_ms = int((time.time() + lives_s) * 1000)
         address = Address.parse("N.a.b")
         request = Request(
@@ -48,13 +54,13 @@ class Bench:
             f"x-{number}",
             address,
             Kind.MESSAGE,
-            b"<x/>",
-            "",
+            b"%d" % number,
             timeout_s=30.0,
-            post=MessageOptions(expires_ms=expires_ms),
+            options=MessageOptions(expires_ms=expires_ms),
         )
         self.outbox.keep(request)
         self.turn_until(request.has_ended)
+        return request
 
     def turn_until(self, condition: Callable[[], Any]) -> None:
         until = time.monotonic() + 10
@@ -159,3 +165,11 @@ def test_tries_of_what_some_brokers_do_not_take_grow_rare(bench: Bench) -> None:
         bench.on_way[-1].fail(TooLargeForSome("N.a.b", []))
     bench.turn_until(lambda: bench.outbox._lines["N"].pause_s >= 2.0)
     assert len(bench.on_way) == 3
+
+
+def test_a_message_without_a_version_is_kept_in_the_newest_or_fails(bench: Bench) -> None:
+    """Of a Sender with ``compat``: which version its path speaks is not known while there is none."""
+    assert bench.keep(1, 60.0).body == b"<x/>"
+    with pytest.raises(EnvelopeError, match="oversized"):
+        bench.keep(9, 60.0).wait()
+    assert bench.outbox.status()["messages"] == 1

@@ -11,7 +11,8 @@ from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
 from servicebus.protocol.interface import AgentProtocol, RequestRefused, SenderProtocol
 from servicebus.protocol.v1 import EitherProtocol, ProtocolV1
-from servicebus.protocol.v2 import ProtocolV2, sign_and_encode
+from servicebus.protocol.v2 import ProtocolV2
+from servicebus.sender import Sender
 from servicebus.transport.interface import Delivery
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import CALL, MESSAGE, Kind
@@ -21,8 +22,8 @@ from servicebus.wire.signing import Keyring
 REPLY_TO = "amq.rabbitmq.reply-to.g1h2AA5yZXBseUA"
 
 
-def config(secret: str = "secret token", **more: Any) -> Configuration:  # noqa: S107
-    return Configuration({"hosts": ["mq-a"], "secret_token": secret, "node_name": "N", "compat": True, **more})
+def config(secret: str = "secret token", *, compat: bool = True, **more: Any) -> Configuration:  # noqa: S107
+    return Configuration({"hosts": ["mq-a"], "secret_token": secret, "node_name": "N", "compat": compat, **more})
 
 
 def v1(config: Configuration) -> ProtocolV1:
@@ -33,10 +34,9 @@ def v2(config: Configuration) -> ProtocolV2:
     return ProtocolV2(config, Keyring(config.secrets))
 
 
-def request(kind: Kind = CALL, node: str = "N") -> Request:
-    address, id = Address(node, "math", "add"), "0123456789abcdef-1"
-    token, body = sign_and_encode(Keyring(config().secrets), id, address, kind, 30.0, b"[1,2]")
-    made = Request(1, id, address, kind, body, token, timeout_s=30.0)
+def request(kind: Kind = CALL, params: bytes = b"[1,2]") -> Request:
+    address, id = Address("N", "math", "add"), "0123456789abcdef-1"
+    made = Request(1, id, address, kind, params, timeout_s=30.0)
     made.attempt = made.sent_as = int(kind is CALL)
     return made
 
@@ -100,3 +100,35 @@ def test_version_2_alone_can_cancel() -> None:
     cancel = v2(config()).encode_cancel("N", "0123456789abcdef-1", "0123456789abcdef-2")
     assert cancel is not None
     assert cancel[0].routing_key == "N.control"
+
+
+def test_a_request_is_encoded_once_and_only_in_its_own_version() -> None:
+    to_old, to_new = request(MESSAGE), request(MESSAGE)
+    v1(config()).encode_request(to_old)
+    assert to_old.body == b"", "version 2 has not been made for it"
+    protocol = v2(config())
+    assert protocol.encode_request(to_new).body is protocol.encode_request(to_new).body
+    assert to_new.size == len(to_new.body)
+
+
+def test_what_an_outbox_has_kept_is_read_for_an_old_agent() -> None:
+    message = request(MESSAGE)
+    v2(config()).sign_and_encode(message)
+    kept = Request(1, message.id, message.address, MESSAGE, b"", timeout_s=1.0, body=message.body)
+    agent = v1(config())
+    assert agent.decode_request(delivered(agent, kept)).raw_params == b"[1,2]"
+    assert v2(config()).encode_request(kept).body is message.body
+
+
+@pytest.mark.parametrize("make", [v1, v2])
+def test_a_request_that_is_too_large_is_not_published(make: Any) -> None:
+    large = request(params=b'"%s"' % (b"x" * 1000))
+    with pytest.raises(EnvelopeError, match=r"oversized: \d+ bytes, where max_envelope_bytes allows 1024"):
+        make(config(max_envelope_bytes=1024)).encode_request(large)
+
+
+@pytest.mark.parametrize("compat", [False, True])
+def test_a_caller_is_told_at_once_that_a_request_is_too_large(compat: bool) -> None:
+    sender = Sender(config(compat=compat, max_envelope_bytes=10_000))
+    with sender, pytest.raises(EnvelopeError, match="oversized"):
+        sender.call_async("N.math.add", "x" * 10_000)

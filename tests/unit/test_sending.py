@@ -18,7 +18,7 @@ from servicebus.client.session import ask_each, message_options
 from servicebus.configuration import Configuration
 from servicebus.errors import DurationError, EnvelopeError
 from servicebus.protocol.v1 import ProtocolV1
-from servicebus.protocol.v2 import ProtocolV2, sign_and_encode
+from servicebus.protocol.v2 import ProtocolV2
 from servicebus.sender import Receipt, Sender
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind, make_id
@@ -77,10 +77,9 @@ def test_an_agent_of_2_x_knows_no_delay_and_gets_the_message_when_it_is_due_only
     config = Configuration({"hosts": ["127.0.0.1:1"], "secret_token": "s", "compat": True})
     address = Address.parse("N.audit.record")
     wire_id = make_id("0123456789abcdef", 1)
-    _, body = sign_and_encode(Keyring(config.secrets), wire_id, address, Kind.MESSAGE, 30.0, b"[1]")
     now_ms = int(time.time() * 1000)
     later, now = (
-        Request(1, wire_id, address, Kind.MESSAGE, body, "", timeout_s=1.0, post=MessageOptions(due_ms))
+        Request(1, wire_id, address, Kind.MESSAGE, b"[1]", timeout_s=1.0, options=MessageOptions(due_ms))
         for due_ms in (now_ms + 60_000, now_ms - 1)
     )
     with pytest.raises(EnvelopeError, match=r"node N is of version 2\.x, which knows no delay"):
@@ -94,8 +93,8 @@ def test_a_delayed_message_goes_past_the_exchange_until_it_is_due() -> None:
     now_ms = int(time.time() * 1000)
 
     def outgoing(remaining_s: float) -> tuple[str, str, Any]:
-        post = MessageOptions(now_ms + int(remaining_s * 1000))
-        request = Request(1, "x-1", Address.parse("N.a.b"), Kind.MESSAGE, b"<x/>", "", timeout_s=1.0, post=post)
+        options = MessageOptions(now_ms + int(remaining_s * 1000))
+        request = Request(1, "x-1", Address.parse("N.a.b"), Kind.MESSAGE, b"1", timeout_s=1.0, options=options)
         outgoing = version.encode_request(request)
         return outgoing.exchange, outgoing.routing_key, outgoing.headers
 

@@ -53,7 +53,7 @@ class Bus:
     def carry(self, kind: Kind = Kind.MESSAGE, node: str = "N", timeout_s: float = 60.0, size: int = 0) -> Request:
         self._count += 1
         address = Address(node, "test", "it")
-        request = Request(self._count, f"x-{self._count}", address, kind, b"x" * size, "", timeout_s=timeout_s)
+        request = Request(self._count, f"x-{self._count}", address, kind, b"x" * size, timeout_s=timeout_s)
         self.scheduler.carry(request, self.now)
         return request
 

@@ -41,7 +41,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def request_of(kind: Kind) -> Request:
-    return Request(1, "0123456789abcdef-1", Address.parse("N.a.b"), kind, b"<x/>", "", timeout_s=0.1)
+    return Request(1, "0123456789abcdef-1", Address.parse("N.a.b"), kind, b"1", body=b"<x/>", timeout_s=0.1)
 
 
 @pytest.mark.parametrize(("kind", "error"), [(Kind.CALL, CallTimeout), (Kind.MESSAGE, SendUnconfirmed)])

@@ -54,7 +54,7 @@ class Connection:
 
 
 def request() -> Request:
-    return Request(1, "x-1", Address.parse("N.test.it"), Kind.CALL, b"", "", timeout_s=0.0)
+    return Request(1, "x-1", Address.parse("N.test.it"), Kind.CALL, b"", timeout_s=0.0)
 
 
 def ended(tell: Callable[[Link, Any], None]) -> Link:
