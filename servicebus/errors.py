@@ -89,7 +89,7 @@ class LifecycleError(ServiceBusError):
 
 
 class JournalUnavailable(ServiceBusError):
-    """Raised when the journal can be neither asked nor told now; nothing has changed, and asking again may work."""
+    """Raised when the journal can be neither read nor written now; nothing has changed, and asking again may work."""
 
     def __init__(self, where: str, reason: str, *, holder: int | None = None):
         super().__init__(f"journal {where}: {reason}")
@@ -233,7 +233,7 @@ class CallTimeout(CallError, TimeoutError):
 
 
 class CallInterrupted(CallError):
-    """Raised when a call was sent, its path died, and nobody can know whether it ran."""
+    """Raised when a call was sent, its path died, and whether it ran is unknown."""
 
     def __init__(self, address: str, reason: str):
         super().__init__(address, f"interrupted, outcome unknown: {reason}")

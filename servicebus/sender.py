@@ -131,7 +131,7 @@ class Sender:
         Its callbacks run in the thread that reads the answers: the I/O thread, or a caller's that waits for its own.
         They must not wait for another answer (LifecycleError), nor block: meanwhile all Senders of the process stand
         still. What they raise is logged, and ends nothing. A thread that waits in ``result()`` without a timeout
-        may read the answers itself. Cancelling it tells the node that nobody waits any more.
+        may read the answers itself. Cancelling it cancels the call at the node, too.
         """
         address, limit_s = self._parse(target, timeout)
         return _submit(*self._make(address, CALL, params, limit_s, resend, reverse, hedge_after))
@@ -219,8 +219,8 @@ class Sender:
     def close(self) -> None:
         """Close all connections. A later call opens them again. For any thread.
 
-        Unfinished calls fail, and their nodes are told. Messages that no broker has confirmed go into the outbox, or
-        fail without one.
+        Unfinished calls fail, and are cancelled at their nodes. Messages that no broker has confirmed go into the
+        outbox, or fail without one.
         """
         with _session_lock:
             session, self._session = self._session, None

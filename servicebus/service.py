@@ -77,7 +77,7 @@ class ServiceBus:
             threads: how many calls run side by side in one worker; 1 by default.
             idempotent: a call whose worker died in the middle is run again, not reported as interrupted.
             lock: calls with the same one run one at a time on the node: the place of a value in the params
-                (``"account"``, ``"order.id"``, an index), or a function that gets the params and gives a text, a
+                (``"account"``, ``"order.id"``, an index), or a function that takes the params and returns a text, a
                 number, or None for no lock.
             concurrency: ``"node"`` runs one call at a time on the node.
 
@@ -132,7 +132,7 @@ class ServiceBus:
     # -- running -------------------------------------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Serve until TERM, INT or QUIT; gives the exit code. Only in a program's main thread.
+        """Serve until TERM, INT or QUIT; returns the exit code. Only in a program's main thread.
 
         Raises:
             ConfigurationError: the log server that the configuration asks for cannot be started.
@@ -186,28 +186,28 @@ class ServiceBus:
         try:
             log_once(LOG, self._config.warnings + self._config.secret_warnings)
             read_again = self._take_configuration if self._read_again is not None else None
-            told: set[str] = set()
+            announced: set[str] = set()
 
             def turn() -> None:
                 self._logging.turn()
-                if parent_pid is None and len(told) < len(self._config.hosts):
-                    self._announce(master, told)
+                if parent_pid is None and len(announced) < len(self._config.hosts):
+                    self._announce(master, announced)
 
             master = Master(self._config, self._run_worker, turn, read_again=read_again, parent_pid=parent_pid)
             return master.run()
         finally:
             self._logging.stop()
 
-    def _announce(self, master: Master, told: set[str]) -> None:
+    def _announce(self, master: Master, announced: set[str]) -> None:
         """Say on stdout, once for each host, that its calls and messages are taken from now on."""
         workers = master.snapshot()["workers"]
-        fresh = {str(each["host"]) for each in workers if each.get("state") == "consuming"} - told
+        fresh = {str(each["host"]) for each in workers if each.get("state") == "consuming"} - announced
         for host in sorted(fresh):
             names = ", ".join(sorted(name for _, name in self._services)) or "no services"
             with suppress(AttributeError, OSError, ValueError):  # stdout is closed, or its reader has gone
                 sys.stdout.write(f"{self._config.node_name} serves {names} on {host} (pid {os.getpid()})\n")
                 sys.stdout.flush()
-        told |= fresh
+        announced |= fresh
 
     def _take_configuration(self) -> Configuration:
         assert self._read_again is not None
@@ -251,9 +251,9 @@ def _plain(hook: Hook, name: str) -> Hook:
 
 
 class _NestedSender(Sender):
-    """What ``request.get_sender()`` gives: one Sender for all services of a worker.
+    """What ``request.get_sender()`` returns: one Sender for all services of a worker.
 
-    A call that a service makes while it serves a call ends with that at the latest: nobody waits for it any longer.
+    A call that a service makes while it serves a call ends with that at the latest: its result would be of no use.
     """
 
     def close(self) -> None:

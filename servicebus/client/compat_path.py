@@ -108,7 +108,7 @@ class CompatPinger(Pinger):
         if ping.why == _CONFIRM and self._may_be_old(path.node):
             return self._learned(path, self._old)
         if ping.why == _UPGRADE or (ping.protocol is not path.protocol and path.trust.is_healthy):
-            return None  # its node does not speak this version; it does speak that of the path
+            return None  # the node uses the version of the path, not this one
         if ping.protocol is self._newest and not ping.why and self._may_be_old(path.node):
             self._send(path, self._old, now)
         return Finding(path, is_alive=False)

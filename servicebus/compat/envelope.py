@@ -38,7 +38,7 @@ class OldReply:
 
 
 def encode_event(event: OldEvent) -> bytes:
-    """Give the bytes of *event*, laid out as 2.19 does.
+    """The bytes of *event*, laid out as 2.19 does.
 
     Raises:
         EnvelopeError: ``unencodable`` for markup in a name, or a character that XML cannot carry.
@@ -92,7 +92,7 @@ def is_old_event(body: bytes) -> bool:
 
 
 def encode_reply(reply: OldReply) -> bytes:
-    """Give the bytes of *reply*, laid out as 2.19 does.
+    """The bytes of *reply*, laid out as 2.19 does.
 
     Raises:
         EnvelopeError: ``unencodable`` for a character that XML cannot carry.

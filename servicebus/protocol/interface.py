@@ -90,7 +90,7 @@ class SenderProtocol(Protocol):
         """The agent's answer to a ping. Raises EnvelopeError: *body* is no pong, or not verified."""
 
     def encode_cancel(self, node: str, cancelled_id: str, wire_id: str) -> tuple[OutgoingPublish, float] | None:
-        """Tells the node that a call is no longer waited for, and for how many seconds that is worth delivering.
+        """The cancellation of a call at its node, and for how many seconds that is worth delivering.
 
         None: this version has no such request.
         """
@@ -125,7 +125,7 @@ class Incoming:
     """Unix time until which its token could be accepted."""
     reply_to: str
     given_id: str = ""
-    """The id that its sender gave, where that is another: of version 1 (not unique), or of a requeued dead letter."""
+    """The id that its sender chose, where that is another: of version 1 (not unique), or of a requeued dead letter."""
     attempt: int = 1
     """Which attempt of its Sender it is; the reply repeats it."""
     is_patient: bool = False
@@ -140,7 +140,7 @@ class Incoming:
 
 
 class RequestRefused(Exception):
-    """A delivery that is not executed. ``reply`` is what the sender is told, if it may be told anything."""
+    """A delivery that is not executed. ``reply`` goes to its sender, if it gets an answer."""
 
     def __init__(
         self,
@@ -162,12 +162,12 @@ class RequestRefused(Exception):
 
 
 def wrong_queue(incoming: Incoming, kind: Kind) -> RequestRefused:
-    """*incoming* came in the queue for *kind*. No answer: signed, it would tell a caller that its call was not run."""
+    """*incoming* came in the queue for *kind*. No answer: a signed one would say that it was not run."""
     return RequestRefused(EnvelopeError("wrong-queue", f"a {incoming.kind.value} in the queue for {kind.value}s"))
 
 
 def flawed(flaw: Flaw) -> RequestRefused:
-    """The transport could not read a delivery, or did not keep it: its sender cannot be told."""
+    """The transport could not read a delivery, or did not keep it: its sender gets no answer."""
     return RequestRefused(EnvelopeError(flaw.reason, flaw.detail))
 
 
@@ -187,4 +187,4 @@ class AgentProtocol(Protocol):
         """The reply that carries *value*. Raises EnvelopeError: it cannot be encoded."""
 
     def encode_fault(self, incoming: Incoming, fault: Fault) -> bytes | None:
-        """The reply that reports *fault*; None if the caller is not told."""
+        """The reply that reports *fault*; None if the caller gets no answer."""

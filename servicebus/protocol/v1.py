@@ -42,7 +42,7 @@ from servicebus.wire.stamps import RequeueTicket, Stamps, read_stamps
 from servicebus.wire.xmlcodec import decode_envelope
 
 _REMEMBERED_S = 3600.0
-"""Time for a redelivery. A replay cannot be told from a new call in this version, however long one remembers."""
+"""Time for a redelivery. A replay cannot be told from a new call in this version, however long it is remembered."""
 
 
 class ProtocolV1:
@@ -176,7 +176,7 @@ class ProtocolV1:
             version=event.version,
             raw_params=event.params,
             sent_ms=0,
-            remaining_s=None,  # the caller's timeout is not told
+            remaining_s=None,  # this version does not carry the caller's timeout
             expires_at=now + _REMEMBERED_S if ticket is None else self._ticket_expires_at(ticket),
             reply_to=delivery.reply_to or "",
             given_id=event.id,

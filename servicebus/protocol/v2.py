@@ -170,7 +170,7 @@ class ProtocolV2:
             raise RequestRefused(error, reply, reply_to) from None
         if envelope.node != self._config.node_name:
             text = f"sent to {envelope.node!r}, but this is {self._config.node_name!r}"
-            # No answer: signed, it would tell a caller whose call was copied here that it was not run.
+            # No answer: signed, it would prove to a caller whose call was copied here that it was not run.
             raise RequestRefused(EnvelopeError("wrong-node", text))
         now_ms = int(time.time() * 1000)
         try:

@@ -33,7 +33,7 @@ MAX_NODE_BYTES = 220
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One service of one node. ``str()`` gives ``NODE.category.name``."""
+    """One service of one node. ``str()`` of it is ``NODE.category.name``."""
 
     node: str
     category: str
@@ -51,7 +51,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Give the address that *text* names.
+        """The address that *text* names.
 
         Raises:
             AddressError: *text* has not exactly two dots, or a part is empty, too long, or holds a character that no
@@ -77,7 +77,7 @@ def plain(text: str) -> str:
 
 
 def name_problem(part: str) -> str:
-    """Say why *part* cannot be the name of a node, category or service; empty if it can."""
+    """Why *part* cannot be the name of a node, category or service; empty if it can."""
     if not part:
         return "is empty"
     if len(part) > MAX_PART_CHARS:
@@ -102,27 +102,27 @@ def check_node_name(text: str) -> None:
 
 
 def rpc_queue(node: str) -> str:
-    """Name the queue that calls to *node* wait in."""
+    """The queue that calls to *node* wait in."""
     return f"{node}.rpc"
 
 
 def control_queue(node: str) -> str:
-    """Name the queue of pings and operator's commands to *node*."""
+    """The queue of pings and operator's commands to *node*."""
     return f"{node}.control"
 
 
 def messages_queue(node: str) -> str:
-    """Name the durable queue of one-way messages to *node*."""
+    """The durable queue of one-way messages to *node*."""
     return f"{node}.messages"
 
 
 def delay_queue(node: str, seconds: int) -> str:
-    """Name the queue where a message to *node* waits *seconds* before it is tried again."""
+    """The queue where a message to *node* waits *seconds* before it is tried again."""
     return f"{node}.messages.delay.{seconds}"
 
 
 def dead_queue(node: str) -> str:
-    """Name the queue of *node*'s dead letters."""
+    """The queue of *node*'s dead letters."""
     return f"{node}.dead"
 
 
@@ -132,5 +132,5 @@ def is_stored(queue: str) -> bool:
 
 
 def drained_mark(exchange: str) -> str:
-    """Name the queue whose presence says that the broker is taken out of service for everybody on *exchange*."""
+    """The queue whose presence says that the broker is taken out of service for all peers on *exchange*."""
     return f"{exchange}.drained"

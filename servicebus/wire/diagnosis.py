@@ -1,7 +1,7 @@
 """What is wrong with a document that has not the shape of ours: the words for the log and for the answer.
 
 Only read when a document is refused already. It looks at the first few tags, whatever was sent, so that garbage costs
-no more than an envelope; and it parses nothing, for the reason that ``xmlshape`` gives.
+no more than an envelope; and it parses nothing, for the reason stated in ``xmlshape``.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _OPTIONAL = ("attempt", "due", "retry-after", "clock")
 
 
 def why_misshapen(body: bytes, root: str) -> EnvelopeError:
-    """Give the error, ``dtd``, ``too-deep`` or ``malformed``, for a *body* that has not the shape of <*root*>."""
+    """The error, ``dtd``, ``too-deep`` or ``malformed``, for a *body* that has not the shape of <*root*>."""
     head = body[:_MAX_HEAD_BYTES]
     if head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in head[:4]:
         return _malformed("it is not UTF-8 but UTF-16, UTF-32 or no text at all")

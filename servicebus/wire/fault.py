@@ -43,7 +43,7 @@ REFUSED = "refused"
 STOPPING = "stopping"
 UNKNOWN_SERVICE = "unknown-service"
 NOT_RUN = frozenset({BUSY, EXPIRED, REFUSED, STOPPING, UNKNOWN_SERVICE})
-"""What a node says of one attempt that it did not run. It proves nothing about the other attempts of the call."""
+"""The node did not run this attempt. It proves nothing about the other attempts of the call."""
 RESERVED = frozenset({BUSY, EXPIRED, INTERRUPTED, REFUSED, STOPPING, UNKNOWN_SERVICE})
 
 MAX_TYPE_CHARS = 200
@@ -61,7 +61,7 @@ _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 class Fault:
     """Why a call has no result.
 
-    ``type`` is one of ``RESERVED`` (the node's own words) or the name of the class that the service raised. What XML
+    ``type`` is one of ``RESERVED`` (of the node itself) or the name of the class that the service raised. What XML
     cannot carry is replaced by U+FFFD on construction, so that the signature covers what the other side will read.
     """
 
@@ -86,7 +86,7 @@ class Fault:
 def fault_from_exception(exc: BaseException, with_trace: bool) -> Fault:
     """Describe what a service raised: text cut to 4 KiB, the end of the trace to 16 KiB (UTF-8).
 
-    A class that bears the name of a reserved word is named with its module, so that no service can speak for the node.
+    A class that bears a reserved name is named with its module, so that no service can report errors of the node.
     """
     name = type(exc).__name__
     if name in RESERVED:
@@ -96,9 +96,9 @@ def fault_from_exception(exc: BaseException, with_trace: bool) -> Fault:
 
 
 def error_from_fault(fault: Fault, address: str, waited_s: float = 0.0) -> ServiceBusError:
-    """Give the exception that the caller of *address* gets to see; *waited_s* is how long it has waited.
+    """The exception that the caller of *address* gets; *waited_s* is how long it has waited.
 
-    Its text is printable, since it ends on terminals and in logs; its attributes have the words of the other side.
+    Its text is printable, since it ends on terminals and in logs; its attributes have the text as it came.
     """
     make = _ERRORS.get(fault.type)
     if make is None:

@@ -29,7 +29,7 @@ _STEPS = bytes(1 if byte in b"[{" else 255 for byte in range(256))
 
 
 def encode_json(value: Any) -> bytes:
-    """Give *value* as JSON text: compact, ASCII, without ``]]>``.
+    """*value* as JSON text: compact, ASCII, without ``]]>``.
 
     As in the standard library tuples become arrays, and keys that are numbers, booleans or None become text.
 
@@ -57,7 +57,7 @@ def encode_json(value: Any) -> bytes:
 
 
 def decode_json(raw: bytes) -> Any:
-    """Give the value of JSON text in UTF-8.
+    """The value of JSON text in UTF-8.
 
     Raises:
         EnvelopeError: ``too-deep`` past ``MAX_JSON_DEPTH``; ``bad-json`` for everything else that is not JSON, NaN and
@@ -99,7 +99,7 @@ _DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
 def _make_encode() -> Callable[[Any, int], Sequence[str]]:
-    """Prepare the C encoder once, as ``JSONEncoder`` does for every value anew (0.4 us instead of 1.1).
+    """Prepare the C encoder once, which ``JSONEncoder`` does for every value (0.4 us instead of 1.1).
 
     It takes the value, and the level of indentation: 0.
     """

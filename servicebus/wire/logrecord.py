@@ -115,7 +115,7 @@ class Datagram(NamedTuple):
 
     kind: Kind
     sender: bytes
-    """16 hexadecimal digits, made anew by each process of a client."""
+    """16 hexadecimal digits, made by each process of a client."""
     session: bytes = NO_SESSION
     """Given out by the server; no two sessions of any server ever have the same."""
     number: int = 0

@@ -68,7 +68,7 @@ class Keyring:
         raise TypeError("a Keyring is not pickled: it holds secrets")
 
     def sign_envelope(self, envelope: Envelope) -> str:
-        """Give the token of *envelope*; the one it carries is not looked at."""
+        """The token of *envelope*; the one it carries is not looked at."""
         return self._signer.token(canonical_event(envelope))
 
     def sign_event(
@@ -85,7 +85,7 @@ class Keyring:
         attempt: int = 1,
         due_ms: int = 0,
     ) -> str:
-        """Give the token of the envelope that these fields make."""
+        """The token of the envelope that these fields make."""
         names = _canonical_names(node, category, service, kind._value_, reply)
         return self._signer.token(_canonical_event(names, id, sent_ms, ttl_ms, params, attempt, due_ms))
 
@@ -94,7 +94,7 @@ class Keyring:
         self._verify(envelope.token, canonical_event(envelope))
 
     def sign_reply(self, request_token: str, id: str, status: str, message: bytes, fault: Fault | None) -> str:
-        """Give the token of a reply to the request that carried *request_token*."""
+        """The token of a reply to the request that carried *request_token*."""
         return self._signer.token(_canonical_response(request_token, id, status, message, fault))
 
     def verify_reply(self, reply: Reply, request_token: str) -> None:
@@ -103,7 +103,7 @@ class Keyring:
         self._verify(reply.token, text)
 
     def sign_bytes(self, domain: bytes, *parts: bytes) -> str:
-        """Give a token over *parts*; *domain* keeps this use apart from every other."""
+        """A token over *parts*; *domain* keeps this use apart from every other."""
         return self._signer.token(canonical_bytes(domain, *parts))
 
     def verify_bytes(self, token: str, domain: bytes, *parts: bytes) -> None:
@@ -131,7 +131,7 @@ def canonical_bytes(domain: bytes, *parts: bytes) -> bytes:
 
 
 def canonical_event(envelope: Envelope) -> bytes:
-    """Give the bytes that the token of a request covers: every field but the token itself."""
+    """The bytes that the token of a request covers: every field but the token itself."""
     e = envelope
     names = _canonical_names(e.node, e.category, e.service, e.kind._value_, e.reply)
     return _canonical_event(names, e.id, e.sent_ms, e.ttl_ms, e.params, e.attempt, e.due_ms)

@@ -3,7 +3,7 @@
 Written by format strings (building by lxml costs six times as much), read in three steps: the shape (``xmlshape``),
 then lxml for all but the payload (``xmltree``), then the names. Documents that hold nothing but plain text, as nearly
 all do, are read by their shape alone. The payload, JSON in CDATA, is cut out as bytes: it is signed as exactly these
-bytes, which XML's own rules would change (CR LF becomes LF), and nobody parses it before its signature was compared.
+bytes, which XML's own rules would change (CR LF becomes LF), and it is parsed only after its signature was compared.
 Everything here may be called by any thread at any time.
 """
 
@@ -62,7 +62,7 @@ _ESCAPES = str.maketrans(
 
 
 def encode_envelope(envelope: Envelope, token: str | None = None) -> bytes:
-    """Give the bytes of *envelope*, with *token* in place of its own if one is given.
+    """The bytes of *envelope*, with *token* in place of its own if one is given.
 
     Raises:
         EnvelopeError: ``unencodable`` for a name, id, token, reply address or number that no receiver would accept.
@@ -169,7 +169,7 @@ def _attempt_mark(attempt: int) -> str:
 
 
 def encode_reply(reply: Reply) -> bytes:
-    """Give the bytes of *reply*: its message if its status is ok, else its fault.
+    """The bytes of *reply*: its message if its status is ok, else its fault.
 
     Raises:
         EnvelopeError: ``unencodable`` for an id or token that no caller would accept, or a fault that is missing.
@@ -242,7 +242,7 @@ def _parsed(document: bytes) -> Any:
 
 
 def _payload(body: bytes, start: int, usual_end: bytes, tail: re.Pattern[bytes]) -> bytes:
-    """Give what the CDATA sections from *start* to the *tail* of the document hold together."""
+    """What the CDATA sections from *start* to the *tail* of the document hold together."""
     is_usual = body.endswith(usual_end)
     end = len(body) - len(usual_end) if is_usual else body.rfind(CDATA_END)
     if end < start or not (is_usual or tail.match(body, end)):

@@ -43,7 +43,7 @@ _parsers = _Parsers()
 
 
 def parsed(document: bytes) -> Any:  # an element; its stubs know nothing of what the shape has settled
-    """Give the root. Raises EnvelopeError, ``malformed``."""
+    """The root. Raises EnvelopeError, ``malformed``."""
     try:
         return etree.fromstring(document, _parsers.parser)
     except etree.XMLSyntaxError as error:
