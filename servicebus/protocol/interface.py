@@ -114,6 +114,8 @@ class Incoming:
     kind: Kind
     category: str
     service: str
+    key: str
+    """``category.service``. A field: a property costs a call for each request."""
     token: str
     version: str
     raw_params: bytes
@@ -133,10 +135,6 @@ class Incoming:
     due_ms: int = 0
     """Unix milliseconds before which it is not run, by its envelope or by the worker that postponed it."""
     stamps: Stamps = UNSTAMPED
-
-    @property
-    def key(self) -> str:
-        return f"{self.category}.{self.service}"
 
 
 class RequestRefused(Exception):

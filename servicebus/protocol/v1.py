@@ -172,6 +172,7 @@ class ProtocolV1:
             kind=CALL if delivery.reply_to else MESSAGE,
             category=event.category,
             service=event.service,
+            key=f"{event.category}.{event.service}",
             token=event.token,
             version=event.version,
             raw_params=event.params,

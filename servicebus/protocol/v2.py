@@ -227,6 +227,7 @@ class ProtocolV2:
             envelope.kind,
             envelope.category,
             envelope.service,
+            f"{envelope.category}.{envelope.service}",
             envelope.token,
             VERSION,
             envelope.params,

@@ -101,16 +101,19 @@ def check_node_name(text: str) -> None:
         raise AddressError(text, f"the node name {problem}")
 
 
+@lru_cache(maxsize=1024)  # asked for every request
 def rpc_queue(node: str) -> str:
     """The queue that calls to *node* wait in."""
     return f"{node}.rpc"
 
 
+@lru_cache(maxsize=1024)
 def control_queue(node: str) -> str:
     """The queue of pings and operator's commands to *node*."""
     return f"{node}.control"
 
 
+@lru_cache(maxsize=1024)
 def messages_queue(node: str) -> str:
     """The durable queue of one-way messages to *node*."""
     return f"{node}.messages"

@@ -91,7 +91,9 @@ class Keyring:
 
     def verify_envelope(self, envelope: Envelope) -> None:
         """Accept the token of *envelope*, or raise ``SignatureError``."""
-        self._verify(envelope.token, canonical_event(envelope))
+        e = envelope
+        names = _canonical_names(e.node, e.category, e.service, e.kind._value_, e.reply)
+        self._verify(e.token, _canonical_event(names, e.id, e.sent_ms, e.ttl_ms, e.params, e.attempt, e.due_ms))
 
     def sign_reply(self, request_token: str, id: str, status: str, message: bytes, fault: Fault | None) -> str:
         """The token of a reply to the request that carried *request_token*."""

@@ -248,7 +248,8 @@ def _payload(body: bytes, start: int, usual_end: bytes, tail: re.Pattern[bytes])
     if end < start or not (is_usual or tail.match(body, end)):
         raise EnvelopeError("malformed", "the payload is not CDATA up to the end of the document")
     content = body[start:end]
-    return _joined(content) if _holds_cdata_end(content) else content
+    bracket = content.find(b"]")  # one byte is found sixty times faster than three
+    return _joined(content) if bracket >= 0 and content.find(CDATA_END, bracket) >= 0 else content
 
 
 def _joined(content: bytes) -> bytes:
@@ -261,13 +262,7 @@ def _joined(content: bytes) -> bytes:
 
 def _in_cdata(payload: bytes) -> bytes:
     """encode_json() never makes "]]>"; the encoder of another client may have."""
-    return payload.replace(CDATA_END, b"]]" + _SPLIT + b">") if _holds_cdata_end(payload) else payload
-
-
-def _holds_cdata_end(payload: bytes) -> bool:
-    """One byte is found sixty times faster than three, and most payloads hold their first bracket at their end."""
-    bracket = payload.find(b"]")
-    return bracket >= 0 and payload.find(CDATA_END, bracket) >= 0
+    return payload.replace(CDATA_END, b"]]" + _SPLIT + b">")
 
 
 # A bus has few names, so they are looked at once. Refusals are not remembered, nor can a stranger fill the memory.

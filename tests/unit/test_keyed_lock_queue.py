@@ -29,7 +29,7 @@ A, B, C = 1, 2, 3
 
 def job(name: str, lock: int | None, deadline: float | None = None) -> Job:
     incoming = Incoming(
-        name, Kind.CALL, "test", "it", str(lock), "2", b"", 0, None, 0.0, ""
+        name, Kind.CALL, "test", "it", "test.it", str(lock), "2", b"", 0, None, 0.0, ""
     )  # the token stands in for what the params would say
     no: Any = None
     return Job(incoming, no, Claim(Delivery(no, 1, b""), 1, ""), deadline)
