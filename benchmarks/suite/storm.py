@@ -17,9 +17,9 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from servicebus.client.link import CONNECT_LIMIT_S, HURRY_S
 from servicebus.configuration import Configuration
 from servicebus.policy.backoff import Backoff, cap_for
+from servicebus.transport.connection_manager import CONNECT_LIMIT_S, HURRY_S
 
 ACCEPTORS = 10
 """RabbitMQ's num_acceptors.tcp."""

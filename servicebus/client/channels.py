@@ -78,10 +78,15 @@ class LinkChannels:
         self._open_sends()
 
     @property
-    def is_open(self) -> bool:
+    def is_usable(self) -> bool:
         """Whether calls can be published, and messages now or in a moment."""
         calls, sends = self._calls, self._sends
-        return calls is not None and calls.is_open and (self._is_renewed or (sends is not None and sends.is_open))
+        return (
+            calls is not None
+            and calls.is_open
+            and (self._is_renewed or (sends is not None and sends.is_open))
+            and self._connection.blocked is None
+        )
 
     def publish_call(self, outgoing: OutgoingPublish, wire_id: str, expiration_ms: int) -> None:
         """Publish a call or a ping; it ends as a reply, as a return, or by its expiration."""
@@ -225,7 +230,7 @@ class LinkChannels:
             self._sends.close()
 
     def _publish_held(self, now: float) -> None:
-        while self._held and not self._is_renewed and self.is_open and len(self._unconfirmed) < UNCONFIRMED_AT_ONCE:
+        while self._held and not self._is_renewed and self.is_usable and len(self._unconfirmed) < UNCONFIRMED_AT_ONCE:
             outgoing, request = self._held.popleft()
             if not request.is_done:
                 request.published_at = now

@@ -229,7 +229,6 @@ class Engine:
 
     def link_up(self, link: Link) -> None:
         now = time.monotonic()
-        link.up_since = now
         link.trust.recover(now)
         for path in link.paths.values():
             path.revive(now)
@@ -319,7 +318,7 @@ class Engine:
             self._scheduler.outbox.close(lambda: self._await_closed(on_closed, until))
 
     def _await_closed(self, on_closed: Callable[[], None], deadline: float) -> None:
-        if all(link.is_gone for link in self._links):
+        if all(link.connections.is_gone for link in self._links):
             on_closed()
             return
         if time.monotonic() >= deadline:

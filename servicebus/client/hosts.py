@@ -128,15 +128,15 @@ class Connector:
             return
         order = self._links[::-1] if reverse else self._links
         index, again_s = next_to_connect(
-            [link.can_start or link.can_hurry(now) for link in order],
-            [link.connecting_since for link in order],
+            [link.can_start or link.connections.can_hurry(now) for link in order],
+            [link.connections.connecting_since for link in order],
             now,
             self._config.connect_stagger,
         )
         if index is not None:
             self._pass_over(order[:index])
             order[index].connect(now)
-        if any(link.can_start or link.is_pausing for link in order):
+        if any(link.can_start or link.connections.is_pausing for link in order):
             self._timer = self._loop.call_later(again_s, lambda: self._connect_again(reverse))
 
     def failed(self, link: Link, now: float) -> None:

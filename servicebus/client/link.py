@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
-from enum import Enum
 from functools import partial
 from typing import Protocol
 
@@ -13,16 +11,16 @@ from servicebus.client.channels import LinkChannels
 from servicebus.client.path import Path
 from servicebus.client.request import Request
 from servicebus.configuration import BrokerHost, Configuration
-from servicebus.errors import ConnectFailed, ConnectionLost, MessageTooLarge, TransportError
-from servicebus.policy.backoff import Backoff, cap_for
+from servicebus.errors import ConnectFailed, MessageTooLarge, TransportError
+from servicebus.policy.connection import Event, State
 from servicebus.policy.denials import DENIED, HOLDS_S, Denials
 from servicebus.policy.liveness import PingClock, Verdict
-from servicebus.policy.members import MemberRotation
 from servicebus.policy.paths import Trust
 from servicebus.policy.size_limit import SizeLimit
 from servicebus.protocol.interface import OutgoingPublish, SenderProtocol
 from servicebus.transport.amqp import AmqpConnection
-from servicebus.transport.interface import BrokerConnection, Connect, Delivery, Returned
+from servicebus.transport.connection_manager import ConnectionManager, Loss
+from servicebus.transport.interface import Connect, Delivery, Returned
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
 from servicebus.transport.progress import Progress
@@ -31,27 +29,7 @@ from servicebus.wire.printable import printable
 
 LOG = get_logger(__name__)
 
-CONNECT_LIMIT_S = 2.0
-"""At most this long for TCP alone: a SYN that was dropped is repeated by the kernel after 1 s, then only after 3 and
-7 s, so a fresh attempt finds a healed network sooner than a patient one."""
-
-
-HURRY_S = 0.2
-"""While somebody waits and has nothing else, a host whose attempts cost nobody anything is tried this often."""
-
 _NOT_TRIED = "not tried yet"
-
-
-class LinkState(Enum):
-    IDLE = "idle"
-    CONNECTING = "connecting"
-    UP = "up"
-    BACKOFF = "backoff"
-    CLOSED = "closed"
-
-
-_UP = LinkState.UP
-"""Asked for every request; see ``servicebus.wire.envelope.MESSAGE``."""
 
 
 class LinkEvents(Protocol):
@@ -92,7 +70,6 @@ class Link:
     ):
         self.host = host
         self.newest = protocols[0]
-        self.state = LinkState.IDLE
         self.trust = Trust()
         self.size_limit = SizeLimit()
         self.denials = Denials()
@@ -106,21 +83,23 @@ class Link:
         self.last_error = _NOT_TRIED
         self.failure: ConnectFailed | None = None
         """Why the last attempt to connect failed; None once one succeeded."""
-        self.connecting_since: float | None = None
-        self.up_since = 0.0
         self.used_at = 0.0
-        self._loop = loop
-        self._connect = connect
         self._config = config
         self._exchanges = [protocol.exchange for protocol in protocols]
         self._events = events
         self._answers = answers
         self.replied: Callable[[Delivery], None] = partial(answers.replied, self)
-        self._backoff = Backoff()
-        self._members = MemberRotation(len(host.members))
-        self._tried_at = 0.0
-        self._is_cheap = False
-        self._connection: BrokerConnection | None = None
+        self.connections = ConnectionManager(
+            loop,
+            host,
+            config,
+            self,
+            connect,
+            labels=[f"servicebus sender {config.node_name}"],
+            timeout_s=config.socket_timeout,
+            after_backoff=Event.REST,
+            on_rest=lambda: events.link_idle(self),
+        )
         self._channels: LinkChannels | None = None
         self._clock = PingClock(config.path_ping_after, config.path_ping_timeout, 0.0)
         self._bytes_heard = -1
@@ -133,45 +112,32 @@ class Link:
         return f"<Link {self.host.name} {self.state.value}>"
 
     @property
+    def state(self) -> State:
+        return self.connections.state
+
+    @property
     def is_up(self) -> bool:
-        return self.state is LinkState.UP
+        return self.connections.state is State.UP
 
     @property
     def is_usable(self) -> bool:
         """Up, not blocked, and its channels open: one may have closed before its callback has told us."""
-        connection, channels = self._connection, self._channels
-        return (
-            self.state is _UP
-            and connection is not None
-            and connection.blocked is None
-            and channels is not None
-            and channels.is_open
-        )
+        channels = self._channels
+        return channels is not None and channels.is_usable
 
     @property
     def can_start(self) -> bool:
-        return self.state is LinkState.IDLE
-
-    @property
-    def is_pausing(self) -> bool:
-        """In a backoff that may be cut short: the failed attempt cost the broker nothing."""
-        return self.state is LinkState.BACKOFF and self._is_cheap
-
-    def can_hurry(self, now: float) -> bool:
-        return self.is_pausing and now - self._tried_at >= HURRY_S
-
-    @property
-    def blocked(self) -> str | None:
-        return self._connection.blocked if self._connection is not None else None
+        return self.connections.state is State.IDLE
 
     @property
     def bytes_received(self) -> int:
-        return self._connection.bytes_received if self._connection is not None else 0
+        connection = self.connections.connection
+        return connection.bytes_received if connection is not None else 0
 
     def describe(self) -> str:
         """Why this host is of no use now, for error texts."""
-        if self.blocked is not None:
-            return f"blocked by the broker ({self.blocked})"
+        if (blocked := self.connections.blocked) is not None:
+            return f"blocked by the broker ({blocked})"
         return "connected" if self.is_up else self.last_error
 
     def refuses(self, request: Request, now: float) -> bool:
@@ -197,86 +163,62 @@ class Link:
         if path is not None:
             self.active[node] = path
 
-    # -- life ----------------------------------------------------------------------------------------------------
+    # -- its connection ----------------------------------------------------------------------------------------------
 
     def connect(self, now: float) -> None:
-        if self.state not in (LinkState.IDLE, LinkState.BACKOFF):
+        if self.state not in (State.IDLE, State.BACKOFF):
             return
-        self.state = LinkState.CONNECTING
         # So that the first look hears the new connection. Every handshake brings as many bytes: a connection that died
         # before it brought more would else leave its unanswered ping to all that follow, and they would die of it.
         self._bytes_heard = -1
-        self.connecting_since = self._tried_at = now
         if self.last_error == _NOT_TRIED:
             self.last_error = "no answer to the first attempt yet"
-        self._connection = self._connect(
-            self._loop,
-            self.host.member(self._members.number),
-            self,
-            label=f"servicebus sender {self._config.node_name} pid {os.getpid()}",
-            heartbeat_s=self._config.heartbeat_interval,
-            connect_timeout_s=self._members.limit_s(min(self._config.socket_timeout, CONNECT_LIMIT_S)),
-            handshake_timeout_s=self._members.limit_s(self._config.socket_timeout),
-            most_bytes=self._config.max_envelope_bytes,
-            fast=self._config.fast_path,
-        )
+        self.connections.connect(now)
 
     def abort(self, reason: str) -> None:
-        if self._connection is not None:
-            self._connection.abort(reason)
+        self.connections.abort(reason)
 
     def rest(self) -> None:
         """Close a connection that nobody needs now; the next ``connect()`` opens it again."""
         self.is_wanted = False
-        connection, self._connection, self._channels = self._connection, None, None
-        self.state = LinkState.IDLE
-        if connection is not None:
-            connection.close()
+        self._channels = None
+        self.connections.rest()
 
     def close(self) -> None:
-        self.state = LinkState.CLOSED
-        if self._connection is not None:
-            self._connection.close() if self._connection.is_open else self._connection.abort("the Sender was closed")
+        self._channels = None
+        self.connections.close()
 
-    # What an older connection still has to say concerns nobody any more.
-
-    def connection_opened(self, connection: BrokerConnection) -> None:
-        if connection is not self._connection:
-            connection.abort("superseded")
-            return
+    def connections_open(self) -> None:
+        connection = self.connections.connections[0]
         self._channels = LinkChannels(connection, self.host.place, self._exchanges, self, may_declare=self._may_declare)
         self._progress = Progress(connection, self._channels.ask_broker)
 
-    def connection_failed(self, connection: BrokerConnection, error: ConnectFailed) -> None:
-        if connection is self._connection:
-            self.failure = error
-            self._down(error.reason, error.kind)
+    def connection_blocked(self, reason: str | None) -> None:
+        self._events.link_blocked(self, reason)
 
-    def connection_lost(self, connection: BrokerConnection, error: ConnectionLost) -> None:
-        if connection is self._connection:
-            self._down(error.reason, error.kind)
-
-    def connection_blocked(self, connection: BrokerConnection, reason: str | None) -> None:
-        if connection is self._connection:
-            self._events.link_blocked(self, reason)
+    def connections_lost(self, loss: Loss) -> None:
+        orphans = self.take_orphans()
+        if self._channels is not None:
+            self._may_declare = self._channels.may_declare
+            self._channels = None
+        if isinstance(loss.error, ConnectFailed):
+            self.failure = loss.error
+        reason, member = loss.reason, self.connections.member
+        self.last_error = f"member {member.address}: {reason}" if member.members else reason
+        self._events.link_down(self, self.last_error, orphans)
 
     # -- what the channels tell --------------------------------------------------------------------------------------
 
     def channels_ready(self) -> None:
-        if self.state is LinkState.CONNECTING:
-            self.state = LinkState.UP
-            self.connecting_since = None
+        if self.state is State.CONNECTING:
             self.failure = None
-            self._backoff.reset()
-            self._members.opened()
+            self.connections.ready()
             self._events.link_up(self)
 
     def channels_broken(self, error: TransportError) -> None:
         if isinstance(error, MessageTooLarge):
             self.size_limit.learn(error.limit, time.monotonic())
-        if isinstance(error, ConnectFailed):
-            self.failure = error
-        self._down(getattr(error, "reason", str(error)), error.kind)
+        self.connections.lose(Loss.of(error))
 
     def messages_denied(self, error: TransportError, unconfirmed: Sequence[Request]) -> None:
         # Confirms come in order, so it is the oldest that was refused; what followed on the channel was ignored.
@@ -300,36 +242,6 @@ class Link:
 
     def failed(self, request: Request, error: Exception) -> None:
         self._events.link_failed_for(request, error, self.publish)
-
-    def _down(self, reason: str, kind: str) -> None:
-        if self.state in (LinkState.IDLE, LinkState.BACKOFF):
-            return
-        reason = printable(reason)  # the broker's words, some of them, or a network's: from here they go everywhere
-        connection, self._connection = self._connection, None
-        was_closed = self.state is LinkState.CLOSED
-        orphans = self.take_orphans()
-        if self._channels is not None:
-            self._may_declare = self._channels.may_declare
-            self._channels = None
-        self.connecting_since = None
-        if connection is not None:
-            connection.abort(reason)
-            if connection.host.members:
-                reason = f"member {connection.host.address}: {reason}"
-        self.last_error = reason
-        self._members.lost()
-        if was_closed:
-            return
-        self.state = LinkState.BACKOFF
-        cap_s = cap_for(kind)
-        self._is_cheap = cap_s is not None
-        self._loop.call_later(self._backoff.next_s(cap_s), self._backoff_over)
-        self._events.link_down(self, reason, orphans)
-
-    def _backoff_over(self) -> None:
-        if self.state is LinkState.BACKOFF:
-            self.state = LinkState.IDLE
-            self._events.link_idle(self)
 
     def take_orphans(self) -> list[Request]:
         """Every request whose outcome went down with the connection."""
@@ -425,8 +337,4 @@ class Link:
     def is_spare(self, now: float, after_s: float) -> bool:
         """Connected, but neither used nor waited for since *after_s*."""
         is_waited_for = bool(self.unconfirmed) or any(path.outstanding for path in self.active.values())
-        return self.is_up and not is_waited_for and now - max(self.used_at, self.up_since) > after_s
-
-    @property
-    def is_gone(self) -> bool:
-        return self._connection is None
+        return self.is_up and not is_waited_for and now - max(self.used_at, self.connections.up_since or 0.0) > after_s

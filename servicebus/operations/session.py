@@ -11,7 +11,7 @@ down and no other channel; a connection that is lost takes down all.
 
 from __future__ import annotations
 
-import os
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
@@ -22,13 +22,14 @@ from typing import Any
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.errors import ConnectFailed, ConnectionLost, TransportError
 from servicebus.operations.session_channel import QueueFacts, SessionChannel
+from servicebus.policy.connection import Event
 from servicebus.transport.amqp import AmqpConnection
+from servicebus.transport.connection_manager import CONNECT_LIMIT_S, ConnectionManager, Loss
 from servicebus.transport.interface import BrokerConnection, Connect
 from servicebus.transport.iothread import client_loop
 
 __all__ = ["Session", "open_session"]
 
-_CONNECT_S = 2.0
 _CLOSE_S = 2.0
 
 
@@ -77,26 +78,22 @@ class Session:
         self._channels: list[SessionChannel] = []
         self.failure: TransportError | None = None
         """Why nothing more can be done with it."""
-        self._connection: BrokerConnection | None = None
         self._opened: Future[None] = Future()
         self._ended: Future[None] = Future()
-
-        def start() -> None:
-            self._connection = connect(
-                self._loop,
-                host,
-                self,
-                label=f"servicebus {purpose} pid {os.getpid()}",
-                heartbeat_s=config.heartbeat_interval,
-                connect_timeout_s=min(timeout_s, _CONNECT_S),
-                handshake_timeout_s=timeout_s,
-                most_bytes=config.max_envelope_bytes if most_bytes is None else most_bytes,
-                fast=config.fast_path,
-            )
-
-        self._loop.post(start)
+        self._manager = ConnectionManager(
+            self._loop,
+            host,
+            config,
+            self,
+            connect,
+            labels=[f"servicebus {purpose}"],
+            timeout_s=timeout_s,
+            most_bytes=most_bytes,
+            after_backoff=Event.STOP,
+        )
+        self._loop.post(lambda: self._manager.connect(time.monotonic()))
         try:
-            self._opened.result(timeout_s + _CONNECT_S)
+            self._opened.result(timeout_s + CONNECT_LIMIT_S)
         except NotInTime:
             self.abort("gave up")
             raise ConnectFailed(host.name, f"no connection within {timeout_s:g} s", kind="unreachable") from None
@@ -122,12 +119,13 @@ class Session:
     @property
     def server_version(self) -> str:
         """What the broker says of itself; empty if nothing."""
-        return self._connection.server_version if self._connection is not None else ""
+        connection = self._manager.connection
+        return connection.server_version if connection is not None else ""
 
     @property
     def blocked(self) -> str | None:
         """The broker's reason while it does not read what we publish."""
-        return self._connection.blocked if self._connection is not None else None
+        return self._manager.blocked
 
     def channel(self, *, confirms: bool = False) -> SessionChannel:
         """Open a channel; with *confirms* it may publish."""
@@ -145,8 +143,8 @@ class Session:
 
     def close(self) -> None:
         """Say goodbye. What was delivered and not acked goes back to its place."""
-        if self.failure is None and self._connection is not None:
-            self._loop.post(self._connection.close)
+        if self.failure is None:
+            self._loop.post(self._say_goodbye)
             with suppress(NotInTime):  # then without its goodbye
                 self._ended.result(_CLOSE_S)
         self.abort("the session was closed")
@@ -157,27 +155,30 @@ class Session:
 
     def _abort(self, reason: str) -> None:
         self.failure = self.failure or ConnectionLost(self.host.name, reason, sent=True)
-        if self._connection is not None:
-            self._connection.abort(reason)
+        self._manager.lose(Loss(reason))
 
-    # -- what the connection tells, in the loop's thread ---------------------------------------------------------------
+    def _say_goodbye(self) -> None:
+        self._manager.stop()
+        for connection in self._manager.connections:
+            connection.close()
 
-    def connection_opened(self, connection: BrokerConnection) -> None:
+    # -- what the manager reports, in the loop's thread ----------------------------------------------------------------
+
+    def connections_open(self) -> None:
+        self._manager.ready()
         self._opened.set_result(None)
 
-    def connection_failed(self, connection: BrokerConnection, error: ConnectFailed) -> None:
-        self.failure = error
-        if not self._opened.done():
-            self._opened.set_exception(error)
-
-    def connection_lost(self, connection: BrokerConnection, error: ConnectionLost) -> None:
-        self.failure = self.failure or error
+    def connections_lost(self, loss: Loss) -> None:
+        failure = self.failure or loss.error or ConnectionLost(self.host.name, loss.reason, sent=True)
+        self.failure = failure
         for channel in list(self._channels):
-            channel.broken(self.failure)
+            channel.broken(failure)
+        if not self._opened.done():
+            self._opened.set_exception(failure)
         if not self._ended.done():
             self._ended.set_result(None)
 
-    def connection_blocked(self, connection: BrokerConnection, reason: str | None) -> None:
+    def connection_blocked(self, reason: str | None) -> None:
         pass  # ``blocked`` is asked for when a wait has failed
 
     # -- for channels --------------------------------------------------------------------------------------------------
@@ -199,12 +200,12 @@ class Session:
 
     def adopt(self, channel: SessionChannel, open_it: Callable[[BrokerConnection], None]) -> None:
         """Have *open_it* called with the connection, in the loop's thread, if that still lives."""
-        assert self._connection is not None
-        if self.failure is not None or not self._connection.is_open:
+        connection = self._manager.connection
+        if self.failure is not None or connection is None or not connection.is_open:
             channel.broken(self.failure or ConnectionLost(self.host.name, "the connection is closed", sent=False))
             return
         self._channels.append(channel)
-        open_it(self._connection)
+        open_it(connection)
 
     def forget(self, channel: SessionChannel) -> None:
         """*channel* is closed."""

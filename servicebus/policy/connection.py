@@ -1,4 +1,4 @@
-"""The life of a connection to one broker, as a table. The docs draw their diagram from it."""
+"""The states of the connections to one broker, as a table. The docs draw their diagram from it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from servicebus.errors import LifecycleError
 class State(str, Enum):
     IDLE = "idle"
     CONNECTING = "connecting"
-    CONSUMING = "consuming"
+    UP = "up"
     BACKOFF = "backoff"
     DRAINING = "draining"
     CLOSED = "closed"
@@ -23,6 +23,8 @@ class Event(str, Enum):
     OPENED = "opened"
     LOST = "lost"
     RETRY = "retry"
+    REST = "rest"
+    """No connection is wanted until the next ``START``."""
     STOP = "stop"
     DRAINED = "drained"
 
@@ -31,9 +33,9 @@ class Event(str, Enum):
 
 TRANSITIONS: dict[State, dict[Event, State]] = {
     State.IDLE: {Event.START: State.CONNECTING, Event.STOP: State.CLOSED},
-    State.CONNECTING: {Event.OPENED: State.CONSUMING, Event.LOST: State.BACKOFF, Event.STOP: State.CLOSED},
-    State.CONSUMING: {Event.LOST: State.BACKOFF, Event.STOP: State.DRAINING},
-    State.BACKOFF: {Event.RETRY: State.CONNECTING, Event.STOP: State.CLOSED},
+    State.CONNECTING: {Event.OPENED: State.UP, Event.LOST: State.BACKOFF, Event.STOP: State.CLOSED},
+    State.UP: {Event.LOST: State.BACKOFF, Event.REST: State.IDLE, Event.STOP: State.DRAINING},
+    State.BACKOFF: {Event.RETRY: State.CONNECTING, Event.REST: State.IDLE, Event.STOP: State.CLOSED},
     State.DRAINING: {Event.DRAINED: State.CLOSED, Event.LOST: State.CLOSED},
     State.CLOSED: {},
 }

@@ -55,7 +55,7 @@ class DelayedMessages:
 
     def _held_long_enough(self, claim: Claim, due_ms: int) -> None:
         is_leaving = self._consumer.state in (State.DRAINING, State.CLOSED)
-        if self._generation != self._consumer.generation or is_leaving:
+        if self._generation != self._consumer.epoch or is_leaving:
             return  # the broker gives it to somebody else when this connection ends
         settler, remaining_s = self._consumer.settler, _remaining_s(due_ms)
         if remaining_s > DUE_S:

@@ -51,7 +51,7 @@ class LegacyQueue:
         return f"<LegacyQueue node {self._config.node_name} held={len(self._held)}>"
 
     def _script(self, keep: Keep) -> Script:
-        generation = self._consumer.generation
+        generation = self._consumer.epoch
         # The very attributes of 2.x: with any other its agents and Senders were refused by the broker (406), or we.
         exchange, queue = self._config.compat_exchange_name, node_queue(self._config.node_name)
         yield declare_exchange(exchange, durable=False)
@@ -102,5 +102,5 @@ class LegacyQueue:
         held, self._held = self._held, deque()
         for delivery, generation in held:
             # What an older connection delivered, the broker has given out anew.
-            if generation == self._consumer.generation:
+            if generation == self._consumer.epoch:
                 self._take(delivery, generation)

@@ -61,11 +61,11 @@ class PingWatcher:
         """Do what is due; gives the seconds until the next step."""
         consumer = self._consumer
         since = consumer.consuming_since
-        if since is None or consumer.state not in (State.CONSUMING, State.DRAINING) or consumer.blocked:
+        if since is None or consumer.state not in (State.UP, State.DRAINING) or consumer.blocked:
             self._generation, self._idle_at = -1, now
             return _STEP_S
-        if consumer.generation != self._generation:
-            self._generation, self._clock = consumer.generation, self._new_clock(max(since, self._idle_at))
+        if consumer.epoch != self._generation:
+            self._generation, self._clock = consumer.epoch, self._new_clock(max(since, self._idle_at))
             self._look_at = self._clock.heard_at + _LOOK_S
         wake_at = self._check(self._clock, now)
         if now >= self._look_at:

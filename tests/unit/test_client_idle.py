@@ -7,13 +7,14 @@ from typing import Any
 
 from servicebus.client.compat_path import MOST_HEARD, TrackingProtocolV2
 from servicebus.client.hosts import SPARE_AFTER_S
-from servicebus.client.link import Link, LinkState
+from servicebus.client.link import Link
 from servicebus.client.nodes import KEPT_S, RESENDS_FLOOR, Budgets, IdleNodes
 from servicebus.client.path import Path
 from servicebus.client.pending import PendingRequests
 from servicebus.client.request import Request
 from servicebus.client.watch import PathWatch, Pinger
 from servicebus.configuration import Configuration
+from servicebus.policy.connection import State
 from servicebus.protocol.interface import OutgoingPublish
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
@@ -38,7 +39,7 @@ class Connection:
     """One that is up, and its channels, which swallow everything."""
 
     blocked = None
-    is_open = True
+    is_usable = True
     bytes_received = 0
 
     def __init__(self) -> None:
@@ -63,7 +64,8 @@ class World:
         self.connections = [Connection() for _ in self.links]
         for link, connection in zip(self.links, self.connections, strict=True):
             anything: Any = connection
-            link.state, link._connection, link._channels = LinkState.UP, anything, anything
+            link.connections.state, link.connections.connections = State.UP, (anything,)
+            link._channels = anything
         self.pending = PendingRequests()
         self.budgets = Budgets(self.links)
         self.idle = IdleNodes(self.links, self.budgets, self.pending.is_awaited)

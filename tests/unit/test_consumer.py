@@ -49,11 +49,11 @@ class Place:
         control = ControlLane(CONFIG, keyring, ProtocolV2(CONFIG, keyring), self.dispatcher)
         self.consumer = NodeConsumer(self.loop, CONFIG.hosts[0], CONFIG, settler, control)
         self.connections: list[Any] = [Connection(), Connection()]
-        self.consumer._connections = list(self.connections)
+        self.consumer.connections.connections = tuple(self.connections)
 
     def say(self, connection: Any, reason: str | None) -> None:
         connection.blocked = reason
-        self.consumer.connection_blocked(connection, reason)
+        self.consumer.connections.connection_blocked(connection, reason)
 
 
 @pytest.fixture
@@ -82,12 +82,13 @@ def test_what_a_stale_connection_says_of_an_alarm_is_ignored(
     stale = place.connections[0]
     if is_blocked_before:
         place.say(stale, "low on memory")
-    place.consumer._connections = [Connection(), Connection()]  # type: ignore[list-item]
+    newer: list[Any] = [Connection(), Connection()]
+    place.consumer.connections.connections = tuple(newer)
     assert place.consumer.blocked is None
     caplog.clear()
     place.say(stale, "low on memory")
     assert place.consumer.blocked is None
-    place.consumer._connections[0].blocked = "low on disk"
+    newer[0].blocked = "low on disk"
     place.say(stale, None)
     assert place.consumer.blocked == "low on disk"
     assert caplog.records == []
@@ -96,14 +97,18 @@ def test_what_a_stale_connection_says_of_an_alarm_is_ignored(
 @pytest.mark.parametrize("first", [0, 1])
 def test_the_connection_that_is_closed_first_does_not_cut_the_other_off(place: Place, first: int) -> None:
     """A reset drops what the broker has not read yet: the last acks. It would deliver handled messages again."""
-    place.consumer.state = State.CONSUMING
+    place.consumer.connections.state = State.UP
     place.consumer.stop()
     place.consumer.close()
     place.connections[first].is_open = False
-    place.consumer.connection_lost(place.connections[first], ConnectionLost("mq-a", "Normal shutdown", sent=True))
+    place.consumer.connections.connection_lost(
+        place.connections[first], ConnectionLost("mq-a", "Normal shutdown", sent=True)
+    )
     assert not place.consumer.is_closed
     place.connections[1 - first].is_open = False
-    place.consumer.connection_lost(place.connections[1 - first], ConnectionLost("mq-a", "Normal shutdown", sent=True))
+    place.consumer.connections.connection_lost(
+        place.connections[1 - first], ConnectionLost("mq-a", "Normal shutdown", sent=True)
+    )
     assert place.consumer.is_closed
     assert [connection.goodbyes for connection in place.connections] == [["close"], ["close"]]
 

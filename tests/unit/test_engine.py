@@ -296,7 +296,7 @@ def test_messages_leave_a_broker_that_is_blocked(bus: VirtualBus) -> None:
     assert "blocked by the broker (low on disk)" in bus.engine.status()["hosts"][0]["reason"]
     bus.brokers[0].unblock()
     bus.time.settle()
-    assert bus.links[0].blocked is None and bus.links[0].trust.is_healthy
+    assert bus.links[0].connections.blocked is None and bus.links[0].trust.is_healthy
     assert '"order"' in node.messages
 
 
@@ -312,7 +312,7 @@ def test_at_the_end_every_request_fails_and_every_connection_is_closed(bus: Virt
     bus.time.advance(1)
     assert all(isinstance(call.exception(), CallError) for call in calls)
     assert len(node.cancelled) == 2
-    assert [link.is_gone for link in links] == [True, True]
+    assert [link.connections.is_gone for link in links] == [True, True]
     assert engine.status()["travelling"] == 0
 
 

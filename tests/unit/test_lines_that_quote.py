@@ -48,7 +48,7 @@ def blocked() -> None:
     connection._tell_blocked = lambda reason: AmqpConnection._tell_blocked(connection, reason)
     AmqpConnection._on_blocked(connection, None, SimpleNamespace(method=SimpleNamespace(reason=HOSTILE)))
     assert told == [SHOWN] == [connection.blocked]
-    link: Any = SimpleNamespace(blocked=connection.blocked)
+    link: Any = SimpleNamespace(connections=SimpleNamespace(blocked=connection.blocked))
     RateLimitedLog(logging.getLogger("test"), "mq-a").warning(Link.describe(link))
 
 

@@ -109,10 +109,10 @@ def test_it_is_up_when_both_channels_are_open_and_the_exchange_returns_what_no_q
     assert owner.link.describe() == "not tried yet" and owner.link.can_start
     owner.link.connect(owner.time.now)
     assert owner.link.describe() == "no answer to the first attempt yet"
-    assert not (owner.link.can_start or owner.link.is_usable or owner.link.is_gone)
+    assert not (owner.link.can_start or owner.link.is_usable or owner.link.connections.is_gone)
     link = owner.up()
     assert owner.told == ["up"]
-    assert link.is_usable and link.connecting_since is None and link.failure is None
+    assert link.is_usable and link.connections.connecting_since is None and link.failure is None
     assert list(owner.broker.exchanges) == ["servicebus"]
     assert owner.returned == [], "the probe is nobody's"
     assert link.describe() == "connected"
@@ -160,10 +160,12 @@ def test_a_failed_attempt_is_told_and_followed_by_a_pause(owner: Owner) -> None:
     owner.link.connect(owner.time.now)
     owner.time.settle()
     assert owner.told == ["down: connection refused"]
-    assert owner.link.is_pausing and owner.link.is_gone
+    assert owner.link.connections.is_pausing and owner.link.connections.is_gone
     assert isinstance(owner.link.failure, ConnectFailed)
-    assert not owner.link.can_hurry(owner.time.now + 0.19)
-    assert owner.link.can_hurry(owner.time.now + 0.2), "an attempt that cost nobody anything may be repeated"
+    assert not owner.link.connections.can_hurry(owner.time.now + 0.19)
+    assert owner.link.connections.can_hurry(owner.time.now + 0.2), (
+        "an attempt that cost nobody anything may be repeated"
+    )
     owner.time.advance(0.2)
     assert owner.told[-1] == "idle" and owner.link.can_start
 
@@ -182,7 +184,7 @@ def test_pauses_grow_and_are_short_for_hosts_that_only_refuse(owner: Owner) -> N
 
     assert 0.5 < pauses("refused") <= 1.0
     assert 7.0 < pauses("credentials") <= 15.0
-    assert not owner.link.is_pausing or owner.link.can_hurry(owner.time.now) is False
+    assert not owner.link.connections.is_pausing or owner.link.connections.can_hurry(owner.time.now) is False
 
 
 def test_a_success_begins_the_pauses_anew(owner: Owner) -> None:
@@ -207,7 +209,7 @@ def test_what_was_on_its_way_comes_back_with_the_connection(owner: Owner) -> Non
     owner.time.settle()
     assert owner.told == ["up", "down: reset"]
     assert owner.orphans == [sent, call]
-    assert link.last_error == "reset" and link.is_gone
+    assert link.last_error == "reset" and link.connections.is_gone
     assert link.paths[NODE].outstanding == {} and link.unconfirmed == 0
     assert link.path(NODE, owner.time.now) is link.paths[NODE], "what is known of the node is kept"
 
@@ -226,15 +228,15 @@ def test_a_connection_that_rests_is_opened_again_when_it_is_wanted(owner: Owner)
 
 def test_what_an_older_connection_says_concerns_nobody(owner: Owner) -> None:
     link = owner.up()
-    former: Any = link._connection
+    former: Any = link.connections.connection
     link.rest()
     link.connect(owner.time.now)
-    link.connection_blocked(former, "low on memory")
-    link.connection_lost(former, "lost")  # type: ignore[arg-type]
-    link.connection_failed(former, "failed")  # type: ignore[arg-type]
-    assert owner.told == ["up"] and not link.is_gone
+    link.connections.connection_blocked(former, "low on memory")
+    link.connections.connection_lost(former, "lost")  # type: ignore[arg-type]
+    link.connections.connection_failed(former, "failed")  # type: ignore[arg-type]
+    assert owner.told == ["up"] and not link.connections.is_gone
     late = owner.broker.connect(
-        owner.loop, link.host, link,
+        owner.loop, link.host, link.connections,
         label="late", heartbeat_s=5, connect_timeout_s=1.0, handshake_timeout_s=1.0, most_bytes=1,
     )  # fmt: skip
     owner.time.settle()
@@ -254,7 +256,7 @@ def test_the_end_says_goodbye_and_nothing_comes_after_it(owner: Owner) -> None:
     link = owner.up()
     link.close()
     owner.time.advance(60)
-    assert owner.told == ["up"] and link.is_gone
+    assert owner.told == ["up"] and link.connections.is_gone
     assert link.state.value == "closed"
     link.connect(owner.time.now)
     assert owner.broker.connects == 1
@@ -265,7 +267,7 @@ def test_the_end_cuts_an_attempt_short(owner: Owner) -> None:
     owner.link.connect(owner.time.now)
     owner.link.close()
     owner.time.settle()
-    assert owner.link.is_gone and owner.told == []
+    assert owner.link.connections.is_gone and owner.told == []
 
 
 def test_members_of_a_cluster_are_tried_in_turn_and_named(time: VirtualTime) -> None:
@@ -379,7 +381,7 @@ def test_a_blocked_broker_is_of_no_use(owner: Owner) -> None:
     owner.publish()
     owner.time.settle()
     assert owner.told[-1] == "blocked: low on memory"
-    assert (link.blocked, link.is_usable, link.is_up) == ("low on memory", False, True)
+    assert (link.connections.blocked, link.is_usable, link.is_up) == ("low on memory", False, True)
     assert link.describe() == "blocked by the broker (low on memory)"
     owner.broker.unblock()
     owner.time.settle()

@@ -46,7 +46,7 @@ class Channel:
 
 class Rig:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.is_open = True
+        self.is_open, self.blocked = True, None
         self.opened: list[Channel] = []
         self.confirms: dict[str, bool] = {}
         self.lost: list[list[str]] = []
@@ -99,7 +99,7 @@ def test_after_a_nack_messages_wait_for_the_others_confirms_and_go_over_a_new_ch
     assert rig.sends.published == ["refused", "beside it"]
     rig.answer(rig.sends, 2, is_ack=True)
     assert rig.sends.is_asked_to_close
-    assert rig.channels.is_open, "calls go on, and messages are taken"
+    assert rig.channels.is_usable, "calls go on, and messages are taken"
     rig.send("third")
     oldest = rig.channels.oldest_unconfirmed()
     assert oldest is not None and oldest.id == "first", "a broker that never answers is found by it"

@@ -32,7 +32,7 @@ def test_the_usual_life_of_a_connection() -> None:
     state = State.IDLE
     for event in (Event.START, Event.LOST, Event.RETRY, Event.OPENED, Event.LOST, Event.RETRY, Event.OPENED):
         state = after(state, event)
-    assert state is State.CONSUMING
+    assert state is State.UP
     assert after(after(state, Event.STOP), Event.DRAINED) is State.CLOSED
 
 

@@ -14,7 +14,7 @@ import pytest
 from servicebus.cli.broker import broker
 from servicebus.cli.group import Failure
 from servicebus.cli.main import Lines
-from servicebus.client.link import Link, LinkState
+from servicebus.client.link import Link
 from servicebus.client.path import Path
 from servicebus.client.pending import PendingRequests
 from servicebus.client.request import Request
@@ -24,6 +24,7 @@ from servicebus.client.watch import PathWatch, Pinger
 from servicebus.configuration import Configuration
 from servicebus.errors import ConnectFailed, ConnectionLost, EnvelopeError, ServiceBusy, TransportError
 from servicebus.operations.publications import Publication, Publications
+from servicebus.policy.connection import State
 from servicebus.policy.liveness import PingClock
 from servicebus.policy.size_limit import SizeLimit
 from servicebus.runtime.publisher import Publisher
@@ -62,17 +63,19 @@ def ended(tell: Callable[[Link, Any], None]) -> Link:
     loop: Any = SimpleNamespace(call_later=lambda *_: None)
     link = Link(loop, HOST, CONFIG, [version], nobody, nobody)
     connection: Any = Connection()
-    link.state, link._connection = LinkState.UP, connection
+    link.connections.state, link.connections.connections = State.UP, (connection,)
     tell(link, connection)
     return link
 
 
 def never_opened() -> str:
-    return ended(lambda link, mine: link.connection_failed(mine, ConnectFailed("mq-a", HOSTILE))).describe()
+    return ended(lambda link, mine: link.connections.connection_failed(mine, ConnectFailed("mq-a", HOSTILE))).describe()
 
 
 def lost() -> str:
-    return ended(lambda link, mine: link.connection_lost(mine, ConnectionLost("mq-a", HOSTILE, sent=True))).last_error
+    return ended(
+        lambda link, mine: link.connections.connection_lost(mine, ConnectionLost("mq-a", HOSTILE, sent=True))
+    ).last_error
 
 
 def channel_lost() -> str:

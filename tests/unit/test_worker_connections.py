@@ -62,7 +62,7 @@ def test_it_declares_its_queues_and_consumes_them(worker: VirtualWorker) -> None
     }
     assert broker.queues[f"{NODE}.rpc"].auto_delete and not broker.queues[f"{NODE}.messages"].auto_delete
     assert len(broker.sessions) == 2, "one consumes, one publishes"
-    assert (worker.state, worker.error, worker.consumer.generation) == ("consuming", "", 1)
+    assert (worker.state, worker.error, worker.consumer.epoch) == ("consuming", "", 1)
     assert worker.consumer.is_whole and worker.consumer.consuming_since == worker.time.now
 
 
@@ -102,7 +102,7 @@ def test_a_lost_pair_is_opened_again_and_what_runs_meanwhile_is_answered_once(
     bus.time.settle()
     assert worker.state == "backoff" and worker.consumer.consuming_since is None
     bus.time.advance(2)
-    assert (worker.state, worker.consumer.generation) == ("consuming", 3)
+    assert (worker.state, worker.consumer.epoch) == ("consuming", 3)
     service.let_go()
     assert bus.result(future) == "slow"
     bus.time.advance(1)
@@ -139,7 +139,7 @@ def test_a_network_that_swallows_everything_is_found_by_the_echo(
 
 def test_an_idle_worker_is_not_reconnected(worker: VirtualWorker) -> None:
     worker.time.advance(300)
-    assert (worker.state, worker.consumer.generation) == ("consuming", 1)
+    assert (worker.state, worker.consumer.epoch) == ("consuming", 1)
 
 
 def test_under_an_alarm_it_waits_without_a_complaint_and_goes_on_afterwards(
@@ -149,12 +149,12 @@ def test_under_an_alarm_it_waits_without_a_complaint_and_goes_on_afterwards(
     bus.time.advance(60)
     assert worker.consumer.blocked == "low on memory"
     assert worker.consumer.snapshot()["blocked"] == "low on memory"
-    assert worker.consumer.generation == 1
+    assert worker.consumer.epoch == 1
     worker.broker.unblock()
     bus.time.advance(1)
     assert worker.consumer.blocked is None
     bus.time.advance(60)
-    assert worker.consumer.generation == 1
+    assert worker.consumer.epoch == 1
     assert bus.result(bus.call("after")) == "after"
 
 
@@ -172,7 +172,7 @@ def test_a_queue_that_was_deleted_is_there_again(bus: VirtualBus, worker: Virtua
 def test_bindings_that_were_deleted_are_there_again(bus: VirtualBus, worker: VirtualWorker) -> None:
     worker.broker._bindings.clear()
     bus.time.advance(11)
-    assert worker.consumer.generation == 1
+    assert worker.consumer.epoch == 1
     assert bus.result(bus.call("after")) == "after"
 
 
@@ -341,7 +341,7 @@ def test_a_mark_that_is_taken_away_while_leaving_changes_nothing(bus: VirtualBus
     bus.time.until(lambda: worker.state == "leaving")
     unmark()
     bus.time.advance(1)
-    assert (worker.state, worker.consumer.generation) == ("consuming", 1)
+    assert (worker.state, worker.consumer.epoch) == ("consuming", 1)
     service.let_go()
     bus.time.advance(1)
     assert bus.result(bus.call("again")) == "again"
