@@ -327,10 +327,10 @@ class Sender:
 
 
 def _submit(session: SenderSession, request: Request) -> Future[Any]:
-    promise = request.promise()
-    promise.on_cancel, promise.on_wait = session.give_up, session.await_end
+    future = request.future()
+    future.on_cancel, future.on_wait = session.give_up, session.await_end
     session.engine.submit(request)
-    return promise
+    return future
 
 
 def _renew_lock_in_child() -> None:

@@ -1,4 +1,4 @@
-"""What a caller gets: CallFuture, the Future of one who does not wait, and Receipt, what ``send()`` returns."""
+"""CallFuture, which ``call_async()`` and ``send_async()`` return, and Receipt, the result of ``send()``."""
 
 from __future__ import annotations
 
@@ -42,31 +42,31 @@ LOOK_S = 1.0
 _OVER = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
 
 _claim = threading.RLock()
-"""Its holder decides whether a CallFuture is kept before anybody looks. Held for a few steps; one for all, so that a
-fork can renew it; reentrant, since a signal handler may interrupt its holder."""
+"""Guards whether a CallFuture ends or gets its condition first. Held for a few steps; one for all, so that a fork can
+renew it; reentrant, since a signal handler may interrupt its holder."""
 
 
 class CallFuture(Future[Any]):
-    """The caller's end of a request. Who cancels it has given up, which the engine is told.
+    """The Future of a request. Cancelling it cancels the request.
 
-    Once it has ended it knows the request by its id only: two objects that know each other have to be collected as
-    garbage, and what a program keeps of a million calls would be a million requests.
+    Once it has ended it refers to the request by its id only: objects in a circle are freed by the garbage collector
+    alone, and a program that keeps the futures of a million calls would keep a million requests.
 
-    A Future makes a condition, which costs more than all the rest of it, and two lists. Most are waited for by nobody:
-    their callers come when they are kept. So this one makes its own when somebody comes sooner.
+    A Future makes a condition, which costs more than all the rest of it, and two lists. Most futures are asked for
+    their result after they have ended. So this one makes its own when a thread waits or adds a callback before.
     """
 
     wire_id = ""
     on_cancel: Callable[[str], None] | None = None
     on_wait: Callable[[Callable[[], bool]], None] | None = None
-    """What a thread does that waits, given a function that says whether this is done; it may come back sooner."""
+    """Called by a thread that waits, with a function that returns whether this is done; it may return sooner."""
 
     is_overdue: Callable[[], bool] | None = None
     """Asked now and then by a thread that waits without a timeout: whether nothing will end this any more."""
 
     _made: threading.Condition | None = None
 
-    # What Future's own methods know of it. They hold the condition whenever they touch the lists.
+    # Attributes of Future. Its methods hold the condition whenever they touch the lists.
     _result = None
     _exception = None
     _waiters: list[Any]
@@ -85,13 +85,13 @@ class CallFuture(Future[Any]):
 
     def set_result(self, result: Any) -> None:
         with _claim:
-            if self._made is None and self._state == PENDING:  # nobody waits, has cancelled it, or left a callback
+            if self._made is None and self._state == PENDING:  # no thread waits, has cancelled it, or added a callback
                 self._result = result
                 self._state = FINISHED
                 return
         super().set_result(result)
 
-    # Whoever sees the state needs no lock for what was set before it.
+    # The state is set last, so a thread that reads it needs no lock for the rest.
 
     def done(self) -> bool:
         return self._state in _OVER
@@ -124,7 +124,7 @@ class CallFuture(Future[Any]):
                 super().exception(LOOK_S)
 
     def _invoke_callbacks(self) -> None:
-        """As Future's, but whatever one of them raises ends neither the thread nor the others (SystemExit, too)."""
+        """As Future's, but an exception of one of them ends neither the thread nor the others (SystemExit, too)."""
         for callback in self._done_callbacks:
             try:
                 callback(self)

@@ -283,7 +283,7 @@ class Outbox:
         line.on_way, line.has_failed = len(messages), False
         for request in self._requests(messages):
             assert request.options is not None
-            request.promise().add_done_callback(partial(self._ended, line, request.options.row, request.id))
+            request.future().add_done_callback(partial(self._ended, line, request.options.row, request.id))
             self._publish(request, now)
 
     def _requests(self, messages: Iterable[Stored]) -> list[Request]:

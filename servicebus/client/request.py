@@ -48,7 +48,7 @@ class MessageOptions:
 class Request:
     """What is asked, until it has ended. Made in the caller's thread, then the engine's alone.
 
-    Its caller waits here (``wait()``), or holds a ``promise()``. Times are ``time.monotonic()``. ``body`` is made once
+    Its caller waits here (``wait()``), or holds a ``future()``. Times are ``time.monotonic()``. ``body`` is made once
     the version is known in which it is sent, and does not change. It is what is published, but for the later attempts
     of a call: each of those is signed by itself, with its number, under the same id (``token_of()``).
     """
@@ -57,9 +57,9 @@ class Request:
         "_answer",
         "_error",
         "_forks",
+        "_future",
         "_has_ended",
         "_is_abandoned",
-        "_promise",
         "_tokens",
         "_unsettled",
         "_waiter",
@@ -164,7 +164,7 @@ class Request:
         self._answer: Any = None
         self._error: BaseException | None = None
         self._waiter: Lock | None = None
-        self._promise: CallFuture | None = None
+        self._future: CallFuture | None = None
         self.refusals = 0
         """How often its service was busy."""
         self.refused_with = ""
@@ -246,18 +246,18 @@ class Request:
     @property
     def is_done(self) -> bool:
         """Answered, failed, or given up by its caller."""
-        return self._has_ended or self._is_abandoned or (self._promise is not None and self._promise.was_cancelled)
+        return self._has_ended or self._is_abandoned or (self._future is not None and self._future.was_cancelled)
 
     def has_ended(self) -> bool:
         """Answered or failed; for any thread."""
         return self._has_ended
 
-    def promise(self) -> CallFuture:
+    def future(self) -> CallFuture:
         """A Future for its end; only before it is given to the engine."""
-        if self._promise is None:
-            self._promise = CallFuture()
-            self._promise.wire_id, self._promise.is_overdue = self.id, self.is_overdue
-        return self._promise
+        if self._future is None:
+            self._future = CallFuture()
+            self._future.wire_id, self._future.is_overdue = self.id, self.is_overdue
+        return self._future
 
     def wait(self) -> Any:
         """Wait for its end, in the one thread that asked; gives the answer or raises what it failed with."""
@@ -294,14 +294,14 @@ class Request:
         self._is_abandoned = not self._has_ended
         return self._is_abandoned
 
-    # The promise first: whoever turns the loop may be interrupted at any point, and what has not ended is ended again,
+    # The future first: the thread that runs the loop may be interrupted anywhere; what has not ended is ended again,
     # by its deadline at the latest.
 
     def complete(self, answer: Any) -> None:
         if not self._has_ended:
-            if self._promise is not None:
+            if self._future is not None:
                 try:  # noqa: SIM105 - suppress() takes longer than all the rest of this
-                    self._promise.set_result(answer)
+                    self._future.set_result(answer)
                 except InvalidStateError:  # cancelled by its caller, who does not want to know
                     pass
             self._answer = answer
@@ -309,15 +309,15 @@ class Request:
 
     def fail(self, error: BaseException) -> None:
         if not self._has_ended:
-            if self._promise is not None:
+            if self._future is not None:
                 with suppress(InvalidStateError):
-                    self._promise.set_exception(error)
+                    self._future.set_exception(error)
             self._error = error
             self._end()
 
     def _end(self) -> None:
         self._has_ended = True
-        if self._promise is not None:
-            self._promise.is_overdue = None
+        if self._future is not None:
+            self._future.is_overdue = None
         if self._waiter is not None:
             self._waiter.release()

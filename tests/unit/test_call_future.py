@@ -22,20 +22,20 @@ SOON_S = 10.0
 ROUNDS = 2000
 
 
-def test_a_cancelled_promise_tells_of_it_once() -> None:
-    promise, told = CallFuture(), []
-    promise.wire_id, promise.on_cancel = "x-1", told.append
-    assert promise.cancel() and promise.cancel()
+def test_a_cancelled_future_reports_it_once() -> None:
+    future, told = CallFuture(), []
+    future.wire_id, future.on_cancel = "x-1", told.append
+    assert future.cancel() and future.cancel()
     assert told == ["x-1"]
-    assert promise.was_cancelled and promise.cancelled() and promise.done()
+    assert future.was_cancelled and future.cancelled() and future.done()
 
 
-def test_a_promise_that_was_kept_cannot_be_cancelled() -> None:
-    promise, told = CallFuture(), []
-    promise.on_cancel = told.append
-    promise.set_result(3)
-    assert not promise.cancel()
-    assert told == [] and not promise.was_cancelled
+def test_a_future_that_has_ended_cannot_be_cancelled() -> None:
+    future, told = CallFuture(), []
+    future.on_cancel = told.append
+    future.set_result(3)
+    assert not future.cancel()
+    assert told == [] and not future.was_cancelled
 
 
 @pytest.mark.parametrize(
@@ -43,19 +43,19 @@ def test_a_promise_that_was_kept_cannot_be_cancelled() -> None:
     [
         lambda request: request.complete(3),
         lambda request: request.fail(ValueError()),
-        lambda request: request.promise().cancel(),
+        lambda request: request.future().cancel(),
     ],
     ids=["completed", "failed", "cancelled"],
 )
 def test_what_a_program_keeps_of_a_call_is_not_its_request(end: Callable[[Request], Any]) -> None:
     """Freed at once, without the garbage collector: a caller of 13,000 a second would wait for it all the time."""
     request = Request(1, "kept-1", Address("N", "c", "n"), Kind.CALL, b"", timeout_s=60.0)
-    promise = request.promise()
+    future = request.future()
     gc.disable()
     try:
         end(request)
         del request
-        assert promise.done()
+        assert future.done()
         assert not [each for each in gc.get_objects() if isinstance(each, Request) and each.id == "kept-1"]
     finally:
         gc.enable()
@@ -109,72 +109,72 @@ def test_it_is_seen_as_a_future_is(ending: Callable[[Future[Any]], Any], is_look
 
 
 def test_it_is_kept_once() -> None:
-    for promise in (CallFuture(), CallFuture()):
-        promise.set_result(1)
-        for again in (lambda it=promise: it.set_result(2), lambda it=promise: it.set_exception(KeyError())):
+    for future in (CallFuture(), CallFuture()):
+        future.set_result(1)
+        for again in (lambda it=future: it.set_result(2), lambda it=future: it.set_exception(KeyError())):
             with pytest.raises(InvalidStateError):
                 again()
-        assert promise.result() == 1
-    promise = CallFuture()
-    promise.cancel()
+        assert future.result() == 1
+    future = CallFuture()
+    future.cancel()
     with pytest.raises(InvalidStateError):
-        promise.set_result(2)
+        future.set_result(2)
     with pytest.raises(CancelledError):
-        promise.result()
+        future.result()
 
 
 def test_who_waits_may_be_of_use_meanwhile() -> None:
-    promise = CallFuture()
+    future = CallFuture()
     asked: list[Callable[[], bool]] = []
 
     def on_wait(is_over: Callable[[], bool]) -> None:
         asked.append(is_over)
         assert not is_over()
-        promise.set_result(5)
+        future.set_result(5)
         assert is_over()
 
-    promise.on_wait = on_wait
-    assert promise.result() == 5
+    future.on_wait = on_wait
+    assert future.result() == 5
     assert len(asked) == 1
 
 
 def raced(look: Callable[[CallFuture], Any]) -> list[Any]:
-    """What *look* gave in another thread, each time while the promise was being kept."""
+    """What *look* gave in another thread, each time while the future was ending."""
     seen: list[Any] = []
-    promises = [CallFuture() for _ in range(ROUNDS)]
+    futures = [CallFuture() for _ in range(ROUNDS)]
     start = threading.Barrier(2, timeout=SOON_S)
 
     def others() -> None:
         start.wait()
-        seen.extend(look(promise) for promise in promises)
+        seen.extend(look(future) for future in futures)
 
     thread = threading.Thread(target=others, daemon=True)
     thread.start()
     start.wait()
-    for number, promise in enumerate(promises):
+    for number, future in enumerate(futures):
         try:
-            promise.set_result(number)
+            future.set_result(number)
         except InvalidStateError:
-            assert promise.cancelled()
+            assert future.cancelled()
     thread.join(SOON_S)
     assert not thread.is_alive(), "a waiter was not woken"
     return seen
 
 
 def test_whoever_waits_at_that_moment_is_woken() -> None:
-    assert raced(lambda promise: promise.result(timeout=SOON_S)) == list(range(ROUNDS))
+    assert raced(lambda future: future.result(timeout=SOON_S)) == list(range(ROUNDS))
 
 
 def test_whoever_waits_for_several_at_that_moment_is_woken() -> None:
-    assert all(not left for _, left in raced(lambda promise: wait([promise], timeout=SOON_S)))
-    assert raced(lambda promise: next(as_completed([promise], timeout=SOON_S)).result()) == list(range(ROUNDS))
+    assert all(not left for _, left in raced(lambda future: wait([future], timeout=SOON_S)))
+    assert raced(lambda future: next(as_completed([future], timeout=SOON_S)).result()) == list(range(ROUNDS))
 
 
 def test_a_callback_that_is_left_at_that_moment_is_called_once() -> None:
     calls: list[int] = []
 
-    def look(promise: CallFuture) -> int:
-        promise.add_done_callback(lambda done: calls.append(done.result()))
+    def look(future: CallFuture) -> int:
+        future.add_done_callback(lambda done: calls.append(done.result()))
         return 0
 
     raced(look)
@@ -184,20 +184,20 @@ def test_a_callback_that_is_left_at_that_moment_is_called_once() -> None:
 def test_it_is_either_cancelled_or_kept() -> None:
     told: list[str] = []
 
-    def look(promise: CallFuture) -> tuple[bool, CallFuture]:
-        promise.on_cancel = told.append
-        return promise.cancel(), promise
+    def look(future: CallFuture) -> tuple[bool, CallFuture]:
+        future.on_cancel = told.append
+        return future.cancel(), future
 
     ends = raced(look)
-    assert all(promise.cancelled() is is_cancelled and promise.done() for is_cancelled, promise in ends)
+    assert all(future.cancelled() is is_cancelled and future.done() for is_cancelled, future in ends)
     assert len(told) == sum(is_cancelled for is_cancelled, _ in ends)
 
 
 def test_asyncio_takes_it() -> None:
     async def ask() -> Any:
-        promise = CallFuture()
-        threading.Timer(0.0, partial(promise.set_result, 7)).start()
-        return await asyncio.wait_for(asyncio.wrap_future(promise), SOON_S)
+        future = CallFuture()
+        threading.Timer(0.0, partial(future.set_result, 7)).start()
+        return await asyncio.wait_for(asyncio.wrap_future(future), SOON_S)
 
     assert asyncio.run(ask()) == 7
 
@@ -219,9 +219,9 @@ def test_a_fork_while_another_thread_keeps_one_harms_no_child() -> None:
     is_held.wait(SOON_S)
     child = os.fork()
     if child == 0:
-        promise = CallFuture()
-        promise.set_result(1)
-        os._exit(0 if promise.result() == 1 else 1)
+        future = CallFuture()
+        future.set_result(1)
+        os._exit(0 if future.result() == 1 else 1)
     may_go.set()
     thread.join(SOON_S)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

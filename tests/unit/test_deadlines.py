@@ -59,19 +59,19 @@ def test_whoever_is_interrupted_as_he_ends_one_leaves_it_to_its_deadline(
     """A thread that waits for an answer of its own turns the loop, and Ctrl-C may come at any point."""
     deadlines, waiting = Deadlines(), request(1, 5.0)
     deadlines.add(waiting, waiting.deadline)
-    promise = waiting.promise()
+    future = waiting.future()
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(promise, name, interrupted)
+        patched.setattr(future, name, interrupted)
         with pytest.raises(KeyboardInterrupt):
             waiting.complete(1) if name == "set_result" else waiting.fail(ValueError())
     (late,) = deadlines.expired(6.0)
     late.fail(TimeoutError("late"))
     with pytest.raises(TimeoutError, match="late"):
-        promise.result(timeout=0)
+        future.result(timeout=0)
 
 
 def test_requests_of_one_limit_leave_as_they_are_answered() -> None:

@@ -50,15 +50,15 @@ def test_a_caller_stops_waiting_for_a_thread_that_is_dead(
     impatient: None, kind: Kind, error: type[Exception], way: str
 ) -> None:
     request = request_of(kind)
-    promise = request.promise()
-    promise.is_overdue = request.is_overdue
+    future = request.future()
+    future.is_overdue = request.is_overdue
     with pytest.raises(error, match="the I/O thread of this process did not end it"):
         if way == "wait":
             request.wait()
         elif way == "result":
-            promise.result()
+            future.result()
         else:
-            raise promise.exception()  # type: ignore[misc]
+            raise future.exception()  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("error", ENDS)
@@ -72,12 +72,12 @@ def test_nothing_that_a_callback_raises_ends_the_thread_that_calls_it(
         raise error
 
     def settle() -> None:
-        promise.set_result(1)
+        future.set_result(1)
         called.append("went on")
 
-    promise = CallFuture()
-    promise.add_done_callback(bad)
-    promise.add_done_callback(lambda _future: called.append("good"))
+    future = CallFuture()
+    future.add_done_callback(bad)
+    future.add_done_callback(lambda _future: called.append("good"))
     thread = threading.Thread(target=settle)
     thread.start()
     thread.join(10)
