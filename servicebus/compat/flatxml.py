@@ -15,6 +15,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from servicebus.errors import EnvelopeError
+from servicebus.wire.fault import NOT_XML
 
 __all__ = ["FlatDocument", "in_cdata", "not_xml", "parse_flat"]
 
@@ -31,7 +32,6 @@ _TAG = re.compile(
 _ATTRIBUTES = re.compile(_ATTRIBUTE)
 _REFERENCE = re.compile(r"&(?:(amp|lt|gt|quot|apos)|#([0-9]{1,7})|#x([0-9a-fA-F]{1,6}));|&")
 _ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
-_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _CDATA, _CDATA_END = "<![CDATA[", "]]>"
 _MAX_DEPTH = 256
 _MAX_REFERENCES = 10_000
@@ -181,7 +181,7 @@ def _malformed(detail: str) -> EnvelopeError:
 
 def not_xml(text: str) -> str:
     """The first character of *text* that XML cannot carry, as ``U+0000``; empty if there is none."""
-    found = _NOT_XML.search(text)
+    found = NOT_XML.search(text)
     return f"U+{ord(found.group()):04X}" if found else ""
 
 

@@ -54,7 +54,7 @@ MAX_TRACE_BYTES = 16 * 1024
 
 # What XML 1.0 cannot carry, not even as a character reference (https://www.w3.org/TR/xml/#charsets). As the negation of
 # what it can carry, it would take ten times as long to compile.
-_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +74,9 @@ class Fault:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "type", _clean_type(self.type))
-        object.__setattr__(self, "text", _NOT_XML.sub("\ufffd", self.text))
+        object.__setattr__(self, "text", NOT_XML.sub("\ufffd", self.text))
         # No trace and an empty one look the same on the wire, so they are the same here.
-        object.__setattr__(self, "trace", _NOT_XML.sub("\ufffd", self.trace) if self.trace else None)
+        object.__setattr__(self, "trace", NOT_XML.sub("\ufffd", self.trace) if self.trace else None)
         if self.retry_after_ms is not None:
             object.__setattr__(self, "retry_after_ms", min(max(int(self.retry_after_ms), 0), MAX_RETRY_AFTER_MS))
         if self.clock_ms is not None:

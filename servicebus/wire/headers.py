@@ -19,13 +19,6 @@ TRACE = "x-servicebus-trace"
 HOST = "x-servicebus-host"
 """The broker that it came from."""
 
-# Unsigned forerunners of the stamps. Nothing reads them; they are named here for the tests that forge them.
-FRESH = "x-servicebus-fresh"
-DUE = "x-servicebus-due"
-ATTEMPTS = "x-servicebus-attempts"
-FIRST = "x-servicebus-first"
-TIME = "x-servicebus-time"
-
 _ALL = (REQUEUED, WAIT, DEAD_LETTER, REASON, DETAIL, TRACE, HOST)
 
 

@@ -170,7 +170,7 @@ def test_what_may_not_go_back_stays_and_the_stale_go_if_the_operator_says_so(pla
     place.bury("fine", sent_s_ago=2 * 86400)
     place.bury_bytes(b"rubbish")
     executed = sealed(ADDRESS, "executed before", kind=Kind.MESSAGE)
-    place.put_as_a_stranger(executed, **{headers.REASON: "ValueError", headers.TIME: int(time.time())})
+    place.put_as_a_stranger(executed, **{headers.REASON: "ValueError", "x-servicebus-time": int(time.time())})
     standings = [row["standing"] for row in place.run_json("list")["letters"]]
     assert standings == ["stale", "refused", "good", "refused", "unverified"]
 
@@ -377,7 +377,7 @@ def test_nothing_that_a_stranger_copies_among_the_dead_letters_is_executed_again
     ((executed, _),) = place.probe.take_all("tap")
     for number in range(3):
         made_up = {headers.REASON: "ConnectionError", headers.REQUEUED: f"anything{number}"}
-        place.put_as_a_stranger(executed, **made_up, **{headers.TIME: int(time.time())})
+        place.put_as_a_stranger(executed, **made_up, **{"x-servicebus-time": int(time.time())})
     genuine = sealed(ADDRESS, "buried", kind=Kind.MESSAGE)
     burial = letter_headers(genuine)
     for _ in range(3):

@@ -113,7 +113,7 @@ def test_only_a_line_feed_ends_a_shown_line() -> None:
 
 
 def test_a_letter_that_no_worker_signed_is_shown_as_such_and_its_times_and_attempts_are_unknown() -> None:
-    forged = found(**{headers.DEAD_LETTER: f"1 1 6 99  e8e26184:{'0' * 64}", headers.TIME: 5})
+    forged = found(**{headers.DEAD_LETTER: f"1 1 6 99  e8e26184:{'0' * 64}", "x-servicebus-time": 5})
     forged = Found(forged.broker, forged.letter, Standing.UNVERIFIED, "no worker has signed this letter")
     shown = dead_text.as_show(forged, full=False)
     assert "buried    ?" in shown and "attempts  ?" in shown

@@ -523,7 +523,7 @@ class TestFurtherAttempts:
         agent = Agent(retry_schedule=(1, 5, 30))
         try:
             body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
-            forged = {headers.ATTEMPTS: attempts, headers.WAIT: f"1 {attempts} 1 e8e26184:{'0' * 64}"}
+            forged = {"x-servicebus-attempts": attempts, headers.WAIT: f"1 {attempts} 1 e8e26184:{'0' * 64}"}
             assert agent.settle(body, Kind.MESSAGE, forged).postponement == Postponement(1, 1)
             body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
             strangers = waiting_headers(body, -1, 2, secret="another secret")
@@ -535,7 +535,7 @@ class TestFurtherAttempts:
     def test_a_message_that_is_not_due_is_postponed_wherever_it_comes_from(self, agent: Agent, says: str) -> None:
         """A copy of its bytes that was put past the delay queues, with or without its headers, does not run early."""
         body = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, due_s=500 if says != "worker" else 0)
-        marks = waiting_headers(body, 1000, 1) if says != "envelope" else {headers.DUE: 1}
+        marks = waiting_headers(body, 1000, 1) if says != "envelope" else {"x-servicebus-due": 1}
         settlement = agent.deliver_with(body, marks)
         assert settlement is not None and settlement.postponement is not None
         delay_s, attempts = (500, 0) if says == "envelope" else (1000, 1)
