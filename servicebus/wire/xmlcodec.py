@@ -16,7 +16,7 @@ from typing import Any
 from servicebus.errors import EnvelopeError
 from servicebus.wire.address import name_problem
 from servicebus.wire.diagnosis import why_misshapen
-from servicebus.wire.envelope import FAULT, OK, Envelope, Kind, Reply, build_envelope, build_reply
+from servicebus.wire.envelope import FAULT, OK, Envelope, EnvelopeDraft, Kind, Reply, ReplyDraft
 from servicebus.wire.fault import Fault
 from servicebus.wire.jsontext import decode_json, encode_json
 from servicebus.wire.xmlshape import (
@@ -138,7 +138,7 @@ def decode_envelope(body: bytes, max_bytes: int) -> Envelope:
         raise EnvelopeError("malformed", f"a {kind} is never due: only messages are delayed")
     names = (node, reply, category.text or "", service.text or "")
     _check_names(*names)
-    return build_envelope(
+    return Envelope(
         id.text,
         node,
         names[2],
@@ -159,7 +159,9 @@ def _decode_plain_event(found: re.Match[bytes]) -> Envelope:
     # One decode for all; none of them holds a space.
     node, kind, sent, ttl, reply, id, token, category, service = b" ".join(found.groups()).decode("ascii").split(" ")
     _check_names(node, reply, category, service)
-    return build_envelope(id, node, category, service, _KINDS[kind], int(sent), int(ttl), reply, params, token)
+    draft = EnvelopeDraft(id, node, category, service, _KINDS[kind], int(sent), int(ttl), reply, params, token, 1, 0)
+    draft.__class__ = Envelope
+    return draft  # type: ignore[no-any-return]
 
 
 def _attempt_mark(attempt: int) -> str:
@@ -203,11 +205,13 @@ def decode_reply(body: bytes, max_bytes: int) -> Reply:
     plain = PLAIN_RESPONSE.match(body)
     if plain is not None:
         message = _payload(body, plain.end(), RESPONSE_END, RESPONSE_TAIL)
-        return build_reply(plain[1].decode("ascii"), plain[2].decode("ascii"), OK, message, None)
+        draft = ReplyDraft(plain[1].decode("ascii"), plain[2].decode("ascii"), OK, message, None, 1)
+        draft.__class__ = Reply
+        return draft  # type: ignore[no-any-return]
     again = PLAIN_RESPONSE_AGAIN.match(body)
     if again is not None:
         message = _payload(body, again.end(), RESPONSE_END, RESPONSE_TAIL)
-        return build_reply(again[2].decode("ascii"), again[3].decode("ascii"), OK, message, None, int(again[1]))
+        return Reply(again[2].decode("ascii"), again[3].decode("ascii"), OK, message, None, int(again[1]))
     head = RESPONSE_HEAD.match(body)
     if head is None:
         raise why_misshapen(body, "response")
@@ -217,7 +221,7 @@ def decode_reply(body: bytes, max_bytes: int) -> Reply:
     message = _payload(body, start + _MESSAGE_BYTES, RESPONSE_END, RESPONSE_TAIL)
     root = _parsed(body[:start] + b"</response>")
     id, token, status = root
-    return build_reply(id.text, token.text or "", status.text, message, None, int(root.get("attempt", 1)))
+    return Reply(id.text, token.text or "", status.text, message, None, int(root.get("attempt", 1)))
 
 
 def _decode_fault(body: bytes) -> Reply:
@@ -232,7 +236,7 @@ def _decode_fault(body: bytes) -> Reply:
         None if retry is None else int(retry),
         None if clock is None else int(clock),
     )
-    return build_reply(id.text, token.text or "", status.text, b"", fault, int(root.get("attempt", 1)))
+    return Reply(id.text, token.text or "", status.text, b"", fault, int(root.get("attempt", 1)))
 
 
 def _parsed(document: bytes) -> Any:

@@ -22,10 +22,10 @@ def test_a_sender_brings_nothing_that_it_may_never_need(unneeded: str) -> None:
 
 
 REPLY = """
-from servicebus.wire.envelope import build_reply
+from servicebus.wire.envelope import Reply
 from servicebus.wire.fault import Fault
 from servicebus.wire.xmlcodec import decode_reply, encode_reply
-decode_reply(encode_reply(build_reply("0123456789abcdef-1", "k:00", {how})), 1000)
+decode_reply(encode_reply(Reply("0123456789abcdef-1", "k:00", {how})), 1000)
 """
 
 
