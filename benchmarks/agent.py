@@ -28,11 +28,12 @@ SLEEPERS = 16
 LEDGER = "BENCH_LEDGER"
 """In the agent's environment: the file in which executions are entered."""
 
+_OWN = "benchmarks.services"
 _SERVICES = [
-    {"kind": "rpc", "category": "math", "name": "add", "target": "services:Add"},
-    {"kind": "rpc", "category": "time", "name": "sleep", "target": "services:Sleep", "threads": SLEEPERS},
-    {"kind": "rpc", "category": "ledger", "name": "call", "target": "services:Enter", "threads": SLEEPERS},
-    {"kind": "message", "category": "ledger", "name": "message", "target": "services:Enter", "threads": SLEEPERS},
+    {"kind": "rpc", "category": "math", "name": "add", "target": f"{_OWN}:Add"},
+    {"kind": "rpc", "category": "time", "name": "sleep", "target": f"{_OWN}:Sleep", "threads": SLEEPERS},
+    {"kind": "rpc", "category": "ledger", "name": "call", "target": f"{_OWN}:Enter", "threads": SLEEPERS},
+    {"kind": "message", "category": "ledger", "name": "message", "target": f"{_OWN}:Enter", "threads": SLEEPERS},
 ]
 _PROGRAM = "from servicebus.cli.main import main; main()"
 
@@ -90,7 +91,7 @@ class Agent:
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM, "run", str(self._file)],
-                cwd=Path(__file__).parent,
+                cwd=Path(__file__).parent.parent,
                 env={**os.environ, LEDGER: str(self.ledger_path)},
                 stdout=log,
                 stderr=log,

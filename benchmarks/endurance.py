@@ -3,11 +3,11 @@
 
 Four parts, each of which runs alone; two private brokers at most, and every setting at its default but where said::
 
-    python benchmarks/endurance.py --only rolling       # 200 rolling restarts under load
-    python benchmarks/endurance.py --only failback      # 1,000 times away from the preferred broker and back
-    python benchmarks/endurance.py --only reconnect     # 1,000 forced reconnects of a Sender and a worker
-    python benchmarks/endurance.py --only timeouts      # 100,000 calls that nobody answers in time
-    python benchmarks/endurance.py --count 5            # a glance at each
+    python -m benchmarks.endurance --only rolling       # 200 rolling restarts under load
+    python -m benchmarks.endurance --only failback      # 1,000 times away from the preferred broker and back
+    python -m benchmarks.endurance --only reconnect     # 1,000 forced reconnects of a Sender and a worker
+    python -m benchmarks.endurance --only timeouts      # 100,000 calls that nobody answers in time
+    python -m benchmarks.endurance --count 5            # a glance at each
 
 What must be flat is compared with what there was after the first tenth, or the first two of the timed-out calls.
 docs/endurance.rst explains the figures.
@@ -22,9 +22,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from figures import Figure, report
-from trials import failback, reconnect, rolling, timeouts
-
+from benchmarks.figures import Figure, report
+from benchmarks.trials import failback, reconnect, rolling, timeouts
 from servicebus.testing import Broker, BrokerPool
 
 PARTS: dict[str, tuple[Callable[[list[Broker], int], list[Figure]], int, int]] = {

@@ -4,7 +4,7 @@
 Two private brokers, one agent with both, and every setting at its default. Run it on a quiet machine, as root (packets
 can only be dropped in a network of our own)::
 
-    python benchmarks/failover.py --json failover.json
+    python -m benchmarks.failover --json failover.json
 
 The broker in use is the first host of a new Sender that has only ever connected to that one, but in ``kill-again``,
 where one Sender lives through all repetitions. The next call begins in the very moment of the fault. "Agent back" is
@@ -26,10 +26,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from agent import ADD, NODE, SLEEP, Agent, place, sender_configuration
-from faults import Drop, Fault, Freeze, Kill
-from figures import Figure, report
-
+from benchmarks.agent import ADD, NODE, SLEEP, Agent, place, sender_configuration
+from benchmarks.faults import Drop, Fault, Freeze, Kill
+from benchmarks.figures import Figure, report
 from servicebus.sender import Sender
 from servicebus.testing import Broker, BrokerPool
 from servicebus.testing.network import FAR, NOWHERE, Network, may_make_networks

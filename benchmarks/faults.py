@@ -8,8 +8,7 @@ import signal
 import time
 from typing import Protocol
 
-from agent import Agent
-
+from benchmarks.agent import Agent
 from servicebus.testing import Broker
 from servicebus.testing.network import Network
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
-from figures import Figure
 
+from benchmarks.figures import Figure
 from servicebus.testing import Broker
 
 SETTLES_IN_S = 20.0

@@ -15,6 +15,7 @@ import sys
 import time
 from datetime import datetime, timezone
 from decimal import Decimal
+from typing import Any
 
 from servicebus.transport.frames import read_properties
 from servicebus.transport.tables import Unreadable, write_short, write_table
@@ -22,7 +23,7 @@ from servicebus.transport.tables import Unreadable, write_short, write_table
 COUNT = 10_000_000
 _PERIOD = 1_000_000
 
-_TABLES = [
+_TABLES: list[dict[str, Any]] = [
     {"x-death": [{"count": 3, "reason": "rejected", "queue": "q", "time": datetime(2026, 1, 1, tzinfo=timezone.utc)}]},
     {"x-servicebus-attempts": 2, "x-servicebus-due": 1795900000000, "text": "é" * 20, "nothing": None},
     {"deep": [[[[[[1]]]]]], "yes": True, "number": 0.5, "price": Decimal("12.50"), "raw": b"\xff" * 30},

@@ -5,7 +5,7 @@ Forks: a Sender that was used before the fork, and one that was not, each call i
 time. Idle: one Sender makes no call for ten minutes, then one; a second one's broker dies and comes back meanwhile, so
 that nothing of what it left behind is alive any more::
 
-    python benchmarks/idle.py --json idle.json
+    python -m benchmarks.idle --json idle.json
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ import sys
 import time
 from pathlib import Path
 
-from agent import ADD, Agent, sender_configuration
-from figures import Figure, report
-
+from benchmarks.agent import ADD, Agent, sender_configuration
+from benchmarks.figures import Figure, report
 from servicebus.sender import Sender
 from servicebus.testing import Broker, BrokerPool
 

@@ -6,7 +6,7 @@ one, in batches, and in turns that tell the end of one together with the begin o
 ten million ids; and with two workers that write at the same time, and one that only reads on. And of single rows, in
 turns of the stores in one process: as fast as they can be written, and with a pause before each. Medians of rounds::
 
-    python benchmarks/journal.py --json journal.json
+    python -m benchmarks.journal --json journal.json
 
 Redis takes part with ``--redis URL`` (of a server that may be written to). A call may be
 made dearer by a tenth: by 50 us where one caller waits for each (500 us), by 15 us of CPU where 64 are in flight.
@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,8 @@ class Load:
 
     def run_turns(self, calls: int) -> None:
         """One by one, the end of each told together with the begin of the next."""
-        now, ends = self.now, []
+        now = self.now
+        ends: list[tuple[str, bytes | None]] = []
         for count in range(self.count, self.count + calls):
             id = f"{self.sender}-{count}"
             if self.journal.turn(ends, [Start(id, now + LIVES_S)], now)[0].standing is not Standing.NEW:
@@ -292,11 +294,8 @@ def main() -> int:
             if name == "memory" and ids > 1_000_000:
                 continue  # an entry per id: gigabytes
             with new_folder() as folder:
-                results[name]["alone"][ids] = apart(
-                    lambda open_store=open_store, folder=folder, ids=ids: measure(
-                        open_store, folder, ids, options.batch, options.rounds
-                    )
-                )
+                measured = partial(measure, open_store, folder, ids, options.batch, options.rounds)
+                results[name]["alone"][ids] = apart(measured)
     for name, open_store in chosen.items():
         for batch in (1, 16) if name not in ("memory", "redis") else ():
             with new_folder() as folder:

@@ -4,7 +4,7 @@
 64 threads share one Sender and make 100,000 calls, each with a result of its own. Every 5 s the broker in use is killed
 (``kill -9``) and started again::
 
-    python benchmarks/load.py --json load.json
+    python -m benchmarks.load --json load.json
 
 Wrong results, hung calls (not ended a second after their own limit) and exceptions that are not servicebus's must be 0.
 Its own exceptions are counted by type; with two brokers of which one always lives there should be none.
@@ -21,9 +21,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from agent import ADD, Agent, sender_configuration
-from figures import Figure, report
-
+from benchmarks.agent import ADD, Agent, sender_configuration
+from benchmarks.figures import Figure, report
 from servicebus.errors import ServiceBusError
 from servicebus.sender import Sender
 from servicebus.testing import Broker, BrokerPool

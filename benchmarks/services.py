@@ -6,7 +6,7 @@ import os
 import time
 from typing import Any
 
-from agent import LEDGER
+from benchmarks.agent import LEDGER
 
 
 class Add:

@@ -11,10 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent import ENTER_CALL, ENTER_MESSAGE
-from figures import Figure
-from waiting import until
-
+from benchmarks.agent import ENTER_CALL, ENTER_MESSAGE
+from benchmarks.figures import Figure
+from benchmarks.waiting import until
 from servicebus.sender import Sender
 
 LIMIT_S = 60.0
@@ -54,7 +53,10 @@ class Traffic:
 
     def figures(self, ledger: Path) -> list[Figure]:
         """What went wrong, once everything that was confirmed has been executed, or should have been."""
-        entered = lambda: Counter(ledger.read_text().split())  # noqa: E731
+
+        def entered() -> Counter[str]:
+            return Counter(ledger.read_text().split())
+
         try:
             until(lambda: self.confirmed <= entered().keys(), "all confirmed messages in the ledger", 30.0)
         except TimeoutError as error:

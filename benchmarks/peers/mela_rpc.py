@@ -41,11 +41,11 @@ def server() -> None:
     mela = app()
 
     @mela.rpc_service("adder")
-    async def adder(params: list):
+    async def adder(params: list[int]) -> dict[str, int]:
         return {"answer": common.add(params)}
 
     @mela.consumer("worker")
-    async def worker(params: list):
+    async def worker(params: list[int]) -> None:
         common.handled()
 
     mela.run()

@@ -175,7 +175,8 @@ class SelectClient(common.Client):
 
     def keep(self, seconds: float, width: int) -> array.array[int]:
         """Keeps *width* calls pending from the callback of the replies; gives how long each took, in ns."""
-        now, spent, starts = time.perf_counter_ns, array.array("q"), collections.deque()
+        now, spent = time.perf_counter_ns, array.array("q")
+        starts: collections.deque[int] = collections.deque()
         deadline = now() + int(seconds * 1e9)
 
         def done(answer: Any) -> None:
@@ -219,7 +220,8 @@ class SelectClient(common.Client):
             self.work.basic_publish("", WORK, json.dumps({"params": self.params}), PERSISTENT)
 
     def publish_window(self, count: int, window: int = UNCONFIRMED) -> None:
-        self.left, self.window, self.unconfirmed = count, window, collections.deque()
+        self.left, self.window = count, window
+        self.unconfirmed: collections.deque[int] = collections.deque()
         self.fill()
         self.loop.start()
 

@@ -7,6 +7,7 @@ without the server. Several hosts must listen on the same port.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import common
@@ -63,7 +64,7 @@ class Client(common.Client):
         self.senders = [Sender(configuration()) for _ in range(width)]
 
     def threads(self, seconds: float, width: int) -> int:
-        return common.in_threads([lambda sender=sender: self.ask(sender) for sender in self.senders], seconds)
+        return common.in_threads([partial(self.ask, sender) for sender in self.senders], seconds)
 
     def publish(self) -> None:
         self.sender.send(f"{NODE}.math.work", self.params)

@@ -60,7 +60,7 @@ class Client(common.Client):
         self.sender = Sender(configuration())
 
     def call(self) -> int:
-        return self.sender.call(ADD, self.params)[1]
+        return int(self.sender.call(ADD, self.params)[1])
 
     def start(self) -> Future[Any]:
         return self.sender.call_async(ADD, self.params)
@@ -75,7 +75,8 @@ class Client(common.Client):
         self.sender.send(WORK, self.params)
 
     def publish_window(self, count: int) -> None:
-        send, pending = self.sender.send_async, collections.deque()
+        send = self.sender.send_async
+        pending: collections.deque[Future[Any]] = collections.deque()
         for _ in range(count):
             if len(pending) == UNCONFIRMED:
                 pending.popleft().result()

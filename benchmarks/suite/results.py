@@ -78,7 +78,7 @@ def publish(found: Mapping[str, Any], folder: Path, made: Report) -> None:
 def load(folder: Path, part: str) -> dict[str, Any] | None:
     """The document of a part; None if it was never measured."""
     path = _path(folder, part, "json")
-    return json.loads(path.read_text()) if path.exists() else None  # type: ignore[no-any-return]
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def markdown(found: Mapping[str, Any], made: Report) -> str:

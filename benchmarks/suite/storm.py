@@ -16,6 +16,7 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from servicebus.configuration import Configuration
 from servicebus.policy.backoff import Backoff, cap_for
@@ -154,7 +155,7 @@ class _Simulation:
         for client in self._clients():
             # They lost the broker at the same moment, and have been trying since.
             client.tried_at = self._now
-            self._after(client.backoff.next_s(self._cap("closed")), lambda client=client: self._try(client))
+            self._after(client.backoff.next_s(self._cap("closed")), partial(self._try, client))
         while self._storm.missing:
             at = self._events[0][0] if self._events else float("inf")
             served_at = self._broker.next_at(self._now)
@@ -221,7 +222,7 @@ class _Simulation:
         while self._queue and self._accepting < ACCEPTORS:
             self._accepting += 1
             attempt = self._queue.popleft()
-            self._broker.begin(self._now, self._scene.accept_work, lambda attempt=attempt: self._accepted(attempt))
+            self._broker.begin(self._now, self._scene.accept_work, partial(self._accepted, attempt))
 
     def _accepted(self, attempt: _Attempt) -> None:
         self._accepting -= 1

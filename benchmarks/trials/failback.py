@@ -6,14 +6,13 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from agent import Agent, place, sender_configuration
-from figures import Figure
-from traffic import Traffic
-from waiting import counted, until
-
+from benchmarks.agent import Agent, place, sender_configuration
+from benchmarks.figures import Figure
+from benchmarks.traffic import Traffic
+from benchmarks.trials import CLOSE_ALL, PAUSE_S, SENDERS
+from benchmarks.waiting import counted, until
 from servicebus.sender import Sender
 from servicebus.testing import Broker, FaultProxy, Mode
-from trials import CLOSE_ALL, PAUSE_S, SENDERS
 
 FAILBACK_AFTER_S = 0.2
 

@@ -9,14 +9,13 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
-from agent import ADD, ENTER_CALL, ENTER_MESSAGE, Agent, sender_configuration
-from figures import Figure
-from footprint import Footprint, held_by
-from waiting import counted, until
-
+from benchmarks.agent import ADD, ENTER_CALL, ENTER_MESSAGE, Agent, sender_configuration
+from benchmarks.figures import Figure
+from benchmarks.footprint import Footprint, held_by
+from benchmarks.trials import CHECKS, CLOSE_ALL
+from benchmarks.waiting import counted, until
 from servicebus.sender import Sender
 from servicebus.testing import Broker, FaultProxy
-from trials import CHECKS, CLOSE_ALL
 
 
 def reconnect(brokers: list[Broker], count: int) -> list[Figure]:
@@ -72,7 +71,10 @@ def through_a_break(sender: Sender, number: int, break_all: Callable[[], object]
 
 def executions(agent: Agent, count: int) -> list[Figure]:
     """Six requests of each round are in the ledger, each once."""
-    entered = lambda: Counter(agent.ledger_path.read_text().split())  # noqa: E731
+
+    def entered() -> Counter[str]:
+        return Counter(agent.ledger_path.read_text().split())
+
     with suppress(TimeoutError):
         until(lambda: len(entered()) >= 6 * count, "all requests in the ledger", 30.0)
     found = entered()

@@ -7,14 +7,13 @@ import signal
 import time
 from contextlib import ExitStack
 
-from agent import Agent, place, sender_configuration
-from figures import Figure
-from traffic import Traffic
-from waiting import counted, until
-
+from benchmarks.agent import Agent, place, sender_configuration
+from benchmarks.figures import Figure
+from benchmarks.traffic import Traffic
+from benchmarks.trials import PAUSE_S, SENDERS
+from benchmarks.waiting import counted, until
 from servicebus.sender import Sender
 from servicebus.testing import Broker
-from trials import PAUSE_S, SENDERS
 
 
 def rolling(brokers: list[Broker], count: int) -> list[Figure]:

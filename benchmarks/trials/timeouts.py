@@ -10,17 +10,17 @@ import threading
 import time
 from collections import Counter
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
-from agent import ADD, ENTER_MESSAGE, SLEEP, Agent, place, sender_configuration
-from figures import Figure
-from footprint import Footprint
-from waiting import counted, until
-
+from benchmarks.agent import ADD, ENTER_MESSAGE, SLEEP, Agent, place, sender_configuration
+from benchmarks.figures import Figure
+from benchmarks.footprint import Footprint
+from benchmarks.trials import CHECKS
+from benchmarks.waiting import counted, until
 from servicebus.errors import ServiceBusError
 from servicebus.sender import Sender
 from servicebus.testing import Broker
-from trials import CHECKS
 
 IN_FLIGHT = 256
 SHORT_S = (0.02, 0.2)
@@ -75,7 +75,7 @@ class Crowd:
             limit_s = random.uniform(*SHORT_S)
             started = time.monotonic()
             future = self._sender.call_async(address, params, timeout=limit_s)
-            future.add_done_callback(lambda done, ends_at=started + limit_s: self._ended(done, ends_at))
+            future.add_done_callback(partial(self._ended, started + limit_s))
             made += 1
         for taken in range(IN_FLIGHT):
             if not self._room.acquire(timeout=10.0):
@@ -84,7 +84,7 @@ class Crowd:
         self._room.release(IN_FLIGHT)
         return made
 
-    def _ended(self, future: Any, ends_at: float) -> None:
+    def _ended(self, ends_at: float, future: Any) -> None:
         error = future.exception()
         self.ends["answered" if error is None else type(error).__name__] += 1
         self._outlived.samples.append(max(0.0, time.monotonic() - ends_at))

@@ -23,7 +23,8 @@ ROUNDS = 2000
 
 
 def test_a_cancelled_future_reports_it_once() -> None:
-    future, told = CallFuture(), []
+    future = CallFuture()
+    told: list[Any] = []
     future.wire_id, future.on_cancel = "x-1", told.append
     assert future.cancel() and future.cancel()
     assert told == ["x-1"]
@@ -31,7 +32,8 @@ def test_a_cancelled_future_reports_it_once() -> None:
 
 
 def test_a_future_that_has_ended_cannot_be_cancelled() -> None:
-    future, told = CallFuture(), []
+    future = CallFuture()
+    told: list[Any] = []
     future.on_cancel = told.append
     future.set_result(3)
     assert not future.cancel()
@@ -111,9 +113,10 @@ def test_it_is_seen_as_a_future_is(ending: Callable[[Future[Any]], Any], is_look
 def test_it_is_kept_once() -> None:
     for future in (CallFuture(), CallFuture()):
         future.set_result(1)
-        for again in (lambda it=future: it.set_result(2), lambda it=future: it.set_exception(KeyError())):
-            with pytest.raises(InvalidStateError):
-                again()
+        with pytest.raises(InvalidStateError):
+            future.set_result(2)
+        with pytest.raises(InvalidStateError):
+            future.set_exception(KeyError())
         assert future.result() == 1
     future = CallFuture()
     future.cancel()
@@ -165,9 +168,13 @@ def test_whoever_waits_at_that_moment_is_woken() -> None:
     assert raced(lambda future: future.result(timeout=SOON_S)) == list(range(ROUNDS))
 
 
+def first_of(futures: list[Future[Any]]) -> Any:
+    return next(as_completed(futures, timeout=SOON_S)).result()
+
+
 def test_whoever_waits_for_several_at_that_moment_is_woken() -> None:
     assert all(not left for _, left in raced(lambda future: wait([future], timeout=SOON_S)))
-    assert raced(lambda future: next(as_completed([future], timeout=SOON_S)).result()) == list(range(ROUNDS))
+    assert raced(lambda future: first_of([future])) == list(range(ROUNDS))
 
 
 def test_a_callback_that_is_left_at_that_moment_is_called_once() -> None:

@@ -14,6 +14,7 @@ from servicebus.transport.channel import AmqpChannel
 from servicebus.transport.fastpath import FastPath
 from servicebus.transport.interface import Delivery, Returned
 from servicebus.transport.loop import EventLoop
+from servicebus.transport.tables import Unreadable
 
 NUMBER = 1
 
@@ -139,7 +140,7 @@ def test_what_cannot_be_encoded_is_not_counted_as_published(connection: Connecti
     channel = connection.channel(on_confirmed=lambda *_: None)
     assert channel.publish("", "q", b"first") == 1
     written = connection.written
-    with pytest.raises((struct.error, frames.Unreadable, UnsupportedAMQPFieldException)):
+    with pytest.raises((struct.error, Unreadable, UnsupportedAMQPFieldException)):
         channel.publish("", "q", b"second", **odd)
     assert connection.written == written
     assert channel.publish("", "q", b"third") == 2

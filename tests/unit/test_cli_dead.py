@@ -61,8 +61,9 @@ def test_without_any_broker_the_status_is_away_and_each_is_named(file: str, argu
     assert "127.0.0.1:2 connection refused" in done.output
 
 
-def found(params: Any = None, *, body: bytes | None = None, **more: Any) -> Found:
-    body = sealed("N.audit.record", params, kind=Kind.MESSAGE) if body is None else body
+def found(params: Any = None, **more: Any) -> Found:
+    """A letter with *params*, or with ``body=``; the rest are its headers."""
+    body = more.pop("body", None) or sealed("N.audit.record", params, kind=Kind.MESSAGE)
     reason = more.get(headers.REASON, "ValueError")
     written = {**letter_headers(body, reason, age_s=60), **more}
     letter = read_letter(Delivery(None, 1, body, headers=written), 100_000, Keyring([SECRET]))  # type: ignore[arg-type]

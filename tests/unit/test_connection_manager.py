@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from virtual_bus import configuration
@@ -29,7 +29,7 @@ class Owner:
         self.loop = time.loop()
         labels = [f"test {number}" for number in range(count)]
         self.manager = ConnectionManager(
-            self.loop, config.hosts[0], config, self, self.connect,
+            self.loop, config.hosts[0], config, self, cast(Any, self.connect),
             labels=labels, timeout_s=config.socket_timeout, on_rest=lambda: self.told.append("rest"), **how,
         )  # fmt: skip
 
@@ -254,7 +254,7 @@ def test_a_single_attempt_goes_to_the_member_that_it_was_given(time: VirtualTime
     host = configuration(CLUSTER).hosts[0].member(1)
     owner = Owner(time, after_backoff=Event.STOP)
     owner.manager = ConnectionManager(
-        owner.loop, host, configuration(CLUSTER), owner, owner.connect,
+        owner.loop, host, configuration(CLUSTER), owner, cast(Any, owner.connect),
         labels=["tool"], timeout_s=3.0, after_backoff=Event.STOP,
     )  # fmt: skip
     owner.up()
@@ -327,9 +327,9 @@ def test_stopped_connections_stay_until_they_are_closed_in_order(time: VirtualTi
     manager = owner.up()
     manager.stop()
     time.advance(30.0)
-    assert manager.state is State.DRAINING and len(owner.broker.sessions) == 2
+    assert (manager.state, len(owner.broker.sessions)) == (State.DRAINING, 2)
     manager.close()
-    assert manager.state is State.CLOSED and not manager.is_gone, "their goodbyes are on their way"
+    assert (manager.state, manager.is_gone) == (State.CLOSED, False), "their goodbyes are on their way"
     time.advance(30.0)
     assert manager.is_gone and owner.broker.sessions == []
     assert owner.told == ["open"] and owner.broker.connects == 2

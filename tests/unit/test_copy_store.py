@@ -88,7 +88,7 @@ class Rig:
         claim = Claim(Delivery(channel, tag, b"body"), self.generation, "")
         settlement = settlement or Settlement([], is_full=queue == "delay-aside")
         settlement.claims.append(claim)
-        what = QUEUES[queue]
+        what: Any = QUEUES[queue]
         if isinstance(what, Burial):
             settlement.burial = what
         else:

@@ -133,7 +133,8 @@ def test_a_letter_without_a_time_is_older_than_everything() -> None:
 
 
 def test_a_letter_says_what_the_worker_wrote_down_and_keeps_the_senders_headers() -> None:
-    found = letter(**{"tenant": "a", headers.TRACE: b"bytes", headers.DETAIL: "boom", headers.HOST: "mq:1"})
+    written: dict[str, Any] = {"tenant": "a", headers.TRACE: b"bytes", headers.DETAIL: "boom", headers.HOST: "mq:1"}
+    found = letter(**written)
     assert (found.service, found.reason, found.detail, found.attempts) == ("audit.record", "ValueError", "boom", 6)
     assert (found.trace, found.time, found.first, found.host) == ("bytes", NOW - 3600, NOW - 4200, "mq:1")
     assert found.headers == {"tenant": "a"}
@@ -178,13 +179,16 @@ REFUSED = [
     (letter(b"<event"), "malformed"),
     (letter(encode_event(OldEvent("1", "t", "a", "b", b"null"))), "its token was not that of the day"),
 ]
+REQUEUED: dict[str, Any] = {headers.REASON: "ConnectionError", headers.REQUEUED: "anything"}
+OTHER_REASON: dict[str, Any] = {headers.REASON: "KeyError"}
+OTHER_LETTER: dict[str, Any] = {headers.DEAD_LETTER: f"1 1 1 9999999999  e8e26184:{'0' * 64}"}
 UNVERIFIED = [
     made_up(),
-    made_up(**{headers.REASON: "ConnectionError", headers.REQUEUED: "anything"}),
+    made_up(**REQUEUED),
     made_up(b"rubbish"),
     letter(secret="a stranger's"),
-    letter(**{headers.REASON: "KeyError"}),
-    letter(**{headers.DEAD_LETTER: f"1 1 1 9999999999  e8e26184:{'0' * 64}"}),
+    letter(**OTHER_REASON),
+    letter(**OTHER_LETTER),
 ]
 
 

@@ -74,7 +74,7 @@ TIMES: dict[str, Use] = {
     "Broker.stop(timeout_s)": lambda it: Broker.stop(node(), it),
     "Broker.rabbitmqctl(timeout_s)": lambda it: Broker.rabbitmqctl(node(), timeout_s=it),
     "Cluster.wait_whole(timeout_s)": lambda it: Cluster.wait_whole(object.__new__(Cluster), it),
-    "FaultProxy.set_delay(delay_s)": lambda it: FaultProxy(("127.0.0.1", 1)).set_delay(it),
+    "FaultProxy.set_delay(delay_s)": lambda it: FaultProxy(1).set_delay(it),
 }
 NO_TIME = {"FaultProxy.set_delay(loss)", "FaultProxy.set_rate(bytes_per_s)", "Request.__init__(deadline)"}
 WORDS = ("timeout", "delay", "expires", "after", "retry", "_s", "seconds", "interval", "limit", "deadline")

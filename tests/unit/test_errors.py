@@ -180,7 +180,7 @@ def test_the_tree_lets_callers_catch_by_what_they_can_do_about_it() -> None:
     assert issubclass(errors.AddressError, ValueError)
     assert issubclass(errors.DurationError, ValueError)
     assert issubclass(errors.SignatureError, errors.EnvelopeError)
-    for cls in (errors.NodeUnavailable, errors.ServiceBusy, errors.UnknownService, errors.CallRefused):
-        assert issubclass(cls, errors.CallError)
+    for of_call in (errors.NodeUnavailable, errors.ServiceBusy, errors.UnknownService, errors.CallRefused):
+        assert issubclass(of_call, errors.CallError)
     for cls in (errors.NoBrokerAvailable, errors.SendUnconfirmed, errors.ConnectFailed, errors.ConnectionLost):
         assert issubclass(cls, errors.TransportError)

@@ -231,7 +231,7 @@ class TestDeath:
             self.third.tick(NOW)
             return waiting(owner)
 
-        self.ours._boxes.waiting = be_late  # type: ignore[method-assign]
+        self.ours._boxes.waiting = be_late  # type: ignore[method-assign, assignment]
         assert begin(self.ours, 1, 2) == [NEW, INTERRUPTED]
 
     def test_the_box_of_a_dead_worker_goes_whether_anybody_asks_for_its_ids_or_not(self, path: Path) -> None:
@@ -278,7 +278,7 @@ class TestFailure:
             self.fail_once(ours, "catch_up")
             return waiting(owner)
 
-        ours._boxes.waiting = look_and_fail_next  # type: ignore[method-assign]
+        ours._boxes.waiting = look_and_fail_next  # type: ignore[method-assign, assignment]
         with pytest.raises(JournalUnavailable, match="on purpose"):
             # 1 is ours already when the dead owner of 2 is found.
             begin(ours, 1, 2)

@@ -12,9 +12,12 @@ import pytest
 from journal_words import NOW, begin, finish, standings
 from waiting import wait_until
 
+from servicebus.errors import JournalUnavailable
 from servicebus.runtime.byte_locks import LockFile
 from servicebus.runtime.journal import Limits, SharedJournal, Standing, files, head, keeper, open_shared, snapshot
+from servicebus.runtime.journal.interface import Damaged
 from servicebus.runtime.journal.keeper import Keeper
+from servicebus.runtime.journal.ledger import State
 
 Open = Callable[[], SharedJournal]
 NOTHING: Any = None
@@ -108,7 +111,7 @@ def test_a_journal_is_not_begun_anew_while_a_snapshot_is_written(path: Path, ope
     turn = LockFile(path.with_name(path.name + ".lock"))
     turn.try_lock(keeper._TURN)
     path.write_bytes(b"damaged")
-    with pytest.raises(keeper.JournalUnavailable, match="begun anew when the last worker that uses it has ended"):
+    with pytest.raises(JournalUnavailable, match="begun anew when the last worker that uses it has ended"):
         open_journal()
     turn.close()
     assert standings(open_journal(), 1) == [Standing.NEW]
@@ -209,9 +212,7 @@ def test_a_snapshot_of_any_size_is_read_as_it_was_written_and_no_byte_of_it_may_
     tmp_path: Path, chunks: int
 ) -> None:
     full, some = ((1 << 4096) - 1) << 64, ((1 << 700) | 5) << 64
-    state = snapshot.State(
-        7, 1, 2, 3, 4, 5, {number << 70: (full, some, 0)[number % 3] | number for number in range(chunks)}
-    )
+    state = State(7, 1, 2, 3, 4, 5, {number << 70: (full, some, 0)[number % 3] | number for number in range(chunks)})
     state = state._replace(entries={number << 64 | 9: (1, 2**33, 3, 4, 5) for number in range(chunks)})
     path, header = tmp_path / "x", snapshot.Header(b"i" * 16, 12, snapshot.Place(11, 64))
     pauses: list[int] = []
@@ -221,8 +222,8 @@ def test_a_snapshot_of_any_size_is_read_as_it_was_written_and_no_byte_of_it_may_
     content = path.read_bytes()
     for at in range(12, len(content), max(1, len(content) // 50)):
         path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-        with pytest.raises(snapshot.Damaged, match="is not whole"):
+        with pytest.raises(Damaged, match="is not whole"):
             snapshot.read(path)
         path.write_bytes(content[:at])
-        with pytest.raises(snapshot.Damaged, match="is no"):
+        with pytest.raises(Damaged, match="is no"):
             snapshot.read(path)

@@ -65,7 +65,7 @@ def before_its_next_row(journal: SharedJournal, act: Callable[[], object]) -> No
         act()
         return int(add(rows))
 
-    log._add = act_first  # type: ignore[method-assign]
+    log._add = act_first  # type: ignore[method-assign, assignment]
 
 
 @contextlib.contextmanager

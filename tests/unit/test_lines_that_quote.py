@@ -29,8 +29,8 @@ SHOWN = "words\\x1b[2J\\x9b1A\\u202e\\u2028\\x00\\r\\n2026-01-01 ERROR forged"
 
 
 def queue_is_gone() -> None:
-    connection: Any = SimpleNamespace(open_channel=lambda *_, **told: told["on_returned"](returned))
     returned = Returned("", "NODE-01.dead", None, None, b"", HOSTILE)
+    connection: Any = SimpleNamespace(open_channel=lambda *_, **told: told["on_returned"](returned))
     publisher = Publisher(CONFIG, "mq-a", Counter(), FailureLog("io"), SizeLimit(), lambda _error: None)
     publisher.open(connection, lambda: None)
 

@@ -43,7 +43,8 @@ class Owner:
             return self.broker.connect(loop, member, *about, **how)
 
         versions = [ProtocolV2(config, Keyring(config.secrets))]
-        self.link = Link(self.loop, config.hosts[0], config, versions, self, self, connect)
+        as_interface: Any = connect
+        self.link = Link(self.loop, config.hosts[0], config, versions, self, self, as_interface)
         self._count = 0
 
     def link_up(self, link: Link) -> None:
@@ -121,15 +122,10 @@ def test_it_is_up_when_both_channels_are_open_and_the_exchange_returns_what_no_q
 def test_an_exchange_that_returns_nothing_is_no_way(owner: Owner) -> None:
     owner.broker.declare_exchange("servicebus", durable=True, passive=False)
     owner.broker.alternates["servicebus"] = "swallow"
+    nobody: Any = None
     with owner.broker.working_for(owner.loop):
         owner.broker.declare_queue(
-            "swallow",
-            None,
-            durable=True,
-            exclusive=False,
-            auto_delete=False,
-            passive=False,
-            arguments={},  # type: ignore[arg-type]
+            "swallow", nobody, durable=True, exclusive=False, auto_delete=False, passive=False, arguments={}
         )
     owner.link.connect(owner.time.now)
     owner.time.settle()
@@ -425,7 +421,6 @@ def test_any_byte_of_the_brokers_is_a_sign_of_life(time: VirtualTime) -> None:
 
 def test_it_is_spare_when_nothing_was_published_for_a_while(owner: Owner) -> None:
     link = owner.up()
-    link.up_since = owner.time.now
     assert not link.is_spare(owner.time.now + 60, 60)
     assert link.is_spare(owner.time.now + 61, 60)
     owner.time.advance(30)

@@ -58,7 +58,8 @@ class Rig:
         )
         self.calls, self.sends = self.opened
         self.calls.is_open = True
-        self.channels._calls = self.calls  # its topology is the broker's to answer
+        calls: Any = self.calls
+        self.channels._calls = calls  # its topology is the broker's to answer
         self.sends.let_open()
 
     def open_channel(self, on_open: Callable[[Any], None], on_closed: Callable[[Any], None], **told: Any) -> None:

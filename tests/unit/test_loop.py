@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,11 @@ class TestPosting:
 
         def post_many(number: int) -> None:
             for count in range(2000):
-                loop.post(lambda count=count: (ran.append((number, count)), where.add(threading.current_thread().name)))
+                loop.post(partial(note, number, count))
+
+        def note(number: int, count: int) -> None:
+            ran.append((number, count))
+            where.add(threading.current_thread().name)
 
         threads = [threading.Thread(target=post_many, args=(number,)) for number in range(8)]
         for thread in threads:
@@ -127,7 +132,12 @@ class TestPosting:
 
         monkeypatch.setattr(os, "write", counting_write)
         held, go_on, ran = threading.Event(), threading.Event(), threading.Event()
-        loop.post(lambda: (held.set(), go_on.wait(10)))
+
+        def hold() -> None:
+            held.set()
+            go_on.wait(10)
+
+        loop.post(hold)
         assert held.wait(10)
         del written[:]
         for _ in range(1000):
@@ -163,7 +173,12 @@ class TestPosting:
         with caplog.at_level(logging.ERROR):
             loop.post(broken)
             in_loop(loop, lambda: loop.call_later(0, broken))
-            in_loop(loop, lambda: loop.watch(ours, READ, lambda mask: (ours.recv(10), broken())))
+
+            def read(_mask: int) -> None:
+                ours.recv(10)
+                broken()
+
+            in_loop(loop, lambda: loop.watch(ours, READ, read))
             theirs.send(b"x")
             wait_until(lambda: len(caplog.records) >= 3)
         assert in_loop(loop, lambda: 42) == 42
@@ -261,7 +276,7 @@ class TestTimers:
 
         def make() -> None:
             for number in range(50):
-                loop.call_later(0.01, lambda number=number: ran.append(number))
+                loop.call_later(0.01, partial(ran.append, number))
 
         in_loop(loop, make)
         wait_until(lambda: len(ran) == 50)
@@ -291,7 +306,12 @@ class TestTimers:
 
         def make() -> None:
             timers: list[Any] = []
-            loop.call_later(0.01, lambda: (ran.append("first"), timers[0].cancel()))
+
+            def first() -> None:
+                ran.append("first")
+                timers[0].cancel()
+
+            loop.call_later(0.01, first)
             timers.append(loop.call_later(0.01, lambda: ran.append("second")))
             loop.call_later(0.02, lambda: ran.append("last"))
 
@@ -348,7 +368,7 @@ class TestStreams:
         stream, _ = open_stream(loop, ours)
         pieces = [os.urandom(1 << 20) for _ in range(16)]
         for piece in pieces:
-            in_loop(loop, lambda piece=piece: stream.write(piece))
+            in_loop(loop, partial(stream.write, piece))
         assert stream.get_write_buffer_size() > 0
         assert receive(theirs, 16 << 20) == b"".join(pieces)
         wait_until(lambda: stream.get_write_buffer_size() == 0)
@@ -385,7 +405,13 @@ class TestStreams:
     ) -> None:
         ours, _theirs = pair
         stream, recorder = open_stream(loop, ours)
-        told_inside = in_loop(loop, lambda: (stream.abort(), stream.abort(), list(recorder.lost))[-1])
+
+        def abort_twice() -> list[Any]:
+            stream.abort()
+            stream.abort()
+            return list(recorder.lost)
+
+        told_inside = in_loop(loop, abort_twice)
         assert told_inside == []
         wait_until(lambda: recorder.lost)
         in_loop(loop, lambda: None)
@@ -571,7 +597,7 @@ class TestTls:
         recorder.received = b""
         pieces = [os.urandom(700_001) for _ in range(8)]
         for piece in pieces:
-            in_loop(loop, lambda piece=piece: stream.write(piece))
+            in_loop(loop, partial(stream.write, piece))
         assert stream.get_write_buffer_size() > 0
         assert receive(peer, sum(map(len, pieces))) == b"".join(pieces)
         answer = os.urandom(5_000_000)

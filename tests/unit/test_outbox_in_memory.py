@@ -225,8 +225,9 @@ def test_a_full_outbox_does_not_hide_that_a_message_may_have_been_stored(open_bu
     first, second = bus.send("a", timeout=3.0), bus.send("b", timeout=3.0)
     bus.time.until(lambda: first.done() and second.done())
     assert first.result().in_outbox
-    assert isinstance(second.exception(), SendUnconfirmed)
-    assert isinstance(second.exception().__cause__, OutboxFull)
+    error = second.exception()
+    assert isinstance(error, SendUnconfirmed)
+    assert isinstance(error.__cause__, OutboxFull)
 
 
 def test_a_sender_that_owes_messages_knocks_although_nobody_waits(open_bus: Callable[..., VirtualBus]) -> None:

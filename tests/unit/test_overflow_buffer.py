@@ -38,7 +38,7 @@ class Door:
         admitted = self.buffer.admit(come, self.now)  # type: ignore[arg-type]
         for arrival in admitted:
             if arrival.waits_for is not None:
-                arrival.waits_for.room -= 1
+                arrival.waits_for.room -= 1  # type: ignore[misc]  # a stand-in
         return [arrival.number for arrival in admitted]  # type: ignore[attr-defined]
 
     def turn_away(self, after_s: float = 0.0) -> list[int]:

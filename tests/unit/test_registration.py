@@ -173,7 +173,7 @@ def test_so_is_a_lock_or_a_hook_whose_code_a_call_does_not_run(function: Any) ->
 
 
 def test_a_plain_function_around_a_coroutine_is_the_way_to_run_one() -> None:
-    class Runs(Plain):
+    class Runs:
         @functools.wraps(coroutine)
         def on_call(self, request: Request, response: Response) -> None:
             with pytest.raises(StopIteration):

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import pytest
 from envelopes import SECRET
 from waiting import wait_until
 
+from servicebus.client.request_errors import out_of_time
 from servicebus.configuration import Configuration
 from servicebus.errors import (
     CallError,
@@ -209,7 +211,7 @@ def test_a_confirm_that_makes_our_code_raise_ends_its_message_alone(
     odd = raises_for(answers.confirmed, lambda _link, request, _is_ack: request.event_id == 2)
     monkeypatch.setattr(answers, "confirmed", odd)
     channel = brokers[HOSTS[0]].messages[1]
-    client_loop().post(lambda: channel.confirm and channel.confirm(3, True, True))  # type: ignore[arg-type]
+    client_loop().post(lambda: channel.confirm and channel.confirm(3, True, True))
     first, second, third = (future.exception(20) for future in futures)
     assert (first, third) == (None, None)
     assert isinstance(second, SendUnconfirmed)
@@ -267,7 +269,7 @@ def test_a_deadline_whose_end_raises_costs_none_of_the_others(
 ) -> None:
     from servicebus.client import scheduler
 
-    odd = raises_for(scheduler.out_of_time, lambda request, *_: b"p1" in request.body)
+    odd = raises_for(out_of_time, lambda request, *_: b"p1" in request.body)
     monkeypatch.setattr(scheduler, "out_of_time", odd)
     first, second, third = ends(call(sender, brokers, timeout=0.3))
     assert (type(first), type(third)) == (CallTimeout, CallTimeout)
@@ -286,7 +288,7 @@ def test_messages_held_for_others_survive_a_channel_that_closes_between(
     futures: list[Future[Any]] = []
 
     def close_between() -> None:
-        Channel.publish = lambda *_, **__: 0  # type: ignore[method-assign, assignment]
+        Channel.publish = lambda *_, **__: 0  # type: ignore[method-assign]
         try:
             futures.extend(sender.send_async("NODE-01.m.note", number) for number in range(5))
             engine(sender)._take_submitted()
@@ -299,8 +301,9 @@ def test_messages_held_for_others_survive_a_channel_that_closes_between(
     wait_until(lambda: sum(len(each.messages) for each in brokers.values()) == 5)
     for each in brokers.values():
         if each.messages:
-            channel = next(iter(each.messages.values()))
-            client_loop().post(lambda channel=channel: channel.confirm(5, True, True))
+            confirm = next(iter(each.messages.values())).confirm
+            assert confirm is not None
+            client_loop().post(partial(confirm, 5, True, True))
     assert [future.exception(20) for future in futures] == [None] * 5
 
 

@@ -139,9 +139,9 @@ def test_a_thread_that_dies_is_replaced_and_its_request_ends_as_interrupted(kind
     bench = Bench(lambda request: request.params["account"], kind, lock=lock)
     (runner,) = bench.thread._runners
     bench.outcome(job(kind, {"account": 1}))
-    settle, bench.thread._settle = bench.thread._settle, dies  # type: ignore[method-assign]
-    run, bench.thread._execution.run = bench.thread._execution.run, dies  # type: ignore[method-assign]
-    run_task, bench.thread._execution.run_task = bench.thread._execution.run_task, dies  # type: ignore[method-assign]
+    settle, bench.thread._settle = bench.thread._settle, dies  # type: ignore[method-assign, assignment]
+    run, bench.thread._execution.run = bench.thread._execution.run, dies  # type: ignore[method-assign, assignment]
+    run_task, bench.thread._execution.run_task = bench.thread._execution.run_task, dies  # type: ignore[method-assign, assignment]
     assert bench.thread.put(job(kind, {"account": 1}))
     wait_until(lambda: not runner.thread.is_alive())
     assert bench.thread.backlog == 1

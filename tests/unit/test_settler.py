@@ -117,8 +117,9 @@ class Worker:
         self.consuming, self.publishing = Consuming(), Publishing()
         counters = self.dispatcher.counters
         self.publisher = Publisher(CONFIG, "mq-a:5672", counters, loop.failures, SizeLimit(), lambda _error: None)
-        self.connection: Any = Connection(self.publishing)
-        self.publisher.open(self.connection, lambda: None)
+        self.connection = Connection(self.publishing)
+        connection: Any = self.connection
+        self.publisher.open(connection, lambda: None)
         self.settler.begin(GENERATION, self.publisher)
         for thread in self.threads:
             thread.start()
@@ -213,7 +214,7 @@ def break_choice(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def break_params(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    odd = raises_for(execution.decode_json, lambda raw: raw == b'"odd"')
+    odd = raises_for(decode_json, lambda raw: raw == b'"odd"')
     monkeypatch.setattr(execution, "decode_json", odd)
 
 
@@ -445,7 +446,8 @@ def break_ends(worker: Worker, full: pytest.MonkeyPatch) -> None:
 
 def break_all(worker: Worker, full: pytest.MonkeyPatch) -> None:
     """The journal has room for the begin of one request, and for nothing after that."""
-    whole, asked = worker.journal.turn, []
+    whole = worker.journal.turn
+    asked: list[Any] = []
 
     def turn(ends: Any, starts: Any, now: float) -> Any:
         if asked:

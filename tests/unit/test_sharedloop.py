@@ -123,7 +123,11 @@ def test_what_others_post_is_done_by_the_loops_own_thread(loop: SharedLoop, echo
 def test_a_timer_that_is_due_is_run_by_the_loops_own_thread(loop: SharedLoop, echo: Echo) -> None:
     own = in_loop(loop)
     ran_in: list[int] = []
-    loop.post(lambda: loop.call_later(0.05, lambda: ran_in.append(threading.get_ident())))
+
+    def begin() -> None:
+        loop.call_later(0.05, lambda: ran_in.append(threading.get_ident()))
+
+    loop.post(begin)
     while not ran_in:
         echo.ask(b"x")
     assert ran_in == [own]
@@ -193,7 +197,11 @@ def raising(*_: object) -> None:
 def handler() -> Iterator[Callable[[Callable[..., None]], None]]:
     """Sets the handler of SIGUSR1; the old one is back afterwards."""
     before = signal.getsignal(signal.SIGUSR1)
-    yield lambda function: signal.signal(signal.SIGUSR1, function) and None
+
+    def handle(function: Callable[..., None]) -> None:
+        signal.signal(signal.SIGUSR1, function)
+
+    yield handle
     signal.signal(signal.SIGUSR1, before)
 
 
@@ -376,9 +384,11 @@ def test_who_is_interrupted_at_any_line_leaves_a_loop_that_turns(loop: SharedLoo
 def test_who_is_interrupted_again_before_it_has_left_leaves_a_loop_that_turns(loop: SharedLoop, echo: Echo) -> None:
     echo.ask_until_led()
 
+    never: Any = raising
+
     def led() -> bool:
         echo.ask(b"x")
-        return loop.lead(raising, raising)  # the second one comes while it ends
+        return loop.lead(raising, never)  # the second one comes while it ends
 
     with pytest.raises(Interrupted):
         wait_until(led)

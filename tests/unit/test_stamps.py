@@ -126,7 +126,8 @@ def test_a_wait_belongs_to_the_pass_with_which_the_message_was_sent_back() -> No
     ticket = read_requeue_ticket(KEYRING, BODY, a_ticket())
     wait = write_wait(KEYRING, BODY, ticket, WAIT)
     assert wait_of(wait) == WaitStamp()
-    assert wait_of(wait, **{headers.REQUEUED: a_ticket(former="x")}) == WaitStamp()
+    more: dict[str, Any] = {headers.REQUEUED: a_ticket(former="x")}
+    assert wait_of(wait, **more) == WaitStamp()
 
 
 def test_a_message_without_such_headers_costs_no_hash(monkeypatch: pytest.MonkeyPatch) -> None:

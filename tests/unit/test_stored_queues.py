@@ -31,7 +31,8 @@ def config(queue_type: str) -> Configuration:
 
 
 def declared(queues: StoredQueues, name: str) -> Any:
-    channel, answers = Channel(), []
+    channel = Channel()
+    answers: list[Any] = []
     queues.declare(name)(cast(BrokerChannel, channel), answers.append)
     assert answers == [(name, 3, 2)]
     return channel.arguments

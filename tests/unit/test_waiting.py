@@ -27,8 +27,7 @@ class Bus:
     """A Sender's parts on links of the test; counts the requests that are routed."""
 
     def __init__(self, links: int = 1):
-        fakes = [FakeLink(f"mq-{number}") for number in range(links)]
-        self.links: Any = fakes
+        self.links: list[Any] = [FakeLink(f"mq-{number}") for number in range(links)]
         nothing: Any = SimpleNamespace(
             connect_more=lambda reverse: None, cancel=lambda request: None, ask=lambda path, now: False
         )

@@ -112,7 +112,7 @@ def test_a_node_that_can_never_be_believed_costs_as_long_as_a_silent_one(monkeyp
 
     with virtual_bus(monkeypatch, hosts=1, away_grace=0.2) as bus:
         node = bus.node()
-        node.on_call = lambda _broker, channel, delivery: forge(channel, delivery)  # type: ignore[method-assign]
+        node.on_call = lambda _broker, *about: forge(*about)  # type: ignore[method-assign]
         node.on_control = forge  # type: ignore[method-assign]
         began = bus.time.now
         error = bus.error(bus.call(timeout=20.0))

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import pickle
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -77,7 +78,8 @@ def test_the_sender_s_own_envelope_verifies() -> None:
 
 @pytest.mark.parametrize("name", sorted(OTHER_VALUES))
 def test_the_token_covers_every_field(name: str) -> None:
-    forged = replace(signed(CALL), **{name: OTHER_VALUES[name]})
+    other: dict[str, Any] = {name: OTHER_VALUES[name]}
+    forged = replace(signed(CALL), **other)
     with pytest.raises(SignatureError):
         KEYS.verify_envelope(forged)
 
@@ -144,7 +146,7 @@ def test_a_reply_belongs_to_one_request_only() -> None:
         {"fault": Fault("busy", "full", "trace", None)},
     ],
 )
-def test_the_token_of_a_reply_covers_every_field(forged: dict[str, object]) -> None:
+def test_the_token_of_a_reply_covers_every_field(forged: dict[str, Any]) -> None:
     fault = Fault("busy", "full", "trace", 50)
     reply = Reply(CALL.id, KEYS.sign_reply("t", CALL.id, "fault", b"", fault), "fault", b"", fault)
     KEYS.verify_reply(reply, "t")

@@ -100,7 +100,7 @@ def test_the_vectors_are_right_by_the_standard_library_alone(case: dict[str, Any
         domain = "servicebus/2 event"
     else:
         fault = root.find("fault")
-        about = ["", "", "", ""]
+        about: list[str | None] = ["", "", "", ""]
         if fault is not None:
             about = [fault.get("type"), fault.findtext("text"), fault.findtext("trace"), fault.get("retry-after")]
             about += [fault.get("clock")] if fault.get("clock") else []

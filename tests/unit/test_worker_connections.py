@@ -39,12 +39,12 @@ def note(bus: VirtualBus, params: Any, **how: Any) -> Future[Any]:
     return future
 
 
-def declare(worker: VirtualWorker, name: str, durable: bool = True, **arguments: Any) -> None:
+def declare(worker: VirtualWorker, name: str, arguments: dict[str, Any] | None = None, durable: bool = True) -> None:
     """As an operator does it."""
     broker: Any = worker.broker
     with broker.working_for(worker.loop):
         broker.declare_queue(
-            name, None, durable=durable, exclusive=False, auto_delete=False, passive=False, arguments=arguments
+            name, None, durable=durable, exclusive=False, auto_delete=False, passive=False, arguments=arguments or {}
         )
 
 
@@ -186,7 +186,7 @@ def test_a_queue_of_another_form_waits_and_the_others_are_served(
     bus: VirtualBus, caplog: pytest.LogCaptureFixture
 ) -> None:
     worker = VirtualWorker(bus)
-    declare(worker, f"{NODE}.messages", **{"x-max-length": 5})
+    declare(worker, f"{NODE}.messages", {"x-max-length": 5})
     worker.start()
     assert not worker.consumer.is_whole
     assert "servicebus migrate-queue mq-a:5672" in worker.error
@@ -278,11 +278,11 @@ def test_a_dead_letter_is_acknowledged_only_when_it_is_stored(bus: VirtualBus, w
 
 def test_a_reply_that_is_too_large_for_the_broker_is_told_as_such(bus: VirtualBus, worker: VirtualWorker) -> None:
     worker.broker.max_message_size = 200_000
-    worker.echo.handle = lambda _request: "x" * 250_000  # type: ignore[method-assign]
+    worker.echo.handle = lambda _request: "x" * 250_000  # type: ignore[method-assign, assignment]
     errors = [bus.error(bus.call(number)) for number in range(3)]
     assert all(isinstance(error, RemoteError) and "max_message_size" in str(error) for error in errors[1:])
     assert isinstance(errors[0], RemoteError | EnvelopeError)
-    worker.echo.handle = lambda _request: "small"  # type: ignore[method-assign]
+    worker.echo.handle = lambda _request: "small"  # type: ignore[method-assign, assignment]
     assert bus.result(bus.call()) == "small"
 
 
@@ -291,7 +291,7 @@ def test_a_reply_that_is_too_large_for_the_broker_is_told_as_such(bus: VirtualBu
 
 def mark(worker: VirtualWorker) -> Callable[[], None]:
     name = drained_mark(worker.bus.config.exchange_name)
-    declare(worker, name, **MARK_ARGUMENTS)
+    declare(worker, name, MARK_ARGUMENTS)
     return lambda: worker.broker.forget_queue(name)
 
 

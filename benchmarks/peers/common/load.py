@@ -25,4 +25,4 @@ def params(size: int | None = None) -> list[Any]:
 
 def add(numbers: list[Any]) -> int:
     """What the service does."""
-    return numbers[0] + numbers[1]
+    return int(numbers[0] + numbers[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import click
@@ -48,7 +49,7 @@ def run(settings: Settings, against: Sequence[str] = (), *, sizes: bool = True) 
         turns = [
             Turn(
                 peer.name,
-                lambda peer=peer: measure(peer, node, settings, sizes=sizes),
+                partial(measure, peer, node, settings, sizes=sizes),
                 _expected_s(peer, settings, sizes),
             )
             for peer in peers
@@ -153,10 +154,14 @@ def _rates(found: dict[str, Any], shown: Sequence[str]) -> Table:
         row = [name, phase_cell(found, name, ONE)]
         row += [cell(over_rounds(found, name, field(ONE, key))) for key in ("p50_ms", "p99_ms")]
         row += [phase_cell(found, name, idiom) if idiom in known(name).idioms else NO_SUCH for idiom in IDIOMS]
-        row += [cell(over_rounds(found, name, lambda result, who=who: result.get("memory_mib", {}).get(who)))
-                for who in ("client", "server")]  # fmt: skip
+        row += [cell(over_rounds(found, name, partial(_memory_mib, who))) for who in ("client", "server")]
         rows.append([*row, cell(over_rounds(found, name, lambda result: result.get("start_s")))])
     return Table("Calls per second", columns, rows)
+
+
+def _memory_mib(who: str, result: dict[str, Any]) -> float | None:
+    memory: dict[str, float] = result.get("memory_mib", {})
+    return memory.get(who)
 
 
 def _ratios(found: dict[str, Any], shown: Sequence[str]) -> Table:

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def run(settings: Settings, repetitions: int = 5) -> dict[str, Any]:
     began = time.time()
     peers, left_out = usable(chosen(settings, [peer for peer in ALL if peer.many_hosts]))
     with twins() as pair:
-        turns = [Turn(peer.name, lambda peer=peer: measure(peer, pair), 15.0) for peer in peers]
+        turns = [Turn(peer.name, partial(measure, peer, pair), 15.0) for peer in peers]
         results = interleaved("failover", turns, settings.rounds, settings.patience_s)
     ours = own_figures(repetitions) if repetitions else []
     return document(

@@ -200,11 +200,16 @@ def _storm(results: list[dict[str, Any]]) -> dict[str, float] | None:
 
 def prices(results: list[dict[str, Any]]) -> Prices:
     def share(name: str) -> Share:
-        counted = [_median(results, name, "each", key) for key in ("connections", "channels", "queues", "consumers")]
+        def each(key: str) -> float:
+            return _median(results, name, "each", key)
+
         return Share(
-            *counted,
-            processes=_median(results, name, "each", "processes"),
-            memory_kib=_median(results, name, "each", "erlang_kib") + TCP_KIB * counted[0],
+            connections=each("connections"),
+            channels=each("channels"),
+            queues=each("queues"),
+            consumers=each("consumers"),
+            processes=each("processes"),
+            memory_kib=each("erlang_kib") + TCP_KIB * each("connections"),
             cores_at_rest=max(0.0, _median(results, name, "cores_at_rest")),
         )
 

@@ -69,8 +69,9 @@ def _theirs(python: str, seconds: float) -> dict[str, Any]:
     """At full speed, and at the fastest pace at which all came through."""
 
     def log(records: float, rate: float) -> dict[str, Any]:
-        return _json(python, str(PROGRAMS / "py_servicebus_logs.py"), str(_free_port()), "--processes", str(PROCESSES),
-                     "--records", str(round(records)), "--rate", str(rate))  # fmt: skip
+        program = str(PROGRAMS / "py_servicebus_logs.py")
+        return _json(python, program, str(_free_port()), "--processes", str(PROCESSES), "--records",
+                     str(round(records)), "--rate", str(rate))  # fmt: skip
 
     def loses_none(rate: float) -> dict[str, Any] | None:
         done = log(max(rate * seconds, PROCESSES), rate)
@@ -93,11 +94,12 @@ def fastest(attempt: Callable[[float], dict[str, Any] | None], slowest: float = 
     return best
 
 
-def _json(*command_line: str) -> Any:
+def _json(*command_line: str) -> dict[str, Any]:
     done = subprocess.run(command_line, capture_output=True, text=True, check=False, timeout=300)
     if not done.stdout.strip():
         raise RuntimeError(f"{command_line[1]} failed: {done.stderr.strip()[-300:]}")
-    return json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def _free_port() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import click
@@ -41,7 +42,7 @@ def run(settings: Settings, against: Sequence[str] = ()) -> dict[str, Any]:
     peers, left_out = usable(chosen(settings) + against_settings.variants(against))
     expected_s = 5.0 + 4 * settings.seconds
     with brokers(count=1) as (node,):
-        turns = [Turn(peer.name, lambda peer=peer: measure(peer, node, settings), expected_s) for peer in peers]
+        turns = [Turn(peer.name, partial(measure, peer, node, settings), expected_s) for peer in peers]
         results = interleaved("messages", turns, settings.rounds, settings.patience_s)
     return document("messages", settings, results, began, versions(peers), left_out=left_out)
 

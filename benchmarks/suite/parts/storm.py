@@ -54,7 +54,7 @@ def run(
     settings: Settings,
     nodes: tuple[int, ...],
     senders: float,
-    broker: Mapping[str, float],
+    broker: Mapping[str, Any],
     source: str,
     **others: Any,
 ) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -43,7 +44,7 @@ def run(settings: Settings) -> dict[str, Any]:
     peers, left_out = usable(chosen(settings, both))
     expected_s = 4.0 + 2 * settings.seconds
     with brokers(count=1) as (node,):
-        turns = [Turn(peer.name, lambda peer=peer: measure(peer, node, settings), expected_s) for peer in peers]
+        turns = [Turn(peer.name, partial(measure, peer, node, settings), expected_s) for peer in peers]
         results = interleaved("workers", turns, settings.rounds, settings.patience_s)
     return document("workers", settings, results, began, versions(peers), left_out=left_out)
 

@@ -56,9 +56,11 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     bus = ServiceBus(Configuration(order["config"]))
     for name, kind in order["calls"].items():
-        bus.add_rpc_service(*name.split("."), KINDS[kind]())
+        category, _, own = name.partition(".")
+        bus.add_rpc_service(category, own, KINDS[kind]())
     for name, kind in order["messages"].items():
-        bus.add_message_service(*name.split("."), KINDS[kind]())
+        category, _, own = name.partition(".")
+        bus.add_message_service(category, own, KINDS[kind]())
     bus.run_services()
 
 
