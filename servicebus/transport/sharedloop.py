@@ -26,12 +26,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from enum import Enum
 from threading import get_ident
 
 from servicebus.transport.loop import EventLoop
 
 _LENT_S = 0.002
-"""How long nobody turns a loop that was lent and is not used, before its thread takes it back. Short, since others may
+"""How long no thread turns a loop that was lent, before its own thread takes it back. Short, since others may
 wait for so long: for a service that runs a request, or a program that does something else between two calls."""
 _PATIENCE_S = 0.02
 """After so long without any input a leader leaves the waiting to the thread; for slow services nothing is gained."""
@@ -39,6 +40,18 @@ _RELUCTANT_CALLS = 32
 """So many calls do not ask for the lead after one that was disturbed by other threads' work."""
 _LOST_LEAD_S = 2.0
 """After so long without the lead the loop's thread looks whether it was lost."""
+
+
+class _Turner(Enum):
+    """Who turns the loop. Only its own thread changes this: LENT -> RECALLED -> THREAD -> LENT."""
+
+    THREAD = "the loop's own thread"
+    LENT = "any thread that takes the lead"
+    RECALLED = "the last leader, until it leaves"
+
+
+_LENT = _Turner.LENT
+"""Asked for every call."""
 
 
 class _Lead:
@@ -72,9 +85,7 @@ class SharedLoop(EventLoop):
         self._is_at_work = True
         """The leader is not merely waiting for input."""
         self._is_wanted = False
-        self._is_lent = False
-        self._has_lead = False
-        """The thread's own: whether it may turn the loop."""
+        self._turner = _Turner.RECALLED
         self._is_torn = False
         self._times_led = 0
         self._reluctance = 0
@@ -84,7 +95,7 @@ class SharedLoop(EventLoop):
     def post(self, callback: Callable[[], None]) -> None:
         super().post(callback)
         # A leader that leaves looks at what was posted after it has said that it leads no more: one of us sees it.
-        if self._is_lent and self._leader is None:
+        if self._turner is _LENT and self._leader is None:
             self._call_back()
 
     def submit(self, callback: Callable[[], None]) -> None:
@@ -92,7 +103,7 @@ class SharedLoop(EventLoop):
 
         It never overtakes what was posted before.
 
-        If the loop is lent just now and nobody turns it, *callback* waits for the next leader, or until the thread
+        If the loop is lent just now and no thread turns it, *callback* waits for the next leader, or until the thread
         takes the loop back: who submits many things and then waits for them sends them together.
         """
         self._submitted.append(callback)
@@ -116,18 +127,18 @@ class SharedLoop(EventLoop):
             leader = None
         return me != leader and me != self._thread
 
-    def lead(self, begin: Callable[[], None], is_over: Callable[[], bool]) -> bool:
+    def lead(self, begin: Callable[[], None], is_over: Callable[[], object]) -> bool:
         """If the lead is to be had: ``begin()``, then turn until *is_over*, or until there is work for the thread.
 
         Gives False, and has done nothing, if it is not.
         """
         lead = self._lead
-        if not self._is_lent or not lead.lock.acquire(blocking=False):
+        if self._turner is not _LENT or not lead.lock.acquire(blocking=False):
             return False
         return self._lead_on(lead, begin, is_over)
 
-    def follow(self, submit: Callable[[], None], is_over: Callable[[], bool]) -> None:
-        """``submit()`` to the thread; if nobody else waits, ask it for the lead, and turn until *is_over*."""
+    def follow(self, submit: Callable[[], None], is_over: Callable[[], object]) -> None:
+        """``submit()`` to the thread; if no other thread waits, ask it for the lead, and turn until *is_over*."""
         if len(self.callers) > 1 or self._leader is not None or self._reluctance:
             self._reluctance = max(0, self._reluctance - 1)
             submit()
@@ -150,8 +161,8 @@ class SharedLoop(EventLoop):
 
     def run(self) -> None:
         self._thread = get_ident()
-        if not self._has_lead:
-            self._is_lent = False
+        if self._turner is not _Turner.THREAD:
+            self._turner = _Turner.RECALLED
             self._call_back()
             self._take_back()
         self._cut_if_torn()
@@ -178,10 +189,9 @@ class SharedLoop(EventLoop):
 
     def _stand_by(self) -> None:
         self._is_wanted = False
-        self._is_lent = True
-        self._has_lead = False
+        self._turner = _LENT
         self._lead.lock.release()
-        if self._posted:  # by somebody who did not see yet that nobody turns
+        if self._posted:  # by a thread that did not see yet that no thread turns
             self._call_back()
         seen, since = self._times_led, time.monotonic()
         while not self._recall.acquire(timeout=_LENT_S):
@@ -190,7 +200,7 @@ class SharedLoop(EventLoop):
                 seen, since = led, time.monotonic()
             elif self._leader is None or time.monotonic() - since > _LOST_LEAD_S:
                 break
-        self._is_lent = False
+        self._turner = _Turner.RECALLED
         self._take_back()
 
     def _take_back(self) -> None:
@@ -204,7 +214,7 @@ class SharedLoop(EventLoop):
                 self._lead = _Lead(is_held=True)
                 self._is_at_work, self._sleeping = True, False
                 break
-        self._has_lead = True
+        self._turner = _Turner.THREAD
         self._cut_if_torn()
 
     def _is_lost(self, lead: _Lead) -> bool:
@@ -247,7 +257,7 @@ class SharedLoop(EventLoop):
         """The thread that leads."""
         return self._lead.leader.get(None)
 
-    def _lead_on(self, lead: _Lead, begin: Callable[[], None], is_over: Callable[[], bool]) -> bool:
+    def _lead_on(self, lead: _Lead, begin: Callable[[], None], is_over: Callable[[], object]) -> bool:
         me = get_ident()
         if lead.leader.setdefault(None, me) != me:
             return False  # it was taken for lost
@@ -312,7 +322,7 @@ class SharedLoop(EventLoop):
         self._call_back()
 
     def _leave(self, lead: _Lead, *, is_needed: bool) -> None:
-        """Give up the lead; *is_needed*: somebody must turn now."""
+        """Give up the lead; *is_needed*: a thread must turn now."""
         self._is_at_work, self._sleeping = True, False
         lead.leader.clear()
         lead.lock.release()
