@@ -22,11 +22,11 @@ from servicebus.runtime.broker_notes import BrokerNotes
 from servicebus.runtime.control import ControlLane
 from servicebus.runtime.delayed_messages import DelayedMessages
 from servicebus.runtime.echo_progress import EchoProgress
-from servicebus.runtime.job import Claim
+from servicebus.runtime.job import PendingDelivery
 from servicebus.runtime.maintenance import Maintenance
 from servicebus.runtime.outages import Outages
+from servicebus.runtime.pipeline import Pipeline
 from servicebus.runtime.publisher import Publisher
-from servicebus.runtime.settler import Settler
 from servicebus.runtime.subscriptions import Subscription, Subscriptions
 from servicebus.runtime.topology import (
     calls_script,
@@ -65,7 +65,7 @@ class NodeConsumer:
         loop: EventLoop,
         host: BrokerHost,
         config: Configuration,
-        settler: Settler,
+        settler: Pipeline,
         control: ControlLane,
         connect: Connect = AmqpConnection,
     ):
@@ -179,7 +179,7 @@ class NodeConsumer:
         delays = DelayedMessages(self, config.node_name, epoch)
 
         def take(kind: Kind, protocol: AgentProtocol) -> Callable[[Delivery], None]:
-            return partial(self.settler.take, generation=epoch, protocol=protocol, lane=kind)
+            return partial(self.settler.take, generation=epoch, protocol=protocol, kind=kind)
 
         def on_control(delivery: Delivery) -> None:
             self._answer_control(delivery, epoch)
@@ -255,7 +255,7 @@ class NodeConsumer:
         answer = self._control.answer(delivery)
         if answer is not None and self._publisher is not None:
             body, reply_to = answer
-            self._publisher.reply(Claim(delivery, epoch, reply_to), body)
+            self._publisher.reply(PendingDelivery(delivery, epoch, reply_to), body)
 
     # -- the watcher's questions, asked in the I/O thread --------------------------------------------------------------
 

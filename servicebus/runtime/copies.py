@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 from servicebus.configuration import Configuration
 from servicebus.policy.retry_schedule import tier_for
-from servicebus.runtime.job import Burial, Claim, Postponement, Settlement
+from servicebus.runtime.job import Copy, PendingDelivery
 from servicebus.wire import headers
 from servicebus.wire.address import dead_queue, delay_queue
 from servicebus.wire.signing import Keyring
@@ -15,11 +16,6 @@ from servicebus.wire.stamps import DeadLetterStamp, WaitStamp, write_dead_letter
 
 _DETAIL_CHARS = 1000
 _TRACE_CHARS = 8000
-
-
-class Copy(NamedTuple):
-    queue: str
-    headers: dict[str, Any]
 
 
 class CopyMaker:
@@ -38,41 +34,38 @@ class CopyMaker:
     def __repr__(self) -> str:
         return f"<CopyMaker {self._node}@{self._host_name}>"
 
-    def copy(self, claim: Claim, settlement: Settlement) -> Copy:
-        """The copy that *settlement* asks for, of the delivery of *claim*."""
+    def address(self, original: PendingDelivery, copy: Copy) -> tuple[str, Mapping[str, Any]]:
+        """The queue and the headers of *copy*, which is one of *original*."""
         now = time.time()
-        if settlement.burial is not None:
-            return self._dead_letter(claim, settlement.burial, now)
-        assert settlement.postponement is not None
-        return self._delayed(claim, settlement.postponement, now)
+        return self._dead_letter(original, copy, now) if copy.reason else self._later_attempt(original, copy, now)
 
-    def _dead_letter(self, claim: Claim, burial: Burial, now: float) -> Copy:
-        ticket = claim.stamps.ticket
+    def _dead_letter(self, original: PendingDelivery, copy: Copy, now: float) -> tuple[str, Mapping[str, Any]]:
+        ticket = original.stamps.ticket
         stamp = DeadLetterStamp(
             int(now),
-            _first(claim, burial.attempts, now),
-            burial.attempts,
-            int(now + self._max_age_s) if burial.is_known_new else 0,
+            _first(original, copy.attempts, now),
+            copy.attempts,
+            int(now + self._max_age_s) if copy.is_known_new else 0,
             ticket.id if ticket is not None else "",
         )
         reason = {
-            headers.DEAD_LETTER: write_dead_letter_stamp(self._keyring, claim.delivery.body, burial.reason, stamp),
-            headers.REASON: burial.reason,
-            headers.DETAIL: burial.detail[:_DETAIL_CHARS],
-            headers.TRACE: burial.trace[-_TRACE_CHARS:],
+            headers.DEAD_LETTER: write_dead_letter_stamp(self._keyring, original.delivery.body, copy.reason, stamp),
+            headers.REASON: copy.reason,
+            headers.DETAIL: copy.detail[:_DETAIL_CHARS],
+            headers.TRACE: copy.trace[-_TRACE_CHARS:],
             headers.HOST: self._host_name,
         }
-        return Copy(dead_queue(self._node), {**headers.as_sent(claim.delivery.headers), **reason})
+        return dead_queue(self._node), {**headers.as_sent(original.delivery.headers), **reason}
 
-    def _delayed(self, claim: Claim, postponement: Postponement, now: float) -> Copy:
-        ticket, attempts = claim.stamps.ticket, postponement.attempts
-        stamp = WaitStamp(int((now + postponement.delay_s) * 1000), attempts, _first(claim, attempts, now))
-        kept = headers.as_sent(claim.delivery.headers)
+    def _later_attempt(self, original: PendingDelivery, copy: Copy, now: float) -> tuple[str, Mapping[str, Any]]:
+        ticket, attempts = original.stamps.ticket, copy.attempts
+        stamp = WaitStamp(int((now + copy.delay_s) * 1000), attempts, _first(original, attempts, now))
+        kept = headers.as_sent(original.delivery.headers)
         if ticket is not None:
             kept[headers.REQUEUED] = ticket.header
-        kept[headers.WAIT] = write_wait(self._keyring, claim.delivery.body, ticket, stamp)
-        return Copy(delay_queue(self._node, tier_for(postponement.delay_s)), kept)
+        kept[headers.WAIT] = write_wait(self._keyring, original.delivery.body, ticket, stamp)
+        return delay_queue(self._node, tier_for(copy.delay_s)), kept
 
 
-def _first(claim: Claim, attempts: int, now: float) -> int:
-    return (claim.stamps.wait.first or int(now)) if attempts > 0 else 0
+def _first(original: PendingDelivery, attempts: int, now: float) -> int:
+    return (original.stamps.wait.first or int(now)) if attempts > 0 else 0

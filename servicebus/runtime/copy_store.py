@@ -1,25 +1,29 @@
 """CopyStore: stores the copy of a message, in a delay queue or among the dead letters, and then acks the original.
 
-Theory of operation. Only a copy that the broker has confirmed is stored. A broker may refuse one instead (a nack: its
-queue is full and rejects what is published, say): the original then stays unacknowledged, the node keeps its id, and
-the copy is published again later. A queue that has refused one is asked with one copy at a time, after pauses that
-grow; each copy that it takes lets two of those that wait follow. So a queue that stays full costs next to nothing, and
-one that has room again is soon served.
+Theory of operation. From the decision to keep a message until its copy is confirmed the CopyStore has the message, and
+the node keeps its id; what is delivered of it meanwhile joins. Only a copy that the broker has confirmed is stored. A
+broker may refuse one instead (a nack: its queue is full and rejects what is published, say): the original then stays
+unacknowledged, and the copy is published again later. A queue that has refused one is asked with one copy at a time,
+after pauses that grow; each copy that it takes lets two of those that wait follow. So a queue that stays full costs
+next to nothing, and one that has room again is soon served.
 
-What waits here takes up the worker's window. When the connection or the worker ends, the broker delivers it again.
+What waits here takes up the worker's window. When the connection or the worker ends, the broker delivers it again. If
+that does not happen within a while, another worker has the original, and the id is released.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from servicebus.policy.backoff import Backoff
 from servicebus.runtime.confirmed_channel import NACK
-from servicebus.runtime.copies import Copy
-from servicebus.runtime.job import Burial, Claim, Settlement
+from servicebus.runtime.job import Disposition, Job, PendingDelivery, dead_letter
+from servicebus.runtime.journal import Release
+from servicebus.runtime.journal_outage import JournalNotes
 from servicebus.runtime.publisher import Publisher
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
@@ -35,11 +39,16 @@ _FOLLOWERS = 2
 
 
 @dataclass(slots=True)
-class _Pending:
-    settlement: Settlement
-    claim: Claim
-    """Whose delivery is copied."""
-    copy: Copy
+class _Storing:
+    """A copy that is to be stored."""
+
+    disposition: Disposition
+    generation: int | None = None
+    """Of the connections over which it was published, or waits to be."""
+    original: PendingDelivery | None = None
+    """The delivery that was copied."""
+    queue: str = ""
+    headers: Mapping[str, Any] = field(default_factory=dict)
     line: str = ""
     """In which it waits, or has waited."""
 
@@ -49,28 +58,28 @@ class _Refusal:
     """What waits for a queue that has refused a copy."""
 
     reason: str
-    waiting: deque[_Pending] = field(default_factory=deque)
+    waiting: deque[_Storing] = field(default_factory=deque)
     backoff: Backoff = field(default_factory=Backoff)
     is_timer_set: bool = False
     is_reported: bool = False
 
 
 class CopyStore:
-    """Belongs to the thread that turns the loop, but for ``problem``.
+    """Belongs to the I/O thread, but for ``problem``. The one owner of messages whose copies are being stored.
 
     Args:
-        on_stored: called with each settlement whose copy is stored, before the original is acked.
+        notes: told of each id whose copy is stored, before the original is acked.
     """
 
-    def __init__(
-        self, loop: EventLoop, host_name: str, counters: Counter[str], on_stored: Callable[[Settlement], None]
-    ):
+    def __init__(self, loop: EventLoop, host_name: str, counters: Counter[str], notes: JournalNotes):
         self._loop = loop
         self._host_name = host_name
         self._counters = counters
-        self._on_stored = on_stored
+        self._notes = notes
         self._generation: int | None = None
         self._publisher: Publisher | None = None
+        self._by_id: dict[str, _Storing] = {}
+        """Those that were begun, by the id of their message: it does not come free before the copy is stored."""
         self._refusals: dict[str, _Refusal] = {}
         """By the queue's name. What a broker refuses for its size says nothing of the queue: it waits in its own line.
 
@@ -95,61 +104,118 @@ class CopyStore:
         self._generation = self._publisher = None
         self._refusals.clear()
 
-    def store(self, settlement: Settlement, claim: Claim) -> None:
-        """Store the copy that *settlement* asks for, made of the delivery of *claim*; then ack all of its claims."""
-        if settlement.storing_in == self._generation or self._publisher is None:
-            return  # a copy is on its way already, and its confirm is for all claims
-        pending = _Pending(settlement, claim, self._copy(settlement, claim, self._publisher))
-        settlement.storing_in = self._generation
-        refusal = self._refusals.get(pending.copy.queue)
-        if refusal is None:
-            self._publish(pending)
-        else:
-            pending.line = pending.copy.queue
-            refusal.waiting.append(pending)
+    # -- what is decided -----------------------------------------------------------------------------------------------
 
-    def _copy(self, settlement: Settlement, claim: Claim, publisher: Publisher) -> Copy:
-        try:
-            return publisher.copy(claim, settlement)
-        except Exception as error:  # a service asked for an odd delay, say: then it is buried, with what is wrong
-            self._loop.failures.report("the copy of a message", error)
-            attempts = settlement.job.attempts if settlement.job is not None else 0
-            text = f"its copy could not be made: {type(error).__name__}: {error}"
-            is_known_new = settlement.burial.is_known_new if settlement.burial else settlement.job is not None
-            settlement.burial = Burial(DEFECT, text, attempts=attempts, is_known_new=is_known_new)
-            settlement.release = None
-            return publisher.copy(claim, settlement)
+    def keep(self, disposition: Disposition, job: Job) -> Disposition:
+        """The end of *job* is a copy: nothing is acked, and its id does not come free, before that is stored."""
+        disposition.job = job
+        self._by_id[job.incoming.id] = _Storing(disposition)
+        return disposition
 
-    def _publish(self, pending: _Pending) -> None:
+    def has(self, id: str) -> bool:
+        return id in self._by_id
+
+    def is_another(self, job: Job) -> bool:
+        """Whether *job* is another message than the one with its id whose copy is being stored: often that copy itself.
+
+        The broker may deliver it sooner than it confirms it, as the two go over different connections. Joined, it would
+        be acked together with the original, and nothing would be left.
+        """
+        return job.stamps.wait != self._by_id[job.incoming.id].disposition.pending[0].stamps.wait
+
+    def join(self, job: Job) -> Disposition:
+        """Delivered again; it is acked with the original."""
+        disposition = self._by_id[job.incoming.id].disposition
+        disposition.pending = [*disposition.pending, job]
+        return disposition
+
+    def give_up(self, generation: int | None) -> None:
+        """Of copies that were published before *generation* it cannot be known whether they are stored; None for all.
+
+        If the original had come to this worker again, it would have joined. It may stand with another worker, which
+        holds it for as long as we have the id: it is another attempt then.
+        """
+        for id, storing in list(self._by_id.items()):
+            if storing.generation != generation:
+                del self._by_id[id]
+                self._notes.add(id, storing.disposition.release or Release.FAILED)
+        self._notes.tell()
+
+    # -- storing -------------------------------------------------------------------------------------------------------
+
+    def store(self, disposition: Disposition) -> None:
+        """Store its copy over these connections, then ack all of its deliveries."""
         generation, publisher = self._generation, self._publisher
+        original = next((each for each in disposition.pending if each.generation == generation), None)
+        if original is None or publisher is None:
+            return
+        storing = None if disposition.job is None else self._by_id.get(disposition.job.incoming.id)
+        if storing is None:
+            storing = _Storing(disposition)
+        elif storing.generation == generation:
+            return  # a copy is on its way already, and its confirm is for all deliveries
+        storing.queue, storing.headers = self._make(disposition, original, publisher)
+        storing.generation, storing.original, storing.line = generation, original, ""
+        refusal = self._refusals.get(storing.queue)
+        if refusal is None:
+            self._publish(storing)
+        else:
+            storing.line = storing.queue
+            refusal.waiting.append(storing)
+
+    def _make(
+        self, disposition: Disposition, original: PendingDelivery, publisher: Publisher
+    ) -> tuple[str, Mapping[str, Any]]:
+        copy = disposition.copy
+        assert copy is not None
+        try:
+            return publisher.address_copy(original, copy)
+        except Exception as error:  # for example, a service asked for an odd delay: it is dead-lettered with the error
+            self._loop.failures.report("the copy of a message", error)
+            attempts = disposition.job.attempts if disposition.job is not None else 0
+            text = f"its copy could not be made: {type(error).__name__}: {error}"
+            is_known_new = copy.is_known_new if copy.reason else disposition.job is not None
+            disposition.copy = dead_letter(DEFECT, text, attempts=attempts, is_known_new=is_known_new)
+            disposition.release = None
+            return publisher.address_copy(original, disposition.copy)
+
+    def _publish(self, storing: _Storing) -> None:
+        generation, publisher, original = self._generation, self._publisher, storing.original
         assert publisher is not None
+        assert original is not None
 
         def answered(refused: str) -> None:
             if generation != self._generation:
                 return  # too late: the broker delivers the original again
             if refused:
-                self._not_stored(pending, refused)
+                self._not_stored(storing, refused)
             else:
-                self._stored(pending)
+                self._stored(storing)
 
         try:
-            publisher.store(pending.claim, pending.copy, answered)
+            publisher.store(original, storing.queue, storing.headers, answered)
         except Exception as error:
             self._loop.failures.report("the publishing of a copy", error)
-            self._not_stored(pending, f"a copy cannot be published ({type(error).__name__}: {error})")
+            self._not_stored(storing, f"a copy cannot be published ({type(error).__name__}: {error})")
 
-    def _stored(self, pending: _Pending) -> None:
-        settlement = pending.settlement
-        settlement.storing_in = None
-        self._counters[_counted(settlement)] += 1
-        self._on_stored(settlement)
-        for claim in settlement.claims:
-            if claim.generation == self._generation:
-                claim.delivery.channel.ack(claim.delivery.tag)
+    def _stored(self, storing: _Storing) -> None:
+        disposition, copy = storing.disposition, storing.disposition.copy
+        assert copy is not None
+        self._counters["dead" if copy.reason else "aside" if copy.is_deferred else "delayed"] += 1
+        self._note(disposition)
+        for pending in disposition.pending:
+            if pending.generation == self._generation:
+                pending.delivery.channel.ack(pending.delivery.tag)
         # Confirms and nacks overtake each other: what was published before the first nack says nothing of the queue.
-        refusal = self._refusals.get(pending.line)
+        refusal = self._refusals.get(storing.line)
         if refusal is not None:
-            self._takes_again(pending.line, refusal)
+            self._takes_again(storing.line, refusal)
+
+    def _note(self, disposition: Disposition) -> None:
+        job = disposition.job
+        if job is not None and self._by_id.pop(job.incoming.id, None) is not None:
+            self._notes.add(job.incoming.id, disposition.release)
+            self._notes.tell()
 
     def _takes_again(self, queue: str, refusal: _Refusal) -> None:
         refusal.backoff.reset()
@@ -161,13 +227,13 @@ class CopyStore:
         for follower in followers:
             self._publish(follower)
 
-    def _not_stored(self, pending: _Pending, reason: str) -> None:
-        former, queue = pending.line, pending.copy.queue
-        line = pending.line = queue if reason == NACK else f"{queue} (single messages)"
+    def _not_stored(self, storing: _Storing, reason: str) -> None:
+        former, queue = storing.line, storing.queue
+        line = storing.line = queue if reason == NACK else f"{queue} (single messages)"
         self._counters["not-stored"] += 1
         refusal = self._refusals.setdefault(line, _Refusal(reason))
         refusal.reason = reason
-        refusal.waiting.append(pending)
+        refusal.waiting.append(storing)
         self._report(line, refusal)
         self._set_timer(line)
         if former != line and former in self._refusals:  # it was the one copy that its former line was asked with
@@ -194,9 +260,3 @@ class CopyStore:
 
 def _describe(queue: str, refusal: _Refusal) -> str:
     return f"queue {queue}: {refusal.reason}; {len(refusal.waiting)} messages wait unacknowledged"
-
-
-def _counted(settlement: Settlement) -> str:
-    if settlement.burial is not None:
-        return "dead"
-    return "aside" if settlement.is_full else "delayed"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from servicebus.policy.connection import State
 from servicebus.policy.retry_schedule import hold_s
 from servicebus.protocol.interface import RequestRefused
-from servicebus.runtime.job import Claim, Postponement, Settlement
-from servicebus.runtime.reception import DUE_S
+from servicebus.runtime.job import Disposition, Job, PendingDelivery, later_attempt
+from servicebus.runtime.validator import DUE_S
 from servicebus.transport.interface import Delivery
 from servicebus.wire.envelope import Kind
 
@@ -36,33 +36,32 @@ class DelayedMessages:
         """What takes the messages of one tier's queue."""
 
         def arrived(delivery: Delivery) -> None:
-            claim, due_ms = self._read(delivery)
+            pending, due_ms = self._read(delivery)
             wait_s = hold_s(tier, _remaining_s(due_ms))
             if wait_s > DUE_S:
-                self._consumer.call_later(wait_s, lambda: self._held_long_enough(claim, due_ms))
+                self._consumer.call_later(wait_s, lambda: self._held_long_enough(pending, due_ms))
             else:
-                self._held_long_enough(claim, due_ms)
+                self._held_long_enough(pending, due_ms)
 
         return arrived
 
-    def _read(self, delivery: Delivery) -> tuple[Claim, int]:
+    def _read(self, delivery: Delivery) -> tuple[PendingDelivery, int]:
         """When *delivery* is due, as far as it is signed; what says nothing is due at once."""
         try:
             incoming = self._consumer.message_protocol.decode_request(delivery)
         except RequestRefused:
-            return Claim(delivery, self._generation, ""), 0
-        return Claim(delivery, self._generation, "", stamps=incoming.stamps), incoming.due_ms
+            return PendingDelivery(delivery, self._generation, ""), 0
+        return Job(delivery, self._generation, "", incoming, self._consumer.message_protocol), incoming.due_ms
 
-    def _held_long_enough(self, claim: Claim, due_ms: int) -> None:
+    def _held_long_enough(self, pending: PendingDelivery, due_ms: int) -> None:
         is_leaving = self._consumer.state in (State.DRAINING, State.CLOSED)
         if self._generation != self._consumer.epoch or is_leaving:
-            return  # the broker gives it to somebody else when this connection ends
+            return  # the broker gives it to another worker when this connection ends
         settler, remaining_s = self._consumer.settler, _remaining_s(due_ms)
         if remaining_s > DUE_S:
-            postponement = Postponement(remaining_s, claim.stamps.wait.attempts)
-            settler.settle(Settlement([claim], postponement=postponement))
+            settler.settle(Disposition([pending], None, later_attempt(remaining_s, pending.stamps.wait.attempts)))
         else:
-            settler.take(claim.delivery, self._generation, self._consumer.message_protocol, Kind.MESSAGE)
+            settler.take(pending.delivery, self._generation, self._consumer.message_protocol, Kind.MESSAGE)
 
 
 def _remaining_s(due_ms: int) -> float:

@@ -1,70 +1,102 @@
-"""Job, Outcome, Settlement: one admitted request, what its service made of it, and what the broker is told."""
+"""The values of a request on its way through a worker: Job, Outcome, Disposition, Copy.
+
+``Delivery`` (what the broker delivered) and ``Incoming`` (what the protocol read) become a Job, a service makes an
+Outcome of it, and a Disposition says what is done with the deliveries; a message that is kept is kept as a Copy.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from servicebus.transport.interface import Delivery
-from servicebus.wire.envelope import CALL
+from servicebus.wire.envelope import CALL, MESSAGE
 from servicebus.wire.fault import Fault
 from servicebus.wire.stamps import UNSTAMPED, Stamps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from servicebus.protocol.interface import AgentProtocol, Incoming
     from servicebus.runtime.journal import Release
+    from servicebus.runtime.service_thread import ServiceThread
 
 
 def _nothing() -> None:
     pass
 
 
-# Not frozen, though nobody changes them: these are made for every request, and object.__setattr__ for each field costs
-# more than all else in them.
+# Not frozen, though most of them never change: these are made for every request, and object.__setattr__ for each field
+# costs more than all else in them.
 
 
-@dataclass(slots=True)
-class Claim:
-    """Somebody who waits for a job's end: a delivery to ack, and where its reply goes ("" for nowhere).
-
-    A delivery tag is valid only on the connection that issued it; *generation* says which that was.
-    """
+@dataclass(slots=True, eq=False, repr=False)
+class PendingDelivery:
+    """A delivery that waits for its acknowledgement, and where its reply goes ("" for nowhere)."""
 
     delivery: Delivery
     generation: int
+    """Of the connections that it came over. Its tag is void on all others."""
     reply_to: str
-    joined: Incoming | None = None
-    """The attempt that it brought, if that is not the one that runs: a verdict has to be written for each."""
-    stamps: Stamps = UNSTAMPED
-    """What is believed of the delivery's headers; copies of it say so again."""
+
+    @property
+    def stamps(self) -> Stamps:
+        """What is believed of the delivery's headers; copies of it say so again."""
+        return UNSTAMPED
 
 
-class Job:
-    """One admitted request. Claims belong to the I/O thread; the service's thread reads the rest."""
+@dataclass(slots=True, eq=False, repr=False)
+class Job(PendingDelivery):
+    """A validated request. The I/O thread's, but for what the service's thread reads of it."""
 
-    __slots__ = ("attempts", "claims", "deadline", "incoming", "is_cancelled", "protocol", "started")
-
-    def __init__(self, incoming: Incoming, protocol: AgentProtocol, claim: Claim, deadline: float | None):
-        self.incoming = incoming
-        self.protocol = protocol
-        self.claims = [claim]
-        self.deadline = deadline
-        self.attempts = 1
-        """Which attempt this is, counted from 1; more than 1 for a message that is tried again."""
-        self.is_cancelled = False
-        """Its caller has given up. Set by the I/O thread, read by the service's."""
-        self.started: Callable[[], None] = _nothing
-        """To be called immediately before the service is run: from here on it may have had effects."""
+    incoming: Incoming
+    protocol: AgentProtocol
+    service: ServiceThread | None = None
+    """None for one that is refused."""
+    deadline: float | None = None
+    """``time.monotonic()`` after which its caller has given up."""
+    on_full: Callable[[], None] | None = None
+    """Called when the inbox is full, in place of an answer or a deferral."""
+    refusal: Disposition | None = None
+    """Its end, if the journal does not know it: the journal must remember it, or a replay might be run later."""
+    attempts: int = 1
+    """Which attempt this is, counted from 1; more than 1 for a message that is tried again."""
+    is_cancelled: bool = False
+    """Its caller has given up. Set by the I/O thread, read by the service's."""
+    started: Callable[[], None] = _nothing
+    """Called immediately before the service is run: from here on it may have had effects."""
+    joined: list[Job] | None = None
+    """Further deliveries of the same request, which wait for its end."""
+    is_answered: bool = False
+    """Its own delivery is done with; only its end is still to be noted."""
 
     def __repr__(self) -> str:
         return f"<Job {self.incoming.kind.value} {self.incoming.id} for {self.incoming.key}>"
 
+    @property
+    def stamps(self) -> Stamps:
+        return self.incoming.stamps
 
-class Verdict(Enum):
-    """What is to become of a job after its service has left it."""
+    @property
+    def waits_for(self) -> ServiceThread | None:
+        """The service that it waits for while that is full; None for one that does not wait: a caller is told."""
+        is_message = self.incoming.kind is MESSAGE and self.on_full is None and self.refusal is None
+        return self.service if is_message else None
+
+    def pending(self) -> list[Job]:
+        """The deliveries that wait for its end."""
+        own = [] if self.is_answered else [self]
+        return own + self.joined if self.joined else own
+
+    def join(self, other: Job) -> None:
+        if self.joined is None:
+            self.joined = []
+        self.joined.append(other)
+
+
+class JobResult(Enum):
+    """What became of a job in its service."""
 
     DONE = "done"
     FAILED = "failed"
@@ -79,7 +111,7 @@ class Verdict(Enum):
     """The service was not called: expired, cancelled, or its params are no JSON."""
 
 
-DONE = Verdict.DONE
+DONE = JobResult.DONE
 """Asked for every request; see ``servicebus.wire.envelope.MESSAGE``."""
 
 
@@ -90,59 +122,52 @@ class Outcome:
     job: Job
     reply: bytes | None = None
     fault: Fault | None = None
-    verdict: Verdict = DONE
+    result: JobResult = DONE
     retry_after_s: float | None = None
     """With RETRY: when; None for what the service's retry schedule says."""
 
     @property
     def is_final(self) -> bool:
         """The id is done with: a copy gets the same answer. Else it may come again."""
-        if self.verdict is DONE:
+        if self.result is DONE:
             return True
-        return self.job.incoming.kind is CALL and self.verdict in (Verdict.FAILED, Verdict.REJECTED)
+        return self.job.incoming.kind is CALL and self.result in (JobResult.FAILED, JobResult.REJECTED)
 
 
 @dataclass(frozen=True, slots=True)
-class Burial:
-    """Why a message goes to the dead letters."""
+class Copy:
+    """A copy of a message that is stored before the message is acknowledged: a dead letter, or a later attempt."""
 
-    reason: str
-    detail: str
+    attempts: int
+    """How often the message was run."""
+    delay_s: float = 0.0
+    """How long it waits in the delay queues."""
+    reason: str = ""
+    """Why it is dead-lettered; "" for a later attempt."""
+    detail: str = ""
     trace: str = ""
-    attempts: int = 0
-    """How often it was run."""
     is_known_new: bool = True
     """The journal knew that it had not been executed. False: it was refused unseen, or for its age."""
+    is_deferred: bool = False
+    """Only because its service is full."""
 
 
-@dataclass(frozen=True, slots=True)
-class Postponement:
-    """How long a message waits in the delay queues, and how often it was run and failed until now."""
+def dead_letter(reason: str, detail: str, trace: str = "", attempts: int = 0, *, is_known_new: bool = True) -> Copy:
+    return Copy(attempts, 0.0, reason, detail, trace, is_known_new)
 
-    delay_s: float
-    attempts: int
+
+def later_attempt(delay_s: float, attempts: int, *, is_deferred: bool = False) -> Copy:
+    return Copy(attempts, delay_s, is_deferred=is_deferred)
 
 
 @dataclass(slots=True)
-class Settlement:
-    """What is done with deliveries: a reply published, or a copy of the message stored and confirmed; then the ack."""
+class Disposition:
+    """What is done with deliveries: a reply is published, or a copy of the message stored; then they are acked."""
 
-    claims: list[Claim] = field(default_factory=list)
+    pending: Sequence[PendingDelivery]
     reply: bytes | None = None
-    burial: Burial | None = None
-    postponement: Postponement | None = None
+    copy: Copy | None = None
     job: Job | None = None
     """Whose end this is; None for a delivery that was never begun."""
     release: Release | None = None
     """Why the id may come again once the copy is stored; None if it may not."""
-    is_full: bool = False
-    """It is only for want of room that it is postponed."""
-    on_full: Callable[[], None] | None = None
-    """What to do instead of postponing it."""
-    storing_in: int | None = None
-    """The generation in which the copy was published and is not confirmed yet."""
-
-    @property
-    def copy(self) -> Burial | Postponement | None:
-        """What is stored before the ack, if anything is."""
-        return self.burial or self.postponement

@@ -15,7 +15,7 @@ from servicebus.policy.connection import State
 from servicebus.protocol.interface import RequestRefused
 from servicebus.protocol.v1 import EitherProtocol, ProtocolV1
 from servicebus.runtime.consumer import NodeConsumer
-from servicebus.runtime.job import Claim, Settlement
+from servicebus.runtime.job import Disposition, PendingDelivery
 from servicebus.runtime.subscriptions import Subscription
 from servicebus.runtime.topology import Keep
 from servicebus.transport.interface import Delivery, Script
@@ -62,12 +62,12 @@ class LegacyQueue:
 
     def _take(self, delivery: Delivery, generation: int) -> None:
         if self._consumer.state is State.DRAINING:
-            return  # it stays the broker's, for whoever serves the node next
+            return  # it stays the broker's, for the worker that serves the node next
         reply_to = delivery.reply_to or ""
         if delivery.body == PING and reply_to:
             self._consumer.settler.counters["pings.compat"] += 1
-            claim = Claim(delivery, generation, reply_to if is_own_queue(reply_to) else "")
-            self._consumer.settler.settle(Settlement([claim], PONG))
+            pending = PendingDelivery(delivery, generation, reply_to if is_own_queue(reply_to) else "")
+            self._consumer.settler.settle(Disposition([pending], PONG))
         elif reply_to:
             self._take_call(delivery, generation)
         else:
@@ -95,7 +95,8 @@ class LegacyQueue:
             reply = self._protocol.encode_fault(incoming, Fault(BUSY, f"the inbox of {incoming.key} is full"))
         except RequestRefused as refused:  # at midnight: its token was good a moment ago
             reply = refused.reply
-        self._consumer.settler.settle(Settlement([Claim(delivery, generation, delivery.reply_to or "")], reply))
+        pending = PendingDelivery(delivery, generation, delivery.reply_to or "")
+        self._consumer.settler.settle(Disposition([pending], reply))
 
     def _try_again(self) -> None:
         self._is_timer_set = False

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError, MessageTooLarge, TransportError
 from servicebus.policy.size_limit import SizeLimit
 from servicebus.runtime.confirmed_channel import PRECONDITION_FAILED, ConfirmedChannel, Publish
-from servicebus.runtime.copies import Copy, CopyMaker
-from servicebus.runtime.job import Claim, Job
+from servicebus.runtime.copies import CopyMaker
+from servicebus.runtime.job import Job, PendingDelivery
 from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Returned
 from servicebus.transport.loggers import get_logger
@@ -34,7 +35,7 @@ class Publisher:
         limit: SizeLimit,
         on_broken: Callable[[TransportError], None],
     ):
-        self.copy = CopyMaker(config, host_name).copy
+        self.address_copy = CopyMaker(config, host_name).address
         self._host_name = host_name
         self._counters = counters
         self._failures = failures
@@ -58,19 +59,21 @@ class Publisher:
     def unconfirmed(self) -> int:
         return len(self._confirmed) if self._confirmed is not None else 0
 
-    def reply(self, claim: Claim, body: bytes, job: Job | None = None) -> None:
-        """Answer *claim*; with *job*, its caller gets a fault if the broker refuses *body*."""
-        if self._replies is None or not claim.reply_to:
-            self._counters["replies.nowhere"] += not claim.reply_to
+    def reply(self, pending: PendingDelivery, body: bytes, job: Job | None = None) -> None:
+        """Answer *pending*; with *job*, its caller gets a fault if the broker refuses *body*."""
+        if self._replies is None or not pending.reply_to:
+            self._counters["replies.nowhere"] += not pending.reply_to
             return
         if len(body) > self._limit.tracked_bytes:
-            self._reply_tracked(claim, body, job)
+            self._reply_tracked(pending, body, job)
             return
         # Not mandatory: RabbitMQ 3.10 returns every mandatory message to a direct reply-to address, also those that it
         # delivered. A caller that is gone costs a dropped reply.
-        self._replies.publish("", claim.reply_to, body, correlation_id=claim.delivery.correlation_id, mandatory=False)
+        self._replies.publish(
+            "", pending.reply_to, body, correlation_id=pending.delivery.correlation_id, mandatory=False
+        )
 
-    def _reply_tracked(self, claim: Claim, body: bytes, job: Job | None) -> None:
+    def _reply_tracked(self, pending: PendingDelivery, body: bytes, job: Job | None) -> None:
         """A reply that may be too large for the broker: then its caller is told so instead."""
 
         def answered(refused: str) -> None:
@@ -82,11 +85,11 @@ class Publisher:
                 fault = fault_from_exception(EnvelopeError("oversized", f"the result: {refused}"), with_trace=False)
                 instead = job.protocol.encode_fault(job.incoming, fault)
                 if instead is not None and len(instead) < len(body):
-                    self.reply(claim, instead)
+                    self.reply(pending, instead)
 
         assert self._confirmed is not None
-        about = {"correlation_id": claim.delivery.correlation_id, "mandatory": False}
-        self._confirmed.publish(Publish(claim.reply_to, body, answered, about))
+        about = {"correlation_id": pending.delivery.correlation_id, "mandatory": False}
+        self._confirmed.publish(Publish(pending.reply_to, body, answered, about))
 
     def _replies_closed(self, error: TransportError) -> None:
         """Of the small replies nobody knows which was refused; those to come are watched."""
@@ -98,11 +101,17 @@ class Publisher:
         if self._replies is not None:
             self._replies.publish("", queue, body, mandatory=False)
 
-    def store(self, claim: Claim, copy: Copy, on_answered: Callable[[str], None]) -> None:
-        """Publish *copy*; ``on_answered(refused)`` once the broker has it (""), or why it has refused it."""
+    def store(
+        self,
+        original: PendingDelivery,
+        queue: str,
+        copy_headers: Mapping[str, Any],
+        on_answered: Callable[[str], None],
+    ) -> None:
+        """Publish a copy of *original*; ``on_answered("")`` once the broker has it, or with why it has refused it."""
         if self._confirmed is not None:
-            about = {"message_id": claim.delivery.message_id, "persistent": True, "headers": copy.headers}
-            self._confirmed.publish(Publish(copy.queue, claim.delivery.body, on_answered, about))
+            about = {"message_id": original.delivery.message_id, "persistent": True, "headers": copy_headers}
+            self._confirmed.publish(Publish(queue, original.delivery.body, on_answered, about))
 
     def _queue_is_gone(self, returned: Returned) -> None:
         # Its confirm would follow and the original be acked: break the connection first, the broker redelivers.

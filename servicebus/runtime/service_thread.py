@@ -42,7 +42,7 @@ class ServiceThread:
         *,
         with_traces: bool,
         locks: NodeLocks | None = None,
-        hand_over: Callable[[Outcome, Callable[[], bool]], None] | None = None,
+        hand_over: Callable[[Outcome, Callable[[], object]], None] | None = None,
         recover: Callable[[Outcome], None] | None = None,
         retry_schedule: tuple[float, ...] = (),
     ):
@@ -144,12 +144,10 @@ class ServiceThread:
         self._optional("teardown")
 
     def _serve(self, runner: _Runner) -> None:
-        def has_job() -> bool:
-            return not inbox.empty()
-
         mark = forks.mark()
         hand_over = self._hand_over or (lambda outcome, _has_job: self._post(outcome))
         inbox, held = self._inbox, runner.held
+        has_job = inbox.qsize  # asked several times for each job: a function of ours would cost as much as the rest
         # In one step of the interpreter, so that a job is in the inbox or in our hand whenever something is raised.
         take = map(held.append, iter(inbox.get, _NEVER))
         while True:

@@ -26,10 +26,10 @@ from servicebus.runtime.leaving import Home, let_go_in_children
 from servicebus.runtime.maintenance import DRAINED
 from servicebus.runtime.node_locks import NodeLocks
 from servicebus.runtime.ping_watcher import PingWatcher
-from servicebus.runtime.reception import ServiceKey
+from servicebus.runtime.pipeline import Pipeline
 from servicebus.runtime.service_thread import Service, ServiceThread
-from servicebus.runtime.settler import Settler
 from servicebus.runtime.signals import EXIT_ASKED, EXIT_FAILED, SignalPipe, unmask
+from servicebus.runtime.validator import ServiceKey
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.sharedloop import SharedLoop
 from servicebus.wire.signing import Keyring
@@ -70,12 +70,12 @@ class Worker:
         # Half of the window: more, and one slow service would keep the others from getting anything delivered.
         half = max(1, config.prefetch // 2)
         inbox_size = min(queue_len or half, half)
-        by_key: dict[ServiceKey, ServiceThread] = {}  # filled below, with threads that post to the settler
+        by_key: dict[ServiceKey, ServiceThread] = {}  # filled below, with threads that post to the pipeline
         self._journal = journal
-        self._dispatcher = Dispatcher(by_key, journal, host.name, config.retry_schedule, self._loop.failures)
+        self._dispatcher = Dispatcher(self._loop, by_key, journal, host.name, config.retry_schedule)
         protocol = ProtocolV2(config, keyring)
         control = ControlLane(config, keyring, protocol, self._dispatcher)
-        self._settler = Settler(
+        self._pipeline = Pipeline(
             self._loop,
             self._dispatcher,
             host.name,
@@ -88,18 +88,18 @@ class Worker:
             ServiceThread(
                 service,
                 inbox_size,
-                self._settler.post,
+                self._pipeline.post,
                 make_sender,
                 with_traces=config.fault_traces,
                 locks=locks,
-                hand_over=self._settler.hand_over,
-                recover=self._settler.recover,
+                hand_over=self._pipeline.hand_over,
+                recover=self._pipeline.recover,
                 retry_schedule=config.retry_schedule,
             )
             for service in services
         ]
-        by_key.update({(thread.service.kind, thread.service.key): thread for thread in self._services})
-        self._consumer = NodeConsumer(self._loop, host, config, self._settler, control)
+        by_key.update({(each.service.kind, each.service.category, each.service.name): each for each in self._services})
+        self._consumer = NodeConsumer(self._loop, host, config, self._pipeline, control)
         self._watcher = PingWatcher(self._loop, self._consumer, control, config)
         if config.compat:
             from servicebus.runtime.legacy_queue import add_legacy_queue
@@ -119,7 +119,7 @@ class Worker:
         for service in self._services:
             service.start()
         threading.Thread(target=self._loop.run, name=self._loop.name, daemon=True).start()
-        self._settler.start()
+        self._pipeline.start()
         self._consumer.start()
         self._watcher.start()
         try:
@@ -128,7 +128,7 @@ class Worker:
                 self._loop, self._consumer, self._dispatcher, self._services, limit_s, heartbeat.wait
             ).run()
             self._watcher.stop()
-            is_clean = is_clean and not self._settler.is_damaged
+            is_clean = is_clean and not self._pipeline.is_damaged
             if is_clean:
                 # Else our number dies with our last thread: until then a service may start what others would start too.
                 self._journal.close()
@@ -145,7 +145,7 @@ class Worker:
         consumer = self._consumer
         replaced = sum(service.mend() for service in self._services)
         self._replaced_threads += replaced
-        is_serving = consumer.is_whole and not consumer.blocked and not replaced and not self._settler.outage.reason
+        is_serving = consumer.is_whole and not consumer.blocked and not replaced and not self._pipeline.outage.reason
         return {
             "host": self._host.name,
             **consumer.snapshot(),

@@ -17,7 +17,7 @@ from typing import Any
 
 from servicebus.configuration import Configuration
 from servicebus.protocol.v2 import ProtocolV2
-from servicebus.runtime.job import Claim, Job
+from servicebus.runtime.job import Job, PendingDelivery
 from servicebus.runtime.publisher import Publisher
 from servicebus.service import ServiceBus
 from servicebus.wire.envelope import Kind
@@ -65,9 +65,9 @@ def tap_wire(path: str, node: str) -> None:
             tell(share, f"asked {node} {delivery.correlation_id} {incoming.reply_to}", delivery.body)
         return incoming
 
-    def reply_and_tell(self: Publisher, claim: Claim, body: bytes, job: Job | None = None) -> None:
-        tell(_TAPPED_SHARE, f"answered {node} {claim.delivery.correlation_id}", body)
-        reply(self, claim, body, job)
+    def reply_and_tell(self: Publisher, pending: PendingDelivery, body: bytes, job: Job | None = None) -> None:
+        tell(_TAPPED_SHARE, f"answered {node} {pending.delivery.correlation_id}", body)
+        reply(self, pending, body, job)
 
     ProtocolV2.decode_request = read_and_tell  # type: ignore[method-assign]
     Publisher.reply = reply_and_tell  # type: ignore[method-assign]

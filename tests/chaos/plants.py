@@ -35,16 +35,16 @@ def plant(name: str) -> None:
 
 def _ack_before_work() -> None:
     """A worker acks what it is given, then begins with the work."""
-    from servicebus.runtime.settler import Settler
+    from servicebus.runtime.pipeline import Pipeline
 
-    take = Settler.take
+    take = Pipeline.take
 
-    def take_and_ack(self: Settler, delivery: Any, *more: Any, **options: Any) -> None:
+    def take_and_ack(self: Pipeline, delivery: Any, *more: Any, **options: Any) -> None:
         delivery.channel.ack(delivery.tag)
         delivery.channel = _Acked(delivery.channel)
         take(self, delivery, *more, **options)
 
-    _replace(Settler, "take", take_and_ack)
+    _replace(Pipeline, "take", take_and_ack)
 
 
 class _Acked:

@@ -16,7 +16,7 @@ from servicebus.runtime.control import ControlLane
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.drain import Drain
 from servicebus.runtime.journal import MemoryJournal
-from servicebus.runtime.settler import Settler
+from servicebus.runtime.pipeline import Pipeline
 from servicebus.transport.interface import Asked, Script
 from servicebus.transport.sharedloop import SharedLoop
 from servicebus.wire.address import rpc_queue
@@ -44,8 +44,8 @@ class Place:
     def __init__(self) -> None:
         self.loop = SharedLoop("test")
         keyring = Keyring(CONFIG.secrets)
-        self.dispatcher = Dispatcher({}, MemoryJournal(), "mq-a")
-        settler = Settler(self.loop, self.dispatcher, "mq-a", 64, lambda _error: None)
+        self.dispatcher = Dispatcher(self.loop, {}, MemoryJournal(), "mq-a")
+        settler = Pipeline(self.loop, self.dispatcher, "mq-a", 64, lambda _error: None)
         control = ControlLane(CONFIG, keyring, ProtocolV2(CONFIG, keyring), self.dispatcher)
         self.consumer = NodeConsumer(self.loop, CONFIG.hosts[0], CONFIG, settler, control)
         self.connections: list[Any] = [Connection(), Connection()]

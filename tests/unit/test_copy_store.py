@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -13,14 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servicebus.runtime.confirmed_channel import NACK
-from servicebus.runtime.copies import Copy
 from servicebus.runtime.copy_store import CopyStore
-from servicebus.runtime.job import Burial, Claim, Postponement, Settlement
+from servicebus.runtime.job import Copy, Disposition, Incoming, Job, PendingDelivery, dead_letter, later_attempt
 from servicebus.transport.interface import Delivery
+from servicebus.wire.envelope import Kind
+from servicebus.wire.stamps import Stamps, WaitStamp
 
 FULL = NACK
 TOO_LARGE = "it is 2000 bytes, and broker mq-a takes 1000: raise its max_message_size"
-QUEUES = {"dead": Burial("ValueError", "boom"), "delay": Postponement(5.0, 1), "delay-aside": Postponement(1.0, 0)}
+QUEUES = {
+    "dead": dead_letter("ValueError", "boom"),
+    "delay": later_attempt(5.0, 1),
+    "delay-deferred": later_attempt(1.0, 0, is_deferred=True),
+}
 
 
 @dataclass
@@ -50,11 +55,11 @@ class Publisher:
 
     published: list[tuple[int, Callable[[str], None]]] = field(default_factory=list)
 
-    def copy(self, _claim: Claim, settlement: Settlement) -> Copy:
-        return Copy(next(name for name, what in QUEUES.items() if what == settlement.copy), {})
+    def address_copy(self, _original: PendingDelivery, copy: Copy) -> tuple[str, dict[str, Any]]:
+        return next(name for name, what in QUEUES.items() if what == copy), {}
 
-    def store(self, claim: Claim, _copy: Copy, on_answered: Callable[[str], None]) -> None:
-        self.published.append((claim.delivery.tag, on_answered))
+    def store(self, original: PendingDelivery, _queue: str, _headers: Any, on_answered: Callable[[str], None]) -> None:
+        self.published.append((original.delivery.tag, on_answered))
 
     def answer(self, refused: str = "", count: int = 1_000) -> list[int]:
         """Answer the first *count* of those that wait for it; gives their tags."""
@@ -70,31 +75,33 @@ class Rig:
         self.counters: Counter[str] = Counter()
         self.stored: list[int] = []
         loop: Any = self.loop
-        self.store = CopyStore(loop, "mq-a:5672", self.counters, self._on_stored)
+        notes: Any = self
+        self.store = CopyStore(loop, "mq-a:5672", self.counters, notes)
         self.begin(1)
 
-    def _on_stored(self, settlement: Settlement) -> None:
-        tag = settlement.claims[0].delivery.tag
-        assert tag not in self.channel.acked, "the journal is told first"
-        self.stored.append(tag)
+    def add(self, id: str, _why: Any) -> None:
+        """A note for the journal."""
+        assert int(id) not in self.channel.acked, "the journal is told first"
+        self.stored.append(int(id))
+
+    def tell(self) -> None: ...
 
     def begin(self, generation: int) -> None:
         publisher: Any = self.publisher
         self.generation = generation
         self.store.begin(generation, publisher)
 
-    def settle(self, tag: int, queue: str = "dead", settlement: Settlement | None = None) -> Settlement:
+    def settle(self, tag: int, queue: str = "dead", again: int | None = None) -> None:
+        """Keep the message that is delivered with *tag*; *again*: the message that came with that tag before."""
+        no: Any = None
         channel: Any = self.channel
-        claim = Claim(Delivery(channel, tag, b"body"), self.generation, "")
-        settlement = settlement or Settlement([], is_full=queue == "delay-aside")
-        settlement.claims.append(claim)
-        what: Any = QUEUES[queue]
-        if isinstance(what, Burial):
-            settlement.burial = what
+        id = str(tag if again is None else again)
+        incoming = Incoming(id, Kind.MESSAGE, "test", "it", "", "2", b"", 0, None, 0.0, "")
+        job = Job(Delivery(channel, tag, b"body"), self.generation, "", incoming, no)
+        if again is None:
+            self.store.store(self.store.keep(Disposition([job], None, QUEUES[queue]), job))
         else:
-            settlement.postponement = what
-        self.store.store(settlement, claim)
-        return settlement
+            self.store.store(self.store.join(job))
 
 
 @pytest.fixture
@@ -102,7 +109,7 @@ def rig() -> Rig:
     return Rig()
 
 
-@pytest.mark.parametrize(("queue", "counter"), [("dead", "dead"), ("delay", "delayed"), ("delay-aside", "aside")])
+@pytest.mark.parametrize(("queue", "counter"), [("dead", "dead"), ("delay", "delayed"), ("delay-deferred", "aside")])
 def test_the_original_is_acked_once_the_copy_is_confirmed_and_counted_then(rig: Rig, queue: str, counter: str) -> None:
     rig.settle(1, queue)
     assert (rig.channel.acked, rig.counters) == ([], {})
@@ -114,14 +121,14 @@ def test_the_original_is_acked_once_the_copy_is_confirmed_and_counted_then(rig: 
 def test_a_refused_copy_is_not_stored_and_is_published_again_until_it_is(
     rig: Rig, queue: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settlement = rig.settle(1, queue)
+    rig.settle(1, queue)
     for count in range(1, 6):
         assert rig.publisher.answer(FULL) == [1]
         assert (rig.stored, rig.channel.acked, rig.publisher.published) == ([], [], [])
         assert rig.counters == {"not-stored": count}
         rig.loop.fire()
     assert rig.publisher.answer() == [1]
-    assert (rig.stored, rig.channel.acked, settlement.storing_in) == ([1], [1], None)
+    assert (rig.stored, rig.channel.acked, rig.store.has("1")) == ([1], [1], False)
     assert rig.loop.timers == []
 
 
@@ -253,9 +260,9 @@ def test_whatever_a_broker_answers_all_is_stored_once_in_the_end(count: int, eve
 
 
 def test_what_joins_a_refused_message_is_acked_with_it_and_published_once(rig: Rig) -> None:
-    settlement = rig.settle(1)
+    rig.settle(1)
     rig.publisher.answer(FULL)
-    rig.settle(2, settlement=settlement)
+    rig.settle(2, again=1)
     assert rig.publisher.published == []
     rig.loop.fire()
     assert rig.publisher.answer() == [1]
@@ -265,25 +272,57 @@ def test_what_joins_a_refused_message_is_acked_with_it_and_published_once(rig: R
 @pytest.mark.parametrize("refused", ["", FULL])
 def test_an_answer_of_an_older_connection_settles_nothing(rig: Rig, refused: str) -> None:
     """The channel closed between: whether the copy is stored is unknown, and the broker delivers the original again."""
-    settlement = rig.settle(1)
+    rig.settle(1)
     rig.store.end()
     rig.begin(2)
     rig.publisher.answer(refused)
     rig.loop.fire()
     assert (rig.stored, rig.channel.acked, rig.publisher.published) == ([], [], [])
-    rig.settle(7, settlement=settlement)
+    rig.settle(7, again=1)
     assert rig.publisher.answer() == [7]
     assert rig.channel.acked == [7], "the tag of the older connection is void"
 
 
 def test_what_waited_for_a_full_queue_comes_again_with_the_next_connection(rig: Rig) -> None:
-    settlement = rig.settle(1)
+    rig.settle(1)
     rig.publisher.answer(FULL)
     rig.store.end()
     assert rig.store.problem == ""
     rig.begin(2)
     rig.loop.fire()
     assert rig.publisher.published == []
-    rig.settle(8, settlement=settlement)
+    rig.settle(8, again=1)
     rig.publisher.answer()
     assert rig.channel.acked == [8]
+
+
+def test_what_was_not_confirmed_is_released_when_another_connection_is_there_for_a_while(rig: Rig) -> None:
+    """Its original stands with another worker, if it has not come again; and its confirm never comes."""
+    rig.settle(1)
+    rig.store.end()
+    rig.begin(2)
+    rig.settle(2)
+    rig.store.give_up(2)
+    assert (rig.stored, rig.store.has("1"), rig.store.has("2")) == ([1], False, True)
+    rig.store.give_up(None)
+    assert (rig.stored, rig.store.has("2")) == ([1, 2], False)
+
+
+def test_what_is_kept_without_a_connection_waits_for_the_next_one(rig: Rig) -> None:
+    rig.store.end()
+    rig.settle(1)
+    assert (rig.publisher.published, rig.store.has("1")) == ([], True)
+    rig.begin(2)
+    rig.settle(5, again=1)
+    assert rig.publisher.answer() == [5]
+    assert (rig.stored, rig.channel.acked) == ([1], [5])
+
+
+def test_a_later_attempt_is_another_message_than_the_one_whose_copy_is_being_stored(rig: Rig) -> None:
+    rig.settle(1)
+    (first,) = rig.store._by_id["1"].disposition.pending
+    assert isinstance(first, Job)
+    assert not rig.store.is_another(first)
+    later = replace(first.incoming, stamps=Stamps(wait=WaitStamp(7, 1, 7)))
+    copy = Job(first.delivery, 1, "", later, first.protocol)
+    assert rig.store.is_another(copy)

@@ -1,14 +1,14 @@
-"""Dispatcher, AgentProtocol and real ServiceThreads together: real signed envelopes in, settlements out. No broker."""
+"""Dispatcher, AgentProtocol and real ServiceThreads together: real signed envelopes in, dispositions out. No broker."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
-from unittest.mock import ANY, patch
+from unittest.mock import ANY, Mock, patch
 
 import pytest
 from envelopes import SECRET, envelope, new_id, sealed, waiting_headers
@@ -19,13 +19,12 @@ from servicebus.errors import EnvelopeError, JournalUnavailable
 from servicebus.protocol.interface import AgentProtocol
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime.dispatcher import Dispatcher
-from servicebus.runtime.holding import Turned
-from servicebus.runtime.job import Burial, Outcome, Postponement, Settlement
+from servicebus.runtime.job import Disposition, Job, Outcome, dead_letter, later_attempt
 from servicebus.runtime.journal import Known, MemoryJournal, Standing
-from servicebus.runtime.reception import Arrival
 from servicebus.runtime.service_thread import Service, ServiceThread
 from servicebus.services import MessageService, Request, Response, Retry, RpcService
 from servicebus.transport.interface import Delivery
+from servicebus.transport.loop import EventLoop
 from servicebus.wire import headers
 from servicebus.wire.envelope import Kind, Reply
 from servicebus.wire.signing import Keyring
@@ -112,35 +111,53 @@ class Agent:
             for service in services
         ]
         self.protocol = ProtocolV2(CONFIG, KEYRING)
-        by_key = {(thread.service.kind, thread.service.key): thread for thread in self.threads}
-        self.dispatcher = Dispatcher(by_key, MemoryJournal(), "mq-a:5672", retry_schedule)
+        by_key = {(each.service.kind, each.service.category, each.service.name): each for each in self.threads}
+        self.dispatcher = Dispatcher(EventLoop("test"), by_key, MemoryJournal(), "mq-a:5672", retry_schedule)
         self.tag = 0
+        self.channel: Any = Mock()
         for thread in self.threads:
             thread.start()
 
-    def deliver(self, body: bytes, lane: Kind = Kind.CALL, reply_to: str | None = REPLY_TO) -> Settlement | None:
-        return admit(self.dispatcher, self.delivery(body, lane, reply_to), self.protocol, lane)
+    def deliver(self, body: bytes, kind: Kind = Kind.CALL, reply_to: str | None = REPLY_TO) -> Disposition | None:
+        return admit(self.dispatcher, self.delivery(body, kind, reply_to), self.protocol, kind)
 
-    def receive(self, body: bytes, lane: Kind = Kind.CALL) -> Arrival | Settlement:
-        return self.dispatcher.receive(self.delivery(body, lane, REPLY_TO), 1, self.protocol, lane)
+    def receive(self, body: bytes, kind: Kind = Kind.CALL) -> Job | Disposition:
+        return self.dispatcher.validate(self.delivery(body, kind, REPLY_TO), 1, self.protocol, kind)
 
-    def delivery(self, body: bytes, lane: Kind, reply_to: str | None, given: dict[str, Any] | None = None) -> Delivery:
+    def delivery(self, body: bytes, kind: Kind, reply_to: str | None, given: dict[str, Any] | None = None) -> Delivery:
         self.tag += 1
-        channel: Any = None  # settlements name it; only a consumer would use it
-        reply_to = reply_to if lane is not Kind.MESSAGE else None
-        return Delivery(channel, self.tag, body, reply_to=reply_to, headers=given)
+        reply_to = reply_to if kind is not Kind.MESSAGE else None
+        return Delivery(self.channel, self.tag, body, reply_to=reply_to, headers=given)
 
-    def finished(self) -> Settlement:
-        """The settlement of the job that its service left first."""
+    def finished(self) -> Disposition:
+        """The disposition of the job that its service left first."""
         wait_until(lambda: self.outcomes, what="no service has finished anything")
-        return self.dispatcher.turn([self.outcomes.pop(0)], []).settlements[0]
+        return self.dispatcher.decide([self.outcomes.pop(0)], [])[0]
 
-    def settle(self, body: bytes, lane: Kind = Kind.CALL, given: dict[str, Any] | None = None) -> Settlement:
-        delivery = self.delivery(body, lane, REPLY_TO, given)
-        return admit(self.dispatcher, delivery, self.protocol, lane) or self.finished()
+    def settle(self, body: bytes, kind: Kind = Kind.CALL, given: dict[str, Any] | None = None) -> Disposition:
+        delivery = self.delivery(body, kind, REPLY_TO, given)
+        return admit(self.dispatcher, delivery, self.protocol, kind) or self.finished()
 
-    def deliver_with(self, body: bytes, given: dict[str, Any]) -> Settlement | None:
+    def deliver_with(self, body: bytes, given: dict[str, Any]) -> Disposition | None:
         return admit(self.dispatcher, self.delivery(body, Kind.MESSAGE, None, given), self.protocol, Kind.MESSAGE)
+
+    def decide(self, job: Job) -> tuple[list[Disposition], list[Job]]:
+        """What is done with *job* at once, and what is held."""
+        self.dispatcher.held.clear()
+        return self.dispatcher.decide([], [job]), self.dispatcher.held
+
+    def publish(self, disposition: Disposition, generation: int) -> Callable[[str], None]:
+        """Publish the copy that *disposition* asks for; returns what says how the broker answers."""
+        publisher = Mock(address_copy=Mock(return_value=("queue", {})))
+        self.dispatcher.copies.begin(generation, publisher)
+        self.dispatcher.copies.store(disposition)
+        answered: Callable[[str], None] = publisher.store.call_args.args[-1]
+        return answered
+
+    def stored(self, disposition: Disposition) -> None:
+        """The copy is stored, and the broker has confirmed it."""
+        self.publish(disposition, 1)("")
+        self.dispatcher.copies.end()
 
     @property
     def counted(self) -> dict[str, int]:
@@ -156,14 +173,14 @@ class Agent:
 
 
 def admit(
-    dispatcher: Dispatcher, delivery: Delivery, protocol: AgentProtocol, lane: Kind = Kind.CALL
-) -> Settlement | None:
+    dispatcher: Dispatcher, delivery: Delivery, protocol: AgentProtocol, kind: Kind = Kind.CALL
+) -> Disposition | None:
     """What is done with one delivery at once; None if it is in an inbox, or held."""
-    received = dispatcher.receive(delivery, 1, protocol, lane)
-    if isinstance(received, Settlement):
-        return received
-    settlements = dispatcher.turn([], [received]).settlements
-    return settlements[0] if settlements else None
+    validated = dispatcher.validate(delivery, 1, protocol, kind)
+    if isinstance(validated, Disposition):
+        return validated
+    dispositions = dispatcher.decide([], [validated])
+    return dispositions[0] if dispositions else None
 
 
 @pytest.fixture
@@ -173,22 +190,22 @@ def agent() -> Iterator[Agent]:
     assert agent.stop()
 
 
-def answer(settlement: Settlement, body: bytes) -> Reply:
+def answer(disposition: Disposition, body: bytes) -> Reply:
     """The verified reply to the request *body*."""
-    assert settlement.reply is not None
-    reply = decode_reply(settlement.reply, 10_000_000)
+    assert disposition.reply is not None
+    reply = decode_reply(disposition.reply, 10_000_000)
     KEYRING.verify_reply(reply, decode_envelope(body, 10_000_000).token)
     return reply
 
 
-def value(settlement: Settlement, body: bytes) -> Any:
-    reply = answer(settlement, body)
+def value(disposition: Disposition, body: bytes) -> Any:
+    reply = answer(disposition, body)
     assert reply.fault is None, reply.fault
     return decode_json(reply.message)
 
 
-def fault(settlement: Settlement, body: bytes) -> tuple[str, str]:
-    reply = answer(settlement, body)
+def fault(disposition: Disposition, body: bytes) -> tuple[str, str]:
+    reply = answer(disposition, body)
     assert reply.fault is not None
     return reply.fault.type, reply.fault.text
 
@@ -196,9 +213,9 @@ def fault(settlement: Settlement, body: bytes) -> tuple[str, str]:
 class TestCalls:
     def test_a_call_is_run_and_its_reply_belongs_to_it(self, agent: Agent) -> None:
         body = sealed("NODE-01.math.add", [1, 2])
-        settlement = agent.settle(body)
-        assert value(settlement, body) == 3
-        assert [(claim.delivery.tag, claim.generation, claim.reply_to) for claim in settlement.claims] == [
+        disposition = agent.settle(body)
+        assert value(disposition, body) == 3
+        assert [(pending.delivery.tag, pending.generation, pending.reply_to) for pending in disposition.pending] == [
             (1, 1, REPLY_TO)
         ]
         assert agent.counted == {"executed.call": 1}
@@ -237,7 +254,7 @@ class TestCalls:
             body = sealed("NODE-01.test.odd", "state")
             assert value(agent.settle(body), body) == 1
 
-    def test_a_call_whose_deadline_passed_in_the_inbox_is_not_run(self, agent: Agent) -> None:
+    def test_a_call_whose_deadline_ticket_in_the_inbox_is_not_run(self, agent: Agent) -> None:
         """P3: no call runs after its deadline."""
         blocker = sealed("NODE-01.test.gate", "blocker")
         assert agent.deliver(blocker) is None
@@ -263,7 +280,7 @@ class TestCalls:
         """Whoever has the secret must still not be able to make an agent write into any queue."""
         for reply_to in (None, "", "NODE-02.messages", "amq.rabbitmq.reply-to"):
             assert agent.deliver(sealed("NODE-01.math.add", [1]), reply_to=reply_to) is None
-            assert [claim.reply_to for claim in agent.finished().claims] == [""]
+            assert [pending.reply_to for pending in agent.finished().pending] == [""]
 
 
 class TestRefusals:
@@ -289,10 +306,10 @@ class TestRefusals:
     def test_a_stranger_is_refused_and_gets_nothing_signed(self, agent: Agent) -> None:
         """It may have put another caller's id and token on its forgery, to have a refusal signed for that one."""
         body = sealed("NODE-01.math.add", [1], secret="another secret")
-        settlement = agent.settle(body)
+        disposition = agent.settle(body)
         assert agent.counted == {"refused.signature": 1}
-        assert settlement.reply is not None
-        reply = decode_reply(settlement.reply, 10_000)
+        assert disposition.reply is not None
+        reply = decode_reply(disposition.reply, 10_000)
         assert reply.fault is not None
         assert (reply.fault.type, reply.fault.text.partition(":")[0]) == ("refused", "signature")
         with pytest.raises(EnvelopeError):
@@ -300,8 +317,8 @@ class TestRefusals:
 
     def test_a_call_to_another_node_is_refused(self, agent: Agent) -> None:
         """Not answered: signed, it would end a call that was copied here, and runs where it was sent to."""
-        settlement = agent.settle(sealed("NODE-02.math.add", [1]))
-        assert (settlement.reply, agent.counted) == (None, {"refused.wrong-node": 1})
+        disposition = agent.settle(sealed("NODE-02.math.add", [1]))
+        assert (disposition.reply, agent.counted) == (None, {"refused.wrong-node": 1})
 
     def test_a_call_to_an_unknown_service_is_told_so(self, agent: Agent) -> None:
         body = sealed("NODE-01.math.divide", [1])
@@ -312,21 +329,21 @@ class TestRefusals:
         body = sealed("NODE-01.audit.note", "x")
         assert fault(agent.settle(body), body)[0] == "unknown-service"
         buried = agent.settle(sealed("NODE-01.math.add", [1], kind=Kind.MESSAGE), Kind.MESSAGE)
-        assert buried.burial is not None
-        assert buried.burial.reason == "unknown-service"
+        assert buried.copy is not None
+        assert buried.copy.reason == "unknown-service"
 
     def test_bytes_that_are_no_envelope_get_no_answer(self, agent: Agent) -> None:
-        settlement = agent.deliver(b"<event>garbage")
-        assert settlement is not None
-        assert (settlement.reply, settlement.burial, len(settlement.claims)) == (None, None, 1)
+        disposition = agent.deliver(b"<event>garbage")
+        assert disposition is not None
+        assert (disposition.reply, disposition.copy, len(disposition.pending)) == (None, None, 1)
         assert agent.counted == {"refused.malformed": 1}
 
     def test_an_envelope_in_the_wrong_queue_is_refused(self, agent: Agent) -> None:
         """A call that was put into the messages queue would otherwise be handled without its deadline."""
-        for kind, lane in ((Kind.CALL, Kind.MESSAGE), (Kind.MESSAGE, Kind.CALL), (Kind.CONTROL, Kind.CALL)):
-            settlement = agent.deliver(sealed("NODE-01.math.add", [1], kind=kind), lane)
-            assert settlement is not None
-            assert settlement.reply is None
+        for kind, queue in ((Kind.CALL, Kind.MESSAGE), (Kind.MESSAGE, Kind.CALL), (Kind.CONTROL, Kind.CALL)):
+            disposition = agent.deliver(sealed("NODE-01.math.add", [1], kind=kind), queue)
+            assert disposition is not None
+            assert disposition.reply is None
         assert agent.counted == {"refused.wrong-queue": 3}
 
     @pytest.mark.parametrize(
@@ -340,9 +357,9 @@ class TestRefusals:
     )
     def test_a_bad_message_is_buried_with_its_reason(self, agent: Agent, reason: str, how: dict[str, Any]) -> None:
         """What a broker confirmed must not vanish, even if it is only our clock or our secret that is wrong."""
-        settlement = agent.settle(sealed("NODE-01.audit.note", kind=Kind.MESSAGE, **how), Kind.MESSAGE)
-        assert settlement.burial is not None
-        assert settlement.burial.reason == reason
+        disposition = agent.settle(sealed("NODE-01.audit.note", kind=Kind.MESSAGE, **how), Kind.MESSAGE)
+        assert disposition.copy is not None
+        assert disposition.copy.reason == reason
         assert agent.counted == {f"refused.{reason}": 1}
         assert agent.note.noted == []
 
@@ -358,16 +375,16 @@ class TestRefusals:
 
 class TestMessages:
     def test_a_message_is_handled_and_then_acked(self, agent: Agent) -> None:
-        settlement = agent.settle(sealed("NODE-01.audit.note", {"what": "x"}, kind=Kind.MESSAGE), Kind.MESSAGE)
+        disposition = agent.settle(sealed("NODE-01.audit.note", {"what": "x"}, kind=Kind.MESSAGE), Kind.MESSAGE)
         assert agent.note.noted == [{"what": "x"}]
-        assert (settlement.reply, settlement.copy) == (None, None)
+        assert (disposition.reply, disposition.copy) == (None, None)
         assert agent.counted == {"executed.message": 1}
 
     def test_a_message_whose_handler_raises_is_buried_with_the_exception(self, agent: Agent) -> None:
-        settlement = agent.settle(sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE), Kind.MESSAGE)
-        assert settlement.burial is not None
-        assert (settlement.burial.reason, settlement.burial.detail) == ("ValueError", "boom it was")
-        assert "raise ValueError" in settlement.burial.trace
+        disposition = agent.settle(sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE), Kind.MESSAGE)
+        assert disposition.copy is not None
+        assert (disposition.copy.reason, disposition.copy.detail) == ("ValueError", "boom it was")
+        assert "raise ValueError" in disposition.copy.trace
 
     def test_a_failed_message_that_comes_again_before_its_copy_is_stored_waits_for_that(self, agent: Agent) -> None:
         """The connection was lost in between. It is not run again, and acked without a copy it would vanish."""
@@ -375,19 +392,19 @@ class TestMessages:
         first = agent.settle(body, Kind.MESSAGE)
         again = agent.deliver(body, Kind.MESSAGE)
         assert again is first
-        assert [claim.delivery.tag for claim in first.claims] == [1, 2]
+        assert [pending.delivery.tag for pending in first.pending] == [1, 2]
         assert agent.counted == {"failed": 1, "joined": 1}
-        agent.dispatcher.stored(first)
+        agent.stored(first)
         replayed = agent.settle(body, Kind.MESSAGE)
         assert replayed.copy is None
-        assert agent.counted == {"failed": 1, "joined": 1, "refused.replayed": 1}
+        assert agent.counted == {"failed": 1, "joined": 1, "dead": 1, "refused.replayed": 1}
 
     def test_a_message_that_waited_for_hours_is_still_handled(self, agent: Agent) -> None:
         """Its freshness limit is token_max_age, not its time to live."""
-        settlement = agent.settle(
+        disposition = agent.settle(
             sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, sent_s_ago=80_000, ttl_s=1), Kind.MESSAGE
         )
-        assert settlement.burial is None
+        assert disposition.copy is None
         assert agent.note.noted == [1]
 
 
@@ -399,32 +416,32 @@ class TestFurtherAttempts:
         try:
             first = agent.settle(body, Kind.MESSAGE)
             given = waiting_headers(body, -1, 1)
-            copy = agent.dispatcher.receive(
+            copy = agent.dispatcher.validate(
                 agent.delivery(body, Kind.MESSAGE, None, given), 1, agent.protocol, Kind.MESSAGE
             )
-            assert isinstance(copy, Arrival)
-            assert agent.dispatcher.turn([], [copy]) == Turned([], [copy])
-            assert [claim.delivery.tag for claim in first.claims] == [1]
-            agent.dispatcher.stored(first)
-            assert agent.dispatcher.turn([], [copy]) == Turned([], [])
-            assert agent.finished().burial is not None
+            assert isinstance(copy, Job)
+            assert agent.decide(copy) == ([], [copy])
+            assert [pending.delivery.tag for pending in first.pending] == [1]
+            agent.stored(first)
+            assert agent.decide(copy) == ([], [])
+            assert agent.finished().copy is not None
         finally:
             agent.stop()
 
-    def fail(self, agent: Agent, body: bytes) -> Settlement:
-        settlement = agent.settle(body, Kind.MESSAGE)
-        agent.dispatcher.stored(settlement)
-        return settlement
+    def fail(self, agent: Agent, body: bytes) -> Disposition:
+        disposition = agent.settle(body, Kind.MESSAGE)
+        agent.stored(disposition)
+        return disposition
 
     def test_a_message_that_fails_climbs_the_schedule_and_is_buried_behind_its_end(self) -> None:
         agent = Agent(retry_schedule=(1, 30))
         try:
             body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
             ends = [self.fail(agent, body) for _ in range(3)]
-            assert [end.postponement for end in ends] == [Postponement(1, 1), Postponement(30, 2), None]
-            assert ends[2].burial is not None
-            assert (ends[2].burial.reason, ends[2].burial.attempts) == ("ValueError", 3)
-            assert agent.counted == {"failed": 3}
+            assert [end.copy for end in ends[:2]] == [later_attempt(1, 1), later_attempt(30, 2)]
+            assert ends[2].copy is not None
+            assert (ends[2].copy.reason, ends[2].copy.attempts) == ("ValueError", 3)
+            assert agent.counted == {"failed": 3, "delayed": 2, "dead": 1}
         finally:
             assert agent.stop()
 
@@ -435,14 +452,14 @@ class TestFurtherAttempts:
             id = new_id()
             body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE, id=id)
             ends = [self.fail(agent, body) for _ in range(2)]
-            assert [end.postponement for end in ends] == [Postponement(1, 1), None]
+            assert [end.copy and end.copy.delay_s for end in ends] == [1, 0]
             assert agent.settle(body, Kind.MESSAGE).copy is None
             forged = {headers.REQUEUED: make_requeue_ticket(Keyring(["another secret"]), id, body, "", 1)}
             assert agent.settle(body, Kind.MESSAGE, forged).copy is None
             now_ms = int(time.time() * 1000)
             requeued = {headers.REQUEUED: make_requeue_ticket(KEYRING, id, body, "", now_ms)}
             again = agent.settle(body, Kind.MESSAGE, requeued)
-            assert again.postponement == Postponement(1, 1)
+            assert again.copy == later_attempt(1, 1)
         finally:
             assert agent.stop()
 
@@ -450,8 +467,8 @@ class TestFurtherAttempts:
         id = new_id()
         body = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, id=id, sent_s_ago=200_000)
         old = agent.settle(body, Kind.MESSAGE)
-        assert old.burial is not None
-        agent.dispatcher.stored(old)
+        assert old.copy is not None
+        agent.stored(old)
         requeued = {headers.REQUEUED: make_requeue_ticket(KEYRING, id, body, "", int(time.time() * 1000))}
         assert agent.settle(body, Kind.MESSAGE, requeued).copy is None
         assert agent.note.noted == [1]
@@ -460,8 +477,8 @@ class TestFurtherAttempts:
         """From the future, while a clock was wrong; it stands among the dead letters, and stays there."""
         body = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, sent_s_ago=-40)
         refused = agent.settle(body, Kind.MESSAGE)
-        assert refused.burial is not None
-        agent.dispatcher.stored(refused)
+        assert refused.copy is not None
+        agent.stored(refused)
         better_moment = time.time() + 40
         with patch("time.time", lambda: better_moment):
             assert agent.settle(body, Kind.MESSAGE).copy is None
@@ -470,14 +487,14 @@ class TestFurtherAttempts:
     def test_a_refused_message_whose_dead_letter_nobody_confirmed_is_buried_again(self, agent: Agent) -> None:
         """Run, it would have had its effect and stand among the dead letters."""
         body = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, sent_s_ago=-40)
-        assert agent.settle(body, Kind.MESSAGE).burial is not None
-        agent.dispatcher.give_up_storing(2)
+        assert agent.settle(body, Kind.MESSAGE).copy is not None
+        agent.dispatcher.copies.give_up(2)
         better_moment = time.time() + 40
         with patch("time.time", lambda: better_moment):
             again = agent.deliver(body, Kind.MESSAGE)
         assert again is not None
-        assert again.burial is not None
-        assert again.burial.reason == "refused"
+        assert again.copy is not None
+        assert again.copy.reason == "refused"
         assert agent.note.noted == []
 
     def test_a_copy_that_nobody_confirmed_is_given_up_for_whoever_has_the_original_now(self) -> None:
@@ -486,11 +503,11 @@ class TestFurtherAttempts:
         try:
             body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
             unconfirmed = agent.settle(body, Kind.MESSAGE)
-            unconfirmed.storing_in = 1
-            agent.dispatcher.give_up_storing(1)
+            agent.publish(unconfirmed, 1)
+            agent.dispatcher.copies.give_up(1)
             assert agent.deliver(body, Kind.MESSAGE) is unconfirmed
-            agent.dispatcher.give_up_storing(2)
-            assert agent.settle(body, Kind.MESSAGE).burial == Burial("ValueError", "boom it was", ANY, 2)
+            agent.dispatcher.copies.give_up(2)
+            assert agent.settle(body, Kind.MESSAGE).copy == dead_letter("ValueError", "boom it was", ANY, 2)
         finally:
             assert agent.stop()
 
@@ -500,10 +517,10 @@ class TestFurtherAttempts:
             body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
             self.fail(agent, body)
             agent.settle(body, Kind.MESSAGE)
-            agent.dispatcher.give_up_storing(2)
+            agent.dispatcher.copies.give_up(2)
             again = agent.deliver(body, Kind.MESSAGE)
             assert again is not None
-            assert again.burial == Burial("attempts", "it failed 2 times", "", 2)
+            assert again.copy == dead_letter("attempts", "it failed 2 times", "", 2)
             assert agent.counted["failed"] == 2
         finally:
             assert agent.stop()
@@ -513,7 +530,7 @@ class TestFurtherAttempts:
         try:
             body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
             end = agent.settle(body, Kind.MESSAGE, waiting_headers(body, -1, 2))
-            assert end.postponement == Postponement(30, 3)
+            assert end.copy == later_attempt(30, 3)
         finally:
             assert agent.stop()
 
@@ -524,10 +541,10 @@ class TestFurtherAttempts:
         try:
             body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
             forged = {"x-servicebus-attempts": attempts, headers.WAIT: f"1 {attempts} 1 e8e26184:{'0' * 64}"}
-            assert agent.settle(body, Kind.MESSAGE, forged).postponement == Postponement(1, 1)
+            assert agent.settle(body, Kind.MESSAGE, forged).copy == later_attempt(1, 1)
             body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
             strangers = waiting_headers(body, -1, 2, secret="another secret")
-            assert agent.settle(body, Kind.MESSAGE, strangers).postponement == Postponement(1, 1)
+            assert agent.settle(body, Kind.MESSAGE, strangers).copy == later_attempt(1, 1)
         finally:
             assert agent.stop()
 
@@ -536,11 +553,11 @@ class TestFurtherAttempts:
         """A copy of its bytes that was put past the delay queues, with or without its headers, does not run early."""
         body = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, due_s=500 if says != "worker" else 0)
         marks = waiting_headers(body, 1000, 1) if says != "envelope" else {"x-servicebus-due": 1}
-        settlement = agent.deliver_with(body, marks)
-        assert settlement is not None and settlement.postponement is not None
+        disposition = agent.deliver_with(body, marks)
+        assert disposition is not None and disposition.copy is not None
         delay_s, attempts = (500, 0) if says == "envelope" else (1000, 1)
-        assert settlement.postponement.delay_s == pytest.approx(delay_s, abs=200)
-        assert settlement.postponement.attempts == attempts
+        assert disposition.copy.delay_s == pytest.approx(delay_s, abs=200)
+        assert disposition.copy.attempts == attempts
         assert agent.note.noted == []
 
     def test_a_message_that_is_due_is_run(self, agent: Agent) -> None:
@@ -552,11 +569,11 @@ class TestFurtherAttempts:
         id = new_id()
         retired = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, id=id, secret="retired")
         ticket = {headers.REQUEUED: make_requeue_ticket(KEYRING, id, retired, "", int(time.time() * 1000))}
-        assert agent.settle(retired, Kind.MESSAGE).burial is not None, "by itself it is refused"
+        assert agent.settle(retired, Kind.MESSAGE).copy is not None, "by itself it is refused"
         other = sealed("NODE-01.audit.note", 2, kind=Kind.MESSAGE, id=id, secret="retired")
-        assert agent.settle(other, Kind.MESSAGE, ticket).burial is not None
+        assert agent.settle(other, Kind.MESSAGE, ticket).copy is not None
         assert agent.settle(retired, Kind.MESSAGE, ticket).copy is None
-        assert agent.settle(retired, Kind.MESSAGE, ticket).copy is None, "a replay of bytes and ticket"
+        assert agent.settle(retired, Kind.MESSAGE, ticket).copy is None, "a replay of bytes and pass"
         assert agent.note.noted == [1]
 
     def test_a_pass_that_the_journal_may_have_forgotten_is_too_old(self, agent: Agent) -> None:
@@ -565,24 +582,24 @@ class TestFurtherAttempts:
         made_ms = int((time.time() - CONFIG.token_max_age - CONFIG.clock_skew - 5) * 1000)
         ticket = {headers.REQUEUED: make_requeue_ticket(KEYRING, id, body, "", made_ms)}
         refused = agent.settle(body, Kind.MESSAGE, ticket)
-        assert refused.burial is not None
-        assert (refused.burial.reason, refused.burial.is_known_new) == ("stale", False)
+        assert refused.copy is not None
+        assert (refused.copy.reason, refused.copy.is_known_new) == ("stale", False)
 
     def test_a_message_that_was_running_when_three_workers_died_is_buried(self, agent: Agent) -> None:
         body = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE)
         with patch.object(MemoryJournal, "begin_many", lambda *_: [Known(Standing.NEW, None, 4, 3)]):
-            settlement = agent.deliver(body, Kind.MESSAGE)
-        assert settlement is not None
-        assert settlement.burial is not None
-        assert (settlement.burial.reason, settlement.burial.attempts) == ("killed-worker", 3)
+            disposition = agent.deliver(body, Kind.MESSAGE)
+        assert disposition is not None
+        assert disposition.copy is not None
+        assert (disposition.copy.reason, disposition.copy.attempts) == ("killed-worker", 3)
         assert agent.note.noted == []
 
     def test_a_call_whose_worker_died_with_it_is_interrupted(self, agent: Agent) -> None:
         body = sealed("NODE-01.math.add", [1, 2])
         with patch.object(MemoryJournal, "begin_many", lambda *_: [Known(Standing.INTERRUPTED, None, 1, 1)]):
-            settlement = agent.deliver(body)
-        assert settlement is not None
-        assert fault(settlement, body)[0] == "interrupted"
+            disposition = agent.deliver(body)
+        assert disposition is not None
+        assert fault(disposition, body)[0] == "interrupted"
 
     def test_what_the_journal_had_to_forget_is_refused_and_not_run(self, agent: Agent) -> None:
         """It may have been run: a call is told so, and a message goes to the dead letters."""
@@ -593,24 +610,26 @@ class TestFurtherAttempts:
         assert buried is not None
         kind, text = fault(answered, call)[:2]
         assert (kind, text.partition(":")[0]) == ("refused", "forgotten")
-        assert buried.burial is not None
-        assert (buried.burial.reason, agent.note.noted) == ("forgotten", [])
+        assert buried.copy is not None
+        assert (buried.copy.reason, agent.note.noted) == ("forgotten", [])
         assert agent.counted["refused.forgotten"] == 2
 
     def test_the_journal_is_told_when_a_request_was_signed(self, agent: Agent) -> None:
-        arrival = agent.receive(sealed("NODE-01.math.add", [1, 2], sent_s_ago=3))
-        assert isinstance(arrival, Arrival)
-        assert 2.5 < time.time() - arrival.start.sent_at < 60
+        journal = agent.dispatcher._journal
+        with patch.object(journal, "turn", wraps=journal.turn) as turn:
+            assert agent.deliver(sealed("NODE-01.math.add", [1, 2], sent_s_ago=3)) is None
+        (_ends, (start,), _now) = turn.call_args.args
+        assert 2.5 < time.time() - start.sent_at < 60
 
     def test_what_another_worker_runs_is_held_until_its_caller_gives_up(self, agent: Agent) -> None:
         body = sealed("NODE-01.math.add", [1, 2], ttl_s=0.1)
         received = agent.receive(body)
-        assert isinstance(received, Arrival)
+        assert isinstance(received, Job)
         with patch.object(MemoryJournal, "begin_many", lambda *_: [Known(Standing.RUNNING)]):
-            assert agent.dispatcher.turn([], [received]) == Turned([], [received])
+            assert agent.decide(received) == ([], [received])
             wait_until(lambda: time.monotonic() > (received.deadline or 0))
-            (settlement,) = agent.dispatcher.turn([], [received]).settlements
-        assert fault(settlement, body)[0] == "expired"
+            ((disposition,), _) = agent.decide(received)
+        assert fault(disposition, body)[0] == "expired"
 
     def test_a_journal_that_cannot_be_told_changes_nothing(self, agent: Agent) -> None:
         """What is finished is offered again until it is written; only then is anybody answered."""
@@ -621,7 +640,7 @@ class TestFurtherAttempts:
             patch.object(MemoryJournal, "finish_many", side_effect=JournalUnavailable("here", "locked")),
             pytest.raises(JournalUnavailable),
         ):
-            agent.dispatcher.turn(agent.outcomes, [])
+            agent.dispatcher.decide(agent.outcomes, [])
         assert agent.counted == {}
         assert value(agent.finished(), body) == 3
 
@@ -633,9 +652,9 @@ class TestFurtherAttempts:
                 agent.deliver(body, Kind.MESSAGE)
                 assert agent.deliver(body, Kind.MESSAGE) is None
             agent.dispatcher.tick()
-            settlement = agent.deliver(body, Kind.MESSAGE)
-            assert settlement is not None
-            assert settlement.is_full
+            disposition = agent.deliver(body, Kind.MESSAGE)
+            assert disposition is not None
+            assert disposition.copy is not None and disposition.copy.is_deferred
         finally:
             assert agent.stop()
 
@@ -657,8 +676,8 @@ class TestReplays:
         assert agent.deliver(body) is None
         assert agent.deliver(body) is None
         agent.gate.open.set()
-        settlement = agent.finished()
-        assert [claim.delivery.tag for claim in settlement.claims] == [1, 2]
+        disposition = agent.finished()
+        assert [pending.delivery.tag for pending in disposition.pending] == [1, 2]
         assert len(agent.gate.remaining) == 1
         assert agent.counted == {"joined": 1, "executed.call": 1}
 
@@ -667,7 +686,7 @@ class TestReplays:
         agent.settle(body, Kind.MESSAGE)
         again = agent.deliver(body, Kind.MESSAGE)
         assert again is not None
-        assert (again.copy, len(again.claims)) == (None, 1)
+        assert (again.copy, len(again.pending)) == (None, 1)
         assert agent.note.noted == [1]
         assert agent.counted["refused.replayed"] == 1
 
@@ -678,10 +697,10 @@ class TestReplays:
         id = new_id()
         agent.settle(sealed("NODE-01.math.add", [1, 2], id=id))
         other = sealed("NODE-01.math.add", [5, 5], id=id)
-        settlement = agent.deliver(other)
-        assert settlement is not None
+        disposition = agent.deliver(other)
+        assert disposition is not None
         with pytest.raises(EnvelopeError):
-            answer(settlement, other)
+            answer(disposition, other)
 
     @pytest.mark.parametrize(("set_by_s", "is_late"), [(0.0, True), (-1.0, True), (1.0, True), (-1.0, False)])
     def test_our_clock_is_set_while_a_network_holds_a_call_up(
@@ -691,15 +710,15 @@ class TestReplays:
         body = sealed("NODE-01.math.add", [1, 2], sent_s_ago=3.0, ttl_s=2.5 if is_late else 30.0)
         monkeypatch.setattr("servicebus.protocol.v2.time.time", lambda: true_time() + set_by_s)
         received = agent.receive(body)
-        assert isinstance(received, Settlement) == is_late
-        if isinstance(received, Settlement):
+        assert isinstance(received, Disposition) == is_late
+        if isinstance(received, Disposition):
             assert fault(received, body)[0] == "expired"
 
     def test_a_call_from_the_future_is_not_run_and_its_sender_is_told_the_time(self, agent: Agent) -> None:
         """How long it was on its way cannot be known: to guess would let it, and those after it, run late."""
         body = sealed("NODE-01.math.add", [1, 2], sent_s_ago=-1.5)
         early = agent.receive(body)
-        assert isinstance(early, Settlement)
+        assert isinstance(early, Disposition)
         told = answer(early, body).fault
         assert told is not None
         assert told.type == "expired"
@@ -713,7 +732,7 @@ class TestReplays:
         agent.receive(sealed("NODE-01.math.add", [1, 2], id="0123456789abcdef-1", sent_s_ago=-1.5))
         body = sealed("NODE-01.math.add", [1, 2], id="0123456789abcdef-2", sent_s_ago=held_s, ttl_s=1000.0)
         received = agent.receive(body)
-        assert isinstance(received, Arrival)
+        assert isinstance(received, Job)
         remaining_s = received.incoming.remaining_s
         assert remaining_s is not None
         assert 1000.0 - held_s - 1.0 < remaining_s <= 1000.0 - held_s
@@ -739,9 +758,9 @@ class TestFullInboxes:
         for number in range(4):
             assert agent.deliver(sealed("NODE-01.test.gate", number)) is None
         body = sealed("NODE-01.test.gate", 4)
-        settlement = agent.deliver(body)
-        assert settlement is not None
-        reply = answer(settlement, body)
+        disposition = agent.deliver(body)
+        assert disposition is not None
+        reply = answer(disposition, body)
         assert reply.fault is not None
         assert reply.fault.type == "busy"
         assert reply.fault.retry_after_ms
@@ -751,9 +770,9 @@ class TestFullInboxes:
     def test_a_full_inbox_puts_messages_aside(self) -> None:
         agent = Agent(inbox_size=0)
         try:
-            settlement = agent.deliver(sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE), Kind.MESSAGE)
-            assert settlement is not None
-            assert (settlement.is_full, settlement.postponement) == (True, Postponement(1.0, 0))
+            disposition = agent.deliver(sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE), Kind.MESSAGE)
+            assert disposition is not None
+            assert disposition.copy == later_attempt(1.0, 0, is_deferred=True)
             assert agent.counted == {"busy": 1}
         finally:
             assert agent.stop()
@@ -765,9 +784,9 @@ class TestStopping:
         assert agent.deliver(accepted) is None
         agent.dispatcher.is_stopping = True
         late = sealed("NODE-01.math.add", [1])
-        settlement = agent.deliver(late)
-        assert settlement is not None
-        assert fault(settlement, late)[0] == "stopping"
+        disposition = agent.deliver(late)
+        assert disposition is not None
+        assert fault(disposition, late)[0] == "stopping"
         agent.gate.open.set()
         assert value(agent.finished(), accepted) == "accepted"
 
@@ -778,7 +797,7 @@ class TestStopping:
         agent.dispatcher.is_stopping = True
         assert agent.deliver(body) is None
         agent.gate.open.set()
-        assert len(agent.finished().claims) == 2
+        assert len(agent.finished().pending) == 2
         again = agent.deliver(body)
         assert again is not None
         assert value(again, body) == "accepted"
@@ -832,18 +851,18 @@ class TestServiceThreads:
             thread.start()
             wait_until(lambda: caplog.records)
         body = sealed("NODE-01.test.it")
-        dispatcher = Dispatcher({(Kind.CALL, "test.it"): thread}, MemoryJournal(), "mq-a")
+        dispatcher = Dispatcher(EventLoop("test"), {(Kind.CALL, "test", "it"): thread}, MemoryJournal(), "mq-a")
         channel: Any = None
         assert admit(dispatcher, Delivery(channel, 1, body, reply_to=REPLY_TO), agent.protocol) is None
         wait_until(lambda: outcomes)
-        assert value(dispatcher.turn([outcomes[0]], []).settlements[0], body) == "served all the same"
+        assert value(dispatcher.decide([outcomes[0]], [])[0], body) == "served all the same"
         thread.stop()
         assert thread.join(time.monotonic() + 10)
 
     def test_several_threads_run_several_calls_at_once(self, agent: Agent) -> None:
         gate = Gate()
         thread, outcomes = self.make(gate, threads=3)
-        dispatcher = Dispatcher({(Kind.CALL, "test.it"): thread}, MemoryJournal(), "mq-a")
+        dispatcher = Dispatcher(EventLoop("test"), {(Kind.CALL, "test", "it"): thread}, MemoryJournal(), "mq-a")
         thread.start()
         channel: Any = None
         for tag in range(6):
@@ -861,7 +880,7 @@ class TestServiceThreads:
 
     def test_a_stop_lets_the_inbox_be_finished_first(self, agent: Agent) -> None:
         thread, outcomes = self.make(Add())
-        dispatcher = Dispatcher({(Kind.CALL, "test.it"): thread}, MemoryJournal(), "mq-a")
+        dispatcher = Dispatcher(EventLoop("test"), {(Kind.CALL, "test", "it"): thread}, MemoryJournal(), "mq-a")
         channel: Any = None
         for tag in range(50):
             delivery = Delivery(channel, tag, sealed("NODE-01.test.it", [tag]), reply_to=REPLY_TO)
@@ -876,7 +895,7 @@ class TestServiceThreads:
         thread, _ = self.make(gate)
         thread.start()
         agent = Agent()
-        dispatcher = Dispatcher({(Kind.CALL, "test.it"): thread}, MemoryJournal(), "mq-a")
+        dispatcher = Dispatcher(EventLoop("test"), {(Kind.CALL, "test", "it"): thread}, MemoryJournal(), "mq-a")
         channel: Any = None
         delivery = Delivery(channel, 1, sealed("NODE-01.test.it"), reply_to=REPLY_TO)
         assert admit(dispatcher, delivery, agent.protocol) is None
@@ -902,8 +921,8 @@ def test_a_verdict_is_said_to_each_attempt_that_joined(agent: Agent) -> None:
         assert agent.deliver(body) is None
     agent.decline.open.set()
     wait_until(lambda: agent.outcomes)
-    settlements = agent.dispatcher.turn([agent.outcomes.pop()], []).settlements
-    assert [len(each.claims) for each in settlements] == [1, 1, 1]
-    for number, (settlement, body) in enumerate(zip(settlements, bodies, strict=True), 1):
-        assert fault(settlement, body) == ("busy", "not now")
-        assert answer(settlement, body).attempt == number
+    dispositions = agent.dispatcher.decide([agent.outcomes.pop()], [])
+    assert [len(each.pending) for each in dispositions] == [1, 1, 1]
+    for number, (disposition, body) in enumerate(zip(dispositions, bodies, strict=True), 1):
+        assert fault(disposition, body) == ("busy", "not now")
+        assert answer(disposition, body).attempt == number

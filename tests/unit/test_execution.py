@@ -16,7 +16,7 @@ import servicebus
 from servicebus.configuration import Configuration
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime.execution import Execution
-from servicebus.runtime.job import Claim, Job, Outcome, Verdict
+from servicebus.runtime.job import Job, JobResult, Outcome
 from servicebus.runtime.node_locks import NodeLocks
 from servicebus.runtime.registration import Service
 from servicebus.runtime.service_thread import ServiceThread
@@ -38,7 +38,7 @@ def job(kind: Kind, params: Any = None, ttl_s: float = 30.0) -> Job:
     delivery = Delivery(no, 1, body, reply_to=REPLY_TO if kind is Kind.CALL else None)
     incoming = PROTOCOL.decode_request(delivery)
     deadline = None if incoming.remaining_s is None else time.monotonic() + incoming.remaining_s
-    return Job(incoming, PROTOCOL, Claim(delivery, 1, incoming.reply_to), deadline)
+    return Job(delivery, 1, incoming.reply_to, incoming, PROTOCOL, deadline=deadline)
 
 
 class Does(RpcService, MessageService):
@@ -74,19 +74,19 @@ class TestWhatAServiceSays:
     @pytest.mark.parametrize(
         ("error", "verdict", "kind", "text", "after_s"),
         [
-            (Retry(), Verdict.RETRY, "Retry", "", None),
-            (Retry(2.5, "the printer is out of paper"), Verdict.RETRY, "Retry", "the printer is out of paper", 2.5),
-            (Reject("no such customer"), Verdict.REJECTED, "Reject", "no such customer", None),
-            (Requeue("not mine"), Verdict.REQUEUE, "Requeue", "not mine", None),
-            (ValueError("boom"), Verdict.FAILED, "ValueError", "boom", None),
+            (Retry(), JobResult.RETRY, "Retry", "", None),
+            (Retry(2.5, "the printer is out of paper"), JobResult.RETRY, "Retry", "the printer is out of paper", 2.5),
+            (Reject("no such customer"), JobResult.REJECTED, "Reject", "no such customer", None),
+            (Requeue("not mine"), JobResult.REQUEUE, "Requeue", "not mine", None),
+            (ValueError("boom"), JobResult.FAILED, "ValueError", "boom", None),
         ],
     )
     def test_of_a_message_is_its_verdict(
-        self, error: Exception, verdict: Verdict, kind: str, text: str, after_s: float | None
+        self, error: Exception, verdict: JobResult, kind: str, text: str, after_s: float | None
     ) -> None:
         outcome = execution(raising(error), Kind.MESSAGE).run(job(Kind.MESSAGE))
         assert outcome.fault is not None
-        assert (outcome.verdict, outcome.fault.type, outcome.fault.text) == (verdict, kind, text)
+        assert (outcome.result, outcome.fault.type, outcome.fault.text) == (verdict, kind, text)
         assert outcome.retry_after_s == after_s
         assert outcome.reply is None
 
@@ -138,16 +138,16 @@ class TestWhatAServiceSays:
         outcome = execution(raising(Retry(after, "warming up"))).run(job(Kind.CALL))
         fault = fault_of(outcome)
         assert (fault.type, fault.text, fault.retry_after_ms) == ("busy", "warming up", after_ms)
-        assert outcome.verdict is Verdict.RETRY
+        assert outcome.result is JobResult.RETRY
 
     def test_reject_of_a_call_is_its_callers_error(self) -> None:
         outcome = execution(raising(Reject("no such customer"))).run(job(Kind.CALL))
         assert (fault_of(outcome).type, fault_of(outcome).text) == ("Reject", "no such customer")
-        assert outcome.verdict is Verdict.REJECTED
+        assert outcome.result is JobResult.REJECTED
 
     def test_requeue_of_a_call_is_a_mistake_of_the_service(self) -> None:
         outcome = execution(raising(Requeue())).run(job(Kind.CALL))
-        assert (fault_of(outcome).type, outcome.verdict) == ("Requeue", Verdict.FAILED)
+        assert (fault_of(outcome).type, outcome.result) == ("Requeue", JobResult.FAILED)
 
     def test_only_what_it_does_not_say_on_purpose_is_logged_as_a_failure(
         self, caplog: pytest.LogCaptureFixture
@@ -186,7 +186,7 @@ async def _many_later() -> Any:
 def test_a_result_whose_code_has_not_run_fails_the_request(kind: Kind, make: Callable[[], Any]) -> None:
     """A function that was registered may still return what another one, ``async def`` or with ``yield``, made."""
     outcome = execution(lambda _request: make(), kind).run(job(kind))
-    assert outcome.verdict is Verdict.FAILED
+    assert outcome.result is JobResult.FAILED
     assert outcome.fault is not None
     assert outcome.fault.type == "TypeError"
     assert "whose code has not run" in outcome.fault.text
@@ -218,7 +218,7 @@ class TestWhatAServiceIsShown:
             each.is_cancelled = True
             found.append(request.cancelled)
 
-        assert execution(action).run(each).verdict is Verdict.DONE
+        assert execution(action).run(each).result is JobResult.DONE
         assert found == [False, True]
 
     def test_it_sees_that_its_callers_deadline_has_passed(self) -> None:
@@ -251,7 +251,7 @@ class TestWhatIsNotRun:
         each = job(Kind.CALL)
         each.is_cancelled = True
         outcome = execution(raising(AssertionError("was run"))).run(each)
-        assert (outcome.verdict, outcome.reply) == (Verdict.NOT_RUN, None)
+        assert (outcome.result, outcome.reply) == (JobResult.NOT_RUN, None)
         assert outcome.fault is not None
         assert outcome.fault.type == "cancelled.not-run"
 
@@ -259,7 +259,7 @@ class TestWhatIsNotRun:
         each = job(Kind.CALL)
         each.deadline = time.monotonic() - 0.001
         outcome = execution(raising(AssertionError("was run"))).run(each)
-        assert (outcome.verdict, fault_of(outcome).type) == (Verdict.NOT_RUN, "expired")
+        assert (outcome.result, fault_of(outcome).type) == (JobResult.NOT_RUN, "expired")
 
 
 class TestLocks:
@@ -281,7 +281,7 @@ class TestLocks:
         outcome = wait_until(lambda: outcomes)[0]
         fault = outcome.fault
         assert fault is not None
-        assert (outcome.verdict, fault.type) == (Verdict.FAILED, "LockError")
+        assert (outcome.result, fault.type) == (JobResult.FAILED, "LockError")
         assert fault.text == "no lock for service test.it: the params have no 'account'"
         assert (outcome.reply is None) == (kind is Kind.MESSAGE)
         thread.stop()
@@ -292,7 +292,7 @@ class TestLocks:
         broken = job(Kind.CALL)
         object.__setattr__(broken.incoming, "raw_params", b"{")
         assert thread.put(broken)
-        assert wait_until(lambda: outcomes)[0].verdict is Verdict.NOT_RUN
+        assert wait_until(lambda: outcomes)[0].result is JobResult.NOT_RUN
         thread.stop()
         assert thread.join(time.monotonic() + 10)
 
@@ -331,10 +331,11 @@ class TestLocks:
         assert thread.join(time.monotonic() + 10)
 
     @pytest.mark.parametrize(
-        ("kind", "verdict", "reply"), [(Kind.CALL, Verdict.NOT_RUN, "stopping"), (Kind.MESSAGE, Verdict.REQUEUE, None)]
+        ("kind", "verdict", "reply"),
+        [(Kind.CALL, JobResult.NOT_RUN, "stopping"), (Kind.MESSAGE, JobResult.REQUEUE, None)],
     )
     def test_a_stop_sends_what_waits_for_another_process_elsewhere(
-        self, tmp_path: Any, kind: Kind, verdict: Verdict, reply: str | None
+        self, tmp_path: Any, kind: Kind, verdict: JobResult, reply: str | None
     ) -> None:
         locks, other = NodeLocks(tmp_path / "locks"), NodeLocks(tmp_path / "locks")
         thread, outcomes = self.thread(Does(lambda request: "done"), kind, locks, concurrency="node")
@@ -342,7 +343,7 @@ class TestLocks:
         assert thread.put(job(kind))
         thread.begin_stop()
         outcome = wait_until(lambda: outcomes)[0]
-        assert outcome.verdict is verdict
+        assert outcome.result is verdict
         if reply is not None:
             assert fault_of(outcome).type == reply
         assert thread.backlog == 0

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from servicebus.runtime.instances import copier
+from servicebus.runtime.execution import copier
 
 
 class Plain:

@@ -17,8 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from waiting import wait_until
 
-from servicebus.protocol.interface import Incoming
-from servicebus.runtime.job import Claim, Job
+from servicebus.runtime.job import Incoming, Job
 from servicebus.runtime.keyed_lock_queue import KeyedLockQueue, Task
 from servicebus.runtime.node_locks import NodeLocks
 from servicebus.transport.interface import Delivery
@@ -32,7 +31,7 @@ def job(name: str, lock: int | None, deadline: float | None = None) -> Job:
         name, Kind.CALL, "test", "it", "test.it", str(lock), "2", b"", 0, None, 0.0, ""
     )  # the token stands in for what the params would say
     no: Any = None
-    return Job(incoming, no, Claim(Delivery(no, 1, b""), 1, ""), deadline)
+    return Job(Delivery(no, 1, b""), 1, "", incoming, no, deadline=deadline)
 
 
 def read(job: Job) -> Task:

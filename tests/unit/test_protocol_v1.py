@@ -15,8 +15,8 @@ from servicebus.errors import EnvelopeError
 from servicebus.protocol.interface import RequestRefused
 from servicebus.protocol.v1 import EitherProtocol, ProtocolV1
 from servicebus.protocol.v2 import ProtocolV2
-from servicebus.runtime.job import Settlement
-from servicebus.runtime.reception import Arrival, Reception
+from servicebus.runtime.job import Disposition, Job
+from servicebus.runtime.validator import Validator
 from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.interface import Delivery
 from servicebus.transport.ratelimitedlog import RateLimitedLog
@@ -146,16 +146,16 @@ def test_a_name_of_version_1_is_checked_before_it_is_logged(
     token = DailyTokens(["s"]).make(time.time())
     body = encode_event(OldEvent("1", token, "a\u202eb\u2028" + "x" * 10_000, "add", b"1"))
     failures: Any = None
-    reception = Reception({}, Counter(), RateLimitedLog(logging.getLogger("test"), "mq-a"), failures)
+    validator = Validator({}, Counter(), RateLimitedLog(logging.getLogger("test"), "mq-a"), failures)
     kind = Kind.CALL if wants_answer else Kind.MESSAGE
-    got = reception.receive(delivery(body, OWN_QUEUE if wants_answer else None), 1, ProtocolV1(config()), kind)
+    got = validator.validate(delivery(body, OWN_QUEUE if wants_answer else None), 1, ProtocolV1(config()), kind)
     (line,) = caplog.messages
     assert "no service a\\u202eb\\u2028xxx" in line
     assert len(line) < 500
-    if isinstance(got, Arrival):
+    if isinstance(got, Job):
         assert got.refusal is not None
-        assert got.refusal.burial is not None
-        assert got.refusal.burial.detail.isprintable()
+        assert got.refusal.copy is not None
+        assert got.refusal.copy.detail.isprintable()
 
 
 @pytest.mark.parametrize(("secret", "is_answered"), [("s", True), ("other", False)])
@@ -166,10 +166,10 @@ def test_a_call_that_could_not_be_read_is_answered_if_it_is_known_who_asks(
     with monkeypatch.context() as broken:
         broken.setattr(protocol, "decode_request", Mock(side_effect=OverflowError("int too large")))
         failures = FailureLog("a")
-        reception = Reception({}, Counter(), RateLimitedLog(logging.getLogger(), "a"), failures)
-        settlement = reception.receive(delivery(event(secret=secret)), 1, protocol, Kind.CALL)
-    assert isinstance(settlement, Settlement)
+        validator = Validator({}, Counter(), RateLimitedLog(logging.getLogger(), "a"), failures)
+        disposition = validator.validate(delivery(event(secret=secret)), 1, protocol, Kind.CALL)
+    assert isinstance(disposition, Disposition)
     expected = "Service Error: refused: defect: it could not be read: OverflowError: int too large"
-    assert (text_of(settlement.reply) if is_answered else settlement.reply) == (expected if is_answered else None)
-    assert settlement.claims[0].reply_to == (OWN_QUEUE if is_answered else "")
+    assert (text_of(disposition.reply) if is_answered else disposition.reply) == (expected if is_answered else None)
+    assert disposition.pending[0].reply_to == (OWN_QUEUE if is_answered else "")
     assert failures.count == 1

@@ -18,7 +18,7 @@ from waiting import wait_until
 from servicebus.cli.services import _make
 from servicebus.configuration import Configuration, ServiceEntry
 from servicebus.errors import EnvelopeError
-from servicebus.runtime.job import Verdict
+from servicebus.runtime.job import JobResult
 from servicebus.sender import Sender
 from servicebus.transport.loggers import get_logger
 from servicebus.wire.address import Address
@@ -188,7 +188,7 @@ def test_what_is_thrown_away_ends_nothing(
 
     bench = Bench(action)
     outcomes = [bench.outcome(job(params=params)) for params in ("fails", "works", "fails", "works")]
-    assert [outcome.verdict for outcome in outcomes] == [Verdict.FAILED, Verdict.DONE] * 2
+    assert [outcome.result for outcome in outcomes] == [JobResult.FAILED, JobResult.DONE] * 2
     assert fault_of(outcomes[0]).type == "Fails"
     wait_until(lambda: len(told) == 6)
     assert set(told) == {error}
@@ -211,11 +211,11 @@ def test_what_blocks_when_thrown_away_holds_up_its_own_service_only() -> None:
     slow, other = Bench(action), Bench(lambda _request: 8)
     slow.thread.put(job())
     assert begun.wait(60)
-    assert other.outcome(job()).verdict is Verdict.DONE
+    assert other.outcome(job()).result is JobResult.DONE
     assert not slow.outcomes
     go_on.set()
     wait_until(lambda: len(slow.outcomes) == 1)
-    assert slow.outcomes[0].verdict is Verdict.DONE
+    assert slow.outcomes[0].result is JobResult.DONE
     slow.close()
     other.close()
 

@@ -15,7 +15,7 @@ from waiting import wait_until
 from servicebus.configuration import Configuration
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime import execution
-from servicebus.runtime.job import Claim, Job, Outcome, Verdict
+from servicebus.runtime.job import Job, JobResult, Outcome
 from servicebus.runtime.registration import register
 from servicebus.runtime.service_thread import ServiceThread
 from servicebus.services import MessageService, Reject, Request, Requeue, Retry, RpcService
@@ -34,7 +34,7 @@ LOCKED = pytest.mark.parametrize("lock", [None, "account"])
 def job(kind: Kind = Kind.CALL, params: Any = None) -> Job:
     no: Any = None
     delivery = Delivery(no, 1, sealed("NODE-01.test.it", params, kind=kind), reply_to="here")
-    return Job(PROTOCOL.decode_request(delivery), PROTOCOL, Claim(delivery, 1, "here"), None)
+    return Job(delivery, 1, "here", PROTOCOL.decode_request(delivery), PROTOCOL)
 
 
 class Does(RpcService, MessageService):
@@ -89,7 +89,7 @@ def test_an_exception_that_comes_too_late_costs_no_request(lock: str | None, err
     bench = Bench(lambda request: request.params["account"], lock=lock)
     for number in range(5):
         outcome = bench.outcome(job(params={"account": number}))
-        assert outcome.verdict is Verdict.DONE
+        assert outcome.result is JobResult.DONE
         assert outcome.reply is not None
         assert decode_json(decode_reply(outcome.reply, 10_000).message) == number
         bench.raise_in_thread(error)
@@ -151,8 +151,8 @@ def test_a_thread_that_dies_is_replaced_and_its_request_ends_as_interrupted(kind
     assert bench.thread.mend() == 0
     wait_until(lambda: bench.thread.backlog == 0)
     assert fault_of(bench.outcomes[-1]).type == INTERRUPTED
-    assert bench.outcomes[-1].verdict is Verdict.FAILED
-    assert bench.outcome(job(kind, {"account": 1})).verdict is Verdict.DONE  # its lock was let go
+    assert bench.outcomes[-1].result is JobResult.FAILED
+    assert bench.outcome(job(kind, {"account": 1})).result is JobResult.DONE  # its lock was let go
     bench.close()
     assert bench.thread.mend() == 0
 
@@ -244,7 +244,7 @@ def test_whatever_it_raises_ends_its_request(action: Callable[[Request], Any], k
     bench = Bench(action, kind, lock=lock)
     for _ in range(2):
         outcome = bench.outcome(job(kind, {"account": 1}))
-        assert outcome.verdict is not Verdict.DONE
+        assert outcome.result is not JobResult.DONE
         assert fault_of(outcome).type
     bench.close()
     assert bench.thread.mend() == 0
@@ -308,7 +308,7 @@ def test_params_whose_reading_raises_end_that_request_by_name_and_the_next_is_se
     with monkeypatch.context() as broken:
         broken.setattr(execution, "decode_json", Mock(side_effect=error("on purpose")))
         outcome = bench.outcome(job(kind, {"account": 1}))
-    assert (fault_of(outcome).type, outcome.verdict) == ("refused", Verdict.NOT_RUN)
+    assert (fault_of(outcome).type, outcome.result) == ("refused", JobResult.NOT_RUN)
     assert fault_of(outcome).text == f"defect: its params could not be read: {error.__name__}: on purpose"
-    assert bench.outcome(job(kind, {"account": 2})).verdict is Verdict.DONE
+    assert bench.outcome(job(kind, {"account": 2})).result is JobResult.DONE
     bench.close()

@@ -1,4 +1,4 @@
-"""What raises while one request is handled costs that one: Settler, Dispatcher, Publisher and real services."""
+"""What raises while one request is handled costs that one: Pipeline, Dispatcher, Publisher and real services."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from servicebus.policy.size_limit import SizeLimit
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime import execution
 from servicebus.runtime.dispatcher import Dispatcher
-from servicebus.runtime.job import Claim, Outcome, Settlement
+from servicebus.runtime.job import Disposition, Outcome, PendingDelivery
 from servicebus.runtime.journal import MemoryJournal
+from servicebus.runtime.pipeline import Pipeline
 from servicebus.runtime.publisher import Publisher
 from servicebus.runtime.service_thread import Service, ServiceThread
-from servicebus.runtime.settler import Settler
 from servicebus.services import Request, Response, Retry
 from servicebus.transport.frames import publish_frames, write_properties
 from servicebus.transport.interface import Delivery
@@ -98,7 +98,7 @@ class Connection:
 class Worker:
     """What a worker is without its connections; everything is asked in its loop's thread."""
 
-    def __init__(self, loop: SharedLoop):
+    def __init__(self, loop: SharedLoop, *, hands_over: bool = False):
         self.loop = loop
         services = [
             Service(Kind.CALL, "test", "echo", Echo()),
@@ -107,12 +107,21 @@ class Worker:
         ]
         by_key: dict[Any, ServiceThread] = {}
         self.journal = MemoryJournal()
-        self.dispatcher = Dispatcher(by_key, self.journal, "mq-a:5672", (5.0,), loop.failures)
-        self.settler = Settler(loop, self.dispatcher, "mq-a:5672", 64, lambda _error: None)
+        self.dispatcher = Dispatcher(loop, by_key, self.journal, "mq-a:5672", (5.0,))
+        self.settler = Pipeline(loop, self.dispatcher, "mq-a:5672", 64, lambda _error: None)
         self.threads = [
-            ServiceThread(service, 64, self.settler.post, lambda: None, with_traces=False) for service in services
+            ServiceThread(
+                service,
+                64,
+                self.settler.post,
+                lambda: None,
+                with_traces=False,
+                hand_over=self.settler.hand_over if hands_over else None,
+                recover=self.settler.recover,
+            )
+            for service in services
         ]
-        by_key.update({(thread.service.kind, thread.service.key): thread for thread in self.threads})
+        by_key.update({(each.service.kind, each.service.category, each.service.name): each for each in self.threads})
         self.protocol = ProtocolV2(CONFIG, Keyring(CONFIG.secrets))
         self.consuming, self.publishing = Consuming(), Publishing()
         counters = self.dispatcher.counters
@@ -168,6 +177,15 @@ def worker() -> Iterator[Worker]:
         worker.stop()
 
 
+@pytest.fixture
+def leading_worker() -> Iterator[Worker]:
+    """The threads of its services turn the loop while they have nothing else to do."""
+    with turning(SharedLoop("test")) as loop:
+        worker = Worker(loop, hands_over=True)
+        yield worker
+        worker.stop()
+
+
 def raises_for(original: Callable[..., Any], is_odd: Callable[..., bool]) -> Callable[..., Any]:
     def wrapped(*args: Any, **named: Any) -> Any:
         if is_odd(*args, **named):
@@ -209,8 +227,8 @@ def break_choice(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     raise_if_odd = raises_for(lambda _: None, lambda incoming: decode_json(incoming.raw_params) == ODD)
     whole, seen = worker.protocol.decode_request, list[Any]()
     monkeypatch.setattr(worker.protocol, "decode_request", read)
-    reception = worker.dispatcher.receive.__self__  # type: ignore[attr-defined]
-    monkeypatch.setattr(reception, "_services", Services(reception._services))
+    validator = worker.dispatcher.validate.__self__  # type: ignore[attr-defined]
+    monkeypatch.setattr(validator, "_services", Services(validator._services))
 
 
 def break_params(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,13 +250,13 @@ def break_journal(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def break_inbox(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     for thread in worker.threads:
-        odd = raises_for(thread.put, lambda job: job.claims[0].delivery.tag == 3)
+        odd = raises_for(thread.put, lambda job: job.delivery.tag == 3)
         monkeypatch.setattr(thread, "put", odd)
 
 
 def break_end(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    odd = raises_for(worker.dispatcher._count, lambda outcome: outcome.job.claims[0].delivery.tag == 3)
-    monkeypatch.setattr(worker.dispatcher, "_count", odd)
+    odd = raises_for(worker.dispatcher._end, lambda outcome: outcome.job.delivery.tag == 3)
+    monkeypatch.setattr(worker.dispatcher, "_end", odd)
 
 
 def break_reply(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,10 +300,48 @@ def test_what_raises_for_one_call_costs_that_call_alone(
     assert worker.answer(1) == "again"
 
 
+@pytest.mark.parametrize("kind", [Kind.CALL, Kind.MESSAGE])
+def test_what_a_service_hands_over_is_settled_by_whichever_thread_turns_the_loop(
+    leading_worker: Worker, kind: Kind
+) -> None:
+    worker = leading_worker
+    for count in range(1, 20):
+        worker.batch(["a", "b", "c"] if count % 2 else ["a"], kind)
+        tags = sum(3 if each % 2 else 1 for each in range(1, count + 1))
+        wait_until(lambda expected=tags: len(worker.consuming.acked) == expected)
+    assert worker.settler.counters[f"executed.{kind.value}"] == len(worker.consuming.acked)
+    assert worker.loop._times_led > 0
+    assert worker.loop.failures.count == 0
+    wait_until(lambda: worker.settler.is_idle)
+
+
+def test_what_raises_in_a_thread_that_leads_is_reported_and_its_call_answered(
+    leading_worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = leading_worker
+    worker.batch(["a"], Kind.CALL)
+    wait_until(lambda: worker.consuming.acked == [1])
+    flush, raised = worker.settler.flush, list[bool]()
+
+    def broken() -> None:
+        flush()
+        if not raised:
+            raised.append(True)
+            raise OverflowError("int too large to convert")
+
+    monkeypatch.setattr(worker.settler, "flush", broken)
+    worker.batch(["b"], Kind.CALL)
+    wait_until(lambda: worker.consuming.acked == [1, 1])
+    worker.batch(["c"], Kind.CALL)
+    wait_until(lambda: worker.consuming.acked == [1, 1, 1])
+    assert worker.loop.failures.count == 1
+    assert all(thread.is_running for thread in worker.threads)
+
+
 def test_an_overflow_buffer_that_raises_costs_calls_nothing(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as broken:
         broken.setattr(worker.settler._overflow, "admit", raises_for(worker.settler._overflow.admit, lambda *_: True))
-        worker.settler._brought_messages = True
+        worker.settler._has_messages = True
         worker.batch(["a", "b"], Kind.CALL)
         wait_until(lambda: len(worker.consuming.acked) == 2)
     assert [worker.answer(tag) for tag in (1, 2)] == ["a", "b"]
@@ -317,8 +373,10 @@ def test_a_copy_whose_reply_raises_is_acked_once_like_those_beside_it(
     """An ack too many closes the channel: it would cost all the others."""
     break_reply(worker, monkeypatch)
     channel: Any = worker.consuming
-    claims = [Claim(Delivery(channel, tag, b"", str(tag), REPLY_TO), GENERATION, REPLY_TO) for tag in (1, 2, 3, 4)]
-    worker.loop.post(lambda: worker.settler.settle(Settlement(claims, b"reply")))
+    pending = [
+        PendingDelivery(Delivery(channel, tag, b"", str(tag), REPLY_TO), GENERATION, REPLY_TO) for tag in (1, 2, 3, 4)
+    ]
+    worker.loop.post(lambda: worker.settler.settle(Disposition(pending, b"reply")))
     wait_until(lambda: len(worker.consuming.acked) >= 4)
     assert worker.consuming.acked == [1, 2, 3, 4]
     assert sorted(worker.publishing.replies) == ["1", "2", "4"]
@@ -326,15 +384,15 @@ def test_a_copy_whose_reply_raises_is_acked_once_like_those_beside_it(
 
 def break_retries(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     retries = worker.dispatcher._retries
-    odd = raises_for(retries.settlement, lambda outcome, _schedule: outcome.job.claims[0].delivery.tag == 3)
-    monkeypatch.setattr(retries, "settlement", odd)
+    odd = raises_for(retries.disposition, lambda outcome, _schedule: outcome.job.delivery.tag == 3)
+    monkeypatch.setattr(retries, "disposition", odd)
 
 
 def break_copy(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    def is_odd(claim: Any, settlement: Any) -> bool:
-        return claim.delivery.tag == 3 and settlement.burial is None
+    def is_odd(original: Any, copy: Any) -> bool:
+        return original.delivery.tag == 3 and not copy.reason
 
-    monkeypatch.setattr(worker.publisher, "copy", raises_for(worker.publisher.copy, is_odd))
+    monkeypatch.setattr(worker.publisher, "address_copy", raises_for(worker.publisher.address_copy, is_odd))
 
 
 @pytest.mark.parametrize(
@@ -383,7 +441,7 @@ def test_a_tick_that_raises_is_not_the_last(worker: Worker, monkeypatch: pytest.
         ticks.append(now)
         raise OverflowError("date value out of range")
 
-    monkeypatch.setattr("servicebus.runtime.settler._IDLE_TICK_S", 0.01)
+    monkeypatch.setattr("servicebus.runtime.pipeline._IDLE_TICK_S", 0.01)
     monkeypatch.setattr(worker.journal, "tick", tick)
     worker.settler.start()
     wait_until(lambda: len(ticks) > 2)
@@ -399,7 +457,7 @@ def test_an_outcome_that_may_have_been_handed_over_before_is_taken_once(
     def interrupted(outcome: Outcome) -> None:
         if is_handed_over:
             worker.settler._posted.append(outcome)
-        worker.settler._is_posted = True
+        worker.settler._is_taking_posted = True
         raise TimeoutError
 
     monkeypatch.setattr(call_thread, "_post", interrupted)

@@ -1,0 +1,120 @@
+"""Validator: a delivery becomes a validated Job, or is refused. Decides what needs no journal."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+from servicebus.protocol.interface import AgentProtocol, RequestRefused, wrong_queue
+from servicebus.runtime.job import Disposition, Job, PendingDelivery, dead_letter, later_attempt
+from servicebus.runtime.service_thread import ServiceThread
+from servicebus.transport.failurelog import FailureLog
+from servicebus.transport.interface import Delivery
+from servicebus.transport.ratelimitedlog import RateLimitedLog
+from servicebus.wire.envelope import MESSAGE, Kind
+from servicebus.wire.fault import DEFECT, EXPIRED, REFUSED, UNKNOWN_SERVICE, Fault, describe
+from servicebus.wire.printable import printable
+
+ServiceKey = tuple[Kind, str, str]
+"""Kind, category, name."""
+_SHOWN = 250
+
+DUE_S = 0.01
+"""What is due within a moment is due."""
+
+
+class Validator:
+    """Belongs to the I/O thread."""
+
+    def __init__(
+        self,
+        services: Mapping[ServiceKey, ServiceThread],
+        counters: Counter[str],
+        refused: RateLimitedLog,
+        failures: FailureLog,
+    ):
+        self._services = services
+        self._counters = counters
+        self._refused = refused
+        self._failures = failures
+
+    def validate(
+        self,
+        delivery: Delivery,
+        generation: int,
+        protocol: AgentProtocol,
+        kind: Kind,
+        on_full: Callable[[], None] | None = None,
+    ) -> Job | Disposition:
+        """Verify *delivery*, which came in the queue for *kind*."""
+        try:
+            incoming = protocol.decode_request(delivery)
+            if incoming.kind is not kind:
+                raise wrong_queue(incoming, kind)
+            job = Job(delivery, generation, incoming.reply_to, incoming, protocol, None, None, on_full)
+            if incoming.due_ms and kind is MESSAGE:
+                wait_s = incoming.due_ms / 1000 - time.time()
+                if wait_s > DUE_S:  # a copy that was put past the delay queues; there it is held until it is due
+                    return Disposition([job], None, later_attempt(wait_s, incoming.stamps.wait.attempts))
+            service = job.service = self._services.get((kind, incoming.category, incoming.service))
+            if service is None:
+                return self._unknown(job)
+            if incoming.remaining_s is not None:
+                if incoming.remaining_s <= 0:
+                    return self._expired(job)
+                job.deadline = time.monotonic() + incoming.remaining_s
+            return job
+        except RequestRefused as refused:
+            return self._refuse(refused, delivery, generation, protocol, kind)
+        except Exception as error:
+            return self._unread(PendingDelivery(delivery, generation, ""), protocol, kind, error)
+
+    def _unknown(self, job: Job) -> Job | Disposition:
+        incoming = job.incoming
+        self._counters["refused.unknown-service"] += 1
+        key = printable(incoming.key[:_SHOWN])  # version 1 does not limit what a caller may name
+        self._refused.warning(f"no service {key} for {incoming.kind.value}s; asked for by {incoming.id}")
+        if incoming.kind is MESSAGE:
+            job.refusal = Disposition([job], None, dead_letter(UNKNOWN_SERVICE, f"no message service {key}"))
+            return job
+        fault = Fault(UNKNOWN_SERVICE, f"the node has no RPC service {incoming.key}")
+        return Disposition([job], job.protocol.encode_fault(incoming, fault))
+
+    def _expired(self, job: Job) -> Disposition:
+        """Not begun, so a Sender whose clock says otherwise can send it again."""
+        self._counters[EXPIRED] += 1
+        fault = Fault(EXPIRED, "the deadline passed on its way")
+        return Disposition([job], job.protocol.encode_fault(job.incoming, fault))
+
+    def _refuse(
+        self, refused: RequestRefused, delivery: Delivery, generation: int, protocol: AgentProtocol, kind: Kind
+    ) -> Job | Disposition:
+        reason, incoming = refused.error.reason, refused.incoming
+        self._counters[f"refused.{reason}"] += 1
+        self._refused.warning(f"{kind.value} refused: {refused.error}")
+        # A message that was confirmed must not vanish, even if it is only our clock or our secret that is wrong.
+        copy = dead_letter(reason, refused.error.detail, is_known_new=False) if kind is MESSAGE else None
+        reply = refused.reply_in(kind)
+        if incoming is None:
+            return Disposition([PendingDelivery(delivery, generation, refused.reply_to)], reply, copy)
+        job = Job(delivery, generation, refused.reply_to, incoming, protocol)
+        disposition = Disposition([job], reply, copy)
+        if incoming.kind is not kind:
+            return disposition
+        job.refusal = disposition
+        return job
+
+    def _unread(self, pending: PendingDelivery, protocol: AgentProtocol, kind: Kind, error: Exception) -> Disposition:
+        """A defect of ours, or input that triggers one: it costs this delivery alone. A caller is told."""
+        self._failures.report(f"the reading of a {kind.value}", error)
+        self._counters[f"refused.{DEFECT}"] += 1
+        text = f"it could not be read: {describe(error)}"
+        if kind is MESSAGE:
+            return Disposition([pending], None, dead_letter(DEFECT, text, is_known_new=False))
+        disposition = Disposition([pending])
+        with suppress(Exception):  # it may have been raised by the same
+            fault = Fault(REFUSED, f"{DEFECT}: {text}")
+            disposition.reply, pending.reply_to = protocol.encode_fault_unread(pending.delivery, fault)
+        return disposition
