@@ -218,7 +218,7 @@ class NodeConsumer:
         LOG.info("%s: consuming for node %s%s", self.host.name, self._config.node_name, member)
         self._notes.tell(connections[0].server_version)
         self._notes.look(connections[0])
-        self.maintenance.lanes_open()
+        self.maintenance.subscriptions_open()
 
     @property
     def _subscription_problem(self) -> str:

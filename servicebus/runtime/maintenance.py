@@ -12,13 +12,16 @@ control queues are given up, and with their last consumer they are gone: the wor
 are consumed all the same, because what reaches them past the exchange (dead letters that are sent back, attempts that
 are due) would lie there until the maintenance is over.
 
-A worker that has seen the mark expects the broker to go down, and takes it calmly. One that connects to a marked broker
-consumes messages only. When the mark is gone everything is bound again.
+A worker that has seen the mark does not report the loss of the broker as an outage. One that connects to a marked
+broker consumes messages only. When the mark is gone everything is bound again.
+
+What follows from each answer is in ``_TRANSITIONS``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import Enum
 from typing import Protocol
 
 from servicebus.configuration import Configuration
@@ -35,13 +38,39 @@ _ASK_EVERY_S = 2.0
 _LEAVING_S = 0.25
 _ANSWER_S = 1.0
 """A broker under an alarm does not read what we publish; then the last answer holds."""
+_IDLE_LOOKS = 2
+"""What the broker counts no more may still be on its way to us: it is looked for once more."""
 
-LEAVING = "leaving"
-DRAINED = "drained"
+
+class MaintenanceState(Enum):
+    """What the worker has done about the operator's mark; the value is for the status."""
+
+    NONE = ""
+    LEAVING = "leaving"
+    DRAINED = "drained"
 
 
-class Consumer(Protocol):
-    """What is asked of the worker's consumer."""
+class _Phase(Enum):
+    """How far these connections are."""
+
+    ASKING = "subscriptions wait until it is known whether the mark stands"
+    OPENING = "subscriptions are being opened; answers are ignored until there is something to leave"
+    OPEN = "subscriptions are open"
+
+
+class _Event(Enum):
+    MARKED = "the mark stands"
+    UNMARKED = "there is no mark"
+    SILENT = "the broker does not answer"
+    OPENED = "the subscriptions are open"
+    EMPTIED = "nothing is left that was accepted"
+
+
+DRAINED = MaintenanceState.DRAINED.value
+
+
+class MaintainedConsumer(Protocol):
+    """The worker's consumer, as the maintenance uses it."""
 
     @property
     def is_idle(self) -> bool:
@@ -59,16 +88,17 @@ class Consumer(Protocol):
         """Everything that is declared and bound."""
 
     def renew(self, reason: str) -> None:
-        """Open the connections anew, at once and without a complaint."""
+        """Open the connections again, at once, without reporting an outage."""
 
 
 class Maintenance:
     """One worker's; the I/O thread's, but for ``state``. Lives as long as the worker, over all connections."""
 
-    def __init__(self, loop: EventLoop, config: Configuration, host_name: str, consumer: Consumer):
-        self.is_asked = False
-        """The mark stands, as far as we know."""
-        self._has_left = False
+    def __init__(self, loop: EventLoop, config: Configuration, host_name: str, consumer: MaintainedConsumer):
+        self._state = MaintenanceState.NONE
+        self._phase = _Phase.ASKING
+        self._answer = _Event.MARKED
+        """To the question that is under way."""
         self._loop = loop
         self._host_name = host_name
         self._consumer = consumer
@@ -77,15 +107,14 @@ class Maintenance:
         self._rpc = rpc_queue(config.node_name)
         self._control = control_queue(config.node_name)
         self._messages = messages_queue(config.node_name)
-        self._life = 0
-        """Counts the connections, so that what is left of a former one is not listened to."""
+        self._epoch = 0
+        """Counts the connections: what is left of a former one is ignored."""
         self._channel: BrokerChannel | None = None
-        self._came_back = False
-        self._is_open = False
-        """The subscriptions are."""
-        self._is_busy = False
-        self._was_idle = False
-        self._then: Callable[[], None] | None = None
+        self._script: Script | None = None
+        """Runs on the channel."""
+        self._next_script: Script | None = None
+        self._idle_looks = 0
+        self._then: Callable[[], None] = _nothing
 
     def __repr__(self) -> str:
         return f"<Maintenance {self._host_name} {self.state or 'none'}>"
@@ -93,91 +122,108 @@ class Maintenance:
     @property
     def state(self) -> str:
         """For the status: ``leaving``, ``drained``, or empty."""
-        if not self.is_asked:
-            return ""
-        return DRAINED if self._has_left else LEAVING
+        return self._state.value
 
-    # -- what the consumer tells ---------------------------------------------------------------------------------------
+    @property
+    def is_asked(self) -> bool:
+        """The mark stands, as far as we know."""
+        return self._state is not MaintenanceState.NONE
+
+    # -- what the consumer reports -------------------------------------------------------------------------------------
 
     def begin(
         self, connection: BrokerConnection, on_broken: Callable[[TransportError], None], then: Callable[[], None]
     ) -> None:
         """New connections: ``then()`` when it is known whether the mark stands. *connection* may publish."""
-        self._life += 1
-        self._channel = None
-        self._is_open = self._is_busy = self._was_idle = False
+        self._epoch += 1
+        self._channel = self._script = self._next_script = None
+        self._phase, self._idle_looks = _Phase.ASKING, 0
         self._then = then
-        life = self._life
+        epoch = self._epoch
 
         def opened(channel: BrokerChannel) -> None:
-            if life == self._life:
+            if epoch == self._epoch:
                 self._channel = channel
-                self._ask(life)
+                self._ask(epoch)
 
         def confirmed(_number: int, _multiple: bool, _is_ack: bool) -> None:
-            if life == self._life:
-                self._answered(life, is_asked=not self._came_back)
+            if epoch == self._epoch:
+                self._happened(self._answer)
+                is_soon = self._state is MaintenanceState.LEAVING or self._phase is _Phase.OPENING
+                pause_s = _LEAVING_S if is_soon else _ASK_EVERY_S
+                self._loop.call_later(pause_s, lambda: self._ask(epoch))
+
+        def silent() -> None:
+            if epoch == self._epoch:
+                self._happened(_Event.SILENT)
 
         connection.open_channel(opened, on_broken, on_returned=self._returned, on_confirmed=confirmed)
-        self._loop.call_later(_ANSWER_S, lambda: self._no_answer(life))
+        self._loop.call_later(_ANSWER_S, silent)
 
-    def lanes_open(self) -> None:
+    def subscriptions_open(self) -> None:
         """The consumer consumes again; of a marked broker only what is stored."""
-        self._is_open = True
-        if self.is_asked:
-            self._has_left = True
-            self._consumer.turn_calls_away(True)
-            LOG.info("%s: the broker is in maintenance; only stored messages are consumed", self._host_name)
-            self._run(self._unbind_messages())
+        self._phase = _Phase.OPEN
+        self._happened(_Event.OPENED)
 
     def end(self) -> None:
         """The connections are gone."""
-        self._life += 1
+        self._epoch += 1
         self._channel = None
-        self._then = None
 
-    # -- asking --------------------------------------------------------------------------------------------------------
-
-    def _ask(self, life: int) -> None:
-        if life != self._life or self._channel is None:
-            return
-        self._came_back = False
-        self._channel.publish("", self._mark, b"", mandatory=True)
+    def _ask(self, epoch: int) -> None:
+        if epoch == self._epoch and self._channel is not None:
+            self._answer = _Event.MARKED
+            self._channel.publish("", self._mark, b"", mandatory=True)
 
     def _returned(self, _returned: Returned) -> None:
-        self._came_back = True  # its confirm follows
+        self._answer = _Event.UNMARKED  # its confirm follows
 
-    def _answered(self, life: int, *, is_asked: bool) -> None:
-        was_asked, self.is_asked = self.is_asked, is_asked
-        then, self._then = self._then, None
-        pause_s = _LEAVING_S if self.state == LEAVING else _ASK_EVERY_S
-        self._loop.call_later(pause_s, lambda: self._ask(life))
-        if then is not None:
-            self._begin_subscriptions(then)
-        elif not self._is_open:
-            self.is_asked = was_asked  # asked again when there is something to leave
-        elif is_asked and not self._has_left:
-            if not was_asked:
-                LOG.info("%s: to be drained; new calls and messages go elsewhere", self._host_name)
-                self._consumer.turn_calls_away(True)
-            self._run(self._leave())
-        elif is_asked:
-            self._run(self._unbind_messages())  # an agent of an older release may have bound them again
-        elif was_asked:
-            self._come_back()
+    def _happened(self, event: _Event) -> None:
+        """Take the transition for *event*, if there is one."""
+        transition = _TRANSITIONS.get((self._phase, self._state, event))
+        if transition is not None:
+            self._state, act = transition
+            act(self)
 
-    def _no_answer(self, life: int) -> None:
-        if life == self._life and self._then is not None:
-            then, self._then = self._then, None
-            self._begin_subscriptions(then)
+    # -- what follows --------------------------------------------------------------------------------------------------
 
-    def _begin_subscriptions(self, then: Callable[[], None]) -> None:
-        if not self.is_asked:
-            self._has_left = False
+    def _open_subscriptions(self) -> None:
+        self._phase = _Phase.OPENING
+        if self._state is MaintenanceState.NONE:
             self._consumer.turn_calls_away(False)
-        then()
+        self._then()
 
-    # -- leaving -------------------------------------------------------------------------------------------------------
+    def _consume_stored_only(self) -> None:
+        self._consumer.turn_calls_away(True)
+        LOG.info("%s: the broker is in maintenance; only stored messages are consumed", self._host_name)
+        self._run(self._unbind_messages())
+
+    def _begin_leaving(self) -> None:
+        LOG.info("%s: to be drained; new calls and messages go elsewhere", self._host_name)
+        self._consumer.turn_calls_away(True)
+        self._go_on_leaving()
+
+    def _go_on_leaving(self) -> None:
+        self._run(self._leave())
+
+    def _stay_away(self) -> None:
+        """An agent of an older release may have bound them again."""
+        self._run(self._unbind_messages())
+
+    def _stay(self) -> None:
+        LOG.info("%s: the maintenance is over", self._host_name)
+        self._idle_looks = 0
+        self._consumer.turn_calls_away(False)
+        self._run(self._consumer.bind_again())
+
+    def _come_back(self) -> None:
+        LOG.info("%s: the maintenance is over", self._host_name)
+        self._consumer.renew("the maintenance is over")
+
+    def _give_up_calls(self) -> None:
+        for subscription in ("calls", "control"):
+            self._consumer.cancel(subscription)
+        LOG.info("%s: drained; the broker may be stopped", self._host_name)
 
     def _leave(self) -> Script:
         """Take nothing new, and give up the last when nothing is left."""
@@ -186,38 +232,52 @@ class Maintenance:
         yield from self._unbind_messages()
         _, calls, _ = yield declare_queue(rpc, passive=True)
         _, messages, _ = yield declare_queue(self._messages, passive=True)
-        # Twice: what the broker counts no more may still be on its way to us.
-        was_idle, self._was_idle = self._was_idle, not (calls or messages) and self._consumer.is_idle
-        if not (was_idle and self._was_idle):
-            return
-        yield unbind_queue(self._consumer.transient_queue(self._control), self._exchange, self._control)
-        self._has_left = True
-        for subscription in ("calls", "control"):
-            self._consumer.cancel(subscription)
-        LOG.info("%s: drained; the broker may be stopped", self._host_name)
+        is_idle = not (calls or messages) and self._consumer.is_idle
+        self._idle_looks = self._idle_looks + 1 if is_idle else 0
+        if self._idle_looks >= _IDLE_LOOKS:
+            yield unbind_queue(self._consumer.transient_queue(self._control), self._exchange, self._control)
+            self._happened(_Event.EMPTIED)
 
     def _unbind_messages(self) -> Script:
         yield unbind_queue(self._messages, self._exchange, self._messages)
 
-    def _come_back(self) -> None:
-        LOG.info("%s: the maintenance is over", self._host_name)
-        self._was_idle = False
-        if self._has_left:
-            self._consumer.renew("the maintenance is over")
-            return
-        self._consumer.turn_calls_away(False)
-        self._run(self._consumer.bind_again())
-
     def _run(self, script: Script) -> None:
-        """One script at a time: a channel knows no more."""
-        if self._channel is None or self._is_busy:
-            script.close()
+        """One script at a time: a channel knows no more. The last one that was asked for meanwhile follows."""
+        if self._channel is None:
             return
-        self._is_busy = True
-        life = self._life
+        if self._script is not None:
+            self._next_script = script
+            return
+        self._script, epoch = script, self._epoch
 
         def done() -> None:
-            if life == self._life:
-                self._is_busy = False
+            if epoch == self._epoch:
+                self._script, following, self._next_script = None, self._next_script, None
+                if following is not None:
+                    self._run(following)
 
         self._channel.run(script, done)
+
+
+def _nothing() -> None:
+    pass
+
+
+_A, _O = _Phase.ASKING, _Phase.OPEN
+_NONE, _LEAVING, _DRAINED = MaintenanceState
+_TRANSITIONS: dict[tuple[_Phase, MaintenanceState, _Event], tuple[MaintenanceState, Callable[[Maintenance], None]]] = {
+    (_A, _NONE, _Event.MARKED): (_LEAVING, Maintenance._open_subscriptions),
+    (_A, _LEAVING, _Event.MARKED): (_LEAVING, Maintenance._open_subscriptions),
+    (_A, _DRAINED, _Event.MARKED): (_DRAINED, Maintenance._open_subscriptions),
+    **{(_A, state, _Event.UNMARKED): (_NONE, Maintenance._open_subscriptions) for state in MaintenanceState},
+    **{(_A, state, _Event.SILENT): (state, Maintenance._open_subscriptions) for state in MaintenanceState},
+    (_O, _LEAVING, _Event.OPENED): (_DRAINED, Maintenance._consume_stored_only),
+    (_O, _DRAINED, _Event.OPENED): (_DRAINED, Maintenance._consume_stored_only),
+    (_O, _NONE, _Event.MARKED): (_LEAVING, Maintenance._begin_leaving),
+    (_O, _LEAVING, _Event.MARKED): (_LEAVING, Maintenance._go_on_leaving),
+    (_O, _LEAVING, _Event.EMPTIED): (_DRAINED, Maintenance._give_up_calls),
+    (_O, _LEAVING, _Event.UNMARKED): (_NONE, Maintenance._stay),
+    (_O, _DRAINED, _Event.MARKED): (_DRAINED, Maintenance._stay_away),
+    (_O, _DRAINED, _Event.UNMARKED): (_NONE, Maintenance._come_back),
+}
+"""The phase of the connections, the state and the event: the next state, and what is done. Others change nothing."""
