@@ -2,7 +2,7 @@
 
 Each lock is one byte of a file, which need not have so many. The locks belong to the open file ("open file description
 locks"), so that two LockFiles in one process know of each other; one that the LockFile has already it gets again. The
-kernel does not let go before the last thread of the process is gone: who finds a byte free knows that nothing of its
+kernel does not let go before the last thread of the process is gone: to find a byte free means that nothing of its
 last holder runs any more. A child that is forked would keep the locks, and is made to close the file at once.
 """
 
@@ -35,7 +35,7 @@ class LockFile:
         return f"<LockFile {self._path}>"
 
     def try_lock(self, byte: int, *, shared: bool = False) -> bool:
-        """Lock *byte*, if nobody else has it; several may share one."""
+        """Lock *byte*, if no other file has it locked; several may share one."""
         kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
         try:
             fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
@@ -47,7 +47,7 @@ class LockFile:
         fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, byte, 1, 0))
 
     def is_locked(self, byte: int, length: int = 1) -> bool:
-        """Has anybody else a lock, shared or not, on one of these bytes?"""
+        """Whether another file has a lock, shared or not, on one of these bytes."""
         asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, length, 0)
         found = fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, asked)
         return bool(_FLOCK.unpack(found)[0] != fcntl.F_UNLCK)

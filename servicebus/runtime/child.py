@@ -83,7 +83,7 @@ class Child:
         return EXIT_FAILED if code in (EXIT_ASKED, EXIT_BOOT) and code != self._announced else code
 
     def ended(self, now: float, *, as_asked: bool = False) -> float:
-        """The worker is gone; gives the seconds until the next one may start. A quick death doubles them."""
+        """The worker is gone; returns the seconds until the next one may start. A quick death doubles them."""
         lived_s = now - self.started_at
         self.pid = None
         self.close_fds()

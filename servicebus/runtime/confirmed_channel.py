@@ -1,4 +1,4 @@
-"""ConfirmedChannel: publishes, and tells of each publish whether the broker has it or has refused it.
+"""ConfirmedChannel: publishes, and reports of each publish whether the broker has it or has refused it.
 
 Theory of operation. A broker answers a message that is larger than its max_message_size by closing the channel, and
 does not say which one it was. The channel is in confirm mode, so it can only be one that was not confirmed: the one

@@ -46,7 +46,7 @@ class ControlLane:
         self.echoed_at = now
 
     def answer(self, delivery: Delivery) -> tuple[bytes, str] | None:
-        """The reply to a control request and where it goes; None if nobody is to be answered."""
+        """The reply to a control request and where it goes; None if it is not answered."""
         counters = self._dispatcher.counters
         try:
             incoming = self.protocol.decode_request(delivery)

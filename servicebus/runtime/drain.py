@@ -27,7 +27,7 @@ _TURN_AWAY_AT_MOST_S = 2.0
 """Callers who do not stop calling, or a broker that does not say how many calls wait, hold the stop up no longer."""
 _POLL_S = 0.01
 _LAST_MOMENT_S = 0.2
-"""For what only needs a turn of the loop, even when there is no time left."""
+"""For what only needs an iteration of the loop, even when there is no time left."""
 
 
 class Drain:
@@ -42,7 +42,7 @@ class Drain:
         within_s: float,
         pause: Callable[[float], float | None],
     ):
-        """*pause* waits that long, and gives a new limit in seconds if something urges to stop sooner."""
+        """*pause* waits that long, and returns a new limit in seconds if something urges to stop sooner."""
         self._loop = loop
         self._consumer = consumer
         self._dispatcher = dispatcher

@@ -38,7 +38,7 @@ LOG = get_logger(__name__)
 __all__ = ["Execution"]
 
 _CANCELLED = "cancelled.not-run"
-"""Counted under this name, among those that were cancelled; nobody is told."""
+"""Counted under this name, among those that were cancelled; it is not answered."""
 _RETRY_MS = 1000
 """When the caller of a service that raised Retry calls again, if it was not told."""
 
@@ -72,9 +72,9 @@ class Execution:
         return f"<Execution {self._service.key}>"
 
     def run(self, job: Job) -> Outcome:
-        """Look into *job*, and run it if somebody waits for it. Never raises."""
+        """Run *job*, unless its caller has given up. Never raises."""
         if job.is_cancelled or (job.deadline is not None and time.monotonic() > job.deadline):
-            return self._nobody_waits(job)
+            return self._given_up(job)
         if self.begins_no_more:
             return self._given_back(job, "its turn did not come in time")
         try:
@@ -84,7 +84,7 @@ class Execution:
         try:
             return self._execute(job, params)
         # Whatever the user's code raises is the caller's to know and ends nothing here. SystemExit too: it would end
-        # this thread without a word, and every later request would wait for its deadline.
+        # this thread silently, and every later request would wait for its deadline.
         except BaseException as error:
             return self._raised(job, error)
 
@@ -104,12 +104,12 @@ class Execution:
             return Task(job, outcome=self._raised(job, error))
 
     def run_task(self, task: Task) -> Outcome:
-        """Run a job whose turn it is. Never raises."""
+        """Run a job that has its lock. Never raises."""
         job = task.job
         if task.outcome is not None:
             return task.outcome
         if task.is_over(time.monotonic()):
-            return self._nobody_waits(job)
+            return self._given_up(job)
         if task.is_given_back:
             return self._given_back(job, "it waited for its lock")
         if self.begins_no_more:
@@ -157,7 +157,7 @@ class Execution:
             LOG.error("%s: the params of %s could not be read", self.name, job.incoming.id, exc_info=error)
         return self._failed(job, Fault(REFUSED, text), JobResult.NOT_RUN)
 
-    def _nobody_waits(self, job: Job) -> Outcome:
+    def _given_up(self, job: Job) -> Outcome:
         if job.is_cancelled:
             return Outcome(job, None, Fault(_CANCELLED, "its caller gave up before it was run"), JobResult.NOT_RUN)
         return self._failed(job, Fault(EXPIRED, "the deadline passed before it was run"), JobResult.NOT_RUN)

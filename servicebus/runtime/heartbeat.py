@@ -1,4 +1,4 @@
-"""Heartbeat: a worker's main thread tells the master that the worker lives, and waits for what asks it to stop."""
+"""Heartbeat: a worker's main thread reports to the master that the worker lives, and waits for what asks it to stop."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNSETTLED_HEARTBEAT_S = 0.2
 """While it does not consume, so that the master soon knows when it does: a rolling replacement waits for that."""
 _AFTER_ERROR_S = 0.05
 _ORPHAN_DRAIN_S = 1.0
-"""Without a master there is nobody to restart or stop us: leave within two seconds."""
+"""Without a master a worker is neither restarted nor stopped: it leaves within two seconds."""
 
 
 class Heartbeat:
@@ -53,7 +53,7 @@ class Heartbeat:
         self._turns_at_heartbeat = -1
 
     def wait_for_stop(self) -> float:
-        """Send heartbeats until something asks to stop; gives the seconds that the drain may take."""
+        """Send heartbeats until something asks to stop; returns the seconds that the drain may take."""
         while True:
             limit_s = self.wait(max(0.0, self._next_heartbeat - time.monotonic()))
             if limit_s is not None:

@@ -52,7 +52,7 @@ def readable(files: Iterable[int], timeout_s: float) -> set[int]:
 
 
 class Orphans:
-    """Ended processes that the kernel gave to us as process 1, as in a container, and nobody else waits for.
+    """Ended processes that the kernel gave to us as process 1, as in a container, and that nothing else waits for.
 
     What this process had for children before is the program's, and so is left alone.
     """

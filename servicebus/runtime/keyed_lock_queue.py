@@ -6,8 +6,8 @@ of its lock. Who leaves a job takes the next one of its line along, without lett
 that another process has is tried again every few milliseconds: the kernel would tell only a thread that sleeps for that
 one lock.
 
-So that a process with much to do does not keep a lock for ever, its turn ends after a tenth of a second if another one
-waits for the lock, and then it leaves the lock alone for longer than the other one sleeps.
+So that a process with much to do does not keep a lock indefinitely, it gives it up after a tenth of a second if another
+one waits for it, and then leaves it alone for longer than the other one sleeps.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["KeyedLockQueue", "Task"]
 
 _FIRST_PAUSE_S = 0.005
 _LONGEST_PAUSE_S = 0.02
-_TURN_S = 0.1
+_HOLD_S = 0.1
 _LEAVE_ALONE_S = 0.04
 
 
@@ -45,7 +45,7 @@ class Task:
     """The worker stops, and the lock did not come in time."""
 
     def is_over(self, now: float) -> bool:
-        """Nobody waits for it any more."""
+        """Its caller has given up."""
         return self.job.is_cancelled or (self.job.deadline is not None and now > self.job.deadline)
 
 
@@ -56,8 +56,8 @@ class _Line:
     tasks: deque[Task] = field(default_factory=deque)
     is_ours: bool = False
     """We have the lock: one of its jobs runs, or is about to."""
-    turn_ends: float = 0.0
-    """While it is ours: when to ask whether somebody else waits."""
+    held_until: float = 0.0
+    """While it is ours: when to ask whether another process waits."""
     try_at: float = math.inf
     """While it is not: when to try next."""
     pause_s: float = _FIRST_PAUSE_S
@@ -105,7 +105,7 @@ class KeyedLockQueue:
             with self._changed:
                 found = self._next()
                 if self._is_closed or (self._look_at < math.inf and not self._is_watched):
-                    self._changed.notify()  # somebody else is to watch now, or to see that nothing is left
+                    self._changed.notify()  # another thread is to watch now, or to see that nothing is left
                 if not isinstance(found, Job):
                     return found
             try:
@@ -122,12 +122,12 @@ class KeyedLockQueue:
                 self._changed.notify()
 
     def done(self, task: Task) -> None:
-        """Its job has ended: whoever waits for its lock may go on. Idempotent."""
+        """Its job has ended: the next one that waits for its lock may go on. Idempotent."""
         if task.lock is None:
             return
         with self._changed:
             line = self._lines[task.lock]
-            if line.tasks and self._is_our_turn(task.lock, line):
+            if line.tasks and self._may_keep(task.lock, line):
                 self._ready.append(line.tasks.popleft())
             elif line.tasks:
                 self._locks.release(task.lock)
@@ -146,7 +146,7 @@ class KeyedLockQueue:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Let ``get`` give None once everything has been given out."""
+        """Let ``get`` return None once everything has been given out."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
@@ -198,14 +198,14 @@ class KeyedLockQueue:
         if not self._locks.take(lock):
             return False
         line.is_ours = True
-        line.turn_ends = time.monotonic() + _TURN_S
+        line.held_until = time.monotonic() + _HOLD_S
         return True
 
-    def _is_our_turn(self, lock: int, line: _Line) -> bool:
+    def _may_keep(self, lock: int, line: _Line) -> bool:
         now = time.monotonic()
-        if now < line.turn_ends:
+        if now < line.held_until:
             return True
-        line.turn_ends = now + _TURN_S
+        line.held_until = now + _HOLD_S
         return not self._locks.is_wanted(lock)
 
     def _wait_for(self, lock: int, line: _Line, pause_s: float) -> None:
@@ -222,7 +222,7 @@ class KeyedLockQueue:
                 self._changed.notify_all()  # the watcher sleeps for too long
 
     def _look_around(self, now: float) -> Task | None:
-        """A task that nobody waits for, or that can have its lock, if there is one."""
+        """A task whose caller has given up, or that can have its lock, if there is one."""
         for lock, line in list(self._lines.items()):
             task = self._dropped(line, now)
             if task is None and not line.is_ours and now >= line.try_at:
@@ -238,7 +238,7 @@ class KeyedLockQueue:
         return None
 
     def _dropped(self, line: _Line, now: float) -> Task | None:
-        """Out of the line without its lock: nobody waits for it, or it is given back."""
+        """Out of the line without its lock: its caller has given up, or it is given back."""
         is_given_back = now >= self._give_back_at and not line.is_ours
         for task in line.tasks:
             if is_given_back or task.is_over(now):

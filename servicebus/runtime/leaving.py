@@ -58,7 +58,7 @@ def end_process(code: int) -> None:
 
 
 def let_go_in_children(numbers: Callable[[], Iterable[int]]) -> None:
-    """Have a child that this process forks let go of these open files, which *numbers* gives at that time."""
+    """Have a child that this process forks let go of these open files, which *numbers* returns at that time."""
     _inherited.append(numbers)
 
 
@@ -90,7 +90,9 @@ def _flush() -> None:
     with suppress(Exception):  # a user's handler
         logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, OSError, ValueError):  # none, closed or broken: nobody is left to tell
+        with suppress(
+            AttributeError, OSError, ValueError
+        ):  # none, closed or broken: there is nothing left to report to
             stream.flush()
 
 

@@ -23,7 +23,7 @@ from servicebus.transport.steps import bind_queue, consume, declare_exchange, de
 from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import BUSY, Fault
 
-LANE = "compat"
+SUBSCRIPTION = "compat"
 
 _WINDOWS = 4
 _MAX_PREFETCH = 65535
@@ -45,7 +45,7 @@ class LegacyQueue:
         self._held: deque[tuple[Delivery, int]] = deque()
         self._is_timer_set = False
         consumer.message_protocol = EitherProtocol(consumer.message_protocol, self._protocol)
-        consumer.add_subscription(Subscription(LANE, self._script))
+        consumer.add_subscription(Subscription(SUBSCRIPTION, self._script))
 
     def __repr__(self) -> str:
         return f"<LegacyQueue node {self._config.node_name} held={len(self._held)}>"
@@ -102,6 +102,6 @@ class LegacyQueue:
         self._is_timer_set = False
         held, self._held = self._held, deque()
         for delivery, generation in held:
-            # What an older connection delivered, the broker has given out anew.
+            # What an older connection delivered, the broker delivers again.
             if generation == self._consumer.epoch:
                 self._take(delivery, generation)

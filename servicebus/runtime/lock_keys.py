@@ -1,7 +1,7 @@
 """From a request's params to the lock that its service wants: the key, and the number of the lock on the node.
 
-The number is one that every worker of the node computes alike. Two keys that happen to share one (62 bits: nobody will
-see it) are run one after the other where they need not; nothing is ever run at once that must not.
+The number is one that every worker of the node computes alike. Two keys that happen to share one (62 bits: it
+will not be seen) are run one after the other where they need not; nothing is ever run at once that must not.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _find(service: Service, read: Callable[[Any], Any], params: Any) -> int | No
     try:
         key = read(params)
         return None if key is None else _number_of(service, _text_of(key))
-    except Exception as error:  # it is the user's function, and anybody's params
+    except Exception as error:  # it is the user's function, and the params may be anything
         raise LockError(f"no lock for service {service.key}: {_reason(error)}") from error
 
 

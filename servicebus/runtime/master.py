@@ -51,7 +51,7 @@ class Master:
         run_worker: what a forked child does; it gets the host, the pipe for its heartbeats, and the pipe whose end of
             file says that the master is gone.
         on_turn: called about once a second, and more often while stopping; must be quick and start no thread.
-        read_again: gives the configuration after HUP; it may name other hosts.
+        read_again: returns the configuration after HUP; it may name other hosts.
         parent_pid: stop when this is not our parent any more; for a master that a program started beside itself.
     """
 
@@ -203,7 +203,7 @@ class Master:
             end_process(code)  # the parent's atexit handlers and buffers are the parent's
 
     def _reap(self) -> list[int]:
-        """Learn who ended; gives the exit codes."""
+        """Learn which children ended; returns the exit codes."""
         codes = []
         for child in self._alive():
             assert child.pid is not None
@@ -302,7 +302,7 @@ class Master:
             self._wait(_STOP_STEP_S)
             codes += self._reap()
             if self._stop_signal is not None or time.monotonic() >= deadline:
-                LOG.warning("killing %s", ", ".join(child.label for child in self._alive()) or "nobody")
+                LOG.warning("killing %s", ", ".join(child.label for child in self._alive()) or "no worker")
                 self._tell_all(signal.SIGKILL)
                 self._stop_signal = None
                 deadline = time.monotonic() + _STOP_MARGIN_S
@@ -319,7 +319,7 @@ class Master:
 
 
 def _pids_of_multiprocessing() -> set[int]:
-    """Such as the log server: whoever started them waits for them."""
+    """Such as the log server: the code that started them waits for them."""
     return {child.pid for child in multiprocessing.active_children() if child.pid is not None}
 
 

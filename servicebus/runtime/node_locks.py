@@ -1,7 +1,7 @@
 """NodeLocks: which locks this worker has, so that no other worker of the node on this machine has them too.
 
-Each lock is two bytes of one lock file: who works has the first, and who would like to share the second. All are the
-kernel's: a worker that dies, however it dies, has none. A node on several machines has a file on each.
+Each lock is two bytes of one lock file: the process that works has the first, those that wait for it share the second.
+All are the kernel's: a worker that dies, however it dies, has none. A node on several machines has a file on each.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class NodeLocks:
         return f"<NodeLocks {self._path} taken={len(self._taken)}>"
 
     def take(self, lock: int) -> bool:
-        """Have *lock* from now on, unless somebody has it."""
+        """Have *lock* from now on, unless it is taken."""
         with self._lock:
             if lock in self._taken or not self._try(2 * lock):
                 return False

@@ -2,8 +2,8 @@
 
 Theory of operation. What waits here is unacknowledged, so it takes up the worker's window at the broker, which all
 message services of a node share: a slow service would soon have all of it, and the others nothing. So what waits behind
-such a service is deferred into a delay queue. That costs a copy and a confirm each, and again every time
-that it comes round; with a million messages behind one service, worker and broker would do nothing else, and calls
+such a service is deferred into a delay queue. That costs a copy and a confirm each, and again every time that it
+comes round; with a million messages behind one service, worker and broker would do nothing else, and calls
 would wait behind it. Hence a budget: a burst that lets others past at once, and then a trickle.
 
 What waits is let in first, as soon as there is room. Behind a service that is merely busy no message waits for

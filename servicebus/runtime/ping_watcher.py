@@ -1,9 +1,9 @@
-"""PingWatcher: finds a network, broker or consumer that died without a word, and forces the reconnect.
+"""PingWatcher: finds a network, broker or consumer that died silently, and forces the reconnect.
 
 It sends a signed ping through the broker and expects it back on the connection that consumes, so that one echo proves
-both connections and the broker between them. Now and then it has the topology looked at: a consumer whose queue nobody
-can reach any more hears its echo all the same. While the broker says that it does not read what we publish, no echo can
-come; then only the heartbeat watches.
+both connections and the broker between them. Now and then it has the topology looked at: a consumer whose queue cannot
+be reached any more hears its echo all the same. While the broker says that it does not read what we publish, no echo
+can come; then only the heartbeat watches.
 
 It sleeps until something is due. What happens meanwhile it finds in its own time: a connection that is new has a time
 from which it consumes.
@@ -58,7 +58,7 @@ class PingWatcher:
             pause_s = self.step(time.monotonic())
 
     def step(self, now: float) -> float:
-        """Do what is due; gives the seconds until the next step."""
+        """Do what is due; returns the seconds until the next step."""
         consumer = self._consumer
         since = consumer.consuming_since
         if since is None or consumer.state not in (State.UP, State.DRAINING) or consumer.blocked:
@@ -74,7 +74,7 @@ class PingWatcher:
         return min(wake_at, self._look_at) - now
 
     def _check(self, clock: PingClock, now: float) -> float:
-        """Do what is due; gives the time when to check again."""
+        """Do what is due; returns the time when to check again."""
         if self._control.echoed_at > clock.heard_at:
             clock.heard(self._control.echoed_at)
         moved_at = self._consumer.echo_moved_at

@@ -92,7 +92,7 @@ class Publisher:
         self._confirmed.publish(Publish(pending.reply_to, body, answered, about))
 
     def _replies_closed(self, error: TransportError) -> None:
-        """Of the small replies nobody knows which was refused; those to come are watched."""
+        """Which of the small replies was refused is not known; those to come are tracked."""
         if error.reply_code == PRECONDITION_FAILED:
             self._limit.learn(error.limit if isinstance(error, MessageTooLarge) else None, time.monotonic())
         self._on_broken(error)

@@ -66,7 +66,7 @@ class SignalPipe:
         os.close(self._write)
 
     def _on_signal(self, signum: int, _frame: Any) -> None:
-        if os.getpid() != self._pid:  # a child that nobody told, or it was not told yet
+        if os.getpid() != self._pid:  # a child that does not know of its fork, or not yet
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
             return

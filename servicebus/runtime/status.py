@@ -22,7 +22,7 @@ _SEND_LIMIT_S = 0.2
 class StatusSocket:
     """A Unix socket at *path* (none for None), served by the master's loop: one answer, then end of file.
 
-    Whoever may connect may read the state, so the socket is made for its owner alone.
+    A process that may connect may read the state, so the socket is made for its owner alone.
     """
 
     def __init__(self, path: str | None, snapshot: Callable[[], dict[str, Any]]):
@@ -58,7 +58,7 @@ class StatusSocket:
         return [] if self._socket is None else [self._socket]
 
     def serve(self, _source: Any) -> None:
-        """Answer one caller; one who does not read is dropped, the master has children to look after."""
+        """Answer one caller; one that does not read is dropped, the master has children to look after."""
         assert self._socket is not None
         try:
             caller, _ = self._socket.accept()
@@ -100,7 +100,7 @@ def _identity(path: str) -> tuple[int, int]:
 
 
 def _is_answered(path: str) -> bool:
-    """Whether somebody listens there: what a killed agent left behind may be replaced, a living one's may not."""
+    """Whether a process listens there: what a killed agent left behind may be replaced, a living one's may not."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
         caller.settimeout(_SEND_LIMIT_S)
         try:

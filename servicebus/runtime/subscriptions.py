@@ -108,7 +108,7 @@ class Subscriptions:
                 channel.cancel(tag)
 
     def consume_again(self, names: Collection[str]) -> None:
-        """Open some subscriptions anew, on other channels.
+        """Open some subscriptions again, on other channels.
 
         A broker that has lost count of its consumers may miscount again if one is cancelled that it does not know. What
         the closed channels had delivered comes again, and joins what runs already.

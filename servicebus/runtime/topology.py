@@ -37,7 +37,7 @@ def control_script(config: Configuration, transient: TransientQueues, on_control
 
 
 def calls_script(config: Configuration, transient: TransientQueues, on_call: OnDelivery, keep: Keep) -> Script:
-    """Calls: a queue that exists only while somebody consumes it, so that callers learn at once when nobody does."""
+    """Calls: a queue that exists only while it is consumed, so that callers learn at once when it is not."""
     yield from _window(config)
     queue = yield from transient.take(rpc_queue(config.node_name))
     keep((yield consume(queue, on_call)))
@@ -107,7 +107,7 @@ def _transient(config: Configuration) -> tuple[str, str]:
 
 
 def _stored_queues(config: Configuration, stored: StoredQueues) -> Generator[Step, Any, dict[str, int]]:
-    """Gives the consumers of those that somebody should consume."""
+    """The number of consumers of each that should have one."""
     messages = messages_queue(config.node_name)
     yield stored.declare(dead_queue(config.node_name))
     consumers: dict[str, int] = {}

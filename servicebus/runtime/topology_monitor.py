@@ -2,9 +2,9 @@
 
 Our consumers would live on and never hear of a binding that is gone, nor of a broker that has forgotten them.
 
-Every second look is a thorough one: exchange, bindings and all queues. The others only count who consumes the queues
-that callers publish to. A binding costs the broker as much as three queues, and an agent at rest does hardly anything
-but look.
+Every second look is a thorough one: exchange, bindings and all queues. The others only count the consumers of the
+queues that callers publish to. A binding costs the broker as much as three queues, and an agent at rest does hardly
+anything but look.
 """
 
 from __future__ import annotations
@@ -74,13 +74,13 @@ class TopologyMonitor:
             return
         unattended = [queue for queue, count in consumers.items() if not count]
         if unattended:
-            self._on_unattended(f"nobody consumes {', '.join(unattended)} any more")
+            self._on_unattended(f"no consumer is left on {', '.join(unattended)}")
             return
         short = self._counts.look(subscription_counts(self._config.node_name, consumers))
         if short:
-            # One of the node's workers is not consuming there, and nobody knows which: all of them begin anew.
+            # One of the node's workers is not consuming there, and it is not known which: all of them consume again.
             text = ", ".join(sorted(short))
-            LOG.warning("%s: a consumer of %s is missing; consuming anew", self._host_name, text)
+            LOG.warning("%s: a consumer of %s is missing; consuming again", self._host_name, text)
             self._subscriptions.consume_again(short)
         elif self._counts.is_in_doubt:
             self._loop.call_later(_LOOK_AGAIN_S, self.look)

@@ -1,4 +1,4 @@
-"""TransientQueues: the queues of a node that exist only while somebody consumes them, for calls and for control.
+"""TransientQueues: the queues of a node that exist only while they are consumed, for calls and for control.
 
 Theory of operation. Such a queue is classic, and lives on one member of a cluster. If that member is lost, the queue's
 name is taken for as long as the member is away: the broker refuses to declare, delete or unbind it (404), or does not
@@ -6,7 +6,7 @@ answer for more than a minute (``subscriptions`` finds that out). Quorum queues 
 auto-delete. But callers do not know the queue's name: they publish to the exchange, with a routing key. So on a cluster
 there are spare names, ``NODE.rpc~2``, bound with the same key.
 
-All workers of a node must agree on one of the names, because a call is copied into every queue that is bound: whoever
+All workers of a node must agree on one of the names, because a call is copied into every queue that is bound: one that
 connects takes the first name that has consumers, or else the first that is to be had, and deletes the others unless
 they are used. A queue that comes back with its member is not consumed; it expires by itself.
 
@@ -63,11 +63,11 @@ class TransientQueues:
         self._deleted.clear()
 
     def made_at(self, name: str) -> float | None:
-        """When the queue for *name* was made, if nobody consumed it before us."""
+        """When the queue for *name* was made, if it had no consumer before us."""
         return self._made_at.get(name)
 
     def take(self, name: str) -> Generator[Step, Any, str]:
-        """Declare and bind the queue for routing key *name*; gives the queue to consume."""
+        """Declare and bind the queue for routing key *name*; returns the queue to consume."""
         candidates = self._candidates(name)
         if not candidates:
             candidates = yield from self._delete_all(name)
@@ -94,7 +94,7 @@ class TransientQueues:
         return self._taken.get(name, name)
 
     def declare_again(self, name: str, *, with_binding: bool = True) -> Generator[Step, Any, int]:
-        """The queue that was taken for *name*, once more; gives the number of its consumers."""
+        """The queue that was taken for *name*, once more; returns the number of its consumers."""
         queue = self.taken(name)
         consumers = yield from self._declare(queue, name)
         if with_binding:
@@ -109,7 +109,7 @@ class TransientQueues:
         return int(consumers)
 
     def _delete_all(self, name: str) -> Generator[Step, Any, list[str]]:
-        """Delete those that nobody consumes; if that is refused, they are tried as they are the next time."""
+        """Delete those without a consumer; if that is refused, they are tried as they are the next time."""
         queues = self._all(name)
         self._deleted.add(name)
         self._stranded.difference_update(queues)

@@ -40,7 +40,7 @@ Hook = Callable[[], Any]
 
 
 class Worker:
-    """Serves one host until told to stop; ``run()`` is its main thread and gives the exit code.
+    """Serves one host until told to stop; ``run()`` is its main thread and returns the exit code.
 
     Args:
         journal: opened in this process; the worker closes it.
@@ -137,7 +137,7 @@ class Worker:
         return EXIT_ASKED if is_clean else EXIT_FAILED
 
     def _on_damaged_journal(self, error: Damaged) -> None:
-        """Without memory nothing may be begun; the next worker that finds nobody else in the file begins a new one."""
+        """Without memory nothing may be begun; the next worker that is alone in the file begins a new one."""
         LOG.error("%s: %s; this worker ends, and the next one begins a new journal", self._host.name, error)
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -149,7 +149,7 @@ class Worker:
         return {
             "host": self._host.name,
             **consumer.snapshot(),
-            # A broker that does not read what we publish gets no replies through to anybody.
+            # A broker that does not read what we publish lets no reply through.
             "healthy": is_serving or consumer.maintenance.state == DRAINED,
             "backlog": sum(service.backlog for service in self._services),
             "counters": {**self._dispatcher.counters, **self._defects()},

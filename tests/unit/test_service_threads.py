@@ -287,9 +287,9 @@ def test_when_there_is_no_time_left_nothing_more_is_begun(kind: Kind, lock: str 
     wait_until(lambda: len(bench.outcomes) == 3)
     assert seen == [1]
     done, *rest = bench.outcomes
-    assert done.verdict is Verdict.DONE
+    assert done.result is JobResult.DONE
     for outcome in rest:
-        assert outcome.verdict is (Verdict.NOT_RUN if kind is Kind.CALL else Verdict.REQUEUE)
+        assert outcome.result is (JobResult.NOT_RUN if kind is Kind.CALL else JobResult.REQUEUE)
         assert fault_of(outcome).type == STOPPING
     bench.close()
 
