@@ -179,7 +179,7 @@ class NodeConsumer:
         delays = DelayedMessages(self, config.node_name, epoch)
 
         def take(kind: Kind, protocol: AgentProtocol) -> Callable[[Delivery], None]:
-            return partial(self.settler.take, generation=epoch, protocol=protocol, kind=kind)
+            return partial(self.settler.take, epoch=epoch, protocol=protocol, kind=kind)
 
         def on_control(delivery: Delivery) -> None:
             self._answer_control(delivery, epoch)

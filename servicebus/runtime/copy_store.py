@@ -43,7 +43,7 @@ class _Storing:
     """A copy that is to be stored."""
 
     disposition: Disposition
-    generation: int | None = None
+    epoch: int | None = None
     """Of the connections over which it was published, or waits to be."""
     original: PendingDelivery | None = None
     """The delivery that was copied."""
@@ -76,7 +76,7 @@ class CopyStore:
         self._host_name = host_name
         self._counters = counters
         self._notes = notes
-        self._generation: int | None = None
+        self._epoch: int | None = None
         self._publisher: Publisher | None = None
         self._by_id: dict[str, _Storing] = {}
         """Those that were begun, by the id of their message: it does not come free before the copy is stored."""
@@ -95,13 +95,13 @@ class CopyStore:
         """Which queues do not take copies, for the status; empty if all do. For any thread."""
         return "; ".join(_describe(queue, refusal) for queue, refusal in list(self._refusals.items()))
 
-    def begin(self, generation: int, publisher: Publisher) -> None:
+    def begin(self, epoch: int, publisher: Publisher) -> None:
         """A new pair of connections."""
-        self._generation, self._publisher = generation, publisher
+        self._epoch, self._publisher = epoch, publisher
 
     def end(self) -> None:
         """The connections are gone; the broker delivers again what waits here."""
-        self._generation = self._publisher = None
+        self._epoch = self._publisher = None
         self._refusals.clear()
 
     # -- what is decided -----------------------------------------------------------------------------------------------
@@ -129,14 +129,14 @@ class CopyStore:
         disposition.pending = [*disposition.pending, job]
         return disposition
 
-    def give_up(self, generation: int | None) -> None:
-        """Of copies that were published before *generation* it cannot be known whether they are stored; None for all.
+    def give_up(self, epoch: int | None) -> None:
+        """Of copies that were published before *epoch* it cannot be known whether they are stored; None for all.
 
         If the original had come to this worker again, it would have joined. It may stand with another worker, which
         holds it for as long as we have the id: it is another attempt then.
         """
         for id, storing in list(self._by_id.items()):
-            if storing.generation != generation:
+            if storing.epoch != epoch:
                 del self._by_id[id]
                 self._notes.add(id, storing.disposition.release or Release.FAILED)
         self._notes.tell()
@@ -145,17 +145,17 @@ class CopyStore:
 
     def store(self, disposition: Disposition) -> None:
         """Store its copy over these connections, then ack all of its deliveries."""
-        generation, publisher = self._generation, self._publisher
-        original = next((each for each in disposition.pending if each.generation == generation), None)
+        epoch, publisher = self._epoch, self._publisher
+        original = next((each for each in disposition.pending if each.epoch == epoch), None)
         if original is None or publisher is None:
             return
         storing = None if disposition.job is None else self._by_id.get(disposition.job.incoming.id)
         if storing is None:
             storing = _Storing(disposition)
-        elif storing.generation == generation:
+        elif storing.epoch == epoch:
             return  # a copy is on its way already, and its confirm is for all deliveries
         storing.queue, storing.headers = self._make(disposition, original, publisher)
-        storing.generation, storing.original, storing.line = generation, original, ""
+        storing.epoch, storing.original, storing.line = epoch, original, ""
         refusal = self._refusals.get(storing.queue)
         if refusal is None:
             self._publish(storing)
@@ -180,12 +180,12 @@ class CopyStore:
             return publisher.address_copy(original, disposition.copy)
 
     def _publish(self, storing: _Storing) -> None:
-        generation, publisher, original = self._generation, self._publisher, storing.original
+        epoch, publisher, original = self._epoch, self._publisher, storing.original
         assert publisher is not None
         assert original is not None
 
         def answered(refused: str) -> None:
-            if generation != self._generation:
+            if epoch != self._epoch:
                 return  # too late: the broker delivers the original again
             if refused:
                 self._not_stored(storing, refused)
@@ -204,7 +204,7 @@ class CopyStore:
         self._counters["dead" if copy.reason else "aside" if copy.is_deferred else "delayed"] += 1
         self._note(disposition)
         for pending in disposition.pending:
-            if pending.generation == self._generation:
+            if pending.epoch == self._epoch:
                 pending.delivery.channel.ack(pending.delivery.tag)
         # Confirms and nacks overtake each other: what was published before the first nack says nothing of the queue.
         refusal = self._refusals.get(storing.line)

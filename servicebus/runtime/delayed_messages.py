@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 
 class DelayedMessages:
-    """Belongs to the I/O thread, and to one generation of a consumer's connections.
+    """Belongs to the I/O thread, and to one epoch of a consumer's connections.
 
     What it holds is unacknowledged: when the worker ends or loses the broker, it stands in its queue again.
     """
 
-    def __init__(self, consumer: NodeConsumer, node: str, generation: int):
+    def __init__(self, consumer: NodeConsumer, node: str, epoch: int):
         self._consumer = consumer
         self._node = node
-        self._generation = generation
+        self._epoch = epoch
 
     def __repr__(self) -> str:
-        return f"<DelayedMessages node {self._node} gen={self._generation}>"
+        return f"<DelayedMessages node {self._node} epoch={self._epoch}>"
 
     def on_delivery(self, tier: int) -> Callable[[Delivery], None]:
         """What takes the messages of one tier's queue."""
@@ -50,18 +50,18 @@ class DelayedMessages:
         try:
             incoming = self._consumer.message_protocol.decode_request(delivery)
         except RequestRefused:
-            return PendingDelivery(delivery, self._generation, ""), 0
-        return Job(delivery, self._generation, "", incoming, self._consumer.message_protocol), incoming.due_ms
+            return PendingDelivery(delivery, self._epoch, ""), 0
+        return Job(delivery, self._epoch, "", incoming, self._consumer.message_protocol), incoming.due_ms
 
     def _held_long_enough(self, pending: PendingDelivery, due_ms: int) -> None:
         is_leaving = self._consumer.state in (State.DRAINING, State.CLOSED)
-        if self._generation != self._consumer.epoch or is_leaving:
+        if self._epoch != self._consumer.epoch or is_leaving:
             return  # the broker gives it to another worker when this connection ends
         settler, remaining_s = self._consumer.settler, _remaining_s(due_ms)
         if remaining_s > DUE_S:
             settler.settle(Disposition([pending], None, later_attempt(remaining_s, pending.stamps.wait.attempts)))
         else:
-            settler.take(pending.delivery, self._generation, self._consumer.message_protocol, Kind.MESSAGE)
+            settler.take(pending.delivery, self._epoch, self._consumer.message_protocol, Kind.MESSAGE)
 
 
 def _remaining_s(due_ms: int) -> float:

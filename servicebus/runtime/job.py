@@ -36,7 +36,7 @@ class PendingDelivery:
     """A delivery that waits for its acknowledgement, and where its reply goes ("" for nowhere)."""
 
     delivery: Delivery
-    generation: int
+    epoch: int
     """Of the connections that it came over. Its tag is void on all others."""
     reply_to: str
 

@@ -1,8 +1,8 @@
 """LegacyQueue: the queue by which Senders of py-servicebus 2.x reach this node, for calls, messages and pings alike.
 
-Because pings stand in the same queue, nothing may block it: a call whose service is full waits here, a message steps
-aside into the node's own queue of messages, and the window of unacknowledged deliveries is wider than all inboxes are
-likely to be.
+Because pings stand in the same queue, nothing may block it: a call whose service is full waits here, a message is
+deferred into the node's own queue of messages, and the window of unacknowledged deliveries is wider than all inboxes
+are likely to be.
 """
 
 from __future__ import annotations
@@ -51,57 +51,57 @@ class LegacyQueue:
         return f"<LegacyQueue node {self._config.node_name} held={len(self._held)}>"
 
     def _script(self, keep: Keep) -> Script:
-        generation = self._consumer.epoch
+        epoch = self._consumer.epoch
         # The very attributes of 2.x: with any other its agents and Senders were refused by the broker (406), or we.
         exchange, queue = self._config.compat_exchange_name, node_queue(self._config.node_name)
         yield declare_exchange(exchange, durable=False)
         yield declare_queue(queue, durable=True)
         yield bind_queue(queue, exchange, queue)
         yield set_prefetch(min(_WINDOWS * self._config.prefetch, _MAX_PREFETCH))
-        keep((yield consume(queue, lambda delivery: self._take(delivery, generation))))
+        keep((yield consume(queue, lambda delivery: self._take(delivery, epoch))))
 
-    def _take(self, delivery: Delivery, generation: int) -> None:
+    def _take(self, delivery: Delivery, epoch: int) -> None:
         if self._consumer.state is State.DRAINING:
             return  # it stays the broker's, for the worker that serves the node next
         reply_to = delivery.reply_to or ""
         if delivery.body == PING and reply_to:
             self._consumer.settler.counters["pings.compat"] += 1
-            pending = PendingDelivery(delivery, generation, reply_to if is_own_queue(reply_to) else "")
+            pending = PendingDelivery(delivery, epoch, reply_to if is_own_queue(reply_to) else "")
             self._consumer.settler.settle(Disposition([pending], PONG))
         elif reply_to:
-            self._take_call(delivery, generation)
+            self._take_call(delivery, epoch)
         else:
-            self._consumer.settler.take(delivery, generation, self._protocol, Kind.MESSAGE)
+            self._consumer.settler.take(delivery, epoch, self._protocol, Kind.MESSAGE)
 
-    def _take_call(self, delivery: Delivery, generation: int) -> None:
+    def _take_call(self, delivery: Delivery, epoch: int) -> None:
         self._consumer.settler.take(
-            delivery, generation, self._protocol, Kind.CALL, on_full=lambda: self._hold(delivery, generation)
+            delivery, epoch, self._protocol, Kind.CALL, on_full=lambda: self._hold(delivery, epoch)
         )
 
-    def _hold(self, delivery: Delivery, generation: int) -> None:
+    def _hold(self, delivery: Delivery, epoch: int) -> None:
         """Let a call wait for room: a caller of 2.x would take "busy" for its result."""
         if len(self._held) >= self._config.prefetch:
             self._consumer.settler.counters[BUSY] += 1
-            self._refuse(delivery, generation)
+            self._refuse(delivery, epoch)
             return
-        self._held.append((delivery, generation))
+        self._held.append((delivery, epoch))
         if not self._is_timer_set:
             self._is_timer_set = True
             self._consumer.call_later(_TRY_AGAIN_S, self._try_again)
 
-    def _refuse(self, delivery: Delivery, generation: int) -> None:
+    def _refuse(self, delivery: Delivery, epoch: int) -> None:
         try:
             incoming = self._protocol.decode_request(delivery)
             reply = self._protocol.encode_fault(incoming, Fault(BUSY, f"the inbox of {incoming.key} is full"))
         except RequestRefused as refused:  # at midnight: its token was good a moment ago
             reply = refused.reply
-        pending = PendingDelivery(delivery, generation, delivery.reply_to or "")
+        pending = PendingDelivery(delivery, epoch, delivery.reply_to or "")
         self._consumer.settler.settle(Disposition([pending], reply))
 
     def _try_again(self) -> None:
         self._is_timer_set = False
         held, self._held = self._held, deque()
-        for delivery, generation in held:
+        for delivery, epoch in held:
             # What an older connection delivered, the broker delivers again.
-            if generation == self._consumer.epoch:
-                self._take(delivery, generation)
+            if epoch == self._consumer.epoch:
+                self._take(delivery, epoch)

@@ -5,7 +5,7 @@ together at its end (``dispatcher.py``), so that the journal is asked once. Serv
 (``service_thread.py``). What is decided is settled here: a reply is published, or a copy stored (``copy_store.py``),
 and the delivery is acknowledged.
 
-A Pipeline lives as long as the worker, over all connections to the broker. A *generation* is one pair of them: what an
+A Pipeline lives as long as the worker, over all connections to the broker. An *epoch* is one pair of them: what an
 older one delivered is not acked any more, because its tags are void and the broker delivers it again.
 
 When the journal cannot be asked or told, what came waits, but for calls that were run: these are answered
@@ -73,7 +73,7 @@ class Pipeline:
         self._refused = RateLimitedLog(LOG, host_name)
         self._on_damaged = on_damaged
         self._on_tick = on_tick
-        self._generation: int | None = None
+        self._epoch: int | None = None
         self._publisher: Publisher | None = None
         self._overflow = OverflowBuffer(window)
         self._posted: deque[Outcome] = deque()
@@ -88,7 +88,7 @@ class Pipeline:
 
     def __repr__(self) -> str:
         outcomes = len(self._posted) + len(self._outcomes)
-        return f"<Pipeline gen={self._generation} outcomes={outcomes} {self._dispatcher!r}>"
+        return f"<Pipeline epoch={self._epoch} outcomes={outcomes} {self._dispatcher!r}>"
 
     @property
     def has_unsettled(self) -> bool:
@@ -105,15 +105,15 @@ class Pipeline:
         """Keep the journal's house, from any thread."""
         self._loop.post(self._tick)
 
-    def begin(self, generation: int, publisher: Publisher) -> None:
-        """A new pair of connections: deliveries of *generation* are settled from here on, over *publisher*."""
-        self._generation, self._publisher = generation, publisher
-        self.copies.begin(generation, publisher)
-        self._loop.call_later(_COMES_AGAIN_S, lambda: self._give_up_copies(generation))
+    def begin(self, epoch: int, publisher: Publisher) -> None:
+        """A new pair of connections: deliveries of *epoch* are settled from here on, over *publisher*."""
+        self._epoch, self._publisher = epoch, publisher
+        self.copies.begin(epoch, publisher)
+        self._loop.call_later(_COMES_AGAIN_S, lambda: self._give_up_copies(epoch))
 
     def end(self) -> None:
         """The connections are gone: nothing can be settled until the next ones."""
-        self._generation = self._publisher = None
+        self._epoch = self._publisher = None
         self.copies.end()
         self._dispatcher.held.clear()  # the broker delivers them again
         self._overflow.clear()
@@ -122,23 +122,23 @@ class Pipeline:
         """The worker stops: what waits to be stored comes to the next one, which the journal is to let in."""
         self.copies.give_up(None)
 
-    def _give_up_copies(self, generation: int) -> None:
-        if generation == self._generation:
-            self.copies.give_up(generation)
+    def _give_up_copies(self, epoch: int) -> None:
+        if epoch == self._epoch:
+            self.copies.give_up(epoch)
 
     # -- validate ------------------------------------------------------------------------------------------------------
 
     def take(
         self,
         delivery: Delivery,
-        generation: int,
+        epoch: int,
         protocol: AgentProtocol,
         kind: Kind,
         on_full: Callable[[], None] | None = None,
     ) -> None:
         """Have a delivery executed or refused; *on_full* is called when the inbox of its service is full."""
         self.delivered_at = time.monotonic()
-        validated = self._dispatcher.validate(delivery, generation, protocol, kind, on_full)
+        validated = self._dispatcher.validate(delivery, epoch, protocol, kind, on_full)
         if isinstance(validated, Disposition):
             self.settle(validated)
             return
@@ -289,7 +289,7 @@ class Pipeline:
 
     def settle(self, disposition: Disposition) -> None:
         """Answer, store and ack, as far as the deliveries are of these connections; the others come again."""
-        publisher, generation, reply = self._publisher, self._generation, disposition.reply
+        publisher, epoch, reply = self._publisher, self._epoch, disposition.reply
         if publisher is None:
             return
         try:
@@ -297,7 +297,7 @@ class Pipeline:
                 self.copies.store(disposition)
                 return
             for pending in disposition.pending:
-                if pending.generation != generation:
+                if pending.epoch != epoch:
                     continue
                 # Reply first: a crash between the two costs a repeat, not an answer.
                 try:

@@ -9,22 +9,29 @@ from typing import Any
 
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError, MessageTooLarge, TransportError
+from servicebus.policy.retry_schedule import tier_for
 from servicebus.policy.size_limit import SizeLimit
 from servicebus.runtime.confirmed_channel import PRECONDITION_FAILED, ConfirmedChannel, Publish
-from servicebus.runtime.copies import CopyMaker
-from servicebus.runtime.job import Job, PendingDelivery
+from servicebus.runtime.job import Copy, Job, PendingDelivery
 from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Returned
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.ratelimitedlog import RateLimitedLog
+from servicebus.wire import headers
+from servicebus.wire.address import dead_queue, delay_queue
 from servicebus.wire.fault import fault_from_exception
 from servicebus.wire.printable import printable
+from servicebus.wire.signing import Keyring
+from servicebus.wire.stamps import DeadLetterStamp, WaitStamp, write_dead_letter_stamp, write_wait
 
 LOG = get_logger(__name__)
 
+_DETAIL_CHARS = 1000
+_TRACE_CHARS = 8000
+
 
 class Publisher:
-    """Belongs to the I/O thread, and to one generation of a consumer's connections."""
+    """Belongs to the I/O thread, and to one epoch of a consumer's connections."""
 
     def __init__(
         self,
@@ -35,7 +42,7 @@ class Publisher:
         limit: SizeLimit,
         on_broken: Callable[[TransportError], None],
     ):
-        self.address_copy = CopyMaker(config, host_name).address
+        self.address_copy = CopyAddresser(config, host_name).address
         self._host_name = host_name
         self._counters = counters
         self._failures = failures
@@ -120,3 +127,56 @@ class Publisher:
         assert self._confirmed is not None
         self._confirmed.forget()
         self._on_broken(TransportError(f"queue {queue} is gone"))
+
+
+class CopyAddresser:
+    """Chooses queue and headers for copies of messages: delay queues and dead letters. The body stays as it was sent.
+
+    Args:
+        host_name: the broker, for dead letters.
+    """
+
+    def __init__(self, config: Configuration, host_name: str):
+        self._node = config.node_name
+        self._max_age_s = config.token_max_age
+        self._host_name = host_name
+        self._keyring = Keyring(config.secrets)
+
+    def __repr__(self) -> str:
+        return f"<CopyAddresser {self._node}@{self._host_name}>"
+
+    def address(self, original: PendingDelivery, copy: Copy) -> tuple[str, Mapping[str, Any]]:
+        """The queue and the headers of *copy*, which is one of *original*."""
+        now = time.time()
+        return self._dead_letter(original, copy, now) if copy.reason else self._later_attempt(original, copy, now)
+
+    def _dead_letter(self, original: PendingDelivery, copy: Copy, now: float) -> tuple[str, Mapping[str, Any]]:
+        ticket = original.stamps.ticket
+        stamp = DeadLetterStamp(
+            int(now),
+            _first(original, copy.attempts, now),
+            copy.attempts,
+            int(now + self._max_age_s) if copy.is_known_new else 0,
+            ticket.id if ticket is not None else "",
+        )
+        reason = {
+            headers.DEAD_LETTER: write_dead_letter_stamp(self._keyring, original.delivery.body, copy.reason, stamp),
+            headers.REASON: copy.reason,
+            headers.DETAIL: copy.detail[:_DETAIL_CHARS],
+            headers.TRACE: copy.trace[-_TRACE_CHARS:],
+            headers.HOST: self._host_name,
+        }
+        return dead_queue(self._node), {**headers.as_sent(original.delivery.headers), **reason}
+
+    def _later_attempt(self, original: PendingDelivery, copy: Copy, now: float) -> tuple[str, Mapping[str, Any]]:
+        ticket, attempts = original.stamps.ticket, copy.attempts
+        stamp = WaitStamp(int((now + copy.delay_s) * 1000), attempts, _first(original, attempts, now))
+        kept = headers.as_sent(original.delivery.headers)
+        if ticket is not None:
+            kept[headers.REQUEUED] = ticket.header
+        kept[headers.WAIT] = write_wait(self._keyring, original.delivery.body, ticket, stamp)
+        return delay_queue(self._node, tier_for(copy.delay_s)), kept
+
+
+def _first(original: PendingDelivery, attempts: int, now: float) -> int:
+    return (original.stamps.wait.first or int(now)) if attempts > 0 else 0

@@ -51,7 +51,7 @@ class SubscriptionEvents(Protocol):
 
 
 class Subscriptions:
-    """Belongs to the I/O thread, and to one generation of a consumer's connections.
+    """Belongs to the I/O thread, and to one epoch of a consumer's connections.
 
     Args:
         plan: the subscriptions that are wanted now.

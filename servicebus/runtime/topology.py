@@ -44,7 +44,7 @@ def calls_script(config: Configuration, transient: TransientQueues, on_call: OnD
 
 
 def messages_script(config: Configuration, stored: StoredQueues, on_message: OnDelivery, keep: Keep) -> Script:
-    """Messages: durable queues that wait for the node, and the places where messages are delayed or buried."""
+    """Messages: durable queues that wait for the node, and the places where messages are delayed or dead-lettered."""
     yield from _window(config)
     yield from _stored_queues(config, stored)
     keep((yield consume(messages_queue(config.node_name), on_message)))

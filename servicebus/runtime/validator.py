@@ -43,7 +43,7 @@ class Validator:
     def validate(
         self,
         delivery: Delivery,
-        generation: int,
+        epoch: int,
         protocol: AgentProtocol,
         kind: Kind,
         on_full: Callable[[], None] | None = None,
@@ -53,7 +53,7 @@ class Validator:
             incoming = protocol.decode_request(delivery)
             if incoming.kind is not kind:
                 raise wrong_queue(incoming, kind)
-            job = Job(delivery, generation, incoming.reply_to, incoming, protocol, None, None, on_full)
+            job = Job(delivery, epoch, incoming.reply_to, incoming, protocol, None, None, on_full)
             if incoming.due_ms and kind is MESSAGE:
                 wait_s = incoming.due_ms / 1000 - time.time()
                 if wait_s > DUE_S:  # a copy that was put past the delay queues; there it is held until it is due
@@ -67,9 +67,9 @@ class Validator:
                 job.deadline = time.monotonic() + incoming.remaining_s
             return job
         except RequestRefused as refused:
-            return self._refuse(refused, delivery, generation, protocol, kind)
+            return self._refuse(refused, delivery, epoch, protocol, kind)
         except Exception as error:
-            return self._unread(PendingDelivery(delivery, generation, ""), protocol, kind, error)
+            return self._unread(PendingDelivery(delivery, epoch, ""), protocol, kind, error)
 
     def _unknown(self, job: Job) -> Job | Disposition:
         incoming = job.incoming
@@ -89,7 +89,7 @@ class Validator:
         return Disposition([job], job.protocol.encode_fault(job.incoming, fault))
 
     def _refuse(
-        self, refused: RequestRefused, delivery: Delivery, generation: int, protocol: AgentProtocol, kind: Kind
+        self, refused: RequestRefused, delivery: Delivery, epoch: int, protocol: AgentProtocol, kind: Kind
     ) -> Job | Disposition:
         reason, incoming = refused.error.reason, refused.incoming
         self._counters[f"refused.{reason}"] += 1
@@ -98,8 +98,8 @@ class Validator:
         copy = dead_letter(reason, refused.error.detail, is_known_new=False) if kind is MESSAGE else None
         reply = refused.reply_in(kind)
         if incoming is None:
-            return Disposition([PendingDelivery(delivery, generation, refused.reply_to)], reply, copy)
-        job = Job(delivery, generation, refused.reply_to, incoming, protocol)
+            return Disposition([PendingDelivery(delivery, epoch, refused.reply_to)], reply, copy)
+        job = Job(delivery, epoch, refused.reply_to, incoming, protocol)
         disposition = Disposition([job], reply, copy)
         if incoming.kind is not kind:
             return disposition

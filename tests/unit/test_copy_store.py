@@ -86,10 +86,10 @@ class Rig:
 
     def tell(self) -> None: ...
 
-    def begin(self, generation: int) -> None:
+    def begin(self, epoch: int) -> None:
         publisher: Any = self.publisher
-        self.generation = generation
-        self.store.begin(generation, publisher)
+        self.epoch = epoch
+        self.store.begin(epoch, publisher)
 
     def settle(self, tag: int, queue: str = "dead", again: int | None = None) -> None:
         """Keep the message that is delivered with *tag*; *again*: the message that came with that tag before."""
@@ -97,7 +97,7 @@ class Rig:
         channel: Any = self.channel
         id = str(tag if again is None else again)
         incoming = Incoming(id, Kind.MESSAGE, "test", "it", "", "2", b"", 0, None, 0.0, "")
-        job = Job(Delivery(channel, tag, b"body"), self.generation, "", incoming, no)
+        job = Job(Delivery(channel, tag, b"body"), self.epoch, "", incoming, no)
         if again is None:
             self.store.store(self.store.keep(Disposition([job], None, QUEUES[queue]), job))
         else:

@@ -146,10 +146,10 @@ class Agent:
         self.dispatcher.held.clear()
         return self.dispatcher.decide([], [job]), self.dispatcher.held
 
-    def publish(self, disposition: Disposition, generation: int) -> Callable[[str], None]:
+    def publish(self, disposition: Disposition, epoch: int) -> Callable[[str], None]:
         """Publish the copy that *disposition* asks for; returns what says how the broker answers."""
         publisher = Mock(address_copy=Mock(return_value=("queue", {})))
-        self.dispatcher.copies.begin(generation, publisher)
+        self.dispatcher.copies.begin(epoch, publisher)
         self.dispatcher.copies.store(disposition)
         answered: Callable[[str], None] = publisher.store.call_args.args[-1]
         return answered
@@ -215,7 +215,7 @@ class TestCalls:
         body = sealed("NODE-01.math.add", [1, 2])
         disposition = agent.settle(body)
         assert value(disposition, body) == 3
-        assert [(pending.delivery.tag, pending.generation, pending.reply_to) for pending in disposition.pending] == [
+        assert [(pending.delivery.tag, pending.epoch, pending.reply_to) for pending in disposition.pending] == [
             (1, 1, REPLY_TO)
         ]
         assert agent.counted == {"executed.call": 1}
@@ -328,9 +328,9 @@ class TestRefusals:
     def test_a_message_service_cannot_be_called_and_an_rpc_service_gets_no_message(self, agent: Agent) -> None:
         body = sealed("NODE-01.audit.note", "x")
         assert fault(agent.settle(body), body)[0] == "unknown-service"
-        buried = agent.settle(sealed("NODE-01.math.add", [1], kind=Kind.MESSAGE), Kind.MESSAGE)
-        assert buried.copy is not None
-        assert buried.copy.reason == "unknown-service"
+        dead = agent.settle(sealed("NODE-01.math.add", [1], kind=Kind.MESSAGE), Kind.MESSAGE)
+        assert dead.copy is not None
+        assert dead.copy.reason == "unknown-service"
 
     def test_bytes_that_are_no_envelope_get_no_answer(self, agent: Agent) -> None:
         disposition = agent.deliver(b"<event>garbage")
@@ -355,7 +355,9 @@ class TestRefusals:
             ("too-deep", {"raw_params": b"[" * 5000}),
         ],
     )
-    def test_a_bad_message_is_buried_with_its_reason(self, agent: Agent, reason: str, how: dict[str, Any]) -> None:
+    def test_a_bad_message_is_dead_lettered_with_its_reason(
+        self, agent: Agent, reason: str, how: dict[str, Any]
+    ) -> None:
         """What a broker confirmed must not vanish, even if it is only our clock or our secret that is wrong."""
         disposition = agent.settle(sealed("NODE-01.audit.note", kind=Kind.MESSAGE, **how), Kind.MESSAGE)
         assert disposition.copy is not None
@@ -380,7 +382,7 @@ class TestMessages:
         assert (disposition.reply, disposition.copy) == (None, None)
         assert agent.counted == {"executed.message": 1}
 
-    def test_a_message_whose_handler_raises_is_buried_with_the_exception(self, agent: Agent) -> None:
+    def test_a_message_whose_handler_raises_is_dead_lettered_with_the_exception(self, agent: Agent) -> None:
         disposition = agent.settle(sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE), Kind.MESSAGE)
         assert disposition.copy is not None
         assert (disposition.copy.reason, disposition.copy.detail) == ("ValueError", "boom it was")
@@ -433,7 +435,7 @@ class TestFurtherAttempts:
         agent.stored(disposition)
         return disposition
 
-    def test_a_message_that_fails_climbs_the_schedule_and_is_buried_behind_its_end(self) -> None:
+    def test_a_message_that_fails_climbs_the_schedule_and_is_dead_lettered_behind_its_end(self) -> None:
         agent = Agent(retry_schedule=(1, 30))
         try:
             body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
@@ -484,7 +486,7 @@ class TestFurtherAttempts:
             assert agent.settle(body, Kind.MESSAGE).copy is None
         assert agent.note.noted == []
 
-    def test_a_refused_message_whose_dead_letter_nobody_confirmed_is_buried_again(self, agent: Agent) -> None:
+    def test_a_refused_message_whose_dead_letter_nobody_confirmed_is_dead_lettered_again(self, agent: Agent) -> None:
         """Run, it would have had its effect and stand among the dead letters."""
         body = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, sent_s_ago=-40)
         assert agent.settle(body, Kind.MESSAGE).copy is not None
@@ -511,7 +513,7 @@ class TestFurtherAttempts:
         finally:
             assert agent.stop()
 
-    def test_a_message_that_should_have_been_buried_is_not_run_once_more(self) -> None:
+    def test_a_message_that_should_have_been_dead_lettered_is_not_run_once_more(self) -> None:
         agent = Agent(retry_schedule=(1,))
         try:
             body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
@@ -585,7 +587,7 @@ class TestFurtherAttempts:
         assert refused.copy is not None
         assert (refused.copy.reason, refused.copy.is_known_new) == ("stale", False)
 
-    def test_a_message_that_was_running_when_three_workers_died_is_buried(self, agent: Agent) -> None:
+    def test_a_message_that_was_running_when_three_workers_died_is_dead_lettered(self, agent: Agent) -> None:
         body = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE)
         with patch.object(MemoryJournal, "begin_many", lambda *_: [Known(Standing.NEW, None, 4, 3)]):
             disposition = agent.deliver(body, Kind.MESSAGE)
@@ -605,13 +607,13 @@ class TestFurtherAttempts:
         """It may have been run: a call is told so, and a message goes to the dead letters."""
         call, message = sealed("NODE-01.math.add", [1, 2]), sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE)
         with patch.object(MemoryJournal, "begin_many", lambda *_: [Known(Standing.FORGOTTEN, None, 1)]):
-            answered, buried = agent.deliver(call), agent.deliver(message, Kind.MESSAGE)
+            answered, dead = agent.deliver(call), agent.deliver(message, Kind.MESSAGE)
         assert answered is not None
-        assert buried is not None
+        assert dead is not None
         kind, text = fault(answered, call)[:2]
         assert (kind, text.partition(":")[0]) == ("refused", "forgotten")
-        assert buried.copy is not None
-        assert (buried.copy.reason, agent.note.noted) == ("forgotten", [])
+        assert dead.copy is not None
+        assert (dead.copy.reason, agent.note.noted) == ("forgotten", [])
         assert agent.counted["refused.forgotten"] == 2
 
     def test_the_journal_is_told_when_a_request_was_signed(self, agent: Agent) -> None:
@@ -767,7 +769,7 @@ class TestFullInboxes:
         other = sealed("NODE-01.math.add", [1, 2])
         assert value(agent.settle(other), other) == 3
 
-    def test_a_full_inbox_puts_messages_aside(self) -> None:
+    def test_a_full_inbox_defers_messages(self) -> None:
         agent = Agent(inbox_size=0)
         try:
             disposition = agent.deliver(sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE), Kind.MESSAGE)

@@ -15,7 +15,8 @@ ROOT = Path(servicebus.__file__).parent
 ON_THE_WAY = [
     "sender.py",
     *(f"client/{name}.py" for name in ("answers", "scheduler", "link", "pending", "hosts")),
-    *(f"runtime/{name}.py" for name in ("dispatcher", "execution", "holding", "job", "reception", "settler")),
+    *(f"runtime/{name}.py" for name in ("copy_store", "dispatcher", "execution", "job", "pipeline", "validator")),
+    "runtime/journal_outage.py",
     "protocol/v2.py",
     "wire/signing.py",
 ]

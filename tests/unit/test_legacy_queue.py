@@ -79,7 +79,7 @@ def test_a_call_is_answered_and_a_message_is_run(old: OldSender, worker: Virtual
     old.send("note", b'"order"', reply=False)
     assert worker.note.seen == ["order"]
     worker.time.advance(1)
-    assert worker.settler.is_idle
+    assert worker.pipeline.is_idle
     assert worker.broker.queues[node_queue(NODE)].ready == []
 
 

@@ -34,7 +34,7 @@ from servicebus.wire.xmlcodec import decode_json, decode_reply
 CONFIG = Configuration({"hosts": ["mq-a"], "node_name": "NODE-01", "secret_token": SECRET})
 REPLY_TO = "amq.rabbitmq.reply-to.g1h2"
 ODD = "odd"
-GENERATION = 1
+EPOCH = 1
 
 
 class Echo:
@@ -108,16 +108,16 @@ class Worker:
         by_key: dict[Any, ServiceThread] = {}
         self.journal = MemoryJournal()
         self.dispatcher = Dispatcher(loop, by_key, self.journal, "mq-a:5672", (5.0,))
-        self.settler = Pipeline(loop, self.dispatcher, "mq-a:5672", 64, lambda _error: None)
+        self.pipeline = Pipeline(loop, self.dispatcher, "mq-a:5672", 64, lambda _error: None)
         self.threads = [
             ServiceThread(
                 service,
                 64,
-                self.settler.post,
+                self.pipeline.post,
                 lambda: None,
                 with_traces=False,
-                hand_over=self.settler.hand_over if hands_over else None,
-                recover=self.settler.recover,
+                hand_over=self.pipeline.hand_over if hands_over else None,
+                recover=self.pipeline.recover,
             )
             for service in services
         ]
@@ -129,14 +129,14 @@ class Worker:
         self.connection = Connection(self.publishing)
         connection: Any = self.connection
         self.publisher.open(connection, lambda: None)
-        self.settler.begin(GENERATION, self.publisher)
+        self.pipeline.begin(EPOCH, self.publisher)
         for thread in self.threads:
             thread.start()
 
     def call(self, tag: int, body: bytes) -> None:
         channel: Any = self.consuming
         delivery = Delivery(channel, tag, body, str(tag), REPLY_TO, str(tag), None)
-        self.loop.post(lambda: self.settler.take(delivery, GENERATION, self.protocol, Kind.CALL))
+        self.loop.post(lambda: self.pipeline.take(delivery, EPOCH, self.protocol, Kind.CALL))
 
     def batch(self, params: list[Any], kind: Kind, marks: list[dict[str, Any] | None] | None = None) -> None:
         """Deliver so many requests in one turn of the loop; their tags count from 1."""
@@ -151,7 +151,7 @@ class Worker:
 
         def take() -> None:
             for delivery in deliveries:
-                self.settler.take(delivery, GENERATION, self.protocol, kind)
+                self.pipeline.take(delivery, EPOCH, self.protocol, kind)
 
         self.loop.post(take)
 
@@ -294,7 +294,7 @@ def test_what_raises_for_one_call_costs_that_call_alone(
     assert [worker.answer(tag) for tag in (1, 2, 4, 5)] == ["a", "b", "d", "e"]
     assert (worker.answer(3) if "3" in worker.publishing.replies else None) == answer
     assert worker.loop.failures.count >= 1 or breaks is break_params, "in a thread of its service it is logged there"
-    wait_until(lambda: worker.settler.is_idle)
+    wait_until(lambda: worker.pipeline.is_idle)
     worker.batch(["again"], Kind.CALL)
     wait_until(lambda: len(worker.consuming.acked) == 6)
     assert worker.answer(1) == "again"
@@ -309,10 +309,10 @@ def test_what_a_service_hands_over_is_settled_by_whichever_thread_turns_the_loop
         worker.batch(["a", "b", "c"] if count % 2 else ["a"], kind)
         tags = sum(3 if each % 2 else 1 for each in range(1, count + 1))
         wait_until(lambda expected=tags: len(worker.consuming.acked) == expected)
-    assert worker.settler.counters[f"executed.{kind.value}"] == len(worker.consuming.acked)
+    assert worker.pipeline.counters[f"executed.{kind.value}"] == len(worker.consuming.acked)
     assert worker.loop._times_led > 0
     assert worker.loop.failures.count == 0
-    wait_until(lambda: worker.settler.is_idle)
+    wait_until(lambda: worker.pipeline.is_idle)
 
 
 def test_what_raises_in_a_thread_that_leads_is_reported_and_its_call_answered(
@@ -321,7 +321,7 @@ def test_what_raises_in_a_thread_that_leads_is_reported_and_its_call_answered(
     worker = leading_worker
     worker.batch(["a"], Kind.CALL)
     wait_until(lambda: worker.consuming.acked == [1])
-    flush, raised = worker.settler.flush, list[bool]()
+    flush, raised = worker.pipeline.flush, list[bool]()
 
     def broken() -> None:
         flush()
@@ -329,7 +329,7 @@ def test_what_raises_in_a_thread_that_leads_is_reported_and_its_call_answered(
             raised.append(True)
             raise OverflowError("int too large to convert")
 
-    monkeypatch.setattr(worker.settler, "flush", broken)
+    monkeypatch.setattr(worker.pipeline, "flush", broken)
     worker.batch(["b"], Kind.CALL)
     wait_until(lambda: worker.consuming.acked == [1, 1])
     worker.batch(["c"], Kind.CALL)
@@ -340,8 +340,8 @@ def test_what_raises_in_a_thread_that_leads_is_reported_and_its_call_answered(
 
 def test_an_overflow_buffer_that_raises_costs_calls_nothing(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(worker.settler._overflow, "admit", raises_for(worker.settler._overflow.admit, lambda *_: True))
-        worker.settler._has_messages = True
+        broken.setattr(worker.pipeline._overflow, "admit", raises_for(worker.pipeline._overflow.admit, lambda *_: True))
+        worker.pipeline._has_messages = True
         worker.batch(["a", "b"], Kind.CALL)
         wait_until(lambda: len(worker.consuming.acked) == 2)
     assert [worker.answer(tag) for tag in (1, 2)] == ["a", "b"]
@@ -358,8 +358,8 @@ def test_what_could_not_be_read_and_is_in_the_wrong_queue_is_not_answered(
     channel: Any = worker.consuming
     lane = Kind.MESSAGE if kind is Kind.CALL else Kind.CALL
     delivery = Delivery(channel, 1, body, "1", REPLY_TO, "1", None)
-    worker.loop.post(lambda: worker.settler.take(delivery, GENERATION, worker.protocol, lane))
-    wait_until(lambda: worker.settler.counters["refused.defect"] == 1)
+    worker.loop.post(lambda: worker.pipeline.take(delivery, EPOCH, worker.protocol, lane))
+    wait_until(lambda: worker.pipeline.counters["refused.defect"] == 1)
     if lane is Kind.MESSAGE:
         wait_until(lambda: worker.publishing.copies)
         worker.confirm()
@@ -374,9 +374,9 @@ def test_a_copy_whose_reply_raises_is_acked_once_like_those_beside_it(
     break_reply(worker, monkeypatch)
     channel: Any = worker.consuming
     pending = [
-        PendingDelivery(Delivery(channel, tag, b"", str(tag), REPLY_TO), GENERATION, REPLY_TO) for tag in (1, 2, 3, 4)
+        PendingDelivery(Delivery(channel, tag, b"", str(tag), REPLY_TO), EPOCH, REPLY_TO) for tag in (1, 2, 3, 4)
     ]
-    worker.loop.post(lambda: worker.settler.settle(Disposition(pending, b"reply")))
+    worker.loop.post(lambda: worker.pipeline.settle(Disposition(pending, b"reply")))
     wait_until(lambda: len(worker.consuming.acked) >= 4)
     assert worker.consuming.acked == [1, 2, 3, 4]
     assert sorted(worker.publishing.replies) == ["1", "2", "4"]
@@ -406,7 +406,7 @@ def break_copy(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param(break_copy, True, id="copy"),
     ],
 )
-def test_what_raises_for_one_message_costs_that_message_alone_and_it_is_buried(
+def test_what_raises_for_one_message_costs_that_message_alone_and_it_is_dead_lettered(
     worker: Worker, monkeypatch: pytest.MonkeyPatch, breaks: Break, is_run: bool
 ) -> None:
     breaks(worker, monkeypatch)
@@ -418,9 +418,9 @@ def test_what_raises_for_one_message_costs_that_message_alone_and_it_is_buried(
     (letter,) = [marks for queue, _, marks in worker.publishing.copies if queue == "NODE-01.dead"]
     assert letter[headers.REASON] == "defect"
     assert "int too large to convert" in letter[headers.DETAIL]
-    _buried, _first, attempts, *_ = letter[headers.DEAD_LETTER].split(" ")
+    _died_at, _first, attempts, *_ = letter[headers.DEAD_LETTER].split(" ")
     assert int(attempts) == int(is_run)
-    wait_until(lambda: worker.settler.is_idle)
+    wait_until(lambda: worker.pipeline.is_idle)
 
 
 @pytest.mark.parametrize("name", [headers.WAIT, headers.REQUEUED, headers.DEAD_LETTER, "x-servicebus-attempts"])
@@ -443,7 +443,7 @@ def test_a_tick_that_raises_is_not_the_last(worker: Worker, monkeypatch: pytest.
 
     monkeypatch.setattr("servicebus.runtime.pipeline._IDLE_TICK_S", 0.01)
     monkeypatch.setattr(worker.journal, "tick", tick)
-    worker.settler.start()
+    worker.pipeline.start()
     wait_until(lambda: len(ticks) > 2)
 
 
@@ -456,16 +456,16 @@ def test_an_outcome_that_may_have_been_handed_over_before_is_taken_once(
 
     def interrupted(outcome: Outcome) -> None:
         if is_handed_over:
-            worker.settler._posted.append(outcome)
-        worker.settler._is_taking_posted = True
+            worker.pipeline._posted.append(outcome)
+        worker.pipeline._is_taking_posted = True
         raise TimeoutError
 
     monkeypatch.setattr(call_thread, "_post", interrupted)
-    monkeypatch.setattr(call_thread, "_recover", worker.settler.recover)
+    monkeypatch.setattr(call_thread, "_recover", worker.pipeline.recover)
     worker.batch(["a", "b", "c"], Kind.CALL)
     wait_until(lambda: len(worker.consuming.acked) == 3)
     assert [worker.answer(tag) for tag in (1, 2, 3)] == ["a", "b", "c"]
-    assert worker.settler.counters["executed.call"] == 3
+    assert worker.pipeline.counters["executed.call"] == 3
     assert worker.loop.failures.count == 0
 
 
@@ -481,10 +481,10 @@ def test_while_the_journal_cannot_be_told_messages_wait_and_callers_are_told_why
         worker.batch(["message"], Kind.MESSAGE)
         wait_until(lambda: worker.consuming.acked == [1], what="only the call is answered")
         assert worker.answer(1) == ("busy", "journal /var/lib/n.journal: its file system is full: make room there")
-        assert "make room there" in worker.settler.outage.reason
+        assert "make room there" in worker.pipeline.outage.reason
         assert not worker.dispatcher.unfinished
     wait_until(lambda: worker.consuming.acked == [1, 1], what="the message was held, and is run")
-    wait_until(lambda: not worker.settler.outage.reason)
+    wait_until(lambda: not worker.pipeline.outage.reason)
     worker.batch(["again"], Kind.CALL)
     wait_until(lambda: len(worker.consuming.acked) == 3)
     assert worker.answer(1) == "again"
@@ -545,14 +545,14 @@ def test_a_call_whose_end_cannot_be_noted_is_answered_and_so_is_its_copy(
         worker.call(2, body)
         wait_until(lambda: worker.consuming.acked == [1, 2])
         assert worker.answer(2) == "once"
-        assert "make room there" in worker.settler.outage.reason
+        assert "make room there" in worker.pipeline.outage.reason
         assert worker.dispatcher.unfinished == 1, "its end is still to be noted"
-    wait_until(lambda: worker.settler.is_idle)
+    wait_until(lambda: worker.pipeline.is_idle)
     worker.call(3, body)
     wait_until(lambda: worker.consuming.acked == [1, 2, 3])
     assert worker.answer(3) == "once", "the journal has the answer"
     assert worker.publishing.answered == ["1", "2", "3"]
-    assert worker.settler.counters["executed.call"] == 1
+    assert worker.pipeline.counters["executed.call"] == 1
 
 
 def test_what_a_service_declines_while_the_journal_cannot_be_told_is_declined_at_once_and_once(
@@ -564,7 +564,7 @@ def test_what_a_service_declines_while_the_journal_cannot_be_told_is_declined_at
         worker.call(1, body)
         wait_until(lambda: worker.consuming.acked == [1])
         assert worker.answer(1) == ("busy", "not now")
-    wait_until(lambda: worker.settler.is_idle)
+    wait_until(lambda: worker.pipeline.is_idle)
     worker.call(2, body)
     wait_until(lambda: worker.consuming.acked == [1, 2])
     assert worker.publishing.answered == ["1", "2"]
@@ -576,10 +576,10 @@ def test_a_message_whose_end_cannot_be_noted_is_not_acked_before_it_is(
     with monkeypatch.context() as full:
         break_ends(worker, full)
         worker.batch(["message"], Kind.MESSAGE)
-        wait_until(lambda: worker.settler.outage.reason)
+        wait_until(lambda: worker.pipeline.outage.reason)
         worker.batch(["call"], Kind.CALL)
         wait_until(lambda: worker.publishing.answered == ["1"])
-        assert worker.settler.counters["executed.message"] == 0
-    wait_until(lambda: worker.settler.is_idle)
+        assert worker.pipeline.counters["executed.message"] == 0
+    wait_until(lambda: worker.pipeline.is_idle)
     assert worker.consuming.acked == [1, 1]
-    assert worker.settler.counters["executed.message"] == 1
+    assert worker.pipeline.counters["executed.message"] == 1

@@ -107,7 +107,7 @@ def test_one_that_comes_between_a_request_and_its_handing_over_costs_that_one_al
     bench = Bench(lambda request: request.params, hand_over=hand_over)
     for number in range(3):
         bench.outcome(job(params=number))
-    assert handed == bench.outcomes  # the settler takes the second of a job for what it is
+    assert handed == bench.outcomes  # the pipeline takes the second of a job for what it is
     bench.close()
 
 

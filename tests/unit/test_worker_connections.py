@@ -73,7 +73,7 @@ def test_calls_are_answered_and_messages_acknowledged(bus: VirtualBus, worker: V
     note(bus, "order").result()
     bus.time.advance(0.2)
     assert worker.note.seen == ["order"]
-    assert worker.messages("messages") == [] and worker.settler.is_idle
+    assert worker.messages("messages") == [] and worker.pipeline.is_idle
     assert all(not channel._unacked for session in worker.broker.sessions for channel in session.channels)
 
 
@@ -107,7 +107,7 @@ def test_a_lost_pair_is_opened_again_and_what_runs_meanwhile_is_answered_once(
     assert bus.result(future) == "slow"
     bus.time.advance(1)
     assert worker.echo.seen == ["slow"], "it came again, and joined what ran"
-    assert worker.settler.is_idle and worker.messages("rpc") == []
+    assert worker.pipeline.is_idle and worker.messages("rpc") == []
 
 
 def test_when_one_of_the_two_is_lost_the_other_goes_too(worker: VirtualWorker) -> None:
@@ -211,7 +211,7 @@ def test_the_queue_of_calls_is_left_behind_by_a_worker_that_is_gone_and_taken_ov
 # -- messages that fail --------------------------------------------------------------------------------------------
 
 
-def test_a_message_that_fails_is_tried_by_the_schedule_and_then_buried(bus: VirtualBus) -> None:
+def test_a_message_that_fails_is_tried_by_the_schedule_and_then_dead_lettered(bus: VirtualBus) -> None:
     worker = VirtualWorker(bus, schedule=(1.0, 5.0)).start()
     worker.note.raises["bad"] = ValueError("it was bad")
     note(bus, "bad").result()
@@ -226,7 +226,7 @@ def test_a_message_that_fails_is_tried_by_the_schedule_and_then_buried(bus: Virt
     (letter,) = worker.messages("dead")
     marks = letter.properties[3]
     assert (marks[headers.REASON], marks[headers.DETAIL]) == ("ValueError", "it was bad")
-    assert worker.messages("messages") == [] and worker.settler.is_idle
+    assert worker.messages("messages") == [] and worker.pipeline.is_idle
 
 
 def test_a_delayed_message_is_run_when_it_is_due(bus: VirtualBus, worker: VirtualWorker) -> None:
@@ -259,7 +259,7 @@ def test_a_copy_that_is_refused_keeps_its_original(bus: VirtualBus) -> None:
     worker.broker.nacks.clear()
     bus.time.advance(60)
     assert len(worker.messages("dead")) == 1
-    assert worker.error == "" and worker.settler.is_idle
+    assert worker.error == "" and worker.pipeline.is_idle
 
 
 def test_a_dead_letter_is_acknowledged_only_when_it_is_stored(bus: VirtualBus, worker: VirtualWorker) -> None:
@@ -273,7 +273,7 @@ def test_a_dead_letter_is_acknowledged_only_when_it_is_stored(bus: VirtualBus, w
     worker.broker.holds_confirms = False
     bus.time.advance(30)
     assert len(worker.messages("dead")) >= 1, "lost is worse than twice"
-    assert worker.messages("messages") == [] and worker.settler.is_idle
+    assert worker.messages("messages") == [] and worker.pipeline.is_idle
 
 
 def test_a_reply_that_is_too_large_for_the_broker_is_told_as_such(bus: VirtualBus, worker: VirtualWorker) -> None:
