@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from waiting import wait_until
 
-from servicebus.runtime.job import Incoming, Job
+from servicebus.protocol.interface import Incoming
+from servicebus.runtime.job import Job
 from servicebus.runtime.keyed_lock_queue import KeyedLockQueue, Task
 from servicebus.runtime.node_locks import NodeLocks
 from servicebus.transport.interface import Delivery
