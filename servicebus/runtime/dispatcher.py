@@ -76,8 +76,7 @@ class Dispatcher:
 
     def has_service(self, kind: Kind, name: str) -> bool:
         """*name* is ``category.name``."""
-        category, _, own_name = name.partition(".")
-        return (kind, category, own_name) in self._services
+        return (kind, name) in self._services
 
     def cancel(self, id: str) -> bool:
         """The caller of call *id* has given up; False if it does not run here."""

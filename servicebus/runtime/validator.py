@@ -17,8 +17,8 @@ from servicebus.wire.envelope import MESSAGE, Kind
 from servicebus.wire.fault import DEFECT, EXPIRED, REFUSED, UNKNOWN_SERVICE, Fault, describe
 from servicebus.wire.printable import printable
 
-ServiceKey = tuple[Kind, str, str]
-"""Kind, category, name."""
+ServiceKey = tuple[Kind, str]
+"""Kind, ``category.name``."""
 _SHOWN = 250
 
 DUE_S = 0.01
@@ -58,7 +58,7 @@ class Validator:
                 wait_s = incoming.due_ms / 1000 - time.time()
                 if wait_s > DUE_S:  # a copy that was put past the delay queues; there it is held until it is due
                     return Disposition([job], None, later_attempt(wait_s, incoming.stamps.wait.attempts))
-            service = job.service = self._services.get((kind, incoming.category, incoming.service))
+            service = job.service = self._services.get((kind, incoming.key))
             if service is None:
                 return self._unknown(job)
             if incoming.remaining_s is not None:

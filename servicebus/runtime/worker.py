@@ -98,7 +98,7 @@ class Worker:
             )
             for service in services
         ]
-        by_key.update({(each.service.kind, each.service.category, each.service.name): each for each in self._services})
+        by_key.update({(thread.service.kind, thread.service.key): thread for thread in self._services})
         self._consumer = NodeConsumer(self._loop, host, config, self._pipeline, control)
         self._watcher = PingWatcher(self._loop, self._consumer, control, config)
         if config.compat:

@@ -97,7 +97,7 @@ class Rig:
         no: Any = None
         channel: Any = self.channel
         id = str(tag if again is None else again)
-        incoming = Incoming(id, Kind.MESSAGE, "test", "it", "", "2", b"", 0, None, 0.0, "")
+        incoming = Incoming(id, Kind.MESSAGE, "test", "it", "test.it", "", "2", b"", 0, None, 0.0, "")
         job = Job(Delivery(channel, tag, b"body"), self.epoch, "", incoming, no)
         if again is None:
             self.store.store(self.store.keep(Disposition([job], None, QUEUES[queue]), job))

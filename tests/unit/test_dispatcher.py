@@ -111,7 +111,7 @@ class Agent:
             for service in services
         ]
         self.protocol = ProtocolV2(CONFIG, KEYRING)
-        by_key = {(each.service.kind, each.service.category, each.service.name): each for each in self.threads}
+        by_key = {(thread.service.kind, thread.service.key): thread for thread in self.threads}
         self.dispatcher = Dispatcher(EventLoop("test"), by_key, MemoryJournal(), "mq-a:5672", retry_schedule)
         self.tag = 0
         self.channel: Any = Mock()
@@ -853,7 +853,7 @@ class TestServiceThreads:
             thread.start()
             wait_until(lambda: caplog.records)
         body = sealed("NODE-01.test.it")
-        dispatcher = Dispatcher(EventLoop("test"), {(Kind.CALL, "test", "it"): thread}, MemoryJournal(), "mq-a")
+        dispatcher = Dispatcher(EventLoop("test"), {(Kind.CALL, "test.it"): thread}, MemoryJournal(), "mq-a")
         channel: Any = None
         assert admit(dispatcher, Delivery(channel, 1, body, reply_to=REPLY_TO), agent.protocol) is None
         wait_until(lambda: outcomes)
@@ -864,7 +864,7 @@ class TestServiceThreads:
     def test_several_threads_run_several_calls_at_once(self, agent: Agent) -> None:
         gate = Gate()
         thread, outcomes = self.make(gate, threads=3)
-        dispatcher = Dispatcher(EventLoop("test"), {(Kind.CALL, "test", "it"): thread}, MemoryJournal(), "mq-a")
+        dispatcher = Dispatcher(EventLoop("test"), {(Kind.CALL, "test.it"): thread}, MemoryJournal(), "mq-a")
         thread.start()
         channel: Any = None
         for tag in range(6):
@@ -882,7 +882,7 @@ class TestServiceThreads:
 
     def test_a_stop_lets_the_inbox_be_finished_first(self, agent: Agent) -> None:
         thread, outcomes = self.make(Add())
-        dispatcher = Dispatcher(EventLoop("test"), {(Kind.CALL, "test", "it"): thread}, MemoryJournal(), "mq-a")
+        dispatcher = Dispatcher(EventLoop("test"), {(Kind.CALL, "test.it"): thread}, MemoryJournal(), "mq-a")
         channel: Any = None
         for tag in range(50):
             delivery = Delivery(channel, tag, sealed("NODE-01.test.it", [tag]), reply_to=REPLY_TO)
@@ -897,7 +897,7 @@ class TestServiceThreads:
         thread, _ = self.make(gate)
         thread.start()
         agent = Agent()
-        dispatcher = Dispatcher(EventLoop("test"), {(Kind.CALL, "test", "it"): thread}, MemoryJournal(), "mq-a")
+        dispatcher = Dispatcher(EventLoop("test"), {(Kind.CALL, "test.it"): thread}, MemoryJournal(), "mq-a")
         channel: Any = None
         delivery = Delivery(channel, 1, sealed("NODE-01.test.it"), reply_to=REPLY_TO)
         assert admit(dispatcher, delivery, agent.protocol) is None

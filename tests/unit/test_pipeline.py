@@ -121,7 +121,7 @@ class Worker:
             )
             for service in services
         ]
-        by_key.update({(each.service.kind, each.service.category, each.service.name): each for each in self.threads})
+        by_key.update({(thread.service.kind, thread.service.key): thread for thread in self.threads})
         self.protocol = ProtocolV2(CONFIG, Keyring(CONFIG.secrets))
         self.consuming, self.publishing = Consuming(), Publishing()
         counters = self.dispatcher.counters
