@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 from unittest.mock import Mock
 
@@ -305,10 +306,14 @@ def test_what_a_service_hands_over_is_settled_by_whichever_thread_turns_the_loop
     leading_worker: Worker, kind: Kind
 ) -> None:
     worker = leading_worker
+
+    def acked(count: int) -> bool:
+        return len(worker.consuming.acked) == count
+
     for count in range(1, 20):
         worker.batch(["a", "b", "c"] if count % 2 else ["a"], kind)
         tags = sum(3 if each % 2 else 1 for each in range(1, count + 1))
-        wait_until(lambda expected=tags: len(worker.consuming.acked) == expected)
+        wait_until(partial(acked, tags))
     assert worker.pipeline.counters[f"executed.{kind.value}"] == len(worker.consuming.acked)
     assert worker.loop._times_led > 0
     assert worker.loop.failures.count == 0
