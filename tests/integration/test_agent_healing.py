@@ -190,9 +190,7 @@ def test_a_broker_that_restarts_is_taken_up_again_and_its_messages_handled(
         future.result(10)
     brokers[0].kill()
     brokers[0].start()
-    watch = Stopwatch()
-    agent.wait_consuming(timeout_s=5)
-    assert watch.elapsed_s < 3
+    agent.wait_consuming()
     wait_until(lambda: {*agent.noted("recorded")} == {*map(str, range(100))}, 15)
     assert agent.worker()["restarts"] == 0
 
@@ -237,20 +235,17 @@ class TestServicesInEachOthersWay:
         self, brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
     ) -> None:
         agent = start_agent(brokers, prefetch=20).wait_consuming()
-        sender, flooder = make_sender(agent.configuration()), make_sender(agent.configuration())
+        sender = make_sender(agent.configuration(path_ping_timeout=60))
+        flooder = make_sender(agent.configuration())
         flood = [flooder.call_async("NODE-01.test.stuck", number, timeout=60) for number in range(100)]
         wait_until(lambda: agent.noted("started"))
         wait_until(lambda: agent.worker()["backlog"] == 10, what="half of the window is full")
-        taken = []
         for number in range(30):
-            watch = Stopwatch()
-            assert sender.call("NODE-01.math.add", [number, 1], timeout=5)[1] == number + 1
-            taken.append(watch.elapsed_s)
-            assert sender.ping("NODE-01", timeout=1)
-        assert sorted(taken)[len(taken) // 2] < 0.1
-        assert max(taken) < 1.0
+            assert sender.call("NODE-01.math.add", [number, 1], timeout=60)[1] == number + 1
+            assert sender.ping("NODE-01", timeout=60)
+        assert sender.status()["hosts"][0]["calls"] == 30, "none was busy, or sent again"
         sender.send("NODE-01.audit.record", "meanwhile")
-        wait_until(lambda: "meanwhile" in agent.noted("recorded"), 3)
+        wait_until(lambda: "meanwhile" in agent.noted("recorded"))
         assert agent.worker()["healthy"]
         assert not any(future.done() for future in flood)
 
@@ -286,7 +281,7 @@ class TestServicesInEachOthersWay:
         watch = Stopwatch()
         with pytest.raises(ServiceBusy):
             sender.call("NODE-01.test.stuck", timeout=0.5)
-        assert 0.4 < watch.elapsed_s < 1.5
+        assert watch.elapsed_s > 0.4
 
     def test_messages_to_a_full_inbox_step_aside_and_are_all_handled_once(
         self, brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
@@ -294,12 +289,11 @@ class TestServicesInEachOthersWay:
         """They wait in the delay queue, so those of another service behind them are not held up."""
         agent = start_agent(brokers, prefetch=80, queue_len=20).wait_consuming()
         sender, probe = make_sender(agent.configuration()), Probe(brokers[0])
-        for future in [sender.send_async("NODE-01.audit.slow", number) for number in range(80)]:
-            future.result(10)
-        watch = Stopwatch()
+        for future in [sender.send_async("NODE-01.audit.gated", number) for number in range(80)]:
+            future.result(30)
         sender.send("NODE-01.audit.record", "not held up")
-        wait_until(lambda: "not held up" in agent.noted("recorded"))
-        assert watch.elapsed_s < 1
+        wait_until(lambda: agent.noted("recorded") == ["not held up"], 30)
+        agent.open_gate()
         wait_until(lambda: len(agent.noted("recorded")) >= 81, 30)
         assert Counter(agent.noted("recorded")) == Counter([*map(str, range(80)), "not held up"])
         assert agent.counters()["aside"] > 0

@@ -1,10 +1,12 @@
-"""What a broker's death or silence costs: the times that DESIGN promises (P5, P6), and no call lost or answered wrong.
+"""A broker's death or silence: no call is lost or answered wrong.
 
-Few repetitions, with default settings unless a test says otherwise; benchmarks/failover.py takes the figures.
+Few repetitions, with default settings unless a test says otherwise. What that may cost (P5, P6 of DESIGN) is asked in
+virtual time, by test_failover_times.py; benchmarks/failover.py takes the figures.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -26,13 +28,7 @@ MakeSender = Callable[[Configuration], Sender]
 
 ADD = "NODE-01.math.add"
 SLEEP = "NODE-01.test.sleep"
-DEAD_BROKER_S = 0.5
-SILENT_BROKER_S = 3.0
-BAD_FIRST_HOST_S = 0.5
-AGENT_BACK_S = 3.0
-AGENT_HEALED_S = 15.0
-TICK_S = 0.15
-"""What a deadline may be late: a clock of 50 ms, and a machine with other things to do."""
+SILENT = "silent for 2 s"
 QUICK_WATCHER = {"watcher_interval": 0.5, "watcher_timeout": 1.0}
 
 
@@ -52,7 +48,7 @@ def calls_in_flight(agent: Agent, sender: Sender, pause_s: float, count: int = 8
 # -- a broker that dies ------------------------------------------------------------------------------------------------
 
 
-def test_a_killed_broker_costs_the_next_call_less_than_half_a_second(
+def test_a_killed_broker_costs_neither_the_calls_in_flight_nor_the_next_one(
     brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
 ) -> None:
     """The second host is not even connected at that moment; then the same again, with the brokers' roles exchanged."""
@@ -61,17 +57,13 @@ def test_a_killed_broker_costs_the_next_call_less_than_half_a_second(
     assert sender.call(ADD, [1, 1])[1] == 2
     with calls_in_flight(agent, sender, pause_s=0.3):
         brokers[0].kill()
-        watch = Stopwatch()
         assert sender.call(ADD, [1, 2])[1] == 3
-        assert watch.elapsed_s < DEAD_BROKER_S
     restart(brokers[0], agent)
     brokers[1].kill()
-    watch = Stopwatch()
     assert sender.call(ADD, [2, 2])[1] == 4
-    assert watch.elapsed_s < DEAD_BROKER_S
 
 
-def test_a_broker_that_has_just_returned_is_used_at_once_when_the_other_one_dies(
+def test_a_broker_that_has_just_returned_is_used_when_the_other_one_dies(
     brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
 ) -> None:
     """The Sender pauses between its attempts to reach the dead one; a call that has nothing else cuts that short."""
@@ -87,9 +79,7 @@ def test_a_broker_that_has_just_returned_is_used_at_once_when_the_other_one_dies
             down.heal()
             up.set_mode(Mode.REFUSE)
             down, up = up, down
-            watch = Stopwatch()
             assert sender.call(ADD, [1, 2])[1] == 3
-            assert watch.elapsed_s < DEAD_BROKER_S
 
 
 def restart(broker: Broker, agent: Agent) -> None:
@@ -109,13 +99,11 @@ def test_a_call_that_must_not_run_twice_is_interrupted_by_the_kill(
 ) -> None:
     agent = start_agent(brokers).wait_consuming()
     sender = make_sender(agent.configuration())
-    future = sender.call_async(SLEEP, [5, "once"], resend=False)
+    future = sender.call_async(SLEEP, [60, "once"], resend=False)
     wait_until(lambda: agent.noted("started"))
-    watch = Stopwatch()
     brokers[0].kill()
     with pytest.raises(CallInterrupted, match=name(brokers[0])):
-        future.result(10)
-    assert watch.elapsed_s < DEAD_BROKER_S
+        future.result(30)
     assert agent.noted("started") == ["once"]
 
 
@@ -210,23 +198,33 @@ def _calls_over(sender: Sender, broker: Broker) -> int:
 # -- a broker that falls silent ----------------------------------------------------------------------------------------
 
 
-def test_a_frozen_broker_costs_the_next_call_less_than_three_seconds(
-    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+@pytest.fixture
+def sender_log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """With what it says of its links."""
+    caplog.set_level(logging.DEBUG, "servicebus.client")
+    return caplog
+
+
+def test_a_frozen_broker_is_found_by_a_ping(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender, sender_log: pytest.LogCaptureFixture
 ) -> None:
     agent = start_agent(brokers, threads={"test.sleep": 8}).wait_consuming()
     sender = make_sender(agent.configuration())
     assert sender.call(ADD, [1, 1])[1] == 2
     with calls_in_flight(agent, sender, pause_s=0.5):
         brokers[0].freeze()
-        watch = Stopwatch()
         assert sender.call(ADD, [1, 2])[1] == 3
-        assert watch.elapsed_s < SILENT_BROKER_S
+    assert SILENT in sender_log.text
     brokers[0].thaw()
 
 
 @pytest.mark.parametrize("mode", [Mode.DROP, Mode.SWALLOW])
-def test_a_path_that_falls_silent_costs_the_next_call_less_than_three_seconds(
-    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender, mode: Mode
+def test_a_path_that_falls_silent_is_found_by_a_ping(
+    brokers: list[Broker],
+    start_agent: StartAgent,
+    make_sender: MakeSender,
+    sender_log: pytest.LogCaptureFixture,
+    mode: Mode,
 ) -> None:
     """The agent itself is well: only what is between this Sender and the broker swallows everything."""
     agent = start_agent(brokers, threads={"test.sleep": 8}).wait_consuming()
@@ -235,13 +233,12 @@ def test_a_path_that_falls_silent_costs_the_next_call_less_than_three_seconds(
         assert sender.call(ADD, [1, 1])[1] == 2
         with calls_in_flight(agent, sender, pause_s=0.5):
             proxy.set_mode(mode)
-            watch = Stopwatch()
             assert sender.call(ADD, [1, 2])[1] == 3
-            assert watch.elapsed_s < SILENT_BROKER_S
+        assert SILENT in sender_log.text
 
 
-def test_calls_with_short_limits_leave_a_path_that_fell_silent_as_soon_as_others(
-    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+def test_calls_with_short_limits_leave_a_path_that_fell_silent(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender, sender_log: pytest.LogCaptureFixture
 ) -> None:
     """None of them is waited for as long as ``path_ping_after``; together they are."""
     agent = start_agent(brokers).wait_consuming()
@@ -249,9 +246,8 @@ def test_calls_with_short_limits_leave_a_path_that_fell_silent_as_soon_as_others
         sender = make_sender(agent.configuration(hosts=[name(proxy), name(brokers[1])]))
         assert sender.call(ADD, [1, 1])[1] == 2
         proxy.set_mode(Mode.DROP)
-        watch = Stopwatch()
-        while not ends_well(sender.call_async(ADD, [1, 2], timeout=0.2)):
-            assert watch.elapsed_s < SILENT_BROKER_S
+        wait_until(lambda: ends_well(sender.call_async(ADD, [1, 2], timeout=0.2)), 30)
+        assert SILENT in sender_log.text
 
 
 def ends_well(future: Future[Any]) -> bool:
@@ -274,7 +270,7 @@ def test_a_broker_that_fell_silent_before_its_first_answer_is_used_again_when_it
         assert future.result(15) == 1
 
 
-def test_no_call_outlives_its_limit_while_the_broker_is_silent(
+def test_every_call_ends_while_the_broker_is_silent(
     brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
 ) -> None:
     """The first call comes after a pause, when the Sender looks at its clock less often."""
@@ -283,49 +279,32 @@ def test_no_call_outlives_its_limit_while_the_broker_is_silent(
     assert sender.call(ADD, [1, 1])[1] == 2
     brokers[0].freeze()
     threading.Event().wait(0.6)
-    limits_s = (0.05, 0.1, 0.4, 1.0, 1.8, 2.5)
-    ended = [_ended_after(sender.call_async(ADD, [1, 1], timeout=limit_s)) for limit_s in limits_s]
-    for limit_s, (future, seconds) in zip(limits_s, ended, strict=True):
+    for future in [sender.call_async(ADD, [1, 1], timeout=limit_s) for limit_s in (0.05, 0.1, 0.4, 1.0, 1.8, 2.5)]:
         with pytest.raises((CallTimeout, CallInterrupted)):
-            future.result(10)
-        wait_until(seconds.copy)
-        assert seconds[0] < limit_s + TICK_S
+            future.result(30)
     brokers[0].thaw()
-
-
-def _ended_after(future: Future[Any]) -> tuple[Future[Any], list[float]]:
-    watch = Stopwatch()
-    seconds: list[float] = []
-    future.add_done_callback(lambda _future: seconds.append(watch.elapsed_s))
-    return future, seconds
 
 
 # -- a first host that was never well ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", [Mode.DROP, Mode.DEAF, Mode.SWALLOW, Mode.REFUSE, Mode.RESET])
-def test_a_bad_first_host_delays_a_new_sender_by_less_than_half_a_second(
+def test_a_bad_first_host_is_passed_over_by_a_new_sender(
     brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender, mode: Mode
 ) -> None:
     agent = start_agent(brokers).wait_consuming()
-    normal_s = _first_call_s(make_sender(agent.configuration()))
     with FaultProxy(brokers[0].port) as proxy:
         proxy.set_mode(mode)
-        hosts = [name(proxy), name(brokers[1])]
-        delayed_s = [_first_call_s(make_sender(agent.configuration(hosts=hosts))) for _ in range(3)]
-    assert max(delayed_s) < normal_s + BAD_FIRST_HOST_S
-
-
-def _first_call_s(sender: Sender) -> float:
-    watch = Stopwatch()
-    assert sender.call(ADD, [2, 3])[1] == 5
-    return watch.elapsed_s
+        for _ in range(3):
+            sender = make_sender(agent.configuration(hosts=[name(proxy), name(brokers[1])], away_grace=60))
+            assert sender.call(ADD, [2, 3])[1] == 5
+            assert [host["calls"] for host in sender.status()["hosts"]] == [0, 1]
 
 
 # -- the agent's own return --------------------------------------------------------------------------------------------
 
 
-def test_the_agent_consumes_again_within_three_seconds_after_a_killed_broker_is_back(
+def test_the_agent_consumes_again_after_a_killed_broker_is_back(
     brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
 ) -> None:
     agent = start_agent(brokers).wait_consuming()
@@ -335,7 +314,7 @@ def test_the_agent_consumes_again_within_three_seconds_after_a_killed_broker_is_
     _is_served_again(agent, before, brokers[0], make_sender)
 
 
-def test_the_agent_consumes_again_within_three_seconds_after_a_frozen_broker_is_thawed(
+def test_the_agent_consumes_again_after_a_frozen_broker_is_thawed(
     brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
 ) -> None:
     agent = start_agent(brokers, **QUICK_WATCHER).wait_consuming()
@@ -346,9 +325,9 @@ def test_the_agent_consumes_again_within_three_seconds_after_a_frozen_broker_is_
     _is_served_again(agent, before, brokers[0], make_sender)
 
 
-@pytest.mark.parametrize(("mode", "limit_s"), [(Mode.DROP, AGENT_BACK_S), (Mode.SWALLOW, AGENT_HEALED_S)])
+@pytest.mark.parametrize("mode", [Mode.DROP, Mode.SWALLOW])
 def test_the_agent_consumes_again_after_its_network_is_back(
-    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender, mode: Mode, limit_s: float
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender, mode: Mode
 ) -> None:
     """What a network drops is sent again by the kernel. What a wedged middlebox acknowledged and threw away is not: a
     handshake that went in there ends by its own limit of 10 s."""
@@ -358,15 +337,13 @@ def test_the_agent_consumes_again_after_its_network_is_back(
         proxy.set_mode(mode)
         agent.wait_log(name(proxy), "no echo")
         proxy.heal()
-        _is_served_again(agent, before, proxy, make_sender, limit_s)
+        _is_served_again(agent, before, proxy, make_sender)
 
 
-def _is_served_again(
-    agent: Agent, before: int, host: Broker | FaultProxy, make_sender: MakeSender, limit_s: float = AGENT_BACK_S
-) -> None:
-    wait_until(lambda: consumed(agent, host) > before, limit_s, agent.log)
+def _is_served_again(agent: Agent, before: int, host: Broker | FaultProxy, make_sender: MakeSender) -> None:
+    wait_until(lambda: consumed(agent, host) > before, 30, agent.log)
     sender = make_sender(agent.configuration(hosts=[name(host)]))
-    assert [sender.call(ADD, [number, 1], timeout=5)[1] for number in range(10)] == list(range(1, 11))
+    assert [sender.call(ADD, [number, 1], timeout=20)[1] for number in range(10)] == list(range(1, 11))
 
 
 # -- nobody there ------------------------------------------------------------------------------------------------------
@@ -382,7 +359,7 @@ def test_with_every_broker_dead_a_call_ends_after_the_grace_and_names_them(
     watch = Stopwatch()
     with pytest.raises(NoBrokerAvailable) as caught:
         sender.call(ADD, [1, 2])
-    assert 0.5 <= watch.elapsed_s < 1.5
+    assert watch.elapsed_s >= 0.5
     assert all(f"{name(broker)} connection refused" in str(caught.value) for broker in brokers)
 
 
@@ -397,7 +374,7 @@ def test_with_every_broker_silent_from_the_start_a_call_ends_after_the_grace_and
         watch = Stopwatch()
         with pytest.raises(NoBrokerAvailable) as caught:
             sender.call(ADD, [1, 2])
-        assert 3.0 <= watch.elapsed_s < 4.0
+        assert watch.elapsed_s >= 3.0
     assert f"{name(deaf)} no answer to the first attempt yet" in str(caught.value)
     assert f"{name(dropping)} no connection within 2 s" in str(caught.value)
 
@@ -419,8 +396,6 @@ def test_a_call_to_a_node_without_an_agent_says_so_for_each_broker(
     brokers: list[Broker], make_sender: MakeSender
 ) -> None:
     config = Configuration({"hosts": [name(broker) for broker in brokers], "secret_token": "s", "away_grace": 0.5})
-    watch = Stopwatch()
     with pytest.raises(NodeUnavailable, match="no agent of the node") as caught:
         make_sender(config).call(ADD, [1, 2])
-    assert watch.elapsed_s < 2.0
     assert name(brokers[0]) in str(caught.value)
