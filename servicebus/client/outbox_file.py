@@ -45,6 +45,7 @@ CREATE TABLE IF NOT EXISTS refused (
 _REFUSED_AT_MOST = 100
 _MUCH = 1024 * 1024
 _BATCH_BYTES = 4 * 1024 * 1024
+_AFTER_REMOVAL = "what it held is delivered as long as this Sender lives, then close the Sender and use it again"
 
 
 class Stored(NamedTuple):
@@ -68,6 +69,7 @@ class OutboxFile:
 
     def __init__(self, path: str | os.PathLike[str], max_messages: int, max_bytes: int):
         self.path = Path(path).absolute()
+        self._lock_path = self.path.with_name(self.path.name + ".lock")
         self.count = 0
         self.bytes = 0
         self.max_messages = max_messages
@@ -96,6 +98,7 @@ class OutboxFile:
             if self._ended:
                 self._db.executemany("DELETE FROM messages WHERE seq = ?", [(seq,) for seq in self._ended])
             yield
+            self._refuse_if_removed()
             self._db.execute("COMMIT")
         except Exception as error:  # whatever it was, whoever waits must be told, and the next one finds it as it was
             self.count, self.bytes = before
@@ -242,6 +245,7 @@ class OutboxFile:
             raise self._unavailable("cannot be opened", error) from error
         try:
             self._prepare(db)
+            self._found = [(path, path.stat()) for path in (self.path, self._lock_path)]
             self._ends = self._open_ends(db)
         except (OSError, sqlite3.Error) as error:
             db.close()
@@ -273,6 +277,14 @@ class OutboxFile:
             if not stat.S_ISREG(self.path.stat().st_mode):
                 raise OutboxUnavailable(str(self.path), "is not a regular file; name one that may be created")
 
+    def _refuse_if_removed(self) -> None:
+        """What is stored in a removed file is lost with this process: the next one opens another file."""
+        for path, found in self._found:
+            with suppress(FileNotFoundError):
+                if os.path.samestat(found, path.stat()):
+                    continue
+            raise OSError(f"{path.name} was removed or replaced while in use; {_AFTER_REMOVAL}")
+
     def _make_private(self) -> None:
         """Create it before SQLite does, for its owner alone; SQLite gives its other files the same mode.
 
@@ -298,9 +310,8 @@ class OutboxFile:
         self._peak_bytes = self.bytes
 
     def _lock(self) -> int:
-        lock_path = self.path.with_name(self.path.name + ".lock")
         try:
-            fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise OutboxUnavailable(str(self.path), f"cannot be locked: {error.strerror}") from error
         try:

@@ -226,6 +226,28 @@ def test_a_file_of_ends_that_is_none_is_refused_and_left_alone(tmp_path: Path, m
     open_file(tmp_path).close()
 
 
+@pytest.mark.parametrize("name", ["outbox", "outbox.lock"])
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_what_a_removed_file_would_take_is_refused_and_what_it_held_stays_readable(
+    tmp_path: Path, name: str, is_replaced: bool
+) -> None:
+    """The next process opens another file: a message that was accepted now would be lost with this one."""
+    file = open_file(tmp_path)
+    add(file, message(1))
+    (tmp_path / name).unlink()
+    if is_replaced:
+        (tmp_path / name).touch()
+    with pytest.raises(OutboxUnavailable, match=rf"{name} was removed or replaced while in use; .* close the Sender"):
+        add(file, message(2))
+    assert numbers(file) == [1]
+    assert file.count == 1
+    assert file.note_ended([1]) == 1
+    file.close()
+    again = open_file(tmp_path)
+    assert add(again, message(3)) == [True]
+    again.close()
+
+
 def test_what_a_quota_forbids_is_told_from_other_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(fd: int, start: int, size: int) -> None:
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
