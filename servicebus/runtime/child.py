@@ -93,9 +93,18 @@ class Child:
         self._spawn_at = now + self._pause_s
         waited_s = self._pause_s
         if not as_asked:
-            self._pause_s = min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
+            self._lengthen_pause()
         self.state = {"host": self.host.name, "state": "dead"}
         return waited_s
+
+    def postpone(self, now: float) -> float:
+        """It could not be forked; gives the seconds until it may be tried again."""
+        self._lengthen_pause()
+        self._spawn_at = now + self._pause_s
+        return self._pause_s
+
+    def _lengthen_pause(self) -> None:
+        self._pause_s = min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
 
     def fileno(self) -> int:
         assert self._heartbeat_fd is not None

@@ -37,6 +37,7 @@ to all processes of a unit."""
 _ROLL_PATIENCE_S = 5.0
 """A new worker that does not consume after so long (its broker may be down) holds up the others no longer."""
 
+_NO_FORK = "could not be started (look at the limits of processes, open files and memory)"
 _UNKNOWN_STATUS = EXIT_FAILED << 8
 
 RunWorker = Callable[[BrokerHost, int, int], int]
@@ -163,19 +164,28 @@ class Master:
     def _spawn_missing(self) -> None:
         now = time.monotonic()
         for child in self._children:
-            if child.is_due(now):
+            if not child.is_due(now):
+                continue
+            try:
                 self._spawn(child, now)
+            except OSError as error:  # of the master: what a service's process raises ends there
+                LOG.error("%s: %s: %s; next try in %.2f s", child.label, _NO_FORK, error, child.postpone(now))
 
     def _spawn(self, child: Child, now: float) -> None:
-        heartbeat_read, heartbeat_write = os.pipe()
-        parent_death_read, parent_death_write = os.pipe()
-        with masked():
-            pid = os.fork()
-            if pid == 0:
-                self._become_worker(child, (heartbeat_read, parent_death_write), heartbeat_write, parent_death_read)
-            os.close(heartbeat_write)
-            os.close(parent_death_read)
-            child.started(pid, heartbeat_read, parent_death_write, now)
+        fds: list[int] = []
+        try:
+            for _ in range(2):
+                fds += os.pipe()
+            heartbeat_read, heartbeat_write, parent_death_read, parent_death_write = fds
+            with masked():
+                pid = os.fork()
+                if pid == 0:
+                    self._become_worker(child, (heartbeat_read, parent_death_write), heartbeat_write, parent_death_read)
+                child.started(pid, heartbeat_read, parent_death_write, now)
+            fds = [heartbeat_write, parent_death_read]
+        finally:
+            for fd in fds:
+                os.close(fd)
         LOG.debug("%s: started, pid %d", child.label, pid)
 
     def _become_worker(
@@ -274,13 +284,18 @@ class Master:
             except ServiceBusError as error:
                 LOG.error("HUP: the configuration stays as it was: %s", error)
                 return
+            except BaseException:  # the program's own function
+                LOG.exception("HUP: the configuration stays as it was")
+                return
         LOG.info("HUP: replacing the workers one after another")
         kept = {(child.host.name, child.number): child for child in self._children}
         self._children = []
         for host, number in _slots(self._config):
             child = kept.pop((host.name, number), None) or Child(host, number)
-            child.host = host
+            child.host, child.is_retired = host, False  # what kept it from starting may be mended
             self._children.append(child)
+        if self._replacing is not None and self._replacing[0] not in self._children:
+            self._replacing = None  # it has no next one to wait for
         self._leaving.extend(child for child in kept.values() if child.pid is not None)
         for child in self._leaving:
             if child.pid is not None:
