@@ -104,17 +104,10 @@ _of_parent: set[multiprocessing.process.BaseProcess] = set()
 
 
 def _let_go() -> None:
-    """Point the descriptors elsewhere. Not closed: what closes one later must not hit a newer file."""
     if _is_ending:
         os._exit(0)
     _of_parent.update(multiprocessing.active_children())
-    if not _inherited:
-        return
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for numbers in _inherited:
-        for number in numbers():
-            os.dup2(nowhere, number, inheritable=False)
-    os.close(nowhere)
+    forks.let_go_of([number for numbers in _inherited for number in numbers()])
     _inherited.clear()
 
 

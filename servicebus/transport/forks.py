@@ -12,7 +12,7 @@ from __future__ import annotations
 import mmap
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 _MADV_WIPEONFORK = 18
@@ -70,6 +70,19 @@ def mark() -> Mark:
     """The Mark of this process."""
     notice()
     return _mark
+
+
+def let_go_of(numbers: Collection[int]) -> None:
+    """In a child that was forked just now: point these descriptors of its parent's elsewhere.
+
+    They are not closed: what closes one later must not hit a newer file.
+    """
+    if not numbers:
+        return
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in numbers:
+        os.dup2(nowhere, number, inheritable=False)
+    os.close(nowhere)
 
 
 def _in_child() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 
@@ -12,7 +13,9 @@ from servicebus.transport.sharedloop import SharedLoop
 _lock = threading.RLock()
 """Reentrant: a signal handler may interrupt its holder."""
 _current: SharedLoop | None = None
-_inherited: list[object] = []
+_inherited: list[SharedLoop] = []
+_files_of_parent: list[int] = []
+"""What the parent's loop had open when this process was forked."""
 
 
 def client_loop() -> SharedLoop:
@@ -49,11 +52,16 @@ def _turn(loop: SharedLoop) -> None:
 
 def _forget_in_child() -> None:
     """The parent's loop stays the parent's: never closed here, since its sockets are shared with the parent."""
-    global _lock, _current
+    global _lock, _current, _files_of_parent
     _lock = threading.RLock()  # another thread may have held it at the moment of the fork
+    _files_of_parent = []
     if _current is not None:
         _inherited.append(_current)
+        _files_of_parent = _current.files
+        _current.forsake()
         _current = None
 
 
 forks.after_in_child(_forget_in_child)
+# Only where Python is told of the fork: later these numbers may be those of other files.
+os.register_at_fork(after_in_child=lambda: forks.let_go_of(_files_of_parent))

@@ -115,6 +115,15 @@ class SharedLoop(EventLoop):
         super().stop()
         self._call_back()
 
+    def forsake(self) -> None:
+        """In a forked child, where it is the parent's: if the thread that forked turns it, it leaves and reads no more.
+
+        That thread runs callbacks, and signal handlers that interrupt a leader.
+        """
+        self._stopping = True
+        self._watched = {}
+        self._lead = _Lead(is_held=True)
+
     def can_wait_here(self) -> bool:
         """Whether this thread may wait for an answer: not if it is the one that would have to read it.
 

@@ -49,3 +49,65 @@ def test_linux_is_not_asked_for_the_process() -> None:
     from servicebus.transport.forks import ProcessId, make_mark
 
     assert not isinstance(make_mark(), ProcessId)
+
+
+FORKS_WHILE_READING = """
+import os, socket, time
+from servicebus.transport.iothread import client_loop
+from servicebus.transport.loop import READ
+
+ours, others = socket.socketpair()
+children, got = [], []
+
+def read(_events):
+    got.append(ours.recv(1))
+    if got == [b"f"]:
+        child = os.fork()
+        if child:
+            children.append(child)
+
+def wait_for(is_so, what):
+    until = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < until, what
+        time.sleep(0.001)
+
+loop = client_loop()
+loop.post(lambda: loop.watch(ours, READ, read))
+others.send(b"f")
+wait_for(lambda: children, "no fork")
+wait_for(lambda: os.waitid(os.P_PID, children[0], os.WEXITED | os.WNOHANG), "the child goes on as a second reader")
+for count in range(2, 52):
+    others.send(b".")
+    wait_for(lambda: len(got) == count, "the child reads as well")
+"""
+
+
+LETS_GO = """
+import os, socket, time
+from servicebus.transport.iothread import client_loop
+from servicebus.transport.loop import READ
+
+ours, others = socket.socketpair()
+loop = client_loop()
+loop.post(lambda: loop.watch(ours, READ, lambda _: None))
+while ours.fileno() not in loop.files:
+    time.sleep(0.001)
+child = os.fork()
+if not child:
+    time.sleep(100)
+    os._exit(0)
+try:
+    loop.post(lambda: (loop.unwatch(ours), ours.close()))
+    others.settimeout(30)
+    assert others.recv(1) == b""
+finally:
+    os.kill(child, 9)
+"""
+
+
+@pytest.mark.parametrize("program", [FORKS_WHILE_READING, LETS_GO], ids=["reads no answer", "keeps no connection open"])
+def test_what_a_child_of_a_process_with_a_client_loop_does_not_do(program: str) -> None:
+    """One that a callback forked went on in the parent's loop: on the parent's sockets, without end."""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -62,12 +63,12 @@ def test_a_worker_that_cannot_be_forked_is_tried_again_later(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, where, fail)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(3):
         a._spawn_at = 0.0
         master._spawn_missing()
         assert not a.is_due(time.monotonic() - 1.0)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
     assert not a.is_alive
     what = "worker a:1#1: could not be started (look at the limits of processes, open files and memory)"
     assert [record.getMessage() for record in caplog.records] == [
