@@ -229,14 +229,9 @@ class Sender:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _limit_s(self, address: Address, timeout_s: float) -> float:
-        """How long a call that is made now may take."""
-        return timeout_s
-
     def _parse(self, target: str, timeout: float | None) -> tuple[Address, float]:
-        address = Address.parse(target)
-        limit_s = self._config.call_timeout if timeout is None else to_seconds("timeout", timeout)
-        return address, self._limit_s(address, limit_s)
+        """The address, and how long a call that is made now may take."""
+        return Address.parse(target), self._config.call_timeout if timeout is None else to_seconds("timeout", timeout)
 
     def _make_message(
         self, target: str, params: Any, timeout: float | None, delay: float | None, expires: float | None
@@ -270,7 +265,8 @@ class Sender:
             hedge_after = to_seconds("hedge_after", hedge_after)
         session = self._current()
         event_id = 0 if kind is CONTROL else next(session.count)
-        wire_id = make_id(session.incarnation, event_id) if event_id else make_id(os.urandom(8).hex(), 1)
+        # The former as make_id() writes it, without the call.
+        wire_id = f"{session.incarnation}-{event_id}" if event_id else make_id(os.urandom(8).hex(), 1)
         request = Request(
             event_id,
             wire_id,

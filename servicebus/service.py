@@ -259,12 +259,13 @@ class _NestedSender(Sender):
     def close(self) -> None:
         """Nothing: other services use it too. It ends with the worker."""
 
-    def _limit_s(self, address: Address, timeout_s: float) -> float:
+    def _parse(self, target: str, timeout: float | None) -> tuple[Address, float]:
+        address, timeout_s = super()._parse(target, timeout)
         request = current_request()
         remaining_s = None if request is None else request.remaining
         if remaining_s is None:
-            return timeout_s
+            return address, timeout_s
         if remaining_s <= 0:
             why = CallError(str(address), "not sent: the deadline of the request that is being served has passed")
             raise CallTimeout(str(address), 0.0) from why
-        return min(timeout_s, remaining_s)
+        return address, min(timeout_s, remaining_s)

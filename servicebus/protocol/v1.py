@@ -37,7 +37,7 @@ from servicebus.protocol.interface import (
 from servicebus.transport.interface import Delivery
 from servicebus.wire.envelope import CALL, CONTROL, FAULT, MESSAGE, OK, Reply, make_id
 from servicebus.wire.fault import REFUSED, UNKNOWN_SERVICE, Fault
-from servicebus.wire.signing import Keyring, check_age
+from servicebus.wire.signing import Keyring, check_fresh
 from servicebus.wire.stamps import RequeueTicket, Stamps, read_stamps
 from servicebus.wire.xmlcodec import decode_envelope
 
@@ -130,7 +130,7 @@ class ProtocolV1:
         now = time.time()
         stamps = read_stamps(self._keyring, delivery.body, delivery.headers)
         if stamps.ticket is not None:
-            self._check_age(stamps.ticket, now)
+            self._check_fresh(stamps.ticket, now)
         elif not self._tokens.accepts(event.token, now):
             refusal = SignatureError("not the token of yesterday, today or tomorrow; do secret_token and clocks agree?")
             raise RequestRefused(refusal, encode_reply(OldReply(event.id, BAD_TOKEN)) if reply_to else None, reply_to)
@@ -153,9 +153,10 @@ class ProtocolV1:
     def encode_fault(self, incoming: Incoming, fault: Fault) -> bytes | None:
         return self._fault_text(incoming.given_id, fault, incoming.category, incoming.service)
 
-    def _check_age(self, ticket: RequeueTicket, now: float) -> None:
+    def _check_fresh(self, ticket: RequeueTicket, now: float) -> None:
         try:
-            check_age(ticket.made_ms, self._config.token_max_age, int(now * 1000), self._config.clock_skew)
+            now_ms, skew_s = int(now * 1000), self._config.clock_skew
+            check_fresh(MESSAGE, ticket.made_ms, 0, now_ms, skew_s, self._config.token_max_age)
         except EnvelopeError as error:
             raise RequestRefused(error) from None
 

@@ -155,7 +155,9 @@ class ProtocolV2:
             envelope = decode_envelope(delivery.body, self._max_bytes)
         except EnvelopeError as error:
             raise RequestRefused(error) from None
-        reply_to = _direct_address(delivery)
+        reply_to = delivery.reply_to or ""
+        if not reply_to.startswith(_DIRECT_PREFIX):
+            reply_to = ""  # answers go nowhere else
         marks = delivery.headers
         stamps = read_stamps(self._keyring, delivery.body, marks) if marks else UNSTAMPED
         ticket = stamps.ticket
@@ -174,8 +176,8 @@ class ProtocolV2:
             raise RequestRefused(EnvelopeError("wrong-node", text))
         now_ms = int(time.time() * 1000)
         try:
-            signed = envelope if ticket is None else replace(envelope, sent_ms=ticket.made_ms)
-            check_fresh(signed, now_ms, self._config.clock_skew, self._config.token_max_age)
+            sent_ms, skew_s = envelope.sent_ms if ticket is None else ticket.made_ms, self._config.clock_skew
+            check_fresh(envelope.kind, sent_ms, envelope.ttl_ms, now_ms, skew_s, self._config.token_max_age)
         except EnvelopeError as error:
             incoming = self._incoming(envelope, stamps, reply_to, now_ms)
             raise self._refused(error, envelope, reply_to, incoming) from None
@@ -186,8 +188,10 @@ class ProtocolV2:
         self._keyring.verify_envelope(envelope)
         if envelope.node != self._config.node_name or envelope.kind is not CALL:
             return None, ""
+        reply_to = delivery.reply_to or ""
+        is_direct = envelope.reply == DIRECT_REPLY_TO and reply_to.startswith(_DIRECT_PREFIX)
         reply = self._encode_fault(envelope.id, envelope.token, envelope.attempt, fault)
-        return reply, _direct_address(delivery) if envelope.reply == DIRECT_REPLY_TO else ""
+        return reply, reply_to if is_direct else ""
 
     def encode_result(self, incoming: Incoming, value: Any) -> bytes:
         message = encode_json(value)
@@ -241,9 +245,3 @@ class ProtocolV2:
             stamps.wait.due_ms or envelope.due_ms,
             stamps,
         )
-
-
-def _direct_address(delivery: Delivery) -> str:
-    """The caller's direct reply-to address, or "": replies go nowhere else."""
-    reply_to = delivery.reply_to or ""
-    return reply_to if reply_to.startswith(_DIRECT_PREFIX) else ""

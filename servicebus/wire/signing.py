@@ -23,7 +23,6 @@ __all__ = [
     "Keyring",
     "canonical_bytes",
     "canonical_event",
-    "check_age",
     "check_fresh",
 ]
 
@@ -181,18 +180,15 @@ def _canonical_response(request_token: str, id: str, status: str, message: bytes
     return canonical_bytes(RESPONSE_DOMAIN, *parts)
 
 
-def check_fresh(envelope: Envelope, now_ms: int, clock_skew_s: float, token_max_age_s: float) -> None:
-    """Accept the age of *envelope*, or raise ``EnvelopeError`` ``stale`` that says how far the clocks are apart.
+def check_fresh(
+    kind: Kind, sent_ms: int, ttl_ms: int, now_ms: int, clock_skew_s: float, token_max_age_s: float
+) -> None:
+    """Accept the age of a request, or raise ``EnvelopeError`` ``stale`` that says how far the clocks are apart.
 
     A call or control is fresh until its time to live has passed, a message until *token_max_age_s* has; both sides'
     clocks may differ by *clock_skew_s*. *now_ms* is Unix time in milliseconds.
     """
-    limit_s = token_max_age_s if envelope.kind is MESSAGE else envelope.ttl_ms / 1000
-    check_age(envelope.sent_ms, limit_s, now_ms, clock_skew_s)
-
-
-def check_age(sent_ms: int, limit_s: float, now_ms: int, clock_skew_s: float) -> None:
-    """Accept what was sent then and is good for *limit_s*, or raise ``EnvelopeError`` ``stale``."""
+    limit_s = token_max_age_s if kind is MESSAGE else ttl_ms / 1000
     skew_ms = clock_skew_s * 1000
     ahead_ms = sent_ms - now_ms
     if ahead_ms > skew_ms:

@@ -30,17 +30,17 @@ def serve(remaining_s: float | None) -> None:
 
 def test_a_nested_call_lasts_no_longer_than_the_request_that_is_served(sender: _NestedSender) -> None:
     serve(5.0)
-    assert 4.0 < sender._limit_s(ADDRESS, 300.0) <= 5.0
-    assert sender._limit_s(ADDRESS, 2.0) == 2.0
+    assert 4.0 < sender._parse(str(ADDRESS), 300.0)[1] <= 5.0
+    assert sender._parse(str(ADDRESS), 2.0)[1] == 2.0
 
 
 def test_a_call_made_while_a_message_is_handled_has_its_own_limit_only(sender: _NestedSender) -> None:
     serve(None)
-    assert sender._limit_s(ADDRESS, 300.0) == 300.0
+    assert sender._parse(str(ADDRESS), 300.0)[1] == 300.0
 
 
 def test_a_call_made_in_a_thread_of_the_services_own_has_its_own_limit_only(sender: _NestedSender) -> None:
-    assert sender._limit_s(ADDRESS, 300.0) == 300.0
+    assert sender._parse(str(ADDRESS), 300.0)[1] == 300.0
 
 
 def test_a_request_that_has_expired_makes_no_calls(sender: _NestedSender) -> None:

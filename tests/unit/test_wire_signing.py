@@ -186,10 +186,10 @@ def test_a_keyring_needs_secrets(secrets: list[str]) -> None:
 def test_a_call_is_fresh_until_its_deadline_and_the_skew(kind: Kind, age_ms: int, is_fresh: bool) -> None:
     envelope = replace(CALL, kind=kind)
     if is_fresh:
-        check_fresh(envelope, NOW_MS + age_ms, 60.0, 86_400.0)
+        check_fresh(envelope.kind, envelope.sent_ms, envelope.ttl_ms, NOW_MS + age_ms, 60.0, 86_400.0)
     else:
         with pytest.raises(EnvelopeError) as refusal:
-            check_fresh(envelope, NOW_MS + age_ms, 60.0, 86_400.0)
+            check_fresh(envelope.kind, envelope.sent_ms, envelope.ttl_ms, NOW_MS + age_ms, 60.0, 86_400.0)
         assert refusal.value.reason == "stale"
 
 
@@ -200,14 +200,14 @@ def test_a_call_is_fresh_until_its_deadline_and_the_skew(kind: Kind, age_ms: int
 def test_a_message_is_fresh_for_token_max_age_whatever_its_time_to_live(age_ms: int, is_fresh: bool) -> None:
     envelope = replace(CALL, kind=Kind.MESSAGE)
     if is_fresh:
-        check_fresh(envelope, NOW_MS + age_ms, 60.0, 86_400.0)
+        check_fresh(envelope.kind, envelope.sent_ms, envelope.ttl_ms, NOW_MS + age_ms, 60.0, 86_400.0)
     else:
         with pytest.raises(EnvelopeError):
-            check_fresh(envelope, NOW_MS + age_ms, 60.0, 86_400.0)
+            check_fresh(envelope.kind, envelope.sent_ms, envelope.ttl_ms, NOW_MS + age_ms, 60.0, 86_400.0)
 
 
 def test_a_refusal_says_how_far_the_clocks_are_apart() -> None:
     with pytest.raises(EnvelopeError, match=r"the clocks are 90\.000 s apart"):
-        check_fresh(CALL, NOW_MS - 90_000, 60.0, 86_400.0)
+        check_fresh(CALL.kind, CALL.sent_ms, CALL.ttl_ms, NOW_MS - 90_000, 60.0, 86_400.0)
     with pytest.raises(EnvelopeError, match=r"25\.000 s too old \(sent 90\.000 s ago, good for 5 s and 60 s"):
-        check_fresh(CALL, NOW_MS + 90_000, 60.0, 86_400.0)
+        check_fresh(CALL.kind, CALL.sent_ms, CALL.ttl_ms, NOW_MS + 90_000, 60.0, 86_400.0)
