@@ -30,7 +30,7 @@ import pika
 sys.path[:0] = [str(Path(__file__).parent / "fixtures"), str(Path(__file__).parents[1])]
 
 from agents import Agent
-from envelopes import envelope, sealed
+from envelopes import envelope, signed
 from probe import Probe
 
 from servicebus.errors import ServiceBusError
@@ -165,7 +165,7 @@ class Stranger:
             "x-servicebus-fresh": 1,
             "x-servicebus-time": int(now),
         }
-        forged = sealed(f"{NODE}.audit.record", "hostile", secret=GUESSED, kind=Kind.MESSAGE)
+        forged = signed(f"{NODE}.audit.record", "hostile", secret=GUESSED, kind=Kind.MESSAGE)
         body = self._rng.choice([forged, self._any().body])
         return Shot(self._rng.choice(QUEUES[2:]), body, pika.BasicProperties(headers=headers, delivery_mode=2))
 

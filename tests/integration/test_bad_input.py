@@ -16,7 +16,7 @@ from typing import Any
 import pika
 import pytest
 from agents import Agent
-from envelopes import SECRET, envelope, sealed
+from envelopes import SECRET, envelope, signed
 from probe import Probe
 from waiting import wait_until
 
@@ -81,7 +81,7 @@ def bus(broker_pool: BrokerPool, tmp_path_factory: pytest.TempPathFactory) -> It
 
 def altered(kind: Kind, old: bytes, new: bytes) -> bytes:
     """A good envelope with a piece of it replaced."""
-    body = sealed(TARGETS[kind], [1, 2], kind=kind)
+    body = signed(TARGETS[kind], [1, 2], kind=kind)
     assert old in body
     return body.replace(old, new)
 
@@ -101,10 +101,10 @@ REFUSALS: dict[str, tuple[str, Callable[[Kind], bytes]]] = {
     "no XML at all": ("malformed", lambda kind: b"\x00\x01 this is no envelope \xff"),
     "nothing": ("malformed", lambda kind: b""),
     "a pickle": ("malformed", lambda kind: b"\x80\x04\x95\x1a\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x8c\x06system"),
-    "cut short": ("malformed", lambda kind: sealed(TARGETS[kind], [1, 2], kind=kind)[:-20]),
+    "cut short": ("malformed", lambda kind: signed(TARGETS[kind], [1, 2], kind=kind)[:-20]),
     "an element too many": ("malformed", lambda kind: altered(kind, b"<params>", b"<x>1</x><params>")),
     "an unknown version": ("malformed", lambda kind: altered(kind, b'version="2"', b'version="3"')),
-    "too large": ("oversized", lambda kind: sealed(TARGETS[kind], "x" * MAX_BYTES, kind=kind)),
+    "too large": ("oversized", lambda kind: signed(TARGETS[kind], "x" * MAX_BYTES, kind=kind)),
     "XML too deep": ("too-deep", deep_xml),
     "a document type": ("dtd", lambda kind: altered(kind, b"<event", DTD + b"<event")),
     "an entity": (
@@ -120,13 +120,13 @@ REFUSALS: dict[str, tuple[str, Callable[[Kind], bytes]]] = {
         lambda kind: altered(kind, b"<event", b'<!DOCTYPE event [<!ENTITY e SYSTEM "file:///etc/passwd">]><event'),
     ),
     "an entity that nobody declared": ("malformed", lambda kind: altered(kind, b"<category>", b"<category>&e;")),
-    "another secret": ("signature", lambda kind: sealed(TARGETS[kind], [1, 2], kind=kind, secret="guessed")),
+    "another secret": ("signature", lambda kind: signed(TARGETS[kind], [1, 2], kind=kind, secret="guessed")),
     "no token": ("signature", lambda kind: encode_envelope(envelope(TARGETS[kind], [1, 2], kind=kind), "")),
     "params changed on the way": ("signature", lambda kind: altered(kind, b"[1,2]", b"[1,3]")),
     "life prolonged on the way": ("signature", lambda kind: altered(kind, b'ttl="30000"', b'ttl="99000"')),
-    "too old": ("stale", lambda kind: sealed(TARGETS[kind], [1, 2], kind=kind, sent_s_ago=90_000, ttl_s=5)),
-    "from the future": ("stale", lambda kind: sealed(TARGETS[kind], [1, 2], kind=kind, sent_s_ago=-30)),
-    "another node": ("wrong-node", lambda kind: sealed(f"NODE-02{TARGETS[kind][7:]}", [1, 2], kind=kind)),
+    "too old": ("stale", lambda kind: signed(TARGETS[kind], [1, 2], kind=kind, sent_s_ago=90_000, ttl_s=5)),
+    "from the future": ("stale", lambda kind: signed(TARGETS[kind], [1, 2], kind=kind, sent_s_ago=-30)),
+    "another node": ("wrong-node", lambda kind: signed(f"NODE-02{TARGETS[kind][7:]}", [1, 2], kind=kind)),
 }
 
 
@@ -173,7 +173,7 @@ UNREADABLE = {
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("what", UNREADABLE)
 def test_properties_that_cannot_be_read_cost_that_delivery_alone(bus: Bus, kind: Kind, what: str) -> None:
-    body = sealed(TARGETS[kind], [1, 2], kind=kind)
+    body = signed(TARGETS[kind], [1, 2], kind=kind)
     with bus.probe.channel() as channel:
         channel.basic_publish("", QUEUES[kind], body, UNREADABLE[what])
     bus.still_serves()
@@ -234,11 +234,11 @@ BAD_PARAMS: dict[str, tuple[str, bytes]] = {
 @pytest.mark.parametrize("what", BAD_PARAMS)
 def test_params_that_are_no_json_are_refused_although_they_are_signed(bus: Bus, what: str) -> None:
     reason, raw = BAD_PARAMS[what]
-    call = sealed(TARGETS[Kind.CALL], raw_params=raw)
+    call = signed(TARGETS[Kind.CALL], raw_params=raw)
     reply = told(bus, call)
     assert (reply.type, reply.text.partition(":")[0]) == ("refused", reason)
     bus.expect(reason)
-    bus.put(Kind.MESSAGE, sealed(TARGETS[Kind.MESSAGE], raw_params=raw, kind=Kind.MESSAGE))
+    bus.put(Kind.MESSAGE, signed(TARGETS[Kind.MESSAGE], raw_params=raw, kind=Kind.MESSAGE))
     ((_, headers),) = bus.dead()
     assert headers["x-servicebus-reason"] == reason
     bus.expect(reason)
@@ -265,13 +265,13 @@ class TestWhatCallersAreTold:
 
     def test_a_stale_call_is_told_how_far_the_clocks_are_apart(self, bus: Bus) -> None:
         bus.expect("stale")
-        fault = told(bus, sealed("NODE-01.math.add", [1], sent_s_ago=-30))
+        fault = told(bus, signed("NODE-01.math.add", [1], sent_s_ago=-30))
         assert "the clocks are " in fault.text
         assert " s apart" in fault.text
 
     def test_a_stranger_gets_nothing_that_is_signed_with_our_secret(self, bus: Bus) -> None:
         bus.expect("signature")
-        call = sealed("NODE-01.math.add", [1], secret="guessed")
+        call = signed("NODE-01.math.add", [1], secret="guessed")
         answer = bus.probe.ask(QUEUES[Kind.CALL], call, timeout_s=1)
         if answer is not None:
             with pytest.raises(EnvelopeError):
@@ -291,7 +291,7 @@ class TestWhatCallersAreTold:
         bus.still_serves()
 
     def test_an_unknown_service_is_told_and_a_message_to_one_is_a_dead_letter(self, bus: Bus) -> None:
-        assert told(bus, sealed("NODE-01.math.divide", [1])).type == "unknown-service"
+        assert told(bus, signed("NODE-01.math.divide", [1])).type == "unknown-service"
         bus.expect("unknown-service")
         bus.sender.send("NODE-01.audit.nobody", "x")
         ((_, headers),) = bus.dead()
@@ -315,14 +315,14 @@ class TestWhatCallersAreTold:
 
 class TestReplays:
     def test_a_replayed_call_runs_once_and_is_counted(self, bus: Bus) -> None:
-        call = sealed("NODE-01.test.sleep", [0, "replayed-call"])
+        call = signed("NODE-01.test.sleep", [0, "replayed-call"])
         first = bus.probe.ask(QUEUES[Kind.CALL], call)
         assert bus.probe.ask(QUEUES[Kind.CALL], call) == first
         bus.expect("replayed")
         assert bus.agent.noted("started").count("replayed-call") == 1
 
     def test_a_replayed_message_is_handled_once_and_counted(self, bus: Bus) -> None:
-        message = sealed("NODE-01.audit.record", "replayed-message", kind=Kind.MESSAGE)
+        message = signed("NODE-01.audit.record", "replayed-message", kind=Kind.MESSAGE)
         bus.put(Kind.MESSAGE, message)
         wait_until(lambda: "replayed-message" in bus.agent.noted("recorded"))
         bus.put(Kind.MESSAGE, message)
@@ -332,14 +332,14 @@ class TestReplays:
 
     def test_a_call_in_the_messages_queue_and_the_reverse_are_refused(self, bus: Bus) -> None:
         for kind, other in ((Kind.CALL, Kind.MESSAGE), (Kind.MESSAGE, Kind.CALL)):
-            bus.put(other, sealed(TARGETS[kind], [1, 2], kind=kind))
+            bus.put(other, signed(TARGETS[kind], [1, 2], kind=kind))
             bus.expect("wrong-queue")
         ((_, headers),) = bus.dead()
         assert headers["x-servicebus-reason"] == "wrong-queue"
         bus.still_serves()
 
     def test_an_unknown_control_command_is_refused(self, bus: Bus) -> None:
-        bus.put(Kind.CONTROL, sealed("NODE-01.servicebus.halt", kind=Kind.CONTROL))
+        bus.put(Kind.CONTROL, signed("NODE-01.servicebus.halt", kind=Kind.CONTROL))
         bus.expect("unknown-service")
         bus.still_serves()
 
@@ -383,7 +383,7 @@ def signed_reply(request: bytes, message: bytes, *, secret: str = SECRET, id: st
     return encode_reply(Reply(reply_id, signature, "ok", message))
 
 
-OTHER = sealed("FORGED.math.add", [1, 2])
+OTHER = signed("FORGED.math.add", [1, 2])
 FORGERIES: dict[str, Callable[[bytes], bytes]] = {
     "no reply at all": lambda request: b"<response>",
     "a document type": lambda request: DTD + signed_reply(request, b"666"),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pika
 import pytest
 from click.testing import CliRunner, Result
-from envelopes import SECRET, letter_headers, sealed
+from envelopes import SECRET, letter_headers, signed
 from waiting import wait_until
 
 from servicebus.cli.main import servicebus
@@ -73,11 +73,11 @@ class Place:
         return json.loads(done.stdout)
 
     def bury(self, *params: Any, age_s: float = 60, reason: str = "ValueError", **how: Any) -> None:
-        """Write letters as a worker does; *how* as for envelopes.sealed."""
+        """Write letters as a worker does; *how* as for envelopes.signed."""
         with self.probe.channel() as channel:
             channel.confirm_delivery()
             for each in params:
-                body = sealed(ADDRESS, each, **{"kind": Kind.MESSAGE, **how})
+                body = signed(ADDRESS, each, **{"kind": Kind.MESSAGE, **how})
                 self._put(channel, body, age_s, reason)
 
     def bury_bytes(self, body: bytes) -> None:
@@ -169,7 +169,7 @@ def test_what_may_not_go_back_stays_and_the_stale_go_if_the_operator_says_so(pla
     place.bury("forged", secret="a stranger's")
     place.bury("fine", sent_s_ago=2 * 86400)
     place.bury_bytes(b"rubbish")
-    executed = sealed(ADDRESS, "executed before", kind=Kind.MESSAGE)
+    executed = signed(ADDRESS, "executed before", kind=Kind.MESSAGE)
     place.put_as_a_stranger(executed, **{headers.REASON: "ValueError", "x-servicebus-time": int(time.time())})
     standings = [row["standing"] for row in place.run_json("list")["letters"]]
     assert standings == ["stale", "refused", "good", "refused", "unverified"]
@@ -226,7 +226,7 @@ def test_a_queue_longer_than_many_windows_keeps_its_order(place: Place, monkeypa
     monkeypatch.setattr(walking.Walk, "__init__", tired_soon)
     with place.probe.channel() as channel:
         for number in range(300):
-            body = sealed(ADDRESS, number, kind=Kind.MESSAGE)
+            body = signed(ADDRESS, number, kind=Kind.MESSAGE)
             place._put(channel, body, 60, "odd" if number % 2 else "even")
     (report,) = place.letters().requeue(Filter(reasons=("odd",)), per_s=120.0)
     assert report.error is None
@@ -332,7 +332,7 @@ def test_requeued_letters_are_executed_once_by_the_agent_even_if_they_were_doubl
     place: Place, start_agent: Callable[..., Agent]
 ) -> None:
     agent = start_agent([place.broker]).wait_consuming()
-    bodies = [sealed(ADDRESS, f"n{number}", kind=Kind.MESSAGE) for number in range(20)]
+    bodies = [signed(ADDRESS, f"n{number}", kind=Kind.MESSAGE) for number in range(20)]
     with place.probe.channel() as channel:
         for number, body in enumerate(bodies):
             place._put(channel, body, 60, "ValueError")
@@ -343,7 +343,7 @@ def test_requeued_letters_are_executed_once_by_the_agent_even_if_they_were_doubl
     wait_until(lambda: len(agent.noted("recorded")) == 5, 20)
     assert place.run("requeue", "--all", env=dict(os.environ)).exit_code == 0
     wait_until(lambda: len(set(agent.noted("recorded"))) == 20, 20)
-    place.probe.publish(MESSAGES, sealed(ADDRESS, "the last", kind=Kind.MESSAGE))
+    place.probe.publish(MESSAGES, signed(ADDRESS, "the last", kind=Kind.MESSAGE))
     wait_until(lambda: "the last" in agent.noted("recorded"), 20)
     assert len(agent.noted("recorded")) == 21
     assert place.probe.depth(DEAD) == 0
@@ -378,13 +378,13 @@ def test_nothing_that_a_stranger_copies_among_the_dead_letters_is_executed_again
     for number in range(3):
         made_up = {headers.REASON: "ConnectionError", headers.REQUEUED: f"anything{number}"}
         place.put_as_a_stranger(executed, **made_up, **{"x-servicebus-time": int(time.time())})
-    genuine = sealed(ADDRESS, "buried", kind=Kind.MESSAGE)
+    genuine = signed(ADDRESS, "buried", kind=Kind.MESSAGE)
     burial = letter_headers(genuine)
     for _ in range(3):
         place.put_as_a_stranger(genuine, **burial)
         place.run("requeue", "--all", "--reseal", env=dict(os.environ))
     wait_until(lambda: "buried" in agent.noted("recorded"), 20)
-    place.probe.publish(MESSAGES, sealed(ADDRESS, "the last", kind=Kind.MESSAGE))
+    place.probe.publish(MESSAGES, signed(ADDRESS, "the last", kind=Kind.MESSAGE))
     wait_until(lambda: "the last" in agent.noted("recorded"), 20)
     assert sorted(agent.noted("recorded")) == ["buried", "pay 100", "the last"]
     assert place.probe.depth(DEAD) == 3, "those of the stranger"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner, Result
-from envelopes import sealed
+from envelopes import signed
 from waiting import wait_until
 
 from servicebus.cli.main import servicebus
@@ -188,7 +188,7 @@ def test_a_worker_that_starts_on_a_marked_broker_takes_stored_messages_alone(
     wait_until(lambda: states(agent) == ["drained"], 20, lambda: agent.log())
     assert probe.depth("NODE-01.rpc") is None
     assert probe.depth("NODE-01.control") is None
-    probe.publish("NODE-01.messages", sealed("NODE-01.audit.record", "sent back", kind=Kind.MESSAGE))
+    probe.publish("NODE-01.messages", signed("NODE-01.audit.record", "sent back", kind=Kind.MESSAGE))
     wait_until(lambda: agent.noted("recorded") == ["sent back"])
 
     status = CliRunner().invoke(servicebus, ["status", "--socket", agent.settings["status_socket"]])

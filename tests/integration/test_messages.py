@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 from agents import Agent
-from envelopes import SECRET, sealed
+from envelopes import SECRET, signed
 from probe import Probe
 from waiting import wait_until
 
@@ -164,7 +164,7 @@ class TestOneJournalForAllWorkers:
         """What a Sender that lost a confirm leaves behind: the same envelope on the next broker as well."""
         agent = start_agent(brokers).wait_consuming()
         first, second = Probe(brokers[0]), Probe(brokers[1])
-        body = sealed("NODE-01.audit.record", "copied", kind=Kind.MESSAGE)
+        body = signed("NODE-01.audit.record", "copied", kind=Kind.MESSAGE)
         for probe in (first, second):
             probe.publish("NODE-01.messages", body)
         wait_until(lambda: agent.noted("recorded"))
@@ -174,7 +174,7 @@ class TestOneJournalForAllWorkers:
     def test_a_restarted_agent_remembers_what_it_has_run(self, brokers: list[Broker], start_agent: StartAgent) -> None:
         agent = start_agent(brokers).wait_consuming()
         probe = Probe(brokers[1])
-        body = sealed("NODE-01.audit.record", "copied", kind=Kind.MESSAGE)
+        body = signed("NODE-01.audit.record", "copied", kind=Kind.MESSAGE)
         probe.publish("NODE-01.messages", body)
         wait_until(lambda: agent.noted("recorded"))
         assert agent.stop() == 0

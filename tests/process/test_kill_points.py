@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from agents import Agent
 from click.testing import CliRunner
-from envelopes import sealed
+from envelopes import signed
 from kill_points import INTERRUPTING, OF_CALLS, OF_COPIES, OF_DELAYS, OF_MESSAGES, REPEATING, Point
 from probe import Probe
 from waiting import wait_until
@@ -171,7 +171,7 @@ def deliver(place: Place, make_sender: MakeSender, service: str, request: dict[s
     if copies == 1:
         make_sender(place.agent.configuration()).send(address, request)
         return
-    body = sealed(address, request, kind=Kind.MESSAGE)
+    body = signed(address, request, kind=Kind.MESSAGE)
     for broker in place.brokers:
         Probe(broker).publish(MESSAGES, body, delivery_mode=2)
 
@@ -208,7 +208,7 @@ def test_a_message_that_has_failed_once_is_tried_a_second_time_wherever_its_work
 def test_a_message_on_its_way_from_one_delay_queue_to_the_next_is_executed_once(place: Place) -> None:
     """Its delay is longer than what the first queue holds; from here on it stands in both."""
     request = place.request(Point.COPY_CONFIRMED)
-    body = sealed("NODE-01.life.message", request, kind=Kind.MESSAGE, due_s=2)
+    body = signed("NODE-01.life.message", request, kind=Kind.MESSAGE, due_s=2)
     Probe(place.brokers[0]).publish("NODE-01.messages.delay.1", body, delivery_mode=2)
     place.assert_seen(request, ["started 1", "finished 1"])
 

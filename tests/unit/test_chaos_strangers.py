@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pika
 import pytest
-from envelopes import sealed
+from envelopes import signed
 
 from servicebus.transport.frames import read_properties
 from servicebus.transport.tables import Unreadable
@@ -80,7 +80,7 @@ def test_what_is_unreadable_is(properties: Any) -> None:
 
 
 def message(node: str = "NODE-01", kind: Kind = Kind.MESSAGE, secret: str = SECRET) -> bytes:
-    return sealed(f"{node}.jobs.record", {"op": 7}, kind=kind, secret=secret)
+    return signed(f"{node}.jobs.record", {"op": 7}, kind=kind, secret=secret)
 
 
 def stamped(body: bytes, reason: str = "Failure") -> tuple[bytes, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from envelopes import SECRET, letter_headers, sealed
+from envelopes import SECRET, letter_headers, signed
 
 from servicebus.cli import dead_text
 from servicebus.cli.main import servicebus
@@ -63,7 +63,7 @@ def test_without_any_broker_the_status_is_away_and_each_is_named(file: str, argu
 
 def found(params: Any = None, **more: Any) -> Found:
     """A letter with *params*, or with ``body=``; the rest are its headers."""
-    body = more.pop("body", None) or sealed("N.audit.record", params, kind=Kind.MESSAGE)
+    body = more.pop("body", None) or signed("N.audit.record", params, kind=Kind.MESSAGE)
     reason = more.get(headers.REASON, "ValueError")
     written = {**letter_headers(body, reason, age_s=60), **more}
     letter = read_letter(Delivery(None, 1, body, headers=written), 100_000, Keyring([SECRET]))  # type: ignore[arg-type]

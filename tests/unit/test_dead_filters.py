@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from envelopes import SECRET, envelope, letter_headers, sealed
+from envelopes import SECRET, envelope, letter_headers, signed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,14 +31,14 @@ JUDGE = Judge(CONFIG, "NODE-01")
 
 def letter(body: bytes | None = None, reason: str = "ValueError", **how: Any) -> Letter:
     """A letter that a worker wrote an hour ago; *how* as for ``letter_headers()``."""
-    body = sealed("NODE-01.audit.record", {"a": 1}, kind=Kind.MESSAGE) if body is None else body
+    body = signed("NODE-01.audit.record", {"a": 1}, kind=Kind.MESSAGE) if body is None else body
     found = letter_headers(body, reason, **{"now": NOW, "age_s": 3600, **how})
     return JUDGE.read(Delivery(None, 1, body, headers=found))  # type: ignore[arg-type]
 
 
 def made_up(body: bytes | None = None, **found: Any) -> Letter:
     """A letter that a stranger wrote."""
-    body = sealed("NODE-01.audit.record", {"a": 1}, kind=Kind.MESSAGE) if body is None else body
+    body = signed("NODE-01.audit.record", {"a": 1}, kind=Kind.MESSAGE) if body is None else body
     return JUDGE.read(Delivery(None, 1, body, headers=found))  # type: ignore[arg-type]
 
 
@@ -240,7 +240,7 @@ def test_what_no_worker_buried_or_nobody_of_ours_sent_gets_no_pass(found: Letter
 
 def test_two_letters_of_one_burial_get_one_pass_and_a_later_burial_gets_another() -> None:
     """A worker that was killed before its journal knew of the letter was followed by one that wrote a second letter."""
-    body = sealed("NODE-01.audit.record", kind=Kind.MESSAGE)
+    body = signed("NODE-01.audit.record", kind=Kind.MESSAGE)
 
     def pass_id(**how: Any) -> str:
         header = JUDGE.with_ticket(letter(body, **how), NOW).headers[headers.REQUEUED]

@@ -11,7 +11,7 @@ from typing import Any
 from unittest.mock import ANY, Mock, patch
 
 import pytest
-from envelopes import SECRET, envelope, new_id, sealed, waiting_headers
+from envelopes import SECRET, envelope, new_id, signed, waiting_headers
 from waiting import wait_until
 
 from servicebus.configuration import Configuration
@@ -212,7 +212,7 @@ def fault(disposition: Disposition, body: bytes) -> tuple[str, str]:
 
 class TestCalls:
     def test_a_call_is_run_and_its_reply_belongs_to_it(self, agent: Agent) -> None:
-        body = sealed("NODE-01.math.add", [1, 2])
+        body = signed("NODE-01.math.add", [1, 2])
         disposition = agent.settle(body)
         assert value(disposition, body) == 3
         assert [(pending.delivery.tag, pending.epoch, pending.reply_to) for pending in disposition.pending] == [
@@ -222,44 +222,44 @@ class TestCalls:
         assert agent.dispatcher.unfinished == 0
 
     def test_what_the_service_raises_is_the_callers_to_know(self, agent: Agent) -> None:
-        body = sealed("NODE-01.math.add", "not numbers")
+        body = signed("NODE-01.math.add", "not numbers")
         assert fault(agent.settle(body), body)[0] == "TypeError"
         assert agent.counted == {"failed": 1}
 
     def test_a_result_that_json_cannot_say_is_an_error_of_the_call_and_named(self, agent: Agent) -> None:
-        body = sealed("NODE-01.test.odd", "set")
+        body = signed("NODE-01.test.odd", "set")
         kind, text = fault(agent.settle(body), body)
         assert (kind, "set" in text) == ("EnvelopeError", True)
 
     def test_a_result_that_is_too_large_is_an_error_of_the_call(self, agent: Agent) -> None:
-        body = sealed("NODE-01.test.odd", "large")
+        body = signed("NODE-01.test.odd", "large")
         kind, text = fault(agent.settle(body), body)
         assert (kind, "max_envelope_bytes" in text) == ("EnvelopeError", True)
 
     def test_a_service_that_exits_harms_nobody_but_its_caller(self, agent: Agent) -> None:
         """SystemExit would end the service's thread silently, and every later call would wait for its deadline."""
-        body = sealed("NODE-01.test.odd", "exit")
+        body = signed("NODE-01.test.odd", "exit")
         assert fault(agent.settle(body), body)[0] == "SystemExit"
-        body = sealed("NODE-01.test.odd", "twice")
+        body = signed("NODE-01.test.odd", "twice")
         assert value(agent.settle(body), body) == "first"
 
     def test_the_first_answer_counts_and_none_at_all_is_none(self, agent: Agent) -> None:
-        body = sealed("NODE-01.test.odd", "twice")
+        body = signed("NODE-01.test.odd", "twice")
         assert value(agent.settle(body), body) == "first"
-        body = sealed("NODE-01.test.odd", "nothing")
+        body = signed("NODE-01.test.odd", "nothing")
         assert value(agent.settle(body), body) is None
 
     def test_attributes_that_a_call_sets_do_not_leak_into_the_next(self, agent: Agent) -> None:
         for _ in range(3):
-            body = sealed("NODE-01.test.odd", "state")
+            body = signed("NODE-01.test.odd", "state")
             assert value(agent.settle(body), body) == 1
 
     def test_a_call_whose_deadline_ticket_in_the_inbox_is_not_run(self, agent: Agent) -> None:
         """P3: no call runs after its deadline."""
-        blocker = sealed("NODE-01.test.gate", "blocker")
+        blocker = signed("NODE-01.test.gate", "blocker")
         assert agent.deliver(blocker) is None
         assert agent.gate.entered.acquire(timeout=10)
-        late = sealed("NODE-01.test.gate", "late", ttl_s=0.05)
+        late = signed("NODE-01.test.gate", "late", ttl_s=0.05)
         assert agent.deliver(late) is None
         ends = time.monotonic() + 0.05
         wait_until(lambda: time.monotonic() > ends)
@@ -271,7 +271,7 @@ class TestCalls:
 
     def test_a_service_knows_how_long_its_caller_waits(self, agent: Agent) -> None:
         agent.gate.open.set()
-        agent.settle(sealed("NODE-01.test.gate", ttl_s=20))
+        agent.settle(signed("NODE-01.test.gate", ttl_s=20))
         remaining = agent.gate.remaining[0]
         assert remaining is not None
         assert 19 < remaining <= 20
@@ -279,7 +279,7 @@ class TestCalls:
     def test_replies_go_to_a_direct_reply_address_and_nowhere_else(self, agent: Agent) -> None:
         """Whoever has the secret must still not be able to make an agent write into any queue."""
         for reply_to in (None, "", "NODE-02.messages", "amq.rabbitmq.reply-to"):
-            assert agent.deliver(sealed("NODE-01.math.add", [1]), reply_to=reply_to) is None
+            assert agent.deliver(signed("NODE-01.math.add", [1]), reply_to=reply_to) is None
             assert [pending.reply_to for pending in agent.finished().pending] == [""]
 
 
@@ -298,14 +298,14 @@ class TestRefusals:
     def test_a_bad_call_is_refused_with_its_reason_and_counted(
         self, agent: Agent, reason: str, how: dict[str, Any]
     ) -> None:
-        body = sealed("NODE-01.math.add", **how)
+        body = signed("NODE-01.math.add", **how)
         kind, text = fault(agent.settle(body), body)
         assert (kind, text.partition(":")[0]) == ("refused", reason)
         assert agent.counted == {f"refused.{reason}": 1}
 
     def test_a_stranger_is_refused_and_gets_nothing_signed(self, agent: Agent) -> None:
         """It may have put another caller's id and token on its forgery, to have a refusal signed for that one."""
-        body = sealed("NODE-01.math.add", [1], secret="another secret")
+        body = signed("NODE-01.math.add", [1], secret="another secret")
         disposition = agent.settle(body)
         assert agent.counted == {"refused.signature": 1}
         assert disposition.reply is not None
@@ -317,18 +317,18 @@ class TestRefusals:
 
     def test_a_call_to_another_node_is_refused(self, agent: Agent) -> None:
         """Not answered: signed, it would end a call that was copied here, and runs where it was sent to."""
-        disposition = agent.settle(sealed("NODE-02.math.add", [1]))
+        disposition = agent.settle(signed("NODE-02.math.add", [1]))
         assert (disposition.reply, agent.counted) == (None, {"refused.wrong-node": 1})
 
     def test_a_call_to_an_unknown_service_is_told_so(self, agent: Agent) -> None:
-        body = sealed("NODE-01.math.divide", [1])
+        body = signed("NODE-01.math.divide", [1])
         assert fault(agent.settle(body), body)[0] == "unknown-service"
         assert agent.counted == {"refused.unknown-service": 1}
 
     def test_a_message_service_cannot_be_called_and_an_rpc_service_gets_no_message(self, agent: Agent) -> None:
-        body = sealed("NODE-01.audit.note", "x")
+        body = signed("NODE-01.audit.note", "x")
         assert fault(agent.settle(body), body)[0] == "unknown-service"
-        dead = agent.settle(sealed("NODE-01.math.add", [1], kind=Kind.MESSAGE), Kind.MESSAGE)
+        dead = agent.settle(signed("NODE-01.math.add", [1], kind=Kind.MESSAGE), Kind.MESSAGE)
         assert dead.copy is not None
         assert dead.copy.reason == "unknown-service"
 
@@ -341,7 +341,7 @@ class TestRefusals:
     def test_an_envelope_in_the_wrong_queue_is_refused(self, agent: Agent) -> None:
         """A call that was put into the messages queue would otherwise be handled without its deadline."""
         for kind, queue in ((Kind.CALL, Kind.MESSAGE), (Kind.MESSAGE, Kind.CALL), (Kind.CONTROL, Kind.CALL)):
-            disposition = agent.deliver(sealed("NODE-01.math.add", [1], kind=kind), queue)
+            disposition = agent.deliver(signed("NODE-01.math.add", [1], kind=kind), queue)
             assert disposition is not None
             assert disposition.reply is None
         assert agent.counted == {"refused.wrong-queue": 3}
@@ -359,7 +359,7 @@ class TestRefusals:
         self, agent: Agent, reason: str, how: dict[str, Any]
     ) -> None:
         """What a broker confirmed must not vanish, even if it is only our clock or our secret that is wrong."""
-        disposition = agent.settle(sealed("NODE-01.audit.note", kind=Kind.MESSAGE, **how), Kind.MESSAGE)
+        disposition = agent.settle(signed("NODE-01.audit.note", kind=Kind.MESSAGE, **how), Kind.MESSAGE)
         assert disposition.copy is not None
         assert disposition.copy.reason == reason
         assert agent.counted == {f"refused.{reason}": 1}
@@ -377,20 +377,20 @@ class TestRefusals:
 
 class TestMessages:
     def test_a_message_is_handled_and_then_acked(self, agent: Agent) -> None:
-        disposition = agent.settle(sealed("NODE-01.audit.note", {"what": "x"}, kind=Kind.MESSAGE), Kind.MESSAGE)
+        disposition = agent.settle(signed("NODE-01.audit.note", {"what": "x"}, kind=Kind.MESSAGE), Kind.MESSAGE)
         assert agent.note.noted == [{"what": "x"}]
         assert (disposition.reply, disposition.copy) == (None, None)
         assert agent.counted == {"executed.message": 1}
 
     def test_a_message_whose_handler_raises_is_dead_lettered_with_the_exception(self, agent: Agent) -> None:
-        disposition = agent.settle(sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE), Kind.MESSAGE)
+        disposition = agent.settle(signed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE), Kind.MESSAGE)
         assert disposition.copy is not None
         assert (disposition.copy.reason, disposition.copy.detail) == ("ValueError", "boom it was")
         assert "raise ValueError" in disposition.copy.trace
 
     def test_a_failed_message_that_comes_again_before_its_copy_is_stored_waits_for_that(self, agent: Agent) -> None:
         """The connection was lost in between. It is not run again, and acked without a copy it would vanish."""
-        body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
+        body = signed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
         first = agent.settle(body, Kind.MESSAGE)
         again = agent.deliver(body, Kind.MESSAGE)
         assert again is first
@@ -404,7 +404,7 @@ class TestMessages:
     def test_a_message_that_waited_for_hours_is_still_handled(self, agent: Agent) -> None:
         """Its freshness limit is token_max_age, not its time to live."""
         disposition = agent.settle(
-            sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, sent_s_ago=80_000, ttl_s=1), Kind.MESSAGE
+            signed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, sent_s_ago=80_000, ttl_s=1), Kind.MESSAGE
         )
         assert disposition.copy is None
         assert agent.note.noted == [1]
@@ -414,7 +414,7 @@ class TestFurtherAttempts:
     def test_a_copy_that_comes_before_its_confirm_is_held_and_never_acked_with_its_original(self) -> None:
         """It comes over the consuming connection, its confirm over the other. Joined, both would be acked: lost."""
         agent = Agent(retry_schedule=(1.0,))
-        body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
+        body = signed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
         try:
             first = agent.settle(body, Kind.MESSAGE)
             given = waiting_headers(body, -1, 1)
@@ -438,7 +438,7 @@ class TestFurtherAttempts:
     def test_a_message_that_fails_climbs_the_schedule_and_is_dead_lettered_behind_its_end(self) -> None:
         agent = Agent(retry_schedule=(1, 30))
         try:
-            body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
+            body = signed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
             ends = [self.fail(agent, body) for _ in range(3)]
             assert [end.copy for end in ends[:2]] == [later_attempt(1, 1), later_attempt(30, 2)]
             assert ends[2].copy is not None
@@ -452,7 +452,7 @@ class TestFurtherAttempts:
         agent = Agent(retry_schedule=(1,))
         try:
             id = new_id()
-            body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE, id=id)
+            body = signed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE, id=id)
             ends = [self.fail(agent, body) for _ in range(2)]
             assert [end.copy and end.copy.delay_s for end in ends] == [1, 0]
             assert agent.settle(body, Kind.MESSAGE).copy is None
@@ -467,7 +467,7 @@ class TestFurtherAttempts:
 
     def test_a_pass_makes_a_letter_fresh_that_is_too_old_by_itself(self, agent: Agent) -> None:
         id = new_id()
-        body = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, id=id, sent_s_ago=200_000)
+        body = signed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, id=id, sent_s_ago=200_000)
         old = agent.settle(body, Kind.MESSAGE)
         assert old.copy is not None
         agent.stored(old)
@@ -477,7 +477,7 @@ class TestFurtherAttempts:
 
     def test_a_message_that_was_refused_is_not_run_when_it_is_replayed_at_a_better_moment(self, agent: Agent) -> None:
         """From the future, while a clock was wrong; it stands among the dead letters, and stays there."""
-        body = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, sent_s_ago=-40)
+        body = signed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, sent_s_ago=-40)
         refused = agent.settle(body, Kind.MESSAGE)
         assert refused.copy is not None
         agent.stored(refused)
@@ -488,7 +488,7 @@ class TestFurtherAttempts:
 
     def test_a_refused_message_whose_dead_letter_nobody_confirmed_is_dead_lettered_again(self, agent: Agent) -> None:
         """Run, it would have had its effect and stand among the dead letters."""
-        body = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, sent_s_ago=-40)
+        body = signed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, sent_s_ago=-40)
         assert agent.settle(body, Kind.MESSAGE).copy is not None
         agent.dispatcher.copies.give_up(2)
         better_moment = time.time() + 40
@@ -503,7 +503,7 @@ class TestFurtherAttempts:
         """Another worker of the node holds it, for as long as the id is ours."""
         agent = Agent(retry_schedule=(1,))
         try:
-            body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
+            body = signed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
             unconfirmed = agent.settle(body, Kind.MESSAGE)
             agent.publish(unconfirmed, 1)
             agent.dispatcher.copies.give_up(1)
@@ -516,7 +516,7 @@ class TestFurtherAttempts:
     def test_a_message_that_should_have_been_dead_lettered_is_not_run_once_more(self) -> None:
         agent = Agent(retry_schedule=(1,))
         try:
-            body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
+            body = signed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
             self.fail(agent, body)
             agent.settle(body, Kind.MESSAGE)
             agent.dispatcher.copies.give_up(2)
@@ -530,7 +530,7 @@ class TestFurtherAttempts:
     def test_attempts_on_another_machine_of_the_node_count(self) -> None:
         agent = Agent(retry_schedule=(1, 5, 30))
         try:
-            body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
+            body = signed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
             end = agent.settle(body, Kind.MESSAGE, waiting_headers(body, -1, 2))
             assert end.copy == later_attempt(30, 3)
         finally:
@@ -541,10 +541,10 @@ class TestFurtherAttempts:
         """A forged count must neither skip an attempt nor disturb the requests beside it."""
         agent = Agent(retry_schedule=(1, 5, 30))
         try:
-            body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
+            body = signed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
             forged = {"x-servicebus-attempts": attempts, headers.WAIT: f"1 {attempts} 1 e8e26184:{'0' * 64}"}
             assert agent.settle(body, Kind.MESSAGE, forged).copy == later_attempt(1, 1)
-            body = sealed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
+            body = signed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
             strangers = waiting_headers(body, -1, 2, secret="another secret")
             assert agent.settle(body, Kind.MESSAGE, strangers).copy == later_attempt(1, 1)
         finally:
@@ -553,7 +553,7 @@ class TestFurtherAttempts:
     @pytest.mark.parametrize("says", ["envelope", "worker", "both"])
     def test_a_message_that_is_not_due_is_postponed_wherever_it_comes_from(self, agent: Agent, says: str) -> None:
         """A copy of its bytes that was put past the delay queues, with or without its headers, does not run early."""
-        body = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, due_s=500 if says != "worker" else 0)
+        body = signed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, due_s=500 if says != "worker" else 0)
         marks = waiting_headers(body, 1000, 1) if says != "envelope" else {"x-servicebus-due": 1}
         disposition = agent.deliver_with(body, marks)
         assert disposition is not None and disposition.copy is not None
@@ -563,16 +563,16 @@ class TestFurtherAttempts:
         assert agent.note.noted == []
 
     def test_a_message_that_is_due_is_run(self, agent: Agent) -> None:
-        body = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, due_s=-1)
+        body = signed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, due_s=-1)
         assert agent.settle(body, Kind.MESSAGE).copy is None
         assert agent.note.noted == [1]
 
     def test_a_pass_vouches_for_bytes_whose_own_secret_is_retired_and_for_no_others(self, agent: Agent) -> None:
         id = new_id()
-        retired = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, id=id, secret="retired")
+        retired = signed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, id=id, secret="retired")
         ticket = {headers.REQUEUED: make_requeue_ticket(KEYRING, id, retired, "", int(time.time() * 1000))}
         assert agent.settle(retired, Kind.MESSAGE).copy is not None, "by itself it is refused"
-        other = sealed("NODE-01.audit.note", 2, kind=Kind.MESSAGE, id=id, secret="retired")
+        other = signed("NODE-01.audit.note", 2, kind=Kind.MESSAGE, id=id, secret="retired")
         assert agent.settle(other, Kind.MESSAGE, ticket).copy is not None
         assert agent.settle(retired, Kind.MESSAGE, ticket).copy is None
         assert agent.settle(retired, Kind.MESSAGE, ticket).copy is None, "a replay of bytes and pass"
@@ -580,7 +580,7 @@ class TestFurtherAttempts:
 
     def test_a_pass_that_the_journal_may_have_forgotten_is_too_old(self, agent: Agent) -> None:
         id = new_id()
-        body = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, id=id, sent_s_ago=200_000)
+        body = signed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, id=id, sent_s_ago=200_000)
         made_ms = int((time.time() - CONFIG.token_max_age - CONFIG.clock_skew - 5) * 1000)
         ticket = {headers.REQUEUED: make_requeue_ticket(KEYRING, id, body, "", made_ms)}
         refused = agent.settle(body, Kind.MESSAGE, ticket)
@@ -588,7 +588,7 @@ class TestFurtherAttempts:
         assert (refused.copy.reason, refused.copy.is_known_new) == ("stale", False)
 
     def test_a_message_that_was_running_when_three_workers_died_is_dead_lettered(self, agent: Agent) -> None:
-        body = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE)
+        body = signed("NODE-01.audit.note", 1, kind=Kind.MESSAGE)
         with patch.object(MemoryJournal, "begin_many", lambda *_: [Known(Standing.NEW, None, 4, 3)]):
             disposition = agent.deliver(body, Kind.MESSAGE)
         assert disposition is not None
@@ -597,7 +597,7 @@ class TestFurtherAttempts:
         assert agent.note.noted == []
 
     def test_a_call_whose_worker_died_with_it_is_interrupted(self, agent: Agent) -> None:
-        body = sealed("NODE-01.math.add", [1, 2])
+        body = signed("NODE-01.math.add", [1, 2])
         with patch.object(MemoryJournal, "begin_many", lambda *_: [Known(Standing.INTERRUPTED, None, 1, 1)]):
             disposition = agent.deliver(body)
         assert disposition is not None
@@ -605,7 +605,7 @@ class TestFurtherAttempts:
 
     def test_what_the_journal_had_to_forget_is_refused_and_not_run(self, agent: Agent) -> None:
         """It may have been run: a call is told so, and a message goes to the dead letters."""
-        call, message = sealed("NODE-01.math.add", [1, 2]), sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE)
+        call, message = signed("NODE-01.math.add", [1, 2]), signed("NODE-01.audit.note", 1, kind=Kind.MESSAGE)
         with patch.object(MemoryJournal, "begin_many", lambda *_: [Known(Standing.FORGOTTEN, None, 1)]):
             answered, dead = agent.deliver(call), agent.deliver(message, Kind.MESSAGE)
         assert answered is not None
@@ -619,12 +619,12 @@ class TestFurtherAttempts:
     def test_the_journal_is_told_when_a_request_was_signed(self, agent: Agent) -> None:
         journal = agent.dispatcher._journal
         with patch.object(journal, "turn", wraps=journal.turn) as turn:
-            assert agent.deliver(sealed("NODE-01.math.add", [1, 2], sent_s_ago=3)) is None
+            assert agent.deliver(signed("NODE-01.math.add", [1, 2], sent_s_ago=3)) is None
         (_ends, (start,), _now) = turn.call_args.args
         assert 2.5 < time.time() - start.sent_at < 60
 
     def test_what_another_worker_runs_is_held_until_its_caller_gives_up(self, agent: Agent) -> None:
-        body = sealed("NODE-01.math.add", [1, 2], ttl_s=0.1)
+        body = signed("NODE-01.math.add", [1, 2], ttl_s=0.1)
         received = agent.receive(body)
         assert isinstance(received, Job)
         with patch.object(MemoryJournal, "begin_many", lambda *_: [Known(Standing.RUNNING)]):
@@ -635,7 +635,7 @@ class TestFurtherAttempts:
 
     def test_a_journal_that_cannot_be_told_changes_nothing(self, agent: Agent) -> None:
         """What is finished is offered again until it is written; only then is anybody answered."""
-        body = sealed("NODE-01.math.add", [1, 2])
+        body = signed("NODE-01.math.add", [1, 2])
         assert agent.deliver(body) is None
         wait_until(lambda: agent.outcomes)
         with (
@@ -649,7 +649,7 @@ class TestFurtherAttempts:
     def test_a_release_that_the_journal_could_not_be_told_is_told_later(self) -> None:
         agent = Agent(inbox_size=0)
         try:
-            body = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE)
+            body = signed("NODE-01.audit.note", 1, kind=Kind.MESSAGE)
             with patch.object(MemoryJournal, "release_many", side_effect=JournalUnavailable("here", "locked")):
                 agent.deliver(body, Kind.MESSAGE)
                 assert agent.deliver(body, Kind.MESSAGE) is None
@@ -664,7 +664,7 @@ class TestFurtherAttempts:
 class TestReplays:
     def test_a_replayed_call_is_not_run_again_and_gets_the_same_answer(self, agent: Agent) -> None:
         agent.gate.open.set()
-        body = sealed("NODE-01.test.gate", "once")
+        body = signed("NODE-01.test.gate", "once")
         first = agent.settle(body)
         second = agent.deliver(body)
         assert second is not None
@@ -674,7 +674,7 @@ class TestReplays:
 
     def test_a_copy_that_comes_while_the_first_runs_waits_for_its_end(self, agent: Agent) -> None:
         """Redelivered after a reconnect: one run, and both deliveries are answered and acked by it."""
-        body = sealed("NODE-01.test.gate", "once")
+        body = signed("NODE-01.test.gate", "once")
         assert agent.deliver(body) is None
         assert agent.deliver(body) is None
         agent.gate.open.set()
@@ -684,7 +684,7 @@ class TestReplays:
         assert agent.counted == {"joined": 1, "executed.call": 1}
 
     def test_a_replayed_message_is_acked_without_being_handled(self, agent: Agent) -> None:
-        body = sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE)
+        body = signed("NODE-01.audit.note", 1, kind=Kind.MESSAGE)
         agent.settle(body, Kind.MESSAGE)
         again = agent.deliver(body, Kind.MESSAGE)
         assert again is not None
@@ -697,8 +697,8 @@ class TestReplays:
     ) -> None:
         """The stored reply is signed over the first request's token, so it belongs to that one only."""
         id = new_id()
-        agent.settle(sealed("NODE-01.math.add", [1, 2], id=id))
-        other = sealed("NODE-01.math.add", [5, 5], id=id)
+        agent.settle(signed("NODE-01.math.add", [1, 2], id=id))
+        other = signed("NODE-01.math.add", [5, 5], id=id)
         disposition = agent.deliver(other)
         assert disposition is not None
         with pytest.raises(EnvelopeError):
@@ -709,7 +709,7 @@ class TestReplays:
         self, agent: Agent, monkeypatch: pytest.MonkeyPatch, set_by_s: float, is_late: bool
     ) -> None:
         true_time = time.time
-        body = sealed("NODE-01.math.add", [1, 2], sent_s_ago=3.0, ttl_s=2.5 if is_late else 30.0)
+        body = signed("NODE-01.math.add", [1, 2], sent_s_ago=3.0, ttl_s=2.5 if is_late else 30.0)
         monkeypatch.setattr("servicebus.protocol.v2.time.time", lambda: true_time() + set_by_s)
         received = agent.receive(body)
         assert isinstance(received, Disposition) == is_late
@@ -718,7 +718,7 @@ class TestReplays:
 
     def test_a_call_from_the_future_is_not_run_and_its_sender_is_told_the_time(self, agent: Agent) -> None:
         """How long it was on its way cannot be known: to guess would let it, and those after it, run late."""
-        body = sealed("NODE-01.math.add", [1, 2], sent_s_ago=-1.5)
+        body = signed("NODE-01.math.add", [1, 2], sent_s_ago=-1.5)
         early = agent.receive(body)
         assert isinstance(early, Disposition)
         told = answer(early, body).fault
@@ -731,8 +731,8 @@ class TestReplays:
     @pytest.mark.parametrize("held_s", [0.0, 1.0])
     def test_nothing_is_learnt_of_a_sender_whose_clock_was_ahead(self, agent: Agent, held_s: float) -> None:
         """It has been set right since."""
-        agent.receive(sealed("NODE-01.math.add", [1, 2], id="0123456789abcdef-1", sent_s_ago=-1.5))
-        body = sealed("NODE-01.math.add", [1, 2], id="0123456789abcdef-2", sent_s_ago=held_s, ttl_s=1000.0)
+        agent.receive(signed("NODE-01.math.add", [1, 2], id="0123456789abcdef-1", sent_s_ago=-1.5))
+        body = signed("NODE-01.math.add", [1, 2], id="0123456789abcdef-2", sent_s_ago=held_s, ttl_s=1000.0)
         received = agent.receive(body)
         assert isinstance(received, Job)
         remaining_s = received.incoming.remaining_s
@@ -742,8 +742,8 @@ class TestReplays:
     def test_a_busy_or_expired_call_may_come_again_under_its_id(self, agent: Agent) -> None:
         full = Agent(inbox_size=1)
         try:
-            assert full.deliver(sealed("NODE-01.test.gate", 1)) is None
-            body = sealed("NODE-01.test.gate", 2)
+            assert full.deliver(signed("NODE-01.test.gate", 1)) is None
+            body = signed("NODE-01.test.gate", 2)
             busy = full.deliver(body)
             assert busy is not None
             assert fault(busy, body)[0] == "busy"
@@ -758,21 +758,21 @@ class TestReplays:
 class TestFullInboxes:
     def test_a_full_inbox_answers_calls_busy_with_a_hint_when_to_come_back(self, agent: Agent) -> None:
         for number in range(4):
-            assert agent.deliver(sealed("NODE-01.test.gate", number)) is None
-        body = sealed("NODE-01.test.gate", 4)
+            assert agent.deliver(signed("NODE-01.test.gate", number)) is None
+        body = signed("NODE-01.test.gate", 4)
         disposition = agent.deliver(body)
         assert disposition is not None
         reply = answer(disposition, body)
         assert reply.fault is not None
         assert reply.fault.type == "busy"
         assert reply.fault.retry_after_ms
-        other = sealed("NODE-01.math.add", [1, 2])
+        other = signed("NODE-01.math.add", [1, 2])
         assert value(agent.settle(other), other) == 3
 
     def test_a_full_inbox_defers_messages(self) -> None:
         agent = Agent(inbox_size=0)
         try:
-            disposition = agent.deliver(sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE), Kind.MESSAGE)
+            disposition = agent.deliver(signed("NODE-01.audit.note", 1, kind=Kind.MESSAGE), Kind.MESSAGE)
             assert disposition is not None
             assert disposition.copy == later_attempt(1.0, 0, is_deferred=True)
             assert agent.counted == {"busy": 1}
@@ -782,10 +782,10 @@ class TestFullInboxes:
 
 class TestStopping:
     def test_new_calls_are_told_that_the_agent_stops_and_accepted_ones_are_answered(self, agent: Agent) -> None:
-        accepted = sealed("NODE-01.test.gate", "accepted")
+        accepted = signed("NODE-01.test.gate", "accepted")
         assert agent.deliver(accepted) is None
         agent.dispatcher.is_stopping = True
-        late = sealed("NODE-01.math.add", [1])
+        late = signed("NODE-01.math.add", [1])
         disposition = agent.deliver(late)
         assert disposition is not None
         assert fault(disposition, late)[0] == "stopping"
@@ -794,7 +794,7 @@ class TestStopping:
 
     def test_a_copy_of_an_accepted_call_still_gets_its_answer_while_stopping(self, agent: Agent) -> None:
         """The Sender lost its connection and asks again: "stopping" would make it run the call elsewhere, twice."""
-        body = sealed("NODE-01.test.gate", "accepted")
+        body = signed("NODE-01.test.gate", "accepted")
         assert agent.deliver(body) is None
         agent.dispatcher.is_stopping = True
         assert agent.deliver(body) is None
@@ -806,7 +806,7 @@ class TestStopping:
 
     def test_messages_that_the_broker_had_sent_already_are_handled(self, agent: Agent) -> None:
         agent.dispatcher.is_stopping = True
-        agent.settle(sealed("NODE-01.audit.note", 1, kind=Kind.MESSAGE), Kind.MESSAGE)
+        agent.settle(signed("NODE-01.audit.note", 1, kind=Kind.MESSAGE), Kind.MESSAGE)
         assert agent.note.noted == [1]
 
 
@@ -852,7 +852,7 @@ class TestServiceThreads:
         with caplog.at_level(logging.ERROR):
             thread.start()
             wait_until(lambda: caplog.records)
-        body = sealed("NODE-01.test.it")
+        body = signed("NODE-01.test.it")
         dispatcher = Dispatcher(EventLoop("test"), {(Kind.CALL, "test.it"): thread}, MemoryJournal(), "mq-a")
         channel: Any = None
         assert admit(dispatcher, Delivery(channel, 1, body, reply_to=REPLY_TO), agent.protocol) is None
@@ -868,7 +868,7 @@ class TestServiceThreads:
         thread.start()
         channel: Any = None
         for tag in range(6):
-            delivery = Delivery(channel, tag, sealed("NODE-01.test.it"), reply_to=REPLY_TO)
+            delivery = Delivery(channel, tag, signed("NODE-01.test.it"), reply_to=REPLY_TO)
             assert admit(dispatcher, delivery, agent.protocol) is None
         for _ in range(3):
             assert gate.entered.acquire(timeout=10)
@@ -885,7 +885,7 @@ class TestServiceThreads:
         dispatcher = Dispatcher(EventLoop("test"), {(Kind.CALL, "test.it"): thread}, MemoryJournal(), "mq-a")
         channel: Any = None
         for tag in range(50):
-            delivery = Delivery(channel, tag, sealed("NODE-01.test.it", [tag]), reply_to=REPLY_TO)
+            delivery = Delivery(channel, tag, signed("NODE-01.test.it", [tag]), reply_to=REPLY_TO)
             assert admit(dispatcher, delivery, agent.protocol) is None
         thread.stop()
         thread.start()
@@ -899,7 +899,7 @@ class TestServiceThreads:
         agent = Agent()
         dispatcher = Dispatcher(EventLoop("test"), {(Kind.CALL, "test.it"): thread}, MemoryJournal(), "mq-a")
         channel: Any = None
-        delivery = Delivery(channel, 1, sealed("NODE-01.test.it"), reply_to=REPLY_TO)
+        delivery = Delivery(channel, 1, signed("NODE-01.test.it"), reply_to=REPLY_TO)
         assert admit(dispatcher, delivery, agent.protocol) is None
         thread.stop()
         assert not thread.join(time.monotonic() + 0.05)
@@ -910,7 +910,7 @@ class TestServiceThreads:
 
 def test_the_envelope_helper_makes_what_the_codec_reads() -> None:
     request = envelope("NODE-01.math.add", [1, 2], id="0123456789abcdef-7")
-    read = decode_envelope(sealed("NODE-01.math.add", [1, 2], id="0123456789abcdef-7"), 10_000)
+    read = decode_envelope(signed("NODE-01.math.add", [1, 2], id="0123456789abcdef-7"), 10_000)
     assert (read.id, read.node, read.params) == (request.id, request.node, request.params)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from envelopes import SECRET, sealed
+from envelopes import SECRET, signed
 from waiting import wait_until
 
 import servicebus
@@ -34,7 +34,7 @@ REPLY_TO = "amq.rabbitmq.reply-to.g1h2"
 
 def job(kind: Kind, params: Any = None, ttl_s: float = 30.0) -> Job:
     no: Any = None
-    body = sealed("NODE-01.test.it", params, kind=kind, ttl_s=ttl_s)
+    body = signed("NODE-01.test.it", params, kind=kind, ttl_s=ttl_s)
     delivery = Delivery(no, 1, body, reply_to=REPLY_TO if kind is Kind.CALL else None)
     incoming = PROTOCOL.decode_request(delivery)
     deadline = None if incoming.remaining_s is None else time.monotonic() + incoming.remaining_s

@@ -8,7 +8,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from envelopes import SECRET, sealed
+from envelopes import SECRET, signed
 from loops import turning
 from waiting import wait_until
 
@@ -145,7 +145,7 @@ class Worker:
         service = "echo" if kind is Kind.CALL else "note"
         deliveries = []
         for tag, value in enumerate(params, 1):
-            body = sealed(f"NODE-01.test.{service}", value, kind=kind)
+            body = signed(f"NODE-01.test.{service}", value, kind=kind)
             reply_to = REPLY_TO if kind is Kind.CALL else None
             given = marks[tag - 1] if marks is not None else None
             deliveries.append(Delivery(channel, tag, body, str(tag), reply_to, str(tag), given))
@@ -359,7 +359,7 @@ def test_what_could_not_be_read_and_is_in_the_wrong_queue_is_not_answered(
 ) -> None:
     """A signed refusal would tell the caller of a call that runs, and was copied here, that it did not run."""
     break_after_reading(worker, monkeypatch)
-    body = sealed(f"NODE-01.test.{'echo' if kind is Kind.CALL else 'note'}", ODD, kind=kind)
+    body = signed(f"NODE-01.test.{'echo' if kind is Kind.CALL else 'note'}", ODD, kind=kind)
     channel: Any = worker.consuming
     lane = Kind.MESSAGE if kind is Kind.CALL else Kind.CALL
     delivery = Delivery(channel, 1, body, "1", REPLY_TO, "1", None)
@@ -541,7 +541,7 @@ def test_a_reply_that_raises_while_the_journal_cannot_be_asked_costs_that_call_a
 def test_a_call_whose_end_cannot_be_noted_is_answered_and_so_is_its_copy(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    body = sealed("NODE-01.test.echo", "once")
+    body = signed("NODE-01.test.echo", "once")
     with monkeypatch.context() as full:
         break_ends(worker, full)
         worker.call(1, body)
@@ -563,7 +563,7 @@ def test_a_call_whose_end_cannot_be_noted_is_answered_and_so_is_its_copy(
 def test_what_a_service_declines_while_the_journal_cannot_be_told_is_declined_at_once_and_once(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    body = sealed("NODE-01.test.declines")
+    body = signed("NODE-01.test.declines")
     with monkeypatch.context() as full:
         break_all(worker, full)
         worker.call(1, body)

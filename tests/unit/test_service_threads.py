@@ -9,7 +9,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from envelopes import SECRET, sealed
+from envelopes import SECRET, signed
 from waiting import wait_until
 
 from servicebus.configuration import Configuration
@@ -33,7 +33,7 @@ LOCKED = pytest.mark.parametrize("lock", [None, "account"])
 
 def job(kind: Kind = Kind.CALL, params: Any = None) -> Job:
     no: Any = None
-    delivery = Delivery(no, 1, sealed("NODE-01.test.it", params, kind=kind), reply_to="here")
+    delivery = Delivery(no, 1, signed("NODE-01.test.it", params, kind=kind), reply_to="here")
     return Job(delivery, 1, "here", PROTOCOL.decode_request(delivery), PROTOCOL)
 
 
