@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,7 @@ class LoggingService:
         """
         # The import contract: nobody in servicebus knows the package of the server program, which is started here.
         module = importlib.import_module("logging_service.server")
-        inherited = [] if keep_files else _open_files()
+        inherited = {} if keep_files else _open_files()
         chosen = module.Options(
             file=os.fspath(filename),
             port=port,
@@ -215,28 +216,38 @@ def _listed(secret: Secrets) -> tuple[str, ...]:
     return (secret,) if isinstance(secret, str) else tuple(secret)
 
 
-def _open_files() -> list[int]:
-    numbers = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
-    # Without the one that listed the folder: the server to come may get its number.
-    return [number for number in numbers if number > 2 and _is_open(number)]
+_Files = dict[int, tuple[int, int]]
+"""Which file stands behind a descriptor: its device and inode."""
 
 
-def _is_open(number: int) -> bool:
-    try:
-        os.fstat(number)
-    except OSError:
-        return False
-    return True
+def _open_files() -> _Files:
+    files = {}
+    for entry in Path("/proc/self/fd").iterdir():
+        number = int(entry.name)
+        if number > 2:
+            with suppress(OSError):  # the one that listed the folder
+                files[number] = _identity(number)
+    return files
 
 
-def _let_go(files: Sequence[int]) -> None:
-    """Point the descriptors elsewhere. Not closed: a finalizer that closes one later must not hit a newer file."""
+def _identity(number: int) -> tuple[int, int]:
+    status = os.fstat(number)
+    return status.st_dev, status.st_ino
+
+
+def _let_go(files: _Files) -> None:
+    """Point the descriptors elsewhere. Not closed: a finalizer that closes one later must not hit a newer file.
+
+    Those that were closed since *files* were listed are left out: the number may be another file's.
+    """
     nowhere = os.open(os.devnull, os.O_RDWR)
-    for number in files:
-        os.dup2(nowhere, number, inheritable=False)
+    for number, identity in files.items():
+        with suppress(OSError):  # closed
+            if _identity(number) == identity:
+                os.dup2(nowhere, number, inheritable=False)
 
 
-def _serve(server: Any, after_fork_hook: Callable[[], object] | None, inherited: Sequence[int]) -> None:
+def _serve(server: Any, after_fork_hook: Callable[[], object] | None, inherited: _Files) -> None:
     """The server's process. What it inherited must not reach into it: signal handlers, a logger that feeds itself."""
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_DFL)

@@ -145,6 +145,41 @@ def test_the_parent_does_not_hold_the_port_of_a_server_that_died(tmp_path: Path,
     again.join(5)
 
 
+def test_the_log_server_of_an_agent_is_started_again_as_often_as_it_dies(tmp_path: Path, port: int) -> None:
+    """It lets go of its master's files; what was closed between their listing and the fork is none of them any more."""
+    ended = program(
+        """
+        import signal, time
+        from servicebus._agent_logging import AgentLogging
+        from servicebus.configuration import Configuration
+        settings = Configuration({"hosts": ["h"], "secret_token": "s",
+                                  "logging": {"server": True, "file": path, "port": port}}).logging
+        closed_at_fork = []
+        os.register_at_fork(before=lambda: [os.close(closed_at_fork.pop()) for _ in closed_at_fork[:]])
+        agent = AgentLogging(settings)
+        agent.start()
+        for count in range(3):
+            closed_at_fork += os.pipe()
+            server = agent._server.pid
+            os.kill(server, signal.SIGKILL)
+            while agent._server.pid == server:
+                agent.turn()
+                time.sleep(0.01)
+            logging.warning("record %d", count)
+            deadline = time.monotonic() + 30
+            while f"record {count}" not in pathlib.Path(path).read_text():
+                assert time.monotonic() < deadline, count
+                agent.turn()
+                time.sleep(0.01)
+            assert agent._server.is_alive()
+        agent.stop()
+        """,
+        tmp_path / "x.log",
+        port,
+    )
+    assert passed(ended)
+
+
 def test_the_server_ends_soon_after_its_parent_was_killed(tmp_path: Path, port: int) -> None:
     ended = program(
         """
