@@ -38,6 +38,8 @@ LOG = get_logger(__name__)
 
 Hook = Callable[[], Any]
 
+_LAST_ITERATION_S = 1.0
+
 
 class Worker:
     """Serves one host until told to stop; ``run()`` is its main thread and returns the exit code.
@@ -118,7 +120,8 @@ class Worker:
         self._call_hook(self._after_fork, "after-fork hook")
         for service in self._services:
             service.start()
-        threading.Thread(target=self._loop.run, name=self._loop.name, daemon=True).start()
+        io_thread = threading.Thread(target=self._loop.run, name=self._loop.name, daemon=True)
+        io_thread.start()
         self._pipeline.start()
         self._consumer.start()
         self._watcher.start()
@@ -129,7 +132,8 @@ class Worker:
             ).run()
             self._watcher.stop()
             is_clean = is_clean and not self._pipeline.is_damaged
-            if is_clean:
+            io_thread.join(_LAST_ITERATION_S)
+            if is_clean and not io_thread.is_alive():  # its housekeeping would ask a closed journal
                 # Else our number dies with our last thread: until then a service may start what others would start too.
                 self._journal.close()
         finally:
