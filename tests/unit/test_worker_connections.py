@@ -164,7 +164,7 @@ def test_under_an_alarm_it_waits_without_a_complaint_and_goes_on_afterwards(
 @pytest.mark.parametrize("what", ["messages", "rpc", "control"])
 def test_a_queue_that_was_deleted_is_there_again(bus: VirtualBus, worker: VirtualWorker, what: str) -> None:
     worker.broker.forget_queue(f"{NODE}.{what}")
-    bus.time.advance(15)
+    bus.time.advance(5)
     assert worker.consumers(what) == 1 and worker.state == "consuming"
     assert bus.result(bus.call("after")) == "after"
 
