@@ -191,7 +191,7 @@ class Answers:
         may_be_another = False
         if path is not None:
             path.outstanding.pop(request.id, None)
-            path.trust.lose(why)
+            path.health.fail(why)
             may_be_another = self._watch.ask(path, now)
         request.not_run()
         if request.pinned is None:

@@ -12,7 +12,7 @@ from servicebus.client.hosts import SPARE_AFTER_S
 from servicebus.client.path import Path
 from servicebus.client.watch import Finding, Ping, Pinger
 from servicebus.configuration import Configuration
-from servicebus.policy.paths import Trust
+from servicebus.policy.paths import Health
 from servicebus.protocol.interface import OutgoingRequest, SenderProtocol
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.transport.loggers import get_logger
@@ -78,12 +78,12 @@ class CompatPinger(Pinger):
         return not self._newest.has_heard(node) if self._named is None else node in self._named
 
     def ping(self, path: Path, now: float) -> None:
-        self._send(path, path.protocol if path.trust.is_healthy else self._newest, now)
+        self._send(path, path.protocol if path.health.is_healthy else self._newest, now)
 
     def look_further(self, path: Path, now: float) -> bool:
         if not self._may_be_old(path.node):
             return False
-        self._send(path, self._old, now, is_timed=not path.trust.is_healthy)
+        self._send(path, self._old, now, is_timed=not path.health.is_healthy)
         return True
 
     def look_around(self, path: Path, now: float) -> None:
@@ -98,7 +98,7 @@ class CompatPinger(Pinger):
             return self._learned(path, self._newest)
         if not self._may_be_old(path.node):
             return None
-        if path.protocol is self._old and path.trust.is_healthy:
+        if path.protocol is self._old and path.health.is_healthy:
             return Finding(path, is_alive=True)
         self._send(path, self._newest, now, why=_CONFIRM)
         return None
@@ -107,7 +107,7 @@ class CompatPinger(Pinger):
         path = ping.path
         if ping.why == _CONFIRM and self._may_be_old(path.node):
             return self._learned(path, self._old)
-        if ping.why == _UPGRADE or (ping.protocol is not path.protocol and path.trust.is_healthy):
+        if ping.why == _UPGRADE or (ping.protocol is not path.protocol and path.health.is_healthy):
             return None  # the node uses the version of the path, not this one
         if ping.protocol is self._newest and not ping.why and self._may_be_old(path.node):
             self._send(path, self._old, now)
@@ -118,6 +118,6 @@ class CompatPinger(Pinger):
         if is_news:
             path.protocol = protocol
             path.lacks_queue_until = 0.0
-            path.trust = Trust()  # what failed was the version, not the path
+            path.health = Health()  # what failed was the version, not the path
             path.probe_at = 0.0
         return Finding(path, is_alive=True, is_news=is_news)

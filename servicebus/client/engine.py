@@ -229,7 +229,7 @@ class Engine:
 
     def link_up(self, link: Link) -> None:
         now = time.monotonic()
-        link.trust.recover(now)
+        link.health.recover(now)
         for path in link.paths.values():
             path.revive(now)
         LOG.debug("%s: connected", link.host.name)
@@ -244,7 +244,7 @@ class Engine:
             return
         now = time.monotonic()
         LOG.debug("%s: %s", link.host.name, reason)
-        link.trust.lose(reason)
+        link.health.fail(reason)
         self._scheduler.each(orphans, lambda request: self._scheduler.take_back(request, link, reason, now))
         for request in self._pending.pinned_to(link):
             self._pending.finish(request)
@@ -258,11 +258,11 @@ class Engine:
     def link_blocked(self, link: Link, reason: str | None) -> None:
         now = time.monotonic()
         if reason is None:
-            link.trust.recover(now)
+            link.health.recover(now)
             self._scheduler.retry_waiting(now)
             return
         LOG.warning("%s: blocked by the broker (%s); leaving it", link.host.name, reason)
-        link.trust.lose(f"blocked by the broker ({reason})")
+        link.health.fail(f"blocked by the broker ({reason})")
         why = f"blocked by the broker ({reason})"
         self._scheduler.each(link.take_orphans(), lambda request: self._scheduler.take_back(request, link, why, now))
 
@@ -288,7 +288,7 @@ class Engine:
 
     def path_dead(self, path: Path, why: str) -> None:
         now = time.monotonic()
-        path.trust.lose(why)
+        path.health.fail(why)
         path.clock.heard(now)
         orphans = list(path.outstanding.values())
         path.outstanding.clear()

@@ -41,8 +41,8 @@ class HostSelector:
         if request.kind is MESSAGE and (path.lacks_queue(now) or (first.denials.known and first.denies(request, now))):
             return False
         if len(self._links) == 1:
-            return path.trust.is_healthy
-        return not (path.trust.failed or first.trust.failed)
+            return path.health.is_healthy
+        return not (path.health.failed or first.health.failed)
 
     def _compare(self, links: Sequence[Link], request: Request, now: float) -> Link | None:
         node = request.address.node
@@ -56,9 +56,9 @@ class HostSelector:
                 and not (is_message and path.lacks_queue(now))
                 and not link.refuses(request, now)
                 and not link.denies(request, now),
-                is_trusted=link.trust.is_trusted(now, patience_s),
-                path_is_healthy=path.trust.is_healthy,
-                path_is_trusted=path.trust.is_trusted(now, patience_s),
+                is_stable=link.health.restored(now, patience_s),
+                path_is_healthy=path.health.is_healthy,
+                path_is_stable=path.health.restored(now, patience_s),
             )
 
         found = choose(links, look)
@@ -82,7 +82,7 @@ class HostSelector:
         for link in self._links:
             if link is not first and link.is_usable and not link.refuses(request, now):
                 path = link.path(node, now)
-                if path.trust.is_healthy and path.protocol is request.protocol:
+                if path.health.is_healthy and path.protocol is request.protocol:
                     return link
         return None
 
@@ -174,7 +174,7 @@ class Connector:
         """The link that the next request to any node would take; any thread may ask."""
         usable = [link for link in self._links if link.is_usable]
         for link in usable:
-            if link.trust.has_earned(now, self._config.failback_after):
+            if link.health.is_stable(now, self._config.failback_after):
                 return link
         return usable[0] if usable else None
 
@@ -202,5 +202,5 @@ class Connector:
         """A host that was too slow must prove itself before it is preferred again."""
         for link in links:
             link.is_wanted = True
-            if not link.is_up and not link.trust.failed:
-                link.trust.lose("too slow to connect")
+            if not link.is_up and not link.health.failed:
+                link.health.fail("too slow to connect")

@@ -14,8 +14,8 @@ from servicebus.configuration import BrokerHost, Configuration
 from servicebus.errors import ConnectFailed, MessageTooLarge, TransportError
 from servicebus.policy.connection import Event, State
 from servicebus.policy.denials import DENIED, HOLDS_S, Denials
-from servicebus.policy.liveness import PingClock, Verdict
-from servicebus.policy.paths import Trust
+from servicebus.policy.liveness import PingAction, PingClock
+from servicebus.policy.paths import Health
 from servicebus.policy.size_limit import SizeLimit
 from servicebus.protocol.interface import OutgoingPublish, SenderProtocol
 from servicebus.transport.amqp import AmqpConnection
@@ -70,7 +70,7 @@ class Link:
     ):
         self.host = host
         self.newest = protocols[0]
-        self.trust = Trust()
+        self.health = Health()
         self.size_limit = SizeLimit()
         self.denials = Denials()
         self.paths: dict[str, Path] = {}
@@ -314,11 +314,11 @@ class Link:
             self._bytes_heard = self.bytes_received
             self._clock.heard(now)
         oldest = self._channels.oldest_unconfirmed() if self._channels is not None else None
-        verdict = self._clock.verdict(now, oldest.published_at if oldest else None)
-        if verdict is Verdict.PING:
+        action = self._clock.action(now, oldest.published_at if oldest else None)
+        if action is PingAction.PING:
             self._clock.pinged(now)
             self.ask_broker()
-        elif verdict is Verdict.DEAD:
+        elif action is PingAction.DEAD:
             on_dead(self)
 
     def ask_broker(self) -> None:

@@ -116,7 +116,7 @@ class IdleNodes:
         """Whether a tick would find nothing to do for *path*, until it is used again."""
         if path.outstanding or path.clock.pinged_at is not None or path.oldest() is not None:
             return False
-        if path.trust.is_healthy and path.protocol is path.link.newest:
+        if path.health.is_healthy and path.protocol is path.link.newest:
             return True
         return now - path.used_at >= SPARE_AFTER_S and not self._is_awaited(path.node)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from servicebus.errors import EnvelopeError
 from servicebus.policy.liveness import PingClock
-from servicebus.policy.paths import Trust
+from servicebus.policy.paths import Health
 
 if TYPE_CHECKING:
     from servicebus.client.link import Link
@@ -23,6 +23,7 @@ class Path:
         "clock",
         "doubt",
         "given_up_since",
+        "health",
         "lacks_queue_until",
         "link",
         "link_bytes_at_ping",
@@ -31,7 +32,6 @@ class Path:
         "probe_at",
         "protocol",
         "shift_ms",
-        "trust",
         "used_at",
     )
 
@@ -41,7 +41,7 @@ class Path:
         self.clock = clock
         self.protocol: SenderProtocol = link.newest
         """The version that the node speaks, as far as is known."""
-        self.trust = Trust()
+        self.health = Health()
         self.outstanding: dict[str, Request] = {}
         """In the order of publishing, so the first is the oldest."""
         self.given_up_since = 0.0
@@ -60,7 +60,7 @@ class Path:
         """Why answers over this path are not believed, if any came."""
 
     def __repr__(self) -> str:
-        return f"<Path {self.link.host.name}->{self.node} outstanding={len(self.outstanding)} {self.trust!r}>"
+        return f"<Path {self.link.host.name}->{self.node} outstanding={len(self.outstanding)} {self.health!r}>"
 
     def oldest(self) -> float | None:
         """When the oldest request was published that was not answered.
@@ -93,4 +93,4 @@ class Path:
 
     def heard(self, now: float) -> None:
         self.clock.heard(now)
-        self.trust.recover(now)
+        self.health.recover(now)

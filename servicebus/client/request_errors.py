@@ -108,6 +108,6 @@ def _of_no_use(link: Link, request: Request) -> str:
     if why := link.denies(request, time.monotonic()):
         return why
     path = link.paths.get(request.address.node)
-    if link.is_usable and path is not None and not path.trust.is_healthy:
-        return path.trust.reason
+    if link.is_usable and path is not None and not path.health.is_healthy:
+        return path.health.reason
     return link.describe()

@@ -18,7 +18,7 @@ from servicebus.client.link import Link
 from servicebus.client.path import Path
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
-from servicebus.policy.liveness import Verdict
+from servicebus.policy.liveness import PingAction
 from servicebus.protocol.interface import SenderProtocol
 from servicebus.wire.envelope import make_id
 from servicebus.wire.printable import printable
@@ -193,9 +193,9 @@ class PathWatch:
             return
         path = finding.path
         if not finding.is_alive:
-            self._events.path_dead(path, path.trust.reason or AWAY)
+            self._events.path_dead(path, path.health.reason or AWAY)
             return
-        was_dead = not path.trust.is_healthy
+        was_dead = not path.health.is_healthy
         if not finding.takes_calls:
             path.clock.heard(now)  # what it has taken may be waited for; new calls go elsewhere
             return
@@ -206,17 +206,17 @@ class PathWatch:
             self._events.path_alive(path)
 
     def _check(self, path: Path, is_awaited: Callable[[str], bool], now: float) -> None:
-        verdict = path.clock.verdict(now, path.oldest())
-        if verdict is Verdict.DEAD:
+        action = path.clock.action(now, path.oldest())
+        if action is PingAction.DEAD:
             if path.link.bytes_received == path.link_bytes_at_ping:
                 self._link_is_silent(path.link)
             else:
                 doubt = f"answered a ping, but cannot be believed ({printable(str(path.doubt))})" if path.doubt else ""
                 self._events.path_dead(path, doubt or "the node did not answer a ping")
-        elif verdict is Verdict.PING:
+        elif action is PingAction.PING:
             self._pinger.ping(path, now)
             self._events.path_suspect(path)
-        elif not path.trust.is_healthy:
+        elif not path.health.is_healthy:
             self._probe(path, is_awaited(path.node), now)
         else:
             self._pinger.look_around(path, now)

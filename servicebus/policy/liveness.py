@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 
-class Verdict(Enum):
+class PingAction(Enum):
     QUIET = "nothing to do"
     PING = "send a ping now"
     DEAD = "the ping was not answered in time"
@@ -49,11 +49,11 @@ class PingClock:
             return self.pinged_at + self.ping_timeout_s
         return self.heard_at + self.ping_after_s
 
-    def verdict(self, now: float, waiting_since: float | None) -> Verdict:
+    def action(self, now: float, waiting_since: float | None) -> PingAction:
         """What to do now, when the oldest unanswered request dates from *waiting_since* (None: there is none)."""
         if self.pinged_at is not None:
-            return Verdict.DEAD if now - self.pinged_at >= self.ping_timeout_s else Verdict.QUIET
+            return PingAction.DEAD if now - self.pinged_at >= self.ping_timeout_s else PingAction.QUIET
         if waiting_since is None:
-            return Verdict.QUIET
+            return PingAction.QUIET
         silent_since = max(waiting_since, self.heard_at)
-        return Verdict.PING if now - silent_since >= self.ping_after_s else Verdict.QUIET
+        return PingAction.PING if now - silent_since >= self.ping_after_s else PingAction.QUIET

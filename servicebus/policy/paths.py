@@ -1,7 +1,7 @@
-"""Which broker a call should travel over: trust in hosts and in paths, a path being (broker, node).
+"""Which broker a call should travel over: the health of hosts and of paths, a path being (broker, node).
 
-A host or path that failed is not trusted again before it was healthy for ``failback_after_s``: a broker that flaps
-would otherwise take every caller along each time. An untrusted one is still used when there is nothing better.
+A host or path that failed is not stable before it has been healthy for ``failback_after_s``: a broker that flaps would
+otherwise take every caller along each time. One that is not stable is still used when there is nothing better.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 
-class Trust:
-    """Whether something that failed has earned its place back."""
+class Health:
+    """Whether a host or a path works, and since when."""
 
     __slots__ = ("failed", "healthy_since", "reason")
 
@@ -21,14 +21,14 @@ class Trust:
         self.reason = ""
 
     def __repr__(self) -> str:
-        return f"<Trust failed={self.failed} healthy_since={self.healthy_since} {self.reason}>"
+        return f"<Health failed={self.failed} healthy_since={self.healthy_since} {self.reason}>"
 
     @property
     def is_healthy(self) -> bool:
         """Not failed, or working again since."""
         return not self.failed or self.healthy_since is not None
 
-    def lose(self, reason: str) -> None:
+    def fail(self, reason: str) -> None:
         self.failed = True
         self.healthy_since = None
         self.reason = reason
@@ -38,14 +38,14 @@ class Trust:
         if self.failed and self.healthy_since is None:
             self.healthy_since = now
 
-    def has_earned(self, now: float, failback_after_s: float) -> bool:
-        """Whether ``is_trusted()`` would say so. Changes nothing, so any thread may ask."""
+    def is_stable(self, now: float, failback_after_s: float) -> bool:
+        """Whether it never failed, or has been healthy for long enough. Changes nothing, so any thread may ask."""
         healthy_since = self.healthy_since
         return not self.failed or (healthy_since is not None and now - healthy_since >= failback_after_s)
 
-    def is_trusted(self, now: float, failback_after_s: float) -> bool:
-        """Whether it never failed or has earned its place back; what happened before is forgotten then."""
-        if not self.has_earned(now, failback_after_s):
+    def restored(self, now: float, failback_after_s: float) -> bool:
+        """As ``is_stable()``; once it is stable, an earlier failure is forgotten."""
+        if not self.is_stable(now, failback_after_s):
             return False
         if self.failed:
             self.failed = False
@@ -59,22 +59,22 @@ class Candidate(NamedTuple):
 
     is_usable: bool
     """Connected, not blocked, not excluded for this request."""
-    is_trusted: bool
+    is_stable: bool
     path_is_healthy: bool
-    path_is_trusted: bool
+    path_is_stable: bool
 
 
 Host = TypeVar("Host")
 
 
 def choose(hosts: Iterable[Host], look: Callable[[Host], Candidate]) -> Host | None:
-    """The best host in order of preference: trusted ones first, then recovered ones; None when no path is healthy."""
+    """The best host in order of preference: stable ones first, then recovered ones; None when no path is healthy."""
     fallback: Host | None = None
     for host in hosts:
         seen = look(host)
         if not (seen.is_usable and seen.path_is_healthy):
             continue
-        if seen.is_trusted and seen.path_is_trusted:
+        if seen.is_stable and seen.path_is_stable:
             return host
         if fallback is None:
             fallback = host

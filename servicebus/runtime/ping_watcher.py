@@ -16,7 +16,7 @@ import time
 
 from servicebus.configuration import Configuration
 from servicebus.policy.connection import State
-from servicebus.policy.liveness import PingClock, Verdict
+from servicebus.policy.liveness import PingAction, PingClock
 from servicebus.runtime.consumer import NodeConsumer
 from servicebus.runtime.control import ControlLane
 from servicebus.transport.loggers import get_logger
@@ -80,12 +80,12 @@ class PingWatcher:
         moved_at = self._consumer.echo_moved_at
         if clock.pinged_at is not None and moved_at > clock.pinged_at:
             clock.moved(moved_at)
-        verdict = clock.verdict(now, clock.heard_at)
-        if verdict is Verdict.PING:
+        action = clock.action(now, clock.heard_at)
+        if action is PingAction.PING:
             clock.pinged(now)
             self._loop.post(self._consumer.send_echo)
             return min(clock.due_at, now + clock.ping_after_s * (1 + _ECHO_TAKES))
-        if verdict is Verdict.DEAD:
+        if action is PingAction.DEAD:
             LOG.warning("%s: no echo through the broker; reconnecting", self._consumer.host.name)
             self._consumer.reconnect(f"no echo through the broker within {clock.ping_timeout_s:g} s")
             clock.heard(now)

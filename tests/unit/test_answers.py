@@ -18,7 +18,7 @@ from servicebus.client.scheduler import RequestScheduler
 from servicebus.errors import CallTimeout, EnvelopeError, SendRefused, ServiceBusError, ServiceBusy
 from servicebus.policy.denials import Denials
 from servicebus.policy.liveness import PingClock
-from servicebus.policy.paths import Trust
+from servicebus.policy.paths import Health
 from servicebus.policy.size_limit import SizeLimit
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
@@ -55,7 +55,7 @@ class FakeLink:
 
     def __init__(self, name: str):
         self.host: Any = SimpleNamespace(name=name)
-        self.trust = Trust()
+        self.health = Health()
         self.size_limit = SizeLimit()
         self.denials = Denials()
         self.paths: dict[str, Path] = {}

@@ -78,7 +78,7 @@ class World:
         pass
 
     def path_dead(self, path: Path, why: str) -> None:
-        path.trust.lose(why)
+        path.health.fail(why)
         path.clock.heard(self.now)
 
     def request(self, node: str) -> Request:
@@ -165,7 +165,7 @@ def test_what_waits_keeps_its_node() -> None:
 def test_a_node_in_use_is_kept_with_what_is_known_of_its_other_paths() -> None:
     world = World()
     dead = world.links[1].path("NODE", world.now)
-    dead.trust.lose("no agent of the node consumes there")
+    dead.health.fail("no agent of the node consumes there")
     for _ in range(10):
         world.answer(world.call("NODE"))
         world.pass_s(KEPT_S / 2)
@@ -204,7 +204,7 @@ def test_a_dead_path_is_probed_again_when_a_request_waits_for_it() -> None:
     call = world.call("NODE")
     path: Path = link.paths["NODE"]
     world.pending.finish(call)
-    path.trust.lose("no agent of the node consumes there")
+    path.health.fail("no agent of the node consumes there")
     world.pass_s(2 * SPARE_AFTER_S, ticks=240)
     assert not link.active
     pings = world.connections[0].pings

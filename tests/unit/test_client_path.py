@@ -8,7 +8,7 @@ from typing import Any, cast
 from servicebus.client.path import Path
 from servicebus.client.pending import PendingRequests
 from servicebus.client.request import Request
-from servicebus.policy.liveness import PingClock, Verdict
+from servicebus.policy.liveness import PingAction, PingClock
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
 
@@ -52,7 +52,7 @@ def test_a_request_that_was_given_up_is_still_owed_an_answer() -> None:
         PendingRequests().give_up(published(asked, at))
     assert asked.outstanding == {}
     assert asked.oldest() == 100.1
-    assert asked.clock.verdict(100.7, asked.oldest()) is Verdict.PING
+    assert asked.clock.action(100.7, asked.oldest()) is PingAction.PING
 
 
 def test_the_oldest_of_those_that_wait_and_those_that_were_given_up_counts() -> None:

@@ -51,7 +51,7 @@ def test_a_broker_that_says_nothing_makes_room_for_the_next_after_the_stagger(bu
     bus.time.advance(0.02)
     assert future.done()
     assert bus.state() == ["connecting", "up", "idle"]
-    assert bus.links[0].trust.reason == "too slow to connect"
+    assert bus.links[0].health.reason == "too slow to connect"
     assert bus.links[0].is_wanted
     bus.brokers[0].thaw()
     bus.result(bus.call())

@@ -103,8 +103,8 @@ def test_a_node_that_does_not_answer_a_ping_is_left_and_its_broker_is_not(bus: V
     assert bus.result(future) == "elsewhere"
     assert [name for name, *_ in node.calls] == ["mq-a:5672", "mq-b:5672"]
     assert bus.state() == ["up", "up"]
-    assert bus.links[0].paths[NODE].trust.reason == "the node did not answer a ping"
-    assert bus.links[0].trust.is_healthy
+    assert bus.links[0].paths[NODE].health.reason == "the node did not answer a ping"
+    assert bus.links[0].health.is_healthy
 
 
 def test_a_long_call_is_waited_for_while_its_node_answers_pings(bus: VirtualBus) -> None:
@@ -172,7 +172,7 @@ def test_an_agent_that_stops_hands_new_calls_on(bus: VirtualBus) -> None:
     other.answer = lambda _incoming: "elsewhere"
     assert [bus.result(bus.call()) for _ in range(3)] == ["elsewhere"] * 3
     assert (len(stopping.calls), len(other.calls)) == (1, 3)
-    assert bus.links[0].paths[NODE].trust.reason == "the agent there is stopping"
+    assert bus.links[0].paths[NODE].health.reason == "the agent there is stopping"
 
 
 def test_calls_go_back_to_the_preferred_broker_when_it_has_earned_it(bus: VirtualBus) -> None:
@@ -296,7 +296,7 @@ def test_messages_leave_a_broker_that_is_blocked(bus: VirtualBus) -> None:
     assert "blocked by the broker (low on disk)" in bus.engine.status()["hosts"][0]["reason"]
     bus.brokers[0].unblock()
     bus.time.settle()
-    assert bus.links[0].connections.blocked is None and bus.links[0].trust.is_healthy
+    assert bus.links[0].connections.blocked is None and bus.links[0].health.is_healthy
     assert '"order"' in node.messages
 
 

@@ -51,7 +51,7 @@ def test_the_first_that_is_usable_is_taken(hosts: Hosts) -> None:
 
 def test_the_order_may_be_reversed_for_one_request(hosts: Hosts) -> None:
     assert hosts.choose(reverse=True) == "mq-c"
-    hosts.path(2).trust.lose("dead")
+    hosts.path(2).health.fail("dead")
     assert hosts.choose(reverse=True) == "mq-b"
 
 
@@ -64,26 +64,26 @@ def test_a_request_for_one_link_takes_no_other(hosts: Hosts) -> None:
 
 @pytest.mark.parametrize("what", ["host", "path"])
 def test_what_has_failed_is_used_when_it_has_earned_it_or_there_is_nothing_better(hosts: Hosts, what: str) -> None:
-    trust = hosts.links[0].trust if what == "host" else hosts.path(0).trust
-    trust.lose("lost")
+    health = hosts.links[0].health if what == "host" else hosts.path(0).health
+    health.fail("lost")
     assert hosts.choose() == "mq-b"
-    trust.recover(NOW)
+    health.recover(NOW)
     assert hosts.choose(now=NOW + FAILBACK_S - 1) == "mq-b"
     hosts.links[1].is_usable = hosts.links[2].is_usable = False
     assert hosts.choose(now=NOW + 1) == "mq-a", "nothing better"
     hosts.links[1].is_usable = True
     assert hosts.choose(now=NOW + FAILBACK_S) == "mq-a"
-    assert not trust.failed, "and is as good as new"
+    assert not health.failed, "and is as good as new"
 
 
 def test_a_dead_path_takes_no_call_and_a_message_if_there_is_no_other(hosts: Hosts) -> None:
     for number in range(3):
-        hosts.path(number).trust.lose("no agent")
+        hosts.path(number).health.fail("no agent")
     assert hosts.choose(Kind.CALL) is None
     assert hosts.choose(Kind.MESSAGE) == "mq-a", "it is safe in the node's queue"
     single = Hosts(1)
     assert single.choose() == "mq-a"
-    single.path(0).trust.lose("no agent")
+    single.path(0).health.fail("no agent")
     assert single.choose() is None
 
 
@@ -136,11 +136,11 @@ def test_a_second_copy_goes_over_another_link_that_speaks_the_same(hosts: Hosts)
         return None if link is None else str(link.host.name)
 
     assert beside(0) == "mq-b"
-    hosts.path(1).trust.lose("dead")
+    hosts.path(1).health.fail("dead")
     assert beside(0) == "mq-c"
     assert beside(2) == "mq-a"
     hosts.path(2).protocol = "older"
     assert beside(0) is None
-    hosts.path(1).trust.recover(NOW)
+    hosts.path(1).health.recover(NOW)
     hosts.links[1].is_usable = False
     assert beside(0) is None

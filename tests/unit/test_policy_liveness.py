@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servicebus.policy.liveness import PingClock, Verdict
+from servicebus.policy.liveness import PingAction, PingClock
 
 
 def clock_at(now: float = 100.0) -> PingClock:
@@ -12,48 +12,48 @@ def clock_at(now: float = 100.0) -> PingClock:
 
 def test_nothing_is_pinged_while_nobody_waits() -> None:
     """An idle bus is silent: a fast call costs no ping, and no call costs none either."""
-    assert clock_at().verdict(10_000.0, None) is Verdict.QUIET
+    assert clock_at().action(10_000.0, None) is PingAction.QUIET
 
 
 def test_a_ping_is_due_when_something_has_been_waited_for_long_enough() -> None:
     clock = clock_at()
-    assert clock.verdict(100.49, 100.0) is Verdict.QUIET
-    assert clock.verdict(100.5, 100.0) is Verdict.PING
+    assert clock.action(100.49, 100.0) is PingAction.QUIET
+    assert clock.action(100.5, 100.0) is PingAction.PING
 
 
 def test_a_request_that_just_began_to_wait_is_given_its_time_on_a_link_that_was_idle_for_long() -> None:
     clock = clock_at()
-    assert clock.verdict(500.0, 499.9) is Verdict.QUIET
-    assert clock.verdict(500.4, 499.9) is Verdict.PING
+    assert clock.action(500.0, 499.9) is PingAction.QUIET
+    assert clock.action(500.4, 499.9) is PingAction.PING
 
 
 def test_whatever_is_heard_puts_the_ping_off() -> None:
     clock = clock_at()
     clock.heard(100.4)
-    assert clock.verdict(100.6, 100.0) is Verdict.QUIET
-    assert clock.verdict(100.9, 100.0) is Verdict.PING
+    assert clock.action(100.6, 100.0) is PingAction.QUIET
+    assert clock.action(100.9, 100.0) is PingAction.PING
 
 
 def test_only_one_ping_is_under_way() -> None:
     clock = clock_at()
     clock.pinged(100.5)
-    assert clock.verdict(101.0, 100.0) is Verdict.QUIET
+    assert clock.action(101.0, 100.0) is PingAction.QUIET
 
 
 def test_an_unanswered_ping_means_death_even_when_nobody_waits_any_more() -> None:
     clock = clock_at()
     clock.pinged(100.5)
-    assert clock.verdict(101.99, 100.0) is Verdict.QUIET
-    assert clock.verdict(102.0, 100.0) is Verdict.DEAD
-    assert clock.verdict(102.0, None) is Verdict.DEAD
+    assert clock.action(101.99, 100.0) is PingAction.QUIET
+    assert clock.action(102.0, 100.0) is PingAction.DEAD
+    assert clock.action(102.0, None) is PingAction.DEAD
 
 
 def test_an_answer_in_time_is_life_and_the_next_ping_comes_after_the_usual_silence() -> None:
     clock = clock_at()
     clock.pinged(100.5)
     clock.heard(101.9)
-    assert clock.verdict(102.1, 100.0) is Verdict.QUIET
-    assert clock.verdict(102.4, 100.0) is Verdict.PING
+    assert clock.action(102.1, 100.0) is PingAction.QUIET
+    assert clock.action(102.4, 100.0) is PingAction.PING
 
 
 def test_who_always_waits_knows_when_there_is_something_to_do() -> None:
@@ -72,10 +72,10 @@ def test_a_side_that_is_silent_is_found_dead_by_two_looks_at_the_due_times(
     clock = PingClock(ping_after_s, ping_timeout_s, begun)
     just_after = 1e-6
     pinged_at = clock.due_at + just_after
-    assert clock.verdict(pinged_at, clock.heard_at) is Verdict.PING
+    assert clock.action(pinged_at, clock.heard_at) is PingAction.PING
     clock.pinged(pinged_at)
-    assert clock.verdict(clock.due_at - just_after, clock.heard_at) is Verdict.QUIET
-    assert clock.verdict(clock.due_at + just_after, clock.heard_at) is Verdict.DEAD
+    assert clock.action(clock.due_at - just_after, clock.heard_at) is PingAction.QUIET
+    assert clock.action(clock.due_at + just_after, clock.heard_at) is PingAction.DEAD
 
 
 @given(
@@ -96,11 +96,11 @@ def test_a_silent_side_is_found_dead_within_both_limits_and_never_before_a_ping(
         if turn < heard_until:
             clock.heard(now)
             last_heard = now
-        verdict = clock.verdict(now, 0.0)
-        if verdict is Verdict.PING:
+        action = clock.action(now, 0.0)
+        if action is PingAction.PING:
             assert now - last_heard >= ping_after_s - 1e-9
             clock.pinged(now)
-        if verdict is Verdict.DEAD:
+        if action is PingAction.DEAD:
             assert turn >= heard_until, "it had been heard a moment ago"
             assert ping_timeout_s - 1e-9 <= now - last_heard <= ping_after_s + ping_timeout_s + 0.6
             return

@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servicebus.policy.paths import Candidate, Trust, choose, next_to_connect
+from servicebus.policy.paths import Candidate, Health, choose, next_to_connect
 
-GOOD = Candidate(is_usable=True, is_trusted=True, path_is_healthy=True, path_is_trusted=True)
-RECOVERED = Candidate(is_usable=True, is_trusted=False, path_is_healthy=True, path_is_trusted=True)
-PATH_RECOVERED = Candidate(is_usable=True, is_trusted=True, path_is_healthy=True, path_is_trusted=False)
-PATH_DEAD = Candidate(is_usable=True, is_trusted=True, path_is_healthy=False, path_is_trusted=False)
-DOWN = Candidate(is_usable=False, is_trusted=True, path_is_healthy=True, path_is_trusted=True)
+GOOD = Candidate(is_usable=True, is_stable=True, path_is_healthy=True, path_is_stable=True)
+RECOVERED = Candidate(is_usable=True, is_stable=False, path_is_healthy=True, path_is_stable=True)
+PATH_RECOVERED = Candidate(is_usable=True, is_stable=True, path_is_healthy=True, path_is_stable=False)
+PATH_DEAD = Candidate(is_usable=True, is_stable=True, path_is_healthy=False, path_is_stable=False)
+DOWN = Candidate(is_usable=False, is_stable=True, path_is_healthy=True, path_is_stable=True)
 CANDIDATES = st.builds(Candidate, st.booleans(), st.booleans(), st.booleans(), st.booleans())
 
 
@@ -18,66 +18,66 @@ def chosen(*seen: Candidate) -> int | None:
     return choose(range(len(seen)), lambda index: seen[index])
 
 
-class TestTrust:
+class TestHealth:
     def test_a_newcomer_is_trusted_at_once(self) -> None:
-        """A Sender's first call goes to the first host of the list; trust is only lost by failing."""
-        trust = Trust()
-        assert trust.is_healthy
-        assert trust.is_trusted(0.0, 30.0)
+        """A Sender's first call goes to the first host of the list; health is only lost by failing."""
+        health = Health()
+        assert health.is_healthy
+        assert health.restored(0.0, 30.0)
 
     def test_what_failed_is_neither_healthy_nor_trusted(self) -> None:
-        trust = Trust()
-        trust.lose("connection refused")
-        assert not trust.is_healthy
-        assert not trust.is_trusted(1e9, 30.0)
-        assert "connection refused" in repr(trust)
+        health = Health()
+        health.fail("connection refused")
+        assert not health.is_healthy
+        assert not health.restored(1e9, 30.0)
+        assert "connection refused" in repr(health)
 
     def test_what_works_again_is_healthy_at_once_and_trusted_only_after_a_while(self) -> None:
-        trust = Trust()
-        trust.lose("died")
-        trust.recover(100.0)
-        assert trust.is_healthy
-        assert not trust.is_trusted(129.9, 30.0)
-        assert trust.is_trusted(130.0, 30.0)
-        assert (trust.failed, trust.reason) == (False, "")
+        health = Health()
+        health.fail("died")
+        health.recover(100.0)
+        assert health.is_healthy
+        assert not health.restored(129.9, 30.0)
+        assert health.restored(130.0, 30.0)
+        assert (health.failed, health.reason) == (False, "")
 
     def test_asking_what_it_has_earned_changes_nothing(self) -> None:
         """Another thread may ask, while the engine's hears of the next failure."""
-        trust = Trust()
-        trust.lose("died")
-        trust.recover(100.0)
-        assert not trust.has_earned(129.9, 30.0)
-        assert trust.has_earned(130.0, 30.0)
-        assert (trust.failed, trust.healthy_since, trust.reason) == (True, 100.0, "died")
+        health = Health()
+        health.fail("died")
+        health.recover(100.0)
+        assert not health.is_stable(129.9, 30.0)
+        assert health.is_stable(130.0, 30.0)
+        assert (health.failed, health.healthy_since, health.reason) == (True, 100.0, "died")
 
     def test_further_good_news_does_not_start_the_time_again(self) -> None:
-        trust = Trust()
-        trust.lose("died")
+        health = Health()
+        health.fail("died")
         for now in (100.0, 110.0, 120.0, 129.0):
-            trust.recover(now)
-        assert trust.is_trusted(130.0, 30.0)
+            health.recover(now)
+        assert health.restored(130.0, 30.0)
 
     def test_one_that_flaps_starts_its_time_again(self) -> None:
-        trust = Trust()
-        trust.lose("died")
-        trust.recover(100.0)
-        trust.lose("died again")
-        assert not trust.is_healthy
-        trust.recover(120.0)
-        assert not trust.is_trusted(140.0, 30.0)
-        assert trust.is_trusted(150.0, 30.0)
+        health = Health()
+        health.fail("died")
+        health.recover(100.0)
+        health.fail("died again")
+        assert not health.is_healthy
+        health.recover(120.0)
+        assert not health.restored(140.0, 30.0)
+        assert health.restored(150.0, 30.0)
 
     def test_good_news_of_one_that_never_failed_changes_nothing(self) -> None:
-        trust = Trust()
-        trust.recover(100.0)
-        assert trust.healthy_since is None
-        assert trust.is_trusted(100.0, 30.0)
+        health = Health()
+        health.recover(100.0)
+        assert health.healthy_since is None
+        assert health.restored(100.0, 30.0)
 
     def test_without_a_waiting_time_it_is_trusted_as_soon_as_it_works(self) -> None:
-        trust = Trust()
-        trust.lose("died")
-        trust.recover(5.0)
-        assert trust.is_trusted(5.0, 0.0)
+        health = Health()
+        health.fail("died")
+        health.recover(5.0)
+        assert health.restored(5.0, 0.0)
 
 
 class TestChoose:
@@ -100,7 +100,7 @@ class TestChoose:
     def test_the_choice_is_usable_and_no_better_one_stands_before_it(self, seen: list[Candidate]) -> None:
         index = chosen(*seen)
         usable = [n for n, one in enumerate(seen) if one.is_usable and one.path_is_healthy]
-        trusted = [n for n in usable if seen[n].is_trusted and seen[n].path_is_trusted]
+        trusted = [n for n in usable if seen[n].is_stable and seen[n].path_is_stable]
         assert index == next(iter(trusted or usable), None)
 
 

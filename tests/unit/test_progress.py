@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from servicebus.policy.liveness import PingClock, Verdict
+from servicebus.policy.liveness import PingAction, PingClock
 from servicebus.runtime.echo_progress import EchoProgress
 from servicebus.transport.progress import Progress
 
@@ -74,11 +74,11 @@ def test_a_second_question_waits_for_the_answer_to_the_first() -> None:
 def test_the_time_to_answer_runs_from_the_last_byte_that_moved() -> None:
     clock = PingClock(0.5, 1.5, 0.0)
     clock.moved(0.2)
-    assert clock.verdict(0.6, 0.0) is Verdict.PING, "nothing is asked yet: nothing is put off"
+    assert clock.action(0.6, 0.0) is PingAction.PING, "nothing is asked yet: nothing is put off"
     clock.pinged(0.6)
     clock.moved(2.0)
-    assert clock.verdict(3.4, 0.0) is Verdict.QUIET
-    assert clock.verdict(3.5, 0.0) is Verdict.DEAD
+    assert clock.action(3.4, 0.0) is PingAction.QUIET
+    assert clock.action(3.5, 0.0) is PingAction.DEAD
 
 
 class Broker(Connection):

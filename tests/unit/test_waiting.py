@@ -146,11 +146,11 @@ def test_what_is_too_large_for_the_broker_that_is_left_does_not_stop_the_others(
 
 def test_a_path_that_lives_again_wakes_what_waits_for_its_node_alone(bus: Bus) -> None:
     for node in ("A", "B"):
-        bus.links[0].path(node, bus.now).trust.lose("away")
+        bus.links[0].path(node, bus.now).health.fail("away")
     mine = [bus.carry(Kind.CALL, "A") for _ in range(3)]
     for _ in range(3):
         bus.carry(Kind.CALL, "B")
-    bus.links[0].path("A", bus.now).trust.recover(bus.now)
+    bus.links[0].path("A", bus.now).health.recover(bus.now)
     before = bus.routed
     bus.scheduler.retry_waiting(bus.now, "A")
     assert bus.routed - before == 3

@@ -54,11 +54,11 @@ def test_a_dead_path_that_is_asked_for_is_found_and_used_again(bus: VirtualBus) 
     bus.time.advance(20)
     assert bus.state() == ["up", "up"]
     assert [broker.connects for broker in bus.brokers] == [2, 2], "the brokers have answered all the time"
-    assert not bus.links[0].paths[NODE].trust.is_healthy
+    assert not bus.links[0].paths[NODE].health.is_healthy
     node.answers_pings = True
     node.answer = lambda _incoming: "alive"
     bus.time.advance(2)
-    assert bus.links[0].paths[NODE].trust.is_healthy, "a probe has found it"
+    assert bus.links[0].paths[NODE].health.is_healthy, "a probe has found it"
     assert bus.result(bus.call()) == "alive"
 
 
@@ -150,5 +150,5 @@ def test_a_node_whose_queue_is_gone_is_found_out_at_once(bus: VirtualBus) -> Non
     for node, broker in zip(nodes, bus.brokers, strict=True):
         node.stop(broker)
     future = bus.call()
-    assert bus.links[0].paths[NODE].trust.reason == "no agent of the node consumes there"
+    assert bus.links[0].paths[NODE].health.reason == "no agent of the node consumes there"
     assert isinstance(bus.error(future), NodeUnavailable)
