@@ -7,7 +7,7 @@ from typing import Any
 
 from logging_service.lines import LineFormat
 from logging_service.refusals import Refusals
-from logging_service.sessions import Session, Sessions
+from logging_service.sessions import LogSession, LogSessions
 from servicebus.errors import EnvelopeError
 from servicebus.wire.logrecord import (
     Batch,
@@ -42,7 +42,7 @@ class Intake:
     """
 
     def __init__(self, server_id: bytes, line_format: LineFormat, signer: Signer | None, buffer_bytes: int):
-        self.sessions = Sessions(server_id)
+        self.sessions = LogSessions(server_id)
         self.refusals = Refusals()
         self.lost = 0
         self.repeated = 0
@@ -52,8 +52,8 @@ class Intake:
         self._buffer_bytes = buffer_bytes
         self._window = 0
         self._lines: list[bytes] = []
-        self._heard: dict[tuple[bytes, Any], Session] = {}
-        self._losses: dict[bytes, tuple[Session, int]] = {}
+        self._heard: dict[tuple[bytes, Any], LogSession] = {}
+        self._losses: dict[bytes, tuple[LogSession, int]] = {}
         self.share_window(0.0)
 
     def take(self, raw: bytes, address: Any, now: float, unix_ms: float) -> Datagram | None:
@@ -139,7 +139,7 @@ class Intake:
         self._heard[session.sender, address] = session
         return None
 
-    def _take_new(self, session: Session, packet: Datagram, address: Any) -> None:
+    def _take_new(self, session: LogSession, packet: Datagram, address: Any) -> None:
         batches = session.receive(packet)
         while True:
             try:
@@ -151,7 +151,7 @@ class Intake:
                 batches = session.receive_more()
         self.sessions.account(session)
 
-    def _take_batch(self, session: Session, batch: Batch) -> None:
+    def _take_batch(self, session: LogSession, batch: Batch) -> None:
         lost = session.lost_before(batch)
         if lost:
             self.lost += lost

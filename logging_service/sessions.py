@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from servicebus.errors import EnvelopeError
 from servicebus.wire.logrecord import MAX_BATCH_BYTES, Batch, Datagram, Kind, decode_batch
 
-__all__ = ["Session", "Sessions"]
+__all__ = ["LogSession", "LogSessions"]
 
 MAX_AHEAD = 512
 """Packets above a hole that are kept; four times what a client of ours has on its way."""
@@ -23,7 +23,7 @@ ACTIVE_S = 5.0
 
 
 @dataclass(slots=True)
-class Session:
+class LogSession:
     """One process's log channel. ``next_record`` is the number of the first record that is not yet known of."""
 
     id: bytes
@@ -130,8 +130,8 @@ class Session:
         return decode_batch(b"".join(pieces))
 
 
-class Sessions:
-    """All lanes, the longest unheard one forgotten when there are too many: its process is told at its next packet.
+class LogSessions:
+    """All sessions. Of too many the longest silent one is forgotten; its process is told at its next packet.
 
     Args:
         server_id: 16 hexadecimal digits that no server had before, so that no datagram is good for two servers.
@@ -140,12 +140,12 @@ class Sessions:
     def __init__(self, server_id: bytes, max_sessions: int = MAX_SESSIONS):
         self._server_id = server_id
         self._max_sessions = max_sessions
-        self._by_sender: OrderedDict[bytes, Session] = OrderedDict()
+        self._by_sender: OrderedDict[bytes, LogSession] = OrderedDict()
         self._held_bytes = 0
         self.count = 0
         """How many there were."""
 
-    def find(self, datagram: Datagram, now: float) -> Session | None:
+    def find(self, datagram: Datagram, now: float) -> LogSession | None:
         """The session that a packet belongs to, if it is known."""
         session = self._by_sender.get(datagram.sender)
         if session is None or session.id != datagram.session:
@@ -154,7 +154,7 @@ class Sessions:
         self._by_sender.move_to_end(datagram.sender)
         return session
 
-    def greet(self, sender: bytes, pid: int, name: str, next_record: int, now: float) -> Session:
+    def greet(self, sender: bytes, pid: int, name: str, next_record: int, now: float) -> LogSession:
         """The session of a process that says hello: the one it has, else a new one.
 
         A repeated hello changes nothing once a packet came, and a session once forgotten never comes back: what was
@@ -163,7 +163,7 @@ class Sessions:
         session = self._by_sender.get(sender)
         if session is None:
             self.count += 1
-            session = Session(b"%s-%d" % (self._server_id, self.count), sender, pid, name, next_record, now)
+            session = LogSession(b"%s-%d" % (self._server_id, self.count), sender, pid, name, next_record, now)
             self._by_sender[sender] = session
             if len(self._by_sender) > self._max_sessions:
                 self._forget(next(iter(self._by_sender)))
@@ -171,7 +171,7 @@ class Sessions:
             session.greeted_again(pid, name, next_record)
         return session
 
-    def account(self, session: Session) -> None:
+    def account(self, session: LogSession) -> None:
         """Count what *session* holds by now. When all hold too much, the one that holds most is forgotten."""
         held = session.held_bytes
         self._held_bytes += held - session.counted_bytes

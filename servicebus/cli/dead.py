@@ -12,7 +12,7 @@ from servicebus.cli.exit_codes import ExitCode
 from servicebus.cli.group import CommandGroup, Failure
 from servicebus.cli.options import Command, config_option, host_named, json_option, node_named
 from servicebus.cli.output import Output, warn
-from servicebus.cli.progress import Progress
+from servicebus.cli.progress import ProgressLine
 from servicebus.configuration import Configuration
 from servicebus.errors import NoBrokerAvailable
 from servicebus.operations.filters import Filter, parse_age, parse_rate
@@ -81,7 +81,7 @@ class _Selection:
     def letters(self) -> DeadLetters:
         from servicebus.operations.dead import DeadLetters  # here, so that --help does not wait for pika
 
-        progress = Progress("dead letters looked at")
+        progress = ProgressLine("dead letters looked at")
         return DeadLetters(
             self._configuration,
             self.node,

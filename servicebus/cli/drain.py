@@ -15,7 +15,7 @@ from servicebus.cli.output import Output, warn
 from servicebus.configuration import Configuration
 
 if TYPE_CHECKING:
-    from servicebus.operations.maintenance import Standing
+    from servicebus.operations.maintenance import NodeStatus
 
 WAIT_S = 60.0
 
@@ -50,21 +50,21 @@ def drain(
     """
     if undo and only_status:
         raise click.UsageError("--undo and --status do not go together")
-    from servicebus.operations.maintenance import Mark  # here, so that --help does not wait for pika
+    from servicebus.operations.maintenance import DrainMark  # here, so that --help does not wait for pika
     from servicebus.operations.session import open_session
 
     output = ctx.ensure_object(Output)
     broker = host_named(configuration, host, "HOST")
     wanted = tuple(node_named(configuration, each) for each in nodes or (None,))
     with open_session(broker, configuration, purpose="drain") as session:
-        mark = Mark(session, configuration)
+        mark = DrainMark(session, configuration)
         if undo:
             mark.remove()
-            found = mark.wait_back(wanted, timeout)
+            found = mark.wait_returned(wanted, timeout)
             is_reached = all(each.workers for each in found)
         else:
             if not only_status:
-                _refuse_unknown([mark.standing(node) for node in wanted], broker.name, output)
+                _refuse_unknown([mark.status_of(node) for node in wanted], broker.name, output)
                 mark.set()
             found = mark.wait_left(wanted, 0.0 if only_status else timeout)
             is_reached = all(each.has_left for each in found)
@@ -78,7 +78,7 @@ def drain(
     ctx.exit(ExitCode.OK if is_reached or only_status else ExitCode.TIMEOUT)
 
 
-def _refuse_unknown(found: Sequence[Standing], host: str, output: Output) -> None:
+def _refuse_unknown(found: Sequence[NodeStatus], host: str, output: Output) -> None:
     """Before anything is changed: what waits for a node that is not there would report that all is well."""
     unknown = [each.node for each in found if not each.is_known]
     if unknown:
@@ -88,11 +88,11 @@ def _refuse_unknown(found: Sequence[Standing], host: str, output: Output) -> Non
         raise Failure("NodeUnavailable", message, ExitCode.AWAY, as_json=output.json)
 
 
-def _lines(host: str, found: Sequence[Standing], *, is_marked: bool) -> list[str]:
+def _lines(host: str, found: Sequence[NodeStatus], *, is_marked: bool) -> list[str]:
     return [f"{host}: {'taken out of service' if is_marked else 'in service'}", *map(_line, found)]
 
 
-def _line(node: Standing) -> str:
+def _line(node: NodeStatus) -> str:
     if not node.is_known:
         return f"  {node.node}: has no queues there: no agent of that name was ever on this broker"
     if node.has_left:

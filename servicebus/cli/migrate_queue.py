@@ -9,11 +9,11 @@ import click
 
 from servicebus.cli.options import config_option, host_named, json_option, node_named
 from servicebus.cli.output import Output
-from servicebus.cli.progress import Progress
+from servicebus.cli.progress import ProgressLine
 from servicebus.configuration import Configuration
 
 if TYPE_CHECKING:
-    from servicebus.operations.migrate import Finding
+    from servicebus.operations.migrate import QueueStatus
     from servicebus.operations.session import Session
 
 
@@ -62,13 +62,13 @@ def migrate_queue(
     )
 
 
-def _moved(session: Session, configuration: Configuration, found: Finding) -> Finding:
+def _moved(session: Session, configuration: Configuration, found: QueueStatus) -> QueueStatus:
     """What there is of the queue, after its messages were moved if they had to be."""
     if found.is_done:
         return found
     from servicebus.operations.migrate import Migration
 
-    told = Progress("copied")
+    told = ProgressLine("copied")
     total = found.messages + (found.moving or 0)
     count = 0
 
@@ -81,7 +81,7 @@ def _moved(session: Session, configuration: Configuration, found: Finding) -> Fi
     return Migration(session, configuration, found.queue, tell).run()
 
 
-def _line(before: Finding, after: Finding, configuration: Configuration) -> str:
+def _line(before: QueueStatus, after: QueueStatus, configuration: Configuration) -> str:
     wanted = configuration.message_queue_type
     if before.state == "missing":
         return f"{before.queue:<32} not there"

@@ -1,4 +1,4 @@
-"""Progress: how far a long command has come, on stderr."""
+"""ProgressLine: how far a long command has come, on stderr."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 EVERY_S = 2.0
 
 
-class Progress:
+class ProgressLine:
     """Says nothing to those who wait for less than two seconds, and then a line every two."""
 
     def __init__(self, done: str):

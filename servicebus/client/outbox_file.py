@@ -23,7 +23,7 @@ from typing import NamedTuple
 from servicebus.client.outbox_ends import EndsFile
 from servicebus.errors import OutboxUnavailable
 from servicebus.transport import forks
-from servicebus.transport.room import advice
+from servicebus.transport.disk_space import advice
 
 __all__ = ["OutboxFile", "Stored"]
 

@@ -14,13 +14,13 @@ from servicebus.transport.steps import delete_queue
 from servicebus.transport.stored import type_arguments
 from servicebus.wire.address import drained_mark, messages_queue, rpc_queue
 
-__all__ = ["Mark", "Standing"]
+__all__ = ["DrainMark", "NodeStatus"]
 
 _LOOK_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class NodeStatus:
     """What a node does on a broker."""
 
     node: str
@@ -39,7 +39,7 @@ class Standing:
         return not (self.workers or self.messages)
 
 
-class Mark:
+class DrainMark:
     """The mark on one broker."""
 
     def __init__(self, session: Session, config: Configuration):
@@ -48,14 +48,14 @@ class Mark:
         self._config = config
 
     def __repr__(self) -> str:
-        return f"<Mark {self.name} on {self._session.host.name}>"
+        return f"<DrainMark {self.name} on {self._session.host.name}>"
 
     def stands(self) -> bool:
         """Whether the broker is marked."""
         return self._session.facts(self.name) is not None
 
     def set(self) -> bool:
-        """Mark the broker; False if it was already."""
+        """DrainMark the broker; False if it was already."""
         if self.stands():
             return False
         # Durable, and of the type that messages have: on a cluster it must outlive a member as they do. The workers ask
@@ -73,14 +73,14 @@ class Mark:
             channel.run(delete_queue(self.name), f"the deletion of queue {self.name}")
         return True
 
-    def standing(self, node: str) -> Standing:
+    def status_of(self, node: str) -> NodeStatus:
         """What *node* does there now."""
         rpc = rpc_queue(node)
         # On a cluster the queue of calls has a spare name for each member that may be away.
         spares = (f"{rpc}~{number}" for number in range(2, len(self._session.host.members) // 2 + 2))
         queues = [facts for facts in map(self._session.facts, (rpc, *spares)) if facts is not None]
         messages = self._session.facts(messages_queue(node))
-        return Standing(
+        return NodeStatus(
             node,
             workers=sum(facts.consumers for facts in queues),
             calls=sum(facts.ready for facts in queues),
@@ -88,20 +88,20 @@ class Mark:
             is_known=bool(queues) or messages is not None,
         )
 
-    def wait_left(self, nodes: tuple[str, ...], timeout_s: float) -> list[Standing]:
+    def wait_left(self, nodes: tuple[str, ...], timeout_s: float) -> list[NodeStatus]:
         """What the nodes do there once all of them have left, or when *timeout_s* has passed."""
         deadline = time.monotonic() + timeout_s
         while True:
-            found = [self.standing(node) for node in nodes]
+            found = [self.status_of(node) for node in nodes]
             if all(each.has_left for each in found) or time.monotonic() >= deadline:
                 return found
             time.sleep(_LOOK_S)
 
-    def wait_back(self, nodes: tuple[str, ...], timeout_s: float) -> list[Standing]:
+    def wait_returned(self, nodes: tuple[str, ...], timeout_s: float) -> list[NodeStatus]:
         """The same for when each of the nodes takes calls there; one that is not known there is not waited for."""
         deadline = time.monotonic() + timeout_s
         while True:
-            found = [self.standing(node) for node in nodes]
+            found = [self.status_of(node) for node in nodes]
             if all(each.workers or not each.is_known for each in found) or time.monotonic() >= deadline:
                 return found
             time.sleep(_LOOK_S)

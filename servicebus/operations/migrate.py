@@ -38,7 +38,7 @@ from servicebus.transport.steps import bind_queue, declare_exchange, declare_que
 from servicebus.transport.stored import stored_arguments, stored_queues
 from servicebus.wire.address import messages_queue
 
-__all__ = ["LIMITED", "Finding", "Migration", "MigrationBlocked", "look", "look_at_all", "moving_queue"]
+__all__ = ["LIMITED", "Migration", "MigrationBlocked", "QueueStatus", "look", "look_at_all", "moving_queue"]
 
 LIMITED = "quorum with a delivery limit"
 """RabbitMQ 4 has one by default, and it cannot be changed on a queue that is there."""
@@ -58,7 +58,7 @@ class MigrationBlocked(ServiceBusError):
 
 
 @dataclass(frozen=True)
-class Finding:
+class QueueStatus:
     """What the broker has of one queue."""
 
     queue: str
@@ -82,12 +82,12 @@ def moving_queue(name: str) -> str:
     return f"{name}.moving"
 
 
-def look_at_all(session: Session, config: Configuration, names: Sequence[str] = ()) -> list[Finding]:
+def look_at_all(session: Session, config: Configuration, names: Sequence[str] = ()) -> list[QueueStatus]:
     """Every queue of the node that stores messages, or those of *names*."""
     return [look(session, config, name) for name in names or stored_queues(config.node_name)]
 
 
-def look(session: Session, config: Configuration, name: str) -> Finding:
+def look(session: Session, config: Configuration, name: str) -> QueueStatus:
     """Whether *name* is as the configuration wants it. Changes nothing."""
     facts = session.facts(name)
     beside = session.facts(moving_queue(name))
@@ -98,7 +98,7 @@ def look(session: Session, config: Configuration, name: str) -> Finding:
         state = "unfinished"
     else:
         state = "fine" if facts is not None else "missing"
-    return Finding(
+    return QueueStatus(
         name,
         state,
         current,
@@ -119,7 +119,7 @@ class Migration:
         self._progress = progress
         self._is_bound = name == messages_queue(config.node_name)
 
-    def run(self) -> Finding:
+    def run(self) -> QueueStatus:
         """Do what is left to do; gives what there is afterwards.
 
         Raises:

@@ -50,7 +50,7 @@ class Heartbeat:
         self._snapshot = snapshot
         self._drain_s = drain_s
         self._next_heartbeat = 0.0
-        self._turns_at_heartbeat = -1
+        self._iterations_at_heartbeat = -1
 
     def wait_for_stop(self) -> float:
         """Send heartbeats until something asks to stop; returns the seconds that the drain may take."""
@@ -89,9 +89,9 @@ class Heartbeat:
     def _send(self, now: float) -> None:
         state = self._snapshot()
         self._next_heartbeat = now + (HEARTBEAT_S if state["healthy"] else _UNSETTLED_HEARTBEAT_S)
-        if self._loop.turns != self._turns_at_heartbeat and self._heartbeat_fd is not None:
+        if self._loop.iterations != self._iterations_at_heartbeat and self._heartbeat_fd is not None:
             self._write(self._heartbeat_fd, state)
-        self._turns_at_heartbeat = self._loop.turns
+        self._iterations_at_heartbeat = self._loop.iterations
         self._loop.post(_nothing)  # an idle loop must turn too, or it could not be told from a stuck one
 
     @staticmethod

@@ -18,7 +18,7 @@ from types import TracebackType
 
 from servicebus._durations import to_seconds
 from servicebus.testing.ports import LOOPBACK, free_ports
-from servicebus.testing.proxylink import Behaviour, Link, Mode, reset_socket
+from servicebus.testing.proxylink import Behaviour, Mode, ProxiedConnection, reset_socket
 
 __all__ = ["FaultProxy", "Mode"]
 
@@ -42,7 +42,7 @@ class FaultProxy:
         self._behaviour = Behaviour()
         self._orders: deque[tuple[Callable[[], None], threading.Event]] = deque()
         self._thread: threading.Thread | None = None
-        self._links: set[Link] = set()
+        self._links: set[ProxiedConnection] = set()
         self._listener: socket.socket | None = None
         self._listens_with: int | None = None
         self._fillers: list[socket.socket] = []
@@ -229,7 +229,7 @@ class FaultProxy:
         except OSError:
             reset_socket(client)
             return
-        self._links.add(Link(self._selector, self._behaviour, (client, server), self._links.discard))
+        self._links.add(ProxiedConnection(self._selector, self._behaviour, (client, server), self._links.discard))
 
     def _close_links(self, *, reset: bool) -> None:
         for link in list(self._links):

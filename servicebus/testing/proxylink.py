@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-__all__ = ["Behaviour", "Link", "Mode", "reset_socket"]
+__all__ = ["Behaviour", "Mode", "ProxiedConnection", "reset_socket"]
 
 _CHUNK = 65_536
 _SLOW_CHUNK = 8192
@@ -77,7 +77,7 @@ def reset_socket(sock: socket.socket) -> None:
     sock.close()
 
 
-class Link:
+class ProxiedConnection:
     """Two connected sockets; what one reads is sent to the other after the delay, while the mode lets it."""
 
     def __init__(
@@ -85,7 +85,7 @@ class Link:
         selector: selectors.BaseSelector,
         behaviour: Behaviour,
         ends: tuple[socket.socket, socket.socket],
-        on_close: Callable[[Link], None],
+        on_close: Callable[[ProxiedConnection], None],
     ):
         self._selector = selector
         self._behaviour = behaviour

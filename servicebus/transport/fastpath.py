@@ -1,12 +1,12 @@
 """FastPath: takes the frames that travel once per call out of the stream, before pika sees them.
 
-Theory of operation. The fast path stands between our Stream and pika's connection, as pika's transport on one side and
-the stream's protocol on the other. It cuts what the broker sends into frames. A ``basic.deliver`` for a consumer that
-was registered here, with its header and body frames, becomes one callback; so do the answer to a ``basic.get``, a
-``basic.return`` and a ``basic.ack`` (a confirm) on a channel that was registered. Every other frame goes to pika
-untouched and in order. pika never notices: a delivery that it did not see changes none of its state, and its heartbeat
-checker is fed one heartbeat frame a second while others are kept from it, or a long one arrives. What we publish and
-ack is written to the same stream between pika's own frames.
+Theory of operation. The fast path stands between our SocketStream and pika's connection, as pika's transport on one
+side and the stream's protocol on the other. It cuts what the broker sends into frames. A ``basic.deliver`` for a
+consumer that was registered here, with its header and body frames, becomes one callback; so do the answer to a
+``basic.get``, a ``basic.return`` and a ``basic.ack`` (a confirm) on a channel that was registered. Every other frame
+goes to pika untouched and in order. pika never notices: a delivery that it did not see changes none of its state, and
+its heartbeat checker is fed one heartbeat frame a second while others are kept from it, or a long one arrives. What we
+publish and ack is written to the same stream between pika's own frames.
 
 Strangers may have written a message's properties and body. What cannot be read, or is longer than we take, is handed on
 with its flaw, so that it costs that delivery alone: an error in pika would cost the connection, and the broker would

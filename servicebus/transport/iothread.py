@@ -32,15 +32,15 @@ def client_loop() -> SharedLoop:
                 raise LifecycleError("the interpreter is ending", "the first use of a Sender")
             loop = SharedLoop("servicebus-client")
             try:
-                threading.Thread(target=_turn, args=(loop,), name=loop.name, daemon=True).start()
+                threading.Thread(target=_run, args=(loop,), name=loop.name, daemon=True).start()
             except RuntimeError as error:
                 raise LifecycleError(f"no thread can be started ({error})", "the first use of a Sender") from error
             _current = loop
         return _current
 
 
-def _turn(loop: SharedLoop) -> None:
-    """Turn *loop* to its end; whatever gets out of it costs the connections, and ends no other Sender's requests."""
+def _run(loop: SharedLoop) -> None:
+    """Run *loop* to its end. An exception that leaves it costs the connections, and ends no other Sender's requests."""
     while True:
         try:
             loop.run()

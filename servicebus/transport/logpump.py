@@ -1,10 +1,10 @@
-"""Who turns the log link: a thread of its own, or, in a process that must stay without threads, its callers.
+"""The log pump: runs the log link in a thread, or, in a process that must stay without threads, in its callers.
 
 Theory of operation. A caller puts its record into the backlog and pokes the pump. When the thread sleeps for want of
 records, the poke wakes it by one byte on a pipe; it then lets records gather for two milliseconds and sends them as
 few datagrams. While records wait anyway (a window that is full, a server that is down) no poke costs more than
-reading a flag. A caller that finds a whole datagram's worth waiting sends it itself if nobody else is at it: a busy
-interpreter gives a thread its turn after 5 ms only, and each system call ends the turn, so that the thread alone
+reading a flag. A caller that finds a whole datagram's worth waiting sends it itself if no other thread does: a busy
+interpreter switches to a thread after 5 ms only, and each system call ends its time slice, so that the thread alone
 would fall behind a caller that logs in a loop.
 """
 
@@ -28,7 +28,7 @@ ASSIST_BYTES = 8_000
 
 
 class Pump:
-    """Turns one link in one process. ``poke`` needs the handler's lock; the rest may be called by any thread."""
+    """Runs one link in one process. ``poke`` needs the handler's lock; the rest may be called by any thread."""
 
     def __init__(self, link: LogLink, *, threaded: bool):
         self._link = link
@@ -49,22 +49,22 @@ class Pump:
         if self._threaded and self._thread is None:
             self._start()
         if self._thread is None:
-            self._try_turn()
+            self._try_step()
         elif self._sleeps:
             self._wake()
         elif self._backlog.bytes_in - self._assisted_at >= ASSIST_BYTES:
             self._assisted_at = self._backlog.bytes_in
             if self._backlog.is_heavy and not self._backlog.starts_long:
                 self._assists += 1
-                self._try_turn()
+                self._try_step()
 
-    def turn(self) -> None:
+    def step(self) -> None:
         """Send and hear what can be sent and heard now."""
         with self._lock:
             self._link.pump(time.monotonic())
 
     def flush(self, timeout_s: float, *, final: bool = False) -> bool:
-        """Wait until the server has everything; False when time is up or nobody listens. *final* says goodbye too.
+        """Wait until the server has everything; False when time is up or no server listens. *final* says goodbye too.
 
         The time is counted from the last acknowledgement, but all in all it is no longer than ten times as much.
         """
@@ -91,7 +91,7 @@ class Pump:
 
     def _close_pipe(self) -> None:
         ends = (self._wake_read, self._wake_write)
-        self._wake_read = self._wake_write = -1  # never twice: the numbers may be somebody else's by then
+        self._wake_read = self._wake_write = -1  # never twice: the numbers may be reused by then
         for end in ends:
             with contextlib.suppress(OSError):
                 os.close(end)
@@ -120,7 +120,7 @@ class Pump:
         with contextlib.suppress(OSError):  # a full pipe wakes just as well
             os.write(self._wake_write, b"!")
 
-    def _try_turn(self) -> None:
+    def _try_step(self) -> None:
         if self._lock.acquire(blocking=False):
             try:
                 # Two for each datagram's worth that is logged: a backlog from before the server answered gets shorter.
@@ -135,11 +135,11 @@ class Pump:
         assists = 0
         while not self._stopping:
             if assists != self._assists:
-                # Callers are at it. This thread would hold the lock while it waits for its turn after each system call.
+                # Callers send. This thread would hold the lock while it waits for the GIL after each system call.
                 assists = self._assists
                 time.sleep(LINGER_S)
                 continue
-            self.turn()
+            self.step()
             # First the flag, then the look: a record that was put in between has seen the flag and pokes.
             self._sleeps = True
             if self._backlog.has_news:

@@ -1,9 +1,9 @@
-"""EventLoop: one thread's selector, timers, and the door through which other threads hand it work.
+"""EventLoop: one thread's selector, timers, and the queue through which other threads hand it work.
 
 Theory of operation. Exactly one thread runs the loop and touches what belongs to it; every other thread uses
 ``post()``, which appends to a deque and wakes the loop at most once per batch: a loop that is awake looks at the deque
 before it sleeps again, so only a sleeping one needs the byte through the pipe. What callbacks write to a stream during
-one turn is joined and sent with one system call at the end of that turn; pika by itself would send frame by frame.
+one iteration is joined and sent with one system call at its end; pika by itself would send frame by frame.
 
 It waits by ``poll``: a loop has a handful of sockets, for which that costs less than epoll, and nothing of it is shared
 with a forked child.
@@ -47,7 +47,7 @@ class Timer:
 
 
 class Flushable(Protocol):
-    """What asks to be flushed at the end of a turn."""
+    """What asks to be flushed at the end of an iteration."""
 
     def flush(self) -> None: ...
 
@@ -62,14 +62,14 @@ class EventLoop:
     """A selector loop. Everything but ``post()`` and ``stop()`` belongs to the thread that calls ``run()``.
 
     Raises:
-        ConfigurationError: the program runs under green threads that cannot turn one.
+        ConfigurationError: the program runs under green threads that cannot run one.
     """
 
     def __init__(self, name: str = "io"):
         refuse_green_threads()
         self.name = name
-        self.turns = 0
-        """Completed turns; a supervisor that sees it stand still knows that the loop hangs."""
+        self.iterations = 0
+        """Completed iterations; a supervisor that sees it stand still knows that the loop hangs."""
         self.failures = FailureLog(name)
         """What callbacks have raised."""
         self.streams: dict[int, Cuttable] = {}
@@ -96,7 +96,7 @@ class EventLoop:
 
     def __repr__(self) -> str:
         state = "stopping" if self._stopping else "running"
-        return f"<EventLoop {self.name} {state} turns={self.turns} watched={len(self._watched)}>"
+        return f"<EventLoop {self.name} {state} iterations={self.iterations} watched={len(self._watched)}>"
 
     @property
     def files(self) -> list[int]:
@@ -113,16 +113,16 @@ class EventLoop:
             self._wake()
 
     def stop(self) -> None:
-        """Let ``run()`` return after the current turn. Callable from any thread."""
+        """Let ``run()`` return after the current iteration. Callable from any thread."""
         self._stopping = True
         self._wake()
 
     # -- for the loop's thread -----------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Turn until ``stop()``."""
+        """Iterate until ``stop()``."""
         while not self._stopping:
-            self._turn()
+            self._run_once()
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
         timer = Timer(callback)
@@ -159,7 +159,7 @@ class EventLoop:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _turn(self) -> None:
+    def _run_once(self) -> None:
         timeout_s = self._time_to_next_timer()
         self._sleeping = True
         # A post between the last look at the deque and the line above did not see us sleeping: look again.
@@ -169,7 +169,7 @@ class EventLoop:
         self._run_posted()
         self._run_timers()
         self._flush()
-        self.turns += 1
+        self.iterations += 1
 
     # A try costs nothing where nothing is raised, a function around it does: some of these run for every call.
 
@@ -193,7 +193,7 @@ class EventLoop:
         return max(0.0, self._timers[0][0] - time.monotonic())
 
     def _run_posted(self) -> None:
-        # Only what was there at the start of the turn: callbacks that post again must not starve the sockets.
+        # Only what was there at the start of the iteration: callbacks that post again must not starve the sockets.
         for _ in range(len(self._posted)):
             self.guarded(self._posted.popleft())
 

@@ -2,8 +2,8 @@
 
 Theory of operation. A MemoryBroker is shared by connections, whose loops may run in several threads: whatever touches
 it holds its lock. A connection (``memory_connection``) carries requests to the broker and what the broker says back,
-in order, each in a later callback of the connection's loop. The broker's side of a connection is a Session and its
-ServerChannels (``memory_sessions``). Queues are in ``memory_queues``.
+in order, each in a later callback of the connection's loop. The broker's side of a connection is a MemorySession and
+its ServerChannels (``memory_sessions``). Queues are in ``memory_queues``.
 
 It answers as RabbitMQ does where the bus can tell the difference; ``tests/contract`` compares the two. There is one
 member, one virtual host, direct exchanges alone, and every user may do everything. Messages expire by a timer of the
@@ -23,11 +23,11 @@ from servicebus.configuration import BrokerHost
 from servicebus.transport.interface import ConnectionEvents
 from servicebus.transport.loop import EventLoop
 from servicebus.transport.memory_connection import MemoryConnection
-from servicebus.transport.memory_queues import Consumer, MemoryQueue, Message
-from servicebus.transport.memory_refusals import Refused, locked, not_found
+from servicebus.transport.memory_queues import MemoryQueue, Message, QueueConsumer
+from servicebus.transport.memory_refusals import Refusal, locked, not_found
 
 if TYPE_CHECKING:
-    from servicebus.transport.memory_sessions import ServerChannel, Session
+    from servicebus.transport.memory_sessions import MemorySession, ServerChannel
 
 __all__ = ["MemoryBroker", "MemoryNetwork"]
 
@@ -58,7 +58,7 @@ class MemoryBroker:
         """Whether they are durable, by name."""
         self.queues: dict[str, MemoryQueue] = {}
         self.connections: list[MemoryConnection] = []
-        self.sessions: list[Session] = []
+        self.sessions: list[MemorySession] = []
         self.replies: dict[str, ServerChannel] = {}
         """Who waits for direct replies, by address."""
         self.connects = 0
@@ -166,12 +166,12 @@ class MemoryBroker:
                 raise not_found("exchange", name)
             self.exchanges[name] = durable
         elif not passive and self.exchanges[name] != durable:
-            raise Refused(406, f"PRECONDITION_FAILED - inequivalent arg 'durable' for exchange '{name}' in vhost '/'")
+            raise Refusal(406, f"PRECONDITION_FAILED - inequivalent arg 'durable' for exchange '{name}' in vhost '/'")
 
     def declare_queue(
         self,
         name: str,
-        session: Session,
+        session: MemorySession,
         *,
         durable: bool,
         exclusive: bool,
@@ -186,7 +186,7 @@ class MemoryBroker:
                 durable=durable, auto_delete=auto_delete, is_exclusive=exclusive, arguments=arguments
             )
             if other and not passive:
-                raise Refused(406, f"PRECONDITION_FAILED - inequivalent arg '{other}' for queue '{name}' in vhost '/'")
+                raise Refusal(406, f"PRECONDITION_FAILED - inequivalent arg '{other}' for queue '{name}' in vhost '/'")
             queue.used_at = now
             return queue
         name = name or f"amq.gen-{self.name}-{next(self._names)}"
@@ -196,8 +196,8 @@ class MemoryBroker:
         self._expire_later(queue)
         return queue
 
-    def find(self, name: str, session: Session) -> MemoryQueue:
-        """The queue, for *session*. Raises Refused: there is none, or it is another's alone."""
+    def find(self, name: str, session: MemorySession) -> MemoryQueue:
+        """The queue, for *session*. Raises Refusal: there is none, or it is another's alone."""
         queue = self.queues.get(name)
         if queue is None:
             raise not_found("queue", name)
@@ -253,33 +253,33 @@ class MemoryBroker:
     def deliver(self, queue: MemoryQueue) -> None:
         """Hand out what its consumers have room for; what has expired, or does not fit, dies."""
         for message in queue.take_expired(time.monotonic()):
-            self.bury(queue, message, "expired")
+            self.dead_letter(queue, message, "expired")
         while queue.ready and (consumer := queue.next_consumer()) is not None:
             message = queue.ready.pop(0)
             consumer.deliver(queue, message, consumer)
         for message in queue.take_overflow():
-            self.bury(queue, message, "maxlen")
+            self.dead_letter(queue, message, "maxlen")
 
-    def bury(self, queue: MemoryQueue, message: Message, reason: str) -> None:
+    def dead_letter(self, queue: MemoryQueue, message: Message, reason: str) -> None:
         """Send it to the queue's dead-letter exchange; without one it is gone."""
         exchange = queue.arguments.get("x-dead-letter-exchange")
         if exchange is None or (exchange and exchange not in self.exchanges):
             return
         key = queue.arguments.get("x-dead-letter-routing-key", message.routing_key)
-        about = message.after_death(reason, queue.name)
+        about = message.dead_lettered(reason, queue.name)
         self.store(Message(exchange, key, message.body, about, message.is_persistent), self.route(exchange, key))
 
     def give_back(self, queue: MemoryQueue, message: Message) -> None:
         """A consumer returns it unacknowledged."""
         if self.queues.get(queue.name) is queue and not queue.give_back(message):
-            self.bury(queue, message, "delivery_limit")
+            self.dead_letter(queue, message, "delivery_limit")
 
-    def add_consumer(self, queue: MemoryQueue, consumer: Consumer) -> None:
+    def add_consumer(self, queue: MemoryQueue, consumer: QueueConsumer) -> None:
         if queue.consumers and (consumer.is_exclusive or queue.consumers[0].is_exclusive):
-            raise Refused(403, f"ACCESS_REFUSED - queue '{queue.name}' in vhost '/' in exclusive use")
+            raise Refusal(403, f"ACCESS_REFUSED - queue '{queue.name}' in vhost '/' in exclusive use")
         queue.consumers.append(consumer)
 
-    def remove_consumer(self, queue: MemoryQueue, consumer: Consumer) -> None:
+    def remove_consumer(self, queue: MemoryQueue, consumer: QueueConsumer) -> None:
         if consumer not in queue.consumers:
             return
         queue.consumers.remove(consumer)

@@ -15,7 +15,7 @@ from servicebus.transport.failures import too_few_channels
 from servicebus.transport.interface import BrokerChannel, ConnectionEvents, Returned
 from servicebus.transport.loop import EventLoop
 from servicebus.transport.memory_channel import MemoryChannel
-from servicebus.transport.memory_sessions import Session
+from servicebus.transport.memory_sessions import MemorySession
 
 if TYPE_CHECKING:
     from servicebus.transport.memory import MemoryBroker
@@ -108,7 +108,7 @@ class MemoryConnection:
         broker.connections.append(self)
         self._events = events
         self._heartbeat_s = heartbeat_s
-        self._session: Session | None = None
+        self._session: MemorySession | None = None
         self._channels: list[MemoryChannel] = []
         self._is_opened = self._has_ended = self._is_closing = False
         self._up = _Pipe(broker, loop, self._reaches_broker)
@@ -133,7 +133,7 @@ class MemoryConnection:
         return self._broker.version if self._is_opened else ""
 
     @property
-    def session(self) -> Session:
+    def session(self) -> MemorySession:
         assert self._session is not None
         return self._session
 
@@ -219,7 +219,7 @@ class MemoryConnection:
             kind, reason = self._broker.refuses
             self.receive(lambda: self._fail(kind, reason), 8)
         else:
-            self._session = Session(self._broker, self)
+            self._session = MemorySession(self._broker, self)
             self._session.tell(self._open)
 
     def _say_goodbye(self) -> None:

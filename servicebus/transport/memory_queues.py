@@ -10,7 +10,7 @@ from typing import Any
 
 from servicebus.transport.frames import Properties
 
-__all__ = ["Consumer", "MemoryQueue", "Message"]
+__all__ = ["MemoryQueue", "Message", "QueueConsumer"]
 
 _positions = itertools.count()
 
@@ -34,7 +34,7 @@ class Message:
         """For another queue."""
         return Message(self.exchange, self.routing_key, self.body, self.properties, self.is_persistent, self.expires_at)
 
-    def after_death(self, reason: str, queue: str) -> Properties:
+    def dead_lettered(self, reason: str, queue: str) -> Properties:
         """Its properties as a dead letter: with the header that says why it left *queue*."""
         correlation_id, reply_to, message_id, headers = self.properties
         death = {"count": 1, "reason": reason, "queue": queue, "exchange": self.exchange}
@@ -45,12 +45,12 @@ class Message:
 
 
 @dataclass(slots=True, eq=False)
-class Consumer:
+class QueueConsumer:
     """Who is delivered to."""
 
     tag: str
-    deliver: Callable[[MemoryQueue, Message, Consumer], None]
-    cancelled: Callable[[Consumer], None]
+    deliver: Callable[[MemoryQueue, Message, QueueConsumer], None]
+    cancelled: Callable[[QueueConsumer], None]
     """Told when its queue is gone."""
     prefetch: int
     no_ack: bool
@@ -83,7 +83,7 @@ class MemoryQueue:
         """The connection that alone may use it; None for all."""
         self.arguments = dict(arguments)
         self.ready: list[Message] = []
-        self.consumers: list[Consumer] = []
+        self.consumers: list[QueueConsumer] = []
         self.used_at = now
 
     def __repr__(self) -> str:
@@ -152,7 +152,7 @@ class MemoryQueue:
             {**(headers or {}), "x-delivery-count": message.returns} if self.is_quorum and message.returns else headers
         )
 
-    def next_consumer(self) -> Consumer | None:
+    def next_consumer(self) -> QueueConsumer | None:
         """One that has room; each in turn."""
         for consumer in self.consumers:
             if consumer.has_room:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["Refused", "locked", "not_found"]
+__all__ = ["Refusal", "locked", "not_found"]
 
 
-class Refused(Exception):
+class Refusal(Exception):
     """Raised when the broker closes a channel instead of an answer."""
 
     def __init__(self, code: int, text: str):
@@ -14,9 +14,9 @@ class Refused(Exception):
         self.text = text
 
 
-def not_found(kind: str, name: str) -> Refused:
-    return Refused(404, f"NOT_FOUND - no {kind} '{name}' in vhost '/'")
+def not_found(kind: str, name: str) -> Refusal:
+    return Refusal(404, f"NOT_FOUND - no {kind} '{name}' in vhost '/'")
 
 
-def locked(queue: str) -> Refused:
-    return Refused(405, f"RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '{queue}' in vhost '/'")
+def locked(queue: str) -> Refusal:
+    return Refusal(405, f"RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '{queue}' in vhost '/'")

@@ -1,4 +1,4 @@
-"""Sessions: the broker's side of connections to a broker in memory. Everything here needs the broker's lock."""
+"""MemorySession: the broker's side of connections to a broker in memory. Everything here needs the broker's lock."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from servicebus.transport.frames import Properties
-from servicebus.transport.memory_queues import Consumer, MemoryQueue, Message
-from servicebus.transport.memory_refusals import Refused
+from servicebus.transport.memory_queues import MemoryQueue, Message, QueueConsumer
+from servicebus.transport.memory_refusals import Refusal
 from servicebus.wire.envelope import DIRECT_REPLY_TO
 
 if TYPE_CHECKING:
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from servicebus.transport.memory_channel import MemoryChannel
     from servicebus.transport.memory_connection import MemoryConnection
 
-__all__ = ["ServerChannel", "Session"]
+__all__ = ["MemorySession", "ServerChannel"]
 
 
-class Session:
+class MemorySession:
     """What the broker knows of one connection. It may outlive the client's side, as after a reset that was lost."""
 
     def __init__(self, broker: MemoryBroker, connection: MemoryConnection):
@@ -32,7 +32,7 @@ class Session:
         broker.sessions.append(self)
 
     def __repr__(self) -> str:
-        return f"<Session {self.connection.label} of {self.broker.name} channels={len(self.channels)}>"
+        return f"<MemorySession {self.connection.label} of {self.broker.name} channels={len(self.channels)}>"
 
     def tell(self, callback: Callable[[], None], size: int = 8) -> None:
         """Send *size* bytes to the client, which has *callback* called."""
@@ -78,7 +78,7 @@ class Session:
 class ServerChannel:
     """What the broker knows of one channel."""
 
-    def __init__(self, session: Session, client: MemoryChannel, *, confirms: bool):
+    def __init__(self, session: MemorySession, client: MemoryChannel, *, confirms: bool):
         self.session = session
         self.broker = session.broker
         self.is_over = False
@@ -88,8 +88,8 @@ class ServerChannel:
         self._published = 0
         self._outcomes: list[tuple[int, bool]] = []
         self._tags = itertools.count(1)
-        self._consumers: dict[str, tuple[MemoryQueue, Consumer]] = {}
-        self._unacked: dict[int, tuple[MemoryQueue, Message, Consumer | None]] = {}
+        self._consumers: dict[str, tuple[MemoryQueue, QueueConsumer]] = {}
+        self._unacked: dict[int, tuple[MemoryQueue, Message, QueueConsumer | None]] = {}
         self._reply_tag = ""
         self._reply_address = ""
         session.channels.append(self)
@@ -115,7 +115,7 @@ class ServerChannel:
         size = len(message.body)
         if size > self.broker.max_message_size:
             limit = self.broker.max_message_size
-            raise Refused(406, f"PRECONDITION_FAILED - message size {size} is larger than configured max size {limit}")
+            raise Refusal(406, f"PRECONDITION_FAILED - message size {size} is larger than configured max size {limit}")
         if expiration_ms is not None:
             message.expires_at = now + expiration_ms / 1000
         message.properties = self._with_own_address(message.properties)
@@ -139,7 +139,7 @@ class ServerChannel:
         correlation_id, reply_to, message_id, headers = about
         if reply_to == DIRECT_REPLY_TO:
             if not self._reply_address:
-                raise Refused(406, "PRECONDITION_FAILED - fast reply consumer does not exist")
+                raise Refusal(406, "PRECONDITION_FAILED - fast reply consumer does not exist")
             reply_to = self._reply_address
         return correlation_id, reply_to, message_id, headers
 
@@ -166,13 +166,13 @@ class ServerChannel:
     def consume(self, queue: str, *, tag: str, no_ack: bool, exclusive: bool) -> str:
         if queue == DIRECT_REPLY_TO:
             if not no_ack:
-                raise Refused(406, "PRECONDITION_FAILED - reply consumer cannot acknowledge")
+                raise Refusal(406, "PRECONDITION_FAILED - reply consumer cannot acknowledge")
             self._reply_tag = tag
             self._reply_address = f"{DIRECT_REPLY_TO}.{self.broker.name}.{id(self):x}"
             self.broker.replies[self._reply_address] = self
             return tag
         found = self.broker.find(queue, self.session)
-        consumer = Consumer(tag, self._deliver, self._cancelled, self._prefetch, no_ack, exclusive)
+        consumer = QueueConsumer(tag, self._deliver, self._cancelled, self._prefetch, no_ack, exclusive)
         self.broker.add_consumer(found, consumer)
         self._consumers[tag] = found, consumer
         return tag
@@ -205,23 +205,23 @@ class ServerChannel:
         if requeue:
             self.broker.give_back(queue, message)
         else:
-            self.broker.bury(queue, message, "rejected")
+            self.broker.dead_letter(queue, message, "rejected")
         self.broker.deliver(queue)
 
     def _settle(self, tag: int) -> tuple[MemoryQueue, Message]:
         if tag not in self._unacked:
-            raise Refused(406, f"PRECONDITION_FAILED - unknown delivery tag {tag}")
+            raise Refusal(406, f"PRECONDITION_FAILED - unknown delivery tag {tag}")
         queue, message, consumer = self._unacked.pop(tag)
         if consumer is not None:
             consumer.held -= 1
         return queue, message
 
-    def _hold(self, queue: MemoryQueue, message: Message, consumer: Consumer | None) -> int:
+    def _hold(self, queue: MemoryQueue, message: Message, consumer: QueueConsumer | None) -> int:
         tag = next(self._tags)
         self._unacked[tag] = queue, message, consumer
         return tag
 
-    def _deliver(self, queue: MemoryQueue, message: Message, consumer: Consumer) -> None:
+    def _deliver(self, queue: MemoryQueue, message: Message, consumer: QueueConsumer) -> None:
         if consumer.no_ack:
             tag = next(self._tags)
         else:
@@ -235,7 +235,7 @@ class ServerChannel:
     def _hand_over(self, consumer_tag: str, tag: int, about: Properties, body: bytes) -> None:
         self._tell(lambda: self._client.take(consumer_tag, tag, about, body), len(body))
 
-    def _cancelled(self, consumer: Consumer) -> None:
+    def _cancelled(self, consumer: QueueConsumer) -> None:
         """The queue is gone, and its consumer with it."""
         del self._consumers[consumer.tag]
         self._tell(lambda: self._client.become_cancelled(consumer.tag))
@@ -250,7 +250,7 @@ class ServerChannel:
         """Do what the client asks for; what is refused closes the channel."""
         try:
             do(self)
-        except Refused as refused:
+        except Refusal as refused:
             self._close(refused.code, refused.text)
 
     def close(self) -> None:
@@ -283,7 +283,7 @@ class ServerChannel:
         queue = self.broker.find(name, self.session)
         for is_kept, what in ((if_unused and queue.consumers, "in use"), (if_empty and queue.ready, "not empty")):
             if is_kept:
-                raise Refused(406, f"PRECONDITION_FAILED - queue '{name}' in vhost '/' {what}")
+                raise Refusal(406, f"PRECONDITION_FAILED - queue '{name}' in vhost '/' {what}")
         return self.broker.remove(queue)
 
     def declare_exchange(self, name: str, *, durable: bool, passive: bool) -> None:

@@ -16,7 +16,7 @@ from pika.adapters.utils import nbio_interface
 from servicebus.transport.dialing import connect, handshake_tls, resolve
 from servicebus.transport.fastpath import FastPath
 from servicebus.transport.loop import EventLoop, Timer
-from servicebus.transport.stream import Stream, StreamProtocol
+from servicebus.transport.stream import SocketStream, StreamProtocol
 
 
 class _Cancel(nbio_interface.AbstractIOReference):  # type: ignore[misc]
@@ -33,7 +33,7 @@ class ConnectionServices(nbio_interface.AbstractIOServices):  # type: ignore[mis
     def __init__(self, loop: EventLoop, most_bytes: int):
         self._loop = loop
         self._most_bytes = most_bytes
-        self.stream: Stream | None = None
+        self.stream: SocketStream | None = None
         self.fast_path: FastPath | None = None
 
     def get_native_ioloop(self) -> EventLoop:
@@ -85,7 +85,7 @@ class ConnectionServices(nbio_interface.AbstractIOServices):  # type: ignore[mis
                 return
             protocol = protocol_factory()
             self.fast_path = FastPath(protocol, self._most_bytes)
-            self.stream = Stream(self._loop, result, self.fast_path)
+            self.stream = SocketStream(self._loop, result, self.fast_path)
             self.stream.start()
             on_done((self.stream, protocol))
 

@@ -1,10 +1,10 @@
-"""SharedLoop: an event loop that a waiting thread may turn itself, so that what it waits for wakes one thread, not two.
+"""SharedLoop: an event loop that a waiting thread may run itself, so that what it waits for wakes one thread, not two.
 
-Theory of operation (leader and followers). Who holds the *lead* turns the loop: its own thread, or one that has nothing
-to do before something comes in, and is alone in that: a caller that waits for its answer, a service that waits for its
-next request. The thread lends the lead when such a one asks for it, and stands by; the leader sends what it has to
+Theory of operation (leader and followers). The thread that holds the *lead* runs the loop. It is the loop's own thread,
+or the only thread that waits for input: a caller that waits for its answer, or a service that waits for its next
+request. The loop's thread lends the lead when such a thread asks for it, and stands by. The leader sends what it has to
 send, reads the sockets until it has what it waits for, and leaves. The lead stays lent for a moment, since the next
-call often follows at once; then the thread takes it back.
+call often follows at once; then the loop's thread takes it back.
 
 A leader does little: it sends requests, its own and others', reads streams and flushes them. Whatever else there is (a
 timer that is due, what was posted, a socket that is still being connected) it leaves to the thread, and waits as ever.
@@ -32,9 +32,9 @@ from threading import get_ident
 from servicebus.transport.loop import EventLoop
 
 _LENT_S = 0.002
-"""How long no thread turns a loop that was lent, before its own thread takes it back. Short, since others may
+"""How long a loop that was lent may stand unused before its thread takes it back. Short, since others may have to
 wait for so long: for a service that runs a request, or a program that does something else between two calls."""
-_PATIENCE_S = 0.02
+_LEADER_WAIT_S = 0.02
 """After so long without any input a leader leaves the waiting to the thread; for slow services nothing is gained."""
 _RELUCTANT_CALLS = 32
 """So many calls do not ask for the lead after one that was disturbed by other threads' work."""
@@ -42,20 +42,20 @@ _LOST_LEAD_S = 2.0
 """After so long without the lead the loop's thread looks whether it was lost."""
 
 
-class _Turner(Enum):
-    """Who turns the loop. Only its own thread changes this: LENT -> RECALLED -> THREAD -> LENT."""
+class _LeadState(Enum):
+    """Which thread runs the loop. Only its own thread changes this: LENT -> RECALLED -> THREAD -> LENT."""
 
     THREAD = "the loop's own thread"
     LENT = "any thread that takes the lead"
     RECALLED = "the last leader, until it leaves"
 
 
-_LENT = _Turner.LENT
+_LENT = _LeadState.LENT
 """Asked for every call."""
 
 
 class _Lead:
-    """The right to turn a loop. *lock* is held by the one who turns.
+    """The right to run a loop. Its holder holds *lock*.
 
     ``leader`` has one entry: the thread that has begun to lead, or the loop's own that has taken it away before. Which
     of the two it is, one step decides (``setdefault()``); between two steps a thread may be interrupted.
@@ -85,7 +85,7 @@ class SharedLoop(EventLoop):
         self._is_at_work = True
         """The leader is not merely waiting for input."""
         self._is_wanted = False
-        self._turner = _Turner.RECALLED
+        self._lead_state = _LeadState.RECALLED
         self._is_torn = False
         self._times_led = 0
         self._reluctance = 0
@@ -95,7 +95,7 @@ class SharedLoop(EventLoop):
     def post(self, callback: Callable[[], None]) -> None:
         super().post(callback)
         # A leader that leaves looks at what was posted after it has said that it leads no more: one of us sees it.
-        if self._turner is _LENT and self._leader is None:
+        if self._lead_state is _LENT and self._leader is None:
             self._call_back()
 
     def submit(self, callback: Callable[[], None]) -> None:
@@ -103,8 +103,8 @@ class SharedLoop(EventLoop):
 
         It never overtakes what was posted before.
 
-        If the loop is lent just now and no thread turns it, *callback* waits for the next leader, or until the thread
-        takes the loop back: who submits many things and then waits for them sends them together.
+        If the loop is lent just now and no thread runs it, *callback* waits for the next leader, or until the thread
+        takes the loop back: a caller that submits many things and then waits for them sends them together.
         """
         self._submitted.append(callback)
         if self._sleeping:
@@ -116,7 +116,7 @@ class SharedLoop(EventLoop):
         self._call_back()
 
     def forsake(self) -> None:
-        """In a forked child, where it is the parent's: if the thread that forked turns it, it leaves and reads no more.
+        """In a forked child, where it is the parent's: if the thread that forked runs it, it leaves and reads no more.
 
         That thread runs callbacks, and signal handlers that interrupt a leader.
         """
@@ -137,17 +137,17 @@ class SharedLoop(EventLoop):
         return me != leader and me != self._thread
 
     def lead(self, begin: Callable[[], None], is_over: Callable[[], object]) -> bool:
-        """If the lead is to be had: ``begin()``, then turn until *is_over*, or until there is work for the thread.
+        """If the lead is free: ``begin()``, then run the loop until *is_over*, or until there is work for the thread.
 
-        Gives False, and has done nothing, if it is not.
+        Returns False, and has done nothing, if it is not free.
         """
         lead = self._lead
-        if self._turner is not _LENT or not lead.lock.acquire(blocking=False):
+        if self._lead_state is not _LENT or not lead.lock.acquire(blocking=False):
             return False
         return self._lead_on(lead, begin, is_over)
 
     def follow(self, submit: Callable[[], None], is_over: Callable[[], object]) -> None:
-        """``submit()`` to the thread; if no other thread waits, ask it for the lead, and turn until *is_over*."""
+        """``submit()`` to the thread; if no other thread waits, ask for the lead, and run the loop until *is_over*."""
         if len(self.callers) > 1 or self._leader is not None or self._reluctance:
             self._reluctance = max(0, self._reluctance - 1)
             submit()
@@ -156,7 +156,7 @@ class SharedLoop(EventLoop):
         try:
             submit()
             lead = self._lead
-            is_leader = lead.lock.acquire(timeout=_PATIENCE_S)
+            is_leader = lead.lock.acquire(timeout=_LEADER_WAIT_S)
         finally:
             self._is_wanted = False
         if is_leader:
@@ -165,18 +165,18 @@ class SharedLoop(EventLoop):
     # -- the thread ----------------------------------------------------------------------------------------------
 
     def tear(self) -> None:
-        """The thread was interrupted at any point: cut all connections before the loop is turned again."""
+        """The thread was interrupted at any point: cut all connections before the loop runs again."""
         self._is_torn = True
 
     def run(self) -> None:
         self._thread = get_ident()
-        if self._turner is not _Turner.THREAD:
-            self._turner = _Turner.RECALLED
+        if self._lead_state is not _LeadState.THREAD:
+            self._lead_state = _LeadState.RECALLED
             self._call_back()
             self._take_back()
         self._cut_if_torn()
         while not self._stopping:
-            self._turn()
+            self._run_once()
             if self._is_wanted:
                 self._stand_by()
 
@@ -198,9 +198,9 @@ class SharedLoop(EventLoop):
 
     def _stand_by(self) -> None:
         self._is_wanted = False
-        self._turner = _LENT
+        self._lead_state = _LENT
         self._lead.lock.release()
-        if self._posted:  # by a thread that did not see yet that no thread turns
+        if self._posted:  # by a thread that did not see yet that no thread runs it
             self._call_back()
         seen, since = self._times_led, time.monotonic()
         while not self._recall.acquire(timeout=_LENT_S):
@@ -209,7 +209,7 @@ class SharedLoop(EventLoop):
                 seen, since = led, time.monotonic()
             elif self._leader is None or time.monotonic() - since > _LOST_LEAD_S:
                 break
-        self._turner = _Turner.RECALLED
+        self._lead_state = _LeadState.RECALLED
         self._take_back()
 
     def _take_back(self) -> None:
@@ -223,7 +223,7 @@ class SharedLoop(EventLoop):
                 self._lead = _Lead(is_held=True)
                 self._is_at_work, self._sleeping = True, False
                 break
-        self._turner = _Turner.THREAD
+        self._lead_state = _LeadState.THREAD
         self._cut_if_torn()
 
     def _is_lost(self, lead: _Lead) -> bool:
@@ -291,8 +291,8 @@ class SharedLoop(EventLoop):
         return has_begun
 
     def _read_streams(self, lead: _Lead) -> bool:
-        """Wait for input and take it; gives False if the rest is the thread's."""
-        timeout_s = min(_PATIENCE_S, self._time_to_next_timer())
+        """Wait for input and take it; returns False if the rest is the thread's."""
+        timeout_s = min(_LEADER_WAIT_S, self._time_to_next_timer())
         if timeout_s == 0.0:
             return False
         self._is_at_work = False
@@ -314,7 +314,7 @@ class SharedLoop(EventLoop):
         if self._submitted:
             self._run_submitted()
         self._flush()
-        self.turns += 1
+        self.iterations += 1
         return True
 
     def _another_poll(self) -> select.poll:
@@ -327,11 +327,11 @@ class SharedLoop(EventLoop):
         """Give up the lead for good, from within: the thread leads no more when it goes on."""
         lead, self._lead = self._lead, _Lead(is_held=False)
         self._is_at_work, self._sleeping = True, False
-        lead.lock.release()  # who waits for it finds that it was replaced
+        lead.lock.release()  # a thread that waits for it finds that it was replaced
         self._call_back()
 
     def _leave(self, lead: _Lead, *, is_needed: bool) -> None:
-        """Give up the lead; *is_needed*: a thread must turn now."""
+        """Give up the lead; *is_needed*: a thread must run the loop now."""
         self._is_at_work, self._sleeping = True, False
         lead.leader.clear()
         lead.lock.release()
@@ -340,4 +340,4 @@ class SharedLoop(EventLoop):
 
 
 def nothing() -> None:
-    """What is to be begun or submitted by who only waits."""
+    """What a thread that only waits begins or submits."""

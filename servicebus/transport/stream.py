@@ -1,4 +1,4 @@
-"""Stream: a connected socket, plain or TLS, on an EventLoop."""
+"""SocketStream: a connected socket, plain or TLS, on an EventLoop."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class StreamProtocol(Protocol):
     def data_received(self, data: bytes) -> None: ...
 
 
-class Stream:
-    """A connected socket, plain or TLS, that reads in large pieces and writes once per turn."""
+class SocketStream:
+    """A connected socket, plain or TLS, that reads in large pieces and writes once per iteration of the loop."""
 
     READ_BYTES = 65536
 
@@ -51,7 +51,7 @@ class Stream:
         """Taken by the kernel."""
 
     def __repr__(self) -> str:
-        return f"<Stream fd={self._sock.fileno()} closed={self._closed} unsent={self._out_bytes}>"
+        return f"<SocketStream fd={self._sock.fileno()} closed={self._closed} unsent={self._out_bytes}>"
 
     def start(self) -> None:
         self._loop.watch(self._sock, READ, self._read)
@@ -147,7 +147,7 @@ class Stream:
                 return
 
     def _more_of(self, data: bytes) -> tuple[bytes, OSError | None]:
-        """*data* and what stands behind it, which may be an error: a long document is not asked for in many turns."""
+        """*data* and what stands behind it, which may be an error: a long document takes few iterations."""
         try:
             return b"".join((data, self._sock.recv(_LONG_BYTES))), None
         except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -156,7 +156,7 @@ class Stream:
             return data, error
 
     def flush(self) -> None:
-        """Send what was written during this turn; what the socket does not take now waits for it."""
+        """Send what was written during this iteration; what the socket does not take now waits for it."""
         self._flush_pending = False
         if self._closed or not self._out:
             return

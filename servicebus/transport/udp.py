@@ -128,7 +128,7 @@ class DatagramHandler(logging.Handler):
     def pump(self) -> None:
         """Send and hear what can be sent and heard now. For processes without threads; harmless in others."""
         if not self._closed and self._used:
-            self._pump.turn()
+            self._pump.step()
 
     def set_threaded(self, threaded: bool) -> None:
         """With False, when it returns this handler has no thread: the process may fork. With True it gets one again."""

@@ -17,7 +17,7 @@ from waiting import wait_until
 from servicebus.cli.main import servicebus
 from servicebus.configuration import Configuration
 from servicebus.errors import ServiceBusError
-from servicebus.operations.maintenance import Mark
+from servicebus.operations.maintenance import DrainMark
 from servicebus.operations.session import open_session
 from servicebus.sender import Sender
 from servicebus.testing import Broker
@@ -182,8 +182,8 @@ def test_a_worker_that_starts_on_a_marked_broker_takes_stored_messages_alone(
     broker, probe = brokers[0], make_probe(brokers[0])
     config = Configuration({"hosts": [name_of(broker)], "secret_token": "s", "node_name": "N"})
     with open_session(config.hosts[0], config) as session:
-        assert Mark(session, config).set()
-        assert not Mark(session, config).set(), "it is marked already"
+        assert DrainMark(session, config).set()
+        assert not DrainMark(session, config).set(), "it is marked already"
     agent = start_agent([broker])
     wait_until(lambda: states(agent) == ["drained"], 20, lambda: agent.log())
     assert probe.depth("NODE-01.rpc") is None
@@ -208,12 +208,12 @@ def test_a_mark_on_a_cluster_is_a_quorum_queue_and_keeps_nothing_either(
     config = Configuration(settings)
     probe = make_probe(brokers[0])
     with open_session(config.hosts[0], config) as session:
-        Mark(session, config).set()
+        DrainMark(session, config).set()
         for _ in range(3):
             probe.publish(MARK, b"")
         wait_until(lambda: probe.depth(MARK) == 0)
-        assert Mark(session, config).remove()
-        assert not Mark(session, config).remove()
+        assert DrainMark(session, config).remove()
+        assert not DrainMark(session, config).remove()
 
 
 @pytest.mark.brokers(count=1)

@@ -30,7 +30,7 @@ from waiting import wait_until
 from servicebus.configuration import Configuration
 from servicebus.operations import copier, migrate
 from servicebus.operations.copier import Copier
-from servicebus.operations.migrate import Finding, Migration, MigrationBlocked
+from servicebus.operations.migrate import Migration, MigrationBlocked, QueueStatus
 from servicebus.operations.session import open_session
 from servicebus.operations.session_channel import SessionChannel
 from servicebus.sender import Sender
@@ -165,7 +165,7 @@ class Mortal:
         setattr(kind, name, mortal)
 
 
-def run(broker: Broker, queue_type: str) -> Finding:
+def run(broker: Broker, queue_type: str) -> QueueStatus:
     settings = {"hosts": [f"{broker.host}:{broker.port}"], "node_name": "NODE-01", "secret_token": SECRET}
     config = Configuration({**settings, "queue_type": queue_type})
     with open_session(config.hosts[0], config) as session:

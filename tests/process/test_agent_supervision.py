@@ -184,7 +184,7 @@ def test_a_worker_that_is_aborted_leaves_the_stacks_of_all_its_threads(
     os.kill(agent.worker()["pid"], signal.SIGABRT)
     agent.wait_log("Fatal Python error: Aborted")
     agent.wait_log("was killed by signal 6")
-    assert agent.log_lines("loop.py", "in _turn")
+    assert agent.log_lines("loop.py", "in _run_once")
     agent.wait_consuming()
 
 

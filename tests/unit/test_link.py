@@ -16,7 +16,7 @@ from servicebus.policy.denials import HOLDS_S
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.transport.interface import Delivery, Returned
 from servicebus.transport.memory import MemoryBroker
-from servicebus.transport.memory_refusals import Refused
+from servicebus.transport.memory_refusals import Refusal
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
 from servicebus.wire.signing import Keyring
@@ -137,7 +137,7 @@ def test_where_nothing_may_be_declared_the_exchange_must_be_there(
     owner: Owner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def forbid(name: str, **_: Any) -> None:
-        raise Refused(403, f"ACCESS_REFUSED - configure access to exchange '{name}' refused")
+        raise Refusal(403, f"ACCESS_REFUSED - configure access to exchange '{name}' refused")
 
     owner.broker.declare_exchange("servicebus", durable=True, passive=False)
     monkeypatch.setattr(owner.broker, "declare_exchange", forbid)
@@ -304,7 +304,7 @@ def test_a_broker_that_forbids_to_publish_gets_no_message_for_a_while(
     link = owner.up()
 
     def forbid(_exchange: str, _key: str) -> Any:
-        raise Refused(403, "ACCESS_REFUSED - write access to exchange 'servicebus' refused")
+        raise Refusal(403, "ACCESS_REFUSED - write access to exchange 'servicebus' refused")
 
     monkeypatch.setattr(owner.broker, "route", forbid)
     first, second = owner.publish(), owner.publish()

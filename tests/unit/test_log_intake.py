@@ -7,7 +7,7 @@ import pytest
 from logging_service.intake import LARGEST_WINDOW, SMALLEST_WINDOW, Intake
 from logging_service.lines import LineFormat
 from logging_service.refusals import FIRST_PAUSE_S, LONGEST_PAUSE_S, Refusals
-from logging_service.sessions import MAX_AHEAD, MAX_HELD_BYTES, Sessions
+from logging_service.sessions import MAX_AHEAD, MAX_HELD_BYTES, LogSessions
 from servicebus.wire.logrecord import (
     MAX_BATCH_BYTES,
     Datagram,
@@ -129,7 +129,7 @@ def test_a_hello_played_back_changes_nothing() -> None:
 
 def test_a_forgotten_session_never_comes_back() -> None:
     """Else a recorded hello would open the door for recorded records."""
-    sessions = Sessions(b"f" * 16, max_sessions=2)
+    sessions = LogSessions(b"f" * 16, max_sessions=2)
     first = sessions.greet(b"a", 1, "one", 1, 0.0)
     sessions.greet(b"b", 2, "two", 1, 0.0)
     sessions.greet(b"c", 3, "three", 1, 0.0)
@@ -139,7 +139,7 @@ def test_a_forgotten_session_never_comes_back() -> None:
 
 
 def test_the_process_that_was_heard_last_is_forgotten_last() -> None:
-    sessions = Sessions(b"f" * 16, max_sessions=2)
+    sessions = LogSessions(b"f" * 16, max_sessions=2)
     first = sessions.greet(b"a", 1, "one", 1, 0.0)
     second = sessions.greet(b"b", 2, "two", 1, 0.0)
     sessions.find(Datagram(Kind.RECORDS, b"a", first.id), 0.0)

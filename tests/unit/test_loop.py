@@ -20,7 +20,7 @@ from waiting import Stopwatch, wait_until
 
 from servicebus.transport.dialing import connect, handshake_tls, resolve
 from servicebus.transport.loop import READ, EventLoop
-from servicebus.transport.stream import Stream
+from servicebus.transport.stream import SocketStream
 
 
 @pytest.fixture
@@ -77,9 +77,9 @@ def in_loop(loop: EventLoop, function: Callable[[], Any]) -> Any:
     return result[0]
 
 
-def open_stream(loop: EventLoop, sock: socket.socket) -> tuple[Stream, Recorder]:
+def open_stream(loop: EventLoop, sock: socket.socket) -> tuple[SocketStream, Recorder]:
     recorder = Recorder()
-    stream = Stream(loop, sock, recorder)
+    stream = SocketStream(loop, sock, recorder)
     in_loop(loop, stream.start)
     return stream, recorder
 
@@ -240,10 +240,10 @@ class TestPosting:
         assert in_loop(loop, lambda: 42) == 42
 
     def test_turns_go_on_counting_while_the_loop_lives(self, loop: EventLoop) -> None:
-        before = loop.turns
+        before = loop.iterations
         in_loop(loop, lambda: None)
         in_loop(loop, lambda: None)
-        assert loop.turns > before
+        assert loop.iterations > before
         assert "test running" in repr(loop)
 
     def test_a_stop_from_another_thread_ends_a_loop_that_sleeps(self) -> None:
@@ -381,11 +381,11 @@ class TestStreams:
         ours, _theirs = pair
         stream, _ = open_stream(loop, ours)
         in_loop(loop, lambda: stream.write(b"x" * (4 << 20)))
-        before = loop.turns
+        before = loop.iterations
         ran = threading.Event()
         in_loop(loop, lambda: loop.call_later(0.1, ran.set))
         assert ran.wait(10)
-        assert loop.turns - before < 20
+        assert loop.iterations - before < 20
 
     def test_the_peers_goodbye_is_told_as_end_of_file_and_then_as_loss(
         self, loop: EventLoop, pair: tuple[socket.socket, socket.socket]
@@ -449,13 +449,13 @@ class TestStreams:
         wait_until(lambda: stream.get_write_buffer_size() == 0)
 
         def fill_a_read_and_reset() -> None:
-            theirs.sendall(bytes(Stream.READ_BYTES))
+            theirs.sendall(bytes(SocketStream.READ_BYTES))
             theirs.close()
 
         in_loop(loop, fill_a_read_and_reset)
         wait_until(lambda: recorder.lost)
         assert isinstance(recorder.lost[0], ConnectionResetError)
-        assert len(recorder.received) == Stream.READ_BYTES
+        assert len(recorder.received) == SocketStream.READ_BYTES
 
     def test_data_that_the_protocol_cannot_read_costs_that_connection_only(
         self, loop: EventLoop, pair: tuple[socket.socket, socket.socket], caplog: pytest.LogCaptureFixture
@@ -466,7 +466,7 @@ class TestStreams:
 
         ours, theirs = pair
         recorder = Fussy()
-        stream = Stream(loop, ours, recorder)
+        stream = SocketStream(loop, ours, recorder)
         in_loop(loop, stream.start)
         with caplog.at_level(logging.WARNING):
             theirs.sendall(b"garbage")
@@ -566,7 +566,7 @@ class TlsPeer:
 @pytest.fixture
 def tls_pair(
     loop: EventLoop, pair: tuple[socket.socket, socket.socket], certificate: tuple[Path, Path]
-) -> Iterator[tuple[Stream, Recorder, ssl.SSLSocket]]:
+) -> Iterator[tuple[SocketStream, Recorder, ssl.SSLSocket]]:
     ours, theirs = pair
     peer = TlsPeer(theirs, certificate, b"hello from the broker")
     results: list[Any] = []
@@ -582,14 +582,14 @@ def tls_pair(
 
 class TestTls:
     def test_bytes_that_came_with_the_handshake_are_not_forgotten(
-        self, tls_pair: tuple[Stream, Recorder, ssl.SSLSocket]
+        self, tls_pair: tuple[SocketStream, Recorder, ssl.SSLSocket]
     ) -> None:
         """They may lie in the TLS layer already, where no selector sees them."""
         _, recorder, _ = tls_pair
         wait_until(lambda: recorder.received == b"hello from the broker")
 
     def test_large_data_goes_both_ways_whole_while_the_reader_is_slow(
-        self, loop: EventLoop, tls_pair: tuple[Stream, Recorder, ssl.SSLSocket]
+        self, loop: EventLoop, tls_pair: tuple[SocketStream, Recorder, ssl.SSLSocket]
     ) -> None:
         """OpenSSL wants a write that it could not finish repeated with the same bytes; more is added meanwhile."""
         stream, recorder, peer = tls_pair
@@ -605,7 +605,7 @@ class TestTls:
         wait_until(lambda: len(recorder.received) == len(answer))
         assert hashlib.sha256(recorder.received).digest() == hashlib.sha256(answer).digest()
 
-    def test_the_peers_goodbye_is_told(self, tls_pair: tuple[Stream, Recorder, ssl.SSLSocket]) -> None:
+    def test_the_peers_goodbye_is_told(self, tls_pair: tuple[SocketStream, Recorder, ssl.SSLSocket]) -> None:
         _, recorder, peer = tls_pair
         peer.close()
         wait_until(lambda: recorder.lost)

@@ -17,7 +17,7 @@ from loops import turning
 from waiting import wait_until
 
 from servicebus.transport.sharedloop import _LENT, SharedLoop
-from servicebus.transport.stream import Stream
+from servicebus.transport.stream import SocketStream
 
 
 class Interrupted(Exception):
@@ -33,7 +33,7 @@ class Echo:
         self.readers: list[int] = []
         self.lost: list[BaseException | None] = []
         self.on_data: Callable[[], None] = lambda: None
-        self.stream = Stream(loop, sock, self)
+        self.stream = SocketStream(loop, sock, self)
 
     def connection_made(self, transport: Any) -> None: ...
 
@@ -401,7 +401,7 @@ def test_who_is_interrupted_again_before_it_has_left_leaves_a_loop_that_turns(lo
 def test_a_lead_that_was_taken_for_lost_leads_nothing_when_its_holder_goes_on(loop: SharedLoop, echo: Echo) -> None:
     def take() -> bool:
         echo.ask(b"x")
-        return loop._turner is _LENT and loop._lead.lock.acquire(blocking=False)
+        return loop._lead_state is _LENT and loop._lead.lock.acquire(blocking=False)
 
     wait_until(take)
     lead, begun = loop._lead, []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from servicebus.runtime.journal.interface import JournalUnavailable
-from servicebus.transport.room import advice
+from servicebus.transport.disk_space import advice
 
 __all__ = ["refused"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 __all__ = ["advice"]
 
-_ROOM_BYTES = 2 << 20
+_NEEDED_BYTES = 2 << 20
 """The files of the journal grow by one mebibyte at a time, those of SQLite by a page."""
 
 
@@ -21,7 +21,7 @@ def advice(path: Path, or_else: str) -> str:
         return ""
     if found.f_flag & os.ST_RDONLY:
         return f"its file system is read-only: mount it writable, or {or_else}"
-    if found.f_bavail * found.f_frsize < _ROOM_BYTES or (found.f_files and not found.f_favail):
+    if found.f_bavail * found.f_frsize < _NEEDED_BYTES or (found.f_files and not found.f_favail):
         return f"its file system is full: make room there, or {or_else}"
     if _is_over_quota(path.parent):
         return f"the quota of its file system is used up: make room there, or {or_else}"
@@ -33,7 +33,7 @@ def _is_over_quota(folder: Path) -> bool:
     with suppress(OSError):
         fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
-            os.posix_fallocate(fd, 0, _ROOM_BYTES)
+            os.posix_fallocate(fd, 0, _NEEDED_BYTES)
         except OSError as error:
             return error.errno == errno.EDQUOT
         finally:
