@@ -57,7 +57,7 @@ class RequestScheduler:
     ):
         self.outbox: Outbox | None = None
         self._loop = loop
-        self._away_grace_s = config.away_grace
+        self._path_wait_s = config.path_wait
         self._links = links
         self._pending = pending
         self._selector = selector
@@ -170,7 +170,7 @@ class RequestScheduler:
         self.each(requests, look_again)
 
     def _grace_end(self, since: float) -> float:
-        return since + self._away_grace_s
+        return since + self._path_wait_s
 
     # -- coming back from where it was published -----------------------------------------------------------------------
 
@@ -200,7 +200,7 @@ class RequestScheduler:
 
     def _go_on_waiting(self, request: Request, since: float, travelled_s: float) -> None:
         """What *request* waited before counts, unless it was on its way for long; the way itself does not."""
-        if travelled_s > self._away_grace_s:
+        if travelled_s > self._path_wait_s:
             request.waiting_since = None
         else:
             request.waiting_since = since + travelled_s
@@ -257,7 +257,7 @@ class RequestScheduler:
             del self._pending.pausing[request.id]
             request.held_since = None
             self.route(request, now)
-        elif now - request.held_since < self._away_grace_s:
+        elif now - request.held_since < self._path_wait_s:
             self._hold(request, now)
         else:
             self._pending.finish(request)

@@ -55,7 +55,7 @@ KEYS: dict[str, Key] = {
     "call_timeout": Key(_time, 300.0),
     "send_timeout": Key(_time, 30.0),
     "failback_after": Key(checks.seconds(zero=True), 30.0),
-    "away_grace": Key(checks.seconds(zero=True), 3.0),
+    "path_wait": Key(checks.seconds(zero=True), 3.0, former="away_grace"),
     "path_ping_after": Key(_time, 0.5),
     "path_ping_timeout": Key(_time, 1.5),
     "outbox_max_messages": Key(checks.whole(1, 1_000_000_000), 100_000),

@@ -71,7 +71,7 @@ class Configuration:
     call_timeout: float
     send_timeout: float
     failback_after: float
-    away_grace: float
+    path_wait: float
     path_ping_after: float
     path_ping_timeout: float
     outbox_max_messages: int

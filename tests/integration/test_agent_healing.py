@@ -199,7 +199,7 @@ def test_a_worker_whose_broker_is_under_an_alarm_waits_is_not_called_healthy_and
 ) -> None:
     """The broker does not read what we publish, so no echo can come: that is no reason to reconnect."""
     agent = start_agent(brokers, watcher_interval=0.3, watcher_timeout=0.6).wait_consuming()
-    sender = make_sender(agent.configuration(away_grace=15))
+    sender = make_sender(agent.configuration(path_wait=15))
     slow = sender.call_async("NODE-01.test.sleep", [1, "slow"])
     wait_until(lambda: agent.noted("started"))
     brokers[0].evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.000001), ok.")

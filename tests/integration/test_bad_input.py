@@ -279,8 +279,8 @@ class TestWhatCallersAreTold:
 
     def test_a_sender_with_another_secret_ends_with_an_error_that_names_the_cause(self, bus: Bus) -> None:
         """Not with its time limit: test_watch says how long unbelievable answers are enough. It is connected before,
-        since a call that waits for its first connection is not given longer than away_grace."""
-        config = bus.agent.configuration(secret_token="guessed", away_grace=0.2, path_ping_timeout=5)
+        since a call that waits for its first connection is not given longer than path_wait."""
+        config = bus.agent.configuration(secret_token="guessed", path_wait=0.2, path_ping_timeout=5)
         with Sender(config) as stranger:
             wait_until(lambda: stranger.ping_all("NODE-01", timeout=0.2) == (0, 1))
             with pytest.raises(ServiceBusError, match=r"secret|signature|believed") as caught:

@@ -158,7 +158,7 @@ def test_what_a_broker_lacks_is_named_once_with_what_to_change(
         assert all(advice in line and "ERROR" in line for line in told), told
 
     for lack, (*_, says) in LACKS.items():
-        sender = make_sender(agent.configuration(hosts=[host(broker, "sender", lack)], away_grace=0.3))
+        sender = make_sender(agent.configuration(hosts=[host(broker, "sender", lack)], path_wait=0.3))
         if says:
             for ask in (sender.call, sender.send):
                 with pytest.raises(NoBrokerAvailable, match="nothing was sent") as caught:
@@ -182,7 +182,7 @@ def test_a_broker_that_allows_few_channels_is_told_so(
         assert "ERROR" in line
         assert "allows 2 channels on a connection, too few: raise its channel_max" in line
         broker.evaluate("application:set_env(rabbit, channel_max, 1).")
-        sender = make_sender(agent.configuration(away_grace=0.3))
+        sender = make_sender(agent.configuration(path_wait=0.3))
         with pytest.raises(
             NoBrokerAvailable, match="allows 1 channels on a connection, too few: raise its channel_max"
         ):

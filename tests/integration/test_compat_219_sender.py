@@ -162,7 +162,7 @@ def test_a_call_ends_when_its_agent_is_killed_and_is_not_run_later(
     make_sender: MakeSender,
 ) -> None:
     """The queue of an old agent outlives it, and what waits there is run when it comes back, however late."""
-    sender = make_sender(compat(brokers[0], away_grace=1.5))
+    sender = make_sender(compat(brokers[0], path_wait=1.5))
     under_way = sender.call_async("NODE-01.test.sleep", [60, "under way"], 60)
     wait_until(lambda: agent.noted("started"), what=agent.log)
     agent.close()
@@ -180,7 +180,7 @@ def test_a_call_ends_when_its_agent_is_killed_and_is_not_run_later(
 
 def test_a_node_that_is_away_is_told_as_such(brokers: list[Broker], probe: Probe, make_sender: MakeSender) -> None:
     """Its old queue may be there; without a pong nothing is put into it."""
-    sender = make_sender(compat(brokers[0], away_grace=1.5))
+    sender = make_sender(compat(brokers[0], path_wait=1.5))
     with pytest.raises(NodeUnavailable):
         sender.call("NODE-01.math.add", [1, 2])
     with probe.channel() as channel:
@@ -258,7 +258,7 @@ def test_calls_fail_over_between_brokers_of_old_agents(
 def test_without_the_key_no_old_agent_is_reached(
     agent: OldAgent, brokers: list[Broker], make_sender: MakeSender
 ) -> None:
-    sender = make_sender(compat(brokers[0], compat=False, away_grace=0.3))
+    sender = make_sender(compat(brokers[0], compat=False, path_wait=0.3))
     assert sender.ping("NODE-01", timeout=10) is False
     with pytest.raises(NodeUnavailable):  # the connection is there: the call waits for nothing but the node
         sender.call("NODE-01.math.add", [1, 2])

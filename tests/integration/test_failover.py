@@ -261,7 +261,7 @@ def test_a_broker_that_fell_silent_before_its_first_answer_is_used_again_when_it
     agent = start_agent([brokers[0]]).wait_consuming()
     with FaultProxy(brokers[0].port) as proxy:
         proxy.set_delay(0.1)  # so that the confirm does not come before the silence, nor before the first look
-        sender = make_sender(agent.configuration(hosts=[name(proxy)], away_grace=20.0))
+        sender = make_sender(agent.configuration(hosts=[name(proxy)], path_wait=20.0))
         future = sender.send_async("NODE-01.audit.record", 1)
         wait_until(lambda: sender.status()["hosts"][0]["usable"])
         proxy.set_mode(Mode.DROP)
@@ -296,7 +296,7 @@ def test_a_bad_first_host_is_passed_over_by_a_new_sender(
     with FaultProxy(brokers[0].port) as proxy:
         proxy.set_mode(mode)
         for _ in range(3):
-            sender = make_sender(agent.configuration(hosts=[name(proxy), name(brokers[1])], away_grace=60))
+            sender = make_sender(agent.configuration(hosts=[name(proxy), name(brokers[1])], path_wait=60))
             assert sender.call(ADD, [2, 3])[1] == 5
             assert [host["calls"] for host in sender.status()["hosts"]] == [0, 1]
 
@@ -354,7 +354,7 @@ def test_with_every_broker_dead_a_call_ends_after_the_grace_and_names_them(
 ) -> None:
     for broker in brokers:
         broker.kill()
-    config = Configuration({"hosts": [name(broker) for broker in brokers], "secret_token": "s", "away_grace": 0.5})
+    config = Configuration({"hosts": [name(broker) for broker in brokers], "secret_token": "s", "path_wait": 0.5})
     sender = make_sender(config)
     watch = Stopwatch()
     with pytest.raises(NoBrokerAvailable) as caught:
@@ -383,7 +383,7 @@ def test_with_every_broker_dead_in_the_middle_the_call_waits_for_one_that_comes_
     brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
 ) -> None:
     agent = start_agent(brokers).wait_consuming()
-    sender = make_sender(agent.configuration(away_grace=30.0))
+    sender = make_sender(agent.configuration(path_wait=30.0))
     assert sender.call(ADD, [1, 1])[1] == 2
     for broker in brokers:
         broker.kill()
@@ -395,7 +395,7 @@ def test_with_every_broker_dead_in_the_middle_the_call_waits_for_one_that_comes_
 def test_a_call_to_a_node_without_an_agent_says_so_for_each_broker(
     brokers: list[Broker], make_sender: MakeSender
 ) -> None:
-    config = Configuration({"hosts": [name(broker) for broker in brokers], "secret_token": "s", "away_grace": 0.5})
+    config = Configuration({"hosts": [name(broker) for broker in brokers], "secret_token": "s", "path_wait": 0.5})
     with pytest.raises(NodeUnavailable, match="no agent of the node") as caught:
         make_sender(config).call(ADD, [1, 2])
     assert name(brokers[0]) in str(caught.value)

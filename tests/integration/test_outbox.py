@@ -50,7 +50,7 @@ def make(agent: Agent, proxy: FaultProxy, tmp_path: Path) -> Iterator[Callable[.
     made: list[Sender] = []
 
     def make(outbox: str | None = "outbox", **settings: Any) -> Sender:
-        config = agent.configuration(hosts=[f"127.0.0.1:{proxy.port}"], **{"away_grace": GRACE_S, **settings})
+        config = agent.configuration(hosts=[f"127.0.0.1:{proxy.port}"], **{"path_wait": GRACE_S, **settings})
         made.append(Sender(config, outbox=None if outbox is None else tmp_path / outbox))
         return made[-1]
 
@@ -125,7 +125,7 @@ def test_the_next_process_delivers_what_the_last_one_left(
 
 
 def test_close_keeps_what_no_broker_has_confirmed(make: Callable[..., Sender], agent: Agent, proxy: FaultProxy) -> None:
-    sender = make(away_grace=30)
+    sender = make(path_wait=30)
     sender.send(RECORD, 1)
     proxy.set_mode(Mode.DROP)
     futures = [sender.send_async(RECORD, number) for number in (2, 3)]
@@ -246,7 +246,7 @@ def test_kill_9_loses_nothing_that_was_accepted_and_nothing_runs_twice(
 ) -> None:
     """First while it stores, then while it delivers, then again; the last one delivers the rest."""
     values = {**{key: value for key, value in agent.settings.items() if key not in ("services", "status_socket")},
-              "hosts": [f"127.0.0.1:{proxy.port}"], "away_grace": 0.05}  # fmt: skip
+              "hosts": [f"127.0.0.1:{proxy.port}"], "path_wait": 0.05}  # fmt: skip
     proxy.set_mode(Mode.REFUSE)
     program = [sys.executable, "-c", KILLED, json.dumps(values), str(tmp_path / "outbox")]
     with subprocess.Popen(program, stdout=subprocess.PIPE) as child:

@@ -52,7 +52,7 @@ class SilentNode:
                 channel.queue_declare(queue, durable=True)
                 channel.queue_bind(queue, "servicebus", queue)
         self.config = Configuration(
-            {"hosts": [name(broker)], "secret_token": SECRET, "path_ping_after": 20, "away_grace": 0.3}
+            {"hosts": [name(broker)], "secret_token": SECRET, "path_ping_after": 20, "path_wait": 0.3}
         )
 
     def called(self) -> str:
@@ -234,7 +234,7 @@ def test_a_hedged_call_of_which_nothing_is_left_fails_once(
     brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
 ) -> None:
     agent = start_agent(brokers).wait_consuming()
-    sender = make_sender(agent.configuration(away_grace=0.3))
+    sender = make_sender(agent.configuration(path_wait=0.3))
     future = sender.call_async(SLEEP, [20, "lost"], hedge_after=0.05)
     wait_until(lambda: sender.status()["hedged"])
     for broker in brokers:

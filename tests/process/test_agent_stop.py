@@ -85,7 +85,7 @@ def test_term_under_load_loses_nothing_and_doubles_nothing(
     """P8: every accepted call answered, every confirmed message handled or still queued, exit 0, no process left, and
     long before drain_timeout."""
     agent = start_agent(brokers[:count], drain_timeout=600, queue_len=60, threads={"test.sleep": 4}).wait_consuming()
-    load = Load(agent.configuration(away_grace=0.5), make_sender)
+    load = Load(agent.configuration(path_wait=0.5), make_sender)
     wait_until(lambda: len(load.answered) > 100 and len(load.confirmed) > 100, 30)
     assert agent.stop(timeout_s=100) == 0, agent.log()
     agent.wait_gone()
@@ -108,7 +108,7 @@ def test_a_slow_call_is_answered_while_its_agent_turns_others_away(
 ) -> None:
     """ "Stopping" says that one call was not run; it says nothing of those that were accepted before."""
     agent = start_agent(brokers).wait_consuming()
-    sender = make_sender(agent.configuration(away_grace=0.5))
+    sender = make_sender(agent.configuration(path_wait=0.5))
     slow = sender.call_async("NODE-01.test.sleep", [2, "slow"], resend=False)
     wait_until(lambda: agent.noted("started"))
     agent.send(signal.SIGTERM)

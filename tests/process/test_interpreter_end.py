@@ -55,7 +55,7 @@ def send(tmp_path: Path) -> Run:
 
     def send(moment: str, state: str) -> list[str]:
         hosts = [f"{LOOPBACK}:{port}" for port in free_ports(1)]
-        config = {"hosts": hosts, "secret_token": SECRET, "away_grace": 0}
+        config = {"hosts": hosts, "secret_token": SECRET, "path_wait": 0}
         said = run(tmp_path, moment, state, config, "NODE-01.audit.record", outbox)
         assert said.count(STORED) <= stored_in(outbox)
         return said

@@ -106,7 +106,7 @@ def agent(brokers: list[Broker], start_agent: StartAgent) -> Agent:
 
 @pytest.fixture
 def settings(agent: Agent, proxy: FaultProxy) -> dict[str, Any]:
-    return {"hosts": [f"127.0.0.1:{proxy.port}"], "away_grace": 0.1}
+    return {"hosts": [f"127.0.0.1:{proxy.port}"], "path_wait": 0.1}
 
 
 @pytest.mark.brokers(count=1)

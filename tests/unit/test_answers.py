@@ -89,7 +89,7 @@ def test_a_message_that_a_broker_refuses_goes_to_the_next_and_is_said_not_to_be_
     first, second = FakeLink("mq-a"), FakeLink("mq-b")
     links: Any = [first, second]
     nothing: Any = SimpleNamespace(connect_more=lambda reverse: None)
-    config: Any = SimpleNamespace(away_grace=10.0)
+    config: Any = SimpleNamespace(path_wait=10.0)
     pending = PendingRequests()
     scheduler = RequestScheduler(nothing, config, links, pending, HostSelector(links, 10.0), nothing, nothing, nothing)
     answers = Answers(pending, scheduler, nothing, nothing)
@@ -111,7 +111,7 @@ def test_what_is_too_large_for_one_broker_goes_to_the_next_and_for_all_is_refuse
     first, second = FakeLink("mq-a"), FakeLink("mq-b")
     links: Any = [first, second]
     nothing: Any = SimpleNamespace(connect_more=lambda reverse: None)
-    config: Any = SimpleNamespace(away_grace=10.0)
+    config: Any = SimpleNamespace(path_wait=10.0)
     scheduler = RequestScheduler(
         nothing, config, links, PendingRequests(), HostSelector(links, 10.0), nothing, nothing, nothing
     )
@@ -134,7 +134,7 @@ def test_what_the_outbox_delivers_is_too_large_only_when_every_broker_has_said_s
     first, second = FakeLink("mq-a"), FakeLink("mq-b")
     links: Any = [first, second]
     nothing: Any = SimpleNamespace(connect_more=lambda reverse: None)
-    config: Any = SimpleNamespace(away_grace=10.0)
+    config: Any = SimpleNamespace(path_wait=10.0)
     scheduler = RequestScheduler(
         nothing, config, links, PendingRequests(), HostSelector(links, 10.0), nothing, nothing, nothing
     )

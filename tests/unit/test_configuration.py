@@ -62,7 +62,7 @@ def test_what_is_not_given_has_the_documented_default() -> None:
         "token_max_age": 86400.0,
         "clock_skew": 60.0,
         "failback_after": 30.0,
-        "away_grace": 3.0,
+        "path_wait": 3.0,
         "connect_stagger": 0.25,
         "path_ping_after": 0.5,
         "path_ping_timeout": 1.5,
@@ -113,7 +113,8 @@ def test_a_schedule_of_anything_else_is_refused(given: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("former", "name", "value"), [("retry_ladder", "retry_schedule", (2.0,)), ("fast_lane", "fast_path", False)]
+    ("former", "name", "value"),
+    [("retry_ladder", "retry_schedule", (2.0,)), ("fast_lane", "fast_path", False), ("away_grace", "path_wait", 2.0)],
 )
 def test_a_former_name_of_a_key_is_read_with_a_warning_that_names_the_new_one(
     former: str, name: str, value: Any

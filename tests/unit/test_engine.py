@@ -122,7 +122,7 @@ def test_a_call_to_a_node_that_is_nowhere_ends_after_the_grace(bus: VirtualBus) 
     error = bus.error(bus.call())
     assert isinstance(error, NodeUnavailable)
     assert "mq-a:5672 no agent of the node consumes there" in str(error)
-    assert bus.time.now - began == pytest.approx(bus.config.away_grace, abs=0.1)
+    assert bus.time.now - began == pytest.approx(bus.config.path_wait, abs=0.1)
 
 
 def test_a_call_waits_for_a_node_that_comes_in_time(bus: VirtualBus) -> None:

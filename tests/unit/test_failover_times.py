@@ -173,13 +173,13 @@ def test_without_any_broker_a_call_ends_after_the_grace(bus: VirtualBus, fail: F
     for broker in bus.brokers:
         fail(broker)
     future = bus.call()
-    assert ended_after(bus, future) == pytest.approx(bus.config.away_grace, abs=TICK_S)
+    assert ended_after(bus, future) == pytest.approx(bus.config.path_wait, abs=TICK_S)
     assert isinstance(future.exception(), NoBrokerAvailable)
 
 
 def test_without_an_agent_a_call_ends_after_the_grace(bus: VirtualBus) -> None:
     future = bus.call()
-    assert ended_after(bus, future) == pytest.approx(bus.config.away_grace, abs=TICK_S)
+    assert ended_after(bus, future) == pytest.approx(bus.config.path_wait, abs=TICK_S)
     assert isinstance(future.exception(), NodeUnavailable)
 
 

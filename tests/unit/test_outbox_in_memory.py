@@ -66,11 +66,11 @@ def test_without_a_broker_a_message_is_kept_after_the_grace(open_bus: Callable[.
     bus = open_bus()
     began = bus.time.now
     future = bus.send("order")
-    bus.time.advance(bus.config.away_grace - 0.1)
+    bus.time.advance(bus.config.path_wait - 0.1)
     assert not future.done()
     bus.time.until(future.done)
     assert future.result().in_outbox and future.result() == 1
-    assert bus.time.now - began < bus.config.away_grace + 0.2
+    assert bus.time.now - began < bus.config.path_wait + 0.2
     assert (box(bus)["messages"], box(bus)["stored"]) == (1, 1)
 
 

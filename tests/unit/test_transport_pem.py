@@ -16,7 +16,7 @@ def test_a_sender_whose_ca_file_is_missing_says_so_and_does_not_wait_for_its_dea
             "hosts": ["amqps://guest:guest@127.0.0.1:1/"],
             "tls": {"ca": "/nowhere/ca.pem"},
             "secret_token": "s",
-            "away_grace": 0.3,
+            "path_wait": 0.3,
         }
     )
     with Sender(config) as sender, pytest.raises(NoBrokerAvailable, match=r"tls\.ca .*/nowhere/ca\.pem"):

@@ -31,7 +31,7 @@ class Bus:
         nothing: Any = SimpleNamespace(
             connect_more=lambda reverse: None, cancel=lambda request: None, ask=lambda path, now: False
         )
-        config: Any = SimpleNamespace(away_grace=GRACE_S)
+        config: Any = SimpleNamespace(path_wait=GRACE_S)
         self.pending = PendingRequests()
         self.selector = HostSelector(self.links, 10.0)
         self.scheduler = RequestScheduler(

@@ -28,7 +28,7 @@ from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
 
 NOWHERE = Configuration(
-    {"hosts": ["127.0.0.1:1"], "secret_token": "a secret of sixteen", "node_name": "N", "away_grace": 0.1}
+    {"hosts": ["127.0.0.1:1"], "secret_token": "a secret of sixteen", "node_name": "N", "path_wait": 0.1}
 )
 ENDS = [SystemExit, KeyboardInterrupt, GeneratorExit, ValueError]
 

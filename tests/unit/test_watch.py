@@ -110,7 +110,7 @@ def test_a_node_that_can_never_be_believed_costs_as_long_as_a_silent_one(monkeyp
         body = encode_reply(Reply(delivery.correlation_id, "0" * 64, OK, b"666"))
         channel.publish("", delivery.reply_to, body, correlation_id=delivery.correlation_id, mandatory=False)
 
-    with virtual_bus(monkeypatch, hosts=1, away_grace=0.2) as bus:
+    with virtual_bus(monkeypatch, hosts=1, path_wait=0.2) as bus:
         node = bus.node()
         node.on_call = lambda _broker, *about: forge(*about)  # type: ignore[method-assign]
         node.on_control = forge  # type: ignore[method-assign]
