@@ -38,7 +38,7 @@ ROUND_BYTES = 256 * 1024
 TICK_S = 0.5
 DRAIN_S = 0.8
 WRITE_AGAIN_S = 0.2
-ORPHAN_GRACE_S = 1.0
+ORPHAN_WAIT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +230,7 @@ class LogServer:
             return
         # A moment for the last words of its other children.
         if self._orphan_at is None:
-            self._orphan_at = now + ORPHAN_GRACE_S
+            self._orphan_at = now + ORPHAN_WAIT_S
         elif now >= self._orphan_at and not self._stopping:
             self._say(f"the parent {self._options.parent} is gone")
             self._stopping = True

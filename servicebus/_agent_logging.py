@@ -40,7 +40,7 @@ class AgentLogging:
         connect_root_logger(self._settings, threaded=False, process_name="master")
         set_threaded(False)
 
-    def turn(self) -> None:
+    def tick(self) -> None:
         """Once a second or so: send what is waiting, and look after the server."""
         pump()
         if self._server is None or self._server.is_alive() or time.monotonic() < self._restart_at:

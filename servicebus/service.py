@@ -188,12 +188,12 @@ class ServiceBus:
             read_again = self._take_configuration if self._read_again is not None else None
             announced: set[str] = set()
 
-            def turn() -> None:
-                self._logging.turn()
+            def tick() -> None:
+                self._logging.tick()
                 if parent_pid is None and len(announced) < len(self._config.hosts):
                     self._announce(master, announced)
 
-            master = Master(self._config, self._run_worker, turn, read_again=read_again, parent_pid=parent_pid)
+            master = Master(self._config, self._run_worker, tick, read_again=read_again, parent_pid=parent_pid)
             return master.run()
         finally:
             self._logging.stop()

@@ -71,7 +71,7 @@ def status(ctx: click.Context) -> None:
     brokers = PersistentBrokers().known()
     if not brokers:
         message = "no private brokers; start some: servicebus broker up --count 2"
-        raise Failure("NoBrokers", message, ExitCode.AWAY, as_json=output.json)
+        raise Failure("NoBrokers", message, ExitCode.UNAVAILABLE, as_json=output.json)
     output.result(_document(brokers), "\n".join(map(_line, brokers)))
     ctx.exit(ExitCode.OK if all(broker.answers() for broker in brokers) else ExitCode.FAILED)
 

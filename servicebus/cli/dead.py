@@ -78,7 +78,7 @@ class _Selection:
         self.wanted = Filter(frozenset(ids), tuple(services), tuple(reasons), youngest_s=until, oldest_s=since)
         self._configuration = configuration
 
-    def letters(self) -> DeadLetters:
+    def dead_letters(self) -> DeadLetters:
         from servicebus.operations.dead import DeadLetters  # here, so that --help does not wait for pika
 
         progress = ProgressLine("dead letters looked at")
@@ -110,7 +110,7 @@ def dead() -> None:
 @click.option("--summary", is_flag=True, help="Count them by service and reason instead; all of them.")
 @json_option
 @click.pass_context
-def list_letters(ctx: click.Context, /, limit: int, summary: bool, **chosen: Any) -> None:
+def list_dead_letters(ctx: click.Context, /, limit: int, summary: bool, **chosen: Any) -> None:
     """List dead letters, the oldest of each broker first. Loses and changes none.
 
     Only a letter that a quorum queue has given out ten times goes to the end of its queue, so that no delivery limit
@@ -129,7 +129,7 @@ def list_letters(ctx: click.Context, /, limit: int, summary: bool, **chosen: Any
         found.append(letter)
         return not limit or len(found) < limit
 
-    reports = selection.letters().look(selection.wanted, see)
+    reports = selection.dead_letters().look(selection.wanted, see)
     document = document_of(selection.node, reports)
     if summary:
         output.result(document | {"summary": sums.document()}, sums.text(reports))
@@ -161,7 +161,7 @@ def show(ctx: click.Context, /, wanted_ids: tuple[str, ...], limit: int, full: b
         found.append(letter)
         return not limit or len(found) < limit
 
-    reports = selection.letters().look(selection.wanted, see)
+    reports = selection.dead_letters().look(selection.wanted, see)
     if not found:
         _end(ctx, selection, reports)
         raise Failure("NoSuchLetter", "no dead letter matches", ExitCode.FAILED, as_json=output.json)
@@ -207,7 +207,9 @@ def requeue(
     """
     output, selection = ctx.ensure_object(Output), _Selection(**chosen)
     selection.must_say_which(is_all)
-    reports = selection.letters().requeue(selection.wanted, limit=limit, per_s=rate, reseal=reseal, dry_run=dry_run)
+    reports = selection.dead_letters().requeue(
+        selection.wanted, limit=limit, per_s=rate, reseal=reseal, dry_run=dry_run
+    )
     done = "would go back" if dry_run else "went back"
     output.result(document_of(selection.node, reports) | {"dry_run": dry_run}, as_result(reports, done))
     _end(ctx, selection, reports)
@@ -235,7 +237,7 @@ def drop(ctx: click.Context, /, is_all: bool, limit: int | None, dry_run: bool, 
             ids.add(letter.letter.id)
             return limit is None or len(ids) < limit
 
-        reports = selection.letters().look(wanted, see)
+        reports = selection.dead_letters().look(wanted, see)
         count = sum(report.done for report in reports)
         if dry_run or not count:
             output.result(document_of(selection.node, reports) | {"dry_run": dry_run}, as_result(reports, "would go"))
@@ -244,7 +246,7 @@ def drop(ctx: click.Context, /, is_all: bool, limit: int | None, dry_run: bool, 
         places = ", ".join(f"{report.done} on {report.host}" for report in reports if report.done)
         click.confirm(f"Drop {count} dead letters of {selection.node} ({places}) for good?", abort=True, err=True)
         wanted = Filter(ids=frozenset(ids))
-    reports = selection.letters().drop(wanted, limit=limit)
+    reports = selection.dead_letters().drop(wanted, limit=limit)
     output.result(document_of(selection.node, reports) | {"dry_run": False}, as_result(reports, "dropped"))
     _end(ctx, selection, reports)
 

@@ -74,7 +74,7 @@ def drain(
     document = {"host": broker.name, "marked": is_marked, "nodes": [asdict(each) for each in found]}
     output.result(document, "\n".join(_lines(broker.name, found, is_marked=is_marked)))
     if not all(each.is_known for each in found):
-        ctx.exit(ExitCode.AWAY)
+        ctx.exit(ExitCode.UNAVAILABLE)
     ctx.exit(ExitCode.OK if is_reached or only_status else ExitCode.TIMEOUT)
 
 
@@ -85,7 +85,7 @@ def _refuse_unknown(found: Sequence[NodeStatus], host: str, output: Output) -> N
         message = (
             f"{host} has no queues of {', '.join(unknown)}: no agent of that name was ever there; nothing was changed"
         )
-        raise Failure("NodeUnavailable", message, ExitCode.AWAY, as_json=output.json)
+        raise Failure("NodeUnavailable", message, ExitCode.UNAVAILABLE, as_json=output.json)
 
 
 def _lines(host: str, found: Sequence[NodeStatus], *, is_marked: bool) -> list[str]:

@@ -17,7 +17,7 @@ class ExitCode(IntEnum):
     """Arguments that cannot be: nothing was sent. The number is click's own."""
     CONFIGURATION = 3
     """Also how an agent ends that could not boot, so that its supervisor need not try again."""
-    AWAY = 4
+    UNAVAILABLE = 4
     """No broker could be reached, or the node or agent is away."""
     TIMEOUT = 5
     REFUSED = 6
@@ -42,11 +42,11 @@ _BY_CLASS: tuple[tuple[type[errors.ServiceBusError], ExitCode], ...] = (
     (errors.DurationError, ExitCode.USAGE),
     (errors.SignatureError, ExitCode.REFUSED),
     (errors.EnvelopeError, ExitCode.USAGE),
-    (errors.NodeUnavailable, ExitCode.AWAY),
-    (errors.NoBrokerAvailable, ExitCode.AWAY),
-    (errors.ConnectFailed, ExitCode.AWAY),
-    (errors.SendRefused, ExitCode.AWAY),
-    (errors.OutboxFull, ExitCode.AWAY),
+    (errors.NodeUnavailable, ExitCode.UNAVAILABLE),
+    (errors.NoBrokerAvailable, ExitCode.UNAVAILABLE),
+    (errors.ConnectFailed, ExitCode.UNAVAILABLE),
+    (errors.SendRefused, ExitCode.UNAVAILABLE),
+    (errors.OutboxFull, ExitCode.UNAVAILABLE),
     (errors.CallTimeout, ExitCode.TIMEOUT),
     (errors.CallRefused, ExitCode.REFUSED),
     (errors.CallInterrupted, ExitCode.UNCERTAIN),
@@ -62,7 +62,7 @@ _REFUSALS = frozenset({"credentials", "tls", "topology", "limits"})
 def exit_code_of(error: errors.ServiceBusError) -> ExitCode:
     """The exit status for an error of ours; a broker that refuses is told from one that is not there."""
     if isinstance(error, errors.ConnectionLost) and not error.sent:
-        return ExitCode.AWAY
+        return ExitCode.UNAVAILABLE
     if isinstance(error, _MAY_BE_REFUSED) and _was_refused(error):
         return ExitCode.REFUSED
     return next((code for kind, code in _BY_CLASS if isinstance(error, kind)), ExitCode.FAILED)

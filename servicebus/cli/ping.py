@@ -36,7 +36,7 @@ def ping(ctx: click.Context, node: str, configuration: Configuration, timeout: f
     with Sender(configuration) as sender:
         if over_all:
             answered = _ping_all(output, sender, node, configuration, timeout)
-            ctx.exit(ExitCode.OK if answered else ExitCode.AWAY)
+            ctx.exit(ExitCode.OK if answered else ExitCode.UNAVAILABLE)
         _ping(output, sender, node, timeout)
 
 

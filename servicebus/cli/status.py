@@ -73,7 +73,9 @@ def _ask(path: str, timeout_s: float, output: Output) -> dict[str, Any]:
         reason = error.strerror or str(error)
     except (ValueError, KeyError, TypeError):
         reason = "the answer is none of an agent"
-    raise Failure("AgentUnavailable", f"no agent answers on {path}: {reason}", ExitCode.AWAY, as_json=output.json)
+    raise Failure(
+        "AgentUnavailable", f"no agent answers on {path}: {reason}", ExitCode.UNAVAILABLE, as_json=output.json
+    )
 
 
 def _read_all(path: str, timeout_s: float) -> bytes:

@@ -152,7 +152,7 @@ class FaultProxy:
             for key, events in self._selector.select(self._pause()):
                 if key.data is not None:
                     key.data(events)
-            self._carry_out_orders()
+            self._apply_orders()
             for link in list(self._links):
                 link.flush()
 
@@ -161,7 +161,7 @@ class FaultProxy:
         dues = [due for link in self._links if (due := link.next_due(now)) is not None]
         return max(0.0, min(dues) - now) if dues else None
 
-    def _carry_out_orders(self) -> None:
+    def _apply_orders(self) -> None:
         with contextlib.suppress(BlockingIOError):
             self._wake_read.recv(4096)
         while self._orders:
