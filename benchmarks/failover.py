@@ -31,7 +31,7 @@ from benchmarks.faults import Drop, Fault, Freeze, Kill
 from benchmarks.figures import Figure, report
 from servicebus.sender import Sender
 from servicebus.testing import Broker, BrokerPool
-from servicebus.testing.network import FAR, NOWHERE, Network, may_make_networks
+from tests.network import FAR, NOWHERE, Network, may_make_networks
 
 IN_FLIGHT_S = (0.3, 0.3, 0.3, 0.3, 0.6, 0.6, 1.2, 2.5)
 LIMITS_S = (0.1, 0.3, 0.6, 0.9, 1.2, 1.5, 1.8)

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from benchmarks.agent import Agent
 from servicebus.testing import Broker
-from servicebus.testing.network import Network
+from tests.network import Network
 
 
 class Fault(Protocol):

@@ -13,7 +13,7 @@ from waiting import wait_until
 from servicebus.configuration import Configuration
 from servicebus.sender import Sender
 from servicebus.testing import Broker, BrokerPool
-from servicebus.testing.network import FAR, Network, may_make_networks
+from tests.network import FAR, Network, may_make_networks
 
 StartAgent = Callable[..., Agent]
 MakeSender = Callable[[Configuration], Sender]

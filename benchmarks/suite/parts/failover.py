@@ -34,8 +34,8 @@ from benchmarks.suite.spread import NOT_MEASURED, cell
 from benchmarks.suite.tables import Table
 from benchmarks.suite.visit import Visit
 from servicebus.testing import Broker, BrokerPool
-from servicebus.testing.network import may_make_networks
 from servicebus.testing.ports import free_ports
+from tests.network import may_make_networks
 
 NEXT_CALL = "next_call"
 _OTHER_ADDRESS = "127.0.0.2"

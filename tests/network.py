@@ -1,10 +1,10 @@
 """A network of our own: a namespace behind a veth pair, whose packets can be dropped without a word. Linux, root.
 
-A `FaultProxy` in between is simpler, but keeps the two ends apart: what one kernel would tell the other (a reset, for
-a connection that it does not know any more) ends at the proxy. Here they talk to each other, or nobody does.
+A `FaultProxy` in between is simpler, but keeps the two ends apart: what one kernel would send to the other (a reset,
+for a connection that it does not know any more) ends at the proxy. Here both kernels talk to each other.
 
 Packets are dropped by a permanent neighbour entry with a wrong address at both ends: every frame then goes to a machine
-that does not exist. No packet filter is needed, nobody is told, and sockets of both ends stay as they are.
+that does not exist. That needs no packet filter, neither end is notified, and the sockets of both ends stay open.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["FAR", "NEAR", "NOWHERE", "Network", "may_make_networks"]
 
 _CLONE_NEWNET = 0x40000000
 _PREFIX = "servicebus-net-"
-_NOBODY = "02:00:00:00:00:01"
+_NO_MACHINE = "02:00:00:00:00:01"
 # From 198.18.0.0/15, which RFC 2544 sets aside for benchmarks: no route of a real network leads there.
 NEAR = "198.18.77.1"
 FAR = "198.18.77.2"
@@ -52,8 +52,8 @@ class Network:
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
         """What this thread starts meanwhile lives in the namespace."""
-        with Path("/proc/thread-self/ns/net").open() as home, Path("/run/netns", self.name).open() as away:
-            _set_namespace(away.fileno())
+        with Path("/proc/thread-self/ns/net").open() as home, Path("/run/netns", self.name).open() as far:
+            _set_namespace(far.fileno())
             try:
                 yield
             finally:
@@ -61,7 +61,7 @@ class Network:
 
     def drop(self) -> None:
         """From now on every packet between the two ends is lost, in both directions."""
-        self._neighbours(_NOBODY, _NOBODY)
+        self._neighbours(_NO_MACHINE, _NO_MACHINE)
 
     def heal(self) -> None:
         self._neighbours(self._macs["near"], self._macs["far"])
@@ -77,7 +77,7 @@ class Network:
         self._macs["near"] = Path("/sys/class/net", self._near_device, "address").read_text().strip()
         self._macs["far"] = _ip("-n", self.name, "-brief", "link", "show", self._far_device).split()[2]
         self.heal()
-        _ip("neighbour", "replace", NOWHERE, "lladdr", _NOBODY, "dev", self._near_device, "nud", "permanent")
+        _ip("neighbour", "replace", NOWHERE, "lladdr", _NO_MACHINE, "dev", self._near_device, "nud", "permanent")
 
     def _neighbours(self, near_mac: str, far_mac: str) -> None:
         for where, address, mac, device in (
@@ -94,7 +94,7 @@ class Network:
 
 
 def _remove_leftovers() -> None:
-    """Of programs that were killed: nobody else removes their namespace, and the pair goes with it."""
+    """Remove the namespaces of programs that were killed, and with them their pairs."""
     for line in _ip("netns", "list").splitlines():
         name = line.split()[0]
         if name.startswith(_PREFIX) and not Path("/proc", name.removeprefix(_PREFIX)).exists():
