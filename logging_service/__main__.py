@@ -45,7 +45,7 @@ def main(
     """Collect the log records of all processes into one file.
 
     CONFIG is a YAML file with a section "logging:", such as conf/logserver.yaml or the agent's own; options win over
-    it. TERM ends the server within a second, HUP makes it open its file anew.
+    it. TERM ends the server within a second, HUP makes it reopen its file.
     """
     put_right()
     try:

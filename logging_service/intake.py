@@ -57,7 +57,7 @@ class Intake:
         self.share_window(0.0)
 
     def take(self, raw: bytes, address: Any, now: float, unix_ms: float) -> Datagram | None:
-        """Take one datagram; give the answer to send at once, if any. ``acknowledgements`` gives the others.
+        """Take one datagram; returns the answer to send at once, if any. ``acknowledgements`` has the others.
 
         Args:
             address: only passed on, and named in lines about refusals as far as it is a host and a port.

@@ -2,7 +2,7 @@
 
 A message cannot forge a line: the lines of a record after its first begin with four spaces, and other control
     characters stand as
-escapes. Whoever reads the file line by line takes whatever begins with a space for more of the record above.
+escapes. A program that reads the file line by line takes a line that begins with a space for more of the record above.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ _SO_RCVBUFFORCE = 33  # <asm-generic/socket.h>: passes net.core.rmem_max, for th
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound UDP socket with as large a receive buffer as the system gives. Raises ConfigurationError."""
+    """A bound UDP socket with as large a receive buffer as the system allows. Raises ConfigurationError."""
     try:
         family, kind, _, _, sockaddr = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
         found = socket.socket(family, kind)

@@ -66,7 +66,7 @@ def _open_file(options: Options) -> LogFile | LogStream:
 
 
 class LogServer:
-    """Binds its port and opens its file when it is made, so that whoever starts it learns of trouble at once.
+    """Binds its port and opens its file when it is made, so that its starter learns of trouble at once.
 
     Args:
         options: of this server; port 0 takes a free one, ``port`` tells which.
@@ -111,7 +111,7 @@ class LogServer:
         self._say(text, "WARNING", 30)
 
     def run(self) -> int:
-        """Serve until TERM or INT, or until the parent is gone; HUP reopens the file. Gives the exit code.
+        """Serve until TERM or INT, or until the parent is gone; HUP reopens the file. Returns the exit code.
 
         Only in the main thread, since it takes the signals.
         """
@@ -133,7 +133,7 @@ class LogServer:
         return EXIT_STOPPED
 
     def statistics(self) -> dict[str, Any]:
-        """Everything counted, as ``LoggingService.statistics`` gives it."""
+        """Everything counted, as ``LoggingService.statistics`` returns it."""
         return {
             "written": self._written,
             "written_bytes": self._written_bytes,
@@ -146,7 +146,7 @@ class LogServer:
         }
 
     def _round(self, now: float) -> int:
-        """Read, write, acknowledge; gives how many datagrams there were."""
+        """Read, write, acknowledge; returns how many datagrams there were."""
         count = self._receive(now)
         if self._write():
             for answer, address in self._intake.acknowledgements():

@@ -1,4 +1,4 @@
-"""The log file: appended to, rotated by time or size between two records, reopened when somebody moved it."""
+"""The log file: appended to, rotated by time or size between two records, reopened when it was moved."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class LogFile:
             self._finish()
 
     def tick(self, now: float) -> None:
-        """Once in a while: rotate though nothing is logged, and notice that somebody moved or deleted the file."""
+        """Once in a while: rotate though nothing is logged, and notice that the file was moved or deleted."""
         if now >= self._rotate_at:
             self.rotate(now)
         elif self._was_moved():
@@ -98,7 +98,7 @@ class LogFile:
         if self._size == 0 or now < self._not_before:
             return
         try:
-            with contextlib.suppress(FileNotFoundError):  # somebody else moved it: a new one is what we want
+            with contextlib.suppress(FileNotFoundError):  # it was moved: a new one is what we want
                 self.path.rename(self._free_name(now))
             self.reopen()
         except OSError as error:
@@ -110,7 +110,7 @@ class LogFile:
         self._prune()
 
     def reopen(self) -> None:
-        """Open the path again, after somebody moved the file (logrotate, HUP). If that fails, the old one is kept."""
+        """Open the path again, after the file was moved (logrotate, HUP). If that fails, the old one is kept."""
         old = self._fd
         self._open()
         os.close(old)

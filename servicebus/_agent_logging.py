@@ -49,7 +49,7 @@ class AgentLogging:
         ended = self._server
         try:
             self._server = start_server(self._settings)
-        except ConfigurationError as error:  # such as: somebody else has taken the port meanwhile
+        except ConfigurationError as error:  # such as: another process has taken the port meanwhile
             LOG.error("the log server is gone, and cannot be started again now: %s", error)
         else:
             LOG.error("the log server (pid %s) ended with code %s; started it again", ended.pid, ended.exitcode)

@@ -62,7 +62,7 @@ class LoggingService:
                 stay.
             after_fork_hook: called in the new process before it serves.
             keep_files: False lets go of the files and sockets that the new process inherited. A master wants that: its
-                workers notice its death by pipes that nobody else may hold.
+                workers notice its death by pipes that no other process may hold.
             options: ``format``, the line as logging.Formatter takes it.
 
         Returns:
@@ -71,7 +71,7 @@ class LoggingService:
         Raises:
             ConfigurationError: the port is taken or the file cannot be opened.
         """
-        # The import contract: nobody in servicebus knows the package of the server program, which is started here.
+        # The import contract: no module of servicebus imports the package of the server program, which is started here.
         module = importlib.import_module("logging_service.server")
         inherited = {} if keep_files else _open_files()
         chosen = module.Options(
@@ -133,7 +133,7 @@ class LoggingService:
         reason), ``repeated`` ones, ``processes``, ``rotations``, its ``pid`` and ``file``.
 
         Raises:
-            ConnectFailed: nobody listens there, or whoever does has another secret.
+            ConnectFailed: no server listens there, or one that has another secret.
         """
         timeout_s = to_seconds("timeout_s", timeout_s, zero=False)
         secrets = _listed(secret)

@@ -32,7 +32,7 @@ __all__ = [
 
 Lock = str | int | Callable[[Any], Any]
 """What of a request's params must not be worked on twice at a time: the place of a value in them (``"account"``,
-``"order.id"``, an index), or a function that gets the params and gives a text or number. None means: nothing."""
+``"order.id"``, an index), or a function that gets the params and returns a text or number. None means: nothing."""
 
 _serving = threading.local()
 """``request``: what the thread is running. Set and cleared around each execution by the service's thread."""
@@ -75,8 +75,8 @@ class Reject(Exception):
 class Requeue(Exception):
     """Raised by a message service that cannot take this message now: it comes again in a second, and was no attempt.
 
-    Whoever raises it always gets the message for ever. A caller gets it as RemoteError of type ``Requeue``: an RPC
-    service raises Retry instead.
+    A handler that always raises it receives the same message indefinitely. A caller gets it as RemoteError of type
+    ``Requeue``: an RPC service raises Retry instead.
     """
 
     def __init__(self, reason: str = ""):
@@ -199,7 +199,7 @@ class Request:
 
     @property
     def cancelled(self) -> bool:
-        """Nobody waits any more: the caller has given up, or its deadline has passed. Asked anew each time."""
+        """The caller has given up, or its deadline has passed. Looked up each time."""
         if self._fate is not None and self._fate.is_cancelled:
             return True
         return self._deadline is not None and time.monotonic() > self._deadline

@@ -53,7 +53,7 @@ class LogServerFile(NamedTuple):
 
     def as_text(self) -> str:
         found = self.settings
-        signed = "signed" if found.secrets else "not signed: whoever reaches the port can write records"
+        signed = "signed" if found.secrets else "not signed: any program that reaches the port can write records"
         return "\n".join(
             [
                 f"{self.path}: fine, for servicebus-logd; a file for agents and senders needs hosts",

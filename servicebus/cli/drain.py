@@ -70,7 +70,7 @@ def drain(
             is_reached = all(each.has_left for each in found)
         is_marked = mark.stands()
     if len(configuration.hosts) == 1 and is_marked:
-        warn("the file names no other broker: while this one is drained, nobody can reach the nodes")
+        warn("the file names no other broker: while this one is drained, the nodes cannot be reached")
     document = {"host": broker.name, "marked": is_marked, "nodes": [asdict(each) for each in found]}
     output.result(document, "\n".join(_lines(broker.name, found, is_marked=is_marked)))
     if not all(each.is_known for each in found):

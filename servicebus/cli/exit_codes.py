@@ -23,7 +23,7 @@ class ExitCode(IntEnum):
     REFUSED = 6
     """Credentials, TLS, permissions, limits of the broker or signature."""
     UNCERTAIN = 7
-    """Something was sent, and nobody can know whether it was executed."""
+    """Something was sent, and it is unknown whether it was executed."""
     UNKNOWN_SERVICE = 8
     BUSY = 9
     PARTIAL = 10

@@ -1,4 +1,4 @@
-"""Checks of single values: each takes what was given and gives what is kept, or raises Unacceptable.
+"""Checks of single values: each takes the given value and returns the one to keep, or raises Unacceptable.
 
 In YAML every scalar arrives as its text, so that ``password: 0123`` keeps its zero and ``prefetch: ${PREFETCH}`` may
 come from the environment; in a dict numbers arrive as numbers. Both are taken by the same checks.

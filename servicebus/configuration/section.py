@@ -71,7 +71,7 @@ def show(at: Place) -> str:
 
 
 class Section:
-    """One mapping; ``take`` gives the checked value of each of its keys.
+    """One mapping; ``take`` returns the checked value of each of its keys.
 
     Raises:
         ConfigurationError: it is no mapping, or has a key that is neither in *known* nor in *former*.
@@ -108,7 +108,7 @@ class Section:
         return self._values.get(name) is not None
 
     def take(self, name: str, check: Callable[[Any], T], default: T) -> T:
-        """The value of a key as *check* gives it back, or the default where it was not given."""
+        """The value of a key as *check* returns it, or the default if the key was not given."""
         return self.checked(name, check) if name in self else default
 
     def require(self, name: str, check: Callable[[Any], T]) -> T:

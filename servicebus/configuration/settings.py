@@ -112,7 +112,7 @@ class Configuration:
         Args:
             path: for complaints.
             environment: where ``${NAME}`` is looked up, and ``HOME`` for ``~/`` in paths.
-            read_file: gives the text of a path, for ``!file``; without it ``!file`` is an error.
+            read_file: returns the text of a path, for ``!file``; without it ``!file`` is an error.
             folder: where relative paths are meant from; empty leaves them to the current folder.
         """
         from servicebus.configuration.yaml_text import read_yaml  # yaml is for those who have a file
@@ -147,7 +147,7 @@ class Configuration:
         )
         return renamed + tuple(
             f"{host.name}: the broker's TLS certificate is not verified (tls.verify is false):"
-            " whoever stands between can read and change everything"
+            " an attacker in between can read and change everything"
             for host in self.hosts
             if host.use_ssl and not host.tls.verify
         )
@@ -205,7 +205,7 @@ class Configuration:
         own["journal"] = _read_journal(section)
         tls = read_tls(section)
         own["tls"] = tls or TlsSettings()
-        # Whoever says how TLS is trusted wants TLS; use_ssl: false still has the last word.
+        # A tls: section switches TLS on; use_ssl: false still overrides it.
         own["use_ssl"] = section.take("use_ssl", checks.flag, tls is not None)
         section.require("hosts", lambda hosts: hosts)
         own["hosts"] = read_hosts(section, self._host_defaults())
@@ -294,7 +294,7 @@ def weak_secrets(key: str, secrets: Iterable[Secret]) -> tuple[str, ...]:
     plain = [secret.reveal() for secret in secrets]
     found = []
     if PUBLIC_SECRET in plain:
-        found.append(f"{key} is the one of the samples, which everybody knows: {_MAKE_ONE}")
+        found.append(f"{key} is the one of the samples, which is public: {_MAKE_ONE}")
     if any(len(secret.encode()) < _STRONG_BYTES for secret in plain):
         found.append(f"{key} is shorter than {_STRONG_BYTES} bytes, and can be found by trying: {_MAKE_ONE}")
     return tuple(found)

@@ -134,7 +134,7 @@ def _unusable(host: BrokerHost, key: str, what: str | None, error: Exception) ->
 
 @dataclass(frozen=True, slots=True)
 class ServiceEntry:
-    """One line of ``services:``; the class that ``target`` names is imported by whoever runs the agent, not here."""
+    """One line of ``services:``; the agent imports the class that ``target`` names."""
 
     kind: Literal["rpc", "message"]
     category: str
@@ -152,7 +152,7 @@ class LoggingSettings:
     """Where log records go, and how the log server keeps them."""
 
     configured: bool = False
-    """Whether there was a ``logging:`` section at all; without one nobody sends records to a log server."""
+    """Whether there was a ``logging:`` section at all; without one no process sends records to a log server."""
     start_server: bool = False
     """Whether the agent starts the log server (key ``server``)."""
     host: str = "127.0.0.1"

@@ -52,7 +52,7 @@ def read_yaml(
         path: of the file, for complaints.
         folder: where relative paths are meant from.
         environment: where ``${NAME}`` is looked up.
-        read_file: gives the text of a path for ``!file``; None where files must not be read.
+        read_file: returns the text of a path for ``!file``; None where files must not be read.
         home: what ``~`` at the start of a path stands for; None if it is not known.
 
     Raises:

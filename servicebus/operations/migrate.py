@@ -6,7 +6,7 @@ A broker cannot change the type of a queue, so the messages move through a queue
     2  every message is copied there; each is acked in NAME
        only when the broker has confirmed the copy              in both
     3  NAME is unbound, emptied again, and deleted              in NAME.moving
-    4  NAME is declared anew, with the new type, and bound      in NAME.moving, new ones in NAME
+    4  NAME is declared again, with the new type, and bound     in NAME.moving, new ones in NAME
     5  every message is copied back in the same way             in both
     6  NAME.moving is deleted                                   in NAME
 
@@ -120,10 +120,10 @@ class Migration:
         self._is_bound = name == messages_queue(config.node_name)
 
     def run(self) -> QueueStatus:
-        """Do what is left to do; gives what there is afterwards.
+        """Do what is left to do; returns what there is afterwards.
 
         Raises:
-            MigrationBlocked: somebody consumes the queue, or another run is under way.
+            MigrationBlocked: the queue has a consumer, or another run is under way.
             TransportError: the broker failed; the same again goes on from there.
         """
         with self._alone():
@@ -214,7 +214,7 @@ class Migration:
             facts = self._session.facts(name)
             if facts is not None and facts.consumers:
                 raise MigrationBlocked(
-                    f"{self._session.host.name}: somebody has begun to consume queue {name}; nothing is lost, "
+                    f"{self._session.host.name}: queue {name} has a consumer now; nothing is lost, "
                     "stop it and run this again"
                 ) from error
             return False
@@ -258,8 +258,8 @@ class Migration:
     def _delete_unwatched(self) -> bool:
         """Delete the queue beside it if it stays empty; false if it does not.
 
-        Nobody else writes there, and the lock keeps other runs away: what can still come is what the broker takes back
-        from the consumer of a run that was killed.
+        No other program writes there, and the lock keeps other runs away: what can still come is what the broker takes
+        back from the consumer of a run that was killed.
         """
         quiet_since = time.monotonic()
         while time.monotonic() - quiet_since < QUIET_S:

@@ -36,8 +36,8 @@ class Backoff:
 
 
 UNREACHABLE_CAP_S = 1.0
-"""Ceiling for brokers that refuse the connection or do not answer the SYN: such an attempt costs nobody anything, and
-an agent that waited up to 15 s here would be away for that long after its broker is back."""
+"""Ceiling for brokers that refuse the connection or do not answer the SYN: such an attempt costs the broker nothing.
+An agent that waited up to 15 s here would be unavailable for that long after its broker is back."""
 
 
 def cap_for(kind: str) -> float | None:

@@ -2,7 +2,7 @@
 
 A channel is TCP's idea in small: packets are numbered from 1 in each session with the server, at most a window of bytes
 is on its way, the server acknowledges up to a number and names the holes above it. What is not TCP's: no caller ever
-waits for it, and a channel outlives the server. A new session starts the numbers anew with everything that was not
+waits for it, and a channel outlives the server. A new session restarts the numbers with everything that was not
 acknowledged, beginning with the first piece of a batch that the old server had in part: pieces live in the server's
 memory, not in its file.
 

@@ -1,6 +1,6 @@
 """The delay tiers on which messages wait: one durable delay queue each, and a longer or odd delay is reached in hops.
 
-Within one tier's queue everybody waits equally long, so nobody waits behind somebody who waits for longer.
+In the queue of one tier all messages wait equally long, so none waits behind one that waits longer.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ class Cluster:
             member.evaluate(LIFT_ALARM)
 
     def leader_of(self, queue: str, virtual_host: str = "/") -> Broker | None:
-        """The member that leads a quorum queue, or that a classic queue lives on; None if nobody knows.
+        """The member that leads a quorum queue, or that a classic queue lives on; None if it is unknown.
 
         Asked of the members in turn, so that it works with one of them dead.
         """

@@ -136,12 +136,12 @@ class NodeFolder:
                 self.epmd_port = self.family.epmd_port
             return
         self.port, self.epmd_port, self.dist_port = known["port"], known["epmd_port"], known["dist_port"]
-        # A pid of long ago may be somebody else's by now.
+        # An old pid may belong to another process by now.
         self.pid = known["pid"] if known["pid"] in marked_processes(self.path) else 0
 
 
 def make_erlang_home(home: Path) -> None:
-    """Make the folder with the cookie that lets Erlang nodes, and nobody else, talk to each other."""
+    """Make the folder with the cookie that lets these Erlang nodes, and no others, talk to each other."""
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     cookie = home / ".erlang.cookie"
     try:

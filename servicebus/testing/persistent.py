@@ -29,7 +29,7 @@ def runtime_folder() -> Path:
     """``$XDG_RUNTIME_DIR/servicebus``, or ``/tmp/servicebus-<uid>``: this user's own, made if it is not there.
 
     Raises:
-        ServiceBusError: somebody else owns a folder of that name, or may write into it.
+        ServiceBusError: another user owns a folder of that name, or may write into it.
     """
     base = os.environ.get("XDG_RUNTIME_DIR")
     folder = Path(base) / "servicebus" if base else Path(tempfile.gettempdir()) / f"servicebus-{os.getuid()}"

@@ -1,4 +1,4 @@
-"""Loopback ports that stay ours while nobody listens on them."""
+"""Loopback ports that stay reserved while no process listens on them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _claims: list[int] = []
 
 
 def free_ports(count: int) -> list[int]:
-    """*count* different TCP ports of the loopback address that nobody listens on.
+    """*count* different free TCP ports of the loopback address.
 
     All are below the range that the kernel gives to outgoing connections. A port from that range could be handed to a
     client while the broker that owns it is down, and a client that keeps dialling a port of that range on loopback
@@ -43,7 +43,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def port_or_another(wanted: int) -> int:
-    """*wanted*, if nobody listens on it or has claimed it here; else any free one. Raises OSError if there is none."""
+    """*wanted*, if it is neither in use nor claimed here; else any free one. Raises OSError if there is none."""
     with socket.socket() as sock:
         try:
             sock.bind((LOOPBACK, wanted))

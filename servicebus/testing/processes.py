@@ -1,7 +1,7 @@
 """Processes found by the mark in their environment, watched and ended by pid.
 
 Every process of a private broker (the Erlang machine, its epmd, a rabbitmqctl under way) carries ``MARK`` with the
-broker's folder. Reading it back from ``/proc`` finds all of them, whoever their parent is by now, and can never hit a
+broker's folder. Reading it back from ``/proc`` finds all of them, whatever their parent is by now, and can never hit a
 process that took over an old pid.
 """
 

@@ -198,7 +198,7 @@ class FaultProxy:
         return listener
 
     def _fill_queue(self) -> None:
-        """The kernel drops the first packet of whoever connects while the queue of a listener is full."""
+        """While the queue of a listener is full, the kernel drops the first packet of a new connection."""
         for _ in range(4):
             filler = socket.socket()
             filler.setblocking(False)

@@ -20,7 +20,7 @@ _CHUNK = 65_536
 _SLOW_CHUNK = 8192
 """A slow link hands on, and holds, so little at a time."""
 _MAX_HELD_BYTES = 1_048_576
-"""Beyond this nothing more is read from the other end, so that whoever sends to a frozen server feels it."""
+"""Beyond this nothing more is read from the other end, so that a client of a frozen server notices."""
 _RETRANSMITTED_AFTER_S = 0.2
 """What a lost packet costs on Linux: TCP sends it again so much later, and twice as late if it is lost again."""
 _MOST_LOSSES = 3
@@ -33,7 +33,7 @@ class Mode(enum.Enum):
     PASS = "pass"  # noqa: S105 - a mode, no password
     """Hands everything on."""
     DEAF = "deaf"
-    """Accepts, never reads, never answers: a wedged process. Whoever sends finds its buffers full after a while."""
+    """Accepts, never reads, never answers: a wedged process. A client's buffers fill up after a while."""
     SWALLOW = "swallow"
     """Accepts, reads, throws away, never answers: a path on which nothing arrives any more."""
     REFUSE = "refuse"

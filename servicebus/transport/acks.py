@@ -30,7 +30,7 @@ class Acks:
         return len(self._open)
 
     def add(self, tag: int) -> int:
-        """*tag* is to be acknowledged; gives how many are now."""
+        """*tag* is to be acknowledged; returns how many are now."""
         self._open.discard(tag)
         self._fresh.append(tag)
         return len(self._fresh)

@@ -33,7 +33,7 @@ _LIMIT = "limit"
 """In what RabbitMQ says of limits that are reached. Only the advice and the next pause depend on it."""
 _RIGHTS = "grant it with rabbitmqctl set_permissions, or use other names"
 _TOO_LARGE = re.compile(r"message size (\d{1,12}) is larger than .*?(\d{1,12})")
-"""Nothing but this text has the two numbers. Whoever publishes knows by the code alone that something was refused."""
+"""Only this text has the two numbers. The code alone says that something was refused."""
 
 
 def connect_failure(

@@ -56,7 +56,7 @@ OnReturn = Callable[[str, str, str, Properties, bytes], None]
 OnConfirm = Callable[[int, bool], None]
 """``(number, multiple)``"""
 Taker = Callable[[bytes, int, int, int], int]
-"""``(data, channel, start, end)`` of a frame; gives where what was taken ends."""
+"""``(data, channel, start, end)`` of a frame; returns the end of what was taken."""
 
 _HEARTBEAT_S = 1.0
 _FRAME_TYPES = (METHOD, HEADER, BODY, HEARTBEAT)
@@ -188,7 +188,7 @@ class FastPath:
                 break
             if data[end - 1] != END:
                 raise Unreadable(f"a frame of type {kind} on channel {channel} has no end")
-            take: Taker | None = None  # who takes it, and gives where what it took ends: one of ours, or else pika
+            take: Taker | None = None  # one of ours, or else pika
             if kind == METHOD:
                 method = METHOD_HEAD.unpack_from(data, at)[3]
                 if method == DELIVER and (channel, data[at + 12 : at + 12 + data[at + 11]]) in self._consumers:

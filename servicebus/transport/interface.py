@@ -144,7 +144,7 @@ class BrokerChannel(Protocol):
         headers: Mapping[str, Any] | None = None,
         mandatory: bool = True,
     ) -> int:
-        """Publish; gives the publish sequence number that a confirm will name (0 without confirms)."""
+        """Publish; returns the publish sequence number that a confirm will name (0 without confirms)."""
 
     def ack(self, tag: int) -> None: ...
 
@@ -259,7 +259,7 @@ class BrokerConnection(Protocol):
         """Close the socket hard, now; ``on_lost`` follows with *reason*. For brokers that fell silent."""
 
     def abandon(self, reason: str) -> Callable[[], None]:
-        """As ``abort()``, but the broker is told only when the function that this gives is called.
+        """As ``abort()``, but the broker gets its reset only when the returned function is called.
 
         For a consumer whose network swallows packets: a reset sent into it is lost, and when the network is back, the
         broker would go on to deliver to the dead connection until its heartbeat finds out.
@@ -267,7 +267,7 @@ class BrokerConnection(Protocol):
 
 
 class ConnectionEvents(Protocol):
-    """What a connection tells its owner: exactly one of opened and failed first, lost at most once after opened."""
+    """What a connection reports to its owner: one of opened and failed first, lost at most once after opened."""
 
     def connection_opened(self, connection: BrokerConnection) -> None: ...
     def connection_failed(self, connection: BrokerConnection, error: ConnectFailed) -> None: ...

@@ -19,7 +19,7 @@ _logged: set[str] = set()
 
 
 def get_logger(name: str) -> logging.Logger:
-    """The logger *name*, as ``logging.getLogger()`` gives it to all, but one that never raises."""
+    """The logger *name*, as ``logging.getLogger()`` returns it, but one that never raises."""
     logger = logging.getLogger(name)
     if not isinstance(logger, _Guarded):
         # By its class, because the program may have made it before us, to set its level.
@@ -65,7 +65,7 @@ class _Guarded(logging.Logger):
 
 
 def _traceback_of(exc_info: Any) -> str:
-    """Made here, and not while a handler's lock is held: what an error says of itself may take long, or for ever."""
+    """Made here, and not while a handler's lock is held: formatting an error may take long, or never end."""
     try:
         return _FORMATTER.formatException(exc_info)
     except BaseException as error:

@@ -38,7 +38,7 @@ NETWORK_DATAGRAM_BYTES = 1_400
 FIRST_HELLO_S = 0.05
 LONGEST_HELLO_S = 1.0
 SILENT_S = 3.0
-"""A server that has owed an acknowledgement for so long is greeted anew: it may have forgotten this process."""
+"""A server that has owed an acknowledgement for so long is greeted again: it may have forgotten this process."""
 REFUSALS_TO_GIVE_UP = 3
 
 Address = tuple[socket.AddressFamily, "tuple[object, ...]"]
@@ -64,8 +64,8 @@ class LogLink:
     """Not safe for threads: its owner locks around every call.
 
     Args:
-        address: as ``resolve`` gives it.
-        describe: gives pid and name of this process, for the server's lines about it.
+        address: as ``resolve`` returns it.
+        describe: returns pid and name of this process, for the server's lines about it.
     """
 
     def __init__(
@@ -80,9 +80,9 @@ class LogLink:
         self.backlog = backlog
         self.channel = LogChannel()
         self.answers_refused = 0
-        """Answers that were not signed by the server's key: the secrets differ, or somebody plays server."""
+        """Answers not signed by the server's key: the secrets differ, or another program answers on the port."""
         self.refusals = 0
-        """How often in a row the host said that nobody listens on the port."""
+        """How often in a row the host has refused the port: no process listens there."""
         self._signer = signer
         self._describe = describe
         self._incarnation = os.urandom(8).hex().encode()
@@ -113,7 +113,7 @@ class LogLink:
 
     @property
     def has_given_up(self) -> bool:
-        """Whether it is no use to wait at the end of the process: nobody listens on the port."""
+        """Whether it is no use to wait at the end of the process: no process listens on the port."""
         return self.refusals >= REFUSALS_TO_GIVE_UP
 
     @property
@@ -139,7 +139,7 @@ class LogLink:
         if not self.channel.open:
             if now >= self._hello_at and not self.is_drained:
                 self._say_hello(now)
-                self._hear(now)  # on loopback, "nobody listens" is known as soon as send returns
+                self._hear(now)  # on loopback, a refused port is known as soon as send returns
             if not self.channel.open:
                 return
         self._send_due(now)

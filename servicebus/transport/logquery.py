@@ -20,7 +20,7 @@ def ask_statistics(host: str, port: int, signer: Signer | None, timeout_s: float
     """What the log server has counted so far.
 
     Raises:
-        ConnectFailed: nobody listens on the port (kind ``refused``), or nobody answered in time (kind ``silent``), as
+        ConnectFailed: no process listens on the port (kind ``refused``), or none answered in time (kind ``silent``), as
             a server with another secret does not.
     """
     family, sockaddr = resolve(host, port)

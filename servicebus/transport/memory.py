@@ -214,7 +214,7 @@ class MemoryBroker:
         self._bindings.get((exchange, routing_key), {}).pop(queue.name, None)
 
     def remove(self, queue: MemoryQueue) -> int:
-        """Delete *queue*, its messages and its bindings; gives the number of messages."""
+        """Delete *queue*, its messages and its bindings; returns the number of messages."""
         if self.queues.pop(queue.name, None) is None:
             return 0
         for bound in self._bindings.values():

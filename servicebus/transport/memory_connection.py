@@ -260,7 +260,7 @@ class MemoryConnection:
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def _leave(self, reason: str) -> Callable[[], None]:
-        """End our side now; gives the function that ends the broker's."""
+        """End our side now; returns the function that ends the broker's."""
         was_open = self.is_open
         self._finish()
         lost = ConnectionLost(self.host.place, reason, sent=True)

@@ -1,7 +1,7 @@
 """Progress: whether the bytes that stand between a question to a broker and its answer are moving.
 
 On a slow link an answer is late without anything being wrong: the question waits behind what was written before it, the
-answer behind what the broker sent before it. Whoever waits counts from the last byte that moved. What counts is only
+answer behind what the broker sent before it. The waiting time counts from the last byte that moved. What counts is only
 what stands in the way: what is written after the question proves nothing (the kernel of a frozen broker takes it), nor
 does what is received after the answer.
 """

@@ -1,6 +1,6 @@
 """What pika asks of an I/O loop (its ``AbstractIOServices``), answered by our EventLoop, one object per connection.
 
-One per connection, because that gives us the socket of each without reaching into pika: it is here that a stream is
+One per connection, because that yields the socket of each without reaching into pika: it is here that a stream is
 made, so it is here that it can be cut.
 """
 

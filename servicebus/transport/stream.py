@@ -95,7 +95,7 @@ class SocketStream:
         self._close(ConnectionAbortedError(reason))
 
     def abandon(self, reason: str) -> Callable[[], None]:
-        """As ``cut()``, but the peer gets its reset only when the function that this gives is called."""
+        """As ``cut()``, but the peer gets its reset only when the returned function is called."""
         if self._closed:
             return lambda: None
         # The kernel resets a connection when the last of its descriptors is closed.

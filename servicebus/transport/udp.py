@@ -33,7 +33,7 @@ class DatagramHandler(logging.Handler):
     or *max_bytes*, and twice as much for records at WARNING and above. Whatever finds it full is dropped and counted,
     here and by the server.
 
-    May be used by any thread. In a forked child it starts anew by itself, under its own numbers; records that waited
+    May be used by any thread. In a forked child it restarts by itself, under its own numbers; records that waited
     at the fork are the parent's. ``flush`` waits until the server has everything; ``logging.shutdown()`` calls it, so
     a process that leaves by ``os._exit`` calls that before.
 
@@ -137,7 +137,7 @@ class DatagramHandler(logging.Handler):
             self._pump.set_threaded(threaded)
 
     def flush(self, timeout_s: float | None = None) -> bool:  # type: ignore[override]
-        """Wait until the server has every record; False when it answered nothing for so long, or nobody listens."""
+        """Wait until the server has every record; False when it answered nothing for so long, or is not running."""
         if self._closed or not self._used or os.getpid() != self._pid:
             return True
         return self._pump.flush(self.close_timeout_s if timeout_s is None else timeout_s)
@@ -152,7 +152,7 @@ class DatagramHandler(logging.Handler):
         super().close()
 
     def start_in_child(self) -> None:
-        """Begin anew in a forked process."""
+        """Start again in a forked process."""
         if not self._closed:
             self._pump.abandon()
             self._start()
