@@ -25,7 +25,7 @@ from servicebus.testing.processes import MARK
 ROOT = Path(__file__).resolve().parents[2]
 NODE = "NODE-01"
 FAILBACK_AFTER_S = 3.0
-"""30 s by default; nobody wants to watch that."""
+"""30 s by default; too long to watch."""
 
 _START_TIMEOUT_S = 30.0
 
@@ -146,7 +146,7 @@ def _start(a: Broker, b: Broker, folder: Path) -> Bus:
     os.environ.update(variables)
     agent = Agent(folder, {
         NOTES_VARIABLE: str(folder / "notes"),
-        # If the demo itself is killed, whoever ends its brokers ends whatever carries this mark.
+        # If the demo itself is killed, the guard of its brokers ends every process with this mark.
         MARK: str(folder),
     })  # fmt: skip
     sample = ROOT / "conf" / "sender.yaml"

@@ -30,7 +30,7 @@ class Progress:
         self._live = Live(console=console, get_renderable=self._picture, refresh_per_second=8, transient=True)
 
     def __enter__(self) -> Progress:
-        # Where nobody watches, the steps are enough.
+        # Without a terminal the steps are enough.
         if self._console.is_terminal:
             self._live.start()
         return self
