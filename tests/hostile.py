@@ -34,7 +34,7 @@ from envelopes import envelope, signed
 from probe import Probe
 
 from servicebus.errors import ServiceBusError
-from servicebus.operations.dead import BrokerReport, DeadLetters
+from servicebus.operations.dead_letters import BrokerReport, DeadLetters
 from servicebus.operations.filters import Filter
 from servicebus.policy.retry_schedule import DELAY_TIERS_S
 from servicebus.sender import Sender

@@ -19,7 +19,7 @@ from servicebus.operations.filters import Filter, parse_age, parse_rate
 from servicebus.wire.address import dead_queue
 
 if TYPE_CHECKING:
-    from servicebus.operations.dead import BrokerReport, DeadLetters, Found
+    from servicebus.operations.dead_letters import BrokerReport, DeadLetters, Found
 
 LISTED = 100
 SHOWN = 10
@@ -39,26 +39,28 @@ def _as(parse: Callable[[str], float]) -> Callable[..., float | None]:
 
 _SELECTING = (
     config_option,
-    click.option("--node", metavar="NAME", help="Whose letters. Default: node_name of the file."),
+    click.option("--node", metavar="NAME", help="Whose dead letters. Default: node_name of the file."),
     click.option("--host", "hosts", metavar="HOST", multiple=True, help="Only on this broker of the file."),
     click.option("--service", "services", metavar="GLOB", multiple=True, help="category.name; * and ? are wildcards."),
-    click.option("--reason", "reasons", metavar="GLOB", multiple=True, help="Why it was buried, as `list` shows it."),
-    click.option("--since", callback=_as(parse_age), metavar="AGE", help="Buried within the last 90s, 15m, 2h, 3d."),
-    click.option("--until", callback=_as(parse_age), metavar="AGE", help="Buried longer ago than that."),
-    click.option("--id", "ids", metavar="ID", multiple=True, help="Only the letter with this id."),
+    click.option(
+        "--reason", "reasons", metavar="GLOB", multiple=True, help="Only with this reason, as `list` shows it."
+    ),
+    click.option("--since", callback=_as(parse_age), metavar="AGE", help="Only of the last 90s, 15m, 2h, 3d."),
+    click.option("--until", callback=_as(parse_age), metavar="AGE", help="Only older than that."),
+    click.option("--id", "ids", metavar="ID", multiple=True, help="Only the one with this id."),
 )
-_ALL = click.option("--all", "is_all", is_flag=True, help="Every letter: needed where nothing else says which.")
+_ALL = click.option("--all", "is_all", is_flag=True, help="Every dead letter: needed where no other option selects.")
 
 
 def _selecting(command: Command) -> Command:
-    """The options that say which letters are meant."""
+    """The options that select dead letters."""
     for option in reversed(_SELECTING):
         command = option(command)
     return command
 
 
 class _Selection:
-    """Whose letters, on which brokers, and which of them: what the options of ``_SELECTING`` said."""
+    """The node, its brokers and the filter that the options of ``_SELECTING`` name."""
 
     def __init__(
         self,
@@ -72,14 +74,16 @@ class _Selection:
         ids: Sequence[str],
     ):
         if since is not None and until is not None and since <= until:
-            raise click.UsageError("nothing can be buried before --since and after --until: --since must be longer")
+            raise click.UsageError(
+                "no dead letter is older than --until and younger than --since: --since must be longer"
+            )
         self.node = node_named(configuration, node)
         self.hosts = tuple(host_named(configuration, name, "--host") for name in hosts) or configuration.hosts
         self.wanted = Filter(frozenset(ids), tuple(services), tuple(reasons), youngest_s=until, oldest_s=since)
         self._configuration = configuration
 
     def dead_letters(self) -> DeadLetters:
-        from servicebus.operations.dead import DeadLetters  # here, so that --help does not wait for pika
+        from servicebus.operations.dead_letters import DeadLetters  # here, so that --help does not wait for pika
 
         progress = ProgressLine("dead letters looked at")
         return DeadLetters(
@@ -202,7 +206,7 @@ def requeue(
 
     Only letters that a worker of the node has signed go back; each gets a ticket, which is good once.
 
-    A letter leaves the dead letters only after the broker has confirmed it in the node's queue, so the command may be
+    One leaves the dead letters only after the broker has confirmed it in the node's queue, so the command may be
     killed at any moment; run it again then.
     """
     output, selection = ctx.ensure_object(Output), _Selection(**chosen)
@@ -224,7 +228,7 @@ def requeue(
 @json_option
 @click.pass_context
 def drop(ctx: click.Context, /, is_all: bool, limit: int | None, dry_run: bool, yes: bool, **chosen: Any) -> None:
-    """Let dead letters go for good. Asks first, and then drops what it has counted, no letter more."""
+    """Drop dead letters for good. Asks first, and then drops only those that it has counted."""
     output, selection = ctx.ensure_object(Output), _Selection(**chosen)
     selection.must_say_which(is_all)
     if output.json and not (yes or dry_run):
@@ -234,7 +238,7 @@ def drop(ctx: click.Context, /, is_all: bool, limit: int | None, dry_run: bool, 
         ids: set[str] = set()
 
         def see(letter: Found) -> bool:
-            ids.add(letter.letter.id)
+            ids.add(letter.dead_letter.id)
             return limit is None or len(ids) < limit
 
         reports = selection.dead_letters().look(wanted, see)
@@ -257,14 +261,14 @@ def _end(ctx: click.Context, selection: _Selection, reports: Sequence[BrokerRepo
     for report in failed:
         warn(str(report.error))
     if len(failed) == len(reports) and not any(report.looked_at for report in reports):
-        raise _nobody(selection, failed)
+        raise _no_broker(selection, failed)
     if not failed and not any(report.exists for report in reports):
         warn(f"no broker has a queue {dead_queue(selection.node)}; is {selection.node} the right node?")
     if failed or any(report.stays for report in reports):
         ctx.exit(ExitCode.PARTIAL)
 
 
-def _nobody(selection: _Selection, failed: Sequence[BrokerReport]) -> NoBrokerAvailable:
+def _no_broker(selection: _Selection, failed: Sequence[BrokerReport]) -> NoBrokerAvailable:
     attempts = [(report.host, getattr(report.error, "reason", str(report.error))) for report in failed]
     error = NoBrokerAvailable(f"the dead letters of {selection.node}", attempts)
     error.__cause__ = failed[-1].error

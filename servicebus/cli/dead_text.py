@@ -1,4 +1,4 @@
-"""How ``servicebus dead`` shows letters: for people, and as JSON. Letters hold what strangers wrote: all is escaped."""
+"""How ``servicebus dead`` shows dead letters, which any client may have written: all is escaped."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from servicebus.cli.exit_codes import exit_code_of
 from servicebus.errors import EnvelopeError
+from servicebus.operations.dead_letter import RequeueStatus
 from servicebus.operations.filters import show_age
-from servicebus.operations.letters import Standing
 from servicebus.wire.jsontext import decode_json
 from servicebus.wire.printable import printable
 
 if TYPE_CHECKING:
-    from servicebus.operations.dead import BrokerReport, Found
+    from servicebus.operations.dead_letters import BrokerReport, Found
 
 _PARAMS_CHARS = 2000
 _TRACE_LINES = 12
@@ -28,8 +28,8 @@ Row = Sequence[str]
 
 
 def facts(found: Found) -> dict[str, Any]:
-    """What ``list --json`` says of a letter."""
-    letter = found.letter
+    """What ``list --json`` says of a dead letter."""
+    letter = found.dead_letter
     age_s = letter.age_s(time.time())
     return {
         "id": letter.id,
@@ -44,19 +44,19 @@ def facts(found: Found) -> dict[str, Any]:
         "failed_on": letter.host,
         "sent": letter.envelope.sent_ms / 1000 if letter.envelope is not None else None,
         "verified": letter.stamp is not None,
-        "standing": found.standing.value,
+        "standing": found.status.value,
         "why": found.why,
     }
 
 
 def shown_facts(found: Found, *, full: bool) -> dict[str, Any]:
-    """What ``show --json`` says of a letter: also ``trace``, and ``params``, or ``params_text`` if they are cut."""
+    """What ``show --json`` says of one: also ``trace``, and ``params``, or ``params_text`` if they are cut."""
     shown = facts(found) | {"trace": _trace(found, full=full)}
-    text = found.letter.params.decode(errors="backslashreplace")
+    text = found.dead_letter.params.decode(errors="backslashreplace")
     if not full and len(text) > _PARAMS_CHARS:
         return shown | {"params_text": text[:_PARAMS_CHARS], "params_cut": True}
     try:
-        return shown | {"params": decode_json(found.letter.params)}
+        return shown | {"params": decode_json(found.dead_letter.params)}
     except EnvelopeError:
         return shown | {"params_text": text, "params_cut": False}
 
@@ -84,7 +84,7 @@ def _report_facts(report: BrokerReport) -> dict[str, Any]:
 
 
 def as_list(found: Sequence[Found], reports: Sequence[BrokerReport], *, is_cut: bool) -> str:
-    """One line per letter, and one per broker."""
+    """One line per dead letter, and one per broker."""
     now = time.time()
     lines = _aligned([_COLUMNS, *(_row(each, now) for each in found)]) if found else []
     if is_cut:
@@ -93,7 +93,7 @@ def as_list(found: Sequence[Found], reports: Sequence[BrokerReport], *, is_cut: 
 
 
 def _row(found: Found, now: float) -> Row:
-    letter = found.letter
+    letter = found.dead_letter
     return (
         letter.id,
         _moment(letter.time),
@@ -107,10 +107,10 @@ def _row(found: Found, now: float) -> Row:
 
 
 def _note(found: Found) -> str:
-    if found.standing is Standing.GOOD:
+    if found.status is RequeueStatus.GOOD:
         return ""
-    way_out = " (--reseal)" if found.standing is Standing.STALE else ""
-    return f"{found.standing}{way_out}: {printable(found.why)}"
+    way_out = " (--reseal)" if found.status is RequeueStatus.STALE else ""
+    return f"{found.status}{way_out}: {printable(found.why)}"
 
 
 def _totals(reports: Sequence[BrokerReport], *, is_cut: bool) -> list[str]:
@@ -133,8 +133,8 @@ def as_result(reports: Sequence[BrokerReport], done: str) -> str:
 
 
 def as_show(found: Found, *, full: bool) -> str:
-    """Everything of one letter."""
-    letter, now = found.letter, time.time()
+    """Everything of one dead letter."""
+    letter, now = found.dead_letter, time.time()
     sent = letter.envelope.sent_ms / 1000 if letter.envelope is not None else 0
     lines = [
         f"id        {letter.id}",
@@ -158,7 +158,7 @@ def _params_lines(found: Found, *, full: bool) -> list[str]:
     if "params" in shown:
         text = json.dumps(shown["params"], ensure_ascii=False, indent=2)
         return _lines(text)
-    cut = [f"  ... ({len(found.letter.params)} bytes; --full shows all)"] if shown["params_cut"] else []
+    cut = [f"  ... ({len(found.dead_letter.params)} bytes; --full shows all)"] if shown["params_cut"] else []
     return [*_lines(shown["params_text"]), *cut]
 
 
@@ -168,20 +168,20 @@ def _lines(text: str) -> list[str]:
 
 
 def _trace(found: Found, *, full: bool) -> str:
-    lines = found.letter.trace.rstrip("\n").split("\n")
+    lines = found.dead_letter.trace.rstrip("\n").split("\n")
     return "\n".join(lines if full or len(lines) <= _TRACE_LINES else ["...", *lines[-_TRACE_LINES:]])
 
 
 class Summary:
-    """Letters counted by service and reason."""
+    """Dead letters counted by service and reason."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str, str], tuple[int, int, int]] = {}
 
     def add(self, found: Found) -> None:
         """Count one."""
-        letter = found.letter
-        key = (letter.service, letter.reason, found.standing.value)
+        letter = found.dead_letter
+        key = (letter.service, letter.reason, found.status.value)
         count, oldest, newest = self._counts.get(key, (0, letter.time, letter.time))
         self._counts[key] = (count + 1, min(oldest, letter.time), max(newest, letter.time))
 
@@ -194,8 +194,8 @@ class Summary:
         """A table, and a line per broker."""
         heads = ("COUNT", "OLDEST", "NEWEST", "SERVICE", "REASON", "IF SENT BACK")
         rows = [
-            (str(count), _moment(oldest), _moment(newest), printable(service), printable(reason), standing)
-            for service, reason, standing, count, oldest, newest in self._sorted()
+            (str(count), _moment(oldest), _moment(newest), printable(service), printable(reason), status)
+            for service, reason, status, count, oldest, newest in self._sorted()
         ]
         return "\n".join([*(_aligned([heads, *rows]) if rows else []), *_totals(reports, is_cut=False)])
 
@@ -206,7 +206,7 @@ class Summary:
 
 def _moment(time_s: int) -> str:
     try:
-        is_known = 0 < time_s < _LATEST_S  # a stranger may have written it
+        is_known = 0 < time_s < _LATEST_S  # any client may have written it
         return datetime.fromtimestamp(time_s).astimezone().strftime("%Y-%m-%d %H:%M:%S") if is_known else "?"
     except (OverflowError, ValueError, OSError):
         return "?"

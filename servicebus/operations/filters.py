@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from servicebus.operations.letters import Letter
+from servicebus.operations.dead_letter import DeadLetter
 
 __all__ = ["Filter", "parse_age", "parse_rate", "show_age"]
 
@@ -16,7 +16,7 @@ _PART = re.compile(r"([\d.]+)([smhdw])", re.ASCII)
 _RATE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(?:/([smh]))?", re.ASCII)
 
 SLOWEST_PER_S = 0.01
-"""Slower, and the letter at hand would be held for longer than the broker allows."""
+"""Slower, and the current dead letter would be held for longer than the broker allows."""
 
 
 def parse_age(text: str) -> float:
@@ -27,7 +27,7 @@ def parse_age(text: str) -> float:
 
 
 def parse_rate(text: str) -> float:
-    """Letters a second in ``10/s``, ``90/m``, ``500/h`` or ``10``. Raises ValueError that says what is possible."""
+    """Dead letters a second in ``10/s``, ``90/m``, ``500/h`` or ``10``. Raises ValueError."""
     found = _RATE.fullmatch(text)
     if found is None:
         raise ValueError(f"{text!r} is no rate; write 10/s, 90/m or 500/h")
@@ -60,17 +60,17 @@ class Filter:
     """``category.name`` with the wildcards ``*``, ``?`` and ``[]``."""
     reasons: tuple[str, ...] = ()
     youngest_s: float | None = None
-    """Buried at least so long ago."""
+    """Dead-lettered at least so long ago."""
     oldest_s: float | None = None
-    """Buried at most so long ago."""
+    """Dead-lettered at most so long ago."""
 
     @property
     def is_empty(self) -> bool:
-        """Nothing is asked for: every letter matches."""
+        """No condition: every dead letter matches."""
         return self == Filter()
 
-    def matches(self, letter: Letter, now: float) -> bool:
-        """Whether *letter* is meant. One without a time is older than everything."""
+    def matches(self, letter: DeadLetter, now: float) -> bool:
+        """Whether *letter* matches. One without a time is older than everything."""
         age_s = letter.age_s(now)
         return (
             (not self.ids or letter.id in self.ids)

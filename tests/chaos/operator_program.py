@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 from servicebus.configuration import Configuration
-from servicebus.operations.dead import BrokerReport, DeadLetters, Found
+from servicebus.operations.dead_letter import RequeueStatus
+from servicebus.operations.dead_letters import BrokerReport, DeadLetters, Found
 from servicebus.operations.filters import Filter
-from servicebus.operations.letters import Standing
 from tests.chaos.history import History
 from tests.chaos.plants import plant
 
@@ -29,9 +29,9 @@ def requeue(configuration: Configuration, host: str, history: History) -> Broker
     seen: set[str] = set()
 
     def see(found: Found) -> bool:
-        seen.add(found.letter.id)
-        if found.standing is Standing.GOOD:
-            history.requeued(json.loads(found.letter.params)["op"])
+        seen.add(found.dead_letter.id)
+        if found.status is RequeueStatus.GOOD:
+            history.requeued(json.loads(found.dead_letter.params)["op"])
         return len(seen) < _MOST
 
     (looked,) = letters.look(Filter(), see)

@@ -158,14 +158,14 @@ def _nack_is_stored() -> None:
 
 def _unsigned_burials() -> None:
     """An operator requeues every dead letter, also those that no worker has signed."""
-    import servicebus.operations.letters
+    import servicebus.operations.dead_letter
     from servicebus.wire.stamps import DeadLetterStamp, read_dead_letter_stamp
 
     def read_or_make_up(keyring: Any, body: bytes, reason: str, header: object) -> DeadLetterStamp:
         now = int(time.time())
         return read_dead_letter_stamp(keyring, body, reason, header) or DeadLetterStamp(now, now, 1, now + 86400, "")
 
-    _replace(servicebus.operations.letters, "read_dead_letter_stamp", read_or_make_up)
+    _replace(servicebus.operations.dead_letter, "read_dead_letter_stamp", read_or_make_up)
 
 
 def _fork_is_worker() -> None:

@@ -21,7 +21,7 @@ from probe import Probe
 from waiting import wait_until
 
 from servicebus.errors import CallTimeout, EnvelopeError, ServiceBusError
-from servicebus.operations.dead import DeadLetters, Found
+from servicebus.operations.dead_letters import DeadLetters, Found
 from servicebus.operations.filters import Filter
 from servicebus.sender import Sender
 from servicebus.testing import Broker, BrokerPool

@@ -23,7 +23,7 @@ from waiting import wait_until
 from servicebus.cli.main import servicebus
 from servicebus.configuration import Configuration
 from servicebus.operations import walk as walking
-from servicebus.operations.dead import DeadLetters
+from servicebus.operations.dead_letters import DeadLetters
 from servicebus.operations.filters import Filter
 from servicebus.sender import Sender
 from servicebus.testing import Broker

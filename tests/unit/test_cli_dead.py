@@ -13,8 +13,8 @@ from envelopes import SECRET, letter_headers, signed
 from servicebus.cli import dead_text
 from servicebus.cli.main import servicebus
 from servicebus.cli.output import as_json
-from servicebus.operations.dead import BrokerReport, Found
-from servicebus.operations.letters import Standing, read_letter
+from servicebus.operations.dead_letter import RequeueStatus, read_dead_letter
+from servicebus.operations.dead_letters import BrokerReport, Found
 from servicebus.transport.interface import Delivery
 from servicebus.wire import headers
 from servicebus.wire.envelope import Kind
@@ -66,8 +66,8 @@ def found(params: Any = None, **more: Any) -> Found:
     body = more.pop("body", None) or signed("N.audit.record", params, kind=Kind.MESSAGE)
     reason = more.get(headers.REASON, "ValueError")
     written = {**letter_headers(body, reason, age_s=60), **more}
-    letter = read_letter(Delivery(None, 1, body, headers=written), 100_000, Keyring([SECRET]))  # type: ignore[arg-type]
-    return Found("mq:1", letter, Standing.GOOD, "")
+    letter = read_dead_letter(Delivery(None, 1, body, headers=written), 100_000, Keyring([SECRET]))  # type: ignore[arg-type]
+    return Found("mq:1", letter, RequeueStatus.GOOD, "")
 
 
 def test_parameters_are_cut_unless_all_is_wanted() -> None:
@@ -115,7 +115,7 @@ def test_only_a_line_feed_ends_a_shown_line() -> None:
 
 def test_a_letter_that_no_worker_signed_is_shown_as_such_and_its_times_and_attempts_are_unknown() -> None:
     forged = found(**{headers.DEAD_LETTER: f"1 1 6 99  e8e26184:{'0' * 64}", "x-servicebus-time": 5})
-    forged = Found(forged.broker, forged.letter, Standing.UNVERIFIED, "no worker has signed this letter")
+    forged = Found(forged.broker, forged.dead_letter, RequeueStatus.UNVERIFIED, "no worker has signed this letter")
     shown = dead_text.as_show(forged, full=False)
     assert "buried    ?" in shown and "attempts  ?" in shown
     assert "unverified: no worker has signed this letter" in shown

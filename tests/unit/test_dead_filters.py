@@ -15,8 +15,8 @@ from servicebus.compat.envelope import OldEvent, encode_event
 from servicebus.compat.tokens import DailyTokens
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
+from servicebus.operations.dead_letter import DeadLetter, RequeueCheck, RequeueStatus
 from servicebus.operations.filters import Filter, parse_age, parse_rate, show_age
-from servicebus.operations.letters import Judge, Letter, Standing
 from servicebus.transport.interface import Delivery, Flaw, FlawedDelivery
 from servicebus.wire import headers
 from servicebus.wire.envelope import Kind
@@ -26,20 +26,20 @@ from servicebus.wire.xmlcodec import encode_envelope
 
 NOW = 1_800_000_000.0
 CONFIG = Configuration({"hosts": ["mq"], "secret_token": [SECRET, "the old secret"], "node_name": "NODE-01"})
-JUDGE = Judge(CONFIG, "NODE-01")
+CHECK = RequeueCheck(CONFIG, "NODE-01")
 
 
-def letter(body: bytes | None = None, reason: str = "ValueError", **how: Any) -> Letter:
+def letter(body: bytes | None = None, reason: str = "ValueError", **how: Any) -> DeadLetter:
     """A letter that a worker wrote an hour ago; *how* as for ``letter_headers()``."""
     body = signed("NODE-01.audit.record", {"a": 1}, kind=Kind.MESSAGE) if body is None else body
     found = letter_headers(body, reason, **{"now": NOW, "age_s": 3600, **how})
-    return JUDGE.read(Delivery(None, 1, body, headers=found))  # type: ignore[arg-type]
+    return CHECK.read(Delivery(None, 1, body, headers=found))  # type: ignore[arg-type]
 
 
-def made_up(body: bytes | None = None, **found: Any) -> Letter:
+def made_up(body: bytes | None = None, **found: Any) -> DeadLetter:
     """A letter that a stranger wrote."""
     body = signed("NODE-01.audit.record", {"a": 1}, kind=Kind.MESSAGE) if body is None else body
-    return JUDGE.read(Delivery(None, 1, body, headers=found))  # type: ignore[arg-type]
+    return CHECK.read(Delivery(None, 1, body, headers=found))  # type: ignore[arg-type]
 
 
 # -- ages and rates ----------------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def test_whatever_bytes_stand_there_are_a_letter_with_an_id(body: bytes) -> None
     assert found.id.startswith("sha256-")
     assert found.service == "?"
     assert made_up(body).id == found.id
-    assert JUDGE.standing(found, NOW)[0] is Standing.REFUSED
+    assert CHECK.status(found, NOW)[0] is RequeueStatus.REFUSED
 
 
 @given(
@@ -160,13 +160,13 @@ def test_whatever_headers_a_stranger_wrote_do_no_harm_and_prove_nothing(written:
     found = made_up(**written)
     assert (found.age_s(NOW), found.attempts, found.first) == (None, 0, 0)
     assert isinstance(found.reason, str)
-    assert JUDGE.standing(found, NOW)[0] is Standing.UNVERIFIED
+    assert CHECK.status(found, NOW)[0] is RequeueStatus.UNVERIFIED
 
 
 # -- what would become of it -------------------------------------------------------------------------------------------
 
 
-def message(sent_s: float, *, secret: str = SECRET, address: str = "NODE-01.audit.record", **how: Any) -> Letter:
+def message(sent_s: float, *, secret: str = SECRET, address: str = "NODE-01.audit.record", **how: Any) -> DeadLetter:
     burial = {name: how.pop(name) for name in ("age_s", "known_s") if name in how}
     unsigned = replace(envelope(address, [1, 2], **{"kind": Kind.MESSAGE, **how}), sent_ms=int(sent_s * 1000))
     return letter(encode_envelope(unsigned, Keyring([secret]).sign_envelope(unsigned)), **burial)
@@ -193,22 +193,22 @@ UNVERIFIED = [
 
 
 @pytest.mark.parametrize(
-    ("found", "standing", "why"),
+    ("found", "status", "why"),
     [
-        (message(NOW - 60), Standing.GOOD, ""),
-        (message(NOW - 60, secret="the old secret"), Standing.GOOD, ""),
-        (message(NOW - 2 * 86400), Standing.GOOD, ""),
-        (message(NOW - 86400, age_s=86390), Standing.GOOD, ""),
-        (message(NOW - 86500, age_s=86410), Standing.STALE, "longer ago than the node remembers"),
-        (message(NOW - 60, known_s=None), Standing.STALE, "cannot know whether it ran before"),
-        (message(NOW + 3600, age_s=-3600), Standing.STALE, "in the future"),
-        *((found, Standing.REFUSED, why) for found, why in REFUSED),
-        *((found, Standing.UNVERIFIED, "no worker has signed") for found in UNVERIFIED),
+        (message(NOW - 60), RequeueStatus.GOOD, ""),
+        (message(NOW - 60, secret="the old secret"), RequeueStatus.GOOD, ""),
+        (message(NOW - 2 * 86400), RequeueStatus.GOOD, ""),
+        (message(NOW - 86400, age_s=86390), RequeueStatus.GOOD, ""),
+        (message(NOW - 86500, age_s=86410), RequeueStatus.STALE, "longer ago than the node remembers"),
+        (message(NOW - 60, known_s=None), RequeueStatus.STALE, "cannot know whether it ran before"),
+        (message(NOW + 3600, age_s=-3600), RequeueStatus.STALE, "in the future"),
+        *((found, RequeueStatus.REFUSED, why) for found, why in REFUSED),
+        *((found, RequeueStatus.UNVERIFIED, "no worker has signed") for found in UNVERIFIED),
     ],
 )
-def test_the_judge_says_which_letters_may_go_back(found: Letter, standing: Standing, why: str) -> None:
-    judged, text = JUDGE.standing(found, NOW)
-    assert judged is standing
+def test_the_judge_says_which_letters_may_go_back(found: DeadLetter, status: RequeueStatus, why: str) -> None:
+    judged, text = CHECK.status(found, NOW)
+    assert judged is status
     assert why in text
 
 
@@ -217,25 +217,25 @@ def test_the_judge_says_which_letters_may_go_back(found: Letter, standing: Stand
 )
 def test_of_a_letter_that_is_not_whole_the_judge_says_what_is_missing(flaw: Flaw) -> None:
     """A worker may have signed it: that no one has signed what stands here says nothing about the whole."""
-    cut = JUDGE.read(FlawedDelivery(flaw, None, 1, b"<event"))
-    assert JUDGE.standing(cut, NOW) == (Standing.REFUSED, f"{flaw.reason}: {flaw.detail}")
+    cut = CHECK.read(FlawedDelivery(flaw, None, 1, b"<event"))
+    assert CHECK.status(cut, NOW) == (RequeueStatus.REFUSED, f"{flaw.reason}: {flaw.detail}")
     with pytest.raises(EnvelopeError):
-        JUDGE.with_ticket(cut, NOW)
+        CHECK.with_ticket(cut, NOW)
 
 
 @pytest.mark.parametrize("secret", [SECRET, "the old secret"])
 def test_a_pass_is_made_with_the_first_secret_for_the_exact_bytes(secret: str) -> None:
     found = message(NOW - 3 * 86400, secret=secret)
-    header = JUDGE.with_ticket(found, NOW).headers[headers.REQUEUED]
+    header = CHECK.with_ticket(found, NOW).headers[headers.REQUEUED]
     ticket = read_requeue_ticket(Keyring([SECRET]), found.body, header)
     assert ticket is not None
     assert ticket.made_ms == NOW * 1000
 
 
 @pytest.mark.parametrize("found", [*(found for found, _ in REFUSED), *UNVERIFIED])
-def test_what_no_worker_buried_or_nobody_of_ours_sent_gets_no_pass(found: Letter) -> None:
+def test_what_no_worker_buried_or_nobody_of_ours_sent_gets_no_pass(found: DeadLetter) -> None:
     with pytest.raises(EnvelopeError):
-        JUDGE.with_ticket(found, NOW)
+        CHECK.with_ticket(found, NOW)
 
 
 def test_two_letters_of_one_burial_get_one_pass_and_a_later_burial_gets_another() -> None:
@@ -243,7 +243,7 @@ def test_two_letters_of_one_burial_get_one_pass_and_a_later_burial_gets_another(
     body = signed("NODE-01.audit.record", kind=Kind.MESSAGE)
 
     def pass_id(**how: Any) -> str:
-        header = JUDGE.with_ticket(letter(body, **how), NOW).headers[headers.REQUEUED]
+        header = CHECK.with_ticket(letter(body, **how), NOW).headers[headers.REQUEUED]
         ticket = read_requeue_ticket(Keyring([SECRET]), body, header)
         assert ticket is not None
         return ticket.id
@@ -259,10 +259,10 @@ def test_a_letter_of_version_1_goes_back_if_its_daily_token_was_good_when_it_was
     found = letter(body)
     assert found.is_old
     assert found.service == "audit.record"
-    assert JUDGE.standing(found, NOW)[0] is Standing.GOOD
-    assert JUDGE.standing(found, NOW + 3 * 86400)[0] is Standing.STALE
-    assert JUDGE.standing(letter(body, age_s=-5 * 86400), NOW)[0] is Standing.REFUSED
+    assert CHECK.status(found, NOW)[0] is RequeueStatus.GOOD
+    assert CHECK.status(found, NOW + 3 * 86400)[0] is RequeueStatus.STALE
+    assert CHECK.status(letter(body, age_s=-5 * 86400), NOW)[0] is RequeueStatus.REFUSED
     assert (
-        read_requeue_ticket(Keyring([SECRET]), body, JUDGE.with_ticket(found, NOW).headers[headers.REQUEUED])
+        read_requeue_ticket(Keyring([SECRET]), body, CHECK.with_ticket(found, NOW).headers[headers.REQUEUED])
         is not None
     )

@@ -1,4 +1,4 @@
-"""Letter: one dead letter as an operator sees it, and what would become of it if it went back. Pure."""
+"""DeadLetter: one dead letter as an operator sees it, and what would become of it if it went back. Pure."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from servicebus.wire.signing import Keyring
 from servicebus.wire.stamps import DeadLetterStamp, make_requeue_ticket, read_dead_letter_stamp
 from servicebus.wire.xmlcodec import decode_envelope
 
-__all__ = ["Judge", "Letter", "Standing", "read_letter"]
+__all__ = ["DeadLetter", "RequeueCheck", "RequeueStatus", "read_dead_letter"]
 
 
-class Standing(str, Enum):
-    """Whether a letter may go back to its node."""
+class RequeueStatus(str, Enum):
+    """Whether a dead letter may go back to its node."""
 
     GOOD = "good"
     STALE = "stale"
     """The node cannot know whether it has been executed: it goes back only if the operator says so."""
     UNVERIFIED = "unverified"
-    """No worker of the node has signed that it buried it. It may be a copy of a message that was executed."""
+    """No worker of the node has signed it. It may be a copy of a message that was executed."""
     REFUSED = "refused"
     """Not signed with a secret that we know, not readable, or not for this node."""
 
@@ -38,8 +38,8 @@ class Standing(str, Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
-    """One dead letter. What stands in the headers and the body may have been written by anybody."""
+class DeadLetter:
+    """One dead letter. Its headers and body are not trusted: any client may have written them."""
 
     id: str
     """The wire id, which no other message has; of what cannot be read, or is of version 1, a digest of its bytes."""
@@ -71,7 +71,7 @@ class Letter:
 
     @property
     def time(self) -> int:
-        """Unix seconds of the burial; 0 if no worker has signed it."""
+        """Unix seconds when it was dead-lettered; 0 if no worker has signed it."""
         return self.stamp.time if self.stamp is not None else 0
 
     @property
@@ -85,12 +85,12 @@ class Letter:
         return self.stamp.attempts if self.stamp is not None else 0
 
     def age_s(self, now: float) -> float | None:
-        """Seconds since it was buried; None if nobody wrote that down."""
+        """Seconds since it was dead-lettered; None if that is not recorded."""
         return max(0.0, now - self.time) if self.time else None
 
 
-def read_letter(delivery: Delivery, max_bytes: int, keyring: Keyring) -> Letter:
-    """The letter in *delivery*; never fails, whatever stands there."""
+def read_dead_letter(delivery: Delivery, max_bytes: int, keyring: Keyring) -> DeadLetter:
+    """The dead letter in *delivery*; never fails, whatever it holds."""
     reason = _text(delivery.headers or {}, headers.REASON)
     body, found = delivery.body, dict(delivery.headers or {})
     envelope, service, params, problem = None, "?", body, ""
@@ -105,7 +105,7 @@ def read_letter(delivery: Delivery, max_bytes: int, keyring: Keyring) -> Letter:
             service, params = f"{envelope.category}.{envelope.service}", envelope.params
     except EnvelopeError as error:
         problem = str(error)
-    return Letter(
+    return DeadLetter(
         id=envelope.id if envelope is not None else f"sha256-{hashlib.sha256(body).hexdigest()[:24]}",
         service=service,
         envelope=envelope,
@@ -130,8 +130,8 @@ def _text(found: Mapping[str, Any], name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-class Judge:
-    """Decides which letters may go back, by the secrets and limits of this configuration."""
+class RequeueCheck:
+    """Decides which dead letters may go back, by the secrets and limits of this configuration."""
 
     def __init__(self, config: Configuration, node: str):
         self._config = config
@@ -140,43 +140,44 @@ class Judge:
         zone = ZoneInfo(config.compat_time_zone) if config.compat_time_zone else None
         self._daily = DailyTokens(config.secrets, zone)
 
-    def read(self, delivery: Delivery) -> Letter:
-        """The letter in *delivery*."""
-        return read_letter(delivery, self._config.max_envelope_bytes, self._keyring)
+    def read(self, delivery: Delivery) -> DeadLetter:
+        """The dead letter in *delivery*."""
+        return read_dead_letter(delivery, self._config.max_envelope_bytes, self._keyring)
 
-    def standing(self, letter: Letter, now: float) -> tuple[Standing, str]:
+    def status(self, letter: DeadLetter, now: float) -> tuple[RequeueStatus, str]:
         """Whether *letter* may go back, and why not."""
         if not letter.is_whole:
-            return Standing.REFUSED, letter.problem
+            return RequeueStatus.REFUSED, letter.problem
         stamp = letter.stamp
         if stamp is None:
-            return Standing.UNVERIFIED, "no worker has signed this letter; anyone may have put it there. Drop it"
+            return RequeueStatus.UNVERIFIED, "no worker has signed this letter; anyone may have put it there. Drop it"
         try:
-            self._check_for_good(letter, stamp)
+            self._check_signatures(letter, stamp)
         except EnvelopeError as error:
-            return Standing.REFUSED, str(error)
+            return RequeueStatus.REFUSED, str(error)
         if not stamp.known_until:
-            return Standing.STALE, f"the node refused it ({letter.reason}), so it cannot know whether it ran before"
+            why = f"the node refused it ({letter.reason}), so it cannot know whether it ran before"
+            return RequeueStatus.STALE, why
         if stamp.time > now + self._config.clock_skew:
-            return Standing.STALE, "buried in the future: the clocks of the node and of this machine disagree"
+            return RequeueStatus.STALE, "buried in the future: the clocks of the node and of this machine disagree"
         if stamp.known_until < now:
-            return Standing.STALE, "buried longer ago than the node remembers what became of it"
-        return Standing.GOOD, ""
+            return RequeueStatus.STALE, "buried longer ago than the node remembers what became of it"
+        return RequeueStatus.GOOD, ""
 
-    def with_ticket(self, letter: Letter, now: float) -> Letter:
-        """The letter with the ticket that lets it in again; by its own id the node has done with it.
+    def with_ticket(self, letter: DeadLetter, now: float) -> DeadLetter:
+        """The dead letter with a requeue ticket, without which the node would take its id for one that has ended.
 
         Raises:
-            EnvelopeError: no worker has signed the letter, or no one who knows a secret of ours has sent the message
-                to this node. The ticket would make it true.
+            EnvelopeError: no worker has signed the letter, or the message is not signed with a secret of ours for this
+                node. The ticket would vouch for it.
         """
         if letter.stamp is None:
             raise SignatureError("no worker has signed this letter")
-        self._check_for_good(letter, letter.stamp)
+        self._check_signatures(letter, letter.stamp)
         ticket = make_requeue_ticket(self._keyring, letter.id, letter.body, letter.stamp.former, int(now * 1000))
         return replace(letter, headers={**letter.headers, headers.REQUEUED: ticket})
 
-    def _check_for_good(self, letter: Letter, stamp: DeadLetterStamp) -> None:
+    def _check_signatures(self, letter: DeadLetter, stamp: DeadLetterStamp) -> None:
         """What no passing of time changes."""
         if letter.problem:
             raise EnvelopeError("malformed", letter.problem)
@@ -190,8 +191,8 @@ class Judge:
         if envelope.kind is not Kind.MESSAGE:
             raise EnvelopeError("malformed", f"a {envelope.kind.value} among messages")
 
-    def _check_old(self, letter: Letter, stamp: DeadLetterStamp) -> None:
-        """Of version 1: its token had to be good when it was buried."""
+    def _check_old(self, letter: DeadLetter, stamp: DeadLetterStamp) -> None:
+        """Of version 1: its token had to be good when it was dead-lettered."""
         event = decode_event(letter.body, self._config.max_envelope_bytes)
         if not self._daily.accepts(event.token, stamp.time):
             raise SignatureError("its token was not that of the day when it was buried, nor of the day before or after")

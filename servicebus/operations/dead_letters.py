@@ -1,8 +1,8 @@
 """Dead letters: look at them, send them back to the node's queue, or drop them; on one broker after the other.
 
-A letter that goes back is published to the node's queue of messages and acked here only after the broker has confirmed
-that: whatever is killed in between, it stands in one of the two queues, or in both under one id, which the node's
-journal runs once. A broker that cannot be reached, or is lost on the way, is reported and the others go on.
+A dead letter that goes back is published to the node's queue of messages, and acked only after the broker has confirmed
+that. Whatever is killed in between, it is in one of the two queues, or in both under one id, which the node runs once.
+A broker that cannot be reached, or is lost on the way, is reported; the others go on.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.errors import TransportError
+from servicebus.operations.dead_letter import DeadLetter, RequeueCheck, RequeueStatus
 from servicebus.operations.filters import Filter
-from servicebus.operations.letters import Judge, Letter, Standing
 from servicebus.operations.sending import Sending
 from servicebus.operations.session import Session, open_session
 from servicebus.operations.walk import HOLD_S, IN_FLIGHT, Walk
@@ -42,27 +42,27 @@ class BrokerReport:
     stays: Counter[str] = field(default_factory=Counter)
     """Letters that matched and cannot go back as they are, by the reason."""
     left: int = 0
-    """Dead letters that stand there afterwards."""
+    """Dead letters that are there afterwards."""
     error: TransportError | None = None
 
-    def begin_again(self) -> None:
-        """The walk will see anew what it has not taken."""
+    def restart(self) -> None:
+        """The scan will see again what it has not taken."""
         self.looked_at = self.matched = self.done
         self.stays.clear()
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A letter that matches, where it stands, and what would become of it if it went back."""
+    """A dead letter that matches, its broker, and what would become of it if it went back."""
 
     broker: str
-    letter: Letter
-    standing: Standing
+    dead_letter: DeadLetter
+    status: RequeueStatus
     why: str
 
 
 OnProgress = Callable[[BrokerReport], None]
-_Visit = Callable[[Walk, Delivery, Letter], bool]
+_Visit = Callable[[Walk, Delivery, DeadLetter], bool]
 """Says whether it took the letter."""
 
 
@@ -89,10 +89,10 @@ class DeadLetters:
         self._hosts = hosts
         self._on_progress = on_progress
         self._clock = clock
-        self._judge = Judge(config, node)
+        self._check = RequeueCheck(config, node)
 
     def look(self, wanted: Filter, see: Callable[[Found], bool]) -> list[BrokerReport]:
-        """Show every letter that matches to *see*, the oldest of each broker first, until it says False."""
+        """Show every dead letter that matches to *see*, the oldest of each broker first, until it says False."""
         is_enough = False
 
         def work(session: Session, report: BrokerReport) -> None:
@@ -100,10 +100,10 @@ class DeadLetters:
             if is_enough:
                 return
 
-            def visit(_walk: Walk, _delivery: Delivery, letter: Letter) -> bool:
+            def visit(_walk: Walk, _delivery: Delivery, letter: DeadLetter) -> bool:
                 nonlocal is_enough
                 report.done += 1
-                is_enough = not see(Found(report.host, letter, *self._judge.standing(letter, self._clock())))
+                is_enough = not see(Found(report.host, letter, *self._check.status(letter, self._clock())))
                 return False
 
             # Looking takes no time worth renewing for, and must show nothing twice.
@@ -112,7 +112,7 @@ class DeadLetters:
         return self._on_each_broker(work)
 
     def drop(self, wanted: Filter, *, limit: int | None = None) -> list[BrokerReport]:
-        """Let every letter that matches go for good; *limit* of them at most."""
+        """Drop every dead letter that matches; *limit* of them at most."""
         reports: list[BrokerReport] = []
 
         def is_enough() -> bool:
@@ -121,7 +121,7 @@ class DeadLetters:
         def work(session: Session, report: BrokerReport) -> None:
             reports.append(report)
 
-            def visit(walk: Walk, delivery: Delivery, _letter: Letter) -> bool:
+            def visit(walk: Walk, delivery: Delivery, _letter: DeadLetter) -> bool:
                 walk.channel.ack(delivery)
                 report.done += 1
                 return True
@@ -156,17 +156,17 @@ class DeadLetters:
             reports.append(report)
             sending = Sending(session, messages_queue(self._node), IN_FLIGHT)
 
-            def visit(walk: Walk, delivery: Delivery, letter: Letter) -> bool:
-                standing, why = self._judge.standing(letter, self._clock())
-                if standing is not Standing.GOOD and not (reseal and standing is Standing.STALE):
-                    report.stays[f"{standing}: {why}" + _way_out(standing)] += 1
+            def visit(walk: Walk, delivery: Delivery, letter: DeadLetter) -> bool:
+                status, why = self._check.status(letter, self._clock())
+                if status is not RequeueStatus.GOOD and not (reseal and status is RequeueStatus.STALE):
+                    report.stays[f"{status}: {why}" + _hint(status)] += 1
                     return False
-                report.resealed += standing is Standing.STALE
+                report.resealed += status is RequeueStatus.STALE
                 report.done += 1
                 if dry_run:
                     return False
                 pace.wait()
-                sending.send(walk.channel, delivery, self._judge.with_ticket(letter, self._clock()).headers)
+                sending.send(walk.channel, delivery, self._check.with_ticket(letter, self._clock()).headers)
                 return True
 
             hold_s = float("inf") if dry_run else HOLD_S  # as for look()
@@ -204,12 +204,12 @@ class DeadLetters:
     ) -> None:
         def renew() -> None:
             settle()
-            report.begin_again()
+            report.restart()
 
         with Walk(session, dead_queue(self._node), before_renewal=renew, hold_s=hold_s) as walk:
             report.exists, report.total, report.left = walk.exists, walk.total, walk.total
             for delivery in walk:
-                letter = self._judge.read(delivery)
+                letter = self._check.read(delivery)
                 report.looked_at += 1
                 is_taken = False
                 if wanted.matches(letter, self._clock()):
@@ -224,8 +224,8 @@ class DeadLetters:
         report.left = walk.left
 
 
-def _way_out(standing: Standing) -> str:
-    return "; --reseal sends it back all the same" if standing is Standing.STALE else ""
+def _hint(status: RequeueStatus) -> str:
+    return "; --reseal sends it back all the same" if status is RequeueStatus.STALE else ""
 
 
 class _Pace:
