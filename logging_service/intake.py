@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from logging_service.lines import LineFormat
-from logging_service.refusals import Refusals
 from logging_service.sessions import LogSession, LogSessions
 from servicebus.errors import EnvelopeError
 from servicebus.wire.logrecord import (
@@ -21,7 +21,7 @@ from servicebus.wire.logrecord import (
 )
 from servicebus.wire.printable import printable
 
-__all__ = ["Intake"]
+__all__ = ["Intake", "Refusals", "listed"]
 
 LARGEST_WINDOW = 256 * 1024
 SMALLEST_WINDOW = 16 * 1024
@@ -29,6 +29,9 @@ CLIENTS_AT_LEAST = 8
 """Windows are small enough for so many processes from the first one on: a burst of new ones must find room."""
 STATS_AGE_MS = 60_000
 NAME_LENGTH = 200
+
+FIRST_PAUSE_S = 10.0
+LONGEST_PAUSE_S = 600.0
 
 _PACKETS = frozenset({Kind.RECORDS, Kind.PIECE, Kind.LAST, Kind.BYE})
 
@@ -179,3 +182,45 @@ class Intake:
 
     def _refuse(self, error: EnvelopeError, address: Any) -> None:
         self.refusals.count(error.reason, ":".join(map(str, address[:2])))
+
+
+class Refusals:
+    """Counts by reason. Its lines are rare, ever rarer while refusals go on, so that garbage cannot fill the disk."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._said: Counter[str] = Counter()
+        self._say_at = 0.0
+        self._pause_s = FIRST_PAUSE_S
+        self._last_from = ""
+        self._said_pickled = False
+
+    def count(self, reason: str, address: str) -> None:
+        """One datagram from *address* (for a line: of the last one only) was refused."""
+        self.counts[reason] += 1
+        self._last_from = address
+
+    def due_lines(self, now: float) -> list[str]:
+        """What to write now, mostly nothing."""
+        if now < self._say_at:
+            return []
+        news = self.counts - self._said
+        if not news:
+            self._pause_s = FIRST_PAUSE_S
+            return []
+        self._said = Counter(self.counts)
+        self._say_at = now + self._pause_s
+        self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+        lines = [f"refused {news.total()} datagrams ({listed(news)}), the last from {self._last_from}"]
+        if news["pickled"] and not self._said_pickled:
+            self._said_pickled = True
+            lines.append(
+                "pickled records of py-servicebus 2.x are refused by policy, because to unpickle is to run the sender's"
+                " code; let that program call servicebus.logging_service.LoggingService.init_logging"
+            )
+        return lines
+
+
+def listed(counts: Mapping[str, int]) -> str:
+    """``signature=3, pickled=1``"""
+    return ", ".join(f"{reason}={count}" for reason, count in sorted(counts.items()))

@@ -1,10 +1,9 @@
 """LogServer: one UDP loop that verifies, writes and acknowledges.
 
 A round: read what is in the socket (bounded), write all of it with one system call, then acknowledge each process
-    once. So
-an acknowledged record is in the file, and what a server had read when it was killed is sent again to the next. While
-the file cannot be written (disk full) the server reads nothing: the records wait with their processes, which count what
-they drop.
+once. So an acknowledged record is in the file, and what a server had read when it was killed is sent again to the next.
+While the file cannot be written (disk full) the server reads nothing: the records wait with their processes, which
+count what they drop.
 """
 
 from __future__ import annotations
@@ -19,12 +18,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from logging_service.intake import Intake
+from logging_service.intake import Intake, listed
 from logging_service.lines import DEFAULT_FORMAT, LineFormat
-from logging_service.listening import listen
-from logging_service.refusals import listed
-from logging_service.stream import OWN_STREAMS, LogStream
-from logging_service.writer import LogFile
+from logging_service.writer import OWN_STREAMS, LogFile, LogStream
+from servicebus.errors import ConfigurationError
 from servicebus.wire.logrecord import Datagram, Record, encode_object
 from servicebus.wire.signing import Keyring
 
@@ -33,6 +30,8 @@ __all__ = ["EXIT_BAD_CONFIGURATION", "EXIT_STOPPED", "LogServer", "Options"]
 EXIT_STOPPED = 0
 EXIT_BAD_CONFIGURATION = 3
 
+RECEIVE_BUFFER_BYTES = 4 * 1024 * 1024
+_SO_RCVBUFFORCE = 33  # <asm-generic/socket.h>: passes net.core.rmem_max, for those who may (CAP_NET_ADMIN)
 DATAGRAMS_PER_ROUND = 64
 ROUND_BYTES = 256 * 1024
 TICK_S = 0.5
@@ -292,3 +291,25 @@ class LogServer:
         with contextlib.suppress(OSError):
             while self._wake_read.recv(64):
                 pass
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound UDP socket with as large a receive buffer as the system allows. Raises ConfigurationError."""
+    try:
+        family, kind, _, _, sockaddr = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        found = socket.socket(family, kind)
+    except (OSError, UnicodeError) as error:
+        raise ConfigurationError(f"the log server cannot use the host {host!r}: {error}", key="host") from error
+    try:
+        found.bind(sockaddr)
+    except OSError as error:
+        found.close()
+        message = f"the log server cannot listen on {host}:{port}: {error.strerror}"
+        raise ConfigurationError(message, key="port") from error
+    found.setblocking(False)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+    if found.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < RECEIVE_BUFFER_BYTES:
+        # Without the privilege the windows of the clients are made to fit the smaller buffer.
+        with contextlib.suppress(OSError):
+            found.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
+    return found

@@ -1,4 +1,4 @@
-"""The log file: appended to, rotated by time or size between two records, reopened when it was moved."""
+"""The log file: appended to, rotated by time or size between two records, reopened when it was moved. Or a stream."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import select
 import stat
 import sys
 import time
@@ -15,11 +16,19 @@ from pathlib import Path
 
 from servicebus.errors import ConfigurationError
 
-__all__ = ["LogFile", "next_midnight"]
+__all__ = ["OWN_STREAMS", "LogFile", "LogStream", "next_midnight"]
 
 FILE_MODE = 0o640
 ROTATE_AGAIN_S = 60.0
 _SUFFIX = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(-\d{4,})?")
+
+OWN_STREAMS = {"/dev/stdout": 1, "/dev/fd/1": 1, "/proc/self/fd/1": 1}
+OWN_STREAMS |= {"/dev/stderr": 2, "/dev/fd/2": 2, "/proc/self/fd/2": 2}
+"""Paths that name them, whatever they are (a pipe, a terminal, a socket, a file), with their descriptors."""
+
+_READER_WAIT_MS = 500
+_PIPE_BYTES = select.PIPE_BUF
+"""So much a pipe takes without blocking when it takes anything."""
 
 
 def next_midnight(now: float) -> float:
@@ -187,3 +196,48 @@ def _age_order(path: Path) -> tuple[int, str]:
         return path.stat().st_mtime_ns, path.name
     except OSError:
         return 0, path.name
+
+
+class LogStream:
+    """As LogFile, for the server's own standard output or error, as containers want it: not rotated, never reopened.
+
+    Raises:
+        ConfigurationError: the stream is closed.
+    """
+
+    rotations = 0
+    rotation_error = None
+
+    def __init__(self, path: str):
+        self.path = Path(path)
+        self._rest = b""
+        try:
+            self._fd = os.dup(OWN_STREAMS[path])
+        except OSError as error:
+            raise ConfigurationError(f"the log file {path} cannot be opened: {error.strerror}", key="file") from error
+
+    def __repr__(self) -> str:
+        return f"<LogStream {self.path}>"
+
+    def write(self, records: Iterable[bytes], now: float) -> None:
+        """Write the records.
+
+        Raises:
+            OSError: the reader is gone, or does not read. All is kept for the next ``write``.
+        """
+        self._rest += b"".join(records)
+        ready = select.poll()
+        ready.register(self._fd, select.POLLOUT)
+        while self._rest:
+            if not ready.poll(_READER_WAIT_MS):
+                raise BlockingIOError(errno.EAGAIN, "its reader does not read")
+            self._rest = self._rest[os.write(self._fd, self._rest[:_PIPE_BYTES]) :]
+
+    def tick(self, now: float) -> None:
+        """Nothing to rotate."""
+
+    def reopen(self) -> None:
+        """It stays what it is."""
+
+    def close(self) -> None:
+        os.close(self._fd)

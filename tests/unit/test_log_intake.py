@@ -4,9 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from logging_service.intake import LARGEST_WINDOW, SMALLEST_WINDOW, Intake
+from logging_service.intake import FIRST_PAUSE_S, LARGEST_WINDOW, LONGEST_PAUSE_S, SMALLEST_WINDOW, Intake, Refusals
 from logging_service.lines import LineFormat
-from logging_service.refusals import FIRST_PAUSE_S, LONGEST_PAUSE_S, Refusals
 from logging_service.sessions import MAX_AHEAD, MAX_HELD_BYTES, LogSessions
 from servicebus.wire.logrecord import (
     MAX_BATCH_BYTES,
