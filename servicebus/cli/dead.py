@@ -11,8 +11,7 @@ from servicebus.cli.dead_text import Summary, as_list, as_result, as_show, docum
 from servicebus.cli.exit_codes import ExitCode
 from servicebus.cli.group import CommandGroup, Failure
 from servicebus.cli.options import Command, config_option, host_named, json_option, node_named
-from servicebus.cli.output import Output, warn
-from servicebus.cli.progress import ProgressLine
+from servicebus.cli.output import Output, ProgressLine, warn
 from servicebus.configuration import Configuration
 from servicebus.errors import NoBrokerAvailable
 from servicebus.operations.filters import Filter, parse_age, parse_rate

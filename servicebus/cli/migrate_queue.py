@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from servicebus.cli.options import config_option, host_named, json_option, node_named
-from servicebus.cli.output import Output
-from servicebus.cli.progress import ProgressLine
+from servicebus.cli.output import Output, ProgressLine
 from servicebus.configuration import Configuration
 
 if TYPE_CHECKING:

@@ -6,12 +6,15 @@ import errno
 import json
 import os
 import sys
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from servicebus.wire.printable import printable
+
+PROGRESS_EVERY_S = 2.0
 
 
 @dataclass
@@ -51,3 +54,18 @@ def as_json(value: Any) -> str:
 def warn(message: str) -> None:
     """One line on stderr."""
     click.echo(f"servicebus: warning: {printable(message)}", err=True)
+
+
+class ProgressLine:
+    """How far a long command has come, on stderr: a line every two seconds."""
+
+    def __init__(self, done: str):
+        self._done = done
+        self._told_at = time.monotonic()
+
+    def tell(self, host: str, count: int, total: int) -> None:
+        """*count* of *total* are done on *host*."""
+        now = time.monotonic()
+        if now - self._told_at >= PROGRESS_EVERY_S:
+            self._told_at = now
+            click.echo(f"servicebus: {host}: {count} of {total} {self._done}", err=True)

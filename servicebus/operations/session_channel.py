@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from servicebus.errors import ConnectionLost, TransportError
 from servicebus.operations.consumption import Consumption
-from servicebus.operations.publications import Publication, Publications
-from servicebus.operations.waits import Waits
+from servicebus.operations.publications import Publication, Publications, Waits
 from servicebus.transport.headerfit import fitted
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Delivery, Script, Step
 from servicebus.transport.steps import consume, declare_queue, get_message, set_prefetch

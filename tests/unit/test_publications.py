@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from servicebus.errors import ConnectionLost, TransportError
-from servicebus.operations.publications import Publication, Publications
+from servicebus.operations.publications import Publication, Publications, Waits
 from servicebus.operations.session_channel import SessionChannel
-from servicebus.operations.waits import Waits
 from servicebus.transport.interface import Returned
 
 GONE = ConnectionLost("mq-a", "the channel is closed", sent=False)
