@@ -23,8 +23,7 @@ from servicebus.configuration import BrokerHost
 from servicebus.transport.interface import ConnectionEvents
 from servicebus.transport.loop import EventLoop
 from servicebus.transport.memory_connection import MemoryConnection
-from servicebus.transport.memory_queues import MemoryQueue, Message, QueueConsumer
-from servicebus.transport.memory_refusals import Refusal, locked, not_found
+from servicebus.transport.memory_queues import MemoryQueue, Message, QueueConsumer, Refusal, locked, not_found
 
 if TYPE_CHECKING:
     from servicebus.transport.memory_sessions import MemorySession, ServerChannel

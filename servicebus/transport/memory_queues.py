@@ -1,4 +1,4 @@
-"""Queues of a broker in memory: order, limits, expiration, consumers. Pure: time is an argument."""
+"""Queues of a broker in memory: order, limits, expiration, consumers, refusals. Pure: time is an argument."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from servicebus.transport.frames import Properties
 
-__all__ = ["MemoryQueue", "Message", "QueueConsumer"]
+__all__ = ["MemoryQueue", "Message", "QueueConsumer", "Refusal", "locked", "not_found"]
 
 _positions = itertools.count()
 
@@ -172,3 +172,20 @@ class MemoryQueue:
         if most is not None and len(self.ready) + more > most:
             return True
         return most_bytes is not None and sum(len(each.body) for each in self.ready) + more_bytes > most_bytes
+
+
+class Refusal(Exception):
+    """Raised when the broker closes a channel instead of an answer, in RabbitMQ's codes and words."""
+
+    def __init__(self, code: int, text: str):
+        super().__init__(f"{code} {text}")
+        self.code = code
+        self.text = text
+
+
+def not_found(kind: str, name: str) -> Refusal:
+    return Refusal(404, f"NOT_FOUND - no {kind} '{name}' in vhost '/'")
+
+
+def locked(queue: str) -> Refusal:
+    return Refusal(405, f"RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '{queue}' in vhost '/'")

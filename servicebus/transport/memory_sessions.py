@@ -8,8 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from servicebus.transport.frames import Properties
-from servicebus.transport.memory_queues import MemoryQueue, Message, QueueConsumer
-from servicebus.transport.memory_refusals import Refusal
+from servicebus.transport.memory_queues import MemoryQueue, Message, QueueConsumer, Refusal
 from servicebus.wire.envelope import DIRECT_REPLY_TO
 
 if TYPE_CHECKING:

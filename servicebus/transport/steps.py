@@ -13,9 +13,11 @@ from typing import Any
 
 from servicebus.transport.interface import BrokerChannel, Delivery, Step
 
+OnDone = Callable[[Any], None]
+
 
 def declare_exchange(name: str, *, durable: bool = True, passive: bool = False, no_wait: bool = False) -> Step:
-    def step(channel: BrokerChannel, on_done: Callable[[Any], None]) -> None:
+    def step(channel: BrokerChannel, on_done: OnDone) -> None:
         channel.declare_exchange(name, durable=durable, passive=passive, on_done=None if no_wait else on_done)
         if no_wait:
             on_done(None)
@@ -33,23 +35,12 @@ def declare_queue(
     arguments: Mapping[str, Any] | None = None,
 ) -> Step:
     """Answers with ``(name, messages, consumers)``."""
-
-    def step(channel: BrokerChannel, on_done: Callable[[Any], None]) -> None:
-        channel.declare_queue(
-            name,
-            on_done,
-            durable=durable,
-            exclusive=exclusive,
-            auto_delete=auto_delete,
-            passive=passive,
-            arguments=arguments,
-        )
-
-    return step
+    how = {"durable": durable, "exclusive": exclusive, "auto_delete": auto_delete, "passive": passive}
+    return lambda channel, on_done: channel.declare_queue(name, on_done, arguments=arguments, **how)
 
 
 def bind_queue(queue: str, exchange: str, routing_key: str, *, no_wait: bool = False) -> Step:
-    def step(channel: BrokerChannel, on_done: Callable[[Any], None]) -> None:
+    def step(channel: BrokerChannel, on_done: OnDone) -> None:
         channel.bind_queue(queue, exchange, routing_key, None if no_wait else on_done)
         if no_wait:
             on_done(None)
@@ -59,35 +50,23 @@ def bind_queue(queue: str, exchange: str, routing_key: str, *, no_wait: bool = F
 
 def unbind_queue(queue: str, exchange: str, routing_key: str) -> Step:
     """Fine if there is no such binding."""
-
-    def step(channel: BrokerChannel, on_done: Callable[[Any], None]) -> None:
-        channel.unbind_queue(queue, exchange, routing_key, on_done)
-
-    return step
+    return lambda channel, on_done: channel.unbind_queue(queue, exchange, routing_key, on_done)
 
 
 def delete_queue(queue: str, *, if_unused: bool = False, if_empty: bool = False) -> Step:
     """Answers with the number of messages that went with it; fine if there is no such queue."""
-
-    def step(channel: BrokerChannel, on_done: Callable[[Any], None]) -> None:
-        channel.delete_queue(queue, on_done, if_unused=if_unused, if_empty=if_empty)
-
-    return step
+    return lambda channel, on_done: channel.delete_queue(queue, on_done, if_unused=if_unused, if_empty=if_empty)
 
 
 def set_prefetch(count: int) -> Step:
     """Unacknowledged deliveries per consumer of this channel. Always asks the broker something, so also a ping."""
-
-    def step(channel: BrokerChannel, on_done: Callable[[Any], None]) -> None:
-        channel.set_prefetch(count, on_done)
-
-    return step
+    return lambda channel, on_done: channel.set_prefetch(count, on_done)
 
 
 def save_acks(at_most: int) -> Step:
     """Let acks wait for a moment on this channel: a broker settles many at once for the price of one."""
 
-    def step(channel: BrokerChannel, on_done: Callable[[Any], None]) -> None:
+    def step(channel: BrokerChannel, on_done: OnDone) -> None:
         channel.save_acks(at_most)
         on_done(None)
 
@@ -98,26 +77,14 @@ def consume(
     queue: str, on_delivery: Callable[[Delivery], None], *, no_ack: bool = False, exclusive: bool = False
 ) -> Step:
     """Answers with the consumer tag."""
-
-    def step(channel: BrokerChannel, on_done: Callable[[Any], None]) -> None:
-        channel.consume(queue, on_delivery, on_done, no_ack=no_ack, exclusive=exclusive)
-
-    return step
+    return lambda channel, on_done: channel.consume(queue, on_delivery, on_done, no_ack=no_ack, exclusive=exclusive)
 
 
 def cancel_consumer(consumer_tag: str) -> Step:
     """Stop the deliveries of one consumer; what is unacknowledged stays ours."""
-
-    def step(channel: BrokerChannel, on_done: Callable[[Any], None]) -> None:
-        channel.cancel(consumer_tag, on_done)
-
-    return step
+    return lambda channel, on_done: channel.cancel(consumer_tag, on_done)
 
 
 def get_message(queue: str) -> Step:
     """Answers with the queue's first message, to be acked, or with None: it is empty."""
-
-    def step(channel: BrokerChannel, on_done: Callable[[Any], None]) -> None:
-        channel.get(queue, on_done)
-
-    return step
+    return lambda channel, on_done: channel.get(queue, on_done)

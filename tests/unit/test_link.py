@@ -16,7 +16,7 @@ from servicebus.policy.denials import HOLDS_S
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.transport.interface import Delivery, Returned
 from servicebus.transport.memory import MemoryBroker
-from servicebus.transport.memory_refusals import Refusal
+from servicebus.transport.memory_queues import Refusal
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
 from servicebus.wire.signing import Keyring
