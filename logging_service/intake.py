@@ -12,7 +12,7 @@ from servicebus.errors import EnvelopeError
 from servicebus.wire.logrecord import (
     Batch,
     Datagram,
-    Kind,
+    DatagramKind,
     Signer,
     decode_datagram,
     decode_object,
@@ -33,7 +33,7 @@ NAME_LENGTH = 200
 FIRST_PAUSE_S = 10.0
 LONGEST_PAUSE_S = 600.0
 
-_PACKETS = frozenset({Kind.RECORDS, Kind.PIECE, Kind.LAST, Kind.BYE})
+_PACKETS = frozenset({DatagramKind.RECORDS, DatagramKind.PIECE, DatagramKind.LAST, DatagramKind.BYE})
 
 
 class Intake:
@@ -70,9 +70,9 @@ class Intake:
             datagram = decode_datagram(raw, self._signer)
             if datagram.kind in _PACKETS:
                 return self._take_packet(datagram, address, now)
-            if datagram.kind is Kind.HELLO:
+            if datagram.kind is DatagramKind.HELLO:
                 return self._greet(datagram, now)
-            if datagram.kind is Kind.STATS:
+            if datagram.kind is DatagramKind.STATS:
                 return self._check_request(datagram, unix_ms)
             raise EnvelopeError("malformed", "an answer was sent to the server")
         except EnvelopeError as error:
@@ -94,7 +94,9 @@ class Intake:
         answers = []
         for (_, address), session in self._heard.items():
             body = encode_object({"missing": session.missing(), "window": self._window})
-            answers.append((Datagram(Kind.ACK, session.sender, session.id, session.next_packet, 0, body), address))
+            answers.append(
+                (Datagram(DatagramKind.ACK, session.sender, session.id, session.next_packet, 0, body), address)
+            )
         self._heard.clear()
         return answers
 
@@ -131,7 +133,7 @@ class Intake:
         session = self.sessions.find(packet, now)
         if session is None:
             self._refuse(EnvelopeError("unknown-session"), address)
-            return Datagram(Kind.UNKNOWN, packet.sender, packet.session)
+            return Datagram(DatagramKind.UNKNOWN, packet.sender, packet.session)
         if not session.has(packet.number):
             self._take_new(session, packet, address)
         elif packet.attempt == 0:
@@ -173,12 +175,12 @@ class Intake:
         session = self.sessions.greet(hello.sender, pid, printable(name[:NAME_LENGTH]), record, now)
         self.share_window(now)
         answer = encode_object({"next": session.next_packet, "window": self._window})
-        return Datagram(Kind.WELCOME, hello.sender, session.id, hello.number, 0, answer)
+        return Datagram(DatagramKind.WELCOME, hello.sender, session.id, hello.number, 0, answer)
 
     def _check_request(self, request: Datagram, unix_ms: float) -> Datagram:
         if abs(unix_ms - request.number) > STATS_AGE_MS:
             raise EnvelopeError("stale", "a request for statistics is good for a minute")
-        return Datagram(Kind.COUNTS, request.sender, request.session, request.number)
+        return Datagram(DatagramKind.COUNTS, request.sender, request.session, request.number)
 
     def _refuse(self, error: EnvelopeError, address: Any) -> None:
         self.refusals.count(error.reason, ":".join(map(str, address[:2])))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from servicebus.errors import EnvelopeError
-from servicebus.wire.logrecord import MAX_BATCH_BYTES, Batch, Datagram, Kind, decode_batch
+from servicebus.wire.logrecord import MAX_BATCH_BYTES, Batch, Datagram, DatagramKind, decode_batch
 
 __all__ = ["LogSession", "LogSessions"]
 
@@ -109,16 +109,16 @@ class LogSession:
         return lost
 
     def _open(self, packet: Datagram) -> Iterator[Batch]:
-        if packet.kind is Kind.PIECE or packet.kind is Kind.LAST:
+        if packet.kind is DatagramKind.PIECE or packet.kind is DatagramKind.LAST:
             self._pieces_bytes += len(packet.body)
             if self._pieces_bytes <= MAX_BATCH_BYTES:
                 self._pieces.append(packet.body)
             else:
                 self._pieces.clear()  # the rest is counted, not kept
-            if packet.kind is Kind.LAST:
+            if packet.kind is DatagramKind.LAST:
                 yield self._joined()
             return
-        if packet.kind is Kind.BYE:
+        if packet.kind is DatagramKind.BYE:
             self.has_ended = True
         yield decode_batch(packet.body)
 

@@ -18,7 +18,7 @@ from servicebus.wire.logrecord import (
     HEAD_BYTES,
     NO_SESSION,
     Datagram,
-    Kind,
+    DatagramKind,
     Signer,
     decode_datagram,
     decode_object,
@@ -145,14 +145,14 @@ class LogLink:
         self._send_due(now)
         while max_batches > 0 and self.channel.has_room and self.backlog.has_news:
             max_batches -= 1
-            self._pack(Kind.RECORDS)
+            self._pack(DatagramKind.RECORDS)
             self._send_due(now)
 
     def say_bye(self) -> None:
         """Let the last packet say that no record will follow. Only once, and only to a server that is there."""
         if self.channel.open and not self._said_bye:
             self._said_bye = True
-            self._pack(Kind.BYE)
+            self._pack(DatagramKind.BYE)
 
     def next_due(self) -> float | None:
         """When ``pump`` has something to do though nothing arrives and nothing is logged; None for never."""
@@ -160,11 +160,13 @@ class LogLink:
             return self.channel.next_due()
         return None if self.is_drained else self._hello_at
 
-    def _pack(self, kind: Kind) -> None:
-        first, records = self.backlog.take(self._body_bytes) if kind is Kind.RECORDS else (self.backlog.next_number, [])
+    def _pack(self, kind: DatagramKind) -> None:
+        first, records = (
+            self.backlog.take(self._body_bytes) if kind is DatagramKind.RECORDS else (self.backlog.next_number, [])
+        )
         body = encode_batch(first, records)
         # The estimate of the size may be short, for text that JSON escapes: then the batch travels in pieces.
-        bodies = in_pieces(body, self._body_bytes) if kind is Kind.RECORDS else [(kind, body)]
+        bodies = in_pieces(body, self._body_bytes) if kind is DatagramKind.RECORDS else [(kind, body)]
         self.channel.add(((kind.value, piece) for kind, piece in bodies), first + len(records) - 1)
 
     def _send_due(self, now: float) -> None:
@@ -173,10 +175,10 @@ class LogLink:
     def _send_packets(self, packets: Sequence[Packet], now: float) -> None:
         for packet in packets:
             session = self.channel.session or NO_SESSION
-            if not self._send(Kind(packet.kind), session, packet.number, packet.attempt, packet.body, now):
+            if not self._send(DatagramKind(packet.kind), session, packet.number, packet.attempt, packet.body, now):
                 return  # what was not sent is sent again as if it were lost
 
-    def _send(self, kind: Kind, session: bytes, number: int, attempt: int, body: bytes, now: float) -> bool:
+    def _send(self, kind: DatagramKind, session: bytes, number: int, attempt: int, body: bytes, now: float) -> bool:
         raw = encode_datagram(Datagram(kind, self._incarnation, session, number, attempt, body), self._signer)
         for _ in range(2):
             try:
@@ -197,7 +199,7 @@ class LogLink:
         body = encode_object({"pid": pid, "name": name, "record": self.channel.records_acknowledged + 1})
         self._hello_at = now + self._hello_wait_s
         self._hello_wait_s = min(self._hello_wait_s * 2, LONGEST_HELLO_S)
-        self._send(Kind.HELLO, NO_SESSION, self._nonce, 0, body, now)
+        self._send(DatagramKind.HELLO, NO_SESSION, self._nonce, 0, body, now)
 
     def _hear(self, now: float) -> None:
         while True:
@@ -217,19 +219,19 @@ class LogLink:
     def _take_answer(self, answer: Datagram, now: float) -> None:
         if answer.sender != self._incarnation:
             return
-        if answer.kind is Kind.WELCOME and answer.number == self._nonce and not self.channel.open:
+        if answer.kind is DatagramKind.WELCOME and answer.number == self._nonce and not self.channel.open:
             body = decode_object(answer.body)
             self.refusals = 0
             self._hello_wait_s = FIRST_HELLO_S
             self.channel.opened(answer.session, _whole(body, "next"), _whole(body, "window"), now)
         elif answer.session != self.channel.session:
             return
-        elif answer.kind is Kind.ACK:
+        elif answer.kind is DatagramKind.ACK:
             body = decode_object(answer.body)
             missing = body.get("missing")
             holes = missing if isinstance(missing, list) else []
             self._send_packets(self.channel.acknowledged(answer.number, holes, _whole(body, "window"), now), now)
-        elif answer.kind is Kind.UNKNOWN and self.channel.open:
+        elif answer.kind is DatagramKind.UNKNOWN and self.channel.open:
             self.channel.suspend()
             self._hello_at = now
 

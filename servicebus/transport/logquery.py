@@ -9,7 +9,7 @@ from typing import Any
 
 from servicebus.errors import ConnectFailed, EnvelopeError
 from servicebus.transport.loglink import resolve
-from servicebus.wire.logrecord import Datagram, Kind, Signer, decode_datagram, decode_object, encode_datagram
+from servicebus.wire.logrecord import Datagram, DatagramKind, Signer, decode_datagram, decode_object, encode_datagram
 
 __all__ = ["ask_statistics"]
 
@@ -31,7 +31,9 @@ def ask_statistics(host: str, port: int, signer: Signer | None, timeout_s: float
             asking.connect(sockaddr)
             while (left_s := deadline - time.monotonic()) > 0:
                 asking.settimeout(min(ASK_AGAIN_S, left_s))
-                asking.send(encode_datagram(Datagram(Kind.STATS, sender, number=int(time.time() * 1000)), signer))
+                asking.send(
+                    encode_datagram(Datagram(DatagramKind.STATS, sender, number=int(time.time() * 1000)), signer)
+                )
                 found = _hear(asking, sender, signer)
                 if found is not None:
                     return found
@@ -47,6 +49,6 @@ def _hear(asking: socket.socket, sender: bytes, signer: Signer | None) -> dict[s
         answer = decode_datagram(asking.recv(65536), signer)
     except (TimeoutError, EnvelopeError):
         return None
-    if answer.kind is not Kind.COUNTS or answer.sender != sender:
+    if answer.kind is not DatagramKind.COUNTS or answer.sender != sender:
         return None
     return decode_object(answer.body)

@@ -26,7 +26,7 @@ __all__ = [
     "MAX_MESSAGE_BYTES",
     "Batch",
     "Datagram",
-    "Kind",
+    "DatagramKind",
     "Record",
     "Signer",
     "cut_message",
@@ -62,7 +62,7 @@ _HEAD = re.compile(
 )
 
 
-class Kind(str, Enum):
+class DatagramKind(str, Enum):
     """What a datagram says. The first group travels to the server, the second to the client."""
 
     HELLO = "hello"
@@ -78,8 +78,8 @@ class Kind(str, Enum):
     COUNTS = "counts"
 
 
-_KINDS = {kind.value.encode(): kind for kind in Kind}
-_ANSWERS = frozenset({Kind.WELCOME, Kind.ACK, Kind.UNKNOWN, Kind.COUNTS})
+_KINDS = {kind.value.encode(): kind for kind in DatagramKind}
+_ANSWERS = frozenset({DatagramKind.WELCOME, DatagramKind.ACK, DatagramKind.UNKNOWN, DatagramKind.COUNTS})
 
 
 class Signer(Protocol):
@@ -113,7 +113,7 @@ class Batch(NamedTuple):
 class Datagram(NamedTuple):
     """One datagram; *body* is not looked at yet."""
 
-    kind: Kind
+    kind: DatagramKind
     sender: bytes
     """16 hexadecimal digits, made by each process of a client."""
     session: bytes = NO_SESSION
@@ -151,7 +151,7 @@ def decode_datagram(raw: bytes, signer: Signer | None) -> Datagram:
     return Datagram(kind, found[2], found[3], int(found[4]), int(found[5]), body)
 
 
-def _verify(token: bytes, kind: Kind, head: bytes, body: bytes, signer: Signer | None) -> None:
+def _verify(token: bytes, kind: DatagramKind, head: bytes, body: bytes, signer: Signer | None) -> None:
     if signer is None:
         if token != NO_TOKEN:
             raise SignatureError("the datagram is signed, but no secret is set here to verify it with")
@@ -161,7 +161,7 @@ def _verify(token: bytes, kind: Kind, head: bytes, body: bytes, signer: Signer |
         signer.verify_bytes(token.decode("ascii"), _domain(kind), head, body)
 
 
-def _domain(kind: Kind) -> bytes:
+def _domain(kind: DatagramKind) -> bytes:
     # Two domains, so that nothing a client signed can be played back to it as an answer.
     return _TO_CLIENT if kind in _ANSWERS else _TO_SERVER
 
@@ -238,9 +238,9 @@ def cut_message(message: str, max_bytes: int = MAX_MESSAGE_BYTES) -> str:
     return f"{kept.decode('utf-8', 'surrogatepass')} [cut here: {len(raw) - len(kept)} of {len(raw)} bytes are missing]"
 
 
-def in_pieces(body: bytes, max_bytes: int) -> Iterable[tuple[Kind, bytes]]:
+def in_pieces(body: bytes, max_bytes: int) -> Iterable[tuple[DatagramKind, bytes]]:
     """The body of a ``records`` datagram as one or several bodies of at most *max_bytes*, each with its kind."""
     if len(body) <= max_bytes:
-        return [(Kind.RECORDS, body)]
+        return [(DatagramKind.RECORDS, body)]
     slices = [body[at : at + max_bytes] for at in range(0, len(body), max_bytes)]
-    return [*((Kind.PIECE, piece) for piece in slices[:-1]), (Kind.LAST, slices[-1])]
+    return [*((DatagramKind.PIECE, piece) for piece in slices[:-1]), (DatagramKind.LAST, slices[-1])]

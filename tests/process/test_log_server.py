@@ -27,7 +27,7 @@ from waiting import wait_until
 from servicebus.errors import ConfigurationError, ConnectFailed
 from servicebus.logging_service import LoggingService
 from servicebus.transport.udp import DatagramHandler
-from servicebus.wire.logrecord import Datagram, Kind, Record, encode_batch, encode_datagram
+from servicebus.wire.logrecord import Datagram, DatagramKind, Record, encode_batch, encode_datagram
 from servicebus.wire.signing import Keyring
 
 FORK = multiprocessing.get_context("fork")
@@ -92,8 +92,8 @@ def forged_packets() -> list[bytes]:
     sender = b"0123456789abcdef"
     body = encode_batch(1, [Record(0.0, 50, "CRITICAL", "root", "main", "forged")])
     packets = [
-        Datagram(Kind.HELLO, sender, body=b'{"pid": 1, "name": "forger", "record": 1}'),
-        Datagram(Kind.RECORDS, sender, sender + b"-1", 1, 0, body),
+        Datagram(DatagramKind.HELLO, sender, body=b'{"pid": 1, "name": "forger", "record": 1}'),
+        Datagram(DatagramKind.RECORDS, sender, sender + b"-1", 1, 0, body),
     ]
     return [encode_datagram(packet, signer) for packet in packets for signer in (None, Keyring(["guessed"]))]
 

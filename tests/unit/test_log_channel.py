@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from logging_service.intake import Intake
 from logging_service.lines import LineFormat
 from servicebus.policy.logchannel import FIRST_WAIT_S, LONGEST_WAIT_S, FlushLimit, LogChannel, Packet
-from servicebus.wire.logrecord import Datagram, Kind, Record, decode_object, encode_batch, encode_datagram, in_pieces
+from servicebus.wire.logrecord import (
+    Datagram,
+    DatagramKind,
+    Record,
+    decode_object,
+    encode_batch,
+    encode_datagram,
+    in_pieces,
+)
 
 SENDER = b"0123456789abcdef"
 MESSAGES_ONLY = LineFormat("%(message)s")
@@ -188,21 +196,23 @@ class Network:
 
     def encode(self, packet: Packet) -> bytes:
         session = self.channel.session or b"-"
-        head = Datagram(Kind(packet.kind), SENDER, session, packet.number, packet.attempt, packet.body)
+        head = Datagram(DatagramKind(packet.kind), SENDER, session, packet.number, packet.attempt, packet.body)
         return encode_datagram(head, None)
 
     def greet(self) -> Datagram | None:
         body = b'{"pid": 7, "name": "client", "record": %d}' % (self.channel.records_acknowledged + 1)
-        return self.intake.take(encode_datagram(Datagram(Kind.HELLO, SENDER, body=body), None), ("h", 1), self.now, 0.0)
+        return self.intake.take(
+            encode_datagram(Datagram(DatagramKind.HELLO, SENDER, body=body), None), ("h", 1), self.now, 0.0
+        )
 
     def hear(self, answer: Datagram) -> None:
-        if answer.kind is Kind.WELCOME:
+        if answer.kind is DatagramKind.WELCOME:
             body = decode_object(answer.body)
             if not self.channel.open:
                 self.channel.opened(answer.session, body["next"], body["window"], self.now)
         elif answer.session != self.channel.session:
             return
-        elif answer.kind is Kind.UNKNOWN:
+        elif answer.kind is DatagramKind.UNKNOWN:
             self.channel.suspend()
         else:
             body = decode_object(answer.body)

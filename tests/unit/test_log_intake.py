@@ -10,7 +10,7 @@ from logging_service.sessions import MAX_AHEAD, MAX_HELD_BYTES, LogSessions
 from servicebus.wire.logrecord import (
     MAX_BATCH_BYTES,
     Datagram,
-    Kind,
+    DatagramKind,
     Record,
     decode_object,
     encode_batch,
@@ -35,15 +35,15 @@ class Client:
         self.intake = intake or Intake(b"f" * 16, LineFormat("%(message)s"), KEYS, 1 << 20)
         self.sender = sender
         hello = encode_object({"pid": 7, "name": "worker", "record": first_record})
-        answer = self.give(Datagram(Kind.HELLO, sender, number=5, body=hello))
+        answer = self.give(Datagram(DatagramKind.HELLO, sender, number=5, body=hello))
         assert answer is not None
-        assert (answer.kind, answer.number) == (Kind.WELCOME, 5)
+        assert (answer.kind, answer.number) == (DatagramKind.WELCOME, 5)
         self.session = answer.session
 
     def give(self, datagram: Datagram, now: float = 1.0) -> Datagram | None:
         return self.intake.take(encode_datagram(datagram, KEYS), FROM, now, 1_000_000.0)
 
-    def packet(self, number: int, body: bytes, kind: Kind = Kind.RECORDS, attempt: int = 0) -> Datagram:
+    def packet(self, number: int, body: bytes, kind: DatagramKind = DatagramKind.RECORDS, attempt: int = 0) -> Datagram:
         return Datagram(kind, self.sender, self.session, number, attempt, body)
 
     def records(self, number: int, first: int, *messages: str, attempt: int = 0) -> Datagram | None:
@@ -112,7 +112,7 @@ def test_packets_of_another_server_are_refused_and_their_client_is_told() -> Non
     old = recorded.packet(1, body)
     fresh = Intake(b"e" * 16, LineFormat("%(message)s"), KEYS, 1 << 20)
     answer = fresh.take(encode_datagram(old, KEYS), FROM, 1.0, 0.0)
-    assert answer == Datagram(Kind.UNKNOWN, SENDER, recorded.session)
+    assert answer == Datagram(DatagramKind.UNKNOWN, SENDER, recorded.session)
     assert fresh.take_lines() == []
     assert fresh.refusals.counts == {"unknown-session": 1}
 
@@ -132,7 +132,7 @@ def test_a_forgotten_session_never_comes_back() -> None:
     first = sessions.greet(b"a", 1, "one", 1, 0.0)
     sessions.greet(b"b", 2, "two", 1, 0.0)
     sessions.greet(b"c", 3, "three", 1, 0.0)
-    assert sessions.find(Datagram(Kind.RECORDS, b"a", first.id), 0.0) is None
+    assert sessions.find(Datagram(DatagramKind.RECORDS, b"a", first.id), 0.0) is None
     assert sessions.greet(b"a", 1, "one", 1, 0.0).id != first.id
     assert sessions.count == 4
 
@@ -141,19 +141,19 @@ def test_the_process_that_was_heard_last_is_forgotten_last() -> None:
     sessions = LogSessions(b"f" * 16, max_sessions=2)
     first = sessions.greet(b"a", 1, "one", 1, 0.0)
     second = sessions.greet(b"b", 2, "two", 1, 0.0)
-    sessions.find(Datagram(Kind.RECORDS, b"a", first.id), 0.0)
+    sessions.find(Datagram(DatagramKind.RECORDS, b"a", first.id), 0.0)
     sessions.greet(b"c", 3, "three", 1, 0.0)
-    assert sessions.find(Datagram(Kind.RECORDS, b"a", first.id), 0.0) is first
-    assert sessions.find(Datagram(Kind.RECORDS, b"b", second.id), 0.0) is None
+    assert sessions.find(Datagram(DatagramKind.RECORDS, b"a", first.id), 0.0) is first
+    assert sessions.find(Datagram(DatagramKind.RECORDS, b"b", second.id), 0.0) is None
 
 
 def test_pieces_become_one_record() -> None:
     client = Client()
     body = encode_batch(1, [record("ä" * 1000)])
-    client.give(client.packet(1, body[:701], Kind.PIECE))
-    client.give(client.packet(2, body[701:1400], Kind.PIECE))
+    client.give(client.packet(1, body[:701], DatagramKind.PIECE))
+    client.give(client.packet(2, body[701:1400], DatagramKind.PIECE))
     assert client.written() == []
-    client.give(client.packet(3, body[1400:], Kind.LAST))
+    client.give(client.packet(3, body[1400:], DatagramKind.LAST))
     assert client.written() == ["ä" * 1000]
 
 
@@ -162,8 +162,8 @@ def test_pieces_without_end_take_no_memory_and_cost_only_their_own_record() -> N
     piece = b"x" * 60_000
     count = MAX_BATCH_BYTES // len(piece) + 2
     for number in range(1, count + 1):
-        client.give(client.packet(number, piece, Kind.PIECE))
-    client.give(client.packet(count + 1, piece, Kind.LAST))
+        client.give(client.packet(number, piece, DatagramKind.PIECE))
+    client.give(client.packet(count + 1, piece, DatagramKind.LAST))
     assert client.refusals == {"oversized": 1}
     client.records(count + 2, 2, "goes on")
     assert client.written() == ["goes on"]
@@ -198,20 +198,20 @@ def test_a_packet_far_ahead_is_refused_and_may_come_again() -> None:
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"pid":"7","name":"n","record":1}', b'{"pid":7,"name":"n","record":0}'])
 def test_a_hello_that_does_not_say_who_it_is_from_is_refused(body: bytes) -> None:
     client = Client()
-    assert client.give(Datagram(Kind.HELLO, b"a" * 16, body=body)) is None
+    assert client.give(Datagram(DatagramKind.HELLO, b"a" * 16, body=body)) is None
     assert client.refusals == {"malformed": 1}
 
 
 def test_an_answer_sent_to_the_server_is_refused() -> None:
     client = Client()
-    client.give(Datagram(Kind.WELCOME, SENDER, client.session))
+    client.give(Datagram(DatagramKind.WELCOME, SENDER, client.session))
     assert client.refusals == {"malformed": 1}
 
 
 def test_a_request_for_statistics_is_good_for_a_minute() -> None:
     client = Client()
-    assert client.give(Datagram(Kind.STATS, SENDER, number=1_000_000 - 59_000)) is not None
-    assert client.give(Datagram(Kind.STATS, SENDER, number=1_000_000 - 61_000)) is None
+    assert client.give(Datagram(DatagramKind.STATS, SENDER, number=1_000_000 - 59_000)) is not None
+    assert client.give(Datagram(DatagramKind.STATS, SENDER, number=1_000_000 - 61_000)) is None
     assert client.refusals == {"stale": 1}
 
 
@@ -266,14 +266,14 @@ class TestStrangersAndReplays:
     def test_all_processes_together_hold_so_much_and_the_one_that_holds_most_starts_again(self) -> None:
         intake = Intake(b"f" * 16, LineFormat("%(message)s"), KEYS, 1 << 20)
         honest = Client(intake, b"a" * 16)
-        honest.give(honest.packet(1, encode_batch(1, [record("h" * 1000)])[:500], Kind.PIECE))
+        honest.give(honest.packet(1, encode_batch(1, [record("h" * 1000)])[:500], DatagramKind.PIECE))
         for sender in range(40):
             client = Client(intake, b"%016x" % sender)
             for number in range(1, 100):
-                client.give(client.packet(number, b"x" * 60_000, Kind.PIECE))
+                client.give(client.packet(number, b"x" * 60_000, DatagramKind.PIECE))
             held = sum(session.held_bytes for session in intake.sessions._by_sender.values())
             assert held == intake.sessions._held_bytes <= MAX_HELD_BYTES
-        honest.give(honest.packet(2, encode_batch(1, [record("h" * 1000)])[500:], Kind.LAST))
+        honest.give(honest.packet(2, encode_batch(1, [record("h" * 1000)])[500:], DatagramKind.LAST))
         assert honest.written() == ["h" * 1000]
 
     def test_small_packets_above_a_hole_are_counted_with_what_they_take(self) -> None:
@@ -307,12 +307,12 @@ class TestStrangersAndReplays:
 
     def test_a_name_is_made_printable_and_a_process_number_can_be_one(self) -> None:
         intake = Intake(b"f" * 16, LineFormat("%(processName)s %(message)s"), KEYS, 1 << 20)
-        for pid, kind in ((10**50, None), (-1, None), (7, Kind.WELCOME)):
+        for pid, kind in ((10**50, None), (-1, None), (7, DatagramKind.WELCOME)):
             body = encode_object({"pid": pid, "name": "w\n[\x1b\u202e\u200b", "record": 1})
-            answer = intake.take(encode_datagram(Datagram(Kind.HELLO, SENDER, body=body), KEYS), FROM, 1.0, 0.0)
+            answer = intake.take(encode_datagram(Datagram(DatagramKind.HELLO, SENDER, body=body), KEYS), FROM, 1.0, 0.0)
             assert (answer.kind if answer else None) == kind
         session = answer.session if answer else b""
         body = encode_batch(3, [record("m\u200f")])
-        intake.take(encode_datagram(Datagram(Kind.RECORDS, SENDER, session, 1, 0, body), KEYS), FROM, 1.0, 0.0)
+        intake.take(encode_datagram(Datagram(DatagramKind.RECORDS, SENDER, session, 1, 0, body), KEYS), FROM, 1.0, 0.0)
         assert intake.take_lines() == [b"w\\n[\\x1b\\u202e\\u200b m\\u200f\n"]
         assert "(w\\n[\\x1b" in intake.take_losses()[0]

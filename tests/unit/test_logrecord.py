@@ -14,7 +14,7 @@ from servicebus.wire.logrecord import (
     HEAD_BYTES,
     MAX_MESSAGE_BYTES,
     Datagram,
-    Kind,
+    DatagramKind,
     Record,
     cut_message,
     decode_batch,
@@ -44,7 +44,7 @@ RECORDS = st.builds(
 )
 DATAGRAMS = st.builds(
     Datagram,
-    kind=st.sampled_from(Kind),
+    kind=st.sampled_from(DatagramKind),
     sender=st.binary(min_size=8, max_size=8).map(lambda raw: raw.hex().encode()),
     session=st.just(b"-") | st.integers(0, 10**15).map(lambda count: b"%s-%d" % (SENDER, count)),
     number=st.integers(0, 10**18 - 1),
@@ -82,14 +82,14 @@ def test_who_has_another_secret_or_none_is_refused(datagram: Datagram) -> None:
 
 
 def test_while_a_key_rotates_the_old_one_is_still_accepted() -> None:
-    datagram = Datagram(Kind.HELLO, SENDER)
+    datagram = Datagram(DatagramKind.HELLO, SENDER)
     raw = encode_datagram(datagram, Keyring(["old"]))
     assert decode_datagram(raw, Keyring(["new", "old"])) == datagram
 
 
 def test_what_a_client_signed_cannot_be_played_back_to_it_as_an_answer() -> None:
     """The kind stands in the signed head, and the two directions have domains of their own."""
-    raw = encode_datagram(Datagram(Kind.RECORDS, SENDER, SESSION, 7, 0, b"{}"), KEYS)
+    raw = encode_datagram(Datagram(DatagramKind.RECORDS, SENDER, SESSION, 7, 0, b"{}"), KEYS)
     assert reason_of(raw.replace(b" records ", b" ack ")) == "signature"
 
 
@@ -138,7 +138,11 @@ def test_pieces_have_the_size_that_was_asked_for_and_join_to_the_whole(records: 
     assert b"".join(piece for _, piece in pieces) == body
     assert all(len(piece) <= max_bytes for _, piece in pieces)
     kinds = [kind for kind, _ in pieces]
-    assert kinds == ([Kind.RECORDS] if len(body) <= max_bytes else [Kind.PIECE] * (len(kinds) - 1) + [Kind.LAST])
+    assert kinds == (
+        [DatagramKind.RECORDS]
+        if len(body) <= max_bytes
+        else [DatagramKind.PIECE] * (len(kinds) - 1) + [DatagramKind.LAST]
+    )
 
 
 GOOD_ROW: list[Any] = [1.5, 20, "INFO", "app", "MainThread", "text"]
@@ -203,5 +207,5 @@ def test_a_message_of_one_mebibyte_is_not_cut() -> None:
 
 def test_a_signature_error_is_an_envelope_error_that_keeps_the_secret() -> None:
     with pytest.raises(SignatureError) as caught:
-        decode_datagram(encode_datagram(Datagram(Kind.HELLO, SENDER), Keyring(["another secret"])), KEYS)
+        decode_datagram(encode_datagram(Datagram(DatagramKind.HELLO, SENDER), Keyring(["another secret"])), KEYS)
     assert "secret token" not in str(caught.value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
-from servicebus.wire.logrecord import Datagram, Kind, Record, decode_batch, decode_datagram, encode_datagram
+from servicebus.wire.logrecord import Datagram, DatagramKind, Record, decode_batch, decode_datagram, encode_datagram
 from servicebus.wire.signing import Keyring
 
 KEYS = Keyring(["secret token"])
@@ -19,13 +19,18 @@ def exchange() -> list[bytes]:
 
 def test_the_documented_exchange_is_true_to_the_byte() -> None:
     decoded = [decode_datagram(raw, KEYS) for raw in exchange()]
-    assert [datagram.kind for datagram in decoded] == [Kind.HELLO, Kind.WELCOME, Kind.RECORDS, Kind.ACK]
+    assert [datagram.kind for datagram in decoded] == [
+        DatagramKind.HELLO,
+        DatagramKind.WELCOME,
+        DatagramKind.RECORDS,
+        DatagramKind.ACK,
+    ]
     assert [encode_datagram(datagram, KEYS) for datagram in decoded] == exchange()
     session = b"fedcba9876543210-1"
-    assert decoded[2] == Datagram(Kind.RECORDS, b"0123456789abcdef", session, 1, 0, decoded[2].body)
+    assert decoded[2] == Datagram(DatagramKind.RECORDS, b"0123456789abcdef", session, 1, 0, decoded[2].body)
     assert decode_batch(decoded[2].body) == (1, [Record(1700000000.25, 20, "INFO", "app", "MainThread", "hello")])
 
 
 def test_the_documentation_names_every_kind_of_datagram() -> None:
     text = DOCS.read_text(encoding="utf-8")
-    assert [kind.value for kind in Kind if f"``{kind.value}``" not in text] == []
+    assert [kind.value for kind in DatagramKind if f"``{kind.value}``" not in text] == []
