@@ -101,7 +101,7 @@ class Agent:
             self.wait_for(f"{host}: consuming", since=started_at)
 
     def stop(self) -> int:
-        """TERM, and wait; gives the exit status."""
+        """TERM, and wait; returns the exit status."""
         if self._process is None:
             return 0
         self._process.terminate()

@@ -6,7 +6,7 @@ Four parts, each of which runs alone; two private brokers at most, and every set
     python -m benchmarks.endurance --only rolling       # 200 rolling restarts under load
     python -m benchmarks.endurance --only failback      # 1,000 times away from the preferred broker and back
     python -m benchmarks.endurance --only reconnect     # 1,000 forced reconnects of a Sender and a worker
-    python -m benchmarks.endurance --only timeouts      # 100,000 calls that nobody answers in time
+    python -m benchmarks.endurance --only timeouts      # 100,000 calls that no agent answers in time
     python -m benchmarks.endurance --count 5            # a glance at each
 
 What must be flat is compared with what there was after the first tenth, or the first two of the timed-out calls.

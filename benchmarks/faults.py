@@ -20,7 +20,7 @@ class Fault(Protocol):
         """Break it, and return at once: the next call must not profit from our waiting."""
 
     def undo(self, broker: Broker, agent: Agent, struck_at: float) -> float:
-        """Repair it once the agent has noticed; gives the Unix time at which the broker accepted AMQP again."""
+        """Repair it once the agent has noticed; returns the Unix time at which the broker accepted AMQP again."""
 
 
 class Kill:

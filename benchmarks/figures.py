@@ -100,7 +100,7 @@ def machine() -> dict[str, str]:
 
 
 def report(title: str, figures: Sequence[Figure], json_path: Path | None, facts: dict[str, Any] | None = None) -> int:
-    """Print the table, write the JSON if asked for; gives the exit status: 0 if every measured goal is met."""
+    """Print the table, write the JSON if asked for; returns the exit status: 0 if every measured goal is met."""
     table = Table(title=title, box=box.MARKDOWN)
     for heading in ("figure", "n", "median", "p99", "max", "goal", "verdict"):
         table.add_column(heading, justify="right" if heading in ("n", "median", "p99", "max") else "left")

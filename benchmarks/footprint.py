@@ -26,7 +26,7 @@ _NAMES = ("connections", "channels", "queues", "consumers", "messages")
 
 
 def own_kib(pid: int) -> int:
-    """The memory of process *pid* that is nobody else's. The journal's mapped files are the kernel's to take back."""
+    """The private memory of process *pid*. The journal's mapped files are the kernel's to take back."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("Anonymous:"))
 

@@ -132,7 +132,7 @@ class _Nothing(MemoryJournal):
 
 
 def apart(work: Callable[[], Any]) -> Any:
-    """What *work* gives, in a process of its own: its memory and its CPU time are nobody else's."""
+    """The result of *work*, in a process of its own: its memory and its CPU time are its own."""
     wait = start_apart(work)
     return wait()
 

@@ -17,7 +17,7 @@ class Add:
 
 
 class Sleep:
-    """Params ``[seconds, value]``: gives *value* after so long, so that calls are in flight when something breaks."""
+    """Params ``[seconds, value]``: returns *value* after so long, so that calls are in flight when something breaks."""
 
     def on_call(self, request: Any, response: Any) -> None:
         seconds, value = request.get_params()

@@ -10,7 +10,7 @@ _TELL_EVERY_S = 20.0
 
 
 def until(condition: Callable[[], bool], what: str, limit_s: float = 60.0) -> float:
-    """Wait for *condition*; gives how long it took.
+    """Wait for *condition*; returns how long it took.
 
     Raises:
         TimeoutError: it did not come true within *limit_s*.

@@ -174,7 +174,7 @@ class SelectClient(common.Client):
         return answers[0]
 
     def keep(self, seconds: float, width: int) -> array.array[int]:
-        """Keeps *width* calls pending from the callback of the replies; gives how long each took, in ns."""
+        """Keeps *width* calls pending from the callback of the replies; returns how long each took, in ns."""
         now, spent = time.perf_counter_ns, array.array("q")
         starts: collections.deque[int] = collections.deque()
         deadline = now() + int(seconds * 1e9)

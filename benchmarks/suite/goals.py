@@ -1,6 +1,6 @@
 """What was promised, and whether it is met: ``goals.rst``, from the JSON of the parts.
 
-A part that decides some of it has ``goals(document)``, which gives `Goal` objects.
+A part that decides some of it has ``goals(document)``, which returns `Goal` objects.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def ratios(
 
 
 def write(folder: Path) -> Table | None:
-    """Write ``goals.rst``; gives the table, None if nothing was measured."""
+    """Write ``goals.rst``; returns the table, None if nothing was measured."""
     found: list[Goal] = []
     dates = []
     for name in cli.PARTS:

@@ -1,4 +1,4 @@
-"""Everybody in turn, again and again: A B C, A B C; and a bar that says how long it will take."""
+"""All of them in turn, again and again: A B C, A B C; and a bar that says how long it will take."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Settings:
     prints_json: bool = False
 
     def wants(self, name: str) -> bool:
-        """Whether *name* has one of the words of ``--only``; everybody is wanted without."""
+        """Whether *name* has one of the words of ``--only``; every one is wanted without it."""
         return not self.only or any(word.lower() in name.lower() for word in self.only)
 
 
@@ -34,7 +34,7 @@ def shared_options(*, rounds: int = 3, seconds: float = 1.0) -> Callable[[Callab
     """The options of every part; the command gets them as one `Settings`."""
 
     options = (
-        click.option("--rounds", default=rounds, show_default=True, help="How often everybody has a turn."),
+        click.option("--rounds", default=rounds, show_default=True, help="How often each one is measured."),
         click.option("--seconds", default=seconds, show_default=True, help="Length of one measured phase."),
         click.option("--only", default="", help="Words of names, with commas between."),
         click.option(

@@ -1,4 +1,4 @@
-"""A storm of reconnects, simulated: everybody wants back to a broker that has just returned. Pure; time is simulated.
+"""A storm of reconnects, simulated: every client reconnects to a broker that has returned. Pure; time is simulated.
 
 The clients wait as the real ones do: by servicebus's own `Backoff` and `cap_for`, with its own limits of time. The
 broker is a model. It shares itself out equally among all that it has begun (Erlang's scheduler does); ten acceptors

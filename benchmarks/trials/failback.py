@@ -45,7 +45,7 @@ def failback(brokers: list[Broker], count: int) -> list[Figure]:
 
 
 def lose(broker: Broker, proxy: FaultProxy, number: int) -> tuple[str, Callable[[], None]]:
-    """Take the way to *broker* away; gives how, and how it is given back."""
+    """Take the way to *broker* away; returns how, and how it is given back."""
     if number % 50 and number % 3 == 0:
         broker.evaluate(CLOSE_ALL)  # of the agent's worker too; both may come back as soon as they like
         return "closed", lambda: None

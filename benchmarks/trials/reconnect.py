@@ -54,7 +54,7 @@ def links_of(broker: Broker) -> dict[str, int]:
 
 
 def through_a_break(sender: Sender, number: int, break_all: Callable[[], object]) -> int:
-    """Calls and messages are on their way when the connections break; gives how many do not end well."""
+    """Calls and messages are on their way when the connections break; returns how many do not end well."""
     waited = [sender.call_async(ENTER_CALL, [f"call-{number}-{each}", 0.05 * each]) for each in range(3)]
     waited += [sender.send_async(ENTER_MESSAGE, [f"message-{number}-{each}", 0.0]) for each in range(3)]
     waited[0].result(60.0)

@@ -42,7 +42,7 @@ def rolling(brokers: list[Broker], count: int) -> list[Figure]:
 
 
 def replace_workers(agent: Agent) -> float:
-    """HUP; gives how long it took until all workers are others and healthy."""
+    """HUP; returns how long it took until all workers are others and healthy."""
     old = {worker["pid"] for worker in agent.workers()}
     os.kill(agent.pid, signal.SIGHUP)
 

@@ -1,4 +1,4 @@
-"""Calls that nobody answers in time, and what they leave behind."""
+"""Calls that no agent answers in time, and what they leave behind."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Crowd:
         self._room = threading.BoundedSemaphore(IN_FLIGHT)
 
     def call(self, address: str, params: Any, count: int, until_at: float = float("inf")) -> int:
-        """*count* calls, or fewer if the time ``until_at`` comes first; gives how many, when all have ended."""
+        """*count* calls, or fewer if the time ``until_at`` comes first; returns how many, when all have ended."""
         made = 0
         while made < count and time.monotonic() < until_at:
             self._room.acquire()

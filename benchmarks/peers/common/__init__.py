@@ -1,6 +1,6 @@
 """What every peer shares. Standard library only: each peer runs in a virtual environment of its own.
 
-A peer is a file beside this package that gives `main` a function, which serves until it is ended, and a subclass of
+A peer is a file beside this package that passes `main` a function, which serves until it is ended, and a subclass of
 `Client` or `AsyncClient`. Its service adds the first two of the params (`add`), its handler of messages calls
 `handled`. How it is run, and which queue shows that it serves, stands in ``benchmarks/suite/peers.py``; what it is
 built of in ``requirements/NAME.txt``.

@@ -26,11 +26,11 @@ class Client:
         raise NotImplementedError
 
     def call(self) -> Any:
-        """One call; gives the answer."""
+        """One call; returns the answer."""
         raise NotImplementedError
 
     def sequential(self, seconds: float) -> array.array[int]:
-        """One call after another; gives how long each took, in ns."""
+        """One call after another; returns how long each took, in ns."""
         now, call, spent = time.perf_counter_ns, self.call, array.array("q")
         start = now()
         deadline = start + int(seconds * 1e9)
@@ -46,7 +46,7 @@ class Client:
         """What is made before the clock starts (threads, connections)."""
 
     def futures(self, seconds: float, width: int) -> int:
-        """Keeps *width* calls pending; gives how many were answered."""
+        """Keeps *width* calls pending; returns how many were answered."""
         raise NotImplementedError
 
     def threads(self, seconds: float, width: int) -> int:

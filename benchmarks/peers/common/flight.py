@@ -19,7 +19,7 @@ class Stuck(Exception):
 
 
 def in_threads(callers: Sequence[Callable[[], Any]], seconds: float) -> int:
-    """Each of *callers* makes calls in a thread of its own; gives how many were answered."""
+    """Each of *callers* makes calls in a thread of its own; returns how many were answered."""
     counts, errors = [0] * len(callers), []
     deadline = time.perf_counter() + seconds
 

@@ -21,7 +21,7 @@ _ANSWERED_WITHIN_S = 45.0
 
 
 class Phases:
-    """One client's phases. ``do`` gives the result of what a client's method gave: a value, or a coroutine."""
+    """One client's phases. ``do`` returns the result of what a client's method returned: a value, or a coroutine."""
 
     def __init__(self, client: Client | AsyncClient, do: Callable[[Any], Any]):
         self._client: Any = client

@@ -22,7 +22,7 @@ def hear() -> dict[str, Any]:
 
 
 def begin() -> float:
-    """Says that the clock may start. The suite looks at the CPU times, then lets go; gives when."""
+    """Says that the clock may start. The suite looks at the CPU times, then lets go; returns when."""
     say("begin")
     hear()
     return time.perf_counter()

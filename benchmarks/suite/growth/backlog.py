@@ -45,7 +45,7 @@ class Backlog:
         self.sent = 0
 
     def grow(self, total: int) -> float:
-        """Send until *total* messages were confirmed; gives the messages a second."""
+        """Send until *total* messages were confirmed; returns the messages a second."""
         started, count = time.monotonic(), total - self.sent
         pending: deque[Any] = deque()
         with Progress(console=Console(stderr=True), transient=True) as bar:

@@ -64,7 +64,7 @@ def broker_cpu_s(broker: Broker) -> float:
 def plain_connections(broker: Broker, count: int) -> Iterator[list[Any]]:
     with ExitStack() as stack:
         parameters = pika.URLParameters(broker.url)
-        parameters.heartbeat = 0  # nobody would answer while we measure
+        parameters.heartbeat = 0  # no thread would answer while we measure
         connections = []
         for _ in range(count):
             connection = pika.BlockingConnection(parameters)
@@ -100,7 +100,7 @@ def consume(channels: Sequence[Any], queues: Sequence[str]) -> None:
 
 @contextmanager
 def nodes_at_rest(broker: Broker, count: int, folder: Path) -> Iterator[list[str]]:
-    """So many nodes with a worker each; gives their names."""
+    """So many nodes with a worker each; returns their names."""
     orders = [Order(f"REST-{number}", [host(broker)]) for number in range(count)]
     with running(orders, folder) as nodes:
         yield [node.name for node in nodes]

@@ -2,7 +2,7 @@
 
 All points of a curve are there at the same time and have their turns round by round, so that a busy moment of the
 machine hits all of them. Nodes that a point does not need are stopped (SIGSTOP) while it is measured: what they do at
-rest is nobody else's cost.
+rest costs the others nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WORKERS = (1, 2, 4)
 IDS = (0, 100_000, 1_000_000, 10_000_000)
 MOST_BYTES_IN_FLIGHT = 8_000_000
 _AWAKE_S = 0.3
-"""Between two turns everybody is awake for so long: time enough to answer a ping."""
+"""Between two turns every process is awake for so long: time enough to answer a ping."""
 
 Calls = Callable[[float], int]
 

@@ -101,7 +101,7 @@ class Node:
             time.sleep(0.05)
 
     def workers(self) -> list[dict[str, Any]]:
-        """What its workers say of themselves; empty while nobody answers."""
+        """The status of its workers; empty while no agent answers."""
         with socket.socket(socket.AF_UNIX) as caller:
             caller.settimeout(5.0)
             try:

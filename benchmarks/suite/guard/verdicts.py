@@ -1,6 +1,6 @@
 """Better, worse, or not to be told: what pairs of measurements say. Pure.
 
-Each round gives one ratio: how many times worse ours is than theirs. Half of the rounds lie in its middle half. If that
+Each round yields one ratio: how much worse ours is than theirs. Half of the rounds lie in its middle half. If that
 lies beyond the limit, it is worse; if it lies before, it is not. If the limit is in its middle, the median decides as
 long as the middle half is narrow; else the rounds differ so much that nothing can be said.
 """

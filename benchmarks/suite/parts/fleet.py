@@ -161,7 +161,7 @@ class _Bench:
         """What it takes until all that was there is there again, when all connections were closed at once."""
         before = broker_cpu_s(self._broker)
         self._broker.evaluate(CLOSE_ALL)
-        until(lambda: _is_as(burden(self._broker), full), "everybody connected again")
+        until(lambda: _is_as(burden(self._broker), full), "every client connected again")
         return (broker_cpu_s(self._broker) - before) * 1e6
 
 

@@ -48,7 +48,7 @@ def run(settings: Settings, against: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def measure(peer: Peer, node: Broker, settings: Settings) -> dict[str, Any]:
-    """One visit. The publishing alone is measured with the server stopped, so that nobody takes the broker's time."""
+    """One visit. The publishing alone is measured with the server stopped: it takes none of the broker's time."""
     with Visit(peer, [node]) as visit:
         visit.phase("e2e", settings.seconds)
         visit.stop_servers()
