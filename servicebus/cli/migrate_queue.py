@@ -36,8 +36,8 @@ def migrate_queue(
     again. Agents that have the new queue_type wait for this command; while others consume the old queues it changes
     nothing.
     """
-    from servicebus.operations.copier import LARGEST_BYTES
     from servicebus.operations.migrate import look_at_all  # here, so that --help does not wait for pika
+    from servicebus.operations.queue_mover import LARGEST_BYTES
     from servicebus.operations.session import open_session
     from servicebus.transport.stored import stored_queues
 

@@ -1,4 +1,4 @@
-"""Consumption: the deliveries of one queue, brought by the loop's thread, taken by the one that waits."""
+"""Consumption: the deliveries of one queue, handed from the loop's thread to the one that waits."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Consumption:
         except queue.Empty:
             return None
         if delivery is None:
-            self._deliveries.put(None)  # for whoever asks again
+            self._deliveries.put(None)  # for the next call
             assert self._channel.failure is not None
             raise self._channel.failure
         return delivery

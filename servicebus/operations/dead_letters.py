@@ -16,9 +16,9 @@ from servicebus.configuration import BrokerHost, Configuration
 from servicebus.errors import TransportError
 from servicebus.operations.dead_letter import DeadLetter, RequeueCheck, RequeueStatus
 from servicebus.operations.filters import Filter
+from servicebus.operations.queue_scan import HOLD_S, IN_FLIGHT, QueueScan
 from servicebus.operations.sending import Sending
 from servicebus.operations.session import Session, open_session
-from servicebus.operations.walk import HOLD_S, IN_FLIGHT, Walk
 from servicebus.transport.interface import Delivery
 from servicebus.wire.address import dead_queue, messages_queue
 
@@ -62,7 +62,7 @@ class Found:
 
 
 OnProgress = Callable[[BrokerReport], None]
-_Visit = Callable[[Walk, Delivery, DeadLetter], bool]
+_Visit = Callable[[QueueScan, Delivery, DeadLetter], bool]
 """Says whether it took the letter."""
 
 
@@ -100,14 +100,14 @@ class DeadLetters:
             if is_enough:
                 return
 
-            def visit(_walk: Walk, _delivery: Delivery, letter: DeadLetter) -> bool:
+            def visit(_scan: QueueScan, _delivery: Delivery, letter: DeadLetter) -> bool:
                 nonlocal is_enough
                 report.done += 1
                 is_enough = not see(Found(report.host, letter, *self._check.status(letter, self._clock())))
                 return False
 
             # Looking takes no time worth renewing for, and must show nothing twice.
-            self._walk(session, report, wanted, visit, lambda: is_enough, hold_s=float("inf"))
+            self._scan(session, report, wanted, visit, lambda: is_enough, hold_s=float("inf"))
 
         return self._on_each_broker(work)
 
@@ -121,12 +121,12 @@ class DeadLetters:
         def work(session: Session, report: BrokerReport) -> None:
             reports.append(report)
 
-            def visit(walk: Walk, delivery: Delivery, _letter: DeadLetter) -> bool:
-                walk.channel.ack(delivery)
+            def visit(scan: QueueScan, delivery: Delivery, _letter: DeadLetter) -> bool:
+                scan.channel.ack(delivery)
                 report.done += 1
                 return True
 
-            self._walk(session, report, wanted, visit, is_enough)
+            self._scan(session, report, wanted, visit, is_enough)
 
         return self._on_each_broker(work)
 
@@ -156,7 +156,7 @@ class DeadLetters:
             reports.append(report)
             sending = Sending(session, messages_queue(self._node), IN_FLIGHT)
 
-            def visit(walk: Walk, delivery: Delivery, letter: DeadLetter) -> bool:
+            def visit(scan: QueueScan, delivery: Delivery, letter: DeadLetter) -> bool:
                 status, why = self._check.status(letter, self._clock())
                 if status is not RequeueStatus.GOOD and not (reseal and status is RequeueStatus.STALE):
                     report.stays[f"{status}: {why}" + _hint(status)] += 1
@@ -166,12 +166,12 @@ class DeadLetters:
                 if dry_run:
                     return False
                 pace.wait()
-                sending.send(walk.channel, delivery, self._check.with_ticket(letter, self._clock()).headers)
+                sending.send(scan.channel, delivery, self._check.with_ticket(letter, self._clock()).headers)
                 return True
 
             hold_s = float("inf") if dry_run else HOLD_S  # as for look()
             try:
-                self._walk(session, report, wanted, visit, is_enough, settle=sending.wait, hold_s=hold_s)
+                self._scan(session, report, wanted, visit, is_enough, settle=sending.wait, hold_s=hold_s)
             finally:
                 report.done -= sending.unsettled
 
@@ -191,7 +191,7 @@ class DeadLetters:
                 report.error = error
         return reports
 
-    def _walk(
+    def _scan(
         self,
         session: Session,
         report: BrokerReport,
@@ -206,22 +206,22 @@ class DeadLetters:
             settle()
             report.restart()
 
-        with Walk(session, dead_queue(self._node), before_renewal=renew, hold_s=hold_s) as walk:
-            report.exists, report.total, report.left = walk.exists, walk.total, walk.total
-            for delivery in walk:
+        with QueueScan(session, dead_queue(self._node), before_renewal=renew, hold_s=hold_s) as scan:
+            report.exists, report.total, report.left = scan.exists, scan.total, scan.total
+            for delivery in scan:
                 letter = self._check.read(delivery)
                 report.looked_at += 1
                 is_taken = False
                 if wanted.matches(letter, self._clock()):
                     report.matched += 1
-                    is_taken = visit(walk, delivery, letter)
+                    is_taken = visit(scan, delivery, letter)
                 if not is_taken:
-                    walk.keep(delivery)
+                    scan.keep(delivery)
                 self._on_progress(report)
                 if is_enough():
                     break
             settle()
-        report.left = walk.left
+        report.left = scan.left
 
 
 def _hint(status: RequeueStatus) -> str:

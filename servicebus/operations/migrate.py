@@ -29,7 +29,7 @@ from typing import Any
 
 from servicebus.configuration import Configuration
 from servicebus.errors import QueueConflict, ServiceBusError, TransportError
-from servicebus.operations.copier import Copier, Progress
+from servicebus.operations.queue_mover import OnMoved, QueueMover
 from servicebus.operations.session import Session
 from servicebus.operations.session_channel import SessionChannel
 from servicebus.policy.broker_versions import has_delivery_limit, read_version
@@ -111,7 +111,7 @@ def look(session: Session, config: Configuration, name: str) -> QueueStatus:
 class Migration:
     """Moves one queue on one broker to the type that the configuration says."""
 
-    def __init__(self, session: Session, config: Configuration, name: str, progress: Progress | None = None):
+    def __init__(self, session: Session, config: Configuration, name: str, progress: OnMoved | None = None):
         self._session = session
         self._config = config
         self._name = name
@@ -191,12 +191,12 @@ class Migration:
             self._declare(self._moving)
         # What is there now; messages go on coming, and sending them is to be disturbed as late and as short as can be.
         facts = self._session.facts(self._name)
-        self._copy(self._name, self._moving, facts.ready if facts is not None else 0)
+        self._move(self._name, self._moving, facts.ready if facts is not None else 0)
         if self._is_bound:
             step = unbind_queue(self._name, self._config.exchange_name, self._name)
             self._do(step, f"the unbinding of queue {self._name}")
         for _ in range(_ROUNDS):
-            self._copy(self._name, self._moving, _ROUND)
+            self._move(self._name, self._moving, _ROUND)
             if self._delete_empty(self._name) if current == "classic" else self._delete_unwanted(current):
                 return
         raise MigrationBlocked(
@@ -225,13 +225,13 @@ class Migration:
 
         It is consumed until it is gone, so that what comes in the last moment is still delivered, and copied.
         """
-        with Copier(self._session, self._name, self._moving) as copier:
-            if copier.copy_until_quiet(QUIET_S, at_most=1):
+        with QueueMover(self._session, self._name, self._moving) as mover:
+            if mover.move_until_quiet(QUIET_S, at_most=1):
                 return False
             facts = self._session.facts(self._name)
             self._refuse_if_used(facts.consumers - 1 if facts is not None else 0, current)
             undelivered = self._do(delete_queue(self._name), f"the deletion of queue {self._name}")
-            copier.copy_rest()
+            mover.move_rest()
         if undelivered:
             raise ServiceBusError(
                 f"{self._session.host.name}: {undelivered} messages came into queue {self._name} at the moment of its "
@@ -251,7 +251,7 @@ class Migration:
     def _bring_back(self) -> None:
         is_classic = _type_of(self._session, self._config, self._moving)[0] == "classic"
         while True:
-            self._copy(self._moving, self._name, _ROUND)
+            self._move(self._moving, self._name, _ROUND)
             if self._delete_empty(self._moving) if is_classic else self._delete_unwatched():
                 return
 
@@ -275,10 +275,10 @@ class Migration:
     def _declare(self, name: str) -> None:
         self._do(_declaration(self._session, self._config, name), f"the declaration of queue {name}")
 
-    def _copy(self, source: str, target: str, at_most: int) -> None:
+    def _move(self, source: str, target: str, at_most: int) -> None:
         if at_most:
-            with Copier(self._session, source, target, self._progress) as copier:
-                copier.copy_until_quiet(at_most=at_most)
+            with QueueMover(self._session, source, target, self._progress) as mover:
+                mover.move_until_quiet(at_most=at_most)
 
     def _do(self, step: Step, what: str) -> Any:
         with self._session.channel() as channel:

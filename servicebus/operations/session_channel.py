@@ -1,4 +1,4 @@
-"""SessionChannel: what a Session asks a broker and tells it, each step waited for."""
+"""SessionChannel: the operations of a Session on a broker; each waits for its answer."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ CONFIRM_S = 30.0
 
 
 class QueueFacts(NamedTuple):
-    """What a broker says of a queue."""
+    """What a broker reports of a queue."""
 
     name: str
     ready: int
-    """Messages that nobody holds unacknowledged."""
+    """Messages that no consumer holds unacknowledged."""
     consumers: int
 
 
@@ -53,9 +53,9 @@ class SessionChannel:
 
         def open_it(connection: BrokerConnection) -> None:
             if confirms:
-                told = self._publications
+                publications = self._publications
                 connection.open_channel(
-                    opened_with, self.broken, on_returned=told.returned, on_confirmed=told.confirmed
+                    opened_with, self.broken, on_returned=publications.returned, on_confirmed=publications.confirmed
                 )
             else:
                 connection.open_channel(opened_with, self.broken)
@@ -77,7 +77,7 @@ class SessionChannel:
     # -- asking --------------------------------------------------------------------------------------------------------
 
     def run(self, step: Step, what: str, timeout_s: float = ANSWER_S) -> Any:
-        """Do one of ``transport.steps``; gives its answer. *what* is for the error that says it did not come."""
+        """Do one of ``transport.steps``; returns its answer. *what* is for the error that says it did not come."""
         answered: Future[Any] = self._waits.begin()
 
         def script() -> Script:
@@ -129,7 +129,7 @@ class SessionChannel:
 
         Raises, in the Future:
             TransportError: it was not stored: no queue takes *routing_key*, or the broker refused it.
-            ConnectionLost: nobody knows.
+            ConnectionLost: it is unknown.
         """
         stored: Future[None] = self._waits.begin()
         publication = Publication(stored, exchange, routing_key, body, then)
@@ -174,7 +174,7 @@ class SessionChannel:
         if channel is None or self.failure is not None:
             return
         self.session.post(channel.close)
-        with suppress(TransportError):  # a connection that is lost meanwhile gives everything back as well
+        with suppress(TransportError):  # a connection that is lost meanwhile returns everything as well
             self.session.ask(self._closed, "the end of a channel", CONFIRM_S)
 
     # -- in the loop's thread ------------------------------------------------------------------------------------------

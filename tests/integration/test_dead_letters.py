@@ -22,7 +22,7 @@ from waiting import wait_until
 
 from servicebus.cli.main import servicebus
 from servicebus.configuration import Configuration
-from servicebus.operations import walk as walking
+from servicebus.operations import queue_scan
 from servicebus.operations.dead_letters import DeadLetters
 from servicebus.operations.filters import Filter
 from servicebus.sender import Sender
@@ -211,9 +211,9 @@ def test_drop_asks_and_then_drops_what_it_counted(place: Place) -> None:
 
 
 def test_a_queue_longer_than_many_windows_keeps_its_order(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also when the walk begins anew in the middle, as it does before the broker's consumer_timeout."""
-    monkeypatch.setattr(walking, "KEPT_PER_CHANNEL", 40)
-    original = walking.Walk.__init__
+    """Also when the scan starts again in the middle, as it does before the broker's consumer_timeout."""
+    monkeypatch.setattr(queue_scan, "KEPT_PER_CHANNEL", 40)
+    original = queue_scan.QueueScan.__init__
 
     def tired_soon(self: Any, *arguments: Any, before_renewal: Callable[[], None], **how: Any) -> None:
         def renew() -> None:
@@ -223,7 +223,7 @@ def test_a_queue_longer_than_many_windows_keeps_its_order(place: Place, monkeypa
 
         original(self, *arguments, before_renewal=renew, **{**how, "window": 20, "hold_s": 0.3})
 
-    monkeypatch.setattr(walking.Walk, "__init__", tired_soon)
+    monkeypatch.setattr(queue_scan.QueueScan, "__init__", tired_soon)
     with place.probe.channel() as channel:
         for number in range(300):
             body = signed(ADDRESS, number, kind=Kind.MESSAGE)
@@ -250,7 +250,7 @@ def test_on_a_quorum_queue_all_is_the_same(place: Place) -> None:
 
 def test_what_was_stored_again_does_not_come_back_as_well(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """A channel sends a quorum queue 32 acks at a time, and drops the others if it is closed before they were taken."""
-    monkeypatch.setattr(walking, "STORE_AGAIN_AT", 1)
+    monkeypatch.setattr(queue_scan, "STORE_AGAIN_AT", 1)
     place.probe.delete(DEAD)
     place.probe.declare(DEAD, durable=True, arguments={"x-queue-type": "quorum"})
     place.bury(*range(80))

@@ -28,9 +28,9 @@ from probe import Probe
 from waiting import wait_until
 
 from servicebus.configuration import Configuration
-from servicebus.operations import copier, migrate
-from servicebus.operations.copier import Copier
+from servicebus.operations import migrate, queue_mover
 from servicebus.operations.migrate import Migration, MigrationBlocked, QueueStatus
+from servicebus.operations.queue_mover import QueueMover
 from servicebus.operations.session import open_session
 from servicebus.operations.session_channel import SessionChannel
 from servicebus.sender import Sender
@@ -149,7 +149,7 @@ class Mortal:
 
     def _run(self) -> None:
         self._make_mortal(Migration, "_do")
-        self._make_mortal(Copier, "_copy")
+        self._make_mortal(QueueMover, "_move")
         self._make_mortal(SessionChannel, "settle")
         run(self._broker, self._queue_type)
 
@@ -177,7 +177,7 @@ def test_killed_before_any_of_its_steps_it_loses_nothing_and_goes_on_where_it_wa
     brokers: list[Broker], monkeypatch: pytest.MonkeyPatch, old: str, new: str
 ) -> None:
     monkeypatch.setattr(migrate, "QUIET_S", 0.1)
-    monkeypatch.setattr(copier, "NEXT_S", 0.05)
+    monkeypatch.setattr(queue_mover, "NEXT_S", 0.05)
     probe = Probe(brokers[0])
     arguments = {"classic": None, "quorum": quorum_arguments(brokers[0])}
     for at in range(1, 1000):

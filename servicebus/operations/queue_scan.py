@@ -1,29 +1,28 @@
-"""Walk: over the messages of one queue from the oldest on, each looked at once, all but the taken ones left in place.
+"""QueueScan: looks at each message of one queue once, from the oldest on; all but the taken ones stay in place.
 
-Theory of operation. AMQP has no looking: who wants to see a message must have it delivered. Delivered and not
-acknowledged, it is invisible to others, and goes back *to its place* when the channel closes, also when this process
-is killed: so a walk over a queue that nobody else changes leaves it as it was. Whoever walks acks what it took, and
-says ``keep()`` for the rest.
+Theory of operation. AMQP cannot look at a message without having it delivered. While it is delivered and not
+acknowledged, no other client sees it. It goes back *to its place* when the channel closes, also when this process is
+killed; so a scan over a queue that no other client changes leaves it as it was. The caller acks what it takes, and
+calls ``keep()`` for the rest.
 
 What is kept stays unacknowledged to the end, because it would come again at once if it were given back. The window of
 a consumer that holds nothing but kept messages is exhausted, so it is cancelled and another one follows: that bounds
 what waits in this process to one window, and costs the broker what an unacknowledged message costs it (about its size
-in memory). Now and then a fresh channel follows too, because the broker looks for each ack among everything that its
+in memory). Now and then a new channel follows too, because the broker looks for each ack among everything that its
 channel holds.
 
-A quorum queue counts how often it has given out a message, and may have a delivery limit: 20 by default from RabbitMQ
+A quorum queue counts how often it has delivered a message, and may have a delivery limit: 20 by default from RabbitMQ
 4.0 on, and a policy can set one that no client sees. What would come back for the tenth time is therefore stored once
-more, at the end of the queue, before it leaves its place. That holds for everything that was delivered to the walk,
-also for what it did not come to look at.
+more, at the end of the queue, before it leaves its place. That holds for everything that was delivered to the scan,
+also for what it did not look at.
 
 A quorum queue also takes no more than 32 acks of a channel at a time; the channel keeps the rest back, and drops them
-when it is closed (rabbit_fifo_client). So before a walk ends it waits until its queue has taken all of them, or what
-was dropped, sent back or stored again would stand there once more.
+when it is closed (rabbit_fifo_client). So before a scan ends it waits until its queue has taken all of them, or what
+was dropped, sent back or stored again would be there once more.
 
-Two things end it early or make it begin anew. It looks at no more messages than stood there at its beginning, or a
-letter that fails again at once would be seen over and over. And RabbitMQ closes a channel that holds a message for
-longer than ``consumer_timeout`` (30 minutes by default): a walk that takes long gives everything back every ten minutes
-and begins anew with what it has not taken.
+A scan looks at no more messages than were there when it began, or a dead letter that fails again at once would be seen
+over and over. And RabbitMQ closes a channel that holds a message for longer than ``consumer_timeout`` (30 minutes by
+default): every ten minutes a scan gives everything back and starts again with what it has not taken.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from servicebus.operations.session_channel import SessionChannel
 from servicebus.transport.interface import Delivery
 from servicebus.wire import headers
 
-__all__ = ["IN_FLIGHT", "Walk"]
+__all__ = ["IN_FLIGHT", "QueueScan"]
 
 WINDOW = 200
 IN_FLIGHT = WINDOW // 2
@@ -51,15 +50,15 @@ KEPT_PER_CHANNEL = 1000
 HOLD_S = 600.0
 _SILENCE_S = 1.0
 _LOOK_S = 0.02
-_PATIENCE_S = 30.0
+_STALLED_S = 30.0
 """A broker that has messages and delivers none of them for so long does not work."""
 
 
-class Walk:
-    """One walk. Used by the session's thread.
+class QueueScan:
+    """One scan. Used by the session's thread.
 
     Args:
-        before_renewal: called before the walk begins anew: everything on its way must be settled, and what was only
+        before_renewal: called before the scan starts again: everything on its way must be settled, and what was only
             kept will be seen again.
     """
 
@@ -75,9 +74,9 @@ class Walk:
         self.queue = queue
         self.exists = False
         self.total = 0
-        """Messages that stood there at the beginning."""
+        """Messages that were there at the beginning."""
         self.left = 0
-        """Messages that stand there at its end; other people's as well."""
+        """Messages that are there at its end; also those that came meanwhile."""
         self.renewals = 0
         self._session = session
         self._before_renewal = before_renewal
@@ -90,7 +89,7 @@ class Walk:
         self._seen = 0
         self._kept = 0
         self._taken_before = 0
-        self._is_tired = False
+        self._must_renew = False
         self._is_over = False
         facts = session.facts(queue)
         if facts is not None:
@@ -98,9 +97,10 @@ class Walk:
             self.total = self.left = facts.ready
 
     def __repr__(self) -> str:
-        return f"<Walk over {self.queue} on {self._session.host.name}: {self._seen} of {self.total}, kept {self._kept}>"
+        where = f"{self.queue} on {self._session.host.name}"
+        return f"<QueueScan of {where}: {self._seen} of {self.total}, kept {self._kept}>"
 
-    def __enter__(self) -> Walk:
+    def __enter__(self) -> QueueScan:
         return self
 
     def __exit__(
@@ -118,7 +118,7 @@ class Walk:
         return self._taken_before + self._seen - self._kept
 
     def keep(self, delivery: Delivery) -> None:
-        """The message at hand stays in the queue."""
+        """The current message stays in the queue."""
         if self._stores_again(delivery):
             self._stored_again += 1
         else:
@@ -164,9 +164,9 @@ class Walk:
             self._again.wait()
 
     def _wait_given_back(self) -> None:
-        """The broker confirms the end of a channel before its messages are back; the next walk shall find them all.
+        """The broker confirms the end of a channel before its messages are back; the next scan must find them all.
 
-        Waited for only while something happens: somebody else may be taking messages meanwhile.
+        Waited for only while the count changes: another client may be taking messages meanwhile.
         """
         expected = self.total - self._taken + self._stored_again
         self.left, changed_at = -1, time.monotonic()
@@ -182,8 +182,8 @@ class Walk:
         left = self.total
         while left > 0:
             self._seen = self._kept = 0
-            yield from self._pass(left)
-            if self._seen >= left or not self._is_tired:
+            yield from self._scan_until(left)
+            if self._seen >= left or not self._must_renew:
                 return
             self._before_renewal()
             self._close(is_well=True)
@@ -192,16 +192,16 @@ class Walk:
             self._taken_before += self._seen - self._kept
             self.renewals += 1
 
-    def _pass(self, left: int) -> Iterator[Delivery]:
+    def _scan_until(self, left: int) -> Iterator[Delivery]:
         """Until *left* messages were seen, the queue is empty, or they have been held for too long."""
-        self._is_tired = False
-        tired_at = time.monotonic() + self._hold_s
+        self._must_renew = False
+        renew_at = time.monotonic() + self._hold_s
         while self._seen < left:
             if self._kept >= KEPT_PER_CHANNEL * len(self._channels):
                 self._channels.append(self._session.channel(confirms=True))
             self._consumption = self.channel.consume(self.queue, prefetch=self._window)
-            yield from self._window_of(self._consumption, left, tired_at)
-            if self._is_tired or self._is_over:
+            yield from self._window_of(self._consumption, left, renew_at)
+            if self._must_renew or self._is_over:
                 return
             self._consumption.cancel()
             # For each that was stored again one more was delivered.
@@ -210,7 +210,7 @@ class Walk:
                 yield delivery
             self._keep_rest()
 
-    def _window_of(self, consumption: Consumption, left: int, tired_at: float) -> Iterator[Delivery]:
+    def _window_of(self, consumption: Consumption, left: int, renew_at: float) -> Iterator[Delivery]:
         """What one consumer delivers, until its window is full of kept messages."""
         full_at = self._kept + self._window
         silent_since = time.monotonic()
@@ -224,15 +224,15 @@ class Walk:
             elif self._nothing_comes(now - silent_since):
                 self._is_over = True
                 return
-            if now > tired_at:
-                self._is_tired = True
+            if now > renew_at:
+                self._must_renew = True
                 return
 
     def _nothing_comes(self, silent_s: float) -> bool:
-        """Somebody else may have taken what we were still to see."""
+        """Another client may have taken what the scan has not seen yet."""
         if self.channel.declare(self.queue, passive=True).ready == 0:
             return silent_s > 2 * _SILENCE_S
-        if silent_s > _PATIENCE_S:
+        if silent_s > _STALLED_S:
             reason = f"queue {self.queue} has messages and delivers none for {silent_s:.0f} s"
             raise ConnectionLost(self._session.host.name, reason, sent=False)
         return False
