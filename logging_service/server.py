@@ -42,7 +42,7 @@ ORPHAN_WAIT_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a server is told. ``parent`` is the process without which it ends, 0 for none."""
+    """The options of a server. ``parent`` is the process without which it ends, 0 for none."""
 
     file: str
     port: int
@@ -68,7 +68,7 @@ class LogServer:
     """Binds its port and opens its file when it is made, so that its starter learns of trouble at once.
 
     Args:
-        options: of this server; port 0 takes a free one, ``port`` tells which.
+        options: of this server; port 0 takes a free one, see ``port``.
 
     Raises:
         ConfigurationError: the port is taken, the host is not of this machine, the file or format cannot be used.

@@ -131,7 +131,7 @@ class LogSession:
 
 
 class LogSessions:
-    """All sessions. Of too many the longest silent one is forgotten; its process is told at its next packet.
+    """All sessions. Of too many the longest silent one is forgotten; its process greets again after its next packet.
 
     Args:
         server_id: 16 hexadecimal digits that no server had before, so that no datagram is good for two servers.

@@ -54,7 +54,7 @@ class LogFile:
     """
 
     def __init__(self, path: str, *, at_midnight: bool = True, max_bytes: int | None = None, keep: int = 15):
-        # Absolute, because a server may be started in one folder and told to reopen in another.
+        # Absolute, because a server may be started in one folder and reopen its file in another.
         self.path = Path(path).absolute()
         self.rotations = 0
         self.rotation_error: str | None = None
@@ -171,7 +171,7 @@ class LogFile:
         base = f"{self.path.name}.{time.strftime('%Y-%m-%d_%H-%M-%S', time.localtime(now))}"
         count = self._last_name[1] + 1 if self._last_name[0] == base else 0
         while True:
-            # Counted on, though pruning may have freed a lower one: names tell the order.
+            # Counted on, though pruning may have freed a lower one: names show the order.
             candidate = self.path.with_name(f"{base}-{count:04d}" if count else base)
             if not candidate.exists():
                 self._last_name = (base, count)

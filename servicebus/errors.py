@@ -215,7 +215,7 @@ class SendUnconfirmed(TransportError):
 
 
 class CallError(ServiceBusError):
-    """Root of what goes wrong with one call or message; ``address`` says which."""
+    """Root of what goes wrong with one call or message; ``address`` is that of its service."""
 
     def __init__(self, address: str, message: str):
         super().__init__(f"{address}: {message}")

@@ -1,4 +1,4 @@
-"""LoggingService: one log file for all processes. docs/logging.rst tells how to use it and what it guarantees.
+"""LoggingService: one log file for all processes. docs/logging.rst describes its use and its guarantees.
 
 ::
 

@@ -156,7 +156,7 @@ class Sender:
                 default, and at most.
 
         Returns:
-            Its event id, an int that also says where the message is: ``confirmed_by`` and ``in_outbox``.
+            Its event id, an int with the place of the message: ``confirmed_by`` and ``in_outbox``.
 
         Raises:
             AddressError, EnvelopeError: nothing was sent.

@@ -122,5 +122,5 @@ def _as_text(configuration: Configuration) -> str:
     lines += [f"{entry['kind']:<7} {entry['address']}  {entry['target']}" for entry in found["services"]]
     for name, key in (("status", "status_socket"), ("log", "log_file")):
         lines += [f"{name:<7} {found[key]}"] if found[key] else []
-    lines += [f"warning {text}" for text in configuration.secret_warnings]  # of the others stderr tells
+    lines += [f"warning {text}" for text in configuration.secret_warnings]  # the others are on stderr
     return "\n".join(lines)

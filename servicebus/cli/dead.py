@@ -89,7 +89,7 @@ class _Selection:
             self._configuration,
             self.node,
             self.hosts,
-            on_progress=lambda report: progress.tell(report.host, report.looked_at, report.total),
+            on_progress=lambda report: progress.update(report.host, report.looked_at, report.total),
         )
 
     def must_say_which(self, is_all: bool) -> None:

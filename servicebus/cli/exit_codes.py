@@ -60,7 +60,7 @@ _REFUSALS = frozenset({"credentials", "tls", "topology", "limits"})
 
 
 def exit_code_of(error: errors.ServiceBusError) -> ExitCode:
-    """The exit status for an error of ours; a broker that refuses is told from one that is not there."""
+    """The exit status for an error of ours; a broker that refuses differs from one that is not there."""
     if isinstance(error, errors.ConnectionLost) and not error.sent:
         return ExitCode.UNAVAILABLE
     if isinstance(error, _MAY_BE_REFUSED) and _was_refused(error):

@@ -67,17 +67,17 @@ def _moved(session: Session, configuration: Configuration, found: QueueStatus) -
         return found
     from servicebus.operations.migrate import Migration
 
-    told = ProgressLine("copied")
+    progress = ProgressLine("copied")
     total = found.messages + (found.moving or 0)
     count = 0
 
-    def tell(queue: str, more: int) -> None:
+    def update(queue: str, more: int) -> None:
         nonlocal count
         count += more
         # Each message is copied twice: beside, and back.
-        told.tell(f"{session.host.name}: {queue}", count, 2 * total)
+        progress.update(f"{session.host.name}: {queue}", count, 2 * total)
 
-    return Migration(session, configuration, found.queue, tell).run()
+    return Migration(session, configuration, found.queue, update).run()
 
 
 def _line(before: QueueStatus, after: QueueStatus, configuration: Configuration) -> str:

@@ -63,7 +63,7 @@ class ProgressLine:
         self._done = done
         self._told_at = time.monotonic()
 
-    def tell(self, host: str, count: int, total: int) -> None:
+    def update(self, host: str, count: int, total: int) -> None:
         """*count* of *total* are done on *host*."""
         now = time.monotonic()
         if now - self._told_at >= PROGRESS_EVERY_S:

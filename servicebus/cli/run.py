@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @config_source(is_argument=True, read=Configuration.load)  # ServiceBus logs the warnings, where they belong
 @click.pass_context
 def run(ctx: click.Context, configuration: Configuration) -> None:
-    """Run the agent that FILE describes, until it is told to stop.
+    """Run the agent that FILE describes, until a signal stops it.
 
     TERM lets work finish, INT and QUIT stop now, HUP reads FILE again. Exit status 0 if it was asked
     to stop, 3 if it could not boot.

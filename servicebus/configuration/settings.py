@@ -1,4 +1,4 @@
-"""Configuration: what agents, senders and the command line are told."""
+"""Configuration: the settings of agents, senders and the command line."""
 
 from __future__ import annotations
 

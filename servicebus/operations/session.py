@@ -1,9 +1,9 @@
-"""Session: one broker, spoken to step by step by a thread that waits: for tools, not for services.
+"""Session: one broker, used step by step by a thread that waits: for tools, not for services.
 
 Theory of operation. The connection belongs to the process's client loop, as a Sender's does, so that heartbeats go on
 while an operator thinks. Every method here hands its work to that loop and waits for the answer, never without a
-deadline. What fails says on which host; after a deadline has passed the connection is cut, because nobody knows any
-more what the broker has done of the last request.
+deadline. Each error names its host. After a deadline has passed the connection is cut, because it is unknown what the
+broker has done of the last request.
 
 A Session is used by one thread. A channel that the broker closes (an unknown queue, another type) takes its own waits
 down and no other channel; a connection that is lost takes down all.
@@ -118,7 +118,7 @@ class Session:
 
     @property
     def server_version(self) -> str:
-        """What the broker says of itself; empty if nothing."""
+        """The version that the broker reports; empty if it reports none."""
         connection = self._manager.connection
         return connection.server_version if connection is not None else ""
 

@@ -87,7 +87,7 @@ def remaining_s(sent_ms: int, ttl_ms: int, now_ms: int, stretch: float = 1.0) ->
     """For how long a call is good; 0 or below for one that is too late, or of which that cannot be known.
 
     That is one from the future. How much of the difference is its Sender's clock, and how much its way took, only the
-    Sender can find out: it is told the time of the node, and dates its next attempt by it. To take the difference for
+    Sender can find out: it receives the time of the node, and dates its next attempt by it. To take the difference for
     the clocks' alone would let a call run late by as long as its way took.
     """
     ahead_ms = sent_ms - now_ms

@@ -29,7 +29,7 @@ class RetryBudget:
         return f"<RetryBudget {len(self._taken)} taken of {self._floor} and {self._ratio:g} per call>"
 
     def observe(self, now: float, total: int) -> None:
-        """*total* calls have been made (or answered) up to *now*. To be told about once a second."""
+        """*total* calls have been made (or answered) up to *now*. Call it about once a second."""
         if not self._marks or now - self._marks[-1][0] >= self._window_s / _MARKS_PER_WINDOW:
             self._marks.append((now, total))
         begin = now - self._window_s

@@ -1,4 +1,4 @@
-"""SizeLimit: the largest message that a broker takes. AMQP 0-9-1 does not tell it before a message is refused."""
+"""SizeLimit: the largest message that a broker takes. AMQP 0-9-1 does not announce it before a message is refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ TRACKED_BYTES = 65536
 
 
 class SizeLimit:
-    """Of one broker, as far as it has told."""
+    """Of one broker, as far as it is known."""
 
     def __init__(self) -> None:
         self.tracked_bytes = TRACKED_BYTES
@@ -21,7 +21,7 @@ class SizeLimit:
         return f"<SizeLimit {self._bytes}>"
 
     def learn(self, limit_bytes: int | None, now: float) -> None:
-        """The broker has refused a message; it takes those of *limit_bytes*, or has not told.
+        """The broker has refused a message; it takes those of *limit_bytes*, None if that is unknown.
 
         Args:
             now: ``time.monotonic()``.

@@ -12,7 +12,7 @@ from servicebus.errors import ServiceBusError
 __all__ = ["BrokerProgramMissing", "find_broker_program", "find_epmd", "make_lean_home"]
 
 # The scripts that packages put into /usr/sbin change to the user rabbitmq and to the system's folders, or refuse to
-# run at all; those in RabbitMQ's own folder do what they are told.
+# run at all; those in RabbitMQ's own folder do as asked.
 _OWN_FOLDERS = (
     Path("/usr/lib/rabbitmq/bin"),
     Path("/opt/rabbitmq/sbin"),

@@ -22,7 +22,7 @@ class Acks:
         """Tells that a tag has to be acknowledged, or rejected, some day."""
 
     def __repr__(self) -> str:
-        return f"<Acks {len(self._open)} at work, {len(self._fresh)} to be told>"
+        return f"<Acks {len(self._open)} at work, {len(self._fresh)} to be acknowledged>"
 
     @property
     def at_work(self) -> int:
@@ -36,7 +36,7 @@ class Acks:
         return len(self._fresh)
 
     def settled_otherwise(self, tag: int) -> None:
-        """The broker has been told of *tag* in another way."""
+        """*tag* was settled in another way."""
         self._open.discard(tag)
 
     def take(self) -> list[tuple[int, bool]]:
@@ -46,6 +46,6 @@ class Acks:
             oldest = min(self._open) if self._open else max(fresh) + 1
             together = [tag for tag in fresh if tag < oldest]
             if len(together) > 1:
-                # Its own tag must be one that is still to be told, or the broker takes it for a mistake.
+                # Its own tag must be one that is not acknowledged yet, or the broker closes the channel.
                 return [(max(together), True), *((tag, False) for tag in fresh if tag > oldest)]
         return [(tag, False) for tag in fresh]

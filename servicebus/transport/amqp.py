@@ -113,7 +113,7 @@ class AmqpConnection:
         on_confirmed: Callable[[int, bool, bool], None] | None = None,
     ) -> None:
         if not self.is_open:
-            return  # on_lost has been told or is on its way
+            return  # on_lost was called or is about to be
         try:
             self._channels.append(AmqpChannel(self, self._pika, on_open, on_closed, on_returned, on_confirmed))
         except NoFreeChannels:
@@ -170,7 +170,7 @@ class AmqpConnection:
 
     @property
     def server_version(self) -> str:
-        """What the broker says of itself; empty if it says nothing."""
+        """The version that the broker reports; empty if it reports none."""
         version = (self._pika.server_properties or {}).get("version", "") if self._pika is not None else ""
         return version if isinstance(version, str) else ""
 

@@ -14,22 +14,22 @@ _ANSWER_S = 1.0
 
 
 def ask_why_cancelled(
-    connection: BrokerConnection, queue: str, is_holding: bool, tell: Callable[[TransportError], None]
+    connection: BrokerConnection, queue: str, is_holding: bool, report: Callable[[TransportError], None]
 ) -> None:
-    """Call *tell* with the reason, once, within a second.
+    """Call *report* with the reason, once, within a second.
 
     Args:
         is_holding: deliveries of the consumer's channel are not settled yet. From RabbitMQ 4.3 on the consumer of a
             quorum queue is cancelled when a delivery was not settled within ``consumer_timeout``.
     """
-    is_told = False
+    is_reported = False
 
-    def tell_once(what: str) -> None:
-        nonlocal is_told
-        if not is_told:
-            is_told = True
+    def report_once(what: str) -> None:
+        nonlocal is_reported
+        if not is_reported:
+            is_reported = True
             reason = f"the broker cancelled the consumer of queue {queue}{what}"
-            tell(ConnectionLost(connection.host.place, reason, sent=True))
+            report(ConnectionLost(connection.host.place, reason, sent=True))
 
     def opened(channel: BrokerChannel) -> None:
         channel.run(_look(queue), lambda: found(channel))
@@ -39,13 +39,13 @@ def ask_why_cancelled(
         causes = "which is still there: "
         if is_holding:
             causes += "a service took longer than the broker's consumer_timeout, or "
-        tell_once(f", {causes}its process was started again")
+        report_once(f", {causes}its process was started again")
 
     def closed(error: TransportError) -> None:
-        tell_once(", which was deleted" if error.reply_code == 404 else "")
+        report_once(", which was deleted" if error.reply_code == 404 else "")
 
     connection.open_channel(opened, closed)
-    connection.loop.call_later(_ANSWER_S, lambda: tell_once(", which is out of reach"))
+    connection.loop.call_later(_ANSWER_S, lambda: report_once(", which is out of reach"))
 
 
 def _look(queue: str) -> Script:

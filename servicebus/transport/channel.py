@@ -26,7 +26,7 @@ _ACKS_WAIT_S = 0.05
 
 @functools.lru_cache(maxsize=1024)
 def _expiration(expiration_ms: int) -> str:
-    """As AMQP says it. Requests that are made with one timeout mostly have the same."""
+    """In AMQP's form. Requests that are made with one timeout mostly have the same."""
     return str(min(expiration_ms, _LONGEST_EXPIRATION_MS))
 
 
@@ -170,7 +170,7 @@ class AmqpChannel(AmqpQuestions):
             self._on_closed(reason)
 
     def _guarded(self, callback: Callable[..., None] | None, *about: Any) -> None:
-        """What *callback* raises costs the frame that it was told of, not what was read with it."""
+        """What *callback* raises costs its own frame, not what was read with it."""
         assert callback is not None
         try:
             callback(*about)

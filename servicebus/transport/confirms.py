@@ -25,7 +25,7 @@ class Unconfirmed(Generic[Item]):
         self._items[number] = item
 
     def settled(self, number: int, multiple: bool) -> list[Item]:
-        """Take out what one confirm speaks of: *number*, or (*multiple*) everything up to and including it."""
+        """Take out what one confirm covers: *number*, or (*multiple*) everything up to and including it."""
         if not multiple:
             return [self._items.pop(number)] if number in self._items else []
         # In order, so the first that is too high ends it: a confirm of two must not look at ten thousand.

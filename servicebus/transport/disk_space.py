@@ -1,4 +1,4 @@
-"""advice(): why a file system does not take what is written to it, and what to do. The errors of SQLite do not tell."""
+"""advice(): why a file system does not take what is written to it, and what to do. The errors of SQLite do not."""
 
 from __future__ import annotations
 

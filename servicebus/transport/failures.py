@@ -78,7 +78,7 @@ def connect_failure(
 
 
 def _refused_virtual_host(host: BrokerHost, text: str) -> ConnectFailed:
-    """It does not exist, the user has no rights there, or a limit is reached: only the broker's words tell."""
+    """It does not exist, the user has no rights there, or a limit is reached: only the broker's text shows which."""
     reason = f"the broker refused virtual host {host.virtual_host!r} to user {host.user!r}: {text}"
     if _LIMIT in text:
         advice = "raise the limit (rabbitmqctl set_vhost_limits, set_user_limits), or close other connections"
@@ -141,7 +141,7 @@ def _is_timeout(error: BaseException) -> bool:
 def channel_failure(host: BrokerHost, error: BaseException, asked: Asked | None = None) -> TransportError:
     """Why a channel closed: topology conflicts and missing rights are ConnectFailed, the rest a lost connection.
 
-    What the broker refused is told by its reply code and by what it was *asked* just then: its words differ from
+    What the broker refused follows from its reply code and from what it was *asked* just then: its texts differ from
     version to version.
     """
     if not isinstance(error, pika.exceptions.ChannelClosedByBroker):

@@ -181,7 +181,7 @@ class FastPath:
             kind, channel, length = FRAME_HEAD.unpack_from(data, at)
             end = at + length + FRAME_OVERHEAD
             if kind not in _FRAME_TYPES:
-                break  # "AMQP....": the broker speaks another version, and pika knows what to say of it
+                break  # "AMQP....": the broker speaks another version, and pika raises the error for it
             if end > size:
                 if length > _MOST_FRAME_BYTES:
                     raise Unreadable(f"a frame of {length} bytes on channel {channel}")
@@ -235,7 +235,7 @@ class FastPath:
                 try:
                     properties = read_properties(data, end + HEADER_FRAME.size, body - 1, flags)
                 except Unreadable:
-                    pass  # the slower way says what is wrong
+                    pass  # the slower way raises what is wrong
                 else:
                     on_deliver(tag, properties, data[body + 7 : stop - 1])
                     return stop

@@ -1,10 +1,10 @@
-"""Whether this is still the process that something was made in, also after a fork that Python was not told of.
+"""Whether this is still the process that something was made in, also after a fork without Python's hooks.
 
 uWSGI and programs that fork in C run no hooks of ``os.register_at_fork``. So the hooks of a Sender are kept here, and
-``notice()``, which every call of a user's passes that finds itself elsewhere, runs them where they were missed.
+``notice()``, which a user's call makes when it finds itself in another process, runs those that were missed.
 
-What tells the process is a *mark*: a page of memory that Linux empties in every child (``MADV_WIPEONFORK``). To ask the
-kernel for the process's id takes 200 ns, and it would be asked for every request.
+What identifies the process is a *mark*: a page of memory that Linux empties in every child (``MADV_WIPEONFORK``). To
+ask the kernel for the process's id takes 200 ns, and it would be asked for every request.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Backlog:
 
     @property
     def has_news(self) -> bool:
-        """Whether there are records to take, or drops that the server was not told of."""
+        """Whether there are records to take, or drops that were not reported to the server."""
         return bool(self._queue) or self.dropped != self._dropped_numbered
 
     @property
@@ -79,7 +79,7 @@ class Backlog:
 
         Dropped records take up numbers too: the gap that they leave before this batch is how the server counts them.
             With nothing
-        queued the batch is empty, and says by its number what was dropped.
+        queued the batch is empty, and its number shows what was dropped.
         """
         dropped = self.dropped
         self.next_number += dropped - self._dropped_numbered

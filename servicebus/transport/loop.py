@@ -165,7 +165,7 @@ class EventLoop:
         # A post between the last look at the deque and the line above did not see us sleeping: look again.
         ready = self._poll.poll(0 if self._has_work() else timeout_s * 1000)
         self._sleeping = False
-        self._tell(ready)
+        self._dispatch(ready)
         self._run_posted()
         self._run_timers()
         self._flush()
@@ -173,7 +173,7 @@ class EventLoop:
 
     # A try costs nothing where nothing is raised, a function around it does: some of these run for every call.
 
-    def _tell(self, ready: list[tuple[int, int]]) -> None:
+    def _dispatch(self, ready: list[tuple[int, int]]) -> None:
         for fd, events in ready:
             watched = self._watched.get(fd)  # None: one of those before it in the list has closed it
             if watched is not None:

@@ -5,7 +5,7 @@ it holds its lock. A connection (``memory_connection``) carries requests to the 
 in order, each in a later callback of the connection's loop. The broker's side of a connection is a MemorySession and
 its ServerChannels (``memory_sessions``). Queues are in ``memory_queues``.
 
-It answers as RabbitMQ does where the bus can tell the difference; ``tests/contract`` compares the two. There is one
+It answers as RabbitMQ does where the bus can send the difference; ``tests/contract`` compares the two. There is one
 member, one virtual host, direct exchanges alone, and every user may do everything. Messages expire by a timer of the
 loop in which they were published. A connection that is frozen does not end by its heartbeat.
 """
@@ -125,7 +125,7 @@ class MemoryBroker:
         with self.lock:
             self.holds_confirms = False
             for session in self.sessions:
-                session.tell_confirms()
+                session.send_confirms()
 
     def forget_queue(self, name: str) -> None:
         """Delete a queue as an operator does: its consumers are cancelled."""

@@ -174,10 +174,10 @@ class MemoryChannel(ScriptRunner):
                 return
             answer = question(server)
             if on_done is not None:
-                server.session.tell(lambda: self._while_open(on_done, answer))
+                server.session.send(lambda: self._while_open(on_done, answer))
 
         self._send(do)
-        self.is_told = self.is_told or on_done is None
+        self.has_unanswered = self.has_unanswered or on_done is None
 
     def _send(self, do: Callable[[ServerChannel], None], size: int = 0, *, is_publish: bool = False) -> None:
         if self.is_open:
@@ -193,7 +193,7 @@ class MemoryChannel(ScriptRunner):
 
     def _open(self) -> None:
         server = self._server = ServerChannel(self.connection.session, self, confirms=self._on_confirmed is not None)
-        server.session.tell(self._opened)
+        server.session.send(self._opened)
 
     def _opened(self) -> None:
         self.is_open = self.connection.is_open

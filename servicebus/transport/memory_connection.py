@@ -206,7 +206,7 @@ class MemoryConnection:
     def _confirm(self) -> None:
         if self._session is not None:
             with self._broker.lock:
-                self._session.tell_confirms()
+                self._session.send_confirms()
 
     def _reaches_us(self, item: _Item) -> None:
         self.bytes_received += item.size
@@ -220,10 +220,10 @@ class MemoryConnection:
             self.receive(lambda: self._fail(kind, reason), 8)
         else:
             self._session = MemorySession(self._broker, self)
-            self._session.tell(self._open)
+            self._session.send(self._open)
 
     def _say_goodbye(self) -> None:
-        self.session.tell(lambda: self._lose("closed: 200 Normal shutdown"))
+        self.session.send(lambda: self._lose("closed: 200 Normal shutdown"))
         self.session.end()
 
     # -- what the broker says --------------------------------------------------------------------------------------

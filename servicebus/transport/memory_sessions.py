@@ -27,35 +27,35 @@ class MemorySession:
         self.connection = connection
         self.channels: list[ServerChannel] = []
         self.is_over = False
-        self.is_told_of_alarm = False
+        self.has_alarm = False
         broker.sessions.append(self)
 
     def __repr__(self) -> str:
         return f"<MemorySession {self.connection.label} of {self.broker.name} channels={len(self.channels)}>"
 
-    def tell(self, callback: Callable[[], None], size: int = 8) -> None:
+    def send(self, callback: Callable[[], None], size: int = 8) -> None:
         """Send *size* bytes to the client, which has *callback* called."""
         if not self.is_over:
             self.connection.receive(callback, size)
 
     def may_publish(self) -> bool:
-        """Whether the broker reads what this connection publishes; if not, the client is told why."""
+        """Whether the broker reads what this connection publishes; if not, the client is notified of the reason."""
         reason = self.broker.blocked
-        if reason is not None and not self.is_told_of_alarm:
-            self.is_told_of_alarm = True
-            self.tell(lambda: self.connection.become_blocked(reason))
+        if reason is not None and not self.has_alarm:
+            self.has_alarm = True
+            self.send(lambda: self.connection.become_blocked(reason))
         return reason is None
 
     def unblock(self) -> None:
-        if self.is_told_of_alarm:
-            self.is_told_of_alarm = False
-            self.tell(lambda: self.connection.become_blocked(None))
+        if self.has_alarm:
+            self.has_alarm = False
+            self.send(lambda: self.connection.become_blocked(None))
 
-    def tell_confirms(self) -> None:
-        """The confirms of what was published since they were told the last time."""
+    def send_confirms(self) -> None:
+        """The confirms of what was published since the last ones."""
         if not self.broker.holds_confirms:
             for channel in self.channels:
-                channel.tell_confirms()
+                channel.send_confirms()
 
     def cut(self, reason: str) -> None:
         """The connection breaks, and the client finds out."""
@@ -127,7 +127,7 @@ class ServerChannel:
             is_stored = self.broker.store(message, queues)
         if mandatory and not is_routed:
             about = message.properties
-            self._tell(
+            self._send(
                 lambda: self._client.come_back(message.exchange, message.routing_key, about, message.body),
                 len(message.body),
             )
@@ -150,12 +150,12 @@ class ServerChannel:
         channel._hand_over(channel._reply_tag, next(channel._tags), message.properties, message.body)
         return True
 
-    def tell_confirms(self) -> None:
+    def send_confirms(self) -> None:
         """As a broker does: one confirm for all that follow each other and have the same outcome."""
         outcomes, self._outcomes = self._outcomes, []
         for is_ack, group in itertools.groupby(outcomes, key=lambda outcome: outcome[1]):
             numbers = [number for number, _ in group]
-            self._tell(partial(self._client.confirm, numbers[-1], len(numbers) > 1, is_ack))
+            self._send(partial(self._client.confirm, numbers[-1], len(numbers) > 1, is_ack))
 
     # -- consuming -------------------------------------------------------------------------------------------------
 
@@ -232,18 +232,18 @@ class ServerChannel:
         return (*message.properties[:3], queue.headers_of(message))
 
     def _hand_over(self, consumer_tag: str, tag: int, about: Properties, body: bytes) -> None:
-        self._tell(lambda: self._client.take(consumer_tag, tag, about, body), len(body))
+        self._send(lambda: self._client.take(consumer_tag, tag, about, body), len(body))
 
     def _cancelled(self, consumer: QueueConsumer) -> None:
         """The queue is gone, and its consumer with it."""
         del self._consumers[consumer.tag]
-        self._tell(lambda: self._client.become_cancelled(consumer.tag))
+        self._send(lambda: self._client.become_cancelled(consumer.tag))
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _tell(self, callback: Callable[[], None], size: int = 0) -> None:
+    def _send(self, callback: Callable[[], None], size: int = 0) -> None:
         if not self.is_over:
-            self.session.tell(callback, 8 + size)
+            self.session.send(callback, 8 + size)
 
     def attempt(self, do: Callable[[ServerChannel], None]) -> None:
         """Do what the client asks for; what is refused closes the channel."""
@@ -254,13 +254,13 @@ class ServerChannel:
 
     def close(self) -> None:
         """The client asks for it."""
-        self.tell_confirms()
+        self.send_confirms()
         self._close(200, "Normal shutdown")
 
     def _close(self, code: int, text: str) -> None:
         self.end()
         self.session.channels.remove(self)
-        self.session.tell(lambda: self._client.become_closed(code, text))
+        self.session.send(lambda: self._client.become_closed(code, text))
 
     # -- topology --------------------------------------------------------------------------------------------------
 

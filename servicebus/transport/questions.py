@@ -27,7 +27,7 @@ class AmqpQuestions(ScriptRunner):
         self, name: str, *, durable: bool, passive: bool = False, on_done: Callable[[Any], None] | None = None
     ) -> None:
         self._raw.exchange_declare(name, "direct", passive=passive, durable=durable, callback=on_done)
-        self.is_told = self.is_told or on_done is None
+        self.has_unanswered = self.has_unanswered or on_done is None
 
     def declare_queue(
         self,
@@ -58,7 +58,7 @@ class AmqpQuestions(ScriptRunner):
     ) -> None:
         callback = None if on_done is None else self._asking(queue, on_done)
         self._raw.queue_bind(queue, exchange, routing_key, callback=callback)
-        self.is_told = self.is_told or on_done is None
+        self.has_unanswered = self.has_unanswered or on_done is None
 
     def unbind_queue(self, queue: str, exchange: str, routing_key: str, on_done: Callable[[Any], None]) -> None:
         self._raw.queue_unbind(queue, exchange, routing_key, callback=self._asking(queue, on_done))

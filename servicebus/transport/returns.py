@@ -1,7 +1,7 @@
 """ReturnProbe: whether an exchange returns what no queue takes.
 
 An exchange with an alternate exchange does not: what is published for a node that is away goes there instead, and is
-confirmed. Nothing that can be asked of the broker tells; so a message is published that no queue takes.
+confirmed. No AMQP method reports that; so a message is published that no queue takes.
 """
 
 from __future__ import annotations

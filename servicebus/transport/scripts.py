@@ -18,7 +18,7 @@ class ScriptRunner:
         self.is_open = False
         """Also kept by the connection, when that ends: it is read for each call."""
         self.asked: Asked | None = None
-        self.is_told = False
+        self.has_unanswered = False
         """Something was asked without an answer: a refusal may be about that."""
         self._script: Script | None = None
 
@@ -54,11 +54,11 @@ class ScriptRunner:
 
         def answered(answer: Any) -> None:
             self.asked = None
-            self.is_told = False
+            self.has_unanswered = False
             on_answer(answer)
 
         return answered
 
     def _refused_question(self) -> Asked | None:
         """The question that a refusal is about, if that is known."""
-        return None if self.is_told else self.asked
+        return None if self.has_unanswered else self.asked

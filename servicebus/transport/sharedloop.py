@@ -310,7 +310,7 @@ class SharedLoop(EventLoop):
         for fd, _ in ready:
             if fd not in self.streams and fd != self._wake_in:
                 return False  # it is still being connected: the thread's
-        self._tell(ready)
+        self._dispatch(ready)
         if self._submitted:
             self._run_submitted()
         self._flush()

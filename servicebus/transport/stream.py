@@ -24,7 +24,7 @@ _LONG_BYTES = 1 << 20
 
 
 class StreamProtocol(Protocol):
-    """Who reads from a stream: the subset of asyncio's Protocol that pika speaks."""
+    """The reader of a stream: the subset of asyncio's Protocol that pika implements."""
 
     def connection_made(self, transport: Any) -> None: ...
     def connection_lost(self, error: BaseException | None) -> None: ...
@@ -91,7 +91,7 @@ class SocketStream:
         self._close(None)
 
     def cut(self, reason: str) -> None:
-        """Close as if the network had broken: ``connection_lost`` is given an error that says *reason*."""
+        """Close as if the network had broken: ``connection_lost`` gets an error with *reason*."""
         self._close(ConnectionAbortedError(reason))
 
     def abandon(self, reason: str) -> Callable[[], None]:

@@ -114,7 +114,7 @@ class DatagramHandler(logging.Handler):
         """Take a record; called by ``handle`` under the handler's lock. Never raises, whatever the record holds."""
         try:
             if os.getpid() != self._pid:
-                self.start_in_child()  # a fork that Python was not told of
+                self.start_in_child()  # a fork without Python's hooks
             if self._closed:
                 self._backlog.count_dropped()
             elif self._backlog.put(self._prepared(record)):

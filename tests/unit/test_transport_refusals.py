@@ -226,11 +226,11 @@ def test_after_something_that_has_no_answer_a_refusal_may_be_about_that(told: An
     pika = Pika()
     channel = channel_on(pika)
     told(channel, lambda _answer: None)
-    assert channel.is_told
+    assert channel.has_unanswered
     declare_queue("N.rpc")(channel, lambda _answer: None)
-    assert channel.is_told
+    assert channel.has_unanswered
     pika.answer()
-    assert not channel.is_told
+    assert not channel.has_unanswered
 
 
 @pytest.mark.parametrize(
