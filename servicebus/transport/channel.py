@@ -10,11 +10,11 @@ import pika
 
 from servicebus.errors import TransportError
 from servicebus.transport.acks import Acks
+from servicebus.transport.base_channel import BaseChannel
 from servicebus.transport.cancelled import ask_why_cancelled
 from servicebus.transport.failures import channel_failure
 from servicebus.transport.frames import Properties, ack_frame, publish_frames, write_properties
 from servicebus.transport.interface import Delivery, Flaw, FlawedDelivery, Returned
-from servicebus.transport.questions import AmqpQuestions
 
 if TYPE_CHECKING:
     from servicebus.transport.amqp import AmqpConnection
@@ -41,8 +41,10 @@ class _Properties(pika.BasicProperties):  # type: ignore[misc]
         return [self._raw]
 
 
-class AmqpChannel(AmqpQuestions):
+class AmqpChannel(BaseChannel):
     """One channel of an AmqpConnection; see BrokerChannel for the contract."""
+
+    connection: AmqpConnection
 
     def __init__(
         self,
@@ -53,17 +55,14 @@ class AmqpChannel(AmqpQuestions):
         on_returned: Callable[[Returned], None] | None,
         on_confirmed: Callable[[int, bool, bool], None] | None,
     ):
-        self.connection = connection
-        self._on_open = on_open
-        self._on_closed = on_closed
-        self._on_returned = on_returned
-        self._on_confirmed = on_confirmed
-        self._published = 0
+        super().__init__(connection, on_open, on_closed, on_returned, on_confirmed)
+        self.frame_max = connection.frame_max
         self._acks = Acks()
         self._acks_at_once = 1
         self._acks_wait = False
-        self.frame_max = connection.frame_max
-        super().__init__(raw.channel(on_open_callback=self._opened))
+        self._consumed: dict[str, str] = {}
+        """The queue of each consumer, by its tag."""
+        self._raw = raw.channel(on_open_callback=self._opened)
         self._number = int(self._raw.channel_number)
         self._is_fast = connection.is_fast
         self._fast_path, self._write = connection.fast_path()
@@ -138,6 +137,65 @@ class AmqpChannel(AmqpQuestions):
             self.is_open = False
             self._raw.close()
 
+    # -- what the broker answers, in pika's words --------------------------------------------------------------------
+
+    def declare_exchange(
+        self, name: str, *, durable: bool, passive: bool = False, on_done: Callable[[Any], None] | None = None
+    ) -> None:
+        self._raw.exchange_declare(name, "direct", passive=passive, durable=durable, callback=on_done)
+        self.has_unanswered = self.has_unanswered or on_done is None
+
+    def declare_queue(
+        self,
+        name: str,
+        on_done: Callable[[tuple[str, int, int]], None],
+        *,
+        durable: bool = False,
+        exclusive: bool = False,
+        auto_delete: bool = False,
+        passive: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        def answered(frame: Any) -> None:
+            on_done((frame.method.queue, frame.method.message_count, frame.method.consumer_count))
+
+        self._raw.queue_declare(
+            name,
+            passive=passive,
+            durable=durable,
+            exclusive=exclusive,
+            auto_delete=auto_delete,
+            arguments=dict(arguments or {}),
+            callback=self._asking(name, answered, is_declaration=not passive),
+        )
+
+    def bind_queue(
+        self, queue: str, exchange: str, routing_key: str, on_done: Callable[[Any], None] | None = None
+    ) -> None:
+        callback = None if on_done is None else self._asking(queue, on_done)
+        self._raw.queue_bind(queue, exchange, routing_key, callback=callback)
+        self.has_unanswered = self.has_unanswered or on_done is None
+
+    def unbind_queue(self, queue: str, exchange: str, routing_key: str, on_done: Callable[[Any], None]) -> None:
+        self._raw.queue_unbind(queue, exchange, routing_key, callback=self._asking(queue, on_done))
+
+    def delete_queue(
+        self, queue: str, on_done: Callable[[int], None], *, if_unused: bool = False, if_empty: bool = False
+    ) -> None:
+        def deleted(frame: Any) -> None:
+            on_done(frame.method.message_count)
+
+        callback = self._asking(queue, deleted)
+        self._raw.queue_delete(queue, if_unused=if_unused, if_empty=if_empty, callback=callback)
+
+    def set_prefetch(self, count: int, on_done: Callable[[Any], None]) -> None:
+        self._raw.basic_qos(prefetch_count=count, callback=on_done)
+
+    def cancel(self, consumer_tag: str, on_done: Callable[[Any], None] | None = None) -> None:
+        if self.is_open:
+            self._consumed.pop(consumer_tag, None)
+            self._raw.basic_cancel(consumer_tag, callback=on_done)
+
     # -- pika's callbacks ----------------------------------------------------------------------------------------
 
     def _opened(self, channel: Any) -> None:
@@ -164,22 +222,6 @@ class AmqpChannel(AmqpQuestions):
         queue = self._consumed.pop(frame.method.consumer_tag, "")
         if queue:
             ask_why_cancelled(self.connection, queue, self._acks.at_work > 0, self._end_cancelled)
-
-    def _end_cancelled(self, reason: TransportError) -> None:
-        if self.is_open:
-            self._on_closed(reason)
-
-    def _guarded(self, callback: Callable[..., None] | None, *about: Any) -> None:
-        """What *callback* raises costs its own frame, not what was read with it."""
-        assert callback is not None
-        try:
-            callback(*about)
-        except Exception as error:
-            self.connection.loop.failed(callback, error)
-
-    def _returned(self, reason: str, exchange: str, routing_key: str, about: Properties, body: bytes) -> None:
-        correlation_id, _, message_id, _ = about
-        self._guarded(self._on_returned, Returned(exchange, routing_key, correlation_id, message_id, body, reason))
 
     def _confirmed(self, frame: Any) -> None:
         method = frame.method

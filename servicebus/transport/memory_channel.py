@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from servicebus.errors import ConnectionLost, TransportError
+from servicebus.transport.base_channel import BaseChannel
 from servicebus.transport.cancelled import ask_why_cancelled
 from servicebus.transport.failures import channel_refused
 from servicebus.transport.fastpath import cut_off
@@ -15,7 +16,6 @@ from servicebus.transport.frames import Properties, read_properties, write_prope
 from servicebus.transport.interface import Delivery, FlawedDelivery, Returned
 from servicebus.transport.memory_queues import Message
 from servicebus.transport.memory_sessions import ServerChannel
-from servicebus.transport.scripts import ScriptRunner
 
 if TYPE_CHECKING:
     from servicebus.transport.memory_connection import MemoryConnection
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["MemoryChannel"]
 
 
-class MemoryChannel(ScriptRunner):
+class MemoryChannel(BaseChannel):
     """Belongs to the loop's thread, as the connection does."""
+
+    connection: MemoryConnection
 
     frame_max = 131072
 
@@ -36,13 +38,7 @@ class MemoryChannel(ScriptRunner):
         on_returned: Callable[[Returned], None] | None,
         on_confirmed: Callable[[int, bool, bool], None] | None,
     ):
-        super().__init__()
-        self.connection = connection
-        self._on_open = on_open
-        self._on_closed = on_closed
-        self._on_returned = on_returned
-        self._on_confirmed = on_confirmed
-        self._published = 0
+        super().__init__(connection, on_open, on_closed, on_returned, on_confirmed)
         self._unsettled: set[int] = set()
         self._consumers: dict[str, tuple[str, Callable[[Delivery], None], bool]] = {}
         """Queue, callback, and whether nothing is acknowledged, by consumer tag."""
@@ -214,11 +210,7 @@ class MemoryChannel(ScriptRunner):
         return FlawedDelivery(flaw, self, tag, beginning, *about)
 
     def come_back(self, exchange: str, routing_key: str, about: Properties, body: bytes) -> None:
-        """What was mandatory has no queue."""
-        if self._on_returned is not None:
-            correlation_id, _, message_id, _ = about
-            returned = Returned(exchange, routing_key, correlation_id, message_id, body, "312 NO_ROUTE")
-            self._guarded(self._on_returned, returned)
+        self._returned("312 NO_ROUTE", exchange, routing_key, about, body)
 
     def confirm(self, number: int, multiple: bool, is_ack: bool) -> None:
         self._guarded(self._on_confirmed, number, multiple, is_ack)
@@ -227,10 +219,6 @@ class MemoryChannel(ScriptRunner):
         """The broker has ended a consumer."""
         queue, *_ = self._consumers.pop(consumer_tag)
         ask_why_cancelled(self.connection, queue, bool(self._unsettled), self._end_cancelled)
-
-    def _end_cancelled(self, reason: TransportError) -> None:
-        if self.is_open:
-            self._on_closed(reason)
 
     def become_closed(self, code: int, text: str) -> None:
         """The broker has closed the channel, as it was asked to (200) or because it refuses something."""
@@ -250,11 +238,3 @@ class MemoryChannel(ScriptRunner):
     def _while_open(self, callback: Callable[[Any], None], answer: Any) -> None:
         if self.is_open:
             callback(answer)
-
-    def _guarded(self, callback: Callable[..., None] | None, *about: Any) -> None:
-        """What *callback* raises costs nothing else."""
-        assert callback is not None
-        try:
-            callback(*about)
-        except Exception as error:
-            self.connection.loop.failed(callback, error)
