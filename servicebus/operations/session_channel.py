@@ -84,7 +84,8 @@ class SessionChannel:
             self._waits.end(answered, (yield step))
 
         def start() -> None:
-            if self._channel is not None and self._channel.is_open:
+            # After the broker has cancelled a consumption the channel is open still, and of no use.
+            if self.failure is None and self._channel is not None and self._channel.is_open:
                 self._channel.run(script())
             else:
                 self._waits.fail(answered)

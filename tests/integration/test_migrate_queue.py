@@ -29,10 +29,10 @@ from waiting import wait_until
 
 from servicebus.configuration import Configuration
 from servicebus.operations import migrate, queue_mover
+from servicebus.operations.consumption import Consumption
 from servicebus.operations.migrate import Migration, MigrationBlocked, QueueStatus
 from servicebus.operations.queue_mover import QueueMover
 from servicebus.operations.session import open_session
-from servicebus.operations.session_channel import SessionChannel
 from servicebus.sender import Sender
 from servicebus.testing import Broker
 from servicebus.transport.stored import stored_queues
@@ -150,7 +150,7 @@ class Mortal:
     def _run(self) -> None:
         self._make_mortal(Migration, "_do")
         self._make_mortal(QueueMover, "_move")
-        self._make_mortal(SessionChannel, "settle")
+        self._make_mortal(Consumption, "cancel")
         run(self._broker, self._queue_type)
 
     def _make_mortal(self, kind: type[Any], name: str) -> None:

@@ -94,6 +94,8 @@ def test_a_lost_connection_ends_every_wait(
     make_probe(brokers[0]).delete("q")
     with pytest.raises(ConnectionLost, match="cancelled"):
         found.next(10)
+    with pytest.raises(ConnectionLost, match="cancelled"):
+        found.cancel()  # pika would not answer: the consumer is gone
     other = session.channel()
     session.abort("for the test")
     with pytest.raises(ConnectionLost, match="for the test"):
