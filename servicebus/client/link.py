@@ -12,7 +12,7 @@ from servicebus.client.path import Path
 from servicebus.client.request import Request
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.errors import ConnectFailed, MessageTooLarge, TransportError
-from servicebus.policy.connection import Event, State
+from servicebus.policy.connection import ConnectionEvent, ConnectionState
 from servicebus.policy.denials import DENIED, HOLDS_S, Denials
 from servicebus.policy.liveness import PingAction, PingClock
 from servicebus.policy.paths import Health
@@ -97,7 +97,7 @@ class Link:
             connect,
             labels=[f"servicebus sender {config.node_name}"],
             timeout_s=config.socket_timeout,
-            after_backoff=Event.REST,
+            after_backoff=ConnectionEvent.REST,
             on_rest=lambda: events.link_idle(self),
         )
         self._channels: LinkChannels | None = None
@@ -112,12 +112,12 @@ class Link:
         return f"<Link {self.host.name} {self.state.value}>"
 
     @property
-    def state(self) -> State:
+    def state(self) -> ConnectionState:
         return self.connections.state
 
     @property
     def is_up(self) -> bool:
-        return self.connections.state is State.UP
+        return self.connections.state is ConnectionState.UP
 
     @property
     def is_usable(self) -> bool:
@@ -127,7 +127,7 @@ class Link:
 
     @property
     def can_start(self) -> bool:
-        return self.connections.state is State.IDLE
+        return self.connections.state is ConnectionState.IDLE
 
     @property
     def bytes_received(self) -> int:
@@ -166,7 +166,7 @@ class Link:
     # -- its connection ----------------------------------------------------------------------------------------------
 
     def connect(self, now: float) -> None:
-        if self.state not in (State.IDLE, State.BACKOFF):
+        if self.state not in (ConnectionState.IDLE, ConnectionState.BACKOFF):
             return
         # So that the first look hears the new connection. Every handshake brings as many bytes: a connection that died
         # before it brought more would else leave its unanswered ping to all that follow, and they would die of it.
@@ -210,7 +210,7 @@ class Link:
     # -- what the channels tell --------------------------------------------------------------------------------------
 
     def channels_ready(self) -> None:
-        if self.state is State.CONNECTING:
+        if self.state is ConnectionState.CONNECTING:
             self.failure = None
             self.connections.ready()
             self._events.link_up(self)

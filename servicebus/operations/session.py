@@ -22,7 +22,7 @@ from typing import Any
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.errors import ConnectFailed, ConnectionLost, TransportError
 from servicebus.operations.session_channel import QueueFacts, SessionChannel
-from servicebus.policy.connection import Event
+from servicebus.policy.connection import ConnectionEvent
 from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.connection_manager import CONNECT_LIMIT_S, ConnectionManager, Loss
 from servicebus.transport.interface import BrokerConnection, Connect
@@ -89,7 +89,7 @@ class Session:
             labels=[f"servicebus {purpose}"],
             timeout_s=timeout_s,
             most_bytes=most_bytes,
-            after_backoff=Event.STOP,
+            after_backoff=ConnectionEvent.STOP,
         )
         self._loop.post(lambda: self._manager.connect(time.monotonic()))
         try:

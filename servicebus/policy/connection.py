@@ -7,7 +7,7 @@ from enum import Enum
 from servicebus.errors import LifecycleError
 
 
-class State(str, Enum):
+class ConnectionState(str, Enum):
     IDLE = "idle"
     CONNECTING = "connecting"
     UP = "up"
@@ -18,7 +18,7 @@ class State(str, Enum):
     __str__ = str.__str__
 
 
-class Event(str, Enum):
+class ConnectionEvent(str, Enum):
     START = "start"
     OPENED = "opened"
     LOST = "lost"
@@ -31,17 +31,35 @@ class Event(str, Enum):
     __str__ = str.__str__
 
 
-TRANSITIONS: dict[State, dict[Event, State]] = {
-    State.IDLE: {Event.START: State.CONNECTING, Event.STOP: State.CLOSED},
-    State.CONNECTING: {Event.OPENED: State.UP, Event.LOST: State.BACKOFF, Event.STOP: State.CLOSED},
-    State.UP: {Event.LOST: State.BACKOFF, Event.REST: State.IDLE, Event.STOP: State.DRAINING},
-    State.BACKOFF: {Event.RETRY: State.CONNECTING, Event.REST: State.IDLE, Event.STOP: State.CLOSED},
-    State.DRAINING: {Event.DRAINED: State.CLOSED, Event.LOST: State.CLOSED},
-    State.CLOSED: {},
+TRANSITIONS: dict[ConnectionState, dict[ConnectionEvent, ConnectionState]] = {
+    ConnectionState.IDLE: {
+        ConnectionEvent.START: ConnectionState.CONNECTING,
+        ConnectionEvent.STOP: ConnectionState.CLOSED,
+    },
+    ConnectionState.CONNECTING: {
+        ConnectionEvent.OPENED: ConnectionState.UP,
+        ConnectionEvent.LOST: ConnectionState.BACKOFF,
+        ConnectionEvent.STOP: ConnectionState.CLOSED,
+    },
+    ConnectionState.UP: {
+        ConnectionEvent.LOST: ConnectionState.BACKOFF,
+        ConnectionEvent.REST: ConnectionState.IDLE,
+        ConnectionEvent.STOP: ConnectionState.DRAINING,
+    },
+    ConnectionState.BACKOFF: {
+        ConnectionEvent.RETRY: ConnectionState.CONNECTING,
+        ConnectionEvent.REST: ConnectionState.IDLE,
+        ConnectionEvent.STOP: ConnectionState.CLOSED,
+    },
+    ConnectionState.DRAINING: {
+        ConnectionEvent.DRAINED: ConnectionState.CLOSED,
+        ConnectionEvent.LOST: ConnectionState.CLOSED,
+    },
+    ConnectionState.CLOSED: {},
 }
 
 
-def after(state: State, event: Event) -> State:
+def after(state: ConnectionState, event: ConnectionEvent) -> ConnectionState:
     """The state that follows.
 
     Raises:

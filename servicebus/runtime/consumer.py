@@ -15,7 +15,7 @@ from typing import Any
 
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.errors import QueueStranded, TransportError
-from servicebus.policy.connection import State
+from servicebus.policy.connection import ConnectionState
 from servicebus.policy.size_limit import SizeLimit
 from servicebus.protocol.interface import AgentProtocol
 from servicebus.runtime.broker_notes import BrokerNotes
@@ -103,7 +103,7 @@ class NodeConsumer:
         return f"<NodeConsumer {self._config.node_name}@{self.host.name} {self.state.value} epoch={self.epoch}>"
 
     @property
-    def state(self) -> State:
+    def state(self) -> ConnectionState:
         return self.connections.state
 
     @property
@@ -236,7 +236,7 @@ class NodeConsumer:
         self.connections.lose(loss)
 
     def connections_lost(self, loss: Loss) -> None:
-        if not (self.state is State.CLOSED or self.maintenance.is_asked or loss.kind == _ASKED):
+        if not (self.state is ConnectionState.CLOSED or self.maintenance.is_asked or loss.kind == _ASKED):
             self._outages.tell(self.connections.member.place, loss.reason, loss.kind)
         self.last_error = loss.reason
         self._publisher = None
@@ -260,7 +260,7 @@ class NodeConsumer:
     # -- the watcher's questions, asked in the I/O thread --------------------------------------------------------------
 
     def send_echo(self) -> None:
-        if self._publisher is None or self.state not in (State.UP, State.DRAINING):
+        if self._publisher is None or self.state not in (ConnectionState.UP, ConnectionState.DRAINING):
             return
         if self.blocked:
             self._control.echoed_at = time.monotonic()  # none can come, and that is not the silence of a dead broker
@@ -281,7 +281,7 @@ class NodeConsumer:
 
     def _is_settled(self) -> bool:
         """Nothing that we do ourselves is under way: whatever is missing, others have taken away."""
-        return self.state is State.UP and not self.maintenance.is_asked
+        return self.state is ConnectionState.UP and not self.maintenance.is_asked
 
     # -- what the maintenance asks -------------------------------------------------------------------------------------
 
@@ -329,19 +329,19 @@ class NodeConsumer:
     @property
     def is_whole(self) -> bool:
         """Every subscription is consumed."""
-        return self.state is State.UP and not self._subscription_problem
+        return self.state is ConnectionState.UP and not self._subscription_problem
 
     def _what_is_wrong(self) -> str:
-        if self.state is State.UP:
+        if self.state is ConnectionState.UP:
             return self._subscription_problem or self.settler.copies.problem or self.settler.outage.reason
         return self.last_error
 
     def snapshot(self) -> dict[str, Any]:
-        """State for the status socket; read by the worker's main thread."""
+        """ConnectionState for the status socket; read by the worker's main thread."""
         state = self.state
-        maintenance = "" if state in (State.DRAINING, State.CLOSED) else self.maintenance.state
+        maintenance = "" if state in (ConnectionState.DRAINING, ConnectionState.CLOSED) else self.maintenance.state
         return {
-            "state": maintenance or (_CONSUMING if state is State.UP else state.value),
+            "state": maintenance or (_CONSUMING if state is ConnectionState.UP else state.value),
             "blocked": self.blocked,
             "last_error": "" if maintenance else self._what_is_wrong(),
             "attempts": self.connections.attempts,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from servicebus.policy.connection import State
+from servicebus.policy.connection import ConnectionState
 from servicebus.policy.retry_schedule import hold_s
 from servicebus.protocol.interface import RequestRefused
 from servicebus.runtime.job import Disposition, Job, PendingDelivery, later_attempt
@@ -54,7 +54,7 @@ class DelayedMessages:
         return Job(delivery, self._epoch, "", incoming, self._consumer.message_protocol), incoming.due_ms
 
     def _held_long_enough(self, pending: PendingDelivery, due_ms: int) -> None:
-        is_leaving = self._consumer.state in (State.DRAINING, State.CLOSED)
+        is_leaving = self._consumer.state in (ConnectionState.DRAINING, ConnectionState.CLOSED)
         if self._epoch != self._consumer.epoch or is_leaving:
             return  # the broker gives it to another worker when this connection ends
         settler, remaining_s = self._consumer.settler, _remaining_s(due_ms)

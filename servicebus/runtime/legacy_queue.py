@@ -11,7 +11,7 @@ from collections import deque
 
 from servicebus.compat.names import PING, PONG, is_own_queue, node_queue
 from servicebus.configuration import Configuration
-from servicebus.policy.connection import State
+from servicebus.policy.connection import ConnectionState
 from servicebus.protocol.interface import RequestRefused
 from servicebus.protocol.v1 import EitherProtocol, ProtocolV1
 from servicebus.runtime.consumer import NodeConsumer
@@ -61,7 +61,7 @@ class LegacyQueue:
         keep((yield consume(queue, lambda delivery: self._take(delivery, epoch))))
 
     def _take(self, delivery: Delivery, epoch: int) -> None:
-        if self._consumer.state is State.DRAINING:
+        if self._consumer.state is ConnectionState.DRAINING:
             return  # it stays the broker's, for the worker that serves the node next
         reply_to = delivery.reply_to or ""
         if delivery.body == PING and reply_to:

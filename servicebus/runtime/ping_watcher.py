@@ -15,7 +15,7 @@ import threading
 import time
 
 from servicebus.configuration import Configuration
-from servicebus.policy.connection import State
+from servicebus.policy.connection import ConnectionState
 from servicebus.policy.liveness import PingAction, PingClock
 from servicebus.runtime.consumer import NodeConsumer
 from servicebus.runtime.control import ControlLane
@@ -61,7 +61,7 @@ class PingWatcher:
         """Do what is due; returns the seconds until the next step."""
         consumer = self._consumer
         since = consumer.consuming_since
-        if since is None or consumer.state not in (State.UP, State.DRAINING) or consumer.blocked:
+        if since is None or consumer.state not in (ConnectionState.UP, ConnectionState.DRAINING) or consumer.blocked:
             self._generation, self._idle_at = -1, now
             return _STEP_S
         if consumer.epoch != self._generation:

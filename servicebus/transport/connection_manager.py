@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.errors import ConnectFailed, ConnectionLost, TransportError
 from servicebus.policy.backoff import Backoff, cap_for
-from servicebus.policy.connection import Event, State, after
+from servicebus.policy.connection import ConnectionEvent, ConnectionState, after
 from servicebus.policy.members import MemberRotation
 from servicebus.transport.interface import BrokerConnection, Connect
 from servicebus.transport.loop import EventLoop, Timer
@@ -34,7 +34,7 @@ CONNECT_LIMIT_S = 2.0
 HURRY_S = 0.2
 """While a request waits and has no other host, one whose attempts cost the broker nothing is tried this often."""
 
-_ACTIVE = (State.CONNECTING, State.UP, State.DRAINING)
+_ACTIVE = (ConnectionState.CONNECTING, ConnectionState.UP, ConnectionState.DRAINING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +95,10 @@ class ConnectionManager:
         timeout_s: float,
         handshake_timeout_s: float | None = None,
         most_bytes: int | None = None,
-        after_backoff: Event = Event.RETRY,
+        after_backoff: ConnectionEvent = ConnectionEvent.RETRY,
         on_rest: Callable[[], None] | None = None,
     ):
-        self.state = State.IDLE
+        self.state = ConnectionState.IDLE
         self.epoch = 0
         self.connections: tuple[BrokerConnection, ...] = ()
         self.member = host
@@ -118,7 +118,7 @@ class ConnectionManager:
         self._after_backoff = after_backoff
         self._on_rest = on_rest
         self._backoff = Backoff()
-        self._members = MemberRotation(1 if after_backoff is Event.STOP else len(host.members))
+        self._members = MemberRotation(1 if after_backoff is ConnectionEvent.STOP else len(host.members))
         self._opened = 0
         self._was_cheap = False
         self._timer: Timer | None = None
@@ -144,7 +144,7 @@ class ConnectionManager:
 
     @property
     def connecting_since(self) -> float | None:
-        return self.tried_at if self.state is State.CONNECTING else None
+        return self.tried_at if self.state is ConnectionState.CONNECTING else None
 
     @property
     def is_gone(self) -> bool:
@@ -154,7 +154,7 @@ class ConnectionManager:
     @property
     def is_pausing(self) -> bool:
         """In a backoff that may be cut short: the failed attempt cost the broker nothing."""
-        return self.state is State.BACKOFF and self._was_cheap
+        return self.state is ConnectionState.BACKOFF and self._was_cheap
 
     def can_hurry(self, now: float) -> bool:
         return self.is_pausing and now - self.tried_at >= HURRY_S
@@ -176,18 +176,18 @@ class ConnectionManager:
 
         Raises LifecycleError in any other state.
         """
-        self._step(Event.RETRY if self.state is State.BACKOFF else Event.START)
+        self._step(ConnectionEvent.RETRY if self.state is ConnectionState.BACKOFF else ConnectionEvent.START)
         self._forget_timer()
         self.epoch += 1
         self.tried_at = now
-        if self._after_backoff is not Event.STOP:
+        if self._after_backoff is not ConnectionEvent.STOP:
             self.member = self._host.member(self._members.number)
         self._opened = 0
         self.connections = tuple(self._open(label) for label in self._labels)
 
     def ready(self) -> None:
         """The owner's channels are open: the connections are up."""
-        self._step(Event.OPENED)
+        self._step(ConnectionEvent.OPENED)
         self.up_since = time.monotonic()
         self._backoff.reset()
         self._members.opened()
@@ -196,7 +196,7 @@ class ConnectionManager:
         """Give the connections up; ``connections_lost()`` is called at once. Without an effect if there are none."""
         if self.state not in _ACTIVE:
             return
-        self._step(Event.LOST)
+        self._step(ConnectionEvent.LOST)
         for connection in self._forget():
             if loss.is_silent:
                 self._abandoned.append(connection.abandon(loss.reason))
@@ -204,7 +204,7 @@ class ConnectionManager:
                 connection.abort(loss.reason)
         if not loss.keeps_member:
             self._members.lost()
-        if self.state is State.BACKOFF:
+        if self.state is ConnectionState.BACKOFF:
             self._pause(loss)
         self._owner.connections_lost(loss)
 
@@ -215,24 +215,24 @@ class ConnectionManager:
 
     def rest(self) -> None:
         """Close what is not used now; the next ``connect()`` opens it again."""
-        if self.state is State.UP:
-            self._step(Event.REST)
+        if self.state is ConnectionState.UP:
+            self._step(ConnectionEvent.REST)
             for connection in self._forget():
                 connection.close()
 
     def stop(self) -> None:
         """No more attempts; connections that are up stay so, for what is to be finished, until ``close()``."""
-        if self.state is not State.CLOSED:
-            self._step(Event.STOP)
-        if self.state is State.CLOSED:
+        if self.state is not ConnectionState.CLOSED:
+            self._step(ConnectionEvent.STOP)
+        if self.state is ConnectionState.CLOSED:
             self.close()
 
     def close(self) -> None:
         """Close the connections in order. Each ends by itself: a reset could take its last acks along."""
-        if self.state not in (State.DRAINING, State.CLOSED):
-            self._step(Event.STOP)
-        if self.state is State.DRAINING:
-            self._step(Event.DRAINED)
+        if self.state not in (ConnectionState.DRAINING, ConnectionState.CLOSED):
+            self._step(ConnectionEvent.STOP)
+        if self.state is ConnectionState.DRAINING:
+            self._step(ConnectionEvent.DRAINED)
         self._forget_timer()
         for connection in self.connections:
             connection.close() if connection.is_open else connection.abort("closing")
@@ -260,7 +260,7 @@ class ConnectionManager:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _step(self, event: Event) -> None:
+    def _step(self, event: ConnectionEvent) -> None:
         self.state = after(self.state, event)
 
     def _open(self, label: str) -> BrokerConnection:
@@ -279,7 +279,7 @@ class ConnectionManager:
     def _ended(self, connection: BrokerConnection, error: ConnectFailed | ConnectionLost) -> None:
         if connection not in self.connections:
             return
-        if self.state is State.CLOSED:
+        if self.state is ConnectionState.CLOSED:
             self.connections = tuple(each for each in self.connections if each is not connection)
         else:
             self.lose(Loss.of(error))
@@ -294,17 +294,17 @@ class ConnectionManager:
     def _pause(self, loss: Loss) -> None:
         cap_s = cap_for(loss.kind)
         self._was_cheap = cap_s is not None
-        if self._after_backoff is Event.STOP:
-            self._step(Event.STOP)
+        if self._after_backoff is ConnectionEvent.STOP:
+            self._step(ConnectionEvent.STOP)
             return
         pause_s = 0.0 if loss.at_once else self._backoff.next_s(cap_s)
         self._timer = self._loop.call_later(pause_s, self._backoff_over)
 
     def _backoff_over(self) -> None:
-        if self._after_backoff is Event.RETRY:
+        if self._after_backoff is ConnectionEvent.RETRY:
             self.connect(time.monotonic())
             return
-        self._step(Event.REST)
+        self._step(ConnectionEvent.REST)
         if self._on_rest is not None:
             self._on_rest()
 

@@ -14,7 +14,7 @@ from servicebus.client.pending import PendingRequests
 from servicebus.client.request import Request
 from servicebus.client.watch import PathWatch, Pinger
 from servicebus.configuration import Configuration
-from servicebus.policy.connection import State
+from servicebus.policy.connection import ConnectionState
 from servicebus.protocol.interface import OutgoingPublish
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
@@ -64,7 +64,7 @@ class World:
         self.connections = [Connection() for _ in self.links]
         for link, connection in zip(self.links, self.connections, strict=True):
             anything: Any = connection
-            link.connections.state, link.connections.connections = State.UP, (anything,)
+            link.connections.state, link.connections.connections = ConnectionState.UP, (anything,)
             link._channels = anything
         self.pending = PendingRequests()
         self.budgets = Budgets(self.links)

@@ -10,7 +10,7 @@ from virtual_bus import configuration
 from virtual_time import VirtualTime, virtual_time
 
 from servicebus.errors import ConnectFailed, ConnectionLost, LifecycleError, TransportError
-from servicebus.policy.connection import Event, State
+from servicebus.policy.connection import ConnectionEvent, ConnectionState
 from servicebus.transport.connection_manager import HURRY_S, ConnectionManager, Loss
 from servicebus.transport.memory import MemoryBroker
 
@@ -51,7 +51,7 @@ class Owner:
 
     def up(self) -> ConnectionManager:
         self.manager.connect(self.time.now)
-        self.time.until(lambda: self.manager.state is State.UP)
+        self.time.until(lambda: self.manager.state is ConnectionState.UP)
         return self.manager
 
 
@@ -69,13 +69,13 @@ def test_it_is_up_when_all_are_open_and_the_owner_is_ready(time: VirtualTime, co
     owner = Owner(time, count)
     owner.is_ready_at_once = False
     manager = owner.manager
-    assert (manager.state, manager.epoch, manager.connection, manager.is_gone) == (State.IDLE, 0, None, True)
+    assert (manager.state, manager.epoch, manager.connection, manager.is_gone) == (ConnectionState.IDLE, 0, None, True)
     manager.connect(time.now)
-    assert (manager.state, manager.epoch, manager.connecting_since) == (State.CONNECTING, 1, time.now)
+    assert (manager.state, manager.epoch, manager.connecting_since) == (ConnectionState.CONNECTING, 1, time.now)
     time.advance(3.0)
-    assert owner.told == ["open"] and manager.state is State.CONNECTING
+    assert owner.told == ["open"] and manager.state is ConnectionState.CONNECTING
     manager.ready()
-    assert (manager.state, manager.up_since, manager.connecting_since) == (State.UP, time.now, None)
+    assert (manager.state, manager.up_since, manager.connecting_since) == (ConnectionState.UP, time.now, None)
     assert len(manager.connections) == len(owner.broker.sessions) == count
     assert {each.connection.label.rpartition(" pid ")[0] for each in owner.broker.sessions} == {
         f"test {number}" for number in range(count)
@@ -88,7 +88,7 @@ def test_what_cannot_be_done_in_a_state_raises_and_changes_nothing(time: Virtual
         manager.connect(time.now)
     with pytest.raises(LifecycleError):
         manager.ready()
-    assert (manager.state, manager.epoch) == (State.UP, 1)
+    assert (manager.state, manager.epoch) == (ConnectionState.UP, 1)
 
 
 def test_tcp_alone_is_not_waited_for_longer_than_a_repeated_syn_needs(time: VirtualTime) -> None:
@@ -108,7 +108,7 @@ def test_when_one_is_lost_all_are(time: VirtualTime) -> None:
         owner.broker.sessions[1].cut("reset\x1b")
     time.settle()
     assert owner.broker.sessions == [] and manager.is_gone
-    assert (manager.state, manager.epoch, manager.up_since) == (State.BACKOFF, 2, None)
+    assert (manager.state, manager.epoch, manager.up_since) == (ConnectionState.BACKOFF, 2, None)
     (loss,) = owner.losses
     assert (loss.reason, loss.kind, loss.is_silent) == ("reset\\x1b", "closed", False)
     assert isinstance(loss.error, ConnectionLost)
@@ -142,7 +142,7 @@ def test_the_broker_hears_of_a_silent_loss_when_it_can_be_reached_again(time: Vi
     time.advance(1.0)
     assert len(owner.broker.sessions) == 1, "it does not know yet"
     owner.broker.thaw()
-    time.until(lambda: manager.state is State.UP)
+    time.until(lambda: manager.state is ConnectionState.UP)
     assert [each.connection for each in owner.broker.sessions] == list(manager.connections)
 
 
@@ -163,7 +163,7 @@ def test_after_a_backoff_it_connects_again(time: VirtualTime) -> None:
     owner.broker.drop()
     time.settle()
     assert manager.attempts == 1
-    time.until(lambda: manager.state is State.UP)
+    time.until(lambda: manager.state is ConnectionState.UP)
     assert (manager.epoch, manager.attempts) == (3, 0)
 
 
@@ -173,27 +173,27 @@ def test_a_loss_of_our_own_waits_for_no_backoff_and_counts_for_none(time: Virtua
     began = time.now
     manager.lose(Loss("asked for", at_once=True))
     assert manager.attempts == 0
-    time.until(lambda: manager.state is State.UP)
+    time.until(lambda: manager.state is ConnectionState.UP)
     assert time.now == began
 
 
 def test_a_backoff_may_end_in_rest(time: VirtualTime) -> None:
-    owner = Owner(time, after_backoff=Event.REST)
+    owner = Owner(time, after_backoff=ConnectionEvent.REST)
     manager = owner.up()
     owner.broker.drop()
     time.advance(60.0)
-    assert manager.state is State.IDLE and owner.told == ["open", "lost in backoff", "rest"]
+    assert manager.state is ConnectionState.IDLE and owner.told == ["open", "lost in backoff", "rest"]
     assert owner.broker.connects == 1
     owner.up()
 
 
 def test_a_cheap_backoff_may_be_cut_short_and_its_timer_does_not_end_the_next_one(time: VirtualTime) -> None:
-    owner = Owner(time, after_backoff=Event.REST)
+    owner = Owner(time, after_backoff=ConnectionEvent.REST)
     manager = owner.manager
     owner.broker.refuse()
     for _ in range(12):  # until the pauses are long
         manager.connect(time.now)
-        time.until(lambda: manager.state is State.IDLE)
+        time.until(lambda: manager.state is ConnectionState.IDLE)
     began = time.now
     pauses: list[float] = []
     while len(pauses) < 4:
@@ -202,27 +202,27 @@ def test_a_cheap_backoff_may_be_cut_short_and_its_timer_does_not_end_the_next_on
         assert manager.is_pausing and not manager.can_hurry(time.now + HURRY_S - 0.01)
         pauses.append(owner.loop.due_at - time.now)
         time.advance(HURRY_S)
-        if manager.state is State.BACKOFF:
+        if manager.state is ConnectionState.BACKOFF:
             assert manager.can_hurry(time.now)
     assert time.now == pytest.approx(began + 4 * HURRY_S)
     assert max(pauses) > HURRY_S
 
 
 def test_a_backoff_after_an_attempt_that_cost_the_broker_work_is_not_cut_short(time: VirtualTime) -> None:
-    owner = Owner(time, after_backoff=Event.REST)
+    owner = Owner(time, after_backoff=ConnectionEvent.REST)
     owner.broker.refuse("credentials", "no")
     owner.manager.connect(time.now)
     time.settle()
-    assert owner.manager.state is State.BACKOFF
+    assert owner.manager.state is ConnectionState.BACKOFF
     assert not owner.manager.is_pausing and not owner.manager.can_hurry(time.now + 60)
 
 
 def test_a_single_attempt_is_followed_by_none(time: VirtualTime) -> None:
-    owner = Owner(time, after_backoff=Event.STOP)
+    owner = Owner(time, after_backoff=ConnectionEvent.STOP)
     manager = owner.up()
     owner.broker.drop()
     time.advance(60.0)
-    assert manager.state is State.CLOSED and owner.told == ["open", "lost in closed"]
+    assert manager.state is ConnectionState.CLOSED and owner.told == ["open", "lost in closed"]
     assert owner.broker.connects == 1
 
 
@@ -237,7 +237,7 @@ def test_members_are_dialled_in_turn_until_one_answers(time: VirtualTime) -> Non
     owner.manager.connect(time.now)
     time.until(lambda: len(owner.dialled) == 4)
     owner.broker.accept()
-    time.until(lambda: owner.manager.state is State.UP)
+    time.until(lambda: owner.manager.state is ConnectionState.UP)
     assert [host for host, *_ in owner.dialled] == ["mq-1", "mq-2", "mq-3", "mq-1", "mq-2"]
     assert owner.manager.member.address == "mq-2:5672"
     limits = [limit_s for _, limit_s, _ in owner.dialled]
@@ -252,10 +252,10 @@ def test_members_are_dialled_in_turn_until_one_answers(time: VirtualTime) -> Non
 
 def test_a_single_attempt_goes_to_the_member_that_it_was_given(time: VirtualTime) -> None:
     host = configuration(CLUSTER).hosts[0].member(1)
-    owner = Owner(time, after_backoff=Event.STOP)
+    owner = Owner(time, after_backoff=ConnectionEvent.STOP)
     owner.manager = ConnectionManager(
         owner.loop, host, configuration(CLUSTER), owner, cast(Any, owner.connect),
-        labels=["tool"], timeout_s=3.0, after_backoff=Event.STOP,
+        labels=["tool"], timeout_s=3.0, after_backoff=ConnectionEvent.STOP,
     )  # fmt: skip
     owner.up()
     assert owner.dialled == [("mq-2", 2.0, 3.0)]
@@ -269,7 +269,7 @@ def test_what_a_connection_of_an_earlier_epoch_says_is_dropped(time: VirtualTime
     manager = owner.up()
     former: Any = manager.connections[0]
     manager.lose(Loss("given up"))
-    time.until(lambda: manager.state is State.UP)
+    time.until(lambda: manager.state is ConnectionState.UP)
     told = list(owner.told)
     manager.connection_blocked(former, "low on memory")
     manager.connection_lost(former, ConnectionLost("mq-a", "late", sent=True))
@@ -280,7 +280,7 @@ def test_what_a_connection_of_an_earlier_epoch_says_is_dropped(time: VirtualTime
     )  # fmt: skip
     time.settle()
     assert not late.is_open, "it came too late"
-    assert owner.told == told and manager.state is State.UP and len(manager.connections) == 2
+    assert owner.told == told and manager.state is ConnectionState.UP and len(manager.connections) == 2
 
 
 def test_a_callback_is_not_called_beyond_its_epoch(time: VirtualTime) -> None:
@@ -291,7 +291,7 @@ def test_a_callback_is_not_called_beyond_its_epoch(time: VirtualTime) -> None:
     callback("now")
     manager.lose(Loss("given up"))
     callback("then")
-    time.until(lambda: manager.state is State.UP)
+    time.until(lambda: manager.state is ConnectionState.UP)
     callback("afterwards")
     assert called == ["now"]
 
@@ -315,7 +315,7 @@ def test_a_rest_is_no_loss_and_the_next_connect_opens_again(time: VirtualTime) -
     owner = Owner(time)
     manager = owner.up()
     manager.rest()
-    assert (manager.state, manager.epoch, manager.is_gone) == (State.IDLE, 2, True)
+    assert (manager.state, manager.epoch, manager.is_gone) == (ConnectionState.IDLE, 2, True)
     manager.rest()
     time.settle()
     assert owner.broker.sessions == [] and owner.told == ["open"]
@@ -327,9 +327,9 @@ def test_stopped_connections_stay_until_they_are_closed_in_order(time: VirtualTi
     manager = owner.up()
     manager.stop()
     time.advance(30.0)
-    assert (manager.state, len(owner.broker.sessions)) == (State.DRAINING, 2)
+    assert (manager.state, len(owner.broker.sessions)) == (ConnectionState.DRAINING, 2)
     manager.close()
-    assert (manager.state, manager.is_gone) == (State.CLOSED, False), "their goodbyes are on their way"
+    assert (manager.state, manager.is_gone) == (ConnectionState.CLOSED, False), "their goodbyes are on their way"
     time.advance(30.0)
     assert manager.is_gone and owner.broker.sessions == []
     assert owner.told == ["open"] and owner.broker.connects == 2
@@ -345,12 +345,14 @@ def test_what_is_lost_while_draining_is_reported_and_not_opened_again(time: Virt
 
 
 @pytest.mark.parametrize("end", ["stop", "close"])
-@pytest.mark.parametrize("state", [State.IDLE, State.CONNECTING, State.BACKOFF])
-def test_the_end_comes_from_every_state_and_nothing_follows(time: VirtualTime, state: State, end: str) -> None:
+@pytest.mark.parametrize("state", [ConnectionState.IDLE, ConnectionState.CONNECTING, ConnectionState.BACKOFF])
+def test_the_end_comes_from_every_state_and_nothing_follows(
+    time: VirtualTime, state: ConnectionState, end: str
+) -> None:
     owner = Owner(time, 2)
     manager = owner.manager
-    if state is not State.IDLE:
-        owner.broker.freeze() if state is State.CONNECTING else owner.broker.refuse()
+    if state is not ConnectionState.IDLE:
+        owner.broker.freeze() if state is ConnectionState.CONNECTING else owner.broker.refuse()
         manager.connect(time.now)
         time.settle()
     assert manager.state is state
@@ -360,5 +362,5 @@ def test_the_end_comes_from_every_state_and_nothing_follows(time: VirtualTime, s
     owner.broker.accept()
     time.advance(60.0)
     getattr(manager, end)()
-    assert manager.state is State.CLOSED and manager.is_gone
+    assert manager.state is ConnectionState.CLOSED and manager.is_gone
     assert (owner.told, owner.broker.connects) == (told, connects)

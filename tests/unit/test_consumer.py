@@ -9,7 +9,7 @@ import pytest
 
 from servicebus.configuration import Configuration
 from servicebus.errors import ConnectionLost
-from servicebus.policy.connection import State
+from servicebus.policy.connection import ConnectionState
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime.consumer import NodeConsumer
 from servicebus.runtime.control import ControlLane
@@ -97,7 +97,7 @@ def test_what_a_stale_connection_says_of_an_alarm_is_ignored(
 @pytest.mark.parametrize("first", [0, 1])
 def test_the_connection_that_is_closed_first_does_not_cut_the_other_off(place: Place, first: int) -> None:
     """A reset drops what the broker has not read yet: the last acks. It would deliver handled messages again."""
-    place.consumer.connections.state = State.UP
+    place.consumer.connections.state = ConnectionState.UP
     place.consumer.stop()
     place.consumer.close()
     place.connections[first].is_open = False

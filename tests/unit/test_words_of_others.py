@@ -24,7 +24,7 @@ from servicebus.client.watch import PathWatch, Pinger
 from servicebus.configuration import Configuration
 from servicebus.errors import ConnectFailed, ConnectionLost, EnvelopeError, ServiceBusy, TransportError
 from servicebus.operations.publications import Publication, Publications
-from servicebus.policy.connection import State
+from servicebus.policy.connection import ConnectionState
 from servicebus.policy.liveness import PingClock
 from servicebus.policy.size_limit import SizeLimit
 from servicebus.runtime.publisher import Publisher
@@ -63,7 +63,7 @@ def ended(tell: Callable[[Link, Any], None]) -> Link:
     loop: Any = SimpleNamespace(call_later=lambda *_: None)
     link = Link(loop, HOST, CONFIG, [version], nobody, nobody)
     connection: Any = Connection()
-    link.connections.state, link.connections.connections = State.UP, (connection,)
+    link.connections.state, link.connections.connections = ConnectionState.UP, (connection,)
     tell(link, connection)
     return link
 
