@@ -35,7 +35,8 @@ from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.interface import Connect
 from servicebus.transport.interrupts import came_from_a_signal
 from servicebus.transport.loggers import get_logger
-from servicebus.transport.sharedloop import SharedLoop, nothing
+from servicebus.transport.loop import nothing
+from servicebus.transport.sharedloop import SharedLoop
 from servicebus.wire.signing import Keyring
 
 if TYPE_CHECKING:

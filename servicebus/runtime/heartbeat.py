@@ -12,7 +12,7 @@ from typing import Any
 from servicebus.runtime.inherited import readable
 from servicebus.runtime.signals import SignalPipe
 from servicebus.transport.loggers import get_logger
-from servicebus.transport.loop import EventLoop
+from servicebus.transport.loop import EventLoop, nothing
 
 LOG = get_logger(__name__)
 
@@ -92,7 +92,7 @@ class Heartbeat:
         if self._loop.iterations != self._iterations_at_heartbeat and self._heartbeat_fd is not None:
             self._write(self._heartbeat_fd, state)
         self._iterations_at_heartbeat = self._loop.iterations
-        self._loop.post(_nothing)  # an idle loop must turn too, or it could not be told from a stuck one
+        self._loop.post(nothing)  # an idle loop must turn too, or it could not be told from a stuck one
 
     @staticmethod
     def _write(fd: int, state: dict[str, Any]) -> None:
@@ -102,7 +102,3 @@ class Heartbeat:
             pass  # the master is slow to read; the next heartbeat says the same and more
         except BrokenPipeError:
             pass  # the master is gone: the parent-death pipe says so too
-
-
-def _nothing() -> None:
-    return None

@@ -11,6 +11,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from servicebus.transport.interface import Delivery
+from servicebus.transport.loop import nothing
 from servicebus.wire.envelope import CALL, MESSAGE
 from servicebus.wire.fault import Fault
 from servicebus.wire.stamps import UNSTAMPED, Stamps
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
     from servicebus.protocol.interface import AgentProtocol, Incoming
     from servicebus.runtime.journal import Release
     from servicebus.runtime.service_thread import ServiceThread
-
-
-def _nothing() -> None:
-    pass
 
 
 # Not frozen, though most of them never change: these are made for every request, and object.__setattr__ for each field
@@ -64,7 +61,7 @@ class Job(PendingDelivery):
     """Which attempt this is, counted from 1; more than 1 for a message that is tried again."""
     is_cancelled: bool = False
     """Its caller has given up. Set by the I/O thread, read by the service's."""
-    started: Callable[[], None] = _nothing
+    started: Callable[[], None] = nothing
     """Called immediately before the service is run: from here on it may have had effects."""
     joined: list[Job] | None = None
     """Further deliveries of the same request, which wait for its end."""

@@ -28,7 +28,7 @@ from servicebus.configuration import Configuration
 from servicebus.errors import TransportError
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Returned, Script
 from servicebus.transport.loggers import get_logger
-from servicebus.transport.loop import EventLoop
+from servicebus.transport.loop import EventLoop, nothing
 from servicebus.transport.steps import declare_queue, unbind_queue
 from servicebus.wire.address import control_queue, drained_mark, messages_queue, rpc_queue
 
@@ -114,7 +114,7 @@ class Maintenance:
         """Runs on the channel."""
         self._next_script: Script | None = None
         self._idle_looks = 0
-        self._then: Callable[[], None] = _nothing
+        self._then: Callable[[], None] = nothing
 
     def __repr__(self) -> str:
         return f"<Maintenance {self._host_name} {self.state or 'none'}>"
@@ -257,10 +257,6 @@ class Maintenance:
                     self._run(following)
 
         self._channel.run(script, done)
-
-
-def _nothing() -> None:
-    pass
 
 
 _A, _O = _Phase.ASKING, _Phase.OPEN

@@ -29,8 +29,9 @@ from servicebus.runtime.overflow_buffer import OverflowBuffer
 from servicebus.runtime.publisher import Publisher
 from servicebus.transport.interface import Delivery
 from servicebus.transport.loggers import get_logger
+from servicebus.transport.loop import nothing
 from servicebus.transport.ratelimitedlog import RateLimitedLog
-from servicebus.transport.sharedloop import SharedLoop, nothing
+from servicebus.transport.sharedloop import SharedLoop
 from servicebus.wire.envelope import CALL, MESSAGE, Kind
 
 LOG = get_logger(__name__)

@@ -22,7 +22,7 @@ from servicebus.transport.failures import connect_failure, connection_failure, t
 from servicebus.transport.fastpath import FastPath
 from servicebus.transport.interface import ConnectionEvents, Returned
 from servicebus.transport.loggers import get_logger
-from servicebus.transport.loop import EventLoop
+from servicebus.transport.loop import EventLoop, nothing
 from servicebus.transport.services import ConnectionServices
 from servicebus.wire.printable import printable
 
@@ -145,7 +145,7 @@ class AmqpConnection:
         stream = self._services.stream
         if self._ended or stream is None:
             self.abort(reason)
-            return _nothing
+            return nothing
         self._tell_end(reason)
         return stream.abandon(reason)
 
@@ -215,10 +215,6 @@ class AmqpConnection:
         if not self._ended:
             self.blocked = reason
             self._events.connection_blocked(self, reason)
-
-
-def _nothing() -> None:
-    return None
 
 
 def _parameters(

@@ -15,6 +15,7 @@ from servicebus.transport.cancelled import ask_why_cancelled
 from servicebus.transport.failures import channel_failure
 from servicebus.transport.frames import Properties, ack_frame, publish_frames, write_properties
 from servicebus.transport.interface import Delivery, Flaw, FlawedDelivery, Returned
+from servicebus.transport.loop import nothing
 
 if TYPE_CHECKING:
     from servicebus.transport.amqp import AmqpConnection
@@ -247,7 +248,7 @@ class AmqpChannel(BaseChannel):
 
         callback = self._asking(queue, consuming)
         # The fast path takes the deliveries past pika.
-        tag = self._raw.basic_consume(queue, _nothing, auto_ack=no_ack, exclusive=exclusive, callback=callback)
+        tag = self._raw.basic_consume(queue, nothing, auto_ack=no_ack, exclusive=exclusive, callback=callback)
         self._consumed[tag] = queue
         self._take_deliveries(tag, on_delivery, no_ack=no_ack)
 
@@ -278,7 +279,3 @@ class AmqpChannel(BaseChannel):
 
         self._fast_path.add_get(self._number, got)
         self._write(pika.frame.Method(self._number, pika.spec.Basic.Get(queue=queue)).marshal())
-
-
-def _nothing(*_delivery: Any) -> None:
-    return None

@@ -34,6 +34,10 @@ _BOTH = READ | WRITE
 _IDLE_S = 3600.0
 
 
+def nothing(*_args: object) -> None:
+    """For a callback that has nothing to do."""
+
+
 class Timer:
     """A pending ``call_later``; ``cancel()`` may be called any number of times, in the loop's thread."""
 

@@ -13,7 +13,7 @@ from servicebus.errors import ConnectFailed, ConnectionLost, TransportError
 from servicebus.transport.amqp import WHOLE_BYTES
 from servicebus.transport.failures import too_few_channels
 from servicebus.transport.interface import BrokerChannel, ConnectionEvents, Returned
-from servicebus.transport.loop import EventLoop
+from servicebus.transport.loop import EventLoop, nothing
 from servicebus.transport.memory_channel import MemoryChannel
 from servicebus.transport.memory_sessions import MemorySession
 
@@ -174,7 +174,7 @@ class MemoryConnection:
         self.loop.call_later(2 * self._heartbeat_s, end) if frozen else end()
 
     def abandon(self, reason: str) -> Callable[[], None]:
-        return _nothing if self._has_ended else self._leave(reason)
+        return nothing if self._has_ended else self._leave(reason)
 
     # -- the wire --------------------------------------------------------------------------------------------------
 
@@ -290,7 +290,3 @@ class MemoryConnection:
         if self._session is not None:
             with self._broker.working_for(self.loop):
                 self._session.end()
-
-
-def _nothing() -> None:
-    return None

@@ -29,7 +29,7 @@ from contextlib import suppress
 from enum import Enum
 from threading import get_ident
 
-from servicebus.transport.loop import EventLoop
+from servicebus.transport.loop import EventLoop, nothing
 
 _LENT_S = 0.002
 """How long a loop that was lent may stand unused before its thread takes it back. Short, since others may have to
@@ -337,7 +337,3 @@ class SharedLoop(EventLoop):
         lead.lock.release()
         if is_needed or self._posted or self._submitted or self._is_torn:
             self._call_back()
-
-
-def nothing() -> None:
-    """What a thread that only waits begins or submits."""

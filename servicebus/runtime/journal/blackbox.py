@@ -22,10 +22,10 @@ from operator import setitem
 from pathlib import Path
 
 from servicebus.runtime.journal.head import this_boot
-from servicebus.runtime.journal.interface import do_nothing
 from servicebus.runtime.journal.records import COUNT_BITS, Numbered
 from servicebus.runtime.journal.refused import refused
 from servicebus.transport.loggers import get_logger
+from servicebus.transport.loop import nothing
 
 LOG = get_logger(__name__)
 
@@ -67,7 +67,7 @@ class BlackBox:
     def starter(self, number: int) -> Callable[[], None]:
         at = self.slots.get(number)
         if at is None or self._memory is None:
-            return do_nothing
+            return nothing
         return partial(setitem, self._memory, at + _STATE, _STARTED)
 
     def clear(self, numbers: Iterable[int]) -> None:

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
 from servicebus.errors import JournalUnavailable
+from servicebus.transport.loop import nothing
 
 __all__ = [
     "NEVER",
@@ -19,7 +20,6 @@ __all__ = [
     "Release",
     "Standing",
     "Start",
-    "do_nothing",
     "seconds",
 ]
 
@@ -160,7 +160,7 @@ class OneByOne:
         return self.begin_many(starts, now) if starts else []
 
     def starter(self, id: str) -> Callable[[], None]:
-        return do_nothing
+        return nothing
 
     def begin(self, id: str, now: float, expires_at: float) -> tuple[Standing, bytes | None]:
         known = self.begin_many([Start(id, expires_at)], now)[0]
@@ -171,10 +171,6 @@ class OneByOne:
 
     def forget(self, id: str) -> None:
         self.release_many([id], Release.NOT_RUN)
-
-
-def do_nothing() -> None:
-    """The starter of an id whose start nobody notes."""
 
 
 def seconds(when: float) -> int:

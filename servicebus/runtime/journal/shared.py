@@ -20,11 +20,12 @@ from typing import Any
 
 from servicebus.runtime.journal import records
 from servicebus.runtime.journal.blackbox import BlackBoxes
-from servicebus.runtime.journal.interface import Known, OneByOne, Release, Standing, Start, do_nothing, seconds
+from servicebus.runtime.journal.interface import Known, OneByOne, Release, Standing, Start, seconds
 from servicebus.runtime.journal.ledger import COMPACT_IDS, GRACE_S, NOBODY, Limits
 from servicebus.runtime.journal.owners import OwnerLock
 from servicebus.runtime.journal.records import Numbered, number_of
 from servicebus.runtime.journal.replica import OwnRow, Replica, begun, ended, released, taken_over
+from servicebus.transport.loop import nothing
 
 __all__ = ["SharedJournal"]
 
@@ -115,7 +116,7 @@ class SharedJournal(OneByOne):
 
     def starter(self, id: str) -> Callable[[], None]:
         number = self._mine.get(id)
-        return do_nothing if number is None else self._box.starter(number)
+        return nothing if number is None else self._box.starter(number)
 
     def tick(self, now: float) -> None:
         self._now = now
