@@ -145,8 +145,11 @@ def _check_place(named: Path, file: Path) -> None:
 
 
 def _open(file: Path, owners: OwnerLock, lock_wait_s: float, limits: Limits) -> SharedJournal:
+    head = file.with_name(file.name + ".head")
+    owners.use_second(head)
     log = Log(file, lock_wait_s, is_alone=not owners.anybody_alive())
     try:
+        owners.use_second(head)  # it may be a new one
         replica = Replica(log, limits)
         # After a file was set aside the numbers start anew, and somebody may still have one of the old.
         while not owners.hold(replica.new_owner()):
