@@ -124,8 +124,10 @@ class Child:
             self.heartbeat_at, self.has_sent_heartbeat = now, True
             try:
                 told = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue  # a worker that was killed in the middle of a line
+            if not isinstance(told, dict):
+                continue  # a service has written to a number that it took for a file of its own
             self._announced = told.get("exit_code")
             self.state = self.state if self._announced is not None else told
 

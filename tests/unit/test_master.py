@@ -76,6 +76,22 @@ def test_a_worker_that_cannot_be_forked_is_tried_again_later(
     ]
 
 
+def test_what_a_service_writes_among_the_heartbeats_harms_nobody() -> None:
+    """It took the number of the pipe for that of a file of its own, and ended the agent."""
+    each = Child(config("a:1").hosts[0], 1)
+    read, write = os.pipe()
+    each.started(1001, read, os.open(os.devnull, os.O_RDONLY), time.monotonic())
+    for line in (b"12", b"null", b'["healthy"]', b"[" * 30_000, b"\xff\xfe", b"{", b""):
+        os.write(write, line + b"\n")
+        each.read_heartbeats(time.monotonic())
+        assert each.state["state"] == "starting"
+    os.write(write, b'{"state": "consuming"}\n')
+    each.read_heartbeats(time.monotonic())
+    assert each.state == {"state": "consuming"}
+    os.close(write)
+    each.close_fds()
+
+
 @pytest.mark.parametrize("error", [KeyError("hosts"), SystemExit(3), KeyboardInterrupt()])
 def test_whatever_the_programs_function_raises_at_hup_the_agent_goes_on_as_it_was(
     error: BaseException, killed: list[tuple[int, int]], caplog: pytest.LogCaptureFixture
