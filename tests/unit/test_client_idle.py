@@ -118,16 +118,16 @@ class World:
         ]
 
 
-def test_a_hundred_thousand_nodes_are_forgotten_and_their_calls_still_counted() -> None:
+def test_twenty_thousand_nodes_are_forgotten_and_their_calls_still_counted() -> None:
     world = World()
-    for number in range(100_000):
+    for number in range(20_000):
         world.answer(world.call(f"NODE-{number}"))
     world.links[1].path("NODE-1", world.now)  # looked at by who had to choose
     world.pass_s(2.0)
-    assert world.sizes == [100_000, 0, 1, 0, 100_000, 100_000]
-    world.pass_s(2 * KEPT_S, ticks=480)
+    assert world.sizes == [20_000, 0, 1, 0, 20_000, 20_000]
+    world.pass_s(2 * KEPT_S, ticks=96)
     assert world.sizes == [0, 0, 0, 0, 0, 0]
-    assert (world.links[0].calls, world.links[1].calls) == (100_000, 0)
+    assert (world.links[0].calls, world.links[1].calls) == (20_000, 0)
 
 
 def test_a_tick_forgets_a_few() -> None:

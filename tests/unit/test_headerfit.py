@@ -24,14 +24,19 @@ def header_frame(marks: dict[str, Any], frame_max: int) -> int:
     return 7 + int(FRAME_HEAD.unpack_from(data, method)[2]) + 1
 
 
-texts = st.text(max_size=40_000) | st.text("\u20ac", min_size=2_000, max_size=20_000)
+def repeated(most: int) -> st.SearchStrategy[str]:
+    """Texts of any length up to *most*, of few characters each: to draw each one of them takes long."""
+    return st.tuples(st.text(max_size=20), st.integers(0, most // 20)).map(lambda drawn: drawn[0] * drawn[1])
+
+
+texts = repeated(40_000) | st.integers(2_000, 20_000).map(lambda count: "\u20ac" * count)
 
 
 @given(
     st.sampled_from(FRAME_MAX),
     texts,
     texts,
-    st.dictionaries(st.text(min_size=1, max_size=20), st.text(max_size=9_000) | st.integers(), max_size=5),
+    st.dictionaries(st.text(min_size=1, max_size=20), repeated(9_000) | st.integers(), max_size=5),
 )
 def test_what_is_left_fits_and_says_why_the_letter_is_dead(
     frame_max: int, trace: str, detail: str, own: dict[str, Any]

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
+from string import ascii_letters, digits
 from typing import Any
 
 import pytest
@@ -76,7 +77,7 @@ def test_every_envelope_survives_the_round_trip_and_verifies(envelope: Envelope)
     KEYS.verify_envelope(read)
 
 
-PLAIN_NAMES = st.from_regex(r"[0-9A-Za-z_:/+-]{1,20}", fullmatch=True)
+PLAIN_NAMES = st.text(f"{ascii_letters}{digits}_:/+-", min_size=1, max_size=20)
 
 
 @UNTIMED
@@ -288,11 +289,11 @@ def grown_kib(work: Callable[[], None]) -> int:
 
 
 def test_names_of_strangers_leave_no_trace_in_memory() -> None:
-    """libxml2 keeps each element and attribute name for the life of the thread: these would leave 80 MB behind."""
+    """libxml2 keeps each element and attribute name for the life of the thread: these would leave 24 MB behind."""
     long = b"x" * 40_000
 
     def refuse_many() -> None:
-        for number in range(1_000):
+        for number in range(300):
             name = b"%b%d" % (long, number)
             for body in (
                 EVENT.replace(b"category", name),
