@@ -83,8 +83,8 @@ class ServiceBus:
 
         Raises:
             AddressError: category or name cannot stand in an address.
-            ConfigurationError: the name is taken, *service* has no ``on_call``, a method of it is ``async def`` or a
-                generator function, or an option is none.
+            ConfigurationError: the name is taken, *service* is a class, has no ``on_call`` or one that cannot take
+                ``(request, response)``, a method of it is ``async def`` or a generator function, or an option is none.
         """
         options = {"threads": threads, "idempotent": idempotent, "lock": lock, "concurrency": concurrency}
         self._add(Kind.CALL, category, name, service, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import types
@@ -18,6 +19,9 @@ from servicebus.wire.envelope import Kind
 __all__ = ["Service", "how_it_is_lazy", "register"]
 
 _HANDLERS = {Kind.CALL: "on_call", Kind.MESSAGE: "on_message"}
+_BASES: dict[Kind, Any] = {Kind.CALL: RpcService, Kind.MESSAGE: MessageService}
+_ARGUMENTS = {"on_call": ("request", "response"), "on_message": ("request",), "handle": ("request",)}
+"""What each handler is called with."""
 _LAZY: tuple[tuple[Callable[[Any], bool], str], ...] = (
     (inspect.iscoroutinefunction, "a coroutine function (async def)"),
     (inspect.isasyncgenfunction, "an asynchronous generator function (async def with yield)"),
@@ -57,16 +61,17 @@ def register(kind: Kind, category: str, name: str, instance: Any, **options: Any
     Only of our two base classes: in a service of py-servicebus 2.x ``lock`` is anything.
 
     Raises:
-        ConfigurationError: it has no handler, or one that returns before its code has run, or an option is none.
+        ConfigurationError: it has no handler, or one that cannot take what it is called with, or one that returns
+            before its code has run, or an option is none.
     """
     wanted = f"service {category}.{name}"
-    if not callable(getattr(instance, _HANDLERS[kind], None)):
-        raise ConfigurationError(f"{wanted}: {type(instance).__name__} has no {_HANDLERS[kind]}()", key="services")
     for method, function in _run_by_us(kind, instance, options.get("lock")):
         if how := how_it_is_lazy(function):
             what = f"{method}() of {type(instance).__name__} is {how}: calling it runs none of its code"
             hint = "use a plain function, for example one that calls asyncio.run()"
             raise ConfigurationError(f"{wanted}: {what}; {hint}", key="services")
+    if wrong := _wrong_handler(kind, instance):
+        raise ConfigurationError(f"{wanted}: {wrong}", key="services")
     found = {}
     for option, given in options.items():
         check, field = _OPTIONS[option]
@@ -80,6 +85,44 @@ def register(kind: Kind, category: str, name: str, instance: Any, **options: Any
     if "lock" in found and "concurrency" in found:
         raise ConfigurationError(f"{wanted}: takes one of lock and concurrency, not both", key="services")
     return Service(kind, category, name, instance, **found)
+
+
+def _wrong_handler(kind: Kind, instance: Any) -> str:
+    """Why no call can reach the code of *instance*, and what to write; "" if one can."""
+    method, base = _HANDLERS[kind], _BASES[kind]
+    handler = getattr(instance, method, None)
+    if not callable(handler):
+        return f"{type(instance).__name__} has no {method}()"
+    if isinstance(instance, type):
+        name = instance.__name__
+        return "" if _takes(handler, _ARGUMENTS[method]) else f"{name} is a class; register an instance: {name}()"
+    name = type(instance).__name__
+    if isinstance(instance, base) and getattr(handler, "__func__", None) is getattr(base, method):
+        method, handler = "handle", instance.handle  # the handler is ours, and calls the user's
+        if getattr(handler, "__func__", None) is getattr(base, method):
+            own = [each for each in (*vars(instance), *dir(type(instance))) if not hasattr(base, each)]
+            nearest = difflib.get_close_matches(method, own, n=1)
+            hint = f", but {nearest[0]}()" if nearest else ""
+            return f"{name} has no handle(){hint}; write def handle(self, request)"
+    if _takes(handler, _ARGUMENTS[method]):
+        return ""
+    arguments = ", ".join(_ARGUMENTS[method])
+    return f"{method}() of {name} cannot take ({arguments}); write def {method}(self, {arguments})"
+
+
+def _takes(function: Callable[..., Any], arguments: tuple[str, ...]) -> bool:
+    """Whether *function* can be called with so many arguments. What cannot tell is believed."""
+    if hasattr(function, "__signature__"):
+        return True  # what a decorator claims, which may be the signature of the function inside
+    try:
+        signature = inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError):
+        return True  # written in C
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        return False
+    return True
 
 
 def how_it_is_lazy(function: Any) -> str:

@@ -30,10 +30,14 @@ class Transfer(RpcService):
     def lock(self, params: Any) -> str:
         return str(params["account"])
 
+    def handle(self, request: Request) -> None: ...
+
 
 class Nightly(MessageService):
     retry = (1, 5)
     concurrency = "node"
+
+    def handle(self, request: Request) -> None: ...
 
 
 def test_without_a_word_it_is_one_thread_without_locks() -> None:
@@ -189,3 +193,111 @@ def test_a_service_of_2_may_have_a_generator_named_handle() -> None:
         handle = generator
 
     register(Kind.CALL, "a", "b", Old())
+
+
+# -- handlers that no call could reach ----------------------------------------------------------------------------
+
+
+class Short:
+    def on_call(self, request: Request) -> None: ...
+
+    def on_message(self) -> None: ...
+
+
+class ShortHandle(RpcService):
+    def handle(self) -> None: ...  # type: ignore[override]
+
+
+class LongHandle(MessageService):
+    def handle(self, request: Request, response: Response) -> None: ...  # type: ignore[override]
+
+
+class Misspelt(RpcService):
+    def handel(self, request: Request) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("kind", "service", "text"),
+    [
+        (Kind.CALL, Plain, "Plain is a class; register an instance: Plain()"),
+        (Kind.CALL, Transfer, "Transfer is a class; register an instance: Transfer()"),
+        (Kind.MESSAGE, Nightly, "Nightly is a class; register an instance: Nightly()"),
+        (
+            Kind.CALL,
+            Short(),
+            "on_call() of Short cannot take (request, response); write def on_call(self, request, response)",
+        ),
+        (Kind.MESSAGE, Short(), "on_message() of Short cannot take (request); write def on_message(self, request)"),
+        (Kind.CALL, ShortHandle(), "handle() of ShortHandle cannot take (request); write def handle(self, request)"),
+        (Kind.MESSAGE, LongHandle(), "handle() of LongHandle cannot take (request); write def handle(self, request)"),
+        (Kind.CALL, Misspelt(), "Misspelt has no handle(), but handel(); write def handle(self, request)"),
+        (Kind.MESSAGE, MessageService(), "MessageService has no handle(); write def handle(self, request)"),
+    ],
+)
+def test_a_handler_that_no_call_can_reach_is_refused(kind: Kind, service: Any, text: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        register(kind, "a", "b", service)
+    assert str(caught.value) == f"service a.b: {text}"
+
+
+def shorter_inside(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapped(self: Any, request: Request, response: Response) -> Any:
+        return function(self, request)
+
+    return wrapped
+
+
+class AnyArguments:
+    def on_call(self, *args: Any) -> None: ...
+
+
+class Defaults:
+    def on_call(self, request: Request, response: Response, extra: int = 1, *, more: int = 2) -> None: ...
+
+
+class Decorated:
+    @shorter_inside
+    def on_call(self, request: Request) -> None: ...
+
+
+class CallsItself:
+    def __call__(self, request: Request, response: Response) -> None: ...
+
+
+class Static:
+    @staticmethod
+    def on_call(request: Request, response: Response) -> None: ...
+
+
+class OwnOnCall(RpcService):
+    """Its handle() is its own business."""
+
+    def on_call(self, request: Request, response: Response) -> None: ...
+
+    def handle(self, what: str, how: str) -> None: ...  # type: ignore[override]
+
+
+def with_attribute(service: Any, name: str, function: Any) -> Any:
+    setattr(service, name, function)
+    return service
+
+
+@pytest.mark.parametrize(
+    "service",
+    [
+        AnyArguments(),
+        Defaults(),
+        Decorated(),
+        Static(),
+        Static,
+        OwnOnCall(),
+        with_attribute(Short(), "on_call", lambda request, response: None),
+        with_attribute(Short(), "on_call", CallsItself()),
+        with_attribute(Short(), "on_call", functools.partial(lambda extra, request, response: None, 1)),
+        with_attribute(Short(), "on_call", print),
+        with_attribute(Misspelt(), "handle", lambda request: None),
+    ],
+)
+def test_a_handler_that_can_take_its_arguments_is_accepted(service: Any) -> None:
+    register(Kind.CALL, "a", "b", service)
