@@ -16,6 +16,7 @@ from servicebus.client.link import Link
 from servicebus.client.request import MessageOptions, Request
 from servicebus.client.session import SenderSession, ask_each, message_options
 from servicebus.configuration import Configuration
+from servicebus.configuration.settings import check_is_configuration
 from servicebus.protocol.interface import oversized
 from servicebus.transport import forks
 from servicebus.transport.amqp import AmqpConnection
@@ -58,6 +59,7 @@ class Sender:
         *,
         outbox: str | os.PathLike[str] | None = None,
     ):
+        check_is_configuration(configuration)
         self._config = configuration
         self._outbox_path = outbox
         self._keyring = Keyring(configuration.secrets)

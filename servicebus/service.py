@@ -12,6 +12,7 @@ from typing import Any, Literal
 import servicebus.wire.xmltree  # noqa: F401  # what workers may need is imported before they are forked: they share it
 from servicebus._agent_logging import AgentLogging
 from servicebus.configuration import BrokerHost, Configuration
+from servicebus.configuration.settings import check_is_configuration
 from servicebus.errors import CallError, CallTimeout, ConfigurationError, JournalUnavailable
 from servicebus.runtime.inherited import put_right
 from servicebus.runtime.journal import journal_of
@@ -42,6 +43,7 @@ class ServiceBus:
     """
 
     def __init__(self, configuration: Configuration, queue_len: int | None = None):
+        check_is_configuration(configuration)
         self._config = configuration
         self._queue_len = queue_len if queue_len is not None else configuration.queue_len
         self._services: dict[tuple[Kind, str], Service] = {}

@@ -89,7 +89,9 @@ class Section:
 
     def _fail_unknown(self, name: str, known: Sequence[str]) -> NoReturn:
         nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=_ALIKE)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known keys: {', '.join(sorted(known))}"
+        nearest = nearest or [each for each in known if each.startswith(f"{name.lower()}_")]
+        meant = " or ".join(map(repr, nearest))
+        hint = f"did you mean {meant}?" if nearest else f"known keys: {', '.join(sorted(known))}"
         inside = f" in {show(self.at)}" if self.at else ""
         line = self.where.line((*self.at, name))
         if nearest or not self.where.lines:

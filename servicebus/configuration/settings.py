@@ -224,6 +224,13 @@ class Configuration:
         )
 
 
+def check_is_configuration(given: object) -> None:
+    """Raise ConfigurationError for what is no configuration: a dict or a path that was not read yet, for example."""
+    if not hasattr(given, "secrets"):
+        how = 'write Configuration({...}), or Configuration.load("sender.yaml") for a file'
+        raise ConfigurationError(f"needs a Configuration, not {type(given).__name__}; {how}")
+
+
 def load_logging(path: str | os.PathLike[str], environment: Mapping[str, str] | None = None) -> LoggingSettings:
     """The ``logging:`` section of a YAML file, for a log server that runs alone: needs neither hosts nor secret_token.
 

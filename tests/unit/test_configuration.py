@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from servicebus.configuration import Configuration, MissingKey, Secret
 from servicebus.configuration.keys import ALL_KEYS, KEYS
 from servicebus.errors import ConfigurationError
+from servicebus.sender import Sender
+from servicebus.service import ServiceBus
 
 LEAST = {"hosts": ["mq-a"], "secret_token": "secret token"}
 
@@ -177,6 +180,21 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one() -> None:
         Configuration({**LEAST, "prefech": 3})
     assert str(caught.value) == "unknown key 'prefech'; did you mean 'prefetch'?"
     assert (caught.value.key, caught.value.path, caught.value.line) == ("prefech", None, None)
+
+
+def test_an_unknown_key_that_begins_a_known_one_is_named_with_it() -> None:
+    assert refusal(secret="x") == "unknown key 'secret'; did you mean 'secret_token'?"
+    assert refusal(node="x") == "unknown key 'node'; did you mean 'node_name'?"
+    assert refusal(path_ping=1) == "unknown key 'path_ping'; did you mean 'path_ping_after' or 'path_ping_timeout'?"
+
+
+@pytest.mark.parametrize("given", [{"hosts": ["a"]}, "sender.yaml", Path("sender.yaml"), None])
+@pytest.mark.parametrize("taker", [Sender, ServiceBus])
+def test_what_is_no_configuration_yet_is_refused_with_how_to_make_one(taker: Any, given: Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        taker(given)
+    how = 'write Configuration({...}), or Configuration.load("sender.yaml") for a file'
+    assert str(caught.value) == f"needs a Configuration, not {type(given).__name__}; {how}"
 
 
 def test_an_unknown_key_that_resembles_none_lists_what_is_known() -> None:
