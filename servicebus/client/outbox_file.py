@@ -68,7 +68,7 @@ class OutboxFile:
     """
 
     def __init__(self, path: str | os.PathLike[str], max_messages: int, max_bytes: int):
-        self.path = Path(path).absolute()
+        self.path = Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 Path's own raises for unknown users
         self._lock_path = self.path.with_name(self.path.name + ".lock")
         self.count = 0
         self.bytes = 0
@@ -230,11 +230,8 @@ class OutboxFile:
         self.count -= count
         self.bytes -= size
 
-    def _to_do(self) -> str:
-        return advice(self.path, "give the Sender another outbox")
-
     def _unavailable(self, what: str, error: Exception) -> OutboxUnavailable:
-        to_do = self._to_do()
+        to_do = advice(self.path, "give the Sender another outbox")
         return OutboxUnavailable(str(self.path), f"{what}: {error}; {to_do}" if to_do else f"{what}: {error}")
 
     def _open(self) -> sqlite3.Connection:
@@ -249,7 +246,7 @@ class OutboxFile:
             self._ends = self._open_ends(db)
         except (OSError, sqlite3.Error) as error:
             db.close()
-            if isinstance(error, OSError) or (isinstance(error, sqlite3.OperationalError) and self._to_do()):
+            if isinstance(error, OSError) or (isinstance(error, sqlite3.OperationalError) and advice(self.path, "")):
                 raise self._unavailable("cannot be opened", error) from error
             # Never begun anew by itself: it may hold what somebody was told is safe.
             reason = f"is damaged or no outbox ({error}); look at it, then move it away"
@@ -313,7 +310,9 @@ class OutboxFile:
         try:
             fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise OutboxUnavailable(str(self.path), f"cannot be locked: {error.strerror}") from error
+            is_missing = isinstance(error, FileNotFoundError)
+            why = f"the folder {self.path.parent} does not exist" if is_missing else error.strerror
+            raise OutboxUnavailable(str(self.path), f"cannot be locked: {why}") from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

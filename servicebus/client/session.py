@@ -125,6 +125,7 @@ class SenderSession:
         self._config = config
         self._outbox_path = outbox_path
         self._lacks_outbox = outbox_path is not None
+        self._outbox_problem = ""
         self._opening = threading.RLock()
         try:
             self.need_outbox()
@@ -145,13 +146,17 @@ class SenderSession:
                 from servicebus.client.outbox_file import OutboxFile
 
                 limits = self._config.outbox_max_messages, self._config.outbox_max_bytes
-                self.engine.use_outbox(OutboxFile(self._outbox_path, *limits))
+                try:
+                    self.engine.use_outbox(OutboxFile(self._outbox_path, *limits))
+                except OutboxUnavailable as error:
+                    self._outbox_problem = error.reason
+                    raise
                 self._lacks_outbox = False
 
     def status(self) -> dict[str, Any]:
         status = self.engine.status()
         if self._lacks_outbox:
-            status["outbox"] = {"path": os.fspath(self._outbox_path or ""), "problem": "it cannot be used, see the log"}
+            status["outbox"] = {"path": os.fspath(self._outbox_path or ""), "problem": self._outbox_problem}
         return status
 
     def close(self) -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from servicebus.client.outbox_file import OutboxFile, Stored
+from servicebus.configuration import Configuration
 from servicebus.errors import OutboxUnavailable
+from servicebus.sender import Sender
 
 NOW = 1_800_000_000_000
 LATER = NOW + 60_000
@@ -152,8 +154,25 @@ def test_a_damaged_file_is_refused_and_never_begun_anew(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(OutboxUnavailable, match="No such file or directory"):
+    with pytest.raises(OutboxUnavailable) as caught:
         OutboxFile(tmp_path / "missing" / "outbox", 1, 1)
+    assert caught.value.reason == f"cannot be locked: the folder {tmp_path}/missing does not exist"
+
+
+def test_the_status_of_a_sender_says_why_its_outbox_cannot_be_opened(tmp_path: Path) -> None:
+    config = Configuration({"hosts": ["127.0.0.1:1"], "secret_token": "secret token of a test"})
+    with Sender(config, outbox=tmp_path / "missing" / "outbox") as sender:
+        assert sender.status()["outbox"] == {
+            "path": f"{tmp_path}/missing/outbox",
+            "problem": f"cannot be locked: the folder {tmp_path}/missing does not exist",
+        }
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = OutboxFile("~/outbox", 1, 1024)
+    assert file.path == tmp_path / "outbox"
+    file.close()
 
 
 def test_a_forked_child_neither_keeps_the_lock_nor_disturbs_its_parent(tmp_path: Path) -> None:
