@@ -15,7 +15,7 @@ from servicebus.configuration import BrokerHost, Configuration
 from servicebus.configuration.settings import check_is_configuration
 from servicebus.errors import CallError, CallTimeout, ConfigurationError, JournalUnavailable
 from servicebus.runtime.inherited import put_right
-from servicebus.runtime.journal import journal_of
+from servicebus.runtime.journal import check_journal, journal_of
 from servicebus.runtime.master import Master
 from servicebus.runtime.node_locks import locks_of
 from servicebus.runtime.registration import Service, how_it_is_lazy, register
@@ -137,7 +137,8 @@ class ServiceBus:
         """Serve until TERM, INT or QUIT; returns the exit code. Only in a program's main thread.
 
         Raises:
-            ConfigurationError: the log server that the configuration asks for cannot be started.
+            ConfigurationError: the journal can never be opened, or the log server that the configuration asks for
+                cannot be started.
         """
         return self._serve(None)
 
@@ -183,6 +184,7 @@ class ServiceBus:
 
     def _serve(self, parent_pid: int | None) -> int:
         refuse_green_threads()
+        check_journal(self._config)
         put_right()
         self._logging.start()
         try:
@@ -213,8 +215,10 @@ class ServiceBus:
 
     def _take_configuration(self) -> Configuration:
         assert self._read_again is not None
-        self._config = self._read_again()
-        return self._config
+        config = self._read_again()
+        check_journal(config)
+        self._config = config
+        return config
 
     def _run_worker(self, host: BrokerHost, heartbeat_fd: int, parent_death_fd: int) -> int:
         self._logging.in_worker(f"worker {host.name}")

@@ -11,6 +11,7 @@ from servicebus.cli.output import Output
 from servicebus.cli.services import load_services
 from servicebus.configuration import BrokerHost, Configuration, LoggingSettings, MissingKey, load_logging, weak_secrets
 from servicebus.configuration.values import host_and_port
+from servicebus.runtime.journal import check_journal, shown_journal
 
 
 @click.group()
@@ -80,6 +81,7 @@ def check(output: Output, configuration: Configuration | LogServerFile, no_impor
         return
     for host in configuration.hosts:
         host.ssl_context()
+    check_journal(configuration)
     if not no_import:
         for _ in load_services(configuration):
             pass
@@ -105,10 +107,16 @@ def summary(configuration: Configuration) -> dict[str, Any]:
             for entry in configuration.services
         ],
         "secrets": len(configuration.secrets),
+        "journal": _journal(configuration),
         "status_socket": configuration.status_socket,
         "log_file": configuration.logging.file,
         "warnings": list(configuration.warnings + configuration.secret_warnings),
     }
+
+
+def _journal(configuration: Configuration) -> str | None:
+    is_of_an_agent = configuration.services or configuration.journal is not None
+    return shown_journal(configuration) if is_of_an_agent else None
 
 
 def _tls_word(host: BrokerHost) -> str:
@@ -120,7 +128,7 @@ def _as_text(configuration: Configuration) -> str:
     lines = [f"{found['file']}: fine", f"node    {found['node']}"]
     lines += [f"host    {host['name']}  user {host['user']}  TLS {host['tls']}" for host in found["hosts"]]
     lines += [f"{entry['kind']:<7} {entry['address']}  {entry['target']}" for entry in found["services"]]
-    for name, key in (("status", "status_socket"), ("log", "log_file")):
+    for name, key in (("journal", "journal"), ("status", "status_socket"), ("log", "log_file")):
         lines += [f"{name:<7} {found[key]}"] if found[key] else []
     lines += [f"warning {text}" for text in configuration.secret_warnings]  # the others are on stderr
     return "\n".join(lines)

@@ -119,6 +119,38 @@ def test_a_mistake_is_said_with_its_line_and_the_nearest_key(check: Check) -> No
     assert result.stderr == f"servicebus: {path}:6: unknown key 'prefech'; did you mean 'prefetch'?\n"
 
 
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        ("/", "journal / is a folder; name a file in it"),
+        (".", "is a folder; name a file in it"),
+        (
+            "http://u:secret@x/1",
+            "journal http://x/1 begins with none of redis://, rediss://, unix://; a file is written as its path alone",
+        ),
+        ("redis://u:secret@r:1/0", "journal redis://r:1/0 needs pip install servicebus-failover[redis]"),
+    ],
+)
+def test_a_journal_that_can_never_be_opened_is_said(
+    check: Check, monkeypatch: pytest.MonkeyPatch, written: str, text: str
+) -> None:
+    monkeypatch.setattr("servicebus.runtime.journal.opening.find_spec", lambda _name: None)
+    result, path = check(more=f"journal: '{written}'\n")
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert result.stderr.startswith(f"servicebus: {path}: journal ")
+    assert text in result.stderr
+    ran = invoke("run", path)
+    assert (ran.exit_code, ran.stderr.splitlines()[-1]) == (3, result.stderr.strip())
+
+
+def test_the_journal_is_shown_without_its_password(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", "/state")
+    assert json.loads(check("--json")[0].stdout)["journal"] == "/state/N.journal"
+    assert "\njournal memory\n" in check(more="journal: memory\n")[0].stdout
+    monkeypatch.setattr("servicebus.runtime.journal.opening.find_spec", lambda _name: True)
+    assert "\njournal redis://r:1/0\n" in check(more="journal: 'redis://u:secret@r:1/0?password=x'\n")[0].stdout
+
+
 def test_a_missing_tls_file_is_found_before_an_agent_finds_it(check: Check, tmp_path: Path) -> None:
     result, _ = check(more="tls: {ca: none.pem}\n")
     assert result.exit_code == 3

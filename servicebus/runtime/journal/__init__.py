@@ -3,7 +3,15 @@
 from servicebus.runtime.journal.interface import Damaged, Journal, JournalUnavailable, Known, Release, Standing, Start
 from servicebus.runtime.journal.ledger import Limits
 from servicebus.runtime.journal.memory import MemoryJournal
-from servicebus.runtime.journal.opening import MEMORY, default_path, journal_of, open_journal, open_shared
+from servicebus.runtime.journal.opening import (
+    MEMORY,
+    check_journal,
+    default_path,
+    journal_of,
+    open_journal,
+    open_shared,
+    shown_journal,
+)
 from servicebus.runtime.journal.shared import SharedJournal
 
 __all__ = [
@@ -18,8 +26,10 @@ __all__ = [
     "SharedJournal",
     "Standing",
     "Start",
+    "check_journal",
     "default_path",
     "journal_of",
     "open_journal",
     "open_shared",
+    "shown_journal",
 ]

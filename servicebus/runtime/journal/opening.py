@@ -6,10 +6,12 @@ import hashlib
 import os
 import time
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
 from servicebus.configuration import Configuration
+from servicebus.errors import ConfigurationError
 from servicebus.runtime.journal.blackbox import BlackBoxes
 from servicebus.runtime.journal.files import parts_of
 from servicebus.runtime.journal.interface import Damaged, Journal, JournalUnavailable
@@ -23,9 +25,10 @@ from servicebus.transport.loggers import get_logger
 
 LOG = get_logger(__name__)
 
-__all__ = ["MEMORY", "default_path", "journal_of", "open_journal", "open_shared"]
+__all__ = ["MEMORY", "check_journal", "default_path", "journal_of", "open_journal", "open_shared", "shown_journal"]
 
 MEMORY = "memory"
+_SCHEMES = ("redis://", "rediss://", "unix://")
 _MAGICS = (b"sbussnap", b"SQLite f")
 """Of a journal, and of one of a former format, of which more is said when it is read."""
 
@@ -35,6 +38,32 @@ def journal_of(config: Configuration) -> Journal:
     limits = Limits(config.journal_max_entries, config.journal_max_answer_bytes, config.reply_keep)
     where = default_path(config.node_name, os.environ) if config.journal is None else config.journal.reveal()
     return open_journal(where, config.node_name, limits)
+
+
+def check_journal(config: Configuration) -> None:
+    """Raise ConfigurationError if the journal can never be opened, however long one waits. Before a fork."""
+    where = MEMORY if config.journal is None else config.journal.reveal()
+    if "://" in where:
+        if not where.startswith(_SCHEMES):
+            problem = f"begins with none of {', '.join(_SCHEMES)}; a file is written as its path alone"
+        elif find_spec("redis") is None:
+            problem = "needs pip install servicebus-failover[redis]"
+        else:
+            return
+    elif where != MEMORY and Path(where).is_dir():
+        problem = "is a folder; name a file in it"
+    else:
+        return
+    raise ConfigurationError(f"journal {shown_journal(config)} {problem}", path=config.path, key="journal")
+
+
+def shown_journal(config: Configuration) -> str:
+    """Where the journal is, without its password."""
+    if config.journal is None:
+        return str(_state_folder(os.environ) / _file_name(config.node_name))
+    where = config.journal.reveal()
+    scheme, mark, rest = where.partition("://")
+    return f"{scheme}{mark}{rest.rpartition('@')[2].partition('?')[0]}" if mark else where
 
 
 def open_journal(where: str, node: str, limits: Limits | None = None) -> Journal:
@@ -70,10 +99,14 @@ def default_path(node: str, environment: Mapping[str, str]) -> str:
     except OSError as error:
         reason = f"the folder cannot be made: {error.strerror}; say where with the key journal"
         raise JournalUnavailable(str(folder), reason) from error
+    return str(folder / _file_name(node))
+
+
+def _file_name(node: str) -> str:
     name = quote(node, safe="")
     if len(name) > _LONGEST_NAME:  # of a node that is not ASCII each character takes up to twelve
         name = f"{name[: _LONGEST_NAME - 33]}~{hashlib.sha256(node.encode()).hexdigest()[:32]}"
-    return str(folder / f"{name}.journal")
+    return f"{name}.journal"
 
 
 _LONGEST_NAME = 150
