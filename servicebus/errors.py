@@ -189,8 +189,8 @@ class QueueStranded(ConnectionLost):
 class NoBrokerAvailable(TransportError):
     """Raised when no configured broker could be used; lists what was tried on each host. Nothing was sent."""
 
-    def __init__(self, target: str, attempts: Sequence[tuple[str, str]]):
-        super().__init__(f"no broker reachable for {target}: {_listed(attempts)}; nothing was sent")
+    def __init__(self, target: str, attempts: Sequence[tuple[str, str]], outcome: str = "nothing was sent"):
+        super().__init__(f"no broker reachable for {target}: {_listed(attempts)}; {outcome}")
         self.target = target
         self.attempts = tuple(attempts)
 
@@ -291,7 +291,7 @@ class RemoteError(CallError):
     """Raised when the service itself raised; ``type``, ``message`` and ``trace`` are those of the remote exception."""
 
     def __init__(self, address: str, type: str, message: str, trace: str | None = None):
-        super().__init__(address, f"{type}: {message}")
+        super().__init__(address, f"{type}: {message}" if message else type)
         self.type = type
         self.message = message
         self.trace = trace

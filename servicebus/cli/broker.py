@@ -98,7 +98,8 @@ def _facts(broker: Broker) -> dict[str, Any]:
 
 
 def _line(broker: Broker) -> str:
-    return f"{broker.name}  {broker.url}  pid {broker.pid}  {broker.state}  {broker.log_path}"
+    pid = f"pid {broker.pid}  " if broker.pid else ""  # 0 of one that is down
+    return f"{broker.name}  {broker.url}  {pid}{broker.state}  {broker.log_path}"
 
 
 def _what_next(brokers: list[Broker]) -> str:

@@ -16,6 +16,7 @@ from servicebus.configuration import Configuration
 from servicebus.errors import NoBrokerAvailable
 from servicebus.operations.filters import Filter, parse_age, parse_rate
 from servicebus.wire.address import dead_queue
+from servicebus.wire.printable import counted
 
 if TYPE_CHECKING:
     from servicebus.operations.dead_letters import BrokerReport, DeadLetters, Found
@@ -247,7 +248,8 @@ def drop(ctx: click.Context, /, is_all: bool, limit: int | None, dry_run: bool, 
             _end(ctx, selection, reports)
             return
         places = ", ".join(f"{report.done} on {report.host}" for report in reports if report.done)
-        click.confirm(f"Drop {count} dead letters of {selection.node} ({places}) for good?", abort=True, err=True)
+        question = f"Drop {counted(count, 'dead letter')} of {selection.node} ({places}) for good?"
+        click.confirm(question, abort=True, err=True)
         wanted = Filter(ids=frozenset(ids))
     reports = selection.dead_letters().drop(wanted, limit=limit)
     output.result(document_of(selection.node, reports) | {"dry_run": False}, as_result(reports, "dropped"))
@@ -257,11 +259,12 @@ def drop(ctx: click.Context, /, is_all: bool, limit: int | None, dry_run: bool, 
 def _end(ctx: click.Context, selection: _Selection, reports: Sequence[BrokerReport]) -> None:
     """Say on stderr what could not be done, and end with the status that says so; come back if all was well."""
     failed = [report for report in reports if report.error is not None]
-    for report in failed:
-        warn(str(report.error))
     if len(failed) == len(reports) and not any(report.looked_at for report in reports):
-        raise _no_broker(selection, failed)
-    if not failed and not any(report.exists for report in reports):
+        raise _no_broker(selection, failed)  # which says why each of them
+    is_json = ctx.ensure_object(Output).json  # the document has it all
+    for report in failed if not is_json else ():
+        warn(str(report.error))
+    if not (is_json or failed or any(report.exists for report in reports)):
         warn(f"no broker has a queue {dead_queue(selection.node)}; is {selection.node} the right node?")
     if failed or any(report.stays for report in reports):
         ctx.exit(ExitCode.PARTIAL)
@@ -269,6 +272,6 @@ def _end(ctx: click.Context, selection: _Selection, reports: Sequence[BrokerRepo
 
 def _no_broker(selection: _Selection, failed: Sequence[BrokerReport]) -> NoBrokerAvailable:
     attempts = [(report.host, getattr(report.error, "reason", str(report.error))) for report in failed]
-    error = NoBrokerAvailable(f"the dead letters of {selection.node}", attempts)
+    error = NoBrokerAvailable(f"the dead letters of {selection.node}", attempts, "nothing was done")
     error.__cause__ = failed[-1].error
     return error

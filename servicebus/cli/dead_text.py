@@ -13,7 +13,7 @@ from servicebus.errors import EnvelopeError
 from servicebus.operations.dead_letter import RequeueStatus
 from servicebus.operations.filters import show_age
 from servicebus.wire.jsontext import decode_json
-from servicebus.wire.printable import printable
+from servicebus.wire.printable import counted, printable
 
 if TYPE_CHECKING:
     from servicebus.operations.dead_letters import BrokerReport, Found
@@ -114,11 +114,12 @@ def _note(found: Found) -> str:
 
 
 def _totals(reports: Sequence[BrokerReport], *, is_cut: bool) -> list[str]:
-    return [
-        f"{report.host}: {report.total} dead letters" + ("" if is_cut else f", {report.matched} of them match")
-        for report in reports
-        if report.error is None
-    ]
+    lines = []
+    for report in reports:
+        if report.error is None:
+            match = "" if is_cut else f", {report.matched} of them match{'es' if report.matched == 1 else ''}"
+            lines.append(f"{report.host}: {counted(report.total, 'dead letter')}{match}")
+    return lines
 
 
 def as_result(reports: Sequence[BrokerReport], done: str) -> str:

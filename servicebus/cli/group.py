@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import importlib
 import json
 import os
+import traceback
 from collections.abc import Mapping
 from typing import IO, Any
 
@@ -58,13 +60,26 @@ class CommandGroup(click.Group):
             self.add_command(getattr(importlib.import_module(module), attribute), cmd_name)
         return super().get_command(ctx, cmd_name)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that *args* begin with. click itself suggests only what was imported already, from 8.4 on."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            nearest = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            if not nearest or args[0].startswith("-"):
+                raise
+            message = f"No such command {args[0]!r}. Did you mean {nearest[0]!r}?"
+            raise click.UsageError(message, error.ctx) from None
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; every error but click's own leaves as Failure."""
         as_json = ctx.ensure_object(Output)
         try:
             return super().invoke(ctx)
         except ServiceBusError as error:
-            _reraise_if_traced()
+            _show_traceback_if_asked()
             raise Failure(type(error).__name__, str(error), exit_code_of(error), as_json=as_json.json) from error
         except OutputFailed as error:
             message = f"it is done, but the output cannot be written: {error}"
@@ -76,11 +91,12 @@ class CommandGroup(click.Group):
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # the reader of a pipe has gone; click ends quietly
-            _reraise_if_traced()
+            _show_traceback_if_asked()
             message = f"unexpected {type(error).__name__}: {error}; SERVICEBUS_TRACEBACK=1 shows where"
             raise Failure(type(error).__name__, message, ExitCode.DEFECT, as_json=as_json.json) from error
 
 
-def _reraise_if_traced() -> None:
+def _show_traceback_if_asked() -> None:
+    """That of the error which is being handled."""
     if os.environ.get("SERVICEBUS_TRACEBACK"):
-        raise  # the error that is being handled
+        click.echo(printable(traceback.format_exc(), keep_newlines=True), err=True, nl=False)

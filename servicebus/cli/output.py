@@ -24,7 +24,9 @@ class Output:
     json: bool = False
 
     def result(self, document: Any, text: str) -> None:
-        """Print the document as JSON, or the text for people. Raises OutputFailed."""
+        """Print the document as JSON, or the text for people, if there is one. Raises OutputFailed."""
+        if not (text or self.json):
+            return
         try:
             click.echo(as_json(document) if self.json else text)
         except OSError as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from servicebus.cli.exit_codes import ExitCode
+from servicebus.cli.group import Failure
 from servicebus.cli.options import TEXT, config_option, json_option, timeout_option
 from servicebus.cli.output import Output
 from servicebus.configuration import Configuration
@@ -33,6 +34,9 @@ def ping(ctx: click.Context, node: str, configuration: Configuration, timeout: f
     from servicebus.sender import Sender  # here, so that --help and completion do not wait for pika
 
     output = ctx.ensure_object(Output)
+    name, dot, _ = node.partition(".")
+    if name and dot:
+        raise Failure("AddressError", f"ping takes a node: {name}", ExitCode.USAGE, as_json=output.json)
     with Sender(configuration) as sender:
         if over_all:
             answered = _ping_all(output, sender, node, configuration, timeout)

@@ -191,6 +191,8 @@ def _ipv6(text: str) -> str:
 
 
 def _host_name(text: str) -> str:
+    if text.isdecimal():
+        raise Unacceptable("is a number, not a host; write mq-a:5672 for example")
     if not _HOST.fullmatch(text):
         raise Unacceptable(f"has no host name in it; {_FORMS}")
     return text

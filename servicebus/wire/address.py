@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from servicebus.errors import AddressError
+from servicebus.wire.printable import counted
 
 __all__ = [
     "Address",
@@ -67,7 +68,7 @@ class Address:
 def _parsed(text: str) -> Address:
     parts = text.split(".")
     if len(parts) != 3:
-        raise AddressError(text, f"it has {len(parts) - 1} dots, not two")
+        raise AddressError(text, f"it has {counted(len(parts) - 1, 'dot')}, not two")
     return Address(*parts)
 
 

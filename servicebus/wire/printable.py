@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["describe", "printable"]
+__all__ = ["counted", "describe", "printable"]
 
 
 def printable(text: str, *, keep_newlines: bool = False) -> str:
@@ -21,6 +21,11 @@ def printable(text: str, *, keep_newlines: bool = False) -> str:
         char if char.isprintable() or (keep_newlines and char == "\n") else char.encode("unicode_escape").decode()
         for char in text
     )
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 message``, ``2 messages``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def describe(error: BaseException) -> str:

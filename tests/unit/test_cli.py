@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -11,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from servicebus import __version__, errors
+from servicebus.cli.broker import _line as broker_line
 from servicebus.cli.exit_codes import ExitCode, exit_code_of
 from servicebus.cli.group import CommandGroup
 from servicebus.cli.main import COMMANDS, COMPLETION_VARIABLE, PROGRAM, servicebus
@@ -160,8 +162,12 @@ def test_an_error_that_should_not_be_is_one_line_too() -> None:
 
 @pytest.mark.parametrize("error", [TypeError("oops"), errors.CallTimeout("N.a.b", 3.0)])
 def test_the_traceback_is_there_for_who_asks(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = run("do", command=group_that(failing(error)))
     monkeypatch.setenv("SERVICEBUS_TRACEBACK", "1")
-    assert run("do", command=group_that(failing(error))).exception is error
+    traced = run("do", command=group_that(failing(error)))
+    assert traced.exit_code == usual.exit_code
+    assert traced.stderr.startswith("Traceback (most recent call last):\n")
+    assert traced.stderr.endswith(f"{type(error).__name__}: {error}\n{usual.stderr}")
 
 
 def test_ctrl_c_ends_with_130_and_says_nothing() -> None:
@@ -191,13 +197,16 @@ def test_every_command_explains_itself(name: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("cal",), "No such command 'cal'"),
+        (("cal",), "No such command 'cal'. Did you mean 'call'?"),
+        (("staus",), "No such command 'staus'. Did you mean 'status'?"),
+        (("dead", "lst"), "No such command 'lst'. Did you mean 'list'?"),
         (("call", "N.a.b"), "no configuration: name it by -c FILE, or $SERVICEBUS_CONFIG"),
         (("run",), "no configuration: name it by -c FILE or as the argument FILE, or $SERVICEBUS_CONFIG"),
         (("run", SENDER, "-c", SENDER), "named twice"),
         (("call", "N.a.b", '{"a": {"b": 1, "b": 2}}', "-c", SENDER), 'the key "b" stands twice in an object'),
         (("call", "N.a.b", "1", "--timeout", "nan"), "'nan' is not a number of seconds"),
         (("call", "N.a.b", "1", "--timeout", "inf"), "'inf' is not a number of seconds"),
+        (("ping", "PLAY-01.t.echo", "-c", SENDER), "ping takes a node: PLAY-01"),
         (("ping", "N", "--timeout", "-1"), "Invalid value for '--timeout'"),
         (("call", "N.a.b", "{", "-c", SENDER), "not JSON"),
         (("call", "N.a.b", "NaN", "-c", SENDER), "NaN is no JSON"),
@@ -258,3 +267,10 @@ def test_the_shell_is_told_commands_and_options(
         with pytest.raises(SystemExit):
             servicebus(prog_name=PROGRAM, complete_var=COMPLETION_VARIABLE)
         assert [line.partition(",")[2] for line in capsys.readouterr().out.split()] == wanted
+
+
+def test_a_private_broker_that_is_down_has_no_pid() -> None:
+    facts = {"name": "a", "url": "amqp://x", "log_path": "/log"}
+    up, down = SimpleNamespace(pid=7, state="running", **facts), SimpleNamespace(pid=0, state="down", **facts)
+    assert broker_line(up) == "a  amqp://x  pid 7  running  /log"  # type: ignore[arg-type]
+    assert broker_line(down) == "a  amqp://x  down  /log"  # type: ignore[arg-type]

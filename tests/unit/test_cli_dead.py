@@ -59,6 +59,16 @@ def test_without_any_broker_the_status_is_away_and_each_is_named(file: str, argu
     assert done.exit_code == 4
     assert "no broker reachable for the dead letters of N: 127.0.0.1:1 connection refused" in done.output
     assert "127.0.0.1:2 connection refused" in done.output
+    assert done.stderr.count("\n") == 1, "one line, which names each"
+    assert "nothing was done" in done.stderr
+    if arguments[0] in ("list", "show"):
+        assert done.stdout == ""
+
+
+def test_without_any_broker_machines_get_one_document_on_stderr(file: str) -> None:
+    done = run("list", "--json", "-c", file)
+    assert json.loads(done.stderr)["error"] == "NoBrokerAvailable"
+    assert [broker["error"]["exit_code"] for broker in json.loads(done.stdout)["brokers"]] == [4, 4]
 
 
 def found(params: Any = None, **more: Any) -> Found:
@@ -105,6 +115,12 @@ def test_what_a_stranger_wrote_moves_no_cursor() -> None:
     line = as_json(document)
     assert line.isprintable()
     assert json.loads(line) == document
+
+
+def test_one_letter_is_not_several() -> None:
+    assert dead_text.as_list([], [BrokerReport("mq:1", total=1, matched=1)], is_cut=False) == (
+        "mq:1: 1 dead letter, 1 of them matches"
+    )
 
 
 def test_only_a_line_feed_ends_a_shown_line() -> None:

@@ -95,6 +95,8 @@ def test_the_tls_of_a_host_adds_to_that_of_all() -> None:
         ("", "hosts[0] must be a text, not empty"),
         ("mq a", "hosts[0] has no host name in it; write host, host:port,"),
         (":5672", "hosts[0] has no host name in it"),
+        (5672, "hosts[0] is a number, not a host; write mq-a:5672 for example"),
+        ({"host": 5672}, "hosts[0].host is a number, not a host; write mq-a:5672 for example"),
         ("mq-a:", "hosts[0] has a port that must be a whole number from 1 to 65535"),
         ("mq-a:70000", "hosts[0] has a port that must be a whole number from 1 to 65535, not 70000"),
         ("::1", "hosts[0] looks like IPv6, which stands in brackets: [::1] or [::1]:5672"),

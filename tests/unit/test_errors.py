@@ -184,3 +184,7 @@ def test_the_tree_lets_callers_catch_by_what_they_can_do_about_it() -> None:
         assert issubclass(of_call, errors.CallError)
     for cls in (errors.NoBrokerAvailable, errors.SendUnconfirmed, errors.ConnectFailed, errors.ConnectionLost):
         assert issubclass(cls, errors.TransportError)
+
+
+def test_a_remote_error_without_a_text_ends_with_its_type() -> None:
+    assert str(errors.RemoteError("N.c.s", "KeyError", "")) == "N.c.s: KeyError"

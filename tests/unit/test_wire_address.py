@@ -32,7 +32,7 @@ def test_an_address_is_parsed_and_written_back() -> None:
     ("text", "says"),
     [
         ("", "0 dots"),
-        ("math.add", "1 dots"),
+        ("math.add", "1 dot, not two"),
         ("a.b.c.d", "3 dots"),
         (".math.add", "node name is empty"),
         ("N..add", "category is empty"),
