@@ -301,3 +301,13 @@ def with_attribute(service: Any, name: str, function: Any) -> Any:
 )
 def test_a_handler_that_can_take_its_arguments_is_accepted(service: Any) -> None:
     register(Kind.CALL, "a", "b", service)
+
+
+def test_a_reload_with_a_journal_that_can_never_be_opened_changes_nothing() -> None:
+    bus = ServiceBus(CONFIG)
+    bus.set_reload(
+        lambda: Configuration({"hosts": ["mq-b"], "node_name": "NODE-01", "secret_token": "s" * 16, "journal": "/"})
+    )
+    with pytest.raises(ConfigurationError, match="journal / is a folder; name a file in it"):
+        bus._take_configuration()
+    assert bus._config is CONFIG
