@@ -285,7 +285,7 @@ class Sender:
         if session.engine.encodes_at_once:
             session.engine.newest.sign_and_encode(request)
             if kind is MESSAGE:
-                request.params = b""  # each attempt of a message has the same bytes: one copy in memory is enough
+                request.forget_params()
         elif request.size > self._config.max_envelope_bytes:
             raise oversized(request.size, self._config.max_envelope_bytes)
         return session, request

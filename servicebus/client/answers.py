@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 
 from servicebus.client.future import Receipt
-from servicebus.client.hedging import Canceller
 from servicebus.client.link import Link
-from servicebus.client.path import Path
+from servicebus.client.nodes import Path
 from servicebus.client.pending import PendingRequests
 from servicebus.client.request import Request
 from servicebus.client.request_errors import NACKED
 from servicebus.client.scheduler import RequestScheduler
-from servicebus.client.watch import AWAY, PathWatch
+from servicebus.client.watch import AWAY, Canceller, PathWatch
 from servicebus.errors import EnvelopeError, NodeUnavailable, ServiceBusy
 from servicebus.transport.interface import Delivery, Returned
 from servicebus.transport.loggers import get_logger
@@ -51,7 +50,7 @@ class Answers:
         self._clock_skew_ms = clock_skew_s * 1000
 
     def replied(self, link: Link, delivery: Delivery) -> None:
-        request = self._pending.travelling.get(delivery.correlation_id or "")
+        request = self._pending.in_flight.get(delivery.correlation_id or "")
         try:
             self._replied(link, delivery, request)
         except Exception as error:
@@ -118,12 +117,12 @@ class Answers:
     def unroutable(self, link: Link, returned: Returned) -> None:
         wire_id = returned.correlation_id or returned.message_id or ""
         now = time.monotonic()
-        request = self._pending.travelling.get(wire_id)
+        request = self._pending.in_flight.get(wire_id)
         if request is None or (request.link is not link and request.path_on(link) is None):
             self._watch.returned(wire_id, now)
             return
         if request.kind is MESSAGE:
-            request.returned = True  # its confirm follows
+            request.came_back()
             path = link.path(request.address.node, now)
             path.lacks_queue_until = now + _QUEUE_MAY_APPEAR_S
             self._watch.ask(path, now)
@@ -135,8 +134,8 @@ class Answers:
         self._pending.finish(request)
         if path is not None:
             path.answered += 1
-        if request.copy is not None and request.path is not None:
-            self._canceller.cancel_on(request.path if path is request.copy else request.copy, request)
+        if request.hedge is not None and request.path is not None:
+            self._canceller.cancel_on(request.path if path is request.hedge else request.hedge, request)
 
     def _faulted(self, request: Request, fault: Fault, link: Link) -> None:
         if fault.type == "stopping":
@@ -157,7 +156,7 @@ class Answers:
             request.fail(error)
             return
         request.not_run()
-        if request.copy is not None:
+        if request.hedge is not None:
             self._scheduler.take_back(request, link, "is busy" if isinstance(error, ServiceBusy) else str(error), now)
             return
         self._pending.finish(request)
@@ -165,7 +164,7 @@ class Answers:
             self._scheduler.pause(request, error)
         else:
             # By our clock it is not late: the two do not agree. Sent again, it is dated by the node's.
-            request.link = request.path = None
+            request.lost(link)
             self._scheduler.route(request, now)
 
     def _corrects_clock(self, request: Request, fault: Fault, link: Link, now: float) -> bool:
@@ -181,7 +180,7 @@ class Answers:
         if shift_ms == request.shift_ms or abs(shift_ms) > self._clock_skew_ms:
             request.tried(link.host.name, f"says that its clock and ours are {abs(shift_ms) / 1000:.3f} s apart")
             return False
-        request.corrections += 1
+        request.clock_corrected()
         path.shift_ms = shift_ms
         return True
 
@@ -198,6 +197,7 @@ class Answers:
             self._scheduler.take_back(request, link, why, now)
             return
         self._pending.finish(request)
+        request.lost(link)
         if may_be_another:
             self._scheduler.wait(request, now)
         else:

@@ -233,7 +233,7 @@ class LinkChannels:
         while self._held and not self._is_renewed and self.is_usable and len(self._unconfirmed) < UNCONFIRMED_AT_ONCE:
             outgoing, request = self._held.popleft()
             if not request.is_done:
-                request.published_at = now
+                request.published_late(now)
                 try:
                     self._publish_message(outgoing, request)
                 except Exception as error:

@@ -8,8 +8,7 @@ version: only if that comes back is version 1 used.
 
 from __future__ import annotations
 
-from servicebus.client.hosts import SPARE_AFTER_S
-from servicebus.client.path import Path
+from servicebus.client.nodes import SPARE_AFTER_S, Path
 from servicebus.client.watch import Finding, Ping, Pinger
 from servicebus.configuration import Configuration
 from servicebus.policy.paths import Health

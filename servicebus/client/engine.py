@@ -17,16 +17,14 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from servicebus.client.answers import Answers
-from servicebus.client.hedging import Canceller, Hedger
 from servicebus.client.hosts import Connector, HostSelector
 from servicebus.client.link import Link
-from servicebus.client.nodes import Budgets, IdleNodes
-from servicebus.client.path import Path
+from servicebus.client.nodes import Budgets, IdleNodes, Path
 from servicebus.client.pending import PendingRequests
 from servicebus.client.request import Request
 from servicebus.client.scheduler import RequestScheduler
-from servicebus.client.timer import LivenessTimer
-from servicebus.client.watch import PathWatch, Pinger
+from servicebus.client.timer import Hedger, LivenessTimer
+from servicebus.client.watch import Canceller, PathWatch, Pinger
 from servicebus.configuration import Configuration
 from servicebus.errors import CallError, LifecycleError, NoBrokerAvailable
 from servicebus.protocol.interface import SenderProtocol
@@ -126,7 +124,7 @@ class Engine:
         outbox = Outbox(
             file,
             self._loop,
-            self._scheduler.carry,
+            self._scheduler.begin,
             self._selector.has_way_for_messages,
             self._send_timeout_s,
             self.newest.sign_and_encode,
@@ -150,7 +148,7 @@ class Engine:
                 }
                 for link in self._links
             ],
-            "travelling": len(self._pending.travelling),
+            "travelling": len(self._pending.in_flight),
             "waiting": len(self._pending.waiting),
             "unverified_replies": self._answers.unverified,
             "late_replies": self._answers.late,
@@ -190,28 +188,27 @@ class Engine:
             # It is struck off last: who takes it may be interrupted, and carried twice is better than not at all.
             request = self._submitted[0]
             try:
-                self._take(request, now)
+                if self._closed:
+                    request.fail(_closed_error(request))
+                else:
+                    self._scheduler.accept(request, now)
+                    if request.hedge_after_s is not None:
+                        self._hedger.watch(request, request.hedge_after_s)
             except Exception as error:  # a defect of ours: it ends this request, and must not end the next ones
                 if came_from_a_signal(error):
                     raise
                 LOG.exception("%r could not be sent", request)
                 request.fail(CallError(str(request.address), f"it could not be sent: {type(error).__name__}"))
             self._submitted.popleft()
-        self._timer.set()
-
-    def _take(self, request: Request, now: float) -> None:
-        if self._closed:
-            request.fail(_closed_error(request))
-            return
-        self._scheduler.accept(request, now)
-        if request.hedge_after_s is not None:
-            self._hedger.watch(request, request.hedge_after_s)
+        if not self._timer.is_busy:
+            self._timer.set()
 
     def _give_up(self, wire_id: str) -> None:
         request = self._pending.find(wire_id)
         if request is not None:
             self._canceller.cancel(request)
             self._pending.give_up(request)
+            request.dropped()
 
     def _use_outbox(self, outbox: Outbox) -> None:
         if self._closed:

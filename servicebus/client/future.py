@@ -1,19 +1,25 @@
-"""CallFuture, which ``call_async()`` and ``send_async()`` return, and Receipt, the result of ``send()``."""
+"""CallFuture of ``call_async()`` and ``send_async()``, Receipt of ``send()``, and how a request is awaited."""
 
 from __future__ import annotations
 
+import sys
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from contextlib import suppress
-from threading import current_thread, main_thread
+from threading import Lock, current_thread, main_thread
 from typing import Any
 
 from servicebus._durations import to_seconds
+from servicebus.client.request_state import RequestState
+from servicebus.errors import CallTimeout, SendUnconfirmed
 from servicebus.transport import forks
 from servicebus.transport.loggers import get_logger
+from servicebus.wire.address import Address
+from servicebus.wire.envelope import MESSAGE, Kind
 
 LOG = get_logger(__name__)
 
@@ -140,6 +146,134 @@ class CallFuture(Future[Any]):
         if is_cancelled and on_cancel is not None:
             on_cancel(self.wire_id)
         return is_cancelled
+
+
+MARGIN_S = 10.0
+"""The I/O thread ends a request at its deadline, or a little later where an outbox has to be written. A caller waits
+for so long after its deadline, then it stops by itself."""
+
+
+class Awaited:
+    """The caller's end of a request: it waits here (``wait()``), or holds a ``future()``. Base of Request."""
+
+    __slots__ = (
+        "_answer",
+        "_error",
+        "_forks",
+        "_future",
+        "_has_ended",
+        "_is_abandoned",
+        "_waiter",
+        "address",
+        "attempts",
+        "deadline",
+        "id",
+        "kind",
+        "started_at",
+        "state",
+    )
+
+    # Set by Request, which is made for every call: in one constructor.
+    _answer: Any
+    _error: BaseException | None
+    _forks: int
+    _has_ended: bool
+    _is_abandoned: bool
+    _future: CallFuture | None
+    _waiter: Lock | None
+    address: Address
+    attempts: tuple[tuple[str, str], ...]
+    deadline: float
+    id: str
+    kind: Kind
+    started_at: float
+    state: RequestState
+
+    @property
+    def is_done(self) -> bool:
+        """Answered, failed, or given up by its caller."""
+        if self._has_ended or self._is_abandoned or self.state is RequestState.DONE:
+            return True
+        return self._future is not None and self._future.was_cancelled
+
+    def has_ended(self) -> bool:
+        """Answered or failed; for any thread."""
+        return self._has_ended
+
+    def future(self) -> CallFuture:
+        """A Future for its end; only before it is given to the engine."""
+        if self._future is None:
+            self._future = CallFuture()
+            self._future.wire_id, self._future.is_overdue = self.id, self.is_overdue
+        return self._future
+
+    def wait(self) -> Any:
+        """Wait for its end, in the one thread that asked; gives the answer or raises what it failed with."""
+        if not self._has_ended:
+            # Cheaper than a Future. Who ends it sets the flag first and looks for us then, we do it the other way.
+            waiter = Lock()
+            waiter.acquire()
+            self._waiter = waiter
+            while not self._has_ended and not waiter.acquire(timeout=LOOK_S):
+                if self.is_overdue():
+                    break
+        try:
+            if self._error is not None:
+                raise self._error
+            return self._answer
+        finally:
+            del self  # an error's traceback refers to this frame, and the frame to the error
+
+    def is_overdue(self) -> bool:
+        """Whether the thread that ends requests has missed this one; if so it is ended here. For any thread."""
+        is_gone = self._forks != forks.notice() or sys.is_finalizing()
+        if not is_gone and time.monotonic() < self.deadline + MARGIN_S:
+            return False
+        waited_s = time.monotonic() - self.started_at
+        address, did = str(self.address), "the I/O thread of this process did not end it"
+        if self.kind is MESSAGE:
+            self.fail(SendUnconfirmed(address, [*self.attempts, ("this process:", did)]))
+        else:
+            self.fail(CallTimeout(address, waited_s, [*self.attempts, ("this process:", did)]))
+        return True
+
+    def abandon(self) -> bool:
+        """The thread that waited does not any more; False if it has ended."""
+        self._is_abandoned = not self._has_ended
+        return self._is_abandoned
+
+    # The future first: the thread that runs the loop may be interrupted anywhere; what has not ended is ended again,
+    # by its deadline at the latest.
+
+    def dropped(self) -> None:
+        """Its caller has given up."""
+        self.state = RequestState.DONE
+
+    def complete(self, answer: Any) -> None:
+        if not self._has_ended:
+            if self._future is not None:
+                try:  # noqa: SIM105 - suppress() takes longer than all the rest of this
+                    self._future.set_result(answer)
+                except InvalidStateError:  # cancelled by its caller, who does not want to know
+                    pass
+            self._answer = answer
+            self._end()
+
+    def fail(self, error: BaseException) -> None:
+        if not self._has_ended:
+            if self._future is not None:
+                with suppress(InvalidStateError):
+                    self._future.set_exception(error)
+            self._error = error
+            self._end()
+
+    def _end(self) -> None:
+        self.state = RequestState.DONE
+        self._has_ended = True
+        if self._future is not None:
+            self._future.is_overdue = None
+        if self._waiter is not None:
+            self._waiter.release()
 
 
 def _renew_claim_in_child() -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from servicebus.client.link import Link
+from servicebus.client.nodes import SPARE_AFTER_S
 from servicebus.client.request import Request
 from servicebus.configuration import Configuration
 from servicebus.policy.paths import Candidate, choose, next_to_connect
@@ -29,20 +30,16 @@ class HostSelector:
         if request.pinned is not None:
             return request.pinned if request.pinned.is_usable else None
         links = self._links[::-1] if request.reverse else self._links
-        if self._is_beyond_doubt(links[0], request, now):
-            return links[0]
-        return self._compare(links, request, now)
-
-    def _is_beyond_doubt(self, first: Link, request: Request, now: float) -> bool:
-        """Comparing it with others would come to the same: nothing has failed there, or there are no others."""
+        first = links[0]
         path = first.paths.get(request.address.node)
         if path is None or not first.is_usable or request.size > first.size_limit.tracked_bytes:
-            return False
+            return self._compare(links, request, now)
+        # Where nothing has failed, or there are no others, a comparison would come to the same.
+        if (path.health.failed or first.health.failed) and (len(links) > 1 or not path.health.is_healthy):
+            return self._compare(links, request, now)
         if request.kind is MESSAGE and (path.lacks_queue(now) or (first.denials.known and first.denies(request, now))):
-            return False
-        if len(self._links) == 1:
-            return path.health.is_healthy
-        return not (path.health.failed or first.health.failed)
+            return self._compare(links, request, now)
+        return first
 
     def _compare(self, links: Sequence[Link], request: Request, now: float) -> Link | None:
         node = request.address.node
@@ -85,10 +82,6 @@ class HostSelector:
                 if path.health.is_healthy and path.protocol is request.protocol:
                     return link
         return None
-
-
-SPARE_AFTER_S = 60.0
-"""A connection to a less preferred broker is closed after being unused for so long."""
 
 
 class Connector:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Protocol
 
 from servicebus.client.channels import LinkChannels
-from servicebus.client.path import Path
+from servicebus.client.nodes import Path
 from servicebus.client.request import Request
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.errors import ConnectFailed, MessageTooLarge, TransportError
@@ -253,51 +253,37 @@ class Link:
 
     # -- publishing ------------------------------------------------------------------------------------------------
 
-    def publish(self, request: Request, now: float) -> None:
+    def publish(self, request: Request, now: float, *, is_hedge: bool = False) -> None:
         """Send *request* on its way, in the version of its path. Only while ``is_usable``.
+
+        Args:
+            is_hedge: beside the attempt that travels elsewhere, in the same version.
 
         Raises:
             EnvelopeError: that version cannot carry it; nothing was sent.
         """
-        node = request.address.node
-        path = self.paths.get(node) or self.path(node, now)
-        protocol = path.protocol
+        path = self.paths.get(request.address.node) or self.path(request.address.node, now)
         is_message = request.kind is MESSAGE
-        if not is_message:
-            request.attempt += 1
-            request.sent_as = request.attempt
-            request.shift_ms = path.shift_ms
-        outgoing = protocol.encode_request(request)
-        path.used_at = self.used_at = request.published_at = now
-        self.active[node] = path
-        request.link = self
-        request.protocol = protocol
-        request.returned = False
-        if is_message:
-            assert self._channels is not None
-            self._channels.publish_message(outgoing, request)
+        if is_hedge:
+            request.travels_twice(path)
         else:
-            request.path = path
-            self._publish_call(path, outgoing, request, now)
-
-    def publish_copy(self, request: Request, now: float) -> None:
-        """Send a second copy of a call that travels elsewhere. Only while ``is_usable``, and in the same version."""
-        path = self.path(request.address.node, now)
-        request.copy = path
+            request.travels(path, now)
+        try:
+            outgoing = path.protocol.encode_request(request)
+        except Exception:
+            if not is_message:
+                request.not_run()
+            raise
         path.used_at = self.used_at = now
         self.active[path.node] = path
-        request.attempt += 1
-        request.copied_as = request.attempt
-        request.shift_ms = path.shift_ms
-        self._publish_call(path, path.protocol.encode_request(request), request, now)
-
-    def _publish_call(self, path: Path, outgoing: OutgoingPublish, request: Request, now: float) -> None:
         assert self._channels is not None
+        if is_message:
+            self._channels.publish_message(outgoing, request)
+            return
         path.outstanding[request.id] = request
         if request.kind is CALL:
             path.calls += 1
             self.calls += 1
-        request.published()
         expiration_ms = max(1, int((request.deadline - now) * 1000))
         self._channels.publish_call(outgoing, request.id, expiration_ms)
 

@@ -131,10 +131,9 @@ class Outbox:
 
     def keep(self, request: Request, error: ServiceBusError | None = None) -> None:
         """Store *request*, which no broker has taken; it ends when it is on disk. *error* says why none has."""
-        now_ms = _now_ms()
-        options = request.options
+        options, now_ms = request.options, _now_ms()
         assert options is not None and options.expires_ms is not None, "messages of an outbox expire"
-        if request.is_done or options.is_kept:
+        if request.is_done or request.is_storing:
             return
         if options.expires_ms <= now_ms and error is not None:
             self._expired += 1
@@ -149,7 +148,7 @@ class Outbox:
         node = request.address.node
         line = self._lines.setdefault(node, _Line(node))
         line.count += 1
-        options.is_kept = True
+        request.stored()
         message = Stored(
             str(request.address), request.event_id, request.id, options.due_ms, options.expires_ms, request.body
         )

@@ -65,11 +65,11 @@ class PendingRequests:
     """Requests by their ids, in the order in which they came to where they are. Belongs to the engine's thread."""
 
     def __init__(self) -> None:
-        self.travelling: dict[str, Request] = {}
+        self.in_flight: dict[str, Request] = {}
         """Published on a link."""
         self.waiting: dict[str, Request] = {}
         """For a usable path. Changed by ``wait()`` and ``leave()`` only."""
-        self.pausing: dict[str, Request] = {}
+        self.paused: dict[str, Request] = {}
         """Answered "busy", and asked again in a moment."""
         self.deadlines = Deadlines()
         self.grace = Deadlines()
@@ -79,15 +79,15 @@ class PendingRequests:
         self._pinned: dict[str, Request] = {}
 
     def __len__(self) -> int:
-        return len(self.travelling) + len(self.waiting) + len(self.pausing)
+        return len(self.in_flight) + len(self.waiting) + len(self.paused)
 
     def __repr__(self) -> str:
-        counts = f"travelling={len(self.travelling)} waiting={len(self.waiting)} pausing={len(self.pausing)}"
+        counts = f"in_flight={len(self.in_flight)} waiting={len(self.waiting)} paused={len(self.paused)}"
         return f"<PendingRequests {counts}>"
 
     def find(self, wire_id: str) -> Request | None:
         """The unfinished request with that id."""
-        return self.travelling.get(wire_id) or self.waiting.get(wire_id) or self.pausing.get(wire_id)
+        return self.in_flight.get(wire_id) or self.waiting.get(wire_id) or self.paused.get(wire_id)
 
     # What waits is kept by node as well: an event of one node must not cost a look at all that wait for others. A
     # thread may be interrupted between two steps: what stands in a line is always in ``waiting``, too.
@@ -135,25 +135,25 @@ class PendingRequests:
 
     def finish(self, request: Request) -> None:
         """Strike *request* off."""
-        self.travelling.pop(request.id, None)
+        self.in_flight.pop(request.id, None)
         if request.id in self.waiting:
             self.leave(request)
-        self.pausing.pop(request.id, None)
+        self.paused.pop(request.id, None)
         if request.path is not None:
             request.path.outstanding.pop(request.id, None)
-        if request.copy is not None:
-            request.copy.outstanding.pop(request.id, None)
+        if request.hedge is not None:
+            request.hedge.outstanding.pop(request.id, None)
 
     def give_up(self, request: Request) -> None:
         """Strike *request* off unanswered: its caller or its deadline says so."""
-        for path in (request.path, request.copy):
+        for path in (request.path, request.hedge):
             if path is not None:
                 path.give_up(request)
         self.finish(request)
 
     def take_all(self) -> list[Request]:
         """Strike everybody off."""
-        everybody = [*self.travelling.values(), *self.waiting.values(), *self.pausing.values()]
-        for requests in (self.travelling, self.waiting, self.pausing, self._by_node, self._messages, self._pinned):
+        everybody = [*self.in_flight.values(), *self.waiting.values(), *self.paused.values()]
+        for requests in (self.in_flight, self.waiting, self.paused, self._by_node, self._messages, self._pinned):
             requests.clear()
         return everybody

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from concurrent.futures import InvalidStateError
-from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from servicebus.client.future import LOOK_S, CallFuture
-from servicebus.errors import CallTimeout, SendUnconfirmed, SignatureError
+from servicebus.client.future import Awaited, CallFuture
+from servicebus.client.request_state import TRANSITIONS, RequestEvent, RequestState, after
+from servicebus.errors import LifecycleError, SignatureError
 from servicebus.transport import forks
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import MESSAGE, Kind
@@ -19,16 +17,11 @@ from servicebus.wire.printable import printable
 
 if TYPE_CHECKING:
     from servicebus.client.link import Link
-    from servicebus.client.path import Path
+    from servicebus.client.nodes import Path
     from servicebus.protocol.interface import SenderProtocol
 
 _MAX_TOLD = 16
 _DOUBT = "sent a reply that cannot be believed"
-
-
-MARGIN_S = 10.0
-"""The I/O thread ends a request at its deadline, or a little later where an outbox has to be written. A caller waits
-for so long after its deadline, then it stops by itself."""
 
 
 @dataclass(slots=True)
@@ -41,42 +34,28 @@ class MessageOptions:
     """Not worth handing to a broker after; None for as long as its token would be accepted."""
     row: int = 0
     """Its number in the outbox that it is delivered from; 0 if it comes from a caller."""
-    is_kept: bool = False
-    """Its caller waits for the disk only."""
 
 
-class Request:
+class Request(Awaited):
     """What is asked, until it has ended. Made in the caller's thread, then the engine's alone.
 
-    Its caller waits here (``wait()``), or holds a ``future()``. Times are ``time.monotonic()``. ``body`` is made once
-    the version is known in which it is sent, and does not change. It is what is published, but for the later attempts
-    of a call: each of those is signed by itself, with its number, under the same id (``token_of()``).
+    Times are ``time.monotonic()``. ``body`` is made once the version is known in which it is sent, and does not change.
+    It is what is published, but for the later attempts of a call: each of those is signed by itself, with its number,
+    under the same id (``token_of()``).
     """
 
     __slots__ = (
-        "_answer",
-        "_error",
-        "_forks",
-        "_future",
-        "_has_ended",
-        "_is_abandoned",
         "_tokens",
         "_unsettled",
-        "_waiter",
-        "address",
         "attempt",
-        "attempts",
         "body",
-        "carried",
-        "copied_as",
-        "copy",
         "corrections",
-        "deadline",
         "event_id",
+        "failovers",
+        "hedge",
         "hedge_after_s",
+        "hedged_as",
         "held_since",
-        "id",
-        "kind",
         "link",
         "options",
         "params",
@@ -93,7 +72,6 @@ class Request:
         "sent_ms",
         "shift_ms",
         "size",
-        "started_at",
         "token",
         "ttl_ms",
         "waiting_since",
@@ -132,6 +110,7 @@ class Request:
         self.pinned = pinned
         self.hedge_after_s = hedge_after_s
         self.options = options
+        self.state = RequestState.NEW
         self._forks = forks.count
         self.started_at = time.monotonic()
         self.deadline = self.started_at + timeout_s
@@ -140,8 +119,8 @@ class Request:
         self.ttl_ms = max(1, int(timeout_s * 1000))
         self.link: Link | None = None
         self.path: Path | None = None
-        self.copy: Path | None = None
-        """Where a second copy of it is on its way (``hedge_after``)."""
+        self.hedge: Path | None = None
+        """Where a second attempt travels beside the first (``hedge_after``)."""
         self.protocol: SenderProtocol | None = None
         """In which it was published last; its reply is read in the same."""
         self.published_at: float | None = None
@@ -150,8 +129,8 @@ class Request:
         """The number of the last attempt to publish it."""
         self.sent_as = 0
         """Which attempt travels on ``path``."""
-        self.copied_as = 0
-        """Which attempt travels on ``copy``."""
+        self.hedged_as = 0
+        """Which attempt travels on ``hedge``."""
         self.shift_ms = 0
         """By how much the last attempt was dated ahead of our clock, which its node contradicts."""
         self.corrections = 0
@@ -169,7 +148,7 @@ class Request:
         """How often its service was busy."""
         self.refused_with = ""
         """What it said the last time."""
-        self.carried = 0
+        self.failovers = 0
         """How often its node was lost while it may have run there."""
         self.held_since: float | None = None
         self.returned = False
@@ -177,11 +156,111 @@ class Request:
         """Host, and what it did: of those that failed."""
 
     def __repr__(self) -> str:
-        return f"<Request {self.kind.value} {self.id} to {self.address} on {self.link!r}>"
+        return f"<Request {self.kind.value} {self.id} to {self.address} {self.state.value} on {self.link!r}>"
+
+    # -- its state, in the engine's thread -----------------------------------------------------------------------------
+
+    def travels(self, path: Path, now: float) -> None:
+        """Its next attempt goes over *path*. A call is published at once, a message when its channel has room."""
+        try:
+            state = TRANSITIONS[self.state][RequestEvent.PUBLISHED]
+        except KeyError:
+            raise LifecycleError(self.state.value, RequestEvent.PUBLISHED.value) from None
+        self.link = path.link
+        self.protocol = path.protocol
+        self.published_at = now
+        self.returned = False
+        if self.kind is not MESSAGE:
+            self.path = path
+            self.attempt = self.sent_as = self.attempt + 1
+            self.shift_ms = path.shift_ms
+            self._unsettled += 1
+        self.state = state
+
+    def travels_twice(self, path: Path) -> None:
+        """Beside the attempt that is on its way a second one goes over *path*."""
+        self.state = after(self.state, RequestEvent.HEDGED)
+        self.hedge = path
+        self.attempt = self.hedged_as = self.attempt + 1
+        self.shift_ms = path.shift_ms
+        self._unsettled += 1
 
     def published(self) -> None:
-        """One more attempt is on its way."""
+        """The message is on its way."""
         self._unsettled += 1
+
+    def published_late(self, now: float) -> None:
+        """The message is published only now."""
+        self.published_at = now
+
+    def lost(self, link: Link) -> None:
+        """The attempt on *link* came to nothing. Of two the other is still on its way."""
+        self.state = after(self.state, RequestEvent.LOST)
+        if self.hedge is None:
+            self.link = self.path = None
+            return
+        if self.hedge.link is not link:
+            self.path, self.sent_as = self.hedge, self.hedged_as
+        assert self.path is not None
+        self.link, self.hedge = self.path.link, None
+
+    def waits(self, now: float) -> None:
+        """It waits for a path, since it began to."""
+        self.state = after(self.state, RequestEvent.NO_PATH)
+        if self.waiting_since is None:
+            self.waiting_since = now
+
+    def waits_on(self, now: float, limit_s: float) -> float | None:
+        """It may have to wait again: what it waited before counts, unless it was on its way for over *limit_s*.
+
+        The way itself does not count. Returns since when it waits, if that is so.
+        """
+        if self.waiting_since is not None and self.published_at is not None:
+            travelled_s = now - self.published_at
+            self.waiting_since = None if travelled_s > limit_s else self.waiting_since + travelled_s
+            return self.waiting_since
+        return None
+
+    def paused(self, why: str) -> None:
+        """Its service was busy; *why* is what it said."""
+        self.state = after(self.state, RequestEvent.BUSY)
+        self.refusals += 1
+        self.refused_with = printable(why)
+        self.link = self.path = self.waiting_since = None
+
+    def held(self, now: float) -> None:
+        """It must not be sent again just now."""
+        self.state = after(self.state, RequestEvent.HELD_BACK)
+        self.held_since = now
+
+    def resumed(self) -> None:
+        """It does not wait any more, whatever it waited for."""
+        self.state = after(self.state, RequestEvent.RESUMED)
+        self.held_since = None
+
+    def begins_again(self) -> None:
+        """The thread that took it was interrupted: it is taken once more, since twice is better than not at all."""
+        if self.state is RequestState.WAITING:
+            self.resumed()
+        elif self.state is RequestState.IN_FLIGHT and self.link is not None:
+            self.lost(self.link)
+
+    def stored(self) -> None:
+        """The outbox has it; its end follows when it is on disk."""
+        self.state = after(self.state, RequestEvent.STORED)
+
+    def failed_over(self) -> int:
+        """Its node was lost while it may have run there: how often by now."""
+        self.failovers += 1
+        return self.failovers
+
+    def clock_corrected(self) -> None:
+        """Its node contradicts our clock, and is believed."""
+        self.corrections += 1
+
+    def came_back(self) -> None:
+        """No queue took the message; its confirm follows."""
+        self.returned = True
 
     def not_run(self) -> None:
         """One attempt certainly did nothing. What became of the others stays as unknown as it was."""
@@ -195,6 +274,18 @@ class Request:
     def clock_ms(self) -> int:
         """Now in Unix milliseconds, by the clock that it was dated with."""
         return self.sent_ms + self.ttl_ms - int((self.deadline - time.monotonic()) * 1000)
+
+    def encoded(self, token: str, body: bytes) -> None:
+        """Its first attempt is signed by *token*; *body* is what is sent."""
+        self.token, self.body, self.size = token, body, len(body)
+
+    def measured(self, size: int) -> None:
+        """So many bytes are published, in another version than the newest."""
+        self.size = size
+
+    def forget_params(self) -> None:
+        """Each attempt of a message has the same bytes: one copy in memory is enough."""
+        self.params = b""
 
     def signed_again(self, token: str) -> None:
         """The attempt to come is signed by *token*."""
@@ -215,7 +306,7 @@ class Request:
         """The number of the attempt that travels over *link*; 0 if none does."""
         if self.path is not None and self.path.link is link:
             return self.sent_as
-        return self.copied_as if self.copy is not None and self.copy.link is link else 0
+        return self.hedged_as if self.hedge is not None and self.hedge.link is link else 0
 
     def tried(self, host: str, what: str) -> None:
         """Remember a failed attempt for the error text; one per host and reason is enough, and the last few are."""
@@ -226,6 +317,11 @@ class Request:
         """Remember that *host* brought a reply that cannot be believed. A stranger may send many: the first is told."""
         if not any(name == host and what.startswith(_DOUBT) for name, what in self.attempts):
             self.tried(host, f"{_DOUBT} ({printable(str(why))})")
+
+    @property
+    def is_storing(self) -> bool:
+        """Its caller waits for the disk only."""
+        return self.state is RequestState.STORING
 
     @property
     def due_ms(self) -> int | None:
@@ -239,85 +335,4 @@ class Request:
         """The path over which it travels on *link*, if it does."""
         if self.path is not None and self.path.link is link:
             return self.path
-        return self.copy if self.copy is not None and self.copy.link is link else None
-
-    # -- its end -----------------------------------------------------------------------------------------------------
-
-    @property
-    def is_done(self) -> bool:
-        """Answered, failed, or given up by its caller."""
-        return self._has_ended or self._is_abandoned or (self._future is not None and self._future.was_cancelled)
-
-    def has_ended(self) -> bool:
-        """Answered or failed; for any thread."""
-        return self._has_ended
-
-    def future(self) -> CallFuture:
-        """A Future for its end; only before it is given to the engine."""
-        if self._future is None:
-            self._future = CallFuture()
-            self._future.wire_id, self._future.is_overdue = self.id, self.is_overdue
-        return self._future
-
-    def wait(self) -> Any:
-        """Wait for its end, in the one thread that asked; gives the answer or raises what it failed with."""
-        if not self._has_ended:
-            # Cheaper than a Future. Who ends it sets the flag first and looks for us then, we do it the other way.
-            waiter = Lock()
-            waiter.acquire()
-            self._waiter = waiter
-            while not self._has_ended and not waiter.acquire(timeout=LOOK_S):
-                if self.is_overdue():
-                    break
-        try:
-            if self._error is not None:
-                raise self._error
-            return self._answer
-        finally:
-            del self  # an error's traceback refers to this frame, and the frame to the error
-
-    def is_overdue(self) -> bool:
-        """Whether the thread that ends requests has missed this one; if so it is ended here. For any thread."""
-        is_gone = self._forks != forks.notice() or sys.is_finalizing()
-        if not is_gone and time.monotonic() < self.deadline + MARGIN_S:
-            return False
-        waited_s = time.monotonic() - self.started_at
-        address, did = str(self.address), "the I/O thread of this process did not end it"
-        if self.kind is MESSAGE:
-            self.fail(SendUnconfirmed(address, [*self.attempts, ("this process:", did)]))
-        else:
-            self.fail(CallTimeout(address, waited_s, [*self.attempts, ("this process:", did)]))
-        return True
-
-    def abandon(self) -> bool:
-        """The thread that waited does not any more; False if it has ended."""
-        self._is_abandoned = not self._has_ended
-        return self._is_abandoned
-
-    # The future first: the thread that runs the loop may be interrupted anywhere; what has not ended is ended again,
-    # by its deadline at the latest.
-
-    def complete(self, answer: Any) -> None:
-        if not self._has_ended:
-            if self._future is not None:
-                try:  # noqa: SIM105 - suppress() takes longer than all the rest of this
-                    self._future.set_result(answer)
-                except InvalidStateError:  # cancelled by its caller, who does not want to know
-                    pass
-            self._answer = answer
-            self._end()
-
-    def fail(self, error: BaseException) -> None:
-        if not self._has_ended:
-            if self._future is not None:
-                with suppress(InvalidStateError):
-                    self._future.set_exception(error)
-            self._error = error
-            self._end()
-
-    def _end(self) -> None:
-        self._has_ended = True
-        if self._future is not None:
-            self._future.is_overdue = None
-        if self._waiter is not None:
-            self._waiter.release()
+        return self.hedge if self.hedge is not None and self.hedge.link is link else None

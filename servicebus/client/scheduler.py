@@ -12,19 +12,19 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from servicebus.client.hedging import Canceller
 from servicebus.client.hosts import Connector, HostSelector
 from servicebus.client.link import Link
 from servicebus.client.nodes import Budgets
 from servicebus.client.pending import PendingRequests
 from servicebus.client.request import Request
 from servicebus.client.request_errors import defect, out_of_paths, out_of_time, too_large
+from servicebus.client.request_state import RequestState
+from servicebus.client.watch import Canceller
 from servicebus.configuration import Configuration
 from servicebus.errors import CallInterrupted, EnvelopeError, ServiceBusError, ServiceBusy
 from servicebus.policy.retry_budget import busy_pause_s
 from servicebus.transport.loop import EventLoop
 from servicebus.wire.envelope import CALL, MESSAGE
-from servicebus.wire.printable import printable
 
 if TYPE_CHECKING:
     from servicebus.client.outbox import Outbox
@@ -82,13 +82,17 @@ class RequestScheduler:
         request.fail(defect(request, error))
 
     def accept(self, request: Request, now: float) -> None:
-        """A new request of a caller's."""
+        """A new request of a caller's, or one whose taking was interrupted."""
+        if request.state is not RequestState.NEW:
+            self._pending.finish(request)
+            request.begins_again()
         if self.outbox is not None and request.kind is MESSAGE and self.outbox.holds(request.address.node):
             self.outbox.keep(request)  # behind those that were sent before it
             return
-        self.carry(request, now)
+        self._pending.deadlines.add(request, request.deadline)
+        self.route(request, now)
 
-    def carry(self, request: Request, now: float) -> None:
+    def begin(self, request: Request, now: float) -> None:
         """Take *request* on its way, until its deadline."""
         self._pending.deadlines.add(request, request.deadline)
         self.route(request, now)
@@ -112,7 +116,7 @@ class RequestScheduler:
         except Exception as error:
             self.give_up(request, error, link.publish)
             return
-        self._pending.travelling[request.id] = request
+        self._pending.in_flight[request.id] = request
 
     def wait(self, request: Request, now: float) -> None:
         """Let *request* wait for a path."""
@@ -122,7 +126,7 @@ class RequestScheduler:
         since = request.waiting_since
         if since is None or self._grace_end(since) <= now:
             self._pending.grace.add(request, self._grace_end(now) if since is None else now)
-            request.waiting_since = now if since is None else since
+        request.waits(now)
         self._pending.wait(request)
         for link in self._links:
             link.watch(request.address.node)  # a dead path is probed while somebody waits for it
@@ -165,6 +169,7 @@ class RequestScheduler:
     def _route_waiting(self, requests: Iterable[Request], now: float) -> None:
         def look_again(request: Request) -> None:
             if self._pending.leave(request):
+                request.resumed()
                 self.route(request, now)
 
         self.each(requests, look_again)
@@ -175,20 +180,26 @@ class RequestScheduler:
     # -- coming back from where it was published -----------------------------------------------------------------------
 
     def take_back(self, request: Request, link: Link, why: str, now: float, *, is_nodes_fault: bool = False) -> None:
-        """*request* comes back from *link*: carry it over to the next one, under the same id."""
+        """*request* comes back from *link*: resend it over the next one, under the same id."""
         if request.is_done:
-            self._pending.travelling.pop(request.id, None)
+            self._pending.in_flight.pop(request.id, None)
             return
+        if request.link is None:
+            return  # of a message that was published twice, because its thread was interrupted
         if link.refuses(request, now):
             request.not_run()  # it is what the broker has closed the channel for
         request.tried(link.host.name, why)
-        if request.copy is not None:
-            self._go_on_alone(request, request.copy.link is link)
+        if request.hedge is not None:
+            path = request.path_on(link)
+            if path is not None:
+                path.outstanding.pop(request.id, None)
+            request.lost(link)
             return
-        self._pending.travelling.pop(request.id, None)
-        request.link = request.path = None
-        if request.waiting_since is not None and request.published_at is not None:
-            self._go_on_waiting(request, request.waiting_since, now - request.published_at)
+        self._pending.in_flight.pop(request.id, None)
+        request.lost(link)
+        since = request.waits_on(now, self._path_wait_s)
+        if since is not None:
+            self._pending.grace.add(request, self._grace_end(since))
         if request.kind is CALL and request.maybe_ran:
             if not request.resend:
                 request.fail(CallInterrupted(str(request.address), f"{link.host.name} {why}"))
@@ -198,21 +209,10 @@ class RequestScheduler:
                 return
         self.route(request, now)
 
-    def _go_on_waiting(self, request: Request, since: float, travelled_s: float) -> None:
-        """What *request* waited before counts, unless it was on its way for long; the way itself does not."""
-        if travelled_s > self._path_wait_s:
-            request.waiting_since = None
-        else:
-            request.waiting_since = since + travelled_s
-            self._pending.grace.add(request, self._grace_end(request.waiting_since))
-
     def pause(self, request: Request, busy: ServiceBusy) -> None:
         """Its service cannot take *request* now: ask again in a while; it is on no path now."""
-        request.refusals += 1
-        request.refused_with = printable(busy.reason)
-        request.link = request.path = None
-        request.waiting_since = None
-        self._pending.pausing[request.id] = request
+        request.paused(busy.reason)
+        self._pending.paused[request.id] = request
         self._pause(request, busy.retry_after_s or _BUSY_RETRY_S)
 
     def _pause(self, request: Request, hint_s: float) -> None:
@@ -220,45 +220,35 @@ class RequestScheduler:
         self._loop.call_later(pause_s, lambda: self._ask_again(request, hint_s))
 
     def _ask_again(self, request: Request, hint_s: float) -> None:
-        if request.id not in self._pending.pausing:
+        if request.state is not RequestState.PAUSED:
             return
         now = time.monotonic()
         if not self._budgets.may_ask_again(request.address.node, now):
             self._pause(request, hint_s)
             return
-        del self._pending.pausing[request.id]
+        del self._pending.paused[request.id]
+        request.resumed()
         self.route(request, now)
-
-    def _go_on_alone(self, request: Request, is_copy_lost: bool) -> None:
-        """One of the two that were on their way is lost; the other still is."""
-        assert request.copy is not None and request.path is not None
-        lost, left = (request.copy, request.path) if is_copy_lost else (request.path, request.copy)
-        lost.outstanding.pop(request.id, None)
-        if not is_copy_lost:
-            request.sent_as = request.copied_as
-        request.link, request.path, request.copy = left.link, left, None
 
     def _may_go_again(self, request: Request, now: float) -> bool:
         """The first time is a failover and always free; a call that loses one node's path after the other is not."""
-        request.carried += 1
-        return request.carried == 1 or self._budgets.may_resend(request.address.node, now)
+        return request.failed_over() == 1 or self._budgets.may_resend(request.address.node, now)
 
     def _hold(self, request: Request, now: float) -> None:
-        if request.held_since is None:
-            request.held_since = now
-        self._pending.pausing[request.id] = request
+        request.held(now)
+        self._pending.paused[request.id] = request
         self._loop.call_later(_HELD_S, lambda: self._let_go(request))
 
     def _let_go(self, request: Request) -> None:
-        if request.id not in self._pending.pausing or request.held_since is None:
+        if request.state is not RequestState.HELD or request.held_since is None:
             return
         now = time.monotonic()
         if self._budgets.may_resend(request.address.node, now):
-            del self._pending.pausing[request.id]
-            request.held_since = None
+            del self._pending.paused[request.id]
+            request.resumed()
             self.route(request, now)
         elif now - request.held_since < self._path_wait_s:
-            self._hold(request, now)
+            self._loop.call_later(_HELD_S, lambda: self._let_go(request))
         else:
             self._pending.finish(request)
             tried = ", ".join(f"{host} {what}" for host, what in request.attempts)

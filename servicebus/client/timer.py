@@ -1,4 +1,4 @@
-"""LivenessTimer: looks after what nobody announces: deadlines, silence, grace, queues that have appeared."""
+"""What happens by the clock: deadlines, silent paths, ends of waits (LivenessTimer), and second attempts (Hedger)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-from servicebus.client.hosts import Connector
+from servicebus.client.hosts import Connector, HostSelector
 from servicebus.client.link import Link
-from servicebus.client.nodes import IdleNodes
+from servicebus.client.nodes import Budgets, IdleNodes
 from servicebus.client.pending import PendingRequests
+from servicebus.client.request import Request
 from servicebus.client.scheduler import RequestScheduler
 from servicebus.client.watch import PathWatch
 from servicebus.transport.loop import EventLoop, Timer
@@ -42,26 +43,27 @@ class LivenessTimer:
         self._connector = connector
         self._idle = idle
         self._timer: Timer | None = None
-        self._timer_is_idle = False
         self._is_stopped = False
+        self.is_busy = False
+        """The next tick comes soon."""
 
     def set(self) -> None:
         """Something has begun: see to it that the next tick comes in time."""
-        if self._is_stopped or (self._timer is not None and not self._timer_is_idle):
+        if self._is_stopped or self.is_busy:
             return
         is_idle = not (len(self._pending) or self._watch.is_waiting)
         if self._timer is not None:
             if is_idle:
                 return
             self._timer.cancel()  # a request after a pause must not wait for an idle tick: its limit may be shorter
-        self._timer_is_idle = is_idle
+        self.is_busy = not is_idle
         self._timer = self._loop.call_later(_IDLE_TICK_S if is_idle else _BUSY_TICK_S, self._tick)
 
     def stop(self) -> None:
         self._is_stopped = True
 
     def _tick(self) -> None:
-        self._timer = None
+        self._timer, self.is_busy = None, False
         if self._is_stopped:
             return
         now = time.monotonic()
@@ -84,3 +86,40 @@ class LivenessTimer:
         for link in self._links:
             if link.is_up:
                 self._loop.guarded(partial(self._watch.check, link, self._pending.is_awaited, now))
+
+
+_LOOK_AGAIN_S = 0.05
+
+
+class Hedger:
+    """Belongs to the engine's thread."""
+
+    def __init__(
+        self, loop: EventLoop, pending: PendingRequests, selector: HostSelector, connector: Connector, budgets: Budgets
+    ):
+        self.hedged = 0
+        self._loop = loop
+        self._pending = pending
+        self._selector = selector
+        self._connector = connector
+        self._budgets = budgets
+
+    def watch(self, request: Request, after_s: float) -> None:
+        """Send a copy of *request* if it is not answered *after_s* from now."""
+        self._loop.call_later(after_s, lambda: self._hedge(request))
+
+    def _hedge(self, request: Request) -> None:
+        if request.is_done:
+            return
+        first = request.link if request.id in self._pending.in_flight else None
+        if first is None:  # on no path at all: the second one comes after the first
+            self.watch(request, _LOOK_AGAIN_S)
+            return
+        now = time.monotonic()
+        link = self._selector.choose_beside(request, first, now)
+        if link is None:
+            self._connector.prepare_another(first, now)
+            self.watch(request, _LOOK_AGAIN_S)
+        elif self._budgets.may_resend(request.address.node, now):
+            link.publish(request, now, is_hedge=True)
+            self.hedged += 1

@@ -13,14 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from servicebus.client.hosts import SPARE_AFTER_S
 from servicebus.client.link import Link
-from servicebus.client.path import Path
+from servicebus.client.nodes import SPARE_AFTER_S, Path
+from servicebus.client.request import Request
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
 from servicebus.policy.liveness import PingAction
 from servicebus.protocol.interface import SenderProtocol
-from servicebus.wire.envelope import make_id
+from servicebus.wire.envelope import Kind, make_id
 from servicebus.wire.printable import printable
 
 _LATE_S = 5.0
@@ -129,6 +129,31 @@ class Pinger:
         path.link.publish_control(outgoing, wire_id, int(self._timeout_s * 1000))
         if is_timed:
             path.link.ask_broker()  # so that silence afterwards is the broker's, or only the node's
+
+
+class Canceller:
+    """Tells nodes that a call needs no answer any more. Belongs to the engine's thread."""
+
+    def __init__(self) -> None:
+        self._incarnation = os.urandom(8).hex()
+        self._count = itertools.count(1)
+
+    def cancel(self, request: Request) -> None:
+        """The caller of *request* has given up."""
+        if request.kind is Kind.CALL:
+            for path in (request.path, request.hedge):
+                if path is not None:
+                    self.cancel_on(path, request)
+
+    def cancel_on(self, path: Path, request: Request) -> None:
+        """What *request* asks for is not needed from *path* any more."""
+        if not path.link.is_usable:
+            return
+        wire_id = make_id(self._incarnation, next(self._count))
+        said = path.protocol.encode_cancel(path.node, request.id, wire_id)
+        if said is not None:
+            outgoing, worth_s = said
+            path.link.publish_control(outgoing, wire_id, int(worth_s * 1000))
 
 
 _AWAITED_PROBE_S = 0.1

@@ -1,4 +1,4 @@
-"""The states of the connections to one broker, as a table. The docs draw their diagram from it."""
+"""The states of the connections to one broker, as a table. ``docs/failover.rst`` draws it."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Pong(NamedTuple):
 
 
 class OutgoingRequest(Protocol):
-    """What a protocol reads of a Sender's request (``client.request``), and what it sets there."""
+    """What a protocol reads of a Sender's request (``client.request``), and what it reports to it."""
 
     id: str
     event_id: int
@@ -62,6 +62,10 @@ class OutgoingRequest(Protocol):
 
     @property
     def due_ms(self) -> int | None: ...
+
+    def encoded(self, token: str, body: bytes) -> None: ...
+
+    def measured(self, size: int) -> None: ...
 
     def signed_again(self, token: str) -> None: ...
 

@@ -106,7 +106,7 @@ class ProtocolV1:
         token = self._tokens.make(time.time())
         address = request.address
         body = encode_event(OldEvent(str(request.event_id), token, address.category, address.name, params))
-        request.size = len(body)
+        request.measured(len(body))
         if request.size > self._max_bytes:
             raise oversized(request.size, self._max_bytes)
         return body

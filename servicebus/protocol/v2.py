@@ -72,7 +72,7 @@ class ProtocolV2:
         reply, due_ms = ("", request.due_ms or 0) if kind is MESSAGE else (DIRECT_REPLY_TO, 0)
         token = self._keyring.sign_event(id, node, category, name, kind, sent_ms, ttl_ms, reply, params, 1, due_ms)
         body = write_event(id, node, category, name, kind, sent_ms, ttl_ms, reply, params, token, 1, due_ms)
-        request.token, request.body, request.size = token, body, len(body)
+        request.encoded(token, body)
         if request.size > self._max_bytes:
             raise oversized(request.size, self._max_bytes)
 

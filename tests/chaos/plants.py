@@ -124,8 +124,8 @@ def _no_confirm() -> None:
 
     publish = Link.publish
 
-    def publish_and_believe(self: Link, request: Any, now: float) -> None:
-        publish(self, request, now)
+    def publish_and_believe(self: Link, request: Any, now: float, **how: Any) -> None:
+        publish(self, request, now, **how)
         if request.kind is Kind.MESSAGE:
             request.complete(request.event_id)
 

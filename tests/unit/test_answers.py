@@ -10,7 +10,7 @@ import pytest
 
 from servicebus.client.answers import Answers
 from servicebus.client.hosts import HostSelector
-from servicebus.client.path import Path
+from servicebus.client.nodes import Path
 from servicebus.client.pending import PendingRequests
 from servicebus.client.request import MessageOptions, Request
 from servicebus.client.request_errors import TooLargeForSome, out_of_time
@@ -79,9 +79,9 @@ class FakeLink:
         return self.size_limit.refuses(request.size, now) is not None
 
     def publish(self, request: Request, now: float) -> None:
-        link: Any = self
-        request.link, request.published_at = link, now
-        request.published()
+        request.travels(self.path(request.address.node, now), now)
+        if request.kind is Kind.MESSAGE:
+            request.published()
         self.published.append(request)
 
 
@@ -94,7 +94,7 @@ def test_a_message_that_a_broker_refuses_goes_to_the_next_and_is_said_not_to_be_
     scheduler = RequestScheduler(nothing, config, links, pending, HostSelector(links, 10.0), nothing, nothing, nothing)
     answers = Answers(pending, scheduler, nothing, nothing)
     request = Request(1, "x-1", Address.parse("N.test.it"), Kind.MESSAGE, b"", timeout_s=5.0)
-    scheduler.carry(request, time.monotonic())
+    scheduler.begin(request, time.monotonic())
     answers.confirmed(links[0], request, is_ack=False)
     assert (first.published, second.published) == ([request], [request])  # the same id, at once
     answers.confirmed(links[1], request, is_ack=False)
@@ -118,7 +118,7 @@ def test_what_is_too_large_for_one_broker_goes_to_the_next_and_for_all_is_refuse
 
     def carry(size: int) -> Request:
         request = Request(1, "x-1", Address.parse("N.test.it"), kind, b"x" * size, timeout_s=5.0)
-        scheduler.carry(request, time.monotonic())
+        scheduler.begin(request, time.monotonic())
         return request
 
     first.size_limit.learn(100_000, time.monotonic())
@@ -144,7 +144,7 @@ def test_what_the_outbox_delivers_is_too_large_only_when_every_broker_has_said_s
         request = Request(
             1, "x-1", Address.parse("N.test.it"), Kind.MESSAGE, b"", body=body, timeout_s=5.0, options=options
         )
-        scheduler.carry(request, time.monotonic())
+        scheduler.begin(request, time.monotonic())
         return request
 
     first.size_limit.learn(100_000, time.monotonic())

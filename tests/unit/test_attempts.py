@@ -41,6 +41,8 @@ class Link:
 
 
 class Path:
+    protocol = PROTOCOL
+
     def __init__(self, link: Any):
         self.link = link
         self.shift_ms = 0
@@ -83,12 +85,11 @@ class Call:
     def publish(self, path: Any) -> Envelope:
         """As a Link does it."""
         request = self.request
-        request.attempt += 1
-        request.sent_as, request.shift_ms = request.attempt, path.shift_ms
-        request.link, request.path = path.link, path
+        if request.path is not None:
+            request.lost(request.path.link)
+        request.travels(path, 0.0)
         self.published.append(decode_envelope(PROTOCOL.encode_request(request).body, 10_000))
-        request.published()
-        self.pending.travelling[request.id] = request
+        self.pending.in_flight[request.id] = request
         return self.published[-1]
 
     def reply(self, link: Any, attempt: int, fault: Fault | None = None) -> None:

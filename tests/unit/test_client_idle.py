@@ -6,10 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from servicebus.client.compat_path import MOST_HEARD, TrackingProtocolV2
-from servicebus.client.hosts import SPARE_AFTER_S
 from servicebus.client.link import Link
-from servicebus.client.nodes import KEPT_S, RESENDS_FLOOR, Budgets, IdleNodes
-from servicebus.client.path import Path
+from servicebus.client.nodes import KEPT_S, RESENDS_FLOOR, SPARE_AFTER_S, Budgets, IdleNodes, Path
 from servicebus.client.pending import PendingRequests
 from servicebus.client.request import Request
 from servicebus.client.watch import PathWatch, Pinger

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
-from servicebus.client.path import Path
+from servicebus.client.nodes import Path
 from servicebus.client.pending import PendingRequests
 from servicebus.client.request import Request
 from servicebus.policy.liveness import PingAction, PingClock

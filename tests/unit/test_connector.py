@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from virtual_bus import VirtualBus, virtual_bus
 
-from servicebus.client.hosts import SPARE_AFTER_S
+from servicebus.client.nodes import SPARE_AFTER_S
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from servicebus.client.compat_path import CompatPinger, TrackingProtocolV2
-from servicebus.client.path import Path
+from servicebus.client.nodes import Path
 from servicebus.client.watch import Finding
 from servicebus.compat.names import PONG
 from servicebus.configuration import Configuration

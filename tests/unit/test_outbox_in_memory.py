@@ -132,9 +132,9 @@ def test_a_line_that_fails_pauses_ever_longer_and_begins_with_one(open_bus: Call
     tries: list[float] = []
     publish = bus.links[0].publish
 
-    def note(request: Any, now: float) -> None:
+    def note(request: Any, now: float, **how: Any) -> None:
         tries.append(now)
-        publish(request, now)
+        publish(request, now, **how)
 
     bus.links[0].publish = note  # type: ignore[method-assign]
     bus.time.advance(60)

@@ -13,6 +13,7 @@ from servicebus.client.answers import Answers
 from servicebus.client.hosts import HostSelector
 from servicebus.client.pending import PendingRequests
 from servicebus.client.request import Request
+from servicebus.client.request_state import RequestState
 from servicebus.client.scheduler import RequestScheduler
 from servicebus.errors import NoBrokerAvailable, ServiceBusError
 from servicebus.wire.address import Address
@@ -53,7 +54,7 @@ class Bus:
         self._count += 1
         address = Address(node, "test", "it")
         request = Request(self._count, f"x-{self._count}", address, kind, b"x" * size, timeout_s=timeout_s)
-        self.scheduler.carry(request, self.now)
+        self.scheduler.begin(request, self.now)
         return request
 
     def confirm(self, request: Request, *, is_ack: bool) -> None:
@@ -199,3 +200,32 @@ def test_what_a_request_waits_for_paths_counts_and_what_it_is_on_its_way_does_no
     assert request.is_done
     with pytest.raises(ServiceBusError):
         request.wait()
+
+
+@pytest.mark.parametrize("kind", [Kind.CALL, Kind.MESSAGE])
+@pytest.mark.parametrize("is_usable", [True, False])
+def test_a_request_whose_taking_was_interrupted_is_taken_again(
+    bus: Bus, kind: Kind, is_usable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C may come between any two steps of the thread that turns the loop."""
+    link = bus.links[0]
+    link.is_usable = is_usable
+    request = Request(1, "x-1", Address("N", "test", "it"), kind, b"", timeout_s=60.0)
+    step: tuple[Any, str] = (link, "publish") if is_usable else (bus.pending, "wait")
+
+    def interrupted(*about: Any) -> None:
+        original(*about)
+        raise KeyboardInterrupt
+
+    original = getattr(*step)
+    with monkeypatch.context() as patched:
+        patched.setattr(*step, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            bus.scheduler.accept(request, bus.now)
+    bus.scheduler.accept(request, bus.now)
+    if not is_usable:
+        link.is_usable = True
+        bus.scheduler.retry_waiting(bus.now)
+    assert link.published == [request] * (2 if is_usable else 1)
+    assert (list(bus.pending.in_flight), list(bus.pending.waiting)) == (["x-1"], [])
+    assert request.state is RequestState.IN_FLIGHT

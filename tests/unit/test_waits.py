@@ -16,7 +16,6 @@ import pytest
 from waiting import wait_until
 
 import servicebus.client.future
-import servicebus.client.request
 import servicebus.sender
 from servicebus.client.future import CallFuture
 from servicebus.client.request import Request
@@ -35,9 +34,8 @@ ENDS = [SystemExit, KeyboardInterrupt, GeneratorExit, ValueError]
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servicebus.client.request, "MARGIN_S", 0.1)
-    for module in (servicebus.client.request, servicebus.client.future):
-        monkeypatch.setattr(module, "LOOK_S", 0.02)
+    monkeypatch.setattr(servicebus.client.future, "MARGIN_S", 0.1)
+    monkeypatch.setattr(servicebus.client.future, "LOOK_S", 0.02)
 
 
 def request_of(kind: Kind) -> Request:

@@ -15,7 +15,7 @@ from servicebus.cli.broker import broker
 from servicebus.cli.group import Failure
 from servicebus.cli.main import Lines
 from servicebus.client.link import Link
-from servicebus.client.path import Path
+from servicebus.client.nodes import Path
 from servicebus.client.pending import PendingRequests
 from servicebus.client.request import Request
 from servicebus.client.request_errors import defect, out_of_paths, out_of_time
@@ -102,6 +102,9 @@ def pong_not_believed() -> str:
 
 def busy() -> str:
     asked = request()
+    path: Any = SimpleNamespace(link=None, protocol=None, shift_ms=0)
+    asked.travels(path, 0.0)
+    asked.not_run()
     scheduler: Any = SimpleNamespace(_pending=PendingRequests(), _pause=lambda *_: None)
     RequestScheduler.pause(scheduler, asked, ServiceBusy("N.test.it", 1.0, HOSTILE))
     return str(out_of_time(asked, [], 0.0))
