@@ -95,6 +95,20 @@ def test_a_call_to_a_full_service_waits_for_room(old: OldSender, worker: Virtual
     assert sorted(old.texts(), key=int) == [str(number) for number in range(12)]
 
 
+def test_a_call_that_finds_the_line_full_is_told_so_at_once(old: OldSender, worker: VirtualWorker) -> None:
+    """As many as ``prefetch`` wait; those that run, or have a place in the inbox, are not among them."""
+    service = worker.hold(Kind.CALL)
+    most = service.room + worker.bus.config.prefetch
+    for number in range(most + 2):
+        old.send("echo", str(number).encode())
+    assert old.texts() == ["Service Error: busy: the inbox of test.echo is full"] * 2
+    assert worker.dispatcher.counters["busy"] == 2
+    service.let_go()
+    worker.time.advance(10)
+    assert sorted(worker.echo.seen) == list(range(most))
+    assert worker.pipeline.is_idle
+
+
 def test_calls_that_waited_come_again_after_a_connection_is_lost(old: OldSender, worker: VirtualWorker) -> None:
     service = worker.hold(Kind.CALL)
     for number in range(10):
