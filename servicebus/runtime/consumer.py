@@ -19,7 +19,7 @@ from servicebus.policy.connection import ConnectionState
 from servicebus.policy.size_limit import SizeLimit
 from servicebus.protocol.interface import AgentProtocol
 from servicebus.runtime.broker_notes import BrokerNotes
-from servicebus.runtime.control import ControlLane
+from servicebus.runtime.control import ControlRequests
 from servicebus.runtime.delayed_messages import DelayedMessages
 from servicebus.runtime.echo_progress import EchoProgress
 from servicebus.runtime.job import PendingDelivery
@@ -65,15 +65,15 @@ class NodeConsumer:
         loop: EventLoop,
         host: BrokerHost,
         config: Configuration,
-        settler: Pipeline,
-        control: ControlLane,
+        pipeline: Pipeline,
+        control: ControlRequests,
         connect: Connect = AmqpConnection,
     ):
         self.host = host
         self.last_error = ""
         self._loop = loop
         self._config = config
-        self.settler = settler
+        self.pipeline = pipeline
         self._control = control
         self.connections = ConnectionManager(
             loop,
@@ -133,9 +133,9 @@ class NodeConsumer:
     def connections_open(self) -> None:
         on_broken = self.connections.in_this_epoch(self.subscription_broken)
         publisher = self._publisher = Publisher(
-            self._config, self.host.name, self.settler.counters, self._loop.failures, self._limit, on_broken
+            self._config, self.host.name, self.pipeline.counters, self._loop.failures, self._limit, on_broken
         )
-        self.settler.begin(self.epoch, publisher)
+        self.pipeline.begin(self.epoch, publisher)
         publisher.open(self.connections.connections[0], self._look_for_mark)
 
     def connection_blocked(self, reason: str | None) -> None:
@@ -179,7 +179,7 @@ class NodeConsumer:
         delays = DelayedMessages(self, config.node_name, epoch)
 
         def take(kind: Kind, protocol: AgentProtocol) -> Callable[[Delivery], None]:
-            return partial(self.settler.take, epoch=epoch, protocol=protocol, kind=kind)
+            return partial(self.pipeline.take, epoch=epoch, protocol=protocol, kind=kind)
 
         def on_control(delivery: Delivery) -> None:
             self._answer_control(delivery, epoch)
@@ -208,7 +208,7 @@ class NodeConsumer:
 
     def _consuming(self) -> None:
         self.connections.ready()
-        self._transient.begin_anew()
+        self._transient.try_all_again()
         self._control.connected(self._echo_queue, time.monotonic())
         connections = self.connections.connections
         self._echo_progress = EchoProgress(self._loop, self._control, connections)
@@ -232,7 +232,7 @@ class NodeConsumer:
             if self._transient.is_spared(error.queue):
                 loss = replace(loss, at_once=True)
             else:
-                self._transient.begin_anew()
+                self._transient.try_all_again()
         self.connections.lose(loss)
 
     def connections_lost(self, loss: Loss) -> None:
@@ -246,7 +246,7 @@ class NodeConsumer:
         if self._subscriptions is not None:
             self._subscriptions.end()
             self._subscriptions = self._monitor = None
-        self.settler.end()
+        self.pipeline.end()
         self.maintenance.end()
 
     # -- control -------------------------------------------------------------------------------------------------------
@@ -287,7 +287,7 @@ class NodeConsumer:
 
     @property
     def is_idle(self) -> bool:
-        return self.settler.is_idle
+        return self.pipeline.is_idle
 
     def transient_queue(self, name: str) -> str:
         return self._transient.taken(name)
@@ -333,7 +333,7 @@ class NodeConsumer:
 
     def _what_is_wrong(self) -> str:
         if self.state is ConnectionState.UP:
-            return self._subscription_problem or self.settler.copies.problem or self.settler.outage.reason
+            return self._subscription_problem or self.pipeline.copies.problem or self.pipeline.outage.reason
         return self.last_error
 
     def snapshot(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""ControlLane: answers pings whatever the services do, and hears the watcher's echo."""
+"""ControlRequests: answers pings and other control requests whatever the services do, and receives the echo."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOG = get_logger(__name__)
 _ECHO_DOMAIN = b"servicebus/2 echo"
 
 
-class ControlLane:
+class ControlRequests:
     """Belongs to the I/O thread; ``echoed_at`` may be read by others."""
 
     def __init__(self, config: Configuration, keyring: Keyring, protocol: ProtocolV2, dispatcher: Dispatcher):

@@ -57,11 +57,11 @@ class DelayedMessages:
         is_leaving = self._consumer.state in (ConnectionState.DRAINING, ConnectionState.CLOSED)
         if self._epoch != self._consumer.epoch or is_leaving:
             return  # the broker gives it to another worker when this connection ends
-        settler, remaining_s = self._consumer.settler, _remaining_s(due_ms)
+        pipeline, remaining_s = self._consumer.pipeline, _remaining_s(due_ms)
         if remaining_s > DUE_S:
-            settler.settle(Disposition([pending], None, later_attempt(remaining_s, pending.stamps.wait.attempts)))
+            pipeline.settle(Disposition([pending], None, later_attempt(remaining_s, pending.stamps.wait.attempts)))
         else:
-            settler.take(pending.delivery, self._epoch, self._consumer.message_protocol, Kind.MESSAGE)
+            pipeline.take(pending.delivery, self._epoch, self._consumer.message_protocol, Kind.MESSAGE)
 
 
 def _remaining_s(due_ms: int) -> float:

@@ -65,7 +65,7 @@ class Drain:
                 service.begin_no_more()
         is_idle = self._until(self._services_idle, "what was not begun given back", _LAST_MOMENT_S)
         is_settled = self._until(
-            lambda: not self._consumer.settler.has_unsettled, "replies and acks handed to the broker", _LAST_MOMENT_S
+            lambda: not self._consumer.pipeline.has_unsettled, "replies and acks handed to the broker", _LAST_MOMENT_S
         )
         # Teardown hooks run now; a service that does not end is left behind, it is a daemon thread.
         for service in self._services:
@@ -74,7 +74,7 @@ class Drain:
             lambda: not any(service.is_running for service in self._services),
             max(self._deadline, time.monotonic() + _LAST_MOMENT_S),
         )
-        self._loop.post(self._consumer.settler.give_up_copies)
+        self._loop.post(self._consumer.pipeline.give_up_copies)
         self._loop.post(self._consumer.close)
         self._wait(lambda: self._consumer.is_closed, time.monotonic() + 0.5)
         self._loop.stop()
@@ -116,7 +116,7 @@ class Drain:
         now = time.monotonic()
         if now - self._started > _TURN_AWAY_AT_MOST_S:
             return True
-        return self._calls_waiting == 0 and now - max(self._started, self._consumer.settler.delivered_at) > _QUIET_S
+        return self._calls_waiting == 0 and now - max(self._started, self._consumer.pipeline.delivered_at) > _QUIET_S
 
     def _services_idle(self) -> bool:
         return self._dispatcher.unfinished == 0 and all(service.backlog == 0 for service in self._services)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from servicebus.runtime.control import ControlLane
+from servicebus.runtime.control import ControlRequests
 from servicebus.transport.interface import BrokerConnection
 from servicebus.transport.loop import EventLoop
 from servicebus.transport.progress import Progress
@@ -20,7 +20,7 @@ class EchoProgress:
     Belongs to the I/O thread; ``moved_at`` may be read by others.
     """
 
-    def __init__(self, loop: EventLoop, control: ControlLane, connections: Sequence[BrokerConnection]):
+    def __init__(self, loop: EventLoop, control: ControlRequests, connections: Sequence[BrokerConnection]):
         self.moved_at = 0.0
         self._loop = loop
         self._control = control

@@ -65,23 +65,23 @@ class LegacyQueue:
             return  # it stays the broker's, for the worker that serves the node next
         reply_to = delivery.reply_to or ""
         if delivery.body == PING and reply_to:
-            self._consumer.settler.counters["pings.compat"] += 1
+            self._consumer.pipeline.counters["pings.compat"] += 1
             pending = PendingDelivery(delivery, epoch, reply_to if is_own_queue(reply_to) else "")
-            self._consumer.settler.settle(Disposition([pending], PONG))
+            self._consumer.pipeline.settle(Disposition([pending], PONG))
         elif reply_to:
             self._take_call(delivery, epoch)
         else:
-            self._consumer.settler.take(delivery, epoch, self._protocol, Kind.MESSAGE)
+            self._consumer.pipeline.take(delivery, epoch, self._protocol, Kind.MESSAGE)
 
     def _take_call(self, delivery: Delivery, epoch: int) -> None:
-        self._consumer.settler.take(
+        self._consumer.pipeline.take(
             delivery, epoch, self._protocol, Kind.CALL, on_full=lambda: self._hold(delivery, epoch)
         )
 
     def _hold(self, delivery: Delivery, epoch: int) -> None:
         """Let a call wait for room: a caller of 2.x would take "busy" for its result."""
         if len(self._held) >= self._config.prefetch:
-            self._consumer.settler.counters[BUSY] += 1
+            self._consumer.pipeline.counters[BUSY] += 1
             self._refuse(delivery, epoch)
             return
         self._held.append((delivery, epoch))
@@ -96,7 +96,7 @@ class LegacyQueue:
         except RequestRefused as refused:  # at midnight: its token was good a moment ago
             reply = refused.reply
         pending = PendingDelivery(delivery, epoch, delivery.reply_to or "")
-        self._consumer.settler.settle(Disposition([pending], reply))
+        self._consumer.pipeline.settle(Disposition([pending], reply))
 
     def _try_again(self) -> None:
         self._is_timer_set = False

@@ -18,7 +18,7 @@ from servicebus.configuration import Configuration
 from servicebus.policy.connection import ConnectionState
 from servicebus.policy.liveness import PingAction, PingClock
 from servicebus.runtime.consumer import NodeConsumer
-from servicebus.runtime.control import ControlLane
+from servicebus.runtime.control import ControlRequests
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
 
@@ -35,12 +35,12 @@ _ECHO_TAKES = 1 / 8
 class PingWatcher:
     """A thread that only reads, and posts to the I/O thread."""
 
-    def __init__(self, loop: EventLoop, consumer: NodeConsumer, control: ControlLane, config: Configuration):
+    def __init__(self, loop: EventLoop, consumer: NodeConsumer, control: ControlRequests, config: Configuration):
         self._loop = loop
         self._consumer = consumer
         self._control = control
         self._config = config
-        self._generation = -1
+        self._epoch = -1
         self._idle_at = self._look_at = time.monotonic()
         self._clock = self._new_clock(self._idle_at)
         self._stopped = threading.Event()
@@ -62,10 +62,10 @@ class PingWatcher:
         consumer = self._consumer
         since = consumer.consuming_since
         if since is None or consumer.state not in (ConnectionState.UP, ConnectionState.DRAINING) or consumer.blocked:
-            self._generation, self._idle_at = -1, now
+            self._epoch, self._idle_at = -1, now
             return _STEP_S
-        if consumer.epoch != self._generation:
-            self._generation, self._clock = consumer.epoch, self._new_clock(max(since, self._idle_at))
+        if consumer.epoch != self._epoch:
+            self._epoch, self._clock = consumer.epoch, self._new_clock(max(since, self._idle_at))
             self._look_at = self._clock.heard_at + _LOOK_S
         wake_at = self._check(self._clock, now)
         if now >= self._look_at:

@@ -26,7 +26,7 @@ _LOOK_AGAIN_S = 1.0
 
 
 class TopologyMonitor:
-    """Belongs to the I/O thread, and to one generation of a consumer's connections.
+    """Belongs to the I/O thread, and to one epoch of a consumer's connections.
 
     Args:
         is_wanted: whether all of it should be there now.

@@ -57,7 +57,7 @@ class TransientQueues:
                 return self._candidates(name) != [] or name not in self._deleted
         return False
 
-    def begin_anew(self) -> None:
+    def try_all_again(self) -> None:
         """All were declared, or none could be: the next time every name is tried again."""
         self._stranded.clear()
         self._deleted.clear()

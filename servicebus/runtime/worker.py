@@ -15,7 +15,7 @@ from typing import Any
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime.consumer import NodeConsumer
-from servicebus.runtime.control import ControlLane
+from servicebus.runtime.control import ControlRequests
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.drain import Drain
 from servicebus.runtime.heartbeat import Heartbeat
@@ -76,7 +76,7 @@ class Worker:
         self._journal = journal
         self._dispatcher = Dispatcher(self._loop, by_key, journal, host.name, config.retry_schedule)
         protocol = ProtocolV2(config, keyring)
-        control = ControlLane(config, keyring, protocol, self._dispatcher)
+        control = ControlRequests(config, keyring, protocol, self._dispatcher)
         self._pipeline = Pipeline(
             self._loop,
             self._dispatcher,

@@ -12,7 +12,7 @@ from servicebus.errors import ConnectionLost
 from servicebus.policy.connection import ConnectionState
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime.consumer import NodeConsumer
-from servicebus.runtime.control import ControlLane
+from servicebus.runtime.control import ControlRequests
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.drain import Drain
 from servicebus.runtime.journal import MemoryJournal
@@ -45,9 +45,9 @@ class Place:
         self.loop = SharedLoop("test")
         keyring = Keyring(CONFIG.secrets)
         self.dispatcher = Dispatcher(self.loop, {}, MemoryJournal(), "mq-a")
-        settler = Pipeline(self.loop, self.dispatcher, "mq-a", 64, lambda _error: None)
-        control = ControlLane(CONFIG, keyring, ProtocolV2(CONFIG, keyring), self.dispatcher)
-        self.consumer = NodeConsumer(self.loop, CONFIG.hosts[0], CONFIG, settler, control)
+        pipeline = Pipeline(self.loop, self.dispatcher, "mq-a", 64, lambda _error: None)
+        control = ControlRequests(CONFIG, keyring, ProtocolV2(CONFIG, keyring), self.dispatcher)
+        self.consumer = NodeConsumer(self.loop, CONFIG.hosts[0], CONFIG, pipeline, control)
         self.connections: list[Any] = [Connection(), Connection()]
         self.consumer.connections.connections = tuple(self.connections)
 

@@ -60,7 +60,7 @@ def test_a_queue_that_has_crashed_is_deleted_and_made_again() -> None:
 def test_one_that_cannot_be_deleted_either_is_left_for_later() -> None:
     broker, transient = Broker(away={"N.rpc"}), TransientQueues(CONFIG)
     assert broker.take(transient) == ""
-    transient.begin_anew()
+    transient.try_all_again()
     broker.away.clear()
     assert broker.take(transient) == "N.rpc"
     assert broker.deleted == []
