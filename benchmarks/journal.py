@@ -3,8 +3,7 @@
 
 CPU time of one begin and one finish (with an answer of 300 bytes), all threads and the kernel's work included: one by
 one, in batches, and in turns that tell the end of one together with the begin of the next; after nothing, a million and
-ten million ids; and with two workers that write at the same time, and one that only reads on. And of single rows, in
-turns of the stores in one process: as fast as they can be written, and with a pause before each. Medians of rounds::
+ten million ids; and with two workers that write at the same time, and one that only reads on. Medians of rounds::
 
     python -m benchmarks.journal --json journal.json
 
@@ -33,16 +32,13 @@ from rich.console import Console
 from rich.table import Table
 
 from servicebus.runtime.journal import (
+    IdStatus,
     Journal,
     Limits,
     MemoryJournal,
-    Standing,
     Start,
     open_shared,
-    records,
 )
-from servicebus.runtime.journal.log import Log
-from servicebus.runtime.journal.records import Kind
 from servicebus.runtime.journal.redis_journal import open_redis
 
 ANSWER = b"x" * 300
@@ -83,7 +79,7 @@ class Load:
         for first in range(self.count, self.count + calls, batch):
             ids = [f"{sender}-{count}" for count in range(first, first + batch)]
             found = journal.begin_many([Start(id, now + LIVES_S) for id in ids], now)
-            if any(known.standing is not Standing.NEW for known in found):
+            if any(known.status is not IdStatus.NEW for known in found):
                 raise SystemExit(f"{journal!r}: an id of {ids[0]}.. is not new")
             journal.finish_many([(id, answer) for id in ids], now)
         self.count += calls
@@ -94,7 +90,7 @@ class Load:
         ends: list[tuple[str, bytes | None]] = []
         for count in range(self.count, self.count + calls):
             id = f"{self.sender}-{count}"
-            if self.journal.turn(ends, [Start(id, now + LIVES_S)], now)[0].standing is not Standing.NEW:
+            if self.journal.turn(ends, [Start(id, now + LIVES_S)], now)[0].status is not IdStatus.NEW:
                 raise SystemExit(f"{self.journal!r}: {id} is not new")
             ends = [(id, ANSWER)]
         self.journal.finish_many(ends, now)
@@ -132,7 +128,7 @@ class _Nothing(MemoryJournal):
 
 
 def apart(work: Callable[[], Any]) -> Any:
-    """The result of *work*, in a process of its own: its memory and its CPU time are its own."""
+    """What *work* returns, in a process of its own: with its own memory and CPU time."""
     wait = start_apart(work)
     return wait()
 
@@ -232,44 +228,6 @@ def together(open_store: Open, folder: Path, batch: int, calls: int) -> dict[str
     }
 
 
-def rows_us(names: list[str], rounds: int) -> dict[str, dict[str, float]]:
-    """CPU time of one row, or of the two of a turn; "cold" with a pause of half a millisecond before each."""
-    number = (1 << records.COUNT_BITS) + 1
-    begin = int(Kind.BEGIN), records.pack_begin(1, [(number, 2, 2)])
-    end = int(Kind.ANSWERS), records.pack_finish(1, 2, 3, [(number, ANSWER)])
-    acts: dict[str, Callable[[Log], Any]] = {
-        "begin": lambda log: log.append(*begin),
-        "end": lambda log: log.append(*end),
-        "both": lambda log: log.append_both(end, begin),
-    }
-    found: dict[tuple[str, str], list[float]] = {}
-    with new_folder() as folder:
-        logs = {"files": Log(folder / "files", is_alone=True)} if "files" in names else {}
-        for _ in range(rounds):
-            for what, act in acts.items():
-                for name, log in logs.items():
-                    found.setdefault((name, what), []).append(_act_us(act, log, 3000, 0.0))
-                    found.setdefault((name, f"{what}, cold"), []).append(_act_us(act, log, 300, 0.0005))
-        for log in logs.values():
-            log.close()
-    return {
-        name: {what: statistics.median(values) for (each, what), values in found.items() if each == name}
-        for name in logs
-    }
-
-
-def _act_us(act: Callable[[Log], Any], log: Log, times: int, pause_s: float) -> float:
-    def run(act: Callable[[Log], Any]) -> float:
-        started = time.process_time()
-        for _ in range(times):
-            if pause_s:
-                time.sleep(pause_s)
-            act(log)
-        return time.process_time() - started
-
-    return (run(act) - run(lambda log: None)) / times * 1e6
-
-
 @contextmanager
 def new_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="journal-") as folder:
@@ -286,9 +244,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     chosen = stores(options.store, options.redis)
-    results: dict[str, Any] = {name: {"alone": {}, "together": {}, "rows": {}} for name in chosen}
-    for name, rows in apart(lambda: rows_us(list(chosen), options.rounds)).items():
-        results[name]["rows"] = rows
+    results: dict[str, Any] = {name: {"alone": {}, "together": {}} for name in chosen}
     for ids in options.ids:
         for name, open_store in chosen.items():
             if name == "memory" and ids > 1_000_000:
@@ -331,14 +287,6 @@ def report(results: dict[str, Any], batches: list[int]) -> None:
             sizes = [f"{each[key]:.1f}" for key in ("memory_mb", "disk_mb")]
             costs += [f"{each['turns_us']:.1f}", f"{each['wall_us']:.0f}"]
             table.add_row(name, f"{ids:,}", *costs, *sizes, f"{each['reopened_s']:.3f}")
-    console.print(table)
-    table = Table(title="CPU time of rows, us", box=box.MARKDOWN)
-    columns = next((list(result["rows"]) for result in results.values() if result["rows"]), [])
-    for heading in ("store", *columns):
-        table.add_column(heading, justify="left" if heading == "store" else "right")
-    for name, result in results.items():
-        if result["rows"]:
-            table.add_row(name, *(f"{result['rows'][column]:.1f}" for column in columns))
     console.print(table)
     table = Table(title="Three workers, two of which write, us per call", box=box.MARKDOWN)
     for heading in ("store", "at once", "each writer", "the reader", "overlap"):

@@ -14,7 +14,7 @@ import struct
 import weakref
 from pathlib import Path
 
-__all__ = ["TO_THE_END", "LockFile"]
+__all__ = ["TO_THE_END", "LockFile", "LockFiles"]
 
 TO_THE_END = 0
 """As a length: whatever follows."""
@@ -28,7 +28,8 @@ class LockFile:
 
     def __init__(self, path: Path):
         self._path = path
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        """-1 once it is closed."""
         _open_files.add(self)
 
     def __repr__(self) -> str:
@@ -38,25 +39,46 @@ class LockFile:
         """Lock *byte*, if no other file has it locked; several may share one."""
         kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
         try:
-            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
+            fcntl.fcntl(self.fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
         except BlockingIOError:
             return False
         return True
 
     def unlock(self, byte: int) -> None:
-        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, byte, 1, 0))
+        fcntl.fcntl(self.fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, byte, 1, 0))
 
     def is_locked(self, byte: int, length: int = 1) -> bool:
         """Whether another file has a lock, shared or not, on one of these bytes."""
         asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, length, 0)
-        found = fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, asked)
+        found = fcntl.fcntl(self.fd, fcntl.F_OFD_GETLK, asked)
         return bool(_FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
 
     def close(self) -> None:
         """Let go of all its locks. Idempotent."""
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._fd = -1
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
+
+
+class LockFiles:
+    """Locks that stand in several files, the same byte of each: free if no file has it locked."""
+
+    def __init__(self, files: list[LockFile]):
+        self.files = files
+
+    def __repr__(self) -> str:
+        return f"<LockFiles {self.files}>"
+
+    def try_lock(self, byte: int) -> bool:
+        return all(file.try_lock(byte) for file in self.files)
+
+    def is_locked(self, byte: int, length: int = 1) -> bool:
+        return any(file.is_locked(byte, length) for file in self.files)
+
+    def close(self) -> None:
+        """Idempotent."""
+        for file in self.files:
+            file.close()
 
 
 _open_files: weakref.WeakSet[LockFile] = weakref.WeakSet()

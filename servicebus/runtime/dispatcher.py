@@ -15,7 +15,7 @@ from typing import Any
 
 from servicebus.runtime.copy_store import CopyStore
 from servicebus.runtime.job import DONE, Copy, Disposition, Job, JobResult, Outcome, dead_letter, later_attempt
-from servicebus.runtime.journal import Journal, Known, Release, Standing, Start
+from servicebus.runtime.journal import IdStatus, Journal, Lookup, Release, Start
 from servicebus.runtime.journal_outage import JournalNotes, JournalOutage, reply_to
 from servicebus.runtime.retries import Retries
 from servicebus.runtime.service_thread import ServiceThread
@@ -32,7 +32,7 @@ _BUSY_RETRY_MS = 50
 _FATAL_DEATHS = 3
 """A request that was running when its worker died, so often, is held responsible."""
 _DEFERRED_S = 1.0
-_NEW = Standing.NEW
+_NEW = IdStatus.NEW
 _EXECUTED = {kind: f"executed.{kind.value}" for kind in Kind}
 
 
@@ -115,7 +115,7 @@ class Dispatcher:
         dispositions = self.end(outcomes) if outcomes else []
         for job, what in zip(jobs, known, strict=True):
             try:
-                disposition = self._begin(job, what) if what.standing is _NEW else self._begun_before(job, what)
+                disposition = self._begin(job, what) if what.status is _NEW else self._begun_before(job, what)
                 if disposition is not None:
                     dispositions.append(disposition)
             except Exception as error:
@@ -161,7 +161,7 @@ class Dispatcher:
 
     # -- what the journal knows ----------------------------------------------------------------------------------------
 
-    def _begin(self, job: Job, known: Known) -> Disposition | None:
+    def _begin(self, job: Job, known: Lookup) -> Disposition | None:
         """Put a job that is new to the journal into its inbox; returns what is done instead."""
         incoming, service = job.incoming, job.service
         if job.refusal is not None or service is None:
@@ -185,7 +185,7 @@ class Dispatcher:
         self._notes.add(incoming.id, Release.NOT_RUN)
         return self._full(job, elsewhere)
 
-    def _ended_by_its_past(self, job: Job, known: Known, service: ServiceThread) -> Disposition | None:
+    def _ended_by_its_past(self, job: Job, known: Lookup, service: ServiceThread) -> Disposition | None:
         """The end of a request that was begun before and must not be run once more."""
         if known.is_refused:
             # Run now, it might have its effect and stand among the dead letters.
@@ -199,12 +199,12 @@ class Dispatcher:
             return self._dead_letter(job, dead_letter("attempts", f"it failed {failed} times", attempts=failed))
         return None
 
-    def _begun_before(self, job: Job, known: Known) -> Disposition | None:
-        if known.standing is Standing.RUNNING:
+    def _begun_before(self, job: Job, known: Lookup) -> Disposition | None:
+        if known.status is IdStatus.RUNNING:
             return self._join(job)
-        if known.standing is Standing.FORGOTTEN:
+        if known.status is IdStatus.FORGOTTEN:
             return self._forgotten(job)
-        if known.standing is Standing.INTERRUPTED:
+        if known.status is IdStatus.INTERRUPTED:
             return self._interrupted(job, "its worker died while it ran; how far it came is unknown")
         return self._finished_before(job, known.answer)
 
@@ -256,7 +256,7 @@ class Dispatcher:
                 job.refusal = Disposition([job], None, dead_letter("forgotten", text, is_known_new=False))
         return self._turn_down(job)
 
-    def _fatal(self, job: Job, known: Known) -> Disposition:
+    def _fatal(self, job: Job, known: Lookup) -> Disposition:
         incoming = job.incoming
         text = f"it was running when its worker died, {known.deaths} times"
         self._refused.warning(f"{incoming.kind.value} {incoming.id} to {incoming.key} is not run any more: {text}")

@@ -14,7 +14,8 @@ from pathlib import Path
 from servicebus.configuration import Configuration
 from servicebus.errors import JournalUnavailable
 from servicebus.runtime.byte_locks import LockFile
-from servicebus.runtime.journal import MEMORY, default_path
+from servicebus.runtime.journal import MEMORY
+from servicebus.runtime.state_folder import default_path
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.ratelimitedlog import RateLimitedLog
 

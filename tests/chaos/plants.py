@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from servicebus.runtime.journal.interface import Known, OneByOne, Release, Standing, Start
+from servicebus.runtime.journal.interface import IdStatus, Journal, Lookup, Release, Start
 
 __all__ = ["PLANTS", "Plant", "plant"]
 
@@ -70,14 +70,14 @@ def _no_journal() -> None:
     _replace(servicebus.service, "journal_of", lambda _configuration: _NoJournal())
 
 
-class _NoJournal(OneByOne):
+class _NoJournal(Journal):
     def __init__(self) -> None:
         self._running: set[str] = set()
 
-    def begin_many(self, starts: Sequence[Start], now: float) -> list[Known]:
+    def begin_many(self, starts: Sequence[Start], now: float) -> list[Lookup]:
         found = []
         for start in starts:
-            found.append(Known(Standing.RUNNING if start.id in self._running else Standing.NEW, None, 1))
+            found.append(Lookup(IdStatus.RUNNING if start.id in self._running else IdStatus.NEW, None, 1))
             self._running.add(start.id)
         return found
 

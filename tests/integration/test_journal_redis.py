@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from journal_contract import OpenJournal, SharedJournalContract, Steps, many_examples, run_against_model
-from journal_words import NOW, begin, finish, standings
+from journal_words import NOW, begin, finish, statuses
 from redis_server import RedisServer, redis_server
 from waiting import wait_until
 
-from servicebus.runtime.journal import Journal, Known, Limits, Standing, Start
+from servicebus.runtime.journal import IdStatus, Journal, Limits, Lookup, Start
 from servicebus.runtime.journal.interface import JournalUnavailable
 from servicebus.runtime.journal.redis_journal import open_redis
 
@@ -88,8 +88,8 @@ def test_too_many_senders_push_out_those_that_were_signed_first_and_are_counted(
             journal.finish(id, None)
         journal.tick(NOW + 11)
         assert journal.snapshot()["forgotten_early"] == 15
-        found = [journal.begin_many([Start(id, NOW + 5000, False, NOW)], NOW)[0].standing for id in ids]
-        assert found == [Standing.FORGOTTEN] * 15 + [Standing.FINISHED] * 5
+        found = [journal.begin_many([Start(id, NOW + 5000, False, NOW)], NOW)[0].status for id in ids]
+        assert found == [IdStatus.FORGOTTEN] * 15 + [IdStatus.FINISHED] * 5
 
 
 def test_what_is_run_stays_known_beyond_the_hour_that_the_server_keeps_it(server: RedisServer) -> None:
@@ -113,23 +113,23 @@ def test_a_worker_that_gives_no_sign_of_life_is_dead_when_its_lease_is_over(
         silent: Any = open_journal(lease_s=0.3)
         other = open_journal()
         begin(silent, 1)
-        assert standings(other, 1) == [Standing.RUNNING]
-        wait_until(lambda: standings(other, 1) == [Standing.INTERRUPTED], 5.0, "the end of the lease")
+        assert statuses(other, 1) == [IdStatus.RUNNING]
+        wait_until(lambda: statuses(other, 1) == [IdStatus.INTERRUPTED], 5.0, "the end of the lease")
         silent._renewed_at = 0.0
         silent.tick(NOW)
         assert "1 ids that we are running may be run by others too" in caplog.text
-        assert standings(other, 1) == [Standing.RUNNING], "it lives, after all"
+        assert statuses(other, 1) == [IdStatus.RUNNING], "it lives, after all"
 
 
 def test_what_a_silent_worker_lost_to_another_is_not_its_to_finish(server: RedisServer) -> None:
     with node_on(server) as open_journal:
         silent, other = open_journal(lease_s=0.3), open_journal()
         begin(silent, 1)
-        wait_until(lambda: begin(other, 1, rerun=True)[0].standing is Standing.NEW, 5.0, "the end of the lease")
+        wait_until(lambda: begin(other, 1, rerun=True)[0].status is IdStatus.NEW, 5.0, "the end of the lease")
         finish(silent, 1, answer=b"too late")
-        assert begin(other, 1) == [Known(Standing.RUNNING, None, 2, 1)]
+        assert begin(other, 1) == [Lookup(IdStatus.RUNNING, None, 2, 1)]
         finish(other, 1, answer=b"mine")
-        assert begin(silent, 1) == [Known(Standing.FINISHED, b"mine")]
+        assert begin(silent, 1) == [Lookup(IdStatus.FINISHED, b"mine")]
 
 
 def test_a_server_that_was_killed_knows_what_it_knew(tmp_path: Path) -> None:
@@ -142,9 +142,9 @@ def test_a_server_that_was_killed_knows_what_it_knew(tmp_path: Path) -> None:
             begin(journal, 3)
         server.start()
         assert begin(journal, 1, 2, 3) == [
-            Known(Standing.FINISHED, b"kept"),
-            Known(Standing.RUNNING, None, 1, 0),
-            Known(Standing.NEW, None, 1, 0),
+            Lookup(IdStatus.FINISHED, b"kept"),
+            Lookup(IdStatus.RUNNING, None, 1, 0),
+            Lookup(IdStatus.NEW, None, 1, 0),
         ]
         journal.close()
 
@@ -163,13 +163,13 @@ def test_a_frozen_server_costs_its_timeout_and_what_it_did_meanwhile_is_not_lost
         os.kill(server.process.pid, signal.SIGCONT)
         wait_until(lambda: _begun(journal, 2), 10.0, "the server's answer")
         finish(journal, 1, 2, answer=b"said twice")
-        assert set(begin(journal, 1, 2)) == {Known(Standing.FINISHED, b"said twice")}
+        assert set(begin(journal, 1, 2)) == {Lookup(IdStatus.FINISHED, b"said twice")}
         journal.close()
 
 
 def _begun(journal: Journal, count: int) -> bool:
     try:
-        return standings(journal, count) == [Standing.NEW]
+        return statuses(journal, count) == [IdStatus.NEW]
     except JournalUnavailable:
         return False
 

@@ -15,7 +15,7 @@ from waiting import wait_until
 
 from servicebus.configuration import Configuration
 from servicebus.errors import CallInterrupted, ServiceBusy
-from servicebus.runtime.journal import SharedJournal, Standing, Start, files, keeper, ledger, open_shared, shared
+from servicebus.runtime.journal import IdStatus, SharedJournal, Start, checkpointer, files, ledger, open_shared, shared
 from servicebus.runtime.journal.interface import JournalUnavailable
 from servicebus.sender import Sender
 from servicebus.testing import Broker, FaultProxy, Mode
@@ -48,7 +48,7 @@ class Asked:
             ends = [id for id in self.begun if id not in self.finished][:7]
             try:
                 known = journal.turn([(id, ANSWER) for id in ends], starts, NOW + number)
-                assert {each.standing for each in known} == {Standing.NEW}
+                assert {each.status for each in known} == {IdStatus.NEW}
                 self.finished.update(ends)
                 self.begun += [one.id for one in starts]
                 journal.tick(NOW + number)
@@ -60,8 +60,8 @@ class Asked:
         for id in self.begun:
             known = journal.begin_many([start(id)], NOW + 100)[0]
             is_finished = id in self.finished
-            expected = (Standing.FINISHED, ANSWER) if is_finished else (Standing.RUNNING, None)
-            assert (known.standing, known.answer) == expected
+            expected = (IdStatus.FINISHED, ANSWER) if is_finished else (IdStatus.RUNNING, None)
+            assert (known.status, known.answer) == expected
 
 
 def start(count: int | str) -> Start:
@@ -76,8 +76,8 @@ def test_wherever_the_room_ends_the_journal_says_so_and_knows_what_it_took(
     monkeypatch.setattr(ledger, "COMPACT_IDS", 40)
     monkeypatch.setattr(files, "_ROWS_BYTES", 8192)
     monkeypatch.setattr(files, "_ANSWERS_BYTES", 8192)
-    monkeypatch.setattr(keeper, "_LEAST_BYTES", 8192)
-    monkeypatch.setattr(keeper, "_LINGER_S", 0.0)
+    monkeypatch.setattr(checkpointer, "_LEAST_BYTES", 8192)
+    monkeypatch.setattr(checkpointer, "_LINGER_S", 0.0)
     outcomes = set()
     for free in range(0, 140, 7):
         outcomes.add(_use_with_room_for(free, disk))
@@ -102,7 +102,7 @@ def _use_with_room_for(free: int, disk: SmallDisk) -> str:
     try:
         journal.tick(NOW + 50)
         asked.check(journal)
-        assert journal.begin_many([start(99_999)], NOW + 100)[0].standing is Standing.NEW
+        assert journal.begin_many([start(99_999)], NOW + 100)[0].status is IdStatus.NEW
         other = open_shared(str(folder / "n"))
         asked.check(other)
         other.close()

@@ -18,7 +18,7 @@ from journal_words import begin
 from journal_worker import JournalWorker, answer_to
 from waiting import wait_until
 
-from servicebus.runtime.journal import Journal, Known, Standing, open_shared
+from servicebus.runtime.journal import IdStatus, Journal, Lookup, open_shared
 
 StartWorker = Callable[..., JournalWorker]
 
@@ -52,17 +52,17 @@ def check(journal: Journal, said: list[Any]) -> tuple[int, int]:
     begun = {count for what, counts in said if what == "begun" for count in counts}
     finished = {count for what, counts in said if what == "finished" for count in counts}
     # One more batch may have been told to the journal, and not to us any more.
-    assert_known(journal, sorted(finished), {Standing.FINISHED})
-    assert_known(journal, sorted(begun - finished), {Standing.FINISHED, Standing.INTERRUPTED})
+    assert_known(journal, sorted(finished), {IdStatus.FINISHED})
+    assert_known(journal, sorted(begun - finished), {IdStatus.FINISHED, IdStatus.INTERRUPTED})
     return len(begun), len(finished)
 
 
-def assert_known(journal: Journal, counts: list[int], allowed: set[Standing]) -> None:
+def assert_known(journal: Journal, counts: list[int], allowed: set[IdStatus]) -> None:
     for start in range(0, len(counts), 500):
         part = counts[start : start + 500]
         for count, known in zip(part, begin(journal, *part), strict=True):
-            assert known.standing in allowed, f"{count} is {known}"
-            if known.standing is Standing.FINISHED:
+            assert known.status in allowed, f"{count} is {known}"
+            if known.status is IdStatus.FINISHED:
                 assert known.answer == answer_to(count)
 
 
@@ -121,13 +121,13 @@ def test_a_worker_killed_inside_the_store_has_done_all_of_it_or_nothing(
         arguments: dict[str, list[Any]] = {"begin": [fresh], "finish": [known[10:]], "compact": [1000 + 100 * number]}
         survived += worker.ask(what, *arguments.get(what, [])) is not None
         worker.kill()
-        assert_known(journal, known[:10], {Standing.FINISHED})
-        later = {known.standing for known in begin(journal, *known[10:])}
+        assert_known(journal, known[:10], {IdStatus.FINISHED})
+        later = {known.status for known in begin(journal, *known[10:])}
         assert later in (
-            [{Standing.INTERRUPTED}, {Standing.FINISHED}] if what == "finish" else [{Standing.INTERRUPTED}]
+            [{IdStatus.INTERRUPTED}, {IdStatus.FINISHED}] if what == "finish" else [{IdStatus.INTERRUPTED}]
         )
         if what == "begin":
-            assert {known.standing for known in begin(journal, *fresh)} in ({Standing.NEW}, {Standing.INTERRUPTED})
+            assert {known.status for known in begin(journal, *fresh)} in ({IdStatus.NEW}, {IdStatus.INTERRUPTED})
     # Most die in the middle; the last ones live to see the end, so the points reach all the way.
     assert 0 < survived <= len(KILL_POINTS[what, where]) / 2
     assert_sound(path)
@@ -158,7 +158,7 @@ def test_racers_that_are_killed_leave_interrupted_ids_and_none_that_is_new_twice
         said = [worker.rest() for worker in workers]
         begun = [count for lines in said for what, counts in lines if what == "begun" for count in counts]
         assert len(begun) == len(set(begun))
-        assert_known(journal, sorted(begun), {Standing.FINISHED, Standing.INTERRUPTED})
+        assert_known(journal, sorted(begun), {IdStatus.FINISHED, IdStatus.INTERRUPTED})
 
 
 def test_only_one_of_many_takes_over_what_a_dead_worker_left(start_worker: StartWorker) -> None:
@@ -183,17 +183,17 @@ def test_what_only_waited_when_its_worker_was_killed_is_new_and_what_was_started
     dead.ask("start", [2, 3])
     dead.ask("finish", [3])
     assert begin(journal, 1, 2, 3) == [
-        Known(Standing.RUNNING, None, 1, 0),
-        Known(Standing.RUNNING, None, 1, 0),
-        Known(Standing.FINISHED, answer_to(3)),
+        Lookup(IdStatus.RUNNING, None, 1, 0),
+        Lookup(IdStatus.RUNNING, None, 1, 0),
+        Lookup(IdStatus.FINISHED, answer_to(3)),
     ]
     dead.kill()
     assert begin(journal, 1, 2, 3) == [
-        Known(Standing.NEW, None, 1, 0),
-        Known(Standing.INTERRUPTED, None, 1, 1),
-        Known(Standing.FINISHED, answer_to(3)),
+        Lookup(IdStatus.NEW, None, 1, 0),
+        Lookup(IdStatus.INTERRUPTED, None, 1, 1),
+        Lookup(IdStatus.FINISHED, answer_to(3)),
     ]
-    assert begin(journal, 2, 4, rerun=True) == [Known(Standing.NEW, None, 2, 1), Known(Standing.NEW, None, 1, 0)]
+    assert begin(journal, 2, 4, rerun=True) == [Lookup(IdStatus.NEW, None, 2, 1), Lookup(IdStatus.NEW, None, 1, 0)]
 
 
 def test_a_message_that_kills_its_worker_counts_its_deaths_and_its_neighbours_count_none(
@@ -223,9 +223,9 @@ def test_a_worker_killed_while_it_toils_leaves_as_new_only_what_it_never_started
         last = max(count for what, counts in said if what == "begun" for count in counts)
         counts = [count for count in range(first, last + 1) if count % 4 != 1]
         for count, known in zip(counts, begin(journal, *counts), strict=True):
-            is_new = known == Known(Standing.NEW, None, 1, 0)
+            is_new = known == Lookup(IdStatus.NEW, None, 1, 0)
             # The last one may have been started, and not said any more.
-            assert is_new or known == Known(Standing.INTERRUPTED, None, 1, 1), f"{count} is {known}"
+            assert is_new or known == Lookup(IdStatus.INTERRUPTED, None, 1, 1), f"{count} is {known}"
             assert not (is_new and count in started), f"{count} was started"
             waited += is_new
     assert waited > 1
@@ -236,15 +236,15 @@ def test_a_worker_killed_at_any_instruction_leaves_nothing_as_new_that_was_start
     start_worker: StartWorker, journal: Journal, what: str
 ) -> None:
     lives = start_worker().ask("die_everywhere", what, 40)
-    new, interrupted = Known(Standing.NEW, None, 1, 0), Known(Standing.INTERRUPTED, None, 1, 1)
+    new, interrupted = Lookup(IdStatus.NEW, None, 1, 0), Lookup(IdStatus.INTERRUPTED, None, 1, 1)
     assert lives >= 40
     for life in range(1, lives + 1):
         ids = range(20 * life, 20 * life + 10)
         found = begin(journal, *ids)
-        assert found[1].standing is Standing.FINISHED
+        assert found[1].status is IdStatus.FINISHED
         assert found[2] == interrupted or (
             what in ("finish", "turn", "compact", "take_snapshot")
-            and found[2] == Known(Standing.FINISHED, answer_to(ids[2]))
+            and found[2] == Lookup(IdStatus.FINISHED, answer_to(ids[2]))
         )
         assert found[3] == interrupted
         assert set(found[4:6]) <= ({new, interrupted} if what == "start" else {new})
@@ -257,9 +257,9 @@ def test_a_frozen_worker_is_waited_for_as_a_living_one(start_worker: StartWorker
     worker = start_worker()
     worker.ask("begin", [1])
     os.kill(worker.process.pid, signal.SIGSTOP)
-    assert begin(journal, 1, rerun=True) == [Known(Standing.RUNNING, None, 1, 0)]
+    assert begin(journal, 1, rerun=True) == [Lookup(IdStatus.RUNNING, None, 1, 0)]
     worker.kill()
-    assert begin(journal, 1, rerun=True) == [Known(Standing.NEW, None, 2, 1)]
+    assert begin(journal, 1, rerun=True) == [Lookup(IdStatus.NEW, None, 2, 1)]
 
 
 def test_a_worker_frozen_while_it_writes_is_named_and_does_not_hold_the_others_up_for_good(
@@ -282,7 +282,7 @@ def test_a_child_that_outlives_its_worker_does_not_keep_it_alive(start_worker: S
     try:
         worker.kill()
         # Until the child has run what it does first after a fork, it holds its parent's lock too.
-        wait_until(lambda: begin(journal, 1) == [Known(Standing.INTERRUPTED, None, 1, 1)], what="its number to die")
+        wait_until(lambda: begin(journal, 1) == [Lookup(IdStatus.INTERRUPTED, None, 1, 1)], what="its number to die")
         os.kill(child, 0)
     finally:
         os.kill(child, signal.SIGKILL)
@@ -302,12 +302,12 @@ def test_a_full_disk_is_said_and_what_was_told_before_it_holds(start_worker: Sta
     assert first > 500
     # What has room is still told, to whoever it is.
     assert worker.ask("finish", [12]) == "done"
-    assert begin(journal, 12, 11) == [Known(Standing.FINISHED), Known(Standing.RUNNING, None, 1, 0)]
+    assert begin(journal, 12, 11) == [Lookup(IdStatus.FINISHED), Lookup(IdStatus.RUNNING, None, 1, 0)]
     worker.ask("empty_disk")
     assert worker.ask("finish", [1, 2]) == "done"
     assert worker.ask("begin", counts) == ["NEW"] * 500
-    assert_known(journal, [1, 2], {Standing.FINISHED})
-    assert_known(journal, counts, {Standing.RUNNING})
+    assert_known(journal, [1, 2], {IdStatus.FINISHED})
+    assert_known(journal, counts, {IdStatus.RUNNING})
 
 
 def test_workers_that_open_a_new_journal_at_once_open_the_same(path: Path, start_worker: StartWorker) -> None:

@@ -86,7 +86,7 @@ def lives(tmp_path: Path) -> Iterator[ShortLives]:
 
 def rows_of(log: Log) -> list[Row]:
     """All, from the first one on."""
-    log._segment, log._seq, log._at = log._enter(1), 0, FIRST_AT
+    log._segment, log._seq, log._at = log._rows.open(1), 0, FIRST_AT
     return log.read(0) or []
 
 
@@ -149,7 +149,7 @@ def test_wherever_one_dies_who_takes_a_snapshot_the_former_one_is_there_or_this_
 ) -> None:
     for life in range(3):
         for number in range(60):
-            log.append(*row_of(f"{life}-{number}" + "." * 200, has_answer=True))
+            log.append(row_of(f"{life}-{number}" + "." * 200, has_answer=True))
         before, _, rows = log.load()
         last = before + len(rows)
         code, _ = lives.live(f"dies{life}", point)
@@ -159,7 +159,7 @@ def test_wherever_one_dies_who_takes_a_snapshot_the_former_one_is_there_or_this_
         assert state.owner == seq
         assert [row[0] for row in since] == list(range(seq + 1, last + 3))
         # And so on: what the dead one has left is in nobody's way.
-        assert log.append(*row_of("after", has_answer=True)) == last + 3
+        assert log.append(row_of("after", has_answer=True)) == last + 3
     take_snapshot(log, "ours")
     seq, state, since = log.load()
     assert (seq, since) == (state.owner, [])
@@ -178,8 +178,8 @@ def test_a_segment_that_was_made_and_not_used_does_no_harm(
         for seq, text in itertools.chain.from_iterable(said):
             assert found[seq][1] == text
         for number in range(3):
-            assert log.append(*row_of(f"{life}-{number}", has_answer=number == 1)) == len(rows) + 1 + number
-        assert not list(tmp_path.glob("*-new"))
+            assert log.append(row_of(f"{life}-{number}", has_answer=number == 1)) == len(rows) + 1 + number
+        assert not list(tmp_path.glob("*.new"))
         found = all_rows(log)
         assert [found[len(rows) + 1 + number][1] for number in range(3)] == [f"{life}-{number}" for number in range(3)]
 
@@ -192,7 +192,7 @@ def test_two_rows_are_there_both_or_none_wherever_their_writer_is_killed(log: Lo
         assert code in (0, -signal.SIGKILL)
         survived += code == 0
         last = len(rows_of(log))
-        assert log.append(*row_of("", has_answer=False)) == last + 1
+        assert log.append(row_of("", has_answer=False)) == last + 1
         found = [text.rstrip(".").rpartition("-")[2] for _, text in all_rows(log).values()]
         assert found[-2 if found[-2] == "first" else -4 : -1] in (["first"], ["first", "a", "b"])
         there += found[-2] == "b"

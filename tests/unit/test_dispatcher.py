@@ -20,7 +20,7 @@ from servicebus.protocol.interface import AgentProtocol
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.job import Disposition, Job, Outcome, dead_letter, later_attempt
-from servicebus.runtime.journal import Known, MemoryJournal, Standing
+from servicebus.runtime.journal import IdStatus, Lookup, MemoryJournal
 from servicebus.runtime.service_thread import Service, ServiceThread
 from servicebus.services import MessageService, Request, Response, Retry, RpcService
 from servicebus.transport.interface import Delivery
@@ -589,7 +589,7 @@ class TestFurtherAttempts:
 
     def test_a_message_that_was_running_when_three_workers_died_is_dead_lettered(self, agent: Agent) -> None:
         body = signed("NODE-01.audit.note", 1, kind=Kind.MESSAGE)
-        with patch.object(MemoryJournal, "begin_many", lambda *_: [Known(Standing.NEW, None, 4, 3)]):
+        with patch.object(MemoryJournal, "begin_many", lambda *_: [Lookup(IdStatus.NEW, None, 4, 3)]):
             disposition = agent.deliver(body, Kind.MESSAGE)
         assert disposition is not None
         assert disposition.copy is not None
@@ -598,7 +598,7 @@ class TestFurtherAttempts:
 
     def test_a_call_whose_worker_died_with_it_is_interrupted(self, agent: Agent) -> None:
         body = signed("NODE-01.math.add", [1, 2])
-        with patch.object(MemoryJournal, "begin_many", lambda *_: [Known(Standing.INTERRUPTED, None, 1, 1)]):
+        with patch.object(MemoryJournal, "begin_many", lambda *_: [Lookup(IdStatus.INTERRUPTED, None, 1, 1)]):
             disposition = agent.deliver(body)
         assert disposition is not None
         assert fault(disposition, body)[0] == "interrupted"
@@ -606,7 +606,7 @@ class TestFurtherAttempts:
     def test_what_the_journal_had_to_forget_is_refused_and_not_run(self, agent: Agent) -> None:
         """It may have been run: a call is told so, and a message goes to the dead letters."""
         call, message = signed("NODE-01.math.add", [1, 2]), signed("NODE-01.audit.note", 1, kind=Kind.MESSAGE)
-        with patch.object(MemoryJournal, "begin_many", lambda *_: [Known(Standing.FORGOTTEN, None, 1)]):
+        with patch.object(MemoryJournal, "begin_many", lambda *_: [Lookup(IdStatus.FORGOTTEN, None, 1)]):
             answered, dead = agent.deliver(call), agent.deliver(message, Kind.MESSAGE)
         assert answered is not None
         assert dead is not None
@@ -627,7 +627,7 @@ class TestFurtherAttempts:
         body = signed("NODE-01.math.add", [1, 2], ttl_s=0.1)
         received = agent.receive(body)
         assert isinstance(received, Job)
-        with patch.object(MemoryJournal, "begin_many", lambda *_: [Known(Standing.RUNNING)]):
+        with patch.object(MemoryJournal, "begin_many", lambda *_: [Lookup(IdStatus.RUNNING)]):
             assert agent.decide(received) == ([], [received])
             wait_until(lambda: time.monotonic() > (received.deadline or 0))
             ((disposition,), _) = agent.decide(received)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from journal_words import DAY_S, NOW, begin, finish, id_of, standings
+from journal_words import DAY_S, NOW, begin, finish, id_of, statuses
 
-from servicebus.runtime.journal import Limits, MemoryJournal, Standing
+from servicebus.runtime.journal import IdStatus, Limits, MemoryJournal
 
 
 def test_it_tells_its_sizes() -> None:
@@ -31,7 +31,7 @@ def test_an_id_that_is_still_running_outlives_finished_ones_when_there_are_too_m
         journal.finish(id_of(1, f"{sender:016x}"), None)
     journal.tick(NOW + 11)
     assert journal.snapshot()["forgotten_early"] == 8
-    assert standings(journal, 1) == [Standing.RUNNING]
+    assert statuses(journal, 1) == [IdStatus.RUNNING]
 
 
 def test_ids_that_live_long_do_not_keep_those_that_are_over() -> None:
@@ -45,4 +45,4 @@ def test_ids_that_live_long_do_not_keep_those_that_are_over() -> None:
         journal.finish(id_of(1, f"{sender:016x}"), b"x" * 100)
     assert journal.snapshot()["chunks"] < 200
     assert journal.snapshot()["answer_bytes"] == 100
-    assert standings(journal, 1, now=NOW + 20_000) == [Standing.FINISHED]
+    assert statuses(journal, 1, now=NOW + 20_000) == [IdStatus.FINISHED]

@@ -14,18 +14,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from servicebus.runtime.journal import checkpointer, records, segments
 from servicebus.runtime.journal import files as journal_files
-from servicebus.runtime.journal import head, keeper, records
 from servicebus.runtime.journal import log as journal_log
+from servicebus.runtime.journal.checkpointer import drop
 from servicebus.runtime.journal.interface import Damaged, JournalUnavailable
-from servicebus.runtime.journal.keeper import drop
 from servicebus.runtime.journal.ledger import State
 from servicebus.runtime.journal.log import Log, Row
 from servicebus.runtime.journal.records import Compaction, Kind
 from servicebus.runtime.journal.segments import FIRST_AT, BadSegment, Stream
-from servicebus.runtime.journal.snapshot import Header, Place
+from servicebus.runtime.journal.snapshot import Header
 
-NO_COMPACTION = records.pack_compact(Compaction(1, 0, 0, 0, 0, 0))
+NO_COMPACTION = records.PACK[Kind.COMPACT](Compaction(1, 0, 0, 0, 0, 0))
 ROWS_BYTES, ANSWERS_BYTES = 4096, 8192
 
 
@@ -59,7 +59,7 @@ def answers(number: int, *texts: bytes) -> bytes:
 
 
 def head_of(data: bytes) -> bytes:
-    return data[: records.finish_head_bytes(data)]
+    return records.located(data, 0)[:-12]
 
 
 def known(row: Row) -> Row:
@@ -81,10 +81,10 @@ def rows_since(log: Log) -> list[Row]:
 
 def save(log: Log) -> int:
     """A row, and a snapshot that has taken it in; gives its number."""
-    seq = log.append(Kind.COMPACT, NO_COMPACTION)
-    assert log._tip is not None
-    log.keeper.hand_over(Header(log._identity, seq, Place(log._tip.rows.first, log._tip.end)), State())
-    log.keeper.keep()
+    seq = log.append((Kind.COMPACT, NO_COMPACTION))
+    assert log._end is not None
+    log.checkpointer.hand_over(Header(log._identity, seq, log._end.rows.first, log._end.at), State())
+    log.checkpointer.checkpoint()
     return seq
 
 
@@ -95,7 +95,7 @@ def files(folder: Path, stream: str) -> list[int]:
 def reboot(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     boot = folder / "boot"
     boot.write_text(f"another {os.urandom(8).hex()}")
-    monkeypatch.setattr(head, "_BOOT", boot)
+    monkeypatch.setattr(segments, "_BOOT", boot)
 
 
 class TestSegment:
@@ -230,16 +230,16 @@ class _Model:
         self.check(number)
 
     def append(self, log: Log, rows: Rows) -> None:
-        last = log.append(*rows[0]) if len(rows) == 1 else log.append_both(rows[0], rows[1])
+        last = log.append(*rows)
         self.rows += [(len(self.rows) + index, kind, data) for index, (kind, data) in enumerate(rows, 1)]
         assert last == len(self.rows)
 
     def die(self, log: Log, rows: Rows) -> None:
         """As if by a kill: all is written, segments are made, and nothing is published."""
         with pytest.MonkeyPatch.context() as monkeypatch:
-            monkeypatch.setattr(journal_log, "word_of", lambda *_: 1 // 0)
+            monkeypatch.setattr(journal_log, "pack_ends", lambda *_: 1 // 0)
             with pytest.raises(ZeroDivisionError):
-                log.append_both(rows[0], rows[-1])
+                log.append(rows[0], rows[-1])
 
     def check(self, number: int) -> None:
         """What came since it last read."""
@@ -272,7 +272,7 @@ class TestLog:
     def test_what_was_read_of_answers_has_the_place_where_they_are(self, folder: Path) -> None:
         data = answers(1, b"x" * 5000, b"y")
         with opened(folder, 2) as (log, other):
-            assert log.append(Kind.ANSWERS, data) == 1
+            assert log.append((Kind.ANSWERS, data)) == 1
             (row,) = rows_since(other)
             assert known(row) == (1, Kind.ANSWERS, head_of(data))
             assert whole(other, row) == (1, Kind.ANSWERS, data)
@@ -280,17 +280,17 @@ class TestLog:
     def test_an_answer_as_large_as_they_may_be(self, folder: Path) -> None:
         data = answers(1, os.urandom(32 * 1024 * 1024))
         with opened(folder, 2) as (log, other):
-            log.append(Kind.BEGIN, b"before")
-            log.append_both((Kind.ANSWERS, data), (Kind.BEGIN, b"after"))
-            assert log.append(Kind.ANSWERS, answers(2, b"small")) == 4
+            log.append((Kind.BEGIN, b"before"))
+            log.append((Kind.ANSWERS, data), (Kind.BEGIN, b"after"))
+            assert log.append((Kind.ANSWERS, answers(2, b"small"))) == 4
             found = [whole(other, row) for row in rows_since(other)]
             assert [found[1][2], found[3][2]] == [data, answers(2, b"small")]
 
     def test_answers_are_found_among_many_wherever_they_stand(self, folder: Path) -> None:
         with opened(folder, 2) as (log, other):
             for number in range(1, 1001):
-                log.append(Kind.BEGIN, b"%d" % number)
-                log.append(Kind.ANSWERS, answers(number, b"%d" % number))
+                log.append((Kind.BEGIN, b"%d" % number))
+                log.append((Kind.ANSWERS, answers(number, b"%d" % number)))
             found = [(seq, bytes(data)) for seq, _, data in other.answer_rows(20, 1990)]
             assert found == [(2 * number, answers(number, b"%d" % number)) for number in range(11, 995)]
             rows = rows_since(other)
@@ -306,22 +306,22 @@ class TestLog:
         with opened(folder, 2) as (log, other):
             never = Kind.ANSWERS, answers(1, b"never" * size)
             with monkeypatch.context() as dying, pytest.raises(ZeroDivisionError):
-                dying.setattr(journal_log, "word_of", lambda *_: 1 // 0)
-                log.append_both(never, never)
-            log.append_both((Kind.BEGIN, b""), (Kind.ANSWERS, answers(1, b"x")))
+                dying.setattr(journal_log, "pack_ends", lambda *_: 1 // 0)
+                log.append(never, never)
+            log.append((Kind.BEGIN, b""), (Kind.ANSWERS, answers(1, b"x")))
             found = [(seq, bytes(data)) for seq, _, data in other.answer_rows(0, 3)]
             assert found == [(2, answers(1, b"x"))]
 
     def test_an_answer_that_was_not_published_is_none(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A writer was killed that had made a segment for it; those that come later are in another one."""
         with opened(folder, 2) as (log, other):
-            log.append(Kind.ANSWERS, answers(1, b"x" * 5000))
+            log.append((Kind.ANSWERS, answers(1, b"x" * 5000)))
             with monkeypatch.context() as dying, pytest.raises(ZeroDivisionError):
-                dying.setattr(journal_log, "word_of", lambda *_: 1 // 0)
-                log.append(Kind.ANSWERS, answers(2, b"never" * 1000))
+                dying.setattr(journal_log, "pack_ends", lambda *_: 1 // 0)
+                log.append((Kind.ANSWERS, answers(2, b"never" * 1000)))
             assert files(folder, "answers") == [1, 2]
-            assert log.append(Kind.ANSWERS, answers(3, b"y")) == 2
-            assert log.append(Kind.ANSWERS, answers(4, b"z" * 5000)) == 3
+            assert log.append((Kind.ANSWERS, answers(3, b"y"))) == 2
+            assert log.append((Kind.ANSWERS, answers(4, b"z" * 5000))) == 3
             assert files(folder, "answers") == [1, 3], "what nobody wrote to any more is gone"
             assert [bytes(data) for _, _, data in other.answer_rows(0, 9)] == [
                 answers(1, b"x" * 5000),
@@ -333,7 +333,7 @@ class TestLog:
         with opened(folder, 2) as (log, other):
             assert rows_since(other) == []
             for number in range(1, 301):
-                log.append(Kind.BEGIN, b"%d" % number)
+                log.append((Kind.BEGIN, b"%d" % number))
             assert len(files(folder, "rows")) > 1
             for after, before in ((0, 10), (9, 10), (20, 300), (299, None), (300, None)):
                 end = 301 if before is None else before
@@ -343,46 +343,46 @@ class TestLog:
     def test_segments_go_when_a_snapshot_has_their_rows_and_nobody_needs_them(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(keeper, "_LINGER_S", 0.0)
+        monkeypatch.setattr(checkpointer, "_LINGER_S", 0.0)
         with opened(folder, 2) as (log, other):
             for number in range(1, 301):
-                log.append(Kind.ANSWERS, answers(number, b"x" * 50))
+                log.append((Kind.ANSWERS, answers(number, b"x" * 50)))
             rows_since(other)
             places = [place for _, place, _ in log.answer_rows(0, 301)]
             before = files(folder, "rows"), files(folder, "answers")
-            log.keeper.answers_from, _ = records.segment_and_at(places[99])
+            log.checkpointer.answers_from, _ = records.segment_and_at(places[99])
             seq = save(log)
             assert files(folder, "rows") == before[0][-1:]
             assert before[1][0] < files(folder, "answers")[0] <= 100
             assert [each for each, _, _ in other.answer_rows(99, seq)] == list(range(100, 301))
             for _ in range(302, 500):
-                log.append(Kind.BEGIN, b"y" * 50)
+                log.append((Kind.BEGIN, b"y" * 50))
             assert [each for each, _, _ in other.read(300) or []] == list(range(301, 500))
-            log.keeper.answers_from = log._head.position().answers_first
+            log.checkpointer.answers_from = log._pointer.position()[2]
             save(log)
             assert len(files(folder, "answers")) == 1
             # Who has not looked for so long has to begin with the snapshot.
-            assert log.append(Kind.BEGIN, b"new") == 501
+            assert log.append((Kind.BEGIN, b"new")) == 501
             assert [row[0] for row in rows_since(other)] == [501]
 
     def test_rows_linger_for_those_who_lag_behind(self, folder: Path) -> None:
         with opened(folder, 2) as (log, other):
             rows_since(other)
             for _ in range(300):
-                log.append(Kind.BEGIN, b"x" * 50)
+                log.append((Kind.BEGIN, b"x" * 50))
             save(log)
             assert [row[0] for row in other.read(0) or []] == list(range(1, 302))
 
     def test_who_lags_behind_for_longer_begins_with_the_snapshot(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(keeper, "_LINGER_S", 0.0)
+        monkeypatch.setattr(checkpointer, "_LINGER_S", 0.0)
         with opened(folder, 2) as (log, other):
             rows_since(other)
             for _ in range(300):
-                log.append(Kind.BEGIN, b"x" * 50)
+                log.append((Kind.BEGIN, b"x" * 50))
             save(log)
-            log.append(Kind.BEGIN, b"new")
+            log.append((Kind.BEGIN, b"new"))
             assert other.read(0) is None
             seq, _, rows = other.load()
             assert (seq, rows) == (301, [(302, Kind.BEGIN, b"new")])
@@ -392,16 +392,16 @@ class TestLog:
             log._lock.take()
             for _ in range(2):
                 with pytest.raises(JournalUnavailable, match=f"process {os.getpid()} has kept it locked") as raised:
-                    other.append(Kind.BEGIN, b"x")
+                    other.append((Kind.BEGIN, b"x"))
                 assert raised.value.holder == os.getpid()
             log._lock.drop()
-            assert other.append(Kind.BEGIN, b"x") == 1
+            assert other.append((Kind.BEGIN, b"x")) == 1
 
     def test_a_log_that_was_closed_says_so(self, folder: Path) -> None:
         with opened(folder) as (log,):
             log.close()
             with pytest.raises(JournalUnavailable, match="cannot be locked"):
-                log.append(Kind.BEGIN, b"x")
+                log.append((Kind.BEGIN, b"x"))
 
 
 class TestRestartOfTheMachine:
@@ -413,7 +413,7 @@ class TestRestartOfTheMachine:
         rows = [(Kind.ANSWERS if number % 3 else Kind.BEGIN, answers(number, b"x" * number)) for number in range(1, 99)]
         with opened(folder) as (log,):
             for row in rows:
-                log.append(*row)
+                log.append(row)
         for _ in range(3):
             reboot(folder, monkeypatch)
             with opened(folder, 2) as (log, other):
@@ -421,12 +421,12 @@ class TestRestartOfTheMachine:
                     (seq, *row) for seq, row in enumerate(rows, 1)
                 ]
                 rows.append((Kind.ANSWERS, answers(len(rows), b"new")))
-                assert other.append(*rows[-1]) == len(rows)
+                assert other.append(rows[-1]) == len(rows)
 
     def test_the_head_of_another_boot_is_not_believed(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with opened(folder) as (log,):
             for number in range(10):
-                log.append(Kind.BEGIN, b"%d" % number)
+                log.append((Kind.BEGIN, b"%d" % number))
         with (folder / "j.head").open("r+b") as head:
             head.seek(16 * 8)
             head.write(os.urandom(256))
@@ -437,14 +437,14 @@ class TestRestartOfTheMachine:
     def test_a_machine_that_does_not_say_which_boot_it_is_is_looked_at_each_time(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(head, "_BOOT", folder / "nowhere")
+        monkeypatch.setattr(segments, "_BOOT", folder / "nowhere")
         with opened(folder, 2) as (log, other):
-            log.append(Kind.BEGIN, b"x")
-            assert other.append(Kind.BEGIN, b"y") == 2
+            log.append((Kind.BEGIN, b"x"))
+            assert other.append((Kind.BEGIN, b"y")) == 2
         (folder / "j.head").write_bytes(os.urandom(4096))
         with opened(folder, 2) as (log, other):
             assert [row[2] for row in rows_since(other)] == [b"x", b"y"]
-            assert log.append(Kind.BEGIN, b"z") == 3
+            assert log.append((Kind.BEGIN, b"z")) == 3
 
     @pytest.mark.parametrize("damage", ["garbage", "zeros", "cut"])
     @pytest.mark.parametrize("stream", ["rows", "answers"])
@@ -460,10 +460,10 @@ class TestRestartOfTheMachine:
         saved = 5
         with opened(original) as (log,):
             for row in rows[: saved - 1]:
-                log.append(*row)
+                log.append(row)
             assert save(log) == saved
             for row in rows[saved - 1 :]:
-                log.append(*row)
+                log.append(row)
         written = [rows[: saved - 1], [(int(Kind.COMPACT), NO_COMPACTION)], rows[saved - 1 :]]
         all_rows = [(seq, *row) for seq, row in enumerate([row for part in written for row in part], 1)]
         heads = [known(row) for row in all_rows]
@@ -491,7 +491,7 @@ class TestRestartOfTheMachine:
                 kept = {seq: data for seq, kind, data in all_rows if kind == Kind.ANSWERS and seq <= last}
                 assert answered.items() <= kept.items() if stream == "answers" else answered == kept
                 new = answers(77, b"new")
-                assert log.append(Kind.ANSWERS, new) == last + 1
+                assert log.append((Kind.ANSWERS, new)) == last + 1
                 assert [whole(other, row) for row in other.read(last) or []] == [(last + 1, Kind.ANSWERS, new)]
             reboot(folder, monkeypatch)
             with opened(folder) as (log,):
@@ -504,14 +504,14 @@ class TestRestartOfTheMachine:
     def test_a_segment_that_was_lost_ends_what_is_known(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with opened(folder) as (log,):
             for number in range(1, 501):
-                log.append(Kind.ANSWERS, answers(number, b"x"))
+                log.append((Kind.ANSWERS, answers(number, b"x")))
         second = files(folder, "rows")[1]
         (folder / f"j.rows-{second}").unlink()
         reboot(folder, monkeypatch)
         with opened(folder) as (log,):
             assert [seq for seq, _, _ in rows_since(log)] == list(range(1, second))
             assert files(folder, "rows") == [1, second]
-            assert log.append(Kind.BEGIN, b"new") == second
+            assert log.append((Kind.BEGIN, b"new")) == second
             assert max(seq for seq, _, _ in log.answer_rows(0, 10**6)) < second
 
 
@@ -552,7 +552,7 @@ def test_whatever_pages_the_kernel_had_written_no_row_is_wrong_and_none_is_lost_
             assert answered.items() <= kept.items()
             assert {seq for seq in kept if seq <= had} <= answered.keys()
             new = answers(1, b"new")
-            assert log.append(Kind.ANSWERS, new) == last + 1
+            assert log.append((Kind.ANSWERS, new)) == last + 1
             assert [whole(other, row) for row in other.read(last) or []] == [(last + 1, Kind.ANSWERS, new)]
 
 
@@ -564,7 +564,7 @@ def write_some(log: Log, rng: random.Random, rows: list[tuple[int, int, bytes]],
             if rng.random() < 0.4
             else (int(Kind.BEGIN), rng.randbytes(size))
         )
-        rows.append((log.append(*row), *row))
+        rows.append((log.append(row), *row))
         if number == save_at:
             seq = save(log)
             rows.append((seq, int(Kind.COMPACT), NO_COMPACTION))
@@ -602,18 +602,18 @@ class TestDamage:
     def test_a_row_that_is_not_whole_without_a_restart_is_damage(self, folder: Path) -> None:
         with opened(folder, 2) as (log, other):
             for number in range(5):
-                log.append(Kind.BEGIN, b"%d" % number)
-            log._tip.rows._memory[FIRST_AT + 40] ^= 1  # type: ignore[union-attr]
+                log.append((Kind.BEGIN, b"%d" % number))
+            log._end.rows._memory[FIRST_AT + 40] ^= 1  # type: ignore[union-attr]
             with pytest.raises(Damaged, match="row 2 is not where it should be"):
                 rows_since(other)
 
     def test_a_head_that_says_nonsense_is_damage(self, folder: Path) -> None:
         with opened(folder, 2) as (log, other):
-            log.append(Kind.BEGIN, b"x")
+            log.append((Kind.BEGIN, b"x"))
             with (folder / "j.head").open("r+b") as head:
                 head.seek(16 * 8)
                 head.write(b"\xff" * 256)
-            for act in (lambda: log.append(Kind.BEGIN, b"x"), lambda: rows_since(other)):
+            for act in (lambda: log.append((Kind.BEGIN, b"x")), lambda: rows_since(other)):
                 with pytest.raises(Damaged):
                     act()
             assert files(folder, "rows") == [1]
@@ -622,15 +622,15 @@ class TestDamage:
         """By the thread of a worker that waited for the disk for too long."""
         with opened(folder) as (log,):
             for _ in range(300):
-                log.append(Kind.BEGIN, b"x" * 50)
-            ours = log.keeper._files.rows
+                log.append((Kind.BEGIN, b"x" * 50))
+            ours = log.checkpointer._files.rows
         for file in folder.glob("j*"):
             file.unlink()
         with opened(folder) as (log,):
             for _ in range(300):
-                log.append(Kind.BEGIN, b"x" * 50)
+                log.append((Kind.BEGIN, b"x" * 50))
             before = files(folder, "rows")
             drop(ours, 301)
             assert files(folder, "rows") == before
-            drop(log.keeper._files.rows, 301)
+            drop(log.checkpointer._files.rows, 301)
             assert files(folder, "rows") == before[-1:]

@@ -7,31 +7,31 @@ import logging
 import os
 import sqlite3
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from journal_words import NOW, begin, finish, id_of, standings, start
+from journal_words import NOW, begin, finish, id_of, start, statuses
 from waiting import wait_until
 
 from servicebus.runtime.journal import (
     MEMORY,
-    Known,
+    IdStatus,
     Limits,
+    Lookup,
     MemoryJournal,
     Release,
     SharedJournal,
-    Standing,
     Start,
-    default_path,
-    keeper,
+    checkpointer,
     open_shared,
 )
 from servicebus.runtime.journal import open_journal as open_named
-from servicebus.runtime.journal.head import word_of
 from servicebus.runtime.journal.interface import Damaged, JournalUnavailable
 from servicebus.runtime.journal.records import Kind
+from servicebus.runtime.journal.segments import pack_ends
+from servicebus.runtime.state_folder import default_path
 
 Open = Callable[..., SharedJournal]
 
@@ -58,14 +58,14 @@ def open_journal(path: Path) -> Iterator[Open]:
 def before_its_next_row(journal: SharedJournal, act: Callable[[], object]) -> None:
     """Have somebody else *act* after *journal* has looked and before its row is written: the tightest race there is."""
     log = journal._replica.log
-    add = log._add
+    append = log.append
 
-    def act_first(rows: Sequence[tuple[int, bytes]]) -> int:
-        log._add = add  # type: ignore[method-assign]
+    def act_first(*rows: tuple[int, bytes]) -> int:
+        log.append = append  # type: ignore[method-assign]
         act()
-        return int(add(rows))
+        return append(*rows)
 
-    log._add = act_first  # type: ignore[method-assign, assignment]
+    log.append = act_first  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
@@ -77,7 +77,7 @@ def write_lock_of(journal: SharedJournal) -> Iterator[None]:
     lock.drop()
 
 
-def turn(journal: SharedJournal, ended: list[int], begun: list[int]) -> list[Known]:
+def turn(journal: SharedJournal, ended: list[int], begun: list[int]) -> list[Lookup]:
     starts = [Start(id_of(count), NOW + 60) for count in begun]
     return journal.turn([(id_of(count), b"done") for count in ended], starts, NOW)
 
@@ -89,7 +89,7 @@ class TestTogether:
 
     def test_an_id_that_another_begins_first_is_running_there(self) -> None:
         before_its_next_row(self.ours, lambda: begin(self.other, 2))
-        assert standings(self.ours, 1, 2, 3) == [Standing.NEW, Standing.RUNNING, Standing.NEW]
+        assert statuses(self.ours, 1, 2, 3) == [IdStatus.NEW, IdStatus.RUNNING, IdStatus.NEW]
 
     def test_an_id_that_another_begins_and_finishes_first_is_finished(self) -> None:
         def be_quick() -> None:
@@ -97,7 +97,7 @@ class TestTogether:
             finish(self.other, 1, answer=b"quick")
 
         before_its_next_row(self.ours, be_quick)
-        assert begin(self.ours, 1) == [Known(Standing.FINISHED, b"quick")]
+        assert begin(self.ours, 1) == [Lookup(IdStatus.FINISHED, b"quick")]
 
     def test_an_id_that_another_begins_first_and_dies_with_is_interrupted(self) -> None:
         def be_unlucky() -> None:
@@ -106,26 +106,26 @@ class TestTogether:
             self.other.close()
 
         before_its_next_row(self.ours, be_unlucky)
-        assert standings(self.ours, 1) == [Standing.INTERRUPTED]
-        assert begin(self.ours, 2, rerun=True) == [Known(Standing.NEW, None, 2, 1)]
+        assert statuses(self.ours, 1) == [IdStatus.INTERRUPTED]
+        assert begin(self.ours, 2, rerun=True) == [Lookup(IdStatus.NEW, None, 2, 1)]
 
     def test_what_another_takes_over_first_runs_there(self) -> None:
         begin(self.third, 1, 2)
         start(self.third, 1, 2)
-        standings(self.ours, 1)
+        statuses(self.ours, 1)
         self.third.close()
-        standings(self.ours, 1)
+        statuses(self.ours, 1)
         before_its_next_row(self.ours, lambda: begin(self.other, 1, rerun=True))
         assert begin(self.ours, 1, 2, rerun=True) == [
-            Known(Standing.RUNNING, None, 2, 1),
-            Known(Standing.NEW, None, 2, 1),
+            Lookup(IdStatus.RUNNING, None, 2, 1),
+            Lookup(IdStatus.NEW, None, 2, 1),
         ]
 
     def test_what_another_lets_go_of_meanwhile_is_ours(self) -> None:
         begin(self.other, 1)
-        standings(self.ours, 1)
+        statuses(self.ours, 1)
         before_its_next_row(self.ours, lambda: self.other.release_many([id_of(1)], Release.NOT_RUN))
-        assert standings(self.ours, 1, 2) == [Standing.NEW] * 2
+        assert statuses(self.ours, 1, 2) == [IdStatus.NEW] * 2
 
     def test_who_has_not_looked_for_long_knows_as_much_as_the_others(self) -> None:
         """Rows that were put away are gone from the log: the state is read anew."""
@@ -134,11 +134,11 @@ class TestTogether:
             begin(self.other, count)
             finish(self.other, count, answer=b"x" if count % 2 else None)
             self.other.tick(NOW + count * 11)
-        assert standings(self.ours, 40) == [Standing.NEW]
-        assert set(standings(self.ours, *range(10, 30))) == {Standing.FINISHED}
-        assert standings(self.other, 1, 40) == [Standing.RUNNING] * 2
+        assert statuses(self.ours, 40) == [IdStatus.NEW]
+        assert set(statuses(self.ours, *range(10, 30))) == {IdStatus.FINISHED}
+        assert statuses(self.other, 1, 40) == [IdStatus.RUNNING] * 2
         finish(self.ours, 1, 40)
-        assert standings(self.other, 1, 40) == [Standing.FINISHED] * 2
+        assert statuses(self.other, 1, 40) == [IdStatus.FINISHED] * 2
 
     def test_who_was_put_away_between_look_and_row_still_gets_what_it_asked_for(self) -> None:
         begin(self.ours, 1)
@@ -150,26 +150,26 @@ class TestTogether:
                 self.other.tick(NOW + count * 11)
 
         before_its_next_row(self.ours, be_busy)
-        assert standings(self.ours, 2, 15) == [Standing.NEW, Standing.FINISHED]
+        assert statuses(self.ours, 2, 15) == [IdStatus.NEW, IdStatus.FINISHED]
         finish(self.ours, 1, 2)
-        assert standings(self.third, 1, 2) == [Standing.FINISHED] * 2
+        assert statuses(self.third, 1, 2) == [IdStatus.FINISHED] * 2
 
     def test_a_turn_is_told_in_one_transaction_and_known_to_all(self) -> None:
         begin(self.ours, 1)
-        assert turn(self.ours, [1], [2, 3]) == [Known(Standing.NEW, None, 1, 0)] * 2
+        assert turn(self.ours, [1], [2, 3]) == [Lookup(IdStatus.NEW, None, 1, 0)] * 2
         rows = self.other._replica.log.load()[2][3:]  # behind those of three owners
         assert [kind for _, kind, _ in rows] == [Kind.BEGIN, Kind.ANSWERS, Kind.BEGIN]
         assert begin(self.other, 1, 2, 4) == [
-            Known(Standing.FINISHED, b"done"),
-            Known(Standing.RUNNING, None, 1, 0),
-            Known(Standing.NEW, None, 1, 0),
+            Lookup(IdStatus.FINISHED, b"done"),
+            Lookup(IdStatus.RUNNING, None, 1, 0),
+            Lookup(IdStatus.NEW, None, 1, 0),
         ]
 
     def test_what_another_begins_before_our_turn_is_told_runs_there(self) -> None:
         begin(self.ours, 1)
         before_its_next_row(self.ours, lambda: begin(self.other, 2))
-        assert [known.standing for known in turn(self.ours, [1], [2, 3])] == [Standing.RUNNING, Standing.NEW]
-        assert standings(self.other, 1, 3) == [Standing.FINISHED, Standing.RUNNING]
+        assert [known.status for known in turn(self.ours, [1], [2, 3])] == [IdStatus.RUNNING, IdStatus.NEW]
+        assert statuses(self.other, 1, 3) == [IdStatus.FINISHED, IdStatus.RUNNING]
 
     def test_a_turn_of_one_who_was_put_away_meanwhile_holds(self) -> None:
         begin(self.ours, 1)
@@ -181,15 +181,15 @@ class TestTogether:
                 self.other.tick(NOW + count * 11)
 
         before_its_next_row(self.ours, be_busy)
-        assert [known.standing for known in turn(self.ours, [1], [2, 15])] == [Standing.NEW, Standing.FINISHED]
-        assert standings(self.third, 1, 2) == [Standing.FINISHED, Standing.RUNNING]
+        assert [known.status for known in turn(self.ours, [1], [2, 15])] == [IdStatus.NEW, IdStatus.FINISHED]
+        assert statuses(self.third, 1, 2) == [IdStatus.FINISHED, IdStatus.RUNNING]
 
     def test_a_turn_that_cannot_be_told_may_be_said_again(self) -> None:
         begin(self.ours, 1)
         with write_lock_of(self.other), pytest.raises(JournalUnavailable, match="has kept it locked"):
             turn(self.ours, [1], [2])
-        assert turn(self.ours, [1], [2]) == [Known(Standing.NEW, None, 1, 0)]
-        assert begin(self.other, 1, 2) == [Known(Standing.FINISHED, b"done"), Known(Standing.RUNNING, None, 1, 0)]
+        assert turn(self.ours, [1], [2]) == [Lookup(IdStatus.NEW, None, 1, 0)]
+        assert begin(self.other, 1, 2) == [Lookup(IdStatus.FINISHED, b"done"), Lookup(IdStatus.RUNNING, None, 1, 0)]
 
     def test_all_who_compact_and_all_who_read_on_know_the_same(self) -> None:
         for count in range(1, 400):
@@ -211,7 +211,7 @@ class TestTogether:
         with write_lock_of(self.other):
             self.ours.tick(NOW + 100)
         assert "has kept it locked" in caplog.text
-        assert standings(self.ours, 1, 2) == [Standing.FINISHED, Standing.RUNNING]
+        assert statuses(self.ours, 1, 2) == [IdStatus.FINISHED, IdStatus.RUNNING]
         self.ours.tick(NOW + 106)
         assert self.ours._replica.ledger.pending == 0
 
@@ -234,7 +234,7 @@ def test_what_was_forgotten_early_is_logged_and_counted_over_restarts(
     journal.close()
     journal = open_journal()
     assert journal.snapshot()["forgotten_early"] == 15
-    assert journal.begin(ids[-1], NOW, NOW + 9)[0] is Standing.FINISHED
+    assert journal.begin(ids[-1], NOW, NOW + 9)[0] is IdStatus.FINISHED
 
 
 def test_its_files_are_nobody_elses_business(path: Path, open_journal: Open) -> None:
@@ -246,7 +246,7 @@ def test_its_files_are_nobody_elses_business(path: Path, open_journal: Open) -> 
 def test_segments_that_are_not_needed_any_more_are_removed(
     path: Path, open_journal: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeper, "_LINGER_S", 0.0)
+    monkeypatch.setattr(checkpointer, "_LINGER_S", 0.0)
     journal = open_journal(max_answer_bytes=200_000)
     for round in range(120):
         counts = range(round * 500 + 1, round * 500 + 501)
@@ -257,7 +257,7 @@ def test_segments_that_are_not_needed_any_more_are_removed(
     assert max(segments(path, "answers")) > 1
 
     def are_gone() -> bool:
-        journal._kept_at = 0
+        journal._checkpoint_at = 0
         journal.tick(NOW + 120 * 11)
         return len(segments(path, "rows")) <= 4 and len(segments(path, "answers")) <= 2
 
@@ -265,10 +265,10 @@ def test_segments_that_are_not_needed_any_more_are_removed(
     journal.close()
     assert sum(file.stat().st_size for file in path.parent.iterdir()) < 8_000_000
     last = 120 * 500
-    assert standings(open_journal(max_answer_bytes=200_000), 1, last, last + 1) == [
-        Standing.FINISHED,
-        Standing.FINISHED,
-        Standing.NEW,
+    assert statuses(open_journal(max_answer_bytes=200_000), 1, last, last + 1) == [
+        IdStatus.FINISHED,
+        IdStatus.FINISHED,
+        IdStatus.NEW,
     ]
 
 
@@ -283,7 +283,7 @@ class TestBadFiles:
     ) -> None:
         open_journal().close()
         path.write_bytes(content)
-        assert standings(open_journal(), 1) == [Standing.NEW]
+        assert statuses(open_journal(), 1) == [IdStatus.NEW]
         aside = [file for file in path.parent.iterdir() if ".broken-" in file.name]
         assert content in [file.read_bytes() for file in aside]
         record = next(record for record in caplog.records if record.levelno == logging.ERROR)
@@ -300,7 +300,7 @@ class TestBadFiles:
         begin(journal, 1)
         self.plant(journal, seq, kind, data)
         journal.close()
-        assert standings(open_journal(), 1) == [Standing.NEW]
+        assert statuses(open_journal(), 1) == [IdStatus.NEW]
         aside = [file.name for file in path.parent.iterdir() if ".broken-" in file.name]
         assert {name.partition(".broken-")[2].lstrip("0123456789") for name in aside} >= {"", ".head", ".rows-1"}
 
@@ -313,26 +313,26 @@ class TestBadFiles:
         journal.close()
         content = path.read_bytes()
         path.write_bytes({"cut": content[:-1], "longer": content + b"\0", "wrong": content[:-20] + b"x" * 20}[damage])
-        assert standings(open_journal(), 1) == [Standing.NEW]
+        assert statuses(open_journal(), 1) == [IdStatus.NEW]
         assert any(".broken-" in file.name for file in path.parent.iterdir())
 
     @staticmethod
     def plant(journal: SharedJournal, seq: int, kind: int, data: bytes) -> None:
         """Publish a row as no journal would write it."""
         log = journal._replica.log
-        tip = log._tip
-        assert tip is not None
-        tip.rows.put(tip.end, seq, kind, data)
-        log._publish(tip.rows.first, tip.answers_first, word_of(tip.end, tip.answers_end))
+        end = log._end
+        assert end is not None
+        end.rows.put(end.at, seq, kind, data)
+        log._publish(end.rows.first, end.answers_first, pack_ends(end.at, end.answers_at))
 
     def test_a_journal_that_is_in_use_is_not_set_aside(self, path: Path, open_journal: Open) -> None:
         first = open_journal()
         begin(first, 1)
         self.plant(first, 3, 99, b"\0")
-        with pytest.raises(JournalUnavailable, match="row 3 is of kind 99; begun anew when the last"):
+        with pytest.raises(JournalUnavailable, match="row 3 is of kind 99; replaced when the last"):
             open_journal()
         first.close()
-        assert standings(open_journal(), 1) == [Standing.NEW]
+        assert statuses(open_journal(), 1) == [IdStatus.NEW]
 
     def test_a_lock_file_that_was_removed_makes_nobody_dead(self, path: Path, open_journal: Open) -> None:
         """It looks left behind. Whoever opened the journal then ran again what others were running."""
@@ -390,7 +390,7 @@ class TestBadFiles:
             open_journal()
         journal.close()
         other.close()
-        assert standings(open_journal(), 1) == [Standing.NEW]
+        assert statuses(open_journal(), 1) == [IdStatus.NEW]
 
     def test_rows_of_another_journal_are_not_believed(self, path: Path, open_journal: Open) -> None:
         """The file itself was removed by somebody, and not what belongs to it."""
@@ -401,7 +401,7 @@ class TestBadFiles:
         with pytest.raises(JournalUnavailable, match="is gone, or of another journal, while it is in use"):
             open_journal()
         journal.close()
-        assert standings(open_journal(), 1) == [Standing.NEW]
+        assert statuses(open_journal(), 1) == [IdStatus.NEW]
 
     @pytest.mark.parametrize(("content", "text"), [(b"\xff" * 200, "is no journal"), (b"", "is no"), (None, "is gone")])
     def test_a_snapshot_that_is_damaged_while_in_use_is_noticed_in_the_next_seconds(
@@ -413,7 +413,7 @@ class TestBadFiles:
             path.unlink()
         else:
             path.write_bytes(content)
-        journal._replica.log.keeper.ask()
+        journal._replica.log.checkpointer.ask()
 
         def notices() -> bool:
             try:
@@ -477,7 +477,7 @@ class TestWhere:
         link.parent.mkdir()
         link.symlink_to(path)
         linked = open_shared(str(link))
-        assert standings(linked, 1, 2) == [Standing.RUNNING, Standing.NEW]
+        assert statuses(linked, 1, 2) == [IdStatus.RUNNING, IdStatus.NEW]
         linked.close()
         assert [file.name for file in link.parent.iterdir()] == ["link"]
 

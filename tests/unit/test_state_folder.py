@@ -8,11 +8,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from servicebus.runtime.journal import default_path
+from servicebus.runtime.state_folder import default_path
 
 PROGRAM = """
 import os
-from servicebus.runtime.journal import default_path
+from servicebus.runtime.state_folder import default_path
 print(default_path("NODE-01", os.environ))
 """
 

@@ -1,12 +1,11 @@
 """The journal: which ids this node has started and finished, so that none is run twice."""
 
-from servicebus.runtime.journal.interface import Damaged, Journal, JournalUnavailable, Known, Release, Standing, Start
+from servicebus.runtime.journal.interface import Damaged, IdStatus, Journal, JournalUnavailable, Lookup, Release, Start
 from servicebus.runtime.journal.ledger import Limits
 from servicebus.runtime.journal.memory import MemoryJournal
 from servicebus.runtime.journal.opening import (
     MEMORY,
     check_journal,
-    default_path,
     journal_of,
     open_journal,
     open_shared,
@@ -17,17 +16,16 @@ from servicebus.runtime.journal.shared import SharedJournal
 __all__ = [
     "MEMORY",
     "Damaged",
+    "IdStatus",
     "Journal",
     "JournalUnavailable",
-    "Known",
     "Limits",
+    "Lookup",
     "MemoryJournal",
     "Release",
     "SharedJournal",
-    "Standing",
     "Start",
     "check_journal",
-    "default_path",
     "journal_of",
     "open_journal",
     "open_shared",

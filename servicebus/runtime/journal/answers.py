@@ -1,7 +1,7 @@
 """AnswerIndex: where the answer to an id is. Pure.
 
-Answers are dropped in the order in which they came, so they are kept in blocks that go as a whole: dropping costs
-nothing per answer, and a look-up, which only a repeated id needs, asks a few dozen blocks, or a few hundred.
+Answers are dropped oldest first, in blocks: that costs nothing per answer, and a look-up, which only a repeated id
+needs, asks a few dozen blocks, or a few hundred.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _BLOCKS = 32
 
 @dataclass(slots=True)
 class _Block:
+    first_place: Any
+    began_at: int
     places: dict[int, Any] = field(default_factory=dict)
-    first_place: Any = None
     size: int = 0
     last_seq: int = 0
-    began_at: int = 0
     answered_at: int = 0
     until: int = 0
 
@@ -40,27 +40,18 @@ class AnswerIndex:
         self._keep_s = keep_s
         self._blocks: deque[_Block] = deque()
 
-    def __repr__(self) -> str:
-        return f"<AnswerIndex count={self.count} size={self.size}>"
-
     @property
     def first_place(self) -> Any:
         """Of the oldest; None if there are none."""
         return self._blocks[0].first_place if self._blocks else None
 
     def add(self, seq: int, place: Any, now: int, until: int, ends: Iterable[tuple[int, int]]) -> None:
-        """The row *seq* was written at *now*, and the answers to *ends* (number, size) are at *place*.
-
-        Args:
-            place: for whoever asks; not looked into here.
-            until: nobody asks for them later.
-        """
+        """The answers to *ends* (number, size or -1) of row *seq*, of *now*, are at *place*; needed up to *until*."""
         block = self._open_block(now, place)
-        places = block.places
         size = count = 0
         for number, length in ends:
             if length >= 0:
-                places[number] = place
+                block.places[number] = place
                 size += length
                 count += 1
         block.size += size
@@ -72,11 +63,6 @@ class AnswerIndex:
         if until > block.until:
             block.until = until
 
-    def keep(self, seq: int, answers: dict[int, bytes], now: int, until: int) -> None:
-        """``add`` of answers that are themselves what is asked for."""
-        self.add(seq, None, now, until, [(number, len(answer)) for number, answer in answers.items()])
-        self._blocks[-1].places.update(answers)
-
     def place_of(self, number: int) -> Any:
         """None if there is no answer any more."""
         for block in reversed(self._blocks):
@@ -86,9 +72,8 @@ class AnswerIndex:
         return None
 
     def overdue(self, now: int) -> tuple[int, int]:
-        """The first row to keep, if answers that are too old or too many are to go; and how many would go early."""
-        keep_from = 0
-        early = 0
+        """The first row to keep when answers that are too old or too many go; and how many would go early."""
+        keep_from = early = 0
         size = self.size
         for block in self._blocks:
             is_over = min(block.answered_at + self._keep_s, block.until) < now
@@ -113,6 +98,6 @@ class AnswerIndex:
             or last.size * _BLOCKS >= self._max_bytes
             or now - last.began_at >= _BLOCK_S
         ):
-            last = _Block(first_place=place, began_at=now)
+            last = _Block(place, now)
             self._blocks.append(last)
         return last

@@ -1,12 +1,11 @@
-"""The files of one shared journal, and how they are found: by others in use, or after the machine went down.
+"""The files of one shared journal, and how they are found: in use by others, or after the machine went down.
 
-The path that the configuration names is the snapshot. Beside it are ``.head``, segments ``.rows-<number>`` and
-``.answers-<number>``; and, for as long as workers live, ``.lock`` and their black boxes ``.box-<number>``.
+The configured path is the snapshot. Beside it are the commit pointer ``.head``, segments ``.rows-<number>`` and
+``.answers-<number>``; and, for as long as workers live, ``.lock`` and in-flight files ``.box-<number>``.
 
-When the machine went down the head cannot be believed. The kernel writes mapped pages when it likes to, so a row may be
-there and one before it may not. Rows are read on from the snapshot, which is sound; they end before the first one that
-is not whole, and what stands behind that is not believed. New rows go into new segments, so that nothing old is ever
-read as the end of something new.
+After the machine went down the commit pointer cannot be trusted: the kernel writes mapped pages in any order, so a row
+may be there and one before it may not. Rows are read on from the snapshot, and end before the first that is not whole.
+New rows go into new segments, so nothing old is ever read as the continuation of something new.
 """
 
 from __future__ import annotations
@@ -15,113 +14,104 @@ import os
 from pathlib import Path
 
 from servicebus.runtime.journal import snapshot
-from servicebus.runtime.journal.head import Head, this_boot, word_of
 from servicebus.runtime.journal.interface import Damaged
 from servicebus.runtime.journal.ledger import State
-from servicebus.runtime.journal.segments import FIRST_AT, BadSegment, Segment, Stream
-from servicebus.runtime.journal.snapshot import Header, Place, flush_folder
+from servicebus.runtime.journal.segments import (
+    FIRST_AT,
+    BadSegment,
+    CommitPointer,
+    Segment,
+    Stream,
+    flush,
+    pack_ends,
+    this_boot,
+)
+from servicebus.runtime.journal.snapshot import Header
 from servicebus.transport.loggers import get_logger
 
 LOG = get_logger(__name__)
 
-__all__ = ["Files", "after_snapshot", "found_files", "found_head", "parts_of"]
+__all__ = ["Files", "after_snapshot", "found_files", "found_pointer", "opened", "parts_of"]
 
 _ROWS_BYTES = _ANSWERS_BYTES = 1 << 20
-"""Small: what is written to is in the memory of every worker, and a segment goes as a whole."""
+"""Small: what is written to is in the memory of every worker, and a segment is removed in one piece."""
 _PARTS = (".head", ".rows-", ".answers-", ".new")
 
 
 class Files:
-    """Args: identity: of the journal; files that belong to another one are not believed."""
+    """Args: identity: of the journal; files that belong to another one are ignored."""
 
     def __init__(self, path: Path, identity: bytes):
         self.path = path
         self.identity = identity
-        self.head = path.with_name(path.name + ".head")
+        self.pointer = path.with_name(path.name + ".head")
         self.rows = Stream(path.with_name(path.name + ".rows-"), identity, _ROWS_BYTES)
         self.answers = Stream(path.with_name(path.name + ".answers-"), identity, _ANSWERS_BYTES)
 
-    def __repr__(self) -> str:
-        return f"<Files of {self.path}>"
-
 
 def parts_of(path: Path) -> list[str]:
-    """What follows the journal's own name in the names of the files that hold what it knows."""
+    """What follows the journal's own name in the names of the files that hold its data."""
     names = [file.name for file in path.parent.iterdir() if file.name.startswith(path.name)]
     parts = [name[len(path.name) :] for name in names]
     return [part for part in parts if not part or part.startswith(_PARTS)]
 
 
 def found_files(path: Path, *, is_alone: bool) -> tuple[Files, Header]:
-    """Those that are there; if there are none, those of a new journal.
-
-    Args:
-        is_alone: nobody else has the journal open, or opens it.
+    """The journal's files; those of a new one if there are none and the caller *is_alone*.
 
     Raises:
-        Damaged: they make no sense, or are gone while others use them. JournalUnavailable: they are of a format of
-            another day. OSError.
+        Damaged: they make no sense, or are gone while others use them. JournalUnavailable: they have another format.
+        OSError.
     """
     # An empty file is a new journal, like none, if nothing stands beside it.
-    if path.exists() and (path.stat().st_size or Files(path, b"").head.exists()):
+    if path.exists() and (path.stat().st_size or Files(path, b"").pointer.exists()):
         header = snapshot.read_header(path)
         return Files(path, header.identity), header
     if not is_alone:
         raise Damaged(str(path), f"{path.name} is gone, or of another journal, while it is in use")
-    header = Header(os.urandom(16), 0, Place(1, FIRST_AT))
+    header = Header(os.urandom(16), 0, 1, FIRST_AT)
     snapshot.write(path, header, State(), lambda: True, lambda: None)
     return Files(path, header.identity), header
 
 
-def found_head(files: Files, header: Header, *, is_alone: bool) -> Head:
-    """The head that the others use, or a new one if there are none and it is not of this boot.
-
-    Raises:
-        Damaged: it is gone, or another journal's, while others use it. OSError.
-    """
+def found_pointer(files: Files, header: Header, *, is_alone: bool) -> CommitPointer:
+    """The one in use, or a new one if there is none of this boot. Raises Damaged: others use one. OSError."""
     boot = this_boot()
-    head = Head.open(files.head, files.identity, boot)
-    if not is_alone:
-        if head is None:
-            raise Damaged(str(files.path), f"{files.head.name} is gone, or of another journal, while it is in use")
-        return head
-    # Of a machine that does not say which boot this is, every first one to open it thinks the worst.
-    if head is None or not boot:
-        head = _rebuilt(files, header, boot)
-    return head
+    pointer = CommitPointer.open(files.pointer, (files.identity, boot))
+    if pointer is None and not is_alone:
+        text = f"{files.pointer.name} is gone, or of another journal, while it is in use"
+        raise Damaged(str(files.path), text)
+    # If the machine does not tell its boot, each first process that opens the journal assumes the worst.
+    return _rebuilt(files, header, boot) if pointer is None or (is_alone and not boot) else pointer
 
 
-def _rebuilt(files: Files, header: Header, boot: bytes) -> Head:
-    for stream in (files.rows, files.answers):
-        _remove_bad(stream)
+def _rebuilt(files: Files, header: Header, boot: bytes) -> CommitPointer:
+    streams = files.rows, files.answers
+    for stream in streams:
+        for first in stream.firsts():
+            try:
+                stream.open(first)
+            except BadSegment as error:
+                LOG.warning("journal: %s, and is removed", error)
+                stream.remove(first)
     last = _last_row(files.rows, header)
-    for stream in (files.rows, files.answers):
+    for stream in streams:
         for first in stream.firsts():
             if first > last:
                 stream.remove(first)
-    for first in files.answers.firsts():
+    answers = files.answers.firsts()
+    for first in answers:
         files.answers.open(first).end_after(last)
-    files.rows.create(last + 1).flush()
-    had_answers = bool(files.answers.firsts())
-    if had_answers:
-        files.answers.create(last + 1).flush()
-    # What was removed must not be there again after the next time.
-    flush_folder(files.path.parent)
+    for stream in streams if answers else streams[:1]:
+        stream.create(last + 1)
+        flush(stream.path(last + 1))
+    # What was removed must not reappear after the next time.
+    flush(files.path.parent)
     if last:
-        LOG.info(
-            "journal %s: known up to row %d; %d rows were read on from the state", files.path, last, last - header.seq
-        )
-    answers_first, answers_end = (last + 1, FIRST_AT) if had_answers else (0, 0)
-    return Head.create(files.head, files.identity, boot, last + 1, answers_first, word_of(0, answers_end))
-
-
-def _remove_bad(stream: Stream) -> None:
-    for first in stream.firsts():
-        try:
-            stream.open(first)
-        except BadSegment as error:
-            LOG.warning("journal: %s, and is removed", error)
-            stream.remove(first)
+        text = "journal %s: known up to row %d; %d rows were read after the snapshot"
+        LOG.info(text, files.path, last, last - header.seq)
+    first_ends = (last + 1, last + 1, pack_ends(0, FIRST_AT)) if answers else (last + 1, 0, 0)
+    return CommitPointer.create(files.pointer, (files.identity, boot), first_ends)
 
 
 def _last_row(rows: Stream, header: Header) -> int:
@@ -131,21 +121,21 @@ def _last_row(rows: Stream, header: Header) -> int:
     while segment is not None:
         while (found := segment.find(at)) is not None and found[0] == seq + 1:
             seq, at = found[0], found[4]
-        following = _opened(rows, seq + 1) if segment.first <= seq else None
-        segment, at = following, FIRST_AT
+        segment, at = opened(rows, seq + 1) if segment.first <= seq else None, FIRST_AT
     return seq
 
 
 def after_snapshot(rows: Stream, header: Header) -> tuple[Segment | None, int]:
     """Where the next row is read; nowhere if it was removed."""
-    segment = _opened(rows, header.place.first)
+    segment = opened(rows, header.first)
     if segment is not None:
-        return segment, header.place.at
+        return segment, header.at
     # The machine may have lost it, and new rows stand in a new one.
-    return _opened(rows, header.seq + 1), FIRST_AT
+    return opened(rows, header.seq + 1), FIRST_AT
 
 
-def _opened(stream: Stream, first: int) -> Segment | None:
+def opened(stream: Stream, first: int) -> Segment | None:
+    """None if it was removed."""
     try:
         return stream.open(first)
     except FileNotFoundError:

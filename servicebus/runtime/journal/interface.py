@@ -1,41 +1,32 @@
-"""What a journal is asked and told, whoever keeps it: one worker's memory, one machine's disk, or a server."""
+"""The contract of a journal, whatever stores it: one worker's memory, files of one machine, or a Redis server."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from servicebus.errors import JournalUnavailable
+from servicebus.transport.disk_space import advice
 from servicebus.transport.loop import nothing
 
-__all__ = [
-    "NEVER",
-    "REFUSED",
-    "Damaged",
-    "Journal",
-    "JournalUnavailable",
-    "Known",
-    "OneByOne",
-    "Release",
-    "Standing",
-    "Start",
-    "seconds",
-]
+__all__ = ["Damaged", "IdStatus", "Journal", "JournalUnavailable", "Lookup", "Release", "Start"]
 
 
 class Damaged(JournalUnavailable):
-    """Raised when what is stored makes no sense: asking again does not help."""
+    """Raised when the stored data makes no sense. A retry does not help."""
 
 
-class Standing(Enum):
-    """What is known of an id."""
+class IdStatus(Enum):
+    """What the journal knows of an id."""
 
-    NEW = "the asker's: run it"
-    RUNNING = "started by a worker that lives, here or elsewhere, and not finished"
-    FINISHED = "finished; its answer is given if there was one and it is still stored"
-    INTERRUPTED = "started by a worker that died: nobody knows how far it came"
-    FORGOTTEN = "the asker's, but it must not be run: it may have been, and what was known of its time had to go"
+    NEW = "the caller's: run it"
+    RUNNING = "begun by a live worker, here or elsewhere, and not finished"
+    FINISHED = "finished; its answer is returned if there was one and it is still stored"
+    INTERRUPTED = "started by a worker that died: how far it came is unknown"
+    FORGOTTEN = "the caller's, but must not be run: it may have been, and what was known of its time is gone"
 
 
 class Release(Enum):
@@ -43,33 +34,31 @@ class Release(Enum):
 
     NOT_RUN = "busy or stopping: as if this begin had not been"
     FAILED = "the service raised, and a later attempt is due: this one counts"
-    BURIED = "it went to the dead letters: whoever takes it out again starts from the first attempt"
-    REFUSED = "not yet: it stays the caller's, but whoever begins it later must not run it"
+    BURIED = "dead-lettered: if it is sent back it starts from the first attempt"
+    REFUSED = "not yet: it stays the caller's, but a later begin must not run it"
 
 
-NEVER = 2**32 - 1
-"""As Unix time."""
 REFUSED = 1 << 20
-"""More than any count of attempts: that of a refused id begins here."""
+"""Attempts of a refused id are counted from here: more than any real count."""
 
 
 class Start(NamedTuple):
-    """An id that wants to be run."""
+    """An id to begin."""
 
     id: str
     """As on the wire: ``<incarnation of 16 hex digits>-<count from 1>``."""
     expires_at: float
     """Unix time until which a token for it could be accepted: until then it is remembered."""
     rerun: bool = False
-    """It may be run again after a worker died with it: a message, or a call to an idempotent service."""
+    """May be run again after its worker died: a message, or a call to an idempotent service."""
     sent_at: float = 0.0
-    """Unix time at which it was signed; 0 if it does not say, and then it is never FORGOTTEN."""
+    """Unix time at which it was signed; 0 if unknown, and then it is never FORGOTTEN."""
 
 
-class Known(NamedTuple):
-    """The answer to a Start. Counts are 0 where they have no meaning any more."""
+class Lookup(NamedTuple):
+    """What is known of the id of a Start. Counts are 0 once it is finished."""
 
-    standing: Standing
+    status: IdStatus
     answer: bytes | None = None
     attempts: int = 0
     """How often it was begun, this time included; counted from REFUSED for one that was refused."""
@@ -81,98 +70,77 @@ class Known(NamedTuple):
         return self.attempts >= REFUSED
 
 
-class Journal(Protocol):
+class Journal(ABC):
     """Belongs to one worker's I/O thread, and to the process that opened it: it does not survive a fork.
 
-    Each method costs one transaction, or one round trip, however many ids it is given. Every method but ``snapshot``
-    and ``close`` may raise JournalUnavailable, and has changed nothing then.
+    Each method costs one transaction, or one round trip. Every method but ``snapshot`` and ``close`` may raise
+    JournalUnavailable, and has changed nothing then. ``now`` is Unix time.
     """
 
-    def begin_many(self, starts: Sequence[Start], now: float) -> list[Known]:
-        """What is known of each id, in order. NEW and FORGOTTEN ones are the caller's from here on, and no one else's.
+    _now = 0.0
+    """The latest time that was passed in."""
 
-        Args:
-            now: Unix time, seconds.
-        """
+    @abstractmethod
+    def begin_many(self, starts: Sequence[Start], now: float) -> list[Lookup]:
+        """What is known of each id, in order. From here on the caller alone owns the NEW and FORGOTTEN ones."""
 
+    @abstractmethod
     def finish_many(self, ends: Sequence[tuple[str, bytes | None]], now: float) -> None:
-        """These ids were run; each answer is given again to whoever begins the same id, for as long as it is kept.
+        """These ids were run; a later begin returns the answer. Ids that the caller has not begun are ignored."""
 
-        Ids that the caller has not begun are passed over.
-        """
-
-    def turn(self, ends: Sequence[tuple[str, bytes | None]], starts: Sequence[Start], now: float) -> list[Known]:
-        """``finish_many`` and then ``begin_many``, for the price of one where the store can.
-
-        If it raises, the first may have happened: both may be said again.
-        """
-
+    @abstractmethod
     def release_many(self, ids: Sequence[str], why: Release) -> None:
-        """These ids, begun by the caller, may come again. Others are passed over."""
+        """These ids, begun by the caller, may come again. Others are ignored."""
 
-    def starter(self, id: str) -> Callable[[], None]:
-        """What the thread that serves *id*, which is the caller's, has to call just before the user's code begins.
-
-        Of an id that was begun and whose starter was not called, a journal may know after the worker's death that it
-        only waited: then it is NEW to the next who asks, as if this begin had not been. For any thread, once; the
-        starter itself never raises.
-        """
-
+    @abstractmethod
     def tick(self, now: float) -> None:
-        """Housekeeping. Once a second, also when nothing is to be done: it tells others that we live."""
+        """Housekeeping. Called once a second, also when idle: it shows other workers that this one lives."""
 
+    @abstractmethod
     def snapshot(self) -> dict[str, Any]:
         """Sizes, and what had to be forgotten early, for the status socket. Callable from any thread."""
 
+    @abstractmethod
     def close(self) -> None:
-        """What is still begun was left by a dead worker from here on: nothing of it may be started now. Idempotent."""
+        """What is still begun was left by a dead worker from here on: nothing of it may be started. Idempotent."""
 
-    def begin(self, id: str, now: float, expires_at: float) -> tuple[Standing, bytes | None]:
-        """``begin_many`` of one id that is not run again."""
-
-    def finish(self, id: str, answer: bytes | None) -> None:
-        """``finish_many`` of one id, at the time last heard of."""
-
-    def forget(self, id: str) -> None:
-        """``release_many`` of one id that was not run."""
-
-
-class OneByOne:
-    """The three short forms, in terms of the long ones; and what is begun counts as started."""
-
-    _now = 0.0
-    """The time last heard of."""
-
-    # The long ones are the journal's own.
-
-    def begin_many(self, starts: Sequence[Start], now: float) -> list[Known]:
-        raise NotImplementedError
-
-    def finish_many(self, ends: Sequence[tuple[str, bytes | None]], now: float) -> None:
-        raise NotImplementedError
-
-    def release_many(self, ids: Sequence[str], why: Release) -> None:
-        raise NotImplementedError
-
-    def turn(self, ends: Sequence[tuple[str, bytes | None]], starts: Sequence[Start], now: float) -> list[Known]:
+    def turn(self, ends: Sequence[tuple[str, bytes | None]], starts: Sequence[Start], now: float) -> list[Lookup]:
+        """``finish_many``, then ``begin_many``, at once where the store can. If it raises, both may be repeated."""
         if ends:
             self.finish_many(ends, now)
         return self.begin_many(starts, now) if starts else []
 
     def starter(self, id: str) -> Callable[[], None]:
+        """What the thread that serves *id*, which is the caller's, has to call just before the user's code begins.
+
+        If the worker dies before that, a journal may know that the id only waited: then it is NEW again. Callable from
+        any thread, once; the starter itself never raises.
+        """
         return nothing
 
-    def begin(self, id: str, now: float, expires_at: float) -> tuple[Standing, bytes | None]:
+    def begin(self, id: str, now: float, expires_at: float) -> tuple[IdStatus, bytes | None]:
+        """``begin_many`` of one id that is not run again."""
         known = self.begin_many([Start(id, expires_at)], now)[0]
-        return known.standing, known.answer
+        return known.status, known.answer
 
     def finish(self, id: str, answer: bytes | None) -> None:
+        """``finish_many`` of one id, at the latest time that was passed in."""
         self.finish_many([(id, answer)], self._now)
 
     def forget(self, id: str) -> None:
+        """``release_many`` of one id that was not run."""
         self.release_many([id], Release.NOT_RUN)
 
 
+_NEVER = 2**32 - 1
+
+
 def seconds(when: float) -> int:
-    """Unix time as it is remembered."""
-    return int(when) if 0.0 <= when <= NEVER else 0 if when < 0 else NEVER
+    """Unix time as it is stored."""
+    return int(when) if 0.0 <= when <= _NEVER else 0 if when < 0 else _NEVER
+
+
+def refused(path: Path, what: str) -> JournalUnavailable:
+    """The error for a file system that does not take what the journal writes: *what* happened, and what to do."""
+    to_do = advice(path, "name another path with the key journal")
+    return JournalUnavailable(str(path), f"{what}; {to_do}" if to_do else what)

@@ -1,4 +1,4 @@
-"""The rows of the shared log, as bytes: what was begun, finished, released, taken over, and forgotten.
+"""The rows of the shared log, as bytes.
 
 All numbers are little-endian. An id is 16 bytes: the Sender's incarnation and its count, 8 bytes each.
 """
@@ -6,66 +6,39 @@ All numbers are little-endian. An id is 16 bytes: the Sender's incarnation and i
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from servicebus.runtime.journal.interface import Release
-
-__all__ = [
-    "AT_BITS",
-    "COUNT_BITS",
-    "Compaction",
-    "Estate",
-    "Kind",
-    "Numbered",
-    "answer_in",
-    "finish_head_bytes",
-    "located",
-    "number_of",
-    "pack_begin",
-    "pack_compact",
-    "pack_finish",
-    "pack_owner",
-    "pack_release",
-    "pack_take_over",
-    "place_of",
-    "segment_and_at",
-    "unpack_begin",
-    "unpack_compact",
-    "unpack_finish",
-    "unpack_owner",
-    "unpack_place",
-    "unpack_release",
-    "unpack_take_over",
-]
 
 COUNT_BITS = 64
 _COUNT_MASK = (1 << COUNT_BITS) - 1
 
 Numbered = tuple[int, int, int]
-"""A number (see ``number_of``), the Unix second until which its token could be accepted, and the one at which it was
-signed (0: it does not say)."""
+"""A number (``number_of``), the Unix second until which its token is valid, and that of its signature (0: unknown)."""
 
-
-Estate = tuple[int, int, int, int]
+OrphanedId = tuple[int, int, int, int]
 """A number, the dead worker that it is taken over from, its expiry, and when it was signed."""
 
 
 class Kind(IntEnum):
-    """What a row tells."""
+    """What a row says. Its values are the arguments of the ledger's method for it."""
 
     BEGIN = 1
+    """Owner, list of Numbered."""
     FINISH = 2
-    """Without any answer."""
+    """Without answers: owner, now, when the last of the ids expires, each number with the size of its answer or -1."""
     ANSWERS = 3
-    """A FINISH with at least one answer. All of it is among the answers, which are kept for longer; in the place of the
-    answers the row has the place where that is."""
+    """A FINISH with answers. All of it is in the stream of answers; the row has its place there instead of them."""
     RELEASE = 4
+    """Owner, Release, list of numbers."""
     TAKE_OVER = 5
+    """Owner, list of OrphanedId."""
     COMPACT = 6
+    """A Compaction."""
     OWNER = 7
-    """A worker has got a number."""
+    """A number that a worker has got."""
 
 
 class Compaction(NamedTuple):
@@ -73,15 +46,14 @@ class Compaction(NamedTuple):
 
     at: int
     expired_before: int
-    """What expired before is over."""
     forget_before: int
-    """Chunks that come before in the order of leaving must go, even if they are not over: there are too many."""
+    """Chunks before this place in the order of leaving go early: there are too many. 0: none do."""
     forgotten_until: int
-    """What ever had to go was signed until then."""
+    """Whatever had to go was signed until then."""
     keep_from: int
-    """Answers in rows before this one are not kept."""
+    """Answers in rows before this one go."""
     forgotten_answers: int
-    """Answers that go early."""
+    """How many of these go early."""
 
 
 _OWNER = struct.Struct("<Q")
@@ -89,8 +61,6 @@ _ID = struct.Struct("<QQ")
 _BEGIN = struct.Struct("<QQII")
 _ONE_BEGIN = struct.Struct("<QQQII")
 _FINISH_HEAD = struct.Struct("<QIII")
-_FINISH_COUNT = struct.Struct("<I")
-_FINISH_COUNT_AT = 16
 _FINISH = struct.Struct("<QQi")
 _ONE_FINISH = struct.Struct("<QIIIQQi")
 _RELEASE_HEAD = struct.Struct("<QB")
@@ -108,19 +78,9 @@ def number_of(id: str) -> int:
     return int(id[:16], 16) << COUNT_BITS | int(id[17:])
 
 
-def pack_begin(owner: int, starts: Sequence[Numbered]) -> bytes:
-    if len(starts) == 1:
-        number, expires, sent = starts[0]
-        return _ONE_BEGIN.pack(owner, number >> COUNT_BITS, number & _COUNT_MASK, expires, sent)
-    pack = _BEGIN.pack
-    rows = [pack(number >> COUNT_BITS, number & _COUNT_MASK, expires, sent) for number, expires, sent in starts]
-    return _OWNER.pack(owner) + b"".join(rows)
-
-
-def unpack_begin(data: bytes) -> tuple[int, list[Numbered]]:
-    rows = _BEGIN.iter_unpack(memoryview(data)[_OWNER.size :])
-    starts = [(high << COUNT_BITS | low, expires, sent) for high, low, expires, sent in rows]
-    return _OWNER.unpack_from(data)[0], starts
+def unpack(kind: int, data: bytes | memoryview) -> tuple[Any, ...]:
+    """The values of a row. Raises KeyError for an unknown kind; struct.error or IndexError: it makes no sense."""
+    return _UNPACK[kind](data)
 
 
 def pack_finish(owner: int, now: int, until: int, ends: Sequence[tuple[int, bytes | None]]) -> bytes:
@@ -131,30 +91,37 @@ def pack_finish(owner: int, now: int, until: int, ends: Sequence[tuple[int, byte
         row = _ONE_FINISH.pack(owner, now, until, 1, number >> COUNT_BITS, number & _COUNT_MASK, size)
         return row + answer if answer else row
     pack = _FINISH.pack
-    head = _FINISH_HEAD.pack(owner, now, until, len(ends))
     rows = [
         pack(number >> COUNT_BITS, number & _COUNT_MASK, -1 if answer is None else len(answer))
         for number, answer in ends
     ]
-    return b"".join((head, *rows, *(answer for _, answer in ends if answer)))
+    answers = [answer for _, answer in ends if answer]
+    return b"".join((_FINISH_HEAD.pack(owner, now, until, len(ends)), *rows, *answers))
 
 
-def unpack_finish(data: bytes | memoryview) -> tuple[int, int, int, list[tuple[int, int]]]:
-    """Owner, now, until; and each number with the size of its answer, -1 without one."""
+def _unpack_finish(data: bytes | memoryview) -> tuple[int, int, int, list[tuple[int, int]]]:
     owner, now, until, count = _FINISH_HEAD.unpack_from(data)
-    start = _FINISH_HEAD.size
-    rows = _FINISH.iter_unpack(memoryview(data)[start : start + count * _FINISH.size])
+    rows = _FINISH.iter_unpack(memoryview(data)[_FINISH_HEAD.size : _answers_at(count)])
     return owner, now, until, [(high << COUNT_BITS | low, size) for high, low, size in rows]
 
 
-def finish_head_bytes(data: bytes | memoryview) -> int:
-    """How much of a FINISH is not answers: all that ``unpack_finish`` reads."""
-    count: int = _FINISH_COUNT.unpack_from(data, _FINISH_COUNT_AT)[0]
+def _answers_at(count: int) -> int:
     return _FINISH_HEAD.size + count * _FINISH.size
 
 
+def answer_in(data: bytes, wanted: int) -> bytes | None:
+    """The answer to one id in the whole row of ANSWERS."""
+    *_, ends = _unpack_finish(data)
+    at = _answers_at(len(ends))
+    for number, size in ends:
+        if number == wanted:
+            return None if size < 0 else data[at : at + size]
+        at += max(size, 0)
+    return None
+
+
 def place_of(first: int, at: int) -> int:
-    """Where a row stands, as one number: the segment, and where in it."""
+    """Where a row is stored, as one number: its segment, and the offset in it."""
     return first << AT_BITS | at
 
 
@@ -163,61 +130,62 @@ def segment_and_at(place: int) -> tuple[int, int]:
 
 
 def located(data: bytes, place: int) -> bytes:
-    """A FINISH without its answers: it stands as a whole at that place among them."""
-    return data[: finish_head_bytes(data)] + _PLACE.pack(place & _COUNT_MASK, place >> COUNT_BITS)
+    """A row of ANSWERS with the *place* of all of it instead of its answers."""
+    return data[: _answers_at(_FINISH_HEAD.unpack_from(data)[3])] + _PLACE.pack(
+        place & _COUNT_MASK, place >> COUNT_BITS
+    )
 
 
 def unpack_place(data: bytes) -> int:
-    """Where all of a ``located`` FINISH stands."""
+    """Of a ``located`` row."""
     low, high = _PLACE.unpack_from(data, len(data) - _PLACE.size)
     return int(high) << COUNT_BITS | int(low)
 
 
-def answer_in(data: bytes, wanted: int) -> bytes | None:
-    """The answer to one id in the row where it was finished."""
-    *_, ends = unpack_finish(data)
-    at = _FINISH_HEAD.size + len(ends) * _FINISH.size
-    for number, size in ends:
-        if number == wanted:
-            return None if size < 0 else data[at : at + size]
-        at += max(size, 0)
-    return None
-
-
-def pack_release(owner: int, why: Release, numbers: Sequence[int]) -> bytes:
-    rows = [_ID.pack(number >> COUNT_BITS, number & _COUNT_MASK) for number in numbers]
-    return _RELEASE_HEAD.pack(owner, _WHYS.index(why)) + b"".join(rows)
-
-
-def unpack_release(data: bytes) -> tuple[int, Release, list[int]]:
-    owner, why = _RELEASE_HEAD.unpack_from(data)
-    rows = _ID.iter_unpack(memoryview(data)[_RELEASE_HEAD.size :])
-    return owner, _WHYS[why], [high << COUNT_BITS | low for high, low in rows]
-
-
-def pack_take_over(owner: int, starts: Sequence[Estate]) -> bytes:
-    pack = _TAKE_OVER.pack
-    rows = [pack(number >> COUNT_BITS, number & _COUNT_MASK, *rest) for number, *rest in starts]
+def _pack_begin(owner: int, starts: Sequence[Numbered]) -> bytes:
+    if len(starts) == 1:
+        number, expires, sent = starts[0]
+        return _ONE_BEGIN.pack(owner, number >> COUNT_BITS, number & _COUNT_MASK, expires, sent)
+    pack = _BEGIN.pack
+    rows = [pack(number >> COUNT_BITS, number & _COUNT_MASK, expires, sent) for number, expires, sent in starts]
     return _OWNER.pack(owner) + b"".join(rows)
 
 
-def unpack_take_over(data: bytes) -> tuple[int, list[Estate]]:
-    rows = _TAKE_OVER.iter_unpack(memoryview(data)[_OWNER.size :])
-    return _OWNER.unpack_from(data)[0], [(high << COUNT_BITS | low, *rest) for high, low, *rest in rows]
+def _unpack_begin(data: bytes | memoryview) -> tuple[int, list[Numbered]]:
+    rows = _BEGIN.iter_unpack(memoryview(data)[_OWNER.size :])
+    starts = [(high << COUNT_BITS | low, expires, sent) for high, low, expires, sent in rows]
+    return _OWNER.unpack_from(data)[0], starts
 
 
-def pack_compact(compaction: Compaction) -> bytes:
-    return _COMPACT.pack(*compaction)
+def _unpack_release(data: bytes | memoryview) -> tuple[int, Release, list[int]]:
+    owner, why = _RELEASE_HEAD.unpack_from(data)
+    return owner, _WHYS[why], [number for (number,) in _unpack_ids(_ID, data, _RELEASE_HEAD.size)]
 
 
-def unpack_compact(data: bytes) -> Compaction:
-    return Compaction(*_COMPACT.unpack(data))
+def _pack_ids(row: struct.Struct, ids: Sequence[tuple[int, ...]]) -> bytes:
+    return b"".join([row.pack(number >> COUNT_BITS, number & _COUNT_MASK, *rest) for number, *rest in ids])
 
 
-def pack_owner(number: int) -> bytes:
-    return _OWNER.pack(number)
+def _unpack_ids(row: struct.Struct, data: bytes | memoryview, at: int) -> list[tuple[int, ...]]:
+    return [(high << COUNT_BITS | low, *rest) for high, low, *rest in row.iter_unpack(memoryview(data)[at:])]
 
 
-def unpack_owner(data: bytes) -> int:
-    number: int = _OWNER.unpack(data)[0]
-    return number
+PACK: dict[Kind, Callable[..., bytes]] = {
+    Kind.BEGIN: _pack_begin,
+    Kind.RELEASE: lambda owner, why, numbers: (
+        _RELEASE_HEAD.pack(owner, _WHYS.index(why)) + _pack_ids(_ID, [(number,) for number in numbers])
+    ),
+    Kind.TAKE_OVER: lambda owner, starts: _OWNER.pack(owner) + _pack_ids(_TAKE_OVER, starts),
+    Kind.COMPACT: lambda compaction: _COMPACT.pack(*compaction),
+    Kind.OWNER: _OWNER.pack,
+}
+"""Makes a row of any kind but FINISH and ANSWERS of its values."""
+_UNPACK: dict[int, Callable[[bytes | memoryview], tuple[Any, ...]]] = {
+    Kind.BEGIN: _unpack_begin,
+    Kind.FINISH: _unpack_finish,
+    Kind.ANSWERS: _unpack_finish,
+    Kind.RELEASE: _unpack_release,
+    Kind.TAKE_OVER: lambda data: (*_OWNER.unpack_from(data), _unpack_ids(_TAKE_OVER, data, _OWNER.size)),
+    Kind.COMPACT: lambda data: (Compaction(*_COMPACT.unpack(data)),),
+    Kind.OWNER: _OWNER.unpack,
+}

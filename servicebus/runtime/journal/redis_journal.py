@@ -1,13 +1,13 @@
-"""RedisJournal: one journal for a node that is spread over several machines, kept by a Redis server.
+"""RedisJournal: one journal for a node that is spread over several machines, stored by a Redis server.
 
 Each method is one round trip to the server, during which the worker's I/O thread waits: about a fifth of a millisecond
 in a local network, and *timeout_s* at most when the server is away. What is kept, how long and how many, is as with
 SharedJournal. Two things are different:
 
-* Nobody can see from another machine whether a process lives. A worker renews a lease every second; when it has not for
-  *lease_s*, others take it for dead. That must be longer than a master lets a frozen worker live (10 s): a worker that
-  goes on after its lease ran out has its ids run a second time where they may be. It is told so in its log.
-* The server must not throw keys away (``maxmemory-policy noeviction``), and remembers over its own restart only what it
+* A process on another machine cannot be seen to live. A worker renews a lease every second; when it has not for
+  *lease_s*, others take it for dead. That must be longer than a master lets a frozen worker live (10 s): the ids of a
+  worker that goes on after its lease ran out are run a second time where they may be. Its log says so.
+* The server must not evict keys (``maxmemory-policy noeviction``), and remembers over its own restart only what it
   wrote (``appendonly yes``).
 
 Needs ``pip install servicebus-failover[redis]``.
@@ -20,9 +20,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from servicebus.runtime.journal import redis_scripts
-from servicebus.runtime.journal.interface import JournalUnavailable, Known, OneByOne, Release, Standing, Start
+from servicebus.runtime.journal.interface import IdStatus, Journal, JournalUnavailable, Lookup, Release, Start
 from servicebus.runtime.journal.ledger import CHUNK_IDS, Limits
+from servicebus.runtime.journal.redis_scripts import SCRIPT
 from servicebus.transport.loggers import get_logger
 
 LOG = get_logger(__name__)
@@ -31,24 +31,15 @@ __all__ = ["RedisJournal", "open_redis"]
 
 T = TypeVar("T")
 
-_WHYS = {why: why.name.lower() for why in Release}
-_STANDINGS = {
-    b"new": Standing.NEW,
-    b"running": Standing.RUNNING,
-    b"finished": Standing.FINISHED,
-    b"interrupted": Standing.INTERRUPTED,
-    b"forgotten": Standing.FORGOTTEN,
-}
-_FIELDS = 5
 _RENEW_S = 1.0
 _SWEEP_IDS = 4096
 _SWEEP_EVERY_S = 10.0
 _HOLD_EVERY_S = 1200.0
-"""The server drops what no one has held for an hour after its expiry."""
+"""The server drops what was not held for an hour after its expiry."""
 _SWEEP_CHUNKS = 1000
-"""At once, so that the server is not kept busy: it serves everybody in turn."""
+"""At once, so that the server is not kept busy."""
 _SWEEPS = 8
-"""At most, one after the other: more than the Senders that say one thing each can add until the next time."""
+"""At most, one after the other: more than one-shot Senders can add until the next time."""
 _BATCH_IDS = 500
 
 
@@ -62,14 +53,14 @@ def open_redis(
         timeout_s: how long to wait for the server.
 
     Raises:
-        JournalUnavailable: no such server, or one that throws keys away, or redis-py is not installed.
+        JournalUnavailable: no such server, or one that evicts keys, or redis-py is not installed.
     """
     try:
         redis = importlib.import_module("redis")
     except ImportError as error:
         raise JournalUnavailable(_without_password(url), "needs pip install servicebus-failover[redis]") from error
     try:
-        # One more try, when the server has closed the connection that we had: all that we ask may be asked twice.
+        # One more try, when the server has closed the connection that we had: every command may be repeated.
         retry = importlib.import_module("redis.retry").Retry(importlib.import_module("redis.backoff").NoBackoff(), 1)
         client = redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=retry)
     except ValueError as error:
@@ -77,7 +68,7 @@ def open_redis(
     return RedisJournal(client, redis.exceptions.RedisError, _without_password(url), node, limits or Limits(), lease_s)
 
 
-class RedisJournal(OneByOne):
+class RedisJournal(Journal):
     """A Journal on a Redis server. Made by ``open_redis``."""
 
     def __init__(self, client: Any, failure: type[Exception], where: str, node: str, limits: Limits, lease_s: float):
@@ -87,10 +78,7 @@ class RedisJournal(OneByOne):
         self._prefix = f"servicebus:{{{node}}}:"
         self._limits = limits
         self._lease_s = lease_s
-        register = client.register_script
-        self._begin_script, self._finish_script = register(redis_scripts.BEGIN), register(redis_scripts.FINISH)
-        self._release_script, self._sweep_script = register(redis_scripts.RELEASE), register(redis_scripts.SWEEP)
-        self._hold_script = register(redis_scripts.HOLD)
+        self._script = client.register_script(SCRIPT)
         self._mine: set[str] = set()
         self._unswept = 0
         self._swept_at = 0.0
@@ -106,11 +94,15 @@ class RedisJournal(OneByOne):
     def __repr__(self) -> str:
         return f"<RedisJournal {self._where} {self._prefix} owner={self._me} begun={len(self._mine)}>"
 
-    def begin_many(self, starts: Sequence[Start], now: float) -> list[Known]:
+    def begin_many(self, starts: Sequence[Start], now: float) -> list[Lookup]:
         self._now = now
-        found: list[Known] = []
+        found: list[Lookup] = []
         for first in range(0, len(starts), _BATCH_IDS):
-            found += self._begin(starts[first : first + _BATCH_IDS])
+            args: list[Any] = []
+            for id, expires_at, rerun, sent_at in starts[first : first + _BATCH_IDS]:
+                args += (id, *_place(id), expires_at + 1, int(rerun), int(sent_at))
+            told = self._run("begin", *args)
+            found += [self._known(start.id, *each) for start, each in zip(starts[first:], told, strict=False)]
         return found
 
     def finish_many(self, ends: Sequence[tuple[str, bytes | None]], now: float) -> None:
@@ -118,10 +110,10 @@ class RedisJournal(OneByOne):
         ends = [(id, self._storable(answer)) for id, answer in ends if id in self._mine]
         for first in range(0, len(ends), _BATCH_IDS):
             part = ends[first : first + _BATCH_IDS]
-            args: list[Any] = [self._me, now, self._limits.reply_keep_s]
+            args: list[Any] = [self._limits.reply_keep_s]
             for id, answer in part:
                 args += (id, *_place(id), int(answer is not None), answer or b"")
-            self._ask(lambda: self._finish_script(keys=[self._prefix], args=args))  # noqa: B023 - called at once
+            self._run("finish", *args)
             self._mine.difference_update(id for id, _ in part)
         self._unswept += len(ends)
         if self._unswept >= _SWEEP_IDS:
@@ -130,10 +122,7 @@ class RedisJournal(OneByOne):
     def release_many(self, ids: Sequence[str], why: Release) -> None:
         mine = [id for id in ids if id in self._mine]
         if mine:
-            args: list[Any] = [self._me, self._now, _WHYS[why]]
-            for id in mine:
-                args += (id, _place(id)[0])
-            self._ask(lambda: self._release_script(keys=[self._prefix], args=args))
+            self._run("release", why.name, *(arg for id in mine for arg in (id, _place(id)[0])))
             if why is not Release.REFUSED:
                 self._mine.difference_update(mine)
 
@@ -168,21 +157,17 @@ class RedisJournal(OneByOne):
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _begin(self, starts: Sequence[Start]) -> list[Known]:
-        args: list[Any] = [self._me, self._now]
-        for id, expires_at, rerun, sent_at in starts:
-            args += (id, *_place(id), expires_at + 1, int(rerun), int(sent_at))
-        told = self._ask(lambda: self._begin_script(keys=[self._prefix], args=args)) if starts else []
-        return [self._known(start.id, *told[at * _FIELDS : at * _FIELDS + _FIELDS]) for at, start in enumerate(starts)]
+    def _run(self, command: str, *args: Any) -> Any:
+        return self._ask(lambda: self._script(keys=[self._prefix], args=[command, self._me, self._now, *args]))
 
-    def _known(self, id: str, word: bytes, owner: Any, attempts: int, deaths: int, answer: bytes | None) -> Known:
-        standing = _STANDINGS[word]
-        if standing is Standing.RUNNING and owner == self._me.encode() and id not in self._mine:
-            # The server gave it to us, and its word was lost on the way.
-            standing = Standing.NEW
-        if standing in (Standing.NEW, Standing.FORGOTTEN):
+    def _known(self, id: str, name: bytes, attempts: int, deaths: int, owner: Any, answer: bytes | None) -> Lookup:
+        status = IdStatus[name.decode()]
+        if status is IdStatus.RUNNING and owner == self._me.encode() and id not in self._mine:
+            # The server gave it to us, and its response was lost on the way.
+            status = IdStatus.NEW
+        if status in (IdStatus.NEW, IdStatus.FORGOTTEN):
             self._mine.add(id)
-        return Known(standing, answer, attempts, deaths)
+        return Lookup(status, answer, attempts, deaths)
 
     def _storable(self, answer: bytes | None) -> bytes | None:
         if answer is None or len(answer) <= self._limits.max_answer_bytes // 2:
@@ -212,16 +197,14 @@ class RedisJournal(OneByOne):
         """What we are running must not be forgotten, however long that takes."""
         now = time.monotonic()
         if self._mine and now - self._held_at >= _HOLD_EVERY_S:
-            ids = list(self._mine)
-            self._ask(lambda: self._hold_script(keys=[self._prefix], args=ids))
+            self._run("hold", *self._mine)
             self._held_at = now
 
     def _sweep(self) -> None:
         limits = self._limits
-        args = [self._now, limits.max_entries, limits.max_answer_bytes, _SWEEP_CHUNKS]
         before = self._sizes[3:]
         for _ in range(_SWEEPS):
-            self._sizes = self._ask(lambda: self._sweep_script(keys=[self._prefix], args=args))
+            self._sizes = self._run("sweep", limits.max_entries, limits.max_answer_bytes, _SWEEP_CHUNKS)
             if self._sizes[0] <= limits.max_entries:
                 break
         if self._swept_at and self._sizes[3:] != before:

@@ -1,16 +1,13 @@
 """SharedJournal: one journal for all workers of a node on one machine, which outlives each of them.
 
-Theory of operation. What workers begin and finish they append to one log, which gives all of it one order; each worker
-adds the log up to the same state (the ledger) in its own memory, so asking is a look into a dictionary, and telling is
-one row per batch. An id belongs to whoever's row comes first. A worker reads what others have appended when its own row
-turns out not to be the next one, when it is asked about an id that is not new, and once a second.
+Workers append what they begin and finish to one log, which gives it one order. Each adds the log up to the same state
+(the ledger) in its own memory, so a question is a look into a dictionary, and a batch is one row. An id belongs to the
+worker whose row comes first. A worker reads the rows of others when its own row turns out not to be the next one, when
+it is asked about an id that is not new, and once a second. Every few thousand ids one worker *compacts*: it appends a
+row that says what may be forgotten.
 
-Every few thousand ids somebody *compacts*: appends a row that says what may be forgotten. When the rows have grown by
-half of what the state takes, somebody writes it down as a whole, the *snapshot*, and rows that are in it go. So a
-worker that starts, or was frozen for long, reads the snapshot and the rows since.
-
-What a worker has begun it may not have started: it waits in an inbox. That is noted in the worker's black box, and not
-in the log. Whoever finds the worker dead releases in its name what only waited; if two do, the first row counts.
+A worker may have begun an id and not started it: it waits in an inbox. That is noted in the worker's in-flight file,
+not in the log. The worker that finds it dead releases in its name what only waited; if two do, the first row counts.
 """
 
 from __future__ import annotations
@@ -18,23 +15,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from servicebus.runtime.byte_locks import LockFiles
 from servicebus.runtime.journal import records
-from servicebus.runtime.journal.blackbox import BlackBoxes
-from servicebus.runtime.journal.interface import Known, OneByOne, Release, Standing, Start, seconds
-from servicebus.runtime.journal.ledger import COMPACT_IDS, GRACE_S, NOBODY, Limits
-from servicebus.runtime.journal.owners import OwnerLock
-from servicebus.runtime.journal.records import Numbered, number_of
-from servicebus.runtime.journal.replica import OwnRow, Replica, begun, ended, released, taken_over
+from servicebus.runtime.journal.inflight import InFlightFiles
+from servicebus.runtime.journal.interface import IdStatus, Journal, Lookup, Release, Start, seconds
+from servicebus.runtime.journal.ledger import COMPACT_IDS, MARGIN_S, UNOWNED
+from servicebus.runtime.journal.records import Kind, Numbered, number_of, pack_finish
+from servicebus.runtime.journal.replica import OwnRow, Replica, own_row
 from servicebus.transport.loop import nothing
 
 __all__ = ["SharedJournal"]
 
-_KEEP_EVERY_S = 5
+_CHECKPOINT_EVERY_S = 5
 _ROUNDS = 4
 """Each round but the first needs another worker that did something in the very same moment."""
-
-_FIRST = Known(Standing.NEW, None, 1)
-_FORGOTTEN = Known(Standing.FORGOTTEN, None, 1)
 
 End = tuple[str, bytes | None]
 
@@ -42,46 +36,45 @@ Asked = tuple[str, int, int, int, bool]
 """Id, number, expiry, time of signing, may be run again."""
 
 
-class SharedJournal(OneByOne):
-    """A Journal on a Log. Takes replica and lock over, and closes them.
+class SharedJournal(Journal):
+    """A Journal on a Log. Takes replica and lock file over, and closes them.
 
     Args:
-        owners: holds a number already.
+        lock: has the byte *number*, this worker's. The kernel drops it with the process: a worker whose byte is free is
+            dead. Process ids are reused, these numbers are not.
 
     Raises:
-        JournalUnavailable: the black box of an older worker with that number is in the way.
+        JournalUnavailable: the in-flight file of an older worker with that number is in the way.
     """
 
-    def __init__(self, replica: Replica, owners: OwnerLock, boxes: BlackBoxes, limits: Limits):
+    def __init__(self, replica: Replica, lock: LockFiles, number: int, files: InFlightFiles):
         self._replica = replica
-        self._owners = owners
-        self._me = owners.number
-        self._limits = limits
+        self._lock = lock
+        self._me = number
         self._mine: dict[str, int] = {}
         """What was given out as NEW and has not come back; the log may say that we have begun more than that."""
         self._given: list[str] = []
         """Of these, what was given out in this turn."""
-        self._boxes = boxes
-        self._box = boxes.open(self._me)
+        self._files = files
+        self._in_flight = files.open(self._me)
         self._unopened: set[int] = set()
-        """Workers that were found dead, and whose black boxes have not been looked into yet."""
+        """Workers that were found dead, and whose in-flight files have not been read yet."""
         self._dead: set[int] = set()
-        """The others that are. All that they ever wrote is known, and what they never started is released."""
+        """Other dead workers. All that they ever wrote is known, and what they never started is released."""
         self._has_failed = False
-        self._large_answers = 0
-        self._kept_at = 0
+        self._checkpoint_at = 0
         self._is_closed = False
 
     def __repr__(self) -> str:
         return f"<SharedJournal {self._replica.log!r} owner={self._me} begun={len(self._mine)}>"
 
-    def begin_many(self, starts: Sequence[Start], now: float) -> list[Known]:
+    def begin_many(self, starts: Sequence[Start], now: float) -> list[Lookup]:
         return self.turn((), starts, now)
 
     def finish_many(self, ends: Sequence[End], now: float) -> None:
         self.turn(ends, (), now)
 
-    def turn(self, ends: Sequence[End], starts: Sequence[Start], now: float) -> list[Known]:
+    def turn(self, ends: Sequence[End], starts: Sequence[Start], now: float) -> list[Lookup]:
         self._now = now
         self._replica.refresh()
         self._given.clear()
@@ -100,8 +93,8 @@ class SharedJournal(OneByOne):
             self._has_failed = True
             raise
         finally:
-            if len(self._box.slots) > len(self._mine):
-                self._box.clear_all_but(self._mine.values())
+            if len(self._in_flight.slots) > len(self._mine):
+                self._in_flight.clear_all_but(self._mine.values())
         if self._replica.ledger.pending >= COMPACT_IDS:
             self._replica.compact(now)
         return found
@@ -110,13 +103,13 @@ class SharedJournal(OneByOne):
         self._replica.refresh()
         numbers = [self._mine[id] for id in ids if id in self._mine]
         if numbers:
-            self._replica.write(released(self._me, why, numbers))
+            self._replica.write(own_row(Kind.RELEASE, self._me, why, numbers))
             if why is not Release.REFUSED:
                 self._let_go(ids)
 
     def starter(self, id: str) -> Callable[[], None]:
         number = self._mine.get(id)
-        return nothing if number is None else self._box.starter(number)
+        return nothing if number is None else self._in_flight.starter(number)
 
     def tick(self, now: float) -> None:
         self._now = now
@@ -125,57 +118,56 @@ class SharedJournal(OneByOne):
         if self._has_failed:
             self._release_unclaimed()
         if self._replica.ledger.is_compaction_due(now):
-            self._clear_estates(now)
+            self._release_overdue(now)
             self._replica.compact(now)
-        is_time = abs(now - self._kept_at) >= _KEEP_EVERY_S
-        if is_time or self._replica.log.keeper.wants_state:
+        is_time = abs(now - self._checkpoint_at) >= _CHECKPOINT_EVERY_S
+        if is_time or self._replica.log.checkpointer.wants_state:
             ledger = self._replica.ledger
-            self._replica.log.keep(ledger.applied, ledger.state, ledger.answers.first_place)
+            self._replica.log.checkpoint(ledger.applied, ledger.copy_state, ledger.answers.first_place)
         if is_time:
-            self._kept_at = int(now)
+            self._checkpoint_at = int(now)
             self._look_for_the_dead()
         self._replica.report(now)
 
     def snapshot(self) -> dict[str, Any]:
-        return self._replica.ledger.sizes(self._large_answers)
+        return self._replica.ledger.sizes()
 
     def close(self) -> None:
         if not self._is_closed:
             self._is_closed = True
-            self._box.close()
+            self._in_flight.close()
             self._replica.log.close()
-            self._owners.close()
+            self._lock.close()
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
     def _tell(self, ends: Sequence[End], asked: Sequence[Asked]) -> None:
-        """Write what was run, and that we want what can be had: a row each, both at once if nothing is in the way."""
+        """Write what was run, and which ids we want: a row each, both at once if nothing is in the way."""
         ending = self._ended(ends) if ends else None
-        wanted = self._replica.ledger.unknown(asked) if asked else []
-        if ending is not None:
-            if wanted and len(wanted) == len(asked):
-                self._replica.write_both(ending, self._begun(wanted))
-                self._let_go(dict(ends))
-                return
+        wanted = self._replica.ledger.unknown(asked) if asked else ()
+        if wanted and len(wanted) == len(asked):
+            asked, begun = (), self._begun(wanted)
+            if ending is None:
+                self._replica.write(begun)
+            else:
+                self._replica.write(ending, begun)
+        elif ending is not None:
             self._replica.write(ending)
+        if ends:
             self._let_go(dict(ends))
-        if len(wanted) < len(asked):
+        if asked:
             self._claim(asked)
-        elif wanted:
-            self._replica.write(self._begun(wanted))
 
-    def _hear(self, asked: Sequence[Asked]) -> list[Known]:
+    def _hear(self, asked: Sequence[Asked]) -> list[Lookup]:
         """What is known of each; claimed again where that is not clear yet."""
         found = [self._known(one) for one in asked]
-        if None not in found:
-            return found  # type: ignore[return-value]  # mypy does not see that they are all Known
         for _ in range(_ROUNDS):
             if None not in found:
-                break
+                return found  # type: ignore[return-value]  # mypy does not see that they are all Lookups
             self._claim([one for one, known in zip(asked, found, strict=True) if known is None])
             found = [known or self._known(one) for one, known in zip(asked, found, strict=True)]
-        # Still none: it changes hands faster than we can look. Whoever asks again is told more.
-        return [known or Known(Standing.RUNNING) for known in found]
+        # Still None: it changes hands faster than we can look. The next to ask learns more.
+        return [known or Lookup(IdStatus.RUNNING) for known in found]
 
     def _claim(self, asked: Sequence[Asked]) -> None:
         """Want what is known already: others may have finished, released or taken it since we looked."""
@@ -186,30 +178,19 @@ class SharedJournal(OneByOne):
             self._replica.write(self._begun(wanted))
 
     def _begun(self, wanted: list[Numbered]) -> OwnRow:
-        # Before the row: what is in the log and not in the box counts as started.
-        self._box.note(wanted)
-        return begun(self._me, wanted)
+        # Before the row: what is in the log and not in the in-flight file counts as started.
+        self._in_flight.note(wanted)
+        return own_row(Kind.BEGIN, self._me, wanted)
 
     def _ended(self, ends: Sequence[End]) -> OwnRow | None:
-        mine, entries, largest = self._mine, self._replica.ledger.entries, self._limits.max_answer_bytes // 2
-        ours: list[tuple[int, bytes | None]] = []
-        until = 0
-        for id, answer in ends:
-            number = mine.get(id)
-            if number is None:
-                continue
-            if answer is not None and len(answer) > largest:
-                self._large_answers += 1
-                answer = None
-            ours.append((number, answer))
-            entry = entries.get(number)
-            if entry is not None and entry[3] > until:
-                until = entry[3]
-        return ended(self._me, seconds(self._now), until, ours) if ours else None
+        mine, me, now = self._mine, self._me, seconds(self._now)
+        ours = [(mine[id], answer) for id, answer in ends if id in mine]
+        kind, until, ours, sizes = self._replica.ledger.ending(ours)
+        return (kind, pack_finish(me, now, until, ours), (me, now, until, sizes)) if ours else None
 
     def _let_go(self, ids: Iterable[str]) -> None:
         numbers = [self._mine.pop(id) for id in ids if id in self._mine]
-        self._box.clear(numbers)
+        self._in_flight.clear(numbers)
 
     def _is_wanted(self, one: Asked) -> bool:
         """Can it be had, or must it be remembered for longer than before?"""
@@ -217,77 +198,78 @@ class SharedJournal(OneByOne):
         entry = self._replica.ledger.entries.get(number)
         if entry is None and not self._replica.ledger.is_finished(number):
             return True
-        if entry is not None and entry[0] == NOBODY and (rerun or not entry[2]):
+        if entry is not None and entry[0] == UNOWNED and (rerun or not entry[2]):
             return True
         return not self._replica.ledger.outlives(number, expires, sent)
 
     def _take_over(self, asked: Iterable[Numbered]) -> None:
         entries = self._replica.ledger.entries
-        estates = [
+        orphaned = [
             (number, entries[number][0], until, sent)
             for number, until, sent in asked
             if number in entries and entries[number][0] in self._dead
         ]
-        if estates:
-            self._box.note([(number, until, sent) for number, _, until, sent in estates])
-            self._replica.write(taken_over(self._me, estates))
+        if orphaned:
+            self._in_flight.note([(number, until, sent) for number, _, until, sent in orphaned])
+            self._replica.write(own_row(Kind.TAKE_OVER, self._me, orphaned))
 
-    def _known(self, one: Asked) -> Known | None:
+    def _known(self, one: Asked) -> Lookup | None:
         """What is known now; None if it has to be claimed (again) first."""
         id, number, _, sent, rerun = one
         entry = self._replica.ledger.entries.get(number)
         if entry is None:
-            return Known(Standing.FINISHED, self._answer(number)) if self._replica.ledger.is_finished(number) else None
+            return Lookup(IdStatus.FINISHED, self._answer(number)) if self._replica.ledger.is_finished(number) else None
         owner, attempts, deaths, _, _ = entry
         if owner == self._me and id not in self._mine:
             self._mine[id] = number
             self._given.append(id)
-            if attempts > 1:
-                return Known(Standing.NEW, None, attempts, deaths)
-            return _FORGOTTEN if 0 < sent <= self._replica.ledger.forgotten_until else _FIRST
-        if owner == NOBODY or owner in self._dead:
-            is_free = rerun or (owner == NOBODY and not deaths)
-            return None if is_free else Known(Standing.INTERRUPTED, None, attempts, deaths + (owner != NOBODY))
-        if owner not in self._unopened and self._owners.is_alive(owner):
-            return Known(Standing.RUNNING, None, attempts, deaths)
+            return self._replica.ledger.granted(entry, sent)
+        if owner == UNOWNED or owner in self._dead:
+            is_free = rerun or (owner == UNOWNED and not deaths)
+            return None if is_free else Lookup(IdStatus.INTERRUPTED, None, attempts, deaths + (owner != UNOWNED))
+        if owner not in self._unopened and self._is_alive(owner):
+            return Lookup(IdStatus.RUNNING, None, attempts, deaths)
         # It cannot write any more; but what it wrote last may not have been read yet: look again.
         self._unopened.add(owner)
         return None
 
-    # -- the dead ----------------------------------------------------------------------------------------------------
+    # -- dead workers ------------------------------------------------------------------------------------------------
+
+    def _is_alive(self, owner: int) -> bool:
+        return owner == self._me or self._lock.is_locked(owner)
 
     def _look_for_the_dead(self) -> None:
-        """Also for those whose ids nobody asks for: their boxes are to be cleared away."""
-        for owner in self._boxes.numbers():
-            if not self._owners.is_alive(owner):
+        """Also for those whose ids are not asked for: their in-flight files are to be removed."""
+        for owner in self._files.numbers():
+            if not self._is_alive(owner):
                 self._unopened.add(owner)
         if self._unopened:
             self._catch_up_with_the_dead()
 
     def _catch_up_with_the_dead(self) -> None:
         """Read on; and release, in the name of those found dead meanwhile, what they never started."""
-        # In this order: who finds no box any more reads the row of the one who took it away.
-        waiting = {owner: self._boxes.waiting(owner) for owner in self._unopened}
+        # In this order: a worker that finds no file any more reads the row of the one that removed it.
+        waiting = {owner: self._files.waiting(owner) for owner in self._unopened}
         self._replica.catch_up()
         for owner, numbers in waiting.items():
             self._release(owner, numbers)
-            self._boxes.remove(owner)
+            self._files.remove(owner)
             self._unopened.discard(owner)
             self._dead.add(owner)
 
-    def _clear_estates(self, now: float) -> None:
+    def _release_overdue(self, now: float) -> None:
         """Let go of what dead workers held and no token is good for. What living ones hold is not forgotten."""
-        over = seconds(now) - GRACE_S
+        over = seconds(now) - MARGIN_S
         held: dict[int, list[int]] = {}
         for number, entry in self._replica.ledger.entries.items():
-            if entry[3] < over and entry[0] not in (NOBODY, self._me):
+            if entry[3] < over and entry[0] not in (UNOWNED, self._me):
                 held.setdefault(entry[0], []).append(number)
         for owner, numbers in held.items():
-            if not self._owners.is_alive(owner):
-                self._replica.write(released(owner, Release.BURIED, numbers))
+            if not self._is_alive(owner):
+                self._replica.write(own_row(Kind.RELEASE, owner, Release.BURIED, numbers))
 
     def _release_unclaimed(self) -> None:
-        """What the log says is ours, since our row was written, and what nobody was told of, since more went wrong."""
+        """What the log says is ours, because our row was written, and was not given out, because more went wrong."""
         claimed = set(self._mine.values())
         self._release(self._me, [number for number in self._replica.ledger.entries if number not in claimed])
         self._has_failed = False
@@ -297,9 +279,7 @@ class SharedJournal(OneByOne):
         entries = self._replica.ledger.entries
         held = [number for number in numbers if number in entries and entries[number][0] == owner]
         if held:
-            self._replica.write(released(owner, Release.NOT_RUN, held))
-
-    # -- answers -----------------------------------------------------------------------------------------------------
+            self._replica.write(own_row(Kind.RELEASE, owner, Release.NOT_RUN, held))
 
     def _answer(self, number: int) -> bytes | None:
         place = self._replica.ledger.answers.place_of(number)

@@ -1,10 +1,8 @@
 """Snapshot: the state that the rows of the shared log add up to, in the file that the configuration names.
 
-The file is written anew each time and put into its place when it is on the disk, so what stands there is always one
-whole state; a checksum at its end covers all of it. Rows up to the one that it names are in it. It says which journal
-this is, too: the files beside it say that as well, or they are none of its.
-
-All numbers are little-endian. A chunk that is full takes no bits; most are in the end.
+Each one is written to a new file, which is renamed when it is on the disk, so there is always one complete state; a
+checksum at its end covers all of it. It also identifies the journal: files beside it with another identity belong to
+another one. All numbers are little-endian. A chunk that is full takes no bits; most are in the end.
 """
 
 from __future__ import annotations
@@ -19,12 +17,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from servicebus.runtime.journal.interface import Damaged, JournalUnavailable
-from servicebus.runtime.journal.ledger import CHUNK_IDS, Entry, State
+from servicebus.runtime.journal.ledger import CHUNK_IDS, State
+from servicebus.runtime.journal.segments import flush
 
-__all__ = ["Header", "Place", "flush_folder", "read", "read_header", "write"]
+__all__ = ["MAGICS", "Header", "read", "read_header", "write"]
 
 _MAGIC = b"sbussnap"
 _FORMER_MAGIC = b"SQLite f"
+MAGICS = (_MAGIC, _FORMER_MAGIC)
+"""Of a journal, and of one of a former format, which ``read_header`` explains."""
 _FORMAT = 4
 _HEAD = struct.Struct("<8sI16sQQI")
 _STATE = struct.Struct("<QQQIIQQQ")
@@ -33,22 +34,13 @@ _CHUNK = struct.Struct("<QQQH")
 _ENTRY = struct.Struct("<QQQQIII")
 _END = struct.Struct("<8sI")
 _END_MAGIC = b"sbus-end"
-_LOW_BITS = 64
+_LOW_BITS = _TIMES_BITS = 64
 _LOW_MASK = (1 << _LOW_BITS) - 1
-_TIMES_BITS = 64
 _FULL = (1 << CHUNK_IDS) - 1
 _FULL_SIZE = 0xFFFF
 """In the place of the size of the bits, of a chunk that is full."""
 _AT_ONCE = 256
-"""So many chunks or entries are made bytes, which takes a few tenths of a millisecond, before others have a turn."""
-
-
-class Place(NamedTuple):
-    """Where a row stands, or would."""
-
-    first: int
-    """The segment."""
-    at: int
+"""So many chunks or entries are encoded, which takes a few tenths of a millisecond, before other threads run."""
 
 
 class Header(NamedTuple):
@@ -56,23 +48,24 @@ class Header(NamedTuple):
 
     identity: bytes
     seq: int
-    """All that this row and those before it told is in the snapshot."""
-    place: Place
-    """Where the next one stands."""
+    """The snapshot contains this row and those before it."""
+    first: int
+    """The segment where the next row stands, or would."""
+    at: int
+    """Its offset there."""
 
 
 def write(
     path: Path, header: Header, state: State, is_still_ours: Callable[[], bool], pause: Callable[[], object]
 ) -> None:
-    """Put this state into the place of the one that is there. Raises OSError, and then nothing has changed.
+    """Replace the snapshot. Raises OSError, and then nothing has changed.
 
     Args:
-        is_still_ours: asked last; if it is not, nothing is changed, and this returns.
-        pause: called when others should have a turn.
+        is_still_ours: asked last; if it returns False, nothing is changed.
+        pause: lets other threads run.
     """
     new = path.with_name(path.name + ".new")
-    with suppress(FileNotFoundError):
-        new.unlink()
+    new.unlink(missing_ok=True)
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(fd, "wb") as file:
@@ -86,35 +79,31 @@ def write(
             os.fsync(fd)
         if is_still_ours():
             new.rename(path)
-            flush_folder(path.parent)
+            flush(path.parent)
     finally:
         with suppress(OSError):
             new.unlink()
 
 
 def read_header(path: Path) -> Header:
-    """Raises FileNotFoundError or another OSError; Damaged; JournalUnavailable: it is of a format of another day."""
+    """Raises FileNotFoundError or another OSError; Damaged; JournalUnavailable: it has another format."""
     with path.open("rb") as file:
         return _unpack_header(path, file.read(_HEAD.size))
 
 
 def read(path: Path) -> tuple[Header, State]:
-    """As ``read_header``; all of it."""
+    """All of it. Raises as ``read_header`` does."""
     data = path.read_bytes()
     header = _unpack_header(path, data)
-    end = len(data) - _END.size
-    if end < _HEAD.size + _STATE.size or _END.unpack_from(data, end) != (
-        _END_MAGIC,
-        zlib.crc32(memoryview(data)[:end]),
-    ):
+    start, end = _HEAD.size + _STATE.size, len(data) - _END.size
+    if end < start or _END.unpack_from(data, end) != (_END_MAGIC, zlib.crc32(memoryview(data)[:end])):
         raise Damaged(str(path), "is not whole")
-    owner, forgotten, answers, until, compacted_at, keep_from, chunk_count, entry_count = _STATE.unpack_from(
-        data, _HEAD.size
-    )
-    at, chunks = _unpack_chunks(data, _HEAD.size + _STATE.size, chunk_count)
+    *values, chunk_count, entry_count = _STATE.unpack_from(data, _HEAD.size)
+    state = State(*values)
+    at, state.chunks = _unpack_chunks(data, start, chunk_count)
     rows = _ENTRY.iter_unpack(memoryview(data)[at : at + entry_count * _ENTRY.size])
-    entries: dict[int, Entry] = {high << _LOW_BITS | low: (*entry,) for low, high, *entry in rows}
-    return header, State(owner, forgotten, answers, until, compacted_at, keep_from, chunks, entries)
+    state.entries = {high << _LOW_BITS | low: (*entry,) for low, high, *entry in rows}
+    return header, state
 
 
 def _unpack_header(path: Path, data: bytes) -> Header:
@@ -129,19 +118,18 @@ def _unpack_header(path: Path, data: bytes) -> Header:
     _, format, identity, seq, first, at = _HEAD.unpack_from(data)
     if format != _FORMAT:
         raise JournalUnavailable(str(path), f"has format {format}, this servicebus knows {_FORMAT}")
-    return Header(identity, seq, Place(first, at))
+    return Header(identity, seq, first, at)
 
 
 def _parts(header: Header, state: State) -> Iterator[bytes]:
-    identity, seq, place = header
-    *values, chunks, entries = state
-    yield _HEAD.pack(_MAGIC, _FORMAT, identity, seq, *place) + _STATE.pack(*values, len(chunks), len(entries))
-    items = iter(chunks.items())
-    while some := list(islice(items, _AT_ONCE)):
+    values = state.owner, state.forgotten, state.forgotten_answers, state.forgotten_until, state.compacted_at
+    sizes = state.keep_from, len(state.chunks), len(state.entries)
+    yield _HEAD.pack(_MAGIC, _FORMAT, *header) + _STATE.pack(*values, *sizes)
+    chunks, entries = iter(state.chunks.items()), iter(state.entries.items())
+    while some := list(islice(chunks, _AT_ONCE)):
         yield _pack_chunks(some)
-    held = iter(entries.items())
-    while few := list(islice(held, _AT_ONCE)):
-        yield b"".join(_ENTRY.pack(number & _LOW_MASK, number >> _LOW_BITS, *entry) for number, entry in few)
+    while few := list(islice(entries, _AT_ONCE)):
+        yield b"".join([_ENTRY.pack(number & _LOW_MASK, number >> _LOW_BITS, *entry) for number, entry in few])
 
 
 def _pack_chunks(chunks: list[tuple[int, int]]) -> bytes:
@@ -159,23 +147,13 @@ def _pack_chunks(chunks: list[tuple[int, int]]) -> bytes:
 def _unpack_chunks(data: bytes, at: int, count: int) -> tuple[int, dict[int, int]]:
     """Where they end, and what they are."""
     chunks: dict[int, int] = {}
-    from_bytes, full = int.from_bytes, _FULL << _TIMES_BITS
     while len(chunks) < count:
         start = at + _COUNT.size
         at = start + _COUNT.unpack_from(data, at)[0] * _CHUNK.size
         for low, high, times, size in _CHUNK.iter_unpack(memoryview(data)[start:at]):
-            if size == _FULL_SIZE:
-                chunks[high << _LOW_BITS | low] = full | times
-            else:
-                chunks[high << _LOW_BITS | low] = from_bytes(data[at : at + size], "little") << _TIMES_BITS | times
+            bits = _FULL
+            if size != _FULL_SIZE:
+                bits = int.from_bytes(data[at : at + size], "little")
                 at += size
+            chunks[high << _LOW_BITS | low] = bits << _TIMES_BITS | times
     return at, chunks
-
-
-def flush_folder(folder: Path) -> None:
-    """So that files which were made or removed there are, or are not, after the machine went down."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

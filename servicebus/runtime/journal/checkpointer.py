@@ -1,64 +1,59 @@
-"""Keeper: brings the journal to the disk, in a thread that may wait for it, and removes what is not needed then.
+"""Checkpointer: brings the journal to the disk, in a thread that may wait for it, and removes what is obsolete then.
 
-In this order: the segments, then a snapshot if one is due, and only then segments go whose rows are in a snapshot. So
-whatever the disk shows after the machine went down, the rows that follow the snapshot are there.
+First the segments, then a snapshot if one is due; only then segments go whose rows are in a snapshot. So whatever the
+disk shows after the machine went down, the rows that follow the snapshot are there.
 
 A snapshot is due when the rows since the last one take half as much: a worker that starts reads both in about the same
-time then. One process at a time takes one, from what its I/O thread hands over: a copy of the state, which nobody
-changes. The turn is a byte of the file in which workers that live have theirs: while somebody writes a snapshot, nobody
-begins the journal anew.
+time then. One process at a time takes one, of a copy of the state that its I/O thread hands over. It holds a byte of
+the lock file, among those of live workers, so that the journal is not replaced meanwhile.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
 from contextlib import closing, suppress
-from pathlib import Path
 
 from servicebus.runtime.byte_locks import LockFile
 from servicebus.runtime.journal import snapshot
 from servicebus.runtime.journal.files import Files
-from servicebus.runtime.journal.head import Head
 from servicebus.runtime.journal.interface import Damaged, JournalUnavailable
 from servicebus.runtime.journal.ledger import State
-from servicebus.runtime.journal.segments import BadSegment, Stream
-from servicebus.runtime.journal.snapshot import Header, flush_folder
+from servicebus.runtime.journal.segments import BadSegment, CommitPointer, Stream, flush
+from servicebus.runtime.journal.snapshot import Header
 from servicebus.transport.loggers import get_logger
 
 LOG = get_logger(__name__)
 
-__all__ = ["Keeper"]
+__all__ = ["Checkpointer"]
 
 _TURN = 1 << 62
 """No worker ever has this number."""
 _LEAST_BYTES = 4 << 20
 """Of rows for which it pays to take a snapshot, however small that is."""
 _LINGER_S = 10.0
-"""Rows stay for so long after they were taken in: a worker that lags behind less than that reads on."""
+"""Rows stay for so long after a snapshot has them: a worker that lags behind less than that reads on."""
 _PAUSE_S = 0.0005
-"""For others, after each few tenths of a millisecond."""
+"""For other threads, after each few tenths of a millisecond."""
 _STOP_S = 5.0
 
 
-class Keeper:
+class Checkpointer:
     """Works when asked to; the thread starts with the first time.
 
-    ``close`` may come from another thread than ``ask``: a worker that is told to stop in its first moment closes its
-    journal while the I/O thread begins to use it.
+    ``close`` may come from another thread than ``ask``: a worker may be told to stop in its first moment.
     """
 
-    def __init__(self, files: Files, head: Head):
+    def __init__(self, files: Files, pointer: CommitPointer):
         self.wants_state = False
         """A snapshot is due; read by the other thread."""
         self.answers_from = 0
-        """Segments of answers before this one are not needed; told by the other thread."""
+        """Segments of answers before this one are obsolete; set by the other thread."""
         self.damage = ""
-        """What makes no sense in the snapshot, if anything does; read by the other thread."""
+        """What is wrong with the snapshot, if anything is; read by the other thread."""
         self._files = files
-        self._head = head
+        self._pointer = pointer
         self._asked = threading.Event()
         self._handed: tuple[Header, State] | None = None
         self._is_closing = False
@@ -66,16 +61,13 @@ class Keeper:
         self._complaint = ""
         self._done: object = None
         self._full: dict[Stream, int] = {}
-        """Of each stream, the last segment that was the last one, and so may have been written to since."""
+        """The last segment of each stream when it was flushed: it may have been written to since."""
         self._taken: deque[tuple[float, int]] = deque()
         """When we took snapshots, and the first segment that is needed with each; those that still linger."""
 
-    def __repr__(self) -> str:
-        return f"<Keeper {self._files.path}>"
-
     def ask(self) -> None:
         if self._thread is None and not self._is_closing:
-            thread = threading.Thread(target=self._run, name="journal-keeper", daemon=True)
+            thread = threading.Thread(target=self._run, name="journal-checkpointer", daemon=True)
             thread.start()
             self._thread = thread  # not before: close() joins it, and only a thread that runs can be joined
         self._asked.set()
@@ -96,24 +88,22 @@ class Keeper:
     def _run(self) -> None:
         while self._asked.wait() and not self._is_closing:
             self._asked.clear()
+            text = ""
             try:
-                self.keep()
-                self._complaint = ""
+                self.checkpoint()
             except (JournalUnavailable, OSError) as error:
                 self.damage = error.reason if isinstance(error, Damaged) else ""
-                self._complain(str(error))
-
-    def _complain(self, text: str) -> None:
-        """Once per cause: the next time is in a few seconds."""
-        if text != self._complaint and not self._is_closing:
-            LOG.warning("journal %s: cannot be brought to the disk: %s", self._files.path, text)
+                text = str(error)
+            # Once per cause: the next time is in a few seconds.
+            if text and text != self._complaint and not self._is_closing:
+                LOG.warning("journal %s: cannot be brought to the disk: %s", self._files.path, text)
             self._complaint = text
 
-    def keep(self) -> None:
-        """What is done each time; little if nothing was written since the last time."""
+    def checkpoint(self) -> None:
+        """Little, if nothing was written since the last time."""
         self._header()
         handed, self._handed = self._handed, None
-        written = self._head.position()
+        written = self._pointer.position()
         if written != self._done:
             for stream in (self._files.rows, self._files.answers):
                 self._flush(stream)
@@ -136,31 +126,31 @@ class Keeper:
         return header
 
     def _flush(self, stream: Stream) -> None:
-        last = self._full.get(stream)
-        firsts = [first for first in stream.firsts() if last is None or first >= last]
+        last = self._full.get(stream, 0)
+        firsts = [first for first in stream.firsts() if first >= last]
         for first in firsts:
-            _flush_file(stream.path(first))
+            with suppress(FileNotFoundError):
+                flush(stream.path(first))
         if firsts and firsts[-1] != last:
-            flush_folder(self._files.path.parent)
+            flush(self._files.path.parent)
             self._full[stream] = firsts[-1]
 
     def _is_due(self) -> bool:
-        first = self._header().place.first
-        least = max(_LEAST_BYTES, self._files.path.stat().st_size // 2)
+        first, rows = self._header().first, self._files.rows
         grown = 0
-        for each in self._files.rows.firsts():
+        for each in rows.firsts():
             with suppress(FileNotFoundError):
-                grown += self._files.rows.path(each).stat().st_size if each > first else 0
-        return grown >= least
+                grown += rows.path(each).stat().st_size if each > first else 0
+        return grown >= max(_LEAST_BYTES, self._files.path.stat().st_size // 2)
 
     def _take_snapshot(self, header: Header, state: State) -> None:
-        """Unless somebody else does, or has."""
+        """Unless another process does, or has."""
         path = self._files.path
         with closing(LockFile(path.with_name(path.name + ".lock"))) as lock:
             if not lock.try_lock(_TURN) or self._header().seq >= header.seq:
                 return
             snapshot.write(path, header, state, self._is_open, self._pause)
-        self._taken.append((time.monotonic(), header.place.first))
+        self._taken.append((time.monotonic(), header.first))
 
     def _is_open(self) -> bool:
         return not self._is_closing and bool(self._header())
@@ -172,23 +162,11 @@ class Keeper:
 
 
 def drop(stream: Stream, needed_from: int) -> None:
-    """Segments before *needed_from*. Never the last one, which is written to."""
+    """Remove segments before *needed_from*. Never the last one, which is written to."""
     for first in stream.firsts()[:-1]:
         if first >= needed_from:
             break
         with suppress(FileNotFoundError, BadSegment):
-            # If it is ours: a journal may have been set aside and begun anew while we waited for the disk.
+            # If it is ours: a journal may have been set aside and replaced while we waited for the disk.
             stream.open(first)
             stream.remove(first)
-
-
-def _flush_file(path: Path) -> None:
-    """To the disk, if it is still there."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
-        os.fdatasync(fd)
-    finally:
-        os.close(fd)

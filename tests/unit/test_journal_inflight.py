@@ -1,4 +1,4 @@
-"""The black box: what only waited when its worker died is as if it had not been begun; in doubt, an id was started."""
+"""In-flight files: what only waited when its worker died is as if it had not been begun; in doubt, it was started."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from journal_words import NOW, begin, finish, id_of, standings, start
+from journal_words import NOW, begin, finish, id_of, start, statuses
 
 from servicebus.runtime.journal import (
+    IdStatus,
     JournalUnavailable,
-    Known,
+    Lookup,
     Release,
     SharedJournal,
-    Standing,
-    blackbox,
-    head,
+    inflight,
     open_shared,
+    segments,
 )
-from servicebus.runtime.journal.blackbox import BlackBox, BlackBoxes
+from servicebus.runtime.journal.inflight import InFlightFile, InFlightFiles
 from servicebus.runtime.journal.records import number_of
 
-NEW = Known(Standing.NEW, None, 1, 0)
-INTERRUPTED = Known(Standing.INTERRUPTED, None, 1, 1)
+NEW = Lookup(IdStatus.NEW, None, 1, 0)
+INTERRUPTED = Lookup(IdStatus.INTERRUPTED, None, 1, 1)
 
 Open = Callable[[], SharedJournal]
 
@@ -61,17 +61,17 @@ class TestBox:
     """One worker's, and what others read of it."""
 
     @pytest.fixture
-    def boxes(self, path: Path) -> BlackBoxes:
-        return BlackBoxes(path.with_name("NODE-01.journal.box-"))
+    def boxes(self, path: Path) -> InFlightFiles:
+        return InFlightFiles(path.with_name("NODE-01.journal.box-"))
 
     @pytest.fixture
-    def box(self, boxes: BlackBoxes) -> BlackBox:
+    def box(self, boxes: InFlightFiles) -> InFlightFile:
         return boxes.open(7)
 
-    def waiting(self, boxes: BlackBoxes) -> list[int]:
+    def waiting(self, boxes: InFlightFiles) -> list[int]:
         return sorted(number & 0xFFFF for number in boxes.waiting(7))
 
-    def test_what_was_noted_waits_until_it_is_started_or_cleared(self, boxes: BlackBoxes, box: BlackBox) -> None:
+    def test_what_was_noted_waits_until_it_is_started_or_cleared(self, boxes: InFlightFiles, box: InFlightFile) -> None:
         box.note([noted(1), noted(2), noted(3), noted(2)])
         assert self.waiting(boxes) == [1, 2, 3]
         box.starter(noted(2)[0])()
@@ -83,7 +83,7 @@ class TestBox:
         box.clear_all_but([noted(4)[0]])
         assert self.waiting(boxes) == [4]
 
-    def test_a_starter_works_from_any_thread_and_after_the_end(self, boxes: BlackBoxes, box: BlackBox) -> None:
+    def test_a_starter_works_from_any_thread_and_after_the_end(self, boxes: InFlightFiles, box: InFlightFile) -> None:
         box.note([noted(1), noted(2)])
         thread = threading.Thread(target=box.starter(noted(1)[0]))
         thread.start()
@@ -94,7 +94,7 @@ class TestBox:
         late()
         assert self.waiting(boxes) == []
 
-    def test_without_a_slot_an_id_counts_as_started(self, boxes: BlackBoxes, box: BlackBox) -> None:
+    def test_without_a_slot_an_id_counts_as_started(self, boxes: InFlightFiles, box: InFlightFile) -> None:
         box.note([noted(count) for count in range(1, 6000)])
         assert len(self.waiting(boxes)) == 4096
         assert 5999 not in self.waiting(boxes)
@@ -108,26 +108,26 @@ class TestBox:
         """The state is the last byte that is written, and the one that is freed first."""
         slot = bytearray(old.ljust(24, b"\xff"))
         slot[16] = 0
-        new = blackbox._SLOT.pack(1, 2, 1)
+        new = inflight._SLOT.pack(1, 2, 1)
         slot[: min(written, 16)] = new[: min(written, 16)]
-        assert blackbox._SLOT.unpack(slot)[2] == 0
+        assert inflight._SLOT.unpack(slot)[2] == 0
 
     def test_after_a_restart_of_the_machine_everything_counts_as_started(
-        self, boxes: BlackBoxes, box: BlackBox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+        self, boxes: InFlightFiles, box: InFlightFile, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         box.note([noted(1)])
         (tmp_path / "boot_id").write_text("another one")
-        monkeypatch.setattr(head, "_BOOT", tmp_path / "boot_id")
-        assert BlackBoxes(tmp_path / "NODE-01.journal.box-").waiting(7) == []
-        monkeypatch.setattr(head, "_BOOT", tmp_path / "nowhere")
-        unknown = BlackBoxes(tmp_path / "NODE-01.journal.box-")
+        monkeypatch.setattr(segments, "_BOOT", tmp_path / "boot_id")
+        assert InFlightFiles(tmp_path / "NODE-01.journal.box-").waiting(7) == []
+        monkeypatch.setattr(segments, "_BOOT", tmp_path / "nowhere")
+        unknown = InFlightFiles(tmp_path / "NODE-01.journal.box-")
         unknown.open(7).note([noted(1)])
         assert unknown.waiting(7) == []
         assert self.waiting(boxes) == []
 
     @pytest.mark.parametrize("damage", [b"", b"sbusbox1", b"\0" * 98_352, b"\x01" * 98_352])
     def test_a_file_that_cannot_be_believed_says_nothing(
-        self, boxes: BlackBoxes, box: BlackBox, path: Path, damage: bytes
+        self, boxes: InFlightFiles, box: InFlightFile, path: Path, damage: bytes
     ) -> None:
         box.note([noted(1)])
         file = path.with_name(box_files(path)[0])
@@ -137,7 +137,9 @@ class TestBox:
         file.write_bytes(damage)
         assert self.waiting(boxes) == []
 
-    def test_a_number_that_is_used_again_starts_with_an_empty_box(self, boxes: BlackBoxes, box: BlackBox) -> None:
+    def test_a_number_that_is_used_again_starts_with_an_empty_box(
+        self, boxes: InFlightFiles, box: InFlightFile
+    ) -> None:
         box.note([noted(1)])
         box.close()
         again = boxes.open(7)
@@ -145,13 +147,13 @@ class TestBox:
         again.note([noted(2)])
         assert self.waiting(boxes) == [2]
 
-    def test_an_old_box_that_cannot_be_taken_away_is_not_taken_for_ours(self, boxes: BlackBoxes, path: Path) -> None:
+    def test_an_old_box_that_cannot_be_taken_away_is_not_taken_for_ours(self, boxes: InFlightFiles, path: Path) -> None:
         path.with_name("NODE-01.journal.box-7").mkdir()
         with pytest.raises(JournalUnavailable, match=r"box-7: cannot be removed"):
             boxes.open(7)
 
     def test_without_room_for_a_box_the_worker_works_on_and_all_counts_as_started(
-        self, boxes: BlackBoxes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, path: Path
+        self, boxes: InFlightFiles, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, path: Path
     ) -> None:
         def be_full(*_: int) -> None:
             raise OSError(28, "No space left on device")
@@ -174,12 +176,12 @@ class TestDeath:
     def test_all_that_only_waited_is_new_whoever_asks_and_what_was_started_is_not(self) -> None:
         begin(self.other, 1, 2, 3, 4, 5)
         start(self.other, 2, 4)
-        assert set(standings(self.ours, 1, 2, 3)) == {Standing.RUNNING}
+        assert set(statuses(self.ours, 1, 2, 3)) == {IdStatus.RUNNING}
         self.other.close()
         assert begin(self.ours, 1, 2, 3) == [NEW, INTERRUPTED, NEW]
         assert begin(self.third, 1, 4, 5, rerun=True) == [
-            Known(Standing.RUNNING, None, 1, 0),
-            Known(Standing.NEW, None, 2, 1),
+            Lookup(IdStatus.RUNNING, None, 1, 0),
+            Lookup(IdStatus.NEW, None, 2, 1),
             NEW,
         ]
 
@@ -187,20 +189,20 @@ class TestDeath:
         begin(self.other, 1, rerun=True)
         start(self.other, 1)
         self.other.release_many([id_of(1)], Release.FAILED)
-        assert begin(self.other, 1, rerun=True) == [Known(Standing.NEW, None, 2, 0)]
+        assert begin(self.other, 1, rerun=True) == [Lookup(IdStatus.NEW, None, 2, 0)]
         self.other.close()
-        assert begin(self.ours, 1, rerun=True) == [Known(Standing.NEW, None, 2, 0)]
+        assert begin(self.ours, 1, rerun=True) == [Lookup(IdStatus.NEW, None, 2, 0)]
         start(self.ours, 1)
         self.ours.close()
-        assert begin(self.third, 1, rerun=True) == [Known(Standing.NEW, None, 3, 1)]
+        assert begin(self.third, 1, rerun=True) == [Lookup(IdStatus.NEW, None, 3, 1)]
 
     def test_who_took_over_and_only_waited_adds_no_death(self, open_journal: Open) -> None:
         begin(self.other, 1, 2)
         start(self.other, 1, 2)
         self.other.close()
-        assert begin(self.ours, 1, 2, rerun=True) == [Known(Standing.NEW, None, 2, 1)] * 2
+        assert begin(self.ours, 1, 2, rerun=True) == [Lookup(IdStatus.NEW, None, 2, 1)] * 2
         self.ours.close()
-        assert begin(self.third, 1, rerun=True) == [Known(Standing.NEW, None, 2, 1)]
+        assert begin(self.third, 1, rerun=True) == [Lookup(IdStatus.NEW, None, 2, 1)]
         assert begin(self.third, 2) == [INTERRUPTED], "it was started once, by the first"
 
     def test_of_two_who_find_it_dead_at_once_one_gets_what_waited(self) -> None:
@@ -209,29 +211,29 @@ class TestDeath:
         self.other.close()
         append = self.ours._replica.log.append
 
-        def be_late(kind: int, data: bytes) -> int:
+        def be_late(*rows: tuple[int, bytes]) -> int:
             self.ours._replica.log.append = append  # type: ignore[method-assign]
             assert begin(self.third, 1) == [NEW]
-            return append(kind, data)
+            return append(*rows)
 
         self.ours._replica.log.append = be_late  # type: ignore[method-assign]
-        assert begin(self.ours, 1, 2) == [Known(Standing.RUNNING, None, 1, 0), NEW]
+        assert begin(self.ours, 1, 2) == [Lookup(IdStatus.RUNNING, None, 1, 0), NEW]
         finish(self.third, 1)
-        assert standings(self.ours, 1, 2) == [Standing.FINISHED, Standing.RUNNING]
+        assert statuses(self.ours, 1, 2) == [IdStatus.FINISHED, IdStatus.RUNNING]
 
     def test_who_finds_the_box_gone_reads_what_was_found_in_it(self) -> None:
         """Between its look at the dead and its look into the box another one has settled all of it."""
         begin(self.other, 1, 2)
         start(self.other, 2)
-        standings(self.ours, 1, 2)
+        statuses(self.ours, 1, 2)
         self.other.close()
-        waiting = self.ours._boxes.waiting
+        waiting = self.ours._files.waiting
 
         def be_late(owner: int) -> list[int]:
             self.third.tick(NOW)
             return waiting(owner)
 
-        self.ours._boxes.waiting = be_late  # type: ignore[method-assign, assignment]
+        self.ours._files.waiting = be_late  # type: ignore[method-assign, assignment]
         assert begin(self.ours, 1, 2) == [NEW, INTERRUPTED]
 
     def test_the_box_of_a_dead_worker_goes_whether_anybody_asks_for_its_ids_or_not(self, path: Path) -> None:
@@ -247,9 +249,9 @@ class TestDeath:
     def test_what_others_had_first_does_not_stay_in_the_box(self) -> None:
         begin(self.other, 1, 2)
         begin(self.ours, 1, 2, 3)
-        assert list(self.ours._box.slots) == [number_of(id_of(3))]
+        assert list(self.ours._in_flight.slots) == [number_of(id_of(3))]
         finish(self.ours, 3)
-        assert not self.ours._box.slots
+        assert not self.ours._in_flight.slots
 
     def test_its_box_is_nobody_elses_business(self, path: Path) -> None:
         modes = {stat.S_IMODE(path.with_name(name).stat().st_mode) for name in box_files(path)}
@@ -270,19 +272,19 @@ class TestFailure:
         ours, other = open_journal(), open_journal()
         begin(other, 2)
         start(other, 2)
-        standings(ours, 2)
+        statuses(ours, 2)
         other.close()
-        waiting = ours._boxes.waiting
+        waiting = ours._files.waiting
 
         def look_and_fail_next(owner: int) -> list[int]:
             self.fail_once(ours, "catch_up")
             return waiting(owner)
 
-        ours._boxes.waiting = look_and_fail_next  # type: ignore[method-assign, assignment]
+        ours._files.waiting = look_and_fail_next  # type: ignore[method-assign, assignment]
         with pytest.raises(JournalUnavailable, match="on purpose"):
             # 1 is ours already when the dead owner of 2 is found.
             begin(ours, 1, 2)
-        ours._boxes.waiting = waiting  # type: ignore[method-assign]
+        ours._files.waiting = waiting  # type: ignore[method-assign]
         third = open_journal()
         assert begin(ours, 1) == [NEW], "asked again, it is ours"
         ours.release_many([id_of(1)], Release.NOT_RUN)
@@ -296,10 +298,10 @@ class TestFailure:
         self.fail_once(ours, "catch_up")
         with pytest.raises(JournalUnavailable, match="on purpose"):
             begin(ours, 1)
-        assert standings(other, 1) == [Standing.RUNNING]
+        assert statuses(other, 1) == [IdStatus.RUNNING]
         ours.tick(NOW)
         assert begin(other, 1) == [NEW]
-        assert standings(other, 5) == [Standing.RUNNING]
+        assert statuses(other, 5) == [IdStatus.RUNNING]
 
 
 def test_a_journal_that_is_set_aside_takes_the_boxes_with_it(path: Path, open_journal: Open) -> None:

@@ -5,18 +5,28 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from journal_words import NOW, begin, finish, standings
+from journal_words import NOW, begin, finish, statuses
 from waiting import wait_until
 
 from servicebus.errors import JournalUnavailable
 from servicebus.runtime.byte_locks import LockFile
-from servicebus.runtime.journal import Limits, SharedJournal, Standing, files, head, keeper, open_shared, snapshot
+from servicebus.runtime.journal import (
+    IdStatus,
+    Limits,
+    SharedJournal,
+    checkpointer,
+    files,
+    open_shared,
+    segments,
+    snapshot,
+)
+from servicebus.runtime.journal.checkpointer import Checkpointer
 from servicebus.runtime.journal.interface import Damaged
-from servicebus.runtime.journal.keeper import Keeper
 from servicebus.runtime.journal.ledger import State
 
 Open = Callable[[], SharedJournal]
@@ -33,7 +43,7 @@ def open_journal(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
     """Segments are full soon, and snapshots soon due."""
     monkeypatch.setattr(files, "_ROWS_BYTES", 4096)
     monkeypatch.setattr(files, "_ANSWERS_BYTES", 4096)
-    monkeypatch.setattr(keeper, "_LEAST_BYTES", 3 * 4096)
+    monkeypatch.setattr(checkpointer, "_LEAST_BYTES", 3 * 4096)
     opened = []
 
     def open_one() -> SharedJournal:
@@ -52,13 +62,13 @@ def work(journal: SharedJournal, first: int, last: int) -> None:
         finish(journal, count, answer=b"%d" % count)
 
 
-def hand_over(journal: SharedJournal) -> Keeper:
+def hand_over(journal: SharedJournal) -> Checkpointer:
     """What its thread would be given; for the test to do the rest."""
     replica = journal._replica
-    found = replica.log.keeper
+    found = replica.log.checkpointer
     found.ask = lambda: None  # type: ignore[method-assign]
     found.wants_state = True
-    replica.log.keep(replica.ledger.applied, replica.ledger.state, replica.ledger.answers.first_place)
+    replica.log.checkpoint(replica.ledger.applied, replica.ledger.copy_state, replica.ledger.answers.first_place)
     return found
 
 
@@ -71,7 +81,7 @@ def test_a_snapshot_is_taken_when_the_rows_have_outgrown_the_last_one(path: Path
     work(journal, 1, 20)
 
     def ticked() -> bool:
-        journal._kept_at = 0
+        journal._checkpoint_at = 0
         journal.tick(NOW)
         return seq_in(path) > 0
 
@@ -82,7 +92,7 @@ def test_a_snapshot_is_taken_when_the_rows_have_outgrown_the_last_one(path: Path
     wait_until(ticked, what="a snapshot to be taken")
     assert seq_in(path) >= 599
     other = open_journal()
-    assert standings(other, 1, 299, 300) == [Standing.FINISHED, Standing.FINISHED, Standing.NEW]
+    assert statuses(other, 1, 299, 300) == [IdStatus.FINISHED, IdStatus.FINISHED, IdStatus.NEW]
     assert begin(other, 1)[0].answer == b"1", "answers are found again, though their rows are taken in"
     assert begin(other, 299)[0].answer == b"299"
 
@@ -93,15 +103,15 @@ def test_one_worker_takes_it_and_others_leave_it_to_that_one(path: Path, open_jo
     for journal in (other, ours):
         journal.tick(NOW)
     turn = LockFile(path.with_name(path.name + ".lock"))
-    assert turn.try_lock(keeper._TURN)
-    hand_over(ours).keep()
+    assert turn.try_lock(checkpointer._TURN)
+    hand_over(ours).checkpoint()
     assert seq_in(path) == 0
     turn.close()
-    hand_over(ours).keep()
+    hand_over(ours).checkpoint()
     taken = seq_in(path)
     assert taken > 0
     identity = path.stat().st_ino
-    hand_over(other).keep()
+    hand_over(other).checkpoint()
     assert (seq_in(path), path.stat().st_ino) == (taken, identity), "it knows no more than what is there"
 
 
@@ -109,12 +119,12 @@ def test_a_journal_is_not_begun_anew_while_a_snapshot_is_written(path: Path, ope
     """A worker that ends does not wait for its disk for ever, and what it writes then must not hit another journal."""
     open_journal().close()
     turn = LockFile(path.with_name(path.name + ".lock"))
-    turn.try_lock(keeper._TURN)
+    turn.try_lock(checkpointer._TURN)
     path.write_bytes(b"damaged")
-    with pytest.raises(JournalUnavailable, match="begun anew when the last worker that uses it has ended"):
+    with pytest.raises(JournalUnavailable, match="replaced when the last worker that uses it has ended"):
         open_journal()
     turn.close()
-    assert standings(open_journal(), 1) == [Standing.NEW]
+    assert statuses(open_journal(), 1) == [IdStatus.NEW]
 
 
 @pytest.mark.parametrize("when", ["before", "at the end"])
@@ -127,7 +137,7 @@ def test_a_worker_that_ends_leaves_the_snapshot_that_is_there(
     if when == "before":
         found._is_closing = True
         with pytest.raises(InterruptedError):
-            found.keep()
+            found.checkpoint()
     else:
         fsync = os.fsync
 
@@ -136,7 +146,7 @@ def test_a_worker_that_ends_leaves_the_snapshot_that_is_there(
             fsync(fd)
 
         monkeypatch.setattr(os, "fsync", close_and_fsync)
-        found.keep()
+        found.checkpoint()
     assert seq_in(path) == 0
     assert not path.with_name(path.name + ".new").exists()
 
@@ -147,12 +157,12 @@ def test_no_worker_gets_the_number_of_one_that_is_remembered(
 ) -> None:
     numbers = []
     for life in range(3):
-        monkeypatch.setattr(head, "_BOOT", path.parent / f"boot-{life}")
-        head._BOOT.write_text(f"{life}")
+        monkeypatch.setattr(segments, "_BOOT", path.parent / f"boot-{life}")
+        segments._BOOT.write_text(f"{life}")
         workers = [open_journal() for _ in range(3)]
         numbers += [worker._me for worker in workers]
         if is_taken:
-            hand_over(workers[0]).keep()
+            hand_over(workers[0]).checkpoint()
         for worker in workers:
             worker.close()
     assert numbers == list(range(1, 10))
@@ -172,7 +182,7 @@ def test_a_disk_that_takes_none_is_named_once_and_all_goes_on(
         full.setattr(snapshot, "write", write)
 
         def has_said_so() -> bool:
-            journal._kept_at = 0
+            journal._checkpoint_at = 0
             journal.tick(NOW)
             return "cannot be brought to the disk: [Errno 28] No space left" in caplog.text
 
@@ -181,17 +191,17 @@ def test_a_disk_that_takes_none_is_named_once_and_all_goes_on(
     assert caplog.text.count("cannot be brought") == 1
 
     def is_taken() -> bool:
-        journal._kept_at = 0
+        journal._checkpoint_at = 0
         journal.tick(NOW)
         return seq_in(path) > 0
 
     wait_until(is_taken, what="it to be tried again")
 
 
-def test_a_keeper_may_be_closed_while_its_thread_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_may_be_closed_while_its_thread_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     """As by a TERM in a worker's first moment: the main thread closes what the I/O thread begins to use."""
     start = threading.Thread.start
-    found = Keeper(NOTHING, NOTHING)
+    found = Checkpointer(NOTHING, NOTHING)
     started: list[threading.Thread] = []
 
     def close_and_start(thread: threading.Thread) -> None:
@@ -213,8 +223,8 @@ def test_a_snapshot_of_any_size_is_read_as_it_was_written_and_no_byte_of_it_may_
 ) -> None:
     full, some = ((1 << 4096) - 1) << 64, ((1 << 700) | 5) << 64
     state = State(7, 1, 2, 3, 4, 5, {number << 70: (full, some, 0)[number % 3] | number for number in range(chunks)})
-    state = state._replace(entries={number << 64 | 9: (1, 2**33, 3, 4, 5) for number in range(chunks)})
-    path, header = tmp_path / "x", snapshot.Header(b"i" * 16, 12, snapshot.Place(11, 64))
+    state = replace(state, entries={number << 64 | 9: (1, 2**33, 3, 4, 5) for number in range(chunks)})
+    path, header = tmp_path / "x", snapshot.Header(b"i" * 16, 12, 11, 64)
     pauses: list[int] = []
     snapshot.write(path, header, state, lambda: True, lambda: pauses.append(1))
     assert snapshot.read(path) == (header, state)
