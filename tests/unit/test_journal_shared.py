@@ -337,17 +337,17 @@ class TestBadFiles:
     def test_a_lock_file_that_was_removed_makes_nobody_dead(self, path: Path, open_journal: Open) -> None:
         """It looks left behind. Whoever opened the journal then ran again what others were running."""
         journal = open_journal()
-        assert standings(journal, 1, 2) == [Standing.NEW] * 2
+        assert statuses(journal, 1, 2) == [IdStatus.NEW] * 2
         path.with_name(path.name + ".lock").unlink()
         other = open_journal()
         for _ in range(3):
             other.tick(NOW)
-        assert standings(other, 1, 2) == [Standing.RUNNING] * 2
+        assert statuses(other, 1, 2) == [IdStatus.RUNNING] * 2
         finish(journal, 1)
-        assert standings(other, 1, 2) == [Standing.FINISHED, Standing.RUNNING]
+        assert statuses(other, 1, 2) == [IdStatus.FINISHED, IdStatus.RUNNING]
         journal.close()
         other.tick(NOW)
-        assert standings(other, 2) == [Standing.NEW]
+        assert statuses(other, 2) == [IdStatus.NEW]
 
     def test_a_newer_format_is_refused_and_left_alone(self, path: Path, open_journal: Open) -> None:
         open_journal().close()
