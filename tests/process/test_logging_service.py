@@ -163,13 +163,13 @@ def test_the_log_server_of_an_agent_is_started_again_as_often_as_it_dies(tmp_pat
             server = agent._server.pid
             os.kill(server, signal.SIGKILL)
             while agent._server.pid == server:
-                agent.turn()
+                agent.tick()
                 time.sleep(0.01)
             logging.warning("record %d", count)
             deadline = time.monotonic() + 30
             while f"record {count}" not in pathlib.Path(path).read_text():
                 assert time.monotonic() < deadline, count
-                agent.turn()
+                agent.tick()
                 time.sleep(0.01)
             assert agent._server.is_alive()
         agent.stop()
