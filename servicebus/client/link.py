@@ -270,7 +270,7 @@ class Link:
             request.travels(path, now)
         try:
             outgoing = path.protocol.encode_request(request)
-        except Exception:
+        except Exception:  # raised again: only noted that this attempt of a call went nowhere
             if not is_message:
                 request.not_run()
             raise

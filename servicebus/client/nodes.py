@@ -55,7 +55,7 @@ class Path:
         self.outstanding: dict[str, Request] = {}
         """In the order of publishing, so the first is the oldest."""
         self.given_up_since = 0.0
-        """When the first of those was published that nobody waits for any more, since anything was heard."""
+        """When the first of those was published that no caller waits for any more, since anything was heard."""
         self.used_at = clock.heard_at
         self.probe_at = 0.0
         self.lacks_queue_until = 0.0
@@ -84,7 +84,7 @@ class Path:
         return self.given_up_since if outstanding is None else min(self.given_up_since, outstanding)
 
     def give_up(self, request: Request) -> None:
-        """Nobody waits for *request* any more; it was not answered, and that says something about the path."""
+        """No caller waits for *request* any more; it was not answered, and that says something about the path."""
         is_first = self.given_up_since <= self.clock.heard_at
         if self.outstanding.pop(request.id, None) is not None and is_first and request.published_at is not None:
             self.given_up_since = request.published_at

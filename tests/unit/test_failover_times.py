@@ -165,7 +165,7 @@ def test_a_bad_first_host_delays_a_new_sender_by_less_than_half_a_second(bus: Vi
         bus.result(bus.call())
 
 
-# -- nobody there ------------------------------------------------------------------------------------------------------
+# -- no node there -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fail", [MemoryBroker.freeze, MemoryBroker.refuse])

@@ -335,7 +335,7 @@ class TestBadFiles:
         assert statuses(open_journal(), 1) == [IdStatus.NEW]
 
     def test_a_lock_file_that_was_removed_makes_nobody_dead(self, path: Path, open_journal: Open) -> None:
-        """It looks left behind. Whoever opened the journal then ran again what others were running."""
+        """It looks left behind. The next worker to open the journal ran again what others were running."""
         journal = open_journal()
         assert statuses(journal, 1, 2) == [IdStatus.NEW] * 2
         path.with_name(path.name + ".lock").unlink()

@@ -44,7 +44,7 @@ def start(each: Child, pid: int) -> None:
 
 @pytest.fixture
 def killed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
-    """The signals that the master sent, to nobody."""
+    """The signals that the master sent; no process gets them."""
     sent: list[tuple[int, int]] = []
     monkeypatch.setattr(master_module, "_kill", lambda pid, signum: sent.append((pid, signum)))
     yield sent
