@@ -40,7 +40,8 @@ class Sender:
     """Calls services and sends messages by address ``NODE.category.name``.
 
     One Sender serves any number of threads, keeps many calls in flight on one connection, connects when first used,
-    and may be made before a fork: a child process gets connections and ids of its own. All errors are
+    and may be made before a fork: a child process gets connections and ids of its own. One that is dropped without
+    ``close()`` closes its connections by itself, as soon as what was asked of it has ended. All errors are
     ``servicebus.errors.ServiceBusError`` and say what was tried on which host. Times are numbers of seconds; what is
     none (NaN, an infinity, a negative number, a text, a ``timedelta``) raises DurationError, a ValueError.
 
@@ -78,6 +79,11 @@ class Sender:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        session = getattr(self, "_session", None)  # there is none if __init__() raised
+        if session is not None:
+            session.retire()
 
     # -- calls ---------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,8 @@ Theory of operation. A request is either *travelling* (published on a link), *wa
 done (`pending`). Whatever changes the picture moves requests between these: a link that comes up, goes down or blocks,
 and a path that dies or lives (here), a reply, a confirm or a return (`answers`); a tick looks after what nobody
 announces (`timer`). How a request finds its way is in `scheduler`.
-Everything here runs in the thread that turns the client loop but ``ask()``, ``submit()``, ``status()`` and ``close()``.
+Everything here runs in the thread that turns the client loop but ``ask()``, ``submit()``, ``status()``, ``close()`` and
+``retire()``.
 """
 
 from __future__ import annotations
@@ -49,17 +50,18 @@ class Engine:
 
     def __init__(self, loop: SharedLoop, config: Configuration, keyring: Keyring, connect: Connect = AmqpConnection):
         self._loop = loop
-        self._links: list[Link] = []
+        self.links: list[Link] = []
+        """One for each configured host, in their order."""
         self._pending = PendingRequests()
         self._outbox: Outbox | None = None
         self._send_timeout_s = config.send_timeout
-        self._connector = Connector(loop, config, self._links, self._is_awaited, self._is_owed)
-        self._selector = HostSelector(self._links, config.failback_after)
-        self._budgets = Budgets(self._links)
+        self._connector = Connector(loop, config, self.links, self._is_awaited, self._is_owed)
+        self._selector = HostSelector(self.links, config.failback_after)
+        self._budgets = Budgets(self.links)
         self._canceller = Canceller()
         self._hedger = Hedger(loop, self._pending, self._selector, self._connector, self._budgets)
         self._scheduler = RequestScheduler(
-            loop, config, self._links, self._pending, self._selector, self._connector, self._budgets, self._canceller
+            loop, config, self.links, self._pending, self._selector, self._connector, self._budgets, self._canceller
         )
         newest, others, pinger = _protocols(config, keyring)
         self.newest = newest
@@ -67,9 +69,9 @@ class Engine:
         """Whether every request is sent in one version: then its caller's thread can encode it."""
         watch = PathWatch(config, pinger, self)
         self._answers = Answers(self._pending, self._scheduler, watch, self._canceller, config.clock_skew)
-        idle = IdleNodes(self._links, self._budgets, self._pending.is_awaited)
-        self._timer = LivenessTimer(loop, self._links, self._pending, self._scheduler, watch, self._connector, idle)
-        self._links += [
+        idle = IdleNodes(self.links, self._budgets, self._pending.is_awaited)
+        self._timer = LivenessTimer(loop, self.links, self._pending, self._scheduler, watch, self._connector, idle)
+        self.links += [
             Link(loop, host, config, [newest, *others], self, self._answers, connect) for host in config.hosts
         ]
         self._submitted: deque[Request] = deque()
@@ -77,7 +79,7 @@ class Engine:
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<Engine {self._pending!r} links={self._links}>"
+        return f"<Engine {self._pending!r} links={self.links}>"
 
     # -- for any thread ----------------------------------------------------------------------------------------------
 
@@ -146,7 +148,7 @@ class Engine:
                     "calls": link.calls,
                     "unconfirmed": link.unconfirmed,
                 }
-                for link in self._links
+                for link in self.links
             ],
             "travelling": len(self._pending.in_flight),
             "waiting": len(self._pending.waiting),
@@ -162,9 +164,9 @@ class Engine:
         """Fail what is unfinished and close the connections; ``on_closed()`` follows in the loop's thread."""
         self._loop.post(lambda: self._close(on_closed))
 
-    @property
-    def links(self) -> tuple[Link, ...]:
-        return tuple(self._links)
+    def retire(self) -> None:
+        """Nobody can submit anything any more: close as soon as nothing is unfinished. Takes no lock."""
+        self._loop.post(self._retire)
 
     def _wait(self, has_ended: Callable[[], bool], begin: Callable[[], None], submit: Callable[[], None]) -> None:
         loop, me = self._loop, get_ident()
@@ -259,9 +261,9 @@ class Engine:
             link.health.recover(now)
             self._scheduler.retry_waiting(now)
             return
-        LOG.warning("%s: blocked by the broker (%s); leaving it", link.host.name, reason)
-        link.health.fail(f"blocked by the broker ({reason})")
         why = f"blocked by the broker ({reason})"
+        LOG.warning("%s: %s; leaving it", link.host.name, why)
+        link.health.fail(why)
         self._scheduler.each(link.take_orphans(), lambda request: self._scheduler.take_back(request, link, why, now))
 
     # -- what the watch tells ------------------------------------------------------------------------------------------
@@ -296,6 +298,12 @@ class Engine:
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
+    def _retire(self) -> None:
+        if self._submitted or len(self._pending) or self._is_owed():
+            self._loop.call_later(1.0, self._retire)
+        elif not self._closed:
+            self._close(nothing)
+
     def _close(self, on_closed: Callable[[], None]) -> None:
         self._take_submitted()  # they came before the end
         self._closed = True
@@ -307,7 +315,7 @@ class Engine:
 
         self._scheduler.each(self._pending.take_all(), end)
         self._take_submitted()
-        for link in self._links:
+        for link in self.links:
             link.close()
         until = time.monotonic() + 1.0
         if self._scheduler.outbox is None:
@@ -316,11 +324,11 @@ class Engine:
             self._scheduler.outbox.close(lambda: self._await_closed(on_closed, until))
 
     def _await_closed(self, on_closed: Callable[[], None], deadline: float) -> None:
-        if all(link.connections.is_gone for link in self._links):
+        if all(link.connections.is_gone for link in self.links):
             on_closed()
             return
         if time.monotonic() >= deadline:
-            for link in self._links:
+            for link in self.links:
                 link.abort("the Sender was closed")
             on_closed()
             return

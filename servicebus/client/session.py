@@ -159,6 +159,11 @@ class SenderSession:
             status["outbox"] = {"path": os.fspath(self._outbox_path or ""), "problem": self._outbox_problem}
         return status
 
+    def retire(self) -> None:
+        """Its Sender is gone without ``close()``: end it once what was asked of it has ended. Waits for nothing."""
+        if self.is_ours and not sys.is_finalizing():
+            self.engine.retire()
+
     def close(self) -> None:
         """Ends everything; waits for that, but not for long. For the disk a little longer."""
         closed = threading.Event()

@@ -16,6 +16,7 @@ import servicebus.sender
 from servicebus.configuration import Configuration
 from servicebus.sender import Sender
 from servicebus.testing import Broker
+from servicebus.transport.iothread import client_loop
 
 StartAgent = Callable[..., Agent]
 MakeSender = Callable[[Configuration], Sender]
@@ -163,6 +164,15 @@ def test_the_first_call_after_the_only_broker_was_restarted_in_the_silence_is_an
     brokers[0].start()
     wait_until(lambda: len(agent.log_lines("consuming for")) > lines)
     assert sender.call(ADD, [20, 22], timeout=5)[1] == 42
+
+
+def test_senders_that_are_dropped_leave_no_connection(brokers: list[Broker], start_agent: StartAgent) -> None:
+    """As a program does that makes one for each call."""
+    agent = start_agent(brokers).wait_consuming()
+    before = len(client_loop().streams)
+    for number in range(20):
+        assert Sender(agent.configuration()).call(ADD, [number, 1], timeout=20)[1] == number + 1
+    wait_until(lambda: len(client_loop().streams) <= before)
 
 
 def _be_idle(seconds: float) -> None:

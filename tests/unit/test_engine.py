@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -325,6 +327,37 @@ def test_the_end_does_not_wait_long_for_a_broker_that_is_silent(bus: VirtualBus)
     assert closed == []
     bus.time.advance(0.2)
     assert closed == [True]
+
+
+def drop(bus: VirtualBus) -> None:
+    """The program has no Sender any more."""
+    del bus.sender
+    gc.collect()
+
+
+def test_a_sender_that_is_dropped_closes_its_connections(bus: VirtualBus) -> None:
+    bus.node()
+    bus.result(bus.call())
+    links = bus.links
+    drop(bus)
+    bus.time.advance(1)
+    assert [link.connections.is_gone for link in links] == [True, True]
+    bus.time.advance(60)
+    assert bus.loop.due_at == math.inf, "no timer is left"
+
+
+def test_what_a_dropped_sender_has_begun_comes_to_its_end(bus: VirtualBus) -> None:
+    node = bus.node()
+    node.answer = silence
+    call, links = bus.call(timeout=30), bus.links
+    message = bus.send()
+    drop(bus)
+    bus.time.advance(29)
+    assert message.done() and not call.done() and node.cancelled == []
+    assert links[0].is_up
+    bus.time.advance(3)
+    assert isinstance(call.exception(), CallTimeout)
+    assert [link.connections.is_gone for link in links] == [True, True]
 
 
 def test_what_is_asked_after_the_end_fails_at_once(bus: VirtualBus) -> None:

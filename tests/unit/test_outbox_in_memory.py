@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -241,3 +242,19 @@ def test_a_sender_that_owes_messages_knocks_although_nobody_waits(open_bus: Call
     node = bus.node()
     bus.time.until(lambda: box(bus)["messages"] == 0)
     assert node.messages == ['"owed"']
+
+
+def test_a_dropped_sender_delivers_what_it_owes_and_lets_go_of_the_file(open_bus: Callable[..., VirtualBus]) -> None:
+    bus = open_bus()
+    keep(bus, "owed")
+    links = bus.links
+    del bus.sender
+    gc.collect()
+    bus.time.advance(60)
+    come_back(bus)
+    node = bus.node()
+    bus.time.until(lambda: node.messages == ['"owed"'])
+    bus.time.until(lambda: all(link.connections.is_gone for link in links))
+    again = open_bus()
+    keep(again, "by another")
+    assert box(again)["messages"] == 1
