@@ -13,7 +13,7 @@ from typing import Any
 from servicebus._durations import to_seconds
 from servicebus.client.future import Receipt
 from servicebus.client.link import Link
-from servicebus.client.request import MessageOptions, Request
+from servicebus.client.request import MessageOptions, PendingRequest
 from servicebus.client.session import SenderSession, ask_each, message_options
 from servicebus.configuration import Configuration
 from servicebus.configuration.settings import check_is_configuration
@@ -243,7 +243,7 @@ class Sender:
 
     def _make_message(
         self, target: str, params: Any, timeout: float | None, delay: float | None, expires: float | None
-    ) -> tuple[SenderSession, Request]:
+    ) -> tuple[SenderSession, PendingRequest]:
         address = Address.parse(target)
         limit_s = self._config.send_timeout if timeout is None else to_seconds("timeout", timeout)
         delay_s = 0.0 if delay is None else to_seconds("delay", delay)
@@ -267,7 +267,7 @@ class Sender:
         *,
         pinned: Link | None = None,
         options: MessageOptions | None = None,
-    ) -> tuple[SenderSession, Request]:
+    ) -> tuple[SenderSession, PendingRequest]:
         """A numbered request and its session; signed and encoded, if its version is known. Nothing is sent yet."""
         if hedge_after is not None:
             hedge_after = to_seconds("hedge_after", hedge_after)
@@ -275,7 +275,7 @@ class Sender:
         event_id = 0 if kind is CONTROL else next(session.count)
         # The former as make_id() writes it, without the call.
         wire_id = f"{session.incarnation}-{event_id}" if event_id else make_id(os.urandom(8).hex(), 1)
-        request = Request(
+        request = PendingRequest(
             event_id,
             wire_id,
             address,
@@ -330,7 +330,7 @@ class Sender:
             return self._session
 
 
-def _submit(session: SenderSession, request: Request) -> Future[Any]:
+def _submit(session: SenderSession, request: PendingRequest) -> Future[Any]:
     future = request.future()
     future.on_cancel, future.on_wait = session.give_up, session.await_end
     session.engine.submit(request)

@@ -8,7 +8,7 @@ from servicebus.client.future import Receipt
 from servicebus.client.link import Link
 from servicebus.client.nodes import Path
 from servicebus.client.pending import PendingRequests
-from servicebus.client.request import Request
+from servicebus.client.request import PendingRequest
 from servicebus.client.request_errors import NACKED
 from servicebus.client.scheduler import RequestScheduler
 from servicebus.client.watch import AWAY, Canceller, PathWatch
@@ -58,7 +58,7 @@ class Answers:
                 raise  # a stranger's, perhaps: it costs this delivery, not the request
             self._scheduler.give_up(request, error, self._replied)
 
-    def _replied(self, link: Link, delivery: Delivery, request: Request | None) -> None:
+    def _replied(self, link: Link, delivery: Delivery, request: PendingRequest | None) -> None:
         wire_id = delivery.correlation_id or ""
         if request is None:
             if not self._watch.answered(wire_id, delivery.body, time.monotonic()):
@@ -99,7 +99,7 @@ class Answers:
         else:
             request.complete((request.event_id, value))
 
-    def confirmed(self, link: Link, request: Request, is_ack: bool) -> None:
+    def confirmed(self, link: Link, request: PendingRequest, is_ack: bool) -> None:
         if is_ack and not request.returned:
             self._pending.finish(request)
             request.complete(Receipt(request.event_id, link.host.name))
@@ -129,7 +129,7 @@ class Answers:
         else:
             self._not_run(request, link, AWAY, now)
 
-    def _answered(self, request: Request, path: Path | None) -> None:
+    def _answered(self, request: PendingRequest, path: Path | None) -> None:
         """Its service has answered over *path*; nothing else is of interest any more."""
         self._pending.finish(request)
         if path is not None:
@@ -137,7 +137,7 @@ class Answers:
         if request.hedge is not None and request.path is not None:
             self._canceller.cancel_on(request.path if path is request.hedge else request.hedge, request)
 
-    def _faulted(self, request: Request, fault: Fault, link: Link) -> None:
+    def _faulted(self, request: PendingRequest, fault: Fault, link: Link) -> None:
         if fault.type == "stopping":
             # The agent is draining and has not run it: as good as an unroutable call, but said in time.
             self._not_run(request, link, "the agent there is stopping", time.monotonic())
@@ -167,7 +167,7 @@ class Answers:
             request.lost(link)
             self._scheduler.route(request, now)
 
-    def _corrects_clock(self, request: Request, fault: Fault, link: Link, now: float) -> bool:
+    def _corrects_clock(self, request: PendingRequest, fault: Fault, link: Link, now: float) -> bool:
         """Whether *request*, which the node takes for late, is to be sent again, dated by the node's clock.
 
         The node's time is a little old when it comes, so a date by it is never too late. And it is bounded by
@@ -184,7 +184,7 @@ class Answers:
         path.shift_ms = shift_ms
         return True
 
-    def _not_run(self, request: Request, link: Link, why: str, now: float) -> None:
+    def _not_run(self, request: PendingRequest, link: Link, why: str, now: float) -> None:
         """The path takes no calls, and surely did not run this one. Those that it took before may be under way."""
         path = request.path_on(link)
         may_be_another = False
@@ -204,7 +204,7 @@ class Answers:
             request.fail(NodeUnavailable(str(request.address), [(request.pinned.host.name, why)]))
 
 
-def _is_believed(request: Request, body: bytes) -> bool:
+def _is_believed(request: PendingRequest, body: bytes) -> bool:
     """Whether a reply is its node's: then whatever is wrong with it is the end of the request."""
     try:
         return request.protocol is not None and request.protocol.decode_reply(request, body) is not None

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from servicebus.client.request import Request
+from servicebus.client.request import PendingRequest
 from servicebus.errors import ConnectFailed, TransportError
 from servicebus.protocol.interface import Exchange, OutgoingPublish
 from servicebus.transport.confirms import Unconfirmed
@@ -33,11 +33,11 @@ class ChannelEvents(Protocol):
 
     def channels_ready(self) -> None: ...
     def channels_broken(self, error: TransportError) -> None: ...
-    def messages_denied(self, error: TransportError, unconfirmed: Sequence[Request]) -> None: ...
+    def messages_denied(self, error: TransportError, unconfirmed: Sequence[PendingRequest]) -> None: ...
     def replied(self, delivery: Delivery) -> None: ...
     def returned(self, returned: Returned) -> None: ...
-    def confirmed(self, request: Request, is_ack: bool) -> None: ...
-    def failed(self, request: Request, error: Exception) -> None: ...
+    def confirmed(self, request: PendingRequest, is_ack: bool) -> None: ...
+    def failed(self, request: PendingRequest, error: Exception) -> None: ...
 
 
 class LinkChannels:
@@ -60,8 +60,8 @@ class LinkChannels:
     ):
         self.may_declare = may_declare
         """False once the broker has refused it: the agents have declared the exchanges then."""
-        self._unconfirmed: Unconfirmed[Request] = Unconfirmed()
-        self._held: deque[tuple[OutgoingPublish, Request]] = deque()
+        self._unconfirmed: Unconfirmed[PendingRequest] = Unconfirmed()
+        self._held: deque[tuple[OutgoingPublish, PendingRequest]] = deque()
         """Messages to be published when others are confirmed, or the channel is renewed."""
         self._has_nacked = False
         """The messages' channel, since it was opened."""
@@ -100,7 +100,7 @@ class LinkChannels:
                 expiration_ms=expiration_ms,
             )
 
-    def publish_message(self, outgoing: OutgoingPublish, request: Request) -> None:
+    def publish_message(self, outgoing: OutgoingPublish, request: PendingRequest) -> None:
         """Publish a message, now or as soon as few enough are unconfirmed; it ends as a confirm."""
         if self._held or self._has_nacked or len(self._unconfirmed) >= UNCONFIRMED_AT_ONCE:
             self._held.append((outgoing, request))
@@ -109,7 +109,7 @@ class LinkChannels:
         else:
             self._publish_message(outgoing, request)
 
-    def _publish_message(self, outgoing: OutgoingPublish, request: Request) -> None:
+    def _publish_message(self, outgoing: OutgoingPublish, request: PendingRequest) -> None:
         assert self._sends is not None
         number = self._sends.publish(
             outgoing.exchange,
@@ -130,11 +130,11 @@ class LinkChannels:
         """How many messages wait for their confirm, or to be published."""
         return len(self._unconfirmed) + len(self._held)
 
-    def oldest_unconfirmed(self) -> Request | None:
+    def oldest_unconfirmed(self) -> PendingRequest | None:
         """Or the oldest that is held, while the channel is renewed."""
         return next(iter(self._unconfirmed), self._held[0][1] if self._held else None)
 
-    def take_unconfirmed(self) -> list[Request]:
+    def take_unconfirmed(self) -> list[PendingRequest]:
         """Take out all messages: nothing more will be heard of them."""
         held = [request for _, request in self._held]
         self._held.clear()

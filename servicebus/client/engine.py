@@ -22,7 +22,7 @@ from servicebus.client.hosts import Connector, HostSelector
 from servicebus.client.link import Link
 from servicebus.client.nodes import Budgets, IdleNodes, Path
 from servicebus.client.pending import PendingRequests
-from servicebus.client.request import Request
+from servicebus.client.request import PendingRequest
 from servicebus.client.scheduler import RequestScheduler
 from servicebus.client.timer import Hedger, LivenessTimer
 from servicebus.client.watch import Canceller, PathWatch, Pinger
@@ -74,7 +74,7 @@ class Engine:
         self.links += [
             Link(loop, host, config, [newest, *others], self, self._answers, connect) for host in config.hosts
         ]
-        self._submitted: deque[Request] = deque()
+        self._submitted: deque[PendingRequest] = deque()
         self._is_scheduled = False
         self._closed = False
 
@@ -83,7 +83,7 @@ class Engine:
 
     # -- for any thread ----------------------------------------------------------------------------------------------
 
-    def ask(self, request: Request) -> Any:
+    def ask(self, request: PendingRequest) -> Any:
         """Submit *request* and wait for its end; if nobody else waits, this thread turns the loop meanwhile.
 
         Raises LifecycleError in the thread that would have to read the answer: in a callback, say.
@@ -109,7 +109,7 @@ class Engine:
         """Whether this thread may wait for something that the I/O thread does."""
         return self._loop.can_wait_here()
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: PendingRequest) -> None:
         self._submitted.append(request)
         if not self._is_scheduled:
             self._is_scheduled = True
@@ -179,7 +179,7 @@ class Engine:
         finally:
             loop.callers.discard(me)
 
-    def _begin(self, request: Request) -> None:
+    def _begin(self, request: PendingRequest) -> None:
         self._submitted.append(request)
         self._take_submitted()
 
@@ -239,7 +239,7 @@ class Engine:
     def link_idle(self, link: Link) -> None:
         self._connector.connect_more()
 
-    def link_down(self, link: Link, reason: str, orphans: list[Request]) -> None:
+    def link_down(self, link: Link, reason: str, orphans: list[PendingRequest]) -> None:
         if self._closed:
             return
         now = time.monotonic()
@@ -252,7 +252,7 @@ class Engine:
         self._connector.failed(link, now)
         self._timer.set()
 
-    def link_failed_for(self, request: Request, error: Exception, handle: Callable[..., object]) -> None:
+    def link_failed_for(self, request: PendingRequest, error: Exception, handle: Callable[..., object]) -> None:
         self._scheduler.give_up(request, error, handle)
 
     def link_blocked(self, link: Link, reason: str | None) -> None:
@@ -279,7 +279,7 @@ class Engine:
         now = time.monotonic()
         why = "the node's queue of calls was made anew"
 
-        def look(request: Request) -> None:
+        def look(request: PendingRequest) -> None:
             if request.resend and request.published_at is not None and request.published_at < made_at:
                 path.outstanding.pop(request.id, None)
                 self._scheduler.take_back(request, path.link, why, now, is_nodes_fault=True)
@@ -309,7 +309,7 @@ class Engine:
         self._closed = True
         self._timer.stop()
 
-        def end(request: Request) -> None:
+        def end(request: PendingRequest) -> None:
             self._canceller.cancel(request)
             self._scheduler.end(request, _closed_error(request))
 
@@ -346,5 +346,5 @@ def _protocols(config: Configuration, keyring: Keyring) -> tuple[ProtocolV2, lis
     return newest, [old], CompatPinger(config, newest, old)
 
 
-def _closed_error(request: Request) -> CallError:
+def _closed_error(request: PendingRequest) -> CallError:
     return CallError(str(request.address), "the Sender was closed before the answer came")

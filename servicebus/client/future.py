@@ -154,7 +154,7 @@ for so long after its deadline, then it stops by itself."""
 
 
 class Awaited:
-    """The caller's end of a request: it waits here (``wait()``), or holds a ``future()``. Base of Request."""
+    """The caller's end of a request: it waits here (``wait()``), or holds a ``future()``. Base of PendingRequest."""
 
     __slots__ = (
         "_answer",
@@ -173,7 +173,7 @@ class Awaited:
         "state",
     )
 
-    # Set by Request, which is made for every call: in one constructor.
+    # Set by PendingRequest, which is made for every call: in one constructor.
     _answer: Any
     _error: BaseException | None
     _forks: int

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from servicebus.client.link import Link
 from servicebus.client.nodes import SPARE_AFTER_S
-from servicebus.client.request import Request
+from servicebus.client.request import PendingRequest
 from servicebus.configuration import Configuration
 from servicebus.policy.paths import Candidate, choose, next_to_connect
 from servicebus.transport.loop import EventLoop, Timer
@@ -25,7 +25,7 @@ class HostSelector:
         self._links = links
         self._failback_after_s = failback_after_s
 
-    def choose(self, request: Request, now: float) -> Link | None:
+    def choose(self, request: PendingRequest, now: float) -> Link | None:
         """The best usable link for *request*; None if there is none now."""
         if request.pinned is not None:
             return request.pinned if request.pinned.is_usable else None
@@ -41,7 +41,7 @@ class HostSelector:
             return self._compare(links, request, now)
         return first
 
-    def _compare(self, links: Sequence[Link], request: Request, now: float) -> Link | None:
+    def _compare(self, links: Sequence[Link], request: PendingRequest, now: float) -> Link | None:
         node = request.address.node
         patience_s = self._failback_after_s
         is_message = request.kind is MESSAGE
@@ -73,7 +73,7 @@ class HostSelector:
             for link in self._links
         )
 
-    def choose_beside(self, request: Request, first: Link, now: float) -> Link | None:
+    def choose_beside(self, request: PendingRequest, first: Link, now: float) -> Link | None:
         """Another link than *first* that is as good for a call, and whose node speaks what it was published in."""
         node = request.address.node
         for link in self._links:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from servicebus.client.channels import LinkChannels
 from servicebus.client.nodes import Path
-from servicebus.client.request import Request
+from servicebus.client.request import PendingRequest
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.errors import ConnectFailed, MessageTooLarge, TransportError
 from servicebus.policy.connection import ConnectionEvent, ConnectionState
@@ -37,9 +37,9 @@ class LinkEvents(Protocol):
 
     def link_up(self, link: Link) -> None: ...
     def link_idle(self, link: Link) -> None: ...
-    def link_down(self, link: Link, reason: str, orphans: list[Request]) -> None: ...
+    def link_down(self, link: Link, reason: str, orphans: list[PendingRequest]) -> None: ...
     def link_blocked(self, link: Link, reason: str | None) -> None: ...
-    def link_failed_for(self, request: Request, error: Exception, handle: Callable[..., object]) -> None: ...
+    def link_failed_for(self, request: PendingRequest, error: Exception, handle: Callable[..., object]) -> None: ...
 
 
 class AnswerEvents(Protocol):
@@ -47,7 +47,7 @@ class AnswerEvents(Protocol):
 
     def replied(self, link: Link, delivery: Delivery) -> None: ...
     def unroutable(self, link: Link, returned: Returned) -> None: ...
-    def confirmed(self, link: Link, request: Request, is_ack: bool) -> None: ...
+    def confirmed(self, link: Link, request: PendingRequest, is_ack: bool) -> None: ...
 
 
 class Link:
@@ -140,11 +140,11 @@ class Link:
             return f"blocked by the broker ({blocked})"
         return "connected" if self.is_up else self.last_error
 
-    def refuses(self, request: Request, now: float) -> bool:
+    def refuses(self, request: PendingRequest, now: float) -> bool:
         """Whether the broker has said that it takes nothing as large as *request*."""
         return self.size_limit.refuses(request.size, now) is not None
 
-    def denies(self, request: Request, now: float) -> str:
+    def denies(self, request: PendingRequest, now: float) -> str:
         """Why the broker takes no message like *request* now; empty if it does, as far as is known."""
         if request.kind is not MESSAGE:
             return ""
@@ -220,7 +220,7 @@ class Link:
             self.size_limit.learn(error.limit, time.monotonic())
         self.connections.lose(Loss.of(error))
 
-    def messages_denied(self, error: TransportError, unconfirmed: Sequence[Request]) -> None:
+    def messages_denied(self, error: TransportError, unconfirmed: Sequence[PendingRequest]) -> None:
         # Confirms come in order, so it is the oldest that was refused; what followed on the channel was ignored.
         now, refused = time.monotonic(), unconfirmed[0]
         why = f"{DENIED}: {printable(str(getattr(error, 'reason', error)))}"
@@ -234,16 +234,16 @@ class Link:
     def returned(self, returned: Returned) -> None:
         self._answers.unroutable(self, returned)
 
-    def confirmed(self, request: Request, is_ack: bool) -> None:
+    def confirmed(self, request: PendingRequest, is_ack: bool) -> None:
         try:
             self._answers.confirmed(self, request, is_ack)
         except Exception as error:
             self._events.link_failed_for(request, error, self.confirmed)
 
-    def failed(self, request: Request, error: Exception) -> None:
+    def failed(self, request: PendingRequest, error: Exception) -> None:
         self._events.link_failed_for(request, error, self.publish)
 
-    def take_orphans(self) -> list[Request]:
+    def take_orphans(self) -> list[PendingRequest]:
         """Every request whose outcome went down with the connection."""
         orphans = self._channels.take_unconfirmed() if self._channels is not None else []
         for path in self.active.values():
@@ -253,7 +253,7 @@ class Link:
 
     # -- publishing ------------------------------------------------------------------------------------------------
 
-    def publish(self, request: Request, now: float, *, is_hedge: bool = False) -> None:
+    def publish(self, request: PendingRequest, now: float, *, is_hedge: bool = False) -> None:
         """Send *request* on its way, in the version of its path. Only while ``is_usable``.
 
         Args:

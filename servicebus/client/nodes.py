@@ -14,7 +14,7 @@ from servicebus.policy.retry_budget import RetryBudget
 
 if TYPE_CHECKING:
     from servicebus.client.link import Link
-    from servicebus.client.request import Request
+    from servicebus.client.request import PendingRequest
     from servicebus.protocol.interface import SenderProtocol
 
 SPARE_AFTER_S = 60.0
@@ -52,7 +52,7 @@ class Path:
         self.protocol: SenderProtocol = link.newest
         """The version that the node speaks, as far as is known."""
         self.health = Health()
-        self.outstanding: dict[str, Request] = {}
+        self.outstanding: dict[str, PendingRequest] = {}
         """In the order of publishing, so the first is the oldest."""
         self.given_up_since = 0.0
         """When the first of those was published that no caller waits for any more, since anything was heard."""
@@ -83,7 +83,7 @@ class Path:
             return outstanding
         return self.given_up_since if outstanding is None else min(self.given_up_since, outstanding)
 
-    def give_up(self, request: Request) -> None:
+    def give_up(self, request: PendingRequest) -> None:
         """No caller waits for *request* any more; it was not answered, and that says something about the path."""
         is_first = self.given_up_since <= self.clock.heard_at
         if self.outstanding.pop(request.id, None) is not None and is_first and request.published_at is not None:

@@ -1,11 +1,11 @@
 """Outbox: what no broker has taken is kept on disk, and delivered in the background when one does.
 
-Theory of operation. Each node has a line of its own. Whatever is sent to a node while somebody stands in its line goes
-to the end of it. The line is delivered in batches, one after the other: the oldest messages are read, published as
-they were signed (same id, same bytes), and removed once they are confirmed; while the next batch is read, in the same
+Theory of operation. Each node has a queue of its own. While messages wait in it, whatever is sent to the node goes to
+its end. The queue is delivered in batches, one after the other: the oldest messages are read, published as they were
+signed (same id, same bytes), and removed once they are confirmed; while the next batch is read, in the same
 transaction. The first batch after a failure is a single message, so that an outage is not found out by the hundred.
 A process that dies between the confirm and the removal delivers them again, and the node's journal drops the doubles.
-On a full disk nothing can be removed: what is confirmed is noted in room that was taken before, and the line goes on.
+On a full disk nothing can be removed: what is confirmed is noted in room that was taken before, and the queue goes on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from servicebus.client.future import Receipt
 from servicebus.client.outbox_file import OutboxFile, Stored
 from servicebus.client.outbox_writer import OutboxWriter
-from servicebus.client.request import MessageOptions, Request
+from servicebus.client.request import MessageOptions, PendingRequest
 from servicebus.client.request_errors import TooLargeForSome
 from servicebus.errors import EnvelopeError, OutboxFull, OutboxUnavailable, SendUnconfirmed, ServiceBusError
 from servicebus.transport.loggers import get_logger
@@ -39,7 +39,7 @@ _PURGE_S = 10.0
 
 
 @dataclass(slots=True)
-class _Line:
+class _Queue:
     """The messages for one node."""
 
     node: str
@@ -73,7 +73,7 @@ class _Line:
 
 
 class _Step(NamedTuple):
-    """What became of a line in the file."""
+    """What became of a queue in the file."""
 
     removed: int
     aside: int
@@ -97,10 +97,10 @@ class Outbox:
         self,
         file: OutboxFile,
         loop: EventLoop,
-        publish: Callable[[Request, float], None],
+        publish: Callable[[PendingRequest, float], None],
         has_way: Callable[[str, float], bool],
         limit_s: float,
-        encode: Callable[[Request], None],
+        encode: Callable[[PendingRequest], None],
     ):
         self._file = file
         self._loop = loop
@@ -108,7 +108,7 @@ class Outbox:
         self._has_way = has_way
         self._limit_s = limit_s
         self._encode = encode
-        self._lines = {node: _Line(node, count) for node, count in file.counts().items()}
+        self._queues = {node: _Queue(node, count) for node, count in file.counts().items()}
         self._stored = self._delivered = self._expired = self._refused = self._set_aside = 0
         self._purge_at = 0.0
         self._log = RateLimitedLog(LOG, period_s=60.0, burst=1)
@@ -123,13 +123,13 @@ class Outbox:
     @property
     def is_waiting(self) -> bool:
         """Something is to be delivered, or to be written that could not be."""
-        return bool(self._lines or self._writer.problem)
+        return bool(self._queues or self._writer.problem)
 
     def holds(self, node: str) -> bool:
-        """Whether messages to *node* have to stand in line."""
-        return node in self._lines
+        """Whether messages to *node* have to wait in its queue."""
+        return node in self._queues
 
-    def keep(self, request: Request, error: ServiceBusError | None = None) -> None:
+    def keep(self, request: PendingRequest, error: ServiceBusError | None = None) -> None:
         """Store *request*, which no broker has taken; it ends when it is on disk. *error* says why none has."""
         options, now_ms = request.options, _now_ms()
         assert options is not None and options.expires_ms is not None, "messages of an outbox expire"
@@ -146,25 +146,25 @@ class Outbox:
                 request.fail(unencodable)
                 return
         node = request.address.node
-        line = self._lines.setdefault(node, _Line(node))
-        line.count += 1
+        queue = self._queues.setdefault(node, _Queue(node))
+        queue.count += 1
         request.stored()
         message = Stored(
             str(request.address), request.event_id, request.id, options.due_ms, options.expires_ms, request.body
         )
-        self._writer.ask(lambda file: file.add(node, message, now_ms), partial(self._kept, line, request, error))
+        self._writer.ask(lambda file: file.add(node, message, now_ms), partial(self._kept, queue, request, error))
 
     def try_again(self, now: float) -> None:
         """Something has become better."""
-        for line in self._lines.values():
-            line.next_at = 0.0
+        for queue in self._queues.values():
+            queue.next_at = 0.0
         self.deliver(now)
 
     def deliver(self, now: float) -> None:
-        """Go on with every line that can."""
-        for line in list(self._lines.values()):
-            if not line.is_busy and now >= line.next_at and self._has_way(line.node, now):
-                self._step(line, line.batch)
+        """Go on with every queue that can."""
+        for queue in list(self._queues.values()):
+            if not queue.is_busy and now >= queue.next_at and self._has_way(queue.node, now):
+                self._step(queue, queue.batch)
 
     def tick(self, now: float) -> None:
         """To be called now and then."""
@@ -181,7 +181,7 @@ class Outbox:
         problem = {"problem": self._writer.problem} if self._writer.problem else {}
         return {
             "path": str(file.path),
-            "messages": sum(line.count for line in list(self._lines.values())),
+            "messages": sum(queue.count for queue in list(self._queues.values())),
             "bytes": file.bytes,
             "max_messages": file.max_messages,
             "max_bytes": file.max_bytes,
@@ -196,7 +196,7 @@ class Outbox:
     def close(self, on_closed: Callable[[], None]) -> None:
         """Store what was to be kept, and let go of the file."""
         self._is_closed = True
-        delivered = [seq for line in self._lines.values() for seq in line.delivered]
+        delivered = [seq for queue in self._queues.values() for seq in queue.delivered]
         self._writer.ask(
             lambda file: file.remove(delivered), lambda _result, _error: None, lambda file: file.note_ended(delivered)
         )
@@ -206,8 +206,8 @@ class Outbox:
 
     def _kept(
         self,
-        line: _Line,
-        request: Request,
+        queue: _Queue,
+        request: PendingRequest,
         error: ServiceBusError | None,
         is_stored: bool | None,
         problem: OutboxUnavailable | None,
@@ -216,10 +216,10 @@ class Outbox:
             self._stored += 1
             request.complete(Receipt(request.event_id, in_outbox=True))
             return
-        self._leave(line, 1)
+        self._leave(queue, 1)
         request.fail(self._not_kept(request, error, problem or self._full(request)))
 
-    def _full(self, request: Request) -> OutboxFull:
+    def _full(self, request: PendingRequest) -> OutboxFull:
         self._refused += 1
         file = self._file
         full = OutboxFull(str(request.address), str(file.path), file.count, file.bytes)
@@ -227,7 +227,7 @@ class Outbox:
         return full
 
     @staticmethod
-    def _not_kept(request: Request, error: ServiceBusError | None, why: ServiceBusError) -> ServiceBusError:
+    def _not_kept(request: PendingRequest, error: ServiceBusError | None, why: ServiceBusError) -> ServiceBusError:
         """What the caller is told: that nothing was sent, unless that is not so."""
         if isinstance(error, SendUnconfirmed):
             error.__cause__ = why
@@ -240,54 +240,53 @@ class Outbox:
 
     # -- delivering ----------------------------------------------------------------------------------------------------
 
-    def _step(self, line: _Line, limit: int) -> None:
+    def _step(self, queue: _Queue, limit: int) -> None:
         """Remove what was confirmed, and read the next batch."""
-        line.is_read = True
-        now_ms, delivered, refused, skipped = _now_ms(), list(line.delivered), list(line.refused), list(line.too_large)
+        queue.is_read = True
+        now_ms, skipped = _now_ms(), list(queue.too_large)
+        delivered, refused = list(queue.delivered), list(queue.refused)
 
         def do(file: OutboxFile) -> _Step:
             removed = file.remove(delivered)
             aside = sum(file.set_aside(seq, reason) for seq, reason in refused)
             file.purge(now_ms)
-            return _Step(removed, aside, len(refused), file.oldest(line.node, limit, skipped) if limit else [])
+            return _Step(removed, aside, len(refused), file.oldest(queue.node, limit, skipped) if limit else [])
 
         def or_else(file: OutboxFile) -> _Step:
             removed = file.note_ended(delivered)
             others = (*skipped, *(seq for seq, _ in refused))
-            found = file.oldest(line.node, limit, others, now_ms) if limit else []
+            found = file.oldest(queue.node, limit, others, now_ms) if limit else []
             return _Step(removed, 0, 0, found, is_writable=False)
 
-        self._writer.ask(do, partial(self._stepped, line, len(delivered)), or_else)
+        self._writer.ask(do, partial(self._stepped, queue, len(delivered)), or_else)
 
-    def _stepped(self, line: _Line, delivered: int, step: _Step | None, problem: OutboxUnavailable | None) -> None:
-        line.is_read = False
+    def _stepped(self, queue: _Queue, delivered: int, step: _Step | None, problem: OutboxUnavailable | None) -> None:
+        queue.is_read = False
         now = time.monotonic()
         if step is None:
-            line.pause(now)
+            queue.pause(now)
             return
-        del line.delivered[:delivered]
-        del line.refused[: step.refused]
+        del queue.delivered[:delivered]
+        del queue.refused[: step.refused]
         self._set_aside += step.aside
         self._delivered += step.removed
-        self._leave(line, step.removed + step.aside)
+        self._leave(queue, step.removed + step.aside)
         if step.found and not self._is_closed:
-            self._send_off(line, step.found, now)
-        elif line.too_large:  # there are no others: another broker may have come back
-            line.too_large.clear()
-            line.pause(now)
-        elif not step.is_writable:  # what is left cannot be taken away yet
-            line.pause(now)
+            self._send_off(queue, step.found, now)
+        elif queue.too_large or not step.is_writable:
+            queue.too_large.clear()  # there are no others: another broker may have come back
+            queue.pause(now)
 
-    def _send_off(self, line: _Line, messages: list[Stored], now: float) -> None:
-        line.on_way, line.has_failed = len(messages), False
+    def _send_off(self, queue: _Queue, messages: list[Stored], now: float) -> None:
+        queue.on_way, queue.has_failed = len(messages), False
         for request in self._requests(messages):
             assert request.options is not None
-            request.future().add_done_callback(partial(self._ended, line, request.options.row, request.id))
+            request.future().add_done_callback(partial(self._ended, queue, request.options.row, request.id))
             self._publish(request, now)
 
-    def _requests(self, messages: Iterable[Stored]) -> list[Request]:
+    def _requests(self, messages: Iterable[Stored]) -> list[PendingRequest]:
         return [
-            Request(
+            PendingRequest(
                 message.event_id,
                 message.wire_id,
                 Address.parse(message.target),
@@ -300,50 +299,50 @@ class Outbox:
             for message in messages
         ]
 
-    def _ended(self, line: _Line, seq: int, wire_id: str, future: Future[Any]) -> None:
+    def _ended(self, queue: _Queue, seq: int, wire_id: str, future: Future[Any]) -> None:
         if future.exception() is None:
-            line.delivered.append(seq)
+            queue.delivered.append(seq)
         elif isinstance(error := future.exception(), EnvelopeError):
-            line.refused.append((seq, str(error)))
+            queue.refused.append((seq, str(error)))
             where = f"it is kept in table 'refused' of {self._file.path}"
-            LOG.error("outbox: no broker takes message %s to %s: %s; %s", wire_id, line.node, error, where)
+            LOG.error("outbox: no broker takes message %s to %s: %s; %s", wire_id, queue.node, error, where)
         elif isinstance(error, TooLargeForSome):
-            line.too_large.add(seq)
-            LOG.debug("outbox: not delivered to %s yet: %s", line.node, error)
+            queue.too_large.add(seq)
+            LOG.debug("outbox: not delivered to %s yet: %s", queue.node, error)
         else:
-            line.has_failed = True
-            LOG.debug("outbox: not delivered to %s: %s", line.node, future.exception())
-        line.on_way -= 1
-        if line.on_way == 0 and not self._is_closed:
-            self._batch_ended(line)
+            queue.has_failed = True
+            LOG.debug("outbox: not delivered to %s: %s", queue.node, future.exception())
+        queue.on_way -= 1
+        if queue.on_way == 0 and not self._is_closed:
+            self._batch_ended(queue)
 
-    def _batch_ended(self, line: _Line) -> None:
+    def _batch_ended(self, queue: _Queue) -> None:
         now = time.monotonic()
-        if line.has_failed:
-            line.pause(now)
-        elif line.delivered or line.refused:
-            line.go_on()
-        if line.delivered or line.refused:
-            self._step(line, 0 if line.has_failed else line.batch)
+        if queue.has_failed:
+            queue.pause(now)
+        elif queue.delivered or queue.refused:
+            queue.go_on()
+        if queue.delivered or queue.refused:
+            self._step(queue, 0 if queue.has_failed else queue.batch)
         else:
-            self._leave(line, 0)
+            self._leave(queue, 0)
 
     def _on_expired(self, expired: dict[str, int]) -> None:
         for node, count in expired.items():
             self._expired += count
             LOG.warning("outbox %s: %d messages to %s expired before a broker took them", self._file.path, count, node)
-            line = self._lines.get(node)
-            if line is not None:
-                self._leave(line, count)
+            queue = self._queues.get(node)
+            if queue is not None:
+                self._leave(queue, count)
 
-    def _leave(self, line: _Line, count: int) -> None:
-        """*count* messages are not in *line* any more. An empty line goes, but not while its confirms are to come.
+    def _leave(self, queue: _Queue, count: int) -> None:
+        """*count* messages are not in *queue* any more. An empty queue goes, but not while its confirms are to come.
 
-        They may have expired on their way. A new line beside this one would deliver the same messages a second time.
+        They may have expired on their way. A new queue beside this one would deliver the same messages a second time.
         """
-        line.count -= count
-        if line.count <= 0 and not (line.is_busy or line.delivered or line.refused):
-            self._lines.pop(line.node, None)
+        queue.count -= count
+        if queue.count <= 0 and not (queue.is_busy or queue.delivered or queue.refused):
+            self._queues.pop(queue.node, None)
 
 
 def _now_ms() -> int:

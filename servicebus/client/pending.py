@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from servicebus.client.request import Request
+from servicebus.client.request import PendingRequest
 from servicebus.wire.envelope import MESSAGE
 
 if TYPE_CHECKING:
@@ -26,21 +26,21 @@ class Deadlines:
     """
 
     def __init__(self) -> None:
-        self._line: deque[tuple[float, Request]] = deque()
-        self._heap: list[tuple[float, int, Request]] = []
+        self._line: deque[tuple[float, PendingRequest]] = deque()
+        self._heap: list[tuple[float, int, PendingRequest]] = []
         self._order = itertools.count()
 
     def __len__(self) -> int:
         return len(self._line) + len(self._heap)
 
-    def add(self, request: Request, due: float) -> None:
+    def add(self, request: PendingRequest, due: float) -> None:
         line = self._line
         if not line or line[-1][0] <= due:
             line.append((due, request))
         else:
             heapq.heappush(self._heap, (due, next(self._order), request))
 
-    def expired(self, now: float) -> Iterator[Request]:
+    def expired(self, now: float) -> Iterator[PendingRequest]:
         """Take out the unfinished requests whose due time is not after *now*."""
         line, heap = self._line, self._heap
         while line and (line[0][0] <= now or line[0][1].is_done):
@@ -65,18 +65,18 @@ class PendingRequests:
     """Requests by their ids, in the order in which they came to where they are. Belongs to the engine's thread."""
 
     def __init__(self) -> None:
-        self.in_flight: dict[str, Request] = {}
+        self.in_flight: dict[str, PendingRequest] = {}
         """Published on a link."""
-        self.waiting: dict[str, Request] = {}
+        self.waiting: dict[str, PendingRequest] = {}
         """For a usable path. Changed by ``wait()`` and ``leave()`` only."""
-        self.paused: dict[str, Request] = {}
+        self.paused: dict[str, PendingRequest] = {}
         """Answered "busy", and asked again in a moment."""
         self.deadlines = Deadlines()
         self.grace = Deadlines()
         """Those that wait, by when their grace is over; some have found a path since."""
-        self._by_node: dict[str, dict[str, Request]] = {}
-        self._messages: dict[str, dict[str, Request]] = {}
-        self._pinned: dict[str, Request] = {}
+        self._by_node: dict[str, dict[str, PendingRequest]] = {}
+        self._messages: dict[str, dict[str, PendingRequest]] = {}
+        self._pinned: dict[str, PendingRequest] = {}
 
     def __len__(self) -> int:
         return len(self.in_flight) + len(self.waiting) + len(self.paused)
@@ -85,14 +85,14 @@ class PendingRequests:
         counts = f"in_flight={len(self.in_flight)} waiting={len(self.waiting)} paused={len(self.paused)}"
         return f"<PendingRequests {counts}>"
 
-    def find(self, wire_id: str) -> Request | None:
+    def find(self, wire_id: str) -> PendingRequest | None:
         """The unfinished request with that id."""
         return self.in_flight.get(wire_id) or self.waiting.get(wire_id) or self.paused.get(wire_id)
 
     # What waits is kept by node as well: an event of one node must not cost a look at all that wait for others. A
     # thread may be interrupted between two steps: what stands in a line is always in ``waiting``, too.
 
-    def wait(self, request: Request) -> None:
+    def wait(self, request: PendingRequest) -> None:
         """*request* waits for a path, behind those that wait already."""
         self.waiting[request.id] = request
         for lines in self._lines(request):
@@ -100,7 +100,7 @@ class PendingRequests:
         if request.pinned is not None:
             self._pinned[request.id] = request
 
-    def leave(self, request: Request) -> bool:
+    def leave(self, request: PendingRequest) -> bool:
         """*request* does not wait any more; False if it did not."""
         if request.id not in self.waiting:
             return False
@@ -118,22 +118,22 @@ class PendingRequests:
         """Whether any request waits for a path to *node*."""
         return node in self._by_node
 
-    def waiting_for(self, node: str) -> Mapping[str, Request]:
+    def waiting_for(self, node: str) -> Mapping[str, PendingRequest]:
         """What waits for a path to *node*, the oldest first."""
         return self._by_node.get(node, {})
 
-    def messages_for(self, node: str) -> Mapping[str, Request]:
+    def messages_for(self, node: str) -> Mapping[str, PendingRequest]:
         """The messages among them."""
         return self._messages.get(node, {})
 
-    def pinned_to(self, link: Link) -> list[Request]:
+    def pinned_to(self, link: Link) -> list[PendingRequest]:
         """What waits for *link* and no other."""
         return [request for request in self._pinned.values() if request.pinned is link]
 
-    def _lines(self, request: Request) -> tuple[dict[str, dict[str, Request]], ...]:
+    def _lines(self, request: PendingRequest) -> tuple[dict[str, dict[str, PendingRequest]], ...]:
         return (self._by_node, self._messages) if request.kind is MESSAGE else (self._by_node,)
 
-    def finish(self, request: Request) -> None:
+    def finish(self, request: PendingRequest) -> None:
         """Strike *request* off."""
         self.in_flight.pop(request.id, None)
         if request.id in self.waiting:
@@ -144,14 +144,14 @@ class PendingRequests:
         if request.hedge is not None:
             request.hedge.outstanding.pop(request.id, None)
 
-    def give_up(self, request: Request) -> None:
+    def give_up(self, request: PendingRequest) -> None:
         """Strike *request* off unanswered: its caller or its deadline says so."""
         for path in (request.path, request.hedge):
             if path is not None:
                 path.give_up(request)
         self.finish(request)
 
-    def take_all(self) -> list[Request]:
+    def take_all(self) -> list[PendingRequest]:
         """Strike everybody off."""
         everybody = [*self.in_flight.values(), *self.waiting.values(), *self.paused.values()]
         for requests in (self.in_flight, self.waiting, self.paused, self._by_node, self._messages, self._pinned):

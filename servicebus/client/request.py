@@ -1,4 +1,4 @@
-"""Request: one call, message or ping between its caller and the engine."""
+"""PendingRequest: one call, message or ping between its caller and the engine."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class MessageOptions:
     """Its number in the outbox that it is delivered from; 0 if it comes from a caller."""
 
 
-class Request(Awaited):
+class PendingRequest(Awaited):
     """What is asked, until it has ended. Made in the caller's thread, then the engine's alone.
 
     Times are ``time.monotonic()``. ``body`` is made once the version is known in which it is sent, and does not change.
@@ -156,7 +156,7 @@ class Request(Awaited):
         """Host, and what it did: of those that failed."""
 
     def __repr__(self) -> str:
-        return f"<Request {self.kind.value} {self.id} to {self.address} {self.state.value} on {self.link!r}>"
+        return f"<PendingRequest {self.kind.value} {self.id} to {self.address} {self.state.value} on {self.link!r}>"
 
     # -- its state, in the engine's thread -----------------------------------------------------------------------------
 

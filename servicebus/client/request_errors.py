@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from servicebus.client.link import Link
-from servicebus.client.request import Request
+from servicebus.client.request import PendingRequest
 from servicebus.errors import (
     CallError,
     CallInterrupted,
@@ -32,7 +32,7 @@ class TooLargeForSome(NodeUnavailable):
     """Some brokers take nothing as large, and the others cannot be asked now. Only for what the outbox delivers."""
 
 
-def out_of_time(request: Request, links: Sequence[Link], now: float) -> ServiceBusError:
+def out_of_time(request: PendingRequest, links: Sequence[Link], now: float) -> ServiceBusError:
     """The error of a request whose deadline has passed."""
     if request.link is not None:
         did_not = "answer"
@@ -48,7 +48,7 @@ def out_of_time(request: Request, links: Sequence[Link], now: float) -> ServiceB
     return CallTimeout(str(request.address), now - request.started_at, request.attempts)
 
 
-def out_of_paths(request: Request, links: Sequence[Link]) -> ServiceBusError:
+def out_of_paths(request: PendingRequest, links: Sequence[Link]) -> ServiceBusError:
     """The error of a request that found no usable path within the grace."""
     now = time.monotonic()
     address = str(request.address)
@@ -71,7 +71,7 @@ def out_of_paths(request: Request, links: Sequence[Link]) -> ServiceBusError:
     return _with_cause(NoBrokerAvailable(address, attempts), links)
 
 
-def defect(request: Request, error: Exception) -> ServiceBusError:
+def defect(request: PendingRequest, error: Exception) -> ServiceBusError:
     """The error of a request for which our own code has raised *error*."""
     address = str(request.address)
     why = f"a defect ended it: {describe(error)}"
@@ -80,7 +80,7 @@ def defect(request: Request, error: Exception) -> ServiceBusError:
     return CallInterrupted(address, why) if request.maybe_ran else CallError(address, why)
 
 
-def too_large(request: Request, links: Sequence[Link], now: float) -> EnvelopeError:
+def too_large(request: PendingRequest, links: Sequence[Link], now: float) -> EnvelopeError:
     """The error of a request that is larger than the ``max_message_size`` of every broker that works."""
     size = request.size
     limits = [(link.host.name, link.size_limit.refuses(size, now)) for link in links]
@@ -97,14 +97,14 @@ def _with_cause(error: NoBrokerAvailable, links: Sequence[Link]) -> NoBrokerAvai
     return error
 
 
-def _other_hosts(request: Request, links: Sequence[Link]) -> Attempts:
+def _other_hosts(request: PendingRequest, links: Sequence[Link]) -> Attempts:
     """Why each host is of no use to *request* now, where its own attempts do not say so already."""
     told = {host for host, _ in request.attempts}
     concerned = [request.pinned] if request.pinned is not None else links
     return [(link.host.name, _of_no_use(link, request)) for link in concerned if link.host.name not in told]
 
 
-def _of_no_use(link: Link, request: Request) -> str:
+def _of_no_use(link: Link, request: PendingRequest) -> str:
     if why := link.denies(request, time.monotonic()):
         return why
     path = link.paths.get(request.address.node)

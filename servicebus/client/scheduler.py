@@ -16,7 +16,7 @@ from servicebus.client.hosts import Connector, HostSelector
 from servicebus.client.link import Link
 from servicebus.client.nodes import Budgets
 from servicebus.client.pending import PendingRequests
-from servicebus.client.request import Request
+from servicebus.client.request import PendingRequest
 from servicebus.client.request_errors import defect, out_of_paths, out_of_time, too_large
 from servicebus.client.request_state import RequestState
 from servicebus.client.watch import Canceller
@@ -67,7 +67,7 @@ class RequestScheduler:
         self._probes: dict[str, float] = {}
         """Nodes that messages wait for, and when the next one is tried, in that order."""
 
-    def each(self, requests: Iterable[Request], handle: Callable[[Request], None]) -> None:
+    def each(self, requests: Iterable[PendingRequest], handle: Callable[[PendingRequest], None]) -> None:
         """``handle()`` each of *requests*; what it raises for one ends that one alone."""
         for request in requests:
             try:
@@ -75,13 +75,13 @@ class RequestScheduler:
             except Exception as error:
                 self.give_up(request, error, handle)
 
-    def give_up(self, request: Request, error: Exception, handle: Callable[..., object]) -> None:
+    def give_up(self, request: PendingRequest, error: Exception, handle: Callable[..., object]) -> None:
         """*handle* has raised for *request*: a defect, of ours or of what came in. It ends here."""
         self._loop.failed(handle, error)
         self._pending.finish(request)
         request.fail(defect(request, error))
 
-    def accept(self, request: Request, now: float) -> None:
+    def accept(self, request: PendingRequest, now: float) -> None:
         """A new request of a caller's, or one whose taking was interrupted."""
         if request.state is not RequestState.NEW:
             self._pending.finish(request)
@@ -92,12 +92,12 @@ class RequestScheduler:
         self._pending.deadlines.add(request, request.deadline)
         self.route(request, now)
 
-    def begin(self, request: Request, now: float) -> None:
+    def begin(self, request: PendingRequest, now: float) -> None:
         """Take *request* on its way, until its deadline."""
         self._pending.deadlines.add(request, request.deadline)
         self.route(request, now)
 
-    def route(self, request: Request, now: float) -> None:
+    def route(self, request: PendingRequest, now: float) -> None:
         """Publish *request* on the best path there is, or let it wait for one."""
         if request.is_done:
             return
@@ -118,7 +118,7 @@ class RequestScheduler:
             return
         self._pending.in_flight[request.id] = request
 
-    def wait(self, request: Request, now: float) -> None:
+    def wait(self, request: PendingRequest, now: float) -> None:
         """Let *request* wait for a path."""
         if request.is_from_outbox:  # it waits there
             request.fail(out_of_paths(request, self._links))
@@ -166,8 +166,8 @@ class RequestScheduler:
         ready = [request for request in oldest if self._selector.choose(request, now) is not None]
         self._route_waiting(ready[:count], now)
 
-    def _route_waiting(self, requests: Iterable[Request], now: float) -> None:
-        def look_again(request: Request) -> None:
+    def _route_waiting(self, requests: Iterable[PendingRequest], now: float) -> None:
+        def look_again(request: PendingRequest) -> None:
             if self._pending.leave(request):
                 request.resumed()
                 self.route(request, now)
@@ -179,7 +179,9 @@ class RequestScheduler:
 
     # -- coming back from where it was published -----------------------------------------------------------------------
 
-    def take_back(self, request: Request, link: Link, why: str, now: float, *, is_nodes_fault: bool = False) -> None:
+    def take_back(
+        self, request: PendingRequest, link: Link, why: str, now: float, *, is_nodes_fault: bool = False
+    ) -> None:
         """*request* comes back from *link*: resend it over the next one, under the same id."""
         if request.is_done:
             self._pending.in_flight.pop(request.id, None)
@@ -209,17 +211,17 @@ class RequestScheduler:
                 return
         self.route(request, now)
 
-    def pause(self, request: Request, busy: ServiceBusy) -> None:
+    def pause(self, request: PendingRequest, busy: ServiceBusy) -> None:
         """Its service cannot take *request* now: ask again in a while; it is on no path now."""
         request.paused(busy.reason)
         self._pending.paused[request.id] = request
         self._pause(request, busy.retry_after_s or _BUSY_RETRY_S)
 
-    def _pause(self, request: Request, hint_s: float) -> None:
+    def _pause(self, request: PendingRequest, hint_s: float) -> None:
         pause_s = busy_pause_s(hint_s, request.refusals, random.random())
         self._loop.call_later(pause_s, lambda: self._ask_again(request, hint_s))
 
-    def _ask_again(self, request: Request, hint_s: float) -> None:
+    def _ask_again(self, request: PendingRequest, hint_s: float) -> None:
         if request.state is not RequestState.PAUSED:
             return
         now = time.monotonic()
@@ -230,16 +232,16 @@ class RequestScheduler:
         request.resumed()
         self.route(request, now)
 
-    def _may_go_again(self, request: Request, now: float) -> bool:
+    def _may_go_again(self, request: PendingRequest, now: float) -> bool:
         """The first time is a failover and always free; a call that loses one node's path after the other is not."""
         return request.failed_over() == 1 or self._budgets.may_resend(request.address.node, now)
 
-    def _hold(self, request: Request, now: float) -> None:
+    def _hold(self, request: PendingRequest, now: float) -> None:
         request.held(now)
         self._pending.paused[request.id] = request
         self._loop.call_later(_HELD_S, lambda: self._let_go(request))
 
-    def _let_go(self, request: Request) -> None:
+    def _let_go(self, request: PendingRequest) -> None:
         if request.state is not RequestState.HELD or request.held_since is None:
             return
         now = time.monotonic()
@@ -260,7 +262,7 @@ class RequestScheduler:
     def end_overdue(self, now: float) -> None:
         """End what has run out of time."""
 
-        def end(request: Request) -> None:
+        def end(request: PendingRequest) -> None:
             self._canceller.cancel(request)
             self._pending.give_up(request)
             self.end(request, out_of_time(request, self._links, now))
@@ -271,7 +273,7 @@ class RequestScheduler:
     def end_grace(self, now: float) -> None:
         """End what has waited for a path for too long."""
 
-        def look(request: Request) -> None:
+        def look(request: PendingRequest) -> None:
             since = request.waiting_since
             if since is not None and self._grace_end(since) <= now and request.id in self._pending.waiting:
                 self.end(request, out_of_paths(request, self._links))
@@ -281,7 +283,7 @@ class RequestScheduler:
         self.each(self._pending.grace.expired(now), look)
         self._pending.grace.forget_done(len(self._pending))
 
-    def end(self, request: Request, error: ServiceBusError) -> None:
+    def end(self, request: PendingRequest, error: ServiceBusError) -> None:
         """No broker has taken *request*: into the outbox with it, or else *error* is its end."""
         self._pending.finish(request)
         if request.is_done:
@@ -291,7 +293,7 @@ class RequestScheduler:
         else:
             request.fail(error)
 
-    def _queue_behind(self, first: Request) -> None:
+    def _queue_behind(self, first: PendingRequest) -> None:
         """What waits for the same node was sent later than *first*, and must not overtake it."""
         if self.outbox is None:
             return

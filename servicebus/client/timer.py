@@ -10,7 +10,7 @@ from servicebus.client.hosts import Connector, HostSelector
 from servicebus.client.link import Link
 from servicebus.client.nodes import Budgets, IdleNodes
 from servicebus.client.pending import PendingRequests
-from servicebus.client.request import Request
+from servicebus.client.request import PendingRequest
 from servicebus.client.scheduler import RequestScheduler
 from servicebus.client.watch import PathWatch
 from servicebus.transport.loop import EventLoop, Timer
@@ -104,11 +104,11 @@ class Hedger:
         self._connector = connector
         self._budgets = budgets
 
-    def watch(self, request: Request, after_s: float) -> None:
+    def watch(self, request: PendingRequest, after_s: float) -> None:
         """Send a copy of *request* if it is not answered *after_s* from now."""
         self._loop.call_later(after_s, lambda: self._hedge(request))
 
-    def _hedge(self, request: Request) -> None:
+    def _hedge(self, request: PendingRequest) -> None:
         if request.is_done:
             return
         first = request.link if request.id in self._pending.in_flight else None

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from servicebus.client.link import Link
 from servicebus.client.nodes import SPARE_AFTER_S, Path
-from servicebus.client.request import Request
+from servicebus.client.request import PendingRequest
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
 from servicebus.policy.liveness import PingAction
@@ -138,14 +138,14 @@ class Canceller:
         self._incarnation = os.urandom(8).hex()
         self._count = itertools.count(1)
 
-    def cancel(self, request: Request) -> None:
+    def cancel(self, request: PendingRequest) -> None:
         """The caller of *request* has given up."""
         if request.kind is Kind.CALL:
             for path in (request.path, request.hedge):
                 if path is not None:
                     self.cancel_on(path, request)
 
-    def cancel_on(self, path: Path, request: Request) -> None:
+    def cancel_on(self, path: Path, request: PendingRequest) -> None:
         """What *request* asks for is not needed from *path* any more."""
         if not path.link.is_usable:
             return

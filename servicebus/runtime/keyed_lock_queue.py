@@ -1,8 +1,8 @@
 """KeyedLockQueue: the inbox of a service with locks. A job whose lock is taken waits, and others pass it.
 
-Theory of operation. Jobs arrive in one line. A thread that is free takes the first one out, finds its lock (one thread
-at a time, so that jobs of one lock keep their order), and runs it if the lock is free. Else the job waits in a line
-of its lock. Who leaves a job takes the next one of its line along, without letting go of the lock in between. A lock
+Theory of operation. Jobs arrive in one queue. A thread that is free takes the first one out, finds its lock (one thread
+at a time, so that jobs of one lock keep their order), and runs it if the lock is free. Else the job waits in a queue
+of its lock. Who leaves a job takes the next one of its queue along, without letting go of the lock in between. A lock
 that another process has is tried again every few milliseconds: the kernel would tell only a thread that sleeps for that
 one lock.
 
@@ -50,7 +50,7 @@ class Task:
 
 
 @dataclass(slots=True)
-class _Line:
+class _LockQueue:
     """The jobs that wait for one lock."""
 
     tasks: deque[Task] = field(default_factory=deque)
@@ -77,9 +77,9 @@ class KeyedLockQueue:
         self._arrived: deque[Job] = deque()
         self._ready: deque[Task] = deque()
         """They have their lock, or need none."""
-        self._lines: dict[int, _Line] = {}
+        self._queues: dict[int, _LockQueue] = {}
         self._look_at = math.inf
-        """When the lines are to be looked at next."""
+        """When the queues are to be looked at next."""
         self._give_back_at = math.inf
         self._is_reading = False
         self._is_watched = False
@@ -92,7 +92,7 @@ class KeyedLockQueue:
     @property
     def waiting(self) -> int:
         """How many wait for a lock."""
-        return sum(len(line.tasks) for line in list(self._lines.values()))
+        return sum(len(queue.tasks) for queue in list(self._queues.values()))
 
     def put(self, job: Job) -> None:
         with self._changed:
@@ -126,15 +126,15 @@ class KeyedLockQueue:
         if task.lock is None:
             return
         with self._changed:
-            line = self._lines[task.lock]
-            if line.tasks and self._may_keep(task.lock, line):
-                self._ready.append(line.tasks.popleft())
-            elif line.tasks:
+            queue = self._queues[task.lock]
+            if queue.tasks and self._may_keep(task.lock, queue):
+                self._ready.append(queue.tasks.popleft())
+            elif queue.tasks:
                 self._locks.release(task.lock)
-                self._wait_for(task.lock, line, _LEAVE_ALONE_S)
+                self._wait_for(task.lock, queue, _LEAVE_ALONE_S)
             else:
                 self._locks.release(task.lock)
-                del self._lines[task.lock]
+                del self._queues[task.lock]
             task.lock = None
             self._changed.notify()
 
@@ -184,36 +184,36 @@ class KeyedLockQueue:
         if lock is None:
             self._ready.append(task)
             return
-        line = self._lines.get(lock)
-        if line is None:
-            line = self._lines[lock] = _Line()
-            if self._take(lock, line):
+        queue = self._queues.get(lock)
+        if queue is None:
+            queue = self._queues[lock] = _LockQueue()
+            if self._take(lock, queue):
                 self._ready.append(task)
                 return
-            self._wait_for(lock, line, _FIRST_PAUSE_S)
-        line.tasks.append(task)
+            self._wait_for(lock, queue, _FIRST_PAUSE_S)
+        queue.tasks.append(task)
         self._look_by(math.inf if task.job.deadline is None else task.job.deadline)
 
-    def _take(self, lock: int, line: _Line) -> bool:
+    def _take(self, lock: int, queue: _LockQueue) -> bool:
         if not self._locks.take(lock):
             return False
-        line.is_ours = True
-        line.held_until = time.monotonic() + _HOLD_S
+        queue.is_ours = True
+        queue.held_until = time.monotonic() + _HOLD_S
         return True
 
-    def _may_keep(self, lock: int, line: _Line) -> bool:
+    def _may_keep(self, lock: int, queue: _LockQueue) -> bool:
         now = time.monotonic()
-        if now < line.held_until:
+        if now < queue.held_until:
             return True
-        line.held_until = now + _HOLD_S
+        queue.held_until = now + _HOLD_S
         return not self._locks.is_wanted(lock)
 
-    def _wait_for(self, lock: int, line: _Line, pause_s: float) -> None:
+    def _wait_for(self, lock: int, queue: _LockQueue, pause_s: float) -> None:
         self._locks.want(lock)
-        line.is_ours = False
-        line.pause_s = _FIRST_PAUSE_S
-        line.try_at = time.monotonic() + pause_s
-        self._look_by(line.try_at)
+        queue.is_ours = False
+        queue.pause_s = _FIRST_PAUSE_S
+        queue.try_at = time.monotonic() + pause_s
+        self._look_by(queue.try_at)
 
     def _look_by(self, at: float) -> None:
         if at < self._look_at:
@@ -223,44 +223,44 @@ class KeyedLockQueue:
 
     def _look_around(self, now: float) -> Task | None:
         """A task whose caller has given up, or that can have its lock, if there is one."""
-        for lock, line in list(self._lines.items()):
-            task = self._dropped(line, now)
-            if task is None and not line.is_ours and now >= line.try_at:
-                task = self._tried(lock, line, now)
-            if not line.tasks and not line.is_ours:
+        for lock, queue in list(self._queues.items()):
+            task = self._dropped(queue, now)
+            if task is None and not queue.is_ours and now >= queue.try_at:
+                task = self._tried(lock, queue, now)
+            if not queue.tasks and not queue.is_ours:
                 self._locks.want_no_more(lock)
-                del self._lines[lock]
+                del self._queues[lock]
             if task is not None:
                 self._look_at = now  # there may be more
                 return task
-        # Many lines are looked at together, not each at its own moment.
+        # Many queues are looked at together, not each at its own moment.
         self._look_at = max(now + _FIRST_PAUSE_S, min(self._moments(), default=math.inf))
         return None
 
-    def _dropped(self, line: _Line, now: float) -> Task | None:
-        """Out of the line without its lock: its caller has given up, or it is given back."""
-        is_given_back = now >= self._give_back_at and not line.is_ours
-        for task in line.tasks:
+    def _dropped(self, queue: _LockQueue, now: float) -> Task | None:
+        """Out of the queue without its lock: its caller has given up, or it is given back."""
+        is_given_back = now >= self._give_back_at and not queue.is_ours
+        for task in queue.tasks:
             if is_given_back or task.is_over(now):
-                line.tasks.remove(task)
+                queue.tasks.remove(task)
                 task.lock = None
                 task.is_given_back = is_given_back
                 return task
         return None
 
-    def _tried(self, lock: int, line: _Line, now: float) -> Task | None:
-        if self._take(lock, line):
+    def _tried(self, lock: int, queue: _LockQueue, now: float) -> Task | None:
+        if self._take(lock, queue):
             self._locks.want_no_more(lock)
-            return line.tasks.popleft()
-        line.pause_s = min(1.5 * line.pause_s, _LONGEST_PAUSE_S)
-        line.try_at = now + line.pause_s
+            return queue.tasks.popleft()
+        queue.pause_s = min(1.5 * queue.pause_s, _LONGEST_PAUSE_S)
+        queue.try_at = now + queue.pause_s
         return None
 
     def _moments(self) -> Iterator[float]:
-        """When something is to be done with lines that wait."""
-        for line in self._lines.values():
-            if not line.is_ours:
-                yield line.try_at
-                if line.tasks:
+        """When something is to be done with queues that wait."""
+        for queue in self._queues.values():
+            if not queue.is_ours:
+                yield queue.try_at
+                if queue.tasks:
                     yield self._give_back_at
-            yield from (task.job.deadline for task in line.tasks if task.job.deadline is not None)
+            yield from (task.job.deadline for task in queue.tasks if task.job.deadline is not None)

@@ -19,7 +19,7 @@ from log_worker import SNAPSHOT_POINTS, Told, row_of, small_segments, take_snaps
 
 from servicebus.runtime.journal import files, records
 from servicebus.runtime.journal.log import Log, Row
-from servicebus.runtime.journal.records import Kind
+from servicebus.runtime.journal.records import RowKind
 from servicebus.runtime.journal.segments import FIRST_AT
 
 
@@ -96,9 +96,9 @@ def all_rows(log: Log) -> dict[int, tuple[int, str]]:
     assert [row[0] for row in rows] == list(range(1, len(rows) + 1))
     found = {}
     for seq, kind, data in rows:
-        if kind == Kind.ANSWERS:
+        if kind == RowKind.ANSWERS:
             data = records.answer_in(log.answer_row(records.unpack_place(data)) or b"", 4) or b""
-        found[seq] = (kind, "" if kind == Kind.COMPACT else data.decode())
+        found[seq] = (kind, "" if kind == RowKind.COMPACT else data.decode())
     return found
 
 
@@ -135,7 +135,7 @@ def test_writers_that_are_killed_among_others_lose_nothing_and_leave_nothing_by_
         if part == "a":
             assert rows[seq + 1][1] == f"{action}-b"
         elif part == "c":
-            assert rows[seq + 1][0] == Kind.COMPACT
+            assert rows[seq + 1][0] == RowKind.COMPACT
     # What is there is one whole state, the last of those that were said to be taken or a later one, and the rows since.
     seq, state, since = log.load()
     taken = [each for each, text in said if text.endswith("-c")]

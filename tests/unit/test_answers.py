@@ -12,7 +12,7 @@ from servicebus.client.answers import Answers
 from servicebus.client.hosts import HostSelector
 from servicebus.client.nodes import Path
 from servicebus.client.pending import PendingRequests
-from servicebus.client.request import MessageOptions, Request
+from servicebus.client.request import MessageOptions, PendingRequest
 from servicebus.client.request_errors import TooLargeForSome, out_of_time
 from servicebus.client.scheduler import RequestScheduler
 from servicebus.errors import CallTimeout, EnvelopeError, SendRefused, ServiceBusError, ServiceBusy
@@ -33,7 +33,7 @@ from servicebus.wire.fault import EXPIRED, Fault
 def test_a_last_attempt_that_comes_too_late(is_lost: bool, refusals: int, told: type[ServiceBusError]) -> None:
     """A service that was busy to the end is what the caller has to know, if the call has certainly not run."""
     nobody: Any = None
-    request = Request(1, "x-1", Address.parse("N.test.it"), Kind.CALL, b"", timeout_s=0.0)
+    request = PendingRequest(1, "x-1", Address.parse("N.test.it"), Kind.CALL, b"", timeout_s=0.0)
     if is_lost:
         request.published()  # and its path died
     for _ in range(refusals):
@@ -60,7 +60,7 @@ class FakeLink:
         self.denials = Denials()
         self.paths: dict[str, Path] = {}
         self.newest: Any = None
-        self.published: list[Request] = []
+        self.published: list[PendingRequest] = []
 
     def watch(self, node: str) -> None:
         pass
@@ -72,13 +72,13 @@ class FakeLink:
     def describe(self) -> str:
         return "away"
 
-    def denies(self, request: Request, now: float) -> str:
+    def denies(self, request: PendingRequest, now: float) -> str:
         return self.denials.why(now, is_delayed=False)
 
-    def refuses(self, request: Request, now: float) -> bool:
+    def refuses(self, request: PendingRequest, now: float) -> bool:
         return self.size_limit.refuses(request.size, now) is not None
 
-    def publish(self, request: Request, now: float) -> None:
+    def publish(self, request: PendingRequest, now: float) -> None:
         request.travels(self.path(request.address.node, now), now)
         if request.kind is Kind.MESSAGE:
             request.published()
@@ -93,7 +93,7 @@ def test_a_message_that_a_broker_refuses_goes_to_the_next_and_is_said_not_to_be_
     pending = PendingRequests()
     scheduler = RequestScheduler(nothing, config, links, pending, HostSelector(links, 10.0), nothing, nothing, nothing)
     answers = Answers(pending, scheduler, nothing, nothing)
-    request = Request(1, "x-1", Address.parse("N.test.it"), Kind.MESSAGE, b"", timeout_s=5.0)
+    request = PendingRequest(1, "x-1", Address.parse("N.test.it"), Kind.MESSAGE, b"", timeout_s=5.0)
     scheduler.begin(request, time.monotonic())
     answers.confirmed(links[0], request, is_ack=False)
     assert (first.published, second.published) == ([request], [request])  # the same id, at once
@@ -116,8 +116,8 @@ def test_what_is_too_large_for_one_broker_goes_to_the_next_and_for_all_is_refuse
         nothing, config, links, PendingRequests(), HostSelector(links, 10.0), nothing, nothing, nothing
     )
 
-    def carry(size: int) -> Request:
-        request = Request(1, "x-1", Address.parse("N.test.it"), kind, b"x" * size, timeout_s=5.0)
+    def carry(size: int) -> PendingRequest:
+        request = PendingRequest(1, "x-1", Address.parse("N.test.it"), kind, b"x" * size, timeout_s=5.0)
         scheduler.begin(request, time.monotonic())
         return request
 
@@ -139,9 +139,9 @@ def test_what_the_outbox_delivers_is_too_large_only_when_every_broker_has_said_s
         nothing, config, links, PendingRequests(), HostSelector(links, 10.0), nothing, nothing, nothing
     )
 
-    def deliver() -> Request:
+    def deliver() -> PendingRequest:
         body, options = b"x" * 100_001, MessageOptions(row=7)
-        request = Request(
+        request = PendingRequest(
             1, "x-1", Address.parse("N.test.it"), Kind.MESSAGE, b"", body=body, timeout_s=5.0, options=options
         )
         scheduler.begin(request, time.monotonic())

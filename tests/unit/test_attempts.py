@@ -10,7 +10,7 @@ from virtual_time import VirtualTime, virtual_time
 
 from servicebus.client.answers import Answers
 from servicebus.client.pending import PendingRequests
-from servicebus.client.request import Request
+from servicebus.client.request import PendingRequest
 from servicebus.configuration import Configuration
 from servicebus.errors import CallRefused, CallTimeout, EnvelopeError, RemoteError
 from servicebus.protocol.v2 import ProtocolV2
@@ -47,7 +47,7 @@ class Path:
         self.link = link
         self.shift_ms = 0
         self.answered = 0
-        self.outstanding: dict[str, Request] = {}
+        self.outstanding: dict[str, PendingRequest] = {}
         self.clock: Any = self
 
     def heard(self, now: float) -> None:
@@ -60,13 +60,13 @@ class RequestScheduler:
     def __init__(self) -> None:
         self.again: list[str] = []
 
-    def route(self, request: Request, now: float) -> None:
+    def route(self, request: PendingRequest, now: float) -> None:
         self.again.append("route")
 
-    def pause(self, request: Request, busy: Exception) -> None:
+    def pause(self, request: PendingRequest, busy: Exception) -> None:
         self.again.append("pause")
 
-    def take_back(self, request: Request, link: Any, why: str, now: float) -> None:
+    def take_back(self, request: PendingRequest, link: Any, why: str, now: float) -> None:
         self.again.append("take back")
 
 
@@ -75,7 +75,7 @@ class Call:
 
     def __init__(self, timeout_s: float = 30.0) -> None:
         wire_id, address = "0123456789abcdef-1", Address.parse("NODE-01.math.add")
-        self.request = Request(1, wire_id, address, Kind.CALL, b"[1,2]", timeout_s=timeout_s)
+        self.request = PendingRequest(1, wire_id, address, Kind.CALL, b"[1,2]", timeout_s=timeout_s)
         self.request.protocol = PROTOCOL
         self.published: list[Envelope] = []
         self.scheduler = RequestScheduler()

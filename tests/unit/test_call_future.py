@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from servicebus.client.future import CallFuture
-from servicebus.client.request import Request
+from servicebus.client.request import PendingRequest
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
 
@@ -49,16 +49,16 @@ def test_a_future_that_has_ended_cannot_be_cancelled() -> None:
     ],
     ids=["completed", "failed", "cancelled"],
 )
-def test_what_a_program_keeps_of_a_call_is_not_its_request(end: Callable[[Request], Any]) -> None:
+def test_what_a_program_keeps_of_a_call_is_not_its_request(end: Callable[[PendingRequest], Any]) -> None:
     """Freed at once, without the garbage collector: a caller of 13,000 a second would wait for it all the time."""
-    request = Request(1, "kept-1", Address("N", "c", "n"), Kind.CALL, b"", timeout_s=60.0)
+    request = PendingRequest(1, "kept-1", Address("N", "c", "n"), Kind.CALL, b"", timeout_s=60.0)
     future = request.future()
     gc.disable()
     try:
         end(request)
         del request
         assert future.done()
-        assert not [each for each in gc.get_objects() if isinstance(each, Request) and each.id == "kept-1"]
+        assert not [each for each in gc.get_objects() if isinstance(each, PendingRequest) and each.id == "kept-1"]
     finally:
         gc.enable()
 

@@ -9,7 +9,7 @@ from servicebus.client.compat_path import MOST_HEARD, TrackingProtocolV2
 from servicebus.client.link import Link
 from servicebus.client.nodes import KEPT_S, RESENDS_FLOOR, SPARE_AFTER_S, Budgets, IdleNodes, Path
 from servicebus.client.pending import PendingRequests
-from servicebus.client.request import Request
+from servicebus.client.request import PendingRequest
 from servicebus.client.watch import PathWatch, Pinger
 from servicebus.configuration import Configuration
 from servicebus.policy.connection import ConnectionState
@@ -26,7 +26,7 @@ class Version:
 
     exchange: Any = SimpleNamespace(name="servicebus")
 
-    def encode_request(self, _request: Request) -> OutgoingPublish:
+    def encode_request(self, _request: PendingRequest) -> OutgoingPublish:
         return OutgoingPublish("servicebus", "", b"")
 
     def encode_ping(self, _node: str, _wire_id: str, _timeout_s: float) -> tuple[str, OutgoingPublish]:
@@ -47,7 +47,7 @@ class Connection:
         self.pings += outgoing.routing_key == "ping"
         self.bytes_received += 1  # the broker lives, whoever is away
 
-    def take_unconfirmed(self) -> list[Request]:
+    def take_unconfirmed(self) -> list[PendingRequest]:
         return []
 
 
@@ -79,15 +79,15 @@ class World:
         path.health.fail(why)
         path.clock.heard(self.now)
 
-    def request(self, node: str) -> Request:
-        return Request(1, f"id-{node}", Address(node, "test", "it"), Kind.CALL, b"", timeout_s=9.0)
+    def request(self, node: str) -> PendingRequest:
+        return PendingRequest(1, f"id-{node}", Address(node, "test", "it"), Kind.CALL, b"", timeout_s=9.0)
 
-    def call(self, node: str) -> Request:
+    def call(self, node: str) -> PendingRequest:
         request = self.request(node)
         self.links[0].publish(request, self.now)
         return request
 
-    def answer(self, request: Request) -> None:
+    def answer(self, request: PendingRequest) -> None:
         self.pending.finish(request)
         assert request.path is not None
         request.path.heard(self.now)

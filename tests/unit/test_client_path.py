@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from servicebus.client.nodes import Path
 from servicebus.client.pending import PendingRequests
-from servicebus.client.request import Request
+from servicebus.client.request import PendingRequest
 from servicebus.policy.liveness import PingAction, PingClock
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
@@ -19,9 +19,9 @@ def path(heard_at: float = 100.0) -> Path:
     return Path(LINK, "NODE-01", PingClock(0.5, 1.5, heard_at))
 
 
-def published(path: Path, at: float) -> Request:
+def published(path: Path, at: float) -> PendingRequest:
     """A call that was published on *path*."""
-    request = Request(1, f"id-{at}", Address.parse("NODE-01.math.add"), Kind.CALL, b"", timeout_s=0.2)
+    request = PendingRequest(1, f"id-{at}", Address.parse("NODE-01.math.add"), Kind.CALL, b"", timeout_s=0.2)
     request.path = path
     request.published_at = at
     path.outstanding[request.id] = request

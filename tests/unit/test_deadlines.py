@@ -7,15 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servicebus.client.pending import Deadlines
-from servicebus.client.request import Request
+from servicebus.client.request import PendingRequest
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
 
 ADDRESS = Address.parse("N.test.it")
 
 
-def request(number: int, deadline: float) -> Request:
-    made = Request(number, f"x-{number}", ADDRESS, Kind.CALL, b"", timeout_s=1.0)
+def request(number: int, deadline: float) -> PendingRequest:
+    made = PendingRequest(number, f"x-{number}", ADDRESS, Kind.CALL, b"", timeout_s=1.0)
     made.deadline = deadline
     return made
 

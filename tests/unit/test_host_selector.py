@@ -9,7 +9,7 @@ from test_answers import FakeLink
 from virtual_bus import NODE
 
 from servicebus.client.hosts import HostSelector
-from servicebus.client.request import Request
+from servicebus.client.request import PendingRequest
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
 
@@ -32,8 +32,8 @@ class Hosts:
         return self.links[number].path(NODE, NOW)
 
 
-def request(kind: Kind = Kind.CALL, *, size: int = 10, **how: Any) -> Request:
-    return Request(1, "x-1", Address(NODE, "t", "x"), kind, b"x" * size, timeout_s=9.0, **how)
+def request(kind: Kind = Kind.CALL, *, size: int = 10, **how: Any) -> PendingRequest:
+    return PendingRequest(1, "x-1", Address(NODE, "t", "x"), kind, b"x" * size, timeout_s=9.0, **how)
 
 
 @pytest.fixture

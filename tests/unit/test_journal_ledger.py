@@ -16,7 +16,7 @@ from servicebus.runtime.journal.ledger import CHUNK_IDS, Ledger, State
 from servicebus.runtime.journal.records import (
     PACK,
     Compaction,
-    Kind,
+    RowKind,
     answer_in,
     located,
     number_of,
@@ -41,7 +41,7 @@ def test_an_id_is_its_incarnation_and_its_count() -> None:
 class TestRecords:
     @given(owners, st.lists(st.tuples(numbers, seconds, seconds), max_size=5))
     def test_begins_come_back(self, owner: int, starts: list[tuple[int, int, int]]) -> None:
-        assert unpack(Kind.BEGIN, PACK[Kind.BEGIN](owner, starts)) == (owner, starts)
+        assert unpack(RowKind.BEGIN, PACK[RowKind.BEGIN](owner, starts)) == (owner, starts)
 
     @given(owners, seconds, seconds, st.dictionaries(numbers, st.none() | st.binary(max_size=50), max_size=5))
     def test_answers_come_back_each_to_its_id(
@@ -49,7 +49,7 @@ class TestRecords:
     ) -> None:
         data = pack_finish(owner, now, until, list(ends.items()))
         sizes = [(number, -1 if answer is None else len(answer)) for number, answer in ends.items()]
-        assert unpack(Kind.FINISH, data) == (owner, now, until, sizes)
+        assert unpack(RowKind.FINISH, data) == (owner, now, until, sizes)
         assert {number: answer_in(data, number) for number in ends} == ends
         assert answer_in(data, 0) is None
 
@@ -58,24 +58,24 @@ class TestRecords:
         whole = pack_finish(1, 2, 3, [(7, b"answer"), (8, None)])
         data = located(whole, place_of(first, at))
         assert segment_and_at(unpack_place(data)) == (first, at)
-        assert unpack(Kind.FINISH, data) == unpack(Kind.FINISH, whole)
+        assert unpack(RowKind.FINISH, data) == unpack(RowKind.FINISH, whole)
         assert len(data) == 20 + 2 * 20 + 12
 
     @given(owners)
     def test_owners_come_back(self, owner: int) -> None:
-        assert unpack(Kind.OWNER, PACK[Kind.OWNER](owner)) == (owner,)
+        assert unpack(RowKind.OWNER, PACK[RowKind.OWNER](owner)) == (owner,)
 
     @given(owners, st.sampled_from(Release), st.lists(numbers, max_size=5))
     def test_releases_come_back(self, owner: int, why: Release, released: list[int]) -> None:
-        assert unpack(Kind.RELEASE, PACK[Kind.RELEASE](owner, why, released)) == (owner, why, released)
+        assert unpack(RowKind.RELEASE, PACK[RowKind.RELEASE](owner, why, released)) == (owner, why, released)
 
     @given(owners, st.lists(st.tuples(numbers, owners, seconds, seconds), max_size=5))
     def test_take_overs_come_back(self, owner: int, orphaned: list[tuple[int, int, int, int]]) -> None:
-        assert unpack(Kind.TAKE_OVER, PACK[Kind.TAKE_OVER](owner, orphaned)) == (owner, orphaned)
+        assert unpack(RowKind.TAKE_OVER, PACK[RowKind.TAKE_OVER](owner, orphaned)) == (owner, orphaned)
 
     def test_compactions_come_back(self) -> None:
         compaction = Compaction(1, 2, 3, 4, 5, 6)
-        assert unpack(Kind.COMPACT, PACK[Kind.COMPACT](compaction)) == (compaction,)
+        assert unpack(RowKind.COMPACT, PACK[RowKind.COMPACT](compaction)) == (compaction,)
 
 
 class TestAnswerIndex:

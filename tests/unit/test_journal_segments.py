@@ -21,11 +21,11 @@ from servicebus.runtime.journal.checkpointer import drop
 from servicebus.runtime.journal.interface import Damaged, JournalUnavailable
 from servicebus.runtime.journal.ledger import State
 from servicebus.runtime.journal.log import Log, Row
-from servicebus.runtime.journal.records import Compaction, Kind
+from servicebus.runtime.journal.records import Compaction, RowKind
 from servicebus.runtime.journal.segments import FIRST_AT, BadSegment, Stream
 from servicebus.runtime.journal.snapshot import Header
 
-NO_COMPACTION = records.PACK[Kind.COMPACT](Compaction(1, 0, 0, 0, 0, 0))
+NO_COMPACTION = records.PACK[RowKind.COMPACT](Compaction(1, 0, 0, 0, 0, 0))
 ROWS_BYTES, ANSWERS_BYTES = 4096, 8192
 
 
@@ -65,13 +65,13 @@ def head_of(data: bytes) -> bytes:
 def known(row: Row) -> Row:
     """A row as whoever appended it would compare it: without answers, and without the place where they are."""
     seq, kind, data = row
-    return (seq, kind, head_of(data)) if kind == Kind.ANSWERS else row
+    return (seq, kind, head_of(data)) if kind == RowKind.ANSWERS else row
 
 
 def whole(log: Log, row: Row) -> tuple[int, int, bytes | None]:
     """A row that was read, as it was appended; None if its answers are gone."""
     seq, kind, data = row
-    return (seq, kind, log.answer_row(records.unpack_place(data))) if kind == Kind.ANSWERS else row
+    return (seq, kind, log.answer_row(records.unpack_place(data))) if kind == RowKind.ANSWERS else row
 
 
 def rows_since(log: Log) -> list[Row]:
@@ -81,7 +81,7 @@ def rows_since(log: Log) -> list[Row]:
 
 def save(log: Log) -> int:
     """A row, and a snapshot that has taken it in; gives its number."""
-    seq = log.append((Kind.COMPACT, NO_COMPACTION))
+    seq = log.append((RowKind.COMPACT, NO_COMPACTION))
     assert log._end is not None
     log.checkpointer.hand_over(Header(log._identity, seq, log._end.rows.first, log._end.at), State())
     log.checkpointer.checkpoint()
@@ -178,10 +178,10 @@ class TestSegment:
 Rows = list[tuple[int, bytes]]
 ROWS = st.lists(
     st.one_of(
-        st.tuples(st.just(int(Kind.BEGIN)), st.binary(max_size=300)),
-        st.builds(lambda size: (int(Kind.BEGIN), bytes(size)), st.integers(0, 9000)),
+        st.tuples(st.just(int(RowKind.BEGIN)), st.binary(max_size=300)),
+        st.builds(lambda size: (int(RowKind.BEGIN), bytes(size)), st.integers(0, 9000)),
         st.builds(
-            lambda number, sizes: (int(Kind.ANSWERS), answers(number, *(b"a" * size for size in sizes))),
+            lambda number, sizes: (int(RowKind.ANSWERS), answers(number, *(b"a" * size for size in sizes))),
             st.integers(1, 99),
             st.lists(st.sampled_from([0, 1, 300, 3000, 20_000]), min_size=1, max_size=3),
         ),
@@ -220,7 +220,7 @@ class _Model:
         elif what == "save":
             seq = save(log)
             assert seq == len(self.rows) + 1
-            self.rows.append((seq, int(Kind.COMPACT), NO_COMPACTION))
+            self.rows.append((seq, int(RowKind.COMPACT), NO_COMPACTION))
             self.saved = seq
         elif what == "open":
             log.close()
@@ -254,7 +254,7 @@ class _Model:
             assert [whole(log, row) for row in rows_since(log)] == self.rows[self.saved :]
             answered = {seq: bytes(data) for seq, _, data in log.answer_rows(0, len(self.rows) + 1)}
             for seq, kind, data in self.rows:
-                assert kind != Kind.ANSWERS or answered[seq] == data
+                assert kind != RowKind.ANSWERS or answered[seq] == data
             log.close()
 
 
@@ -272,25 +272,25 @@ class TestLog:
     def test_what_was_read_of_answers_has_the_place_where_they_are(self, folder: Path) -> None:
         data = answers(1, b"x" * 5000, b"y")
         with opened(folder, 2) as (log, other):
-            assert log.append((Kind.ANSWERS, data)) == 1
+            assert log.append((RowKind.ANSWERS, data)) == 1
             (row,) = rows_since(other)
-            assert known(row) == (1, Kind.ANSWERS, head_of(data))
-            assert whole(other, row) == (1, Kind.ANSWERS, data)
+            assert known(row) == (1, RowKind.ANSWERS, head_of(data))
+            assert whole(other, row) == (1, RowKind.ANSWERS, data)
 
     def test_an_answer_as_large_as_they_may_be(self, folder: Path) -> None:
         data = answers(1, os.urandom(32 * 1024 * 1024))
         with opened(folder, 2) as (log, other):
-            log.append((Kind.BEGIN, b"before"))
-            log.append((Kind.ANSWERS, data), (Kind.BEGIN, b"after"))
-            assert log.append((Kind.ANSWERS, answers(2, b"small"))) == 4
+            log.append((RowKind.BEGIN, b"before"))
+            log.append((RowKind.ANSWERS, data), (RowKind.BEGIN, b"after"))
+            assert log.append((RowKind.ANSWERS, answers(2, b"small"))) == 4
             found = [whole(other, row) for row in rows_since(other)]
             assert [found[1][2], found[3][2]] == [data, answers(2, b"small")]
 
     def test_answers_are_found_among_many_wherever_they_stand(self, folder: Path) -> None:
         with opened(folder, 2) as (log, other):
             for number in range(1, 1001):
-                log.append((Kind.BEGIN, b"%d" % number))
-                log.append((Kind.ANSWERS, answers(number, b"%d" % number)))
+                log.append((RowKind.BEGIN, b"%d" % number))
+                log.append((RowKind.ANSWERS, answers(number, b"%d" % number)))
             found = [(seq, bytes(data)) for seq, _, data in other.answer_rows(20, 1990)]
             assert found == [(2 * number, answers(number, b"%d" % number)) for number in range(11, 995)]
             rows = rows_since(other)
@@ -304,24 +304,24 @@ class TestLog:
     ) -> None:
         """It had made a segment; another one, with a row of the same number, is made later."""
         with opened(folder, 2) as (log, other):
-            never = Kind.ANSWERS, answers(1, b"never" * size)
+            never = RowKind.ANSWERS, answers(1, b"never" * size)
             with monkeypatch.context() as dying, pytest.raises(ZeroDivisionError):
                 dying.setattr(journal_log, "pack_ends", lambda *_: 1 // 0)
                 log.append(never, never)
-            log.append((Kind.BEGIN, b""), (Kind.ANSWERS, answers(1, b"x")))
+            log.append((RowKind.BEGIN, b""), (RowKind.ANSWERS, answers(1, b"x")))
             found = [(seq, bytes(data)) for seq, _, data in other.answer_rows(0, 3)]
             assert found == [(2, answers(1, b"x"))]
 
     def test_an_answer_that_was_not_published_is_none(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A writer was killed that had made a segment for it; those that come later are in another one."""
         with opened(folder, 2) as (log, other):
-            log.append((Kind.ANSWERS, answers(1, b"x" * 5000)))
+            log.append((RowKind.ANSWERS, answers(1, b"x" * 5000)))
             with monkeypatch.context() as dying, pytest.raises(ZeroDivisionError):
                 dying.setattr(journal_log, "pack_ends", lambda *_: 1 // 0)
-                log.append((Kind.ANSWERS, answers(2, b"never" * 1000)))
+                log.append((RowKind.ANSWERS, answers(2, b"never" * 1000)))
             assert files(folder, "answers") == [1, 2]
-            assert log.append((Kind.ANSWERS, answers(3, b"y"))) == 2
-            assert log.append((Kind.ANSWERS, answers(4, b"z" * 5000))) == 3
+            assert log.append((RowKind.ANSWERS, answers(3, b"y"))) == 2
+            assert log.append((RowKind.ANSWERS, answers(4, b"z" * 5000))) == 3
             assert files(folder, "answers") == [1, 3], "what nobody wrote to any more is gone"
             assert [bytes(data) for _, _, data in other.answer_rows(0, 9)] == [
                 answers(1, b"x" * 5000),
@@ -333,7 +333,7 @@ class TestLog:
         with opened(folder, 2) as (log, other):
             assert rows_since(other) == []
             for number in range(1, 301):
-                log.append((Kind.BEGIN, b"%d" % number))
+                log.append((RowKind.BEGIN, b"%d" % number))
             assert len(files(folder, "rows")) > 1
             for after, before in ((0, 10), (9, 10), (20, 300), (299, None), (300, None)):
                 end = 301 if before is None else before
@@ -346,7 +346,7 @@ class TestLog:
         monkeypatch.setattr(checkpointer, "_LINGER_S", 0.0)
         with opened(folder, 2) as (log, other):
             for number in range(1, 301):
-                log.append((Kind.ANSWERS, answers(number, b"x" * 50)))
+                log.append((RowKind.ANSWERS, answers(number, b"x" * 50)))
             rows_since(other)
             places = [place for _, place, _ in log.answer_rows(0, 301)]
             before = files(folder, "rows"), files(folder, "answers")
@@ -356,20 +356,20 @@ class TestLog:
             assert before[1][0] < files(folder, "answers")[0] <= 100
             assert [each for each, _, _ in other.answer_rows(99, seq)] == list(range(100, 301))
             for _ in range(302, 500):
-                log.append((Kind.BEGIN, b"y" * 50))
+                log.append((RowKind.BEGIN, b"y" * 50))
             assert [each for each, _, _ in other.read(300) or []] == list(range(301, 500))
             log.checkpointer.answers_from = log._pointer.position()[2]
             save(log)
             assert len(files(folder, "answers")) == 1
             # Who has not looked for so long has to begin with the snapshot.
-            assert log.append((Kind.BEGIN, b"new")) == 501
+            assert log.append((RowKind.BEGIN, b"new")) == 501
             assert [row[0] for row in rows_since(other)] == [501]
 
     def test_rows_linger_for_those_who_lag_behind(self, folder: Path) -> None:
         with opened(folder, 2) as (log, other):
             rows_since(other)
             for _ in range(300):
-                log.append((Kind.BEGIN, b"x" * 50))
+                log.append((RowKind.BEGIN, b"x" * 50))
             save(log)
             assert [row[0] for row in other.read(0) or []] == list(range(1, 302))
 
@@ -380,28 +380,28 @@ class TestLog:
         with opened(folder, 2) as (log, other):
             rows_since(other)
             for _ in range(300):
-                log.append((Kind.BEGIN, b"x" * 50))
+                log.append((RowKind.BEGIN, b"x" * 50))
             save(log)
-            log.append((Kind.BEGIN, b"new"))
+            log.append((RowKind.BEGIN, b"new"))
             assert other.read(0) is None
             seq, _, rows = other.load()
-            assert (seq, rows) == (301, [(302, Kind.BEGIN, b"new")])
+            assert (seq, rows) == (301, [(302, RowKind.BEGIN, b"new")])
 
     def test_who_waits_in_vain_waits_once_and_is_told_for_whom(self, folder: Path) -> None:
         with opened(folder, 2) as (log, other):
             log._lock.take()
             for _ in range(2):
                 with pytest.raises(JournalUnavailable, match=f"process {os.getpid()} has kept it locked") as raised:
-                    other.append((Kind.BEGIN, b"x"))
+                    other.append((RowKind.BEGIN, b"x"))
                 assert raised.value.holder == os.getpid()
             log._lock.drop()
-            assert other.append((Kind.BEGIN, b"x")) == 1
+            assert other.append((RowKind.BEGIN, b"x")) == 1
 
     def test_a_log_that_was_closed_says_so(self, folder: Path) -> None:
         with opened(folder) as (log,):
             log.close()
             with pytest.raises(JournalUnavailable, match="cannot be locked"):
-                log.append((Kind.BEGIN, b"x"))
+                log.append((RowKind.BEGIN, b"x"))
 
 
 class TestRestartOfTheMachine:
@@ -410,7 +410,10 @@ class TestRestartOfTheMachine:
     def test_all_that_is_whole_is_known_and_new_rows_follow(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        rows = [(Kind.ANSWERS if number % 3 else Kind.BEGIN, answers(number, b"x" * number)) for number in range(1, 99)]
+        rows = [
+            (RowKind.ANSWERS if number % 3 else RowKind.BEGIN, answers(number, b"x" * number))
+            for number in range(1, 99)
+        ]
         with opened(folder) as (log,):
             for row in rows:
                 log.append(row)
@@ -420,13 +423,13 @@ class TestRestartOfTheMachine:
                 assert [whole(other, row) for row in rows_since(other)] == [
                     (seq, *row) for seq, row in enumerate(rows, 1)
                 ]
-                rows.append((Kind.ANSWERS, answers(len(rows), b"new")))
+                rows.append((RowKind.ANSWERS, answers(len(rows), b"new")))
                 assert other.append(rows[-1]) == len(rows)
 
     def test_the_head_of_another_boot_is_not_believed(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with opened(folder) as (log,):
             for number in range(10):
-                log.append((Kind.BEGIN, b"%d" % number))
+                log.append((RowKind.BEGIN, b"%d" % number))
         with (folder / "j.head").open("r+b") as head:
             head.seek(16 * 8)
             head.write(os.urandom(256))
@@ -439,12 +442,12 @@ class TestRestartOfTheMachine:
     ) -> None:
         monkeypatch.setattr(segments, "_BOOT", folder / "nowhere")
         with opened(folder, 2) as (log, other):
-            log.append((Kind.BEGIN, b"x"))
-            assert other.append((Kind.BEGIN, b"y")) == 2
+            log.append((RowKind.BEGIN, b"x"))
+            assert other.append((RowKind.BEGIN, b"y")) == 2
         (folder / "j.head").write_bytes(os.urandom(4096))
         with opened(folder, 2) as (log, other):
             assert [row[2] for row in rows_since(other)] == [b"x", b"y"]
-            assert log.append((Kind.BEGIN, b"z")) == 3
+            assert log.append((RowKind.BEGIN, b"z")) == 3
 
     @pytest.mark.parametrize("damage", ["garbage", "zeros", "cut"])
     @pytest.mark.parametrize("stream", ["rows", "answers"])
@@ -452,7 +455,7 @@ class TestRestartOfTheMachine:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: str, damage: str
     ) -> None:
         rows = [
-            (int(Kind.ANSWERS) if number % 2 else int(Kind.BEGIN), answers(number, b"%d" % number * 9))
+            (int(RowKind.ANSWERS) if number % 2 else int(RowKind.BEGIN), answers(number, b"%d" % number * 9))
             for number in range(1, 13)
         ]
         original = tmp_path / "original"
@@ -464,7 +467,7 @@ class TestRestartOfTheMachine:
             assert save(log) == saved
             for row in rows[saved - 1 :]:
                 log.append(row)
-        written = [rows[: saved - 1], [(int(Kind.COMPACT), NO_COMPACTION)], rows[saved - 1 :]]
+        written = [rows[: saved - 1], [(int(RowKind.COMPACT), NO_COMPACTION)], rows[saved - 1 :]]
         all_rows = [(seq, *row) for seq, row in enumerate([row for part in written for row in part], 1)]
         heads = [known(row) for row in all_rows]
         contents = {file.name: file.read_bytes() for file in original.iterdir()}
@@ -488,15 +491,15 @@ class TestRestartOfTheMachine:
                     may_be = [data] if stream == "rows" else [data, None]
                     assert whole(other, found_row) in [(seq, kind, each) for each in may_be]
                 answered = {seq: bytes(data) for seq, _, data in other.answer_rows(0, 99)}
-                kept = {seq: data for seq, kind, data in all_rows if kind == Kind.ANSWERS and seq <= last}
+                kept = {seq: data for seq, kind, data in all_rows if kind == RowKind.ANSWERS and seq <= last}
                 assert answered.items() <= kept.items() if stream == "answers" else answered == kept
                 new = answers(77, b"new")
-                assert log.append((Kind.ANSWERS, new)) == last + 1
-                assert [whole(other, row) for row in other.read(last) or []] == [(last + 1, Kind.ANSWERS, new)]
+                assert log.append((RowKind.ANSWERS, new)) == last + 1
+                assert [whole(other, row) for row in other.read(last) or []] == [(last + 1, RowKind.ANSWERS, new)]
             reboot(folder, monkeypatch)
             with opened(folder) as (log,):
                 found = rows_since(log)
-                assert [known(row) for row in found] == [*heads[saved:last], (last + 1, Kind.ANSWERS, head_of(new))]
+                assert [known(row) for row in found] == [*heads[saved:last], (last + 1, RowKind.ANSWERS, head_of(new))]
                 assert whole(log, found[-1])[2] == new
                 assert [seq for seq, _, _ in log.answer_rows(last, 99)] == [last + 1]
         assert found_lasts == (set(range(saved, len(all_rows) + 1)) if stream == "rows" else {len(all_rows)})
@@ -504,14 +507,14 @@ class TestRestartOfTheMachine:
     def test_a_segment_that_was_lost_ends_what_is_known(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with opened(folder) as (log,):
             for number in range(1, 501):
-                log.append((Kind.ANSWERS, answers(number, b"x")))
+                log.append((RowKind.ANSWERS, answers(number, b"x")))
         second = files(folder, "rows")[1]
         (folder / f"j.rows-{second}").unlink()
         reboot(folder, monkeypatch)
         with opened(folder) as (log,):
             assert [seq for seq, _, _ in rows_since(log)] == list(range(1, second))
             assert files(folder, "rows") == [1, second]
-            assert log.append((Kind.BEGIN, b"new")) == second
+            assert log.append((RowKind.BEGIN, b"new")) == second
             assert max(seq for seq, _, _ in log.answer_rows(0, 10**6)) < second
 
 
@@ -548,26 +551,26 @@ def test_whatever_pages_the_kernel_had_written_no_row_is_wrong_and_none_is_lost_
                 written = rows[row[0] - 1]
                 assert whole(other, row) in ((written,) if row[0] <= had else (written, (*written[:2], None)))
             answered = {seq: bytes(data) for seq, _, data in other.answer_rows(0, last + 1)}
-            kept = {seq: data for seq, kind, data in rows if kind == Kind.ANSWERS}
+            kept = {seq: data for seq, kind, data in rows if kind == RowKind.ANSWERS}
             assert answered.items() <= kept.items()
             assert {seq for seq in kept if seq <= had} <= answered.keys()
             new = answers(1, b"new")
-            assert log.append((Kind.ANSWERS, new)) == last + 1
-            assert [whole(other, row) for row in other.read(last) or []] == [(last + 1, Kind.ANSWERS, new)]
+            assert log.append((RowKind.ANSWERS, new)) == last + 1
+            assert [whole(other, row) for row in other.read(last) or []] == [(last + 1, RowKind.ANSWERS, new)]
 
 
 def write_some(log: Log, rng: random.Random, rows: list[tuple[int, int, bytes]], count: int, save_at: int) -> None:
     for number in range(count):
         size = rng.choice([1, 50, 500, 5000])
         row = (
-            (int(Kind.ANSWERS), answers(number, rng.randbytes(size)))
+            (int(RowKind.ANSWERS), answers(number, rng.randbytes(size)))
             if rng.random() < 0.4
-            else (int(Kind.BEGIN), rng.randbytes(size))
+            else (int(RowKind.BEGIN), rng.randbytes(size))
         )
         rows.append((log.append(row), *row))
         if number == save_at:
             seq = save(log)
-            rows.append((seq, int(Kind.COMPACT), NO_COMPACTION))
+            rows.append((seq, int(RowKind.COMPACT), NO_COMPACTION))
 
 
 def contents_of(folder: Path) -> dict[str, bytes]:
@@ -602,18 +605,18 @@ class TestDamage:
     def test_a_row_that_is_not_whole_without_a_restart_is_damage(self, folder: Path) -> None:
         with opened(folder, 2) as (log, other):
             for number in range(5):
-                log.append((Kind.BEGIN, b"%d" % number))
+                log.append((RowKind.BEGIN, b"%d" % number))
             log._end.rows._memory[FIRST_AT + 40] ^= 1  # type: ignore[union-attr]
             with pytest.raises(Damaged, match="row 2 is not where it should be"):
                 rows_since(other)
 
     def test_a_head_that_says_nonsense_is_damage(self, folder: Path) -> None:
         with opened(folder, 2) as (log, other):
-            log.append((Kind.BEGIN, b"x"))
+            log.append((RowKind.BEGIN, b"x"))
             with (folder / "j.head").open("r+b") as head:
                 head.seek(16 * 8)
                 head.write(b"\xff" * 256)
-            for act in (lambda: log.append((Kind.BEGIN, b"x")), lambda: rows_since(other)):
+            for act in (lambda: log.append((RowKind.BEGIN, b"x")), lambda: rows_since(other)):
                 with pytest.raises(Damaged):
                     act()
             assert files(folder, "rows") == [1]
@@ -622,13 +625,13 @@ class TestDamage:
         """By the thread of a worker that waited for the disk for too long."""
         with opened(folder) as (log,):
             for _ in range(300):
-                log.append((Kind.BEGIN, b"x" * 50))
+                log.append((RowKind.BEGIN, b"x" * 50))
             ours = log.checkpointer._files.rows
         for file in folder.glob("j*"):
             file.unlink()
         with opened(folder) as (log,):
             for _ in range(300):
-                log.append((Kind.BEGIN, b"x" * 50))
+                log.append((RowKind.BEGIN, b"x" * 50))
             before = files(folder, "rows")
             drop(ours, 301)
             assert files(folder, "rows") == before

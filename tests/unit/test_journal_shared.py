@@ -29,7 +29,7 @@ from servicebus.runtime.journal import (
 )
 from servicebus.runtime.journal import open_journal as open_named
 from servicebus.runtime.journal.interface import Damaged, JournalUnavailable
-from servicebus.runtime.journal.records import Kind
+from servicebus.runtime.journal.records import RowKind
 from servicebus.runtime.journal.segments import pack_ends
 from servicebus.runtime.state_folder import default_path
 
@@ -158,7 +158,7 @@ class TestTogether:
         begin(self.ours, 1)
         assert turn(self.ours, [1], [2, 3]) == [Lookup(IdStatus.NEW, None, 1, 0)] * 2
         rows = self.other._replica.log.load()[2][3:]  # behind those of three owners
-        assert [kind for _, kind, _ in rows] == [Kind.BEGIN, Kind.ANSWERS, Kind.BEGIN]
+        assert [kind for _, kind, _ in rows] == [RowKind.BEGIN, RowKind.ANSWERS, RowKind.BEGIN]
         assert begin(self.other, 1, 2, 4) == [
             Lookup(IdStatus.FINISHED, b"done"),
             Lookup(IdStatus.RUNNING, None, 1, 0),

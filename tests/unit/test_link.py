@@ -10,7 +10,7 @@ from virtual_bus import NODE, configuration
 from virtual_time import VirtualTime, virtual_time
 
 from servicebus.client.link import Link
-from servicebus.client.request import MessageOptions, Request
+from servicebus.client.request import MessageOptions, PendingRequest
 from servicebus.errors import ConnectFailed
 from servicebus.policy.denials import HOLDS_S
 from servicebus.protocol.v2 import ProtocolV2
@@ -29,7 +29,7 @@ class Owner:
         self.time = time
         self.broker = MemoryBroker()
         self.told: list[str] = []
-        self.orphans: list[Request] = []
+        self.orphans: list[PendingRequest] = []
         self.confirms: list[tuple[str, bool]] = []
         self.returned: list[Returned] = []
         self.replies: list[Delivery] = []
@@ -53,14 +53,14 @@ class Owner:
     def link_idle(self, link: Link) -> None:
         self.told.append("idle")
 
-    def link_down(self, link: Link, reason: str, orphans: list[Request]) -> None:
+    def link_down(self, link: Link, reason: str, orphans: list[PendingRequest]) -> None:
         self.told.append(f"down: {reason}")
         self.orphans += orphans
 
     def link_blocked(self, link: Link, reason: str | None) -> None:
         self.told.append(f"blocked: {reason}")
 
-    def link_failed_for(self, request: Request, error: Exception, handle: Callable[..., object]) -> None:
+    def link_failed_for(self, request: PendingRequest, error: Exception, handle: Callable[..., object]) -> None:
         self.told.append(f"failed: {error}")
 
     def replied(self, link: Link, delivery: Delivery) -> None:
@@ -69,7 +69,7 @@ class Owner:
     def unroutable(self, link: Link, returned: Returned) -> None:
         self.returned.append(returned)
 
-    def confirmed(self, link: Link, request: Request, is_ack: bool) -> None:
+    def confirmed(self, link: Link, request: PendingRequest, is_ack: bool) -> None:
         self.confirms.append((request.id, is_ack))
         if request.id == "odd":
             raise OverflowError("of the test")
@@ -81,12 +81,12 @@ class Owner:
 
     def request(
         self, kind: Kind = Kind.MESSAGE, *, id: str = "", size: int = 10, options: MessageOptions | None = None
-    ) -> Request:
+    ) -> PendingRequest:
         self._count += 1
         id = id or f"m{self._count}"
-        return Request(1, id, Address(NODE, "t", "x"), kind, b"x" * size, timeout_s=9.0, options=options)
+        return PendingRequest(1, id, Address(NODE, "t", "x"), kind, b"x" * size, timeout_s=9.0, options=options)
 
-    def publish(self, *about: Any, **how: Any) -> Request:
+    def publish(self, *about: Any, **how: Any) -> PendingRequest:
         request = self.request(*about, **how)
         self.link.publish(request, self.time.now)
         return request

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from servicebus.client.channels import LinkChannels
-from servicebus.client.request import Request
+from servicebus.client.request import PendingRequest
 from servicebus.errors import ConnectionLost
 from servicebus.protocol.interface import Exchange, OutgoingPublish
 from servicebus.wire.address import Address
@@ -72,11 +72,11 @@ class Rig:
 
     def returned(self, _returned: Any) -> None: ...
 
-    def confirmed(self, request: Request, is_ack: bool) -> None:
+    def confirmed(self, request: PendingRequest, is_ack: bool) -> None:
         self.confirms[request.id] = is_ack
 
     def send(self, name: str) -> None:
-        request = Request(1, name, Address("NODE", "a", "b"), Kind.MESSAGE, b"", timeout_s=9.0)
+        request = PendingRequest(1, name, Address("NODE", "a", "b"), Kind.MESSAGE, b"", timeout_s=9.0)
         request.published_at = self.now
         self.channels.publish_message(OutgoingPublish("bus", "NODE.messages", b""), request)
 

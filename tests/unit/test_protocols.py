@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from servicebus.client.request import Request
+from servicebus.client.request import PendingRequest
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
 from servicebus.protocol.interface import AgentProtocol, RequestRefused, SenderProtocol
@@ -34,14 +34,14 @@ def v2(config: Configuration) -> ProtocolV2:
     return ProtocolV2(config, Keyring(config.secrets))
 
 
-def request(kind: Kind = CALL, params: bytes = b"[1,2]") -> Request:
+def request(kind: Kind = CALL, params: bytes = b"[1,2]") -> PendingRequest:
     address, id = Address("N", "math", "add"), "0123456789abcdef-1"
-    made = Request(1, id, address, kind, params, timeout_s=30.0)
+    made = PendingRequest(1, id, address, kind, params, timeout_s=30.0)
     made.attempt = made.sent_as = int(kind is CALL)
     return made
 
 
-def delivered(protocol: SenderProtocol, request: Request) -> Delivery:
+def delivered(protocol: SenderProtocol, request: PendingRequest) -> Delivery:
     channel: Any = None
     body = protocol.encode_request(request).body
     reply_to = REPLY_TO if request.kind is CALL else None
@@ -114,7 +114,7 @@ def test_a_request_is_encoded_once_and_only_in_its_own_version() -> None:
 def test_what_an_outbox_has_kept_is_read_for_an_old_agent() -> None:
     message = request(MESSAGE)
     v2(config()).sign_and_encode(message)
-    kept = Request(1, message.id, message.address, MESSAGE, b"", timeout_s=1.0, body=message.body)
+    kept = PendingRequest(1, message.id, message.address, MESSAGE, b"", timeout_s=1.0, body=message.body)
     agent = v1(config())
     assert agent.decode_request(delivered(agent, kept)).raw_params == b"[1,2]"
     assert v2(config()).encode_request(kept).body is message.body

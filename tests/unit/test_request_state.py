@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servicebus.client.request import Request
+from servicebus.client.request import PendingRequest
 from servicebus.client.request_state import TRANSITIONS, RequestEvent, RequestState, after
 from servicebus.errors import LifecycleError
 from servicebus.wire.address import Address
@@ -21,7 +21,7 @@ ILLEGAL = [(state, event) for state in RequestState for event in RequestEvent if
 
 def request(kind: Kind = Kind.CALL) -> Any:
     """Any: its links are strings here."""
-    return Request(1, "x-1", Address("N", "test", "it"), kind, b"", timeout_s=9.0)
+    return PendingRequest(1, "x-1", Address("N", "test", "it"), kind, b"", timeout_s=9.0)
 
 
 def path(name: str, shift_ms: int = 0) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from servicebus.client.request import MessageOptions, Request
+from servicebus.client.request import MessageOptions, PendingRequest
 from servicebus.client.session import ask_each, message_options
 from servicebus.configuration import Configuration
 from servicebus.errors import DurationError, EnvelopeError
@@ -79,7 +79,7 @@ def test_an_agent_of_2_x_knows_no_delay_and_gets_the_message_when_it_is_due_only
     wire_id = make_id("0123456789abcdef", 1)
     now_ms = int(time.time() * 1000)
     later, now = (
-        Request(1, wire_id, address, Kind.MESSAGE, b"[1]", timeout_s=1.0, options=MessageOptions(due_ms))
+        PendingRequest(1, wire_id, address, Kind.MESSAGE, b"[1]", timeout_s=1.0, options=MessageOptions(due_ms))
         for due_ms in (now_ms + 60_000, now_ms - 1)
     )
     with pytest.raises(EnvelopeError, match=r"node N is of version 2\.x, which knows no delay"):
@@ -94,7 +94,7 @@ def test_a_delayed_message_goes_past_the_exchange_until_it_is_due() -> None:
 
     def outgoing(remaining_s: float) -> tuple[str, str, Any]:
         options = MessageOptions(now_ms + int(remaining_s * 1000))
-        request = Request(1, "x-1", Address.parse("N.a.b"), Kind.MESSAGE, b"1", timeout_s=1.0, options=options)
+        request = PendingRequest(1, "x-1", Address.parse("N.a.b"), Kind.MESSAGE, b"1", timeout_s=1.0, options=options)
         outgoing = version.encode_request(request)
         return outgoing.exchange, outgoing.routing_key, outgoing.headers
 

@@ -12,7 +12,7 @@ from test_answers import FakeLink
 from servicebus.client.answers import Answers
 from servicebus.client.hosts import HostSelector
 from servicebus.client.pending import PendingRequests
-from servicebus.client.request import Request
+from servicebus.client.request import PendingRequest
 from servicebus.client.request_state import RequestState
 from servicebus.client.scheduler import RequestScheduler
 from servicebus.errors import NoBrokerAvailable, ServiceBusError
@@ -42,7 +42,7 @@ class Bus:
         self.routed = 0
         route = self.scheduler.route
 
-        def count(request: Request, now: float) -> None:
+        def count(request: PendingRequest, now: float) -> None:
             self.routed += 1
             route(request, now)
 
@@ -50,14 +50,16 @@ class Bus:
         self.now = 1000.0
         self._count = 0
 
-    def carry(self, kind: Kind = Kind.MESSAGE, node: str = "N", timeout_s: float = 60.0, size: int = 0) -> Request:
+    def carry(
+        self, kind: Kind = Kind.MESSAGE, node: str = "N", timeout_s: float = 60.0, size: int = 0
+    ) -> PendingRequest:
         self._count += 1
         address = Address(node, "test", "it")
-        request = Request(self._count, f"x-{self._count}", address, kind, b"x" * size, timeout_s=timeout_s)
+        request = PendingRequest(self._count, f"x-{self._count}", address, kind, b"x" * size, timeout_s=timeout_s)
         self.scheduler.begin(request, self.now)
         return request
 
-    def confirm(self, request: Request, *, is_ack: bool) -> None:
+    def confirm(self, request: PendingRequest, *, is_ack: bool) -> None:
         assert request.link is not None
         self.answers.confirmed(request.link, request, is_ack)
 
@@ -210,7 +212,7 @@ def test_a_request_whose_taking_was_interrupted_is_taken_again(
     """Ctrl-C may come between any two steps of the thread that turns the loop."""
     link = bus.links[0]
     link.is_usable = is_usable
-    request = Request(1, "x-1", Address("N", "test", "it"), kind, b"", timeout_s=60.0)
+    request = PendingRequest(1, "x-1", Address("N", "test", "it"), kind, b"", timeout_s=60.0)
     step: tuple[Any, str] = (link, "publish") if is_usable else (bus.pending, "wait")
 
     def interrupted(*about: Any) -> None:

@@ -18,7 +18,7 @@ from waiting import wait_until
 import servicebus.client.future
 import servicebus.sender
 from servicebus.client.future import CallFuture
-from servicebus.client.request import Request
+from servicebus.client.request import PendingRequest
 from servicebus.configuration import Configuration
 from servicebus.errors import CallError, CallTimeout, NoBrokerAvailable, SendUnconfirmed
 from servicebus.sender import Sender
@@ -38,8 +38,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servicebus.client.future, "LOOK_S", 0.02)
 
 
-def request_of(kind: Kind) -> Request:
-    return Request(1, "0123456789abcdef-1", Address.parse("N.a.b"), kind, b"1", body=b"<x/>", timeout_s=0.1)
+def request_of(kind: Kind) -> PendingRequest:
+    return PendingRequest(1, "0123456789abcdef-1", Address.parse("N.a.b"), kind, b"1", body=b"<x/>", timeout_s=0.1)
 
 
 @pytest.mark.parametrize(("kind", "error"), [(Kind.CALL, CallTimeout), (Kind.MESSAGE, SendUnconfirmed)])

@@ -17,7 +17,7 @@ from servicebus.cli.main import Lines
 from servicebus.client.link import Link
 from servicebus.client.nodes import Path
 from servicebus.client.pending import PendingRequests
-from servicebus.client.request import Request
+from servicebus.client.request import PendingRequest
 from servicebus.client.request_errors import defect, out_of_paths, out_of_time
 from servicebus.client.scheduler import RequestScheduler
 from servicebus.client.watch import PathWatch, Pinger
@@ -54,8 +54,8 @@ class Connection:
         pass
 
 
-def request() -> Request:
-    return Request(1, "x-1", Address.parse("N.test.it"), Kind.CALL, b"", timeout_s=0.0)
+def request() -> PendingRequest:
+    return PendingRequest(1, "x-1", Address.parse("N.test.it"), Kind.CALL, b"", timeout_s=0.0)
 
 
 def ended(tell: Callable[[Link, Any], None]) -> Link:

@@ -18,7 +18,7 @@ from typing import Any
 
 from servicebus.runtime.journal.answers import AnswerIndex
 from servicebus.runtime.journal.interface import REFUSED, IdStatus, Lookup, Release
-from servicebus.runtime.journal.records import Compaction, Kind, Numbered, OrphanedId
+from servicebus.runtime.journal.records import Compaction, Numbered, OrphanedId, RowKind
 
 __all__ = ["CHUNK_IDS", "COMPACT_IDS", "MARGIN_S", "UNOWNED", "Entry", "Ledger", "Limits", "State"]
 
@@ -51,7 +51,7 @@ UNOWNED = 0
 _NO_ENTRY = (-1, 0, 0, 0, 0)
 _FIRST = Lookup(IdStatus.NEW, None, 1)
 _FORGOTTEN = Lookup(IdStatus.FORGOTTEN, None, 1)
-_FINISH, _ANSWERS = Kind.FINISH, Kind.ANSWERS
+_FINISH, _ANSWERS = RowKind.FINISH, RowKind.ANSWERS
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,11 @@ class Ledger:
         self._due: dict[int, list[int]] = {}
         self._due_order: list[int] = []
         self._by_kind: dict[int, Callable[..., None]] = {
-            Kind.BEGIN: self.begin,
-            Kind.RELEASE: self.release,
-            Kind.TAKE_OVER: self.take_over,
-            Kind.COMPACT: self.compact,
-            Kind.OWNER: self.own,
+            RowKind.BEGIN: self.begin,
+            RowKind.RELEASE: self.release,
+            RowKind.TAKE_OVER: self.take_over,
+            RowKind.COMPACT: self.compact,
+            RowKind.OWNER: self.own,
         }
         for key, value in self._chunks.items():
             self._note_due(key, value & _TIME_MASK)
@@ -159,7 +159,7 @@ class Ledger:
         value = self._chunks.get(number >> CHUNK_BITS, 0)
         return value & _TIME_MASK >= expires and value >> _TIME_BITS & _TIME_MASK >= sent
 
-    def ending(self, ends: list[End]) -> tuple[Kind, int, list[End], list[tuple[int, int]]]:
+    def ending(self, ends: list[End]) -> tuple[RowKind, int, list[End], list[tuple[int, int]]]:
         """What the row of these ends says: kind, when the last expires, the ends, the size of each answer or -1.
 
         Answers that are too large are left out.

@@ -19,7 +19,7 @@ from servicebus.runtime.journal.checkpointer import Checkpointer
 from servicebus.runtime.journal.files import after_snapshot, found_files, found_pointer, opened
 from servicebus.runtime.journal.interface import Damaged, refused
 from servicebus.runtime.journal.ledger import State
-from servicebus.runtime.journal.records import AT_BITS, Kind, located, place_of, segment_and_at
+from servicebus.runtime.journal.records import AT_BITS, RowKind, located, place_of, segment_and_at
 from servicebus.runtime.journal.segments import (
     FIRST_AT,
     GENERATION,
@@ -40,7 +40,7 @@ T = TypeVar("T")
 Row = tuple[int, int, bytes]
 """Its number (the first is 1, none is left out), its kind, its data; of ANSWERS ``located``."""
 
-_ANSWERS = int(Kind.ANSWERS)
+_ANSWERS = int(RowKind.ANSWERS)
 _LAST = 2**63
 _LOADS = 5
 """Rows are removed while we read the snapshot once in a while, and then it is read again."""

@@ -22,7 +22,7 @@ OrphanedId = tuple[int, int, int, int]
 """A number, the dead worker that it is taken over from, its expiry, and when it was signed."""
 
 
-class Kind(IntEnum):
+class RowKind(IntEnum):
     """What a row says. Its values are the arguments of the ledger's method for it."""
 
     BEGIN = 1
@@ -170,22 +170,22 @@ def _unpack_ids(row: struct.Struct, data: bytes | memoryview, at: int) -> list[t
     return [(high << COUNT_BITS | low, *rest) for high, low, *rest in row.iter_unpack(memoryview(data)[at:])]
 
 
-PACK: dict[Kind, Callable[..., bytes]] = {
-    Kind.BEGIN: _pack_begin,
-    Kind.RELEASE: lambda owner, why, numbers: (
+PACK: dict[RowKind, Callable[..., bytes]] = {
+    RowKind.BEGIN: _pack_begin,
+    RowKind.RELEASE: lambda owner, why, numbers: (
         _RELEASE_HEAD.pack(owner, _WHYS.index(why)) + _pack_ids(_ID, [(number,) for number in numbers])
     ),
-    Kind.TAKE_OVER: lambda owner, starts: _OWNER.pack(owner) + _pack_ids(_TAKE_OVER, starts),
-    Kind.COMPACT: lambda compaction: _COMPACT.pack(*compaction),
-    Kind.OWNER: _OWNER.pack,
+    RowKind.TAKE_OVER: lambda owner, starts: _OWNER.pack(owner) + _pack_ids(_TAKE_OVER, starts),
+    RowKind.COMPACT: lambda compaction: _COMPACT.pack(*compaction),
+    RowKind.OWNER: _OWNER.pack,
 }
 """Makes a row of any kind but FINISH and ANSWERS of its values."""
 _UNPACK: dict[int, Callable[[bytes | memoryview], tuple[Any, ...]]] = {
-    Kind.BEGIN: _unpack_begin,
-    Kind.FINISH: _unpack_finish,
-    Kind.ANSWERS: _unpack_finish,
-    Kind.RELEASE: _unpack_release,
-    Kind.TAKE_OVER: lambda data: (*_OWNER.unpack_from(data), _unpack_ids(_TAKE_OVER, data, _OWNER.size)),
-    Kind.COMPACT: lambda data: (Compaction(*_COMPACT.unpack(data)),),
-    Kind.OWNER: _OWNER.unpack,
+    RowKind.BEGIN: _unpack_begin,
+    RowKind.FINISH: _unpack_finish,
+    RowKind.ANSWERS: _unpack_finish,
+    RowKind.RELEASE: _unpack_release,
+    RowKind.TAKE_OVER: lambda data: (*_OWNER.unpack_from(data), _unpack_ids(_TAKE_OVER, data, _OWNER.size)),
+    RowKind.COMPACT: lambda data: (Compaction(*_COMPACT.unpack(data)),),
+    RowKind.OWNER: _OWNER.unpack,
 }

@@ -9,7 +9,7 @@ from servicebus.runtime.journal import records
 from servicebus.runtime.journal.interface import Damaged, JournalUnavailable, seconds
 from servicebus.runtime.journal.ledger import Ledger, Limits
 from servicebus.runtime.journal.log import Log, Row
-from servicebus.runtime.journal.records import Kind
+from servicebus.runtime.journal.records import RowKind
 from servicebus.transport.loggers import get_logger
 
 LOG = get_logger(__name__)
@@ -20,11 +20,11 @@ _COMPACT_AGAIN_S = 5.0
 """After one that failed."""
 _REPORT_EVERY_S = 60.0
 
-OwnRow = tuple[Kind, bytes, tuple[Any, ...]]
+OwnRow = tuple[RowKind, bytes, tuple[Any, ...]]
 """A row of this worker: kind, data, and the same as values, so that it need not be read again."""
 
 
-def own_row(kind: Kind, *values: Any) -> OwnRow:
+def own_row(kind: RowKind, *values: Any) -> OwnRow:
     return kind, records.PACK[kind](*values), values
 
 
@@ -83,7 +83,7 @@ class Replica:
         seq, state, rows = self.log.load()
         ledger = Ledger(self._limits, seq, state)
         for each, place, data in self.log.answer_rows(state.keep_from - 1, seq + 1):
-            _, now, until, ends = records.unpack(Kind.ANSWERS, data)
+            _, now, until, ends = records.unpack(RowKind.ANSWERS, data)
             ledger.answers.add(each, place, now, until, ends)
         for row in rows:
             _apply(ledger, row)
@@ -98,7 +98,7 @@ class Replica:
         """A number that no worker had before. Called by one worker at a time."""
         self.catch_up()
         number = self.ledger.state.owner + 1
-        self.write(own_row(Kind.OWNER, number))
+        self.write(own_row(RowKind.OWNER, number))
         return number
 
     def compact(self, now: float) -> None:
@@ -110,7 +110,7 @@ class Replica:
             if not self.ledger.is_compaction_due(now):
                 return  # another worker was sooner
             before = self._forgotten()
-            self.write(own_row(Kind.COMPACT, self.ledger.plan(seconds(now))))
+            self.write(own_row(RowKind.COMPACT, self.ledger.plan(seconds(now))))
         except Damaged as error:
             self._damage = error
         except JournalUnavailable as error:
@@ -142,7 +142,7 @@ def _apply(ledger: Ledger, row: Row) -> None:
     if seq != ledger.applied + 1:
         raise Damaged("log", f"row {seq} comes after row {ledger.applied}")
     try:
-        place = records.unpack_place(data) if kind == Kind.ANSWERS else 0
+        place = records.unpack_place(data) if kind == RowKind.ANSWERS else 0
         ledger.apply(seq, kind, records.unpack(kind, data), place)
     except KeyError:
         raise Damaged("log", f"row {seq} is of kind {kind}") from None

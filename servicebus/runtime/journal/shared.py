@@ -20,7 +20,7 @@ from servicebus.runtime.journal import records
 from servicebus.runtime.journal.inflight import InFlightFiles
 from servicebus.runtime.journal.interface import IdStatus, Journal, Lookup, Release, Start, seconds
 from servicebus.runtime.journal.ledger import COMPACT_IDS, MARGIN_S, UNOWNED
-from servicebus.runtime.journal.records import Kind, Numbered, number_of, pack_finish
+from servicebus.runtime.journal.records import Numbered, RowKind, number_of, pack_finish
 from servicebus.runtime.journal.replica import OwnRow, Replica, own_row
 from servicebus.transport.loop import nothing
 
@@ -103,7 +103,7 @@ class SharedJournal(Journal):
         self._replica.refresh()
         numbers = [self._mine[id] for id in ids if id in self._mine]
         if numbers:
-            self._replica.write(own_row(Kind.RELEASE, self._me, why, numbers))
+            self._replica.write(own_row(RowKind.RELEASE, self._me, why, numbers))
             if why is not Release.REFUSED:
                 self._let_go(ids)
 
@@ -180,7 +180,7 @@ class SharedJournal(Journal):
     def _begun(self, wanted: list[Numbered]) -> OwnRow:
         # Before the row: what is in the log and not in the in-flight file counts as started.
         self._in_flight.note(wanted)
-        return own_row(Kind.BEGIN, self._me, wanted)
+        return own_row(RowKind.BEGIN, self._me, wanted)
 
     def _ended(self, ends: Sequence[End]) -> OwnRow | None:
         mine, me, now = self._mine, self._me, seconds(self._now)
@@ -211,7 +211,7 @@ class SharedJournal(Journal):
         ]
         if orphaned:
             self._in_flight.note([(number, until, sent) for number, _, until, sent in orphaned])
-            self._replica.write(own_row(Kind.TAKE_OVER, self._me, orphaned))
+            self._replica.write(own_row(RowKind.TAKE_OVER, self._me, orphaned))
 
     def _known(self, one: Asked) -> Lookup | None:
         """What is known now; None if it has to be claimed (again) first."""
@@ -266,7 +266,7 @@ class SharedJournal(Journal):
                 held.setdefault(entry[0], []).append(number)
         for owner, numbers in held.items():
             if not self._is_alive(owner):
-                self._replica.write(own_row(Kind.RELEASE, owner, Release.BURIED, numbers))
+                self._replica.write(own_row(RowKind.RELEASE, owner, Release.BURIED, numbers))
 
     def _release_unclaimed(self) -> None:
         """What the log says is ours, because our row was written, and was not given out, because more went wrong."""
@@ -279,7 +279,7 @@ class SharedJournal(Journal):
         entries = self._replica.ledger.entries
         held = [number for number in numbers if number in entries and entries[number][0] == owner]
         if held:
-            self._replica.write(own_row(Kind.RELEASE, owner, Release.NOT_RUN, held))
+            self._replica.write(own_row(RowKind.RELEASE, owner, Release.NOT_RUN, held))
 
     def _answer(self, number: int) -> bytes | None:
         place = self._replica.ledger.answers.place_of(number)

@@ -1,4 +1,4 @@
-"""Outbox: lines whose messages expire while they are on their way to a broker."""
+"""Outbox: queues whose messages expire while they are on their way to a broker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from servicebus.client.future import Receipt
 from servicebus.client.outbox import Outbox
 from servicebus.client.outbox_file import OutboxFile
-from servicebus.client.request import MessageOptions, Request
+from servicebus.client.request import MessageOptions, PendingRequest
 from servicebus.client.request_errors import TooLargeForSome
 from servicebus.errors import CallError, EnvelopeError
 from servicebus.wire.address import Address
@@ -28,7 +28,7 @@ class Bench:
     def __init__(self, path: Path):
         self._posted: queue.Queue[Callable[[], None]] = queue.Queue()
         loop: Any = self
-        self.on_way: list[Request] = []
+        self.on_way: list[PendingRequest] = []
         self.outbox = Outbox(
             OutboxFile(path, 100, 10_000),
             loop,
@@ -38,7 +38,7 @@ class Bench:
             self.encode,
         )
 
-    def encode(self, request: Request) -> None:
+    def encode(self, request: PendingRequest) -> None:
         if request.params == b"9":
             raise EnvelopeError("oversized")
         request.body = b"<x/>"
@@ -46,10 +46,10 @@ class Bench:
     def post(self, callback: Callable[[], None]) -> None:
         self._posted.put(callback)
 
-    def keep(self, number: int, lives_s: float) -> Request:
+    def keep(self, number: int, lives_s: float) -> PendingRequest:
         expires_ms = int((time.time() + lives_s) * 1000)
         address = Address.parse("N.a.b")
-        request = Request(
+        request = PendingRequest(
             number,
             f"x-{number}",
             address,
@@ -163,7 +163,7 @@ def test_tries_of_what_some_brokers_do_not_take_grow_rare(bench: Bench) -> None:
     for count in (1, 2, 3):
         bench.turn_until(lambda count=count: len(bench.on_way) >= count)  # type: ignore[misc]
         bench.on_way[-1].fail(TooLargeForSome("N.a.b", []))
-    bench.turn_until(lambda: bench.outbox._lines["N"].pause_s >= 2.0)
+    bench.turn_until(lambda: bench.outbox._queues["N"].pause_s >= 2.0)
     assert len(bench.on_way) == 3
 
 
