@@ -90,7 +90,7 @@ class Load:
         ends: list[tuple[str, bytes | None]] = []
         for count in range(self.count, self.count + calls):
             id = f"{self.sender}-{count}"
-            if self.journal.turn(ends, [Start(id, now + LIVES_S)], now)[0].status is not IdStatus.NEW:
+            if self.journal.update(ends, [Start(id, now + LIVES_S)], now)[0].status is not IdStatus.NEW:
                 raise SystemExit(f"{self.journal!r}: {id} is not new")
             ends = [(id, ANSWER)]
         self.journal.finish_many(ends, now)

@@ -11,7 +11,7 @@ from servicebus.client.pending import PendingRequests
 from servicebus.client.request import PendingRequest
 from servicebus.client.request_errors import NACKED
 from servicebus.client.scheduler import RequestScheduler
-from servicebus.client.watch import AWAY, Canceller, PathWatch
+from servicebus.client.watch import NO_CONSUMER, Canceller, PathWatch
 from servicebus.errors import EnvelopeError, NodeUnavailable, ServiceBusy
 from servicebus.transport.interface import Delivery, Returned
 from servicebus.transport.loggers import get_logger
@@ -127,7 +127,7 @@ class Answers:
             path.lacks_queue_until = now + _QUEUE_MAY_APPEAR_S
             self._watch.ask(path, now)
         else:
-            self._not_run(request, link, AWAY, now)
+            self._not_run(request, link, NO_CONSUMER, now)
 
     def _answered(self, request: PendingRequest, path: Path | None) -> None:
         """Its service has answered over *path*; nothing else is of interest any more."""

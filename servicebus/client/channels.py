@@ -143,7 +143,7 @@ class LinkChannels:
     def ask_broker(self, on_answer: Callable[[], None]) -> None:
         """Have the broker say something, if it lives."""
         if self._calls is not None:
-            self._calls.run(_pulse(), on_answer)
+            self._calls.run(_question(), on_answer)
 
     def _open_sends(self) -> None:
         self._connection.open_channel(
@@ -240,5 +240,5 @@ class LinkChannels:
                     self._events.failed(request, error)
 
 
-def _pulse() -> Script:
+def _question() -> Script:
     yield set_prefetch(0)

@@ -47,7 +47,7 @@ LOOK_S = 1.0
 """How often a thread that waits makes sure that something will still end its waiting."""
 _OVER = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
 
-_claim = threading.RLock()
+_end_lock = threading.RLock()
 """Guards whether a CallFuture ends or gets its condition first. Held for a few steps; one for all, so that a fork can
 renew it; reentrant, since a signal handler may interrupt its holder."""
 
@@ -83,14 +83,14 @@ class CallFuture(Future[Any]):
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]
-        with _claim:
+        with _end_lock:
             if self._made is None:
                 self._waiters, self._done_callbacks = [], []
                 self._made = threading.Condition()
             return self._made
 
     def set_result(self, result: Any) -> None:
-        with _claim:
+        with _end_lock:
             if self._made is None and self._state == PENDING:  # no thread waits, has cancelled it, or added a callback
                 self._result = result
                 self._state = FINISHED
@@ -276,9 +276,9 @@ class Awaited:
             self._waiter.release()
 
 
-def _renew_claim_in_child() -> None:
-    global _claim
-    _claim = threading.RLock()  # another thread may have held it at the moment of the fork
+def _renew_lock_in_child() -> None:
+    global _end_lock
+    _end_lock = threading.RLock()  # another thread may have held it at the moment of the fork
 
 
-forks.after_in_child(_renew_claim_in_child)
+forks.after_in_child(_renew_lock_in_child)

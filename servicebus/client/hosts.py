@@ -43,7 +43,7 @@ class HostSelector:
 
     def _compare(self, links: Sequence[Link], request: PendingRequest, now: float) -> Link | None:
         node = request.address.node
-        patience_s = self._failback_after_s
+        stable_after_s = self._failback_after_s
         is_message = request.kind is MESSAGE
 
         def look(link: Link) -> Candidate:
@@ -53,9 +53,9 @@ class HostSelector:
                 and not (is_message and path.lacks_queue(now))
                 and not link.refuses(request, now)
                 and not link.denies(request, now),
-                is_stable=link.health.restored(now, patience_s),
+                is_stable=link.health.restored(now, stable_after_s),
                 path_is_healthy=path.health.is_healthy,
-                path_is_stable=path.health.restored(now, patience_s),
+                path_is_stable=path.health.restored(now, stable_after_s),
             )
 
         found = choose(links, look)

@@ -292,9 +292,9 @@ class Link:
         if self._channels is not None:
             self._channels.publish_call(outgoing, wire_id, expiration_ms)
 
-    # -- the broker's own pulse ------------------------------------------------------------------------------------
+    # -- the broker's own heartbeat ------------------------------------------------------------------------------------
 
-    def check_pulse(self, now: float, on_dead: Callable[[Link], None]) -> None:
+    def check_heartbeat(self, now: float, on_dead: Callable[[Link], None]) -> None:
         """Ping the broker when a confirm is overdue; any byte of its counts as an answer."""
         if self.bytes_received != self._bytes_heard or self.has_moved:
             self._bytes_heard = self.bytes_received

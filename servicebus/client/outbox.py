@@ -52,7 +52,7 @@ class _Queue:
     delivered: list[int] = field(default_factory=list)
     """Confirmed, and not removed yet."""
     refused: list[tuple[int, str]] = field(default_factory=list)
-    """No broker will ever take these, and why; not set aside yet."""
+    """No broker will ever take these, and why; not moved to table ``refused`` yet."""
     too_large: set[int] = field(default_factory=set)
     """Some brokers do not take these, and the others are away: those behind them go first."""
     pause_s: float = _FIRST_PAUSE_S
@@ -76,7 +76,8 @@ class _Step(NamedTuple):
     """What became of a queue in the file."""
 
     removed: int
-    aside: int
+    moved: int
+    """To table ``refused``."""
     refused: int
     """How many of those that no broker takes need no more care."""
     found: list[Stored]
@@ -109,7 +110,7 @@ class Outbox:
         self._limit_s = limit_s
         self._encode = encode
         self._queues = {node: _Queue(node, count) for node, count in file.counts().items()}
-        self._stored = self._delivered = self._expired = self._refused = self._set_aside = 0
+        self._stored = self._delivered = self._expired = self._refused = self._moved = 0
         self._purge_at = 0.0
         self._log = RateLimitedLog(LOG, period_s=60.0, burst=1)
         self._is_closed = False
@@ -189,7 +190,7 @@ class Outbox:
             "delivered": self._delivered,
             "expired": self._expired,
             "refused": self._refused,
-            "set_aside": self._set_aside,
+            "set_aside": self._moved,
             **problem,
         }
 
@@ -248,9 +249,9 @@ class Outbox:
 
         def do(file: OutboxFile) -> _Step:
             removed = file.remove(delivered)
-            aside = sum(file.set_aside(seq, reason) for seq, reason in refused)
+            moved = sum(file.refuse(seq, reason) for seq, reason in refused)
             file.purge(now_ms)
-            return _Step(removed, aside, len(refused), file.oldest(queue.node, limit, skipped) if limit else [])
+            return _Step(removed, moved, len(refused), file.oldest(queue.node, limit, skipped) if limit else [])
 
         def or_else(file: OutboxFile) -> _Step:
             removed = file.note_ended(delivered)
@@ -268,9 +269,9 @@ class Outbox:
             return
         del queue.delivered[:delivered]
         del queue.refused[: step.refused]
-        self._set_aside += step.aside
+        self._moved += step.moved
         self._delivered += step.removed
-        self._leave(queue, step.removed + step.aside)
+        self._leave(queue, step.removed + step.moved)
         if step.found and not self._is_closed:
             self._send_off(queue, step.found, now)
         elif queue.too_large or not step.is_writable:

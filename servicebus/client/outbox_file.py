@@ -169,7 +169,7 @@ class OutboxFile:
         self._gone(len(rows), sum(size for _, size in rows.values()))
         return len(rows)
 
-    def set_aside(self, seq: int, reason: str) -> int:
+    def refuse(self, seq: int, reason: str) -> int:
         """No broker will ever take this one: keep it in table ``refused``, the last hundred there. 0 if it is gone."""
         row = self._db.execute("SELECT length(body) FROM messages WHERE seq = ?", (seq,)).fetchone()
         if row is None:

@@ -72,8 +72,8 @@ class PendingRequests:
         self.paused: dict[str, PendingRequest] = {}
         """Answered "busy", and asked again in a moment."""
         self.deadlines = Deadlines()
-        self.grace = Deadlines()
-        """Those that wait, by when their grace is over; some have found a path since."""
+        self.waits = Deadlines()
+        """Those that wait, until when; some have found a path since."""
         self._by_node: dict[str, dict[str, PendingRequest]] = {}
         self._messages: dict[str, dict[str, PendingRequest]] = {}
         self._pinned: dict[str, PendingRequest] = {}

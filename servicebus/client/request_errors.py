@@ -49,7 +49,7 @@ def out_of_time(request: PendingRequest, links: Sequence[Link], now: float) -> S
 
 
 def out_of_paths(request: PendingRequest, links: Sequence[Link]) -> ServiceBusError:
-    """The error of a request that found no usable path within the grace."""
+    """The error of a request that found no usable path in time."""
     now = time.monotonic()
     address = str(request.address)
     attempts = [*request.attempts, *_other_hosts(request, links)]
@@ -64,10 +64,10 @@ def out_of_paths(request: PendingRequest, links: Sequence[Link]) -> ServiceBusEr
     if any(what == NACKED or what.startswith(DENIED) for _, what in attempts):
         return SendRefused(address, attempts)
     if any(link.is_usable for link in links):
-        away = NodeUnavailable(address, attempts)
+        error = NodeUnavailable(address, attempts)
         paths = [link.paths.get(request.address.node) for link in links]
-        away.__cause__ = next((path.doubt for path in paths if path is not None and path.doubt), None)
-        return away
+        error.__cause__ = next((path.doubt for path in paths if path is not None and path.doubt), None)
+        return error
     return _with_cause(NoBrokerAvailable(address, attempts), links)
 
 

@@ -124,8 +124,8 @@ class RequestScheduler:
             request.fail(out_of_paths(request, self._links))
             return
         since = request.waiting_since
-        if since is None or self._grace_end(since) <= now:
-            self._pending.grace.add(request, self._grace_end(now) if since is None else now)
+        if since is None or self._wait_end(since) <= now:
+            self._pending.waits.add(request, self._wait_end(now) if since is None else now)
         request.waits(now)
         self._pending.wait(request)
         for link in self._links:
@@ -174,7 +174,7 @@ class RequestScheduler:
 
         self.each(requests, look_again)
 
-    def _grace_end(self, since: float) -> float:
+    def _wait_end(self, since: float) -> float:
         return since + self._path_wait_s
 
     # -- coming back from where it was published -----------------------------------------------------------------------
@@ -201,7 +201,7 @@ class RequestScheduler:
         request.lost(link)
         since = request.waits_on(now, self._path_wait_s)
         if since is not None:
-            self._pending.grace.add(request, self._grace_end(since))
+            self._pending.waits.add(request, self._wait_end(since))
         if request.kind is CALL and request.maybe_ran:
             if not request.resend:
                 request.fail(CallInterrupted(str(request.address), f"{link.host.name} {why}"))
@@ -257,7 +257,7 @@ class RequestScheduler:
             why = f"{tried}; not sent again: too many calls were lost with their paths to this node"
             request.fail(CallInterrupted(str(request.address), why))
 
-    # -- the end of patience -------------------------------------------------------------------------------------------
+    # -- the end of waiting -------------------------------------------------------------------------------------------
 
     def end_overdue(self, now: float) -> None:
         """End what has run out of time."""
@@ -270,18 +270,18 @@ class RequestScheduler:
         self.each(self._pending.deadlines.expired(now), end)
         self._pending.deadlines.forget_done(len(self._pending))
 
-    def end_grace(self, now: float) -> None:
+    def end_waits(self, now: float) -> None:
         """End what has waited for a path for too long."""
 
         def look(request: PendingRequest) -> None:
             since = request.waiting_since
-            if since is not None and self._grace_end(since) <= now and request.id in self._pending.waiting:
+            if since is not None and self._wait_end(since) <= now and request.id in self._pending.waiting:
                 self.end(request, out_of_paths(request, self._links))
                 if request.kind is MESSAGE:
                     self._queue_behind(request)
 
-        self.each(self._pending.grace.expired(now), look)
-        self._pending.grace.forget_done(len(self._pending))
+        self.each(self._pending.waits.expired(now), look)
+        self._pending.waits.forget_done(len(self._pending))
 
     def end(self, request: PendingRequest, error: ServiceBusError) -> None:
         """No broker has taken *request*: into the outbox with it, or else *error* is its end."""

@@ -72,7 +72,7 @@ class LivenessTimer:
             self._scheduler.end_overdue,
             self._check_links,
             self._scheduler.probe,
-            self._scheduler.end_grace,
+            self._scheduler.end_waits,
             self._connector.look_after,
             self._idle.look,
             *([outbox.tick] if outbox is not None else []),

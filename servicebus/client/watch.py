@@ -185,7 +185,7 @@ class PathWatch:
         """Look at one connected link and its paths."""
         self._pinger.forget_overdue(now)
         link.look()
-        link.check_pulse(now, self._link_is_silent)
+        link.check_heartbeat(now, self._link_is_silent)
         for path in list(link.active.values()):
             if link.has_moved:
                 path.clock.moved(now)
@@ -218,7 +218,7 @@ class PathWatch:
             return
         path = finding.path
         if not finding.is_alive:
-            self._events.path_dead(path, path.health.reason or AWAY)
+            self._events.path_dead(path, path.health.reason or NO_CONSUMER)
             return
         was_dead = not path.health.is_healthy
         if not finding.takes_calls:
@@ -256,4 +256,4 @@ class PathWatch:
         link.abort(self._silence)
 
 
-AWAY = "no agent of the node consumes there"
+NO_CONSUMER = "no agent of the node consumes there"

@@ -24,7 +24,7 @@ from servicebus.runtime.delayed_messages import DelayedMessages
 from servicebus.runtime.echo_progress import EchoProgress
 from servicebus.runtime.job import PendingDelivery
 from servicebus.runtime.maintenance import Maintenance
-from servicebus.runtime.outages import Outages
+from servicebus.runtime.outage_log import OutageLog
 from servicebus.runtime.pipeline import Pipeline
 from servicebus.runtime.publisher import Publisher
 from servicebus.runtime.subscriptions import Subscription, Subscriptions
@@ -92,7 +92,7 @@ class NodeConsumer:
         self._monitor: TopologyMonitor | None = None
         self._echo_queue = ""
         self._echo_progress: EchoProgress | None = None
-        self._outages = Outages()
+        self._outage_log = OutageLog()
         self._notes = BrokerNotes(host, config)
         self._limit = SizeLimit()
         self._extra_subscriptions: list[Subscription] = []
@@ -204,7 +204,7 @@ class NodeConsumer:
         return self._stored is not None and self._stored.is_worth_another_try(refused)
 
     def subscription_waits(self, reason: str) -> None:
-        self._outages.tell(self.connections.member.place, reason, "topology")
+        self._outage_log.tell(self.connections.member.place, reason, "topology")
 
     def _consuming(self) -> None:
         self.connections.ready()
@@ -213,7 +213,7 @@ class NodeConsumer:
         connections = self.connections.connections
         self._echo_progress = EchoProgress(self._loop, self._control, connections)
         self._control.calls_made_at = self._transient.made_at(rpc_queue(self._config.node_name))
-        self._outages.end(self._subscription_problem)
+        self._outage_log.end(self._subscription_problem)
         member = f" by {self.connections.member.address}" if self.host.members else ""
         LOG.info("%s: consuming for node %s%s", self.host.name, self._config.node_name, member)
         self._notes.tell(connections[0].server_version)
@@ -237,7 +237,7 @@ class NodeConsumer:
 
     def connections_lost(self, loss: Loss) -> None:
         if not (self.state is ConnectionState.CLOSED or self.maintenance.is_asked or loss.kind == _ASKED):
-            self._outages.tell(self.connections.member.place, loss.reason, loss.kind)
+            self._outage_log.tell(self.connections.member.place, loss.reason, loss.kind)
         self.last_error = loss.reason
         self._publisher = None
         if self._echo_progress is not None:
@@ -292,7 +292,7 @@ class NodeConsumer:
     def transient_queue(self, name: str) -> str:
         return self._transient.taken(name)
 
-    def turn_calls_away(self, is_leaving: bool) -> None:
+    def refuse_calls(self, is_leaving: bool) -> None:
         self._control.is_leaving = is_leaving
 
     def bind_again(self) -> Script:

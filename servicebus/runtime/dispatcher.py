@@ -111,7 +111,7 @@ class Dispatcher:
             incoming, service = job.incoming, job.service
             may_rerun = incoming.kind is MESSAGE or (service is not None and service.service.idempotent)
             starts.append(Start(incoming.id, incoming.expires_at, may_rerun, incoming.sent_ms / 1000))
-        known = self._journal.turn(ends, starts, time.time())
+        known = self._journal.update(ends, starts, time.time())
         dispositions = self.end(outcomes) if outcomes else []
         for job, what in zip(jobs, known, strict=True):
             try:
@@ -165,7 +165,7 @@ class Dispatcher:
         """Put a job that is new to the journal into its inbox; returns what is done instead."""
         incoming, service = job.incoming, job.service
         if job.refusal is not None or service is None:
-            return self._turn_down(job)
+            return self._refuse(job)
         if (known.attempts > 1 or known.deaths) and (end := self._ended_by_its_past(job, known, service)) is not None:
             return end
         if self.is_stopping and incoming.kind is CALL:
@@ -235,7 +235,7 @@ class Dispatcher:
             return Disposition([job], None, later_attempt(_DEFERRED_S, attempts, is_deferred=True))
         return _answer(job, Fault(BUSY, f"the inbox of {incoming.key} is full", retry_after_ms=_BUSY_RETRY_MS))
 
-    def _turn_down(self, job: Job) -> Disposition | None:
+    def _refuse(self, job: Job) -> Disposition | None:
         refusal = job.refusal
         if refusal is None or refusal.copy is None:
             self._notes.add(job.incoming.id, None)
@@ -254,7 +254,7 @@ class Dispatcher:
                 job.refusal = _answer(job, Fault(REFUSED, f"forgotten: {text}"))
             else:
                 job.refusal = Disposition([job], None, dead_letter("forgotten", text, is_known_new=False))
-        return self._turn_down(job)
+        return self._refuse(job)
 
     def _fatal(self, job: Job, known: Lookup) -> Disposition:
         incoming = job.incoming

@@ -23,7 +23,7 @@ from servicebus.wire.address import rpc_queue
 LOG = get_logger(__name__)
 
 _QUIET_S = 0.1
-_TURN_AWAY_AT_MOST_S = 2.0
+_WAIT_FOR_QUIET_AT_MOST_S = 2.0
 """Callers who do not stop calling, or a broker that does not say how many calls wait, hold the stop up no longer."""
 _POLL_S = 0.01
 _LAST_MOMENT_S = 0.2
@@ -114,7 +114,7 @@ class Drain:
         if self._other_consumers > 0 or channel is None or not channel.is_open:
             return True
         now = time.monotonic()
-        if now - self._started > _TURN_AWAY_AT_MOST_S:
+        if now - self._started > _WAIT_FOR_QUIET_AT_MOST_S:
             return True
         return self._calls_waiting == 0 and now - max(self._started, self._consumer.pipeline.delivered_at) > _QUIET_S
 

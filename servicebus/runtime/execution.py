@@ -62,7 +62,7 @@ class Execution:
         self.home = Home()
         self._service = service
         self.name = f"service {service.key}"
-        self._copy = copier(service.instance)
+        self._copy = copies_of(service.instance)
         self._make_sender = make_sender
         self._with_traces = with_traces
         self.begins_no_more = False
@@ -233,7 +233,7 @@ def _shown(error: BaseException) -> BaseException | None:
     return None if isinstance(error, LockError) else error
 
 
-def copier(instance: Any) -> Callable[[], Any]:
+def copies_of(instance: Any) -> Callable[[], Any]:
     """A function that returns what ``copy.copy(instance)`` does; for most instances in a quarter of the time."""
     return partial(_copy_plain, type(instance), instance) if _is_plain(type(instance)) else partial(copy.copy, instance)
 

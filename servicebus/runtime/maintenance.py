@@ -79,7 +79,7 @@ class MaintainedConsumer(Protocol):
     def transient_queue(self, name: str) -> str:
         """The queue that is bound with the routing key *name*."""
 
-    def turn_calls_away(self, is_leaving: bool) -> None:
+    def refuse_calls(self, is_leaving: bool) -> None:
         """Say in pongs whether new calls are taken."""
 
     def cancel(self, name: str) -> None: ...
@@ -190,30 +190,30 @@ class Maintenance:
     def _open_subscriptions(self) -> None:
         self._phase = _Phase.OPENING
         if self._state is MaintenanceState.NONE:
-            self._consumer.turn_calls_away(False)
+            self._consumer.refuse_calls(False)
         self._then()
 
     def _consume_stored_only(self) -> None:
-        self._consumer.turn_calls_away(True)
+        self._consumer.refuse_calls(True)
         LOG.info("%s: the broker is in maintenance; only stored messages are consumed", self._host_name)
         self._run(self._unbind_messages())
 
     def _begin_leaving(self) -> None:
         LOG.info("%s: to be drained; new calls and messages go elsewhere", self._host_name)
-        self._consumer.turn_calls_away(True)
+        self._consumer.refuse_calls(True)
         self._go_on_leaving()
 
     def _go_on_leaving(self) -> None:
         self._run(self._leave())
 
-    def _stay_away(self) -> None:
+    def _keep_unbound(self) -> None:
         """An agent of an older release may have bound them again."""
         self._run(self._unbind_messages())
 
     def _stay(self) -> None:
         LOG.info("%s: the maintenance is over", self._host_name)
         self._idle_looks = 0
-        self._consumer.turn_calls_away(False)
+        self._consumer.refuse_calls(False)
         self._run(self._consumer.bind_again())
 
     def _come_back(self) -> None:
@@ -273,7 +273,7 @@ _TRANSITIONS: dict[tuple[_Phase, MaintenanceState, _Event], tuple[MaintenanceSta
     (_O, _LEAVING, _Event.MARKED): (_LEAVING, Maintenance._go_on_leaving),
     (_O, _LEAVING, _Event.EMPTIED): (_DRAINED, Maintenance._give_up_calls),
     (_O, _LEAVING, _Event.UNMARKED): (_NONE, Maintenance._stay),
-    (_O, _DRAINED, _Event.MARKED): (_DRAINED, Maintenance._stay_away),
+    (_O, _DRAINED, _Event.MARKED): (_DRAINED, Maintenance._keep_unbound),
     (_O, _DRAINED, _Event.UNMARKED): (_NONE, Maintenance._come_back),
 }
 """The phase of the connections, the state and the event: the next state, and what is done. Others change nothing."""

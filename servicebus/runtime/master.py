@@ -28,13 +28,13 @@ LOG = get_logger(__name__)
 
 _WAIT_S = 1.0
 _DYING_S = 0.02
-_ABORT_GRACE_S = 2.0
+_ABORT_WAIT_S = 2.0
 _STOP_MARGIN_S = 3.0
 _STOP_STEP_S = 0.05
 _REPEAT_S = 1.0
 """The same signal again within so long means the same: ``timeout`` sends it to its child and then to the group, systemd
 to all processes of a unit."""
-_ROLL_PATIENCE_S = 5.0
+_ROLL_WAIT_S = 5.0
 """A new worker that does not consume after so long (its broker may be down) holds up the others no longer."""
 
 _NO_FORK = "could not be started (look at the limits of processes, open files and memory)"
@@ -51,7 +51,7 @@ class Master:
     Args:
         run_worker: what a forked child does; it gets the host, the pipe for its heartbeats, and the pipe whose end of
             file says that the master is gone.
-        on_turn: called about once a second, and more often while stopping; must be quick and start no thread.
+        on_tick: called about once a second, and more often while stopping; must be quick and start no thread.
         read_again: returns the configuration after HUP; it may name other hosts.
         parent_pid: stop when this is not our parent any more; for a master that a program started beside itself.
     """
@@ -60,14 +60,14 @@ class Master:
         self,
         config: Configuration,
         run_worker: RunWorker,
-        on_turn: Callable[[], None],
+        on_tick: Callable[[], None],
         *,
         read_again: Callable[[], Configuration] | None = None,
         parent_pid: int | None = None,
     ):
         self._config = config
         self._run_worker = run_worker
-        self._on_turn = on_turn
+        self._on_tick = on_tick
         self._read_again = read_again
         self._parent_pid = parent_pid
         self._children = [Child(host, number) for host, number in _slots(config)]
@@ -137,7 +137,7 @@ class Master:
                 self._status.serve(source)
         for signum in self._signals.take():
             self._handle(signum)
-        self._on_turn()
+        self._on_tick()
         if self._parent_pid is not None and os.getppid() != self._parent_pid:
             self._parent_pid = None  # told once: again it would be the second signal, which kills
             self._stop_signal = self._stop_signal or signal.SIGTERM
@@ -224,12 +224,12 @@ class Master:
                 pid, status = child.pid, _UNKNOWN_STATUS
             if pid:
                 codes.append(child.exit_code(status))
-                self._bury(child, codes[-1])
+                self._ended(child, codes[-1])
         self._leaving = [child for child in self._leaving if child.is_alive]
         self._orphans.reap({child.pid for child in self._alive() if child.pid} | _pids_of_multiprocessing())
         return codes
 
-    def _bury(self, child: Child, code: int) -> None:
+    def _ended(self, child: Child, code: int) -> None:
         now = time.monotonic()
         pid, lived_s = child.pid, now - child.started_at
         pause_s = child.ended(now, as_asked=code == EXIT_ASKED)
@@ -258,7 +258,7 @@ class Master:
                 LOG.error("%s (pid %d) is silent for %.0f s; aborting it", child.label, child.pid, limit_s)
                 child.aborted_at = now
                 _kill(child.pid, signal.SIGABRT)
-            elif now - child.aborted_at > _ABORT_GRACE_S:
+            elif now - child.aborted_at > _ABORT_WAIT_S:
                 _kill(child.pid, signal.SIGKILL)
 
     def _roll(self) -> None:
@@ -266,7 +266,7 @@ class Master:
         if self._replacing is not None:
             child, restarts = self._replacing
             is_next = child.restarts > restarts and child.is_alive
-            is_back = is_next and (child.state.get("healthy") or time.monotonic() - child.started_at > _ROLL_PATIENCE_S)
+            is_back = is_next and (child.state.get("healthy") or time.monotonic() - child.started_at > _ROLL_WAIT_S)
             if not (is_back or child.is_retired):
                 return
             self._replacing = None

@@ -349,7 +349,7 @@ def _is_served_again(agent: Agent, before: int, host: Broker | FaultProxy, make_
 # -- nobody there ------------------------------------------------------------------------------------------------------
 
 
-def test_with_every_broker_dead_a_call_ends_after_the_grace_and_names_them(
+def test_with_every_broker_dead_a_call_ends_after_the_wait_limit_and_names_them(
     brokers: list[Broker], make_sender: MakeSender
 ) -> None:
     for broker in brokers:
@@ -363,7 +363,7 @@ def test_with_every_broker_dead_a_call_ends_after_the_grace_and_names_them(
     assert all(f"{name(broker)} connection refused" in str(caught.value) for broker in brokers)
 
 
-def test_with_every_broker_silent_from_the_start_a_call_ends_after_the_grace_and_says_so(
+def test_with_every_broker_silent_from_the_start_a_call_ends_after_the_wait_limit_and_says_so(
     brokers: list[Broker], make_sender: MakeSender
 ) -> None:
     """Not only after the handshake's own limit: whoever has not answered by then is of no use to this call."""

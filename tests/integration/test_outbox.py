@@ -29,7 +29,7 @@ from servicebus.testing import Broker, FaultProxy, Mode
 
 StartAgent = Callable[..., Agent]
 RECORD = "NODE-01.audit.record"
-GRACE_S = 0.3
+PATH_WAIT_S = 0.3
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def make(agent: Agent, proxy: FaultProxy, tmp_path: Path) -> Iterator[Callable[.
     made: list[Sender] = []
 
     def make(outbox: str | None = "outbox", **settings: Any) -> Sender:
-        config = agent.configuration(hosts=[f"127.0.0.1:{proxy.port}"], **{"path_wait": GRACE_S, **settings})
+        config = agent.configuration(hosts=[f"127.0.0.1:{proxy.port}"], **{"path_wait": PATH_WAIT_S, **settings})
         made.append(Sender(config, outbox=None if outbox is None else tmp_path / outbox))
         return made[-1]
 
@@ -81,7 +81,7 @@ def test_send_says_which_broker_has_it_or_that_the_outbox_does(
     watch = Stopwatch()
     receipt = sender.send(RECORD, 2)
     assert (receipt, receipt.confirmed_by, receipt.in_outbox) == (2, None, True)
-    assert watch.elapsed_s >= GRACE_S
+    assert watch.elapsed_s >= PATH_WAIT_S
     assert sender.send(RECORD, 3).in_outbox, "and those after it go behind it"
     assert recorded(agent) == [1]
     proxy.heal()

@@ -47,7 +47,7 @@ class Asked:
             starts = [start(10 * number + each) for each in range(1, 11)]
             ends = [id for id in self.begun if id not in self.finished][:7]
             try:
-                known = journal.turn([(id, ANSWER) for id in ends], starts, NOW + number)
+                known = journal.update([(id, ANSWER) for id in ends], starts, NOW + number)
                 assert {each.status for each in known} == {IdStatus.NEW}
                 self.finished.update(ends)
                 self.begun += [one.id for one in starts]

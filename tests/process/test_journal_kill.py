@@ -231,7 +231,7 @@ def test_a_worker_killed_while_it_toils_leaves_as_new_only_what_it_never_started
     assert waited > 1
 
 
-@pytest.mark.parametrize("what", ["begin", "start", "finish", "turn", "compact", "release", "take_snapshot"])
+@pytest.mark.parametrize("what", ["begin", "start", "finish", "update", "compact", "release", "take_snapshot"])
 def test_a_worker_killed_at_any_instruction_leaves_nothing_as_new_that_was_started(
     start_worker: StartWorker, journal: Journal, what: str
 ) -> None:
@@ -243,7 +243,7 @@ def test_a_worker_killed_at_any_instruction_leaves_nothing_as_new_that_was_start
         found = begin(journal, *ids)
         assert found[1].status is IdStatus.FINISHED
         assert found[2] == interrupted or (
-            what in ("finish", "turn", "compact", "take_snapshot")
+            what in ("finish", "update", "compact", "take_snapshot")
             and found[2] == Lookup(IdStatus.FINISHED, answer_to(ids[2]))
         )
         assert found[3] == interrupted

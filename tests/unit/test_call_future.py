@@ -217,7 +217,7 @@ def test_a_fork_while_another_thread_keeps_one_harms_no_child() -> None:
     is_held, may_go = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with module._claim:
+        with module._end_lock:
             is_held.set()
             may_go.wait(SOON_S)
 

@@ -618,9 +618,9 @@ class TestFurtherAttempts:
 
     def test_the_journal_is_told_when_a_request_was_signed(self, agent: Agent) -> None:
         journal = agent.dispatcher._journal
-        with patch.object(journal, "turn", wraps=journal.turn) as turn:
+        with patch.object(journal, "update", wraps=journal.update) as update:
             assert agent.deliver(signed("NODE-01.math.add", [1, 2], sent_s_ago=3)) is None
-        (_ends, (start,), _now) = turn.call_args.args
+        (_ends, (start,), _now) = update.call_args.args
         assert 2.5 < time.time() - start.sent_at < 60
 
     def test_what_another_worker_runs_is_held_until_its_caller_gives_up(self, agent: Agent) -> None:

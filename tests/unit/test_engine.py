@@ -118,7 +118,7 @@ def test_a_long_call_is_waited_for_while_its_node_answers_pings(bus: VirtualBus)
     assert 15 <= node.dispatcher.counters["pings"] <= 60
 
 
-def test_a_call_to_a_node_that_is_nowhere_ends_after_the_grace(bus: VirtualBus) -> None:
+def test_a_call_to_a_node_that_is_nowhere_ends_after_the_wait_limit(bus: VirtualBus) -> None:
     bus.node(bus.brokers[0]).stop(bus.brokers[0])
     began = bus.time.now
     error = bus.error(bus.call())

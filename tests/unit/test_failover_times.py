@@ -169,7 +169,7 @@ def test_a_bad_first_host_delays_a_new_sender_by_less_than_half_a_second(bus: Vi
 
 
 @pytest.mark.parametrize("fail", [MemoryBroker.freeze, MemoryBroker.refuse])
-def test_without_any_broker_a_call_ends_after_the_grace(bus: VirtualBus, fail: Fail) -> None:
+def test_without_any_broker_a_call_ends_after_the_wait_limit(bus: VirtualBus, fail: Fail) -> None:
     for broker in bus.brokers:
         fail(broker)
     future = bus.call()
@@ -177,7 +177,7 @@ def test_without_any_broker_a_call_ends_after_the_grace(bus: VirtualBus, fail: F
     assert isinstance(future.exception(), NoBrokerAvailable)
 
 
-def test_without_an_agent_a_call_ends_after_the_grace(bus: VirtualBus) -> None:
+def test_without_an_agent_a_call_ends_after_the_wait_limit(bus: VirtualBus) -> None:
     future = bus.call()
     assert ended_after(bus, future) == pytest.approx(bus.config.path_wait, abs=TICK_S)
     assert isinstance(future.exception(), NodeUnavailable)

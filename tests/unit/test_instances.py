@@ -1,4 +1,4 @@
-"""copier() against copy.copy(), for every way in which a class may be special."""
+"""copies_of() against copy.copy(), for every way in which a class may be special."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from servicebus.runtime.execution import copier
+from servicebus.runtime.execution import copies_of
 
 
 class Plain:
@@ -67,7 +67,7 @@ class Untouched(Plain):
 @pytest.mark.parametrize("kind", [Plain, Slots, SlotsAndMore, OfAList, OwnCopy, OwnReduce, OwnState, Untouched])
 def test_an_instance_is_copied_as_copy_copies_it(kind: type[Any]) -> None:
     instance = kind()
-    make = copier(instance)
+    make = copies_of(instance)
     for made in (make(), make()):
         expected = copy.copy(instance)
         assert type(made) is kind
@@ -80,7 +80,7 @@ def test_an_instance_is_copied_as_copy_copies_it(kind: type[Any]) -> None:
 
 def test_a_copy_has_what_the_instance_has_then_and_keeps_its_own_to_itself() -> None:
     instance = Plain()
-    make = copier(instance)
+    make = copies_of(instance)
     instance.mine = [2]
     made = make()
     made.later = 3

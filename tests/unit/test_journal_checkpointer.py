@@ -103,7 +103,7 @@ def test_one_worker_takes_it_and_others_leave_it_to_that_one(path: Path, open_jo
     for journal in (other, ours):
         journal.tick(NOW)
     turn = LockFile(path.with_name(path.name + ".lock"))
-    assert turn.try_lock(checkpointer._TURN)
+    assert turn.try_lock(checkpointer._SNAPSHOT)
     hand_over(ours).checkpoint()
     assert seq_in(path) == 0
     turn.close()
@@ -119,7 +119,7 @@ def test_a_journal_is_not_begun_anew_while_a_snapshot_is_written(path: Path, ope
     """A worker that ends does not wait for its disk for ever, and what it writes then must not hit another journal."""
     open_journal().close()
     turn = LockFile(path.with_name(path.name + ".lock"))
-    turn.try_lock(checkpointer._TURN)
+    turn.try_lock(checkpointer._SNAPSHOT)
     path.write_bytes(b"damaged")
     with pytest.raises(JournalUnavailable, match="replaced when the last worker that uses it has ended"):
         open_journal()

@@ -108,9 +108,9 @@ class TestBox:
         """The state is the last byte that is written, and the one that is freed first."""
         slot = bytearray(old.ljust(24, b"\xff"))
         slot[16] = 0
-        new = inflight._SLOT.pack(1, 2, 1)
+        new = inflight._ENTRY.pack(1, 2, 1)
         slot[: min(written, 16)] = new[: min(written, 16)]
-        assert inflight._SLOT.unpack(slot)[2] == 0
+        assert inflight._ENTRY.unpack(slot)[2] == 0
 
     def test_after_a_restart_of_the_machine_everything_counts_as_started(
         self, boxes: InFlightFiles, box: InFlightFile, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -249,9 +249,9 @@ class TestDeath:
     def test_what_others_had_first_does_not_stay_in_the_box(self) -> None:
         begin(self.other, 1, 2)
         begin(self.ours, 1, 2, 3)
-        assert list(self.ours._in_flight.slots) == [number_of(id_of(3))]
+        assert list(self.ours._in_flight.entries) == [number_of(id_of(3))]
         finish(self.ours, 3)
-        assert not self.ours._in_flight.slots
+        assert not self.ours._in_flight.entries
 
     def test_its_box_is_nobody_elses_business(self, path: Path) -> None:
         modes = {stat.S_IMODE(path.with_name(name).stat().st_mode) for name in box_files(path)}

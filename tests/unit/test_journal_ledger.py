@@ -164,7 +164,7 @@ class TestLedger:
     def test_what_was_released_keeps_the_expiry_that_it_was_begun_with(self) -> None:
         """Else a copy that is good for longer than the next one would be run again when that is forgotten."""
         ledger = Ledger(Limits())
-        for why in (Release.NOT_RUN, Release.BURIED):
+        for why in (Release.NOT_RUN, Release.DEAD_LETTERED):
             ledger.begin(1, [(8, 5000, 70)])
             ledger.release(1, why, [8])
             assert (ledger.entries, ledger.is_finished(8)) == ({}, False)

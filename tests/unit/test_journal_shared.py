@@ -77,9 +77,9 @@ def write_lock_of(journal: SharedJournal) -> Iterator[None]:
     lock.drop()
 
 
-def turn(journal: SharedJournal, ended: list[int], begun: list[int]) -> list[Lookup]:
+def update(journal: SharedJournal, ended: list[int], begun: list[int]) -> list[Lookup]:
     starts = [Start(id_of(count), NOW + 60) for count in begun]
-    return journal.turn([(id_of(count), b"done") for count in ended], starts, NOW)
+    return journal.update([(id_of(count), b"done") for count in ended], starts, NOW)
 
 
 class TestTogether:
@@ -156,7 +156,7 @@ class TestTogether:
 
     def test_a_turn_is_told_in_one_transaction_and_known_to_all(self) -> None:
         begin(self.ours, 1)
-        assert turn(self.ours, [1], [2, 3]) == [Lookup(IdStatus.NEW, None, 1, 0)] * 2
+        assert update(self.ours, [1], [2, 3]) == [Lookup(IdStatus.NEW, None, 1, 0)] * 2
         rows = self.other._replica.log.load()[2][3:]  # behind those of three owners
         assert [kind for _, kind, _ in rows] == [RowKind.BEGIN, RowKind.ANSWERS, RowKind.BEGIN]
         assert begin(self.other, 1, 2, 4) == [
@@ -168,7 +168,7 @@ class TestTogether:
     def test_what_another_begins_before_our_turn_is_told_runs_there(self) -> None:
         begin(self.ours, 1)
         before_its_next_row(self.ours, lambda: begin(self.other, 2))
-        assert [known.status for known in turn(self.ours, [1], [2, 3])] == [IdStatus.RUNNING, IdStatus.NEW]
+        assert [known.status for known in update(self.ours, [1], [2, 3])] == [IdStatus.RUNNING, IdStatus.NEW]
         assert statuses(self.other, 1, 3) == [IdStatus.FINISHED, IdStatus.RUNNING]
 
     def test_a_turn_of_one_who_was_put_away_meanwhile_holds(self) -> None:
@@ -181,14 +181,14 @@ class TestTogether:
                 self.other.tick(NOW + count * 11)
 
         before_its_next_row(self.ours, be_busy)
-        assert [known.status for known in turn(self.ours, [1], [2, 15])] == [IdStatus.NEW, IdStatus.FINISHED]
+        assert [known.status for known in update(self.ours, [1], [2, 15])] == [IdStatus.NEW, IdStatus.FINISHED]
         assert statuses(self.third, 1, 2) == [IdStatus.FINISHED, IdStatus.RUNNING]
 
     def test_a_turn_that_cannot_be_told_may_be_said_again(self) -> None:
         begin(self.ours, 1)
         with write_lock_of(self.other), pytest.raises(JournalUnavailable, match="has kept it locked"):
-            turn(self.ours, [1], [2])
-        assert turn(self.ours, [1], [2]) == [Lookup(IdStatus.NEW, None, 1, 0)]
+            update(self.ours, [1], [2])
+        assert update(self.ours, [1], [2]) == [Lookup(IdStatus.NEW, None, 1, 0)]
         assert begin(self.other, 1, 2) == [Lookup(IdStatus.FINISHED, b"done"), Lookup(IdStatus.RUNNING, None, 1, 0)]
 
     def test_all_who_compact_and_all_who_read_on_know_the_same(self) -> None:

@@ -14,7 +14,7 @@ import pytest
 from servicebus.client.link import Link
 from servicebus.configuration import Configuration
 from servicebus.policy.size_limit import SizeLimit
-from servicebus.runtime.outages import Outages
+from servicebus.runtime.outage_log import OutageLog
 from servicebus.runtime.publisher import Publisher
 from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.failurelog import FailureLog
@@ -37,7 +37,7 @@ def queue_is_gone() -> None:
 
 def closed(error: Callable[[Any, Any], Exception]) -> Callable[[], None]:
     """Logs what an error that quotes the broker says."""
-    return lambda: Outages().tell("mq-a", getattr(error(HOST, HOSTILE), "reason", ""), "closed")
+    return lambda: OutageLog().tell("mq-a", getattr(error(HOST, HOSTILE), "reason", ""), "closed")
 
 
 def blocked() -> None:
@@ -54,7 +54,7 @@ def blocked() -> None:
 
 LINES = {
     "a line that is limited": lambda: RateLimitedLog(logging.getLogger("test"), "mq-a").warning(HOSTILE),
-    "an outage": lambda: Outages().tell("mq-a", HOSTILE, "closed"),
+    "an outage": lambda: OutageLog().tell("mq-a", HOSTILE, "closed"),
     "a returned copy": queue_is_gone,
     "a blocked connection": blocked,
     "a closed channel": closed(

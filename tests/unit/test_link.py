@@ -1,4 +1,4 @@
-"""Link: one broker as the Sender sees it: connecting, losing, refusals, and the broker's own pulse."""
+"""Link: one broker as the Sender sees it: connecting, losing, refusals, and the broker's own heartbeat."""
 
 from __future__ import annotations
 
@@ -385,21 +385,21 @@ def test_a_blocked_broker_is_of_no_use(owner: Owner) -> None:
     assert link.is_usable and owner.confirms
 
 
-# -- the broker's own pulse ----------------------------------------------------------------------------------------
+# -- the broker's own heartbeat ----------------------------------------------------------------------------------------
 
 
 def test_a_broker_that_owes_a_confirm_is_asked_and_then_given_up(time: VirtualTime) -> None:
     owner = Owner(time, path_ping_after=1.0, path_ping_timeout=2.0)
     link = owner.up()
     dead: list[Link] = []
-    link.check_pulse(time.now, dead.append)
+    link.check_heartbeat(time.now, dead.append)
     owner.broker.freeze()
     owner.publish()
 
     def look(seconds: float) -> bool:
         time.advance(seconds)
         link.look()
-        link.check_pulse(time.now, dead.append)
+        link.check_heartbeat(time.now, dead.append)
         return bool(dead)
 
     assert [look(each) for each in (0.9, 0.2, 1.9)] == [False, False, False]
@@ -415,7 +415,7 @@ def test_any_byte_of_the_brokers_is_a_sign_of_life(time: VirtualTime) -> None:
     for _ in range(20):
         time.advance(0.5)
         link.look()
-        link.check_pulse(time.now, dead.append)
+        link.check_heartbeat(time.now, dead.append)
     assert dead == [], "it is asked, and answers"
 
 

@@ -43,8 +43,8 @@ class Rig:
     def transient_queue(self, name: str) -> str:
         return name
 
-    def turn_calls_away(self, is_leaving: bool) -> None:
-        self.done.append("turns calls away" if is_leaving else "takes calls")
+    def refuse_calls(self, is_leaving: bool) -> None:
+        self.done.append("refuses calls" if is_leaving else "takes calls")
 
     def cancel(self, name: str) -> None:
         self.done.append(f"cancels {name}")
@@ -113,7 +113,7 @@ def test_without_a_mark_nothing_is_done_but_to_take_calls(rig: Rig) -> None:
 def test_a_marked_broker_is_left_after_it_was_found_empty_twice(rig: Rig) -> None:
     rig.open()
     rig.answer(is_marked=True)
-    assert (rig.done, rig.state) == (["turns calls away"], "leaving")
+    assert (rig.done, rig.state) == (["refuses calls"], "leaving")
     rig.finish(calls=3)
     rig.answer(is_marked=True)
     rig.finish()
@@ -136,7 +136,7 @@ def test_of_a_marked_broker_that_one_connects_to_only_what_is_stored_is_consumed
     rig.answer(is_marked=False)
     assert rig.maintenance.is_asked, "there is nothing to come back to yet"
     rig.maintenance.subscriptions_open()
-    assert (rig.done[1:], rig.state) == (["turns calls away"], "drained")
+    assert (rig.done[1:], rig.state) == (["refuses calls"], "drained")
     assert rig.finish()
 
 
@@ -162,7 +162,7 @@ def test_a_mark_that_is_taken_away_while_the_broker_answers_a_step_is_followed_b
         assert (rig.state, rig.script[0]) == ("", leaving)
         rig.finish()
         rig.finish()
-    assert rig.done == ["turns calls away", "takes calls", "binds again"] * 2
+    assert rig.done == ["refuses calls", "takes calls", "binds again"] * 2
     assert "cancels calls" not in rig.done
     assert rig.script is None
 

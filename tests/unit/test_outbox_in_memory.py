@@ -63,7 +63,7 @@ def test_what_a_broker_takes_never_comes_near_the_disk(open_bus: Callable[..., V
     assert box(bus)["stored"] == 0 and node.messages == ['"order"']
 
 
-def test_without_a_broker_a_message_is_kept_after_the_grace(open_bus: Callable[..., VirtualBus]) -> None:
+def test_without_a_broker_a_message_is_kept_after_the_wait_limit(open_bus: Callable[..., VirtualBus]) -> None:
     bus = open_bus()
     began = bus.time.now
     future = bus.send("order")

@@ -119,7 +119,7 @@ def test_a_line_that_expired_in_flight_and_failed_lets_its_node_go(bench: Bench)
     assert len(bench.on_way) == 1
 
 
-def test_what_no_broker_will_ever_take_is_set_aside_and_holds_up_nothing(
+def test_what_no_broker_will_ever_take_goes_to_the_refused_and_holds_up_nothing(
     bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number in (1, 2, 3):

@@ -246,7 +246,7 @@ def break_journal(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
             ids.append(starts[2].id)
         return any(start.id in ids for start in starts)
 
-    monkeypatch.setattr(worker.journal, "turn", raises_for(worker.journal.turn, is_odd))
+    monkeypatch.setattr(worker.journal, "update", raises_for(worker.journal.update, is_odd))
 
 
 def break_inbox(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -477,11 +477,11 @@ def test_an_outcome_that_may_have_been_handed_over_before_is_taken_once(
 def test_while_the_journal_cannot_be_told_messages_wait_and_callers_are_told_why(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def turn(ends: Any, starts: Any, now: float) -> Any:
+    def update(ends: Any, starts: Any, now: float) -> Any:
         raise JournalUnavailable("/var/lib/n.journal", "its file system is full: make room there")
 
     with monkeypatch.context() as full:
-        full.setattr(worker.journal, "turn", turn)
+        full.setattr(worker.journal, "update", update)
         worker.batch(["call"], Kind.CALL)
         worker.batch(["message"], Kind.MESSAGE)
         wait_until(lambda: worker.consuming.acked == [1], what="only the call is answered")
@@ -497,28 +497,28 @@ def test_while_the_journal_cannot_be_told_messages_wait_and_callers_are_told_why
 
 def break_ends(worker: Worker, full: pytest.MonkeyPatch) -> None:
     """The journal has room for the begin of a request, and none for its end."""
-    whole = worker.journal.turn
+    whole = worker.journal.update
 
-    def turn(ends: Any, starts: Any, now: float) -> Any:
+    def update(ends: Any, starts: Any, now: float) -> Any:
         if ends:
             raise JournalUnavailable("/var/lib/n.journal", "its file system is full: make room there")
         return whole(ends, starts, now)
 
-    full.setattr(worker.journal, "turn", turn)
+    full.setattr(worker.journal, "update", update)
 
 
 def break_all(worker: Worker, full: pytest.MonkeyPatch) -> None:
     """The journal has room for the begin of one request, and for nothing after that."""
-    whole = worker.journal.turn
+    whole = worker.journal.update
     asked: list[Any] = []
 
-    def turn(ends: Any, starts: Any, now: float) -> Any:
+    def update(ends: Any, starts: Any, now: float) -> Any:
         if asked:
             raise JournalUnavailable("/var/lib/n.journal", "its file system is full: make room there")
         asked.append(starts)
         return whole(ends, starts, now)
 
-    full.setattr(worker.journal, "turn", turn)
+    full.setattr(worker.journal, "update", update)
 
 
 def test_a_reply_that_raises_while_the_journal_cannot_be_asked_costs_that_call_alone(
@@ -527,7 +527,7 @@ def test_a_reply_that_raises_while_the_journal_cannot_be_asked_costs_that_call_a
     """It was to be told that the disk is full."""
     with monkeypatch.context() as full:
         error = JournalUnavailable("/var/lib/n.journal", "its file system is full: make room there")
-        full.setattr(worker.journal, "turn", Mock(side_effect=error))
+        full.setattr(worker.journal, "update", Mock(side_effect=error))
         odd = raises_for(worker.protocol.encode_fault, lambda incoming, _fault: incoming.raw_params == b'"odd"')
         full.setattr(worker.protocol, "encode_fault", odd)
         worker.batch(["a", ODD, "c"], Kind.CALL)

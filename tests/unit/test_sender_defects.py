@@ -250,7 +250,7 @@ def test_a_call_that_cannot_be_carried_over_costs_none_of_the_others(
 
 @pytest.mark.parametrize(
     "place",
-    ["_watch.check", "_scheduler.probe", "_scheduler.end_grace", "_connector.look_after", "_idle.look"],
+    ["_watch.check", "_scheduler.probe", "_scheduler.end_waits", "_connector.look_after", "_idle.look"],
 )
 def test_a_tick_that_raises_somewhere_stops_neither_deadlines_nor_itself(
     sender: Sender, brokers: dict[str, Broker], monkeypatch: pytest.MonkeyPatch, place: str

@@ -45,9 +45,3 @@ def test_strings_comments_and_local_variables_are_no_names() -> None:
 def test_a_class_name_that_stands_twice_is_found() -> None:
     names = [*names_in("class Plan: pass", "servicebus/a.py"), *names_in("class Plan: pass", "logging_service/b.py")]
     assert problems(names) == ["logging_service/b.py:1: class Plan exists already: servicebus/a.py:1"]
-
-
-def test_a_room_that_is_being_renamed_is_left_out() -> None:
-    names = list(names_in("class Keeper: pass", "servicebus/client/keeper.py"))
-    assert problems(names, unfinished=["servicebus/client"]) == []
-    assert len(problems(names, unfinished=[])) == 2

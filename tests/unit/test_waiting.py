@@ -20,7 +20,7 @@ from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
 
 MANY = 10_000
-GRACE_S = 3.0
+PATH_WAIT_S = 3.0
 TICK_S = 0.0625  # and a whole number to begin with: sums are exact
 
 
@@ -32,7 +32,7 @@ class Bus:
         nothing: Any = SimpleNamespace(
             connect_more=lambda reverse: None, cancel=lambda request: None, ask=lambda path, now: False
         )
-        config: Any = SimpleNamespace(path_wait=GRACE_S)
+        config: Any = SimpleNamespace(path_wait=PATH_WAIT_S)
         self.pending = PendingRequests()
         self.selector = HostSelector(self.links, 10.0)
         self.scheduler = RequestScheduler(
@@ -67,7 +67,7 @@ class Bus:
         """Let time pass and tick once; how many requests were routed."""
         before = self.routed
         self.now += seconds
-        for look in (self.scheduler.end_overdue, self.scheduler.probe, self.scheduler.end_grace):
+        for look in (self.scheduler.end_overdue, self.scheduler.probe, self.scheduler.end_waits):
             look(self.now)
         return self.routed - before
 
@@ -161,13 +161,13 @@ def test_a_path_that_lives_again_wakes_what_waits_for_its_node_alone(bus: Bus) -
     assert (bus.pending.is_awaited("A"), bus.pending.is_awaited("B")) == (False, True)
 
 
-def test_the_grace_ends_what_waits_once_it_is_over_and_not_before(bus: Bus) -> None:
+def test_the_wait_limit_ends_what_waits_once_it_is_over_and_not_before(bus: Bus) -> None:
     bus.links[0].is_usable = False
     first = bus.carry()
     bus.tick(1.0)
     second = bus.carry(Kind.CALL)
     bus.scheduler.retry_waiting(bus.now)  # what waits for the second time has waited since the first
-    bus.tick(GRACE_S - 1.1)
+    bus.tick(PATH_WAIT_S - 1.1)
     assert (first.is_done, second.is_done) == (False, False)
     bus.tick(0.2)
     assert (first.is_done, second.is_done) == (True, False)
@@ -176,12 +176,12 @@ def test_the_grace_ends_what_waits_once_it_is_over_and_not_before(bus: Bus) -> N
         second.wait()
     assert not bus.pending.waiting
     assert not bus.pending.is_awaited("N")
-    assert len(bus.pending.grace) == 0
+    assert len(bus.pending.waits) == 0
 
 
 @pytest.mark.parametrize(
     ("on_its_way_s", "left_s"),
-    [(0.0, 1.0), (2.0, 1.0), (GRACE_S - 0.1, 1.0), (GRACE_S + 0.1, GRACE_S), (40.0, GRACE_S)],
+    [(0.0, 1.0), (2.0, 1.0), (PATH_WAIT_S - 0.1, 1.0), (PATH_WAIT_S + 0.1, PATH_WAIT_S), (40.0, PATH_WAIT_S)],
 )
 def test_what_a_request_waits_for_paths_counts_and_what_it_is_on_its_way_does_not(
     bus: Bus, on_its_way_s: float, left_s: float

@@ -28,7 +28,7 @@ LOG = get_logger(__name__)
 
 __all__ = ["Checkpointer"]
 
-_TURN = 1 << 62
+_SNAPSHOT = 1 << 62
 """No worker ever has this number."""
 _LEAST_BYTES = 4 << 20
 """Of rows for which it pays to take a snapshot, however small that is."""
@@ -58,7 +58,7 @@ class Checkpointer:
         self._handed: tuple[Header, State] | None = None
         self._is_closing = False
         self._thread: threading.Thread | None = None
-        self._complaint = ""
+        self._problem = ""
         self._done: object = None
         self._full: dict[Stream, int] = {}
         """The last segment of each stream when it was flushed: it may have been written to since."""
@@ -95,9 +95,9 @@ class Checkpointer:
                 self.damage = error.reason if isinstance(error, Damaged) else ""
                 text = str(error)
             # Once per cause: the next time is in a few seconds.
-            if text and text != self._complaint and not self._is_closing:
+            if text and text != self._problem and not self._is_closing:
                 LOG.warning("journal %s: cannot be brought to the disk: %s", self._files.path, text)
-            self._complaint = text
+            self._problem = text
 
     def checkpoint(self) -> None:
         """Little, if nothing was written since the last time."""
@@ -147,7 +147,7 @@ class Checkpointer:
         """Unless another process does, or has."""
         path = self._files.path
         with closing(LockFile(path.with_name(path.name + ".lock"))) as lock:
-            if not lock.try_lock(_TURN) or self._header().seq >= header.seq:
+            if not lock.try_lock(_SNAPSHOT) or self._header().seq >= header.seq:
                 return
             snapshot.write(path, header, state, self._is_open, self._pause)
         self._taken.append((time.monotonic(), header.first))

@@ -1,11 +1,11 @@
 """InFlightFile: which of the ids that a worker has begun it never started; read by others after its death.
 
-One file per worker, mapped into memory: the kernel keeps what its threads wrote. A slot holds an id and its state. The
-I/O thread writes the id as *waiting* before the row of its begin is in the log, and clears the slot after the row of
-its end; a service thread makes it *started* before it runs the user's code. So an id of a dead worker that stands there
-as waiting was never started. One that does not stand there may have been: there was no slot, or no file.
+One file per worker, mapped into memory: the kernel keeps what its threads wrote. An entry holds an id and its state.
+The I/O thread writes the id as *waiting* before the row of its begin is in the log, and clears the entry after the row
+of its end; a service thread makes it *started* before it runs the user's code. So an id of a dead worker that stands
+there as waiting was never started. One that does not stand there may have been: there was no entry, or no file.
 
-The state of a slot is its last byte, written last: a half-written slot is a free one. The machine may go down at any
+The state of an entry is its last byte, written last: a half-written entry is a free one. The machine may go down at any
 write, so the file is valid for one boot only.
 """
 
@@ -29,15 +29,15 @@ LOG = get_logger(__name__)
 
 __all__ = ["InFlightFile", "InFlightFiles"]
 
-_SLOTS = 4096
+_ENTRIES = 4096
 """More than a worker ever holds at once, with a sensible prefetch; beyond, ids count as started."""
 _HEAD = struct.Struct("<8s40s")
 _MAGIC = b"sbusbox1"
-_SLOT = struct.Struct("<QQB7x")
+_ENTRY = struct.Struct("<QQB7x")
 _STATE = 16
-"""Its offset in a slot."""
+"""Its offset in an entry."""
 _FREE, _WAITING, _STARTED = range(3)
-_SIZE = _HEAD.size + _SLOTS * _SLOT.size
+_SIZE = _HEAD.size + _ENTRIES * _ENTRY.size
 _COUNT_MASK = (1 << COUNT_BITS) - 1
 
 
@@ -47,38 +47,38 @@ class InFlightFile:
     def __init__(self, path: Path, memory: mmap.mmap | None):
         self._path = path
         self._memory = memory
-        self._free = [] if memory is None else list(range(_SIZE - _SLOT.size, _HEAD.size - 1, -_SLOT.size))
-        self.slots: dict[int, int] = {}
+        self._free = [] if memory is None else list(range(_SIZE - _ENTRY.size, _HEAD.size - 1, -_ENTRY.size))
+        self.entries: dict[int, int] = {}
         """The offset of each number that is noted."""
 
     def note(self, starts: Iterable[Numbered]) -> None:
         """They wait from here on; those that were noted before stay as they are."""
-        slots, free, memory = self.slots, self._free, self._memory
+        entries, free, memory = self.entries, self._free, self._memory
         for number, _, _ in starts:
-            if number not in slots and free:
-                slots[number] = at = free.pop()
-                _SLOT.pack_into(memory, at, number >> COUNT_BITS, number & _COUNT_MASK, _WAITING)  # type: ignore[arg-type]
+            if number not in entries and free:
+                entries[number] = at = free.pop()
+                _ENTRY.pack_into(memory, at, number >> COUNT_BITS, number & _COUNT_MASK, _WAITING)  # type: ignore[arg-type]
 
     def starter(self, number: int) -> Callable[[], None]:
-        at = self.slots.get(number)
+        at = self.entries.get(number)
         if at is None or self._memory is None:
             return nothing
         return partial(setitem, self._memory, at + _STATE, _STARTED)
 
     def clear(self, numbers: Iterable[int]) -> None:
-        slots, memory = self.slots, self._memory
+        entries, memory = self.entries, self._memory
         for number in numbers:
-            if number in slots:
-                at = slots.pop(number)
+            if number in entries:
+                at = entries.pop(number)
                 memory[at + _STATE] = _FREE  # type: ignore[index]
                 self._free.append(at)
 
     def clear_all_but(self, numbers: Collection[int]) -> None:
-        self.clear(self.slots.keys() - set(numbers))
+        self.clear(self.entries.keys() - set(numbers))
 
     def close(self) -> None:
         """What stands there as waiting is for others to read. The memory goes when no thread can write to it."""
-        if not self.slots:
+        if not self.entries:
             _remove(self._path)
         self._memory = None
 
@@ -123,8 +123,8 @@ class InFlightFiles:
             return []
         if len(data) != _SIZE or not self._head or not data.startswith(self._head):
             return []
-        slots = _SLOT.iter_unpack(memoryview(data)[_HEAD.size :])
-        return [high << COUNT_BITS | low for high, low, state in slots if state == _WAITING]
+        entries = _ENTRY.iter_unpack(memoryview(data)[_HEAD.size :])
+        return [high << COUNT_BITS | low for high, low, state in entries if state == _WAITING]
 
     def remove(self, number: int) -> None:
         _remove(self._path(number))

@@ -34,7 +34,7 @@ class Release(Enum):
 
     NOT_RUN = "busy or stopping: as if this begin had not been"
     FAILED = "the service raised, and a later attempt is due: this one counts"
-    BURIED = "dead-lettered: if it is sent back it starts from the first attempt"
+    DEAD_LETTERED = "dead-lettered: if it is sent back it starts from the first attempt"
     REFUSED = "not yet: it stays the caller's, but a later begin must not run it"
 
 
@@ -104,7 +104,7 @@ class Journal(ABC):
     def close(self) -> None:
         """What is still begun was left by a dead worker from here on: nothing of it may be started. Idempotent."""
 
-    def turn(self, ends: Sequence[tuple[str, bytes | None]], starts: Sequence[Start], now: float) -> list[Lookup]:
+    def update(self, ends: Sequence[tuple[str, bytes | None]], starts: Sequence[Start], now: float) -> list[Lookup]:
         """``finish_many``, then ``begin_many``, at once where the store can. If it raises, both may be repeated."""
         if ends:
             self.finish_many(ends, now)

@@ -243,7 +243,7 @@ class Ledger:
             if holder != owner:
                 continue
             attempts -= why is Release.NOT_RUN
-            if why is Release.BURIED or not attempts:
+            if why is Release.DEAD_LETTERED or not attempts:
                 del self.entries[number]
                 # Another worker may hold a copy that is good for longer than the next one to be run.
                 self._prolong(number >> CHUNK_BITS, expires, sent)

@@ -22,7 +22,7 @@ from servicebus.runtime.journal.ledger import State
 from servicebus.runtime.journal.records import AT_BITS, RowKind, located, place_of, segment_and_at
 from servicebus.runtime.journal.segments import (
     FIRST_AT,
-    GENERATION,
+    SELECTOR,
     BadSegment,
     Position,
     Segment,
@@ -76,8 +76,8 @@ class Log:
         self._words = self._pointer.words
         self._identity, self._rows, self._answers = files.identity, files.rows, files.answers
         self._end: _End | None = None
-        self._generation = self._published = self._ends_index = -1
-        """What ``_end`` was taken from: the end offsets of that generation, and where they stand in ``_words``."""
+        self._selector = self._published = self._ends_index = -1
+        """What ``_end`` was taken from: the end offsets of that copy, and where they stand in ``_words``."""
         self._segment: Segment | None = None
         """Where we read, after row ``_seq``: the next one stands at ``_at``, if the segment is not full."""
         self._seq, self._at = 0, FIRST_AT
@@ -95,7 +95,7 @@ class Log:
         self._lock.take()
         try:
             words = self._words
-            if words[GENERATION] != self._generation or words[self._ends_index] != self._published:
+            if words[SELECTOR] != self._selector or words[self._ends_index] != self._published:
                 self._end = self._on_files(self._found_end)
             return self._write(added)
         finally:
@@ -242,8 +242,8 @@ class Log:
         self._remember(self._pointer.position())
 
     def _remember(self, position: Position) -> None:
-        self._generation, _, _, self._published = position
-        self._ends_index = self._pointer.ends_index(self._generation)
+        self._selector, _, _, self._published = position
+        self._ends_index = self._pointer.ends_index(self._selector)
 
     def _found_end(self) -> _End:
         """With the lock: where the rows end now."""

@@ -106,11 +106,11 @@ def open_shared(path: str, limits: Limits | None = None, *, lock_wait_s: float =
     lock = _opened(lock_path)
     locks = LockFiles([lock])
     try:
-        _wait_for_turn(lock, lock_path)
+        _wait_for_lock(lock, lock_path)
         try:
             return _open(file, locks, lock_wait_s, limits)
         except Damaged as damage:
-            _set_aside(file, locks, damage)
+            _replace(file, locks, damage)
             return _open(file, locks, lock_wait_s, limits)
         finally:
             lock.unlock(_OPENING)
@@ -119,7 +119,7 @@ def open_shared(path: str, limits: Limits | None = None, *, lock_wait_s: float =
         raise
 
 
-def _wait_for_turn(lock: LockFile, path: Path) -> None:
+def _wait_for_lock(lock: LockFile, path: Path) -> None:
     deadline = time.monotonic() + _OPENING_WAIT_S
     while not lock.try_lock(_OPENING):
         if time.monotonic() >= deadline:
@@ -171,7 +171,7 @@ def _open(file: Path, locks: LockFiles, lock_wait_s: float, limits: Limits) -> S
         raise
 
 
-def _set_aside(file: Path, locks: LockFiles, damage: Damaged) -> None:
+def _replace(file: Path, locks: LockFiles, damage: Damaged) -> None:
     if _is_in_use(locks):
         raise JournalUnavailable(str(file), f"{damage.reason}; replaced when the last worker that uses it has ended")
     # Its numbers will be given out again.

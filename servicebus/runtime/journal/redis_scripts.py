@@ -127,7 +127,7 @@ function commands.release()
             if why == 'NOT_RUN' then
                 attempts = attempts - 1
             end
-            if why == 'BURIED' or attempts == 0 then
+            if why == 'DEAD_LETTERED' or attempts == 0 then
                 redis.call('DEL', key)
                 prolong(ARGV[i + 1], tonumber(entry[3]), tonumber(entry[4]) or 0)
             elseif why == 'REFUSED' then

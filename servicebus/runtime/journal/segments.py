@@ -7,7 +7,7 @@ by a writer that died, and is overwritten. A writer that dies after making a seg
 The commit pointer is one page that all workers have mapped. It names the segments that are written to, and the *end
 offsets* in them, both in one number. A writer puts its rows behind those and then moves them by one store of eight
 bytes, so a row is there completely or not at all, wherever its writer is killed. A full segment changes the names too:
-so there are two *slots*, and a *generation* that selects one; the other is written first. Writing needs the lock,
+so there are two *copies* of them, and a *selector* that names one; the other is written first. Writing needs the lock,
 reading does not. The page names its boot of the machine: after another boot its content is not trusted.
 """
 
@@ -37,9 +37,9 @@ _POINTER_BYTES = 4096
 _POINTER_HEAD = struct.Struct("<8s16s40s")
 _POINTER_MAGIC = b"sbushea2"
 # Of the page as numbers of eight bytes.
-GENERATION = 16
-_SLOTS = 24
-_SLOT = 4
+SELECTOR = 16
+_COPIES = 24
+_COPY = 4
 _END_BITS = 32
 _END_MASK = (1 << _END_BITS) - 1
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -149,7 +149,7 @@ def row_bytes(length: int) -> int:
 
 
 Position = tuple[int, int, int, int]
-"""Where the rows end: generation, the segments of the last row and of the last answers (0: none), and ``pack_ends``."""
+"""Where the rows end: selector, the segments of the last row and of the last answers (0: none), and ``pack_ends``."""
 
 
 class CommitPointer:
@@ -162,20 +162,20 @@ class CommitPointer:
     def position(self) -> Position:
         words = self.words
         while True:
-            generation = words[GENERATION]
-            slot = _SLOTS + _SLOT * (generation & 1)
-            found = generation, words[slot], words[slot + 1], words[slot + 2]
-            if words[GENERATION] == generation:
+            selector = words[SELECTOR]
+            copy = _COPIES + _COPY * (selector & 1)
+            found = selector, words[copy], words[copy + 1], words[copy + 2]
+            if words[SELECTOR] == selector:
                 return found
 
-    def ends_index(self, generation: int) -> int:
-        """Where in ``words`` the end offsets of that generation stand."""
-        return _SLOTS + _SLOT * (generation & 1) + 2
+    def ends_index(self, selector: int) -> int:
+        """Where in ``words`` the end offsets of that copy stand."""
+        return _COPIES + _COPY * (selector & 1) + 2
 
     def publish(self, rows_first: int, answers_first: int, ends: int) -> None:
-        slot = _SLOTS + _SLOT * (self.words[GENERATION] + 1 & 1)
-        self.words[slot], self.words[slot + 1], self.words[slot + 2] = rows_first, answers_first, ends
-        self.words[GENERATION] += 1
+        copy = _COPIES + _COPY * (self.words[SELECTOR] + 1 & 1)
+        self.words[copy], self.words[copy + 1], self.words[copy + 2] = rows_first, answers_first, ends
+        self.words[SELECTOR] += 1
 
     @classmethod
     def create(cls, path: Path, head: tuple[bytes, bytes], first: tuple[int, int, int]) -> CommitPointer:

@@ -54,7 +54,7 @@ class SharedJournal(Journal):
         self._mine: dict[str, int] = {}
         """What was given out as NEW and has not come back; the log may say that we have begun more than that."""
         self._given: list[str] = []
-        """Of these, what was given out in this turn."""
+        """Of these, what was given out in this update."""
         self._files = files
         self._in_flight = files.open(self._me)
         self._unopened: set[int] = set()
@@ -69,12 +69,12 @@ class SharedJournal(Journal):
         return f"<SharedJournal {self._replica.log!r} owner={self._me} begun={len(self._mine)}>"
 
     def begin_many(self, starts: Sequence[Start], now: float) -> list[Lookup]:
-        return self.turn((), starts, now)
+        return self.update((), starts, now)
 
     def finish_many(self, ends: Sequence[End], now: float) -> None:
-        self.turn(ends, (), now)
+        self.update(ends, (), now)
 
-    def turn(self, ends: Sequence[End], starts: Sequence[Start], now: float) -> list[Lookup]:
+    def update(self, ends: Sequence[End], starts: Sequence[Start], now: float) -> list[Lookup]:
         self._now = now
         self._replica.refresh()
         self._given.clear()
@@ -93,7 +93,7 @@ class SharedJournal(Journal):
             self._has_failed = True
             raise
         finally:
-            if len(self._in_flight.slots) > len(self._mine):
+            if len(self._in_flight.entries) > len(self._mine):
                 self._in_flight.clear_all_but(self._mine.values())
         if self._replica.ledger.pending >= COMPACT_IDS:
             self._replica.compact(now)
@@ -156,20 +156,20 @@ class SharedJournal(Journal):
         if ends:
             self._let_go(dict(ends))
         if asked:
-            self._claim(asked)
+            self._begin_wanted(asked)
 
     def _hear(self, asked: Sequence[Asked]) -> list[Lookup]:
-        """What is known of each; claimed again where that is not clear yet."""
+        """What is known of each; asked for again where that is not clear yet."""
         found = [self._known(one) for one in asked]
         for _ in range(_ROUNDS):
             if None not in found:
                 return found  # type: ignore[return-value]  # mypy does not see that they are all Lookups
-            self._claim([one for one, known in zip(asked, found, strict=True) if known is None])
+            self._begin_wanted([one for one, known in zip(asked, found, strict=True) if known is None])
             found = [known or self._known(one) for one, known in zip(asked, found, strict=True)]
         # Still None: it changes hands faster than we can look. The next to ask learns more.
         return [known or Lookup(IdStatus.RUNNING) for known in found]
 
-    def _claim(self, asked: Sequence[Asked]) -> None:
+    def _begin_wanted(self, asked: Sequence[Asked]) -> None:
         """Want what is known already: others may have finished, released or taken it since we looked."""
         self._catch_up_with_the_dead()
         wanted = [(one[1], one[2], one[3]) for one in asked if self._is_wanted(one)]
@@ -266,7 +266,7 @@ class SharedJournal(Journal):
                 held.setdefault(entry[0], []).append(number)
         for owner, numbers in held.items():
             if not self._is_alive(owner):
-                self._replica.write(own_row(RowKind.RELEASE, owner, Release.BURIED, numbers))
+                self._replica.write(own_row(RowKind.RELEASE, owner, Release.DEAD_LETTERED, numbers))
 
     def _release_unclaimed(self) -> None:
         """What the log says is ours, because our row was written, and was not given out, because more went wrong."""

@@ -1,4 +1,4 @@
-"""Outages: what keeps a worker from its broker, told once for each cause and every few minutes."""
+"""OutageLog: what keeps a worker from its broker, told once for each cause and every few minutes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DIFFERS = re.compile(r"amq\.gen-[\w-]+|\d+")
 """What is another at each attempt: names of queues that the broker makes, counts, times."""
 
 
-class Outages:
+class OutageLog:
     """Those of one broker. One thread."""
 
     def __init__(self) -> None:

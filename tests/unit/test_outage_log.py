@@ -1,4 +1,4 @@
-"""Outages: a cause is told once, and not at every attempt to connect."""
+"""OutageLog: a cause is told once, and not at every attempt to connect."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from servicebus.runtime.outages import Outages
+from servicebus.runtime.outage_log import OutageLog
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_a_cause_is_told_once_in_a_while(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
-    told = Outages()
+    told = OutageLog()
     for clock[0] in (0.0, 1.0, 299.0, 301.0, 302.0):
         told.tell("mq-a:5672", "connection refused", "closed")
     line = "mq-a:5672: connection refused; reconnecting"
@@ -26,7 +26,7 @@ def test_a_cause_is_told_once_in_a_while(clock: list[float], caplog: pytest.LogC
 
 
 def test_each_cause_is_told_and_again_after_its_end(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
-    told = Outages()
+    told = OutageLog()
     for end in ("queue is of another type", "", ""):
         told.tell("mq-a:5672", "refused", "closed")
         told.tell("mq-a:5672", "queue is of another type", "topology")
@@ -37,7 +37,7 @@ def test_each_cause_is_told_and_again_after_its_end(clock: list[float], caplog: 
 def test_names_that_the_broker_makes_and_counts_are_no_other_cause(
     clock: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
-    told = Outages()
+    told = OutageLog()
     told.tell("mq-a:5672", "access to queue 'amq.gen-AbqxMXUjQevT4eUEau4wNA' refused", "topology")
     told.tell("mq-a:5672", "access to queue 'amq.gen-IbAoJdp4Qrc0dyB-hnaxw' refused", "topology")
     told.tell("mq-a:5672", "limit (10) is reached by 11", "limits")
@@ -48,7 +48,7 @@ def test_names_that_the_broker_makes_and_counts_are_no_other_cause(
 
 @pytest.mark.parametrize("kind", ["credentials", "topology", "tls", "limits"])
 def test_what_no_waiting_mends_is_an_error(kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    Outages().tell("mq-a:5672", "no", kind)
+    OutageLog().tell("mq-a:5672", "no", kind)
     assert caplog.record_tuples == [
-        ("servicebus.runtime.outages", logging.ERROR, "mq-a:5672: no; trying again, the other hosts are served")
+        ("servicebus.runtime.outage_log", logging.ERROR, "mq-a:5672: no; trying again, the other hosts are served")
     ]
