@@ -71,20 +71,24 @@ class TransientQueues:
         candidates = self._candidates(name)
         if not candidates:
             candidates = yield from self._delete_all(name)
-        unused = []
+        unused: dict[str, int] = {}
         chosen = ""
         self._made_at.pop(name, None)
         for queue in candidates:
-            if (yield from self._declare(queue, name)):
+            waiting, consumers = yield from self._declare(queue, name)
+            if consumers:
                 chosen = queue
                 break
-            unused.append(queue)
+            unused[queue] = waiting
         if not chosen:
-            chosen = unused[0]
+            chosen = candidates[0]
             self._made_at[name] = time.monotonic()
+            may_be_copies = unused.pop(chosen) > 0 and self._names > 1
+            if may_be_copies:  # Senders are told when it was made, and send again what it had
+                yield delete_queue(chosen, if_unused=True)
+                yield from self._declare(chosen, name)
         for queue in unused:
-            if queue != chosen:
-                yield delete_queue(queue, if_unused=True)
+            yield delete_queue(queue, if_unused=True)
         yield bind_queue(chosen, self._exchange, name)
         self._taken[name] = chosen
         return chosen
@@ -96,17 +100,18 @@ class TransientQueues:
     def declare_again(self, name: str, *, with_binding: bool = True) -> Generator[Step, Any, int]:
         """The queue that was taken for *name*, once more; returns the number of its consumers."""
         queue = self.taken(name)
-        consumers = yield from self._declare(queue, name)
+        _, consumers = yield from self._declare(queue, name)
         if with_binding:
             yield bind_queue(queue, self._exchange, name, no_wait=True)
         return consumers
 
-    def _declare(self, queue: str, name: str) -> Generator[Step, Any, int]:
+    def _declare(self, queue: str, name: str) -> Generator[Step, Any, tuple[int, int]]:
+        """How many messages wait in it, and how many consumers it has."""
         self._taken[name] = queue  # a refusal closes the channel: this is how one knows what was refused
         # Durable, because newer RabbitMQ refuses shared queues that are transient.
         arguments = {"x-expires": _EXPIRES_MS}
-        _, _, consumers = yield declare_queue(queue, durable=True, auto_delete=True, arguments=arguments)
-        return int(consumers)
+        _, waiting, consumers = yield declare_queue(queue, durable=True, auto_delete=True, arguments=arguments)
+        return waiting, consumers
 
     def _delete_all(self, name: str) -> Generator[Step, Any, list[str]]:
         """Delete those without a consumer; if that is refused, they are tried as they are the next time."""

@@ -153,6 +153,29 @@ def test_a_queue_for_calls_that_went_down_with_its_member_is_replaced_by_one_for
     assert max(recorded().values()) == 1
 
 
+def test_a_call_that_a_stopping_agent_turned_away_is_not_run_from_a_queue_that_came_back(
+    broker_cluster: Cluster, start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    """The queue that comes back with its member is bound as before: it is given a copy of each call."""
+    settings = {"queue_type": "quorum"}
+    first, second, third = broker_cluster.members
+    agent = start_agent([as_host([first, second, third])], **settings).wait_consuming()
+    assert broker_cluster.leader_of("NODE-01.rpc") is first
+    probe = Probe(third)
+    first.kill()
+    wait_until(lambda: probe.consumers("NODE-01.rpc~2") == 1, 60, agent.log)
+    broker_cluster.start()
+    sender = make_sender(agent.configuration())
+    assert sender.call("NODE-01.math.add", [1, 2], timeout=60)[1] == 3
+    wait_until(lambda: probe.depth("NODE-01.rpc") == 1, 60, agent.log)
+    agent.stop()
+    probe.publish("NODE-01.rpc", b"and what would be refused")
+    again = start_agent([as_host([first, second, third])], **settings).wait_consuming()
+    assert (probe.depth("NODE-01.rpc"), probe.consumers("NODE-01.rpc")) == (0, 1)
+    assert sender.call("NODE-01.math.add", [1, 2], timeout=60)[1] == 3
+    assert "call refused" not in again.log(), "it did not come"
+
+
 def test_classic_messages_wait_for_their_member_while_calls_go_on(
     broker_cluster: Cluster, start_agent: StartAgent, make_sender: MakeSender
 ) -> None:

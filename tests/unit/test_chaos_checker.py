@@ -324,6 +324,11 @@ class TestHealth:
     def test_green_for_a_moment_without_one_is_fine(self) -> None:
         assert self.samples(*((t, True, 0) for t in range(11)), (11, False, 0)).broken() == set()
 
+    def test_what_nobody_looked_at_between_is_not_held_against_it(self) -> None:
+        asked = [0.0, 1.0, 2.0, 18.0, 19.0]
+        assert self.samples(*((t, True, 0) for t in asked)).broken() == set()
+        assert self.samples(*((t, True, 0) for t in [*asked, *range(20, 30)])).broken() == {"I9"}
+
     def test_green_for_long_without_one_is_found(self) -> None:
         assert self.samples(*((t, True, 0) for t in range(12))).broken() == {"I9"}
 

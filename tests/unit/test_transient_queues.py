@@ -20,17 +20,22 @@ class Broker:
     def __init__(self, away: set[str] | None = None, crashed: set[str] | None = None):
         self.away = away or set()
         self.crashed = crashed or set()
+        self.waiting: dict[str, int] = {}
+        self.consumers: dict[str, int] = {}
         self.deleted: list[str] = []
+        self._answer: tuple[str, int, int] = ("", 0, 0)
 
     def declare_queue(self, name: str, _on_done: object, **_: object) -> None:
         if name in self.away | self.crashed:
             raise Refused(name)
+        self._answer = (name, self.waiting.setdefault(name, 0), self.consumers.get(name, 0))
 
     def delete_queue(self, name: str, _on_done: object, **_: object) -> None:
         if name in self.away:
             raise Refused(name)
         self.deleted.append(name)
         self.crashed.discard(name)
+        self.waiting.pop(name, None)
 
     def bind_queue(self, *_: object) -> None: ...
 
@@ -42,7 +47,7 @@ class Broker:
                 step = next(script)
                 while True:
                     step(self, lambda _answer: None)  # type: ignore[arg-type]
-                    step = script.send(("", 0, 0))
+                    step = script.send(self._answer)
             except StopIteration as ended:
                 return str(ended.value)
             except Refused as refused:
@@ -77,3 +82,27 @@ def test_when_all_names_are_out_of_reach_they_are_deleted_once() -> None:
     broker = Broker(crashed={"N.rpc", "N.rpc~2"})
     assert broker.take(TransientQueues(CONFIG, 3)) == "N.rpc"
     assert set(broker.deleted) == {"N.rpc", "N.rpc~2"}
+
+
+def test_calls_in_a_queue_that_came_back_with_its_member_are_not_run() -> None:
+    """They are copies of what the other queue had, which may have been answered as not run."""
+    broker, transient = Broker(), TransientQueues(CONFIG, 3)
+    broker.waiting = {"N.rpc": 3, "N.rpc~2": 1}
+    assert broker.take(transient) == "N.rpc"
+    assert broker.waiting == {"N.rpc": 0}
+    assert transient.made_at("N.rpc") is not None, "their Senders learn that it is new"
+
+
+def test_what_waits_in_a_queue_that_is_consumed_stays() -> None:
+    broker, transient = Broker(), TransientQueues(CONFIG, 3)
+    broker.waiting, broker.consumers = {"N.rpc": 3, "N.rpc~2": 1}, {"N.rpc~2": 2}
+    assert broker.take(transient) == "N.rpc~2"
+    assert broker.waiting == {"N.rpc~2": 1}
+    assert transient.made_at("N.rpc") is None
+
+
+def test_without_spare_names_calls_wait_for_the_agent() -> None:
+    broker = Broker()
+    broker.waiting = {"N.rpc": 3}
+    assert broker.take(TransientQueues(CONFIG)) == "N.rpc"
+    assert broker.waiting == {"N.rpc": 3}
