@@ -7,7 +7,7 @@ to these in the file that calls them, with ``raise ... from``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = [
     "AddressError",
@@ -20,6 +20,7 @@ __all__ = [
     "ConnectionLost",
     "DurationError",
     "EnvelopeError",
+    "InvalidParams",
     "JournalUnavailable",
     "LifecycleError",
     "MessageTooLarge",
@@ -104,7 +105,7 @@ class EnvelopeError(ServiceBusError):
 
     ``reason`` is a short stable word that counters and tests use: ``malformed``, ``oversized``, ``unreadable``,
     ``too-deep``, ``dtd``, ``bad-json``, ``signature``, ``stale``, ``replayed``, ``wrong-node``, ``wrong-queue``,
-    ``unknown-service``, ``unencodable``.
+    ``unknown-service``, ``invalid-params``, ``unencodable``.
     """
 
     def __init__(self, reason: str, detail: str = ""):
@@ -247,6 +248,30 @@ class CallRefused(CallError):
         super().__init__(address, f"refused by the node ({reason}){': ' + detail if detail else ''}")
         self.reason = reason
         self.detail = detail
+
+
+class InvalidParam(NamedTuple):
+    """One thing that is wrong with the params of a call. It never holds the value."""
+
+    place: tuple[str | int, ...]
+    """Names and indexes that lead to it; empty for the params themselves."""
+    message: str
+    kind: str
+    """A word of pydantic, such as ``missing`` or ``int_parsing``."""
+
+    def __str__(self) -> str:
+        where = ".".join(map(str, self.place)) or "params"
+        return f"{where}: {self.message} ({self.kind})"
+
+
+class InvalidParams(CallRefused):
+    """Raised when the params are not what the signature of the service says; it did not run."""
+
+    def __init__(self, address: str, errors: Sequence[InvalidParam], detail: str = "", count: int | None = None):
+        super().__init__(address, "invalid-params", detail or "; ".join(map(str, errors)))
+        self.errors = tuple(errors)
+        self.count = len(self.errors) if count is None else count
+        """How many there are; more than ``errors`` lists if they are too many for one answer."""
 
 
 class NodeUnavailable(CallError):

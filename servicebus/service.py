@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import servicebus.wire.xmltree  # noqa: F401  # what workers may need is imported before they are forked: they share it
 from servicebus._agent_logging import AgentLogging
@@ -27,6 +27,9 @@ from servicebus.transport.green import refuse_green_threads
 from servicebus.transport.loggers import get_logger, log_once
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
+
+if TYPE_CHECKING:
+    from servicebus.typed import Services
 
 __all__ = ["ServiceBus"]
 
@@ -114,6 +117,15 @@ class ServiceBus:
     def add_message_services(self, category: str, name: str, service: Any) -> None:
         """The name of ``add_message_service()`` in py-servicebus 2.x."""
         self.add_message_service(category, name, service)
+
+    def include(self, group: Services) -> None:
+        """Serve the typed functions of a group of ``servicebus.typed``.
+
+        Raises:
+            ConfigurationError: a name is taken, a signature cannot be read, or an option is none.
+        """
+        for each in group:
+            self._add(each.kind, each.category, each.name, each.make(), each.options)
 
     def set_after_fork_hook(self, hook: Hook) -> None:
         """Call *hook* in every worker before its threads start."""

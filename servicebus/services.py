@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from servicebus._durations import to_seconds
+from servicebus.errors import EnvelopeError
 
 __all__ = [
     "Event",
@@ -140,6 +141,33 @@ class MessageService:
 
     def on_message(self, request: Request) -> Any:
         return self.handle(request)  # None, or what the agent refuses: code that has not run
+
+
+class TextService:
+    """Private: a typed function, made by ``servicebus.typed``; the agent knows it by this class.
+
+    It binds its params from the text of the wire, and writes the text of its result. For any thread.
+    """
+
+    function: Callable[..., Any]
+    bind: Callable[[bytes], Any]
+    """What ``call`` takes, from the text of the params. Raises EnvelopeError (UnboundParams): nothing is run."""
+    call: Callable[[Any, Request], Any]
+    """Runs the function; returns its result."""
+    dump: Callable[[Any], bytes]
+    """The JSON text of a result. Raises what its caller gets: it is not what the signature says."""
+
+    def declared(self, error: BaseException) -> tuple[str, str] | None:
+        """The name and the fields (JSON text) of an error that the service declares; None for every other one."""
+        raise NotImplementedError
+
+
+class UnboundParams(EnvelopeError):
+    """Raised by ``TextService.bind()``: what is wrong, as text and as JSON text, both without the values."""
+
+    def __init__(self, reason: str, detail: str, data: str):
+        super().__init__(reason, detail)
+        self.data = data
 
 
 @dataclass(slots=True)

@@ -188,5 +188,8 @@ class AgentProtocol(Protocol):
     def encode_result(self, incoming: Incoming, value: Any) -> bytes:
         """The reply that carries *value*. Raises EnvelopeError: it cannot be encoded."""
 
+    def encode_text(self, incoming: Incoming, text: bytes) -> bytes:
+        """The reply that carries the value of JSON *text*. Raises EnvelopeError: it cannot be encoded."""
+
     def encode_fault(self, incoming: Incoming, fault: Fault) -> bytes | None:
         """The reply that reports *fault*; None if the caller gets no answer."""

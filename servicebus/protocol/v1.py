@@ -39,7 +39,7 @@ from servicebus.wire.envelope import CALL, CONTROL, FAULT, MESSAGE, OK, Reply, m
 from servicebus.wire.fault import REFUSED, UNKNOWN_SERVICE, Fault
 from servicebus.wire.signing import Keyring, check_fresh
 from servicebus.wire.stamps import RequeueTicket, Stamps, read_stamps
-from servicebus.wire.xmlcodec import decode_envelope
+from servicebus.wire.xmlcodec import decode_envelope, decode_json
 
 _REMEMBERED_S = 3600.0
 """Time for a redelivery. A replay cannot be told from a new call in this version, however long it is remembered."""
@@ -150,6 +150,9 @@ class ProtocolV1:
             raise oversized(len(body), self._max_bytes, "the result is ")
         return body
 
+    def encode_text(self, incoming: Incoming, text: bytes) -> bytes:
+        return self.encode_result(incoming, decode_json(text))
+
     def encode_fault(self, incoming: Incoming, fault: Fault) -> bytes | None:
         return self._fault_text(incoming.given_id, fault, incoming.category, incoming.service)
 
@@ -217,6 +220,9 @@ class EitherProtocol:
 
     def encode_result(self, incoming: Incoming, value: Any) -> bytes:
         return self._newest.encode_result(incoming, value)
+
+    def encode_text(self, incoming: Incoming, text: bytes) -> bytes:
+        return self._newest.encode_text(incoming, text)
 
     def encode_fault(self, incoming: Incoming, fault: Fault) -> bytes | None:
         return self._newest.encode_fault(incoming, fault)

@@ -194,9 +194,11 @@ class ProtocolV2:
         return reply, reply_to if is_direct else ""
 
     def encode_result(self, incoming: Incoming, value: Any) -> bytes:
-        message = encode_json(value)
-        token = self._keyring.sign_reply(incoming.token, incoming.given_id, OK, message, None)
-        body = write_answer(incoming.given_id, token, message, incoming.attempt)
+        return self.encode_text(incoming, encode_json(value))
+
+    def encode_text(self, incoming: Incoming, text: bytes) -> bytes:
+        token = self._keyring.sign_reply(incoming.token, incoming.given_id, OK, text, None)
+        body = write_answer(incoming.given_id, token, text, incoming.attempt)
         if len(body) > self._max_bytes:
             raise oversized(len(body), self._max_bytes, "the result is ")
         return body

@@ -16,7 +16,7 @@ from servicebus.runtime.leaving import Home
 from servicebus.runtime.lock_keys import LockError
 from servicebus.runtime.registration import Service
 from servicebus.runtime.retries import Retries
-from servicebus.services import Event, Reject, Request, Requeue, Response, Retry, _serving
+from servicebus.services import Event, Reject, Request, Requeue, Response, Retry, UnboundParams, _serving
 from servicebus.transport.loggers import get_logger
 from servicebus.wire.envelope import CALL, MESSAGE
 from servicebus.wire.fault import (
@@ -63,6 +63,7 @@ class Execution:
         self._service = service
         self.name = f"service {service.key}"
         self._copy = copies_of(service.instance)
+        self._read: Callable[[bytes], Any] = decode_json
         self._make_sender = make_sender
         self._with_traces = with_traces
         self.begins_no_more = False
@@ -78,7 +79,7 @@ class Execution:
         if self.begins_no_more:
             return self._given_back(job, "its turn did not come in time")
         try:
-            params = decode_json(job.incoming.raw_params)
+            params = self._read(job.incoming.raw_params)
         except BaseException as error:
             return self._unreadable(job, error)
         try:
@@ -93,11 +94,11 @@ class Execution:
     def look_into(self, job: Job, find_lock: Callable[[Any], int | None]) -> Task:
         """The job's params, and which lock it needs. Never raises."""
         try:
-            params = decode_json(job.incoming.raw_params)
+            params = self._read(job.incoming.raw_params)
         except BaseException as error:
             return Task(job, outcome=self._unreadable(job, error))
         try:
-            lock = find_lock(params)
+            lock = find_lock(self._params_of(job, params))
             self.home.end_child(self.name)
             return Task(job, params, lock)
         except BaseException as error:
@@ -134,19 +135,23 @@ class Execution:
             if incoming.kind is MESSAGE:
                 returned = instance.on_message(request)
                 if returned is not None:
-                    _refuse_lazy(returned)
+                    refuse_lazy(returned)
                 return Outcome(job)
             response = Response()
             returned = instance.on_call(request, response)
             if returned is not None:
-                _refuse_lazy(returned)
+                refuse_lazy(returned)
         finally:
             _serving.request = None
         try:
             return Outcome(job, job.protocol.encode_result(incoming, response.value))
         except EnvelopeError:
-            _refuse_lazy(response.value)
+            refuse_lazy(response.value)
             raise
+
+    def _params_of(self, job: Job, params: Any) -> Any:
+        """What JSON says the params are."""
+        return params
 
     def _unreadable(self, job: Job, error: BaseException) -> Outcome:
         """The params of *job* are no JSON; or something raised where nothing should, for want of memory perhaps."""
@@ -155,7 +160,8 @@ class Execution:
         else:
             text = f"{DEFECT}: its params could not be read: {describe(error)}"
             LOG.error("%s: the params of %s could not be read", self.name, job.incoming.id, exc_info=error)
-        return self._failed(job, Fault(REFUSED, text), JobResult.NOT_RUN)
+        data = error.data if isinstance(error, UnboundParams) else None
+        return self._failed(job, Fault(REFUSED, text, data=data), JobResult.NOT_RUN)
 
     def _given_up(self, job: Job) -> Outcome:
         if job.is_cancelled:
@@ -183,18 +189,25 @@ class Execution:
         is_message = job.incoming.kind is MESSAGE
         result = _result(error, is_message)
         then = self._what_follows(job, error) if is_message else ""
-        if result is JobResult.FAILED:
+        if result is JobResult.FAILED and not self._is_declared(error):
             LOG.warning("service %s failed for %s%s", self._service.key, job.incoming.id, then, exc_info=_shown(error))
         else:
             why = printable(str(error))  # what a service says may be what its caller said
             LOG.info("service %s: %s of %s%s: %s", self._service.key, result.value, job.incoming.id, then, why)
-        fault = fault_from_exception(error, self._with_traces or is_message)
+        fault = self._fault_of(error, self._with_traces or is_message)
         if not isinstance(error, Retry):
             return self._failed(job, fault, result)
         if is_message:
             return Outcome(job, None, fault, result, error.after)
         after_ms = _RETRY_MS if error.after is None else int(error.after * 1000)
         return self._failed(job, Fault(BUSY, error.reason, retry_after_ms=after_ms), result)
+
+    def _is_declared(self, error: BaseException) -> bool:
+        """Whether the service says that it raises this: an answer, not a failure."""
+        return False
+
+    def _fault_of(self, error: BaseException, with_trace: bool) -> Fault:
+        return fault_from_exception(error, with_trace)
 
     def _what_follows(self, job: Job, error: BaseException) -> str:
         """For the log line of a failed message: which attempt it was, and when the next one is."""
@@ -209,7 +222,7 @@ class Execution:
         return Outcome(job, reply, fault, result)
 
 
-def _refuse_lazy(value: Any) -> None:
+def refuse_lazy(value: Any) -> None:
     """Raise TypeError if *value* stands for code that has not run: a coroutine, another awaitable, a generator."""
     if not (inspect.isawaitable(value) or inspect.isgenerator(value) or inspect.isasyncgen(value)):
         return

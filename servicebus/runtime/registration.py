@@ -13,7 +13,7 @@ from typing import Any, Literal
 from servicebus.configuration import checks
 from servicebus.configuration.checks import Unacceptable
 from servicebus.errors import ConfigurationError
-from servicebus.services import Lock, MessageService, RpcService
+from servicebus.services import Lock, MessageService, RpcService, TextService
 from servicebus.wire.envelope import Kind
 
 __all__ = ["Service", "how_it_is_lazy", "register"]
@@ -67,7 +67,8 @@ def register(kind: Kind, category: str, name: str, instance: Any, **options: Any
     wanted = f"service {category}.{name}"
     for method, function in _run_by_us(kind, instance, options.get("lock")):
         if how := how_it_is_lazy(function):
-            what = f"{method}() of {type(instance).__name__} is {how}: calling it runs none of its code"
+            owner = "the function" if method == "function" else f"{method}() of {type(instance).__name__}"
+            what = f"{owner} is {how}: calling it runs none of its code"
             hint = "use a plain function, for example one that calls asyncio.run()"
             raise ConfigurationError(f"{wanted}: {what}; {hint}", key="services")
     if wrong := _wrong_handler(kind, instance):
@@ -89,6 +90,8 @@ def register(kind: Kind, category: str, name: str, instance: Any, **options: Any
 
 def _wrong_handler(kind: Kind, instance: Any) -> str:
     """Why no call can reach the code of *instance*, and what to write; "" if one can."""
+    if isinstance(instance, TextService):
+        return ""  # made by servicebus.typed, which has looked at the function
     method, base = _HANDLERS[kind], _BASES[kind]
     handler = getattr(instance, method, None)
     if not callable(handler):
@@ -143,6 +146,8 @@ def _run_by_us(kind: Kind, instance: Any, lock: Any) -> Iterator[tuple[str, Any]
     names = [_HANDLERS[kind], "setup", "teardown"]
     if isinstance(instance, (RpcService, MessageService)):
         names += ["handle", "lock"]
+    if isinstance(instance, TextService):
+        names = ["function"]
     for name in names:
         yield name, getattr(instance, name, None)
     yield "lock", lock

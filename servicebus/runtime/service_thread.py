@@ -9,12 +9,12 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
-from servicebus.runtime.execution import Execution
 from servicebus.runtime.job import Job, Outcome
 from servicebus.runtime.keyed_lock_queue import KeyedLockQueue, Task
 from servicebus.runtime.lock_keys import lock_finder
 from servicebus.runtime.node_locks import NodeLocks
 from servicebus.runtime.registration import Service
+from servicebus.runtime.text_execution import execution_of
 from servicebus.transport import forks
 from servicebus.transport.loggers import get_logger
 
@@ -47,7 +47,7 @@ class ServiceThread:
         retry_schedule: tuple[float, ...] = (),
     ):
         self.service = service
-        self._execution = Execution(service, make_sender, with_traces=with_traces, retry_schedule=retry_schedule)
+        self._execution = execution_of(service, make_sender, with_traces=with_traces, retry_schedule=retry_schedule)
         self._inbox: SimpleQueue[Job | None] = SimpleQueue()
         self._lock_queue = self._make_lock_queue(locks or NodeLocks()) if service.is_locked else None
         self._inbox_size = inbox_size

@@ -17,7 +17,7 @@ __all__ = ["why_misshapen"]
 _CHILDREN = {
     "event": ("id", "token", "category", "service", "params"),
     "response": ("id", "token", "status", "message", "fault"),
-    "fault": ("text", "trace"),
+    "fault": ("text", "trace", "data"),
 }
 _PAYLOADS = ("params", "message")
 _LEVELS = {"event": 2, "response": 3}

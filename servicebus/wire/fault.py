@@ -5,17 +5,22 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from servicebus.errors import (
     CallInterrupted,
     CallRefused,
     CallTimeout,
+    EnvelopeError,
+    InvalidParam,
+    InvalidParams,
     RemoteError,
     ServiceBusError,
     ServiceBusy,
     UnknownService,
 )
+from servicebus.wire.jsontext import decode_json
 from servicebus.wire.printable import printable
 
 __all__ = [
@@ -23,12 +28,14 @@ __all__ = [
     "DEFECT",
     "EXPIRED",
     "INTERRUPTED",
+    "INVALID_PARAMS",
     "NOT_RUN",
     "REFUSED",
     "RESERVED",
     "STOPPING",
     "UNKNOWN_SERVICE",
     "Fault",
+    "declare",
     "describe",
     "error_from_fault",
     "fault_from_exception",
@@ -39,6 +46,8 @@ DEFECT = "defect"
 """Reason of a refusal: something raised where nothing should."""
 EXPIRED = "expired"
 INTERRUPTED = "interrupted"
+INVALID_PARAMS = "invalid-params"
+"""Reason of a refusal: the params are not what the signature of the service says."""
 REFUSED = "refused"
 STOPPING = "stopping"
 UNKNOWN_SERVICE = "unknown-service"
@@ -71,6 +80,8 @@ class Fault:
     retry_after_ms: int | None = None
     clock_ms: int | None = None
     """Of an ``expired``: the Unix time, in milliseconds, by which the node judged the request."""
+    data: str | None = None
+    """JSON text: the fields of an error that the service declares, or what is wrong with the params."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "type", _clean_type(self.type))
@@ -81,6 +92,7 @@ class Fault:
             object.__setattr__(self, "retry_after_ms", min(max(int(self.retry_after_ms), 0), MAX_RETRY_AFTER_MS))
         if self.clock_ms is not None:
             object.__setattr__(self, "clock_ms", min(max(int(self.clock_ms), 0), MAX_CLOCK_MS))
+        object.__setattr__(self, "data", NOT_XML.sub("\ufffd", self.data) if self.data else None)
 
 
 def fault_from_exception(exc: BaseException, with_trace: bool) -> Fault:
@@ -95,10 +107,22 @@ def fault_from_exception(exc: BaseException, with_trace: bool) -> Fault:
     return Fault(name, _cut(_text_of(exc), MAX_TEXT_BYTES), trace and _cut_head(trace, MAX_TRACE_BYTES))
 
 
-def error_from_fault(fault: Fault, address: str, waited_s: float = 0.0) -> ServiceBusError:
+_declared: dict[tuple[str, str], Callable[[str], Exception]] = {}
+
+
+def declare(service: str, type: str, make: Callable[[str], Exception]) -> None:
+    """From now on a fault *type* of *service* (``category.name``) is raised as what *make* returns for its data.
+
+    It raises ValueError for data that it cannot use; the caller then gets a RemoteError, as for every other class.
+    """
+    _declared[service, type] = make
+
+
+def error_from_fault(fault: Fault, address: str, waited_s: float = 0.0) -> Exception:
     """The exception that the caller of *address* gets; *waited_s* is how long it has waited.
 
-    Its text is printable, since it ends on terminals and in logs; its attributes have the text as it came.
+    Its text is printable, since it ends on terminals and in logs; its attributes have the text as it came. An error
+    that the service declares, and that this program knows, is of its own class, with the RemoteError as its cause.
     """
     make = _ERRORS.get(fault.type)
     if make is None:
@@ -106,6 +130,20 @@ def error_from_fault(fault: Fault, address: str, waited_s: float = 0.0) -> Servi
     else:
         error = make(fault, address, waited_s)
     error.args = (printable(str(error), keep_newlines=True),)
+    if make is None and fault.data is not None and _declared:
+        return _declared_error(fault, address, error)
+    return error
+
+
+def _declared_error(fault: Fault, address: str, remote: Exception) -> Exception:
+    make = _declared.get((".".join(address.rsplit(".", 2)[1:]), fault.type))
+    if make is None or fault.data is None:
+        return remote
+    try:
+        error = make(fault.data)
+    except Exception:  # by pydantic, or by a class of the program: another version of it, perhaps
+        return remote
+    error.__cause__ = remote
     return error
 
 
@@ -115,6 +153,11 @@ def _busy(fault: Fault, address: str, waited_s: float) -> ServiceBusError:
 
 def _refused(fault: Fault, address: str, waited_s: float) -> ServiceBusError:
     reason, _, detail = fault.text.partition(": ")
+    if reason == INVALID_PARAMS and fault.data is not None:
+        with suppress(ValueError, TypeError, LookupError, EnvelopeError):
+            told = decode_json(fault.data.encode())
+            errors = [InvalidParam(tuple(place), str(message), str(kind)) for place, message, kind in told["errors"]]
+            return InvalidParams(address, errors, detail, int(told["count"]))
     return CallRefused(address, reason, detail)
 
 

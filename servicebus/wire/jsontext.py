@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from servicebus.errors import EnvelopeError
 from servicebus.wire.printable import describe
 
-__all__ = ["MAX_JSON_DEPTH", "decode_json", "encode_json"]
+__all__ = ["MAX_JSON_DEPTH", "check_depth", "decode_json", "encode_json"]
 
 MAX_JSON_DEPTH = 200
 """Deep enough for data, and far from the recursion limit of every supported Python, whatever stack is in use."""
@@ -52,7 +52,7 @@ def encode_json(value: Any) -> bytes:
     # Depth is at most the count of opening brackets: settles all small texts.
     is_long = len(raw) > _LONG_BYTES
     if not _is_shallow(value) if is_long else raw.count(b"[") + raw.count(b"{") > MAX_JSON_DEPTH:
-        _check_depth(raw)
+        check_depth(raw)
     return raw
 
 
@@ -66,7 +66,7 @@ def decode_json(raw: bytes) -> Any:
     is_long = len(raw) > _LONG_BYTES
     # Depth is at most the count of opening brackets: settles all small texts.
     if not is_long and raw.count(b"[") + raw.count(b"{") > MAX_JSON_DEPTH:
-        _check_depth(raw)
+        check_depth(raw)
     try:
         text = raw.decode("utf-8")
         try:
@@ -80,10 +80,10 @@ def decode_json(raw: bytes) -> Any:
         raise EnvelopeError("too-deep", f"JSON nested deeper than {MAX_JSON_DEPTH}") from None
     except ValueError as error:
         if is_long:  # from Python 3.13 on, deep nesting that breaks off is no RecursionError
-            _check_depth(raw)
+            check_depth(raw)
         raise EnvelopeError("bad-json", _without_data(error)) from None
     if is_long and not _is_shallow(value):
-        _check_depth(raw)
+        check_depth(raw)
     return value
 
 
@@ -127,7 +127,8 @@ def _is_shallow(value: Any) -> bool:
     return len(value) <= _FEW_PARTS and all(type(part) in _ATOMS for part in value)
 
 
-def _check_depth(raw: bytes) -> None:
+def check_depth(raw: bytes) -> None:
+    """Raise EnvelopeError ``too-deep`` if JSON text is nested deeper than ``MAX_JSON_DEPTH``."""
     if raw.count(b"[") + raw.count(b"{") <= MAX_JSON_DEPTH:
         return
     if b"\\" in raw:

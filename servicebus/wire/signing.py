@@ -161,7 +161,7 @@ def _canonical_names(node: str, category: str, service: str, kind: str, reply: s
 def _canonical_response(request_token: str, id: str, status: str, message: bytes, fault: Fault | None) -> bytes:
     """Request's token, id, status, message; then type, text, trace, retry hint of the fault, or four empty parts.
 
-    A fault that tells the node's clock has that as one part more.
+    A fault that tells the node's clock has that as one part more; one with data has two more, the clock first.
     """
     texts = (request_token, id, status)
     if fault is None:
@@ -174,8 +174,10 @@ def _canonical_response(request_token: str, id: str, status: str, message: bytes
         about: tuple[str, ...] = ("", "", "", "")
     else:
         retry = "" if fault.retry_after_ms is None else str(fault.retry_after_ms)
-        clock = () if fault.clock_ms is None else (str(fault.clock_ms),)
-        about = (fault.type, fault.text, fault.trace or "", retry, *clock)
+        more: tuple[str, ...] = () if fault.clock_ms is None else (str(fault.clock_ms),)
+        if fault.data:
+            more = (*(more or ("",)), fault.data)
+        about = (fault.type, fault.text, fault.trace or "", retry, *more)
     parts = (*(text.encode() for text in texts), message, *(text.encode() for text in about))
     return canonical_bytes(RESPONSE_DOMAIN, *parts)
 

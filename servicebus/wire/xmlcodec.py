@@ -228,13 +228,14 @@ def _decode_fault(body: bytes) -> Reply:
     root = _parsed(body)
     id, token, status, about = root
     retry, clock = about.get("retry-after"), about.get("clock")
-    text, *trace = [child.text or "" for child in about]
+    texts = {child.tag: child.text or "" for child in about}
     fault = Fault(
         about.get("type"),
-        text,
-        trace[0] if trace else None,
+        texts["text"],
+        texts.get("trace"),
         None if retry is None else int(retry),
         None if clock is None else int(clock),
+        texts.get("data"),
     )
     return Reply(id.text, token.text or "", status.text, b"", fault, int(root.get("attempt", 1)))
 
@@ -308,7 +309,10 @@ def _written_fault(fault: Fault) -> str:
     retry = "" if fault.retry_after_ms is None else f' retry-after="{fault.retry_after_ms}"'
     clock = "" if fault.clock_ms is None else f' clock="{fault.clock_ms}"'
     trace = f"<trace>{_escaped(fault.trace)}</trace>" if fault.trace else ""
-    return f'<fault type="{_escaped(fault.type)}"{retry}{clock}><text>{_escaped(fault.text)}</text>{trace}</fault>'
+    data = f"<data>{_escaped(fault.data)}</data>" if fault.data else ""
+    return (
+        f'<fault type="{_escaped(fault.type)}"{retry}{clock}><text>{_escaped(fault.text)}</text>{trace}{data}</fault>'
+    )
 
 
 def _escaped(text: str) -> str:

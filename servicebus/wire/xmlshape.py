@@ -117,6 +117,8 @@ _FAULT = (
     + _element(b"text")
     + b"(?:"
     + _element(b"trace")
+    + b")?(?:"
+    + _element(b"data")
     + b")?</fault>"
     + _
     + b"</response>"

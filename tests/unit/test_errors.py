@@ -119,6 +119,11 @@ EXAMPLES: list[tuple[ServiceBusError, dict[str, object], str]] = [
         {"path": "/var/out", "reason": "is in use by another Sender"},
         "outbox /var/out is in use by another Sender",
     ),
+    (
+        errors.InvalidParams("N.c.s", [errors.InvalidParam(("a", 0), "no number", "int_type")]),
+        {"reason": "invalid-params", "errors": ((("a", 0), "no number", "int_type"),), "count": 1},
+        "N.c.s: refused by the node (invalid-params): a.0: no number (int_type)",
+    ),
     (errors.UnknownService("N.c.s"), {"address": "N.c.s"}, "N.c.s: the node has no such service"),
     (
         errors.ServiceBusy("N.c.s", 0.05),

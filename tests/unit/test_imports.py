@@ -16,7 +16,10 @@ def modules_after(code: str) -> set[str]:
     return set(json.loads(done.stdout))
 
 
-@pytest.mark.parametrize("unneeded", ["lxml", "yaml", "click", "servicebus.compat", "servicebus.runtime"])
+@pytest.mark.parametrize(
+    "unneeded",
+    ["lxml", "yaml", "click", "servicebus.compat", "servicebus.runtime", "servicebus.typed", "pydantic"],
+)
 def test_a_sender_brings_nothing_that_it_may_never_need(unneeded: str) -> None:
     assert unneeded not in modules_after("import servicebus.sender")
 
@@ -34,6 +37,19 @@ def test_a_plain_reply_is_read_without_lxml_and_a_fault_with_it() -> None:
     fault = REPLY.format(how='"fault", b"", Fault("busy", "later")')
     assert "lxml" not in modules_after(plain)
     assert "lxml" in modules_after(fault)
+
+
+def test_an_agent_loads_pydantic_with_its_first_typed_function_alone() -> None:
+    assert not {"pydantic", "servicebus.typed"} & modules_after("import servicebus.service")
+    typed = modules_after("import servicebus.typed")
+    assert "pydantic" in typed and not {"servicebus.runtime"} & typed
+
+
+def test_without_pydantic_the_import_says_what_to_install() -> None:
+    code = "import sys; sys.modules['pydantic'] = None\nimport servicebus.typed"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert last == "ImportError: servicebus.typed needs pydantic: pip install servicebus-failover[typed]"
 
 
 def test_an_agent_has_everything_before_it_forks() -> None:

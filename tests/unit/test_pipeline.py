@@ -16,7 +16,6 @@ from servicebus.configuration import Configuration
 from servicebus.errors import JournalUnavailable
 from servicebus.policy.size_limit import SizeLimit
 from servicebus.protocol.v2 import ProtocolV2
-from servicebus.runtime import execution
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.job import Disposition, Outcome, PendingDelivery
 from servicebus.runtime.journal import MemoryJournal
@@ -234,7 +233,8 @@ def break_choice(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def break_params(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     odd = raises_for(decode_json, lambda raw: raw == b'"odd"')
-    monkeypatch.setattr(execution, "decode_json", odd)
+    for service in worker.threads:
+        monkeypatch.setattr(service._execution, "_read", odd)
 
 
 def break_journal(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:

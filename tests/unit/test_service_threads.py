@@ -14,7 +14,6 @@ from waiting import wait_until
 
 from servicebus.configuration import Configuration
 from servicebus.protocol.v2 import ProtocolV2
-from servicebus.runtime import execution
 from servicebus.runtime.job import Job, JobResult, Outcome
 from servicebus.runtime.registration import register
 from servicebus.runtime.service_thread import ServiceThread
@@ -306,7 +305,7 @@ def test_params_whose_reading_raises_end_that_request_by_name_and_the_next_is_se
     """Where locks are looked for, the reader that raised was waited for by all the others, for ever."""
     bench = Bench(lambda request: request.params["account"], kind, lock=lock)
     with monkeypatch.context() as broken:
-        broken.setattr(execution, "decode_json", Mock(side_effect=error("on purpose")))
+        broken.setattr(bench.thread._execution, "_read", Mock(side_effect=error("on purpose")))
         outcome = bench.outcome(job(kind, {"account": 1}))
     assert (fault_of(outcome).type, outcome.result) == ("refused", JobResult.NOT_RUN)
     assert fault_of(outcome).text == f"defect: its params could not be read: {error.__name__}: on purpose"

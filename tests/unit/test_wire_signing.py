@@ -144,6 +144,8 @@ def test_a_reply_belongs_to_one_request_only() -> None:
         {"fault": Fault("busy", "full", None, 50)},
         {"fault": Fault("busy", "full", "trace", 51)},
         {"fault": Fault("busy", "full", "trace", None)},
+        {"fault": Fault("busy", "full", "trace", 50, None, "[1]")},
+        {"fault": Fault("busy", "full", "trace", 50, 1)},
     ],
 )
 def test_the_token_of_a_reply_covers_every_field(forged: dict[str, Any]) -> None:

@@ -103,7 +103,9 @@ def test_the_vectors_are_right_by_the_standard_library_alone(case: dict[str, Any
         about: list[str | None] = ["", "", "", ""]
         if fault is not None:
             about = [fault.get("type"), fault.findtext("text"), fault.findtext("trace"), fault.get("retry-after")]
-            about += [fault.get("clock")] if fault.get("clock") else []
+            clock, data = fault.get("clock"), fault.findtext("data")
+            about += [clock] if clock or data else []
+            about += [data] if data else []
         parts = [case["request_token"], root.findtext("id"), root.findtext("status"), case["message"], *about]
         domain = "servicebus/2 response"
     text = b"".join(b"%d:%s" % (len(part), part) for part in ((part or "").encode() for part in [domain, *parts]))

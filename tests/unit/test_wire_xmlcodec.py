@@ -59,7 +59,15 @@ ENVELOPES = st.builds(
     params=ANY_TEXT.map(encode_json) | st.sampled_from([b'"]]>"', b'"]]>]]>"', b'"<![CDATA[x]]>"', b'"]]]]>>"']),
     due_ms=st.just(0) | NUMBERS,
 ).map(lambda envelope: envelope if envelope.kind is Kind.MESSAGE else replace(envelope, due_ms=0))
-FAULTS = st.builds(Fault, ANY_TEXT, ANY_TEXT, st.none() | ANY_TEXT, st.none() | st.integers())
+FAULTS = st.builds(
+    Fault,
+    ANY_TEXT,
+    ANY_TEXT,
+    st.none() | ANY_TEXT,
+    st.none() | st.integers(),
+    st.none() | st.integers(),
+    st.none() | ANY_TEXT,
+)
 
 
 def signed(envelope: Envelope) -> bytes:

@@ -1,0 +1,81 @@
+"""TextExecution: runs a typed function, which gets the text of the params and returns that of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+from servicebus.runtime.execution import Execution, refuse_lazy
+from servicebus.runtime.job import Job, Outcome
+from servicebus.runtime.registration import Service
+from servicebus.services import Event, Request, TextService, _serving
+from servicebus.wire.envelope import MESSAGE
+from servicebus.wire.fault import Fault, fault_from_exception
+from servicebus.wire.jsontext import decode_json
+
+__all__ = ["TextExecution", "TextRequest", "execution_of"]
+
+
+class TextRequest(Request):
+    """A request whose params and event are made when they are asked for: a typed function has its own."""
+
+    def __init__(self, job: Job, make_sender: Callable[[], Any]):
+        self._job = job
+        self._deadline = job.deadline
+        self._make_sender = make_sender
+        self._fate = job
+        self._sender = None
+
+    @cached_property
+    def _event(self) -> Event:  # type: ignore[override]
+        incoming = self._job.incoming
+        id, params = incoming.given_id or incoming.id, decode_json(incoming.raw_params)
+        return Event(id, incoming.category, incoming.service, incoming.token, params, incoming.version)
+
+
+class TextExecution(Execution):
+    """As an Execution; what is bound to the function's signature takes the place of the params."""
+
+    def __init__(self, service: Service, make_sender: Callable[[], Any], **how: Any):
+        super().__init__(service, make_sender, **how)
+        self._typed: TextService = service.instance
+        self._read = self._typed.bind
+        self._call = self._typed.call
+
+    def _params_of(self, job: Job, params: Any) -> Any:
+        return decode_json(job.incoming.raw_params)
+
+    def _execute(self, job: Job, params: Any) -> Outcome:
+        incoming = job.incoming
+        request = TextRequest(job, self._make_sender)
+        _serving.request = request
+        try:
+            job.started()
+            result = self._call(params, request)
+        finally:
+            _serving.request = None
+        if incoming.kind is MESSAGE:
+            if result is not None:
+                refuse_lazy(result)
+            return Outcome(job)
+        try:
+            text = self._typed.dump(result)
+        except BaseException:
+            refuse_lazy(result)
+            raise
+        return Outcome(job, job.protocol.encode_text(incoming, text))
+
+    def _is_declared(self, error: BaseException) -> bool:
+        return self._typed.declared(error) is not None
+
+    def _fault_of(self, error: BaseException, with_trace: bool) -> Fault:
+        fault = fault_from_exception(error, with_trace)
+        declared = self._typed.declared(error)
+        return fault if declared is None else Fault(declared[0], fault.text, fault.trace, data=declared[1])
+
+
+def execution_of(service: Service, make_sender: Callable[[], Any], **how: Any) -> Execution:
+    """What runs *service*, by its form."""
+    form = TextExecution if isinstance(service.instance, TextService) else Execution
+    return form(service, make_sender, **how)

@@ -1,0 +1,15 @@
+"""Functions as services: their signature is the contract. Needs pydantic: ``pip install servicebus-failover[typed]``.
+
+The agent of a program without typed functions, and ``servicebus.sender``, never load this package.
+"""
+
+try:
+    import pydantic  # noqa: F401
+except ImportError as error:
+    raise ImportError("servicebus.typed needs pydantic: pip install servicebus-failover[typed]") from error
+
+from servicebus.typed.declared import declare_errors
+from servicebus.typed.group import Services
+from servicebus.typed.results import InvalidResult
+
+__all__ = ["InvalidResult", "Services", "declare_errors"]

@@ -1,0 +1,150 @@
+"""Services: a group of typed functions under one category, which an agent includes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, overload
+
+from servicebus.errors import ConfigurationError
+from servicebus.services import Lock
+from servicebus.typed.declared import DeclaredError, declare_errors
+from servicebus.typed.service import TypedService
+from servicebus.wire.address import Address
+from servicebus.wire.envelope import CALL, MESSAGE, Kind
+
+__all__ = ["Definition", "Services"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, eq=False)
+class Definition:
+    """One function of a group, as it was declared."""
+
+    kind: Kind
+    category: str
+    name: str
+    function: Callable[..., Any]
+    options: dict[str, Any]
+    """As ``ServiceBus.add_rpc_service()`` and ``add_message_service()`` take them."""
+    errors: dict[type, DeclaredError]
+    deprecated: str | bool = False
+    version: str = ""
+    local_names: dict[str, Any] | None = field(default=None, repr=False)
+
+    @property
+    def key(self) -> str:
+        return f"{self.category}.{self.name}"
+
+    def make(self) -> TypedService:
+        """What an agent runs. Raises ConfigurationError: the signature cannot be read."""
+        return TypedService(self.key, self.function, self.errors, self.local_names, self.deprecated)
+
+
+class Services:
+    """Functions that serve calls and messages to ``NODE.category.name``. ``ServiceBus.include()`` registers them.
+
+    The decorators return the function as it was. Annotations are resolved when an agent includes the group, so they may
+    name what its module defines further down.
+
+    Args:
+        category: of all of its services.
+    """
+
+    def __init__(self, category: str):
+        Address("NODE", category, "name")
+        self.category = category
+        self._definitions: list[Definition] = []
+
+    def __repr__(self) -> str:
+        return f"<Services {self.category}: {', '.join(each.name for each in self._definitions) or 'none'}>"
+
+    def __iter__(self) -> Iterator[Definition]:
+        return iter(self._definitions)
+
+    @overload
+    def rpc(self, function: F, /) -> F: ...
+    @overload
+    def rpc(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        threads: int | None = None,
+        idempotent: bool | None = None,
+        lock: Lock | None = None,
+        concurrency: Literal["node"] | None = None,
+        errors: Sequence[type[Exception]] = (),
+        deprecated: str | bool = False,
+        version: str = "",
+    ) -> Callable[[F], F]: ...
+    def rpc(self, function: F | None = None, /, **how: Any) -> F | Callable[[F], F]:
+        """Answer calls by the decorated function.
+
+        Args:
+            name: the function's own by default.
+            threads, idempotent, lock, concurrency: as of ``ServiceBus.add_rpc_service()``.
+            errors: exception classes that are part of the contract: a caller that knows them gets them as they are.
+            deprecated: True, or what to use instead.
+            version: of the service, for people.
+
+        Raises:
+            ConfigurationError: the name is taken, or an error is no exception class.
+            AddressError: the name cannot stand in an address.
+        """
+        return self._add(CALL, function, how)
+
+    @overload
+    def message(self, function: F, /) -> F: ...
+    @overload
+    def message(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        threads: int | None = None,
+        retry: Sequence[float] | None = None,
+        lock: Lock | None = None,
+        concurrency: Literal["node"] | None = None,
+        errors: Sequence[type[Exception]] = (),
+        deprecated: str | bool = False,
+        version: str = "",
+    ) -> Callable[[F], F]: ...
+    def message(self, function: F | None = None, /, **how: Any) -> F | Callable[[F], F]:
+        """Handle messages by the decorated function; else as ``rpc()``.
+
+        Args:
+            retry: seconds before each further attempt, as of ``ServiceBus.add_message_service()``.
+        """
+        return self._add(MESSAGE, function, how)
+
+    def _add(self, kind: Kind, function: F | None, how: dict[str, Any]) -> F | Callable[[F], F]:
+        frame = sys._getframe(2)
+        local_names = None if frame.f_locals is frame.f_globals else dict(frame.f_locals)
+
+        def define(function: F) -> F:
+            self._definitions.append(self._define(kind, function, local_names, **how))
+            return function
+
+        return define if function is None else define(function)
+
+    def _define(
+        self,
+        kind: Kind,
+        function: Callable[..., Any],
+        local_names: dict[str, Any] | None,
+        *,
+        name: str | None = None,
+        errors: Sequence[type[Exception]] = (),
+        deprecated: str | bool = False,
+        version: str = "",
+        **options: Any,
+    ) -> Definition:
+        name = function.__name__ if name is None else name
+        address = Address("NODE", self.category, name)
+        if any((each.kind, each.name) == (kind, name) for each in self._definitions):
+            raise ConfigurationError(f"{self!r} has a service {name} for {kind.value}s already", key="services")
+        known = declare_errors(f"{address.category}.{name}", *errors, local_names=local_names)
+        return Definition(kind, self.category, name, function, options, known, deprecated, version, local_names)

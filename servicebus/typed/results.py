@@ -1,0 +1,90 @@
+"""Results: what a typed function returns -> JSON text, by its return annotation."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+from pydantic_core import PydanticSerializationError
+
+from servicebus.errors import EnvelopeError
+from servicebus.typed.binding import CONSTANT, unbound
+from servicebus.wire.jsontext import MAX_JSON_DEPTH, check_depth, decode_json, encode_json
+from servicebus.wire.printable import describe
+
+__all__ = ["InvalidResult", "make_writer"]
+
+_SCALARS = (int, str, bool, float, type(None))
+"""Nothing can be wrong with a value of exactly this type, so pydantic need not look for it, which costs 1 us."""
+
+
+class InvalidResult(Exception):
+    """Raised when a function returns what its annotation does not allow. The text never holds the value."""
+
+
+def make_writer(annotation: Any) -> Callable[[Any], bytes]:
+    """A function of a result: its JSON text.
+
+    It raises InvalidResult, or EnvelopeError for NaN, an infinity, or what is nested too deep.
+    """
+    if annotation is inspect.Signature.empty:
+        annotation = Any
+    adapter = adapter_of(type(None) if annotation is None else annotation)
+    dump = adapter.serializer.to_json
+    scalar = annotation if annotation in _SCALARS else None
+
+    def write(result: Any) -> bytes:
+        text: bytes | None = None
+        with suppress(PydanticSerializationError):
+            if type(result) is scalar:
+                text = dump(result, ensure_ascii=True)
+            else:
+                text = dump(result, warnings="error", ensure_ascii=True)
+        if text is None:
+            text = _converted(result, adapter)
+        _check(text)
+        return text
+
+    return write
+
+
+def adapter_of(annotation: Any) -> TypeAdapter[Any]:
+    """Structures have a configuration of their own; for all else NaN stays what it is, so that it is found."""
+    try:
+        return TypeAdapter(annotation, config=ConfigDict(ser_json_inf_nan="constants"))
+    except PydanticUserError as error:
+        if error.code != "type-adapter-config-unused":
+            raise
+    return TypeAdapter(annotation)
+
+
+def _converted(result: Any, adapter: TypeAdapter[Any]) -> bytes:
+    """The text of what can be made a value of the right type: a dict for a model, an int for a float.
+
+    Nothing is raised while another error is handled: its traceback would show the value.
+    """
+    try:
+        value = adapter.validate_python(result)
+        # Not to_json(): half of a surrogate pair, which JSON can say, is no text to it.
+        return encode_json(adapter.serializer.to_python(value, mode="json", warnings="error"))
+    except ValidationError as error:
+        why = unbound(error).detail
+    except (PydanticSerializationError, EnvelopeError):
+        why = f"JSON has no word for what is in it ({type(result).__name__})"
+    except Exception as error:  # a validator of the program
+        why = describe(error)
+    raise InvalidResult(f"the service returned what its signature does not allow: {why}")
+
+
+def _check(text: bytes) -> None:
+    if CONSTANT.search(text) is not None:
+        try:
+            decode_json(text)
+        except EnvelopeError as error:
+            raise EnvelopeError("unencodable", f"the result: {error.detail}") from None
+    if len(text) > MAX_JSON_DEPTH:
+        check_depth(text)

@@ -1,0 +1,104 @@
+"""TypedService: a function as the agent runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from servicebus.errors import ConfigurationError
+from servicebus.sender import Sender
+from servicebus.services import Request, TextService
+from servicebus.transport.loggers import get_logger
+from servicebus.typed.binding import Bound, make_binder
+from servicebus.typed.declared import DeclaredError
+from servicebus.typed.results import make_writer
+from servicebus.typed.signature import Signature, read_signature
+
+LOG = get_logger(__name__)
+
+__all__ = ["TypedService"]
+
+Call = Callable[[Bound, Request], Any]
+
+
+class TypedService(TextService):
+    """Binds, calls and writes by the signature of *function*.
+
+    Raises:
+        ConfigurationError: the signature cannot be read, or pydantic has no schema for it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        errors: Mapping[type, DeclaredError],
+        local_names: Mapping[str, Any] | None = None,
+        deprecated: str | bool = False,
+    ):
+        self.name = name
+        self.function = function
+        self.signature = read_signature(function, local_names)
+        self._errors = errors
+        try:
+            self.bind = make_binder(self.signature)
+            self.dump = make_writer(self.signature.returns)
+        except Exception as error:  # by pydantic, which asks the types of the program
+            what = f"service {name}: no schema for its signature: {type(error).__name__}: {error}"
+            raise ConfigurationError(what, key="services") from error
+        call = _make_call(function, self.signature)
+        self.call = _deprecated(name, deprecated, call) if deprecated else call
+
+    def __repr__(self) -> str:
+        return f"<TypedService {self.name}>"
+
+    def declared(self, error: BaseException) -> tuple[str, str] | None:
+        if not self._errors:
+            return None
+        for kind in type(error).__mro__:
+            known = self._errors.get(kind)
+            if known is not None:
+                return self._written(known, error)
+        return None
+
+    def _written(self, known: DeclaredError, error: BaseException) -> tuple[str, str] | None:
+        try:
+            return known.name, known.write(error)
+        except Exception as broken:
+            LOG.warning("service %s: the fields of %s cannot be sent: %s", self.name, known.name, broken)
+            return None
+
+
+def _deprecated(name: str, instead: str | bool, call: Call) -> Call:
+    """*call*, which says once in each worker that the service is still in use."""
+    hint = "" if instead is True else f": {instead}"
+    told: list[bool] = []
+
+    def deprecated(bound: Bound, request: Request) -> Any:
+        if not told:
+            told.append(True)
+            LOG.warning("service %s is deprecated and still in use%s", name, hint)
+        return call(bound, request)
+
+    return deprecated
+
+
+def _make_call(function: Callable[..., Any], signature: Signature) -> Call:
+    """A function of the bound arguments and the request. Without injected parameters it costs one call."""
+    if not signature.injected:
+        return lambda bound, request: function(*bound[0], **bound[1])
+    names = list(signature.bound.parameters)
+    sources = [(name, _SOURCES[kind]) for name, kind in signature.injected.items()]
+
+    def call(bound: Bound, request: Request) -> Any:
+        args, kwargs = bound
+        if args:
+            kwargs.update(zip(names, args, strict=False))
+        for name, source in sources:
+            kwargs[name] = source(request)
+        return function(**kwargs)
+
+    return call
+
+
+_SOURCES: dict[Any, Callable[[Request], Any]] = {Request: lambda request: request, Sender: Request.get_sender}

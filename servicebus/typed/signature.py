@@ -1,0 +1,98 @@
+"""What the signature of a function says: which parameters come from the wire, which are injected, what it returns."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, get_args, get_origin
+
+import typing_extensions
+from pydantic import BaseModel
+
+from servicebus.errors import ConfigurationError
+from servicebus.sender import Sender
+from servicebus.services import Request
+
+__all__ = ["Signature", "read_signature"]
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """Its annotations are resolved: types, no texts."""
+
+    bound: inspect.Signature
+    """Without what is injected."""
+    injected: Mapping[str, Any]
+    """``Request`` or ``Sender``, by the name of the parameter."""
+    whole: inspect.Parameter | None
+    """The only parameter, if it takes the whole params."""
+
+    @property
+    def returns(self) -> Any:
+        return self.bound.return_annotation
+
+
+def read_signature(function: Callable[..., Any], local_names: Mapping[str, Any] | None = None) -> Signature:
+    """The signature of *function*; *local_names* are those of the scope that it was defined in.
+
+    Raises:
+        ConfigurationError: an annotation cannot be resolved, or an injected parameter cannot be passed by name.
+    """
+    name = getattr(function, "__qualname__", repr(function))
+    try:
+        plain = inspect.signature(function)
+        hints = _hints(function, local_names)
+    except Exception as error:  # an annotation is code of the program
+        raise ConfigurationError(
+            f"the signature of {name} cannot be read: {type(error).__name__}: {error}", key="services"
+        ) from error
+    bound: list[inspect.Parameter] = []
+    injected: dict[str, Any] = {}
+    for parameter in plain.parameters.values():
+        annotation = hints.get(parameter.name, Any)
+        source = _source(annotation)
+        if source is None:
+            bound.append(parameter.replace(annotation=annotation))
+        elif parameter.kind in _POSITIONAL:
+            raise ConfigurationError(f"{name}: {parameter.name} is injected, so it needs a name", key="services")
+        else:
+            injected[parameter.name] = source
+    if injected and any(parameter.kind in _POSITIONAL for parameter in bound):
+        raise ConfigurationError(f"{name}: positional-only parameters and injected ones do not mix", key="services")
+    returns = hints.get("return", inspect.Signature.empty)
+    signature = inspect.Signature(bound, return_annotation=returns)
+    return Signature(signature, injected, _whole(bound))
+
+
+def _hints(function: Callable[..., Any], local_names: Mapping[str, Any] | None) -> dict[str, Any]:
+    target: Any = function.__init__ if isinstance(function, type) else function  # type: ignore[misc]
+    if not inspect.isroutine(target):
+        target = type(target).__call__
+    return typing.get_type_hints(target, localns=dict(local_names or {}), include_extras=True)
+
+
+def _source(annotation: Any) -> Any:
+    """Where an injected parameter comes from; None for one that comes from the wire."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    for kind in (Request, Sender):
+        if isinstance(annotation, type) and issubclass(annotation, kind):
+            return kind
+    return None
+
+
+def _whole(bound: list[inspect.Parameter]) -> inspect.Parameter | None:
+    if len(bound) != 1 or bound[0].kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+        return None
+    annotation = bound[0].annotation
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    kind = get_origin(annotation) or annotation
+    if not isinstance(kind, type):
+        return None
+    is_structure = issubclass(kind, BaseModel) or dataclasses.is_dataclass(kind) or typing_extensions.is_typeddict(kind)
+    return bound[0] if is_structure else None
