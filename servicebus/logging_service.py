@@ -86,8 +86,7 @@ class LoggingService:
             **options,
         )
         server = module.LogServer(chosen)
-        context = multiprocessing.get_context("fork")
-        process = context.Process(
+        process = multiprocessing.get_context("fork").Process(
             target=_serve, args=(server, after_fork_hook, inherited), name="servicebus-logd", daemon=True
         )
         # The server takes these signals when it is ready: a terminate() right away must not kill it before.

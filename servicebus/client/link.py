@@ -58,6 +58,17 @@ class Link:
         connect: makes the connections.
     """
 
+    active: dict[str, Path]
+    """The paths that ticks look at: new, or used since they were found quiet (``IdleNodes``)."""
+    calls: int
+    """How many were published here, ever."""
+    is_wanted: bool
+    """Reconnect after a failure; set while the engine prefers this host or has nothing better."""
+    failure: ConnectFailed | None
+    """Why the last attempt to connect failed; None once one succeeded."""
+    has_moved: bool
+    """At the last look: the broker's answer is late because the link is slow."""
+
     def __init__(
         self,
         loop: EventLoop,
@@ -70,25 +81,17 @@ class Link:
     ):
         self.host = host
         self.newest = protocols[0]
-        self.health = Health()
-        self.size_limit = SizeLimit()
-        self.denials = Denials()
-        self.paths: dict[str, Path] = {}
-        self.active: dict[str, Path] = {}
-        """Those of them that ticks look at: new, or used since they were found quiet (``IdleNodes``)."""
-        self.calls = 0
-        """How many were published here, ever."""
-        self.is_wanted = False
-        """Reconnect after a failure; set while the engine prefers this host or has nothing better."""
-        self.last_error = _NOT_TRIED
-        self.failure: ConnectFailed | None = None
-        """Why the last attempt to connect failed; None once one succeeded."""
-        self.used_at = 0.0
-        self._config = config
-        self._exchanges = [protocol.exchange for protocol in protocols]
-        self._events = events
-        self._answers = answers
         self.replied: Callable[[Delivery], None] = partial(answers.replied, self)
+        self._config, self._events, self._answers = config, events, answers
+        self._exchanges = [protocol.exchange for protocol in protocols]
+        # What is known of the broker.
+        self.health, self.size_limit, self.denials = Health(), SizeLimit(), Denials()
+        self.paths: dict[str, Path] = {}
+        self.active = {}
+        self.calls, self.used_at = 0, 0.0
+        self.last_error, self.failure = _NOT_TRIED, None
+        # Its connection, and whether that lives.
+        self.is_wanted, self.has_moved, self._may_declare = False, False, True
         self.connections = ConnectionManager(
             loop,
             host,
@@ -101,12 +104,9 @@ class Link:
             on_rest=lambda: events.link_idle(self),
         )
         self._channels: LinkChannels | None = None
+        self._progress: Progress | None = None
         self._clock = PingClock(config.path_ping_after, config.path_ping_timeout, 0.0)
         self._bytes_heard = -1
-        self._progress: Progress | None = None
-        self.has_moved = False
-        """At the last look: the broker's answer is late because the link is slow."""
-        self._may_declare = True
 
     def __repr__(self) -> str:
         return f"<Link {self.host.name} {self.state.value}>"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from servicebus.client.future import Awaited, CallFuture
+from servicebus.client.future import Awaited
 from servicebus.client.request_state import TRANSITIONS, RequestEvent, RequestState, after
 from servicebus.errors import LifecycleError, SignatureError
 from servicebus.transport import forks
@@ -77,6 +76,47 @@ class PendingRequest(Awaited):
         "waiting_since",
     )
 
+    params: bytes
+    """JSON text; empty for a message whose ``body`` is all that is sent."""
+    body: bytes
+    """As the newest version has its first attempt; empty until it is known that it is sent in that."""
+    size: int
+    """How many bytes were published last, or about as many as will be."""
+    token: str
+    """Of the last attempt in the newest version."""
+    sent_ms: int
+    """Unix milliseconds: when it was made. Its first attempt is dated so."""
+    link: Link | None
+    path: Path | None
+    hedge: Path | None
+    """Where a second attempt travels beside the first (``hedge_after``)."""
+    protocol: SenderProtocol | None
+    """In which it was published last; its reply is read in the same."""
+    published_at: float | None
+    waiting_since: float | None
+    held_since: float | None
+    attempt: int
+    """The number of the last attempt to publish it."""
+    sent_as: int
+    """Which attempt travels on ``path``."""
+    hedged_as: int
+    """Which attempt travels on ``hedge``."""
+    shift_ms: int
+    """By how much the last attempt was dated ahead of our clock, which its node contradicts."""
+    corrections: int
+    """How often a node has contradicted it."""
+    refusals: int
+    """How often its service was busy."""
+    refused_with: str
+    """What it said the last time."""
+    failovers: int
+    """How often its node was lost while it may have run there."""
+    attempts: tuple[tuple[str, str], ...]
+    """Host, and what it did: of those that failed."""
+    _tokens: list[str] | None
+    """Of the attempts before the last, from the second one on."""
+
+    # All attributes in one constructor, those of Awaited too: it runs for every call.
     def __init__(
         self,
         event_id: int,
@@ -93,67 +133,27 @@ class PendingRequest(Awaited):
         hedge_after_s: float | None = None,
         options: MessageOptions | None = None,
     ):
-        self.event_id = event_id
-        self.id = wire_id
-        self.address = address
-        self.kind = kind
-        self.params = params
-        """JSON text; empty for a message whose ``body`` is all that is sent."""
-        self.body = body
-        """As the newest version has its first attempt; empty until it is known that it is sent in that."""
+        self.event_id, self.id = event_id, wire_id
+        self.address, self.kind = address, kind
+        self.params, self.body = params, body
         self.size = len(body or params)
-        """How many bytes were published last, or about as many as will be."""
-        self.token = ""
-        """Of the last attempt in the newest version."""
-        self.resend = resend
-        self.reverse = reverse
-        self.pinned = pinned
-        self.hedge_after_s = hedge_after_s
+        self.resend, self.reverse = resend, reverse
+        self.pinned, self.hedge_after_s = pinned, hedge_after_s
         self.options = options
         self.state = RequestState.NEW
         self._forks = forks.count
         self.started_at = time.monotonic()
         self.deadline = self.started_at + timeout_s
         self.sent_ms = int(time.time() * 1000)
-        """Unix milliseconds: when it was made. Its first attempt is dated so."""
         self.ttl_ms = max(1, int(timeout_s * 1000))
-        self.link: Link | None = None
-        self.path: Path | None = None
-        self.hedge: Path | None = None
-        """Where a second attempt travels beside the first (``hedge_after``)."""
-        self.protocol: SenderProtocol | None = None
-        """In which it was published last; its reply is read in the same."""
-        self.published_at: float | None = None
-        self.waiting_since: float | None = None
-        self.attempt = 0
-        """The number of the last attempt to publish it."""
-        self.sent_as = 0
-        """Which attempt travels on ``path``."""
-        self.hedged_as = 0
-        """Which attempt travels on ``hedge``."""
-        self.shift_ms = 0
-        """By how much the last attempt was dated ahead of our clock, which its node contradicts."""
-        self.corrections = 0
-        """How often a node has contradicted it."""
-        self._tokens: list[str] | None = None
-        """Of the attempts before the last, from the second one on."""
-        self._unsettled = 0
-        self._has_ended = False
-        self._is_abandoned = False
-        self._answer: Any = None
-        self._error: BaseException | None = None
-        self._waiter: Lock | None = None
-        self._future: CallFuture | None = None
-        self.refusals = 0
-        """How often its service was busy."""
-        self.refused_with = ""
-        """What it said the last time."""
-        self.failovers = 0
-        """How often its node was lost while it may have run there."""
-        self.held_since: float | None = None
-        self.returned = False
-        self.attempts: tuple[tuple[str, str], ...] = ()
-        """Host, and what it did: of those that failed."""
+        self.token = self.refused_with = ""
+        self.link = self.path = self.hedge = self.protocol = None
+        self.published_at = self.waiting_since = self.held_since = None
+        self.attempt = self.sent_as = self.hedged_as = self.shift_ms = 0
+        self.corrections = self.refusals = self.failovers = self._unsettled = 0
+        self.returned = self._has_ended = self._is_abandoned = False
+        self._tokens = self._answer = self._error = self._waiter = self._future = None
+        self.attempts = ()
 
     def __repr__(self) -> str:
         return f"<PendingRequest {self.kind.value} {self.id} to {self.address} {self.state.value} on {self.link!r}>"

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import queue
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
-from servicebus.transport.interface import Delivery
+from servicebus.errors import TransportError
+from servicebus.transport.interface import Delivery, Step
 from servicebus.transport.steps import cancel_consumer
 
-if TYPE_CHECKING:
-    from servicebus.operations.session_channel import SessionChannel
-
 __all__ = ["Consumption"]
+
+
+class _Channel(Protocol):
+    """SessionChannel, as its consumptions use it."""
+
+    @property
+    def failure(self) -> TransportError | None: ...
+    def run(self, step: Step, what: str) -> Any: ...
 
 
 class Consumption:
     """The deliveries of one queue, in order."""
 
-    def __init__(self, channel: SessionChannel, name: str):
+    def __init__(self, channel: _Channel, name: str):
         self.name = name
         self.tag = ""
         self._is_cancelled = False

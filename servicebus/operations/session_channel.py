@@ -6,17 +6,15 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+from servicebus.configuration import BrokerHost
 from servicebus.errors import ConnectionLost, TransportError
 from servicebus.operations.consumption import Consumption
 from servicebus.operations.publications import Publication, Publications, Waits
 from servicebus.transport.headerfit import fitted
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Delivery, Script, Step
 from servicebus.transport.steps import consume, declare_queue, get_message, set_prefetch
-
-if TYPE_CHECKING:
-    from servicebus.operations.session import Session
 
 __all__ = ["CONFIRM_S", "QueueFacts", "SessionChannel"]
 
@@ -34,10 +32,23 @@ class QueueFacts(NamedTuple):
     consumers: int
 
 
+class _Session(Protocol):
+    """Session, as its channels use it."""
+
+    @property
+    def host(self) -> BrokerHost: ...
+    @property
+    def failure(self) -> TransportError | None: ...
+    def ask(self, future: Future[Any], what: str, timeout_s: float) -> Any: ...
+    def post(self, callback: Callable[[], None]) -> None: ...
+    def adopt(self, channel: SessionChannel, open_it: Callable[[BrokerConnection], None]) -> None: ...
+    def forget(self, channel: SessionChannel) -> None: ...
+
+
 class SessionChannel:
     """One channel of a Session; every method waits, and belongs to the session's thread."""
 
-    def __init__(self, session: Session, confirms: bool):
+    def __init__(self, session: _Session, confirms: bool):
         self.session = session
         self.failure: TransportError | None = None
         self._channel: BrokerChannel | None = None

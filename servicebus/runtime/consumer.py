@@ -176,7 +176,7 @@ class NodeConsumer:
     def _plan(self, stored: StoredQueues) -> list[Subscription]:
         """The subscriptions that are wanted now: on a broker in maintenance nothing for callers."""
         config, transient, epoch, control = self._config, self._transient, self.epoch, self._control
-        delays = DelayedMessages(self, config.node_name, epoch)
+        delays = DelayedMessages(self._loop, self.pipeline, self.connections, self.message_protocol, config.node_name)
 
         def take(kind: Kind, protocol: AgentProtocol) -> Callable[[Delivery], None]:
             return partial(self.pipeline.take, epoch=epoch, protocol=protocol, kind=kind)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from servicebus.policy.connection import ConnectionState
 from servicebus.policy.retry_schedule import hold_s
-from servicebus.protocol.interface import RequestRefused
+from servicebus.protocol.interface import AgentProtocol, RequestRefused
 from servicebus.runtime.job import Disposition, Job, PendingDelivery, later_attempt
+from servicebus.runtime.pipeline import Pipeline
 from servicebus.runtime.validator import DUE_S
+from servicebus.transport.connection_manager import ConnectionManager
 from servicebus.transport.interface import Delivery
+from servicebus.transport.loop import EventLoop
 from servicebus.wire.envelope import Kind
-
-if TYPE_CHECKING:
-    from servicebus.runtime.consumer import NodeConsumer
 
 
 class DelayedMessages:
@@ -24,10 +23,15 @@ class DelayedMessages:
     What it holds is unacknowledged: when the worker ends or loses the broker, it stands in its queue again.
     """
 
-    def __init__(self, consumer: NodeConsumer, node: str, epoch: int):
-        self._consumer = consumer
+    def __init__(
+        self, loop: EventLoop, pipeline: Pipeline, connections: ConnectionManager, protocol: AgentProtocol, node: str
+    ):
+        self._loop = loop
+        self._pipeline = pipeline
+        self._connections = connections
+        self._protocol = protocol
         self._node = node
-        self._epoch = epoch
+        self._epoch = connections.epoch
 
     def __repr__(self) -> str:
         return f"<DelayedMessages node {self._node} epoch={self._epoch}>"
@@ -39,7 +43,7 @@ class DelayedMessages:
             pending, due_ms = self._read(delivery)
             wait_s = hold_s(tier, _remaining_s(due_ms))
             if wait_s > DUE_S:
-                self._consumer.call_later(wait_s, lambda: self._held_long_enough(pending, due_ms))
+                self._loop.call_later(wait_s, lambda: self._held_long_enough(pending, due_ms))
             else:
                 self._held_long_enough(pending, due_ms)
 
@@ -48,20 +52,22 @@ class DelayedMessages:
     def _read(self, delivery: Delivery) -> tuple[PendingDelivery, int]:
         """When *delivery* is due, as far as it is signed; what says nothing is due at once."""
         try:
-            incoming = self._consumer.message_protocol.decode_request(delivery)
+            incoming = self._protocol.decode_request(delivery)
         except RequestRefused:
             return PendingDelivery(delivery, self._epoch, ""), 0
-        return Job(delivery, self._epoch, "", incoming, self._consumer.message_protocol), incoming.due_ms
+        return Job(delivery, self._epoch, "", incoming, self._protocol), incoming.due_ms
 
     def _held_long_enough(self, pending: PendingDelivery, due_ms: int) -> None:
-        is_leaving = self._consumer.state in (ConnectionState.DRAINING, ConnectionState.CLOSED)
-        if self._epoch != self._consumer.epoch or is_leaving:
+        is_leaving = self._connections.state in (ConnectionState.DRAINING, ConnectionState.CLOSED)
+        if self._epoch != self._connections.epoch or is_leaving:
             return  # the broker gives it to another worker when this connection ends
-        pipeline, remaining_s = self._consumer.pipeline, _remaining_s(due_ms)
+        remaining_s = _remaining_s(due_ms)
         if remaining_s > DUE_S:
-            pipeline.settle(Disposition([pending], None, later_attempt(remaining_s, pending.stamps.wait.attempts)))
+            self._pipeline.settle(
+                Disposition([pending], None, later_attempt(remaining_s, pending.stamps.wait.attempts))
+            )
         else:
-            pipeline.take(pending.delivery, self._epoch, self._consumer.message_protocol, Kind.MESSAGE)
+            self._pipeline.take(pending.delivery, self._epoch, self._protocol, Kind.MESSAGE)
 
 
 def _remaining_s(due_ms: int) -> float:

@@ -14,11 +14,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from servicebus.runtime.copy_store import CopyStore
-from servicebus.runtime.job import DONE, Copy, Disposition, Job, JobResult, Outcome, dead_letter, later_attempt
+from servicebus.runtime.job import DONE, Copy, Disposition, Inbox, Job, JobResult, Outcome, dead_letter, later_attempt
 from servicebus.runtime.journal import IdStatus, Journal, Lookup, Release, Start
 from servicebus.runtime.journal_outage import JournalNotes, JournalOutage, reply_to
 from servicebus.runtime.retries import Retries
-from servicebus.runtime.service_thread import ServiceThread
 from servicebus.runtime.validator import ServiceKey, Validator
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
@@ -42,7 +41,7 @@ class Dispatcher:
     def __init__(
         self,
         loop: EventLoop,
-        services: Mapping[ServiceKey, ServiceThread],
+        services: Mapping[ServiceKey, Inbox],
         journal: Journal,
         host_name: str,
         retry_schedule: tuple[float, ...] = (),
@@ -185,7 +184,7 @@ class Dispatcher:
         self._notes.add(incoming.id, Release.NOT_RUN)
         return self._full(job, elsewhere)
 
-    def _ended_by_its_past(self, job: Job, known: Lookup, service: ServiceThread) -> Disposition | None:
+    def _ended_by_its_past(self, job: Job, known: Lookup, service: Inbox) -> Disposition | None:
         """The end of a request that was begun before and must not be run once more."""
         if known.is_refused:
             # Run now, it might have its effect and stand among the dead letters.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from servicebus.transport.interface import Delivery
 from servicebus.transport.loop import nothing
@@ -21,7 +21,20 @@ if TYPE_CHECKING:
 
     from servicebus.protocol.interface import AgentProtocol, Incoming
     from servicebus.runtime.journal import Release
-    from servicebus.runtime.service_thread import ServiceThread
+    from servicebus.runtime.registration import Service
+
+
+class Inbox(Protocol):
+    """Of the thread that runs a service: where its jobs go."""
+
+    @property
+    def service(self) -> Service: ...
+    @property
+    def room(self) -> int:
+        """How many jobs ``put()`` would accept now."""
+
+    def put(self, job: Job) -> bool:
+        """Accept *job*, or say False when the inbox is full."""
 
 
 # Not frozen, though most of them never change: these are made for every request, and object.__setattr__ for each field
@@ -49,7 +62,7 @@ class Job(PendingDelivery):
 
     incoming: Incoming
     protocol: AgentProtocol
-    service: ServiceThread | None = None
+    service: Inbox | None = None
     """None for one that is refused."""
     deadline: float | None = None
     """``time.monotonic()`` after which its caller has given up."""
@@ -76,7 +89,7 @@ class Job(PendingDelivery):
         return self.incoming.stamps
 
     @property
-    def waits_for(self) -> ServiceThread | None:
+    def waits_for(self) -> Inbox | None:
         """The service that it waits for while that is full; None for one that does not wait: a caller is told."""
         is_message = self.incoming.kind is MESSAGE and self.on_full is None and self.refusal is None
         return self.service if is_message else None

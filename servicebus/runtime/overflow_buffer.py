@@ -17,8 +17,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from servicebus.runtime.job import Job
-    from servicebus.runtime.service_thread import ServiceThread
+    from servicebus.runtime.job import Inbox, Job
 
 __all__ = ["OverflowBuffer"]
 
@@ -38,7 +37,7 @@ class OverflowBuffer:
 
     def __init__(self, window: int):
         self._most = window // 4
-        self.waiting: dict[ServiceThread, deque[tuple[float, Job]]] = {}
+        self.waiting: dict[Inbox, deque[tuple[float, Job]]] = {}
         """Since when, and which job."""
         self._budget = float(_BURST)
         self._filled_at = 0.0
@@ -56,7 +55,7 @@ class OverflowBuffer:
     def admit(self, jobs: Iterable[Job], now: float) -> list[Job]:
         """What may go in now: those that have waited, then of *jobs* those that find room; the others wait here."""
         admitted = []
-        rooms: dict[ServiceThread, int] = {}
+        rooms: dict[Inbox, int] = {}
         for full, waiting in list(self.waiting.items()):
             rooms[full] = full.room
             while waiting and rooms[full] > 0:

@@ -11,6 +11,8 @@ on the same connection, is out of reach. If the answer comes all the same, the s
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from servicebus.errors import QueueConflict, QueueStranded, TransportError
@@ -38,6 +40,16 @@ class Subscription(NamedTuple):
 
     name: str
     script: Callable[[Keep], Script]
+
+
+@dataclass(slots=True, eq=False)
+class _Opening:
+    """A subscription that is being opened, or is open."""
+
+    subscription: Subscription
+    then: Callable[[], None]
+    channel: BrokerChannel | None = None
+    is_open: bool = False
 
 
 class SubscriptionEvents(Protocol):
@@ -145,52 +157,49 @@ class Subscriptions:
             self._open(subscription, lambda: self._open_each(rest, then))
 
     def _open(self, subscription: Subscription, then: Callable[[], None]) -> None:
-        mine: BrokerChannel | None = None
-        is_open = False
+        opening = _Opening(subscription, then)
+        self._connection.open_channel(partial(self._opened, opening), partial(self._broken, opening))
 
-        def opened(channel: BrokerChannel) -> None:
-            nonlocal mine
-            mine = self._channels[subscription.name] = channel
-            channel.run(subscription.script(keep), ready)
-            self._watch(channel, lambda: not is_open, silent)
+    def _opened(self, opening: _Opening, channel: BrokerChannel) -> None:
+        name = opening.subscription.name
+        opening.channel = self._channels[name] = channel
+        script = opening.subscription.script(lambda tag: self._tags.setdefault(name, []).append(tag))
+        channel.run(script, partial(self._ready, opening))
+        self._watch(channel, lambda: not opening.is_open, partial(self._silent, opening))
 
-        def keep(tag: str) -> None:
-            self._tags.setdefault(subscription.name, []).append(tag)
+    def _ready(self, opening: _Opening) -> None:
+        opening.is_open = True
+        name = opening.subscription.name
+        if name in self._unanswered:
+            self._unanswered.discard(name)
+            self._waiting.pop(name, None)
+        else:
+            opening.then()
 
-        def ready() -> None:
-            nonlocal is_open
-            is_open = True
-            if subscription.name in self._unanswered:
-                self._unanswered.discard(subscription.name)
-                self._waiting.pop(subscription.name, None)
-            else:
-                then()
+    def _silent(self, opening: _Opening, queue: str) -> None:
+        name, error = opening.subscription.name, stranded(self._host_name, queue)
+        if _can_wait(name, error):
+            self._unanswered.add(name)
+            self._let_wait(name, error)
+            opening.then()
+        else:
+            self._events.subscription_broken(error)
 
-        def silent(queue: str) -> None:
-            error = stranded(self._host_name, queue)
-            if _can_wait(subscription.name, error):
-                self._unanswered.add(subscription.name)
-                self._let_wait(subscription.name, error)
-                then()
-            else:
-                self._events.subscription_broken(error)
-
-        def broken(error: TransportError) -> None:
-            was_replaced = is_open and self._channels.get(subscription.name) is not mine
-            if self._is_over or was_replaced:
-                return
-            refused = error.queue if isinstance(error, QueueConflict) and not is_open else ""
-            if refused and self._events.is_worth_another_try(refused):
-                self._open(subscription, then)
-            elif subscription.name in self._unanswered and not is_open:
-                self._unanswered.discard(subscription.name)  # it waits, and is asked for again
-            elif not is_open and _can_wait(subscription.name, error):
-                self._let_wait(subscription.name, error)
-                then()
-            else:
-                self._events.subscription_broken(error)
-
-        self._connection.open_channel(opened, broken)
+    def _broken(self, opening: _Opening, error: TransportError) -> None:
+        name, is_open = opening.subscription.name, opening.is_open
+        was_replaced = is_open and self._channels.get(name) is not opening.channel
+        if self._is_over or was_replaced:
+            return
+        refused = error.queue if isinstance(error, QueueConflict) and not is_open else ""
+        if refused and self._events.is_worth_another_try(refused):
+            self._open(opening.subscription, opening.then)
+        elif name in self._unanswered and not is_open:
+            self._unanswered.discard(name)  # it waits, and is asked for again
+        elif not is_open and _can_wait(name, error):
+            self._let_wait(name, error)
+            opening.then()
+        else:
+            self._events.subscription_broken(error)
 
     def _watch(self, channel: BrokerChannel, is_waited_for: Callable[[], bool], silent: Callable[[str], None]) -> None:
         """Call *silent* with the queue for which alone the broker does not answer."""

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from servicebus.protocol.interface import AgentProtocol, RequestRefused, wrong_queue
-from servicebus.runtime.job import Disposition, Job, PendingDelivery, dead_letter, later_attempt
-from servicebus.runtime.service_thread import ServiceThread
+from servicebus.runtime.job import Disposition, Inbox, Job, PendingDelivery, dead_letter, later_attempt
 from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.interface import Delivery
 from servicebus.transport.ratelimitedlog import RateLimitedLog
@@ -30,7 +29,7 @@ class Validator:
 
     def __init__(
         self,
-        services: Mapping[ServiceKey, ServiceThread],
+        services: Mapping[ServiceKey, Inbox],
         counters: Counter[str],
         refused: RateLimitedLog,
         failures: FailureLog,

@@ -62,16 +62,11 @@ class Worker:
         after_fork: Hook | None = None,
         on_exit: Hook | None = None,
     ):
-        self._config = config
-        self._host = host
+        self._config, self._host = config, host
         self._home = Home()
-        self._after_fork = after_fork
-        self._on_exit = on_exit
+        self._after_fork, self._on_exit = after_fork, on_exit
         keyring = Keyring(config.secrets)
         self._loop = SharedLoop(f"io-{host.name}")
-        # Half of the window: more, and one slow service would keep the others from getting anything delivered.
-        half = max(1, config.prefetch // 2)
-        inbox_size = min(queue_len or half, half)
         by_key: dict[ServiceKey, ServiceThread] = {}  # filled below, with threads that post to the pipeline
         self._journal = journal
         self._dispatcher = Dispatcher(self._loop, by_key, journal, host.name, config.retry_schedule)
@@ -86,20 +81,7 @@ class Worker:
             on_tick=protocol.clock.follow,
         )
         self._replaced_threads = 0
-        self._services = [
-            ServiceThread(
-                service,
-                inbox_size,
-                self._pipeline.post,
-                make_sender,
-                with_traces=config.fault_traces,
-                locks=locks,
-                hand_over=self._pipeline.hand_over,
-                recover=self._pipeline.recover,
-                retry_schedule=config.retry_schedule,
-            )
-            for service in services
-        ]
+        self._services = [self._thread_of(service, queue_len, make_sender, locks) for service in services]
         by_key.update({(thread.service.kind, thread.service.key): thread for thread in self._services})
         self._consumer = NodeConsumer(self._loop, host, config, self._pipeline, control)
         self._watcher = PingWatcher(self._loop, self._consumer, control, config)
@@ -107,6 +89,23 @@ class Worker:
             from servicebus.runtime.legacy_queue import add_legacy_queue
 
             add_legacy_queue(self._consumer, config)
+
+    def _thread_of(
+        self, service: Service, queue_len: int | None, make_sender: Callable[[], Any], locks: NodeLocks | None
+    ) -> ServiceThread:
+        # Half of the window: more, and one slow service would keep the others from getting anything delivered.
+        half = max(1, self._config.prefetch // 2)
+        return ServiceThread(
+            service,
+            min(queue_len or half, half),
+            self._pipeline.post,
+            make_sender,
+            with_traces=self._config.fault_traces,
+            locks=locks,
+            hand_over=self._pipeline.hand_over,
+            recover=self._pipeline.recover,
+            retry_schedule=self._config.retry_schedule,
+        )
 
     def run(self, heartbeat_fd: int | None = None, parent_death_fd: int | None = None) -> int:
         """Serve until a signal says stop, or the master is gone (end of file on *parent_death_fd*)."""

@@ -8,15 +8,16 @@ from typing import Any, Protocol
 
 from servicebus.errors import TransportError
 from servicebus.transport.frames import Properties
-from servicebus.transport.interface import Asked, Returned, Script
-from servicebus.transport.loop import EventLoop
+from servicebus.transport.interface import Asked, BrokerConnection, Returned, Script
 
-__all__ = ["BaseChannel"]
+__all__ = ["BaseChannel", "ChannelConnection"]
 
 
-class _Connection(Protocol):
-    @property
-    def loop(self) -> EventLoop: ...
+class ChannelConnection(BrokerConnection, Protocol):
+    """A connection, as the channels that it has made use it."""
+
+    def forget(self, channel: Any) -> None:
+        """*channel* is closed."""
 
 
 class BaseChannel:
@@ -27,7 +28,7 @@ class BaseChannel:
 
     def __init__(
         self,
-        connection: _Connection,
+        connection: ChannelConnection,
         on_open: Callable[[Any], None],
         on_closed: Callable[[TransportError], None],
         on_returned: Callable[[Returned], None] | None,

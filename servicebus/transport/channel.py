@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import pika
 
 from servicebus.errors import TransportError
 from servicebus.transport.acks import Acks
-from servicebus.transport.base_channel import BaseChannel
+from servicebus.transport.base_channel import BaseChannel, ChannelConnection
 from servicebus.transport.cancelled import ask_why_cancelled
 from servicebus.transport.failures import channel_failure
+from servicebus.transport.fastpath import FastPath
 from servicebus.transport.frames import Properties, ack_frame, publish_frames, write_properties
 from servicebus.transport.interface import Delivery, Flaw, FlawedDelivery, Returned
 from servicebus.transport.loop import nothing
-
-if TYPE_CHECKING:
-    from servicebus.transport.amqp import AmqpConnection
 
 _LONGEST_EXPIRATION_MS = 2**32 - 1
 """RabbitMQ takes no more, 49 days: a longer one closes the channel (406)."""
@@ -42,14 +40,22 @@ class _Properties(pika.BasicProperties):  # type: ignore[misc]
         return [self._raw]
 
 
+class _Connection(ChannelConnection, Protocol):
+    """AmqpConnection, as its channels use it."""
+
+    @property
+    def frame_max(self) -> int: ...
+    @property
+    def is_fast(self) -> bool: ...
+    def fast_path(self) -> tuple[FastPath, Callable[[bytes], None]]: ...
+
+
 class AmqpChannel(BaseChannel):
     """One channel of an AmqpConnection; see BrokerChannel for the contract."""
 
-    connection: AmqpConnection
-
     def __init__(
         self,
-        connection: AmqpConnection,
+        connection: _Connection,
         raw: Any,
         on_open: Callable[[AmqpChannel], None],
         on_closed: Callable[[TransportError], None],

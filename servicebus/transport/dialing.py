@@ -14,53 +14,56 @@ from servicebus.transport.loop import READ, WRITE, EventLoop
 from servicebus.transport.stream import close_hard
 
 
+class _Operation:
+    """What ends once: with a result, or cancelled. Until then the loop watches *sock*, if there is one."""
+
+    def __init__(self, loop: EventLoop, on_done: Callable[[Any], None], sock: socket.socket | None = None):
+        self._loop = loop
+        self._on_done = on_done
+        self._sock = sock
+        self._is_pending = True
+
+    def finish(self, result: Any) -> None:
+        if self._end():
+            self._on_done(result)
+
+    def cancel(self) -> bool:
+        """``on_done`` will not be called; False if it was."""
+        return self._end()
+
+    def _end(self) -> bool:
+        was_pending, self._is_pending = self._is_pending, False
+        if was_pending and self._sock is not None:
+            self._loop.unwatch(self._sock)
+        return was_pending
+
+
 def connect(
     loop: EventLoop, sock: socket.socket, address: Any, on_done: Callable[[BaseException | None], None]
 ) -> Callable[[], bool]:
     """Connect the non-blocking *sock*; ``on_done(None or error)`` follows in the loop. Returns a cancel function."""
-    pending = [True]
-
-    def finish(error: BaseException | None) -> None:
-        if pending[0]:
-            pending[0] = False
-            loop.unwatch(sock)
-            on_done(error)
-
-    def cancel() -> bool:
-        was_pending, pending[0] = pending[0], False
-        if was_pending:
-            loop.unwatch(sock)
-        return was_pending
+    operation = _Operation(loop, on_done, sock)
 
     def on_ready(_mask: int) -> None:
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        finish(OSError(code, os.strerror(code)) if code else None)
+        operation.finish(OSError(code, os.strerror(code)) if code else None)
 
     try:
         code = sock.connect_ex(address)
     except OSError as error:
         failed = error  # the name after "as" ends with the clause, before the callback runs
-        loop.post(lambda: finish(failed))
-        return cancel
+        loop.post(lambda: operation.finish(failed))
+        return operation.cancel
     if code in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
         loop.watch(sock, WRITE, on_ready)
     else:
-        loop.post(lambda: finish(OSError(code, os.strerror(code))))
-    return cancel
+        loop.post(lambda: operation.finish(OSError(code, os.strerror(code))))
+    return operation.cancel
 
 
 def resolve(loop: EventLoop, host: str, port: int, on_done: Callable[[Any], None], **hints: int) -> Callable[[], bool]:
     """Resolve like ``socket.getaddrinfo`` without blocking the loop: names in a thread, literal addresses at once."""
-    pending = [True]
-
-    def finish(result: Any) -> None:
-        if pending[0]:
-            pending[0] = False
-            on_done(result)
-
-    def cancel() -> bool:
-        was_pending, pending[0] = pending[0], False
-        return was_pending
+    operation = _Operation(loop, on_done)
 
     def look_up(flags: int) -> Any:
         try:
@@ -71,15 +74,15 @@ def resolve(loop: EventLoop, host: str, port: int, on_done: Callable[[Any], None
     flags = hints.get("flags", 0)
     literal = look_up(flags | socket.AI_NUMERICHOST)
     if not isinstance(literal, BaseException):
-        loop.post(lambda: finish(literal))
+        loop.post(lambda: operation.finish(literal))
     else:
 
         def in_thread() -> None:
             result = look_up(flags)
-            loop.post(lambda: finish(result))
+            loop.post(lambda: operation.finish(result))
 
         threading.Thread(target=in_thread, name=f"resolve-{host}", daemon=True).start()
-    return cancel
+    return operation.cancel
 
 
 def handshake_tls(
@@ -90,7 +93,6 @@ def handshake_tls(
     on_done: Callable[[ssl.SSLSocket | BaseException], None],
 ) -> Callable[[], bool]:
     """Do the TLS handshake on a connected, non-blocking socket. Returns a cancel function, which closes it."""
-    pending = [True]
     try:
         tls = context.wrap_socket(
             sock, server_hostname=server_hostname, do_handshake_on_connect=False, suppress_ragged_eofs=True
@@ -99,32 +101,33 @@ def handshake_tls(
         failed = error
         loop.post(lambda: on_done(failed))
         return lambda: False
+    handshake = _Handshake(loop, tls, on_done)
+    loop.watch(tls, READ | WRITE, handshake.step)
+    return handshake.cancel
 
-    def finish(result: ssl.SSLSocket | BaseException) -> None:
-        if pending[0]:
-            pending[0] = False
-            loop.unwatch(tls)
-            on_done(result)
 
-    def cancel() -> bool:
-        was_pending, pending[0] = pending[0], False
-        if was_pending:
-            loop.unwatch(tls)
-            close_hard(tls)
-        return was_pending
+class _Handshake(_Operation):
+    """One TLS handshake, step by step as the loop finds the socket ready."""
 
-    def step(_mask: int) -> None:
+    def __init__(self, loop: EventLoop, tls: ssl.SSLSocket, on_done: Callable[[ssl.SSLSocket | BaseException], None]):
+        super().__init__(loop, on_done, tls)
+        self._tls = tls
+
+    def step(self, _mask: int) -> None:
         try:
-            tls.do_handshake()
+            self._tls.do_handshake()
         except ssl.SSLWantReadError:
-            loop.rewatch(tls, READ, step)
+            self._loop.rewatch(self._tls, READ, self.step)
         except ssl.SSLWantWriteError:
-            loop.rewatch(tls, WRITE, step)
+            self._loop.rewatch(self._tls, WRITE, self.step)
         except (OSError, ssl.SSLError) as error:
-            finish(error)
-            close_hard(tls)
+            self.finish(error)
+            close_hard(self._tls)
         else:
-            finish(tls)
+            self.finish(self._tls)
 
-    loop.watch(tls, READ | WRITE, step)
-    return cancel
+    def cancel(self) -> bool:
+        was_pending = self._end()
+        if was_pending:
+            close_hard(self._tls)
+        return was_pending

@@ -5,34 +5,41 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from servicebus.errors import ConnectionLost, TransportError
-from servicebus.transport.base_channel import BaseChannel
+from servicebus.transport.base_channel import BaseChannel, ChannelConnection
 from servicebus.transport.cancelled import ask_why_cancelled
 from servicebus.transport.failures import channel_refused
 from servicebus.transport.fastpath import cut_off
 from servicebus.transport.frames import Properties, read_properties, write_properties
 from servicebus.transport.interface import Delivery, FlawedDelivery, Returned
 from servicebus.transport.memory_queues import Message
-from servicebus.transport.memory_sessions import ServerChannel
-
-if TYPE_CHECKING:
-    from servicebus.transport.memory_connection import MemoryConnection
+from servicebus.transport.memory_sessions import MemorySession, ServerChannel
 
 __all__ = ["MemoryChannel"]
+
+
+class _ClientConnection(ChannelConnection, Protocol):
+    """MemoryConnection, as its channels use it."""
+
+    most_bytes: int
+
+    @property
+    def session(self) -> MemorySession: ...
+    def send(self, arrive: Callable[[], None], size: int = 8, *, is_publish: bool = False) -> None: ...
 
 
 class MemoryChannel(BaseChannel):
     """Belongs to the loop's thread, as the connection does."""
 
-    connection: MemoryConnection
+    connection: _ClientConnection
 
     frame_max = 131072
 
     def __init__(
         self,
-        connection: MemoryConnection,
+        connection: _ClientConnection,
         on_open: Callable[[MemoryChannel], None],
         on_closed: Callable[[TransportError], None],
         on_returned: Callable[[Returned], None] | None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from servicebus.transport.frames import Properties
 from servicebus.transport.memory_queues import MemoryQueue, Message, QueueConsumer, Refusal
@@ -13,16 +13,34 @@ from servicebus.wire.envelope import DIRECT_REPLY_TO
 
 if TYPE_CHECKING:
     from servicebus.transport.memory import MemoryBroker
-    from servicebus.transport.memory_channel import MemoryChannel
-    from servicebus.transport.memory_connection import MemoryConnection
 
 __all__ = ["MemorySession", "ServerChannel"]
+
+
+class _Client(Protocol):
+    """The client's side of a connection: MemoryConnection."""
+
+    label: str
+
+    def receive(self, arrive: Callable[[], None], size: int) -> None: ...
+    def become_blocked(self, reason: str | None) -> None: ...
+    def break_off(self, reason: str) -> None: ...
+
+
+class _ClientChannel(Protocol):
+    """The client's side of a channel: MemoryChannel."""
+
+    def take(self, consumer_tag: str, tag: int, about: Properties, body: bytes) -> None: ...
+    def come_back(self, exchange: str, routing_key: str, about: Properties, body: bytes) -> None: ...
+    def confirm(self, number: int, multiple: bool, is_ack: bool) -> None: ...
+    def become_cancelled(self, consumer_tag: str) -> None: ...
+    def become_closed(self, code: int, text: str) -> None: ...
 
 
 class MemorySession:
     """What the broker knows of one connection. It may outlive the client's side, as after a reset that was lost."""
 
-    def __init__(self, broker: MemoryBroker, connection: MemoryConnection):
+    def __init__(self, broker: MemoryBroker, connection: _Client):
         self.broker = broker
         self.connection = connection
         self.channels: list[ServerChannel] = []
@@ -77,7 +95,7 @@ class MemorySession:
 class ServerChannel:
     """What the broker knows of one channel."""
 
-    def __init__(self, session: MemorySession, client: MemoryChannel, *, confirms: bool):
+    def __init__(self, session: MemorySession, client: _ClientChannel, *, confirms: bool):
         self.session = session
         self.broker = session.broker
         self.is_over = False
