@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from servicebus.client.future import Awaited
-from servicebus.client.request_state import TRANSITIONS, RequestEvent, RequestState, after
+from servicebus.client.request_state import TRANSITIONS, RequestEvent, RequestState
 from servicebus.errors import LifecycleError, SignatureError
+from servicebus.policy.transitions import after
 from servicebus.transport import forks
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import MESSAGE, Kind
@@ -179,7 +180,7 @@ class PendingRequest(Awaited):
 
     def travels_twice(self, path: Path) -> None:
         """Beside the attempt that is on its way a second one goes over *path*."""
-        self.state = after(self.state, RequestEvent.HEDGED)
+        self.state = after(TRANSITIONS, self.state, RequestEvent.HEDGED)
         self.hedge = path
         self.attempt = self.hedged_as = self.attempt + 1
         self.shift_ms = path.shift_ms
@@ -195,7 +196,7 @@ class PendingRequest(Awaited):
 
     def lost(self, link: Link) -> None:
         """The attempt on *link* came to nothing. Of two the other is still on its way."""
-        self.state = after(self.state, RequestEvent.LOST)
+        self.state = after(TRANSITIONS, self.state, RequestEvent.LOST)
         if self.hedge is None:
             self.link = self.path = None
             return
@@ -206,7 +207,7 @@ class PendingRequest(Awaited):
 
     def waits(self, now: float) -> None:
         """It waits for a path, since it began to."""
-        self.state = after(self.state, RequestEvent.NO_PATH)
+        self.state = after(TRANSITIONS, self.state, RequestEvent.NO_PATH)
         if self.waiting_since is None:
             self.waiting_since = now
 
@@ -223,19 +224,19 @@ class PendingRequest(Awaited):
 
     def paused(self, why: str) -> None:
         """Its service was busy; *why* is what it said."""
-        self.state = after(self.state, RequestEvent.BUSY)
+        self.state = after(TRANSITIONS, self.state, RequestEvent.BUSY)
         self.refusals += 1
         self.refused_with = printable(why)
         self.link = self.path = self.waiting_since = None
 
     def held(self, now: float) -> None:
         """It must not be sent again just now."""
-        self.state = after(self.state, RequestEvent.HELD_BACK)
+        self.state = after(TRANSITIONS, self.state, RequestEvent.HELD_BACK)
         self.held_since = now
 
     def resumed(self) -> None:
         """It does not wait any more, whatever it waited for."""
-        self.state = after(self.state, RequestEvent.RESUMED)
+        self.state = after(TRANSITIONS, self.state, RequestEvent.RESUMED)
         self.held_since = None
 
     def begins_again(self) -> None:
@@ -247,7 +248,7 @@ class PendingRequest(Awaited):
 
     def stored(self) -> None:
         """The outbox has it; its end follows when it is on disk."""
-        self.state = after(self.state, RequestEvent.STORED)
+        self.state = after(TRANSITIONS, self.state, RequestEvent.STORED)
 
     def failed_over(self) -> int:
         """Its node was lost while it may have run there: how often by now."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from servicebus.errors import LifecycleError
-
-__all__ = ["TRANSITIONS", "RequestEvent", "RequestState", "after"]
+__all__ = ["TRANSITIONS", "RequestEvent", "RequestState"]
 
 
 class RequestState(str, Enum):
@@ -70,15 +68,3 @@ TRANSITIONS: dict[RequestState, dict[RequestEvent, RequestState]] = {
     _S.STORING: {_E.ENDED: _S.DONE},
     _S.DONE: {},
 }
-
-
-def after(state: RequestState, event: RequestEvent) -> RequestState:
-    """The state that follows.
-
-    Raises:
-        LifecycleError: the table has no such event in this state; nothing has changed.
-    """
-    try:
-        return TRANSITIONS[state][event]
-    except KeyError:
-        raise LifecycleError(state.value, event.value) from None

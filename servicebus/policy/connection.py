@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from enum import Enum
 
-from servicebus.errors import LifecycleError
-
 
 class ConnectionState(str, Enum):
     IDLE = "idle"
@@ -57,15 +55,3 @@ TRANSITIONS: dict[ConnectionState, dict[ConnectionEvent, ConnectionState]] = {
     },
     ConnectionState.CLOSED: {},
 }
-
-
-def after(state: ConnectionState, event: ConnectionEvent) -> ConnectionState:
-    """The state that follows.
-
-    Raises:
-        LifecycleError: the table has no such event in this state; nothing has changed.
-    """
-    try:
-        return TRANSITIONS[state][event]
-    except KeyError:
-        raise LifecycleError(state.value, event.value) from None

@@ -26,6 +26,7 @@ from typing import Protocol
 
 from servicebus.configuration import Configuration
 from servicebus.errors import TransportError
+from servicebus.transport.connection_manager import ConnectionManager
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Returned, Script
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop, nothing
@@ -73,6 +74,10 @@ class MaintainedConsumer(Protocol):
     """The worker's consumer, as the maintenance uses it."""
 
     @property
+    def connections(self) -> ConnectionManager:
+        """What is left of former ones is ignored."""
+
+    @property
     def is_idle(self) -> bool:
         """Nothing that was accepted is unfinished."""
 
@@ -107,8 +112,6 @@ class Maintenance:
         self._rpc = rpc_queue(config.node_name)
         self._control = control_queue(config.node_name)
         self._messages = messages_queue(config.node_name)
-        self._epoch = 0
-        """Counts the connections: what is left of a former one is ignored."""
         self._channel: BrokerChannel | None = None
         self._script: Script | None = None
         """Runs on the channel."""
@@ -135,30 +138,13 @@ class Maintenance:
         self, connection: BrokerConnection, on_broken: Callable[[TransportError], None], then: Callable[[], None]
     ) -> None:
         """New connections: ``then()`` when it is known whether the mark stands. *connection* may publish."""
-        self._epoch += 1
         self._channel = self._script = self._next_script = None
         self._phase, self._idle_looks = _Phase.ASKING, 0
         self._then = then
-        epoch = self._epoch
-
-        def opened(channel: BrokerChannel) -> None:
-            if epoch == self._epoch:
-                self._channel = channel
-                self._ask(epoch)
-
-        def confirmed(_number: int, _multiple: bool, _is_ack: bool) -> None:
-            if epoch == self._epoch:
-                self._happened(self._answer)
-                is_soon = self._state is MaintenanceState.LEAVING or self._phase is _Phase.OPENING
-                pause_s = _LEAVING_S if is_soon else _ASK_EVERY_S
-                self._loop.call_later(pause_s, lambda: self._ask(epoch))
-
-        def silent() -> None:
-            if epoch == self._epoch:
-                self._happened(_Event.SILENT)
-
+        in_this_epoch = self._consumer.connections.in_this_epoch
+        opened, confirmed = in_this_epoch(self._opened), in_this_epoch(self._confirmed)
         connection.open_channel(opened, on_broken, on_returned=self._returned, on_confirmed=confirmed)
-        self._loop.call_later(_ANSWER_S, silent)
+        self._loop.call_later(_ANSWER_S, in_this_epoch(lambda: self._happened(_Event.SILENT)))
 
     def subscriptions_open(self) -> None:
         """The consumer consumes again; of a marked broker only what is stored."""
@@ -167,11 +153,20 @@ class Maintenance:
 
     def end(self) -> None:
         """The connections are gone."""
-        self._epoch += 1
         self._channel = None
 
-    def _ask(self, epoch: int) -> None:
-        if epoch == self._epoch and self._channel is not None:
+    def _opened(self, channel: BrokerChannel) -> None:
+        self._channel = channel
+        self._ask()
+
+    def _confirmed(self, _number: int, _multiple: bool, _is_ack: bool) -> None:
+        self._happened(self._answer)
+        is_soon = self._state is MaintenanceState.LEAVING or self._phase is _Phase.OPENING
+        pause_s = _LEAVING_S if is_soon else _ASK_EVERY_S
+        self._loop.call_later(pause_s, self._consumer.connections.in_this_epoch(self._ask))
+
+    def _ask(self) -> None:
+        if self._channel is not None:
             self._answer = _Event.MARKED
             self._channel.publish("", self._mark, b"", mandatory=True)
 
@@ -248,15 +243,14 @@ class Maintenance:
         if self._script is not None:
             self._next_script = script
             return
-        self._script, epoch = script, self._epoch
+        self._script = script
 
         def done() -> None:
-            if epoch == self._epoch:
-                self._script, following, self._next_script = None, self._next_script, None
-                if following is not None:
-                    self._run(following)
+            self._script, following, self._next_script = None, self._next_script, None
+            if following is not None:
+                self._run(following)
 
-        self._channel.run(script, done)
+        self._channel.run(script, self._consumer.connections.in_this_epoch(done))
 
 
 _A, _O = _Phase.ASKING, _Phase.OPEN

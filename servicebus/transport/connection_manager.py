@@ -12,20 +12,21 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import ParamSpec, Protocol
 
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.errors import ConnectFailed, ConnectionLost, TransportError
 from servicebus.policy.backoff import Backoff, cap_for
-from servicebus.policy.connection import ConnectionEvent, ConnectionState, after
+from servicebus.policy.connection import TRANSITIONS, ConnectionEvent, ConnectionState
 from servicebus.policy.members import MemberRotation
+from servicebus.policy.transitions import after
 from servicebus.transport.interface import BrokerConnection, Connect
 from servicebus.transport.loop import EventLoop, Timer
 from servicebus.wire.printable import printable
 
 __all__ = ["CONNECT_LIMIT_S", "HURRY_S", "ConnectionManager", "ConnectionOwner", "Loss"]
 
-T = TypeVar("T")
+P = ParamSpec("P")
 
 CONNECT_LIMIT_S = 2.0
 """At most this long for TCP alone: a SYN that was dropped is repeated by the kernel after 1 s, then only after 3 and
@@ -159,13 +160,13 @@ class ConnectionManager:
     def can_hurry(self, now: float) -> bool:
         return self.is_pausing and now - self.tried_at >= HURRY_S
 
-    def in_this_epoch(self, callback: Callable[[T], None]) -> Callable[[T], None]:
+    def in_this_epoch(self, callback: Callable[P, None]) -> Callable[P, None]:
         """*callback*, which is not called any more once the current connections are gone."""
         epoch = self.epoch
 
-        def report(value: T) -> None:
+        def report(*args: P.args, **kwargs: P.kwargs) -> None:
             if epoch == self.epoch:
-                callback(value)
+                callback(*args, **kwargs)
 
         return report
 
@@ -261,7 +262,7 @@ class ConnectionManager:
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _step(self, event: ConnectionEvent) -> None:
-        self.state = after(self.state, event)
+        self.state = after(TRANSITIONS, self.state, event)
 
     def _open(self, label: str) -> BrokerConnection:
         return self._connect(

@@ -59,15 +59,17 @@ class _Lead:
 
     ``leader`` has one entry: the thread that has begun to lead, or the loop's own that has taken it away before. Which
     of the two it is, one step decides (``setdefault()``); between two steps a thread may be interrupted.
+    ``is_waiting``: the leader waits for input, and has nothing half done.
     """
 
-    __slots__ = ("leader", "lock")
+    __slots__ = ("is_waiting", "leader", "lock")
 
     def __init__(self, *, is_held: bool):
         self.lock = threading.Lock()
         if is_held:
             self.lock.acquire()
         self.leader: dict[None, int] = {}
+        self.is_waiting = False
 
 
 class SharedLoop(EventLoop):
@@ -82,11 +84,11 @@ class SharedLoop(EventLoop):
         self._recall = threading.Lock()
         self._recall.acquire()  # released: the thread is called back
         self._thread: int | None = None
-        self._is_at_work = True
-        """The leader is not merely waiting for input."""
         self._is_wanted = False
+        """A caller asks for the lead."""
         self._lead_state = _LeadState.RECALLED
         self._is_torn = False
+        """A thread was interrupted while it read: the connections are to be cut."""
         self._times_led = 0
         self._reluctance = 0
 
@@ -130,7 +132,7 @@ class SharedLoop(EventLoop):
         A signal handler that interrupted a leader's waiting gives the lead back, so that it can.
         """
         me, leader = get_ident(), self._leader
-        if me == leader and not self._is_at_work:
+        if me == leader and self._lead.is_waiting:
             self._poll = self._another_poll()  # the interrupted one cannot be asked again before it has returned
             self._give_back()
             leader = None
@@ -221,7 +223,7 @@ class SharedLoop(EventLoop):
                     break
             elif self._is_lost(lead):
                 self._lead = _Lead(is_held=True)
-                self._is_at_work, self._sleeping = True, False
+                self._sleeping = False
                 break
         self._lead_state = _LeadState.THREAD
         self._cut_if_torn()
@@ -282,7 +284,7 @@ class SharedLoop(EventLoop):
                 while not is_over() and self._read_streams(lead):
                     pass
         except BaseException:
-            if self._lead is lead and self._is_at_work:
+            if self._lead is lead and not lead.is_waiting:
                 self._is_torn = True
             raise
         finally:
@@ -295,13 +297,13 @@ class SharedLoop(EventLoop):
         timeout_s = min(_LEADER_WAIT_S, self._time_to_next_timer())
         if timeout_s == 0.0:
             return False
-        self._is_at_work = False
+        lead.is_waiting = True
         self._sleeping = True
         ready = self._poll.poll(0 if self._posted or self._submitted else timeout_s * 1000)
         if self._lead is not lead:  # a signal handler has given the lead back
             return False
         self._sleeping = False
-        self._is_at_work = True
+        lead.is_waiting = False
         if self._posted:
             self._reluctance = _RELUCTANT_CALLS
             return False
@@ -326,13 +328,13 @@ class SharedLoop(EventLoop):
     def _give_back(self) -> None:
         """Give up the lead for good, from within: the thread leads no more when it goes on."""
         lead, self._lead = self._lead, _Lead(is_held=False)
-        self._is_at_work, self._sleeping = True, False
+        self._sleeping = False
         lead.lock.release()  # a thread that waits for it finds that it was replaced
         self._call_back()
 
     def _leave(self, lead: _Lead, *, is_needed: bool) -> None:
         """Give up the lead; *is_needed*: a thread must run the loop now."""
-        self._is_at_work, self._sleeping = True, False
+        lead.is_waiting = self._sleeping = False
         lead.leader.clear()
         lead.lock.release()
         if is_needed or self._posted or self._submitted or self._is_torn:

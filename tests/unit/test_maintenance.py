@@ -9,6 +9,7 @@ import pytest
 
 from servicebus.configuration import Configuration
 from servicebus.runtime.maintenance import _TRANSITIONS, Maintenance, MaintenanceState, _Event, _Phase
+from servicebus.transport.connection_manager import ConnectionManager
 
 CONFIG = Configuration({"hosts": ["mq-a"], "node_name": "N", "secret_token": "a secret of the test"})
 
@@ -21,6 +22,7 @@ class Rig:
         self.is_idle = True
         self.timers: list[Callable[[], None]] = []
         self.script: Any = None
+        self.epoch = 0
         itself: Any = self
         self.maintenance = Maintenance(itself, CONFIG, "mq-a", itself)
 
@@ -43,6 +45,12 @@ class Rig:
     def transient_queue(self, name: str) -> str:
         return name
 
+    @property
+    def connections(self) -> Rig:
+        return self
+
+    in_this_epoch = ConnectionManager.in_this_epoch
+
     def refuse_calls(self, is_leaving: bool) -> None:
         self.done.append("refuses calls" if is_leaving else "takes calls")
 
@@ -61,13 +69,14 @@ class Rig:
     def connect(self) -> None:
         connection: Any = self
         self.script = None
+        self.epoch += 1
         self.maintenance.begin(connection, lambda _error: None, lambda: self.done.append("opens subscriptions"))
 
     def answer(self, *, is_marked: bool) -> None:
         if not is_marked:
             self.returned(None)
         self.confirmed(1, False, True)
-        self.maintenance._ask(self.maintenance._epoch)
+        self.maintenance._ask()
 
     def finish(self, calls: int = 0) -> list[str]:
         """The broker does what the script asks for; which steps that were. *calls* wait at the broker."""

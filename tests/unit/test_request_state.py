@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servicebus.client.request import PendingRequest
-from servicebus.client.request_state import TRANSITIONS, RequestEvent, RequestState, after
+from servicebus.client.request_state import TRANSITIONS, RequestEvent, RequestState
 from servicebus.errors import LifecycleError
+from servicebus.policy.transitions import after
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
 
@@ -35,13 +36,13 @@ def path(name: str, shift_ms: int = 0) -> Any:
 def test_an_event_of_the_table_leads_where_the_table_says(
     state: RequestState, event: RequestEvent, target: RequestState
 ) -> None:
-    assert after(state, event) is target
+    assert after(TRANSITIONS, state, event) is target
 
 
 @pytest.mark.parametrize(("state", "event"), ILLEGAL)
 def test_an_event_without_an_entry_raises_and_names_both(state: RequestState, event: RequestEvent) -> None:
     with pytest.raises(LifecycleError) as caught:
-        after(state, event)
+        after(TRANSITIONS, state, event)
     assert (caught.value.state, caught.value.event) == (state.value, event.value)
 
 
