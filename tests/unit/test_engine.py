@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from virtual_bus import NODE, VirtualBus, virtual_bus
+from virtual_bus import NODE, VirtualBus, silence
 
 from servicebus.errors import (
     CallError,
@@ -20,17 +18,6 @@ from servicebus.errors import (
     SendUnconfirmed,
 )
 from servicebus.wire.fault import Fault
-
-
-@pytest.fixture
-def bus(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualBus]:
-    with virtual_bus(monkeypatch) as bus:
-        yield bus
-
-
-def silence(_incoming: Any) -> None:
-    return None
-
 
 # -- calls ---------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from virtual_bus import VirtualBus, virtual_bus
+from virtual_bus import VirtualBus, silence
 from virtual_worker import VirtualWorker
 
 from servicebus.errors import CallInterrupted, CallTimeout, NoBrokerAvailable, NodeUnavailable, ServiceBusy
@@ -26,16 +26,6 @@ TICK_S = 0.06
 """How often the Sender looks at its clock while something is unfinished, and a little."""
 
 Fail = Callable[[MemoryBroker], None]
-
-
-@pytest.fixture
-def bus(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualBus]:
-    with virtual_bus(monkeypatch) as bus:
-        yield bus
-
-
-def silence(_incoming: Any) -> None:
-    return None
 
 
 @contextmanager

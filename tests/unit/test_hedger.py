@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
-from virtual_bus import NODE, VirtualBus, virtual_bus
+from virtual_bus import NODE, VirtualBus, silence, virtual_bus
 
 from servicebus.client.nodes import RESENDS_FLOOR
 from servicebus.errors import ServiceBusy
 from servicebus.wire.fault import Fault
-
-
-@pytest.fixture
-def bus(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualBus]:
-    with virtual_bus(monkeypatch) as bus:
-        yield bus
-
-
-def silence(_incoming: Any) -> None:
-    return None
 
 
 def test_a_slow_call_is_asked_over_the_other_broker_too_and_the_first_answer_wins(bus: VirtualBus) -> None:

@@ -140,16 +140,16 @@ class TestTogether:
         finish(self.ours, 1, 40)
         assert statuses(self.other, 1, 40) == [IdStatus.FINISHED] * 2
 
+    def be_busy(self) -> None:
+        """Another worker begins and ends so much that we are put away."""
+        for count in range(10, 30):
+            begin(self.other, count)
+            finish(self.other, count)
+            self.other.tick(NOW + count * 11)
+
     def test_who_was_put_away_between_look_and_row_still_gets_what_it_asked_for(self) -> None:
         begin(self.ours, 1)
-
-        def be_busy() -> None:
-            for count in range(10, 30):
-                begin(self.other, count)
-                finish(self.other, count)
-                self.other.tick(NOW + count * 11)
-
-        before_its_next_row(self.ours, be_busy)
+        before_its_next_row(self.ours, self.be_busy)
         assert statuses(self.ours, 2, 15) == [IdStatus.NEW, IdStatus.FINISHED]
         finish(self.ours, 1, 2)
         assert statuses(self.third, 1, 2) == [IdStatus.FINISHED] * 2
@@ -173,14 +173,7 @@ class TestTogether:
 
     def test_a_turn_of_one_who_was_put_away_meanwhile_holds(self) -> None:
         begin(self.ours, 1)
-
-        def be_busy() -> None:
-            for count in range(10, 30):
-                begin(self.other, count)
-                finish(self.other, count)
-                self.other.tick(NOW + count * 11)
-
-        before_its_next_row(self.ours, be_busy)
+        before_its_next_row(self.ours, self.be_busy)
         assert [known.status for known in update(self.ours, [1], [2, 15])] == [IdStatus.NEW, IdStatus.FINISHED]
         assert statuses(self.third, 1, 2) == [IdStatus.FINISHED, IdStatus.RUNNING]
 

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from virtual_bus import NODE, VirtualBus, virtual_bus
+from virtual_bus import NODE, VirtualBus, silence, virtual_bus
 
 from servicebus.errors import CallError, CallTimeout, NodeUnavailable
 from servicebus.wire.envelope import OK, Reply
 from servicebus.wire.xmlcodec import encode_reply
-
-
-@pytest.fixture
-def bus(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualBus]:
-    with virtual_bus(monkeypatch) as bus:
-        yield bus
-
-
-def silence(_incoming: Any) -> None:
-    return None
 
 
 def test_a_call_that_is_answered_soon_costs_no_ping(bus: VirtualBus) -> None:
