@@ -32,6 +32,7 @@ sys.path[:0] = [str(Path(__file__).parent / "fixtures"), str(Path(__file__).pare
 from agents import Agent
 from envelopes import envelope, signed
 from probe import Probe
+from wire_forms import encode_envelope, sign_envelope
 
 from servicebus.errors import ServiceBusError
 from servicebus.operations.dead_letters import BrokerReport, DeadLetters
@@ -43,7 +44,7 @@ from servicebus.wire.address import delay_queue
 from servicebus.wire.envelope import Envelope, Kind, Reply
 from servicebus.wire.fault import NOT_RUN, Fault
 from servicebus.wire.signing import Keyring
-from servicebus.wire.xmlcodec import decode_envelope, encode_envelope, encode_reply
+from servicebus.wire.xmlcodec import decode_envelope, encode_reply
 
 NODE = "NODE-01"
 DELAYS = [delay_queue(NODE, tier) for tier in DELAY_TIERS_S]
@@ -125,7 +126,7 @@ class Stranger:
         kind = self._rng.choice(list(Kind))
         params = [0, "hostile"] if kind is Kind.CALL else "hostile"
         request = envelope(f"{NODE}.{TARGETS[kind]}", params, kind=kind)
-        token = self._rng.choice(["", self._any().envelope.token, Keyring([GUESSED]).sign_envelope(request)])
+        token = self._rng.choice(["", self._any().envelope.token, sign_envelope(Keyring([GUESSED]), request)])
         return self._request(self._rng.choice(CONSUMED), encode_envelope(request, token))
 
     def _changed(self) -> Shot:

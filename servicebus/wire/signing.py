@@ -22,7 +22,6 @@ __all__ = [
     "RESPONSE_DOMAIN",
     "Keyring",
     "canonical_bytes",
-    "canonical_event",
     "check_fresh",
 ]
 
@@ -66,10 +65,6 @@ class Keyring:
     def __reduce__(self) -> str:
         raise TypeError("a Keyring is not pickled: it holds secrets")
 
-    def sign_envelope(self, envelope: Envelope) -> str:
-        """The token of *envelope*; the one it carries is not looked at."""
-        return self._signer.token(canonical_event(envelope))
-
     def sign_event(
         self,
         id: str,
@@ -84,7 +79,7 @@ class Keyring:
         attempt: int = 1,
         due_ms: int = 0,
     ) -> str:
-        """The token of the envelope that these fields make."""
+        """The token of the envelope that these fields make: it covers every field but itself."""
         names = _canonical_names(node, category, service, kind._value_, reply)
         return self._signer.token(_canonical_event(names, id, sent_ms, ttl_ms, params, attempt, due_ms))
 
@@ -129,13 +124,6 @@ class Keyring:
 def canonical_bytes(domain: bytes, *parts: bytes) -> bytes:
     """Join *domain* and *parts* so that no other list of parts gives the same bytes."""
     return b"".join([b"%d:%b" % (len(part), part) for part in (domain, *parts)])
-
-
-def canonical_event(envelope: Envelope) -> bytes:
-    """The bytes that the token of a request covers: every field but the token itself."""
-    e = envelope
-    names = _canonical_names(e.node, e.category, e.service, e.kind._value_, e.reply)
-    return _canonical_event(names, e.id, e.sent_ms, e.ttl_ms, e.params, e.attempt, e.due_ms)
 
 
 def _canonical_event(

@@ -41,7 +41,6 @@ __all__ = [
     "decode_envelope",
     "decode_json",
     "decode_reply",
-    "encode_envelope",
     "encode_json",
     "encode_reply",
     "write_answer",
@@ -61,20 +60,6 @@ _ESCAPES = str.maketrans(
 )
 
 
-def encode_envelope(envelope: Envelope, token: str | None = None) -> bytes:
-    """The bytes of *envelope*, with *token* in place of its own if one is given.
-
-    Raises:
-        EnvelopeError: ``unencodable`` for a name, id, token, reply address or number that no receiver would accept.
-    """
-    e = envelope
-    token = e.token if token is None else token
-    _check_ticket(e.id, token)
-    return write_event(
-        e.id, e.node, e.category, e.service, e.kind, e.sent_ms, e.ttl_ms, e.reply, e.params, token, e.attempt, e.due_ms
-    )
-
-
 def write_event(
     id: str,
     node: str,
@@ -89,10 +74,10 @@ def write_event(
     attempt: int = 1,
     due_ms: int = 0,
 ) -> bytes:
-    """The same of an envelope's fields, of which *id* and *token* are well formed: they were made here.
+    """The bytes of the envelope that these fields make. *id* and *token* are well formed: they were made here.
 
     Raises:
-        EnvelopeError: ``unencodable``.
+        EnvelopeError: ``unencodable`` for a name, reply address or number that no receiver would accept.
     """
     if not 0 <= sent_ms <= MAX_NUMBER or not 0 <= ttl_ms <= MAX_NUMBER:
         raise EnvelopeError("unencodable", f"sent {sent_ms} or ttl {ttl_ms} is not from 0 to {MAX_NUMBER}")

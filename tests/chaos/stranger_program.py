@@ -31,9 +31,9 @@ from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
 from servicebus.wire import headers
 from servicebus.wire.address import Address, control_queue, dead_queue, messages_queue, rpc_queue
-from servicebus.wire.envelope import DIRECT_REPLY_TO, Envelope, Kind, make_id
+from servicebus.wire.envelope import DIRECT_REPLY_TO, Kind, make_id
 from servicebus.wire.signing import Keyring
-from servicebus.wire.xmlcodec import encode_envelope, encode_json
+from servicebus.wire.xmlcodec import encode_json, write_event
 
 _KEPT = 500
 _TOO_LONG = 9_000_000
@@ -124,13 +124,14 @@ class Stranger:
         kind = self._rng.choice([Kind.CALL, Kind.MESSAGE])
         service = "work.echo" if kind is Kind.CALL else "jobs.record"
         address = Address.parse(f"{self._rng.choice(self._orders['nodes'])}.{service}")
-        envelope = Envelope(
-            id=make_id(os.urandom(8).hex(), 1), node=address.node, category=address.category, service=address.name,
-            kind=kind, sent_ms=int(time.time() * 1000), ttl_ms=30_000,
-            reply=DIRECT_REPLY_TO if kind is Kind.CALL else "", params=encode_json({"forged": "another key"}),
+        id, sent_ms, reply = make_id(os.urandom(8).hex(), 1), int(time.time() * 1000), DIRECT_REPLY_TO
+        fields = (
+            id, address.node, address.category, address.name, kind, sent_ms, 30_000,
+            reply if kind is Kind.CALL else "", encode_json({"forged": "another key"}),
         )  # fmt: skip
-        body = encode_envelope(envelope, self._keyring.sign_envelope(envelope))
-        self._publish("forged key", kind.value, address.node, envelope.id, body)
+        self._publish(
+            "forged key", kind.value, address.node, id, write_event(*fields, self._keyring.sign_event(*fields))
+        )
 
     def _change_what_was_sent(self) -> None:
         if self._heard:

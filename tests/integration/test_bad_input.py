@@ -19,6 +19,7 @@ from agents import Agent
 from envelopes import SECRET, envelope, signed
 from probe import Probe
 from waiting import wait_until
+from wire_forms import encode_envelope
 
 from servicebus.errors import CallTimeout, EnvelopeError, ServiceBusError
 from servicebus.operations.dead_letters import DeadLetters, Found
@@ -28,7 +29,7 @@ from servicebus.testing import Broker, BrokerPool
 from servicebus.wire.envelope import Kind, Reply
 from servicebus.wire.fault import Fault
 from servicebus.wire.signing import Keyring
-from servicebus.wire.xmlcodec import decode_envelope, decode_reply, encode_envelope, encode_reply
+from servicebus.wire.xmlcodec import decode_envelope, decode_reply, encode_reply
 
 MAX_BYTES = 100_000
 QUEUES = {Kind.CALL: "NODE-01.rpc", Kind.MESSAGE: "NODE-01.messages", Kind.CONTROL: "NODE-01.control"}

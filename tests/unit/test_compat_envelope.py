@@ -10,6 +10,7 @@ from xml.dom.minidom import parseString
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wire_forms import encode_envelope
 
 from servicebus.compat.envelope import (
     OldEvent,
@@ -23,7 +24,6 @@ from servicebus.compat.envelope import (
 from servicebus.errors import EnvelopeError
 from servicebus.wire.envelope import Envelope, Kind
 from servicebus.wire.jsontext import encode_json
-from servicebus.wire.xmlcodec import encode_envelope
 
 LIMIT = 100_000
 

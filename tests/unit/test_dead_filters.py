@@ -10,6 +10,7 @@ import pytest
 from envelopes import SECRET, envelope, letter_headers, signed
 from hypothesis import given
 from hypothesis import strategies as st
+from wire_forms import encode_envelope, sign_envelope
 
 from servicebus.compat.envelope import OldEvent, encode_event
 from servicebus.compat.tokens import DailyTokens
@@ -22,7 +23,6 @@ from servicebus.wire import headers
 from servicebus.wire.envelope import Kind
 from servicebus.wire.signing import Keyring
 from servicebus.wire.stamps import read_requeue_ticket
-from servicebus.wire.xmlcodec import encode_envelope
 
 NOW = 1_800_000_000.0
 CONFIG = Configuration({"hosts": ["mq"], "secret_token": [SECRET, "the old secret"], "node_name": "NODE-01"})
@@ -169,7 +169,7 @@ def test_whatever_headers_a_stranger_wrote_do_no_harm_and_prove_nothing(written:
 def message(sent_s: float, *, secret: str = SECRET, address: str = "NODE-01.audit.record", **how: Any) -> DeadLetter:
     burial = {name: how.pop(name) for name in ("age_s", "known_s") if name in how}
     unsigned = replace(envelope(address, [1, 2], **{"kind": Kind.MESSAGE, **how}), sent_ms=int(sent_s * 1000))
-    return letter(encode_envelope(unsigned, Keyring([secret]).sign_envelope(unsigned)), **burial)
+    return letter(encode_envelope(unsigned, sign_envelope(Keyring([secret]), unsigned)), **burial)
 
 
 REFUSED = [

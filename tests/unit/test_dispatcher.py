@@ -13,6 +13,7 @@ from unittest.mock import ANY, Mock, patch
 import pytest
 from envelopes import SECRET, envelope, new_id, signed, waiting_headers
 from waiting import wait_until
+from wire_forms import encode_envelope, sign_envelope
 
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError, JournalUnavailable
@@ -29,7 +30,7 @@ from servicebus.wire import headers
 from servicebus.wire.envelope import Kind, Reply
 from servicebus.wire.signing import Keyring
 from servicebus.wire.stamps import make_requeue_ticket
-from servicebus.wire.xmlcodec import decode_envelope, decode_json, decode_reply, encode_envelope
+from servicebus.wire.xmlcodec import decode_envelope, decode_json, decode_reply
 
 CONFIG = Configuration({"hosts": ["mq-a"], "node_name": "NODE-01", "secret_token": SECRET, "clock_skew": 2})
 KEYRING = Keyring([SECRET])
@@ -918,7 +919,7 @@ def test_a_verdict_is_said_to_each_attempt_that_joined(agent: Agent) -> None:
     """Its Sender believes it of the attempt that travels only, which may not be the one that was begun."""
     first = envelope("NODE-01.test.declines", id=new_id())
     calls = [replace(first, attempt=number) for number in (1, 2, 3)]
-    bodies = [encode_envelope(each, KEYRING.sign_envelope(each)) for each in calls]
+    bodies = [encode_envelope(each, sign_envelope(KEYRING, each)) for each in calls]
     for body in bodies:
         assert agent.deliver(body) is None
     agent.decline.open.set()

@@ -7,6 +7,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from wire_forms import encode_envelope, sign_envelope
 
 from servicebus.compat.envelope import OldEvent, decode_reply, encode_event
 from servicebus.compat.tokens import DailyTokens
@@ -23,7 +24,6 @@ from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.wire.envelope import Envelope, Kind
 from servicebus.wire.fault import Fault
 from servicebus.wire.signing import Keyring
-from servicebus.wire.xmlcodec import encode_envelope
 
 OWN_QUEUE = "amq.gen-JzTY20BRgKO-HjmUJj0wLg"
 
@@ -132,7 +132,7 @@ def test_messages_of_both_versions_are_read_from_one_queue() -> None:
     keyring = Keyring(["s"])
     new = Envelope("0123456789abcdef-1", "N", "c", "s", Kind.MESSAGE, int(time.time() * 1000), 1000, "", b"1")
     both = EitherProtocol(ProtocolV2(config(), keyring), ProtocolV1(config()))
-    assert both.decode_request(delivery(encode_envelope(new, keyring.sign_envelope(new)), None)).version == "2"
+    assert both.decode_request(delivery(encode_envelope(new, sign_envelope(keyring, new)), None)).version == "2"
     assert both.decode_request(delivery(event(), None)).version == "1"
     with pytest.raises(RequestRefused):
         both.decode_request(delivery(b"garbage", None))

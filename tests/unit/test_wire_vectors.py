@@ -11,12 +11,13 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from wire_forms import canonical_event, encode_envelope, sign_envelope
 
 from servicebus.errors import EnvelopeError
 from servicebus.wire.envelope import Envelope, Kind, Reply
 from servicebus.wire.fault import Fault
-from servicebus.wire.signing import Keyring, canonical_event
-from servicebus.wire.xmlcodec import decode_envelope, decode_json, decode_reply, encode_envelope, encode_reply
+from servicebus.wire.signing import Keyring
+from servicebus.wire.xmlcodec import decode_envelope, decode_json, decode_reply, encode_reply
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data" / "wire"
@@ -47,7 +48,7 @@ def test_an_event_is_written_read_and_signed_as_its_vector_says(case: dict[str, 
     envelope = envelope_of(case)
     keyring = Keyring([case["secret"]])
     assert canonical_event(envelope).decode() == case["canonical"]
-    assert keyring.sign_envelope(envelope) == case["token"]
+    assert sign_envelope(keyring, envelope) == case["token"]
     assert encode_envelope(envelope).decode() == case["body"]
     read = decode_envelope(case["body"].encode(), MAX_BYTES)
     assert read == envelope
