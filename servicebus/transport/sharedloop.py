@@ -29,7 +29,7 @@ from contextlib import suppress
 from enum import Enum
 from threading import get_ident
 
-from servicebus.transport.loop import EventLoop, nothing
+from servicebus.transport.loop import EventLoop
 
 _LENT_S = 0.002
 """How long a loop that was lent may stand unused before its thread takes it back. Short, since others may have to
@@ -97,7 +97,7 @@ class SharedLoop(EventLoop):
     def post(self, callback: Callable[[], None]) -> None:
         super().post(callback)
         # A leader that leaves looks at what was posted after it has said that it leads no more: one of us sees it.
-        if self._lead_state is _LENT and self._leader is None:
+        if self._lead_state is _LENT and not self._lead.leader:
             self._call_back()
 
     def submit(self, callback: Callable[[], None]) -> None:
@@ -131,7 +131,7 @@ class SharedLoop(EventLoop):
 
         A signal handler that interrupted a leader's waiting gives the lead back, so that it can.
         """
-        me, leader = get_ident(), self._leader
+        me, leader = get_ident(), self._lead.leader.get(None)
         if me == leader and self._lead.is_waiting:
             self._poll = self._another_poll()  # the interrupted one cannot be asked again before it has returned
             self._give_back()
@@ -150,7 +150,7 @@ class SharedLoop(EventLoop):
 
     def follow(self, submit: Callable[[], None], is_over: Callable[[], object]) -> None:
         """``submit()`` to the thread; if no other thread waits, ask for the lead, and run the loop until *is_over*."""
-        if len(self.callers) > 1 or self._leader is not None or self._reluctance:
+        if len(self.callers) > 1 or self._lead.leader or self._reluctance:
             self._reluctance = max(0, self._reluctance - 1)
             submit()
             return
@@ -162,7 +162,7 @@ class SharedLoop(EventLoop):
         finally:
             self._is_wanted = False
         if is_leader:
-            self._lead_on(lead, nothing, is_over)
+            self._lead_on(lead, None, is_over)
 
     # -- the thread ----------------------------------------------------------------------------------------------
 
@@ -209,7 +209,7 @@ class SharedLoop(EventLoop):
             led = self._times_led
             if led != seen:
                 seen, since = led, time.monotonic()
-            elif self._leader is None or time.monotonic() - since > _LOST_LEAD_S:
+            elif not self._lead.leader or time.monotonic() - since > _LOST_LEAD_S:
                 break
         self._lead_state = _LeadState.RECALLED
         self._take_back()
@@ -263,33 +263,31 @@ class SharedLoop(EventLoop):
 
     # -- a leader ------------------------------------------------------------------------------------------------
 
-    @property
-    def _leader(self) -> int | None:
-        """The thread that leads."""
-        return self._lead.leader.get(None)
-
-    def _lead_on(self, lead: _Lead, begin: Callable[[], None], is_over: Callable[[], object]) -> bool:
+    def _lead_on(self, lead: _Lead, begin: Callable[[], None] | None, is_over: Callable[[], object]) -> bool:
         me = get_ident()
         if lead.leader.setdefault(None, me) != me:
             return False  # it was taken for lost
-        has_begun = False
+        has_begun, is_needed = False, True
         try:
             self._times_led += 1
             if not (self._posted or self._stopping or self._is_torn):
                 has_begun = True
-                begin()
+                if begin is not None:
+                    begin()
                 if self._submitted:
                     self._run_submitted()
-                self._flush()
-                while not is_over() and self._read_streams(lead):
-                    pass
+                if self._dirty or self._unsent:
+                    self._flush()
+                while is_needed := not is_over():
+                    if not self._read_streams(lead):
+                        break
         except BaseException:
             if self._lead is lead and not lead.is_waiting:
                 self._is_torn = True
             raise
         finally:
             if self._lead is lead:
-                self._leave(lead, is_needed=not is_over())
+                self._leave(lead, is_needed=is_needed and not is_over())
         return has_begun
 
     def _read_streams(self, lead: _Lead) -> bool:
@@ -315,7 +313,8 @@ class SharedLoop(EventLoop):
         self._dispatch(ready)
         if self._submitted:
             self._run_submitted()
-        self._flush()
+        if self._dirty or self._unsent:
+            self._flush()
         self.iterations += 1
         return True
 

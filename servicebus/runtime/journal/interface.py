@@ -132,12 +132,12 @@ class Journal(ABC):
         self.release_many([id], Release.NOT_RUN)
 
 
-_NEVER = 2**32 - 1
+NEVER = 2**32 - 1
 
 
 def seconds(when: float) -> int:
     """Unix time as it is stored."""
-    return int(when) if 0.0 <= when <= _NEVER else 0 if when < 0 else _NEVER
+    return int(when) if 0.0 <= when <= NEVER else 0 if when < 0 else NEVER
 
 
 def refused(path: Path, what: str) -> JournalUnavailable:

@@ -133,8 +133,7 @@ class Ledger:
     # -- asking ------------------------------------------------------------------------------------------------------
 
     def is_finished(self, number: int) -> bool:
-        value = self._chunks.get(number >> CHUNK_BITS)
-        return value is not None and value >> (_IDS_AT + (number & _BIT_MASK)) & 1 == 1
+        return self._chunks.get(number >> CHUNK_BITS, 0) >> (_IDS_AT + (number & _BIT_MASK)) & 1 == 1
 
     def granted(self, entry: Entry, sent: int) -> Lookup:
         """What a worker is told of an id that it has just become the owner of."""
@@ -142,13 +141,13 @@ class Ledger:
             return Lookup(IdStatus.NEW, None, entry[1], entry[2])
         return _FORGOTTEN if 0 < sent <= self.state.forgotten_until else _FIRST
 
-    def unknown(self, asked: Sequence[tuple[str, int, int, int, bool]]) -> list[Numbered]:
+    def unknown(self, asked: Sequence[tuple[str, Numbered, bool]]) -> list[Numbered]:
         """Those that were never begun, as far as is remembered."""
-        entries, chunks = self.entries, self._chunks
+        entries, get = self.entries, self._chunks.get
         return [
-            (number, until, sent)
-            for _, number, until, sent, _ in asked
-            if number not in entries and (number >> CHUNK_BITS not in chunks or not self.is_finished(number))
+            start
+            for _, start, _ in asked  # as is_finished() looks, without the call
+            if start[0] not in entries and not get(start[0] >> CHUNK_BITS, 0) >> (_IDS_AT + (start[0] & _BIT_MASK)) & 1
         ]
 
     def outlives(self, number: int, expires: int, sent: int) -> bool:
@@ -200,7 +199,7 @@ class Ledger:
     def begin(self, owner: int, starts: Sequence[Numbered]) -> None:
         """*owner* gets what is unknown or waits for its next attempt; of the rest the expiry is noted."""
         self.pending += len(starts)
-        entries = self.entries
+        entries, chunks = self.entries, self._chunks
         for number, expires, sent in starts:
             entry = entries.get(number)
             if entry is not None:
@@ -208,7 +207,7 @@ class Ledger:
                 if holder == UNOWNED:
                     holder, attempts = owner, attempts + 1
                 entries[number] = (holder, attempts, deaths, max(expires, until), max(sent, since))
-            elif self.is_finished(number):
+            elif chunks.get(number >> CHUNK_BITS, 0) >> (_IDS_AT + (number & _BIT_MASK)) & 1:  # as is_finished() looks
                 self._prolong(number >> CHUNK_BITS, expires, sent)
             else:
                 entries[number] = (owner, 1, 0, expires, sent)

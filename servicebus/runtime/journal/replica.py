@@ -34,7 +34,8 @@ class Replica:
     def __init__(self, log: Log, limits: Limits):
         self.log = log
         self._limits = limits
-        self._is_stale = False
+        self.is_stale = False
+        """``refresh()`` is needed, before the ledger is asked."""
         self._damage: Damaged | None = None
         self._failed_at = -_COMPACT_AGAIN_S
         self._unreported = 0
@@ -49,7 +50,7 @@ class Replica:
         log, ledger = self.log, self.ledger
         seq = log.append(row[:2]) if following is None else log.append(row[:2], following[:2]) - 1
         if seq <= ledger.applied:
-            self._is_stale = True
+            self.is_stale = True
             raise Damaged(repr(log), "was replaced or cut short while it was in use")
         if seq != ledger.applied + 1:
             self.catch_up(seq)
@@ -71,12 +72,12 @@ class Replica:
             _apply(self.ledger, row)
 
     def refresh(self) -> None:
-        """To be called before the ledger is asked: it may have to be read again."""
+        """Read the ledger again, if it may have missed something. Raises the Damaged that a compaction met."""
         if self._damage is not None:
             raise self._damage
-        if self._is_stale:
+        if self.is_stale:
             self._reload()
-            self._is_stale = False
+            self.is_stale = False
 
     def load(self) -> Ledger:
         """The last snapshot, and all rows since."""
@@ -112,7 +113,7 @@ class Replica:
             before = self._forgotten()
             self.write(own_row(RowKind.COMPACT, self.ledger.plan(seconds(now))))
         except Damaged as error:
-            self._damage = error
+            self._damage, self.is_stale = error, True
         except JournalUnavailable as error:
             self._failed_at = now
             LOG.warning("%s; it grows until this succeeds", error)

@@ -20,7 +20,7 @@ from servicebus.runtime.journal import records
 from servicebus.runtime.journal.inflight import InFlightFiles
 from servicebus.runtime.journal.interface import IdStatus, Journal, Lookup, Release, Start, seconds
 from servicebus.runtime.journal.ledger import COMPACT_IDS, MARGIN_S, UNOWNED
-from servicebus.runtime.journal.records import Numbered, RowKind, number_of, pack_finish
+from servicebus.runtime.journal.records import Numbered, RowKind, numbered, pack_finish
 from servicebus.runtime.journal.replica import OwnRow, Replica, own_row
 from servicebus.transport.loop import nothing
 
@@ -32,7 +32,7 @@ _ROUNDS = 4
 
 End = tuple[str, bytes | None]
 
-Asked = tuple[str, int, int, int, bool]
+Asked = tuple[str, Numbered, bool]
 """Id, number, expiry, time of signing, may be run again."""
 
 
@@ -76,13 +76,10 @@ class SharedJournal(Journal):
 
     def update(self, ends: Sequence[End], starts: Sequence[Start], now: float) -> list[Lookup]:
         self._now = now
-        self._replica.refresh()
+        if self._replica.is_stale:
+            self._replica.refresh()
         self._given.clear()
-        asked = (
-            [(id, number_of(id), seconds(until + 1), seconds(sent), rerun) for id, until, rerun, sent in starts]
-            if starts
-            else []
-        )
+        asked = [(id, numbered(id, until + 1, sent), rerun) for id, until, rerun, sent in starts] if starts else []
         try:
             self._tell(ends, asked)
             found = self._hear(asked) if asked else []
@@ -172,8 +169,8 @@ class SharedJournal(Journal):
     def _begin_wanted(self, asked: Sequence[Asked]) -> None:
         """Want what is known already: others may have finished, released or taken it since we looked."""
         self._catch_up_with_the_dead()
-        wanted = [(one[1], one[2], one[3]) for one in asked if self._is_wanted(one)]
-        self._take_over([(number, until, sent) for _, number, until, sent, rerun in asked if rerun])
+        wanted = [one[1] for one in asked if self._is_wanted(one)]
+        self._take_over([start for _, start, rerun in asked if rerun])
         if wanted:
             self._replica.write(self._begun(wanted))
 
@@ -194,7 +191,7 @@ class SharedJournal(Journal):
 
     def _is_wanted(self, one: Asked) -> bool:
         """Can it be had, or must it be remembered for longer than before?"""
-        _, number, expires, sent, rerun = one
+        _, (number, expires, sent), rerun = one
         entry = self._replica.ledger.entries.get(number)
         if entry is None and not self._replica.ledger.is_finished(number):
             return True
@@ -215,7 +212,7 @@ class SharedJournal(Journal):
 
     def _known(self, one: Asked) -> Lookup | None:
         """What is known now; None if it has to be claimed (again) first."""
-        id, number, _, sent, rerun = one
+        id, (number, _, sent), rerun = one
         entry = self._replica.ledger.entries.get(number)
         if entry is None:
             return Lookup(IdStatus.FINISHED, self._answer(number)) if self._replica.ledger.is_finished(number) else None
