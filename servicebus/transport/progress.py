@@ -3,11 +3,13 @@
 On a slow link an answer is late without anything being wrong: the question waits behind what was written before it, the
 answer behind what the broker sent before it. The waiting time counts from the last byte that moved. What counts is only
 what stands in the way: what is written after the question proves nothing (the kernel of a frozen broker takes it), nor
-does what is received after the answer.
+does what is received after the answer. Nor does a trickle: it leaves room for the answer. A proxy that swallows what we
+write, and hands on the few deliveries that the broker still has for us, would else look alive until these end.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -21,6 +23,10 @@ class Counted(Protocol):
     def bytes_written(self) -> int: ...
     @property
     def bytes_acknowledged(self) -> int: ...
+
+
+_LEAST_RATE = 50_000
+"""Bytes a second since the question: what a link that is full brings. A tenth of the rate that is promised to work."""
 
 
 class Progress:
@@ -37,6 +43,9 @@ class Progress:
         self._asks_again = False
         self._position = 0
         self._seen = (0, 0)
+        self._asked_at = 0.0
+        self._seen_then = 0
+        """The bytes of both ways, when the question was asked that is owed an answer."""
 
     def __repr__(self) -> str:
         return f"<Progress {'owed' if self._is_owed else 'answered'} position={self._position}>"
@@ -48,16 +57,19 @@ class Progress:
             self._asks_again = True
         else:
             self._is_owed = True
+            self._asked_at = time.monotonic()
+            self._seen_then = self._connection.bytes_received + self._connection.bytes_acknowledged
             self._ask(self._answered)
         self._position = self._connection.bytes_written
         self._seen = self._look()
 
     def has_moved(self) -> bool:
-        """Whether bytes have moved since the last look, while the answer is owed."""
+        """Whether bytes have moved since the last look, while the answer is owed: as many as keep it from coming."""
         if not self._is_owed:
             return False
         before, self._seen = self._seen, self._look()
-        return before != self._seen
+        full = _LEAST_RATE * (time.monotonic() - self._asked_at)
+        return before != self._seen and sum(self._seen) - self._seen_then >= full
 
     def _look(self) -> tuple[int, int]:
         connection = self._connection

@@ -75,3 +75,20 @@ def test_a_link_that_falls_silent_in_the_middle_of_a_long_call_is_found_as_soon_
         proxy.set_mode(Mode.DROP)
         assert long.result(60)[1] == LONG
         assert "silent for 2 s" in caplog.text
+
+
+def test_a_trickle_of_deliveries_does_not_keep_a_worker_on_a_link_that_swallows_its_answers(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    """They go on until the window is full, which takes minutes here."""
+    with FaultProxy(brokers[0].port) as proxy:
+        agent = start_agent([place(proxy)], watcher_interval=0.5, watcher_timeout=1.0, prefetch=5000).wait_consuming()
+        sender = make_sender(agent.configuration(hosts=[place(brokers[0])]))
+        proxy.set_mode(Mode.DROP_TO_SERVER)
+        for number in range(600):
+            sender.send("NODE-01.audit.record", number)
+            if agent.log_lines("no echo through the broker"):
+                break
+            time.sleep(0.05)
+        else:
+            raise AssertionError(f"600 deliveries later it still hopes\n{agent.log()}")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from virtual_time import VirtualTime, virtual_time
 
 from servicebus.policy.liveness import PingAction, PingClock
 from servicebus.runtime.echo_progress import EchoProgress
 from servicebus.transport.progress import Progress
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualTime]:
+    with virtual_time(monkeypatch) as made:
+        yield made
 
 
 class Connection:
@@ -69,6 +76,29 @@ def test_a_second_question_waits_for_the_answer_to_the_first() -> None:
     assert link.progress.has_moved()
     link.asked.pop()()
     assert not link.asked
+
+
+@pytest.mark.parametrize(("rate", "is_slow"), [(500_000, True), (100_000, True), (20_000, False)])
+def test_only_a_link_that_is_full_may_keep_the_answer(clock: VirtualTime, rate: int, is_slow: bool) -> None:
+    """A trickle leaves room for it: what we write is swallowed, and the broker still has a few deliveries for us."""
+    link = Link()
+    link.progress.begin()
+    for _ in range(20):
+        clock.advance(0.25)
+        link.connection.bytes_received += rate // 4
+        link.connection.bytes_written += 1000
+        link.connection.bytes_acknowledged += 1000
+        assert link.progress.has_moved() is is_slow
+        link.progress.begin()
+
+
+def test_a_full_link_that_stands_still_has_not_moved(clock: VirtualTime) -> None:
+    link = Link()
+    link.progress.begin()
+    link.connection.bytes_received += 1_000_000
+    assert link.progress.has_moved()
+    clock.advance(0.25)
+    assert not link.progress.has_moved()
 
 
 def test_the_time_to_answer_runs_from_the_last_byte_that_moved() -> None:
