@@ -13,23 +13,21 @@ from typing import Any
 from servicebus._durations import to_seconds
 from servicebus.client.future import Receipt
 from servicebus.client.link import Link
+from servicebus.client.pinging import ask_each, offers_question, ping_address
 from servicebus.client.request import MessageOptions, PendingRequest
-from servicebus.client.session import SenderSession, ask_each, message_options
+from servicebus.client.session import SenderSession, message_options, submit
 from servicebus.configuration import Configuration
 from servicebus.configuration.settings import check_is_configuration
 from servicebus.protocol.interface import oversized
 from servicebus.transport import forks
 from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.interface import Connect
-from servicebus.wire.address import Address, check_node_name, plain
+from servicebus.wire.address import Address
 from servicebus.wire.envelope import CALL, CONTROL, MESSAGE, Kind, make_id
 from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import encode_json
 
 __all__ = ["Receipt", "Sender"]
-
-_PING = ("servicebus", "ping")
-_OFFERS = ("servicebus", "offers")
 
 _session_lock = threading.RLock()
 """Guards the beginning and the end of every Sender's session in this process. One for all, so that a fork can renew it;
@@ -120,8 +118,7 @@ class Sender:
             CallInterrupted: its path died, and whether it ran is unknown.
             CallTimeout: the deadline passed.
         """
-        address, limit_s = self._parse(target, timeout)
-        session, request = self._make(address, CALL, params, limit_s, resend, reverse, hedge_after)
+        session, request = self._make_call(target, params, timeout, reverse, resend, hedge_after)
         return session.engine.ask(request)  # type: ignore[no-any-return]
 
     def call_async(
@@ -141,8 +138,7 @@ class Sender:
         still. What they raise is logged, and ends nothing. A thread that waits in ``result()`` without a timeout
         may read the answers itself. Cancelling it cancels the call at the node, too.
         """
-        address, limit_s = self._parse(target, timeout)
-        return _submit(*self._make(address, CALL, params, limit_s, resend, reverse, hedge_after))
+        return submit(*self._make_call(target, params, timeout, reverse, resend, hedge_after))
 
     # -- messages ------------------------------------------------------------------------------------------------
 
@@ -186,7 +182,7 @@ class Sender:
         expires: float | None = None,
     ) -> Future[Any]:
         """The same without waiting: a Future of the Receipt."""
-        return _submit(*self._make_message(target, params, timeout, delay, expires))
+        return submit(*self._make_message(target, params, timeout, delay, expires))
 
     # -- pings ---------------------------------------------------------------------------------------------------
 
@@ -196,13 +192,13 @@ class Sender:
 
     def ping_error(self, target: str, timeout: float = 3) -> BaseException | None:
         """As ``ping()``, with the reason: None if an agent answers, else the error that a call would end with."""
-        (error,) = self._pong_errors(target, timeout, [None])
+        (error,) = ask_each(*self._pings(target, timeout, [None]))
         return error
 
     def ping_all(self, target: str, timeout: float = 3) -> tuple[int, int]:
         """Ping node *target* over every broker: ``(answered, connected)``."""
         links = self._current().engine.links
-        answered = self._pong_errors(target, timeout, links).count(None)
+        answered = ask_each(*self._pings(target, timeout, links)).count(None)
         return answered, sum(link.is_up for link in links)
 
     def offers(self, target: str, *, is_call: bool = True, timeout: float = 3) -> bool:
@@ -215,9 +211,7 @@ class Sender:
         Raises:
             ServiceBusError: as ``call()``; no agent of the node answered.
         """
-        address = Address.parse(target)
-        names = [CALL.value if is_call else MESSAGE.value, f"{address.category}.{address.name}"]
-        session, request = self._make(Address(address.node, *_OFFERS), CONTROL, names, to_seconds("timeout", timeout))
+        session, request = self._make_offers(target, is_call, timeout)
         return bool(session.engine.ask(request)[1])
 
     def status(self) -> dict[str, Any]:
@@ -230,9 +224,8 @@ class Sender:
         Unfinished calls fail, and are cancelled at their nodes. Messages that no broker has confirmed go into the
         outbox, or fail without one.
         """
-        with _session_lock:
-            session, self._session = self._session, None
-        if session is not None and session.is_ours:
+        session = self._end()
+        if session is not None:
             session.close()
 
     # -- inside --------------------------------------------------------------------------------------------------
@@ -240,6 +233,16 @@ class Sender:
     def _parse(self, target: str, timeout: float | None) -> tuple[Address, float]:
         """The address, and how long a call that is made now may take."""
         return Address.parse(target), self._config.call_timeout if timeout is None else to_seconds("timeout", timeout)
+
+    def _make_call(
+        self, target: str, params: Any, timeout: float | None, reverse: bool, resend: bool, hedge_after: float | None
+    ) -> tuple[SenderSession, PendingRequest]:
+        address, limit_s = self._parse(target, timeout)
+        return self._make(address, CALL, params, limit_s, resend, reverse, hedge_after)
+
+    def _make_offers(self, target: str, is_call: bool, timeout: float) -> tuple[SenderSession, PendingRequest]:
+        address, names = offers_question(target, is_call)
+        return self._make(address, CONTROL, names, to_seconds("timeout", timeout))
 
     def _make_message(
         self, target: str, params: Any, timeout: float | None, delay: float | None, expires: float | None
@@ -296,17 +299,16 @@ class Sender:
             raise oversized(request.size, self._config.max_envelope_bytes)
         return session, request
 
-    def _pong_errors(self, node: str, timeout_s: float, pins: Sequence[Link | None]) -> list[BaseException | None]:
-        """Per pin, None if an agent answers over it, else why not; the pin None stands for the path of a call."""
-        timeout_s = to_seconds("timeout", timeout_s)
-        node = plain(node)
-        check_node_name(node)
-        address = Address(node, *_PING)
+    def _pings(
+        self, node: str, timeout: float, pins: Sequence[Link | None]
+    ) -> tuple[list[Callable[[float], Future[Any]]], float]:
+        """What ``pinging()`` is to ask, one for each pin, and for how long; the pin None is the path of a call."""
+        timeout_s, address = to_seconds("timeout", timeout), ping_address(node)
 
         def asking(pin: Link | None) -> Callable[[float], Future[Any]]:
-            return lambda left_s: _submit(*self._make(address, CONTROL, None, left_s, pinned=pin))
+            return lambda left_s: submit(*self._make(address, CONTROL, None, left_s, pinned=pin))
 
-        return ask_each([asking(pin) for pin in pins], timeout_s)
+        return [asking(pin) for pin in pins], timeout_s
 
     def _current(self) -> SenderSession:
         session = self._session
@@ -329,12 +331,11 @@ class Sender:
                     session.close()
             return self._session
 
-
-def _submit(session: SenderSession, request: PendingRequest) -> Future[Any]:
-    future = request.future()
-    future.on_cancel, future.on_wait = session.give_up, session.await_end
-    session.engine.submit(request)
-    return future
+    def _end(self) -> SenderSession | None:
+        """This process's session, which is to be closed, if there is one. The next call begins another."""
+        with _session_lock:
+            session, self._session = self._session, None
+        return session if session is not None and session.is_ours else None
 
 
 def _renew_lock_in_child() -> None:

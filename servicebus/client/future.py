@@ -163,6 +163,7 @@ class Awaited:
         "_future",
         "_has_ended",
         "_is_abandoned",
+        "_on_end",
         "_waiter",
         "address",
         "attempts",
@@ -180,6 +181,7 @@ class Awaited:
     _has_ended: bool
     _is_abandoned: bool
     _future: CallFuture | None
+    _on_end: Callable[[Awaited], None] | None
     _waiter: Lock | None
     address: Address
     attempts: tuple[tuple[str, str], ...]
@@ -206,6 +208,10 @@ class Awaited:
             self._future = CallFuture()
             self._future.wire_id, self._future.is_overdue = self.id, self.is_overdue
         return self._future
+
+    def on_end(self, callback: Callable[[Awaited], None]) -> None:
+        """Call *callback* once when it has ended, in the thread that ends it; only before it is given to the engine."""
+        self._on_end = callback
 
     def wait(self) -> Any:
         """Wait for its end, in the one thread that asked; gives the answer or raises what it failed with."""
@@ -274,6 +280,8 @@ class Awaited:
             self._future.is_overdue = None
         if self._waiter is not None:
             self._waiter.release()
+        elif self._on_end is not None:
+            self._on_end(self)
 
 
 def _renew_lock_in_child() -> None:

@@ -153,7 +153,7 @@ class PendingRequest(Awaited):
         self.attempt = self.sent_as = self.hedged_as = self.shift_ms = 0
         self.corrections = self.refusals = self.failovers = self._unsettled = 0
         self.returned = self._has_ended = self._is_abandoned = False
-        self._tokens = self._answer = self._error = self._waiter = self._future = None
+        self._tokens = self._answer = self._error = self._waiter = self._on_end = self._future = None
         self.attempts = ()
 
     def __repr__(self) -> str:

@@ -1,6 +1,6 @@
 """SenderSession: what belongs to one process's use of a Sender, between its first call and ``close()``.
 
-Beside it what its public methods need: the options of a message, checked, and asking whether a node is there.
+Beside it the options of a message, checked.
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ import math
 import os
 import sys
 import threading
-import time
-from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from typing import Any
 
 from servicebus._durations import to_seconds
 from servicebus.client.engine import Engine
-from servicebus.client.request import MessageOptions
+from servicebus.client.request import MessageOptions, PendingRequest
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError, OutboxUnavailable
 from servicebus.transport import forks
@@ -52,54 +50,6 @@ def message_options(delay_s: float, expires_s: float | None, max_age_s: float, n
     )
 
 
-_PER_ANSWER = 6
-_MARGIN_S = 0.25
-"""A ping that nothing answers ends by itself at its deadline, with an error that says what was tried."""
-
-
-def ask_each(asks: list[Callable[[float], Future[Any]]], timeout_s: float) -> list[BaseException | None]:
-    """What became of each of *asks*: None if it led to an answer within *timeout_s*, else why not.
-
-    Each is asked several times: of several agents with one name a frozen one may get the first ping.
-
-    Args:
-        asks: send a ping that is waited for as long as they are told, in seconds.
-    """
-    deadline = time.monotonic() + timeout_s
-    asked: dict[Future[Any], int] = {}
-    found: dict[int, BaseException | None] = {}
-
-    def hear(pause_s: float) -> None:
-        """Wait for what ends first; an answer counts more than an error."""
-        for future in wait(asked, pause_s, FIRST_COMPLETED).done:
-            number, error = asked.pop(future), future.exception()
-            if found.get(number, _SILENCE) is not None:
-                found[number] = error
-
-    def is_open() -> bool:
-        return any(found.get(number, _SILENCE) is not None for number in range(len(asks)))
-
-    while (left_s := deadline - time.monotonic()) > 0 and is_open():
-        for number, ask in enumerate(asks):
-            if found.get(number, _SILENCE) is not None:
-                asked[ask(left_s)] = number
-        # What failed at once is asked again with the others, not sooner.
-        until = min(time.monotonic() + timeout_s / _PER_ANSWER, deadline)
-        while asked and is_open() and (pause_s := until - time.monotonic()) > 0:
-            hear(pause_s)
-        if not asked:
-            break
-    until = time.monotonic() + _MARGIN_S
-    while asked and len(found) < len(asks) and (pause_s := until - time.monotonic()) > 0:
-        hear(pause_s)
-    for future in asked:
-        future.cancel()
-    return [found.get(number, _SILENCE) for number in range(len(asks))]
-
-
-_SILENCE = TimeoutError("no answer")
-
-
 _CLOSE_S = 2.0
 _STORE_S = 10.0
 
@@ -119,12 +69,16 @@ class SenderSession:
         """Of the process in which it began."""
         self.incarnation = os.urandom(8).hex()
         self.count = itertools.count(1)
-        self.engine = Engine(client_loop(), config, keyring, connect)
+        loop = client_loop()
+        self.flush_later = loop.flush_later
+        """In the loop's thread: flush something at the end of this iteration."""
+        self.engine = Engine(loop, config, keyring, connect)
         self.give_up = self.engine.give_up
         self.await_end = self.engine.await_end
         self._config = config
         self._outbox_path = outbox_path
-        self._lacks_outbox = outbox_path is not None
+        self.lacks_outbox = outbox_path is not None
+        """There is to be one, and it is not open."""
         self._outbox_problem = ""
         self._opening = threading.RLock()
         try:
@@ -139,10 +93,10 @@ class SenderSession:
 
     def need_outbox(self) -> None:
         """See to it that the outbox is open, if there is to be one. Raises OutboxUnavailable."""
-        if not self._lacks_outbox:
+        if not self.lacks_outbox:
             return
         with self._opening:
-            if self._lacks_outbox and self._outbox_path is not None:
+            if self.lacks_outbox and self._outbox_path is not None:
                 from servicebus.client.outbox_file import OutboxFile
 
                 limits = self._config.outbox_max_messages, self._config.outbox_max_bytes
@@ -151,11 +105,11 @@ class SenderSession:
                 except OutboxUnavailable as error:
                     self._outbox_problem = error.reason
                     raise
-                self._lacks_outbox = False
+                self.lacks_outbox = False
 
     def status(self) -> dict[str, Any]:
         status = self.engine.status()
-        if self._lacks_outbox:
+        if self.lacks_outbox:
             status["outbox"] = {"path": os.fspath(self._outbox_path or ""), "problem": self._outbox_problem}
         return status
 
@@ -165,9 +119,22 @@ class SenderSession:
             self.engine.retire()
 
     def close(self) -> None:
-        """Ends everything; waits for that, but not for long. For the disk a little longer."""
+        """Ends everything; waits for that, but not for long."""
         closed = threading.Event()
         self.engine.close(closed.set)
         if not self.engine.can_wait_here() or sys.is_finalizing():  # nothing would end the waiting
             return
-        closed.wait(_CLOSE_S if self._outbox_path is None else _STORE_S)
+        closed.wait(self.close_limit_s)
+
+    @property
+    def close_limit_s(self) -> float:
+        """How long the end is waited for; for the disk a little longer."""
+        return _CLOSE_S if self._outbox_path is None else _STORE_S
+
+
+def submit(session: SenderSession, request: PendingRequest) -> Future[Any]:
+    """Submit *request*; its future, by which it can be awaited and cancelled."""
+    future = request.future()
+    future.on_cancel, future.on_wait = session.give_up, session.await_end
+    session.engine.submit(request)
+    return future

@@ -24,6 +24,13 @@ def test_a_sender_brings_nothing_that_it_may_never_need(unneeded: str) -> None:
     assert unneeded not in modules_after("import servicebus.sender")
 
 
+def test_a_sender_does_not_load_asyncio_for_an_async_sender() -> None:
+    """pika does, for an adapter that nothing here uses."""
+    adapter = "sys.modules['pika.adapters.asyncio_connection'] = types.SimpleNamespace(AsyncioConnection=None)"
+    modules = modules_after(f"import sys, types; {adapter}; import servicebus.sender")
+    assert not {"asyncio", "servicebus.aio"} & modules
+
+
 REPLY = """
 from servicebus.wire.envelope import Reply
 from servicebus.wire.fault import Fault

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from servicebus.client.pinging import ask_each
 from servicebus.client.request import MessageOptions, PendingRequest
-from servicebus.client.session import ask_each, message_options
+from servicebus.client.session import message_options
 from servicebus.configuration import Configuration
 from servicebus.errors import DurationError, EnvelopeError
 from servicebus.protocol.v1 import ProtocolV1

@@ -1,0 +1,261 @@
+"""AsyncSender: the Sender of asyncio programs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
+
+from servicebus.client.future import Receipt
+from servicebus.client.link import Link
+from servicebus.client.pinging import Pinging, pinging
+from servicebus.client.request import PendingRequest
+from servicebus.client.session import SenderSession
+from servicebus.client.task_waker import task_waker
+from servicebus.configuration import Configuration
+from servicebus.errors import OutboxUnavailable
+from servicebus.sender import Sender
+
+__all__ = ["AsyncSender", "Receipt"]
+
+
+class AsyncSender:
+    """Calls services and sends messages by address ``NODE.category.name``, from asyncio tasks.
+
+    It does what a `Sender` does, by the same engine: failover, deadlines, hedging and the outbox are the same. Its
+    methods are coroutines. One serves any number of tasks, event loops and threads, also uvloop's, keeps many calls in
+    flight on one connection, connects when first used, and may be made before there is a loop and before a fork.
+
+    A task that is cancelled while it waits cancels its call at the node: a handler sees ``request.cancelled``. So does
+    ``asyncio.timeout()``. All other errors are ``servicebus.errors.ServiceBusError`` and say what was tried on which
+    host. Times are numbers of seconds; what is none raises DurationError, a ValueError.
+
+    Args:
+        configuration: which brokers, in order of preference, and the shared secret.
+        outbox: the path of a file in which messages are kept while no broker takes them; without one ``send()`` raises.
+            It is made if it is not there. One Sender in one process may use it at a time.
+    """
+
+    def __init__(self, configuration: Configuration, *, outbox: str | os.PathLike[str] | None = None):
+        self._sender = Sender(configuration, outbox=outbox)
+
+    @classmethod
+    def of(cls, sender: Sender) -> AsyncSender:
+        """The same connections, ids and outbox as *sender*, for a program that has threads and tasks.
+
+        Closing either of the two closes both.
+        """
+        self = cls.__new__(cls)
+        self._sender = sender
+        return self
+
+    def __repr__(self) -> str:
+        return f"<Async{repr(self._sender)[1:]}"
+
+    async def __aenter__(self) -> AsyncSender:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # -- calls ---------------------------------------------------------------------------------------------------
+
+    async def call(
+        self,
+        target: str,
+        params: Any = None,
+        timeout: float | None = None,
+        reverse: bool = False,
+        *,
+        resend: bool = True,
+        hedge_after: float | None = None,
+    ) -> tuple[int, Any]:
+        """Call a service and wait for its answer. Cancelling the task cancels the call at the node.
+
+        Args:
+            target: ``NODE.category.name``.
+            params: anything JSON can say.
+            timeout: seconds, ``call_timeout`` (300) by default; the deadline travels with the call.
+            reverse: prefer the last host of the configuration, for this call.
+            resend: carry the call over to the next broker when its path dies; the node's journal sees to it that it
+                runs once. With False it ends with CallInterrupted instead.
+            hedge_after: without an answer after so many seconds, ask over another broker too; the first answer wins.
+                For services that are idempotent.
+
+        Returns:
+            The event id (this Sender's own count, from 1) and the service's result.
+
+        Raises:
+            AddressError, EnvelopeError: nothing was sent.
+            RemoteError: the service raised.
+            UnknownService, ServiceBusy, CallRefused: the node's answer.
+            NodeUnavailable, NoBrokerAvailable: it did not run.
+            CallInterrupted: its path died, and whether it ran is unknown.
+            CallTimeout: the deadline passed.
+        """
+        if self._may_block:
+            await self._open()
+        session, request = self._sender._make_call(target, params, timeout, reverse, resend, hedge_after)
+        return await _ask(session, request)  # type: ignore[no-any-return]
+
+    # -- messages ------------------------------------------------------------------------------------------------
+
+    async def send(
+        self,
+        target: str,
+        params: Any = None,
+        timeout: float | None = None,
+        *,
+        delay: float | None = None,
+        expires: float | None = None,
+    ) -> Receipt:
+        """Send a message; returns once a broker has confirmed it in the node's durable queue, or the outbox has it.
+
+        If the task is cancelled before, the message is not sent, or whether it is stored is unknown.
+
+        Args:
+            timeout: seconds until it must be confirmed, ``send_timeout`` (30) by default.
+            delay: seconds from now before which it is not handled; less than ``token_max_age``. None for at once.
+            expires: seconds from now after which it is not worth handing to a broker any more; ``token_max_age`` by
+                default, and at most.
+
+        Returns:
+            Its event id, an int with the place of the message: ``confirmed_by`` and ``in_outbox``.
+
+        Raises:
+            AddressError, EnvelopeError: nothing was sent.
+            NoBrokerAvailable, NodeUnavailable: without an outbox; nothing was sent.
+            OutboxFull, OutboxUnavailable: with an outbox; nothing was sent.
+            SendRefused: every broker that answers refused it, its queue is full for example; it is not stored.
+            SendUnconfirmed: it was published, but no broker confirmed it in time; whether it is stored is unknown.
+        """
+        if self._may_block:
+            await self._open()
+        session, request = self._sender._make_message(target, params, timeout, delay, expires)
+        return await _ask(session, request)  # type: ignore[no-any-return]
+
+    # -- pings ---------------------------------------------------------------------------------------------------
+
+    async def ping(self, target: str, timeout: float = 3) -> bool:
+        """Whether an agent of node *target* answers within *timeout* seconds on the path that a call would take."""
+        return await self.ping_error(target, timeout) is None
+
+    async def ping_error(self, target: str, timeout: float = 3) -> BaseException | None:
+        """As ``ping()``, with the reason: None if an agent answers, else the error that a call would end with."""
+        (error,) = await self._pinged(target, timeout, [None])
+        return error
+
+    async def ping_all(self, target: str, timeout: float = 3) -> tuple[int, int]:
+        """Ping node *target* over every broker: ``(answered, connected)``."""
+        if self._may_block:
+            await self._open()
+        links = self._sender._current().engine.links
+        answered = (await self._pinged(target, timeout, links)).count(None)
+        return answered, sum(link.is_up for link in links)
+
+    async def offers(self, target: str, *, is_call: bool = True, timeout: float = 3) -> bool:
+        """Ask the agent of a node whether it has the service *target*, ``NODE.category.name``. Nothing is run.
+
+        Args:
+            is_call: an RPC service is meant; else a message service.
+            timeout: seconds.
+
+        Raises:
+            ServiceBusError: as ``call()``; no agent of the node answered.
+        """
+        if self._may_block:
+            await self._open()
+        return bool((await _ask(*self._sender._make_offers(target, is_call, timeout)))[1])
+
+    async def status(self) -> dict[str, Any]:
+        """What this Sender knows of its hosts, its requests and its outbox, as plain values; for tools and logs."""
+        if self._may_block:
+            await self._open()
+        return self._sender.status()
+
+    async def close(self) -> None:
+        """Close all connections; waits at most 2 s for that, and 10 s for the outbox. A later call opens them again.
+
+        Unfinished calls, also those of other loops and threads, fail, and are cancelled at their nodes. Messages that
+        no broker has confirmed go into the outbox, or fail without one.
+        """
+        session = self._sender._end()
+        if session is not None:
+            loop = asyncio.get_running_loop()
+            closed = asyncio.Event()
+            session.engine.close(_waking(loop, closed.set))
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(closed.wait(), session.close_limit_s)
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    @property
+    def _may_block(self) -> bool:
+        """Whether the next call has to open the outbox first, on the disk."""
+        if self._sender._outbox_path is None:
+            return False
+        session = self._sender._session
+        return session is None or not session.is_ours or session.lacks_outbox
+
+    async def _open(self) -> None:
+        """Open the outbox in a thread: it is read from the disk."""
+        with suppress(OutboxUnavailable):  # send() raises it; what needs no outbox goes on
+            await asyncio.to_thread(lambda: self._sender._current().need_outbox())
+
+    async def _pinged(self, target: str, timeout_s: float, pins: Sequence[Link | None]) -> list[BaseException | None]:
+        if self._may_block:
+            await self._open()
+        return await _run(pinging(*self._sender._pings(target, timeout_s, pins)))
+
+
+async def _ask(session: SenderSession, request: PendingRequest) -> Any:
+    """Submit *request* and wait for its end."""
+    loop = asyncio.get_running_loop()
+    waker = task_waker(loop)
+    ended = waker.expect(request, session, loop)
+    session.engine.submit(request)
+    try:
+        await ended
+    except BaseException:  # the task was cancelled, or is collected with its loop
+        waker.forget(request)
+        if request.abandon():
+            session.give_up(request.id)
+        raise
+    return request.wait()  # it does not wait: the request has ended
+
+
+async def _run(steps: Pinging) -> list[BaseException | None]:
+    """Wait as *steps* say."""
+    heard, known = asyncio.Event(), set[Future[Any]]()
+    wake = _waking(asyncio.get_running_loop(), heard.set)
+    try:
+        futures, pause_s = next(steps)
+        while True:
+            for future in set(futures) - known:
+                known.add(future)
+                future.add_done_callback(lambda _: wake())
+            heard.clear()
+            if not any(future.done() for future in futures):
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(heard.wait(), pause_s)
+            futures, pause_s = steps.send([future for future in futures if future.done()])
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    finally:
+        steps.close()
+
+
+def _waking(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> Callable[[], None]:
+    """A function that lets *loop* call *callback*, for any thread; nothing if the loop is closed."""
+
+    def wake() -> None:
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(callback)
+
+    return wake
