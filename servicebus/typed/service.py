@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from servicebus.errors import ConfigurationError
-from servicebus.sender import Sender
 from servicebus.services import Request, TextService
 from servicebus.transport.loggers import get_logger
 from servicebus.typed.binding import Bound, make_binder
 from servicebus.typed.declared import DeclaredError
+from servicebus.typed.injection import Injector
 from servicebus.typed.results import make_writer
 from servicebus.typed.signature import Signature, read_signature
 
@@ -46,11 +47,19 @@ class TypedService(TextService):
         except Exception as error:  # by pydantic, which asks the types of the program
             what = f"service {name}: no schema for its signature: {type(error).__name__}: {error}"
             raise ConfigurationError(what, key="services") from error
-        call = _make_call(function, self.signature)
+        self._injector = Injector(name, self.signature.injected)
+        call = _make_call(function, self.signature, self._injector)
         self.call = _deprecated(name, deprecated, call) if deprecated else call
 
     def __repr__(self) -> str:
         return f"<TypedService {self.name}>"
+
+    def setup(self) -> None:
+        """Called in each of the service's threads, as that of the class form."""
+        self._injector.open()
+
+    def teardown(self) -> None:
+        self._injector.close()
 
     def declared(self, error: BaseException) -> tuple[str, str] | None:
         if not self._errors:
@@ -83,22 +92,36 @@ def _deprecated(name: str, instead: str | bool, call: Call) -> Call:
     return deprecated
 
 
-def _make_call(function: Callable[..., Any], signature: Signature) -> Call:
+def _make_call(function: Callable[..., Any], signature: Signature, injector: Injector) -> Call:
     """A function of the bound arguments and the request. Without injected parameters it costs one call."""
     if not signature.injected:
         return lambda bound, request: function(*bound[0], **bound[1])
     names = list(signature.bound.parameters)
-    sources = [(name, _SOURCES[kind]) for name, kind in signature.injected.items()]
 
     def call(bound: Bound, request: Request) -> Any:
-        args, kwargs = bound
-        if args:
-            kwargs.update(zip(names, args, strict=False))
-        for name, source in sources:
-            kwargs[name] = source(request)
+        kwargs = _by_name(bound, names)
+        kwargs.update(injector.arguments(request, None))
         return function(**kwargs)
 
-    return call
+    def call_and_tear_down(bound: Bound, request: Request) -> Any:
+        kwargs = _by_name(bound, names)
+        raised: BaseException | None = None
+        with ExitStack() as stack:
+            kwargs.update(injector.arguments(request, stack))
+            try:
+                result = function(**kwargs)
+            except BaseException as error:
+                raised = error
+                raise
+        if raised is not None:
+            raise raised  # a dependency has swallowed it: its caller is told all the same
+        return result
+
+    return call_and_tear_down if injector.has_teardown else call
 
 
-_SOURCES: dict[Any, Callable[[Request], Any]] = {Request: lambda request: request, Sender: Request.get_sender}
+def _by_name(bound: Bound, names: list[str]) -> dict[str, Any]:
+    args, kwargs = bound
+    if args:
+        kwargs.update(zip(names, args, strict=False))
+    return kwargs

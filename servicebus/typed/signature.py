@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from servicebus.errors import ConfigurationError
 from servicebus.sender import Sender
 from servicebus.services import Request
+from servicebus.typed.depends import Depends
 
 __all__ = ["Signature", "read_signature"]
 
@@ -27,7 +28,7 @@ class Signature:
     bound: inspect.Signature
     """Without what is injected."""
     injected: Mapping[str, Any]
-    """``Request`` or ``Sender``, by the name of the parameter."""
+    """``Request``, ``Sender``, or a ``Depends``, by the name of the parameter."""
     whole: inspect.Parameter | None
     """The only parameter, if it takes the whole params."""
 
@@ -56,6 +57,7 @@ def read_signature(function: Callable[..., Any], local_names: Mapping[str, Any] 
         annotation = hints.get(parameter.name, Any)
         source = _source(annotation)
         if source is None:
+            _refuse_default(parameter, name)
             bound.append(parameter.replace(annotation=annotation))
         elif parameter.kind in _POSITIONAL:
             raise ConfigurationError(f"{name}: {parameter.name} is injected, so it needs a name", key="services")
@@ -78,11 +80,20 @@ def _hints(function: Callable[..., Any], local_names: Mapping[str, Any] | None) 
 def _source(annotation: Any) -> Any:
     """Where an injected parameter comes from; None for one that comes from the wire."""
     if get_origin(annotation) is Annotated:
+        for extra in get_args(annotation)[1:]:
+            if isinstance(extra, Depends):
+                return extra
         annotation = get_args(annotation)[0]
     for kind in (Request, Sender):
         if isinstance(annotation, type) and issubclass(annotation, kind):
             return kind
     return None
+
+
+def _refuse_default(parameter: inspect.Parameter, name: str) -> None:
+    if isinstance(parameter.default, Depends):
+        hint = f"write {parameter.name}: Annotated[..., Depends(...)]"
+        raise ConfigurationError(f"{name}: Depends is part of the annotation, no default; {hint}", key="services")
 
 
 def _whole(bound: list[inspect.Parameter]) -> inspect.Parameter | None:
