@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -37,6 +38,8 @@ Lock = str | int | Callable[[Any], Any]
 
 _serving = threading.local()
 """``request``: what the thread is running. Set and cleared around each execution by the service's thread."""
+_serving_task: ContextVar[Request | None] = ContextVar("servicebus_request", default=None)
+"""The same for the task of an ``async def`` service, and for what it gives to ``asyncio.to_thread()``."""
 
 
 class Retry(Exception):
@@ -150,10 +153,13 @@ class TextService:
     """
 
     function: Callable[..., Any]
+    is_async: bool = False
+    tasks: int = 100
+    """Of an ``async def`` function: how many run at a time in one worker."""
     bind: Callable[[bytes], Any]
     """What ``call`` takes, from the text of the params. Raises EnvelopeError (UnboundParams): nothing is run."""
     call: Callable[[Any, Request], Any]
-    """Runs the function; returns its result."""
+    """Runs the function; returns its result, or something to await if it is ``async def``."""
     dump: Callable[[Any], bytes]
     """The JSON text of a result. Raises what its caller gets: it is not what the signature says."""
 
@@ -253,5 +259,6 @@ class Response:
 
 
 def current_request() -> Request | None:
-    """The request that the calling thread is serving, None outside of a service's thread."""
-    return getattr(_serving, "request", None)
+    """The request that the calling thread or task is serving, None outside of a service."""
+    request: Request | None = getattr(_serving, "request", None)
+    return _serving_task.get() if request is None else request

@@ -82,6 +82,8 @@ class Dispatcher:
         job = self._running.get(id)
         if job is not None and job.incoming.kind is CALL:
             job.is_cancelled = True
+            if job.on_cancel is not None:
+                job.on_cancel(job)
             self.counters["cancelled"] += 1
         return job is not None
 

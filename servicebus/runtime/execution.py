@@ -39,6 +39,7 @@ __all__ = ["Execution"]
 
 _CANCELLED = "cancelled.not-run"
 """Counted under this name, among those that were cancelled; it is not answered."""
+_TOO_LATE = "its turn did not come in time"
 _RETRY_MS = 1000
 """When the caller of a service that raised Retry calls again, if it was not told."""
 
@@ -77,7 +78,7 @@ class Execution:
         if job.is_cancelled or (job.deadline is not None and time.monotonic() > job.deadline):
             return self._given_up(job)
         if self.begins_no_more:
-            return self._given_back(job, "its turn did not come in time")
+            return self._given_back(job, _TOO_LATE)
         try:
             params = self._read(job.incoming.raw_params)
         except BaseException as error:
@@ -114,7 +115,7 @@ class Execution:
         if task.is_given_back:
             return self._given_back(job, "it waited for its lock")
         if self.begins_no_more:
-            return self._given_back(job, "its turn did not come in time")
+            return self._given_back(job, _TOO_LATE)
         try:
             return self._execute(job, task.params)
         except BaseException as error:

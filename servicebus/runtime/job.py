@@ -78,6 +78,8 @@ class Job(PendingDelivery):
     """Called immediately before the service is run: from here on it may have had effects."""
     joined: list[Job] | None = None
     """Further deliveries of the same request, which wait for its end."""
+    on_cancel: Callable[[Job], None] | None = None
+    """Called by the I/O thread when its caller gives up, for a service that can be told."""
     is_answered: bool = False
     """Its own delivery is done with; only its end is still to be noted."""
 

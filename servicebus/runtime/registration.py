@@ -147,7 +147,7 @@ def _run_by_us(kind: Kind, instance: Any, lock: Any) -> Iterator[tuple[str, Any]
     if isinstance(instance, (RpcService, MessageService)):
         names += ["handle", "lock"]
     if isinstance(instance, TextService):
-        names = ["function"]
+        names = [] if instance.is_async else ["function"]
     for name in names:
         yield name, getattr(instance, name, None)
     yield "lock", lock

@@ -9,6 +9,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
+from servicebus.runtime.execution import Execution
 from servicebus.runtime.job import Job, Outcome
 from servicebus.runtime.keyed_lock_queue import KeyedLockQueue, Task
 from servicebus.runtime.lock_keys import lock_finder
@@ -47,7 +48,7 @@ class ServiceThread:
         retry_schedule: tuple[float, ...] = (),
     ):
         self.service = service
-        self._execution = execution_of(service, make_sender, with_traces=with_traces, retry_schedule=retry_schedule)
+        self._execution = self._make_execution(make_sender, with_traces=with_traces, retry_schedule=retry_schedule)
         self._inbox: SimpleQueue[Job | None] = SimpleQueue()
         self._lock_queue = self._make_lock_queue(locks or NodeLocks()) if service.is_locked else None
         self._inbox_size = inbox_size
@@ -203,6 +204,9 @@ class ServiceThread:
             self._execution.home.end_child(what, error)
             LOG.exception("%s failed", what)
         self._execution.home.end_child(what)
+
+    def _make_execution(self, make_sender: Callable[[], Any], **how: Any) -> Execution:
+        return execution_of(self.service, make_sender, **how)
 
     def _make_lock_queue(self, locks: NodeLocks) -> KeyedLockQueue:
         return KeyedLockQueue(partial(self._execution.look_into, find_lock=lock_finder(self.service)), locks)

@@ -47,7 +47,6 @@ class TextExecution(Execution):
         return decode_json(job.incoming.raw_params)
 
     def _execute(self, job: Job, params: Any) -> Outcome:
-        incoming = job.incoming
         request = TextRequest(job, self._make_sender)
         _serving.request = request
         try:
@@ -55,6 +54,11 @@ class TextExecution(Execution):
             result = self._call(params, request)
         finally:
             _serving.request = None
+        return self._outcome(job, result)
+
+    def _outcome(self, job: Job, result: Any) -> Outcome:
+        """Of a function that has returned."""
+        incoming = job.incoming
         if incoming.kind is MESSAGE:
             if result is not None:
                 refuse_lazy(result)

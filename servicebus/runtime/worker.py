@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 from servicebus.configuration import BrokerHost, Configuration
@@ -30,6 +31,7 @@ from servicebus.runtime.pipeline import Pipeline
 from servicebus.runtime.service_thread import Service, ServiceThread
 from servicebus.runtime.signals import EXIT_ASKED, EXIT_FAILED, SignalPipe, unmask
 from servicebus.runtime.validator import ServiceKey
+from servicebus.services import TextService
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.sharedloop import SharedLoop
 from servicebus.wire.signing import Keyring
@@ -95,7 +97,8 @@ class Worker:
     ) -> ServiceThread:
         # Half of the window: more, and one slow service would keep the others from getting anything delivered.
         half = max(1, self._config.prefetch // 2)
-        return ServiceThread(
+        make = self._make_tasks if _is_async(service) else ServiceThread
+        return make(
             service,
             min(queue_len or half, half),
             self._pipeline.post,
@@ -106,6 +109,14 @@ class Worker:
             recover=self._pipeline.recover,
             retry_schedule=self._config.retry_schedule,
         )
+
+    @cached_property
+    def _make_tasks(self) -> Callable[..., ServiceThread]:
+        """For ``async def`` services, which share one asyncio loop. Others need none of it."""
+        from servicebus.runtime.service_loop import ServiceLoop
+        from servicebus.runtime.task_service import TaskService
+
+        return partial(TaskService, ServiceLoop(f"asyncio-{self._host.name}"))
 
     def run(self, heartbeat_fd: int | None = None, parent_death_fd: int | None = None) -> int:
         """Serve until a signal says stop, or the master is gone (end of file on *parent_death_fd*)."""
@@ -172,3 +183,7 @@ class Worker:
             self._home.end_child(name, error)
             LOG.exception("%s: %s failed", self._host.name, name)
         self._home.end_child(name)
+
+
+def _is_async(service: Service) -> bool:
+    return isinstance(service.instance, TextService) and service.instance.is_async

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from servicebus.errors import ConfigurationError
 
-__all__ = ["SCOPES", "Depends", "replacement_of", "replaced"]
+__all__ = ["SCOPES", "Depends", "replaced", "replacement_of"]
 
 Scope = Literal["request", "thread", "worker"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ class Definition:
     errors: dict[type, DeclaredError]
     deprecated: str | bool = False
     version: str = ""
+    tasks: int | None = None
     local_names: dict[str, Any] | None = field(default=None, repr=False)
 
     @property
@@ -40,7 +42,10 @@ class Definition:
 
     def make(self) -> TypedService:
         """What an agent runs. Raises ConfigurationError: the signature cannot be read."""
-        return TypedService(self.key, self.function, self.errors, self.local_names, self.deprecated)
+        is_async = inspect.iscoroutinefunction(self.function)
+        if is_async and self.options.get("threads") is not None:
+            raise ConfigurationError(f"service {self.key}: threads is for def; say tasks", key="services")
+        return TypedService(self.key, self.function, self.errors, self.local_names, self.deprecated, self.tasks)
 
 
 class Services:
@@ -73,6 +78,7 @@ class Services:
         *,
         name: str | None = None,
         threads: int | None = None,
+        tasks: int | None = None,
         idempotent: bool | None = None,
         lock: Lock | None = None,
         concurrency: Literal["node"] | None = None,
@@ -85,6 +91,7 @@ class Services:
 
         Args:
             name: the function's own by default.
+            tasks: how many requests of an ``async def`` function run at a time in one worker; 100 by default.
             threads, idempotent, lock, concurrency: as of ``ServiceBus.add_rpc_service()``.
             errors: exception classes that are part of the contract: a caller that knows them gets them as they are.
             deprecated: True, or what to use instead.
@@ -105,6 +112,7 @@ class Services:
         *,
         name: str | None = None,
         threads: int | None = None,
+        tasks: int | None = None,
         retry: Sequence[float] | None = None,
         lock: Lock | None = None,
         concurrency: Literal["node"] | None = None,
@@ -140,6 +148,7 @@ class Services:
         errors: Sequence[type[Exception]] = (),
         deprecated: str | bool = False,
         version: str = "",
+        tasks: int | None = None,
         **options: Any,
     ) -> Definition:
         name = function.__name__ if name is None else name
@@ -147,4 +156,4 @@ class Services:
         if any((each.kind, each.name) == (kind, name) for each in self._definitions):
             raise ConfigurationError(f"{self!r} has a service {name} for {kind.value}s already", key="services")
         known = declare_errors(f"{address.category}.{name}", *errors, local_names=local_names)
-        return Definition(kind, self.category, name, function, options, known, deprecated, version, local_names)
+        return Definition(kind, self.category, name, function, options, known, deprecated, version, tasks, local_names)

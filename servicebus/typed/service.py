@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from typing import Any
 
 from servicebus.errors import ConfigurationError
@@ -36,6 +37,7 @@ class TypedService(TextService):
         errors: Mapping[type, DeclaredError],
         local_names: Mapping[str, Any] | None = None,
         deprecated: str | bool = False,
+        tasks: int | None = None,
     ):
         self.name = name
         self.function = function
@@ -47,8 +49,12 @@ class TypedService(TextService):
         except Exception as error:  # by pydantic, which asks the types of the program
             what = f"service {name}: no schema for its signature: {type(error).__name__}: {error}"
             raise ConfigurationError(what, key="services") from error
-        self._injector = Injector(name, self.signature.injected)
-        call = _make_call(function, self.signature, self._injector)
+        self.is_async = inspect.iscoroutinefunction(function)
+        if tasks is not None:
+            self.tasks = _checked_tasks(name, tasks, self.is_async)
+        self._injector = Injector(name, self.signature.injected, self.is_async, local_names)
+        make_call = _make_async_call if self.is_async else _make_call
+        call = make_call(function, self.signature, self._injector)
         self.call = _deprecated(name, deprecated, call) if deprecated else call
 
     def __repr__(self) -> str:
@@ -60,6 +66,12 @@ class TypedService(TextService):
 
     def teardown(self) -> None:
         self._injector.close()
+
+    async def setup_async(self) -> None:
+        await self._injector.open_async()
+
+    async def teardown_async(self) -> None:
+        await self._injector.close_async()
 
     def declared(self, error: BaseException) -> tuple[str, str] | None:
         if not self._errors:
@@ -76,6 +88,14 @@ class TypedService(TextService):
         except Exception as broken:
             LOG.warning("service %s: the fields of %s cannot be sent: %s", self.name, known.name, broken)
             return None
+
+
+def _checked_tasks(name: str, tasks: int, is_async: bool) -> int:
+    if not is_async:
+        raise ConfigurationError(f"service {name}: tasks is for async def; say threads", key="services")
+    if not isinstance(tasks, int) or isinstance(tasks, bool) or tasks < 1:
+        raise ConfigurationError(f"service {name}: tasks must be a whole number from 1", key="services")
+    return tasks
 
 
 def _deprecated(name: str, instead: str | bool, call: Call) -> Call:
@@ -118,6 +138,29 @@ def _make_call(function: Callable[..., Any], signature: Signature, injector: Inj
         return result
 
     return call_and_tear_down if injector.has_teardown else call
+
+
+def _make_async_call(function: Callable[..., Any], signature: Signature, injector: Injector) -> Call:
+    """The same of an ``async def`` function; what is returned is to be awaited."""
+    if not signature.injected:
+        return lambda bound, request: function(*bound[0], **bound[1])
+    names = list(signature.bound.parameters)
+
+    async def call(bound: Bound, request: Request) -> Any:
+        kwargs = _by_name(bound, names)
+        raised: BaseException | None = None
+        async with AsyncExitStack() as stack:
+            kwargs.update(await injector.arguments_async(request, stack))
+            try:
+                result = await function(**kwargs)
+            except BaseException as error:
+                raised = error
+                raise
+        if raised is not None:
+            raise raised  # a dependency has swallowed it: its caller is told all the same
+        return result
+
+    return call
 
 
 def _by_name(bound: Bound, names: list[str]) -> dict[str, Any]:

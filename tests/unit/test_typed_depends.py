@@ -69,9 +69,7 @@ def group() -> Services:
     return Services("shop")
 
 
-def test_each_scope_makes_its_values_once_and_tears_them_down(
-    monkeypatch: pytest.MonkeyPatch, group: Services
-) -> None:
+def test_each_scope_makes_its_values_once_and_tears_them_down(monkeypatch: pytest.MonkeyPatch, group: Services) -> None:
     @group.rpc
     def buy(sku: str, transaction: Transaction, user: User, database: Worker) -> list[str]:
         LOG.append(f"buy {sku}")
@@ -87,7 +85,7 @@ def test_each_scope_makes_its_values_once_and_tears_them_down(
         assert world.call("buy", ["b"]) == ["t", "user of t", "real"]
         assert world.call("look") == "real"
         one = ["begin 1 real", "buy a", "commit"]
-        assert LOG == ["open", *one, *[line.replace(" a", " b") for line in one]]
+        assert ["open", *one, *[line.replace(" a", " b") for line in one]] == LOG
     assert LOG[-1] == "close" and LOG.count("close") == 1
 
 
@@ -181,9 +179,7 @@ def test_each_thread_of_a_service_has_its_own_and_the_worker_has_one(group: Serv
         both.wait(20)
 
     instance.setup = setup  # type: ignore[method-assign]
-    thread = ServiceThread(
-        Service(CALL, "shop", "work", instance, threads=2), 8, stop, lambda: None, with_traces=False
-    )
+    thread = ServiceThread(Service(CALL, "shop", "work", instance, threads=2), 8, stop, lambda: None, with_traces=False)
     thread.start()
     thread.stop()
     assert thread.join(1e9) and len(set(seen)) == 2

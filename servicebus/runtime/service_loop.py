@@ -1,0 +1,166 @@
+"""ServiceLoop: the asyncio loop of a worker, in a thread of its own, and the watch that finds what blocks it.
+
+It runs while it has users: the worker's ``async def`` services. asyncio is imported when the first one comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+from servicebus.runtime.job import Job
+from servicebus.transport.loggers import get_logger
+from servicebus.transport.ratelimitedlog import RateLimitedLog
+
+LOG = get_logger(__name__)
+
+__all__ = ["ServiceLoop"]
+
+BLOCKED_S = 0.1
+"""A callback that runs for longer is named in the log."""
+_IDLE_LOOKS = 20
+RUNS_JOBS = "run_bound"
+"""The name of the function that runs a job: its frame tells which service blocks."""
+
+
+class ServiceLoop:
+    """``call()`` is for any thread; all that is called runs in the loop's thread."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.loop = asyncio.new_event_loop()
+        self._posted: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
+        self._is_woken = False
+        self._users = 0
+        self.tasks = 0
+        """How many jobs are under way."""
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._watch = _Watch(self)
+
+    def __repr__(self) -> str:
+        return f"<ServiceLoop {self.name} users={self._users}>"
+
+    @property
+    def frame(self) -> FrameType | None:
+        """What its thread runs now."""
+        return sys._current_frames().get(self._thread.ident or 0)
+
+    def add_user(self) -> None:
+        """Start, if this is the first one. For the worker's main thread, as ``remove_user()`` is for the loop's."""
+        self._users += 1
+        if self._users == 1:
+            self._thread.start()
+            self._watch.thread.start()
+
+    def remove_user(self) -> None:
+        self._users -= 1
+        if self._users == 0:
+            self._watch.stop()
+            self.loop.stop()
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Have *function* called in the loop's thread; one wake-up serves a whole batch."""
+        self._posted.append((function, arguments))
+        if not self._is_woken:
+            self._is_woken = True
+            with suppress(RuntimeError):  # it is closed: the worker ends
+                self.loop.call_soon_threadsafe(self._take)
+
+    def task_begins(self) -> None:
+        self.tasks += 1
+        self._watch.notice()
+
+    def task_ends(self) -> None:
+        self.tasks -= 1
+
+    def _take(self) -> None:
+        self._is_woken = False
+        while self._posted:
+            function, arguments = self._posted.popleft()
+            try:
+                function(*arguments)
+            except Exception:
+                LOG.exception("%s: %r failed", self.name, function)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        while True:
+            try:
+                self.loop.run_forever()
+                break
+            except BaseException:  # SystemExit in a task that a service has made ends run_forever()
+                LOG.exception("%s: raised in the loop; it goes on", self.name)
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        self.loop.close()
+
+
+class _Watch:
+    """A thread that looks whether the loop turns, while a task runs; it sleeps when none has for a while."""
+
+    def __init__(self, owner: ServiceLoop):
+        self._owner = owner
+        self._refused = RateLimitedLog(LOG, owner.name)
+        self._wakes = threading.Event()
+        self._pauses = threading.Event()
+        self._is_asleep = True
+        self.thread = threading.Thread(target=self._run, name=f"{owner.name}-watch", daemon=True)
+
+    def notice(self) -> None:
+        """A task begins."""
+        if self._is_asleep:
+            self._is_asleep = False
+            self._wakes.set()
+
+    def stop(self) -> None:
+        self._pauses.set()
+        self._wakes.set()
+
+    def _run(self) -> None:
+        while not self._pauses.is_set():
+            self._wakes.wait()
+            idle = 0
+            while idle < _IDLE_LOOKS and not self._pauses.wait(BLOCKED_S / 2):
+                idle = 0 if self._owner.tasks else idle + 1
+                self._look()
+            self._wakes.clear()
+            self._is_asleep = True
+            if self._owner.tasks:  # one began in between
+                self.notice()
+
+    def _look(self) -> None:
+        """Wait until the loop has turned; name what it runs if that takes long."""
+        turned = threading.Event()
+        with suppress(RuntimeError):  # it is closed
+            self._owner.loop.call_soon_threadsafe(turned.set)
+            if not turned.wait(BLOCKED_S):
+                self._name_what_blocks()
+                while not (turned.wait(BLOCKED_S) or self._pauses.is_set()):
+                    pass
+
+    def _name_what_blocks(self) -> None:
+        frame = self._owner.frame
+        if frame is None or frame.f_code.co_filename == selectors.__file__:
+            return  # it waits: only the processor is late
+        self._refused.warning(
+            f"blocked for over {BLOCKED_S:g} s by {described(frame)}; all async def services of the worker stand still;"
+            " give what blocks to asyncio.to_thread()"
+        )
+
+
+def described(frame: FrameType) -> str:
+    """The service and the line that a thread is at."""
+    at = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}()"
+    outer: FrameType | None = frame
+    while outer is not None:
+        job = outer.f_locals.get("job") if outer.f_code.co_name == RUNS_JOBS else None
+        if isinstance(job, Job):
+            return f"service {job.incoming.key}, {at}"
+        outer = outer.f_back
+    return at

@@ -1,0 +1,242 @@
+"""TaskService: runs one ``async def`` service on the worker's asyncio loop, many requests at a time.
+
+It stands where a ServiceThread stands for other services. A caller that gives up, and a deadline, cancel the task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from servicebus.runtime.job import Job, Outcome
+from servicebus.runtime.keyed_lock_queue import Task
+from servicebus.runtime.registration import Service
+from servicebus.runtime.service_loop import ServiceLoop
+from servicebus.runtime.service_thread import ServiceThread
+from servicebus.runtime.text_execution import TextExecution, TextRequest
+from servicebus.services import TextService, _serving_task
+from servicebus.transport.loggers import get_logger
+from servicebus.wire.fault import Fault
+
+LOG = get_logger(__name__)
+
+__all__ = ["TaskService"]
+
+_CANCELLED = "CancelledError"
+_CANCELLED_WITHIN_S = 1.0
+"""So long a task that is cancelled because the worker ends may take to put things in order."""
+
+
+class AsyncExecution(TextExecution):
+    """As a TextExecution, in the task of each job."""
+
+    def refused(self, job: Job) -> Outcome | None:
+        """The end of a job that is not to begin any more."""
+        if job.is_cancelled or (job.deadline is not None and time.monotonic() > job.deadline):
+            return self._given_up(job)
+        return self._given_back(job, "its turn did not come in time") if self.begins_no_more else None
+
+    def refused_task(self, task: Task) -> Outcome | None:
+        """The same of one that has come out of the line of its lock."""
+        if task.outcome is not None:
+            return task.outcome
+        if task.is_given_back and not task.is_over(time.monotonic()):
+            return self._given_back(task.job, "it waited for its lock")
+        return self.refused(task.job)
+
+    async def run_bound(self, job: Job, why: list[str]) -> Outcome:
+        """Run *job*; *why* says who has cancelled the task, if it was us. Never raises."""
+        try:
+            bound = self._read(job.incoming.raw_params)
+        except BaseException as error:
+            return self._unreadable(job, error)
+        request = TextRequest(job, self._make_sender)
+        _serving_task.set(request)
+        try:
+            job.started()
+            return self._outcome(job, await self._call(bound, request))
+        except asyncio.CancelledError as error:
+            if not why:
+                return self._raised(job, error)
+            return self._failed(job, Fault(_CANCELLED, f"{why[0]} while it ran, which cancelled it"))
+        except BaseException as error:
+            return self._raised(job, error)
+
+
+class _Running:
+    """A job that has begun."""
+
+    __slots__ = ("has_begun", "held", "is_dropped", "job", "task", "timer", "why")
+
+    def __init__(self, job: Job, held: Task | None):
+        self.job = job
+        self.held = held
+        """What has its lock, if it needs one."""
+        self.why: list[str] = []
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.has_begun = False
+        self.is_dropped = False
+        """The worker ends, and does not wait for it."""
+
+
+class TaskService(ServiceThread):
+    """``put()`` and the like are for the threads that a ServiceThread names; all else runs in the loop's thread.
+
+    Args:
+        loop: the worker's; it runs while one of these services does.
+    """
+
+    _execution: AsyncExecution
+
+    def __init__(self, loop: ServiceLoop, service: Service, *arguments: Any, **how: Any):
+        super().__init__(service, *arguments, **how)
+        self._loop = loop
+        self._typed: TextService = service.instance
+        self._waiting: deque[tuple[Job, Task | None]] = deque()
+        self._running: dict[Job, _Running] = {}
+        self._is_open = False
+        self._is_stopping = False
+        self._has_ended = False
+        if self._lock_queue is None:
+            self._runners = []  # else one, which waits for the locks
+
+    def __repr__(self) -> str:
+        return (
+            f"<TaskService {self.service.key} running={len(self._running)} waiting={self.backlog}/{self._inbox_size}>"
+        )
+
+    @property
+    def is_running(self) -> bool:
+        return not self._has_ended
+
+    def start(self) -> None:
+        self._loop.add_user()
+        self._loop.call(self._begin)
+        super().start()
+
+    def put(self, job: Job) -> bool:
+        if len(self._unfinished) >= self._inbox_size:
+            return False
+        self._unfinished.add(job)
+        job.on_cancel = self._on_cancel
+        if self._lock_queue is None:
+            self._loop.call(self._arrived, job, None)
+        else:
+            self._lock_queue.put(job)
+        return True
+
+    def begin_no_more(self) -> None:
+        super().begin_no_more()
+        self._loop.call(self._give_back)
+
+    def stop(self) -> None:
+        super().stop()
+        self._loop.call(self._stop)
+
+    def _make_execution(self, make_sender: Callable[[], Any], **how: Any) -> AsyncExecution:
+        return AsyncExecution(self.service, make_sender, **how)
+
+    def _on_cancel(self, job: Job) -> None:
+        self._loop.call(self._cancel, job, "its caller gave up")
+
+    # -- in the thread that waits for locks ----------------------------------------------------------------------------
+
+    def _run(self, runner: Any) -> None:
+        assert self._lock_queue is not None
+        while (task := self._lock_queue.get()) is not None:
+            self._loop.call(self._arrived, task.job, task)
+        runner.is_over = True
+
+    # -- in the loop's thread ------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self._opening = self._loop.loop.create_task(self._open())
+
+    async def _open(self) -> None:
+        await self._optional_async("setup")
+        self._is_open = True
+        self._go_on()
+
+    def _arrived(self, job: Job, held: Task | None) -> None:
+        self._waiting.append((job, held))
+        if self._is_open:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        while self._waiting and len(self._running) < self._typed.tasks:
+            self._start(*self._waiting.popleft())
+
+    def _give_back(self) -> None:
+        while self._waiting:
+            self._start(*self._waiting.popleft())
+
+    def _start(self, job: Job, held: Task | None) -> None:
+        outcome = self._execution.refused(job) if held is None else self._execution.refused_task(held)
+        if outcome is not None:
+            self._end(job, held, outcome)
+            return
+        running = self._running[job] = _Running(job, held)
+        self._loop.task_begins()
+        loop = self._loop.loop
+        if job.deadline is not None:
+            running.timer = loop.call_at(job.deadline, self._cancel, job, "the deadline passed")
+        running.task = loop.create_task(self._run_job(running))
+
+    async def _run_job(self, running: _Running) -> None:
+        job = running.job
+        running.has_begun = True
+        try:
+            outcome = await self._execution.run_bound(job, running.why)
+        except BaseException as error:  # a defect of ours
+            LOG.exception("%s: raised outside of a request", self._execution.name, exc_info=error)
+            outcome = self._execution.interrupted(job)
+        if running.timer is not None:
+            running.timer.cancel()
+        del self._running[job]
+        self._loop.task_ends()
+        if not running.is_dropped:
+            self._end(job, running.held, outcome)
+        if self._waiting:
+            self._go_on()
+
+    def _end(self, job: Job, held: Task | None, outcome: Outcome) -> None:
+        if held is not None and self._lock_queue is not None:
+            self._lock_queue.done(held)
+        self._unfinished.discard(job)
+        self._post(outcome)
+
+    def _cancel(self, job: Job, why: str) -> None:
+        """One that has not begun sees it when it does: a task that never ran would end without a word."""
+        running = self._running.get(job)
+        if running is not None and running.has_begun and running.task is not None:
+            running.why.append(why)
+            running.task.cancel()
+
+    def _stop(self) -> None:
+        self._closing = self._loop.loop.create_task(self._close())
+
+    async def _close(self) -> None:
+        """What still runs is cancelled, to put things in order; like a thread left behind, it reports no end."""
+        tasks = []
+        for running in self._running.values():
+            running.is_dropped = True
+            if running.task is not None:
+                running.task.cancel()
+                tasks.append(running.task)
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CANCELLED_WITHIN_S)
+        await self._optional_async("teardown")
+        self._has_ended = True
+        self._loop.remove_user()
+
+    async def _optional_async(self, name: str) -> None:
+        what = f"{name}() of service {self.service.key}"
+        try:
+            await getattr(self._typed, f"{name}_async")()
+        except BaseException as error:  # the user's: reported, and the service serves or fails request by request
+            self._execution.home.end_child(what, error)
+            LOG.exception("%s failed", what)

@@ -1,0 +1,343 @@
+"""``async def`` services on the asyncio loop of a worker: many at a time, cancelled, given back, and never silent."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Annotated, Any
+
+import pytest
+from envelopes import SECRET, signed
+from waiting import wait_until
+
+from servicebus.configuration import Configuration
+from servicebus.errors import ConfigurationError
+from servicebus.protocol.v2 import ProtocolV2
+from servicebus.runtime.dispatcher import Dispatcher
+from servicebus.runtime.job import Job, JobResult, Outcome
+from servicebus.runtime.registration import register
+from servicebus.runtime.service_loop import ServiceLoop
+from servicebus.runtime.task_service import TaskService
+from servicebus.services import Request, current_request
+from servicebus.transport.interface import Delivery
+from servicebus.typed import Depends, Services
+from servicebus.wire.envelope import Kind
+from servicebus.wire.fault import REFUSED, STOPPING
+from servicebus.wire.signing import Keyring
+from servicebus.wire.xmlcodec import decode_json, decode_reply
+
+CONFIG = Configuration({"hosts": ["mq-a"], "node_name": "NODE-01", "secret_token": SECRET})
+PROTOCOL = ProtocolV2(CONFIG, Keyring([SECRET]))
+
+
+def job(params: Any = None, kind: Kind = Kind.CALL, deadline: float | None = None) -> Job:
+    no: Any = None
+    delivery = Delivery(no, 1, signed("NODE-01.test.it", params, kind=kind), reply_to="here")
+    return Job(delivery, 1, "here", PROTOCOL.decode_request(delivery), PROTOCOL, deadline=deadline)
+
+
+class Bench:
+    """One ``async def`` service on a loop of its own, and what becomes of its jobs."""
+
+    def __init__(self, function: Callable[..., Any], kind: Kind = Kind.CALL, inbox: int = 8, **how: Any):
+        self.outcomes: list[Outcome] = []
+        group = Services("test")
+        (group.rpc if kind is Kind.CALL else group.message)(name="it", **how)(function)
+        (each,) = group
+        service = register(each.kind, each.category, each.name, each.make(), **each.options)
+        self.loop = ServiceLoop("asyncio-test")
+        self.service = TaskService(self.loop, service, inbox, self.outcomes.append, lambda: None, with_traces=False)
+        self.service.start()
+
+    def outcome(self, request: Job) -> Outcome:
+        assert self.service.put(request)
+        return self.outcome_of(request)
+
+    def outcome_of(self, request: Job) -> Outcome:
+        wait_until(lambda: any(each.job is request for each in self.outcomes))
+        (found,) = [each for each in self.outcomes if each.job is request]
+        return found
+
+    def result(self, params: Any = None) -> Any:
+        reply = self.outcome(job(params)).reply
+        assert reply is not None
+        return decode_json(decode_reply(reply, 100_000).message)
+
+    def stop(self) -> None:
+        self.service.stop()
+        wait_until(lambda: not self.service.is_running)
+        self.loop._thread.join(20)
+        assert not self.loop._thread.is_alive() and self.service.backlog == 0
+
+
+@pytest.fixture
+def bench() -> Iterator[Callable[..., Bench]]:
+    made: list[Bench] = []
+
+    def make(*arguments: Any, **how: Any) -> Bench:
+        made.append(Bench(*arguments, **how))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.stop()
+
+
+def test_many_run_at_a_time_and_no_more_than_tasks(bench: Callable[..., Bench]) -> None:
+    running: list[int] = []
+    most: list[int] = []
+    gate = asyncio.Event()
+
+    async def it(n: int) -> int:
+        running.append(n)
+        most.append(len(running))
+        await gate.wait()
+        running.remove(n)
+        return n
+
+    here = bench(it, tasks=3)
+    jobs = [job([n]) for n in range(8)]
+    assert all(here.service.put(each) for each in jobs)
+    assert not here.service.put(job([9])), "the inbox is full"
+    wait_until(lambda: len(running) == 3)
+    here.loop.call(gate.set)
+    assert [here.outcome_of(each).result for each in jobs] == [JobResult.DONE] * 8
+    assert max(most) == 3
+
+
+def test_a_task_knows_its_request_and_so_does_what_it_gives_to_threads(bench: Callable[..., Bench]) -> None:
+    async def it(request: Request, n: int) -> list[bool]:
+        await asyncio.sleep(0)
+        return [current_request() is request, await asyncio.to_thread(current_request) is request]
+
+    assert bench(it).result([1]) == [True, True]
+    assert current_request() is None
+
+
+def test_bad_params_and_what_it_raises_end_as_for_every_service(
+    bench: Callable[..., Bench], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def it(how: str) -> int:
+        await asyncio.sleep(0)
+        raise {"exit": SystemExit("3"), "value": ValueError("of the test"), "own": asyncio.CancelledError()}[how]
+
+    here = bench(it)
+    fault = here.outcome(job([5])).fault
+    assert fault is not None and fault.type == REFUSED and fault.text.startswith("invalid-params: 0: Input")
+    for how, type in (("exit", "SystemExit"), ("value", "ValueError"), ("own", "CancelledError")):
+        outcome = here.outcome(job([how]))
+        assert outcome.fault is not None and (outcome.fault.type, outcome.result) == (type, JobResult.FAILED)
+    assert "service test.it failed" in caplog.text
+
+
+def test_a_caller_that_gives_up_cancels_the_task(bench: Callable[..., Bench]) -> None:
+    seen: list[str] = []
+
+    async def it() -> None:
+        seen.append("began")
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            seen.append("cancelled")
+            raise
+
+    here = bench(it, tasks=1)
+    one, waiting = job(), job()
+    assert here.service.put(one) and here.service.put(waiting)
+    wait_until(lambda: seen == ["began"])
+    dispatcher = Dispatcher.__new__(Dispatcher)
+    dispatcher._running = {"waiting": waiting, "one": one}
+    dispatcher.counters = type("C", (dict,), {"__missing__": lambda self, key: 0})()
+    assert dispatcher.cancel("waiting") and dispatcher.cancel("one")
+    outcome = here.outcome_of(one)
+    assert seen == ["began", "cancelled"] and outcome.result is JobResult.FAILED
+    assert outcome.fault is not None and outcome.fault.type == "CancelledError"
+    assert outcome.fault.text == "its caller gave up while it ran, which cancelled it"
+    assert here.outcome_of(waiting).result is JobResult.NOT_RUN and seen == ["began", "cancelled"]
+
+
+def test_a_deadline_cancels_the_task(bench: Callable[..., Bench]) -> None:
+    async def it() -> None:
+        await asyncio.sleep(3600)
+
+    outcome = bench(it).outcome(job(deadline=time.monotonic() + 0.05))
+    assert outcome.fault is not None and outcome.result is not JobResult.DONE
+    assert "deadline passed" in outcome.fault.text
+
+
+def test_a_task_that_goes_on_after_its_cancellation_answers(bench: Callable[..., Bench]) -> None:
+    async def it() -> str:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            return "all the same"
+        return ""
+
+    here = bench(it)
+    one = job()
+    here.service.put(one)
+    wait_until(lambda: here.loop.tasks == 1)
+    one.is_cancelled = False
+    here.loop.call(lambda: here.loop.loop.call_later(0.01, here.service._cancel, one, "the test"))
+    assert here.outcome_of(one).result is JobResult.DONE
+
+
+def test_what_has_not_begun_in_time_goes_elsewhere_and_the_rest_is_cancelled(bench: Callable[..., Bench]) -> None:
+    seen: list[str] = []
+
+    async def it() -> None:
+        seen.append("began")
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            seen.append("put in order")
+
+    here = bench(it, tasks=1)
+    one, waiting = job(), job()
+    assert here.service.put(one) and here.service.put(waiting)
+    wait_until(lambda: seen == ["began"])
+    here.service.begin_stop()
+    here.service.begin_no_more()
+    fault = here.outcome_of(waiting).fault
+    assert fault is not None and fault.type == STOPPING
+    here.service.stop()
+    wait_until(lambda: not here.service.is_running)
+    assert seen == ["began", "put in order"] and len(here.outcomes) == 1, "the journal knows that it had begun"
+    here.service._unfinished.discard(one)
+
+
+def test_locks_hold_for_tasks(bench: Callable[..., Bench]) -> None:
+    running: list[str] = []
+    most: dict[str, int] = {}
+
+    async def it(account: str) -> None:
+        running.append(account)
+        most[account] = max(most.get(account, 0), running.count(account))
+        most["all"] = max(most.get("all", 0), len(running))
+        await asyncio.sleep(0.01)
+        running.remove(account)
+
+    here = bench(it, lock="account", inbox=20)
+    jobs = [job({"account": name}) for name in "aabbab"]
+    assert all(here.service.put(each) for each in jobs)
+    assert [here.outcome_of(each).result for each in jobs] == [JobResult.DONE] * 6
+    assert (most["a"], most["b"], most["all"]) == (1, 1, 2)
+    fault = here.outcome(job({"account": 5})).fault
+    assert fault is not None and fault.text.startswith("invalid-params: account")
+
+
+def test_a_message_is_tried_again_by_the_same_rules(bench: Callable[..., Bench]) -> None:
+    async def it(text: str) -> None:
+        raise ValueError(text)
+
+    outcome = bench(it, kind=Kind.MESSAGE, retry=(1,)).outcome(job(["x"], Kind.MESSAGE))
+    assert outcome.result is JobResult.FAILED and outcome.reply is None
+
+
+ORDER: list[str] = []
+
+
+async def open_pool() -> AsyncIterator[str]:
+    ORDER.append(f"open in {threading.current_thread().name}")
+    await asyncio.sleep(0)
+    yield "pool"
+    ORDER.append("close")
+
+
+def plain() -> Iterator[int]:
+    ORDER.append("plain")
+    yield 5
+    ORDER.append("plain over")
+
+
+Pool = Annotated[str, Depends(open_pool, scope="worker")]
+
+
+async def connection(pool: Pool, five: Annotated[int, Depends(plain)]) -> str:
+    await asyncio.sleep(0)
+    return f"{pool} {five}"
+
+
+async def use(n: int, connection: Annotated[str, Depends(connection)], pool: Pool) -> str:
+    return f"{n} {connection} {pool}"
+
+
+def test_dependencies_are_opened_in_the_loop_and_closed_at_the_end() -> None:
+    ORDER.clear()
+    here = Bench(use)
+    assert here.result([1]) == "1 pool 5 pool" and here.result([2]) == "2 pool 5 pool"
+    here.stop()
+    assert ["open in asyncio-test", *["plain", "plain over"] * 2, "close"] == ORDER
+
+
+def test_what_blocks_the_loop_is_named_with_its_line(
+    bench: Callable[..., Bench], caplog: pytest.LogCaptureFixture
+) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def blocking() -> None:
+        entered.set()
+        go_on.wait(60)
+
+    async def it() -> None:
+        await asyncio.sleep(0)
+        blocking()
+
+    here = bench(it)
+    with caplog.at_level(logging.WARNING):
+        one = job()
+        here.service.put(one)
+        assert entered.wait(60)
+        wait_until(lambda: "blocked for over 0.1 s" in caplog.text)
+        go_on.set()
+        here.outcome_of(one)
+    assert "by service test.it, " in caplog.text and "threading.py" in caplog.text
+
+
+def test_a_task_of_a_service_that_ends_the_interpreter_ends_nothing(
+    bench: Callable[..., Bench], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def leave() -> None:
+        raise SystemExit(3)
+
+    kept: list[Any] = []
+
+    async def it() -> int:
+        kept.append(asyncio.create_task(leave()))
+        await asyncio.sleep(0.01)
+        return 1
+
+    here = bench(it)
+    assert [here.result(), here.result()] == [1, 1]
+    assert [type(task.exception()) for task in kept] == [SystemExit, SystemExit]
+    assert "raised in the loop; it goes on" in caplog.text
+
+
+def test_options_that_do_not_go_with_the_form_are_refused() -> None:
+    group = Services("test")
+
+    @group.rpc
+    async def it() -> None: ...
+
+    def refused(problem: str, **how: Any) -> None:
+        wrong = Services("test")
+        wrong.rpc(**how)(it if "threads" in how else (lambda: None) if how.get("name") else it)
+        (each,) = wrong
+        with pytest.raises(ConfigurationError, match=problem):
+            each.make()
+
+    refused("threads is for def; say tasks", threads=2)
+    refused("tasks must be a whole number from 1", tasks=0)
+    refused("tasks is for async def; say threads", tasks=2, name="plain")
+
+    plain = Services("test")
+
+    @plain.rpc
+    def take(pool: Annotated[int, Depends(it)]) -> None: ...
+
+    (each,) = plain
+    with pytest.raises(ConfigurationError, match="is async def, so the service has to be, too"):
+        each.make()
