@@ -99,8 +99,8 @@ def summary(configuration: Configuration) -> dict[str, Any]:
         ],
         "services": [
             {
-                "kind": entry.kind,
-                "address": f"{configuration.node_name}.{entry.category}.{entry.name}",
+                "kind": entry.kind or entry.form,
+                "address": f"{configuration.node_name}.{entry.category}.{entry.name}" if entry.name else None,
                 "target": entry.target,
                 **entry.options,
             }
@@ -123,11 +123,15 @@ def _tls_word(host: BrokerHost) -> str:
     return ("verified" if host.tls.verify else "not verified") if host.use_ssl else "none"
 
 
+def _service_words(entry: dict[str, Any]) -> str:
+    return f"{entry['address']}  {entry['target']}" if entry["address"] else str(entry["target"])
+
+
 def _as_text(configuration: Configuration) -> str:
     found = summary(configuration)
     lines = [f"{found['file']}: fine", f"node    {found['node']}"]
     lines += [f"host    {host['name']}  user {host['user']}  TLS {host['tls']}" for host in found["hosts"]]
-    lines += [f"{entry['kind']:<7} {entry['address']}  {entry['target']}" for entry in found["services"]]
+    lines += [f"{entry['kind']:<7} {_service_words(entry)}" for entry in found["services"]]
     for name, key in (("journal", "journal"), ("status", "status_socket"), ("log", "log_file")):
         lines += [f"{name:<7} {found[key]}"] if found[key] else []
     lines += [f"warning {text}" for text in configuration.secret_warnings]  # the others are on stderr

@@ -13,6 +13,7 @@ from servicebus.cli.options import config_source
 from servicebus.cli.services import load_services
 from servicebus.configuration import Configuration
 from servicebus.errors import ConfigurationError
+from servicebus.wire.envelope import CALL, MESSAGE, Kind
 
 if TYPE_CHECKING:
     from servicebus.service import ServiceBus
@@ -40,9 +41,9 @@ def build(configuration: Configuration) -> ServiceBus:
     from servicebus.service import ServiceBus  # here, so that --help and completion do not wait for pika
 
     bus = ServiceBus(configuration)
-    add: dict[str, Callable[..., None]] = {"rpc": bus.add_rpc_service, "message": bus.add_message_service}
-    for entry, service in load_services(configuration):
-        add[entry.kind](entry.category, entry.name, service, **entry.options)
+    add: dict[Kind, Callable[..., None]] = {CALL: bus.add_rpc_service, MESSAGE: bus.add_message_service}
+    for service in load_services(configuration):
+        add[service.kind](service.category, service.name, service.instance, **service.options)
     if configuration.path is not None:
         path = Path(configuration.path).absolute()
         bus.set_reload(lambda: Configuration.load(path))

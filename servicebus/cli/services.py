@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import reduce
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from servicebus.configuration import Configuration, ServiceEntry
 from servicebus.errors import ConfigurationError
@@ -17,27 +18,45 @@ from servicebus.wire.envelope import Kind
 from servicebus.wire.printable import describe
 
 _KINDS = {"rpc": (Kind.CALL, "on_call"), "message": (Kind.MESSAGE, "on_message")}
+_ENTRY_POINTS = "servicebus.services"
+_ALL = "*"
 
 
-def load_services(configuration: Configuration) -> Iterator[tuple[ServiceEntry, Any]]:
-    """Each entry with a service object made for it.
+class LoadedService(NamedTuple):
+    """A service as ``ServiceBus.add_rpc_service()`` and ``add_message_service()`` take it."""
+
+    kind: Kind
+    category: str
+    name: str
+    instance: Any
+    options: Mapping[str, Any]
+
+
+def load_services(configuration: Configuration) -> Iterator[LoadedService]:
+    """All services that the entries name; a group has any number.
 
     The folder of the configuration file and the current folder are importable from then on, behind all else: a file
     that lies there by chance, or by another user's hand, must not stand in for an installed package.
 
     Raises:
-        ConfigurationError: a class cannot be imported or made, or its object cannot be registered as the entry says.
+        ConfigurationError: something cannot be imported or made, cannot be registered as the entry says, or is there
+            already.
     """
     _make_importable(configuration.path)
+    places: dict[tuple[Kind, str, str], int] = {}
     for index, entry in enumerate(configuration.services):
         try:
-            yield entry, _make(entry)
+            for service in _load(entry):
+                first = places.setdefault(service[:3], index)
+                if first != index:
+                    raise _Unusable(f"has {service.category}.{service.name}, which services[{first}] has, too")
+                yield service
         except _Unusable as problem:
             raise ConfigurationError(
-                f"services[{index}].target {entry.target}: {problem}",
+                f"services[{index}].{entry.form} {entry.target}: {problem}",
                 path=configuration.path,
                 line=entry.line,
-                key=f"services[{index}].target",
+                key=f"services[{index}].{entry.form}",
             ) from problem.__cause__
 
 
@@ -52,25 +71,88 @@ def _make_importable(path: str | None) -> None:
     sys.path += [folder for folder in dict.fromkeys(folders) if folder not in sys.path]
 
 
-def _make(entry: ServiceEntry) -> Any:
-    module, _, name = entry.target.partition(":")
+def _load(entry: ServiceEntry) -> Iterator[LoadedService]:
+    if entry.form == "entry_point":
+        for point in _entry_points(entry.target):
+            yield from _services_of(_imported(point))
+    elif entry.form == "group":
+        yield from _services_of(_found(entry.target))
+    else:
+        kind, handler = _KINDS[entry.kind]
+        if entry.form == "function":
+            instance = _typed(entry)
+        else:
+            instance = _made(_found(entry.target))
+            if not callable(getattr(instance, handler, None)):
+                raise _Unusable(f"has no {handler}(), which a service of kind {entry.kind} needs")
+        yield _checked(LoadedService(kind, entry.category, entry.name, instance, entry.options))
+
+
+def _found(target: str) -> Any:
+    module, _, name = target.partition(":")
     try:
         found: Any = importlib.import_module(module)
     except Exception as error:  # whatever the module's own code raises
         raise _Unusable(f"cannot be imported: {describe(error)}") from error
     try:
-        make = reduce(getattr, name.split("."), found)
+        return reduce(getattr, name.split("."), found)
     except AttributeError as error:
         raise _Unusable(f"{module} has no {name}") from error
+
+
+def _entry_points(name: str) -> list[EntryPoint]:
+    found = sorted(entry_points(group=_ENTRY_POINTS), key=lambda point: point.name)
+    chosen = [point for point in found if name in (_ALL, point.name)]
+    if not chosen:
+        known = ", ".join(point.name for point in found) or "none at all"
+        raise _Unusable(f"no installed distribution has it in {_ENTRY_POINTS}; there is: {known}")
+    return chosen
+
+
+def _imported(point: EntryPoint) -> Any:
     try:
-        service = make()
+        return point.load()
+    except Exception as error:  # whatever the module's own code raises
+        raise _Unusable(f"{point.value} cannot be imported: {describe(error)}") from error
+
+
+def _made(make: Any) -> Any:
+    try:
+        return make()
     except Exception as error:
         raise _Unusable(f"cannot be made without arguments: {describe(error)}") from error
-    kind, handler = _KINDS[entry.kind]
-    if not callable(getattr(service, handler, None)):
-        raise _Unusable(f"has no {handler}(), which a service of kind {entry.kind} needs")
+
+
+def _typed(entry: ServiceEntry) -> Any:
+    """The service of a function that stands in no group."""
+    function = _found(entry.target)
     try:
-        register(kind, entry.category, entry.name, service, **entry.options)
+        from servicebus.typed import Services
+    except ImportError as error:
+        raise _Unusable(str(error)) from error
+    if isinstance(function, type) or not callable(function):
+        raise _Unusable("is no function; the key for a class is target")
+    group = Services(entry.category)
+    (group.rpc if entry.kind == "rpc" else group.message)(name=entry.name)(function)
+    (service,) = _services_of(group)
+    return service.instance
+
+
+def _services_of(group: Any) -> Iterator[LoadedService]:
+    typed = sys.modules.get("servicebus.typed")  # there if it is one
+    if typed is None or not isinstance(group, typed.Services):
+        raise _Unusable(f"is no group (servicebus.typed.Services) but a {type(group).__name__}")
+    for each in group:
+        try:
+            instance = each.make()
+        except ConfigurationError as problem:
+            raise _Unusable(str(problem)) from problem
+        yield _checked(LoadedService(each.kind, each.category, each.name, instance, each.options))
+
+
+def _checked(service: LoadedService) -> LoadedService:
+    try:
+        register(service.kind, service.category, service.name, service.instance, **service.options)
     except ConfigurationError as problem:
         raise _Unusable(str(problem)) from problem
     return service

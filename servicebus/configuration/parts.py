@@ -17,7 +17,14 @@ SERVICE_OPTIONS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "message": {**_BOTH_KINDS, "retry": checks.retry_schedule},
 }
 """Of each kind; what ``ServiceBus.add_rpc_service()`` and ``add_message_service()`` take."""
-SERVICE_KEYS = ("kind", "category", "name", "target", *_BOTH_KINDS, "idempotent", "retry")
+_OF_ONE = ("kind", "category", "name", *_BOTH_KINDS, "idempotent", "retry")
+_FORMS: tuple[Literal["target", "function", "group", "entry_point"], ...] = (
+    "target",
+    "function",
+    "group",
+    "entry_point",
+)
+SERVICE_KEYS = (*_OF_ONE, *_FORMS)
 LOGGING_KEYS = ("server", "host", "port", "file", "level", "rotate", "keep", "secret")
 ROTATE_KEYS = ("when", "max_bytes")
 
@@ -30,7 +37,9 @@ def read_services(section: Section) -> tuple[ServiceEntry, ...]:
     found: dict[tuple[str, str, str], ServiceEntry] = {}
     for at, value in section.items("services"):
         entry = _read_service(Section(value, SERVICE_KEYS, section.where, at))
-        identity = (entry.kind, entry.category, entry.name)
+        identity = (entry.kind, entry.category, entry.name or entry.target)
+        if identity in found and not entry.name:
+            section.where.fail(at, f"{show(at)} names the same group a second time")
         if identity in found:
             section.where.fail(at, f"{show(at)} is {entry.kind} service {entry.category}.{entry.name} a second time")
         found[identity] = entry
@@ -38,15 +47,31 @@ def read_services(section: Section) -> tuple[ServiceEntry, ...]:
 
 
 def _read_service(section: Section) -> ServiceEntry:
+    given = [form for form in _FORMS if form in section]
+    if len(given) > 1:
+        section.where.fail(section.at, f"{show(section.at)} takes one of {' and '.join(given)}, not both")
+    form = given[0] if given else "target"
+    if form in ("group", "entry_point"):
+        return _read_group(section, form)
     kind: Literal["rpc", "message"] = section.require("kind", checks.one_of("rpc", "message"))
     return ServiceEntry(
         kind=kind,
         category=section.require("category", checks.name),
         name=section.require("name", checks.name),
-        target=section.require("target", _target),
+        target=section.require(form, _target if form == "target" else _import_path),
         options=_read_options(section, kind),
         line=section.where.line(section.at),
+        form=form,
     )
+
+
+def _read_group(section: Section, form: Literal["group", "entry_point"]) -> ServiceEntry:
+    for key in _OF_ONE:
+        if key in section:
+            at = (*section.at, key)
+            section.where.fail(at, f"{show(at)} does not go with {form}: a group says itself what it serves")
+    target = section.require(form, _import_path if form == "group" else checks.text)
+    return ServiceEntry("", "", "", target, line=section.where.line(section.at), form=form)
 
 
 def _read_options(section: Section, kind: str) -> dict[str, Any]:
@@ -64,6 +89,13 @@ def _target(value: Any) -> str:
     found = checks.text(value)
     if not _TARGET.fullmatch(found):
         raise Unacceptable("must be an import path such as package.module:Class")
+    return found
+
+
+def _import_path(value: Any) -> str:
+    found = checks.text(value)
+    if not _TARGET.fullmatch(found):
+        raise Unacceptable("must be an import path such as package.module:name")
     return found
 
 

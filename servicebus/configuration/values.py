@@ -134,17 +134,20 @@ def _unusable(host: BrokerHost, key: str, what: str | None, error: Exception) ->
 
 @dataclass(frozen=True, slots=True)
 class ServiceEntry:
-    """One line of ``services:``; the agent imports the class that ``target`` names."""
+    """One line of ``services:``; the agent imports what ``target`` names."""
 
-    kind: Literal["rpc", "message"]
+    kind: Literal["rpc", "message", ""]
+    """"" for a group, which knows its kinds, category and names."""
     category: str
     name: str
     target: str
-    """``package.module:Class``"""
+    """``package.module:name``, or the name of an entry point."""
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Keyword arguments for ``add_rpc_service()`` or ``add_message_service()``; only those that were given."""
     line: int | None = field(default=None, compare=False)
     """Where it stands in the file."""
+    form: Literal["target", "function", "group", "entry_point"] = "target"
+    """The key that names it: a class (``target``), a typed function, or a group of them."""
 
 
 @dataclass(frozen=True, slots=True)

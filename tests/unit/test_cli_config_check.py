@@ -186,3 +186,107 @@ def test_a_log_servers_file_is_read_as_one(tmp_path: Path) -> None:
     neither.write_text("secret_token: s\n")
     result = invoke("config", "check", str(neither))
     assert (result.exit_code, "the key 'hosts' is missing" in result.stderr) == (3, True)
+
+
+TYPED = """
+from servicebus.typed import Services
+
+group = Services("math")
+same = Services("math")
+empty = Services("empty")
+broken = Services("math")
+number = 5
+
+@group.rpc
+def add(a: int, b: int) -> int:
+    return a + b
+
+@same.rpc(name="add")
+@group.message(retry=(1,))
+def note(text: str) -> None: ...
+
+@broken.rpc
+def wrong(a: "Missing") -> None: ...
+
+def sub(a: int, b: int) -> int:
+    return a - b
+"""
+Entries = Callable[[str], tuple[Result, str]]
+
+
+@pytest.fixture
+def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Entries]:
+    """Check a configuration with these lines in ``services:`` beside typed functions in a module and a distribution."""
+    module = f"typed_of_{tmp_path.name}"
+    (tmp_path / f"{module}.py").write_text(TYPED)
+    (tmp_path / "shop-1.0.dist-info").mkdir()
+    (tmp_path / "shop-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: shop\nVersion: 1.0\n")
+    (tmp_path / "shop-1.0.dist-info" / "entry_points.txt").write_text(
+        f"[servicebus.services]\nshop = {module}:group\ngone = {module}:gone\nother = {module}:number\n"
+    )
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    monkeypatch.delenv("SERVICEBUS_CONFIG", raising=False)
+
+    def run(lines: str) -> tuple[Result, str]:
+        path = tmp_path / "bus.yaml"
+        lines = lines.replace("MODULE", module)
+        path.write_text(f"hosts: [mq-a]\nnode_name: N\nsecret_token: hunter-two\nservices:\n{lines}")
+        return CliRunner().invoke(servicebus, ["config", "check", str(path)]), str(path)
+
+    yield run
+    sys.modules.pop(module, None)
+
+
+ADD = "- {kind: rpc, category: math, name: add, "
+
+
+@pytest.mark.parametrize(
+    ("lines", "shown"),
+    [
+        ("- group: 'MODULE:group'\n", "group   typed_of"),
+        ("- group: 'MODULE:empty'\n", "group   typed_of"),
+        ("- entry_point: shop\n", "entry_point shop"),
+        (ADD + "function: 'MODULE:sub', threads: 3}\n", "rpc     N.math.add  typed_of"),
+        (ADD.replace("add", "sub") + "function: 'MODULE:sub'}\n- group: 'MODULE:group'\n", "rpc     N.math.sub"),
+    ],
+)
+def test_functions_and_groups_are_services(entries: Entries, lines: str, shown: str) -> None:
+    result, _ = entries(lines)
+    assert (result.exit_code, result.stderr) == (0, "") and shown in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("lines", "text"),
+    [
+        ("- group: 'no_such_module:group'\n", "group no_such_module:group: cannot be imported: ModuleNotFoundError"),
+        ("- group: 'MODULE:none'\n", "has no none"),
+        ("- group: 'MODULE:number'\n", "is no group (servicebus.typed.Services) but a int"),
+        ("- group: 'MODULE:broken'\n", "the signature of wrong cannot be read: NameError"),
+        ("- group: 'MODULE'\n", "services[0].group must be an import path such as package.module:name"),
+        ("- {group: 'MODULE:group', threads: 2}\n", "services[0].threads does not go with group"),
+        ("- {group: 'MODULE:group', entry_point: shop}\n", "takes one of group and entry_point, not both"),
+        (
+            "- entry_point: shap\n",
+            "no installed distribution has it in servicebus.services; there is: gone, other, shop",
+        ),
+        ("- entry_point: gone\n", "services[0].entry_point gone: typed_of"),
+        ("- entry_point: other\n", "is no group"),
+        ("- entry_point: '*'\n", "services[0].entry_point *: typed_of"),
+        (ADD + "function: 'MODULE:number'}\n", "is no function; the key for a class is target"),
+        (ADD + "function: 'MODULE:sub', lock: a, concurrency: node}\n", "takes one of lock and concurrency"),
+    ],
+)
+def test_a_group_that_cannot_serve_is_one_line(entries: Entries, lines: str, text: str) -> None:
+    result, path = entries(lines)
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert result.stderr.startswith(f"servicebus: {path}:5: ") and text in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "second", ["- group: 'MODULE:same'\n", "- entry_point: shop\n", ADD + "function: 'MODULE:sub'}\n"]
+)
+def test_a_service_that_is_there_already_names_both_entries(entries: Entries, second: str) -> None:
+    result, path = entries("- group: 'MODULE:group'\n" + second)
+    assert result.exit_code == 3
+    assert f"{path}:6: services[1]." in result.stderr and "has math.add, which services[0] has, too" in result.stderr

@@ -15,7 +15,7 @@ import pytest
 from test_service_threads import Bench, fault_of, job
 from waiting import wait_until
 
-from servicebus.cli.services import _make
+from servicebus.cli.services import _load
 from servicebus.configuration import Configuration, ServiceEntry
 from servicebus.errors import EnvelopeError
 from servicebus.runtime.job import JobResult
@@ -243,7 +243,7 @@ def test_a_class_that_fails_without_words_is_named_by_the_command_line(error: ty
 
     vars(module)["Make"] = make
     try:
-        told = raised_by(lambda: _make(ServiceEntry("rpc", "a", "b", "rude_services:Make")))
+        told = raised_by(lambda: list(_load(ServiceEntry("rpc", "a", "b", "rude_services:Make"))))
     finally:
         del sys.modules["rude_services"]
     assert "Rude: (its text could not be made: " in told
