@@ -22,7 +22,7 @@ _PARAMS_CHARS = 2000
 _TRACE_LINES = 12
 _LATEST_S = 99_999_999_999
 """In the year 5138, in every time zone."""
-_COLUMNS = ("ID", "BURIED", "AGE", "SERVICE", "REASON", "TRIED", "BROKER", "NOTE")
+_COLUMNS = ("ID", "TIME", "AGE", "SERVICE", "REASON", "TRIED", "BROKER", "NOTE")
 
 Row = Sequence[str]
 
@@ -141,7 +141,7 @@ def as_show(found: Found, *, full: bool) -> str:
         f"id        {letter.id}",
         f"service   {printable(letter.service)}",
         f"broker    {found.broker}",
-        f"buried    {_moment(letter.time)} ({show_age(letter.age_s(now))} ago)",
+        f"time      {_moment(letter.time)} ({show_age(letter.age_s(now))} ago)",
         f"reason    {printable(letter.reason)}",
         f"detail    {printable(letter.detail)}",
         f"attempts  {letter.attempts or '?'}, the first {_moment(letter.first)}",

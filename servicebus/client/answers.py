@@ -63,7 +63,7 @@ class Answers:
         if request is None:
             if not self._watch.answered(wire_id, delivery.body, time.monotonic()):
                 self.late += 1
-                LOG.debug("%s: reply to %r, which nobody waits for (any more)", link.host.name, wire_id)
+                LOG.debug("%s: reply to %r, which no request waits for (any more)", link.host.name, wire_id)
             return
         if request.protocol is not link.newest and request.path_on(link) is None:
             self.late += 1  # of an attempt in version 2; what is read as version 1 is believed by where it comes from

@@ -1,10 +1,10 @@
-"""Engine: carries a Sender's requests over the brokers, and every one of them to an end.
+"""Engine: sends a Sender's requests over the brokers, and brings every one of them to an end.
 
-Theory of operation. A request is either *travelling* (published on a link), *waiting* for a usable path, *pausing* or
-done (`pending`). Whatever changes the picture moves requests between these: a link that comes up, goes down or blocks,
-and a path that dies or lives (here), a reply, a confirm or a return (`answers`); a tick looks after what nobody
-announces (`timer`). How a request finds its way is in `scheduler`.
-Everything here runs in the thread that turns the client loop but ``ask()``, ``submit()``, ``status()``, ``close()`` and
+Theory of operation. A request is either *in flight* (published on a link), *waiting* for a usable path, *paused* or
+done (`pending`). What moves requests between these: a link that comes up, goes down or blocks, and a path that dies or
+lives (here); a reply, a confirm or a return (`answers`); and a tick, for deadlines and silent paths (`timer`). How a
+request finds its way is in `scheduler`.
+Everything here runs in the thread that runs the client loop but ``ask()``, ``submit()``, ``status()``, ``close()`` and
 ``retire()``.
 """
 
@@ -84,7 +84,7 @@ class Engine:
     # -- for any thread ----------------------------------------------------------------------------------------------
 
     def ask(self, request: PendingRequest) -> Any:
-        """Submit *request* and wait for its end; if nobody else waits, this thread turns the loop meanwhile.
+        """Submit *request* and wait for its end; if no other thread waits, this one runs the loop meanwhile.
 
         Raises LifecycleError in the thread that would have to read the answer: in a callback, say.
         """
@@ -99,7 +99,7 @@ class Engine:
             del request  # an error's traceback refers to this frame, and the frame to the error
 
     def await_end(self, has_ended: Callable[[], bool]) -> None:
-        """Turn the loop in this thread until *has_ended*, if nobody else waits; else come back at once.
+        """Run the loop in this thread until *has_ended*, if no other waits; else come back at once.
 
         Raises LifecycleError as ``ask()`` does.
         """
@@ -165,7 +165,7 @@ class Engine:
         self._loop.post(lambda: self._close(on_closed))
 
     def retire(self) -> None:
-        """Nobody can submit anything any more: close as soon as nothing is unfinished. Takes no lock."""
+        """No thread can submit anything any more: close as soon as nothing is unfinished. Takes no lock."""
         self._loop.post(self._retire)
 
     def _wait(self, has_ended: Callable[[], bool], begin: Callable[[], None], submit: Callable[[], None]) -> None:
@@ -277,7 +277,7 @@ class Engine:
     def queue_made_anew(self, path: Path, made_at: float) -> None:
         """Calls that were published before *made_at* went into a queue that is gone, or to a worker that may be."""
         now = time.monotonic()
-        why = "the node's queue of calls was made anew"
+        why = "the node's queue of calls was made again"
 
         def look(request: PendingRequest) -> None:
             if request.resend and request.published_at is not None and request.published_at < made_at:

@@ -85,11 +85,11 @@ class HostSelector:
 
 
 class Connector:
-    """Connects when somebody waits, returns to preferred hosts, lets spare ones go. The engine's thread only.
+    """Connects when a request waits, returns to preferred hosts, lets spare ones go. The engine's thread only.
 
     Args:
         is_awaited: whether any request waits for a path.
-        is_owed: whether something is to be delivered that nobody waits for; no reason to hurry, but not to rest either.
+        is_owed: whether something is to be delivered that no caller waits for: no reason to hurry, nor to rest.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Connector:
             self._timer = self._loop.call_later(again_s, lambda: self._connect_again(reverse))
 
     def failed(self, link: Link, now: float) -> None:
-        """*link* went down: is it to come back by itself, and does somebody wait for another?"""
+        """*link* went down: is it to come back by itself, and does a request wait for another?"""
         link.is_wanted = self.is_in_use(now)
         self._forget_timer()  # what failed at once makes room for the next at once
         self.connect_more()

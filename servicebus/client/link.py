@@ -179,7 +179,7 @@ class Link:
         self.connections.abort(reason)
 
     def rest(self) -> None:
-        """Close a connection that nobody needs now; the next ``connect()`` opens it again."""
+        """Close a connection that is not needed now; the next ``connect()`` opens it again."""
         self.is_wanted = False
         self._channels = None
         self.connections.rest()

@@ -100,7 +100,7 @@ class OutboxFile:
             yield
             self._refuse_if_removed()
             self._db.execute("COMMIT")
-        except Exception as error:  # whatever it was, whoever waits must be told, and the next one finds it as it was
+        except Exception as error:  # whatever it was: the caller must be told, and the next one finds it as it was
             self.count, self.bytes = before
             self._expired.clear()
             if self._db.in_transaction:
@@ -248,7 +248,7 @@ class OutboxFile:
             db.close()
             if isinstance(error, OSError) or (isinstance(error, sqlite3.OperationalError) and advice(self.path, "")):
                 raise self._unavailable("cannot be opened", error) from error
-            # Never begun anew by itself: it may hold what somebody was told is safe.
+            # Never begun again by itself: it may hold what a caller was told is safe.
             reason = f"is damaged or no outbox ({error}); look at it, then move it away"
             raise OutboxUnavailable(str(self.path), reason) from error
         return db

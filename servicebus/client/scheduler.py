@@ -129,7 +129,7 @@ class RequestScheduler:
         request.waits(now)
         self._pending.wait(request)
         for link in self._links:
-            link.watch(request.address.node)  # a dead path is probed while somebody waits for it
+            link.watch(request.address.node)  # a dead path is probed while a request waits for it
         if request.kind is MESSAGE:
             self._probes.setdefault(request.address.node, now + _PROBE_S)
         if request.pinned is not None:

@@ -247,7 +247,7 @@ class PathWatch:
             self._pinger.look_around(path, now)
 
     def _probe(self, path: Path, is_awaited: bool, now: float) -> None:
-        """Ask a dead path now and then whether it lives again, while somebody cares."""
+        """Ask a dead path now and then whether it lives again, while a request waits for it or it was used lately."""
         if now >= path.probe_at and path.link.is_usable and (is_awaited or now - path.used_at < SPARE_AFTER_S):
             self._pinger.ping(path, now)
             path.probe_at = now + (_AWAITED_PROBE_S if is_awaited else _PROBE_S)

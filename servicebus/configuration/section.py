@@ -1,6 +1,6 @@
-"""Reading one mapping of the configuration, so that every complaint names file, line and key.
+"""Reading one mapping of the configuration, so that every error names file, line and key.
 
-A key's place is a tuple such as ``("hosts", 0, "port")``, shown as ``hosts[0].port``. No complaint shows a text that
+A key's place is a tuple such as ``("hosts", 0, "port")``, shown as ``hosts[0].port``. No error shows a text that
 stood in the configuration: it may be a secret at the wrong key. Numbers, key names and line numbers are shown.
 """
 
@@ -46,7 +46,7 @@ class Where:
 
     @property
     def shown_path(self) -> str | None:
-        """The path for complaints; a text that came from no file has lines too."""
+        """The path for errors; a text that came from no file has lines too."""
         return self.path or ("<text>" if self.lines else None)
 
     def line(self, at: Place) -> int | None:
@@ -130,7 +130,7 @@ class Section:
         return self.check((*self.at, name), self._values[name], check)
 
     def check(self, at: Place, value: object, check: Callable[[Any], T]) -> T:
-        """*value* through *check*, whose complaint gets file, line and key."""
+        """*value* through *check*, whose error gets file, line and key."""
         try:
             return check(value)
         except Unacceptable as problem:

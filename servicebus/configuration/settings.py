@@ -110,7 +110,7 @@ class Configuration:
         """The configuration in a YAML text. Pure: reads no file and no environment but through its arguments.
 
         Args:
-            path: for complaints.
+            path: for errors.
             environment: where ``${NAME}`` is looked up, and ``HOME`` for ``~/`` in paths.
             read_file: returns the text of a path, for ``!file``; without it ``!file`` is an error.
             folder: where relative paths are meant from; empty leaves them to the current folder.

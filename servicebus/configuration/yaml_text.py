@@ -49,7 +49,7 @@ def read_yaml(
     """The document and where its keys stand.
 
     Args:
-        path: of the file, for complaints.
+        path: of the file, for errors.
         folder: where relative paths are meant from.
         environment: where ``${NAME}`` is looked up.
         read_file: returns the text of a path for ``!file``; None where files must not be read.

@@ -159,9 +159,12 @@ class RequeueCheck:
             why = f"the node refused it ({letter.reason}), so it cannot know whether it ran before"
             return RequeueStatus.STALE, why
         if stamp.time > now + self._config.clock_skew:
-            return RequeueStatus.STALE, "buried in the future: the clocks of the node and of this machine disagree"
+            return (
+                RequeueStatus.STALE,
+                "dead-lettered in the future: the clocks of the node and this machine disagree",
+            )
         if stamp.known_until < now:
-            return RequeueStatus.STALE, "buried longer ago than the node remembers what became of it"
+            return RequeueStatus.STALE, "dead-lettered longer ago than the node remembers what became of it"
         return RequeueStatus.GOOD, ""
 
     def with_ticket(self, letter: DeadLetter, now: float) -> DeadLetter:
@@ -195,4 +198,4 @@ class RequeueCheck:
         """Of version 1: its token had to be good when it was dead-lettered."""
         event = decode_event(letter.body, self._config.max_envelope_bytes)
         if not self._daily.accepts(event.token, stamp.time):
-            raise SignatureError("its token was not that of the day when it was buried, nor of the day before or after")
+            raise SignatureError("its token was not that of the day of its failure, nor of the day before or after")

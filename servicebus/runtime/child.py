@@ -23,7 +23,7 @@ _LONGEST_PAUSE_S = 30.0
 
 
 class Child:
-    """One slot of the master: the worker for one host, and the ones that will follow it. Not for several threads."""
+    """One place of the master: the worker for one host, and the ones that will follow it. Not for several threads."""
 
     def __init__(self, host: BrokerHost, number: int):
         self.host = host

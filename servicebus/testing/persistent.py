@@ -37,7 +37,7 @@ def runtime_folder() -> Path:
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise ServiceBusError(
-            f"{folder} belongs to somebody else or is open to others; remove it, or set XDG_RUNTIME_DIR"
+            f"{folder} belongs to another user or is open to others; remove it, or set XDG_RUNTIME_DIR"
         )
     return folder
 

@@ -186,7 +186,7 @@ def test_properties_that_cannot_be_read_cost_that_delivery_alone(bus: Bus, kind:
     bus.expect("unreadable")
 
 
-def test_a_body_that_is_far_too_long_is_buried_as_its_beginning_and_digest(bus: Bus) -> None:
+def test_a_body_that_is_far_too_long_is_dead_lettered_as_its_beginning_and_digest(bus: Bus) -> None:
     body = b"x" * 3_000_000
     bus.put(Kind.CALL, body)
     bus.put(Kind.MESSAGE, body)

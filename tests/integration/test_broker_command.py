@@ -94,7 +94,7 @@ def test_a_runtime_folder_that_others_may_write_into_is_refused(runtime: Path) -
     """In /tmp somebody else may have made it first."""
     runtime.mkdir()
     runtime.chmod(0o777)
-    with pytest.raises(ServiceBusError, match="belongs to somebody else or is open to others"):
+    with pytest.raises(ServiceBusError, match="belongs to another user or is open to others"):
         runtime_folder()
     runtime.chmod(0o700)
     assert runtime_folder() == runtime

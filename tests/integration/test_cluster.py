@@ -181,7 +181,7 @@ def test_classic_messages_wait_for_their_member_while_calls_go_on(
 ) -> None:
     first, second, third = broker_cluster.members
     Probe(first).declare(MESSAGES, durable=True)
-    Probe(first).publish(MESSAGES, b"no envelope, to be buried")
+    Probe(first).publish(MESSAGES, b"no envelope, a dead letter")
     agent = start_agent([as_host([second, third, first])])
     agent.wait_consuming()
     sender = make_sender(agent.configuration(send_timeout=2))

@@ -177,7 +177,7 @@ def test_what_may_not_go_back_stays_and_the_stale_go_if_the_operator_says_so(pla
     done = place.run("requeue", "--all")
     assert done.exit_code == 10
     assert "1 went back" in done.stdout
-    assert "1 stay: stale: buried longer ago than the node remembers" in done.stdout
+    assert "1 stay: stale: dead-lettered longer ago than the node remembers" in done.stdout
     assert "1 stay: refused: signature: no key" in done.stdout
     assert "1 stay: unverified: no worker has signed this letter" in done.stdout
     assert place.params_in(MESSAGES) == ["fine"]
@@ -349,10 +349,10 @@ def test_requeued_letters_are_executed_once_by_the_agent_even_if_they_were_doubl
     assert place.probe.depth(DEAD) == 0
 
 
-def test_a_letter_that_fails_again_is_buried_again_with_its_attempts_counted_anew(
+def test_a_letter_that_fails_again_is_dead_lettered_again_with_its_attempts_counted_from_1(
     place: Place, start_agent: Callable[..., Agent], make_sender: Callable[[Configuration], Sender]
 ) -> None:
-    """The journal lets an id run again that was buried; a requeue that is under way does not see it twice."""
+    """The journal lets an id run again that was dead-lettered; a requeue that is under way does not see it twice."""
     agent = start_agent([place.broker], retry_schedule=[0.05]).wait_consuming()
     make_sender(agent.configuration()).send("NODE-01.audit.record", "boom")
     wait_until(lambda: place.probe.depth(DEAD) == 1, 20)

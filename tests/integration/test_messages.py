@@ -37,7 +37,7 @@ def stamp_of(body: bytes, found: dict[str, Any]) -> DeadLetterStamp:
 
 @pytest.mark.brokers(count=1)
 class TestFurtherAttempts:
-    def test_a_message_that_fails_is_tried_by_the_schedule_and_then_buried_with_its_history(
+    def test_a_message_that_fails_is_tried_by_the_schedule_and_then_dead_lettered_with_its_history(
         self, brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
     ) -> None:
         agent = start_agent(brokers, retry_schedule=[0.2, 1.2]).wait_consuming()
@@ -64,7 +64,7 @@ class TestFurtherAttempts:
         ((body, headers),) = probe.take_all("NODE-01.dead")
         assert stamp_of(body, headers).attempts == 3
 
-    def test_a_message_that_kills_its_worker_is_buried_and_its_neighbours_are_handled(
+    def test_a_message_that_kills_its_worker_is_dead_lettered_and_its_neighbours_are_handled(
         self, brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
     ) -> None:
         agent = start_agent(brokers).wait_consuming()

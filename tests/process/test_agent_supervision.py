@@ -73,8 +73,8 @@ def test_a_killed_worker_is_started_again_at_once_and_the_others_do_not_notice(
 def test_a_worker_that_crashes_again_and_again_is_held_back_while_the_others_serve(
     brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
 ) -> None:
-    """A message that kills its worker comes back to the next one, until it is buried: pauses double, so that a row of
-    them does not eat the machine. The first restart is immediate."""
+    """A message that kills its worker comes back to the next one, until it is dead-lettered: pauses double, so that a
+    row of them does not eat the machine. The first restart is immediate."""
     agent = start_agent(brokers).wait_consuming()
     first, second = (agent.configuration(hosts=[f"{broker.host}:{broker.port}"]) for broker in brokers)
     poisoner = make_sender(first)

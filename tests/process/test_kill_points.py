@@ -217,8 +217,8 @@ def test_a_message_on_its_way_from_one_delay_queue_to_the_next_is_executed_once(
 def test_a_message_on_its_way_to_the_dead_letters_gets_there_and_sent_back_is_executed_once(
     place: Place, make_sender: MakeSender, point: Point
 ) -> None:
-    """Where the journal does not know of the letter yet, the message is tried, and buried, a second time: one more
-    failure. But the two letters are one message still, and requeued they are one execution."""
+    """Where the journal does not know of the letter yet, the message is tried, and dead-lettered, a second time: one
+    more failure. But the two letters are one message still, and requeued they are one execution."""
     request = place.request(point, failures=9)
     make_sender(place.agent.configuration()).send("NODE-01.life.buried", request)
     notes = ["started 1", "failed 1"]

@@ -99,7 +99,7 @@ def stamped(body: bytes, reason: str = "Failure") -> tuple[bytes, str]:
         (stamped(message(kind=Kind.CALL)), "misdirected", False),
     ],
 )
-def test_only_what_a_worker_has_buried_counts_as_dead(
+def test_only_what_a_worker_has_signed_counts_as_dead(
     letter: tuple[bytes, str | None], counted: str, is_told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body, stamp = letter

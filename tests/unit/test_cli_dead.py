@@ -133,7 +133,7 @@ def test_a_letter_that_no_worker_signed_is_shown_as_such_and_its_times_and_attem
     forged = found(**{headers.DEAD_LETTER: f"1 1 6 99  e8e26184:{'0' * 64}", "x-servicebus-time": 5})
     forged = Found(forged.broker, forged.dead_letter, RequeueStatus.UNVERIFIED, "no worker has signed this letter")
     shown = dead_text.as_show(forged, full=False)
-    assert "buried    ?" in shown and "attempts  ?" in shown
+    assert "time      ?" in shown and "attempts  ?" in shown
     assert "unverified: no worker has signed this letter" in shown
     assert "unverified: no worker" in dead_text.as_list([forged], [], is_cut=False)
     assert (dead_text.facts(forged)["verified"], dead_text.facts(forged)["attempts"]) == (False, 0)

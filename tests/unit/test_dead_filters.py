@@ -233,7 +233,7 @@ def test_a_pass_is_made_with_the_first_secret_for_the_exact_bytes(secret: str) -
 
 
 @pytest.mark.parametrize("found", [*(found for found, _ in REFUSED), *UNVERIFIED])
-def test_what_no_worker_buried_or_nobody_of_ours_sent_gets_no_pass(found: DeadLetter) -> None:
+def test_what_no_worker_dead_lettered_or_no_sender_of_ours_sent_gets_no_ticket(found: DeadLetter) -> None:
     with pytest.raises(EnvelopeError):
         CHECK.with_ticket(found, NOW)
 
@@ -253,7 +253,7 @@ def test_two_letters_of_one_burial_get_one_pass_and_a_later_burial_gets_another(
     assert pass_id(attempts=2, former=first) != first
 
 
-def test_a_letter_of_version_1_goes_back_if_its_daily_token_was_good_when_it_was_buried() -> None:
+def test_a_letter_of_version_1_goes_back_if_its_daily_token_was_good_when_it_was_dead_lettered() -> None:
     token = DailyTokens([SECRET]).make(NOW)
     body = encode_event(OldEvent("1", token, "audit", "record", b'{"a": 1}'))
     found = letter(body)
