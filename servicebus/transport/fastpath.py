@@ -174,9 +174,7 @@ class FastPath:
         """Cut *data* into frames; ours become callbacks, runs of the others go to pika in one piece each."""
         if self._rest:
             data = b"".join((self._rest, data))
-        at = kept_from = 0
-        size = len(data)
-        kept_some = False
+        at, kept_from, size = 0, 0, len(data)
         while at + 7 <= size:
             kind, channel, length = FRAME_HEAD.unpack_from(data, at)
             end = at + length + FRAME_OVERHEAD
@@ -204,7 +202,6 @@ class FastPath:
             if take is not None:
                 if kept_from < at:
                     self._pass(data, kept_from, at)
-                kept_some = True
                 end = kept_from = take(data, channel, at, end)
             at = end
         if at + 7 <= size and data[at] not in _FRAME_TYPES:
@@ -212,7 +209,7 @@ class FastPath:
         if kept_from < at:
             self._pass(data, kept_from, at)
         self._rest = data[at:]
-        if (kept_some or self._rest) and time.monotonic() - self._fed_at >= _HEARTBEAT_S:
+        if (kept_from or self._rest) and time.monotonic() - self._fed_at >= _HEARTBEAT_S:
             self._feed_heartbeat()
 
     # -- inside --------------------------------------------------------------------------------------------------------
