@@ -151,7 +151,7 @@ def unpack_place(data: bytes) -> int:
     return int(high) << COUNT_BITS | int(low)
 
 
-def _pack_begin(owner: int, starts: Sequence[Numbered]) -> bytes:
+def pack_begin(owner: int, starts: Sequence[Numbered]) -> bytes:
     if len(starts) == 1:
         number, expires, sent = starts[0]
         return _ONE_BEGIN.pack(owner, number >> COUNT_BITS, number & _COUNT_MASK, expires, sent)
@@ -180,7 +180,7 @@ def _unpack_ids(row: struct.Struct, data: bytes | memoryview, at: int) -> list[t
 
 
 PACK: dict[RowKind, Callable[..., bytes]] = {
-    RowKind.BEGIN: _pack_begin,
+    RowKind.BEGIN: pack_begin,
     RowKind.RELEASE: lambda owner, why, numbers: (
         _RELEASE_HEAD.pack(owner, _WHYS.index(why)) + _pack_ids(_ID, [(number,) for number in numbers])
     ),

@@ -20,7 +20,7 @@ from servicebus.runtime.journal import records
 from servicebus.runtime.journal.inflight import InFlightFiles
 from servicebus.runtime.journal.interface import IdStatus, Journal, Lookup, Release, Start, seconds
 from servicebus.runtime.journal.ledger import COMPACT_IDS, MARGIN_S, UNOWNED
-from servicebus.runtime.journal.records import Numbered, RowKind, numbered, pack_finish
+from servicebus.runtime.journal.records import Numbered, RowKind, numbered, pack_begin, pack_finish
 from servicebus.runtime.journal.replica import OwnRow, Replica, own_row
 from servicebus.transport.loop import nothing
 
@@ -177,7 +177,7 @@ class SharedJournal(Journal):
     def _begun(self, wanted: list[Numbered]) -> OwnRow:
         # Before the row: what is in the log and not in the in-flight file counts as started.
         self._in_flight.note(wanted)
-        return own_row(RowKind.BEGIN, self._me, wanted)
+        return RowKind.BEGIN, pack_begin(self._me, wanted), (self._me, wanted)
 
     def _ended(self, ends: Sequence[End]) -> OwnRow | None:
         mine, me, now = self._mine, self._me, seconds(self._now)
