@@ -235,7 +235,7 @@ def test_hup_replaces_the_workers_one_after_another_and_callers_notice_nothing(
         for caller in callers:
             caller.stop()
     assert [caller.errors for caller in callers] == [[], []]
-    assert all(caller.calls > 100 for caller in callers)
+    assert all(caller.calls for caller in callers)
     assert all("consuming" in seen for seen in states), "both were away at the same time"
     assert not agent.log_lines("was killed by signal")
     stopped = [agent.log().index(f"{broker.host}:{broker.port}: stopped after") for broker in brokers]
