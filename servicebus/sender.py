@@ -22,6 +22,7 @@ from servicebus.protocol.interface import oversized
 from servicebus.transport import forks
 from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.interface import Connect
+from servicebus.transport.iothread import client_loop
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import CALL, CONTROL, MESSAGE, Kind, make_id
 from servicebus.wire.signing import Keyring
@@ -63,6 +64,7 @@ class Sender:
         self._outbox_path = outbox
         self._keyring = Keyring(configuration.secrets)
         self._connect: Connect = AmqpConnection
+        self._loop_of_process = client_loop
         self._session: SenderSession | None = None
         self._inherited: list[SenderSession] = []
 
@@ -324,7 +326,9 @@ class Sender:
                 self._inherited.append(self._session)
                 self._session = None
             if self._session is None:
-                session = SenderSession(self._config, self._keyring, self._outbox_path, self._connect)
+                session = SenderSession(
+                    self._config, self._keyring, self._outbox_path, self._connect, self._loop_of_process()
+                )
                 if self._session is None:
                     self._session = session
                 else:  # a signal handler interrupted us, and has begun one

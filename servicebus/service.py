@@ -15,9 +15,9 @@ from servicebus.configuration import BrokerHost, Configuration
 from servicebus.configuration.settings import check_is_configuration
 from servicebus.errors import CallError, CallTimeout, ConfigurationError, JournalUnavailable
 from servicebus.runtime.inherited import put_right
-from servicebus.runtime.journal import check_journal, journal_of
+from servicebus.runtime.journal import Journal, check_journal, journal_of
 from servicebus.runtime.master import Master
-from servicebus.runtime.node_locks import locks_of
+from servicebus.runtime.node_locks import NodeLocks, locks_of
 from servicebus.runtime.registration import Service, how_it_is_lazy, register
 from servicebus.runtime.signals import EXIT_FAILED
 from servicebus.runtime.worker import Hook, Worker
@@ -247,8 +247,13 @@ class ServiceBus:
         except OSError as error:
             LOG.error("%s: not served, because the locks of its services cannot be kept: %s", host.name, error)
             return EXIT_FAILED
-        sender = _NestedSender(self._config)
-        worker = Worker(
+        worker = self._worker(host, NestedSender(self._config), journal, locks)
+        return worker.run(heartbeat_fd, parent_death_fd)
+
+    def _worker(
+        self, host: BrokerHost, sender: Sender, journal: Journal, locks: NodeLocks | None, **how: Any
+    ) -> Worker:
+        return Worker(
             self._config,
             host,
             list(self._services.values()),
@@ -258,8 +263,8 @@ class ServiceBus:
             queue_len=self._queue_len,
             after_fork=self._after_fork,
             on_exit=self._on_exit,
+            **how,
         )
-        return worker.run(heartbeat_fd, parent_death_fd)
 
 
 def _plain(hook: Hook, name: str) -> Hook:
@@ -268,7 +273,7 @@ def _plain(hook: Hook, name: str) -> Hook:
     return hook
 
 
-class _NestedSender(Sender):
+class NestedSender(Sender):
     """What ``request.get_sender()`` returns: one Sender for all services of a worker.
 
     A call that a service makes while it serves a call ends with that at the latest: its result would be of no use.

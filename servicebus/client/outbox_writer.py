@@ -53,8 +53,7 @@ class OutboxWriter:
         self._on_expired = on_expired
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._on_closed: Callable[[], None] | None = None
-        self._thread = threading.Thread(target=self._run, name="servicebus-outbox", daemon=True)
-        self._thread.start()
+        self._begin()
 
     def ask(
         self, do: Callable[[OutboxFile], Any], on_done: Answer, or_else: Callable[[OutboxFile], Any] | None = None
@@ -70,6 +69,9 @@ class OutboxWriter:
         """Let go of the file, after everything that was asked for."""
         self._on_closed = on_closed
         self._jobs.put(None)
+
+    def _begin(self) -> None:
+        threading.Thread(target=self._run, name="servicebus-outbox", daemon=True).start()
 
     def _run(self) -> None:
         is_open = True

@@ -19,10 +19,9 @@ from servicebus.client.request import MessageOptions, PendingRequest
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError, OutboxUnavailable
 from servicebus.transport import forks
-from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.interface import Connect
-from servicebus.transport.iothread import client_loop
 from servicebus.transport.loggers import get_logger, log_once
+from servicebus.transport.sharedloop import SharedLoop
 from servicebus.wire.signing import Keyring
 
 LOG = get_logger(__name__)
@@ -62,14 +61,14 @@ class SenderSession:
         config: Configuration,
         keyring: Keyring,
         outbox_path: str | os.PathLike[str] | None,
-        connect: Connect = AmqpConnection,
+        connect: Connect,
+        loop: SharedLoop,
     ):
         log_once(LOG, config.warnings + config.secret_warnings)
         self.mark = forks.mark()
         """Of the process in which it began."""
         self.incarnation = os.urandom(8).hex()
         self.count = itertools.count(1)
-        loop = client_loop()
         self.flush_later = loop.flush_later
         """In the loop's thread: flush something at the end of this iteration."""
         self.engine = Engine(loop, config, keyring, connect)

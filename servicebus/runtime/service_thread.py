@@ -76,6 +76,11 @@ class ServiceThread:
         return self._inbox_size - self.backlog
 
     @property
+    def threads(self) -> list[threading.Thread]:
+        """Those that run it, one of which may be about to be replaced."""
+        return [runner.thread for runner in self._runners]
+
+    @property
     def is_running(self) -> bool:
         return any(runner.thread.is_alive() for runner in self._runners)
 

@@ -32,6 +32,8 @@ from servicebus.runtime.service_thread import Service, ServiceThread
 from servicebus.runtime.signals import EXIT_ASKED, EXIT_FAILED, SignalPipe, unmask
 from servicebus.runtime.validator import ServiceKey
 from servicebus.services import TextService
+from servicebus.transport.amqp import AmqpConnection
+from servicebus.transport.interface import Connect
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.sharedloop import SharedLoop
 from servicebus.wire.signing import Keyring
@@ -49,6 +51,7 @@ class Worker:
     Args:
         journal: opened in this process; the worker closes it.
         locks: opened in this process; needed where a service has locks.
+        loop: in place of its own; for a caller of ``begin()``, who turns it.
     """
 
     def __init__(
@@ -63,34 +66,37 @@ class Worker:
         queue_len: int | None,
         after_fork: Hook | None = None,
         on_exit: Hook | None = None,
+        loop: SharedLoop | None = None,
+        connect: Connect = AmqpConnection,
+        make_dispatcher: Callable[..., Dispatcher] = Dispatcher,
     ):
-        self._config, self._host = config, host
+        self._config, self.host = config, host
         self._home = Home()
         self._after_fork, self._on_exit = after_fork, on_exit
         keyring = Keyring(config.secrets)
-        self._loop = SharedLoop(f"io-{host.name}")
+        self.loop = loop or SharedLoop(f"io-{host.name}")
         by_key: dict[ServiceKey, ServiceThread] = {}  # filled below, with threads that post to the pipeline
         self._journal = journal
-        self._dispatcher = Dispatcher(self._loop, by_key, journal, host.name, config.retry_schedule)
+        self.dispatcher = make_dispatcher(self.loop, by_key, journal, host.name, config.retry_schedule)
         protocol = ProtocolV2(config, keyring)
-        control = ControlRequests(config, keyring, protocol, self._dispatcher)
-        self._pipeline = Pipeline(
-            self._loop,
-            self._dispatcher,
+        control = ControlRequests(config, keyring, protocol, self.dispatcher)
+        self.pipeline = Pipeline(
+            self.loop,
+            self.dispatcher,
             host.name,
             config.prefetch,
             self._on_damaged_journal,
             on_tick=protocol.clock.follow,
         )
         self._replaced_threads = 0
-        self._services = [self._thread_of(service, queue_len, make_sender, locks) for service in services]
-        by_key.update({(thread.service.kind, thread.service.key): thread for thread in self._services})
-        self._consumer = NodeConsumer(self._loop, host, config, self._pipeline, control)
-        self._watcher = PingWatcher(self._loop, self._consumer, control, config)
+        self.services = [self._thread_of(service, queue_len, make_sender, locks) for service in services]
+        by_key.update({(thread.service.kind, thread.service.key): thread for thread in self.services})
+        self.consumer = NodeConsumer(self.loop, host, config, self.pipeline, control, connect)
+        self.watcher = PingWatcher(self.loop, self.consumer, control, config)
         if config.compat:
             from servicebus.runtime.legacy_queue import add_legacy_queue
 
-            add_legacy_queue(self._consumer, config)
+            add_legacy_queue(self.consumer, config)
 
     def _thread_of(
         self, service: Service, queue_len: int | None, make_sender: Callable[[], Any], locks: NodeLocks | None
@@ -101,12 +107,12 @@ class Worker:
         return make(
             service,
             min(queue_len or half, half),
-            self._pipeline.post,
+            self.pipeline.post,
             make_sender,
             with_traces=self._config.fault_traces,
             locks=locks,
-            hand_over=self._pipeline.hand_over,
-            recover=self._pipeline.recover,
+            hand_over=self.pipeline.hand_over,
+            recover=self.pipeline.recover,
             retry_schedule=self._config.retry_schedule,
         )
 
@@ -116,32 +122,27 @@ class Worker:
         from servicebus.runtime.service_loop import ServiceLoop
         from servicebus.runtime.task_service import TaskService
 
-        return partial(TaskService, ServiceLoop(f"asyncio-{self._host.name}"))
+        return partial(TaskService, ServiceLoop(f"asyncio-{self.host.name}"))
 
     def run(self, heartbeat_fd: int | None = None, parent_death_fd: int | None = None) -> int:
         """Serve until a signal says stop, or the master is gone (end of file on *parent_death_fd*)."""
         dump_stacks_on_abort()
         signals = SignalPipe()
         unmask()  # the master forks with signals masked: until here they would have ended the process
-        let_go_in_children(lambda: [fd for fd in (heartbeat_fd, parent_death_fd, *self._loop.files) if fd is not None])
+        let_go_in_children(lambda: [fd for fd in (heartbeat_fd, parent_death_fd, *self.loop.files) if fd is not None])
         heartbeat = Heartbeat(
-            self._loop, signals, heartbeat_fd, parent_death_fd, self.snapshot, drain_s=self._config.drain_timeout
+            self.loop, signals, heartbeat_fd, parent_death_fd, self.snapshot, drain_s=self._config.drain_timeout
         )
         self._call_hook(self._after_fork, "after-fork hook")
-        for service in self._services:
-            service.start()
-        io_thread = threading.Thread(target=self._loop.run, name=self._loop.name, daemon=True)
+        io_thread = threading.Thread(target=self.loop.run, name=self.loop.name, daemon=True)
         io_thread.start()
-        self._pipeline.start()
-        self._consumer.start()
-        self._watcher.start()
+        self.begin()
+        self.watcher.start()
         try:
             limit_s = heartbeat.wait_for_stop()
-            is_clean = Drain(
-                self._loop, self._consumer, self._dispatcher, self._services, limit_s, heartbeat.wait
-            ).run()
-            self._watcher.stop()
-            is_clean = is_clean and not self._pipeline.is_damaged
+            is_clean = Drain(self.loop, self.consumer, self.dispatcher, self.services, limit_s, heartbeat.wait).run()
+            self.watcher.stop()
+            is_clean = is_clean and not self.pipeline.is_damaged
             io_thread.join(_LAST_ITERATION_S)
             if is_clean and not io_thread.is_alive():  # its housekeeping would ask a closed journal
                 # Else our number dies with our last thread: until then a service may start what others would start too.
@@ -150,28 +151,35 @@ class Worker:
             self._call_hook(self._on_exit, "exit hook")
         return EXIT_ASKED if is_clean else EXIT_FAILED
 
+    def begin(self) -> None:
+        """Start the threads of the services, and connect."""
+        for service in self.services:
+            service.start()
+        self.pipeline.start()
+        self.consumer.start()
+
     def _on_damaged_journal(self, error: Damaged) -> None:
         """Without memory nothing may be begun; the next worker that is alone in the file begins a new one."""
-        LOG.error("%s: %s; this worker ends, and the next one begins a new journal", self._host.name, error)
+        LOG.error("%s: %s; this worker ends, and the next one begins a new journal", self.host.name, error)
         os.kill(os.getpid(), signal.SIGTERM)
 
     def snapshot(self) -> dict[str, Any]:
-        consumer = self._consumer
-        replaced = sum(service.mend() for service in self._services)
+        consumer = self.consumer
+        replaced = sum(service.mend() for service in self.services)
         self._replaced_threads += replaced
-        is_serving = consumer.is_whole and not consumer.blocked and not replaced and not self._pipeline.outage.reason
+        is_serving = consumer.is_whole and not consumer.blocked and not replaced and not self.pipeline.outage.reason
         return {
-            "host": self._host.name,
+            "host": self.host.name,
             **consumer.snapshot(),
             # A broker that does not read what we publish lets no reply through.
             "healthy": is_serving or consumer.maintenance.state == DRAINED,
-            "backlog": sum(service.backlog for service in self._services),
-            "counters": {**self._dispatcher.counters, **self._defects()},
+            "backlog": sum(service.backlog for service in self.services),
+            "counters": {**self.dispatcher.counters, **self._defects()},
             "journal": self._journal.snapshot(),
         }
 
     def _defects(self) -> dict[str, int]:
-        counts = {"defects": self._loop.failures.count, "replaced-threads": self._replaced_threads}
+        counts = {"defects": self.loop.failures.count, "replaced-threads": self._replaced_threads}
         return {name: count for name, count in counts.items() if count}
 
     def _call_hook(self, hook: Hook | None, name: str) -> None:
@@ -181,7 +189,7 @@ class Worker:
             hook()
         except BaseException as error:  # the user's; as in 2.x it is reported and does not keep the agent from serving
             self._home.end_child(name, error)
-            LOG.exception("%s: %s failed", self._host.name, name)
+            LOG.exception("%s: %s failed", self.host.name, name)
         self._home.end_child(name)
 
 

@@ -1,20 +1,37 @@
-"""The pytest plug-in: fixtures that give real brokers. pytest finds it by the package's entry point."""
+"""The pytest plug-in: fixtures that give a bus in memory, and real brokers. An entry point names it to pytest."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import servicebus.testing
 from servicebus.testing.cluster import Cluster, cluster
 from servicebus.testing.node import Broker
 from servicebus.testing.pool import BrokerPool
 
-__all__ = ["broker_cluster", "broker_pool", "brokers", "cluster_of_module", "pytest_configure"]
+if TYPE_CHECKING:
+    from servicebus.testing.memory_bus import MemoryBus
+
+__all__ = ["broker_cluster", "broker_pool", "brokers", "cluster_of_module", "memory_bus", "pytest_configure"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "brokers(count): how many private brokers the fixture `brokers` gives (2)")
+
+
+@pytest.fixture
+def memory_bus() -> Iterator[Callable[..., MemoryBus]]:
+    """``servicebus.testing.bus()``, of which each test may call it once: the bus is open, and closed after the test."""
+    with ExitStack() as open_ones:
+
+        def open_bus(*services: Any, **how: Any) -> MemoryBus:
+            return open_ones.enter_context(servicebus.testing.bus(*services, **how))
+
+        yield open_bus
 
 
 @pytest.fixture(scope="session")

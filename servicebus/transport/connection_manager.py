@@ -164,6 +164,7 @@ class ConnectionManager:
         """*callback*, which is not called any more once the current connections are gone."""
         epoch = self.epoch
 
+        @wraps(callback)
         def report(*args: P.args, **kwargs: P.kwargs) -> None:
             if epoch == self.epoch:
                 callback(*args, **kwargs)

@@ -90,11 +90,12 @@ class MemoryBroker:
             for session in list(self.sessions):
                 session.cut(reason)
 
-    def stop(self) -> None:
+    def stop(self, reason: str = "Connection reset by peer") -> None:
         """The process ends: connections are cut and refused, and what is transient is lost; ``accept()`` starts it."""
         with self.lock:
             self.refuse()
-            self.drop()
+            self.drop(reason)
+            self.is_frozen = False
             for queue in list(self.queues.values()):
                 if queue.durable:
                     queue.ready = [message for message in queue.ready if message.is_persistent]

@@ -10,7 +10,7 @@ import pytest
 from servicebus import services
 from servicebus.configuration import Configuration
 from servicebus.errors import CallTimeout
-from servicebus.service import _NestedSender
+from servicebus.service import NestedSender
 from servicebus.services import Event, Request
 from servicebus.wire.address import Address
 
@@ -18,8 +18,8 @@ ADDRESS = Address.parse("N.math.add")
 
 
 @pytest.fixture
-def sender() -> Iterator[_NestedSender]:
-    yield _NestedSender(Configuration({"hosts": ["127.0.0.1:1"], "secret_token": "s"}))
+def sender() -> Iterator[NestedSender]:
+    yield NestedSender(Configuration({"hosts": ["127.0.0.1:1"], "secret_token": "s"}))
     services._serving.request = None
 
 
@@ -28,22 +28,22 @@ def serve(remaining_s: float | None) -> None:
     services._serving.request = Request(Event("i-1", "c", "s", "t", None, "2"), deadline, lambda: None)
 
 
-def test_a_nested_call_lasts_no_longer_than_the_request_that_is_served(sender: _NestedSender) -> None:
+def test_a_nested_call_lasts_no_longer_than_the_request_that_is_served(sender: NestedSender) -> None:
     serve(5.0)
     assert 4.0 < sender._parse(str(ADDRESS), 300.0)[1] <= 5.0
     assert sender._parse(str(ADDRESS), 2.0)[1] == 2.0
 
 
-def test_a_call_made_while_a_message_is_handled_has_its_own_limit_only(sender: _NestedSender) -> None:
+def test_a_call_made_while_a_message_is_handled_has_its_own_limit_only(sender: NestedSender) -> None:
     serve(None)
     assert sender._parse(str(ADDRESS), 300.0)[1] == 300.0
 
 
-def test_a_call_made_in_a_thread_of_the_services_own_has_its_own_limit_only(sender: _NestedSender) -> None:
+def test_a_call_made_in_a_thread_of_the_services_own_has_its_own_limit_only(sender: NestedSender) -> None:
     assert sender._parse(str(ADDRESS), 300.0)[1] == 300.0
 
 
-def test_a_request_that_has_expired_makes_no_calls(sender: _NestedSender) -> None:
+def test_a_request_that_has_expired_makes_no_calls(sender: NestedSender) -> None:
     serve(-1.0)
     with pytest.raises(CallTimeout) as caught:
         sender.call("N.math.add", [1, 2])

@@ -1,0 +1,325 @@
+"""MemoryBus: brokers, a node and a Sender in one process, without RabbitMQ, by a clock that the test turns."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from os import PathLike
+from types import TracebackType
+from typing import Any
+
+import servicebus.client.outbox
+import servicebus.client.outbox_file  # before the clock is installed in all modules
+from servicebus._durations import to_seconds
+from servicebus.client.request import PendingRequest
+from servicebus.client.session import SenderSession
+from servicebus.configuration import Configuration
+from servicebus.errors import ConfigurationError, LifecycleError
+from servicebus.runtime.job import Job
+from servicebus.sender import Sender
+from servicebus.service import NestedSender, ServiceBus
+from servicebus.testing.clock import VirtualTime, installed
+from servicebus.testing.driver import Driver
+from servicebus.testing.faulty_broker import FaultyBroker
+from servicebus.testing.history import History, HistoryEntry, What
+from servicebus.testing.memory_node import PERIODIC, MemoryNode
+from servicebus.testing.outbox_writer import SynchronousWriter
+from servicebus.transport.interface import Connect
+from servicebus.transport.memory import MemoryNetwork
+from servicebus.transport.sharedloop import SharedLoop
+from servicebus.wire.envelope import CALL, CONTROL
+
+__all__ = ["MemoryBus"]
+
+NODE = "NODE-01"
+_SECRET = "of the bus in memory"  # noqa: S105 - it signs what never leaves the process
+_SERVICE_THREADS = "svc-"
+
+
+class MemoryBus:
+    """A whole bus in memory, made by ``servicebus.testing.bus()``; it is open from ``with`` on.
+
+    All of it is the real thing but the brokers and the clock: the Sender's engine, the workers, the signatures, the
+    journal (in memory). Its methods are for any thread, and return when the bus is at rest again.
+    """
+
+    def __init__(
+        self,
+        services: tuple[Any, ...],
+        brokers: int,
+        node: str | None,
+        outbox: str | PathLike[str] | None,
+        settings: Mapping[str, Any],
+    ):
+        if brokers < 1:
+            raise ConfigurationError(f"a bus needs a broker, not {brokers}")
+        names = [f"mq-{number}" for number in range(1, brokers + 1)]
+        agents = [each for each in services if isinstance(each, ServiceBus)]
+        self._config = Configuration(
+            {
+                "hosts": [{"name": name, "host": name} for name in names],
+                "node_name": node or (agents[0]._config.node_name if agents else NODE),
+                "secret_token": _SECRET,
+                "journal": "memory",
+                **settings,
+            }
+        )
+        self._agent = ServiceBus(self._config)
+        for each in services:
+            _register(self._agent, each)
+        self._outbox = outbox
+        self._state = "not open"
+
+    def __repr__(self) -> str:
+        return f"<MemoryBus of node {self._config.node_name}, {len(self._config.hosts)} brokers, {self._state}>"
+
+    # -- what a test uses ------------------------------------------------------------------------------------------
+
+    @property
+    def sender(self) -> Sender:
+        """A Sender that knows all brokers. ``call_async()`` and ``send_async()`` return when the bus is at rest."""
+        self._must_be_open()
+        return self._sender
+
+    @property
+    def node(self) -> MemoryNode:
+        """The node that has the services."""
+        self._must_be_open()
+        return self._node
+
+    @property
+    def brokers(self) -> tuple[FaultyBroker, ...]:
+        """In the order in which Sender and node know them."""
+        self._must_be_open()
+        return self._brokers
+
+    @property
+    def history(self) -> History:
+        """What happened until now."""
+        self._must_be_open()
+        self._driver.settle()
+        return History(self._history)
+
+    @property
+    def now(self) -> float:
+        """Seconds since it was opened, by its own clock."""
+        self._must_be_open()
+        return self._clock.now - self._opened_at
+
+    def advance(self, seconds: float) -> None:
+        """Let *seconds* pass, which takes no time; what is due meanwhile happens at its own time."""
+        self._must_be_open()
+        self._driver.advance(to_seconds("seconds", seconds))
+
+    def assert_executed_once(self, id: int | str | Future[Any]) -> None:
+        """Fail unless exactly one run of the request has come to its end; a failed attempt that is retried is none.
+
+        Args:
+            id: what ``call()`` or ``send()`` returned first, the Future of ``call_async()`` or ``send_async()``, or
+                the id on the wire.
+        """
+        wire_id = self._wire_id(id)
+        found = self.history.of(wire_id)
+        runs = len(found.only("executed"))
+        if runs != 1:
+            raise AssertionError(f"{wire_id} was executed {runs} times, not once:\n{found}")
+
+    # -- opening and closing ---------------------------------------------------------------------------------------
+
+    def __enter__(self) -> MemoryBus:
+        if self._state != "not open":
+            raise LifecycleError(f"it is {self._state}", "open a bus in memory")
+        self._clock = VirtualTime(time.monotonic(), time.time() - time.monotonic())
+        self._clock.periodic = PERIODIC
+        self._opened_at = self._clock.now
+        self._history = History()
+        with ExitStack() as opening:
+            self._driver = Driver(self._clock)
+            opening.enter_context(installed(self._clock, _runs_a_service, self._driver.sleep))
+            opening.enter_context(_outbox_without_thread())
+            network = MemoryNetwork(*[host.address for host in self._config.hosts])
+            self._make_senders(network.connect)
+            hosts = self._config.hosts
+            self._brokers = tuple(FaultyBroker(network[host.address], host.name, self._order) for host in hosts)
+            self._node = MemoryNode(self._agent, self._nested, network, self._clock, self._driver, self._record_job)
+            self._driver.is_serving, self._driver.is_asked = self._node.is_serving, self._sender.is_asked
+            self._driver.is_under_way = lambda: self._sender.is_asked() or self._node.has_unfinished()
+            opening.callback(self._close_loops)
+            self._driver.start()
+            opening.callback(self._driver.close)
+            opening.callback(self._close_parts)
+            self._state = "open"
+            self._node.start()
+            self._opening = opening.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._opening.close()
+        if error is None and any(loop.failures.count for loop in self._clock.loops):
+            raise AssertionError("a callback of the bus has raised, a defect of servicebus; the log has its traceback")
+
+    async def __aenter__(self) -> MemoryBus:
+        self.__enter__()
+        self._driver.asyncio_loop = asyncio.get_running_loop()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _must_be_open(self) -> None:
+        if self._state != "open":
+            raise LifecycleError(f"it is {self._state}: write `with servicebus.testing.bus(...) as world:`", "use it")
+
+    def _order(self, do: Callable[[], Any]) -> Any:
+        """Have something done to a broker."""
+
+        def do_and_look() -> Any:
+            try:
+                return do()
+            finally:
+                self._node.watch()
+
+        self._must_be_open()
+        return self._driver.order(do_and_look)
+
+    def _make_senders(self, connect: Connect) -> None:
+        loop = self._clock.loop("sender")
+        loop.wait = self._driver.wait
+        self._sender = _RecordingSender(self._config, outbox=self._outbox)
+        self._nested = _RecordingNestedSender(self._config)
+        for sender in (self._sender, self._nested):
+            sender.attach(self, connect, loop)
+        self._sender.settle = self._driver.settle
+
+    def _close_parts(self) -> None:
+        self._state = "closed"
+        for sender in (self._sender, self._nested):
+            self._driver.order(partial(sender.end, self._clock))
+        self._node.close()
+
+    def _close_loops(self) -> None:
+        for loop in self._clock.loops:
+            loop.close()
+
+    def record(self, what: What, id: str, target: str, **how: Any) -> None:
+        """An event of the bus; for its own parts."""
+        self._history.append(HistoryEntry(self._clock.now - self._opened_at, what, id, target, **how))
+
+    def _record_job(self, what: What, job: Job, **how: Any) -> None:
+        self.record(what, job.incoming.id, job.incoming.key, **how)
+
+    def _wire_id(self, id: int | str | Future[Any]) -> str:
+        if isinstance(id, Future):
+            return str(getattr(id, "wire_id", ""))
+        if isinstance(id, str):
+            return id
+        for entry in self._history:
+            if entry.event_id == id:
+                return entry.id
+        raise AssertionError(f"the Sender of this bus has asked nothing with the event id {id}")
+
+
+class _Recording(Sender):
+    """A Sender on brokers in memory."""
+
+    _world: MemoryBus
+    is_main = False
+
+    def attach(self, world: MemoryBus, connect: Connect, loop: SharedLoop) -> None:
+        self._world, self._connect, self._loop_of_process = world, connect, lambda: loop
+
+    def is_asked(self) -> bool:
+        """Whether a request is under way."""
+        status = {} if self._session is None else self._session.engine.status()
+        return bool(status.get("travelling") or status.get("waiting"))
+
+    def end(self, clock: VirtualTime) -> None:
+        """Close it, in the thread that turns the loops."""
+        session, self._session = self._session, None
+        if session is not None:
+            closed = threading.Event()
+            session.engine.close(closed.set)
+            clock.until(closed.is_set)
+
+    def _current(self) -> SenderSession:
+        self._world._must_be_open()
+        return super()._current()
+
+    def _make(self, *what: Any, **how: Any) -> tuple[SenderSession, PendingRequest]:
+        session, request = super()._make(*what, **how)
+        if request.kind is not CONTROL:
+            target = f"{request.address.category}.{request.address.name}"
+            event_id = request.event_id if self.is_main else 0
+            what_happened: What = "called" if request.kind is CALL else "sent"
+            self._world.record(what_happened, request.id, target, event_id=event_id)
+        return session, request
+
+
+class _RecordingNestedSender(_Recording, NestedSender):
+    """What the services of the bus call by."""
+
+
+class _RecordingSender(_Recording):
+    """The Sender of the test."""
+
+    settle: Callable[[], None]
+    is_main = True
+
+    def call_async(self, *what: Any, **how: Any) -> Future[Any]:
+        future = super().call_async(*what, **how)
+        self.settle()
+        return future
+
+    def send_async(self, *what: Any, **how: Any) -> Future[Any]:
+        future = super().send_async(*what, **how)
+        self.settle()
+        return future
+
+
+def _register(agent: ServiceBus, given: Any) -> None:
+    """Give the services of *given* to *agent*, whatever it is that holds them."""
+    if isinstance(given, ServiceBus):
+        agent._services.update(given._services)
+    elif isinstance(given, Mapping):
+        for name, service in given.items():
+            _register_object(agent, name, service)
+    elif isinstance(given, Iterable) and not isinstance(given, str):
+        agent.include(given)  # type: ignore[arg-type]
+    else:
+        what = "takes a ServiceBus, a group of typed functions, or a dict of services by category.name"
+        raise ConfigurationError(f"a bus in memory {what}, not {type(given).__name__}", key="services")
+
+
+def _register_object(agent: ServiceBus, name: str, service: Any) -> None:
+    category, _, own_name = name.rpartition(".")
+    if callable(getattr(service, "on_message", None)):
+        agent.add_message_service(category, own_name, service)
+        if not callable(getattr(service, "on_call", None)):
+            return
+    agent.add_rpc_service(category, own_name, service)
+
+
+def _runs_a_service() -> bool:
+    return threading.current_thread().name.startswith(_SERVICE_THREADS)
+
+
+@contextmanager
+def _outbox_without_thread() -> Iterator[None]:
+    """The outbox of the bus is written in the thread that turns its loops."""
+    module: Any = servicebus.client.outbox
+    original, module.OutboxWriter = module.OutboxWriter, SynchronousWriter
+    try:
+        yield
+    finally:
+        module.OutboxWriter = original

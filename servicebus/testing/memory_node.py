@@ -1,0 +1,173 @@
+"""MemoryNode: the workers of one node, one for each broker in memory, in threads of this process."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from servicebus.client.timer import LivenessTimer
+from servicebus.runtime.drain import Drain
+from servicebus.runtime.journal import MemoryJournal
+from servicebus.runtime.maintenance import Maintenance
+from servicebus.runtime.node_locks import NodeLocks
+from servicebus.runtime.pipeline import Pipeline
+from servicebus.runtime.service_thread import ServiceThread
+from servicebus.runtime.worker import Worker
+from servicebus.sender import Sender
+from servicebus.service import ServiceBus
+from servicebus.testing.clock import VirtualTime
+from servicebus.testing.driver import Driver
+from servicebus.testing.history import Record, RecordingDispatcher
+from servicebus.transport.connection_manager import ConnectionManager
+from servicebus.transport.loop import Timer
+from servicebus.transport.memory import MemoryNetwork
+
+__all__ = ["PERIODIC", "MemoryNode"]
+
+_SELDOM_S = 60.0
+"""What each worker looks after by the clock, once a second or so, would take minutes for a day."""
+_END_S = 5.0
+"""Of real time, for services to end."""
+
+_real_monotonic = time.monotonic
+
+
+class MemoryNode:
+    """The node of a bus in memory; ``stop()`` and ``start()`` are for any thread."""
+
+    def __init__(
+        self,
+        agent: ServiceBus,
+        sender: Sender,
+        network: MemoryNetwork,
+        clock: VirtualTime,
+        driver: Driver,
+        record: Record,
+    ):
+        self.name: str = agent._config.node_name
+        self._agent = agent
+        self._sender = sender
+        self._network = network
+        self._clock = clock
+        self._driver = driver
+        self._record = record
+        self._journal = MemoryJournal()
+        self._locks = NodeLocks()
+        self._workers: list[Worker] = []
+        self._watches: dict[Worker, Timer] = {}
+
+    def __repr__(self) -> str:
+        return f"<MemoryNode {self.name} {', '.join(self.states) or 'stopped'}>"
+
+    @property
+    def states(self) -> list[str]:
+        """Of its connections to each broker, in the order of the brokers: ``consuming``, for example."""
+        return [str(worker.consumer.snapshot()["state"]) for worker in list(self._workers)]
+
+    def start(self) -> None:
+        """Start it again after ``stop()``, with the journal that it had; it consumes on every broker that is up."""
+        if not self._workers:
+            self._driver.order(self._begin)
+
+    def stop(self) -> None:
+        """Stop in order, as on SIGTERM: finish what was accepted, leave the brokers, end the services."""
+        if not self._workers:
+            return
+        self._driver.order(self._drain)
+        workers, self._workers = self._workers, []
+        self._end_services(workers)
+        for worker in workers:
+            self._driver.order(partial(self._clock.remove, worker.loop))
+
+    def close(self) -> None:
+        """The bus is closed: end at once what runs."""
+        workers, self._workers = self._workers, []
+        self._driver.end_sleep()
+        for service in _services(workers):
+            service.stop()
+        self._end_services(workers)
+
+    def has_unfinished(self) -> bool:
+        """Whether a request is with a service; in the driver's thread."""
+        return any(worker.dispatcher.unfinished for worker in self._workers)
+
+    def is_serving(self) -> bool:
+        """Whether a service is at work, in the driver's thread."""
+        return any(self._is_at_work(worker) for worker in self._workers)
+
+    # -- in the driver's thread ------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        for host in self._agent._config.hosts:
+            loop = self._clock.loop(f"worker of {host.name}")
+            worker = self._agent._worker(
+                host,
+                self._sender,
+                self._journal,
+                self._locks,
+                loop=loop,
+                connect=self._network.connect,
+                make_dispatcher=partial(RecordingDispatcher, self._record),
+            )
+            self._workers.append(worker)
+            worker.begin()
+        self.watch()
+        self._clock.settle()
+
+    def watch(self) -> None:
+        """Look after the connections from now on; in the driver's thread."""
+        for worker in self._workers:
+            if worker in self._watches:
+                self._watches[worker].cancel()
+            worker.loop.post(partial(self._watch, worker))
+
+    def _watch(self, worker: Worker) -> None:
+        if worker in self._workers:
+            pause_s = max(0.001, worker.watcher.step(self._clock.now))
+            broker = self._network[worker.host.address]
+            if not (broker.is_frozen or broker.delay_s):  # nothing is to be found out; a fault has it look again
+                pause_s = max(pause_s, _SELDOM_S)
+            self._watches[worker] = worker.loop.call_later(pause_s, partial(self._watch, worker))
+
+    def _drain(self) -> None:
+        within_s = self._agent._config.drain_timeout
+        for worker in self._workers:
+            parts = worker.loop, worker.consumer, worker.dispatcher, worker.services
+            Drain(*parts, within_s, self._driver.pass_time).run()
+
+    def _is_at_work(self, worker: Worker) -> bool:
+        unfinished, in_services = worker.dispatcher.unfinished, 0
+        if not unfinished:
+            return False
+        for service in worker.services:
+            backlog = service.backlog
+            in_services += backlog
+            if backlog and self._waiting_threads(service) < min(backlog, len(service.threads)):
+                return True
+        return in_services < unfinished  # an outcome is on its way
+
+    def _waiting_threads(self, service: ServiceThread) -> int:
+        return sum(self._driver.stands_still(thread.ident) for thread in service.threads)
+
+    def _end_services(self, workers: list[Worker]) -> None:
+        give_up_at = _real_monotonic() + _END_S
+        while alive := [thread for service in _services(workers) for thread in service.threads if thread.is_alive()]:
+            self._driver.settle()
+            if all(self._driver.is_stuck(thread.ident) for thread in alive) or _real_monotonic() > give_up_at:
+                names = ", ".join(sorted(thread.name for thread in alive))
+                warnings.warn(f"services of node {self.name} still run: {names}", ResourceWarning, stacklevel=2)
+                return
+            alive[0].join(0.01)
+
+
+def _services(workers: list[Worker]) -> Iterator[ServiceThread]:
+    for worker in workers:
+        yield from worker.services
+
+
+PERIODIC: frozenset[Callable[..., None]] = frozenset(
+    {LivenessTimer._tick, Pipeline._tick, Maintenance._ask, ConnectionManager._backoff_over, MemoryNode._watch}
+)
+"""What the parts of a bus do once a second or so, and what a node does about a broker that is down."""
