@@ -80,14 +80,8 @@ class Worker:
         self.dispatcher = make_dispatcher(self.loop, by_key, journal, host.name, config.retry_schedule)
         protocol = ProtocolV2(config, keyring)
         control = ControlRequests(config, keyring, protocol, self.dispatcher)
-        self.pipeline = Pipeline(
-            self.loop,
-            self.dispatcher,
-            host.name,
-            config.prefetch,
-            self._on_damaged_journal,
-            on_tick=protocol.clock.follow,
-        )
+        on_damaged, on_tick = self._on_damaged_journal, protocol.clock.follow
+        self.pipeline = Pipeline(self.loop, self.dispatcher, host.name, config.prefetch, on_damaged, on_tick)
         self._replaced_threads = 0
         self.services = [self._thread_of(service, queue_len, make_sender, locks) for service in services]
         by_key.update({(thread.service.kind, thread.service.key): thread for thread in self.services})

@@ -16,6 +16,7 @@ from typing import Any
 import servicebus.client.outbox
 import servicebus.client.outbox_file  # before the clock is installed in all modules
 from servicebus._durations import to_seconds
+from servicebus.aio import AsyncSender
 from servicebus.client.request import PendingRequest
 from servicebus.client.session import SenderSession
 from servicebus.configuration import Configuration
@@ -87,6 +88,11 @@ class MemoryBus:
         return self._sender
 
     @property
+    def async_sender(self) -> AsyncSender:
+        """The same for coroutines, in ``async with``."""
+        return AsyncSender.of(self.sender)
+
+    @property
     def node(self) -> MemoryNode:
         """The node that has the services."""
         self._must_be_open()
@@ -113,8 +119,9 @@ class MemoryBus:
 
     def advance(self, seconds: float) -> None:
         """Let *seconds* pass, which takes no time; what is due meanwhile happens at its own time."""
+        seconds = to_seconds("seconds", seconds)
         self._must_be_open()
-        self._driver.advance(to_seconds("seconds", seconds))
+        self._driver.advance(seconds)
 
     def assert_executed_once(self, id: int | str | Future[Any]) -> None:
         """Fail unless exactly one run of the request has come to its end; a failed attempt that is retried is none.
@@ -128,6 +135,12 @@ class MemoryBus:
         runs = len(found.only("executed"))
         if runs != 1:
             raise AssertionError(f"{wire_id} was executed {runs} times, not once:\n{found}")
+
+    def broker_of(self, id: str) -> str | None:
+        """The broker over which a request of ``sender`` travels now, by its id on the wire; None if it does not."""
+        self._must_be_open()
+        found: str | None = self._driver.order(lambda: self._sender.broker_of(id))
+        return found
 
     # -- opening and closing ---------------------------------------------------------------------------------------
 
@@ -243,6 +256,11 @@ class _Recording(Sender):
         """Whether a request is under way."""
         status = {} if self._session is None else self._session.engine.status()
         return bool(status.get("travelling") or status.get("waiting"))
+
+    def broker_of(self, id: str) -> str | None:
+        """Over which a request travels, in the thread that turns the loops."""
+        request = None if self._session is None else self._session.engine._pending.find(id)
+        return None if request is None or request.link is None else request.link.host.name
 
     def end(self, clock: VirtualTime) -> None:
         """Close it, in the thread that turns the loops."""

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from typing import ParamSpec, Protocol
 
 from servicebus.configuration import BrokerHost, Configuration

@@ -118,9 +118,9 @@ def test_a_call_that_is_cancelled_before_it_is_sent_is_not_sent(bus: VirtualBus,
     node = bus.node()
     tasks.run(tasks.sender.call(TARGET))
     task = tasks.loop.create_task(tasks.sender.call(TARGET))
-    tasks.turn()
+    tasks.iterate()
     task.cancel()
-    tasks.turn()
+    tasks.iterate()
     bus.time.advance(1)
     assert task.cancelled() and len(node.calls) == 1
 
@@ -222,7 +222,7 @@ def test_a_loop_that_stands_still_gets_all_when_it_goes_on(bus: VirtualBus, task
     tasks.run(tasks.sender.call(TARGET))
     calls = [tasks.loop.create_task(tasks.sender.call(TARGET, number)) for number in range(5)]
     calls.append(tasks.loop.create_task(tasks.sender.call("NODE-77.a.b", timeout=10)))
-    tasks.turn()
+    tasks.iterate()
     before = tasks.wakeups
     bus.time.loops.remove(tasks)  # type: ignore[arg-type]
     bus.time.advance(30)
@@ -236,7 +236,7 @@ def test_a_loop_that_stands_still_gets_all_when_it_goes_on(bus: VirtualBus, task
 def test_an_error_that_no_task_fetches_any_more_is_not_complained_of(bus: VirtualBus, tasks: VirtualTasks) -> None:
     bus.node().answer = lambda _: Fault("error", "too late", "LookupError")
     task = tasks.loop.create_task(tasks.sender.call(TARGET))
-    tasks.turn()
+    tasks.iterate()
     bus.time.loops.remove(tasks)  # type: ignore[arg-type]
     bus.time.settle()
     waker_of(tasks)._deliver()  # the future has ended, and the task does not run any more

@@ -26,7 +26,7 @@ from servicebus.errors import ConfigurationError, DurationError, ServiceBusError
 from servicebus.logging_service import LoggingService
 from servicebus.sender import Sender
 from servicebus.services import Retry
-from servicebus.testing import Broker, Cluster, FaultProxy
+from servicebus.testing import Broker, Cluster, FaultProxy, FaultyBroker, MemoryBus
 from servicebus.transport.channel import AmqpChannel
 
 CONFIG = Configuration({"hosts": ["127.0.0.1:1"], "secret_token": "a secret of sixteen", "node_name": "N"})
@@ -75,8 +75,15 @@ TIMES: dict[str, Use] = {
     "Broker.rabbitmqctl(timeout_s)": lambda it: Broker.rabbitmqctl(node(), timeout_s=it),
     "Cluster.wait_whole(timeout_s)": lambda it: Cluster.wait_whole(object.__new__(Cluster), it),
     "FaultProxy.set_delay(delay_s)": lambda it: FaultProxy(1).set_delay(it),
+    "FaultyBroker.delay(seconds)": lambda it: FaultyBroker.delay(object.__new__(FaultyBroker), it),
+    "MemoryBus.advance(seconds)": lambda it: MemoryBus.advance(object.__new__(MemoryBus), it),
 }
-NO_TIME = {"FaultProxy.set_delay(loss)", "FaultProxy.set_rate(bytes_per_s)", "Request.__init__(deadline)"}
+NO_TIME = {
+    "FaultProxy.set_delay(loss)",
+    "FaultProxy.set_rate(bytes_per_s)",
+    "HistoryEntry.__init__(at)",
+    "Request.__init__(deadline)",
+}
 WORDS = ("timeout", "delay", "expires", "after", "retry", "_s", "seconds", "interval", "limit", "deadline")
 
 

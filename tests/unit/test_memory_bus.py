@@ -470,6 +470,22 @@ def test_async_with() -> None:
     asyncio.run(test())
 
 
+def test_an_asynchronous_sender_fails_over_and_gives_up_in_no_time() -> None:
+    async def test() -> None:
+        async with bus({"math.add": Add(), "math.sleep": Run(lambda request: time.sleep(1000))}) as world:
+            world.brokers[0].freeze()
+            sender = world.async_sender
+            assert (await sender.call(ADD, [1, 2]))[1] == 3
+            assert await sender.ping("NODE-01")
+            with pytest.raises(CallTimeout):
+                await sender.call("NODE-01.math.sleep", timeout=60)
+            assert world.now > 60
+
+    began = time.perf_counter()
+    asyncio.run(test())
+    assert time.perf_counter() - began < 60
+
+
 def test_the_fixture(memory_bus: Callable[..., MemoryBus]) -> None:
     world = memory_bus({"math.add": Add()}, brokers=1)
     assert world.sender.call(ADD, [1])[1] == 1
