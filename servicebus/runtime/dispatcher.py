@@ -31,6 +31,8 @@ _BUSY_RETRY_MS = 50
 _FATAL_DEATHS = 3
 """A request that was running when its worker died, so often, is held responsible."""
 _DEFERRED_S = 1.0
+_CANCELLED_EARLY = 10_000
+"""So many ids of calls are remembered whose cancellation came before them."""
 _NEW = IdStatus.NEW
 _EXECUTED = {kind: f"executed.{kind.value}" for kind in Kind}
 
@@ -58,6 +60,8 @@ class Dispatcher:
         self._refused = RateLimitedLog(LOG, host_name)
         self._failures = loop.failures
         self._running: dict[str, Job] = {}
+        self._cancelled_early: dict[str, None] = {}
+        """A call and its cancellation come by different queues, so either may be first."""
         self._notes = JournalNotes(journal)
         self.validate = Validator(services, self.counters, self._refused, self._failures).validate
         self.copies = CopyStore(loop, host_name, self.counters, self._notes)
@@ -78,14 +82,22 @@ class Dispatcher:
         return (kind, name) in self._services
 
     def cancel(self, id: str) -> bool:
-        """The caller of call *id* has given up; False if it does not run here."""
+        """The caller of call *id* has given up; False if it does not run here (yet)."""
         job = self._running.get(id)
-        if job is not None and job.incoming.kind is CALL:
+        if job is None:
+            self._cancelled_early[id] = None
+            if len(self._cancelled_early) > _CANCELLED_EARLY:
+                del self._cancelled_early[next(iter(self._cancelled_early))]
+            return False
+        self._set_cancelled(job)
+        return True
+
+    def _set_cancelled(self, job: Job) -> None:
+        if job.incoming.kind is CALL:
             job.is_cancelled = True
             if job.on_cancel is not None:
                 job.on_cancel(job)
             self.counters["cancelled"] += 1
-        return job is not None
 
     def tick(self) -> None:
         """Housekeeping of the journal. Raises JournalUnavailable."""
@@ -179,6 +191,9 @@ class Dispatcher:
         job.attempts = known.attempts if known.attempts > elsewhere else elsewhere + 1
         job.started = self._journal.starter(incoming.id)
         self._running[incoming.id] = job
+        if incoming.id in self._cancelled_early:
+            del self._cancelled_early[incoming.id]
+            self._set_cancelled(job)
         if service.put(job):
             self.running_calls += incoming.kind is CALL
             return None

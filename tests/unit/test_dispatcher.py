@@ -222,6 +222,24 @@ class TestCalls:
         assert agent.counted == {"executed.call": 1}
         assert agent.dispatcher.unfinished == 0
 
+    def test_a_call_whose_cancellation_came_first_is_not_run(self, agent: Agent) -> None:
+        """They come by different queues."""
+        body, other = signed("NODE-01.test.gate", 1), signed("NODE-01.math.add", [1, 2])
+        assert not agent.dispatcher.cancel(decode_envelope(body, 10_000_000).id)
+        assert value(agent.settle(other), other) == 3
+        disposition = agent.settle(body)
+        assert disposition.reply is None and agent.gate.remaining == []
+        assert agent.counted == {"executed.call": 1, "cancelled": 1, "cancelled.not-run": 1}
+        assert agent.dispatcher.unfinished == 0
+
+    def test_of_cancellations_without_their_calls_only_so_many_are_remembered(self, agent: Agent) -> None:
+        body = signed("NODE-01.math.add", [1, 2])
+        agent.dispatcher.cancel(decode_envelope(body, 10_000_000).id)
+        for number in range(20_000):
+            agent.dispatcher.cancel(f"another-{number}")
+        assert len(agent.dispatcher._cancelled_early) == 10_000
+        assert value(agent.settle(body), body) == 3, "it is run, as if nothing had come"
+
     def test_what_the_service_raises_is_the_callers_to_know(self, agent: Agent) -> None:
         body = signed("NODE-01.math.add", "not numbers")
         assert fault(agent.settle(body), body)[0] == "TypeError"
