@@ -17,7 +17,6 @@ from servicebus.client.request import PendingRequest
 from servicebus.client.session import SenderSession
 from servicebus.client.task_waker import task_waker
 from servicebus.configuration import Configuration
-from servicebus.errors import OutboxUnavailable
 from servicebus.sender import Sender
 
 __all__ = ["AsyncSender", "Receipt"]
@@ -99,7 +98,7 @@ class AsyncSender:
             CallInterrupted: its path died, and whether it ran is unknown.
             CallTimeout: the deadline passed.
         """
-        if self._may_block:
+        if self._has_outbox:
             await self._open()
         session, request = self._sender._make_call(target, params, timeout, reverse, resend, hedge_after)
         return await _ask(session, request)  # type: ignore[no-any-return]
@@ -135,8 +134,8 @@ class AsyncSender:
             SendRefused: every broker that answers refused it, its queue is full for example; it is not stored.
             SendUnconfirmed: it was published, but no broker confirmed it in time; whether it is stored is unknown.
         """
-        if self._may_block:
-            await self._open()
+        if self._has_outbox:
+            await self._open(needs_outbox=True)
         session, request = self._sender._make_message(target, params, timeout, delay, expires)
         return await _ask(session, request)  # type: ignore[no-any-return]
 
@@ -153,7 +152,7 @@ class AsyncSender:
 
     async def ping_all(self, target: str, timeout: float = 3) -> tuple[int, int]:
         """Ping node *target* over every broker: ``(answered, connected)``."""
-        if self._may_block:
+        if self._has_outbox:
             await self._open()
         links = self._sender._current().engine.links
         answered = (await self._pinged(target, timeout, links)).count(None)
@@ -169,13 +168,13 @@ class AsyncSender:
         Raises:
             ServiceBusError: as ``call()``; no agent of the node answered.
         """
-        if self._may_block:
+        if self._has_outbox:
             await self._open()
         return bool((await _ask(*self._sender._make_offers(target, is_call, timeout)))[1])
 
     async def status(self) -> dict[str, Any]:
         """What this Sender knows of its hosts, its requests and its outbox, as plain values; for tools and logs."""
-        if self._may_block:
+        if self._has_outbox:
             await self._open()
         return self._sender.status()
 
@@ -196,20 +195,22 @@ class AsyncSender:
     # -- inside --------------------------------------------------------------------------------------------------
 
     @property
-    def _may_block(self) -> bool:
-        """Whether the next call has to open the outbox first, on the disk."""
-        if self._sender._outbox_path is None:
-            return False
-        session = self._sender._session
-        return session is None or not session.is_ours or session.lacks_outbox
+    def _has_outbox(self) -> bool:
+        return self._sender._outbox_path is not None
 
-    async def _open(self) -> None:
-        """Open the outbox in a thread: it is read from the disk."""
-        with suppress(OutboxUnavailable):  # send() raises it; what needs no outbox goes on
-            await asyncio.to_thread(lambda: self._sender._current().need_outbox())
+    async def _open(self, *, needs_outbox: bool = False) -> None:
+        """Begin a session in a thread, where that is still to be done: the outbox is read from the disk.
+
+        Raises OutboxUnavailable, if it is needed.
+        """
+        session = self._sender._session
+        if session is None or not session.is_ours:
+            session = await asyncio.to_thread(self._sender._current)
+        if needs_outbox and session.lacks_outbox:
+            await asyncio.to_thread(session.need_outbox)
 
     async def _pinged(self, target: str, timeout_s: float, pins: Sequence[Link | None]) -> list[BaseException | None]:
-        if self._may_block:
+        if self._has_outbox:
             await self._open()
         return await _run(pinging(*self._sender._pings(target, timeout_s, pins)))
 

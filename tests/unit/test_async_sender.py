@@ -277,36 +277,43 @@ def test_no_timer_is_left_when_nothing_is_waited_for(bus: VirtualBus, tasks: Vir
 # -- the outbox --------------------------------------------------------------------------------------------------------
 
 
-def test_an_outbox_that_cannot_be_opened_costs_messages_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def in_threads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a thread is asked to do, by its name; it is done here."""
+    asked: list[str] = []
+
+    async def to_thread(work: Any) -> Any:
+        asked.append(work.__name__)
+        return work()
+
+    monkeypatch.setattr(asyncio, "to_thread", to_thread)
+    return asked
+
+
+def test_an_outbox_that_cannot_be_opened_costs_messages_only(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, in_threads: list[str]
+) -> None:
     with virtual_bus(monkeypatch, outbox=tmp_path / "no-folder" / "outbox") as bus:
         bus.node()
         tasks = VirtualTasks(bus)
-        monkeypatch.setattr(asyncio, "to_thread", _here)
-        assert tasks.run(tasks.sender.call(TARGET, 1)) == (1, "1")
+        for number in (1, 2):
+            assert tasks.run(tasks.sender.call(TARGET, number)) == (number, str(number))
+        assert in_threads == ["_current"], "a call does not try again to open it"
         with pytest.raises(OutboxUnavailable):
-            tasks.run(tasks.sender.send(TARGET, 1, expires=60))
+            tasks.run(tasks.sender.send(TARGET, 1))
+        assert in_threads == ["_current", "need_outbox"]
 
 
-def test_the_outbox_keeps_what_no_broker_takes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_outbox_keeps_what_no_broker_takes_and_is_opened_in_a_thread(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, in_threads: list[str]
+) -> None:
     with virtual_bus(monkeypatch, outbox=tmp_path / "outbox") as bus:
-        threads: list[Any] = []
-
-        async def noted(work: Any) -> None:
-            threads.append(work)
-            work()
-
-        monkeypatch.setattr(asyncio, "to_thread", noted)
         for broker in bus.brokers:
             broker.refuse()
         tasks = VirtualTasks(bus)
-        receipt = tasks.run(tasks.sender.send(TARGET, 1))
-        assert receipt.in_outbox
-        tasks.run(tasks.sender.status())
-        assert len(threads) == 1, "the disk is read in a thread, once"
-
-
-async def _here(work: Any) -> None:
-    work()
+        assert tasks.run(tasks.sender.send(TARGET, 1)).in_outbox
+        assert tasks.run(tasks.sender.status())["outbox"]["messages"] == 1
+        assert in_threads == ["_current"]
 
 
 # -- the surface -------------------------------------------------------------------------------------------------------
