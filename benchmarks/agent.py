@@ -21,10 +21,11 @@ from servicebus.testing import Broker
 NODE = "BENCH-01"
 ADD = f"{NODE}.math.add"
 SLEEP = f"{NODE}.time.sleep"
+PATIENT = f"{NODE}.time.patient"
 ENTER_CALL = f"{NODE}.ledger.call"
 ENTER_MESSAGE = f"{NODE}.ledger.message"
 SLEEPERS = 16
-"""So many calls of SLEEP run at the same time in one worker."""
+"""So many calls of SLEEP, or of PATIENT, run at the same time in one worker."""
 LEDGER = "BENCH_LEDGER"
 """In the agent's environment: the file in which executions are entered."""
 
@@ -32,6 +33,7 @@ _OWN = "benchmarks.services"
 _SERVICES = [
     {"kind": "rpc", "category": "math", "name": "add", "target": f"{_OWN}:Add"},
     {"kind": "rpc", "category": "time", "name": "sleep", "target": f"{_OWN}:Sleep", "threads": SLEEPERS},
+    {"kind": "rpc", "category": "time", "name": "patient", "target": f"{_OWN}:Patient", "threads": SLEEPERS},
     {"kind": "rpc", "category": "ledger", "name": "call", "target": f"{_OWN}:Enter", "threads": SLEEPERS},
     {"kind": "message", "category": "ledger", "name": "message", "target": f"{_OWN}:Enter", "threads": SLEEPERS},
 ]

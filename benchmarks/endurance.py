@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Does anything go wrong, or grow, when it is done a thousand times?
 
-Four parts, each of which runs alone; two private brokers at most, and every setting at its default but where said::
+Five parts, each of which runs alone; two private brokers at most, and every setting at its default but where said::
 
     python -m benchmarks.endurance --only rolling       # 200 rolling restarts under load
     python -m benchmarks.endurance --only failback      # 1,000 times away from the preferred broker and back
     python -m benchmarks.endurance --only reconnect     # 1,000 forced reconnects of a Sender and a worker
     python -m benchmarks.endurance --only timeouts      # 100,000 calls that no agent answers in time
+    python -m benchmarks.endurance --only cancellations # 10,000 calls whose tasks are cancelled
     python -m benchmarks.endurance --count 5            # a glance at each
 
 What must be flat is compared with what there was after the first tenth, or the first two of the timed-out calls.
@@ -23,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.figures import Figure, report
-from benchmarks.trials import failback, reconnect, rolling, timeouts
+from benchmarks.trials import cancellations, failback, reconnect, rolling, timeouts
 from servicebus.testing import Broker, BrokerPool
 
 PARTS: dict[str, tuple[Callable[[list[Broker], int], list[Figure]], int, int]] = {
@@ -31,6 +32,7 @@ PARTS: dict[str, tuple[Callable[[list[Broker], int], list[Figure]], int, int]] =
     "failback": (failback.failback, 1000, 2),
     "reconnect": (reconnect.reconnect, 1000, 1),
     "timeouts": (timeouts.timeouts, 100_000, 1),
+    "cancellations": (cancellations.cancellations, 10_000, 1),
 }
 """What runs, how often, and with how many brokers."""
 

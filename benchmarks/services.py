@@ -9,6 +9,11 @@ from typing import Any
 from benchmarks.agent import LEDGER
 
 
+def open_ledger() -> int:
+    """In append mode, so that lines of several processes do not meet."""
+    return os.open(os.environ.get(LEDGER, os.devnull), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+
 class Add:
     """The sum of a list of numbers."""
 
@@ -25,12 +30,27 @@ class Sleep:
         response.send(value)
 
 
+class Patient:
+    """Works until its caller has given up; writes into the ledger when it began, and when it saw that."""
+
+    def __init__(self) -> None:
+        self._ledger = open_ledger()
+
+    def on_call(self, request: Any, response: Any) -> None:
+        self._note("started", request.get_params())
+        while not request.cancelled:
+            time.sleep(0.002)
+        self._note("cancelled", request.get_params())
+
+    def _note(self, what: str, label: str) -> None:
+        os.write(self._ledger, f"{what} {label} {time.monotonic()}\n".encode())
+
+
 class Enter:
     """Params ``[name, seconds]``: writes the name into the ledger, once for each execution, and takes its time."""
 
     def __init__(self) -> None:
-        # In append mode, so that lines of several processes do not meet.
-        self._ledger = os.open(os.environ.get(LEDGER, os.devnull), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._ledger = open_ledger()
 
     def on_call(self, request: Any, response: Any) -> None:
         response.send(self._enter(*request.get_params()))

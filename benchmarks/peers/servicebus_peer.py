@@ -2,10 +2,13 @@
 
 One caller blocks in ``call``; ``futures`` are those of ``call_async``; ``threads`` share one Sender. Messages are
 durable and confirmed, one by one by ``send``, or by ``send_async`` with 1,000 unconfirmed; acked after the handling.
+
+The variants ``asyncio`` and ``uvloop`` call by an AsyncSender: ``tasks`` of one loop.
 """
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import json
 import os
@@ -88,5 +91,34 @@ class Client(common.Client):
         self.sender.close()
 
 
+class AsyncClient(common.AsyncClient):
+    async def connect(self) -> None:
+        from servicebus.aio import AsyncSender
+
+        self.sender = AsyncSender(configuration())
+
+    async def call(self) -> int:
+        return int((await self.sender.call(ADD, self.params))[1])
+
+    async def publish(self) -> None:
+        await self.sender.send(WORK, self.params)
+
+    async def publish_window(self, count: int) -> None:
+        left = iter(range(count))
+
+        async def work() -> None:
+            for _ in left:
+                await self.publish()
+
+        await asyncio.gather(*(work() for _ in range(UNCONFIRMED)))
+
+    async def close(self) -> None:
+        await self.sender.close()
+
+
 if __name__ == "__main__":
-    common.main(server, Client)
+    if common.variant() == "uvloop":
+        import uvloop
+
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    common.main(server, AsyncClient if common.variant() else Client)

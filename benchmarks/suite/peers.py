@@ -57,8 +57,15 @@ WINDOWED = ("pub", "pubw", "e2e")
 SERVICEBUS = Peer(
     OURS, "servicebus_peer.py", "BENCH.rpc", idioms=("futures", "threads"), messages=WINDOWED, many_hosts=True
 )
+ASYNCIO = replace(
+    SERVICEBUS, name="servicebus asyncio", variant="asyncio", idioms=("tasks",), is_framework=False, many_hosts=False
+)
+"""Our own AsyncSender: no other framework."""
+UVLOOP = replace(ASYNCIO, name="servicebus uvloop", variant="uvloop")
+"""The same on uvloop, which has to be installed; only where it is asked for."""
 ALL = (
     SERVICEBUS,
+    ASYNCIO,
     Peer(FLOOR, "floor.c", "floor_rpc", idioms=("futures",), messages=WINDOWED, is_framework=False),
     Peer(
         "pika select", "pika_best.py", "best_rpc", "pika", "select", ("futures",), WINDOWED,
