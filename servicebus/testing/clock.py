@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from threading import get_ident
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from servicebus.errors import LifecycleError
 from servicebus.transport.loop import Timer, nothing
@@ -36,6 +36,8 @@ class VirtualTime:
         self.now = now
         self.wall_offset_s = wall_offset_s
         self.loops: list[VirtualLoop] = []
+        self.others: list[Alarm] = []
+        """What lives by this clock in other threads."""
         self.on_post: Callable[[], None] = nothing
         """Called when a thread hands work to one of the loops."""
         self.periodic: frozenset[Callable[..., None]] = frozenset()
@@ -62,11 +64,12 @@ class VirtualTime:
     @property
     def due_at(self) -> float:
         """When the next timer is due; infinite without one."""
-        return min((loop.due_at for loop in self.loops), default=math.inf)
+        return min((each.due_at for each in [*self.loops, *self.others]), default=math.inf)
 
     def due_within(self, pause_s: float) -> float:
         """When something is due that does not recur; what recurs waits until *pause_s* from now."""
         once = min((loop.due_once_at for loop in self.loops), default=math.inf)
+        once = min([once, *[other.due_at for other in self.others]])
         return min(once, max(self.due_at, self.now + pause_s))
 
     def settle(self) -> None:
@@ -99,6 +102,13 @@ class VirtualTime:
             self.now = max(self.now, due_at)
             self.settle()
         return value
+
+
+class Alarm(Protocol):
+    """What waits for a time."""
+
+    @property
+    def due_at(self) -> float: ...
 
 
 class VirtualLoop(SharedLoop):

@@ -54,6 +54,8 @@ class Driver:
         """Whether a service is at work."""
         self.is_under_way: Callable[[], bool] = lambda: True
         """Whether a request is under way, or a service has something to do."""
+        self.on_time: Callable[[], None] = nothing
+        """Called when time has passed."""
         self.is_asked: Callable[[], bool] = lambda: False
         """Whether a request of the test is under way."""
         self.asyncio_loop: asyncio.AbstractEventLoop | None = None
@@ -170,6 +172,7 @@ class Driver:
 
     def _move(self, until: float) -> None:
         self._clock.now = max(self._clock.now, until)
+        self.on_time()
 
     def _end_orders(self) -> None:
         for order in self._done:

@@ -162,6 +162,7 @@ class MemoryBus:
             self._node = MemoryNode(self._agent, self._nested, network, self._clock, self._driver, self._record_job)
             self._driver.is_serving, self._driver.is_asked = self._node.is_serving, self._sender.is_asked
             self._driver.is_under_way = lambda: self._sender.is_asked() or self._node.has_unfinished()
+            self._driver.on_time = self._node.wake
             opening.callback(self._close_loops)
             self._driver.start()
             opening.callback(self._driver.close)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from servicebus.client.timer import LivenessTimer
@@ -13,10 +14,13 @@ from servicebus.runtime.journal import MemoryJournal
 from servicebus.runtime.maintenance import Maintenance
 from servicebus.runtime.node_locks import NodeLocks
 from servicebus.runtime.pipeline import Pipeline
+from servicebus.runtime.service_loop import ServiceLoop
 from servicebus.runtime.service_thread import ServiceThread
+from servicebus.runtime.task_service import TaskService
 from servicebus.runtime.worker import Worker
 from servicebus.sender import Sender
 from servicebus.service import ServiceBus
+from servicebus.testing.asyncio_clock import AsyncioClock
 from servicebus.testing.clock import VirtualTime
 from servicebus.testing.driver import Driver
 from servicebus.testing.history import Record, RecordingDispatcher
@@ -57,6 +61,7 @@ class MemoryNode:
         self._locks = NodeLocks()
         self._workers: list[Worker] = []
         self._watches: dict[Worker, Timer] = {}
+        self._asyncio: dict[ServiceLoop, AsyncioClock] = {}
 
     def __repr__(self) -> str:
         return f"<MemoryNode {self.name} {', '.join(self.states) or 'stopped'}>"
@@ -112,9 +117,23 @@ class MemoryNode:
                 make_dispatcher=partial(RecordingDispatcher, self._record),
             )
             self._workers.append(worker)
+            self._clock.others += [self._asyncio_clock(service) for service in _asynchronous([worker])][:1]
             worker.begin()
         self.watch()
         self._clock.settle()
+
+    def _asyncio_clock(self, service: TaskService) -> AsyncioClock:
+        """Of the asyncio loop that all such services of a worker share."""
+        loop = service._loop
+        if loop not in self._asyncio:
+            self._asyncio[loop] = AsyncioClock(loop, self._clock)
+        return self._asyncio[loop]
+
+    def wake(self) -> None:
+        """Time has passed; in the driver's thread."""
+        for each in self._asyncio.values():
+            if each.due_at <= self._clock.now:
+                each.wake()
 
     def watch(self) -> None:
         """Look after the connections from now on; in the driver's thread."""
@@ -144,6 +163,8 @@ class MemoryNode:
         for service in worker.services:
             backlog = service.backlog
             in_services += backlog
+            if isinstance(service, TaskService) and backlog and not self._asyncio_clock(service).stands_still:
+                return True
             if backlog and self._waiting_threads(service) < min(backlog, len(service.threads)):
                 return True
         return in_services < unfinished  # an outcome is on its way
@@ -153,13 +174,26 @@ class MemoryNode:
 
     def _end_services(self, workers: list[Worker]) -> None:
         give_up_at = _real_monotonic() + _END_S
-        while alive := [thread for service in _services(workers) for thread in service.threads if thread.is_alive()]:
+        loops = {service._loop for service in _asynchronous(workers)}
+        while alive := [thread for thread in _threads(workers, loops) if thread.is_alive()]:
             self._driver.settle()
             if all(self._driver.is_stuck(thread.ident) for thread in alive) or _real_monotonic() > give_up_at:
                 names = ", ".join(sorted(thread.name for thread in alive))
                 warnings.warn(f"services of node {self.name} still run: {names}", ResourceWarning, stacklevel=2)
                 return
             alive[0].join(0.01)
+        self._asyncio.clear()
+        self._clock.others.clear()
+
+
+def _asynchronous(workers: list[Worker]) -> list[TaskService]:
+    return [service for service in _services(workers) if isinstance(service, TaskService)]
+
+
+def _threads(workers: list[Worker], loops: Iterable[ServiceLoop]) -> list[threading.Thread]:
+    """All that services run in."""
+    own = [thread for service in _services(workers) for thread in service.threads]
+    return own + [thread for loop in loops for thread in (loop._thread, loop._watch.thread)]
 
 
 def _services(workers: list[Worker]) -> Iterator[ServiceThread]:

@@ -352,6 +352,32 @@ def test_a_group_of_typed_functions_is_served() -> None:
             world.sender.call(ADD, {"a": "one"})
 
 
+def test_what_an_asynchronous_service_waits_for_goes_by_the_clock_of_the_bus() -> None:
+    group, ended = Services("slow"), []
+
+    @group.rpc
+    async def sleep(seconds: float) -> str:
+        try:
+            await asyncio.sleep(seconds)
+            return "slept"
+        finally:
+            ended.append(seconds)
+
+    threads = threading.active_count()
+    began = time.perf_counter()
+    with bus(group) as world:
+        assert world.sender.call("NODE-01.slow.sleep", [100], timeout=200)[1] == "slept"
+        assert world.now == pytest.approx(100)
+        with pytest.raises((CallTimeout, RemoteError)):
+            world.sender.call("NODE-01.slow.sleep", [1001], timeout=10)
+        assert ended == [100, 1001] and world.now < 120, "its deadline cancels it"
+        future = world.sender.call_async("NODE-01.slow.sleep", [1002])
+        assert not future.done()
+    assert ended[2:] == [1002], "the end of the bus cancels it"
+    assert threading.active_count() == threads
+    assert time.perf_counter() - began < 60
+
+
 def test_one_lock_holds_on_all_brokers() -> None:
     running: list[int] = []
     most: list[int] = []
