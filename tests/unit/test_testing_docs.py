@@ -35,7 +35,7 @@ def test_an_example_runs(name: str, memory_bus: Callable[..., MemoryBus]) -> Non
 
 @pytest.mark.parametrize("kind", [MemoryBus, MemoryNode, FaultyBroker])
 def test_what_a_test_may_use_is_on_the_page(kind: type) -> None:
-    private = {"close", "record", "is_serving", "has_unfinished", "watch", "name"}
+    private = {"close", "record", "is_serving", "has_unfinished", "wake", "watch", "name"}
     for name in vars(kind):
         if not name.startswith("_") and name not in private:
             assert re.search(rf"``{name}\b", CHAPTER), f"{kind.__name__}.{name} is not on the page"
