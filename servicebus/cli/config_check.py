@@ -12,6 +12,7 @@ from servicebus.cli.services import load_services
 from servicebus.configuration import BrokerHost, Configuration, LoggingSettings, MissingKey, load_logging, weak_secrets
 from servicebus.configuration.values import host_and_port
 from servicebus.runtime.journal import check_journal, shown_journal
+from servicebus.wire.signing import Keyring
 
 
 @click.group()
@@ -107,6 +108,7 @@ def summary(configuration: Configuration) -> dict[str, Any]:
             for entry in configuration.services
         ],
         "secrets": len(configuration.secrets),
+        "key_ids": list(Keyring(configuration.secrets).key_ids),
         "journal": _journal(configuration),
         "status_socket": configuration.status_socket,
         "log_file": configuration.logging.file,
@@ -132,6 +134,8 @@ def _as_text(configuration: Configuration) -> str:
     lines = [f"{found['file']}: fine", f"node    {found['node']}"]
     lines += [f"host    {host['name']}  user {host['user']}  TLS {host['tls']}" for host in found["hosts"]]
     lines += [f"{entry['kind']:<7} {_service_words(entry)}" for entry in found["services"]]
+    signs, *others = found["key_ids"]
+    lines.append(f"secret  key {signs} signs" + (f"; {', '.join(others)} accepted" if others else ""))
     for name, key in (("journal", "journal"), ("status", "status_socket"), ("log", "log_file")):
         lines += [f"{name:<7} {found[key]}"] if found[key] else []
     lines += [f"warning {text}" for text in configuration.secret_warnings]  # the others are on stderr

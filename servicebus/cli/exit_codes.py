@@ -55,7 +55,7 @@ _BY_CLASS: tuple[tuple[type[errors.ServiceBusError], ExitCode], ...] = (
     (errors.UnknownService, ExitCode.UNKNOWN_SERVICE),
     (errors.ServiceBusy, ExitCode.BUSY),
 )
-_MAY_BE_REFUSED = (errors.ConnectFailed, errors.NoBrokerAvailable, errors.NodeUnavailable)
+_MAY_BE_REFUSED = (errors.ConnectFailed, errors.NoBrokerAvailable, errors.NodeUnavailable, errors.CallTimeout)
 _REFUSALS = frozenset({"credentials", "tls", "topology", "limits"})
 
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from servicebus.cli.exit_codes import ExitCode
+from servicebus.cli.exit_codes import ExitCode, exit_code_of
 from servicebus.cli.group import Failure
 from servicebus.cli.options import TEXT, config_option, json_option, timeout_option
-from servicebus.cli.output import Output
+from servicebus.cli.output import Output, warn
 from servicebus.configuration import Configuration
 from servicebus.errors import ServiceBusError
+from servicebus.wire.printable import counted
 
 if TYPE_CHECKING:
     from servicebus.sender import Sender
@@ -29,7 +30,8 @@ def ping(ctx: click.Context, node: str, configuration: Configuration, timeout: f
     """Ask the agent of NODE whether it is there.
 
     Exit status 0 if it answered; else what a call would end with: 4 if the node or all brokers are away, 5 if nothing
-    came back in time, 6 if credentials, TLS or the signature were refused.
+    came back in time, 6 if credentials, TLS or the signature were refused. With --all 4 unless it answered over each
+    broker, and 6 if it answered over none because it was refused.
     """
     from servicebus.sender import Sender  # here, so that --help and completion do not wait for pika
 
@@ -39,8 +41,7 @@ def ping(ctx: click.Context, node: str, configuration: Configuration, timeout: f
         raise Failure("AddressError", f"ping takes a node: {name}", ExitCode.USAGE, as_json=output.json)
     with Sender(configuration) as sender:
         if over_all:
-            answered = _ping_all(output, sender, node, configuration, timeout)
-            ctx.exit(ExitCode.OK if answered else ExitCode.UNAVAILABLE)
+            ctx.exit(_ping_all(output, sender, node, timeout))
         _ping(output, sender, node, timeout)
 
 
@@ -57,11 +58,16 @@ def _ping(output: Output, sender: Sender, node: str, timeout: float) -> None:
         raise click.exceptions.Exit(ExitCode.TIMEOUT)
 
 
-def _ping_all(output: Output, sender: Sender, node: str, configuration: Configuration, timeout: float) -> bool:
+def _ping_all(output: Output, sender: Sender, node: str, timeout: float) -> ExitCode:
     answered, connected = sender.ping_all(node, timeout)
-    configured = len(configuration.hosts)
-    output.result(
-        {"node": node, "answered": answered, "connected": connected, "configured": configured},
-        f"{node} answered over {answered} of {configured} brokers ({connected} connected)",
-    )
-    return answered == configured
+    configured = len(sender.status()["hosts"])
+    document = {"node": node, "answered": answered, "connected": connected, "configured": configured}
+    text = f"{node} answered over {answered} of {counted(configured, 'broker')} ({connected} connected)"
+    output.result(document, text)
+    if answered:
+        return ExitCode.OK if answered == configured else ExitCode.UNAVAILABLE
+    error = sender.ping_error(node, timeout)
+    if error is not None:
+        warn(str(error) or f"no answer within {timeout:g} s")
+    is_refused = isinstance(error, ServiceBusError) and exit_code_of(error) is ExitCode.REFUSED
+    return ExitCode.REFUSED if is_refused else ExitCode.UNAVAILABLE

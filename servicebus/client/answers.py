@@ -13,6 +13,7 @@ from servicebus.client.request_errors import NACKED
 from servicebus.client.scheduler import RequestScheduler
 from servicebus.client.watch import NO_CONSUMER, Canceller, PathWatch
 from servicebus.errors import EnvelopeError, NodeUnavailable, ServiceBusy
+from servicebus.protocol.interface import UnsignedRefusal
 from servicebus.transport.interface import Delivery, Returned
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.ratelimitedlog import RateLimitedLog
@@ -74,15 +75,15 @@ class Answers:
                 raise EnvelopeError(delivery.flaw.reason, delivery.flaw.detail)
             reply = request.protocol.decode_reply(request, delivery.body)
         except EnvelopeError as error:
-            self.unverified += 1
-            request.doubted(link.host.name, error)
-            self._unverified.warning(f"{link.host.name}: ignored a reply to {request.address}: {error}")
+            self._not_verified(request, link, error)
             return
         path = request.path
         if path is None or path.link is not link:
             path = request.path_on(link)
         if path is not None:
             path.clock.heard(time.monotonic())  # it lives; whether it takes new calls, only a pong says
+            if request.protocol is link.newest:
+                path.is_proven = True
         if reply.fault is not None:
             if reply.fault.type in NOT_RUN and reply.attempt != request.attempt_on(link):
                 # Played again, or for an attempt that was given up: it says nothing about the one that travels.
@@ -98,6 +99,13 @@ class Answers:
             request.fail(error)
         else:
             request.complete((request.event_id, value))
+
+    def _not_verified(self, request: PendingRequest, link: Link, error: EnvelopeError) -> None:
+        self.unverified += 1
+        request.doubted(link.host.name, error)
+        if isinstance(error, UnsignedRefusal) and (attempt := request.attempt_on(link)):
+            request.unsigned_refusals[attempt] = error
+        self._unverified.warning(f"{link.host.name}: ignored a reply to {request.address}: {error}")
 
     def confirmed(self, link: Link, request: PendingRequest, is_ack: bool) -> None:
         if is_ack and not request.returned:
@@ -142,7 +150,7 @@ class Answers:
             # The agent is draining and has not run it: as good as an unroutable call, but said in time.
             self._not_run(request, link, "the agent there is stopping", time.monotonic())
             return
-        now = time.monotonic()
+        now, attempt = time.monotonic(), request.attempt_on(link)
         error = error_from_fault(fault, str(request.address), now - request.started_at)
         is_early = fault.type == EXPIRED and self._corrects_clock(request, fault, link, now)
         if not isinstance(error, ServiceBusy) and not is_early:
@@ -150,12 +158,12 @@ class Answers:
                 request.path.shift_ms = 0  # the node behind it may be another now, with another clock
             self._answered(request, request.path_on(link))
             if fault.type == EXPIRED and request.refusals:
-                request.not_run()
+                request.not_run(attempt)
                 if not request.maybe_ran:  # nor did an attempt before; the last one came too late to be refused again
                     error = ServiceBusy(str(request.address), reason=request.refused_with)
             request.fail(error)
             return
-        request.not_run()
+        request.not_run(attempt)
         if request.hedge is not None:
             self._scheduler.take_back(request, link, "is busy" if isinstance(error, ServiceBusy) else str(error), now)
             return
@@ -186,13 +194,13 @@ class Answers:
 
     def _not_run(self, request: PendingRequest, link: Link, why: str, now: float) -> None:
         """The path takes no calls, and surely did not run this one. Those that it took before may be under way."""
-        path = request.path_on(link)
+        path, attempt = request.path_on(link), request.attempt_on(link)
         may_be_another = False
         if path is not None:
             path.outstanding.pop(request.id, None)
             path.health.fail(why)
             may_be_another = self._watch.ask(path, now)
-        request.not_run()
+        request.not_run(attempt)
         if request.pinned is None:
             self._scheduler.take_back(request, link, why, now)
             return

@@ -34,6 +34,7 @@ class Path:
         "doubt",
         "given_up_since",
         "health",
+        "is_proven",
         "lacks_queue_until",
         "link",
         "link_bytes_at_ping",
@@ -66,6 +67,8 @@ class Path:
         """Published here, ever."""
         self.answered = 0
         """Of them, answered by their service, ever."""
+        self.is_proven = False
+        """An answer of the node over it was verified, once: both sides have a secret in common."""
         self.doubt: EnvelopeError | None = None
         """Why answers over this path are not believed, if any came."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from servicebus.client.future import Awaited
 from servicebus.client.request_state import TRANSITIONS, RequestEvent, RequestState
-from servicebus.errors import LifecycleError, SignatureError
+from servicebus.errors import EnvelopeError, LifecycleError, SignatureError
 from servicebus.policy.transitions import after
 from servicebus.transport import forks
 from servicebus.wire.address import Address
@@ -74,6 +74,7 @@ class PendingRequest(Awaited):
         "size",
         "token",
         "ttl_ms",
+        "unsigned_refusals",
         "waiting_since",
     )
 
@@ -114,6 +115,8 @@ class PendingRequest(Awaited):
     """How often its node was lost while it may have run there."""
     attempts: tuple[tuple[str, str], ...]
     """Host, and what it did: of those that failed."""
+    unsigned_refusals: dict[int, EnvelopeError]
+    """Attempts of which a reply that proves nothing says that they were not run, and what it says."""
     _tokens: list[str] | None
     """Of the attempts before the last, from the second one on."""
 
@@ -155,6 +158,7 @@ class PendingRequest(Awaited):
         self.returned = self._has_ended = self._is_abandoned = False
         self._tokens = self._answer = self._error = self._waiter = self._on_end = self._future = None
         self.attempts = ()
+        self.unsigned_refusals = {}
 
     def __repr__(self) -> str:
         return f"<PendingRequest {self.kind.value} {self.id} to {self.address} {self.state.value} on {self.link!r}>"
@@ -263,14 +267,20 @@ class PendingRequest(Awaited):
         """No queue took the message; its confirm follows."""
         self.returned = True
 
-    def not_run(self) -> None:
+    def not_run(self, attempt: int = 0) -> None:
         """One attempt certainly did nothing. What became of the others stays as unknown as it was."""
         self._unsettled -= 1
+        self.unsigned_refusals.pop(attempt, None)
 
     @property
     def maybe_ran(self) -> bool:
         """An attempt was published, and neither returned nor answered: whether the node has it cannot be known."""
         return self._unsettled > 0
+
+    @property
+    def is_said_not_run(self) -> bool:
+        """Of each attempt it is certain, or said by a reply that proves nothing, that it did not run."""
+        return len(self.unsigned_refusals) >= self._unsettled
 
     def clock_ms(self) -> int:
         """Now in Unix milliseconds, by the clock that it was dated with."""

@@ -10,6 +10,7 @@ from servicebus.client.request import PendingRequest
 from servicebus.errors import (
     CallError,
     CallInterrupted,
+    CallRefused,
     CallTimeout,
     EnvelopeError,
     NoBrokerAvailable,
@@ -20,6 +21,7 @@ from servicebus.errors import (
     ServiceBusy,
 )
 from servicebus.policy.denials import DENIED
+from servicebus.protocol.interface import UnsignedRefusal
 from servicebus.wire.envelope import Kind
 from servicebus.wire.printable import describe
 
@@ -45,7 +47,12 @@ def out_of_time(request: PendingRequest, links: Sequence[Link], now: float) -> S
         return ServiceBusy(str(request.address), reason=request.refused_with)
     if request.link is None:  # it waited for a path to the end: the links that broke say more than the time
         return out_of_paths(request, links)
-    return CallTimeout(str(request.address), now - request.started_at, request.attempts)
+    if refused := _refused_unsigned(request, links):
+        return refused
+    timeout = CallTimeout(str(request.address), now - request.started_at, request.attempts)
+    if request.unsigned_refusals and not _is_proven(request, links):
+        timeout.__cause__ = next(iter(request.unsigned_refusals.values()))
+    return timeout
 
 
 def out_of_paths(request: PendingRequest, links: Sequence[Link]) -> ServiceBusError:
@@ -59,6 +66,8 @@ def out_of_paths(request: PendingRequest, links: Sequence[Link]) -> ServiceBusEr
         return too_large(request, links, now)
     if request.maybe_ran and request.kind is Kind.MESSAGE:
         return SendUnconfirmed(address, attempts)
+    if refused := _refused_unsigned(request, links):
+        return refused
     if request.maybe_ran and request.kind is Kind.CALL:
         return CallInterrupted(address, ", ".join(f"{host} {what}" for host, what in attempts))
     if any(what == NACKED or what.startswith(DENIED) for _, what in attempts):
@@ -69,6 +78,41 @@ def out_of_paths(request: PendingRequest, links: Sequence[Link]) -> ServiceBusEr
         error.__cause__ = next((path.doubt for path in paths if path is not None and path.doubt), None)
         return error
     return _with_cause(NoBrokerAvailable(address, attempts), links)
+
+
+def interrupted(request: PendingRequest, links: Sequence[Link], why: str) -> CallError:
+    """The error of a call that is not sent again, though it may have run."""
+    return _refused_unsigned(request, links) or CallInterrupted(str(request.address), why)
+
+
+def _refused_unsigned(request: PendingRequest, links: Sequence[Link]) -> CallRefused | None:
+    """The error of a request whose node does not know our secret, by all that is known; None if it may.
+
+    Only words for an end that has other reasons: that no ping was answered by a signed pong, or that the time is over.
+    An answer that is not signed ends nothing. Nor is it taken for the reason once the node has proved that it has a
+    secret in common with us, or while it is said of one attempt alone.
+    """
+    if request.kind is Kind.MESSAGE or not request.is_said_not_run or _is_proven(request, links):
+        return None
+    node = request.address.node
+    concerned = [request.pinned] if request.pinned is not None else links
+    doubts = {link.host.name: link.paths[node].doubt for link in concerned if node in link.paths}
+    hosts = [host for host, doubt in doubts.items() if isinstance(doubt, UnsignedRefusal)]
+    if not hosts:
+        return None
+    cause = doubts[hosts[0]]
+    detail = (
+        f"{cause.detail if cause else ''} Compare secret_token in this program's configuration with that of "
+        f"{node}'s agent (servicebus config check shows the ids of the keys); over {', '.join(hosts)}"
+    )
+    error = CallRefused(str(request.address), "signature", detail)
+    error.__cause__ = cause
+    return error
+
+
+def _is_proven(request: PendingRequest, links: Sequence[Link]) -> bool:
+    paths = [link.paths.get(request.address.node) for link in links]
+    return any(path is not None and path.is_proven for path in paths)
 
 
 def defect(request: PendingRequest, error: Exception) -> ServiceBusError:

@@ -17,11 +17,11 @@ from servicebus.client.link import Link
 from servicebus.client.nodes import Budgets
 from servicebus.client.pending import PendingRequests
 from servicebus.client.request import PendingRequest
-from servicebus.client.request_errors import defect, out_of_paths, out_of_time, too_large
+from servicebus.client.request_errors import defect, interrupted, out_of_paths, out_of_time, too_large
 from servicebus.client.request_state import RequestState
 from servicebus.client.watch import Canceller
 from servicebus.configuration import Configuration
-from servicebus.errors import CallInterrupted, EnvelopeError, ServiceBusError, ServiceBusy
+from servicebus.errors import EnvelopeError, ServiceBusError, ServiceBusy
 from servicebus.policy.retry_budget import busy_pause_s
 from servicebus.transport.loop import EventLoop
 from servicebus.wire.envelope import CALL, MESSAGE
@@ -204,7 +204,7 @@ class RequestScheduler:
             self._pending.waits.add(request, self._wait_end(since))
         if request.kind is CALL and request.maybe_ran:
             if not request.resend:
-                request.fail(CallInterrupted(str(request.address), f"{link.host.name} {why}"))
+                request.fail(interrupted(request, self._links, f"{link.host.name} {why}"))
                 return
             if is_nodes_fault and not self._may_go_again(request, now):
                 self._hold(request, now)
@@ -255,7 +255,7 @@ class RequestScheduler:
             self._pending.finish(request)
             tried = ", ".join(f"{host} {what}" for host, what in request.attempts)
             why = f"{tried}; not sent again: too many calls were lost with their paths to this node"
-            request.fail(CallInterrupted(str(request.address), why))
+            request.fail(interrupted(request, self._links, why))
 
     # -- the end of waiting -------------------------------------------------------------------------------------------
 

@@ -98,6 +98,8 @@ class Pinger:
         except EnvelopeError as error:
             ping.path.doubt = error
             return None
+        if ping.token:  # version 1 signs none
+            ping.path.is_proven = True
         del self._pending[wire_id]
         if not pong.takes_calls:
             return Finding(ping.path, is_alive=True, takes_calls=False)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from servicebus.errors import EnvelopeError
+from servicebus.errors import EnvelopeError, SignatureError
 from servicebus.transport.interface import Delivery, Flaw
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind, Reply
@@ -98,6 +98,14 @@ class SenderProtocol(Protocol):
 
         None: this version has no such request.
         """
+
+
+class UnsignedRefusal(SignatureError):
+    """A reply says that the node does not know the key that signs here. It cannot be signed, so it proves nothing."""
+
+    def __init__(self, key_id: str):
+        super().__init__(f"unsigned, it says that key {key_id} is not known there; do both sides have the same secret?")
+        self.key_id = key_id
 
 
 def oversized(size: int, limit: int, subject: str = "") -> EnvelopeError:

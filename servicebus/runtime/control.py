@@ -13,14 +13,10 @@ from servicebus.protocol.interface import RequestRefused, wrong_queue
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.transport.interface import Delivery
-from servicebus.transport.loggers import get_logger
-from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import Fault
 from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import decode_json
-
-LOG = get_logger(__name__)
 
 _ECHO_DOMAIN = b"servicebus/2 echo"
 
@@ -39,7 +35,6 @@ class ControlRequests:
         self._keyring = keyring
         self._dispatcher = dispatcher
         self._echo_queue = ""
-        self._refused = RateLimitedLog(LOG, f"node {config.node_name}")
 
     def connected(self, echo_queue: str, now: float) -> None:
         self._echo_queue = echo_queue
@@ -53,8 +48,7 @@ class ControlRequests:
             if incoming.kind is not Kind.CONTROL:
                 raise wrong_queue(incoming, Kind.CONTROL)
         except RequestRefused as refused:
-            counters[f"refused.{refused.error.reason}"] += 1
-            self._refused.warning(f"control refused: {refused.error}")
+            self._dispatcher.refusals.refused(Kind.CONTROL, refused.error)
             reply = refused.reply_in(Kind.CONTROL)
             return None if reply is None else (reply, refused.reply_to)
         if incoming.key == "servicebus.cancel":

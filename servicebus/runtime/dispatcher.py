@@ -17,15 +17,12 @@ from servicebus.runtime.copy_store import CopyStore
 from servicebus.runtime.job import DONE, Copy, Disposition, Inbox, Job, JobResult, Outcome, dead_letter, later_attempt
 from servicebus.runtime.journal import IdStatus, Journal, Lookup, Release, Start
 from servicebus.runtime.journal_outage import JournalNotes, JournalOutage, reply_to
+from servicebus.runtime.refusal_log import RefusalLog
 from servicebus.runtime.retries import Retries
 from servicebus.runtime.validator import ServiceKey, Validator
-from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
-from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.wire.envelope import CALL, MESSAGE, Kind
 from servicebus.wire.fault import BUSY, DEFECT, EXPIRED, INTERRUPTED, REFUSED, STOPPING, Fault, describe
-
-LOG = get_logger(__name__)
 
 _BUSY_RETRY_MS = 50
 _FATAL_DEATHS = 3
@@ -57,13 +54,14 @@ class Dispatcher:
         self._services = services
         self._journal = journal
         self._retries = Retries(retry_schedule)
-        self._refused = RateLimitedLog(LOG, host_name)
+        self.refusals = RefusalLog(self.counters, host_name)
+        self._refused = self.refusals.log
         self._failures = loop.failures
         self._running: dict[str, Job] = {}
         self._cancelled_early: dict[str, None] = {}
         """A call and its cancellation come by different queues, so either may be first."""
         self._notes = JournalNotes(journal)
-        self.validate = Validator(services, self.counters, self._refused, self._failures).validate
+        self.validate = Validator(services, self.counters, self.refusals, self._failures).validate
         self.copies = CopyStore(loop, host_name, self.counters, self._notes)
         self.outage = JournalOutage(self._running, self.counters, self._failures)
 

@@ -9,9 +9,9 @@ from contextlib import suppress
 
 from servicebus.protocol.interface import AgentProtocol, RequestRefused, wrong_queue
 from servicebus.runtime.job import Disposition, Inbox, Job, PendingDelivery, dead_letter, later_attempt
+from servicebus.runtime.refusal_log import RefusalLog
 from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.interface import Delivery
-from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.wire.envelope import MESSAGE, Kind
 from servicebus.wire.fault import DEFECT, EXPIRED, REFUSED, UNKNOWN_SERVICE, Fault, describe
 from servicebus.wire.printable import printable
@@ -31,12 +31,12 @@ class Validator:
         self,
         services: Mapping[ServiceKey, Inbox],
         counters: Counter[str],
-        refused: RateLimitedLog,
+        refusals: RefusalLog,
         failures: FailureLog,
     ):
         self._services = services
         self._counters = counters
-        self._refused = refused
+        self._refusals = refusals
         self._failures = failures
 
     def validate(
@@ -74,7 +74,7 @@ class Validator:
         incoming = job.incoming
         self._counters["refused.unknown-service"] += 1
         key = printable(incoming.key[:_SHOWN])  # version 1 does not limit what a caller may name
-        self._refused.warning(f"no service {key} for {incoming.kind.value}s; asked for by {incoming.id}")
+        self._refusals.log.warning(f"no service {key} for {incoming.kind.value}s; asked for by {incoming.id}")
         if incoming.kind is MESSAGE:
             job.refusal = Disposition([job], None, dead_letter(UNKNOWN_SERVICE, f"no message service {key}"))
             return job
@@ -91,8 +91,7 @@ class Validator:
         self, refused: RequestRefused, delivery: Delivery, epoch: int, protocol: AgentProtocol, kind: Kind
     ) -> Job | Disposition:
         reason, incoming = refused.error.reason, refused.incoming
-        self._counters[f"refused.{reason}"] += 1
-        self._refused.warning(f"{kind.value} refused: {refused.error}")
+        self._refusals.refused(kind, refused.error)
         # A message that was confirmed must not vanish, even if it is only our clock or our secret that is wrong.
         copy = dead_letter(reason, refused.error.detail, is_known_new=False) if kind is MESSAGE else None
         reply = refused.reply_in(kind)

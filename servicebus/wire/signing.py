@@ -60,7 +60,17 @@ class Keyring:
             self._keys.setdefault(key.id, []).append(key)
 
     def __repr__(self) -> str:
-        return f"<Keyring signs with {self._signer.id}, knows {', '.join(self._keys)}>"
+        return f"<Keyring signs with {self.key_id}, knows {', '.join(self._keys)}>"
+
+    @property
+    def key_id(self) -> str:
+        """Of the secret that signs. Not secret itself: every token begins with it."""
+        return self._signer.id
+
+    @property
+    def key_ids(self) -> tuple[str, ...]:
+        """Of all secrets, the one that signs first."""
+        return tuple(self._keys)
 
     def __reduce__(self) -> str:
         raise TypeError("a Keyring is not pickled: it holds secrets")
@@ -114,7 +124,10 @@ class Keyring:
             raise SignatureError("the token is not made of ASCII characters")
         keys = self._keys.get(token[:8])
         if keys is None:
-            raise SignatureError(f"no key with the id {token[:8]!r} is known here; do both sides have the same secret?")
+            known = ", ".join(self._keys)
+            raise SignatureError(
+                f"no key with the id {token[:8]!r} is known here (but {known}); do both sides have the same secret?"
+            )
         for key in keys:
             if hmac.compare_digest(key.token(text), token):
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -14,13 +15,15 @@ from typing import Any
 
 import pytest
 from agents import Agent
+from click.testing import CliRunner
 from envelopes import SECRET
 from probe import Probe
 from waiting import Stopwatch, wait_until
 
 from servicebus.cli.exit_codes import ExitCode, exit_code_of
+from servicebus.cli.main import servicebus
 from servicebus.configuration import Configuration
-from servicebus.errors import CallError, CallTimeout, NodeUnavailable, RemoteError, ServiceBusError
+from servicebus.errors import CallError, CallRefused, CallTimeout, NodeUnavailable, RemoteError
 from servicebus.sender import Sender
 from servicebus.testing import Broker, FaultProxy, Mode
 from servicebus.wire.xmlcodec import decode_envelope
@@ -292,7 +295,7 @@ def test_ping_says_why_and_offers_tells_what_a_node_has(
     stranger = make_sender(agent.configuration(secret_token="another secret of some length"))
     unknown = stranger.ping_error("NODE-01", 4)
     assert "do both sides have the same secret?" in str(unknown)
-    assert isinstance(unknown, ServiceBusError)
+    assert isinstance(unknown, CallRefused)
     assert exit_code_of(unknown) is ExitCode.REFUSED
     refused = make_sender(agent.configuration(user="unknown", password="x"))
     assert "refused the credentials" in str(refused.ping_error("NODE-01", 2))
@@ -301,6 +304,27 @@ def test_ping_says_why_and_offers_tells_what_a_node_has(
     assert sender.offers("NODE-01.audit.record", is_call=False)
     with pytest.raises(NodeUnavailable):
         sender.offers("NODE-02.math.add", timeout=0.5)
+
+
+@pytest.mark.timeout(400)  # five commands, each of which waits for an answer that it can believe
+@pytest.mark.brokers(count=1)
+def test_every_command_that_asks_a_node_ends_alike_with_another_secret(
+    brokers: list[Broker], start_agent: StartAgent, tmp_path: Path
+) -> None:
+    start_agent(brokers).wait_consuming()
+    asked = [
+        ["call", ADD, "[1, 2]"],
+        ["call", "--timeout", "1", ADD, "[1, 2]"],
+        ["ping", "NODE-01"],
+        ["ping", "--all", "NODE-01"],
+        ["send", "--check", "NODE-01.audit.record", "1"],
+    ]
+    config = tmp_path / "stranger.yaml"
+    settings = {"secret_token": "another secret of some length", "path_ping_timeout": 0.5, "path_wait": 0.2}
+    config.write_text(json.dumps({"hosts": [brokers[0].url], **settings}))
+    for command in asked:
+        result = CliRunner().invoke(servicebus, [*command, "-c", str(config)])
+        assert (result.exit_code, "do both sides have the same secret?" in result.stderr) == (6, True), command
 
 
 # -- a broker under an alarm, and back ---------------------------------------------------------------------------------

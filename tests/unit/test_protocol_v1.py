@@ -1,6 +1,5 @@
 """Version 1 as an agent reads it: who is believed, what is answered, and by what a call is known again."""
 
-import logging
 import time
 from collections import Counter
 from typing import Any
@@ -17,10 +16,10 @@ from servicebus.protocol.interface import RequestRefused
 from servicebus.protocol.v1 import EitherProtocol, ProtocolV1
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime.job import Disposition, Job
+from servicebus.runtime.refusal_log import RefusalLog
 from servicebus.runtime.validator import Validator
 from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.interface import Delivery
-from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.wire.envelope import Envelope, Kind
 from servicebus.wire.fault import Fault
 from servicebus.wire.signing import Keyring
@@ -146,7 +145,7 @@ def test_a_name_of_version_1_is_checked_before_it_is_logged(
     token = DailyTokens(["s"]).make(time.time())
     body = encode_event(OldEvent("1", token, "a\u202eb\u2028" + "x" * 10_000, "add", b"1"))
     failures: Any = None
-    validator = Validator({}, Counter(), RateLimitedLog(logging.getLogger("test"), "mq-a"), failures)
+    validator = Validator({}, Counter(), RefusalLog(Counter(), "mq-a"), failures)
     kind = Kind.CALL if wants_answer else Kind.MESSAGE
     got = validator.validate(delivery(body, OWN_QUEUE if wants_answer else None), 1, ProtocolV1(config()), kind)
     (line,) = caplog.messages
@@ -166,7 +165,7 @@ def test_a_call_that_could_not_be_read_is_answered_if_it_is_known_who_asks(
     with monkeypatch.context() as broken:
         broken.setattr(protocol, "decode_request", Mock(side_effect=OverflowError("int too large")))
         failures = FailureLog("a")
-        validator = Validator({}, Counter(), RateLimitedLog(logging.getLogger(), "a"), failures)
+        validator = Validator({}, Counter(), RefusalLog(Counter(), "a"), failures)
         disposition = validator.validate(delivery(event(secret=secret)), 1, protocol, Kind.CALL)
     assert isinstance(disposition, Disposition)
     expected = "Service Error: refused: defect: it could not be read: OverflowError: int too large"
