@@ -104,14 +104,14 @@ class RpcService:
     """``"node"``: never two calls at a time on the node."""
 
     def setup(self) -> None:
-        """Called once in each of the service's threads, before its first request."""
+        """Called in each of the service's threads before its first request; again and again while it raises."""
 
     def handle(self, request: Request) -> Any:
         """The result of one call, anything JSON can say; what it raises is raised at the caller as RemoteError."""
         raise NotImplementedError(f"{type(self).__name__} has no handle(request)")
 
     def teardown(self) -> None:
-        """Called once in each of the service's threads, after its last request."""
+        """Called once in each of the service's threads, after its last request; not where setup() never succeeded."""
 
     def on_call(self, request: Request, response: Response) -> None:
         response.send(self.handle(request))
@@ -133,14 +133,14 @@ class MessageService:
     """``"node"``: never two messages at a time on the node."""
 
     def setup(self) -> None:
-        """Called once in each of the service's threads, before its first message."""
+        """Called in each of the service's threads before its first message; again and again while it raises."""
 
     def handle(self, request: Request) -> Any:
         """Do the work of one message; if it raises, the message is tried again, and ends among the dead letters."""
         raise NotImplementedError(f"{type(self).__name__} has no handle(request)")
 
     def teardown(self) -> None:
-        """Called once in each of the service's threads, after its last message."""
+        """Called once in each of the service's threads, after its last message; not where setup() never succeeded."""
 
     def on_message(self, request: Request) -> Any:
         return self.handle(request)  # None, or what the agent refuses: code that has not run

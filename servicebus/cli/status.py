@@ -128,5 +128,7 @@ def _age(worker: dict[str, Any]) -> str:
 def _details(worker: dict[str, Any]) -> str:
     if worker.get("last_error"):
         return str(worker["last_error"])
+    if worker.get("problems"):
+        return "; ".join(map(str, worker["problems"]))
     counters = worker.get("counters")
     return "  ".join(f"{name} {value}" for name, value in counters.items()) if isinstance(counters, dict) else ""

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from servicebus.runtime.copy_store import CopyStore
+from servicebus.runtime.execution import NOT_READY_RETRY_MS
 from servicebus.runtime.job import DONE, Copy, Disposition, Inbox, Job, JobResult, Outcome, dead_letter, later_attempt
 from servicebus.runtime.journal import IdStatus, Journal, Lookup, Release, Start
 from servicebus.runtime.journal_outage import JournalNotes, JournalOutage, reply_to
@@ -247,6 +248,8 @@ class Dispatcher:
             return None
         if incoming.is_patient or incoming.kind is MESSAGE:
             return Disposition([job], None, later_attempt(_DEFERRED_S, attempts, is_deferred=True))
+        if job.service is not None and (problem := job.service.problem):
+            return _answer(job, Fault(BUSY, problem, retry_after_ms=NOT_READY_RETRY_MS))
         return _answer(job, Fault(BUSY, f"the inbox of {incoming.key} is full", retry_after_ms=_BUSY_RETRY_MS))
 
     def _refuse(self, job: Job) -> Disposition | None:

@@ -35,7 +35,10 @@ from servicebus.wire.xmlcodec import decode_json
 
 LOG = get_logger(__name__)
 
-__all__ = ["Execution"]
+__all__ = ["NOT_READY_RETRY_MS", "Execution"]
+
+NOT_READY_RETRY_MS = 1000
+"""When the caller of a service whose ``setup()`` has failed calls again."""
 
 _CANCELLED = "cancelled.not-run"
 """Counted under this name, among those that were cancelled; it is not answered."""
@@ -172,6 +175,11 @@ class Execution:
     def _given_back(self, job: Job, why: str) -> Outcome:
         result = JobResult.NOT_RUN if job.incoming.kind is CALL else JobResult.REQUEUE
         return self._failed(job, Fault(STOPPING, f"the agent is stopping, and {why}"), result)
+
+    def not_ready(self, job: Job, why: str) -> Outcome:
+        """For a job that its service cannot take: ``setup()`` has failed."""
+        result = JobResult.NOT_RUN if job.incoming.kind is CALL else JobResult.REQUEUE
+        return self._failed(job, Fault(BUSY, why, retry_after_ms=NOT_READY_RETRY_MS), result)
 
     def interrupted(self, job: Job) -> Outcome:
         """For a job that a thread had begun when it was interrupted."""

@@ -33,8 +33,12 @@ class Inbox(Protocol):
     def room(self) -> int:
         """How many jobs ``put()`` would accept now."""
 
+    @property
+    def problem(self) -> str:
+        """Why it takes no requests though its inbox has room; empty if it does."""
+
     def put(self, job: Job) -> bool:
-        """Accept *job*, or say False when the inbox is full."""
+        """Accept *job*, or say False when there is no ``room``."""
 
 
 # Not frozen, though most of them never change: these are made for every request, and object.__setattr__ for each field

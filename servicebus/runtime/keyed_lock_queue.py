@@ -99,6 +99,13 @@ class KeyedLockQueue:
             self._arrived.append(job)
             self._changed.notify()
 
+    def take_arrived(self) -> list[Job]:
+        """Take out what no thread has looked into."""
+        with self._changed:
+            jobs = list(self._arrived)
+            self._arrived.clear()
+            return jobs
+
     def get(self) -> Task | None:
         """The next one to run; ``done()`` is to be called for it. None when it is closed and nothing is left."""
         while True:

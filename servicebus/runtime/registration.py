@@ -16,7 +16,7 @@ from servicebus.errors import ConfigurationError
 from servicebus.services import Lock, MessageService, RpcService, TextService
 from servicebus.wire.envelope import Kind
 
-__all__ = ["Service", "how_it_is_lazy", "register"]
+__all__ = ["Service", "how_it_is_lazy", "register", "takes"]
 
 _HANDLERS = {Kind.CALL: "on_call", Kind.MESSAGE: "on_message"}
 _BASES: dict[Kind, Any] = {Kind.CALL: RpcService, Kind.MESSAGE: MessageService}
@@ -98,7 +98,7 @@ def _wrong_handler(kind: Kind, instance: Any) -> str:
         return f"{type(instance).__name__} has no {method}()"
     if isinstance(instance, type):
         name = instance.__name__
-        return "" if _takes(handler, _ARGUMENTS[method]) else f"{name} is a class; register an instance: {name}()"
+        return "" if takes(handler, _ARGUMENTS[method]) else f"{name} is a class; register an instance: {name}()"
     name = type(instance).__name__
     if isinstance(instance, base) and getattr(handler, "__func__", None) is getattr(base, method):
         method, handler = "handle", instance.handle  # the handler is ours, and calls the user's
@@ -107,13 +107,13 @@ def _wrong_handler(kind: Kind, instance: Any) -> str:
             nearest = difflib.get_close_matches(method, own, n=1)
             hint = f", but {nearest[0]}()" if nearest else ""
             return f"{name} has no handle(){hint}; write def handle(self, request)"
-    if _takes(handler, _ARGUMENTS[method]):
+    if takes(handler, _ARGUMENTS[method]):
         return ""
     arguments = ", ".join(_ARGUMENTS[method])
     return f"{method}() of {name} cannot take ({arguments}); write def {method}(self, {arguments})"
 
 
-def _takes(function: Callable[..., Any], arguments: tuple[str, ...]) -> bool:
+def takes(function: Callable[..., Any], arguments: tuple[str, ...]) -> bool:
     """Whether *function* can be called with so many arguments. What cannot tell is believed."""
     if hasattr(function, "__signature__"):
         return True  # what a decorator claims, which may be the signature of the function inside

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from servicebus.runtime.execution import Execution
@@ -15,6 +16,7 @@ from servicebus.runtime.keyed_lock_queue import KeyedLockQueue, Task
 from servicebus.runtime.lock_keys import lock_finder
 from servicebus.runtime.node_locks import NodeLocks
 from servicebus.runtime.registration import Service
+from servicebus.runtime.setup import Setup
 from servicebus.runtime.text_execution import execution_of
 from servicebus.transport import forks
 from servicebus.transport.loggers import get_logger
@@ -49,6 +51,7 @@ class ServiceThread:
     ):
         self.service = service
         self._execution = self._make_execution(make_sender, with_traces=with_traces, retry_schedule=retry_schedule)
+        self._setup = Setup(service, self._execution.home)
         self._inbox: SimpleQueue[Job | None] = SimpleQueue()
         self._lock_queue = self._make_lock_queue(locks or NodeLocks()) if service.is_locked else None
         self._inbox_size = inbox_size
@@ -73,7 +76,12 @@ class ServiceThread:
     @property
     def room(self) -> int:
         """How many jobs ``put()`` would accept now."""
-        return self._inbox_size - self.backlog
+        return 0 if self._setup.problem else self._inbox_size - self.backlog
+
+    @property
+    def problem(self) -> str:
+        """Why it takes no requests though its inbox has room; empty if it does."""
+        return self._setup.problem
 
     @property
     def threads(self) -> list[threading.Thread]:
@@ -93,6 +101,7 @@ class ServiceThread:
         dead = [runner for runner in self._runners if runner.is_dead]
         for runner in dead:
             LOG.error("%s: its thread died; another one takes its place", self._execution.name)
+            self._setup.died(runner.thread)
             self._settle(runner)
             self._runners[self._runners.index(runner)] = replacement = _Runner(runner.thread.name, self._run)
             replacement.held = runner.held
@@ -100,8 +109,8 @@ class ServiceThread:
         return len(dead)
 
     def put(self, job: Job) -> bool:
-        """Accept *job*, or say False when the inbox is full. Never blocks."""
-        if len(self._unfinished) >= self._inbox_size:
+        """Accept *job*, or say False when there is no ``room``. Never blocks."""
+        if len(self._unfinished) >= self._inbox_size or self._setup.problem:
             return False
         self._unfinished.add(job)
         if self._lock_queue is None:
@@ -123,6 +132,7 @@ class ServiceThread:
 
     def stop(self) -> None:
         """Let the threads end after what is in the inbox."""
+        self._setup.stop()
         if self._lock_queue is not None:
             self._lock_queue.close()
         else:
@@ -138,7 +148,9 @@ class ServiceThread:
     # -- in the service's threads ------------------------------------------------------------------------------------
 
     def _run(self, runner: _Runner) -> None:
-        self._optional("setup")
+        if not self._set_up():
+            runner.is_over = True
+            return
         serve = self._serve if self._lock_queue is None else self._serve_locked
         while not runner.is_over:
             try:
@@ -147,7 +159,37 @@ class ServiceThread:
                 self._execution.home.end_child(self._execution.name, error)
                 LOG.warning("%s: raised in its thread outside of a request", self._execution.name, exc_info=error)
                 self._settle(runner)
-        self._optional("teardown")
+        self._tear_down()
+
+    def _set_up(self) -> bool:
+        """Whether ``setup()`` has succeeded, after as many attempts as it took; False: the service is to stop."""
+        pauses = self._setup.pauses()
+        while not self._setup.attempt():
+            self._give_back()
+            if not self._setup.wait(pauses.next_s()):
+                self._give_back()
+                return False
+        return True
+
+    def _give_back(self) -> None:
+        """What came before ``setup()`` failed is not kept waiting for it."""
+        why = self._setup.problem
+        if not why:  # another thread serves
+            return
+        if self._lock_queue is not None:
+            jobs = self._lock_queue.take_arrived()
+        else:
+            jobs, ends = [], 0
+            with suppress(Empty):
+                while True:
+                    job = self._inbox.get_nowait()
+                    ends += job is None
+                    jobs += [] if job is None else [job]
+            for _ in range(ends):
+                self._inbox.put(None)
+        for job in jobs:
+            self._unfinished.discard(job)
+            self._post(self._execution.not_ready(job, why))
 
     def _serve(self, runner: _Runner) -> None:
         mark = forks.mark()
@@ -199,13 +241,13 @@ class ServiceThread:
         (self._recover if self._lock_queue is None else self._post)(outcome)
         runner.held.clear()
 
-    def _optional(self, name: str) -> None:
-        what = f"{name}() of service {self.service.key}"
+    def _tear_down(self) -> None:
+        what = f"teardown() of service {self.service.key}"
         try:
-            method = getattr(self.service.instance, name, None)
+            method = getattr(self.service.instance, "teardown", None)
             if callable(method):
                 method()
-        except BaseException as error:  # the user's: reported, and the service serves or fails request by request
+        except BaseException as error:  # the user's: reported, and the thread ends as it would have
             self._execution.home.end_child(what, error)
             LOG.exception("%s failed", what)
         self._execution.home.end_child(what)

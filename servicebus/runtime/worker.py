@@ -161,7 +161,9 @@ class Worker:
         consumer = self.consumer
         replaced = sum(service.mend() for service in self.services)
         self._replaced_threads += replaced
-        is_serving = consumer.is_whole and not consumer.blocked and not replaced and not self.pipeline.outage.reason
+        problems = [service.problem for service in self.services if service.problem]
+        is_hindered = bool(consumer.blocked or replaced or problems or self.pipeline.outage.reason)
+        is_serving = consumer.is_whole and not is_hindered
         return {
             "host": self.host.name,
             **consumer.snapshot(),
@@ -170,6 +172,7 @@ class Worker:
             "backlog": sum(service.backlog for service in self.services),
             "counters": {**self.dispatcher.counters, **self._defects()},
             "journal": self._journal.snapshot(),
+            **({"problems": problems} if problems else {}),
         }
 
     def _defects(self) -> dict[str, int]:

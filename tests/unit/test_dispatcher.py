@@ -857,26 +857,21 @@ class TestServiceThreads:
         assert thread.join(time.monotonic() + 10)
         assert hooked.log == [("setup", "svc-test.it-0"), ("teardown", "svc-test.it-0")]
 
-    def test_a_setup_that_raises_is_logged_and_the_service_still_answers(
-        self, agent: Agent, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_a_call_to_a_service_whose_setup_fails_is_answered_busy_with_the_reason(self, agent: Agent) -> None:
         class Broken(RpcService):
             def setup(self) -> None:
                 raise OSError("no database today")
 
-            def handle(self, request: Request) -> Any:
-                return "served all the same"
-
-        thread, outcomes = self.make(Broken())
-        with caplog.at_level(logging.ERROR):
-            thread.start()
-            wait_until(lambda: caplog.records)
+        thread, _ = self.make(Broken())
+        thread.start()
+        wait_until(lambda: thread.problem)
         body = signed("NODE-01.test.it")
         dispatcher = Dispatcher(EventLoop("test"), {(Kind.CALL, "test.it"): thread}, MemoryJournal(), "mq-a")
         channel: Any = None
-        assert admit(dispatcher, Delivery(channel, 1, body, reply_to=REPLY_TO), agent.protocol) is None
-        wait_until(lambda: outcomes)
-        assert value(dispatcher.decide([outcomes[0]], [])[0], body) == "served all the same"
+        busy = admit(dispatcher, Delivery(channel, 1, body, reply_to=REPLY_TO), agent.protocol)
+        assert busy is not None
+        assert fault(busy, body)[0] == "busy"
+        assert "setup() of service test.it failed: OSError: no database today" in fault(busy, body)[1]
         thread.stop()
         assert thread.join(time.monotonic() + 10)
 

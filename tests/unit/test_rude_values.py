@@ -19,6 +19,8 @@ from servicebus.cli.services import _load
 from servicebus.configuration import Configuration, ServiceEntry
 from servicebus.errors import EnvelopeError
 from servicebus.runtime.job import JobResult
+from servicebus.runtime.leaving import Home
+from servicebus.runtime.setup import Setup
 from servicebus.sender import Sender
 from servicebus.transport.loggers import get_logger
 from servicebus.wire.address import Address
@@ -221,7 +223,7 @@ def test_what_blocks_when_thrown_away_holds_up_its_own_service_only() -> None:
 
 
 @pytest.mark.parametrize("error", ENDS)
-def test_a_service_that_raises_where_it_is_asked_for_its_setup_serves(error: type[BaseException]) -> None:
+def test_a_service_that_raises_where_it_is_asked_for_its_setup_is_not_ready(error: type[BaseException]) -> None:
     bench = Bench(lambda _request: 7)
     kind = type(bench.thread.service.instance)
 
@@ -230,7 +232,11 @@ def test_a_service_that_raises_where_it_is_asked_for_its_setup_serves(error: typ
 
     bench.close()
     bench.thread.service.instance.__class__ = type("Rude", (kind,), {"setup": property(never)})
-    bench.thread._optional("setup")
+    setup = Setup(bench.thread.service, Home())
+    assert not setup.attempt()
+    assert "setup() of service" in setup.problem
+    bench.thread.service.instance.__class__ = type("Rude", (kind,), {"teardown": property(never)})
+    bench.thread._tear_down()
 
 
 @pytest.mark.parametrize("error", ENDS)

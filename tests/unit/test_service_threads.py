@@ -14,13 +14,14 @@ from waiting import wait_until
 
 from servicebus.configuration import Configuration
 from servicebus.protocol.v2 import ProtocolV2
+from servicebus.runtime import setup
 from servicebus.runtime.job import Job, JobResult, Outcome
 from servicebus.runtime.registration import register
 from servicebus.runtime.service_thread import ServiceThread
 from servicebus.services import MessageService, Reject, Request, Requeue, Retry, RpcService
 from servicebus.transport.interface import Delivery
 from servicebus.wire.envelope import Kind
-from servicebus.wire.fault import INTERRUPTED, STOPPING, Fault
+from servicebus.wire.fault import BUSY, INTERRUPTED, STOPPING, Fault
 from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import decode_json, decode_reply
 
@@ -310,4 +311,106 @@ def test_params_whose_reading_raises_end_that_request_by_name_and_the_next_is_se
     assert (fault_of(outcome).type, outcome.result) == ("refused", JobResult.NOT_RUN)
     assert fault_of(outcome).text == f"defect: its params could not be read: {error.__name__}: on purpose"
     assert bench.outcome(job(kind, {"account": 2})).result is JobResult.DONE
+    bench.close()
+
+
+# -- setup() -----------------------------------------------------------------------------------------------------------
+
+
+class Opens(Does):
+    """Its ``setup()`` waits for the gate, and raises as often as it is told to."""
+
+    def __init__(self, raises: list[BaseException]):
+        super().__init__(lambda _request: 7)
+        self.raises = raises
+        self.gate = threading.Event()
+        self.log: list[str] = []
+
+    def setup(self) -> None:
+        self.log.append("setup")
+        assert self.gate.wait(60)
+        if self.raises:
+            raise self.raises.pop()
+
+    def teardown(self) -> None:
+        self.log.append("teardown")
+
+
+class SetUp(Bench):
+    def __init__(self, service: Any, kind: Kind = Kind.CALL, **options: Any):
+        self.outcomes = []
+        registered = register(kind, "test", "it", service, **options)
+        self.thread = ServiceThread(registered, 8, self.outcomes.append, lambda: None, with_traces=True)
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(setup, "_FIRST_PAUSE_S", 0.0)
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("error", [OSError("no database"), SystemExit(3), KeyboardInterrupt()])
+def test_a_setup_that_raises_is_tried_again_until_it_succeeds(error: BaseException) -> None:
+    service = Opens([error] * 3)
+    bench = SetUp(service)
+    service.gate.set()
+    bench.thread.start()
+    wait_until(lambda: len(service.log) == 4 and not bench.thread.problem)
+    assert bench.outcome(job()).result is JobResult.DONE
+    bench.close()
+    assert service.log == ["setup"] * 4 + ["teardown"]
+
+
+@KINDS
+@LOCKED
+def test_what_came_before_setup_failed_is_given_back_and_nothing_is_taken_after(kind: Kind, lock: Any) -> None:
+    service = Opens([OSError("no database")])
+    bench = SetUp(service, kind, lock=lock)
+    bench.thread.start()
+    assert all(bench.thread.put(job(kind, {"account": number})) for number in range(3))
+    service.gate.set()
+    wait_until(lambda: len(bench.outcomes) == 3)
+    assert bench.thread.problem == "setup() of service test.it failed: OSError: no database"
+    assert (bench.thread.room, bench.thread.backlog, bench.thread.put(job(kind))) == (0, 0, False)
+    expected = JobResult.NOT_RUN if kind is Kind.CALL else JobResult.REQUEUE
+    for outcome in bench.outcomes:
+        assert (outcome.result, outcome.fault and outcome.fault.type) == (expected, BUSY)
+    bench.close()
+    assert service.log == ["setup"], "it was not set up, so there is nothing to tear down"
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_service_serves_while_one_of_its_threads_is_ready() -> None:
+    class Second(Does):
+        def __init__(self) -> None:
+            super().__init__(lambda _request: 7)
+            self.first = threading.Lock()
+            self.failed = threading.Semaphore(0)
+
+        def setup(self) -> None:
+            if not self.first.acquire(blocking=False):
+                self.failed.release()
+                raise OSError("one connection is enough")
+
+    service = Second()
+    bench = SetUp(service, threads=2)
+    bench.thread.start()
+    for _ in range(3):
+        assert service.failed.acquire(timeout=60)
+    assert bench.thread.problem == ""
+    assert bench.outcome(job()).result is JobResult.DONE
+    bench.close()
+
+
+def test_a_method_setup_that_is_none_of_ours_is_left_alone() -> None:
+    class Old:
+        def setup(self, request: Any) -> None:
+            raise AssertionError
+
+        def on_call(self, _request: Any, response: Any) -> None:
+            response.send(7)
+
+    bench = SetUp(Old())
+    bench.thread.start()
+    assert bench.outcome(job()).result is JobResult.DONE
     bench.close()
