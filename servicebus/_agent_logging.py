@@ -18,6 +18,7 @@ from servicebus.transport.loggers import get_logger
 LOG = get_logger(__name__)
 
 _RESTART_PAUSE_S = 2.0
+_NOTICE_S = 0.2
 _FAREWELL_S = 2.0
 
 
@@ -27,6 +28,8 @@ class AgentLogging:
     def __init__(self, settings: LoggingSettings):
         self._settings = settings
         self._server: Any = None
+        self._missed: Any = None
+        """The server that was found dead."""
         self._restart_at = 0.0
 
     def start(self) -> None:
@@ -40,12 +43,18 @@ class AgentLogging:
         connect_root_logger(self._settings, threaded=False, process_name="master")
         set_threaded(False)
 
-    def tick(self) -> None:
-        """Once a second or so: send what is waiting, and look after the server."""
+    def tick(self, *, may_restart: bool = True) -> None:
+        """Once a second or so: send what is waiting, and look after the server, unless *may_restart* is False."""
         pump()
-        if self._server is None or self._server.is_alive() or time.monotonic() < self._restart_at:
+        if self._server is None or not may_restart or self._server.is_alive():
             return
-        self._restart_at = time.monotonic() + _RESTART_PAUSE_S
+        now = time.monotonic()
+        if self._missed is not self._server:
+            # A signal to the whole process group ends it, too: ours is heard first, and then nothing is started again.
+            self._missed, self._restart_at = self._server, max(self._restart_at, now + _NOTICE_S)
+        if now < self._restart_at:
+            return
+        self._restart_at = now + _RESTART_PAUSE_S
         ended = self._server
         try:
             self._server = start_server(self._settings)

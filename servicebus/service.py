@@ -7,19 +7,21 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, Literal
 
 import servicebus.wire.xmltree  # noqa: F401  # what workers may need is imported before they are forked: they share it
 from servicebus._agent_logging import AgentLogging
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.configuration.settings import check_is_configuration
-from servicebus.errors import CallError, CallTimeout, ConfigurationError, JournalUnavailable
+from servicebus.errors import CallError, CallTimeout, ConfigurationError, JournalUnavailable, ServiceBusError
 from servicebus.runtime.inherited import put_right
 from servicebus.runtime.journal import Journal, check_journal, journal_of
 from servicebus.runtime.master import Master
 from servicebus.runtime.node_locks import NodeLocks, locks_of
 from servicebus.runtime.registration import Service, how_it_is_lazy, register
-from servicebus.runtime.signals import EXIT_FAILED
+from servicebus.runtime.signals import EXIT_BOOT, EXIT_FAILED
 from servicebus.runtime.worker import Hook, Worker
 from servicebus.sender import Sender
 from servicebus.services import Lock, current_request
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["ServiceBus"]
 
 LOG = get_logger(__name__)
+
+_LOOK_S = 0.1
 
 
 class ServiceBus:
@@ -152,22 +156,23 @@ class ServiceBus:
             ConfigurationError: the journal can never be opened, or the log server that the configuration asks for
                 cannot be started.
         """
-        return self._serve(None)
+        return self._serve()
 
     def run_services(self, join: bool = True) -> list[Any]:
         """Serve as ``run()`` does, and exit with its code if that is not 0.
 
         With ``join=False`` the agent runs beside this program, in processes of its own, and ends with it; the list
-        holds their master as a ``multiprocessing.Process``, to be terminated or joined.
+        holds their master as a ``multiprocessing.Process``, to be terminated or joined. It has started by then.
+
+        Raises:
+            ConfigurationError: as ``run()``, in either case.
         """
         if join:
             code = self.run()
             if code:
                 sys.exit(code)
             return []
-        process = multiprocessing.get_context("fork").Process(target=self._run_beside, args=(os.getpid(),), daemon=True)
-        process.start()
-        return [process]
+        return [self._start_beside()]
 
     def run_server(self, configuration: Configuration, host: str) -> int:
         """Serve one *host* of *configuration* in this process, without a master."""
@@ -189,23 +194,57 @@ class ServiceBus:
             raise ConfigurationError(f"service {key[1]} for {kind.value}s is registered already", key="services")
         self._services[key] = register(kind, category, name, service, **options)
 
-    def _run_beside(self, parent_pid: int) -> None:
+    def _start_beside(self) -> BaseProcess:
+        """A process that runs the master, once it has begun. Raises what keeps it from that."""
+        context = multiprocessing.get_context("fork")
+        hearing, telling = context.Pipe(duplex=False)
+        process = context.Process(target=self._run_beside, args=(os.getpid(), hearing, telling), daemon=True)
+        process.start()
+        telling.close()
+        with hearing:
+            while not hearing.poll(_LOOK_S) and process.is_alive():
+                pass
+            try:
+                error = hearing.recv() if hearing.poll() else None
+            except EOFError:  # it was killed: its exit code is all there is to know
+                error = None
+        if error is not None:
+            process.join()
+            raise error
+        return process
+
+    def _run_beside(self, parent_pid: int, hearing: Connection, telling: Connection) -> None:
         # It is ours that it ends with its parent. As a property of this process it would keep services from making any.
         multiprocessing.current_process().daemon = False
-        sys.exit(self._serve(parent_pid))
+        hearing.close()
+        with telling:
+            try:
+                self._begin()
+            except ServiceBusError as error:  # the parent raises it
+                telling.send(error)
+                sys.exit(EXIT_BOOT)
+            telling.send(None)
+        sys.exit(self._supervise(parent_pid))
 
-    def _serve(self, parent_pid: int | None) -> int:
+    def _serve(self) -> int:
+        self._begin()
+        return self._supervise(None)
+
+    def _begin(self) -> None:
+        """Everything that can tell at once that this configuration cannot be served. Raises ServiceBusError."""
         refuse_green_threads()
         check_journal(self._config)
         put_right()
         self._logging.start()
+
+    def _supervise(self, parent_pid: int | None) -> int:
         try:
             log_once(LOG, self._config.warnings + self._config.secret_warnings)
             read_again = self._take_configuration if self._read_again is not None else None
             announced: set[str] = set()
 
             def tick() -> None:
-                self._logging.tick()
+                self._logging.tick(may_restart=not master.is_stopping)
                 if parent_pid is None and len(announced) < len(self._config.hosts):
                     self._announce(master, announced)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from servicebus.configuration import BrokerHost
+from servicebus.configuration import BrokerHost, Configuration
 from servicebus.runtime.signals import EXIT_ASKED, EXIT_BOOT, EXIT_FAILED
 
 SILENT_AFTER_S = 10.0
@@ -160,6 +161,13 @@ class Child:
             "uptime_s": round(now - self.started_at, 1) if self.pid is not None else None,
             "next_start_in_s": round(self.due_in(now), 1) if self.pid is None and not self.is_retired else None,
         }
+
+
+def slots(config: Configuration) -> Iterator[tuple[BrokerHost, int]]:
+    """The host and the number of every worker that *config* asks for."""
+    for host in config.hosts:
+        for number in range(1, config.workers_per_host + 1):
+            yield host, number
 
 
 def announce_end(heartbeat_fd: int, code: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import multiprocessing
 import os
 import select
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from servicebus.runtime.signals import HANDLED
 
-__all__ = ["Orphans", "dump_stacks_on_abort", "put_right", "readable"]
+__all__ = ["Orphans", "dump_stacks_on_abort", "pids_of_multiprocessing", "put_right", "readable"]
 
 _OWNER_BITS = 0o700
 
@@ -78,3 +79,8 @@ def _children() -> list[int]:
     except OSError:
         return []  # no /proc, or a thread that has just ended
     return [int(pid) for text in texts for pid in text.split()]
+
+
+def pids_of_multiprocessing() -> set[int]:
+    """Children such as the log server: the code that started them waits for them."""
+    return {child.pid for child in multiprocessing.active_children() if child.pid is not None}

@@ -6,19 +6,18 @@ one loop, between two waits for signals, heartbeats and questions on the status 
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.errors import ConfigurationError, ServiceBusError
-from servicebus.runtime.child import SILENT_AFTER_S, START_LIMIT_S, Child, announce_end
-from servicebus.runtime.inherited import Orphans, readable
+from servicebus.runtime.child import SILENT_AFTER_S, START_LIMIT_S, Child, announce_end, slots
+from servicebus.runtime.inherited import Orphans, pids_of_multiprocessing, readable
 from servicebus.runtime.leaving import end_process
 from servicebus.runtime.signals import EXIT_ASKED, EXIT_BOOT, EXIT_FAILED, SignalPipe, masked
 from servicebus.runtime.status import StatusSocket
@@ -70,7 +69,7 @@ class Master:
         self._on_tick = on_tick
         self._read_again = read_again
         self._parent_pid = parent_pid
-        self._children = [Child(host, number) for host, number in _slots(config)]
+        self._children = [Child(host, number) for host, number in slots(config)]
         self._leaving: list[Child] = []
         self._signals: SignalPipe | None = None
         self._status = StatusSocket(config.status_socket, self.snapshot)
@@ -99,15 +98,22 @@ class Master:
                 self._reap()
                 self._retire_silent()
                 self._roll()
-                self._spawn_missing()
+                self._take_signals()  # one to the whole process group may have ended the workers that are missing
+                if not self.is_stopping:
+                    self._spawn_missing()
                 if all(child.is_retired for child in self._children):
                     LOG.error("no worker could start; giving up")
                     return EXIT_BOOT
-                self._wait(self._next_event_s())
+                self._wait(0.0 if self.is_stopping else self._next_event_s())
             return self._stop(self._stop_signal)
         finally:
             self._status.close()
             self._signals.close()
+
+    @property
+    def is_stopping(self) -> bool:
+        """It was told to stop: nothing is started again."""
+        return self._is_stopping or self._stop_signal is not None
 
     def snapshot(self) -> dict[str, Any]:
         now = time.monotonic()
@@ -115,7 +121,7 @@ class Master:
         return {
             "node": self._config.node_name,
             "pid": os.getpid(),
-            "stopping": self._is_stopping or self._stop_signal is not None,
+            "stopping": self.is_stopping,
             "healthy": any(worker.get("healthy") for worker in workers),
             "workers": workers,
         }
@@ -135,12 +141,15 @@ class Master:
                 source.read_heartbeats(now)
             elif source is not self._signals:
                 self._status.serve(source)
-        for signum in self._signals.take():
-            self._handle(signum)
+        self._take_signals()
         self._on_tick()
         if self._parent_pid is not None and os.getppid() != self._parent_pid:
             self._parent_pid = None  # told once: again it would be the second signal, which kills
             self._stop_signal = self._stop_signal or signal.SIGTERM
+
+    def _take_signals(self) -> None:
+        for signum in self._signals.take() if self._signals is not None else ():
+            self._handle(signum)
 
     def _next_event_s(self) -> float:
         if any(not child.has_heartbeat_fd for child in self._alive()):
@@ -226,7 +235,7 @@ class Master:
                 codes.append(child.exit_code(status))
                 self._ended(child, codes[-1])
         self._leaving = [child for child in self._leaving if child.is_alive]
-        self._orphans.reap({child.pid for child in self._alive() if child.pid} | _pids_of_multiprocessing())
+        self._orphans.reap({child.pid for child in self._alive() if child.pid} | pids_of_multiprocessing())
         return codes
 
     def _ended(self, child: Child, code: int) -> None:
@@ -290,7 +299,7 @@ class Master:
         LOG.info("HUP: replacing the workers one after another")
         kept = {(child.host.name, child.number): child for child in self._children}
         self._children = []
-        for host, number in _slots(self._config):
+        for host, number in slots(self._config):
             child = kept.pop((host.name, number), None) or Child(host, number)
             child.host, child.is_retired = host, False  # what kept it from starting may be mended
             self._children.append(child)
@@ -331,17 +340,6 @@ class Master:
         for child in self._alive():
             assert child.pid is not None
             _kill(child.pid, signum)
-
-
-def _pids_of_multiprocessing() -> set[int]:
-    """Such as the log server: the code that started them waits for them."""
-    return {child.pid for child in multiprocessing.active_children() if child.pid is not None}
-
-
-def _slots(config: Configuration) -> Iterator[tuple[BrokerHost, int]]:
-    for host in config.hosts:
-        for number in range(1, config.workers_per_host + 1):
-            yield host, number
 
 
 def _kill(pid: int, signum: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -143,6 +145,42 @@ class TestBadConfigurations:
         agent.wait_log("no status socket at")
         agent.wait_log("connection refused")
         assert agent.stop() == 0
+
+
+BESIDE_OR_NOT = """
+import sys
+from servicebus.configuration import Configuration
+from servicebus.errors import ConfigurationError
+from servicebus.service import ServiceBus
+
+more, join = eval(sys.argv[1]), sys.argv[2] == "True"
+bus = ServiceBus(Configuration({"hosts": ["127.0.0.1:1"], "node_name": "N", "secret_token": "of a test alone", **more}))
+try:
+    bus.run_services(join=join)
+except ConfigurationError as error:
+    print("raised", error)
+"""
+
+
+@pytest.mark.parametrize("join", [True, False])
+@pytest.mark.parametrize(
+    ("what", "settings"),
+    [
+        ("journal", {"journal": "FOLDER"}),
+        ("log file", {"logging": {"server": True, "file": "FILE/bus.log", "port": 1}}),
+    ],
+)
+def test_what_can_never_be_served_raises_in_the_program(
+    tmp_path: Path, what: str, settings: dict[str, object], join: bool
+) -> None:
+    """Beside a program as well: it was a traceback on stderr, of a process that the program knows nothing of."""
+    (tmp_path / "file").write_text("no folder")
+    more = repr(settings).replace("FILE", str(tmp_path / "file")).replace("FOLDER", str(tmp_path))
+    command = [sys.executable, "-c", BESIDE_OR_NOT, more, str(join)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert done.stdout.startswith("raised "), done.stdout
+    assert what in done.stdout
 
 
 class TestWorkersThatCannotStart:

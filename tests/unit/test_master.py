@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -147,3 +148,26 @@ def test_hup_that_removes_the_host_whose_worker_is_being_replaced_goes_on_with_t
     assert killed == [(1002, signal.SIGTERM), (1003, signal.SIGTERM)]
     for each in (a, b, c):
         each.close_fds()
+
+
+def test_a_worker_that_the_same_signal_has_ended_is_not_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the whole process group: the worker has gone before the master has looked."""
+
+    class Pipe:
+        def __init__(self) -> None:
+            self.signums = [signal.SIGTERM]
+
+        def take(self) -> list[int]:
+            taken, self.signums = self.signums, []
+            return list(taken)
+
+        def fileno(self) -> int:
+            return sys.stderr.fileno()
+
+        def close(self) -> None: ...
+
+    master = make("a:1")
+    monkeypatch.setattr(master_module, "SignalPipe", Pipe)
+    monkeypatch.setattr(master, "_spawn", lambda *_: pytest.fail("a worker was started"))
+    assert master.run() == 0
+    assert master.is_stopping
