@@ -27,13 +27,13 @@ class LockFile:
     """Open for as long as its locks are to be held. Raises OSError if it cannot be opened, or the kernel refuses."""
 
     def __init__(self, path: Path):
-        self._path = path
+        self.path = path
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         """-1 once it is closed."""
         _open_files.add(self)
 
     def __repr__(self) -> str:
-        return f"<LockFile {self._path}>"
+        return f"<LockFile {self.path}>"
 
     def try_lock(self, byte: int, *, shared: bool = False) -> bool:
         """Lock *byte*, if no other file has it locked; several may share one."""
@@ -53,6 +53,16 @@ class LockFile:
         found = fcntl.fcntl(self.fd, fcntl.F_OFD_GETLK, asked)
         return bool(_FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
 
+    def is_gone(self) -> bool:
+        """Whether its name is another file's by now, or none's: who opens that name knows nothing of these locks."""
+        try:
+            named = self.path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            return False
+        return not os.path.samestat(named, os.fstat(self.fd))
+
     def close(self) -> None:
         """Let go of all its locks. Idempotent."""
         if self.fd >= 0:
@@ -65,6 +75,7 @@ class LockFiles:
 
     def __init__(self, files: list[LockFile]):
         self.files = files
+        self._again: LockFile | None = None
 
     def __repr__(self) -> str:
         return f"<LockFiles {self.files}>"
@@ -75,8 +86,26 @@ class LockFiles:
     def is_locked(self, byte: int, length: int = 1) -> bool:
         return any(file.is_locked(byte, length) for file in self.files)
 
+    def hold_again(self, byte: int) -> None:
+        """If the first of the files was removed, make one of its name, with *byte* locked: who opens that is not alone.
+
+        The folder is made as well, if that is what was removed. Raises OSError.
+        """
+        first = self._again or self.files[0]
+        if not first.is_gone():
+            return
+        if not first.path.parent.exists():
+            first.path.parent.mkdir(mode=0o700)
+        again = LockFile(first.path)
+        again.try_lock(byte)
+        if self._again is not None:
+            self._again.close()
+        self._again = again
+
     def close(self) -> None:
         """Idempotent."""
+        if self._again is not None:
+            self._again.close()
         for file in self.files:
             file.close()
 

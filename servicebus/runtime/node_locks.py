@@ -23,6 +23,9 @@ LOG = get_logger(__name__)
 
 __all__ = ["NodeLocks", "locks_of"]
 
+_FILES = 2
+"""So many of the last are kept, beside the first."""
+
 
 def locks_of(config: Configuration) -> NodeLocks:
     """The locks of the configured node, beside its journal; where that is no file, beside where it would be.
@@ -52,7 +55,8 @@ class NodeLocks:
     """
 
     def __init__(self, path: Path | None = None):
-        self._file = None if path is None else LockFile(path)
+        self._files = [] if path is None else [LockFile(path)]
+        """More than one if the file was removed: other workers may know the former alone, and new ones the last."""
         self._path = path
         self._taken: set[int] = set()
         # The kernel gives a process what it has already: between our own threads it is this set that decides.
@@ -64,6 +68,7 @@ class NodeLocks:
 
     def take(self, lock: int) -> bool:
         """Have *lock* from now on, unless it is taken."""
+        self.look()
         with self._lock:
             if lock in self._taken or not self._try(2 * lock):
                 return False
@@ -85,24 +90,52 @@ class NodeLocks:
     def is_wanted(self, lock: int) -> bool:
         """Does another worker wait for *lock*?"""
         try:
-            return self._file is not None and self._file.is_locked(2 * lock + 1)
+            return any(file.is_locked(2 * lock + 1) for file in self._files)
         except OSError as error:
             self._complain(error)
             return False
 
+    def look(self) -> None:
+        """Notice that the file was removed, and have our locks in a new one, too. To be called once a second."""
+        with self._lock:
+            if not self._files or not self._files[-1].is_gone():
+                return
+            try:
+                again = LockFile(self._files[-1].path)
+            except OSError as error:  # so no other worker can begin by it; those that live keep to the former
+                text = (
+                    f"was removed while it is in use, and cannot be made again: {error.strerror}; no worker can start"
+                )
+                self._log.log(logging.ERROR, text, "gone")
+                return
+            text = (
+                "was removed or replaced while it is in use: made again, with the locks that are held; leave it alone"
+            )
+            self._log.log(logging.ERROR, text, "made again")
+            for lock in self._taken:
+                again.try_lock(2 * lock)
+            self._files.append(again)
+            for former in self._files[1:-_FILES]:
+                former.close()
+            del self._files[1:-_FILES]
+
     def _try(self, byte: int, *, shared: bool = False) -> bool:
-        if self._file is None:
-            return True
         try:
-            return self._file.try_lock(byte, shared=shared)
+            for number, file in enumerate(self._files):
+                if not file.try_lock(byte, shared=shared):
+                    for had in self._files[:number]:
+                        had.unlock(byte)
+                    return False
         except OSError as error:  # the kernel has no room for more locks: as good as taken
             self._complain(error)
+            self._let_go(byte)
             return False
+        return True
 
     def _let_go(self, byte: int) -> None:
-        if self._file is not None:
+        for file in self._files:
             try:
-                self._file.unlock(byte)
+                file.unlock(byte)
             except OSError as error:
                 self._complain(error)
 

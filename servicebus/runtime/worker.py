@@ -82,7 +82,7 @@ class Worker:
         control = ControlRequests(config, keyring, protocol, self.dispatcher)
         on_damaged, on_tick = self._on_damaged_journal, protocol.clock.follow
         self.pipeline = Pipeline(self.loop, self.dispatcher, host.name, config.prefetch, on_damaged, on_tick)
-        self._replaced_threads = 0
+        self._locks, self._replaced_threads = locks, 0
         self.services = [self._thread_of(service, queue_len, make_sender, locks) for service in services]
         by_key.update({(thread.service.kind, thread.service.key): thread for thread in self.services})
         self.consumer = NodeConsumer(self.loop, host, config, self.pipeline, control, connect)
@@ -159,6 +159,8 @@ class Worker:
 
     def snapshot(self) -> dict[str, Any]:
         consumer = self.consumer
+        if self._locks is not None:
+            self._locks.look()
         replaced = sum(service.mend() for service in self.services)
         self._replaced_threads += replaced
         problems = [service.problem for service in self.services if service.problem]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
@@ -416,6 +417,46 @@ class TestBadFiles:
             return False
 
         wait_until(notices, what="the damage to be noticed")
+
+    @pytest.mark.parametrize("what", ["folder", "files", "head", "moved"])
+    def test_files_that_are_removed_while_in_use_are_noticed_and_nothing_new_is_begun_before_all_have_ended(
+        self, tmp_path: Path, what: str
+    ) -> None:
+        """The next worker took itself to be alone, began a new journal, and ran again what others were running."""
+        folder = tmp_path / "state"
+        folder.mkdir()
+        path = folder / "NODE-01.journal"
+        first, second = open_shared(str(path)), open_shared(str(path))
+        begin(first, 1)
+        if what == "folder":
+            shutil.rmtree(folder)
+        elif what == "moved":
+            folder.rename(tmp_path / "aside")
+        else:
+            for file in list(folder.iterdir()):
+                if what == "files" or file.name.endswith(".head"):
+                    file.unlink()
+        for journal in (first, second, first):
+            with pytest.raises(Damaged, match=r"removed or replaced while it is in use; stop the agent"):
+                journal.tick(NOW)
+        with pytest.raises(Damaged):
+            begin(first, 2)
+        for journal in (second, first):
+            with pytest.raises(JournalUnavailable, match="when the last worker that uses it has ended"):
+                open_shared(str(path))
+            journal.close()
+        with contextlib.closing(open_shared(str(path))) as new:
+            assert statuses(new, 1) == [IdStatus.NEW]
+
+    def test_a_lock_file_that_was_removed_is_made_again(self, path: Path, open_journal: Open) -> None:
+        journal = open_journal()
+        lock = path.with_name(path.name + ".lock")
+        for _ in range(3):
+            lock.unlink()
+            journal.tick(NOW)
+            assert lock.exists()
+        begin(journal, 1)
+        assert statuses(open_journal(), 1) == [IdStatus.RUNNING]
 
 
 class TestWhere:

@@ -309,3 +309,39 @@ class TestTwoProcesses:
         wait_until(lambda: two.waiting == 1)
         one.done(first)
         assert name_of(getter.result()) == "two"
+
+
+class TestRemovedLockFile:
+    @pytest.mark.parametrize("times", [1, 2, 5])
+    def test_the_locks_are_kept_for_old_workers_and_new_ones(
+        self, path: Path, times: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It looks left behind. The next worker made a new one, and worked on what others were working on."""
+        one, two = NodeLocks(path), NodeLocks(path)
+        assert one.take(A)
+        for _ in range(times):
+            path.unlink()
+            one.look()
+        assert not two.take(A)
+        assert two.take(B)
+        new = NodeLocks(path)
+        assert [new.take(A), new.take(B), one.take(B)] == [False, False, False]
+        one.release(A)
+        assert new.take(A)
+        assert not two.take(A)
+        lines = [line for line in caplog.messages if "removed or replaced while it is in use" in line]
+        assert len(lines) == 2, "one of each worker"
+
+    def test_where_it_cannot_be_made_again_no_other_worker_can_begin(
+        self, path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        one, two = NodeLocks(path), NodeLocks(path)
+        aside = path.parent.rename(path.parent.with_name("aside"))
+        assert one.take(A)
+        assert not two.take(A)
+        with pytest.raises(FileNotFoundError):
+            NodeLocks(path)
+        assert "no worker can start" in caplog.text
+        aside.rename(path.parent)
+        one.look()
+        assert not NodeLocks(path).take(A)

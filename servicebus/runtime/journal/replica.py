@@ -79,6 +79,10 @@ class Replica:
             self._reload()
             self.is_stale = False
 
+    def give_up(self, damage: Damaged) -> None:
+        """Raise *damage* at every ``refresh()`` from now on."""
+        self._damage, self.is_stale = damage, True
+
     def load(self) -> Ledger:
         """The last snapshot, and all rows since."""
         seq, state, rows = self.log.load()

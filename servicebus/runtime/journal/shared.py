@@ -13,12 +13,13 @@ not in the log. The worker that finds it dead releases in its name what only wai
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from servicebus.runtime.byte_locks import LockFiles
 from servicebus.runtime.journal import records
 from servicebus.runtime.journal.inflight import InFlightFiles
-from servicebus.runtime.journal.interface import IdStatus, Journal, Lookup, Release, Start, seconds
+from servicebus.runtime.journal.interface import Damaged, IdStatus, Journal, Lookup, Release, Start, seconds
 from servicebus.runtime.journal.ledger import COMPACT_IDS, MARGIN_S, UNOWNED
 from servicebus.runtime.journal.records import Numbered, RowKind, numbered, pack_begin, pack_finish
 from servicebus.runtime.journal.replica import OwnRow, Replica, own_row
@@ -110,6 +111,7 @@ class SharedJournal(Journal):
 
     def tick(self, now: float) -> None:
         self._now = now
+        self._look_at_files()
         self._replica.refresh()
         self._replica.catch_up()
         if self._has_failed:
@@ -229,6 +231,18 @@ class SharedJournal(Journal):
         # It cannot write any more; but what it wrote last may not have been read yet: look again.
         self._unopened.add(owner)
         return None
+
+    def _look_at_files(self) -> None:
+        """Believe the journal no more if it was removed or replaced, with its folder perhaps.
+
+        Until we have ended, the next worker must not begin a new one: what we have begun would be new to it.
+        """
+        with suppress(OSError):  # the folder cannot be made: nor can a journal
+            self._lock.hold_again(self._me)
+        head = self._lock.files[-1]
+        if head.is_gone():
+            text = f"{head.path.name} was removed or replaced while it is in use; stop the agent to remove a journal"
+            self._replica.give_up(Damaged(str(head.path).removesuffix(".head"), text))
 
     # -- dead workers ------------------------------------------------------------------------------------------------
 
