@@ -70,10 +70,10 @@ def main(
     sys.exit(server.run())
 
 
-def _warnings(secrets: tuple[str, ...]) -> tuple[str, ...]:
+def _warnings(secrets: tuple[Secret, ...]) -> tuple[str, ...]:
     if not secrets:
         return ("records are not signed, and anyone who reaches the port can write some: set logging.secret",)
-    return weak_secrets("logging.secret", map(Secret, secrets))
+    return weak_secrets("logging.secret", secrets)
 
 
 def _from_settings(settings: LoggingSettings) -> Options:
@@ -81,7 +81,7 @@ def _from_settings(settings: LoggingSettings) -> Options:
         file=settings.file or "",
         port=settings.port,
         host=settings.host,
-        secrets=tuple(secret.reveal() for secret in settings.secrets),
+        secrets=settings.secrets,
         at_midnight=settings.rotate_when is not None,
         max_bytes=settings.rotate_max_bytes,
         keep=settings.keep,
@@ -89,13 +89,13 @@ def _from_settings(settings: LoggingSettings) -> Options:
     )
 
 
-def _read_secrets(path: str) -> tuple[str, ...]:
+def _read_secrets(path: str) -> tuple[Secret, ...]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ConfigurationError(f"the secret file {path} cannot be read: {reason}", key="secret-file") from None
-    secrets = tuple(line.strip() for line in lines if line.strip())
+    secrets = tuple(Secret(line.strip()) for line in lines if line.strip())
     if not secrets:
         raise ConfigurationError(f"the secret file {path} holds no secret", key="secret-file")
     return secrets

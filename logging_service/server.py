@@ -21,6 +21,7 @@ from typing import Any
 from logging_service.intake import Intake, listed
 from logging_service.lines import DEFAULT_FORMAT, LineFormat
 from logging_service.writer import OWN_STREAMS, LogFile, LogStream
+from servicebus.configuration import Secret
 from servicebus.errors import ConfigurationError
 from servicebus.wire.logrecord import Datagram, Record, encode_object
 from servicebus.wire.signing import Keyring
@@ -47,7 +48,7 @@ class Options:
     file: str
     port: int
     host: str = "127.0.0.1"
-    secrets: tuple[str, ...] = ()
+    secrets: tuple[Secret, ...] = ()
     at_midnight: bool = True
     max_bytes: int | None = None
     keep: int = 15
@@ -85,7 +86,7 @@ class LogServer:
             raise
         self.port: int = self._socket.getsockname()[1]
         self._buffer_bytes = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
-        keyring = Keyring(options.secrets) if options.secrets else None
+        keyring = Keyring([secret.reveal() for secret in options.secrets]) if options.secrets else None
         self._intake = Intake(os.urandom(8).hex().encode(), self._format, keyring, self._buffer_bytes)
         self._own_lines: list[bytes] = []
         self._written = 0

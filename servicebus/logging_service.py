@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from servicebus._durations import to_seconds
-from servicebus.configuration import LoggingSettings
+from servicebus.configuration import LoggingSettings, Secret
 from servicebus.errors import ConfigurationError
 from servicebus.transport.logquery import ask_statistics
 from servicebus.transport.udp import DatagramHandler
@@ -78,7 +78,7 @@ class LoggingService:
             file=os.fspath(filename),
             port=port,
             host=host,
-            secrets=_listed(secret),
+            secrets=tuple(map(Secret, _listed(secret))),
             at_midnight=at_midnight,
             max_bytes=max_bytes,
             keep=keep,

@@ -11,6 +11,8 @@ import hmac
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta, tzinfo
 
+from servicebus.configuration.values import Secret
+
 __all__ = ["DailyTokens"]
 
 _DAYS = (-1, 0, 1)
@@ -25,7 +27,7 @@ class DailyTokens:
     """
 
     def __init__(self, secrets: Sequence[str], zone: tzinfo | None = None):
-        self._secrets = tuple(secrets)
+        self._secrets = tuple(map(Secret, secrets))
         self._zone = zone
 
     def __repr__(self) -> str:
@@ -33,7 +35,7 @@ class DailyTokens:
 
     def make(self, now: float) -> str:
         """The token of the day of *now* (Unix time, seconds)."""
-        return _token(self._secrets[0], self._day(now))
+        return _token(self._secrets[0].reveal(), self._day(now))
 
     def accepts(self, token: str, now: float) -> bool:
         """Whether *token* is of yesterday, today or tomorrow. Takes the same time whatever it is."""
@@ -42,7 +44,7 @@ class DailyTokens:
         is_known = False
         for secret in self._secrets:
             for step in _DAYS:
-                wanted = _token(secret, day + timedelta(days=step))
+                wanted = _token(secret.reveal(), day + timedelta(days=step))
                 is_known |= hmac.compare_digest(given, wanted.encode())
         return is_known
 

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 
 class Secret:
-    """A text that is only given out by ``reveal()``: repr, str and format show stars, whatever its length."""
+    """A text that is only given out by ``reveal()``: repr, str and format show stars, whatever its length.
+
+    A pickle of it holds the text in plain, for ``multiprocessing`` hands a configuration to its children by one: do not
+    store or send any.
+    """
 
     __slots__ = ("_text",)
 
@@ -31,6 +35,12 @@ class Secret:
 
     def __str__(self) -> str:
         return "***"
+
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Secret:
+        return self
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):

@@ -1,11 +1,16 @@
 """A secret never shows: not in a repr, an error or a traceback, wherever it stands and whatever else is wrong."""
 
+import copy
 import io
 import json
 import logging
+import multiprocessing
+import multiprocessing.context
 import pickle
 import traceback
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,11 +19,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servicebus.configuration import Configuration
+from servicebus.configuration import Configuration, Secret
 from servicebus.configuration.settings import PUBLIC_SECRET
 from servicebus.errors import ConfigurationError, ServiceBusError
 from servicebus.sender import Sender
+from servicebus.service import ServiceBus
 from servicebus.transport import loggers
+from servicebus.transport.udp import DatagramHandler
 
 # Any characters behind a beginning that turns up nowhere by chance; white space around would be lost in the comparison.
 SECRETS = st.text(min_size=3, max_size=40).map("Zq7w".__add__).filter(lambda t: "\0" not in t and t == t.strip())
@@ -169,3 +176,92 @@ def test_a_secret_that_does_not_protect_is_warned_of_when_a_program_starts(
 def test_the_secret_of_the_samples_is_the_one_that_is_warned_of() -> None:
     for path in (Path(__file__).parents[2] / "conf").glob("*.yaml"):
         assert f":-{PUBLIC_SECRET}}}" in path.read_text()
+
+
+# -- objects that have one ---------------------------------------------------------------------------------------------
+
+PLAIN, PASSWORD = "Zq7w-the-secret-of-the-bus", "Zq7w-the-password"
+
+
+def configured() -> Configuration:
+    hosts = ["mq-a", {"host": "mq-b", "user": "u", "password": PASSWORD}, f"amqp://u:{PASSWORD}@mq-c"]
+    return Configuration(
+        {
+            "hosts": hosts,
+            "password": PASSWORD,
+            "secret_token": [PLAIN, PLAIN + "2"],
+            "compat": True,
+            "journal": f"redis://:{PASSWORD}@r/0",
+            "logging": {"file": "bus.log", "port": 5500, "server": True},
+        }
+    )
+
+
+def parts_of(thing: Any) -> Iterator[tuple[str, Any]]:
+    """What *thing* holds, by its name."""
+    if isinstance(thing, dict):
+        yield from ((f"[{key!r}]", value) for key, value in thing.items())
+    elif isinstance(thing, (list, tuple, set, frozenset)):
+        yield from (("[]", value) for value in thing)
+    elif isinstance(thing, types.MethodType):
+        yield "()", thing.__self__
+    else:
+        slots = [name for kind in type(thing).__mro__ for name in vars(kind).get("__slots__", ())]
+        names = [*getattr(thing, "__dict__", {}), *slots, *(["func", "args"] if hasattr(thing, "func") else [])]
+        yield from ((f".{name}", getattr(thing, name)) for name in names if hasattr(thing, name))
+
+
+def given_away(root: Any) -> list[str]:
+    """Where a secret stands in plain in what *root* is made of, or in the repr of that."""
+    seen: dict[int, Any] = {}
+    found, left = [], [(type(root).__name__, root)]
+    while left:
+        where, thing = left.pop()
+        if id(thing) in seen or isinstance(thing, (types.ModuleType, type, types.FunctionType)):
+            continue
+        seen[id(thing)] = thing
+        if PLAIN[:5] in (thing if isinstance(thing, str) else repr(thing)):
+            found.append(where)
+        if not isinstance(thing, (str, bytes, Secret)):
+            left += [(where + name, part) for name, part in parts_of(thing)]
+    return found
+
+
+@pytest.mark.parametrize("make", [configured, lambda: Sender(configured()), lambda: ServiceBus(configured())])
+def test_no_object_of_ours_shows_or_keeps_a_secret_in_plain(make: Callable[[], Any]) -> None:
+    made = make()
+    if isinstance(made, Sender):
+        with made:
+            made.status()
+            assert given_away(made) == []
+    assert given_away(made) == []
+
+
+def test_nor_does_a_log_handler() -> None:
+    handler = DatagramHandler("127.0.0.1", 1, (PLAIN,), threaded=False)
+    assert given_away(handler) == []
+    handler.close()
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_copy_has_the_secrets_and_shows_none(copied: Callable[[Any], Any]) -> None:
+    config = copied(configured())
+    assert config.secrets == (PLAIN, PLAIN + "2")
+    assert config.hosts[1].password.reveal() == PASSWORD
+    assert given_away(config) == []
+
+
+def tell(config: Configuration, teller: Connection) -> None:
+    teller.send(len(config.secrets[1]))
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_process_may_be_started_with_a_configuration(method: str) -> None:
+    """The default from Python 3.14 on is a forkserver."""
+    context = multiprocessing.get_context(method)
+    hearer, teller = context.Pipe(duplex=False)
+    process = context.Process(target=tell, args=(configured(), teller))  # type: ignore[attr-defined]
+    process.start()
+    teller.close()
+    assert hearer.recv() == len(PLAIN) + 1
+    process.join()
