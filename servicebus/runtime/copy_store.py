@@ -115,6 +115,11 @@ class CopyStore:
     def has(self, id: str) -> bool:
         return id in self._by_id
 
+    def kept(self, job: Job) -> Disposition | None:
+        """What ``keep()`` was given as the end of *job*."""
+        found = self._by_id.get(job.incoming.id)
+        return found.disposition if found is not None and found.disposition.job is job else None
+
     def is_another(self, job: Job) -> bool:
         """Whether *job* is another message than the one with its id whose copy is being stored: often that copy itself.
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from servicebus.runtime.copy_store import CopyStore
 from servicebus.runtime.execution import NOT_READY_RETRY_MS
+from servicebus.runtime.interrupted_batch import InterruptedBatch
 from servicebus.runtime.job import DONE, Copy, Disposition, Inbox, Job, JobResult, Outcome, dead_letter, later_attempt
 from servicebus.runtime.journal import IdStatus, Journal, Lookup, Release, Start
 from servicebus.runtime.journal_outage import JournalNotes, JournalOutage, reply_to
@@ -64,6 +65,7 @@ class Dispatcher:
         self._notes = JournalNotes(journal)
         self.validate = Validator(services, self.counters, self.refusals, self._failures).validate
         self.copies = CopyStore(loop, host_name, self.counters, self._notes)
+        self.interrupted = InterruptedBatch(self._running, self.copies, self._notes, self._retries)
         self.outage = JournalOutage(self._running, self.counters, self._failures)
 
     def __repr__(self) -> str:
@@ -112,7 +114,7 @@ class Dispatcher:
         """End the jobs that their services have left, and have *jobs* run, answered or held.
 
         Raises:
-            JournalUnavailable: nothing has changed.
+            JournalUnavailable: nothing has changed. With anything else some of it was done (``InterruptedBatch``).
         """
         # The journal first: an answer that it does not know might be given once, and the work be done twice.
         ends, starts = [], []
@@ -126,12 +128,9 @@ class Dispatcher:
         known = self._journal.update(ends, starts, time.time())
         dispositions = self.end(outcomes) if outcomes else []
         for job, what in zip(jobs, known, strict=True):
-            try:
-                disposition = self._begin(job, what) if what.status is _NEW else self._begun_before(job, what)
-                if disposition is not None:
-                    dispositions.append(disposition)
-            except Exception as error:
-                dispositions.append(self.give_up(job, error))
+            disposition = self._begin(job, what) if what.status is _NEW else self._begun_before(job, what)
+            if disposition is not None:
+                dispositions.append(disposition)
         if self._notes.untold:
             self._notes.tell()
         return dispositions
@@ -233,6 +232,8 @@ class Dispatcher:
             if job.deadline is not None and time.monotonic() > job.deadline:
                 return _answer(job, Fault(EXPIRED, "another worker of the node still runs it"))
             self.held.append(job)
+            return None
+        if running is job:
             return None
         self.counters["joined"] += 1
         if running is None:

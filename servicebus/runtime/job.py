@@ -40,6 +40,9 @@ class Inbox(Protocol):
     def put(self, job: Job) -> bool:
         """Accept *job*, or say False when there is no ``room``."""
 
+    def put_again(self, job: Job) -> bool:
+        """Whether ``put()`` has accepted *job*, or was about to. Then it is run, once, though it may come twice."""
+
 
 # Not frozen, though most of them never change: these are made for every request, and object.__setattr__ for each field
 # costs more than all else in them.
@@ -84,6 +87,8 @@ class Job(PendingDelivery):
     """Further deliveries of the same request, which wait for its end."""
     on_cancel: Callable[[Job], None] | None = None
     """Called by the I/O thread when its caller gives up, for a service that can be told."""
+    is_taken: bool = False
+    """Out of the inbox. Set by the service's thread."""
     is_answered: bool = False
     """Its own delivery is done with; only its end is still to be noted."""
 

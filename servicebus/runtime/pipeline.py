@@ -19,9 +19,11 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
+from itertools import repeat, starmap
 
 from servicebus.errors import JournalUnavailable
 from servicebus.protocol.interface import AgentProtocol
+from servicebus.runtime.acknowledger import Acknowledger
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.job import Disposition, Job, Outcome
 from servicebus.runtime.journal.interface import Damaged
@@ -74,13 +76,16 @@ class Pipeline:
         self._refused = RateLimitedLog(LOG, host_name)
         self._on_damaged = on_damaged
         self._on_tick = on_tick
-        self._epoch: int | None = None
-        self._publisher: Publisher | None = None
+        self._acknowledger = Acknowledger(self.copies, loop.failures)
         self._overflow = OverflowBuffer(window)
         self._posted: deque[Outcome] = deque()
         """Handed over by services' threads; the next two have what is decided at the end of the iteration."""
         self._outcomes: list[Outcome] = []
         self._jobs: list[Job] = []
+        self._in_hand: tuple[list[Outcome], list[Job]] | None = None
+        """What is being decided, and stays here if that is interrupted."""
+        self._decided: deque[Disposition] = deque()
+        """What is to be settled."""
         self._has_messages = False
         """Among the jobs; only messages wait in the overflow buffer."""
         self._is_taking_posted = False
@@ -89,13 +94,14 @@ class Pipeline:
 
     def __repr__(self) -> str:
         outcomes = len(self._posted) + len(self._outcomes)
-        return f"<Pipeline epoch={self._epoch} outcomes={outcomes} {self._dispatcher!r}>"
+        return f"<Pipeline epoch={self._acknowledger.epoch} outcomes={outcomes} {self._dispatcher!r}>"
 
     @property
     def has_unsettled(self) -> bool:
         """Something is not yet handed to the broker, or not confirmed by it."""
-        is_unconfirmed = self._publisher is not None and self._publisher.unconfirmed > 0
-        return bool(self._posted or self._outcomes) or is_unconfirmed
+        publisher = self._acknowledger.publisher
+        is_unconfirmed = publisher is not None and publisher.unconfirmed > 0
+        return bool(self._posted or self._outcomes or self._in_hand or self._decided) or is_unconfirmed
 
     @property
     def is_idle(self) -> bool:
@@ -108,14 +114,12 @@ class Pipeline:
 
     def begin(self, epoch: int, publisher: Publisher) -> None:
         """A new pair of connections: deliveries of *epoch* are settled from here on, over *publisher*."""
-        self._epoch, self._publisher = epoch, publisher
-        self.copies.begin(epoch, publisher)
+        self._acknowledger.begin(epoch, publisher)
         self._loop.call_later(_COMES_AGAIN_S, lambda: self._give_up_copies(epoch))
 
     def end(self) -> None:
         """The connections are gone: nothing can be settled until the next ones."""
-        self._epoch = self._publisher = None
-        self.copies.end()
+        self._acknowledger.end()
         self._dispatcher.held.clear()  # the broker delivers them again
         self._overflow.clear()
 
@@ -124,7 +128,7 @@ class Pipeline:
         self.copies.give_up(None)
 
     def _give_up_copies(self, epoch: int) -> None:
-        if epoch == self._epoch:
+        if epoch == self._acknowledger.epoch:
             self.copies.give_up(epoch)
 
     # -- validate ------------------------------------------------------------------------------------------------------
@@ -196,13 +200,15 @@ class Pipeline:
 
     def _take_posted(self) -> None:
         self._is_taking_posted = False
-        while self._posted:
-            self._outcomes.append(self._posted.popleft())
+        self._take_outcomes()
         self._flush_later()
 
+    def _take_outcomes(self) -> None:
+        # In one step of the interpreter: an exception that is late for its service comes between two, if it comes.
+        self._outcomes.extend(starmap(self._posted.popleft, repeat((), len(self._posted))))
+
     def _take_as_leader(self) -> None:
-        while self._posted:
-            self._outcomes.append(self._posted.popleft())
+        self._take_outcomes()
         try:
             self.flush()
         except Exception as error:
@@ -218,12 +224,40 @@ class Pipeline:
     def flush(self) -> None:
         """At the end of an iteration: decide what it brought, and settle that."""
         self._is_flushed_later = False
-        jobs, self._jobs = self._jobs, []
+        try:
+            if self._in_hand is not None:
+                self._dispatcher.interrupted.sort(self._in_hand, self._decided, self._outcomes, self._jobs)
+                self._has_messages, self._in_hand = True, None
+            self._decide_batch()
+            while self._decided:
+                self._settle_first()
+        except BaseException:  # meant for a service, whose thread turns the loop: what is in hand goes on all the same
+            self._loop.call_later(_DECIDE_AGAIN_S, self._flush_later)
+            raise
+        if (self._dispatcher.held or self._outcomes) and not self._decides_again:
+            self._decides_again = True
+            self._loop.call_later(_DECIDE_AGAIN_S, self._decide_again)
+
+    def settle(self, disposition: Disposition) -> None:
+        """Answer, store and ack, as far as the deliveries are of these connections; the others come again."""
+        self._acknowledger.settle(disposition)
+
+    def _settle_first(self) -> None:
+        first = self._decided[0]
+        if first.copy is not None:
+            self._decided[0] = Disposition([])  # a copy must not be stored twice; what is not stored comes again
+        if not self._acknowledger.settle(first) and first.copy is None:
+            self._acknowledger.settle(first)  # it may have been a late exception
+        self._decided.popleft()
+
+    def _decide_batch(self) -> None:
+        self._in_hand, self._outcomes, self._jobs = (self._outcomes, self._jobs), [], []
+        outcomes, jobs = self._in_hand
         if self._has_messages or self._overflow.waiting:
             self._has_messages = False
-            jobs = self._admit(jobs)
-        outcomes, self._outcomes = self._outcomes, []
+            jobs[:] = self._admit(jobs)
         if not (outcomes or jobs):
+            self._in_hand = None
             return
         try:
             dispositions = self._dispatcher.decide(outcomes, jobs)
@@ -231,11 +265,8 @@ class Pipeline:
                 self.outage.over()
         except Exception as error:
             dispositions = self._not_decided(outcomes, jobs, error)
-        for disposition in dispositions:
-            self.settle(disposition)
-        if (self._dispatcher.held or self._outcomes) and not self._decides_again:
-            self._decides_again = True
-            self._loop.call_later(_DECIDE_AGAIN_S, self._decide_again)
+        self._decided.extend(dispositions)
+        self._in_hand = None
 
     def _not_decided(self, outcomes: list[Outcome], jobs: list[Job], error: Exception) -> list[Disposition]:
         """What raises for one of them costs that one alone."""
@@ -248,17 +279,23 @@ class Pipeline:
             self._refused.warning(f"{error}; what arrives and what is finished waits")
             self._outcomes += outcomes
             return self.outage.hold(outcomes, jobs, self._dispatcher.held)
-        if len(outcomes) + len(jobs) == 1:
+        ended: deque[Disposition] = deque()
+        left: tuple[list[Outcome], list[Job]] = [], []
+        self._dispatcher.interrupted.sort((outcomes[:], jobs[:]), ended, *left)
+        alone: list[tuple[list[Outcome], list[Job]]] = [([outcome], []) for outcome in left[0]]
+        for each in alone + [([], [job]) for job in left[1]]:
+            ended += self._decide_alone(*each)
+        return list(ended)
+
+    def _decide_alone(self, outcomes: list[Outcome], jobs: list[Job]) -> list[Disposition]:
+        try:
+            return self._dispatcher.decide(outcomes, jobs)
+        except JournalUnavailable as error:
+            return self._not_decided(outcomes, jobs, error)
+        except Exception as error:
             # The journal does not know its end: if it comes again, it is not run again.
-            return self._dispatcher.end(outcomes) + [self._dispatcher.give_up(job, error) for job in jobs]
-        dispositions: list[Disposition] = []
-        alone: list[tuple[list[Outcome], list[Job]]] = [([outcome], []) for outcome in outcomes]
-        for each in alone + [([], [job]) for job in jobs]:
-            try:
-                dispositions += self._dispatcher.decide(*each)
-            except Exception as its_own:
-                dispositions += self._not_decided(*each, error=its_own)
-        return dispositions
+            left = [job for job in jobs if not self._dispatcher.interrupted.has_begun(job)]
+            return self._dispatcher.end(outcomes) + [self._dispatcher.give_up(job, error) for job in left]
 
     def _admit(self, jobs: list[Job]) -> list[Job]:
         """Those of *jobs* and of the overflow buffer that are decided now."""
@@ -268,9 +305,9 @@ class Pipeline:
             for job in self._overflow.take_excess(now):
                 if (disposition := self._dispatcher.defer(job)) is not None:
                     self.settle(disposition)
-        except Exception as error:  # messages come again with the next connection; calls never wait there
+        except Exception as error:  # those whose service is full are deferred
             self._loop.failures.report("the overflow buffer", error)
-            return [job for job in jobs if job.incoming.kind is CALL]
+            return jobs
         return admitted
 
     def _decide_again(self) -> None:
@@ -285,30 +322,6 @@ class Pipeline:
         if not self.is_damaged:
             self.is_damaged = True
             self._on_damaged(error)
-
-    # -- settle --------------------------------------------------------------------------------------------------------
-
-    def settle(self, disposition: Disposition) -> None:
-        """Answer, store and ack, as far as the deliveries are of these connections; the others come again."""
-        publisher, epoch, reply = self._publisher, self._epoch, disposition.reply
-        if publisher is None:
-            return
-        try:
-            if disposition.copy is not None:
-                self.copies.store(disposition)
-                return
-            for pending in disposition.pending:
-                if pending.epoch != epoch:
-                    continue
-                # Reply first: a crash between the two costs a repeat, not an answer.
-                try:
-                    if reply is not None:
-                        publisher.reply(pending, reply, disposition.job)
-                except Exception as error:  # it cannot be answered, and is done with all the same
-                    self._loop.failures.report("a reply", error)
-                pending.delivery.channel.ack(pending.delivery.tag)
-        except Exception as error:  # what is to be stored comes again
-            self._loop.failures.report("a disposition", error)
 
     # -- housekeeping --------------------------------------------------------------------------------------------------
 

@@ -113,10 +113,15 @@ class ServiceThread:
         if len(self._unfinished) >= self._inbox_size or self._setup.problem:
             return False
         self._unfinished.add(job)
-        if self._lock_queue is None:
-            self._inbox.put(job)
-        else:
-            self._lock_queue.put(job)
+        self._enqueue(job)
+        return True
+
+    def put_again(self, job: Job) -> bool:
+        """Whether ``put()`` has accepted *job*, or was about to. Then it is run, once, though it may come twice."""
+        if not job.is_taken:
+            if job not in self._unfinished:
+                return False
+            self._enqueue(job)
         return True
 
     def begin_stop(self) -> None:
@@ -201,9 +206,13 @@ class ServiceThread:
         while True:
             if not held:
                 next(take)
+                if held[0] is not None and held[0].is_taken:  # ``put_again()``
+                    held.clear()
+                    continue
             if (job := held[0]) is None:
                 runner.is_over = True
                 return
+            job.is_taken = True
             runner.begun = job
             runner.outcome = outcome = self._execution.run(job)
             if not mark[0]:  # the child that it forked came back
@@ -221,6 +230,11 @@ class ServiceThread:
             if (task := held[0]) is None:
                 runner.is_over = True
                 return
+            if task.job.is_taken and runner.begun is not task:  # ``put_again()``
+                self._lock_queue.done(task)
+                held.clear()
+                continue
+            task.job.is_taken = True
             runner.begun = task
             runner.outcome = self._execution.run_task(task)
             self._execution.home.end_child(self._execution.name)
@@ -254,6 +268,12 @@ class ServiceThread:
 
     def _make_execution(self, make_sender: Callable[[], Any], **how: Any) -> Execution:
         return execution_of(self.service, make_sender, **how)
+
+    def _enqueue(self, job: Job) -> None:
+        if self._lock_queue is None:
+            self._inbox.put(job)
+        else:
+            self._lock_queue.put(job)
 
     def _make_lock_queue(self, locks: NodeLocks) -> KeyedLockQueue:
         return KeyedLockQueue(partial(self._execution.look_into, find_lock=lock_finder(self.service)), locks)

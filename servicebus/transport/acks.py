@@ -30,9 +30,10 @@ class Acks:
         return len(self._open)
 
     def add(self, tag: int) -> int:
-        """*tag* is to be acknowledged; returns how many are now."""
-        self._open.discard(tag)
-        self._fresh.append(tag)
+        """*tag* is to be acknowledged, unless it was; returns how many are now."""
+        if tag in self._open:  # twice, and the broker would close the channel
+            self._open.discard(tag)
+            self._fresh.append(tag)
         return len(self._fresh)
 
     def settled_otherwise(self, tag: int) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
+from types import FrameType
 from typing import Any
 from unittest.mock import Mock
 
@@ -588,3 +591,98 @@ def test_a_message_whose_end_cannot_be_noted_is_not_acked_before_it_is(
     wait_until(lambda: worker.pipeline.is_idle)
     assert worker.consuming.acked == [1, 1]
     assert worker.pipeline.counters["executed.message"] == 1
+
+
+# -- a late exception, of a time limit that a service has set for its own thread ---------------------------------------
+
+
+class Interrupted(BaseException):
+    """Of no class that our code expects."""
+
+
+STEPS = ("pipeline", "dispatcher", "interrupted_batch", "copy_store", "retries", "service_thread", "job")
+
+
+class Interruption:
+    """Raises *error* in this thread before the line of ours that is the *number*th from now."""
+
+    def __init__(self, number: int, error: type[BaseException]):
+        self.left, self.error = number, error
+
+    def __call__(self, frame: FrameType, event: str, _argument: Any) -> Any:
+        if Path(frame.f_code.co_filename).stem not in STEPS:
+            return None
+        if event == "line":
+            self.left -= 1
+            if self.left == 0:
+                sys.settrace(None)
+                raise self.error
+        return self
+
+
+class Batch:
+    """Two calls, two messages and one that is to be tried again have ended; as many have come."""
+
+    def __init__(self) -> None:
+        self.loop = SharedLoop("test")
+        self.worker = Worker(self.loop)
+        self.pipeline = self.worker.pipeline
+        loop: Any = self.loop
+        loop.flush_later = loop.call_later = lambda *_: None
+        self.come(1)
+        self.pipeline.flush()
+        wait_until(lambda: len(self.pipeline._posted) == 5)
+        self.come(6)
+
+    def come(self, first: int) -> None:
+        channel: Any = self.worker.consuming
+        asked = [("echo", 1), ("echo", 2), ("note", 3), ("note", "later"), ("note", 4)]
+        for tag, (service, value) in enumerate(asked, first):
+            kind = Kind.CALL if service == "echo" else Kind.MESSAGE
+            body = signed(f"NODE-01.test.{service}", value, kind=kind)
+            reply_to = REPLY_TO if kind is Kind.CALL else None
+            delivery = Delivery(channel, tag, body, str(tag), reply_to, str(tag), None)
+            self.pipeline.take(delivery, EPOCH, self.worker.protocol, kind)
+
+    def interrupt(self, number: int, error: type[BaseException]) -> bool:
+        """Whether there were so many lines."""
+        interruption = Interruption(number, error)
+        former = sys.gettrace()
+        sys.settrace(interruption)
+        try:
+            self.pipeline._take_outcomes()
+            self.pipeline.flush()
+        except (Interrupted, TimeoutError):
+            pass
+        finally:
+            sys.settrace(former)
+        return interruption.left <= 0
+
+    def go_on(self) -> None:
+        def is_done() -> bool:
+            self.pipeline._take_outcomes()
+            self.pipeline._is_flushed_later = False
+            self.pipeline.flush()
+            return len(set(self.worker.publishing.answered)) == 4 and not self.worker.dispatcher.unfinished
+
+        wait_until(is_done)
+        stored = len(self.worker.publishing.copies)
+        self.worker.connection.confirmed(stored, True, True)
+        self.pipeline.flush()
+
+
+@pytest.mark.parametrize("error", [Interrupted, TimeoutError])
+def test_an_exception_that_comes_late_loses_nothing_of_a_batch_wherever_it_comes(error: type[BaseException]) -> None:
+    number, is_over = 0, False
+    while not is_over:
+        number += 1
+        batch = Batch()
+        is_over = not batch.interrupt(number, error)
+        batch.go_on()
+        acked, worker = batch.worker.consuming.acked, batch.worker
+        assert set(acked) | {4, 9} == set(range(1, 11)), f"line {number}: {acked}"
+        assert {worker.answer(tag) for tag in (1, 6)} == {1}
+        assert {worker.answer(tag) for tag in (2, 7)} == {2}
+        worker.stop()
+        worker.loop.close()
+    assert number > 100
