@@ -19,7 +19,7 @@ from servicebus.wire.logrecord import (
     encode_datagram,
     encode_object,
 )
-from servicebus.wire.printable import printable
+from servicebus.wire.printable import counted, printable
 
 __all__ = ["Intake", "Refusals", "listed"]
 
@@ -213,7 +213,7 @@ class Refusals:
         self._said = Counter(self.counts)
         self._say_at = now + self._pause_s
         self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
-        lines = [f"refused {news.total()} datagrams ({listed(news)}), the last from {self._last_from}"]
+        lines = [f"refused {counted(news.total(), 'datagram')} ({listed(news)}), the last from {self._last_from}"]
         if news["pickled"] and not self._said_pickled:
             self._said_pickled = True
             lines.append(

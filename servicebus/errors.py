@@ -286,7 +286,8 @@ class OutboxFull(CallError):
     """Raised when no broker took a message and the outbox has no room for it: nothing was sent."""
 
     def __init__(self, address: str, path: str, messages: int, size: int):
-        text = f"no broker takes it, and outbox {path} is full ({messages} messages, {size} bytes); nothing was sent"
+        stored = f"{messages} message{'' if messages == 1 else 's'}, {size} bytes"
+        text = f"no broker takes it, and outbox {path} is full ({stored}); nothing was sent"
         super().__init__(address, text)
         self.path = path
         self.messages = messages

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 
 import click
@@ -17,6 +18,7 @@ from examples.demo.bus import FAILBACK_AFTER_S, NODE, ROOT, Bus, running_bus
 from examples.demo.progress import Progress
 from examples.demo.report import Moments, Report
 from examples.demo.traffic import Traffic
+from servicebus.cli.output import said_while_waiting
 from servicebus.errors import ServiceBusError
 from servicebus.logging_service import LoggingService
 from servicebus.sender import Sender
@@ -41,7 +43,9 @@ def main(keep: bool, seconds: float) -> None:
     try:
         with Progress(console) as progress:
             progress.step("starting two private RabbitMQ brokers, the log server and the agent NODE-01")
-            with running_bus(keep=keep) as bus:
+            with ExitStack() as stack:
+                with said_while_waiting("brokers and agent to come up; on a busy machine that takes a minute or two"):
+                    bus = stack.enter_context(running_bus(keep=keep))
                 report = show(bus, progress, seconds)
             report = replace(report, agent_exit_code=bus.agent.process.poll())
         console.print(report.rendered())
@@ -70,7 +74,8 @@ def show(bus: Bus, progress: Progress, seconds: float) -> Report:
         time.sleep(seconds)
         progress.step("starting broker A again")
         restarted = time.monotonic()
-        bus.a.start()
+        with said_while_waiting("broker A"):
+            bus.a.start()
         up = time.monotonic()
         progress.step(f"broker A is up; it gets the traffic back once it has been healthy for {FAILBACK_AFTER_S:g} s")
         returned = wait_for_return(sender)

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from examples.demo.traffic import Record
+from servicebus.wire.printable import counted
 
 LOG_LINES = 8
 
@@ -57,15 +58,15 @@ class Report:
     def failures(self) -> list[str]:
         """Why the exit status is not 0; empty if all went well."""
         found = [
-            (self.record.errors, "calls failed"),
-            (self.record.wrong, "results were wrong"),
-            (self.record.unsent, "messages could not be sent"),
+            (self.record.errors, "call", "failed"),
+            (self.record.wrong, "wrong result", "came"),
+            (self.record.unsent, "message", "could not be sent"),
         ]
-        lines = [f"{len(items)} {what}, the first: {items[0]}" for items, what in found if items]
+        lines = [f"{counted(len(items), noun)} {what}, the first: {items[0]}" for items, noun, what in found if items]
         if self.lost:
-            lines.append(f"{self.lost} confirmed messages were not handled")
+            lines.append(f"{counted(self.lost, 'confirmed message')} not handled")
         if self.log["lost"]:
-            lines.append(f"{self.log['lost']} log records were lost")
+            lines.append(f"{counted(self.log['lost'], 'log record')} lost")
         if self.agent_exit_code:
             lines.append(f"the agent ended with {self.agent_exit_code}")
         if self.moments.returned is None:

@@ -10,8 +10,8 @@ import click
 from servicebus.cli.exit_codes import ExitCode
 from servicebus.cli.group import CommandGroup, Failure
 from servicebus.cli.options import json_option
-from servicebus.cli.output import Output
-from servicebus.wire.printable import printable
+from servicebus.cli.output import Output, said_while_waiting
+from servicebus.wire.printable import counted, printable
 
 if TYPE_CHECKING:
     from servicebus.testing import Broker
@@ -47,7 +47,8 @@ def up(ctx: click.Context, count: int, folder: Path | None) -> None:
 
     output = ctx.ensure_object(Output)
     try:
-        brokers = PersistentBrokers().up(count, folder)
+        with said_while_waiting(f"{counted(count, 'broker')} to come up; on a busy machine that takes a minute"):
+            brokers = PersistentBrokers().up(count, folder)
     except BrokerStartFailed as error:
         if output.json:
             raise
@@ -94,11 +95,12 @@ def _document(brokers: list[Broker]) -> dict[str, Any]:
 
 def _facts(broker: Broker) -> dict[str, Any]:
     facts = {name: getattr(broker, name) for name in ("name", "host", "port", "url", "pid", "state")}
+    facts["pid"] = None if facts["state"] == "down" else facts["pid"]
     return facts | {"log": str(broker.log_path)}
 
 
 def _line(broker: Broker) -> str:
-    pid = f"pid {broker.pid}  " if broker.pid else ""  # 0 of one that is down
+    pid = "" if broker.state == "down" else f"pid {broker.pid}  "
     return f"{broker.name}  {broker.url}  {pid}{broker.state}  {broker.log_path}"
 
 

@@ -13,6 +13,7 @@ from servicebus.cli.group import Failure
 from servicebus.cli.options import config_option, host_named, json_option, node_named, timeout_option
 from servicebus.cli.output import Output, warn
 from servicebus.configuration import Configuration
+from servicebus.wire.printable import counted
 
 if TYPE_CHECKING:
     from servicebus.operations.maintenance import NodeStatus
@@ -97,5 +98,5 @@ def _line(node: NodeStatus) -> str:
         return f"  {node.node}: has no queues there: no agent of that name was ever on this broker"
     if node.has_left:
         return f"  {node.node}: nothing is under way there"
-    waiting = f"{node.calls} calls and {node.messages} messages wait"
-    return f"  {node.node}: {node.workers} workers take calls there, {waiting}"
+    waiting = f"{counted(node.calls, 'call')} and {counted(node.messages, 'message')} wait"
+    return f"  {node.node}: {counted(node.workers, 'worker', 'take')} calls there, {waiting}"

@@ -10,6 +10,7 @@ import click
 from servicebus.cli.options import config_option, host_named, json_option, node_named
 from servicebus.cli.output import Output, ProgressLine
 from servicebus.configuration import Configuration
+from servicebus.wire.printable import counted
 
 if TYPE_CHECKING:
     from servicebus.operations.migrate import QueueStatus
@@ -85,11 +86,11 @@ def _line(before: QueueStatus, after: QueueStatus, configuration: Configuration)
     if before.state == "missing":
         return f"{before.queue:<32} not there"
     if before.state == "fine":
-        return f"{before.queue:<32} {wanted}, {before.messages} messages; nothing to do"
+        return f"{before.queue:<32} {wanted}, {counted(before.messages, 'message')}; nothing to do"
     if after is not before:
-        return f"{before.queue:<32} {wanted}, {after.messages} messages; moved"
+        return f"{before.queue:<32} {wanted}, {counted(after.messages, 'message')}; moved"
     if before.state == "unfinished":
-        return f"{before.queue:<32} to be finished: {before.moving} messages are still in the queue beside it"
+        return f"{before.queue:<32} to be finished: {counted(before.moving or 0, 'message')} still beside it"
     beside = f", {before.moving} beside it" if before.moving is not None else ""
-    used = f"; still has {before.consumers} consumers" if before.consumers else ""
-    return f"{before.queue:<32} {before.current}, to be {wanted}; {before.messages} messages{beside}{used}"
+    used = f"; still has {counted(before.consumers, 'consumer')}" if before.consumers else ""
+    return f"{before.queue:<32} {before.current}, to be {wanted}; {counted(before.messages, 'message')}{beside}{used}"

@@ -6,7 +6,10 @@ import errno
 import json
 import os
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +18,8 @@ import click
 from servicebus.wire.printable import printable
 
 PROGRESS_EVERY_S = 2.0
+SILENT_S = 3.0
+REPEATED_S = 10.0
 
 
 @dataclass
@@ -56,6 +61,29 @@ def as_json(value: Any) -> str:
 def warn(message: str) -> None:
     """One line on stderr."""
     click.echo(f"servicebus: warning: {printable(message)}", err=True)
+
+
+def note(message: str) -> None:
+    """One line on stderr that is no warning."""
+    click.echo(f"servicebus: {printable(message)}", err=True)
+
+
+@contextmanager
+def said_while_waiting(what: str, tell: Callable[[str], None] = note, after_s: float = SILENT_S) -> Iterator[None]:
+    """Tell what is waited for, if that takes over *after_s* seconds, and again every ten."""
+    is_over, began = threading.Event(), time.monotonic()
+
+    def watch() -> None:
+        pause_s = after_s
+        while not is_over.wait(pause_s):
+            tell(f"still waiting for {what} ({time.monotonic() - began:.0f} s)")
+            pause_s = REPEATED_S
+
+    threading.Thread(target=watch, name="says what is waited for", daemon=True).start()
+    try:
+        yield
+    finally:
+        is_over.set()
 
 
 class ProgressLine:

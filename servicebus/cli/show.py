@@ -21,6 +21,7 @@ from servicebus.cli.show_picture import Call, Picture
 from servicebus.errors import ServiceBusError
 from servicebus.services import RpcService
 from servicebus.testing import FaultyBroker, MemoryBus
+from servicebus.wire.printable import counted
 
 __all__ = ["show"]
 
@@ -121,9 +122,9 @@ class Stage:
         runs = Counter(entry.id for entry in self.world.history.only("executed"))
         once = sum(count == 1 for count in runs.values())
         return [
-            f"{self.begun} calls, {sum(self.answered.values())} answered ({shares}), {self.errors} errors; "
+            f"{counted(self.begun, 'call')}, {sum(self.answered.values())} answered ({shares}), {self.errors} errors; "
             f"{once} executed once, {len(runs) - once} twice.",
-            f"{self.moved} calls went on over the other broker; the slowest took {self.slowest_s:.1f} s.",
+            f"{counted(self.moved, 'call')} went on over the other broker; the slowest took {self.slowest_s:.1f} s.",
             "Next: docs/testing.rst is this bus for your tests; bin/demo does the same with real brokers.",
         ]
 

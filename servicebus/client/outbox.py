@@ -29,6 +29,7 @@ from servicebus.transport.loop import EventLoop
 from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
+from servicebus.wire.printable import counted
 
 LOG = get_logger(__name__)
 
@@ -63,8 +64,7 @@ class _Queue:
         return self.is_read or self.on_way > 0
 
     def pause(self, now: float) -> None:
-        self.batch = 1
-        self.next_at = now + self.pause_s
+        self.batch, self.next_at = 1, now + self.pause_s
         self.pause_s = min(2 * self.pause_s, _LONGEST_PAUSE_S)
 
     def go_on(self) -> None:
@@ -116,7 +116,7 @@ class Outbox:
         self._is_closed = False
         self._writer = OutboxWriter(file, loop.post, self._on_expired)
         if file.count:
-            LOG.info("outbox %s: %d messages were left by an earlier process", file.path, file.count)
+            LOG.info("outbox %s: an earlier process has left %s", file.path, counted(file.count, "message"))
 
     def __repr__(self) -> str:
         return f"<Outbox {self._file!r}>"
@@ -331,7 +331,7 @@ class Outbox:
     def _on_expired(self, expired: dict[str, int]) -> None:
         for node, count in expired.items():
             self._expired += count
-            LOG.warning("outbox %s: %d messages to %s expired before a broker took them", self._file.path, count, node)
+            LOG.warning("outbox %s: for %s, %s expired", self._file.path, node, counted(count, "message"))
             queue = self._queues.get(node)
             if queue is not None:
                 self._leave(queue, count)

@@ -37,6 +37,7 @@ from servicebus.transport.interface import Step
 from servicebus.transport.steps import bind_queue, declare_exchange, declare_queue, delete_queue, unbind_queue
 from servicebus.transport.stored import stored_arguments, stored_queues
 from servicebus.wire.address import messages_queue
+from servicebus.wire.printable import counted
 
 __all__ = ["LIMITED", "Migration", "MigrationBlocked", "QueueStatus", "look", "look_at_all", "moving_queue"]
 
@@ -173,10 +174,8 @@ class Migration:
 
     def _refuse_if_used(self, consumers: int, current: str) -> None:
         if consumers:
-            raise MigrationBlocked(
-                f"{self._session.host.name}: queue {self._name} ({current}) still has {consumers} consumers; "
-                + self._way_out(current)
-            )
+            used = f"queue {self._name} ({current}) still has {counted(consumers, 'consumer')}"
+            raise MigrationBlocked(f"{self._session.host.name}: {used}; {self._way_out(current)}")
 
     def _way_out(self, current: str) -> str:
         node = self._config.node_name
@@ -234,8 +233,8 @@ class Migration:
             mover.move_rest()
         if undelivered:
             raise ServiceBusError(
-                f"{self._session.host.name}: {undelivered} messages came into queue {self._name} at the moment of its "
-                "deletion, past its binding, and are gone"
+                f"{self._session.host.name}: {counted(undelivered, 'message')} came into queue {self._name} as it was"
+                " deleted, past its binding: gone"
             )
         return True
 

@@ -29,6 +29,7 @@ from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
 from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.wire.fault import DEFECT
+from servicebus.wire.printable import counted
 
 LOG = get_logger(__name__)
 
@@ -264,4 +265,4 @@ class CopyStore:
 
 
 def _describe(queue: str, refusal: _Refusal) -> str:
-    return f"queue {queue}: {refusal.reason}; {len(refusal.waiting)} messages wait unacknowledged"
+    return f"queue {queue}: {refusal.reason}; {counted(len(refusal.waiting), 'message', 'wait')} unacknowledged"

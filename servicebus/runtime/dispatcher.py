@@ -25,6 +25,7 @@ from servicebus.runtime.validator import ServiceKey, Validator
 from servicebus.transport.loop import EventLoop
 from servicebus.wire.envelope import CALL, MESSAGE, Kind
 from servicebus.wire.fault import BUSY, DEFECT, EXPIRED, INTERRUPTED, REFUSED, STOPPING, Fault, describe
+from servicebus.wire.printable import counted
 
 _BUSY_RETRY_MS = 50
 _FATAL_DEATHS = 3
@@ -210,7 +211,9 @@ class Dispatcher:
         failed = known.attempts - known.deaths - 1
         if job.incoming.kind is MESSAGE and self._retries.is_over(failed, service.service.retry_schedule):
             # It was to be dead-lettered, and whether that copy is stored could not be known.
-            return self._dead_letter(job, dead_letter("attempts", f"it failed {failed} times", attempts=failed))
+            return self._dead_letter(
+                job, dead_letter("attempts", f"it failed {counted(failed, 'time')}", attempts=failed)
+            )
         return None
 
     def _begun_before(self, job: Job, known: Lookup) -> Disposition | None:
@@ -276,7 +279,7 @@ class Dispatcher:
 
     def _fatal(self, job: Job, known: Lookup) -> Disposition:
         incoming = job.incoming
-        text = f"it was running when its worker died, {known.deaths} times"
+        text = f"it was running when its worker died, {counted(known.deaths, 'time')}"
         self._refused.warning(f"{incoming.kind.value} {incoming.id} to {incoming.key} is not run any more: {text}")
         if incoming.kind is CALL:
             self._notes.add(incoming.id, None)

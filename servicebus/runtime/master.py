@@ -22,6 +22,7 @@ from servicebus.runtime.leaving import end_process
 from servicebus.runtime.signals import EXIT_ASKED, EXIT_BOOT, EXIT_FAILED, SignalPipe, masked
 from servicebus.runtime.status import StatusSocket
 from servicebus.transport.loggers import get_logger
+from servicebus.wire.printable import counted
 
 LOG = get_logger(__name__)
 
@@ -90,9 +91,8 @@ class Master:
         """Keep one worker per host alive until told to stop; give the exit code."""
         self._signals = SignalPipe()
         self._status.open()
-        LOG.info(
-            "agent of node %s started, pid %d, %d workers", self._config.node_name, os.getpid(), len(self._children)
-        )
+        workers = counted(len(self._children), "worker")
+        LOG.info("agent of node %s started, pid %d, %s", self._config.node_name, os.getpid(), workers)
         try:
             while self._stop_signal is None:
                 self._reap()

@@ -34,6 +34,7 @@ from servicebus.transport.interface import Connect
 from servicebus.transport.memory import MemoryNetwork
 from servicebus.transport.sharedloop import SharedLoop
 from servicebus.wire.envelope import CALL, CONTROL
+from servicebus.wire.printable import counted
 
 __all__ = ["MemoryBus"]
 
@@ -134,7 +135,7 @@ class MemoryBus:
         found = self.history.of(wire_id)
         runs = len(found.only("executed"))
         if runs != 1:
-            raise AssertionError(f"{wire_id} was executed {runs} times, not once:\n{found}")
+            raise AssertionError(f"{wire_id} was executed {counted(runs, 'time')}, not once:\n{found}")
 
     def broker_of(self, id: str) -> str | None:
         """The broker over which a request of ``sender`` travels now, by its id on the wire; None if it does not."""

@@ -178,7 +178,8 @@ def _clean_type(name: str) -> str:
 
 def describe(exc: BaseException) -> str:
     """*exc* by its class and its text."""
-    return f"{type(exc).__name__}: {_text_of(exc)}"
+    text = _text_of(exc)
+    return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
 
 
 def _text_of(exc: BaseException) -> str:

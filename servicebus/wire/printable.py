@@ -23,9 +23,10 @@ def printable(text: str, *, keep_newlines: bool = False) -> str:
     )
 
 
-def counted(count: int, noun: str) -> str:
-    """``1 message``, ``2 messages``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def counted(count: int, noun: str, verb: str = "") -> str:
+    """``1 message``, ``2 messages``; with the *verb* ``wait``, ``1 message waits``, ``2 messages wait``."""
+    words = f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return words if not verb else f"{words} {verb}s" if count == 1 else f"{words} {verb}"
 
 
 def describe(error: BaseException) -> str:
@@ -34,7 +35,7 @@ def describe(error: BaseException) -> str:
         text = str(error)
     except BaseException as broken:
         text = f"(its text could not be made: {_name(broken)})"
-    return f"{_name(error)}: {printable(text)}"
+    return f"{_name(error)}: {printable(text)}" if text else _name(error)
 
 
 def _name(error: BaseException) -> str:

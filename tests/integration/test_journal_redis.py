@@ -117,7 +117,7 @@ def test_a_worker_that_gives_no_sign_of_life_is_dead_when_its_lease_is_over(
         wait_until(lambda: statuses(other, 1) == [IdStatus.INTERRUPTED], 5.0, "the end of the lease")
         silent._renewed_at = 0.0
         silent.tick(NOW)
-        assert "1 ids that we are running may be run by others too" in caplog.text
+        assert "1 id that we are running may be run by others too" in caplog.text
         assert statuses(other, 1) == [IdStatus.RUNNING], "it lives, after all"
 
 

@@ -252,7 +252,7 @@ def test_a_queue_that_is_consumed_stays_as_it_is(
     start_agent(brokers).wait_consuming()
     code, _, errors = command.run("quorum")
     assert code == 1
-    assert "still has 1 consumers; give the agents of node NODE-01 the new queue_type first" in errors
+    assert "still has 1 consumer; give the agents of node NODE-01 the new queue_type first" in errors
     assert is_of_type(Probe(brokers[0]), QUEUE, None)
 
 
@@ -297,7 +297,7 @@ def test_quorum_queues_with_the_brokers_delivery_limit_are_served_and_lose_it_by
     assert len(said) == has_limit, agent.log()
     code, found, errors = command.run("quorum")
     assert code == has_limit
-    assert has_limit == ("1 consumers; stop the agents of node NODE-01" in errors)
+    assert has_limit == ("1 consumer; stop the agents of node NODE-01" in errors)
     agent.stop()
     fill(probe, QUEUE, 4, QUORUM)
     code, found, errors = command.run("quorum")

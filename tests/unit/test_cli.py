@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,11 +13,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from servicebus import __version__, errors
+from servicebus.cli.broker import _facts as broker_facts
 from servicebus.cli.broker import _line as broker_line
 from servicebus.cli.exit_codes import ExitCode, exit_code_of
 from servicebus.cli.group import CommandGroup
 from servicebus.cli.main import COMMANDS, COMPLETION_VARIABLE, PROGRAM, servicebus
 from servicebus.cli.options import json_option, params_argument
+from servicebus.cli.output import note, said_while_waiting
 
 ROOT = Path(__file__).parents[2]
 SENDER = str(ROOT / "conf" / "sender.yaml")
@@ -274,3 +277,17 @@ def test_a_private_broker_that_is_down_has_no_pid() -> None:
     up, down = SimpleNamespace(pid=7, state="running", **facts), SimpleNamespace(pid=0, state="down", **facts)
     assert broker_line(up) == "a  amqp://x  pid 7  running  /log"  # type: ignore[arg-type]
     assert broker_line(down) == "a  amqp://x  down  /log"  # type: ignore[arg-type]
+    for broker in (up, down):
+        vars(broker).update(host="h", port=1, log_path="/log")
+    assert [broker_facts(broker)["pid"] for broker in (up, down)] == [7, None]  # type: ignore[arg-type]
+
+
+def test_a_command_that_takes_long_says_on_stderr_what_it_waits_for(capsys: pytest.CaptureFixture[str]) -> None:
+    said = threading.Event()
+    with said_while_waiting("the broker", lambda text: (note(text), said.set()), after_s=0.01):
+        assert said.wait(30)
+    with said_while_waiting("another", after_s=30.0):
+        pass
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert re.fullmatch(r"servicebus: still waiting for the broker \(\d+ s\)\n", printed.err)

@@ -229,7 +229,7 @@ def test_one_full_queue_holds_up_no_other(rig: Rig) -> None:
 def test_a_message_that_is_too_large_holds_up_no_other_in_the_same_queue(rig: Rig) -> None:
     rig.settle(1, "dead")
     rig.publisher.answer(TOO_LARGE)
-    assert "max_message_size; 1 messages wait unacknowledged" in rig.store.problem
+    assert "max_message_size; 1 message waits unacknowledged" in rig.store.problem
     rig.settle(2, "dead")
     assert rig.publisher.answer() == [2]
     rig.loop.fire()

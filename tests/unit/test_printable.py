@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import unicodedata
+from pathlib import Path
 
 import pytest
 
-from servicebus.wire.printable import printable
+from servicebus.wire.fault import describe as fault_describe
+from servicebus.wire.printable import counted, describe, printable
 
 DANGEROUS = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
@@ -40,3 +43,41 @@ def test_text_is_shown_with_escapes(text: str, shown: str) -> None:
 
 def test_line_feeds_alone_are_kept_where_text_is_shown_as_lines() -> None:
     assert printable("a\nb\r\n\x1b\u2028", keep_newlines=True) == "a\nb\\r\n\\x1b\\u2028"
+
+
+@pytest.mark.parametrize(
+    ("count", "words", "with_verb"),
+    [
+        (0, "0 messages", "0 messages wait"),
+        (1, "1 message", "1 message waits"),
+        (2, "2 messages", "2 messages wait"),
+    ],
+)
+def test_a_count_and_its_noun_agree(count: int, words: str, with_verb: str) -> None:
+    assert (counted(count, "message"), counted(count, "message", "wait")) == (words, with_verb)
+
+
+def test_an_error_without_a_text_is_its_class_alone() -> None:
+    assert describe(TimeoutError()) == fault_describe(TimeoutError()) == "TimeoutError"
+    assert describe(TimeoutError("late")) == fault_describe(TimeoutError("late")) == "TimeoutError: late"
+
+
+NOUNS = "messages|letters|calls|workers|brokers|hosts|records|ids|copies|answers|times|consumers|datagrams"
+COUNTED = re.compile(rf"(\{{[^{{}}]*\}}|%d) ({NOUNS})\b")
+
+
+def test_no_count_stands_before_a_plural_as_it_is() -> None:
+    """ "1 messages": ``counted()`` says it, in all that users read. A repr is for us, and has what it likes."""
+    root = Path(__file__).parents[2]
+    found = []
+    for folder in ("servicebus", "logging_service"):
+        for file in (root / folder).rglob("*.py"):
+            for number, line in enumerate(file.read_text().splitlines(), 1):
+                if (
+                    COUNTED.search(line)
+                    and 'f"<' not in line
+                    and "counted(" not in line
+                    and "ids or answers" not in line
+                ):
+                    found.append(f"{file.relative_to(root)}:{number}: {line.strip()}")
+    assert found == []

@@ -24,6 +24,7 @@ from servicebus.runtime.journal.interface import IdStatus, Journal, JournalUnava
 from servicebus.runtime.journal.ledger import CHUNK_IDS, Limits
 from servicebus.runtime.journal.redis_scripts import SCRIPT
 from servicebus.transport.loggers import get_logger
+from servicebus.wire.printable import counted
 
 LOG = get_logger(__name__)
 
@@ -186,10 +187,10 @@ class RedisJournal(Journal):
         had_it = self._ask(lambda: self._client.set(self._lease, 1, px=max(1, int(self._lease_s * 1000)), get=True))
         if not had_it and not is_first and self._mine:
             LOG.error(
-                "journal %s: we were silent for over %g s, and %d ids that we are running may be run by others too",
+                "journal %s: we were silent for over %g s, and %s that we are running may be run by others too",
                 self._where,
                 self._lease_s,
-                len(self._mine),
+                counted(len(self._mine), "id"),
             )
         self._renewed_at = now
 
@@ -208,8 +209,9 @@ class RedisJournal(Journal):
             if self._sizes[0] <= limits.max_entries:
                 break
         if self._swept_at and self._sizes[3:] != before:
-            text = "the journal is too small: %d ids and %d answers were forgotten early in all"
-            LOG.warning(text, *self._sizes[3:5])
+            ids, answers = self._sizes[3:5]
+            forgotten = f"{counted(ids, 'id')} and {counted(answers, 'answer')}"
+            LOG.warning("the journal is too small: %s were forgotten early in all", forgotten)
         self._unswept = 0
         self._swept_at = self._now
 
