@@ -24,6 +24,7 @@ class Setup:
         self.problem = ""
         """What ``setup()`` raised last, while no thread of the service is ready. Read by any thread."""
         self._service = service
+        self._what = f"setup() of service {service.key}"
         self._home = home
         self._ready: set[int] = set()
         self._is_stopping = threading.Event()
@@ -33,21 +34,28 @@ class Setup:
 
     def attempt(self) -> bool:
         """Call ``setup()`` in this thread; False if it raised, whatever that was."""
-        what = f"setup() of service {self._service.key}"
         try:
             setup = getattr(self._service.instance, "setup", None)
             if callable(setup) and takes(setup, ()):  # else it is the own business of a service of py-servicebus 2.x
                 setup()
         except BaseException as error:
-            self._home.end_child(what, error)
-            if not self._ready:
-                self.problem = f"{what} failed: {describe(error)[:_SHOWN]}"
-            LOG.exception("%s failed; until it succeeds, its thread takes no request", what)
+            self.failed(error)
             return False
-        self._home.end_child(what)
+        self.succeeded()
+        return True
+
+    def failed(self, error: BaseException) -> None:
+        """``setup()`` has raised *error* in this thread."""
+        self._home.end_child(self._what, error)
+        if not self._ready:
+            self.problem = f"{self._what} failed: {describe(error)[:_SHOWN]}"
+        LOG.error("%s failed; until it succeeds, its thread takes no request", self._what, exc_info=error)
+
+    def succeeded(self) -> None:
+        """This thread is ready."""
+        self._home.end_child(self._what)
         self._ready.add(threading.get_ident())
         self.problem = ""
-        return True
 
     def pauses(self) -> Backoff:
         """How long a thread waits before each further attempt."""

@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from servicebus.runtime.job import Job, Outcome
 from servicebus.runtime.keyed_lock_queue import Task
@@ -119,15 +119,14 @@ class TaskService(ServiceThread):
         super().start()
 
     def put(self, job: Job) -> bool:
-        if len(self._unfinished) >= self._inbox_size:
-            return False
-        self._unfinished.add(job)
         job.on_cancel = self._on_cancel
+        return super().put(job)
+
+    def _enqueue(self, job: Job) -> None:
         if self._lock_queue is None:
             self._loop.call(self._arrived, job, None)
         else:
             self._lock_queue.put(job)
-        return True
 
     def begin_no_more(self) -> None:
         super().begin_no_more()
@@ -157,14 +156,41 @@ class TaskService(ServiceThread):
         self._opening = self._loop.loop.create_task(self._open())
 
     async def _open(self) -> None:
-        await self._optional_async("setup")
-        self._is_open = True
+        pauses, typed = self._setup.pauses(), cast(Any, self._typed)
+        while not self._is_open:
+            try:
+                await typed.setup_async()
+            except BaseException as error:  # whatever the user's raises
+                if self._is_stopping:
+                    return
+                self._setup.failed(error)
+                self._refuse_waiting()
+                await asyncio.sleep(pauses.next_s())
+            else:
+                self._setup.succeeded()
+                self._is_open = True
         self._go_on()
+
+    def _refuse_waiting(self) -> None:
+        """What came before ``setup()`` failed is not kept waiting for it."""
+        while self._waiting:
+            job, held = self._waiting.popleft()
+            if not self._is_taken(job, held):
+                self._end(job, held, self._execution.not_ready(job, self._setup.problem))
+
+    def _is_taken(self, job: Job, held: Task | None) -> bool:
+        """Whether *job* has come before (``put_again()``); from now on it has."""
+        is_taken, job.is_taken = job.is_taken, True
+        if is_taken and held is not None and self._lock_queue is not None:
+            self._lock_queue.done(held)
+        return is_taken
 
     def _arrived(self, job: Job, held: Task | None) -> None:
         self._waiting.append((job, held))
         if self._is_open:
             self._go_on()
+        elif self._setup.problem:
+            self._refuse_waiting()
 
     def _go_on(self) -> None:
         while self._waiting and len(self._running) < self._typed.tasks:
@@ -175,6 +201,8 @@ class TaskService(ServiceThread):
             self._start(*self._waiting.popleft())
 
     def _start(self, job: Job, held: Task | None) -> None:
+        if self._is_taken(job, held):
+            return
         outcome = self._execution.refused(job) if held is None else self._execution.refused_task(held)
         if outcome is not None:
             self._end(job, held, outcome)
@@ -217,6 +245,9 @@ class TaskService(ServiceThread):
             running.task.cancel()
 
     def _stop(self) -> None:
+        self._is_stopping = True
+        if not self._is_open:
+            self._opening.cancel()
         self._closing = self._loop.loop.create_task(self._close())
 
     async def _close(self) -> None:
@@ -229,14 +260,15 @@ class TaskService(ServiceThread):
                 tasks.append(running.task)
         if tasks:
             await asyncio.wait(tasks, timeout=_CANCELLED_WITHIN_S)
-        await self._optional_async("teardown")
+        if self._is_open:
+            await self._tear_down_async()
         self._has_ended = True
         self._loop.remove_user()
 
-    async def _optional_async(self, name: str) -> None:
-        what = f"{name}() of service {self.service.key}"
+    async def _tear_down_async(self) -> None:
+        what = f"teardown() of service {self.service.key}"
         try:
-            await getattr(self._typed, f"{name}_async")()
+            await cast(Any, self._typed).teardown_async()
         except BaseException as error:  # the user's: reported, and the service serves or fails request by request
             self._execution.home.end_child(what, error)
             LOG.exception("%s failed", what)

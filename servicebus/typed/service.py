@@ -62,13 +62,21 @@ class TypedService(TextService):
 
     def setup(self) -> None:
         """Called in each of the service's threads, as that of the class form."""
-        self._injector.open()
+        try:
+            self._injector.open()
+        except BaseException:  # it is called again
+            self._injector.close()
+            raise
 
     def teardown(self) -> None:
         self._injector.close()
 
     async def setup_async(self) -> None:
-        await self._injector.open_async()
+        try:
+            await self._injector.open_async()
+        except BaseException:
+            await self._injector.close_async()
+            raise
 
     async def teardown_async(self) -> None:
         await self._injector.close_async()

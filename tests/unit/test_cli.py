@@ -284,7 +284,12 @@ def test_a_private_broker_that_is_down_has_no_pid() -> None:
 
 def test_a_command_that_takes_long_says_on_stderr_what_it_waits_for(capsys: pytest.CaptureFixture[str]) -> None:
     said = threading.Event()
-    with said_while_waiting("the broker", lambda text: (note(text), said.set()), after_s=0.01):
+
+    def tell(text: str) -> None:
+        note(text)
+        said.set()
+
+    with said_while_waiting("the broker", tell, after_s=0.01):
         assert said.wait(30)
     with said_while_waiting("another", after_s=30.0):
         pass

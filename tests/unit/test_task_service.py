@@ -16,6 +16,7 @@ from waiting import wait_until
 from servicebus.configuration import Configuration
 from servicebus.errors import ConfigurationError
 from servicebus.protocol.v2 import ProtocolV2
+from servicebus.runtime import setup
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.job import Job, JobResult, Outcome
 from servicebus.runtime.registration import register
@@ -25,7 +26,7 @@ from servicebus.services import Request, current_request
 from servicebus.transport.interface import Delivery
 from servicebus.typed import Depends, Services
 from servicebus.wire.envelope import Kind
-from servicebus.wire.fault import REFUSED, STOPPING
+from servicebus.wire.fault import BUSY, REFUSED, STOPPING
 from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import decode_json, decode_reply
 
@@ -341,3 +342,52 @@ def test_options_that_do_not_go_with_the_form_are_refused() -> None:
     (each,) = plain
     with pytest.raises(ConfigurationError, match="is async def, so the service has to be, too"):
         each.make()
+
+
+def test_a_setup_that_raises_is_tried_again_and_what_came_is_answered_busy(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ``Depends`` opens for the worker, a pool of connections for example."""
+    opened: list[str] = []
+    may_fail, may_go_on = threading.Event(), threading.Event()
+    monkeypatch.setattr(setup, "_FIRST_PAUSE_S", 0.01)
+
+    async def pool() -> AsyncIterator[str]:
+        opened.append("tried")
+        while not may_fail.is_set():
+            await asyncio.sleep(0.001)
+        if not may_go_on.is_set():
+            raise OSError("no database")
+        yield "pool"
+
+    async def it(its: Any) -> Any:
+        return its
+
+    it.__annotations__["its"] = Annotated[str, Depends(pool, scope="worker")]
+    here = bench(it)
+    early = job()
+    assert here.service.put(early)
+    may_fail.set()
+    outcome = here.outcome_of(early)
+    assert (outcome.result, outcome.fault and outcome.fault.type) == (JobResult.NOT_RUN, BUSY)
+    wait_until(lambda: len(opened) > 2)
+    assert "OSError: no database" in here.service.problem
+    assert not here.service.put(job())
+    may_go_on.set()
+    wait_until(lambda: not here.service.problem)
+    assert here.result() == "pool"
+
+
+def test_a_job_that_is_put_again_is_run_once(bench: Callable[..., Bench]) -> None:
+    ran: list[int] = []
+
+    async def it() -> None:
+        ran.append(1)
+
+    here, once = bench(it), job()
+    assert here.service.put(once)
+    assert here.service.put_again(once)
+    here.outcome_of(once)
+    assert here.service.put_again(once)
+    here.result()
+    assert len(ran) == 2
