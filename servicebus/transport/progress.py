@@ -3,8 +3,8 @@
 On a slow link an answer is late without anything being wrong: the question waits behind what was written before it, the
 answer behind what the broker sent before it. The waiting time counts from the last byte that moved. What counts is only
 what stands in the way: what is written after the question proves nothing (the kernel of a frozen broker takes it), nor
-does what is received after the answer. Nor does a trickle: it leaves room for the answer. A proxy that swallows what we
-write, and hands on the few deliveries that the broker still has for us, would else look alive until these end.
+does what is received after the answer. Nor does a trickle for long: it leaves room for the answer. A proxy that swallows
+what we write, and hands on the few deliveries that the broker still has for us, would else look alive until these end.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ class Counted(Protocol):
     def bytes_acknowledged(self) -> int: ...
 
 
+_LATENCY_S = 2.0
+"""Both ways together: so long an answer may be on its way while few bytes move."""
 _LEAST_RATE = 50_000
 """Bytes a second since the question: what a link that is full brings. A tenth of the rate that is promised to work."""
 
@@ -68,8 +70,10 @@ class Progress:
         if not self._is_owed:
             return False
         before, self._seen = self._seen, self._look()
-        full = _LEAST_RATE * (time.monotonic() - self._asked_at)
-        return before != self._seen and sum(self._seen) - self._seen_then >= full
+        if before == self._seen:
+            return False
+        owed_s = time.monotonic() - self._asked_at
+        return owed_s < _LATENCY_S or sum(self._seen) - self._seen_then >= _LEAST_RATE * owed_s
 
     def _look(self) -> tuple[int, int]:
         connection = self._connection

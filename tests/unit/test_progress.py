@@ -79,17 +79,20 @@ def test_a_second_question_waits_for_the_answer_to_the_first() -> None:
 
 
 @pytest.mark.parametrize(("rate", "is_slow"), [(500_000, True), (100_000, True), (20_000, False)])
-def test_only_a_link_that_is_full_may_keep_the_answer(clock: VirtualTime, rate: int, is_slow: bool) -> None:
+def test_only_a_link_that_is_full_may_keep_the_answer_for_long(clock: VirtualTime, rate: int, is_slow: bool) -> None:
     """A trickle leaves room for it: what we write is swallowed, and the broker still has a few deliveries for us."""
     link = Link()
     link.progress.begin()
+    moved: list[bool] = []
     for _ in range(20):
         clock.advance(0.25)
         link.connection.bytes_received += rate // 4
         link.connection.bytes_written += 1000
         link.connection.bytes_acknowledged += 1000
-        assert link.progress.has_moved() is is_slow
+        moved.append(link.progress.has_moved())
         link.progress.begin()
+    assert all(moved[:7]), "it may be far away"
+    assert all(moved[8:]) if is_slow else not any(moved[8:])
 
 
 def test_a_full_link_that_stands_still_has_not_moved(clock: VirtualTime) -> None:
