@@ -79,14 +79,14 @@ class Worker:
         self._journal = journal
         self.dispatcher = make_dispatcher(self.loop, by_key, journal, host.name, config.retry_schedule)
         protocol = ProtocolV2(config, keyring)
-        control = ControlRequests(config, keyring, protocol, self.dispatcher)
+        self.control = ControlRequests(config, keyring, protocol, self.dispatcher)
         on_damaged, on_tick = self._on_damaged_journal, protocol.clock.follow
         self.pipeline = Pipeline(self.loop, self.dispatcher, host.name, config.prefetch, on_damaged, on_tick)
         self._locks, self._replaced_threads = locks, 0
         self.services = [self._thread_of(service, queue_len, make_sender, locks) for service in services]
         by_key.update({(thread.service.kind, thread.service.key): thread for thread in self.services})
-        self.consumer = NodeConsumer(self.loop, host, config, self.pipeline, control, connect)
-        self.watcher = PingWatcher(self.loop, self.consumer, control, config)
+        self.consumer = NodeConsumer(self.loop, host, config, self.pipeline, self.control, connect)
+        self.watcher = PingWatcher(self.loop, self.consumer, self.control, config)
         if config.compat:
             from servicebus.runtime.legacy_queue import add_legacy_queue
 

@@ -15,7 +15,6 @@ from virtual_worker import VirtualWorker
 from servicebus.compat.envelope import OldEvent, decode_reply, encode_event
 from servicebus.compat.names import PING, PONG, node_queue
 from servicebus.compat.tokens import DailyTokens
-from servicebus.runtime.legacy_queue import add_legacy_queue
 from servicebus.transport.steps import consume, declare_queue
 from servicebus.wire.envelope import Kind
 
@@ -29,7 +28,6 @@ def bus(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualBus]:
 @pytest.fixture
 def worker(bus: VirtualBus) -> VirtualWorker:
     worker = VirtualWorker(bus)
-    add_legacy_queue(worker.consumer, bus.config)
     return worker.start()
 
 
