@@ -3,8 +3,9 @@
 On a slow link an answer is late without anything being wrong: the question waits behind what was written before it, the
 answer behind what the broker sent before it. The waiting time counts from the last byte that moved. What counts is only
 what stands in the way: what is written after the question proves nothing (the kernel of a frozen broker takes it), nor
-does what is received after the answer. Nor does a trickle for long: it leaves room for the answer. A proxy that swallows
-what we write, and hands on the few deliveries that the broker still has for us, would else look alive until these end.
+does what is received after the answer. Nor does a trickle for long: it leaves room for the answer. A proxy that
+swallows what we write, and hands on the few deliveries that the broker still has for us, would else look alive until
+these end.
 """
 
 from __future__ import annotations
