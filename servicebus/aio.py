@@ -10,6 +10,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
+from servicebus._steps import Middleware, Outgoing, run_steps, steps_of
 from servicebus.client.future import Receipt
 from servicebus.client.link import Link
 from servicebus.client.pinging import Pinging, pinging
@@ -37,10 +38,18 @@ class AsyncSender:
         configuration: which brokers, in order of preference, and the shared secret.
         outbox: the path of a file in which messages are kept while no broker takes them; without one ``send()`` raises.
             It is made if it is not there. One Sender in one process may use it at a time.
+        middleware: around each call and message; the first one is the outermost. See ``servicebus.middleware``.
     """
 
-    def __init__(self, configuration: Configuration, *, outbox: str | os.PathLike[str] | None = None):
+    def __init__(
+        self,
+        configuration: Configuration,
+        *,
+        outbox: str | os.PathLike[str] | None = None,
+        middleware: Sequence[Middleware] = (),
+    ):
         self._sender = Sender(configuration, outbox=outbox)
+        self._steps = steps_of(middleware, "call_async", "call") if middleware else ()
 
     @classmethod
     def of(cls, sender: Sender) -> AsyncSender:
@@ -50,7 +59,14 @@ class AsyncSender:
         """
         self = cls.__new__(cls)
         self._sender = sender
+        self._steps = getattr(sender, "_async_steps", ())  # of a MiddlewareSender
         return self
+
+    def _plain(self) -> AsyncSender:
+        """The same without middleware."""
+        plain = AsyncSender.of(self._sender)
+        plain._steps = ()
+        return plain
 
     def __repr__(self) -> str:
         return f"<Async{repr(self._sender)[1:]}"
@@ -98,6 +114,10 @@ class AsyncSender:
             CallInterrupted: its path died, and whether it ran is unknown.
             CallTimeout: the deadline passed.
         """
+        if self._steps:
+            how: dict[str, Any] = {"timeout": timeout, "reverse": reverse, "resend": resend, "hedge_after": hedge_after}
+            outgoing = Outgoing("call", target, params)
+            return await run_steps(self._steps, outgoing, lambda: self._plain().call(target, params, **how))  # type: ignore[no-any-return]
         if self._has_outbox:
             await self._open()
         session, request = self._sender._make_call(target, params, timeout, reverse, resend, hedge_after)
@@ -134,6 +154,10 @@ class AsyncSender:
             SendRefused: every broker that answers refused it, its queue is full for example; it is not stored.
             SendUnconfirmed: it was published, but no broker confirmed it in time; whether it is stored is unknown.
         """
+        if self._steps:
+            how: dict[str, Any] = {"timeout": timeout, "delay": delay, "expires": expires}
+            outgoing = Outgoing("message", target, params)
+            return await run_steps(self._steps, outgoing, lambda: self._plain().send(target, params, **how))  # type: ignore[no-any-return]
         if self._has_outbox:
             await self._open(needs_outbox=True)
         session, request = self._sender._make_message(target, params, timeout, delay, expires)

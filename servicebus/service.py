@@ -16,6 +16,8 @@ from servicebus._agent_logging import AgentLogging
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.configuration.settings import check_is_configuration
 from servicebus.errors import CallError, CallTimeout, ConfigurationError, JournalUnavailable, ServiceBusError
+from servicebus.middleware import Middleware, MiddlewareSender
+from servicebus.runtime.around import with_middleware
 from servicebus.runtime.inherited import put_right
 from servicebus.runtime.journal import Journal, check_journal, journal_of
 from servicebus.runtime.master import Master
@@ -49,10 +51,17 @@ class ServiceBus:
             than that, because beyond it one service would keep the others from getting any.
     """
 
-    def __init__(self, configuration: Configuration, queue_len: int | None = None):
+    def __init__(
+        self,
+        configuration: Configuration,
+        queue_len: int | None = None,
+        *,
+        middleware: Sequence[Middleware] = (),
+    ):
         check_is_configuration(configuration)
         self._config = configuration
         self._queue_len = queue_len if queue_len is not None else configuration.queue_len
+        self._middleware = tuple(middleware)
         self._services: dict[tuple[Kind, str], Service] = {}
         self._after_fork: Hook | None = None
         self._on_exit: Hook | None = None
@@ -192,7 +201,8 @@ class ServiceBus:
         key = (kind, f"{category}.{name}")
         if key in self._services:
             raise ConfigurationError(f"service {key[1]} for {kind.value}s is registered already", key="services")
-        self._services[key] = register(kind, category, name, service, **options)
+        found = register(kind, category, name, service, **options)
+        self._services[key] = with_middleware(found, self._middleware) if self._middleware else found
 
     def _start_beside(self) -> BaseProcess:
         """A process that runs the master, once it has begun. Raises what keeps it from that."""
@@ -286,7 +296,7 @@ class ServiceBus:
         except OSError as error:
             LOG.error("%s: not served, because the locks of its services cannot be kept: %s", host.name, error)
             return EXIT_FAILED
-        worker = self._worker(host, NestedSender(self._config), journal, locks)
+        worker = self._worker(host, NestedSender(self._config, middleware=self._middleware), journal, locks)
         return worker.run(heartbeat_fd, parent_death_fd)
 
     def _worker(
@@ -312,7 +322,7 @@ def _plain(hook: Hook, name: str) -> Hook:
     return hook
 
 
-class NestedSender(Sender):
+class NestedSender(MiddlewareSender):
     """What ``request.get_sender()`` returns: one Sender for all services of a worker.
 
     A call that a service makes while it serves a call ends with that at the latest: its result would be of no use.

@@ -197,7 +197,7 @@ class Injector:
     async def _value_async(
         self, source: Any, request: Request | None, stack: AsyncExitStack, made: dict[Any, Any]
     ) -> Any:
-        if source is Request or source is Sender:
+        if isinstance(source, type):
             return self._value(source, request, None, made)
         if source.scope != "request":
             return await self._kept_async(source)
@@ -252,9 +252,10 @@ class Injector:
     def _value(self, source: Any, request: Request | None, stack: ExitStack | None, made: dict[Any, Any]) -> Any:
         if source is Request:
             return request
-        if source is Sender:
+        if isinstance(source, type):
             assert request is not None, "only what is made for a request takes a Sender"
-            return request.get_sender()
+            sender = request.get_sender()
+            return sender if source is Sender else source.of(sender)  # type: ignore[attr-defined]
         if source.scope != "request":
             return self._kept(source)
         if source.key not in made:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 import typing
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, get_args, get_origin
@@ -28,7 +29,7 @@ class Signature:
     bound: inspect.Signature
     """Without what is injected."""
     injected: Mapping[str, Any]
-    """``Request``, ``Sender``, or a ``Depends``, by the name of the parameter."""
+    """``Request``, ``Sender``, ``AsyncSender`` or a ``Depends``, by the name of the parameter."""
     whole: inspect.Parameter | None
     """The only parameter, if it takes the whole params."""
 
@@ -84,7 +85,8 @@ def _source(annotation: Any) -> Any:
             if isinstance(extra, Depends):
                 return extra
         annotation = get_args(annotation)[0]
-    for kind in (Request, Sender):
+    aio = sys.modules.get("servicebus.aio")  # there if one is annotated
+    for kind in (Request, Sender) if aio is None else (Request, Sender, aio.AsyncSender):
         if isinstance(annotation, type) and issubclass(annotation, kind):
             return kind
     return None

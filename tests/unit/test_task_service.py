@@ -6,8 +6,9 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Annotated, Any
+from unittest.mock import Mock
 
 import pytest
 from envelopes import SECRET, signed
@@ -15,8 +16,10 @@ from waiting import wait_until
 
 from servicebus.configuration import Configuration
 from servicebus.errors import ConfigurationError
+from servicebus.middleware import Middleware
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime import setup
+from servicebus.runtime.around import with_middleware
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.job import Job, JobResult, Outcome
 from servicebus.runtime.registration import register
@@ -43,12 +46,20 @@ def job(params: Any = None, kind: Kind = Kind.CALL, deadline: float | None = Non
 class Bench:
     """One ``async def`` service on a loop of its own, and what becomes of its jobs."""
 
-    def __init__(self, function: Callable[..., Any], kind: Kind = Kind.CALL, inbox: int = 8, **how: Any):
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        kind: Kind = Kind.CALL,
+        inbox: int = 8,
+        middleware: Sequence[Middleware] = (),
+        **how: Any,
+    ):
         self.outcomes: list[Outcome] = []
         group = Services("test")
         (group.rpc if kind is Kind.CALL else group.message)(name="it", **how)(function)
         (each,) = group
         service = register(each.kind, each.category, each.name, each.make(), **each.options)
+        service = with_middleware(service, middleware)
         self.loop = ServiceLoop("asyncio-test")
         self.service = TaskService(self.loop, service, inbox, self.outcomes.append, lambda: None, with_traces=False)
         self.service.start()
@@ -160,13 +171,30 @@ def test_a_caller_that_gives_up_cancels_the_task(bench: Callable[..., Bench]) ->
     assert here.outcome_of(waiting).result is JobResult.NOT_RUN and seen == ["began", "cancelled"]
 
 
-def test_a_deadline_cancels_the_task(bench: Callable[..., Bench]) -> None:
-    async def it() -> None:
-        await asyncio.sleep(3600)
+def test_a_deadline_cancels_the_task(bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
+    timers: list[Any] = []
+    began: list[bool] = []
 
-    outcome = bench(it).outcome(job(deadline=time.monotonic() + 0.05))
-    assert outcome.fault is not None and outcome.result is not JobResult.DONE
-    assert "deadline passed" in outcome.fault.text
+    async def it() -> None:
+        began.append(True)
+        await asyncio.Event().wait()
+
+    def call_at(*timer: Any) -> Any:
+        timers.append(timer)
+        return Mock()
+
+    here = bench(it)
+    monkeypatch.setattr(here.loop.loop, "call_at", call_at)
+    deadline = time.monotonic() + 3600
+    one = job(deadline=deadline)
+    here.service.put(one)
+    wait_until(lambda: bool(began))
+    ((at, *then),) = timers
+    assert at == deadline
+    here.loop.call(*then)
+    outcome = here.outcome_of(one)
+    assert outcome.fault is not None and outcome.result is JobResult.FAILED
+    assert "deadline passed" in outcome.fault.text and outcome.reply is None, "its caller raises CallTimeout by itself"
 
 
 def test_a_task_that_goes_on_after_its_cancellation_answers(bench: Callable[..., Bench]) -> None:

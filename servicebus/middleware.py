@@ -1,0 +1,113 @@
+"""Middleware: code around each service and around each call of a Sender.
+
+``ServiceBus(config, middleware=[...])`` puts it around services, and around the calls that they make;
+``MiddlewareSender`` and ``AsyncSender(..., middleware=[...])`` put it around calls and messages. The first one is the
+outermost. Without any, nothing is asked and nothing is paid.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from typing import Any
+
+from servicebus._steps import Middleware, Outgoing, run_steps, steps_of
+from servicebus.client.future import Receipt
+from servicebus.configuration import Configuration
+from servicebus.sender import Sender
+
+__all__ = ["Middleware", "MiddlewareSender", "Outgoing"]
+
+
+class MiddlewareSender(Sender):
+    """A Sender with middleware around each call and message; pings and the like go past it.
+
+    Args:
+        middleware: the first one is the outermost.
+
+    Raises:
+        ConfigurationError: one of them is none, or has ``call()`` without ``call_async()`` or the other way round.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        smart_route: bool = True,
+        *,
+        outbox: str | os.PathLike[str] | None = None,
+        middleware: Sequence[Middleware] = (),
+    ):
+        super().__init__(configuration, smart_route, outbox=outbox)
+        self._steps = steps_of(middleware, "call", "call_async")
+        self._async_steps = steps_of(middleware, "call_async", "call")
+
+    def call(self, target: str, params: Any = None, *arguments: Any, **how: Any) -> tuple[int, Any]:
+        """As ``Sender.call()``."""
+        call = super().call
+        outgoing = Outgoing("call", target, params)
+        return run_steps(self._steps, outgoing, lambda: call(target, params, *arguments, **how))  # type: ignore[no-any-return]
+
+    def call_async(self, target: str, params: Any = None, *arguments: Any, **how: Any) -> Future[Any]:
+        """As ``Sender.call_async()``."""
+        call = super().call_async
+        return self._future(Outgoing("call", target, params), lambda: call(target, params, *arguments, **how))
+
+    def send(self, target: str, params: Any = None, *arguments: Any, **how: Any) -> Receipt:
+        """As ``Sender.send()``."""
+        send = super().send
+        outgoing = Outgoing("message", target, params)
+        return run_steps(self._steps, outgoing, lambda: send(target, params, *arguments, **how))  # type: ignore[no-any-return]
+
+    def send_async(self, target: str, params: Any = None, *arguments: Any, **how: Any) -> Future[Any]:
+        """As ``Sender.send_async()``."""
+        send = super().send_async
+        return self._future(Outgoing("message", target, params), lambda: send(target, params, *arguments, **how))
+
+    def _future(self, outgoing: Outgoing, submit: Callable[[], Future[Any]]) -> Future[Any]:
+        if not self._async_steps:
+            return submit()
+        future = _OuterFuture()
+        future.step(run_steps(self._async_steps, outgoing, lambda: _Awaited(submit())))
+        return future
+
+
+class _Awaited:
+    """What a step awaits. Its future goes out to who drives the steps, and is done when they go on."""
+
+    def __init__(self, future: Future[Any]):
+        self._future = future
+
+    def __await__(self) -> Generator[Future[Any], None, Any]:
+        if not self._future.done():
+            yield self._future
+        return self._future.result()
+
+
+class _OuterFuture(Future[Any]):
+    """Ends when the outermost step does. Cancelling it cancels what the steps wait for."""
+
+    _inner: Future[Any] | None = None
+
+    def cancel(self) -> bool:
+        is_cancelled = super().cancel()
+        inner = self._inner
+        if inner is not None:
+            inner.cancel()
+        return is_cancelled
+
+    def step(self, steps: Coroutine[Any, Any, Any]) -> None:
+        """Run *steps* to the next future that they wait for, or to their end."""
+        with suppress(InvalidStateError):  # it was cancelled
+            try:
+                waits_for = steps.send(None)
+                if not isinstance(waits_for, Future):
+                    steps.throw(TypeError("call_async() around a Sender awaits nothing but proceed()"))
+            except StopIteration as end:
+                self.set_result(end.value)
+            except BaseException as error:  # the user's: it is the caller's to know
+                self.set_exception(error)
+            else:
+                self._inner = waits_for
+                waits_for.add_done_callback(lambda _: self.step(steps))

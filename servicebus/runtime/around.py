@@ -1,0 +1,67 @@
+"""Middleware around a service of either form: the service that the agent runs in its place."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from servicebus._steps import Middleware, Step, run_steps, steps_of
+from servicebus.runtime.execution import copies_of, refuse_lazy
+from servicebus.runtime.registration import Service
+from servicebus.services import Request, Response, TextService
+
+__all__ = ["with_middleware"]
+
+
+def with_middleware(service: Service, middleware: Sequence[Middleware]) -> Service:
+    """*service* with *middleware* around it; itself if none of it is for services.
+
+    Raises:
+        ConfigurationError: the service is ``async def``, and one has ``serve()`` and no ``serve_async()``; or the other
+            way round.
+    """
+    instance = service.instance
+    is_async = isinstance(instance, TextService) and instance.is_async
+    methods = ("serve_async", "serve") if is_async else ("serve", "serve_async")
+    steps = steps_of(middleware, *methods)
+    if not steps:
+        return service
+    return replace(
+        service, instance=_typed(instance, steps) if isinstance(instance, TextService) else _Around(instance, steps)
+    )
+
+
+def _typed(instance: TextService, steps: Sequence[Step]) -> TextService:
+    around, call = copy.copy(instance), instance.call
+    around.call = lambda bound, request: run_steps(steps, request, lambda: call(bound, request))
+    return around
+
+
+class _Around:
+    """A service of the class form."""
+
+    def __init__(self, instance: Any, steps: Sequence[Step]):
+        self._instance = instance
+        self._copy = copies_of(instance)
+        self._steps = steps
+
+    def __getattr__(self, name: str) -> Any:
+        """``setup``, ``teardown``, and what 2.x knows."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._instance, name)
+
+    def on_call(self, request: Request, response: Response) -> None:
+        def proceed() -> Any:
+            inner = Response()
+            returned = self._copy().on_call(request, inner)
+            if returned is not None:
+                refuse_lazy(returned)
+            return inner.value
+
+        response.send(run_steps(self._steps, request, proceed))
+
+    def on_message(self, request: Request) -> Any:
+        return run_steps(self._steps, request, lambda: self._copy().on_message(request))
