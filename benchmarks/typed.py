@@ -144,16 +144,21 @@ def measure(sender: Sender, pid: int, rounds: int, calls: int) -> dict[tuple[str
     return found
 
 
+def undisturbed(samples: list[float]) -> float:
+    """Their lower quartile: what else a machine does only adds."""
+    return statistics.quantiles(samples, n=4)[0]
+
+
 def report(found: dict[tuple[str, str, str], list[float]]) -> None:
+    print("CPU per call, lower quartile of all rounds")
     print(f"{'':24}{'class form':>12}" + "".join(f"{form:>22}" for form in FORMS[1:]))
     for drive in DRIVES:
         for params in PARAMS:
-            base = found[drive, params, "class"]
-            line = f"{drive + ', ' + params:24}{statistics.median(base):9.1f} us"
+            base = undisturbed(found[drive, params, "class"])
+            line = f"{drive + ', ' + params:24}{base:9.1f} us"
             for form in FORMS[1:]:
-                own = found[drive, params, form]
-                ratio = statistics.median([mine / its for mine, its in zip(own, base, strict=True)])
-                line += f"{statistics.median(own):12.1f} us {ratio:5.3f} x"
+                own = undisturbed(found[drive, params, form])
+                line += f"{own:12.1f} us {own / base:5.3f} x"
             print(line)
 
 
