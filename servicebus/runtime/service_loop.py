@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -51,6 +52,14 @@ class ServiceLoop:
     def frame(self) -> FrameType | None:
         """What its thread runs now."""
         return sys._current_frames().get(self._thread.ident or 0)
+
+    @property
+    def starved_ns(self) -> int:
+        """For how long its thread was ready to run and got no processor; 0 where the system does not tell."""
+        try:
+            return int(Path(f"/proc/self/task/{self._thread.native_id}/schedstat").read_text().split()[1])
+        except (OSError, LookupError, ValueError):
+            return 0
 
     def add_user(self) -> None:
         """Start, if this is the first one. For the worker's main thread, as ``remove_user()`` is for the loop's."""
@@ -138,9 +147,11 @@ class _Watch:
         """Wait until the loop has turned; name what it runs if that takes long."""
         turned = threading.Event()
         with suppress(RuntimeError):  # it is closed
+            began_ns = self._owner.starved_ns
             self._owner.loop.call_soon_threadsafe(turned.set)
             if not turned.wait(BLOCKED_S):
-                self._name_what_blocks()
+                if self._owner.starved_ns - began_ns < BLOCKED_S * 1e9 / 4:
+                    self._name_what_blocks()
                 while not (turned.wait(BLOCKED_S) or self._pauses.is_set()):
                     pass
 

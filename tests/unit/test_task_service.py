@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Annotated, Any
 from unittest.mock import Mock
 
@@ -18,7 +19,7 @@ from servicebus.configuration import Configuration
 from servicebus.errors import ConfigurationError
 from servicebus.middleware import Middleware
 from servicebus.protocol.v2 import ProtocolV2
-from servicebus.runtime import setup
+from servicebus.runtime import setup, task_service
 from servicebus.runtime.around import with_middleware
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.job import Job, JobResult, Outcome
@@ -174,6 +175,7 @@ def test_a_caller_that_gives_up_cancels_the_task(bench: Callable[..., Bench]) ->
 def test_a_deadline_cancels_the_task(bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
     timers: list[Any] = []
     began: list[bool] = []
+    now = time.monotonic()
 
     async def it() -> None:
         began.append(True)
@@ -183,18 +185,26 @@ def test_a_deadline_cancels_the_task(bench: Callable[..., Bench], monkeypatch: p
         timers.append(timer)
         return Mock()
 
+    def ends(one: Job, clock: float) -> None:
+        monkeypatch.setattr(task_service, "time", SimpleNamespace(monotonic=lambda: clock))
+        here.loop.call(timers[-1][1])
+        outcome = here.outcome_of(one)
+        assert outcome.fault is not None and outcome.result is JobResult.FAILED
+        assert "deadline passed" in outcome.fault.text and outcome.reply is None, "its caller raises CallTimeout itself"
+
     here = bench(it)
     monkeypatch.setattr(here.loop.loop, "call_at", call_at)
-    deadline = time.monotonic() + 3600
-    one = job(deadline=deadline)
-    here.service.put(one)
-    wait_until(lambda: bool(began))
-    ((at, *then),) = timers
-    assert at == deadline
-    here.loop.call(*then)
-    outcome = here.outcome_of(one)
-    assert outcome.fault is not None and outcome.result is JobResult.FAILED
-    assert "deadline passed" in outcome.fault.text and outcome.reply is None, "its caller raises CallTimeout by itself"
+    late, soon, never, later = [job(deadline=now + wait_s) for wait_s in (3000, 1000, 9000, 4000)]
+    for each in (late, soon, never, later):
+        here.service.put(each)
+    wait_until(lambda: len(began) == 4)
+    assert [at for at, _ in timers] == [now + 3000, now + 1000], "one timer, for the next deadline"
+    ends(soon, now + 1001)
+    wait_until(lambda: len(timers) == 3)
+    assert timers[2][0] == now + 3000
+    ends(late, now + 4500)
+    assert here.outcome_of(later).result is JobResult.FAILED and len(here.outcomes) == 3
+    here.service._unfinished.discard(never)
 
 
 def test_a_task_that_goes_on_after_its_cancellation_answers(bench: Callable[..., Bench]) -> None:
