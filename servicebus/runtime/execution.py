@@ -198,11 +198,13 @@ class Execution:
         is_message = job.incoming.kind is MESSAGE
         result = _result(error, is_message)
         then = self._what_follows(job, error) if is_message else ""
-        if result is JobResult.FAILED and not self._is_declared(error):
+        is_declared = self._is_declared(error)
+        if result is JobResult.FAILED and not is_declared:
             LOG.warning("service %s failed for %s%s", self._service.key, job.incoming.id, then, exc_info=_shown(error))
         else:
             why = printable(str(error))  # what a service says may be what its caller said
-            LOG.info("service %s: %s of %s%s: %s", self._service.key, result.value, job.incoming.id, then, why)
+            what = type(error).__name__ if is_declared else result.value
+            LOG.info("service %s: %s of %s%s: %s", self._service.key, what, job.incoming.id, then, why)
         fault = self._fault_of(error, self._with_traces or is_message)
         if not isinstance(error, Retry):
             return self._failed(job, fault, result)
