@@ -42,7 +42,7 @@ class ServiceLoop:
         self._users = 0
         self.tasks = 0
         """How many jobs are under way."""
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._watch = _Watch(self)
 
     def __repr__(self) -> str:
@@ -51,13 +51,13 @@ class ServiceLoop:
     @property
     def frame(self) -> FrameType | None:
         """What its thread runs now."""
-        return sys._current_frames().get(self._thread.ident or 0)
+        return sys._current_frames().get(self.thread.ident or 0)
 
     @property
     def starved_ns(self) -> int:
         """For how long its thread was ready to run and got no processor; 0 where the system does not tell."""
         try:
-            return int(Path(f"/proc/self/task/{self._thread.native_id}/schedstat").read_text().split()[1])
+            return int(Path(f"/proc/self/task/{self.thread.native_id}/schedstat").read_text().split()[1])
         except (OSError, LookupError, ValueError):
             return 0
 
@@ -65,7 +65,7 @@ class ServiceLoop:
         """Start, if this is the first one. For the worker's main thread, as ``remove_user()`` is for the loop's."""
         self._users += 1
         if self._users == 1:
-            self._thread.start()
+            self.thread.start()
             self._watch.thread.start()
 
     def remove_user(self) -> None:

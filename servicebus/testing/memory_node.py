@@ -193,7 +193,7 @@ def _asynchronous(workers: list[Worker]) -> list[TaskService]:
 def _threads(workers: list[Worker], loops: Iterable[ServiceLoop]) -> list[threading.Thread]:
     """All that services run in."""
     own = [thread for service in _services(workers) for thread in service.threads]
-    return own + [thread for loop in loops for thread in (loop._thread, loop._watch.thread)]
+    return own + [thread for loop in loops for thread in (loop.thread, loop._watch.thread)]
 
 
 def _services(workers: list[Worker]) -> Iterator[ServiceThread]:

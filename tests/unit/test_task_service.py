@@ -82,8 +82,8 @@ class Bench:
     def stop(self) -> None:
         self.service.stop()
         wait_until(lambda: not self.service.is_running)
-        self.loop._thread.join(20)
-        assert not self.loop._thread.is_alive() and self.service.backlog == 0
+        self.loop.thread.join(20)
+        assert not self.loop.thread.is_alive() and self.service.backlog == 0
 
 
 @pytest.fixture
