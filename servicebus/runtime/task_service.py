@@ -221,8 +221,10 @@ class TaskService(ServiceThread):
     async def _run_job(self, running: _Running) -> None:
         job = running.job
         running.has_begun = True
+        outcome = self._execution.refused(job)  # it may have been cancelled before this first step
         try:
-            outcome = await self._execution.run_bound(job, running.why)
+            if outcome is None:
+                outcome = await self._execution.run_bound(job, running.why)
         except BaseException as error:  # a defect of ours
             LOG.exception("%s: raised outside of a request", self._execution.name, exc_info=error)
             outcome = self._execution.interrupted(job)

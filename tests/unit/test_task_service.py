@@ -172,6 +172,25 @@ def test_a_caller_that_gives_up_cancels_the_task(bench: Callable[..., Bench]) ->
     assert here.outcome_of(waiting).result is JobResult.NOT_RUN and seen == ["began", "cancelled"]
 
 
+def test_a_call_that_is_cancelled_before_its_first_step_is_not_run(bench: Callable[..., Bench]) -> None:
+    ran: list[bool] = []
+
+    async def it() -> None:
+        ran.append(True)
+
+    here, one = bench(it), job()
+    here.service._unfinished.add(one)
+
+    def both() -> None:
+        here.service._arrived(one, None)
+        one.is_cancelled = True
+        here.service._cancel(one, "its caller gave up")
+
+    here.result()
+    here.loop.call(both)
+    assert here.outcome_of(one).result is JobResult.NOT_RUN and len(ran) == 1
+
+
 def test_a_deadline_cancels_the_task(bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
     timers: list[Any] = []
     began: list[bool] = []
