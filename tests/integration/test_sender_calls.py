@@ -306,7 +306,7 @@ def test_ping_says_why_and_offers_tells_what_a_node_has(
         sender.offers("NODE-02.math.add", timeout=0.5)
 
 
-@pytest.mark.timeout(400)  # five commands, each of which waits for an answer that it can believe
+@pytest.mark.timeout(400)  # four commands, each of which waits for an answer that it can believe
 @pytest.mark.brokers(count=1)
 def test_every_command_that_asks_a_node_ends_alike_with_another_secret(
     brokers: list[Broker], start_agent: StartAgent, tmp_path: Path
@@ -314,13 +314,12 @@ def test_every_command_that_asks_a_node_ends_alike_with_another_secret(
     start_agent(brokers).wait_consuming()
     asked = [
         ["call", ADD, "[1, 2]"],
-        ["call", "--timeout", "1", ADD, "[1, 2]"],
-        ["ping", "NODE-01"],
-        ["ping", "--all", "NODE-01"],
+        ["ping", "--timeout", "20", "NODE-01"],
+        ["ping", "--all", "--timeout", "20", "NODE-01"],
         ["send", "--check", "NODE-01.audit.record", "1"],
     ]
     config = tmp_path / "stranger.yaml"
-    settings = {"secret_token": "another secret of some length", "path_ping_timeout": 0.5, "path_wait": 0.2}
+    settings = {"secret_token": "another secret of some length", "path_wait": 10}
     config.write_text(json.dumps({"hosts": [brokers[0].url], **settings}))
     for command in asked:
         result = CliRunner().invoke(servicebus, [*command, "-c", str(config)])
