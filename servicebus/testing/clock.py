@@ -51,11 +51,6 @@ class VirtualTime:
         self.loops.append(loop)
         return loop
 
-    def remove(self, loop: SharedLoop) -> None:
-        """Close one of the loops."""
-        self.loops = [each for each in self.loops if each is not loop]
-        loop.close()
-
     @property
     def is_busy(self) -> bool:
         """A loop has something to do before time passes."""

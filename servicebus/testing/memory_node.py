@@ -83,8 +83,7 @@ class MemoryNode:
         self._driver.order(self._drain)
         workers, self._workers = self._workers, []
         self._end_services(workers)
-        for worker in workers:
-            self._driver.order(partial(self._clock.remove, worker.loop))
+        # Their loops go on: brokers have timers in them, of messages that expire and of connections that broke.
 
     def close(self) -> None:
         """The bus is closed: end at once what runs."""

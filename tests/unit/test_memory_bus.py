@@ -330,6 +330,17 @@ def test_the_node_stops_and_starts() -> None:
         assert world.sender.call("NODE-01.math.run")[1] == "done"
 
 
+def test_a_retry_outlives_the_worker_that_ordered_it() -> None:
+    note = Note(failures=1)
+    with bus({"log.note": note}) as world:
+        world.sender.send(NOTE, 1)
+        world.node.stop()
+        world.advance(300)
+        world.node.start()
+        world.advance(301)
+        assert note.notes == [1]
+
+
 def test_an_agent_lends_its_services_and_its_name() -> None:
     agent = ServiceBus(Configuration({"hosts": ["never.example"], "node_name": "SHOP-7", "secret_token": "s"}))
     agent.add_rpc_service("math", "add", Add(), threads=4)
