@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from servicebus.runtime.journal import checkpointer, records, segments
@@ -260,6 +260,13 @@ class _Model:
 
 @settings(deadline=None, max_examples=150)
 @given(STEPS)
+@example(
+    [
+        (0, "die", [(1, bytes(4017))]),
+        (0, "append", [(1, b""), (1, b"")]),
+        (1, "append", [(1, bytes(4025)), (1, b"x" * 4033)]),
+    ]
+)
 def test_two_who_append_and_read_see_the_same_rows_in_the_same_order(steps: list[tuple[int, str, Rows]]) -> None:
     with tempfile.TemporaryDirectory() as name:
         model = _Model(Path(name))

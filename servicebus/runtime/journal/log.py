@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -109,17 +110,19 @@ class Log:
         if end is not None and end.seq == after:
             self._segment, self._seq, self._at = end.rows, after, end.at
         last = _LAST if before is None else before - 1
+        with suppress(BadSegment, OSError):
+            rows = self._read(after, last)
+            if rows is not None:
+                return rows
+        # Some processors show the stores of another one in another order, but not to the holder of the lock. And a
+        # writer that died may have made a segment larger: we see as much of it as there was when we opened it.
+        self._lock.take()
         try:
-            return self._read(after, last)
-        except (BadSegment, OSError):
-            # Some processors show the stores of another one in another order, but not to the holder of the lock.
-            self._lock.take()
-            try:
-                if self._segment is not None:
-                    self._segment = self._on_files(partial(opened, self._rows, self._segment.first))
-                return self._on_files(lambda: self._read(after, last))
-            finally:
-                self._lock.drop()
+            if self._segment is not None:
+                self._segment = self._on_files(partial(opened, self._rows, self._segment.first))
+            return self._on_files(lambda: self._read(after, last))
+        finally:
+            self._lock.drop()
 
     def answer_row(self, place: int) -> bytes | None:
         """The whole row of ANSWERS at that place; None if it is not there any more."""
