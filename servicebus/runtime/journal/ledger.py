@@ -315,9 +315,9 @@ class Ledger:
         expired, before = compaction.expired_before, compaction.forget_before
         for number, entry in list(self.entries.items()):
             # What is held is run, however long that takes. A copy that is good for longer may have been let go of.
-            if entry[0] == UNOWNED and entry[3] < expired:
-                if self._chunks.get(number >> CHUNK_BITS, 0) & _TIME_MASK < expired:
-                    del self.entries[number]
+            until = max(entry[3], self._chunks.get(number >> CHUNK_BITS, 0) & _TIME_MASK)
+            if entry[0] == UNOWNED and until < expired:
+                del self.entries[number]
         while self._due_order and self._due_order[0] < expired >> _BUCKET_BITS:
             self._forget_bucket(heapq.heappop(self._due_order))
         self.state.forgotten_until = max(self.state.forgotten_until, compaction.forgotten_until)
