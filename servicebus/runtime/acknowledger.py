@@ -47,18 +47,19 @@ class Acknowledger:
                     continue
                 # Reply first: a crash between the two costs a repeat, not an answer.
                 if reply is not None:
-                    self._reply(publisher, pending, reply, disposition.job)
+                    try:
+                        publisher.reply(pending, reply, disposition.job)
+                    except Exception:
+                        self._reply_again(publisher, pending, reply, disposition.job)
                 pending.delivery.channel.ack(pending.delivery.tag)
         except Exception as error:  # what is to be stored comes again
             self._failures.report("a disposition", error)
             return False
         return True
 
-    def _reply(self, publisher: Publisher, pending: PendingDelivery, reply: bytes, job: Job | None) -> None:
-        for _ in range(2):  # a late exception, meant for a service, comes once
-            try:
-                publisher.reply(pending, reply, job)
-                return
-            except Exception as error:
-                why = error
-        self._failures.report("a reply", why)  # it cannot be answered, and is done with all the same
+    def _reply_again(self, publisher: Publisher, pending: PendingDelivery, reply: bytes, job: Job | None) -> None:
+        """A late exception, meant for a service, comes once."""
+        try:
+            publisher.reply(pending, reply, job)
+        except Exception as error:  # it cannot be answered, and is done with all the same
+            self._failures.report("a reply", error)
