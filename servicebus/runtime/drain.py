@@ -63,9 +63,16 @@ class Drain:
         if not self._until(self._services_idle, "services idle"):
             for service in self._services:
                 service.begin_no_more()
-        is_idle = self._until(self._services_idle, "what was not begun given back", _LAST_MOMENT_S)
+        # A broker that has not read yet that we take no more goes on delivering. What is begun now, no service runs.
+        pipeline = self._consumer.pipeline
+        self._loop.post(pipeline.begin_no_messages)
+        is_idle = self._until(
+            lambda: pipeline.begins_no_messages and self._services_idle(),
+            "what was not begun given back",
+            _LAST_MOMENT_S,
+        )
         is_settled = self._until(
-            lambda: not self._consumer.pipeline.has_unsettled, "replies and acks handed to the broker", _LAST_MOMENT_S
+            lambda: not pipeline.has_unsettled, "replies and acks handed to the broker", _LAST_MOMENT_S
         )
         # Teardown hooks run now; a service that does not end is left behind, it is a daemon thread.
         for service in self._services:
@@ -74,7 +81,7 @@ class Drain:
             lambda: not any(service.is_running for service in self._services),
             max(self._deadline, time.monotonic() + _LAST_MOMENT_S),
         )
-        self._loop.post(self._consumer.pipeline.give_up_copies)
+        self._loop.post(pipeline.give_up_copies)
         self._loop.post(self._consumer.close)
         self._wait(lambda: self._consumer.is_closed, time.monotonic() + 0.5)
         self._loop.stop()

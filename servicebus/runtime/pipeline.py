@@ -88,6 +88,8 @@ class Pipeline:
         """What is to be settled."""
         self._has_messages = False
         """Among the jobs; only messages wait in the overflow buffer."""
+        self.begins_no_messages = False
+        """The services end; what comes stays unacknowledged, and so goes to the next worker."""
         self._is_taking_posted = False
         self._is_flushed_later = False
         self._decides_again = False
@@ -122,6 +124,10 @@ class Pipeline:
         self._acknowledger.end()
         self._dispatcher.held.clear()  # the broker delivers them again
         self._overflow.clear()
+
+    def begin_no_messages(self) -> None:
+        """No service will run what comes from here on. Calls are still answered, so that they go elsewhere at once."""
+        self.begins_no_messages = True
 
     def give_up_copies(self) -> None:
         """The worker stops: what waits to be stored comes to the next one, which the journal is to let in."""
@@ -299,6 +305,8 @@ class Pipeline:
 
     def _admit(self, jobs: list[Job]) -> list[Job]:
         """Those of *jobs* and of the overflow buffer that are decided now."""
+        if self.begins_no_messages:
+            return [job for job in jobs if job.incoming.kind is CALL]
         now = time.monotonic()
         try:
             admitted = self._overflow.admit(jobs, now)

@@ -469,3 +469,18 @@ def test_while_another_worker_consumes_the_calls_one_leaves_them_at_once(bus: Vi
     second_service.let_go()
     assert sorted(bus.result(call) for call in calls) == [0, 1, 2]
     assert first.dispatcher.counters["stopping"] == 0, "nothing was turned away"
+
+
+def test_what_is_delivered_after_the_services_were_told_to_end_is_left_to_the_next_worker(bus: VirtualBus) -> None:
+    worker = VirtualWorker(bus).start()
+    first = note(bus, "first")
+    bus.time.until(first.done)
+    # The order to deliver no more takes as long to the broker as the message to the worker.
+    worker.broker.delay_s = 0.45
+    future = note(bus, "late")
+    bus.time.advance(0.3)
+    assert worker.drain(within_s=0.3)
+    assert worker.note.seen == ["first"] and not worker.journal.snapshot()["unfinished"]
+    worker.broker.delay_s = 0.0
+    bus.time.until(future.done)
+    assert len(worker.messages("messages")) == 1
