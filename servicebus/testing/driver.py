@@ -66,6 +66,8 @@ class Driver:
         """They are over as soon as the bus is quiet."""
         self._waiting: dict[int, tuple[Callable[[], object], bool]] = {}
         """By thread: whether it goes on, and whether time passes for it."""
+        self._interrupted: set[int] = set()
+        """Threads that are to leave what they wait for."""
         self._opener = get_ident()
         self._flows_until = 0.0
         self._is_probing = self._is_idle = self._is_ending = self._is_stopping = False
@@ -115,6 +117,15 @@ class Driver:
         """The bus ends: no thread sleeps any more."""
         self._is_ending = True
         self._wake()
+
+    def interrupt(self, thread: int | None) -> bool:
+        """Raise SystemExit in *thread* if it waits for the bus; False: it does not."""
+        with self._changed:
+            if thread is None or thread not in self._waiting:
+                return False
+            self._interrupted.add(thread)
+            self._changed.notify_all()
+            return True
 
     # -- the thread ------------------------------------------------------------------------------------------------
 
@@ -200,8 +211,11 @@ class Driver:
             self._waiting[me] = has_ended, flows
             self._changed.notify_all()
             try:
-                while not (has_ended() or self._is_stopping):
+                while not (has_ended() or self._is_stopping or me in self._interrupted):
                     self._changed.wait(1.0)
+                if me in self._interrupted:
+                    self._interrupted.remove(me)
+                    raise SystemExit("its node was killed")
             finally:
                 if before is None:
                     del self._waiting[me]

@@ -17,23 +17,20 @@ import servicebus.client.outbox
 import servicebus.client.outbox_file  # before the clock is installed in all modules
 from servicebus._durations import to_seconds
 from servicebus.aio import AsyncSender
-from servicebus.client.request import PendingRequest
-from servicebus.client.session import SenderSession
 from servicebus.configuration import Configuration
 from servicebus.errors import ConfigurationError, LifecycleError
 from servicebus.runtime.job import Job
 from servicebus.sender import Sender
-from servicebus.service import NestedSender, ServiceBus
+from servicebus.service import ServiceBus
 from servicebus.testing.clock import VirtualTime, installed
 from servicebus.testing.driver import Driver
 from servicebus.testing.faulty_broker import FaultyBroker
 from servicebus.testing.history import History, HistoryEntry, What
 from servicebus.testing.memory_node import PERIODIC, MemoryNode
+from servicebus.testing.memory_sender import RecordingNestedSender, RecordingSender
 from servicebus.testing.outbox_writer import SynchronousWriter
 from servicebus.transport.interface import Connect
 from servicebus.transport.memory import MemoryNetwork
-from servicebus.transport.sharedloop import SharedLoop
-from servicebus.wire.envelope import CALL, CONTROL
 from servicebus.wire.printable import counted
 
 __all__ = ["MemoryBus"]
@@ -158,7 +155,9 @@ class MemoryBus:
             opening.enter_context(_outbox_without_thread())
             network = MemoryNetwork(*[host.address for host in self._config.hosts])
             self._make_senders(network.connect)
-            hosts = self._config.hosts
+            hosts, brokers_loop = self._config.hosts, self._clock.loop("brokers")
+            for host in hosts:
+                network[host.address].loop = brokers_loop
             self._brokers = tuple(FaultyBroker(network[host.address], host.name, self._order) for host in hosts)
             self._node = MemoryNode(self._agent, self._nested, network, self._clock, self._driver, self._record_job)
             self._driver.is_serving, self._driver.is_asked = self._node.is_serving, self._sender.is_asked
@@ -177,7 +176,8 @@ class MemoryBus:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._opening.close()
-        if error is None and any(loop.failures.count for loop in self._clock.loops):
+        defects = self._node.defects + sum(loop.failures.count for loop in self._clock.loops)
+        if error is None and defects:
             raise AssertionError("a callback of the bus has raised, a defect of servicebus; the log has its traceback")
 
     async def __aenter__(self) -> MemoryBus:
@@ -211,10 +211,10 @@ class MemoryBus:
     def _make_senders(self, connect: Connect) -> None:
         loop = self._clock.loop("sender")
         loop.wait = self._driver.wait
-        self._sender = _RecordingSender(self._config, outbox=self._outbox)
-        self._nested = _RecordingNestedSender(self._config)
+        self._sender = RecordingSender(self._config, outbox=self._outbox)
+        self._nested = RecordingNestedSender(self._config)
         for sender in (self._sender, self._nested):
-            sender.attach(self, connect, loop)
+            sender.attach(self.record, self._must_be_open, connect, loop)
         self._sender.settle = self._driver.settle
 
     def _close_parts(self) -> None:
@@ -243,68 +243,6 @@ class MemoryBus:
             if entry.event_id == id:
                 return entry.id
         raise AssertionError(f"the Sender of this bus has asked nothing with the event id {id}")
-
-
-class _Recording(Sender):
-    """A Sender on brokers in memory."""
-
-    _world: MemoryBus
-    is_main = False
-
-    def attach(self, world: MemoryBus, connect: Connect, loop: SharedLoop) -> None:
-        self._world, self._connect, self._loop_of_process = world, connect, lambda: loop
-
-    def is_asked(self) -> bool:
-        """Whether a request is under way."""
-        status = {} if self._session is None else self._session.engine.status()
-        return bool(status.get("travelling") or status.get("waiting"))
-
-    def broker_of(self, id: str) -> str | None:
-        """Over which a request travels, in the thread that turns the loops."""
-        request = None if self._session is None else self._session.engine._pending.find(id)
-        return None if request is None or request.link is None else request.link.host.name
-
-    def end(self, clock: VirtualTime) -> None:
-        """Close it, in the thread that turns the loops."""
-        session, self._session = self._session, None
-        if session is not None:
-            closed = threading.Event()
-            session.engine.close(closed.set)
-            clock.until(closed.is_set)
-
-    def _current(self) -> SenderSession:
-        self._world._must_be_open()
-        return super()._current()
-
-    def _make(self, *what: Any, **how: Any) -> tuple[SenderSession, PendingRequest]:
-        session, request = super()._make(*what, **how)
-        if request.kind is not CONTROL:
-            target = f"{request.address.category}.{request.address.name}"
-            event_id = request.event_id if self.is_main else 0
-            what_happened: What = "called" if request.kind is CALL else "sent"
-            self._world.record(what_happened, request.id, target, event_id=event_id)
-        return session, request
-
-
-class _RecordingNestedSender(_Recording, NestedSender):
-    """What the services of the bus call by."""
-
-
-class _RecordingSender(_Recording):
-    """The Sender of the test."""
-
-    settle: Callable[[], None]
-    is_main = True
-
-    def call_async(self, *what: Any, **how: Any) -> Future[Any]:
-        future = super().call_async(*what, **how)
-        self.settle()
-        return future
-
-    def send_async(self, *what: Any, **how: Any) -> Future[Any]:
-        future = super().send_async(*what, **how)
-        self.settle()
-        return future
 
 
 def _register(agent: ServiceBus, given: Any) -> None:

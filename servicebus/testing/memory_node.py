@@ -1,7 +1,13 @@
-"""MemoryNode: the workers of one node, one for each broker in memory, in threads of this process."""
+"""MemoryNode: the workers of one node, one for each broker in memory, in threads of this process.
+
+Each worker stands for a process. When it ends, its loop is turned no more, and the brokers find its connections closed.
+Threads cannot be killed: a service that ``kill()`` finds at work gets SystemExit where it stands, or as soon as it goes
+on, and what it still does has no effect on the bus.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 import warnings
@@ -10,7 +16,6 @@ from functools import partial
 
 from servicebus.client.timer import LivenessTimer
 from servicebus.runtime.drain import Drain
-from servicebus.runtime.journal import MemoryJournal
 from servicebus.runtime.maintenance import Maintenance
 from servicebus.runtime.node_locks import NodeLocks
 from servicebus.runtime.pipeline import Pipeline
@@ -24,6 +29,7 @@ from servicebus.testing.asyncio_clock import AsyncioClock
 from servicebus.testing.clock import VirtualTime
 from servicebus.testing.driver import Driver
 from servicebus.testing.history import Record, RecordingDispatcher
+from servicebus.testing.node_journal import NodeJournal
 from servicebus.transport.connection_manager import ConnectionManager
 from servicebus.transport.loop import Timer
 from servicebus.transport.memory import MemoryNetwork
@@ -32,6 +38,7 @@ __all__ = ["PERIODIC", "MemoryNode"]
 
 _SELDOM_S = 60.0
 """What each worker looks after by the clock, once a second or so, would take minutes for a day."""
+_START_S = 0.01
 _END_S = 5.0
 """Of real time, for services to end."""
 
@@ -39,7 +46,7 @@ _real_monotonic = time.monotonic
 
 
 class MemoryNode:
-    """The node of a bus in memory; ``stop()`` and ``start()`` are for any thread."""
+    """The node of a bus in memory; ``stop()``, ``kill()`` and ``start()`` are for any thread."""
 
     def __init__(
         self,
@@ -57,33 +64,39 @@ class MemoryNode:
         self._clock = clock
         self._driver = driver
         self._record = record
-        self._journal = MemoryJournal()
-        self._locks = NodeLocks()
+        self._journal = NodeJournal()
+        self.defects = 0
+        """What callbacks of workers that have ended have raised."""
         self._workers: list[Worker] = []
+        self._has_run = False
         self._watches: dict[Worker, Timer] = {}
         self._asyncio: dict[ServiceLoop, AsyncioClock] = {}
 
     def __repr__(self) -> str:
-        return f"<MemoryNode {self.name} {', '.join(self.states) or 'stopped'}>"
+        return f"<MemoryNode {self.name} {', '.join(self._states()) or 'stopped'}>"
 
     @property
     def states(self) -> list[str]:
         """Of its connections to each broker, in the order of the brokers: ``consuming``, for example."""
-        return [str(worker.consumer.snapshot()["state"]) for worker in list(self._workers)]
+        self._driver.settle()
+        return self._states()
 
     def start(self) -> None:
-        """Start it again after ``stop()``, with the journal that it had; it consumes on every broker that is up."""
-        if not self._workers:
-            self._driver.order(self._begin)
+        """Start it again, with the journal that it had; it consumes on every broker that is up."""
+        self._driver.order(self._begin)
 
     def stop(self) -> None:
         """Stop in order, as on SIGTERM: finish what was accepted, leave the brokers, end the services."""
-        if not self._workers:
-            return
-        self._driver.order(self._drain)
-        workers, self._workers = self._workers, []
+        workers = self._driver.order(self._drain)
         self._end_services(workers)
-        # Their loops go on: brokers have timers in them, of messages that expire and of connections that broke.
+        self._driver.order(lambda: self._end(workers, is_killed=False))
+
+    def kill(self) -> None:
+        """All its workers die at once, as of SIGKILL: nothing is finished, answered or torn down.
+
+        The code of a service that is at work gets SystemExit, because its thread cannot be killed.
+        """
+        self._end_services(self._driver.order(self._kill), warns=False)
 
     def close(self) -> None:
         """The bus is closed: end at once what runs."""
@@ -101,16 +114,25 @@ class MemoryNode:
         """Whether a service is at work, in the driver's thread."""
         return any(self._is_at_work(worker) for worker in self._workers)
 
+    def _states(self) -> list[str]:
+        return [str(worker.consumer.snapshot()["state"]) for worker in list(self._workers)]
+
     # -- in the driver's thread ------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
+        if self._workers:
+            return
+        if self._has_run:
+            # Senders know by the age of a queue that one was lost: the new one must be younger than their last call.
+            self._driver.pass_time(_START_S)
+        locks = NodeLocks()
         for host in self._agent._config.hosts:
             loop = self._clock.loop(f"worker of {host.name}")
             worker = self._agent._worker(
                 host,
                 self._sender,
                 self._journal,
-                self._locks,
+                locks,
                 loop=loop,
                 connect=self._network.connect,
                 make_dispatcher=partial(RecordingDispatcher, self._record),
@@ -118,6 +140,7 @@ class MemoryNode:
             self._workers.append(worker)
             self._clock.others += [self._asyncio_clock(service) for service in _asynchronous([worker])][:1]
             worker.begin()
+        self._has_run = True
         self.watch()
         self._clock.settle()
 
@@ -149,11 +172,34 @@ class MemoryNode:
                 pause_s = max(pause_s, _SELDOM_S)
             self._watches[worker] = worker.loop.call_later(pause_s, partial(self._watch, worker))
 
-    def _drain(self) -> None:
+    def _drain(self) -> list[Worker]:
         within_s = self._agent._config.drain_timeout
         for worker in self._workers:
             parts = worker.loop, worker.consumer, worker.dispatcher, worker.services
             Drain(*parts, within_s, self._driver.pass_time).run()
+        workers, self._workers = self._workers, []
+        return workers
+
+    def _kill(self) -> list[Worker]:
+        workers, self._workers = self._workers, []
+        self._end(workers, is_killed=True)
+        for service in _services(workers):
+            _forget_teardown(service)
+            for runner in service._runners:
+                if runner.held and not self._driver.interrupt(runner.thread.ident):
+                    _raise_in(runner.thread, SystemExit)
+            service.begin_no_more()
+            service.stop()
+        return workers
+
+    def _end(self, workers: list[Worker], *, is_killed: bool) -> None:
+        for worker in workers:
+            self._watches.pop(worker).cancel()
+            self._clock.loops.remove(worker.loop)  # type: ignore[arg-type]
+            self._network[worker.host.address].end_process(worker.loop, is_killed=is_killed)
+            self.defects += worker.loop.failures.count
+            worker.loop.close()
+        self._journal.end_workers()
 
     def _is_at_work(self, worker: Worker) -> bool:
         unfinished, in_services = worker.dispatcher.unfinished, 0
@@ -171,18 +217,31 @@ class MemoryNode:
     def _waiting_threads(self, service: ServiceThread) -> int:
         return sum(self._driver.stands_still(thread.ident) for thread in service.threads)
 
-    def _end_services(self, workers: list[Worker]) -> None:
+    def _end_services(self, workers: list[Worker], *, warns: bool = True) -> None:
         give_up_at = _real_monotonic() + _END_S
         loops = {service._loop for service in _asynchronous(workers)}
         while alive := [thread for thread in _threads(workers, loops) if thread.is_alive()]:
             self._driver.settle()
             if all(self._driver.is_stuck(thread.ident) for thread in alive) or _real_monotonic() > give_up_at:
                 names = ", ".join(sorted(thread.name for thread in alive))
-                warnings.warn(f"services of node {self.name} still run: {names}", ResourceWarning, stacklevel=2)
-                return
+                if warns:
+                    warnings.warn(f"services of node {self.name} still run: {names}", ResourceWarning, stacklevel=3)
+                break
             alive[0].join(0.01)
         self._asyncio.clear()
         self._clock.others.clear()
+
+
+def _forget_teardown(service: ServiceThread) -> None:
+    async def nothing() -> None: ...
+
+    vars(service).update(_tear_down=lambda: None, _tear_down_async=nothing)
+
+
+def _raise_in(thread: threading.Thread, error: type[BaseException]) -> None:
+    """Have *error* raised in *thread* as soon as it goes on."""
+    if thread.ident is not None:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(error))
 
 
 def _asynchronous(workers: list[Worker]) -> list[TaskService]:

@@ -7,7 +7,8 @@ its ServerChannels (``memory_sessions``). Queues are in ``memory_queues``.
 
 It answers as RabbitMQ does where the bus can send the difference; ``tests/contract`` compares the two. There is one
 member, one virtual host, direct exchanges alone, and every user may do everything. Messages expire by a timer of the
-loop in which they were published. A connection that is frozen does not end by its heartbeat.
+loop in which they were published, or of the broker's own if it has one. A connection that is frozen does not end by its
+heartbeat.
 """
 
 from __future__ import annotations
@@ -63,6 +64,10 @@ class MemoryBroker:
         self.connects = 0
         """Attempts to connect, ever."""
         self.lock = RLock()
+        self.loop: EventLoop | None = None
+        """For its timers, where loops of connections may end before it does."""
+        self._gone: list[MemorySession] = []
+        """Their processes have ended, which it finds out when it goes on."""
         self._bindings: dict[tuple[str, str], dict[str, None]] = {}
         self._loop: EventLoop | None = None
         self._names = itertools.count(1)
@@ -95,6 +100,7 @@ class MemoryBroker:
         with self.lock:
             self.refuse()
             self.drop(reason)
+            self._gone.clear()
             self.is_frozen = False
             for queue in list(self.queues.values()):
                 if queue.durable:
@@ -109,7 +115,27 @@ class MemoryBroker:
 
     def thaw(self) -> None:
         self.is_frozen = False
+        self._end_gone()
         self._resume()
+
+    def end_process(self, loop: EventLoop, *, is_killed: bool) -> None:
+        """The process that runs *loop* has ended, and its sockets with it; *loop* is not needed any more.
+
+        What it has sent before arrives, unless it was killed: then what is on its way is lost.
+        """
+        with self.lock:
+            for connection in [each for each in self.connections if each.loop is loop]:
+                connection.vanish(loses_all=is_killed)
+            self._gone += [session for session in self.sessions if session.connection.loop is loop]
+            if not self.is_frozen:
+                self._end_gone()
+
+    def _end_gone(self) -> None:
+        with self.lock:
+            gone, self._gone = self._gone, []
+            for session in gone:
+                session.connection.end_vanished()
+                session.end()
 
     def block(self, reason: str = "low on memory") -> None:
         """Raise an alarm: connections that publish are not read any more."""
@@ -151,7 +177,7 @@ class MemoryBroker:
                 self._loop = former
 
     def _later(self, delay_s: float, callback: Callable[[], None]) -> None:
-        loop = self._loop
+        loop = self.loop or self._loop
         if loop is not None:
 
             def due() -> None:

@@ -53,6 +53,12 @@ class _Pipe:
     def clear(self) -> None:
         self._items.clear()
 
+    def arrive_now(self) -> None:
+        """All that may arrive does so, whatever the delay."""
+        while self._items and self.may_take(self._items[0]):
+            self.take(self._items.popleft())
+        self.clear()
+
     def schedule(self) -> None:
         with self._broker.lock:
             if self._is_scheduled or not self._items or self._broker.is_frozen:
@@ -176,6 +182,18 @@ class MemoryConnection:
     def abandon(self, reason: str) -> Callable[[], None]:
         return nothing if self._has_ended else self._leave(reason)
 
+    # -- the end of our process; with the broker's lock ------------------------------------------------------------
+
+    def vanish(self, *, loses_all: bool) -> None:
+        """Our process has ended; what it has sent may be on its way."""
+        self._end()
+        if loses_all:
+            self._up.clear()
+
+    def end_vanished(self) -> None:
+        """The broker reads what a process had sent that has ended."""
+        self._up.arrive_now()
+
     # -- the wire --------------------------------------------------------------------------------------------------
 
     def send(self, arrive: Callable[[], None], size: int = 8, *, is_publish: bool = False) -> None:
@@ -273,11 +291,14 @@ class MemoryConnection:
         return self._end_session
 
     def _finish(self) -> None:
+        self._end()
+        self._up.clear()
+
+    def _end(self) -> None:
         self._giving_up.cancel()
         self._has_ended = True
         with self._broker.lock:
             self._broker.connections.remove(self)
-        self._up.clear()
         self._down.clear()
         for channel in self._channels:
             channel.is_open = False

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from servicebus.transport.frames import Properties
+from servicebus.transport.loop import EventLoop
 from servicebus.transport.memory_queues import MemoryQueue, Message, QueueConsumer, Refusal
 from servicebus.wire.envelope import DIRECT_REPLY_TO
 
@@ -22,6 +23,10 @@ class _Client(Protocol):
 
     label: str
 
+    @property
+    def loop(self) -> EventLoop: ...
+
+    def end_vanished(self) -> None: ...
     def receive(self, arrive: Callable[[], None], size: int) -> None: ...
     def become_blocked(self, reason: str | None) -> None: ...
     def break_off(self, reason: str) -> None: ...

@@ -20,6 +20,7 @@ from journal_contract import (
 )
 
 from servicebus.runtime.journal import Journal, Limits, MemoryJournal, open_shared
+from servicebus.testing.node_journal import NodeJournal
 
 
 @contextlib.contextmanager
@@ -46,6 +47,16 @@ class TestMemoryJournal(JournalContract):
     @many_examples
     def test_no_id_is_given_out_twice_while_its_token_is_good_whatever_happens(self, steps: Steps) -> None:
         run_against_model(open_memory, steps, workers=1)
+
+
+class TestNodeJournal(JournalContract):
+    @pytest.fixture
+    def open_journal(self) -> Iterator[OpenJournal]:
+        yield lambda **limits: NodeJournal(Limits(**limits))
+
+    @many_examples
+    def test_no_id_is_given_out_twice_while_its_token_is_good_whatever_happens(self, steps: Steps) -> None:
+        run_against_model(lambda **limits: NodeJournal(Limits(**limits)), steps, workers=1)
 
 
 class TestSharedJournal(SharedJournalContract):

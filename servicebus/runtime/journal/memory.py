@@ -9,9 +9,10 @@ from servicebus.runtime.journal.interface import IdStatus, Journal, Lookup, Rele
 from servicebus.runtime.journal.ledger import Ledger, Limits
 from servicebus.runtime.journal.records import number_of
 
-__all__ = ["MemoryJournal"]
+__all__ = ["ME", "MemoryJournal"]
 
-_ME = 1
+ME = 1
+"""The owner of what is begun here."""
 
 
 class MemoryJournal(Journal):
@@ -30,12 +31,12 @@ class MemoryJournal(Journal):
         for id, until, _, sent_at in starts:
             number, sent = number_of(id), seconds(sent_at)
             before = entries.get(number)
-            ledger.begin(_ME, ((number, seconds(until + 1), sent),))
+            ledger.begin(ME, ((number, seconds(until + 1), sent),))
             entry = entries.get(number)
             if entry is None:
                 kept = ledger.answers.place_of(number)
                 found.append(Lookup(IdStatus.FINISHED, None if kept is None else kept[number]))
-            elif before is None or before[0] != _ME:
+            elif before is None or before[0] != ME:
                 found.append(ledger.granted(entry, sent))
             else:
                 found.append(Lookup(IdStatus.RUNNING, None, entry[1]))
@@ -50,7 +51,7 @@ class MemoryJournal(Journal):
         for id, answer in ends:
             number = number_of(id)
             entry = entries.get(number)
-            if entry is None or entry[0] != _ME or number in answers:
+            if entry is None or entry[0] != ME or number in answers:
                 continue
             if answer is None or len(answer) > largest:
                 ledger.large_answers += answer is not None
@@ -60,7 +61,7 @@ class MemoryJournal(Journal):
             answers[number] = answer
             if entry[3] > until:
                 until = entry[3]
-        ledger.finish(_ME, sizes)
+        ledger.finish(ME, sizes)
         if answers:
             ledger.applied += 1
             # The place of the answers is the answers themselves.
@@ -69,7 +70,7 @@ class MemoryJournal(Journal):
             self._compact()
 
     def release_many(self, ids: Sequence[str], why: Release) -> None:
-        self._ledger.release(_ME, why, [number_of(id) for id in ids])
+        self._ledger.release(ME, why, [number_of(id) for id in ids])
 
     def tick(self, now: float) -> None:
         self._now = now

@@ -1,0 +1,92 @@
+"""The Senders of a bus in memory, which record what they ask."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from servicebus.client.request import PendingRequest
+from servicebus.client.session import SenderSession
+from servicebus.sender import Sender
+from servicebus.service import NestedSender
+from servicebus.testing.clock import VirtualTime
+from servicebus.testing.history import What
+from servicebus.transport.interface import Connect
+from servicebus.transport.sharedloop import SharedLoop
+from servicebus.wire.envelope import CALL, CONTROL
+
+__all__ = ["RecordingNestedSender", "RecordingSender"]
+
+
+class _Recording(Sender):
+    """A Sender on brokers in memory."""
+
+    _record: Callable[..., None]
+    _must_be_open: Callable[[], None]
+    is_main = False
+
+    def attach(
+        self, record: Callable[..., None], must_be_open: Callable[[], None], connect: Connect, loop: SharedLoop
+    ) -> None:
+        """*record* as ``MemoryBus.record()``; *must_be_open* raises if the bus is not open."""
+        self._record, self._must_be_open = record, must_be_open
+        self._connect, self._loop_of_process = connect, lambda: loop
+
+    def is_asked(self) -> bool:
+        """Whether a request is under way."""
+        status = {} if self._session is None else self._session.engine.status()
+        return bool(status.get("travelling") or status.get("waiting"))
+
+    def broker_of(self, id: str) -> str | None:
+        """Over which a request travels, in the thread that turns the loops."""
+        request = None if self._session is None else self._session.engine._pending.find(id)
+        return None if request is None or request.link is None else request.link.host.name
+
+    def end(self, clock: VirtualTime) -> None:
+        """Close it, in the thread that turns the loops."""
+        session, self._session = self._session, None
+        if session is not None:
+            closed = threading.Event()
+            session.engine.close(closed.set)
+            clock.until(closed.is_set)
+
+    def _current(self) -> SenderSession:
+        self._must_be_open()
+        return super()._current()
+
+    def _make(self, *what: Any, **how: Any) -> tuple[SenderSession, PendingRequest]:
+        session, request = super()._make(*what, **how)
+        if request.kind is not CONTROL:
+            target = f"{request.address.category}.{request.address.name}"
+            event_id = request.event_id if self.is_main else 0
+            what_happened: What = "called" if request.kind is CALL else "sent"
+            self._record(what_happened, request.id, target, event_id=event_id)
+        return session, request
+
+
+class RecordingNestedSender(_Recording, NestedSender):
+    """What the services of the bus call by."""
+
+
+class RecordingSender(_Recording):
+    """The Sender of the test."""
+
+    settle: Callable[[], None]
+    is_main = True
+
+    def call_async(self, *what: Any, **how: Any) -> Future[Any]:
+        future = super().call_async(*what, **how)
+        self.settle()
+        return future
+
+    def send(self, *what: Any, **how: Any) -> Any:
+        receipt = super().send(*what, **how)
+        self.settle()
+        return receipt
+
+    def send_async(self, *what: Any, **how: Any) -> Future[Any]:
+        future = super().send_async(*what, **how)
+        self.settle()
+        return future
