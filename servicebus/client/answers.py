@@ -104,7 +104,7 @@ class Answers:
         self.unverified += 1
         request.doubted(link.host.name, error)
         if isinstance(error, UnsignedRefusal) and (attempt := request.attempt_on(link)):
-            request.unsigned_refusals[attempt] = error
+            request.refused_unsigned(attempt, error)
         self._unverified.warning(f"{link.host.name}: ignored a reply to {request.address}: {error}")
 
     def confirmed(self, link: Link, request: PendingRequest, is_ack: bool) -> None:

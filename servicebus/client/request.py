@@ -115,7 +115,7 @@ class PendingRequest(Awaited):
     """How often its node was lost while it may have run there."""
     attempts: tuple[tuple[str, str], ...]
     """Host, and what it did: of those that failed."""
-    unsigned_refusals: dict[int, EnvelopeError]
+    unsigned_refusals: dict[int, EnvelopeError] | None
     """Attempts of which a reply that proves nothing says that they were not run, and what it says."""
     _tokens: list[str] | None
     """Of the attempts before the last, from the second one on."""
@@ -141,24 +141,21 @@ class PendingRequest(Awaited):
         self.address, self.kind = address, kind
         self.params, self.body = params, body
         self.size = len(body or params)
-        self.resend, self.reverse = resend, reverse
-        self.pinned, self.hedge_after_s = pinned, hedge_after_s
-        self.options = options
-        self.state = RequestState.NEW
-        self._forks = forks.count
+        self.resend, self.reverse, self.pinned = resend, reverse, pinned
+        self.hedge_after_s, self.options = hedge_after_s, options
+        self.state, self._forks = RequestState.NEW, forks.count
         self.started_at = time.monotonic()
         self.deadline = self.started_at + timeout_s
         self.sent_ms = int(time.time() * 1000)
         self.ttl_ms = max(1, int(timeout_s * 1000))
         self.token = self.refused_with = ""
-        self.link = self.path = self.hedge = self.protocol = None
+        self.link = self.path = self.hedge = self.protocol = self.unsigned_refusals = None
         self.published_at = self.waiting_since = self.held_since = None
         self.attempt = self.sent_as = self.hedged_as = self.shift_ms = 0
         self.corrections = self.refusals = self.failovers = self._unsettled = 0
         self.returned = self._has_ended = self._is_abandoned = False
         self._tokens = self._answer = self._error = self._waiter = self._on_end = self._future = None
         self.attempts = ()
-        self.unsigned_refusals = {}
 
     def __repr__(self) -> str:
         return f"<PendingRequest {self.kind.value} {self.id} to {self.address} {self.state.value} on {self.link!r}>"
@@ -270,7 +267,11 @@ class PendingRequest(Awaited):
     def not_run(self, attempt: int = 0) -> None:
         """One attempt certainly did nothing. What became of the others stays as unknown as it was."""
         self._unsettled -= 1
-        self.unsigned_refusals.pop(attempt, None)
+        (self.unsigned_refusals or {}).pop(attempt, None)
+
+    def refused_unsigned(self, attempt: int, error: EnvelopeError) -> None:
+        """A reply that proves nothing says that *attempt* did not run."""
+        self.unsigned_refusals = {**(self.unsigned_refusals or {}), attempt: error}
 
     @property
     def maybe_ran(self) -> bool:
@@ -280,7 +281,7 @@ class PendingRequest(Awaited):
     @property
     def is_said_not_run(self) -> bool:
         """Of each attempt it is certain, or said by a reply that proves nothing, that it did not run."""
-        return len(self.unsigned_refusals) >= self._unsettled
+        return len(self.unsigned_refusals or ()) >= self._unsettled
 
     def clock_ms(self) -> int:
         """Now in Unix milliseconds, by the clock that it was dated with."""

@@ -92,16 +92,12 @@ class ProtocolV2:
         return OutgoingPublish(self.exchange.name, _QUEUES[request.kind](node), request.body)
 
     def decode_reply(self, request: OutgoingRequest, body: bytes) -> Reply:
-        reply = self._decode_answer(body)
-        self._keyring.verify_reply(reply, request.token_of(reply.attempt))
-        if reply.id != request.id:
-            raise EnvelopeError("signature", "the reply belongs to another request")
-        return reply
-
-    def _decode_answer(self, body: bytes) -> Reply:
         reply = decode_reply(body, self._max_bytes)
         if reply.token == UNSIGNED and reply.fault is not None:
             raise UnsignedRefusal(self._keyring.key_id)
+        self._keyring.verify_reply(reply, request.token_of(reply.attempt))
+        if reply.id != request.id:
+            raise EnvelopeError("signature", "the reply belongs to another request")
         return reply
 
     def decode_result(self, message: bytes) -> Any:
@@ -111,7 +107,9 @@ class ProtocolV2:
         return self._control(wire_id, node, "ping", timeout_s, b"null")
 
     def decode_pong(self, wire_id: str, token: str, body: bytes) -> Pong:
-        reply = self._decode_answer(body)
+        reply = decode_reply(body, self._max_bytes)
+        if reply.token == UNSIGNED and reply.fault is not None:
+            raise UnsignedRefusal(self._keyring.key_id)
         self._keyring.verify_reply(reply, token)
         if reply.id != wire_id:
             raise EnvelopeError("signature", "the pong belongs to another ping")
