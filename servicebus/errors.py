@@ -18,6 +18,7 @@ __all__ = [
     "ConfigurationError",
     "ConnectFailed",
     "ConnectionLost",
+    "ContractError",
     "DurationError",
     "EnvelopeError",
     "InvalidParams",
@@ -78,6 +79,10 @@ class AddressError(ServiceBusError, ValueError):
 
 class DurationError(ServiceBusError, ValueError):
     """Raised when a time is not a number of seconds, or not one that the parameter takes."""
+
+
+class ContractError(ServiceBusError):
+    """Raised when something is no description of a node, or a schema in it cannot be used."""
 
 
 class LifecycleError(ServiceBusError):

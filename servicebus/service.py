@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import servicebus.wire.xmltree  # noqa: F401  # what workers may need is imported before they are forked: they share it
 from servicebus._agent_logging import AgentLogging
+from servicebus._describe import contract_of
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.configuration.settings import check_is_configuration
+from servicebus.contracts import NodeContract
 from servicebus.errors import CallError, CallTimeout, ConfigurationError, JournalUnavailable, ServiceBusError
 from servicebus.middleware import Middleware, MiddlewareSender
 from servicebus.runtime.around import with_middleware
@@ -139,6 +141,10 @@ class ServiceBus:
         """
         for each in group:
             self._add(each.kind, each.category, each.name, each.make(), each.options)
+
+    def contract(self) -> NodeContract:
+        """What this node offers its callers. Raises ConfigurationError: a type has no schema."""
+        return contract_of(self._config.node_name, self._services.values())
 
     def set_after_fork_hook(self, hook: Hook) -> None:
         """Call *hook* in every worker before its threads start."""

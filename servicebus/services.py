@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -102,6 +102,10 @@ class RpcService:
     """What never runs twice at a time on the node; may be a method that gets the params."""
     concurrency: Literal["node"] | None = None
     """``"node"``: never two calls at a time on the node."""
+    params_type: Any = None
+    """What the params are: a type that pydantic knows. Only for the description of the node; nothing is checked."""
+    result_type: Any = None
+    """The same of the result."""
 
     def setup(self) -> None:
         """Called in each of the service's threads before its first request; again and again while it raises."""
@@ -131,6 +135,8 @@ class MessageService:
     """What never runs twice at a time on the node; may be a method that gets the params."""
     concurrency: Literal["node"] | None = None
     """``"node"``: never two messages at a time on the node."""
+    params_type: Any = None
+    """As that of an RpcService."""
 
     def setup(self) -> None:
         """Called in each of the service's threads before its first message; again and again while it raises."""
@@ -162,6 +168,10 @@ class TextService:
     """Runs the function; returns its result, or something to await if it is ``async def``."""
     dump: Callable[[Any], bytes]
     """The JSON text of a result. Raises what its caller gets: it is not what the signature says."""
+
+    def contract(self, kind: Literal["call", "message"], options: Mapping[str, Any]) -> Any:
+        """How its node describes it: a ServiceContract."""
+        raise NotImplementedError
 
     def declared(self, error: BaseException) -> tuple[str, str] | None:
         """The name and the fields (JSON text) of an error that the service declares; None for every other one."""

@@ -39,6 +39,7 @@ _BY_CLASS: tuple[tuple[type[errors.ServiceBusError], ExitCode], ...] = (
     (errors.ConfigurationError, ExitCode.CONFIGURATION),
     (errors.OutboxUnavailable, ExitCode.CONFIGURATION),
     (errors.AddressError, ExitCode.USAGE),
+    (errors.ContractError, ExitCode.USAGE),
     (errors.DurationError, ExitCode.USAGE),
     (errors.SignatureError, ExitCode.REFUSED),
     (errors.EnvelopeError, ExitCode.USAGE),

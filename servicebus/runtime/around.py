@@ -12,7 +12,7 @@ from servicebus.runtime.execution import copies_of, refuse_lazy
 from servicebus.runtime.registration import Service
 from servicebus.services import Request, Response, TextService
 
-__all__ = ["with_middleware"]
+__all__ = ["with_middleware", "without_middleware"]
 
 
 def with_middleware(service: Service, middleware: Sequence[Middleware]) -> Service:
@@ -31,6 +31,11 @@ def with_middleware(service: Service, middleware: Sequence[Middleware]) -> Servi
     return replace(
         service, instance=_typed(instance, steps) if isinstance(instance, TextService) else _Around(instance, steps)
     )
+
+
+def without_middleware(instance: Any) -> Any:
+    """What the user has registered, of the class form."""
+    return instance._instance if isinstance(instance, _Around) else instance
 
 
 def _typed(instance: TextService, steps: Sequence[Step]) -> TextService:

@@ -21,7 +21,7 @@ from servicebus.wire.fault import INVALID_PARAMS
 from servicebus.wire.jsontext import MAX_JSON_DEPTH, check_depth, decode_json, encode_json
 from servicebus.wire.printable import printable
 
-__all__ = ["Bound", "make_binder", "problems_of"]
+__all__ = ["Bound", "binding_function", "make_binder", "problems_of"]
 
 Bound = tuple[tuple[Any, ...], dict[str, Any]]
 """The arguments by position and by name."""
@@ -53,12 +53,7 @@ def make_binder(signature: Signature) -> Callable[[bytes], Bound]:
     if whole is not None:
         return _whole_binder(whole)
 
-    def bind(*args: Any, **kwargs: Any) -> Bound:
-        return args, kwargs
-
-    bind.__signature__ = signature.bound  # type: ignore[attr-defined]
-    bind.__annotations__ = {name: each.annotation for name, each in signature.bound.parameters.items()}
-    adapter: TypeAdapter[Any] = TypeAdapter(bind)  # type: ignore[arg-type]
+    adapter: TypeAdapter[Any] = TypeAdapter(binding_function(signature.bound))
     validate = adapter.validator.validate_json
 
     def read(text: bytes) -> Bound:
@@ -71,6 +66,17 @@ def make_binder(signature: Signature) -> Callable[[bytes], Bound]:
             return _read_again(text, adapter, error)  # type: ignore[no-any-return]
 
     return read
+
+
+def binding_function(signature: inspect.Signature) -> Any:
+    """A function with this signature, for pydantic: it returns its arguments."""
+
+    def bind(*args: Any, **kwargs: Any) -> Bound:
+        return args, kwargs
+
+    bind.__signature__ = signature  # type: ignore[attr-defined]
+    bind.__annotations__ = {name: each.annotation for name, each in signature.parameters.items()}
+    return bind
 
 
 def _whole_binder(parameter: inspect.Parameter) -> Callable[[bytes], Bound]:

@@ -35,19 +35,20 @@ class DeclaredError:
         return f"<DeclaredError {self.name}>"
 
     @cached_property
-    def _signature(self) -> inspect.Signature:
+    def signature(self) -> inspect.Signature:
+        """Of its fields."""
         if not inspect.isfunction(self.kind.__init__):
             return inspect.signature(lambda *args: None)
         return read_signature(self.kind, self._local_names).bound
 
     @cached_property
     def _bind(self) -> Callable[[bytes], Bound]:
-        return make_binder(Signature(self._signature, {}, None))
+        return make_binder(Signature(self.signature, {}, None))
 
     @cached_property
     def _writers(self) -> dict[str, Callable[[Any], bytes]] | None:
         """By the name of each field; None for a class that has ``args``."""
-        parameters = self._signature.parameters.values()
+        parameters = self.signature.parameters.values()
         if any(each.kind is each.VAR_POSITIONAL for each in parameters):
             return None
         return {each.name: make_writer(each.annotation) for each in parameters}

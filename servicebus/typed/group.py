@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, overload
 
+from servicebus.contracts import NodeContract, ServiceContract
+from servicebus.contracts.description import shown_options
 from servicebus.errors import ConfigurationError
 from servicebus.services import Lock
 from servicebus.typed.declared import DeclaredError, declare_errors
@@ -45,7 +47,13 @@ class Definition:
         is_async = inspect.iscoroutinefunction(self.function)
         if is_async and self.options.get("threads") is not None:
             raise ConfigurationError(f"service {self.key}: threads is for def; say tasks", key="services")
-        return TypedService(self.key, self.function, self.errors, self.local_names, self.deprecated, self.tasks)
+        how = self.local_names, self.deprecated, self.tasks, self.version
+        return TypedService(self.key, self.function, self.errors, *how)
+
+    def contract(self) -> ServiceContract:
+        """How a node that serves it describes it. Raises as ``make()``."""
+        options = shown_options({**self.options, "tasks": self.tasks})
+        return self.make().contract("call" if self.kind is CALL else "message", options)
 
 
 class Services:
@@ -68,6 +76,14 @@ class Services:
 
     def __iter__(self) -> Iterator[Definition]:
         return iter(self._definitions)
+
+    def contract(self) -> NodeContract:
+        """What it offers its callers: the description of a node that has no name yet.
+
+        Raises:
+            ConfigurationError: a signature cannot be read.
+        """
+        return NodeContract(tuple(each.contract() for each in self))
 
     @overload
     def rpc(self, function: F, /) -> F: ...

@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack
-from typing import Any
+from typing import Any, Literal
 
+from servicebus.contracts import ServiceContract
 from servicebus.errors import ConfigurationError
 from servicebus.services import Request, TextService
 from servicebus.transport.loggers import get_logger
@@ -14,6 +15,7 @@ from servicebus.typed.binding import Bound, make_binder
 from servicebus.typed.declared import DeclaredError
 from servicebus.typed.injection import Injector
 from servicebus.typed.results import make_writer
+from servicebus.typed.schema import docs_of, errors_of, params_schema, result_schema
 from servicebus.typed.signature import Signature, read_signature
 
 LOG = get_logger(__name__)
@@ -38,10 +40,12 @@ class TypedService(TextService):
         local_names: Mapping[str, Any] | None = None,
         deprecated: str | bool = False,
         tasks: int | None = None,
+        version: str = "",
     ):
         self.name = name
         self.function = function
         self.signature = read_signature(function, local_names)
+        self._deprecated, self._version = deprecated, version
         self._errors = errors
         try:
             self.bind = make_binder(self.signature)
@@ -59,6 +63,23 @@ class TypedService(TextService):
 
     def __repr__(self) -> str:
         return f"<TypedService {self.name}>"
+
+    def contract(self, kind: Literal["call", "message"], options: Mapping[str, Any]) -> ServiceContract:
+        """How this node describes it."""
+        whole, (category, _, name) = self.signature.whole, self.name.partition(".")
+        return ServiceContract(
+            kind,
+            category,
+            name,
+            params_schema(self.signature),
+            result_schema(self.signature) if kind == "call" else None,
+            errors_of(self._errors.values()),
+            "" if whole is None else whole.name,
+            docs_of(self.function),
+            self._version,
+            self._deprecated,
+            options=options,
+        )
 
     def setup(self) -> None:
         """Called in each of the service's threads, as that of the class form."""

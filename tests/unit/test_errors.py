@@ -57,6 +57,11 @@ EXAMPLES: list[tuple[ServiceBusError, dict[str, object], str]] = [
         "mq-a:5672: connection refused",
     ),
     (
+        errors.ContractError("services[0]: must be an object"),
+        {},
+        "services[0]: must be an object",
+    ),
+    (
         errors.ConnectionLost("mq-a:5672", "reset", sent=True),
         {"host": "mq-a:5672", "reason": "reset", "sent": True},
         "mq-a:5672: reset (after something was sent)",

@@ -1,0 +1,81 @@
+"""The description of an agent: NodeContract of the services that were registered."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from servicebus.contracts import NodeContract, Schema, ServiceContract
+from servicebus.contracts.description import shown_options
+from servicebus.errors import ConfigurationError
+from servicebus.runtime.around import without_middleware
+from servicebus.runtime.registration import Service
+from servicebus.services import MessageService, RpcService, TextService
+from servicebus.wire.envelope import CALL
+
+__all__ = ["contract_of"]
+
+
+def contract_of(node: str, services: Iterable[Service]) -> NodeContract:
+    """Without pydantic nothing is known of what class services take and return.
+
+    Raises:
+        ConfigurationError: ``params_type`` or ``result_type`` of a class service is nothing that has a schema.
+    """
+    return NodeContract(tuple(map(_described, services)), node)
+
+
+def _described(service: Service) -> ServiceContract:
+    kind: Literal["call", "message"] = "call" if service.kind is CALL else "message"
+    instance, options = service.instance, _options_of(service)
+    if isinstance(instance, TextService):
+        described: ServiceContract = instance.contract(kind, options)
+        return described
+    instance = without_middleware(instance)
+    params = _schema(service, instance, "params_type", "validation")
+    result = _schema(service, instance, "result_type", "serialization") if kind == "call" else None
+    docs = _docs_of(instance)
+    return ServiceContract(kind, service.category, service.name, params, result, docs=docs, options=options)
+
+
+def _options_of(service: Service) -> dict[str, Any]:
+    tasks = service.instance.tasks if isinstance(service.instance, TextService) and service.instance.is_async else None
+    return shown_options(
+        {
+            "threads": service.threads if service.threads > 1 else None,
+            "tasks": tasks,
+            "idempotent": service.idempotent,
+            "retry": service.retry_schedule,
+            "lock": service.lock,
+            "concurrency": service.concurrency,
+        }
+    )
+
+
+def _schema(service: Service, instance: Any, name: str, mode: Literal["validation", "serialization"]) -> Schema:
+    declared = getattr(instance, name, None)
+    if declared is None:
+        return None
+    try:
+        from servicebus.typed.schema import schema_of
+    except ImportError:  # pydantic is an extra
+        return None
+    try:
+        return schema_of(declared, mode)
+    except Exception as error:  # by pydantic, which asks the types of the program
+        what = f"service {service.key}: no schema for its {name}: {type(error).__name__}: {error}"
+        raise ConfigurationError(what, key="services") from error
+
+
+def _docs_of(instance: Any) -> str:
+    """The docstring of its class, which is not one of ours, or of the method that serves."""
+    kind = type(instance)
+    methods = (getattr(kind, name, None) for name in ("handle", "on_call", "on_message"))
+    ours = {base.__doc__ for base in (RpcService, MessageService)}
+    ours |= {method.__doc__ for base in (RpcService, MessageService) for method in vars(base).values()}
+    for each in (kind, *methods):
+        docs = getattr(each, "__doc__", None)
+        if docs and docs not in ours:
+            return inspect.cleandoc(docs)
+    return ""
