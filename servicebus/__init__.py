@@ -1,12 +1,40 @@
 """A service bus over several independent RabbitMQ brokers.
 
-Four imports are promises: ``servicebus.service.ServiceBus``, ``servicebus.configuration.Configuration``,
-``servicebus.sender.Sender`` and ``servicebus.logging_service.LoggingService``. This package itself loads neither pika
-nor anything that forks; what a service raises to say "later" or "never" can be had from here.
+What most programs need can be imported from here. It is loaded when it is first asked for: this package itself loads
+neither pika, nor pydantic, nor anything that forks. docs/api.rst lists the modules, whose paths are promises as well.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from servicebus.services import Reject, Requeue, Retry
 
-__all__ = ["Reject", "Requeue", "Retry"]
+if TYPE_CHECKING:
+    from servicebus.aio import AsyncSender
+    from servicebus.configuration import Configuration
+    from servicebus.sender import Sender
+    from servicebus.service import ServiceBus
+    from servicebus.typed import Services
+
+__all__ = ["AsyncSender", "Configuration", "Reject", "Requeue", "Retry", "Sender", "ServiceBus", "Services"]
 
 __version__ = "3.0.0.dev0"
+
+_MODULES = {
+    "AsyncSender": "servicebus.aio",
+    "Configuration": "servicebus.configuration",
+    "Sender": "servicebus.sender",
+    "ServiceBus": "servicebus.service",
+    "Services": "servicebus.typed",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(_MODULES[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

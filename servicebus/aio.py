@@ -35,7 +35,7 @@ class AsyncSender:
     host. Times are numbers of seconds; what is none raises DurationError, a ValueError.
 
     Args:
-        configuration: which brokers, in order of preference, and the shared secret.
+        configuration: which brokers, in order of preference, and the shared secret; or the path of a YAML file.
         outbox: the path of a file in which messages are kept while no broker takes them; without one ``send()`` raises.
             It is made if it is not there. One Sender in one process may use it at a time.
         middleware: around each call and message; the first one is the outermost. See ``servicebus.middleware``.
@@ -43,7 +43,7 @@ class AsyncSender:
 
     def __init__(
         self,
-        configuration: Configuration,
+        configuration: Configuration | str | os.PathLike[str],
         *,
         outbox: str | os.PathLike[str] | None = None,
         middleware: Sequence[Middleware] = (),

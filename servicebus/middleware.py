@@ -33,7 +33,7 @@ class MiddlewareSender(Sender):
 
     def __init__(
         self,
-        configuration: Configuration,
+        configuration: Configuration | str | os.PathLike[str],
         smart_route: bool = True,
         *,
         outbox: str | os.PathLike[str] | None = None,

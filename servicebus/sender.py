@@ -17,7 +17,7 @@ from servicebus.client.pinging import ask_each, offers_question, ping_address
 from servicebus.client.request import MessageOptions, PendingRequest
 from servicebus.client.session import SenderSession, message_options, submit
 from servicebus.configuration import Configuration
-from servicebus.configuration.settings import check_is_configuration
+from servicebus.configuration.settings import as_configuration
 from servicebus.protocol.interface import oversized
 from servicebus.transport import forks
 from servicebus.transport.amqp import AmqpConnection
@@ -45,7 +45,7 @@ class Sender:
     none (NaN, an infinity, a negative number, a text, a ``timedelta``) raises DurationError, a ValueError.
 
     Args:
-        configuration: which brokers, in order of preference, and the shared secret.
+        configuration: which brokers, in order of preference, and the shared secret; or the path of a YAML file.
         smart_route: accepted for py-servicebus 2.x and without effect: paths are watched, so there is no PING before
             a call that could be switched off.
         outbox: the path of a file in which messages are kept while no broker takes them; without one ``send()`` raises.
@@ -54,13 +54,12 @@ class Sender:
 
     def __init__(
         self,
-        configuration: Configuration,
+        configuration: Configuration | str | os.PathLike[str],
         smart_route: bool = True,
         *,
         outbox: str | os.PathLike[str] | None = None,
     ):
-        check_is_configuration(configuration)
-        self._config = configuration
+        self._config = configuration = as_configuration(configuration)
         self._outbox_path = outbox
         self._keyring = Keyring(configuration.secrets)
         self._connect: Connect = AmqpConnection

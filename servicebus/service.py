@@ -15,7 +15,7 @@ import servicebus.wire.xmltree  # noqa: F401  # what workers may need is importe
 from servicebus._agent_logging import AgentLogging
 from servicebus._describe import contract_of
 from servicebus.configuration import BrokerHost, Configuration
-from servicebus.configuration.settings import check_is_configuration
+from servicebus.configuration.settings import as_configuration
 from servicebus.contracts import NodeContract
 from servicebus.errors import CallError, CallTimeout, ConfigurationError, JournalUnavailable, ServiceBusError
 from servicebus.middleware import Middleware, MiddlewareSender
@@ -48,20 +48,20 @@ class ServiceBus:
     """An agent: the services of one node, run by one worker process per configured broker host.
 
     Args:
-        configuration: the brokers, the node's name and the shared secret.
+        configuration: the brokers, the node's name and the shared secret; or the path of a YAML file. Its ``services:``
+            are what ``servicebus run`` serves; an agent that is made here has those that are registered.
         queue_len: how many requests may wait in front of one service; half of ``prefetch`` by default, and never more
             than that, because beyond it one service would keep the others from getting any.
     """
 
     def __init__(
         self,
-        configuration: Configuration,
+        configuration: Configuration | str | os.PathLike[str],
         queue_len: int | None = None,
         *,
         middleware: Sequence[Middleware] = (),
     ):
-        check_is_configuration(configuration)
-        self._config = configuration
+        self._config = configuration = as_configuration(configuration)
         self._queue_len = queue_len if queue_len is not None else configuration.queue_len
         self._middleware = tuple(middleware)
         self._services: dict[tuple[Kind, str], Service] = {}

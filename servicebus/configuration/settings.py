@@ -224,11 +224,18 @@ class Configuration:
         )
 
 
-def check_is_configuration(given: object) -> None:
-    """Raise ConfigurationError for what is no configuration: a dict or a path that was not read yet, for example."""
+def as_configuration(given: Configuration | str | os.PathLike[str]) -> Configuration:
+    """*given*, or what the YAML file of that path says.
+
+    Raises:
+        ConfigurationError: it is neither, a dict for example; or as Configuration.load.
+    """
+    if isinstance(given, (str, os.PathLike)):
+        return Configuration.load(given)
     if not hasattr(given, "secrets"):
-        how = 'write Configuration({...}), or Configuration.load("sender.yaml") for a file'
+        how = 'write Configuration({...}), or the path of a file: "sender.yaml"'
         raise ConfigurationError(f"needs a Configuration, not {type(given).__name__}; {how}")
+    return given
 
 
 def load_logging(path: str | os.PathLike[str], environment: Mapping[str, str] | None = None) -> LoggingSettings:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from servicebus.aio import AsyncSender
 from servicebus.configuration import Configuration, MissingKey, Secret
 from servicebus.configuration.keys import ALL_KEYS, KEYS
 from servicebus.errors import ConfigurationError
@@ -188,13 +189,23 @@ def test_an_unknown_key_that_begins_a_known_one_is_named_with_it() -> None:
     assert refusal(path_ping=1) == "unknown key 'path_ping'; did you mean 'path_ping_after' or 'path_ping_timeout'?"
 
 
-@pytest.mark.parametrize("given", [{"hosts": ["a"]}, "sender.yaml", Path("sender.yaml"), None])
-@pytest.mark.parametrize("taker", [Sender, ServiceBus])
+@pytest.mark.parametrize("given", [{"hosts": ["a"]}, 5672, None])
+@pytest.mark.parametrize("taker", [Sender, AsyncSender, ServiceBus])
 def test_what_is_no_configuration_yet_is_refused_with_how_to_make_one(taker: Any, given: Any) -> None:
     with pytest.raises(ConfigurationError) as caught:
         taker(given)
-    how = 'write Configuration({...}), or Configuration.load("sender.yaml") for a file'
+    how = 'write Configuration({...}), or the path of a file: "sender.yaml"'
     assert str(caught.value) == f"needs a Configuration, not {type(given).__name__}; {how}"
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+@pytest.mark.parametrize("taker", [Sender, AsyncSender, ServiceBus])
+def test_a_path_is_as_good_as_the_configuration_in_the_file(taker: Any, kind: Any, tmp_path: Path) -> None:
+    (tmp_path / "bus.yaml").write_text('{hosts: ["[::1]:5999"], secret_token: "0123456789abcdef", node_name: THIS}')
+    found = taker(kind(tmp_path / "bus.yaml"))
+    assert ("THIS" if taker is ServiceBus else "[::1]:5999") in repr(found)
+    with pytest.raises(ConfigurationError, match=r"missing\.yaml"):
+        taker(kind(tmp_path / "missing.yaml"))
 
 
 def test_an_unknown_key_that_resembles_none_lists_what_is_known() -> None:

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+import servicebus
+
 TOLD = "import json, sys; print(json.dumps(sorted(sys.modules)))"
 
 
@@ -61,3 +63,15 @@ def test_without_pydantic_the_import_says_what_to_install() -> None:
 
 def test_an_agent_has_everything_before_it_forks() -> None:
     assert {"lxml.etree", "servicebus.client.engine", "pika"} <= modules_after("import servicebus.service")
+
+
+@pytest.mark.parametrize("name", ["AsyncSender", "Configuration", "Sender", "ServiceBus", "Services"])
+def test_the_package_loads_a_name_when_it_is_asked_for(name: str) -> None:
+    assert not {"pika", "servicebus.sender", "servicebus.configuration"} & modules_after("import servicebus")
+    assert getattr(servicebus, name).__name__ == name
+    assert name in dir(servicebus)
+
+
+def test_the_package_has_no_other_names() -> None:
+    with pytest.raises(AttributeError, match="module 'servicebus' has no attribute 'Service'"):
+        servicebus.Service  # noqa: B018
