@@ -78,6 +78,24 @@ def status(ctx: click.Context) -> None:
 
 
 @broker.command()
+@click.argument("name")
+@json_option
+@click.pass_context
+def kill(ctx: click.Context, name: str) -> None:
+    """Kill the broker NAME (a, b, ...), as a crash would. `up` starts it again.
+
+    Exit status 0 if it is dead then, 2 if no broker has that name.
+    """
+    from servicebus.testing.persistent import PersistentBrokers
+
+    known = {broker.name: broker for broker in PersistentBrokers().known()}
+    if name not in known:
+        raise click.BadParameter(f"no broker {name!r}; there are: {', '.join(known) or 'none'}", ctx, param_hint="NAME")
+    known[name].kill()
+    ctx.ensure_object(Output).result(_document([known[name]]), f"killed {name}")
+
+
+@broker.command()
 @json_option
 @click.pass_context
 def down(ctx: click.Context) -> None:
@@ -112,6 +130,6 @@ def _what_next(brokers: list[Broker]) -> str:
   export {variables}
   servicebus run -c conf/agent.yaml          # an agent over them, in another terminal
   servicebus call -c conf/sender.yaml NODE-01.math.add '[1, 2]'
-  kill -9 {brokers[0].pid}                              # the next call goes on through the other broker
+  servicebus broker kill {brokers[0].name}                   # the next call goes on over the other broker
   servicebus broker up                       # starts again what is down
   servicebus broker down                     # ends all of them"""

@@ -1,4 +1,4 @@
-"""Private brokers that outlive the command that started them: ``servicebus broker up``, ``status`` and ``down``.
+"""Private brokers that outlive the command that started them: the commands of ``servicebus broker``.
 
 Which they are stands in a file in a folder that only this user can enter; everything else is read from their processes.
 """

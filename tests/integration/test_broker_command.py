@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +13,7 @@ import pytest
 
 from servicebus.errors import ServiceBusError
 from servicebus.testing.persistent import PersistentBrokers, runtime_folder
-from servicebus.testing.processes import is_alive, marked_processes, wait_dead
+from servicebus.testing.processes import is_alive, marked_processes
 
 
 @pytest.fixture
@@ -48,8 +46,10 @@ def test_up_status_kill_up_down(runtime: Path) -> None:
     assert first["state"] == "running"
     assert is_alive(first["pid"])
 
-    os.kill(first["pid"], signal.SIGKILL)
-    assert wait_dead(first["pid"], 5)
+    assert run_json("kill", "a")["brokers"][0]["state"] == "down"
+    assert not is_alive(first["pid"])
+    unknown = run("kill", "c")
+    assert unknown.returncode == 2 and "no broker 'c'; there are: a" in unknown.stderr
     assert run_json("status")["brokers"][0]["state"] == "down"
     assert run("status").returncode == 1
 

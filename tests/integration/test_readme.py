@@ -1,0 +1,81 @@
+"""README's first minutes, block by block, as a reader does them: its files, its commands, its brokers."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sybil import Document
+from sybil.parsers.rest.lexers import DirectiveLexer
+from waiting import wait_until
+
+from servicebus.testing.persistent import PersistentBrokers
+
+README = Path(__file__).parents[2] / "README.rst"
+BLOCKS = {
+    region.lexemes["options"].get("name", "install"): str(region.lexemes["source"])
+    for region in DirectiveLexer("code-block")(Document.parse(str(README)))
+}
+
+
+class Reader:
+    """Has a shell in an empty folder, and a virtual environment in which servicebus is installed."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.environment = {**os.environ, "XDG_RUNTIME_DIR": str(folder), "STATE_DIRECTORY": str(folder / "state")}
+        (folder / ".venv").symlink_to(sys.prefix)
+        self._said_before = ""
+
+    def bash(self, block: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            ["bash", "-ec", self._said_before + block], cwd=self.folder, env=self.environment,
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        self._said_before += "".join(re.findall(r"^(?:export |\. ).*\n", block, re.MULTILINE))
+        return done
+
+    def in_another_terminal(self, block: str) -> subprocess.Popen[str]:
+        command = ["bash", "-ec", f"{self._said_before}exec {block}"]
+        with (self.folder / "terminal").open("w") as terminal:
+            return subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=terminal, text=True)
+
+
+@pytest.fixture
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    yield Reader(tmp_path)
+    PersistentBrokers().down()
+
+
+def test_the_first_minutes(reader: Reader) -> None:
+    assert set(BLOCKS) == {
+        "install", "calc.py", "test_calc.py", "test", "up", "bus.yaml", "agent", "caller.py", "call", "bad"
+    }  # fmt: skip
+    for name in (name for name in BLOCKS if "." in name):
+        (reader.folder / name).write_text(BLOCKS[name])
+    tested = reader.bash(BLOCKS["test"])
+    assert "1 passed" in tested.stdout, tested.stdout + tested.stderr
+
+    up = reader.bash(BLOCKS["up"])
+    assert up.returncode == 0, up.stderr
+    ports = re.findall(r"@127\.0\.0\.1:(\d+)", up.stdout)
+    # Those of the page, unless they are taken.
+    (reader.folder / "bus.yaml").write_text(BLOCKS["bus.yaml"].replace("5701", ports[0]).replace("5702", ports[1]))
+
+    agent = reader.in_another_terminal(BLOCKS["agent"])
+    try:
+        wait_until(lambda: (reader.folder / "terminal").read_text().count("serves") == 2, 60)
+        called = reader.bash(BLOCKS["call"])
+        assert called.returncode == 0, called.stderr
+        assert called.stdout.splitlines()[:3] == ["3", "killed a", "(1, 3)"]
+        bad = reader.bash(BLOCKS["bad"])
+        assert bad.returncode == 6 and ": a: Input should be a valid integer, " in bad.stderr
+    finally:
+        agent.terminate()
+        assert agent.wait(60) == 0
