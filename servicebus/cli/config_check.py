@@ -8,7 +8,7 @@ import click
 
 from servicebus.cli.options import config_source, json_option, load
 from servicebus.cli.output import Output
-from servicebus.cli.services import load_services
+from servicebus.cli.run import build
 from servicebus.configuration import BrokerHost, Configuration, LoggingSettings, MissingKey, load_logging, weak_secrets
 from servicebus.configuration.values import host_and_port
 from servicebus.runtime.journal import check_journal, shown_journal
@@ -83,9 +83,8 @@ def check(output: Output, configuration: Configuration | LogServerFile, no_impor
     for host in configuration.hosts:
         host.ssl_context()
     check_journal(configuration)
-    if not no_import:
-        for _ in load_services(configuration):
-            pass
+    if configuration.services and not no_import:
+        build(configuration)
     output.result(summary(configuration), _as_text(configuration))
 
 

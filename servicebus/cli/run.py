@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from servicebus.cli.options import config_source
-from servicebus.cli.services import load_services
+from servicebus.cli.services import load_middleware, load_services
 from servicebus.configuration import Configuration
 from servicebus.errors import ConfigurationError
 from servicebus.wire.envelope import CALL, MESSAGE, Kind
@@ -40,7 +40,7 @@ def build(configuration: Configuration) -> ServiceBus:
         )
     from servicebus.service import ServiceBus  # here, so that --help and completion do not wait for pika
 
-    bus = ServiceBus(configuration)
+    bus = ServiceBus(configuration, middleware=load_middleware(configuration))
     add: dict[Kind, Callable[..., None]] = {CALL: bus.add_rpc_service, MESSAGE: bus.add_message_service}
     for service in load_services(configuration):
         add[service.kind](service.category, service.name, service.instance, **service.options)

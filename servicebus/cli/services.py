@@ -1,4 +1,4 @@
-"""From ``services:`` of a configuration file to service objects: imports and makes what the entries name."""
+"""From ``services:`` and ``middleware:`` of a configuration file to objects: imports and makes what they name."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from servicebus._steps import Middleware
 from servicebus.configuration import Configuration, ServiceEntry
 from servicebus.errors import ConfigurationError
 from servicebus.runtime.registration import register
@@ -58,6 +59,26 @@ def load_services(configuration: Configuration) -> Iterator[LoadedService]:
                 line=entry.line,
                 key=f"services[{index}].{entry.form}",
             ) from problem.__cause__
+
+
+def load_middleware(configuration: Configuration) -> list[Middleware]:
+    """What ``middleware:`` names: a class is made without arguments, an object is taken as it is.
+
+    Raises:
+        ConfigurationError: one cannot be imported or made, or is no Middleware.
+    """
+    _make_importable(configuration.path)
+    found: list[Middleware] = []
+    for index, target in enumerate(configuration.middleware):
+        try:
+            each: Any = _found(target)
+            found.append(each := _made(each) if isinstance(each, type) else each)
+            if not isinstance(each, Middleware):
+                raise _Unusable(f"is no servicebus.middleware.Middleware but a {type(each).__name__}")
+        except _Unusable as problem:
+            key = f"middleware[{index}]"
+            raise ConfigurationError(f"{key} {target}: {problem}", path=configuration.path, key=key) from problem
+    return found
 
 
 class _Unusable(Exception):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -59,10 +60,16 @@ def seconds(*, zero: bool = False) -> Callable[[Any], float]:
 def retry_schedule(value: Any) -> tuple[float, ...]:
     """Delays in seconds, as a list or as a text with commas; none at all means no further attempt."""
     one = seconds()
-    given = [part for part in value.strip("[]() ").split(",") if part.strip()] if isinstance(value, str) else value
-    if not isinstance(given, (list, tuple)):
-        raise Unacceptable("must be a list of seconds")
-    return tuple(one(each) for each in given)
+    return tuple(one(each) for each in _listed(value, "must be a list of seconds"))
+
+
+def _listed(value: Any, wanted: str) -> list[Any] | tuple[Any, ...]:
+    if isinstance(value, str):
+        parts = (part.strip(" '\"") for part in value.strip("[]() ").split(","))
+        return [part for part in parts if part]
+    if not isinstance(value, (list, tuple)):
+        raise Unacceptable(wanted)
+    return value
 
 
 def _number(value: Any, wanted: str, kind: Callable[[Any], Any]) -> Any:
@@ -132,6 +139,22 @@ def name(value: Any) -> str:
 def names(value: Any) -> tuple[str, ...]:
     """A list of names, which may be empty; or one name."""
     return tuple(name(each) for each in (value if isinstance(value, (list, tuple)) else [value]))
+
+
+_IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+def import_path(value: Any, example: str = "package.module:name") -> str:
+    """Of something in a module."""
+    found = text(value)
+    if not _IMPORT_PATH.fullmatch(found):
+        raise Unacceptable(f"must be an import path such as {example}")
+    return found
+
+
+def import_paths(value: Any) -> tuple[str, ...]:
+    """As a list, or as a text with commas."""
+    return tuple(import_path(each) for each in _listed(value, "must be a list of import paths"))
 
 
 def short_name(value: Any) -> str:

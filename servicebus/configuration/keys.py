@@ -46,6 +46,7 @@ KEYS: dict[str, Key] = {
     "queue_len": Key(checks.whole(1, 1_000_000), None),
     "drain_timeout": Key(checks.seconds(zero=True), 30.0),
     "fault_traces": Key(checks.flag, False),
+    "middleware": Key(checks.import_paths, ()),
     "retry_schedule": Key(checks.retry_schedule, (1.0, 5.0, 30.0, 120.0, 600.0), former="retry_ladder"),
     # The journal.
     "reply_keep": Key(checks.seconds(zero=True), 3600.0),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any, Literal
 
 from servicebus.configuration import checks
-from servicebus.configuration.checks import Unacceptable
 from servicebus.configuration.section import Section, show
 from servicebus.configuration.values import LoggingSettings, Secret, ServiceEntry
 
@@ -29,7 +27,6 @@ LOGGING_KEYS = ("server", "host", "port", "file", "level", "rotate", "keep", "se
 ROTATE_KEYS = ("when", "max_bytes")
 
 _level = checks.one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", fold=str.upper)
-_TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 def read_services(section: Section) -> tuple[ServiceEntry, ...]:
@@ -58,7 +55,7 @@ def _read_service(section: Section) -> ServiceEntry:
         kind=kind,
         category=section.require("category", checks.name),
         name=section.require("name", checks.name),
-        target=section.require(form, _target if form == "target" else _import_path),
+        target=section.require(form, _class_path if form == "target" else checks.import_path),
         options=_read_options(section, kind),
         line=section.where.line(section.at),
         form=form,
@@ -70,7 +67,7 @@ def _read_group(section: Section, form: Literal["group", "entry_point"]) -> Serv
         if key in section:
             at = (*section.at, key)
             section.where.fail(at, f"{show(at)} does not go with {form}: a group says itself what it serves")
-    target = section.require(form, _import_path if form == "group" else checks.text)
+    target = section.require(form, checks.import_path if form == "group" else checks.text)
     return ServiceEntry("", "", "", target, line=section.where.line(section.at), form=form)
 
 
@@ -85,18 +82,8 @@ def _read_options(section: Section, kind: str) -> dict[str, Any]:
     return {key: section.checked(key, check) for key, check in SERVICE_OPTIONS[kind].items() if key in section}
 
 
-def _target(value: Any) -> str:
-    found = checks.text(value)
-    if not _TARGET.fullmatch(found):
-        raise Unacceptable("must be an import path such as package.module:Class")
-    return found
-
-
-def _import_path(value: Any) -> str:
-    found = checks.text(value)
-    if not _TARGET.fullmatch(found):
-        raise Unacceptable("must be an import path such as package.module:name")
-    return found
+def _class_path(value: Any) -> str:
+    return checks.import_path(value, "package.module:Class")
 
 
 def read_logging(section: Section, secrets: tuple[Secret, ...]) -> LoggingSettings:

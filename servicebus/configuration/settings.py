@@ -62,6 +62,8 @@ class Configuration:
     queue_len: int | None
     drain_timeout: float
     fault_traces: bool
+    middleware: tuple[str, ...]
+    """Import paths."""
     retry_schedule: tuple[float, ...]
     journal: Secret | None
     """Where it is kept; a secret, because the URL of a server may hold a password."""

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from servicebus.cli.main import servicebus
+import servicebus.testing
+from servicebus.cli.main import servicebus as program
+from servicebus.cli.run import build
+from servicebus.configuration import Configuration
 
 SERVICES = """
 class Add:
@@ -27,6 +30,14 @@ class NeedsMore:
 class Silent:
     pass
 
+from servicebus.middleware import Middleware
+
+class Twice(Middleware):
+    def serve(self, request, proceed):
+        return 2 * proceed()
+
+twice = Twice()
+
 class Later:
     async def on_call(self, request, response):
         pass
@@ -38,7 +49,7 @@ Check = Callable[..., tuple[Result, str]]
 
 
 def invoke(*arguments: str) -> Result:
-    return CliRunner().invoke(servicebus, list(arguments))
+    return CliRunner().invoke(program, list(arguments))
 
 
 @pytest.fixture
@@ -55,9 +66,9 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Check]:
         target = target.replace("MODULE", module)
         path.write_text(
             f"hosts: [mq-a]\nnode_name: N\nsecret_token: hunter-two\nservices:\n"
-            f"- {{kind: {kind}, category: math, name: add, target: '{target}'}}\n{more}"
+            f"- {{kind: {kind}, category: math, name: add, target: '{target}'}}\n{more.replace('MODULE', module)}"
         )
-        result = CliRunner().invoke(servicebus, ["config", "check", str(path), *arguments])
+        result = CliRunner().invoke(program, ["config", "check", str(path), *arguments])
         return result, str(path)
 
     yield run
@@ -106,6 +117,30 @@ def test_a_class_that_cannot_serve_is_named_with_its_line(check: Check, change: 
     assert (result.exit_code, result.stdout) == (3, "")
     assert result.stderr.startswith(f"servicebus: {path}:5: services[0].target ")
     assert text in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_middleware_is_made_or_taken_and_runs_around_the_services(check: Check) -> None:
+    result, path = check(more="middleware: ['MODULE:Twice', 'MODULE:twice']\n")
+    assert (result.exit_code, result.stderr) == (0, "")
+    with servicebus.testing.bus(build(Configuration.load(path))) as world:
+        assert world.sender.call("N.math.add", [1, 2])[1] == 12
+
+
+@pytest.mark.parametrize(
+    ("target", "text"),
+    [
+        ("no_such_module:Twice", "cannot be imported: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("MODULE:Thrice", "has no Thrice"),
+        ("MODULE:NeedsMore", "cannot be made without arguments: TypeError: "),
+        ("MODULE:Silent", "is no servicebus.middleware.Middleware but a Silent"),
+        ("MODULE", "must be an import path such as package.module:name"),
+    ],
+)
+def test_middleware_that_cannot_be_had_is_named(check: Check, target: str, text: str) -> None:
+    result, path = check(more=f"middleware: ['{target}']\n")
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert result.stderr.startswith(f"servicebus: {path}:") and text in result.stderr and "middleware" in result.stderr
     assert result.stderr.count("\n") == 1
 
 
@@ -231,7 +266,7 @@ def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Entries
         path = tmp_path / "bus.yaml"
         lines = lines.replace("MODULE", module)
         path.write_text(f"hosts: [mq-a]\nnode_name: N\nsecret_token: hunter-two\nservices:\n{lines}")
-        return CliRunner().invoke(servicebus, ["config", "check", str(path)]), str(path)
+        return CliRunner().invoke(program, ["config", "check", str(path)]), str(path)
 
     yield run
     sys.modules.pop(module, None)
