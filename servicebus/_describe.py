@@ -13,8 +13,27 @@ from servicebus.runtime.around import without_middleware
 from servicebus.runtime.registration import Service
 from servicebus.services import MessageService, RpcService, TextService
 from servicebus.wire.envelope import CALL
+from servicebus.wire.jsontext import encode_json
 
-__all__ = ["contract_of"]
+__all__ = ["NodeDescription", "contract_of"]
+
+
+class NodeDescription:
+    """What a node answers to ``describe``. Made before the workers are forked, which share it."""
+
+    def __init__(self, contract: NodeContract):
+        self._contract = contract
+        self._texts: dict[str, bytes] = {}
+
+    def text(self, key: str = "") -> bytes:
+        """JSON: of all services, or of those that are called ``category.name``. Made when it is asked for first."""
+        if key not in self._texts:
+            services = tuple(each for each in self._contract if key in ("", each.key))
+            text = encode_json(NodeContract(services, self._contract.node).to_json())
+            if key and not services:
+                return text  # a stranger's key is not remembered
+            self._texts[key] = text
+        return self._texts[key]
 
 
 def contract_of(node: str, services: Iterable[Service]) -> NodeContract:
@@ -35,8 +54,8 @@ def _described(service: Service) -> ServiceContract:
     instance = without_middleware(instance)
     params = _schema(service, instance, "params_type", "validation")
     result = _schema(service, instance, "result_type", "serialization") if kind == "call" else None
-    docs = _docs_of(instance)
-    return ServiceContract(kind, service.category, service.name, params, result, docs=docs, options=options)
+    whole, docs = "" if params is None else "params", _docs_of(instance)
+    return ServiceContract(kind, service.category, service.name, params, result, (), whole, docs, options=options)
 
 
 def _options_of(service: Service) -> dict[str, Any]:

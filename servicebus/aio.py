@@ -8,17 +8,20 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from servicebus._steps import Middleware, Outgoing, run_steps, steps_of
 from servicebus.client.future import Receipt
 from servicebus.client.link import Link
-from servicebus.client.pinging import Pinging, pinging
+from servicebus.client.pinging import Pinging, description_question, offers_question, pinging, read_description
 from servicebus.client.request import PendingRequest
 from servicebus.client.session import SenderSession
 from servicebus.client.task_waker import task_waker
 from servicebus.configuration import Configuration
 from servicebus.sender import Sender
+
+if TYPE_CHECKING:
+    from servicebus.contracts import NodeContract
 
 __all__ = ["AsyncSender", "Receipt"]
 
@@ -194,7 +197,25 @@ class AsyncSender:
         """
         if self._has_outbox:
             await self._open()
-        return bool((await _ask(*self._sender._make_offers(target, is_call, timeout)))[1])
+        question = offers_question(target, is_call)
+        return bool((await _ask(*self._sender._make_question(*question, timeout)))[1])
+
+    async def describe(self, target: str, timeout: float = 10) -> NodeContract:
+        """Ask the agent of a node what it offers: its services, their schemas and docstrings. Nothing is run.
+
+        Args:
+            target: ``NODE``, or ``NODE.category.name`` for that service alone.
+            timeout: seconds.
+
+        Raises:
+            ServiceBusError: as ``call()``; no agent of the node answered.
+            UnknownService: the node has no such service.
+            ContractError: what it answers is no description that this version can read.
+        """
+        if self._has_outbox:
+            await self._open()
+        question = description_question(target)
+        return read_description(target, (await _ask(*self._sender._make_question(*question, timeout)))[1])
 
     async def status(self) -> dict[str, Any]:
         """What this Sender knows of its hosts, its requests and its outbox, as plain values; for tools and logs."""

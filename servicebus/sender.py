@@ -3,39 +3,35 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from servicebus._durations import to_seconds
 from servicebus.client.future import Receipt
 from servicebus.client.link import Link
-from servicebus.client.pinging import ask_each, offers_question, ping_address
+from servicebus.client.pinging import ask_each, description_question, offers_question, ping_address, read_description
 from servicebus.client.request import MessageOptions, PendingRequest
-from servicebus.client.session import SenderSession, message_options, submit
+from servicebus.client.session import SenderSession, SessionOwner, message_options, submit
 from servicebus.configuration import Configuration
 from servicebus.configuration.settings import as_configuration
 from servicebus.protocol.interface import oversized
-from servicebus.transport import forks
 from servicebus.transport.amqp import AmqpConnection
-from servicebus.transport.interface import Connect
 from servicebus.transport.iothread import client_loop
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import CALL, CONTROL, MESSAGE, Kind, make_id
 from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import encode_json
 
+if TYPE_CHECKING:
+    from servicebus.contracts import NodeContract
+
 __all__ = ["Receipt", "Sender"]
 
-_session_lock = threading.RLock()
-"""Guards the beginning and the end of every Sender's session in this process. One for all, so that a fork can renew it;
-reentrant, since a signal handler or a ``__del__`` may interrupt its holder."""
 
-
-class Sender:
+class Sender(SessionOwner):
     """Calls services and sends messages by address ``NODE.category.name``.
 
     One Sender serves any number of threads, keeps many calls in flight on one connection, connects when first used,
@@ -59,13 +55,8 @@ class Sender:
         *,
         outbox: str | os.PathLike[str] | None = None,
     ):
-        self._config = configuration = as_configuration(configuration)
-        self._outbox_path = outbox
-        self._keyring = Keyring(configuration.secrets)
-        self._connect: Connect = AmqpConnection
-        self._loop_of_process = client_loop
-        self._session: SenderSession | None = None
-        self._inherited: list[SenderSession] = []
+        configuration = as_configuration(configuration)
+        super().__init__(configuration, Keyring(configuration.secrets), outbox, AmqpConnection, client_loop)
 
     def __repr__(self) -> str:
         state = "idle" if self._session is None else repr(self._session.engine)
@@ -78,11 +69,6 @@ class Sender:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        session = getattr(self, "_session", None)  # there is none if __init__() raised
-        if session is not None:
-            session.retire()
 
     # -- calls ---------------------------------------------------------------------------------------------------
 
@@ -212,8 +198,23 @@ class Sender:
         Raises:
             ServiceBusError: as ``call()``; no agent of the node answered.
         """
-        session, request = self._make_offers(target, is_call, timeout)
+        session, request = self._make_question(*offers_question(target, is_call), timeout)
         return bool(session.engine.ask(request)[1])
+
+    def describe(self, target: str, timeout: float = 10) -> NodeContract:
+        """Ask the agent of a node what it offers: its services, their schemas and docstrings. Nothing is run.
+
+        Args:
+            target: ``NODE``, or ``NODE.category.name`` for that service alone.
+            timeout: seconds.
+
+        Raises:
+            ServiceBusError: as ``call()``; no agent of the node answered.
+            UnknownService: the node has no such service.
+            ContractError: what it answers is no description that this version can read.
+        """
+        session, request = self._make_question(*description_question(target), timeout)
+        return read_description(target, session.engine.ask(request)[1])
 
     def status(self) -> dict[str, Any]:
         """What this Sender knows of its hosts, its requests and its outbox, as plain values; for tools and logs."""
@@ -241,9 +242,8 @@ class Sender:
         address, limit_s = self._parse(target, timeout)
         return self._make(address, CALL, params, limit_s, resend, reverse, hedge_after)
 
-    def _make_offers(self, target: str, is_call: bool, timeout: float) -> tuple[SenderSession, PendingRequest]:
-        address, names = offers_question(target, is_call)
-        return self._make(address, CONTROL, names, to_seconds("timeout", timeout))
+    def _make_question(self, address: Address, params: Any, timeout: float) -> tuple[SenderSession, PendingRequest]:
+        return self._make(address, CONTROL, params, to_seconds("timeout", timeout))
 
     def _make_message(
         self, target: str, params: Any, timeout: float | None, delay: float | None, expires: float | None
@@ -310,40 +310,3 @@ class Sender:
             return lambda left_s: submit(*self._make(address, CONTROL, None, left_s, pinned=pin))
 
         return [asking(pin) for pin in pins], timeout_s
-
-    def _current(self) -> SenderSession:
-        session = self._session
-        if session is not None and session.mark[0]:
-            return session
-        return self._begin()
-
-    def _begin(self) -> SenderSession:
-        forks.notice()
-        with _session_lock:
-            if self._session is not None and not self._session.is_ours:
-                # The parent's connections: forgotten, never closed, since their sockets are shared with the parent.
-                self._inherited.append(self._session)
-                self._session = None
-            if self._session is None:
-                session = SenderSession(
-                    self._config, self._keyring, self._outbox_path, self._connect, self._loop_of_process()
-                )
-                if self._session is None:
-                    self._session = session
-                else:  # a signal handler interrupted us, and has begun one
-                    session.close()
-            return self._session
-
-    def _end(self) -> SenderSession | None:
-        """This process's session, which is to be closed, if there is one. The next call begins another."""
-        with _session_lock:
-            session, self._session = self._session, None
-        return session if session is not None and session.is_ours else None
-
-
-def _renew_lock_in_child() -> None:
-    global _session_lock
-    _session_lock = threading.RLock()  # another thread may have held it at the moment of the fork
-
-
-forks.after_in_child(_renew_lock_in_child)

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import servicebus.wire.xmltree  # noqa: F401  # what workers may need is imported before they are forked: they share it
 from servicebus._agent_logging import AgentLogging
-from servicebus._describe import contract_of
+from servicebus._describe import NodeDescription, contract_of
+from servicebus._nested_sender import NestedSender
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.configuration.settings import as_configuration
 from servicebus.contracts import NodeContract
-from servicebus.errors import CallError, CallTimeout, ConfigurationError, JournalUnavailable, ServiceBusError
-from servicebus.middleware import Middleware, MiddlewareSender
+from servicebus.errors import ConfigurationError, JournalUnavailable, ServiceBusError
+from servicebus.middleware import Middleware
 from servicebus.runtime.around import with_middleware
 from servicebus.runtime.inherited import put_right
 from servicebus.runtime.journal import Journal, check_journal, journal_of
@@ -28,7 +29,7 @@ from servicebus.runtime.registration import Service, how_it_is_lazy, register
 from servicebus.runtime.signals import EXIT_BOOT, EXIT_FAILED
 from servicebus.runtime.worker import Hook, Worker
 from servicebus.sender import Sender
-from servicebus.services import Lock, current_request
+from servicebus.services import Lock
 from servicebus.transport.green import refuse_green_threads
 from servicebus.transport.loggers import get_logger, log_once
 from servicebus.wire.address import Address
@@ -68,6 +69,7 @@ class ServiceBus:
         self._after_fork: Hook | None = None
         self._on_exit: Hook | None = None
         self._read_again: Callable[[], Configuration] | None = None
+        self._description: NodeDescription | None = None
         self._logging = AgentLogging(configuration.logging)
 
     def __repr__(self) -> str:
@@ -251,6 +253,7 @@ class ServiceBus:
         refuse_green_threads()
         check_journal(self._config)
         put_right()
+        self._description = NodeDescription(self.contract())
         self._logging.start()
 
     def _supervise(self, parent_pid: int | None) -> int:
@@ -314,6 +317,7 @@ class ServiceBus:
             list(self._services.values()),
             lambda: sender,
             journal,
+            describe=(self._description or NodeDescription(self.contract())).text,
             locks=locks,
             queue_len=self._queue_len,
             after_fork=self._after_fork,
@@ -326,24 +330,3 @@ def _plain(hook: Hook, name: str) -> Hook:
     if how := how_it_is_lazy(hook):
         raise ConfigurationError(f"the {name} is {how}: calling it runs none of its code", key="services")
     return hook
-
-
-class NestedSender(MiddlewareSender):
-    """What ``request.get_sender()`` returns: one Sender for all services of a worker.
-
-    A call that a service makes while it serves a call ends with that at the latest: its result would be of no use.
-    """
-
-    def close(self) -> None:
-        """Nothing: other services use it too. It ends with the worker."""
-
-    def _parse(self, target: str, timeout: float | None) -> tuple[Address, float]:
-        address, timeout_s = super()._parse(target, timeout)
-        request = current_request()
-        remaining_s = None if request is None else request.remaining
-        if remaining_s is None:
-            return address, timeout_s
-        if remaining_s <= 0:
-            why = CallError(str(address), "not sent: the deadline of the request that is being served has passed")
-            raise CallTimeout(str(address), 0.0) from why
-        return address, min(timeout_s, remaining_s)

@@ -20,6 +20,7 @@ COMMANDS = {
     "completion": "servicebus.cli.completion:completion",
     "config": "servicebus.cli.config_check:config",
     "dead": "servicebus.cli.dead:dead",
+    "describe": "servicebus.cli.describe:describe",
     "drain": "servicebus.cli.drain:drain",
     "migrate-queue": "servicebus.cli.migrate_queue:migrate_queue",
     "ping": "servicebus.cli.ping:ping",

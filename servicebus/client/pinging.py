@@ -5,10 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Generator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from servicebus.errors import UnknownService
 from servicebus.wire.address import Address, check_node_name, plain
 from servicebus.wire.envelope import CALL, MESSAGE
+
+if TYPE_CHECKING:
+    from servicebus.contracts import NodeContract
 
 _SILENCE = TimeoutError("no answer")
 _PER_ANSWER = 6
@@ -88,3 +92,21 @@ def offers_question(target: str, is_call: bool) -> tuple[Address, list[str]]:
     address = Address.parse(target)
     kind = CALL if is_call else MESSAGE
     return Address(address.node, "servicebus", "offers"), [kind.value, f"{address.category}.{address.name}"]
+
+
+def description_question(target: str) -> tuple[Address, list[str] | None]:
+    """Where to ask what *target* offers, a node or one of its services, and with which params. Raises AddressError."""
+    if "." not in target:
+        return Address(ping_address(target).node, "servicebus", "describe"), None
+    address = Address.parse(target)
+    return Address(address.node, "servicebus", "describe"), [f"{address.category}.{address.name}"]
+
+
+def read_description(target: str, value: Any) -> NodeContract:
+    """The answer to that question. Raises ContractError, or UnknownService: the node has none of that name."""
+    from servicebus.contracts import NodeContract  # late: few Senders ask
+
+    contract = NodeContract.from_json(value)
+    if "." in target and not contract.services:
+        raise UnknownService(target)
+    return contract

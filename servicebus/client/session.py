@@ -1,6 +1,6 @@
 """SenderSession: what belongs to one process's use of a Sender, between its first call and ``close()``.
 
-Beside it the options of a message, checked.
+Beside it the owner of such sessions, and the options of a message, checked.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 import os
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -129,6 +130,73 @@ class SenderSession:
     def close_limit_s(self) -> float:
         """How long the end is waited for; for the disk a little longer."""
         return _CLOSE_S if self._outbox_path is None else _STORE_S
+
+
+_session_lock = threading.RLock()
+"""Guards the beginning and the end of every Sender's session in this process. One for all, so that a fork can renew it;
+reentrant, since a signal handler or a ``__del__`` may interrupt its holder."""
+
+
+class SessionOwner:
+    """What a Sender is made of: its configuration, and the session of this process. For any thread."""
+
+    def __init__(
+        self,
+        config: Configuration,
+        keyring: Keyring,
+        outbox_path: str | os.PathLike[str] | None,
+        connect: Connect,
+        loop_of_process: Callable[[], SharedLoop],
+    ):
+        self._config = config
+        self._keyring = keyring
+        self._outbox_path = outbox_path
+        self._connect = connect
+        self._loop_of_process = loop_of_process
+        self._session: SenderSession | None = None
+        self._inherited: list[SenderSession] = []
+
+    def __del__(self) -> None:
+        session = getattr(self, "_session", None)  # there is none if __init__() raised
+        if session is not None:
+            session.retire()
+
+    def _current(self) -> SenderSession:
+        session = self._session
+        if session is not None and session.mark[0]:
+            return session
+        return self._begin()
+
+    def _begin(self) -> SenderSession:
+        forks.notice()
+        with _session_lock:
+            if self._session is not None and not self._session.is_ours:
+                # The parent's connections: forgotten, never closed, since their sockets are shared with the parent.
+                self._inherited.append(self._session)
+                self._session = None
+            if self._session is None:
+                session = SenderSession(
+                    self._config, self._keyring, self._outbox_path, self._connect, self._loop_of_process()
+                )
+                if self._session is None:
+                    self._session = session
+                else:  # a signal handler interrupted us, and has begun one
+                    session.close()
+            return self._session
+
+    def _end(self) -> SenderSession | None:
+        """This process's session, which is to be closed, if there is one. The next call begins another."""
+        with _session_lock:
+            session, self._session = self._session, None
+        return session if session is not None and session.is_ours else None
+
+
+def _renew_lock_in_child() -> None:
+    global _session_lock
+    _session_lock = threading.RLock()  # another thread may have held it at the moment of the fork
+
+
+forks.after_in_child(_renew_lock_in_child)
 
 
 def submit(session: SenderSession, request: PendingRequest) -> Future[Any]:

@@ -4,27 +4,38 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
-from servicebus.protocol.interface import RequestRefused, wrong_queue
+from servicebus.protocol.interface import Incoming, RequestRefused, wrong_queue
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.transport.interface import Delivery
 from servicebus.wire.envelope import Kind
-from servicebus.wire.fault import Fault
+from servicebus.wire.fault import REFUSED, Fault
 from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import decode_json
 
 _ECHO_DOMAIN = b"servicebus/2 echo"
 
+Describe = Callable[[str], bytes]
+"""The description of the node as JSON: of one service ``category.name``, or of all for ""."""
+
 
 class ControlRequests:
     """Belongs to the I/O thread; ``echoed_at`` may be read by others."""
 
-    def __init__(self, config: Configuration, keyring: Keyring, protocol: ProtocolV2, dispatcher: Dispatcher):
+    def __init__(
+        self,
+        config: Configuration,
+        keyring: Keyring,
+        protocol: ProtocolV2,
+        dispatcher: Dispatcher,
+        describe: Describe | None = None,
+    ):
         self.protocol = protocol
         self.echoed_at = 0.0
         self.is_leaving = False
@@ -34,6 +45,7 @@ class ControlRequests:
         self._config = config
         self._keyring = keyring
         self._dispatcher = dispatcher
+        self._describe = describe
         self._echo_queue = ""
 
     def connected(self, echo_queue: str, now: float) -> None:
@@ -56,6 +68,8 @@ class ControlRequests:
             return None
         if incoming.key == "servicebus.offers":
             return self.protocol.encode_result(incoming, self._offers(incoming.raw_params)), incoming.reply_to
+        if incoming.key == "servicebus.describe" and self._describe is not None:
+            return self._described(incoming, self._describe), incoming.reply_to
         if incoming.key != "servicebus.ping":
             counters["refused.unknown-service"] += 1
             return self.protocol.encode_fault(incoming, Fault("unknown-service", incoming.key)), incoming.reply_to
@@ -75,6 +89,17 @@ class ControlRequests:
             kind, name = decode_json(raw_params)
             return self._dispatcher.has_service(Kind(kind), name)
         return False
+
+    def _described(self, incoming: Incoming, describe: Describe) -> bytes:
+        """The params are null, or ``["category.name"]``."""
+        key = ""
+        try:
+            params = decode_json(incoming.raw_params)
+            if params is not None:
+                (key,) = map(str, params)
+            return self.protocol.encode_text(incoming, describe(key))
+        except (EnvelopeError, ValueError, TypeError) as error:
+            return self.protocol.encode_fault(incoming, Fault(REFUSED, str(error)))
 
     def echo_body(self) -> bytes:
         return self._keyring.sign_bytes(_ECHO_DOMAIN, self._echo_queue.encode()).encode()

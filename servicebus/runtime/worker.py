@@ -16,7 +16,7 @@ from typing import Any
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime.consumer import NodeConsumer
-from servicebus.runtime.control import ControlRequests
+from servicebus.runtime.control import ControlRequests, Describe
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.drain import Drain
 from servicebus.runtime.heartbeat import Heartbeat
@@ -50,6 +50,7 @@ class Worker:
 
     Args:
         journal: opened in this process; the worker closes it.
+        describe: what the node answers to ``describe``.
         locks: opened in this process; needed where a service has locks.
         loop: in place of its own; for a caller of ``begin()``, who turns it.
     """
@@ -62,6 +63,7 @@ class Worker:
         make_sender: Callable[[], Any],
         journal: Journal,
         *,
+        describe: Describe | None = None,
         locks: NodeLocks | None = None,
         queue_len: int | None,
         after_fork: Hook | None = None,
@@ -79,7 +81,7 @@ class Worker:
         self._journal = journal
         self.dispatcher = make_dispatcher(self.loop, by_key, journal, host.name, config.retry_schedule)
         protocol = ProtocolV2(config, keyring)
-        self.control = ControlRequests(config, keyring, protocol, self.dispatcher)
+        self.control = ControlRequests(config, keyring, protocol, self.dispatcher, describe)
         on_damaged, on_tick = self._on_damaged_journal, protocol.clock.follow
         self.pipeline = Pipeline(self.loop, self.dispatcher, host.name, config.prefetch, on_damaged, on_tick)
         self._locks, self._replaced_threads = locks, 0

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from servicebus._nested_sender import NestedSender
 from servicebus.client.request import PendingRequest
 from servicebus.client.session import SenderSession
 from servicebus.sender import Sender
-from servicebus.service import NestedSender
 from servicebus.testing.clock import VirtualTime
 from servicebus.testing.history import What
 from servicebus.transport.interface import Connect

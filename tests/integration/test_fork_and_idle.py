@@ -12,7 +12,7 @@ import pytest
 from agents import Agent
 from waiting import wait_until
 
-import servicebus.sender
+import servicebus.client.session
 from servicebus.configuration import Configuration
 from servicebus.sender import Sender
 from servicebus.testing import Broker
@@ -104,7 +104,7 @@ def test_a_fork_in_the_middle_of_another_threads_first_call_does_not_lock_the_ch
     held, release = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with servicebus.sender._session_lock:
+        with servicebus.client.session._session_lock:
             held.set()
             release.wait(20)
 

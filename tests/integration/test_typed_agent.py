@@ -33,6 +33,10 @@ def test_a_group_serves_calls_and_messages_of_both_kinds(agent: Agent, sender: S
     assert sender.call("NODE-01.shop.nested", ["s-1"])[1] == 3.0
     futures = [sender.call_async("NODE-01.shop.double", {"n": n}) for n in range(200)]
     assert [future.result()[1] for future in futures] == [2 * n for n in range(200)]
+    contract = sender.describe("NODE-01")
+    assert [(each.key, each.hash) for each in contract] == [
+        (each.key, each.hash) for each in typed_functions.group.contract()
+    ]
     with pytest.raises(InvalidParams) as bad:
         sender.call("NODE-01.shop.price", {"sku": 5, "count": 0})
     assert [(each.place, each.kind) for each in bad.value.errors] == [

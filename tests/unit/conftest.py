@@ -7,6 +7,14 @@ from collections.abc import Iterator
 import pytest
 from virtual_bus import VirtualBus, virtual_bus
 
+from servicebus.wire import fault
+
+
+@pytest.fixture(autouse=True)
+def _errors_of_one_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups of several tests have the same names; the errors that one declares are not those of another."""
+    monkeypatch.setattr(fault, "_declared", dict(fault._declared))
+
 
 @pytest.fixture
 def bus(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualBus]:

@@ -318,7 +318,7 @@ def test_the_outbox_keeps_what_no_broker_takes_and_is_opened_in_a_thread(
 
 # -- the surface -------------------------------------------------------------------------------------------------------
 
-METHODS = ["call", "send", "ping", "ping_error", "ping_all", "offers", "status", "close"]
+METHODS = ["call", "send", "ping", "ping_error", "ping_all", "offers", "describe", "status", "close"]
 
 
 def test_it_has_every_method_of_a_sender() -> None:

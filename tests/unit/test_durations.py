@@ -62,6 +62,7 @@ TIMES: dict[str, Use] = {
     "Sender.ping_all(timeout)": lambda it: sender().ping_all("N", it),
     "Sender.ping_error(timeout)": lambda it: sender().ping_error("N", it),
     "Sender.offers(timeout)": lambda it: sender().offers("N.a.b", timeout=it),
+    "Sender.describe(timeout)": lambda it: sender().describe("N", timeout=it),
     "CallFuture.result(timeout)": lambda it: CallFuture().result(it),
     "CallFuture.exception(timeout)": lambda it: CallFuture().exception(it),
     "Retry.__init__(after)": Retry,

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from servicebus import services
+from servicebus._nested_sender import NestedSender
 from servicebus.configuration import Configuration
 from servicebus.errors import CallTimeout
-from servicebus.service import NestedSender
 from servicebus.services import Event, Request
 from servicebus.wire.address import Address
 

@@ -16,7 +16,7 @@ import pytest
 from waiting import wait_until
 
 import servicebus.client.future
-import servicebus.sender
+import servicebus.client.session
 from servicebus.client.future import CallFuture
 from servicebus.client.request import PendingRequest
 from servicebus.configuration import Configuration
@@ -125,7 +125,7 @@ def test_a_signal_handler_may_use_the_sender_whose_locks_its_thread_holds() -> N
 
     before = signal.signal(signal.SIGUSR1, handler)
     try:
-        with servicebus.sender._session_lock:
+        with servicebus.client.session._session_lock:
             os.kill(os.getpid(), signal.SIGUSR1)
     finally:
         signal.signal(signal.SIGUSR1, before)

@@ -45,7 +45,7 @@ def ask(name: str) -> Callable[[Sender, float], Future[Any]]:
     return control
 
 
-ASKED = {"call": call, "ping": ask("ping"), "offers": ask("offers")}
+ASKED = {"call": call, "ping": ask("ping"), "offers": ask("offers"), "describe": ask("describe")}
 
 
 @pytest.mark.parametrize("what", ASKED)

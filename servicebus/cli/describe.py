@@ -1,0 +1,80 @@
+"""``servicebus describe``: what a node offers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from servicebus.cli.options import TEXT, config_option, json_option, timeout_option
+from servicebus.cli.output import Output
+from servicebus.configuration import Configuration
+from servicebus.wire.printable import counted, printable
+
+if TYPE_CHECKING:
+    from servicebus.contracts import NodeContract, ServiceContract
+
+
+@click.command()
+@click.argument("node", type=TEXT)
+@click.argument("address", type=TEXT, required=False)
+@config_option
+@timeout_option("10", 10.0)
+@json_option
+@click.pass_obj
+def describe(output: Output, node: str, address: str | None, configuration: Configuration, timeout: float) -> None:
+    """Print what NODE offers: its services, what they take and return, and their docstrings.
+
+    ADDRESS (category.name) is that of one service, and NODE.category.name means the same. With --json the description
+    that the other commands read from a file.
+
+    Example: servicebus describe NODE-01 math.add
+    """
+    from servicebus.sender import Sender  # here, so that --help and completion do not wait for pika
+
+    with Sender(configuration) as sender:
+        contract = sender.describe(f"{node}.{address}" if address else node, timeout)
+    is_one = bool(address) or "." in node
+    text = "\n".join(_details(contract) if is_one else _overview(contract))
+    output.result(contract.to_json(), printable(text, keep_newlines=True))
+
+
+def _overview(contract: NodeContract) -> Iterator[str]:
+    from servicebus.contracts.notation import signature_of
+
+    yield f"{contract.node} offers {counted(len(contract), 'service')}"
+    for service in contract:
+        yield ""
+        yield f"  {_heading(service)}"
+        yield f"      {signature_of(service)}"
+        if service.docs:
+            yield f"      {service.docs.splitlines()[0]}"
+
+
+def _details(contract: NodeContract) -> Iterator[str]:
+    from servicebus.contracts.notation import signature_of, structures_of
+
+    for service in contract:
+        yield f"{contract.node}.{_heading(service)}"
+        yield f"    {signature_of(service)}"
+        for line in service.docs.splitlines():
+            yield f"    {line}".rstrip()
+        for title, fields in structures_of(service):
+            yield f"  {title}"
+            yield from (f"    {each}" for each in fields)
+        for error in service.errors:
+            yield f"  raises {error.name}{': ' + error.docs.splitlines()[0] if error.docs else ''}"
+        if service.options:
+            yield f"  options: {', '.join(f'{name} {value}' for name, value in service.options.items())}"
+        yield f"  hash: {service.hash or 'none, since no schema is known'}"
+
+
+def _heading(service: ServiceContract) -> str:
+    kind = "(message)" if service.kind == "message" else ""
+    parts = [service.key, kind, service.version and f"version {service.version}"]
+    if service.former:
+        parts.append("(former version)")
+    if service.deprecated:
+        parts.append("deprecated" if service.deprecated is True else f"deprecated: {service.deprecated}")
+    return " ".join(filter(None, parts))
