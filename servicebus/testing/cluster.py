@@ -18,7 +18,7 @@ from pathlib import Path
 
 from servicebus._durations import to_seconds
 from servicebus.errors import ServiceBusError
-from servicebus.testing.erlang import LIFT_ALARM
+from servicebus.testing.erlang import LIFT_ALARM, MEMBERS
 from servicebus.testing.layout import Family, make_erlang_home
 from servicebus.testing.node import Broker
 from servicebus.testing.pool import launch_all, start_guard
@@ -140,6 +140,10 @@ class Cluster:
         for member in self.members:
             if member.is_running:
                 member.thaw()
+        for member in self.members:
+            # Mnesia does not come together again by itself.
+            if member.is_running and len(_seen_by(member)) * 2 < len(self.members):
+                member.kill()
         self.start()
         self.members[0].evaluate(_DROP_QUORUM_QUEUES)
         self.members[0].heal()
@@ -194,8 +198,10 @@ class Cluster:
 
 
 def _seen_by(member: Broker) -> set[str]:
-    """The Erlang names of the members that *member* sees running RabbitMQ, itself included."""
+    """The Erlang names of the members that *member* shares its queues with, itself included."""
     if member.state != "running":
         return set()
-    answer = member.evaluate("rabbit_nodes:all_running().")
+    answer = member.evaluate(MEMBERS)
+    if not answer.startswith("["):
+        return set()
     return {name.strip("' ") for name in answer.strip("[]").split(",") if "@" in name}

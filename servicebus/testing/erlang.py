@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import IO, cast
 
-__all__ = ["LIFT_ALARM", "RESET", "ErlangShell"]
+__all__ = ["LIFT_ALARM", "MEMBERS", "RESET", "ErlangShell"]
 
 # Reads one expression per line, prints the value on one line. The end of its input, which is also our death, ends it.
 _LOOP = (
@@ -19,6 +19,17 @@ _LOOP = (
 
 LIFT_ALARM = "vm_memory_monitor:set_vm_memory_high_watermark(0.4), ok."
 """The broker's usual limit of memory again, if a test has lowered it."""
+
+MEMBERS = (
+    "Running = rabbit_nodes:all_running(), "
+    "case (catch rabbit_khepri:is_enabled()) =:= true orelse (catch mnesia:system_info(is_running)) =/= yes of "
+    "true -> Running; "
+    "false -> Known = mnesia:system_info(running_db_nodes), [Node || Node <- Running, lists:member(Node, Known)] end."
+)
+"""The members with which this one shares its queues, itself included.
+
+From RabbitMQ 3.12 on ``all_running()`` names those that run. Mnesia may have parted from one of them for good.
+"""
 
 RESET = (
     '[rabbit_vhost:delete(V, <<"reset">>) || V <- rabbit_vhost:list_names()], '

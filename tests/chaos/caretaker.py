@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Set
 
 from servicebus.errors import ServiceBusError
+from servicebus.testing.erlang import MEMBERS
 from tests.chaos.world import World
 
 __all__ = ["Caretaker", "strays"]
@@ -21,7 +22,6 @@ __all__ = ["Caretaker", "strays"]
 _EVERY_S = 2.0
 _PATIENCE_S = 20.0
 """A member that was killed or thawed finds back by itself, if it does."""
-_VIEW = "rabbit_nodes:all_running()."
 
 
 class Caretaker:
@@ -58,12 +58,12 @@ class Caretaker:
                 self._astray_since = None
 
     def _views(self) -> dict[str, frozenset[str]]:
-        """Of each member that no fault keeps away: whom it sees running, by their names; nobody, if it is gone."""
+        """Of each member that no fault keeps away: those with whom it shares its queues; nobody, if it is gone."""
         found = {}
         for name in self._members():
             endpoint = self._world.endpoints[name]
             if not endpoint.is_cut_off:
-                answer = endpoint.evaluate(_VIEW)
+                answer = endpoint.evaluate(MEMBERS)
                 # Who was cut off meanwhile could not answer.
                 if not endpoint.is_cut_off:
                     found[name] = frozenset(each for each in self._members() if f"servicebus-{each}@" in answer)

@@ -42,12 +42,15 @@ _CLOSE = (
 CLOSE_ALL = _CLOSE.format(which="All")
 CLOSE_ONE = _CLOSE.format(which="[lists:nth(rand:uniform(length(All)), All)]")
 
-# The name of a connection has the pid of the worker that it belongs to.
+# Of those who are connected to the member that is asked. Of the channels of others it could not tell if it was started
+# later: the limit of its question is a time of its own clock, and for theirs that is over. The name of a connection has
+# the pid of the worker that it belongs to.
 CONSUMERS = (
-    "[{element(4, amqqueue:get_name(Q)), [begin "
-    "[{connection, C}] = rabbit_channel:info(element(1, Consumer), [connection]), "
-    "[{client_properties, P}] = rabbit_networking:connection_info(C, [client_properties]), "
-    'element(3, lists:keyfind(<<"connection_name">>, 1, P)) end || Consumer <- rabbit_amqqueue:consumers(Q)]} '
+    "[{element(4, amqqueue:get_name(Q)), [Name "
+    "|| Consumer <- rabbit_amqqueue:consumers(Q), Channel <- [element(1, Consumer)], node(Channel) =:= node(), "
+    "[{connection, C}] <- [catch rabbit_channel:info(Channel, [connection])], "
+    "[{client_properties, P}] <- [catch rabbit_networking:connection_info(C, [client_properties])], "
+    '{<<"connection_name">>, _, Name} <- P]} '
     "|| Q <- rabbit_amqqueue:list()]."
 )
 USE = (

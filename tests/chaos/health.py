@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from tests.chaos import erlang
 from tests.chaos.history import History
 from tests.chaos.processes import AgentProcess
-from tests.chaos.world import World
+from tests.chaos.world import Endpoint, World
 
-__all__ = ["HealthPoller"]
+__all__ = ["HealthPoller", "who_consumes"]
 
 _EVERY_S = 1.0
 Consumers = dict[str, list[int]]
@@ -55,7 +56,7 @@ class HealthPoller:
         is_cut_off = all(endpoint.is_cut_off for endpoint in endpoints)
         if len(endpoints) > 1 and not (is_cut_off or self._world.is_cluster_whole):
             return None  # nor is it asked: a member that is frozen would keep us from asking anybody else
-        found = {} if is_cut_off else self._consumers(host)
+        found = {} if is_cut_off else who_consumes(endpoints)
         return found if is_cut_off is all(endpoint.is_cut_off for endpoint in endpoints) else None
 
     def _record(
@@ -81,13 +82,20 @@ class HealthPoller:
             if green and known and not all(counts.values()):
                 self._history.record("missed", target=target, counts=counts, queues=sorted(known))
 
-    def _consumers(self, host: str) -> Consumers | None:
-        """Who consumes there, as any member of a cluster sees it: one that was away knows nothing new for a while."""
-        found: Consumers = {}
-        for endpoint in self._world.endpoints_of(host):
-            for queue, pids in (erlang.read_consumers(endpoint.evaluate(erlang.CONSUMERS)) or {}).items():
-                found[queue] = sorted({*pids, *found.get(queue, [])})
-        return found or None
+
+def who_consumes(endpoints: Iterable[Endpoint]) -> Consumers | None:
+    """The consumers of one host: each member of a cluster tells of those who are connected to it.
+
+    None if a member that nothing cuts off does not answer: what it would tell nobody else knows.
+    """
+    found: Consumers = {}
+    for endpoint in endpoints:
+        told = erlang.read_consumers(endpoint.evaluate(erlang.CONSUMERS))
+        if told is None and not endpoint.is_cut_off:
+            return None
+        for queue, pids in (told or {}).items():
+            found[queue] = sorted([*pids, *found.get(queue, [])])
+    return found or None
 
 
 def _count(known: Consumers, queue: str, pid: int) -> int:

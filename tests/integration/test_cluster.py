@@ -8,6 +8,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from servicebus.errors import CallInterrupted, NodeUnavailable, ServiceBusError
 from servicebus.sender import Sender
 from servicebus.testing import Broker, Cluster
 from servicebus.testing.processes import marked_processes
+from tests.chaos import erlang
 
 StartAgent = Callable[..., Agent]
 MakeSender = Callable[[Configuration], Sender]
@@ -268,6 +270,39 @@ def test_a_killed_member_comes_back_into_the_cluster_and_healing_empties_it(brok
     assert broker_cluster.leader_of("left") is None
     put(broker_cluster.members[1], "left", b"two")
     assert take(broker_cluster.members[2], "left") == b"two"
+
+
+def test_each_member_tells_the_rig_of_the_consumers_that_are_connected_to_it(broker_cluster: Cluster) -> None:
+    first, second, _ = broker_cluster.members
+    Probe(first).declare(MESSAGES, durable=True, arguments=QUORUM)
+    with ExitStack() as stack:
+        for number, member in enumerate((first, second), 1):
+            parameters = pika.URLParameters(member.url)
+            parameters.client_properties = {"connection_name": f"pid {number}"}
+            connection = stack.enter_context(pika.BlockingConnection(parameters))
+            connection.channel().basic_consume(MESSAGES, lambda *_: None)
+        told = [erlang.read_consumers(member.evaluate(erlang.CONSUMERS)) for member in broker_cluster.members]
+    assert told == [{MESSAGES: [1]}, {MESSAGES: [2]}, {MESSAGES: []}]
+
+
+def part_tables(one: Broker, other: Broker) -> None:
+    """Have Mnesia on *one* take the one on *other* for down, as when their connection breaks for milliseconds."""
+    peer = f"rpc:call('{other.node_name}', erlang, whereis, [mnesia_monitor])"
+    one.evaluate(f"mnesia_monitor ! {{'EXIT', {peer}, parted}}.")
+
+
+def test_a_cluster_whose_members_share_no_tables_is_not_whole_until_it_is_healed(broker_cluster: Cluster) -> None:
+    first, second, third = broker_cluster.members
+    if third.evaluate("catch rabbit_khepri:is_enabled().") == "true":
+        pytest.skip("without Mnesia this cannot happen")
+    for other in (first, second):
+        part_tables(third, other)
+        part_tables(other, third)
+    with pytest.raises(ServiceBusError, match="is not whole"):
+        broker_cluster.wait_whole(2)
+    broker_cluster.heal()
+    put(third, "shared", b"one")
+    assert take(first, "shared") == b"one"
 
 
 def test_a_cluster_ends_with_the_process_that_made_it(tmp_path: Path) -> None:

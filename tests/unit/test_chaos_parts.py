@@ -17,6 +17,7 @@ from tests.chaos.__main__ import main
 from tests.chaos.caretaker import strays
 from tests.chaos.clock import make_clock, set_clock
 from tests.chaos.faults import FaultMissed, apply
+from tests.chaos.health import who_consumes
 from tests.chaos.kinds import KINDS
 from tests.chaos.pace import Pace
 from tests.chaos.plants import PLANTS
@@ -126,6 +127,27 @@ def test_a_folder_with_the_history_of_another_run_is_refused(tmp_path: Path) -> 
     refused = CliRunner().invoke(main, wanted)
     assert refused.exit_code == 2
     assert "holds the history of another run" in refused.output
+
+
+TOLD = '[{{<<"N.rpc">>,[<<"servicebus N consumes pid {pid}">>]}}]'
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_cut_off", "found"),
+    [
+        (TOLD.format(pid=13), False, {"N.rpc": [12, 13]}),
+        ("timeout", False, None),
+        ("", True, {"N.rpc": [12]}),
+    ],
+)
+def test_who_consumes_is_known_when_each_member_has_told(
+    answer: str, is_cut_off: bool, found: dict[str, list[int]] | None
+) -> None:
+    proxy: Any = None
+    brokers: list[Any] = [Broker(TOLD.format(pid=12)), Broker(answer)]
+    first, second = (Endpoint(f"m{number}", broker, proxy) for number, broker in enumerate(brokers, 1))
+    second.is_cut_off = is_cut_off
+    assert who_consumes([first, second]) == found
 
 
 class Broker:
