@@ -12,7 +12,7 @@ class ExitCode(IntEnum):
 
     OK = 0
     FAILED = 1
-    """The service raised, or a worker is not healthy."""
+    """The service raised, a worker is not healthy, or a contract breaks callers."""
     USAGE = 2
     """Arguments that cannot be: nothing was sent. The number is click's own."""
     CONFIGURATION = 3

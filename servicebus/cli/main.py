@@ -19,6 +19,7 @@ COMMANDS = {
     "call": "servicebus.cli.call:call",
     "completion": "servicebus.cli.completion:completion",
     "config": "servicebus.cli.config_check:config",
+    "contract": "servicebus.cli.contract:contract",
     "dead": "servicebus.cli.dead:dead",
     "describe": "servicebus.cli.describe:describe",
     "drain": "servicebus.cli.drain:drain",

@@ -64,13 +64,14 @@ def params_argument(command: Command) -> Command:
 def _decode(ctx: click.Context, param: click.Parameter, value: str) -> Any:
     try:
         return json.loads(
-            _read_stdin() if value == "-" else value, parse_constant=_no_constant, object_pairs_hook=_unique
+            read_stdin() if value == "-" else value, parse_constant=_no_constant, object_pairs_hook=_unique
         )
     except (ValueError, RecursionError) as error:
         raise click.BadParameter(f"not JSON: {error}; a text stands in double quotes, as in '\"text\"'") from error
 
 
-def _read_stdin() -> str:
+def read_stdin() -> str:
+    """All of it, as UTF-8. Raises click.BadParameter: it is closed; ValueError: it is not UTF-8."""
     if sys.stdin is None:  # the program was started with it closed
         raise click.BadParameter("- reads the JSON from stdin, which is closed")
     return sys.stdin.buffer.read().decode().removeprefix("\ufeff")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from functools import reduce
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from servicebus._steps import Middleware
+from servicebus.cli.importing import Unusable, imported, make_importable
 from servicebus.configuration import Configuration, ServiceEntry
 from servicebus.errors import ConfigurationError
 from servicebus.runtime.registration import register
@@ -36,23 +33,22 @@ class LoadedService(NamedTuple):
 def load_services(configuration: Configuration) -> Iterator[LoadedService]:
     """All services that the entries name; a group has any number.
 
-    The folder of the configuration file and the current folder are importable from then on, behind all else: a file
-    that lies there by chance, or by another user's hand, must not stand in for an installed package.
+    The folder of the configuration file and the current folder are importable from then on, behind all else.
 
     Raises:
         ConfigurationError: something cannot be imported or made, cannot be registered as the entry says, or is there
             already.
     """
-    _make_importable(configuration.path)
+    make_importable(configuration.path)
     places: dict[tuple[Kind, str, str], int] = {}
     for index, entry in enumerate(configuration.services):
         try:
             for service in _load(entry):
                 first = places.setdefault(service[:3], index)
                 if first != index:
-                    raise _Unusable(f"has {service.category}.{service.name}, which services[{first}] has, too")
+                    raise Unusable(f"has {service.category}.{service.name}, which services[{first}] has, too")
                 yield service
-        except _Unusable as problem:
+        except Unusable as problem:
             raise ConfigurationError(
                 f"services[{index}].{entry.form} {entry.target}: {problem}",
                 path=configuration.path,
@@ -67,58 +63,35 @@ def load_middleware(configuration: Configuration) -> list[Middleware]:
     Raises:
         ConfigurationError: one cannot be imported or made, or is no Middleware.
     """
-    _make_importable(configuration.path)
+    make_importable(configuration.path)
     found: list[Middleware] = []
     for index, target in enumerate(configuration.middleware):
         try:
-            each: Any = _found(target)
+            each: Any = imported(target)
             found.append(each := _made(each) if isinstance(each, type) else each)
             if not isinstance(each, Middleware):
-                raise _Unusable(f"is no servicebus.middleware.Middleware but a {type(each).__name__}")
-        except _Unusable as problem:
+                raise Unusable(f"is no servicebus.middleware.Middleware but a {type(each).__name__}")
+        except Unusable as problem:
             key = f"middleware[{index}]"
             raise ConfigurationError(f"{key} {target}: {problem}", path=configuration.path, key=key) from problem
     return found
 
 
-class _Unusable(Exception):
-    pass
-
-
-def _make_importable(path: str | None) -> None:
-    folders = [str(Path(path).resolve().parent)] if path else []
-    with suppress(OSError):  # the current folder may be gone
-        folders.append(str(Path.cwd()))
-    sys.path += [folder for folder in dict.fromkeys(folders) if folder not in sys.path]
-
-
 def _load(entry: ServiceEntry) -> Iterator[LoadedService]:
     if entry.form == "entry_point":
         for point in _entry_points(entry.target):
-            yield from _services_of(_imported(point))
+            yield from _services_of(_loaded(point))
     elif entry.form == "group":
-        yield from _services_of(_found(entry.target))
+        yield from _services_of(imported(entry.target))
     else:
         kind, handler = _KINDS[entry.kind]
         if entry.form == "function":
             instance = _typed(entry)
         else:
-            instance = _made(_found(entry.target))
+            instance = _made(imported(entry.target))
             if not callable(getattr(instance, handler, None)):
-                raise _Unusable(f"has no {handler}(), which a service of kind {entry.kind} needs")
+                raise Unusable(f"has no {handler}(), which a service of kind {entry.kind} needs")
         yield _checked(LoadedService(kind, entry.category, entry.name, instance, entry.options))
-
-
-def _found(target: str) -> Any:
-    module, _, name = target.partition(":")
-    try:
-        found: Any = importlib.import_module(module)
-    except Exception as error:  # whatever the module's own code raises
-        raise _Unusable(f"cannot be imported: {describe(error)}") from error
-    try:
-        return reduce(getattr, name.split("."), found)
-    except AttributeError as error:
-        raise _Unusable(f"{module} has no {name}") from error
 
 
 def _entry_points(name: str) -> list[EntryPoint]:
@@ -126,33 +99,33 @@ def _entry_points(name: str) -> list[EntryPoint]:
     chosen = [point for point in found if name in (_ALL, point.name)]
     if not chosen:
         known = ", ".join(point.name for point in found) or "none at all"
-        raise _Unusable(f"no installed distribution has it in {_ENTRY_POINTS}; there is: {known}")
+        raise Unusable(f"no installed distribution has it in {_ENTRY_POINTS}; there is: {known}")
     return chosen
 
 
-def _imported(point: EntryPoint) -> Any:
+def _loaded(point: EntryPoint) -> Any:
     try:
         return point.load()
     except Exception as error:  # whatever the module's own code raises
-        raise _Unusable(f"{point.value} cannot be imported: {describe(error)}") from error
+        raise Unusable(f"{point.value} cannot be imported: {describe(error)}") from error
 
 
 def _made(make: Any) -> Any:
     try:
         return make()
     except Exception as error:
-        raise _Unusable(f"cannot be made without arguments: {describe(error)}") from error
+        raise Unusable(f"cannot be made without arguments: {describe(error)}") from error
 
 
 def _typed(entry: ServiceEntry) -> Any:
     """The service of a function that stands in no group."""
-    function = _found(entry.target)
+    function = imported(entry.target)
     try:
         from servicebus.typed import Services
     except ImportError as error:
-        raise _Unusable(str(error)) from error
+        raise Unusable(str(error)) from error
     if isinstance(function, type) or not callable(function):
-        raise _Unusable("is no function; the key for a class is target")
+        raise Unusable("is no function; the key for a class is target")
     group = Services(entry.category)
     (group.rpc if entry.kind == "rpc" else group.message)(name=entry.name)(function)
     (service,) = _services_of(group)
@@ -162,12 +135,12 @@ def _typed(entry: ServiceEntry) -> Any:
 def _services_of(group: Any) -> Iterator[LoadedService]:
     typed = sys.modules.get("servicebus.typed")  # there if it is one
     if typed is None or not isinstance(group, typed.Services):
-        raise _Unusable(f"is no group (servicebus.typed.Services) but a {type(group).__name__}")
+        raise Unusable(f"is no group (servicebus.typed.Services) but a {type(group).__name__}")
     for each in group:
         try:
             instance = each.make()
         except ConfigurationError as problem:
-            raise _Unusable(str(problem)) from problem
+            raise Unusable(str(problem)) from problem
         yield _checked(LoadedService(each.kind, each.category, each.name, instance, each.options))
 
 
@@ -175,5 +148,5 @@ def _checked(service: LoadedService) -> LoadedService:
     try:
         register(service.kind, service.category, service.name, service.instance, **service.options)
     except ConfigurationError as problem:
-        raise _Unusable(str(problem)) from problem
+        raise Unusable(str(problem)) from problem
     return service
