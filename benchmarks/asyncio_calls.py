@@ -25,7 +25,7 @@ from rich.table import Table
 
 from benchmarks.suite.environment import usable
 from benchmarks.suite.peers import ASYNCIO, NUROPB, SERVICEBUS, UVLOOP, Peer, known
-from benchmarks.suite.rounds import Turn, interleaved
+from benchmarks.suite.rounds import Measurement, interleaved
 from benchmarks.suite.visit import Visit
 from servicebus.testing import Broker, brokers
 
@@ -46,15 +46,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=2.0, help="of one phase")
-    parser.add_argument("--patience", type=float, default=5.0, help="seconds to wait for a quiet machine at each turn")
+    parser.add_argument("--patience", type=float, default=5.0, help="seconds to wait for a quiet machine before each")
     parser.add_argument("--uvloop", action="store_true", help="on uvloop as well")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     wanted = [SERVICEBUS, ASYNCIO, *([UVLOOP] if args.uvloop else []), known(NUROPB), known(AIO_PIKA)]
     peers, _ = usable(wanted)
     with brokers(count=1) as (node,):
-        turns = [Turn(peer.name, partial(measure, peer, node, args.seconds), 5 + 2 * args.seconds) for peer in peers]
-        visits = interleaved("asyncio", turns, args.rounds, args.patience)
+        measurements = [
+            Measurement(peer.name, partial(measure, peer, node, args.seconds), 5 + 2 * args.seconds) for peer in peers
+        ]
+        visits = interleaved("asyncio", measurements, args.rounds, args.patience)
     if args.json:
         args.json.write_text(json.dumps(visits, indent=1) + "\n")
     return report(visits, [peer.name for peer in peers])

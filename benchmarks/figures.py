@@ -53,7 +53,7 @@ class Figure:
         return max(self.samples)
 
     @property
-    def verdict(self) -> str:
+    def result(self) -> str:
         if not self.samples:
             return "not measured"
         if self.goal == "-":
@@ -64,11 +64,11 @@ class Figure:
 
     def row(self) -> list[str]:
         values = [self._text(value) for value in (self.median, self.p99, self.max)] if self.samples else ["-"] * 3
-        return [self.name, str(len(self.samples)), *values, self.goal, self.verdict]
+        return [self.name, str(len(self.samples)), *values, self.goal, self.result]
 
     def as_dict(self) -> dict[str, Any]:
         stats = {"median": self.median, "p99": self.p99, "max": self.max} if self.samples else {}
-        return {"name": self.name, "unit": self.unit, "goal": self.goal, "verdict": self.verdict, **stats,
+        return {"name": self.name, "unit": self.unit, "goal": self.goal, "verdict": self.result, **stats,
                 "samples": self.samples}  # fmt: skip
 
     def _limit(self, limit: float) -> str:
@@ -113,7 +113,7 @@ def report(title: str, figures: Sequence[Figure], json_path: Path | None, facts:
     if json_path is not None:
         document = {"title": title, "machine": about, **(facts or {}), "figures": [each.as_dict() for each in figures]}
         json_path.write_text(json.dumps(document, indent=1) + "\n")
-    return 1 if any(figure.verdict == "MISSED" for figure in figures) else 0
+    return 1 if any(figure.result == "MISSED" for figure in figures) else 0
 
 
 def _rabbitmq_version() -> str:

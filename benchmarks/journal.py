@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """What does the journal cost a call, and does that grow with what it remembers?
 
-CPU time of one begin and one finish (with an answer of 300 bytes), all threads and the kernel's work included: one by
-one, in batches, and in turns that tell the end of one together with the begin of the next; after nothing, a million and
-ten million ids; and with two workers that write at the same time, and one that only reads on. Medians of rounds::
+CPU time of one begin and one finish (with an answer of 300 bytes), all threads and the kernel included: one by
+one, in batches, and one by one with the end of each told together with the begin of the next; after nothing, a million
+and ten million ids; and with two workers that write at the same time, and one that only reads on. Medians of rounds::
 
     python -m benchmarks.journal --json journal.json
 
@@ -84,7 +84,7 @@ class Load:
             journal.finish_many([(id, answer) for id in ids], now)
         self.count += calls
 
-    def run_turns(self, calls: int) -> None:
+    def run_calls_one_by_one(self, calls: int) -> None:
         """One by one, the end of each told together with the begin of the next."""
         now = self.now
         ends: list[tuple[str, bytes | None]] = []
@@ -113,9 +113,9 @@ class Load:
         self.run(calls, batch)
         return (clock() - idle - (idle - started)) / calls * 1e6
 
-    def turns_us(self, calls: int) -> float:
+    def one_by_one_us(self, calls: int) -> float:
         started = time.process_time()
-        self.run_turns(calls)
+        self.run_calls_one_by_one(calls)
         return (time.process_time() - started) / calls * 1e6
 
 
@@ -162,7 +162,7 @@ def memory_mb() -> float:
 
 
 def measure(open_store: Open, folder: Path, ids: int, batches: list[int], rounds: int) -> dict[str, Any]:
-    """In a process of its own: fill it with *ids*, then the costs of *batches* in turns."""
+    """In a process of its own: fill it with *ids*, then the costs of *batches*."""
     idle_mb = memory_mb()
     journal = open_store(folder)
     load = Load(journal, 1)
@@ -173,7 +173,7 @@ def measure(open_store: Open, folder: Path, ids: int, batches: list[int], rounds
     for _ in range(rounds):
         for batch in batches:
             costs[batch].append(load.cost_us(2000 if batch == 1 else 200 * batch, batch))
-    turns_us = [load.turns_us(2000) for _ in range(rounds)]
+    one_by_one_us = [load.one_by_one_us(2000) for _ in range(rounds)]
     wall_us = [load.cost_us(1000, 1, time.monotonic) for _ in range(rounds)]
     journal.close()
     started = time.monotonic()
@@ -182,7 +182,7 @@ def measure(open_store: Open, folder: Path, ids: int, batches: list[int], rounds
     journal.close()
     return {
         "cost_us": {str(batch): statistics.median(values) for batch, values in costs.items()},
-        "turns_us": statistics.median(turns_us),
+        "one_by_one_us": statistics.median(one_by_one_us),
         "wall_us": statistics.median(wall_us),
         "memory_mb": filled_mb,
         "disk_mb": disk_mb,
@@ -285,7 +285,7 @@ def report(results: dict[str, Any], batches: list[int]) -> None:
         for ids, each in result["alone"].items():
             costs = [f"{each['cost_us'][str(batch)]:.1f}" for batch in batches]
             sizes = [f"{each[key]:.1f}" for key in ("memory_mb", "disk_mb")]
-            costs += [f"{each['turns_us']:.1f}", f"{each['wall_us']:.0f}"]
+            costs += [f"{each['one_by_one_us']:.1f}", f"{each['wall_us']:.0f}"]
             table.add_row(name, f"{ids:,}", *costs, *sizes, f"{each['reopened_s']:.3f}")
     console.print(table)
     table = Table(title="Three workers, two of which write, us per call", box=box.MARKDOWN)

@@ -11,7 +11,7 @@ What the figures mean:
 
 * records/s: all processes together, from the first ``logger.info`` to the last acknowledgement.
 * caller: wall time of one ``logger.info`` with the log handler only. With 8 callers on 2 cores the 99.9th percentile
-  holds the turns that the system gives to other processes; one caller alone, in the second column, shows less of them.
+  holds the time that the system gives to other processes; one caller alone, in the second column, shows less of them.
 * CPU: user and system time of the caller for each record, its sending thread included, and of the server.
 * written + lost = sent is checked; the exit status is 1 if it does not hold or more than 0.1 % is lost.
 """

@@ -45,7 +45,7 @@ class Goal:
     is_met: bool | None
 
     @property
-    def verdict(self) -> str:
+    def result(self) -> str:
         return NOT_MEASURED if self.is_met is None else MET if self.is_met else MISSED
 
 
@@ -96,7 +96,7 @@ def table(found: Iterable[Goal], dates: str) -> Table:
     for key, goals in by_row.items():
         if not goals:
             rows.append([ROWS[key], "", "", NOT_MEASURED, NOT_MEASURED])
-        rows += [[ROWS[key] if not index else "", goal.what, goal.wanted, goal.found, goal.verdict]
+        rows += [[ROWS[key] if not index else "", goal.what, goal.wanted, goal.found, goal.result]
                  for index, goal in enumerate(goals)]  # fmt: skip
     note = f"Ratios of medians, and of the single rounds from lowest to highest. Measured: {dates}."
     return Table("What was promised", ["", "against, or of", "wanted", "found", "verdict"], rows, note)

@@ -15,9 +15,9 @@ def busy_s() -> float:
     return float(times.user + times.system + times.nice + times.irq + times.softirq)
 
 
-def settle(patience_s: float) -> None:
+def settle(wait_limit_s: float) -> None:
     """Return when the machine is quiet, or patience is at an end."""
-    until = time.monotonic() + patience_s
+    until = time.monotonic() + wait_limit_s
     while time.monotonic() < until:
         before, started = busy_s(), time.monotonic()
         time.sleep(0.25)

@@ -12,7 +12,7 @@ Reader = Callable[[Found], "float | None"]
 
 
 def names(document: Found) -> list[str]:
-    """Of those that had turns, in their order."""
+    """Of those that had measurements, in their order."""
     return list(dict.fromkeys(result["name"] for result in document["results"]))
 
 

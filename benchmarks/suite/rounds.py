@@ -16,7 +16,7 @@ from benchmarks.suite.machine import settle
 
 
 @dataclass(frozen=True)
-class Turn:
+class Measurement:
     """One competitor: its name, what measures it once, and how long that will take, roughly."""
 
     name: str
@@ -24,30 +24,32 @@ class Turn:
     expected_s: float = 5.0
 
 
-def interleaved(title: str, turns: Sequence[Turn], rounds: int, patience_s: float = 5.0) -> list[dict[str, Any]]:
-    """What each turn gave, with ``name``, ``round`` and ``took_s``; an error is kept as ``error``, and told.
+def interleaved(
+    title: str, measurements: Sequence[Measurement], rounds: int, wait_limit_s: float = 5.0
+) -> list[dict[str, Any]]:
+    """What each gave, with ``name``, ``round`` and ``took_s``; an error is kept as ``error``, and told.
 
-    Before each turn, the machine gets *patience_s* to become quiet.
+    Before each, the machine gets *wait_limit_s* to become quiet.
     """
     results: list[dict[str, Any]] = []
-    clock = Estimate({turn.name: turn.expected_s for turn in turns}, rounds)
+    clock = Estimate({measurement.name: measurement.expected_s for measurement in measurements}, rounds)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), _Left(clock))
     # Once a second: drawing it takes time of the cores that are measured.
     with Progress(*columns, console=console, disable=not console.is_terminal, refresh_per_second=1) as bar:
-        task = bar.add_task(title, total=rounds * len(turns))
+        task = bar.add_task(title, total=rounds * len(measurements))
         for number in range(1, rounds + 1):
-            for turn in turns:
-                bar.update(task, description=f"{title}: {turn.name} {number}/{rounds}")
-                clock.begins(turn.name)
-                result = _take(turn, patience_s)
+            for measurement in measurements:
+                bar.update(task, description=f"{title}: {measurement.name} {number}/{rounds}")
+                clock.begins(measurement.name)
+                result = _take(measurement, wait_limit_s)
                 result["round"] = number
                 results.append(result)
-                clock.took(turn.name, result["took_s"])
+                clock.took(measurement.name, result["took_s"])
                 bar.update(task, advance=1)
                 if "error" in result or not console.is_terminal:
                     said = result.get("error", f"{result['took_s']:.1f} s, {clock.left()}")
-                    print(f"{title}: {turn.name} {number}/{rounds}: {said}", file=sys.stderr, flush=True)
+                    print(f"{title}: {measurement.name} {number}/{rounds}: {said}", file=sys.stderr, flush=True)
     return results
 
 
@@ -56,7 +58,7 @@ class Estimate:
 
     def __init__(self, expected_s: dict[str, float], rounds: int):
         self._each_s = dict(expected_s)
-        self._turns_left = dict.fromkeys(expected_s, rounds)
+        self._rounds_left = dict.fromkeys(expected_s, rounds)
         self._now = ""
         self._began = 0.0
 
@@ -65,12 +67,12 @@ class Estimate:
 
     def took(self, name: str, seconds: float) -> None:
         self._each_s[name] = seconds
-        self._turns_left[name] -= 1
+        self._rounds_left[name] -= 1
         self._now = ""
 
     @property
     def left_s(self) -> float:
-        all_s = sum(self._each_s[name] * count for name, count in self._turns_left.items())
+        all_s = sum(self._each_s[name] * count for name, count in self._rounds_left.items())
         if not self._now:
             return all_s
         return all_s - min(self._each_s[self._now], time.monotonic() - self._began)
@@ -91,11 +93,11 @@ class _Left(ProgressColumn):
         return Text(self._clock.left())
 
 
-def _take(turn: Turn, patience_s: float) -> dict[str, Any]:
-    settle(patience_s)
+def _take(measurement: Measurement, wait_limit_s: float) -> dict[str, Any]:
+    settle(wait_limit_s)
     started = time.monotonic()
     try:
-        result = turn.measure()
-    except Exception as error:  # the others have their turns all the same, and the tables tell
+        result = measurement.measure()
+    except Exception as error:  # the others are measured all the same, and the tables tell
         result = {"error": str(error) or repr(error)}
-    return {"name": turn.name, **result, "took_s": round(time.monotonic() - started, 2)}
+    return {"name": measurement.name, **result, "took_s": round(time.monotonic() - started, 2)}

@@ -21,7 +21,7 @@ class Settings:
     rounds: int = 3
     seconds: float = 1.0
     only: tuple[str, ...] = ()
-    patience_s: float = 5.0
+    wait_limit_s: float = 5.0
     results: Path = RESULTS
     prints_json: bool = False
 
@@ -38,7 +38,7 @@ def shared_options(*, rounds: int = 3, seconds: float = 1.0) -> Callable[[Callab
         click.option("--seconds", default=seconds, show_default=True, help="Length of one measured phase."),
         click.option("--only", default="", help="Words of names, with commas between."),
         click.option(
-            "--patience", default=5.0, show_default=True, help="Wait so long for a quiet machine at each turn."
+            "--patience", default=5.0, show_default=True, help="Wait so long for a quiet machine before each."
         ),
         click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Folder."),
         click.option("--json", "prints_json", is_flag=True, help="Print the document instead of the tables."),

@@ -28,8 +28,8 @@ SYN_AGAIN_S = 1.0
 _STEP = 0.5
 """Work is given in such portions: that much may be done for a client that has gone, before the broker notices."""
 _DEFAULTS = Configuration({"hosts": ["broker"], "secret_token": "storm", "node_name": "N"})
-SENDER_PATIENCE_S = CONNECT_LIMIT_S + _DEFAULTS.socket_timeout
-WORKER_PATIENCE_S = CONNECT_LIMIT_S + max(_DEFAULTS.socket_timeout, 10.0)
+SENDER_WAIT_LIMIT_S = CONNECT_LIMIT_S + _DEFAULTS.socket_timeout
+WORKER_WAIT_LIMIT_S = CONNECT_LIMIT_S + max(_DEFAULTS.socket_timeout, 10.0)
 """From the first packet to an open connection; beyond it the attempt is given up."""
 
 
@@ -40,7 +40,7 @@ class Kind:
     name: str
     connections: int
     setup: float
-    patience_s: float
+    wait_limit_s: float
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Scene:
     """Of a handshake: to take a connection out of the kernel's queue and start a process for it."""
     backlog: int = 128
     """Connections that the kernel holds for the broker (tcp_listen_options.backlog)."""
-    away_s: float = 5.0
+    down_s: float = 5.0
     is_host_alive: bool = True
     """While the broker is away its machine refuses connections; else packets are lost."""
     is_hurrying: bool = False
@@ -144,7 +144,7 @@ class _Simulation:
         self._scene = scene
         self._storm = Storm(scene)
         self._rng = random.Random(scene.seed)
-        self._now = -scene.away_s
+        self._now = -scene.down_s
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._broker = _Broker(scene.handshakes_per_s)
@@ -171,8 +171,8 @@ class _Simulation:
 
     def _clients(self) -> list[_Client]:
         scene = self._scene
-        worker = Kind("worker", 2, scene.worker_setup, WORKER_PATIENCE_S)
-        sender = Kind("sender", 1, scene.sender_setup, SENDER_PATIENCE_S)
+        worker = Kind("worker", 2, scene.worker_setup, WORKER_WAIT_LIMIT_S)
+        sender = Kind("sender", 1, scene.sender_setup, SENDER_WAIT_LIMIT_S)
         kinds = [worker] * scene.workers + [sender] * scene.senders
         return [_Client(kind, self._rng) for kind in kinds]
 
@@ -188,7 +188,7 @@ class _Simulation:
             return
         for _ in range(client.kind.connections):
             self._knock(attempt, may_repeat=True)
-        self._after(client.kind.patience_s, lambda: self._fail(attempt, "silent"))
+        self._after(client.kind.wait_limit_s, lambda: self._fail(attempt, "silent"))
 
     def _knock(self, attempt: _Attempt, *, may_repeat: bool) -> None:
         """A SYN: taken if the kernel's queue has room, else sent again, and then given up."""

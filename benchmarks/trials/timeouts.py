@@ -92,7 +92,7 @@ class Crowd:
 
 
 def stuck(crowd: Crowd, pid: int, count: int) -> None:
-    """Stop the worker, and call it meanwhile, in as many turns as it takes."""
+    """Stop the worker, and call it meanwhile, in as many measurements as it takes."""
     while count > 0:
         os.kill(pid, signal.SIGSTOP)
         try:

@@ -101,7 +101,7 @@ def running_bus(*, keep: bool) -> Iterator[Bus]:
     """Brokers, log server and agent, all ready. They end on the way out, unless *keep* and nothing went wrong."""
     with ExitStack() as stack:
         if keep:
-            a, b = stack.enter_context(_standing_brokers())
+            a, b = stack.enter_context(_persistent_brokers())
         else:
             a, b = stack.enter_context(brokers(count=2))
         folder = a.folder.parent / "demo" if not keep else Path(tempfile.mkdtemp(prefix="servicebus-demo-"))
@@ -119,7 +119,7 @@ def running_bus(*, keep: bool) -> Iterator[Bus]:
 
 
 @contextmanager
-def _standing_brokers() -> Iterator[list[Broker]]:
+def _persistent_brokers() -> Iterator[list[Broker]]:
     """Brokers that stay after the demo and that ``servicebus broker`` knows; ended only if something goes wrong."""
     persistent = PersistentBrokers()
     if persistent.known():

@@ -9,38 +9,38 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.suite.guard.verdicts import Finding, Verdict, exit_status, judge
+from benchmarks.suite.guard.results import Finding, Result, exit_status, judge
 from benchmarks.suite.parts.guard import times_worse
 
 
 @pytest.mark.parametrize(
-    ("ratios", "verdict"),
+    ("ratios", "result"),
     [
-        ([1.0, 1.0, 1.01, 0.99, 1.02], Verdict.FINE),
-        ([1.2, 1.25, 1.3, 1.22, 1.21], Verdict.WORSE),
-        ([0.5, 0.6, 0.55, 0.5, 0.52], Verdict.FINE),  # better by far
-        ([1.08, 1.09, 1.12, 1.13, 1.12], Verdict.WORSE),  # the limit is within, but the rounds agree
-        ([1.05, 1.06, 1.08, 1.12, 1.11], Verdict.FINE),
-        ([0.7, 0.9, 1.2, 1.4, 1.5], Verdict.UNSURE),
-        ([1.5, 1.9, 3.0, 2.5, 1.3], Verdict.WORSE),  # wide, and yet all of it beyond
-        ([1.5, 1.5, 1.5], Verdict.UNSURE),  # too few
+        ([1.0, 1.0, 1.01, 0.99, 1.02], Result.FINE),
+        ([1.2, 1.25, 1.3, 1.22, 1.21], Result.WORSE),
+        ([0.5, 0.6, 0.55, 0.5, 0.52], Result.FINE),  # better by far
+        ([1.08, 1.09, 1.12, 1.13, 1.12], Result.WORSE),  # the limit is within, but the rounds agree
+        ([1.05, 1.06, 1.08, 1.12, 1.11], Result.FINE),
+        ([0.7, 0.9, 1.2, 1.4, 1.5], Result.UNSURE),
+        ([1.5, 1.9, 3.0, 2.5, 1.3], Result.WORSE),  # wide, and yet all of it beyond
+        ([1.5, 1.5, 1.5], Result.UNSURE),  # too few
     ],
 )
-def test_the_middle_half_of_the_rounds_decides(ratios: list[float], verdict: Verdict) -> None:
-    assert judge("calls", ratios).verdict is verdict
+def test_the_middle_half_of_the_rounds_decides(ratios: list[float], result: Result) -> None:
+    assert judge("calls", ratios).result is result
 
 
 def test_one_outlier_changes_nothing() -> None:
-    assert judge("calls", [1.0, 1.0, 1.01, 0.99, 1.0, 1.0, 5.0]).verdict is Verdict.FINE
+    assert judge("calls", [1.0, 1.0, 1.01, 0.99, 1.0, 1.0, 5.0]).result is Result.FINE
 
 
 def test_worse_is_worse_than_unsure() -> None:
-    def finding(verdict: Verdict) -> Finding:
-        return Finding("calls", 1.0, 1.0, 1.0, verdict)
+    def finding(result: Result) -> Finding:
+        return Finding("calls", 1.0, 1.0, 1.0, result)
 
-    assert exit_status([finding(Verdict.FINE)]) == 0
-    assert exit_status([finding(Verdict.FINE), finding(Verdict.UNSURE)]) == 2
-    assert exit_status([finding(Verdict.UNSURE), finding(Verdict.WORSE)]) == 1
+    assert exit_status([finding(Result.FINE)]) == 0
+    assert exit_status([finding(Result.FINE), finding(Result.UNSURE)]) == 2
+    assert exit_status([finding(Result.UNSURE), finding(Result.WORSE)]) == 1
 
 
 def test_an_unsure_finding_says_so() -> None:

@@ -64,7 +64,7 @@ def test_longer_pauses_mean_fewer_attempts() -> None:
 
 
 def test_before_the_return_nobody_is_back() -> None:
-    storm = simulate(changed(away_s=30.0))
+    storm = simulate(changed(down_s=30.0))
 
     assert min(storm.back_at) > 0.0
     assert any(second < 0 for second in storm.attempts)

@@ -18,7 +18,7 @@ from benchmarks.suite import against, goals, results
 from benchmarks.suite.parts import calls, failover, footprint, growth, logs, messages, workers
 from benchmarks.suite.peers import ALL, FLOOR, OURS, RAW_PIKA, chosen
 from benchmarks.suite.readings import failures, field, phase_cell
-from benchmarks.suite.rounds import Estimate, Turn, interleaved
+from benchmarks.suite.rounds import Estimate, Measurement, interleaved
 from benchmarks.suite.settings import Settings
 from benchmarks.suite.spread import NOT_MEASURED, Spread, cell, number, ratio
 from benchmarks.suite.tables import Table
@@ -78,12 +78,12 @@ def test_the_time_left_is_what_was_expected_until_it_is_known() -> None:
     assert clock.left() == "0:25 left"
 
 
-def test_everybody_has_a_turn_in_each_round_and_an_error_is_kept() -> None:
+def test_each_is_measured_in_each_round_and_an_error_is_kept() -> None:
     def fails() -> dict[str, Any]:
         raise RuntimeError("no")
 
-    turns = [Turn("a", lambda: {"value": 1}), Turn("b", fails)]
-    found = interleaved("test", turns, rounds=2, patience_s=0.0)
+    turns = [Measurement("a", lambda: {"value": 1}), Measurement("b", fails)]
+    found = interleaved("test", turns, rounds=2, wait_limit_s=0.0)
     assert [(each["name"], each["round"]) for each in found] == [("a", 1), ("b", 1), ("a", 2), ("b", 2)]
     assert found[0]["value"] == 1
     assert found[1]["error"] == "no"
@@ -97,9 +97,9 @@ def test_ratios_are_to_the_best_of_the_others_with_those_of_each_round() -> None
 
 
 def test_a_goal_is_met_by_the_median_and_says_when_nothing_was_measured() -> None:
-    assert goals.at_least("threads", "x", 2.0, Spread(2.0, 1.0, 3.0, 3)).verdict == "met"
-    assert goals.at_least("threads", "x", 2.0, Spread(1.9, 1.0, 3.0, 3)).verdict == "MISSED"
-    assert goals.at_least("threads", "x", 2.0, None).verdict == NOT_MEASURED
+    assert goals.at_least("threads", "x", 2.0, Spread(2.0, 1.0, 3.0, 3)).result == "met"
+    assert goals.at_least("threads", "x", 2.0, Spread(1.9, 1.0, 3.0, 3)).result == "MISSED"
+    assert goals.at_least("threads", "x", 2.0, None).result == NOT_MEASURED
 
 
 def test_the_table_of_goals_has_every_row() -> None:
@@ -110,16 +110,16 @@ def test_the_table_of_goals_has_every_row() -> None:
 def test_each_part_gives_goals_of_a_document_without_results() -> None:
     empty: dict[str, Any] = {"results": [], "figures": []}
     for part in (calls, messages, workers, logs, failover, footprint, growth):
-        assert {goal.verdict for goal in part.goals(empty)} <= {NOT_MEASURED}
+        assert {goal.result for goal in part.goals(empty)} <= {NOT_MEASURED}
 
 
 def test_goals_of_calls_compare_with_the_better_of_the_two_pikas() -> None:
     document = visits({OURS: (210.0,), RAW_PIKA[0]: (100.0,), RAW_PIKA[1]: (200.0,), FLOOR: (1000.0,)})
     found = {goal.what: goal for goal in calls.goals(document) if goal.row == "one caller"}
     assert found["raw pika (pika blocking)"].found == "1.05 x"
-    assert found["raw pika (pika blocking)"].verdict == "met"
-    assert found[FLOOR].verdict == "MISSED"
-    assert found["nuropb"].verdict == NOT_MEASURED
+    assert found["raw pika (pika blocking)"].result == "met"
+    assert found[FLOOR].result == "MISSED"
+    assert found["nuropb"].result == NOT_MEASURED
 
 
 def test_two_workers_are_fast_enough_if_the_broker_is_full() -> None:
@@ -127,8 +127,8 @@ def test_two_workers_are_fast_enough_if_the_broker_is_full() -> None:
         rates = {workers.OURS: (50.0,), FLOOR: (100.0,)}
         return visits(rates, "futures", cpu_s={"broker": cores}, seconds=1.0)
 
-    assert [goal.verdict for goal in workers.goals(document(0.99))] == ["met"]
-    assert [goal.verdict for goal in workers.goals(document(0.5))] == ["MISSED"]
+    assert [goal.result for goal in workers.goals(document(0.99))] == ["met"]
+    assert [goal.result for goal in workers.goals(document(0.5))] == ["MISSED"]
 
 
 def test_failing_over_later_than_another_is_missed() -> None:
@@ -136,7 +136,7 @@ def test_failing_over_later_than_another_is_missed() -> None:
     for result in document["results"]:
         result["phases"]["next_call"]["seconds"] = 0.3 if result["name"] == OURS else 0.2
     document["figures"] = [{"name": "kill", "verdict": "met"}]
-    assert [goal.verdict for goal in failover.goals(document)] == ["met", "MISSED"]
+    assert [goal.result for goal in failover.goals(document)] == ["met", "MISSED"]
 
 
 def test_a_cell_tells_what_failed_and_what_got_stuck() -> None:

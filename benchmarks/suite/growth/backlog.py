@@ -19,7 +19,7 @@ from rich.progress import Progress
 from benchmarks.suite.growth.curves import MANY, ONE, Stage
 from benchmarks.suite.growth.nodes import Node, Order, host
 from benchmarks.suite.growth.phases import ADD, in_flight, one_by_one
-from benchmarks.suite.rounds import Turn, interleaved
+from benchmarks.suite.rounds import Measurement, interleaved
 from benchmarks.suite.settings import Settings
 from servicebus.sender import Sender
 from servicebus.testing import Broker
@@ -80,23 +80,23 @@ def measure(stage: Stage, settings: Settings, levels: Sequence[int]) -> list[dic
     for level in levels:
         per_s = backlog.grow(level)
         time.sleep(_SETTLES_S)
-        turns = []
+        measurements = []
         for line, make in ((ONE, one_by_one), (MANY, in_flight)):
             for node, x in ((without, REFERENCE), (held, level)):
                 calls = make(senders[node], [(node.address(), *ADD)])
-                turns.append(_beside(stage.turn("backlog", x, line, [node], calls), level, backlog))
+                measurements.append(_beside(stage.measurement("backlog", x, line, [node], calls), level, backlog))
         rows += interleaved(
-            f"growth, {level:,} messages at {per_s:,.0f}/s", turns, settings.rounds, settings.patience_s
+            f"growth, {level:,} messages at {per_s:,.0f}/s", measurements, settings.rounds, settings.wait_limit_s
         )
     return rows
 
 
-def _beside(turn: Turn, level: int, backlog: Backlog) -> Turn:
-    def measured(measure: Callable[[], dict[str, Any]] = turn.measure) -> dict[str, Any]:
+def _beside(measurement: Measurement, level: int, backlog: Backlog) -> Measurement:
+    def measured(measure: Callable[[], dict[str, Any]] = measurement.measure) -> dict[str, Any]:
         found = measure()
         return {**found, "level": level, "waiting": backlog.waiting, "counters": backlog.counters()}
 
-    return Turn(turn.name, measured, turn.expected_s)
+    return Measurement(measurement.name, measured, measurement.expected_s)
 
 
 def _order(name: str, broker: Broker) -> Order:

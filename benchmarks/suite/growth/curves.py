@@ -1,6 +1,6 @@
 """The curves of ``bench growth``: what there is more and more of, and how a call is measured at each point.
 
-All points of a curve are there at the same time and have their turns round by round, so that a busy moment of the
+All points of a curve are there at the same time and are measured round by round, so that a busy moment of the
 machine hits all of them. Nodes that a point does not need are stopped (SIGSTOP) while it is measured: what they do at
 rest costs the others nothing.
 """
@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.journal import FILL_CALLS_PER_S, Load, apart, open_files
 from benchmarks.suite.growth.nodes import Node, Order, host, running, sender_configuration
 from benchmarks.suite.growth.phases import ADD, WIDTH, Ask, Costs, in_flight, in_threads, one_by_one
-from benchmarks.suite.rounds import Turn
+from benchmarks.suite.rounds import Measurement
 from servicebus.sender import Sender
 from servicebus.testing import Broker, brokers
 
@@ -32,7 +32,7 @@ WORKERS = (1, 2, 4)
 IDS = (0, 100_000, 1_000_000, 10_000_000)
 MOST_BYTES_IN_FLIGHT = 8_000_000
 _AWAKE_S = 0.3
-"""Between two turns every process is awake for so long: time enough to answer a ping."""
+"""Between two measurements every process is awake for so long: time enough to answer a ping."""
 
 Calls = Callable[[float], int]
 
@@ -58,7 +58,7 @@ class Stage:
     def sender(self, hosts: Sequence[str]) -> Sender:
         return self._stack.enter_context(Sender(sender_configuration(hosts)))
 
-    def turn(self, curve: str, x: float, line: str, nodes: Sequence[Node], calls: Calls) -> Turn:
+    def measurement(self, curve: str, x: float, line: str, nodes: Sequence[Node], calls: Calls) -> Measurement:
         """One point of one line: *calls* are measured while only *nodes* are awake."""
 
         def measure() -> dict[str, Any]:
@@ -71,12 +71,14 @@ class Stage:
                     **Costs(nodes, self._brokers).measure(calls, self.seconds),
                 }
 
-        return Turn(f"{curve} {x:,}, {line}", measure, self.seconds + 1.0)
+        return Measurement(f"{curve} {x:,}, {line}", measure, self.seconds + 1.0)
 
-    def both(self, curve: str, x: float, nodes: Sequence[Node], sender: Sender, asks: Sequence[Ask]) -> list[Turn]:
+    def both(
+        self, curve: str, x: float, nodes: Sequence[Node], sender: Sender, asks: Sequence[Ask]
+    ) -> list[Measurement]:
         """One call at a time, and many."""
-        one = self.turn(curve, x, ONE, nodes, one_by_one(sender, asks))
-        return [one, self.turn(curve, x, MANY, nodes, in_flight(sender, asks))]
+        one = self.measurement(curve, x, ONE, nodes, one_by_one(sender, asks))
+        return [one, self.measurement(curve, x, MANY, nodes, in_flight(sender, asks))]
 
 
 @contextmanager
@@ -90,82 +92,82 @@ def asleep(nodes: Sequence[Node]) -> Iterator[None]:
             node.thaw()
 
 
-def services(stage: Stage) -> list[Turn]:
+def services(stage: Stage) -> list[Measurement]:
     (broker,) = stage.brokers(1)
     names = {count: {f"many.add{number}": "Add" for number in range(count)} for count in SERVICES}
     nodes = stage.nodes([Order(f"SERVICES-{count}", [host(broker)], calls=names[count]) for count in SERVICES])
     sender = stage.sender([host(broker)])
-    turns = []
+    measurements = []
     for count, node in zip(SERVICES, nodes, strict=True):
         asks = [(node.address(name), *ADD) for name in names[count]]
-        turns += stage.both("services", count, [node], sender, asks)
-        turns.append(stage.turn("services", count, TO_ONE, [node], in_flight(sender, asks[:1])))
-    return turns
+        measurements += stage.both("services", count, [node], sender, asks)
+        measurements.append(stage.measurement("services", count, TO_ONE, [node], in_flight(sender, asks[:1])))
+    return measurements
 
 
-def hosts(stage: Stage) -> list[Turn]:
+def hosts(stage: Stage) -> list[Measurement]:
     all_hosts = [host(broker) for broker in stage.brokers(max(HOSTS))]
     nodes = stage.nodes([Order(f"HOSTS-{count}", all_hosts[:count]) for count in HOSTS])
-    turns = []
+    measurements = []
     for count, node in zip(HOSTS, nodes, strict=True):
-        turns += stage.both("hosts", count, [node], stage.sender(all_hosts[:count]), [(node.address(), *ADD)])
-    return turns
+        measurements += stage.both("hosts", count, [node], stage.sender(all_hosts[:count]), [(node.address(), *ADD)])
+    return measurements
 
 
-def callers(stage: Stage) -> list[Turn]:
+def callers(stage: Stage) -> list[Measurement]:
     (broker,) = stage.brokers(1)
     nodes = stage.nodes([Order("CALLED", [host(broker)])])
     sender = stage.sender([host(broker)])
     asks = [(nodes[0].address(), *ADD)]
-    return [stage.turn("callers", count, "threads", nodes, in_threads(sender, asks, count)) for count in CALLERS]
+    return [stage.measurement("callers", count, "threads", nodes, in_threads(sender, asks, count)) for count in CALLERS]
 
 
-def nodes(stage: Stage) -> list[Turn]:
+def nodes(stage: Stage) -> list[Measurement]:
     (broker,) = stage.brokers(1)
     all_nodes = stage.nodes([Order(f"NODE-{number}", [host(broker)]) for number in range(max(NODES))])
     sender = stage.sender([host(broker)])
-    turns = []
+    measurements = []
     for count in NODES:
         asks = [(node.address(), *ADD) for node in all_nodes[:count]]
-        turns += stage.both("nodes", count, all_nodes[:count], sender, asks)
-        turns.append(stage.turn("nodes", count, TO_ONE, all_nodes[:count], in_flight(sender, asks[:1])))
-    return turns
+        measurements += stage.both("nodes", count, all_nodes[:count], sender, asks)
+        measurements.append(stage.measurement("nodes", count, TO_ONE, all_nodes[:count], in_flight(sender, asks[:1])))
+    return measurements
 
 
-def params(stage: Stage) -> list[Turn]:
+def params(stage: Stage) -> list[Measurement]:
     (broker,) = stage.brokers(1)
     (node,) = stage.nodes([Order("SIZED", [host(broker)], calls={"text.size": "Size"})])
     sender = stage.sender([host(broker)])
-    turns = []
+    measurements = []
     for size in BYTES:
         ask: Ask = (node.address("text.size"), "x" * size, size)
         width = max(1, min(WIDTH, MOST_BYTES_IN_FLIGHT // size))
-        turns.append(stage.turn("params", size, ONE, [node], one_by_one(sender, [ask])))
-        turns.append(stage.turn("params", size, "in flight", [node], in_flight(sender, [ask], width)))
-    return turns
+        measurements.append(stage.measurement("params", size, ONE, [node], one_by_one(sender, [ask])))
+        measurements.append(stage.measurement("params", size, "in flight", [node], in_flight(sender, [ask], width)))
+    return measurements
 
 
-def workers(stage: Stage) -> list[Turn]:
+def workers(stage: Stage) -> list[Measurement]:
     (broker,) = stage.brokers(1)
     orders = [Order(f"WORKERS-{count}", [host(broker)], settings={"workers_per_host": count}) for count in WORKERS]
     found = stage.nodes(orders)
     sender = stage.sender([host(broker)])
-    turns = []
+    measurements = []
     for count, node in zip(WORKERS, found, strict=True):
-        turns += stage.both("workers", count, [node], sender, [(node.address(), *ADD)])
-    return turns
+        measurements += stage.both("workers", count, [node], sender, [(node.address(), *ADD)])
+    return measurements
 
 
-def journal(stage: Stage) -> list[Turn]:
+def journal(stage: Stage) -> list[Measurement]:
     (broker,) = stage.brokers(1)
     names = {ids: f"IDS-{ids}" for ids in IDS}
     apart(lambda: fill_journals(stage.folder, names))
     found = stage.nodes([Order(name, [host(broker)]) for name in names.values()])
     sender = stage.sender([host(broker)])
-    turns = []
+    measurements = []
     for ids, node in zip(names, found, strict=True):
-        turns += stage.both("journal", ids, [node], sender, [(node.address(), *ADD)])
-    return turns
+        measurements += stage.both("journal", ids, [node], sender, [(node.address(), *ADD)])
+    return measurements
 
 
 def fill_journals(folder: Path, names: dict[int, str]) -> None:
@@ -190,7 +192,7 @@ class Curve:
     """What there is more and more of, how it is measured, and what one should know to read it."""
 
     x_label: str
-    turns: Callable[[Stage], list[Turn]]
+    measurements: Callable[[Stage], list[Measurement]]
     note: str = ""
 
 

@@ -16,7 +16,7 @@ from benchmarks.suite.goals import Goal, at_least, ratios
 from benchmarks.suite.peers import ALL, FLOOR, NUROPB, OURS, RAW_PIKA, Peer, chosen, known
 from benchmarks.suite.readings import Reader, cpu_us, failures, field, names, noise, over_rounds, phase_cell, rates
 from benchmarks.suite.results import Report, document, keep
-from benchmarks.suite.rounds import Turn, interleaved
+from benchmarks.suite.rounds import Measurement, interleaved
 from benchmarks.suite.settings import Settings, shared_options
 from benchmarks.suite.spread import NO_SUCH, Spread, cell, number, times
 from benchmarks.suite.tables import Table
@@ -46,15 +46,15 @@ def run(settings: Settings, against: Sequence[str] = (), *, sizes: bool = True) 
     wanted = [peer for peer in chosen(settings) if peer.idioms] + against_settings.variants(against)
     peers, left_out = usable(wanted)
     with brokers(count=1) as (node,):
-        turns = [
-            Turn(
+        measurements = [
+            Measurement(
                 peer.name,
                 partial(measure, peer, node, settings, sizes=sizes),
                 _expected_s(peer, settings, sizes),
             )
             for peer in peers
         ]
-        results = interleaved("calls", turns, settings.rounds, settings.patience_s)
+        results = interleaved("calls", measurements, settings.rounds, settings.wait_limit_s)
     return document("calls", settings, results, began, versions(peers), left_out=left_out)
 
 

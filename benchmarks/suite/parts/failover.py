@@ -28,7 +28,7 @@ from benchmarks.suite.goals import Goal
 from benchmarks.suite.peers import ALL, OURS, Peer, chosen
 from benchmarks.suite.readings import failures, field, names, over_rounds, phase_cell
 from benchmarks.suite.results import Report, document, keep
-from benchmarks.suite.rounds import Turn, interleaved
+from benchmarks.suite.rounds import Measurement, interleaved
 from benchmarks.suite.settings import ROOT, Settings, shared_options
 from benchmarks.suite.spread import NOT_MEASURED, cell
 from benchmarks.suite.tables import Table
@@ -56,8 +56,8 @@ def run(settings: Settings, repetitions: int = 5) -> dict[str, Any]:
     began = time.time()
     peers, left_out = usable(chosen(settings, [peer for peer in ALL if peer.many_hosts]))
     with twins() as pair:
-        turns = [Turn(peer.name, partial(measure, peer, pair), 15.0) for peer in peers]
-        results = interleaved("failover", turns, settings.rounds, settings.patience_s)
+        measurements = [Measurement(peer.name, partial(measure, peer, pair), 15.0) for peer in peers]
+        results = interleaved("failover", measurements, settings.rounds, settings.wait_limit_s)
     ours = own_figures(repetitions) if repetitions else []
     return document(
         "failover", settings, results, began, versions(peers), left_out=left_out, repetitions=repetitions, figures=ours

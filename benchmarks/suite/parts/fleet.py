@@ -27,7 +27,7 @@ from benchmarks.suite.growth.nodes import Order, host, running, sender_configura
 from benchmarks.suite.growth.paper import TCP_KIB, Load, Machine, Prices, Share, fleet, limits
 from benchmarks.suite.growth.phases import ADD, Costs, in_flight
 from benchmarks.suite.results import Report, document, keep
-from benchmarks.suite.rounds import Turn, interleaved
+from benchmarks.suite.rounds import Measurement, interleaved
 from benchmarks.suite.settings import Settings, shared_options
 from benchmarks.suite.spread import Spread, cell, number
 from benchmarks.suite.tables import Table
@@ -58,12 +58,12 @@ def run(settings: Settings, nodes: int = 8, senders: int = 100) -> dict[str, Any
     began = time.time()
     with brokers(count=1) as (broker,), tempfile.TemporaryDirectory(prefix="fleet-") as folder:
         bench = _Bench(broker, Path(folder), settings, nodes, senders)
-        turns = [
-            Turn(name, measure, expected_s)
-            for name, (measure, expected_s) in bench.turns().items()
+        measurements = [
+            Measurement(name, measure, expected_s)
+            for name, (measure, expected_s) in bench.measurements().items()
             if settings.wants(name)
         ]
-        results = interleaved("fleet", turns, settings.rounds, settings.patience_s)
+        results = interleaved("fleet", measurements, settings.rounds, settings.wait_limit_s)
     failed = [result["error"] for result in results if "error" in result]
     if failed:
         raise SystemExit(f"not measured: {failed[0]}")
@@ -78,7 +78,7 @@ class _Bench:
         self._nodes = nodes
         self._senders = senders
 
-    def turns(self) -> dict[str, tuple[Callable[[], dict[str, Any]], float]]:
+    def measurements(self) -> dict[str, tuple[Callable[[], dict[str, Any]], float]]:
         return {
             "plain": (self._plain, 20.0),
             "worker": (self._worker, 2 * self._rest_s + 15.0),

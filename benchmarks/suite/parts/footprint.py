@@ -19,7 +19,7 @@ from benchmarks.suite.growth.imports import dearest, import_ms
 from benchmarks.suite.growth.nodes import Node, Order, common, host, running, sender_configuration
 from benchmarks.suite.growth.phases import cpu_s
 from benchmarks.suite.results import Report, document, keep
-from benchmarks.suite.rounds import Turn, interleaved
+from benchmarks.suite.rounds import Measurement, interleaved
 from benchmarks.suite.settings import Settings, shared_options
 from benchmarks.suite.spread import Spread, cell, number
 from benchmarks.suite.tables import Table
@@ -53,8 +53,8 @@ def run(settings: Settings) -> dict[str, Any]:
             "sender, bare": (lambda: _sender(nodes[:1], Path(folder), ()), 8.0),
             "import": (_import, 5.0),
         }
-        turns = [Turn(name, *each) for name, each in measures.items() if settings.wants(name)]
-        results = interleaved("footprint", turns, settings.rounds, settings.patience_s)
+        measurements = [Measurement(name, *each) for name, each in measures.items() if settings.wants(name)]
+        results = interleaved("footprint", measurements, settings.rounds, settings.wait_limit_s)
     return document("footprint", settings, results, began)
 
 
@@ -125,7 +125,7 @@ def goals(found: Mapping[str, Any]) -> list[Goal]:
     """Memory of the agent and of a Sender, the agent at rest, the time of an import."""
     return [
         Goal("memory", _TITLES[name], f"below {GOALS[name]:g}", cell(spread),
-             None if spread is None else _verdict(name, spread) == "met")
+             None if spread is None else _result(name, spread) == "met")
         for name, spread in figures(found).items() if name in GOALS
     ]  # fmt: skip
 
@@ -133,7 +133,7 @@ def goals(found: Mapping[str, Any]) -> list[Goal]:
 def report(found: Mapping[str, Any]) -> Report:
     results = [result for result in found["results"] if "error" not in result]
     rows = [
-        [_TITLES[name], cell(spread), f"< {GOALS[name]:g}" if name in GOALS else "-", _verdict(name, spread)]
+        [_TITLES[name], cell(spread), f"< {GOALS[name]:g}" if name in GOALS else "-", _result(name, spread)]
         for name, spread in figures(found).items()
     ]
     summary = Table("Memory and idle", ["figure", "measured", "goal", "verdict"], rows)
@@ -163,7 +163,7 @@ def _sender_mb(result: Mapping[str, Any]) -> float:
     return (result["steps"][-1][1]["rss"] - result["before"]["rss"]) * 1024 / 1e6  # type: ignore[no-any-return]
 
 
-def _verdict(name: str, spread: Spread | None) -> str:
+def _result(name: str, spread: Spread | None) -> str:
     if spread is None:
         return "not measured"
     if name not in GOALS:

@@ -60,8 +60,8 @@ def run(settings: Settings, most: int | None = None) -> dict[str, Any]:
             if name == BACKLOG:
                 results += backlog.measure(stage, settings, levels)
             else:
-                turns = CURVES[name].turns(stage)
-                results += interleaved(f"growth, {name}", turns, settings.rounds, settings.patience_s)
+                measurements = CURVES[name].measurements(stage)
+                results += interleaved(f"growth, {name}", measurements, settings.rounds, settings.wait_limit_s)
     return document("growth", settings, _with_those_of_before(settings, results), began)
 
 
@@ -122,7 +122,7 @@ def lines_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def failures(rows: Sequence[Mapping[str, Any]], line: str) -> list[float]:
-    """The x at which a line failed, from the names of its turns."""
+    """The x at which a line failed, from the names of its measurements."""
     found = []
     for row in rows:
         _, x, name = row["name"].replace(", ", " ", 1).split(" ", 2)

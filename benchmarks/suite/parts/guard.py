@@ -13,9 +13,9 @@ import click
 from rich.progress import track
 
 from benchmarks.suite.growth.nodes import host
+from benchmarks.suite.guard.results import LIMIT, Finding, exit_status, judge
 from benchmarks.suite.guard.revisions import has_changes, last_release, python_of, resolve
 from benchmarks.suite.guard.sides import PHASES, Side, sides
-from benchmarks.suite.guard.verdicts import LIMIT, Finding, exit_status, judge
 from benchmarks.suite.results import Report, document, keep
 from benchmarks.suite.settings import RESULTS, ROOT, Settings
 from benchmarks.suite.spread import Spread, cell
@@ -102,7 +102,7 @@ def report(found: Mapping[str, Any]) -> Report:
     rows = []
     for finding in _findings(found):
         spreads = [Spread.of(each[side][finding.name] for each in found["results"]) for side in ("ours", "theirs")]
-        rows.append([finding.name, *map(cell, spreads), finding.text(), finding.verdict.value])
+        rows.append([finding.name, *map(cell, spreads), finding.text(), finding.result.value])
     commits = found["commits"]
     headings = ["figure", "this commit", found["against"], f"times worse (limit {LIMIT:.2f})", "verdict"]
     ours, theirs = (commits[side][:12] for side in ("ours", "theirs"))

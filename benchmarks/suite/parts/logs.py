@@ -21,7 +21,7 @@ from benchmarks.suite.goals import Goal, at_least, ratios
 from benchmarks.suite.peers import PROGRAMS
 from benchmarks.suite.readings import failures, names, over_rounds
 from benchmarks.suite.results import Report, document, keep
-from benchmarks.suite.rounds import Turn, interleaved
+from benchmarks.suite.rounds import Measurement, interleaved
 from benchmarks.suite.settings import ROOT, Settings, shared_options
 from benchmarks.suite.spread import NO_SUCH, cell, times
 from benchmarks.suite.tables import Table
@@ -47,14 +47,14 @@ def command(settings: Settings) -> None:
 def run(settings: Settings) -> dict[str, Any]:
     """Ours, then theirs, in turn."""
     began = time.time()
-    turns, left_out = [Turn(OURS, _ours, 8.0)], {}
+    measurements, left_out = [Measurement(OURS, _ours, 8.0)], {}
     try:
         python = str(interpreter("py_servicebus"))
-        turns.append(Turn(THEIRS, lambda: _theirs(python, settings.seconds), 25.0))
+        measurements.append(Measurement(THEIRS, lambda: _theirs(python, settings.seconds), 25.0))
     except Missing as error:
         left_out[THEIRS] = str(error)
-    wanted = [turn for turn in turns if settings.wants(turn.name)]
-    results = interleaved("logs", wanted, settings.rounds, settings.patience_s)
+    wanted = [measurement for measurement in measurements if settings.wants(measurement.name)]
+    results = interleaved("logs", wanted, settings.rounds, settings.wait_limit_s)
     return document("logs", settings, results, began, left_out=left_out)
 
 

@@ -16,7 +16,7 @@ from benchmarks.suite.goals import Goal, at_least, ratios
 from benchmarks.suite.peers import ALL, FLOOR, OURS, RAW_PIKA, Peer, chosen, known
 from benchmarks.suite.readings import cpu_us, failures, field, names, noise, over_rounds, phase_cell, rates
 from benchmarks.suite.results import Report, document, keep
-from benchmarks.suite.rounds import Turn, interleaved
+from benchmarks.suite.rounds import Measurement, interleaved
 from benchmarks.suite.settings import Settings, shared_options
 from benchmarks.suite.spread import NO_SUCH, cell, times
 from benchmarks.suite.tables import Table
@@ -42,8 +42,8 @@ def run(settings: Settings, against: Sequence[str] = ()) -> dict[str, Any]:
     peers, left_out = usable(chosen(settings) + against_settings.variants(against))
     expected_s = 5.0 + 4 * settings.seconds
     with brokers(count=1) as (node,):
-        turns = [Turn(peer.name, partial(measure, peer, node, settings), expected_s) for peer in peers]
-        results = interleaved("messages", turns, settings.rounds, settings.patience_s)
+        measurements = [Measurement(peer.name, partial(measure, peer, node, settings), expected_s) for peer in peers]
+        results = interleaved("messages", measurements, settings.rounds, settings.wait_limit_s)
     return document("messages", settings, results, began, versions(peers), left_out=left_out)
 
 

@@ -15,7 +15,7 @@ from benchmarks.suite.goals import Goal, ratios
 from benchmarks.suite.peers import FLOOR, SERVICEBUS, Peer, chosen, known
 from benchmarks.suite.readings import Found, cpu_us, failures, field, names, noise, over_rounds, phase_cell, rates
 from benchmarks.suite.results import Report, document, keep
-from benchmarks.suite.rounds import Turn, interleaved
+from benchmarks.suite.rounds import Measurement, interleaved
 from benchmarks.suite.settings import Settings, shared_options
 from benchmarks.suite.spread import NOT_MEASURED, cell, times
 from benchmarks.suite.tables import Table
@@ -44,8 +44,8 @@ def run(settings: Settings) -> dict[str, Any]:
     peers, left_out = usable(chosen(settings, both))
     expected_s = 4.0 + 2 * settings.seconds
     with brokers(count=1) as (node,):
-        turns = [Turn(peer.name, partial(measure, peer, node, settings), expected_s) for peer in peers]
-        results = interleaved("workers", turns, settings.rounds, settings.patience_s)
+        measurements = [Measurement(peer.name, partial(measure, peer, node, settings), expected_s) for peer in peers]
+        results = interleaved("workers", measurements, settings.rounds, settings.wait_limit_s)
     return document("workers", settings, results, began, versions(peers), left_out=left_out)
 
 

@@ -17,7 +17,7 @@ NARROW = 0.10
 FEWEST = 4
 
 
-class Verdict(Enum):
+class Result(Enum):
     FINE = "fine"
     WORSE = "WORSE"
     UNSURE = "unsure"
@@ -31,11 +31,11 @@ class Finding:
     median: float
     low: float
     high: float
-    verdict: Verdict
+    result: Result
 
     def text(self) -> str:
         said = f"{self.median:.2f} (half of the rounds: {self.low:.2f} to {self.high:.2f})"
-        if self.verdict is Verdict.UNSURE:
+        if self.result is Result.UNSURE:
             return f"{said}: the rounds differ too much to tell"
         return said
 
@@ -44,24 +44,24 @@ def judge(name: str, times_worse: Sequence[float]) -> Finding:
     """What the rounds say of one figure."""
     if len(times_worse) < FEWEST:
         middle = statistics.median(times_worse) if times_worse else 1.0
-        return Finding(name, middle, min(times_worse, default=1.0), max(times_worse, default=1.0), Verdict.UNSURE)
+        return Finding(name, middle, min(times_worse, default=1.0), max(times_worse, default=1.0), Result.UNSURE)
     low, median, high = statistics.quantiles(times_worse, n=4, method="inclusive")
-    return Finding(name, median, low, high, _verdict(low, median, high))
+    return Finding(name, median, low, high, _result_of(low, median, high))
 
 
-def _verdict(low: float, median: float, high: float) -> Verdict:
+def _result_of(low: float, median: float, high: float) -> Result:
     if low > LIMIT:
-        return Verdict.WORSE
+        return Result.WORSE
     if high <= LIMIT:
-        return Verdict.FINE
+        return Result.FINE
     if high - low > NARROW:
-        return Verdict.UNSURE
-    return Verdict.WORSE if median > LIMIT else Verdict.FINE
+        return Result.UNSURE
+    return Result.WORSE if median > LIMIT else Result.FINE
 
 
 def exit_status(findings: Sequence[Finding]) -> int:
     """1 if anything is worse, 2 if that cannot be told of everything, 0 if all is fine."""
-    verdicts = {finding.verdict for finding in findings}
-    if Verdict.WORSE in verdicts:
+    results = {finding.result for finding in findings}
+    if Result.WORSE in results:
         return 1
-    return 2 if Verdict.UNSURE in verdicts else 0
+    return 2 if Result.UNSURE in results else 0
