@@ -91,7 +91,7 @@ class Stranger:
             "changed": self._changed,
             "replayed": self._replayed,
             "misdirected": self._misdirected,
-            "letter": self._letter,
+            "letter": self._dead_letter,
             "reply": self._reply,
         }
 
@@ -153,7 +153,7 @@ class Stranger:
         heard = self._any()
         return self._request(self._rng.choice(CONSUMED), heard.body, self._rng.choice([heard.reply_to, _REPLY_TO]))
 
-    def _letter(self) -> Shot:
+    def _dead_letter(self) -> Shot:
         """Into the dead letters and the delay queues, with whatever headers the bus knows."""
         now = time.time()
         headers = {

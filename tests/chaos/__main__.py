@@ -1,4 +1,4 @@
-"""``bin/chaos``: calls and messages while things break, and a verdict on what became of each."""
+"""``bin/chaos``: calls and messages while things break, and a report on what became of each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from tests.chaos.checker import INVARIANTS, Verdict
+from tests.chaos.checker import INVARIANTS, CheckResult
 from tests.chaos.kinds import KINDS
 from tests.chaos.plants import PLANTS
 from tests.chaos.processes import RigError
@@ -23,7 +23,7 @@ from tests.chaos.timeline import picture
 from tests.chaos.world import Plan
 
 _SYSTEMS = {"servicebus": "servicebus", "py-servicebus": "py-servicebus 2.19"}
-_PATIENCE_S = 480.0
+_WAIT_LIMIT_S = 480.0
 """Beyond the minutes of the run, for start, healing, draining and the checker."""
 
 
@@ -81,7 +81,7 @@ def main(
         return
     _guard_against_hanging(minutes)
     try:
-        verdict = run.go()
+        result = run.go()
     except RigError as error:
         click.echo(f"the rig failed: {error}\nsee {folder}", err=True)
         sys.exit(2)
@@ -90,20 +90,20 @@ def main(
         if out is None:
             shutil.rmtree(folder, ignore_errors=True)
         sys.exit(130)
-    _report(run, verdict, folder, [load(path) for path in beside])
+    _report(run, result, folder, [load(path) for path in beside])
     if plant is not None:
         expected = PLANTS[plant].expects
-        is_caught = bool(verdict.findings[expected].broken)
+        is_caught = bool(result.findings[expected].broken)
         click.echo(
             f"planted {plant}: {expected} ({INVARIANTS[expected]}) {'caught it' if is_caught else 'DID NOT SEE IT'}"
         )
     # What 2.x has no word for (an expiry, a confirm) cannot be asked of it; of ours everything must have been.
-    unproved = verdict.unchecked if system == "servicebus" else []
+    unproved = result.unchecked if system == "servicebus" else []
     if unproved:
         click.echo(f"nothing was seen that {', '.join(unproved)} could be asked of: this run proves nothing")
-    if verdict.is_clean and out is None:
+    if result.is_clean and out is None:
         shutil.rmtree(folder, ignore_errors=True)
-    sys.exit(0 if verdict.is_clean and not unproved else 1)
+    sys.exit(0 if result.is_clean and not unproved else 1)
 
 
 def _kinds(faults: str, planted: str | None) -> list[str]:
@@ -117,8 +117,8 @@ def _kinds(faults: str, planted: str | None) -> list[str]:
     return chosen
 
 
-def _report(run: Run, verdict: Verdict, folder: Path, others: list[Tally]) -> None:
-    found = tally(run.plan.system, verdict, **run.facts)
+def _report(run: Run, result: CheckResult, folder: Path, others: list[Tally]) -> None:
+    found = tally(run.plan.system, result, **run.facts)
     text = tables([found, *others])
     click.echo(text)
     if run.dead_letters:
@@ -131,9 +131,9 @@ def _report(run: Run, verdict: Verdict, folder: Path, others: list[Tally]) -> No
     for member in run.started_again:
         click.echo(f"did not find back into the cluster, and was started again: {member}")
     (folder / "table.rst").write_text(text)
-    (folder / "timeline.svg").write_text(picture(verdict.story, f"bin/chaos, seed {run.plan.seed}"))
+    (folder / "timeline.svg").write_text(picture(result.story, f"bin/chaos, seed {run.plan.seed}"))
     save(found, folder / "tally.json")
-    broken = offences(verdict)
+    broken = offences(result)
     if broken:
         (folder / "offences.txt").write_text(broken)
         click.echo(broken)
@@ -153,7 +153,7 @@ def _guard_against_hanging(minutes: float) -> None:
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, signal.default_int_handler)
-    timer = threading.Timer(minutes * 60 + _PATIENCE_S, give_up)
+    timer = threading.Timer(minutes * 60 + _WAIT_LIMIT_S, give_up)
     timer.daemon = True
     timer.start()
 

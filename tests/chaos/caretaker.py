@@ -20,7 +20,7 @@ from tests.chaos.world import World
 __all__ = ["Caretaker", "strays"]
 
 _EVERY_S = 2.0
-_PATIENCE_S = 20.0
+_WAIT_LIMIT_S = 20.0
 """A member that was killed or thawed finds back by itself, if it does."""
 
 
@@ -53,7 +53,7 @@ class Caretaker:
                 self._astray_since = None
             elif self._astray_since is None:
                 self._astray_since = now
-            elif now - self._astray_since > _PATIENCE_S:
+            elif now - self._astray_since > _WAIT_LIMIT_S:
                 self._start_again(astray)
                 self._astray_since = None
 
@@ -61,7 +61,7 @@ class Caretaker:
         """Of each member that no fault keeps away: those with whom it shares its queues; nobody, if it is gone."""
         found = {}
         for name in self._members():
-            endpoint = self._world.endpoints[name]
+            endpoint = self._world.proxied_brokers[name]
             if not endpoint.is_cut_off:
                 answer = endpoint.evaluate(MEMBERS)
                 # Who was cut off meanwhile could not answer.
@@ -75,7 +75,7 @@ class Caretaker:
 
     def _start_again(self, astray: Mapping[str, Set[str]]) -> None:
         for name, seen in astray.items():
-            endpoint = self._world.endpoints[name]
+            endpoint = self._world.proxied_brokers[name]
             with endpoint.lock:
                 if endpoint.is_cut_off:
                     continue

@@ -16,7 +16,7 @@ from tests.chaos.invariants import SAID_NOT_RUN, Stalls, broken_by
 from tests.chaos.operations import Fault, Story, tell
 from tests.chaos.surroundings import false_green, left_children, left_over, miscounted_logs
 
-__all__ = ["INVARIANTS", "Finding", "Offence", "Verdict", "check", "judge"]
+__all__ = ["INVARIANTS", "CheckResult", "Finding", "Offence", "check", "judge"]
 
 INVARIANTS = {
     "I1": "confirmed = executed or dead",
@@ -71,7 +71,7 @@ class Finding:
 
 
 @dataclass
-class Verdict:
+class CheckResult:
     story: Story
     findings: dict[str, Finding]
 
@@ -90,15 +90,15 @@ class Verdict:
         return not self.broken and not self.story.oddities
 
 
-def check(folder: str | os.PathLike[str]) -> Verdict:
+def check(folder: str | os.PathLike[str]) -> CheckResult:
     """Read the history in *folder* and judge it."""
-    verdict = judge(tell(folder))
-    _add_histories(verdict, folder)
-    return verdict
+    result = judge(tell(folder))
+    _add_histories(result, folder)
+    return result
 
 
-def judge(story: Story) -> Verdict:
-    """The verdict on *story*, without the histories of what is broken."""
+def judge(story: Story) -> CheckResult:
+    """The result on *story*, without the histories of what is broken."""
     findings = {name: Finding(name) for name in INVARIANTS}
     _count_checks(story, findings)
     stalls = Stalls(story)
@@ -118,7 +118,7 @@ def judge(story: Story) -> Verdict:
     ):
         for text, when in found:
             findings[name].add(Offence(text, t=when))
-    return Verdict(story, findings)
+    return CheckResult(story, findings)
 
 
 def _count_checks(story: Story, findings: dict[str, Finding]) -> None:
@@ -141,14 +141,14 @@ def _count_checks(story: Story, findings: dict[str, Finding]) -> None:
     findings["I10"].checked = len(story.children)
 
 
-def _add_histories(verdict: Verdict, folder: str | os.PathLike[str]) -> None:
-    offences = [offence for finding in verdict.broken for offence in finding.offences]
+def _add_histories(result: CheckResult, folder: str | os.PathLike[str]) -> None:
+    offences = [offence for finding in result.broken for offence in finding.offences]
     ops = {offence.op for offence in offences if offence.op is not None}
     found = _records_of(ops, folder) if ops else {}
     for offence in offences:
         if offence.op is not None:
             offence.history = found[offence.op]
-        offence.faults = list(_active(verdict.story.faults.values(), offence))
+        offence.faults = list(_active(result.story.faults.values(), offence))
 
 
 def _records_of(ops: set[int], folder: str | os.PathLike[str]) -> dict[int, list[tuple[str, Record]]]:

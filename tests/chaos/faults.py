@@ -44,7 +44,7 @@ def apply(world: World, fault: Fault) -> contextlib.AbstractContextManager[None]
 
 
 def _broker_kill(world: World, fault: Fault) -> Breaking:
-    endpoint = world.endpoints[fault.target]
+    endpoint = world.proxied_brokers[fault.target]
     with _cut_off(endpoint):
         with endpoint.lock:
             endpoint.broker.kill()
@@ -53,7 +53,7 @@ def _broker_kill(world: World, fault: Fault) -> Breaking:
 
 
 def _broker_stop(world: World, fault: Fault) -> Breaking:
-    endpoint = world.endpoints[fault.target]
+    endpoint = world.proxied_brokers[fault.target]
     with _cut_off(endpoint):
         with endpoint.lock:
             endpoint.broker.stop()
@@ -67,7 +67,7 @@ def _start_again(endpoint: Endpoint) -> None:
 
 
 def _freeze(world: World, fault: Fault) -> Breaking:
-    endpoint = world.endpoints[fault.target]
+    endpoint = world.proxied_brokers[fault.target]
     with _cut_off(endpoint):
         with endpoint.lock:
             endpoint.broker.freeze()
@@ -78,7 +78,7 @@ def _freeze(world: World, fault: Fault) -> Breaking:
 
 def _alarm(begin: str, end: str) -> Callable[[World, Fault], Breaking]:
     def alarm(world: World, fault: Fault) -> Breaking:
-        endpoint = world.endpoints[fault.target]
+        endpoint = world.proxied_brokers[fault.target]
         _done(fault, endpoint.do(begin), "ok")
         yield
         endpoint.do(end)
@@ -91,7 +91,7 @@ def _alarm(begin: str, end: str) -> Callable[[World, Fault], Breaking]:
 
 def _network(mode: Mode) -> Callable[[World, Fault], Breaking]:
     def network(world: World, fault: Fault) -> Breaking:
-        endpoint = world.endpoints[fault.target]
+        endpoint = world.proxied_brokers[fault.target]
         with _cut_off(endpoint):
             endpoint.proxy.set_mode(mode)
             yield
@@ -101,39 +101,39 @@ def _network(mode: Mode) -> Callable[[World, Fault], Breaking]:
 
 
 def _reset_in_frame(world: World, fault: Fault) -> Breaking:
-    world.endpoints[fault.target].proxy.tear()
+    world.proxied_brokers[fault.target].proxy.tear()
     yield
 
 
 def _delay(world: World, fault: Fault) -> Breaking:
-    proxy = world.endpoints[fault.target].proxy
+    proxy = world.proxied_brokers[fault.target].proxy
     proxy.set_delay(_chance(fault).uniform(0.02, 0.2))
     yield
     proxy.heal()
 
 
 def _loss(world: World, fault: Fault) -> Breaking:
-    proxy = world.endpoints[fault.target].proxy
+    proxy = world.proxied_brokers[fault.target].proxy
     proxy.set_delay(0.005, loss=_chance(fault).uniform(0.01, 0.1))
     yield
     proxy.heal()
 
 
 def _slow_link(world: World, fault: Fault) -> Breaking:
-    proxy = world.endpoints[fault.target].proxy
+    proxy = world.proxied_brokers[fault.target].proxy
     proxy.set_rate(_chance(fault).uniform(*_SLOW_BYTES_PER_S))
     yield
     proxy.heal()
 
 
-def _all_away(world: World, fault: Fault) -> Breaking:
+def _all_down(world: World, fault: Fault) -> Breaking:
     mode = _chance(fault).choice([Mode.REFUSE, Mode.DROP])
     with contextlib.ExitStack() as stack:
-        for endpoint in world.endpoints.values():
+        for endpoint in world.proxied_brokers.values():
             stack.enter_context(_cut_off(endpoint))
             endpoint.proxy.set_mode(mode)
         yield
-        for endpoint in world.endpoints.values():
+        for endpoint in world.proxied_brokers.values():
             endpoint.proxy.heal()
 
 
@@ -146,12 +146,12 @@ def _done(fault: Fault, answer: str, wanted: str) -> None:
 
 
 def _connections_closed(world: World, fault: Fault) -> Breaking:
-    _done(fault, world.endpoints[fault.target].do(erlang.CLOSE_ALL), "closed")
+    _done(fault, world.proxied_brokers[fault.target].do(erlang.CLOSE_ALL), "closed")
     yield
 
 
 def _connection_closed(world: World, fault: Fault) -> Breaking:
-    _done(fault, world.endpoints[fault.target].do(erlang.CLOSE_ONE), "closed")
+    _done(fault, world.proxied_brokers[fault.target].do(erlang.CLOSE_ONE), "closed")
     yield
 
 
@@ -190,7 +190,7 @@ def _full(queues: str) -> Callable[[World, Fault], Breaking]:
                 _wait_taken(world, fault, endpoint, policy, definition)
             yield
         finally:
-            _take_away(world, fault, host, policy)
+            _remove_policy(world, fault, host, policy)
 
     return full
 
@@ -207,7 +207,7 @@ def _wait_taken(world: World, fault: Fault, endpoint: Endpoint, policy: str, def
         raise RigError(f"{fault.kind} {fault.target}: no queue takes the policy: {answer}")
 
 
-def _take_away(world: World, fault: Fault, host: str, policy: str) -> None:
+def _remove_policy(world: World, fault: Fault, host: str, policy: str) -> None:
     answer = ""
     if world.wait(lambda: _answering(world, host) is not None, _POLICY_ENDS_S):
         endpoint = _answering(world, host)
@@ -218,7 +218,7 @@ def _take_away(world: World, fault: Fault, host: str, policy: str) -> None:
 
 def _answering(world: World, host: str) -> Endpoint | None:
     """An endpoint of *host* that answers: some member of a cluster may be away."""
-    return next((each for each in world.endpoints_of(host) if each.evaluate("up.") == "up"), None)
+    return next((each for each in world.proxied_brokers_of(host) if each.evaluate("up.") == "up"), None)
 
 
 def _dead_requeued(world: World, fault: Fault) -> Breaking:
@@ -316,7 +316,7 @@ FAULTS: dict[str, Callable[[World, Fault], Breaking]] = {
     "delay": _delay,
     "loss": _loss,
     "slow-link": _slow_link,
-    "all-away": _all_away,
+    "all-away": _all_down,
     "connections-closed": _connections_closed,
     "connection-closed": _connection_closed,
     "queue-deleted": _to_a_queue(erlang.delete_queue, "deleted"),

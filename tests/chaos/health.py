@@ -52,7 +52,7 @@ class HealthPoller:
 
     def _look_at(self, host: str) -> Consumers | None:
         """Who consumes there: nobody if it is cut off; None if that cannot be said, or changes just now."""
-        endpoints = self._world.endpoints_of(host)
+        endpoints = self._world.proxied_brokers_of(host)
         is_cut_off = all(endpoint.is_cut_off for endpoint in endpoints)
         if len(endpoints) > 1 and not (is_cut_off or self._world.is_cluster_whole):
             return None  # nor is it asked: a member that is frozen would keep us from asking anybody else

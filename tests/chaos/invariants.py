@@ -126,7 +126,7 @@ def _message_twice(operation: Operation) -> Iterator[tuple[str, str]]:
                 yield "I2", "the message was started again after it was executed"
         elif earlier.number is not None and later.number is not None and not _was_requeued(operation, earlier, later):
             # Requeue is not counted, by definition.
-            least = earlier.number + (earlier.verdict != "requeue")
+            least = earlier.number + (earlier.result != "requeue")
             if later.number < least:
                 yield "I2", f"the message was started as attempt {earlier.number}, then again as attempt {later.number}"
     # Of one that was sent back the former letter may have stayed: a broker that dies then does not say what it has.

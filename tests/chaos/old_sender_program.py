@@ -79,7 +79,7 @@ class Child:
     def __init__(self, orders, shared, slot, incarnation):
         self.orders = orders
         self.shared = shared
-        self.slot = slot
+        self.number = slot
         self.history = History(orders["history"], "sender", f"{orders['number']}.{slot}")
         self.rng = random.Random(f"{orders['seed']}-{orders['number']}-{incarnation}")
         first = incarnation * OPS_PER_PROCESS + 1
@@ -106,7 +106,7 @@ class Child:
             self.sender = Sender(Hosts(self.orders["configuration"]))
         return self.sender
 
-    def _throw_away(self):
+    def _discard(self):
         self.bad += 1
         with contextlib.suppress(Exception):
             self.sender.close()
@@ -117,44 +117,44 @@ class Child:
         timeout_s = self.rng.uniform(*self.orders.get("timeouts_s", TIMEOUTS_S))
         params = self._params(op, service in ("slow", "idem"))
         target = f"{self.rng.choice(self.orders['nodes'])}.work.{service}"
-        self.shared.count(self.slot, "calls")
+        self.shared.count(self.number, "calls")
         self.history.invoked(op, "call", target, time.monotonic() + timeout_s, idempotent=service == "idem")
         try:
             got = self._sender().call(target, params, timeout_s)
         except Exception as error:
             self.history.failed(op, named(error), t=time.monotonic())
-            self.shared.count(self.slot, "failed")
+            self.shared.count(self.number, "failed")
             if not isinstance(named(error), CallTimeout):
-                self._throw_away()
+                self._discard()
             return
         self.bad = 0
         now = time.monotonic()
         if got is None:
             self.history.failed(op, NoReply("None"), t=now)
-            self.shared.count(self.slot, "failed")
+            self.shared.count(self.number, "failed")
         elif got[1] in ("Token not valid!", f"Cannot Find RPC Service: work.{service}"):
             self.history.failed(op, InBandError(got[1]), t=now)
-            self.shared.count(self.slot, "failed")
+            self.shared.count(self.number, "failed")
         else:
             self.history.replied(op, got[0], got[1] == answer(op), t=now)
-            self.shared.count(self.slot, "answered")
+            self.shared.count(self.number, "answered")
 
     def send(self, op):
         service = self._one_of(MESSAGES)
         target = f"{self.rng.choice(self.orders['nodes'])}.jobs.{service}"
         params = self._params(op, service == "slow")
-        self.shared.count(self.slot, "messages")
+        self.shared.count(self.number, "messages")
         self.history.invoked(op, "message", target)
         try:
             self._sender().send(target, params)
         except Exception as error:
             self.history.refused(op, named(error), t=time.monotonic())
-            self.shared.count(self.slot, "refused")
-            self._throw_away()
+            self.shared.count(self.number, "refused")
+            self._discard()
             return
         self.bad = 0
         self.history.sent(op, t=time.monotonic())
-        self.shared.count(self.slot, "sent")
+        self.shared.count(self.number, "sent")
 
     def _params(self, op, is_slow):
         params = {"op": op, "text": "x" * self.rng.randrange(200)}

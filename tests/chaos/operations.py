@@ -39,18 +39,18 @@ class Process:
 class Attempt:
     """One time that a service was entered with an operation."""
 
-    __slots__ = ("finished_at", "number", "process", "started_at", "verdict")
+    __slots__ = ("finished_at", "number", "process", "result", "started_at")
 
     def __init__(self, process: Process, started_at: float, number: int | None):
         self.process = process
         self.started_at = started_at
         self.number = number
         self.finished_at: float | None = None
-        self.verdict: str | None = None
+        self.result: str | None = None
 
     @property
     def is_done(self) -> bool:
-        return self.verdict == "done"
+        return self.result == "done"
 
     @property
     def over_at(self) -> float | None:
@@ -269,7 +269,7 @@ class _Teller:
         for attempt in reversed(operation.attempts):
             if attempt.process is self._process and attempt.finished_at is None:
                 attempt.finished_at = record["t"]
-                attempt.verdict = sys.intern(record.get("verdict", "done"))
+                attempt.result = sys.intern(record.get("verdict", "done"))
                 return
         self._odd(f"op {operation.op} was finished without being started")
 

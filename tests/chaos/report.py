@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from tests.chaos.checker import INVARIANTS, Finding, Offence, Verdict
+from tests.chaos.checker import INVARIANTS, CheckResult, Finding, Offence
 from tests.chaos.history import Record
 from tests.chaos.tally import OUTCOMES, PERCENTILES, WORDS, Tally
 
@@ -30,11 +30,11 @@ def tables(tallies: Sequence[Tally]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def offences(verdict: Verdict) -> str:
+def offences(result: CheckResult) -> str:
     """Every broken invariant with the histories that broke it; empty when nothing is."""
-    zero = verdict.story.started_at
-    lines = [f"The rig contradicts itself: {text}" for text in verdict.story.oddities[:20]]
-    for finding in verdict.broken:
+    zero = result.story.started_at
+    lines = [f"The rig contradicts itself: {text}" for text in result.story.oddities[:20]]
+    for finding in result.broken:
         lines += ["", *_finding_lines(finding, zero)]
     return "\n".join(lines).strip() + "\n" if lines else ""
 

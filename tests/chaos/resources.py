@@ -36,7 +36,7 @@ def broker_resources(world: World) -> dict[str, int]:
     """Connections and channels of all brokers, and queues of all hosts, together."""
     found: Counter[str] = Counter({"broker connections": 0, "channels": 0, "queues": 0})
     for host in world.plan.targets.hosts:
-        for endpoint in world.endpoints_of(host):
+        for endpoint in world.proxied_brokers_of(host):
             use = erlang.read_use(endpoint.evaluate(erlang.USE))
             if use is not None:
                 found["broker connections"] += use[0]

@@ -1,4 +1,4 @@
-"""One run, from the first broker to the verdict: load, faults, healing, draining, counting, checking."""
+"""One run, from the first broker to the result: load, faults, healing, draining, counting, checking."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from servicebus.errors import ServiceBusError
 from tests.chaos.caretaker import Caretaker
-from tests.chaos.checker import Verdict, check
+from tests.chaos.checker import CheckResult, check
 from tests.chaos.dead_letters import take_dead_letters
 from tests.chaos.display import Display
 from tests.chaos.faults import FaultMissed, apply
@@ -55,7 +55,7 @@ class Run:
         self._failures: list[str] = []
         self._stopping = threading.Event()
 
-    def go(self) -> Verdict:
+    def go(self) -> CheckResult:
         """Do it all; the world is gone when this returns.
 
         Raises:

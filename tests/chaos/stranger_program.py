@@ -104,7 +104,7 @@ class Stranger:
         yield self._headers, 1.0
         yield self._misdirect, 2.0
         yield self._answer, 2.0
-        yield self._bury, 2.0
+        yield self._dead_letter, 2.0
 
     def _listen(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -179,7 +179,7 @@ class Stranger:
             body = self._rng.choice(self._answered)
             self._put("replayed reply", reply_to, body, pika.BasicProperties(correlation_id=id), everywhere=True)
 
-    def _bury(self) -> None:
+    def _dead_letter(self) -> None:
         """A copy of what was executed, or will be, among the dead letters."""
         messages = [each for each in self._heard if each[0] == "message"]
         if messages:

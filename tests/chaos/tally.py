@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
 
-from tests.chaos.checker import Verdict
+from tests.chaos.checker import CheckResult
 from tests.chaos.invariants import is_again_after_kill
 from tests.chaos.operations import Operation
 
@@ -58,8 +58,8 @@ class Tally:
     """What else the reader should know: seed, machine, versions."""
 
 
-def tally(system: str, verdict: Verdict, **facts: str) -> Tally:
-    story = verdict.story
+def tally(system: str, result: CheckResult, **facts: str) -> Tally:
+    story = result.story
     calls = [o for o in story.operations.values() if o.kind == "call"]
     messages = [o for o in story.operations.values() if o.kind == "message"]
     unknown = Counter(
@@ -68,13 +68,13 @@ def tally(system: str, verdict: Verdict, **facts: str) -> Tally:
     ended = [max(o.ended_at, o.taken_at) for o in story.operations.values()]
     found = Tally(
         system=system,
-        calls=_words(calls, verdict.findings["I2"].operations["call"]),
-        messages=_words(messages, verdict.findings["I2"].operations["message"]),
+        calls=_words(calls, result.findings["I2"].operations["call"]),
+        messages=_words(messages, result.findings["I2"].operations["message"]),
         outcomes=dict(Counter(_outcome(o) for o in calls)),
         sends=dict(Counter(_taken(o) for o in messages)),
         latencies=_latencies(calls, messages),
         faults=dict(sorted(Counter(fault.kind for fault in story.faults.values()).items())),
-        invariants={name: (finding.checked, finding.broken) for name, finding in verdict.findings.items()},
+        invariants={name: (finding.checked, finding.broken) for name, finding in result.findings.items()},
         seconds=round(max(ended) - story.started_at, 1) if ended else 0.0,
         facts=facts,
     )
@@ -89,7 +89,7 @@ def _words(operations: list[Operation], duplicated: int) -> dict[str, int]:
         "executed": sum(_is_executed(o) for o in operations),
         "dead letters": sum(o.dead > 0 for o in operations),
         "lost": sum(map(_is_lost, operations)),
-        "lost after an error": sum(_is_lost(o) and any(a.verdict == "failed" for a in o.attempts) for o in operations),
+        "lost after an error": sum(_is_lost(o) and any(a.result == "failed" for a in o.attempts) for o in operations),
         "duplicated": duplicated,
         "unexpected": 0,
         "recovered": sum(_is_executed(o) and not o.is_acknowledged and o.outcome != "fault" for o in operations),
@@ -100,7 +100,7 @@ def _words(operations: list[Operation], duplicated: int) -> dict[str, int]:
 def _is_executed(operation: Operation) -> bool:
     """For a call, the service's own error is a result as well."""
     if operation.kind == "call":
-        return any(attempt.verdict in ("done", "failed") for attempt in operation.attempts)
+        return any(attempt.result in ("done", "failed") for attempt in operation.attempts)
     return operation.is_done
 
 

@@ -17,7 +17,7 @@ __all__ = ["picture"]
 BLUE, ORANGE, VERMILION, GREY, INK = "#0072B2", "#E69F00", "#D55E00", "#999999", "#222222"
 WIDTH, LEFT, RIGHT = 1200, 190, 30
 PLOT = WIDTH - LEFT - RIGHT
-HEIGHT_OF_PANEL, GAP, TOP, LANE = 150, 46, 76, 16
+HEIGHT_OF_PANEL, GAP, TOP, ROW_HEIGHT = 150, 46, 76, 16
 MOST_BINS = 600
 
 Points = dict[int, float]
@@ -45,7 +45,7 @@ class _Picture:
     def draw(self) -> str:
         calls, failed, messages, waits = self._series()
         lanes_top = TOP + 3 * (HEIGHT_OF_PANEL + GAP)
-        height = lanes_top + LANE * len(self._lanes) + 40
+        height = lanes_top + ROW_HEIGHT * len(self._lanes) + 40
         panels = (
             ("answered and executed, per second", [("calls answered", BLUE, "", calls),
                                                    ("messages executed", ORANGE, "6 3", messages)]),
@@ -63,7 +63,7 @@ class _Picture:
         for number, (label, lines) in enumerate(panels):
             parts += self._panel(TOP + number * (HEIGHT_OF_PANEL + GAP), label, lines)
         parts += self._fault_lanes(lanes_top)
-        parts += self._time_axis(lanes_top + LANE * len(self._lanes) + 18)
+        parts += self._time_axis(lanes_top + ROW_HEIGHT * len(self._lanes) + 18)
         return "\n".join([*parts, "</svg>"]) + "\n"
 
     def _series(self) -> tuple[Points, Points, Points, Points]:
@@ -126,14 +126,14 @@ class _Picture:
     def _fault_lanes(self, top: int) -> Iterator[str]:
         yield _text(LEFT, top - 8, f"faults: {sum(map(len, self._lanes.values()))}")
         for number, (kind, faults) in enumerate(sorted(self._lanes.items())):
-            y = top + number * LANE
+            y = top + number * ROW_HEIGHT
             if number % 2 == 0:
-                yield f'<rect x="{LEFT}" y="{y}" width="{PLOT}" height="{LANE}" fill="#f3f3f3"/>'
+                yield f'<rect x="{LEFT}" y="{y}" width="{PLOT}" height="{ROW_HEIGHT}" fill="#f3f3f3"/>'
             yield _text(LEFT - 8, y + 12, f"{kind} ({len(faults)})", anchor="end")
             for fault in faults:
                 x, width = self._span(fault)
                 yield (
-                    f'<rect x="{x:.1f}" y="{y + 3}" width="{width:.1f}" height="{LANE - 6}" fill="{VERMILION}">'
+                    f'<rect x="{x:.1f}" y="{y + 3}" width="{width:.1f}" height="{ROW_HEIGHT - 6}" fill="{VERMILION}">'
                     f"<title>{fault.number}: {escape(kind)} of {escape(fault.target)}</title></rect>"
                 )
 

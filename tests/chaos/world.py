@@ -123,7 +123,7 @@ class World:
         self.home = Path()
         """What carries the mark of this run; sockets lie there, as their paths must be short."""
         self._stack = contextlib.ExitStack()
-        self.endpoints: dict[str, Endpoint] = {}
+        self.proxied_brokers: dict[str, Endpoint] = {}
         self.cluster: Cluster | None = None
         self.is_cluster_whole = True
         """Its members agree on who of them is running."""
@@ -202,7 +202,7 @@ class World:
             brokers = [*brokers, *self.cluster.members]
         for broker in brokers:
             proxy = self._stack.enter_context(FaultProxy(broker.port))
-            self.endpoints[broker.name] = Endpoint(broker.name, broker, proxy)
+            self.proxied_brokers[broker.name] = Endpoint(broker.name, broker, proxy)
 
     def _independent(self, pool: BrokerPool) -> list[Broker]:
         """The brokers that stand alone; the last of them have small limits."""
@@ -222,7 +222,7 @@ class World:
     def _configuration(self, **more: Any) -> dict[str, Any]:
         hosts: list[dict[str, Any]] = []
         for name, endpoints in self.plan.targets.hosts.items():
-            proxies = [self.endpoints[endpoint].proxy for endpoint in endpoints]
+            proxies = [self.proxied_brokers[endpoint].proxy for endpoint in endpoints]
             if len(proxies) == 1:
                 hosts.append({"name": name, "host": proxies[0].host, "port": proxies[0].port})
             else:
@@ -281,7 +281,7 @@ class World:
 
     def _stranger_orders(self) -> dict[str, Any]:
         return {
-            "urls": [endpoint.broker.url for endpoint in self.endpoints.values()],
+            "urls": [endpoint.broker.url for endpoint in self.proxied_brokers.values()],
             "nodes": list(self.plan.nodes),
             "wiretap": str(self.home / "wiretap"),
             "per_s": 10,
@@ -321,12 +321,12 @@ class World:
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
-    def endpoints_of(self, host: str) -> list[Endpoint]:
-        return [self.endpoints[name] for name in self.plan.targets.hosts[host]]
+    def proxied_brokers_of(self, host: str) -> list[Endpoint]:
+        return [self.proxied_brokers[name] for name in self.plan.targets.hosts[host]]
 
     def one_of(self, host: str) -> Endpoint | None:
         """An endpoint of *host* that can be asked something; None if there is none."""
-        return next((each for each in self.endpoints_of(host) if each.broker.state == "running"), None)
+        return next((each for each in self.proxied_brokers_of(host) if each.broker.state == "running"), None)
 
     def counts(self) -> Counter[str]:
         """What the senders have counted so far, together."""

@@ -138,7 +138,7 @@ def test_deliveries_come_in_order_and_no_more_than_the_window(peer: Peer, line: 
     assert consumer.bodies(4) == ["a", "b", "c", "d"]
 
 
-def test_consumers_take_turns(peer: Peer, line: Line) -> None:
+def test_consumers_are_served_round_robin(peer: Peer, line: Line) -> None:
     first, second = peer.channel(), peer.channel()
     for each in (first, second):
         each.ask(set_prefetch(2), consume(QUEUE, each.got.append))

@@ -281,7 +281,7 @@ class TestServicesInEachOthersWay:
             sender.call("NODE-01.test.stuck", timeout=0.5)
         assert watch.elapsed_s > 0.4
 
-    def test_messages_to_a_full_inbox_step_aside_and_are_all_handled_once(
+    def test_messages_to_a_full_inbox_are_deferred_and_are_all_handled_once(
         self, brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
     ) -> None:
         """They wait in the delay queue, so those of another service behind them are not held up."""

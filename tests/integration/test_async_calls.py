@@ -206,7 +206,7 @@ ready.wait()
 
 
 @pytest.mark.parametrize(
-    ("program", "said", "complaints"),
+    ("program", "said", "problems"),
     [
         (FORKS, "0", []),
         (LEAVES_ITS_LOOP, "3", ["Task was destroyed but it is pending"]),
@@ -216,7 +216,7 @@ ready.wait()
     ids=["forks", "leaves its loop", "ends with calls", "ends with a loop in a thread"],
 )
 def test_a_program_ends_without_a_hang_or_a_word_of_ours(
-    brokers: list[Broker], start_agent: StartAgent, program: str, said: str, complaints: list[str]
+    brokers: list[Broker], start_agent: StartAgent, program: str, said: str, problems: list[str]
 ) -> None:
     agent = start_agent(brokers[:1], secret_token="a secret that no warning is about").wait_consuming()
     config = {key: agent.settings[key] for key in ("hosts", "secret_token")}
@@ -227,4 +227,4 @@ def test_a_program_ends_without_a_hang_or_a_word_of_ours(
     )  # fmt: skip
     assert (done.returncode, done.stdout.strip()) == (0, said), done.stderr
     told = [line for line in done.stderr.splitlines() if not line.startswith((" ", "task:"))]
-    assert all(any(word in line for word in complaints) for line in told), done.stderr
+    assert all(any(word in line for word in problems) for line in told), done.stderr

@@ -76,7 +76,7 @@ def test_consumers_and_lengths_are_told(
 @pytest.mark.parametrize(
     ("act", "done"), [(erlang.cancel_consumer, "cancelled"), (erlang.forget_consumer, "forgotten")]
 )
-def test_a_consumer_is_taken_away(
+def test_a_consumer_is_removed(
     broker: Broker,
     queue: str,
     channel: pika.adapters.blocking_connection.BlockingChannel,

@@ -155,7 +155,7 @@ def test_a_queue_for_calls_that_went_down_with_its_member_is_replaced_by_one_for
     assert max(recorded().values()) == 1
 
 
-def test_a_call_that_a_stopping_agent_turned_away_is_not_run_from_a_queue_that_came_back(
+def test_a_call_that_a_stopping_agent_refused_is_not_run_from_a_queue_that_came_back(
     broker_cluster: Cluster, start_agent: StartAgent, make_sender: MakeSender
 ) -> None:
     """The queue that comes back with its member is bound as before: it is given a copy of each call."""

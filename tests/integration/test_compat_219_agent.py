@@ -157,7 +157,7 @@ def test_more_calls_than_may_wait_are_told_so_at_once(
         assert b'"value"' in sender.process.stdout.readline()  # type: ignore[union-attr]
 
 
-def test_messages_step_aside_while_their_service_is_full_and_are_all_handled(
+def test_messages_are_deferred_while_their_service_is_full_and_are_all_handled(
     brokers: list[Broker], new_agent: Callable[..., Agent], probe: Probe
 ) -> None:
     """They wait in the node's own queue of messages, so they no longer stand in front of calls and pings."""
@@ -202,7 +202,7 @@ def test_calls_that_arrive_while_the_agent_stops_are_left_to_the_next(
     assert sender.process.stdout.readline() == b'{"value": ["1", "3"]}\n'  # type: ignore[union-attr]
 
 
-def test_the_lane_is_there_again_after_the_broker_was_restarted(
+def test_the_legacy_queue_is_there_again_after_the_broker_was_restarted(
     agent: Agent, brokers: list[Broker], old_sender: Callable[..., OldSender]
 ) -> None:
     """The old exchange is not durable: it is gone with the broker, and so is the binding."""

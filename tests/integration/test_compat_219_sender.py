@@ -178,7 +178,9 @@ def test_a_call_ends_when_its_agent_is_killed_and_is_not_run_later(
     assert again.noted("started") == []
 
 
-def test_a_node_that_is_away_is_told_as_such(brokers: list[Broker], probe: Probe, make_sender: MakeSender) -> None:
+def test_a_node_that_is_unavailable_is_reported_as_such(
+    brokers: list[Broker], probe: Probe, make_sender: MakeSender
+) -> None:
     """Its old queue may be there; without a pong nothing is put into it."""
     sender = make_sender(compat(brokers[0], path_wait=1.5))
     with pytest.raises(NodeUnavailable):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pika
 import pytest
 from click.testing import CliRunner, Result
-from envelopes import SECRET, letter_headers, signed
+from envelopes import SECRET, dead_letter_headers, signed
 from waiting import wait_until
 
 from servicebus.cli.main import servicebus
@@ -60,7 +60,7 @@ class Place:
         for queue in (DEAD, MESSAGES):
             probe.declare(queue, durable=True)
 
-    def letters(self, **how: Any) -> DeadLetters:
+    def dead_letters(self, **how: Any) -> DeadLetters:
         config = Configuration(self.settings)
         return DeadLetters(config, "NODE-01", config.hosts, **how)
 
@@ -72,7 +72,7 @@ class Place:
         assert done.stdout, done.output
         return json.loads(done.stdout)
 
-    def bury(self, *params: Any, age_s: float = 60, reason: str = "ValueError", **how: Any) -> None:
+    def add(self, *params: Any, age_s: float = 60, reason: str = "ValueError", **how: Any) -> None:
         """Write letters as a worker does; *how* as for envelopes.signed."""
         with self.probe.channel() as channel:
             channel.confirm_delivery()
@@ -80,7 +80,7 @@ class Place:
                 body = signed(ADDRESS, each, **{"kind": Kind.MESSAGE, **how})
                 self._put(channel, body, age_s, reason)
 
-    def bury_bytes(self, body: bytes) -> None:
+    def add_bytes(self, body: bytes) -> None:
         with self.probe.channel() as channel:
             self._put(channel, body, 60, "malformed")
 
@@ -90,7 +90,7 @@ class Place:
             channel.basic_publish("", DEAD, body, properties, mandatory=True)
 
     def _put(self, channel: Any, body: bytes, age_s: float, reason: str) -> None:
-        written = {**letter_headers(body, reason, age_s=age_s), "tenant": "t-1"}
+        written = {**dead_letter_headers(body, reason, age_s=age_s), "tenant": "t-1"}
         properties = pika.BasicProperties(delivery_mode=2, message_id="m", headers=written)
         channel.basic_publish("", DEAD, body, properties, mandatory=True)
 
@@ -123,8 +123,8 @@ def place(brokers: list[Broker], make_probe: Callable[..., Probe], tmp_path: Pat
 
 
 def test_list_and_show_change_nothing_and_show_alone_tells_the_parameters(place: Place) -> None:
-    place.bury({"card": "4711"}, "old", age_s=7200)
-    place.bury("young", reason="unknown-service")
+    place.add({"card": "4711"}, "old", age_s=7200)
+    place.add("young", reason="unknown-service")
     done = place.run("list")
     assert done.exit_code == 0, done.output
     first, second, third = done.stdout.splitlines()[1:4]
@@ -147,8 +147,8 @@ def test_list_and_show_change_nothing_and_show_alone_tells_the_parameters(place:
 
 
 def test_requeue_gives_back_the_very_bytes_without_our_headers(place: Place) -> None:
-    place.bury("a", "b", reason="ValueError")
-    place.bury("stays", reason="other")
+    place.add("a", "b", reason="ValueError")
+    place.add("stays", reason="other")
     said = place.run_json("requeue", "--reason", "ValueError", "--dry-run")
     assert (said["brokers"][0]["done"], place.probe.depth(MESSAGES)) == (2, 0)
     assert place.run_json("requeue", "--reason", "ValueError", "--limit", "1")["brokers"][0]["done"] == 1
@@ -165,10 +165,10 @@ def test_requeue_gives_back_the_very_bytes_without_our_headers(place: Place) -> 
 
 
 def test_what_may_not_go_back_stays_and_the_stale_go_if_the_operator_says_so(place: Place) -> None:
-    place.bury("stale", age_s=3 * 86400, sent_s_ago=3 * 86400)
-    place.bury("forged", secret="a stranger's")
-    place.bury("fine", sent_s_ago=2 * 86400)
-    place.bury_bytes(b"rubbish")
+    place.add("stale", age_s=3 * 86400, sent_s_ago=3 * 86400)
+    place.add("forged", secret="a stranger's")
+    place.add("fine", sent_s_ago=2 * 86400)
+    place.add_bytes(b"rubbish")
     executed = signed(ADDRESS, "executed before", kind=Kind.MESSAGE)
     place.put_as_a_stranger(executed, **{headers.REASON: "ValueError", "x-servicebus-time": int(time.time())})
     standings = [row["standing"] for row in place.run_json("list")["letters"]]
@@ -196,8 +196,8 @@ def test_what_may_not_go_back_stays_and_the_stale_go_if_the_operator_says_so(pla
 
 
 def test_drop_asks_and_then_drops_what_it_counted(place: Place) -> None:
-    place.bury("a", "b", reason="bad")
-    place.bury("c")
+    place.add("a", "b", reason="bad")
+    place.add("c")
     assert place.run("drop", "--reason", "bad", input="n\n").exit_code == 1
     assert place.run_json("drop", "--all", "--dry-run")["brokers"][0]["done"] == 3
     assert place.probe.depth(DEAD) == 3
@@ -205,7 +205,7 @@ def test_drop_asks_and_then_drops_what_it_counted(place: Place) -> None:
     assert done.exit_code == 0, done.output
     assert "Drop 2 dead letters of NODE-01 (2 on " in done.output
     assert place.params_in(DEAD) == ["c"]
-    place.bury("d", "e")
+    place.add("d", "e")
     assert place.run_json("drop", "--all", "--yes", "--limit", "1")["brokers"][0]["done"] == 1
     assert place.params_in(DEAD) == ["e"]
 
@@ -228,7 +228,7 @@ def test_a_queue_longer_than_many_windows_keeps_its_order(place: Place, monkeypa
         for number in range(300):
             body = signed(ADDRESS, number, kind=Kind.MESSAGE)
             place._put(channel, body, 60, "odd" if number % 2 else "even")
-    (report,) = place.letters().requeue(Filter(reasons=("odd",)), per_s=120.0)
+    (report,) = place.dead_letters().requeue(Filter(reasons=("odd",)), per_s=120.0)
     assert report.error is None
     assert (report.done, report.looked_at, report.total, report.left) == (150, 300, 300, 150)
     assert place.params_in(MESSAGES) == list(range(1, 300, 2))
@@ -239,8 +239,8 @@ def test_on_a_quorum_queue_all_is_the_same(place: Place) -> None:
     for queue in (DEAD, MESSAGES):
         place.probe.delete(queue)
         place.probe.declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
-    place.bury(*range(50), reason="a")
-    place.bury("b", reason="b")
+    place.add(*range(50), reason="a")
+    place.add("b", reason="b")
     for _ in range(11):
         assert len(place.run_json("list")["letters"]) == 51
     assert place.run_json("requeue", "--reason", "b")["brokers"][0]["done"] == 1
@@ -253,7 +253,7 @@ def test_what_was_stored_again_does_not_come_back_as_well(place: Place, monkeypa
     monkeypatch.setattr(queue_scan, "STORE_AGAIN_AT", 1)
     place.probe.delete(DEAD)
     place.probe.declare(DEAD, durable=True, arguments={"x-queue-type": "quorum"})
-    place.bury(*range(80))
+    place.add(*range(80))
     assert place.run_json("list")["brokers"][0]["left"] == 80
     with place.slow_queue(DEAD):
         assert place.run_json("list")["brokers"][0]["left"] == 80
@@ -261,13 +261,13 @@ def test_what_was_stored_again_does_not_come_back_as_well(place: Place, monkeypa
 
 
 @pytest.mark.parametrize("limit", ["0", "1"])
-def test_looking_loses_no_letter_to_the_delivery_limit_of_a_quorum_queue(place: Place, limit: str) -> None:
+def test_looking_loses_no_dead_letter_to_the_delivery_limit_of_a_quorum_queue(place: Place, limit: str) -> None:
     """RabbitMQ 4 has a limit of 20 by default, here it is 12; each delivery counts, also of what was not looked at."""
     place.probe.delete(DEAD)
     place.broker.rabbitmqctl("set_policy", "--apply-to", "queues", "limit", f"^{DEAD}$", '{"delivery-limit": 12}')
     try:
         place.probe.declare(DEAD, durable=True, arguments={"x-queue-type": "quorum"})
-        place.bury(*range(6))
+        place.add(*range(6))
         ids = {letter["id"] for letter in place.run_json("list")["letters"]}
         for _ in range(18):
             found = place.run_json("list", "--limit", limit)
@@ -282,7 +282,7 @@ def test_looking_loses_no_letter_to_the_delivery_limit_of_a_quorum_queue(place: 
 
 
 def test_without_the_nodes_queue_nothing_leaves_and_the_broker_is_named(place: Place) -> None:
-    place.bury("a", "b")
+    place.add("a", "b")
     place.probe.delete(MESSAGES)
     done = place.run("requeue", "--all")
     assert done.exit_code == 10
@@ -292,8 +292,8 @@ def test_without_the_nodes_queue_nothing_leaves_and_the_broker_is_named(place: P
     assert place.params_in(DEAD) == ["a", "b"]
 
 
-def test_a_broker_that_is_away_is_named_and_the_others_are_served(place: Place) -> None:
-    place.bury("a")
+def test_a_broker_that_is_down_is_named_and_the_others_are_served(place: Place) -> None:
+    place.add("a")
     place.settings["hosts"].insert(0, "127.0.0.1:1")
     place.file.write_text(json.dumps(place.settings))
     done = place.run("requeue", "--all")
@@ -309,7 +309,7 @@ def test_a_broker_that_is_away_is_named_and_the_others_are_served(place: Place) 
 def test_a_requeue_that_is_killed_in_the_middle_loses_nothing(place: Place) -> None:
     """Every letter is in one of the two queues, or in both; the next run finishes the work."""
     count = 700
-    place.bury(*range(count))
+    place.add(*range(count))
     command = [sys.executable, "-c", "from servicebus.cli.main import main; main()", "dead", "requeue", "--all"]
     for killed_at in (1, 350):
         process = subprocess.Popen(
@@ -324,11 +324,11 @@ def test_a_requeue_that_is_killed_in_the_middle_loses_nothing(place: Place) -> N
     assert set(moved) | set(left) == set(range(count))
     assert len(moved) + len(left) <= count + 2 * 100, "no more doubles than were on their way"
     assert left == sorted(left)
-    place.bury(*left)
+    place.add(*left)
     assert place.run_json("requeue", "--all")["brokers"][0]["done"] == len(left)
 
 
-def test_requeued_letters_are_executed_once_by_the_agent_even_if_they_were_doubled(
+def test_requeued_dead_letters_are_executed_once_by_the_agent_even_if_they_were_doubled(
     place: Place, start_agent: Callable[..., Agent]
 ) -> None:
     agent = start_agent([place.broker]).wait_consuming()
@@ -349,7 +349,7 @@ def test_requeued_letters_are_executed_once_by_the_agent_even_if_they_were_doubl
     assert place.probe.depth(DEAD) == 0
 
 
-def test_a_letter_that_fails_again_is_dead_lettered_again_with_its_attempts_counted_from_1(
+def test_a_dead_letter_that_fails_again_is_dead_lettered_again_with_its_attempts_counted_from_1(
     place: Place, start_agent: Callable[..., Agent], make_sender: Callable[[Configuration], Sender]
 ) -> None:
     """The journal lets an id run again that was dead-lettered; a requeue that is under way does not see it twice."""
@@ -379,7 +379,7 @@ def test_nothing_that_a_stranger_copies_among_the_dead_letters_is_executed_again
         made_up = {headers.REASON: "ConnectionError", headers.REQUEUED: f"anything{number}"}
         place.put_as_a_stranger(executed, **made_up, **{"x-servicebus-time": int(time.time())})
     genuine = signed(ADDRESS, "buried", kind=Kind.MESSAGE)
-    burial = letter_headers(genuine)
+    burial = dead_letter_headers(genuine)
     for _ in range(3):
         place.put_as_a_stranger(genuine, **burial)
         place.run("requeue", "--all", "--reseal", env=dict(os.environ))

@@ -155,7 +155,7 @@ def test_a_broker_that_confirms_nothing_is_sent_no_more_and_the_rest_goes_to_the
     assert sorted(map(int, agent.noted("recorded"))) == list(range(-1, 1001))
 
 
-def test_a_message_whose_turn_never_came_was_not_sent(
+def test_a_message_that_was_never_published_was_not_sent(
     brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
 ) -> None:
     agent = start_agent(brokers[:1]).wait_consuming()

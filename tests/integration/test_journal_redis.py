@@ -105,7 +105,7 @@ def test_what_is_run_stays_known_beyond_the_hour_that_the_server_keeps_it(server
         assert client.ttl(key) > 3500
 
 
-def test_a_worker_that_gives_no_sign_of_life_is_dead_when_its_lease_is_over(
+def test_a_worker_without_a_heartbeat_is_dead_when_its_lease_is_over(
     server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """On another machine nobody sees it die."""
@@ -174,7 +174,7 @@ def _begun(journal: Journal, count: int) -> bool:
         return False
 
 
-def test_a_server_that_throws_keys_away_is_refused(tmp_path: Path) -> None:
+def test_a_server_that_evicts_keys_is_refused(tmp_path: Path) -> None:
     options = ("--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru")
     with (
         redis_server(tmp_path, *options) as server,

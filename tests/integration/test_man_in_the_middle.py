@@ -126,18 +126,18 @@ def test_a_call_that_is_copied_elsewhere_ends_where_it_runs(
     assert queue not in agents[1].noted("finished")
 
 
-def verdict(owner: Owner, call: tuple[Any, bytes]) -> bytes:
+def answered(owner: Owner, call: tuple[Any, bytes]) -> bytes:
     reply = owner.ask("NODE-01.rpc", call)
     assert reply is not None
     Keyring([SECRET]).verify_reply(decode_reply(reply, MAX_BYTES), decode_envelope(call[1], MAX_BYTES).token)
     return reply
 
 
-def test_an_old_verdict_that_is_played_again_does_not_end_a_later_attempt(sender: Sender, owner: Owner) -> None:
+def test_an_old_refusal_that_is_played_again_does_not_end_a_later_attempt(sender: Sender, owner: Owner) -> None:
     """Signed, and for this very call; but what it says, it says of the first attempt."""
     future = sender.call_async("NODE-01.test.declines", timeout=20)
     first = owner.catch()
-    busy = verdict(owner, first)
+    busy = answered(owner, first)
     owner.tell(first, busy)
     second = owner.catch()
     one, two = (decode_envelope(body, MAX_BYTES) for _, body in (first, second))

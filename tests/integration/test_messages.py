@@ -106,7 +106,7 @@ class TestFurtherAttempts:
         assert again.stop() == 0
         assert probe.depth("NODE-01.messages") == 0
 
-    def test_a_quorum_queue_whose_limit_was_taken_away_gets_its_dead_letters(
+    def test_a_quorum_queue_whose_limit_was_removed_gets_its_dead_letters(
         self, brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
     ) -> None:
         """It goes on refusing what comes over a channel that it has refused: rabbitmq-server, issue 12206."""

@@ -153,7 +153,7 @@ def test_what_was_published_and_not_confirmed_in_time_is_kept_and_not_run_twice(
     assert recorded(agent) == [1, 2, 3]
 
 
-def test_a_message_on_its_way_when_the_broker_dies_waits_for_the_grace_and_not_for_its_timeout(
+def test_a_message_on_its_way_when_the_broker_dies_waits_for_the_wait_limit_and_not_for_its_timeout(
     make: Callable[..., Sender], proxy: FaultProxy
 ) -> None:
     sender = make()

@@ -153,7 +153,7 @@ def test_what_the_state_does_not_allow_is_an_error(brokers: list[Broker]) -> Non
     broker.stop()
 
 
-def test_rabbitmqctl_gives_its_output_or_its_complaint(brokers: list[Broker]) -> None:
+def test_rabbitmqctl_returns_its_output_or_raises_its_error(brokers: list[Broker]) -> None:
     assert "guest" in brokers[0].rabbitmqctl("list_users")
     with pytest.raises(ServiceBusError, match="no-such-queue"):
         brokers[0].rabbitmqctl("delete_queue", "no-such-queue")

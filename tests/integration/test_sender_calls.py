@@ -169,7 +169,7 @@ def test_the_node_is_told_when_somebody_presses_ctrl_c(brokers: list[Broker], ma
     assert node.cancelled() == told_of(arrived[0])
 
 
-def test_a_call_that_was_given_up_does_not_run_when_its_turn_comes(
+def test_a_call_that_was_given_up_does_not_run_when_the_service_is_free(
     brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
 ) -> None:
     agent = start_agent(brokers[:1]).wait_consuming()

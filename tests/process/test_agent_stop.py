@@ -103,7 +103,7 @@ def test_term_under_load_loses_nothing_and_doubles_nothing(
 
 
 @pytest.mark.brokers(count=1)
-def test_a_slow_call_is_answered_while_its_agent_turns_others_away(
+def test_a_slow_call_is_answered_while_its_agent_refuses_others(
     brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
 ) -> None:
     """ "Stopping" says that one call was not run; it says nothing of those that were accepted before."""

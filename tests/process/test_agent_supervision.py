@@ -327,7 +327,7 @@ def test_the_status_socket_tells_how_the_workers_are(brokers: list[Broker], star
 
 
 @pytest.mark.brokers(count=2)
-def test_a_journal_that_is_damaged_while_in_use_is_set_aside_and_the_node_serves_on(
+def test_a_journal_that_is_damaged_while_in_use_is_moved_and_the_node_serves_on(
     brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
 ) -> None:
     agent = start_agent(brokers).wait_consuming()

@@ -83,7 +83,7 @@ class Place:
         assert self.agent.noted(label) == notes
         self.seen[label] = notes
 
-    def letters(self) -> list[dict[str, Any]]:
+    def dead_letters(self) -> list[dict[str, Any]]:
         """What ``servicebus dead list`` says of the dead letters."""
         found: list[dict[str, Any]] = json.loads(self._dead("list", "--json"))["letters"]
         return found
@@ -227,7 +227,7 @@ def test_a_message_on_its_way_to_the_dead_letters_gets_there_and_sent_back_is_ex
         notes += ["started 2", "failed 2"]
         attempts = [1, 2] if point in REPEATING else [2]
     place.assert_seen(request, notes, dead=len(attempts))
-    letters = place.letters()
+    letters = place.dead_letters()
     assert sorted(letter["attempts"] for letter in letters) == attempts
     assert len({letter["id"] for letter in letters}) == 1
     (place.agent.notes / f"mended-{request['label']}").touch()

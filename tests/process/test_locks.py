@@ -60,9 +60,7 @@ def test_a_key_never_runs_twice_at_a_time_and_other_keys_do(start_workers: Start
     assert overlapping(found), "other keys run side by side"
 
 
-def test_all_processes_have_their_turn_at_a_key_that_all_of_them_want(
-    start_workers: StartWorkers, tmp_path: Path
-) -> None:
+def test_all_processes_get_a_key_that_all_of_them_want(start_workers: StartWorkers, tmp_path: Path) -> None:
     """None has to wait until another one has nothing left to do."""
     workers = start_workers([("A", 0.001)] * 600, [("A", 0.001)] * 600, threads=2)
     for worker in workers:

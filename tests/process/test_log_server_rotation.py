@@ -80,7 +80,7 @@ def test_a_file_moved_under_load_and_reopened_by_hup_loses_no_line(tmp_path: Pat
         assert len(moved) > 5
 
 
-def test_a_file_of_yesterday_is_put_aside_by_the_first_record_of_today(tmp_path: Path) -> None:
+def test_a_file_of_yesterday_is_rotated_by_the_first_record_of_today(tmp_path: Path) -> None:
     """Rotation by time, as far as a test can wait: the file's own date tells what day its records are of."""
     path = tmp_path / "bus.log"
     path.write_text("yesterday's\n")

@@ -116,18 +116,18 @@ def test_what_is_too_large_for_one_broker_goes_to_the_next_and_for_all_is_refuse
         nothing, config, links, PendingRequests(), HostSelector(links, 10.0), nothing, nothing, nothing
     )
 
-    def carry(size: int) -> PendingRequest:
+    def begin(size: int) -> PendingRequest:
         request = PendingRequest(1, "x-1", Address.parse("N.test.it"), kind, b"x" * size, timeout_s=5.0)
         scheduler.begin(request, time.monotonic())
         return request
 
     first.size_limit.learn(100_000, time.monotonic())
-    carry(100_001)
-    carry(100_000)
+    begin(100_001)
+    begin(100_000)
     assert [[it.size for it in link.published] for link in (first, second)] == [[100_000], [100_001]]
     second.size_limit.learn(200_000, time.monotonic())
     with pytest.raises(EnvelopeError, match="oversized: 200001 bytes, where mq-a takes 100000, mq-b takes 200000"):
-        carry(200_001).wait()
+        begin(200_001).wait()
 
 
 def test_what_the_outbox_delivers_is_too_large_only_when_every_broker_has_said_so() -> None:

@@ -201,7 +201,7 @@ def test_a_loop_that_is_closed_loses_its_own_calls_only(bus: VirtualBus, tasks: 
     assert len(node.calls) == 4, "both calls were answered by the second broker"
     del gone
     gc.collect()
-    assert set(tasks.complaints) <= {"Task was destroyed but it is pending!"}, "what asyncio says of any such task"
+    assert set(tasks.problems) <= {"Task was destroyed but it is pending!"}, "what asyncio says of any such task"
     assert bus.loop.failures.count == 0
 
 
@@ -243,7 +243,7 @@ def test_an_error_that_no_task_fetches_any_more_is_not_complained_of(bus: Virtua
     tasks.loop.close()
     del task
     gc.collect()
-    assert [each for each in tasks.complaints if "never retrieved" in each] == []
+    assert [each for each in tasks.problems if "never retrieved" in each] == []
 
 
 def test_what_nothing_ends_any_more_is_ended_by_the_loop_that_waits(

@@ -133,7 +133,7 @@ def test_an_error_of_the_service_is_believed_for_any_attempt() -> None:
 @pytest.mark.parametrize(
     ("link", "attempt"), [(0, 1), (1, 1), (0, 2)], ids=["old", "old over this link", "over another"]
 )
-def test_a_verdict_is_believed_for_the_attempt_on_its_way_alone(type: str, link: int, attempt: int) -> None:
+def test_a_refusal_is_believed_for_the_attempt_on_its_way_alone(type: str, link: int, attempt: int) -> None:
     call, links = Call(), [Link(), Link()]
     for each in links:
         call.publish(Path(each))
@@ -155,7 +155,7 @@ def test_a_reply_to_an_attempt_that_was_never_made_is_not_believed(attempt: int)
         call.request.token_of(attempt)
 
 
-def test_a_verdict_says_nothing_about_the_attempts_before() -> None:
+def test_a_refusal_says_nothing_about_the_attempts_before() -> None:
     call, path = Call(), Path(Link())
     call.publish(path)  # lost with its path
     call.publish(path)

@@ -32,7 +32,7 @@ class TestConfirmedIsExecutedOrDead:
         assert made.broken() == {"I1"}
         assert made.dead(7).broken() == set()
 
-    def test_a_message_of_the_outbox_is_a_promise_too(self) -> None:
+    def test_a_message_of_the_outbox_must_arrive_too(self) -> None:
         made = Made().at(1).message(7).at(2).confirmed(7, outbox=True)
         assert made.broken() == {"I1"}
 
@@ -151,7 +151,7 @@ class TestSentBackFromTheDeadLetters:
         again = self.requeued(executed_message().ends("worker").at(5)).at(6).started(7, 1, "other")
         assert again.ends("other").broken() == {"I2"}
 
-    def test_its_former_letter_may_have_stayed(self) -> None:
+    def test_its_former_dead_letter_may_have_stayed(self) -> None:
         again = self.requeued(self.failed().at(5)).at(6).started(7, 1, "other").at(7).finished(7, 1, "other")
         assert again.dead(7).ends("other").broken() == set()
 
@@ -162,7 +162,7 @@ class TestWhatWasSaidNotToRun:
         made = Made().at(1).message(7)
         made.at(2).write("sender", "refused", op=7, error=error)
         assert made.broken() == set()
-        assert made.verdict().findings["I11"].checked == 1
+        assert made.result().findings["I11"].checked == 1
         assert made.at(3).started(7).at(4).finished(7).broken() == {"I11"}
 
     def test_one_of_which_nobody_knows_may_run(self) -> None:
@@ -197,7 +197,7 @@ class TestChildrenOfServices:
         made = executed_message()
         made.at(3.5).write("worker", "child", op=7, how="exits", ended=ended)
         assert made.broken() == broken
-        assert made.verdict().findings["I10"].checked == 1
+        assert made.result().findings["I10"].checked == 1
 
 
 class TestNotAfterItsDeadline:
@@ -351,9 +351,9 @@ def test_an_offence_comes_with_its_history_and_the_faults_of_that_time(tmp_path:
     sender.invoked(6, "message", "N.a.b")
     faults.fault_end(1, "broker kill -9", "a")
 
-    verdict = check(tmp_path)
+    result = check(tmp_path)
 
-    (offence,) = verdict.findings["I1"].offences
+    (offence,) = result.findings["I1"].offences
     assert offence.op == 5
     assert [record["what"] for _, record in offence.history] == ["invoked", "confirmed", "started", "finished"]
     assert [process.split("-")[0] for process, _ in offence.history] == ["sender", "sender", "worker", "worker"]
@@ -364,20 +364,20 @@ def test_offences_are_counted_and_the_first_are_shown() -> None:
     made = Made().at(1)
     for op in range(100):
         made.message(op).confirmed(op)
-    finding = made.verdict().findings["I1"]
+    finding = made.result().findings["I1"]
     assert finding.broken == 100
     assert len(finding.offences) == SHOWN_PER_INVARIANT
 
 
-def test_a_verdict_says_what_it_could_not_check() -> None:
-    verdict = answered_call().verdict()
-    assert verdict.is_clean
-    assert verdict.unchecked == ["I1", "I7", "I8", "I9", "I10", "I11"]
+def test_a_result_says_what_it_could_not_check() -> None:
+    result = answered_call().result()
+    assert result.is_clean
+    assert result.unchecked == ["I1", "I7", "I8", "I9", "I10", "I11"]
 
 
 def test_a_rig_that_contradicts_itself_is_not_clean() -> None:
-    assert not answered_call().call(7).verdict().is_clean
-    assert not Made().call(7).finished(7).replied(7, "error").verdict().is_clean
+    assert not answered_call().call(7).result().is_clean
+    assert not Made().call(7).finished(7).replied(7, "error").result().is_clean
 
 
 class TestFiles:

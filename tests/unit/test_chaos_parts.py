@@ -170,7 +170,7 @@ def broken(kind: str, answer: str) -> None:
     broker: Any = Broker(answer)
     proxy: Any = None
     world: Any = World(Plan(has_cluster=False, brokers=1), Path())
-    world.endpoints["a"] = Endpoint("a", broker, proxy)
+    world.proxied_brokers["a"] = Endpoint("a", broker, proxy)
     target = {"queue": "a/NODE-1.rpc", "store": "NODE-1@a"}.get(KINDS[kind].aims_at, "a")
     with apply(world, Fault(0.0, kind, target, 0.0)):
         pass

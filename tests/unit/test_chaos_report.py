@@ -33,7 +33,7 @@ def a_run() -> Made:
 
 
 def test_the_words_of_the_queue_checker() -> None:
-    found = tally("servicebus", a_run().verdict())
+    found = tally("servicebus", a_run().result())
     assert found.calls == {
         "attempted": 3, "acknowledged": 1, "executed": 2, "dead letters": 0, "lost": 0, "lost after an error": 0,
         "duplicated": 0,
@@ -55,13 +55,13 @@ def test_the_words_of_the_queue_checker() -> None:
 def test_a_message_that_ran_again_after_a_kill_is_told_apart() -> None:
     made = Made().at(1).message(7).confirmed(7).started(7).finished(7)
     made.at(5).started(7, 2, "other").finished(7, 2, "other").ends("sender", "other")
-    found = tally("servicebus", made.verdict())
+    found = tally("servicebus", made.result())
     assert (found.messages["duplicated"], found.messages["again after a kill"]) == (0, 1)
 
 
 def test_two_systems_stand_side_by_side() -> None:
-    ours = tally("servicebus", a_run().verdict(), seed="1")
-    theirs = tally("py-servicebus 2.19", Made().at(1).call(1).at(2).replied(1, "error", error="OldTimeout").verdict())
+    ours = tally("servicebus", a_run().result(), seed="1")
+    theirs = tally("py-servicebus 2.19", Made().at(1).call(1).at(2).replied(1, "error", error="OldTimeout").result())
     text = tables([ours, theirs])
     assert "* servicebus: 8 s, seed 1" in text
     assert "calls, servicebus messages, servicebus calls, py-servicebus 2.19 messages, py-servicebus 2.19" in text
@@ -75,7 +75,7 @@ def test_two_systems_stand_side_by_side() -> None:
 
 def test_every_table_is_a_simple_table() -> None:
     """Of reStructuredText: no cell reaches over its rule, and none of the first column is empty."""
-    lines = tables([tally("servicebus", a_run().verdict())]).splitlines()
+    lines = tables([tally("servicebus", a_run().result())]).splitlines()
     rules: list[str] = []
     for line in lines:
         if line.startswith("==="):
@@ -87,7 +87,7 @@ def test_every_table_is_a_simple_table() -> None:
 
 
 def test_a_tally_is_kept_and_read_again(tmp_path: Path) -> None:
-    found = tally("servicebus", a_run().verdict(), seed="1")
+    found = tally("servicebus", a_run().result(), seed="1")
     save(found, tmp_path / "tally.json")
     assert load(tmp_path / "tally.json") == found
 
@@ -106,12 +106,12 @@ def test_an_offence_is_told_with_its_history(tmp_path: Path) -> None:
 
 
 def test_a_clean_run_has_nothing_to_tell() -> None:
-    assert offences(Made().at(1).message(7).confirmed(7).started(7).finished(7).verdict()) == ""
+    assert offences(Made().at(1).message(7).confirmed(7).started(7).finished(7).result()) == ""
 
 
 @pytest.mark.parametrize("made", [a_run(), Made()], ids=["a run", "nothing"])
 def test_the_picture_is_a_drawing_of_every_fault(made: Made) -> None:
-    story = made.verdict().story
+    story = made.result().story
     root = etree.fromstring(picture(story, "a <run> & more"))
     titles = [element.text for element in root.iter("{http://www.w3.org/2000/svg}title")]
     assert titles == ["a <run> & more", *("0: broker kill -9 of mq-a" for _ in story.faults)]

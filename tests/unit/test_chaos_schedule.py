@@ -17,7 +17,7 @@ THIRTY_MINUTES = {seed: schedule(seed, 30, list(KINDS), WORLD) for seed in range
 SHORT_RUN_KINDS = [kind for kind, facts in KINDS.items() if not facts.long_runs_only]
 
 
-def outages(faults: list[Fault]) -> list[Fault]:
+def faults_of_some(faults: list[Fault]) -> list[Fault]:
     return [fault for fault in faults if KINDS[fault.kind].is_outage and fault.kind != "all-away"]
 
 
@@ -45,7 +45,7 @@ def test_two_minutes_have_each_kind_once(seed: int) -> None:
 
 @pytest.mark.parametrize("world", [WORLD, BROKERS_ONLY], ids=["with a cluster", "brokers only"])
 def test_one_host_is_spared_at_any_time(world: Targets) -> None:
-    faults = outages(schedule(1, 30, list(KINDS), world))
+    faults = faults_of_some(schedule(1, 30, list(KINDS), world))
     for fault in faults:
         out = {
             world.host_of(other.target)
@@ -56,7 +56,7 @@ def test_one_host_is_spared_at_any_time(world: Targets) -> None:
 
 
 def test_of_a_cluster_one_member_at_a_time_is_hit() -> None:
-    hits = [fault for fault in outages(THIRTY_MINUTES[1]) if fault.target in WORLD.hosts["mq"]]
+    hits = [fault for fault in faults_of_some(THIRTY_MINUTES[1]) if fault.target in WORLD.hosts["mq"]]
     for one, other in combinations(hits, 2):
         assert other.at_s >= one.ends_s or one.at_s >= other.ends_s
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from envelopes import SECRET, letter_headers, signed
+from envelopes import SECRET, dead_letter_headers, signed
 
 from servicebus.cli import dead_text
 from servicebus.cli.main import servicebus
@@ -54,7 +54,7 @@ def test_what_cannot_be_meant_is_said_before_anything_is_done(file: str, argumen
 
 
 @pytest.mark.parametrize("arguments", [["list"], ["show", "x"], ["requeue", "--all"], ["drop", "--all"]])
-def test_without_any_broker_the_status_is_away_and_each_is_named(file: str, arguments: list[str]) -> None:
+def test_without_any_broker_the_status_is_unavailable_and_each_is_named(file: str, arguments: list[str]) -> None:
     done = run(*arguments, "-c", file)
     assert done.exit_code == 4
     assert "no broker reachable for the dead letters of N: 127.0.0.1:1 connection refused" in done.output
@@ -75,7 +75,7 @@ def found(params: Any = None, **more: Any) -> Found:
     """A letter with *params*, or with ``body=``; the rest are its headers."""
     body = more.pop("body", None) or signed("N.audit.record", params, kind=Kind.MESSAGE)
     reason = more.get(headers.REASON, "ValueError")
-    written = {**letter_headers(body, reason, age_s=60), **more}
+    written = {**dead_letter_headers(body, reason, age_s=60), **more}
     letter = read_dead_letter(Delivery(None, 1, body, headers=written), 100_000, Keyring([SECRET]))  # type: ignore[arg-type]
     return Found("mq:1", letter, RequeueStatus.GOOD, "")
 
@@ -117,7 +117,7 @@ def test_what_a_stranger_wrote_moves_no_cursor() -> None:
     assert json.loads(line) == document
 
 
-def test_one_letter_is_not_several() -> None:
+def test_one_dead_letter_is_not_several() -> None:
     assert dead_text.as_list([], [BrokerReport("mq:1", total=1, matched=1)], is_cut=False) == (
         "mq:1: 1 dead letter, 1 of them matches"
     )
@@ -129,7 +129,7 @@ def test_only_a_line_feed_ends_a_shown_line() -> None:
     assert '  "a\\u2028b\\x85c"' in shown
 
 
-def test_a_letter_that_no_worker_signed_is_shown_as_such_and_its_times_and_attempts_are_unknown() -> None:
+def test_a_dead_letter_that_no_worker_signed_is_shown_as_such_and_its_times_and_attempts_are_unknown() -> None:
     forged = found(**{headers.DEAD_LETTER: f"1 1 6 99  e8e26184:{'0' * 64}", "x-servicebus-time": 5})
     forged = Found(forged.broker, forged.dead_letter, RequeueStatus.UNVERIFIED, "no worker has signed this letter")
     shown = dead_text.as_show(forged, full=False)

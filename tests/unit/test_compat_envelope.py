@@ -187,7 +187,7 @@ def test_a_name_with_markup_is_refused_before_it_is_sent(name: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["\0", "a\x1b[0m", "\ud800", "\uffff"])
-def test_what_xml_cannot_carry_is_refused_by_name(text: str) -> None:
+def test_what_xml_cannot_hold_is_refused_by_name(text: str) -> None:
     with pytest.raises(EnvelopeError, match=r"unencodable: the result holds U\+"):
         encode_reply(OldReply("1", text))
 

@@ -380,7 +380,7 @@ def test_the_same_service_twice_is_refused() -> None:
     assert refusal(services=[SERVICE, SERVICE]) == "services[1] is rpc service math.add a second time"
 
 
-def test_without_a_logging_section_nobody_sends_records_away() -> None:
+def test_without_a_logging_section_no_process_sends_records() -> None:
     settings = Configuration(LEAST).logging
     assert (settings.configured, settings.start_server) == (False, False)
 

@@ -150,7 +150,7 @@ def test_a_cluster_without_a_name_is_called_by_its_members() -> None:
     assert host.name == "mq-1:5672,[::1]:5672/v"
 
 
-def test_members_are_taken_in_turn_and_tell_which_one_they_are() -> None:
+def test_members_are_taken_one_after_the_other_and_tell_which_one_they_are() -> None:
     (host,) = read({"name": "c", "members": ["mq-1", "mq-2"], "tls": {"ca": "/ca.pem"}})
     assert [host.member(turn).place for turn in range(3)] == ["c (mq-1:5671)", "c (mq-2:5671)", "c (mq-1:5671)"]
     assert (host.member(1).name, host.member(1).server_name) == ("c", "mq-2")

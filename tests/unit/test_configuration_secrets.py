@@ -211,7 +211,7 @@ def parts_of(thing: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f".{name}", getattr(thing, name)) for name in names if hasattr(thing, name))
 
 
-def given_away(root: Any) -> list[str]:
+def leaked(root: Any) -> list[str]:
     """Where a secret stands in plain in what *root* is made of, or in the repr of that."""
     seen: dict[int, Any] = {}
     found, left = [], [(type(root).__name__, root)]
@@ -233,13 +233,13 @@ def test_no_object_of_ours_shows_or_keeps_a_secret_in_plain(make: Callable[[], A
     if isinstance(made, Sender):
         with made:
             made.status()
-            assert given_away(made) == []
-    assert given_away(made) == []
+            assert leaked(made) == []
+    assert leaked(made) == []
 
 
 def test_nor_does_a_log_handler() -> None:
     handler = DatagramHandler("127.0.0.1", 1, (PLAIN,), threaded=False)
-    assert given_away(handler) == []
+    assert leaked(handler) == []
     handler.close()
 
 
@@ -248,7 +248,7 @@ def test_a_copy_has_the_secrets_and_shows_none(copied: Callable[[Any], Any]) -> 
     config = copied(configured())
     assert config.secrets == (PLAIN, PLAIN + "2")
     assert config.hosts[1].password.reveal() == PASSWORD
-    assert given_away(config) == []
+    assert leaked(config) == []
 
 
 def tell(config: Configuration, teller: Connection) -> None:

@@ -231,7 +231,7 @@ def test_a_single_attempt_is_followed_by_none(time: VirtualTime) -> None:
 CLUSTER = {"name": "mq", "members": ["mq-1", "mq-2", "mq-3"]}
 
 
-def test_members_are_dialled_in_turn_until_one_answers(time: VirtualTime) -> None:
+def test_members_are_dialled_one_after_the_other_until_one_answers(time: VirtualTime) -> None:
     owner = Owner(time, host=CLUSTER)
     owner.broker.refuse()
     owner.manager.connect(time.now)

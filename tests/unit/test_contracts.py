@@ -273,7 +273,7 @@ def test_what_is_no_description_is_refused(value: Any, said: str) -> None:
         NodeContract.from_json(value)
 
 
-def test_unknown_keys_of_a_later_version_are_left_aside() -> None:
+def test_unknown_keys_of_a_later_version_are_ignored() -> None:
     service = {"kind": "call", "service": "a.b", "later": 1, "errors": {"E": {}}}
     (found,) = NodeContract.from_json({"servicebus-contract": 1, "node": "N", "more": 2, "services": [service]})
     assert (found.key, found.errors[0].fields) == ("a.b", True)

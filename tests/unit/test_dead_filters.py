@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from envelopes import SECRET, envelope, letter_headers, signed
+from envelopes import SECRET, dead_letter_headers, envelope, signed
 from hypothesis import given
 from hypothesis import strategies as st
 from wire_forms import encode_envelope, sign_envelope
@@ -29,10 +29,10 @@ CONFIG = Configuration({"hosts": ["mq"], "secret_token": [SECRET, "the old secre
 CHECK = RequeueCheck(CONFIG, "NODE-01")
 
 
-def letter(body: bytes | None = None, reason: str = "ValueError", **how: Any) -> DeadLetter:
-    """A letter that a worker wrote an hour ago; *how* as for ``letter_headers()``."""
+def dead_letter(body: bytes | None = None, reason: str = "ValueError", **how: Any) -> DeadLetter:
+    """A letter that a worker wrote an hour ago; *how* as for ``dead_letter_headers()``."""
     body = signed("NODE-01.audit.record", {"a": 1}, kind=Kind.MESSAGE) if body is None else body
-    found = letter_headers(body, reason, **{"now": NOW, "age_s": 3600, **how})
+    found = dead_letter_headers(body, reason, **{"now": NOW, "age_s": 3600, **how})
     return CHECK.read(Delivery(None, 1, body, headers=found))  # type: ignore[arg-type]
 
 
@@ -74,7 +74,7 @@ def test_an_age_that_is_shown_can_be_read_again_and_is_never_longer(seconds: int
 @pytest.mark.parametrize(
     ("text", "per_s"), [("10/s", 10), ("10", 10), ("90/m", 1.5), ("500/h", 500 / 3600), ("0.5/s", 0.5), ("36/h", 0.01)]
 )
-def test_rates_are_letters_per_time(text: str, per_s: float) -> None:
+def test_rates_are_dead_letters_per_time(text: str, per_s: float) -> None:
     assert parse_rate(text) == pytest.approx(per_s)
 
 
@@ -114,15 +114,15 @@ def test_a_rate_is_positive_or_a_value_error(text: str) -> None:
     ],
 )
 def test_every_condition_must_hold_and_one_of_several_alternatives(wanted: Filter, matches: bool) -> None:
-    assert wanted.matches(letter(), NOW) is matches
+    assert wanted.matches(dead_letter(), NOW) is matches
 
 
-def test_a_letter_is_found_by_its_id() -> None:
-    mine = letter()
+def test_a_dead_letter_is_found_by_its_id() -> None:
+    mine = dead_letter()
     assert Filter(ids=frozenset({mine.id, "x"})).matches(mine, NOW)
 
 
-def test_a_letter_without_a_time_is_older_than_everything() -> None:
+def test_a_dead_letter_without_a_time_is_older_than_everything() -> None:
     ancient = made_up()
     assert ancient.age_s(NOW) is None
     assert Filter(youngest_s=1e9).matches(ancient, NOW)
@@ -132,18 +132,18 @@ def test_a_letter_without_a_time_is_older_than_everything() -> None:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_letter_says_what_the_worker_wrote_down_and_keeps_the_senders_headers() -> None:
+def test_a_dead_letter_says_what_the_worker_wrote_down_and_keeps_the_senders_headers() -> None:
     written: dict[str, Any] = {"tenant": "a", headers.TRACE: b"bytes", headers.DETAIL: "boom", headers.HOST: "mq:1"}
-    found = letter(**written)
+    found = dead_letter(**written)
     assert (found.service, found.reason, found.detail, found.attempts) == ("audit.record", "ValueError", "boom", 6)
     assert (found.trace, found.time, found.first, found.host) == ("bytes", NOW - 3600, NOW - 4200, "mq:1")
     assert found.headers == {"tenant": "a"}
 
 
 @given(st.binary(max_size=300))
-def test_whatever_bytes_stand_there_are_a_letter_with_an_id(body: bytes) -> None:
-    found = letter(body)
-    assert found.id == letter(body).id
+def test_whatever_bytes_stand_there_are_a_dead_letter_with_an_id(body: bytes) -> None:
+    found = dead_letter(body)
+    assert found.id == dead_letter(body).id
     assert found.id.startswith("sha256-")
     assert found.service == "?"
     assert made_up(body).id == found.id
@@ -169,26 +169,26 @@ def test_whatever_headers_a_stranger_wrote_do_no_harm_and_prove_nothing(written:
 def message(sent_s: float, *, secret: str = SECRET, address: str = "NODE-01.audit.record", **how: Any) -> DeadLetter:
     burial = {name: how.pop(name) for name in ("age_s", "known_s") if name in how}
     unsigned = replace(envelope(address, [1, 2], **{"kind": Kind.MESSAGE, **how}), sent_ms=int(sent_s * 1000))
-    return letter(encode_envelope(unsigned, sign_envelope(Keyring([secret]), unsigned)), **burial)
+    return dead_letter(encode_envelope(unsigned, sign_envelope(Keyring([secret]), unsigned)), **burial)
 
 
 REFUSED = [
     (message(NOW - 60, secret="a stranger's"), "signature"),
     (message(NOW - 60, address="NODE-02.audit.record"), "wrong-node"),
     (message(NOW - 60, kind=Kind.CALL), "a call among messages"),
-    (letter(b"<event"), "malformed"),
-    (letter(encode_event(OldEvent("1", "t", "a", "b", b"null"))), "its token was not that of the day"),
+    (dead_letter(b"<event"), "malformed"),
+    (dead_letter(encode_event(OldEvent("1", "t", "a", "b", b"null"))), "its token was not that of the day"),
 ]
 REQUEUED: dict[str, Any] = {headers.REASON: "ConnectionError", headers.REQUEUED: "anything"}
 OTHER_REASON: dict[str, Any] = {headers.REASON: "KeyError"}
-OTHER_LETTER: dict[str, Any] = {headers.DEAD_LETTER: f"1 1 1 9999999999  e8e26184:{'0' * 64}"}
+OTHER_DEAD_LETTER: dict[str, Any] = {headers.DEAD_LETTER: f"1 1 1 9999999999  e8e26184:{'0' * 64}"}
 UNVERIFIED = [
     made_up(),
     made_up(**REQUEUED),
     made_up(b"rubbish"),
-    letter(secret="a stranger's"),
-    letter(**OTHER_REASON),
-    letter(**OTHER_LETTER),
+    dead_letter(secret="a stranger's"),
+    dead_letter(**OTHER_REASON),
+    dead_letter(**OTHER_DEAD_LETTER),
 ]
 
 
@@ -206,7 +206,7 @@ UNVERIFIED = [
         *((found, RequeueStatus.UNVERIFIED, "no worker has signed") for found in UNVERIFIED),
     ],
 )
-def test_the_judge_says_which_letters_may_go_back(found: DeadLetter, status: RequeueStatus, why: str) -> None:
+def test_the_judge_says_which_dead_letters_may_go_back(found: DeadLetter, status: RequeueStatus, why: str) -> None:
     judged, text = CHECK.status(found, NOW)
     assert judged is status
     assert why in text
@@ -215,7 +215,7 @@ def test_the_judge_says_which_letters_may_go_back(found: DeadLetter, status: Req
 @pytest.mark.parametrize(
     "flaw", [Flaw("oversized", "3000000 bytes, and max_envelope_bytes is 2000000"), Flaw("unreadable", "bad UTF-8")]
 )
-def test_of_a_letter_that_is_not_whole_the_judge_says_what_is_missing(flaw: Flaw) -> None:
+def test_of_a_dead_letter_that_is_not_whole_the_judge_says_what_is_missing(flaw: Flaw) -> None:
     """A worker may have signed it: that no one has signed what stands here says nothing about the whole."""
     cut = CHECK.read(FlawedDelivery(flaw, None, 1, b"<event"))
     assert CHECK.status(cut, NOW) == (RequeueStatus.REFUSED, f"{flaw.reason}: {flaw.detail}")
@@ -238,12 +238,12 @@ def test_what_no_worker_dead_lettered_or_no_sender_of_ours_sent_gets_no_ticket(f
         CHECK.with_ticket(found, NOW)
 
 
-def test_two_letters_of_one_burial_get_one_pass_and_a_later_burial_gets_another() -> None:
+def test_two_copies_of_one_dead_letter_get_one_ticket_and_a_later_one_gets_another() -> None:
     """A worker that was killed before its journal knew of the letter was followed by one that wrote a second letter."""
     body = signed("NODE-01.audit.record", kind=Kind.MESSAGE)
 
     def pass_id(**how: Any) -> str:
-        header = CHECK.with_ticket(letter(body, **how), NOW).headers[headers.REQUEUED]
+        header = CHECK.with_ticket(dead_letter(body, **how), NOW).headers[headers.REQUEUED]
         ticket = read_requeue_ticket(Keyring([SECRET]), body, header)
         assert ticket is not None
         return ticket.id
@@ -253,15 +253,15 @@ def test_two_letters_of_one_burial_get_one_pass_and_a_later_burial_gets_another(
     assert pass_id(attempts=2, former=first) != first
 
 
-def test_a_letter_of_version_1_goes_back_if_its_daily_token_was_good_when_it_was_dead_lettered() -> None:
+def test_a_dead_letter_of_version_1_goes_back_if_its_daily_token_was_good_when_it_was_dead_lettered() -> None:
     token = DailyTokens([SECRET]).make(NOW)
     body = encode_event(OldEvent("1", token, "audit", "record", b'{"a": 1}'))
-    found = letter(body)
+    found = dead_letter(body)
     assert found.is_old
     assert found.service == "audit.record"
     assert CHECK.status(found, NOW)[0] is RequeueStatus.GOOD
     assert CHECK.status(found, NOW + 3 * 86400)[0] is RequeueStatus.STALE
-    assert CHECK.status(letter(body, age_s=-5 * 86400), NOW)[0] is RequeueStatus.REFUSED
+    assert CHECK.status(dead_letter(body, age_s=-5 * 86400), NOW)[0] is RequeueStatus.REFUSED
     assert (
         read_requeue_ticket(Keyring([SECRET]), body, CHECK.with_ticket(found, NOW).headers[headers.REQUEUED])
         is not None

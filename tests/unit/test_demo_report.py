@@ -40,7 +40,7 @@ def test_nothing_lost_and_nothing_failed_is_no_failure() -> None:
         (replace(GOOD, agent_exit_code=-9), "the agent ended with -9"),
     ],
 )
-def test_each_promise_that_is_broken_is_a_failure(report: Report, why: str) -> None:
+def test_each_guarantee_that_is_broken_is_a_failure(report: Report, why: str) -> None:
     assert [line[: len(why)] for line in report.failures()] == [why]
 
 

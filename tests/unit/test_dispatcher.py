@@ -484,7 +484,7 @@ class TestFurtherAttempts:
         finally:
             assert agent.stop()
 
-    def test_a_pass_makes_a_letter_fresh_that_is_too_old_by_itself(self, agent: Agent) -> None:
+    def test_a_requeue_ticket_makes_a_dead_letter_fresh_that_is_too_old_by_itself(self, agent: Agent) -> None:
         id = new_id()
         body = signed("NODE-01.audit.note", 1, kind=Kind.MESSAGE, id=id, sent_s_ago=200_000)
         old = agent.settle(body, Kind.MESSAGE)
@@ -928,7 +928,7 @@ def test_the_envelope_helper_makes_what_the_codec_reads() -> None:
     assert (read.id, read.node, read.params) == (request.id, request.node, request.params)
 
 
-def test_a_verdict_is_said_to_each_attempt_that_joined(agent: Agent) -> None:
+def test_a_refusal_is_sent_to_each_attempt_that_joined(agent: Agent) -> None:
     """Its Sender believes it of the attempt that travels only, which may not be the one that was begun."""
     first = envelope("NODE-01.test.declines", id=new_id())
     calls = [replace(first, attempt=number) for number in (1, 2, 3)]

@@ -81,7 +81,7 @@ class TestWhatAServiceSays:
             (ValueError("boom"), JobResult.FAILED, "ValueError", "boom", None),
         ],
     )
-    def test_of_a_message_is_its_verdict(
+    def test_of_a_message_decides_its_result(
         self, error: Exception, verdict: JobResult, kind: str, text: str, after_s: float | None
     ) -> None:
         outcome = execution(raising(error), Kind.MESSAGE).run(job(Kind.MESSAGE))

@@ -186,13 +186,13 @@ def test_a_call_of_a_service_that_stays_full_ends_as_busy_at_its_deadline(bus: V
 @pytest.mark.parametrize(
     ("fail", "heal"), [(MemoryBroker.stop, MemoryBroker.accept), (MemoryBroker.freeze, MemoryBroker.thaw)]
 )
-@pytest.mark.parametrize("away_s", [0.1, 1.0, 20.0, 300.0])
+@pytest.mark.parametrize("down_s", [0.1, 1.0, 20.0, 300.0])
 def test_an_agent_serves_again_within_three_seconds_after_its_broker_is_back(
-    bus: VirtualBus, fail: Fail, heal: Fail, away_s: float
+    bus: VirtualBus, fail: Fail, heal: Fail, down_s: float
 ) -> None:
     worker = VirtualWorker(bus).start()
     fail(worker.broker)
-    bus.time.advance(away_s)
+    bus.time.advance(down_s)
     heal(worker.broker)
     with within(bus, AGENT_BACK_S):
         bus.time.advance(0.1)

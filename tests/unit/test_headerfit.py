@@ -38,7 +38,7 @@ texts = repeated(40_000) | st.integers(2_000, 20_000).map(lambda count: "\u20ac"
     texts,
     st.dictionaries(st.text(min_size=1, max_size=20), repeated(9_000) | st.integers(), max_size=5),
 )
-def test_what_is_left_fits_and_says_why_the_letter_is_dead(
+def test_what_is_left_fits_and_says_why_the_message_is_dead(
     frame_max: int, trace: str, detail: str, own: dict[str, Any]
 ) -> None:
     marks = {**own, **REASONS, headers.TRACE: trace, headers.DETAIL: detail}

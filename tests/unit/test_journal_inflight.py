@@ -94,7 +94,7 @@ class TestBox:
         late()
         assert self.waiting(boxes) == []
 
-    def test_without_a_slot_an_id_counts_as_started(self, boxes: InFlightFiles, box: InFlightFile) -> None:
+    def test_without_a_cell_an_id_counts_as_started(self, boxes: InFlightFiles, box: InFlightFile) -> None:
         box.note([noted(count) for count in range(1, 6000)])
         assert len(self.waiting(boxes)) == 4096
         assert 5999 not in self.waiting(boxes)
@@ -104,7 +104,7 @@ class TestBox:
         assert self.waiting(boxes) == list(range(6001, 10_000))
 
     @given(st.binary(max_size=24), st.integers(0, 24))
-    def test_a_slot_that_is_half_written_is_a_free_one(self, old: bytes, written: int) -> None:
+    def test_a_cell_that_is_half_written_is_a_free_one(self, old: bytes, written: int) -> None:
         """The state is the last byte that is written, and the one that is freed first."""
         slot = bytearray(old.ljust(24, b"\xff"))
         slot[16] = 0
@@ -147,7 +147,9 @@ class TestBox:
         again.note([noted(2)])
         assert self.waiting(boxes) == [2]
 
-    def test_an_old_box_that_cannot_be_taken_away_is_not_taken_for_ours(self, boxes: InFlightFiles, path: Path) -> None:
+    def test_an_old_in_flight_file_that_cannot_be_removed_is_not_taken_for_ours(
+        self, boxes: InFlightFiles, path: Path
+    ) -> None:
         path.with_name("NODE-01.journal.box-7").mkdir()
         with pytest.raises(JournalUnavailable, match=r"box-7: cannot be removed"):
             boxes.open(7)
@@ -304,7 +306,7 @@ class TestFailure:
         assert statuses(other, 5) == [IdStatus.RUNNING]
 
 
-def test_a_journal_that_is_set_aside_takes_the_boxes_with_it(path: Path, open_journal: Open) -> None:
+def test_a_journal_that_is_moved_takes_the_in_flight_files_with_it(path: Path, open_journal: Open) -> None:
     """The numbers of workers start anew with it."""
     for count in (1, 2, 3):
         journal = open_journal()

@@ -148,14 +148,14 @@ class TestTogether:
             finish(self.other, count)
             self.other.tick(NOW + count * 11)
 
-    def test_who_was_put_away_between_look_and_row_still_gets_what_it_asked_for(self) -> None:
+    def test_who_was_declared_dead_between_look_and_row_still_gets_what_it_asked_for(self) -> None:
         begin(self.ours, 1)
         before_its_next_row(self.ours, self.be_busy)
         assert statuses(self.ours, 2, 15) == [IdStatus.NEW, IdStatus.FINISHED]
         finish(self.ours, 1, 2)
         assert statuses(self.third, 1, 2) == [IdStatus.FINISHED] * 2
 
-    def test_a_turn_is_told_in_one_transaction_and_known_to_all(self) -> None:
+    def test_an_iteration_is_told_in_one_transaction_and_known_to_all(self) -> None:
         begin(self.ours, 1)
         assert update(self.ours, [1], [2, 3]) == [Lookup(IdStatus.NEW, None, 1, 0)] * 2
         rows = self.other._replica.log.load()[2][3:]  # behind those of three owners
@@ -166,19 +166,19 @@ class TestTogether:
             Lookup(IdStatus.NEW, None, 1, 0),
         ]
 
-    def test_what_another_begins_before_our_turn_is_told_runs_there(self) -> None:
+    def test_what_another_begins_before_our_iteration_is_told_runs_there(self) -> None:
         begin(self.ours, 1)
         before_its_next_row(self.ours, lambda: begin(self.other, 2))
         assert [known.status for known in update(self.ours, [1], [2, 3])] == [IdStatus.RUNNING, IdStatus.NEW]
         assert statuses(self.other, 1, 3) == [IdStatus.FINISHED, IdStatus.RUNNING]
 
-    def test_a_turn_of_one_who_was_put_away_meanwhile_holds(self) -> None:
+    def test_an_iteration_of_one_who_was_declared_dead_meanwhile_holds(self) -> None:
         begin(self.ours, 1)
         before_its_next_row(self.ours, self.be_busy)
         assert [known.status for known in update(self.ours, [1], [2, 15])] == [IdStatus.NEW, IdStatus.FINISHED]
         assert statuses(self.third, 1, 2) == [IdStatus.FINISHED, IdStatus.RUNNING]
 
-    def test_a_turn_that_cannot_be_told_may_be_said_again(self) -> None:
+    def test_an_iteration_that_cannot_be_told_may_be_told_again(self) -> None:
         begin(self.ours, 1)
         with write_lock_of(self.other), pytest.raises(JournalUnavailable, match="has kept it locked"):
             update(self.ours, [1], [2])
@@ -272,7 +272,7 @@ def segments(path: Path, stream: str) -> list[int]:
 
 class TestBadFiles:
     @pytest.mark.parametrize("content", [b"no journal at all", b"\0" * 5000, b""])
-    def test_a_file_that_is_no_journal_any_more_is_set_aside(
+    def test_a_file_that_is_no_journal_any_more_is_moved(
         self, path: Path, open_journal: Open, caplog: pytest.LogCaptureFixture, content: bytes
     ) -> None:
         open_journal().close()
@@ -287,7 +287,7 @@ class TestBadFiles:
         ("seq", "kind", "data"),
         [(3, 99, b"\0"), (3, 1, b"\0\x11"), (3, 3, b"\0\x11"), (3, 7, b"\0\x11"), (4711, 1, b"\0" * 8)],
     )
-    def test_rows_that_make_no_sense_are_set_aside(
+    def test_rows_that_make_no_sense_are_moved(
         self, path: Path, open_journal: Open, seq: int, kind: int, data: bytes
     ) -> None:
         journal = open_journal()
@@ -299,7 +299,7 @@ class TestBadFiles:
         assert {name.partition(".broken-")[2].lstrip("0123456789") for name in aside} >= {"", ".head", ".rows-1"}
 
     @pytest.mark.parametrize("damage", ["cut", "longer", "wrong"])
-    def test_a_snapshot_that_makes_no_sense_is_set_aside_with_its_rows(
+    def test_a_snapshot_that_makes_no_sense_is_moved_with_its_rows(
         self, path: Path, open_journal: Open, damage: str
     ) -> None:
         journal = open_journal()
@@ -319,7 +319,7 @@ class TestBadFiles:
         end.rows.put(end.at, seq, kind, data)
         log._publish(end.rows.first, end.answers_first, pack_ends(end.at, end.answers_at))
 
-    def test_a_journal_that_is_in_use_is_not_set_aside(self, path: Path, open_journal: Open) -> None:
+    def test_a_journal_that_is_in_use_is_not_moved(self, path: Path, open_journal: Open) -> None:
         first = open_journal()
         begin(first, 1)
         self.plant(first, 3, 99, b"\0")

@@ -260,7 +260,7 @@ class TestTwoProcesses:
         assert b2 is not None
         assert (name_of(b2), b2.is_given_back, b2.lock) == ("b2", False, B)
 
-    def test_a_process_with_much_to_do_lets_the_other_have_its_turn(
+    def test_a_process_with_much_to_do_lets_the_other_have_the_lock(
         self, make: Callable[[], tuple[KeyedLockQueue, NodeLocks]]
     ) -> None:
         """Without turns, the second one would wait until the first has nothing left."""
@@ -298,7 +298,7 @@ class TestTwoProcesses:
         for thread in threads:
             thread.join(10)
 
-    def test_two_services_that_happen_to_share_a_slot_run_one_after_the_other(self, path: Path) -> None:
+    def test_two_services_that_happen_to_share_a_lock_run_one_after_the_other(self, path: Path) -> None:
         locks = NodeLocks(path)
         one, two = KeyedLockQueue(read, locks), KeyedLockQueue(read, locks)
         fill(one, ("one", A))

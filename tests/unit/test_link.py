@@ -266,7 +266,7 @@ def test_the_end_cuts_an_attempt_short(owner: Owner) -> None:
     assert owner.link.connections.is_gone and owner.told == []
 
 
-def test_members_of_a_cluster_are_tried_in_turn_and_named(time: VirtualTime) -> None:
+def test_members_of_a_cluster_are_tried_one_after_the_other_and_named(time: VirtualTime) -> None:
     owner = Owner(time, {"name": "mq", "members": ["mq-1", "mq-2", "mq-3"]})
     owner.broker.refuse()
     for _ in range(3):
@@ -406,7 +406,7 @@ def test_a_broker_that_owes_a_confirm_is_asked_and_then_given_up(time: VirtualTi
     assert look(0.1) and dead == [link]
 
 
-def test_any_byte_of_the_brokers_is_a_sign_of_life(time: VirtualTime) -> None:
+def test_any_byte_of_the_brokers_shows_that_it_is_alive(time: VirtualTime) -> None:
     owner = Owner(time, path_ping_after=1.0, path_ping_timeout=2.0)
     link = owner.up()
     dead: list[Link] = []

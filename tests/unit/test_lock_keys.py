@@ -34,7 +34,7 @@ def test_a_key_is_found_by_its_place_or_by_a_function(lock: Any, params: Any, li
     assert lock_id(lock, params) == lock_id(lambda params: like, None)
 
 
-def test_the_slot_is_the_same_in_every_process_and_fits_a_file() -> None:
+def test_the_lock_is_the_same_in_every_process_and_fits_a_file() -> None:
     """Workers of an older and a newer version may share a node while it is rolled."""
     assert lock_id("account", ORDER) == 4495034580088265090
     assert 0 <= (lock_id("account", {"account": "\ud800"}) or 0) < 1 << LOCK_BITS
@@ -55,7 +55,7 @@ def test_null_and_none_mean_no_lock() -> None:
     assert lock_id(lambda params: None, ORDER) is None
 
 
-def test_concurrency_node_is_one_slot_for_whatever_comes() -> None:
+def test_concurrency_node_is_one_lock_for_whatever_comes() -> None:
     find = lock_finder(Service(Kind.CALL, "bank", "close", object(), concurrency="node"))
     assert find(None) == find([1, 2]) is not None
 

@@ -40,7 +40,7 @@ def numbers(packets: list[Packet]) -> list[int]:
     return [packet.number for packet in packets]
 
 
-class TestLane:
+class TestPackets:
     def test_nothing_is_sent_before_the_server_answered(self) -> None:
         channel = LogChannel()
         add(channel, b"a", through=1)
@@ -134,7 +134,7 @@ class TestLane:
         assert channel.records_acknowledged == 0
 
 
-class TestPatience:
+class TestFlushLimit:
     def test_without_progress_it_ends_after_its_time(self) -> None:
         limit = FlushLimit(1.0, 100.0)
         assert not limit.is_over(5, 100.0)
@@ -175,7 +175,7 @@ class Network:
             return due
         return [what] * fate + due
 
-    def turn(self) -> None:
+    def exchange(self) -> None:
         """One exchange: what the client has due, the server's file, its answers."""
         self.now += FIRST_WAIT_S
         answers: list[Datagram] = []
@@ -229,7 +229,7 @@ class Network:
         for _ in range(500):
             if self.channel.is_empty:
                 return
-            self.turn()
+            self.exchange()
         raise AssertionError(f"not delivered: {self.channel}")
 
 
@@ -242,7 +242,7 @@ def test_whatever_the_network_loses_doubles_or_delays_each_record_is_written_onc
     messages = [f"{index}:" + "x" * length for index, length in enumerate(lengths)]
     for message in messages:
         network.log(message, piece_bytes=80)
-        network.turn()
+        network.exchange()
     network.settle()
     assert network.file == messages
     assert network.intake.lost == 0
@@ -262,7 +262,7 @@ def test_a_server_that_starts_anew_gets_whatever_the_old_one_did_not_acknowledge
     messages = [f"{index}:" + "x" * length for index, length in enumerate(lengths)]
     for index, message in enumerate(messages):
         network.log(message, piece_bytes=80)
-        network.turn()
+        network.exchange()
         if index == at:
             network.start_server()
     network.settle()

@@ -239,7 +239,7 @@ class TestPosting:
         loop.post(broken)
         assert in_loop(loop, lambda: 42) == 42
 
-    def test_turns_go_on_counting_while_the_loop_lives(self, loop: EventLoop) -> None:
+    def test_iterations_go_on_counting_while_the_loop_lives(self, loop: EventLoop) -> None:
         before = loop.iterations
         in_loop(loop, lambda: None)
         in_loop(loop, lambda: None)
@@ -322,11 +322,11 @@ class TestTimers:
     def test_a_timer_that_starts_itself_again_leaves_time_for_the_rest(self, loop: EventLoop) -> None:
         beats: list[int] = []
 
-        def beat() -> None:
+        def tick() -> None:
             beats.append(1)
-            loop.call_later(0, beat)
+            loop.call_later(0, tick)
 
-        in_loop(loop, beat)
+        in_loop(loop, tick)
         wait_until(lambda: len(beats) > 100)
         assert in_loop(loop, lambda: "still here") == "still here"
 
@@ -342,7 +342,7 @@ class TestStreams:
         in_loop(loop, lambda: stream.write(b"answer"))
         assert receive(theirs, 6) == b"answer"
 
-    def test_what_one_turn_writes_is_sent_together(
+    def test_what_one_iteration_writes_is_sent_together(
         self, loop: EventLoop, pair: tuple[socket.socket, socket.socket]
     ) -> None:
         ours, theirs = pair

@@ -161,7 +161,7 @@ def test_one_that_is_drained_unbinds_again_and_comes_back_over_new_connections(r
     assert rig.done[1:] == ["takes calls", "opens subscriptions"]
 
 
-def test_a_mark_that_is_taken_away_while_the_broker_answers_a_step_is_followed_by_binding_again(rig: Rig) -> None:
+def test_a_mark_that_is_removed_while_the_broker_answers_a_step_is_followed_by_binding_again(rig: Rig) -> None:
     """The step may unbind what is bound: the other must come after it, and must not be forgotten."""
     rig.open()
     for _ in range(2):

@@ -23,7 +23,7 @@ from servicebus.wire.envelope import Kind
 
 
 class Bench:
-    """An outbox whose broker is the test; ``turn_until()`` is its loop."""
+    """An outbox whose broker is the test; ``iterate_until()`` is its loop."""
 
     def __init__(self, path: Path):
         self._posted: queue.Queue[Callable[[], None]] = queue.Queue()
@@ -59,10 +59,10 @@ class Bench:
             options=MessageOptions(expires_ms=expires_ms),
         )
         self.outbox.keep(request)
-        self.turn_until(request.has_ended)
+        self.iterate_until(request.has_ended)
         return request
 
-    def turn_until(self, condition: Callable[[], Any]) -> None:
+    def iterate_until(self, condition: Callable[[], Any]) -> None:
         until = time.monotonic() + 10
         while not condition():
             assert time.monotonic() < until
@@ -82,7 +82,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     yield bench
     closed: list[int] = []
     bench.outbox.close(lambda: closed.append(1))
-    bench.turn_until(lambda: closed)
+    bench.iterate_until(lambda: closed)
 
 
 @pytest.mark.parametrize("is_confirmed", [True, False])
@@ -90,19 +90,19 @@ def test_a_line_that_expires_in_flight_sends_nothing_twice_and_lets_its_node_go(
     bench: Bench, is_confirmed: bool
 ) -> None:
     bench.keep(1, lives_s=0.3)
-    bench.turn_until(lambda: len(bench.on_way) == 1)
+    bench.iterate_until(lambda: len(bench.on_way) == 1)
     time.sleep(0.35)
     bench.purge()
-    bench.turn_until(lambda: bench.outbox.status()["expired"] == 1)
+    bench.iterate_until(lambda: bench.outbox.status()["expired"] == 1)
     bench.keep(2, lives_s=60)  # while the confirm of the first is to come
-    bench.turn_until(lambda: bench.outbox.status()["stored"] == 2)
+    bench.iterate_until(lambda: bench.outbox.status()["stored"] == 2)
     if is_confirmed:
         bench.on_way[0].complete(Receipt(1, "mq-a"))
     else:
         bench.on_way[0].fail(CallError("N.a.b", "no confirm came"))
-    bench.turn_until(lambda: len(bench.on_way) == 2)
+    bench.iterate_until(lambda: len(bench.on_way) == 2)
     bench.on_way[1].complete(Receipt(2, "mq-a"))
-    bench.turn_until(lambda: not bench.outbox.holds("N"))
+    bench.iterate_until(lambda: not bench.outbox.holds("N"))
     assert [request.id for request in bench.on_way] == ["x-1", "x-2"]
     status = bench.outbox.status()
     assert (status["messages"], status["delivered"], status["expired"]) == (0, 1, 1)
@@ -110,12 +110,12 @@ def test_a_line_that_expires_in_flight_sends_nothing_twice_and_lets_its_node_go(
 
 def test_a_line_that_expired_in_flight_and_failed_lets_its_node_go(bench: Bench) -> None:
     bench.keep(1, lives_s=0.3)
-    bench.turn_until(lambda: len(bench.on_way) == 1)
+    bench.iterate_until(lambda: len(bench.on_way) == 1)
     time.sleep(0.35)
     bench.purge()
-    bench.turn_until(lambda: bench.outbox.status()["expired"] == 1)
+    bench.iterate_until(lambda: bench.outbox.status()["expired"] == 1)
     bench.on_way[0].fail(CallError("N.a.b", "no confirm came"))
-    bench.turn_until(lambda: not bench.outbox.holds("N"))
+    bench.iterate_until(lambda: not bench.outbox.holds("N"))
     assert len(bench.on_way) == 1
 
 
@@ -124,12 +124,12 @@ def test_what_no_broker_will_ever_take_goes_to_the_refused_and_holds_up_nothing(
 ) -> None:
     for number in (1, 2, 3):
         bench.keep(number, lives_s=600)
-    bench.turn_until(lambda: bench.on_way)
+    bench.iterate_until(lambda: bench.on_way)
     bench.on_way[0].fail(EnvelopeError("oversized", "2000000 bytes, where mq-a takes 1000000"))
     for number in (2, 3):
-        bench.turn_until(lambda number=number: len(bench.on_way) >= number)  # type: ignore[misc]
+        bench.iterate_until(lambda number=number: len(bench.on_way) >= number)  # type: ignore[misc]
         bench.on_way[number - 1].complete(Receipt(number, "mq-a"))
-    bench.turn_until(lambda: not bench.outbox.holds("N"))
+    bench.iterate_until(lambda: not bench.outbox.holds("N"))
     assert [request.id for request in bench.on_way] == ["x-1", "x-2", "x-3"]
     status = bench.outbox.status()
     assert (status["messages"], status["delivered"], status["set_aside"], status["bytes"]) == (0, 2, 1, 0)
@@ -143,27 +143,27 @@ def test_what_some_brokers_do_not_take_stays_until_all_have_said_no_and_holds_up
     for number in (1, 2):
         bench.keep(number, lives_s=600)
     some = TooLargeForSome("N.a.b", [("mq-a", "takes 1000000 bytes"), ("mq-b", "connection refused")])
-    bench.turn_until(lambda: bench.on_way)
+    bench.iterate_until(lambda: bench.on_way)
     bench.on_way[0].fail(some)
-    bench.turn_until(lambda: len(bench.on_way) >= 2)
+    bench.iterate_until(lambda: len(bench.on_way) >= 2)
     bench.on_way[1].complete(Receipt(2, "mq-a"))
-    bench.turn_until(lambda: len(bench.on_way) >= 3)
+    bench.iterate_until(lambda: len(bench.on_way) >= 3)
     bench.on_way[2].fail(some)
-    bench.turn_until(lambda: len(bench.on_way) >= 4)
+    bench.iterate_until(lambda: len(bench.on_way) >= 4)
     assert [request.id for request in bench.on_way] == ["x-1", "x-2", "x-1", "x-1"]
     status = bench.outbox.status()
     assert (status["messages"], status["delivered"], status["set_aside"]) == (1, 1, 0)
     bench.on_way[3].complete(Receipt(1, "mq-b"))
-    bench.turn_until(lambda: not bench.outbox.holds("N"))
+    bench.iterate_until(lambda: not bench.outbox.holds("N"))
     assert bench.outbox.status()["delivered"] == 2
 
 
 def test_tries_of_what_some_brokers_do_not_take_grow_rare(bench: Bench) -> None:
     bench.keep(1, lives_s=600)
     for count in (1, 2, 3):
-        bench.turn_until(lambda count=count: len(bench.on_way) >= count)  # type: ignore[misc]
+        bench.iterate_until(lambda count=count: len(bench.on_way) >= count)  # type: ignore[misc]
         bench.on_way[-1].fail(TooLargeForSome("N.a.b", []))
-    bench.turn_until(lambda: bench.outbox._queues["N"].pause_s >= 2.0)
+    bench.iterate_until(lambda: bench.outbox._queues["N"].pause_s >= 2.0)
     assert len(bench.on_way) == 3
 
 

@@ -61,13 +61,13 @@ def test_who_waits_for_nothing_is_not_held_up() -> None:
     assert door.admit(*jobs(full, 3), Job(None, 7), Job(Service(room=1), 8)) == [7, 8]
 
 
-def test_nobody_steps_aside_while_there_is_window_left() -> None:
+def test_none_is_deferred_while_there_is_window_left() -> None:
     door = Door()
     door.admit(*jobs(Service(room=0), MOST))
     assert door.take_excess(after_s=60) == []
 
 
-def test_where_somebody_has_waited_for_long_the_last_step_aside() -> None:
+def test_where_one_has_waited_for_long_the_last_are_deferred() -> None:
     door = Door()
     door.admit(*jobs(Service(room=0), MOST + 3))
     assert door.take_excess() == []
@@ -75,7 +75,7 @@ def test_where_somebody_has_waited_for_long_the_last_step_aside() -> None:
     assert door.take_excess() == []
 
 
-def test_those_who_come_later_step_aside_at_once() -> None:
+def test_those_that_come_later_are_deferred_at_once() -> None:
     door, service = Door(), Service(room=0)
     door.admit(*jobs(service, MOST))
     door.take_excess(after_s=_LONG_S)
@@ -92,7 +92,7 @@ def test_behind_a_service_that_is_merely_busy_nobody_does() -> None:
         assert len(door.admit()) == 2 * MOST
 
 
-def test_a_burst_steps_aside_and_then_a_trickle() -> None:
+def test_a_burst_is_deferred_and_then_a_trickle() -> None:
     door = Door()
     door.take_excess()
     door.admit(*jobs(Service(room=0), MOST + _BURST + 1000))

@@ -305,7 +305,7 @@ def test_what_raises_for_one_call_costs_that_call_alone(
 
 
 @pytest.mark.parametrize("kind", [Kind.CALL, Kind.MESSAGE])
-def test_what_a_service_hands_over_is_settled_by_whichever_thread_turns_the_loop(
+def test_what_a_service_hands_over_is_settled_by_whichever_thread_runs_the_loop(
     leading_worker: Worker, kind: Kind
 ) -> None:
     worker = leading_worker

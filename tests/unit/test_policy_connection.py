@@ -31,7 +31,7 @@ def test_an_event_without_an_entry_raises_and_names_both(state: ConnectionState,
     assert str(caught.value) == f"{event.value} is not possible while {state.value}"
 
 
-def test_the_usual_life_of_a_connection() -> None:
+def test_the_usual_states_of_a_connection() -> None:
     state = ConnectionState.IDLE
     for event in (
         ConnectionEvent.START,

@@ -48,7 +48,7 @@ def test_an_unanswered_ping_means_death_even_when_nobody_waits_any_more() -> Non
     assert clock.action(102.0, None) is PingAction.DEAD
 
 
-def test_an_answer_in_time_is_life_and_the_next_ping_comes_after_the_usual_silence() -> None:
+def test_an_answer_in_time_is_enough_and_the_next_ping_comes_after_the_usual_silence() -> None:
     clock = clock_at()
     clock.pinged(100.5)
     clock.heard(101.9)

@@ -3,7 +3,7 @@
 from servicebus.policy.members import MemberRotation
 
 
-def test_every_loss_is_the_next_ones_turn_round_and_round() -> None:
+def test_after_every_loss_the_next_one_is_tried_round_and_round() -> None:
     turn = MemberRotation(3)
     seen = []
     for _ in range(5):
@@ -19,7 +19,7 @@ def test_who_answered_stays_until_it_is_lost() -> None:
     assert turn.number == 1
 
 
-def test_patience_doubles_with_every_round_in_which_nobody_answered() -> None:
+def test_the_wait_limit_doubles_with_every_round_in_which_none_answered() -> None:
     turn = MemberRotation(2)
     given = []
     for _ in range(10):
@@ -30,7 +30,7 @@ def test_patience_doubles_with_every_round_in_which_nobody_answered() -> None:
     assert turn.limit_s(5.0) == 0.5
 
 
-def test_a_single_broker_is_given_all_patience() -> None:
+def test_a_single_broker_is_given_the_longest_wait_limit() -> None:
     turn = MemberRotation(0)
     turn.lost()
     assert (turn.number, turn.limit_s(5.0)) == (0, 5.0)

@@ -102,7 +102,7 @@ def test_every_secret_of_the_list_is_accepted() -> None:
     assert protocol.decode_request(delivery(event(secret="old"))).given_id == "1"
 
 
-def test_a_result_that_xml_cannot_carry_is_an_error() -> None:
+def test_a_result_that_xml_cannot_hold_is_an_error() -> None:
     """2.19 writes it, and its callers get None."""
     protocol = ProtocolV1(config())
     incoming = protocol.decode_request(delivery(event()))

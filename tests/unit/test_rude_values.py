@@ -94,7 +94,7 @@ def test_params_that_deny_their_class_are_told_all_the_same() -> None:
 
 
 @pytest.mark.parametrize("error", ENDS)
-def test_an_address_is_what_its_letters_say(error: type[BaseException]) -> None:
+def test_an_address_is_what_its_characters_say(error: type[BaseException]) -> None:
     """Nothing of the program's class goes on from there: to other threads, or into a memory of addresses."""
     class_of_theirs = rude(str, error)
     texts = [class_of_theirs("NODE-01.math.add")]
@@ -168,7 +168,7 @@ def test_an_error_whose_traceback_cannot_be_made_is_logged_all_the_same() -> Non
 
 
 @pytest.mark.parametrize("error", ENDS)
-def test_what_is_thrown_away_ends_nothing(
+def test_what_is_discarded_ends_nothing(
     error: type[BaseException], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "servicebus")  # pytest would keep the errors with their records
@@ -198,7 +198,7 @@ def test_what_is_thrown_away_ends_nothing(
     assert bench.thread.mend() == 0
 
 
-def test_what_blocks_when_thrown_away_holds_up_its_own_service_only() -> None:
+def test_what_blocks_when_discarded_holds_up_its_own_service_only() -> None:
     begun, go_on = threading.Event(), threading.Event()
 
     class Blocks:

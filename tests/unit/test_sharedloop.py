@@ -265,7 +265,7 @@ def test_a_signal_handler_may_ask_while_its_thread_waits(
     echo.ask(b"and on")
 
 
-def test_what_is_submitted_is_run_by_whoever_turns(loop: SharedLoop, echo: Echo) -> None:
+def test_what_is_submitted_is_run_by_the_thread_that_runs_the_loop(loop: SharedLoop, echo: Echo) -> None:
     own, me = in_loop(loop), threading.get_ident()
     ran_in: list[int] = []
     loop.submit(lambda: ran_in.append(threading.get_ident()))
@@ -361,7 +361,7 @@ def short_loss(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("short_loss")
-def test_who_is_interrupted_at_any_line_leaves_a_loop_that_turns(loop: SharedLoop) -> None:
+def test_who_is_interrupted_at_any_line_leaves_a_loop_that_runs(loop: SharedLoop) -> None:
     reached: set[tuple[CodeType, int]] = set()
     for code, line in LINES:
         with echoing(loop) as echo:
@@ -381,7 +381,7 @@ def test_who_is_interrupted_at_any_line_leaves_a_loop_that_turns(loop: SharedLoo
 
 
 @pytest.mark.usefixtures("short_loss")
-def test_who_is_interrupted_again_before_it_has_left_leaves_a_loop_that_turns(loop: SharedLoop, echo: Echo) -> None:
+def test_who_is_interrupted_again_before_it_has_left_leaves_a_loop_that_runs(loop: SharedLoop, echo: Echo) -> None:
     echo.ask_until_led()
 
     never: Any = raising

@@ -25,14 +25,14 @@ from servicebus.wire.stamps import (
 )
 
 KEYRING, STRANGER = Keyring(["secret token"]), Keyring(["another"])
-LETTER = "0123456789abcdef-7"
+DEAD_LETTER = "0123456789abcdef-7"
 BODY = b"<event>the exact bytes</event>"
 WAIT = WaitStamp(1_700_000_000_000, 3, 1_600_000_000)
 DEAD = DeadLetterStamp(1_700_000_000, 1_600_000_000, 6, 1_700_086_400, "fedcba9876543210-1")
 
 
 def a_ticket(keyring: Keyring = KEYRING, body: bytes = BODY, former: str = "", now_ms: int = 1) -> str:
-    return make_requeue_ticket(keyring, LETTER, body, former, now_ms)
+    return make_requeue_ticket(keyring, DEAD_LETTER, body, former, now_ms)
 
 
 def wait_of(header: object, body: bytes = BODY, **more: Any) -> WaitStamp:
@@ -43,7 +43,7 @@ def test_what_was_stamped_is_read() -> None:
     ticket = read_requeue_ticket(KEYRING, BODY, a_ticket(now_ms=1_700_000_100_000))
     assert ticket is not None
     assert (ticket.made_ms, ticket.header) == (1_700_000_100_000, a_ticket(now_ms=1_700_000_100_000))
-    assert ticket.id != LETTER
+    assert ticket.id != DEAD_LETTER
     marks = {headers.REQUEUED: ticket.header, headers.WAIT: write_wait(KEYRING, BODY, ticket, WAIT), "tenant": 1}
     assert read_stamps(KEYRING, BODY, marks) == Stamps(ticket, WAIT)
     assert wait_of(write_wait(KEYRING, BODY, None, WAIT)) == WAIT
@@ -117,7 +117,7 @@ def test_nothing_that_was_not_signed_is_a_stamp(header: object) -> None:
     assert read_dead_letter_stamp(KEYRING, BODY, "ValueError", header) is None
 
 
-def test_a_letter_is_signed_with_its_reason() -> None:
+def test_a_dead_letter_is_signed_with_its_reason() -> None:
     letter = write_dead_letter_stamp(KEYRING, BODY, "ValueError", DEAD)
     assert read_dead_letter_stamp(KEYRING, BODY, "KeyError", letter) is None
 

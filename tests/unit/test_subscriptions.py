@@ -107,7 +107,7 @@ class Consumer:
         self.loop = Loop()
         self.opened: list[str] = []
         self.broken: list[TransportError] = []
-        self.complaints: list[str] = []
+        self.problems: list[str] = []
         self.worth_another_try: list[str] = []
         self.queues: dict[str, str] = {}
         self.is_done = False
@@ -140,7 +140,7 @@ class Consumer:
         return is_worth
 
     def subscription_waits(self, reason: str) -> None:
-        self.complaints.append(reason)
+        self.problems.append(reason)
 
     def subscription_broken(self, error: TransportError) -> None:
         self.broken.append(error)
@@ -207,7 +207,7 @@ def test_a_broker_that_answers_nothing_at_all_is_not_taken_for_a_queue_out_of_re
     consumer.open()
     consumer.loop.pass_time(LONG_S)
     assert not consumer.broken
-    assert not consumer.complaints
+    assert not consumer.problems
     assert not consumer.is_done
 
 

@@ -12,7 +12,7 @@ def test_lanes_that_are_attended_alike_are_fine() -> None:
     assert not counts.is_in_doubt
 
 
-def test_a_lane_that_stays_short_is_named_at_the_second_look() -> None:
+def test_a_queue_that_stays_short_of_consumers_is_named_at_the_second_look() -> None:
     counts = ConsumerCounts()
     assert counts.look({"calls": 2, "control": 1, "messages": 2}) == frozenset()
     assert counts.is_in_doubt

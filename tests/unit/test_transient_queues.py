@@ -15,10 +15,10 @@ class Refused(Exception):
 
 
 class Broker:
-    """Answers a script step by step; *away* can be neither declared nor deleted, *crashed* can be deleted."""
+    """Answers a script step by step; *unavailable* can be neither declared nor deleted, *crashed* can be deleted."""
 
-    def __init__(self, away: set[str] | None = None, crashed: set[str] | None = None):
-        self.away = away or set()
+    def __init__(self, unavailable: set[str] | None = None, crashed: set[str] | None = None):
+        self.unavailable = unavailable or set()
         self.crashed = crashed or set()
         self.waiting: dict[str, int] = {}
         self.consumers: dict[str, int] = {}
@@ -26,12 +26,12 @@ class Broker:
         self._answer: tuple[str, int, int] = ("", 0, 0)
 
     def declare_queue(self, name: str, _on_done: object, **_: object) -> None:
-        if name in self.away | self.crashed:
+        if name in self.unavailable | self.crashed:
             raise Refused(name)
         self._answer = (name, self.waiting.setdefault(name, 0), self.consumers.get(name, 0))
 
     def delete_queue(self, name: str, _on_done: object, **_: object) -> None:
-        if name in self.away:
+        if name in self.unavailable:
             raise Refused(name)
         self.deleted.append(name)
         self.crashed.discard(name)
@@ -63,15 +63,15 @@ def test_a_queue_that_has_crashed_is_deleted_and_made_again() -> None:
 
 
 def test_one_that_cannot_be_deleted_either_is_left_for_later() -> None:
-    broker, transient = Broker(away={"N.rpc"}), TransientQueues(CONFIG)
+    broker, transient = Broker(unavailable={"N.rpc"}), TransientQueues(CONFIG)
     assert broker.take(transient) == ""
     transient.try_all_again()
-    broker.away.clear()
+    broker.unavailable.clear()
     assert broker.take(transient) == "N.rpc"
     assert broker.deleted == []
 
 
-@pytest.mark.parametrize("kind", ["away", "crashed"])
+@pytest.mark.parametrize("kind", ["unavailable", "crashed"])
 def test_on_a_cluster_the_spare_name_is_taken(kind: str) -> None:
     broker = Broker(**{kind: {"N.rpc"}})
     assert broker.take(TransientQueues(CONFIG, 3)) == "N.rpc~2"

@@ -50,7 +50,7 @@ class Bus:
         self.now = 1000.0
         self._count = 0
 
-    def carry(
+    def begin(
         self, kind: Kind = Kind.MESSAGE, node: str = "N", timeout_s: float = 60.0, size: int = 0
     ) -> PendingRequest:
         self._count += 1
@@ -83,7 +83,7 @@ def bus(monkeypatch: pytest.MonkeyPatch) -> Bus:
 def test_in_an_outage_a_tick_routes_nothing_however_many_wait(bus: Bus, kind: Kind) -> None:
     bus.links[0].is_usable = False
     for number in range(MANY):
-        bus.carry(kind, f"N-{number % 100}")
+        bus.begin(kind, f"N-{number % 100}")
     assert len(bus.pending.waiting) == MANY
     assert [bus.tick() for _ in range(40)] == [0] * 40
     bus.links[0].is_usable = True
@@ -95,8 +95,8 @@ def test_one_message_per_node_is_tried_every_quarter_of_a_second(bus: Bus) -> No
     link = bus.links[0]
     link.path("N", bus.now).lacks_queue_until = bus.now + 0.25
     for _ in range(MANY):
-        bus.carry()
-    bus.carry(Kind.CALL, "OTHER")
+        bus.begin()
+    bus.begin(Kind.CALL, "OTHER")
     assert len(bus.pending.waiting) == MANY
     for _ in range(4):
         assert sum(bus.tick() for _ in range(4)) == 1
@@ -108,7 +108,7 @@ def test_one_message_per_node_is_tried_every_quarter_of_a_second(bus: Bus) -> No
 def test_probes_of_many_nodes_are_spread_over_the_ticks(bus: Bus) -> None:
     for number in range(1000):
         bus.links[0].path(f"N-{number}", bus.now).lacks_queue_until = bus.now + 0.25
-        bus.carry(node=f"N-{number}")
+        bus.begin(node=f"N-{number}")
     counts = [bus.tick() for _ in range(15)]
     assert max(counts) <= 100
     assert sum(counts) == 1000
@@ -117,7 +117,7 @@ def test_probes_of_many_nodes_are_spread_over_the_ticks(bus: Bus) -> None:
 def test_a_confirm_lets_more_follow_and_all_arrive_in_order(bus: Bus) -> None:
     link = bus.links[0]
     link.path("N", bus.now).lacks_queue_until = bus.now + 0.25
-    sent = [bus.carry() for _ in range(1000)]
+    sent = [bus.begin() for _ in range(1000)]
     confirmed = rounds = 0
     for _ in range(6):
         bus.tick()
@@ -140,7 +140,7 @@ def test_what_is_too_large_for_the_broker_that_is_left_does_not_stop_the_others(
     second.is_usable = False
     first.size_limit.learn(100_000, bus.now)
     first.path("N", bus.now).lacks_queue_until = bus.now + 0.25
-    large, small = bus.carry(size=100_001), bus.carry(size=10)
+    large, small = bus.begin(size=100_001), bus.begin(size=10)
     for _ in range(6):
         bus.tick()
     assert first.published == [small]
@@ -150,9 +150,9 @@ def test_what_is_too_large_for_the_broker_that_is_left_does_not_stop_the_others(
 def test_a_path_that_lives_again_wakes_what_waits_for_its_node_alone(bus: Bus) -> None:
     for node in ("A", "B"):
         bus.links[0].path(node, bus.now).health.fail("away")
-    mine = [bus.carry(Kind.CALL, "A") for _ in range(3)]
+    mine = [bus.begin(Kind.CALL, "A") for _ in range(3)]
     for _ in range(3):
-        bus.carry(Kind.CALL, "B")
+        bus.begin(Kind.CALL, "B")
     bus.links[0].path("A", bus.now).health.recover(bus.now)
     before = bus.routed
     bus.scheduler.retry_waiting(bus.now, "A")
@@ -163,9 +163,9 @@ def test_a_path_that_lives_again_wakes_what_waits_for_its_node_alone(bus: Bus) -
 
 def test_the_wait_limit_ends_what_waits_once_it_is_over_and_not_before(bus: Bus) -> None:
     bus.links[0].is_usable = False
-    first = bus.carry()
+    first = bus.begin()
     bus.tick(1.0)
-    second = bus.carry(Kind.CALL)
+    second = bus.begin(Kind.CALL)
     bus.scheduler.retry_waiting(bus.now)  # what waits for the second time has waited since the first
     bus.tick(PATH_WAIT_S - 1.1)
     assert (first.is_done, second.is_done) == (False, False)
@@ -189,7 +189,7 @@ def test_what_a_request_waits_for_paths_counts_and_what_it_is_on_its_way_does_no
     """A call that runs when its channel is closed has the time to find the worker again, which takes a moment."""
     link = bus.links[0]
     link.is_usable = False
-    request = bus.carry(Kind.CALL)
+    request = bus.begin(Kind.CALL)
     bus.tick(2.0)
     link.is_usable = True
     bus.scheduler.retry_waiting(bus.now)

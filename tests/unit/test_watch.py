@@ -77,7 +77,7 @@ def test_nobody_is_asked_for_ever_about_a_path_that_is_not_used(bus: VirtualBus)
     assert node.dispatcher.counters["pings"] == before
 
 
-def test_a_pong_that_cannot_be_believed_is_no_sign_of_life_and_told(bus: VirtualBus) -> None:
+def test_a_pong_that_cannot_be_believed_proves_nothing_and_is_reported(bus: VirtualBus) -> None:
     node = bus.node()
     node.answer = silence
 

@@ -58,7 +58,7 @@ def test_no_service_can_speak_with_the_words_of_the_node(word: str) -> None:
     assert isinstance(error_from_fault(fault, "N.c.s"), RemoteError)
 
 
-def test_what_xml_cannot_carry_is_replaced_before_it_is_signed() -> None:
+def test_what_xml_cannot_hold_is_replaced_before_it_is_signed() -> None:
     fault = Fault("Odd Name\n", "a\x00b\ud800c\ufffe", "\x1b[31m")
     assert fault == Fault("Odd?Name?", "a\ufffdb\ufffdc\ufffd", "\ufffd[31m")
     reply = Reply("0123456789abcdef-1", "", "fault", b"", fault)

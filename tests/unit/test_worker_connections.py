@@ -77,7 +77,7 @@ def test_calls_are_answered_and_messages_acknowledged(bus: VirtualBus, worker: V
     assert all(not channel._unacked for session in worker.broker.sessions for channel in session.channels)
 
 
-def test_a_broker_that_is_away_is_tried_until_it_is_there_and_complained_of_once(
+def test_a_broker_that_is_down_is_tried_until_it_is_there_and_reported_once(
     bus: VirtualBus, caplog: pytest.LogCaptureFixture
 ) -> None:
     worker = VirtualWorker(bus)
@@ -142,7 +142,7 @@ def test_an_idle_worker_is_not_reconnected(worker: VirtualWorker) -> None:
     assert (worker.state, worker.consumer.epoch) == ("consuming", 1)
 
 
-def test_under_an_alarm_it_waits_without_a_complaint_and_goes_on_afterwards(
+def test_under_an_alarm_it_waits_without_a_warning_and_goes_on_afterwards(
     bus: VirtualBus, worker: VirtualWorker
 ) -> None:
     worker.broker.block("low on memory")
@@ -334,7 +334,7 @@ def test_a_drained_broker_that_goes_down_is_no_outage(
     assert f"{NODE}.rpc" not in worker.broker.queues and worker.consumers("messages") == 1
 
 
-def test_a_mark_that_is_taken_away_while_leaving_changes_nothing(bus: VirtualBus, worker: VirtualWorker) -> None:
+def test_a_mark_that_is_removed_while_leaving_changes_nothing(bus: VirtualBus, worker: VirtualWorker) -> None:
     service = worker.hold()
     bus.call("old")
     unmark = mark(worker)
