@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from vocabulary import left_word, names_in, problems
+from vocabulary import FOLDERS, left_word, names_in, names_under, problems
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def reported(source: str, path: str = "servicebus/somewhere.py") -> list[str]:
@@ -45,3 +49,12 @@ def test_strings_comments_and_local_variables_are_no_names() -> None:
 def test_a_class_name_that_stands_twice_is_found() -> None:
     names = [*names_in("class Plan: pass", "servicebus/a.py"), *names_in("class Plan: pass", "logging_service/b.py")]
     assert problems(names) == ["logging_service/b.py:1: class Plan exists already: servicebus/a.py:1"]
+
+
+def test_words_are_looked_for_in_tests_too_and_their_class_names_may_stand_twice() -> None:
+    names = [*names_in("class Bury: pass", "tests/a.py"), *names_in("class Bury: pass", "benchmarks/b.py")]
+    assert [line.split(":")[0] for line in problems(names)] == ["benchmarks/b.py", "tests/a.py"]
+
+
+def test_every_folder_with_code_is_looked_at() -> None:
+    assert {Path(name.path).parts[0] for name in names_under(ROOT)} == set(FOLDERS)
