@@ -94,7 +94,7 @@ def test_there_are_pairs_enough_of_each_kind() -> None:
 
 
 @pytest.mark.parametrize(("pair", "direction"), CASES)
-def test_a_pair_has_its_known_verdict(pair: Pair, direction: str) -> None:
+def test_a_pair_has_its_known_result(pair: Pair, direction: str) -> None:
     expected = sides(pair, direction)[2]
     found = compare_schemas("shop.order", direction, pair.old, pair.new)
     known = "compatible" if expected is OK else "unknown" if isinstance(expected, Undecided) else "breaking"
