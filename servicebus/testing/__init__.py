@@ -17,6 +17,7 @@ In pytest the fixtures ``memory_bus``, ``brokers`` and ``broker_cluster`` give t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from servicebus.testing.proxy import FaultProxy
 from servicebus.testing.proxylink import Mode
 
 if TYPE_CHECKING:
+    from servicebus.middleware import Middleware
     from servicebus.testing.faulty_broker import FaultyBroker
     from servicebus.testing.history import History, HistoryEntry
     from servicebus.testing.memory_bus import MemoryBus
@@ -58,6 +60,7 @@ def bus(
     brokers: int = 2,
     node: str | None = None,
     outbox: str | PathLike[str] | None = None,
+    middleware: Sequence[Middleware] = (),
     **settings: Any,
 ) -> MemoryBus:
     """A bus in memory with *services*: a context manager, also for ``async with``. One at a time in a process.
@@ -68,6 +71,7 @@ def bus(
         brokers: how many; they are called ``mq-1``, ``mq-2`` and so on.
         node: the name of the node; that of the first ServiceBus by default, else ``NODE-01``.
         outbox: path of an outbox for the Sender.
+        middleware: around the calls and messages of the Sender; that of services comes with their ServiceBus.
         settings: keys of docs/configuration.rst.
 
     Raises:
@@ -75,7 +79,7 @@ def bus(
     """
     from servicebus.testing.memory_bus import MemoryBus
 
-    return MemoryBus(services, brokers, node, outbox, settings)
+    return MemoryBus(services, brokers, node, outbox, middleware, settings)
 
 
 _LAZY = {

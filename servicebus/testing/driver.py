@@ -16,7 +16,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import get_ident
 from typing import Any
 
@@ -68,6 +69,8 @@ class Driver:
         """By thread: whether it goes on, and whether time passes for it."""
         self._interrupted: set[int] = set()
         """Threads that are to leave what they wait for."""
+        self._defect: BaseException | None = None
+        """What has ended the thread."""
         self._opener = get_ident()
         self._flows_until = 0.0
         self._is_probing = self._is_idle = self._is_ending = self._is_stopping = False
@@ -127,6 +130,18 @@ class Driver:
             self._changed.notify_all()
             return True
 
+    @contextmanager
+    def time_stands_still(self) -> Iterator[None]:
+        """However the calling thread waits, no time passes for it."""
+        me = get_ident()
+        with self._changed:
+            self._waiting[me] = (lambda: False), False
+        try:
+            yield
+        finally:
+            with self._changed:
+                del self._waiting[me]
+
     # -- the thread ------------------------------------------------------------------------------------------------
 
     def pass_time(self, seconds: float) -> None:
@@ -140,6 +155,16 @@ class Driver:
         self._move(until)
 
     def _run(self) -> None:
+        try:
+            self._iterate()
+        except BaseException as error:  # a defect of ours: raised where the bus is waited for
+            self._defect = error
+        finally:
+            self._is_stopping = True
+            with self._changed:
+                self._changed.notify_all()
+
+    def _iterate(self) -> None:
         pause_s = _LOOK_S
         while not self._is_stopping:
             self._become_quiet()
@@ -159,8 +184,6 @@ class Driver:
                         pause_s = _LOOK_S if woken else min(2 * pause_s, _LONGEST_LOOK_S)
                 continue
             pause_s = _LOOK_S
-        with self._changed:
-            self._changed.notify_all()
 
     def _become_quiet(self) -> None:
         give_up_at: float | None = None
@@ -216,6 +239,8 @@ class Driver:
                 if me in self._interrupted:
                     self._interrupted.remove(me)
                     raise SystemExit("its node was killed")
+                if self._defect is not None:
+                    raise AssertionError("the bus in memory has failed, a defect of servicebus") from self._defect
             finally:
                 if before is None:
                     del self._waiting[me]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -19,6 +19,7 @@ from servicebus._durations import to_seconds
 from servicebus.aio import AsyncSender
 from servicebus.configuration import Configuration
 from servicebus.errors import ConfigurationError, LifecycleError
+from servicebus.middleware import Middleware
 from servicebus.runtime.job import Job
 from servicebus.sender import Sender
 from servicebus.service import ServiceBus
@@ -29,7 +30,6 @@ from servicebus.testing.history import History, HistoryEntry, What
 from servicebus.testing.memory_node import PERIODIC, MemoryNode
 from servicebus.testing.memory_sender import RecordingNestedSender, RecordingSender
 from servicebus.testing.outbox_writer import SynchronousWriter
-from servicebus.transport.interface import Connect
 from servicebus.transport.memory import MemoryNetwork
 from servicebus.wire.printable import counted
 
@@ -53,25 +53,29 @@ class MemoryBus:
         brokers: int,
         node: str | None,
         outbox: str | PathLike[str] | None,
+        middleware: Sequence[Middleware],
         settings: Mapping[str, Any],
     ):
         if brokers < 1:
             raise ConfigurationError(f"a bus needs a broker, not {brokers}")
         names = [f"mq-{number}" for number in range(1, brokers + 1)]
         agents = [each for each in services if isinstance(each, ServiceBus)]
-        self._config = Configuration(
-            {
-                "hosts": [{"name": name, "host": name} for name in names],
-                "node_name": node or (agents[0]._config.node_name if agents else NODE),
-                "secret_token": _SECRET,
-                "journal": "memory",
-                **settings,
-            }
-        )
-        self._agent = ServiceBus(self._config)
+        self._settings = {
+            "hosts": [{"name": name, "host": name} for name in names],
+            "node_name": node or (agents[0]._config.node_name if agents else NODE),
+            "secret_token": _SECRET,
+            "journal": "memory",
+            **settings,
+        }
+        self._config = Configuration(self._settings)
+        queue_len = next((each._queue_len for each in agents if each._queue_len is not None), None)
+        self._agent = ServiceBus(self._config, queue_len)
+        self._of_services = [each for agent in agents for each in agent._middleware]
+        self._middleware = middleware
         for each in services:
             _register(self._agent, each)
         self._outbox = outbox
+        self._senders: list[RecordingSender | RecordingNestedSender] = []
         self._state = "not open"
 
     def __repr__(self) -> str:
@@ -84,6 +88,19 @@ class MemoryBus:
         """A Sender that knows all brokers. ``call_async()`` and ``send_async()`` return when the bus is at rest."""
         self._must_be_open()
         return self._sender
+
+    def make_sender(
+        self,
+        *,
+        outbox: str | PathLike[str] | None = None,
+        middleware: Sequence[Middleware] = (),
+        **settings: Any,
+    ) -> Sender:
+        """Another Sender, with *settings* of its own. It is closed with the bus, or by ``close()`` before."""
+        self._must_be_open()
+        sender = RecordingSender(Configuration({**self._settings, **settings}), outbox=outbox, middleware=middleware)
+        self._attach(sender)
+        return sender
 
     @property
     def async_sender(self) -> AsyncSender:
@@ -153,15 +170,17 @@ class MemoryBus:
             self._driver = Driver(self._clock)
             opening.enter_context(installed(self._clock, _runs_a_service, self._driver.sleep))
             opening.enter_context(_outbox_without_thread())
-            network = MemoryNetwork(*[host.address for host in self._config.hosts])
-            self._make_senders(network.connect)
+            self._loop = self._clock.loop("sender")
+            self._loop.wait = self._driver.wait
+            self._network = network = MemoryNetwork(*[host.address for host in self._config.hosts])
+            self._make_senders()
             hosts, brokers_loop = self._config.hosts, self._clock.loop("brokers")
             for host in hosts:
                 network[host.address].loop = brokers_loop
             self._brokers = tuple(FaultyBroker(network[host.address], host.name, self._order) for host in hosts)
             self._node = MemoryNode(self._agent, self._nested, network, self._clock, self._driver, self._record_job)
-            self._driver.is_serving, self._driver.is_asked = self._node.is_serving, self._sender.is_asked
-            self._driver.is_under_way = lambda: self._sender.is_asked() or self._node.has_unfinished()
+            self._driver.is_serving, self._driver.is_asked = self._node.is_serving, self._is_asked
+            self._driver.is_under_way = lambda: self._is_asked() or self._node.has_unfinished()
             self._driver.on_time = self._node.wake
             opening.callback(self._close_loops)
             self._driver.start()
@@ -208,18 +227,23 @@ class MemoryBus:
         self._must_be_open()
         return self._driver.order(do_and_look)
 
-    def _make_senders(self, connect: Connect) -> None:
-        loop = self._clock.loop("sender")
-        loop.wait = self._driver.wait
-        self._sender = RecordingSender(self._config, outbox=self._outbox)
-        self._nested = RecordingNestedSender(self._config)
+    def _make_senders(self) -> None:
+        self._sender = RecordingSender(self._config, outbox=self._outbox, middleware=self._middleware)
+        self._sender.is_main = True
+        self._nested = RecordingNestedSender(self._config, middleware=self._of_services)
         for sender in (self._sender, self._nested):
-            sender.attach(self.record, self._must_be_open, connect, loop)
-        self._sender.settle = self._driver.settle
+            self._attach(sender)
+
+    def _attach(self, sender: RecordingSender | RecordingNestedSender) -> None:
+        sender.attach(self.record, self._must_be_open, self._network.connect, self._loop, self._driver.settle)
+        self._senders.append(sender)
+
+    def _is_asked(self) -> bool:
+        return any(sender.is_asked() for sender in self._senders)
 
     def _close_parts(self) -> None:
         self._state = "closed"
-        for sender in (self._sender, self._nested):
+        for sender in self._senders:
             self._driver.order(partial(sender.end, self._clock))
         self._node.close()
 

@@ -96,7 +96,8 @@ class MemoryNode:
 
         The code of a service that is at work gets SystemExit, because its thread cannot be killed.
         """
-        self._end_services(self._driver.order(self._kill), warns=False)
+        with self._driver.time_stands_still():
+            self._end_services(self._driver.order(self._kill), warns=False)
 
     def close(self) -> None:
         """The bus is closed: end at once what runs."""
@@ -199,6 +200,10 @@ class MemoryNode:
             self._network[worker.host.address].end_process(worker.loop, is_killed=is_killed)
             self.defects += worker.loop.failures.count
             worker.loop.close()
+        for service in _asynchronous(workers):
+            clock = self._asyncio.pop(service._loop, None)
+            if clock in self._clock.others:
+                self._clock.others.remove(clock)
         self._journal.end_workers()
 
     def _is_at_work(self, worker: Worker) -> bool:
@@ -228,8 +233,6 @@ class MemoryNode:
                     warnings.warn(f"services of node {self.name} still run: {names}", ResourceWarning, stacklevel=3)
                 break
             alive[0].join(0.01)
-        self._asyncio.clear()
-        self._clock.others.clear()
 
 
 def _forget_teardown(service: ServiceThread) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from servicebus._nested_sender import NestedSender
 from servicebus.client.request import PendingRequest
 from servicebus.client.session import SenderSession
+from servicebus.middleware import MiddlewareSender
 from servicebus.sender import Sender
 from servicebus.testing.clock import VirtualTime
 from servicebus.testing.history import What
@@ -25,13 +26,20 @@ class _Recording(Sender):
 
     _record: Callable[..., None]
     _must_be_open: Callable[[], None]
+    settle: Callable[[], None]
     is_main = False
+    """Whether its event ids are in the history."""
 
     def attach(
-        self, record: Callable[..., None], must_be_open: Callable[[], None], connect: Connect, loop: SharedLoop
+        self,
+        record: Callable[..., None],
+        must_be_open: Callable[[], None],
+        connect: Connect,
+        loop: SharedLoop,
+        settle: Callable[[], None],
     ) -> None:
-        """*record* as ``MemoryBus.record()``; *must_be_open* raises if the bus is not open."""
-        self._record, self._must_be_open = record, must_be_open
+        """*record* as ``MemoryBus.record()``; *must_be_open* raises if the bus is not open; *settle* lets it rest."""
+        self._record, self._must_be_open, self.settle = record, must_be_open, settle
         self._connect, self._loop_of_process = connect, lambda: loop
 
     def is_asked(self) -> bool:
@@ -70,11 +78,8 @@ class RecordingNestedSender(_Recording, NestedSender):
     """What the services of the bus call by."""
 
 
-class RecordingSender(_Recording):
-    """The Sender of the test."""
-
-    settle: Callable[[], None]
-    is_main = True
+class RecordingSender(_Recording, MiddlewareSender):
+    """A Sender of the test."""
 
     def call_async(self, *what: Any, **how: Any) -> Future[Any]:
         future = super().call_async(*what, **how)

@@ -15,6 +15,7 @@ import pytest
 import servicebus.testing
 from servicebus.configuration import Configuration
 from servicebus.errors import (
+    CallRefused,
     CallTimeout,
     ConfigurationError,
     DurationError,
@@ -24,6 +25,7 @@ from servicebus.errors import (
     RemoteError,
     UnknownService,
 )
+from servicebus.middleware import Middleware, Outgoing
 from servicebus.service import ServiceBus
 from servicebus.services import MessageService, Reject, Request, RpcService
 from servicebus.testing import MemoryBus
@@ -417,6 +419,53 @@ def test_a_message_may_be_rejected() -> None:
         world.advance(1)
         assert "never" in world.history.only("dead-lettered")[0].detail
         assert "dead-lettered log.never" in str(world.history)
+
+
+class Shout(Middleware):
+    def call(self, outgoing: Outgoing, proceed: Callable[[], Any]) -> Any:
+        event_id, result = proceed()
+        return event_id, f"{result}!"
+
+    async def call_async(self, outgoing: Outgoing, proceed: Callable[[], Any]) -> Any:
+        event_id, result = await proceed()
+        return event_id, f"{result}!"
+
+
+def test_middleware_goes_around_the_calls_of_the_test_and_that_of_an_agent_around_those_of_its_services() -> None:
+    nested = Run(lambda request: request.get_sender().call(ADD, [1])[1])
+    agent = ServiceBus(Configuration({"hosts": ["mq"], "secret_token": "s"}), middleware=[Shout()])
+    agent.add_rpc_service("math", "nested", nested)
+    with bus({"math.add": Add()}, agent, node="NODE-01") as world:
+        assert world.sender.call("NODE-01.math.nested")[1] == "1!"
+    with bus({"math.add": Add()}, middleware=[Shout()]) as world:
+        assert world.sender.call(ADD, [2])[1] == "2!"
+        assert world.make_sender(middleware=[Shout(), Shout()]).call(ADD, [2])[1] == "2!!"
+
+
+def test_a_test_may_have_more_senders_with_settings_of_their_own(tmp_path: Path) -> None:
+    with bus() as world:
+        with pytest.raises(CallRefused):
+            world.make_sender(secret_token="another secret").call(ADD, [1])
+        sender = world.make_sender(call_timeout=1, outbox=tmp_path / "outbox")
+        future = sender.call_async(ADD, [1])
+        assert future.result()[1] == 1
+        world.assert_executed_once(future)
+        sender.close()
+        assert world.sender.call(ADD, [1])[1] == 1
+        sender.close()
+    with pytest.raises(LifecycleError, match="closed"):
+        world.make_sender()
+
+
+def test_a_bus_that_fails_says_so_instead_of_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("of the test")
+
+    with pytest.raises(AssertionError, match="a defect of servicebus") as caught, bus() as world:
+        world.brokers[0].freeze()
+        monkeypatch.setattr(world._driver, "on_time", fail)
+        world.sender.call(ADD, [1])
+    assert str(caught.value.__cause__) == "of the test"
 
 
 # -- opening and closing -----------------------------------------------------------------------------------------------

@@ -137,6 +137,15 @@ def test_a_killed_node_finishes_nothing_and_tears_nothing_down() -> None:
         world.assert_executed_once(receipt)
 
 
+def test_no_time_passes_while_a_node_is_killed() -> None:
+    with bus({"math.run": Run(lambda request: time.sleep(10), threads=8)}, brokers=2) as world:
+        for _ in range(8):
+            world.sender.call_async(RUN)
+        began = world.now
+        world.node.kill()
+        assert world.now == began
+
+
 def test_a_message_that_kills_its_node_three_times_is_a_dead_letter() -> None:
     note = Note(lambda request: world.node.kill())
     with bus({"log.note": note}) as world:
