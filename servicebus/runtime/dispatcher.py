@@ -14,20 +14,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from servicebus.runtime.copy_store import CopyStore
-from servicebus.runtime.execution import NOT_READY_RETRY_MS
 from servicebus.runtime.interrupted_batch import InterruptedBatch
 from servicebus.runtime.job import DONE, Copy, Disposition, Inbox, Job, JobResult, Outcome, dead_letter, later_attempt
 from servicebus.runtime.journal import IdStatus, Journal, Lookup, Release, Start
 from servicebus.runtime.journal_outage import JournalNotes, JournalOutage, reply_to
+from servicebus.runtime.not_run import full, not_now
 from servicebus.runtime.refusal_log import RefusalLog
 from servicebus.runtime.retries import Retries
 from servicebus.runtime.validator import ServiceKey, Validator
 from servicebus.transport.loop import EventLoop
 from servicebus.wire.envelope import CALL, MESSAGE, Kind
-from servicebus.wire.fault import BUSY, DEFECT, EXPIRED, INTERRUPTED, REFUSED, STOPPING, Fault, describe
+from servicebus.wire.fault import DEFECT, EXPIRED, INTERRUPTED, REFUSED, STOPPING, Fault, describe
 from servicebus.wire.printable import counted
 
-_BUSY_RETRY_MS = 50
 _FATAL_DEATHS = 3
 """A request that was running when its worker died, so often, is held responsible."""
 _DEFERRED_S = 1.0
@@ -180,11 +179,11 @@ class Dispatcher:
             return self._refuse(job)
         if (known.attempts > 1 or known.deaths) and (end := self._ended_by_its_past(job, known, service)) is not None:
             return end
-        if self.is_stopping and incoming.kind is CALL:
+        if (self.is_stopping or job.delivery.redelivered) and (fault := not_now(job, known, self.is_stopping)):
             # Asked after the journal: a copy of a call that runs here waits for its answer and must not run elsewhere.
             self._notes.add(incoming.id, Release.NOT_RUN)
-            self.counters["stopping"] += 1
-            return _answer(job, Fault(STOPPING, "the agent is stopping"))
+            self.counters["stopping" if fault.type == STOPPING else "redelivered"] += 1
+            return _answer(job, fault)
         # A message may have been run on another machine that has this node's name; only its copy tells.
         elsewhere = incoming.stamps.wait.attempts
         job.attempts = known.attempts if known.attempts > elsewhere else elsewhere + 1
@@ -252,9 +251,7 @@ class Dispatcher:
             return None
         if incoming.is_patient or incoming.kind is MESSAGE:
             return Disposition([job], None, later_attempt(_DEFERRED_S, attempts, is_deferred=True))
-        if job.service is not None and (problem := job.service.problem):
-            return _answer(job, Fault(BUSY, problem, retry_after_ms=NOT_READY_RETRY_MS))
-        return _answer(job, Fault(BUSY, f"the inbox of {incoming.key} is full", retry_after_ms=_BUSY_RETRY_MS))
+        return _answer(job, full(incoming.key, job.service))
 
     def _refuse(self, job: Job) -> Disposition | None:
         refusal = job.refusal

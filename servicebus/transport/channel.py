@@ -261,27 +261,28 @@ class AmqpChannel(BaseChannel):
     def _take_deliveries(self, consumer_tag: str, on_delivery: Callable[[Delivery], None], *, no_ack: bool) -> None:
         note = self._acks.delivered
 
-        def deliver(tag: int, about: Properties, body: bytes, flaw: Flaw | None = None) -> None:
+        def deliver(tag: int, again: bool, about: Properties, body: bytes, flaw: Flaw | None = None) -> None:
             if not no_ack:
                 note(tag)
             try:
-                on_delivery(
-                    Delivery(self, tag, body, *about) if flaw is None else FlawedDelivery(flaw, self, tag, body, *about)
-                )
+                if flaw is None:
+                    on_delivery(Delivery(self, tag, body, *about, again))
+                else:
+                    on_delivery(FlawedDelivery(flaw, self, tag, body, *about, again))
             except Exception as error:  # it costs this delivery; what was read with it goes on
                 self.connection.loop.failed(on_delivery, error)
 
         self._fast_path.add_consumer(self._number, consumer_tag, deliver)
 
     def get(self, queue: str, on_done: Callable[[Delivery | None], None]) -> None:
-        def got(tag: int = 0, about: Properties | None = None, body: bytes = b"", flaw: Flaw | None = None) -> None:
-            if about is None:
+        def got(*delivery: Any) -> None:
+            if not delivery:
                 on_done(None)
                 return
+            tag, again, about, body, *flaw = delivery
             self._acks.delivered(tag)
-            on_done(
-                Delivery(self, tag, body, *about) if flaw is None else FlawedDelivery(flaw, self, tag, body, *about)
-            )
+            args = (self, tag, body, *about, again)
+            on_done(FlawedDelivery(*flaw, *args) if flaw else Delivery(*args))
 
         self._fast_path.add_get(self._number, got)
         self._write(pika.frame.Method(self._number, pika.spec.Basic.Get(queue=queue)).marshal())

@@ -25,7 +25,6 @@ from servicebus.transport.frames import (
     ACK,
     BODY,
     DELIVER,
-    DELIVERY_TAG,
     END,
     FRAME_HEAD,
     FRAME_OVERHEAD,
@@ -38,6 +37,7 @@ from servicebus.transport.frames import (
     METHOD,
     METHOD_HEAD,
     RETURN,
+    TAG_AND_BIT,
     Properties,
     read_ack,
     read_properties,
@@ -48,7 +48,7 @@ from servicebus.transport.stream import StreamProtocol
 from servicebus.transport.tables import Unreadable
 
 OnDeliver = Callable[..., None]
-"""``(delivery tag, properties, body)``; and the Flaw, if there is one"""
+"""``(delivery tag, redelivered, properties, body)``; and the Flaw, if there is one"""
 OnGot = Callable[..., None]
 """As OnDeliver; without arguments: the queue is empty"""
 OnReturn = Callable[[str, str, str, Properties, bytes], None]
@@ -70,11 +70,12 @@ _NO_PROPERTIES: Properties = (None, None, None, None)
 class _Content:
     """A delivery, or what came back, whose header or body frames are still to come."""
 
-    __slots__ = ("detail", "digest", "missing", "on_deliver", "pieces", "properties", "size", "tag")
+    __slots__ = ("detail", "digest", "missing", "on_deliver", "pieces", "properties", "redelivered", "size", "tag")
 
-    def __init__(self, on_deliver: OnDeliver, tag: int):
+    def __init__(self, on_deliver: OnDeliver, tag: int, redelivered: bool):
         self.on_deliver = on_deliver
         self.tag = tag
+        self.redelivered = redelivered
         self.properties: Properties | None = None
         self.detail = ""
         """Why the properties cannot be read."""
@@ -100,9 +101,9 @@ class _Content:
         elif self.detail:
             flaw = Flaw("unreadable", self.detail)
         else:
-            self.on_deliver(self.tag, self.properties, body)
+            self.on_deliver(self.tag, self.redelivered, self.properties, body)
             return
-        self.on_deliver(self.tag, self.properties, body, flaw)
+        self.on_deliver(self.tag, self.redelivered, self.properties, body, flaw)
 
 
 def cut_off(body: bytes, most_bytes: int) -> tuple[Flaw, bytes]:
@@ -217,7 +218,7 @@ class FastPath:
     def _take_delivery(self, data: bytes, channel: int, at: int, end: int) -> int:
         tag_at = at + 12 + data[at + 11]
         on_deliver = self._consumers[channel, data[at + 12 : tag_at]]
-        (tag,) = DELIVERY_TAG.unpack_from(data, tag_at)
+        tag, redelivered = TAG_AND_BIT.unpack_from(data, tag_at)
         # Nearly always all of it is here, and its body is one frame.
         if end + HEADER_FRAME.size <= len(data):
             kind, number, length, _class, _weight, size, flags = HEADER_FRAME.unpack_from(data, end)
@@ -234,19 +235,19 @@ class FastPath:
                 except Unreadable:
                     pass  # the slower way raises what is wrong
                 else:
-                    on_deliver(tag, properties, data[body + 7 : stop - 1])
+                    on_deliver(tag, redelivered, properties, data[body + 7 : stop - 1])
                     return stop
-        self._contents[channel] = _Content(on_deliver, tag)
+        self._contents[channel] = _Content(on_deliver, tag, redelivered)
         return end
 
     def _take_return(self, data: bytes, channel: int, at: int, end: int) -> int:
         on_return = self._returns[channel]
         reason, exchange, routing_key = read_return(data, at + 11, end - 1)
 
-        def returned(_tag: int, properties: Properties, body: bytes, _flaw: Flaw | None = None) -> None:
+        def returned(_tag: int, _again: bool, properties: Properties, body: bytes, _flaw: Flaw | None = None) -> None:
             on_return(reason, exchange, routing_key, properties, body)
 
-        self._contents[channel] = _Content(returned, 0)
+        self._contents[channel] = _Content(returned, 0, False)
         return end
 
     def _take_got(self, data: bytes, channel: int, at: int, end: int) -> int:
@@ -254,8 +255,7 @@ class FastPath:
         if METHOD_HEAD.unpack_from(data, at)[3] == GET_EMPTY:
             on_got()
         else:
-            (tag,) = DELIVERY_TAG.unpack_from(data, at + 11)
-            self._contents[channel] = _Content(on_got, tag)
+            self._contents[channel] = _Content(on_got, *TAG_AND_BIT.unpack_from(data, at + 11))
         return end
 
     def _take_header(self, data: bytes, channel: int, at: int, end: int) -> int:

@@ -34,7 +34,8 @@ HEADER_FRAME = struct.Struct(">BHLHHQH")
 """Up to the properties: type, channel, length, class, weight, size of the body, property flags."""
 _HEADER_BYTES = 14
 _U16 = struct.Struct(">H")
-DELIVERY_TAG = struct.Struct(">Q")
+TAG_AND_BIT = struct.Struct(">Q?")
+"""A delivery tag, and whether it was delivered before, or whether all up to it are acknowledged."""
 
 # Property flags in the order in which the properties stand in a header frame (AMQP 0-9-1, basic class).
 CONTENT_TYPE, CONTENT_ENCODING, HEADERS, DELIVERY_MODE, PRIORITY = 0x8000, 0x4000, 0x2000, 0x1000, 0x0800
@@ -190,8 +191,8 @@ def _read_seldom(data: bytes, at: int, end: int, flags: int) -> tuple[Mapping[st
 
 def read_ack(data: bytes, start: int) -> tuple[int, bool]:
     """``(number, multiple)`` of the ``basic.ack`` arguments at *start*: a confirm."""
-    (number,) = DELIVERY_TAG.unpack_from(data, start)
-    return number, bool(data[start + 8] & 1)
+    number, multiple = TAG_AND_BIT.unpack_from(data, start)
+    return number, multiple
 
 
 _known_short = lru_cache(maxsize=1024)(write_short)

@@ -47,10 +47,13 @@ class Delivery:
         "correlation_id",
         "headers",
         "message_id",
+        "redelivered",
         "reply_to",
         "tag",
     )
 
+    redelivered: bool
+    """It was on its way to a consumer before, this one or another, which may have seen it."""
     flaw: Flaw | None = None
     """Not in ``__slots__``: only a FlawedDelivery has one, and the others are made for every request."""
 
@@ -63,6 +66,7 @@ class Delivery:
         reply_to: str | None = None,
         message_id: str | None = None,
         headers: Mapping[str, Any] | None = None,
+        redelivered: bool = False,
     ):
         self.channel = channel
         self.tag = tag
@@ -71,6 +75,7 @@ class Delivery:
         self.reply_to = reply_to
         self.message_id = message_id
         self.headers = headers
+        self.redelivered = redelivered
 
 
 class FlawedDelivery(Delivery):

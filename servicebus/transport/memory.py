@@ -48,6 +48,7 @@ class MemoryBroker:
         """Queues that refuse to store."""
         self.holds_confirms = False
         """Stored, but not said: until ``release_confirms()``."""
+        self.loses_acks = False  # as if each connection ended before its acks
         self.mute: set[str] = set()
         """Queues for which it does not answer, as one whose member of the cluster is away."""
         self.alternates: dict[str, str] = {}

@@ -162,7 +162,7 @@ class MemoryChannel(BaseChannel):
         self._ask(lambda server: server.cancel(consumer_tag), on_done)
 
     def get(self, queue: str, on_done: Callable[[Delivery | None], None]) -> None:
-        def got(found: tuple[int, Properties, bytes] | None) -> None:
+        def got(found: tuple[int, bool, Properties, bytes] | None) -> None:
             on_done(None if found is None else self._delivery(*found, no_ack=False))
 
         self._ask(lambda server: server.get(queue), got, queue)
@@ -202,19 +202,19 @@ class MemoryChannel(BaseChannel):
         self.is_open = self.connection.is_open
         self._on_open(self)
 
-    def take(self, consumer_tag: str, tag: int, about: Properties, body: bytes) -> None:
+    def take(self, consumer_tag: str, tag: int, again: bool, about: Properties, body: bytes) -> None:
         """A delivery has come."""
         _, on_delivery, no_ack = self._consumers[consumer_tag]
-        self._guarded(on_delivery, self._delivery(tag, about, body, no_ack=no_ack))
+        self._guarded(on_delivery, self._delivery(tag, again, about, body, no_ack=no_ack))
 
-    def _delivery(self, tag: int, about: Properties, body: bytes, *, no_ack: bool) -> Delivery:
+    def _delivery(self, tag: int, again: bool, about: Properties, body: bytes, *, no_ack: bool) -> Delivery:
         if not no_ack:
             self._unsettled.add(tag)
         most_bytes = self.connection.most_bytes
         if len(body) <= most_bytes:
-            return Delivery(self, tag, body, *about)
+            return Delivery(self, tag, body, *about, again)
         flaw, beginning = cut_off(body, most_bytes)
-        return FlawedDelivery(flaw, self, tag, beginning, *about)
+        return FlawedDelivery(flaw, self, tag, beginning, *about, again)
 
     def come_back(self, exchange: str, routing_key: str, about: Properties, body: bytes) -> None:
         self._returned("312 NO_ROUTE", exchange, routing_key, about, body)

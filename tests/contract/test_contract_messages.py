@@ -178,6 +178,7 @@ def test_what_is_requeued_comes_again_before_what_follows(peer: Peer, line: Line
     consumer.bodies(2)
     consumer.open_channel.reject(consumer.got[0].tag, requeue=True)
     assert consumer.bodies(3) == ["a", "b", "a"]
+    assert [delivery.redelivered for delivery in consumer.got] == [False, False, True]
 
 
 def test_what_a_closed_channel_held_goes_back_to_its_place(peer: Peer, line: Line) -> None:
@@ -190,6 +191,7 @@ def test_what_a_closed_channel_held_goes_back_to_its_place(peer: Peer, line: Lin
     consumer.rig.until(lambda: consumer.failure)
     line.ask(consume(QUEUE, line.got.append))
     assert line.bodies(4) == ["a", "b", "c", "d"]
+    assert [delivery.redelivered for delivery in line.got] == [True, True, False, False]
 
 
 def test_a_cancelled_consumer_gets_nothing_more_and_may_settle_what_it_has(peer: Peer, line: Line) -> None:

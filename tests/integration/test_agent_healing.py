@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +17,7 @@ from probe import Probe
 from waiting import Stopwatch, wait_until
 
 from servicebus.configuration import Configuration
-from servicebus.errors import RemoteError, ServiceBusError, ServiceBusy
+from servicebus.errors import RemoteError, ServiceBusError, ServiceBusy, UnknownService
 from servicebus.sender import Sender
 from servicebus.testing import Broker
 from tests.chaos.erlang import crash_queue, forget_consumer
@@ -154,6 +157,37 @@ class TestWhatStopsAWorker:
         wait_until(lambda: len(agent.noted("recorded")) >= 150, 15)
         wait_until(lambda: agent.worker()["backlog"] == 0 and probe.depth("NODE-01.messages") == 0)
         assert Counter(agent.noted("recorded")) == Counter(map(str, range(150)))
+
+
+@pytest.mark.brokers(count=1)
+def test_a_call_that_was_said_not_to_run_is_not_run_by_the_next_worker(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    """A worker answers at once and acks a moment later; killed in between, it leaves the call to the next one."""
+    full = start_agent(brokers).wait_consuming()
+    services = [entry for entry in full.settings["services"] if entry["name"] != "sleep"]
+    lacking = start_agent(brokers, services=services, journal=full.settings["journal"])
+    sender = make_sender(full.configuration())
+    said_not_to_run: list[str] = []
+    numbers = itertools.count()
+
+    def comes_again() -> bool:
+        """Whether a call came again after its worker had said that it did not run: its ack may be quicker."""
+        (pid,) = lacking.wait_consuming().worker_pids()
+        label = f"call {next(numbers)}"
+        try:
+            sender.call("NODE-01.test.sleep", [0, label])
+            return False  # by the other
+        except UnknownService:
+            os.kill(pid, signal.SIGKILL)
+        said_not_to_run.append(label)
+        before = full.counters().get("executed.call", 0)
+        wait_until(lambda: sender.call("NODE-01.test.sleep", [0, "another"]))  # behind it in the queue
+        wait_until(lambda: full.counters().get("executed.call", 0) > before)
+        return full.counters().get("redelivered", 0) > 0 or label in full.noted("started")
+
+    wait_until(comes_again, 60, full.log)
+    assert not set(said_not_to_run) & set(full.noted("started"))
 
 
 @pytest.mark.brokers(count=2)

@@ -122,6 +122,12 @@ class Agent:
     def deliver(self, body: bytes, kind: Kind = Kind.CALL, reply_to: str | None = REPLY_TO) -> Disposition | None:
         return admit(self.dispatcher, self.delivery(body, kind, reply_to), self.protocol, kind)
 
+    def deliver_again(self, body: bytes) -> Disposition | None:
+        """As after the loss of another worker's connection."""
+        delivery = self.delivery(body, Kind.CALL, REPLY_TO)
+        delivery.redelivered = True
+        return admit(self.dispatcher, delivery, self.protocol)
+
     def receive(self, body: bytes, kind: Kind = Kind.CALL) -> Job | Disposition:
         return self.dispatcher.validate(self.delivery(body, kind, REPLY_TO), 1, self.protocol, kind)
 
@@ -182,6 +188,11 @@ def admit(
         return validated
     dispositions = dispatcher.decide([], [validated])
     return dispositions[0] if dispositions else None
+
+
+def attempt_of(address: str, params: Any, id: str, attempt: int) -> bytes:
+    request = replace(envelope(address, params, id=id), attempt=attempt)
+    return encode_envelope(request, sign_envelope(KEYRING, request))
 
 
 @pytest.fixture
@@ -621,6 +632,25 @@ class TestFurtherAttempts:
             disposition = agent.deliver(body)
         assert disposition is not None
         assert fault(disposition, body)[0] == "interrupted"
+
+    def test_a_call_that_is_delivered_again_is_asked_for_again_and_then_run(self, agent: Agent) -> None:
+        """Its caller may know of this attempt that it was not run; only who still waits sends another."""
+        id = new_id()
+        first, second = (attempt_of("NODE-01.math.add", [1, 2], id, number) for number in (1, 2))
+        disposition = agent.deliver_again(first)
+        assert disposition is not None
+        assert fault(disposition, first)[0] == "busy"
+        assert value(agent.settle(second), second) == 3
+        answered = agent.deliver_again(first)
+        assert answered is not None and answered.reply is not None, "from the journal"
+        assert agent.counted == {"redelivered": 1, "executed.call": 1, "refused.replayed": 1}
+
+    def test_a_call_to_an_idempotent_service_that_its_worker_died_of_is_run_again(self, agent: Agent) -> None:
+        """It has run, so nothing may say that it has not."""
+        body = signed("NODE-01.math.add", [1, 2])
+        with patch.object(MemoryJournal, "begin_many", lambda *_: [Lookup(IdStatus.NEW, None, 2, 1)]):
+            assert agent.deliver_again(body) is None
+        assert value(agent.finished(), body) == 3
 
     def test_what_the_journal_had_to_forget_is_refused_and_not_run(self, agent: Agent) -> None:
         """It may have been run: a call is told so, and a message goes to the dead letters."""

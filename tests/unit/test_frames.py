@@ -156,7 +156,7 @@ def path_with_consumer(channel: int, consumer_tag: str, most_bytes: int = 100_00
     path.add_consumer(
         channel,
         consumer_tag,
-        lambda tag, about, body, *flaw: found.append((tag, *about, body, *flaw)),
+        lambda tag, _again, about, body, *flaw: found.append((tag, *about, body, *flaw)),
     )
     return path, pika_side, found
 
@@ -186,11 +186,13 @@ def test_a_delivery_is_read_whatever_its_properties_and_wherever_it_is_cut(
     step: int,
 ) -> None:
     data = delivery(channel, consumer_tag, tag, redelivered, key, body, pika.BasicProperties(**properties))
-    path, pika_side, found = path_with_consumer(channel, consumer_tag)
+    path, pika_side, _ = path_with_consumer(channel, consumer_tag)
+    found = []
+    path.add_consumer(channel, consumer_tag, lambda tag, again, about, body: found.append((tag, again, *about, body)))
     for start in range(0, len(data), step):
         path.data_received(data[start : start + step])
     expected = [properties.get(name) for name in ("correlation_id", "reply_to", "message_id", "headers")]
-    assert found == [(tag, *expected, body)]
+    assert found == [(tag, redelivered, *expected, body)]
     assert pika_side.data in (b"", frames.HEARTBEAT_FRAME)
 
 
@@ -395,14 +397,14 @@ def test_answers_to_gets_come_in_their_order() -> None:
     found = []
     for number in range(3):
         path.add_get(3, lambda *got, number=number: found.append((number, *got)))
-    got = pika.spec.Basic.GetOk(7, False, "x", "k", 2)
+    got = pika.spec.Basic.GetOk(7, True, "x", "k", 2)
     empty = pika.frame.Method(3, pika.spec.Basic.GetEmpty()).marshal()
     answer = content(3, got, b"body", pika.BasicProperties(message_id="m"))
     poison = content(3, got, b"bad", pika.BasicProperties(correlation_id=b"\xff"))
     path.data_received(answer + empty + poison)
-    assert found[:2] == [(0, 7, (None, None, "m", None), b"body"), (1,)]
-    assert found[2][:4] == (2, 7, (None,) * 4, b"bad")
-    assert isinstance(found[2][4], Flaw)
+    assert found[:2] == [(0, 7, True, (None, None, "m", None), b"body"), (1,)]
+    assert found[2][:5] == (2, 7, True, (None,) * 4, b"bad")
+    assert isinstance(found[2][5], Flaw)
     assert pika_side.data in (b"", frames.HEARTBEAT_FRAME)
     path.data_received(empty)
     assert pika_side.data.endswith(empty), "none of ours"

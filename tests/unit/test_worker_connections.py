@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from virtual_bus import NODE, VirtualBus, virtual_bus
-from virtual_worker import VirtualWorker
+from virtual_worker import Echo, VirtualWorker
 
-from servicebus.errors import EnvelopeError, RemoteError
+from servicebus.errors import EnvelopeError, NodeUnavailable, RemoteError, UnknownService
 from servicebus.runtime.drain import Drain
+from servicebus.runtime.service_thread import Service
 from servicebus.runtime.subscriptions import WAITING_AGAIN_S
 from servicebus.services import Retry
 from servicebus.wire import headers
@@ -484,3 +485,69 @@ def test_what_is_delivered_after_the_services_were_told_to_end_is_left_to_the_ne
     worker.broker.delay_s = 0.0
     bus.time.until(future.done)
     assert len(worker.messages("messages")) == 1
+
+
+# -- calls that come again -----------------------------------------------------------------------------------------
+
+
+def killed(worker: VirtualWorker) -> None:
+    """What it has not acknowledged goes back, and it does not come again."""
+    worker.consumer.close()
+    worker.time.settle()
+
+
+def test_a_call_that_was_said_not_to_run_is_not_run_when_it_comes_again(bus: VirtualBus, worker: VirtualWorker) -> None:
+    """The answer was sent, its ack was not: the next worker ran the call whose caller knew that it had not run."""
+    new = Echo()
+    other = VirtualWorker(bus, more=[Service(Kind.CALL, "test", "new", new)]).start()
+    worker.broker.loses_acks = True
+    future = bus.sender.call_async(f"{NODE}.test.new", "called", timeout=30)
+    assert isinstance(bus.error(future), UnknownService)
+    killed(worker)
+    bus.time.advance(5)
+    assert new.seen == []
+    assert other.dispatcher.counters["redelivered"] == 1
+    other.broker.loses_acks = False
+    assert bus.result(bus.sender.call_async(f"{NODE}.test.new", "another", timeout=30)) == "another"
+
+
+def test_a_call_that_a_stopping_worker_turned_away_is_not_run_by_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with virtual_bus(monkeypatch, hosts=1) as bus:
+        worker = VirtualWorker(bus).start()
+        worker.broker.loses_acks = True
+        worker.dispatcher.is_stopping = True
+        assert isinstance(bus.error(bus.call("turned away")), NodeUnavailable)
+        other = VirtualWorker(bus).start()
+        killed(worker)
+        bus.time.advance(5)
+        assert other.echo.seen == []
+        assert other.dispatcher.counters["redelivered"] == 1
+
+
+def test_calls_that_waited_in_a_worker_that_dies_are_asked_for_again_and_run_once(
+    bus: VirtualBus, worker: VirtualWorker
+) -> None:
+    """Whether their caller was told that they did not run, the next worker cannot know."""
+    worker.hold()
+    other = VirtualWorker(bus).start()
+    calls = [bus.call(number) for number in range(12)]
+    assert len(other.echo.seen) == 6, "the others wait"
+    killed(worker)
+    began = bus.time.now
+    assert [bus.result(call) for call in calls] == list(range(12))
+    assert bus.time.now - began < 0.2
+    assert sorted(other.echo.seen) == list(range(12)) and worker.echo.seen == []
+    assert other.dispatcher.counters["redelivered"] == 6
+
+
+def test_messages_that_waited_in_a_worker_that_dies_are_run_by_the_next_one(
+    bus: VirtualBus, worker: VirtualWorker
+) -> None:
+    worker.hold(Kind.MESSAGE)
+    other = VirtualWorker(bus).start()
+    for number in range(6):
+        note(bus, number).result()
+    assert len(other.note.seen) == 3
+    killed(worker)
+    assert sorted(other.note.seen) == list(range(6))
+    assert other.dispatcher.counters["redelivered"] == 0
