@@ -74,6 +74,8 @@ class TopologyMonitor:
             return
         unattended = [queue for queue, count in consumers.items() if not count]
         if unattended:
+            for queue in unattended:
+                self._transient.leave(queue)
             self._on_unattended(f"no consumer is left on {', '.join(unattended)}")
             return
         short = self._counts.look(subscription_counts(self._config.node_name, consumers))

@@ -10,6 +10,12 @@ All workers of a node must agree on one of the names, because a call is copied i
 connects takes the first name that has consumers, or else the first that is to be had, and deletes the others unless
 they are used. A queue that comes back with its member is not consumed; it expires by itself.
 
+A cluster may also lose a queue that lives on (seen with 3.10). A member that comes back starts the process of the
+former queue of that name; and when one of the two ends, because nobody uses it or its last consumer leaves, the
+broker strikes off the name, whichever of them has it. Consumers of the other one are not told. So whoever finds a
+queue without its own consumers takes another name: those that leave the lost queue end it, and with it the name once
+more.
+
 On a single broker a queue whose process has crashed too often is out of reach in the same way, also for RabbitMQ 3.10.
 There is no spare name, but the broker deletes such a queue at once, and then it can be declared.
 """
@@ -56,6 +62,11 @@ class TransientQueues:
                 self._stranded.add(queue)
                 return self._candidates(name) != [] or name not in self._deleted
         return False
+
+    def leave(self, name: str) -> None:
+        """The queue for *name* has no consumers, though it has ours: take one under another name, if there is one."""
+        if self._names > 1 and name in self._taken:
+            self._stranded.add(self._taken[name])
 
     def try_all_again(self) -> None:
         """All were declared, or none could be: the next time every name is tried again."""

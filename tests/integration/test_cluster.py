@@ -52,6 +52,13 @@ def as_host(members: list[Broker]) -> dict[str, Any]:
     return {"name": "mq", "members": [f"{member.host}:{member.port}" for member in members]}
 
 
+def strike_off(member: Broker, queue: str) -> None:
+    """As the broker does when the process of another queue of that name has ended."""
+    name = f'rabbit_misc:r(<<"/">>, queue, <<"{queue}">>)'
+    tables = ", ".join(f"mnesia:delete({{{table}, {name}}})" for table in ("rabbit_queue", "rabbit_durable_queue"))
+    assert member.evaluate(f"mnesia:transaction(fun() -> {tables} end).") == "{atomic,ok}"
+
+
 class Traffic:
     """Calls and messages without end, from threads of their own."""
 
@@ -153,6 +160,29 @@ def test_a_queue_for_calls_that_went_down_with_its_member_is_replaced_by_one_for
 
     wait_until(lambda: set(recorded()) >= set(traffic.confirmed), 20, lambda: f"all confirmed ones\n{agents[2].log()}")
     assert max(recorded().values()) == 1
+
+
+def test_workers_leave_a_queue_that_the_cluster_has_lost_though_it_lives_on(
+    broker_cluster: Cluster, start_agent: StartAgent, make_sender: MakeSender, tmp_path: Path
+) -> None:
+    """It has its consumers and tells them nothing. When the last one leaves it, the name goes with it a second time."""
+    first, second, third = broker_cluster.members
+    if "true" in first.evaluate("catch rabbit_khepri:is_enabled()."):
+        pytest.skip("the definitions are not in Mnesia")
+    settings = {"queue_type": "quorum", "journal": str(tmp_path / "journal")}
+    agents = [
+        start_agent([as_host(order)], **settings).wait_consuming()
+        for order in ([first, second, third], [second, third, first])
+    ]
+    probe = Probe(third)
+    wait_until(lambda: probe.consumers("NODE-01.rpc") == 2, 30, agents[0].log)
+    for name in ("NODE-01.rpc", "NODE-01.control"):
+        strike_off(first, name)
+    wait_until(lambda: probe.consumers("NODE-01.rpc~2") == 2, 60, agents[1].log)
+    wait_until(lambda: probe.consumers("NODE-01.control~2") == 2, 60, agents[1].log)
+    with Traffic(make_sender(agents[0].configuration())) as traffic:
+        traffic.wait_flowing()
+    assert traffic.errors == []
 
 
 def test_a_call_that_a_stopping_agent_refused_is_not_run_from_a_queue_that_came_back(

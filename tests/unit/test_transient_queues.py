@@ -106,3 +106,20 @@ def test_without_spare_names_calls_wait_for_the_agent() -> None:
     broker.waiting = {"N.rpc": 3}
     assert broker.take(TransientQueues(CONFIG)) == "N.rpc"
     assert broker.waiting == {"N.rpc": 3}
+
+
+def test_a_queue_that_is_not_ours_any_more_is_left_for_another_name() -> None:
+    broker, transient = Broker(), TransientQueues(CONFIG, members=3)
+    assert broker.take(transient) == "N.rpc"
+    transient.leave("N.rpc")
+    assert broker.take(transient) == "N.rpc~2"
+    transient.try_all_again()
+    transient.leave("N.rpc")
+    assert broker.take(transient) == "N.rpc"
+
+
+def test_a_single_broker_has_no_other_name() -> None:
+    broker, transient = Broker(), TransientQueues(CONFIG)
+    broker.take(transient)
+    transient.leave("N.rpc")
+    assert (broker.take(transient), broker.deleted) == ("N.rpc", [])

@@ -511,7 +511,7 @@ def test_a_call_that_was_said_not_to_run_is_not_run_when_it_comes_again(bus: Vir
     assert bus.result(bus.sender.call_async(f"{NODE}.test.new", "another", timeout=30)) == "another"
 
 
-def test_a_call_that_a_stopping_worker_turned_away_is_not_run_by_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_that_a_stopping_worker_refused_is_not_run_by_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
     with virtual_bus(monkeypatch, hosts=1) as bus:
         worker = VirtualWorker(bus).start()
         worker.broker.loses_acks = True
