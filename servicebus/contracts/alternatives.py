@@ -30,7 +30,7 @@ from servicebus.contracts.shapes import (
     type_of,
 )
 
-__all__ = ["Document", "Incomparable"]
+__all__ = ["Document", "Incomparable", "are_disjoint"]
 
 _TYPES = ("null", "boolean", "number", "string", "array", "object")
 _OPAQUE: Mapping[str, str | None] = {
@@ -133,7 +133,7 @@ class Document:
 
     def _one_of(self, schemas: Iterable[Schema]) -> list[Shape]:
         found = [self.alternatives(each) for each in schemas]
-        if all(_are_disjoint(*pair) for one, other in combinations(found, 2) for pair in product(one, other)):
+        if all(are_disjoint(*pair) for one, other in combinations(found, 2) for pair in product(one, other)):
             return [shape for shapes in found for shape in shapes]
         opaque = {self._text("oneOf", list(schemas)): "oneOf"}
         return [replace(shape, opaque={**shape.opaque, **opaque}) for shapes in found for shape in shapes]
@@ -178,25 +178,25 @@ def _both(one: list[Shape], other: list[Shape]) -> list[Shape]:
 
 def _together(shapes: list[Shape]) -> list[Shape]:
     """The single values of an enumeration as one shape for each type."""
-    found: dict[Any, Shape] = {}
-    for index, shape in enumerate(shapes):
-        key = (shape.type, *sorted(shape.opaque)) if isinstance(shape, Values) else index
-        known = found.get(key)
-        if isinstance(shape, Values) and isinstance(known, Values):
-            values = {text_of(value): value for value in (*known.values, *shape.values)}
-            found[key] = replace(known, values=tuple(values.values()))
-        else:
-            found[key] = shape
-    return list(found.values())
+    found: list[Shape] = [each for each in shapes if not isinstance(each, Values)]
+    groups: dict[tuple[str, ...], list[Values]] = {}
+    for each in shapes:
+        if isinstance(each, Values):
+            groups.setdefault((each.type, *sorted(each.opaque)), []).append(each)
+    for group in groups.values():
+        values = {text_of(value): value for each in group for value in each.values}
+        found.append(replace(group[0], values=tuple(values.values())))
+    return found
 
 
-def _are_disjoint(one: Shape, other: Shape) -> bool:
+def are_disjoint(one: Shape, other: Shape) -> bool:
+    """Whether no value fits both, as far as that is obvious."""
     if one.type != other.type:
         return True
     if isinstance(one, Objects) and isinstance(other, Objects):
         return any(_differ(one.fields[name], other.fields[name]) for name in _tags(one) & _tags(other))
     if isinstance(one, Values) and isinstance(other, Values):
-        return not set(map(text_of, one.values)) & set(map(text_of, other.values))
+        return not one.texts & other.texts
     return merge(one, other) is None
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from servicebus.contracts.alternatives import Document, Incomparable
+from servicebus.contracts.alternatives import Document, Incomparable, are_disjoint
 from servicebus.contracts.schema_words import described, field_place
 from servicebus.contracts.shapes import (
     Arrays,
@@ -42,6 +42,9 @@ _SPECIAL_FORMATS = {
 _ANY_TEXT = {"binary", "password", "path"}
 """Formats that every string has."""
 
+_MOST_OBSTACLES = 500
+"""Of two schemas: where definitions are used in definitions, each difference is found along every way to it."""
+
 
 @dataclass(frozen=True)
 class Obstacle:
@@ -63,7 +66,12 @@ class Obstacle:
 
 def obstacles(writer: Schema, reader: Schema) -> list[Obstacle]:
     """What keeps *reader* from taking all that *writer* may send; only notes, or nothing, if it takes everything."""
-    found = _Comparison(Document(writer), Document(reader)).compare(writer, reader)
+    try:
+        if text_of(writer) == text_of(reader):
+            return []
+        found = _Comparison(Document(writer), Document(reader)).compare(writer, reader)
+    except RecursionError:
+        found = [Obstacle("", "type", "a schema", "another one", "unknown", "they are nested too deep")]
     return [replace(each, path=each.path.removeprefix(".")) for each in found]
 
 
@@ -72,24 +80,28 @@ class _Comparison:
         self._writer = writer
         self._reader = reader
         self._known: dict[tuple[str, str], list[Obstacle]] = {}
+        self._assumed: list[tuple[str, str]] = []
+        """Pairs that fit, in the order in which that was found."""
 
     def compare(self, writer: Schema, reader: Schema) -> list[Obstacle]:
         """Schemas that refer to themselves fit unless something outside of that circle does not."""
         key = (text_of(writer), text_of(reader))
         if key not in self._known:
-            before = len(self._known)
+            before = len(self._assumed)
             self._known[key] = []
             found = [*self._compare(writer, reader), *_notes(writer, reader)]
             if _is_refused(found):
                 self._forget_assumptions(before)
-            self._known[key] = list({(each.path, each.keyword, text_of(each.writer)): each for each in found}.values())
+            else:
+                self._assumed.append(key)
+            known = {(each.path, each.keyword, text_of(each.writer)): each for each in found}
+            self._known[key] = sorted(known.values(), key=lambda each: each.certainty == "note")[:_MOST_OBSTACLES]
         return self._known[key]
 
     def _forget_assumptions(self, before: int) -> None:
         """What was found to fit since then may have been so only because this pair was taken to fit."""
-        for key in list(self._known)[before:]:
-            if not _is_refused(self._known[key]):
-                del self._known[key]
+        while len(self._assumed) > before:
+            del self._known[self._assumed.pop()]
 
     def _compare(self, writer: Schema, reader: Schema) -> list[Obstacle]:
         if reader is True or reader == {} or writer is False:
@@ -120,7 +132,9 @@ class _Comparison:
         is_union = len(siblings) > 1 or len(candidates) > 1
         place = f"<{shape.label}>" if is_union and shape.label else ""
         tried: list[tuple[Shape, list[Obstacle]]] = []
-        for each in candidates:
+        for each in sorted(candidates, key=lambda each: each.label != shape.label):
+            if len(candidates) > 1 and isinstance(each, Objects) and are_disjoint(shape, each):
+                continue
             found = [obstacle.at(place) for obstacle in self._shapes(shape, each)]
             if not _is_refused(found):
                 return found
@@ -184,7 +198,7 @@ class _Comparison:
             is_silent = written is None and writer.declares
             has = "required" if name in writer.required else "absent" if is_silent or written is False else "optional"
             needs = "required" if name in reader.required else "optional"
-            if name not in reader.fields and needs == "optional":
+            if needs == "optional" and (read is False or name not in reader.fields):
                 needs = "ignored" if read is None else "refused" if read is False else "optional"
             place = field_place(name)
             if has != needs:
@@ -228,7 +242,8 @@ def _values(writer: Values, candidates: list[Shape]) -> Iterator[Obstacle]:
     if not candidates:
         yield Obstacle("", "type", writer.type, "nothing")
         return
-    answers = [(value, {accepts(each, value) for each in candidates}) for value in writer.values]
+    asked = [replace(each, opaque={}) if each.opaque.keys() <= writer.opaque.keys() else each for each in candidates]
+    answers = [(value, {accepts(each, value) for each in asked}) for value in writer.values]
     listed = [value for each in candidates if isinstance(each, Values) for value in each.values]
     refused = [value for value, answer in answers if answer == {False}]
     if refused and len(listed) and all(isinstance(each, Values) for each in candidates):

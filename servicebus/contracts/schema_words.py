@@ -46,9 +46,9 @@ def described(schema: Any, root: Any = None, depth: int = _DEPTH) -> str:
 def _definition(reference: str, root: Any, depth: int) -> str:
     name = reference.rpartition("/")[2]
     found = root.get("$defs", {}).get(name) if isinstance(root, dict) else None
-    if isinstance(found, dict) and "enum" in found and depth:
-        return described(found, root, depth - 1)
-    return str(found.get("title", name)) if isinstance(found, dict) else name
+    if isinstance(found, dict) and found.get("type") == "object":
+        return str(found.get("title", name))
+    return described(found, root, depth - 1) if found is not None and depth else name
 
 
 def _typed(kind: str, schema: dict[str, Any], root: Any, depth: int) -> str:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 __all__ = [
@@ -50,6 +51,11 @@ class Values(Shape):
     """Some scalars, one by one: of ``enum`` or ``const``, and all that boolean and null have."""
 
     values: tuple[Any, ...]
+
+    @cached_property
+    def texts(self) -> frozenset[str]:
+        """All of them as ``text_of()`` writes them."""
+        return frozenset(map(text_of, self.values))
 
 
 @dataclass(frozen=True, order=True)
@@ -135,7 +141,7 @@ def accepts(shape: Shape, value: Any) -> bool | None:
     if shape.opaque:
         return None
     if isinstance(shape, Values):
-        return text_of(value) in map(text_of, shape.values)
+        return text_of(value) in shape.texts
     if isinstance(shape, Numbers):
         number = Fraction(str(value))
         is_low = shape.low is not None and Bound(number) < shape.low

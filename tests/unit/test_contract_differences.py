@@ -206,6 +206,28 @@ def test_a_union_names_the_class_that_is_meant() -> None:
     assert (found.path, str(found)) == ("pet<Cat>.lives", "params pet<Cat>.lives: new and required")
 
 
+def test_schemas_that_are_too_deep_or_too_many_are_not_decided() -> None:
+    """Neither ends the command, nor takes for ever."""
+    deep: list[Any] = [{"type": "number"}, {"type": "integer"}]
+    for _ in range(2000):
+        deep = [{"type": "array", "items": each} for each in deep]
+    many = [{"allOf": [{"anyOf": [{"minimum": n}, {"maximum": -n}]} for n in range(count)]} for count in (20, 21)]
+    for old, new in (deep, many):
+        assert [each.effect for each in compare_schemas("shop.price", "params", old, new)] == ["unknown"]
+
+
+def test_what_definitions_within_definitions_multiply_is_cut() -> None:
+    def money(levels: int, leaf: Any) -> Any:
+        found = {
+            f"D{n}": fields(a={"$ref": f"#/$defs/D{n + 1}"}, b={"$ref": f"#/$defs/D{n + 1}"}) for n in range(levels)
+        }
+        return {"$ref": "#/$defs/D0", "$defs": {**found, f"D{levels}": leaf}}
+
+    found = compare_schemas("shop.price", "params", money(40, {"type": "number"}), money(40, INTEGER))
+    assert {each.text for each in found if each.breaks} == {"was number, is now integer"}
+    assert len(found) <= 1000
+
+
 def test_a_summary_is_one_line_of_what_breaks() -> None:
     old, new = (fields(*names, **dict.fromkeys(names, INTEGER)) for names in ("abc", "cdefghi"))
     found = compare_schemas("shop.price", "params", old, new)
