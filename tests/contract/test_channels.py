@@ -116,6 +116,12 @@ def test_an_exchange_of_another_form_is_refused(peer: Peer) -> None:
     assert (error.kind, error.reply_code) == ("topology", 406)
 
 
+def test_whether_an_exchange_is_there_can_be_asked_without_its_form(peer: Peer) -> None:
+    line = peer.channel()
+    line.ask(declare_exchange("contract.form"))
+    assert len(line.ask(declare_exchange("contract.form", durable=False, passive=True))) == 1
+
+
 def test_what_was_not_to_be_answered_is_refused_all_the_same(peer: Peer) -> None:
     line = peer.channel()
     line.ask(declare_queue(QUEUE, durable=True))

@@ -280,6 +280,18 @@ def test_what_is_rejected_goes_there_too(peer: Peer, mortal: Line) -> None:
     assert deaths(mortal.got[0]) == [("rejected", QUEUE)]
 
 
+def test_dead_letters_to_an_exchange_that_is_not_there_are_gone(peer: Peer, line: Line) -> None:
+    arguments = {"x-dead-letter-exchange": "contract.missing"}
+    line.ask(delete_queue(QUEUE), declare_queue(QUEUE, durable=True, arguments=arguments))
+    line.publish(QUEUE, "bad")
+    consumer = peer.channel()
+    consumer.ask(consume(QUEUE, consumer.got.append))
+    consumer.bodies(1)
+    consumer.open_channel.reject(consumer.got[0].tag, requeue=False)
+    consumer.sync()
+    assert consumer.failure is None and consumer.open_channel.is_open
+
+
 # -- direct replies ------------------------------------------------------------------------------------------------
 
 

@@ -682,6 +682,14 @@ class TestFurtherAttempts:
             ((disposition,), _) = agent.decide(received)
         assert fault(disposition, body)[0] == "expired"
 
+    def test_what_is_decided_once_more_while_it_runs_does_not_join_itself(self, agent: Agent) -> None:
+        received = agent.receive(signed("NODE-01.test.gate", 7))
+        assert isinstance(received, Job)
+        assert agent.decide(received) == agent.decide(received) == ([], [])
+        assert received.pending() == [received] and "joined" not in agent.counted
+        agent.gate.open.set()
+        assert agent.finished().pending == [received]
+
     def test_a_journal_that_cannot_be_told_changes_nothing(self, agent: Agent) -> None:
         """What is finished is offered again until it is written; only then is anybody answered."""
         body = signed("NODE-01.math.add", [1, 2])

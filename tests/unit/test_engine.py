@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+from unittest.mock import Mock
 
 import pytest
 from virtual_bus import NODE, VirtualBus, silence
@@ -356,3 +357,45 @@ def test_what_is_asked_after_the_end_fails_at_once(bus: VirtualBus) -> None:
     error = bus.error(bus.call())
     assert isinstance(error, CallError) and "closed" in str(error)
     bus.sender._session = None
+
+
+# -- what it is told -----------------------------------------------------------------------------------------------
+
+
+def test_what_waits_goes_on_as_soon_as_the_only_broker_reads_again(bus: VirtualBus) -> None:
+    bus.node()
+    bus.result(bus.call())
+    bus.brokers[1].refuse()
+    bus.brokers[0].block()
+    message = bus.send()
+    bus.time.advance(1)
+    assert not message.done()
+    bus.brokers[0].unblock()
+    bus.time.settle()
+    assert message.result().confirmed_by == "mq-a:5672"
+
+
+def test_only_calls_that_are_older_than_their_queue_are_sent_again(bus: VirtualBus) -> None:
+    node = bus.node(bus.brokers[0])
+    node.answer = silence
+    bus.call()
+    published_at, path = bus.time.now, bus.links[0].paths[NODE]
+    bus.engine.queue_made_anew(path, published_at)
+    bus.time.settle()
+    assert [attempt for *_, attempt in node.calls] == [1]
+    bus.engine.queue_made_anew(path, published_at + 0.001)
+    bus.time.settle()
+    assert [attempt for *_, attempt in node.calls] == [1, 2]
+
+
+def test_a_request_that_cannot_be_taken_ends_and_the_next_one_goes_on(
+    bus: VirtualBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus.node()
+    bus.result(bus.call())
+    with monkeypatch.context() as broken:
+        broken.setattr(bus.engine._scheduler, "accept", Mock(side_effect=OverflowError))
+        failed = bus.call()
+    error = failed.exception()
+    assert isinstance(error, CallError) and "could not be sent: OverflowError" in str(error)
+    assert bus.result(bus.call("next")) == '"next"'

@@ -11,7 +11,7 @@ from virtual_time import VirtualTime, virtual_time
 
 from servicebus.configuration import Configuration
 from servicebus.transport.memory import MemoryNetwork
-from servicebus.transport.steps import consume, declare_queue, set_prefetch
+from servicebus.transport.steps import bind_queue, consume, declare_exchange, declare_queue, set_prefetch
 
 QUEUE = "work"
 
@@ -90,8 +90,6 @@ def test_a_queue_that_is_mute_is_not_answered_for(rig: MemoryRig, line: Line, ti
 
 
 def test_an_alternate_queue_takes_what_no_other_takes(rig: MemoryRig, line: Line) -> None:
-    from servicebus.transport.steps import declare_exchange
-
     line.ask(declare_exchange("bus"))
     rig.broker.alternates["bus"] = QUEUE
     line.publish("nobody", "a", exchange="bus")
@@ -153,3 +151,67 @@ def test_a_network_is_brokers_by_their_addresses(time: VirtualTime) -> None:
         told.append(peer.told)
     assert told == [["failed"], ["opened"]]
     assert [broker.connects for broker in network.brokers.values()] == [1, 1]
+
+
+def test_an_alternate_queue_takes_nothing_that_another_takes(rig: MemoryRig, line: Line) -> None:
+    line.ask(declare_exchange("bus"), declare_queue("other", durable=True), bind_queue("other", "bus", "key"))
+    rig.broker.alternates["bus"] = QUEUE
+    line.publish("key", "a", exchange="bus")
+    line.outcomes(1)
+    assert {name: len(queue.ready) for name, queue in rig.broker.queues.items()} == {QUEUE: 0, "other": 1}
+
+
+def test_what_was_held_of_a_queue_that_is_gone_is_gone(rig: MemoryRig, time: VirtualTime) -> None:
+    peer = Peer(rig).opened()
+    line, other = peer.channel(), peer.channel()
+    arguments = {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": 0,
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": "dead",
+    }
+    other.ask(declare_queue("dead", durable=True), declare_queue(QUEUE, durable=True, arguments=arguments))
+    line.ask(consume(QUEUE, line.got.append))
+    line.publish(QUEUE, "a")
+    line.bodies(1)
+    rig.broker.forget_queue(QUEUE)
+    line.open_channel.close()
+    time.settle()
+    assert other.ask(declare_queue("dead", passive=True)) == [("dead", 0, 0)]
+
+
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_a_process_that_ends_is_found_out_as_soon_as_the_broker_goes_on(
+    rig: MemoryRig, time: VirtualTime, is_frozen: bool
+) -> None:
+    watcher = MemoryRig(time)
+    watcher.connect = rig.connect
+    peer = Peer(rig).opened()
+    line = peer.channel()
+    line.ask(declare_queue(QUEUE, durable=True), consume(QUEUE, line.got.append))
+    if is_frozen:
+        rig.broker.freeze()
+    rig.broker.end_process(rig.loop, is_killed=True)
+    assert len(rig.broker.queues[QUEUE].consumers) == is_frozen
+    rig.broker.thaw()
+    assert rig.broker.queues[QUEUE].consumers == []
+    assert Peer(watcher).opened().channel().ask(declare_queue(QUEUE, passive=True)) == [(QUEUE, 0, 0)]
+
+
+def test_a_queue_that_is_asked_for_lives_for_its_whole_time_again(time: VirtualTime, rig: MemoryRig) -> None:
+    line = Peer(rig).opened().channel()
+    line.ask(declare_queue("short", durable=True, arguments={"x-expires": 1000}))
+    time.advance(0.7)
+    line.ask(declare_queue("short", passive=True))
+    time.advance(0.7)
+    assert "short" in rig.broker.queues
+    time.advance(0.7)
+    assert "short" not in rig.broker.queues
+
+
+def test_a_broker_that_stops_loses_exchanges_that_are_not_durable(
+    rig: MemoryRig, line: Line, time: VirtualTime
+) -> None:
+    line.ask(declare_exchange("stays"), declare_exchange("goes", durable=False))
+    rig.broker.stop()
+    assert list(rig.broker.exchanges) == ["stays"]

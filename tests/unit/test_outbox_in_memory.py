@@ -104,11 +104,12 @@ def test_everything_is_delivered_in_order_when_a_broker_is_back(open_bus: Callab
     assert not future.result().in_outbox, "nobody stands in line any more"
 
 
-def test_the_first_after_a_failure_is_one_and_then_ever_more(
+def test_the_first_after_a_failure_is_one_and_then_ever_more_up_to_a_limit(
     open_bus: Callable[..., VirtualBus], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("servicebus.client.outbox._LARGEST_BATCH", 4)
     bus = open_bus()
-    keep(bus, *[f"m{number}" for number in range(10)])
+    keep(bus, *[f"m{number}" for number in range(17)])
     taken: list[int] = []
     oldest = bus.engine._outbox._file.oldest  # type: ignore[union-attr]
 
@@ -121,7 +122,7 @@ def test_the_first_after_a_failure_is_one_and_then_ever_more(
     come_back(bus)
     bus.node()
     bus.time.until(lambda: box(bus)["messages"] == 0)
-    assert [count for count in taken if count] == [1, 2, 4, 3]
+    assert [count for count in taken if count] == [1, 2, 4, 4, 4, 2]
 
 
 def test_a_line_that_fails_pauses_ever_longer_and_begins_with_one(open_bus: Callable[..., VirtualBus]) -> None:
@@ -187,6 +188,17 @@ def test_the_end_keeps_what_no_broker_has_confirmed(open_bus: Callable[..., Virt
     assert future.result().in_outbox
     again = open_bus()
     assert box(again)["messages"] == 1
+
+
+def test_what_was_asked_before_the_end_is_kept(open_bus: Callable[..., VirtualBus]) -> None:
+    bus = open_bus()
+    engine = bus.engine
+    bus.time.settle()
+    future = bus.sender.send_async(TARGET, "last", timeout=30.0)
+    engine._close(lambda: None)  # before the loop has taken the message
+    bus.sender._session = None
+    bus.time.advance(2)
+    assert future.result().in_outbox
 
 
 def test_what_has_expired_is_not_delivered_but_counted(open_bus: Callable[..., VirtualBus]) -> None:

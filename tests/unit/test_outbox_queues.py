@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -17,7 +18,7 @@ from servicebus.client.outbox import Outbox
 from servicebus.client.outbox_file import OutboxFile
 from servicebus.client.request import MessageOptions, PendingRequest
 from servicebus.client.request_errors import TooLargeForSome
-from servicebus.errors import CallError, EnvelopeError
+from servicebus.errors import CallError, EnvelopeError, OutboxUnavailable
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
 
@@ -46,10 +47,10 @@ class Bench:
     def post(self, callback: Callable[[], None]) -> None:
         self._posted.put(callback)
 
-    def keep(self, number: int, lives_s: float) -> PendingRequest:
+    def request(self, number: int, lives_s: float) -> PendingRequest:
         expires_ms = int((time.time() + lives_s) * 1000)
         address = Address.parse("N.a.b")
-        request = PendingRequest(
+        return PendingRequest(
             number,
             f"x-{number}",
             address,
@@ -58,6 +59,9 @@ class Bench:
             timeout_s=30.0,
             options=MessageOptions(expires_ms=expires_ms),
         )
+
+    def keep(self, number: int, lives_s: float) -> PendingRequest:
+        request = self.request(number, lives_s)
         self.outbox.keep(request)
         self.iterate_until(request.has_ended)
         return request
@@ -71,6 +75,11 @@ class Bench:
             except queue.Empty:
                 self.outbox.tick(time.monotonic())
 
+    def close(self) -> None:
+        closed: list[int] = []
+        self.outbox.close(lambda: closed.append(1))
+        self.iterate_until(lambda: closed)
+
     def purge(self) -> None:
         self.outbox._purge_at = 0.0
         self.outbox.tick(time.monotonic())
@@ -80,9 +89,7 @@ class Bench:
 def bench(tmp_path: Path) -> Iterator[Bench]:
     bench = Bench(tmp_path / "outbox")
     yield bench
-    closed: list[int] = []
-    bench.outbox.close(lambda: closed.append(1))
-    bench.iterate_until(lambda: closed)
+    bench.close()
 
 
 @pytest.mark.parametrize("is_confirmed", [True, False])
@@ -173,3 +180,66 @@ def test_a_message_without_a_version_is_kept_in_the_newest_or_fails(bench: Bench
     with pytest.raises(EnvelopeError, match="oversized"):
         bench.keep(9, 60.0).wait()
     assert bench.outbox.status()["messages"] == 1
+
+
+def test_what_is_being_stored_is_stored_once(bench: Bench) -> None:
+    request = bench.request(1, 60.0)
+    bench.outbox.keep(request)
+    bench.outbox.keep(request)
+    bench.iterate_until(request.has_ended)
+    assert bench.outbox.status()["messages"] == 1
+
+
+def test_what_expires_behind_others_was_taken_all_the_same(bench: Bench) -> None:
+    """No broker has refused it: there is no error that it could end with."""
+    assert bench.keep(1, lives_s=-1.0).wait().in_outbox
+    bench.iterate_until(lambda: bench.outbox.status()["expired"] == 1)
+
+
+def test_after_a_failure_the_confirmed_are_removed_and_nothing_is_sent_before_the_pause(bench: Bench) -> None:
+    for number in (1, 2, 3):
+        bench.keep(number, lives_s=600)
+    bench.iterate_until(lambda: bench.on_way)
+    bench.on_way[0].complete(Receipt(1, "mq-a"))
+    bench.iterate_until(lambda: len(bench.on_way) == 3)
+    bench.on_way[1].complete(Receipt(2, "mq-a"))
+    bench.on_way[2].fail(CallError("N.a.b", "no confirm came"))
+    bench.iterate_until(lambda: bench.outbox.status()["delivered"] == 2)
+    assert len(bench.on_way) == 3
+
+
+def test_nothing_is_sent_after_the_end(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "outbox")
+    request = bench.request(1, 60.0)
+    bench.outbox.keep(request)
+    bench.outbox.deliver(time.monotonic())  # its reading comes to an end when the outbox is closed
+    bench.close()
+    assert request.has_ended() and bench.on_way == []
+
+
+def test_what_no_broker_takes_is_not_tried_again_on_a_full_disk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.contextmanager
+    def full() -> Iterator[None]:
+        raise OutboxUnavailable("outbox", "the disk is full")
+        yield
+
+    bench.keep(1, lives_s=600)
+    bench.keep(2, lives_s=600)
+    bench.iterate_until(lambda: bench.on_way)
+    with monkeypatch.context() as broken:
+        broken.setattr(bench.outbox._file, "transaction", full)
+        bench.on_way[0].fail(EnvelopeError("oversized"))
+        bench.iterate_until(lambda: len(bench.on_way) > 1)
+        assert [request.id for request in bench.on_way] == ["x-1", "x-2"]
+    bench.on_way[1].complete(Receipt(2, "mq-a"))
+    bench.iterate_until(lambda: not bench.outbox.holds("N"))
+
+
+def test_what_has_expired_is_looked_for_every_ten_seconds(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.outbox, "_has_way", lambda _node, _now: False)
+    bench.keep(1, lives_s=600)
+    monkeypatch.setattr(bench.outbox._writer, "ask", Mock())
+    began = bench.outbox._purge_at
+    for second in range(30):
+        bench.outbox.tick(began + second)
+    assert bench.outbox._writer.ask.call_count == 3  # type: ignore[attr-defined]

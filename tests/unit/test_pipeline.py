@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -20,7 +21,7 @@ from servicebus.errors import JournalUnavailable
 from servicebus.policy.size_limit import SizeLimit
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime.dispatcher import Dispatcher
-from servicebus.runtime.job import Disposition, Outcome, PendingDelivery
+from servicebus.runtime.job import Disposition, Outcome, PendingDelivery, later_attempt
 from servicebus.runtime.journal import MemoryJournal
 from servicebus.runtime.pipeline import Pipeline
 from servicebus.runtime.publisher import Publisher
@@ -686,3 +687,31 @@ def test_an_exception_that_comes_late_loses_nothing_of_a_batch_wherever_it_comes
         worker.stop()
         worker.loop.close()
     assert number > 100
+
+
+@pytest.mark.parametrize("error", [Interrupted, TimeoutError])
+def test_a_copy_of_what_was_never_begun_is_stored_once_if_an_exception_comes_late(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing knows it by the id of its message."""
+    batch = Batch()
+    channel: Any = batch.worker.consuming
+    body = signed("NODE-01.test.note", 1, kind=Kind.MESSAGE)
+    pending = PendingDelivery(Delivery(channel, 99, body, None, None, "99", None), EPOCH, "")
+    batch.pipeline._decided.append(Disposition([pending], None, later_attempt(0.5, 0, is_deferred=True)))
+    store = batch.pipeline.copies.store
+
+    def store_and_raise(disposition: Disposition) -> None:
+        store(disposition)
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batch.pipeline.copies, "store", store_and_raise)
+        with suppress(Interrupted):
+            batch.pipeline._settle_first()
+    while batch.pipeline._decided:
+        batch.pipeline._settle_first()
+    assert [id for _, id, _ in batch.worker.publishing.copies] == ["99"]
+    batch.go_on()
+    batch.worker.stop()
+    batch.loop.close()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from servicebus.client.request import PendingRequest
 from servicebus.client.request_state import TRANSITIONS, RequestEvent, RequestState
-from servicebus.errors import LifecycleError
+from servicebus.errors import EnvelopeError, LifecycleError
 from servicebus.policy.transitions import after
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
@@ -168,3 +168,13 @@ def test_what_the_outbox_has_is_not_done_yet() -> None:
     assert message.state is RequestState.STORING and not message.is_done
     message.complete(1)
     assert message.is_done
+
+
+def test_a_call_is_said_not_run_once_that_is_said_of_each_attempt() -> None:
+    call = request()
+    for attempt, host in enumerate("ab", 1):
+        call.travels(path(host), 5.0)
+        assert not call.is_said_not_run
+        call.refused_unsigned(attempt, EnvelopeError("signature"))
+        assert call.is_said_not_run
+        call.lost(host)
