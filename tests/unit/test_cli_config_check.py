@@ -159,6 +159,11 @@ def test_a_mistake_is_said_with_its_line_and_the_nearest_key(check: Check) -> No
     [
         ("/", "journal / is a folder; name a file in it"),
         (".", "is a folder; name a file in it"),
+        ("/dev/null", "journal /dev/null is no regular file; name a new path"),
+        (
+            "/etc/passwd/below/journal",
+            "journal /etc/passwd/below/journal is inside /etc/passwd, which is no folder; name a path in a folder",
+        ),
         (
             "http://u:secret@x/1",
             "journal http://x/1 begins with none of redis://, rediss://, unix://; a file is written as its path alone",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -51,11 +52,22 @@ def check_journal(config: Configuration) -> None:
             problem = "needs pip install servicebus-failover[redis]"
         else:
             return
-    elif where != MEMORY and Path(where).is_dir():
-        problem = "is a folder; name a file in it"
-    else:
+    elif where == MEMORY or not (problem := _never_a_file(Path(where))):
         return
     raise ConfigurationError(f"journal {shown_journal(config)} {problem}", path=config.path, key="journal")
+
+
+def _never_a_file(path: Path) -> str:
+    """Why there is no regular file at *path* and none can be made; empty if there may be one, now or later."""
+    with suppress(OSError):  # what may not be looked at is said when it is opened
+        if path.is_dir():
+            return "is a folder; name a file in it"
+        if path.exists() and not path.is_file():
+            return "is no regular file; name a new path"
+        for above in path.absolute().parents:
+            if above.exists() and not above.is_dir():
+                return f"is inside {above}, which is no folder; name a path in a folder"
+    return ""
 
 
 def shown_journal(config: Configuration) -> str:
