@@ -14,6 +14,7 @@ import selectors
 import signal
 import socket
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -111,9 +112,10 @@ class LogServer:
         self._say(text, "WARNING", 30)
 
     def run(self) -> int:
-        """Serve until TERM or INT, or until the parent is gone; HUP reopens the file. Returns the exit code.
+        """Serve until TERM or INT; HUP reopens the file. Returns the exit code.
 
-        Only in the main thread, since it takes the signals.
+        One with a parent serves until the parent sends TERM, or is gone. Only in the main thread, since it takes the
+        signals.
         """
         self._catch_signals()
         with selectors.DefaultSelector() as selector:
@@ -273,14 +275,28 @@ class LogServer:
         self.close()
 
     def _catch_signals(self) -> None:
-        signal.signal(signal.SIGTERM, self._on_stop)
+        ours = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if self._options.parent else self._on_stop)
         # A terminal's Ctrl-C reaches the parent too, which ends this server when the others have had their last words.
         signal.signal(signal.SIGINT, signal.SIG_IGN if self._options.parent else self._on_stop)
         signal.signal(signal.SIGHUP, self._on_reopen)
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
         signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+        if self._options.parent:
+            # So does a TERM to all of a process group or service (systemd). A handler is not told who has sent it.
+            ours.remove(signal.SIGTERM)
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            threading.Thread(target=self._wait_for_parents_term, name="signals", daemon=True).start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ours)
+
+    def _wait_for_parents_term(self) -> None:
+        parent = self._options.parent
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent == os.getppid():
+            pass
+        self._stopping = True
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            self._wake_write.send(b"\0")
 
     def _on_stop(self, signum: int, frame: object) -> None:
         self._stopping = True

@@ -196,6 +196,32 @@ def test_the_server_ends_soon_after_its_parent_was_killed(tmp_path: Path, port: 
     assert "the parent" in (tmp_path / "x.log").read_text()
 
 
+def test_a_term_to_the_process_group_leaves_the_last_words_in_the_file(tmp_path: Path, port: int) -> None:
+    """As by ``timeout``, or by systemd: the parent drains, and ends the server when that is done."""
+    ended = program(
+        """
+        import subprocess
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        server = LoggingService.start_logging_server(path, port)
+        LoggingService.init_logging(port).flush()
+        # Another process sends it. Not /bin/kill: that of Debian 12 takes "-1234" for "-1", which is all processes.
+        send = "import os, sys; os.killpg(int(sys.argv[1]), 15)"
+        subprocess.run([sys.executable, "-c", send, str(os.getpid())], check=True, start_new_session=True)
+        server.join(1.0)
+        logging.warning("the last words")
+        logging.shutdown()
+        os.kill(server.pid, signal.SIGTERM)
+        server.join(5.0)
+        assert server.exitcode == 0, server.exitcode
+        """,
+        tmp_path / "x.log",
+        port,
+    )
+    assert passed(ended)
+    assert "the last words" in (tmp_path / "x.log").read_text()
+
+
 def test_a_server_started_by_settings_holds_none_of_its_parents_files(tmp_path: Path, port: int) -> None:
     """Workers notice the death of their master by the end of a pipe: a log server that holds it too would hide that."""
     ended = program(
