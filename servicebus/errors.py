@@ -247,7 +247,10 @@ class CallInterrupted(CallError):
 
 
 class CallRefused(CallError):
-    """Raised when the node refused the envelope (stale, replayed, wrong node, not signed with a key it knows)."""
+    """Raised when the node refused the envelope (stale, replayed, wrong node, not signed with a key it knows).
+
+    Reason ``signature`` is what unsigned answers say, where none was signed: no proof that the call did not run.
+    """
 
     def __init__(self, address: str, reason: str, detail: str = ""):
         super().__init__(address, f"refused by the node ({reason}){': ' + detail if detail else ''}")
