@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from virtual_bus import VirtualBus
+from virtual_worker import VirtualWorker
 
 from servicebus.configuration import Configuration
-from servicebus.errors import ConnectionLost
+from servicebus.errors import ConnectionLost, QueueStranded
 from servicebus.policy.connection import ConnectionState
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime.consumer import NodeConsumer
@@ -16,7 +21,9 @@ from servicebus.runtime.control import ControlRequests
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.drain import Drain
 from servicebus.runtime.journal import MemoryJournal
+from servicebus.runtime.maintenance import MaintenanceState
 from servicebus.runtime.pipeline import Pipeline
+from servicebus.transport.connection_manager import Loss
 from servicebus.transport.interface import Asked, Script
 from servicebus.transport.sharedloop import SharedLoop
 from servicebus.wire.address import rpc_queue
@@ -141,3 +148,79 @@ def test_a_drain_asks_for_the_queue_of_calls_that_was_taken(
     drain = Drain(place.loop, place.consumer, place.dispatcher, [], 5.0, lambda _s: None)
     drain._ask_for_waiting_calls()
     assert channel.queues == [taken]
+
+
+# -- what it does about what it learns -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def losses(place: Place, monkeypatch: pytest.MonkeyPatch) -> list[Loss]:
+    losses: list[Loss] = []
+    monkeypatch.setattr(place.consumer.connections, "lose", losses.append)
+    return losses
+
+
+def test_a_queue_out_of_reach_is_tried_at_once_under_another_name(place: Place, losses: list[Loss]) -> None:
+    """Over the same member: it is the queue's that is away."""
+    place.consumer._transient._taken["NODE-01.rpc"] = "NODE-01.rpc"
+    place.consumer.subscription_broken(QueueStranded("mq-a", "its member is down", queue="NODE-01.rpc"))
+    (loss,) = losses
+    assert loss.at_once and loss.keeps_member
+    assert place.consumer._transient._stranded == {"NODE-01.rpc"}
+
+
+def test_where_no_other_name_helps_all_are_tried_again_after_a_pause(place: Place, losses: list[Loss]) -> None:
+    place.consumer._transient._stranded.add("NODE-01.rpc")
+    place.consumer.subscription_broken(QueueStranded("mq-a", "its member is down", queue="NODE-01.messages"))
+    (loss,) = losses
+    assert loss.keeps_member and not loss.at_once
+    assert place.consumer._transient._stranded == set()
+
+
+@pytest.mark.parametrize(
+    ("state", "is_sent"),
+    [(ConnectionState.UP, True), (ConnectionState.DRAINING, True), (ConnectionState.BACKOFF, False)],
+)
+def test_the_echo_is_sent_until_the_connections_end(place: Place, state: ConnectionState, is_sent: bool) -> None:
+    place.consumer.connections.state = state
+    publisher: Any = Mock()
+    place.consumer._publisher = publisher
+    place.consumer.send_echo()
+    assert publisher.echo.called is is_sent
+
+
+def test_no_echo_is_sent_or_missed_while_the_broker_reads_nothing(place: Place) -> None:
+    place.consumer.connections.state = ConnectionState.UP
+    publisher: Any = Mock()
+    place.consumer._publisher = publisher
+    place.say(place.connections[0], "low on memory")
+    before = time.monotonic()
+    place.consumer.send_echo()
+    assert not publisher.echo.called
+    assert place.consumer._control.echoed_at >= before
+
+
+@pytest.fixture
+def worker(bus: VirtualBus) -> VirtualWorker:
+    return VirtualWorker(bus).start()
+
+
+def test_a_reconnect_that_we_asked_for_is_no_outage(worker: VirtualWorker, caplog: pytest.LogCaptureFixture) -> None:
+    epoch = worker.consumer.epoch
+    worker.consumer.renew("the broker is in use again")
+    worker.time.until(lambda: worker.state == "consuming" and worker.consumer.epoch > epoch)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_once_all_are_consumed_no_queue_counts_as_out_of_reach(worker: VirtualWorker) -> None:
+    epoch = worker.consumer.epoch
+    worker.consumer._transient._stranded.add("NODE-01.rpc~2")
+    worker.consumer.renew("of the test")
+    worker.time.until(lambda: worker.state == "consuming" and worker.consumer.epoch > epoch)
+    assert worker.consumer._transient._stranded == set()
+
+
+def test_on_a_broker_in_maintenance_missing_queues_are_no_matter(worker: VirtualWorker) -> None:
+    assert worker.consumer._is_settled()
+    worker.consumer.maintenance._state = MaintenanceState.LEAVING
+    assert not worker.consumer._is_settled()

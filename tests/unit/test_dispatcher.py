@@ -626,6 +626,26 @@ class TestFurtherAttempts:
         assert (disposition.copy.reason, disposition.copy.attempts) == ("killed-worker", 3)
         assert agent.note.noted == []
 
+    def test_an_attempt_that_ended_with_its_worker_is_no_failure_of_the_message(self) -> None:
+        agent = Agent(retry_schedule=(1,))
+        try:
+            body = signed("NODE-01.audit.note", 1, kind=Kind.MESSAGE)
+            with patch.object(MemoryJournal, "begin_many", lambda *_: [Lookup(IdStatus.NEW, None, 3, 1)]):
+                assert agent.deliver(body, Kind.MESSAGE) is None
+            assert agent.finished().copy is None
+            assert agent.note.noted == [1]
+        finally:
+            assert agent.stop()
+
+    def test_what_cannot_be_begun_is_no_second_dead_letter_beside_the_one_on_its_way(self, agent: Agent) -> None:
+        body = signed("NODE-01.audit.note", "boom", kind=Kind.MESSAGE)
+        on_its_way = agent.settle(body, Kind.MESSAGE)
+        assert on_its_way.copy is not None
+        received = agent.receive(body, Kind.MESSAGE)
+        assert isinstance(received, Job)
+        given_up = agent.dispatcher.give_up(received, OverflowError())
+        assert (given_up.pending, given_up.copy) == ([], None)
+
     def test_a_call_whose_worker_died_with_it_is_interrupted(self, agent: Agent) -> None:
         body = signed("NODE-01.math.add", [1, 2])
         with patch.object(MemoryJournal, "begin_many", lambda *_: [Lookup(IdStatus.INTERRUPTED, None, 1, 1)]):
@@ -833,6 +853,18 @@ class TestFullInboxes:
             assert disposition is not None
             assert disposition.copy == later_attempt(1.0, 0, is_deferred=True)
             assert agent.counted == {"busy": 1}
+        finally:
+            assert agent.stop()
+
+    def test_a_full_inbox_defers_calls_whose_sender_does_not_know_busy(self) -> None:
+        agent = Agent(inbox_size=0)
+        try:
+            received = agent.receive(signed("NODE-01.math.add", [1, 2]))
+            assert isinstance(received, Job)
+            received.incoming = replace(received.incoming, is_patient=True)
+            (disposition,) = agent.decide(received)[0]
+            assert (disposition.copy, disposition.reply) == (later_attempt(1.0, 0, is_deferred=True), None)
+            assert agent.counted == {"busy": 0}
         finally:
             assert agent.stop()
 

@@ -17,6 +17,7 @@ from servicebus.configuration import BrokerHost, Configuration
 from servicebus.runtime import master as master_module
 from servicebus.runtime.child import Child
 from servicebus.runtime.master import Master
+from servicebus.runtime.signals import EXIT_ASKED, EXIT_BOOT, EXIT_FAILED
 
 
 def config(*hosts: str) -> Configuration:
@@ -171,3 +172,123 @@ def test_a_worker_that_the_same_signal_has_ended_is_not_started_again(monkeypatc
     monkeypatch.setattr(master, "_spawn", lambda *_: pytest.fail("a worker was started"))
     assert master.run() == 0
     assert master.is_stopping
+
+
+# -- signals and silence, by a clock that the test turns -----------------------------------------------------------
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(master_module, "time", clock)
+    return clock
+
+
+def start_now(each: Child, pid: int, clock: Clock) -> Child:
+    start(each, pid)
+    each.started_at = each.heartbeat_at = clock.now
+    return each
+
+
+def test_the_same_signal_again_within_a_second_is_the_same_order(clock: Clock) -> None:
+    master = make("a:1")
+    orders = []
+    for pause_s, signum in ((0.0, signal.SIGTERM), (0.9, signal.SIGTERM), (0.2, signal.SIGTERM), (0.1, signal.SIGINT)):
+        clock.now += pause_s
+        master._stop_signal = None
+        master._handle(signum)
+        orders.append(master._stop_signal)
+    assert orders == [signal.SIGTERM, None, signal.SIGTERM, signal.SIGINT]
+
+
+def test_nothing_is_read_again_by_an_agent_that_stops(clock: Clock) -> None:
+    master = make("a:1", read_again=lambda: pytest.fail("the configuration was read"))
+    master._handle(signal.SIGTERM)
+    master._handle(signal.SIGHUP)
+
+
+def test_a_silent_worker_is_aborted_and_killed_two_seconds_later(clock: Clock, killed: list[tuple[int, int]]) -> None:
+    master = make("a:1")
+    a = start_now(child(master, "a"), 1001, clock)
+    a.has_sent_heartbeat = True
+    sent = []
+    for _ in range(14):
+        clock.now += 1.0
+        master._retire_silent()
+        sent.append([signum for _, signum in killed])
+        killed.clear()
+    assert sent[:10] == [[]] * 9 + [[signal.SIGABRT]]
+    assert sent[10:] == [[], [], [signal.SIGKILL], [signal.SIGKILL]]
+    a.close_fds()
+
+
+def test_a_worker_that_starts_has_longer(clock: Clock, killed: list[tuple[int, int]]) -> None:
+    master = make("a:1")
+    a = start_now(child(master, "a"), 1001, clock)
+    for _ in range(60):
+        assert killed == []
+        clock.now += 1.0
+        master._retire_silent()
+    assert killed == [(1001, signal.SIGABRT)]
+    a.close_fds()
+
+
+def test_after_a_pause_of_the_whole_machine_no_worker_counts_as_silent(
+    clock: Clock, killed: list[tuple[int, int]]
+) -> None:
+    master = make("a:1")
+    a = start_now(child(master, "a"), 1001, clock)
+    a.has_sent_heartbeat = True
+    clock.now += 600.0
+    master._retire_silent()
+    clock.now += 1.0
+    master._retire_silent()
+    assert killed == []
+    a.close_fds()
+
+
+def test_a_worker_that_could_not_boot_is_not_started_again() -> None:
+    master = make("a:1")
+    a = child(master, "a")
+    start(a, 1001)
+    master._ended(a, EXIT_BOOT)
+    assert a.is_retired and not a.is_due(time.monotonic() + 3600.0)
+
+
+def test_the_next_worker_is_not_replaced_while_the_first_drains(killed: list[tuple[int, int]]) -> None:
+    """It is alive and healthy, but it is the old one still."""
+    master = make("a:1", "b:1")
+    for pid, each in enumerate(master._children, 1001):
+        start(each, pid)
+        each.state["healthy"] = True
+    master._handle(signal.SIGHUP)
+    for _ in range(3):
+        master._roll()
+    assert killed == [(1001, signal.SIGTERM)]
+    for each in master._children:
+        each.close_fds()
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, EXIT_FAILED), (signal.SIGINT, EXIT_ASKED)])
+def test_only_a_stop_in_order_fails_with_a_worker_that_fails(
+    signum: int, code: int, killed: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    master = make("a:1")
+    a = child(master, "a")
+    start(a, 1001)
+
+    def reap() -> list[int]:
+        a.ended(time.monotonic())
+        return [EXIT_FAILED]
+
+    monkeypatch.setattr(master, "_wait", lambda _timeout_s: None)
+    monkeypatch.setattr(master, "_reap", reap)
+    assert master._stop(signum) == code
+    assert killed == [(1001, signum)]

@@ -278,3 +278,51 @@ def test_what_a_quota_forbids_is_told_from_other_errors(tmp_path: Path, monkeypa
         add(file, *(message(number) for number in range(100)))
     assert file.count == 4000
     file.close()
+
+
+def test_it_takes_bytes_up_to_its_limit(tmp_path: Path) -> None:
+    file = open_file(tmp_path, max_bytes=20)
+    assert add(file, message(1, body=b"x" * 20), message(2, body=b"x")) == [True, False]
+    file.close()
+
+
+def test_a_batch_ends_behind_the_message_that_makes_it_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("servicebus.client.outbox_file._BATCH_BYTES", 10)
+    file = open_file(tmp_path)
+    add(file, *[message(number, body=b"x" * 6) for number in (1, 2, 3)])
+    assert numbers(file) == [1, 2]
+    file.close()
+
+
+def test_what_a_failed_transaction_has_purged_is_not_counted_as_expired(tmp_path: Path) -> None:
+    file = open_file(tmp_path)
+    add(file, message(1, expires_ms=NOW))
+    with pytest.raises(OutboxUnavailable), file.transaction():
+        file.purge(NOW)
+        raise OSError("the disk is full")
+    assert file.take_expired() == {}
+    file.close()
+
+
+def test_an_end_is_noted_once(tmp_path: Path) -> None:
+    file = open_file(tmp_path)
+    add(file, message(1), message(2))
+    assert file.note_ended([1]) == 1
+    assert file.note_ended([1]) == 0
+    assert (file.count, numbers(file)) == (1, [2])
+    file.close()
+
+
+def test_room_is_not_given_back_while_something_is_kept(tmp_path: Path) -> None:
+    file = open_file(tmp_path, max_bytes=10_000_000)
+    add(file, *[message(number, body=b"x" * 1_000_000) for number in (1, 2, 3)])
+    with file.transaction():
+        file.remove([1, 2])
+    size = (tmp_path / "outbox").stat().st_size
+    file.tidy()
+    assert (tmp_path / "outbox").stat().st_size == size
+    with file.transaction():
+        file.remove([3])
+    file.tidy()
+    assert (tmp_path / "outbox").stat().st_size < 200_000
+    file.close()
