@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from servicebus._steps import Middleware, Outgoing, run_steps, steps_of
 from servicebus.client.future import Receipt
@@ -24,6 +24,14 @@ if TYPE_CHECKING:
     from servicebus.contracts import NodeContract
 
 __all__ = ["AsyncSender", "Receipt"]
+
+C = TypeVar("C", covariant=True)
+
+
+class _MakesAsyncClient(Protocol[C]):
+    """A group, which this module does not import."""
+
+    def make_async_client(self, sender: AsyncSender, node: str, timeout: float | None) -> C: ...
 
 
 class AsyncSender:
@@ -93,6 +101,7 @@ class AsyncSender:
         *,
         resend: bool = True,
         hedge_after: float | None = None,
+        contract: str = "",
     ) -> tuple[int, Any]:
         """Call a service and wait for its answer. Cancelling the task cancels the call at the node.
 
@@ -105,6 +114,7 @@ class AsyncSender:
                 runs once. With False it ends with CallInterrupted instead.
             hedge_after: without an answer after so many seconds, ask over another broker too; the first answer wins.
                 For services that are idempotent.
+            contract: the hash of the contract of the service that this program was built against, if it knows one.
 
         Returns:
             The event id (this Sender's own count, from 1) and the service's result.
@@ -119,11 +129,12 @@ class AsyncSender:
         """
         if self._steps:
             how: dict[str, Any] = {"timeout": timeout, "reverse": reverse, "resend": resend, "hedge_after": hedge_after}
+            how["contract"] = contract
             outgoing = Outgoing("call", target, params)
             return await run_steps(self._steps, outgoing, lambda: self._plain().call(target, params, **how))  # type: ignore[no-any-return]
         if self._has_outbox:
             await self._open()
-        session, request = self._sender._make_call(target, params, timeout, reverse, resend, hedge_after)
+        session, request = self._sender._make_call(target, params, timeout, reverse, resend, hedge_after, contract)
         return await _ask(session, request)  # type: ignore[no-any-return]
 
     # -- messages ------------------------------------------------------------------------------------------------
@@ -136,6 +147,7 @@ class AsyncSender:
         *,
         delay: float | None = None,
         expires: float | None = None,
+        contract: str = "",
     ) -> Receipt:
         """Send a message; returns once a broker has confirmed it in the node's durable queue, or the outbox has it.
 
@@ -146,6 +158,7 @@ class AsyncSender:
             delay: seconds from now before which it is not handled; less than ``token_max_age``. None for at once.
             expires: seconds from now after which it is not worth handing to a broker any more; ``token_max_age`` by
                 default, and at most.
+            contract: as of ``call()``.
 
         Returns:
             Its event id, an int with the place of the message: ``confirmed_by`` and ``in_outbox``.
@@ -158,13 +171,21 @@ class AsyncSender:
             SendUnconfirmed: it was published, but no broker confirmed it in time; whether it is stored is unknown.
         """
         if self._steps:
-            how: dict[str, Any] = {"timeout": timeout, "delay": delay, "expires": expires}
+            how: dict[str, Any] = {"timeout": timeout, "delay": delay, "expires": expires, "contract": contract}
             outgoing = Outgoing("message", target, params)
             return await run_steps(self._steps, outgoing, lambda: self._plain().send(target, params, **how))  # type: ignore[no-any-return]
         if self._has_outbox:
             await self._open(needs_outbox=True)
-        session, request = self._sender._make_message(target, params, timeout, delay, expires)
+        session, request = self._sender._make_message(target, params, timeout, delay, expires, contract)
         return await _ask(session, request)  # type: ignore[no-any-return]
+
+    def client(self, node: str, group: _MakesAsyncClient[C], timeout: float | None = None) -> C:
+        """The typed functions of *group* (``servicebus.typed.Services``), called at *node*; each is awaited.
+
+        Args:
+            timeout: seconds for each of its calls and messages, as of ``call()`` and ``send()``.
+        """
+        return group.make_async_client(self, node, timeout)
 
     # -- pings ---------------------------------------------------------------------------------------------------
 

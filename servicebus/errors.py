@@ -19,6 +19,7 @@ __all__ = [
     "ConnectFailed",
     "ConnectionLost",
     "ContractError",
+    "ContractMismatch",
     "DurationError",
     "EnvelopeError",
     "InvalidParams",
@@ -110,7 +111,7 @@ class EnvelopeError(ServiceBusError):
 
     ``reason`` is a short stable word that counters and tests use: ``malformed``, ``oversized``, ``unreadable``,
     ``too-deep``, ``dtd``, ``bad-json``, ``signature``, ``stale``, ``replayed``, ``wrong-node``, ``wrong-queue``,
-    ``unknown-service``, ``invalid-params``, ``unencodable``.
+    ``unknown-service``, ``invalid-params``, ``contract-mismatch``, ``unencodable``.
     """
 
     def __init__(self, reason: str, detail: str = ""):
@@ -152,8 +153,7 @@ class ConnectFailed(TransportError):
         self.host = host
         self.reason = reason
         self.kind = kind
-        """``refused``, ``unreachable``, ``silent``, ``tls``, ``credentials``, ``topology``,
-        ``limits`` or ``closed``."""
+        """``refused``, ``unreachable``, ``silent``, ``tls``, ``credentials``, ``topology``, ``limits``, ``closed``."""
 
 
 class QueueConflict(ConnectFailed):
@@ -275,11 +275,24 @@ class InvalidParam(NamedTuple):
 class InvalidParams(CallRefused):
     """Raised when the params are not what the signature of the service says; it did not run."""
 
+    _word = "invalid-params"
+
     def __init__(self, address: str, errors: Sequence[InvalidParam], detail: str = "", count: int | None = None):
-        super().__init__(address, "invalid-params", detail or "; ".join(map(str, errors)))
+        super().__init__(address, self._word, detail or "; ".join(map(str, errors)))
         self.errors = tuple(errors)
         self.count = len(self.errors) if count is None else count
         """How many there are; more than ``errors`` lists if they are too many for one answer."""
+
+
+class ContractMismatch(InvalidParams):
+    """Raised when the params do not fit, and the caller was built against another version of the service; not run."""
+
+    _word = "contract-mismatch"
+
+    def __init__(self, address: str, errors: Sequence[InvalidParam], *how: Any, present: dict[str, Any] | None = None):
+        super().__init__(address, errors, *how)
+        self.present = present or {}
+        """How the node describes it: plain values of a ServiceContract, without schemas if those are too long."""
 
 
 class NodeUnavailable(CallError):

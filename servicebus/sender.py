@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from servicebus._durations import to_seconds
 from servicebus.client.future import Receipt
@@ -29,6 +29,14 @@ if TYPE_CHECKING:
     from servicebus.contracts import NodeContract
 
 __all__ = ["Receipt", "Sender"]
+
+C = TypeVar("C", covariant=True)
+
+
+class _MakesClient(Protocol[C]):
+    """A group, which this module does not import."""
+
+    def make_client(self, sender: Sender, node: str, timeout: float | None) -> C: ...
 
 
 class Sender(SessionOwner):
@@ -81,6 +89,7 @@ class Sender(SessionOwner):
         *,
         resend: bool = True,
         hedge_after: float | None = None,
+        contract: str = "",
     ) -> tuple[int, Any]:
         """Call a service and wait for its answer.
 
@@ -93,6 +102,7 @@ class Sender(SessionOwner):
                 runs once. With False it ends with CallInterrupted instead.
             hedge_after: without an answer after so many seconds, ask over another broker too; the first answer wins.
                 For services that are idempotent.
+            contract: the hash of the contract of the service that this program was built against, if it knows one.
 
         Returns:
             The event id (this Sender's own count, from 1) and the service's result.
@@ -105,7 +115,7 @@ class Sender(SessionOwner):
             CallInterrupted: its path died, and whether it ran is unknown.
             CallTimeout: the deadline passed.
         """
-        session, request = self._make_call(target, params, timeout, reverse, resend, hedge_after)
+        session, request = self._make_call(target, params, timeout, reverse, resend, hedge_after, contract)
         return session.engine.ask(request)  # type: ignore[no-any-return]
 
     def call_async(
@@ -117,6 +127,7 @@ class Sender(SessionOwner):
         *,
         resend: bool = True,
         hedge_after: float | None = None,
+        contract: str = "",
     ) -> Future[Any]:
         """The same without waiting: a Future of ``(event id, result)``.
 
@@ -125,7 +136,7 @@ class Sender(SessionOwner):
         still. What they raise is logged, and ends nothing. A thread that waits in ``result()`` without a timeout
         may read the answers itself. Cancelling it cancels the call at the node, too.
         """
-        return submit(*self._make_call(target, params, timeout, reverse, resend, hedge_after))
+        return submit(*self._make_call(target, params, timeout, reverse, resend, hedge_after, contract))
 
     # -- messages ------------------------------------------------------------------------------------------------
 
@@ -137,6 +148,7 @@ class Sender(SessionOwner):
         *,
         delay: float | None = None,
         expires: float | None = None,
+        contract: str = "",
     ) -> Receipt:
         """Send a message; returns once a broker has confirmed it in the node's durable queue, or the outbox has it.
 
@@ -145,6 +157,7 @@ class Sender(SessionOwner):
             delay: seconds from now before which it is not handled; less than ``token_max_age``. None for at once.
             expires: seconds from now after which it is not worth handing to a broker any more; ``token_max_age`` by
                 default, and at most.
+            contract: as of ``call()``.
 
         Returns:
             Its event id, an int with the place of the message: ``confirmed_by`` and ``in_outbox``.
@@ -156,7 +169,7 @@ class Sender(SessionOwner):
             SendRefused: every broker that answers refused it, its queue is full for example; it is not stored.
             SendUnconfirmed: it was published, but no broker confirmed it in time; whether it is stored is unknown.
         """
-        session, request = self._make_message(target, params, timeout, delay, expires)
+        session, request = self._make_message(target, params, timeout, delay, expires, contract)
         return session.engine.ask(request)  # type: ignore[no-any-return]
 
     def send_async(
@@ -167,9 +180,18 @@ class Sender(SessionOwner):
         *,
         delay: float | None = None,
         expires: float | None = None,
+        contract: str = "",
     ) -> Future[Any]:
         """The same without waiting: a Future of the Receipt."""
-        return submit(*self._make_message(target, params, timeout, delay, expires))
+        return submit(*self._make_message(target, params, timeout, delay, expires, contract))
+
+    def client(self, node: str, group: _MakesClient[C], timeout: float | None = None) -> C:
+        """The typed functions of *group* (``servicebus.typed.Services``), called at *node* as what they are.
+
+        Args:
+            timeout: seconds for each of its calls and messages, as of ``call()`` and ``send()``.
+        """
+        return group.make_client(self, node, timeout)
 
     # -- pings ---------------------------------------------------------------------------------------------------
 
@@ -237,27 +259,40 @@ class Sender(SessionOwner):
         return Address.parse(target), self._config.call_timeout if timeout is None else to_seconds("timeout", timeout)
 
     def _make_call(
-        self, target: str, params: Any, timeout: float | None, reverse: bool, resend: bool, hedge_after: float | None
+        self,
+        target: str,
+        params: Any,
+        timeout: float | None,
+        reverse: bool,
+        resend: bool,
+        hedge_after: float | None,
+        contract: str,
     ) -> tuple[SenderSession, PendingRequest]:
         address, limit_s = self._parse(target, timeout)
-        return self._make(address, CALL, params, limit_s, resend, reverse, hedge_after)
+        return self._make(address, CALL, params, limit_s, resend, reverse, hedge_after, contract)
 
     def _make_question(self, address: Address, params: Any, timeout: float) -> tuple[SenderSession, PendingRequest]:
         return self._make(address, CONTROL, params, to_seconds("timeout", timeout))
 
     def _make_message(
-        self, target: str, params: Any, timeout: float | None, delay: float | None, expires: float | None
+        self,
+        target: str,
+        params: Any,
+        timeout: float | None,
+        delay: float | None,
+        expires: float | None,
+        contract: str,
     ) -> tuple[SenderSession, PendingRequest]:
         address = Address.parse(target)
         limit_s = self._config.send_timeout if timeout is None else to_seconds("timeout", timeout)
         delay_s = 0.0 if delay is None else to_seconds("delay", delay)
         if not delay_s and expires is None and self._outbox_path is None:
-            return self._make(address, MESSAGE, params, limit_s)
+            return self._make(address, MESSAGE, params, limit_s, contract=contract)
         options = message_options(delay_s, expires, self._config.token_max_age, time.time())
         self._current().need_outbox()
         if expires is not None:
             limit_s = min(limit_s, expires)
-        return self._make(address, MESSAGE, params, limit_s, options=options)
+        return self._make(address, MESSAGE, params, limit_s, contract=contract, options=options)
 
     def _make(
         self,
@@ -268,13 +303,13 @@ class Sender(SessionOwner):
         resend: bool = True,
         reverse: bool = False,
         hedge_after: float | None = None,
+        contract: str = "",
         *,
         pinned: Link | None = None,
         options: MessageOptions | None = None,
     ) -> tuple[SenderSession, PendingRequest]:
         """A numbered request and its session; signed and encoded, if its version is known. Nothing is sent yet."""
-        if hedge_after is not None:
-            hedge_after = to_seconds("hedge_after", hedge_after)
+        hedge_after = None if hedge_after is None else to_seconds("hedge_after", hedge_after)
         session = self._current()
         event_id = 0 if kind is CONTROL else next(session.count)
         # The former as make_id() writes it, without the call.
@@ -291,6 +326,7 @@ class Sender(SessionOwner):
             pinned=pinned,
             hedge_after_s=hedge_after,
             options=options,
+            contract=contract,
         )
         if session.engine.encodes_at_once:
             session.engine.newest.sign_and_encode(request)

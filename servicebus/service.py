@@ -206,10 +206,10 @@ class ServiceBus:
 
     def _add(self, kind: Kind, category: str, name: str, service: Any, options: dict[str, Any]) -> None:
         Address(self._config.node_name, category, name)
-        key = (kind, f"{category}.{name}")
+        found = register(kind, category, name, service, **options)
+        key = (kind, found.lookup_key)
         if key in self._services:
             raise ConfigurationError(f"service {key[1]} for {kind.value}s is registered already", key="services")
-        found = register(kind, category, name, service, **options)
         self._services[key] = with_middleware(found, self._middleware) if self._middleware else found
 
     def _start_beside(self) -> BaseProcess:
@@ -277,7 +277,7 @@ class ServiceBus:
         workers = master.snapshot()["workers"]
         fresh = {str(each["host"]) for each in workers if each.get("state") == "consuming"} - announced
         for host in sorted(fresh):
-            names = ", ".join(sorted(name for _, name in self._services)) or "no services"
+            names = ", ".join(sorted({each.key for each in self._services.values()})) or "no services"
             with suppress(AttributeError, OSError, ValueError):  # stdout is closed, or its reader has gone
                 sys.stdout.write(f"{self._config.node_name} serves {names} on {host} (pid {os.getpid()})\n")
                 sys.stdout.flush()

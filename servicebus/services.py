@@ -159,6 +159,8 @@ class TextService:
     """
 
     function: Callable[..., Any]
+    former: bool = False
+    """An earlier version of the service of that name, for the callers that were built against it."""
     is_async: bool = False
     tasks: int = 100
     """Of an ``async def`` function: how many run at a time in one worker."""

@@ -49,6 +49,7 @@ class PendingRequest(Awaited):
         "_unsettled",
         "attempt",
         "body",
+        "contract",
         "corrections",
         "event_id",
         "failovers",
@@ -100,17 +101,15 @@ class PendingRequest(Awaited):
     attempt: int
     """The number of the last attempt to publish it."""
     sent_as: int
-    """Which attempt travels on ``path``."""
     hedged_as: int
-    """Which attempt travels on ``hedge``."""
+    """Which attempt travels on ``path``, and which on ``hedge``."""
     shift_ms: int
     """By how much the last attempt was dated ahead of our clock, which its node contradicts."""
     corrections: int
     """How often a node has contradicted it."""
     refusals: int
-    """How often its service was busy."""
     refused_with: str
-    """What it said the last time."""
+    """How often its service was busy, and what it said the last time."""
     failovers: int
     """How often its node was lost while it may have run there."""
     attempts: tuple[tuple[str, str], ...]
@@ -136,10 +135,11 @@ class PendingRequest(Awaited):
         pinned: Link | None = None,
         hedge_after_s: float | None = None,
         options: MessageOptions | None = None,
+        contract: str = "",
     ):
         self.event_id, self.id = event_id, wire_id
         self.address, self.kind = address, kind
-        self.params, self.body = params, body
+        self.params, self.body, self.contract = params, body, contract
         self.size = len(body or params)
         self.resend, self.reverse, self.pinned = resend, reverse, pinned
         self.hedge_after_s, self.options = hedge_after_s, options

@@ -50,6 +50,7 @@ class OutgoingRequest(Protocol):
     address: Address
     kind: Kind
     params: bytes
+    contract: str
     sent_ms: int
     ttl_ms: int
     deadline: float
@@ -147,6 +148,8 @@ class Incoming:
     due_ms: int = 0
     """Unix milliseconds before which it is not run, by its envelope or by the worker that postponed it."""
     stamps: Stamps = UNSTAMPED
+    contract: str = ""
+    """The hash of what its caller was built against; "" if that is not known."""
 
 
 class RequestRefused(Exception):

@@ -69,10 +69,11 @@ class ProtocolV2:
         """
         id, address, kind, params = request.id, request.address, request.kind, request.params
         node, category, name = address.node, address.category, address.name
-        sent_ms, ttl_ms = request.sent_ms, request.ttl_ms
+        sent_ms, ttl_ms, contract = request.sent_ms, request.ttl_ms, request.contract
         reply, due_ms = ("", request.due_ms or 0) if kind is MESSAGE else (DIRECT_REPLY_TO, 0)
-        token = self._keyring.sign_event(id, node, category, name, kind, sent_ms, ttl_ms, reply, params, 1, due_ms)
-        body = write_event(id, node, category, name, kind, sent_ms, ttl_ms, reply, params, token, 1, due_ms)
+        sign = self._keyring.sign_event
+        token = sign(id, node, category, name, kind, sent_ms, ttl_ms, reply, params, 1, due_ms, contract)
+        body = write_event(id, node, category, name, kind, sent_ms, ttl_ms, reply, params, token, 1, due_ms, contract)
         request.encoded(token, body)
         if request.size > self._max_bytes:
             raise oversized(request.size, self._max_bytes)
@@ -143,8 +144,8 @@ class ProtocolV2:
         sent_ms = max(0, request.sent_ms + request.ttl_ms - ttl_ms + request.shift_ms)
         names = (address.node, address.category, address.name, request.kind)
         fields = (request.id, *names, sent_ms, ttl_ms, DIRECT_REPLY_TO, request.params)
-        token = self._keyring.sign_event(*fields, attempt)
-        body = write_event(*fields, token, attempt)
+        token = self._keyring.sign_event(*fields, attempt, 0, request.contract)
+        body = write_event(*fields, token, attempt, 0, request.contract)
         if len(body) > self._max_bytes:
             raise oversized(len(body), self._max_bytes)
         request.signed_again(token)
@@ -251,4 +252,5 @@ class ProtocolV2:
             False,
             stamps.wait.due_ms or envelope.due_ms,
             stamps,
+            envelope.contract,
         )

@@ -164,8 +164,11 @@ class Execution:
         else:
             text = f"{DEFECT}: its params could not be read: {describe(error)}"
             LOG.error("%s: the params of %s could not be read", self.name, job.incoming.id, exc_info=error)
-        data = error.data if isinstance(error, UnboundParams) else None
-        return self._failed(job, Fault(REFUSED, text, data=data), JobResult.NOT_RUN)
+        fault = Fault(REFUSED, text) if not isinstance(error, UnboundParams) else self._unbound(job, error)
+        return self._failed(job, fault, JobResult.NOT_RUN)
+
+    def _unbound(self, job: Job, error: UnboundParams) -> Fault:
+        return Fault(REFUSED, f"{error.reason}: {error.detail}", data=error.data)
 
     def _given_up(self, job: Job) -> Outcome:
         if job.is_cancelled:

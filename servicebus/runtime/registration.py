@@ -16,7 +16,7 @@ from servicebus.errors import ConfigurationError
 from servicebus.services import Lock, MessageService, RpcService, TextService
 from servicebus.wire.envelope import Kind
 
-__all__ = ["Service", "how_it_is_lazy", "register", "takes"]
+__all__ = ["Service", "former_key", "how_it_is_lazy", "register", "takes"]
 
 _HANDLERS = {Kind.CALL: "on_call", Kind.MESSAGE: "on_message"}
 _BASES: dict[Kind, Any] = {Kind.CALL: RpcService, Kind.MESSAGE: MessageService}
@@ -45,10 +45,17 @@ class Service:
     lock: Lock | None = None
     """What of the params never runs twice at a time on the node."""
     concurrency: Literal["node"] | None = None
+    former: str = ""
+    """The hash of the contract of an earlier version, which serves the callers that know it; "" for the present one."""
 
     @property
     def key(self) -> str:
         return f"{self.category}.{self.name}"
+
+    @property
+    def lookup_key(self) -> str:
+        """Under which a request finds it."""
+        return former_key(self.key, self.former) if self.former else self.key
 
     @property
     def is_locked(self) -> bool:
@@ -85,7 +92,14 @@ def register(kind: Kind, category: str, name: str, instance: Any, **options: Any
                 raise ConfigurationError(f"{wanted}: {option} {problem}", key="services") from None
     if "lock" in found and "concurrency" in found:
         raise ConfigurationError(f"{wanted}: takes one of lock and concurrency, not both", key="services")
+    if isinstance(instance, TextService) and instance.former:
+        found["former"] = instance.contract("call" if kind is Kind.CALL else "message", {}).hash
     return Service(kind, category, name, instance, **found)
+
+
+def former_key(key: str, contract: str) -> str:
+    """No service has such a name: a space does not stand in one."""
+    return f"{key} {contract}"
 
 
 def _wrong_handler(kind: Kind, instance: Any) -> str:

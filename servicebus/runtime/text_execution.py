@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 from servicebus.runtime.execution import Execution, refuse_lazy
 from servicebus.runtime.job import Job, Outcome
 from servicebus.runtime.registration import Service
-from servicebus.services import Event, Request, TextService, _serving
-from servicebus.wire.envelope import MESSAGE
-from servicebus.wire.fault import Fault, fault_from_exception
+from servicebus.services import Event, Request, TextService, UnboundParams, _serving
+from servicebus.wire.envelope import CALL, MESSAGE
+from servicebus.wire.fault import CONTRACT_MISMATCH, REFUSED, Fault, fault_from_exception
 from servicebus.wire.jsontext import decode_json
+
+_MAX_DATA_CHARS = 64 * 1024
 
 __all__ = ["TextExecution", "TextRequest", "execution_of"]
 
@@ -45,6 +48,24 @@ class TextExecution(Execution):
 
     def _params_of(self, job: Job, params: Any) -> Any:
         return decode_json(job.incoming.raw_params)
+
+    @cached_property
+    def _contract(self) -> Any:
+        """The ServiceContract of the service. Made when it is needed first: a caller is of another version."""
+        return self._typed.contract("call" if self._service.kind is CALL else "message", {})
+
+    def _unbound(self, job: Job, error: UnboundParams) -> Fault:
+        theirs = job.incoming.contract
+        if not theirs or theirs == self._contract.hash:
+            return super()._unbound(job, error)
+        present = {**self._contract.to_json(), "docs": ""}
+        told = json.loads(error.data)
+        data = json.dumps({**told, "present": present})
+        if len(data) > _MAX_DATA_CHARS:
+            data = json.dumps({**told, "present": {**present, "params": None, "result": None, "errors": {}}})
+        version = f"version {self._contract.version}, " if self._contract.version else ""
+        what = f"its caller was built against contract {theirs}, and here is {version}contract {self._contract.hash}"
+        return Fault(REFUSED, f"{CONTRACT_MISMATCH}: {what}: {error.detail}", data=data)
 
     def _execute(self, job: Job, params: Any) -> Outcome:
         request = TextRequest(job, self._make_sender)

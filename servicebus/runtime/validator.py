@@ -10,6 +10,7 @@ from contextlib import suppress
 from servicebus.protocol.interface import AgentProtocol, RequestRefused, wrong_queue
 from servicebus.runtime.job import Disposition, Inbox, Job, PendingDelivery, dead_letter, later_attempt
 from servicebus.runtime.refusal_log import RefusalLog
+from servicebus.runtime.registration import former_key
 from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.interface import Delivery
 from servicebus.wire.envelope import MESSAGE, Kind
@@ -57,7 +58,10 @@ class Validator:
                 wait_s = incoming.due_ms / 1000 - time.time()
                 if wait_s > DUE_S:  # a copy that was put past the delay queues; there it is held until it is due
                     return Disposition([job], None, later_attempt(wait_s, incoming.stamps.wait.attempts))
-            service = job.service = self._services.get((kind, incoming.key))
+            service = self._services.get((kind, incoming.key))
+            if incoming.contract:  # an earlier version, perhaps, that is served to the callers who know it
+                service = self._services.get((kind, former_key(incoming.key, incoming.contract)), service)
+            job.service = service
             if service is None:
                 return self._unknown(job)
             if incoming.remaining_s is not None:

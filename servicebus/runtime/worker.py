@@ -86,7 +86,7 @@ class Worker:
         self.pipeline = Pipeline(self.loop, self.dispatcher, host.name, config.prefetch, on_damaged, on_tick)
         self._locks, self._replaced_threads = locks, 0
         self.services = [self._thread_of(service, queue_len, make_sender, locks) for service in services]
-        by_key.update({(thread.service.kind, thread.service.key): thread for thread in self.services})
+        by_key.update({(thread.service.kind, thread.service.lookup_key): thread for thread in self.services})
         self.consumer = NodeConsumer(self.loop, host, config, self.pipeline, self.control, connect)
         self.watcher = PingWatcher(self.loop, self.consumer, self.control, config)
         if config.compat:

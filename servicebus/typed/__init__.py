@@ -8,9 +8,10 @@ try:
 except ImportError as error:
     raise ImportError("servicebus.typed needs pydantic: pip install servicebus-failover[typed]") from error
 
+from servicebus.typed.client import AsyncClient, Client
 from servicebus.typed.declared import declare_errors
 from servicebus.typed.depends import Depends, replaced
 from servicebus.typed.group import Services
 from servicebus.typed.results import InvalidResult
 
-__all__ = ["Depends", "InvalidResult", "Services", "declare_errors", "replaced"]
+__all__ = ["AsyncClient", "Client", "Depends", "InvalidResult", "Services", "declare_errors", "replaced"]

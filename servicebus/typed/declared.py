@@ -76,11 +76,12 @@ _write_any = make_writer(Any)
 
 
 def declare_errors(
-    service: str, *kinds: type[Exception], local_names: Mapping[str, Any] | None = None
+    service: str, *kinds: type[Exception], local_names: Mapping[str, Any] | None = None, is_known: bool = True
 ) -> dict[type, DeclaredError]:
     """Make *kinds* known to this program as errors of *service*, ``category.name``: its calls raise these classes.
 
-    For callers that do not import the group of the service, which does the same.
+    For callers that do not import the group of the service, which does the same. *local_names* and *is_known* are
+    the group's own business.
 
     Raises:
         ConfigurationError: one of them is no exception class, has a name that is reserved, or that another one has.
@@ -92,5 +93,6 @@ def declare_errors(
         if kind.__name__ in RESERVED or any(each.name == kind.__name__ for each in found.values()):
             raise ConfigurationError(f"service {service}: errors cannot have two {kind.__name__}", key="services")
         found[kind] = DeclaredError(kind, local_names)
-        declare(service, kind.__name__, found[kind].read)
+        if is_known:
+            declare(service, kind.__name__, found[kind].read)
     return found

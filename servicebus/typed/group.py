@@ -2,58 +2,26 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from servicebus.contracts import NodeContract, ServiceContract
-from servicebus.contracts.description import shown_options
+from servicebus.contracts import NodeContract
 from servicebus.errors import ConfigurationError
 from servicebus.services import Lock
-from servicebus.typed.declared import DeclaredError, declare_errors
-from servicebus.typed.service import TypedService
+from servicebus.typed.client import AsyncClient, Client
+from servicebus.typed.declared import declare_errors
+from servicebus.typed.definition import Definition
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import CALL, MESSAGE, Kind
 
-__all__ = ["Definition", "Services"]
+if TYPE_CHECKING:
+    from servicebus.aio import AsyncSender
+    from servicebus.sender import Sender
+
+__all__ = ["Services"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True, eq=False)
-class Definition:
-    """One function of a group, as it was declared."""
-
-    kind: Kind
-    category: str
-    name: str
-    function: Callable[..., Any]
-    options: dict[str, Any]
-    """As ``ServiceBus.add_rpc_service()`` and ``add_message_service()`` take them."""
-    errors: dict[type, DeclaredError]
-    deprecated: str | bool = False
-    version: str = ""
-    tasks: int | None = None
-    local_names: dict[str, Any] | None = field(default=None, repr=False)
-
-    @property
-    def key(self) -> str:
-        return f"{self.category}.{self.name}"
-
-    def make(self) -> TypedService:
-        """What an agent runs. Raises ConfigurationError: the signature cannot be read."""
-        is_async = inspect.iscoroutinefunction(self.function)
-        if is_async and self.options.get("threads") is not None:
-            raise ConfigurationError(f"service {self.key}: threads is for def; say tasks", key="services")
-        how = self.local_names, self.deprecated, self.tasks, self.version
-        return TypedService(self.key, self.function, self.errors, *how)
-
-    def contract(self) -> ServiceContract:
-        """How a node that serves it describes it. Raises as ``make()``."""
-        options = shown_options({**self.options, "tasks": self.tasks})
-        return self.make().contract("call" if self.kind is CALL else "message", options)
 
 
 class Services:
@@ -85,6 +53,14 @@ class Services:
         """
         return NodeContract(tuple(each.contract() for each in self))
 
+    def make_client(self, sender: Sender, node: str, timeout: float | None) -> Client:
+        """What ``Sender.client()`` returns."""
+        return Client(sender, node, self, timeout)
+
+    def make_async_client(self, sender: AsyncSender, node: str, timeout: float | None) -> AsyncClient:
+        """What ``AsyncSender.client()`` returns."""
+        return AsyncClient(sender, node, self, timeout)
+
     @overload
     def rpc(self, function: F, /) -> F: ...
     @overload
@@ -101,6 +77,7 @@ class Services:
         errors: Sequence[type[Exception]] = (),
         deprecated: str | bool = False,
         version: str = "",
+        former: bool = False,
     ) -> Callable[[F], F]: ...
     def rpc(self, function: F | None = None, /, **how: Any) -> F | Callable[[F], F]:
         """Answer calls by the decorated function.
@@ -112,6 +89,8 @@ class Services:
             errors: exception classes that are part of the contract: a caller that knows them gets them as they are.
             deprecated: True, or what to use instead.
             version: of the service, for people.
+            former: this is an earlier version of the service *name*, for the callers that were built against it: the
+                hash of their contract chooses it.
 
         Raises:
             ConfigurationError: the name is taken, or an error is no exception class.
@@ -135,6 +114,7 @@ class Services:
         errors: Sequence[type[Exception]] = (),
         deprecated: str | bool = False,
         version: str = "",
+        former: bool = False,
     ) -> Callable[[F], F]: ...
     def message(self, function: F | None = None, /, **how: Any) -> F | Callable[[F], F]:
         """Handle messages by the decorated function; else as ``rpc()``.
@@ -164,12 +144,14 @@ class Services:
         errors: Sequence[type[Exception]] = (),
         deprecated: str | bool = False,
         version: str = "",
+        former: bool = False,
         tasks: int | None = None,
         **options: Any,
     ) -> Definition:
         name = function.__name__ if name is None else name
         address = Address("NODE", self.category, name)
-        if any((each.kind, each.name) == (kind, name) for each in self._definitions):
+        if not former and any((each.kind, each.name, each.former) == (kind, name, False) for each in self):
             raise ConfigurationError(f"{self!r} has a service {name} for {kind.value}s already", key="services")
-        known = declare_errors(f"{address.category}.{name}", *errors, local_names=local_names)
-        return Definition(kind, self.category, name, function, options, known, deprecated, version, tasks, local_names)
+        known = declare_errors(f"{address.category}.{name}", *errors, local_names=local_names, is_known=not former)
+        how = deprecated, version, former, tasks, local_names
+        return Definition(kind, self.category, name, function, options, known, *how)

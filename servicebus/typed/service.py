@@ -41,10 +41,12 @@ class TypedService(TextService):
         deprecated: str | bool = False,
         tasks: int | None = None,
         version: str = "",
+        former: bool = False,
     ):
         self.name = name
         self.function = function
         self.signature = read_signature(function, local_names)
+        self.former = former
         self._deprecated, self._version = deprecated, version
         self._errors = errors
         try:
@@ -78,7 +80,8 @@ class TypedService(TextService):
             docs_of(self.function),
             self._version,
             self._deprecated,
-            options=options,
+            self.former,
+            options,
         )
 
     def setup(self) -> None:

@@ -66,6 +66,8 @@ class Envelope:
     """How often its Sender has published a call, this time included: each time is signed by itself, under one id."""
     due_ms: int = 0
     """Unix milliseconds before which a delayed message is not executed; 0 for everything else."""
+    contract: str = ""
+    """The hash of the contract that the caller was built against; "" if it knows none."""
 
     @property
     def incarnation(self) -> str:

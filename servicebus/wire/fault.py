@@ -12,6 +12,7 @@ from servicebus.errors import (
     CallInterrupted,
     CallRefused,
     CallTimeout,
+    ContractMismatch,
     EnvelopeError,
     InvalidParam,
     InvalidParams,
@@ -25,6 +26,7 @@ from servicebus.wire.printable import printable
 
 __all__ = [
     "BUSY",
+    "CONTRACT_MISMATCH",
     "DEFECT",
     "EXPIRED",
     "INTERRUPTED",
@@ -48,6 +50,8 @@ EXPIRED = "expired"
 INTERRUPTED = "interrupted"
 INVALID_PARAMS = "invalid-params"
 """Reason of a refusal: the params are not what the signature of the service says."""
+CONTRACT_MISMATCH = "contract-mismatch"
+"""The same, of a caller that was built against another version of the service."""
 REFUSED = "refused"
 STOPPING = "stopping"
 UNKNOWN_SERVICE = "unknown-service"
@@ -153,10 +157,12 @@ def _busy(fault: Fault, address: str, waited_s: float) -> ServiceBusError:
 
 def _refused(fault: Fault, address: str, waited_s: float) -> ServiceBusError:
     reason, _, detail = fault.text.partition(": ")
-    if reason == INVALID_PARAMS and fault.data is not None:
+    if reason in (INVALID_PARAMS, CONTRACT_MISMATCH) and fault.data is not None:
         with suppress(ValueError, TypeError, LookupError, EnvelopeError):
             told = decode_json(fault.data.encode())
             errors = [InvalidParam(tuple(place), str(message), str(kind)) for place, message, kind in told["errors"]]
+            if reason == CONTRACT_MISMATCH:
+                return ContractMismatch(address, errors, detail, int(told["count"]), present=dict(told["present"]))
             return InvalidParams(address, errors, detail, int(told["count"]))
     return CallRefused(address, reason, detail)
 

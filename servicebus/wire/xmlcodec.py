@@ -22,6 +22,7 @@ from servicebus.wire.jsontext import decode_json, encode_json
 from servicebus.wire.xmlshape import (
     CDATA_END,
     CDATA_START,
+    CONTRACT,
     EVENT_END,
     EVENT_HEAD,
     EVENT_TAIL,
@@ -29,6 +30,7 @@ from servicebus.wire.xmlshape import (
     MAX_ATTEMPT,
     MAX_NUMBER,
     PLAIN_EVENT,
+    PLAIN_EVENT_OF_CONTRACT,
     PLAIN_RESPONSE,
     PLAIN_RESPONSE_AGAIN,
     RESPONSE_END,
@@ -54,6 +56,7 @@ _PARAMS_BYTES = len(b"<params>" + CDATA_START)
 _MESSAGE_BYTES = len(b"<message>" + CDATA_START)
 _ID = re.compile(ID.decode())
 _TOKEN = re.compile(TOKEN.decode())
+_CONTRACT = re.compile(CONTRACT.decode())
 _ESCAPES = str.maketrans(
     # White space too: XML makes a space of it in attributes, and LF of CR LF in text.
     {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\r": "&#13;", "\n": "&#10;", "\t": "&#9;"}
@@ -73,6 +76,7 @@ def write_event(
     token: str,
     attempt: int = 1,
     due_ms: int = 0,
+    contract: str = "",
 ) -> bytes:
     """The bytes of the envelope that these fields make. *id* and *token* are well formed: they were made here.
 
@@ -85,6 +89,8 @@ def write_event(
     start, answer, names = _written_names(node, kind._value_, reply, category, service)
     if due_ms:
         again += _due_mark(due_ms, kind)
+    if contract:
+        again += _contract_mark(contract)
     head = (
         f'{start} sent="{sent_ms}" ttl="{ttl_ms}" {answer}{again}>'
         f"<id>{id}</id><token>{token}</token>{names}<params><![CDATA["
@@ -99,6 +105,12 @@ def _due_mark(due_ms: int, kind: Kind) -> str:
     return f' due="{due_ms}"'
 
 
+def _contract_mark(contract: str) -> str:
+    if _CONTRACT.fullmatch(contract) is None:
+        raise EnvelopeError("unencodable", f"{contract[:40]!r} is no hash of a contract: 24 hex digits")
+    return f' contract="{contract}"'
+
+
 def decode_envelope(body: bytes, max_bytes: int) -> Envelope:
     """Read an envelope. Its token is not compared, its params are not parsed; nothing of it may be believed yet.
 
@@ -109,7 +121,10 @@ def decode_envelope(body: bytes, max_bytes: int) -> Envelope:
         raise EnvelopeError("oversized", f"{len(body)} bytes, allowed are {max_bytes}")
     plain = PLAIN_EVENT.match(body)
     if plain is not None:
-        return _decode_plain_event(plain)
+        return _decode_plain_event(plain, "")
+    plain = PLAIN_EVENT_OF_CONTRACT.match(body)
+    if plain is not None:
+        return _decode_plain_event(plain, plain[6].decode("ascii"))
     head = EVENT_HEAD.match(body)
     if head is None:
         raise why_misshapen(body, "event")
@@ -136,15 +151,21 @@ def decode_envelope(body: bytes, max_bytes: int) -> Envelope:
         token.text or "",
         int(attempt) if attempt else 1,
         int(due) if due else 0,
+        root.get("contract", ""),
     )
 
 
-def _decode_plain_event(found: re.Match[bytes]) -> Envelope:
+def _decode_plain_event(found: re.Match[bytes], contract: str) -> Envelope:
     params = _payload(found.string, found.end(), EVENT_END, EVENT_TAIL)
     # One decode for all; none of them holds a space.
-    node, kind, sent, ttl, reply, id, token, category, service = b" ".join(found.groups()).decode("ascii").split(" ")
+    parts = b" ".join(found.groups()).decode("ascii").split(" ")
+    if contract:
+        del parts[5]
+    node, kind, sent, ttl, reply, id, token, category, service = parts
     _check_names(node, reply, category, service)
-    draft = EnvelopeDraft(id, node, category, service, _KINDS[kind], int(sent), int(ttl), reply, params, token, 1, 0)
+    draft = EnvelopeDraft(
+        id, node, category, service, _KINDS[kind], int(sent), int(ttl), reply, params, token, 1, 0, contract
+    )
     draft.__class__ = Envelope
     return draft  # type: ignore[no-any-return]
 

@@ -16,6 +16,7 @@ __all__ = [
     "ATTEMPT",
     "CDATA_END",
     "CDATA_START",
+    "CONTRACT",
     "DUE",
     "EVENT_END",
     "EVENT_HEAD",
@@ -25,6 +26,7 @@ __all__ = [
     "MAX_NUMBER",
     "NUMBER",
     "PLAIN_EVENT",
+    "PLAIN_EVENT_OF_CONTRACT",
     "PLAIN_RESPONSE",
     "PLAIN_RESPONSE_AGAIN",
     "RESPONSE_END",
@@ -45,6 +47,8 @@ MAX_ATTEMPT = 10**9 - 1
 NUMBER = rb"(?:0|[1-9][0-9]{0,14})"
 MAX_NUMBER = 10**15 - 1
 DUE = rb"[1-9][0-9]{0,14}"
+CONTRACT = rb"[0-9a-f]{24}"
+"""The hash of what a caller was built against (servicebus.contracts)."""
 
 # _ is the white space of XML: the \s of Python knows more of it.
 _ = rb"[ \t\r\n]*"
@@ -75,7 +79,7 @@ EVENT_HEAD = re.compile(
         _attribute(b"sent", NUMBER),
         _attribute(b"ttl", NUMBER),
         _attribute(b"reply"),
-        optional=(_attribute(b"attempt", ATTEMPT), _attribute(b"due", DUE)),
+        optional=(_attribute(b"attempt", ATTEMPT), _attribute(b"due", DUE), _attribute(b"contract", CONTRACT)),
     )
     + _element(b"id", ID)
     + _element(b"token", TOKEN)
@@ -89,15 +93,24 @@ EVENT_HEAD = re.compile(
 _PLAIN = rb"([0-9A-Za-z._:/+-]*)"
 _USUAL_PROLOG = rb'(?:<\?xml version="1\.0"\?>\n)?'
 
-PLAIN_EVENT = re.compile(
-    _USUAL_PROLOG + rb'<event version="2" node="' + _PLAIN + rb'" kind="(call|message|control)" sent="('
-    + NUMBER + rb')" ttl="(' + NUMBER + rb')" reply="' + _PLAIN + rb'"><id>(' + ID + rb")</id><token>(" + TOKEN
-    + rb")</token><category>" + _PLAIN + rb"</category><service>" + _PLAIN + rb"</service><params><!\[CDATA\["
-)  # fmt: skip
+
+def _plain_event(contract: bytes) -> re.Pattern[bytes]:
+    return re.compile(
+        _USUAL_PROLOG + rb'<event version="2" node="' + _PLAIN + rb'" kind="(call|message|control)" sent="('
+        + NUMBER + rb')" ttl="(' + NUMBER + rb')" reply="' + _PLAIN + rb'"' + contract + rb"><id>(" + ID
+        + rb")</id><token>(" + TOKEN + rb")</token><category>" + _PLAIN + rb"</category><service>" + _PLAIN
+        + rb"</service><params><!\[CDATA\["
+    )  # fmt: skip
+
+
+PLAIN_EVENT = _plain_event(b"")
 """A subset of EVENT_HEAD, up to the first byte of the params: what our own writer makes of plain names, but for delayed
 messages. Its groups are
 what lxml would give, at a third of the cost; and lxml lets go of the interpreter for each document, and then waits
 until it gets it back from whichever thread took it."""
+
+PLAIN_EVENT_OF_CONTRACT = _plain_event(rb' contract="(' + CONTRACT + rb')"')
+"""The same of a caller that knows the contract of the service."""
 
 EVENT_END = b"]]></params></event>"
 EVENT_TAIL = re.compile(rb"\]\]></params>" + _ + b"</event>" + _ + rb"\Z")

@@ -323,7 +323,7 @@ METHODS = ["call", "send", "ping", "ping_error", "ping_all", "offers", "describe
 
 def test_it_has_every_method_of_a_sender() -> None:
     public = [name for name in vars(Sender) if not name.startswith("_") and not name.endswith("_async")]
-    assert public == METHODS
+    assert public == [*METHODS[:2], "client", *METHODS[2:]]
 
 
 @pytest.mark.parametrize("name", METHODS)

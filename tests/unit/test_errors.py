@@ -125,6 +125,11 @@ EXAMPLES: list[tuple[ServiceBusError, dict[str, object], str]] = [
         "outbox /var/out is in use by another Sender",
     ),
     (
+        errors.ContractMismatch("N.c.s", [errors.InvalidParam((), "wrong", "int_type")], present={"version": "1.4"}),
+        {"reason": "contract-mismatch", "count": 1, "present": {"version": "1.4"}},
+        "N.c.s: refused by the node (contract-mismatch): params: wrong (int_type)",
+    ),
+    (
         errors.InvalidParams("N.c.s", [errors.InvalidParam(("a", 0), "no number", "int_type")]),
         {"reason": "invalid-params", "errors": ((("a", 0), "no number", "int_type"),), "count": 1},
         "N.c.s: refused by the node (invalid-params): a.0: no number (int_type)",

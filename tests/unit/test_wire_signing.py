@@ -43,6 +43,7 @@ OTHER_VALUES = {
     "params": b"[1,3]",
     "attempt": 2,
     "due_ms": NOW_MS + 1,
+    "contract": "0123456789abcdef01234567",
 }
 
 

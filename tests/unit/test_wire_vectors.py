@@ -34,7 +34,7 @@ def named(cases: list[dict[str, Any]]) -> Any:
 
 def envelope_of(case: dict[str, Any]) -> Envelope:
     fields = {name: case[name] for name in ("id", "node", "category", "service", "sent_ms", "ttl_ms", "reply", "token")}
-    more = {"attempt": case.get("attempt", 1), "due_ms": case.get("due_ms", 0)}
+    more = {"attempt": case.get("attempt", 1), "due_ms": case.get("due_ms", 0), "contract": case.get("contract", "")}
     return Envelope(**fields, kind=Kind(case["kind"]), params=case["params"].encode(), **more)
 
 
@@ -95,9 +95,10 @@ def test_the_vectors_are_right_by_the_standard_library_alone(case: dict[str, Any
     if root.tag == "event":
         parts = [root.get("node"), root.findtext("category"), root.findtext("service"), root.get("kind")]
         parts += [root.get("reply"), root.get("sent"), root.get("ttl"), root.findtext("id"), case["params"]]
-        attempt, due = root.get("attempt"), root.get("due")
-        parts += [attempt or "1"] if attempt or due else []
-        parts += [due] if due else []
+        attempt, due, contract = root.get("attempt"), root.get("due"), root.get("contract")
+        parts += [attempt or "1"] if attempt or due or contract else []
+        parts += [due or "0"] if due or contract else []
+        parts += [contract] if contract else []
         domain = "servicebus/2 event"
     else:
         fault = root.find("fault")

@@ -1,0 +1,52 @@
+"""Definition: one typed function of a group."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from servicebus.contracts import ServiceContract
+from servicebus.contracts.description import shown_options
+from servicebus.errors import ConfigurationError
+from servicebus.typed.declared import DeclaredError
+from servicebus.typed.service import TypedService
+from servicebus.wire.envelope import CALL, Kind
+
+__all__ = ["Definition"]
+
+
+@dataclass(frozen=True, eq=False)
+class Definition:
+    """One function of a group, as it was declared."""
+
+    kind: Kind
+    category: str
+    name: str
+    function: Callable[..., Any]
+    options: dict[str, Any]
+    """As ``ServiceBus.add_rpc_service()`` and ``add_message_service()`` take them."""
+    errors: dict[type, DeclaredError]
+    deprecated: str | bool = False
+    version: str = ""
+    former: bool = False
+    tasks: int | None = None
+    local_names: dict[str, Any] | None = field(default=None, repr=False)
+
+    @property
+    def key(self) -> str:
+        return f"{self.category}.{self.name}"
+
+    def make(self) -> TypedService:
+        """What an agent runs. Raises ConfigurationError: the signature cannot be read."""
+        is_async = inspect.iscoroutinefunction(self.function)
+        if is_async and self.options.get("threads") is not None:
+            raise ConfigurationError(f"service {self.key}: threads is for def; say tasks", key="services")
+        how = self.local_names, self.deprecated, self.tasks, self.version, self.former
+        return TypedService(self.key, self.function, self.errors, *how)
+
+    def contract(self) -> ServiceContract:
+        """How a node that serves it describes it. Raises as ``make()``."""
+        options = shown_options({**self.options, "tasks": self.tasks})
+        return self.make().contract("call" if self.kind is CALL else "message", options)
