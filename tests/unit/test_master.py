@@ -199,7 +199,7 @@ def start_now(each: Child, pid: int, clock: Clock) -> Child:
 
 def test_the_same_signal_again_within_a_second_is_the_same_order(clock: Clock) -> None:
     master = make("a:1")
-    orders = []
+    orders: list[int | None] = []
     for pause_s, signum in ((0.0, signal.SIGTERM), (0.9, signal.SIGTERM), (0.2, signal.SIGTERM), (0.1, signal.SIGINT)):
         clock.now += pause_s
         master._stop_signal = None
