@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
+from servicebus._durations import to_seconds
 from servicebus.contracts import ServiceContract
 from servicebus.contracts.mismatch import explained
 from servicebus.errors import ContractMismatch, InvalidParams
@@ -126,7 +127,8 @@ class Client:
     """
 
     def __init__(self, sender: Sender, node: str, group: Iterable[Definition], timeout: float | None = None):
-        self._sender, self._node, self._timeout = sender, node, timeout
+        self._sender, self._node = sender, node
+        self._timeout = None if timeout is None else to_seconds("timeout", timeout)
         self._group = group
         self._functions = _Functions(group)
 
@@ -167,7 +169,8 @@ class AsyncClient:
     """The same for asyncio programs: made by ``AsyncSender.client()``, and everything is to be awaited."""
 
     def __init__(self, sender: AsyncSender, node: str, group: Iterable[Definition], timeout: float | None = None):
-        self._sender, self._node, self._timeout = sender, node, timeout
+        self._sender, self._node = sender, node
+        self._timeout = None if timeout is None else to_seconds("timeout", timeout)
         self._group = group
         self._functions = _Functions(group)
 

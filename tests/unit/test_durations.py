@@ -28,6 +28,7 @@ from servicebus.sender import Sender
 from servicebus.services import Retry
 from servicebus.testing import Broker, Cluster, FaultProxy, FaultyBroker, MemoryBus
 from servicebus.transport.channel import AmqpChannel
+from servicebus.typed import Services
 
 CONFIG = Configuration({"hosts": ["127.0.0.1:1"], "secret_token": "a secret of sixteen", "node_name": "N"})
 NO_TIMES = [
@@ -62,6 +63,7 @@ TIMES: dict[str, Use] = {
     "Sender.ping_all(timeout)": lambda it: sender().ping_all("N", it),
     "Sender.ping_error(timeout)": lambda it: sender().ping_error("N", it),
     "Sender.offers(timeout)": lambda it: sender().offers("N.a.b", timeout=it),
+    "Sender.client(timeout)": lambda it: sender().client("N", Services("a"), it),
     "Sender.describe(timeout)": lambda it: sender().describe("N", timeout=it),
     "CallFuture.result(timeout)": lambda it: CallFuture().result(it),
     "CallFuture.exception(timeout)": lambda it: CallFuture().exception(it),
