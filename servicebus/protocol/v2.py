@@ -22,7 +22,7 @@ from servicebus.protocol.interface import (
     oversized,
 )
 from servicebus.transport.interface import Delivery
-from servicebus.wire.address import control_queue, delay_queue, messages_queue, rpc_queue
+from servicebus.wire.address import cancel_key, control_queue, delay_queue, messages_queue, rpc_queue
 from servicebus.wire.envelope import CALL, CONTROL, DIRECT_REPLY_TO, FAULT, MESSAGE, OK, VERSION, Envelope, Reply
 from servicebus.wire.fault import EXPIRED, REFUSED, Fault
 from servicebus.wire.signing import Keyring, check_fresh
@@ -124,7 +124,7 @@ class ProtocolV2:
 
     def encode_cancel(self, node: str, cancelled_id: str, wire_id: str) -> tuple[OutgoingPublish, float] | None:
         _, cancel = self._control(wire_id, node, "cancel", _CANCEL_TTL_S, encode_json([cancelled_id]))
-        return cancel, _CANCEL_TTL_S
+        return cancel._replace(routing_key=cancel_key(node)), _CANCEL_TTL_S
 
     def _control(self, id: str, node: str, name: str, timeout_s: float, params: bytes) -> tuple[str, OutgoingPublish]:
         """A control request of the Sender itself, and its token."""

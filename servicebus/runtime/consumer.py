@@ -33,8 +33,8 @@ from servicebus.runtime.topology import (
     control_script,
     declare_again,
     delays_script,
-    echo_script,
     messages_script,
+    own_script,
 )
 from servicebus.runtime.topology_monitor import TopologyMonitor
 from servicebus.runtime.transient_queues import TransientQueues
@@ -190,7 +190,7 @@ class NodeConsumer:
             Subscription("calls", lambda keep: calls_script(config, transient, on_call, keep)),
         ]
         return [
-            Subscription("echo", lambda _keep: echo_script(config, control.on_echo, self._keep_echo)),
+            Subscription("echo", lambda _keep: own_script(config, control.hear, self._keep_echo)),
             *([] if self.maintenance.is_asked else for_callers),
             Subscription("messages", lambda keep: messages_script(config, stored, on_message, keep)),
             Subscription("delays", lambda keep: delays_script(config, delays.on_delivery, keep)),

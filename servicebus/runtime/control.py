@@ -1,4 +1,5 @@
-"""ControlRequests: answers pings and other control requests whatever the services do, and receives the echo."""
+"""ControlRequests: answers pings and other control requests whatever the services do, and hears what the worker's own
+queue brings: its echo, and cancellations."""
 
 from __future__ import annotations
 
@@ -54,34 +55,30 @@ class ControlRequests:
 
     def answer(self, delivery: Delivery) -> tuple[bytes, str] | None:
         """The reply to a control request and where it goes; None if it is not answered."""
-        counters = self._dispatcher.counters
+        try:
+            incoming = self._read(delivery)
+        except RequestRefused as refused:
+            reply = refused.reply_in(Kind.CONTROL)
+            return None if reply is None else (reply, refused.reply_to)
+        if incoming.key == "servicebus.offers":
+            return self.protocol.encode_result(incoming, self._offers(incoming.raw_params)), incoming.reply_to
+        if incoming.key == "servicebus.describe" and self._describe is not None:
+            return self._described(incoming, self._describe), incoming.reply_to
+        if incoming.key != "servicebus.ping":
+            self._dispatcher.counters["refused.unknown-service"] += 1
+            return self.protocol.encode_fault(incoming, Fault("unknown-service", incoming.key)), incoming.reply_to
+        self._dispatcher.counters["pings"] += 1
+        return self.protocol.encode_result(incoming, self._who_i_am()), incoming.reply_to
+
+    def _read(self, delivery: Delivery) -> Incoming:
         try:
             incoming = self.protocol.decode_request(delivery)
             if incoming.kind is not Kind.CONTROL:
                 raise wrong_queue(incoming, Kind.CONTROL)
         except RequestRefused as refused:
             self._dispatcher.refusals.refused(Kind.CONTROL, refused.error)
-            reply = refused.reply_in(Kind.CONTROL)
-            return None if reply is None else (reply, refused.reply_to)
-        if incoming.key == "servicebus.cancel":
-            self._cancel(incoming.raw_params)
-            return None
-        if incoming.key == "servicebus.offers":
-            return self.protocol.encode_result(incoming, self._offers(incoming.raw_params)), incoming.reply_to
-        if incoming.key == "servicebus.describe" and self._describe is not None:
-            return self._described(incoming, self._describe), incoming.reply_to
-        if incoming.key != "servicebus.ping":
-            counters["refused.unknown-service"] += 1
-            return self.protocol.encode_fault(incoming, Fault("unknown-service", incoming.key)), incoming.reply_to
-        counters["pings"] += 1
-        return self.protocol.encode_result(incoming, self._who_i_am()), incoming.reply_to
-
-    def _cancel(self, raw_params: bytes) -> None:
-        """A caller has given up, and asks for no answer. It may be another worker that runs its call."""
-        with suppress(EnvelopeError):
-            params = decode_json(raw_params)
-            if isinstance(params, list) and len(params) == 1 and isinstance(params[0], str):
-                self._dispatcher.cancel(params[0])
+            raise
+        return incoming
 
     def _offers(self, raw_params: bytes) -> bool:
         """Whether this node has a service: the params are ``[kind, "category.name"]``."""
@@ -104,10 +101,26 @@ class ControlRequests:
     def echo_body(self) -> bytes:
         return self._keyring.sign_bytes(_ECHO_DOMAIN, self._echo_queue.encode()).encode()
 
-    def on_echo(self, delivery: Delivery) -> None:
+    def hear(self, delivery: Delivery) -> None:
+        """Of the worker's own queue: its echo, or a cancellation. Nothing is answered."""
         # Only our own echo counts: a stranger who finds the queue must not keep a dead worker looking alive.
         if delivery.body == self.echo_body():
             self.echoed_at = time.monotonic()
+            return
+        with suppress(RequestRefused):
+            incoming = self._read(delivery)
+            if incoming.key == "servicebus.cancel":
+                self._cancel(incoming.raw_params)
+            else:
+                text = f"a request for {incoming.key} where cancellations come"
+                self._dispatcher.refusals.refused(Kind.CONTROL, EnvelopeError("wrong-queue", text))
+
+    def _cancel(self, raw_params: bytes) -> None:
+        """A caller has given up. All workers are told: one of them runs its call, or gets it yet."""
+        with suppress(EnvelopeError):
+            params = decode_json(raw_params)
+            if isinstance(params, list) and len(params) == 1 and isinstance(params[0], str):
+                self._dispatcher.cancel(params[0])
 
     def _who_i_am(self) -> dict[str, Any]:
         says: dict[str, Any] = {

@@ -11,7 +11,7 @@ from servicebus.runtime.transient_queues import TransientQueues
 from servicebus.transport.interface import Delivery, Script, Step
 from servicebus.transport.steps import bind_queue, consume, declare_exchange, declare_queue, save_acks, set_prefetch
 from servicebus.transport.stored import StoredQueues
-from servicebus.wire.address import control_queue, dead_queue, delay_queue, messages_queue, rpc_queue
+from servicebus.wire.address import cancel_key, control_queue, dead_queue, delay_queue, messages_queue, rpc_queue
 
 OnDelivery = Callable[[Delivery], None]
 Keep = Callable[[str], None]
@@ -22,11 +22,12 @@ _DELAYS_WINDOW = 64
 """Messages of one tier that a worker holds; in a tier the first is due first, so more would only wait here."""
 
 
-def echo_script(config: Configuration, on_echo: OnDelivery, keep_echo: Keep) -> Script:
-    """The exclusive queue through which the watcher hears its own echo."""
+def own_script(config: Configuration, on_delivery: OnDelivery, keep_echo: Keep) -> Script:
+    """The worker's own queue: the watcher hears its echo through it, and each worker gets each cancellation."""
     yield declare_exchange(config.exchange_name)
     echo, _, _ = yield declare_queue(exclusive=True, auto_delete=True)
-    yield consume(echo, on_echo, no_ack=True, exclusive=True)
+    yield bind_queue(echo, config.exchange_name, cancel_key(config.node_name))
+    yield consume(echo, on_delivery, no_ack=True, exclusive=True)
     keep_echo(echo)
 
 

@@ -15,6 +15,7 @@ from servicebus.wire.printable import counted
 
 __all__ = [
     "Address",
+    "cancel_key",
     "check_node_name",
     "control_queue",
     "dead_queue",
@@ -112,6 +113,11 @@ def rpc_queue(node: str) -> str:
 def control_queue(node: str) -> str:
     """The queue of pings and operator's commands to *node*."""
     return f"{node}.control"
+
+
+def cancel_key(node: str) -> str:
+    """The routing key of cancellations: each worker of *node* gets each of them."""
+    return f"{node}.cancel"
 
 
 @lru_cache(maxsize=1024)

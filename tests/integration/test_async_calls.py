@@ -73,8 +73,11 @@ def test_calls_in_flight_move_on_when_their_broker_is_killed(
     run(main())
 
 
-def test_a_cancelled_task_reaches_the_handler(brokers: list[Broker], start_agent: StartAgent, run: Run) -> None:
-    agent = start_agent(brokers[:1], threads={"test.patient": 16}).wait_consuming()
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_cancelled_task_reaches_the_handler(
+    brokers: list[Broker], start_agent: StartAgent, run: Run, workers: int
+) -> None:
+    agent = start_agent(brokers[:1], threads={"test.patient": 16}, workers_per_host=workers).wait_consuming()
 
     async def main() -> None:
         async with AsyncSender(agent.configuration()) as sender:

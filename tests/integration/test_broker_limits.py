@@ -99,7 +99,7 @@ LACKS: dict[str, tuple[tuple[str, str, str], tuple[str, str, str], str, str, str
     ),
     "configure": (("^$", *ALL[1:]), ("^$", *ALL[1:]), "ok", "exchange 'servicebus'", "there is no exchange servicebus"),
     "write": ((".*", "^NODE", ".*"), (".*", "^$", ".*"), "ok", "exchange 'amq.default'", "exchange 'servicebus'"),
-    "read": ((".*", ".*", "^NODE"), ALL, "ok", "queue 'amq.gen-", ""),
+    "read": ((".*", ".*", "^NODE"), ALL, "ok", "exchange 'servicebus'", ""),
     "alternate": (ALL, ALL, ALTERNATE, "remove its alternate exchange", "remove its alternate exchange"),
     "enough": (AGENT, SENDER, "ok", "", ""),
 }  # fmt: skip

@@ -51,7 +51,7 @@ class SilentNode:
         self.probe = Probe(broker)
         with self.probe.channel() as channel:
             channel.exchange_declare("servicebus", "direct", durable=True)
-            for queue in ("NODE-77.rpc", "NODE-77.control", "NODE-77.messages"):
+            for queue in ("NODE-77.rpc", "NODE-77.control", "NODE-77.cancel", "NODE-77.messages"):
                 channel.queue_declare(queue, durable=True)
                 channel.queue_bind(queue, "servicebus", queue)
         self.config = Configuration(
@@ -65,8 +65,8 @@ class SilentNode:
         ]
 
     def cancelled(self) -> tuple[str, bytes]:
-        """Service and params of the next request in the control queue."""
-        found = wait_until(lambda: self.probe.take_all("NODE-77.control"))
+        """Service and params of the next cancellation."""
+        found = wait_until(lambda: self.probe.take_all("NODE-77.cancel"))
         envelope = decode_envelope(found[0][0], 10**6)
         return f"{envelope.kind.value} {envelope.category}.{envelope.service}", envelope.params
 

@@ -99,7 +99,7 @@ def test_version_2_alone_can_cancel() -> None:
     assert v1(config()).encode_cancel("N", "0123456789abcdef-1", "0123456789abcdef-2") is None
     cancel = v2(config()).encode_cancel("N", "0123456789abcdef-1", "0123456789abcdef-2")
     assert cancel is not None
-    assert cancel[0].routing_key == "N.control"
+    assert cancel[0].routing_key == "N.cancel"
 
 
 def test_a_request_is_encoded_once_and_only_in_its_own_version() -> None:
