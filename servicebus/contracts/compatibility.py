@@ -8,12 +8,14 @@ of others (no ``additionalProperties``) has no others where it is written, and i
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from servicebus.contracts.alternatives import Document, Incomparable, are_disjoint
-from servicebus.contracts.schema_words import described, field_place
+from servicebus.contracts.notation import Notation
 from servicebus.contracts.shapes import (
     Arrays,
     Bound,
@@ -42,6 +44,8 @@ _SPECIAL_FORMATS = {
 _ANY_TEXT = {"binary", "password", "path"}
 """Formats that every string has."""
 
+_PLAIN_NAME = re.compile(r"[\w-]+")
+_MOST_WORDS = 100
 _MOST_OBSTACLES = 500
 """Of two schemas: where definitions are used in definitions, each difference is found along every way to it."""
 
@@ -109,8 +113,7 @@ class _Comparison:
         try:
             mine, theirs = self._writer.alternatives(writer), self._reader.alternatives(reader)
         except Incomparable as problem:
-            words = described(writer, self._writer.root), described(reader, self._reader.root)
-            return [Obstacle("", "type", *words, "unknown", str(problem))]
+            return [Obstacle("", "type", *self._words(writer, reader), "unknown", str(problem))]
         found: list[Obstacle] = []
         for shape in mine:
             same_type = [each for each in theirs if each.type == shape.type]
@@ -122,10 +125,12 @@ class _Comparison:
         types = [each for each in found if each.keyword == "type" and not each.path]
         if types:
             worst = min(types, key=lambda each: each.certainty)
-            words = described(writer, self._writer.root), described(reader, self._reader.root)
             kept = [each for each in found if each.path or each.keyword not in ("type", "enum")]
-            return [Obstacle("", "type", *words, worst.certainty, worst.why), *kept]
+            return [Obstacle("", "type", *self._words(writer, reader), worst.certainty, worst.why), *kept]
         return found
+
+    def _words(self, writer: Schema, reader: Schema) -> tuple[str, str]:
+        return _type_words(self._writer.root, writer), _type_words(self._reader.root, reader)
 
     def _nearest(self, shape: Shape, candidates: list[Shape], siblings: list[Shape]) -> list[Obstacle]:
         """Only notes if one of the candidates takes the shape; else why the one that is most like it does not."""
@@ -288,7 +293,7 @@ def _strings(writer: Strings, reader: Strings) -> Iterator[Obstacle]:
         known = ", ".join(sorted(writer.formats)) or None
         if not writer.formats & _SPECIAL_FORMATS.get(name, set()):
             why = "whether a pattern covers a format is not compared" if writer.patterns else ""
-            yield Obstacle("", "format", known, name, "unknown" if why else "certain", why)
+            yield Obstacle("", "type", known, name, "unknown" if why else "certain", why)
 
 
 def _lengths(writer: Strings | Arrays, reader: Strings | Arrays, what: str) -> Iterator[Obstacle]:
@@ -300,6 +305,20 @@ def _lengths(writer: Strings | Arrays, reader: Strings | Arrays, what: str) -> I
 
 def _shown(count: float) -> int | None:
     return int(count) if count != float("inf") else None
+
+
+def field_place(name: str) -> str:
+    """``.name``, or ``["odd name"]``."""
+    return f".{name}" if _PLAIN_NAME.fullmatch(name) else f"[{json.dumps(name, ensure_ascii=False)}]"
+
+
+def _type_words(document: Schema, schema: Schema) -> str:
+    """As ``servicebus describe`` shows it, but not longer than a line."""
+    try:
+        text = Notation(document).of(schema)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return "what cannot be read"
+    return text if len(text) <= _MOST_WORDS else f"{text[: _MOST_WORDS - 3]}..."
 
 
 def _or_true(schema: Schema | None) -> Schema:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from servicebus.contracts.schema_words import values_text
-
 __all__ = ["sentence"]
 
 _LABELS = {
@@ -20,10 +18,10 @@ _LABELS = {
     "minProperties": "smallest number of fields",
     "maxProperties": "largest number of fields",
     "pattern": "pattern",
-    "format": "format",
     "default": "default",
     "patternProperties": "pattern of field names",
 }
+_MOST_VALUES = 6
 _ABSENT = ("absent", "ignored", "refused")
 _OPTIONS = {
     "idempotent": ("calls whose worker died are run again", "calls whose worker died are no longer run again"),
@@ -74,6 +72,14 @@ def _presence(old: str, new: str, is_params: bool) -> str:
     if is_params:
         return f"was {old}, is now {new}"
     return "is now always sent" if new == "required" else "may be left out now"
+
+
+def values_text(values: list[Any]) -> str:
+    """``"a", "b" or "c"``."""
+    shown = [json.dumps(value, ensure_ascii=False) for value in values[:_MOST_VALUES]]
+    if len(values) > _MOST_VALUES:
+        return f"{', '.join(shown)} and {len(values) - _MOST_VALUES} more"
+    return " or ".join(filter(None, [", ".join(shown[:-1]), *shown[-1:]]))
 
 
 def _values(old: list[Any] | None, new: list[Any] | None) -> str:

@@ -33,6 +33,7 @@ class Notation:
 
     def __init__(self, document: Schema):
         self._definitions: Mapping[str, Schema] = document.get("$defs", {}) if isinstance(document, dict) else {}
+        self._inside: set[str] = set()
 
     def resolved(self, schema: Schema) -> Schema:
         """What a reference leads to."""
@@ -48,7 +49,7 @@ class Notation:
         if not isinstance(schema, dict):
             return "Never" if schema is False else "Any"
         if "$ref" in schema:
-            return self._name_of(schema) or self.of(self.resolved(schema))
+            return self._name_of(schema) or self._behind(schema)
         if "const" in schema or "enum" in schema:
             return self.enumeration(schema)
         for key in ("anyOf", "oneOf"):
@@ -71,6 +72,17 @@ class Notation:
         found = self.resolved(reference)
         is_named = isinstance(found, dict) and ("properties" in found or "enum" in found)
         return str(found.get("title") or reference["$ref"].rpartition("/")[2]) if is_named else ""
+
+    def _behind(self, reference: Mapping[str, Any]) -> str:
+        """What it leads to; by its name, if it leads into itself and is no class, as the alias of a union may."""
+        target = str(reference["$ref"])
+        if target in self._inside:
+            return target.rpartition("/")[2]
+        self._inside.add(target)
+        try:
+            return self.of(self.resolved(reference))
+        finally:
+            self._inside.discard(target)
 
     # -- what a stub says in other words -------------------------------------------------------------------------------
 

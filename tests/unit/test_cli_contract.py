@@ -70,7 +70,7 @@ def written(name: str, folder: Path) -> str:
                 "shop.price",
                 "    compatible  params count: was required, is now optional",
                 "    compatible  params count: default: was none, is now 1.0",
-                "    compatible  params count: was integer, is now number",
+                "    compatible  params count: was int, is now float",
                 "3 differences, none of which breaks callers",
             ],
         ),

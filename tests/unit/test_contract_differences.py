@@ -156,8 +156,8 @@ SENTENCES = [
     ("result", fields("a", a=INTEGER), fields(), "result a: is no longer sent"),
     ("result", fields("a", a=INTEGER), fields(a=INTEGER), "result a: may be left out now"),
     ("result", fields(), fields(a=INTEGER), "result a: new; callers refuse fields that they do not know"),
-    ("params", {"anyOf": [INTEGER, NULL]}, INTEGER, "params: was integer or null, is now integer"),
-    ("result", {"type": "string", "format": "date"}, STRING, "result: format: was date, is now none"),
+    ("params", {"anyOf": [INTEGER, NULL]}, INTEGER, "params: was int | None, is now int"),
+    ("result", {"type": "string", "format": "date"}, STRING, "result: was date, is now str"),
     ("params", {"enum": ["a", "b"]}, {"enum": ["b", "c"]}, 'params: values removed: "a"; new: "c"'),
     ("params", STRING, {"enum": ["a", "b"]}, 'params: was any value, is now "a" or "b"'),
     ("result", {"maximum": 3}, {"maximum": 4}, "result: largest value: was 3, is now 4"),
@@ -166,13 +166,13 @@ SENTENCES = [
         "params",
         fields(**{"odd name": {"type": "array", "items": INTEGER}}),
         fields(**{"odd name": {"type": "array", "items": STRING}}),
-        'params ["odd name"][]: was integer, is now string',
+        'params ["odd name"][]: was int, is now str',
     ),
     (
         "params",
         {"additionalProperties": INTEGER},
         {"additionalProperties": STRING},
-        "params *: was integer, is now string",
+        "params *: was int, is now str",
     ),
     (
         "params",
@@ -224,7 +224,7 @@ def test_what_definitions_within_definitions_multiply_is_cut() -> None:
         return {"$ref": "#/$defs/D0", "$defs": {**found, f"D{levels}": leaf}}
 
     found = compare_schemas("shop.price", "params", money(40, {"type": "number"}), money(40, INTEGER))
-    assert {each.text for each in found if each.breaks} == {"was number, is now integer"}
+    assert {each.text for each in found if each.breaks} == {"was float, is now int"}
     assert len(found) <= 1000
 
 

@@ -84,6 +84,12 @@ def test_a_type_is_told_as_it_was_written(kind: Any, text: str) -> None:
     assert Notation(schema).of(schema) == text
 
 
+def test_an_alias_that_leads_into_itself_is_told_by_its_name() -> None:
+    alias = {"$ref": "#/$defs/Nested", "$defs": {"Nested": {"anyOf": [{"type": "integer"}, {"$ref": "#/$defs/List"}]}}}
+    alias["$defs"]["List"] = {"type": "array", "items": {"$ref": "#/$defs/Nested"}}  # type: ignore[index]
+    assert Notation(alias).of(alias) == "int | list[Nested]"
+
+
 def test_signatures() -> None:
     def named(sku: str, count: int = 1, *, at: datetime | None = None) -> Decimal:
         raise NotImplementedError
