@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from servicebus.contracts.description import Schema, ServiceContract
 from servicebus.contracts.notation import Notation, Parameter, fields_of, parameters_of
+from servicebus.contracts.schema_differences import compare_schemas, summary
 from servicebus.errors import ContractError, ContractMismatch
 
 __all__ = ["explained"]
@@ -40,10 +41,17 @@ def explained(error: ContractMismatch, own: ServiceContract) -> ContractMismatch
     new = f"new and required: {needed.replace('`new ', '`')}" if needed else ""
     node, _, _ = error.address.partition(".")
     runs = f"node {node} runs {present.version or present.hash}"
-    told = ", ".join(filter(None, (changed, new))) or "it takes other values"
+    told = ", ".join(filter(None, (changed, new))) or _by_schema(own, present) or "it takes other values"
     text = f"{error.address}: the contract has changed: caller: {mine}; {runs}: {told}; {error.detail}"
     error.args = (text,)
     return error
+
+
+def _by_schema(own: ServiceContract, present: ServiceContract) -> str:
+    """What no parameter's notation shows: a field of a class in a map or in a union of several."""
+    if own.params is None or present.params is None:
+        return ""
+    return summary(compare_schemas(own.key, "params", own.params, present.params))
 
 
 def _side(service: ServiceContract) -> _Side:

@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, create_model
 
 from servicebus.aio import AsyncSender
 from servicebus.errors import ContractMismatch, EnvelopeError, InvalidParams
@@ -231,6 +231,25 @@ def test_params_of_another_version_are_a_mismatch_that_says_what_differs(memory_
         "caller: `lines.sku: str`, `lines.count: int = 1`; node NODE-01 runs "
         f"{_present().contract().services[1].hash}: `lines.sku: UUID`, `lines.count: int`"
     ) in str(nested.value)
+
+
+def test_a_mismatch_within_a_map_names_the_field(memory_bus: Callable[..., MemoryBus]) -> None:
+    """The notation of the parameter is the same on both sides: dict[str, Item]."""
+
+    def shop(item: type[BaseModel]) -> Services:
+        group = Services("shop")
+
+        @group.rpc
+        def stock(items: dict[str, item]) -> None: ...  # type: ignore[valid-type]
+
+        return group
+
+    old = create_model("Item", sku=(str, ...))
+    new = create_model("Item", sku=(str, ...), place=(int, ...))
+    world = memory_bus(shop(new))
+    with pytest.raises(ContractMismatch) as raised:
+        world.sender.client("NODE-01", shop(old)).stock(items={"a": old(sku="x")})
+    assert "params items.*.place: new and required" in str(raised.value)
 
 
 def test_bad_params_of_the_same_version_are_just_bad(world: MemoryBus) -> None:
