@@ -206,6 +206,8 @@ def test_an_exchange_that_is_not_there_closes_the_channel(peer: Peer) -> None:
 
 def test_a_message_that_is_too_large_closes_the_channel_and_says_the_limit(peer: Peer) -> None:
     line = peer.channel(confirms=True)
+    line.publish(QUEUE, "x" * LARGEST_MESSAGE, mandatory=False)
+    assert line.outcomes(1) == {1: True}
     line.publish(QUEUE, "x" * (LARGEST_MESSAGE + 1))
     line.rig.until(lambda: line.failure)
     assert isinstance(line.failure, MessageTooLarge)

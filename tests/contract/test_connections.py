@@ -166,12 +166,14 @@ def test_an_alarm_stops_those_that_publish_and_tells_them(rig: Rig, peer: Peer) 
     rig.block()
     publishes.publish(QUEUE, "during")
     rig.until(lambda: peer.blocked)
+    publishes.publish(QUEUE, "during, too")
     assert peer.connection.blocked and [peer.connection.blocked] == peer.blocked
     line.open_channel.ack(line.got[0].tag)
     assert line.bodies(2) == ["held", "before"], "who only consumes goes on"
     assert publishes.outcomes(1) == {1: True}
+    assert len(peer.blocked) == 1, "told once"
     rig.unblock()
-    assert publishes.outcomes(2) == {1: True, 2: True}
+    assert publishes.outcomes(3) == {1: True, 2: True, 3: True}
     rig.until(lambda: peer.connection.blocked is None)
     assert peer.blocked[-1] is None
     consumes.connection.abort("done")

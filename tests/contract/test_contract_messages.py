@@ -143,7 +143,7 @@ def test_consumers_are_served_round_robin(peer: Peer, line: Line) -> None:
     for each in (first, second):
         each.ask(set_prefetch(2), consume(QUEUE, each.got.append))
     line.publish(QUEUE, *"abcd")
-    assert sorted([*first.bodies(2), *second.bodies(2)]) == ["a", "b", "c", "d"]
+    assert sorted([first.bodies(2), second.bodies(2)]) == [["a", "c"], ["b", "d"]]
 
 
 def test_what_is_delivered_without_acks_is_gone(peer: Peer, line: Line) -> None:
@@ -192,6 +192,16 @@ def test_what_a_closed_channel_held_goes_back_to_its_place(peer: Peer, line: Lin
     line.ask(consume(QUEUE, line.got.append))
     assert line.bodies(4) == ["a", "b", "c", "d"]
     assert [delivery.redelivered for delivery in line.got] == [True, True, False, False]
+
+
+def test_what_a_closed_channel_held_goes_to_a_consumer_that_waits(peer: Peer, line: Line) -> None:
+    first, second = peer.channel(), peer.channel()
+    first.ask(set_prefetch(1), consume(QUEUE, first.got.append))
+    line.publish(QUEUE, "a")
+    first.bodies(1)
+    second.ask(set_prefetch(1), consume(QUEUE, second.got.append))
+    first.open_channel.close()
+    assert second.bodies(1) == ["a"]
 
 
 def test_a_cancelled_consumer_gets_nothing_more_and_may_settle_what_it_has(peer: Peer, line: Line) -> None:
@@ -264,6 +274,14 @@ def test_what_expires_goes_where_dead_letters_go(mortal: Line) -> None:
     assert deaths(letter) == [("expired", QUEUE)]
 
 
+def test_of_two_times_to_live_the_shorter_one_counts(line: Line) -> None:
+    arguments = {"x-message-ttl": 60, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": DEAD}
+    line.ask(delete_queue(QUEUE), declare_queue(QUEUE, durable=True, arguments=arguments))
+    line.ask(declare_queue(DEAD, durable=True), consume(DEAD, line.got.append, no_ack=True))
+    line.publish(QUEUE, "by its queue", expiration_ms=600_000)
+    assert line.bodies(1) == ["by its queue"]
+
+
 def test_a_message_expires_when_those_before_it_have_left(mortal: Line) -> None:
     mortal.publish(QUEUE, "long", expiration_ms=300)
     mortal.publish(QUEUE, "short", expiration_ms=50)
@@ -328,3 +346,9 @@ def test_who_does_not_listen_for_direct_replies_cannot_ask_for_one(peer: Peer, l
     caller.publish(QUEUE, "question", reply_to=DIRECT_REPLY_TO)
     line.rig.until(lambda: caller.failure)
     assert caller.failure is not None and caller.failure.reply_code == 406
+
+
+def test_direct_replies_are_not_acknowledged(peer: Peer) -> None:
+    caller = peer.channel()
+    error = caller.refused(consume(DIRECT_REPLY_TO, caller.got.append))
+    assert error.reply_code == 406

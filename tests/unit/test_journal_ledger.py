@@ -119,6 +119,14 @@ class TestLedger:
         ledger.take_over(3, [(SENDER, 1, 1000, 1)])
         assert ledger.entries[SENDER] == (2, 2, 1, 1000, 1)
 
+    def test_what_another_worker_has_by_now_is_not_finished_by_the_former_one(self) -> None:
+        ledger = Ledger(Limits())
+        ledger.begin(1, [(SENDER | 1, 1000, 1)])
+        ledger.take_over(2, [(SENDER | 1, 1, 1000, 1)])
+        ledger.finish(1, [(SENDER | 1, -1)])
+        assert not ledger.is_finished(SENDER | 1)
+        assert ledger.entries[SENDER | 1] == (2, 2, 1, 1000, 1)
+
     def test_a_hundred_thousand_ids_of_one_sender_fit_in_a_few_kilobytes(self) -> None:
         """So ten million do in a few megabytes; benchmarks/journal.py measures those."""
         ledger = Ledger(Limits())

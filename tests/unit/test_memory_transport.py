@@ -11,7 +11,8 @@ from virtual_time import VirtualTime, virtual_time
 
 from servicebus.configuration import Configuration
 from servicebus.transport.memory import MemoryNetwork
-from servicebus.transport.steps import bind_queue, consume, declare_exchange, declare_queue, set_prefetch
+from servicebus.transport.steps import bind_queue, consume, declare_exchange, declare_queue, delete_queue, set_prefetch
+from servicebus.wire.envelope import DIRECT_REPLY_TO
 
 QUEUE = "work"
 
@@ -215,3 +216,60 @@ def test_a_broker_that_stops_loses_exchanges_that_are_not_durable(
     line.ask(declare_exchange("stays"), declare_exchange("goes", durable=False))
     rig.broker.stop()
     assert list(rig.broker.exchanges) == ["stays"]
+
+
+def test_a_classic_queue_does_not_tell_how_often_a_message_came_back(rig: MemoryRig) -> None:
+    line = Peer(rig).opened().channel()
+    line.ask(declare_queue(QUEUE, durable=True), set_prefetch(1), consume(QUEUE, line.got.append))
+    line.publish(QUEUE, "a", headers={"mine": 1})
+    line.bodies(1)
+    line.open_channel.reject(line.got[0].tag, requeue=True)
+    line.bodies(2)
+    assert [delivery.headers for delivery in line.got] == [{"mine": 1}] * 2
+
+
+def test_a_direct_reply_that_must_be_routed_arrives_and_comes_back(rig: MemoryRig) -> None:
+    """As with RabbitMQ 3.10."""
+    peer = Peer(rig).opened()
+    caller, node = peer.channel(), peer.channel()
+    node.ask(declare_queue(QUEUE, durable=True), consume(QUEUE, node.got.append))
+    caller.ask(consume(DIRECT_REPLY_TO, caller.got.append, no_ack=True))
+    caller.publish(QUEUE, "question", reply_to=DIRECT_REPLY_TO)
+    node.bodies(1)
+    node.publish(node.got[0].reply_to or "", "answer")
+    assert caller.bodies(1) == ["answer"]
+    node.sync()
+    assert len(node.returned) == 1
+
+
+def test_a_queue_without_consumers_may_be_deleted_if_it_is_unused(rig: MemoryRig, line: Line) -> None:
+    line.ask(delete_queue(QUEUE, if_unused=True))
+    assert rig.broker.queues == {}
+
+
+def test_a_channel_that_is_closed_waits_for_no_direct_replies(rig: MemoryRig, time: VirtualTime) -> None:
+    line = Peer(rig).opened().channel()
+    line.ask(consume(DIRECT_REPLY_TO, line.got.append, no_ack=True))
+    assert len(rig.broker.replies) == 1
+    line.open_channel.close()
+    time.settle()
+    assert rig.broker.replies == {}
+
+
+def test_what_is_sent_later_arrives_later(rig: MemoryRig, line: Line, time: VirtualTime) -> None:
+    rig.broker.delay_s = 1.0
+    line.publish(QUEUE, "a")
+    time.advance(0.6)
+    line.publish(QUEUE, "b")
+    time.advance(0.5)
+    assert [message.body for message in rig.broker.queues[QUEUE].ready] == [b"a"]
+    time.advance(0.5)
+    assert [message.body for message in rig.broker.queues[QUEUE].ready] == [b"a", b"b"]
+
+
+def test_a_connection_has_no_more_channels_than_the_broker_allows(rig: MemoryRig) -> None:
+    rig.broker.channel_max = 2
+    peer = Peer(rig).opened()
+    lines = [Line(peer) for _ in range(3)]
+    rig.until(lambda: lines[2].failure)
+    assert [line.failure is None and line.opened().open_channel.is_open for line in lines] == [True, True, False]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import queue
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from virtual_time import VirtualTime, virtual_time
 
 from servicebus.client.future import Receipt
 from servicebus.client.outbox import Outbox
@@ -19,20 +19,20 @@ from servicebus.client.outbox_file import OutboxFile
 from servicebus.client.request import MessageOptions, PendingRequest
 from servicebus.client.request_errors import TooLargeForSome
 from servicebus.errors import CallError, EnvelopeError, OutboxUnavailable
+from servicebus.testing.outbox_writer import SynchronousWriter
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
 
 
 class Bench:
-    """An outbox whose broker is the test; ``iterate_until()`` is its loop."""
+    """An outbox whose broker is the test, in virtual time."""
 
-    def __init__(self, path: Path):
-        self._posted: queue.Queue[Callable[[], None]] = queue.Queue()
-        loop: Any = self
+    def __init__(self, path: Path, time: VirtualTime):
+        self.time = time
         self.on_way: list[PendingRequest] = []
         self.outbox = Outbox(
             OutboxFile(path, 100, 10_000),
-            loop,
+            time.loop("engine"),
             lambda request, now: self.on_way.append(request),
             lambda node, now: True,
             30.0,
@@ -43,9 +43,6 @@ class Bench:
         if request.params == b"9":
             raise EnvelopeError("oversized")
         request.body = b"<x/>"
-
-    def post(self, callback: Callable[[], None]) -> None:
-        self._posted.put(callback)
 
     def request(self, number: int, lives_s: float) -> PendingRequest:
         expires_ms = int((time.time() + lives_s) * 1000)
@@ -67,13 +64,12 @@ class Bench:
         return request
 
     def iterate_until(self, condition: Callable[[], Any]) -> None:
-        until = time.monotonic() + 10
+        until = self.time.now + 60
+        self.time.settle()
         while not condition():
-            assert time.monotonic() < until
-            try:
-                self._posted.get(timeout=0.02)()
-            except queue.Empty:
-                self.outbox.tick(time.monotonic())
+            assert self.time.now < until
+            self.outbox.tick(self.time.now)
+            self.time.advance(0.02)
 
     def close(self) -> None:
         closed: list[int] = []
@@ -82,12 +78,19 @@ class Bench:
 
     def purge(self) -> None:
         self.outbox._purge_at = 0.0
-        self.outbox.tick(time.monotonic())
+        self.outbox.tick(self.time.now)
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path / "outbox")
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualTime]:
+    monkeypatch.setattr("servicebus.client.outbox.OutboxWriter", SynchronousWriter)
+    with virtual_time(monkeypatch) as clock:
+        yield clock
+
+
+@pytest.fixture
+def bench(tmp_path: Path, clock: VirtualTime) -> Iterator[Bench]:
+    bench = Bench(tmp_path / "outbox", clock)
     yield bench
     bench.close()
 
@@ -98,7 +101,7 @@ def test_a_line_that_expires_in_flight_sends_nothing_twice_and_lets_its_node_go(
 ) -> None:
     bench.keep(1, lives_s=0.3)
     bench.iterate_until(lambda: len(bench.on_way) == 1)
-    time.sleep(0.35)
+    bench.time.advance(0.35)
     bench.purge()
     bench.iterate_until(lambda: bench.outbox.status()["expired"] == 1)
     bench.keep(2, lives_s=60)  # while the confirm of the first is to come
@@ -118,7 +121,7 @@ def test_a_line_that_expires_in_flight_sends_nothing_twice_and_lets_its_node_go(
 def test_a_line_that_expired_in_flight_and_failed_lets_its_node_go(bench: Bench) -> None:
     bench.keep(1, lives_s=0.3)
     bench.iterate_until(lambda: len(bench.on_way) == 1)
-    time.sleep(0.35)
+    bench.time.advance(0.35)
     bench.purge()
     bench.iterate_until(lambda: bench.outbox.status()["expired"] == 1)
     bench.on_way[0].fail(CallError("N.a.b", "no confirm came"))
@@ -208,11 +211,11 @@ def test_after_a_failure_the_confirmed_are_removed_and_nothing_is_sent_before_th
     assert len(bench.on_way) == 3
 
 
-def test_nothing_is_sent_after_the_end(tmp_path: Path) -> None:
-    bench = Bench(tmp_path / "outbox")
+def test_nothing_is_sent_after_the_end(tmp_path: Path, clock: VirtualTime) -> None:
+    bench = Bench(tmp_path / "outbox", clock)
     request = bench.request(1, 60.0)
     bench.outbox.keep(request)
-    bench.outbox.deliver(time.monotonic())  # its reading comes to an end when the outbox is closed
+    bench.outbox.deliver(clock.now)  # its reading comes to an end when the outbox is closed
     bench.close()
     assert request.has_ended() and bench.on_way == []
 
