@@ -15,6 +15,7 @@ PROGRAM = "servicebus"
 COMPLETION_VARIABLE = "_SERVICEBUS_COMPLETE"
 
 COMMANDS = {
+    "asyncapi": "servicebus.cli.asyncapi:asyncapi",
     "broker": "servicebus.cli.broker:broker",
     "call": "servicebus.cli.call:call",
     "completion": "servicebus.cli.completion:completion",

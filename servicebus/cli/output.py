@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -56,6 +57,14 @@ def as_json(value: Any) -> str:
     except UnicodeEncodeError:  # lone surrogates, or a terminal that is not UTF-8
         return json.dumps(value)
     return line
+
+
+def write_file(path: str, text: str) -> None:
+    """Replace the file *path*, or make it. Raises click.BadParameter: it cannot be written."""
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise click.BadParameter(f"{path}: {error.strerror or error}", param_hint="--output") from error
 
 
 def warn(message: str) -> None:
