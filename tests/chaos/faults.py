@@ -43,8 +43,18 @@ def apply(world: World, fault: Fault) -> contextlib.AbstractContextManager[None]
 # -- brokers -----------------------------------------------------------------------------------------------------------
 
 
-def _broker_kill(world: World, fault: Fault) -> Breaking:
+def _running(world: World, fault: Fault) -> Endpoint:
+    """What *fault* is aimed at, if the one before, which may have taken long, is over."""
     endpoint = world.proxied_brokers[fault.target]
+    with endpoint.lock:
+        state = endpoint.broker.state
+    if state != "running":
+        raise FaultMissed(f"{fault.kind} {fault.target}: the broker is {state}")
+    return endpoint
+
+
+def _broker_kill(world: World, fault: Fault) -> Breaking:
+    endpoint = _running(world, fault)
     with _cut_off(endpoint):
         with endpoint.lock:
             endpoint.broker.kill()
@@ -53,7 +63,7 @@ def _broker_kill(world: World, fault: Fault) -> Breaking:
 
 
 def _broker_stop(world: World, fault: Fault) -> Breaking:
-    endpoint = world.proxied_brokers[fault.target]
+    endpoint = _running(world, fault)
     with _cut_off(endpoint):
         with endpoint.lock:
             endpoint.broker.stop()
@@ -67,7 +77,7 @@ def _start_again(endpoint: Endpoint) -> None:
 
 
 def _freeze(world: World, fault: Fault) -> Breaking:
-    endpoint = world.proxied_brokers[fault.target]
+    endpoint = _running(world, fault)
     with _cut_off(endpoint):
         with endpoint.lock:
             endpoint.broker.freeze()

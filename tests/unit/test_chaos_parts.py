@@ -188,6 +188,13 @@ BY_ERLANG = [
 ]
 
 
+@pytest.mark.parametrize("kind", ["broker-kill", "broker-stop", "broker-restart", "freeze-3s"])
+def test_a_broker_that_is_still_down_is_missed(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Broker, "state", "down")
+    with pytest.raises(FaultMissed, match=f"{kind} a: the broker is down"):
+        broken(kind, "")
+
+
 FULL = ["messages-full", "delays-full", "dead-letters-full"]
 
 
