@@ -22,7 +22,7 @@ from servicebus.transport.stored import StoredQueues
 LOG = get_logger(__name__)
 
 _LOOK_AGAIN_S = 1.0
-"""When a look has found a queue with fewer consumers than the others."""
+"""When a look has found a queue with fewer consumers than the others, and when they were consumed again."""
 
 
 class TopologyMonitor:
@@ -55,6 +55,7 @@ class TopologyMonitor:
         self._counts = ConsumerCounts()
         self._is_looking = False
         self._was_thorough = True
+        self._has_consumed_again = False
 
     def look(self) -> None:
         """Have everything shown, or every other time the most important; not while the last answers are to come."""
@@ -78,13 +79,17 @@ class TopologyMonitor:
                 self._transient.leave(queue)
             self._on_unattended(f"no consumer is left on {', '.join(unattended)}")
             return
+        if self._has_consumed_again:
+            self._has_consumed_again = False  # nor could the other workers do so in the moment since
+            return
         short = self._counts.look(subscription_counts(self._config.node_name, consumers))
         if short:
             # One of the node's workers is not consuming there, and it is not known which: all of them consume again.
             text = ", ".join(sorted(short))
             LOG.warning("%s: a consumer of %s is missing; consuming again", self._host_name, text)
             self._subscriptions.consume_again(short)
-        elif self._counts.is_in_doubt:
+            self._has_consumed_again = True  # a lost queue that was left may have cost all of us the other one
+        if self._counts.is_in_doubt:
             self._loop.call_later(_LOOK_AGAIN_S, self.look)
 
 

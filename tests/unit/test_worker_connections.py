@@ -183,6 +183,22 @@ def test_a_consumer_that_the_broker_has_forgotten_is_missed(worker: VirtualWorke
     assert worker.consumers("messages") == 1 and worker.state == "consuming"
 
 
+@pytest.mark.parametrize("lost_after_s", [0.1, 1.5, 3.0, 4.5, 5.5, 9.9])
+def test_workers_whose_queue_the_cluster_has_lost_agree_on_another_one(bus: VirtualBus, lost_after_s: float) -> None:
+    """A queue that is lost lives on; when its last consumer leaves it, the one that has its name is lost as well."""
+    first, second = (VirtualWorker(bus, members=3).start() for _ in range(2))
+    queues = first.broker.queues
+    bus.time.advance(lost_after_s)
+    del queues[f"{NODE}.rpc"]
+    first.consumer.renew("of the test")
+    bus.time.advance(0.1)
+    assert (first.consumers("rpc"), first.state, second.state) == (1, "consuming", "consuming")
+    began = bus.time.now
+    bus.time.until(lambda: f"{NODE}.rpc~2" in queues and first.consumers("rpc~2") == 2)
+    assert bus.time.now - began < 7, "two looks 5 and 6 s later, and one when it has consumed again"
+    assert bus.result(bus.call("after")) == "after"
+
+
 def test_a_queue_of_another_form_waits_and_the_others_are_served(
     bus: VirtualBus, caplog: pytest.LogCaptureFixture
 ) -> None:
