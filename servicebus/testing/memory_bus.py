@@ -15,6 +15,7 @@ from typing import Any
 
 import servicebus.client.outbox
 import servicebus.client.outbox_file  # before the clock is installed in all modules
+from servicebus._describe import NodeDescription
 from servicebus._durations import to_seconds
 from servicebus.aio import AsyncSender
 from servicebus.configuration import Configuration
@@ -74,6 +75,7 @@ class MemoryBus:
         self._middleware = middleware
         for each in services:
             _register(self._agent, each)
+        self._agent._description = NodeDescription(self._agent.contract())  # once for all workers
         self._outbox = outbox
         self._senders: list[RecordingSender | RecordingNestedSender] = []
         self._state = "not open"
