@@ -215,12 +215,16 @@ class MemoryNode:
             in_services += backlog
             if isinstance(service, TaskService) and backlog and not self._asyncio_clock(service).stands_still:
                 return True
-            if backlog and self._waiting_threads(service) < min(backlog, len(service.threads)):
+            if backlog and self._has_thread_at_work(service, backlog):
                 return True
         return in_services < unfinished  # an outcome is on its way
 
-    def _waiting_threads(self, service: ServiceThread) -> int:
-        return sum(self._driver.stands_still(thread.ident) for thread in service.threads)
+    def _has_thread_at_work(self, service: ServiceThread, backlog: int) -> bool:
+        threads = service.threads
+        still = sum(self._driver.stands_still(thread.ident) for thread in threads)
+        if service._lock_queue is not None:  # those that have nothing to do are seen to wait there
+            return still < sum(thread.is_alive() for thread in threads)
+        return still < min(backlog, len(threads))
 
     def _end_services(self, workers: list[Worker], *, warns: bool = True) -> None:
         give_up_at = _real_monotonic() + _END_S

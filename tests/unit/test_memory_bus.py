@@ -409,6 +409,20 @@ def test_one_lock_holds_on_all_brokers() -> None:
         assert max(most) == 1 and {entry.broker for entry in world.history.only("executed")} == {"mq-1", "mq-2"}
 
 
+def test_no_time_passes_for_a_thread_that_is_about_to_take_a_job_while_others_of_its_service_wait() -> None:
+    def work(request: Request) -> float:
+        time.sleep(request.params[1])
+        return time.monotonic()
+
+    with bus({"math.work": Run(work, threads=4, lock=0)}) as world:
+        first = world.sender.call_async("NODE-01.math.work", ["a", 3.0])
+        for number in range(20):
+            began = world.now
+            world.sender.call("NODE-01.math.work", [f"b{number}", 0.0])
+            assert world.now == began
+        assert not first.done()
+
+
 def test_a_message_may_be_rejected() -> None:
     class Never(MessageService):
         def handle(self, request: Request) -> None:
