@@ -127,6 +127,13 @@ class TestLedger:
         assert not ledger.is_finished(SENDER | 1)
         assert ledger.entries[SENDER | 1] == (2, 2, 1, 1000, 1)
 
+    def test_an_answer_may_take_half_of_the_room_and_no_more(self) -> None:
+        ledger = Ledger(Limits(max_answer_bytes=20))
+        _, _, ends, sizes = ledger.ending([(1, b"x" * 10), (2, b"x" * 11), (3, None)])
+        assert ends == [(1, b"x" * 10), (2, None), (3, None)]
+        assert sizes == [(1, 10), (2, -1), (3, -1)]
+        assert ledger.large_answers == 1
+
     def test_a_hundred_thousand_ids_of_one_sender_fit_in_a_few_kilobytes(self) -> None:
         """So ten million do in a few megabytes; benchmarks/journal.py measures those."""
         ledger = Ledger(Limits())

@@ -326,3 +326,13 @@ def test_room_is_not_given_back_while_something_is_kept(tmp_path: Path) -> None:
     file.tidy()
     assert (tmp_path / "outbox").stat().st_size < 200_000
     file.close()
+
+
+def test_of_what_no_broker_takes_the_last_hundred_are_kept(tmp_path: Path) -> None:
+    file = open_file(tmp_path, max_messages=200)
+    add(file, *[message(number) for number in range(1, 103)])
+    with file.transaction():
+        assert [file.refuse(seq, "oversized") for seq in (*range(1, 103), 102)] == [1] * 102 + [0]
+    kept = [seq for (seq,) in file._db.execute("SELECT seq FROM refused ORDER BY seq")]
+    assert kept == list(range(3, 103)) and file.count == 0
+    file.close()
