@@ -29,6 +29,7 @@ COMMANDS = {
     "run": "servicebus.cli.run:run",
     "send": "servicebus.cli.send:send",
     "status": "servicebus.cli.status:status",
+    "stubs": "servicebus.cli.stubs:stubs",
 }
 LEVELS = (logging.CRITICAL, logging.INFO, logging.DEBUG)
 

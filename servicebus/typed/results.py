@@ -41,9 +41,9 @@ def make_writer(annotation: Any) -> Callable[[Any], bytes]:
         text: bytes | None = None
         with suppress(PydanticSerializationError):
             if type(result) is scalar:
-                text = dump(result, ensure_ascii=True)
+                text = dump(result, ensure_ascii=True, by_alias=True)
             else:
-                text = dump(result, warnings="error", ensure_ascii=True)
+                text = dump(result, warnings="error", ensure_ascii=True, by_alias=True)
         if text is None:
             text = _converted(result, adapter)
         _check(text)
@@ -70,7 +70,7 @@ def _converted(result: Any, adapter: TypeAdapter[Any]) -> bytes:
     try:
         value = adapter.validate_python(result)
         # Not to_json(): half of a surrogate pair, which JSON can say, is no text to it.
-        return encode_json(adapter.serializer.to_python(value, mode="json", warnings="error"))
+        return encode_json(adapter.serializer.to_python(value, mode="json", warnings="error", by_alias=True))
     except ValidationError as error:
         why = unbound(error).detail
     except (PydanticSerializationError, EnvelopeError):

@@ -54,8 +54,7 @@ def errors_of(declared: Iterable[DeclaredError]) -> tuple[ErrorContract, ...]:
 
 def schema_of(annotation: Any, mode: Mode = "validation") -> Schema:
     """What pydantic has no schema for may be anything. Raises what pydantic raises for what it does not know."""
-    by_alias = mode == "validation"  # results are written by the names of fields
-    found = TypeAdapter(annotation).json_schema(by_alias=by_alias, mode=mode, schema_generator=_Generator)
+    found = TypeAdapter(annotation).json_schema(mode=mode, schema_generator=_Generator)
     return found if _is_plain(found) else _without_odd_values(found)
 
 

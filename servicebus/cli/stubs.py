@@ -1,0 +1,51 @@
+"""``servicebus stubs``: a client for a node, as one Python file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from servicebus.cli.contract_source import SOURCES, load_contract
+from servicebus.cli.options import TEXT, config_source, json_option, timeout_option
+from servicebus.cli.output import Output
+from servicebus.configuration import Configuration
+from servicebus.wire.printable import counted
+
+
+@click.command(epilog=f"SOURCE: {SOURCES}.")
+@click.argument("source", type=TEXT)
+@click.option("-o", "--output", "path", type=click.Path(dir_okay=False), default="-", help="The file; - is stdout.")
+@config_source(required=False)
+@timeout_option("10", 10.0)
+@json_option
+@click.pass_context
+def stubs(ctx: click.Context, source: str, path: str, configuration: Configuration | None, timeout: float) -> None:
+    """Write a client for the services of SOURCE: models, errors and methods, for threads and for asyncio.
+
+    It needs this package alone, without pydantic, and mypy and pyright know its types.
+
+    Example: servicebus stubs NODE-01 -o shop_client.py
+    """
+    from servicebus.contracts.stubs import stub_of
+
+    contract = load_contract(source, configuration, timeout, "SOURCE")
+    text = stub_of(contract)
+    output = ctx.ensure_object(Output)
+    if path == "-":
+        output.result({"source": source, "text": text}, text.rstrip("\n"))
+        return
+    write_file(path, text)
+    count = sum(not each.former for each in contract)
+    output.result({"source": source, "file": path, "services": count}, f"{path}: {counted(count, 'service')}")
+
+
+def write_file(path: str, text: str) -> None:
+    """All of it or nothing. Raises click.BadParameter: it cannot be written."""
+    beside = Path(f"{path}.new")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise click.BadParameter(f"{path}: {error.strerror or error}", param_hint="-o") from error
