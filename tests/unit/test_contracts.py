@@ -214,6 +214,10 @@ class TestHash:
         referred = {"type": "array", "items": {"$ref": "#/$defs/Any~1Name"}, "$defs": {"Any/Name": inner}}
         assert contract_hash(inline, None, {}) == contract_hash(referred, None, {})
 
+    def test_anything_or_something_is_anything(self) -> None:
+        assert contract_hash({"anyOf": [{}, {"type": "null"}]}, None, {}) == contract_hash({"default": 1}, None, {})
+        assert contract_hash({"anyOf": [{"type": "null"}]}, None, {}) != contract_hash({}, None, {})
+
     def test_what_refers_to_itself_has_a_hash(self) -> None:
         def tree(name: str, leaf: str) -> dict[str, Any]:
             node = {"type": "object", "properties": {"kids": {"items": {"$ref": f"#/$defs/{name}"}}, leaf: {}}}
