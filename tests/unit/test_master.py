@@ -209,9 +209,16 @@ def test_the_same_signal_again_within_a_second_is_the_same_order(clock: Clock) -
 
 
 def test_nothing_is_read_again_by_an_agent_that_stops(clock: Clock) -> None:
-    master = make("a:1", read_again=lambda: pytest.fail("the configuration was read"))
+    read: list[bool] = []
+
+    def read_again() -> Configuration:
+        read.append(True)
+        return config("a:1")
+
+    master = make("a:1", read_again=read_again)
     master._handle(signal.SIGTERM)
     master._handle(signal.SIGHUP)
+    assert read == []
 
 
 def test_a_silent_worker_is_aborted_and_killed_two_seconds_later(clock: Clock, killed: list[tuple[int, int]]) -> None:
