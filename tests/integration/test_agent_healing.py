@@ -17,7 +17,7 @@ from probe import Probe
 from waiting import Stopwatch, wait_until
 
 from servicebus.configuration import Configuration
-from servicebus.errors import RemoteError, ServiceBusError, ServiceBusy, UnknownService
+from servicebus.errors import CallTimeout, RemoteError, ServiceBusError, ServiceBusy, UnknownService
 from servicebus.sender import Sender
 from servicebus.testing import Broker
 from tests.chaos.erlang import crash_queue, forget_consumer
@@ -310,10 +310,15 @@ class TestServicesInEachOthersWay:
         sender = make_sender(agent.configuration())
         sender.call_async("NODE-01.test.stuck", timeout=60)
         wait_until(lambda: agent.noted("started"))
-        watch = Stopwatch()
-        with pytest.raises(ServiceBusy):
-            sender.call("NODE-01.test.stuck", timeout=0.5)
-        assert watch.elapsed_s > 0.4
+
+        def ends_as_busy() -> bool:
+            watch = Stopwatch()
+            with pytest.raises((ServiceBusy, CallTimeout)) as caught:
+                sender.call("NODE-01.test.stuck", timeout=0.5)
+            assert watch.elapsed_s > 0.4
+            return caught.type is ServiceBusy  # else its last attempt was on its way: nobody knows whether it ran
+
+        assert any(ends_as_busy() for _ in range(20))
 
     def test_messages_to_a_full_inbox_are_deferred_and_are_all_handled_once(
         self, brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender

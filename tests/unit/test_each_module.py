@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,3 +53,9 @@ def imported(path: Path) -> Iterator[str]:
 def test_each_has_a_unit_test() -> None:
     found = {name for path in HERE.glob("test_*.py") for name in imported(path)}
     assert sorted(modules() - found) == sorted(OF_OTHER_TESTS)
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """pytest imports them by their names alone, and stops at the second."""
+    files = Counter(path.name for path in HERE.parent.glob("*/test_*.py"))
+    assert [name for name, count in files.items() if count > 1] == []
