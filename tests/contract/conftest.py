@@ -1,11 +1,37 @@
-"""The contract's tests run once with each transport; those that need a real broker bear the mark ``broker``."""
+"""The contract's tests run once with each transport; those that need a real broker bear the mark ``broker``.
+
+Those of the transport have a ``rig``: a connection to one broker. Those of the whole bus have a ``world``: two brokers,
+a node and a Sender. On RabbitMQ the faults marked ``costly``, which take seconds there, are left out, unless
+``ALL_FAULTS`` is in the environment.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from bus_worlds import RealWorld, World, memory_world, real_world
 from transport_rigs import Peer, Rig, amqp_rig, memory_rig
+
+from servicebus.testing import BrokerPool
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = []
+    for item in items:
+        params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+        if params.get("world") != "amqp":
+            continue
+        # The agent is the module's: in several processes it would be started several times.
+        item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+        if item.get_closest_marker("costly") and "ALL_FAULTS" not in os.environ:
+            left_out.append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(params=["memory", pytest.param("amqp", marks=pytest.mark.broker)])
@@ -25,3 +51,20 @@ def peer(rig: Rig) -> Iterator[Peer]:
     peer = Peer(rig).opened()
     yield peer
     peer.connection.abort("the test has ended")
+
+
+@pytest.fixture(scope="module")
+def bus_on_brokers(broker_pool: BrokerPool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealWorld]:
+    with real_world(broker_pool.heal(2), tmp_path_factory.mktemp("bus")) as world:
+        yield world
+
+
+@pytest.fixture(params=["memory", pytest.param("amqp", marks=pytest.mark.broker)])
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    if request.param == "memory":
+        with memory_world() as world:
+            yield world
+    else:
+        real: RealWorld = request.getfixturevalue("bus_on_brokers")
+        yield real.begin()
+        real.end()
