@@ -23,6 +23,7 @@ COMMANDS = {
     "contract": "servicebus.cli.contract:contract",
     "dead": "servicebus.cli.dead:dead",
     "describe": "servicebus.cli.describe:describe",
+    "docs": "servicebus.cli.docs:docs",
     "drain": "servicebus.cli.drain:drain",
     "migrate-queue": "servicebus.cli.migrate_queue:migrate_queue",
     "ping": "servicebus.cli.ping:ping",
