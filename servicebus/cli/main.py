@@ -26,6 +26,7 @@ COMMANDS = {
     "docs": "servicebus.cli.docs:docs",
     "drain": "servicebus.cli.drain:drain",
     "migrate-queue": "servicebus.cli.migrate_queue:migrate_queue",
+    "mock": "servicebus.cli.mock:mock",
     "ping": "servicebus.cli.ping:ping",
     "run": "servicebus.cli.run:run",
     "send": "servicebus.cli.send:send",

@@ -37,7 +37,7 @@ class _Text(click.types.StringParamType):
             self.fail("not UTF-8", param, ctx)
 
 
-class _Seconds(click.FloatRange):
+class Seconds(click.FloatRange):
     """A duration above 0. ``nan`` and ``inf`` are refused: no limit is not offered, since every wait has one."""
 
     name = "seconds"
@@ -63,11 +63,14 @@ def params_argument(command: Command) -> Command:
 
 def _decode(ctx: click.Context, param: click.Parameter, value: str) -> Any:
     try:
-        return json.loads(
-            read_stdin() if value == "-" else value, parse_constant=_no_constant, object_pairs_hook=_unique
-        )
+        return read_json(read_stdin() if value == "-" else value)
     except (ValueError, RecursionError) as error:
         raise click.BadParameter(f"not JSON: {error}; a text stands in double quotes, as in '\"text\"'") from error
+
+
+def read_json(text: str) -> Any:
+    """What *text* stands for. Raises ValueError or RecursionError: it is no JSON."""
+    return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
 
 
 def read_stdin() -> str:
@@ -166,7 +169,7 @@ def timeout_option(default_text: str, default: float | None = None) -> Callable[
     """``--timeout SECONDS``."""
     return click.option(
         "--timeout",
-        type=_Seconds(),
+        type=Seconds(),
         default=default,
         metavar="SECONDS",
         help=f"Give up after so long. Default: {default_text}.",

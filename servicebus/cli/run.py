@@ -28,7 +28,7 @@ def run(ctx: click.Context, configuration: Configuration) -> None:
     TERM lets work finish, INT and QUIT stop now, HUP reads FILE again. Exit status 0 if it was asked
     to stop, 3 if it could not boot.
     """
-    _log_to_stderr(configuration)
+    log_to_stderr(configuration)
     ctx.exit(build(configuration).run())
 
 
@@ -50,7 +50,7 @@ def build(configuration: Configuration) -> ServiceBus:
     return bus
 
 
-def _log_to_stderr(configuration: Configuration) -> None:
+def log_to_stderr(configuration: Configuration) -> None:
     """An agent talks, -v or not: its supervisor (systemd, a container) collects stderr."""
     root = logging.getLogger()
     root.setLevel(min(root.level, configuration.logging.level_number))

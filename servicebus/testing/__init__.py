@@ -6,6 +6,9 @@
         world.brokers[0].kill()
         world.sender.call("NODE-01.math.add", [1, 2])
 
+    with servicebus.testing.bus(mock_of("shop.json")) as world:
+        world.sender.call("NODE-01.shop.price", {"sku": "s-1"})
+
     with servicebus.testing.brokers(count=2) as nodes:
         nodes[0].kill()
 
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from servicebus.testing.history import History, HistoryEntry
     from servicebus.testing.memory_bus import MemoryBus
     from servicebus.testing.memory_node import MemoryNode
+    from servicebus.testing.mock import MockNode, mock_of
 
 __all__ = [
     "Broker",
@@ -47,11 +51,13 @@ __all__ = [
     "HistoryEntry",
     "MemoryBus",
     "MemoryNode",
+    "MockNode",
     "Mode",
     "brokers",
     "bus",
     "cluster",
     "find_broker_program",
+    "mock_of",
 ]
 
 
@@ -66,10 +72,10 @@ def bus(
     """A bus in memory with *services*: a context manager, also for ``async with``. One at a time in a process.
 
     Args:
-        services: what has services: a ServiceBus (it is not run), a group of typed functions, or a dict of service
-            objects by ``category.name``.
+        services: what has services: a ServiceBus (it is not run), a group of typed functions, a MockNode, or a
+            dict of service objects by ``category.name``.
         brokers: how many; they are called ``mq-1``, ``mq-2`` and so on.
-        node: the name of the node; that of the first ServiceBus by default, else ``NODE-01``.
+        node: the name of the node; that of the first ServiceBus or MockNode by default, else ``NODE-01``.
         outbox: path of an outbox for the Sender.
         middleware: around the calls and messages of the Sender; that of services comes with their ServiceBus.
         settings: keys of docs/configuration.rst.
@@ -88,6 +94,8 @@ _LAZY = {
     "HistoryEntry": "history",
     "MemoryBus": "memory_bus",
     "MemoryNode": "memory_node",
+    "MockNode": "mock",
+    "mock_of": "mock",
 }
 """They need the agent, which pytest would import in every run of a program that has this package installed."""
 

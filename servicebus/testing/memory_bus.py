@@ -30,6 +30,7 @@ from servicebus.testing.faulty_broker import FaultyBroker
 from servicebus.testing.history import History, HistoryEntry, What
 from servicebus.testing.memory_node import PERIODIC, MemoryNode
 from servicebus.testing.memory_sender import RecordingNestedSender, RecordingSender
+from servicebus.testing.mock import MockNode
 from servicebus.testing.outbox_writer import SynchronousWriter
 from servicebus.transport.memory import MemoryNetwork
 from servicebus.wire.printable import counted
@@ -63,7 +64,7 @@ class MemoryBus:
         agents = [each for each in services if isinstance(each, ServiceBus)]
         self._settings = {
             "hosts": [{"name": name, "host": name} for name in names],
-            "node_name": node or (agents[0]._config.node_name if agents else NODE),
+            "node_name": node or next(filter(None, map(_node_of, services)), NODE),
             "secret_token": _SECRET,
             "journal": "memory",
             **settings,
@@ -269,6 +270,13 @@ class MemoryBus:
             if entry.event_id == id:
                 return entry.id
         raise AssertionError(f"the Sender of this bus has asked nothing with the event id {id}")
+
+
+def _node_of(given: Any) -> str:
+    """The name of the node that has these services; "" if they do not say."""
+    if isinstance(given, ServiceBus):
+        return given._config.node_name
+    return given.node if isinstance(given, MockNode) else ""
 
 
 def _register(agent: ServiceBus, given: Any) -> None:
