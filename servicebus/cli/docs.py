@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 
 from servicebus.cli.contract_source import SOURCES, load_contract
+from servicebus.cli.exit_codes import ExitCode
+from servicebus.cli.group import Failure
 from servicebus.cli.options import TEXT, config_source, json_option, timeout_option
 from servicebus.cli.output import Output
 from servicebus.configuration import Configuration
@@ -31,7 +33,8 @@ def docs(ctx: click.Context, source: str, folder: str, configuration: Configurat
     try:
         from servicebus.contracts.site import make_site, write_site
     except ImportError as error:
-        raise click.ClickException(str(error)) from error
+        as_json = ctx.ensure_object(Output).json
+        raise Failure("MissingExtra", str(error), ExitCode.FAILED, as_json=as_json) from error
 
     contract = load_contract(source, configuration, timeout, "SOURCE")
     files = make_site(contract)

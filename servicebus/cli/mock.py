@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from servicebus.cli.contract_source import SOURCES, load_contract
+from servicebus.cli.exit_codes import ExitCode
+from servicebus.cli.group import Failure
 from servicebus.cli.options import TEXT, Seconds, config_source, read_json, timeout_option
 from servicebus.cli.output import note
 from servicebus.cli.run import log_to_stderr
@@ -89,7 +91,7 @@ def _made(contract: NodeContract, latency: float) -> MockNode:
     try:
         return MockNode(contract, latency)
     except ImportError as error:
-        raise click.UsageError(str(error)) from error
+        raise Failure("MissingExtra", str(error), ExitCode.FAILED, as_json=False) from error
 
 
 def _tell(made: MockNode, replies: tuple[str, ...], failures: tuple[str, ...]) -> None:

@@ -60,11 +60,18 @@ def as_json(value: Any) -> str:
 
 
 def write_file(path: str, text: str) -> None:
-    """Replace the file *path*, or make it. Raises click.BadParameter: it cannot be written."""
+    """Replace the file *path*, or make it: all of it or nothing. Raises click.BadParameter: it cannot be written."""
+    file = Path(path).resolve()
+    is_device = file.exists() and not file.is_file()  # /dev/null is written to, and stays what it is
+    beside = file if is_device else file.with_name(f"{file.name}.new")
     try:
-        Path(path).write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8")
+        if not is_device:
+            beside.replace(file)
     except OSError as error:
-        raise click.BadParameter(f"{path}: {error.strerror or error}", param_hint="--output") from error
+        if not is_device:
+            beside.unlink(missing_ok=True)
+        raise click.BadParameter(f"{path}: {error.strerror or error}", param_hint="-o") from error
 
 
 def warn(message: str) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from servicebus.cli.contract_source import SOURCES, load_contract
 from servicebus.cli.options import TEXT, config_source, json_option, timeout_option
-from servicebus.cli.output import Output
+from servicebus.cli.output import Output, write_file
 from servicebus.configuration import Configuration
 from servicebus.wire.printable import counted
 
@@ -38,14 +36,3 @@ def stubs(ctx: click.Context, source: str, path: str, configuration: Configurati
     write_file(path, text)
     count = sum(not each.former for each in contract)
     output.result({"source": source, "file": path, "services": count}, f"{path}: {counted(count, 'service')}")
-
-
-def write_file(path: str, text: str) -> None:
-    """All of it or nothing. Raises click.BadParameter: it cannot be written."""
-    beside = Path(f"{path}.new")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise click.BadParameter(f"{path}: {error.strerror or error}", param_hint="-o") from error

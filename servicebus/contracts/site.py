@@ -16,7 +16,7 @@ try:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup, escape
 except ImportError as error:
-    raise ImportError("servicebus docs needs Jinja2: pip install servicebus-failover[docs]") from error
+    raise ImportError("docs needs Jinja2: pip install servicebus-failover[docs]") from error
 
 from servicebus.contracts.description import NodeContract
 from servicebus.contracts.pages import Page, make_pages, search_index

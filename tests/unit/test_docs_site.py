@@ -207,4 +207,4 @@ def test_a_missing_extra_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.delitem(sys.modules, "servicebus.contracts.site")
     found = CliRunner().invoke(servicebus, ["docs", "x.json", "-o", str(tmp_path / "site")])
     assert found.exit_code == 1
-    assert found.output == "Error: servicebus docs needs Jinja2: pip install servicebus-failover[docs]\n"
+    assert found.output == "servicebus: docs needs Jinja2: pip install servicebus-failover[docs]\n"
