@@ -118,6 +118,7 @@ class _Watch:
         self._refused = RateLimitedLog(LOG, owner.name)
         self._wakes = threading.Event()
         self._pauses = threading.Event()
+        self._answered = threading.Event()
         self._is_asleep = True
         self.thread = threading.Thread(target=self._run, name=f"{owner.name}-watch", daemon=True)
 
@@ -130,6 +131,7 @@ class _Watch:
     def stop(self) -> None:
         self._pauses.set()
         self._wakes.set()
+        self._answered.set()  # a loop that stops turns no more
 
     def _run(self) -> None:
         while not self._pauses.is_set():
@@ -145,7 +147,9 @@ class _Watch:
 
     def _look(self) -> None:
         """Wait until the loop has turned; name what it runs if that takes long."""
-        turned = threading.Event()
+        turned = self._answered = threading.Event()
+        if self._pauses.is_set():  # and has not seen this one
+            return
         with suppress(RuntimeError):  # it is closed
             began_ns = self._owner.starved_ns
             self._owner.loop.call_soon_threadsafe(turned.set)

@@ -9,6 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from servicebus._durations import to_seconds
 from servicebus.contracts import NodeContract
 from servicebus.errors import ContractError
 from servicebus.testing.mock_service import MockService
@@ -61,6 +62,7 @@ class MockNode:
 
     def __init__(self, contract: NodeContract, latency: float = 0.0):
         self._contract = contract
+        latency = to_seconds("latency", latency)
         self._services = [MockService(each, latency) for each in contract]
 
     def __repr__(self) -> str:

@@ -22,11 +22,12 @@ from servicebus._durations import LONGEST_S, to_seconds
 from servicebus.client.future import CallFuture
 from servicebus.configuration import Configuration
 from servicebus.configuration.keys import KEYS
+from servicebus.contracts import NodeContract
 from servicebus.errors import ConfigurationError, DurationError, ServiceBusError
 from servicebus.logging_service import LoggingService
 from servicebus.sender import Sender
 from servicebus.services import Retry
-from servicebus.testing import Broker, Cluster, FaultProxy, FaultyBroker, MemoryBus
+from servicebus.testing import Broker, Cluster, FaultProxy, FaultyBroker, MemoryBus, MockNode, mock_of
 from servicebus.transport.channel import AmqpChannel
 from servicebus.typed import Services
 
@@ -79,6 +80,8 @@ TIMES: dict[str, Use] = {
     "Cluster.wait_whole(timeout_s)": lambda it: Cluster.wait_whole(object.__new__(Cluster), it),
     "FaultProxy.set_delay(delay_s)": lambda it: FaultProxy(1).set_delay(it),
     "FaultyBroker.delay(seconds)": lambda it: FaultyBroker.delay(object.__new__(FaultyBroker), it),
+    "MockNode.__init__(latency)": lambda it: MockNode(NodeContract(()), it),
+    "mock_of(latency)": lambda it: mock_of(NodeContract(()), latency=it),
     "MemoryBus.advance(seconds)": lambda it: MemoryBus.advance(object.__new__(MemoryBus), it),
 }
 NO_TIME = {
