@@ -32,6 +32,7 @@ sys.path[:0] = [str(Path(__file__).parent / "fixtures"), str(Path(__file__).pare
 from agents import Agent
 from envelopes import envelope, signed
 from probe import Probe
+from waiting import wait_until
 from wire_forms import encode_envelope, sign_envelope
 
 from servicebus.errors import ServiceBusError
@@ -276,6 +277,9 @@ def run(count: int, per_s: float, peace_s: float, seed: int) -> dict[str, Any]:
         deadline = time.monotonic() + 30
         while (found := judge(agent, others)) and time.monotonic() < deadline:
             time.sleep(0.5)
+        judged_at = time.monotonic()
+        # A worker tells its counters with each heartbeat.
+        wait_until(lambda: agent.worker(0)["heartbeat_age_s"] < time.monotonic() - judged_at, 30)
         return {
             "sent": dict(stranger.sent),
             "calls": len(others.calls),
