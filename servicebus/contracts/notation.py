@@ -11,7 +11,7 @@ from servicebus.contracts.description import Schema, ServiceContract
 __all__ = ["Notation", "Parameter", "parameters_of", "signature_of", "structures_of"]
 
 _SCALARS = {"integer": "int", "number": "float", "boolean": "bool", "null": "None", "string": "str"}
-_FORMATS = {
+FORMATS = {
     "date-time": "datetime",
     "date": "date",
     "time": "time",
@@ -111,7 +111,7 @@ class Notation:
     def formatted(self, schema: Mapping[str, Any]) -> str:
         """Of a text that stands for something else."""
         name = str(schema["format"])
-        return self.bounded(_FORMATS[name], schema) if name in _FORMATS else f"str(format={name!r})"
+        return self.bounded(FORMATS[name], schema) if name in FORMATS else f"str(format={name!r})"
 
     def bounded(self, name: str, schema: Schema) -> str:
         """*name*, with what else the value must be."""

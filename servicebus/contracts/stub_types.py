@@ -8,19 +8,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from servicebus.contracts.description import ErrorContract, Schema
-from servicebus.contracts.notation import Notation, Parameter, fields_of, is_decimal
+from servicebus.contracts.notation import FORMATS, Notation, Parameter, fields_of, is_decimal
 
 __all__ = ["StubNotation", "StubTypes", "class_name", "identifier", "in_docs"]
-
-_FORMATS = {
-    "date-time": "datetime",
-    "date": "date",
-    "time": "time",
-    "duration": "timedelta",
-    "uuid": "UUID",
-    "binary": "bytes",
-    "decimal": "Decimal",
-}
 
 
 class StubTypes:
@@ -174,7 +164,7 @@ class StubNotation(Notation):
         return super()._array(schema)
 
     def formatted(self, schema: Mapping[str, Any]) -> str:
-        return _FORMATS.get(str(schema["format"]), "str")
+        return FORMATS.get(str(schema["format"]), "str")
 
     def bounded(self, name: str, schema: Schema) -> str:
         return name

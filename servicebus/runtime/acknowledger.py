@@ -49,7 +49,7 @@ class Acknowledger:
                 if reply is not None:
                     try:
                         publisher.reply(pending, reply, disposition.job)
-                    except Exception:
+                    except Exception:  # a service's, which came late: the second try reports what is ours
                         self._reply_again(publisher, pending, reply, disposition.job)
                 pending.delivery.channel.ack(pending.delivery.tag)
         except Exception as error:  # what is to be stored comes again

@@ -11,7 +11,7 @@ connects takes the first name that has consumers, or else the first that is to b
 they are used. A queue that comes back with its member is not consumed; it expires by itself.
 
 A cluster may also lose a queue that lives on (seen with 3.10). A member that comes back starts the process of the
-former queue of that name; and when one of the two ends, because nobody uses it or its last consumer leaves, the
+former queue of that name; and when one of the two ends, because it is not used or its last consumer leaves, the
 broker strikes off the name, whichever of them has it. Consumers of the other one are not told. So whoever finds a
 queue without its own consumers takes another name: those that leave the lost queue end it, and with it the name once
 more.
