@@ -273,8 +273,10 @@ class Driver:
             return frame is not None
         if frame.f_code is not _WAITS:
             return False
-        waiter = frame.f_locals.get("waiter")  # a lock, which is free once the thread was notified
-        return waiter is not None and bool(waiter.locked())
+        names = frame.f_locals
+        waiter = names.get("waiter")
+        # notify() frees the waiter, a lock, and takes it off the list. The thread locks it once more as it wakes up.
+        return waiter is not None and waiter in names["self"]._waiters and bool(waiter.locked())
 
     def _asyncio_is_idle(self) -> bool:
         """Whether the test, a coroutine, awaits an answer, and its loop has nothing to do."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import wait_until
 
 import servicebus.testing
 from servicebus.configuration import Configuration
@@ -29,6 +30,8 @@ from servicebus.middleware import Middleware, Outgoing
 from servicebus.service import ServiceBus
 from servicebus.services import MessageService, Reject, Request, RpcService
 from servicebus.testing import MemoryBus
+from servicebus.testing.clock import VirtualTime
+from servicebus.testing.driver import Driver
 from servicebus.typed import Services
 
 ADD = "NODE-01.math.add"
@@ -421,6 +424,25 @@ def test_no_time_passes_for_a_thread_that_is_about_to_take_a_job_while_others_of
             world.sender.call("NODE-01.math.work", [f"b{number}", 0.0])
             assert world.now == began
         assert not first.done()
+
+
+def test_a_thread_that_has_been_notified_does_not_stand_still_before_it_runs() -> None:
+    """It has locked its waiter once more by then, as one that waits has."""
+    driver, condition = Driver(VirtualTime(0.0, 0.0)), threading.Condition()
+
+    def wait_for_it() -> None:
+        with condition:
+            condition.wait()
+
+    thread = threading.Thread(target=wait_for_it)
+    thread.start()
+    wait_until(lambda: driver.stands_still(thread.ident))
+    (waiter,) = condition._waiters  # type: ignore[attr-defined]
+    with condition:
+        condition.notify()
+        wait_until(waiter.locked)
+        assert not driver.stands_still(thread.ident)
+    thread.join()
 
 
 def test_a_message_may_be_rejected() -> None:
