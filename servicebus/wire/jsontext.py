@@ -39,10 +39,17 @@ def encode_json(value: Any) -> bytes:
     """
     try:
         text = "".join(_encode_chunks(value, 0))
-    except RecursionError:
-        raise EnvelopeError("too-deep", f"nested deeper than {MAX_JSON_DEPTH}, or the value holds itself") from None
-    except (TypeError, ValueError) as error:
-        raise EnvelopeError("unencodable", _culprit(value) or describe(error)) from None
+    except BaseException as error:
+        if not isinstance(error, Exception) and error.__traceback__.tb_next is None:  # type: ignore[union-attr]
+            raise  # no method of the value's raised it: a signal
+        # From Python 3.12 on the encoder asks a NaN for its text, and a program's own float may raise anything.
+        if culprit := _culprit(value):
+            raise EnvelopeError("unencodable", culprit) from None
+        if isinstance(error, RecursionError):
+            raise EnvelopeError("too-deep", f"nested deeper than {MAX_JSON_DEPTH}, or the value holds itself") from None
+        if isinstance(error, (TypeError, ValueError)):
+            raise EnvelopeError("unencodable", describe(error)) from None
+        raise
     # ">" can only stand inside a string, where JSON lets us write it as an escape. One byte is found sixty times faster
     # than three, and most texts hold their first bracket at their end.
     bracket = text.find("]")
