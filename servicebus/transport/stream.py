@@ -126,6 +126,8 @@ class SocketStream:
                     data, end = self._more_of(data)
             except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return
+            except BrokenPipeError:  # so OpenSSL 3.5 says what was an end of file before
+                data = b""
             except (OSError, ssl.SSLError) as error:
                 self._close(error)
                 return
@@ -150,8 +152,8 @@ class SocketStream:
         """*data* and what stands behind it, which may be an error: a long document takes few iterations."""
         try:
             return b"".join((data, self._sock.recv(_LONG_BYTES))), None
-        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return data, None
+        except (BlockingIOError, InterruptedError, BrokenPipeError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return data, None  # an end of file is seen once more
         except OSError as error:
             return data, error
 

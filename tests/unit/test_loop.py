@@ -609,7 +609,7 @@ class TestTls:
         _, recorder, peer = tls_pair
         peer.close()
         wait_until(lambda: recorder.lost)
-        assert recorder.saw_eof
+        assert recorder.saw_eof, recorder.lost
 
     def test_a_certificate_that_nobody_vouches_for_is_refused(
         self, loop: EventLoop, pair: tuple[socket.socket, socket.socket], certificate: tuple[Path, Path]
