@@ -79,6 +79,13 @@ def connect_failure(
 
 def _refused_virtual_host(host: BrokerHost, text: str) -> ConnectFailed:
     """It does not exist, the user has no rights there, or a limit is reached: only the broker's text shows which."""
+    if "StreamLostError" in text:
+        return ConnectFailed(
+            host.place,
+            f"the broker closed the connection without a reason when user {host.user!r} had logged in and opened "
+            f"virtual host {host.virtual_host!r}: see its log; from RabbitMQ 4.1 on, a frame_max under 8192 ends so",
+            kind="closed",
+        )
     reason = f"the broker refused virtual host {host.virtual_host!r} to user {host.user!r}: {text}"
     if _LIMIT in text:
         advice = "raise the limit (rabbitmqctl set_vhost_limits, set_user_limits), or close other connections"

@@ -23,11 +23,13 @@ StartAgent = Callable[..., Agent]
 MakeSender = Callable[[Configuration], Sender]
 
 LIMIT = 200_000
+FRAME_MAX = 8192
+"""The least that every version of RabbitMQ takes."""
 
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[Broker]:
-    with private_brokers(count=1, rabbitmq_conf=f"frame_max = 4096\nmax_message_size = {LIMIT}") as (broker,):
+    with private_brokers(count=1, rabbitmq_conf=f"frame_max = {FRAME_MAX}\nmax_message_size = {LIMIT}") as (broker,):
         yield broker
 
 
@@ -38,7 +40,7 @@ def test_what_is_too_large_for_the_broker_costs_its_own_request(
     sender, probe = make_sender(agent.configuration()), Probe(broker)
 
     # A failed message with more detail and trace than a frame holds.
-    sender.send("NODE-01.audit.record", "boom" + "x" * 6_000)
+    sender.send("NODE-01.audit.record", "boom" + "x" * 2 * FRAME_MAX)
     wait_until(lambda: probe.depth("NODE-01.dead"), 20, agent.log)
     ((_, marks),) = probe.take_all("NODE-01.dead")
     assert marks[headers.REASON] == "ValueError"

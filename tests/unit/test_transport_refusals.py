@@ -107,6 +107,15 @@ def test_a_refused_virtual_host_is_told_in_the_brokers_words_with_what_to_change
         assert words in str(error).replace('"', "").replace("\\", "")
 
 
+def test_a_connection_that_ends_without_a_reason_is_not_taken_for_a_refused_virtual_host() -> None:
+    """So a broker ends it that dies in this moment, and one whose frame_max RabbitMQ finds too small."""
+    lost = pika.exceptions.StreamLostError(f"Stream connection lost: {ConnectionResetError(104, 'reset by peer')!r}")
+    error = connect_failure(HOST, pika.exceptions.ProbableAccessDeniedError(repr(lost)), 1.0, 1.0)
+    assert error.kind == "closed"
+    for words in ("mq-a", "user 'guest'", "see its log", "frame_max"):
+        assert words in str(error)
+
+
 def test_an_open_connection_that_is_over_a_limit_is_not_opened_again_at_once() -> None:
     text = "NOT_ALLOWED - number of channels opened for user 'guest' has reached the maximum allowed user limit of (3)"
     error = connection_failure(HOST, pika.exceptions.ConnectionClosedByBroker(530, text))
