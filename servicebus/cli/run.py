@@ -38,8 +38,11 @@ def build(configuration: Configuration) -> ServiceBus:
         raise ConfigurationError(
             "names no services, so there is nothing to run", path=configuration.path, key="services"
         )
-    from servicebus.service import ServiceBus  # here, so that --help and completion do not wait for pika
+    # Here, so that --help and completion do not wait for pika.
+    from servicebus.runtime.inherited import open_standard_streams
+    from servicebus.service import ServiceBus
 
+    open_standard_streams()  # before a module of a service's opens a file for good, as libffi does
     bus = ServiceBus(configuration, middleware=load_middleware(configuration))
     add: dict[Kind, Callable[..., None]] = {CALL: bus.add_rpc_service, MESSAGE: bus.add_message_service}
     for service in load_services(configuration):

@@ -12,24 +12,36 @@ from pathlib import Path
 
 from servicebus.runtime.signals import HANDLED
 
-__all__ = ["Orphans", "dump_stacks_on_abort", "pids_of_multiprocessing", "put_right", "readable"]
+__all__ = [
+    "Orphans",
+    "dump_stacks_on_abort",
+    "open_standard_streams",
+    "pids_of_multiprocessing",
+    "put_right",
+    "readable",
+]
 
 _OWNER_BITS = 0o700
 
 
-def put_right() -> None:
-    """For the main thread of a process that becomes an agent, before it opens or forks anything.
-
-    * Standard streams that are closed go to ``/dev/null``: else sockets got their numbers, and what is printed.
-    * Ended children stay until they are waited for, also where SIGCHLD was ignored.
-    * The signals that an agent obeys are let in.
-    * The umask takes nothing from the owner, who has to open again what he has made.
-    """
+def open_standard_streams() -> None:
+    """Those that are closed go to ``/dev/null``: the next file or socket got their numbers, and what is printed."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # it gets the lowest free number
+
+
+def put_right() -> None:
+    """For the main thread of a process that becomes an agent, before it opens or forks anything.
+
+    * Standard streams that are closed are opened.
+    * Ended children stay until they are waited for, also where SIGCHLD was ignored.
+    * The signals that an agent obeys are let in.
+    * The umask takes nothing from the owner, who has to open again what he has made.
+    """
+    open_standard_streams()
     if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
