@@ -18,6 +18,7 @@ from typing import Any, Literal
 import many_services
 import pytest
 from click.testing import CliRunner
+from type_checkers import CHECKERS, errors_found, errors_wanted
 
 from servicebus.aio import AsyncSender
 from servicebus.cli.main import servicebus
@@ -120,18 +121,12 @@ def test_bad_params_and_another_version(world: MemoryBus, stub: Any, memory_bus:
         stub.Many(world.sender)._call(stub._MANY_ADD, int, {"z": 1})
 
 
-def test_it_is_clean_for_mypy(world: MemoryBus, tmp_path: Path) -> None:
-    api = pytest.importorskip("mypy.api")
+@pytest.mark.parametrize("checker", CHECKERS)
+def test_it_is_clean_for_type_checkers(world: MemoryBus, tmp_path: Path, checker: str) -> None:
+    """As is what calls it, but for the mistakes that are meant."""
     (tmp_path / "many_client.py").write_text(stub_of(world.sender.describe("NODE-01")))
     (tmp_path / "use.py").write_text(USE)
-    arguments = ["--strict", "--no-error-summary", f"--cache-dir={tmp_path}", "many_client.py", "use.py"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path)
-        out, _, _ = api.run(arguments)
-    found = [line for line in out.splitlines() if "error:" in line]
-    wanted = [number for number, line in enumerate(USE.splitlines(), 1) if "# ERROR" in line]
-    assert [line.split(":")[0] for line in found] == ["use.py"] * len(wanted), out
-    assert [int(line.split(":")[1]) for line in found] == wanted, out
+    assert errors_found(checker, tmp_path) == errors_wanted(tmp_path)
 
 
 USE = """
