@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from servicebus._steps import Middleware, Outgoing, run_steps, steps_of
 from servicebus.client.future import Receipt
@@ -25,13 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncSender", "Receipt"]
 
-C = TypeVar("C", covariant=True)
-
-
-class _MakesAsyncClient(Protocol[C]):
-    """A group, which this module does not import."""
-
-    def make_async_client(self, sender: AsyncSender, node: str, timeout: float | None) -> C: ...
+C = TypeVar("C")
 
 
 class AsyncSender:
@@ -179,13 +173,16 @@ class AsyncSender:
         session, request = self._sender._make_message(target, params, timeout, delay, expires, contract)
         return await _ask(session, request)  # type: ignore[no-any-return]
 
-    def client(self, node: str, group: _MakesAsyncClient[C], timeout: float | None = None) -> C:
-        """The typed functions of *group* (``servicebus.typed.Services``), called at *node*; each is awaited.
+    def client(
+        self, node: str, group: Callable[[AsyncSender, str, float | None], C], timeout: float | None = None
+    ) -> C:
+        """The typed functions of *group*, called at *node*; each is awaited.
 
         Args:
+            group: a ``servicebus.typed.Services``, or a ``TypedClient`` class, whose functions type checkers know.
             timeout: seconds for each of its calls and messages, as of ``call()`` and ``send()``.
         """
-        return group.make_async_client(self, node, timeout)
+        return group(self, node, timeout)
 
     # -- pings ---------------------------------------------------------------------------------------------------
 

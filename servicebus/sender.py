@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from servicebus._durations import to_seconds
 from servicebus.client.future import Receipt
@@ -30,13 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Receipt", "Sender"]
 
-C = TypeVar("C", covariant=True)
-
-
-class _MakesClient(Protocol[C]):
-    """A group, which this module does not import."""
-
-    def make_client(self, sender: Sender, node: str, timeout: float | None) -> C: ...
+C = TypeVar("C")
 
 
 class Sender(SessionOwner):
@@ -185,13 +179,14 @@ class Sender(SessionOwner):
         """The same without waiting: a Future of the Receipt."""
         return submit(*self._make_message(target, params, timeout, delay, expires, contract))
 
-    def client(self, node: str, group: _MakesClient[C], timeout: float | None = None) -> C:
-        """The typed functions of *group* (``servicebus.typed.Services``), called at *node* as what they are.
+    def client(self, node: str, group: Callable[[Sender, str, float | None], C], timeout: float | None = None) -> C:
+        """The typed functions of *group*, called at *node* as what they are.
 
         Args:
+            group: a ``servicebus.typed.Services``, or a ``TypedClient`` class, whose functions type checkers know.
             timeout: seconds for each of its calls and messages, as of ``call()`` and ``send()``.
         """
-        return group.make_client(self, node, timeout)
+        return group(self, node, timeout)
 
     # -- pings ---------------------------------------------------------------------------------------------------
 

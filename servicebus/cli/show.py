@@ -17,7 +17,7 @@ from time import monotonic, sleep  # by name: the module's clock is the bus's wh
 from typing import IO, Any
 
 import servicebus.testing
-from servicebus.cli.show_picture import Call, Picture
+from servicebus.cli.show_picture import Picture, ShownCall
 from servicebus.errors import ServiceBusError
 from servicebus.services import RpcService
 from servicebus.testing import FaultyBroker, MemoryBus
@@ -75,7 +75,7 @@ class Stage:
     world: MemoryBus
     events: deque[str] = field(default_factory=lambda: deque(maxlen=100))
     """What happened, for people."""
-    calls: list[Call] = field(default_factory=list)
+    calls: list[ShownCall] = field(default_factory=list)
     """Those under way."""
     answered: Counter[str] = field(default_factory=Counter)
     """By the broker over which their answers came."""
@@ -146,7 +146,7 @@ class Stage:
         self.begun += 1
         future = self.world.sender.call_async(TARGET, [self.begun, 2], timeout=20.0)
         id = str(getattr(future, "wire_id", ""))
-        self.calls.append(Call(self.begun, id, now, now, None))
+        self.calls.append(ShownCall(self.begun, id, now, now, None))
         self._futures[id] = future
 
     def _look(self) -> None:
@@ -166,7 +166,7 @@ class Stage:
             self.moved += count
             self._note(f"calls that go on over {broker}: {count}")
 
-    def _end(self, call: Call, now: float) -> None:
+    def _end(self, call: ShownCall, now: float) -> None:
         self.calls.remove(call)
         try:
             self._futures.pop(call.id).result()

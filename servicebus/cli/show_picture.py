@@ -11,7 +11,7 @@ from servicebus.testing import MemoryBus
 if TYPE_CHECKING:
     from rich.text import Text
 
-__all__ = ["Call", "Picture"]
+__all__ = ["Picture", "ShownCall"]
 
 SCENE = """
                         ┌──────────────────┐
@@ -35,7 +35,7 @@ STYLES = {"running": "green", "frozen": "bold blue", "down": "bold red"}
 
 
 @dataclass
-class Call:
+class ShownCall:
     """A call on its way."""
 
     number: int
@@ -54,7 +54,7 @@ class Picture:
         self._is_ascii = is_ascii
         self._ways = {broker.name: _way(row) for broker, row in zip(world.brokers, ROWS, strict=True)}
 
-    def text(self, calls: Sequence[Call], counts: str, events: Sequence[str], keys: str) -> Text:
+    def text(self, calls: Sequence[ShownCall], counts: str, events: Sequence[str], keys: str) -> Text:
         """The picture of this moment, with its colours."""
         from rich.text import Text
 
@@ -84,7 +84,7 @@ class Picture:
             text.append(f"  {event}\n")
         return text.append(f"  {keys}", style="dim")
 
-    def _place(self, call: Call) -> tuple[tuple[int, int], bool] | None:
+    def _place(self, call: ShownCall) -> tuple[tuple[int, int], bool] | None:
         """Where it is drawn, and whether its answer is on the way back; None if it waits."""
         if call.broker is None:
             return None

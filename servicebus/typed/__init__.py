@@ -10,8 +10,22 @@ except ImportError as error:
 
 from servicebus.typed.client import AsyncClient, Client
 from servicebus.typed.declared import declare_errors
-from servicebus.typed.depends import Depends, replaced
+from servicebus.typed.depends import INJECTED, Depends, replaced
 from servicebus.typed.group import Services
 from servicebus.typed.results import InvalidResult
+from servicebus.typed.typed_client import AnySender, Call, Send, TypedClient
 
-__all__ = ["AsyncClient", "Client", "Depends", "InvalidResult", "Services", "declare_errors", "replaced"]
+__all__ = [
+    "INJECTED",
+    "AnySender",
+    "AsyncClient",
+    "Call",
+    "Client",
+    "Depends",
+    "InvalidResult",
+    "Send",
+    "Services",
+    "TypedClient",
+    "declare_errors",
+    "replaced",
+]

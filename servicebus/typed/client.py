@@ -13,6 +13,7 @@ from servicebus._durations import to_seconds
 from servicebus.contracts import ServiceContract
 from servicebus.contracts.mismatch import explained
 from servicebus.errors import ContractMismatch, InvalidParams
+from servicebus.sender import Sender
 from servicebus.typed.binding import problems_of
 from servicebus.typed.definition import Definition
 from servicebus.typed.signature import read_signature
@@ -22,9 +23,8 @@ from servicebus.wire.jsontext import encode_json
 if TYPE_CHECKING:
     from servicebus.aio import AsyncSender
     from servicebus.client.future import Receipt
-    from servicebus.sender import Sender
 
-__all__ = ["AsyncClient", "Client"]
+__all__ = ["AsyncClient", "Client", "client_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -205,3 +205,12 @@ class AsyncClient:
         except ContractMismatch as error:
             raise explained(error, remote.contract)  # noqa: B904 - it is the same error
         return remote.result(value)
+
+
+def client_of(
+    group: Iterable[Definition], sender: Sender | AsyncSender, node: str, timeout: float | None
+) -> Client | AsyncClient:
+    """The client of *group* that suits *sender*."""
+    if isinstance(sender, Sender):
+        return Client(sender, node, group, timeout)
+    return AsyncClient(sender, node, group, timeout)

@@ -9,11 +9,21 @@ from typing import Any, Literal, get_args
 
 from servicebus.errors import ConfigurationError
 
-__all__ = ["SCOPES", "Depends", "replaced", "replacement_of"]
+__all__ = ["INJECTED", "SCOPES", "Depends", "replaced", "replacement_of"]
 
 Scope = Literal["request", "thread", "worker"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 """From the shortest to the longest."""
+
+
+class _Injected:
+    """The default of a parameter that is injected, so that callers, in the eyes of type checkers, may leave it out."""
+
+    def __repr__(self) -> str:
+        return "INJECTED"
+
+
+INJECTED: Any = _Injected()
 
 _replacements: dict[Callable[..., Any], Callable[..., Any]] = {}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 from servicebus.contracts import NodeContract
 from servicebus.errors import ConfigurationError
 from servicebus.services import Lock
-from servicebus.typed.client import AsyncClient, Client
+from servicebus.typed.client import AsyncClient, Client, client_of
 from servicebus.typed.declared import declare_errors
 from servicebus.typed.definition import Definition
 from servicebus.wire.address import Address
@@ -53,13 +53,13 @@ class Services:
         """
         return NodeContract(tuple(each.contract() for each in self))
 
-    def make_client(self, sender: Sender, node: str, timeout: float | None) -> Client:
-        """What ``Sender.client()`` returns."""
-        return Client(sender, node, self, timeout)
-
-    def make_async_client(self, sender: AsyncSender, node: str, timeout: float | None) -> AsyncClient:
-        """What ``AsyncSender.client()`` returns."""
-        return AsyncClient(sender, node, self, timeout)
+    @overload
+    def __call__(self, sender: Sender, node: str, timeout: float | None = None) -> Client: ...
+    @overload
+    def __call__(self, sender: AsyncSender, node: str, timeout: float | None = None) -> AsyncClient: ...
+    def __call__(self, sender: Any, node: str, timeout: float | None = None) -> Client | AsyncClient:
+        """What ``sender.client(node, group, timeout)`` returns."""
+        return client_of(self, sender, node, timeout)
 
     @overload
     def rpc(self, function: F, /) -> F: ...

@@ -19,6 +19,7 @@ import servicebus.service
 import servicebus.services
 import servicebus.testing
 from servicebus._durations import LONGEST_S, to_seconds
+from servicebus.aio import AsyncSender
 from servicebus.client.future import CallFuture
 from servicebus.configuration import Configuration
 from servicebus.configuration.keys import KEYS
@@ -29,7 +30,7 @@ from servicebus.sender import Sender
 from servicebus.services import Retry
 from servicebus.testing import Broker, Cluster, FaultProxy, FaultyBroker, MemoryBus, MockNode, mock_of
 from servicebus.transport.channel import AmqpChannel
-from servicebus.typed import Services
+from servicebus.typed import AsyncClient, Client, Services, TypedClient
 
 CONFIG = Configuration({"hosts": ["127.0.0.1:1"], "secret_token": "a secret of sixteen", "node_name": "N"})
 NO_TIMES = [
@@ -65,6 +66,9 @@ TIMES: dict[str, Use] = {
     "Sender.ping_error(timeout)": lambda it: sender().ping_error("N", it),
     "Sender.offers(timeout)": lambda it: sender().offers("N.a.b", timeout=it),
     "Sender.client(timeout)": lambda it: sender().client("N", Services("a"), it),
+    "Client.__init__(timeout)": lambda it: Client(sender(), "N", Services("a"), it),
+    "AsyncClient.__init__(timeout)": lambda it: AsyncClient(AsyncSender(CONFIG), "N", Services("a"), it),
+    "TypedClient.__init__(timeout)": lambda it: TypedClient(sender(), "N", it),
     "Sender.describe(timeout)": lambda it: sender().describe("N", timeout=it),
     "CallFuture.result(timeout)": lambda it: CallFuture().result(it),
     "CallFuture.exception(timeout)": lambda it: CallFuture().exception(it),
@@ -101,6 +105,7 @@ def parameters() -> Iterator[tuple[str, inspect.Parameter]]:
         servicebus.services,
         servicebus.logging_service,
         servicebus.testing,
+        servicebus.typed,
     ):
         for owner in [getattr(module, name) for name in module.__all__] + (
             [CallFuture] if module is servicebus.sender else []
@@ -112,7 +117,8 @@ def parameters() -> Iterator[tuple[str, inspect.Parameter]]:
 
 
 def is_time(parameter: inspect.Parameter) -> bool:
-    return "float" in str(parameter.annotation) or (
+    annotation = str(parameter.annotation)
+    return ("float" in annotation and not annotation.startswith("Callable[")) or (
         parameter.annotation is inspect.Parameter.empty and any(word in parameter.name for word in WORDS)
     )
 

@@ -14,12 +14,13 @@ from uuid import UUID
 
 import pytest
 from pydantic import BaseModel, Field, create_model
+from type_checkers import CHECKERS, errors_found, errors_wanted
 
 from servicebus.aio import AsyncSender
-from servicebus.errors import ContractMismatch, EnvelopeError, InvalidParams
+from servicebus.errors import ConfigurationError, ContractMismatch, EnvelopeError, InvalidParams
 from servicebus.services import Request
 from servicebus.testing import MemoryBus
-from servicebus.typed import AsyncClient, Services
+from servicebus.typed import INJECTED, AnySender, AsyncClient, Call, Send, Services, TypedClient
 from servicebus.wire.xmlcodec import decode_envelope
 
 
@@ -47,7 +48,8 @@ def add(a: int, b: int = 0) -> int:
 
 
 @group.rpc
-async def later(day: date, by: timedelta, *, request: Request) -> date:
+async def later(day: date, by: timedelta, *, request: Request = INJECTED) -> date:
+    assert isinstance(request, Request)
     return day + by
 
 
@@ -328,9 +330,13 @@ def test_a_former_version_alone_serves_nobody_else(memory_bus: Callable[..., Mem
 # -- types -------------------------------------------------------------------------------------------------------------
 
 PROGRAM = """
+from datetime import date
+from typing import Any
+
 from servicebus.aio import AsyncSender
-from servicebus.sender import Sender
-from servicebus.typed import Services
+from servicebus.sender import Receipt, Sender
+from servicebus.services import Request
+from servicebus.typed import INJECTED, AnySender, Call, Send, Services, TypedClient
 
 group = Services("math")
 
@@ -339,18 +345,48 @@ def add(a: int, b: int = 0) -> int:
     return a + b
 
 @group.rpc
-async def half(n: int) -> float:
+async def half(n: int, *, request: Request = INJECTED) -> float:
     return n / 2
 
+@group.message(retry=(5, 60))
+def note(what: str, on: date) -> None: ...
+
+class Math(TypedClient[AnySender], group=group):
+    add = Call(add)
+    half = Call(half)
+    note = Send(note)
+
 def use(sender: Sender) -> None:
+    client = sender.client("N", Math)
+    x: int = client.add(1, b=2)
+    y: float = client.half(1)
+    receipt: Receipt = client.note("a", on=date(2026, 1, 1))
+    client.add("1")  # ERROR
+    client.half()  # ERROR
+    z: str = client.add(1)  # ERROR
+    client.note("a", "b")  # ERROR
+    client.sub(1)  # ERROR
+    again: int = Math(sender, "N", timeout=5).add(1)
+
+async def use_async(sender: AsyncSender) -> None:
+    client = sender.client("N", Math, timeout=5)
+    x: int = await client.add(1, b=2)
+    y: float = await client.half(1)
+    receipt: Receipt = await client.note("a", on=date(2026, 1, 1))
+    await client.add(c=2)  # ERROR
+    z: int = client.add(1)  # ERROR
+    again: int = await Math(sender, "N").add(1)
+
+def use_functions(sender: Sender) -> None:
     client = sender.client("N", group)
     x: int = client.call(add, 1, b=2)
     y: float = client.call(half, 1)
     client.call(add, "1")  # ERROR
     client.call(half)  # ERROR
     z: str = client.call(add, 1)  # ERROR
+    found: Any = client.add("whatever")
 
-async def use_async(sender: AsyncSender) -> None:
+async def use_functions_async(sender: AsyncSender) -> None:
     client = sender.client("N", group)
     x: int = await client.call(add, 1, b=2)
     y: float = await client.call(half, 1)
@@ -358,10 +394,46 @@ async def use_async(sender: AsyncSender) -> None:
 """
 
 
-def test_mypy_knows_a_call_by_its_function(tmp_path: Path) -> None:
-    api = pytest.importorskip("mypy.api")
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-    out, _, _ = api.run(["--strict", "--no-error-summary", f"--cache-dir={tmp_path}", str(program)])
-    found = {int(line.split(":")[1]) for line in out.splitlines() if ": error:" in line}
-    assert found == {number for number, line in enumerate(PROGRAM.splitlines(), 1) if "# ERROR" in line}, out
+@pytest.mark.parametrize("checker", CHECKERS)
+def test_type_checkers_know_a_call_by_its_function(tmp_path: Path, checker: str) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    assert errors_found(checker, tmp_path) == errors_wanted(tmp_path)
+
+
+class Shop(TypedClient[AnySender], group=group):
+    add = Call(add)
+    moved = Call(later)
+    note = Send(note)
+
+
+def test_a_class_of_functions_is_called_as_the_group_is(world: MemoryBus) -> None:
+    for client in (world.sender.client("NODE-01", Shop), Shop(world.sender, "NODE-01", timeout=5)):
+        assert client.add(1, b=2) == 3
+        assert client.moved(date(2026, 1, 1), timedelta(days=2)) == date(2026, 1, 3)
+        assert client.note("a", on=date(2026, 1, 1)).confirmed_by == "mq-1"
+    with pytest.raises(InvalidParams):
+        world.sender.client("NODE-01", Shop).add("x")  # type: ignore[arg-type]
+    assert repr(client) == f"<Shop: <Client of {group!r} at NODE-01>>"
+    assert repr(Shop.note) == "Send(note)"
+
+
+def test_and_with_tasks(world: MemoryBus) -> None:
+    async def main() -> None:
+        client = AsyncSender.of(world.sender).client("NODE-01", Shop)
+        assert list(await asyncio.gather(client.add(1, 2), client.add(3))) == [3, 3]
+        assert (await client.note("a", date(2026, 1, 1))).confirmed_by == "mq-1"
+
+    asyncio.run(main())
+
+
+def test_a_class_may_extend_another() -> None:
+    class More(Shop[AnySender]):
+        nothing = Call(nothing)
+
+    assert isinstance(More.add, Call) and isinstance(More.nothing, Call)
+
+
+@pytest.mark.parametrize("listed", [Call(note), Send(add), Call(test_and_with_tasks)], ids=repr)
+def test_a_class_lists_services_of_its_group_alone(listed: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"^Wrong\.it: <Services shop: .*> has no service for (Call|Send)\("):
+        type("Wrong", (TypedClient,), {"it": listed}, group=group)
