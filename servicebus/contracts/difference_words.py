@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-__all__ = ["sentence"]
+__all__ = ["ABSENT", "sentence"]
 
 _LABELS = {
     "minimum": "smallest value",
@@ -22,7 +22,8 @@ _LABELS = {
     "patternProperties": "pattern of field names",
 }
 _MOST_VALUES = 6
-_ABSENT = ("absent", "ignored", "refused")
+ABSENT = ("absent", "ignored", "refused")
+"""What ``presence`` says of a field that the writer does not send, or that the reader does not take."""
 _OPTIONS = {
     "idempotent": ("calls whose worker died are run again", "calls whose worker died are no longer run again"),
     "lock": ("requests with the same lock now run one at a time", "requests no longer wait for a lock"),
@@ -44,7 +45,7 @@ def _plain(keyword: str, old: Any, new: Any, is_params: bool) -> str:
     if keyword == "enum":
         return _values(old, new)
     if keyword == "value":
-        return f"no longer allows {values_text(old)}" if new is None else f"now allows {values_text(new)}"
+        return f"no longer allows {_values_text(old)}" if new is None else f"now allows {_values_text(new)}"
     if keyword == "uniqueItems":
         return "items must differ now" if new else "items may repeat now"
     if keyword == "deprecated":
@@ -61,11 +62,11 @@ def _plain(keyword: str, old: Any, new: Any, is_params: bool) -> str:
 
 
 def _presence(old: str, new: str, is_params: bool) -> str:
-    if new in _ABSENT:
+    if new in ABSENT:
         if not is_params:
             return "is no longer sent"
         return "removed; the node refuses it" if new == "refused" else "removed; the node ignores it"
-    if old in _ABSENT:
+    if old in ABSENT:
         if is_params:
             return f"new and {new}"
         return "new; callers refuse fields that they do not know" if old == "refused" else "new"
@@ -74,7 +75,7 @@ def _presence(old: str, new: str, is_params: bool) -> str:
     return "is now always sent" if new == "required" else "may be left out now"
 
 
-def values_text(values: list[Any]) -> str:
+def _values_text(values: list[Any]) -> str:
     """``"a", "b" or "c"``."""
     shown = [json.dumps(value, ensure_ascii=False) for value in values[:_MOST_VALUES]]
     if len(values) > _MOST_VALUES:
@@ -84,13 +85,13 @@ def values_text(values: list[Any]) -> str:
 
 def _values(old: list[Any] | None, new: list[Any] | None) -> str:
     if old is None or new is None:
-        before, after = ("any value" if each is None else values_text(each) for each in (old, new))
+        before, after = ("any value" if each is None else _values_text(each) for each in (old, new))
         return f"was {before}, is now {after}"
     texts = [set(map(json.dumps, each)) for each in (old, new)]
     parts = []
     for word, values, others in (("removed", old, texts[1]), ("new", new, texts[0])):
         if changed := [value for value in values if json.dumps(value) not in others]:
-            parts.append(f"{word}: {values_text(changed)}")
+            parts.append(f"{word}: {_values_text(changed)}")
     return "values " + "; ".join(parts)
 
 

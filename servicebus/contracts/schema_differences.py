@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +9,7 @@ from servicebus.contracts.compatibility import obstacles
 from servicebus.contracts.difference_words import sentence
 from servicebus.contracts.shapes import Schema
 
-__all__ = ["Difference", "Effect", "compare_schemas", "summary"]
+__all__ = ["Difference", "Effect", "compare_schemas"]
 
 Effect = Literal["breaking", "unknown", "compatible"]
 
@@ -70,13 +69,3 @@ def compare_schemas(service: str, direction: str, old: Schema, new: Schema) -> l
         difference = Difference(service, direction, each.path, each.keyword, before, after, effect, text)
         found.setdefault((each.path, each.keyword), difference)
     return list(found.values())
-
-
-def summary(differences: Iterable[Difference], most: int = 5) -> str:
-    """One line for an error: the differences that break, or all if none does; "" if there are none."""
-    found = list(differences)
-    chosen = [each for each in found if each.breaks] or found
-    shown = [str(each) for each in chosen[:most]]
-    if len(chosen) > most:
-        shown.append(f"and {len(chosen) - most} more")
-    return "; ".join(shown)

@@ -10,7 +10,7 @@ import pytest
 
 from servicebus.contracts import ErrorContract, NodeContract, ServiceContract
 from servicebus.contracts.differences import compare_contracts
-from servicebus.contracts.schema_differences import Difference, compare_schemas, summary
+from servicebus.contracts.schema_differences import compare_schemas
 
 STRING, INTEGER = {"type": "string"}, {"type": "integer"}
 NULL = {"type": "null"}
@@ -226,16 +226,3 @@ def test_what_definitions_within_definitions_multiply_is_cut() -> None:
     found = compare_schemas("shop.price", "params", money(40, {"type": "number"}), money(40, INTEGER))
     assert {each.text for each in found if each.breaks} == {"was float, is now int"}
     assert len(found) <= 1000
-
-
-def test_a_summary_is_one_line_of_what_breaks() -> None:
-    old, new = (fields(*names, **dict.fromkeys(names, INTEGER)) for names in ("abc", "cdefghi"))
-    found = compare_schemas("shop.price", "params", old, new)
-    text = summary(found, most=3)
-    assert text == (
-        "params a: removed; the node refuses it; params b: removed; the node refuses it; "
-        "params d: new and required; and 5 more"
-    )
-    assert summary([]) == ""
-    notes: list[Difference] = compare_schemas("shop.price", "params", fields(), fields(a=INTEGER))
-    assert summary(notes) == "params a: new and optional"

@@ -115,9 +115,7 @@ def test_bad_params_and_another_version(world: MemoryBus, stub: Any, memory_bus:
         client.money(stub.Decimal(1), factor=stub.Decimal(-1))
     assert [each.place for each in bad.value.errors] == [("factor",)] and type(bad.value) is InvalidParams
     stub._MANY_ADD = stub.StubService("many.add", "0" * 24, stub._MANY_ADD.text.replace('"a"', '"z"'))
-    with pytest.raises(
-        ContractMismatch, match=r"caller: `z: int`; node NODE-01 runs 1.4: `no z`, new and required: `a: int`"
-    ):
+    with pytest.raises(ContractMismatch, match=r"caller: `z`; node NODE-01 runs 1.4: `no z`, new and required: `a`"):
         stub.Many(world.sender)._call(stub._MANY_ADD, int, {"z": 1})
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import pytest
@@ -222,16 +222,16 @@ def test_params_of_another_version_are_a_mismatch_that_says_what_differs(memory_
     with pytest.raises(ContractMismatch) as raised:
         client.price(price=1)
     assert (
-        "the contract has changed: caller: `price: int`, `gone: str`; node NODE-01 runs 1.4: `price: Decimal`, "
-        "`no gone`, new and required: `currency: str`; "
+        "the contract has changed: caller: `gone`, `price: int`; node NODE-01 runs 1.4: `no gone`, `price: Decimal`, "
+        "new and required: `currency`; "
     ) in str(raised.value)
     assert [each.place for each in raised.value.errors] == [("currency",)]
     assert raised.value.reason == "contract-mismatch" and raised.value.present["version"] == "1.4"
     with pytest.raises(ContractMismatch) as nested:
         client.order([Line(sku="s")])
     assert (
-        "caller: `lines.sku: str`, `lines.count: int = 1`; node NODE-01 runs "
-        f"{_present().contract().services[1].hash}: `lines.sku: UUID`, `lines.count: int`"
+        "caller: `lines[].count: optional`, `lines[].sku: str`; node NODE-01 runs "
+        f"{_present().contract().services[1].hash}: `lines[].count: required`, `lines[].sku: UUID`; "
     ) in str(nested.value)
 
 
@@ -251,7 +251,27 @@ def test_a_mismatch_within_a_map_names_the_field(memory_bus: Callable[..., Memor
     world = memory_bus(shop(new))
     with pytest.raises(ContractMismatch) as raised:
         world.sender.client("NODE-01", shop(old)).stock(items={"a": old(sku="x")})
-    assert "params items.*.place: new and required" in str(raised.value)
+    assert "new and required: `items.*.place`; " in str(raised.value)
+
+
+def test_of_many_differences_the_first_are_told(memory_bus: Callable[..., MemoryBus]) -> None:
+    def shop(order: type[BaseModel]) -> Services:
+        group = Services("shop")
+
+        @group.rpc
+        def buy(order: order) -> None: ...  # type: ignore[valid-type]
+
+        return group
+
+    bounded: Any = Annotated[int, Field(ge=5)]
+    fields: Any = {f"f{number}": (int, ...) for number in range(15)}
+    old, new = create_model("Order", an=(int, ...), f0=(int, ...)), create_model("Order", an=(bounded, ...), **fields)
+    world = memory_bus(shop(new))
+    with pytest.raises(ContractMismatch) as raised:
+        world.sender.client("NODE-01", shop(old)).buy({"f0": 1, "an": 1})
+    assert "the contract has changed: node NODE-01 runs " in str(raised.value)
+    assert ": `an: smallest value: was none, is now 5`, new and required: `f1`, `f10`, " in str(raised.value)
+    assert "`f4`, and 5 more; " in str(raised.value)
 
 
 def test_bad_params_of_the_same_version_are_just_bad(world: MemoryBus) -> None:
