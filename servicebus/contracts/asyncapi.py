@@ -13,6 +13,7 @@ from typing import Any
 from servicebus.configuration.values import BrokerHost, host_and_port
 from servicebus.contracts.description import NodeContract, Schema, ServiceContract
 from servicebus.contracts.draft7 import SharedSchemas, UniqueNames
+from servicebus.contracts.examples import examples_of
 from servicebus.wire.address import messages_queue, rpc_queue
 
 __all__ = ["asyncapi_document"]
@@ -183,6 +184,8 @@ class _Document:
             "payload": self._schemas.add(name, {} if schema is None else schema),
             "tags": _tags(service.category),
         }
+        if examples := examples_of(schema):
+            message["examples"] = [{"payload": each} for each in examples]
         if service.kind == "call":
             message["correlationId"] = {"location": "$message.header#/correlation_id"}
         if docs:

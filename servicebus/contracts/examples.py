@@ -17,7 +17,7 @@ from servicebus.contracts.example_texts import texts_for
 from servicebus.contracts.shapes import Arrays, Numbers, Objects, Schema, Shape, Strings, Values, accepts, text_of
 from servicebus.errors import ContractError
 
-__all__ = ["example_of"]
+__all__ = ["example_of", "examples_of"]
 
 _DEEPEST = 40
 _ENOUGH = 500
@@ -47,6 +47,14 @@ def example_of(schema: Schema, document: Schema = None) -> Any:
         return copy.deepcopy(_Maker(schema if document is None else document).first(schema, ()))
     except (Incomparable, re.error, RecursionError, TypeError, ValueError, AttributeError) as error:
         raise ContractError(f"no example can be made: {error}") from error
+
+
+def examples_of(schema: Schema) -> list[Any]:
+    """What ``example_of()`` makes, in a list; an empty one if it makes nothing, or if no schema is known."""
+    try:
+        return [] if schema is None else [example_of(schema)]
+    except ContractError:
+        return []
 
 
 class _Maker:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from servicebus.contracts.description import NodeContract, Schema, ServiceContract
-from servicebus.contracts.examples import example_of
+from servicebus.contracts.examples import examples_of
 from servicebus.contracts.notation import MISSING, Notation, Parameter, fields_of, parameters_of, signature_of
 from servicebus.errors import ContractError
 
@@ -72,6 +72,8 @@ class Page:
     command: str
     """For a shell; "" if the command line does not reach it."""
     program: str
+    stub_command: str
+    """For a shell: it writes a client; "" if that has no method for it."""
     summary: str
 
     @property
@@ -136,6 +138,7 @@ def _page(service: ServiceContract, node: str, file: str) -> Page:
         schemas=tuple((what, pretty_json(schema)) for what, schema in _schemas(service)),
         command=_command(service, address, example),
         program=_program(service, address, example),
+        stub_command="" if service.former else f"servicebus stubs {shlex.quote(node)} -o client.py",
         summary=service.docs.strip().partition("\n")[0],
     )
 
@@ -148,15 +151,9 @@ class _Example:
     """Of a schema that may be missing, or have no example."""
 
     def __init__(self, schema: Schema):
-        self.value: Any = None
-        self.text: str | None = None
-        if schema is None:
-            return
-        try:
-            self.value = example_of(schema)
-        except ContractError:
-            return
-        self.text = pretty_json(self.value)
+        found = examples_of(schema)
+        self.value: Any = found[0] if found else None
+        self.text = pretty_json(found[0]) if found else None
 
 
 def _file_name(service: ServiceContract, names: set[str]) -> str:

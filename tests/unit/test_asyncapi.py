@@ -123,6 +123,18 @@ def test_a_call_is_an_operation_with_reply_and_errors() -> None:
     assert schemas["shop.price.call"]["properties"]["count"] == {"exclusiveMinimum": 0, "type": "integer"}
 
 
+def test_messages_have_examples_that_their_schemas_accept() -> None:
+    contract = typed_functions.group.contract()
+    messages = asyncapi_document(contract)["components"]["messages"]
+    service = contract.find("shop.price")
+    assert service is not None
+    (example,) = messages["shop.price.call"]["examples"]
+    assert Draft202012Validator(service.params).is_valid(example["payload"]) and example["payload"]
+    assert messages["shop.price.result"]["examples"] and messages["shop.price.error.OutOfStock"]["examples"]
+    unknown = asyncapi_document(NodeContract((ServiceContract("call", "c", "s"),)))
+    assert not any("examples" in each for each in unknown["components"]["messages"].values())
+
+
 def test_docstrings_deprecations_and_categories_are_told() -> None:
     document = asyncapi_document(pets(Cat).contract())
     feed = document["operations"]["pets.feed.call"]

@@ -88,6 +88,7 @@ def test_a_page_says_all_of_a_service() -> None:
         *("NODE-01.shop.price", "RPC", "version 1.4", "What it costs.", "threads", "line", "currency", '"EUR"'),
         *("As printed on the shelf.", "s-77", "OutOfStock", "There is no more.", "shelf", "list[Line]", "required"),
         *("servicebus call NODE-01.shop.price", "sender.call('NODE-01.shop.price'", "JSON Schema"),
+        "servicebus stubs NODE-01 -o client.py",
         str(getattr(shop().find("shop.price"), "hash", None)),
     ):
         assert part in text, part
@@ -101,7 +102,7 @@ def test_messages_deprecated_and_former_services_say_so() -> None:
     former = text_of(files["services/shop.price-2.html"])
     assert "former version" in former
     assert "contract='" in former
-    assert "servicebus call" not in former
+    assert "servicebus call" not in former and "servicebus stubs" not in former
 
 
 def test_every_link_leads_somewhere_within_the_site() -> None:
