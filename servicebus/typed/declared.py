@@ -90,7 +90,10 @@ def declare_errors(
     for kind in kinds:
         if not (isinstance(kind, type) and issubclass(kind, Exception)):
             raise ConfigurationError(f"service {service}: errors has {kind!r}, which is no Exception", key="services")
-        if kind.__name__ in RESERVED or any(each.name == kind.__name__ for each in found.values()):
+        if kind.__name__ in RESERVED:
+            text = f"an error named {kind.__name__}, as the bus itself names one of its own: rename the class"
+            raise ConfigurationError(f"service {service}: errors has {text}", key="services")
+        if any(each.name == kind.__name__ for each in found.values()):
             raise ConfigurationError(f"service {service}: errors cannot have two {kind.__name__}", key="services")
         found[kind] = DeclaredError(kind, local_names)
         if is_known:

@@ -138,6 +138,21 @@ def test_a_dependency_that_fails_fails_the_request(monkeypatch: pytest.MonkeyPat
         assert world.error("buy").message == "no database" and LOG == []
 
 
+def test_what_a_setup_has_made_before_it_failed_is_torn_down(group: Services) -> None:
+    def broken() -> int:
+        raise OSError("no database")
+
+    @group.rpc
+    def look(database: Worker, one: Annotated[int, Depends(broken, scope="worker")]) -> None: ...
+
+    (definition,) = group
+    instance = definition.make()
+    for _ in range(2):  # it is called again
+        with pytest.raises(OSError, match="no database"):
+            instance.setup()
+    assert LOG == ["open", "close", "open", "close"]
+
+
 def test_a_replacement_takes_the_place_and_the_scope(monkeypatch: pytest.MonkeyPatch, group: Services) -> None:
     def fake() -> Database:
         LOG.append("fake")

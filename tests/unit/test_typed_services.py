@@ -21,6 +21,7 @@ from servicebus.sender import Sender
 from servicebus.service import ServiceBus
 from servicebus.services import Request, Retry, current_request
 from servicebus.typed import Services, declare_errors
+from servicebus.wire.envelope import CALL, MESSAGE
 
 T = TypeVar("T")
 
@@ -414,10 +415,21 @@ def test_what_no_call_could_reach_is_refused_at_the_start() -> None:
     names("has a service fine for calls already", lambda group: [group.rpc(fine), group.rpc(fine)])
     names("which is no Exception", lambda group: group.rpc(errors=[int])(fine))
     names("two Plain", lambda group: group.rpc(errors=[Plain, type("Plain", (Exception,), {})])(fine))
+    names("an error named busy, as the bus", lambda group: group.rpc(errors=[type("busy", (Exception,), {})])(fine))
     with pytest.raises(AddressError):
         Services("no.name")
     with pytest.raises(AddressError):
         Services("math").rpc(name="no name")(fine)
+
+
+def test_a_call_and_a_message_may_have_one_name(group: Services) -> None:
+    def note(value: int) -> None: ...
+
+    group.rpc(note)
+    group.message(note)
+    bus = ServiceBus(configuration("mq-a"))
+    bus.include(group)
+    assert [(each.kind, each.name) for each in group] == [(CALL, "note"), (MESSAGE, "note")]
 
 
 def test_a_service_of_the_class_form_stands_beside_a_group(group: Services) -> None:
