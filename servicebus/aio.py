@@ -305,9 +305,8 @@ async def _run(steps: Pinging) -> list[BaseException | None]:
                 known.add(future)
                 future.add_done_callback(lambda _: wake())
             heard.clear()
-            if not any(future.done() for future in futures):
-                with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(heard.wait(), pause_s)
+            with suppress(asyncio.TimeoutError):  # one that has ended already wakes us, too
+                await asyncio.wait_for(heard.wait(), pause_s)
             futures, pause_s = steps.send([future for future in futures if future.done()])
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]

@@ -140,7 +140,7 @@ def test_nothing_is_left_of_a_thousand_cancelled_calls(bus: VirtualBus, tasks: V
     for _ in range(10):
         tasks.run(cancelled(100))
     bus.time.settle()
-    assert len(node.cancelled) == 1000
+    assert len(node.cancelled) == 1000 and waker_of(tasks)._waiting == {}
     bus.time.advance(400)  # past their deadlines
     node.answer = lambda _: "again"
     tasks.run(tasks.sender.call(TARGET))
@@ -302,6 +302,17 @@ def test_an_outbox_that_cannot_be_opened_costs_messages_only(
         with pytest.raises(OutboxUnavailable):
             tasks.run(tasks.sender.send(TARGET, 1))
         assert in_threads == ["_current", "need_outbox"]
+
+
+def test_a_forked_child_opens_the_outbox_in_a_thread_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, in_threads: list[str]
+) -> None:
+    with virtual_bus(monkeypatch, outbox=tmp_path / "no-folder" / "outbox") as bus:
+        tasks = VirtualTasks(bus)
+        tasks.run(tasks.sender.status())
+        monkeypatch.setattr(bus.sender._session, "mark", [False])
+        tasks.run(tasks.sender.status())
+        assert in_threads == ["_current", "_current"]
 
 
 def test_the_outbox_keeps_what_no_broker_takes_and_is_opened_in_a_thread(
