@@ -197,10 +197,27 @@ def test_a_queue_that_has_room_for_some_takes_those_and_the_rest_waits(rig: Rig)
     rig.publisher.answer(FULL)
     rig.loop.fire()
     rig.publisher.answer()
-    rig.publisher.answer(FULL)
+    assert len(rig.publisher.answer(FULL)) == 2, "each copy that it takes lets two follow"
     assert len(rig.channel.acked) == 1
     assert rig.store.problem.endswith("9 messages wait unacknowledged")
     assert len(rig.loop.timers) == 1
+
+
+def test_the_pauses_are_short_again_after_a_copy_that_the_queue_has_taken(rig: Rig) -> None:
+    for tag in range(100):
+        rig.settle(tag)
+    rig.publisher.answer(FULL)
+    pauses = []
+    for _ in range(10):  # each is drawn up to its ceiling
+        for _ in range(8):
+            rig.loop.fire()
+            rig.publisher.answer(FULL)
+        rig.loop.fire()
+        rig.publisher.answer()
+        rig.publisher.answer(FULL)
+        ((pause_s, _),) = rig.loop.timers
+        pauses.append(pause_s)
+    assert max(pauses) <= 0.2
 
 
 def test_a_confirm_that_comes_after_the_nack_of_a_later_copy_does_not_mean_that_there_is_room(
@@ -266,8 +283,9 @@ def test_what_joins_a_refused_message_is_acked_with_it_and_published_once(rig: R
     rig.settle(2, again=1)
     assert rig.publisher.published == []
     rig.loop.fire()
+    rig.settle(3, again=1)
     assert rig.publisher.answer() == [1]
-    assert rig.channel.acked == [1, 2]
+    assert (rig.channel.acked, rig.publisher.published) == ([1, 2, 3], [])
 
 
 @pytest.mark.parametrize("refused", ["", FULL])

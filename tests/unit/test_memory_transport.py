@@ -122,6 +122,18 @@ def test_an_attempt_to_connect_goes_on_when_a_broker_is_thawed(rig: MemoryRig, t
     assert peer.told == ["opened"]
 
 
+def test_a_body_that_is_as_long_as_allowed_comes_whole(rig: MemoryRig) -> None:
+    rig.broker.max_message_size = 16 << 20
+    most_bytes = 1 << 20
+    line = Peer(rig, most_bytes).opened().channel()
+    line.ask(declare_queue(QUEUE, durable=True), consume(QUEUE, line.got.append))
+    line.publish(QUEUE, "x" * most_bytes, "x" * (most_bytes + 1))
+    line.bodies(2)
+    whole, cut = line.got
+    assert (len(whole.body), whole.flaw) == (most_bytes, None)
+    assert len(cut.body) < most_bytes and cut.flaw is not None and cut.flaw.reason == "oversized"
+
+
 def test_of_a_quorum_queue_it_is_told_how_often_a_message_came_back(rig: MemoryRig, time: VirtualTime) -> None:
     line = Peer(rig).opened().channel()
     arguments = {"x-queue-type": "quorum", "x-delivery-limit": 2}
