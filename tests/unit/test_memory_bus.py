@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import threading
 import time
 from collections.abc import Callable
@@ -86,6 +87,20 @@ def test_a_call_is_answered_and_stands_in_the_history() -> None:
         assert [entry.what for entry in world.history] == ["called", "executed"]
         assert world.history[1].broker == "mq-1"
         assert world.now == 0.0
+
+
+def test_what_has_run_twice_has_not_run_once() -> None:
+    with bus() as world:
+        id, _ = world.sender.call(ADD, [1])
+        world.record("executed", world.history[0].id, "math.add")
+        with pytest.raises(AssertionError, match="executed 2 times"):
+            world.assert_executed_once(id)
+
+
+def test_pings_are_not_in_the_history() -> None:
+    with bus() as world:
+        assert world.sender.ping("NODE-01")
+        assert world.history == []
 
 
 def test_what_a_service_raises_and_what_no_node_has_come_to_the_caller() -> None:
@@ -194,6 +209,7 @@ def test_the_state_of_a_broker() -> None:
         with pytest.raises(NoBrokerAvailable):
             world.sender.call(ADD, [1], timeout=60)
         broker.start()
+        assert broker.state == "running"
         assert world.sender.call(ADD, [1])[1] == 1
 
 
@@ -412,6 +428,23 @@ def test_one_lock_holds_on_all_brokers() -> None:
         assert max(most) == 1 and {entry.broker for entry in world.history.only("executed")} == {"mq-1", "mq-2"}
 
 
+def test_a_fault_does_not_wait_for_a_service_that_computes_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("servicebus.testing.driver._WAIT_LIMIT_S", 0.01)
+    is_cut = threading.Event()
+
+    def compute(_request: Request) -> bool:
+        give_up_at = time.perf_counter() + 30
+        while not is_cut.is_set() and time.perf_counter() < give_up_at:
+            select.select([], [], [], 0.001)
+        return is_cut.is_set()
+
+    with bus({"math.compute": Run(compute)}) as world:
+        future = world.sender.call_async("NODE-01.math.compute")
+        world.brokers[0].cut()
+        is_cut.set()
+        assert future.result()[1] is True
+
+
 def test_no_time_passes_for_a_thread_that_is_about_to_take_a_job_while_others_of_its_service_wait() -> None:
     def work(request: Request) -> float:
         time.sleep(request.params[1])
@@ -502,6 +535,24 @@ def test_a_bus_that_fails_says_so_instead_of_waiting(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(world._driver, "on_time", fail)
         world.sender.call(ADD, [1])
     assert str(caught.value.__cause__) == "of the test"
+
+
+@pytest.mark.parametrize("of_node", [True, False])
+def test_what_a_callback_of_the_bus_raises_fails_the_test(of_node: bool) -> None:
+    def fail() -> None:
+        raise RuntimeError("of the test")
+
+    with pytest.raises(AssertionError, match="a defect of servicebus"), bus() as world:
+        (world.node._workers[0].loop if of_node else world._loop).post(fail)
+        world.advance(1)
+        world.node.stop()
+
+
+def test_the_error_of_the_test_comes_before_that_of_a_callback() -> None:
+    with pytest.raises(LookupError), bus() as world:
+        world._loop.post(lambda: 1 / 0)  # type: ignore[arg-type]
+        world.advance(1)
+        raise LookupError
 
 
 # -- opening and closing -----------------------------------------------------------------------------------------------

@@ -120,6 +120,20 @@ def test_what_a_worker_has_sent_before_it_ends_arrives() -> None:
         world.assert_executed_once(future)
 
 
+def test_a_node_that_runs_is_not_started_again() -> None:
+    with bus(brokers=2) as world:
+        world.node.start()
+        assert world.node.states == ["consuming", "consuming"]
+
+
+def test_a_worker_finds_out_that_its_broker_is_frozen() -> None:
+    with bus({"math.run": Run(lambda request: None)}) as world:
+        assert world.sender.ping("NODE-01")
+        world.brokers[0].freeze()
+        world.advance(15)
+        assert world.node.states != ["consuming"]
+
+
 # -- kill --------------------------------------------------------------------------------------------------------------
 
 
@@ -144,6 +158,25 @@ def test_no_time_passes_while_a_node_is_killed() -> None:
         began = world.now
         world.node.kill()
         assert world.now == began
+
+
+def test_no_time_passes_for_a_thread_that_has_it_stand_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[bool] = []
+
+    with bus({"math.run": Run(lambda request: time.sleep(10))}) as world:
+        world.sender.call_async(RUN)
+        began, flows = world.now, world._driver._flows
+
+        def look() -> bool:
+            looked.append(flows())
+            return looked[-1]
+
+        monkeypatch.setattr(world._driver, "_flows", look)
+        with world._driver.time_stands_still():
+            looked.clear()
+            while len(looked) < 3:
+                time.sleep(0.001)
+        assert not any(looked) and world.now == began
 
 
 def test_a_message_that_kills_its_node_three_times_is_a_dead_letter() -> None:
