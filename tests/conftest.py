@@ -5,12 +5,13 @@ Brokers come from the fixture ``brokers`` of servicebus.testing.
 
 from __future__ import annotations
 
+import gc
 import os
 import runpy
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,17 @@ def pytest_configure(config: pytest.Config) -> None:
         folder = Path(__file__).parent / "fixtures" / "pika_frames"
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
         runpy.run_path(str(folder / "sitecustomize.py"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Thousands of tests are a million objects, all of which stay: the garbage collector need not look at them."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -91,15 +90,25 @@ def test_ports_are_different_and_never_those_of_outgoing_connections() -> None:
     assert max(ports) < max(first_outgoing, 32_768)
 
 
+FIVE_ASK = """
+import os, sys
+from servicebus.testing.ports import free_ports
+children = []
+while len(children) < 4 and (not children or children[-1]):
+    children.append(os.fork())
+os.write(1, f"{' '.join(map(str, free_ports(100)))}\\n".encode())  # in one piece
+sys.stdin.read()
+if children[-1]:
+    for child in children:
+        os.waitpid(child, 0)
+"""
+
+
 def test_a_port_is_nobody_elses_for_as_long_as_its_process_lives() -> None:
     """Nobody listens on any of them meanwhile, as on that of a broker that is down."""
-    ask = "import sys, servicebus.testing.ports as p; print(*p.free_ports(100), flush=True); sys.stdin.read()"
-    with ExitStack() as stack:
-        others = [
-            stack.enter_context(
-                subprocess.Popen([sys.executable, "-c", ask], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            )
-            for _ in range(5)
-        ]
-        taken = [port for other in others if other.stdout for port in other.stdout.readline().split()]
+    with subprocess.Popen(
+        [sys.executable, "-c", FIVE_ASK], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout is not None
+        taken = [port for _ in range(5) for port in program.stdout.readline().split()]
     assert len(set(taken)) == len(taken) == 500

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -13,9 +14,10 @@ import servicebus
 TOLD = "import json, sys; print(json.dumps(sorted(sys.modules)))"
 
 
-def modules_after(code: str) -> set[str]:
+@functools.cache
+def modules_after(code: str) -> frozenset[str]:
     done = subprocess.run([sys.executable, "-c", f"{code}\n{TOLD}"], capture_output=True, text=True, check=True)
-    return set(json.loads(done.stdout))
+    return frozenset(json.loads(done.stdout))
 
 
 @pytest.mark.parametrize(
