@@ -277,6 +277,7 @@ def run(count: int, per_s: float, peace_s: float, seed: int) -> dict[str, Any]:
             peace = others.take_times()
             sent = process.submit(attack, Probe(broker)._parameters, seed, count, per_s).result()
             beside = others.take_times()
+            sys.stderr.write(f"ms in peace {peace}, beside {beside}; now the dead letters are requeued\n")
         finally:
             others.stopped.set()
             thread.join()

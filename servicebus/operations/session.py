@@ -131,11 +131,11 @@ class Session:
         """Open a channel; with *confirms* it may publish."""
         return SessionChannel(self, confirms)
 
-    def facts(self, name: str) -> QueueFacts | None:
-        """What there is of queue *name*; None if there is no such queue."""
+    def facts(self, name: str, *, busy_s: float = 0.0) -> QueueFacts | None:
+        """What there is of queue *name*, which may be *busy_s* late, see ask(); None if there is no such queue."""
         with self.channel() as channel:
             try:
-                return channel.declare(name, passive=True)
+                return channel.declare(name, passive=True, busy_s=busy_s)
             except TransportError as error:
                 if error.reply_code == 404:
                     return None
@@ -183,16 +183,26 @@ class Session:
 
     # -- for channels --------------------------------------------------------------------------------------------------
 
-    def ask(self, future: Future[Any], what: str, timeout_s: float) -> Any:
-        """The answer that *future* brings; after *timeout_s* the connection is cut."""
-        try:
-            return future.result(timeout_s)
-        except NotInTime:
-            blocked = f"; it is blocked by an alarm ({self.blocked})" if self.blocked else ""
-            lost = ConnectionLost(self.host.name, f"no answer to {what} within {timeout_s:g} s{blocked}", sent=True)
-            self.failure = self.failure or lost
-            self.abort(lost.reason)
-            raise lost from None
+    def ask(self, future: Future[Any], what: str, timeout_s: float, *, busy_s: float = 0.0) -> Any:
+        """The answer that *future* brings; after *timeout_s* the connection is cut.
+
+        For *busy_s* it is waited for all the same while the broker answers another question: then one queue alone is
+        busy, as it is when it takes back a million messages.
+        """
+        give_up_at = time.monotonic() + busy_s
+        while True:
+            try:
+                return future.result(timeout_s)
+            except NotInTime:
+                if time.monotonic() < give_up_at:
+                    self.channel().close()
+                    continue
+                blocked = f"; it is blocked by an alarm ({self.blocked})" if self.blocked else ""
+                limit_s = max(timeout_s, busy_s)
+                lost = ConnectionLost(self.host.name, f"no answer to {what} within {limit_s:g} s{blocked}", sent=True)
+                self.failure = self.failure or lost
+                self.abort(lost.reason)
+                raise lost from None
 
     def post(self, callback: Callable[[], None]) -> None:
         """Run *callback* in the loop's thread."""

@@ -39,7 +39,7 @@ class _Session(Protocol):
     def host(self) -> BrokerHost: ...
     @property
     def failure(self) -> TransportError | None: ...
-    def ask(self, future: Future[Any], what: str, timeout_s: float) -> Any: ...
+    def ask(self, future: Future[Any], what: str, timeout_s: float, *, busy_s: float = 0.0) -> Any: ...
     def post(self, callback: Callable[[], None]) -> None: ...
     def adopt(self, channel: SessionChannel, open_it: Callable[[BrokerConnection], None]) -> None: ...
     def forget(self, channel: SessionChannel) -> None: ...
@@ -87,7 +87,7 @@ class SessionChannel:
 
     # -- asking --------------------------------------------------------------------------------------------------------
 
-    def run(self, step: Step, what: str, timeout_s: float = ANSWER_S) -> Any:
+    def run(self, step: Step, what: str, timeout_s: float = ANSWER_S, *, busy_s: float = 0.0) -> Any:
         """Do one of ``transport.steps``; returns its answer. *what* is for the error that says it did not come."""
         answered: Future[Any] = self._waits.begin()
 
@@ -102,11 +102,13 @@ class SessionChannel:
                 self._waits.fail(answered)
 
         self.session.post(start)
-        return self.session.ask(answered, what, timeout_s)
+        return self.session.ask(answered, what, timeout_s, busy_s=busy_s)
 
-    def declare(self, name: str, **how: Any) -> QueueFacts:
+    def declare(self, name: str, *, busy_s: float = 0.0, **how: Any) -> QueueFacts:
         """As ``steps.declare_queue``. With ``passive=True`` a queue that is not there is a TransportError of 404."""
-        found, ready, consumers = self.run(declare_queue(name, **how), f"the declaration of queue {name}")
+        found, ready, consumers = self.run(
+            declare_queue(name, **how), f"the declaration of queue {name}", busy_s=busy_s
+        )
         return QueueFacts(found, ready, consumers)
 
     def get(self, name: str) -> Delivery | None:

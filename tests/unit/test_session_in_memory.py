@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from waiting import wait_until
 
 from servicebus.configuration import Configuration
 from servicebus.errors import ConnectFailed, ConnectionLost, TransportError
+from servicebus.operations import session_channel
 from servicebus.operations.session import Session, open_session
 from servicebus.transport.memory import MemoryBroker, MemoryNetwork
 
@@ -86,6 +89,21 @@ def test_an_answer_that_does_not_come_cuts_the_connection_and_names_the_alarm(br
         channel.wait_stored(channel.publish("", "q", b"1"), 0.3)
     assert not session.is_open
     wait_until(lambda: broker.sessions == [])
+
+
+def test_a_busy_queue_is_waited_for_while_its_broker_answers(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = opened(broker)
+    late: Future[str] = Future()
+    threading.Timer(0.2, late.set_result, ["the answer"]).start()
+    assert session.ask(late, "a question", 0.01, busy_s=30.0) == "the answer"
+    assert session.is_open
+    monkeypatch.setattr(session_channel, "ANSWER_S", 0.2)
+    broker.freeze()
+    with pytest.raises(ConnectionLost, match=r"no answer to the opening of a channel within 0.2 s"):
+        session.ask(Future(), "a question", 0.01, busy_s=30.0)
+    assert not session.is_open
 
 
 def test_a_session_that_is_cut_says_so_to_those_who_wait(broker: MemoryBroker) -> None:
