@@ -42,7 +42,8 @@ _CALLERS = 3
 _SENDERS = 3
 _ASYNC_SHARE = 0.75
 """Of the calls, by call_async: these go on at their pace while others wait."""
-_TIMEOUTS_S = (2.0, 10.0)
+_TIMEOUTS_S = (1.0, 10.0)
+"""Of calls; some end before a Sender goes elsewhere, so that their copy on a frozen broker is the only one."""
 _SEND_TIMEOUTS_S = (2.0, 10.0)
 _OUTBOX_SHARE = 0.15
 _DELAYED_SHARE = 0.03
