@@ -76,7 +76,7 @@ def register(kind: Kind, category: str, name: str, instance: Any, **options: Any
         if how := how_it_is_lazy(function):
             owner = "the function" if method == "function" else f"{method}() of {type(instance).__name__}"
             what = f"{owner} is {how}: calling it runs none of its code"
-            hint = "use a plain function, for example one that calls asyncio.run()"
+            hint = "use a plain function, or an async def of a group (servicebus.Services)"
             raise ConfigurationError(f"{wanted}: {what}; {hint}", key="services")
     if wrong := _wrong_handler(kind, instance):
         raise ConfigurationError(f"{wanted}: {wrong}", key="services")
