@@ -52,53 +52,48 @@ class Answers:
 
     def replied(self, link: Link, delivery: Delivery) -> None:
         request = self._pending.in_flight.get(delivery.correlation_id or "")
-        try:
-            self._replied(link, delivery, request)
-        except Exception as error:
-            if request is None or not _is_believed(request, delivery.body):
-                raise  # a stranger's, perhaps: it costs this delivery, not the request
-            self._scheduler.give_up(request, error, self._replied)
-
-    def _replied(self, link: Link, delivery: Delivery, request: PendingRequest | None) -> None:
-        wire_id = delivery.correlation_id or ""
         if request is None:
-            if not self._watch.answered(wire_id, delivery.body, time.monotonic()):
-                self.late += 1
-                LOG.debug("%s: reply to %r, which no request waits for (any more)", link.host.name, wire_id)
-            return
-        if request.protocol is not link.newest and request.path_on(link) is None:
-            self.late += 1  # of an attempt in version 2; what is read as version 1 is believed by where it comes from
+            self._unexpected(link, delivery)
             return
         try:
-            assert request.protocol is not None, "it travels"
-            if delivery.flaw is not None:
-                raise EnvelopeError(delivery.flaw.reason, delivery.flaw.detail)
-            reply = request.protocol.decode_reply(request, delivery.body)
-        except EnvelopeError as error:
-            self._not_verified(request, link, error)
-            return
-        path = request.path
-        if path is None or path.link is not link:
-            path = request.path_on(link)
-        if path is not None:
-            path.clock.heard(time.monotonic())  # it lives; whether it takes new calls, only a pong says
-            if request.protocol is link.newest:
-                path.is_proven = True
-        if reply.fault is not None:
-            if reply.fault.type in NOT_RUN and reply.attempt != request.attempt_on(link):
-                # Played again, or for an attempt that was given up: it says nothing about the one that travels.
-                self.late += 1
-                LOG.debug("%s: %s for a former attempt of %s", link.host.name, reply.fault.type, wire_id)
+            protocol, path = request.protocol, request.path
+            assert protocol is not None, "it travels"
+            if path is None or path.link is not link:
+                path = request.path_on(link)
+            if path is None and protocol is not link.newest:
+                self.late += 1  # of an attempt in version 2; version 1 is believed by where it comes from
                 return
-            self._faulted(request, reply.fault, link)
-            return
-        self._answered(request, path)
-        try:
-            value = request.protocol.decode_result(reply.message)
-        except EnvelopeError as error:
-            request.fail(error)
-        else:
-            request.complete((request.event_id, value))
+            try:
+                if delivery.flaw is not None:
+                    raise EnvelopeError(delivery.flaw.reason, delivery.flaw.detail)
+                reply = protocol.decode_reply(request, delivery.body)
+            except EnvelopeError as error:
+                self._not_verified(request, link, error)
+                return
+            if path is not None:
+                path.clock.heard(time.monotonic())  # it lives; whether it takes new calls, only a pong says
+                if protocol is link.newest:
+                    path.is_proven = True
+            if reply.fault is not None:
+                self._faulted(request, reply.fault, reply.attempt, link)
+                return
+            self._answered(request, path)
+            try:
+                value = protocol.decode_result(reply.message)
+            except EnvelopeError as error:
+                request.fail(error)
+            else:
+                request.complete((request.event_id, value))
+        except Exception as error:
+            if not _is_believed(request, delivery.body):
+                raise  # a stranger's, perhaps: it costs this delivery, not the request
+            self._scheduler.give_up(request, error, self.replied)
+
+    def _unexpected(self, link: Link, delivery: Delivery) -> None:
+        wire_id = delivery.correlation_id or ""
+        if not self._watch.answered(wire_id, delivery.body, time.monotonic()):
+            self.late += 1
+            LOG.debug("%s: reply to %r, which no request waits for (any more)", link.host.name, wire_id)
 
     def _not_verified(self, request: PendingRequest, link: Link, error: EnvelopeError) -> None:
         self.unverified += 1
@@ -145,12 +140,17 @@ class Answers:
         if request.hedge is not None and request.path is not None:
             self._canceller.cancel_on(request.path if path is request.hedge else request.hedge, request)
 
-    def _faulted(self, request: PendingRequest, fault: Fault, link: Link) -> None:
+    def _faulted(self, request: PendingRequest, fault: Fault, answered: int, link: Link) -> None:
+        now, attempt = time.monotonic(), request.attempt_on(link)
+        if fault.type in NOT_RUN and answered != attempt:
+            # Played again, or for an attempt that was given up: it says nothing about the one that travels.
+            self.late += 1
+            LOG.debug("%s: %s for a former attempt of %s", link.host.name, fault.type, request.id)
+            return
         if fault.type == "stopping":
             # The agent is draining and has not run it: as good as an unroutable call, but said in time.
-            self._not_run(request, link, "the agent there is stopping", time.monotonic())
+            self._not_run(request, link, "the agent there is stopping", now)
             return
-        now, attempt = time.monotonic(), request.attempt_on(link)
         error = error_from_fault(fault, str(request.address), now - request.started_at)
         is_early = fault.type == EXPIRED and self._corrects_clock(request, fault, link, now)
         if not isinstance(error, ServiceBusy) and not is_early:

@@ -41,7 +41,8 @@ def test_a_last_attempt_that_comes_too_late(is_lost: bool, refusals: int, told: 
         request.not_run()
     request.refusals, request.refused_with = refusals, "the database is away"
     request.published()
-    Answers(PendingRequests(), nobody, nobody, nobody)._faulted(request, Fault(EXPIRED, "the deadline passed"), nobody)
+    answers = Answers(PendingRequests(), nobody, nobody, nobody)
+    answers._faulted(request, Fault(EXPIRED, "the deadline passed"), 0, nobody)
     with pytest.raises(told) as caught:
         request.wait()
     assert ("the database is away" in str(caught.value)) is (told is ServiceBusy)
