@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from servicebus.client.answers import Answers
@@ -27,7 +26,7 @@ from servicebus.client.scheduler import RequestScheduler
 from servicebus.client.timer import Hedger, LivenessTimer
 from servicebus.client.watch import Canceller, PathWatch, Pinger
 from servicebus.configuration import Configuration
-from servicebus.errors import CallError, LifecycleError, NoBrokerAvailable
+from servicebus.errors import CallError, NoBrokerAvailable
 from servicebus.protocol.interface import SenderProtocol
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.transport.amqp import AmqpConnection
@@ -89,7 +88,9 @@ class Engine:
         Raises LifecycleError in the thread that would have to read the answer: in a callback, say.
         """
         try:
-            self._wait(request.has_ended, partial(self._begin, request), partial(self.submit, request))
+            self._loop.wait_for(
+                partial(self._take_submitted, request), partial(self.submit, request), request.has_ended
+            )
             return request.wait()
         except BaseException:
             if request.abandon():  # the caller was interrupted, and has given up
@@ -103,7 +104,7 @@ class Engine:
 
         Raises LifecycleError as ``ask()`` does.
         """
-        self._wait(has_ended, nothing, nothing)
+        self._loop.wait_for(nothing, nothing, has_ended)
 
     def can_wait_here(self) -> bool:
         """Whether this thread may wait for something that the I/O thread does."""
@@ -168,22 +169,9 @@ class Engine:
         """No thread can submit anything any more: close as soon as nothing is unfinished. Takes no lock."""
         self._loop.post(self._retire)
 
-    def _wait(self, has_ended: Callable[[], bool], begin: Callable[[], None], submit: Callable[[], None]) -> None:
-        loop, me = self._loop, get_ident()
-        if not loop.can_wait_here():
-            raise LifecycleError("this thread reads the answers (a callback runs in it)", "waiting for an answer")
-        try:
-            loop.callers.add(me)
-            if not loop.lead(begin, has_ended):
-                loop.follow(submit, has_ended)
-        finally:
-            loop.callers.discard(me)
-
-    def _begin(self, request: PendingRequest) -> None:
-        self._submitted.append(request)
-        self._take_submitted()
-
-    def _take_submitted(self) -> None:
+    def _take_submitted(self, last: PendingRequest | None = None) -> None:
+        if last is not None:
+            self._submitted.append(last)
         self._is_scheduled = False
         now = time.monotonic()
         while self._submitted:

@@ -159,7 +159,7 @@ class VirtualLoop(SharedLoop):
         super().submit(callback)
         self._clock.on_post()
 
-    def lead(self, begin: Callable[[], None], is_over: Callable[[], object]) -> bool:
+    def lead(self, begin: Callable[[], None], is_over: Callable[[], object], held: object = None) -> bool:
         return False
 
     def follow(self, submit: Callable[[], None], is_over: Callable[[], object]) -> None:

@@ -29,7 +29,8 @@ from contextlib import suppress
 from enum import Enum
 from threading import get_ident
 
-from servicebus.transport.loop import EventLoop
+from servicebus.errors import LifecycleError
+from servicebus.transport.loop import EventLoop, nothing
 
 _LENT_S = 0.002
 """How long a loop that was lent may stand unused before its thread takes it back. Short, since others may have to
@@ -77,8 +78,8 @@ class SharedLoop(EventLoop):
 
     def __init__(self, name: str):
         super().__init__(name)
-        self.callers: set[int] = set()
-        """Threads that wait for an answer; each adds and removes itself."""
+        self._callers: set[int] = set()
+        """Threads that wait for an answer (``wait_for()``)."""
         self._submitted: deque[Callable[[], None]] = deque()
         self._lead = _Lead(is_held=False)
         self._recall = threading.Lock()
@@ -126,6 +127,23 @@ class SharedLoop(EventLoop):
         self._watched = {}
         self._lead = _Lead(is_held=True)
 
+    def wait_for(self, begin: Callable[[], None], submit: Callable[[], None], is_over: Callable[[], object]) -> None:
+        """For a caller: ``lead()``, or else ``follow()``; what it waits for may still be to come afterwards.
+
+        Raises:
+            LifecycleError: this thread would have to read the answer; nothing was begun.
+        """
+        me = get_ident()
+        try:
+            self._callers.add(me)
+            if not self.lead(begin, is_over):
+                if not self.can_wait_here():
+                    what = "this thread reads the answers (a callback runs in it)"
+                    raise LifecycleError(what, "waiting for an answer")
+                self.follow(submit, is_over)
+        finally:
+            self._callers.discard(me)
+
     def can_wait_here(self) -> bool:
         """Whether this thread may wait for an answer: not if it is the one that would have to read it.
 
@@ -138,19 +156,46 @@ class SharedLoop(EventLoop):
             leader = None
         return me != leader and me != self._thread
 
-    def lead(self, begin: Callable[[], None], is_over: Callable[[], object]) -> bool:
+    def lead(self, begin: Callable[[], None], is_over: Callable[[], object], held: _Lead | None = None) -> bool:
         """If the lead is free: ``begin()``, then run the loop until *is_over*, or until there is work for the thread.
 
-        Returns False, and has done nothing, if it is not free.
+        Returns False, and has done nothing, if it is not free. *held* is the lead if this thread has it already.
         """
-        lead = self._lead
-        if self._lead_state is not _LENT or not lead.lock.acquire(blocking=False):
+        lead = held or self._lead
+        if held is None and (self._lead_state is not _LENT or not lead.lock.acquire(blocking=False)):
             return False
-        return self._lead_on(lead, begin, is_over)
+        me = get_ident()
+        if lead.leader.setdefault(None, me) != me:
+            return False  # it was taken for lost
+        has_begun, is_needed = False, True
+        try:
+            self._times_led += 1
+            if not (self._posted or self._stopping or self._is_torn):
+                has_begun = True
+                begin()
+                if self._submitted:
+                    self._run_submitted()
+                if self._dirty or self._unsent:
+                    self._flush()
+                while (is_needed := not is_over()) and self._read_streams(lead):
+                    pass
+        except BaseException:
+            if self._lead is lead and not lead.is_waiting:
+                self._is_torn = True
+            raise
+        finally:
+            if self._lead is lead:
+                is_needed = is_needed and not is_over()
+                lead.is_waiting = self._sleeping = False
+                lead.leader.clear()
+                lead.lock.release()
+                if is_needed or self._posted or self._submitted or self._is_torn:  # the thread must run it now
+                    self._call_back()
+        return has_begun
 
     def follow(self, submit: Callable[[], None], is_over: Callable[[], object]) -> None:
         """``submit()`` to the thread; if no other thread waits, ask for the lead, and run the loop until *is_over*."""
-        if len(self.callers) > 1 or self._lead.leader or self._reluctance:
+        if len(self._callers) > 1 or self._lead.leader or self._reluctance:
             self._reluctance = max(0, self._reluctance - 1)
             submit()
             return
@@ -162,7 +207,7 @@ class SharedLoop(EventLoop):
         finally:
             self._is_wanted = False
         if is_leader:
-            self._lead_on(lead, None, is_over)
+            self.lead(nothing, is_over, lead)
 
     # -- the thread ----------------------------------------------------------------------------------------------
 
@@ -243,10 +288,10 @@ class SharedLoop(EventLoop):
         return True
 
     def _is_led_by(self, thread: int) -> bool:
-        """Whether *thread* runs ``_lead_on()``, however deep."""
+        """Whether *thread* runs ``lead()``, however deep."""
         frame = sys._current_frames().get(thread)
         while frame is not None:
-            if frame.f_code is SharedLoop._lead_on.__code__ and frame.f_locals.get("self") is self:
+            if frame.f_code is SharedLoop.lead.__code__ and frame.f_locals.get("self") is self:
                 return True
             frame = frame.f_back
         return False
@@ -262,33 +307,6 @@ class SharedLoop(EventLoop):
             self._recall.release()
 
     # -- a leader ------------------------------------------------------------------------------------------------
-
-    def _lead_on(self, lead: _Lead, begin: Callable[[], None] | None, is_over: Callable[[], object]) -> bool:
-        me = get_ident()
-        if lead.leader.setdefault(None, me) != me:
-            return False  # it was taken for lost
-        has_begun, is_needed = False, True
-        try:
-            self._times_led += 1
-            if not (self._posted or self._stopping or self._is_torn):
-                has_begun = True
-                if begin is not None:
-                    begin()
-                if self._submitted:
-                    self._run_submitted()
-                if self._dirty or self._unsent:
-                    self._flush()
-                while is_needed := not is_over():
-                    if not self._read_streams(lead):
-                        break
-        except BaseException:
-            if self._lead is lead and not lead.is_waiting:
-                self._is_torn = True
-            raise
-        finally:
-            if self._lead is lead:
-                self._leave(lead, is_needed=is_needed and not is_over())
-        return has_begun
 
     def _read_streams(self, lead: _Lead) -> bool:
         """Wait for input and take it; returns False if the rest is the thread's."""
@@ -330,11 +348,3 @@ class SharedLoop(EventLoop):
         self._sleeping = False
         lead.lock.release()  # a thread that waits for it finds that it was replaced
         self._call_back()
-
-    def _leave(self, lead: _Lead, *, is_needed: bool) -> None:
-        """Give up the lead; *is_needed*: a thread must run the loop now."""
-        lead.is_waiting = self._sleeping = False
-        lead.leader.clear()
-        lead.lock.release()
-        if is_needed or self._posted or self._submitted or self._is_torn:
-            self._call_back()

@@ -16,6 +16,7 @@ import pytest
 from loops import turning
 from waiting import wait_until
 
+from servicebus.errors import LifecycleError
 from servicebus.transport.sharedloop import _LENT, SharedLoop
 from servicebus.transport.stream import SocketStream
 
@@ -50,15 +51,10 @@ class Echo:
     def ask(self, text: bytes) -> None:
         """As a caller does: the lead if it is to be had, else the thread; back when *text* has come back."""
         before = len(self.received)
-        me = threading.get_ident()
         is_over = lambda: len(self.received) >= before + len(text)  # noqa: E731
-        self.loop.callers.add(me)
-        try:
-            if not self.loop.lead(lambda: self.stream.write(text), is_over):
-                self.loop.follow(lambda: self.loop.post(lambda: self.stream.write(text)), is_over)
-            wait_until(is_over)
-        finally:
-            self.loop.callers.discard(me)
+        write = lambda: self.stream.write(text)  # noqa: E731
+        self.loop.wait_for(write, lambda: self.loop.post(write), is_over)
+        wait_until(is_over)
 
     def ask_until_led(self) -> None:
         """Until an answer is read by this thread itself."""
@@ -161,11 +157,19 @@ def test_many_callers_get_all_their_answers(loop: SharedLoop, echo: Echo) -> Non
 
 def test_the_thread_that_reads_the_answers_must_not_wait_for_one(loop: SharedLoop, echo: Echo) -> None:
     answers: list[bool] = []
-    echo.on_data = lambda: answers.append(loop.can_wait_here())
+    begun: list[None] = []
+
+    def ask() -> None:
+        answers.append(loop.can_wait_here())
+        with pytest.raises(LifecycleError, match="reads the answers"):
+            loop.wait_for(lambda: begun.append(None), lambda: begun.append(None), lambda: False)
+
+    echo.on_data = ask
     echo.ask_until_led()
-    loop.post(lambda: answers.append(loop.can_wait_here()))
+    loop.post(ask)
     wait_until(lambda: len(answers) > len(echo.readers))
     assert set(answers) == {False}
+    assert not begun
     assert loop.can_wait_here()
 
 
@@ -216,11 +220,8 @@ def test_who_is_interrupted_while_it_waits_leaves_everything_whole(
     echo.ask_until_led()
     with pytest.raises(Interrupted):
         while True:
-            loop.callers.add(threading.get_ident())
             threading.Timer(0.001, interrupt).start()
-            loop.follow(lambda: None, lambda: False)
-            loop.lead(lambda: None, lambda: False)
-    loop.callers.clear()
+            loop.wait_for(lambda: None, lambda: None, lambda: False)
     echo.ask(b"still here")
     assert echo.lost == []
 
@@ -249,18 +250,15 @@ def test_a_signal_handler_may_ask_while_its_thread_waits(
     asked: list[bool] = []
 
     def ask(*_: object) -> None:
-        if loop.can_wait_here():
-            asked.append(True)
+        with suppress(LifecycleError):  # it was at work
             echo.ask(b"from a handler")
+            asked.append(True)
 
     handler(ask)
     echo.ask_until_led()
-    loop.callers.add(threading.get_ident())
     while not asked:
         threading.Timer(0.001, interrupt).start()
-        loop.follow(lambda: None, lambda: bool(asked))
-        loop.lead(lambda: None, lambda: bool(asked))
-    loop.callers.clear()
+        loop.wait_for(lambda: None, lambda: None, lambda: bool(asked))
     assert echo.received.endswith(b"from a handler")
     echo.ask(b"and on")
 
@@ -322,16 +320,15 @@ def test_a_submission_does_not_overtake_what_was_posted_before(loop: SharedLoop,
 LEADING = [
     function.__code__
     for function in (
+        SharedLoop.wait_for,
         SharedLoop.lead,
         SharedLoop.follow,
-        SharedLoop._lead_on,
         SharedLoop._read_streams,
-        SharedLoop._leave,
         SharedLoop._call_back,
     )
 ]
 LINES = sorted({(code, line) for code in LEADING for _, _, line in code.co_lines() if line}, key=lambda it: it[1])
-ALWAYS_REACHED = {SharedLoop.lead.__code__, SharedLoop.follow.__code__, SharedLoop._leave.__code__}
+ALWAYS_REACHED = {SharedLoop.wait_for.__code__, SharedLoop.lead.__code__, SharedLoop.follow.__code__}
 
 
 def interrupted_at(code: CodeType, line: int, work: Callable[[], None]) -> bool:
@@ -407,7 +404,7 @@ def test_a_lead_that_was_taken_for_lost_leads_nothing_when_its_holder_goes_on(lo
     lead, begun = loop._lead, []
     own = in_loop(loop)  # after the loop has taken it back
     assert own != threading.get_ident()
-    assert not loop._lead_on(lead, lambda: begun.append(True), lambda: True)
+    assert not loop.lead(lambda: begun.append(True), lambda: True, lead)
     assert begun == []
     echo.ask_until_led()
     assert echo.lost == []
