@@ -16,35 +16,31 @@ class Acks:
 
     def __init__(self) -> None:
         self._open: set[int] = set()
-        """At work: bounded by the prefetch."""
-        self._fresh: list[int] = []
+        """At work, or acknowledged since the last frames: bounded by the prefetch."""
         self.delivered: Callable[[int], None] = self._open.add
         """Tells that a tag has to be acknowledged, or rejected, some day."""
 
     def __repr__(self) -> str:
-        return f"<Acks {len(self._open)} at work, {len(self._fresh)} to be acknowledged>"
+        return f"<Acks {len(self._open)} at work>"
 
     @property
     def at_work(self) -> int:
         """Deliveries that are not settled."""
         return len(self._open)
 
-    def add(self, tag: int) -> int:
-        """*tag* is to be acknowledged, unless it was; returns how many are now."""
-        if tag in self._open:  # twice, and the broker would close the channel
-            self._open.discard(tag)
-            self._fresh.append(tag)
-        return len(self._fresh)
-
     def settled_otherwise(self, tag: int) -> None:
         """*tag* was settled in another way."""
         self._open.discard(tag)
 
-    def take(self) -> list[tuple[int, bool]]:
-        """``(tag, multiple)`` for each frame that is to be sent now."""
-        fresh, self._fresh = self._fresh, []
+    def frames(self, acked: list[int]) -> list[tuple[int, bool]]:
+        """``(tag, multiple)`` for each frame that acknowledges *acked*, but for those that are settled already."""
+        still_open, fresh = self._open, []
+        for tag in acked:
+            if tag in still_open:  # twice, and the broker would close the channel
+                still_open.discard(tag)
+                fresh.append(tag)
         if len(fresh) > 1:
-            oldest = min(self._open) if self._open else max(fresh) + 1
+            oldest = min(still_open) if still_open else max(fresh) + 1
             together = [tag for tag in fresh if tag < oldest]
             if len(together) > 1:
                 # Its own tag must be one that is not acknowledged yet, or the broker closes the channel.

@@ -61,7 +61,7 @@ class AmqpConnection:
         most_bytes: int,
         fast: bool = True,
     ):
-        """*most_bytes*: a body over this and `WHOLE_BYTES` arrives as its beginning, in a FlawedDelivery."""
+        """*most_bytes*: a body over this and `WHOLE_BYTES` arrives as its beginning, with its flaw."""
         self.host = host
         self.blocked: str | None = None
         self.loop = loop

@@ -15,12 +15,14 @@ from servicebus.transport.cancelled import ask_why_cancelled
 from servicebus.transport.failures import channel_failure
 from servicebus.transport.fastpath import FastPath
 from servicebus.transport.frames import Properties, ack_frame, publish_frames, write_properties
-from servicebus.transport.interface import Delivery, Flaw, FlawedDelivery, Returned
+from servicebus.transport.interface import Delivery, Flaw, Returned
 from servicebus.transport.loop import nothing
 
 _LONGEST_EXPIRATION_MS = 2**32 - 1
 """RabbitMQ takes no more, 49 days: a longer one closes the channel (406)."""
 _ACKS_WAIT_S = 0.05
+_new = tuple.__new__
+"""Makes a Delivery in C, and one is made for every call and every reply."""
 
 
 @functools.lru_cache(maxsize=1024)
@@ -65,6 +67,7 @@ class AmqpChannel(BaseChannel):
         super().__init__(connection, on_open, on_closed, on_returned, on_confirmed)
         self.frame_max = connection.frame_max
         self._acks = Acks()
+        self._acked: list[int] = []
         self._acks_at_once = 1
         self._acks_wait = False
         self._consumed: dict[str, str] = {}
@@ -112,8 +115,8 @@ class AmqpChannel(BaseChannel):
         self._acks_at_once = at_most
 
     def ack(self, tag: int) -> None:
-        waiting = self._acks.add(tag)
-        if waiting == self._acks_at_once:
+        self._acked.append(tag)
+        if len(self._acked) == self._acks_at_once:
             self.connection.loop.flush_later(self)
         elif not self._acks_wait:
             self._acks_wait = True
@@ -127,7 +130,8 @@ class AmqpChannel(BaseChannel):
         """Send the acks that wait."""
         if not self.is_open:
             return
-        for tag, multiple in self._acks.take():
+        acked, self._acked = self._acked, []
+        for tag, multiple in self._acks.frames(acked):
             if self._is_fast:
                 self._write(ack_frame(self._number, tag, multiple))
             else:
@@ -228,7 +232,7 @@ class AmqpChannel(BaseChannel):
     def _cancelled(self, frame: Any) -> None:
         queue = self._consumed.pop(frame.method.consumer_tag, "")
         if queue:
-            ask_why_cancelled(self.connection, queue, self._acks.at_work > 0, self._end_cancelled)
+            ask_why_cancelled(self.connection, queue, self._acks.at_work > len(self._acked), self._end_cancelled)
 
     def _confirmed(self, frame: Any) -> None:
         method = frame.method
@@ -265,10 +269,7 @@ class AmqpChannel(BaseChannel):
             if not no_ack:
                 note(tag)
             try:
-                if flaw is None:
-                    on_delivery(Delivery(self, tag, body, *about, again))
-                else:
-                    on_delivery(FlawedDelivery(flaw, self, tag, body, *about, again))
+                on_delivery(_new(Delivery, (self, tag, body, *about, again, flaw)))
             except Exception as error:  # it costs this delivery; what was read with it goes on
                 self.connection.loop.failed(on_delivery, error)
 
@@ -279,10 +280,9 @@ class AmqpChannel(BaseChannel):
             if not delivery:
                 on_done(None)
                 return
-            tag, again, about, body, *flaw = delivery
+            tag, again, about, body, flaw = delivery if len(delivery) == 5 else (*delivery, None)
             self._acks.delivered(tag)
-            args = (self, tag, body, *about, again)
-            on_done(FlawedDelivery(*flaw, *args) if flaw else Delivery(*args))
+            on_done(_new(Delivery, (self, tag, body, *about, again, flaw)))
 
         self._fast_path.add_get(self._number, got)
         self._write(pika.frame.Method(self._number, pika.spec.Basic.Get(queue=queue)).marshal())

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from servicebus.transport.tables import Unreadable, read_short, read_table, write_short, write_table
+from servicebus.transport.tables import LENGTHS, Unreadable, read_short, read_table, write_short, write_table
 
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 END = 0xCE
@@ -109,7 +109,8 @@ def write_properties(
         properties += _PERSISTENT
     if correlation_id is not None:
         flags |= CORRELATION_ID
-        properties += write_short(correlation_id)
+        raw = correlation_id.encode()  # as write_short() does, without the call: every request and reply has one
+        properties += LENGTHS[len(raw)] + raw if len(raw) < len(LENGTHS) else write_short(correlation_id)
     if reply_to is not None:
         flags |= REPLY_TO
         properties += _known_short(reply_to)

@@ -22,7 +22,6 @@ __all__ = [
     "ConnectionEvents",
     "Delivery",
     "Flaw",
-    "FlawedDelivery",
     "Returned",
     "Script",
     "Step",
@@ -38,57 +37,27 @@ class Flaw:
     detail: str
 
 
-class Delivery:
-    """One message as the broker delivered it. ``tag`` is only valid on ``channel``."""
+class Delivery(NamedTuple):
+    """One message as the broker delivered it."""
 
-    __slots__ = (
-        "body",
-        "channel",
-        "correlation_id",
-        "headers",
-        "message_id",
-        "redelivered",
-        "reply_to",
-        "tag",
-    )
-
-    redelivered: bool
+    channel: BrokerChannel
+    tag: int
+    """Only valid on ``channel``."""
+    body: bytes
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    message_id: str | None = None
+    headers: Mapping[str, Any] | None = None
+    redelivered: bool = False
     """It was on its way to a consumer before, this one or another, which may have seen it."""
     flaw: Flaw | None = None
-    """Not in ``__slots__``: only a FlawedDelivery has one, and the others are made for every request."""
-
-    def __init__(
-        self,
-        channel: BrokerChannel,
-        tag: int,
-        body: bytes,
-        correlation_id: str | None = None,
-        reply_to: str | None = None,
-        message_id: str | None = None,
-        headers: Mapping[str, Any] | None = None,
-        redelivered: bool = False,
-    ):
-        self.channel = channel
-        self.tag = tag
-        self.body = body
-        self.correlation_id = correlation_id
-        self.reply_to = reply_to
-        self.message_id = message_id
-        self.headers = headers
-        self.redelivered = redelivered
-
-
-class FlawedDelivery(Delivery):
-    """What could not be read, or not be kept: settled as any other, but never executed.
+    """What could not be read, or not be kept, is settled as any other, but never executed.
 
     Properties that cannot be read are None. Of a body that is too long there is the beginning.
     """
 
-    __slots__ = ("flaw",)
-
-    def __init__(self, flaw: Flaw, *delivery: Any):
-        super().__init__(*delivery)
-        self.flaw = flaw
+    def __repr__(self) -> str:
+        return f"<Delivery {self.tag} of {len(self.body)} bytes>"  # and no more: what it says may be secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,4 +265,4 @@ class Connect(Protocol):
         most_bytes: int,
         fast: bool = True,
     ) -> BrokerConnection:
-        """*most_bytes*: the beginning of a longer body is delivered, as a FlawedDelivery."""
+        """*most_bytes*: the beginning of a longer body is delivered, with its flaw."""

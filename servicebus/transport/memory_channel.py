@@ -13,7 +13,7 @@ from servicebus.transport.cancelled import ask_why_cancelled
 from servicebus.transport.failures import channel_refused
 from servicebus.transport.fastpath import cut_off
 from servicebus.transport.frames import Properties, read_properties, write_properties
-from servicebus.transport.interface import Delivery, FlawedDelivery, Returned
+from servicebus.transport.interface import Delivery, Returned
 from servicebus.transport.memory_queues import Message
 from servicebus.transport.memory_sessions import MemorySession, ServerChannel
 
@@ -214,7 +214,7 @@ class MemoryChannel(BaseChannel):
         if len(body) <= most_bytes:
             return Delivery(self, tag, body, *about, again)
         flaw, beginning = cut_off(body, most_bytes)
-        return FlawedDelivery(flaw, self, tag, beginning, *about, again)
+        return Delivery(self, tag, beginning, *about, again, flaw)
 
     def come_back(self, exchange: str, routing_key: str, about: Properties, body: bytes) -> None:
         self._returned("312 NO_ROUTE", exchange, routing_key, about, body)

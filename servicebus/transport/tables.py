@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
 
-__all__ = ["MAX_DEPTH", "MAX_VALUES", "Unreadable", "read_short", "read_table", "write_short", "write_table"]
+__all__ = ["LENGTHS", "MAX_DEPTH", "MAX_VALUES", "Unreadable", "read_short", "read_table", "write_short", "write_table"]
 
 MAX_DEPTH = 8
 """``x-death`` of RabbitMQ is three deep."""
@@ -156,12 +156,13 @@ def write_short(text: str) -> bytes:
     """*text* with its length, of at most 255 bytes, before it."""
     raw = text.encode()
     try:
-        return _LENGTHS[len(raw)] + raw
+        return LENGTHS[len(raw)] + raw
     except IndexError:
         raise Unreadable(f"{len(raw)} bytes do not fit a short string") from None
 
 
-_LENGTHS = [bytes((length,)) for length in range(256)]
+LENGTHS = [bytes((length,)) for length in range(256)]
+"""What stands before a short string, by its length."""
 
 
 def _value(value: Any) -> bytes:

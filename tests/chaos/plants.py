@@ -42,8 +42,7 @@ def _ack_before_work() -> None:
     def take_and_ack(self: Pipeline, delivery: Any, *more: Any, **options: Any) -> None:
         delivery.channel.ack(delivery.tag)
         delivery.channel.flush()  # acks wait for others, and most work is done before they are sent
-        delivery.channel = _Acked(delivery.channel)
-        take(self, delivery, *more, **options)
+        take(self, delivery._replace(channel=_Acked(delivery.channel)), *more, **options)
 
     _replace(Pipeline, "take", take_and_ack)
 

@@ -132,6 +132,13 @@ def test_what_one_of_a_batch_raises_costs_none_of_the_others(connection: Connect
     assert connection.loop.failures.count == 1
 
 
+def test_a_delivery_shows_nothing_of_what_it_says(connection: Connection) -> None:
+    seen: list[Delivery] = []
+    connection.channel().consume("N.rpc", seen.append, lambda _tag: None)
+    connection.fast.data_received(delivery(7))
+    assert repr(seen) == "[<Delivery 7 of 6 bytes>]"
+
+
 @pytest.mark.parametrize(
     "odd", [{"headers": {"x-servicebus-attempts": 2**63}}, {"message_id": "x" * 256}, {"headers": {"x": object()}}]
 )

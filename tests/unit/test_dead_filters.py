@@ -18,7 +18,7 @@ from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
 from servicebus.operations.dead_letter import DeadLetter, RequeueCheck, RequeueStatus
 from servicebus.operations.filters import Filter, parse_age, parse_rate, show_age
-from servicebus.transport.interface import Delivery, Flaw, FlawedDelivery
+from servicebus.transport.interface import Delivery, Flaw
 from servicebus.wire import headers
 from servicebus.wire.envelope import Kind
 from servicebus.wire.signing import Keyring
@@ -217,7 +217,7 @@ def test_the_judge_says_which_dead_letters_may_go_back(found: DeadLetter, status
 )
 def test_of_a_dead_letter_that_is_not_whole_the_judge_says_what_is_missing(flaw: Flaw) -> None:
     """A worker may have signed it: that no one has signed what stands here says nothing about the whole."""
-    cut = CHECK.read(FlawedDelivery(flaw, None, 1, b"<event"))
+    cut = CHECK.read(Delivery(None, 1, b"<event", flaw=flaw))  # type: ignore[arg-type]
     assert CHECK.status(cut, NOW) == (RequeueStatus.REFUSED, f"{flaw.reason}: {flaw.detail}")
     with pytest.raises(EnvelopeError):
         CHECK.with_ticket(cut, NOW)

@@ -124,8 +124,7 @@ class Agent:
 
     def deliver_again(self, body: bytes) -> Disposition | None:
         """As after the loss of another worker's connection."""
-        delivery = self.delivery(body, Kind.CALL, REPLY_TO)
-        delivery.redelivered = True
+        delivery = self.delivery(body, Kind.CALL, REPLY_TO)._replace(redelivered=True)
         return admit(self.dispatcher, delivery, self.protocol)
 
     def receive(self, body: bytes, kind: Kind = Kind.CALL) -> Job | Disposition:
