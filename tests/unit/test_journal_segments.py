@@ -237,7 +237,7 @@ class _Model:
     def die(self, log: Log, rows: Rows) -> None:
         """As if by a kill: all is written, segments are made, and nothing is published."""
         with pytest.MonkeyPatch.context() as monkeypatch:
-            monkeypatch.setattr(journal_log, "pack_ends", lambda *_: 1 // 0)
+            monkeypatch.setattr(journal_log, "ROW_UNIT", 0)
             with pytest.raises(ZeroDivisionError):
                 log.append(rows[0], rows[-1])
 
@@ -313,7 +313,7 @@ class TestLog:
         with opened(folder, 2) as (log, other):
             never = RowKind.ANSWERS, answers(1, b"never" * size)
             with monkeypatch.context() as dying, pytest.raises(ZeroDivisionError):
-                dying.setattr(journal_log, "pack_ends", lambda *_: 1 // 0)
+                dying.setattr(journal_log, "ROW_UNIT", 0)
                 log.append(never, never)
             log.append((RowKind.BEGIN, b""), (RowKind.ANSWERS, answers(1, b"x")))
             found = [(seq, bytes(data)) for seq, _, data in other.answer_rows(0, 3)]
@@ -324,7 +324,7 @@ class TestLog:
         with opened(folder, 2) as (log, other):
             log.append((RowKind.ANSWERS, answers(1, b"x" * 5000)))
             with monkeypatch.context() as dying, pytest.raises(ZeroDivisionError):
-                dying.setattr(journal_log, "pack_ends", lambda *_: 1 // 0)
+                dying.setattr(journal_log, "ROW_UNIT", 0)
                 log.append((RowKind.ANSWERS, answers(2, b"never" * 1000)))
             assert files(folder, "answers") == [1, 2]
             assert log.append((RowKind.ANSWERS, answers(3, b"y"))) == 2

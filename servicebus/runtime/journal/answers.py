@@ -47,7 +47,15 @@ class AnswerIndex:
 
     def add(self, seq: int, place: Any, now: int, until: int, ends: Iterable[tuple[int, int]]) -> None:
         """The answers to *ends* (number, size or -1) of row *seq*, of *now*, are at *place*; needed up to *until*."""
-        block = self._open_block(now, place)
+        block = self._blocks[-1] if self._blocks else None
+        if (
+            block is None
+            or len(block.places) >= _BLOCK_ANSWERS
+            or block.size * _BLOCKS >= self._max_bytes
+            or now - block.began_at >= _BLOCK_S
+        ):
+            block = _Block(place, now)
+            self._blocks.append(block)
         size = count = 0
         for number, length in ends:
             if length >= 0:
@@ -89,15 +97,3 @@ class AnswerIndex:
             block = self._blocks.popleft()
             self.size -= block.size
             self.count -= len(block.places)
-
-    def _open_block(self, now: int, place: Any) -> _Block:
-        last = self._blocks[-1] if self._blocks else None
-        if (
-            last is None
-            or len(last.places) >= _BLOCK_ANSWERS
-            or last.size * _BLOCKS >= self._max_bytes
-            or now - last.began_at >= _BLOCK_S
-        ):
-            last = _Block(place, now)
-            self._blocks.append(last)
-        return last

@@ -143,12 +143,12 @@ class Ledger:
 
     def unknown(self, asked: Sequence[tuple[str, Numbered, bool]]) -> list[Numbered]:
         """Those that were never begun, as far as is remembered."""
-        entries, get = self.entries, self._chunks.get
-        return [
-            start
-            for _, start, _ in asked  # as is_finished() looks, without the call
-            if start[0] not in entries and not get(start[0] >> CHUNK_BITS, 0) >> (_IDS_AT + (start[0] & _BIT_MASK)) & 1
-        ]
+        entries, get, found = self.entries, self._chunks.get, []
+        for _, start, _ in asked:
+            number = start[0]  # as is_finished() looks, without the call
+            if number not in entries and not get(number >> CHUNK_BITS, 0) >> (_IDS_AT + (number & _BIT_MASK)) & 1:
+                found.append(start)
+        return found
 
     def outlives(self, number: int, expires: int, sent: int) -> bool:
         """Is what is known of this id remembered until *expires* anyway?"""

@@ -22,13 +22,14 @@ from servicebus.runtime.journal.interface import Damaged, refused
 from servicebus.runtime.journal.ledger import State
 from servicebus.runtime.journal.records import AT_BITS, RowKind, located, place_of, segment_and_at
 from servicebus.runtime.journal.segments import (
+    END_BITS,
     FIRST_AT,
+    ROW_UNIT,
     SELECTOR,
     BadSegment,
     Position,
     Segment,
     Stream,
-    pack_ends,
     unpack_ends,
 )
 from servicebus.runtime.journal.snapshot import Header
@@ -211,7 +212,7 @@ class Log:
                 rows.put_end(at)
                 rows, at = self._next_segment(self._rows, seq, len(data)), FIRST_AT
                 next_at = rows.put(at, seq, kind, data)
-        ends = pack_ends(at, answers_at)
+        ends = at // ROW_UNIT | answers_at // ROW_UNIT << END_BITS  # pack_ends(), without the call
         if rows is end.rows and answers_first == end.answers_first:
             self._words[self._ends_index] = self._published = ends
         else:

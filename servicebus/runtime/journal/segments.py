@@ -30,7 +30,7 @@ _ROW_BYTES = _ROW.size
 _KIND_BITS = 8
 _KIND_MASK = (1 << _KIND_BITS) - 1
 _CRC_MASK = 0xFFFFFFFF
-_ROW_UNIT = 8
+ROW_UNIT = 8
 """Rows begin at multiples of this."""
 
 _POINTER_BYTES = 4096
@@ -40,8 +40,8 @@ _POINTER_MAGIC = b"sbushea2"
 SELECTOR = 16
 _COPIES = 24
 _COPY = 4
-_END_BITS = 32
-_END_MASK = (1 << _END_BITS) - 1
+END_BITS = 32
+_END_MASK = (1 << END_BITS) - 1
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -198,11 +198,11 @@ class CommitPointer:
 
 def pack_ends(last_at: int, answers_end: int) -> int:
     """Where the last row begins (0: there is none in its segment), and where the answers end, in one number."""
-    return last_at // _ROW_UNIT | answers_end // _ROW_UNIT << _END_BITS
+    return last_at // ROW_UNIT | answers_end // ROW_UNIT << END_BITS
 
 
 def unpack_ends(ends: int) -> tuple[int, int]:
-    return (ends & _END_MASK) * _ROW_UNIT, (ends >> _END_BITS) * _ROW_UNIT
+    return (ends & _END_MASK) * ROW_UNIT, (ends >> END_BITS) * ROW_UNIT
 
 
 def this_boot() -> bytes:

@@ -19,8 +19,8 @@ from typing import Any
 from servicebus.runtime.byte_locks import LockFiles
 from servicebus.runtime.journal import records
 from servicebus.runtime.journal.inflight import InFlightFiles
-from servicebus.runtime.journal.interface import Damaged, IdStatus, Journal, Lookup, Release, Start, seconds
-from servicebus.runtime.journal.ledger import COMPACT_IDS, MARGIN_S, UNOWNED
+from servicebus.runtime.journal.interface import NEVER, Damaged, IdStatus, Journal, Lookup, Release, Start, seconds
+from servicebus.runtime.journal.ledger import COMPACT_IDS, MARGIN_S, UNOWNED, Entry
 from servicebus.runtime.journal.records import Numbered, RowKind, numbered, pack_begin, pack_finish
 from servicebus.runtime.journal.replica import OwnRow, Replica, own_row
 from servicebus.transport.loop import nothing
@@ -159,12 +159,14 @@ class SharedJournal(Journal):
 
     def _hear(self, asked: Sequence[Asked]) -> list[Lookup]:
         """What is known of each; asked for again where that is not clear yet."""
-        found = [self._known(one) for one in asked]
+        found = self._known(asked)
         for _ in range(_ROUNDS):
             if None not in found:
                 return found  # type: ignore[return-value]  # mypy does not see that they are all Lookups
-            self._begin_wanted([one for one, known in zip(asked, found, strict=True) if known is None])
-            found = [known or self._known(one) for one, known in zip(asked, found, strict=True)]
+            unclear = [one for one, known in zip(asked, found, strict=True) if known is None]
+            self._begin_wanted(unclear)
+            again = iter(self._known(unclear))
+            found = [known or next(again) for known in found]
         # Still None: it changes hands faster than we can look. The next to ask learns more.
         return [known or Lookup(IdStatus.RUNNING) for known in found]
 
@@ -182,7 +184,7 @@ class SharedJournal(Journal):
         return RowKind.BEGIN, pack_begin(self._me, wanted), (self._me, wanted)
 
     def _ended(self, ends: Sequence[End]) -> OwnRow | None:
-        mine, me, now = self._mine, self._me, seconds(self._now)
+        mine, me, now = self._mine, self._me, int(self._now) if 0 <= self._now <= NEVER else seconds(self._now)
         ours = [(mine[id], answer) for id, answer in ends if id in mine]
         kind, until, ours, sizes = self._replica.ledger.ending(ours)
         return (kind, pack_finish(me, now, until, ours), (me, now, until, sizes)) if ours else None
@@ -212,17 +214,26 @@ class SharedJournal(Journal):
             self._in_flight.note([(number, until, sent) for number, _, until, sent in orphaned])
             self._replica.write(own_row(RowKind.TAKE_OVER, self._me, orphaned))
 
-    def _known(self, one: Asked) -> Lookup | None:
-        """What is known now; None if it has to be claimed (again) first."""
-        id, (number, _, sent), rerun = one
-        entry = self._replica.ledger.entries.get(number)
-        if entry is None:
-            return Lookup(IdStatus.FINISHED, self._answer(number)) if self._replica.ledger.is_finished(number) else None
+    def _known(self, asked: Sequence[Asked]) -> list[Lookup | None]:
+        """What is known of each now; None if it has to be claimed (again) first."""
+        ledger, mine, me = self._replica.ledger, self._mine, self._me
+        found: list[Lookup | None] = []
+        for id, (number, _, sent), rerun in asked:
+            entry = ledger.entries.get(number)
+            if entry is None:
+                is_finished = ledger.is_finished(number)
+                found.append(Lookup(IdStatus.FINISHED, self._answer(number)) if is_finished else None)
+            elif entry[0] == me and id not in mine:
+                mine[id] = number
+                self._given.append(id)
+                found.append(ledger.granted(entry, sent))
+            else:
+                found.append(self._known_of_another(entry, rerun))
+        return found
+
+    def _known_of_another(self, entry: Entry, rerun: bool) -> Lookup | None:
+        """Of an id that is begun and not ours to give: another worker's, nobody's, or given out already."""
         owner, attempts, deaths, _, _ = entry
-        if owner == self._me and id not in self._mine:
-            self._mine[id] = number
-            self._given.append(id)
-            return self._replica.ledger.granted(entry, sent)
         if owner == UNOWNED or owner in self._dead:
             is_free = rerun or (owner == UNOWNED and not deaths)
             return None if is_free else Lookup(IdStatus.INTERRUPTED, None, attempts, deaths + (owner != UNOWNED))
