@@ -306,19 +306,22 @@ class Dispatcher:
         dispositions: list[Disposition] = []
         for outcome in outcomes:
             try:
-                dispositions += self._end(outcome)
+                job, kind = outcome.job, outcome.job.incoming.kind
+                del self._running[job.incoming.id]
+                self.running_calls -= kind is CALL
+                if outcome.result is DONE:
+                    self.counters[_EXECUTED[kind]] += 1
+                    is_alone = job.joined is None and not job.is_answered
+                    pending = [job] if is_alone else job.pending()
+                    dispositions.append(Disposition(pending, outcome.reply, None, job))
+                else:
+                    dispositions += self._end_undone(outcome)
             except Exception as error:
                 dispositions.append(self._give_up_outcome(outcome, error))
         return dispositions
 
-    def _end(self, outcome: Outcome) -> list[Disposition]:
+    def _end_undone(self, outcome: Outcome) -> list[Disposition]:
         job, kind = outcome.job, outcome.job.incoming.kind
-        del self._running[job.incoming.id]
-        self.running_calls -= kind is CALL
-        if outcome.result is DONE:
-            self.counters[_EXECUTED[kind]] += 1
-            is_alone = job.joined is None and not job.is_answered
-            return [Disposition([job] if is_alone else job.pending(), outcome.reply, None, job)]
         self._count(outcome)
         if outcome.is_final:
             return [Disposition(job.pending(), outcome.reply, None, job)]

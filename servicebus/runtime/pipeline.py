@@ -79,7 +79,7 @@ class Pipeline:
         self._acknowledger = Acknowledger(self.copies, loop.failures)
         self._overflow = OverflowBuffer(window)
         self._posted: deque[Outcome] = deque()
-        """Handed over by services' threads; the next two have what is decided at the end of the iteration."""
+        """Handed over by services' threads; decided at the end of the iteration, as what the next two have."""
         self._outcomes: list[Outcome] = []
         self._jobs: list[Job] = []
         self._in_hand: tuple[list[Outcome], list[Job]] | None = None
@@ -195,7 +195,8 @@ class Pipeline:
 
     def _take_recovered(self, outcome: Outcome) -> None:
         self._take_posted()  # it may have been interrupted between an outcome and the call for it
-        if self._dispatcher.is_running(outcome.job) and all(each.job is not outcome.job for each in self._outcomes):
+        known = [*self._outcomes, *self._posted]
+        if self._dispatcher.is_running(outcome.job) and all(each.job is not outcome.job for each in known):
             self._outcomes.append(outcome)
 
     def _is_last(self, outcome: Outcome) -> bool:
@@ -206,15 +207,9 @@ class Pipeline:
 
     def _take_posted(self) -> None:
         self._is_taking_posted = False
-        self._take_outcomes()
         self._flush_later()
 
-    def _take_outcomes(self) -> None:
-        # In one step of the interpreter: an exception that is late for its service comes between two, if it comes.
-        self._outcomes.extend(starmap(self._posted.popleft, repeat((), len(self._posted))))
-
     def _take_as_leader(self) -> None:
-        self._take_outcomes()
         try:
             self.flush()
         except Exception as error:
@@ -236,7 +231,12 @@ class Pipeline:
                 self._has_messages, self._in_hand = True, None
             self._decide_batch()
             while self._decided:
-                self._settle_first()
+                first = self._decided[0]
+                if first.copy is not None:  # it must not be stored twice; what is not stored comes again
+                    self._decided[0] = Disposition([])
+                if not self._acknowledger.settle(first) and first.copy is None:
+                    self._acknowledger.settle(first)  # it may have been a late exception
+                self._decided.popleft()
         except BaseException:  # meant for a service, whose thread turns the loop: what is in hand goes on all the same
             self._loop.call_later(_DECIDE_AGAIN_S, self._flush_later)
             raise
@@ -248,15 +248,9 @@ class Pipeline:
         """Answer, store and ack, as far as the deliveries are of these connections; the others come again."""
         self._acknowledger.settle(disposition)
 
-    def _settle_first(self) -> None:
-        first = self._decided[0]
-        if first.copy is not None:
-            self._decided[0] = Disposition([])  # a copy must not be stored twice; what is not stored comes again
-        if not self._acknowledger.settle(first) and first.copy is None:
-            self._acknowledger.settle(first)  # it may have been a late exception
-        self._decided.popleft()
-
     def _decide_batch(self) -> None:
+        # In one step of the interpreter: an exception that is late for its service comes between two, if it comes.
+        self._outcomes.extend(starmap(self._posted.popleft, repeat((), len(self._posted))))
         self._in_hand, self._outcomes, self._jobs = (self._outcomes, self._jobs), [], []
         outcomes, jobs = self._in_hand
         if self._has_messages or self._overflow.waiting:

@@ -54,6 +54,7 @@ class ServiceThread:
         self._setup = Setup(service, self._execution.home)
         self._inbox: SimpleQueue[Job | None] = SimpleQueue()
         self._lock_queue = self._make_lock_queue(locks or NodeLocks()) if service.is_locked else None
+        self._enqueue: Callable[[Job], object] = self._inbox.put if self._lock_queue is None else self._lock_queue.put
         self._inbox_size = inbox_size
         self._post = post
         self._hand_over = hand_over
@@ -268,12 +269,6 @@ class ServiceThread:
 
     def _make_execution(self, make_sender: Callable[[], Any], **how: Any) -> Execution:
         return execution_of(self.service, make_sender, **how)
-
-    def _enqueue(self, job: Job) -> None:
-        if self._lock_queue is None:
-            self._inbox.put(job)
-        else:
-            self._lock_queue.put(job)
 
     def _make_lock_queue(self, locks: NodeLocks) -> KeyedLockQueue:
         return KeyedLockQueue(partial(self._execution.look_into, find_lock=lock_finder(self.service)), locks)

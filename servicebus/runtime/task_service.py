@@ -10,6 +10,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 from servicebus.runtime.job import Job, JobResult, Outcome
@@ -107,6 +108,7 @@ class TaskService(ServiceThread):
         self._has_ended = False
         if self._lock_queue is None:
             self._runners = []  # else one, which waits for the locks
+            self._enqueue = partial(self._loop.call, self._arrived)
 
     def __repr__(self) -> str:
         return (
@@ -125,12 +127,6 @@ class TaskService(ServiceThread):
     def put(self, job: Job) -> bool:
         job.on_cancel = self._on_cancel
         return super().put(job)
-
-    def _enqueue(self, job: Job) -> None:
-        if self._lock_queue is None:
-            self._loop.call(self._arrived, job, None)
-        else:
-            self._lock_queue.put(job)
 
     def begin_no_more(self) -> None:
         super().begin_no_more()
@@ -189,7 +185,7 @@ class TaskService(ServiceThread):
             self._lock_queue.done(held)
         return is_taken
 
-    def _arrived(self, job: Job, held: Task | None) -> None:
+    def _arrived(self, job: Job, held: Task | None = None) -> None:
         self._waiting.append((job, held))
         if self._is_open:
             self._go_on()

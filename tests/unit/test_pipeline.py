@@ -260,8 +260,10 @@ def break_inbox(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def break_end(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    odd = raises_for(worker.dispatcher._end, lambda outcome: outcome.job.delivery.tag == 3)
-    monkeypatch.setattr(worker.dispatcher, "_end", odd)
+    odd = raises_for(Disposition, lambda *fields: len(fields) == 4 and fields[3].delivery.tag == 3)
+    monkeypatch.setattr("servicebus.runtime.dispatcher.Disposition", odd)
+    odd = raises_for(worker.dispatcher._count, lambda outcome: outcome.job.delivery.tag == 3)
+    monkeypatch.setattr(worker.dispatcher, "_count", odd)
 
 
 def break_reply(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -651,7 +653,6 @@ class Batch:
         former = sys.gettrace()
         sys.settrace(interruption)
         try:
-            self.pipeline._take_outcomes()
             self.pipeline.flush()
         except (Interrupted, TimeoutError):
             pass
@@ -661,7 +662,6 @@ class Batch:
 
     def go_on(self) -> None:
         def is_done() -> bool:
-            self.pipeline._take_outcomes()
             self.pipeline._is_flushed_later = False
             self.pipeline.flush()
             return len(set(self.worker.publishing.answered)) == 4 and not self.worker.dispatcher.unfinished
@@ -708,10 +708,8 @@ def test_a_copy_of_what_was_never_begun_is_stored_once_if_an_exception_comes_lat
     with monkeypatch.context() as patch:
         patch.setattr(batch.pipeline.copies, "store", store_and_raise)
         with suppress(Interrupted):
-            batch.pipeline._settle_first()
-    while batch.pipeline._decided:
-        batch.pipeline._settle_first()
-    assert [id for _, id, _ in batch.worker.publishing.copies] == ["99"]
+            batch.pipeline.flush()
     batch.go_on()
+    assert [id for _, id, _ in batch.worker.publishing.copies].count("99") == 1
     batch.worker.stop()
     batch.loop.close()
