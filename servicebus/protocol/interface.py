@@ -85,7 +85,7 @@ class SenderProtocol(Protocol):
     def decode_reply(self, request: OutgoingRequest, body: bytes) -> Reply:
         """The verified reply to *request*. Raises EnvelopeError."""
 
-    def decode_result(self, message: bytes) -> Any:
+    def decode_result(self, message: bytes, /) -> Any:
         """The result in a reply's message. Raises EnvelopeError."""
 
     def encode_ping(self, node: str, wire_id: str, timeout_s: float) -> tuple[str, OutgoingPublish]:

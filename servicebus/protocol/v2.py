@@ -96,13 +96,13 @@ class ProtocolV2:
         reply = decode_reply(body, self._max_bytes)
         if reply.token == UNSIGNED and reply.fault is not None:
             raise UnsignedRefusal(self._keyring.key_id)
-        self._keyring.verify_reply(reply, request.token_of(reply.attempt))
+        is_last = reply.attempt == request.attempt
+        self._keyring.verify_reply(reply, request.token if is_last else request.token_of(reply.attempt))
         if reply.id != request.id:
             raise EnvelopeError("signature", "the reply belongs to another request")
         return reply
 
-    def decode_result(self, message: bytes) -> Any:
-        return decode_json(message)
+    decode_result = staticmethod(decode_json)
 
     def encode_ping(self, node: str, wire_id: str, timeout_s: float) -> tuple[str, OutgoingPublish]:
         return self._control(wire_id, node, "ping", timeout_s, b"null")
