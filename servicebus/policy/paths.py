@@ -13,29 +13,29 @@ from typing import NamedTuple, TypeVar
 class Health:
     """Whether a host or a path works, and since when."""
 
-    __slots__ = ("failed", "healthy_since", "reason")
+    __slots__ = ("failed", "healthy_since", "is_healthy", "reason")
 
     def __init__(self) -> None:
         self.failed = False
+        """And was not healthy for long enough since."""
+        self.is_healthy = True
+        """Not failed, or working again since."""
         self.healthy_since: float | None = None
         self.reason = ""
 
     def __repr__(self) -> str:
         return f"<Health failed={self.failed} healthy_since={self.healthy_since} {self.reason}>"
 
-    @property
-    def is_healthy(self) -> bool:
-        """Not failed, or working again since."""
-        return not self.failed or self.healthy_since is not None
-
     def fail(self, reason: str) -> None:
         self.failed = True
+        self.is_healthy = False
         self.healthy_since = None
         self.reason = reason
 
     def recover(self, now: float) -> None:
         """It works. The first such moment after a failure starts the time it must stay healthy."""
-        if self.failed and self.healthy_since is None:
+        if not self.is_healthy:
+            self.is_healthy = True
             self.healthy_since = now
 
     def is_stable(self, now: float, failback_after_s: float) -> bool:
