@@ -103,7 +103,9 @@ class SharedJournal(Journal):
         if numbers:
             self._replica.write(own_row(RowKind.RELEASE, self._me, why, numbers))
             if why is not Release.REFUSED:
-                self._let_go(ids)
+                for id in ids:
+                    self._mine.pop(id, None)
+                self._in_flight.clear(numbers)
 
     def starter(self, id: str) -> Callable[[], None]:
         number = self._mine.get(id)
@@ -153,7 +155,8 @@ class SharedJournal(Journal):
         elif ending is not None:
             self._replica.write(ending)
         if ends:
-            self._let_go(dict(ends))
+            pop = self._mine.pop
+            self._in_flight.clear([number for id, _ in ends if (number := pop(id, None)) is not None])
         if asked:
             self._begin_wanted(asked)
 
@@ -188,10 +191,6 @@ class SharedJournal(Journal):
         ours = [(mine[id], answer) for id, answer in ends if id in mine]
         kind, until, ours, sizes = self._replica.ledger.ending(ours)
         return (kind, pack_finish(me, now, until, ours), (me, now, until, sizes)) if ours else None
-
-    def _let_go(self, ids: Iterable[str]) -> None:
-        numbers = [self._mine.pop(id) for id in ids if id in self._mine]
-        self._in_flight.clear(numbers)
 
     def _is_wanted(self, one: Asked) -> bool:
         """Can it be had, or must it be remembered for longer than before?"""
