@@ -16,6 +16,8 @@ from servicebus.protocol.interface import Incoming
 from servicebus.runtime.confirmed_channel import NACK
 from servicebus.runtime.copy_store import CopyStore
 from servicebus.runtime.job import Copy, Disposition, Job, PendingDelivery, dead_letter, later_attempt
+from servicebus.runtime.journal import Release
+from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.interface import Delivery
 from servicebus.wire.envelope import Kind
 from servicebus.wire.stamps import Stamps, WaitStamp
@@ -32,6 +34,7 @@ QUEUES = {
 @dataclass
 class Loop:
     timers: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
+    failures: FailureLog = field(default_factory=lambda: FailureLog("test"))
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
         self.timers.append((delay_s, callback))
@@ -75,13 +78,15 @@ class Rig:
         self.loop, self.channel, self.publisher = Loop(), Channel(), Publisher()
         self.counters: Counter[str] = Counter()
         self.stored: list[int] = []
+        self.releases: list[Release | None] = []
         loop: Any = self.loop
         notes: Any = self
         self.store = CopyStore(loop, "mq-a:5672", self.counters, notes)
         self.begin(1)
 
-    def add(self, id: str, _why: Any) -> None:
+    def add(self, id: str, why: Release | None) -> None:
         """A note for the journal."""
+        self.releases.append(why)
         assert int(id) not in self.channel.acked, "the journal is told first"
         self.stored.append(int(id))
 
@@ -92,7 +97,7 @@ class Rig:
         self.epoch = epoch
         self.store.begin(epoch, publisher)
 
-    def settle(self, tag: int, queue: str = "dead", again: int | None = None) -> None:
+    def settle(self, tag: int, queue: str = "dead", again: int | None = None, release: Release | None = None) -> None:
         """Keep the message that is delivered with *tag*; *again*: the message that came with that tag before."""
         no: Any = None
         channel: Any = self.channel
@@ -100,7 +105,7 @@ class Rig:
         incoming = Incoming(id, Kind.MESSAGE, "test", "it", "test.it", "", "2", b"", 0, None, 0.0, "")
         job = Job(Delivery(channel, tag, b"body"), self.epoch, "", incoming, no)
         if again is None:
-            self.store.store(self.store.keep(Disposition([job], None, QUEUES[queue]), job))
+            self.store.store(self.store.keep(Disposition([job], None, QUEUES[queue], release=release), job))
         else:
             self.store.store(self.store.join(job))
 
@@ -335,6 +340,36 @@ def test_what_is_kept_without_a_connection_waits_for_the_next_one(rig: Rig) -> N
     rig.settle(5, again=1)
     assert rig.publisher.answer() == [5]
     assert (rig.stored, rig.channel.acked) == ([1], [5])
+
+
+def test_what_cannot_be_copied_is_a_dead_letter_whose_id_does_not_come_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies: list[Copy] = []
+
+    def address_copy(_original: PendingDelivery, copy: Copy) -> tuple[str, dict[str, Any]]:
+        copies.append(copy)
+        if not copy.reason:
+            raise OverflowError("of the test")
+        return "dead", {}
+
+    monkeypatch.setattr(rig.publisher, "address_copy", address_copy)
+    rig.settle(1, "delay", release=Release.FAILED)
+    rig.publisher.answer()
+    assert (copies[-1].reason, copies[-1].detail) == (
+        "defect",
+        "its copy could not be made: OverflowError: of the test",
+    )
+    assert (rig.stored, rig.releases, rig.channel.acked, rig.counters) == ([1], [None], [1], {"dead": 1})
+
+
+@pytest.mark.parametrize(
+    ("release", "told"), [(Release.NOT_RUN, Release.NOT_RUN), (None, Release.FAILED)], ids=["not run", "failed"]
+)
+def test_what_is_given_up_is_released_as_it_would_have_been(rig: Rig, release: Release | None, told: Release) -> None:
+    rig.settle(1, release=release)
+    rig.store.give_up(None)
+    assert rig.releases == [told]
 
 
 def test_a_later_attempt_is_another_message_than_the_one_whose_copy_is_being_stored(rig: Rig) -> None:

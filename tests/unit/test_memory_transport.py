@@ -134,6 +134,35 @@ def test_a_body_that_is_as_long_as_allowed_comes_whole(rig: MemoryRig) -> None:
     assert len(cut.body) < most_bytes and cut.flaw is not None and cut.flaw.reason == "oversized"
 
 
+@pytest.mark.parametrize("how", ["ack", "reject", "keep"])
+def test_a_cancelled_consumer_is_told_whether_it_may_have_kept_a_delivery_for_too_long(
+    rig: MemoryRig, time: VirtualTime, how: str
+) -> None:
+    line = Peer(rig).opened().channel()
+    line.ask(declare_queue(QUEUE, durable=True))
+    (consumer_tag,) = line.ask(consume(QUEUE, line.got.append))
+    line.publish(QUEUE, "a")
+    line.bodies(1)
+    channel: Any = line.open_channel
+    if how == "ack":
+        channel.ack(line.got[0].tag)
+    elif how == "reject":
+        channel.reject(line.got[0].tag, requeue=False)
+    channel.become_cancelled(consumer_tag)
+    time.advance(1)
+    assert ("consumer_timeout" in str(line.failure)) == (how == "keep")
+
+
+def test_what_a_channel_has_asked_before_it_was_closed_is_done_and_not_answered(
+    rig: MemoryRig, line: Line, time: VirtualTime
+) -> None:
+    answers: list[Any] = []
+    line.open_channel.declare_queue("another", answers.append, durable=True)
+    line.open_channel.close()
+    time.settle()
+    assert "another" in rig.broker.queues and answers == []
+
+
 def test_of_a_quorum_queue_it_is_told_how_often_a_message_came_back(rig: MemoryRig, time: VirtualTime) -> None:
     line = Peer(rig).opened().channel()
     arguments = {"x-queue-type": "quorum", "x-delivery-limit": 2}
