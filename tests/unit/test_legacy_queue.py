@@ -21,7 +21,7 @@ from servicebus.wire.envelope import Kind
 
 @pytest.fixture
 def bus(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualBus]:
-    with virtual_bus(monkeypatch, hosts=1, compat=True) as bus:
+    with virtual_bus(monkeypatch, hosts=1, compat=True, prefetch=40) as bus:
         yield bus
 
 
