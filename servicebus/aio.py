@@ -10,7 +10,9 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from servicebus._async_discovering import AsyncDiscovering
 from servicebus._steps import Middleware, Outgoing, run_steps, steps_of
+from servicebus.client.found import Discovered, Gathered, NodeInfo, ServiceInfo
 from servicebus.client.future import Receipt
 from servicebus.client.link import Link
 from servicebus.client.pinging import Pinging, description_question, offers_question, pinging, read_description
@@ -23,12 +25,12 @@ from servicebus.sender import Sender
 if TYPE_CHECKING:
     from servicebus.contracts import NodeContract
 
-__all__ = ["AsyncSender", "Receipt"]
+__all__ = ["AsyncSender", "Discovered", "Gathered", "NodeInfo", "Receipt", "ServiceInfo"]
 
 C = TypeVar("C")
 
 
-class AsyncSender:
+class AsyncSender(AsyncDiscovering):
     """Calls services and sends messages by address ``NODE.category.name``, from asyncio tasks.
 
     It does what a `Sender` does, by the same engine: failover, deadlines, hedging and the outbox are the same. Its
@@ -53,7 +55,7 @@ class AsyncSender:
         outbox: str | os.PathLike[str] | None = None,
         middleware: Sequence[Middleware] = (),
     ):
-        self._sender = Sender(configuration, outbox=outbox)
+        self._sender: Sender = Sender(configuration, outbox=outbox)
         self._steps = steps_of(middleware, "call_async", "call") if middleware else ()
 
     @classmethod

@@ -9,12 +9,14 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from servicebus._discovering import Discovering
 from servicebus._durations import to_seconds
+from servicebus.client.found import Discovered, Gathered, NodeInfo, ServiceInfo
 from servicebus.client.future import Receipt
 from servicebus.client.link import Link
 from servicebus.client.pinging import ask_each, description_question, offers_question, ping_address, read_description
 from servicebus.client.request import MessageOptions, PendingRequest
-from servicebus.client.session import SenderSession, SessionOwner, message_options, submit
+from servicebus.client.session import SenderSession, message_options, submit
 from servicebus.configuration import Configuration
 from servicebus.configuration.settings import as_configuration
 from servicebus.protocol.interface import oversized
@@ -28,12 +30,12 @@ from servicebus.wire.xmlcodec import encode_json
 if TYPE_CHECKING:
     from servicebus.contracts import NodeContract
 
-__all__ = ["Receipt", "Sender"]
+__all__ = ["Discovered", "Gathered", "NodeInfo", "Receipt", "Sender", "ServiceInfo"]
 
 C = TypeVar("C")
 
 
-class Sender(SessionOwner):
+class Sender(Discovering):
     """Calls services and sends messages by address ``NODE.category.name``.
 
     One Sender serves any number of threads, keeps many calls in flight on one connection, connects when first used,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -268,6 +268,13 @@ class Response:
         if not self.is_sent:
             self.is_sent = True
             self.value = value
+
+
+def serving_context() -> Context:
+    """A copy of the caller's context, in which ``current_request()`` is the caller's, whichever thread enters it."""
+    context = copy_context()
+    context.run(_serving_task.set, current_request())
+    return context
 
 
 def current_request() -> Request | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from servicebus.client.discovery import Discoveries
 from servicebus.client.future import Receipt
 from servicebus.client.link import Link
 from servicebus.client.nodes import Path
@@ -39,6 +40,7 @@ class Answers:
         scheduler: RequestScheduler,
         watch: PathWatch,
         canceller: Canceller,
+        discoveries: Discoveries,
         clock_skew_s: float = 60.0,
     ):
         self.unverified = 0
@@ -47,6 +49,7 @@ class Answers:
         self._scheduler = scheduler
         self._watch = watch
         self._canceller = canceller
+        self._discoveries = discoveries
         self._unverified = RateLimitedLog(LOG, "replies")
         self._clock_skew_ms = clock_skew_s * 1000
 
@@ -90,8 +93,8 @@ class Answers:
             self._scheduler.give_up(request, error, self.replied)
 
     def _unexpected(self, link: Link, delivery: Delivery) -> None:
-        wire_id = delivery.correlation_id or ""
-        if not self._watch.answered(wire_id, delivery.body, time.monotonic()):
+        wire_id, now = delivery.correlation_id or "", time.monotonic()
+        if not (self._watch.answered(wire_id, delivery.body, now) or self._discoveries.answered(link, delivery, now)):
             self.late += 1
             LOG.debug("%s: reply to %r, which no request waits for (any more)", link.host.name, wire_id)
 
@@ -122,7 +125,8 @@ class Answers:
         now = time.monotonic()
         request = self._pending.in_flight.get(wire_id)
         if request is None or (request.link is not link and request.path_on(link) is None):
-            self._watch.returned(wire_id, now)
+            if not self._discoveries.returned(link, wire_id, now):
+                self._watch.returned(wire_id, now)
             return
         if request.kind is MESSAGE:
             request.came_back()

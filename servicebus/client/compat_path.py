@@ -12,6 +12,7 @@ from servicebus.client.nodes import SPARE_AFTER_S, Path
 from servicebus.client.watch import Finding, Ping, Pinger
 from servicebus.configuration import Configuration
 from servicebus.policy.paths import Health
+from servicebus.protocol.discovery import Answer
 from servicebus.protocol.interface import OutgoingRequest, SenderProtocol
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.transport.loggers import get_logger
@@ -51,6 +52,11 @@ class TrackingProtocolV2(ProtocolV2):
         self._heard.add(node)
         if len(self._heard) == MOST_HEARD:
             LOG.warning("%d nodes heard: no other is spoken to in version 1 unless in compat_nodes", MOST_HEARD)
+
+    def decode_discovery(self, wire_id: str, token: str, body: bytes) -> Answer:
+        answer = super().decode_discovery(wire_id, token, body)
+        self.heard(answer.node)
+        return answer
 
     def decode_reply(self, request: OutgoingRequest, body: bytes) -> Reply:
         reply = super().decode_reply(request, body)

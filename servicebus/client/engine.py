@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from servicebus.client.answers import Answers
+from servicebus.client.discovery import Discoveries
 from servicebus.client.hosts import Connector, HostSelector
 from servicebus.client.link import Link
 from servicebus.client.nodes import Budgets, IdleNodes, Path
@@ -67,7 +68,9 @@ class Engine:
         self.encodes_at_once = not others
         """Whether every request is sent in one version: then its caller's thread can encode it."""
         watch = PathWatch(config, pinger, self)
-        self._answers = Answers(self._pending, self._scheduler, watch, self._canceller, config.clock_skew)
+        self.discoveries = Discoveries(loop, self.links, newest)
+        parts = self._pending, self._scheduler, watch, self._canceller, self.discoveries
+        self._answers = Answers(*parts, config.clock_skew)
         idle = IdleNodes(self.links, self._budgets, self._pending.is_awaited)
         self._timer = LivenessTimer(loop, self.links, self._pending, self._scheduler, watch, self._connector, idle)
         self.links += [
@@ -139,21 +142,10 @@ class Engine:
         """What an operator wants to see; a snapshot, callable from any thread."""
         best = self._connector.best(time.monotonic())
         return {
-            "hosts": [
-                {
-                    "name": link.host.name,
-                    "state": link.state.value,
-                    "usable": link.is_usable,
-                    "preferred": link is best,
-                    "reason": link.describe(),
-                    "calls": link.calls,
-                    "unconfirmed": link.unconfirmed,
-                }
-                for link in self.links
-            ],
+            "hosts": [link.status(is_preferred=link is best) for link in self.links],
             "travelling": len(self._pending.in_flight),
             "waiting": len(self._pending.waiting),
-            "unverified_replies": self._answers.unverified,
+            "unverified_replies": self._answers.unverified + self.discoveries.unverified,
             "late_replies": self._answers.late,
             "hedged": self._hedger.hedged,
             "held_back": self._budgets.denied,
@@ -222,6 +214,7 @@ class Engine:
             path.revive(now)
         LOG.debug("%s: connected", link.host.name)
         self._scheduler.retry_waiting(now)
+        self.discoveries.link_up(link)
         self._timer.set()
 
     def link_idle(self, link: Link) -> None:
@@ -237,6 +230,7 @@ class Engine:
         for request in self._pending.pinned_to(link):
             self._pending.finish(request)
             request.fail(NoBrokerAvailable(str(request.address), [(link.host.name, reason)]))
+        self.discoveries.link_down(link, reason)
         self._connector.failed(link, now)
         self._timer.set()
 
@@ -302,6 +296,7 @@ class Engine:
             self._scheduler.end(request, _closed_error(request))
 
         self._scheduler.each(self._pending.take_all(), end)
+        self.discoveries.close()
         self._take_submitted()
         for link in self.links:
             link.close()

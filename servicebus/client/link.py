@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from servicebus.client.channels import LinkChannels
 from servicebus.client.nodes import Path
@@ -139,6 +139,18 @@ class Link:
         if (blocked := self.connections.blocked) is not None:
             return f"blocked by the broker ({blocked})"
         return "connected" if self.is_up else self.last_error
+
+    def status(self, *, is_preferred: bool) -> dict[str, Any]:
+        """What an operator wants to see; callable from any thread."""
+        return {
+            "name": self.host.name,
+            "state": self.state.value,
+            "usable": self.is_usable,
+            "preferred": is_preferred,
+            "reason": self.describe(),
+            "calls": self.calls,
+            "unconfirmed": self.unconfirmed,
+        }
 
     def refuses(self, request: PendingRequest, now: float) -> bool:
         """Whether the broker has said that it takes nothing as large as *request*."""

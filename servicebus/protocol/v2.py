@@ -10,6 +10,7 @@ from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
 from servicebus.policy.clocks import SteadyClock, remaining_s
 from servicebus.policy.retry_schedule import tier_for
+from servicebus.protocol.discovery import DISCOVER, Answer, Question, read_answer
 from servicebus.protocol.interface import (
     Exchange,
     Incoming,
@@ -22,7 +23,15 @@ from servicebus.protocol.interface import (
     oversized,
 )
 from servicebus.transport.interface import Delivery
-from servicebus.wire.address import cancel_key, control_queue, delay_queue, messages_queue, rpc_queue
+from servicebus.wire.address import (
+    DISCOVERY_KEY,
+    EVERY_NODE,
+    cancel_key,
+    control_queue,
+    delay_queue,
+    messages_queue,
+    rpc_queue,
+)
 from servicebus.wire.envelope import CALL, CONTROL, DIRECT_REPLY_TO, FAULT, MESSAGE, OK, VERSION, Envelope, Reply
 from servicebus.wire.fault import EXPIRED, REFUSED, Fault
 from servicebus.wire.signing import Keyring, check_fresh
@@ -46,12 +55,17 @@ _DIRECT_PREFIX = DIRECT_REPLY_TO + "."
 
 
 class ProtocolV2:
-    """Signs and verifies with *keyring*. For any thread, but ``decode_request()``."""
+    """Signs and verifies with *keyring*. For any thread, but ``decode_request()``.
 
-    def __init__(self, config: Configuration, keyring: Keyring):
+    Args:
+        also: the other names under which the agent's node is asked.
+    """
+
+    def __init__(self, config: Configuration, keyring: Keyring, also: tuple[str, ...] = ()):
         self.exchange = Exchange(config.exchange_name, is_durable=True)
         self.clock = SteadyClock(config.clock_skew)
         """By which an agent judges the deadlines of calls."""
+        self._nodes = (config.node_name, *also)
         self._config = config
         self._keyring = keyring
         self._max_bytes = config.max_envelope_bytes
@@ -108,19 +122,33 @@ class ProtocolV2:
         return self._control(wire_id, node, "ping", timeout_s, b"null")
 
     def decode_pong(self, wire_id: str, token: str, body: bytes) -> Pong:
+        state = self._decode_answer(wire_id, token, body)
+        if not isinstance(state, dict):
+            return Pong(takes_calls=True)
+        age_s = state.get("queue_age")
+        return Pong(not state.get("stopping"), age_s if isinstance(age_s, (int, float)) else None)
+
+    def encode_discovery(self, wire_id: str, timeout_s: float, question: Question) -> tuple[str, OutgoingPublish]:
+        """What asks all nodes, and the token that their answers are checked with."""
+        params = encode_json(question.to_json())
+        token, outgoing = self._control(wire_id, EVERY_NODE, DISCOVER, timeout_s, params)
+        return token, outgoing._replace(routing_key=DISCOVERY_KEY)
+
+    def decode_discovery(self, wire_id: str, token: str, body: bytes) -> Answer:
+        """The answer of one worker of a node. Raises EnvelopeError."""
+        return read_answer(self._decode_answer(wire_id, token, body))
+
+    def _decode_answer(self, wire_id: str, token: str, body: bytes) -> Any:
+        """What an agent says to a control request of the Sender itself. Raises EnvelopeError."""
         reply = decode_reply(body, self._max_bytes)
         if reply.token == UNSIGNED and reply.fault is not None:
             raise UnsignedRefusal(self._keyring.key_id)
         self._keyring.verify_reply(reply, token)
         if reply.id != wire_id:
-            raise EnvelopeError("signature", "the pong belongs to another ping")
+            raise EnvelopeError("signature", "the answer belongs to another request")
         if reply.fault is not None:
-            raise EnvelopeError("malformed", f"the pong is {reply.fault}")
-        state = decode_json(reply.message)
-        if not isinstance(state, dict):
-            return Pong(takes_calls=True)
-        age_s = state.get("queue_age")
-        return Pong(not state.get("stopping"), age_s if isinstance(age_s, (int, float)) else None)
+            raise EnvelopeError("malformed", f"the answer is {reply.fault}")
+        return decode_json(reply.message)
 
     def encode_cancel(self, node: str, cancelled_id: str, wire_id: str) -> tuple[OutgoingPublish, float] | None:
         _, cancel = self._control(wire_id, node, "cancel", _CANCEL_TTL_S, encode_json([cancelled_id]))
@@ -176,7 +204,7 @@ class ProtocolV2:
             fault = Fault(REFUSED, f"{error.reason}: {error.detail}")
             reply = encode_reply(Reply(envelope.id, UNSIGNED, FAULT, b"", fault))
             raise RequestRefused(error, reply, reply_to) from None
-        if envelope.node != self._config.node_name:
+        if envelope.node not in self._nodes:
             text = f"sent to {envelope.node!r}, but this is {self._config.node_name!r}"
             # No answer: signed, it would prove to a caller whose call was copied here that it was not run.
             raise RequestRefused(EnvelopeError("wrong-node", text))

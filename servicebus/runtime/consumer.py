@@ -181,16 +181,14 @@ class NodeConsumer:
         def take(kind: Kind, protocol: AgentProtocol) -> Callable[[Delivery], None]:
             return partial(self.pipeline.take, epoch=epoch, protocol=protocol, kind=kind)
 
-        def on_control(delivery: Delivery) -> None:
-            self._answer_control(delivery, epoch)
-
+        on_own, on_control = (partial(self._answer, ask, epoch) for ask in (self._hear, control.answer))
         on_call, on_message = take(Kind.CALL, control.protocol), take(Kind.MESSAGE, self.message_protocol)
         for_callers = [
             Subscription("control", lambda keep: control_script(config, transient, on_control, keep)),
             Subscription("calls", lambda keep: calls_script(config, transient, on_call, keep)),
         ]
         return [
-            Subscription("echo", lambda _keep: own_script(config, control.hear, self._keep_echo)),
+            Subscription("echo", lambda _keep: own_script(config, on_own, self._keep_echo)),
             *([] if self.maintenance.is_asked else for_callers),
             Subscription("messages", lambda keep: messages_script(config, stored, on_message, keep)),
             Subscription("delays", lambda keep: delays_script(config, delays.on_delivery, keep)),
@@ -198,7 +196,7 @@ class NodeConsumer:
         ]
 
     def _keep_echo(self, queue: str) -> None:
-        self._echo_queue = queue
+        self._echo_queue = self._transient.own = queue
 
     def is_worth_another_try(self, refused: str) -> bool:
         return self._stored is not None and self._stored.is_worth_another_try(refused)
@@ -251,8 +249,12 @@ class NodeConsumer:
 
     # -- control -------------------------------------------------------------------------------------------------------
 
-    def _answer_control(self, delivery: Delivery, epoch: int) -> None:
-        answer = self._control.answer(delivery)
+    def _hear(self, delivery: Delivery) -> tuple[bytes, str] | None:
+        answer = self._control.hear(delivery)
+        return answer if self._is_settled() else None  # a node that cannot be called here is not found here
+
+    def _answer(self, ask: Callable[[Delivery], tuple[bytes, str] | None], epoch: int, delivery: Delivery) -> None:
+        answer = ask(delivery)
         if answer is not None and self._publisher is not None:
             body, reply_to = answer
             self._publisher.reply(PendingDelivery(delivery, epoch, reply_to), body)

@@ -1,5 +1,5 @@
 """ControlRequests: answers pings and other control requests whatever the services do, and hears what the worker's own
-queue brings: its echo, and cancellations."""
+queue brings: its echo, cancellations, and what is asked of all nodes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ from typing import Any
 
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
+from servicebus.protocol.discovery import DISCOVER, Answer, read_question
 from servicebus.protocol.interface import Incoming, RequestRefused, wrong_queue
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime.dispatcher import Dispatcher
+from servicebus.runtime.registration import is_former
 from servicebus.transport.interface import Delivery
+from servicebus.wire.address import EVERY_NODE
 from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import REFUSED, Fault
 from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import decode_json
 
 _ECHO_DOMAIN = b"servicebus/2 echo"
+_DISCOVERIES = 1024
+"""So many are remembered, as long as they are good for: some seconds, and the clock skew."""
 
 Describe = Callable[[str], bytes]
 """The description of the node as JSON: of one service ``category.name``, or of all for ""."""
@@ -48,6 +53,10 @@ class ControlRequests:
         self._dispatcher = dispatcher
         self._describe = describe
         self._echo_queue = ""
+        self._own_queue = ProtocolV2(config, keyring, also=(EVERY_NODE,))
+        """In what comes in the worker's own queue all nodes may be asked."""
+        self._discoveries: dict[str, None] = {}
+        """The ids of those that were answered; the oldest are forgotten."""
 
     def connected(self, echo_queue: str, now: float) -> None:
         self._echo_queue = echo_queue
@@ -56,7 +65,7 @@ class ControlRequests:
     def answer(self, delivery: Delivery) -> tuple[bytes, str] | None:
         """The reply to a control request and where it goes; None if it is not answered."""
         try:
-            incoming = self._read(delivery)
+            incoming = self._read(delivery, self.protocol)
         except RequestRefused as refused:
             reply = refused.reply_in(Kind.CONTROL)
             return None if reply is None else (reply, refused.reply_to)
@@ -70,9 +79,9 @@ class ControlRequests:
         self._dispatcher.counters["pings"] += 1
         return self.protocol.encode_result(incoming, self._who_i_am()), incoming.reply_to
 
-    def _read(self, delivery: Delivery) -> Incoming:
+    def _read(self, delivery: Delivery, protocol: ProtocolV2) -> Incoming:
         try:
-            incoming = self.protocol.decode_request(delivery)
+            incoming = protocol.decode_request(delivery)
             if incoming.kind is not Kind.CONTROL:
                 raise wrong_queue(incoming, Kind.CONTROL)
         except RequestRefused as refused:
@@ -84,7 +93,7 @@ class ControlRequests:
         """Whether this node has a service: the params are ``[kind, "category.name"]``."""
         with suppress(EnvelopeError, ValueError, TypeError):
             kind, name = decode_json(raw_params)
-            return self._dispatcher.has_service(Kind(kind), name)
+            return (Kind(kind), name) in self._dispatcher.services
         return False
 
     def _described(self, incoming: Incoming, describe: Describe) -> bytes:
@@ -101,19 +110,47 @@ class ControlRequests:
     def echo_body(self) -> bytes:
         return self._keyring.sign_bytes(_ECHO_DOMAIN, self._echo_queue.encode()).encode()
 
-    def hear(self, delivery: Delivery) -> None:
-        """Of the worker's own queue: its echo, or a cancellation. Nothing is answered."""
+    def hear(self, delivery: Delivery) -> tuple[bytes, str] | None:
+        """Of the worker's own queue: its echo, a cancellation, or a discovery. Only the last is answered: the reply and
+        where it goes."""
         # Only our own echo counts: a stranger who finds the queue must not keep a dead worker looking alive.
         if delivery.body == self.echo_body():
             self.echoed_at = time.monotonic()
-            return
+            return None
         with suppress(RequestRefused):
-            incoming = self._read(delivery)
+            incoming = self._read(delivery, self._own_queue)
             if incoming.key == "servicebus.cancel":
                 self._cancel(incoming.raw_params)
+            elif incoming.key == f"servicebus.{DISCOVER}":
+                return self._discovered(incoming)
             else:
                 text = f"a request for {incoming.key} where cancellations come"
                 self._dispatcher.refusals.refused(Kind.CONTROL, EnvelopeError("wrong-queue", text))
+        return None
+
+    def _discovered(self, incoming: Incoming) -> tuple[bytes, str] | None:
+        """The answer of this node, if it is asked, and takes calls here.
+
+        Each request is answered once: played again, it would have all nodes answer for the price of one publish.
+        """
+        try:
+            if incoming.id in self._discoveries:
+                raise EnvelopeError("replayed", f"the discovery {incoming.id} was answered")
+            self._discoveries[incoming.id] = None
+            if len(self._discoveries) > _DISCOVERIES:
+                del self._discoveries[next(iter(self._discoveries))]
+            question = read_question(incoming.raw_params)
+            if self._dispatcher.is_stopping or self.is_leaving or not question.is_for(self._config.node_name):
+                return None
+            self._dispatcher.counters["discoveries"] += 1
+            services = self._dispatcher.services
+            has_service = (Kind.CALL, question.service) in services
+            listed = sorted((kind.value, name) for kind, name in services if not is_former(name))
+            answer = Answer(self._config.node_name, has_service, tuple(listed)).to_json(question)
+            return self._own_queue.encode_result(incoming, answer), incoming.reply_to
+        except EnvelopeError as error:
+            self._dispatcher.refusals.refused(Kind.CONTROL, error)
+            return None
 
     def _cancel(self, raw_params: bytes) -> None:
         """A caller has given up. All workers are told: one of them runs its call, or gets it yet."""

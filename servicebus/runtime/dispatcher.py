@@ -53,7 +53,8 @@ class Dispatcher:
         """How many of the unfinished are calls."""
         self.held: list[Job] = []
         """To be decided later: another worker of the node has their ids, or the journal could not be asked."""
-        self._services = services
+        self.services = services
+        """By kind and ``category.name``; former versions by ``former_key()``."""
         self._journal = journal
         self._retries = Retries(retry_schedule)
         self.refusals = RefusalLog(self.counters, host_name)
@@ -69,7 +70,7 @@ class Dispatcher:
         self.outage = JournalOutage(self._running, self.counters, self._failures)
 
     def __repr__(self) -> str:
-        return f"<Dispatcher running={len(self._running)} services={len(self._services)}>"
+        return f"<Dispatcher running={len(self._running)} services={len(self.services)}>"
 
     @property
     def unfinished(self) -> int:
@@ -77,10 +78,6 @@ class Dispatcher:
 
     def is_running(self, job: Job) -> bool:
         return self._running.get(job.incoming.id) is job
-
-    def has_service(self, kind: Kind, name: str) -> bool:
-        """*name* is ``category.name``."""
-        return (kind, name) in self._services
 
     def cancel(self, id: str) -> bool:
         """The caller of call *id* has given up; False if it does not run here (yet)."""

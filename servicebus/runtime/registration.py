@@ -16,7 +16,7 @@ from servicebus.errors import ConfigurationError
 from servicebus.services import Lock, MessageService, RpcService, TextService
 from servicebus.wire.envelope import Kind
 
-__all__ = ["Service", "former_key", "how_it_is_lazy", "register", "takes"]
+__all__ = ["Service", "former_key", "how_it_is_lazy", "is_former", "register", "takes"]
 
 _HANDLERS = {Kind.CALL: "on_call", Kind.MESSAGE: "on_message"}
 _BASES: dict[Kind, Any] = {Kind.CALL: RpcService, Kind.MESSAGE: MessageService}
@@ -100,6 +100,11 @@ def register(kind: Kind, category: str, name: str, instance: Any, **options: Any
 def former_key(key: str, contract: str) -> str:
     """No service has such a name: a space does not stand in one."""
     return f"{key} {contract}"
+
+
+def is_former(key: str) -> bool:
+    """Whether *key* is one of these."""
+    return " " in key
 
 
 def _wrong_handler(kind: Kind, instance: Any) -> str:

@@ -11,7 +11,15 @@ from servicebus.runtime.transient_queues import TransientQueues
 from servicebus.transport.interface import Delivery, Script, Step
 from servicebus.transport.steps import bind_queue, consume, declare_exchange, declare_queue, save_acks, set_prefetch
 from servicebus.transport.stored import StoredQueues
-from servicebus.wire.address import cancel_key, control_queue, dead_queue, delay_queue, messages_queue, rpc_queue
+from servicebus.wire.address import (
+    DISCOVERY_KEY,
+    cancel_key,
+    control_queue,
+    dead_queue,
+    delay_queue,
+    messages_queue,
+    rpc_queue,
+)
 
 OnDelivery = Callable[[Delivery], None]
 Keep = Callable[[str], None]
@@ -23,10 +31,11 @@ _DELAYS_WINDOW = 64
 
 
 def own_script(config: Configuration, on_delivery: OnDelivery, keep_echo: Keep) -> Script:
-    """The worker's own queue: the watcher hears its echo through it, and each worker gets each cancellation."""
+    """The worker's own queue: the watcher hears its echo through it, and each worker gets cancellations and what all
+    nodes are asked."""
     yield declare_exchange(config.exchange_name)
     echo, _, _ = yield declare_queue(exclusive=True, auto_delete=True)
-    yield bind_queue(echo, config.exchange_name, cancel_key(config.node_name))
+    yield from _bind_own(config, echo)
     yield consume(echo, on_delivery, no_ack=True, exclusive=True)
     keep_echo(echo)
 
@@ -76,6 +85,14 @@ def declare_again(
         consumers |= yield from _stored_queues(config, stored)
 
 
+def declare_all_again(
+    config: Configuration, transient: TransientQueues, stored: StoredQueues | None, consumers: dict[str, int]
+) -> Script:
+    """The same, and the bindings of the worker's own queue, which is exclusive to the connection that consumes."""
+    yield from declare_again(config, transient, stored, consumers)
+    yield from _bind_own(config, transient.own)
+
+
 def count_consumers(
     config: Configuration, transient: TransientQueues, stored: StoredQueues | None, consumers: dict[str, int]
 ) -> Script:
@@ -95,6 +112,12 @@ def subscription_counts(node: str, consumers: Mapping[str, int]) -> dict[str, in
         subscription = subscriptions.get(queue, "delays")
         counts[subscription] = min(count, counts.get(subscription, count))
     return counts
+
+
+def _bind_own(config: Configuration, queue: str) -> Script:
+    """A refusal closes the channel, as always; what follows is answered after it."""
+    for key in (cancel_key(config.node_name), DISCOVERY_KEY):
+        yield bind_queue(queue, config.exchange_name, key, no_wait=True)
 
 
 def _window(config: Configuration) -> Script:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 from servicebus.configuration import Configuration
 from servicebus.runtime.subscriptions import Subscriptions
-from servicebus.runtime.topology import count_consumers, declare_again, subscription_counts
+from servicebus.runtime.topology import count_consumers, declare_all_again, subscription_counts
 from servicebus.runtime.transient_queues import TransientQueues
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
@@ -66,7 +66,7 @@ class TopologyMonitor:
         consumers: dict[str, int] = {}
         stored = None if self._subscriptions.problem else self._stored
         self._was_thorough = not self._was_thorough or self._counts.is_in_doubt
-        show = declare_again if self._was_thorough else count_consumers
+        show = declare_all_again if self._was_thorough else count_consumers
         channel.run(show(self._config, self._transient, stored, consumers), lambda: self._looked(consumers))
 
     def _looked(self, consumers: dict[str, int]) -> None:

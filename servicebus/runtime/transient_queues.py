@@ -50,6 +50,8 @@ class TransientQueues:
         self._deleted: set[str] = set()
         """Routing keys whose queues have been deleted, because all of them are out of reach."""
         self._taken: dict[str, str] = {}
+        self.own = ""
+        """The worker's own queue, which the broker has named."""
         self._made_at: dict[str, float] = {}
 
     def __repr__(self) -> str:

@@ -44,8 +44,11 @@ class _Recording(Sender):
 
     def is_asked(self) -> bool:
         """Whether a request is under way."""
-        status = {} if self._session is None else self._session.engine.status()
-        return bool(status.get("travelling") or status.get("waiting"))
+        if self._session is None:
+            return False
+        engine = self._session.engine
+        status = engine.status()
+        return bool(status["travelling"] or status["waiting"] or len(engine.discoveries))
 
     def broker_of(self, id: str) -> str | None:
         """Over which a request travels, in the thread that turns the loops."""

@@ -14,6 +14,9 @@ from servicebus.errors import AddressError
 from servicebus.wire.printable import counted
 
 __all__ = [
+    "DISCOVERY_KEY",
+    "EVERY_NODE",
+    "NOBODY_KEY",
     "Address",
     "cancel_key",
     "check_node_name",
@@ -29,6 +32,12 @@ __all__ = [
 
 MAX_PART_CHARS = 100
 MAX_ADDRESS_BYTES = 240
+EVERY_NODE = "*"
+"""What a request names in place of a node if all of them are to answer it."""
+DISCOVERY_KEY = f"{EVERY_NODE}.discover"
+"""The routing key of such requests: each worker of each node gets each of them."""
+NOBODY_KEY = f"{EVERY_NODE}.nobody"
+"""The routing key of what comes back at once: no queue is bound with it."""
 # NODE.messages.delay.<seconds> needs up to 24 bytes behind the node's name.
 MAX_NODE_BYTES = 220
 

@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from bus_worlds import NODE, World
+from bus_worlds import NODE, World, in_asyncio
 
 from servicebus.aio import AsyncSender
 from servicebus.errors import (
@@ -394,15 +394,6 @@ def test_middleware_goes_around_services_and_around_calls(world: World) -> None:
 
 
 # -- asyncio -----------------------------------------------------------------------------------------------------------
-
-
-def in_asyncio(world: World, test: Any) -> Any:
-    async def run() -> Any:
-        if not world.is_real:
-            world.bus._driver.asyncio_loop = asyncio.get_running_loop()  # type: ignore[attr-defined]
-        return await asyncio.wait_for(test(world.async_sender), 60)
-
-    return asyncio.run(run())
 
 
 def test_a_task_calls(world: World) -> None:

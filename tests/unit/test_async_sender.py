@@ -13,6 +13,7 @@ import pytest
 from virtual_bus import NODE, TARGET, VirtualBus, virtual_bus
 from virtual_tasks import VirtualTasks
 
+from servicebus._discovering import Discovering
 from servicebus.aio import AsyncSender
 from servicebus.client.task_waker import TaskWaker, task_waker
 from servicebus.errors import CallTimeout, DurationError, NodeUnavailable, OutboxUnavailable, RemoteError
@@ -330,14 +331,18 @@ def test_the_outbox_keeps_what_no_broker_takes_and_is_opened_in_a_thread(
 # -- the surface -------------------------------------------------------------------------------------------------------
 
 METHODS = ["call", "send", "ping", "ping_error", "ping_all", "offers", "describe", "status", "close"]
+OF_ALL_NODES = ["nodes", "services", "gather"]
 
 
 def test_it_has_every_method_of_a_sender() -> None:
-    public = [name for name in vars(Sender) if not name.startswith("_") and not name.endswith("_async")]
-    assert public == [*METHODS[:2], "client", *METHODS[2:]]
+    public = [
+        [name for name in vars(each) if not name.startswith("_") and not name.endswith("_async")]
+        for each in (Sender, Discovering)
+    ]
+    assert public == [[*METHODS[:2], "client", *METHODS[2:]], OF_ALL_NODES]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", METHODS + OF_ALL_NODES)
 def test_a_method_takes_returns_and_raises_what_the_senders_does(name: str) -> None:
     ours, theirs = getattr(AsyncSender, name), getattr(Sender, name)
     assert inspect.iscoroutinefunction(ours)

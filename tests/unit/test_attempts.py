@@ -80,7 +80,7 @@ class Call:
         self.published: list[Envelope] = []
         self.scheduler = RequestScheduler()
         self.pending = PendingRequests()
-        self.answers = Answers(self.pending, self.scheduler, NOBODY, NOBODY, 60.0)  # type: ignore[arg-type]
+        self.answers = Answers(self.pending, self.scheduler, NOBODY, NOBODY, NOBODY, 60.0)  # type: ignore[arg-type]
 
     def publish(self, path: Any) -> Envelope:
         """As a Link does it."""

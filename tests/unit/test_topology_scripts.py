@@ -9,7 +9,14 @@ from transport_rigs import Line, MemoryRig, Peer
 from virtual_bus import configuration
 from virtual_time import virtual_time
 
-from servicebus.runtime.topology import calls_script, declare_again, delays_script, subscription_counts
+from servicebus.runtime.topology import (
+    calls_script,
+    declare_again,
+    declare_all_again,
+    delays_script,
+    own_script,
+    subscription_counts,
+)
 from servicebus.runtime.transient_queues import TransientQueues
 from servicebus.transport.interface import Script
 from servicebus.transport.loop import nothing
@@ -59,3 +66,17 @@ def test_without_stored_queues_only_the_transient_ones_are_declared(line: Line) 
     counts: dict[str, int] = {}
     run(line, declare_again(CONFIG, TransientQueues(CONFIG), None, counts))
     assert sorted(counts) == ["NODE-01.control", "NODE-01.rpc"]
+
+
+def test_the_workers_own_queue_hears_what_all_nodes_are_asked_and_is_bound_again(line: Line) -> None:
+    transient, heard, kept = TransientQueues(CONFIG), [], []  # type: ignore[var-annotated]
+    run(line, own_script(CONFIG, heard.append, kept.append))
+    transient.own = kept[0]
+    keys = "NODE-01.cancel", "*.discover"
+    for number in range(2):
+        for key in keys:
+            line.open_channel.publish("servicebus", key, f"{key} {number}".encode())
+        line.rig.until(lambda number=number: len(heard) == 2 * (number + 1))  # type: ignore[misc]
+        line.rig.broker._bindings.clear()  # type: ignore[attr-defined]
+        run(line, declare_all_again(CONFIG, transient, None, {}))
+    assert [each.body.decode() for each in heard] == [f"{key} {number}" for number in range(2) for key in keys]

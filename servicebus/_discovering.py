@@ -1,0 +1,193 @@
+"""Discovering: what a Sender asks all nodes at once, and what it calls at all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from servicebus._durations import to_seconds
+from servicebus.client.discovery import Discovery
+from servicebus.client.found import Discovered, Gathered, NodeInfo, ServiceInfo
+from servicebus.client.future import CallFuture
+from servicebus.client.gathering import Gathering
+from servicebus.client.session import SessionOwner
+from servicebus.errors import NoBrokerAvailable
+from servicebus.protocol.discovery import Question, ask_for
+from servicebus.services import serving_context
+from servicebus.wire.address import Address, check_node_name, plain
+from servicebus.wire.xmlcodec import encode_json
+
+__all__ = ["Discovering", "gathered", "nodes_of", "services_of"]
+
+_SECONDS = 2.0
+"""For what is asked of all nodes before a gather."""
+
+
+class Discovering(SessionOwner):
+    """Base of Sender. For any thread."""
+
+    if TYPE_CHECKING:
+
+        def call_async(self, target: str, params: Any = None, timeout: float | None = None) -> Future[Any]: ...
+        def _parse(self, target: str, timeout: float | None) -> tuple[Address, float]: ...
+
+    def nodes(self, pattern: str = "*", timeout: float = 2, *, quiet: float = 0.25) -> Discovered[NodeInfo]:
+        """Which nodes there are: those whose agents answer, over any broker. One request for all of them.
+
+        Args:
+            pattern: of the names of nodes, as in ``fnmatch``: ``*``, ``?``, ``[ab]``; case matters.
+            timeout: seconds for all of it, connecting included.
+            quiet: it ends sooner once no further node has answered for so many seconds over any broker, and for as long
+                as the last one took. A node that is slower is not found.
+
+        Returns:
+            Each node once, with the brokers that reach it, and the brokers over which no nodes could be asked.
+
+        Raises:
+            AddressError: no node has such a name.
+            NoBrokerAvailable: no broker could be used.
+        """
+        return nodes_of(_heard(self._discover(ask_for(pattern), timeout, quiet)))
+
+    def services(self, pattern: str = "*", timeout: float = 2, *, quiet: float = 0.25) -> Discovered[ServiceInfo]:
+        """Which services there are, and which nodes have them. The rest as of ``nodes()``.
+
+        Args:
+            pattern: of the names of nodes, not of services.
+            timeout: seconds for all of it, connecting included.
+            quiet: seconds, as of ``nodes()``.
+
+        Returns:
+            Each service once, sorted by its name.
+
+        Raises:
+            AddressError: no node has such a name.
+            NoBrokerAvailable: no broker could be used.
+        """
+        return services_of(_heard(self._discover(ask_for(pattern, lists_services=True), timeout, quiet)))
+
+    def gather(
+        self,
+        target: str,
+        params: Any = None,
+        timeout: float | None = None,
+        *,
+        nodes: Iterable[str] | None = None,
+        quiet: float = 0.05,
+        at_once: int = 1000,
+    ) -> Gathered:
+        """Call one service at all nodes of a pattern, each as by ``call()``, as soon as they are found.
+
+        Args:
+            target: ``NODE.category.name``, where NODE is a pattern as of ``nodes()``.
+            params: anything JSON can say; the same for all.
+            timeout: seconds for all of it, ``call_timeout`` (300) by default.
+            nodes: call those of these names that fit NODE, and look for no others. So those that are down are in the
+                answer, too.
+            quiet: seconds, as of ``nodes()``; nodes are looked for as long as calls are under way, but for 2 s at most.
+            at_once: how many calls are under way at a time.
+
+        Returns:
+            Results, errors, and who did not answer, by the names of nodes.
+
+        Raises:
+            AddressError, EnvelopeError: nothing was sent.
+            NoBrokerAvailable: no broker could be used.
+            ValueError: *at_once* is no number of calls.
+        """
+        gathering = self._gather(self.call_async, target, params, timeout, nodes, quiet, at_once)
+        return gathered(gathering, _ended(gathering.future))
+
+    # -- inside, for AsyncSender, too ----------------------------------------------------------------------------------
+
+    def _discover(self, question: Question, timeout: float, quiet: float) -> Discovery:
+        timeout_s, quiet_s = to_seconds("timeout", timeout), to_seconds("quiet", quiet)
+        session, discovery = self._current(), Discovery(question, timeout_s, quiet_s)
+        session.engine.discoveries.ask(discovery, session.await_end)
+        return discovery
+
+    def _gather(
+        self,
+        call: Callable[..., Future[Any]],
+        target: str,
+        params: Any,
+        timeout: float | None,
+        nodes: Iterable[str] | None,
+        quiet: float,
+        at_once: int,
+    ) -> Gathering:
+        """Begin it; *call* is a ``call_async()``."""
+        address, timeout_s = self._parse(target, timeout)
+        quiet_s = to_seconds("quiet", quiet)
+        if type(at_once) is not int or at_once < 1:
+            raise ValueError(f"at_once must be a number of calls, 1 or more, not {at_once!r}")
+        encode_json(params)  # what cannot be sent is refused before anything is
+        question = ask_for(address.node, f"{address.category}.{address.name}")
+        session = self._current()
+
+        def call_node(target: str, left_s: float) -> Future[Any]:
+            return call(target, params, left_s)
+
+        gathering = Gathering(address, timeout_s, at_once, call_node, serving_context())
+        gathering.future.on_wait = session.await_end
+        if nodes is not None:
+            names = [name for name in map(_checked, nodes) if question.is_for(name)]
+            gathering.begin(session.engine.discoveries, names)
+            return gathering
+        limit_s = min(timeout_s, _SECONDS)
+        discovery = Discovery(question, limit_s, quiet_s, gathering.heard, lambda: gathering.is_calling)
+        gathering.look_for_nodes(session.engine.discoveries, discovery, session.await_end)
+        return gathering
+
+
+def nodes_of(discovery: Discovery) -> Discovered[NodeInfo]:
+    """What it has found, now that it has ended. Raises NoBrokerAvailable."""
+    _must_have_asked(discovery)
+    hosts = [asked.link.host.name for asked in discovery.asked]
+    found = (
+        NodeInfo(name, tuple(host for host in hosts if host in brokers))
+        for name, brokers in sorted(discovery.nodes.items())
+    )
+    return Discovered(found, discovery.problems)
+
+
+def services_of(discovery: Discovery) -> Discovered[ServiceInfo]:
+    """What it has found, now that it has ended. Raises NoBrokerAvailable."""
+    _must_have_asked(discovery)
+    found = sorted((name, kind, tuple(sorted(nodes))) for (kind, name), nodes in discovery.services.items())
+    return Discovered((ServiceInfo(*each) for each in found), discovery.problems)
+
+
+def gathered(gathering: Gathering, found: Gathered) -> Gathered:
+    """What it has gathered, now that it has ended. Raises NoBrokerAvailable."""
+    if gathering.discovery is not None:
+        _must_have_asked(gathering.discovery)
+    return found
+
+
+def _must_have_asked(discovery: Discovery) -> None:
+    problems = discovery.problems
+    if not discovery.nodes and len(problems) == len(discovery.asked):
+        cause = next((asked.link.failure for asked in discovery.asked if asked.link.failure is not None), None)
+        raise NoBrokerAvailable(discovery.question.nodes, [*problems.items()], "no node was found") from cause
+
+
+def _heard(discovery: Discovery) -> Discovery:
+    """It, when it has ended."""
+    _ended(discovery.future)
+    return discovery
+
+
+def _ended(future: CallFuture) -> Any:
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()  # if the caller was interrupted
+        raise
+
+
+def _checked(node: str) -> str:
+    node = plain(node)
+    check_node_name(node)
+    return node

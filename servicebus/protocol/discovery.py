@@ -1,0 +1,87 @@
+"""What a Sender asks all nodes at once, and what each answers: values, as they stand in the JSON of both."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+from servicebus.errors import EnvelopeError
+from servicebus.wire.address import check_node_name, plain
+from servicebus.wire.envelope import Kind
+from servicebus.wire.jsontext import decode_json
+
+__all__ = ["DISCOVER", "Answer", "Question", "ask_for", "read_answer", "read_question"]
+
+DISCOVER = "discover"
+_KINDS = frozenset(kind.value for kind in Kind)
+
+
+class Question(NamedTuple):
+    """Which nodes are to answer, and what."""
+
+    nodes: str
+    """A pattern for their names, as in ``fnmatch``: ``*``, ``?`` and ``[...]``. Case matters."""
+    service: str = ""
+    """An RPC service, ``category.name``: each node says whether it has that. "" for none."""
+    lists_services: bool = False
+    """Each node says what services it has."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What stands in the params of the request."""
+        asked: dict[str, Any] = {"nodes": self.nodes}
+        if self.service:
+            asked["service"] = self.service
+        if self.lists_services:
+            asked["services"] = True
+        return asked
+
+    def is_for(self, node: str) -> bool:
+        return node == self.nodes or fnmatchcase(node, self.nodes)
+
+
+def ask_for(nodes: str, service: str = "", *, lists_services: bool = False) -> Question:
+    """A question of our own. Raises AddressError: no node has a name like *nodes*."""
+    nodes = plain(nodes)
+    check_node_name(nodes)
+    return Question(nodes, service, lists_services)
+
+
+def read_question(params: bytes) -> Question:
+    """Raises EnvelopeError. What a later version may add is left out."""
+    asked = decode_json(params)
+    if isinstance(asked, dict) and isinstance(asked.get("nodes"), str) and isinstance(asked.get("service", ""), str):
+        return Question(asked["nodes"], asked.get("service", ""), asked.get("services") is True)
+    raise EnvelopeError("malformed", "the params of a discovery name no nodes")
+
+
+class Answer(NamedTuple):
+    """What one worker of a node says."""
+
+    node: str
+    has_service: bool = False
+    services: tuple[tuple[str, str], ...] = ()
+    """Kind (``call`` or ``message``) and ``category.name`` of each."""
+
+    def to_json(self, question: Question) -> dict[str, Any]:
+        """What stands in the reply: what was asked for alone."""
+        said: dict[str, Any] = {"node": self.node}
+        if question.service:
+            said["offers"] = self.has_service
+        if question.lists_services:
+            said["services"] = [list(each) for each in self.services]
+        return said
+
+
+def read_answer(said: Any) -> Answer:
+    """Raises EnvelopeError: it is none."""
+    node = said.get("node") if isinstance(said, dict) else None
+    services = said.get("services", []) if isinstance(said, dict) else None
+    if not isinstance(node, str) or not isinstance(services, list) or not all(map(_is_service, services)):
+        raise EnvelopeError("malformed", "the answer to a discovery names no node")
+    return Answer(node, said.get("offers") is True, tuple((kind, name) for kind, name in services))
+
+
+def _is_service(said: Any) -> bool:
+    return (
+        isinstance(said, list) and len(said) == 2 and said[0] in _KINDS and isinstance(said[1], str) and bool(said[1])
+    )
