@@ -7,9 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import pika
 import pytest
 from agents import Agent
 from probe import Probe
@@ -120,3 +124,59 @@ def test_what_is_deleted_is_bound_again(
     Probe(brokers[0]).delete_exchange("servicebus")
     wait_until(lambda: [each.name for each in sender.nodes()] == ["NODE-01"], 30, agent.log)
     assert agent.worker()["restarts"] == 0
+
+
+@contextmanager
+def stranger(broker: Broker, answers: list[bytes], times: int) -> Iterator[list[bytes]]:
+    """A client of *broker* without the secret, that is asked with all nodes, and answers *answers*, so often.
+
+    Gives what it was asked, and plays that again to all nodes.
+    """
+    asked: list[bytes] = []
+    ready = threading.Event()
+    connection = pika.BlockingConnection(pika.ConnectionParameters(broker.host, broker.port))
+    channel = connection.channel()
+    queue = channel.queue_declare("", exclusive=True).method.queue
+    channel.queue_bind(queue, "servicebus", "*.discover")
+
+    def hear(_channel: Any, _method: Any, properties: Any, body: bytes) -> None:
+        if body in asked:
+            return  # our own replay
+        asked.append(body)
+        about = pika.BasicProperties(correlation_id=properties.correlation_id)
+        for number in range(times):
+            channel.basic_publish("", properties.reply_to, answers[number % len(answers)], about)
+        again = pika.BasicProperties(reply_to=properties.reply_to, correlation_id=properties.correlation_id)
+        for _ in range(10):
+            channel.basic_publish("servicebus", "*.discover", body, again)
+
+    def serve() -> None:
+        channel.basic_consume(queue, hear, auto_ack=True)
+        ready.set()
+        channel.start_consuming()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        assert ready.wait(20)
+        yield asked
+    finally:
+        connection.add_callback_threadsafe(channel.stop_consuming)
+        thread.join()
+        connection.close()
+
+
+@pytest.mark.brokers(count=1)
+def test_a_stranger_who_answers_in_floods_is_neither_believed_nor_waited_for(
+    brokers: list[Broker], start_agent: StartAgent, make_sender: MakeSender
+) -> None:
+    agent = start_agent(brokers).wait_consuming(timeout_s=60)
+    sender = make_sender(agent.configuration())
+    true = sender.nodes(quiet=1)
+    assert true == (NodeInfo("NODE-01", names(*brokers)),)
+    forged = [b"", b"<response", b"x" * 1000, (Path(__file__).read_bytes())]
+    with stranger(brokers[0], forged, 2000) as asked:
+        assert sender.nodes(quiet=1) == true
+        wait_until(lambda: len(asked) == 1 and sender.status()["unverified_replies"] > 100)
+        wait_until(lambda: agent.counters().get("refused.replayed", 0) >= 10, 20, agent.log)
+    assert sender.nodes(quiet=1) == true
