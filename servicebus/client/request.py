@@ -49,6 +49,7 @@ class PendingRequest(Awaited):
         "_unsettled",
         "attempt",
         "body",
+        "context",
         "contract",
         "corrections",
         "event_id",
@@ -136,14 +137,14 @@ class PendingRequest(Awaited):
         hedge_after_s: float | None = None,
         options: MessageOptions | None = None,
         contract: str = "",
+        context: str = "",
     ):
-        self.event_id, self.id = event_id, wire_id
-        self.address, self.kind = address, kind
-        self.params, self.body, self.contract = params, body, contract
-        self.size = len(body or params)
+        self.event_id, self.id, self.address = event_id, wire_id, address
+        self.kind, self.params, self.body = kind, params, body
+        self.contract, self.context, self.size = contract, context, len(body or params)
         self.resend, self.reverse, self.pinned = resend, reverse, pinned
         self.hedge_after_s, self.options = hedge_after_s, options
-        self.state, self._forks = RequestState.NEW, forks.count
+        self.state, self._forks, self.attempts = RequestState.NEW, forks.count, ()
         self.started_at = time.monotonic()
         self.deadline = self.started_at + timeout_s
         self.sent_ms = int(time.time() * 1000)
@@ -155,7 +156,6 @@ class PendingRequest(Awaited):
         self.corrections = self.refusals = self.failovers = self._unsettled = 0
         self.returned = self._has_ended = self._is_abandoned = False
         self._tokens = self._answer = self._error = self._waiter = self._on_end = self._future = None
-        self.attempts = ()
 
     def __repr__(self) -> str:
         return f"<PendingRequest {self.kind.value} {self.id} to {self.address} {self.state.value} on {self.link!r}>"

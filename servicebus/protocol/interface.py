@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from servicebus.errors import EnvelopeError, SignatureError
@@ -51,6 +51,7 @@ class OutgoingRequest(Protocol):
     kind: Kind
     params: bytes
     contract: str
+    context: str
     sent_ms: int
     ttl_ms: int
     deadline: float
@@ -150,6 +151,8 @@ class Incoming:
     stamps: Stamps = UNSTAMPED
     contract: str = ""
     """The hash of what its caller was built against; "" if that is not known."""
+    context: Mapping[str, str] | None = field(default=None, repr=False)
+    """The pairs that its caller sent along, read-only; None if there are none."""
 
 
 class RequestRefused(Exception):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from servicebus._context import decode_context
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
 from servicebus.policy.clocks import SteadyClock, remaining_s
@@ -83,11 +85,13 @@ class ProtocolV2:
         """
         id, address, kind, params = request.id, request.address, request.kind, request.params
         node, category, name = address.node, address.category, address.name
-        sent_ms, ttl_ms, contract = request.sent_ms, request.ttl_ms, request.contract
+        sent, ttl, contract, context = request.sent_ms, request.ttl_ms, request.contract, request.context
         reply, due_ms = ("", request.due_ms or 0) if kind is MESSAGE else (DIRECT_REPLY_TO, 0)
         sign = self._keyring.sign_event
-        token = sign(id, node, category, name, kind, sent_ms, ttl_ms, reply, params, 1, due_ms, contract)
-        body = write_event(id, node, category, name, kind, sent_ms, ttl_ms, reply, params, token, 1, due_ms, contract)
+        token = sign(id, node, category, name, kind, sent, ttl, reply, params, 1, due_ms, contract, context)
+        body = write_event(
+            id, node, category, name, kind, sent, ttl, reply, params, token, 1, due_ms, contract, context
+        )
         request.encoded(token, body)
         if request.size > self._max_bytes:
             raise oversized(request.size, self._max_bytes)
@@ -172,8 +176,9 @@ class ProtocolV2:
         sent_ms = max(0, request.sent_ms + request.ttl_ms - ttl_ms + request.shift_ms)
         names = (address.node, address.category, address.name, request.kind)
         fields = (request.id, *names, sent_ms, ttl_ms, DIRECT_REPLY_TO, request.params)
-        token = self._keyring.sign_event(*fields, attempt, 0, request.contract)
-        body = write_event(*fields, token, attempt, 0, request.contract)
+        more = (attempt, 0, request.contract, request.context)
+        token = self._keyring.sign_event(*fields, *more)
+        body = write_event(*fields, token, *more)
         if len(body) > self._max_bytes:
             raise oversized(len(body), self._max_bytes)
         request.signed_again(token)
@@ -209,13 +214,16 @@ class ProtocolV2:
             # No answer: signed, it would prove to a caller whose call was copied here that it was not run.
             raise RequestRefused(EnvelopeError("wrong-node", text))
         now_ms = int(time.time() * 1000)
+        context = None
         try:
+            if envelope.context:
+                context = decode_context(envelope.context)
             sent_ms, skew_s = envelope.sent_ms if ticket is None else ticket.made_ms, self._config.clock_skew
             check_fresh(envelope.kind, sent_ms, envelope.ttl_ms, now_ms, skew_s, self._config.token_max_age)
         except EnvelopeError as error:
             incoming = self._incoming(envelope, stamps, reply_to, now_ms)
             raise self._refused(error, envelope, reply_to, incoming) from None
-        return self._incoming(envelope, stamps, reply_to, now_ms)
+        return self._incoming(envelope, stamps, reply_to, now_ms, context)
 
     def encode_fault_unread(self, delivery: Delivery, fault: Fault) -> tuple[bytes | None, str]:
         envelope = decode_envelope(delivery.body, self._max_bytes)
@@ -251,7 +259,14 @@ class ProtocolV2:
         reply = self._encode_fault(envelope.id, envelope.token, envelope.attempt, fault)
         return RequestRefused(error, reply, reply_to, incoming)
 
-    def _incoming(self, envelope: Envelope, stamps: Stamps, reply_to: str, now_ms: int) -> Incoming:
+    def _incoming(
+        self,
+        envelope: Envelope,
+        stamps: Stamps,
+        reply_to: str,
+        now_ms: int,
+        context: Mapping[str, str] | None = None,
+    ) -> Incoming:
         ticket = stamps.ticket
         sent_ms = envelope.sent_ms if ticket is None else ticket.made_ms
         if envelope.kind is MESSAGE:
@@ -281,4 +296,5 @@ class ProtocolV2:
             stamps.wait.due_ms or envelope.due_ms,
             stamps,
             envelope.contract,
+            context,
         )

@@ -10,12 +10,12 @@ import re
 
 from servicebus.errors import EnvelopeError
 from servicebus.wire.printable import printable
-from servicebus.wire.xmlshape import ATTEMPT, DUE, ID, MAX_NUMBER, NUMBER, TOKEN
+from servicebus.wire.xmlshape import ATTEMPT, CONTEXT, CONTRACT, DUE, ID, MAX_NUMBER, NUMBER, TOKEN
 
 __all__ = ["why_misshapen"]
 
 _CHILDREN = {
-    "event": ("id", "token", "category", "service", "params"),
+    "event": ("id", "token", "category", "service", "context", "params"),
     "response": ("id", "token", "status", "message", "fault"),
     "fault": ("text", "trace", "data"),
 }
@@ -39,19 +39,24 @@ _WORDS = {
     "ttl": (NUMBER, _NUMBER_WORDS),
     "attempt": (ATTEMPT, "a number from 2 to 999999999 without sign or leading zero; the first is not written"),
     "due": (DUE, f"a number from 1 to {MAX_NUMBER} without sign or leading zero"),
+    "contract": (CONTRACT, "24 lower-case hex digits"),
     "retry-after": (NUMBER, _NUMBER_WORDS),
     "clock": (NUMBER, _NUMBER_WORDS),
     "type": (rb"[^<]+", "a word"),
     "id": (ID, "<16 lower-case hex digits>-<count from 1>"),
     "token": (TOKEN, "<key id>:<hex digits>"),
     "status": (b"ok|fault", "ok or fault"),
+    "context": (CONTEXT, "a JSON object of 8 to 4096 printable ASCII characters without & < >"),
 }
 _ATTRIBUTES = {
-    "event": ("version", "node", "kind", "sent", "ttl", "reply", "attempt", "due"),
+    "event": ("version", "node", "kind", "sent", "ttl", "reply", "attempt", "due", "contract"),
     "response": ("version", "attempt"),
     "fault": ("type", "retry-after", "clock"),
 }
-_OPTIONAL = ("attempt", "due", "retry-after", "clock")
+_OPTIONAL = ("attempt", "due", "contract", "retry-after", "clock")
+_OPTIONAL_CHILDREN = ("context", "message", "fault")
+_SECRET = ("context",)
+"""What may hold tokens is not shown."""
 
 
 def why_misshapen(body: bytes, root: str) -> EnvelopeError:
@@ -129,14 +134,17 @@ def _bad_values(name: str, attributes: bytes, text: bytes) -> EnvelopeError | No
     if name in _PAYLOADS and text:
         return _malformed(f"<{name}> does not begin with CDATA")
     if _is_wrong(name, text):
-        return _malformed(f"{name} {_text(text)!r} is not {_WORDS[name][1]}")
+        shown = "" if name in _SECRET else f" {_text(text)!r}"
+        return _malformed(f"{name}{shown} is not {_WORDS[name][1]}")
     return None
 
 
 def _missing(seen: list[str], root: str) -> EnvelopeError | None:
     if not seen:
         return None
-    wanted = [name for name in _CHILDREN[root] if name not in ("message", "fault")]
+    wanted = [
+        name for name in _CHILDREN[root] if name not in _OPTIONAL_CHILDREN or (name == "context" and name in seen)
+    ]
     for name in wanted:
         if name not in seen:
             return _malformed(f"<{root}> has no <{name}>, or it stands behind the payload")

@@ -89,17 +89,20 @@ class Keyring:
         attempt: int = 1,
         due_ms: int = 0,
         contract: str = "",
+        context: str = "",
     ) -> str:
         """The token of the envelope that these fields make: it covers every field but itself."""
         names = _canonical_names(node, category, service, kind._value_, reply)
-        return self._signer.token(_canonical_event(names, id, sent_ms, ttl_ms, params, attempt, due_ms, contract))
+        return self._signer.token(
+            _canonical_event(names, id, sent_ms, ttl_ms, params, attempt, due_ms, contract, context)
+        )
 
     def verify_envelope(self, envelope: Envelope) -> None:
         """Accept the token of *envelope*, or raise ``SignatureError``."""
         e = envelope
         names = _canonical_names(e.node, e.category, e.service, e.kind._value_, e.reply)
-        fields = (names, e.id, e.sent_ms, e.ttl_ms, e.params, e.attempt, e.due_ms, e.contract)
-        self._verify(e.token, _canonical_event(*fields))
+        text = _canonical_event(names, e.id, e.sent_ms, e.ttl_ms, e.params, e.attempt, e.due_ms, e.contract, e.context)
+        self._verify(e.token, text)
 
     def sign_reply(self, request_token: str, id: str, status: str, message: bytes, fault: Fault | None) -> str:
         """The token of a reply to the request that carried *request_token*."""
@@ -142,18 +145,28 @@ def canonical_bytes(domain: bytes, *parts: bytes) -> bytes:
 
 
 def _canonical_event(
-    names: bytes, id: str, sent_ms: int, ttl_ms: int, params: bytes, attempt: int, due_ms: int, contract: str
+    names: bytes,
+    id: str,
+    sent_ms: int,
+    ttl_ms: int,
+    params: bytes,
+    attempt: int,
+    due_ms: int,
+    contract: str,
+    context: str,
 ) -> bytes:
     sent = str(sent_ms)
     ttl = str(ttl_ms)
     head = f"{len(sent)}:{sent}{len(ttl)}:{ttl}{len(id)}:{id}{len(params)}:"
-    if attempt == 1 and not due_ms and not contract:
+    if attempt == 1 and not due_ms and not contract and not context:
         return b"".join((names, head.encode(), params))
     more = [str(attempt).encode()]
-    if due_ms or contract:
+    if due_ms or contract or context:
         more.append(str(due_ms).encode())
-    if contract:
+    if contract or context:
         more.append(contract.encode())
+    if context:
+        more.append(context.encode())
     return b"".join((names, head.encode(), params, *(b"%d:%b" % (len(each), each) for each in more)))
 
 

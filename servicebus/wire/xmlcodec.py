@@ -10,6 +10,7 @@ Everything here may be called by any thread at any time.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +23,7 @@ from servicebus.wire.jsontext import decode_json, encode_json
 from servicebus.wire.xmlshape import (
     CDATA_END,
     CDATA_START,
+    CONTEXT,
     CONTRACT,
     EVENT_END,
     EVENT_HEAD,
@@ -30,7 +32,7 @@ from servicebus.wire.xmlshape import (
     MAX_ATTEMPT,
     MAX_NUMBER,
     PLAIN_EVENT,
-    PLAIN_EVENT_OF_CONTRACT,
+    PLAIN_EVENT_OF_MORE,
     PLAIN_RESPONSE,
     PLAIN_RESPONSE_AGAIN,
     RESPONSE_END,
@@ -57,6 +59,7 @@ _MESSAGE_BYTES = len(b"<message>" + CDATA_START)
 _ID = re.compile(ID.decode())
 _TOKEN = re.compile(TOKEN.decode())
 _CONTRACT = re.compile(CONTRACT.decode())
+_CONTEXT = re.compile(CONTEXT.decode())
 _ESCAPES = str.maketrans(
     # White space too: XML makes a space of it in attributes, and LF of CR LF in text.
     {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\r": "&#13;", "\n": "&#10;", "\t": "&#9;"}
@@ -77,6 +80,7 @@ def write_event(
     attempt: int = 1,
     due_ms: int = 0,
     contract: str = "",
+    context: str = "",
 ) -> bytes:
     """The bytes of the envelope that these fields make. *id* and *token* are well formed: they were made here.
 
@@ -91,6 +95,8 @@ def write_event(
         again += _due_mark(due_ms, kind)
     if contract:
         again += _contract_mark(contract)
+    if context:
+        names += _context_element(context)
     head = (
         f'{start} sent="{sent_ms}" ttl="{ttl_ms}" {answer}{again}>'
         f"<id>{id}</id><token>{token}</token>{names}<params><![CDATA["
@@ -111,6 +117,12 @@ def _contract_mark(contract: str) -> str:
     return f' contract="{contract}"'
 
 
+def _context_element(context: str) -> str:
+    if _CONTEXT.fullmatch(context) is None:
+        raise EnvelopeError("unencodable", f"a context of {len(context)} characters does not have the form of one")
+    return f"<context>{context}</context>"
+
+
 def decode_envelope(body: bytes, max_bytes: int) -> Envelope:
     """Read an envelope. Its token is not compared, its params are not parsed; nothing of it may be believed yet.
 
@@ -121,17 +133,19 @@ def decode_envelope(body: bytes, max_bytes: int) -> Envelope:
         raise EnvelopeError("oversized", f"{len(body)} bytes, allowed are {max_bytes}")
     plain = PLAIN_EVENT.match(body)
     if plain is not None:
-        return _decode_plain_event(plain, "")
-    plain = PLAIN_EVENT_OF_CONTRACT.match(body)
+        return _decode_plain_event(plain, plain.groups())
+    plain = PLAIN_EVENT_OF_MORE.match(body)
     if plain is not None:
-        return _decode_plain_event(plain, plain[6].decode("ascii"))
+        contract, context = ((plain[number] or b"").decode("ascii") for number in (6, 11))
+        return _decode_plain_event(plain, plain.group(1, 2, 3, 4, 5, 7, 8, 9, 10), contract, context)
     head = EVENT_HEAD.match(body)
     if head is None:
         raise why_misshapen(body, "event")
     start = head.end()
     params = _payload(body, start + _PARAMS_BYTES, EVENT_END, EVENT_TAIL)
     root = _parsed(body[:start] + b"</event>")
-    id, token, category, service = root  # these in this order, without attributes: EVENT_HEAD has seen it
+    # These in this order, without attributes, and perhaps the context: EVENT_HEAD has seen it.
+    id, token, category, service, *more = root
     _version, node, kind, sent, ttl, reply = root.values()[:6]
     attempt, due = root.get("attempt"), root.get("due")
     if due and kind != Kind.MESSAGE.value:
@@ -152,19 +166,19 @@ def decode_envelope(body: bytes, max_bytes: int) -> Envelope:
         int(attempt) if attempt else 1,
         int(due) if due else 0,
         root.get("contract", ""),
+        more[0].text if more else "",
     )
 
 
-def _decode_plain_event(found: re.Match[bytes], contract: str) -> Envelope:
+def _decode_plain_event(
+    found: re.Match[bytes], fields: Iterable[bytes], contract: str = "", context: str = ""
+) -> Envelope:
     params = _payload(found.string, found.end(), EVENT_END, EVENT_TAIL)
     # One decode for all; none of them holds a space.
-    parts = b" ".join(found.groups()).decode("ascii").split(" ")
-    if contract:
-        del parts[5]
-    node, kind, sent, ttl, reply, id, token, category, service = parts
+    node, kind, sent, ttl, reply, id, token, category, service = b" ".join(fields).decode("ascii").split(" ")
     _check_names(node, reply, category, service)
     draft = EnvelopeDraft(
-        id, node, category, service, _KINDS[kind], int(sent), int(ttl), reply, params, token, 1, 0, contract
+        id, node, category, service, _KINDS[kind], int(sent), int(ttl), reply, params, token, 1, 0, contract, context
     )
     draft.__class__ = Envelope
     return draft  # type: ignore[no-any-return]

@@ -16,6 +16,7 @@ __all__ = [
     "ATTEMPT",
     "CDATA_END",
     "CDATA_START",
+    "CONTEXT",
     "CONTRACT",
     "DUE",
     "EVENT_END",
@@ -26,7 +27,7 @@ __all__ = [
     "MAX_NUMBER",
     "NUMBER",
     "PLAIN_EVENT",
-    "PLAIN_EVENT_OF_CONTRACT",
+    "PLAIN_EVENT_OF_MORE",
     "PLAIN_RESPONSE",
     "PLAIN_RESPONSE_AGAIN",
     "RESPONSE_END",
@@ -49,6 +50,8 @@ MAX_NUMBER = 10**15 - 1
 DUE = rb"[1-9][0-9]{0,14}"
 CONTRACT = rb"[0-9a-f]{24}"
 """The hash of what a caller was built against (servicebus.contracts)."""
+CONTEXT = rb"\{[ -%'-;=?-~]{6,4094}\}"
+"""A JSON object, printable ASCII without what XML would have to escape; its pairs are read behind the signature."""
 
 # _ is the white space of XML: the \s of Python knows more of it.
 _ = rb"[ \t\r\n]*"
@@ -85,6 +88,9 @@ EVENT_HEAD = re.compile(
     + _element(b"token", TOKEN)
     + _element(b"category")
     + _element(b"service")
+    + b"(?:"
+    + _element(b"context", CONTEXT)
+    + b")?"
     + rb"(?=<params><!\[CDATA\[)"
 )
 """Everything up to the params, which do not go through lxml: they are signed as the exact bytes received."""
@@ -94,23 +100,25 @@ _PLAIN = rb"([0-9A-Za-z._:/+-]*)"
 _USUAL_PROLOG = rb'(?:<\?xml version="1\.0"\?>\n)?'
 
 
-def _plain_event(contract: bytes) -> re.Pattern[bytes]:
+def _plain_event(contract: bytes = b"", context: bytes = b"") -> re.Pattern[bytes]:
     return re.compile(
         _USUAL_PROLOG + rb'<event version="2" node="' + _PLAIN + rb'" kind="(call|message|control)" sent="('
         + NUMBER + rb')" ttl="(' + NUMBER + rb')" reply="' + _PLAIN + rb'"' + contract + rb"><id>(" + ID
         + rb")</id><token>(" + TOKEN + rb")</token><category>" + _PLAIN + rb"</category><service>" + _PLAIN
-        + rb"</service><params><!\[CDATA\["
+        + rb"</service>" + context + rb"<params><!\[CDATA\["
     )  # fmt: skip
 
 
-PLAIN_EVENT = _plain_event(b"")
+PLAIN_EVENT = _plain_event()
 """A subset of EVENT_HEAD, up to the first byte of the params: what our own writer makes of plain names, but for delayed
 messages. Its groups are
 what lxml would give, at a third of the cost; and lxml lets go of the interpreter for each document, and then waits
 until it gets it back from whichever thread took it."""
 
-PLAIN_EVENT_OF_CONTRACT = _plain_event(rb' contract="(' + CONTRACT + rb')"')
-"""The same of a caller that knows the contract of the service."""
+PLAIN_EVENT_OF_MORE = _plain_event(
+    rb'(?: contract="(' + CONTRACT + rb')")?', rb"(?:<context>(" + CONTEXT + rb")</context>)?"
+)
+"""The same of a caller that knows the contract of the service, or sends a context."""
 
 EVENT_END = b"]]></params></event>"
 EVENT_TAIL = re.compile(rb"\]\]></params>" + _ + b"</event>" + _ + rb"\Z")

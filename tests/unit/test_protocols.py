@@ -34,9 +34,9 @@ def v2(config: Configuration) -> ProtocolV2:
     return ProtocolV2(config, Keyring(config.secrets))
 
 
-def request(kind: Kind = CALL, params: bytes = b"[1,2]") -> PendingRequest:
+def request(kind: Kind = CALL, params: bytes = b"[1,2]", context: str = "") -> PendingRequest:
     address, id = Address("N", "math", "add"), "0123456789abcdef-1"
-    made = PendingRequest(1, id, address, kind, params, timeout_s=30.0)
+    made = PendingRequest(1, id, address, kind, params, timeout_s=30.0, context=context)
     made.attempt = made.sent_as = int(kind is CALL)
     return made
 
@@ -132,3 +132,51 @@ def test_a_caller_is_told_at_once_that_a_request_is_too_large(compat: bool) -> N
     sender = Sender(config(compat=compat, max_envelope_bytes=10_000))
     with sender, pytest.raises(EnvelopeError, match="oversized"):
         sender.call_async("N.math.add", "x" * 10_000)
+
+
+CONTEXT = '{"traceparent":"00-4bf9-00f0-01","token":"hunter2"}'
+
+
+@pytest.mark.parametrize("kind", [CALL, MESSAGE])
+def test_a_context_arrives_with_every_attempt(kind: Kind) -> None:
+    sender, agent, asked = v2(config()), v2(config()), request(kind, context=CONTEXT)
+    for attempt in (1, 2) if kind is CALL else (1,):
+        asked.attempt = asked.sent_as = attempt
+        incoming = agent.decode_request(delivered(sender, asked))
+        assert (incoming.attempt, incoming.context) == (attempt, {"traceparent": "00-4bf9-00f0-01", "token": "hunter2"})
+    assert "hunter2" not in repr(incoming) + repr(asked) + str(incoming)
+
+
+def test_version_1_has_no_context() -> None:
+    """Neither on the wire, nor for the service; nor of a message that an outbox has kept in version 2."""
+    asked = request(MESSAGE, context=CONTEXT)
+    assert v1(config()).decode_request(delivered(v1(config()), asked)).context is None
+    v2(config()).sign_and_encode(asked)
+    asked.forget_params()
+    kept = delivered(v1(config()), asked)
+    assert b"hunter2" in asked.body and b"hunter2" not in kept.body
+    assert v1(config()).decode_request(kept).raw_params == b"[1,2]"
+
+
+@pytest.mark.parametrize(
+    "text", ['{"K":"hunter2"}', '{"k":["hunter2"]}', '{"k":"hunter2\\n"}', '{"k":"hunter2","k":""}', '{"k":hunter2 }']
+)
+@pytest.mark.parametrize("kind", [CALL, MESSAGE])
+def test_a_context_that_is_none_is_refused_to_its_sender_alone(kind: Kind, text: str) -> None:
+    """Signed by somebody who knows the secret and not the rules: refused in words that do not show what it holds."""
+    sender, agent, asked = v2(config()), v2(config()), request(kind, context=text)
+    with pytest.raises(RequestRefused, match="malformed: context: ") as refused:
+        agent.decode_request(delivered(sender, asked))
+    assert "hunter2" not in str(refused.value)
+    assert refused.value.incoming is not None and refused.value.incoming.id == asked.id
+    if kind is MESSAGE:  # which is not answered, but dead-lettered
+        return
+    assert refused.value.reply is not None
+    fault = sender.decode_reply(asked, refused.value.reply).fault
+    assert fault is not None and fault.text.startswith("malformed: context: ") and "hunter2" not in fault.text
+
+
+def test_who_has_another_secret_has_its_context_not_even_read() -> None:
+    with pytest.raises(RequestRefused) as refused:
+        v2(config("another secret")).decode_request(delivered(v2(config()), request(context='{"K":"v"}')))
+    assert refused.value.error.reason == "signature"

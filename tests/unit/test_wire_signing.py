@@ -44,6 +44,7 @@ OTHER_VALUES = {
     "attempt": 2,
     "due_ms": NOW_MS + 1,
     "contract": "0123456789abcdef01234567",
+    "context": '{"k":"v"}',
 }
 
 

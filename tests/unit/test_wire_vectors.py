@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import pytest
 from wire_forms import canonical_event, encode_envelope, sign_envelope
 
+from servicebus._context import decode_context, encode_context
 from servicebus.errors import EnvelopeError
 from servicebus.wire.envelope import Envelope, Kind, Reply
 from servicebus.wire.fault import Fault
@@ -35,6 +36,7 @@ def named(cases: list[dict[str, Any]]) -> Any:
 def envelope_of(case: dict[str, Any]) -> Envelope:
     fields = {name: case[name] for name in ("id", "node", "category", "service", "sent_ms", "ttl_ms", "reply", "token")}
     more = {"attempt": case.get("attempt", 1), "due_ms": case.get("due_ms", 0), "contract": case.get("contract", "")}
+    more["context"] = case.get("context", "")
     return Envelope(**fields, kind=Kind(case["kind"]), params=case["params"].encode(), **more)
 
 
@@ -54,6 +56,21 @@ def test_an_event_is_written_read_and_signed_as_its_vector_says(case: dict[str, 
     assert read == envelope
     keyring.verify_envelope(read)
     assert decode_json(read.params) == case["value"]
+
+
+@pytest.mark.parametrize("case", named([case for case in vectors("events.json") if "context" in case]))
+def test_a_context_is_read_as_its_vector_says(case: dict[str, Any]) -> None:
+    assert decode_context(case["context"]) == case["pairs"]
+    if case["name"] != "context as another client writes it":
+        assert encode_context(case["pairs"]) == case["context"]
+
+
+@pytest.mark.parametrize("case", named(vectors("refused.json")["contexts"]))
+def test_a_context_that_is_none_is_refused_without_its_values(case: dict[str, Any]) -> None:
+    with pytest.raises(EnvelopeError, match="context: ") as refusal:
+        decode_context(case["text"])
+    assert refusal.value.reason == "malformed"
+    assert case["says"] in refusal.value.detail
 
 
 @pytest.mark.parametrize("case", named(vectors("responses.json")))
@@ -96,9 +113,11 @@ def test_the_vectors_are_right_by_the_standard_library_alone(case: dict[str, Any
         parts = [root.get("node"), root.findtext("category"), root.findtext("service"), root.get("kind")]
         parts += [root.get("reply"), root.get("sent"), root.get("ttl"), root.findtext("id"), case["params"]]
         attempt, due, contract = root.get("attempt"), root.get("due"), root.get("contract")
-        parts += [attempt or "1"] if attempt or due or contract else []
-        parts += [due or "0"] if due or contract else []
-        parts += [contract] if contract else []
+        context = root.findtext("context")
+        parts += [attempt or "1"] if attempt or due or contract or context else []
+        parts += [due or "0"] if due or contract or context else []
+        parts += [contract] if contract or context else []
+        parts += [context] if context else []
         domain = "servicebus/2 event"
     else:
         fault = root.find("fault")

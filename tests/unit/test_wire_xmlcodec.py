@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire_forms import encode_envelope, sign_envelope
 
+from servicebus._context import encode_context
 from servicebus.errors import AddressError, EnvelopeError, SignatureError
 from servicebus.wire.address import MAX_PART_CHARS, Address
 from servicebus.wire.envelope import DIRECT_REPLY_TO, Envelope, Kind, Reply, make_id
@@ -26,7 +27,7 @@ from servicebus.wire.xmlcodec import (
     encode_json,
     encode_reply,
 )
-from servicebus.wire.xmlshape import PLAIN_EVENT, PLAIN_RESPONSE
+from servicebus.wire.xmlshape import PLAIN_EVENT, PLAIN_EVENT_OF_MORE, PLAIN_RESPONSE
 
 UNTIMED = settings(deadline=None)  # other processes may have the cores
 MAX_BYTES = 1_000_000
@@ -59,6 +60,12 @@ ENVELOPES = st.builds(
     params=ANY_TEXT.map(encode_json) | st.sampled_from([b'"]]>"', b'"]]>]]>"', b'"<![CDATA[x]]>"', b'"]]]]>>"']),
     due_ms=st.just(0) | NUMBERS,
 ).map(lambda envelope: envelope if envelope.kind is Kind.MESSAGE else replace(envelope, due_ms=0))
+CONTRACTS = st.just("") | st.from_regex(r"[0-9a-f]{24}", fullmatch=True)
+CONTEXTS = st.dictionaries(
+    st.from_regex(r"[a-z0-9._-]{1,64}", fullmatch=True),
+    st.text(st.characters(exclude_categories=["Cc", "Cs"])),
+    max_size=5,
+).map(encode_context)
 FAULTS = st.builds(
     Fault,
     ANY_TEXT,
@@ -70,6 +77,9 @@ FAULTS = st.builds(
 )
 
 
+MORE = st.fixed_dictionaries({"contract": CONTRACTS, "context": CONTEXTS})
+
+
 def signed(envelope: Envelope) -> bytes:
     return encode_envelope(envelope, sign_envelope(KEYS, envelope))
 
@@ -78,28 +88,32 @@ def signed(envelope: Envelope) -> bytes:
 
 
 @UNTIMED
-@given(ENVELOPES)
-def test_every_envelope_survives_the_round_trip_and_verifies(envelope: Envelope) -> None:
-    read = decode_envelope(signed(envelope), MAX_BYTES)
-    assert replace(read, token="") == envelope
-    KEYS.verify_envelope(read)
+@given(ENVELOPES, MORE, st.integers(1, 10**9 - 1))
+def test_every_envelope_survives_the_round_trip_and_verifies(
+    envelope: Envelope, more: dict[str, Any], attempt: int
+) -> None:
+    for each in (replace(envelope, **more), replace(envelope, **more, attempt=attempt)):
+        read = decode_envelope(signed(each), MAX_BYTES)
+        assert replace(read, token="") == each
+        KEYS.verify_envelope(read)
 
 
 PLAIN_NAMES = st.text(f"{ascii_letters}{digits}_:/+-", min_size=1, max_size=20)
 
 
 @UNTIMED
-@given(ENVELOPES, PLAIN_NAMES, PLAIN_NAMES, PLAIN_NAMES)
-def test_plain_documents_are_read_as_lxml_reads_them(envelope: Envelope, node: str, category: str, name: str) -> None:
-    for each in (
-        envelope,
-        replace(envelope, node=node, category=category, service=name, reply=DIRECT_REPLY_TO, due_ms=0),
-    ):
+@given(ENVELOPES, PLAIN_NAMES, PLAIN_NAMES, PLAIN_NAMES, MORE)
+def test_plain_documents_are_read_as_lxml_reads_them(
+    envelope: Envelope, node: str, category: str, name: str, more: dict[str, Any]
+) -> None:
+    plain: dict[str, Any] = {"node": node, "category": category, "service": name, "reply": DIRECT_REPLY_TO, "due_ms": 0}
+    for each in (envelope, replace(envelope, **more), replace(envelope, **plain, **more), replace(envelope, **plain)):
         body = signed(each)
         through_lxml = body.replace(b"<event ", b"<event  ", 1)
-        assert PLAIN_EVENT.match(through_lxml) is None
+        assert PLAIN_EVENT.match(through_lxml) is None and PLAIN_EVENT_OF_MORE.match(through_lxml) is None
         assert decode_envelope(body, MAX_BYTES) == decode_envelope(through_lxml, MAX_BYTES)
     assert PLAIN_EVENT.match(body) is not None
+    assert PLAIN_EVENT_OF_MORE.match(signed(replace(envelope, **plain, **more))) is not None
 
 
 @UNTIMED
@@ -193,7 +207,16 @@ def check_flips(body: bytes, original: Any, verified: Callable[[bytes], Any]) ->
         assert {body[position], flipped[position]} <= set(b" \t\r\n")
 
 
-def test_no_byte_of_a_signed_envelope_can_be_flipped() -> None:
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"service": "a<b"},
+        {"contract": "0123456789abcdef01234567", "context": '{"k":"a\\n \\u003c"}'},
+        {"context": '{"k":""}'},
+    ],
+    ids=["bare", "with-all", "with-a-context"],
+)
+def test_no_byte_of_a_signed_envelope_can_be_flipped(fields: dict[str, Any]) -> None:
     """All 255 flips of each of its bytes."""
 
     def verified(body: bytes) -> Envelope:
@@ -201,7 +224,7 @@ def test_no_byte_of_a_signed_envelope_can_be_flipped() -> None:
         KEYS.verify_envelope(read)
         return read
 
-    body = signed(replace(CALL, reply=DIRECT_REPLY_TO, service="a<b"))
+    body = signed(replace(CALL, reply=DIRECT_REPLY_TO, **fields))
     check_flips(body, verified(body), verified)
 
 
@@ -219,6 +242,7 @@ def test_no_byte_of_a_signed_reply_can_be_flipped(fault: Fault | None) -> None:
 
 
 EVENT = signed(replace(CALL, reply=DIRECT_REPLY_TO))
+EVENT_WITH_CONTEXT = signed(replace(CALL, reply=DIRECT_REPLY_TO, context='{"traceparent":"00-4bf9-00f0-01","k":"v"}'))
 RESPONSES = [
     encode_reply(Reply(CALL.id, "t", "ok", b'{"a":"]]"}')),
     encode_reply(Reply(CALL.id, "t", "fault", b"", Fault("E", "text", "trace", 5))),
@@ -226,12 +250,19 @@ RESPONSES = [
 SNIPPETS = [
     *(b"<!DOCTYPE a [<!ENTITY b 'c'>]>", b"&b;", b"&#0;", b"&lt;", b"<!--", b"-->", b"<![CDATA[", b"]]>", b"<?x?>"),
     *(b"<a>", b"</a>", b"<id>", b"</event>", b"<params>", b"\xff", b"\x00", b"\xed\xa0\x80", b"xmlns='x'", b' ttl="1"'),
+    *(
+        b"<context>",
+        b"</context>",
+        b'<context>{"k":"v"}</context>',
+        b'","l":"',
+        b' contract="0123456789abcdef01234567"',
+    ),
 ]
 
 
 @st.composite
 def mutants(draw: st.DrawFn) -> bytes:
-    body = draw(st.sampled_from([EVENT, *RESPONSES]))
+    body = draw(st.sampled_from([EVENT, EVENT_WITH_CONTEXT, *RESPONSES]))
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(body)))
         end = draw(st.integers(start, min(len(body), start + 40)))
@@ -261,7 +292,19 @@ def test_no_mutant_of_a_signed_envelope_verifies_as_another(body: bytes) -> None
         KEYS.verify_envelope(read)
     except EnvelopeError:
         return
-    assert read == decode_envelope(EVENT, MAX_BYTES)
+    assert read in (decode_envelope(EVENT, MAX_BYTES), decode_envelope(EVENT_WITH_CONTEXT, MAX_BYTES))
+
+
+def test_a_context_taken_out_or_moved_to_another_envelope_is_refused() -> None:
+    head, context, tail = EVENT_WITH_CONTEXT.partition(b'<context>{"traceparent":"00-4bf9-00f0-01","k":"v"}</context>')
+    for body in (head + tail, EVENT.replace(b"<params>", context + b"<params>")):
+        with pytest.raises(SignatureError):
+            KEYS.verify_envelope(decode_envelope(body, MAX_BYTES))
+
+
+def test_a_context_is_not_in_the_repr_of_its_envelope() -> None:
+    read = decode_envelope(EVENT_WITH_CONTEXT, MAX_BYTES)
+    assert "traceparent" in read.context and "traceparent" not in repr(read)
 
 
 def test_a_parser_that_has_refused_reads_the_next_envelope() -> None:
@@ -341,6 +384,13 @@ def test_names_of_strangers_leave_no_trace_in_memory() -> None:
         {"token": "a</token><token>b"},
         {"token": "\u00e9"},
         {"token": "t" * 256},
+        {"context": "{}"},
+        {"context": '["k","v"]'},
+        {"context": '{"k":"<"}'},
+        {"context": '{"k":"\u00e9"}'},
+        {"context": '{"k":"v"}\n'},
+        {"context": '{"k":"%s"}' % ("v" * 4089)},
+        {"contract": "0123456789ABCDEF01234567"},
     ],
 )
 def test_what_no_receiver_would_accept_is_refused_at_the_caller(wrong: dict[str, Any]) -> None:

@@ -1,0 +1,115 @@
+"""The context of requests: text pairs beside the params, which travel on to what a service asks. Pure.
+
+It can hold tokens, so that no error here shows a value.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from servicebus.errors import EnvelopeError
+
+__all__ = [
+    "MAX_CONTEXT_BYTES",
+    "NO_CONTEXT",
+    "GivenContext",
+    "OutgoingContext",
+    "checked",
+    "decode_context",
+    "encode_context",
+    "merged",
+]
+
+MAX_CONTEXT_BYTES = 4096
+"""As JSON text, as it travels."""
+NO_CONTEXT: Mapping[str, str] = MappingProxyType({})
+
+_KEY = re.compile(r"[a-z0-9._-]{1,64}")
+_UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_SHOWN = 40
+_MARKUP = str.maketrans({"&": "\\u0026", "<": "\\u003c", ">": "\\u003e"})
+"""What XML would have to escape can only stand inside a string, where JSON lets us write it so."""
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
+GivenContext = Mapping[str, str | None] | None
+"""What a program says of a call or message: pairs, and None for what is not to be inherited."""
+
+
+class OutgoingContext(dict[str, str]):
+    """What goes with a request, with what it inherits: nothing is added to it any more. For the parts of a Sender."""
+
+
+def merged(inherited: Mapping[str, str], given: Mapping[str, str | None]) -> dict[str, str]:
+    """*inherited* with the pairs of *given*; a value of None leaves out what was inherited under its key.
+
+    Raises:
+        EnvelopeError: ``unencodable``, *given* is no mapping.
+    """
+    if not isinstance(given, Mapping):
+        raise EnvelopeError("unencodable", f"context: a mapping is wanted, and this is of type {_type_of(given)}")
+    return {key: value for key, value in {**inherited, **given}.items() if value is not None}
+
+
+def checked(given: GivenContext) -> GivenContext:
+    """*given*, if it could travel. Raises EnvelopeError."""
+    if given is not None:
+        encode_context(merged(NO_CONTEXT, given))
+    return given
+
+
+def encode_context(pairs: Mapping[str, str]) -> str:
+    """*pairs* as JSON text in ASCII, as it travels; "" if there are none.
+
+    Raises:
+        EnvelopeError: ``unencodable``, with the key and without the value.
+    """
+    if not pairs:
+        return ""
+    problem = _problem(pairs.items())
+    if problem:
+        raise EnvelopeError("unencodable", f"context: {problem}")
+    text = _encode(dict(pairs)).translate(_MARKUP)
+    if len(text) > MAX_CONTEXT_BYTES:
+        raise EnvelopeError("unencodable", f"context: {len(text)} bytes as JSON; {MAX_CONTEXT_BYTES} are allowed")
+    return text
+
+
+def decode_context(text: str) -> Mapping[str, str]:
+    """The pairs of JSON *text*, read-only.
+
+    Raises:
+        EnvelopeError: ``malformed``, with the key and without the value.
+    """
+    try:
+        items = json.loads(text, object_pairs_hook=list)
+    except (ValueError, RecursionError):
+        raise EnvelopeError("malformed", "context: it is no JSON") from None
+    if not text.startswith("{"):
+        raise EnvelopeError("malformed", "context: it is no JSON object")
+    pairs = dict(items)
+    problem = "a key is there twice" if len(pairs) < len(items) else _problem(pairs.items())
+    if problem:
+        raise EnvelopeError("malformed", f"context: {problem}")
+    return MappingProxyType(pairs)
+
+
+def _problem(items: Any) -> str:
+    for key, value in items:
+        if not isinstance(key, str):
+            return f"a key is of type {_type_of(key)}, not text"
+        if _KEY.fullmatch(key) is None:
+            return f"the key {key[:_SHOWN]!a} is not 1 to 64 of the characters a-z 0-9 . _ -"
+        if not isinstance(value, str):
+            return f"the value of {key} is of type {_type_of(value)}, not text"
+        if _UNFIT.search(value) is not None:
+            return f"the value of {key} holds a control character or a lone surrogate"
+    return ""
+
+
+def _type_of(value: object) -> str:
+    return type(value).__name__
