@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
+from servicebus._context import GivenContext
 from servicebus._discovering import Discovering, gathered, nodes_of, services_of
 from servicebus.client.discovery import Discovery
 from servicebus.client.found import Discovered, Gathered, NodeInfo, ServiceInfo
@@ -26,7 +27,7 @@ class AsyncDiscovering:
         @property
         def _has_outbox(self) -> bool: ...
         async def _open(self) -> None: ...
-        async def call(self, target: str, params: Any = None, timeout: float | None = None) -> tuple[int, Any]: ...
+        async def call(self, target: str, params: Any = None, *what: Any, **how: Any) -> tuple[int, Any]: ...
 
     async def nodes(self, pattern: str = "*", timeout: float = 2, *, quiet: float = 0.25) -> Discovered[NodeInfo]:
         """Which nodes there are: those whose agents answer, over any broker. One request for all of them.
@@ -72,6 +73,7 @@ class AsyncDiscovering:
         nodes: Iterable[str] | None = None,
         quiet: float = 0.05,
         at_once: int = 1000,
+        context: GivenContext = None,
     ) -> Gathered:
         """Call one service at all nodes of a pattern, each as by ``call()``, as soon as they are found.
 
@@ -83,6 +85,7 @@ class AsyncDiscovering:
                 answer, too.
             quiet: seconds, as of ``nodes()``; nodes are looked for as long as calls are under way, but for 2 s at most.
             at_once: how many calls are under way at a time.
+            context: of each call, as of ``call()``.
 
         Returns:
             Results, errors, and who did not answer, by the names of nodes.
@@ -94,14 +97,14 @@ class AsyncDiscovering:
         """
         loop = asyncio.get_running_loop()
 
-        def call(*what: Any) -> Future[Any]:
+        def call(*what: Any, **how: Any) -> Future[Any]:
             """In the thread that reads the answers."""
-            return asyncio.run_coroutine_threadsafe(self.call(*what), loop)
+            return asyncio.run_coroutine_threadsafe(self.call(*what, **how), loop)
 
         if self._has_outbox:
             await self._open()
         ask = call if self._steps else self._sender.call_async  # around the former stands our middleware
-        gathering = self._sender._gather(ask, target, params, timeout, nodes, quiet, at_once)
+        gathering = self._sender._gather(ask, target, params, timeout, nodes, quiet, at_once, context)
         return gathered(gathering, await asyncio.wrap_future(gathering.future))
 
     async def _heard(self, question: Question, timeout: float, quiet: float) -> Discovery:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
+from servicebus._context import GivenContext
 from servicebus._durations import to_seconds
 from servicebus.client.discovery import Discovery
 from servicebus.client.found import Discovered, Gathered, NodeInfo, ServiceInfo
@@ -14,7 +16,7 @@ from servicebus.client.gathering import Gathering
 from servicebus.client.session import SessionOwner
 from servicebus.errors import NoBrokerAvailable
 from servicebus.protocol.discovery import Question, ask_for
-from servicebus.services import serving_context
+from servicebus.services import context_text
 from servicebus.wire.address import Address, check_node_name, plain
 from servicebus.wire.xmlcodec import encode_json
 
@@ -76,6 +78,7 @@ class Discovering(SessionOwner):
         nodes: Iterable[str] | None = None,
         quiet: float = 0.05,
         at_once: int = 1000,
+        context: GivenContext = None,
     ) -> Gathered:
         """Call one service at all nodes of a pattern, each as by ``call()``, as soon as they are found.
 
@@ -87,6 +90,7 @@ class Discovering(SessionOwner):
                 answer, too.
             quiet: seconds, as of ``nodes()``; nodes are looked for as long as calls are under way, but for 2 s at most.
             at_once: how many calls are under way at a time.
+            context: of each call, as of ``call()``.
 
         Returns:
             Results, errors, and who did not answer, by the names of nodes.
@@ -96,7 +100,7 @@ class Discovering(SessionOwner):
             NoBrokerAvailable: no broker could be used.
             ValueError: *at_once* is no number of calls.
         """
-        gathering = self._gather(self.call_async, target, params, timeout, nodes, quiet, at_once)
+        gathering = self._gather(self.call_async, target, params, timeout, nodes, quiet, at_once, context)
         return gathered(gathering, _ended(gathering.future))
 
     # -- inside, for AsyncSender, too ----------------------------------------------------------------------------------
@@ -116,6 +120,7 @@ class Discovering(SessionOwner):
         nodes: Iterable[str] | None,
         quiet: float,
         at_once: int,
+        context: GivenContext = None,
     ) -> Gathering:
         """Begin it; *call* is a ``call_async()``."""
         address, timeout_s = self._parse(target, timeout)
@@ -123,13 +128,14 @@ class Discovering(SessionOwner):
         if type(at_once) is not int or at_once < 1:
             raise ValueError(f"at_once must be a number of calls, 1 or more, not {at_once!r}")
         encode_json(params)  # what cannot be sent is refused before anything is
+        context_text(context)
         question = ask_for(address.node, f"{address.category}.{address.name}")
         session = self._current()
 
         def call_node(target: str, left_s: float) -> Future[Any]:
-            return call(target, params, left_s)
+            return call(target, params, left_s, context=context)
 
-        gathering = Gathering(address, timeout_s, at_once, call_node, serving_context())
+        gathering = Gathering(address, timeout_s, at_once, call_node, copy_context())
         gathering.future.on_wait = session.await_end
         if nodes is not None:
             names = [name for name in map(_checked, nodes) if question.is_for(name)]

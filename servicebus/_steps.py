@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+from servicebus._context import GivenContext, OutgoingContext
 from servicebus.errors import ConfigurationError
-from servicebus.services import Request
+from servicebus.services import Request, outgoing_context
 
 Step = Callable[[Any, Callable[[], Any]], Any]
 
@@ -21,6 +22,13 @@ class Outgoing:
     target: str
     """``NODE.category.name``"""
     params: Any
+    context: dict[str, str] = field(default_factory=OutgoingContext, repr=False, hash=False)
+    """All that goes with it, what it inherits included. Middleware may add to it, change it, and take out of it."""
+
+
+def outgoing_of(kind: Literal["call", "message"], target: str, params: Any, context: GivenContext) -> Outgoing:
+    """What is about to be sent, asked by the calling thread or task. Raises EnvelopeError: *context* is no mapping."""
+    return Outgoing(kind, target, params, OutgoingContext(outgoing_context(context)))
 
 
 class Middleware:

@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from servicebus._async_discovering import AsyncDiscovering
-from servicebus._steps import Middleware, Outgoing, run_steps, steps_of
+from servicebus._context import GivenContext
+from servicebus._steps import Middleware, Outgoing, outgoing_of, run_steps, steps_of
 from servicebus.client.found import Discovered, Gathered, NodeInfo, ServiceInfo
 from servicebus.client.future import Receipt
 from servicebus.client.link import Link
@@ -98,6 +99,7 @@ class AsyncSender(AsyncDiscovering):
         resend: bool = True,
         hedge_after: float | None = None,
         contract: str = "",
+        context: GivenContext = None,
     ) -> tuple[int, Any]:
         """Call a service and wait for its answer. Cancelling the task cancels the call at the node.
 
@@ -111,6 +113,8 @@ class AsyncSender(AsyncDiscovering):
             hedge_after: without an answer after so many seconds, ask over another broker too; the first answer wins.
                 For services that are idempotent.
             contract: the hash of the contract of the service that this program was built against, if it knows one.
+            context: text pairs that travel beside the params, and on to what the service asks; at most 4 KiB. Within a
+                service they are added to those of its request, and None takes one of those out. See docs/context.
 
         Returns:
             The event id (this Sender's own count, from 1) and the service's result.
@@ -126,11 +130,12 @@ class AsyncSender(AsyncDiscovering):
         if self._steps:
             how: dict[str, Any] = {"timeout": timeout, "reverse": reverse, "resend": resend, "hedge_after": hedge_after}
             how["contract"] = contract
-            outgoing = Outgoing("call", target, params)
-            return await run_steps(self._steps, outgoing, lambda: self._plain().call(target, params, **how))  # type: ignore[no-any-return]
+            return await self._stepped(self._plain().call, outgoing_of("call", target, params, context), how)  # type: ignore[no-any-return]
         if self._has_outbox:
             await self._open()
-        session, request = self._sender._make_call(target, params, timeout, reverse, resend, hedge_after, contract)
+        session, request = self._sender._make_call(
+            target, params, timeout, reverse, resend, hedge_after, contract, context
+        )
         return await _ask(session, request)  # type: ignore[no-any-return]
 
     # -- messages ------------------------------------------------------------------------------------------------
@@ -144,6 +149,7 @@ class AsyncSender(AsyncDiscovering):
         delay: float | None = None,
         expires: float | None = None,
         contract: str = "",
+        context: GivenContext = None,
     ) -> Receipt:
         """Send a message; returns once a broker has confirmed it in the node's durable queue, or the outbox has it.
 
@@ -154,7 +160,7 @@ class AsyncSender(AsyncDiscovering):
             delay: seconds from now before which it is not handled; less than ``token_max_age``. None for at once.
             expires: seconds from now after which it is not worth handing to a broker any more; ``token_max_age`` by
                 default, and at most.
-            contract: as of ``call()``.
+            contract, context: as of ``call()``.
 
         Returns:
             Its event id, an int with the place of the message: ``confirmed_by`` and ``in_outbox``.
@@ -168,23 +174,27 @@ class AsyncSender(AsyncDiscovering):
         """
         if self._steps:
             how: dict[str, Any] = {"timeout": timeout, "delay": delay, "expires": expires, "contract": contract}
-            outgoing = Outgoing("message", target, params)
-            return await run_steps(self._steps, outgoing, lambda: self._plain().send(target, params, **how))  # type: ignore[no-any-return]
+            return await self._stepped(self._plain().send, outgoing_of("message", target, params, context), how)  # type: ignore[no-any-return]
         if self._has_outbox:
             await self._open(needs_outbox=True)
-        session, request = self._sender._make_message(target, params, timeout, delay, expires, contract)
+        session, request = self._sender._make_message(target, params, timeout, delay, expires, contract, context)
         return await _ask(session, request)  # type: ignore[no-any-return]
 
     def client(
-        self, node: str, group: Callable[[AsyncSender, str, float | None], C], timeout: float | None = None
+        self,
+        node: str,
+        group: Callable[[AsyncSender, str, float | None, GivenContext], C],
+        timeout: float | None = None,
+        *,
+        context: GivenContext = None,
     ) -> C:
         """The typed functions of *group*, called at *node*; each is awaited.
 
         Args:
             group: a ``servicebus.typed.Services``, or a ``TypedClient`` class, whose functions type checkers know.
-            timeout: seconds for each of its calls and messages, as of ``call()`` and ``send()``.
+            timeout, context: of each of its calls and messages, as of ``call()`` and ``send()``.
         """
-        return group(self, node, timeout)
+        return group(self, node, timeout, context)
 
     # -- pings ---------------------------------------------------------------------------------------------------
 
@@ -258,6 +268,11 @@ class AsyncSender(AsyncDiscovering):
                 await asyncio.wait_for(closed.wait(), session.close_limit_s)
 
     # -- inside --------------------------------------------------------------------------------------------------
+
+    def _stepped(self, ask: Callable[..., Any], outgoing: Outgoing, how: dict[str, Any]) -> Any:
+        """Have the middleware around *ask*; something to await."""
+        target, params = outgoing.target, outgoing.params
+        return run_steps(self._steps, outgoing, lambda: ask(target, params, context=outgoing.context, **how))
 
     @property
     def _has_outbox(self) -> bool:

@@ -11,14 +11,18 @@ import os
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
-from servicebus._steps import Middleware, Outgoing, run_steps, steps_of
+from servicebus._context import GivenContext
+from servicebus._steps import Middleware, Outgoing, outgoing_of, run_steps, steps_of
 from servicebus.client.future import Receipt
 from servicebus.configuration import Configuration
 from servicebus.sender import Sender
 
 __all__ = ["Middleware", "MiddlewareSender", "Outgoing"]
+
+_What = Literal["call", "message"]
 
 
 class MiddlewareSender(Sender):
@@ -43,33 +47,47 @@ class MiddlewareSender(Sender):
         self._steps = steps_of(middleware, "call", "call_async")
         self._async_steps = steps_of(middleware, "call_async", "call")
 
-    def call(self, target: str, params: Any = None, *arguments: Any, **how: Any) -> tuple[int, Any]:
+    def call(
+        self, target: str, params: Any = None, *arguments: Any, context: GivenContext = None, **how: Any
+    ) -> tuple[int, Any]:
         """As ``Sender.call()``."""
-        call = super().call
-        outgoing = Outgoing("call", target, params)
-        return run_steps(self._steps, outgoing, lambda: call(target, params, *arguments, **how))  # type: ignore[no-any-return]
+        ask = partial(super().call, target, params, *arguments, **how)
+        return self._asked("call", target, params, context, ask)  # type: ignore[no-any-return]
 
-    def call_async(self, target: str, params: Any = None, *arguments: Any, **how: Any) -> Future[Any]:
+    def call_async(
+        self, target: str, params: Any = None, *arguments: Any, context: GivenContext = None, **how: Any
+    ) -> Future[Any]:
         """As ``Sender.call_async()``."""
-        call = super().call_async
-        return self._future(Outgoing("call", target, params), lambda: call(target, params, *arguments, **how))
+        ask = partial(super().call_async, target, params, *arguments, **how)
+        return self._future("call", target, params, context, ask)
 
-    def send(self, target: str, params: Any = None, *arguments: Any, **how: Any) -> Receipt:
+    def send(
+        self, target: str, params: Any = None, *arguments: Any, context: GivenContext = None, **how: Any
+    ) -> Receipt:
         """As ``Sender.send()``."""
-        send = super().send
-        outgoing = Outgoing("message", target, params)
-        return run_steps(self._steps, outgoing, lambda: send(target, params, *arguments, **how))  # type: ignore[no-any-return]
+        ask = partial(super().send, target, params, *arguments, **how)
+        return self._asked("message", target, params, context, ask)  # type: ignore[no-any-return]
 
-    def send_async(self, target: str, params: Any = None, *arguments: Any, **how: Any) -> Future[Any]:
+    def send_async(
+        self, target: str, params: Any = None, *arguments: Any, context: GivenContext = None, **how: Any
+    ) -> Future[Any]:
         """As ``Sender.send_async()``."""
-        send = super().send_async
-        return self._future(Outgoing("message", target, params), lambda: send(target, params, *arguments, **how))
+        ask = partial(super().send_async, target, params, *arguments, **how)
+        return self._future("message", target, params, context, ask)
 
-    def _future(self, outgoing: Outgoing, submit: Callable[[], Future[Any]]) -> Future[Any]:
+    def _asked(self, kind: _What, target: str, params: Any, context: GivenContext, ask: Callable[..., Any]) -> Any:
+        if not self._steps:
+            return ask(context=context)
+        outgoing = outgoing_of(kind, target, params, context)
+        return run_steps(self._steps, outgoing, lambda: ask(context=outgoing.context))
+
+    def _future(
+        self, kind: _What, target: str, params: Any, context: GivenContext, submit: Callable[..., Future[Any]]
+    ) -> Future[Any]:
         if not self._async_steps:
-            return submit()
-        future = _OuterFuture()
-        future.step(run_steps(self._async_steps, outgoing, lambda: _Awaited(submit())))
+            return submit(context=context)
+        outgoing, future = outgoing_of(kind, target, params, context), _OuterFuture()
+        future.step(run_steps(self._async_steps, outgoing, lambda: _Awaited(submit(context=outgoing.context))))
         return future
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from servicebus._context import GivenContext
 from servicebus._discovering import Discovering
 from servicebus._durations import to_seconds
 from servicebus.client.found import Discovered, Gathered, NodeInfo, ServiceInfo
@@ -20,6 +21,7 @@ from servicebus.client.session import SenderSession, message_options, submit
 from servicebus.configuration import Configuration
 from servicebus.configuration.settings import as_configuration
 from servicebus.protocol.interface import oversized
+from servicebus.services import _serving, context_text
 from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.iothread import client_loop
 from servicebus.wire.address import Address
@@ -86,6 +88,7 @@ class Sender(Discovering):
         resend: bool = True,
         hedge_after: float | None = None,
         contract: str = "",
+        context: GivenContext = None,
     ) -> tuple[int, Any]:
         """Call a service and wait for its answer.
 
@@ -99,6 +102,8 @@ class Sender(Discovering):
             hedge_after: without an answer after so many seconds, ask over another broker too; the first answer wins.
                 For services that are idempotent.
             contract: the hash of the contract of the service that this program was built against, if it knows one.
+            context: text pairs that travel beside the params, and on to what the service asks; at most 4 KiB. Within a
+                service they are added to those of its request, and None takes one of those out. See docs/context.
 
         Returns:
             The event id (this Sender's own count, from 1) and the service's result.
@@ -111,7 +116,7 @@ class Sender(Discovering):
             CallInterrupted: its path died, and whether it ran is unknown.
             CallTimeout: the deadline passed.
         """
-        session, request = self._make_call(target, params, timeout, reverse, resend, hedge_after, contract)
+        session, request = self._make_call(target, params, timeout, reverse, resend, hedge_after, contract, context)
         return session.engine.ask(request)  # type: ignore[no-any-return]
 
     def call_async(
@@ -124,6 +129,7 @@ class Sender(Discovering):
         resend: bool = True,
         hedge_after: float | None = None,
         contract: str = "",
+        context: GivenContext = None,
     ) -> Future[Any]:
         """The same without waiting: a Future of ``(event id, result)``.
 
@@ -132,7 +138,7 @@ class Sender(Discovering):
         still. What they raise is logged, and ends nothing. A thread that waits in ``result()`` without a timeout
         may read the answers itself. Cancelling it cancels the call at the node, too.
         """
-        return submit(*self._make_call(target, params, timeout, reverse, resend, hedge_after, contract))
+        return submit(*self._make_call(target, params, timeout, reverse, resend, hedge_after, contract, context))
 
     # -- messages ------------------------------------------------------------------------------------------------
 
@@ -145,6 +151,7 @@ class Sender(Discovering):
         delay: float | None = None,
         expires: float | None = None,
         contract: str = "",
+        context: GivenContext = None,
     ) -> Receipt:
         """Send a message; returns once a broker has confirmed it in the node's durable queue, or the outbox has it.
 
@@ -153,7 +160,7 @@ class Sender(Discovering):
             delay: seconds from now before which it is not handled; less than ``token_max_age``. None for at once.
             expires: seconds from now after which it is not worth handing to a broker any more; ``token_max_age`` by
                 default, and at most.
-            contract: as of ``call()``.
+            contract, context: as of ``call()``.
 
         Returns:
             Its event id, an int with the place of the message: ``confirmed_by`` and ``in_outbox``.
@@ -165,7 +172,7 @@ class Sender(Discovering):
             SendRefused: every broker that answers refused it, its queue is full for example; it is not stored.
             SendUnconfirmed: it was published, but no broker confirmed it in time; whether it is stored is unknown.
         """
-        session, request = self._make_message(target, params, timeout, delay, expires, contract)
+        session, request = self._make_message(target, params, timeout, delay, expires, contract, context)
         return session.engine.ask(request)  # type: ignore[no-any-return]
 
     def send_async(
@@ -177,18 +184,22 @@ class Sender(Discovering):
         delay: float | None = None,
         expires: float | None = None,
         contract: str = "",
+        context: GivenContext = None,
     ) -> Future[Any]:
         """The same without waiting: a Future of the Receipt."""
-        return submit(*self._make_message(target, params, timeout, delay, expires, contract))
+        return submit(*self._make_message(target, params, timeout, delay, expires, contract, context))
 
-    def client(self, node: str, group: Callable[[Sender, str, float | None], C], timeout: float | None = None) -> C:
+    def client(
+        self, node: str, group: Callable[[Sender, str, float | None, GivenContext], C],
+        timeout: float | None = None, *, context: GivenContext = None,
+    ) -> C:  # fmt: skip
         """The typed functions of *group*, called at *node* as what they are.
 
         Args:
             group: a ``servicebus.typed.Services``, or a ``TypedClient`` class, whose functions type checkers know.
-            timeout: seconds for each of its calls and messages, as of ``call()`` and ``send()``.
+            timeout, context: of each of its calls and messages, as of ``call()`` and ``send()``.
         """
-        return group(self, node, timeout)
+        return group(self, node, timeout, context)
 
     # -- pings ---------------------------------------------------------------------------------------------------
 
@@ -256,40 +267,29 @@ class Sender(Discovering):
         return Address.parse(target), self._config.call_timeout if timeout is None else to_seconds("timeout", timeout)
 
     def _make_call(
-        self,
-        target: str,
-        params: Any,
-        timeout: float | None,
-        reverse: bool,
-        resend: bool,
-        hedge_after: float | None,
-        contract: str,
-    ) -> tuple[SenderSession, PendingRequest]:
+        self, target: str, params: Any, timeout: float | None, reverse: bool, resend: bool,
+        hedge_after: float | None, contract: str, context: GivenContext,
+    ) -> tuple[SenderSession, PendingRequest]:  # fmt: skip
         address, limit_s = self._parse(target, timeout)
-        return self._make(address, CALL, params, limit_s, resend, reverse, hedge_after, contract)
+        return self._make(address, CALL, params, limit_s, resend, reverse, hedge_after, contract, context)
 
     def _make_question(self, address: Address, params: Any, timeout: float) -> tuple[SenderSession, PendingRequest]:
         return self._make(address, CONTROL, params, to_seconds("timeout", timeout))
 
     def _make_message(
-        self,
-        target: str,
-        params: Any,
-        timeout: float | None,
-        delay: float | None,
-        expires: float | None,
-        contract: str,
-    ) -> tuple[SenderSession, PendingRequest]:
+        self, target: str, params: Any, timeout: float | None, delay: float | None, expires: float | None,
+        contract: str, context: GivenContext,
+    ) -> tuple[SenderSession, PendingRequest]:  # fmt: skip
         address = Address.parse(target)
         limit_s = self._config.send_timeout if timeout is None else to_seconds("timeout", timeout)
         delay_s = 0.0 if delay is None else to_seconds("delay", delay)
         if not delay_s and expires is None and self._outbox_path is None:
-            return self._make(address, MESSAGE, params, limit_s, contract=contract)
+            return self._make(address, MESSAGE, params, limit_s, contract=contract, context=context)
         options = message_options(delay_s, expires, self._config.token_max_age, time.time())
         self._current().need_outbox()
         if expires is not None:
             limit_s = min(limit_s, expires)
-        return self._make(address, MESSAGE, params, limit_s, contract=contract, options=options)
+        return self._make(address, MESSAGE, params, limit_s, contract=contract, context=context, options=options)
 
     def _make(
         self,
@@ -301,15 +301,17 @@ class Sender(Discovering):
         reverse: bool = False,
         hedge_after: float | None = None,
         contract: str = "",
+        context: GivenContext = None,
         *,
         pinned: Link | None = None,
         options: MessageOptions | None = None,
     ) -> tuple[SenderSession, PendingRequest]:
-        """A numbered request and its session; signed and encoded, if its version is known. Nothing is sent yet."""
-        hedge_after = None if hedge_after is None else to_seconds("hedge_after", hedge_after)
+        """A numbered request and its session; signed and encoded, if its version is known. Nothing is sent yet.
+
+        Its wire id is what make_id() writes, for most without the call.
+        """
         session = self._current()
         event_id = 0 if kind is CONTROL else next(session.count)
-        # The former as make_id() writes it, without the call.
         wire_id = f"{session.incarnation}-{event_id}" if event_id else make_id(os.urandom(8).hex(), 1)
         request = PendingRequest(
             event_id,
@@ -321,9 +323,10 @@ class Sender(Discovering):
             resend=resend,
             reverse=reverse,
             pinned=pinned,
-            hedge_after_s=hedge_after,
+            hedge_after_s=None if hedge_after is None else to_seconds("hedge_after", hedge_after),
             options=options,
             contract=contract,
+            context="" if kind is CONTROL or (context is None and _serving.get() is None) else context_text(context),
         )
         if session.engine.encodes_at_once:
             session.engine.newest.sign_and_encode(request)

@@ -9,13 +9,14 @@ A service that cannot or will not serve a request raises ``Retry``, ``Reject`` o
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import Context, ContextVar, copy_context
+from contextvars import ContextVar
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
+from servicebus._context import NO_CONTEXT, GivenContext, OutgoingContext, encode_context, merged
 from servicebus._durations import to_seconds
 from servicebus.errors import EnvelopeError
 
@@ -36,10 +37,9 @@ Lock = str | int | Callable[[Any], Any]
 """What of a request's params must not be worked on twice at a time: the place of a value in them (``"account"``,
 ``"order.id"``, an index), or a function that gets the params and returns a text or number. None means: nothing."""
 
-_serving = threading.local()
-"""``request``: what the thread is running. Set and cleared around each execution by the service's thread."""
-_serving_task: ContextVar[Request | None] = ContextVar("servicebus_request", default=None)
-"""The same for the task of an ``async def`` service, and for what it gives to ``asyncio.to_thread()``."""
+_serving: ContextVar[Request | None] = ContextVar("servicebus_request", default=None)
+"""What the thread of a service runs, set and cleared around each execution; or the task of an ``async def`` service,
+and so what they give to ``asyncio.to_thread()``, or run in a copy of their contextvars."""
 
 
 class Retry(Exception):
@@ -212,6 +212,8 @@ class _Fate(Protocol):
 class Request:
     """One call or message, as a service sees it. Only for the thread that runs the service."""
 
+    _context: Mapping[str, str] = NO_CONTEXT
+
     def __init__(self, event: Event, deadline: float | None, make_sender: Callable[[], Any], fate: _Fate | None = None):
         self._event = event
         self._deadline = deadline
@@ -237,6 +239,21 @@ class Request:
     @property
     def params(self) -> Any:
         return self._event.params
+
+    @property
+    def context(self) -> Mapping[str, str]:
+        """The text pairs that came with it, read-only. What is asked while it is served carries them, too."""
+        return self._context
+
+    def add_context(self, pairs: Mapping[str, str | None]) -> None:
+        """Add *pairs* to ``context``, from now on; None takes a key out. For middleware, mostly.
+
+        Raises:
+            EnvelopeError: a key or value cannot travel, or all together take more than 4 KiB.
+        """
+        context = merged(self._context, pairs)
+        encode_context(context)
+        self._context = MappingProxyType(context)
 
     @property
     def remaining(self) -> float | None:
@@ -270,14 +287,24 @@ class Response:
             self.value = value
 
 
-def serving_context() -> Context:
-    """A copy of the caller's context, in which ``current_request()`` is the caller's, whichever thread enters it."""
-    context = copy_context()
-    context.run(_serving_task.set, current_request())
-    return context
-
-
 def current_request() -> Request | None:
     """The request that the calling thread or task is serving, None outside of a service."""
-    request: Request | None = getattr(_serving, "request", None)
-    return _serving_task.get() if request is None else request
+    return _serving.get()
+
+
+def outgoing_context(given: GivenContext) -> Mapping[str, str]:
+    """What goes with a request of the calling thread or task: the context of the request that it serves, and *given*.
+
+    Raises:
+        EnvelopeError: *given* is no mapping.
+    """
+    if isinstance(given, OutgoingContext):
+        return given
+    serving = _serving.get()
+    inherited = NO_CONTEXT if serving is None else serving.context
+    return inherited if given is None else merged(inherited, given)
+
+
+def context_text(given: GivenContext) -> str:
+    """The same as it travels; "" for nothing. Raises EnvelopeError, too, if a key or value cannot travel."""
+    return encode_context(outgoing_context(given))

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from servicebus._context import GivenContext, checked
 from servicebus.contracts import ServiceContract
 from servicebus.contracts.mismatch import explained
 from servicebus.contracts.values import MISSING, from_json, to_json
@@ -73,14 +74,15 @@ class Stub:
     Args:
         sender: which calls.
         node: at which node.
-        timeout: seconds for each call and message, as of ``Sender.call()`` and ``send()``.
+        timeout, context: of each call and message, as of ``Sender.call()`` and ``send()``.
     """
 
     NODE = ""
     """Of which it was made."""
 
-    def __init__(self, sender: Sender, node: str = "", timeout: float | None = None):
+    def __init__(self, sender: Sender, node: str = "", timeout: float | None = None, context: GivenContext = None):
         self._sender, self._node, self._timeout = sender, node or self.NODE, timeout
+        self._context = checked(context)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {self._node}>"
@@ -88,13 +90,16 @@ class Stub:
     def _call(self, service: StubService, result: Any, params: Any) -> Any:
         target = f"{self._node}.{service.key}"
         try:
-            _, value = self._sender.call(target, _sent(params), self._timeout, contract=service.hash)
+            _, value = self._sender.call(target, _sent(params), self._timeout, **self._how(service))
         except ContractMismatch as error:
             raise service.explained(error)  # noqa: B904 - it is the same error
         return from_json(value, result)
 
     def _send(self, service: StubService, params: Any) -> Receipt:
-        return self._sender.send(f"{self._node}.{service.key}", _sent(params), self._timeout, contract=service.hash)
+        return self._sender.send(f"{self._node}.{service.key}", _sent(params), self._timeout, **self._how(service))
+
+    def _how(self, service: StubService) -> dict[str, Any]:
+        return {"contract": service.hash, "context": self._context}
 
 
 class AsyncStub:
@@ -102,8 +107,9 @@ class AsyncStub:
 
     NODE = ""
 
-    def __init__(self, sender: AsyncSender, node: str = "", timeout: float | None = None):
+    def __init__(self, sender: AsyncSender, node: str = "", timeout: float | None = None, context: GivenContext = None):
         self._sender, self._node, self._timeout = sender, node or self.NODE, timeout
+        self._context = checked(context)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {self._node}>"
@@ -111,14 +117,17 @@ class AsyncStub:
     async def _call(self, service: StubService, result: Any, params: Any) -> Any:
         target = f"{self._node}.{service.key}"
         try:
-            _, value = await self._sender.call(target, _sent(params), self._timeout, contract=service.hash)
+            _, value = await self._sender.call(target, _sent(params), self._timeout, **self._how(service))
         except ContractMismatch as error:
             raise service.explained(error)  # noqa: B904 - it is the same error
         return from_json(value, result)
 
     async def _send(self, service: StubService, params: Any) -> Receipt:
         target = f"{self._node}.{service.key}"
-        return await self._sender.send(target, _sent(params), self._timeout, contract=service.hash)
+        return await self._sender.send(target, _sent(params), self._timeout, **self._how(service))
+
+    def _how(self, service: StubService) -> dict[str, Any]:
+        return {"contract": service.hash, "context": self._context}
 
 
 def _sent(params: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from servicebus.cli.options import TEXT, config_option, json_option, params_argument, timeout_option
+from servicebus.cli.options import TEXT, config_option, context_option, json_option, params_argument, timeout_option
 from servicebus.cli.output import Output, as_json
 from servicebus.configuration import Configuration
 
@@ -17,11 +17,18 @@ from servicebus.configuration import Configuration
 @params_argument
 @config_option
 @timeout_option("call_timeout of the file")
+@context_option
 @click.option("--no-resend", is_flag=True, help="Fail instead of sending a second time when the path dies.")
 @json_option
 @click.pass_obj
 def call(
-    output: Output, address: str, params: Any, configuration: Configuration, timeout: float | None, no_resend: bool
+    output: Output,
+    address: str,
+    params: Any,
+    configuration: Configuration,
+    timeout: float | None,
+    context: dict[str, str],
+    no_resend: bool,
 ) -> None:
     """Call the service at ADDRESS (NODE.category.name) and print its result as JSON.
 
@@ -33,6 +40,6 @@ def call(
 
     with Sender(configuration) as sender:
         started = time.monotonic()
-        event_id, value = sender.call(address, params, timeout=timeout, resend=not no_resend)
+        event_id, value = sender.call(address, params, timeout=timeout, resend=not no_resend, context=context)
         seconds = round(time.monotonic() - started, 6)
     output.result({"id": event_id, "value": value, "seconds": seconds}, as_json(value))

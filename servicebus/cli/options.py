@@ -12,9 +12,10 @@ from typing import Any, NoReturn, TypeVar
 import click
 from click.core import ParameterSource
 
+from servicebus._context import encode_context
 from servicebus.cli.output import Output, warn
 from servicebus.configuration import BrokerHost, Configuration
-from servicebus.errors import AddressError
+from servicebus.errors import AddressError, EnvelopeError
 from servicebus.wire.address import check_node_name
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -91,6 +92,32 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {json.dumps(twice)} stands twice in an object")
     return found
+
+
+def context_option(command: Command) -> Command:
+    """``--context KEY=VALUE``, any number of times; the command gets a dict."""
+    return click.option(
+        "--context",
+        type=TEXT,
+        multiple=True,
+        metavar="KEY=VALUE",
+        callback=_read_pairs,
+        help="A text pair that travels beside the parameters. May be repeated.",
+    )(command)
+
+
+def _read_pairs(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+    parts = [text.partition("=") for text in texts]
+    if not all(sign for _, sign, _ in parts):
+        raise click.BadParameter("one is not KEY=VALUE")  # which is not shown: it may be a token
+    pairs = {key: value for key, _, value in parts}
+    if len(pairs) < len(parts):
+        raise click.BadParameter("a key is there twice")
+    try:
+        encode_context(pairs)
+    except EnvelopeError as error:
+        raise click.BadParameter(error.detail.removeprefix("context: ")) from error
+    return pairs
 
 
 def _set_json(ctx: click.Context, param: click.Parameter, value: bool) -> None:

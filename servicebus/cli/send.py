@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from servicebus.cli.options import TEXT, config_option, json_option, params_argument, timeout_option
+from servicebus.cli.options import TEXT, config_option, context_option, json_option, params_argument, timeout_option
 from servicebus.cli.output import Output
 from servicebus.configuration import Configuration
 from servicebus.errors import UnknownService
@@ -17,11 +17,18 @@ from servicebus.errors import UnknownService
 @params_argument
 @config_option
 @timeout_option("send_timeout of the file")
+@context_option
 @click.option("--check", is_flag=True, help="First ask the node whether it has the service; without it send nothing.")
 @json_option
 @click.pass_obj
 def send(
-    output: Output, address: str, params: Any, configuration: Configuration, timeout: float | None, check: bool
+    output: Output,
+    address: str,
+    params: Any,
+    configuration: Configuration,
+    timeout: float | None,
+    context: dict[str, str],
+    check: bool,
 ) -> None:
     """Send a message to the service at ADDRESS (NODE.category.name); ends when a broker has confirmed it.
 
@@ -39,5 +46,5 @@ def send(
             address, is_call=False, timeout=configuration.send_timeout if timeout is None else timeout
         ):
             raise UnknownService(address)
-        event_id = sender.send(address, params, timeout=timeout)
+        event_id = sender.send(address, params, timeout=timeout, context=context)
     output.result({"id": event_id, "confirmed": True}, "confirmed")

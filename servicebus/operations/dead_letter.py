@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from servicebus._context import NO_CONTEXT, decode_context
 from servicebus.compat.envelope import decode_event, is_old_event
 from servicebus.compat.tokens import DailyTokens
 from servicebus.configuration import Configuration
@@ -83,6 +84,14 @@ class DeadLetter:
     def attempts(self) -> int:
         """How often it was run."""
         return self.stamp.attempts if self.stamp is not None else 0
+
+    @property
+    def context(self) -> Mapping[str, str]:
+        """The text pairs that travel with it; none of what cannot be read."""
+        try:
+            return decode_context(self.envelope.context) if self.envelope and self.envelope.context else NO_CONTEXT
+        except EnvelopeError:  # the node refused it for that
+            return NO_CONTEXT
 
     def age_s(self, now: float) -> float | None:
         """Seconds since it was dead-lettered; None if that is not recorded."""

@@ -133,7 +133,9 @@ class Execution:
         request = Request(event, job.deadline, self._make_sender, job)
         # As in 2.x each request gets a shallow copy, so that attributes set on self do not leak into the next one.
         instance = self._copy()
-        _serving.request = request
+        if incoming.context is not None:
+            request._context = incoming.context
+        _serving.set(request)
         try:
             job.started()
             if incoming.kind is MESSAGE:
@@ -146,7 +148,7 @@ class Execution:
             if returned is not None:
                 refuse_lazy(returned)
         finally:
-            _serving.request = None
+            _serving.set(None)
         try:
             return Outcome(job, job.protocol.encode_result(incoming, response.value))
         except EnvelopeError:

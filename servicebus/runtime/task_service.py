@@ -19,7 +19,7 @@ from servicebus.runtime.registration import Service
 from servicebus.runtime.service_loop import ServiceLoop
 from servicebus.runtime.service_thread import ServiceThread
 from servicebus.runtime.text_execution import TextExecution, TextRequest
-from servicebus.services import TextService, _serving_task
+from servicebus.services import TextService, _serving
 from servicebus.transport.loggers import get_logger
 from servicebus.wire.fault import Fault
 
@@ -56,7 +56,7 @@ class AsyncExecution(TextExecution):
         except BaseException as error:
             return self._unreadable(job, error)
         request = TextRequest(job, self._make_sender)
-        _serving_task.set(request)
+        _serving.set(request)
         try:
             job.started()
             return self._outcome(job, await self._call(bound, request))

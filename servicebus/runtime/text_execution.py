@@ -29,6 +29,8 @@ class TextRequest(Request):
         self._make_sender = make_sender
         self._fate = job
         self._sender = None
+        if job.incoming.context is not None:
+            self._context = job.incoming.context
 
     @cached_property
     def _event(self) -> Event:  # type: ignore[override]
@@ -69,12 +71,12 @@ class TextExecution(Execution):
 
     def _execute(self, job: Job, params: Any) -> Outcome:
         request = TextRequest(job, self._make_sender)
-        _serving.request = request
+        _serving.set(request)
         try:
             job.started()
             result = self._call(params, request)
         finally:
-            _serving.request = None
+            _serving.set(None)
         return self._outcome(job, result)
 
     def _outcome(self, job: Job, result: Any) -> Outcome:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -38,6 +38,8 @@ class HistoryEntry:
     """What a service raised, or why it is a dead letter."""
     event_id: int = 0
     """What ``call()`` or ``send()`` returned for it; 0 if a service asked."""
+    context: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
+    """The text pairs that travel with it."""
 
     def __str__(self) -> str:
         words = [f"{self.at:9.3f} s  {self.what:<13} {self.target} {self.id}"]

@@ -259,7 +259,7 @@ class MemoryBus:
         self._history.append(HistoryEntry(self._clock.now - self._opened_at, what, id, target, **how))
 
     def _record_job(self, what: What, job: Job, **how: Any) -> None:
-        self.record(what, job.incoming.id, job.incoming.key, **how)
+        self.record(what, job.incoming.id, job.incoming.key, context=job.incoming.context or {}, **how)
 
     def _wire_id(self, id: int | str | Future[Any]) -> str:
         if isinstance(id, Future):

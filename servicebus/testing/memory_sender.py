@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from servicebus._context import decode_context
 from servicebus._nested_sender import NestedSender
 from servicebus.client.request import PendingRequest
 from servicebus.client.session import SenderSession
@@ -73,7 +74,8 @@ class _Recording(Sender):
             target = f"{request.address.category}.{request.address.name}"
             event_id = request.event_id if self.is_main else 0
             what_happened: What = "called" if request.kind is CALL else "sent"
-            self._record(what_happened, request.id, target, event_id=event_id)
+            context = decode_context(request.context) if request.context else {}
+            self._record(what_happened, request.id, target, event_id=event_id, context=context)
         return session, request
 
 

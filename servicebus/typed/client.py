@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
+from servicebus._context import GivenContext, checked
 from servicebus._durations import to_seconds
 from servicebus.contracts import ServiceContract
 from servicebus.contracts.mismatch import explained
@@ -126,9 +127,17 @@ class Client:
     version, and the params do not fit it, ContractMismatch says what differs. For any thread.
     """
 
-    def __init__(self, sender: Sender, node: str, group: Iterable[Definition], timeout: float | None = None):
+    def __init__(
+        self,
+        sender: Sender,
+        node: str,
+        group: Iterable[Definition],
+        timeout: float | None = None,
+        context: GivenContext = None,
+    ):
         self._sender, self._node = sender, node
         self._timeout = None if timeout is None else to_seconds("timeout", timeout)
+        self._context = checked(context)
         self._group = group
         self._functions = _Functions(group)
 
@@ -156,10 +165,11 @@ class Client:
 
     def _ask(self, remote: _RemoteFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         target, params = f"{self._node}.{remote.definition.key}", remote.params(self._node, args, kwargs)
+        hash = remote.contract.hash
         if remote.definition.kind is not CALL:
-            return self._sender.send(target, params, self._timeout, contract=remote.contract.hash)
+            return self._sender.send(target, params, self._timeout, contract=hash, context=self._context)
         try:
-            _, value = self._sender.call(target, params, self._timeout, contract=remote.contract.hash)
+            _, value = self._sender.call(target, params, self._timeout, contract=hash, context=self._context)
         except ContractMismatch as error:
             raise explained(error, remote.contract)  # noqa: B904 - it is the same error
         return remote.result(value)
@@ -168,9 +178,17 @@ class Client:
 class AsyncClient:
     """The same for asyncio programs: made by ``AsyncSender.client()``, and everything is to be awaited."""
 
-    def __init__(self, sender: AsyncSender, node: str, group: Iterable[Definition], timeout: float | None = None):
+    def __init__(
+        self,
+        sender: AsyncSender,
+        node: str,
+        group: Iterable[Definition],
+        timeout: float | None = None,
+        context: GivenContext = None,
+    ):
         self._sender, self._node = sender, node
         self._timeout = None if timeout is None else to_seconds("timeout", timeout)
+        self._context = checked(context)
         self._group = group
         self._functions = _Functions(group)
 
@@ -198,19 +216,24 @@ class AsyncClient:
 
     async def _ask(self, remote: _RemoteFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         target, params = f"{self._node}.{remote.definition.key}", remote.params(self._node, args, kwargs)
+        hash = remote.contract.hash
         if remote.definition.kind is not CALL:
-            return await self._sender.send(target, params, self._timeout, contract=remote.contract.hash)
+            return await self._sender.send(target, params, self._timeout, contract=hash, context=self._context)
         try:
-            _, value = await self._sender.call(target, params, self._timeout, contract=remote.contract.hash)
+            _, value = await self._sender.call(target, params, self._timeout, contract=hash, context=self._context)
         except ContractMismatch as error:
             raise explained(error, remote.contract)  # noqa: B904 - it is the same error
         return remote.result(value)
 
 
 def client_of(
-    group: Iterable[Definition], sender: Sender | AsyncSender, node: str, timeout: float | None
+    group: Iterable[Definition],
+    sender: Sender | AsyncSender,
+    node: str,
+    timeout: float | None,
+    context: GivenContext,
 ) -> Client | AsyncClient:
     """The client of *group* that suits *sender*."""
     if isinstance(sender, Sender):
-        return Client(sender, node, group, timeout)
-    return AsyncClient(sender, node, group, timeout)
+        return Client(sender, node, group, timeout, context)
+    return AsyncClient(sender, node, group, timeout, context)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
+from servicebus._context import GivenContext
 from servicebus.contracts import NodeContract
 from servicebus.errors import ConfigurationError
 from servicebus.services import Lock
@@ -54,12 +55,18 @@ class Services:
         return NodeContract(tuple(each.contract() for each in self))
 
     @overload
-    def __call__(self, sender: Sender, node: str, timeout: float | None = None) -> Client: ...
+    def __call__(
+        self, sender: Sender, node: str, timeout: float | None = None, context: GivenContext = None
+    ) -> Client: ...
     @overload
-    def __call__(self, sender: AsyncSender, node: str, timeout: float | None = None) -> AsyncClient: ...
-    def __call__(self, sender: Any, node: str, timeout: float | None = None) -> Client | AsyncClient:
-        """What ``sender.client(node, group, timeout)`` returns."""
-        return client_of(self, sender, node, timeout)
+    def __call__(
+        self, sender: AsyncSender, node: str, timeout: float | None = None, context: GivenContext = None
+    ) -> AsyncClient: ...
+    def __call__(
+        self, sender: Any, node: str, timeout: float | None = None, context: GivenContext = None
+    ) -> Client | AsyncClient:
+        """What ``sender.client(node, group, timeout, context=context)`` returns."""
+        return client_of(self, sender, node, timeout, context)
 
     @overload
     def rpc(self, function: F, /) -> F: ...

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, overload
 
 from typing_extensions import TypeVar
 
+from servicebus._context import GivenContext
 from servicebus.errors import ConfigurationError
 from servicebus.sender import Sender
 from servicebus.typed.client import client_of
@@ -91,7 +92,7 @@ class TypedClient(Generic[AnySender]):
     Args:
         sender: which calls.
         node: at which node.
-        timeout: seconds for each call and message, as of ``Sender.call()`` and ``send()``.
+        timeout, context: of each call and message, as of ``Sender.call()`` and ``send()``.
 
     Raises:
         ConfigurationError: when the class is made: the group has no such service.
@@ -108,8 +109,8 @@ class TypedClient(Generic[AnySender]):
             if isinstance(each, _Listed) and (each.kind, each.function) not in served:
                 raise ConfigurationError(f"{cls.__name__}.{name}: {cls._group!r} has no service for {each!r}")
 
-    def __init__(self, sender: AnySender, node: str, timeout: float | None = None):
-        self._client = client_of(self._group, sender, node, timeout)
+    def __init__(self, sender: AnySender, node: str, timeout: float | None = None, context: GivenContext = None):
+        self._client = client_of(self._group, sender, node, timeout, context)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self._client!r}>"

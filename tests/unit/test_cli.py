@@ -224,6 +224,25 @@ def test_wrong_arguments_end_with_2(arguments: tuple[str, ...], text: str) -> No
     assert text in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("texts", "complaint"),
+    [
+        (["k"], "one is not KEY=VALUE"),
+        (["=v"], "the key '' is not 1 to 64 of the characters"),
+        (["K=v"], "the key 'K' is not 1 to 64 of the characters"),
+        (["k=a", "k=b"], "a key is there twice"),
+        (["k=" + "v" * 5000], "5008 bytes as JSON; 4096 are allowed"),
+        (["k=hunter2\n"], "the value of k holds a control character"),
+        (["hunter2"], "one is not KEY=VALUE"),
+    ],
+)
+@pytest.mark.parametrize("command", ["call", "send"])
+def test_a_context_that_is_none_is_a_usage_error(command: str, texts: list[str], complaint: str) -> None:
+    done = run(command, "N.c.s", *(word for text in texts for word in ("--context", text)))
+    assert done.exit_code == 2 and complaint in " ".join(done.stderr.split())
+    assert "hunter2" not in done.output
+
+
 @pytest.mark.parametrize("arguments", [("call", "N.a.b"), ("send", "N.a.b"), ("ping", "N")])
 def test_an_unreadable_configuration_ends_with_3_before_anything_is_sent(
     arguments: tuple[str, ...], tmp_path: Path

@@ -89,6 +89,16 @@ def test_parameters_are_cut_unless_all_is_wanted() -> None:
     assert dead_text.shown_facts(found([1, 2]), full=False)["params"] == [1, 2]
 
 
+def test_a_context_is_shown_and_what_a_node_refused_for_it_too() -> None:
+    text = '{"traceparent":"00-1","who":"\\u202ea"}'
+    letter = found(body=signed("N.audit.record", 1, kind=Kind.MESSAGE, context=text))
+    assert dead_text.facts(letter)["context"] == {"traceparent": "00-1", "who": "\u202ea"}
+    assert "context   traceparent = 00-1\ncontext   who = \\u202ea\n" in dead_text.as_show(letter, full=False)
+    assert "00-1" not in dead_text.as_list([letter], [], is_cut=False) + repr(letter)
+    refused = found(body=signed("N.audit.record", 1, kind=Kind.MESSAGE, context='{"K":"v"}'))
+    assert dead_text.facts(refused)["context"] == dead_text.facts(found())["context"] == {}
+
+
 def test_list_shows_no_parameters() -> None:
     assert "secret thing" not in json.dumps(dead_text.facts(found("secret thing")))
     assert "secret thing" not in dead_text.as_list([found("secret thing")], [], is_cut=False)

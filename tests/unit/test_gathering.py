@@ -30,7 +30,6 @@ from servicebus.errors import (
 from servicebus.middleware import Middleware, MiddlewareSender, Outgoing
 from servicebus.protocol.discovery import Answer
 from servicebus.sender import Gathered
-from servicebus.services import current_request, serving_context
 from servicebus.wire.address import Address
 from servicebus.wire.fault import Fault
 
@@ -335,10 +334,6 @@ def test_middleware_is_around_each_call_in_the_callers_context(bus: VirtualBus) 
     OF_THE_CALLER.set("known")
     assert len(sender.gather(ALL).results) == 2
     assert sorted(around.seen) == [("N-1.test.echo", "known"), ("N-2.test.echo", "known")]
-
-
-def test_the_request_that_is_served_is_known_in_any_thread() -> None:
-    assert serving_context().run(current_request) is None
 
 
 # -- tasks -------------------------------------------------------------------------------------------------------------

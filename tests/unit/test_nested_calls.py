@@ -20,12 +20,12 @@ ADDRESS = Address.parse("N.math.add")
 @pytest.fixture
 def sender() -> Iterator[NestedSender]:
     yield NestedSender(Configuration({"hosts": ["127.0.0.1:1"], "secret_token": "s"}))
-    services._serving.request = None
+    services._serving.set(None)
 
 
 def serve(remaining_s: float | None) -> None:
     deadline = None if remaining_s is None else time.monotonic() + remaining_s
-    services._serving.request = Request(Event("i-1", "c", "s", "t", None, "2"), deadline, lambda: None)
+    services._serving.set(Request(Event("i-1", "c", "s", "t", None, "2"), deadline, lambda: None))
 
 
 def test_a_nested_call_lasts_no_longer_than_the_request_that_is_served(sender: NestedSender) -> None:

@@ -42,6 +42,6 @@ def test_what_a_test_may_use_is_on_the_page(kind: type) -> None:
 
 
 def test_each_field_of_an_entry_is_on_the_page_or_says_more_than_the_page() -> None:
-    assert {"at", "what", "id", "target", "broker", "attempt", "detail"} == {*vars(HistoryEntry)["__match_args__"]} - {
-        "event_id"
-    }
+    assert {"at", "what", "id", "target", "broker", "attempt", "detail", "context"} == {
+        *vars(HistoryEntry)["__match_args__"]
+    } - {"event_id"}
