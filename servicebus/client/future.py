@@ -10,6 +10,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from contextlib import suppress
+from contextvars import Context
 from threading import Lock, current_thread, main_thread
 from typing import Any
 
@@ -130,10 +131,13 @@ class CallFuture(Future[Any]):
                 super().exception(LOOK_S)
 
     def _invoke_callbacks(self) -> None:
-        """As Future's, but an exception of one of them ends neither the thread nor the others (SystemExit, too)."""
+        """As Future's, but an exception of one of them ends neither the thread nor the others (SystemExit, too).
+
+        The contextvars are empty: those of the thread belong to whatever it was doing, perhaps to another request.
+        """
         for callback in self._done_callbacks:
             try:
-                callback(self)
+                Context().run(callback, self)
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt) and current_thread() is main_thread():
                     raise  # Ctrl-C, in the thread of a caller

@@ -10,6 +10,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context
 from functools import partial
 from typing import Any, cast
 
@@ -212,7 +213,8 @@ class TaskService(ServiceThread):
         loop = self._loop.loop
         if job.deadline is not None and job.deadline < self._sweep_at:
             self._sweep_by(job.deadline)
-        running.task = loop.create_task(self._run_job(running))
+        # In contextvars of its own: those here are of the task that just ended, or of a thread that ran the I/O loop.
+        running.task = Context().run(loop.create_task, self._run_job(running))
 
     async def _run_job(self, running: _Running) -> None:
         job = running.job

@@ -15,6 +15,7 @@ import pytest
 
 from servicebus.client.future import CallFuture
 from servicebus.client.request import PendingRequest
+from servicebus.services import Event, Request, _serving, current_request
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
 
@@ -232,3 +233,15 @@ def test_a_fork_while_another_thread_keeps_one_harms_no_child() -> None:
     may_go.set()
     thread.join(SOON_S)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_callback_has_nothing_of_what_the_thread_was_doing_that_ended_it() -> None:
+    """That may be a service's, which runs the loop while it waits for an answer of its own."""
+    future, found = CallFuture(), list[object]()
+    future.add_done_callback(lambda _: found.append(current_request()))
+    _serving.set(Request(Event("i-1", "c", "s", "t", None, "2"), None, lambda: None))
+    try:
+        future.set_result(1)
+    finally:
+        _serving.set(None)
+    assert found == [None]

@@ -7,12 +7,14 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import Annotated, Any
 from unittest.mock import Mock
 
 import pytest
 from envelopes import SECRET, signed
+from pydantic import AfterValidator
 from waiting import wait_until
 
 from servicebus.configuration import Configuration
@@ -128,6 +130,49 @@ def test_a_task_knows_its_request_and_so_does_what_it_gives_to_threads(bench: Ca
 
     assert bench(it).result([1]) == [True, True]
     assert current_request() is None
+
+
+served_while_bound: list[Request | None] = []
+
+
+def _note_served(n: int) -> int:
+    served_while_bound.append(current_request())
+    return n
+
+
+Checked = Annotated[int, AfterValidator(_note_served)]
+
+
+def test_what_begins_behind_a_task_has_nothing_of_its_contextvars(bench: Callable[..., Bench]) -> None:
+    """The task that ends starts it, and it would run with the tenant, say, of another caller."""
+    tenant: ContextVar[str] = ContextVar("tenant", default="none")
+    served_while_bound.clear()
+
+    async def it(n: Checked) -> str:
+        found = tenant.get()
+        tenant.set(f"of {n}")
+        await asyncio.sleep(0)
+        return found
+
+    here = bench(it, tasks=1)
+    jobs = [job([n]) for n in range(4)]
+    assert all(here.service.put(each) for each in jobs)
+    replies = [here.outcome_of(each).reply or b"" for each in jobs]
+    assert [decode_json(decode_reply(each, 100_000).message) for each in replies] == ["none"] * 4
+    assert served_while_bound == [None] * 4
+
+
+def test_what_a_thread_serves_is_not_that_of_a_task_that_it_starts(bench: Callable[..., Bench]) -> None:
+    """A service's thread may run the I/O loop while it waits, and so hand other requests to their services."""
+    tenant: ContextVar[str] = ContextVar("tenant", default="none")
+
+    async def it() -> str:
+        return tenant.get()
+
+    here = bench(it)
+    assert here.result() == "none", "it is open"
+    tenant.set("of the thread")
+    assert here.result() == "none"
 
 
 def test_bad_params_and_what_it_raises_end_as_for_every_service(
