@@ -7,8 +7,7 @@ its ServerChannels (``memory_sessions``). Queues are in ``memory_queues``.
 
 It answers as RabbitMQ does where the bus can send the difference; ``tests/contract`` compares the two. There is one
 member, one virtual host, direct exchanges alone, and every user may do everything. Messages expire by a timer of the
-loop in which they were published, or of the broker's own if it has one. A connection that is frozen does not end by its
-heartbeat.
+loop in which they were published, or of the broker's own if it has one. A frozen connection never misses a heartbeat.
 """
 
 from __future__ import annotations
@@ -264,18 +263,18 @@ class MemoryBroker:
 
     def store(self, message: Message, queues: list[MemoryQueue]) -> bool:
         """Put a copy into each of *queues*; False: one of them refuses it."""
-        now = time.monotonic()
-        is_stored = True
-        for queue in queues:
-            if queue.name in self.nacks or queue.is_full_for(message.body):
-                is_stored = False
-                continue
+        takers = [each for each in queues if each.name not in self.nacks and not each.is_full_for(message.body)]
+        for queue in takers:
             copy = message.copy()
-            queue.put(copy, now)
+            queue.put(copy, time.monotonic())
             self.deliver(queue)
-            if copy.expires_at is not None:
-                self._later(copy.expires_at - now, lambda queue=queue: self.deliver(queue))  # type: ignore[misc]
-        return is_stored
+            if queue.ready and queue.ready[-1] is copy:
+                self._deliver_later(queue, copy)
+        return len(takers) == len(queues)
+
+    def _deliver_later(self, queue: MemoryQueue, message: Message) -> None:
+        if message.expires_at is not None:
+            self._later(message.expires_at - time.monotonic(), lambda: self.deliver(queue))
 
     def deliver(self, queue: MemoryQueue) -> None:
         """Hand out what its consumers have room for; what has expired, or does not fit, dies."""
@@ -300,6 +299,7 @@ class MemoryBroker:
         """A consumer returns it unacknowledged."""
         if self.queues.get(queue.name) is queue and not queue.give_back(message):
             self.dead_letter(queue, message, "delivery_limit")
+        self._deliver_later(queue, message)
 
     def add_consumer(self, queue: MemoryQueue, consumer: QueueConsumer) -> None:
         if queue.consumers and (consumer.is_exclusive or queue.consumers[0].is_exclusive):

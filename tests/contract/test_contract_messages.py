@@ -288,6 +288,17 @@ def test_a_message_expires_when_those_before_it_have_left(mortal: Line) -> None:
     assert mortal.bodies(2) == ["long", "short"]
 
 
+def test_what_comes_back_to_its_queue_expires_there(peer: Peer, mortal: Line) -> None:
+    consumer = peer.channel()
+    _, tag = consumer.ask(set_prefetch(1), consume(QUEUE, consumer.got.append))
+    mortal.publish(QUEUE, "a", expiration_ms=300)
+    consumer.bodies(1)
+    consumer.ask(cancel_consumer(tag))
+    consumer.open_channel.reject(consumer.got[0].tag, requeue=True)
+    assert mortal.bodies(1) == ["a"]
+    assert deaths(mortal.got[0]) == [("expired", QUEUE)]
+
+
 def test_what_is_rejected_goes_there_too(peer: Peer, mortal: Line) -> None:
     mortal.publish(QUEUE, "bad")
     consumer = peer.channel()

@@ -251,6 +251,14 @@ def test_a_queue_that_is_asked_for_lives_for_its_whole_time_again(time: VirtualT
     assert "short" not in rig.broker.queues
 
 
+def test_what_has_been_delivered_keeps_no_timer(rig: MemoryRig, line: Line) -> None:
+    line.ask(consume(QUEUE, line.got.append, no_ack=True))
+    before = len(rig.loop._timers)
+    line.publish(QUEUE, *("a" * 100), expiration_ms=600_000)
+    assert len(line.bodies(100)) == 100
+    assert len(rig.loop._timers) - before < 10
+
+
 def test_a_broker_that_stops_loses_exchanges_that_are_not_durable(
     rig: MemoryRig, line: Line, time: VirtualTime
 ) -> None:
