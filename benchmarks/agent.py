@@ -22,6 +22,8 @@ NODE = "BENCH-01"
 ADD = f"{NODE}.math.add"
 SLEEP = f"{NODE}.time.sleep"
 PATIENT = f"{NODE}.time.patient"
+PATIENT_TASK = f"{NODE}.task.patient"
+"""The same as an ``async def`` function, of an agent that has the group ``TASKS``."""
 ENTER_CALL = f"{NODE}.ledger.call"
 ENTER_MESSAGE = f"{NODE}.ledger.message"
 SLEEPERS = 16
@@ -30,6 +32,7 @@ LEDGER = "BENCH_LEDGER"
 """In the agent's environment: the file in which executions are entered."""
 
 _OWN = "benchmarks.services"
+TASKS = {"group": "benchmarks.tasks:group"}
 _SERVICES = [
     {"kind": "rpc", "category": "math", "name": "add", "target": f"{_OWN}:Add"},
     {"kind": "rpc", "category": "time", "name": "sleep", "target": f"{_OWN}:Sleep", "threads": SLEEPERS},
@@ -57,17 +60,18 @@ def place(broker: Broker) -> str:
 class Agent:
     """Runs from ``start()`` to ``stop()``; its log lines are timed by the agent itself, to the millisecond.
 
-    Agents in one folder share the journal, as those of one node on one machine do.
+    Agents in one folder share the journal, as those of one node on one machine do. *more* services are those of a
+    configuration.
     """
 
-    def __init__(self, folder: Path, hosts: Sequence[str], name: str = "agent"):
+    def __init__(self, folder: Path, hosts: Sequence[str], name: str = "agent", more: Sequence[dict[str, Any]] = ()):
         self.log_path = folder / f"{name}.log"
         self.ledger_path = folder / "ledger"
         self.status_path = folder / f"{name}.status"
         self._file = folder / f"{name}.yaml"
         # Not where agents keep them by default: runs at the same time, or one after another, would share them.
         own = {"journal": str(folder / "journal"), "status_socket": str(self.status_path)}
-        self._file.write_text(yaml.safe_dump({**settings(hosts), **own, "services": _SERVICES}))
+        self._file.write_text(yaml.safe_dump({**settings(hosts), **own, "services": [*_SERVICES, *more]}))
         self._hosts = list(hosts)
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Does anything go wrong, or grow, when it is done a thousand times?
 
-Five parts, each of which runs alone; two private brokers at most, and every setting at its default but where said::
+Six parts, each of which runs alone; two private brokers at most, and every setting at its default but where said::
 
     python -m benchmarks.endurance --only rolling       # 200 rolling restarts under load
     python -m benchmarks.endurance --only failback      # 1,000 times away from the preferred broker and back
     python -m benchmarks.endurance --only reconnect     # 1,000 forced reconnects of a Sender and a worker
     python -m benchmarks.endurance --only timeouts      # 100,000 calls that no agent answers in time
-    python -m benchmarks.endurance --only cancellations # 10,000 calls whose tasks are cancelled
+    python -m benchmarks.endurance --only cancellations # 10,000 calls that are cancelled, by def and async def handlers
+    python -m benchmarks.endurance --only cancellations-in-memory  # the same without a broker
     python -m benchmarks.endurance --count 5            # a glance at each
 
 What must be flat is compared with what there was after the first tenth, or the first two of the timed-out calls.
@@ -24,7 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.figures import Figure, report
-from benchmarks.trials import cancellations, failback, reconnect, rolling, timeouts
+from benchmarks.trials import cancellations, cancellations_in_memory, failback, reconnect, rolling, timeouts
 from servicebus.testing import Broker, BrokerPool
 
 PARTS: dict[str, tuple[Callable[[list[Broker], int], list[Figure]], int, int]] = {
@@ -33,6 +34,7 @@ PARTS: dict[str, tuple[Callable[[list[Broker], int], list[Figure]], int, int]] =
     "reconnect": (reconnect.reconnect, 1000, 1),
     "timeouts": (timeouts.timeouts, 100_000, 1),
     "cancellations": (cancellations.cancellations, 10_000, 1),
+    "cancellations-in-memory": (cancellations_in_memory.cancellations_in_memory, 10_000, 0),
 }
 """What runs, how often, and with how many brokers."""
 
@@ -43,7 +45,7 @@ def measure(part: str, count: int | None, json_path: Path | None) -> int:
     pool = BrokerPool()
     started = time.monotonic()
     try:
-        figures = run(pool.take(broker_count), count)
+        figures = run(pool.take(broker_count) if broker_count else [], count)
     finally:
         pool.close()
     facts = {"count": count, "minutes": round((time.monotonic() - started) / 60, 1)}

@@ -30,20 +30,28 @@ class Sleep:
         response.send(value)
 
 
-class Patient:
-    """Works until its caller has given up; writes into the ledger when it began, and when it saw that."""
+class Note:
+    """Writes into the ledger what happened to which call, and when."""
 
     def __init__(self) -> None:
         self._ledger = open_ledger()
 
+    def __call__(self, what: str, label: str) -> None:
+        os.write(self._ledger, f"{what} {label} {time.monotonic()}\n".encode())
+
+
+class Patient:
+    """Works until its caller has given up; notes when it began, and when it saw that."""
+
+    def __init__(self) -> None:
+        self._note = Note()
+
     def on_call(self, request: Any, response: Any) -> None:
-        self._note("started", request.get_params())
+        label = request.get_params()["label"]
+        self._note("started", label)
         while not request.cancelled:
             time.sleep(0.002)
-        self._note("cancelled", request.get_params())
-
-    def _note(self, what: str, label: str) -> None:
-        os.write(self._ledger, f"{what} {label} {time.monotonic()}\n".encode())
+        self._note("cancelled", label)
 
 
 class Enter:

@@ -1,4 +1,4 @@
-"""Calls whose tasks are cancelled: how soon a handler sees it, and what they leave behind."""
+"""Calls that are cancelled: how soon a handler sees it, and what they leave behind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from benchmarks.agent import ADD, PATIENT, SLEEPERS, Agent, place, sender_configuration
+from benchmarks.agent import ADD, PATIENT, PATIENT_TASK, SLEEPERS, TASKS, Agent, place, sender_configuration
 from benchmarks.figures import Figure
 from benchmarks.footprint import Footprint
 from benchmarks.trials import CHECKS
@@ -25,22 +25,25 @@ HEARD_WITHIN_S = 120.0
 
 
 def cancellations(brokers: list[Broker], count: int) -> list[Figure]:
-    """*count* calls by tasks that are cancelled."""
+    """*count* calls by tasks that are cancelled, to a handler of each kind in turn."""
     broker = brokers[0]
     with ExitStack() as stack:
-        agent = stack.enter_context(Agent(broker.folder, [place(broker)]))
+        agent = stack.enter_context(Agent(broker.folder, [place(broker)], more=[TASKS]))
         sender = stack.enter_context(Sender(sender_configuration([place(broker)])))
         processes = {"agent": agent.pid, "worker": agent.worker_pid, "sender": os.getpid()}
         trial = Trial(agent, AsyncSender.of(sender))
         footprint = asyncio.run(trial.run(count, lambda: Footprint(broker, processes, memory_kib=8192, objects=500)))
-        return [trial.heard, trial.wrong, *footprint.figures, *left_behind(sender, agent)]
+        return [*trial.heard.values(), trial.wrong, *footprint.figures, *left_behind(sender, agent)]
 
 
 class Trial:
     """Makes calls, cancels them, and compares the ledger's times with its own."""
 
     def __init__(self, agent: Agent, sender: AsyncSender):
-        self.heard = Figure("from cancel() to the handler that runs", max_limit=0.2)
+        self.heard = {
+            PATIENT: Figure("from cancel() to the def handler that runs", max_limit=0.2),
+            PATIENT_TASK: Figure("from cancel() to the async def handler that runs", max_limit=0.2),
+        }
         self.wrong = Figure("calls not right afterwards", max_limit=0, unit="")
         self._agent = agent
         self._sender = sender
@@ -63,7 +66,9 @@ class Trial:
 
     async def _cancel_many(self, number: int) -> None:
         self._entries.clear()
-        calls = [asyncio.create_task(self._sender.call(PATIENT, f"{number}-{each}")) for each in range(AT_ONCE)]
+        target = (PATIENT, PATIENT_TASK)[number % 2]
+        params = [{"label": f"{number}-{each}"} for each in range(AT_ONCE)]
+        calls = [asyncio.create_task(self._sender.call(target, each)) for each in params]
         await self._until(lambda: len(self._running(number)) >= SLEEPERS, "run")
         running = self._running(number)
         random.shuffle(calls)
@@ -72,7 +77,7 @@ class Trial:
             call.cancel()
         await asyncio.wait(calls)
         await self._until(lambda: all(("cancelled", label) in self._entries for label in running), "saw it")
-        self.heard.samples += [self._entries["cancelled", label] - cancelled_at for label in running]
+        self.heard[target].samples += [self._entries["cancelled", label] - cancelled_at for label in running]
         self.wrong.samples.append((await self._sender.call(ADD, [number, 1], timeout=30.0))[1] != number + 1)
 
     def _running(self, number: int) -> list[str]:
