@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from servicebus.runtime.journal import Limits, Release, snapshot
 from servicebus.runtime.journal.answers import AnswerIndex
-from servicebus.runtime.journal.ledger import CHUNK_IDS, Ledger, State
+from servicebus.runtime.journal.ledger import CHUNK_IDS, COMPACT_IDS, Ledger, State
 from servicebus.runtime.journal.records import (
     PACK,
     Compaction,
@@ -112,6 +112,16 @@ def count_finished(ledger: Ledger) -> int:
 
 
 class TestLedger:
+    def test_it_is_compacted_after_so_many_ids_or_so_much_time_in_either_direction(self) -> None:
+        ledger = Ledger(Limits())
+        ledger.state.compacted_at = 1000
+        due = {}
+        for pending in (0, 1, COMPACT_IDS - 1, COMPACT_IDS):
+            ledger.pending = pending
+            due[pending] = [ledger.is_compaction_due(now) for now in (990, 991, 1000, 1009, 1010)]
+        sometimes = [True, False, False, False, True]
+        assert due == {0: [False] * 5, 1: sometimes, COMPACT_IDS - 1: sometimes, COMPACT_IDS: [True] * 5}
+
     def test_two_who_take_over_at_once_are_told_apart_by_the_order_of_their_rows(self) -> None:
         ledger = Ledger(Limits())
         ledger.begin(1, [(SENDER, 1000, 1)])

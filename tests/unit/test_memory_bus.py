@@ -304,6 +304,26 @@ def test_a_test_that_waits_by_other_means_is_seen_to_wait() -> None:
         assert list(results) == list(range(20))
 
 
+def test_time_does_not_pass_for_ever_for_a_test_that_waits_by_other_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("servicebus.testing.driver._LIMIT_S", 0.0)
+    flows: list[bool] = []
+    is_over, me = threading.Event(), threading.get_ident()
+
+    def look() -> None:
+        while not world._driver.stands_still(me):
+            time.sleep(0.001)
+        flows.append(world._driver._flows())
+        is_over.set()
+
+    with bus() as world:
+        world.advance(1)
+        thread = threading.Thread(target=look)
+        thread.start()
+        assert is_over.wait(60)
+        thread.join(60)
+    assert flows == [False]
+
+
 def test_the_clock_of_the_program_is_left_alone() -> None:
     seen: list[float] = []
 

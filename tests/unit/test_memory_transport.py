@@ -163,6 +163,26 @@ def test_what_a_channel_has_asked_before_it_was_closed_is_done_and_not_answered(
     assert "another" in rig.broker.queues and answers == []
 
 
+def test_what_follows_what_the_broker_has_refused_is_not_done(rig: MemoryRig, line: Line, time: VirtualTime) -> None:
+    answers: list[Any] = []
+    line.open_channel.declare_queue("there is none", answers.append, passive=True)
+    line.publish(QUEUE, "too late")
+    time.settle()
+    assert line.failure is not None and answers == []
+    assert rig.broker.queues[QUEUE].ready == []
+
+
+def test_a_connection_that_is_being_closed_says_goodbye_once(rig: MemoryRig, time: VirtualTime) -> None:
+    peer = Peer(rig).opened()
+    connection: Any = peer.connection
+    connection.close()
+    written = connection.bytes_written
+    connection.close()
+    assert connection.bytes_written == written
+    time.settle()
+    assert peer.told == ["opened", "lost"]
+
+
 def test_of_a_quorum_queue_it_is_told_how_often_a_message_came_back(rig: MemoryRig, time: VirtualTime) -> None:
     line = Peer(rig).opened().channel()
     arguments = {"x-queue-type": "quorum", "x-delivery-limit": 2}

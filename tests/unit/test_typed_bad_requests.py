@@ -199,6 +199,14 @@ def test_a_thousand_errors_are_counted_and_the_first_are_listed(monkeypatch: pyt
         assert len(str(error)) < 4000
 
 
+def test_a_text_of_many_errors_is_cut_though_all_of_them_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with typed_world(monkeypatch, make_group([])) as world:
+        names = [f"{number:02}" + "x" * 190 for number in range(90)]
+        error = world.error("add", {"a": 1, **dict.fromkeys(names, 1)})
+        assert [each.place for each in error.errors] == [(name,) for name in names]
+        assert "90 errors: 00xx" in str(error) and str(error).endswith("\u2026") and len(str(error)) < 4000
+
+
 def test_hostile_names_are_shown_escaped_and_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     with typed_world(monkeypatch, make_group([])) as world:
         error = world.error("add", {"a": 1, "\x1b[2J\u202e" + "x" * 5000: 1})

@@ -211,6 +211,9 @@ def test_what_cannot_be_injected_is_refused_at_the_start() -> None:
     def of_shorter(transaction: Transaction) -> int:
         return 1
 
+    async def awaited() -> int:
+        return 1
+
     def refused(problem: str, depends: Depends) -> None:
         group = Services("shop")
 
@@ -225,6 +228,7 @@ def test_what_cannot_be_injected_is_refused_at_the_start() -> None:
     refused("a dependency per worker cannot take a Request", Depends(of_request, scope="worker"))
     refused("a dependency per thread cannot take one per request", Depends(of_shorter, scope="thread"))
     refused("depends on itself", Depends(ring))
+    refused("awaited is async def, so the service has to be, too", Depends(awaited))
     with pytest.raises(ConfigurationError, match="a function or a class"):
         Depends(5)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="one of request, thread, worker"):
