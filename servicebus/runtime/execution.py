@@ -127,12 +127,12 @@ class Execution:
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _execute(self, job: Job, params: Any) -> Outcome:
+        # As in 2.x each request gets a shallow copy, so that attributes set on self do not leak into the next one.
+        instance = self._copy()
         incoming = job.incoming
         id = incoming.given_id or incoming.id
         event = Event(id, incoming.category, incoming.service, incoming.token, params, incoming.version)
         request = Request(event, job.deadline, self._make_sender, job)
-        # As in 2.x each request gets a shallow copy, so that attributes set on self do not leak into the next one.
-        instance = self._copy()
         if incoming.context is not None:
             request._context = incoming.context
         _serving.set(request)
