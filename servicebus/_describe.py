@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Literal
 
 from servicebus.contracts import NodeContract, Schema, ServiceContract
@@ -46,6 +47,8 @@ def contract_of(node: str, services: Iterable[Service]) -> NodeContract:
 
 
 def _described(service: Service) -> ServiceContract:
+    if service.events:
+        return replace(_described(replace(service, events=())), kind="event", events=service.events)
     kind: Literal["call", "message"] = "call" if service.kind is CALL else "message"
     instance, options = service.instance, _options_of(service)
     if isinstance(instance, TextService):

@@ -11,22 +11,23 @@ from servicebus._context import GivenContext, OutgoingContext
 from servicebus.errors import ConfigurationError
 from servicebus.services import Request, outgoing_context
 
+RequestKind = Literal["call", "message", "event"]
 Step = Callable[[Any, Callable[[], Any]], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A call or message that a Sender is about to send."""
+    """A call, message or event that a Sender is about to send."""
 
-    kind: Literal["call", "message"]
+    kind: RequestKind
     target: str
-    """``NODE.category.name``"""
+    """``NODE.category.name``; the name of an event."""
     params: Any
     context: dict[str, str] = field(default_factory=OutgoingContext, repr=False, hash=False)
     """All that goes with it, what it inherits included. Middleware may add to it, change it, and take out of it."""
 
 
-def outgoing_of(kind: Literal["call", "message"], target: str, params: Any, context: GivenContext) -> Outgoing:
+def outgoing_of(kind: RequestKind, target: str, params: Any, context: GivenContext) -> Outgoing:
     """What is about to be sent, asked by the calling thread or task. Raises EnvelopeError: *context* is no mapping."""
     return Outgoing(kind, target, params, OutgoingContext(outgoing_context(context)))
 
@@ -47,11 +48,11 @@ class Middleware:
         return await proceed()
 
     def call(self, outgoing: Outgoing, proceed: Callable[[], Any]) -> Any:
-        """Around ``Sender.call()`` and ``send()``, whose result it returns."""
+        """Around ``Sender.call()``, ``send()`` and ``publish()``, whose result it returns."""
         return proceed()
 
     async def call_async(self, outgoing: Outgoing, proceed: Callable[[], Awaitable[Any]]) -> Any:
-        """Around the methods of an AsyncSender, and ``Sender.call_async()`` and ``send_async()``.
+        """Around the methods of an AsyncSender, and ``Sender.call_async()``, ``send_async()`` and such.
 
         Of the latter it runs in the thread that reads the answers, without asyncio: it awaits ``proceed()`` alone.
         """

@@ -180,14 +180,23 @@ class AsyncSender(AsyncDiscovering):
         session, request = self._sender._make_message(target, params, timeout, delay, expires, contract, context)
         return await _ask(session, request)  # type: ignore[no-any-return]
 
+    async def publish(
+        self, event: str, params: Any = None, timeout: float | None = None, *, delay: float | None = None,
+        expires: float | None = None, contract: str = "", context: GivenContext = None,
+    ) -> Receipt:  # fmt: skip
+        """Publish an event. Arguments, result and errors are those of ``Sender.publish()``."""
+        if self._steps:
+            how: dict[str, Any] = {"timeout": timeout, "delay": delay, "expires": expires, "contract": contract}
+            return await self._stepped(self._plain().publish, outgoing_of("event", event, params, context), how)  # type: ignore[no-any-return]
+        if self._has_outbox:
+            await self._open(needs_outbox=True)
+        what = event, params, timeout, delay, expires, contract, context
+        return await _ask(*self._sender._make_event(*what))  # type: ignore[no-any-return]
+
     def client(
-        self,
-        node: str,
-        group: Callable[[AsyncSender, str, float | None, GivenContext], C],
-        timeout: float | None = None,
-        *,
-        context: GivenContext = None,
-    ) -> C:
+        self, node: str, group: Callable[[AsyncSender, str, float | None, GivenContext], C],
+        timeout: float | None = None, *, context: GivenContext = None,
+    ) -> C:  # fmt: skip
         """The typed functions of *group*, called at *node*; each is awaited.
 
         Args:

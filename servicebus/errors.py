@@ -70,10 +70,10 @@ class ConfigurationError(ServiceBusError):
 
 
 class AddressError(ServiceBusError, ValueError):
-    """Raised when a text is not an address ``NODE.category.name``."""
+    """Raised when a text is not an address ``NODE.category.name``, or not the name or pattern of an event."""
 
-    def __init__(self, text: str, reason: str):
-        super().__init__(f"{text!r} is not an address NODE.category.name: {reason}")
+    def __init__(self, text: str, reason: str, wanted: str = "an address NODE.category.name"):
+        super().__init__(f"{text!r} is not {wanted}: {reason}")
         self.text = text
         self.reason = reason
 

@@ -22,7 +22,7 @@ from servicebus.sender import Sender
 
 __all__ = ["Middleware", "MiddlewareSender", "Outgoing"]
 
-_What = Literal["call", "message"]
+_What = Literal["call", "message", "event"]
 
 
 class MiddlewareSender(Sender):
@@ -74,6 +74,20 @@ class MiddlewareSender(Sender):
         """As ``Sender.send_async()``."""
         ask = partial(super().send_async, target, params, *arguments, **how)
         return self._future("message", target, params, context, ask)
+
+    def publish(
+        self, event: str, params: Any = None, *arguments: Any, context: GivenContext = None, **how: Any
+    ) -> Receipt:
+        """As ``Sender.publish()``."""
+        ask = partial(super().publish, event, params, *arguments, **how)
+        return self._asked("event", event, params, context, ask)  # type: ignore[no-any-return]
+
+    def publish_async(
+        self, event: str, params: Any = None, *arguments: Any, context: GivenContext = None, **how: Any
+    ) -> Future[Any]:
+        """As ``Sender.publish_async()``."""
+        ask = partial(super().publish_async, event, params, *arguments, **how)
+        return self._future("event", event, params, context, ask)
 
     def _asked(self, kind: _What, target: str, params: Any, context: GivenContext, ask: Callable[..., Any]) -> Any:
         if not self._steps:

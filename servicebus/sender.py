@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from types import TracebackType
@@ -16,8 +15,9 @@ from servicebus.client.found import Discovered, Gathered, NodeInfo, ServiceInfo
 from servicebus.client.future import Receipt
 from servicebus.client.link import Link
 from servicebus.client.pinging import ask_each, description_question, offers_question, ping_address, read_description
+from servicebus.client.publishing import EventPublisher
 from servicebus.client.request import MessageOptions, PendingRequest
-from servicebus.client.session import SenderSession, message_options, submit
+from servicebus.client.session import SenderSession, submit
 from servicebus.configuration import Configuration
 from servicebus.configuration.settings import as_configuration
 from servicebus.protocol.interface import oversized
@@ -37,8 +37,8 @@ __all__ = ["Discovered", "Gathered", "NodeInfo", "Receipt", "Sender", "ServiceIn
 C = TypeVar("C")
 
 
-class Sender(Discovering):
-    """Calls services and sends messages by address ``NODE.category.name``.
+class Sender(EventPublisher, Discovering):
+    """Calls services and sends messages by address ``NODE.category.name``, and publishes events by name.
 
     One Sender serves any number of threads, keeps many calls in flight on one connection, connects when first used,
     and may be made before a fork: a child process gets connections and ids of its own. One that is dropped without
@@ -280,16 +280,7 @@ class Sender(Discovering):
         self, target: str, params: Any, timeout: float | None, delay: float | None, expires: float | None,
         contract: str, context: GivenContext,
     ) -> tuple[SenderSession, PendingRequest]:  # fmt: skip
-        address = Address.parse(target)
-        limit_s = self._config.send_timeout if timeout is None else to_seconds("timeout", timeout)
-        delay_s = 0.0 if delay is None else to_seconds("delay", delay)
-        if not delay_s and expires is None and self._outbox_path is None:
-            return self._make(address, MESSAGE, params, limit_s, contract=contract, context=context)
-        options = message_options(delay_s, expires, self._config.token_max_age, time.time())
-        self._current().need_outbox()
-        if expires is not None:
-            limit_s = min(limit_s, expires)
-        return self._make(address, MESSAGE, params, limit_s, contract=contract, context=context, options=options)
+        return self._make_stored(Address.parse(target), params, timeout, delay, expires, contract, context)
 
     def _make(
         self,

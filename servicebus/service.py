@@ -131,6 +131,29 @@ class ServiceBus:
         options = {"threads": threads, "retry": retry, "lock": lock, "concurrency": concurrency}
         self._add(Kind.MESSAGE, category, name, service, options)
 
+    def add_event_service(
+        self,
+        category: str,
+        name: str,
+        service: Any,
+        events: str | Sequence[str],
+        *,
+        threads: int | None = None,
+        retry: Sequence[float] | None = None,
+        lock: Lock | None = None,
+        concurrency: Literal["node"] | None = None,
+    ) -> None:
+        """Handle events by ``service.on_message(request)``; else as add_message_service().
+
+        Each service of each node that subscribes to an event gets it by itself; its name is ``request.event_name``. A
+        subscription is durable: it collects events while the node is away, and once the service is not registered.
+
+        Args:
+            events: one or several names or patterns of events: ``orders.created``, ``orders.*`` (one word), ``#``.
+        """
+        options = {"threads": threads, "retry": retry, "lock": lock, "concurrency": concurrency, "events": events}
+        self._add(Kind.MESSAGE, category, name, service, options)
+
     def add_message_services(self, category: str, name: str, service: Any) -> None:
         """The name of ``add_message_service()`` in py-servicebus 2.x."""
         self.add_message_service(category, name, service)
@@ -142,7 +165,7 @@ class ServiceBus:
             ConfigurationError: a name is taken, a signature cannot be read, or an option is none.
         """
         for each in group:
-            self._add(each.kind, each.category, each.name, each.make(), each.options)
+            self._add(each.kind, each.category, each.name, each.make(), {**each.options, **each.subscription})
 
     def contract(self) -> NodeContract:
         """What this node offers its callers. Raises ConfigurationError: a type has no schema."""
@@ -173,7 +196,8 @@ class ServiceBus:
             ConfigurationError: the journal can never be opened, or the log server that the configuration asks for
                 cannot be started.
         """
-        return self._serve()
+        self._begin()
+        return self._supervise(None)
 
     def run_services(self, join: bool = True) -> list[Any]:
         """Serve as ``run()`` does, and exit with its code if that is not 0.
@@ -207,8 +231,7 @@ class ServiceBus:
     def _add(self, kind: Kind, category: str, name: str, service: Any, options: dict[str, Any]) -> None:
         Address(self._config.node_name, category, name)
         found = register(kind, category, name, service, **options)
-        key = (kind, found.lookup_key)
-        if key in self._services:
+        if (key := (kind, found.lookup_key)) in self._services:
             raise ConfigurationError(f"service {key[1]} for {kind.value}s is registered already", key="services")
         self._services[key] = with_middleware(found, self._middleware) if self._middleware else found
 
@@ -243,10 +266,6 @@ class ServiceBus:
                 sys.exit(EXIT_BOOT)
             telling.send(None)
         sys.exit(self._supervise(parent_pid))
-
-    def _serve(self) -> int:
-        self._begin()
-        return self._supervise(None)
 
     def _begin(self) -> None:
         """Everything that can tell at once that this configuration cannot be served. Raises ServiceBusError."""
@@ -285,8 +304,7 @@ class ServiceBus:
 
     def _take_configuration(self) -> Configuration:
         assert self._read_again is not None
-        config = self._read_again()
-        check_journal(config)
+        check_journal(config := self._read_again())
         self._config = config
         return config
 

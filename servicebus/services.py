@@ -206,6 +206,8 @@ class _Fate(Protocol):
     @property
     def attempts(self) -> int: ...
     @property
+    def event(self) -> str: ...
+    @property
     def is_cancelled(self) -> bool: ...
 
 
@@ -239,6 +241,11 @@ class Request:
     @property
     def params(self) -> Any:
         return self._event.params
+
+    @property
+    def event_name(self) -> str:
+        """The name of the event that its service has subscribed to; "" for a call or message."""
+        return "" if self._fate is None else self._fate.event
 
     @property
     def context(self) -> Mapping[str, str]:

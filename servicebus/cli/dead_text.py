@@ -34,6 +34,7 @@ def facts(found: Found) -> dict[str, Any]:
     return {
         "id": letter.id,
         "service": letter.service,
+        **({"event": letter.event} if letter.event else {}),
         "reason": letter.reason,
         "detail": letter.detail,
         "attempts": letter.attempts,

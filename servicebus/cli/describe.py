@@ -71,7 +71,7 @@ def _details(contract: NodeContract) -> Iterator[str]:
 
 
 def _heading(service: ServiceContract) -> str:
-    kind = "(message)" if service.kind == "message" else ""
+    kind = {"call": "", "message": "(message)", "event": f"(events {', '.join(service.events)})"}[service.kind]
     parts = [service.key, kind, service.version and f"version {service.version}"]
     if service.former:
         parts.append("(former version)")

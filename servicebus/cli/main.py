@@ -30,6 +30,7 @@ COMMANDS = {
     "mock": "servicebus.cli.mock:mock",
     "nodes": "servicebus.cli.nodes:nodes",
     "ping": "servicebus.cli.ping:ping",
+    "publish": "servicebus.cli.publish:publish",
     "run": "servicebus.cli.run:run",
     "send": "servicebus.cli.send:send",
     "services": "servicebus.cli.nodes:services",

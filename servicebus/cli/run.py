@@ -46,7 +46,8 @@ def build(configuration: Configuration) -> ServiceBus:
     bus = ServiceBus(configuration, middleware=load_middleware(configuration))
     add: dict[Kind, Callable[..., None]] = {CALL: bus.add_rpc_service, MESSAGE: bus.add_message_service}
     for service in load_services(configuration):
-        add[service.kind](service.category, service.name, service.instance, **service.options)
+        how = bus.add_event_service if "events" in service.options else add[service.kind]
+        how(service.category, service.name, service.instance, **service.options)
     if configuration.path is not None:
         path = Path(configuration.path).absolute()
         bus.set_reload(lambda: Configuration.load(path))

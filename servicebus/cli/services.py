@@ -40,11 +40,11 @@ def load_services(configuration: Configuration) -> Iterator[LoadedService]:
             already.
     """
     make_importable(configuration.path)
-    places: dict[tuple[Kind, str, str], int] = {}
+    places: dict[tuple[Kind, str, str, bool], int] = {}
     for index, entry in enumerate(configuration.services):
         try:
             for service in _load(entry):
-                first = places.setdefault(service[:3], index)
+                first = places.setdefault((*service[:3], "events" in service.options), index)
                 if first != index:
                     raise Unusable(f"has {service.category}.{service.name}, which services[{first}] has, too")
                 yield service
@@ -141,7 +141,9 @@ def _services_of(group: Any) -> Iterator[LoadedService]:
             instance = each.make()
         except ConfigurationError as problem:
             raise Unusable(str(problem)) from problem
-        yield _checked(LoadedService(each.kind, each.category, each.name, instance, each.options))
+        yield _checked(
+            LoadedService(each.kind, each.category, each.name, instance, {**each.options, **each.subscription})
+        )
 
 
 def _checked(service: LoadedService) -> LoadedService:

@@ -6,6 +6,7 @@ import time
 
 from servicebus.client.discovery import Discoveries
 from servicebus.client.future import Receipt
+from servicebus.client.hosts import NO_SUBSCRIBER
 from servicebus.client.link import Link
 from servicebus.client.nodes import Path
 from servicebus.client.pending import PendingRequests
@@ -19,6 +20,7 @@ from servicebus.transport.interface import Delivery, Returned
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.wire.envelope import MESSAGE
+from servicebus.wire.events import EVENTS
 from servicebus.wire.fault import EXPIRED, NOT_RUN, REFUSED, Fault, error_from_fault
 
 LOG = get_logger(__name__)
@@ -106,14 +108,18 @@ class Answers:
         self._unverified.warning(f"{link.host.name}: ignored a reply to {request.address}: {error}")
 
     def confirmed(self, link: Link, request: PendingRequest, is_ack: bool) -> None:
+        is_event = request.address.node == EVENTS
         if is_ack and not request.returned:
             self._pending.finish(request)
-            request.complete(Receipt(request.event_id, link.host.name))
+            request.complete(Receipt(request.event_id, link.host.name, subscribers=True if is_event else None))
             if self._pending.waiting:  # twice as many each time: its queue may have room for all, or for one
                 self._scheduler.go_on(request.address.node, time.monotonic(), _FOLLOWERS)
             return
         request.not_run()
         now, why = time.monotonic(), "has no queue for the messages of the node"
+        if is_event and request.returned:
+            self._no_subscriber(request, link, now)
+            return
         if not request.returned:
             # Stored nowhere: its queue is full, or a policy refuses it. The next broker may have room.
             why = NACKED
@@ -130,11 +136,22 @@ class Answers:
             return
         if request.kind is MESSAGE:
             request.came_back()
+            if request.address.node == EVENTS:
+                return
             path = link.path(request.address.node, now)
             path.lacks_queue_until = now + _QUEUE_MAY_APPEAR_S
             self._watch.ask(path, now)
         else:
             self._not_run(request, link, NO_CONSUMER, now)
+
+    def _no_subscriber(self, request: PendingRequest, link: Link, now: float) -> None:
+        """The broker of *link* knows no subscription to this event. Another one may: they share nothing."""
+        request.tried(link.host.name, NO_SUBSCRIBER)
+        if self._scheduler.has_way(request, now):
+            self._scheduler.take_back(request, link, NO_SUBSCRIBER, now)
+        else:
+            self._pending.finish(request)
+            request.complete(Receipt(request.event_id, subscribers=False))
 
     def _answered(self, request: PendingRequest, path: Path | None) -> None:
         """Its service has answered over *path*; nothing else is of interest any more."""

@@ -60,6 +60,7 @@ class LinkChannels:
     ):
         self.may_declare = may_declare
         """False once the broker has refused it: the agents have declared the exchanges then."""
+        self._declared = {"", *(exchange.name for exchange in exchanges)}
         self._unconfirmed: Unconfirmed[PendingRequest] = Unconfirmed()
         self._held: deque[tuple[OutgoingPublish, PendingRequest]] = deque()
         """Messages to be published when others are confirmed, or the channel is renewed."""
@@ -111,6 +112,8 @@ class LinkChannels:
 
     def _publish_message(self, outgoing: OutgoingPublish, request: PendingRequest) -> None:
         assert self._sends is not None
+        if outgoing.exchange not in self._declared:
+            self._declare_events(self._sends, outgoing.exchange)
         number = self._sends.publish(
             outgoing.exchange,
             outgoing.routing_key,
@@ -124,6 +127,12 @@ class LinkChannels:
             return
         self._unconfirmed.add(number, request)
         request.published()
+
+    def _declare_events(self, channel: BrokerChannel, exchange: str) -> None:
+        """For the first event over this connection; not for the many Senders that publish none."""
+        self._declared.add(exchange)
+        if self.may_declare:
+            channel.declare_exchange(exchange, kind="topic", durable=True)
 
     @property
     def unconfirmed(self) -> int:
@@ -201,7 +210,9 @@ class LinkChannels:
         if self._is_renewed and former is not None and self._connection.is_open:
             self._open_sends()
             return
-        if error.reply_code in _DENIALS and (unconfirmed := list(self._unconfirmed)):
+        if error.reply_code == ACCESS_REFUSED and self.may_declare and len(self._declared) > 1 + len(self._exchanges):
+            self.may_declare = False  # the exchange of events, perhaps: an agent that subscribes has declared it
+        elif error.reply_code in _DENIALS and (unconfirmed := list(self._unconfirmed)):
             self._events.messages_denied(error, unconfirmed)
         self._broken(error)
 

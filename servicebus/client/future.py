@@ -29,19 +29,30 @@ class Receipt(int):
     """The event id, which also says where the message is now."""
 
     confirmed_by: str | None = None
-    """The broker that has it in a durable queue; None if it is in the outbox."""
+    """The broker that has it in a durable queue; None if it is in the outbox, or nowhere."""
     in_outbox: bool = False
     """No broker took it; it is on disk, and delivered when one does."""
+    subscribers: bool | None = None
+    """Of an event: True if ``confirmed_by`` has stored it for at least one subscription; False if the brokers that were
+    asked know of none, and it is stored nowhere. None if that is not known yet, and for a message."""
 
-    def __new__(cls, event_id: int, confirmed_by: str | None = None, in_outbox: bool = False) -> Receipt:
+    def __new__(
+        cls,
+        event_id: int,
+        confirmed_by: str | None = None,
+        in_outbox: bool = False,
+        subscribers: bool | None = None,
+    ) -> Receipt:
         receipt = super().__new__(cls, event_id)
         receipt.confirmed_by = confirmed_by
         if in_outbox:
             receipt.in_outbox = True
+        if subscribers is not None:
+            receipt.subscribers = subscribers
         return receipt
 
     def __getnewargs__(self) -> tuple[Any, ...]:
-        return int(self), self.confirmed_by, self.in_outbox
+        return int(self), self.confirmed_by, self.in_outbox, self.subscribers
 
 
 LOOK_S = 1.0

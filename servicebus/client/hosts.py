@@ -13,6 +13,9 @@ from servicebus.policy.paths import Candidate, choose, next_to_connect
 from servicebus.transport.loop import EventLoop, Timer
 from servicebus.wire.envelope import MESSAGE
 
+NO_SUBSCRIBER = "knows no subscriber of the event"
+"""What is noted of a broker that has returned an event."""
+
 
 class HostSelector:
     """Belongs to the engine's thread.
@@ -37,7 +40,9 @@ class HostSelector:
         # Where nothing has failed, or there are no others, a comparison would come to the same.
         if (path.health.failed or first.health.failed) and (len(links) > 1 or not path.health.is_healthy):
             return self._compare(links, request, now)
-        if request.kind is MESSAGE and (path.lacks_queue(now) or (first.denials.known and first.denies(request, now))):
+        if request.kind is MESSAGE and (
+            path.lacks_queue(now) or (first.denials.known and first.denies(request, now)) or request.attempts
+        ):
             return self._compare(links, request, now)
         return first
 
@@ -50,7 +55,7 @@ class HostSelector:
             path = link.path(node, now)
             return Candidate(
                 is_usable=link.is_usable
-                and not (is_message and path.lacks_queue(now))
+                and not (is_message and (path.lacks_queue(now) or (link.host.name, NO_SUBSCRIBER) in request.attempts))
                 and not link.refuses(request, now)
                 and not link.denies(request, now),
                 is_stable=link.health.restored(now, stable_after_s),

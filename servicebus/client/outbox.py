@@ -29,6 +29,7 @@ from servicebus.transport.loop import EventLoop
 from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
+from servicebus.wire.events import EVENTS, EventName
 from servicebus.wire.printable import counted
 
 LOG = get_logger(__name__)
@@ -150,9 +151,8 @@ class Outbox:
         queue = self._queues.setdefault(node, _Queue(node))
         queue.count += 1
         request.stored()
-        message = Stored(
-            str(request.address), request.event_id, request.id, options.due_ms, options.expires_ms, request.body
-        )
+        target, due_ms, expires_ms = str(request.address), options.due_ms, options.expires_ms
+        message = Stored(target, request.event_id, request.id, due_ms, expires_ms, request.body)
         self._writer.ask(lambda file: file.add(node, message, now_ms), partial(self._kept, queue, request, error))
 
     def try_again(self, now: float) -> None:
@@ -280,17 +280,17 @@ class Outbox:
 
     def _send_off(self, queue: _Queue, messages: list[Stored], now: float) -> None:
         queue.on_way, queue.has_failed = len(messages), False
-        for request in self._requests(messages):
+        for request in self._requests(queue.node, messages):
             assert request.options is not None
             request.future().add_done_callback(partial(self._ended, queue, request.options.row, request.id))
             self._publish(request, now)
 
-    def _requests(self, messages: Iterable[Stored]) -> list[PendingRequest]:
+    def _requests(self, node: str, messages: Iterable[Stored]) -> list[PendingRequest]:
         return [
             PendingRequest(
                 message.event_id,
                 message.wire_id,
-                Address.parse(message.target),
+                EventName.parse(message.target) if node == EVENTS else Address.parse(message.target),
                 Kind.MESSAGE,
                 b"",
                 timeout_s=self._limit_s,

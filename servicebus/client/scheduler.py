@@ -97,6 +97,10 @@ class RequestScheduler:
         self._pending.deadlines.add(request, request.deadline)
         self.route(request, now)
 
+    def has_way(self, request: PendingRequest, now: float) -> bool:
+        """Whether *request* could be published now."""
+        return self._selector.choose(request, now) is not None
+
     def route(self, request: PendingRequest, now: float) -> None:
         """Publish *request* on the best path there is, or let it wait for one."""
         if request.is_done:

@@ -15,6 +15,7 @@ from servicebus.contracts.description import NodeContract, Schema, ServiceContra
 from servicebus.contracts.draft7 import SharedSchemas, UniqueNames
 from servicebus.contracts.examples import examples_of
 from servicebus.wire.address import messages_queue, rpc_queue
+from servicebus.wire.events import events_exchange
 
 __all__ = ["asyncapi_document"]
 
@@ -64,7 +65,7 @@ class _Document:
         self._channels: dict[str, dict[str, Any]] = {}
 
     def made(self) -> dict[str, Any]:
-        operations = dict(map(self._operation, self._contract))
+        operations = dict(each for service in self._contract for each in self._operations(service))
         servers = self._servers()
         components: dict[str, Any] = {"messages": self._messages, "schemas": self._schemas.components}
         if servers:
@@ -109,24 +110,26 @@ class _Document:
 
     def _channel(self, key: str, message: str) -> dict[str, str]:
         """A reference to *message* in that channel, which is made when it is needed first."""
-        if key not in self._channels:
-            self._channels[key] = self._reply_channel() if key == "replies" else self._queue_channel(key)
-        self._channels[key]["messages"][message] = {"$ref": f"#/components/messages/{message}"}
-        return {"$ref": f"#/channels/{key}/messages/{message}"}
+        name = _channel_key(key)
+        if name not in self._channels:
+            self._channels[name] = self._reply_channel() if key == "replies" else self._queue_channel(key)
+        self._channels[name]["messages"][message] = {"$ref": f"#/components/messages/{message}"}
+        return {"$ref": f"#/channels/{name}/messages/{message}"}
 
     def _queue_channel(self, key: str) -> dict[str, Any]:
-        queue_of = rpc_queue if key == "calls" else messages_queue
-        exchange: dict[str, Any] = {"name": self._exchange, "type": "direct", "durable": True, "autoDelete": False}
+        event = key.partition(" ")[2]
+        name, kind = (events_exchange(self._exchange), "topic") if event else (self._exchange, "direct")
+        exchange: dict[str, Any] = {"name": name, "type": kind, "durable": True, "autoDelete": False}
         vhosts = {host.virtual_host for host in self._hosts}
         if len(vhosts) == 1:
             exchange["vhost"] = vhosts.pop()
         channel: dict[str, Any] = {
-            "address": queue_of(self._node or "{node}"),
-            "description": _QUEUES[key],
+            "address": event or _QUEUE_OF[key](self._node or "{node}"),
+            "description": _QUEUES[key.partition(" ")[0]],
             "messages": {},
             "bindings": {"amqp": {"is": "routingKey", "exchange": exchange, "bindingVersion": _BINDING}},
         }
-        if not self._node:
+        if not (self._node or event):
             channel["parameters"] = {"node": {"description": "The name of the node."}}
         return channel
 
@@ -135,14 +138,18 @@ class _Document:
 
     # -- operations ----------------------------------------------------------------------------------------------------
 
-    def _operation(self, service: ServiceContract) -> tuple[str, dict[str, Any]]:
+    def _operations(self, service: ServiceContract) -> Iterator[tuple[str, dict[str, Any]]]:
+        """One, or one for each pattern of events: each has a channel of its own."""
+        channels = [f"events {pattern}" for pattern in service.events] or [f"{service.kind}s"]
+        return (self._operation(service, channel) for channel in channels)
+
+    def _operation(self, service: ServiceContract, channel: str) -> tuple[str, dict[str, Any]]:
         is_call = service.kind == "call"
         key = self._names.take(f"{service.key}.{service.kind}")
-        channel = "calls" if is_call else "messages"
         message = self._message(service, key, "Params", service.params)
         about: dict[str, Any] = {
             "action": "receive",
-            "channel": {"$ref": f"#/channels/{channel}"},
+            "channel": {"$ref": f"#/channels/{_channel_key(channel)}"},
             "title": f"{service.key} {service.version}".rstrip(),
             "description": _description(service),
             "tags": _tags(service.category, *(["deprecated"] if service.deprecated else [])),
@@ -196,11 +203,22 @@ class _Document:
         return name
 
 
+_QUEUE_OF = {"calls": rpc_queue, "messages": messages_queue}
 _QUEUES = {
+    "events": "Events of this name, or of names that match it: * is one word and # any number of words. Each service "
+    "that has subscribed has a durable queue of its own, and gets each of them once in effect.",
     "calls": "The queue of the node's calls. It exists while the node serves it, so that a call to a node that is away "
     "comes back at once. A call expires with its deadline.",
     "messages": "The durable queue of the node's messages: each is confirmed by the broker, and waits for the node.",
 }
+
+
+def _channel_key(key: str) -> str:
+    """A key of the document: letters, digits, dots, hyphens and underscores."""
+    return "".join(_KEY_WORDS.get(each, each if each.isalnum() or each in ".-_" else "_") for each in key)
+
+
+_KEY_WORDS = {" ": ".", "*": "_one_", "#": "_any_"}
 
 
 def _description(service: ServiceContract) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from servicebus.contracts.hashing import contract_hash
 from servicebus.errors import ContractError
 
-__all__ = ["FORMAT", "ErrorContract", "NodeContract", "Schema", "ServiceContract"]
+__all__ = ["FORMAT", "ErrorContract", "NodeContract", "Schema", "ServiceContract", "ServiceKind"]
 
 FORMAT = 1
 _MARK = "servicebus-contract"
@@ -18,6 +18,9 @@ _MARK = "servicebus-contract"
 
 Schema = Any
 """A JSON Schema 2020-12 with definitions of its own (``$defs``): a dict, or True and False."""
+
+
+ServiceKind = Literal["call", "message", "event"]
 
 
 @dataclass(frozen=True)
@@ -33,14 +36,14 @@ class ErrorContract:
 class ServiceContract:
     """One service: what it takes, returns and raises. A schema is None where the service says nothing of it."""
 
-    kind: Literal["call", "message"]
+    kind: ServiceKind
     category: str
     name: str
     params: Schema = None
     """Of the params as they travel: an object by name, or an array by position where a function has no names. Where
     nothing is required, ``null`` says the same as an empty object or array."""
     result: Schema = None
-    """Of a call's result; None for a message."""
+    """Of a call's result; None for a message or event."""
     errors: tuple[ErrorContract, ...] = ()
     whole: str = ""
     """The name of the only parameter, if that takes the whole params; "" if each parameter takes a part of them."""
@@ -52,6 +55,8 @@ class ServiceContract:
     """An earlier version, which is served to the callers that were built against it."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """How it is run, where that is not the default: ``idempotent``, ``threads`` and the like."""
+    events: tuple[str, ...] = ()
+    """The names or patterns of the events that it has subscribed to, if its kind is ``event``."""
 
     @property
     def key(self) -> str:
@@ -71,6 +76,8 @@ class ServiceContract:
         for name in ("version", "deprecated", "former", "docs", "options", "whole"):
             if value := getattr(self, name):
                 found[name] = value
+        if self.events:
+            found["events"] = list(self.events)
         for name in ("params", "result"):
             if (schema := getattr(self, name)) is not None:
                 found[name] = schema
@@ -85,8 +92,11 @@ class ServiceContract:
         """Raises ContractError. Unknown keys, of a later version, are left aside; the hash is computed again."""
         read = _FieldReader(value, where)
         kind, (category, dot, name) = read("kind", str, ""), read("service", str, "").partition(".")
-        if kind not in ("call", "message") or not (category and dot and name):
-            raise ContractError(f'{where}: needs kind ("call" or "message") and service ("category.name")')
+        if kind not in ("call", "message", "event") or not (category and dot and name):
+            raise ContractError(f'{where}: needs kind ("call", "message" or "event") and service ("category.name")')
+        events = tuple(read("events", list, []))
+        if bool(events) != (kind == "event") or not all(isinstance(each, str) for each in events):
+            raise ContractError(f"{where}.events: names what a service of kind event has subscribed to, and no other")
         errors = tuple(
             ErrorContract(error, each("fields", _is_schema, True), each("docs", str, ""))
             for error, about in read("errors", dict, {}).items()
@@ -105,6 +115,7 @@ class ServiceContract:
             read("deprecated", (str, bool), False),
             read("former", bool, False),
             read("options", dict, {}),
+            events,
         )
 
 

@@ -47,7 +47,8 @@ def _successor(old: ServiceContract, new: NodeContract) -> Iterable[Difference]:
         if versions and not old.former:
             text = f"was {_kind(old)}, is now {_kind(versions[0])}"
             return [_of_service(old, "kind", old.kind, versions[0].kind, "breaking", text)]
-        return [_of_service(old, "presence", old.kind, None, "breaking", f"the {_kind(old)} is removed")]
+        effect: Effect = "compatible" if old.kind == "event" else "breaking"
+        return [_of_service(old, "presence", old.kind, None, effect, f"the {_kind(old)} is removed")]
     present = min(same_kind, key=lambda each: each.former)
     kept = [each for each in same_kind if each.former and each.hash == old.hash != ""]
     if old.former:
@@ -72,6 +73,9 @@ def _labels(old: ServiceContract, new: ServiceContract) -> Iterator[Difference]:
     if old.version != new.version:
         text = f"version: was {old.version or 'not given'}, is now {new.version or 'not given'}"
         yield _of_service(old, "version", old.version, new.version, "compatible", text)
+    if old.events != new.events:
+        was, now = ", ".join(old.events), ", ".join(new.events)
+        yield _of_service(old, "events", was, now, "compatible", f"events: was {was}, is now {now}")
     if old.deprecated != new.deprecated:
         hint = f": {new.deprecated}" if isinstance(new.deprecated, str) and new.deprecated else ""
         text = f"is now deprecated{hint}" if new.deprecated else "is no longer deprecated"
@@ -131,4 +135,4 @@ def _of_service(service: ServiceContract, keyword: str, old: Any, new: Any, effe
 
 
 def _kind(service: ServiceContract) -> str:
-    return "rpc service" if service.kind == "call" else "message service"
+    return {"call": "rpc service", "message": "message service", "event": "event service"}[service.kind]

@@ -79,7 +79,7 @@ class Page:
     @property
     def kind(self) -> str:
         """In the words of people."""
-        return "message" if self.service.kind == "message" else "rpc"
+        return "rpc" if self.service.kind == "call" else self.service.kind
 
 
 def make_pages(contract: NodeContract) -> list[Page]:
@@ -237,7 +237,8 @@ def _structures(service: ServiceContract) -> Iterator[Structure]:
 def _command(service: ServiceContract, address: str, example: _Example) -> str:
     if service.former:
         return ""
-    parts = ["servicebus", "send" if service.kind == "message" else "call", shlex.quote(address)]
+    word = {"call": "call", "message": "send", "event": "publish"}[service.kind]
+    parts = ["servicebus", word, shlex.quote(_target(service, address))]
     if service.params is not None and example.value is not None:
         text = json.dumps(example.value, ensure_ascii=not json.dumps(example.value, ensure_ascii=False).isprintable())
         parts += ["--"] * text.startswith("-") + [shlex.quote(text)]
@@ -246,16 +247,22 @@ def _command(service: ServiceContract, address: str, example: _Example) -> str:
 
 def _program(service: ServiceContract, address: str, example: _Example) -> str:
     params = pprint.pformat(example.value, width=88, sort_dicts=False).replace("\n", "\n    ")
-    arguments = f"{address!r}, {params}"
+    arguments = f"{_target(service, address)!r}, {params}"
     if service.former:
         arguments += f", contract={service.hash!r}"
-    done = f"sender.send({arguments})" if service.kind == "message" else f"event_id, result = sender.call({arguments})"
+    word = "publish" if service.kind == "event" else "send"
+    done = f"event_id, result = sender.call({arguments})" if service.kind == "call" else f"sender.{word}({arguments})"
     return f'from servicebus import Sender\n\nwith Sender("conf/sender.yaml") as sender:\n    {done}'
+
+
+def _target(service: ServiceContract, address: str) -> str:
+    """What a program names: the address, or an event that the service has subscribed to."""
+    return service.events[0].replace("*", "x").replace("#", "x") if service.events else address
 
 
 def _words(page: Page) -> Iterator[str]:
     service = page.service
-    yield from (service.key, page.kind, service.kind, service.version, service.docs, page.result_type)
+    yield from (service.key, page.kind, service.kind, service.version, service.docs, page.result_type, *service.events)
     if service.deprecated:
         yield f"deprecated {service.deprecated if isinstance(service.deprecated, str) else ''}"
     for each in (*page.structures, *page.errors):

@@ -48,7 +48,7 @@ def stub_of(contract: NodeContract) -> str:
     It needs this package alone, without pydantic. Former versions of services are left out. What the callers of a
     service may leave out is ``MISSING`` by default, and is not sent: the node's default holds.
     """
-    services = [each for each in contract if not each.former]
+    services = [each for each in contract if not each.former and each.kind != "event"]  # an event has no address
     types = StubTypes(_USED | set(dir(builtins)))
     categories: dict[str, list[_Method]] = {}
     for service in services:

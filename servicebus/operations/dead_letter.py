@@ -16,7 +16,9 @@ from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError, SignatureError
 from servicebus.transport.interface import Delivery
 from servicebus.wire import headers
+from servicebus.wire.address import messages_queue
 from servicebus.wire.envelope import Envelope, Kind
+from servicebus.wire.events import event_queue
 from servicebus.wire.signing import Keyring
 from servicebus.wire.stamps import DeadLetterStamp, make_requeue_ticket, read_dead_letter_stamp
 from servicebus.wire.xmlcodec import decode_envelope
@@ -45,7 +47,7 @@ class DeadLetter:
     id: str
     """The wire id, which no other message has; of what cannot be read, or is of version 1, a digest of its bytes."""
     service: str
-    """``category.name``, or "?"."""
+    """``category.name``, of an event that of the subscriber; or "?"."""
     envelope: Envelope | None
     """None for what cannot be read as version 2."""
     body: bytes = field(repr=False)
@@ -62,8 +64,15 @@ class DeadLetter:
     """What a worker of the node has signed; None for a letter that no worker wrote."""
     problem: str = ""
     """Why it cannot be read."""
+    subscription: str = ""
+    """Of an event: the service that has subscribed to it."""
     is_whole: bool = True
     """False: the broker has more than stands here, or properties that cannot be read; a signature would be missed."""
+
+    @property
+    def event(self) -> str:
+        """The name of the event that it is; "" for a message."""
+        return self.envelope.service if self.envelope is not None and self.envelope.kind is Kind.EVENT else ""
 
     @property
     def is_old(self) -> bool:
@@ -98,11 +107,13 @@ class DeadLetter:
         return max(0.0, now - self.time) if self.time else None
 
 
-def read_dead_letter(delivery: Delivery, max_bytes: int, keyring: Keyring) -> DeadLetter:
-    """The dead letter in *delivery*; never fails, whatever it holds."""
+def read_dead_letter(delivery: Delivery, max_bytes: int, keyring: Keyring, node: str = "") -> DeadLetter:
+    """The dead letter of *node* in *delivery*; never fails, whatever it holds."""
     reason = _text(delivery.headers or {}, headers.REASON)
     body, found = delivery.body, dict(delivery.headers or {})
     envelope, service, params, problem = None, "?", body, ""
+    subscription = _text(found, headers.SUBSCRIPTION)
+    queue = event_queue(node, subscription) if subscription else ""
     try:
         if delivery.flaw is not None:
             raise EnvelopeError(delivery.flaw.reason, delivery.flaw.detail)
@@ -112,6 +123,8 @@ def read_dead_letter(delivery: Delivery, max_bytes: int, keyring: Keyring) -> De
         else:
             envelope = decode_envelope(body, max_bytes)
             service, params = f"{envelope.category}.{envelope.service}", envelope.params
+            if envelope.kind is Kind.EVENT:
+                service = subscription or "?"
     except EnvelopeError as error:
         problem = str(error)
     return DeadLetter(
@@ -126,8 +139,9 @@ def read_dead_letter(delivery: Delivery, max_bytes: int, keyring: Keyring) -> De
         detail=_text(found, headers.DETAIL),
         trace=_text(found, headers.TRACE),
         host=_text(found, headers.HOST),
-        stamp=read_dead_letter_stamp(keyring, body, reason, found.get(headers.DEAD_LETTER)),
+        stamp=read_dead_letter_stamp(keyring, body, reason, found.get(headers.DEAD_LETTER), queue),
         problem=problem,
+        subscription=subscription,
         is_whole=delivery.flaw is None,
     )
 
@@ -151,7 +165,11 @@ class RequeueCheck:
 
     def read(self, delivery: Delivery) -> DeadLetter:
         """The dead letter in *delivery*."""
-        return read_dead_letter(delivery, self._config.max_envelope_bytes, self._keyring)
+        return read_dead_letter(delivery, self._config.max_envelope_bytes, self._keyring, self._node)
+
+    def queue_of(self, letter: DeadLetter) -> str:
+        """Where it goes back to: an event to that subscription alone."""
+        return event_queue(self._node, letter.subscription) if letter.subscription else messages_queue(self._node)
 
     def status(self, letter: DeadLetter, now: float) -> tuple[RequeueStatus, str]:
         """Whether *letter* may go back, and why not."""
@@ -186,7 +204,9 @@ class RequeueCheck:
         if letter.stamp is None:
             raise SignatureError("no worker has signed this letter")
         self._check_signatures(letter, letter.stamp)
-        ticket = make_requeue_ticket(self._keyring, letter.id, letter.body, letter.stamp.former, int(now * 1000))
+        queue = self.queue_of(letter) if letter.subscription else ""
+        made = self._keyring, letter.id, letter.body, letter.stamp.former, int(now * 1000)
+        ticket = make_requeue_ticket(*made, queue)
         return replace(letter, headers={**letter.headers, headers.REQUEUED: ticket})
 
     def _check_signatures(self, letter: DeadLetter, stamp: DeadLetterStamp) -> None:
@@ -198,6 +218,8 @@ class RequeueCheck:
             self._check_old(letter, stamp)
             return
         self._keyring.verify_envelope(envelope)
+        if letter.subscription and letter.event:
+            return  # its stamp names this node and the subscription
         if envelope.node != self._node:
             raise EnvelopeError("wrong-node", f"sent to {envelope.node!r}")
         if envelope.kind is not Kind.MESSAGE:

@@ -1,8 +1,9 @@
 """Dead letters: look at them, send them back to the node's queue, or drop them; on one broker after the other.
 
-A dead letter that goes back is published to the node's queue of messages, and acked only after the broker has confirmed
-that. Whatever is killed in between, it is in one of the two queues, or in both under one id, which the node runs once.
-A broker that cannot be reached, or is lost on the way, is reported; the others go on.
+A dead letter that goes back is published to the node's queue of messages, an event to that of its subscription, and
+acked only after the broker has confirmed that. Whatever is killed in between, it is in one of the two queues, or in
+both under one id, which the node runs once. A broker that cannot be reached, or is lost on the way, is reported; the
+others go on.
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ class DeadLetters:
 
         def work(session: Session, report: BrokerReport) -> None:
             reports.append(report)
-            sending = Sending(session, messages_queue(self._node), IN_FLIGHT)
+            sending = Sending(session, messages_queue(self._node), IN_FLIGHT)  # but for events
 
             def visit(scan: QueueScan, delivery: Delivery, letter: DeadLetter) -> bool:
                 status, why = self._check.status(letter, self._clock())
@@ -166,7 +167,8 @@ class DeadLetters:
                 if dry_run:
                     return False
                 pace.wait()
-                sending.send(scan.channel, delivery, self._check.with_ticket(letter, self._clock()).headers)
+                found = self._check.with_ticket(letter, self._clock())
+                sending.send(scan.channel, delivery, found.headers, self._check.queue_of(letter))
                 return True
 
             hold_s = float("inf") if dry_run else HOLD_S  # as for look()

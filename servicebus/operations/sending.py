@@ -36,15 +36,20 @@ class Sending:
         """Messages that may or may not be stored."""
         return sum(not stored.done() or stored.exception() is not None for stored in self._on_their_way)
 
-    def send(self, channel: SessionChannel, delivery: Delivery, headers: Mapping[str, Any]) -> None:
+    def send(
+        self, channel: SessionChannel, delivery: Delivery, headers: Mapping[str, Any], queue: str | None = None
+    ) -> None:
         """Publish; *delivery* is acked once the broker has confirmed that. Waits while too many are on their way.
+
+        Args:
+            queue: another one than most go to.
 
         Raises:
             TransportError: one could not be stored; then none after it could.
         """
         forget = partial(delivery.channel.ack, delivery.tag)
         stored = channel.publish(
-            "", self._queue, delivery.body, message_id=delivery.message_id, headers=headers, then=forget
+            "", queue or self._queue, delivery.body, message_id=delivery.message_id, headers=headers, then=forget
         )
         self._on_their_way.append(stored)
         while self._on_their_way and (len(self._on_their_way) >= self._most or self._on_their_way[0].done()):

@@ -153,6 +153,8 @@ class Incoming:
     """The hash of what its caller was built against; "" if that is not known."""
     context: Mapping[str, str] | None = field(default=None, repr=False)
     """The pairs that its caller sent along, read-only; None if there are none."""
+    event: str = ""
+    """The name of the event that it is. Its category and service are those of the subscriber then."""
 
 
 class RequestRefused(Exception):
@@ -189,6 +191,10 @@ def flawed(flaw: Flaw) -> RequestRefused:
 
 class AgentProtocol(Protocol):
     """``decode_request()`` belongs to the I/O thread; the encoding methods may be called by any thread."""
+
+    @property
+    def subscription(self) -> str:
+        """The service ``category.name`` whose events it reads; "" for every other queue."""
 
     def decode_request(self, delivery: Delivery) -> Incoming:
         """Decode and verify. Raises RequestRefused."""

@@ -61,6 +61,8 @@ class ProtocolV1:
         self._incarnation = os.urandom(8).hex()
         self._count = itertools.count(1)
 
+    subscription = ""
+
     def __repr__(self) -> str:
         return f"<ProtocolV1 node {self._config.node_name}>"
 
@@ -207,6 +209,8 @@ class ProtocolV1:
 
 class EitherProtocol:
     """For the node's queue of messages: those of version 1 are postponed into the same queue as the others."""
+
+    subscription = ""
 
     def __init__(self, newest: AgentProtocol, old: ProtocolV1):
         self._newest = newest

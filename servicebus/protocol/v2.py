@@ -34,7 +34,8 @@ from servicebus.wire.address import (
     messages_queue,
     rpc_queue,
 )
-from servicebus.wire.envelope import CALL, CONTROL, DIRECT_REPLY_TO, FAULT, MESSAGE, OK, VERSION, Envelope, Reply
+from servicebus.wire.envelope import CALL, CONTROL, DIRECT_REPLY_TO, EVENT, FAULT, MESSAGE, OK, VERSION, Envelope, Reply
+from servicebus.wire.events import EVENTS, events_exchange
 from servicebus.wire.fault import EXPIRED, REFUSED, Fault
 from servicebus.wire.signing import Keyring, check_fresh
 from servicebus.wire.stamps import UNSTAMPED, Stamps, read_stamps
@@ -63,10 +64,13 @@ class ProtocolV2:
         also: the other names under which the agent's node is asked.
     """
 
+    subscription = ""
+
     def __init__(self, config: Configuration, keyring: Keyring, also: tuple[str, ...] = ()):
         self.exchange = Exchange(config.exchange_name, is_durable=True)
         self.clock = SteadyClock(config.clock_skew)
         """By which an agent judges the deadlines of calls."""
+        self._events = events_exchange(config.exchange_name)
         self._nodes = (config.node_name, *also)
         self._config = config
         self._keyring = keyring
@@ -86,7 +90,11 @@ class ProtocolV2:
         id, address, kind, params = request.id, request.address, request.kind, request.params
         node, category, name = address.node, address.category, address.name
         sent, ttl, contract, context = request.sent_ms, request.ttl_ms, request.contract, request.context
-        reply, due_ms = ("", request.due_ms or 0) if kind is MESSAGE else (DIRECT_REPLY_TO, 0)
+        reply, due_ms = DIRECT_REPLY_TO, 0
+        if kind is MESSAGE:
+            reply, due_ms = "", request.due_ms or 0
+            if node == EVENTS:
+                node, kind = "", EVENT
         sign = self._keyring.sign_event
         token = sign(id, node, category, name, kind, sent, ttl, reply, params, 1, due_ms, contract, context)
         body = write_event(
@@ -102,6 +110,8 @@ class ProtocolV2:
             return OutgoingPublish(self.exchange.name, _QUEUES[request.kind](node), self._signed_again(request))
         if not request.body:
             self.sign_and_encode(request)
+        if node == EVENTS:
+            return OutgoingPublish(self._events, request.address.name, request.body)
         if request.kind is MESSAGE and request.due_ms is not None:
             wait_s = request.due_ms / 1000 - time.time()
             if wait_s > 0:
@@ -212,6 +222,8 @@ class ProtocolV2:
         if envelope.node not in self._nodes:
             text = f"sent to {envelope.node!r}, but this is {self._config.node_name!r}"
             # No answer: signed, it would prove to a caller whose call was copied here that it was not run.
+            if envelope.kind is EVENT:
+                raise RequestRefused(EnvelopeError("wrong-queue", "an event in a queue for requests"))
             raise RequestRefused(EnvelopeError("wrong-node", text))
         now_ms = int(time.time() * 1000)
         context = None

@@ -86,7 +86,7 @@ class NodeConsumer:
             handshake_timeout_s=max(config.socket_timeout, _HANDSHAKE_S),
         )
         self._transient = TransientQueues(config, len(host.members))
-        self._stored: StoredQueues | None = None
+        self.stored: StoredQueues | None = None
         self._publisher: Publisher | None = None
         self._subscriptions: Subscriptions | None = None
         self._monitor: TopologyMonitor | None = None
@@ -97,6 +97,7 @@ class NodeConsumer:
         self._limit = SizeLimit()
         self._extra_subscriptions: list[Subscription] = []
         self.message_protocol: AgentProtocol = control.protocol
+        self.protocol_of: Callable[[Delivery], AgentProtocol] = lambda _delivery: self.message_protocol
         self.maintenance = Maintenance(loop, config, host.name, self)
 
     def __repr__(self) -> str:
@@ -157,7 +158,7 @@ class NodeConsumer:
 
     def _open_subscriptions(self) -> None:
         consumes = self.connections.connections[1]
-        stored = self._stored = StoredQueues(self._config, consumes.server_version, self._notes.tell_limited)
+        stored = self.stored = StoredQueues(self._config, consumes.server_version, self._notes.tell_limited)
         subscriptions = self._subscriptions = Subscriptions(
             self._loop, self.host.name, consumes, lambda: self._plan(stored), self
         )
@@ -176,7 +177,7 @@ class NodeConsumer:
     def _plan(self, stored: StoredQueues) -> list[Subscription]:
         """The subscriptions that are wanted now: on a broker in maintenance nothing for callers."""
         config, transient, epoch, control = self._config, self._transient, self.epoch, self._control
-        delays = DelayedMessages(self._loop, self.pipeline, self.connections, self.message_protocol, config.node_name)
+        delays = DelayedMessages(self._loop, self.pipeline, self.connections, self.protocol_of, config.node_name)
 
         def take(kind: Kind, protocol: AgentProtocol) -> Callable[[Delivery], None]:
             return partial(self.pipeline.take, epoch=epoch, protocol=protocol, kind=kind)
@@ -199,7 +200,7 @@ class NodeConsumer:
         self._echo_queue = self._transient.own = queue
 
     def is_worth_another_try(self, refused: str) -> bool:
-        return self._stored is not None and self._stored.is_worth_another_try(refused)
+        return self.stored is not None and self.stored.is_worth_another_try(refused)
 
     def subscription_waits(self, reason: str) -> None:
         self._outage_log.tell(self.connections.member.place, reason, "topology")
@@ -237,13 +238,12 @@ class NodeConsumer:
         if not (self.state is ConnectionState.CLOSED or self.maintenance.is_asked or loss.kind == _ASKED):
             self._outage_log.tell(self.connections.member.place, loss.reason, loss.kind)
         self.last_error = loss.reason
-        self._publisher = None
         if self._echo_progress is not None:
             self._echo_progress.end()
             self._echo_progress = None
         if self._subscriptions is not None:
             self._subscriptions.end()
-            self._subscriptions = self._monitor = None
+        self._publisher = self._subscriptions = self._monitor = None
         self.pipeline.end()
         self.maintenance.end()
 
@@ -298,7 +298,7 @@ class NodeConsumer:
         self._control.is_leaving = is_leaving
 
     def bind_again(self) -> Script:
-        return declare_again(self._config, self._transient, None if self._subscription_problem else self._stored, {})
+        return declare_again(self._config, self._transient, None if self._subscription_problem else self.stored, {})
 
     def renew(self, reason: str) -> None:
         self.connections.lose(Loss(reason, _ASKED, keeps_member=True, at_once=True))

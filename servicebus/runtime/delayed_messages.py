@@ -24,12 +24,17 @@ class DelayedMessages:
     """
 
     def __init__(
-        self, loop: EventLoop, pipeline: Pipeline, connections: ConnectionManager, protocol: AgentProtocol, node: str
+        self,
+        loop: EventLoop,
+        pipeline: Pipeline,
+        connections: ConnectionManager,
+        protocol_of: Callable[[Delivery], AgentProtocol],
+        node: str,
     ):
         self._loop = loop
         self._pipeline = pipeline
         self._connections = connections
-        self._protocol = protocol
+        self._protocol_of = protocol_of
         self._node = node
         self._epoch = connections.epoch
 
@@ -51,11 +56,12 @@ class DelayedMessages:
 
     def _read(self, delivery: Delivery) -> tuple[PendingDelivery, int]:
         """When *delivery* is due, as far as it is signed; what says nothing is due at once."""
+        protocol = self._protocol_of(delivery)
         try:
-            incoming = self._protocol.decode_request(delivery)
+            incoming = protocol.decode_request(delivery)
         except RequestRefused:
             return PendingDelivery(delivery, self._epoch, ""), 0
-        return Job(delivery, self._epoch, "", incoming, self._protocol), incoming.due_ms
+        return Job(delivery, self._epoch, "", incoming, protocol), incoming.due_ms
 
     def _held_long_enough(self, pending: PendingDelivery, due_ms: int) -> None:
         is_leaving = self._connections.state in (ConnectionState.DRAINING, ConnectionState.CLOSED)
@@ -67,7 +73,8 @@ class DelayedMessages:
                 Disposition([pending], None, later_attempt(remaining_s, pending.stamps.wait.attempts))
             )
         else:
-            self._pipeline.take(pending.delivery, self._epoch, self._protocol, Kind.MESSAGE)
+            protocol = self._protocol_of(pending.delivery)
+            self._pipeline.take(pending.delivery, self._epoch, protocol, Kind.MESSAGE)
 
 
 def _remaining_s(due_ms: int) -> float:

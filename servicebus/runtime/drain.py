@@ -91,7 +91,7 @@ class Drain:
 
     def _take_no_more(self) -> None:
         self._dispatcher.is_stopping = True
-        for subscription in ("messages", "delays", "compat"):
+        for subscription in ("messages", "delays", "events", "compat"):
             self._consumer.cancel(subscription)
         self._consumer.stop()
         self._ask_for_waiting_calls()

@@ -62,6 +62,18 @@ class PendingDelivery:
         """What is believed of the delivery's headers; copies of it say so again."""
         return UNSTAMPED
 
+    @property
+    def subscription(self) -> str:
+        """The service ``category.name`` whose event it is; "" for everything else."""
+        return ""
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class PendingEvent(PendingDelivery):
+    """The same from the queue of a subscription, of what could not be read as an event."""
+
+    subscription: str = ""
+
 
 @dataclass(slots=True, eq=False, repr=False)
 class Job(PendingDelivery):
@@ -98,6 +110,15 @@ class Job(PendingDelivery):
     @property
     def stamps(self) -> Stamps:
         return self.incoming.stamps
+
+    @property
+    def subscription(self) -> str:
+        return self.protocol.subscription
+
+    @property
+    def event(self) -> str:
+        """The name of the event that it is; "" for everything else."""
+        return self.incoming.event
 
     @property
     def waits_for(self) -> Inbox | None:

@@ -19,6 +19,7 @@ from servicebus.transport.loggers import get_logger
 from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.wire import headers
 from servicebus.wire.address import dead_queue, delay_queue
+from servicebus.wire.events import event_queue
 from servicebus.wire.fault import fault_from_exception
 from servicebus.wire.printable import printable
 from servicebus.wire.signing import Keyring
@@ -160,22 +161,34 @@ class CopyAddresser:
             ticket.id if ticket is not None else "",
         )
         reason = {
-            headers.DEAD_LETTER: write_dead_letter_stamp(self._keyring, original.delivery.body, copy.reason, stamp),
+            headers.DEAD_LETTER: write_dead_letter_stamp(
+                self._keyring, original.delivery.body, copy.reason, stamp, self._queue_of(original)
+            ),
             headers.REASON: copy.reason,
             headers.DETAIL: copy.detail[:_DETAIL_CHARS],
             headers.TRACE: copy.trace[-_TRACE_CHARS:],
             headers.HOST: self._host_name,
         }
-        return dead_queue(self._node), {**headers.as_sent(original.delivery.headers), **reason}
+        return dead_queue(self._node), {**self._kept(original), **reason}
 
     def _later_attempt(self, original: PendingDelivery, copy: Copy, now: float) -> tuple[str, Mapping[str, Any]]:
         ticket, attempts = original.stamps.ticket, copy.attempts
         stamp = WaitStamp(int((now + copy.delay_s) * 1000), attempts, _first(original, attempts, now))
-        kept = headers.as_sent(original.delivery.headers)
+        kept = self._kept(original)
         if ticket is not None:
             kept[headers.REQUEUED] = ticket.header
-        kept[headers.WAIT] = write_wait(self._keyring, original.delivery.body, ticket, stamp)
+        kept[headers.WAIT] = write_wait(self._keyring, original.delivery.body, ticket, stamp, self._queue_of(original))
         return delay_queue(self._node, tier_for(copy.delay_s)), kept
+
+    def _kept(self, original: PendingDelivery) -> dict[str, Any]:
+        kept = headers.as_sent(original.delivery.headers)
+        if original.subscription:
+            kept[headers.SUBSCRIPTION] = original.subscription
+        return kept
+
+    def _queue_of(self, original: PendingDelivery) -> str:
+        """Of the subscription whose event it is; "" for a message."""
+        return event_queue(self._node, original.subscription) if original.subscription else ""
 
 
 def _first(original: PendingDelivery, attempts: int, now: float) -> int:

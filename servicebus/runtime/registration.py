@@ -6,15 +6,17 @@ import difflib
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from servicebus.configuration import checks
 from servicebus.configuration.checks import Unacceptable
-from servicebus.errors import ConfigurationError
+from servicebus.errors import AddressError, ConfigurationError
 from servicebus.services import Lock, MessageService, RpcService, TextService
+from servicebus.wire.address import plain
 from servicebus.wire.envelope import Kind
+from servicebus.wire.events import check_pattern, event_key
 
 __all__ = ["Service", "former_key", "how_it_is_lazy", "is_former", "register", "takes"]
 
@@ -45,6 +47,8 @@ class Service:
     lock: Lock | None = None
     """What of the params never runs twice at a time on the node."""
     concurrency: Literal["node"] | None = None
+    events: tuple[str, ...] = ()
+    """The patterns of the events that it gets, in place of messages; empty for every other service."""
     former: str = ""
     """The hash of the contract of an earlier version, which serves the callers that know it; "" for the present one."""
 
@@ -55,6 +59,8 @@ class Service:
     @property
     def lookup_key(self) -> str:
         """Under which a request finds it."""
+        if self.events:
+            return event_key(self.key)
         return former_key(self.key, self.former) if self.former else self.key
 
     @property
@@ -62,7 +68,9 @@ class Service:
         return self.lock is not None or self.concurrency is not None
 
 
-def register(kind: Kind, category: str, name: str, instance: Any, **options: Any) -> Service:
+def register(
+    kind: Kind, category: str, name: str, instance: Any, *, events: str | Sequence[str] | None = None, **options: Any
+) -> Service:
     """The service, with each of the *options* that is not None; for the others its own attributes hold.
 
     Only of our two base classes: in a service of py-servicebus 2.x ``lock`` is anything.
@@ -80,7 +88,7 @@ def register(kind: Kind, category: str, name: str, instance: Any, **options: Any
             raise ConfigurationError(f"{wanted}: {what}; {hint}", key="services")
     if wrong := _wrong_handler(kind, instance):
         raise ConfigurationError(f"{wanted}: {wrong}", key="services")
-    found = {}
+    found: dict[str, Any] = {}
     for option, given in options.items():
         check, field = _OPTIONS[option]
         if given is None and isinstance(instance, (RpcService, MessageService)):
@@ -92,9 +100,24 @@ def register(kind: Kind, category: str, name: str, instance: Any, **options: Any
                 raise ConfigurationError(f"{wanted}: {option} {problem}", key="services") from None
     if "lock" in found and "concurrency" in found:
         raise ConfigurationError(f"{wanted}: takes one of lock and concurrency, not both", key="services")
+    if events is not None:
+        found["events"] = checked_patterns(wanted, events)
     if isinstance(instance, TextService) and instance.former:
         found["former"] = instance.contract("call" if kind is Kind.CALL else "message", {}).hash
     return Service(kind, category, name, instance, **found)
+
+
+def checked_patterns(wanted: str, events: str | Sequence[str]) -> tuple[str, ...]:
+    """The patterns of *events*, one or several. Raises ConfigurationError."""
+    patterns = (events,) if isinstance(events, str) else tuple(events)
+    try:
+        for pattern in patterns:
+            check_pattern(plain(pattern))
+    except (AddressError, TypeError) as error:
+        raise ConfigurationError(f"{wanted}: {error}", key="services") from None
+    if not patterns:
+        raise ConfigurationError(f"{wanted}: subscribes to no event; name one at least", key="services")
+    return patterns
 
 
 def former_key(key: str, contract: str) -> str:

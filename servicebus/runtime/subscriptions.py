@@ -31,7 +31,7 @@ ANSWER_S = 2.0
 _LOOK_EVERY_S = 0.5
 WAITING_AGAIN_S = 5.0
 """How often queues are asked for that are out of reach, or of another type."""
-_STORED = ("messages", "delays")
+_STORED = ("messages", "delays", "events")
 _TRANSIENT = ("control", "calls")
 
 

@@ -20,6 +20,7 @@ from servicebus.wire.address import (
     messages_queue,
     rpc_queue,
 )
+from servicebus.wire.events import events_exchange, is_event_queue
 
 OnDelivery = Callable[[Delivery], None]
 Keep = Callable[[str], None]
@@ -48,14 +49,14 @@ def control_script(config: Configuration, transient: TransientQueues, on_control
 
 def calls_script(config: Configuration, transient: TransientQueues, on_call: OnDelivery, keep: Keep) -> Script:
     """Calls: a queue that exists only while it is consumed, so that callers learn at once when it is not."""
-    yield from _window(config)
+    yield from window(config)
     queue = yield from transient.take(rpc_queue(config.node_name))
     keep((yield consume(queue, on_call)))
 
 
 def messages_script(config: Configuration, stored: StoredQueues, on_message: OnDelivery, keep: Keep) -> Script:
     """Messages: durable queues that wait for the node, and the places where messages are delayed or dead-lettered."""
-    yield from _window(config)
+    yield from window(config)
     yield from _stored_queues(config, stored)
     keep((yield consume(messages_queue(config.node_name), on_message)))
 
@@ -83,6 +84,7 @@ def declare_again(
         consumers[queue] = yield from transient.declare_again(queue)
     if stored is not None:
         consumers |= yield from _stored_queues(config, stored)
+        yield from declare_event_queues(config, stored, consumers)
 
 
 def declare_all_again(
@@ -102,14 +104,28 @@ def count_consumers(
     if stored is not None:
         messages = messages_queue(config.node_name)
         _, _, consumers[messages] = yield stored.declare(messages)
+        for events in stored.event_queues:
+            _, _, consumers[events.name] = yield stored.declare(events.name)
+
+
+def declare_event_queues(config: Configuration, stored: StoredQueues, consumers: dict[str, int]) -> Script:
+    """A durable queue for each subscription; counts in *consumers* those of each."""
+    if not stored.event_queues:
+        return
+    exchange = events_exchange(config.exchange_name)
+    yield declare_exchange(exchange, kind="topic", no_wait=True)
+    for queue in stored.event_queues:
+        _, _, consumers[queue.name] = yield stored.declare(queue.name)
+        for pattern in queue.patterns:
+            yield bind_queue(queue.name, exchange, pattern)
 
 
 def subscription_counts(node: str, consumers: Mapping[str, int]) -> dict[str, int]:
-    """Consumers by subscription instead of queue; for the delays those of the tier with the fewest."""
+    """Consumers by subscription instead of queue; for delays and events those of the queue with the fewest."""
     subscriptions = {rpc_queue(node): "calls", control_queue(node): "control", messages_queue(node): "messages"}
     counts: dict[str, int] = {}
     for queue, count in consumers.items():
-        subscription = subscriptions.get(queue, "delays")
+        subscription = subscriptions.get(queue, "events" if is_event_queue(queue) else "delays")
         counts[subscription] = min(count, counts.get(subscription, count))
     return counts
 
@@ -120,7 +136,7 @@ def _bind_own(config: Configuration, queue: str) -> Script:
         yield bind_queue(queue, config.exchange_name, key, no_wait=True)
 
 
-def _window(config: Configuration) -> Script:
+def window(config: Configuration) -> Script:
     """What may be unacknowledged. What is done with and not acked yet comes again at worst: the journal knows it."""
     yield set_prefetch(config.prefetch)
     yield save_acks(max(1, min(_ACKS_AT_ONCE, config.prefetch // 8)))

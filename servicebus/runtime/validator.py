@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from servicebus.protocol.interface import AgentProtocol, RequestRefused, wrong_queue
-from servicebus.runtime.job import Disposition, Inbox, Job, PendingDelivery, dead_letter, later_attempt
+from servicebus.runtime.job import Disposition, Inbox, Job, PendingDelivery, PendingEvent, dead_letter, later_attempt
 from servicebus.runtime.refusal_log import RefusalLog
 from servicebus.runtime.registration import former_key
 from servicebus.transport.failurelog import FailureLog
@@ -72,7 +72,8 @@ class Validator:
         except RequestRefused as refused:
             return self._refuse(refused, delivery, epoch, protocol, kind)
         except Exception as error:
-            return self._unread(PendingDelivery(delivery, epoch, ""), protocol, kind, error)
+            pending = pending_event(delivery, epoch, protocol) or PendingDelivery(delivery, epoch, "")
+            return self._unread(pending, protocol, kind, error)
 
     def _unknown(self, job: Job) -> Job | Disposition:
         incoming = job.incoming
@@ -80,7 +81,8 @@ class Validator:
         key = printable(incoming.key[:_SHOWN])  # version 1 does not limit what a caller may name
         self._refusals.log.warning(f"no service {key} for {incoming.kind.value}s; asked for by {incoming.id}")
         if incoming.kind is MESSAGE:
-            job.refusal = Disposition([job], None, dead_letter(UNKNOWN_SERVICE, f"no message service {key}"))
+            what = f"no message service {key}" if not incoming.event else f"{job.subscription} takes no events any more"
+            job.refusal = Disposition([job], None, dead_letter(UNKNOWN_SERVICE, what))
             return job
         fault = Fault(UNKNOWN_SERVICE, f"the node has no RPC service {incoming.key}")
         return Disposition([job], job.protocol.encode_fault(incoming, fault))
@@ -100,7 +102,8 @@ class Validator:
         copy = dead_letter(reason, refused.error.detail, is_known_new=False) if kind is MESSAGE else None
         reply = refused.reply_in(kind)
         if incoming is None:
-            return Disposition([PendingDelivery(delivery, epoch, refused.reply_to)], reply, copy)
+            pending = pending_event(delivery, epoch, protocol) or PendingDelivery(delivery, epoch, refused.reply_to)
+            return Disposition([pending], reply, copy)
         job = Job(delivery, epoch, refused.reply_to, incoming, protocol)
         disposition = Disposition([job], reply, copy)
         if incoming.kind is not kind:
@@ -120,3 +123,8 @@ class Validator:
             fault = Fault(REFUSED, f"{DEFECT}: {text}")
             disposition.reply, pending.reply_to = protocol.encode_fault_unread(pending.delivery, fault)
         return disposition
+
+
+def pending_event(delivery: Delivery, epoch: int, protocol: AgentProtocol) -> PendingEvent | None:
+    """Of the queue of a subscription: a dead letter of it says whose it is. None of another queue."""
+    return PendingEvent(delivery, epoch, "", protocol.subscription) if protocol.subscription else None

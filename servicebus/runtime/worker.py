@@ -19,6 +19,7 @@ from servicebus.runtime.consumer import NodeConsumer
 from servicebus.runtime.control import ControlRequests, Describe
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.drain import Drain
+from servicebus.runtime.event_queues import EventQueues, queues_of
 from servicebus.runtime.heartbeat import Heartbeat
 from servicebus.runtime.inherited import dump_stacks_on_abort
 from servicebus.runtime.journal import Journal
@@ -88,6 +89,7 @@ class Worker:
         self.services = [self._thread_of(service, queue_len, make_sender, locks) for service in services]
         by_key.update({(thread.service.kind, thread.service.lookup_key): thread for thread in self.services})
         self.consumer = NodeConsumer(self.loop, host, config, self.pipeline, self.control, connect)
+        EventQueues(self.consumer, config, keyring, queues_of(config.node_name, services))
         self.watcher = PingWatcher(self.loop, self.consumer, self.control, config)
         if config.compat:
             from servicebus.runtime.legacy_queue import add_legacy_queue

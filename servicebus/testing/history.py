@@ -29,7 +29,7 @@ class HistoryEntry:
     id: str
     """Of the request, unique on the wire: ``request.get_event().id`` in a service."""
     target: str
-    """``category.name`` of its service."""
+    """``category.name`` of its service; the name of an event that was sent, ``event category.name`` where it came."""
     broker: str = ""
     """Over which it came to the service."""
     attempt: int = 0
@@ -66,6 +66,11 @@ class History(list[HistoryEntry]):
 
 Record = Callable[..., None]
 """``record(what, job, broker, attempt, detail)``"""
+
+
+def id_of(job: Job) -> str:
+    """The id of a request in the history: of an event that which its publisher has given it."""
+    return job.incoming.given_id if job.event else job.incoming.id
 
 
 class RecordingDispatcher(Dispatcher):

@@ -27,7 +27,7 @@ from servicebus.service import ServiceBus
 from servicebus.testing.clock import VirtualTime, installed
 from servicebus.testing.driver import Driver
 from servicebus.testing.faulty_broker import FaultyBroker
-from servicebus.testing.history import History, HistoryEntry, What
+from servicebus.testing.history import History, HistoryEntry, What, id_of
 from servicebus.testing.memory_node import PERIODIC, MemoryNode
 from servicebus.testing.memory_sender import RecordingNestedSender, RecordingSender
 from servicebus.testing.mock import MockNode
@@ -259,7 +259,7 @@ class MemoryBus:
         self._history.append(HistoryEntry(self._clock.now - self._opened_at, what, id, target, **how))
 
     def _record_job(self, what: What, job: Job, **how: Any) -> None:
-        self.record(what, job.incoming.id, job.incoming.key, context=job.incoming.context or {}, **how)
+        self.record(what, id_of(job), job.incoming.key, context=job.incoming.context or {}, **how)
 
     def _wire_id(self, id: int | str | Future[Any]) -> str:
         if isinstance(id, Future):

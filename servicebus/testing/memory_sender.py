@@ -71,7 +71,7 @@ class _Recording(Sender):
     def _make(self, *what: Any, **how: Any) -> tuple[SenderSession, PendingRequest]:
         session, request = super()._make(*what, **how)
         if request.kind is not CONTROL:
-            target = f"{request.address.category}.{request.address.name}"
+            target = request.address.service
             event_id = request.event_id if self.is_main else 0
             what_happened: What = "called" if request.kind is CALL else "sent"
             context = decode_context(request.context) if request.context else {}
@@ -98,5 +98,15 @@ class RecordingSender(_Recording, MiddlewareSender):
 
     def send_async(self, *what: Any, **how: Any) -> Future[Any]:
         future = super().send_async(*what, **how)
+        self.settle()
+        return future
+
+    def publish(self, *what: Any, **how: Any) -> Any:
+        receipt = super().publish(*what, **how)
+        self.settle()
+        return receipt
+
+    def publish_async(self, *what: Any, **how: Any) -> Future[Any]:
+        future = super().publish_async(*what, **how)
         self.settle()
         return future

@@ -32,6 +32,12 @@ class MockDefinition:
         return CALL if self.service.described.kind == "call" else MESSAGE
 
     @property
+    def subscription(self) -> dict[str, Any]:
+        """The events that it takes, as ``ServiceBus.add_event_service()`` knows them."""
+        events = self.service.described.events
+        return {"events": events} if events else {}
+
+    @property
     def category(self) -> str:
         return self.service.described.category
 

@@ -15,7 +15,7 @@ from servicebus.transport.cancelled import ask_why_cancelled
 from servicebus.transport.failures import channel_failure
 from servicebus.transport.fastpath import FastPath
 from servicebus.transport.frames import Properties, ack_frame, publish_frames, write_properties
-from servicebus.transport.interface import Delivery, Flaw, Returned
+from servicebus.transport.interface import Delivery, ExchangeKind, Flaw, Returned
 from servicebus.transport.loop import nothing
 
 _LONGEST_EXPIRATION_MS = 2**32 - 1
@@ -151,9 +151,15 @@ class AmqpChannel(BaseChannel):
     # -- what the broker answers, in pika's words --------------------------------------------------------------------
 
     def declare_exchange(
-        self, name: str, *, durable: bool, passive: bool = False, on_done: Callable[[Any], None] | None = None
+        self,
+        name: str,
+        *,
+        kind: ExchangeKind = "direct",
+        durable: bool,
+        passive: bool = False,
+        on_done: Callable[[Any], None] | None = None,
     ) -> None:
-        self._raw.exchange_declare(name, "direct", passive=passive, durable=durable, callback=on_done)
+        self._raw.exchange_declare(name, kind, passive=passive, durable=durable, callback=on_done)
         self.has_unanswered = self.has_unanswered or on_done is None
 
     def declare_queue(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from servicebus.configuration import BrokerHost
 from servicebus.errors import ConnectFailed, ConnectionLost, TransportError
@@ -80,6 +80,8 @@ class Asked(NamedTuple):
     """It is to be made if it is not there."""
 
 
+ExchangeKind = Literal["direct", "topic"]
+
 Step = Callable[["BrokerChannel", Callable[[Any], None]], None]
 """One asynchronous broker operation: ``step(channel, on_done)``."""
 
@@ -134,9 +136,14 @@ class BrokerChannel(Protocol):
     # about.
 
     def declare_exchange(
-        self, name: str, *, durable: bool, passive: bool = False, on_done: Callable[[Any], None] | None = None
-    ) -> None:
-        """Make a direct exchange."""
+        self,
+        name: str,
+        *,
+        kind: ExchangeKind = "direct",
+        durable: bool,
+        passive: bool = False,
+        on_done: Callable[[Any], None] | None = None,
+    ) -> None: ...
 
     def declare_queue(
         self,

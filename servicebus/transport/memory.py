@@ -6,15 +6,16 @@ in order, each in a later callback of the connection's loop. The broker's side o
 its ServerChannels (``memory_sessions``). Queues are in ``memory_queues``.
 
 It answers as RabbitMQ does where the bus can send the difference; ``tests/contract`` compares the two. There is one
-member, one virtual host, direct exchanges alone, and every user may do everything. Messages expire by a timer of the
-loop in which they were published, or of the broker's own if it has one. A frozen connection never misses a heartbeat.
+member, one virtual host, direct and topic exchanges alone, and every user may do everything. Messages expire by a timer
+of the loop in which they were published, or of the broker's own if it has one. A frozen connection never misses a
+heartbeat.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import RLock
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from servicebus.configuration import BrokerHost
 from servicebus.transport.interface import ConnectionEvents
 from servicebus.transport.loop import EventLoop
 from servicebus.transport.memory_connection import MemoryConnection
+from servicebus.transport.memory_exchanges import Routes
 from servicebus.transport.memory_queues import MemoryQueue, Message, QueueConsumer, Refusal, locked, not_found
 
 if TYPE_CHECKING:
@@ -54,8 +56,8 @@ class MemoryBroker:
         """By exchange, the queue that takes what no other takes (an alternate exchange)."""
         self.is_frozen = False
         self.blocked: str | None = None
-        self.exchanges: dict[str, bool] = {}
-        """Whether they are durable, by name."""
+        self._routes = Routes(self.alternates)
+        self.exchanges = self._routes.exchanges
         self.queues: dict[str, MemoryQueue] = {}
         self.connections: list[MemoryConnection] = []
         self.sessions: list[MemorySession] = []
@@ -68,7 +70,6 @@ class MemoryBroker:
         """For its timers, where loops of connections may end before it does."""
         self._gone: list[MemorySession] = []
         """Their processes have ended, which it finds out when it goes on."""
-        self._bindings: dict[tuple[str, str], dict[str, None]] = {}
         self._loop: EventLoop | None = None
         self._names = itertools.count(1)
 
@@ -107,7 +108,8 @@ class MemoryBroker:
                     queue.ready = [message for message in queue.ready if message.is_persistent]
                 else:
                     self.remove(queue)
-            self.exchanges = {name: durable for name, durable in self.exchanges.items() if durable}
+            for name in [name for name, exchange in self.exchanges.items() if not exchange.durable]:
+                del self.exchanges[name]
 
     def freeze(self) -> None:
         """Nothing moves any more, in either direction, as when the process is stopped or its network swallows all."""
@@ -186,13 +188,8 @@ class MemoryBroker:
 
             loop.call_later(max(0.0, delay_s), due)
 
-    def declare_exchange(self, name: str, *, durable: bool, passive: bool) -> None:
-        if name not in self.exchanges:
-            if passive:
-                raise not_found("exchange", name)
-            self.exchanges[name] = durable
-        elif not passive and self.exchanges[name] != durable:
-            raise Refusal(406, f"PRECONDITION_FAILED - inequivalent arg 'durable' for exchange '{name}' in vhost '/'")
+    def declare_exchange(self, name: str, **how: Any) -> None:
+        self._routes.declare(name, **how)
 
     def declare_queue(
         self,
@@ -232,19 +229,16 @@ class MemoryBroker:
         return queue
 
     def bind(self, queue: MemoryQueue, exchange: str, routing_key: str) -> None:
-        if exchange not in self.exchanges:
-            raise not_found("exchange", exchange)
-        self._bindings.setdefault((exchange, routing_key), {})[queue.name] = None
+        self._routes.bind(queue.name, exchange, routing_key)
 
     def unbind(self, queue: MemoryQueue, exchange: str, routing_key: str) -> None:
-        self._bindings.get((exchange, routing_key), {}).pop(queue.name, None)
+        self._routes.unbind(queue.name, exchange, routing_key)
 
     def remove(self, queue: MemoryQueue) -> int:
         """Delete *queue*, its messages and its bindings; returns the number of messages."""
         if self.queues.pop(queue.name, None) is None:
             return 0
-        for bound in self._bindings.values():
-            bound.pop(queue.name, None)
+        self._routes.forget(queue.name)
         consumers, queue.consumers = queue.consumers, []
         for consumer in consumers:
             consumer.cancelled(consumer)
@@ -254,12 +248,7 @@ class MemoryBroker:
     def route(self, exchange: str, routing_key: str) -> list[MemoryQueue]:
         if not exchange:
             return [self.queues[routing_key]] if routing_key in self.queues else []
-        if exchange not in self.exchanges:
-            raise not_found("exchange", exchange)
-        names: Collection[str] = self._bindings.get((exchange, routing_key), ())
-        if not names and exchange in self.alternates:
-            names = [self.alternates[exchange]]
-        return [self.queues[name] for name in names if name in self.queues]
+        return [self.queues[name] for name in self._routes.queues(exchange, routing_key) if name in self.queues]
 
     def store(self, message: Message, queues: list[MemoryQueue]) -> bool:
         """Put a copy into each of *queues*; False: one of them refuses it."""

@@ -13,7 +13,7 @@ from servicebus.transport.cancelled import ask_why_cancelled
 from servicebus.transport.failures import channel_refused
 from servicebus.transport.fastpath import cut_off
 from servicebus.transport.frames import Properties, read_properties, write_properties
-from servicebus.transport.interface import Delivery, Returned
+from servicebus.transport.interface import Delivery, ExchangeKind, Returned
 from servicebus.transport.memory_queues import Message
 from servicebus.transport.memory_sessions import MemorySession, ServerChannel
 
@@ -105,9 +105,16 @@ class MemoryChannel(BaseChannel):
     # -- questions -------------------------------------------------------------------------------------------------
 
     def declare_exchange(
-        self, name: str, *, durable: bool, passive: bool = False, on_done: Callable[[Any], None] | None = None
+        self,
+        name: str,
+        *,
+        kind: ExchangeKind = "direct",
+        durable: bool,
+        passive: bool = False,
+        on_done: Callable[[Any], None] | None = None,
     ) -> None:
-        self._ask(lambda server: server.declare_exchange(name, durable=durable, passive=passive), on_done)
+        how = {"durable": durable, "passive": passive}
+        self._ask(lambda server: server.declare_exchange(name, kind=kind, **how), on_done)
 
     def declare_queue(
         self,

@@ -310,5 +310,5 @@ class ServerChannel:
                 raise Refusal(406, f"PRECONDITION_FAILED - queue '{name}' in vhost '/' {what}")
         return self.broker.remove(queue)
 
-    def declare_exchange(self, name: str, *, durable: bool, passive: bool) -> None:
-        self.broker.declare_exchange(name, durable=durable, passive=passive)
+    def declare_exchange(self, name: str, **how: Any) -> None:
+        self.broker.declare_exchange(name, **how)

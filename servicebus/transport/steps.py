@@ -11,14 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from servicebus.transport.interface import BrokerChannel, Delivery, Step
+from servicebus.transport.interface import BrokerChannel, Delivery, ExchangeKind, Step
 
 OnDone = Callable[[Any], None]
 
 
-def declare_exchange(name: str, *, durable: bool = True, passive: bool = False, no_wait: bool = False) -> Step:
+def declare_exchange(
+    name: str, *, kind: ExchangeKind = "direct", durable: bool = True, passive: bool = False, no_wait: bool = False
+) -> Step:
     def step(channel: BrokerChannel, on_done: OnDone) -> None:
-        channel.declare_exchange(name, durable=durable, passive=passive, on_done=None if no_wait else on_done)
+        how = {"durable": durable, "passive": passive}
+        channel.declare_exchange(name, kind=kind, on_done=None if no_wait else on_done, **how)
         if no_wait:
             on_done(None)
 

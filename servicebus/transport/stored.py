@@ -7,7 +7,7 @@ with -1, which means none. Earlier versions have no limit by default, and take -
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from servicebus.configuration import Configuration
@@ -16,6 +16,7 @@ from servicebus.policy.retry_schedule import DELAY_TIERS_S
 from servicebus.transport.interface import Step
 from servicebus.transport.steps import declare_queue
 from servicebus.wire.address import dead_queue, delay_queue, is_stored, messages_queue
+from servicebus.wire.events import EventQueue
 
 __all__ = ["StoredQueues", "stored_arguments", "stored_queues", "type_arguments"]
 
@@ -49,6 +50,8 @@ class StoredQueues:
     """
 
     def __init__(self, config: Configuration, server_version: str, on_limited: Callable[[str], None]):
+        self.event_queues: Sequence[EventQueue] = ()
+        """Of the node's subscriptions to events, if it has any and they have been declared."""
         self._type = type_arguments(config)
         self._arguments = stored_arguments(config, server_version)
         self._on_limited = on_limited

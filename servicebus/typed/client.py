@@ -113,6 +113,8 @@ class _Functions:
         except KeyError:
             pass
         for each in self._group:
+            if each.events:
+                continue  # it is not called: who publishes what it subscribes to does not name it
             if each.function is wanted or (each.name == wanted and not each.former):
                 return self._found.setdefault(wanted, _RemoteFunction(each))
         raise AttributeError(f"{self._group!r} has no {getattr(wanted, '__qualname__', wanted)}")

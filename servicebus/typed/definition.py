@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from servicebus.contracts import ServiceContract
@@ -32,7 +32,14 @@ class Definition:
     version: str = ""
     former: bool = False
     tasks: int | None = None
+    events: tuple[str, ...] = ()
+    """The patterns of the events that it handles; empty for calls and messages."""
     local_names: dict[str, Any] | None = field(default=None, repr=False)
+
+    @property
+    def subscription(self) -> dict[str, Any]:
+        """As ``ServiceBus.add_event_service()`` takes it; empty for calls and messages."""
+        return {"events": self.events} if self.events else {}
 
     @property
     def key(self) -> str:
@@ -49,4 +56,5 @@ class Definition:
     def contract(self) -> ServiceContract:
         """How a node that serves it describes it. Raises as ``make()``."""
         options = shown_options({**self.options, "tasks": self.tasks})
-        return self.make().contract("call" if self.kind is CALL else "message", options)
+        found = self.make().contract("call" if self.kind is CALL else "message", options)
+        return replace(found, kind="event", events=self.events) if self.events else found

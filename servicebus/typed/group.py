@@ -15,6 +15,7 @@ from servicebus.typed.declared import declare_errors
 from servicebus.typed.definition import Definition
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import CALL, MESSAGE, Kind
+from servicebus.wire.events import check_pattern
 
 if TYPE_CHECKING:
     from servicebus.aio import AsyncSender
@@ -131,6 +132,37 @@ class Services:
         """
         return self._add(MESSAGE, function, how)
 
+    def event(
+        self,
+        *events: str,
+        name: str | None = None,
+        threads: int | None = None,
+        tasks: int | None = None,
+        retry: Sequence[float] | None = None,
+        lock: Lock | None = None,
+        concurrency: Literal["node"] | None = None,
+        errors: Sequence[type[Exception]] = (),
+        deprecated: str | bool = False,
+        version: str = "",
+    ) -> Callable[[F], F]:
+        """Handle events by the decorated function; else as ``message()``.
+
+        Args:
+            events: the names or patterns that it subscribes to, as of ``ServiceBus.add_event_service()``.
+            name: of the subscription: the function's own by default. Renamed, it is another one.
+
+        Raises:
+            AddressError: one of *events* is no pattern.
+            ConfigurationError: none is given; else as ``message()``.
+        """
+        for pattern in events:
+            check_pattern(pattern)
+        if not events:
+            raise ConfigurationError(f"{self!r}: event() needs the name or pattern of an event", key="services")
+        how: dict[str, Any] = {"name": name, "threads": threads, "tasks": tasks, "retry": retry, "lock": lock}
+        how |= {"concurrency": concurrency, "errors": errors, "deprecated": deprecated, "version": version}
+        return self._add(MESSAGE, None, {**how, "events": events})  # type: ignore[return-value]
+
     def _add(self, kind: Kind, function: F | None, how: dict[str, Any]) -> F | Callable[[F], F]:
         frame = sys._getframe(2)
         local_names = None if frame.f_locals is frame.f_globals else dict(frame.f_locals)
@@ -153,12 +185,15 @@ class Services:
         version: str = "",
         former: bool = False,
         tasks: int | None = None,
+        events: tuple[str, ...] = (),
         **options: Any,
     ) -> Definition:
         name = function.__name__ if name is None else name
         address = Address("NODE", self.category, name)
-        if not former and any((each.kind, each.name, each.former) == (kind, name, False) for each in self):
-            raise ConfigurationError(f"{self!r} has a service {name} for {kind.value}s already", key="services")
+        mine = (kind, name, False, bool(events))
+        if not former and any((each.kind, each.name, each.former, bool(each.events)) == mine for each in self):
+            what = "events" if events else f"{kind.value}s"
+            raise ConfigurationError(f"{self!r} has a service {name} for {what} already", key="services")
         known = declare_errors(f"{address.category}.{name}", *errors, local_names=local_names, is_known=not former)
-        how = deprecated, version, former, tasks, local_names
+        how = deprecated, version, former, tasks, events, local_names
         return Definition(kind, self.category, name, function, options, known, *how)

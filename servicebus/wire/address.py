@@ -73,6 +73,11 @@ class Address:
     def __str__(self) -> str:
         return f"{self.node}.{self.category}.{self.name}"
 
+    @property
+    def service(self) -> str:
+        """``category.name``."""
+        return f"{self.category}.{self.name}"
+
 
 @lru_cache(maxsize=1024)  # a program calls few addresses, over and over
 def _parsed(text: str) -> Address:
@@ -146,8 +151,8 @@ def dead_queue(node: str) -> str:
 
 
 def is_stored(queue: str) -> bool:
-    """Whether a queue of that name stores messages: a node's messages, delayed ones or dead letters."""
-    return ".messages" in queue or queue.endswith(".dead")
+    """Whether a queue of that name stores messages: a node's messages, events, delayed ones or dead letters."""
+    return ".messages" in queue or ".events." in queue or queue.endswith(".dead")
 
 
 def drained_mark(exchange: str) -> str:

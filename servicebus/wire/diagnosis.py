@@ -34,7 +34,7 @@ _ATTRIBUTE = re.compile(rb"""([^ \t\r\n=<>"']+)[ \t\r\n]*=[ \t\r\n]*("[^"<]*"|'[
 _NUMBER_WORDS = f"a number from 0 to {MAX_NUMBER} without sign or leading zero"
 _WORDS = {
     "version": (b"2", "'2'"),
-    "kind": (b"call|message|control", "call, message or control"),
+    "kind": (b"call|message|control|event", "call, message, control or event"),
     "sent": (NUMBER, _NUMBER_WORDS),
     "ttl": (NUMBER, _NUMBER_WORDS),
     "attempt": (ATTEMPT, "a number from 2 to 999999999 without sign or leading zero; the first is not written"),

@@ -10,6 +10,9 @@ REQUEUED = "x-servicebus-requeued"
 WAIT = "x-servicebus-wait"
 """Of a message in a delay queue: when it is due, and its failed attempts (``wire.stamps``)."""
 
+SUBSCRIPTION = "x-servicebus-subscription"
+"""Of an event among the node's delayed messages and dead letters: whose it is, ``category.name``."""
+
 # Of dead letters only:
 DEAD_LETTER = "x-servicebus-letter"
 """When it was dead-lettered, its attempts and so on, signed by the worker (``wire.stamps``)."""
@@ -19,7 +22,7 @@ TRACE = "x-servicebus-trace"
 HOST = "x-servicebus-host"
 """The broker that it came from."""
 
-_ALL = (REQUEUED, WAIT, DEAD_LETTER, REASON, DETAIL, TRACE, HOST)
+_ALL = (REQUEUED, WAIT, SUBSCRIPTION, DEAD_LETTER, REASON, DETAIL, TRACE, HOST)
 
 
 def as_sent(headers: Mapping[str, Any] | None) -> dict[str, Any]:

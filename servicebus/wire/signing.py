@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from servicebus.errors import EnvelopeError, SignatureError
-from servicebus.wire.envelope import MESSAGE, Envelope, Kind, Reply
+from servicebus.wire.envelope import EVENT, MESSAGE, Envelope, Kind, Reply
 from servicebus.wire.fault import Fault
 
 __all__ = [
@@ -205,10 +205,10 @@ def check_fresh(
 ) -> None:
     """Accept the age of a request, or raise ``EnvelopeError`` ``stale`` that says how far the clocks are apart.
 
-    A call or control is fresh until its time to live has passed, a message until *token_max_age_s* has; both sides'
-    clocks may differ by *clock_skew_s*. *now_ms* is Unix time in milliseconds.
+    A call or control is fresh until its time to live has passed, a message or event until *token_max_age_s* has; the
+    clocks of both sides may differ by *clock_skew_s*. *now_ms* is Unix time in milliseconds.
     """
-    limit_s = token_max_age_s if kind is MESSAGE else ttl_ms / 1000
+    limit_s = token_max_age_s if kind is MESSAGE or kind is EVENT else ttl_ms / 1000
     skew_ms = clock_skew_s * 1000
     ahead_ms = sent_ms - now_ms
     if ahead_ms > skew_ms:

@@ -2,6 +2,8 @@
 
 A broker lets every client with permission to publish write any header. So a header that decides something is a stamp:
 values separated by spaces, and a token over them and the SHA-256 of the body. One that does not verify is ignored.
+The stamps of an event are bound to the queue of the subscription, too: each subscription has its own attempts and dead
+letters, and those of one mean nothing in another.
 
 Wait stamp:        of a message in a delay queue: when it is due, and which attempts have failed.
 Dead-letter stamp: a worker of the node has dead-lettered it: why, when, and after how many attempts.
@@ -86,29 +88,32 @@ class DeadLetterStamp(NamedTuple):
     """The id of the ticket with which it had been sent back before; empty if it had not."""
 
 
-def write_wait(keyring: Keyring, body: bytes, ticket: RequeueTicket | None, wait: WaitStamp) -> str:
-    """The header of a message in a delay queue."""
-    return _write(keyring, _WAIT, body, (ticket.id if ticket is not None else "",), tuple(map(str, wait)))
+def write_wait(keyring: Keyring, body: bytes, ticket: RequeueTicket | None, wait: WaitStamp, queue: str = "") -> str:
+    """The header of a message in a delay queue; of an event with the *queue* of its subscription."""
+    bound = (ticket.id if ticket is not None else "", *_of(queue))
+    return _write(keyring, _WAIT, body, bound, tuple(map(str, wait)))
 
 
-def read_stamps(keyring: Keyring, body: bytes, marks: Mapping[str, Any] | None) -> Stamps:
-    """The stamps among the headers *marks* that verify."""
+def read_stamps(keyring: Keyring, body: bytes, marks: Mapping[str, Any] | None, queue: str = "") -> Stamps:
+    """The stamps among the headers *marks* that verify; of an event those of the subscription that has *queue*."""
     if not marks or not (headers.REQUEUED in marks or headers.WAIT in marks):
         return UNSTAMPED
-    ticket = read_requeue_ticket(keyring, body, marks.get(headers.REQUEUED))
-    bound = (ticket.id if ticket is not None else "",)
+    ticket = read_requeue_ticket(keyring, body, marks.get(headers.REQUEUED), queue)
+    bound = (ticket.id if ticket is not None else "", *_of(queue))
     values = _read(keyring, _WAIT, body, bound, marks.get(headers.WAIT), len(WaitStamp._fields))
     return Stamps(ticket, WaitStamp(*map(int, values)) if values else WaitStamp())
 
 
-def write_dead_letter_stamp(keyring: Keyring, body: bytes, reason: str, stamp: DeadLetterStamp) -> str:
-    """The header of a dead letter."""
-    return _write(keyring, _DEAD_LETTER, body, (reason,), tuple(map(str, stamp)))
+def write_dead_letter_stamp(keyring: Keyring, body: bytes, reason: str, stamp: DeadLetterStamp, queue: str = "") -> str:
+    """The header of a dead letter; of an event with the *queue* of its subscription."""
+    return _write(keyring, _DEAD_LETTER, body, (reason, *_of(queue)), tuple(map(str, stamp)))
 
 
-def read_dead_letter_stamp(keyring: Keyring, body: bytes, reason: str, header: object) -> DeadLetterStamp | None:
+def read_dead_letter_stamp(
+    keyring: Keyring, body: bytes, reason: str, header: object, queue: str = ""
+) -> DeadLetterStamp | None:
     """The stamp in *header*; None if it does not verify."""
-    values = _read(keyring, _DEAD_LETTER, body, (reason,), header, len(DeadLetterStamp._fields))
+    values = _read(keyring, _DEAD_LETTER, body, (reason, *_of(queue)), header, len(DeadLetterStamp._fields))
     if not values:
         return None
     *numbers, former = values
@@ -116,22 +121,30 @@ def read_dead_letter_stamp(keyring: Keyring, body: bytes, reason: str, header: o
     return DeadLetterStamp(time, first, attempts, known_until, former)
 
 
-def make_requeue_ticket(keyring: Keyring, letter_id: str, body: bytes, former: str, now_ms: int) -> str:
-    """The header of a dead letter that goes back.
+def make_requeue_ticket(
+    keyring: Keyring, letter_id: str, body: bytes, former: str, now_ms: int, queue: str = ""
+) -> str:
+    """The header of a dead letter that goes back; of an event, into *queue*.
 
     Args:
         former: of its ``DeadLetterStamp``. Two copies of one dead letter get one id, so that they are run once: neither
             the time nor the attempts count, because a worker that dies before its journal knows of the first copy is
             followed by one that writes a second.
     """
-    id = make_id(hashlib.sha256(f"{letter_id}\0{former}".encode()).hexdigest()[:16], 1)
-    return _write(keyring, _TICKET, body, (), (id, str(now_ms)))
+    text = "\0".join((letter_id, former, *_of(queue)))
+    id = make_id(hashlib.sha256(text.encode()).hexdigest()[:16], 1)
+    return _write(keyring, _TICKET, body, _of(queue), (id, str(now_ms)))
 
 
-def read_requeue_ticket(keyring: Keyring, body: bytes, header: object) -> RequeueTicket | None:
+def read_requeue_ticket(keyring: Keyring, body: bytes, header: object, queue: str = "") -> RequeueTicket | None:
     """The ticket in *header*; None if it does not verify for these bytes."""
-    values = _read(keyring, _TICKET, body, (), header, 2)
+    values = _read(keyring, _TICKET, body, _of(queue), header, 2)
     return RequeueTicket(values[0], int(values[1]), str(header)) if values else None
+
+
+def _of(queue: str) -> tuple[str, ...]:
+    """One part more than a message has, so that neither's stamp can be taken for the other's."""
+    return (queue,) if queue else ()
 
 
 def _write(keyring: Keyring, domain: bytes, body: bytes, bound: tuple[str, ...], values: tuple[str, ...]) -> str:

@@ -17,7 +17,8 @@ from typing import Any
 from servicebus.errors import EnvelopeError
 from servicebus.wire.address import name_problem
 from servicebus.wire.diagnosis import why_misshapen
-from servicebus.wire.envelope import FAULT, OK, Envelope, EnvelopeDraft, Kind, Reply, ReplyDraft
+from servicebus.wire.envelope import EVENT, FAULT, MESSAGE, OK, Envelope, EnvelopeDraft, Kind, Reply, ReplyDraft
+from servicebus.wire.events import name_of_event_problem
 from servicebus.wire.fault import Fault
 from servicebus.wire.jsontext import decode_json, encode_json
 from servicebus.wire.xmlshape import (
@@ -52,6 +53,7 @@ __all__ = [
 ]
 
 _KINDS = {kind.value: kind for kind in Kind}
+_DELAYED = (MESSAGE.value, EVENT.value)
 _MAX_REPLY_CHARS = 255  # an AMQP short string
 _SPLIT = CDATA_END + CDATA_START
 _PARAMS_BYTES = len(b"<params>" + CDATA_START)
@@ -106,7 +108,7 @@ def write_event(
 
 
 def _due_mark(due_ms: int, kind: Kind) -> str:
-    if not 0 < due_ms <= MAX_NUMBER or kind is not Kind.MESSAGE:
+    if not 0 < due_ms <= MAX_NUMBER or kind.value not in _DELAYED:
         raise EnvelopeError("unencodable", f"a {kind.value} cannot be due at {due_ms}")
     return f' due="{due_ms}"'
 
@@ -148,10 +150,10 @@ def decode_envelope(body: bytes, max_bytes: int) -> Envelope:
     id, token, category, service, *more = root
     _version, node, kind, sent, ttl, reply = root.values()[:6]
     attempt, due = root.get("attempt"), root.get("due")
-    if due and kind != Kind.MESSAGE.value:
+    if due and kind not in _DELAYED:
         raise EnvelopeError("malformed", f"a {kind} is never due: only messages are delayed")
     names = (node, reply, category.text or "", service.text or "")
-    _check_names(*names)
+    _check_names(kind, *names)
     return Envelope(
         id.text,
         node,
@@ -176,7 +178,7 @@ def _decode_plain_event(
     params = _payload(found.string, found.end(), EVENT_END, EVENT_TAIL)
     # One decode for all; none of them holds a space.
     node, kind, sent, ttl, reply, id, token, category, service = b" ".join(fields).decode("ascii").split(" ")
-    _check_names(node, reply, category, service)
+    _check_names(kind, node, reply, category, service)
     draft = EnvelopeDraft(
         id, node, category, service, _KINDS[kind], int(sent), int(ttl), reply, params, token, 1, 0, contract, context
     )
@@ -292,15 +294,15 @@ def _in_cdata(payload: bytes) -> bytes:
 
 # A bus has few names, so they are looked at once. Refusals are not remembered, nor can a stranger fill the memory.
 @lru_cache(maxsize=1024)
-def _check_names(node: str, reply: str, category: str, service: str) -> None:
-    problem = _names_problem(node, reply, category, service)
+def _check_names(kind: str, node: str, reply: str, category: str, service: str) -> None:
+    problem = _names_problem(kind, node, reply, category, service)
     if problem:
         raise EnvelopeError("malformed", problem)
 
 
 @lru_cache(maxsize=1024)
 def _written_names(node: str, kind: str, reply: str, category: str, service: str) -> tuple[str, str, str]:
-    problem = _names_problem(node, reply, category, service)
+    problem = _names_problem(kind, node, reply, category, service)
     if problem:
         raise EnvelopeError("unencodable", problem)
     return (
@@ -310,7 +312,11 @@ def _written_names(node: str, kind: str, reply: str, category: str, service: str
     )
 
 
-def _names_problem(node: str, reply: str, category: str, service: str) -> str:
+def _names_problem(kind: str, node: str, reply: str, category: str, service: str) -> str:
+    if kind == EVENT.value:
+        if node or category or reply:
+            return "an event has no node, category or reply address"
+        return name_of_event_problem(service)
     for label, part in (("node", node), ("category", category), ("service", service)):
         problem = name_problem(part)
         if problem:

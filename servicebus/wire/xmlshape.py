@@ -78,7 +78,7 @@ EVENT_HEAD = re.compile(
         b"event",
         _attribute(b"version", b"2"),
         _attribute(b"node"),
-        _attribute(b"kind", b"(?:call|message|control)"),
+        _attribute(b"kind", b"(?:call|message|control|event)"),
         _attribute(b"sent", NUMBER),
         _attribute(b"ttl", NUMBER),
         _attribute(b"reply"),
@@ -102,7 +102,7 @@ _USUAL_PROLOG = rb'(?:<\?xml version="1\.0"\?>\n)?'
 
 def _plain_event(contract: bytes = b"", context: bytes = b"") -> re.Pattern[bytes]:
     return re.compile(
-        _USUAL_PROLOG + rb'<event version="2" node="' + _PLAIN + rb'" kind="(call|message|control)" sent="('
+        _USUAL_PROLOG + rb'<event version="2" node="' + _PLAIN + rb'" kind="(call|message|control|event)" sent="('
         + NUMBER + rb')" ttl="(' + NUMBER + rb')" reply="' + _PLAIN + rb'"' + contract + rb"><id>(" + ID
         + rb")</id><token>(" + TOKEN + rb")</token><category>" + _PLAIN + rb"</category><service>" + _PLAIN
         + rb"</service>" + context + rb"<params><!\[CDATA\["

@@ -161,9 +161,10 @@ def _unsigned_burials() -> None:
     import servicebus.operations.dead_letter
     from servicebus.wire.stamps import DeadLetterStamp, read_dead_letter_stamp
 
-    def read_or_make_up(keyring: Any, body: bytes, reason: str, header: object) -> DeadLetterStamp:
+    def read_or_make_up(keyring: Any, body: bytes, reason: str, header: object, *queue: str) -> DeadLetterStamp:
         now = int(time.time())
-        return read_dead_letter_stamp(keyring, body, reason, header) or DeadLetterStamp(now, now, 1, now + 86400, "")
+        found = read_dead_letter_stamp(keyring, body, reason, header, *queue)
+        return found or DeadLetterStamp(now, now, 1, now + 86400, "")
 
     _replace(servicebus.operations.dead_letter, "read_dead_letter_stamp", read_or_make_up)
 

@@ -297,3 +297,19 @@ def test_wrong_arguments_end_with_2(arguments: tuple[str, ...], text: str) -> No
     result = run(*arguments)
     assert result.exit_code == 2
     assert text in result.stderr
+
+
+def test_a_service_that_gets_events_is_an_operation_for_each_pattern() -> None:
+    group = Services("billing")
+
+    @group.event("orders.*", "users.#")
+    def invoice(number: int) -> None: ...
+
+    document = asyncapi_document(group.contract(), node="NODE")
+    assert {each["address"] for each in document["channels"].values()} == {"orders.*", "users.#"}
+    for channel in document["channels"].values():
+        exchange = channel["bindings"]["amqp"]["exchange"]
+        assert (exchange["name"], exchange["type"]) == ("servicebus.events", "topic")
+    assert [each["action"] for each in document["operations"].values()] == ["receive", "receive"]
+    for each in document["operations"].values():
+        assert each["channel"]["$ref"].removeprefix("#/channels/") in document["channels"]

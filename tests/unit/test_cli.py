@@ -243,7 +243,7 @@ def test_a_context_that_is_none_is_a_usage_error(command: str, texts: list[str],
     assert "hunter2" not in done.output
 
 
-@pytest.mark.parametrize("arguments", [("call", "N.a.b"), ("send", "N.a.b"), ("ping", "N")])
+@pytest.mark.parametrize("arguments", [("call", "N.a.b"), ("send", "N.a.b"), ("publish", "a.b"), ("ping", "N")])
 def test_an_unreadable_configuration_ends_with_3_before_anything_is_sent(
     arguments: tuple[str, ...], tmp_path: Path
 ) -> None:

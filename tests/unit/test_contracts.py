@@ -300,3 +300,24 @@ print(bus.contract().services[0].to_json())
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "{'kind': 'call', 'service': 'math.add', 'hash': '', 'docs': 'The sum.'}"
+
+
+def test_a_service_that_gets_events_is_described_with_them() -> None:
+    group = Services("billing")
+
+    @group.event("orders.*", "users.#", retry=(5,))
+    def invoice(number: int) -> None:
+        """Write one."""
+
+    contract = group.contract()
+    (found,) = contract
+    assert (found.kind, found.key, found.events) == ("event", "billing.invoice", ("orders.*", "users.#"))
+    assert NodeContract.from_json(contract.to_json()) == contract
+    assert found.hash and found.options == {"retry": [5]}
+
+
+@pytest.mark.parametrize("change", [{"kind": "message"}, {"events": []}, {"events": [1]}, {"events": None}], ids=str)
+def test_a_description_names_the_events_of_an_event_service_alone(change: dict[str, Any]) -> None:
+    described = {"kind": "event", "service": "a.b", "events": ["c"], **change}
+    with pytest.raises(ContractError):
+        NodeContract.from_json({"servicebus-contract": 1, "services": [described]})

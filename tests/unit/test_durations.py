@@ -42,6 +42,15 @@ SERVICE = type("Takes", (), {"on_message": lambda self, request: None})()
 Use = Callable[[Any], Any]
 
 
+def subscribe(retry: Any) -> None:
+    group = Services("a")
+
+    @group.event("c", retry=[retry])
+    def b() -> None: ...
+
+    servicebus.service.ServiceBus(CONFIG).include(group)
+
+
 def sender() -> Sender:
     return Sender(CONFIG)
 
@@ -61,6 +70,12 @@ TIMES: dict[str, Use] = {
     "Sender.send_async(timeout)": lambda it: sender().send_async("N.a.b", 1, it),
     "Sender.send_async(delay)": lambda it: sender().send_async("N.a.b", 1, delay=it),
     "Sender.send_async(expires)": lambda it: sender().send_async("N.a.b", 1, expires=it),
+    "EventPublisher.publish(timeout)": lambda it: sender().publish("a.b", 1, it),
+    "EventPublisher.publish(delay)": lambda it: sender().publish("a.b", 1, delay=it),
+    "EventPublisher.publish(expires)": lambda it: sender().publish("a.b", 1, expires=it),
+    "EventPublisher.publish_async(timeout)": lambda it: sender().publish_async("a.b", 1, it),
+    "EventPublisher.publish_async(delay)": lambda it: sender().publish_async("a.b", 1, delay=it),
+    "EventPublisher.publish_async(expires)": lambda it: sender().publish_async("a.b", 1, expires=it),
     "Sender.ping(timeout)": lambda it: sender().ping("N", it),
     "Sender.ping_all(timeout)": lambda it: sender().ping_all("N", it),
     "Sender.ping_error(timeout)": lambda it: sender().ping_error("N", it),
@@ -82,6 +97,10 @@ TIMES: dict[str, Use] = {
     "ServiceBus.add_message_service(retry)": lambda it: servicebus.service.ServiceBus(CONFIG).add_message_service(
         "a", "b", SERVICE, retry=[it]
     ),
+    "ServiceBus.add_event_service(retry)": lambda it: servicebus.service.ServiceBus(CONFIG).add_event_service(
+        "a", "b", SERVICE, "c", retry=[it]
+    ),
+    "Services.event(retry)": lambda it: subscribe(it),
     "LoggingService.statistics(timeout_s)": lambda it: LoggingService.statistics(1, timeout_s=it),
     "Broker.wait_ready(timeout_s)": lambda it: Broker.wait_ready(node(), it),
     "Broker.answers(timeout_s)": lambda it: Broker.answers(node(), it),
@@ -140,7 +159,7 @@ def test_no_time_in_the_public_api_is_forgotten_here() -> None:
 @pytest.mark.parametrize("name", TIMES)
 def test_what_is_no_time_is_refused_before_anything_is_done(name: str) -> None:
     for value in NO_TIMES:
-        if name.startswith("ServiceBus.") and value == "5":
+        if name.startswith(("ServiceBus.", "Services.")) and value == "5":
             continue  # a text in a configuration is what YAML makes of a number
         with pytest.raises((DurationError, ConfigurationError)) as caught:
             TIMES[name](value)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import servicebus
-from servicebus.wire.envelope import CALL, CONTROL, MESSAGE, Kind
+from servicebus.wire.envelope import CALL, CONTROL, EVENT, MESSAGE, Kind
 
 ROOT = Path(servicebus.__file__).parent
 ON_THE_WAY = [
@@ -32,7 +32,7 @@ def looked_up(source: str) -> Iterator[int]:
 
 
 def test_each_kind_has_a_name_of_its_own() -> None:
-    assert list(Kind) == [CALL, MESSAGE, CONTROL]
+    assert list(Kind) == [CALL, MESSAGE, CONTROL, EVENT]
     assert list(looked_up("def look(it): return it.kind is Kind.CALL")) == [1]
 
 

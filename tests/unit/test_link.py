@@ -319,11 +319,9 @@ def test_a_broker_that_forbids_to_publish_gets_no_message_for_a_while(
     assert not link.denies(first, owner.time.now + HOLDS_S)
 
 
-def test_of_one_message_that_was_forbidden_it_is_known_that_it_was_not_stored(
-    owner: Owner, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_one_message_that_was_forbidden_it_is_known_that_it_was_not_stored(owner: Owner) -> None:
     owner.up()
-    monkeypatch.setattr(owner.broker, "exchanges", {})
+    owner.broker.exchanges.clear()
     sent = owner.publish()
     owner.time.settle()
     assert owner.orphans == [sent] and not sent.maybe_ran

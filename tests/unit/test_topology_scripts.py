@@ -77,6 +77,6 @@ def test_the_workers_own_queue_hears_what_all_nodes_are_asked_and_is_bound_again
         for key in keys:
             line.open_channel.publish("servicebus", key, f"{key} {number}".encode())
         line.rig.until(lambda number=number: len(heard) == 2 * (number + 1))  # type: ignore[misc]
-        line.rig.broker._bindings.clear()  # type: ignore[attr-defined]
+        line.rig.broker._routes.bindings.clear()  # type: ignore[attr-defined]
         run(line, declare_all_again(CONFIG, transient, None, {}))
     assert [each.body.decode() for each in heard] == [f"{key} {number}" for number in range(2) for key in keys]

@@ -171,7 +171,7 @@ def test_a_queue_that_was_deleted_is_there_again(bus: VirtualBus, worker: Virtua
 
 
 def test_bindings_that_were_deleted_are_there_again(bus: VirtualBus, worker: VirtualWorker) -> None:
-    worker.broker._bindings.clear()
+    worker.broker._routes.bindings.clear()
     bus.time.advance(11)
     assert worker.consumer.epoch == 1
     assert bus.result(bus.call("after")) == "after"

@@ -1,0 +1,106 @@
+"""EventPublisher: the part of a Sender that publishes events."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+from typing import Any
+
+from servicebus._context import GivenContext
+from servicebus._durations import to_seconds
+from servicebus.client.future import Receipt
+from servicebus.client.request import PendingRequest
+from servicebus.client.session import SenderSession, SessionOwner, message_options, submit
+from servicebus.wire.address import Address
+from servicebus.wire.envelope import MESSAGE
+from servicebus.wire.events import EventName
+
+__all__ = ["EventPublisher"]
+
+
+class EventPublisher(SessionOwner):
+    """For any thread."""
+
+    def publish(
+        self,
+        event: str,
+        params: Any = None,
+        timeout: float | None = None,
+        *,
+        delay: float | None = None,
+        expires: float | None = None,
+        contract: str = "",
+        context: GivenContext = None,
+    ) -> Receipt:
+        """Publish an event; returns once a broker has stored it for every subscription that it knows.
+
+        Each service that has subscribed gets it once in effect. Subscriptions are durable: one whose node is away gets
+        it later, one that is made later does not get it. That nobody subscribes is no error; the Receipt says so.
+
+        Within a service, by the Sender of its request, it is published only when the service has succeeded.
+
+        Args:
+            event: its name, words joined by dots, at most 200 bytes: ``orders.created``.
+            params: anything JSON can say.
+            timeout: seconds until it must be confirmed, ``send_timeout`` (30) by default.
+            delay: seconds from now before which no service gets it; less than ``token_max_age``. None for at once.
+            expires: seconds from now after which it is not worth handing to a broker any more; ``token_max_age`` by
+                default, and at most.
+            contract: the hash of the contract that this program was built against, if it knows one.
+            context: as of ``call()``.
+
+        Returns:
+            Its event id, an int that says where it is: ``confirmed_by``, ``subscribers`` and ``in_outbox``.
+
+        Raises:
+            AddressError, EnvelopeError: nothing was published.
+            NoBrokerAvailable: without an outbox; nothing was published.
+            OutboxFull, OutboxUnavailable: with an outbox; nothing was published.
+            SendRefused: a broker refused it, as a queue of a subscription is full for example. Other subscriptions may
+                have it.
+            SendUnconfirmed: no broker confirmed it in time; whether it is stored is unknown.
+        """
+        session, request = self._make_event(event, params, timeout, delay, expires, contract, context)
+        return session.engine.ask(request)  # type: ignore[no-any-return]
+
+    def publish_async(
+        self,
+        event: str,
+        params: Any = None,
+        timeout: float | None = None,
+        *,
+        delay: float | None = None,
+        expires: float | None = None,
+        contract: str = "",
+        context: GivenContext = None,
+    ) -> Future[Any]:
+        """The same without waiting: a Future of the Receipt."""
+        return submit(*self._make_event(event, params, timeout, delay, expires, contract, context))
+
+    def _make_event(self, event: str, *how: Any) -> tuple[SenderSession, PendingRequest]:
+        return self._make_stored(EventName.parse(event), *how)
+
+    def _make_stored(
+        self,
+        address: Address,
+        params: Any,
+        timeout: float | None,
+        delay: float | None,
+        expires: float | None,
+        contract: str,
+        context: GivenContext,
+    ) -> tuple[SenderSession, PendingRequest]:
+        """A message or an event."""
+        limit_s = self._config.send_timeout if timeout is None else to_seconds("timeout", timeout)
+        delay_s = 0.0 if delay is None else to_seconds("delay", delay)
+        if not delay_s and expires is None and self._outbox_path is None:
+            return self._make(address, MESSAGE, params, limit_s, contract=contract, context=context)
+        options = message_options(delay_s, expires, self._config.token_max_age, time.time())
+        self._current().need_outbox()
+        if expires is not None:
+            limit_s = min(limit_s, expires)
+        return self._make(address, MESSAGE, params, limit_s, contract=contract, context=context, options=options)
+
+    def _make(self, address: Address, *what: Any, **how: Any) -> tuple[SenderSession, PendingRequest]:
+        """A numbered request and its session."""
+        raise NotImplementedError
