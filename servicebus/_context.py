@@ -31,9 +31,10 @@ NO_CONTEXT: Mapping[str, str] = MappingProxyType({})
 _KEY = re.compile(r"[a-z0-9._-]{1,64}")
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _SHOWN = 40
-_MARKUP = str.maketrans({"&": "\\u0026", "<": "\\u003c", ">": "\\u003e"})
+_ESCAPES = (("&", "\\u0026"), ("<", "\\u003c"), (">", "\\u003e"))
 """What XML would have to escape can only stand inside a string, where JSON lets us write it so."""
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_decode = json.JSONDecoder(object_pairs_hook=list).decode  # json.loads() would make one for each text
 
 
 GivenContext = Mapping[str, str | None] | None
@@ -73,7 +74,10 @@ def encode_context(pairs: Mapping[str, str]) -> str:
     problem = _problem(pairs.items())
     if problem:
         raise EnvelopeError("unencodable", f"context: {problem}")
-    text = _encode(dict(pairs)).translate(_MARKUP)
+    text = _encode(dict(pairs))
+    for sign, escape in _ESCAPES:
+        if sign in text:
+            text = text.replace(sign, escape)
     if len(text) > MAX_CONTEXT_BYTES:
         raise EnvelopeError("unencodable", f"context: {len(text)} bytes as JSON; {MAX_CONTEXT_BYTES} are allowed")
     return text
@@ -86,7 +90,7 @@ def decode_context(text: str) -> Mapping[str, str]:
         EnvelopeError: ``malformed``, with the key and without the value.
     """
     try:
-        items = json.loads(text, object_pairs_hook=list)
+        items = _decode(text)
     except (ValueError, RecursionError):
         raise EnvelopeError("malformed", "context: it is no JSON") from None
     if not text.startswith("{"):

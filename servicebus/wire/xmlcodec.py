@@ -138,16 +138,16 @@ def decode_envelope(body: bytes, max_bytes: int) -> Envelope:
         return _decode_plain_event(plain, plain.groups())
     plain = PLAIN_EVENT_OF_MORE.match(body)
     if plain is not None:
-        contract, context = ((plain[number] or b"").decode("ascii") for number in (6, 11))
-        return _decode_plain_event(plain, plain.group(1, 2, 3, 4, 5, 7, 8, 9, 10), contract, context)
+        contract, context = plain.group(6, 11)
+        known, pairs = contract.decode() if contract else "", context.decode() if context else ""
+        return _decode_plain_event(plain, plain.group(1, 2, 3, 4, 5, 7, 8, 9, 10), known, pairs)
     head = EVENT_HEAD.match(body)
     if head is None:
         raise why_misshapen(body, "event")
     start = head.end()
     params = _payload(body, start + _PARAMS_BYTES, EVENT_END, EVENT_TAIL)
     root = _parsed(body[:start] + b"</event>")
-    # These in this order, without attributes, and perhaps the context: EVENT_HEAD has seen it.
-    id, token, category, service, *more = root
+    id, token, category, service, *more = root  # in this order, without attributes: EVENT_HEAD has seen it
     _version, node, kind, sent, ttl, reply = root.values()[:6]
     attempt, due = root.get("attempt"), root.get("due")
     if due and kind not in _DELAYED:
