@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from servicebus.cli.options import TEXT, config_option, json_option, params_argument, timeout_option
+from servicebus.cli.options import TEXT, config_option, context_option, json_option, params_argument, timeout_option
 from servicebus.cli.output import Output
 from servicebus.configuration import Configuration
 
@@ -16,9 +16,17 @@ from servicebus.configuration import Configuration
 @params_argument
 @config_option
 @timeout_option("send_timeout of the file")
+@context_option
 @json_option
 @click.pass_obj
-def publish(output: Output, event: str, params: Any, configuration: Configuration, timeout: float | None) -> None:
+def publish(
+    output: Output,
+    event: str,
+    params: Any,
+    configuration: Configuration,
+    timeout: float | None,
+    context: dict[str, str],
+) -> None:
     """Publish the event EVENT (words joined by dots); ends when a broker has confirmed it.
 
     Confirmed means: a broker has stored it for every subscription that it knows. That it knows none is no error, and is
@@ -31,6 +39,6 @@ def publish(output: Output, event: str, params: Any, configuration: Configuratio
     from servicebus.sender import Sender  # here, so that --help and completion do not wait for pika
 
     with Sender(configuration) as sender:
-        receipt = sender.publish(event, params, timeout=timeout)
+        receipt = sender.publish(event, params, timeout=timeout, context=context)
     said = "confirmed" if receipt.subscribers else "no broker that was asked knows a subscriber"
     output.result({"id": int(receipt), "confirmed": True, "subscribers": receipt.subscribers}, said)

@@ -236,7 +236,7 @@ def test_wrong_arguments_end_with_2(arguments: tuple[str, ...], text: str) -> No
         (["hunter2"], "one is not KEY=VALUE"),
     ],
 )
-@pytest.mark.parametrize("command", ["call", "send"])
+@pytest.mark.parametrize("command", ["call", "send", "publish"])
 def test_a_context_that_is_none_is_a_usage_error(command: str, texts: list[str], complaint: str) -> None:
     done = run(command, "N.c.s", *(word for text in texts for word in ("--context", text)))
     assert done.exit_code == 2 and complaint in " ".join(done.stderr.split())
