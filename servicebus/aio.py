@@ -190,8 +190,8 @@ class AsyncSender(AsyncDiscovering):
             return await self._stepped(self._plain().publish, outgoing_of("event", event, params, context), how)  # type: ignore[no-any-return]
         if self._has_outbox:
             await self._open(needs_outbox=True)
-        what = event, params, timeout, delay, expires, contract, context
-        return await _ask(*self._sender._make_event(*what))  # type: ignore[no-any-return]
+        session, request = self._sender._make_event(event, params, timeout, delay, expires, contract, context)
+        return self._sender._collected(request) or await _ask(session, request)
 
     def client(
         self, node: str, group: Callable[[AsyncSender, str, float | None, GivenContext], C],

@@ -293,17 +293,12 @@ class Sender(EventPublisher, Discovering):
         hedge_after: float | None = None,
         contract: str = "",
         context: GivenContext = None,
-        *,
-        pinned: Link | None = None,
-        options: MessageOptions | None = None,
-    ) -> tuple[SenderSession, PendingRequest]:
-        """A numbered request and its session; signed and encoded, if its version is known. Nothing is sent yet.
-
-        Its wire id is what make_id() writes, for most without the call.
-        """
+        *, pinned: Link | None = None, options: MessageOptions | None = None, wire_id: str = "",
+    ) -> tuple[SenderSession, PendingRequest]:  # fmt: skip
+        """A numbered request and its session; signed and encoded, if its version is known. Nothing is sent yet."""
         session = self._current()
         event_id = 0 if kind is CONTROL else next(session.count)
-        wire_id = f"{session.incarnation}-{event_id}" if event_id else make_id(os.urandom(8).hex(), 1)
+        wire_id = wire_id or (f"{session.incarnation}-{event_id}" if event_id else make_id(os.urandom(8).hex(), 1))
         request = PendingRequest(
             event_id,
             wire_id,

@@ -23,9 +23,10 @@ from servicebus.middleware import Middleware
 from servicebus.runtime.around import with_middleware
 from servicebus.runtime.inherited import put_right
 from servicebus.runtime.journal import Journal, check_journal, journal_of
+from servicebus.runtime.known_subscriptions import note_subscriptions
 from servicebus.runtime.master import Master
 from servicebus.runtime.node_locks import NodeLocks, locks_of
-from servicebus.runtime.registration import Service, how_it_is_lazy, register
+from servicebus.runtime.registration import Service, plain_hook, register
 from servicebus.runtime.signals import EXIT_BOOT, EXIT_FAILED
 from servicebus.runtime.worker import Hook, Worker
 from servicebus.sender import Sender
@@ -173,11 +174,11 @@ class ServiceBus:
 
     def set_after_fork_hook(self, hook: Hook) -> None:
         """Call *hook* in every worker before its threads start."""
-        self._after_fork = _plain(hook, "after-fork hook")
+        self._after_fork = plain_hook(hook, "after-fork hook")
 
     def set_on_exit_hook(self, hook: Hook) -> None:
         """Call *hook* in every worker when it has stopped serving."""
-        self._on_exit = _plain(hook, "exit hook")
+        self._on_exit = plain_hook(hook, "exit hook")
 
     def set_node_name(self, node_name: str) -> None:
         """Serve another node than the configuration's. Raises ConfigurationError if that is no name."""
@@ -273,6 +274,7 @@ class ServiceBus:
         check_journal(self._config)
         put_right()
         self._description = NodeDescription(self.contract())
+        note_subscriptions(self._config, [each.key for each in self._services.values() if each.events])
         self._logging.start()
 
     def _supervise(self, parent_pid: int | None) -> int:
@@ -323,8 +325,8 @@ class ServiceBus:
         except OSError as error:
             LOG.error("%s: not served, because the locks of its services cannot be kept: %s", host.name, error)
             return EXIT_FAILED
-        worker = self._worker(host, NestedSender(self._config, middleware=self._middleware), journal, locks)
-        return worker.run(heartbeat_fd, parent_death_fd)
+        sender = NestedSender(self._config, middleware=self._middleware, keeps_events=True)
+        return self._worker(host, sender, journal, locks).run(heartbeat_fd, parent_death_fd)
 
     def _worker(
         self, host: BrokerHost, sender: Sender, journal: Journal, locks: NodeLocks | None, **how: Any
@@ -342,9 +344,3 @@ class ServiceBus:
             on_exit=self._on_exit,
             **how,
         )
-
-
-def _plain(hook: Hook, name: str) -> Hook:
-    if how := how_it_is_lazy(hook):
-        raise ConfigurationError(f"the {name} is {how}: calling it runs none of its code", key="services")
-    return hook

@@ -208,11 +208,18 @@ class _Fate(Protocol):
     @property
     def event(self) -> str: ...
     @property
+    def run_id(self) -> str: ...
+    @property
     def is_cancelled(self) -> bool: ...
 
 
 class Request:
-    """One call or message, as a service sees it. Only for the thread that runs the service."""
+    """One call, message or event, as a service sees it. Only for the thread that runs the service."""
+
+    _published: Sequence[Any] = ()
+    """Events that go out when the service has succeeded."""
+    _is_over = False
+    """The service has returned; a thread of its own may still publish, at once."""
 
     _context: Mapping[str, str] = NO_CONTEXT
 

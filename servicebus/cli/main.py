@@ -25,6 +25,7 @@ COMMANDS = {
     "describe": "servicebus.cli.describe:describe",
     "docs": "servicebus.cli.docs:docs",
     "drain": "servicebus.cli.drain:drain",
+    "events": "servicebus.cli.events:events",
     "gather": "servicebus.cli.nodes:gather",
     "migrate-queue": "servicebus.cli.migrate_queue:migrate_queue",
     "mock": "servicebus.cli.mock:mock",

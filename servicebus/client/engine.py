@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -123,8 +123,13 @@ class Engine:
         """The caller of request *wire_id* has cancelled it."""
         self._loop.post(lambda: self._give_up(wire_id))
 
-    def use_outbox(self, file: OutboxFile) -> None:
-        """Keep messages in *file* from now on, and deliver what is in it."""
+    def keep(self, events: Sequence[PendingRequest]) -> None:
+        """Store *events* in the outbox in their order, all or none of them; from there they are published."""
+        self._loop.post(lambda: self._keep(events))
+
+    def use_outbox(self, file: OutboxFile, *, for_events: bool = False) -> None:
+        """Keep messages, or only events, in *file* from now on, and deliver what is in it."""
+        self._scheduler.keeps_events_alone = for_events
         from servicebus.client.outbox import Outbox
 
         outbox = Outbox(
@@ -197,6 +202,11 @@ class Engine:
             outbox.close(lambda: None)
             return
         self._scheduler.outbox = outbox
+        self._timer.set()
+
+    def _keep(self, events: Sequence[PendingRequest]) -> None:
+        assert self._outbox is not None
+        self._outbox.keep_all(events)
         self._timer.set()
 
     def _is_awaited(self) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,8 +22,8 @@ from servicebus.client.future import Receipt
 from servicebus.client.outbox_file import OutboxFile, Stored
 from servicebus.client.outbox_writer import OutboxWriter
 from servicebus.client.request import MessageOptions, PendingRequest
-from servicebus.client.request_errors import TooLargeForSome
-from servicebus.errors import EnvelopeError, OutboxFull, OutboxUnavailable, SendUnconfirmed, ServiceBusError
+from servicebus.client.request_errors import TooLargeForSome, not_kept
+from servicebus.errors import EnvelopeError, OutboxFull, OutboxUnavailable, ServiceBusError
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
 from servicebus.transport.ratelimitedlog import RateLimitedLog
@@ -155,6 +155,12 @@ class Outbox:
         message = Stored(target, request.event_id, request.id, due_ms, expires_ms, request.body)
         self._writer.ask(lambda file: file.add(node, message, now_ms), partial(self._kept, queue, request, error))
 
+    def keep_all(self, requests: Sequence[PendingRequest]) -> None:
+        """The same for all of *requests*, in their order: all are stored, or none."""
+        with self._writer.together():
+            for request in requests:
+                self.keep(request)
+
     def try_again(self, now: float) -> None:
         """Something has become better."""
         for queue in self._queues.values():
@@ -164,8 +170,11 @@ class Outbox:
     def deliver(self, now: float) -> None:
         """Go on with every queue that can."""
         for queue in list(self._queues.values()):
-            if not queue.is_busy and now >= queue.next_at and self._has_way(queue.node, now):
-                self._step(queue, queue.batch)
+            self._go_on(queue, now)
+
+    def _go_on(self, queue: _Queue, now: float) -> None:
+        if not queue.is_busy and now >= queue.next_at and self._has_way(queue.node, now):
+            self._step(queue, queue.batch)
 
     def tick(self, now: float) -> None:
         """To be called now and then."""
@@ -216,9 +225,10 @@ class Outbox:
         if is_stored:
             self._stored += 1
             request.complete(Receipt(request.event_id, in_outbox=True))
+            self._go_on(queue, time.monotonic())
             return
         self._leave(queue, 1)
-        request.fail(self._not_kept(request, error, problem or self._full(request)))
+        request.fail(not_kept(error, problem or self._full(request)))
 
     def _full(self, request: PendingRequest) -> OutboxFull:
         self._refused += 1
@@ -226,18 +236,6 @@ class Outbox:
         full = OutboxFull(str(request.address), str(file.path), file.count, file.bytes)
         self._log.log(logging.ERROR, f"{full}; {self._refused} refused so far")
         return full
-
-    @staticmethod
-    def _not_kept(request: PendingRequest, error: ServiceBusError | None, why: ServiceBusError) -> ServiceBusError:
-        """What the caller is told: that nothing was sent, unless that is not so."""
-        if isinstance(error, SendUnconfirmed):
-            error.__cause__ = why
-            return error
-        if isinstance(why, OutboxUnavailable):
-            reason = f"{why.reason}; nothing was sent"
-            why = OutboxUnavailable(why.path, f"{reason}: {error}" if error is not None else reason)
-        why.__cause__ = error
-        return why
 
     # -- delivering ----------------------------------------------------------------------------------------------------
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
@@ -52,6 +52,7 @@ class OutboxWriter:
         self._post = post
         self._on_expired = on_expired
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._together: list[_Job] | None = None
         self._on_closed: Callable[[], None] | None = None
         self._begin()
 
@@ -63,7 +64,30 @@ class OutboxWriter:
         Args:
             or_else: done instead, outside of a transaction, where none succeeds.
         """
-        self._jobs.put(_Job(do, on_done, or_else))
+        job = _Job(do, on_done, or_else)
+        if self._together is None:
+            self._jobs.put(job)
+        else:
+            self._together.append(job)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is asked for meanwhile is done entirely or not at all."""
+        jobs = self._together = []
+        try:
+            yield
+        finally:
+            self._together = None
+
+        def do(file: OutboxFile) -> list[Any]:
+            fits = file.count + len(jobs) <= file.max_messages
+            return [job.do(file) if fits else False for job in jobs]
+
+        def done(results: list[Any] | None, error: OutboxUnavailable | None) -> None:
+            for job, result in zip(jobs, results or [None] * len(jobs), strict=True):
+                job.on_done(result, error)
+
+        self._jobs.put(_Job(do, done, None))
 
     def close(self, on_closed: Callable[[], None]) -> None:
         """Let go of the file, after everything that was asked for."""

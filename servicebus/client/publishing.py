@@ -61,7 +61,7 @@ class EventPublisher(SessionOwner):
             SendUnconfirmed: no broker confirmed it in time; whether it is stored is unknown.
         """
         session, request = self._make_event(event, params, timeout, delay, expires, contract, context)
-        return session.engine.ask(request)  # type: ignore[no-any-return]
+        return self._collected(request) or session.engine.ask(request)
 
     def publish_async(
         self,
@@ -75,7 +75,17 @@ class EventPublisher(SessionOwner):
         context: GivenContext = None,
     ) -> Future[Any]:
         """The same without waiting: a Future of the Receipt."""
-        return submit(*self._make_event(event, params, timeout, delay, expires, contract, context))
+        session, request = self._make_event(event, params, timeout, delay, expires, contract, context)
+        receipt = self._collected(request)
+        if receipt is None:
+            return submit(session, request)
+        future: Future[Any] = Future()
+        future.set_result(receipt)
+        return future
+
+    def _collected(self, request: PendingRequest) -> Receipt | None:
+        """The result for an event that waits for the success of the service that publishes it; None for others."""
+        return None
 
     def _make_event(self, event: str, *how: Any) -> tuple[SenderSession, PendingRequest]:
         return self._make_stored(EventName.parse(event), *how)
@@ -89,17 +99,19 @@ class EventPublisher(SessionOwner):
         expires: float | None,
         contract: str,
         context: GivenContext,
+        wire_id: str = "",
     ) -> tuple[SenderSession, PendingRequest]:
-        """A message or an event."""
+        """A message or an event; with *wire_id* one that is kept until its service has succeeded."""
         limit_s = self._config.send_timeout if timeout is None else to_seconds("timeout", timeout)
         delay_s = 0.0 if delay is None else to_seconds("delay", delay)
-        if not delay_s and expires is None and self._outbox_path is None:
+        if not delay_s and expires is None and self._outbox_path is None and not wire_id:
             return self._make(address, MESSAGE, params, limit_s, contract=contract, context=context)
         options = message_options(delay_s, expires, self._config.token_max_age, time.time())
         self._current().need_outbox()
         if expires is not None:
             limit_s = min(limit_s, expires)
-        return self._make(address, MESSAGE, params, limit_s, contract=contract, context=context, options=options)
+        how: dict[str, Any] = {"context": context, "options": options, "wire_id": wire_id}
+        return self._make(address, MESSAGE, params, limit_s, contract=contract, **how)
 
     def _make(self, address: Address, *what: Any, **how: Any) -> tuple[SenderSession, PendingRequest]:
         """A numbered request and its session."""

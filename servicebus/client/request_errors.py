@@ -15,6 +15,7 @@ from servicebus.errors import (
     EnvelopeError,
     NoBrokerAvailable,
     NodeUnavailable,
+    OutboxUnavailable,
     SendRefused,
     SendUnconfirmed,
     ServiceBusError,
@@ -130,6 +131,18 @@ def too_large(request: PendingRequest, links: Sequence[Link], now: float) -> Env
     limits = [(link.host.name, link.size_limit.refuses(size, now)) for link in links]
     told = ", ".join(f"{host} takes {limit}" for host, limit in limits if limit is not None)
     return EnvelopeError("oversized", f"{size} bytes, where {told}: raise max_message_size of the broker; not sent")
+
+
+def not_kept(error: ServiceBusError | None, why: ServiceBusError) -> ServiceBusError:
+    """The error of a message that no broker has taken because of *error*, nor the outbox because of *why*."""
+    if isinstance(error, SendUnconfirmed):
+        error.__cause__ = why
+        return error
+    if isinstance(why, OutboxUnavailable):
+        reason = f"{why.reason}; nothing was sent"
+        why = OutboxUnavailable(why.path, f"{reason}: {error}" if error is not None else reason)
+    why.__cause__ = error
+    return why
 
 
 def _with_cause(error: NoBrokerAvailable, links: Sequence[Link]) -> NoBrokerAvailable:

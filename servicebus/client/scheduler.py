@@ -25,6 +25,7 @@ from servicebus.errors import EnvelopeError, ServiceBusError, ServiceBusy
 from servicebus.policy.retry_budget import busy_pause_s
 from servicebus.transport.loop import EventLoop
 from servicebus.wire.envelope import CALL, MESSAGE
+from servicebus.wire.events import EVENTS
 
 if TYPE_CHECKING:
     from servicebus.client.outbox import Outbox
@@ -56,6 +57,8 @@ class RequestScheduler:
         canceller: Canceller,
     ):
         self.outbox: Outbox | None = None
+        self.keeps_events_alone = False
+        """The outbox is that of a worker, for what its services have published."""
         self._loop = loop
         self._path_wait_s = config.path_wait
         self._links = links
@@ -292,14 +295,17 @@ class RequestScheduler:
         self._pending.finish(request)
         if request.is_done:
             return
-        if self.outbox is not None and request.kind is MESSAGE and not request.is_from_outbox:
+        if self.outbox is not None and self._is_kept(request) and not request.is_from_outbox:
             self.outbox.keep(request, error)
         else:
             request.fail(error)
 
+    def _is_kept(self, request: PendingRequest) -> bool:
+        return request.kind is MESSAGE and (not self.keeps_events_alone or request.address.node == EVENTS)
+
     def _queue_behind(self, first: PendingRequest) -> None:
         """What waits for the same node was sent later than *first*, and must not overtake it."""
-        if self.outbox is None:
+        if self.outbox is None or not self._is_kept(first):
             return
         for request in list(self._pending.messages_for(first.address.node).values()):
             self.end(request, out_of_paths(request, self._links))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -142,18 +142,29 @@ class Execution:
                 returned = instance.on_message(request)
                 if returned is not None:
                     refuse_lazy(returned)
+                if request._published:
+                    self._publish(request._published)
                 return Outcome(job)
             response = Response()
             returned = instance.on_call(request, response)
             if returned is not None:
                 refuse_lazy(returned)
         finally:
+            request._is_over = True
             _serving.set(None)
         try:
-            return Outcome(job, job.protocol.encode_result(incoming, response.value))
+            outcome = Outcome(job, job.protocol.encode_result(incoming, response.value))
         except EnvelopeError:
             refuse_lazy(response.value)
             raise
+        if request._published:
+            self._publish(request._published)
+        return outcome
+
+    def _publish(self, events: Sequence[Any]) -> None:
+        """See to it that what a service has published with its success is not lost. Raises what keeps it from that."""
+        for stored in self._make_sender().commit(events):
+            stored.result()
 
     def _params_of(self, job: Job, params: Any) -> Any:
         """What JSON says the params are."""

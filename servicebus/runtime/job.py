@@ -121,6 +121,11 @@ class Job(PendingDelivery):
         return self.incoming.event
 
     @property
+    def run_id(self) -> str:
+        """By which the journal knows it."""
+        return self.incoming.id
+
+    @property
     def waits_for(self) -> Inbox | None:
         """The service that it waits for while that is full; None for one that does not wait: a caller is told."""
         is_message = self.incoming.kind is MESSAGE and self.on_full is None and self.refusal is None

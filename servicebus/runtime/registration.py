@@ -18,7 +18,7 @@ from servicebus.wire.address import plain
 from servicebus.wire.envelope import Kind
 from servicebus.wire.events import check_pattern, event_key
 
-__all__ = ["Service", "former_key", "how_it_is_lazy", "is_former", "register", "takes"]
+__all__ = ["Service", "former_key", "how_it_is_lazy", "is_former", "plain_hook", "register", "takes"]
 
 _HANDLERS = {Kind.CALL: "on_call", Kind.MESSAGE: "on_message"}
 _BASES: dict[Kind, Any] = {Kind.CALL: RpcService, Kind.MESSAGE: MessageService}
@@ -181,6 +181,13 @@ def how_it_is_lazy(function: Any) -> str:
             if is_lazy(candidate):
                 return how
     return ""
+
+
+def plain_hook(hook: Callable[[], Any], name: str) -> Callable[[], Any]:
+    """*hook*; *name* says what it is. Raises ConfigurationError: calling it runs none of its code."""
+    if how := how_it_is_lazy(hook):
+        raise ConfigurationError(f"the {name} is {how}: calling it runs none of its code", key="services")
+    return hook
 
 
 def _run_by_us(kind: Kind, instance: Any, lock: Any) -> Iterator[tuple[str, Any]]:

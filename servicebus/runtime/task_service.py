@@ -60,7 +60,12 @@ class AsyncExecution(TextExecution):
         _serving.set(request)
         try:
             job.started()
-            return self._outcome(job, await self._call(bound, request))
+            outcome = self._outcome(job, await self._call(bound, request))
+            request._is_over = True
+            if request._published:
+                for stored in self._make_sender().commit(request._published):
+                    await asyncio.wrap_future(stored)
+            return outcome
         except asyncio.CancelledError as error:
             if not why:
                 return self._raised(job, error)

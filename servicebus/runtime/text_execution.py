@@ -76,8 +76,12 @@ class TextExecution(Execution):
             job.started()
             result = self._call(params, request)
         finally:
+            request._is_over = True
             _serving.set(None)
-        return self._outcome(job, result)
+        outcome = self._outcome(job, result)
+        if request._published:
+            self._publish(request._published)
+        return outcome
 
     def _outcome(self, job: Job, result: Any) -> Outcome:
         """Of a function that has returned."""

@@ -27,6 +27,7 @@ __all__ = [
     "is_event_queue",
     "matches",
     "name_of_event_problem",
+    "published_id",
     "run_id",
 ]
 
@@ -135,6 +136,11 @@ def run_id(id: str, queue: str) -> str:
     """By which the journal knows the run of event *id* for the subscription that has *queue*."""
     incarnation, _, count = id.partition("-")
     return make_id(_incarnation(incarnation, queue), int(count))
+
+
+def published_id(run: str, index: int) -> str:
+    """Of the *index*-th event, from 1, that the request with the id *run* publishes: the same when it runs again."""
+    return make_id(hashlib.sha256(f"{run}\0publishes".encode()).hexdigest()[:16], index)
 
 
 @lru_cache(maxsize=4096)
