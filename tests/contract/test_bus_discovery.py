@@ -129,7 +129,7 @@ def test_without_any_broker_it_is_an_error(world: World) -> None:
     sender = world.sender
     for ask in (sender.nodes, sender.services, lambda timeout: gather(world, "echo", 1, timeout=timeout)):
         with pytest.raises(NoBrokerAvailable):
-            ask(timeout=0.5)  # type: ignore[operator]
+            ask(timeout=0.5)
 
 
 def test_a_node_that_stops_is_found_no_more_and_again_when_it_is_back(world: World) -> None:
