@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextvars import ContextVar
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
 from unittest.mock import Mock
@@ -496,3 +498,41 @@ def test_a_job_that_is_put_again_is_run_once(bench: Callable[..., Bench]) -> Non
     assert here.service.put_again(once)
     here.result()
     assert len(ran) == 2
+
+
+def test_a_loop_that_has_ended_takes_nothing_and_has_no_files() -> None:
+    def files() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before, done = files(), list[int]()
+    loop = ServiceLoop("asyncio-test")
+    loop.add_user()
+    for number in range(3):
+        loop.call(done.append, number)
+    wait_until(lambda: done == [0, 1, 2])
+    loop.call(loop.remove_user)
+    loop.thread.join(20)
+    loop.call(done.append, 3)
+    assert loop.loop.is_closed() and done == [0, 1, 2]
+    loop._watch.thread.join(20)
+    assert files() == before
+
+
+def test_what_is_called_while_the_loop_wakes_is_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[int] = []
+    read = os.eventfd_read
+
+    def read_late(fd: int) -> int:
+        if not done:
+            loop.call(done.append, 1)
+        return read(fd)
+
+    monkeypatch.setattr("servicebus.runtime.service_loop.os.eventfd_read", read_late)
+    loop = ServiceLoop("asyncio-test")
+    loop.add_user()
+    loop.call(done.append, 0)
+    wait_until(lambda: done == [0, 1])
+    loop.call(done.append, 2)
+    wait_until(lambda: done == [0, 1, 2])
+    loop.call(loop.remove_user)
+    loop.thread.join(20)
