@@ -34,15 +34,17 @@ def plant(name: str) -> None:
 
 
 def _ack_before_work() -> None:
-    """A worker acks what it is given, then begins with the work."""
+    """A worker acks what it is given, and begins with the work half a second later: else it is nearly never killed
+    in between."""
     from servicebus.runtime.pipeline import Pipeline
 
     take = Pipeline.take
 
     def take_and_ack(self: Pipeline, delivery: Any, *more: Any, **options: Any) -> None:
         delivery.channel.ack(delivery.tag)
-        delivery.channel.flush()  # acks wait for others, and most work is done before they are sent
-        take(self, delivery._replace(channel=_Acked(delivery.channel)), *more, **options)
+        delivery.channel.flush()
+        acked = delivery._replace(channel=_Acked(delivery.channel))
+        self._loop.call_later(0.5, lambda: take(self, acked, *more, **options))
 
     _replace(Pipeline, "take", take_and_ack)
 
