@@ -61,6 +61,8 @@ class Driver:
         """Whether a request of the test is under way."""
         self.asyncio_loop: asyncio.AbstractEventLoop | None = None
         """Of the test, if that is a coroutine."""
+        self.calling: set[int] = set()
+        """Threads in a call: their time must not pass between its begin and its wait, however late they are run."""
         self._changed = threading.Condition()
         self._orders: deque[_Order] = deque()
         self._done: list[_Order] = []
@@ -249,6 +251,8 @@ class Driver:
 
     def _flows(self) -> bool:
         """Whether time passes by itself: the test waits."""
+        if not all(map(self.stands_still, self.calling.copy())):
+            return False
         with self._changed:
             waiting = self._waiting.get(self._opener)
             if waiting is not None:

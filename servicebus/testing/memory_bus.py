@@ -238,7 +238,10 @@ class MemoryBus:
             self._attach(sender)
 
     def _attach(self, sender: RecordingSender | RecordingNestedSender) -> None:
-        sender.attach(self.record, self._must_be_open, self._network.connect, self._loop, self._driver.settle)
+        driver = self._driver
+        sender.attach(
+            self.record, self._must_be_open, self._network.connect, self._loop, driver.settle, driver.calling
+        )
         self._senders.append(sender)
 
     def _is_asked(self) -> bool:

@@ -27,6 +27,7 @@ class _Recording(Sender):
 
     _record: Callable[..., None]
     _must_be_open: Callable[[], None]
+    _calling: set[int]
     settle: Callable[[], None]
     is_main = False
     """Whether its event ids are in the history."""
@@ -38,10 +39,22 @@ class _Recording(Sender):
         connect: Connect,
         loop: SharedLoop,
         settle: Callable[[], None],
+        calling: set[int],
     ) -> None:
-        """*record* as ``MemoryBus.record()``; *must_be_open* raises if the bus is not open; *settle* lets it rest."""
-        self._record, self._must_be_open, self.settle = record, must_be_open, settle
+        """*record* as ``MemoryBus.record()``; *must_be_open* raises if the bus is not open; *settle* lets it rest;
+        *calling* are the threads in ``call()``."""
+        self._record, self._must_be_open, self.settle, self._calling = record, must_be_open, settle, calling
         self._connect, self._loop_of_process = connect, lambda: loop
+
+    def call(self, *what: Any, **how: Any) -> Any:
+        me = threading.get_ident()
+        is_outermost = me not in self._calling  # a middleware may call, too
+        self._calling.add(me)
+        try:
+            return super().call(*what, **how)
+        finally:
+            if is_outermost:
+                self._calling.discard(me)
 
     def is_asked(self) -> bool:
         """Whether a request is under way."""

@@ -33,6 +33,7 @@ from servicebus.services import MessageService, Reject, Request, RpcService
 from servicebus.testing import MemoryBus
 from servicebus.testing.clock import VirtualTime
 from servicebus.testing.driver import Driver
+from servicebus.testing.memory_sender import RecordingSender
 from servicebus.typed import Services
 
 ADD = "NODE-01.math.add"
@@ -477,6 +478,22 @@ def test_no_time_passes_for_a_thread_that_is_about_to_take_a_job_while_others_of
             world.sender.call("NODE-01.math.work", [f"b{number}", 0.0])
             assert world.now == began
         assert not first.done()
+
+
+def test_no_time_passes_for_a_call_that_has_begun_and_does_not_wait_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    make, answers = RecordingSender._make, []
+
+    def make_and_lose_the_processor(self: RecordingSender, *what: Any, **how: Any) -> Any:
+        made = make(self, *what, **how)
+        select.select([], [], [], 0.2)
+        return made
+
+    monkeypatch.setattr(RecordingSender, "_make", make_and_lose_the_processor)
+    with bus({"math.add": Add()}) as world:
+        thread = threading.Thread(target=lambda: answers.append(world.sender.call(ADD, [1, 2], timeout=5)))
+        thread.start()
+        thread.join()
+    assert [answer for _, answer in answers] == [3]
 
 
 def test_a_thread_that_has_been_notified_does_not_stand_still_before_it_runs() -> None:
