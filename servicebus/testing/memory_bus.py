@@ -239,9 +239,7 @@ class MemoryBus:
 
     def _attach(self, sender: RecordingSender | RecordingNestedSender) -> None:
         driver = self._driver
-        sender.attach(
-            self.record, self._must_be_open, self._network.connect, self._loop, driver.settle, driver.calling
-        )
+        sender.attach(self.record, self._must_be_open, self._network.connect, self._loop, driver.settle, driver.calling)
         self._senders.append(sender)
 
     def _is_asked(self) -> bool:
