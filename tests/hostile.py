@@ -125,7 +125,7 @@ class Stranger:
     # -- what it has ---------------------------------------------------------------------------------------------------
 
     def _forged(self) -> Shot:
-        kind = self._rng.choice(list(Kind))
+        kind = self._rng.choice(list(TARGETS))
         params = [0, "hostile"] if kind is Kind.CALL else "hostile"
         request = envelope(f"{NODE}.{TARGETS[kind]}", params, kind=kind)
         token = self._rng.choice(["", self._any().envelope.token, sign_envelope(Keyring([GUESSED]), request)])
@@ -140,7 +140,7 @@ class Stranger:
             {"ttl_ms": asked.ttl_ms + 1_000_000},
             {"sent_ms": asked.sent_ms + 1000},
             {"attempt": asked.attempt + 1},
-            {"kind": self._rng.choice([kind for kind in Kind if kind is not asked.kind])},
+            {"kind": self._rng.choice([kind for kind in TARGETS if kind is not asked.kind])},
             {"node": "NODE-02"},
         ]
         return self._request(self._rng.choice(CONSUMED), encode_envelope(replace(asked, **self._rng.choice(changes))))
