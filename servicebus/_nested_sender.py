@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from servicebus.client.session import SenderSession, submit
 from servicebus.configuration import Configuration
 from servicebus.errors import CallError, CallTimeout, JournalUnavailable, OutboxUnavailable
 from servicebus.middleware import Middleware, MiddlewareSender
-from servicebus.runtime.state_folder import default_path
+from servicebus.runtime.state_folder import MEMORY, beside_journal
 from servicebus.services import current_request
 from servicebus.transport.loggers import get_logger
 from servicebus.wire.address import Address
@@ -114,13 +113,10 @@ class NestedSender(MiddlewareSender):
 
 def outbox_beside_journal(config: Configuration) -> str | None:
     """Where the workers of a node keep what its services publish: beside the journal; None if that is in memory."""
-    journal = None if config.journal is None else config.journal.reveal()
-    if journal == "memory":
+    if config.journal is not None and config.journal.reveal() == MEMORY:
         return None
-    if journal is None or "://" in journal:
-        try:
-            journal = default_path(config.node_name, os.environ)
-        except JournalUnavailable as error:
-            LOG.warning("what services publish is not kept on disk: %s", error)
-            return None
-    return f"{journal}.events"
+    try:
+        return str(beside_journal(config, "events"))
+    except JournalUnavailable as error:
+        LOG.warning("what services publish is not kept on disk: %s", error)
+        return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from servicebus._context import GivenContext
 from servicebus._durations import to_seconds
@@ -19,7 +19,11 @@ __all__ = ["EventPublisher"]
 
 
 class EventPublisher(SessionOwner):
-    """For any thread."""
+    """Base of Sender. For any thread."""
+
+    if TYPE_CHECKING:
+
+        def _make(self, address: Address, *what: Any, **how: Any) -> tuple[SenderSession, PendingRequest]: ...
 
     def publish(
         self,
@@ -112,7 +116,3 @@ class EventPublisher(SessionOwner):
             limit_s = min(limit_s, expires)
         how: dict[str, Any] = {"context": context, "options": options, "wire_id": wire_id}
         return self._make(address, MESSAGE, params, limit_s, contract=contract, **how)
-
-    def _make(self, address: Address, *what: Any, **how: Any) -> tuple[SenderSession, PendingRequest]:
-        """A numbered request and its session."""
-        raise NotImplementedError

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from pathlib import Path
 
 from servicebus.configuration import Configuration
 from servicebus.errors import JournalUnavailable
-from servicebus.runtime.state_folder import default_path
+from servicebus.runtime.state_folder import MEMORY, beside_journal
 from servicebus.transport.loggers import get_logger
 from servicebus.wire.events import event_queue
 
@@ -63,12 +62,9 @@ def _write(config: Configuration, services: Collection[str]) -> None:
 
 def _path_of(config: Configuration) -> Path | None:
     """Beside the journal; None for a node that keeps nothing on disk."""
-    journal = None if config.journal is None else config.journal.reveal()
-    if journal == "memory":
+    if config.journal is not None and config.journal.reveal() == MEMORY:
         return None
-    if journal is None or "://" in journal:
-        try:
-            journal = default_path(config.node_name, os.environ)
-        except JournalUnavailable:
-            return None
-    return Path(f"{journal}.subscriptions")
+    try:
+        return beside_journal(config, "subscriptions")
+    except JournalUnavailable:
+        return None

@@ -7,15 +7,13 @@ All are the kernel's: a worker that dies, however it dies, has none. A node on s
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from pathlib import Path
 
 from servicebus.configuration import Configuration
 from servicebus.errors import JournalUnavailable
 from servicebus.runtime.byte_locks import LockFile
-from servicebus.runtime.journal import MEMORY
-from servicebus.runtime.state_folder import default_path
+from servicebus.runtime.state_folder import beside_journal
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.ratelimitedlog import RateLimitedLog
 
@@ -33,13 +31,10 @@ def locks_of(config: Configuration) -> NodeLocks:
     Raises:
         OSError: the lock file cannot be opened.
     """
-    journal = MEMORY if config.journal is None else config.journal.reveal()
-    if journal == MEMORY or "://" in journal:
-        try:
-            journal = default_path(config.node_name, os.environ)
-        except JournalUnavailable as error:
-            raise OSError(str(error)) from error
-    return NodeLocks(Path(f"{journal}.service-locks").absolute())
+    try:
+        return NodeLocks(beside_journal(config, "service-locks").absolute())
+    except JournalUnavailable as error:
+        raise OSError(str(error)) from error
 
 
 class NodeLocks:

@@ -8,9 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
+from servicebus.configuration import Configuration
 from servicebus.errors import JournalUnavailable
 
-__all__ = ["default_path", "shown_path"]
+__all__ = ["MEMORY", "beside_journal", "default_path", "shown_path"]
+
+MEMORY = "memory"
+"""The key ``journal`` of a node that keeps nothing on disk."""
 
 _LONGEST_NAME = 150
 """File names end at 255 bytes, and the files of a journal have names that are up to 50 longer."""
@@ -31,6 +35,18 @@ def default_path(node: str, environment: Mapping[str, str]) -> str:
         reason = f"the folder cannot be made: {error.strerror}; say where with the key journal"
         raise JournalUnavailable(str(folder), reason) from error
     return str(folder / _file_name(node))
+
+
+def beside_journal(config: Configuration, suffix: str) -> Path:
+    """The path of another file of the node: beside its journal or, where that is no file, beside where it would be.
+
+    Raises:
+        JournalUnavailable: there is no such place.
+    """
+    journal = MEMORY if config.journal is None else config.journal.reveal()
+    if journal == MEMORY or "://" in journal:
+        journal = default_path(config.node_name, os.environ)
+    return Path(f"{journal}.{suffix}")
 
 
 def shown_path(node: str, environment: Mapping[str, str]) -> str:

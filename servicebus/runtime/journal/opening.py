@@ -20,14 +20,13 @@ from servicebus.runtime.journal.memory import MemoryJournal
 from servicebus.runtime.journal.replica import Replica
 from servicebus.runtime.journal.shared import SharedJournal
 from servicebus.runtime.journal.snapshot import MAGICS
-from servicebus.runtime.state_folder import default_path, shown_path
+from servicebus.runtime.state_folder import MEMORY, default_path, shown_path
 from servicebus.transport.loggers import get_logger
 
 LOG = get_logger(__name__)
 
 __all__ = ["MEMORY", "check_journal", "journal_of", "open_journal", "open_shared", "shown_journal"]
 
-MEMORY = "memory"
 _SCHEMES = ("redis://", "rediss://", "unix://")
 _OPENING = 0
 """The byte of the lock file that the process holds that opens or replaces the journal; no worker has this number."""
