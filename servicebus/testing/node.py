@@ -20,7 +20,7 @@ from servicebus.errors import LifecycleError, ServiceBusError
 from servicebus.testing.erlang import RESET, ErlangShell
 from servicebus.testing.layout import Family, NodeFolder
 from servicebus.testing.ports import LOOPBACK
-from servicebus.testing.processes import end_marked, is_alive, is_frozen, wait_dead
+from servicebus.testing.processes import end_marked, is_alive, is_frozen, listeners, wait_dead
 from servicebus.testing.program import find_broker_program, find_epmd
 
 __all__ = ["Broker", "BrokerStartFailed"]
@@ -152,8 +152,13 @@ class Broker:
             time.sleep(0.02)
 
     def answers(self, timeout_s: float = 1.0) -> bool:
-        """Whether it opens an AMQP connection: it is up, not frozen and not blocked in its start."""
+        """Whether it opens an AMQP connection: it is up, not frozen and not blocked in its start.
+
+        What another program answers on its port does not count.
+        """
         timeout_s = to_seconds("timeout_s", timeout_s, zero=False)
+        if self.port not in {port for _, port in listeners(self.pid)}:
+            return False
         try:
             with socket.create_connection((self.host, self.port), timeout_s) as sock:
                 sock.settimeout(timeout_s)

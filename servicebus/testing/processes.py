@@ -7,12 +7,16 @@ process that took over an old pid.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
 from pathlib import Path
 
-__all__ = ["MARK", "end_marked", "is_alive", "is_frozen", "marked_processes", "wait_dead"]
+__all__ = ["MARK", "end_marked", "is_alive", "is_frozen", "listeners", "marked_processes", "wait_dead"]
+
+_LISTENING = "0A"
+"""TCP_LISTEN of the kernel's tables, linux/include/net/tcp_states.h."""
 
 MARK = "SERVICEBUS_BROKER_DIR"
 
@@ -35,6 +39,26 @@ def wait_dead(pid: int, timeout_s: float) -> bool:
             return False
         time.sleep(0.005)
     return True
+
+
+def listeners(pid: int) -> set[tuple[str, int]]:
+    """Where the process itself listens for TCP: addresses as the kernel writes them (hexadecimal), and ports.
+
+    Empty for one that is dead or another user's.
+    """
+    try:
+        own = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    except OSError:
+        return set()
+    found = set()
+    for table in (f"/proc/{pid}/net/tcp", f"/proc/{pid}/net/tcp6"):
+        with contextlib.suppress(FileNotFoundError):  # the process ended, or the kernel has no IPv6
+            for line in Path(table).read_text().splitlines()[1:]:
+                _, local, _, state, _, _, _, _, _, inode, *_ = line.split()
+                if state == _LISTENING and f"socket:[{inode}]" in own:
+                    address, _, port = local.partition(":")
+                    found.add((address, int(port, 16)))
+    return found
 
 
 def marked_processes(folder: Path) -> list[int]:

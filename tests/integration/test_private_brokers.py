@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import pytest
 import servicebus.testing
 from servicebus.errors import LifecycleError, ServiceBusError
 from servicebus.testing import Broker, BrokerStartFailed
-from servicebus.testing.processes import is_alive, marked_processes
+from servicebus.testing.ports import free_ports
+from servicebus.testing.processes import is_alive, listeners, marked_processes
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
@@ -50,19 +52,7 @@ def process_name(pid: int) -> str:
 
 
 def listening_addresses(pid: int) -> set[str]:
-    """The hexadecimal local addresses on which the process listens, from the kernel's own tables."""
-    inodes = set()
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        target = str(link.readlink()) if link.is_symlink() else ""
-        if target.startswith("socket:["):
-            inodes.add(target[8:-1])
-    found = set()
-    for table in ("tcp", "tcp6"):
-        for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            fields = row.split()
-            if fields[3] == "0A" and fields[9] in inodes:
-                found.add(fields[1].partition(":")[0])
-    return found
+    return {address for address, _ in listeners(pid)}
 
 
 def test_two_brokers_share_nothing(brokers: list[Broker]) -> None:
@@ -112,6 +102,20 @@ def test_a_killed_broker_comes_back_on_its_port_with_its_data(brokers: list[Brok
     assert broker.port == port
     assert broker.pid != pid
     assert take(broker, "kept") == b"over the kill"
+
+
+def test_a_port_that_another_program_has_taken_fails_the_start(brokers: list[Broker], tmp_path: Path) -> None:
+    """Also if that program is a broker that answers."""
+    other = brokers[0]
+    (tmp_path / "late").mkdir()
+    epmd_port, dist_port = free_ports(2)
+    known = {"port": other.port, "epmd_port": epmd_port, "dist_port": dist_port, "pid": 0}
+    (tmp_path / "late" / "node.json").write_text(json.dumps(known))
+    late = Broker(tmp_path / "late", "late")
+    with pytest.raises(BrokerStartFailed, match="late did not come up: its process ended"):
+        late.start()
+    assert not late.answers()
+    assert other.answers()
 
 
 def test_a_stopped_broker_leaves_no_process_and_starts_again(brokers: list[Broker]) -> None:
