@@ -268,24 +268,31 @@ class Engine:
 
     def queue_made_anew(self, path: Path, made_at: float) -> None:
         """Calls that were published before *made_at* went into a queue that is gone, or to a worker that may be."""
-        now = time.monotonic()
-        why = "the node's queue of calls was made again"
+        gone = [
+            request
+            for request in path.outstanding.values()
+            if request.resend and request.published_at is not None and request.published_at < made_at
+        ]
+        self._take_back(path, gone, "the node's queue of calls was made again", is_nodes_fault=True)
 
-        def look(request: PendingRequest) -> None:
-            if request.resend and request.published_at is not None and request.published_at < made_at:
-                path.outstanding.pop(request.id, None)
-                self._scheduler.take_back(request, path.link, why, now, is_nodes_fault=True)
-
-        self._scheduler.each(list(path.outstanding.values()), look)
+    def answers_lost(self, path: Path, ids: Sequence[str]) -> None:
+        """The node has answered these, and no answer came: sent again, they get the answer that it has kept."""
+        self._take_back(path, [path.outstanding[id] for id in ids], "lost the answer")
 
     def path_dead(self, path: Path, why: str) -> None:
-        now = time.monotonic()
         path.health.fail(why)
-        path.clock.heard(now)
-        orphans = list(path.outstanding.values())
-        path.outstanding.clear()
+        path.clock.heard(time.monotonic())
+        self._take_back(path, list(path.outstanding.values()), why, is_nodes_fault=True)
+
+    def _take_back(
+        self, path: Path, requests: Sequence[PendingRequest], why: str, *, is_nodes_fault: bool = False
+    ) -> None:
+        now = time.monotonic()
+        for request in requests:
+            path.outstanding.pop(request.id, None)
         self._scheduler.each(
-            orphans, lambda request: self._scheduler.take_back(request, path.link, why, now, is_nodes_fault=True)
+            requests,
+            lambda request: self._scheduler.take_back(request, path.link, why, now, is_nodes_fault=is_nodes_fault),
         )
 
     # -- the end -------------------------------------------------------------------------------------------------------

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import random
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from servicebus.errors import EnvelopeError
@@ -29,6 +30,7 @@ class Path:
 
     __slots__ = (
         "answered",
+        "asked_at",
         "calls",
         "clock",
         "doubt",
@@ -38,6 +40,7 @@ class Path:
         "lacks_queue_until",
         "link",
         "link_bytes_at_ping",
+        "missed",
         "node",
         "outstanding",
         "probe_at",
@@ -63,6 +66,10 @@ class Path:
         self.link_bytes_at_ping = -1
         self.shift_ms = 0
         """By how much the node's clock is ahead of ours, if it has said so."""
+        self.asked_at = 0.0
+        """When it was asked last which of its calls the node has answered."""
+        self.missed: set[str] = set()
+        """Calls that the node says it has answered; no answer has come yet."""
         self.calls = 0
         """Published here, ever."""
         self.answered = 0
@@ -85,6 +92,25 @@ class Path:
         if self.given_up_since <= self.clock.heard_at:
             return outstanding
         return self.given_up_since if outstanding is None else min(self.given_up_since, outstanding)
+
+    def open_since(self, then: float, limit: int) -> list[str]:
+        """Ids of calls that were published before *then* and are not answered: up to *limit*, any of them."""
+        ids = []
+        for id, request in self.outstanding.items():
+            if request.published_at is not None and request.published_at > then:
+                break
+            ids.append(id)
+        return ids if len(ids) <= limit else random.sample(ids, limit)
+
+    def never_came(self, answered: Iterable[str]) -> list[str]:
+        """The node says that it has *answered* these; those whose answers are lost.
+
+        What came between its word and ours does not count: it must have been said twice.
+        """
+        waiting = self.outstanding.keys() & set(answered)
+        lost = self.missed & waiting
+        self.missed = waiting - lost
+        return list(lost)
 
     def give_up(self, request: PendingRequest) -> None:
         """No caller waits for *request* any more; it was not answered, and that says something about the path."""

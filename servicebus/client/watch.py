@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
 from servicebus.policy.liveness import PingAction
 from servicebus.protocol.interface import SenderProtocol
+from servicebus.protocol.v2 import MOST_ASKED
 from servicebus.wire.envelope import Kind, make_id
 from servicebus.wire.printable import printable
 
@@ -50,6 +51,8 @@ class Finding:
     """The path uses another version than before: what waits may be tried again."""
     queue_made_at: float | None = None
     """The node's queue of calls is younger than this: what was sent before may be gone."""
+    answered: Sequence[str] = ()
+    """Of the calls that were asked about, those that the node has answered."""
 
 
 class Pinger:
@@ -57,6 +60,7 @@ class Pinger:
 
     def __init__(self, config: Configuration):
         self._timeout_s = config.path_ping_timeout
+        self._ask_after_s = config.path_ping_after
         self._incarnation = os.urandom(8).hex()
         self._count = itertools.count(1)
         self._pending: dict[str, Ping] = {}
@@ -104,9 +108,10 @@ class Pinger:
         if not pong.takes_calls:
             return Finding(ping.path, is_alive=True, takes_calls=False)
         finding = self._ponged(ping, now)
-        if finding is None or pong.queue_age_s is None:
-            return finding
-        return replace(finding, queue_made_at=now - pong.queue_age_s)
+        if finding is None:
+            return None
+        made_at = None if pong.queue_age_s is None else now - pong.queue_age_s
+        return replace(finding, queue_made_at=made_at, answered=pong.answered)
 
     def returned(self, wire_id: str, now: float) -> Finding | None:
         """What it shows that the ping *wire_id* came back unroutable; None if that was no ping, or settles nothing."""
@@ -122,7 +127,9 @@ class Pinger:
     def _send(self, path: Path, protocol: SenderProtocol, now: float, *, why: str = "", is_timed: bool = True) -> None:
         """Ping in the version of *protocol*; *is_timed*: without an answer in time the path is dead."""
         wire_id = make_id(self._incarnation, next(self._count))
-        token, outgoing = protocol.encode_ping(path.node, wire_id, self._timeout_s)
+        asked = path.open_since(now - self._ask_after_s, MOST_ASKED)
+        path.asked_at = now
+        token, outgoing = protocol.encode_ping(path.node, wire_id, self._timeout_s, asked)
         self._pending[wire_id] = Ping(path, protocol, token, now + self._timeout_s, why)
         path.link.watch(path.node)
         if is_timed and path.clock.pinged_at is None:  # the time to answer runs from the first of several pings
@@ -169,6 +176,7 @@ class WatchEvents(Protocol):
     def path_dead(self, path: Path, why: str) -> None: ...
     def path_alive(self, path: Path) -> None: ...
     def queue_made_anew(self, path: Path, made_at: float) -> None: ...
+    def answers_lost(self, path: Path, ids: Sequence[str]) -> None: ...
 
 
 class PathWatch:
@@ -177,6 +185,7 @@ class PathWatch:
     def __init__(self, config: Configuration, pinger: Pinger, events: WatchEvents):
         self._pinger = pinger
         self._events = events
+        self._ask_after_s = config.path_ping_after
         self._silence = f"silent for {config.path_ping_after + config.path_ping_timeout:g} s"
 
     @property
@@ -229,6 +238,8 @@ class PathWatch:
         path.heard(now)
         if finding.queue_made_at is not None:
             self._events.queue_made_anew(path, finding.queue_made_at)
+        if lost := path.never_came(finding.answered):
+            self._events.answers_lost(path, lost)
         if was_dead or finding.is_news:
             self._events.path_alive(path)
 
@@ -245,8 +256,20 @@ class PathWatch:
             self._events.path_suspect(path)
         elif not path.health.is_healthy:
             self._probe(path, is_awaited(path.node), now)
+        elif self._owes_answers(path, now):
+            self._pinger.ping(path, now)
         else:
             self._pinger.look_around(path, now)
+
+    def _owes_answers(self, path: Path, now: float) -> bool:
+        """A call waits, though others are answered: is its answer lost? No path is asked more often than a silent one.
+
+        RabbitMQ throws a direct reply away while it is still starting, and when members of a cluster lose each other.
+        """
+        if path.clock.pinged_at is not None or now - path.asked_at < self._ask_after_s:
+            return False
+        oldest = next((request.published_at for request in path.outstanding.values()), None)
+        return oldest is not None and now - oldest >= self._ask_after_s
 
     def _probe(self, path: Path, is_awaited: bool, now: float) -> None:
         """Ask a dead path now and then whether it lives again, while a request waits for it or it was used lately."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -40,6 +40,8 @@ class Pong(NamedTuple):
     """False: it is stopping."""
     queue_age_s: float | None = None
     """For how long the node's queue of calls has been there, if the agent's worker has made it."""
+    answered: Sequence[str] = ()
+    """Of the calls that were asked about, those that the node has answered."""
 
 
 class OutgoingRequest(Protocol):
@@ -89,8 +91,10 @@ class SenderProtocol(Protocol):
     def decode_result(self, message: bytes, /) -> Any:
         """The result in a reply's message. Raises EnvelopeError."""
 
-    def encode_ping(self, node: str, wire_id: str, timeout_s: float) -> tuple[str, OutgoingPublish]:
-        """A ping, and the token that its pong is checked with."""
+    def encode_ping(
+        self, node: str, wire_id: str, timeout_s: float, calls: Sequence[str]
+    ) -> tuple[str, OutgoingPublish]:
+        """A ping, and the token that its pong is checked with. It asks which of *calls* (ids) the node has answered."""
 
     def decode_pong(self, wire_id: str, token: str, body: bytes) -> Pong:
         """The agent's answer to a ping. Raises EnvelopeError: *body* is no pong, or not verified."""

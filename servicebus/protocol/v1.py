@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import os
 import time
+from collections.abc import Sequence
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -91,7 +92,9 @@ class ProtocolV1:
         text = message.decode()
         return result_from_text(text) if self._config.compat_result == "value" else text
 
-    def encode_ping(self, node: str, wire_id: str, timeout_s: float) -> tuple[str, OutgoingPublish]:
+    def encode_ping(
+        self, node: str, wire_id: str, timeout_s: float, calls: Sequence[str]
+    ) -> tuple[str, OutgoingPublish]:
         return "", OutgoingPublish(self.exchange.name, node_queue(node), PING)
 
     def decode_pong(self, wire_id: str, token: str, body: bytes) -> Pong:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -53,6 +53,8 @@ UNSIGNED = "unsigned"
 """In place of a token: a hint for a sender that has another secret, never to be believed."""
 
 _CANCEL_TTL_S = 5.0
+MOST_ASKED = 200
+"""A ping asks about so many calls at most: 5 KB."""
 _QUEUES = {CALL: rpc_queue, MESSAGE: messages_queue, CONTROL: control_queue}
 _DIRECT_PREFIX = DIRECT_REPLY_TO + "."
 
@@ -132,15 +134,21 @@ class ProtocolV2:
 
     decode_result = staticmethod(decode_json)
 
-    def encode_ping(self, node: str, wire_id: str, timeout_s: float) -> tuple[str, OutgoingPublish]:
-        return self._control(wire_id, node, "ping", timeout_s, b"null")
+    def encode_ping(
+        self, node: str, wire_id: str, timeout_s: float, calls: Sequence[str]
+    ) -> tuple[str, OutgoingPublish]:
+        return self._control(wire_id, node, "ping", timeout_s, encode_json(list(calls)) if calls else b"null")
 
     def decode_pong(self, wire_id: str, token: str, body: bytes) -> Pong:
         state = self._decode_answer(wire_id, token, body)
         if not isinstance(state, dict):
             return Pong(takes_calls=True)
-        age_s = state.get("queue_age")
-        return Pong(not state.get("stopping"), age_s if isinstance(age_s, (int, float)) else None)
+        age_s, answered = state.get("queue_age"), state.get("answered")
+        return Pong(
+            not state.get("stopping"),
+            age_s if isinstance(age_s, (int, float)) else None,
+            [id for id in answered if isinstance(id, str)] if isinstance(answered, list) else (),
+        )
 
     def encode_discovery(self, wire_id: str, timeout_s: float, question: Question) -> tuple[str, OutgoingPublish]:
         """What asks all nodes, and the token that their answers are checked with."""

@@ -5,17 +5,19 @@ from __future__ import annotations
 from servicebus.runtime.copy_store import CopyStore
 from servicebus.runtime.job import Disposition, Job, PendingDelivery
 from servicebus.runtime.publisher import Publisher
+from servicebus.runtime.recent_ids import RecentIds
 from servicebus.transport.failurelog import FailureLog
 
 
 class Acknowledger:
     """Belongs to the I/O thread."""
 
-    def __init__(self, copies: CopyStore, failures: FailureLog):
+    def __init__(self, copies: CopyStore, failures: FailureLog, refused_calls: RecentIds):
         self.epoch: int | None = None
         self.publisher: Publisher | None = None
         self._copies = copies
         self._failures = failures
+        self._refused_calls = refused_calls
 
     def __repr__(self) -> str:
         return f"<Acknowledger epoch={self.epoch}>"
@@ -51,6 +53,8 @@ class Acknowledger:
                         publisher.reply(pending, reply, disposition.job)
                     except Exception:  # a service's, which came late: the second try reports what is ours
                         self._reply_again(publisher, pending, reply, disposition.job)
+                    if disposition.job is None:  # it was not run: the journal does not know of this answer
+                        self._refused_calls.add(pending.delivery.correlation_id or "")
                 pending.delivery.channel.ack(pending.delivery.tag)
         except Exception as error:  # what is to be stored comes again
             self._failures.report("a disposition", error)

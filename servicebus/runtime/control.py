@@ -10,11 +10,12 @@ from contextlib import suppress
 from typing import Any
 
 from servicebus.configuration import Configuration
-from servicebus.errors import EnvelopeError
+from servicebus.errors import EnvelopeError, JournalUnavailable
 from servicebus.protocol.discovery import DISCOVER, Answer, read_question
 from servicebus.protocol.interface import Incoming, RequestRefused, wrong_queue
-from servicebus.protocol.v2 import ProtocolV2
+from servicebus.protocol.v2 import MOST_ASKED, ProtocolV2
 from servicebus.runtime.dispatcher import Dispatcher
+from servicebus.runtime.recent_ids import RecentIds
 from servicebus.runtime.registration import is_former
 from servicebus.transport.interface import Delivery
 from servicebus.wire.address import EVERY_NODE
@@ -55,8 +56,8 @@ class ControlRequests:
         self._echo_queue = ""
         self._own_queue = ProtocolV2(config, keyring, also=(EVERY_NODE,))
         """In what comes in the worker's own queue all nodes may be asked."""
-        self._discoveries: dict[str, None] = {}
-        """The ids of those that were answered; the oldest are forgotten."""
+        self._discoveries = RecentIds(_DISCOVERIES)
+        """Those that were answered."""
 
     def connected(self, echo_queue: str, now: float) -> None:
         self._echo_queue = echo_queue
@@ -77,7 +78,7 @@ class ControlRequests:
             self._dispatcher.counters["refused.unknown-service"] += 1
             return self.protocol.encode_fault(incoming, Fault("unknown-service", incoming.key)), incoming.reply_to
         self._dispatcher.counters["pings"] += 1
-        return self.protocol.encode_result(incoming, self._who_i_am()), incoming.reply_to
+        return self.protocol.encode_result(incoming, self._who_i_am(incoming.raw_params)), incoming.reply_to
 
     def _read(self, delivery: Delivery, protocol: ProtocolV2) -> Incoming:
         try:
@@ -136,9 +137,7 @@ class ControlRequests:
         try:
             if incoming.id in self._discoveries:
                 raise EnvelopeError("replayed", f"the discovery {incoming.id} was answered")
-            self._discoveries[incoming.id] = None
-            if len(self._discoveries) > _DISCOVERIES:
-                del self._discoveries[next(iter(self._discoveries))]
+            self._discoveries.add(incoming.id)
             question = read_question(incoming.raw_params)
             if self._dispatcher.is_stopping or self.is_leaving or not question.is_for(self._config.node_name):
                 return None
@@ -159,7 +158,8 @@ class ControlRequests:
             if isinstance(params, list) and len(params) == 1 and isinstance(params[0], str):
                 self._dispatcher.cancel(params[0])
 
-    def _who_i_am(self) -> dict[str, Any]:
+    def _who_i_am(self, raw_params: bytes) -> dict[str, Any]:
+        """The params are null, or the ids of calls that the Sender has no answer to."""
         says: dict[str, Any] = {
             "node": self._config.node_name,
             "worker": os.getpid(),
@@ -168,4 +168,7 @@ class ControlRequests:
         if self.calls_made_at is not None:
             # Calls that were sent before went into a queue that is gone: only their senders know of them.
             says["queue_age"] = round(time.monotonic() - self.calls_made_at, 3)
+        with suppress(EnvelopeError, ValueError, TypeError, JournalUnavailable):  # alive is what it is asked for first
+            if answered := self._dispatcher.answered((decode_json(raw_params) or [])[:MOST_ASKED]):
+                says["answered"] = answered
         return says

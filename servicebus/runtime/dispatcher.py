@@ -19,6 +19,7 @@ from servicebus.runtime.job import DONE, Copy, Disposition, Inbox, Job, JobResul
 from servicebus.runtime.journal import IdStatus, Journal, Lookup, Release, Start
 from servicebus.runtime.journal_outage import JournalNotes, JournalOutage, reply_to
 from servicebus.runtime.not_run import full, not_now
+from servicebus.runtime.recent_ids import RecentIds
 from servicebus.runtime.refusal_log import RefusalLog
 from servicebus.runtime.retries import Retries
 from servicebus.runtime.validator import ServiceKey, Validator
@@ -30,8 +31,6 @@ from servicebus.wire.printable import counted
 _FATAL_DEATHS = 3
 """A request that was running when its worker died, so often, is held responsible."""
 _DEFERRED_S = 1.0
-_CANCELLED_EARLY = 10_000
-"""So many ids of calls are remembered whose cancellation came before them."""
 _NEW = IdStatus.NEW
 _EXECUTED = {kind: f"executed.{kind.value}" for kind in Kind}
 
@@ -61,7 +60,9 @@ class Dispatcher:
         self._refused = self.refusals.log
         self._failures = loop.failures
         self._running: dict[str, Job] = {}
-        self._cancelled_early: dict[str, None] = {}
+        self.refused_calls = RecentIds()
+        """Answered without a word to the journal, or as not run: busy, unknown service and the like."""
+        self._cancelled_early = RecentIds()
         """A call and its cancellation come by different queues, so either may be first."""
         self._notes = JournalNotes(journal)
         self.validate = Validator(services, self.counters, self.refusals, self._failures).validate
@@ -83,12 +84,16 @@ class Dispatcher:
         """The caller of call *id* has given up; False if it does not run here (yet)."""
         job = self._running.get(id)
         if job is None:
-            self._cancelled_early[id] = None
-            if len(self._cancelled_early) > _CANCELLED_EARLY:
-                del self._cancelled_early[next(iter(self._cancelled_early))]
+            self._cancelled_early.add(id)
             return False
         self._set_cancelled(job)
         return True
+
+    def answered(self, ids: Sequence[str]) -> list[str]:
+        """Which of the calls *ids* this node has answered, as far as is known here. Raises JournalUnavailable."""
+        open_here = [id for id in ids if id not in self._running]
+        finished = set(self._journal.finished(open_here)) if open_here and not self.outage.reason else set()
+        return [id for id in open_here if id in finished or id in self.refused_calls]
 
     def _set_cancelled(self, job: Job) -> None:
         if job.incoming.kind is CALL:
@@ -187,7 +192,7 @@ class Dispatcher:
         job.started = self._journal.starter(incoming.id)
         self._running[incoming.id] = job
         if incoming.id in self._cancelled_early:
-            del self._cancelled_early[incoming.id]
+            self._cancelled_early.discard(incoming.id)
             self._set_cancelled(job)
         if service.put(job):
             self.running_calls += incoming.kind is CALL

@@ -76,7 +76,7 @@ class Pipeline:
         self._refused = RateLimitedLog(LOG, host_name)
         self._on_damaged = on_damaged
         self._on_tick = on_tick
-        self._acknowledger = Acknowledger(self.copies, loop.failures)
+        self._acknowledger = Acknowledger(self.copies, loop.failures, dispatcher.refused_calls)
         self._overflow = OverflowBuffer(window)
         self._posted: deque[Outcome] = deque()
         """Handed over by services' threads; decided at the end of the iteration, as what the next two have."""

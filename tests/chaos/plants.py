@@ -89,6 +89,9 @@ class _NoJournal(Journal):
     def release_many(self, ids: Sequence[str], why: Release) -> None:
         self._running.difference_update(ids)
 
+    def finished(self, ids: Sequence[str]) -> list[str]:
+        return []
+
     def tick(self, now: float) -> None:
         pass
 

@@ -9,6 +9,7 @@ import pytest
 
 from servicebus.runtime.acknowledger import Acknowledger
 from servicebus.runtime.job import Disposition, PendingDelivery, dead_letter
+from servicebus.runtime.recent_ids import RecentIds
 from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.interface import Delivery
 
@@ -21,12 +22,14 @@ class Rig:
     def __init__(self) -> None:
         self.done = Mock()
         self.failures = FailureLog("test")
-        self.acknowledger = Acknowledger(self.done.copies, self.failures)
+        self.refused_calls = RecentIds()
+        self.acknowledger = Acknowledger(self.done.copies, self.failures, self.refused_calls)
         self.acknowledger.begin(EPOCH, self.done.publisher)
         self.done.reset_mock()
 
     def pending(self, tag: int, epoch: int = EPOCH) -> PendingDelivery:
-        return PendingDelivery(Delivery(self.done.channel, tag, b"", None, None, None, None), epoch, "answers")
+        delivery = Delivery(self.done.channel, tag, b"", correlation_id=f"id-{tag}")
+        return PendingDelivery(delivery, epoch, "answers")
 
     @property
     def names(self) -> list[str]:
@@ -47,6 +50,14 @@ def test_each_delivery_is_answered_and_then_acked(rig: Rig) -> None:
         call.publisher.reply(second, b"reply", None),
         call.channel.ack(2),
     ]
+
+
+def test_answers_that_the_journal_does_not_know_are_remembered(rig: Rig) -> None:
+    """Their callers may have to ask for them again."""
+    rig.acknowledger.settle(Disposition([rig.pending(1)], b"busy"))
+    rig.acknowledger.settle(Disposition([rig.pending(2)], b"result", None, Mock()))
+    rig.acknowledger.settle(Disposition([rig.pending(3)], None))
+    assert [id for id in ("id-1", "id-2", "id-3") if id in rig.refused_calls] == ["id-1"]
 
 
 def test_deliveries_of_former_connections_are_left_to_the_broker(rig: Rig) -> None:

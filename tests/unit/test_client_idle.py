@@ -29,7 +29,7 @@ class Version:
     def encode_request(self, _request: PendingRequest) -> OutgoingPublish:
         return OutgoingPublish("servicebus", "", b"")
 
-    def encode_ping(self, _node: str, _wire_id: str, _timeout_s: float) -> tuple[str, OutgoingPublish]:
+    def encode_ping(self, _node: str, _wire_id: str, _timeout_s: float, _calls: Any) -> tuple[str, OutgoingPublish]:
         return "", OutgoingPublish("servicebus", "ping", b"")
 
 

@@ -247,8 +247,17 @@ class TestCalls:
         agent.dispatcher.cancel(decode_envelope(body, 10_000_000).id)
         for number in range(20_000):
             agent.dispatcher.cancel(f"another-{number}")
-        assert len(agent.dispatcher._cancelled_early) == 10_000
         assert value(agent.settle(body), body) == 3, "it is run, as if nothing had come"
+
+    def test_which_calls_were_answered_can_be_asked(self, agent: Agent) -> None:
+        """Also those that were not run, which the journal does not know."""
+        done, running = signed("NODE-01.math.add", [1, 2]), signed("NODE-01.test.gate", 1)
+        agent.settle(done)
+        assert agent.deliver(running) is None
+        ids = [decode_envelope(body, 10_000_000).id for body in (done, running)]
+        agent.dispatcher.refused_calls.add("0123456789abcdef-7")
+        asked = [*ids, "0123456789abcdef-7", "0123456789abcdef-8"]
+        assert agent.dispatcher.answered(asked) == [ids[0], "0123456789abcdef-7"]
 
     def test_what_the_service_raises_is_the_callers_to_know(self, agent: Agent) -> None:
         body = signed("NODE-01.math.add", "not numbers")

@@ -26,7 +26,6 @@ OF_OTHER_TESTS = {
     "servicebus.transport.logpump": "test_log_channel, tests/process",
     "servicebus.transport.memory_channel": "tests/contract",
     "servicebus.transport.memory_connection": "tests/contract",
-    "servicebus.transport.memory_sessions": "tests/contract",
     "servicebus.transport.services": "test_loop, tests/contract with RabbitMQ",
 }
 """Modules that are reached through others, and by which tests. It may only shrink."""

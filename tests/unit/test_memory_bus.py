@@ -34,6 +34,8 @@ from servicebus.testing import MemoryBus
 from servicebus.testing.clock import VirtualTime
 from servicebus.testing.driver import Driver
 from servicebus.testing.memory_sender import RecordingSender
+from servicebus.transport.memory_queues import Message
+from servicebus.transport.memory_sessions import ServerChannel
 from servicebus.typed import Services
 
 ADD = "NODE-01.math.add"
@@ -179,6 +181,44 @@ def test_a_broker_that_fails_while_a_call_runs_costs_no_second_run(fault: str) -
         assert future.result()[1] == "done"
         world.assert_executed_once(future)
         assert len(runs) == 1
+
+
+@pytest.mark.parametrize(
+    "target, outcome",
+    [
+        pytest.param("NODE-01.math.add", 3, id="result"),
+        pytest.param("NODE-01.math.breaks", RemoteError, id="error"),
+        pytest.param("NODE-01.math.none", UnknownService, id="refusal"),
+    ],
+)
+def test_an_answer_that_the_broker_drops_comes_by_another_attempt(
+    monkeypatch: pytest.MonkeyPatch, target: str, outcome: Any
+) -> None:
+    """RabbitMQ 4 drops direct replies while it starts, and members of a cluster those to others that they have lost."""
+    handed_over, lost = ServerChannel._answer, list[str]()
+
+    def lose_one(self: ServerChannel, message: Message) -> bool:
+        if lost:
+            return handed_over(self, message)
+        lost.append(message.properties[0] or "")
+        return True
+
+    def breaks(_request: Request) -> Any:
+        ran.append("breaks")
+        raise OSError("broken")
+
+    ran: list[str] = []
+    with bus({"math.add": Add(), "math.breaks": Run(breaks)}) as world:
+        monkeypatch.setattr(ServerChannel, "_answer", lose_one)
+        call = world.sender.call_async(target, [1, 2], timeout=3600)
+        began = world.now
+        if isinstance(outcome, type):
+            with pytest.raises(outcome):
+                call.result()
+        else:
+            assert call.result()[1] == outcome
+        assert world.now - began < 10
+        assert len(lost) == 1 and len(ran) <= 1
 
 
 def test_calls_go_back_to_the_preferred_broker_after_failback_after() -> None:

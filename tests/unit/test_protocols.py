@@ -83,7 +83,7 @@ def test_another_secret_is_refused(make: Any) -> None:
 @pytest.mark.parametrize("make", [v1, v2])
 def test_a_pong_is_checked(make: Any) -> None:
     sender = make(config())
-    token, _ = sender.encode_ping("N", "0123456789abcdef-9", 1.5)
+    token, _ = sender.encode_ping("N", "0123456789abcdef-9", 1.5, [])
     with pytest.raises(EnvelopeError):
         sender.decode_pong("0123456789abcdef-9", token, b"PUNG")
 

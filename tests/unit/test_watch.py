@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from virtual_bus import NODE, VirtualBus, silence, virtual_bus
+from virtual_bus import NODE, TARGET, Node, VirtualBus, silence, virtual_bus
 
-from servicebus.errors import CallError, CallTimeout, NodeUnavailable
+from servicebus.errors import CallError, CallInterrupted, CallTimeout, NodeUnavailable
+from servicebus.protocol.interface import Incoming
+from servicebus.protocol.v2 import MOST_ASKED
 from servicebus.wire.envelope import OK, Reply
 from servicebus.wire.xmlcodec import encode_reply
 
@@ -32,6 +34,80 @@ def test_a_path_is_pinged_as_often_as_nothing_else_is_heard_of_it(bus: VirtualBu
     bus.result(bus.call())
     bus.time.advance(bus.config.path_ping_after - 0.1)
     assert node.dispatcher.counters["pings"] == 1, "an answer of another call is as good"
+
+
+def lose_answers(node: Node) -> None:
+    """From here on it answers, and the broker throws that away."""
+
+    def lost(incoming: Incoming) -> None:
+        node.answered.append(incoming.id)
+
+    node.answer = lost
+
+
+def test_a_call_whose_answer_was_lost_gets_it_by_another_attempt(bus: VirtualBus) -> None:
+    """RabbitMQ 4 throws direct replies away while it starts."""
+    node = bus.node()
+    lose_answers(node)
+    future = bus.call(timeout=3600.0)
+    node.answer = lambda _incoming: "kept"
+    began = bus.time.now
+    assert bus.result(future) == "kept"
+    assert bus.time.now - began < 2 * bus.config.path_ping_after + 1
+    assert [(id, attempt) for _, id, attempt in node.calls] == [(node.answered[0], 1), (node.answered[0], 2)]
+
+
+def test_it_is_asked_for_also_where_other_calls_are_answered_all_the_time(bus: VirtualBus) -> None:
+    node = bus.node()
+    lose_answers(node)
+    future = bus.call(timeout=3600.0)
+    node.answer = lambda _incoming: "kept"
+    for _ in range(40):
+        bus.result(bus.call())
+        bus.time.advance(0.1)
+    assert future.done() and future.result()[1] == "kept"
+    assert node.dispatcher.counters["pings"] <= 5
+
+
+def test_a_call_that_must_not_run_twice_ends_where_its_answer_was_lost(bus: VirtualBus) -> None:
+    node = bus.node()
+    lose_answers(node)
+    error = bus.error(bus.call(timeout=3600.0, resend=False))
+    assert isinstance(error, CallInterrupted)
+    assert "mq-a:5672 lost the answer" in str(error)
+    assert len(node.calls) == 1
+
+
+def test_a_call_that_still_runs_is_not_sent_again(bus: VirtualBus) -> None:
+    node = bus.node()
+    node.answer = silence
+    future = bus.call(timeout=3600.0)
+    bus.time.advance(600)
+    assert not future.done()
+    assert len(node.calls) == 1
+
+
+def test_an_answer_that_comes_after_its_announcement_is_not_lost(bus: VirtualBus) -> None:
+    """Another worker of the node has finished the call; the one that has it answers in a moment."""
+    node = bus.node()
+    lose_answers(node)
+    future = bus.call(timeout=3600.0)
+    bus.time.until(lambda: bool(bus.links[0].paths[NODE].missed))
+    bus.time.advance(bus.config.path_ping_after / 2)
+    assert not future.done() and len(node.calls) == 1
+
+
+def test_of_many_calls_that_wait_every_one_is_asked_about(bus: VirtualBus) -> None:
+    """However many run for long: no more fit into one ping."""
+    node = bus.node()
+    node.answer = silence
+    for _ in range(3 * MOST_ASKED):
+        bus.sender.call_async(TARGET, "p", timeout=3600.0)
+    bus.time.settle()
+    lose_answers(node)
+    future = bus.call(timeout=3600.0)
+    node.answer = lambda _incoming: "kept"
+    assert bus.result(future) == "kept"
 
 
 def test_a_dead_path_that_is_asked_for_is_found_and_used_again(bus: VirtualBus) -> None:

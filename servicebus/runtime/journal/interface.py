@@ -93,6 +93,10 @@ class Journal(ABC):
         """These ids, begun by the caller, may come again. Others are ignored."""
 
     @abstractmethod
+    def finished(self, ids: Sequence[str]) -> list[str]:
+        """Which of *ids* were run, as far as is known now; begins and changes nothing."""
+
+    @abstractmethod
     def tick(self, now: float) -> None:
         """Housekeeping. Called once a second, also when idle: it shows other workers that this one lives."""
 

@@ -72,6 +72,9 @@ class MemoryJournal(Journal):
     def release_many(self, ids: Sequence[str], why: Release) -> None:
         self._ledger.release(ME, why, [number_of(id) for id in ids])
 
+    def finished(self, ids: Sequence[str]) -> list[str]:
+        return [id for id in ids if self._ledger.is_finished(number_of(id))]
+
     def tick(self, now: float) -> None:
         self._now = now
         if self._ledger.is_compaction_due(now):

@@ -127,6 +127,13 @@ class RedisJournal(Journal):
             if why is not Release.REFUSED:
                 self._mine.difference_update(mine)
 
+    def finished(self, ids: Sequence[str]) -> list[str]:
+        asked = self._client.pipeline(transaction=False)
+        for id in ids:
+            chunk, bit = _place(id)
+            asked.getbit(f"{self._prefix}c:{chunk}", bit)
+        return [id for id, bit in zip(ids, self._ask(asked.execute), strict=True) if bit]
+
     def tick(self, now: float) -> None:
         self._now = now
         self._renew()

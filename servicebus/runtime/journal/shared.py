@@ -107,6 +107,11 @@ class SharedJournal(Journal):
                     self._mine.pop(id, None)
                 self._in_flight.clear(numbers)
 
+    def finished(self, ids: Sequence[str]) -> list[str]:
+        self._replica.refresh()
+        is_finished = self._replica.ledger.is_finished
+        return [id for id in ids if is_finished(records.number_of(id))]
+
     def starter(self, id: str) -> Callable[[], None]:
         number = self._mine.get(id)
         return nothing if number is None else self._in_flight.starter(number)
