@@ -4,7 +4,7 @@
 letters and replies straight to the queues of a node on a real broker, and to its callers, beside others who have the
 secret. Then all dead letters of the node are requeued. It ends with 1 if something of the stranger's was executed or
 believed, or if a request of the others was not executed exactly once, or got a wrong answer. The latency of their
-calls, in peace and beside the stranger, is reported.
+calls is reported: in peace, beside a friend who sends as often what is well signed, and beside the stranger.
 """
 
 # ruff: noqa: E402 (the fixtures have to be found first)
@@ -37,6 +37,7 @@ from probe import Probe
 from waiting import wait_until
 from wire_forms import encode_envelope, sign_envelope
 
+from servicebus.configuration import Configuration
 from servicebus.errors import ServiceBusError
 from servicebus.operations.dead_letters import BrokerReport, DeadLetters
 from servicebus.operations.filters import Filter
@@ -208,6 +209,15 @@ def attack(parameters: pika.ConnectionParameters, seed: int, count: int, per_s: 
     return dict(stranger.sent)
 
 
+def befriend(config: Configuration, seconds: float, per_s: float) -> None:
+    """Costs the node as many deliveries as the stranger does, by calls that are well signed."""
+    with Sender(config) as sender:
+        begun = time.monotonic()
+        for number in range(int(seconds * per_s)):
+            time.sleep(max(0.0, begun + number / per_s - time.monotonic()))
+            sender.call_async(f"{NODE}.test.echo", "friendly", timeout=60)
+
+
 @dataclass
 class Others:
     """Those who have the secret: they call and send, and remember what has to be true afterwards."""
@@ -239,11 +249,17 @@ class Others:
         while not self.stopped.is_set():
             yield len(self.calls)
 
-    def take_times(self) -> dict[str, float]:
-        """Milliseconds since the last time that this was asked."""
-        times, self.seconds = sorted(self.seconds), []
+    def take_times(self) -> dict[str, Any]:
+        """Milliseconds since the last time that this was asked; and the p99 of each tenth of it, since it may grow."""
+        times, self.seconds = self.seconds, []
+        tenths = [times[at : at + len(times) // 10 + 1] for at in range(0, len(times), len(times) // 10 + 1)]
         at = {"p50": 0.5, "p99": 0.99, "max": 1.0}
-        return {name: round(times[min(len(times) - 1, int(part * len(times)))] * 1000, 1) for name, part in at.items()}
+        found: dict[str, Any] = {name: _quantile(times, part) for name, part in at.items()}
+        return {**found, "p99 by tenths": [_quantile(tenth, 0.99) for tenth in tenths]}
+
+
+def _quantile(seconds: list[float], part: float) -> float:
+    return round(sorted(seconds)[min(len(seconds) - 1, int(part * len(seconds)))] * 1000, 1)
 
 
 def judge(agent: Agent, others: Others) -> list[str]:
@@ -275,9 +291,12 @@ def run(count: int, per_s: float, peace_s: float, seed: int) -> dict[str, Any]:
         try:
             time.sleep(peace_s)
             peace = others.take_times()
+            process.submit(befriend, agent.configuration(), peace_s, per_s).result()
+            friendly = others.take_times()
             sent = process.submit(attack, Probe(broker)._parameters, seed, count, per_s).result()
             beside = others.take_times()
-            sys.stderr.write(f"ms in peace {peace}, beside {beside}; now the dead letters are requeued\n")
+            times = {"in peace": peace, "beside a friend": friendly, "beside the stranger": beside}
+            sys.stderr.write(f"ms {times}; now the dead letters are requeued\n")
         finally:
             others.stopped.set()
             thread.join()
@@ -295,8 +314,7 @@ def run(count: int, per_s: float, peace_s: float, seed: int) -> dict[str, Any]:
             "sent": sent,
             "calls": len(others.calls),
             "messages": len(others.messages),
-            "ms in peace": peace,
-            "ms beside": beside,
+            "ms": times,
             "refused": {name: n for name, n in sorted(agent.counters().items()) if name.startswith("refused.")},
             "letters": {"requeued": requeued.done, "stay": dict(requeued.stays)},
             "replies not believed": others.sender.status()["unverified_replies"],
