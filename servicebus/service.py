@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,6 +36,8 @@ from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     from servicebus.typed import Services
 
 __all__ = ["ServiceBus"]
