@@ -24,7 +24,7 @@ from servicebus.runtime.inherited import put_right
 from servicebus.runtime.journal import Journal, check_journal, journal_of
 from servicebus.runtime.known_subscriptions import note_subscriptions
 from servicebus.runtime.master import Master
-from servicebus.runtime.node_locks import NodeLocks, locks_of
+from servicebus.runtime.node_locks import Locks, locks_of
 from servicebus.runtime.registration import Service, plain_hook, register
 from servicebus.runtime.signals import EXIT_BOOT, EXIT_FAILED
 from servicebus.runtime.worker import Hook, Worker
@@ -330,7 +330,7 @@ class ServiceBus:
         return self._worker(host, sender, journal, locks).run(heartbeat_fd, parent_death_fd)
 
     def _worker(
-        self, host: BrokerHost, sender: Sender, journal: Journal, locks: NodeLocks | None, **how: Any
+        self, host: BrokerHost, sender: Sender, journal: Journal, locks: Locks | None, **how: Any
     ) -> Worker:
         return Worker(
             self._config,

@@ -211,6 +211,8 @@ class _Fate(Protocol):
     def run_id(self) -> str: ...
     @property
     def is_cancelled(self) -> bool: ...
+    @property
+    def fence(self) -> int | None: ...
 
 
 class Request:
@@ -280,6 +282,16 @@ class Request:
         if self._fate is not None and self._fate.is_cancelled:
             return True
         return self._deadline is not None and time.monotonic() > self._deadline
+
+    @property
+    def fence(self) -> int | None:
+        """Higher than that of every request which had this lock before, on any machine of the node.
+
+        What the service writes to can refuse a lower number than it has seen: that comes from a worker which was
+        frozen for so long that its lock went to another one. None without a lock, and where the journal is no Redis
+        server: there the kernel keeps the locks.
+        """
+        return None if self._fate is None else self._fate.fence
 
     @property
     def attempts(self) -> int:

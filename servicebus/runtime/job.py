@@ -101,6 +101,8 @@ class Job(PendingDelivery):
     """Called by the I/O thread when its caller gives up, for a service that can be told."""
     is_taken: bool = False
     """Out of the inbox. Set by the service's thread."""
+    fence: int | None = None
+    """The number of the lease under which it runs, if its service has a lock on a Redis server."""
     is_answered: bool = False
     """Its own delivery is done with; only its end is still to be noted."""
 

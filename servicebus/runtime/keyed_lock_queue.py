@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from servicebus.runtime.job import Job, Outcome
-from servicebus.runtime.node_locks import NodeLocks
+from servicebus.runtime.node_locks import Locks
 
 __all__ = ["KeyedLockQueue", "Task"]
 
@@ -70,7 +70,7 @@ class KeyedLockQueue:
         read: looks into a job; called in the service's threads, one at a time. It does not raise.
     """
 
-    def __init__(self, read: Callable[[Job], Task], locks: NodeLocks):
+    def __init__(self, read: Callable[[Job], Task], locks: Locks):
         self._read = read
         self._locks = locks
         self._changed = threading.Condition(threading.Lock())
@@ -114,6 +114,8 @@ class KeyedLockQueue:
                 if self._is_closed or (self._look_at < math.inf and not self._is_watched):
                     self._changed.notify()  # another thread is to watch now, or to see that nothing is left
                 if not isinstance(found, Job):
+                    if found is not None and found.lock is not None:
+                        found.job.fence = self._locks.fence(found.lock)
                     return found
             try:
                 task = self._read(found)

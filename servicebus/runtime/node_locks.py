@@ -1,7 +1,8 @@
 """NodeLocks: which locks this worker has, so that no other worker of the node on this machine has them too.
 
-Each lock is two bytes of one lock file: the process that works has the first, those that wait for it share the second.
-All are the kernel's: a worker that dies, however it dies, has none. A node on several machines has a file on each.
+A node whose journal is on a Redis server, for several machines, has its locks there (``redis_locks.py``). Here each lock
+is two bytes of one lock file: the process that works has the first, those that wait for it share the second. All are
+the kernel's: a worker that dies, however it dies, has none.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from pathlib import Path
+from typing import Protocol
 
 from servicebus.configuration import Configuration
 from servicebus.errors import JournalUnavailable
@@ -19,19 +21,37 @@ from servicebus.transport.ratelimitedlog import RateLimitedLog
 
 LOG = get_logger(__name__)
 
-__all__ = ["NodeLocks", "locks_of"]
+__all__ = ["Locks", "NodeLocks", "locks_of"]
 
 _FILES = 2
 """So many of the last are kept, beside the first."""
 
 
-def locks_of(config: Configuration) -> NodeLocks:
-    """The locks of the configured node, beside its journal; where that is no file, beside where it would be.
+class Locks(Protocol):
+    """What a service with locks needs of them; for all threads."""
+
+    def take(self, lock: int) -> bool: ...
+    def release(self, lock: int) -> None: ...
+    def fence(self, lock: int) -> int | None: ...
+    def want(self, lock: int) -> None: ...
+    def want_no_more(self, lock: int) -> None: ...
+    def is_wanted(self, lock: int) -> bool: ...
+    def look(self) -> None: ...
+
+
+def locks_of(config: Configuration) -> Locks:
+    """The locks of the configured node: where its journal is on a Redis server, there; else beside its journal, or
+    beside where that would be.
 
     Raises:
         OSError: the lock file cannot be opened.
     """
+    where = "" if config.journal is None else config.journal.reveal()
     try:
+        if "://" in where:
+            from servicebus.runtime.redis_locks import RedisLocks  # needs an extra
+
+            return RedisLocks(where, config.node_name)
         return NodeLocks(beside_journal(config, "service-locks").absolute())
     except JournalUnavailable as error:
         raise OSError(str(error)) from error
@@ -74,6 +94,10 @@ class NodeLocks:
         with self._lock:
             self._taken.discard(lock)
             self._let_go(2 * lock)
+
+    def fence(self, lock: int) -> int | None:
+        """None: the kernel sees to it that nobody goes on without the lock."""
+        return None
 
     def want(self, lock: int) -> None:
         """Let the others know that we wait for *lock*."""

@@ -14,7 +14,7 @@ from servicebus.runtime.execution import Execution
 from servicebus.runtime.job import Job, Outcome
 from servicebus.runtime.keyed_lock_queue import KeyedLockQueue, Task
 from servicebus.runtime.lock_keys import lock_finder
-from servicebus.runtime.node_locks import NodeLocks
+from servicebus.runtime.node_locks import Locks, NodeLocks
 from servicebus.runtime.registration import Service
 from servicebus.runtime.setup import Setup
 from servicebus.runtime.text_execution import execution_of
@@ -44,7 +44,7 @@ class ServiceThread:
         make_sender: Callable[[], Any],
         *,
         with_traces: bool,
-        locks: NodeLocks | None = None,
+        locks: Locks | None = None,
         hand_over: Callable[[Outcome, Callable[[], object]], None] | None = None,
         recover: Callable[[Outcome], None] | None = None,
         retry_schedule: tuple[float, ...] = (),
@@ -270,7 +270,7 @@ class ServiceThread:
     def _make_execution(self, make_sender: Callable[[], Any], **how: Any) -> Execution:
         return execution_of(self.service, make_sender, **how)
 
-    def _make_lock_queue(self, locks: NodeLocks) -> KeyedLockQueue:
+    def _make_lock_queue(self, locks: Locks) -> KeyedLockQueue:
         return KeyedLockQueue(partial(self._execution.look_into, find_lock=lock_finder(self.service)), locks)
 
 

@@ -26,7 +26,7 @@ from servicebus.runtime.journal import Journal
 from servicebus.runtime.journal.interface import Damaged
 from servicebus.runtime.leaving import Home, let_go_in_children
 from servicebus.runtime.maintenance import DRAINED
-from servicebus.runtime.node_locks import NodeLocks
+from servicebus.runtime.node_locks import Locks
 from servicebus.runtime.ping_watcher import PingWatcher
 from servicebus.runtime.pipeline import Pipeline
 from servicebus.runtime.service_thread import Service, ServiceThread
@@ -65,7 +65,7 @@ class Worker:
         journal: Journal,
         *,
         describe: Describe | None = None,
-        locks: NodeLocks | None = None,
+        locks: Locks | None = None,
         queue_len: int | None,
         after_fork: Hook | None = None,
         on_exit: Hook | None = None,
@@ -97,7 +97,7 @@ class Worker:
             add_legacy_queue(self.consumer, config)
 
     def _thread_of(
-        self, service: Service, queue_len: int | None, make_sender: Callable[[], Any], locks: NodeLocks | None
+        self, service: Service, queue_len: int | None, make_sender: Callable[[], Any], locks: Locks | None
     ) -> ServiceThread:
         # Half of the window: more, and one slow service would keep the others from getting anything delivered.
         half = max(1, self._config.prefetch // 2)

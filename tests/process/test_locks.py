@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from lock_worker import Interval, LockWorker, intervals, lines
+from redis_server import redis_server
 from waiting import wait_until
 
 StartWorkers = Callable[..., list[LockWorker]]
@@ -23,8 +24,8 @@ def start_workers(tmp_path: Path) -> Iterator[StartWorkers]:
     """Start several, each with its work, and let them go when all are ready."""
     with ExitStack() as stack:
 
-        def start(*works: list[tuple[str, Any]], threads: int = 1) -> list[LockWorker]:
-            workers = [LockWorker(tmp_path, work, threads) for work in works]
+        def start(*works: list[tuple[str, Any]], threads: int = 1, journal: str = "") -> list[LockWorker]:
+            workers = [LockWorker(tmp_path, work, threads, journal) for work in works]
             for worker in workers:
                 stack.callback(worker.close)
             pids = {str(worker.pid) for worker in workers}
@@ -92,3 +93,46 @@ def test_a_child_that_outlives_its_worker_does_not_keep_the_key(start_workers: S
         os.kill(int(child), 0)
     finally:
         os.kill(int(child), signal.SIGKILL)
+
+
+# -- over several machines: processes of one machine with a Redis server ----------------------------------------------
+
+
+@pytest.fixture
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    pytest.importorskip("redis", reason="the extra redis is not installed")
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield server.url
+
+
+def fences(folder: Path) -> list[int]:
+    """Of the requests that were begun with the key A, in that order."""
+    return [int(fence) for key, fence in lines(folder / "fences") if key == "A"]
+
+
+def test_a_key_never_runs_twice_at_a_time_on_several_machines(
+    start_workers: StartWorkers, tmp_path: Path, redis_url: str
+) -> None:
+    rng = random.Random(1)
+    works = [[(rng.choice("ABCDE"), rng.choice((0.0, 0.001, 0.003))) for _ in range(100)] for _ in range(3)]
+    for worker in start_workers(*works, threads=3, journal=redis_url):
+        assert worker.process.wait(60) == 0
+    found = intervals(tmp_path)
+    assert len(found) == 300
+    for key in "ABCDE":
+        assert overlapping(of_key(found, key)) == []
+    assert overlapping(found), "other keys run side by side"
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_machine_that_is_gone_or_frozen_has_no_lock_after_its_lease(
+    start_workers: StartWorkers, tmp_path: Path, redis_url: str, end: signal.Signals
+) -> None:
+    """The frozen one may go on: what it writes to can tell by the fence."""
+    (holder,) = start_workers([("A", "hang")], journal=redis_url)
+    wait_until(lambda: fences(tmp_path))
+    os.kill(holder.pid, end)
+    start_workers([("A", 0.0)], journal=redis_url)
+    wait_until(lambda: of_key(intervals(tmp_path), "A"), 30)
+    first, second = fences(tmp_path)
+    assert second > first

@@ -17,6 +17,7 @@ OF_OTHER_TESTS = {
     "servicebus.runtime.delayed_messages": "test_worker_connections, by way of the worker",
     "servicebus.runtime.journal.redis_journal": "test_journal_redis, with a Redis",
     "servicebus.runtime.journal.redis_scripts": "test_journal_redis, with a Redis",
+    "servicebus.runtime.redis_locks": "test_redis_locks, with a Redis",
     "servicebus.runtime.journal.replica": "test_journal_shared",
     "servicebus.runtime.legacy_queue": "test_legacy_queue, by way of the worker",
     "servicebus.runtime.worker": "test_worker_connections",

@@ -15,55 +15,19 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lock_contract import A, B, C, Getter, LocksContract, fill, job, name_of, read
 from waiting import wait_until
 
 from servicebus.protocol.interface import Incoming
 from servicebus.runtime.job import Job
 from servicebus.runtime.keyed_lock_queue import KeyedLockQueue, Task
-from servicebus.runtime.node_locks import NodeLocks
+from servicebus.runtime.node_locks import Locks, NodeLocks
 from servicebus.transport.interface import Delivery
 from servicebus.wire.envelope import Kind
-
-A, B, C = 1, 2, 3
-
-
-def job(name: str, lock: int | None, deadline: float | None = None) -> Job:
-    incoming = Incoming(
-        name, Kind.CALL, "test", "it", "test.it", str(lock), "2", b"", 0, None, 0.0, ""
-    )  # the token stands in for what the params would say
-    no: Any = None
-    return Job(Delivery(no, 1, b""), 1, "", incoming, no, deadline=deadline)
-
-
-def read(job: Job) -> Task:
-    return Task(job, lock=None if job.incoming.token == "None" else int(job.incoming.token))
-
-
-def name_of(task: Task | None) -> str | None:
-    return None if task is None else task.job.incoming.id
-
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "NODE-01.locks"
-
-
-class Getter:
-    """One ``get`` in a thread of its own."""
-
-    def __init__(self, queue: KeyedLockQueue):
-        self.tasks: list[Task | None] = []
-        self.thread = threading.Thread(target=lambda: self.tasks.append(queue.get()), daemon=True)
-        self.thread.start()
-
-    def result(self) -> Task | None:
-        wait_until(lambda: self.tasks, what="nothing to run")
-        return self.tasks[0]
-
-
-def fill(queue: KeyedLockQueue, *jobs: tuple[str, int | None]) -> None:
-    for name, lock in jobs:
-        queue.put(job(name, lock))
 
 
 class TestOneProcess:
@@ -197,118 +161,10 @@ def test_every_job_is_run_once_in_the_order_of_its_key_and_never_beside_it(
             assert ran[lock] == wanted
 
 
-class TestTwoProcesses:
+class TestTwoProcesses(LocksContract):
     @pytest.fixture
-    def make(self, path: Path) -> Callable[[], tuple[KeyedLockQueue, NodeLocks]]:
-        def make() -> tuple[KeyedLockQueue, NodeLocks]:
-            locks = NodeLocks(path)
-            return KeyedLockQueue(read, locks), locks
-
-        return make
-
-    def test_a_key_that_another_process_has_is_waited_for_and_others_go_past(
-        self, make: Callable[[], tuple[KeyedLockQueue, NodeLocks]]
-    ) -> None:
-        (queue, _), (_, other) = make(), make()
-        assert other.take(A)
-        fill(queue, ("a1", A), ("b1", B), ("a2", A))
-        b1 = queue.get()
-        assert name_of(b1) == "b1"
-        getter = Getter(queue)
-        wait_until(lambda: queue.waiting == 2)
-        assert other.is_wanted(A)
-        assert not other.is_wanted(B)
-        other.release(A)
-        a1 = getter.result()
-        assert name_of(a1) == "a1"
-        assert not other.is_wanted(A)
-        assert not other.take(A)
-        assert a1 is not None
-        queue.done(a1)
-        a2 = queue.get()
-        assert name_of(a2) == "a2"
-        assert a2 is not None
-        queue.done(a2)
-        assert other.take(A)
-
-    def test_a_call_that_expires_while_another_process_has_its_key_is_given_out(
-        self, make: Callable[[], tuple[KeyedLockQueue, NodeLocks]]
-    ) -> None:
-        (queue, _), (_, other) = make(), make()
-        assert other.take(A)
-        queue.put(job("late", A, time.monotonic() + 0.03))
-        late = queue.get()
-        assert name_of(late) == "late"
-        assert late is not None
-        assert late.lock is None
-        wait_until(lambda: not other.is_wanted(A))
-
-    def test_a_stop_gives_back_what_waits_for_another_process(
-        self, make: Callable[[], tuple[KeyedLockQueue, NodeLocks]]
-    ) -> None:
-        (queue, _), (_, other) = make(), make()
-        assert other.take(A)
-        fill(queue, ("a1", A), ("b1", B), ("b2", B))
-        b1 = queue.get()
-        assert b1 is not None
-        queue.give_back_after(0.0)
-        a1 = queue.get()
-        assert a1 is not None
-        assert (name_of(a1), a1.is_given_back, a1.lock) == ("a1", True, None)
-        queue.done(b1)
-        b2 = queue.get()
-        assert b2 is not None
-        assert (name_of(b2), b2.is_given_back, b2.lock) == ("b2", False, B)
-
-    def test_a_process_with_much_to_do_lets_the_other_have_the_lock(
-        self, make: Callable[[], tuple[KeyedLockQueue, NodeLocks]]
-    ) -> None:
-        """Without turns, the second one would wait until the first has nothing left."""
-        (busy, _), (other, _) = make(), make()
-        fill(busy, *((str(number), A) for number in range(4000)))
-        fill(other, ("other", A))
-        ended = threading.Event()
-        done = 0
-
-        def work() -> None:
-            nonlocal done
-            while not ended.is_set() and (task := busy.get()) is not None:
-                done += 1
-                time.sleep(0.0005)
-                busy.done(task)
-
-        def feed(queue: KeyedLockQueue) -> None:
-            held = queue.get()
-            assert held is not None
-            queue.done(held)
-
-        # Two threads, so that jobs are waiting behind the one that runs.
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        wait_until(lambda: done > 10)
-        feeder = threading.Thread(target=feed, args=(other,), daemon=True)
-        feeder.start()
-        feeder.join(20)
-        assert not feeder.is_alive()
-        before = done
-        assert before < 4000
-        wait_until(lambda: done > before, what="the first has its turn again")
-        ended.set()
-        for thread in threads:
-            thread.join(10)
-
-    def test_two_services_that_happen_to_share_a_lock_run_one_after_the_other(self, path: Path) -> None:
-        locks = NodeLocks(path)
-        one, two = KeyedLockQueue(read, locks), KeyedLockQueue(read, locks)
-        fill(one, ("one", A))
-        fill(two, ("two", A))
-        first = one.get()
-        assert first is not None
-        getter = Getter(two)
-        wait_until(lambda: two.waiting == 1)
-        one.done(first)
-        assert name_of(getter.result()) == "two"
+    def open_locks(self, path: Path) -> Callable[[], Locks]:
+        return lambda: NodeLocks(path)
 
 
 class TestRemovedLockFile:

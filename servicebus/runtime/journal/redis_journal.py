@@ -28,7 +28,7 @@ from servicebus.wire.printable import counted
 
 LOG = get_logger(__name__)
 
-__all__ = ["RedisJournal", "open_redis"]
+__all__ = ["RedisJournal", "connect", "open_redis", "without_password"]
 
 T = TypeVar("T")
 
@@ -56,17 +56,27 @@ def open_redis(
     Raises:
         JournalUnavailable: no such server, or one that evicts keys, or redis-py is not installed.
     """
+    client, failure = connect(url, timeout_s)
+    return RedisJournal(client, failure, without_password(url), node, limits or Limits(), lease_s)
+
+
+def connect(url: str, timeout_s: float) -> tuple[Any, type[Exception]]:
+    """A client of the server at *url*, which connects when it is asked first; and the class of what it raises.
+
+    Raises:
+        JournalUnavailable: *url* is no address, or redis-py is not installed.
+    """
     try:
         redis = importlib.import_module("redis")
     except ImportError as error:
-        raise JournalUnavailable(_without_password(url), "needs pip install servicebus-failover[redis]") from error
+        raise JournalUnavailable(without_password(url), "needs pip install servicebus-failover[redis]") from error
     try:
         # One more try, when the server has closed the connection that we had: every command may be repeated.
         retry = importlib.import_module("redis.retry").Retry(importlib.import_module("redis.backoff").NoBackoff(), 1)
         client = redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=retry)
     except ValueError as error:
-        raise JournalUnavailable(_without_password(url), f"is no address: {error}") from None
-    return RedisJournal(client, redis.exceptions.RedisError, _without_password(url), node, limits or Limits(), lease_s)
+        raise JournalUnavailable(without_password(url), f"is no address: {error}") from None
+    return client, redis.exceptions.RedisError
 
 
 class RedisJournal(Journal):
@@ -244,6 +254,6 @@ def _place(id: str) -> tuple[str, int]:
     return f"{id[:16]}:{count // CHUNK_IDS}", count % CHUNK_IDS
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
