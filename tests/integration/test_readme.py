@@ -24,26 +24,28 @@ BLOCKS = {
 
 
 class Reader:
-    """Has a shell in an empty folder, and a virtual environment in which servicebus is installed."""
+    """Has a shell in a checkout, and there a virtual environment in which servicebus is installed."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
+        self.checkout, self.folder = folder / "servicebus", folder / "calc"
+        self.checkout.mkdir()
+        (self.checkout / "pyproject.toml").symlink_to(README.with_name("pyproject.toml"))  # pytest looks for it
         self.environment = {**os.environ, "XDG_RUNTIME_DIR": str(folder), "STATE_DIRECTORY": str(folder / "state")}
-        (folder / ".venv").symlink_to(sys.prefix)
+        (self.checkout / ".venv").symlink_to(sys.prefix)
         self._said_before = ""
 
     def bash(self, block: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            ["bash", "-ec", self._said_before + block], cwd=self.folder, env=self.environment,
+            ["bash", "-ec", self._said_before + block], cwd=self.checkout, env=self.environment,
             capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
-        self._said_before += "".join(re.findall(r"^(?:export |\. ).*\n", block, re.MULTILINE))
+        self._said_before += "".join(re.findall(r"^(?:export |\. |cd ).*\n", block, re.MULTILINE))
         return done
 
     def in_another_terminal(self, block: str) -> subprocess.Popen[str]:
         command = ["bash", "-ec", f"{self._said_before}exec {block}"]
         with (self.folder / "terminal").open("w") as terminal:
-            return subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=terminal, text=True)
+            return subprocess.Popen(command, cwd=self.checkout, env=self.environment, stdout=terminal, text=True)
 
 
 @pytest.fixture
@@ -55,8 +57,9 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
 
 def test_the_first_minutes(reader: Reader) -> None:
     assert set(BLOCKS) == {
-        "install", "calc.py", "test_calc.py", "test", "up", "bus.yaml", "agent", "caller.py", "call", "bad"
+        "install", "folder", "calc.py", "test_calc.py", "test", "up", "bus.yaml", "agent", "caller.py", "call", "bad"
     }  # fmt: skip
+    reader.bash(BLOCKS["folder"])
     for name in (name for name in BLOCKS if "." in name):
         (reader.folder / name).write_text(BLOCKS[name])
     tested = reader.bash(BLOCKS["test"])
