@@ -30,7 +30,12 @@ class Reader:
         self.checkout, self.folder = folder / "servicebus", folder / "calc"
         self.checkout.mkdir()
         (self.checkout / "pyproject.toml").symlink_to(README.with_name("pyproject.toml"))  # pytest looks for it
-        self.environment = {**os.environ, "XDG_RUNTIME_DIR": str(folder), "STATE_DIRECTORY": str(folder / "state")}
+        self.environment = {
+            **os.environ,
+            "XDG_RUNTIME_DIR": str(folder),
+            "STATE_DIRECTORY": str(folder / "state"),
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # a reader has none but pytest's own
+        }
         (self.checkout / ".venv").symlink_to(sys.prefix)
         self._said_before = ""
 
