@@ -329,9 +329,7 @@ class ServiceBus:
         sender = NestedSender(self._config, middleware=self._middleware, keeps_events=True)
         return self._worker(host, sender, journal, locks).run(heartbeat_fd, parent_death_fd)
 
-    def _worker(
-        self, host: BrokerHost, sender: Sender, journal: Journal, locks: Locks | None, **how: Any
-    ) -> Worker:
+    def _worker(self, host: BrokerHost, sender: Sender, journal: Journal, locks: Locks | None, **how: Any) -> Worker:
         return Worker(
             self._config,
             host,

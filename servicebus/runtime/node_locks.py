@@ -1,6 +1,6 @@
 """NodeLocks: which locks this worker has, so that no other worker of the node on this machine has them too.
 
-A node whose journal is on a Redis server, for several machines, has its locks there (``redis_locks.py``). Here each lock
+A node whose journal is on a Redis server, for several machines, has its locks there (``redis_locks.py``). Here a lock
 is two bytes of one lock file: the process that works has the first, those that wait for it share the second. All are
 the kernel's: a worker that dies, however it dies, has none.
 """

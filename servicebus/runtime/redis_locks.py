@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from servicebus.runtime.journal.redis_journal import connect, without_password
 from servicebus.transport.loggers import get_logger
@@ -145,8 +145,8 @@ class RedisLocks:
         for (lock, fence), is_kept in zip(held.items(), kept or (), strict=False):
             if not is_kept and self._fences.get(lock) == fence:
                 text = (
-                    f"a service holds a lock (fence {fence}) that was not renewed for {self._lease_s:g} s, because this "
-                    "worker was frozen or cut off: another one may run the same request now"
+                    f"a service holds a lock (fence {fence}) that was not renewed for {self._lease_s:g} s, because "
+                    "this worker was frozen or cut off: another one may run the same request now"
                 )
                 self._log.log(logging.ERROR, text, str(fence))
 

@@ -47,7 +47,7 @@ def listeners(pid: int) -> set[tuple[str, int]]:
     Empty for one that is dead or another user's.
     """
     try:
-        own = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
+        own = {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}
     except OSError:
         return set()
     found = set()

@@ -18,7 +18,7 @@ from waiting import wait_until
 from servicebus.configuration import Configuration
 from servicebus.errors import CallTimeout, RemoteError, ServiceBusy
 from servicebus.runtime.lock_keys import lock_finder
-from servicebus.runtime.node_locks import NodeLocks, locks_of
+from servicebus.runtime.node_locks import Locks, locks_of
 from servicebus.runtime.registration import Service
 from servicebus.sender import Sender
 from servicebus.testing import Broker
@@ -54,7 +54,7 @@ def overlaps(found: list[Interval]) -> bool:
     return any(next.start < one.end for one, next in itertools.pairwise(ordered))
 
 
-def holding(agent: Agent, kind: Kind, name: str, **how: Any) -> tuple[NodeLocks, int]:
+def holding(agent: Agent, kind: Kind, name: str, **how: Any) -> tuple[Locks, int]:
     """The locks of the agent's node, as one more of its workers, and the lock that a request to a service needs."""
     settings = {"hosts": ["mq-a"], "secret_token": "any", "node_name": "NODE-01"}
     locks = locks_of(Configuration({**settings, "journal": agent.settings["journal"]}))

@@ -39,10 +39,10 @@ class TestRedisLocks(LocksContract):
 
 def test_each_lease_has_a_higher_fence_than_all_before_it(server: RedisServer, node: str) -> None:
     one, two = RedisLocks(server.url, node), RedisLocks(server.url, node)
-    fences = []
+    fences: list[int] = []
     for locks, lock in ((one, A), (two, B), (one, B), (two, A)):
         assert locks.take(lock)
-        fences.append(locks.fence(lock))
+        fences.append(locks.fence(lock) or 0)
         locks.release(lock)
         assert locks.fence(lock) is None
     assert fences == sorted(fences) and len(set(fences)) == 4

@@ -10,7 +10,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,12 +17,10 @@ from hypothesis import strategies as st
 from lock_contract import A, B, C, Getter, LocksContract, fill, job, name_of, read
 from waiting import wait_until
 
-from servicebus.protocol.interface import Incoming
 from servicebus.runtime.job import Job
 from servicebus.runtime.keyed_lock_queue import KeyedLockQueue, Task
 from servicebus.runtime.node_locks import Locks, NodeLocks
-from servicebus.transport.interface import Delivery
-from servicebus.wire.envelope import Kind
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
