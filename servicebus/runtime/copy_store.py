@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from servicebus.policy.backoff import Backoff
-from servicebus.runtime.confirmed_channel import NACK
 from servicebus.runtime.job import Disposition, Job, PendingDelivery, dead_letter
 from servicebus.runtime.journal import Release
 from servicebus.runtime.journal_outage import JournalNotes
 from servicebus.runtime.publisher import Publisher
+from servicebus.transport.confirmed_channel import NACK
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
 from servicebus.transport.ratelimitedlog import RateLimitedLog

@@ -15,7 +15,7 @@ from servicebus.transport.cancelled import ask_why_cancelled
 from servicebus.transport.failures import channel_failure
 from servicebus.transport.fastpath import FastPath
 from servicebus.transport.frames import Properties, ack_frame, publish_frames, write_properties
-from servicebus.transport.interface import Delivery, ExchangeKind, Flaw, Returned
+from servicebus.transport.interface import Delivery, ExchangeKind, Flaw, Origin, Returned
 from servicebus.transport.loop import nothing
 
 _LONGEST_EXPIRATION_MS = 2**32 - 1
@@ -93,17 +93,21 @@ class AmqpChannel(BaseChannel):
         persistent: bool = False,
         headers: Mapping[str, Any] | None = None,
         mandatory: bool = True,
+        properties: tuple[int, bytes] | None = None,
     ) -> int:
         if not self.is_open:
             return 0
         # What cannot be encoded raises before it is counted: the broker confirms by its own count of what it gets.
-        expiration = None if expiration_ms is None else _expiration(expiration_ms)
-        flags, properties = write_properties(headers, persistent, correlation_id, reply_to, expiration, message_id)
+        if properties is None:
+            expiration = None if expiration_ms is None else _expiration(expiration_ms)
+            flags, raw = write_properties(headers, persistent, correlation_id, reply_to, expiration, message_id)
+        else:
+            flags, raw = properties
         if self._is_fast:
             number, frame_max = self._number, self.frame_max
-            self._write(publish_frames(number, exchange, routing_key, mandatory, flags, properties, body, frame_max))
+            self._write(publish_frames(number, exchange, routing_key, mandatory, flags, raw, body, frame_max))
         else:
-            self._raw.basic_publish(exchange, routing_key, body, _Properties(flags, properties), mandatory=mandatory)
+            self._raw.basic_publish(exchange, routing_key, body, _Properties(flags, raw), mandatory=mandatory)
         self._published += 1
         return self._published
 
@@ -258,6 +262,7 @@ class AmqpChannel(BaseChannel):
         *,
         no_ack: bool = False,
         exclusive: bool = False,
+        whole: bool = False,
     ) -> None:
         def consuming(frame: Any) -> None:
             on_done(frame.method.consumer_tag)
@@ -266,29 +271,38 @@ class AmqpChannel(BaseChannel):
         # The fast path takes the deliveries past pika.
         tag = self._raw.basic_consume(queue, nothing, auto_ack=no_ack, exclusive=exclusive, callback=callback)
         self._consumed[tag] = queue
-        self._take_deliveries(tag, on_delivery, no_ack=no_ack)
+        self._take_deliveries(tag, on_delivery, no_ack=no_ack, whole=whole)
 
-    def _take_deliveries(self, consumer_tag: str, on_delivery: Callable[[Delivery], None], *, no_ack: bool) -> None:
+    def _take_deliveries(
+        self, consumer_tag: str, on_delivery: Callable[[Delivery], None], *, no_ack: bool, whole: bool
+    ) -> None:
         note = self._acks.delivered
 
-        def deliver(tag: int, again: bool, about: Properties, body: bytes, flaw: Flaw | None = None) -> None:
+        def deliver(
+            tag: int,
+            again: bool,
+            about: Properties,
+            body: bytes,
+            flaw: Flaw | None = None,
+            origin: Origin | None = None,
+        ) -> None:
             if not no_ack:
                 note(tag)
             try:
-                on_delivery(_new(Delivery, (self, tag, body, *about, again, flaw)))
+                on_delivery(_new(Delivery, (self, tag, body, *about, again, flaw, origin)))
             except Exception as error:  # it costs this delivery; what was read with it goes on
                 self.connection.loop.failed(on_delivery, error)
 
-        self._fast_path.add_consumer(self._number, consumer_tag, deliver)
+        self._fast_path.add_consumer(self._number, consumer_tag, deliver, whole=whole)
 
     def get(self, queue: str, on_done: Callable[[Delivery | None], None]) -> None:
         def got(*delivery: Any) -> None:
             if not delivery:
                 on_done(None)
                 return
-            tag, again, about, body, flaw = delivery if len(delivery) == 5 else (*delivery, None)
+            tag, again, about, body, flaw, origin = delivery
             self._acks.delivered(tag)
-            on_done(_new(Delivery, (self, tag, body, *about, again, flaw)))
+            on_done(_new(Delivery, (self, tag, body, *about, again, flaw, origin)))
 
         self._fast_path.add_get(self._number, got)
         self._write(pika.frame.Method(self._number, pika.spec.Basic.Get(queue=queue)).marshal())

@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from servicebus.transport.contents import Content, WholeContent
 from servicebus.transport.frames import (
     ACK,
     BODY,
@@ -45,12 +46,12 @@ from servicebus.transport.frames import (
 )
 from servicebus.transport.interface import Flaw
 from servicebus.transport.stream import StreamProtocol
-from servicebus.transport.tables import Unreadable
+from servicebus.transport.tables import Unreadable, read_name
 
 OnDeliver = Callable[..., None]
-"""``(delivery tag, redelivered, properties, body)``; and the Flaw, if there is one"""
+"""``(delivery tag, redelivered, properties, body)``; and the Flaw, if there is one; for what is whole, the Origin"""
 OnGot = Callable[..., None]
-"""As OnDeliver; without arguments: the queue is empty"""
+"""As OnDeliver, with all arguments; without arguments: the queue is empty"""
 OnReturn = Callable[[str, str, str, Properties, bytes], None]
 """``(reason, exchange, routing key, properties, body)``"""
 OnConfirm = Callable[[int, bool], None]
@@ -59,60 +60,11 @@ Taker = Callable[[bytes, int, int, int], int]
 """``(data, channel, start, end)`` of a frame; returns the end of what was taken."""
 
 _HEARTBEAT_S = 1.0
+_SELDOM = (DELIVER, GET_OK, GET_EMPTY)
 _FRAME_TYPES = (METHOD, HEADER, BODY, HEARTBEAT)
 _MOST_FRAME_BYTES = 131072
 """What pika asks the broker for; no broker may send more (AMQP 0-9-1, 4.2.3)."""
-HEAD_BYTES = 65536
-"""So much is kept of a body that is too long."""
 _NO_PROPERTIES: Properties = (None, None, None, None)
-
-
-class _Content:
-    """A delivery, or what came back, whose header or body frames are still to come."""
-
-    __slots__ = ("detail", "digest", "missing", "on_deliver", "pieces", "properties", "redelivered", "size", "tag")
-
-    def __init__(self, on_deliver: OnDeliver, tag: int, redelivered: bool):
-        self.on_deliver = on_deliver
-        self.tag = tag
-        self.redelivered = redelivered
-        self.properties: Properties | None = None
-        self.detail = ""
-        """Why the properties cannot be read."""
-        self.size = self.missing = 0
-        self.pieces: list[bytes] = []
-        self.digest: Any = None
-        """Of a body that is too long."""
-
-    def add(self, piece: bytes) -> None:
-        if self.digest is None:
-            self.pieces.append(piece)
-            return
-        self.digest.update(piece)
-        if not self.pieces:
-            self.pieces.append(piece[:HEAD_BYTES])
-
-    def deliver(self, most_bytes: int) -> None:
-        """Hand it on; all of it is here."""
-        body = b"".join(self.pieces) if len(self.pieces) != 1 else self.pieces[0]
-        if self.digest is not None:
-            what = _oversized(self.size, most_bytes, self.digest)
-            flaw = Flaw("oversized", f"{what}; {self.detail}" if self.detail else what)
-        elif self.detail:
-            flaw = Flaw("unreadable", self.detail)
-        else:
-            self.on_deliver(self.tag, self.redelivered, self.properties, body)
-            return
-        self.on_deliver(self.tag, self.redelivered, self.properties, body, flaw)
-
-
-def cut_off(body: bytes, most_bytes: int) -> tuple[Flaw, bytes]:
-    """What is kept of a *body* that is too long, and why it is not to be executed."""
-    return Flaw("oversized", _oversized(len(body), most_bytes, hashlib.sha256(body))), body[:HEAD_BYTES]
-
-
-def _oversized(size: int, most_bytes: int, digest: Any) -> str:
-    return f"{size} bytes, allowed are {most_bytes}; SHA-256 {digest.hexdigest()}, kept is the beginning"
 
 
 class FastPath:
@@ -127,18 +79,21 @@ class FastPath:
         self._most_bytes = most_bytes
         self._rest = b""
         self._consumers: dict[tuple[int, bytes], OnDeliver] = {}
+        self._whole: dict[tuple[int, bytes], OnDeliver] = {}
+        """Consumers that get each delivery with its origin."""
         self._returns: dict[int, OnReturn] = {}
         self._confirms: dict[int, OnConfirm] = {}
         self._gets: dict[int, deque[OnGot]] = {}
-        self._contents: dict[int, _Content] = {}
+        self._contents: dict[int, Content] = {}
         self._fed_at = 0.0
         self._is_open = True
 
     def __repr__(self) -> str:
         return f"<FastPath consumers={len(self._consumers)} unfinished={len(self._contents)}>"
 
-    def add_consumer(self, channel: int, consumer_tag: str, on_deliver: OnDeliver) -> None:
-        self._consumers[channel, consumer_tag.encode()] = on_deliver
+    def add_consumer(self, channel: int, consumer_tag: str, on_deliver: OnDeliver, *, whole: bool = False) -> None:
+        consumers = self._whole if whole else self._consumers
+        consumers[channel, consumer_tag.encode()] = on_deliver
 
     def add_returns(self, channel: int, on_return: OnReturn) -> None:
         self._returns[channel] = on_return
@@ -156,8 +111,9 @@ class FastPath:
         self._confirms.pop(channel, None)
         self._gets.pop(channel, None)
         self._contents.pop(channel, None)
-        for key in [key for key in self._consumers if key[0] == channel]:
-            del self._consumers[key]
+        for consumers in (self._consumers, self._whole):
+            for key in [key for key in consumers if key[0] == channel]:
+                del consumers[key]
 
     # -- the stream's protocol -----------------------------------------------------------------------------------------
 
@@ -196,8 +152,8 @@ class FastPath:
                     take = self._take_ack
                 elif method == RETURN and channel in self._returns:
                     take = self._take_return
-                elif method in (GET_OK, GET_EMPTY) and self._gets.get(channel):
-                    take = self._take_got
+                elif method in _SELDOM:
+                    take = self._seldom(method, data, channel, at)
             elif channel in self._contents:
                 take = self._take_body if kind == BODY else self._take_header if kind == HEADER else None
             if take is not None:
@@ -212,6 +168,12 @@ class FastPath:
         self._rest = data[at:]
         if (kept_from or self._rest) and time.monotonic() - self._fed_at >= _HEARTBEAT_S:
             self._feed_heartbeat()
+
+    def _seldom(self, method: int, data: bytes, channel: int, at: int) -> Taker | None:
+        """For what is whole, or was asked for."""
+        if method == DELIVER:
+            return self._take_whole if (channel, data[at + 12 : at + 12 + data[at + 11]]) in self._whole else None
+        return self._take_got if self._gets.get(channel) else None
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -237,8 +199,20 @@ class FastPath:
                 else:
                     on_deliver(tag, redelivered, properties, data[body + 7 : stop - 1])
                     return stop
-        self._contents[channel] = _Content(on_deliver, tag, redelivered)
+        self._contents[channel] = Content(on_deliver, tag, redelivered)
         return end
+
+    def _take_whole(self, data: bytes, channel: int, at: int, end: int) -> int:
+        tag_at = at + 12 + data[at + 11]
+        self._contents[channel] = self._whole_content(data, tag_at, end, self._whole[channel, data[at + 12 : tag_at]])
+        return end
+
+    def _whole_content(self, data: bytes, tag_at: int, end: int, on_deliver: OnDeliver) -> WholeContent:
+        """Of the method whose delivery tag is at *tag_at*; then come exchange and routing key."""
+        tag, redelivered = TAG_AND_BIT.unpack_from(data, tag_at)
+        exchange, key_at = read_name(data, tag_at + TAG_AND_BIT.size, end - 1)
+        routing_key, _ = read_name(data, key_at, end - 1)
+        return WholeContent(on_deliver, tag, redelivered, exchange, routing_key)
 
     def _take_return(self, data: bytes, channel: int, at: int, end: int) -> int:
         on_return = self._returns[channel]
@@ -247,7 +221,7 @@ class FastPath:
         def returned(_tag: int, _again: bool, properties: Properties, body: bytes, _flaw: Flaw | None = None) -> None:
             on_return(reason, exchange, routing_key, properties, body)
 
-        self._contents[channel] = _Content(returned, 0, False)
+        self._contents[channel] = Content(returned, 0, False)
         return end
 
     def _take_got(self, data: bytes, channel: int, at: int, end: int) -> int:
@@ -255,7 +229,7 @@ class FastPath:
         if METHOD_HEAD.unpack_from(data, at)[3] == GET_EMPTY:
             on_got()
         else:
-            self._contents[channel] = _Content(on_got, *TAG_AND_BIT.unpack_from(data, at + 11))
+            self._contents[channel] = self._whole_content(data, at + 11, end, on_got)
         return end
 
     def _take_header(self, data: bytes, channel: int, at: int, end: int) -> int:
@@ -265,7 +239,7 @@ class FastPath:
         *_, content.size, flags = HEADER_FRAME.unpack_from(data, at)
         content.missing = content.size
         try:
-            content.properties = read_properties(data, at + HEADER_FRAME.size, end - 1, flags)
+            content.read(data, at + HEADER_FRAME.size, end - 1, flags)
         except Unreadable as error:
             content.properties = _NO_PROPERTIES
             raw = data[at + 7 : end - 1]
@@ -287,7 +261,7 @@ class FastPath:
             self._deliver(channel, content)
         return end
 
-    def _deliver(self, channel: int, content: _Content) -> None:
+    def _deliver(self, channel: int, content: Content) -> None:
         del self._contents[channel]
         content.deliver(self._most_bytes)
 

@@ -22,6 +22,7 @@ __all__ = [
     "ConnectionEvents",
     "Delivery",
     "Flaw",
+    "Origin",
     "Returned",
     "Script",
     "Step",
@@ -35,6 +36,16 @@ class Flaw:
     reason: str
     """``unreadable``: its AMQP properties cannot be read. ``oversized``: its body is longer than we take."""
     detail: str
+
+
+class Origin(NamedTuple):
+    """Where a message was published to, and its properties as they were written."""
+
+    exchange: str
+    routing_key: str
+    flags: int
+    """Which properties there are."""
+    properties: bytes
 
 
 class Delivery(NamedTuple):
@@ -55,6 +66,8 @@ class Delivery(NamedTuple):
 
     Properties that cannot be read are None. Of a body that is too long there is the beginning.
     """
+    origin: Origin | None = None
+    """Of what was consumed whole, or asked for by ``get()``."""
 
     def __repr__(self) -> str:
         return f"<Delivery {self.tag} of {len(self.body)} bytes>"  # and no more: what it says may be secret
@@ -80,7 +93,7 @@ class Asked(NamedTuple):
     """It is to be made if it is not there."""
 
 
-ExchangeKind = Literal["direct", "topic"]
+ExchangeKind = Literal["direct", "topic", "fanout", "headers"]
 
 Step = Callable[["BrokerChannel", Callable[[Any], None]], None]
 """One asynchronous broker operation: ``step(channel, on_done)``."""
@@ -119,8 +132,13 @@ class BrokerChannel(Protocol):
         persistent: bool = False,
         headers: Mapping[str, Any] | None = None,
         mandatory: bool = True,
+        properties: tuple[int, bytes] | None = None,
     ) -> int:
-        """Publish; returns the publish sequence number that a confirm will name (0 without confirms)."""
+        """Publish; returns the publish sequence number that a confirm will name (0 without confirms).
+
+        Args:
+            properties: flags and bytes, as of ``Origin``, in place of those that have an argument of their own.
+        """
 
     def ack(self, tag: int) -> None: ...
 
@@ -180,8 +198,13 @@ class BrokerChannel(Protocol):
         *,
         no_ack: bool = False,
         exclusive: bool = False,
+        whole: bool = False,
     ) -> None:
-        """Answers with the consumer tag."""
+        """Answers with the consumer tag.
+
+        Args:
+            whole: each delivery has its ``origin``.
+        """
 
     def cancel(self, consumer_tag: str, on_done: Callable[[Any], None] | None = None) -> None:
         """Stop the deliveries of one consumer; what is unacknowledged stays ours."""

@@ -282,7 +282,8 @@ class MemoryBroker:
             return
         key = queue.arguments.get("x-dead-letter-routing-key", message.routing_key)
         about = message.dead_lettered(reason, queue.name)
-        self.store(Message(exchange, key, message.body, about, message.is_persistent), self.route(exchange, key))
+        died = Message(exchange, key, message.body, about, message.is_persistent, written=message.written)
+        self.store(died, self.route(exchange, key))
 
     def give_back(self, queue: MemoryQueue, message: Message) -> None:
         """A consumer returns it unacknowledged."""

@@ -10,12 +10,13 @@ from typing import Any, Protocol
 from servicebus.errors import ConnectionLost, TransportError
 from servicebus.transport.base_channel import BaseChannel, ChannelConnection
 from servicebus.transport.cancelled import ask_why_cancelled
+from servicebus.transport.contents import cut_off
 from servicebus.transport.failures import channel_refused
-from servicebus.transport.fastpath import cut_off
 from servicebus.transport.frames import Properties, read_properties, write_properties
 from servicebus.transport.interface import Delivery, ExchangeKind, Returned
 from servicebus.transport.memory_queues import Message
 from servicebus.transport.memory_sessions import MemorySession, ServerChannel
+from servicebus.transport.properties import read_all
 
 __all__ = ["MemoryChannel"]
 
@@ -47,8 +48,8 @@ class MemoryChannel(BaseChannel):
     ):
         super().__init__(connection, on_open, on_closed, on_returned, on_confirmed)
         self._unsettled: set[int] = set()
-        self._consumers: dict[str, tuple[str, Callable[[Delivery], None], bool]] = {}
-        """Queue, callback, and whether nothing is acknowledged, by consumer tag."""
+        self._consumers: dict[str, tuple[str, Callable[[Delivery], None], bool, bool]] = {}
+        """Queue, callback, whether nothing is acknowledged, and whether it wants the origin, by consumer tag."""
         self._tags = itertools.count(1)
         self._server: ServerChannel | None = None
         connection.send(self._open)
@@ -71,13 +72,19 @@ class MemoryChannel(BaseChannel):
         persistent: bool = False,
         headers: Mapping[str, Any] | None = None,
         mandatory: bool = True,
+        properties: tuple[int, bytes] | None = None,
     ) -> int:
         if not self.is_open:
             return 0
         # As AMQP encodes them: what it cannot, raises before it is counted.
-        flags, raw = write_properties(headers, persistent, correlation_id, reply_to, None, message_id)
+        if properties is None:
+            flags, raw = write_properties(headers, persistent, correlation_id, reply_to, None, message_id)
+        else:
+            flags, raw = properties
+            expiration = read_all(flags, raw).expiration
+            expiration_ms = None if expiration is None else int(expiration)
         about = read_properties(raw, 0, len(raw), flags)
-        message = Message(exchange, routing_key, bytes(body), about, persistent)
+        message = Message(exchange, routing_key, bytes(body), about, persistent, written=(flags, raw))
         self._send(
             lambda server: server.publish(message, expiration_ms, time.monotonic(), mandatory=mandatory),
             len(raw) + len(body),
@@ -158,9 +165,10 @@ class MemoryChannel(BaseChannel):
         *,
         no_ack: bool = False,
         exclusive: bool = False,
+        whole: bool = False,
     ) -> None:
         tag = f"ctag{next(self._tags)}"
-        self._consumers[tag] = queue, on_delivery, no_ack
+        self._consumers[tag] = queue, on_delivery, no_ack, whole
         answered = self._asking(queue, on_done)
         self._ask(lambda server: server.consume(queue, tag=tag, no_ack=no_ack, exclusive=exclusive), answered, queue)
         self._send(lambda server: server.begin_deliveries(tag))
@@ -169,8 +177,8 @@ class MemoryChannel(BaseChannel):
         self._ask(lambda server: server.cancel(consumer_tag), on_done)
 
     def get(self, queue: str, on_done: Callable[[Delivery | None], None]) -> None:
-        def got(found: tuple[int, bool, Properties, bytes] | None) -> None:
-            on_done(None if found is None else self._delivery(*found, no_ack=False))
+        def got(found: tuple[int, bool, Properties, Message] | None) -> None:
+            on_done(None if found is None else self._delivery(*found, no_ack=False, whole=True))
 
         self._ask(lambda server: server.get(queue), got, queue)
 
@@ -209,19 +217,22 @@ class MemoryChannel(BaseChannel):
         self.is_open = self.connection.is_open
         self._on_open(self)
 
-    def take(self, consumer_tag: str, tag: int, again: bool, about: Properties, body: bytes) -> None:
+    def take(self, consumer_tag: str, tag: int, again: bool, about: Properties, message: Message) -> None:
         """A delivery has come."""
-        _, on_delivery, no_ack = self._consumers[consumer_tag]
-        self._guarded(on_delivery, self._delivery(tag, again, about, body, no_ack=no_ack))
+        _, on_delivery, no_ack, whole = self._consumers[consumer_tag]
+        self._guarded(on_delivery, self._delivery(tag, again, about, message, no_ack=no_ack, whole=whole))
 
-    def _delivery(self, tag: int, again: bool, about: Properties, body: bytes, *, no_ack: bool) -> Delivery:
+    def _delivery(
+        self, tag: int, again: bool, about: Properties, message: Message, *, no_ack: bool, whole: bool
+    ) -> Delivery:
         if not no_ack:
             self._unsettled.add(tag)
-        most_bytes = self.connection.most_bytes
+        most_bytes, body = self.connection.most_bytes, message.body
+        origin = message.origin(about) if whole else None
         if len(body) <= most_bytes:
-            return Delivery(self, tag, body, *about, again)
+            return Delivery(self, tag, body, *about, again, None, origin)
         flaw, beginning = cut_off(body, most_bytes)
-        return Delivery(self, tag, beginning, *about, again, flaw)
+        return Delivery(self, tag, beginning, *about, again, flaw, origin)
 
     def come_back(self, exchange: str, routing_key: str, about: Properties, body: bytes) -> None:
         self._returned("312 NO_ROUTE", exchange, routing_key, about, body)

@@ -66,9 +66,11 @@ class Routes:
         names: Iterable[str]
         if found.kind == "direct":
             names = self.bindings.get((exchange, routing_key), ())
-        else:
+        else:  # by headers nothing is routed here: bindings have no arguments in memory
             bound = [
-                names for (of, key), names in self.bindings.items() if of == exchange and matches(key, routing_key)
+                names
+                for (of, key), names in self.bindings.items()
+                if of == exchange and (found.kind == "fanout" or (found.kind == "topic" and matches(key, routing_key)))
             ]
             names = dict.fromkeys(name for names in bound for name in names)
         if not names and exchange in self._alternates:

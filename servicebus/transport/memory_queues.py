@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 from bisect import insort
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from servicebus.transport.frames import Properties
+from servicebus.transport.interface import Origin
+from servicebus.transport.properties import read_all, write_all
 
 __all__ = ["MemoryQueue", "Message", "QueueConsumer", "Refusal", "locked", "not_found"]
 
@@ -25,6 +27,8 @@ class Message:
     properties: Properties
     is_persistent: bool
     expires_at: float | None = None
+    written: tuple[int, bytes] = (0, b"")
+    """All of its properties, as its publisher wrote them."""
     position: int = field(default_factory=_positions.__next__)
     """Its place in the order of a queue, also after it was given back."""
     returns: int = 0
@@ -32,7 +36,19 @@ class Message:
 
     def copy(self) -> Message:
         """For another queue."""
-        return Message(self.exchange, self.routing_key, self.body, self.properties, self.is_persistent, self.expires_at)
+        whole = self.exchange, self.routing_key, self.body, self.properties, self.is_persistent
+        return Message(*whole, self.expires_at, self.written)
+
+    def origin(self, about: Properties) -> Origin:
+        """Its properties as they are delivered, with *about* in the place of those that the broker has changed."""
+        correlation_id, reply_to, message_id, headers = about
+        known: dict[str, Any] = {
+            "correlation_id": correlation_id,
+            "reply_to": reply_to,
+            "message_id": message_id,
+            "headers": headers,
+        }
+        return Origin(self.exchange, self.routing_key, *write_all(replace(read_all(*self.written), **known)))
 
     def dead_lettered(self, reason: str, queue: str) -> Properties:
         """Its properties as a dead letter: with the header that says why it left *queue*."""

@@ -35,7 +35,7 @@ class _Client(Protocol):
 class _ClientChannel(Protocol):
     """The client's side of a channel: MemoryChannel."""
 
-    def take(self, consumer_tag: str, tag: int, again: bool, about: Properties, body: bytes) -> None: ...
+    def take(self, consumer_tag: str, tag: int, again: bool, about: Properties, message: Message) -> None: ...
     def come_back(self, exchange: str, routing_key: str, about: Properties, body: bytes) -> None: ...
     def confirm(self, number: int, multiple: bool, is_ack: bool) -> None: ...
     def become_cancelled(self, consumer_tag: str) -> None: ...
@@ -170,7 +170,7 @@ class ServerChannel:
         channel = self.broker.replies.get(message.routing_key)
         if channel is None:
             return False
-        channel._hand_over(channel._reply_tag, next(channel._tags), False, message.properties, message.body)
+        channel._hand_over(channel._reply_tag, next(channel._tags), False, message.properties, message)
         return True
 
     def send_confirms(self) -> None:
@@ -209,14 +209,14 @@ class ServerChannel:
         if found is not None:
             self.broker.remove_consumer(*found)
 
-    def get(self, queue: str) -> tuple[int, bool, Properties, bytes] | None:
+    def get(self, queue: str) -> tuple[int, bool, Properties, Message] | None:
         found = self.broker.find(queue, self.session)
         self.broker.deliver(found)
         message = found.take()
         if message is None:
             return None
         tag = self._hold(found, message, None)
-        return tag, message.returns > 0, self._properties(found, message), message.body
+        return tag, message.returns > 0, self._properties(found, message), message
 
     def ack(self, tag: int) -> None:
         if self.broker.loses_acks:
@@ -251,13 +251,13 @@ class ServerChannel:
         else:
             consumer.held += 1
             tag = self._hold(queue, message, consumer)
-        self._hand_over(consumer.tag, tag, message.returns > 0, self._properties(queue, message), message.body)
+        self._hand_over(consumer.tag, tag, message.returns > 0, self._properties(queue, message), message)
 
     def _properties(self, queue: MemoryQueue, message: Message) -> Properties:
         return (*message.properties[:3], queue.headers_of(message))
 
-    def _hand_over(self, consumer_tag: str, tag: int, again: bool, about: Properties, body: bytes) -> None:
-        self._send(lambda: self._client.take(consumer_tag, tag, again, about, body), len(body))
+    def _hand_over(self, consumer_tag: str, tag: int, again: bool, about: Properties, message: Message) -> None:
+        self._send(lambda: self._client.take(consumer_tag, tag, again, about, message), len(message.body))
 
     def _cancelled(self, consumer: QueueConsumer) -> None:
         """The queue is gone, and its consumer with it."""

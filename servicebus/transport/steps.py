@@ -77,10 +77,16 @@ def save_acks(at_most: int) -> Step:
 
 
 def consume(
-    queue: str, on_delivery: Callable[[Delivery], None], *, no_ack: bool = False, exclusive: bool = False
+    queue: str,
+    on_delivery: Callable[[Delivery], None],
+    *,
+    no_ack: bool = False,
+    exclusive: bool = False,
+    whole: bool = False,
 ) -> Step:
     """Answers with the consumer tag."""
-    return lambda channel, on_done: channel.consume(queue, on_delivery, on_done, no_ack=no_ack, exclusive=exclusive)
+    how = {"no_ack": no_ack, "exclusive": exclusive, "whole": whole}
+    return lambda channel, on_done: channel.consume(queue, on_delivery, on_done, **how)
 
 
 def cancel_consumer(consumer_tag: str) -> Step:

@@ -16,7 +16,17 @@ from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
 
-__all__ = ["LENGTHS", "MAX_DEPTH", "MAX_VALUES", "Unreadable", "read_short", "read_table", "write_short", "write_table"]
+__all__ = [
+    "LENGTHS",
+    "MAX_DEPTH",
+    "MAX_VALUES",
+    "Unreadable",
+    "read_name",
+    "read_short",
+    "read_table",
+    "write_short",
+    "write_table",
+]
 
 MAX_DEPTH = 8
 """``x-death`` of RabbitMQ is three deep."""
@@ -108,6 +118,14 @@ def read_short(data: bytes, at: int, end: int) -> tuple[str, int]:
         return data[at + 1 : stop].decode(), stop
     except UnicodeDecodeError:
         raise Unreadable("a name or property is not UTF-8") from None
+
+
+def read_name(data: bytes, at: int, end: int) -> tuple[str, int]:
+    """As ``read_short()``, of an exchange or routing key: bytes that are no UTF-8 are shown by a replacement."""
+    if at >= end or at + 1 + data[at] > end:
+        raise Unreadable("a name is cut off")
+    stop = at + 1 + data[at]
+    return data[at + 1 : stop].decode(errors="replace"), stop
 
 
 def _span(data: bytes, at: int, end: int) -> tuple[int, int]:

@@ -13,6 +13,10 @@ WAIT = "x-servicebus-wait"
 SUBSCRIPTION = "x-servicebus-subscription"
 """Of an event among the node's delayed messages and dead letters: whose it is, ``category.name``."""
 
+# Of another program's message that a worker has stored: where it was published to.
+EXCHANGE = "x-servicebus-exchange"
+ROUTING_KEY = "x-servicebus-routing-key"
+
 # Of dead letters only:
 DEAD_LETTER = "x-servicebus-letter"
 """When it was dead-lettered, its attempts and so on, signed by the worker (``wire.stamps``)."""
@@ -22,7 +26,11 @@ TRACE = "x-servicebus-trace"
 HOST = "x-servicebus-host"
 """The broker that it came from."""
 
-_ALL = (REQUEUED, WAIT, SUBSCRIPTION, DEAD_LETTER, REASON, DETAIL, TRACE, HOST)
+_ALL = (REQUEUED, WAIT, SUBSCRIPTION, EXCHANGE, ROUTING_KEY, DEAD_LETTER, REASON, DETAIL, TRACE, HOST)
+
+
+_OF_BROKER = ("x-death", "x-delivery-count", "x-acquired-count", "CC", "BCC")
+_OF_BROKER_TOO = ("x-first-death-", "x-last-death-")
 
 
 def as_sent(headers: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -30,9 +38,27 @@ def as_sent(headers: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (headers or {}).items() if name not in _ALL and not name.startswith("x-")}
 
 
+def as_published(headers: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The headers of another program's message: without ours, and without those that the broker writes or acts on."""
+    return {
+        name: value
+        for name, value in (headers or {}).items()
+        if name not in _ALL and name not in _OF_BROKER and not name.startswith(_OF_BROKER_TOO)
+    }
+
+
+def as_stored_plain(headers: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The same, with what says whose it is and where it was published to."""
+    own = {name: value for name, value in (headers or {}).items() if name in (SUBSCRIPTION, EXCHANGE, ROUTING_KEY)}
+    return {**as_published(headers), **own}
+
+
 def kept_in_copies(headers: Mapping[str, Any] | None) -> dict[str, Any]:
     """The sender's headers and ours, without the broker's own (x-death, x-delivery-count)."""
-    return {name: value for name, value in (headers or {}).items() if name in _ALL or not name.startswith("x-")}
+    given = headers or {}
+    if EXCHANGE in given:  # another program's
+        return {**as_published(given), **{name: value for name, value in given.items() if name in _ALL}}
+    return {name: value for name, value in given.items() if name in _ALL or not name.startswith("x-")}
 
 
 def is_ours(name: str) -> bool:

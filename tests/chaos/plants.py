@@ -151,7 +151,7 @@ def _watcher_only_sets_a_flag() -> None:
 
 def _nack_is_stored() -> None:
     """A worker takes a copy that the broker refused for one that it has."""
-    from servicebus.runtime.confirmed_channel import ConfirmedChannel
+    from servicebus.transport.confirmed_channel import ConfirmedChannel
 
     confirmed = ConfirmedChannel._confirmed
 

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from transport_rigs import LARGEST_MESSAGE, Peer, Rig
 
+from servicebus._plain import MessageProperties
 from servicebus.errors import ConnectFailed, MessageTooLarge, QueueConflict, QueueStranded
-from servicebus.transport.interface import Asked, Script
+from servicebus.transport.interface import Asked, Origin, Script
+from servicebus.transport.properties import read_all, write_all
 from servicebus.transport.steps import (
     bind_queue,
     cancel_consumer,
@@ -220,6 +222,42 @@ def test_a_delivery_that_is_acknowledged_twice_closes_the_channel(peer: Peer) ->
     line.open_channel.reject(7, requeue=True)
     line.rig.until(lambda: line.failure)
     assert line.failure is not None and line.failure.reply_code == 406
+
+
+def test_what_is_consumed_whole_has_all_that_its_publisher_wrote(rig: Rig, peer: Peer) -> None:
+    line = peer.channel()
+    written = write_all(
+        MessageProperties("text/plain", headers={"a": 1}, delivery_mode=2, priority=3, message_id="m", type="t")
+    )
+    line.ask(
+        declare_exchange("contract.topic", kind="topic"),
+        declare_queue(QUEUE, durable=True),
+        bind_queue(QUEUE, "contract.topic", "#"),
+        consume(QUEUE, line.got.append, whole=True),
+    )
+    line.publish("a.key", "body", exchange="contract.topic", properties=written)
+    line.publish("a.key", "x" * 200_000, exchange="contract.topic", message_id="large")
+    rig.until(lambda: len(line.got) == 2)
+    first, second = line.got
+    assert first.origin == Origin("contract.topic", "a.key", *written)
+    assert (first.message_id, dict(first.headers or {})) == ("m", {"a": 1})
+    assert second.origin is not None and read_all(*second.origin[2:]).message_id == "large"
+    for delivery in line.got:
+        line.open_channel.ack(delivery.tag)
+    line.publish(QUEUE, "again", properties=first.origin[2:])
+    rig.until(lambda: len(line.got) == 3)
+    assert line.got[2].origin == Origin("", QUEUE, *written)
+
+
+@pytest.mark.parametrize("kind", ["fanout", "direct", "topic"])
+def test_exchanges_of_all_kinds_route(peer: Peer, kind: Any) -> None:
+    line = peer.channel()
+    name = f"contract.kind.{kind}"
+    line.ask(declare_exchange(name, kind=kind), declare_queue(QUEUE, durable=True), bind_queue(QUEUE, name, "key"))
+    line.publish("key", "one", exchange=name)
+    line.publish("other", "two", exchange=name)
+    line.sync()
+    assert line.ask(declare_queue(QUEUE, durable=True)) == [(QUEUE, 2 if kind == "fanout" else 1, 0)]
 
 
 def test_what_a_callback_raises_costs_nothing_else(rig: Rig, peer: Peer) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from servicebus.errors import ConnectionLost, MessageTooLarge, TransportError
 from servicebus.policy.size_limit import TRACKED_BYTES, SizeLimit
-from servicebus.runtime.confirmed_channel import ConfirmedChannel, Publish
+from servicebus.transport.confirmed_channel import UNROUTABLE, ConfirmedChannel, Publish
 from servicebus.transport.failurelog import FailureLog
+from servicebus.transport.interface import Returned
 from servicebus.wire import headers
 
 LIMIT = 1_000
@@ -29,6 +30,7 @@ class Broker:
     def open_channel(self, on_open: Callable[[Any], None], on_closed: Callable[[Any], None], **told: Any) -> None:
         self._on_open, self._on_closed = on_open, on_closed
         self.confirm: Callable[[int, bool, bool], None] = told["on_confirmed"]
+        self.come_back: Callable[[Returned], None] = told["on_returned"]
 
     def let_open(self) -> None:
         self.opened += 1
@@ -36,8 +38,8 @@ class Broker:
         self.published = []
         self._on_open(self)
 
-    def close(self, error: TransportError | None = None) -> None:
-        self.is_open = False
+    def close(self, error: TransportError | None = None, *, is_connection_open: bool = False) -> None:
+        self.is_open = is_connection_open
         self.is_asked_to_close = error is None
         if error is not None:
             self._on_closed(error)
@@ -52,15 +54,16 @@ class Broker:
 
 
 class Rig:
-    def __init__(self) -> None:
+    def __init__(self, *, has_exchanges: bool = False) -> None:
         self.broker, self.limit = Broker(), SizeLimit()
         self.broken: list[TransportError] = []
         self.answers: dict[str, str] = {}
         self.ready = 0
         connection: Any = self.broker
         failures = FailureLog("test")
+        on_returned = None if has_exchanges else lambda _returned: None
         self.channel = ConfirmedChannel(
-            connection, "mq-a", self.limit, failures, lambda _returned: None, self.broken.append
+            connection, "mq-a", self.limit, failures, on_returned, self.broken.append, has_exchanges=has_exchanges
         )
         self.channel.open(self._is_ready)
         self.broker.let_open()
@@ -68,12 +71,12 @@ class Rig:
     def _is_ready(self) -> None:
         self.ready += 1
 
-    def publish(self, name: str, size: int = 10, **properties: Any) -> None:
+    def publish(self, name: str, size: int = 10, exchange: str = "", **properties: Any) -> None:
         def answered(refused: str) -> None:
             assert name not in self.answers, "answered once"
             self.answers[name] = refused
 
-        self.channel.publish(Publish(name, b"x" * size, answered, properties))
+        self.channel.publish(Publish(name, b"x" * size, answered, properties, exchange))
 
     def queues(self) -> list[str]:
         return [queue for queue, _, _ in self.broker.published]
@@ -103,6 +106,31 @@ def test_each_publish_is_answered_once_with_what_its_confirm_says(rig: Rig) -> N
     assert "nack" in rig.answers["c"]
     assert "nack" in rig.answers["d"]
     assert len(rig.channel) == 1
+
+
+def test_what_no_queue_takes_is_refused_if_nobody_else_is_told() -> None:
+    rig = Rig(has_exchanges=True)
+    for name in ("a", "b"):
+        rig.publish(name)
+    rig.broker.come_back(Returned("", "b", None, None, b"x" * 10, "312 NO_ROUTE"))
+    rig.broker.confirm(2, True, True)
+    assert rig.answers == {"a": "", "b": UNROUTABLE}
+
+
+@pytest.mark.parametrize("code", [403, 404])
+def test_an_exchange_that_the_broker_denies_costs_that_publish_alone(code: int) -> None:
+    rig = Rig(has_exchanges=True)
+    rig.publish("a")
+    rig.publish("b", exchange="not.there")
+    rig.publish("c")
+    error = ConnectionLost("mq-a", f"{code} - no exchange 'not.there' in vhost '/'", sent=True)
+    error.reply_code = code
+    rig.broker.close(error, is_connection_open=True)
+    rig.broker.let_open()
+    assert list(rig.answers) == ["b"] and "not.there" in rig.answers["b"] and not rig.broken
+    assert rig.queues() == ["a", "c"]
+    rig.broker.confirm(2, True, True)
+    assert rig.answers["a"] == rig.answers["c"] == ""
 
 
 def test_after_a_nack_the_next_publish_goes_over_a_new_channel_once_all_is_answered(rig: Rig) -> None:
@@ -156,7 +184,7 @@ def test_the_size_that_the_broker_names_tells_more_than_the_largest(rig: Rig) ->
 def test_what_is_known_to_be_too_large_is_refused_without_asking(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a loop: the same message would close the channel again and again."""
     now = [1000.0]
-    monkeypatch.setattr("servicebus.runtime.confirmed_channel.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("servicebus.transport.confirmed_channel.time.monotonic", lambda: now[0])
     rig.publish("first", 2000)
     rig.broker.close(refusal())
     rig.broker.let_open()

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servicebus.protocol.interface import Incoming
-from servicebus.runtime.confirmed_channel import NACK
 from servicebus.runtime.copy_store import CopyStore
 from servicebus.runtime.job import Copy, Disposition, Job, PendingDelivery, dead_letter, later_attempt
 from servicebus.runtime.journal import Release
+from servicebus.transport.confirmed_channel import NACK
 from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.interface import Delivery
 from servicebus.wire.envelope import Kind

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servicebus.transport import frames
-from servicebus.transport.fastpath import HEAD_BYTES, FastPath
-from servicebus.transport.interface import Flaw
+from servicebus.transport.contents import HEAD_BYTES
+from servicebus.transport.fastpath import FastPath
+from servicebus.transport.interface import Flaw, Origin
 from servicebus.transport.tables import Unreadable
 
 short = st.text(max_size=60).filter(lambda text: len(text.encode()) <= 255)
@@ -402,7 +403,8 @@ def test_answers_to_gets_come_in_their_order() -> None:
     answer = content(3, got, b"body", pika.BasicProperties(message_id="m"))
     poison = content(3, got, b"bad", pika.BasicProperties(correlation_id=b"\xff"))
     path.data_received(answer + empty + poison)
-    assert found[:2] == [(0, 7, True, (None, None, "m", None), b"body"), (1,)]
+    origin = Origin("x", "k", frames.MESSAGE_ID, b"\x01m")
+    assert found[:2] == [(0, 7, True, (None, None, "m", None), b"body", None, origin), (1,)]
     assert found[2][:5] == (2, 7, True, (None,) * 4, b"bad")
     assert isinstance(found[2][5], Flaw)
     assert pika_side.data in (b"", frames.HEARTBEAT_FRAME)
