@@ -16,6 +16,7 @@ COMPLETION_VARIABLE = "_SERVICEBUS_COMPLETE"
 
 COMMANDS = {
     "asyncapi": "servicebus.cli.asyncapi:asyncapi",
+    "bridge": "servicebus.cli.bridge:bridge",
     "broker": "servicebus.cli.broker:broker",
     "call": "servicebus.cli.call:call",
     "completion": "servicebus.cli.completion:completion",

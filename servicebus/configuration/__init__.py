@@ -4,11 +4,13 @@
 and what its ``!file`` values name. docs/configuration.rst lists every key.
 """
 
+from servicebus.configuration.bridges import BridgeEntry
 from servicebus.configuration.section import MissingKey
 from servicebus.configuration.settings import Configuration, load_logging, weak_secrets
 from servicebus.configuration.values import BrokerHost, LoggingSettings, Secret, ServiceEntry, TlsSettings
 
 __all__ = [
+    "BridgeEntry",
     "BrokerHost",
     "Configuration",
     "LoggingSettings",

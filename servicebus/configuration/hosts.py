@@ -57,17 +57,31 @@ class _Written:
     members: tuple[tuple[str, int | None], ...] = ()
 
 
+def read_connections(section: Section, defaults: Defaults, hosts: tuple[BrokerHost, ...]) -> tuple[BrokerHost, ...]:
+    """The brokers of the key ``connections``, which are none of the bus's *hosts*."""
+    found = _read_each(section, "connections", defaults)
+    for at, host in found:
+        if host.name in {each.name for each in hosts}:
+            section.where.fail(at, f"{show(at)} is {host.name}, which is one of hosts already")
+    return tuple(host for _, host in found)
+
+
 def read_hosts(section: Section, defaults: Defaults) -> tuple[BrokerHost, ...]:
     """All brokers of the key ``hosts``, in order of preference."""
-    hosts: dict[str, BrokerHost] = {}
-    for at, value in section.items("hosts"):
+    hosts = tuple(host for _, host in _read_each(section, "hosts", defaults))
+    if not hosts:
+        section.where.fail((*section.at, "hosts"), "hosts must hold at least one broker")
+    return hosts
+
+
+def _read_each(section: Section, key: str, defaults: Defaults) -> list[tuple[Place, BrokerHost]]:
+    hosts: dict[str, tuple[Place, BrokerHost]] = {}
+    for at, value in section.items(key):
         host = _resolve(_read_host(section, at, value, defaults.tls), defaults)
         if host.name in hosts:
             section.where.fail(at, f"{show(at)} is {host.name}, which stands in the list already")
-        hosts[host.name] = host
-    if not hosts:
-        section.where.fail((*section.at, "hosts"), "hosts must hold at least one broker")
-    return tuple(hosts.values())
+        hosts[host.name] = at, host
+    return list(hosts.values())
 
 
 def _read_host(section: Section, at: Place, value: Any, tls: TlsSettings) -> _Written:

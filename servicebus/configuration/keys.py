@@ -77,6 +77,9 @@ KEYS: dict[str, Key] = {
 
 SECTION_KEYS = (
     "hosts",
+    "connections",
+    "publishers",
+    "bridges",
     "secret_token",
     "node_name",
     "use_ssl",

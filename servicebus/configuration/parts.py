@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from servicebus.configuration import checks
+from servicebus.configuration.bridges import QUEUE_OPTIONS
 from servicebus.configuration.section import Section, show
 from servicebus.configuration.values import LoggingSettings, Secret, ServiceEntry
 
@@ -13,9 +14,10 @@ _BOTH_KINDS = {"threads": checks.whole(1, 1024), "lock": checks.text, "concurren
 SERVICE_OPTIONS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "rpc": {**_BOTH_KINDS, "idempotent": checks.flag},
     "message": {**_BOTH_KINDS, "retry": checks.retry_schedule},
+    "consume": {**_BOTH_KINDS, "retry": checks.retry_schedule, **QUEUE_OPTIONS},
 }
-"""Of each kind; what ``ServiceBus.add_rpc_service()`` and ``add_message_service()`` take."""
-_OF_ONE = ("kind", "category", "name", *_BOTH_KINDS, "idempotent", "retry")
+"""Of each kind; what ``ServiceBus.add_rpc_service()``, ``add_message_service()`` and ``Services.consume()`` take."""
+_OF_ONE = ("kind", "category", "name", *_BOTH_KINDS, "idempotent", "retry", *QUEUE_OPTIONS)
 _FORMS: tuple[Literal["target", "function", "group", "entry_point"], ...] = (
     "target",
     "function",
@@ -50,7 +52,11 @@ def _read_service(section: Section) -> ServiceEntry:
     form = given[0] if given else "target"
     if form in ("group", "entry_point"):
         return _read_group(section, form)
-    kind: Literal["rpc", "message"] = section.require("kind", checks.one_of("rpc", "message"))
+    kind: Literal["rpc", "message", "consume"] = section.require("kind", checks.one_of("rpc", "message", "consume"))
+    if kind == "consume":
+        section.require("queue", checks.short_name)
+        if form != "function":
+            section.where.fail(section.at, f"{show(section.at)} consumes, so it takes a function, no {form}")
     return ServiceEntry(
         kind=kind,
         category=section.require("category", checks.name),

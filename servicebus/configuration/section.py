@@ -140,6 +140,13 @@ class Section:
         """The mapping below a key, or None."""
         return Section(self._values[name], known, self.where, (*self.at, name)) if name in self else None
 
+    def mapping(self, name: str) -> Mapping[Any, Any]:
+        """The mapping below a key as it is; an empty one if the key was not given."""
+        values = self._values[name] if name in self else {}
+        if not isinstance(values, Mapping):
+            self.where.fail((*self.at, name), f"{show((*self.at, name))} must be a mapping of names")
+        return values
+
     def items(self, name: str) -> Iterator[tuple[Place, Any]]:
         """Place and value of each item of the list below a key."""
         at = (*self.at, name)

@@ -10,10 +10,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NoReturn
 
+from servicebus._plain import PlainTarget
 from servicebus.configuration import checks
-from servicebus.configuration.hosts import Defaults, read_hosts, read_tls
+from servicebus.configuration.bridges import BridgeEntry, read_bridges
+from servicebus.configuration.hosts import Defaults, read_connections, read_hosts, read_tls
 from servicebus.configuration.keys import ALL_KEYS, FORMER_KEYS, KEYS
 from servicebus.configuration.parts import read_logging, read_services
+from servicebus.configuration.publishers import read_publishers
 from servicebus.configuration.section import Section, Where
 from servicebus.configuration.values import BrokerHost, LoggingSettings, Secret, ServiceEntry, TlsSettings
 from servicebus.errors import ConfigurationError
@@ -38,6 +41,11 @@ class Configuration:
     """
 
     hosts: tuple[BrokerHost, ...]
+    connections: tuple[BrokerHost, ...]
+    """Other brokers, for queues and publishers of other programs' kind."""
+    publishers: Mapping[str, PlainTarget]
+    """What services publish to in the form of other programs, by name."""
+    bridges: tuple[BridgeEntry, ...]
     secret_token: tuple[Secret, ...]
     node_name: str
     names_node: bool
@@ -175,6 +183,12 @@ class Configuration:
         other.__dict__.update(node_name=section.require("node_name", checks.name), names_node=True)
         return other
 
+    def with_publishers(self, publishers: Mapping[str, PlainTarget]) -> Configuration:
+        """The same configuration, with *publishers* beside its own."""
+        other = copy.copy(self)
+        other.__dict__.update(publishers={**self.publishers, **publishers})
+        return other
+
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"a Configuration is never changed; make another one (tried to set {name})")
 
@@ -200,7 +214,8 @@ class Configuration:
         if self.compat and self.compat_exchange_name == self.exchange_name:
             # Its attributes differ: whichever side comes second would be refused by the broker (406).
             where.fail(("compat_exchange_name",), "compat_exchange_name and exchange_name must differ")
-        own["secret_token"] = section.require("secret_token", checks.secrets)
+        is_bridge = "bridges" in section and "hosts" not in section
+        own["secret_token"] = () if is_bridge else section.require("secret_token", checks.secrets)
         own["node_name"] = _read_node_name(section)
         own["names_node"] = "node_name" in section
         own["status_socket"] = _read_status_socket(section)
@@ -209,8 +224,12 @@ class Configuration:
         own["tls"] = tls or TlsSettings()
         # A tls: section switches TLS on; use_ssl: false still overrides it.
         own["use_ssl"] = section.take("use_ssl", checks.flag, tls is not None)
-        section.require("hosts", lambda hosts: hosts)
-        own["hosts"] = read_hosts(section, self._host_defaults())
+        if not is_bridge:
+            section.require("hosts", lambda hosts: hosts)
+        own["hosts"] = () if is_bridge else read_hosts(section, self._host_defaults())
+        own["connections"] = read_connections(section, self._host_defaults(), self.hosts)
+        own["publishers"] = read_publishers(section, self.hosts + self.connections)
+        own["bridges"] = read_bridges(section, self.hosts + self.connections)
         own["services"] = read_services(section)
         own["logging"] = read_logging(section, self.secret_token)
 

@@ -146,14 +146,14 @@ def _unusable(host: BrokerHost, key: str, what: str | None, error: Exception) ->
 class ServiceEntry:
     """One line of ``services:``; the agent imports what ``target`` names."""
 
-    kind: Literal["rpc", "message", ""]
+    kind: Literal["rpc", "message", "consume", ""]
     """"" for a group, which knows its kinds, category and names."""
     category: str
     name: str
     target: str
     """``package.module:name``, or the name of an entry point."""
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """Keyword arguments for ``add_rpc_service()`` or ``add_message_service()``; only those that were given."""
+    """Keyword arguments for ``add_rpc_service()`` and so on; only those that were given."""
     line: int | None = field(default=None, compare=False)
     """Where it stands in the file."""
     form: Literal["target", "function", "group", "entry_point"] = "target"

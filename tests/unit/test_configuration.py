@@ -353,7 +353,7 @@ def test_a_service_is_given_what_its_kind_knows() -> None:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"kind": "rcp"}, "services[0].kind must be one of rpc, message; did you mean rpc?"),
+        ({"kind": "rcp"}, "services[0].kind must be one of rpc, message, consume; did you mean rpc?"),
         ({"kind": None}, "the key 'services[0].kind' is missing"),
         (
             {"target": "examples.demo.services"},
