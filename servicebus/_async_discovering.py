@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
+from servicebus._async_plain import AsyncPlainSending
 from servicebus._context import GivenContext
 from servicebus._discovering import Discovering, gathered, nodes_of, services_of
 from servicebus.client.discovery import Discovery
@@ -16,7 +17,7 @@ from servicebus.protocol.discovery import Question, ask_for
 __all__ = ["AsyncDiscovering"]
 
 
-class AsyncDiscovering:
+class AsyncDiscovering(AsyncPlainSending):
     """Base of AsyncSender."""
 
     _sender: Discovering

@@ -38,12 +38,14 @@ class NodeDescription:
 
 
 def contract_of(node: str, services: Iterable[Service]) -> NodeContract:
-    """Without pydantic nothing is known of what class services take and return.
+    """What other programs publish is no part of it.
+
+    Without pydantic nothing is known of what class services take and return.
 
     Raises:
         ConfigurationError: ``params_type`` or ``result_type`` of a class service is nothing that has a schema.
     """
-    return NodeContract(tuple(map(_described, services)), node)
+    return NodeContract(tuple(_described(each) for each in services if each.plain is None), node)
 
 
 def _described(service: Service) -> ServiceContract:

@@ -15,6 +15,7 @@ from servicebus.client.found import Discovered, Gathered, NodeInfo, ServiceInfo
 from servicebus.client.future import Receipt
 from servicebus.client.link import Link
 from servicebus.client.pinging import ask_each, description_question, offers_question, ping_address, read_description
+from servicebus.client.plain_sending import PlainSending
 from servicebus.client.publishing import EventPublisher
 from servicebus.client.request import MessageOptions, PendingRequest
 from servicebus.client.session import SenderSession, submit
@@ -37,7 +38,7 @@ __all__ = ["Discovered", "Gathered", "NodeInfo", "Receipt", "Sender", "ServiceIn
 C = TypeVar("C")
 
 
-class Sender(EventPublisher, Discovering):
+class Sender(EventPublisher, PlainSending, Discovering):
     """Calls services and sends messages by address ``NODE.category.name``, and publishes events by name.
 
     One Sender serves any number of threads, keeps many calls in flight on one connection, connects when first used,

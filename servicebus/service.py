@@ -14,6 +14,7 @@ import servicebus.wire.xmltree  # noqa: F401  # what workers may need is importe
 from servicebus._agent_logging import AgentLogging
 from servicebus._describe import NodeDescription, contract_of
 from servicebus._nested_sender import NestedSender
+from servicebus._publishers import PublisherRegistry
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.configuration.settings import as_configuration
 from servicebus.contracts import NodeContract
@@ -47,7 +48,7 @@ LOG = get_logger(__name__)
 _LOOK_S = 0.1
 
 
-class ServiceBus:
+class ServiceBus(PublisherRegistry):
     """An agent: the services of one node, run by one worker process per configured broker host.
 
     Args:
@@ -64,6 +65,7 @@ class ServiceBus:
         *,
         middleware: Sequence[Middleware] = (),
     ):
+        super().__init__()
         self._config = configuration = as_configuration(configuration)
         self._queue_len = queue_len if queue_len is not None else configuration.queue_len
         self._middleware = tuple(middleware)
@@ -233,6 +235,7 @@ class ServiceBus:
     def _add(self, kind: Kind, category: str, name: str, service: Any, options: dict[str, Any]) -> None:
         Address(self._config.node_name, category, name)
         found = register(kind, category, name, service, **options)
+        self._check_plain(found)
         if (key := (kind, found.lookup_key)) in self._services:
             raise ConfigurationError(f"service {key[1]} for {kind.value}s is registered already", key="services")
         self._services[key] = with_middleware(found, self._middleware) if self._middleware else found
@@ -307,7 +310,7 @@ class ServiceBus:
 
     def _take_configuration(self) -> Configuration:
         assert self._read_again is not None
-        check_journal(config := self._read_again())
+        check_journal(config := self._with_publishers(self._read_again()))
         self._config = config
         return config
 
@@ -317,7 +320,7 @@ class ServiceBus:
 
     def _work(self, host: BrokerHost, heartbeat_fd: int | None = None, parent_death_fd: int | None = None) -> int:
         try:
-            journal = journal_of(self._config)
+            journal = journal_of(self._config, with_plain=any(service.plain for service in self._services.values()))
         except JournalUnavailable as error:
             LOG.error("%s: not served, because what runs twice cannot be known: %s", host.name, error)
             return EXIT_FAILED

@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 
 from servicebus._context import NO_CONTEXT, GivenContext, OutgoingContext, encode_context, merged
 from servicebus._durations import to_seconds
+from servicebus._plain import PlainMessage
 from servicebus.errors import EnvelopeError
 
 __all__ = [
@@ -208,6 +209,8 @@ class _Fate(Protocol):
     @property
     def event(self) -> str: ...
     @property
+    def plain(self) -> PlainMessage | None: ...
+    @property
     def run_id(self) -> str: ...
     @property
     def is_cancelled(self) -> bool: ...
@@ -255,6 +258,11 @@ class Request:
     def event_name(self) -> str:
         """The name of the event that its service has subscribed to; "" for a call or message."""
         return "" if self._fate is None else self._fate.event
+
+    @property
+    def message(self) -> PlainMessage | None:
+        """What another program has published, with all its properties; None for every other request."""
+        return None if self._fate is None else self._fate.plain
 
     @property
     def context(self) -> Mapping[str, str]:

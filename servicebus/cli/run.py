@@ -46,6 +46,9 @@ def build(configuration: Configuration) -> ServiceBus:
     bus = ServiceBus(configuration, middleware=load_middleware(configuration))
     add: dict[Kind, Callable[..., None]] = {CALL: bus.add_rpc_service, MESSAGE: bus.add_message_service}
     for service in load_services(configuration):
+        if "plain" in service.options:
+            bus._add_plain(service.category, service.name, service.instance, dict(service.options))
+            continue
         how = bus.add_event_service if "events" in service.options else add[service.kind]
         how(service.category, service.name, service.instance, **service.options)
     if configuration.path is not None:

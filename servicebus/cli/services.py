@@ -40,11 +40,12 @@ def load_services(configuration: Configuration) -> Iterator[LoadedService]:
             already.
     """
     make_importable(configuration.path)
-    places: dict[tuple[Kind, str, str, bool], int] = {}
+    places: dict[tuple[Any, ...], int] = {}
     for index, entry in enumerate(configuration.services):
         try:
             for service in _load(entry):
-                first = places.setdefault((*service[:3], "events" in service.options), index)
+                form = "events" in service.options, "plain" in service.options
+                first = places.setdefault((*service[:3], *form), index)
                 if first != index:
                     raise Unusable(f"has {service.category}.{service.name}, which services[{first}] has, too")
                 yield service
@@ -83,6 +84,8 @@ def _load(entry: ServiceEntry) -> Iterator[LoadedService]:
             yield from _services_of(_loaded(point))
     elif entry.form == "group":
         yield from _services_of(imported(entry.target))
+    elif entry.kind == "consume":
+        yield from _services_of(_group_of(entry))
     else:
         kind, handler = _KINDS[entry.kind]
         if entry.form == "function":
@@ -119,6 +122,12 @@ def _made(make: Any) -> Any:
 
 def _typed(entry: ServiceEntry) -> Any:
     """The service of a function that stands in no group."""
+    (service,) = _services_of(_group_of(entry))
+    return service.instance
+
+
+def _group_of(entry: ServiceEntry) -> Any:
+    """A group for a function that stands in none."""
     function = imported(entry.target)
     try:
         from servicebus.typed import Services
@@ -127,9 +136,14 @@ def _typed(entry: ServiceEntry) -> Any:
     if isinstance(function, type) or not callable(function):
         raise Unusable("is no function; the key for a class is target")
     group = Services(entry.category)
-    (group.rpc if entry.kind == "rpc" else group.message)(name=entry.name)(function)
-    (service,) = _services_of(group)
-    return service.instance
+    try:
+        if entry.kind == "consume":
+            group.consume(name=entry.name, **entry.options)(function)
+        else:
+            (group.rpc if entry.kind == "rpc" else group.message)(name=entry.name)(function)
+    except ConfigurationError as problem:
+        raise Unusable(str(problem)) from problem
+    return group
 
 
 def _services_of(group: Any) -> Iterator[LoadedService]:

@@ -12,10 +12,12 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from servicebus._durations import to_seconds
 from servicebus.client.engine import Engine
+from servicebus.client.plain_client import PlainClient
 from servicebus.client.request import MessageOptions, PendingRequest
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError, OutboxUnavailable
@@ -73,6 +75,8 @@ class SenderSession:
         self.flush_later = loop.flush_later
         """In the loop's thread: flush something at the end of this iteration."""
         self.engine = Engine(loop, config, keyring, connect)
+        self._make_plain = partial(PlainClient, loop, config, connect)
+        self._plain: PlainClient | None = None
         self.give_up = self.engine.give_up
         self.await_end = self.engine.await_end
         self._config = config
@@ -85,6 +89,18 @@ class SenderSession:
             self.need_outbox()
         except OutboxUnavailable as error:  # what does not need it goes on; send() asks again, and raises it
             LOG.error("%s", error)
+
+    @property
+    def plain(self) -> PlainClient:
+        """What publishes in the form of other programs; made when it is needed first."""
+        if self._plain is None:
+            with self._opening:
+                self._plain = self._plain or self._make_plain()
+        return self._plain
+
+    @property
+    def has_plain_unfinished(self) -> bool:
+        return self._plain is not None and self._plain.unfinished > 0
 
     @property
     def is_ours(self) -> bool:
@@ -117,10 +133,14 @@ class SenderSession:
         """Its Sender is gone without ``close()``: end it once what was asked of it has ended. Waits for nothing."""
         if self.is_ours and not sys.is_finalizing():
             self.engine.retire()
+            if self._plain is not None:
+                self._plain.retire()
 
     def close(self) -> None:
         """Ends everything; waits for that, but not for long."""
         closed = threading.Event()
+        if self._plain is not None:
+            self._plain.close()
         self.engine.close(closed.set)
         if not self.engine.can_wait_here() or sys.is_finalizing():  # nothing would end the waiting
             return

@@ -10,13 +10,15 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from servicebus._context import NO_CONTEXT, decode_context
+from servicebus._plain import is_plain_key
 from servicebus.compat.envelope import decode_event, is_old_event
 from servicebus.compat.tokens import DailyTokens
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError, SignatureError
+from servicebus.policy.retry_schedule import DELAY_TIERS_S
 from servicebus.transport.interface import Delivery
 from servicebus.wire import headers
-from servicebus.wire.address import messages_queue
+from servicebus.wire.address import delay_queue, messages_queue
 from servicebus.wire.envelope import Envelope, Kind
 from servicebus.wire.events import event_queue
 from servicebus.wire.signing import Keyring
@@ -75,9 +77,14 @@ class DeadLetter:
         return self.envelope.service if self.envelope is not None and self.envelope.kind is Kind.EVENT else ""
 
     @property
+    def is_plain(self) -> bool:
+        """Another program has published it, without an envelope."""
+        return is_plain_key(self.subscription)
+
+    @property
     def is_old(self) -> bool:
         """Of version 1: py-servicebus 2.x has sent it."""
-        return self.envelope is None and not self.problem
+        return self.envelope is None and not self.problem and not self.is_plain
 
     @property
     def time(self) -> int:
@@ -113,11 +120,14 @@ def read_dead_letter(delivery: Delivery, max_bytes: int, keyring: Keyring, node:
     body, found = delivery.body, dict(delivery.headers or {})
     envelope, service, params, problem = None, "?", body, ""
     subscription = _text(found, headers.SUBSCRIPTION)
+    is_plain = is_plain_key(subscription)
     queue = event_queue(node, subscription) if subscription else ""
     try:
         if delivery.flaw is not None:
             raise EnvelopeError(delivery.flaw.reason, delivery.flaw.detail)
-        if is_old_event(body):
+        if is_plain:
+            service = subscription
+        elif is_old_event(body):
             event = decode_event(body, max_bytes)
             service, params = f"{event.category}.{event.service}", event.params
         else:
@@ -128,12 +138,12 @@ def read_dead_letter(delivery: Delivery, max_bytes: int, keyring: Keyring, node:
     except EnvelopeError as error:
         problem = str(error)
     return DeadLetter(
-        id=envelope.id if envelope is not None else f"sha256-{hashlib.sha256(body).hexdigest()[:24]}",
+        id=envelope.id if envelope is not None else _id_of(body, delivery.message_id if is_plain else None),
         service=service,
         envelope=envelope,
         body=body,
         params=params,
-        headers=headers.as_sent(found),
+        headers=headers.as_stored_plain(found) if is_plain else headers.as_sent(found),
         message_id=delivery.message_id,
         reason=reason or "?",
         detail=_text(found, headers.DETAIL),
@@ -144,6 +154,12 @@ def read_dead_letter(delivery: Delivery, max_bytes: int, keyring: Keyring, node:
         subscription=subscription,
         is_whole=delivery.flaw is None,
     )
+
+
+def _id_of(body: bytes, message_id: str | None) -> str:
+    """Of what has no id of its own: a digest, which includes what its publisher calls it."""
+    digest = hashlib.sha256(body if message_id is None else message_id.encode() + b"\0" + body)
+    return f"sha256-{digest.hexdigest()[:24]}"
 
 
 def _text(found: Mapping[str, Any], name: str) -> str:
@@ -168,7 +184,13 @@ class RequeueCheck:
         return read_dead_letter(delivery, self._config.max_envelope_bytes, self._keyring, self._node)
 
     def queue_of(self, letter: DeadLetter) -> str:
-        """Where it goes back to: an event to that subscription alone."""
+        """Where it goes back to: an event to that subscription alone.
+
+        Another program's message waits for its service among the delayed messages of the node: in the queue that it
+        came from, other programs might take it.
+        """
+        if letter.is_plain:
+            return delay_queue(self._node, DELAY_TIERS_S[0])
         return event_queue(self._node, letter.subscription) if letter.subscription else messages_queue(self._node)
 
     def status(self, letter: DeadLetter, now: float) -> tuple[RequeueStatus, str]:
@@ -204,7 +226,7 @@ class RequeueCheck:
         if letter.stamp is None:
             raise SignatureError("no worker has signed this letter")
         self._check_signatures(letter, letter.stamp)
-        queue = self.queue_of(letter) if letter.subscription else ""
+        queue = event_queue(self._node, letter.subscription) if letter.subscription else ""
         made = self._keyring, letter.id, letter.body, letter.stamp.former, int(now * 1000)
         ticket = make_requeue_ticket(*made, queue)
         return replace(letter, headers={**letter.headers, headers.REQUEUED: ticket})
@@ -213,6 +235,8 @@ class RequeueCheck:
         """What no passing of time changes."""
         if letter.problem:
             raise EnvelopeError("malformed", letter.problem)
+        if letter.is_plain:
+            return  # nobody signs those; what a worker has stamped names this node, the service, and these bytes
         envelope = letter.envelope
         if envelope is None:
             self._check_old(letter, stamp)

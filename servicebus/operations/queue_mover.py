@@ -9,6 +9,7 @@ from functools import partial
 from types import TracebackType
 
 from servicebus.errors import TransportError
+from servicebus.operations.sending import plain_origin
 from servicebus.operations.session import Session
 from servicebus.transport.interface import Delivery
 from servicebus.wire.headers import kept_in_copies
@@ -101,5 +102,6 @@ class QueueMover:
             delivery.body,
             message_id=delivery.message_id,
             headers=kept_in_copies(delivery.headers),
+            origin=plain_origin(delivery),
             then=partial(delivery.channel.ack, delivery.tag),
         )

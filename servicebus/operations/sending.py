@@ -8,11 +8,19 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
+from servicebus._plain import is_plain_key
 from servicebus.operations.session import Session
 from servicebus.operations.session_channel import CONFIRM_S, SessionChannel
-from servicebus.transport.interface import Delivery
+from servicebus.transport.interface import Delivery, Origin
+from servicebus.wire import headers
 
-__all__ = ["Sending"]
+__all__ = ["Sending", "plain_origin"]
+
+
+def plain_origin(delivery: Delivery) -> Origin | None:
+    """Of another program's message that a worker has stored: all its properties, which a copy keeps. None of others."""
+    subscription = (delivery.headers or {}).get(headers.SUBSCRIPTION)
+    return delivery.origin if isinstance(subscription, str) and is_plain_key(subscription) else None
 
 
 class Sending:
@@ -37,7 +45,11 @@ class Sending:
         return sum(not stored.done() or stored.exception() is not None for stored in self._on_their_way)
 
     def send(
-        self, channel: SessionChannel, delivery: Delivery, headers: Mapping[str, Any], queue: str | None = None
+        self,
+        channel: SessionChannel,
+        delivery: Delivery,
+        marks: Mapping[str, Any],
+        queue: str | None = None,
     ) -> None:
         """Publish; *delivery* is acked once the broker has confirmed that. Waits while too many are on their way.
 
@@ -48,9 +60,8 @@ class Sending:
             TransportError: one could not be stored; then none after it could.
         """
         forget = partial(delivery.channel.ack, delivery.tag)
-        stored = channel.publish(
-            "", queue or self._queue, delivery.body, message_id=delivery.message_id, headers=headers, then=forget
-        )
+        about: dict[str, Any] = {"message_id": delivery.message_id, "headers": marks, "origin": plain_origin(delivery)}
+        stored = channel.publish("", queue or self._queue, delivery.body, **about, then=forget)
         self._on_their_way.append(stored)
         while self._on_their_way and (len(self._on_their_way) >= self._most or self._on_their_way[0].done()):
             self._wait_for_first()

@@ -13,7 +13,8 @@ from servicebus.errors import ConnectionLost, TransportError
 from servicebus.operations.consumption import Consumption
 from servicebus.operations.publications import Publication, Publications, Waits
 from servicebus.transport.headerfit import fitted
-from servicebus.transport.interface import BrokerChannel, BrokerConnection, Delivery, Script, Step
+from servicebus.transport.interface import BrokerChannel, BrokerConnection, Delivery, Origin, Script, Step
+from servicebus.transport.properties import as_stored
 from servicebus.transport.steps import consume, declare_queue, get_message, set_prefetch
 
 __all__ = ["CONFIRM_S", "QueueFacts", "SessionChannel"]
@@ -121,7 +122,7 @@ class SessionChannel:
         self.run(set_prefetch(prefetch), "the size of the window")
         found = Consumption(self, name)
         self._consumptions.append(found)
-        found.tag = self.run(consume(name, found.put), f"the consumption of queue {name}")
+        found.tag = self.run(consume(name, found.put, whole=True), f"the consumption of queue {name}")
         return found
 
     # -- telling -------------------------------------------------------------------------------------------------------
@@ -134,12 +135,16 @@ class SessionChannel:
         *,
         message_id: str | None = None,
         headers: Mapping[str, Any] | None = None,
+        origin: Origin | None = None,
         then: Callable[[], None] | None = None,
     ) -> Future[None]:
         """Publish, persistent and mandatory; the Future ends when the broker has stored it, or says why it has not.
 
         The channel must have been opened with *confirms*. ``then()`` is called in the loop's thread, between the
         broker's confirm and the end of the Future: the place for the ack of what was copied.
+
+        Args:
+            origin: its other properties are those of the message that was delivered so.
 
         Raises, in the Future:
             TransportError: it was not stored: no queue takes *routing_key*, or the broker refused it.
@@ -154,10 +159,11 @@ class SessionChannel:
                 self._waits.fail(stored)
                 return
             fitting = None if headers is None else fitted(headers, channel.frame_max)
+            about: dict[str, Any] = {"message_id": message_id, "persistent": True, "headers": fitting}
             try:
-                number = channel.publish(
-                    exchange, routing_key, body, message_id=message_id, persistent=True, headers=fitting
-                )
+                if origin is not None:
+                    about = {"properties": as_stored(origin, fitting or {})}
+                number = channel.publish(exchange, routing_key, body, **about)
             except Exception as error:  # what it came with cannot be encoded again
                 self._publications.failed(publication, f"{type(error).__name__}: {error}")
             else:

@@ -26,6 +26,7 @@ from servicebus.runtime.job import PendingDelivery
 from servicebus.runtime.maintenance import Maintenance
 from servicebus.runtime.outage_log import OutageLog
 from servicebus.runtime.pipeline import Pipeline
+from servicebus.runtime.plain_hosts import PlainHosts
 from servicebus.runtime.publisher import Publisher
 from servicebus.runtime.subscriptions import Subscription, Subscriptions
 from servicebus.runtime.topology import (
@@ -51,10 +52,7 @@ LOG = get_logger(__name__)
 
 _HANDSHAKE_S = 10.0
 """At least: a broker that was just started, with many workers at its door, is slow."""
-_ASKED = "asked"
-"""A reconnect that we requested ourselves; not reported as an outage."""
-_CONSUMING = "consuming"
-"""How the status names a worker whose connections are up."""
+_ASKED = "asked"  # a reconnect that we requested ourselves; not reported as an outage
 
 
 class NodeConsumer:
@@ -71,6 +69,7 @@ class NodeConsumer:
     ):
         self.host = host
         self.last_error = ""
+        self.node_name, self.plain = config.node_name, PlainHosts()
         self._loop = loop
         self._config = config
         self.pipeline = pipeline
@@ -218,6 +217,7 @@ class NodeConsumer:
         self._notes.tell(connections[0].server_version)
         self._notes.look(connections[0])
         self.maintenance.subscriptions_open()
+        self.plain.begin(self.epoch)
 
     @property
     def _subscription_problem(self) -> str:
@@ -243,6 +243,7 @@ class NodeConsumer:
             self._echo_progress = None
         if self._subscriptions is not None:
             self._subscriptions.end()
+        self.plain.end()
         self._publisher = self._subscriptions = self._monitor = None
         self.pipeline.end()
         self.maintenance.end()
@@ -312,21 +313,19 @@ class NodeConsumer:
         if self._subscriptions is not None:
             self._subscriptions.cancel(name)
 
-    @property
-    def node_name(self) -> str:
-        return self._config.node_name
-
     def stop(self) -> None:
         """No more reconnects; deliveries go on until the drain has cancelled them."""
         self.connections.stop()
+        self.plain.take_no_more()
 
     def close(self) -> None:
-        """Close both connections in order."""
+        """Close all connections in order."""
         self.connections.close()
+        self.plain.close()
 
     @property
     def is_closed(self) -> bool:
-        return self.connections.is_gone
+        return self.connections.is_gone and self.plain.is_closed
 
     @property
     def is_whole(self) -> bool:
@@ -343,7 +342,7 @@ class NodeConsumer:
         state = self.state
         maintenance = "" if state in (ConnectionState.DRAINING, ConnectionState.CLOSED) else self.maintenance.state
         return {
-            "state": maintenance or (_CONSUMING if state is ConnectionState.UP else state.value),
+            "state": maintenance or ("consuming" if state is ConnectionState.UP else state.value),
             "blocked": self.blocked,
             "last_error": "" if maintenance else self._what_is_wrong(),
             "attempts": self.connections.attempts,

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from servicebus._plain import PlainQueue, is_plain_key
 from servicebus.configuration import Configuration
 from servicebus.protocol.events import EventProtocol
 from servicebus.protocol.interface import AgentProtocol
+from servicebus.protocol.plain import PlainProtocol
 from servicebus.runtime.consumer import NodeConsumer
 from servicebus.runtime.registration import Service
 from servicebus.runtime.subscriptions import Subscription
@@ -64,6 +66,9 @@ class EventQueues:
         service = (delivery.headers or {}).get(headers.SUBSCRIPTION)
         if not isinstance(service, str):
             return self._consumer.message_protocol
+        if is_plain_key(service):
+            known = self._consumer.plain.protocol_of(service)
+            return known or PlainProtocol(self._config, self._keyring, service[6:], PlainQueue(""), is_shared=True)
         queue = self._queues.get(service)
         if queue is None:  # it has not subscribed any more: the event becomes a dead letter of its own
             queue = EventQueue(service, event_queue(self._config.node_name, service), ("#",))

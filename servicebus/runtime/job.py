@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
+from servicebus.protocol.plain import PlainProtocol
 from servicebus.transport.interface import Delivery
 from servicebus.transport.loop import nothing
 from servicebus.wire.envelope import CALL, MESSAGE
@@ -19,6 +20,7 @@ from servicebus.wire.stamps import UNSTAMPED, Stamps
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from servicebus._plain import PlainMessage
     from servicebus.protocol.interface import AgentProtocol, Incoming
     from servicebus.runtime.journal import Release
     from servicebus.runtime.registration import Service
@@ -116,6 +118,11 @@ class Job(PendingDelivery):
     @property
     def subscription(self) -> str:
         return self.protocol.subscription
+
+    @property
+    def plain(self) -> PlainMessage | None:
+        """The message of another program that it is; None for everything else."""
+        return self.protocol.plain_message(self.delivery) if isinstance(self.protocol, PlainProtocol) else None
 
     @property
     def event(self) -> str:

@@ -7,15 +7,19 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from servicebus._plain import is_plain_key
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError, MessageTooLarge, TransportError
 from servicebus.policy.retry_schedule import tier_for
 from servicebus.policy.size_limit import SizeLimit
-from servicebus.runtime.confirmed_channel import PRECONDITION_FAILED, ConfirmedChannel, Publish
+from servicebus.protocol.plain import PlainProtocol
 from servicebus.runtime.job import Copy, Job, PendingDelivery
+from servicebus.transport.confirmed_channel import PRECONDITION_FAILED, ConfirmedChannel, Publish
 from servicebus.transport.failurelog import FailureLog
+from servicebus.transport.headerfit import fitted
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Returned
 from servicebus.transport.loggers import get_logger
+from servicebus.transport.properties import MOST_OTHER_BYTES, as_stored
 from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.wire import headers
 from servicebus.wire.address import dead_queue, delay_queue
@@ -72,6 +76,9 @@ class Publisher:
         if self._replies is None or not pending.reply_to:
             self._counters["replies.nowhere"] += not pending.reply_to
             return
+        if pending.delivery.origin is not None:
+            _answer_plainly(pending, body)
+            return
         if len(body) > self._limit.tracked_bytes:
             self._reply_tracked(pending, body, job)
             return
@@ -118,8 +125,16 @@ class Publisher:
     ) -> None:
         """Publish a copy of *original*; ``on_answered("")`` once the broker has it, or with why it has refused it."""
         if self._confirmed is not None:
-            about = {"message_id": original.delivery.message_id, "persistent": True, "headers": copy_headers}
-            self._confirmed.publish(Publish(queue, original.delivery.body, on_answered, about))
+            self._confirmed.publish(
+                Publish(queue, original.delivery.body, on_answered, self._properties(original, copy_headers))
+            )
+
+    def _properties(self, original: PendingDelivery, copy_headers: Mapping[str, Any]) -> Mapping[str, Any]:
+        origin = original.delivery.origin
+        if origin is None or not is_plain_key(original.subscription):
+            return {"message_id": original.delivery.message_id, "persistent": True, "headers": copy_headers}
+        assert self._replies is not None
+        return {"properties": as_stored(origin, fitted(copy_headers, self._replies.frame_max - MOST_OTHER_BYTES))}
 
     def _queue_is_gone(self, returned: Returned) -> None:
         # Its confirm would follow and the original be acked: break the connection first, the broker redelivers.
@@ -153,12 +168,15 @@ class CopyAddresser:
 
     def _dead_letter(self, original: PendingDelivery, copy: Copy, now: float) -> tuple[str, Mapping[str, Any]]:
         ticket = original.stamps.ticket
+        former = ticket.id if ticket is not None else ""
+        if isinstance(original, Job) and original.plain is not None:
+            former = original.run_id  # two messages of other programs may be the same, byte for byte
         stamp = DeadLetterStamp(
             int(now),
             _first(original, copy.attempts, now),
             copy.attempts,
             int(now + self._max_age_s) if copy.is_known_new else 0,
-            ticket.id if ticket is not None else "",
+            former,
         )
         reason = {
             headers.DEAD_LETTER: write_dead_letter_stamp(
@@ -181,14 +199,27 @@ class CopyAddresser:
         return delay_queue(self._node, tier_for(copy.delay_s)), kept
 
     def _kept(self, original: PendingDelivery) -> dict[str, Any]:
-        kept = headers.as_sent(original.delivery.headers)
-        if original.subscription:
-            kept[headers.SUBSCRIPTION] = original.subscription
+        subscription, given = original.subscription, original.delivery.headers
+        if not is_plain_key(subscription):
+            kept = headers.as_sent(given)
+        else:
+            kept, origin = headers.as_published(given), original.delivery.origin
+            exchange, key = ("", "") if origin is None else origin[:2]
+            if given and headers.SUBSCRIPTION in given:  # it comes from a delay queue
+                exchange, key = given.get(headers.EXCHANGE, ""), given.get(headers.ROUTING_KEY, "")
+            kept |= {headers.EXCHANGE: exchange, headers.ROUTING_KEY: key}
+        if subscription:
+            kept[headers.SUBSCRIPTION] = subscription
         return kept
 
     def _queue_of(self, original: PendingDelivery) -> str:
         """Of the subscription whose event it is; "" for a message."""
         return event_queue(self._node, original.subscription) if original.subscription else ""
+
+
+def _answer_plainly(pending: PendingDelivery, body: bytes) -> None:
+    if isinstance(pending, Job) and isinstance(pending.protocol, PlainProtocol):
+        pending.protocol.answer(pending.delivery, body)
 
 
 def _first(original: PendingDelivery, attempts: int, now: float) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from servicebus._plain import PlainQueue, plain_key
 from servicebus.configuration import checks
 from servicebus.configuration.checks import Unacceptable
 from servicebus.errors import AddressError, ConfigurationError
@@ -49,6 +50,8 @@ class Service:
     concurrency: Literal["node"] | None = None
     events: tuple[str, ...] = ()
     """The patterns of the events that it gets, in place of messages; empty for every other service."""
+    plain: PlainQueue | None = None
+    """The queue of other programs that it consumes, in place of messages."""
     former: str = ""
     """The hash of the contract of an earlier version, which serves the callers that know it; "" for the present one."""
 
@@ -61,7 +64,15 @@ class Service:
         """Under which a request finds it."""
         if self.events:
             return event_key(self.key)
+        if self.plain is not None:
+            return plain_key(self.key)
         return former_key(self.key, self.former) if self.former else self.key
+
+    @property
+    def lookup_keys(self) -> list[tuple[Kind, str]]:
+        """The same with the kinds of requests that find it: a message of another program may be a call."""
+        kinds = (self.kind,) if self.plain is None else (Kind.CALL, Kind.MESSAGE)
+        return [(kind, self.lookup_key) for kind in kinds]
 
     @property
     def is_locked(self) -> bool:
@@ -69,7 +80,14 @@ class Service:
 
 
 def register(
-    kind: Kind, category: str, name: str, instance: Any, *, events: str | Sequence[str] | None = None, **options: Any
+    kind: Kind,
+    category: str,
+    name: str,
+    instance: Any,
+    *,
+    events: str | Sequence[str] | None = None,
+    plain: PlainQueue | None = None,
+    **options: Any,
 ) -> Service:
     """The service, with each of the *options* that is not None; for the others its own attributes hold.
 
@@ -102,6 +120,8 @@ def register(
         raise ConfigurationError(f"{wanted}: takes one of lock and concurrency, not both", key="services")
     if events is not None:
         found["events"] = checked_patterns(wanted, events)
+    if plain is not None:
+        found["plain"] = plain
     if isinstance(instance, TextService) and instance.former:
         found["former"] = instance.contract("call" if kind is Kind.CALL else "message", {}).hash
     return Service(kind, category, name, instance, **found)

@@ -69,7 +69,7 @@ def delays_script(config: Configuration, on_delayed: Callable[[int], OnDelivery]
     """
     yield set_prefetch(_DELAYS_WINDOW)
     for tier in DELAY_TIERS_S:
-        keep((yield consume(delay_queue(config.node_name, tier), on_delayed(tier))))
+        keep((yield consume(delay_queue(config.node_name, tier), on_delayed(tier), whole=True)))
 
 
 def declare_again(

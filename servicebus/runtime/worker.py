@@ -29,6 +29,7 @@ from servicebus.runtime.maintenance import DRAINED
 from servicebus.runtime.node_locks import Locks
 from servicebus.runtime.ping_watcher import PingWatcher
 from servicebus.runtime.pipeline import Pipeline
+from servicebus.runtime.plain_hosts import PlainHosts, plain_hosts
 from servicebus.runtime.service_thread import Service, ServiceThread
 from servicebus.runtime.signals import EXIT_ASKED, EXIT_FAILED, SignalPipe, unmask
 from servicebus.runtime.validator import ServiceKey
@@ -87,14 +88,21 @@ class Worker:
         self.pipeline = Pipeline(self.loop, self.dispatcher, host.name, config.prefetch, on_damaged, on_tick)
         self._locks, self._replaced_threads = locks, 0
         self.services = [self._thread_of(service, queue_len, make_sender, locks) for service in services]
-        by_key.update({(thread.service.kind, thread.service.lookup_key): thread for thread in self.services})
+        by_key.update({key: thread for thread in self.services for key in thread.service.lookup_keys})
         self.consumer = NodeConsumer(self.loop, host, config, self.pipeline, self.control, connect)
+        self.consumer.plain = self._plain_hosts(keyring, connect)
         EventQueues(self.consumer, config, keyring, queues_of(config.node_name, services))
         self.watcher = PingWatcher(self.loop, self.consumer, self.control, config)
         if config.compat:
             from servicebus.runtime.legacy_queue import add_legacy_queue
 
             add_legacy_queue(self.consumer, config)
+
+    def _plain_hosts(self, keyring: Keyring, connect: Connect) -> PlainHosts:
+        """The queues of other programs that its services consume."""
+        services = [(each.service, each.room) for each in self.services]
+        queues = [(service.key, service.plain, room) for service, room in services if service.plain is not None]
+        return plain_hosts(self.loop, self._config, self.host, keyring, self.pipeline, queues, connect)
 
     def _thread_of(
         self, service: Service, queue_len: int | None, make_sender: Callable[[], Any], locks: Locks | None
@@ -167,7 +175,7 @@ class Worker:
             self._locks.look()
         replaced = sum(service.mend() for service in self.services)
         self._replaced_threads += replaced
-        problems = [service.problem for service in self.services if service.problem]
+        problems = [service.problem for service in self.services if service.problem] + consumer.plain.problems
         is_hindered = bool(consumer.blocked or replaced or problems or self.pipeline.outage.reason)
         is_serving = consumer.is_whole and not is_hindered
         return {

@@ -175,9 +175,10 @@ class MemoryBus:
             opening.enter_context(_outbox_without_thread())
             self._loop = self._clock.loop("sender")
             self._loop.wait = self._driver.wait
-            self._network = network = MemoryNetwork(*[host.address for host in self._config.hosts])
+            hosts = (*self._config.hosts, *self._config.connections)
+            self._network = network = MemoryNetwork(*[host.address for host in hosts])
             self._make_senders()
-            hosts, brokers_loop = self._config.hosts, self._clock.loop("brokers")
+            brokers_loop = self._clock.loop("brokers")
             for host in hosts:
                 network[host.address].loop = brokers_loop
             self._brokers = tuple(FaultyBroker(network[host.address], host.name, self._order) for host in hosts)
@@ -233,7 +234,7 @@ class MemoryBus:
     def _make_senders(self) -> None:
         self._sender = RecordingSender(self._config, outbox=self._outbox, middleware=self._middleware)
         self._sender.is_main = True
-        self._nested = RecordingNestedSender(self._config, middleware=self._of_services)
+        self._nested = RecordingNestedSender(self._agent._config, middleware=self._of_services)
         for sender in (self._sender, self._nested):
             self._attach(sender)
 
@@ -284,6 +285,7 @@ def _register(agent: ServiceBus, given: Any) -> None:
     """Give the services of *given* to *agent*, whatever it is that holds them."""
     if isinstance(given, ServiceBus):
         agent._services.update(given._services)
+        agent._config = agent._config.with_publishers(given._config.publishers)
     elif isinstance(given, Mapping):
         for name, service in given.items():
             _register_object(agent, name, service)

@@ -62,7 +62,8 @@ class _Recording(Sender):
             return False
         engine = self._session.engine
         status = engine.status()
-        return bool(status["travelling"] or status["waiting"] or len(engine.discoveries))
+        has_plain = self._session.has_plain_unfinished
+        return bool(status["travelling"] or status["waiting"] or len(engine.discoveries) or has_plain)
 
     def broker_of(self, id: str) -> str | None:
         """Over which a request travels, in the thread that turns the loops."""

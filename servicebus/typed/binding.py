@@ -21,7 +21,7 @@ from servicebus.wire.fault import INVALID_PARAMS
 from servicebus.wire.jsontext import MAX_JSON_DEPTH, check_depth, decode_json, encode_json
 from servicebus.wire.printable import printable
 
-__all__ = ["Bound", "binding_function", "make_binder", "problems_of"]
+__all__ = ["Bound", "binding_function", "make_binder", "problems_of", "value_reader"]
 
 Bound = tuple[tuple[Any, ...], dict[str, Any]]
 """The arguments by position and by name."""
@@ -77,6 +77,21 @@ def binding_function(signature: inspect.Signature) -> Any:
     bind.__signature__ = signature  # type: ignore[attr-defined]
     bind.__annotations__ = {name: each.annotation for name, each in signature.parameters.items()}
     return bind
+
+
+def value_reader(annotation: Any) -> Callable[[bytes], Any]:
+    """A function of a JSON text: the value that *annotation* makes of it. It raises as a binder does."""
+    adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+    validate = adapter.validator.validate_json
+
+    def read(text: bytes) -> Any:
+        _check(text)
+        try:
+            return validate(text)
+        except ValidationError as error:
+            return _read_again(text, adapter, error)
+
+    return read
 
 
 def _whole_binder(parameter: inspect.Parameter) -> Callable[[bytes], Bound]:

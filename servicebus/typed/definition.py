@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from servicebus._plain import PlainQueue
 from servicebus.contracts import ServiceContract
 from servicebus.contracts.description import shown_options
 from servicebus.errors import ConfigurationError
 from servicebus.typed.declared import DeclaredError
+from servicebus.typed.plain_service import PlainService, consumed_queue
 from servicebus.typed.service import TypedService
 from servicebus.wire.envelope import CALL, Kind
 
@@ -35,10 +37,17 @@ class Definition:
     events: tuple[str, ...] = ()
     """The patterns of the events that it handles; empty for calls and messages."""
     local_names: dict[str, Any] | None = field(default=None, repr=False)
+    plain: PlainQueue | None = None
+    """The queue of other programs that it consumes; None for calls, messages and events."""
+    publishes: str = ""
+    """The publisher of its results; "" for none."""
+    answers: bool | None = None
 
     @property
     def subscription(self) -> dict[str, Any]:
-        """As ``ServiceBus.add_event_service()`` takes it; empty for calls and messages."""
+        """What ``register()`` is told of events and queues of other programs; empty for calls and messages."""
+        if self.plain is not None:
+            return {"plain": consumed_queue(self.function, self.plain, self.answers, self.publishes, self.local_names)}
         return {"events": self.events} if self.events else {}
 
     @property
@@ -51,6 +60,8 @@ class Definition:
         if is_async and self.options.get("threads") is not None:
             raise ConfigurationError(f"service {self.key}: threads is for def; say tasks", key="services")
         how = self.local_names, self.deprecated, self.tasks, self.version, self.former
+        if self.plain is not None:
+            return PlainService(self.key, self.function, self.errors, *how, publishes=self.publishes)
         return TypedService(self.key, self.function, self.errors, *how)
 
     def contract(self) -> ServiceContract:

@@ -16,6 +16,14 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 """From the shortest to the longest."""
 
 
+@dataclass(frozen=True)
+class PublisherOf:
+    """Where an injected publisher comes from: the name of its parameter."""
+
+    name: str
+    is_async: bool
+
+
 class _Injected:
     """The default of a parameter that is injected, so that callers, in the eyes of type checkers, may leave it out."""
 

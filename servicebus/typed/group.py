@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from servicebus._context import GivenContext
+from servicebus._durations import to_seconds
+from servicebus._plain import PlainQueue
 from servicebus.contracts import NodeContract
 from servicebus.errors import ConfigurationError
 from servicebus.services import Lock
 from servicebus.typed.client import AsyncClient, Client, client_of
 from servicebus.typed.declared import declare_errors
 from servicebus.typed.definition import Definition
+from servicebus.typed.plain_service import check_queue
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import CALL, MESSAGE, Kind
 from servicebus.wire.events import check_pattern
@@ -53,7 +56,7 @@ class Services:
         Raises:
             ConfigurationError: a signature cannot be read.
         """
-        return NodeContract(tuple(each.contract() for each in self))
+        return NodeContract(tuple(each.contract() for each in self if each.plain is None))
 
     @overload
     def __call__(
@@ -163,6 +166,62 @@ class Services:
         how |= {"concurrency": concurrency, "errors": errors, "deprecated": deprecated, "version": version}
         return self._add(MESSAGE, None, {**how, "events": events})  # type: ignore[return-value]
 
+    def consume(
+        self,
+        queue: str,
+        *,
+        exchange: str = "",
+        routing_key: str | Sequence[str] = (),
+        exchange_type: Literal["direct", "topic", "fanout", "headers"] = "topic",
+        host: str = "",
+        passive: bool = False,
+        durable: bool = True,
+        arguments: Mapping[str, Any] | None = None,
+        prefetch: int | None = None,
+        remember: float = 3600.0,
+        answers: bool | None = None,
+        publish: str = "",
+        name: str | None = None,
+        threads: int | None = None,
+        tasks: int | None = None,
+        retry: Sequence[float] | None = None,
+        lock: Lock | None = None,
+        concurrency: Literal["node"] | None = None,
+        errors: Sequence[type[Exception]] = (),
+    ) -> Callable[[F], F]:
+        """Handle the messages of other programs, which stand in *queue* without envelope and signature.
+
+        The only parameter of the function is the body: ``bytes``, ``str``, or what its annotation makes of the JSON
+        text; several parameters are taken from a JSON object by their names. ``PlainMessage`` is the message with all
+        its properties, ``PlainPublisher`` the publisher of the parameter's name. See docs/plain.
+
+        Args:
+            queue, exchange, routing_key: the queue is declared and bound so; several keys are a list.
+            exchange_type: with which the exchange is declared.
+            host: the name of one of ``hosts`` or ``connections``; "" for each of ``hosts``.
+            passive: declare nothing; others have.
+            durable, arguments: of the queue and the exchange.
+            prefetch: unacknowledged messages in one worker.
+            remember: seconds for which a ``message_id`` is known that was executed; 0 if message ids mean nothing.
+            answers: a message with ``reply_to`` gets the result as its answer. By default if the function returns
+                something, as far as its annotation says, and *publish* is not given.
+            publish: the name of the publisher that the result goes to before the message is acknowledged.
+            name, threads, tasks, retry, lock, concurrency, errors: as of ``message()``.
+
+        Raises:
+            ConfigurationError: an argument cannot be used.
+            DurationError: *remember* is no time.
+        """
+        keys = (routing_key,) if isinstance(routing_key, str) else tuple(routing_key)
+        found = PlainQueue(
+            queue, exchange, keys, exchange_type, host, passive, durable, dict(arguments or {}), prefetch,
+            to_seconds("remember", remember),
+        )  # fmt: skip
+        check_queue(f"{self!r}: consume()", found)
+        how: dict[str, Any] = {"name": name, "threads": threads, "tasks": tasks, "retry": retry, "lock": lock}
+        how |= {"concurrency": concurrency, "errors": errors, "plain": found, "publishes": publish, "answers": answers}
+        return self._add(MESSAGE, None, how)  # type: ignore[return-value]
+
     def _add(self, kind: Kind, function: F | None, how: dict[str, Any]) -> F | Callable[[F], F]:
         frame = sys._getframe(2)
         local_names = None if frame.f_locals is frame.f_globals else dict(frame.f_locals)
@@ -186,14 +245,19 @@ class Services:
         former: bool = False,
         tasks: int | None = None,
         events: tuple[str, ...] = (),
+        plain: PlainQueue | None = None,
+        publishes: str = "",
+        answers: bool | None = None,
         **options: Any,
     ) -> Definition:
         name = function.__name__ if name is None else name
         address = Address("NODE", self.category, name)
-        mine = (kind, name, False, bool(events))
-        if not former and any((each.kind, each.name, each.former, bool(each.events)) == mine for each in self):
-            what = "events" if events else f"{kind.value}s"
+        mine = (kind, name, False, bool(events), plain is None)
+        if not former and any(
+            (each.kind, each.name, each.former, bool(each.events), each.plain is None) == mine for each in self
+        ):
+            what = "events" if events else "queues of others" if plain else f"{kind.value}s"
             raise ConfigurationError(f"{self!r} has a service {name} for {what} already", key="services")
         known = declare_errors(f"{address.category}.{name}", *errors, local_names=local_names, is_known=not former)
         how = deprecated, version, former, tasks, events, local_names
-        return Definition(kind, self.category, name, function, options, known, *how)
+        return Definition(kind, self.category, name, function, options, known, *how, plain, publishes, answers)

@@ -11,10 +11,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
+from servicebus._plain import PlainMessage
+from servicebus.client.plain_sending import AsyncPlainPublisher
 from servicebus.errors import ConfigurationError
 from servicebus.sender import Sender
 from servicebus.services import Request
-from servicebus.typed.depends import SCOPES, Depends, replacement_of
+from servicebus.typed.depends import SCOPES, Depends, PublisherOf, replacement_of
 from servicebus.typed.signature import read_signature
 
 __all__ = ["Injector"]
@@ -145,6 +147,8 @@ class Injector:
         self._name = name
         self._local_names = local_names
         self._is_async = is_async
+        self.publishers: set[str] = set()
+        """The names of those that are needed."""
         self._providers: dict[Any, _Provider] = {}
         self._thread = _ThreadResources()
         self._loop = _LoopResources()
@@ -197,7 +201,7 @@ class Injector:
     async def _value_async(
         self, source: Any, request: Request | None, stack: AsyncExitStack, made: dict[Any, Any]
     ) -> Any:
-        if isinstance(source, type):
+        if isinstance(source, (type, PublisherOf)):
             return self._value(source, request, None, made)
         if source.scope != "request":
             return await self._kept_async(source)
@@ -226,8 +230,11 @@ class Injector:
     def _source(self, source: Any, scope: str, path: tuple[Any, ...]) -> Any:
         """``Request``, ``Sender``, or a provider, whose own needs are looked into first."""
         if not isinstance(source, Depends):
+            if isinstance(source, PublisherOf):
+                self.publishers.add(source.name)
             if scope != "request":
-                what = f"a dependency per {scope} cannot take a {source.__name__}: there is one for each request"
+                kind = "publisher" if isinstance(source, PublisherOf) else source.__name__
+                what = f"a dependency per {scope} cannot take a {kind}: there is one for each request"
                 raise ConfigurationError(f"service {self._name}: {what}", key="services")
             return source
         if SCOPES.index(source.scope) < SCOPES.index(scope):
@@ -252,6 +259,12 @@ class Injector:
     def _value(self, source: Any, request: Request | None, stack: ExitStack | None, made: dict[Any, Any]) -> Any:
         if source is Request:
             return request
+        if source is PlainMessage:
+            return None if request is None else request.message
+        if isinstance(source, PublisherOf):
+            assert request is not None
+            publisher = request.get_sender().publisher(source.name)
+            return AsyncPlainPublisher(publisher) if source.is_async else publisher
         if isinstance(source, type):
             assert request is not None, "only what is made for a request takes a Sender"
             sender = request.get_sender()

@@ -66,6 +66,11 @@ class TypedService(TextService):
     def __repr__(self) -> str:
         return f"<TypedService {self.name}>"
 
+    @property
+    def needed_publishers(self) -> set[str]:
+        """The names of the publishers that its parameters and dependencies ask for."""
+        return self._injector.publishers
+
     def contract(self, kind: Literal["call", "message"], options: Mapping[str, Any]) -> ServiceContract:
         """How this node describes it."""
         whole, (category, _, name) = self.signature.whole, self.name.partition(".")

@@ -12,10 +12,12 @@ from typing import Annotated, Any, get_args, get_origin
 import typing_extensions
 from pydantic import BaseModel
 
+from servicebus._plain import PlainMessage
+from servicebus.client.plain_sending import AsyncPlainPublisher, PlainPublisher
 from servicebus.errors import ConfigurationError
 from servicebus.sender import Sender
 from servicebus.services import Request
-from servicebus.typed.depends import Depends
+from servicebus.typed.depends import Depends, PublisherOf
 
 __all__ = ["Signature", "read_signature"]
 
@@ -29,7 +31,7 @@ class Signature:
     bound: inspect.Signature
     """Without what is injected."""
     injected: Mapping[str, Any]
-    """``Request``, ``Sender``, ``AsyncSender`` or a ``Depends``, by the name of the parameter."""
+    """``Request``, ``Sender``, ``PlainMessage``, a ``Depends`` and so on, by the name of the parameter."""
     whole: inspect.Parameter | None
     """The only parameter, if it takes the whole params."""
 
@@ -56,7 +58,7 @@ def read_signature(function: Callable[..., Any], local_names: Mapping[str, Any] 
     injected: dict[str, Any] = {}
     for parameter in plain.parameters.values():
         annotation = hints.get(parameter.name, Any)
-        source = _source(annotation)
+        source = _publisher(parameter.name, annotation) or _source(annotation)
         if source is None:
             _refuse_default(parameter, name)
             bound.append(parameter.replace(annotation=annotation))
@@ -86,9 +88,18 @@ def _source(annotation: Any) -> Any:
                 return extra
         annotation = get_args(annotation)[0]
     aio = sys.modules.get("servicebus.aio")  # there if one is annotated
-    for kind in (Request, Sender) if aio is None else (Request, Sender, aio.AsyncSender):
+    for kind in (Request, Sender, PlainMessage) if aio is None else (Request, Sender, PlainMessage, aio.AsyncSender):
         if isinstance(annotation, type) and issubclass(annotation, kind):
             return kind
+    return None
+
+
+def _publisher(name: str, annotation: Any) -> PublisherOf | None:
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    for kind in (PlainPublisher, AsyncPlainPublisher):
+        if isinstance(annotation, type) and issubclass(annotation, kind):
+            return PublisherOf(name, kind is AsyncPlainPublisher)
     return None
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import servicebus.logging_service
+import servicebus.plain
 import servicebus.sender
 import servicebus.service
 import servicebus.services
@@ -26,6 +27,7 @@ from servicebus.configuration.keys import KEYS
 from servicebus.contracts import NodeContract
 from servicebus.errors import ConfigurationError, DurationError, ServiceBusError
 from servicebus.logging_service import LoggingService
+from servicebus.plain import AsyncPlainPublisher
 from servicebus.sender import Sender
 from servicebus.services import Retry
 from servicebus.testing import Broker, Cluster, FaultProxy, FaultyBroker, MemoryBus, MockNode, mock_of
@@ -46,6 +48,15 @@ def subscribe(retry: Any) -> None:
     group = Services("a")
 
     @group.event("c", retry=[retry])
+    def b() -> None: ...
+
+    servicebus.service.ServiceBus(CONFIG).include(group)
+
+
+def consumes(**how: Any) -> None:
+    group = Services("a")
+
+    @group.consume("c", **how)
     def b() -> None: ...
 
     servicebus.service.ServiceBus(CONFIG).include(group)
@@ -76,6 +87,15 @@ TIMES: dict[str, Use] = {
     "EventPublisher.publish_async(timeout)": lambda it: sender().publish_async("a.b", 1, it),
     "EventPublisher.publish_async(delay)": lambda it: sender().publish_async("a.b", 1, delay=it),
     "EventPublisher.publish_async(expires)": lambda it: sender().publish_async("a.b", 1, expires=it),
+    "PlainSending.request(timeout)": lambda it: sender().request("", "q", b"", timeout=it),
+    "PlainSending.request_async(timeout)": lambda it: sender().request_async("", "q", b"", timeout=it),
+    "PlainPublisher.publish(timeout)": lambda it: sender().publisher_to("x").publish(b"", timeout=it),
+    "PlainPublisher.publish_async(timeout)": lambda it: sender().publisher_to("x").publish_async(b"", timeout=it),
+    "AsyncPlainPublisher.publish(timeout)": lambda it: AsyncPlainPublisher(sender().publisher_to("x")).publish(
+        b"", timeout=it
+    ),
+    "Services.consume(retry)": lambda it: consumes(retry=[it]),
+    "Services.consume(remember)": lambda it: consumes(remember=it),
     "Sender.ping(timeout)": lambda it: sender().ping("N", it),
     "Sender.ping_all(timeout)": lambda it: sender().ping_all("N", it),
     "Sender.ping_error(timeout)": lambda it: sender().ping_error("N", it),
@@ -125,6 +145,7 @@ WORDS = ("timeout", "delay", "expires", "after", "retry", "_s", "seconds", "inte
 def parameters() -> Iterator[tuple[str, inspect.Parameter]]:
     """Every parameter of every public function and method that a program can call."""
     for module in (
+        servicebus.plain,
         servicebus.sender,
         servicebus.service,
         servicebus.services,

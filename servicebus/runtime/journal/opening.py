@@ -10,6 +10,7 @@ from pathlib import Path
 
 from servicebus.configuration import Configuration
 from servicebus.errors import ConfigurationError
+from servicebus.protocol.plain import PLAIN_COUNT
 from servicebus.runtime.byte_locks import TO_THE_END, LockFile, LockFiles
 from servicebus.runtime.journal.files import parts_of
 from servicebus.runtime.journal.inflight import InFlightFiles
@@ -17,6 +18,7 @@ from servicebus.runtime.journal.interface import Damaged, Journal, JournalUnavai
 from servicebus.runtime.journal.ledger import Limits
 from servicebus.runtime.journal.log import Log
 from servicebus.runtime.journal.memory import MemoryJournal
+from servicebus.runtime.journal.pair import JournalPair
 from servicebus.runtime.journal.replica import Replica
 from servicebus.runtime.journal.shared import SharedJournal
 from servicebus.runtime.journal.snapshot import MAGICS
@@ -34,11 +36,25 @@ _OPENING_WAIT_S = 45.0
 _POLL_S = 0.01
 
 
-def journal_of(config: Configuration) -> Journal:
-    """The journal that *config* asks for, in the process that is going to use it. Raises JournalUnavailable."""
+def journal_of(config: Configuration, *, with_plain: bool = False) -> Journal:
+    """The journal that *config* asks for, in the process that is going to use it. Raises JournalUnavailable.
+
+    Args:
+        with_plain: what other programs publish is remembered beside it, as much again and no more: they must not have
+            the node forget what is signed.
+    """
     limits = Limits(config.journal_max_entries, config.journal_max_answer_bytes, config.reply_keep)
     where = default_path(config.node_name, os.environ) if config.journal is None else config.journal.reveal()
-    return open_journal(where, config.node_name, limits)
+    journal = open_journal(where, config.node_name, limits)
+    if not with_plain:
+        return journal
+    try:
+        is_path = where != MEMORY and "://" not in where
+        beside = open_journal(f"{where}.plain" if is_path else where, f"{config.node_name} plain", limits)
+    except BaseException:
+        journal.close()
+        raise
+    return JournalPair(journal, beside, lambda id: id.endswith(f"-{PLAIN_COUNT}"))
 
 
 def check_journal(config: Configuration) -> None:

@@ -1,0 +1,155 @@
+"""How a queue of other programs is declared and consumed, and what of it touches the node. The rest: tests/contract."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import servicebus.testing
+from servicebus._plain import PlainQueue
+from servicebus.client.plain_client import PlainClient
+from servicebus.client.plain_link import PlainLink
+from servicebus.client.plain_sending import PlainPublisher
+from servicebus.configuration import Configuration
+from servicebus.errors import ConfigurationError, NoBrokerAvailable, SendRefused
+from servicebus.protocol.plain import PlainProtocol
+from servicebus.runtime.plain_hosts import PlainHosts
+from servicebus.service import ServiceBus
+from servicebus.transport.plain_script import plain_script
+from servicebus.typed import Services
+
+CONFIG: dict[str, Any] = {"hosts": ["mq-a"], "node_name": "NODE-01", "secret_token": "a secret of the test"}
+OTHERS = [{"name": "legacy", "host": "legacy"}]
+
+
+def asked(queue: PlainQueue) -> list[str]:
+    """What the broker is asked for, in order."""
+
+    class Channel:
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_what, **_how: found.append(name)
+
+    channel: Any = Channel()
+    found: list[str] = []
+    script = plain_script(queue, 10, lambda _: None, lambda _: None)
+    try:
+        step = next(script)
+        while True:
+            step(channel, lambda _: None)
+            step = script.send("tag")
+    except StopIteration:
+        return found
+
+
+@pytest.mark.parametrize(
+    ("queue", "wanted"),
+    [
+        (PlainQueue("q"), ["declare_queue"]),
+        (PlainQueue("q", "x", ("a", "b")), ["declare_exchange", "declare_queue", "bind_queue", "bind_queue"]),
+        (PlainQueue("q", "x", (), "fanout"), ["declare_exchange", "declare_queue", "bind_queue"]),
+        (PlainQueue("q", "x", ("a",), passive=True), []),
+    ],
+    ids=str,
+)
+def test_what_is_declared(queue: PlainQueue, wanted: list[str]) -> None:
+    assert asked(queue) == [*wanted, "set_prefetch", "consume"]
+
+
+def test_a_queue_of_another_broker_is_consumed_and_fails_into_the_nodes_own_dead_letters() -> None:
+    others = Services("others")
+
+    @others.consume("old.work", host="legacy", retry=(1,))
+    def work(body: bytes) -> None:
+        raise ValueError(body.decode())
+
+    with servicebus.testing.bus(others, connections=OTHERS) as bus:
+        bus.sender.publisher_to("", "old.work", host="legacy").publish(b"a body")
+        bus.advance(3)
+        assert [entry.what for entry in bus.history] == ["retried", "dead-lettered"]
+        assert sum(broker.queues.get("NODE-01.dead", 0) for broker in bus.brokers) == 1
+        legacy = bus._network["legacy:5672"]
+        assert list(legacy.queues) == ["old.work"] and not legacy.queues["old.work"].ready
+
+
+def test_a_broker_of_others_that_is_down_touches_nothing_else() -> None:
+    others = Services("others")
+
+    @others.consume("old.work", host="legacy")
+    def work(body: bytes) -> None: ...
+
+    @others.rpc
+    def add(a: int, b: int) -> int:
+        return a + b
+
+    with servicebus.testing.bus(others, connections=OTHERS) as bus:
+        bus._order(bus._network["legacy:5672"].refuse)
+        bus._order(bus._network["legacy:5672"].drop)
+        bus.advance(30)
+        assert bus.sender.call("NODE-01.others.add", [1, 2])[1] == 3 and set(bus.node.states) == {"consuming"}
+        with pytest.raises(NoBrokerAvailable, match="legacy"):
+            bus.sender.publisher_to("", "old.work", host="legacy").publish(b"x", timeout=5)
+
+
+def test_a_queue_that_is_not_there_is_asked_for_again() -> None:
+    others = Services("others")
+
+    @others.consume("theirs", passive=True)
+    def work(body: bytes) -> None: ...
+
+    with servicebus.testing.bus(others, brokers=1) as bus:
+        bus.advance(5)
+        worker = bus.node._workers[0]
+        assert "theirs" in worker.snapshot()["problems"][0] and not worker.snapshot()["healthy"]
+        with pytest.raises(SendRefused):
+            bus.sender.publisher_to("", "theirs").publish(b"x")
+        assert isinstance(worker.consumer.plain, PlainHosts)
+
+
+@pytest.mark.parametrize(
+    ("how", "what"),
+    [
+        ({"queue": ""}, "queue"),
+        ({"queue": "q", "routing_key": "k"}, "needs an exchange"),
+        ({"queue": "q", "exchange": "x"}, "needs a routing key"),
+        ({"queue": "q", "prefetch": 0}, "prefetch"),
+    ],
+    ids=str,
+)
+def test_what_does_not_go_together_is_refused(how: dict[str, Any], what: str) -> None:
+    with pytest.raises(ConfigurationError, match=what):
+        Services("others").consume(**how)
+
+
+def test_a_host_or_publisher_that_there_is_not_is_refused() -> None:
+    others = Services("others")
+
+    @others.consume("q", host="nowhere")
+    def work(body: bytes) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="its host must be"):
+        ServiceBus(Configuration(CONFIG)).include(others)
+    second = Services("others")
+
+    @second.consume("q")
+    def publishes(body: bytes, letters: PlainPublisher) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="letters"):
+        ServiceBus(Configuration(CONFIG)).include(second)
+    bus = ServiceBus(Configuration(CONFIG))
+    bus.add_publisher("letters", "x", "k")
+    bus.include(second)
+    with pytest.raises(ConfigurationError, match="already"):
+        bus.add_publisher("letters")
+
+
+def test_other_programs_are_no_part_of_the_description() -> None:
+    others = Services("others")
+
+    @others.consume("q")
+    def work(body: bytes) -> None: ...
+
+    bus = ServiceBus(Configuration(CONFIG))
+    bus.include(others)
+    assert not list(bus.contract()) and not list(others.contract())
+    assert {PlainClient, PlainLink, PlainProtocol}
