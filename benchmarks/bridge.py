@@ -30,7 +30,7 @@ from typing import Any
 
 import pika
 
-from servicebus.testing import Broker, brokers
+from servicebus.testing import Broker, brokers, find_broker_program
 
 WINDOW = 1000
 SOURCE, TARGET = "bench.source", "bench.target"
@@ -100,9 +100,7 @@ def servicebus(source: Broker, target: Broker, folder: Path) -> Iterator[int]:
 
 @contextmanager
 def shovel(source: Broker, target: Broker, _folder: Path) -> Iterator[int]:
-    plugins = source.folder / "enabled_plugins"
-    plugins.write_text("[rabbitmq_shovel].\n")
-    source.evaluate(f'rabbit_plugins:ensure("{plugins}").')
+    enable_shovel(source)
     told = {
         "src-protocol": "amqp091", "src-uri": source.url.rstrip("/"), "src-queue": SOURCE,
         "src-prefetch-count": WINDOW, "dest-protocol": "amqp091", "dest-uri": target.url.rstrip("/"),
@@ -113,6 +111,19 @@ def shovel(source: Broker, target: Broker, _folder: Path) -> Iterator[int]:
         yield 0
     finally:
         source.rabbitmqctl("clear_parameter", "shovel", "bench")
+
+
+def enable_shovel(broker: Broker) -> None:
+    """Private brokers are started with a few plugins: link the others beside them, and start this one."""
+    own = Path(str(broker.evaluate("rabbit_plugins:plugins_dir().")).strip('"'))
+    all_of_them = find_broker_program().resolve().parents[1] / "plugins"
+    for name in ("rabbitmq_shovel", "amqp_client", "amqp10_client", "amqp10_common"):
+        for found in all_of_them.glob(f"{name}-*"):
+            if not (own / found.name).exists():
+                (own / found.name).symlink_to(found)
+    enabled = broker.folder / "enabled_plugins"
+    enabled.write_text("[rabbitmq_shovel].\n")
+    broker.evaluate(f'rabbit_plugins:ensure("{enabled}").')
 
 
 @contextmanager
