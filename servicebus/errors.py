@@ -7,7 +7,9 @@ to these in the file that calls them, with ``raise ... from``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+from servicebus._problems import InvalidParam as InvalidParam
 
 __all__ = [
     "AddressError",
@@ -38,6 +40,7 @@ __all__ = [
     "ServiceBusError",
     "ServiceBusy",
     "SignatureError",
+    "StreamInterrupted",
     "TransportError",
     "UnknownService",
 ]
@@ -246,6 +249,19 @@ class CallInterrupted(CallError):
         self.reason = reason
 
 
+class StreamInterrupted(CallError):
+    """Raised when a stream ended before its end, because its path or its worker died; what came before is valid.
+
+    ``position`` is the number of items that were received, counted from the begin of the stream: of a service that is
+    ``resumable`` the rest can be asked for by ``stream(..., position=error.position)``.
+    """
+
+    def __init__(self, address: str, position: int, reason: str):
+        super().__init__(address, f"the stream was interrupted at item {position}: {reason}")
+        self.position = position
+        self.reason = reason
+
+
 class CallRefused(CallError):
     """Raised when the node refused the envelope (stale, replayed, wrong node, not signed with a key it knows).
 
@@ -256,20 +272,6 @@ class CallRefused(CallError):
         super().__init__(address, f"refused by the node ({reason}){': ' + detail if detail else ''}")
         self.reason = reason
         self.detail = detail
-
-
-class InvalidParam(NamedTuple):
-    """One thing that is wrong with the params of a call. It never holds the value."""
-
-    place: tuple[str | int, ...]
-    """Names and indexes that lead to it; empty for the params themselves."""
-    message: str
-    kind: str
-    """A word of pydantic, such as ``missing`` or ``int_parsing``."""
-
-    def __str__(self) -> str:
-        where = ".".join(map(str, self.place)) or "params"
-        return f"{where}: {self.message} ({self.kind})"
 
 
 class InvalidParams(CallRefused):

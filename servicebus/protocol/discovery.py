@@ -10,10 +10,12 @@ from servicebus.wire.address import check_node_name, plain
 from servicebus.wire.envelope import Kind
 from servicebus.wire.jsontext import decode_json
 
-__all__ = ["DISCOVER", "Answer", "Question", "ask_for", "read_answer", "read_question"]
+__all__ = ["DISCOVER", "STREAM", "Answer", "Question", "ask_for", "read_answer", "read_question"]
 
 DISCOVER = "discover"
-_KINDS = frozenset(kind.value for kind in Kind)
+STREAM = "stream"
+"""The kind of a service that answers a stream, in what a node says of its services."""
+_KINDS = frozenset(kind.value for kind in Kind) | {STREAM}
 
 
 class Question(NamedTuple):
@@ -60,7 +62,7 @@ class Answer(NamedTuple):
     node: str
     has_service: bool = False
     services: tuple[tuple[str, str], ...] = ()
-    """Kind (``call`` or ``message``) and ``category.name`` of each."""
+    """Kind (``call``, ``message`` or ``stream``) and ``category.name`` of each."""
 
     def to_json(self, question: Question) -> dict[str, Any]:
         """What stands in the reply: what was asked for alone."""

@@ -12,6 +12,7 @@ from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind, Reply
 from servicebus.wire.fault import Fault
 from servicebus.wire.stamps import UNSTAMPED, Stamps
+from servicebus.wire.streams import StreamTerms
 
 # -- the Sender's side -------------------------------------------------------------------------------------------------
 
@@ -54,6 +55,7 @@ class OutgoingRequest(Protocol):
     params: bytes
     contract: str
     context: str
+    stream: str
     sent_ms: int
     ttl_ms: int
     deadline: float
@@ -159,6 +161,8 @@ class Incoming:
     """The pairs that its caller sent along, read-only; None if there are none."""
     event: str = ""
     """The name of the event that it is. Its category and service are those of the subscriber then."""
+    stream: StreamTerms | None = None
+    """What a call says that asks for a stream; None for everything else."""
 
 
 class RequestRefused(Exception):

@@ -71,6 +71,8 @@ class ProtocolV1:
 
     def encode_request(self, request: OutgoingRequest) -> OutgoingPublish:
         """Raises EnvelopeError: version 1 cannot carry it."""
+        if request.stream:
+            raise EnvelopeError("unencodable", "version 1, which the node speaks, has no streams")
         if request.due_ms is not None and request.due_ms > time.time() * 1000:
             raise EnvelopeError("unencodable", f"node {request.address.node} is of version 2.x, which knows no delay")
         body = PING if request.kind is CONTROL else self._event(request)

@@ -39,6 +39,7 @@ from servicebus.wire.events import EVENTS, events_exchange
 from servicebus.wire.fault import EXPIRED, REFUSED, Fault
 from servicebus.wire.signing import Keyring, check_fresh
 from servicebus.wire.stamps import UNSTAMPED, Stamps, read_stamps
+from servicebus.wire.streams import CREDIT, Chunk, Credit, decode_chunk, read_terms, verify_chunk, write_chunk
 from servicebus.wire.xmlcodec import (
     decode_envelope,
     decode_json,
@@ -53,6 +54,7 @@ UNSIGNED = "unsigned"
 """In place of a token: a hint for a sender that has another secret, never to be believed."""
 
 _CANCEL_TTL_S = 5.0
+_CREDIT_TTL_S = 15.0
 MOST_ASKED = 200
 """A ping asks about so many calls at most: 5 KB."""
 _QUEUES = {CALL: rpc_queue, MESSAGE: messages_queue, CONTROL: control_queue}
@@ -98,10 +100,9 @@ class ProtocolV2:
             if node == EVENTS:
                 node, kind = "", EVENT
         sign = self._keyring.sign_event
-        token = sign(id, node, category, name, kind, sent, ttl, reply, params, 1, due_ms, contract, context)
-        body = write_event(
-            id, node, category, name, kind, sent, ttl, reply, params, token, 1, due_ms, contract, context
-        )
+        more = 1, due_ms, contract, context, request.stream
+        token = sign(id, node, category, name, kind, sent, ttl, reply, params, *more)
+        body = write_event(id, node, category, name, kind, sent, ttl, reply, params, token, *more)
         request.encoded(token, body)
         if request.size > self._max_bytes:
             raise oversized(request.size, self._max_bytes)
@@ -176,6 +177,19 @@ class ProtocolV2:
         _, cancel = self._control(wire_id, node, "cancel", _CANCEL_TTL_S, encode_json([cancelled_id]))
         return cancel._replace(routing_key=cancel_key(node)), _CANCEL_TTL_S
 
+    def encode_credit(self, credit: Credit, queue: str, wire_id: str, node: str) -> tuple[OutgoingPublish, float]:
+        """What lets a stream go on, to the worker whose own queue is *queue*; and for how many seconds it is good."""
+        _, outgoing = self._control(wire_id, node, CREDIT, _CREDIT_TTL_S, encode_json(list(credit)))
+        return outgoing._replace(routing_key=queue), _CREDIT_TTL_S
+
+    def decode_chunk(self, request: OutgoingRequest, body: bytes) -> Chunk:
+        """The verified chunk of the stream that *request* asks for. Raises EnvelopeError."""
+        chunk = decode_chunk(body, self._max_bytes)
+        verify_chunk(self._keyring, request.token_of(chunk.attempt), chunk)
+        if chunk.id != request.id:
+            raise EnvelopeError("signature", "the chunk belongs to another request")
+        return chunk
+
     def _control(self, id: str, node: str, name: str, timeout_s: float, params: bytes) -> tuple[str, OutgoingPublish]:
         """A control request of the Sender itself, and its token."""
         sent_ms, ttl_ms = int(time.time() * 1000), max(1, int(timeout_s * 1000))
@@ -194,7 +208,7 @@ class ProtocolV2:
         sent_ms = max(0, request.sent_ms + request.ttl_ms - ttl_ms + request.shift_ms)
         names = (address.node, address.category, address.name, request.kind)
         fields = (request.id, *names, sent_ms, ttl_ms, DIRECT_REPLY_TO, request.params)
-        more = (attempt, 0, request.contract, request.context)
+        more = (attempt, 0, request.contract, request.context, request.stream)
         token = self._keyring.sign_event(*fields, *more)
         body = write_event(*fields, token, *more)
         if len(body) > self._max_bytes:
@@ -265,6 +279,14 @@ class ProtocolV2:
             raise oversized(len(body), self._max_bytes, "the result is ")
         return body
 
+    def encode_chunk(
+        self, incoming: Incoming, first: int, items: Sequence[bytes], queue: str, is_resumable: bool
+    ) -> bytes:
+        """Items of a stream, from number *first* on; *queue* is the worker's own."""
+        text = b"[" + b",".join(items) + b"]"
+        chunk = Chunk(incoming.given_id, incoming.attempt, first, len(items), queue, is_resumable, text)
+        return write_chunk(self._keyring, incoming.token, chunk)
+
     def encode_fault(self, incoming: Incoming, fault: Fault) -> bytes:
         return self._encode_fault(incoming.given_id, incoming.token, incoming.attempt, fault)
 
@@ -280,12 +302,7 @@ class ProtocolV2:
         return RequestRefused(error, reply, reply_to, incoming)
 
     def _incoming(
-        self,
-        envelope: Envelope,
-        stamps: Stamps,
-        reply_to: str,
-        now_ms: int,
-        context: Mapping[str, str] | None = None,
+        self, envelope: Envelope, stamps: Stamps, reply_to: str, now_ms: int, context: Mapping[str, str] | None = None
     ) -> Incoming:
         ticket = stamps.ticket
         sent_ms = envelope.sent_ms if ticket is None else ticket.made_ms
@@ -317,4 +334,6 @@ class ProtocolV2:
             stamps,
             envelope.contract,
             context,
+            "",
+            read_terms(envelope.stream) if envelope.stream else None,
         )

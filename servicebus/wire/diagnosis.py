@@ -10,7 +10,7 @@ import re
 
 from servicebus.errors import EnvelopeError
 from servicebus.wire.printable import printable
-from servicebus.wire.xmlshape import ATTEMPT, CONTEXT, CONTRACT, DUE, ID, MAX_NUMBER, NUMBER, TOKEN
+from servicebus.wire.xmlshape import ATTEMPT, CONTEXT, CONTRACT, DUE, ID, MAX_NUMBER, NUMBER, STREAM, TOKEN
 
 __all__ = ["why_misshapen"]
 
@@ -40,6 +40,7 @@ _WORDS = {
     "attempt": (ATTEMPT, "a number from 2 to 999999999 without sign or leading zero; the first is not written"),
     "due": (DUE, f"a number from 1 to {MAX_NUMBER} without sign or leading zero"),
     "contract": (CONTRACT, "24 lower-case hex digits"),
+    "stream": (STREAM, "two or three numbers with commas: items and bytes from 1, and a position"),
     "retry-after": (NUMBER, _NUMBER_WORDS),
     "clock": (NUMBER, _NUMBER_WORDS),
     "type": (rb"[^<]+", "a word"),
@@ -49,11 +50,11 @@ _WORDS = {
     "context": (CONTEXT, "a JSON object of 8 to 4096 printable ASCII characters without & < >"),
 }
 _ATTRIBUTES = {
-    "event": ("version", "node", "kind", "sent", "ttl", "reply", "attempt", "due", "contract"),
+    "event": ("version", "node", "kind", "sent", "ttl", "reply", "attempt", "due", "contract", "stream"),
     "response": ("version", "attempt"),
     "fault": ("type", "retry-after", "clock"),
 }
-_OPTIONAL = ("attempt", "due", "contract", "retry-after", "clock")
+_OPTIONAL = ("attempt", "due", "contract", "stream", "retry-after", "clock")
 _OPTIONAL_CHILDREN = ("context", "message", "fault")
 _SECRET = ("context",)
 """What may hold tokens is not shown."""

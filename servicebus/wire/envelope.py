@@ -73,6 +73,8 @@ class Envelope:
     """The hash of the contract that the caller was built against; "" if it knows none."""
     context: str = field(default="", repr=False)
     """JSON text of the pairs that travel with it (``servicebus._context``), as on the wire; "" if there are none."""
+    stream: str = ""
+    """The terms on which a call asks for a stream (``servicebus.wire.streams``), as on the wire; "" for no stream."""
 
     @property
     def incarnation(self) -> str:

@@ -31,7 +31,10 @@ __all__ = [
     "EXPIRED",
     "INTERRUPTED",
     "INVALID_PARAMS",
+    "IS_STREAM",
+    "NOT_RESUMABLE",
     "NOT_RUN",
+    "NO_STREAM",
     "REFUSED",
     "RESERVED",
     "STOPPING",
@@ -52,6 +55,8 @@ INVALID_PARAMS = "invalid-params"
 """Reason of a refusal: the params are not what the signature of the service says."""
 CONTRACT_MISMATCH = "contract-mismatch"
 """The same, of a caller that was built against another version of the service."""
+IS_STREAM, NO_STREAM, NOT_RESUMABLE = "is-stream", "no-stream", "not-resumable"
+"""Reasons of a refusal: a service that answers a stream was called, and the other way round; a stream cannot go on."""
 REFUSED = "refused"
 STOPPING = "stopping"
 UNKNOWN_SERVICE = "unknown-service"

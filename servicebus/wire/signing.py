@@ -90,18 +90,20 @@ class Keyring:
         due_ms: int = 0,
         contract: str = "",
         context: str = "",
+        stream: str = "",
     ) -> str:
         """The token of the envelope that these fields make: it covers every field but itself."""
         names = _canonical_names(node, category, service, kind._value_, reply)
         return self._signer.token(
-            _canonical_event(names, id, sent_ms, ttl_ms, params, attempt, due_ms, contract, context)
+            _canonical_event(names, id, sent_ms, ttl_ms, params, attempt, due_ms, contract, context, stream)
         )
 
     def verify_envelope(self, envelope: Envelope) -> None:
         """Accept the token of *envelope*, or raise ``SignatureError``."""
         e = envelope
         names = _canonical_names(e.node, e.category, e.service, e.kind._value_, e.reply)
-        text = _canonical_event(names, e.id, e.sent_ms, e.ttl_ms, e.params, e.attempt, e.due_ms, e.contract, e.context)
+        more = e.attempt, e.due_ms, e.contract, e.context, e.stream
+        text = _canonical_event(names, e.id, e.sent_ms, e.ttl_ms, e.params, *more)
         self._verify(e.token, text)
 
     def sign_reply(self, request_token: str, id: str, status: str, message: bytes, fault: Fault | None) -> str:
@@ -154,19 +156,22 @@ def _canonical_event(
     due_ms: int,
     contract: str,
     context: str,
+    stream: str,
 ) -> bytes:
     sent = str(sent_ms)
     ttl = str(ttl_ms)
     head = f"{len(sent)}:{sent}{len(ttl)}:{ttl}{len(id)}:{id}{len(params)}:"
-    if attempt == 1 and not due_ms and not contract and not context:
+    if attempt == 1 and not due_ms and not contract and not context and not stream:
         return b"".join((names, head.encode(), params))
     more = [str(attempt).encode()]
-    if due_ms or contract or context:
+    if due_ms or contract or context or stream:
         more.append(str(due_ms).encode())
-    if contract or context:
+    if contract or context or stream:
         more.append(contract.encode())
-    if context:
+    if context or stream:
         more.append(context.encode())
+    if stream:
+        more.append(stream.encode())
     return b"".join((names, head.encode(), params, *(b"%d:%b" % (len(each), each) for each in more)))
 
 

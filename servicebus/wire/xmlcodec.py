@@ -17,20 +17,25 @@ from typing import Any
 from servicebus.errors import EnvelopeError
 from servicebus.wire.address import name_problem
 from servicebus.wire.diagnosis import why_misshapen
-from servicebus.wire.envelope import EVENT, FAULT, MESSAGE, OK, Envelope, EnvelopeDraft, Kind, Reply, ReplyDraft
+from servicebus.wire.envelope import EVENT, FAULT, OK, Envelope, EnvelopeDraft, Kind, Reply, ReplyDraft
 from servicebus.wire.events import name_of_event_problem
 from servicebus.wire.fault import Fault
 from servicebus.wire.jsontext import decode_json, encode_json
+from servicebus.wire.optional_parts import (
+    DELAYED,
+    attempt_mark,
+    context_element,
+    contract_mark,
+    due_mark,
+    stream_mark,
+)
 from servicebus.wire.xmlshape import (
     CDATA_END,
     CDATA_START,
-    CONTEXT,
-    CONTRACT,
     EVENT_END,
     EVENT_HEAD,
     EVENT_TAIL,
     ID,
-    MAX_ATTEMPT,
     MAX_NUMBER,
     PLAIN_EVENT,
     PLAIN_EVENT_OF_MORE,
@@ -53,15 +58,12 @@ __all__ = [
 ]
 
 _KINDS = {kind.value: kind for kind in Kind}
-_DELAYED = (MESSAGE.value, EVENT.value)
 _MAX_REPLY_CHARS = 255  # an AMQP short string
 _SPLIT = CDATA_END + CDATA_START
 _PARAMS_BYTES = len(b"<params>" + CDATA_START)
 _MESSAGE_BYTES = len(b"<message>" + CDATA_START)
 _ID = re.compile(ID.decode())
 _TOKEN = re.compile(TOKEN.decode())
-_CONTRACT = re.compile(CONTRACT.decode())
-_CONTEXT = re.compile(CONTEXT.decode())
 _ESCAPES = str.maketrans(
     # White space too: XML makes a space of it in attributes, and LF of CR LF in text.
     {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\r": "&#13;", "\n": "&#10;", "\t": "&#9;"}
@@ -83,6 +85,7 @@ def write_event(
     due_ms: int = 0,
     contract: str = "",
     context: str = "",
+    stream: str = "",
 ) -> bytes:
     """The bytes of the envelope that these fields make. *id* and *token* are well formed: they were made here.
 
@@ -91,38 +94,22 @@ def write_event(
     """
     if not 0 <= sent_ms <= MAX_NUMBER or not 0 <= ttl_ms <= MAX_NUMBER:
         raise EnvelopeError("unencodable", f"sent {sent_ms} or ttl {ttl_ms} is not from 0 to {MAX_NUMBER}")
-    again = "" if attempt == 1 else _attempt_mark(attempt)
+    again = "" if attempt == 1 else attempt_mark(attempt)
     start, answer, names = _written_names(node, kind._value_, reply, category, service)
     if due_ms:
-        again += _due_mark(due_ms, kind)
+        again += due_mark(due_ms, kind)
     if contract:
-        again += _contract_mark(contract)
+        again += contract_mark(contract)
+    if stream:
+        again += stream_mark(stream, kind)
     if context:
-        names += _context_element(context)
+        names += context_element(context)
     head = (
         f'{start} sent="{sent_ms}" ttl="{ttl_ms}" {answer}{again}>'
         f"<id>{id}</id><token>{token}</token>{names}<params><![CDATA["
     )
     # Not by %: that lets a long payload grow where it lies, which took 600 us for 1 MB where this takes 25.
     return b"".join((head.encode(), params if b">" not in params else _in_cdata(params), EVENT_END))
-
-
-def _due_mark(due_ms: int, kind: Kind) -> str:
-    if not 0 < due_ms <= MAX_NUMBER or kind.value not in _DELAYED:
-        raise EnvelopeError("unencodable", f"a {kind.value} cannot be due at {due_ms}")
-    return f' due="{due_ms}"'
-
-
-def _contract_mark(contract: str) -> str:
-    if _CONTRACT.fullmatch(contract) is None:
-        raise EnvelopeError("unencodable", f"{contract[:40]!r} is no hash of a contract: 24 hex digits")
-    return f' contract="{contract}"'
-
-
-def _context_element(context: str) -> str:
-    if _CONTEXT.fullmatch(context) is None:
-        raise EnvelopeError("unencodable", f"a context of {len(context)} characters does not have the form of one")
-    return f"<context>{context}</context>"
 
 
 def decode_envelope(body: bytes, max_bytes: int) -> Envelope:
@@ -138,9 +125,8 @@ def decode_envelope(body: bytes, max_bytes: int) -> Envelope:
         return _decode_plain_event(plain, plain.groups())
     plain = PLAIN_EVENT_OF_MORE.match(body)
     if plain is not None:
-        contract, context = plain.group(6, 11)
-        known, pairs = contract.decode() if contract else "", context.decode() if context else ""
-        return _decode_plain_event(plain, plain.group(1, 2, 3, 4, 5, 7, 8, 9, 10), known, pairs)
+        more = [found.decode() if found else "" for found in plain.group(6, 12, 7)]
+        return _decode_plain_event(plain, plain.group(1, 2, 3, 4, 5, 8, 9, 10, 11), *more)
     head = EVENT_HEAD.match(body)
     if head is None:
         raise why_misshapen(body, "event")
@@ -150,7 +136,7 @@ def decode_envelope(body: bytes, max_bytes: int) -> Envelope:
     id, token, category, service, *more = root  # in this order, without attributes: EVENT_HEAD has seen it
     _version, node, kind, sent, ttl, reply = root.values()[:6]
     attempt, due = root.get("attempt"), root.get("due")
-    if due and kind not in _DELAYED:
+    if due and kind not in DELAYED:
         raise EnvelopeError("malformed", f"a {kind} is never due: only messages are delayed")
     names = (node, reply, category.text or "", service.text or "")
     _check_names(kind, *names)
@@ -169,27 +155,21 @@ def decode_envelope(body: bytes, max_bytes: int) -> Envelope:
         int(due) if due else 0,
         root.get("contract", ""),
         more[0].text if more else "",
+        root.get("stream", ""),
     )
 
 
 def _decode_plain_event(
-    found: re.Match[bytes], fields: Iterable[bytes], contract: str = "", context: str = ""
+    found: re.Match[bytes], fields: Iterable[bytes], contract: str = "", context: str = "", stream: str = ""
 ) -> Envelope:
     params = _payload(found.string, found.end(), EVENT_END, EVENT_TAIL)
     # One decode for all; none of them holds a space.
     node, kind, sent, ttl, reply, id, token, category, service = b" ".join(fields).decode("ascii").split(" ")
     _check_names(kind, node, reply, category, service)
-    draft = EnvelopeDraft(
-        id, node, category, service, _KINDS[kind], int(sent), int(ttl), reply, params, token, 1, 0, contract, context
-    )
+    marks = 1, 0, contract, context, stream
+    draft = EnvelopeDraft(id, node, category, service, _KINDS[kind], int(sent), int(ttl), reply, params, token, *marks)
     draft.__class__ = Envelope
     return draft  # type: ignore[no-any-return]
-
-
-def _attempt_mark(attempt: int) -> str:
-    if not 0 < attempt <= MAX_ATTEMPT:
-        raise EnvelopeError("unencodable", f"attempt {attempt} is not from 1 to {MAX_ATTEMPT}")
-    return "" if attempt == 1 else f' attempt="{attempt}"'
 
 
 def encode_reply(reply: Reply) -> bytes:
@@ -204,14 +184,14 @@ def encode_reply(reply: Reply) -> bytes:
     if reply.status != FAULT or reply.fault is None:
         raise EnvelopeError("unencodable", f"status {reply.status!r} does not go with fault {reply.fault!r}")
     return (
-        f'<response version="2"{_attempt_mark(reply.attempt)}><id>{reply.id}</id><token>{reply.token}</token>'
+        f'<response version="2"{attempt_mark(reply.attempt)}><id>{reply.id}</id><token>{reply.token}</token>'
         f"<status>{FAULT}</status>{_written_fault(reply.fault)}</response>"
     ).encode()
 
 
 def write_answer(id: str, token: str, message: bytes, attempt: int = 1) -> bytes:
     """The reply that is ok, to a request whose *id* was read, with a *token* that was made here."""
-    again = "" if attempt == 1 else _attempt_mark(attempt)
+    again = "" if attempt == 1 else attempt_mark(attempt)
     head = f'<response version="2"{again}><id>{id}</id><token>{token}</token><status>{OK}</status><message><![CDATA['
     return b"".join((head.encode(), message if b">" not in message else _in_cdata(message), RESPONSE_END))
 

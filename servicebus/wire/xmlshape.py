@@ -33,6 +33,7 @@ __all__ = [
     "RESPONSE_END",
     "RESPONSE_HEAD",
     "RESPONSE_TAIL",
+    "STREAM",
     "TOKEN",
 ]
 
@@ -52,6 +53,9 @@ CONTRACT = rb"[0-9a-f]{24}"
 """The hash of what a caller was built against (servicebus.contracts)."""
 CONTEXT = rb"\{[ -%'-;=?-~]{6,4094}\}"
 """A JSON object, printable ASCII without what XML would have to escape; its pairs are read behind the signature."""
+
+STREAM = rb"[1-9][0-9]{0,8},[1-9][0-9]{0,8}(?:,(?:0|[1-9][0-9]{0,14}))?"
+"""The terms of a stream (servicebus.wire.streams)."""
 
 # _ is the white space of XML: the \s of Python knows more of it.
 _ = rb"[ \t\r\n]*"
@@ -82,7 +86,12 @@ EVENT_HEAD = re.compile(
         _attribute(b"sent", NUMBER),
         _attribute(b"ttl", NUMBER),
         _attribute(b"reply"),
-        optional=(_attribute(b"attempt", ATTEMPT), _attribute(b"due", DUE), _attribute(b"contract", CONTRACT)),
+        optional=(
+            _attribute(b"attempt", ATTEMPT),
+            _attribute(b"due", DUE),
+            _attribute(b"contract", CONTRACT),
+            _attribute(b"stream", STREAM),
+        ),
     )
     + _element(b"id", ID)
     + _element(b"token", TOKEN)
@@ -100,10 +109,10 @@ _PLAIN = rb"([0-9A-Za-z._:/+-]*)"
 _USUAL_PROLOG = rb'(?:<\?xml version="1\.0"\?>\n)?'
 
 
-def _plain_event(contract: bytes = b"", context: bytes = b"") -> re.Pattern[bytes]:
+def _plain_event(marks: bytes = b"", context: bytes = b"") -> re.Pattern[bytes]:
     return re.compile(
         _USUAL_PROLOG + rb'<event version="2" node="' + _PLAIN + rb'" kind="(call|message|control|event)" sent="('
-        + NUMBER + rb')" ttl="(' + NUMBER + rb')" reply="' + _PLAIN + rb'"' + contract + rb"><id>(" + ID
+        + NUMBER + rb')" ttl="(' + NUMBER + rb')" reply="' + _PLAIN + rb'"' + marks + rb"><id>(" + ID
         + rb")</id><token>(" + TOKEN + rb")</token><category>" + _PLAIN + rb"</category><service>" + _PLAIN
         + rb"</service>" + context + rb"<params><!\[CDATA\["
     )  # fmt: skip
@@ -116,9 +125,10 @@ what lxml would give, at a third of the cost; and lxml lets go of the interprete
 until it gets it back from whichever thread took it."""
 
 PLAIN_EVENT_OF_MORE = _plain_event(
-    rb'(?: contract="(' + CONTRACT + rb')")?', rb"(?:<context>(" + CONTEXT + rb")</context>)?"
+    rb'(?: contract="(' + CONTRACT + rb')")?(?: stream="(' + STREAM + rb')")?',
+    rb"(?:<context>(" + CONTEXT + rb")</context>)?",
 )
-"""The same of a caller that knows the contract of the service, or sends a context."""
+"""The same of a caller that knows the contract of the service, sends a context, or asks for a stream."""
 
 EVENT_END = b"]]></params></event>"
 EVENT_TAIL = re.compile(rb"\]\]></params>" + _ + b"</event>" + _ + rb"\Z")

@@ -105,6 +105,11 @@ EXAMPLES: list[tuple[ServiceBusError, dict[str, object], str]] = [
         "N.c.s: interrupted, outcome unknown: mq-a:5672 connection lost",
     ),
     (
+        errors.StreamInterrupted("N.c.s", 7, "mq-a:5672 connection lost"),
+        {"address": "N.c.s", "position": 7, "reason": "mq-a:5672 connection lost"},
+        "N.c.s: the stream was interrupted at item 7: mq-a:5672 connection lost",
+    ),
+    (
         errors.CallRefused("N.c.s", "stale", "3 s too old"),
         {"address": "N.c.s", "reason": "stale", "detail": "3 s too old"},
         "N.c.s: refused by the node (stale): 3 s too old",

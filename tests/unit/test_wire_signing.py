@@ -45,6 +45,7 @@ OTHER_VALUES = {
     "due_ms": NOW_MS + 1,
     "contract": "0123456789abcdef01234567",
     "context": '{"k":"v"}',
+    "stream": "1,1",
 }
 
 

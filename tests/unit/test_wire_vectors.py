@@ -36,7 +36,7 @@ def named(cases: list[dict[str, Any]]) -> Any:
 def envelope_of(case: dict[str, Any]) -> Envelope:
     fields = {name: case[name] for name in ("id", "node", "category", "service", "sent_ms", "ttl_ms", "reply", "token")}
     more = {"attempt": case.get("attempt", 1), "due_ms": case.get("due_ms", 0), "contract": case.get("contract", "")}
-    more["context"] = case.get("context", "")
+    more |= {"context": case.get("context", ""), "stream": case.get("stream", "")}
     return Envelope(**fields, kind=Kind(case["kind"]), params=case["params"].encode(), **more)
 
 
@@ -113,11 +113,12 @@ def test_the_vectors_are_right_by_the_standard_library_alone(case: dict[str, Any
         parts = [root.get("node"), root.findtext("category"), root.findtext("service"), root.get("kind")]
         parts += [root.get("reply"), root.get("sent"), root.get("ttl"), root.findtext("id"), case["params"]]
         attempt, due, contract = root.get("attempt"), root.get("due"), root.get("contract")
-        context = root.findtext("context")
-        parts += [attempt or "1"] if attempt or due or contract or context else []
-        parts += [due or "0"] if due or contract or context else []
-        parts += [contract] if contract or context else []
-        parts += [context] if context else []
+        context, stream = root.findtext("context"), root.get("stream")
+        parts += [attempt or "1"] if attempt or due or contract or context or stream else []
+        parts += [due or "0"] if due or contract or context or stream else []
+        parts += [contract] if contract or context or stream else []
+        parts += [context] if context or stream else []
+        parts += [stream] if stream else []
         domain = "servicebus/2 event"
     else:
         fault = root.find("fault")
