@@ -10,7 +10,7 @@ from typing import Any, Literal
 from servicebus.contracts import NodeContract, Schema, ServiceContract
 from servicebus.contracts.description import shown_options
 from servicebus.errors import ConfigurationError
-from servicebus.runtime.around import without_middleware
+from servicebus.runtime.around import as_registered
 from servicebus.runtime.registration import Service
 from servicebus.services import MessageService, RpcService, TextService
 from servicebus.wire.envelope import CALL
@@ -49,6 +49,8 @@ def contract_of(node: str, services: Iterable[Service]) -> NodeContract:
 
 
 def _described(service: Service) -> ServiceContract:
+    if service.stream_method and not isinstance(service.instance, TextService):
+        return replace(_described(replace(service, stream_method="")), kind="stream")
     if service.events:
         return replace(_described(replace(service, events=())), kind="event", events=service.events)
     kind: Literal["call", "message"] = "call" if service.kind is CALL else "message"
@@ -56,7 +58,7 @@ def _described(service: Service) -> ServiceContract:
     if isinstance(instance, TextService):
         described: ServiceContract = instance.contract(kind, options)
         return described
-    instance = without_middleware(instance)
+    instance = as_registered(instance)
     params = _schema(service, instance, "params_type", "validation")
     result = _schema(service, instance, "result_type", "serialization") if kind == "call" else None
     whole, docs = "" if params is None else "params", _docs_of(instance)
@@ -70,6 +72,7 @@ def _options_of(service: Service) -> dict[str, Any]:
             "threads": service.threads if service.threads > 1 else None,
             "tasks": tasks,
             "idempotent": service.idempotent,
+            "resumable": service.resumable,
             "retry": service.retry_schedule,
             "lock": service.lock,
             "concurrency": service.concurrency,

@@ -58,6 +58,12 @@ class StubService:
         """*error*, which says what differs."""
         return explained(error, ServiceContract.from_json(json.loads(self.text), self.key))
 
+    def items(self, kind: Any, asked: Any) -> Any:
+        """*asked*, an ItemStream or AsyncItemStream, whose items are of *kind*."""
+        asked.convert = lambda value: from_json(value, kind)
+        asked.explain = lambda error: self.explained(error) if isinstance(error, ContractMismatch) else error
+        return asked
+
 
 def _reader_of(kind: Any) -> Any:
     def read(text: str) -> Exception:
@@ -98,6 +104,10 @@ class Stub:
     def _send(self, service: StubService, params: Any) -> Receipt:
         return self._sender.send(f"{self._node}.{service.key}", _sent(params), self._timeout, **self._how(service))
 
+    def _stream(self, service: StubService, item: Any, params: Any) -> Any:
+        target = f"{self._node}.{service.key}"
+        return service.items(item, self._sender.stream(target, _sent(params), self._timeout, **self._how(service)))
+
     def _how(self, service: StubService) -> dict[str, Any]:
         return {"contract": service.hash, "context": self._context}
 
@@ -121,6 +131,10 @@ class AsyncStub:
         except ContractMismatch as error:
             raise service.explained(error)  # noqa: B904 - it is the same error
         return from_json(value, result)
+
+    def _stream(self, service: StubService, item: Any, params: Any) -> Any:
+        target = f"{self._node}.{service.key}"
+        return service.items(item, self._sender.stream(target, _sent(params), self._timeout, **self._how(service)))
 
     async def _send(self, service: StubService, params: Any) -> Receipt:
         target = f"{self._node}.{service.key}"

@@ -71,7 +71,9 @@ def _details(contract: NodeContract) -> Iterator[str]:
 
 
 def _heading(service: ServiceContract) -> str:
-    kind = {"call": "", "message": "(message)", "event": f"(events {', '.join(service.events)})"}[service.kind]
+    kind = "" if service.kind == "call" else f"({service.kind})"
+    if service.events:
+        kind = f"(events {', '.join(service.events)})"
     parts = [service.key, kind, service.version and f"version {service.version}"]
     if service.former:
         parts.append("(former version)")

@@ -51,6 +51,7 @@ _BY_CLASS: tuple[tuple[type[errors.ServiceBusError], ExitCode], ...] = (
     (errors.CallTimeout, ExitCode.TIMEOUT),
     (errors.CallRefused, ExitCode.REFUSED),
     (errors.CallInterrupted, ExitCode.UNCERTAIN),
+    (errors.StreamInterrupted, ExitCode.UNCERTAIN),
     (errors.SendUnconfirmed, ExitCode.UNCERTAIN),
     (errors.ConnectionLost, ExitCode.UNCERTAIN),
     (errors.UnknownService, ExitCode.UNKNOWN_SERVICE),

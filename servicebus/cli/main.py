@@ -36,6 +36,7 @@ COMMANDS = {
     "run": "servicebus.cli.run:run",
     "send": "servicebus.cli.send:send",
     "services": "servicebus.cli.nodes:services",
+    "stream": "servicebus.cli.stream:stream",
     "status": "servicebus.cli.status:status",
     "stubs": "servicebus.cli.stubs:stubs",
 }

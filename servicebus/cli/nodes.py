@@ -137,7 +137,7 @@ def _node(found: NodeInfo) -> str:
 
 
 def _service(found: ServiceInfo) -> str:
-    kind = " (message)" if found.kind == "message" else ""
+    kind = "" if found.kind == "call" else f" ({found.kind})"
     return printable(f"{found.name}{kind}  {counted(len(found.nodes), 'node')}: {', '.join(found.nodes)}")
 
 

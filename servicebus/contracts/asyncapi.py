@@ -140,11 +140,12 @@ class _Document:
 
     def _operations(self, service: ServiceContract) -> Iterator[tuple[str, dict[str, Any]]]:
         """One, or one for each pattern of events: each has a channel of its own."""
-        channels = [f"events {pattern}" for pattern in service.events] or [f"{service.kind}s"]
+        channels = [f"events {pattern}" for pattern in service.events]
+        channels = channels or ["calls" if service.kind in _ANSWERED else f"{service.kind}s"]
         return (self._operation(service, channel) for channel in channels)
 
     def _operation(self, service: ServiceContract, channel: str) -> tuple[str, dict[str, Any]]:
-        is_call = service.kind == "call"
+        is_call = service.kind in _ANSWERED
         key = self._names.take(f"{service.key}.{service.kind}")
         message = self._message(service, key, "Params", service.params)
         about: dict[str, Any] = {
@@ -171,7 +172,8 @@ class _Document:
         return key, about
 
     def _reply(self, service: ServiceContract) -> dict[str, Any]:
-        result = self._message(service, self._names.take(f"{service.key}.result"), "Result", service.result)
+        what = "result" if service.kind == "call" else "item"
+        result = self._message(service, self._names.take(f"{service.key}.{what}"), what.capitalize(), service.result)
         messages = [self._channel("replies", result)]
         for error in service.errors:
             name = self._names.take(f"{service.key}.error.{error.name}")
@@ -193,7 +195,7 @@ class _Document:
         }
         if examples := examples_of(schema):
             message["examples"] = [{"payload": each} for each in examples]
-        if service.kind == "call":
+        if service.kind in _ANSWERED:
             message["correlationId"] = {"location": "$message.header#/correlation_id"}
         if docs:
             message["description"] = docs
@@ -203,6 +205,8 @@ class _Document:
         return name
 
 
+_ANSWERED = ("call", "stream")
+"""The kinds of services that are called: by one result, or by many items."""
 _QUEUE_OF = {"calls": rpc_queue, "messages": messages_queue}
 _QUEUES = {
     "events": "Events of this name, or of names that match it: * is one word and # any number of words. Each service "

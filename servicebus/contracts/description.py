@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from servicebus.contracts.hashing import contract_hash
 from servicebus.errors import ContractError
@@ -20,7 +20,7 @@ Schema = Any
 """A JSON Schema 2020-12 with definitions of its own (``$defs``): a dict, or True and False."""
 
 
-ServiceKind = Literal["call", "message", "event"]
+ServiceKind = Literal["call", "message", "event", "stream"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class ServiceContract:
     """Of the params as they travel: an object by name, or an array by position where a function has no names. Where
     nothing is required, ``null`` says the same as an empty object or array."""
     result: Schema = None
-    """Of a call's result; None for a message or event."""
+    """Of a call's result, or of each item of a stream; None for a message or event."""
     errors: tuple[ErrorContract, ...] = ()
     whole: str = ""
     """The name of the only parameter, if that takes the whole params; "" if each parameter takes a part of them."""
@@ -68,7 +68,8 @@ class ServiceContract:
         """24 hex digits over the schemas; "" if none is known. Equal hashes mean that callers need not care."""
         if self.params is None and self.result is None and not self.errors:
             return ""
-        return contract_hash(self.params, self.result, {each.name: each.fields for each in self.errors})
+        errors = {each.name: each.fields for each in self.errors}
+        return contract_hash(self.params, self.result, errors, is_stream=self.kind == "stream")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; what is not known, empty or the default is left out."""
@@ -92,8 +93,9 @@ class ServiceContract:
         """Raises ContractError. Unknown keys, of a later version, are left aside; the hash is computed again."""
         read = _FieldReader(value, where)
         kind, (category, dot, name) = read("kind", str, ""), read("service", str, "").partition(".")
-        if kind not in ("call", "message", "event") or not (category and dot and name):
-            raise ContractError(f'{where}: needs kind ("call", "message" or "event") and service ("category.name")')
+        if kind not in get_args(ServiceKind) or not (category and dot and name):
+            kinds = ", ".join(get_args(ServiceKind))
+            raise ContractError(f'{where}: needs kind (one of {kinds}) and service ("category.name")')
         events = tuple(read("events", list, []))
         if bool(events) != (kind == "event") or not all(isinstance(each, str) for each in events):
             raise ContractError(f"{where}.events: names what a service of kind event has subscribed to, and no other")

@@ -25,6 +25,7 @@ _MOST_VALUES = 6
 ABSENT = ("absent", "ignored", "refused")
 """What ``presence`` says of a field that the writer does not send, or that the reader does not take."""
 _OPTIONS = {
+    "resumable": ("streams can go on at any item", "streams can no longer go on where they were"),
     "idempotent": ("calls whose worker died are run again", "calls whose worker died are no longer run again"),
     "lock": ("requests with the same lock now run one at a time", "requests no longer wait for a lock"),
     "concurrency": ("now runs one request at a time on the node", "no longer runs one request at a time on the node"),

@@ -11,7 +11,7 @@ from servicebus.contracts.schema_differences import Difference, Effect, compare_
 
 __all__ = ["compare_contracts", "compare_services"]
 
-_SEEN_BY_CALLERS = ("idempotent", "lock", "concurrency", "retry")
+_SEEN_BY_CALLERS = ("idempotent", "resumable", "lock", "concurrency", "retry")
 _ORDER: tuple[Effect, ...] = ("breaking", "unknown", "compatible")
 
 
@@ -135,4 +135,4 @@ def _of_service(service: ServiceContract, keyword: str, old: Any, new: Any, effe
 
 
 def _kind(service: ServiceContract) -> str:
-    return {"call": "rpc service", "message": "message service", "event": "event service"}[service.kind]
+    return f"{'rpc' if service.kind == 'call' else service.kind} service"

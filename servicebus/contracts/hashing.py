@@ -34,9 +34,15 @@ _ABSENT: Mapping[str, Any] = {"additionalProperties": True, "items": True, "requ
 """What means the same as no keyword at all."""
 
 
-def contract_hash(params: Any, result: Any, errors: Mapping[str, Any]) -> str:
+def contract_hash(params: Any, result: Any, errors: Mapping[str, Any], *, is_stream: bool = False) -> str:
     """24 hex digits; *errors* are the schemas of their fields, by name. A schema that is not known is None."""
-    parts = {"params": _root(params), "result": _root(result), "errors": {name: _root(errors[name]) for name in errors}}
+    parts: dict[str, Any] = {
+        "params": _root(params),
+        "result": _root(result),
+        "errors": {name: _root(errors[name]) for name in errors},
+    }
+    if is_stream:
+        parts["stream"] = True
     return _digest(parts)[:HASH_CHARS]
 
 

@@ -200,10 +200,10 @@ def signature_of(service: ServiceContract) -> str:
         parameters, is_named = parameters_of(service)
         parts = [f"{each.stars}{each.name}: {notation.of(each.schema)}{each.shown_default}" for each in parameters]
         inside = ", ".join(parts if is_named or not parts or parameters[-1].stars else [*parts, "/"])
-    if service.kind != "call":
+    if service.kind not in ("call", "stream"):
         return f"{service.key}({inside})"
     result = "..." if service.result is None else Notation(service.result).of(service.result)
-    return f"{service.key}({inside}) -> {result}"
+    return f"{service.key}({inside}) -> {result if service.kind == 'call' else f'Iterator[{result}]'}"
 
 
 def structures_of(service: ServiceContract) -> Iterator[tuple[str, list[str]]]:

@@ -237,7 +237,7 @@ def _structures(service: ServiceContract) -> Iterator[Structure]:
 def _command(service: ServiceContract, address: str, example: _Example) -> str:
     if service.former:
         return ""
-    word = {"call": "call", "message": "send", "event": "publish"}[service.kind]
+    word = {"call": "call", "message": "send", "event": "publish", "stream": "stream"}[service.kind]
     parts = ["servicebus", word, shlex.quote(_target(service, address))]
     if service.params is not None and example.value is not None:
         text = json.dumps(example.value, ensure_ascii=not json.dumps(example.value, ensure_ascii=False).isprintable())
@@ -251,7 +251,11 @@ def _program(service: ServiceContract, address: str, example: _Example) -> str:
     if service.former:
         arguments += f", contract={service.hash!r}"
     word = "publish" if service.kind == "event" else "send"
-    done = f"event_id, result = sender.call({arguments})" if service.kind == "call" else f"sender.{word}({arguments})"
+    done = f"sender.{word}({arguments})"
+    if service.kind == "call":
+        done = f"event_id, result = sender.call({arguments})"
+    elif service.kind == "stream":
+        done = f"for item in sender.stream({arguments}):\n        print(item)"
     return f'from servicebus import Sender\n\nwith Sender("conf/sender.yaml") as sender:\n    {done}'
 
 

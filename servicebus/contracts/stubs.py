@@ -23,7 +23,7 @@ _HEAD = '''\
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+{iterators}from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, Literal
@@ -32,9 +32,11 @@ from uuid import UUID
 from servicebus.sender import Receipt
 from servicebus.stub import MISSING, AsyncStub, Stub, StubError, StubService
 '''
+_ITERATORS = "from collections.abc import AsyncIterator, Iterator\n"
 _USED = frozenset(
-    {"AsyncSender", "AsyncStub", "Any", "Decimal", "Literal", "MISSING", "Receipt", "Sender", "Stub", "StubError"}
-    | {"StubService", "TYPE_CHECKING", "UUID", "dataclass", "date", "datetime", "enum", "field", "time", "timedelta"}
+    {"AsyncIterator", "AsyncSender", "AsyncStub", "Any", "Decimal", "Iterator", "Literal", "MISSING", "Receipt"}
+    | {"Sender", "Stub", "StubError", "StubService", "TYPE_CHECKING", "UUID", "dataclass", "date", "datetime", "enum"}
+    | {"field", "time", "timedelta"}
 )
 _TYPES = frozenset(
     ["bool", "bytes", "date", "datetime", "dict", "float", "int", "list", "set", "str", "time", "timedelta", "tuple"]
@@ -59,7 +61,8 @@ def stub_of(contract: NodeContract) -> str:
         for text in _clients(types.taken(class_name(name)), methods, contract)
     ]
     listed = "\n".join(f"{each.key}: {each.version or each.hash or 'without a schema'}" for each in services)
-    head = _HEAD.format(node=in_docs(contract.node or "a group"), listed=in_docs(listed))
+    iterators = _ITERATORS if any(each.kind == "stream" for each in services) else ""
+    head = _HEAD.format(node=in_docs(contract.node or "a group"), listed=in_docs(listed), iterators=iterators)
     constants = [method.constant for methods in categories.values() for method in methods]
     return "\n\n".join([head, *types.texts, "\n".join(constants), *clients]).rstrip() + "\n"
 
@@ -95,6 +98,11 @@ class _Method:
 
     def lines(self, is_async: bool) -> Iterator[str]:
         """Of its definition."""
+        if self.service.kind == "stream":
+            yield f"    def {self.name}({', '.join(['self', *self._signature()])}) -> {self._items(is_async)}:"
+            yield from self._docs()
+            yield f"        return self._stream({self._constant}, {self._result}, {self._params()})"
+            return
         word, wait = ("async def", "await ") if is_async else ("def", "")
         is_call = self.service.kind == "call"
         returns = self._result if is_call else "Receipt"
@@ -109,6 +117,9 @@ class _Method:
         else:
             yield f"        _found: {self._result} = {ask}"
             yield "        return _found"
+
+    def _items(self, is_async: bool) -> str:
+        return f"{'Async' if is_async else ''}Iterator[{self._result}]"
 
     def _signature(self) -> Iterator[str]:
         if self.service.params is None:

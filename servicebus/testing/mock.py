@@ -29,7 +29,7 @@ class MockDefinition:
 
     @property
     def kind(self) -> Kind:
-        return CALL if self.service.described.kind == "call" else MESSAGE
+        return CALL if self.service.described.kind in ("call", "stream") else MESSAGE
 
     @property
     def subscription(self) -> dict[str, Any]:
@@ -50,7 +50,7 @@ class MockDefinition:
         """Those that decide how many run at a time, and when a message is tried again."""
         known = self.service.described.options
         threads = known.get("threads") or min(known.get("tasks") or 1, _MOST_THREADS)
-        found = {"threads": threads, "retry": known.get("retry"), "idempotent": known.get("idempotent")}
+        found = {"threads": threads, **{name: known.get(name) for name in ("retry", "idempotent", "resumable")}}
         return {name: value for name, value in found.items() if value is not None}
 
     def make(self) -> MockService:
@@ -87,12 +87,12 @@ class MockNode:
         return self._contract
 
     def reply(self, service: str, result: Any) -> None:
-        """Answer calls of *service* (``category.name``) with *result* from now on.
+        """Answer calls of *service* (``category.name``) with *result* from now on; of a stream it is the list of items.
 
         Raises:
             ContractError: there is no such call, or its schema does not accept the result.
         """
-        for each in self._found(service, "call"):
+        for each in self._found(service, "call", "stream"):
             each.reply(result)
 
     def fail(self, service: str, error: str, fields: Any = None) -> None:
@@ -117,16 +117,18 @@ class MockNode:
         """Why no reply can be made, by service: these calls raise ContractError, unless ``reply()`` gives one."""
         return {each.described.key: each.problem for each in self._services if each.problem and not each.is_told}
 
-    def _found(self, key: str, kind: str | None = None) -> list[MockService]:
-        """Of one kind or both; not earlier versions, whose schemas are others."""
+    def _found(self, key: str, *kinds: str) -> list[MockService]:
+        """Of these kinds or all; not earlier versions, whose schemas are others."""
         found = [
             each
             for each in self._services
-            if each.described.key == key and kind in (None, each.described.kind) and not each.former
+            if each.described.key == key
+            and each.described.kind in (kinds or (each.described.kind,))
+            and not each.former
         ]
         if not found:
             known = ", ".join(dict.fromkeys(each.described.key for each in self._services)) or "none"
-            raise ContractError(f"the contract has no {kind or 'service'} {key}; it has: {known}")
+            raise ContractError(f"the contract has no {kinds[0] if kinds else 'service'} {key}; it has: {known}")
         return found
 
 

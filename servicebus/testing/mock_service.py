@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import builtins
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any, Literal
 
+from servicebus._draining import draining
 from servicebus.contracts import ServiceContract
 from servicebus.contracts.examples import example_of
 from servicebus.contracts.notation import MISSING, fields_of
@@ -30,7 +31,7 @@ class MockService(TextService):
 
     def __init__(self, described: ServiceContract, latency: float = 0.0):
         self.described = described
-        self.former = described.former
+        self.former, self.is_stream = described.former, described.kind == "stream"
         self._latency = latency
         self._errors = {each.name: SchemaCheck(each.fields) for each in described.errors}
         self._params, self._result = SchemaCheck(described.params), SchemaCheck(described.result)
@@ -59,7 +60,8 @@ class MockService(TextService):
 
     def reply(self, result: Any) -> None:
         """As that of MockNode."""
-        _must_fit(self._result, result, f"the result of {self.described.key}")
+        for value in result if self.is_stream else [result]:
+            _must_fit(self._result, value, f"the result of {self.described.key}")
         self._failure, self._reply = None, result
 
     def fail(self, error: str, fields: Any = None) -> None:
@@ -98,6 +100,15 @@ class MockService(TextService):
         return params
 
     def call(self, params: Any, request: Request) -> Any:
+        if not self.is_stream:
+            return self._answer()
+        draining(lambda: self._items(request.position), encode_json)()
+        return None
+
+    def _items(self, position: int) -> Generator[Any, None, None]:
+        yield from self._answer()[position:]
+
+    def _answer(self) -> Any:
         if self._latency:
             time.sleep(self._latency)
         if self._failure is not None:
@@ -106,6 +117,8 @@ class MockService(TextService):
             return self._reply
         if self.problem:
             raise ContractError(self.problem)
+        if self.is_stream:
+            return [self._made]
         return self._made if self.described.kind == "call" else None
 
     def dump(self, result: Any) -> bytes:

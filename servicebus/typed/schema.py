@@ -39,9 +39,9 @@ def params_schema(signature: Signature) -> Schema:
     return found if definitions is None else {**found, "$defs": definitions}
 
 
-def result_schema(signature: Signature) -> Schema:
-    """Of what it returns; anything, if it does not say."""
-    result = signature.returns
+def result_schema(signature: Signature, is_stream: bool = False) -> Schema:
+    """Of what it returns, or of each item that it yields; anything, if it does not say."""
+    result = signature.item if is_stream else signature.returns
     return {} if result is inspect.Signature.empty else schema_of(result, "serialization")
 
 

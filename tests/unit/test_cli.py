@@ -63,6 +63,7 @@ def caused_by(error: errors.ServiceBusError, cause: BaseException) -> errors.Ser
         (errors.CallTimeout("N.a.b", 3.0), 5),
         (errors.CallRefused("N.a.b", "stale"), 6),
         (errors.CallInterrupted("N.a.b", "path died"), 7),
+        (errors.StreamInterrupted("N.a.b", 3, "path died"), 7),
         (errors.SendUnconfirmed("N.a.b", ATTEMPTS), 7),
         (errors.ConnectionLost("mq-a:5672", "reset", sent=True), 7),
         (errors.ConnectionLost("mq-a:5672", "reset", sent=False), 4),
