@@ -11,13 +11,13 @@ from servicebus._context import GivenContext, OutgoingContext
 from servicebus.errors import ConfigurationError
 from servicebus.services import Request, outgoing_context
 
-RequestKind = Literal["call", "message", "event"]
+RequestKind = Literal["call", "message", "event", "stream"]
 Step = Callable[[Any, Callable[[], Any]], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A call, message or event that a Sender is about to send."""
+    """A call, message, event or request for a stream that a Sender is about to send."""
 
     kind: RequestKind
     target: str
@@ -40,7 +40,10 @@ class Middleware:
     """
 
     def serve(self, request: Request, proceed: Callable[[], Any]) -> Any:
-        """Around a service: a class or a ``def`` function, whose params were bound. The result is that of a call."""
+        """Around a service: a class or a ``def`` function, whose params were bound. The result is that of a call.
+
+        Of a generator ``proceed()`` runs it to its end, and returns None.
+        """
         return proceed()
 
     async def serve_async(self, request: Request, proceed: Callable[[], Awaitable[Any]]) -> Any:
@@ -48,7 +51,7 @@ class Middleware:
         return await proceed()
 
     def call(self, outgoing: Outgoing, proceed: Callable[[], Any]) -> Any:
-        """Around ``Sender.call()``, ``send()`` and ``publish()``, whose result it returns."""
+        """Around ``Sender.call()``, ``send()``, ``publish()`` and ``stream()``, whose result it returns."""
         return proceed()
 
     async def call_async(self, outgoing: Outgoing, proceed: Callable[[], Awaitable[Any]]) -> Any:

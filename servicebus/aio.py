@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from servicebus._async_discovering import AsyncDiscovering
+from servicebus._async_streaming import AsyncItemStream, AsyncStreaming
 from servicebus._context import GivenContext
 from servicebus._steps import Middleware, Outgoing, outgoing_of, run_steps, steps_of
 from servicebus.client.found import Discovered, Gathered, NodeInfo, ServiceInfo
@@ -26,12 +27,12 @@ from servicebus.sender import Sender
 if TYPE_CHECKING:
     from servicebus.contracts import NodeContract
 
-__all__ = ["AsyncSender", "Discovered", "Gathered", "NodeInfo", "Receipt", "ServiceInfo"]
+__all__ = ["AsyncItemStream", "AsyncSender", "Discovered", "Gathered", "NodeInfo", "Receipt", "ServiceInfo"]
 
 C = TypeVar("C")
 
 
-class AsyncSender(AsyncDiscovering):
+class AsyncSender(AsyncStreaming, AsyncDiscovering):
     """Calls services and sends messages by address ``NODE.category.name``, from asyncio tasks.
 
     It does what a `Sender` does, by the same engine: failover, deadlines, hedging and the outbox are the same. Its
@@ -50,12 +51,9 @@ class AsyncSender(AsyncDiscovering):
     """
 
     def __init__(
-        self,
-        configuration: Configuration | str | os.PathLike[str],
-        *,
-        outbox: str | os.PathLike[str] | None = None,
-        middleware: Sequence[Middleware] = (),
-    ):
+        self, configuration: Configuration | str | os.PathLike[str], *,
+        outbox: str | os.PathLike[str] | None = None, middleware: Sequence[Middleware] = (),
+    ):  # fmt: skip
         self._sender: Sender = Sender(configuration, outbox=outbox)
         self._steps = steps_of(middleware, "call_async", "call") if middleware else ()
 

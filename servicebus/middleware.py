@@ -17,12 +17,13 @@ from typing import Any, Literal
 from servicebus._context import GivenContext
 from servicebus._steps import Middleware, Outgoing, outgoing_of, run_steps, steps_of
 from servicebus.client.future import Receipt
+from servicebus.client.streaming import ItemStream
 from servicebus.configuration import Configuration
 from servicebus.sender import Sender
 
 __all__ = ["Middleware", "MiddlewareSender", "Outgoing"]
 
-_What = Literal["call", "message", "event"]
+_What = Literal["call", "message", "event", "stream"]
 
 
 class MiddlewareSender(Sender):
@@ -88,6 +89,13 @@ class MiddlewareSender(Sender):
         """As ``Sender.publish_async()``."""
         ask = partial(super().publish_async, event, params, *arguments, **how)
         return self._future("event", event, params, context, ask)
+
+    def stream(
+        self, target: str, params: Any = None, *arguments: Any, context: GivenContext = None, **how: Any
+    ) -> ItemStream[Any]:
+        """As ``Sender.stream()``. The middleware is around the request, not around the items."""
+        ask = partial(super().stream, target, params, *arguments, **how)
+        return self._asked("stream", target, params, context, ask)  # type: ignore[no-any-return]
 
     def _asked(self, kind: _What, target: str, params: Any, context: GivenContext, ask: Callable[..., Any]) -> Any:
         if not self._steps:

@@ -19,6 +19,7 @@ from servicebus.client.plain_sending import PlainSending
 from servicebus.client.publishing import EventPublisher
 from servicebus.client.request import MessageOptions, PendingRequest
 from servicebus.client.session import SenderSession, submit
+from servicebus.client.streaming import ItemStream, StreamSource
 from servicebus.configuration import Configuration
 from servicebus.configuration.settings import as_configuration
 from servicebus.protocol.interface import oversized
@@ -33,12 +34,12 @@ from servicebus.wire.xmlcodec import encode_json
 if TYPE_CHECKING:
     from servicebus.contracts import NodeContract
 
-__all__ = ["Discovered", "Gathered", "NodeInfo", "Receipt", "Sender", "ServiceInfo"]
+__all__ = ["Discovered", "Gathered", "ItemStream", "NodeInfo", "Receipt", "Sender", "ServiceInfo"]
 
 C = TypeVar("C")
 
 
-class Sender(EventPublisher, PlainSending, Discovering):
+class Sender(EventPublisher, PlainSending, StreamSource, Discovering):
     """Calls services and sends messages by address ``NODE.category.name``, and publishes events by name.
 
     One Sender serves any number of threads, keeps many calls in flight on one connection, connects when first used,
@@ -295,12 +296,13 @@ class Sender(EventPublisher, PlainSending, Discovering):
         contract: str = "",
         context: GivenContext = None,
         *, pinned: Link | None = None, options: MessageOptions | None = None, wire_id: str = "",
+        form: Callable[..., PendingRequest] = PendingRequest,
     ) -> tuple[SenderSession, PendingRequest]:  # fmt: skip
         """A numbered request and its session; signed and encoded, if its version is known. Nothing is sent yet."""
         session = self._current()
         event_id = 0 if kind is CONTROL else next(session.count)
         wire_id = wire_id or (f"{session.incarnation}-{event_id}" if event_id else make_id(os.urandom(8).hex(), 1))
-        request = PendingRequest(
+        request = form(
             event_id,
             wire_id,
             address,

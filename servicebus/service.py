@@ -20,7 +20,7 @@ from servicebus.configuration.settings import as_configuration
 from servicebus.contracts import NodeContract
 from servicebus.errors import ConfigurationError, JournalUnavailable, ServiceBusError
 from servicebus.middleware import Middleware
-from servicebus.runtime.around import with_middleware
+from servicebus.runtime.around import prepared
 from servicebus.runtime.inherited import put_right
 from servicebus.runtime.journal import Journal, check_journal, journal_of
 from servicebus.runtime.known_subscriptions import note_subscriptions
@@ -89,6 +89,7 @@ class ServiceBus(PublisherRegistry):
         *,
         threads: int | None = None,
         idempotent: bool | None = None,
+        resumable: bool | None = None,
         lock: Lock | None = None,
         concurrency: Literal["node"] | None = None,
     ) -> None:
@@ -102,6 +103,7 @@ class ServiceBus(PublisherRegistry):
         Args:
             threads: how many calls run side by side in one worker; 1 by default.
             idempotent: a call whose worker died in the middle is run again, not reported as interrupted.
+            resumable: of a generator, whose items are a stream: it can begin with item number ``request.position``.
             lock: calls with the same one run one at a time on the node: the place of a value in the params
                 (``"account"``, ``"order.id"``, an index), or a function that takes the params and returns a text, a
                 number, or None for no lock.
@@ -113,7 +115,7 @@ class ServiceBus(PublisherRegistry):
                 ``(request, response)``, a method of it is ``async def`` or a generator function, or an option is none.
         """
         options = {"threads": threads, "idempotent": idempotent, "lock": lock, "concurrency": concurrency}
-        self._add(Kind.CALL, category, name, service, options)
+        self._add(Kind.CALL, category, name, service, {**options, "resumable": resumable})
 
     def add_message_service(
         self,
@@ -236,9 +238,9 @@ class ServiceBus(PublisherRegistry):
         Address(self._config.node_name, category, name)
         found = register(kind, category, name, service, **options)
         self._check_plain(found)
-        if (key := (kind, found.lookup_key)) in self._services:
-            raise ConfigurationError(f"service {key[1]} for {kind.value}s is registered already", key="services")
-        self._services[key] = with_middleware(found, self._middleware) if self._middleware else found
+        if (key := (kind, found.lookup_key)) in self._services or (kind, found.rival_key) in self._services:
+            raise ConfigurationError(f"service {found.key} for {kind.value}s is registered already", key="services")
+        self._services[key] = prepared(found, self._middleware)
 
     def _start_beside(self) -> BaseProcess:
         """A process that runs the master, once it has begun. Raises what keeps it from that."""

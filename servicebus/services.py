@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from servicebus._context import NO_CONTEXT, GivenContext, OutgoingContext, encode_context, merged
 from servicebus._durations import to_seconds
+from servicebus._fate import Fate
 from servicebus._plain import PlainMessage
 from servicebus.errors import EnvelopeError
 
@@ -99,6 +100,8 @@ class RpcService:
     """How many calls run side by side in one worker."""
     idempotent: bool = False
     """A call whose worker died in the middle may be run again."""
+    resumable: bool = False
+    """Of a generator: it can begin with item number ``request.position``."""
     lock: Lock | None = None
     """What never runs twice at a time on the node; may be a method that gets the params."""
     concurrency: Literal["node"] | None = None
@@ -163,6 +166,8 @@ class TextService:
     former: bool = False
     """An earlier version of the service of that name, for the callers that were built against it."""
     is_async: bool = False
+    is_stream: bool = False
+    """The function is a generator, of either kind; ``call`` runs it to its end."""
     tasks: int = 100
     """Of an ``async def`` function: how many run at a time in one worker."""
     bind: Callable[[bytes], Any]
@@ -201,23 +206,6 @@ class Event:
     version: str
 
 
-class _Fate(Protocol):
-    """What the agent knows of a request while it runs."""
-
-    @property
-    def attempts(self) -> int: ...
-    @property
-    def event(self) -> str: ...
-    @property
-    def plain(self) -> PlainMessage | None: ...
-    @property
-    def run_id(self) -> str: ...
-    @property
-    def is_cancelled(self) -> bool: ...
-    @property
-    def fence(self) -> int | None: ...
-
-
 class Request:
     """One call, message or event, as a service sees it. Only for the thread that runs the service."""
 
@@ -228,7 +216,7 @@ class Request:
 
     _context: Mapping[str, str] = NO_CONTEXT
 
-    def __init__(self, event: Event, deadline: float | None, make_sender: Callable[[], Any], fate: _Fate | None = None):
+    def __init__(self, event: Event, deadline: float | None, make_sender: Callable[[], Any], fate: Fate | None = None):
         self._event = event
         self._deadline = deadline
         self._make_sender = make_sender
@@ -300,6 +288,11 @@ class Request:
         server: there the kernel keeps the locks.
         """
         return None if self._fate is None else self._fate.fence
+
+    @property
+    def position(self) -> int:
+        """Of a stream whose service is ``resumable``: the number of the item to begin with, from 0. Else 0."""
+        return 0 if self._fate is None else self._fate.position
 
     @property
     def attempts(self) -> int:

@@ -13,6 +13,7 @@ from servicebus.client.pending import PendingRequests
 from servicebus.client.request import PendingRequest
 from servicebus.client.request_errors import NACKED
 from servicebus.client.scheduler import RequestScheduler
+from servicebus.client.streams import Streams
 from servicebus.client.watch import NO_CONSUMER, Canceller, PathWatch
 from servicebus.errors import EnvelopeError, NodeUnavailable, ServiceBusy
 from servicebus.protocol.interface import UnsignedRefusal
@@ -43,6 +44,7 @@ class Answers:
         watch: PathWatch,
         canceller: Canceller,
         discoveries: Discoveries,
+        streams: Streams,
         clock_skew_s: float = 60.0,
     ):
         self.unverified = 0
@@ -52,6 +54,7 @@ class Answers:
         self._watch = watch
         self._canceller = canceller
         self._discoveries = discoveries
+        self._streams = streams
         self._unverified = RateLimitedLog(LOG, "replies")
         self._clock_skew_ms = clock_skew_s * 1000
 
@@ -96,6 +99,8 @@ class Answers:
 
     def _unexpected(self, link: Link, delivery: Delivery) -> None:
         wire_id, now = delivery.correlation_id or "", time.monotonic()
+        if self._streams.answered(link, delivery, now):
+            return
         if not (self._watch.answered(wire_id, delivery.body, now) or self._discoveries.answered(link, delivery, now)):
             self.late += 1
             LOG.debug("%s: reply to %r, which no request waits for (any more)", link.host.name, wire_id)
@@ -131,7 +136,7 @@ class Answers:
         now = time.monotonic()
         request = self._pending.in_flight.get(wire_id)
         if request is None or (request.link is not link and request.path_on(link) is None):
-            if not self._discoveries.returned(link, wire_id, now):
+            if not (self._discoveries.returned(link, wire_id, now) or self._streams.returned(wire_id)):
                 self._watch.returned(wire_id, now)
             return
         if request.kind is MESSAGE:

@@ -24,6 +24,7 @@ from servicebus.client.nodes import Budgets, IdleNodes, Path
 from servicebus.client.pending import PendingRequests
 from servicebus.client.request import PendingRequest
 from servicebus.client.scheduler import RequestScheduler
+from servicebus.client.streams import Streams
 from servicebus.client.timer import Hedger, LivenessTimer
 from servicebus.client.watch import Canceller, PathWatch, Pinger
 from servicebus.configuration import Configuration
@@ -60,25 +61,24 @@ class Engine:
         self._budgets = Budgets(self.links)
         self._canceller = Canceller()
         self._hedger = Hedger(loop, self._pending, self._selector, self._connector, self._budgets)
-        self._scheduler = RequestScheduler(
-            loop, config, self.links, self._pending, self._selector, self._connector, self._budgets, self._canceller
-        )
+        parts: tuple[Any, ...] = self._pending, self._selector, self._connector, self._budgets, self._canceller
+        self._scheduler = RequestScheduler(loop, config, self.links, *parts)
         newest, others, pinger = _protocols(config, keyring)
         self.newest = newest
         self.encodes_at_once = not others
         """Whether every request is sent in one version: then its caller's thread can encode it."""
         watch = PathWatch(config, pinger, self)
         self.discoveries = Discoveries(loop, self.links, newest)
-        parts = self._pending, self._scheduler, watch, self._canceller, self.discoveries
+        self.streams = Streams(loop, self.links, newest, self._pending, self._canceller)
+        parts = self._pending, self._scheduler, watch, self._canceller, self.discoveries, self.streams
         self._answers = Answers(*parts, config.clock_skew)
         idle = IdleNodes(self.links, self._budgets, self._pending.is_awaited)
-        self._timer = LivenessTimer(loop, self.links, self._pending, self._scheduler, watch, self._connector, idle)
-        self.links += [
-            Link(loop, host, config, [newest, *others], self, self._answers, connect) for host in config.hosts
-        ]
+        parts = self._pending, self._scheduler, watch, self._connector, idle, self.streams.tick
+        self._timer = LivenessTimer(loop, self.links, *parts)
+        protocols = [newest, *others]
+        self.links += [Link(loop, host, config, protocols, self, self._answers, connect) for host in config.hosts]
         self._submitted: deque[PendingRequest] = deque()
-        self._is_scheduled = False
-        self._closed = False
+        self._is_scheduled = self._closed = False
 
     def __repr__(self) -> str:
         return f"<Engine {self._pending!r} links={self.links}>"

@@ -119,9 +119,9 @@ class PendingRequest(Awaited):
     """Attempts of which a reply that proves nothing says that they were not run, and what it says."""
     _tokens: list[str] | None
     """Of the attempts before the last, from the second one on."""
+    stream = ""  # the terms as they travel, of a StreamRequest alone
 
-    # All attributes in one constructor, those of Awaited too: it runs for every call.
-    def __init__(
+    def __init__(  # all attributes in one constructor, those of Awaited too: it runs for every call
         self,
         event_id: int,
         wire_id: str,

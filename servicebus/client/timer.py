@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from servicebus.client.hosts import Connector, HostSelector
@@ -34,6 +34,7 @@ class LivenessTimer:
         watch: PathWatch,
         connector: Connector,
         idle: IdleNodes,
+        look_at_streams: Callable[[float], None],
     ):
         self._loop = loop
         self._links = links
@@ -42,6 +43,7 @@ class LivenessTimer:
         self._watch = watch
         self._connector = connector
         self._idle = idle
+        self._look_at_streams = look_at_streams
         self._timer: Timer | None = None
         self._is_stopped = False
         self.is_busy = False
@@ -75,6 +77,7 @@ class LivenessTimer:
             self._scheduler.end_waits,
             self._connector.look_after,
             self._idle.look,
+            self._look_at_streams,
             *([outbox.tick] if outbox is not None else []),
         ):
             self._loop.guarded(partial(look, now))

@@ -12,12 +12,12 @@ from servicebus.configuration.values import LoggingSettings, Secret, ServiceEntr
 
 _BOTH_KINDS = {"threads": checks.whole(1, 1024), "lock": checks.text, "concurrency": checks.one_of("node")}
 SERVICE_OPTIONS: dict[str, dict[str, Callable[[Any], Any]]] = {
-    "rpc": {**_BOTH_KINDS, "idempotent": checks.flag},
+    "rpc": {**_BOTH_KINDS, "idempotent": checks.flag, "resumable": checks.flag},
     "message": {**_BOTH_KINDS, "retry": checks.retry_schedule},
     "consume": {**_BOTH_KINDS, "retry": checks.retry_schedule, **QUEUE_OPTIONS},
 }
 """Of each kind; what ``ServiceBus.add_rpc_service()``, ``add_message_service()`` and ``Services.consume()`` take."""
-_OF_ONE = ("kind", "category", "name", *_BOTH_KINDS, "idempotent", "retry", *QUEUE_OPTIONS)
+_OF_ONE = ("kind", "category", "name", *_BOTH_KINDS, "idempotent", "resumable", "retry", *QUEUE_OPTIONS)
 _FORMS: tuple[Literal["target", "function", "group", "entry_point"], ...] = (
     "target",
     "function",

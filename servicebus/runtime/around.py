@@ -1,4 +1,4 @@
-"""Middleware around a service of either form: the service that the agent runs in its place."""
+"""What the agent runs in the place of a service: middleware around it, and what drains its generator."""
 
 from __future__ import annotations
 
@@ -7,12 +7,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from servicebus._draining import draining
 from servicebus._steps import Middleware, Step, run_steps, steps_of
 from servicebus.runtime.execution import copies_of, refuse_lazy
 from servicebus.runtime.registration import Service
 from servicebus.services import Request, Response, TextService
+from servicebus.wire.jsontext import encode_json
 
-__all__ = ["with_middleware", "without_middleware"]
+__all__ = ["as_registered", "prepared", "with_middleware"]
+
+
+def prepared(service: Service, middleware: Sequence[Middleware]) -> Service:
+    """What the agent runs for *service*. Raises as ``with_middleware()``."""
+    if service.stream_method and not isinstance(service.instance, TextService):
+        service = replace(service, instance=DrainedService(service.instance, service.stream_method))
+    return with_middleware(service, middleware) if middleware else service
 
 
 def with_middleware(service: Service, middleware: Sequence[Middleware]) -> Service:
@@ -33,9 +42,11 @@ def with_middleware(service: Service, middleware: Sequence[Middleware]) -> Servi
     )
 
 
-def without_middleware(instance: Any) -> Any:
+def as_registered(instance: Any) -> Any:
     """What the user has registered, of the class form."""
-    return instance._instance if isinstance(instance, _Around) else instance
+    while isinstance(instance, (_Around, DrainedService)):
+        instance = instance._instance
+    return instance
 
 
 def _typed(instance: TextService, steps: Sequence[Step]) -> TextService:
@@ -70,3 +81,22 @@ class _Around:
 
     def on_message(self, request: Request) -> Any:
         return run_steps(self._steps, request, lambda: self._copy().on_message(request))
+
+
+class DrainedService:
+    """Runs the generator of a service of the class form; the agent serves it in its place."""
+
+    def __init__(self, instance: Any, method: str):
+        self._instance = instance
+        self._copy = copies_of(instance)
+        self._method = method
+
+    def __getattr__(self, name: str) -> Any:
+        """``setup``, ``teardown``, and what 2.x knows."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._instance, name)
+
+    def on_call(self, request: Request, response: Response) -> None:
+        arguments = (request,) if self._method == "handle" else (request, response)
+        draining(getattr(self._copy(), self._method), encode_json)(*arguments)

@@ -296,7 +296,7 @@ class NodeConsumer:
         return self._transient.taken(name)
 
     def refuse_calls(self, is_leaving: bool) -> None:
-        self._control.is_leaving = is_leaving
+        self._control.refuse_calls(is_leaving)
 
     def bind_again(self) -> Script:
         return declare_again(self._config, self._transient, None if self._subscription_problem else self.stored, {})

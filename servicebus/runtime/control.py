@@ -11,17 +11,19 @@ from typing import Any
 
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError, JournalUnavailable
-from servicebus.protocol.discovery import DISCOVER, Answer, read_question
+from servicebus.protocol.discovery import DISCOVER, STREAM, Answer, read_question
 from servicebus.protocol.interface import Incoming, RequestRefused, wrong_queue
 from servicebus.protocol.v2 import MOST_ASKED, ProtocolV2
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.recent_ids import RecentIds
-from servicebus.runtime.registration import is_former
+from servicebus.runtime.registration import is_former, name_of_key, stream_key
+from servicebus.runtime.streams import ENDING, NodeStreams
 from servicebus.transport.interface import Delivery
 from servicebus.wire.address import EVERY_NODE
 from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import REFUSED, Fault
 from servicebus.wire.signing import Keyring
+from servicebus.wire.streams import CREDIT, read_credit
 from servicebus.wire.xmlcodec import decode_json
 
 _ECHO_DOMAIN = b"servicebus/2 echo"
@@ -56,6 +58,8 @@ class ControlRequests:
         self._echo_queue = ""
         self._own_queue = ProtocolV2(config, keyring, also=(EVERY_NODE,))
         """In what comes in the worker's own queue all nodes may be asked."""
+        self.streams: NodeStreams | None = None
+        """Of a worker that has services which answer streams."""
         self._discoveries = RecentIds(_DISCOVERIES)
         """Those that were answered."""
 
@@ -94,7 +98,8 @@ class ControlRequests:
         """Whether this node has a service: the params are ``[kind, "category.name"]``."""
         with suppress(EnvelopeError, ValueError, TypeError):
             kind, name = decode_json(raw_params)
-            return (Kind(kind), name) in self._dispatcher.services
+            services = self._dispatcher.services
+            return (Kind(kind), name) in services or (Kind(kind), stream_key(name)) in services
         return False
 
     def _described(self, incoming: Incoming, describe: Describe) -> bytes:
@@ -120,7 +125,9 @@ class ControlRequests:
             return None
         with suppress(RequestRefused):
             incoming = self._read(delivery, self._own_queue)
-            if incoming.key == "servicebus.cancel":
+            if incoming.key == f"servicebus.{CREDIT}":
+                self._credit(incoming.raw_params)
+            elif incoming.key == "servicebus.cancel":
                 self._cancel(incoming.raw_params)
             elif incoming.key == f"servicebus.{DISCOVER}":
                 return self._discovered(incoming)
@@ -144,7 +151,7 @@ class ControlRequests:
             self._dispatcher.counters["discoveries"] += 1
             services = self._dispatcher.services
             has_service = (Kind.CALL, question.service) in services
-            listed = sorted((kind.value, name) for kind, name in services if not is_former(name))
+            listed = sorted(_listed(kind, key) for kind, key in services if not is_former(key))
             answer = Answer(self._config.node_name, has_service, tuple(listed)).to_json(question)
             return self._own_queue.encode_result(incoming, answer), incoming.reply_to
         except EnvelopeError as error:
@@ -157,6 +164,23 @@ class ControlRequests:
             params = decode_json(raw_params)
             if isinstance(params, list) and len(params) == 1 and isinstance(params[0], str):
                 self._dispatcher.cancel(params[0])
+
+    def _credit(self, raw_params: bytes) -> None:
+        """A caller lets its stream go on."""
+        with suppress(EnvelopeError):
+            credit = read_credit(raw_params)
+            if self.streams is not None:
+                self.streams.credited(credit)
+
+    def refuse_calls(self, is_leaving: bool) -> None:
+        """Say in pongs whether new calls are taken; if not, streams go elsewhere at once."""
+        self.is_leaving = is_leaving
+        if is_leaving and self.streams is not None:
+            self.streams.interrupt_all(ENDING)
+
+    def own_queue(self) -> str:
+        """The name of the worker's own queue."""
+        return self._echo_queue
 
     def _who_i_am(self, raw_params: bytes) -> dict[str, Any]:
         """The params are null, or the ids of calls that the Sender has no answer to."""
@@ -172,3 +196,9 @@ class ControlRequests:
             if answered := self._dispatcher.answered((decode_json(raw_params) or [])[:MOST_ASKED]):
                 says["answered"] = answered
         return says
+
+
+def _listed(kind: Kind, key: str) -> tuple[str, str]:
+    """Kind and ``category.name`` of a service, as a discovery tells them."""
+    name, is_stream = name_of_key(key)
+    return (STREAM if is_stream else kind.value), name

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from servicebus.runtime.consumer import NodeConsumer
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.service_thread import ServiceThread
+from servicebus.runtime.streams import ENDING
 from servicebus.transport.interface import Script
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
@@ -91,6 +92,7 @@ class Drain:
 
     def _take_no_more(self) -> None:
         self._dispatcher.is_stopping = True
+        self._consumer.pipeline.interrupt_streams(ENDING)
         for subscription in ("messages", "delays", "events", "compat"):
             self._consumer.cancel(subscription)
         self._consumer.stop()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from servicebus.protocol.plain import PlainProtocol
 from servicebus.transport.interface import Delivery
@@ -107,6 +107,8 @@ class Job(PendingDelivery):
     """The number of the lease under which it runs, if its service has a lock on a Redis server."""
     is_answered: bool = False
     """Its own delivery is done with; only its end is still to be noted."""
+    output: Any = None
+    """Of a stream: its ``streams.StreamOutput``, once it has begun."""
 
     def __repr__(self) -> str:
         return f"<Job {self.incoming.kind.value} {self.incoming.id} for {self.incoming.key}>"
@@ -128,6 +130,11 @@ class Job(PendingDelivery):
     def event(self) -> str:
         """The name of the event that it is; "" for everything else."""
         return self.incoming.event
+
+    @property
+    def position(self) -> int:
+        """The number of the first item that a stream is to yield; 0 for everything else."""
+        return 0 if self.incoming.stream is None else self.incoming.stream.first
 
     @property
     def run_id(self) -> str:

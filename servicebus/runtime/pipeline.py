@@ -76,7 +76,7 @@ class Pipeline:
         self._refused = RateLimitedLog(LOG, host_name)
         self._on_damaged = on_damaged
         self._on_tick = on_tick
-        self._acknowledger = Acknowledger(self.copies, loop.failures, dispatcher.refused_calls)
+        self.acknowledger = Acknowledger(self.copies, loop.failures, dispatcher.refused_calls)
         self._overflow = OverflowBuffer(window)
         self._posted: deque[Outcome] = deque()
         """Handed over by services' threads; decided at the end of the iteration, as what the next two have."""
@@ -93,15 +93,16 @@ class Pipeline:
         self._is_taking_posted = False
         self._is_flushed_later = False
         self._decides_again = False
+        self.interrupt_streams: Callable[[str], None] = nothing  # for a reason
 
     def __repr__(self) -> str:
         outcomes = len(self._posted) + len(self._outcomes)
-        return f"<Pipeline epoch={self._acknowledger.epoch} outcomes={outcomes} {self._dispatcher!r}>"
+        return f"<Pipeline epoch={self.acknowledger.epoch} outcomes={outcomes} {self._dispatcher!r}>"
 
     @property
     def has_unsettled(self) -> bool:
         """Something is not yet handed to the broker, or not confirmed by it."""
-        publisher = self._acknowledger.publisher
+        publisher = self.acknowledger.publisher
         is_unconfirmed = publisher is not None and publisher.unconfirmed > 0
         return bool(self._posted or self._outcomes or self._in_hand or self._decided) or is_unconfirmed
 
@@ -116,12 +117,13 @@ class Pipeline:
 
     def begin(self, epoch: int, publisher: Publisher) -> None:
         """A new pair of connections: deliveries of *epoch* are settled from here on, over *publisher*."""
-        self._acknowledger.begin(epoch, publisher)
+        self.acknowledger.begin(epoch, publisher)
         self._loop.call_later(_COMES_AGAIN_S, lambda: self._give_up_copies(epoch))
 
     def end(self) -> None:
         """The connections are gone: nothing can be settled until the next ones."""
-        self._acknowledger.end()
+        self.acknowledger.end()
+        self.interrupt_streams("the connection of its worker to the broker was lost")
         self._dispatcher.held.clear()  # the broker delivers them again
         self._overflow.clear()
 
@@ -134,7 +136,7 @@ class Pipeline:
         self.copies.give_up(None)
 
     def _give_up_copies(self, epoch: int) -> None:
-        if epoch == self._acknowledger.epoch:
+        if epoch == self.acknowledger.epoch:
             self.copies.give_up(epoch)
 
     # -- validate ------------------------------------------------------------------------------------------------------
@@ -234,8 +236,8 @@ class Pipeline:
                 first = self._decided[0]
                 if first.copy is not None:  # it must not be stored twice; what is not stored comes again
                     self._decided[0] = Disposition([])
-                if not self._acknowledger.settle(first) and first.copy is None:
-                    self._acknowledger.settle(first)  # it may have been a late exception
+                if not self.acknowledger.settle(first) and first.copy is None:
+                    self.acknowledger.settle(first)  # it may have been a late exception
                 self._decided.popleft()
         except BaseException:  # meant for a service, whose thread turns the loop: what is in hand goes on all the same
             self._loop.call_later(_DECIDE_AGAIN_S, self._flush_later)
@@ -246,7 +248,7 @@ class Pipeline:
 
     def settle(self, disposition: Disposition) -> None:
         """Answer, store and ack, as far as the deliveries are of these connections; the others come again."""
-        self._acknowledger.settle(disposition)
+        self.acknowledger.settle(disposition)
 
     def _decide_batch(self) -> None:
         # In one step of the interpreter: an exception that is late for its service comes between two, if it comes.

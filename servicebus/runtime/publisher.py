@@ -106,6 +106,21 @@ class Publisher:
         about = {"correlation_id": pending.delivery.correlation_id, "mandatory": False}
         self._confirmed.publish(Publish(pending.reply_to, body, answered, about))
 
+    def items(self, pending: PendingDelivery, id: str, body: bytes, on_answered: Callable[[str], None]) -> bool:
+        """Answer *pending* by a chunk of a stream, under the correlation *id*.
+
+        True: it may be too large for the broker; ``on_answered("")`` follows, or the reason of its refusal, and nothing
+        else of the stream may be published before.
+        """
+        if self._replies is None or not pending.reply_to:
+            return False
+        about = {"correlation_id": id, "mandatory": False}
+        if len(body) <= self._limit.tracked_bytes or self._confirmed is None:
+            self._replies.publish("", pending.reply_to, body, correlation_id=id, mandatory=False)
+            return False
+        self._confirmed.publish(Publish(pending.reply_to, body, on_answered, about))
+        return True
+
     def _replies_closed(self, error: TransportError) -> None:
         """Which of the small replies was refused is not known; those to come are tracked."""
         if error.reply_code == PRECONDITION_FAILED:

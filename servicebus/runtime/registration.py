@@ -6,7 +6,7 @@ import difflib
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,16 +19,27 @@ from servicebus.wire.address import plain
 from servicebus.wire.envelope import Kind
 from servicebus.wire.events import check_pattern, event_key
 
-__all__ = ["Service", "former_key", "how_it_is_lazy", "is_former", "plain_hook", "register", "takes"]
+__all__ = [
+    "Service",
+    "former_key",
+    "how_it_is_lazy",
+    "is_former",
+    "name_of_key",
+    "plain_hook",
+    "register",
+    "stream_key",
+    "takes",
+]
 
 _HANDLERS = {Kind.CALL: "on_call", Kind.MESSAGE: "on_message"}
 _BASES: dict[Kind, Any] = {Kind.CALL: RpcService, Kind.MESSAGE: MessageService}
 _ARGUMENTS = {"on_call": ("request", "response"), "on_message": ("request",), "handle": ("request",)}
 """What each handler is called with."""
+_GENERATOR = "a generator function (yield)"
 _LAZY: tuple[tuple[Callable[[Any], bool], str], ...] = (
     (inspect.iscoroutinefunction, "a coroutine function (async def)"),
     (inspect.isasyncgenfunction, "an asynchronous generator function (async def with yield)"),
-    (inspect.isgeneratorfunction, "a generator function (yield)"),
+    (inspect.isgeneratorfunction, _GENERATOR),
 )
 
 
@@ -43,6 +54,10 @@ class Service:
     threads: int = 1
     idempotent: bool = False
     """A call that was interrupted by its worker's death may be run again."""
+    resumable: bool = False
+    """A stream that can begin at any of its items."""
+    stream_method: str = ""
+    """What of the instance is a generator, whose items are a stream: ``handle``, ``on_call`` or ``function``; or ""."""
     retry_schedule: tuple[float, ...] | None = None
     """Seconds before each further attempt at a message; None for the configuration's ``retry_schedule``."""
     lock: Lock | None = None
@@ -66,7 +81,15 @@ class Service:
             return event_key(self.key)
         if self.plain is not None:
             return plain_key(self.key)
-        return former_key(self.key, self.former) if self.former else self.key
+        key = stream_key(self.key) if self.stream_method else self.key
+        return former_key(key, self.former) if self.former else key
+
+    @property
+    def rival_key(self) -> str:
+        """That of the same service in the other form, one result or a stream; "" for one that has no such form."""
+        if self.kind is not Kind.CALL or self.former:
+            return ""
+        return self.key if self.stream_method else stream_key(self.key)
 
     @property
     def lookup_keys(self) -> list[tuple[Kind, str]]:
@@ -98,14 +121,33 @@ def register(
             before its code has run, or an option is none.
     """
     wanted = f"service {category}.{name}"
+    stream_method = _stream_method(kind, instance)
     for method, function in _run_by_us(kind, instance, options.get("lock")):
-        if how := how_it_is_lazy(function):
+        if method != stream_method and (how := how_it_is_lazy(function)):
             owner = "the function" if method == "function" else f"{method}() of {type(instance).__name__}"
             what = f"{owner} is {how}: calling it runs none of its code"
             hint = "use a plain function, or an async def of a group (servicebus.Services)"
             raise ConfigurationError(f"{wanted}: {what}; {hint}", key="services")
     if wrong := _wrong_handler(kind, instance):
         raise ConfigurationError(f"{wanted}: {wrong}", key="services")
+    found = _checked_options(wanted, instance, options)
+    if stream_method:
+        if found.get("idempotent"):
+            raise ConfigurationError(f"{wanted}: idempotent is for calls; of a stream say resumable", key="services")
+        found["stream_method"] = stream_method
+    elif found.get("resumable"):
+        raise ConfigurationError(f"{wanted}: resumable is for generators, whose items are a stream", key="services")
+    if events is not None:
+        found["events"] = checked_patterns(wanted, events)
+    if plain is not None:
+        found["plain"] = plain
+    if isinstance(instance, TextService) and instance.former:
+        found["former"] = instance.contract("call" if kind is Kind.CALL else "message", {}).hash
+    return Service(kind, category, name, instance, **found)
+
+
+def _checked_options(wanted: str, instance: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a Service that *options* are, or the attributes of *instance*."""
     found: dict[str, Any] = {}
     for option, given in options.items():
         check, field = _OPTIONS[option]
@@ -118,13 +160,7 @@ def register(
                 raise ConfigurationError(f"{wanted}: {option} {problem}", key="services") from None
     if "lock" in found and "concurrency" in found:
         raise ConfigurationError(f"{wanted}: takes one of lock and concurrency, not both", key="services")
-    if events is not None:
-        found["events"] = checked_patterns(wanted, events)
-    if plain is not None:
-        found["plain"] = plain
-    if isinstance(instance, TextService) and instance.former:
-        found["former"] = instance.contract("call" if kind is Kind.CALL else "message", {}).hash
-    return Service(kind, category, name, instance, **found)
+    return found
 
 
 def checked_patterns(wanted: str, events: str | Sequence[str]) -> tuple[str, ...]:
@@ -140,6 +176,17 @@ def checked_patterns(wanted: str, events: str | Sequence[str]) -> tuple[str, ...
     return patterns
 
 
+def stream_key(key: str) -> str:
+    """How the engine knows a service that answers a stream: it is not found by calls."""
+    return f"stream {key}"
+
+
+def name_of_key(key: str) -> tuple[str, bool]:
+    """The ``category.name`` of a lookup key that names no former version, and whether it is that of a stream."""
+    name = key.removeprefix("stream ")
+    return name, name != key
+
+
 def former_key(key: str, contract: str) -> str:
     """No service has such a name: a space does not stand in one."""
     return f"{key} {contract}"
@@ -147,7 +194,7 @@ def former_key(key: str, contract: str) -> str:
 
 def is_former(key: str) -> bool:
     """Whether *key* is one of these."""
-    return " " in key
+    return " " in name_of_key(key)[0]
 
 
 def _wrong_handler(kind: Kind, instance: Any) -> str:
@@ -216,10 +263,21 @@ def _run_by_us(kind: Kind, instance: Any, lock: Any) -> Iterator[tuple[str, Any]
     if isinstance(instance, (RpcService, MessageService)):
         names += ["handle", "lock"]
     if isinstance(instance, TextService):
-        names = [] if instance.is_async else ["function"]
+        names = [] if instance.is_async and (kind is Kind.CALL or not instance.is_stream) else ["function"]
     for name in names:
         yield name, getattr(instance, name, None)
     yield "lock", lock
+
+
+def _stream_method(kind: Kind, instance: Any) -> str:
+    """What of *instance* is a generator that answers calls; "" for nothing."""
+    if kind is not Kind.CALL:
+        return ""
+    if isinstance(instance, TextService):
+        return "function" if instance.is_stream else ""
+    is_ours = isinstance(instance, RpcService) and getattr(instance.on_call, "__func__", None) is RpcService.on_call
+    method = "handle" if is_ours else "on_call"
+    return method if how_it_is_lazy(getattr(instance, method, None)) == _GENERATOR else ""
 
 
 def _lock(value: Any) -> Lock:
@@ -232,6 +290,7 @@ def _lock(value: Any) -> Lock:
 _OPTIONS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "threads": (checks.whole(1, 1024), "threads"),
     "idempotent": (checks.flag, "idempotent"),
+    "resumable": (checks.flag, "resumable"),
     "retry": (checks.retry_schedule, "retry_schedule"),
     "lock": (_lock, "lock"),
     "concurrency": (checks.one_of("node"), "concurrency"),

@@ -17,7 +17,10 @@ from servicebus.runtime.lock_keys import lock_finder
 from servicebus.runtime.node_locks import Locks, NodeLocks
 from servicebus.runtime.registration import Service
 from servicebus.runtime.setup import Setup
+from servicebus.runtime.stream_execution import ClassStreamExecution, StreamRuns, TextStreamExecution
+from servicebus.runtime.streams import NodeStreams
 from servicebus.runtime.text_execution import execution_of
+from servicebus.services import TextService
 from servicebus.transport import forks
 from servicebus.transport.loggers import get_logger
 
@@ -52,6 +55,7 @@ class ServiceThread:
         self.service = service
         self._execution = self._make_execution(make_sender, with_traces=with_traces, retry_schedule=retry_schedule)
         self._setup = Setup(service, self._execution.home)
+        self._streams: NodeStreams | None = None
         self._inbox: SimpleQueue[Job | None] = SimpleQueue()
         self._lock_queue = self._make_lock_queue(locks or NodeLocks()) if service.is_locked else None
         self._enqueue: Callable[[Job], object] = self._inbox.put if self._lock_queue is None else self._lock_queue.put
@@ -68,6 +72,11 @@ class ServiceThread:
 
     def __repr__(self) -> str:
         return f"<ServiceThread {self.service.key} waiting={self.backlog}/{self._inbox_size}>"
+
+    def use(self, streams: NodeStreams) -> None:
+        """Where the items of a generator go; before ``start()``."""
+        if isinstance(self._execution, StreamRuns):
+            self._execution.streams = self._streams = streams
 
     @property
     def backlog(self) -> int:
@@ -139,6 +148,8 @@ class ServiceThread:
     def stop(self) -> None:
         """Let the threads end after what is in the inbox."""
         self._setup.stop()
+        if self._streams is not None:
+            self._streams.let_go()
         if self._lock_queue is not None:
             self._lock_queue.close()
         else:
@@ -268,6 +279,10 @@ class ServiceThread:
         self._execution.home.end_child(what)
 
     def _make_execution(self, make_sender: Callable[[], Any], **how: Any) -> Execution:
+        if self.service.stream_method:
+            is_typed = isinstance(self.service.instance, TextService)
+            form = TextStreamExecution if is_typed else ClassStreamExecution
+            return form(self.service, make_sender, **how)
         return execution_of(self.service, make_sender, **how)
 
     def _make_lock_queue(self, locks: Locks) -> KeyedLockQueue:

@@ -14,65 +14,21 @@ from contextvars import Context
 from functools import partial
 from typing import Any, cast
 
-from servicebus.runtime.job import Job, JobResult, Outcome
+from servicebus.runtime.async_execution import AsyncExecution, AsyncStreamExecution
+from servicebus.runtime.job import Job, Outcome
 from servicebus.runtime.keyed_lock_queue import Task
 from servicebus.runtime.registration import Service
 from servicebus.runtime.service_loop import ServiceLoop
 from servicebus.runtime.service_thread import ServiceThread
-from servicebus.runtime.text_execution import TextExecution, TextRequest
-from servicebus.services import TextService, _serving
+from servicebus.services import TextService
 from servicebus.transport.loggers import get_logger
-from servicebus.wire.fault import Fault
 
 LOG = get_logger(__name__)
 
 __all__ = ["TaskService"]
 
-_CANCELLED = "CancelledError"
 _CANCELLED_WITHIN_S = 1.0
 """So long a task that is cancelled because the worker ends may take to put things in order."""
-
-
-class AsyncExecution(TextExecution):
-    """As a TextExecution, in the task of each job."""
-
-    def refused(self, job: Job) -> Outcome | None:
-        """The end of a job that is not to begin any more."""
-        if job.is_cancelled or (job.deadline is not None and time.monotonic() > job.deadline):
-            return self._given_up(job)
-        return self._given_back(job, "its turn did not come in time") if self.begins_no_more else None
-
-    def refused_task(self, task: Task) -> Outcome | None:
-        """The same of one that has come out of the line of its lock."""
-        if task.outcome is not None:
-            return task.outcome
-        if task.is_given_back and not task.is_over(time.monotonic()):
-            return self._given_back(task.job, "it waited for its lock")
-        return self.refused(task.job)
-
-    async def run_bound(self, job: Job, why: list[str]) -> Outcome:
-        """Run *job*; *why* says who has cancelled the task, if it was us. Never raises."""
-        try:
-            bound = self._read(job.incoming.raw_params)
-        except BaseException as error:
-            return self._unreadable(job, error)
-        request = TextRequest(job, self._make_sender)
-        _serving.set(request)
-        try:
-            job.started()
-            outcome = self._outcome(job, await self._call(bound, request))
-            request._is_over = True
-            if request._published:
-                for stored in self._make_sender().commit(request._published):
-                    await asyncio.wrap_future(stored)
-            return outcome
-        except asyncio.CancelledError as error:
-            if not why:
-                return self._raised(job, error)
-            # No reply: its caller waits no more, or is about to raise CallTimeout, and is not to get this instead.
-            return Outcome(job, None, Fault(_CANCELLED, f"{why[0]} while it ran, which cancelled it"), JobResult.FAILED)
-        except BaseException as error:
-            return self._raised(job, error)
 
 
 class _Running:
@@ -143,7 +99,8 @@ class TaskService(ServiceThread):
         self._loop.call(self._stop)
 
     def _make_execution(self, make_sender: Callable[[], Any], **how: Any) -> AsyncExecution:
-        return AsyncExecution(self.service, make_sender, **how)
+        form = AsyncStreamExecution if self.service.stream_method else AsyncExecution
+        return form(self.service, make_sender, **how)
 
     def _on_cancel(self, job: Job) -> None:
         self._loop.call(self._cancel, job, "its caller gave up")

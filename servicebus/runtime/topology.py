@@ -132,7 +132,7 @@ def subscription_counts(node: str, consumers: Mapping[str, int]) -> dict[str, in
 
 def _bind_own(config: Configuration, queue: str) -> Script:
     """A refusal closes the channel, as always; what follows is answered after it."""
-    for key in (cancel_key(config.node_name), DISCOVERY_KEY):
+    for key in (cancel_key(config.node_name), DISCOVERY_KEY, queue):
         yield bind_queue(queue, config.exchange_name, key, no_wait=True)
 
 

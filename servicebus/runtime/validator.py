@@ -10,11 +10,11 @@ from contextlib import suppress
 from servicebus.protocol.interface import AgentProtocol, RequestRefused, wrong_queue
 from servicebus.runtime.job import Disposition, Inbox, Job, PendingDelivery, PendingEvent, dead_letter, later_attempt
 from servicebus.runtime.refusal_log import RefusalLog
-from servicebus.runtime.registration import former_key
+from servicebus.runtime.registration import former_key, stream_key
 from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.interface import Delivery
-from servicebus.wire.envelope import MESSAGE, Kind
-from servicebus.wire.fault import DEFECT, EXPIRED, REFUSED, UNKNOWN_SERVICE, Fault, describe
+from servicebus.wire.envelope import CALL, MESSAGE, Kind
+from servicebus.wire.fault import DEFECT, EXPIRED, IS_STREAM, NO_STREAM, REFUSED, UNKNOWN_SERVICE, Fault, describe
 from servicebus.wire.printable import printable
 
 ServiceKey = tuple[Kind, str]
@@ -58,9 +58,10 @@ class Validator:
                 wait_s = incoming.due_ms / 1000 - time.time()
                 if wait_s > DUE_S:  # a copy that was put past the delay queues; there it is held until it is due
                     return Disposition([job], None, later_attempt(wait_s, incoming.stamps.wait.attempts))
-            service = self._services.get((kind, incoming.key))
+            key = incoming.key if incoming.stream is None else stream_key(incoming.key)
+            service = self._services.get((kind, key))
             if incoming.contract:  # an earlier version, perhaps, that is served to the callers who know it
-                service = self._services.get((kind, former_key(incoming.key, incoming.contract)), service)
+                service = self._services.get((kind, former_key(key, incoming.contract)), service)
             job.service = service
             if service is None:
                 return self._unknown(job)
@@ -77,6 +78,8 @@ class Validator:
 
     def _unknown(self, job: Job) -> Job | Disposition:
         incoming = job.incoming
+        if incoming.kind is CALL and (fault := self._of_the_other_form(job)) is not None:
+            return Disposition([job], job.protocol.encode_fault(incoming, fault))
         self._counters["refused.unknown-service"] += 1
         key = printable(incoming.key[:_SHOWN])  # version 1 does not limit what a caller may name
         self._refusals.log.warning(f"no service {key} for {incoming.kind.value}s; asked for by {incoming.id}")
@@ -86,6 +89,15 @@ class Validator:
             return job
         fault = Fault(UNKNOWN_SERVICE, f"the node has no RPC service {incoming.key}")
         return Disposition([job], job.protocol.encode_fault(incoming, fault))
+
+    def _of_the_other_form(self, job: Job) -> Fault | None:
+        """The refusal of a call to a service that answers a stream, or the other way round."""
+        key = job.incoming.key
+        if job.incoming.stream is None and (CALL, stream_key(key)) in self._services:
+            return Fault(REFUSED, f"{IS_STREAM}: {key} answers a stream; ask for it by stream(), not by call()")
+        if job.incoming.stream is not None and (CALL, key) in self._services:
+            return Fault(REFUSED, f"{NO_STREAM}: {key} answers one result; ask for it by call(), not by stream()")
+        return None
 
     def _expired(self, job: Job) -> Disposition:
         """Not begun, so a Sender whose clock says otherwise can send it again."""

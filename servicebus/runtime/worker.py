@@ -32,6 +32,7 @@ from servicebus.runtime.pipeline import Pipeline
 from servicebus.runtime.plain_hosts import PlainHosts, plain_hosts
 from servicebus.runtime.service_thread import Service, ServiceThread
 from servicebus.runtime.signals import EXIT_ASKED, EXIT_FAILED, SignalPipe, unmask
+from servicebus.runtime.streams import NodeStreams
 from servicebus.runtime.validator import ServiceKey
 from servicebus.services import TextService
 from servicebus.transport.amqp import AmqpConnection
@@ -75,12 +76,11 @@ class Worker:
         make_dispatcher: Callable[..., Dispatcher] = Dispatcher,
     ):
         self._config, self.host = config, host
-        self._home = Home()
         self._after_fork, self._on_exit = after_fork, on_exit
         keyring = Keyring(config.secrets)
         self.loop = loop or SharedLoop(f"io-{host.name}")
         by_key: dict[ServiceKey, ServiceThread] = {}  # filled below, with threads that post to the pipeline
-        self._journal = journal
+        self._journal, self._home = journal, Home()
         self.dispatcher = make_dispatcher(self.loop, by_key, journal, host.name, config.retry_schedule)
         protocol = ProtocolV2(config, keyring)
         self.control = ControlRequests(config, keyring, protocol, self.dispatcher, describe)
@@ -88,6 +88,7 @@ class Worker:
         self.pipeline = Pipeline(self.loop, self.dispatcher, host.name, config.prefetch, on_damaged, on_tick)
         self._locks, self._replaced_threads = locks, 0
         self.services = [self._thread_of(service, queue_len, make_sender, locks) for service in services]
+        self._serve_streams([thread for thread in self.services if thread.service.stream_method])
         by_key.update({key: thread for thread in self.services for key in thread.service.lookup_keys})
         self.consumer = NodeConsumer(self.loop, host, config, self.pipeline, self.control, connect)
         self.consumer.plain = self._plain_hosts(keyring, connect)
@@ -103,6 +104,16 @@ class Worker:
         services = [(each.service, each.room) for each in self.services]
         queues = [(service.key, service.plain, room) for service, room in services if service.plain is not None]
         return plain_hosts(self.loop, self._config, self.host, keyring, self.pipeline, queues, connect)
+
+    def _serve_streams(self, threads: Sequence[ServiceThread]) -> None:
+        """Let *threads* answer streams; a worker without such services has nothing of it."""
+        if threads:
+            control, limit, now = self.control, self._config.max_envelope_bytes, self.pipeline.acknowledger
+            parts = now, control.own_queue, lambda: self.dispatcher.is_stopping or control.is_leaving
+            control.streams = streams = NodeStreams(self.loop, *parts, self.host.name, limit)
+            self.pipeline.interrupt_streams = streams.interrupt_all
+            for thread in threads:
+                thread.use(streams)
 
     def _thread_of(
         self, service: Service, queue_len: int | None, make_sender: Callable[[], Any], locks: Locks | None

@@ -13,7 +13,7 @@ from servicebus.typed.declared import declare_errors
 from servicebus.typed.depends import INJECTED, Depends, replaced
 from servicebus.typed.group import Services
 from servicebus.typed.results import InvalidResult
-from servicebus.typed.typed_client import AnySender, Call, Send, TypedClient
+from servicebus.typed.typed_client import AnySender, Call, Items, Send, TypedClient
 
 __all__ = [
     "INJECTED",
@@ -23,6 +23,7 @@ __all__ = [
     "Client",
     "Depends",
     "InvalidResult",
+    "Items",
     "Send",
     "Services",
     "TypedClient",

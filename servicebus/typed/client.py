@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
@@ -22,8 +22,9 @@ from servicebus.wire.envelope import CALL
 from servicebus.wire.jsontext import encode_json
 
 if TYPE_CHECKING:
-    from servicebus.aio import AsyncSender
+    from servicebus.aio import AsyncItemStream, AsyncSender
     from servicebus.client.future import Receipt
+    from servicebus.client.streaming import ItemStream
 
 __all__ = ["AsyncClient", "Client", "client_of"]
 
@@ -40,7 +41,7 @@ class _RemoteFunction:
         self._parameters = {
             name: TypeAdapter[Any](each.annotation) for name, each in self._signature.bound.parameters.items()
         }
-        returns = self._signature.returns
+        returns = self._signature.item if definition.is_stream else self._signature.returns
         self._result = None if returns in (self._signature.bound.empty, Any) else TypeAdapter[Any](returns)
 
     @cached_property
@@ -90,10 +91,20 @@ class _RemoteFunction:
             raise InvalidParams(f"{node}.{self.definition.key}", problems) from None
 
     def result(self, value: Any) -> Any:
-        """What the function would have returned. Raises pydantic's ValidationError: the node's is another one."""
+        """What the function would have returned, or one item of it. Raises pydantic's ValidationError: the node's is
+        another one."""
         if self._result is None:
             return value
         return self._result.validate_json(encode_json(value), by_alias=True, by_name=True)
+
+    def explain(self, error: BaseException) -> BaseException:
+        return explained(error, self.contract) if isinstance(error, ContractMismatch) else error
+
+    def stream(self, asked: Any) -> Any:
+        """*asked*, the ItemStream or AsyncItemStream, whose items are what the function yields."""
+        asked.convert = None if self._result is None else self.result
+        asked.explain = self.explain
+        return asked
 
 
 _WITHOUT_NAMES = frozenset({"POSITIONAL_ONLY", "VAR_POSITIONAL"})
@@ -160,6 +171,16 @@ class Client:
         """Call the service that *function* is; its result. Raises what ``Sender.call()`` raises."""
         return self._ask(self._functions[function], args, kwargs)
 
+    @overload
+    def stream(
+        self, function: Callable[P, AsyncIterator[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> ItemStream[R]: ...
+    @overload
+    def stream(self, function: Callable[P, Iterator[R]], /, *args: P.args, **kwargs: P.kwargs) -> ItemStream[R]: ...
+    def stream(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """The items that the generator *function* yields. Raises what ``Sender.stream()`` raises."""
+        return self._ask(self._functions[function], args, kwargs)
+
     def send(self, function: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Receipt:
         """Send a message to the service that *function* is. Raises what ``Sender.send()`` raises."""
         receipt: Receipt = self._ask(self._functions[function], args, kwargs)
@@ -170,6 +191,9 @@ class Client:
         hash = remote.contract.hash
         if remote.definition.kind is not CALL:
             return self._sender.send(target, params, self._timeout, contract=hash, context=self._context)
+        if remote.definition.is_stream:
+            asked = self._sender.stream(target, params, self._timeout, contract=hash, context=self._context)
+            return remote.stream(asked)
         try:
             _, value = self._sender.call(target, params, self._timeout, contract=hash, context=self._context)
         except ContractMismatch as error:
@@ -197,11 +221,24 @@ class AsyncClient:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._group!r} at {self._node}>"
 
-    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+    def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("__"):
             raise AttributeError(name)
         remote = self._functions[name]
-        return lambda *args, **kwargs: self._ask(remote, args, kwargs)
+        ask: Any = self._stream if remote.definition.is_stream else self._ask
+        return lambda *args, **kwargs: ask(remote, args, kwargs)
+
+    @overload
+    def stream(
+        self, function: Callable[P, AsyncIterator[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncItemStream[R]: ...
+    @overload
+    def stream(
+        self, function: Callable[P, Iterator[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncItemStream[R]: ...
+    def stream(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """The items that the generator *function* yields. Raises what ``AsyncSender.stream()`` raises."""
+        return self._stream(self._functions[function], args, kwargs)
 
     @overload
     async def call(self, function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
@@ -215,6 +252,11 @@ class AsyncClient:
         """Send a message to the service that *function* is. Raises what ``AsyncSender.send()`` raises."""
         receipt: Receipt = await self._ask(self._functions[function], args, kwargs)
         return receipt
+
+    def _stream(self, remote: _RemoteFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        target, params = f"{self._node}.{remote.definition.key}", remote.params(self._node, args, kwargs)
+        how: dict[str, Any] = {"contract": remote.contract.hash, "context": self._context}
+        return remote.stream(self._sender.stream(target, params, self._timeout, **how))
 
     async def _ask(self, remote: _RemoteFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         target, params = f"{self._node}.{remote.definition.key}", remote.params(self._node, args, kwargs)

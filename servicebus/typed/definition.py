@@ -51,12 +51,17 @@ class Definition:
         return {"events": self.events} if self.events else {}
 
     @property
+    def is_stream(self) -> bool:
+        """It is a generator, of either kind."""
+        return inspect.isgeneratorfunction(self.function) or inspect.isasyncgenfunction(self.function)
+
+    @property
     def key(self) -> str:
         return f"{self.category}.{self.name}"
 
     def make(self) -> TypedService:
         """What an agent runs. Raises ConfigurationError: the signature cannot be read."""
-        is_async = inspect.iscoroutinefunction(self.function)
+        is_async = inspect.iscoroutinefunction(self.function) or inspect.isasyncgenfunction(self.function)
         if is_async and self.options.get("threads") is not None:
             raise ConfigurationError(f"service {self.key}: threads is for def; say tasks", key="services")
         how = self.local_names, self.deprecated, self.tasks, self.version, self.former

@@ -83,6 +83,7 @@ class Services:
         threads: int | None = None,
         tasks: int | None = None,
         idempotent: bool | None = None,
+        resumable: bool | None = None,
         lock: Lock | None = None,
         concurrency: Literal["node"] | None = None,
         errors: Sequence[type[Exception]] = (),
@@ -96,7 +97,7 @@ class Services:
         Args:
             name: the function's own by default.
             tasks: how many requests of an ``async def`` function run at a time in one worker; 100 by default.
-            threads, idempotent, lock, concurrency: as of ``ServiceBus.add_rpc_service()``.
+            threads, idempotent, resumable, lock, concurrency: as of ``ServiceBus.add_rpc_service()``.
             errors: exception classes that are part of the contract: a caller that knows them gets them as they are.
             deprecated: True, or what to use instead.
             version: of the service, for people.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from typing import Any, Literal
 
+from servicebus._draining import draining, draining_async
 from servicebus.contracts import ServiceContract
 from servicebus.errors import ConfigurationError
 from servicebus.services import Request, TextService
@@ -22,6 +23,7 @@ LOG = get_logger(__name__)
 
 __all__ = ["TypedService"]
 
+_dump_nothing: Callable[[Any], bytes] = lambda _: b"null"  # noqa: E731 - the reply of a stream tells its length alone
 Call = Callable[[Bound, Request], Any]
 
 
@@ -49,18 +51,23 @@ class TypedService(TextService):
         self.former = former
         self._deprecated, self._version = deprecated, version
         self._errors = errors
+        self.is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+        self.is_stream = inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function)
         try:
             self.bind = make_binder(self.signature)
-            self.dump = make_writer(self.signature.returns)
+            write = make_writer(self.signature.item if self.is_stream else self.signature.returns)
+            self.dump = _dump_nothing if self.is_stream else write
         except Exception as error:  # by pydantic, which asks the types of the program
             what = f"service {name}: no schema for its signature: {type(error).__name__}: {error}"
             raise ConfigurationError(what, key="services") from error
-        self.is_async = inspect.iscoroutinefunction(function)
         if tasks is not None:
             self.tasks = _checked_tasks(name, tasks, self.is_async)
         self._injector = Injector(name, self.signature.injected, self.is_async, local_names)
         make_call = _make_async_call if self.is_async else _make_call
-        call = make_call(function, self.signature, self._injector)
+        run = function
+        if self.is_stream:
+            run = (draining_async if self.is_async else draining)(function, write)
+        call = make_call(run, self.signature, self._injector)
         self.call = _deprecated(name, deprecated, call) if deprecated else call
 
     def __repr__(self) -> str:
@@ -75,11 +82,11 @@ class TypedService(TextService):
         """How this node describes it."""
         whole, (category, _, name) = self.signature.whole, self.name.partition(".")
         return ServiceContract(
-            kind,
+            "stream" if self.is_stream else kind,
             category,
             name,
             params_schema(self.signature),
-            result_schema(self.signature) if kind == "call" else None,
+            result_schema(self.signature, self.is_stream) if kind == "call" else None,
             errors_of(self._errors.values()),
             "" if whole is None else whole.name,
             docs_of(self.function),

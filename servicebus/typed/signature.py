@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import sys
 import typing
+from collections import abc
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, get_args, get_origin
 
@@ -21,6 +22,9 @@ from servicebus.typed.depends import Depends, PublisherOf
 
 __all__ = ["Signature", "read_signature"]
 
+_ITERATORS = (
+    abc.Iterator, abc.Iterable, abc.Generator, abc.AsyncIterator, abc.AsyncIterable, abc.AsyncGenerator,
+)  # fmt: skip
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
 
 
@@ -38,6 +42,13 @@ class Signature:
     @property
     def returns(self) -> Any:
         return self.bound.return_annotation
+
+    @property
+    def item(self) -> Any:
+        """Of what a generator yields; anything, if its annotation is none of an iterator."""
+        if get_origin(self.returns) not in _ITERATORS:
+            return Any
+        return get_args(self.returns)[0]
 
 
 def read_signature(function: Callable[..., Any], local_names: Mapping[str, Any] | None = None) -> Signature:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, overload
 
@@ -16,10 +16,11 @@ from servicebus.typed.definition import Definition
 from servicebus.wire.envelope import CALL, MESSAGE, Kind
 
 if TYPE_CHECKING:
-    from servicebus.aio import AsyncSender
+    from servicebus.aio import AsyncItemStream, AsyncSender
     from servicebus.client.future import Receipt
+    from servicebus.client.streaming import ItemStream
 
-__all__ = ["AnySender", "Call", "Send", "TypedClient"]
+__all__ = ["AnySender", "Call", "Items", "Send", "TypedClient"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,6 +59,28 @@ class Call(_Listed, Generic[P, R]):
     def __get__(self, instance: TypedClient[AsyncSender], owner: Any) -> Callable[P, Coroutine[Any, Any, R]]: ...
     def __get__(self, instance: Any, owner: Any) -> Any:
         return self if instance is None else partial(instance._client.call, self.function)
+
+
+class Items(_Listed, Generic[P, R]):
+    """The attribute asks for the items of the generator *function* at the node, which a group serves as ``rpc``."""
+
+    kind = CALL
+
+    @overload
+    def __init__(self: Items[P, R], function: Callable[P, AsyncIterator[R]]) -> None: ...
+    @overload
+    def __init__(self: Items[P, R], function: Callable[P, Iterator[R]]) -> None: ...
+    def __init__(self, function: Callable[..., Any]):
+        super().__init__(function)
+
+    @overload
+    def __get__(self, instance: None, owner: Any) -> Items[P, R]: ...
+    @overload
+    def __get__(self, instance: TypedClient[Sender], owner: Any) -> Callable[P, ItemStream[R]]: ...
+    @overload
+    def __get__(self, instance: TypedClient[AsyncSender], owner: Any) -> Callable[P, AsyncItemStream[R]]: ...
+    def __get__(self, instance: Any, owner: Any) -> Any:
+        return self if instance is None else partial(instance._client.stream, self.function)
 
 
 class Send(_Listed, Generic[P]):

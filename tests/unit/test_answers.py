@@ -41,7 +41,7 @@ def test_a_last_attempt_that_comes_too_late(is_lost: bool, refusals: int, told: 
         request.not_run()
     request.refusals, request.refused_with = refusals, "the database is away"
     request.published()
-    answers = Answers(PendingRequests(), nobody, nobody, nobody, nobody)
+    answers = Answers(PendingRequests(), nobody, nobody, nobody, nobody, nobody)
     answers._faulted(request, Fault(EXPIRED, "the deadline passed"), 0, nobody)
     with pytest.raises(told) as caught:
         request.wait()
@@ -93,7 +93,7 @@ def test_a_message_that_a_broker_refuses_goes_to_the_next_and_is_said_not_to_be_
     config: Any = SimpleNamespace(path_wait=10.0)
     pending = PendingRequests()
     scheduler = RequestScheduler(nothing, config, links, pending, HostSelector(links, 10.0), nothing, nothing, nothing)
-    answers = Answers(pending, scheduler, nothing, nothing, nothing)
+    answers = Answers(pending, scheduler, nothing, nothing, nothing, nothing)
     request = PendingRequest(1, "x-1", Address.parse("N.test.it"), Kind.MESSAGE, b"", timeout_s=5.0)
     scheduler.begin(request, time.monotonic())
     answers.confirmed(links[0], request, is_ack=False)

@@ -73,6 +73,8 @@ def node() -> Any:
 TIMES: dict[str, Use] = {
     "Sender.call(timeout)": lambda it: sender().call("N.a.b", 1, it),
     "Sender.call(hedge_after)": lambda it: sender().call("N.a.b", 1, hedge_after=it),
+    "StreamSource.stream(timeout)": lambda it: sender().stream("N.a.b", 1, it),
+    "StreamSource.stream(item_timeout)": lambda it: sender().stream("N.a.b", 1, item_timeout=it),
     "Sender.call_async(timeout)": lambda it: sender().call_async("N.a.b", 1, it),
     "Sender.call_async(hedge_after)": lambda it: sender().call_async("N.a.b", 1, hedge_after=it),
     "Sender.send(timeout)": lambda it: sender().send("N.a.b", 1, it),

@@ -20,7 +20,9 @@ class Rig:
         self.pending.__len__.return_value = 0
         self.link = SimpleNamespace(is_up=False, is_wanted=False)
         links: Any = [self.link]
-        self.timer = LivenessTimer(time.loop("engine"), links, self.pending, self.scheduler, self.watch, Mock(), Mock())
+        self.timer = LivenessTimer(
+            time.loop("engine"), links, self.pending, self.scheduler, self.watch, Mock(), Mock(), Mock()
+        )
 
     @property
     def ticks(self) -> int:

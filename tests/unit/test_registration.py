@@ -11,7 +11,7 @@ import pytest
 
 from servicebus.configuration import Configuration
 from servicebus.errors import ConfigurationError
-from servicebus.runtime.registration import register
+from servicebus.runtime.registration import former_key, is_former, name_of_key, register, stream_key
 from servicebus.service import ServiceBus
 from servicebus.services import MessageService, Request, Response, RpcService
 from servicebus.wire.envelope import Kind
@@ -160,6 +160,9 @@ LAZY = {
 def test_a_method_whose_code_a_call_does_not_run_is_refused(kind: Kind, base: type, method: str, function: Any) -> None:
     service = type("Lazy", (base,), {"on_call": Plain.on_call} if method == "setup" else {})()
     setattr(type(service), method, function)
+    if function in (generator, LAZY["partial generator"]) and method in ("on_call", "handle") and kind is Kind.CALL:
+        assert register(kind, "a", "b", service).stream_method == method  # its items are a stream
+        return
     with pytest.raises(ConfigurationError, match=rf"service a\.b: {method}\(\) of Lazy is an? .*runs none of its code"):
         register(kind, "a", "b", service)
 
@@ -184,6 +187,37 @@ def test_a_plain_function_around_a_coroutine_is_the_way_to_run_one() -> None:
                 coroutine().send(None)
 
     register(Kind.CALL, "a", "b", Runs())
+
+
+def test_options_of_streams_and_of_calls_are_two() -> None:
+    class Yields(RpcService):
+        handle: Any = generator
+
+    class Returns(RpcService):
+        def handle(self, request: Request) -> None: ...
+
+    assert register(Kind.CALL, "a", "b", Yields(), resumable=True).resumable
+    with pytest.raises(ConfigurationError, match="idempotent is for calls; of a stream say resumable"):
+        register(Kind.CALL, "a", "b", Yields(), idempotent=True)
+    with pytest.raises(ConfigurationError, match="resumable is for generators"):
+        register(Kind.CALL, "a", "b", Returns(), resumable=True)
+
+
+@pytest.mark.parametrize("is_stream_first", [False, True])
+def test_one_name_is_that_of_a_call_or_of_a_stream(is_stream_first: bool) -> None:
+    class Yields(RpcService):
+        handle: Any = generator
+
+    bus, both = ServiceBus(CONFIG), [Plain(), Yields()]
+    first, second = reversed(both) if is_stream_first else both
+    bus.add_rpc_service("a", "b", first)
+    with pytest.raises(ConfigurationError, match=r"service a\.b for calls is registered already"):
+        bus.add_rpc_service("a", "b", second)
+
+
+def test_keys_of_streams_are_told_from_those_of_calls() -> None:
+    assert name_of_key(stream_key("a.b")) == ("a.b", True) and name_of_key("a.b") == ("a.b", False)
+    assert not is_former(stream_key("a.b")) and is_former(former_key(stream_key("a.b"), "0" * 24))
 
 
 def test_a_service_of_2_may_have_a_generator_named_handle() -> None:

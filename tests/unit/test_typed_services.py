@@ -408,7 +408,14 @@ def test_what_no_call_could_reach_is_refused_at_the_start() -> None:
 
     names("the signature of .*no_type cannot be read: NameError", lambda group: group.rpc(no_type))
     names("service math.no_schema: no schema for its signature", lambda group: group.rpc(no_schema))
-    names("the function is a generator function", lambda group: group.rpc(lazy))
+
+    async def lazy_async(value: int) -> Any:
+        yield value
+
+    names("the function is a generator function", lambda group: group.message(lazy))
+    names("the function is an asynchronous generator function", lambda group: group.message(lazy_async))
+    names("threads is for def; say tasks", lambda group: group.rpc(threads=2)(lazy_async))
+    names("resumable is for generators", lambda group: group.rpc(resumable=True)(fine))
     names("request is injected, so it needs a name", lambda group: group.rpc(by_position))
     names("threads must be", lambda group: group.rpc(threads=0)(fine))
     names("takes one of lock and concurrency", lambda group: group.rpc(lock="a", concurrency="node")(fine))

@@ -38,7 +38,7 @@ class Bus:
         self.scheduler = RequestScheduler(
             nothing, config, self.links, self.pending, self.selector, nothing, nothing, nothing
         )
-        self.answers = Answers(self.pending, self.scheduler, nothing, nothing, nothing)
+        self.answers = Answers(self.pending, self.scheduler, nothing, nothing, nothing, nothing)
         self.routed = 0
         route = self.scheduler.route
 
