@@ -1,4 +1,4 @@
-"""``bin/chaos``: calls and messages while things break, and a report on what became of each."""
+"""``bin/chaos``: calls, messages and events while things break, and a report on what became of each."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ _WAIT_LIMIT_S = 480.0
 @click.option("--agents", default=2, show_default=True, help="Agents; one more has two workers per host.")
 @click.option("--calls", default=175.0, show_default=True, help="Calls per second, all senders together.")
 @click.option("--messages", default=175.0, show_default=True, help="Messages per second, all senders together.")
+@click.option("--events", type=float, help="Events per second, all senders together. Default: a fifth of --messages.")
 @click.option("--brokers", default=3, show_default=True, help="Independent brokers.")
 @click.option("--small-brokers", default=1, show_default=True, help="How many of them have small limits.")
 @click.option("--cluster/--no-cluster", default=True, help="A cluster of three members as one more host.")
@@ -47,9 +48,9 @@ _WAIT_LIMIT_S = 480.0
 )
 @click.option("--list-faults", is_flag=True, help="Print the schedule and end.")
 def main(
-    minutes: float, seed: int, senders: int, agents: int, calls: float, messages: float, brokers: int,
-    small_brokers: int, cluster: bool, faults: str, plant: str | None, poison: bool, out: Path | None, system: str,
-    beside: tuple[Path, ...], list_faults: bool,
+    minutes: float, seed: int, senders: int, agents: int, calls: float, messages: float, events: float | None,
+    brokers: int, small_brokers: int, cluster: bool, faults: str, plant: str | None, poison: bool, out: Path | None,
+    system: str, beside: tuple[Path, ...], list_faults: bool,
 ) -> None:  # fmt: skip
     """Run senders and agents against failing brokers and check what became of every call and message.
 
@@ -68,6 +69,7 @@ def main(
         plant,
         poison,
         _SYSTEMS[system],
+        messages / 5 if events is None else events,
     )
     folder = (out or Path(tempfile.mkdtemp(prefix="servicebus-chaos-"))).absolute()
     if (folder / "history").exists():

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from tests.chaos.event_invariants import broken_events, promised_events
 from tests.chaos.history import Record, files, read_ops
 from tests.chaos.invariants import SAID_NOT_RUN, Stalls, broken_by
 from tests.chaos.operations import Fault, Story, tell
@@ -30,6 +31,7 @@ INVARIANTS = {
     "I9": "never green for over 10 s without a consumer",
     "I10": "a child of a service ends, and is no worker",
     "I11": "what was said not to run, or not stored, did not run",
+    "I12": "each subscription gets each event once",
 }
 SHOWN_PER_INVARIANT = 20
 
@@ -103,11 +105,16 @@ def judge(story: Story) -> CheckResult:
     _count_checks(story, findings)
     stalls = Stalls(story)
     for operation in story.operations.values():
+        if operation.kind == "event" or operation.deliveries:
+            continue
         broken = list(broken_by(operation, stalls))
         for name, text in broken:
             findings[name].add(Offence(text, operation.op))
         for name in {name for name, _ in broken}:
             findings[name].operations[operation.kind or "unexpected"] += 1
+    for event, name, text in broken_events(story):
+        findings[name].add(Offence(text, event.op))
+        findings[name].operations["event"] += 1
     for t, came in story.forged:
         findings["I6"].add(Offence(f"a service was given a forged request: {came}", t=t))
     for name, found in (
@@ -125,7 +132,7 @@ def _count_checks(story: Story, findings: dict[str, Finding]) -> None:
     for operation in story.operations.values():
         if operation.kind == "message":
             findings["I1"].checked += operation.is_acknowledged
-        if operation.kind is not None:
+        if operation.invoked_at is not None:
             findings["I4"].checked += 1
         if operation.kind == "call":
             findings["I5"].checked += operation.outcome == "ok"
@@ -134,6 +141,8 @@ def _count_checks(story: Story, findings: dict[str, Finding]) -> None:
         findings["I6"].checked += bool(operation.attempts)
         if operation.deadline is not None:
             findings["I3"].checked += len(operation.attempts)
+    promised = promised_events(story)
+    findings["I12"].checked = sum(len(story.operations[op].subscribers) for op in promised)
     if story.base is not None and story.end is not None and story.lengths is not None:
         findings["I7"].checked = len(story.end) + len(story.lengths)
     findings["I8"].checked = sum(count for count, process in story.log_sent.values() if process.has_ended)

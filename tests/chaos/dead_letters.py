@@ -14,6 +14,7 @@ from servicebus.testing import Broker
 from servicebus.wire import headers
 from servicebus.wire.address import dead_queue
 from servicebus.wire.envelope import Envelope, Kind
+from servicebus.wire.events import event_queue
 from servicebus.wire.signing import Keyring
 from servicebus.wire.stamps import read_dead_letter_stamp
 from servicebus.wire.xmlcodec import decode_envelope
@@ -29,20 +30,29 @@ def take_dead_letters(broker: Broker, node: str, secret: str, history: History) 
     for properties, body in _taken(broker, dead_queue(node)):
         found = properties.headers or {}
         reason = str(found.get(headers.REASON, "?"))
-        stamp = read_dead_letter_stamp(keyring, body, reason, found.get(headers.DEAD_LETTER))
+        service = str(found.get(headers.SUBSCRIPTION, ""))
+        queue = event_queue(node, service) if service else ""
+        stamp = read_dead_letter_stamp(keyring, body, reason, found.get(headers.DEAD_LETTER), queue)
         envelope = _genuine(body, keyring)
         if envelope is None or stamp is None:
             reasons["forged" if envelope is None else "not signed by a worker"] += 1
             continue
-        if envelope.node != node or envelope.kind is not Kind.MESSAGE:  # a copy; the original went its own way
+        if _is_misdirected(envelope, node, service, reason):  # a copy; the original went its own way
             reasons["misdirected"] += 1
             continue
         reasons[reason] += 1
         if reason == "unreadable":  # a copy too: no Sender writes unreadable properties
             continue
         detail = f"{reason}: {found.get(headers.DETAIL, '')}"
-        history.dead(json.loads(envelope.params)["op"], envelope.id, detail, stamp.attempts or None)
+        subscriber = f"{node}.{service}" if service else ""
+        history.dead(json.loads(envelope.params)["op"], envelope.id, detail, stamp.attempts or None, subscriber)
     return reasons
+
+
+def _is_misdirected(envelope: Envelope, node: str, service: str, reason: str) -> bool:
+    if envelope.kind is Kind.EVENT:
+        return not service or reason in ("not-subscribed", "wrong-queue")
+    return envelope.node != node or envelope.kind is not Kind.MESSAGE
 
 
 def _taken(broker: Broker, queue: str) -> Iterator[tuple[Any, bytes]]:

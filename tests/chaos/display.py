@@ -49,7 +49,7 @@ class Display:
         sys.stderr.flush()
 
     def _progress(self, counts: Counter[str], faults: Iterable[str], now: float) -> str:
-        done = counts["calls"] + counts["messages"]
+        done = counts["calls"] + counts["messages"] + counts["events"]
         before_at, before = self._before
         if now - before_at > 2.0:
             self._rate = (done - before) / (now - before_at)
@@ -58,7 +58,8 @@ class Display:
         broken = ", ".join(faults) or "all is well"
         calls = f"{counts['calls']:,} calls ({counts['answered']:,} answered)"
         messages = f"{counts['messages']:,} messages ({counts['confirmed']:,} confirmed)"
-        return f"{self._clock()} {calls}, {messages}, {failed:,} errors, {self._rate:.0f}/s | {broken}"
+        events = f"{counts['events']:,} events"
+        return f"{self._clock()} {calls}, {messages}, {events}, {failed:,} errors, {self._rate:.0f}/s | {broken}"
 
     def _clock(self) -> str:
         gone = max(0.0, time.monotonic() - self._began)

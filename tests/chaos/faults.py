@@ -334,6 +334,7 @@ FAULTS: dict[str, Callable[[World, Fault], Breaking]] = {
     "consumer-cancelled": _to_a_queue(erlang.cancel_consumer, "cancelled"),
     "consumer-forgotten": _to_a_queue(erlang.forget_consumer, "forgotten"),
     "messages-full": _full(r"messages(~\d+)?"),
+    "events-full": _full(r"events\..*"),
     "delays-full": _full(r"messages\.delay\..*"),
     "dead-letters-full": _full(r"dead(~\d+)?"),
     "dead-requeued": _dead_requeued,

@@ -10,6 +10,7 @@ from typing import Any
 from tests.chaos import erlang
 from tests.chaos.history import History
 from tests.chaos.processes import AgentProcess
+from tests.chaos.subscribers import event_queues
 from tests.chaos.world import Endpoint, World
 
 __all__ = ["HealthPoller", "who_consumes"]
@@ -17,7 +18,7 @@ __all__ = ["HealthPoller", "who_consumes"]
 _EVERY_S = 1.0
 Consumers = dict[str, list[int]]
 """Of each queue, the pids of those who consume it."""
-_QUEUES = ("rpc", "control", "messages")
+_QUEUES = (".rpc", ".control", ".messages", *event_queues())
 
 
 class HealthPoller:
@@ -77,7 +78,7 @@ class HealthPoller:
             if known is None:
                 self._history.health(target, green, None, t=asked_at)
                 continue
-            counts = {queue: _count(known, f"{agent.name}.{queue}", worker.get("pid") or 0) for queue in _QUEUES}
+            counts = {queue: _count(known, f"{agent.name}{queue}", worker.get("pid") or 0) for queue in _QUEUES}
             self._history.health(target, green, min(counts.values()), t=asked_at)
             if green and known and not all(counts.values()):
                 self._history.record("missed", target=target, counts=counts, queues=sorted(known))

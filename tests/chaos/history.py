@@ -23,7 +23,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,14 @@ __all__ = [
     "read_file",
     "read_ops",
     "sender_of",
+    "told_op",
 ]
 
 Record = dict[str, Any]
 
 _OPS_PER_SENDER = 100_000_000
+_MOST_OPERATIONS = 20_000_000
+"""Of a sender. What lies above are the events that services publish when they run those."""
 _OP = re.compile(rb'"op": ?(\d+)')
 _encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
@@ -54,6 +57,11 @@ def op_number(sender: int, count: int) -> int:
 
 def sender_of(op: int) -> int:
     return op // _OPS_PER_SENDER
+
+
+def told_op(op: int, index: int) -> int:
+    """The op of the *index*-th event, from 1 to 4, that the service publishes which runs *op*."""
+    return op + index * _MOST_OPERATIONS
 
 
 def answer(op: int) -> str:
@@ -113,20 +121,34 @@ class History:
         *,
         idempotent: bool = False,
         too_large: bool = False,
+        subscribers: Sequence[str] = (),
     ) -> None:
-        """The next step is to ask the Sender. *kind* is ``call`` or ``message``; *deadline* on the monotonic clock.
+        """The next step is to ask the Sender. *kind* is ``call``, ``message`` or ``event``; *deadline* on the monotonic
+        clock.
 
-        *too_large*: no broker takes it, and the Sender has to say so.
+        *too_large*: no broker takes it, and the Sender has to say so. *subscribers*: who is to get an event.
         """
         flags = {"idempotent": idempotent, "too_large": too_large}
         more: dict[str, Any] = {name: True for name, is_so in flags.items() if is_so}
         if deadline is not None:
             more["deadline"] = round(deadline, 6)
+        if subscribers:
+            more["subscribers"] = subscribers
         self.record("invoked", op=op, kind=kind, target=target, **more)
 
-    def confirmed(self, op: int, id: object, *, outbox: bool = False, t: float | None = None) -> None:
-        """``send()`` has returned: a broker has the message, or the *outbox* on disk has it."""
-        self.record("confirmed", t, op=op, id=str(id), **({"outbox": True} if outbox else {}))
+    def confirmed(
+        self, op: int, id: object, *, outbox: bool = False, unheard: bool = False, t: float | None = None
+    ) -> None:
+        """``send()`` or ``publish()`` has returned: a broker has the message, or the *outbox* on disk has it.
+
+        *unheard*: nobody has subscribed to the event, it said.
+        """
+        flags = {"outbox": outbox, "unheard": unheard}
+        self.record("confirmed", t, op=op, id=str(id), **{name: True for name, is_so in flags.items() if is_so})
+
+    def published(self, op: int, by: int, target: str, subscribers: Sequence[str]) -> None:
+        """The service that runs *by* is about to publish event *op*, which goes out if, and only if, it succeeds."""
+        self.record("published", op=op, by=by, target=target, subscribers=subscribers)
 
     def sent(self, op: int, id: object = "", *, t: float | None = None) -> None:
         """``send()`` has returned and promises nothing: py-servicebus 2.19, which knows no confirms."""
@@ -151,32 +173,38 @@ class History:
 
     # -- workers of agents ---------------------------------------------------------------------------------------
 
-    def started(self, op: int, id: object, attempt: int | None = None) -> None:
-        """The service was entered with *op*. Written before anything is done. *attempt* as the bus counts, from 1."""
-        self.record("started", op=op, id=str(id), attempt=attempt, pid=os.getpid())
+    def started(self, op: int, id: object, attempt: int | None = None, subscriber: str = "") -> None:
+        """The service was entered with *op*. Written before anything is done. *attempt* as the bus counts, from 1.
 
-    def finished(self, op: int, id: object, attempt: int | None = None, *, verdict: str = "done") -> None:
+        *subscriber*, here and below: of an event, ``NODE.category.name``.
+        """
+        self.record("started", op=op, id=str(id), attempt=attempt, pid=os.getpid(), **_of(subscriber))
+
+    def finished(
+        self, op: int, id: object, attempt: int | None = None, subscriber: str = "", *, verdict: str = "done"
+    ) -> None:
         """The work is done and the service is about to return, or to raise.
 
         *verdict*: ``done``, or how it is left: ``failed`` (raises), ``retry``, ``reject``, ``requeue``, ``cancelled``.
         """
-        self.record("finished", op=op, id=str(id), attempt=attempt, pid=os.getpid(), verdict=verdict)
+        more = _of(subscriber)
+        self.record("finished", op=op, id=str(id), attempt=attempt, pid=os.getpid(), verdict=verdict, **more)
 
     def forged(self, what_came: str) -> None:
         """A service was given something that was forged; it must never come to this."""
         self.record("forged", came=what_came[:300])
 
-    def dead(self, op: int, id: object, reason: str, attempts: int | None = None) -> None:
+    def dead(self, op: int, id: object, reason: str, attempts: int | None = None, subscriber: str = "") -> None:
         """Found among the dead letters, when the run was over."""
-        self.record("dead", op=op, id=str(id), reason=reason[:300], attempts=attempts)
+        self.record("dead", op=op, id=str(id), reason=reason[:300], attempts=attempts, **_of(subscriber))
 
     def child(self, op: int, how: str, ended: bool) -> None:
         """A child that a service made has ended by itself, *how* it was told to; or it lives on."""
         self.record("child", op=op, how=how, ended=ended)
 
-    def requeued(self, op: int) -> None:
+    def requeued(self, op: int, subscriber: str = "") -> None:
         """An operator is about to send its dead letter back: its attempts are counted from 1 again."""
-        self.record("requeued", op=op)
+        self.record("requeued", op=op, **_of(subscriber))
 
     # -- faults --------------------------------------------------------------------------------------------------
 
@@ -227,6 +255,10 @@ class History:
     def end(self, counts: Mapping[str, int], lengths: Mapping[str, int]) -> None:
         """The same when all is over and settled, and the length of every queue and outbox (dead letters taken out)."""
         self.record("end", counts=dict(counts), lengths=dict(lengths))
+
+
+def _of(subscriber: str) -> dict[str, Any]:
+    return {"subscriber": subscriber} if subscriber else {}
 
 
 class HistoryError(Exception):

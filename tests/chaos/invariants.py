@@ -1,4 +1,4 @@
-"""I1 to I6: what must hold for each call and message. Each check yields the sentences of what it finds broken.
+"""I1 to I6 and I11: what must hold for each call and message. Each check yields the sentences of what it finds broken.
 
 Allowances, and why:
 
@@ -29,7 +29,9 @@ __all__ = [
     "SAID_NOT_RUN",
     "Stalls",
     "broken_by",
+    "broken_by_attempts",
     "is_again_after_kill",
+    "is_known_done",
 ]
 
 LATE_START_S = 0.25
@@ -40,6 +42,7 @@ SAID_NOT_RUN = {
         {"CallRefused", "EnvelopeError", "NoBrokerAvailable", "NodeUnavailable", "ServiceBusy", "UnknownService"}
     ),
     "message": frozenset({"EnvelopeError", "NoBrokerAvailable", "OutboxFull", "SendRefused"}),
+    "event": frozenset({"EnvelopeError", "NoBrokerAvailable", "OutboxFull"}),
 }
 """Errors that tell a caller that its request is not stored, or was not run, and can be made again."""
 
@@ -76,7 +79,7 @@ def broken_by(operation: Operation, stalls: Stalls) -> Iterator[tuple[str, str]]
             yield "I4", "send() never ended"
         yield from _lost(operation)
         if not operation.is_idempotent:
-            yield from _message_twice(operation)
+            yield from (("I2", text) for text in broken_by_attempts(operation, "message"))
     else:
         if not operation.is_idempotent:
             yield from _call_twice(operation)
@@ -115,30 +118,32 @@ def _call_twice(operation: Operation) -> Iterator[tuple[str, str]]:
         yield "I2", f"the call was started {len(operation.attempts)} times"
 
 
-def _message_twice(operation: Operation) -> Iterator[tuple[str, str]]:
+def broken_by_attempts(operation: Operation, kind: str) -> Iterator[str]:
+    """Why a message, or an event at one of its subscribers, was executed more than once in effect."""
     attempts = sorted(operation.attempts, key=lambda attempt: attempt.started_at)
     for earlier, later in combinations(attempts, 2):
         over_at = earlier.over_at
         if over_at is None or later.started_at < over_at:
-            yield "I2", "the message was started while another attempt was running"
+            yield f"the {kind} was started while another attempt was running"
         elif earlier.is_done:
             if not is_again_after_kill(earlier, later):
-                yield "I2", "the message was started again after it was executed"
+                yield f"the {kind} was started again after it was executed"
         elif earlier.number is not None and later.number is not None and not _was_requeued(operation, earlier, later):
             # Requeue is not counted, by definition.
             least = earlier.number + (earlier.result != "requeue")
             if later.number < least:
-                yield "I2", f"the message was started as attempt {earlier.number}, then again as attempt {later.number}"
+                yield f"the {kind} was started as attempt {earlier.number}, then again as attempt {later.number}"
     # Of one that was sent back the former letter may have stayed: a broker that dies then does not say what it has.
-    if operation.dead and not operation.requeued_at and any(_is_known_done(attempt) for attempt in attempts):
-        yield "I2", "the message was executed, and stands among the dead letters"
+    if operation.dead and not operation.requeued_at and any(is_known_done(attempt) for attempt in attempts):
+        yield f"the {kind} was executed, and stands among the dead letters"
 
 
 def _was_requeued(operation: Operation, earlier: Attempt, later: Attempt) -> bool:
     return any(earlier.started_at <= t <= later.started_at for t in operation.requeued_at)
 
 
-def _is_known_done(attempt: Attempt) -> bool:
+def is_known_done(attempt: Attempt) -> bool:
+    """It was done, and the journal has that, or had the time to."""
     process = attempt.process
     return (
         attempt.is_done

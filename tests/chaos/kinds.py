@@ -54,6 +54,7 @@ KINDS: dict[str, Kind] = {
     "consumer-forgotten": Kind("queue", (0.0, 0.0), 16.0),
     # Queues that are full, and what a stranger and an operator do to the dead letters.
     "messages-full": Kind("store", (2.0, 8.0), 3.0),
+    "events-full": Kind("store", (2.0, 8.0), 3.0),
     "delays-full": Kind("store", (2.0, 8.0), 3.0),
     "dead-letters-full": Kind("store", (2.0, 8.0), 3.0),
     "dead-requeued": Kind("store", (0.0, 0.0), 3.0),

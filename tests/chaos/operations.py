@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.chaos.history import Record, read
 
@@ -60,12 +61,17 @@ class Attempt:
         return None if self.process.has_ended else self.process.last_at
 
 
+_NONE: dict[str, Any] = {}
+"""Of most operations, not to be written to."""
+
+
 class Operation:
-    """One call or message: what its sender saw, and what became of it."""
+    """One call, message or event: what its sender saw, and what became of it."""
 
     __slots__ = (
-        "attempts", "dead", "deadline", "ended_at", "error", "has_expired", "invoked_at", "is_idempotent", "is_right",
-        "is_too_large",        "kind", "op", "outcome", "requeued_at", "taken", "taken_at",
+        "attempts", "dead", "deadline", "deliveries", "ended_at", "error", "has_expired", "invoked_at", "is_idempotent",
+        "is_right", "is_too_large", "is_unheard", "kind", "op", "outcome", "requeued_at", "subscribers", "taken",
+        "taken_at", "target", "told_by",
     )  # fmt: skip
 
     def __init__(self, op: int):
@@ -88,6 +94,14 @@ class Operation:
         self.has_expired = False
         self.requeued_at: list[float] = []
         """When an operator sent its dead letter back."""
+        self.target = ""
+        self.subscribers: Sequence[str] = ()
+        """Events: who is to get it."""
+        self.deliveries: dict[str, Operation] = _NONE
+        """Events: what became of it at each of those who got it; there stand its attempts."""
+        self.told_by: int | None = None
+        """Events: the op that the service ran which published it."""
+        self.is_unheard = False
 
     @property
     def is_acknowledged(self) -> bool:
@@ -176,6 +190,7 @@ class _Teller:
             "begin": lambda record: None,
             "ended": self._ended,
             "invoked": self._invoked,
+            "published": self._published,
             "confirmed": self._taken,
             "sent": self._taken,
             "refused": self._taken,
@@ -220,6 +235,16 @@ class _Teller:
             found = operations[op] = Operation(op)
         return found
 
+    def _delivery(self, record: Record) -> Operation:
+        """What happens to the operation, of an event at one subscriber."""
+        operation = self._operation(record)
+        subscriber = record.get("subscriber")
+        if subscriber is None:
+            return operation
+        if operation.deliveries is _NONE:
+            operation.deliveries = {}
+        return operation.deliveries.setdefault(subscriber, Operation(operation.op))
+
     def _odd(self, text: str) -> None:
         self.story.oddities.append(f"{self._process.name}: {text}")
 
@@ -237,10 +262,18 @@ class _Teller:
         operation.deadline = record.get("deadline")
         operation.is_idempotent = record.get("idempotent", False)
         operation.is_too_large = record.get("too_large", False)
+        if operation.kind == "event":
+            operation.target, operation.subscribers = sys.intern(record["target"]), record["subscribers"]
+
+    def _published(self, record: Record) -> None:
+        operation = self._operation(record)
+        operation.kind, operation.target, operation.told_by = "event", sys.intern(record["target"]), record["by"]
+        operation.subscribers = record["subscribers"]
 
     def _taken(self, record: Record) -> None:
         operation = self._operation(record)
         operation.taken = "outbox" if record.get("outbox") else sys.intern(record["what"])
+        operation.is_unheard = record.get("unheard", False)
         operation.taken_at = record["t"]
         if "error" in record:
             operation.error = sys.intern(record["error"])
@@ -261,11 +294,11 @@ class _Teller:
     # -- workers -------------------------------------------------------------------------------------------------
 
     def _started(self, record: Record) -> None:
-        operation = self._operation(record)
+        operation = self._delivery(record)
         operation.attempts.append(Attempt(self._process, record["t"], record.get("attempt")))
 
     def _finished(self, record: Record) -> None:
-        operation = self._operation(record)
+        operation = self._delivery(record)
         for attempt in reversed(operation.attempts):
             if attempt.process is self._process and attempt.finished_at is None:
                 attempt.finished_at = record["t"]
@@ -277,13 +310,13 @@ class _Teller:
         self.story.forged.append((record["t"], record.get("came", "")))
 
     def _dead(self, record: Record) -> None:
-        self._operation(record).dead += 1
+        self._delivery(record).dead += 1
 
     def _child(self, record: Record) -> None:
         self.story.children.append((record["t"], f"{record['how']}, of {self._process.name}", record["ended"]))
 
     def _requeued(self, record: Record) -> None:
-        self._operation(record).requeued_at.append(record["t"])
+        self._delivery(record).requeued_at.append(record["t"])
 
     # -- the world -----------------------------------------------------------------------------------------------
 

@@ -31,7 +31,9 @@ def requeue(configuration: Configuration, host: str, history: History) -> Broker
     def see(found: Found) -> bool:
         seen.add(found.dead_letter.id)
         if found.status is RequeueStatus.GOOD:
-            history.requeued(json.loads(found.dead_letter.params)["op"])
+            letter = found.dead_letter
+            subscriber = f"{node}.{letter.subscription}" if letter.event else ""
+            history.requeued(json.loads(letter.params)["op"], subscriber)
         return len(seen) < _MOST
 
     (looked,) = letters.look(Filter(), see)

@@ -213,6 +213,22 @@ def _control_answers_calls() -> None:
     _replace(servicebus.runtime.control, "wrong_queue", answer)
 
 
+def _one_run_per_event() -> None:
+    """A node runs an event once, and not once for each of its services that subscribe."""
+    import servicebus.protocol.events
+
+    _replace(servicebus.protocol.events, "run_id", lambda id, _queue: id)
+
+
+def _events_at_once() -> None:
+    """What a service publishes goes out at once, whatever becomes of the service."""
+    from servicebus._nested_sender import NestedSender
+    from servicebus.client.publishing import EventPublisher
+
+    _replace(NestedSender, "_make_event", EventPublisher._make_event)
+    _replace(NestedSender, "_collected", EventPublisher._collected)
+
+
 def _replace(owner: Any, name: str, by: Any) -> None:
     """What was renamed or has moved would not be wrong any more, and nobody would see it: that is an error."""
     if name not in vars(owner):
@@ -234,5 +250,7 @@ PLANTS: dict[str, Plant] = {
     "unsigned-burials": Plant(_unsigned_burials, "I2", ("dead-requeued",)),
     "fork-is-worker": Plant(_fork_is_worker, "I10", ("connection-closed", "slow-link")),
     "callbacks-raise": Plant(_callbacks_raise, "I4", ("slow-link", "delay")),
+    "one-run-per-event": Plant(_one_run_per_event, "I12", ("worker-kill", "delay")),
+    "events-at-once": Plant(_events_at_once, "I12", ("worker-kill", "delay")),
     "control-answers-calls": Plant(_control_answers_calls, "I11", ("worker-kill", "delay")),
 }

@@ -21,6 +21,7 @@ def tables(tallies: Sequence[Tally]) -> str:
     parts = [
         _facts(tallies),
         _titled("Calls and messages", _queue_table(tallies)),
+        _titled("Events", _by_kind("events", tallies, [t.events for t in tallies], {})),
         _titled("Calls by outcome", _by_kind("outcome", tallies, [t.outcomes for t in tallies], OUTCOMES)),
         _titled("Messages by what send() said", _by_kind("send()", tallies, [t.sends for t in tallies], {})),
         _titled("Latency", _latency_table(tallies)),

@@ -6,11 +6,22 @@ import contextlib
 from collections import Counter
 from pathlib import Path
 
+from servicebus.configuration import Configuration
+from servicebus.sender import Sender
 from tests.chaos import erlang
-from tests.chaos.processes import session
+from tests.chaos.processes import RigError, session
 from tests.chaos.world import World
 
-__all__ = ["Processors", "agent_resources", "broker_resources", "queue_lengths", "sender_resources"]
+__all__ = [
+    "Processors",
+    "agent_resources",
+    "broker_resources",
+    "open_publishers",
+    "queue_lengths",
+    "sender_resources",
+]
+
+_MOST_CALLS = 100
 
 
 class Processors:
@@ -30,6 +41,24 @@ def _ticks() -> tuple[int, int]:
     with Path("/proc/stat").open() as stat:
         counts = [int(word) for word in stat.readline().split()[1:9]]
     return counts[3] + counts[4], sum(counts)
+
+
+def open_publishers(world: World) -> None:
+    """Have each worker publish an event: the connection, the threads and the outbox for it are there from then on.
+
+    Raises:
+        RigError: one of them is not reached.
+    """
+    for configuration in world.each_configuration():
+        with Sender(Configuration({**configuration, "node_name": "RIG"})) as sender:
+            for agent in world.agents.values():
+                missing = set(agent.worker_pids(configuration["hosts"][0]["name"]))
+                for _ in range(_MOST_CALLS):
+                    missing.discard(sender.call(f"{agent.name}.work.opens", timeout=10)[1])
+                    if not missing:
+                        break
+                else:
+                    raise RigError(f"{agent.name}: workers {missing} are not called")
 
 
 def broker_resources(world: World) -> dict[str, int]:

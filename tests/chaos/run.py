@@ -22,7 +22,14 @@ from tests.chaos.faults import FaultMissed, apply
 from tests.chaos.health import HealthPoller
 from tests.chaos.history import History
 from tests.chaos.processes import Program, RigError
-from tests.chaos.resources import Processors, agent_resources, broker_resources, queue_lengths, sender_resources
+from tests.chaos.resources import (
+    Processors,
+    agent_resources,
+    broker_resources,
+    open_publishers,
+    queue_lengths,
+    sender_resources,
+)
 from tests.chaos.schedule import Fault, schedule
 from tests.chaos.world import SECRET, Plan, World
 
@@ -86,6 +93,8 @@ class Run:
         display.say(f"{hosts} hosts, {nodes} agents, {world.plan.senders} senders are started in {world.home}")
         world.open()
         history = History(world.history_folder, "rig", "run")
+        if not self.plan.is_old:
+            open_publishers(world)
         base = self._resources("base")
         display.say(f"{len(self.faults)} faults in {self.plan.minutes:g} minutes, seed {self.plan.seed}")
         stalls = Program(world.folder, "stall_program", "stall", {"history": str(world.history_folder)})

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from tests.chaos.kinds import KINDS
+from tests.chaos.subscribers import event_queues
 
 __all__ = ["Fault", "Targets", "schedule"]
 
@@ -45,6 +46,8 @@ class Targets:
     nodes: tuple[str, ...]
     queues: tuple[str, ...] = (".rpc", ".control", ".messages")
     """What stands behind a node's name in the names of its queues."""
+    kept_queues: tuple[str, ...] = tuple(event_queues())
+    """More of those. Who deletes one ends a subscription: events that come before it is there again are not for it."""
     clocks: tuple[str, ...] = ("senders",)
 
     def aimed_at(self, kind: str) -> list[str]:
@@ -53,7 +56,8 @@ class Targets:
         if aims_at == "endpoint":
             return [endpoint for endpoints in self.hosts.values() for endpoint in endpoints]
         if aims_at == "queue":
-            return [f"{host}/{node}{queue}" for host in self.hosts for node in self.nodes for queue in self.queues]
+            queues = self.queues if kind == "queue-deleted" else (*self.queues, *self.kept_queues)
+            return [f"{host}/{node}{queue}" for host in self.hosts for node in self.nodes for queue in queues]
         if aims_at in ("worker", "store"):
             return [f"{node}@{host}" for host in self.hosts for node in self.nodes]
         if aims_at == "agent":

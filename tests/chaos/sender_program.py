@@ -1,9 +1,9 @@
-"""A sender of the rig, a process of its own: calls and messages from several threads, each told to the history.
+"""A sender of the rig, a process of its own: calls, messages and events from several threads, each told to the history.
 
 ``python -m tests.chaos.sender_program ORDERS``, where ORDERS is a file of JSON: ``number``, ``configuration`` (of
 servicebus), ``history`` (folder), ``clock`` (file), ``plant``, ``nodes``, ``calls_per_s``, ``messages_per_s``,
-``outbox`` (path or null), ``log`` (port and secret, or null), ``wiretap`` (path of a socket), ``state`` (path),
-``seed``, ``poison``.
+``events_per_s``, ``outbox`` (path or null), ``log`` (port and secret, or null), ``wiretap`` (path of a socket),
+``state`` (path), ``seed``, ``poison``.
 
 It says ``ready`` on its standard output when it has counted what it has before the load, begins with a line on its
 standard input, stops when that ends, waits for what is under way, and writes what it counted to *state*.
@@ -31,12 +31,14 @@ from servicebus.configuration import Configuration
 from servicebus.errors import RemoteError
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.sender import Sender
+from servicebus.wire.events import EVENTS
 from tests.chaos.clock import use_clock
+from tests.chaos.event_load import PUBLISHERS, EventLoad
 from tests.chaos.history import History, answer, op_number
 from tests.chaos.pace import Pace
 from tests.chaos.plants import plant
 from tests.chaos.rude import CHILDREN, raise_something
-from tests.chaos.services import CALLS, HUGE, LARGE, MESSAGES, RUDE_CALLS, RUDE_MESSAGES
+from tests.chaos.services import CALLS, HUGE, LARGE, MESSAGES, RUDE_CALLS, RUDE_MESSAGES, TELLING
 
 _CALLERS = 3
 _SENDERS = 3
@@ -108,6 +110,10 @@ class Program:
             yield self._call, (sender, calls_per_s * (1 - _ASYNC_SHARE) / _CALLERS)
         for _ in range(_SENDERS):
             yield self._send, (sender, outbox, messages_per_s / _SENDERS)
+        events = EventLoad(self.history, self.number, self.orders["nodes"], self._ops, self.counts)
+        for _ in range(PUBLISHERS if self.orders["events_per_s"] else 0):
+            pace = self._pace(self.orders["events_per_s"] / PUBLISHERS)
+            yield events.publish, (sender, outbox, pace, self._rng())
         if logger is not None:
             yield self._log, (logger,)
 
@@ -163,7 +169,7 @@ class Program:
             self._under_way.discard(op)
 
     def _next_call(self, rng: random.Random) -> tuple[str, int, dict[str, Any], float]:
-        service = _one_of(rng, CALLS | RUDE_CALLS)
+        service = _one_of(rng, CALLS | RUDE_CALLS | TELLING)
         target = f"{rng.choice(self.orders['nodes'])}.work.{service}"
         op = op_number(self.number, next(self._ops))
         timeout_s = rng.uniform(*_TIMEOUTS_S)
@@ -190,7 +196,9 @@ class Program:
         rng = self._rng()
         for _ in self._pace(per_s):
             service = (
-                "poison" if self.orders["poison"] and rng.random() < 0.002 else _one_of(rng, MESSAGES | RUDE_MESSAGES)
+                "poison"
+                if self.orders["poison"] and rng.random() < 0.002
+                else _one_of(rng, MESSAGES | RUDE_MESSAGES | TELLING)
             )
             target = f"{rng.choice(self.orders['nodes'])}.jobs.{service}"
             op = op_number(self.number, next(self._ops))
@@ -270,7 +278,8 @@ class Program:
             encode(self, request)
             if random.random() < _TAPPED_SHARE and request.kind.value != "control":
                 with contextlib.suppress(OSError):
-                    head = f"{request.kind.value} {request.address.node} {request.id}\n"
+                    node = request.address.node
+                    head = f"{'event' if node == EVENTS else request.kind.value} {node} {request.id}\n"
                     tap.sendto(head.encode() + request.body, path)
 
         ProtocolV2.sign_and_encode = sign_and_encode  # type: ignore[method-assign]

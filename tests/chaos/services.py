@@ -10,14 +10,25 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from servicebus.services import MessageService, Request, RpcService
-from tests.chaos.history import History, answer
+from tests.chaos.history import History, answer, told_op
 from tests.chaos.rude import make_child, spoil_logging
+from tests.chaos.subscribers import PATTERNS, TOLD, subscribers
 
-__all__ = ["CALLS", "HUGE", "LARGE", "MESSAGES", "RUDE_CALLS", "RUDE_MESSAGES", "SMALL_LIMIT", "add_services"]
+__all__ = [
+    "CALLS",
+    "HUGE",
+    "LARGE",
+    "MESSAGES",
+    "RUDE_CALLS",
+    "RUDE_MESSAGES",
+    "SMALL_LIMIT",
+    "TELLING",
+    "add_services",
+]
 
 CALLS = {"echo": 0.86, "slow": 0.05, "idem": 0.06, "fails": 0.03}
 """How often each is asked, of 1."""
@@ -25,6 +36,8 @@ MESSAGES = {"record": 0.80, "slow": 0.07, "flaky": 0.11, "broken": 0.02}
 RUDE_CALLS = {"forks": 0.006, "large": 0.004, "missing": 0.004}
 RUDE_MESSAGES = {"forks": 0.006, "large": 0.004, "huge": 0.001, "rude": 0.0005}
 """Beside those, and not asked of 2.19. No agent has ``missing``, no broker takes ``huge``: their senders are told."""
+TELLING = {"tells": 0.05}
+"""Calls and messages beside those, whose services publish events; not asked of 2.19 either."""
 SMALL_LIMIT = 100_000
 """Bytes that the broker with small limits takes."""
 LARGE = SMALL_LIMIT + 50_000
@@ -43,20 +56,22 @@ class _Entered:
     def __init__(self, history: History):
         self.history = history
 
-    def work(self, request: Request, do: Callable[[dict[str, Any]], None] = lambda params: None) -> int:
+    def work(
+        self, request: Request, do: Callable[[dict[str, Any]], None] = lambda params: None, subscriber: str = ""
+    ) -> int:
         params = request.params
         id, attempt = request.get_event().id, getattr(request, "attempts", None)
         if not isinstance(params, dict) or "forged" in params or not isinstance(params.get("op"), int):
             self.history.forged(f"{id} to {request.get_event().service}: {params!r}")
             raise Failure("forged")
         op: int = params["op"]
-        self.history.started(op, id, attempt)
+        self.history.started(op, id, attempt, subscriber)
         try:
             do(params)
         except Failure:
-            self.history.finished(op, id, attempt, verdict="failed")
+            self.history.finished(op, id, attempt, subscriber, verdict="failed")
             raise
-        self.history.finished(op, id, attempt)
+        self.history.finished(op, id, attempt, subscriber)
         return op
 
 
@@ -96,8 +111,57 @@ class Message(_Entered, MessageService):
         self.work(request, self._do)
 
 
-def add_services(bus: Any, history: History, *, poison: bool = False) -> None:
-    """Register all of them, with the options that this bus knows."""
+class Subscriber(_Entered, MessageService):
+    """Gets events; *name* is ``NODE.category.name``."""
+
+    def __init__(self, history: History, name: str, do: Callable[[dict[str, Any]], None]):
+        super().__init__(history)
+        self._name = name
+        self._do = do
+
+    def handle(self, request: Request) -> None:
+        self.work(request, self._do, self._name)
+
+
+class _Telling(_Entered):
+    """Publishes two events, and fails after that now and then: then they must not go out."""
+
+    def __init__(self, history: History, nodes: Sequence[str]):
+        super().__init__(history)
+        self._subscribers = subscribers(TOLD, nodes)
+
+    def tell(self, request: Request) -> int:
+        return self.work(request, lambda params: self._publish(request, params["op"]))
+
+    def _publish(self, request: Request, by: int) -> None:
+        for index in (1, 2):
+            op = told_op(by, index)
+            self.history.published(op, by, TOLD, self._subscribers)
+            request.get_sender().publish(TOLD, {"op": op})
+        if random.random() < 0.3:
+            raise Failure(f"op {by} has published, and is to fail")
+
+
+class TellingCall(_Telling, RpcService):
+    def handle(self, request: Request) -> Any:
+        return answer(self.tell(request))
+
+
+class OpeningCall(RpcService):
+    """Has its worker make what it publishes with, which it keeps; returns the worker's pid."""
+
+    def handle(self, request: Request) -> Any:
+        request.get_sender().publish("nobody.listens")
+        return os.getpid()
+
+
+class TellingMessage(_Telling, MessageService):
+    def handle(self, request: Request) -> None:
+        self.tell(request)
+
+
+def add_services(bus: Any, history: History, node: str, nodes: Sequence[str], *, poison: bool = False) -> None:
+    """Register all of them for *node*, one of *nodes*."""
 
     def fork(params: dict[str, Any]) -> None:
         make_child(params, history)
@@ -107,6 +171,14 @@ def add_services(bus: Any, history: History, *, poison: bool = False) -> None:
     for name, do, options in _messages(fork):
         if name != "poison" or poison:
             _add(bus.add_message_service, "jobs", name, Message(history, do), options)
+    bus.add_rpc_service("work", "opens", OpeningCall())
+    bus.add_rpc_service("work", "tells", TellingCall(history, nodes), threads=2)
+    retry = {"retry": RETRY_SCHEDULE_S * 2}
+    bus.add_message_service("jobs", "tells", TellingMessage(history, nodes), threads=2, **retry)
+    for service, do, options in _subscribers():
+        category, _, name = service.partition(".")
+        subscriber = Subscriber(history, f"{node}.{service}", do)
+        bus.add_event_service(category, name, subscriber, PATTERNS[service], **options)
 
 
 Do = Callable[[dict[str, Any]], None]
@@ -131,6 +203,12 @@ def _messages(fork: Do) -> Iterator[tuple[str, Do, dict[str, Any]]]:
     yield "large", _sleep, {"threads": 2}
     yield "rude", spoil_logging, {}
     yield "poison", _die, {}
+
+
+def _subscribers() -> Iterator[tuple[str, Do, dict[str, Any]]]:
+    yield "news.all", _sleep, {"threads": 4}
+    yield "news.flaky", _fail_at_first, {"threads": 2, "retry": RETRY_SCHEDULE_S * 2}
+    yield "news.broken", _fail, {"retry": RETRY_SCHEDULE_S}
 
 
 def _add(add: Callable[..., Any], category: str, name: str, service: Any, options: dict[str, Any]) -> None:

@@ -32,8 +32,10 @@ from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from servicebus.wire import headers
 from servicebus.wire.address import Address, control_queue, dead_queue, messages_queue, rpc_queue
 from servicebus.wire.envelope import DIRECT_REPLY_TO, Kind, make_id
+from servicebus.wire.events import EventName
 from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import encode_json, write_event
+from tests.chaos.subscribers import PATTERNS, event_queues
 
 _KEPT = 500
 _TOO_LONG = 9_000_000
@@ -121,17 +123,16 @@ class Stranger:
     # -- tricks --------------------------------------------------------------------------------------------------------
 
     def _sign_with_another_key(self) -> None:
-        kind = self._rng.choice([Kind.CALL, Kind.MESSAGE])
+        kind = self._rng.choice([Kind.CALL, Kind.MESSAGE, Kind.EVENT])
         service = "work.echo" if kind is Kind.CALL else "jobs.record"
-        address = Address.parse(f"{self._rng.choice(self._orders['nodes'])}.{service}")
+        node = self._rng.choice(self._orders["nodes"])
+        address = EventName.parse("chaos.plain") if kind is Kind.EVENT else Address.parse(f"{node}.{service}")
         id, sent_ms, reply = make_id(os.urandom(8).hex(), 1), int(time.time() * 1000), DIRECT_REPLY_TO
         fields = (
-            id, address.node, address.category, address.name, kind, sent_ms, 30_000,
+            id, "" if kind is Kind.EVENT else node, address.category, address.name, kind, sent_ms, 30_000,
             reply if kind is Kind.CALL else "", encode_json({"forged": "another key"}),
         )  # fmt: skip
-        self._publish(
-            "forged key", kind.value, address.node, id, write_event(*fields, self._keyring.sign_event(*fields))
-        )
+        self._publish("forged key", kind.value, node, id, write_event(*fields, self._keyring.sign_event(*fields)))
 
     def _change_what_was_sent(self) -> None:
         if self._heard:
@@ -160,7 +161,7 @@ class Stranger:
     def _headers(self) -> None:
         """A true message once more, with headers that say it is another one, or an old one."""
         kind, node, id, body = self._rng.choice(self._heard or [("message", self._orders["nodes"][0], "x", b"x")])
-        queue = rpc_queue(node) if kind == "call" else messages_queue(node)
+        queue = self._queue(kind, node)
         self._put("forged headers", queue, body, pika.BasicProperties(message_id=id, headers=self._made_up(id)))
 
     def _misdirect(self) -> None:
@@ -181,9 +182,11 @@ class Stranger:
 
     def _dead_letter(self) -> None:
         """A copy of what was executed, or will be, among the dead letters."""
-        messages = [each for each in self._heard if each[0] == "message"]
+        messages = [each for each in self._heard if each[0] in ("message", "event")]
         if messages:
-            _, node, id, body = self._rng.choice(messages)
+            kind, node, id, body = self._rng.choice(messages)
+            if kind == "event":
+                node = self._rng.choice(self._orders["nodes"])
             properties = pika.BasicProperties(message_id=id, headers=self._made_up(id), delivery_mode=2)
             self._put("buried", dead_queue(node), body, properties)
 
@@ -193,6 +196,7 @@ class Stranger:
             headers.DEAD_LETTER: f"{now} {now} 6 {now + 86400}  {'0' * 73}",
             headers.REASON: self._rng.choice(["Failure", "stale", "", 7]),
             headers.WAIT: f"{now * 1000 + 500} 0 0 {'0' * 73}",
+            headers.SUBSCRIPTION: self._rng.choice([*PATTERNS, "no.service", "", 1]),
             headers.REQUEUED: self._rng.choice(["", f"{id} {now * 1000} {'0' * 73}", 1]),
             "x-servicebus-attempts": self._rng.choice([0, 2**31, -1, "many"]),
             "x-death": self._rng.choice([[], "often", [{"count": 2**62}]]),
@@ -202,9 +206,15 @@ class Stranger:
     # -- publishing ----------------------------------------------------------------------------------------------------
 
     def _publish(self, trick: str, kind: str, node: str, id: str, body: bytes) -> None:
-        queue = rpc_queue(node) if kind == "call" else messages_queue(node)
+        queue = self._queue(kind, node)
         properties = pika.BasicProperties(correlation_id=id, message_id=id, delivery_mode=1 if kind == "call" else 2)
         self._put(trick, queue, body, properties)
+
+    def _queue(self, kind: str, node: str) -> str:
+        """Where a request belongs; an event into that of some subscription."""
+        if kind == "event":
+            return f"{self._rng.choice(self._orders['nodes'])}{self._rng.choice(event_queues())}"
+        return rpc_queue(node) if kind == "call" else messages_queue(node)
 
     def _put(self, trick: str, queue: str, body: bytes, properties: Any, *, everywhere: bool = False) -> None:
         urls = self._orders["urls"]

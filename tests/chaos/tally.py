@@ -43,6 +43,8 @@ class Tally:
     system: str
     calls: dict[str, int] = field(default_factory=dict)
     messages: dict[str, int] = field(default_factory=dict)
+    events: dict[str, int] = field(default_factory=dict)
+    """Events, and what became of them at those who subscribe."""
     outcomes: dict[str, int] = field(default_factory=dict)
     """Calls by how they ended."""
     sends: dict[str, int] = field(default_factory=dict)
@@ -70,6 +72,7 @@ def tally(system: str, result: CheckResult, **facts: str) -> Tally:
         system=system,
         calls=_words(calls, result.findings["I2"].operations["call"]),
         messages=_words(messages, result.findings["I2"].operations["message"]),
+        events=_events(result),
         outcomes=dict(Counter(_outcome(o) for o in calls)),
         sends=dict(Counter(_taken(o) for o in messages)),
         latencies=_latencies(calls, messages),
@@ -80,6 +83,20 @@ def tally(system: str, result: CheckResult, **facts: str) -> Tally:
     )
     found.messages["unexpected"] = unknown["unexpected"] + len(story.forged)
     return found
+
+
+def _events(result: CheckResult) -> dict[str, int]:
+    events = [o for o in result.story.operations.values() if o.kind == "event"]
+    deliveries = [each for event in events for each in event.deliveries.values()]
+    found = {
+        "published by senders": sum(o.told_by is None for o in events),
+        "published by services": sum(o.told_by is not None for o in events),
+        "to be executed": result.findings["I12"].checked,
+        "executed": sum(each.is_done for each in deliveries),
+        "dead letters": sum(each.dead > 0 for each in deliveries),
+        "again after a kill": sum(map(_was_again_after_kill, deliveries)),
+    }
+    return found if events else {}
 
 
 def _words(operations: list[Operation], duplicated: int) -> dict[str, int]:

@@ -57,6 +57,7 @@ class Plan:
     plant: str | None = None
     poison: bool = False
     system: str = "servicebus"
+    events_per_s: float = 35.0
 
     @property
     def is_old(self) -> bool:
@@ -73,7 +74,7 @@ class Plan:
         if self.has_cluster:
             hosts[CLUSTER] = ("m1", "m2", "m3")
         if self.is_old:
-            return Targets(hosts, self.nodes, queues=("",))
+            return Targets(hosts, self.nodes, queues=("",), kept_queues=())
         return Targets(hosts, self.nodes)
 
 
@@ -239,6 +240,12 @@ class World:
         }
         return {key: value for key, value in found.items() if key in ALL_KEYS}
 
+    def each_configuration(self) -> Iterator[dict[str, Any]]:
+        """For each host one that names no other."""
+        configuration = self._configuration()
+        for host in configuration["hosts"]:
+            yield {**configuration, "hosts": [host]}
+
     def _agent_orders(self, node: str, workers_per_host: int) -> dict[str, Any]:
         return {
             "configuration": self._configuration(
@@ -253,6 +260,7 @@ class World:
             "plant": self.plan.plant,
             "poison": self.plan.poison,
             "wiretap": str(self.home / "wiretap"),
+            "nodes": list(self.plan.nodes),
         }
 
     def _sender_orders(self, number: int) -> dict[str, Any]:
@@ -271,6 +279,7 @@ class World:
             "nodes": list(self.plan.nodes),
             "calls_per_s": self.plan.calls_per_s / self.plan.senders,
             "messages_per_s": self.plan.messages_per_s / self.plan.senders,
+            "events_per_s": 0.0 if self.plan.is_old else self.plan.events_per_s / self.plan.senders,
             "outbox": str(self.folder / "outboxes" / str(number)),
             "log": {"port": self.log_server.port, "secret": SECRET},
             "wiretap": str(self.home / "wiretap"),

@@ -215,7 +215,7 @@ def test_a_broker_that_is_still_down_is_missed(kind: str, monkeypatch: pytest.Mo
         broken(kind, "")
 
 
-FULL = ["messages-full", "delays-full", "dead-letters-full"]
+FULL = ["messages-full", "events-full", "delays-full", "dead-letters-full"]
 
 
 @pytest.mark.parametrize("kind", [*BY_ERLANG, *FULL])
