@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Literal
 
-from servicebus.contracts import NodeContract, Schema, ServiceContract
+from servicebus.contracts import EventContract, NodeContract, Schema, ServiceContract
 from servicebus.contracts.description import shown_options
 from servicebus.errors import ConfigurationError
 from servicebus.runtime.around import as_registered
@@ -27,17 +27,21 @@ class NodeDescription:
         self._texts: dict[str, bytes] = {}
 
     def text(self, key: str = "") -> bytes:
-        """JSON: of all services, or of those that are called ``category.name``. Made when it is asked for first."""
+        """JSON: of all services and published events, or of the services that are called ``category.name``.
+
+        Made when it is asked for first.
+        """
         if key not in self._texts:
             services = tuple(each for each in self._contract if key in ("", each.key))
-            text = encode_json(NodeContract(services, self._contract.node).to_json())
+            found = replace(self._contract, services=services, publishes=() if key else self._contract.publishes)
+            text = encode_json(found.to_json())
             if key and not services:
                 return text  # a stranger's key is not remembered
             self._texts[key] = text
         return self._texts[key]
 
 
-def contract_of(node: str, services: Iterable[Service]) -> NodeContract:
+def contract_of(node: str, services: Iterable[Service], events: Iterable[EventContract] = ()) -> NodeContract:
     """What other programs publish is no part of it.
 
     Without pydantic nothing is known of what class services take and return.
@@ -45,7 +49,8 @@ def contract_of(node: str, services: Iterable[Service]) -> NodeContract:
     Raises:
         ConfigurationError: ``params_type`` or ``result_type`` of a class service is nothing that has a schema.
     """
-    return NodeContract(tuple(_described(each) for each in services if each.plain is None), node)
+    described = tuple(_described(each) for each in services if each.plain is None)
+    return NodeContract(described, node, tuple(events))
 
 
 def _described(service: Service) -> ServiceContract:

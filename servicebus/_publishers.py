@@ -1,17 +1,37 @@
-"""PublisherRegistry: the part of a ServiceBus by which services publish in the form of other programs."""
+"""PublisherRegistry: what services of a ServiceBus publish: in the form of other programs, and which events."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from servicebus._plain import PlainTarget
 from servicebus.configuration import Configuration
 from servicebus.configuration.publishers import known_host
+from servicebus.contracts import EventContract
 from servicebus.errors import ConfigurationError
 from servicebus.runtime.registration import Service
 from servicebus.wire.envelope import MESSAGE, Kind
 
-__all__ = ["PublisherRegistry"]
+__all__ = ["DeclaredEvents", "PublisherRegistry"]
+
+
+class DeclaredEvents:
+    """The events that the groups of an agent say they publish."""
+
+    def __init__(self) -> None:
+        self._events: dict[str, EventContract] = {}
+
+    def __iter__(self) -> Iterator[EventContract]:
+        return iter(self._events.values())
+
+    def add(self, events: Iterable[EventContract]) -> None:
+        """Raises ConfigurationError: another group says something else of one."""
+        for each in events:
+            known = self._events.setdefault(each.event, each)
+            if known.hash != each.hash:
+                what = f"event {each.event}: {known.category} and {each.category} declare different payloads"
+                raise ConfigurationError(what, key="services")
 
 
 class PublisherRegistry:
@@ -21,6 +41,7 @@ class PublisherRegistry:
 
     def __init__(self) -> None:
         self._added_publishers: dict[str, PlainTarget] = {}
+        self.published = DeclaredEvents()
 
     def add_publisher(
         self,

@@ -165,17 +165,18 @@ class ServiceBus(PublisherRegistry):
         self.add_message_service(category, name, service)
 
     def include(self, group: Services) -> None:
-        """Serve the typed functions of a group of ``servicebus.typed``.
+        """Serve the typed functions of a group of ``servicebus.typed``, and describe the events that it publishes.
 
         Raises:
             ConfigurationError: a name is taken, a signature cannot be read, or an option is none.
         """
         for each in group:
             self._add(each.kind, each.category, each.name, each.make(), {**each.options, **each.subscription})
+        self.published.add(group.published)
 
     def contract(self) -> NodeContract:
-        """What this node offers its callers. Raises ConfigurationError: a type has no schema."""
-        return contract_of(self._config.node_name, self._services.values())
+        """What this node offers its callers and subscribers. Raises ConfigurationError: a type has no schema."""
+        return contract_of(self._config.node_name, self._services.values(), self.published)
 
     def set_after_fork_hook(self, hook: Hook) -> None:
         """Call *hook* in every worker before its threads start."""
@@ -215,8 +216,7 @@ class ServiceBus(PublisherRegistry):
             ConfigurationError: as ``run()``, in either case.
         """
         if join:
-            code = self.run()
-            if code:
+            if code := self.run():
                 sys.exit(code)
             return []
         return [self._start_beside()]

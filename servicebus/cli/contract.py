@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -35,8 +36,8 @@ def contract() -> None:
 def diff(ctx: click.Context, old: str, new: str, configuration: Configuration | None, timeout: float) -> None:
     """Tell what has changed from OLD to NEW, and whether it breaks the callers of OLD.
 
-    Params may widen, results and errors may narrow. What cannot be decided counts as breaking. Exit status 0 if nothing
-    breaks, 1 if something does.
+    Params may widen; results, errors and the events that a node publishes may narrow. What cannot be decided counts as
+    breaking. Exit status 0 if nothing breaks, 1 if something does.
 
     Example: servicebus contract diff released.json shop.services:group
     """
@@ -56,15 +57,19 @@ def diff(ctx: click.Context, old: str, new: str, configuration: Configuration | 
 
 def _comparable(old: NodeContract, new: NodeContract, categories: set[str | None]) -> tuple[NodeContract, NodeContract]:
     """Without the services of other categories, if one side is a group and the other one more than that."""
-    from servicebus.contracts import NodeContract
-
     category = next(iter(categories - {None}), None) if None in categories else None
-    if category is None or all(each.category == category for each in (*old, *new)):
+    parts = (*old, *old.publishes, *new, *new.publishes)
+    if category is None or all(each.category == category for each in parts):
         return old, new
-    note(f"only services of {category} are compared, since a group of them is all that one side is")
-    kept = (tuple(each for each in contract if each.category == category) for contract in (old, new))
-    first, second = map(NodeContract, kept)
-    return first, second
+    note(f"only what belongs to {category} is compared, since a group of that is all that one side is")
+    return _only(old, category), _only(new, category)
+
+
+def _only(contract: NodeContract, category: str) -> NodeContract:
+    services = tuple(each for each in contract if each.category == category)
+    return replace(
+        contract, services=services, publishes=tuple(e for e in contract.publishes if e.category == category)
+    )
 
 
 def _lines(found: Sequence[Difference], breaking: int) -> Iterator[str]:
@@ -76,4 +81,5 @@ def _lines(found: Sequence[Difference], breaking: int) -> Iterator[str]:
         yield "no differences"
     else:
         verb = "break" if breaking > 1 else "breaks"
-        yield f"{counted(len(found), 'difference')}, {breaking or 'none'} of which {verb} callers"
+        whom = "callers or subscribers" if any(each.service.startswith("event ") for each in found) else "callers"
+        yield f"{counted(len(found), 'difference')}, {breaking or 'none'} of which {verb} {whom}"

@@ -13,7 +13,7 @@ from servicebus.configuration import Configuration
 from servicebus.wire.printable import counted, printable
 
 if TYPE_CHECKING:
-    from servicebus.contracts import NodeContract, ServiceContract
+    from servicebus.contracts import EventContract, NodeContract, ServiceContract
 
 
 @click.command()
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @json_option
 @click.pass_obj
 def describe(output: Output, node: str, address: str | None, configuration: Configuration, timeout: float) -> None:
-    """Print what NODE offers: its services, what they take and return, and their docstrings.
+    """Print what NODE offers: its services, what they take and return, their docstrings, and the events it publishes.
 
     ADDRESS (category.name) is that of one service, and NODE.category.name means the same. With --json the description
     that the other commands read from a file.
@@ -41,15 +41,23 @@ def describe(output: Output, node: str, address: str | None, configuration: Conf
 
 
 def _overview(contract: NodeContract) -> Iterator[str]:
-    from servicebus.contracts.notation import signature_of
+    from servicebus.contracts.notation import Notation, signature_of
 
-    yield f"{contract.node} offers {counted(len(contract), 'service')}"
+    events = f" and publishes {counted(len(contract.publishes), 'event')}" if contract.publishes else ""
+    yield f"{contract.node} offers {counted(len(contract), 'service')}{events}"
     for service in contract:
         yield ""
         yield f"  {_heading(service)}"
         yield f"      {signature_of(service)}"
         if service.docs:
             yield f"      {service.docs.splitlines()[0]}"
+    for event in contract.publishes:
+        yield ""
+        yield f"  publishes {_heading_of(event)}"
+        if event.payload is not None:
+            yield f"      {Notation(event.payload).of(event.payload)}"
+        if event.docs:
+            yield f"      {event.docs.splitlines()[0]}"
 
 
 def _details(contract: NodeContract) -> Iterator[str]:
@@ -77,6 +85,14 @@ def _heading(service: ServiceContract) -> str:
     parts = [service.key, kind, service.version and f"version {service.version}"]
     if service.former:
         parts.append("(former version)")
-    if service.deprecated:
-        parts.append("deprecated" if service.deprecated is True else f"deprecated: {service.deprecated}")
-    return " ".join(filter(None, parts))
+    return " ".join(filter(None, [*parts, _deprecated(service)]))
+
+
+def _heading_of(event: EventContract) -> str:
+    return " ".join(filter(None, [event.event, event.version and f"version {event.version}", _deprecated(event)]))
+
+
+def _deprecated(described: ServiceContract | EventContract) -> str:
+    if not described.deprecated:
+        return ""
+    return "deprecated" if described.deprecated is True else f"deprecated: {described.deprecated}"

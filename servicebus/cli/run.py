@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from servicebus.cli.options import config_source
-from servicebus.cli.services import load_middleware, load_services
+from servicebus.cli.services import load_middleware, load_published, load_services
 from servicebus.configuration import Configuration
 from servicebus.errors import ConfigurationError
 from servicebus.wire.envelope import CALL, MESSAGE, Kind
@@ -51,6 +51,7 @@ def build(configuration: Configuration) -> ServiceBus:
             continue
         how = bus.add_event_service if "events" in service.options else add[service.kind]
         how(service.category, service.name, service.instance, **service.options)
+    bus.published.add(load_published(configuration))
     if configuration.path is not None:
         path = Path(configuration.path).absolute()
         bus.set_reload(lambda: Configuration.load(path))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from servicebus._steps import Middleware
 from servicebus.cli.importing import Unusable, imported, make_importable
 from servicebus.configuration import Configuration, ServiceEntry
+from servicebus.contracts import EventContract
 from servicebus.errors import ConfigurationError
 from servicebus.runtime.registration import register
 from servicebus.wire.envelope import Kind
@@ -58,6 +59,18 @@ def load_services(configuration: Configuration) -> Iterator[LoadedService]:
             ) from problem.__cause__
 
 
+def load_published(configuration: Configuration) -> Iterator[EventContract]:
+    """The events that the groups of the entries say they publish; after ``load_services()``.
+
+    Raises:
+        ConfigurationError: a type has no schema.
+    """
+    for entry in configuration.services:
+        if entry.form in ("group", "entry_point"):
+            for group in _groups(entry):
+                yield from group.published
+
+
 def load_middleware(configuration: Configuration) -> list[Middleware]:
     """What ``middleware:`` names: a class is made without arguments, an object is taken as it is.
 
@@ -79,14 +92,10 @@ def load_middleware(configuration: Configuration) -> list[Middleware]:
 
 
 def _load(entry: ServiceEntry) -> Iterator[LoadedService]:
-    if entry.form == "entry_point":
-        for point in _entry_points(entry.target):
-            yield from _services_of(_loaded(point))
-    elif entry.form == "group":
-        yield from _services_of(imported(entry.target))
-    elif entry.kind == "consume":
-        yield from _services_of(_group_of(entry))
-    else:
+    groups = _groups(entry)
+    for group in groups:
+        yield from _services_of(group)
+    if not groups:
         kind, handler = _KINDS[entry.kind]
         if entry.form == "function":
             instance = _typed(entry)
@@ -95,6 +104,15 @@ def _load(entry: ServiceEntry) -> Iterator[LoadedService]:
             if not callable(getattr(instance, handler, None)):
                 raise Unusable(f"has no {handler}(), which a service of kind {entry.kind} needs")
         yield _checked(LoadedService(kind, entry.category, entry.name, instance, entry.options))
+
+
+def _groups(entry: ServiceEntry) -> list[Any]:
+    """What should be groups; none of an entry for one service."""
+    if entry.form == "entry_point":
+        return [_loaded(point) for point in _entry_points(entry.target)]
+    if entry.form == "group":
+        return [imported(entry.target)]
+    return [_group_of(entry)] if entry.kind == "consume" else []
 
 
 def _entry_points(name: str) -> list[EntryPoint]:

@@ -4,7 +4,7 @@ Pure, and without pydantic: a description is made where the services are (``Serv
 ``ServiceBus.contract()``), and read anywhere.
 """
 
-from servicebus.contracts.description import ErrorContract, NodeContract, Schema, ServiceContract
+from servicebus.contracts.description import ErrorContract, EventContract, NodeContract, Schema, ServiceContract
 from servicebus.contracts.hashing import contract_hash
 
-__all__ = ["ErrorContract", "NodeContract", "Schema", "ServiceContract", "contract_hash"]
+__all__ = ["ErrorContract", "EventContract", "NodeContract", "Schema", "ServiceContract", "contract_hash"]

@@ -1,7 +1,8 @@
 """AsyncAPI 3.0: the description of a node for the tools that read this format.
 
 The node receives: each service is an operation on the channel of calls or that of messages, which are the two queues of
-the node. The payloads are those of contracts; the signed envelope around them is described in words.
+the node, or on those of the events that it has subscribed to. It sends the events that it publishes. The payloads are
+those of contracts; the signed envelope around them is described in words.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from servicebus.configuration.values import BrokerHost, host_and_port
-from servicebus.contracts.description import NodeContract, Schema, ServiceContract
+from servicebus.contracts.description import EventContract, NodeContract, Schema, ServiceContract
 from servicebus.contracts.draft7 import SharedSchemas, UniqueNames
 from servicebus.contracts.examples import examples_of
 from servicebus.wire.address import messages_queue, rpc_queue
@@ -66,6 +67,7 @@ class _Document:
 
     def made(self) -> dict[str, Any]:
         operations = dict(each for service in self._contract for each in self._operations(service))
+        operations.update(map(self._sending, self._contract.publishes))
         servers = self._servers()
         components: dict[str, Any] = {"messages": self._messages, "schemas": self._schemas.components}
         if servers:
@@ -81,7 +83,8 @@ class _Document:
         }
 
     def _info(self) -> dict[str, Any]:
-        categories = list(dict.fromkeys(each.category for each in self._contract))
+        parts = (*self._contract, *self._contract.publishes)
+        categories = list(dict.fromkeys(each.category for each in parts if each.category))
         return {
             "title": self._node or ", ".join(categories) or "services",
             "version": self._version,
@@ -171,6 +174,39 @@ class _Document:
         about["x-servicebus"] = _extension(service)
         return key, about
 
+    def _sending(self, event: EventContract) -> tuple[str, dict[str, Any]]:
+        """The operation by which the node publishes *event*."""
+        key = self._names.take(f"{event.event}.published")
+        message: dict[str, Any] = {
+            "name": key,
+            "title": f"Params of {event.event}",
+            "contentType": "application/json",
+            "payload": self._schemas.add(key, {} if event.payload is None else event.payload),
+            "tags": _event_tags(event),
+        }
+        if examples := examples_of(event.payload):
+            message["examples"] = [{"payload": each} for each in examples]
+        if event.deprecated:
+            message["deprecated"] = True
+        self._messages[key] = message
+        channel = f"events {event.event}"
+        about: dict[str, Any] = {
+            "action": "send",
+            "channel": {"$ref": f"#/channels/{_channel_key(channel)}"},
+            "title": f"{event.event} {event.version}".rstrip(),
+            "description": _description(event),
+            "tags": _event_tags(event),
+            "bindings": {"amqp": {"deliveryMode": 2, "mandatory": True, "bindingVersion": _BINDING}},
+            "messages": [self._channel(channel, key)],
+        }
+        if event.docs:
+            about["summary"] = event.docs.splitlines()[0]
+        found = event.to_json()
+        about["x-servicebus"] = {
+            name: found[name] for name in ("event", "hash", "version", "deprecated") if name in found
+        }
+        return key, about
+
     def _reply(self, service: ServiceContract) -> dict[str, Any]:
         what = "result" if service.kind == "call" else "item"
         result = self._message(service, self._names.take(f"{service.key}.{what}"), what.capitalize(), service.result)
@@ -225,11 +261,15 @@ def _channel_key(key: str) -> str:
 _KEY_WORDS = {" ": ".", "*": "_one_", "#": "_any_"}
 
 
-def _description(service: ServiceContract) -> str:
+def _event_tags(event: EventContract) -> list[dict[str, str]]:
+    return _tags(*filter(None, [event.category]), *(["deprecated"] if event.deprecated else []))
+
+
+def _description(service: ServiceContract | EventContract) -> str:
     parts = [service.docs]
     if service.deprecated:
         parts.append("Deprecated." if service.deprecated is True else f"Deprecated: {service.deprecated}")
-    if service.former:
+    if isinstance(service, ServiceContract) and service.former:
         parts.append("An earlier version, for the callers that were built against it.")
     return "\n\n".join(filter(None, parts))
 
@@ -246,10 +286,11 @@ def _tags(*names: str) -> list[dict[str, str]]:
 
 def _version_of(contract: NodeContract) -> str:
     present = [each for each in contract if not each.former]
-    versions = {each.version for each in present}
+    versions = {each.version for each in present} | {each.version for each in contract.publishes}
     if len(versions) == 1 and "" not in versions:
         return versions.pop()
-    return hashlib.sha256("".join(_hashes(present)).encode()).hexdigest()[:_VERSION_CHARS]
+    events = (f"published {each.event} {each.hash}\n" for each in sorted(contract.publishes, key=lambda it: it.event))
+    return hashlib.sha256("".join((*_hashes(present), *events)).encode()).hexdigest()[:_VERSION_CHARS]
 
 
 def _hashes(services: Sequence[ServiceContract]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The description of a node: ServiceContract and NodeContract, to and from JSON."""
+"""The description of a node: NodeContract, of its services and the events that it publishes, to and from JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from servicebus.contracts.hashing import contract_hash
 from servicebus.errors import ContractError
 
-__all__ = ["FORMAT", "ErrorContract", "NodeContract", "Schema", "ServiceContract", "ServiceKind"]
+__all__ = ["FORMAT", "ErrorContract", "EventContract", "NodeContract", "Schema", "ServiceContract", "ServiceKind"]
 
 FORMAT = 1
 _MARK = "servicebus-contract"
@@ -114,11 +114,50 @@ class ServiceContract:
             read("whole", str, ""),
             read("docs", str, ""),
             read("version", str, ""),
-            read("deprecated", (str, bool), False),
+            _deprecated(read),
             read("former", bool, False),
             read("options", dict, {}),
             events,
         )
+
+
+@dataclass(frozen=True)
+class EventContract:
+    """An event that a node says it publishes."""
+
+    event: str
+    """Its name."""
+    category: str = ""
+    """Of the group that declares it."""
+    payload: Schema = None
+    """Of the params that subscribers get; None if nothing is said of them."""
+    docs: str = ""
+    version: str = ""
+    deprecated: str | bool = False
+    """True, or what to subscribe to instead."""
+
+    @cached_property
+    def hash(self) -> str:
+        """As that of a service, over the payload."""
+        return "" if self.payload is None else contract_hash(None, self.payload, {})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; what is not known, empty or the default is left out."""
+        found: dict[str, Any] = {"event": self.event, "hash": self.hash}
+        for name in ("category", "version", "deprecated", "docs"):
+            if value := getattr(self, name):
+                found[name] = value
+        return found if self.payload is None else {**found, "payload": self.payload}
+
+    @classmethod
+    def from_json(cls, value: Any, where: str = "") -> EventContract:
+        """Raises ContractError. Unknown keys are left aside; the hash is computed again."""
+        read = _FieldReader(value, where)
+        event = read("event", str, "")
+        if not event:
+            raise ContractError(f"{where}: needs the name of an event")
+        texts = read("docs", str, ""), read("version", str, "")
+        return cls(event, read("category", str, ""), read("payload", _is_schema, None), *texts, _deprecated(read))
 
 
 @dataclass(frozen=True)
@@ -128,6 +167,8 @@ class NodeContract:
     services: tuple[ServiceContract, ...]
     node: str = ""
     """Its name; "" for a group that no node serves yet."""
+    publishes: tuple[EventContract, ...] = ()
+    """The events that it says it publishes."""
 
     def __iter__(self) -> Iterator[ServiceContract]:
         return iter(self.services)
@@ -142,7 +183,10 @@ class NodeContract:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as ``servicebus describe --json`` prints them."""
-        return {_MARK: FORMAT, "node": self.node, "services": [each.to_json() for each in self.services]}
+        found = {_MARK: FORMAT, "node": self.node, "services": [each.to_json() for each in self.services]}
+        if self.publishes:
+            found["publishes"] = [each.to_json() for each in self.publishes]
+        return found
 
     @classmethod
     def from_json(cls, value: Any) -> NodeContract:
@@ -154,7 +198,9 @@ class NodeContract:
         read = _FieldReader(value, "the description")
         services = read("services", list, [])
         found = [ServiceContract.from_json(each, f"services[{index}]") for index, each in enumerate(services)]
-        return cls(tuple(found), read("node", str, ""))
+        events = enumerate(read("publishes", list, []))
+        published = [EventContract.from_json(each, f"publishes[{index}]") for index, each in events]
+        return cls(tuple(found), read("node", str, ""), tuple(published))
 
 
 def shown_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,6 +210,11 @@ def shown_options(options: Mapping[str, Any]) -> dict[str, Any]:
         found["lock"] = True
     if "retry" in found:
         found["retry"] = list(found["retry"])
+    return found
+
+
+def _deprecated(read: _FieldReader) -> str | bool:
+    found: str | bool = read("deprecated", (str, bool), False)
     return found
 
 

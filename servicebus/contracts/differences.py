@@ -1,22 +1,27 @@
-"""Differences of two contracts, service by service, and whether each breaks the callers of the older one."""
+"""Differences of two contracts, service by service, and whether each breaks the callers of the older one.
+
+Then those of the events that the node publishes, and whether each breaks the subscribers of the older one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
-from servicebus.contracts.description import NodeContract, Schema, ServiceContract
+from servicebus.contracts.description import EventContract, NodeContract, Schema, ServiceContract
 from servicebus.contracts.difference_words import sentence
 from servicebus.contracts.schema_differences import Difference, Effect, compare_schemas
 
-__all__ = ["compare_contracts", "compare_services"]
+__all__ = ["compare_contracts", "compare_events", "compare_services"]
 
+Labelled = ServiceContract | EventContract
 _SEEN_BY_CALLERS = ("idempotent", "resumable", "lock", "concurrency", "retry")
 _ORDER: tuple[Effect, ...] = ("breaking", "unknown", "compatible")
 
 
 def compare_contracts(old: NodeContract, new: NodeContract) -> list[Difference]:
-    """All differences, service by service in the order of *old*, then what is new."""
+    """All differences, service by service in the order of *old*, then what is new; then those of events."""
     found: list[Difference] = []
     for each in old:
         found += _successor(each, new)
@@ -25,7 +30,7 @@ def compare_contracts(old: NodeContract, new: NodeContract) -> list[Difference]:
     for each in new:
         if not each.former and (each.kind, each.key) not in known and each.key not in changed:
             found.append(_of_service(each, "presence", None, each.kind, "compatible", f"the {_kind(each)} is new"))
-    return found
+    return [*found, *_published(old, new)]
 
 
 def compare_services(old: ServiceContract, new: ServiceContract) -> list[Difference]:
@@ -38,6 +43,28 @@ def compare_services(old: ServiceContract, new: ServiceContract) -> list[Differe
         *_errors(old, new),
     ]
     return sorted(found, key=lambda each: _ORDER.index(each.effect))
+
+
+def _published(old: NodeContract, new: NodeContract) -> Iterator[Difference]:
+    before, after = ({each.event: each for each in contract.publishes} for contract in (old, new))
+    for name, event in before.items():
+        if name in after:
+            yield from compare_events(event, after[name])
+        else:
+            text = "is not published any more"
+            yield Difference(f"event {name}", "", "", "presence", "published", None, "breaking", text)
+    for name in after:
+        if name not in before:
+            text = "is new"
+            yield Difference(f"event {name}", "", "", "presence", None, "published", "compatible", text)
+
+
+def compare_events(old: EventContract, new: EventContract) -> list[Difference]:
+    """Of two versions of an event that a node publishes: what the node writes is an output, as results are."""
+    subject = f"event {old.event}"
+    found = [*_label(subject, old, new), *_schemas(subject, "payload", old.payload, new.payload)]
+    told = [replace(each, text=each.text.replace("callers", "subscribers")) for each in found]
+    return sorted(told, key=lambda each: _ORDER.index(each.effect))
 
 
 def _successor(old: ServiceContract, new: NodeContract) -> Iterable[Difference]:
@@ -70,21 +97,25 @@ def _former(old: ServiceContract, present: ServiceContract) -> Iterable[Differen
 
 
 def _labels(old: ServiceContract, new: ServiceContract) -> Iterator[Difference]:
-    if old.version != new.version:
-        text = f"version: was {old.version or 'not given'}, is now {new.version or 'not given'}"
-        yield _of_service(old, "version", old.version, new.version, "compatible", text)
+    yield from _label(old.key, old, new)
     if old.events != new.events:
         was, now = ", ".join(old.events), ", ".join(new.events)
         yield _of_service(old, "events", was, now, "compatible", f"events: was {was}, is now {now}")
-    if old.deprecated != new.deprecated:
-        hint = f": {new.deprecated}" if isinstance(new.deprecated, str) and new.deprecated else ""
-        text = f"is now deprecated{hint}" if new.deprecated else "is no longer deprecated"
-        yield _of_service(old, "deprecated", old.deprecated, new.deprecated, "compatible", text)
     for name in _SEEN_BY_CALLERS:
         before, after = old.options.get(name), new.options.get(name)
         if before != after:
             text = sentence(name, before, after, is_params=True)
             yield _of_service(old, name, before, after, "compatible", text)
+
+
+def _label(subject: str, old: Labelled, new: Labelled) -> Iterator[Difference]:
+    if old.version != new.version:
+        text = f"version: was {old.version or 'not given'}, is now {new.version or 'not given'}"
+        yield Difference(subject, "", "", "version", old.version, new.version, "compatible", text)
+    if old.deprecated != new.deprecated:
+        hint = f": {new.deprecated}" if isinstance(new.deprecated, str) and new.deprecated else ""
+        text = f"is now deprecated{hint}" if new.deprecated else "is no longer deprecated"
+        yield Difference(subject, "", "", "deprecated", old.deprecated, new.deprecated, "compatible", text)
 
 
 def _schemas(service: str, direction: str, old: Schema | None, new: Schema | None) -> Iterable[Difference]:

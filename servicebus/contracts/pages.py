@@ -1,4 +1,4 @@
-"""Pages: what the documentation says of each service, ready to be laid out (``servicebus.contracts.site``)."""
+"""Pages: what the documentation says of each service and published event, ready to be laid out (``contracts.site``)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from servicebus.contracts.description import NodeContract, Schema, ServiceContract
+from servicebus.contracts.description import EventContract, NodeContract, Schema, ServiceContract
 from servicebus.contracts.examples import examples_of
 from servicebus.contracts.notation import MISSING, Notation, Parameter, fields_of, parameters_of, signature_of
 from servicebus.errors import ContractError
 
-__all__ = ["Field", "Page", "Structure", "make_pages", "search_index"]
+__all__ = ["EventPage", "Field", "Page", "Structure", "make_event_pages", "make_pages", "search_index"]
 
 _NO_NODE = "NODE"
 """Stands in addresses for the node of a group, which has none yet."""
@@ -54,6 +54,7 @@ class Page:
     file: str
     """Its name in the folder of services."""
     address: str
+    """Of an event service the names or patterns that it has subscribed to."""
     signature: str
     paragraphs: tuple[tuple[str, bool], ...]
     """Of the docstring; whether its lines stay as they are."""
@@ -82,6 +83,25 @@ class Page:
         return "rpc" if self.service.kind == "call" else self.service.kind
 
 
+@dataclass(frozen=True)
+class EventPage:
+    """All that is said of one event that the node publishes."""
+
+    event: EventContract
+    file: str
+    """Its name in the folder of services."""
+    paragraphs: tuple[tuple[str, bool], ...]
+    type: str
+    """Of the params; "" if nothing is known of them."""
+    fields: tuple[Field, ...]
+    example: str | None
+    structures: tuple[Structure, ...]
+    schema: str
+    handler: str
+    """A program: what subscribes to it."""
+    summary: str
+
+
 def make_pages(contract: NodeContract) -> list[Page]:
     """One for each service, by category and name, a former version behind the present one. Raises ContractError."""
     names: set[str] = set()
@@ -89,24 +109,38 @@ def make_pages(contract: NodeContract) -> list[Page]:
     found = []
     for each in ordered:
         try:
-            found.append(_page(each, contract.node or _NO_NODE, _file_name(each, names)))
+            found.append(_page(each, contract.node or _NO_NODE, _file_name((each.category, each.name), names)))
         except (TypeError, ValueError, AttributeError, LookupError, RecursionError) as error:
             raise ContractError(f"{each.key}: a schema is malformed: {error}") from error
     return found
 
 
-def search_index(pages: Iterable[Page]) -> list[dict[str, str]]:
-    """What the search looks at: of each service its name, where its page is, a line, and all of its words."""
-    return [
-        {
-            "name": page.service.key,
-            "kind": page.kind + (f" {page.service.version}" if page.service.version else ""),
-            "page": page.file,
-            "summary": page.summary,
-            "words": " ".join(dict.fromkeys(_words(page))),
-        }
-        for page in pages
-    ]
+def make_event_pages(contract: NodeContract) -> list[EventPage]:
+    """One for each event that the node publishes, by name. Raises ContractError."""
+    names, found = set[str](), list[EventPage]()
+    for each in sorted(contract.publishes, key=lambda each: each.event):
+        try:
+            found.append(_event_page(each, _file_name(("event", *each.event.split(".")), names)))
+        except (TypeError, ValueError, AttributeError, LookupError, RecursionError) as error:
+            raise ContractError(f"event {each.event}: a schema is malformed: {error}") from error
+    return found
+
+
+def search_index(pages: Iterable[Page], events: Iterable[EventPage] = ()) -> list[dict[str, str]]:
+    """What the search looks at: of each service and event its name, where its page is, a line, and all of its words."""
+    found = [_entry(page.service.key, page.kind, page.service.version, page, _words(page)) for page in pages]
+    kind = "published event"
+    return found + [_entry(each.event.event, kind, each.event.version, each, _event_words(each)) for each in events]
+
+
+def _entry(name: str, kind: str, version: str, page: Page | EventPage, words: Iterable[str]) -> dict[str, str]:
+    return {
+        "name": name,
+        "kind": kind + (f" {version}" if version else ""),
+        "page": page.file,
+        "summary": page.summary,
+        "words": " ".join(dict.fromkeys(words)),
+    }
 
 
 def pretty_json(value: Any) -> str:
@@ -124,7 +158,7 @@ def _page(service: ServiceContract, node: str, file: str) -> Page:
     return Page(
         service=service,
         file=file,
-        address=address,
+        address=", ".join(service.events) or address,
         signature=signature_of(service),
         paragraphs=tuple(_paragraphs(service.docs)),
         travel=_travel(service, parameters, is_named),
@@ -133,14 +167,39 @@ def _page(service: ServiceContract, node: str, file: str) -> Page:
         result_type="" if service.result is None else Notation(service.result).of(service.result),
         result_example=result.text,
         errors=tuple(_error(each.name, each.fields, each.docs) for each in service.errors),
-        structures=tuple(_structures(service)),
+        structures=tuple(_structures(each for _, each in _schemas(service))),
         options=tuple((name, _plain(value)) for name, value in service.options.items()),
         schemas=tuple((what, pretty_json(schema)) for what, schema in _schemas(service)),
         command=_command(service, address, example),
         program=_program(service, address, example),
-        stub_command="" if service.former else f"servicebus stubs {shlex.quote(node)} -o client.py",
+        stub_command="" if service.former or service.events else f"servicebus stubs {shlex.quote(node)} -o client.py",
         summary=service.docs.strip().partition("\n")[0],
     )
+
+
+def _event_page(event: EventContract, file: str) -> EventPage:
+    payload = event.payload
+    inner = Notation(payload).resolved(payload)
+    is_object = isinstance(inner, dict) and "properties" in inner
+    return EventPage(
+        event=event,
+        file=file,
+        paragraphs=tuple(_paragraphs(event.docs)),
+        type="" if payload is None else Notation(payload).of(payload),
+        fields=tuple(_fields(payload, fields_of(inner))) if is_object else (),
+        example=_Example(payload).text,
+        structures=tuple(_structures([payload])),
+        schema="" if payload is None else pretty_json(payload),
+        handler=_handler(event.event, is_object=is_object),
+        summary=event.docs.strip().partition("\n")[0],
+    )
+
+
+def _handler(event: str, *, is_object: bool) -> str:
+    if is_object:
+        return f"@group.event({event!r})\ndef handle(**params) -> None:\n    print(params)"
+    handler = "class Handler(MessageService):\n    def handle(self, request): ...\n\n\n"
+    return f"{handler}bus.add_event_service('category', 'name', Handler(), {event!r})"
 
 
 def _plain(value: Any) -> str:
@@ -156,10 +215,9 @@ class _Example:
         self.text = pretty_json(found[0]) if found else None
 
 
-def _file_name(service: ServiceContract, names: set[str]) -> str:
+def _file_name(words: Iterable[str], names: set[str]) -> str:
     """Unlike those in *names*, also where upper and lower case are one; of characters that every system allows."""
-    category, name = (re.sub(r"[^a-z0-9_-]+", "-", each.lower()) for each in (service.category, service.name))
-    stem = f"{category}.{name}"
+    stem = ".".join(re.sub(r"[^a-z0-9_-]+", "-", each.lower()) for each in words)
     found, number = stem[:_LONGEST_FILE_NAME], 1
     while found in names:
         number += 1
@@ -218,10 +276,10 @@ def _schemas(service: ServiceContract) -> Iterator[tuple[str, Schema]]:
         yield f"error {each.name}", each.fields
 
 
-def _structures(service: ServiceContract) -> Iterator[Structure]:
-    """The models and enumerations that it mentions, each once."""
+def _structures(documents: Iterable[Schema]) -> Iterator[Structure]:
+    """The models and enumerations that they mention, each once."""
     seen: set[str] = set()
-    for _, document in _schemas(service):
+    for document in documents:
         if not isinstance(document, dict):
             continue
         for schema in (document, *document.get("$defs", {}).values()):
@@ -274,6 +332,17 @@ def _words(page: Page) -> Iterator[str]:
         yield from _field_words(each.fields)
     yield from _field_words(page.params)
     yield from (name for name, _ in page.options)
+
+
+def _event_words(page: EventPage) -> Iterator[str]:
+    event = page.event
+    yield from ("publishes", event.event, event.category, event.version, event.docs, page.type)
+    if event.deprecated:
+        yield f"deprecated {event.deprecated if isinstance(event.deprecated, str) else ''}"
+    for each in page.structures:
+        yield from (each.title, each.docs, *each.values)
+        yield from _field_words(each.fields)
+    yield from _field_words(page.fields)
 
 
 def _field_words(fields: Iterable[Field]) -> Iterator[str]:

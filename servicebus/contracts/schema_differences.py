@@ -19,9 +19,9 @@ class Difference:
     """One difference of a service, in one place."""
 
     service: str
-    """``category.name``."""
+    """``category.name``; of an event that the node publishes ``event NAME``."""
     direction: str
-    """``params``, ``result``, ``error NAME``, or "" for what concerns the whole service."""
+    """``params``, ``result``, ``error NAME``, ``payload`` of an event, or "" for what concerns the whole service."""
     path: str
     """Within the direction, as ``order.items[].price``; "" for all of it."""
     keyword: str

@@ -19,7 +19,7 @@ except ImportError as error:
     raise ImportError("docs needs Jinja2: pip install servicebus-failover[docs]") from error
 
 from servicebus.contracts.description import NodeContract
-from servicebus.contracts.pages import Page, make_pages, search_index
+from servicebus.contracts.pages import EventPage, Page, make_event_pages, make_pages, search_index
 from servicebus.wire.printable import counted, printable
 
 __all__ = ["make_site", "write_site"]
@@ -36,7 +36,7 @@ def make_site(contract: NodeContract) -> dict[str, str]:
     Raises:
         ContractError: a schema cannot be read.
     """
-    pages = make_pages(contract)
+    pages, events = make_pages(contract), make_event_pages(contract)
     environment = Environment(
         loader=PackageLoader("servicebus.contracts", "site_files"),
         autoescape=True,
@@ -50,16 +50,20 @@ def make_site(contract: NodeContract) -> dict[str, str]:
     common = {
         "title": contract.node or (next(iter(categories)) if len(categories) == 1 else "Services"),
         "node": contract.node,
-        "count": counted(len(pages), "service"),
+        "count": counted(len(pages), "service") + (f", {counted(len(events), 'published event')}" if events else ""),
     }
-    found = {"index.html": environment.get_template("index.html").render(common, categories=categories, root="")}
+    index = environment.get_template("index.html")
+    found = {"index.html": index.render(common, categories=categories, events=events, root="")}
     template = environment.get_template("service.html")
     for page in pages:
         siblings = categories[page.service.category]
         found[f"services/{page.file}"] = template.render(common, page=page, siblings=siblings, root="../")
+    template = environment.get_template("event.html")
+    for each in events:
+        found[f"services/{each.file}"] = template.render(common, page=each, siblings=events, root="../")
     found.update({f"static/{name}": (_FILES / name).read_text(encoding="utf-8") for name in _STATIC})
     # A script, since pages that are read from a file cannot fetch any; ASCII, so that nothing in it ends the line.
-    found["static/search-index.js"] = f"window.servicebusIndex = {json.dumps(search_index(pages))};\n"
+    found["static/search-index.js"] = f"window.servicebusIndex = {json.dumps(search_index(pages, events))};\n"
     return found
 
 
@@ -88,7 +92,7 @@ def _shown(value: Any) -> Any:
     return printable(value, keep_newlines=True) if type(value) is str else value
 
 
-def _linked(text: str, page: Page) -> Markup:
+def _linked(text: str, page: Page | EventPage) -> Markup:
     """Notation, in which the names of models lead to their fields."""
     anchors = {each.title: f"#type-{number}" for number, each in enumerate(page.structures, 1)}
     parts = re.split(r"(\w+)", text)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from servicebus._durations import to_seconds
-from servicebus.contracts import NodeContract
+from servicebus.contracts import EventContract, NodeContract
 from servicebus.errors import ContractError
 from servicebus.testing.mock_service import MockService
 from servicebus.wire.envelope import CALL, MESSAGE, Kind
@@ -73,6 +73,11 @@ class MockNode:
 
     def __repr__(self) -> str:
         return f"<MockNode {self.node or 'without a name'} with {len(self._services)} services>"
+
+    @property
+    def published(self) -> tuple[EventContract, ...]:
+        """The events that the contract says the node publishes. The mock says so, too, and publishes none."""
+        return self._contract.publishes
 
     def __iter__(self) -> Iterator[MockDefinition]:
         return map(MockDefinition, self._services)

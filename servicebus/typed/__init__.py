@@ -12,6 +12,7 @@ from servicebus.typed.client import AsyncClient, Client
 from servicebus.typed.declared import declare_errors
 from servicebus.typed.depends import INJECTED, Depends, replaced
 from servicebus.typed.group import Services
+from servicebus.typed.published import PublishedEvent
 from servicebus.typed.results import InvalidResult
 from servicebus.typed.typed_client import AnySender, Call, Items, Send, TypedClient
 
@@ -24,6 +25,7 @@ __all__ = [
     "Depends",
     "InvalidResult",
     "Items",
+    "PublishedEvent",
     "Send",
     "Services",
     "TypedClient",

@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError
 
 from servicebus._context import GivenContext, checked
 from servicebus._durations import to_seconds
@@ -17,6 +16,7 @@ from servicebus.errors import ContractMismatch, InvalidParams
 from servicebus.sender import Sender
 from servicebus.typed.binding import problems_of
 from servicebus.typed.definition import Definition
+from servicebus.typed.results import plain
 from servicebus.typed.signature import read_signature
 from servicebus.wire.envelope import CALL
 from servicebus.wire.jsontext import encode_json
@@ -80,12 +80,8 @@ class _RemoteFunction:
         return any(each.kind.name in _WITHOUT_NAMES for each in self._signature.bound.parameters.values())
 
     def _written(self, node: str, name: str, value: Any) -> Any:
-        adapter = self._parameters[name]
         try:
-            try:
-                return adapter.dump_python(value, mode="json", warnings="error", by_alias=True)
-            except PydanticSerializationError:
-                return adapter.dump_python(adapter.validate_python(value), mode="json", by_alias=True)
+            return plain(self._parameters[name], value)
         except ValidationError as error:
             problems = [each._replace(place=(name, *each.place)) for each in problems_of(error)]
             raise InvalidParams(f"{node}.{self.definition.key}", problems) from None

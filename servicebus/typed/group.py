@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 from servicebus._context import GivenContext
 from servicebus._durations import to_seconds
 from servicebus._plain import PlainQueue
-from servicebus.contracts import NodeContract
+from servicebus.contracts import EventContract, NodeContract
 from servicebus.errors import ConfigurationError
 from servicebus.services import Lock
 from servicebus.typed.client import AsyncClient, Client, client_of
 from servicebus.typed.declared import declare_errors
 from servicebus.typed.definition import Definition
 from servicebus.typed.plain_service import check_queue
+from servicebus.typed.published import PublishedEvent
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import CALL, MESSAGE, Kind
 from servicebus.wire.events import check_pattern
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Services"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
 class Services:
@@ -43,6 +45,7 @@ class Services:
         Address("NODE", category, "name")
         self.category = category
         self._definitions: list[Definition] = []
+        self._published: dict[str, PublishedEvent[Any]] = {}
 
     def __repr__(self) -> str:
         return f"<Services {self.category}: {', '.join(each.name for each in self._definitions) or 'none'}>"
@@ -56,7 +59,43 @@ class Services:
         Raises:
             ConfigurationError: a signature cannot be read.
         """
-        return NodeContract(tuple(each.contract() for each in self if each.plain is None))
+        return NodeContract(tuple(each.contract() for each in self if each.plain is None), publishes=self.published)
+
+    @property
+    def published(self) -> tuple[EventContract, ...]:
+        """The events that it says it publishes. Raises ConfigurationError: a type has no schema."""
+        return tuple(each.contract() for each in self._published.values())
+
+    @overload
+    def publishes(
+        self, event: str, payload: type[T], *, docs: str = "", version: str = "", deprecated: str | bool = False
+    ) -> PublishedEvent[T]: ...
+    @overload
+    def publishes(
+        self, event: str, payload: Any = Any, *, docs: str = "", version: str = "", deprecated: str | bool = False
+    ) -> PublishedEvent[Any]: ...
+    def publishes(self, event: str, payload: Any = Any, **about: Any) -> PublishedEvent[Any]:
+        """Declare an event that these services publish, as a part of the contract.
+
+        Args:
+            event: its name; no pattern.
+            payload: the type of its params, one that pydantic knows; anything by default.
+            docs: what it means, for people.
+            version, deprecated: as of ``rpc()``.
+
+        Returns:
+            What publishes it by its type: ``.publish(sender, value)``. ``sender.publish()`` does so, too, and checks
+            nothing.
+
+        Raises:
+            AddressError: that is no name.
+            ConfigurationError: the group declares it already.
+        """
+        found: PublishedEvent[Any] = PublishedEvent(event, self.category, payload, **about)
+        if event in self._published:
+            raise ConfigurationError(f"{self!r} publishes {event} already", key="services")
+        self._published[event] = found
+        return found
 
     @overload
     def __call__(

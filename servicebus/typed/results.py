@@ -16,7 +16,7 @@ from servicebus.typed.binding import CONSTANT, unbound
 from servicebus.wire.jsontext import MAX_JSON_DEPTH, check_depth, decode_json, encode_json
 from servicebus.wire.printable import describe
 
-__all__ = ["InvalidResult", "make_writer"]
+__all__ = ["InvalidResult", "adapter_of", "make_writer", "plain"]
 
 _SCALARS = (int, str, bool, float, type(None))
 """Nothing can be wrong with a value of exactly this type, so pydantic need not look for it, which costs 1 us."""
@@ -24,6 +24,14 @@ _SCALARS = (int, str, bool, float, type(None))
 
 class InvalidResult(Exception):
     """Raised when a function returns what its annotation does not allow. The text never holds the value."""
+
+
+def plain(adapter: TypeAdapter[Any], value: Any) -> Any:
+    """*value* as JSON has it. Raises pydantic's ValidationError: it is not what the type says."""
+    try:
+        return adapter.dump_python(value, mode="json", warnings="error", by_alias=True)
+    except PydanticSerializationError:
+        return adapter.dump_python(adapter.validate_python(value), mode="json", by_alias=True)
 
 
 def make_writer(annotation: Any) -> Callable[[Any], bytes]:

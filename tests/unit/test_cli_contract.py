@@ -129,7 +129,7 @@ def test_the_agent_of_a_configuration_is_compared(folder: Path) -> None:
     assert run("agent.yaml", "agent.yaml").output == "no differences\n"
     found = run("shop_of_tests:old", "agent.yaml")
     assert found.exit_code == 0
-    assert "only services of shop are compared" in found.stderr
+    assert "only what belongs to shop is compared" in found.stderr
     assert "audit" not in found.stdout
     assert "note" in run(written("old", folder), "agent.yaml").stdout
 

@@ -86,6 +86,7 @@ TIMES: dict[str, Use] = {
     "EventPublisher.publish(timeout)": lambda it: sender().publish("a.b", 1, it),
     "EventPublisher.publish(delay)": lambda it: sender().publish("a.b", 1, delay=it),
     "EventPublisher.publish(expires)": lambda it: sender().publish("a.b", 1, expires=it),
+    "PublishedEvent.publish(timeout)": lambda it: Services("a").publishes("a.b", int).publish(sender(), 1, it),
     "EventPublisher.publish_async(timeout)": lambda it: sender().publish_async("a.b", 1, it),
     "EventPublisher.publish_async(delay)": lambda it: sender().publish_async("a.b", 1, delay=it),
     "EventPublisher.publish_async(expires)": lambda it: sender().publish_async("a.b", 1, expires=it),
