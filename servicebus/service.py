@@ -280,7 +280,7 @@ class ServiceBus(PublisherRegistry):
         check_journal(self._config)
         put_right()
         self._description = NodeDescription(self.contract())
-        note_subscriptions(self._config, [each.key for each in self._services.values() if each.events])
+        note_subscriptions(self._config, {each.key: each.events for each in self._services.values() if each.events})
         self._logging.start()
 
     def _supervise(self, parent_pid: int | None) -> int:

@@ -15,6 +15,9 @@ after ``kill -9`` the same command finishes the work. What was copied and not ye
 id, which a node executes once. Between 3 and 4, some milliseconds, the broker gives messages for NAME back to their
 senders, who try again or go to another host.
 
+Of a queue of events, NAME.moving is bound as NAME is before that is unbound, and unbound when NAME is again: no event
+that is published meanwhile misses the subscription, and one that comes into both has one id as well.
+
 A classic queue is deleted with if-empty and if-unused: the broker looks and deletes in one step. Quorum queues know
 neither; there the deletion waits until nothing has come for a while, with a consumer that is still given what does.
 """
@@ -28,21 +31,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from servicebus.configuration import Configuration
-from servicebus.errors import QueueConflict, ServiceBusError, TransportError
+from servicebus.errors import ServiceBusError, TransportError
 from servicebus.operations.queue_mover import OnMoved, QueueMover
+from servicebus.operations.queue_types import LIMITED, declaration_of, type_of
 from servicebus.operations.session import Session
 from servicebus.operations.session_channel import SessionChannel
-from servicebus.policy.broker_versions import has_delivery_limit, read_version
-from servicebus.transport.interface import Step
-from servicebus.transport.steps import bind_queue, declare_exchange, declare_queue, delete_queue, unbind_queue
-from servicebus.transport.stored import stored_arguments, stored_queues
+from servicebus.transport.interface import ExchangeKind, Step
+from servicebus.transport.steps import bind_queue, declare_exchange, delete_queue, unbind_queue
 from servicebus.wire.address import messages_queue
+from servicebus.wire.events import events_exchange, subscriber_of
 from servicebus.wire.printable import counted
 
-__all__ = ["LIMITED", "Migration", "MigrationBlocked", "QueueStatus", "look", "look_at_all", "moving_queue"]
+__all__ = ["Migration", "MigrationBlocked", "QueueStatus", "look", "look_at_all", "moving_queue"]
 
-LIMITED = "quorum with a delivery limit"
-"""RabbitMQ 4 has one by default, and it cannot be changed on a queue that is there."""
 QUIET_S = 1.0
 """A quorum queue is deleted when nothing has come for so long."""
 LOCK_S = 5.0
@@ -83,16 +84,16 @@ def moving_queue(name: str) -> str:
     return f"{name}.moving"
 
 
-def look_at_all(session: Session, config: Configuration, names: Sequence[str] = ()) -> list[QueueStatus]:
-    """Every queue of the node that stores messages, or those of *names*."""
-    return [look(session, config, name) for name in names or stored_queues(config.node_name)]
+def look_at_all(session: Session, config: Configuration, names: Sequence[str]) -> list[QueueStatus]:
+    """What the broker has of each of *names*."""
+    return [look(session, config, name) for name in names]
 
 
 def look(session: Session, config: Configuration, name: str) -> QueueStatus:
     """Whether *name* is as the configuration wants it. Changes nothing."""
     facts = session.facts(name)
     beside = session.facts(moving_queue(name))
-    current, is_wanted = _type_of(session, config, name) if facts is not None else ("", False)
+    current, is_wanted = type_of(session, config, name) if facts is not None else ("", False)
     if facts is not None and not is_wanted:
         state = "other"
     elif beside is not None:
@@ -110,15 +111,28 @@ def look(session: Session, config: Configuration, name: str) -> QueueStatus:
 
 
 class Migration:
-    """Moves one queue on one broker to the type that the configuration says."""
+    """Moves one queue on one broker to the type that the configuration says.
 
-    def __init__(self, session: Session, config: Configuration, name: str, progress: OnMoved | None = None):
+    Args:
+        patterns: of a queue of events: those by which it is to be bound.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        config: Configuration,
+        name: str,
+        progress: OnMoved | None = None,
+        patterns: Sequence[str] = (),
+    ):
         self._session = session
         self._config = config
         self._name = name
         self._moving = moving_queue(name)
         self._progress = progress
-        self._is_bound = name == messages_queue(config.node_name)
+        self._exchange, self._kind, self._keys = _bindings_of(config, name, patterns)
+        self._takes_both = bool(patterns)
+        """What is published meanwhile has to come into the queue beside it."""
 
     def run(self) -> QueueStatus:
         """Do what is left to do; returns what there is afterwards.
@@ -129,6 +143,11 @@ class Migration:
         """
         with self._alone():
             found = look(self._session, self._config, self._name)
+            if subscriber_of(self._name, self._config.node_name) and not (self._takes_both or found.is_done):
+                raise MigrationBlocked(
+                    f"{self._session.host.name}: the patterns of {self._name} are not known on this machine; say each"
+                    " by --pattern, or events that come meanwhile would be lost"
+                )
             if found.state == "other":
                 self._refuse_if_used(found.consumers, found.current)
                 self._empty(found.current)
@@ -188,12 +207,12 @@ class Migration:
     def _empty(self, current: str) -> None:
         if self._session.facts(self._moving) is None:
             self._declare(self._moving)
+        if self._takes_both:
+            self._bind(self._moving)
         # What is there now; messages go on coming, and sending them is to be disturbed as late and as short as can be.
         facts = self._session.facts(self._name)
         self._move(self._name, self._moving, facts.ready if facts is not None else 0)
-        if self._is_bound:
-            step = unbind_queue(self._name, self._config.exchange_name, self._name)
-            self._do(step, f"the unbinding of queue {self._name}")
+        self._unbind(self._name)
         for _ in range(_ROUNDS):
             self._move(self._name, self._moving, _ROUND)
             if self._delete_empty(self._name) if current == "classic" else self._delete_unwanted(current):
@@ -242,13 +261,12 @@ class Migration:
 
     def _declare_anew(self) -> None:
         self._declare(self._name)
-        if self._is_bound:
-            self._do(declare_exchange(self._config.exchange_name), "the declaration of the exchange")
-            step = bind_queue(self._name, self._config.exchange_name, self._name)
-            self._do(step, f"the binding of queue {self._name}")
+        self._bind(self._name)
+        if self._takes_both:
+            self._unbind(self._moving)
 
     def _bring_back(self) -> None:
-        is_classic = _type_of(self._session, self._config, self._moving)[0] == "classic"
+        is_classic = type_of(self._session, self._config, self._moving)[0] == "classic"
         while True:
             self._move(self._moving, self._name, _ROUND)
             if self._delete_empty(self._moving) if is_classic else self._delete_unwatched():
@@ -271,8 +289,18 @@ class Migration:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
+    def _bind(self, queue: str) -> None:
+        if self._keys:
+            self._do(declare_exchange(self._exchange, kind=self._kind), "the declaration of the exchange")
+        for key in self._keys:
+            self._do(bind_queue(queue, self._exchange, key), f"the binding of queue {queue}")
+
+    def _unbind(self, queue: str) -> None:
+        for key in self._keys:
+            self._do(unbind_queue(queue, self._exchange, key), f"the unbinding of queue {queue}")
+
     def _declare(self, name: str) -> None:
-        self._do(_declaration(self._session, self._config, name), f"the declaration of queue {name}")
+        self._do(declaration_of(self._session, self._config, name), f"the declaration of queue {name}")
 
     def _move(self, source: str, target: str, at_most: int) -> None:
         if at_most:
@@ -284,44 +312,8 @@ class Migration:
             return channel.run(step, what)
 
 
-def _declaration(session: Session, config: Configuration, name: str) -> Step:
-    """As the configuration wants it, on this broker."""
-    return declare_queue(name, durable=True, arguments=stored_arguments(config, session.server_version))
-
-
-def _known_types(session: Session) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each type as a queue of ours may have been declared on this broker.
-
-    Quorum first: where the virtual host has another default type than classic, a queue that names none is of that.
-    """
-    plain = {"x-queue-type": "quorum"}
-    if has_delivery_limit(read_version(session.server_version)):
-        yield "quorum", {**plain, "x-delivery-limit": -1}
-        yield LIMITED, plain
-    else:
-        yield "quorum", plain
-    yield "classic", {}
-
-
-def _type_of(session: Session, config: Configuration, name: str) -> tuple[str, bool]:
-    """The type of a queue that exists, and whether it is as the configuration wants it: each is tried.
-
-    A declaration that fits changes nothing; one that does not is refused.
-    """
-    wanted = config.message_queue_type
-    is_accepted = _accepts(session, name, _declaration(session, config, name))
-    if is_accepted and wanted != "classic":
-        return wanted, True
-    for kind, arguments in _known_types(session):
-        if _accepts(session, name, declare_queue(name, durable=True, arguments=arguments)):
-            return kind, is_accepted and kind == wanted
-    return "another", False
-
-
-def _accepts(session: Session, name: str, declaration: Step) -> bool:
-    with session.channel() as channel:
-        try:
-            channel.run(declaration, f"the type of queue {name}")
-        except QueueConflict:
-            return False
-    return True
+def _bindings_of(config: Configuration, name: str, patterns: Sequence[str]) -> tuple[str, ExchangeKind, Sequence[str]]:
+    """The exchange by which messages come into queue *name*, its type, and the keys."""
+    if patterns:
+        return events_exchange(config.exchange_name), "topic", patterns
+    return config.exchange_name, "direct", [name] if name == messages_queue(config.node_name) else []

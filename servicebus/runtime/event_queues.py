@@ -6,7 +6,7 @@ and the dead letters are those of the node; there a header names the subscriptio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from servicebus._plain import PlainQueue, is_plain_key
@@ -15,6 +15,7 @@ from servicebus.protocol.events import EventProtocol
 from servicebus.protocol.interface import AgentProtocol
 from servicebus.protocol.plain import PlainProtocol
 from servicebus.runtime.consumer import NodeConsumer
+from servicebus.runtime.known_subscriptions import KnownSubscription, known_subscriptions
 from servicebus.runtime.registration import Service
 from servicebus.runtime.subscriptions import Subscription
 from servicebus.runtime.topology import Keep, declare_event_queues, window
@@ -30,9 +31,19 @@ __all__ = ["EventQueues", "queues_of"]
 SUBSCRIPTION = "events"
 
 
-def queues_of(node: str, services: Sequence[Service]) -> list[EventQueue]:
+def queues_of(config: Configuration, services: Sequence[Service]) -> list[EventQueue]:
     """The queues of those *services* that have subscribed to events."""
-    return [EventQueue(each.key, event_queue(node, each.key), each.events) for each in services if each.events]
+    subscribed = [each for each in services if each.events]
+    known = known_subscriptions(config) if subscribed else {}
+    return [
+        EventQueue(each.key, event_queue(config.node_name, each.key), each.events, _former(known, each))
+        for each in subscribed
+    ]
+
+
+def _former(known: Mapping[str, KnownSubscription], service: Service) -> Sequence[str]:
+    noted = known.get(service.key)
+    return [each for each in noted.former if each not in service.events] if noted is not None else ()
 
 
 class EventQueues:

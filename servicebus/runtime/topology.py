@@ -9,7 +9,15 @@ from servicebus.configuration import Configuration
 from servicebus.policy.retry_schedule import DELAY_TIERS_S
 from servicebus.runtime.transient_queues import TransientQueues
 from servicebus.transport.interface import Delivery, Script, Step
-from servicebus.transport.steps import bind_queue, consume, declare_exchange, declare_queue, save_acks, set_prefetch
+from servicebus.transport.steps import (
+    bind_queue,
+    consume,
+    declare_exchange,
+    declare_queue,
+    save_acks,
+    set_prefetch,
+    unbind_queue,
+)
 from servicebus.transport.stored import StoredQueues
 from servicebus.wire.address import (
     DISCOVERY_KEY,
@@ -109,7 +117,7 @@ def count_consumers(
 
 
 def declare_event_queues(config: Configuration, stored: StoredQueues, consumers: dict[str, int]) -> Script:
-    """A durable queue for each subscription; counts in *consumers* those of each."""
+    """A durable queue for each subscription, bound by its patterns alone; counts in *consumers* those of each."""
     if not stored.event_queues:
         return
     exchange = events_exchange(config.exchange_name)
@@ -118,6 +126,8 @@ def declare_event_queues(config: Configuration, stored: StoredQueues, consumers:
         _, _, consumers[queue.name] = yield stored.declare(queue.name)
         for pattern in queue.patterns:
             yield bind_queue(queue.name, exchange, pattern)
+        for pattern in queue.former:  # after those: what has been renamed is never without a binding
+            yield unbind_queue(queue.name, exchange, pattern)
 
 
 def subscription_counts(node: str, consumers: Mapping[str, int]) -> dict[str, int]:

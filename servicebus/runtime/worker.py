@@ -92,7 +92,7 @@ class Worker:
         by_key.update({key: thread for thread in self.services for key in thread.service.lookup_keys})
         self.consumer = NodeConsumer(self.loop, host, config, self.pipeline, self.control, connect)
         self.consumer.plain = self._plain_hosts(keyring, connect)
-        EventQueues(self.consumer, config, keyring, queues_of(config.node_name, services))
+        EventQueues(self.consumer, config, keyring, queues_of(config, services))
         self.watcher = PingWatcher(self.loop, self.consumer, self.control, config)
         if config.compat:
             from servicebus.runtime.legacy_queue import add_legacy_queue

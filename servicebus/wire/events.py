@@ -29,6 +29,7 @@ __all__ = [
     "name_of_event_problem",
     "published_id",
     "run_id",
+    "subscriber_of",
 ]
 
 EVENTS = ".events"
@@ -111,6 +112,8 @@ class EventQueue(NamedTuple):
     service: str
     name: str
     patterns: Sequence[str]
+    former: Sequence[str] = ()
+    """Patterns by which it may still be bound, and should not be."""
 
 
 def events_exchange(exchange: str) -> str:
@@ -121,6 +124,12 @@ def events_exchange(exchange: str) -> str:
 def event_queue(node: str, service: str) -> str:
     """The durable queue of the events that *service* (``category.name``) of *node* subscribes to."""
     return f"{node}.events.{service}"
+
+
+def subscriber_of(queue: str, node: str) -> str:
+    """The service, ``category.name``, whose events that *queue* of *node* holds; "" if it is none of those."""
+    service = queue.removeprefix(event_queue(node, ""))
+    return service if service != queue and service.count(".") == 1 and all(service.split(".")) else ""
 
 
 def is_event_queue(queue: str) -> bool:

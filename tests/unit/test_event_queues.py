@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +15,11 @@ from servicebus.client.publishing import EventPublisher
 from servicebus.errors import ConfigurationError
 from servicebus.operations.dead_letter import DeadLetter, RequeueCheck, RequeueStatus
 from servicebus.runtime.event_queues import SUBSCRIPTION, queues_of
+from servicebus.runtime.known_subscriptions import note_subscriptions
 from servicebus.runtime.registration import register
 from servicebus.runtime.service_thread import Service
 from servicebus.transport.interface import Delivery
+from servicebus.transport.memory import MemoryBroker
 from servicebus.transport.memory_exchanges import MemoryExchange
 from servicebus.transport.memory_queues import Message
 from servicebus.wire import headers
@@ -85,7 +88,7 @@ def test_each_subscription_has_a_durable_queue_on_the_topic_exchange(worker: Vir
 def test_a_node_without_subscriptions_makes_nothing_for_them(bus: VirtualBus) -> None:
     worker = VirtualWorker(bus).start()
     assert list(worker.broker.exchanges) == ["servicebus"] and worker.consumer.channel(SUBSCRIPTION) is None
-    assert queues_of(NODE, [each.service for each in worker.services]) == []
+    assert queues_of(worker._config, [each.service for each in worker.services]) == []
 
 
 def test_each_subscriber_is_given_an_event_once(bus: VirtualBus, worker: VirtualWorker) -> None:
@@ -208,6 +211,40 @@ def test_without_a_subscriber_the_other_broker_is_asked(bus: VirtualBus, worker:
     receipt = publish(bus).result()
     assert receipt.subscribers and receipt.confirmed_by == "mq-b:5672"
     assert seen(other) == {"billing.invoice": ["p"]}
+
+
+def bound(broker: MemoryBroker) -> set[str]:
+    """The patterns by which billing.invoice gets events."""
+    return {key for (exchange, key), queues in broker._routes.bindings.items() if BILLING in queues}
+
+
+def restarted(bus: VirtualBus, broker: MemoryBroker, *events: str) -> VirtualWorker:
+    """Another worker of the node, whose service names other patterns."""
+    note_subscriptions(bus.config, {"billing.invoice": events})
+    return VirtualWorker(bus, broker, more=[Service(Kind.MESSAGE, "billing", "invoice", Note(), events=events)])
+
+
+def test_what_a_restarted_agent_does_not_name_any_more_is_unbound_on_each_broker(
+    bus: VirtualBus, tmp_path: Path
+) -> None:
+    """Also where a broker was down at the first start, and after several changes."""
+    bus.config = bus.configure(node_name=NODE, journal=str(tmp_path / "journal"))
+    one, other = bus.brokers[:2]
+    for broker in (one, other):
+        restarted(bus, broker, "orders.*", "users.#").start()
+    assert bound(one) == bound(other) == {"orders.*", "users.#"}
+    restarted(bus, one, "orders.*", "sales").start()
+    assert bound(one) == {"orders.*", "sales"} and bound(other) == {"orders.*", "users.#"}
+    for broker in (one, other):
+        worker = restarted(bus, broker, "users.#").start()
+        assert bound(broker) == {"users.#"}
+    worker.consumer.look_after_topology()  # an agent of the former version has bound it again
+    worker.broker._routes.bind(BILLING, "servicebus.events", "sales")
+    worker.broker._routes.bindings[("servicebus.events", "users.#")].clear()
+    for _ in range(2):
+        worker.consumer.look_after_topology()
+        worker.time.settle()
+    assert bound(other) == {"users.#"}
 
 
 @pytest.mark.parametrize("events", [[], "", "a..b", ["a", "b*"], [5]])
