@@ -60,7 +60,9 @@ class Counting:
     """How many messages the queues of two brokers have."""
 
     def __init__(self, source: Broker, target: Broker):
-        self._connections = [pika.BlockingConnection(pika.URLParameters(each.url)) for each in (source, target)]
+        # The waiting does not look after heartbeats.
+        urls = [f"{each.url}?heartbeat=0" for each in (source, target)]
+        self._connections = [pika.BlockingConnection(pika.URLParameters(url)) for url in urls]
         self._channels = [connection.channel() for connection in self._connections]
 
     def ready(self, at: int, queue: str) -> int:
@@ -168,7 +170,7 @@ def measure(start: Callable[..., Any], pair: list[Broker], count: int, size: int
     channel = counting._channels[1]
     channel.queue_delete(TARGET)
     channel.queue_declare(TARGET, durable=True)
-    channel.exchange_declare("bench", "direct")
+    channel.exchange_declare("bench", "direct", durable=True)
     channel.queue_bind(TARGET, "bench", TARGET)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with start(source, target, folder):

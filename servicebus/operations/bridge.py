@@ -100,6 +100,7 @@ class Bridge:
 
     def close(self) -> None:
         self._is_stopping = True
+        self._epoch += 1  # what the channels report from here on is what we asked for
         self._source.connections.close()
         self._target.connections.close()
 
