@@ -168,8 +168,9 @@ class Injector:
     def close(self) -> None:
         """Called in each of the service's threads, after its last request."""
         if self._lasting:
-            self._thread.resources.close()
-            _worker.close()
+            with ExitStack() as stack:  # a tear-down that raises does not keep the others from running
+                stack.callback(_worker.close)
+                stack.callback(self._thread.resources.close)
 
     def arguments(self, request: Request, stack: ExitStack | None) -> dict[str, Any]:
         """By the names of the parameters; *stack* is needed if there is a tear-down."""
@@ -188,10 +189,11 @@ class Injector:
 
     async def close_async(self) -> None:
         if self._lasting:
-            await self._loop.close()
-            self._thread.resources.close()
-            await _worker_loop.close()
-            _worker.close()
+            async with AsyncExitStack() as stack:
+                stack.callback(_worker.close)
+                stack.push_async_callback(_worker_loop.close)
+                stack.callback(self._thread.resources.close)
+                stack.push_async_callback(self._loop.close)
 
     async def arguments_async(self, request: Request, stack: AsyncExitStack) -> dict[str, Any]:
         made: dict[Any, Any] = {}

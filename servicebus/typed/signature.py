@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import sys
+import types
 import typing
 from collections import abc
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, get_args, get_origin
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import typing_extensions
 from pydantic import BaseModel
@@ -25,6 +27,9 @@ __all__ = ["Signature", "read_signature"]
 _ITERATORS = (
     abc.Iterator, abc.Iterable, abc.Generator, abc.AsyncIterator, abc.AsyncIterable, abc.AsyncGenerator,
 )  # fmt: skip
+_ALIASES = tuple({typing_extensions.TypeAliasType, getattr(typing, "TypeAliasType", typing_extensions.TypeAliasType)})
+"""``type X = ...``, and what older versions of Python have in its place."""
+_UNIONS = (Union, types.UnionType)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
 
 
@@ -55,12 +60,15 @@ def read_signature(function: Callable[..., Any], local_names: Mapping[str, Any] 
     """The signature of *function*; *local_names* are those of the scope that it was defined in.
 
     Raises:
-        ConfigurationError: an annotation cannot be resolved, or an injected parameter cannot be passed by name.
+        ConfigurationError: an annotation cannot be resolved, an injected parameter cannot be passed by name, or a
+            ``Depends`` stands where nothing is injected.
     """
     name = getattr(function, "__qualname__", repr(function))
     try:
         plain = inspect.signature(function)
         hints = _hints(function, local_names)
+        sources = {key: _source(key, hints.get(key, Any)) for key in plain.parameters}
+        hidden = {key for key, source in sources.items() if source is None and _holds_depends(hints.get(key, Any))}
     except Exception as error:  # an annotation is code of the program
         raise ConfigurationError(
             f"the signature of {name} cannot be read: {type(error).__name__}: {error}", key="services"
@@ -69,7 +77,10 @@ def read_signature(function: Callable[..., Any], local_names: Mapping[str, Any] 
     injected: dict[str, Any] = {}
     for parameter in plain.parameters.values():
         annotation = hints.get(parameter.name, Any)
-        source = _publisher(parameter.name, annotation) or _source(annotation)
+        source = sources[parameter.name]
+        if parameter.name in hidden:
+            what = f"{name}: {parameter.name} has a Depends within its type, where nothing is injected"
+            raise ConfigurationError(f"{what}; write Annotated[..., Depends(...)] around all of it", key="services")
         if source is None:
             _refuse_default(parameter, name)
             bound.append(parameter.replace(annotation=annotation))
@@ -91,27 +102,58 @@ def _hints(function: Callable[..., Any], local_names: Mapping[str, Any] | None) 
     return typing.get_type_hints(target, localns=dict(local_names or {}), include_extras=True)
 
 
-def _source(annotation: Any) -> Any:
+def _source(name: str, annotation: Any) -> Any:
     """Where an injected parameter comes from; None for one that comes from the wire."""
-    if get_origin(annotation) is Annotated:
-        for extra in get_args(annotation)[1:]:
-            if isinstance(extra, Depends):
-                return extra
-        annotation = get_args(annotation)[0]
+    is_wrapped = True
+    while is_wrapped:
+        if get_origin(annotation) is Annotated:
+            for extra in get_args(annotation)[1:]:
+                if isinstance(extra, Depends):
+                    return extra
+        is_wrapped, annotation = _without_wrapper(annotation)
     aio = sys.modules.get("servicebus.aio")  # there if one is annotated
     for kind in (Request, Sender, PlainMessage) if aio is None else (Request, Sender, PlainMessage, aio.AsyncSender):
         if isinstance(annotation, type) and issubclass(annotation, kind):
             return kind
-    return None
-
-
-def _publisher(name: str, annotation: Any) -> PublisherOf | None:
-    if get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
     for kind in (PlainPublisher, AsyncPlainPublisher):
         if isinstance(annotation, type) and issubclass(annotation, kind):
             return PublisherOf(name, kind is AsyncPlainPublisher)
     return None
+
+
+def _without_wrapper(annotation: Any) -> tuple[bool, Any]:
+    """Whether *annotation* is ``Annotated``, the name of a type, or ``| None``; and what is in it.
+
+    Before Python 3.11 a default of None is ``| None`` for ``get_type_hints()``.
+    """
+    if isinstance(annotation, _ALIASES):
+        return True, annotation.__value__
+    if get_origin(annotation) is Annotated:
+        return True, get_args(annotation)[0]
+    if get_origin(annotation) in _UNIONS:
+        kinds = [each for each in get_args(annotation) if each is not type(None)]
+        if len(kinds) == 1:
+            return True, kinds[0]
+    return False, annotation
+
+
+def _holds_depends(annotation: Any) -> bool:
+    """Whether a ``Depends`` stands anywhere in it. pydantic passes over it, and a caller could send the value."""
+    return any(isinstance(each, Depends) for each in _parts(annotation, []))
+
+
+def _parts(annotation: Any, known: list[Any]) -> Iterator[Any]:
+    if any(each is annotation for each in known):  # types may hold themselves, and need no hash
+        return
+    known.append(annotation)
+    yield annotation
+    parts = [*get_args(annotation), *getattr(annotation, "__metadata__", ())]
+    parts += [each.__value__ for each in (annotation, get_origin(annotation)) if isinstance(each, _ALIASES)]
+    if _is_structure(get_origin(annotation) or annotation):
+        with suppress(Exception):  # names that only pydantic resolves: of the function that the class stands in
+            parts += typing.get_type_hints(get_origin(annotation) or annotation, include_extras=True).values()
+    for each in parts:
+        yield from _parts(each, known)
 
 
 def _refuse_default(parameter: inspect.Parameter, name: str) -> None:
@@ -126,8 +168,10 @@ def _whole(bound: list[inspect.Parameter]) -> inspect.Parameter | None:
     annotation = bound[0].annotation
     if get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
-    kind = get_origin(annotation) or annotation
-    if not isinstance(kind, type):
-        return None
-    is_structure = issubclass(kind, BaseModel) or dataclasses.is_dataclass(kind) or typing_extensions.is_typeddict(kind)
-    return bound[0] if is_structure else None
+    return bound[0] if _is_structure(get_origin(annotation) or annotation) else None
+
+
+def _is_structure(kind: Any) -> bool:
+    return isinstance(kind, type) and (
+        issubclass(kind, BaseModel) or dataclasses.is_dataclass(kind) or typing_extensions.is_typeddict(kind)
+    )

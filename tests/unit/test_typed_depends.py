@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import pytest
+from pydantic import BaseModel
 from typed_world import typed_world
+from typing_extensions import TypeAliasType, TypedDict
 from virtual_bus import configuration
 
-from servicebus.errors import ConfigurationError, RemoteError
+from servicebus.errors import ConfigurationError, InvalidParams, RemoteError
 from servicebus.runtime.registration import Service
 from servicebus.runtime.service_thread import ServiceThread
 from servicebus.sender import Sender
@@ -153,6 +157,36 @@ def test_what_a_setup_has_made_before_it_failed_is_torn_down(group: Services) ->
     assert LOG == ["open", "close", "open", "close"]
 
 
+def test_a_tear_down_that_raises_does_not_keep_the_others_from_running(group: Services) -> None:
+    def stubborn() -> Iterator[int]:
+        yield 1
+        raise OSError("it does not close")
+
+    async def stubborn_task() -> AsyncIterator[int]:
+        yield 1
+        raise OSError("it does not close")
+
+    @group.rpc
+    def look(database: Worker, one: Annotated[int, Depends(stubborn, scope="thread")]) -> None: ...
+
+    @group.rpc
+    async def watch(database: Worker, one: Annotated[int, Depends(stubborn_task, scope="thread")]) -> None: ...
+
+    by_thread, by_task = (definition.make() for definition in group)
+    by_thread.setup()
+    with pytest.raises(OSError, match="does not close"):
+        by_thread.teardown()
+    assert LOG == ["open", "close"]
+
+    async def open_and_close() -> None:
+        await by_task.setup_async()
+        with pytest.raises(OSError, match="does not close"):
+            await by_task.teardown_async()
+
+    asyncio.run(open_and_close())
+    assert LOG == ["open", "close", "open", "close"]
+
+
 def test_a_replacement_takes_the_place_and_the_scope(monkeypatch: pytest.MonkeyPatch, group: Services) -> None:
     def fake() -> Database:
         LOG.append("fake")
@@ -247,3 +281,59 @@ def ring(again: Ring) -> int:
 
 
 Ring = Annotated[int, Depends(ring)]
+
+
+Named = TypeAliasType("Named", User)
+Json = TypeAliasType("Json", "dict[str, Json] | list[Json] | int")
+
+
+def test_a_dependency_is_injected_by_the_name_of_its_type_and_where_it_may_be_none(
+    monkeypatch: pytest.MonkeyPatch, group: Services
+) -> None:
+    @group.rpc
+    def look(
+        user: Named, request: Request | None = None, again: User | None = None, other: Named | None = None
+    ) -> list[Any]:
+        return [user, again, other, request is not None]
+
+    with typed_world(monkeypatch, group) as world:
+        assert world.call("look") == ["user of t", "user of t", "user of t", True]
+        for name in ("user", "request", "again", "other"):  # never from the wire: it may say who the caller is
+            with pytest.raises(InvalidParams, match=name):
+                world.call("look", {name: "root"})
+
+
+class InModel(BaseModel):
+    user: User
+
+
+@dataclass
+class InDataclass:
+    user: User
+
+
+class InDict(TypedDict):
+    users: list[InDataclass]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [list[User], dict[str, Named], User | int | None, tuple[Named, ...], InModel, InDataclass, InDict, list[InModel]],
+    ids=["list", "dict", "union", "tuple", "model", "dataclass", "TypedDict", "models"],
+)
+def test_a_dependency_that_a_caller_could_send_is_refused_at_the_start(kind: Any, group: Services) -> None:
+    def look(user: Any, count: int = 1) -> None: ...
+
+    look.__annotations__["user"] = kind
+    group.rpc(look)
+    with pytest.raises(ConfigurationError, match="look: user has a Depends within its type, where nothing is injected"):
+        ServiceBus(configuration("mq-a")).include(group)
+
+
+def test_a_type_that_holds_itself_is_no_dependency(monkeypatch: pytest.MonkeyPatch, group: Services) -> None:
+    @group.rpc
+    def look(value: Json) -> int:
+        return 1
+
+    with typed_world(monkeypatch, group) as world:
+        assert world.call("look", {"value": {"a": [1]}}) == 1
