@@ -263,6 +263,9 @@ class Services:
         return self._add(MESSAGE, None, how)  # type: ignore[return-value]
 
     def _add(self, kind: Kind, function: F | None, how: dict[str, Any]) -> F | Callable[[F], F]:
+        if not (function is None or callable(function)):
+            what = f"it decorates a function, not {function!r}; the name of a service is name=..."
+            raise ConfigurationError(f"{self!r}: {what}", key="services")
         frame = sys._getframe(2)
         local_names = None if frame.f_locals is frame.f_globals else dict(frame.f_locals)
 

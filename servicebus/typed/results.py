@@ -18,6 +18,10 @@ from servicebus.wire.printable import describe
 
 __all__ = ["InvalidResult", "adapter_of", "make_writer", "plain"]
 
+_MOST_DIGITS = 4300
+"""Of an integer that Python reads, and so the caller. pydantic writes longer ones."""
+_DIGITS = b"0123456789"
+
 _SCALARS = (int, str, bool, float, type(None))
 """Nothing can be wrong with a value of exactly this type, so pydantic need not look for it, which costs 1 us."""
 
@@ -89,10 +93,21 @@ def _converted(result: Any, adapter: TypeAdapter[Any]) -> bytes:
 
 
 def _check(text: bytes) -> None:
-    if CONSTANT.search(text) is not None:
+    if CONSTANT.search(text) is not None or (len(text) > _MOST_DIGITS and _has_long_number(text)):
         try:
             decode_json(text)
         except EnvelopeError as error:
             raise EnvelopeError("unencodable", f"the result: {error.detail}") from None
     if len(text) > MAX_JSON_DEPTH:
         check_depth(text)
+
+
+def _has_long_number(text: bytes) -> bool:
+    """Whether more than ``_MOST_DIGITS`` digits follow each other. So many are at one of the places looked at."""
+    for at in range(_MOST_DIGITS, len(text), _MOST_DIGITS):
+        if text[at] in _DIGITS:
+            before, behind = text[at - _MOST_DIGITS : at], text[at : at + _MOST_DIGITS + 1]
+            count = len(before) - len(before.rstrip(_DIGITS)) + len(behind) - len(behind.lstrip(_DIGITS))
+            if count > _MOST_DIGITS:
+                return True
+    return False

@@ -464,3 +464,32 @@ def test_a_deprecated_service_says_once_that_it_is_in_use(
     with typed_world(monkeypatch, group) as world:
         assert [world.call("add", [1]), world.call("add", [2])] == [1, 2]
     assert caplog.text.count("math.add is deprecated and still in use: use math.sum") == 1
+
+
+def test_an_integer_that_no_caller_can_read_is_a_result_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = Services("math")
+    digits = 4300
+
+    @group.rpc
+    def power(exponent: int) -> list[int]:
+        return [1, 10**exponent]
+
+    @group.rpc
+    def padded(exponent: int, before: int) -> dict[str, Any]:
+        return {"text": "7" * 5000 + "x" * before, "number": -(10**exponent)}
+
+    with typed_world(monkeypatch, group) as world:
+        assert world.call("power", [digits - 1]) == [1, 10 ** (digits - 1)]
+        assert world.call("padded", [digits - 1, 1])["number"] == -(10 ** (digits - 1))
+        for before in (0, 1, digits - 1, digits):
+            with pytest.raises(RemoteError, match=r"the result: .*4300 digits"):
+                world.call("padded", [digits, before])
+        with pytest.raises(RemoteError, match=r"the result: .*4300 digits"):
+            world.call("power", [digits])
+
+
+def test_the_name_of_a_service_in_place_of_its_function_is_refused() -> None:
+    group = Services("math")
+    for decorate in (group.rpc, group.message):
+        with pytest.raises(ConfigurationError, match="decorates a function, not 'add'; the name of a service is name="):
+            decorate("add")  # type: ignore[call-overload]
