@@ -109,19 +109,25 @@ class MiddlewareSender(Sender):
         if not self._async_steps:
             return submit(context=context)
         outgoing, future = outgoing_of(kind, target, params, context), _OuterFuture()
-        future.step(run_steps(self._async_steps, outgoing, lambda: _Awaited(submit(context=outgoing.context))))
+
+        def proceed() -> _Awaited:
+            future.check()
+            return _Awaited(submit(context=outgoing.context), future)
+
+        future.step(run_steps(self._async_steps, outgoing, proceed))
         return future
 
 
 class _Awaited:
     """What a step awaits. Its future goes out to who drives the steps, and is done when they go on."""
 
-    def __init__(self, future: Future[Any]):
-        self._future = future
+    def __init__(self, future: Future[Any], outer: _OuterFuture):
+        self._future, self._outer = future, outer
 
     def __await__(self) -> Generator[Future[Any], None, Any]:
         if not self._future.done():
             yield self._future
+            self._outer.check()
         return self._future.result()
 
 
@@ -137,17 +143,29 @@ class _OuterFuture(Future[Any]):
             inner.cancel()
         return is_cancelled
 
+    def check(self) -> None:
+        """Raise asyncio's CancelledError if it was cancelled, as in a task.
+
+        That of concurrent.futures is an Exception: a step that tries again would take it for a failure of the call.
+        """
+        if self.cancelled():
+            from asyncio import CancelledError  # its import takes longer than all else here
+
+            raise CancelledError
+
     def step(self, steps: Coroutine[Any, Any, Any]) -> None:
         """Run *steps* to the next future that they wait for, or to their end."""
         with suppress(InvalidStateError):  # it was cancelled
             try:
                 waits_for = steps.send(None)
-                if not isinstance(waits_for, Future):
-                    steps.throw(TypeError("call_async() around a Sender awaits nothing but proceed()"))
+                while not isinstance(waits_for, Future):  # steps may handle the error, and wait for something else
+                    waits_for = steps.throw(TypeError("call_async() around a Sender awaits nothing but proceed()"))
             except StopIteration as end:
                 self.set_result(end.value)
             except BaseException as error:  # the user's: it is the caller's to know
                 self.set_exception(error)
             else:
                 self._inner = waits_for
+                if self.cancelled():  # meanwhile, by another thread
+                    waits_for.cancel()
                 waits_for.add_done_callback(lambda _: self.step(steps))

@@ -221,6 +221,51 @@ def test_cancelling_the_outer_future_cancels_the_call(bus: VirtualBus, log: list
     sender.close()
 
 
+class Again(Middleware):
+    """Tries again whatever fails, and awaits something else first, if it is to."""
+
+    def __init__(self, *, awaits_first: bool = False):
+        self.awaits_first = awaits_first
+        self.ends: list[type] = []
+
+    def call(self, outgoing: Outgoing, proceed: Callable[[], Any]) -> Any:
+        return proceed()
+
+    async def call_async(self, outgoing: Outgoing, proceed: Callable[[], Awaitable[Any]]) -> Any:
+        try:
+            if self.awaits_first:
+                await _OfAnotherLoop()
+            return await proceed()
+        except Exception as error:
+            self.ends.append(type(error))
+            return await proceed()
+        except BaseException as error:
+            self.ends.append(type(error))
+            await proceed()  # it is not asked for any more
+
+
+def test_a_step_that_tries_again_does_not_repeat_what_was_cancelled(bus: VirtualBus) -> None:
+    worker = VirtualWorker(bus).start()
+    worker.hold()
+    step = Again()
+    sender = middleware_sender(bus, step)
+    future = sender.call_async(f"{NODE}.test.echo", 5, 30.0)
+    bus.time.settle()
+    assert future.cancel() and step.ends == [asyncio.CancelledError]
+    bus.time.settle()
+    assert sender.status()["travelling"] == 0 and worker.dispatcher.counters["cancelled"] == 1
+    sender.close()
+
+
+def test_a_step_that_handles_its_wrong_await_goes_on(bus: VirtualBus) -> None:
+    VirtualWorker(bus).start()
+    step = Again(awaits_first=True)
+    sender = middleware_sender(bus, step)
+    future = sender.call_async(f"{NODE}.test.echo", 5, 30.0)
+    assert ended(bus, future).result()[1] == 5 and step.ends == [TypeError]
+    sender.close()
+
+
 def test_a_step_may_answer_itself_or_raise(bus: VirtualBus) -> None:
     class Cache(Middleware):
         def call(self, outgoing: Outgoing, proceed: Callable[[], Any]) -> Any:
