@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -26,16 +26,23 @@ class NodeDescription:
         self._contract = contract
         self._texts: dict[str, bytes] = {}
 
-    def text(self, key: str = "") -> bytes:
+    def text(self, key: str = "", may_know: Callable[[str, Sequence[str]], bool] | None = None) -> bytes:
         """JSON: of all services and published events, or of the services that are called ``category.name``.
 
         Made when it is asked for first.
+
+        Args:
+            may_know: whether a caller is told of a service, by its ``category.name`` and the patterns of its events. It
+                is told of no published events.
         """
-        if key not in self._texts:
+        if key not in self._texts or may_know is not None:
             services = tuple(each for each in self._contract if key in ("", each.key))
-            found = replace(self._contract, services=services, publishes=() if key else self._contract.publishes)
+            if may_know is not None:
+                services = tuple(each for each in services if may_know(each.key, each.events))
+            is_part = bool(key) or may_know is not None
+            found = replace(self._contract, services=services, publishes=() if is_part else self._contract.publishes)
             text = encode_json(found.to_json())
-            if key and not services:
+            if (key and not services) or may_know is not None:
                 return text  # a stranger's key is not remembered
             self._texts[key] = text
         return self._texts[key]
@@ -81,6 +88,7 @@ def _options_of(service: Service) -> dict[str, Any]:
             "retry": service.retry_schedule,
             "lock": service.lock,
             "concurrency": service.concurrency,
+            "authorize": service.authorize,
         }
     )
 

@@ -32,6 +32,7 @@ __all__ = [
     "NodeUnavailable",
     "OutboxFull",
     "OutboxUnavailable",
+    "PermissionDenied",
     "QueueConflict",
     "QueueStranded",
     "RemoteError",
@@ -67,9 +68,7 @@ class ConfigurationError(ServiceBusError):
     def __init__(self, message: str, *, path: str | None = None, line: int | None = None, key: str | None = None):
         where = ":".join(str(part) for part in (path, line) if part is not None)
         super().__init__(f"{where}: {message}" if where else message)
-        self.path = path
-        self.line = line
-        self.key = key
+        self.path, self.line, self.key = path, line, key
 
 
 class AddressError(ServiceBusError, ValueError):
@@ -114,7 +113,7 @@ class EnvelopeError(ServiceBusError):
 
     ``reason`` is a short stable word that counters and tests use: ``malformed``, ``oversized``, ``unreadable``,
     ``too-deep``, ``dtd``, ``bad-json``, ``signature``, ``stale``, ``replayed``, ``wrong-node``, ``wrong-queue``,
-    ``unknown-service``, ``invalid-params``, ``contract-mismatch``, ``unencodable``.
+    ``unknown-service``, ``permission-denied``, ``invalid-params``, ``contract-mismatch``, ``unencodable``.
     """
 
     def __init__(self, reason: str, detail: str = ""):
@@ -172,9 +171,7 @@ class ConnectionLost(TransportError):
 
     def __init__(self, host: str, reason: str, *, sent: bool):
         super().__init__(f"{host}: {reason}" + (" (after something was sent)" if sent else ""))
-        self.host = host
-        self.reason = reason
-        self.sent = sent
+        self.host, self.reason, self.sent = host, reason, sent
 
 
 class MessageTooLarge(ConnectionLost):
@@ -183,8 +180,7 @@ class MessageTooLarge(ConnectionLost):
     def __init__(self, host: str, *, size: int, limit: int):
         reason = f"a message of {size} bytes is larger than the broker takes ({limit}): raise its max_message_size"
         super().__init__(host, reason, sent=True)
-        self.size = size
-        self.limit = limit
+        self.size, self.limit = size, limit
 
 
 class QueueStranded(ConnectionLost):
@@ -274,6 +270,14 @@ class CallRefused(CallError):
         self.detail = detail
 
 
+class PermissionDenied(CallRefused):
+    """Raised when the node does not let ``caller`` do this, by ``rule`` of its own; the service did not run."""
+
+    def __init__(self, address: str, detail: str = "", caller: str = "", rule: str = ""):
+        super().__init__(address, "permission-denied", detail)
+        self.caller, self.rule = caller, rule
+
+
 class InvalidParams(CallRefused):
     """Raised when the params are not what the signature of the service says; it did not run."""
 
@@ -312,9 +316,7 @@ class OutboxFull(CallError):
         stored = f"{messages} message{'' if messages == 1 else 's'}, {size} bytes"
         text = f"no broker takes it, and outbox {path} is full ({stored}); nothing was sent"
         super().__init__(address, text)
-        self.path = path
-        self.messages = messages
-        self.size = size
+        self.path, self.messages, self.size = path, messages, size
 
 
 class UnknownService(CallError):
@@ -341,9 +343,7 @@ class RemoteError(CallError):
 
     def __init__(self, address: str, type: str, message: str, trace: str | None = None):
         super().__init__(address, f"{type}: {message}" if message else type)
-        self.type = type
-        self.message = message
-        self.trace = trace
+        self.type, self.message, self.trace = type, message, trace
 
 
 def _listed(attempts: Sequence[tuple[str, str]]) -> str:

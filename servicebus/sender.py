@@ -64,7 +64,7 @@ class Sender(EventPublisher, PlainSending, StreamSource, Discovering):
         outbox: str | os.PathLike[str] | None = None,
     ):
         configuration = as_configuration(configuration)
-        super().__init__(configuration, Keyring(configuration.secrets), outbox, AmqpConnection, client_loop)
+        super().__init__(configuration, Keyring(configuration.sender_secrets), outbox, AmqpConnection, client_loop)
 
     def __repr__(self) -> str:
         state = "idle" if self._session is None else repr(self._session.engine)

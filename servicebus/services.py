@@ -23,6 +23,8 @@ from servicebus._plain import PlainMessage
 from servicebus.errors import EnvelopeError
 
 __all__ = [
+    "Authorize",
+    "Deny",
     "Event",
     "Lock",
     "MessageService",
@@ -38,6 +40,10 @@ __all__ = [
 Lock = str | int | Callable[[Any], Any]
 """What of a request's params must not be worked on twice at a time: the place of a value in them (``"account"``,
 ``"order.id"``, an index), or a function that gets the params and returns a text or number. None means: nothing."""
+
+Authorize = Callable[["Request", Mapping[str, str]], Any]
+"""Whether a request may be served: a function of the request and its context that returns True, and nothing else, if it
+may; of ``async def`` services it may be ``async def``, too."""
 
 _serving: ContextVar[Request | None] = ContextVar("servicebus_request", default=None)
 """What the thread of a service runs, set and cleared around each execution; or the task of an ``async def`` service,
@@ -90,6 +96,17 @@ class Requeue(Exception):
         self.reason = reason
 
 
+class Deny(Exception):
+    """Raised by a service, or by its ``authorize``, for a request whose caller may not ask for that.
+
+    A caller gets PermissionDenied, a message goes to the dead letters at once: raise it before anything has been done.
+    """
+
+    def __init__(self, reason: str = ""):
+        super().__init__(reason)
+        self.reason = reason
+
+
 class RpcService:
     """Base of a service that is called: override ``handle()``.
 
@@ -106,6 +123,8 @@ class RpcService:
     """What never runs twice at a time on the node; may be a method that gets the params."""
     concurrency: Literal["node"] | None = None
     """``"node"``: never two calls at a time on the node."""
+    authorize: Authorize | None = None
+    """Whether a request may be served; may be a method."""
     params_type: Any = None
     """What the params are: a type that pydantic knows. Only for the description of the node; nothing is checked."""
     result_type: Any = None
@@ -139,8 +158,9 @@ class MessageService:
     """What never runs twice at a time on the node; may be a method that gets the params."""
     concurrency: Literal["node"] | None = None
     """``"node"``: never two messages at a time on the node."""
+    authorize: Authorize | None = None
     params_type: Any = None
-    """As that of an RpcService."""
+    """Both as those of an RpcService."""
 
     def setup(self) -> None:
         """Called in each of the service's threads before its first message; again and again while it raises."""
@@ -213,7 +233,6 @@ class Request:
     """Events that go out when the service has succeeded."""
     _is_over = False
     """The service has returned; a thread of its own may still publish, at once."""
-
     _context: Mapping[str, str] = NO_CONTEXT
 
     def __init__(self, event: Event, deadline: float | None, make_sender: Callable[[], Any], fate: Fate | None = None):
@@ -251,6 +270,12 @@ class Request:
     def message(self) -> PlainMessage | None:
         """What another program has published, with all its properties; None for every other request."""
         return None if self._fate is None else self._fate.plain
+
+    @property
+    def caller(self) -> str:
+        """The name of the caller whose key has signed it (``callers`` of the configuration); "" for a peer with the
+        secret of the bus. Of a nested call it is the node that asks: who asked that one, the context may tell."""
+        return "" if self._fate is None else self._fate.caller
 
     @property
     def context(self) -> Mapping[str, str]:
@@ -322,8 +347,7 @@ def current_request() -> Request | None:
 def outgoing_context(given: GivenContext) -> Mapping[str, str]:
     """What goes with a request of the calling thread or task: the context of the request that it serves, and *given*.
 
-    Raises:
-        EnvelopeError: *given* is no mapping.
+    Raises EnvelopeError: *given* is no mapping.
     """
     if isinstance(given, OutgoingContext):
         return given

@@ -45,6 +45,7 @@ def facts(found: Found) -> dict[str, Any]:
         "failed_on": letter.host,
         "sent": letter.envelope.sent_ms / 1000 if letter.envelope is not None else None,
         "context": dict(letter.context),
+        "caller": letter.caller,
         "verified": letter.stamp is not None,
         "standing": found.status.value,
         "why": found.why,
@@ -150,6 +151,7 @@ def as_show(found: Found, *, full: bool) -> str:
         f"sent      {_moment(int(sent))}",
         f"back      {_note(found) or 'a worker has signed it; the node would take it'}",
     ]
+    lines += [f"caller    {printable(letter.caller)}"] if letter.caller else []
     lines += [f"context   {key} = {printable(value)}" for key, value in letter.context.items()]
     trace = _trace(found, full=full)
     if trace:

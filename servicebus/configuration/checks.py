@@ -60,10 +60,11 @@ def seconds(*, zero: bool = False) -> Callable[[Any], float]:
 def retry_schedule(value: Any) -> tuple[float, ...]:
     """Delays in seconds, as a list or as a text with commas; none at all means no further attempt."""
     one = seconds()
-    return tuple(one(each) for each in _listed(value, "must be a list of seconds"))
+    return tuple(one(each) for each in listed(value, "must be a list of seconds"))
 
 
-def _listed(value: Any, wanted: str) -> list[Any] | tuple[Any, ...]:
+def listed(value: Any, wanted: str) -> list[Any] | tuple[Any, ...]:
+    """A list, also as a text with commas."""
     if isinstance(value, str):
         parts = (part.strip(" '\"") for part in value.strip("[]() ").split(","))
         return [part for part in parts if part]
@@ -154,7 +155,7 @@ def import_path(value: Any, example: str = "package.module:name") -> str:
 
 def import_paths(value: Any) -> tuple[str, ...]:
     """As a list, or as a text with commas."""
-    return tuple(import_path(each) for each in _listed(value, "must be a list of import paths"))
+    return tuple(import_path(each) for each in listed(value, "must be a list of import paths"))
 
 
 def short_name(value: Any) -> str:

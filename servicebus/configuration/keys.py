@@ -81,6 +81,8 @@ SECTION_KEYS = (
     "publishers",
     "bridges",
     "secret_token",
+    "caller",
+    "callers",
     "node_name",
     "use_ssl",
     "tls",

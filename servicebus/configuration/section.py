@@ -156,6 +156,15 @@ class Section:
         for index, value in enumerate(values):
             yield (*at, index), value
 
+    def entries(self, name: str) -> Iterator[tuple[Place, Any, Any]]:
+        """Place, key and value of each entry of the mapping below a key, whose keys are names of the user's choice."""
+        at = (*self.at, name)
+        values = self._values[name] if name in self else {}
+        if not isinstance(values, Mapping):
+            self.where.fail(at, f"{show(at)} must be a mapping of names")
+        for key, value in values.items():
+            yield (*at, key), key, value
+
     def path(self, name: str, check: Callable[[Any], str]) -> str | None:
         """A path, taken from the folder of the configuration file where it is relative; ``~/`` is the home folder."""
         if name not in self:

@@ -13,12 +13,13 @@ from typing import Any, Literal, NoReturn
 from servicebus._plain import PlainTarget
 from servicebus.configuration import checks
 from servicebus.configuration.bridges import BridgeEntry, read_bridges
+from servicebus.configuration.callers import read_caller, read_callers
 from servicebus.configuration.hosts import Defaults, read_connections, read_hosts, read_tls
 from servicebus.configuration.keys import ALL_KEYS, FORMER_KEYS, KEYS
 from servicebus.configuration.parts import read_logging, read_services
 from servicebus.configuration.publishers import read_publishers
 from servicebus.configuration.section import Section, Where
-from servicebus.configuration.values import BrokerHost, LoggingSettings, Secret, ServiceEntry, TlsSettings
+from servicebus.configuration.values import BrokerHost, CallerEntry, LoggingSettings, Secret, ServiceEntry, TlsSettings
 from servicebus.errors import ConfigurationError
 
 _NO_ENVIRONMENT: Mapping[str, str] = MappingProxyType({})
@@ -47,6 +48,10 @@ class Configuration:
     """What services publish to in the form of other programs, by name."""
     bridges: tuple[BridgeEntry, ...]
     secret_token: tuple[Secret, ...]
+    caller: str | None
+    """As which caller Senders sign; None for the bus itself."""
+    callers: Mapping[str, CallerEntry]
+    """By their names."""
     node_name: str
     names_node: bool
     """``node_name`` was given, and is not this machine's host name."""
@@ -149,6 +154,17 @@ class Configuration:
         return tuple(secret.reveal() for secret in self.secret_token)
 
     @property
+    def sender_secrets(self) -> tuple[str, ...]:
+        """What Senders sign with: ``secrets``, or the keys of ``caller`` where ``callers`` has them."""
+        entry = self.callers.get(self.caller or "")
+        return self.secrets if entry is None else entry.secrets
+
+    @property
+    def caller_secrets(self) -> dict[str, tuple[str, ...]]:
+        """The plain keys of all callers, by their names."""
+        return {name: entry.secrets for name, entry in self.callers.items()}
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What the starting program has to log at WARNING, each a full sentence."""
         renamed = tuple(
@@ -166,7 +182,10 @@ class Configuration:
     def secret_warnings(self) -> tuple[str, ...]:
         """What agents and Senders log beside ``warnings`` when they start: secrets that do not protect."""
         log_secrets = self.logging.secrets if self.logging.secrets != self.secret_token else ()
-        return weak_secrets("secret_token", self.secret_token) + weak_secrets("logging.secret", log_secrets)
+        weak = weak_secrets("secret_token", self.secret_token) + weak_secrets("logging.secret", log_secrets)
+        return weak + tuple(
+            text for name, entry in self.callers.items() for text in weak_secrets(f"callers.{name}.key", entry.keys)
+        )
 
     def get_port(self) -> int:
         """As in 2.x: the port of hosts that name none."""
@@ -216,6 +235,8 @@ class Configuration:
             where.fail(("compat_exchange_name",), "compat_exchange_name and exchange_name must differ")
         is_bridge = "bridges" in section and "hosts" not in section
         own["secret_token"] = () if is_bridge else section.require("secret_token", checks.secrets)
+        own["callers"] = read_callers(section, self.secret_token)
+        own["caller"] = read_caller(section, self.callers)
         own["node_name"] = _read_node_name(section)
         own["names_node"] = "node_name" in section
         own["status_socket"] = _read_status_socket(section)

@@ -143,6 +143,26 @@ def _unusable(host: BrokerHost, key: str, what: str | None, error: Exception) ->
 
 
 @dataclass(frozen=True, slots=True)
+class CallerEntry:
+    """A caller with keys of its own, and what it may do; the patterns are those of docs/callers.rst."""
+
+    name: str
+    keys: tuple[Secret, ...]
+    """All verify."""
+    allow: tuple[str, ...] = ()
+    """Addresses that it may call and send messages to."""
+    deny: tuple[str, ...] = ()
+    """Those of them that it may not."""
+    publish: tuple[str, ...] = ()
+    """Events that it may publish."""
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The plain keys: the first signs, all verify."""
+        return tuple(key.reveal() for key in self.keys)
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceEntry:
     """One line of ``services:``; the agent imports what ``target`` names."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
@@ -16,10 +17,11 @@ from servicebus.compat.tokens import DailyTokens
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError, SignatureError
 from servicebus.policy.retry_schedule import DELAY_TIERS_S
+from servicebus.protocol.callers import keyring_of
 from servicebus.transport.interface import Delivery
 from servicebus.wire import headers
 from servicebus.wire.address import delay_queue, messages_queue
-from servicebus.wire.envelope import Envelope, Kind
+from servicebus.wire.envelope import Envelope, Kind, callers_id
 from servicebus.wire.events import event_queue
 from servicebus.wire.signing import Keyring
 from servicebus.wire.stamps import DeadLetterStamp, make_requeue_ticket, read_dead_letter_stamp
@@ -68,6 +70,8 @@ class DeadLetter:
     """Why it cannot be read."""
     subscription: str = ""
     """Of an event: the service that has subscribed to it."""
+    caller: str = ""
+    """Whose key has signed it; "" for a secret of the bus, and for what is not signed with a key that we know."""
     is_whole: bool = True
     """False: the broker has more than stands here, or properties that cannot be read; a signature would be missed."""
 
@@ -118,7 +122,7 @@ def read_dead_letter(delivery: Delivery, max_bytes: int, keyring: Keyring, node:
     """The dead letter of *node* in *delivery*; never fails, whatever it holds."""
     reason = _text(delivery.headers or {}, headers.REASON)
     body, found = delivery.body, dict(delivery.headers or {})
-    envelope, service, params, problem = None, "?", body, ""
+    envelope, service, params, problem, caller = None, "?", body, "", ""
     subscription = _text(found, headers.SUBSCRIPTION)
     is_plain = is_plain_key(subscription)
     queue = event_queue(node, subscription) if subscription else ""
@@ -135,6 +139,8 @@ def read_dead_letter(delivery: Delivery, max_bytes: int, keyring: Keyring, node:
             service, params = f"{envelope.category}.{envelope.service}", envelope.params
             if envelope.kind is Kind.EVENT:
                 service = subscription or "?"
+            with suppress(SignatureError):
+                caller = keyring.verify_envelope(envelope)
     except EnvelopeError as error:
         problem = str(error)
     return DeadLetter(
@@ -152,6 +158,7 @@ def read_dead_letter(delivery: Delivery, max_bytes: int, keyring: Keyring, node:
         stamp=read_dead_letter_stamp(keyring, body, reason, found.get(headers.DEAD_LETTER), queue),
         problem=problem,
         subscription=subscription,
+        caller=caller,
         is_whole=delivery.flaw is None,
     )
 
@@ -175,7 +182,7 @@ class RequeueCheck:
     def __init__(self, config: Configuration, node: str):
         self._config = config
         self._node = node
-        self._keyring = Keyring(config.secrets)
+        self._keyring = keyring_of(config)
         zone = ZoneInfo(config.compat_time_zone) if config.compat_time_zone else None
         self._daily = DailyTokens(config.secrets, zone)
 
@@ -227,7 +234,8 @@ class RequeueCheck:
             raise SignatureError("no worker has signed this letter")
         self._check_signatures(letter, letter.stamp)
         queue = event_queue(self._node, letter.subscription) if letter.subscription else ""
-        made = self._keyring, letter.id, letter.body, letter.stamp.former, int(now * 1000)
+        id = callers_id(letter.id, letter.caller) if letter.caller else letter.id  # no other's letter has the same
+        made = self._keyring, id, letter.body, letter.stamp.former, int(now * 1000)
         ticket = make_requeue_ticket(*made, queue)
         return replace(letter, headers={**letter.headers, headers.REQUEUED: ticket})
 

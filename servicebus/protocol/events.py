@@ -10,7 +10,7 @@ from servicebus.errors import EnvelopeError
 from servicebus.protocol.interface import Incoming, RequestRefused, flawed
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.transport.interface import Delivery
-from servicebus.wire.envelope import EVENT, MESSAGE, VERSION, Envelope
+from servicebus.wire.envelope import EVENT, MESSAGE, VERSION, Envelope, callers_id
 from servicebus.wire.events import EventQueue, event_key, matches, run_id
 from servicebus.wire.signing import Keyring, check_fresh
 from servicebus.wire.stamps import Stamps, read_stamps
@@ -44,13 +44,12 @@ class EventProtocol(ProtocolV2):
         ticket = stamps.ticket
         try:
             envelope = decode_envelope(delivery.body, self._max_bytes)
-            if ticket is None:
-                self._keyring.verify_envelope(envelope)
+            caller = self._keyring.verify_envelope(envelope) if ticket is None else self._caller_by_ticket(envelope)
             self._check_place(envelope, stamps)
         except EnvelopeError as error:
             raise RequestRefused(error) from None
         sent_ms = envelope.sent_ms if ticket is None else ticket.made_ms
-        incoming = self._incoming_event(envelope, stamps, sent_ms)
+        incoming = self._incoming_event(envelope, stamps, sent_ms, caller)
         try:
             if envelope.context:
                 incoming.context = decode_context(envelope.context)
@@ -70,10 +69,11 @@ class EventProtocol(ProtocolV2):
             text = f"{self.subscription} has not subscribed to {envelope.service}"
             raise EnvelopeError("not-subscribed", text)
 
-    def _incoming_event(self, envelope: Envelope, stamps: Stamps, sent_ms: int) -> Incoming:
+    def _incoming_event(self, envelope: Envelope, stamps: Stamps, sent_ms: int, caller: str) -> Incoming:
         ticket, (category, _, service) = stamps.ticket, self.subscription.partition(".")
+        id = callers_id(envelope.id, caller) if caller else envelope.id
         return Incoming(
-            run_id(envelope.id, self._queue.name) if ticket is None else ticket.id,
+            run_id(id, self._queue.name) if ticket is None else ticket.id,
             MESSAGE,
             category,
             service,
@@ -90,4 +90,5 @@ class EventProtocol(ProtocolV2):
             stamps=stamps,
             contract=envelope.contract,
             event=envelope.service,
+            caller=caller,
         )

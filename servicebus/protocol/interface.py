@@ -147,7 +147,8 @@ class Incoming:
     """Unix time until which its token could be accepted."""
     reply_to: str
     given_id: str = ""
-    """The id that its sender chose, where that is another: of version 1 (not unique), or of a requeued dead letter."""
+    """The id that its sender chose, where that is another: of version 1 (not unique), of a requeued dead letter, of an
+    event, or of a caller with a key of its own."""
     attempt: int = 1
     """Which attempt of its Sender it is; the reply repeats it."""
     is_patient: bool = False
@@ -163,6 +164,8 @@ class Incoming:
     """The name of the event that it is. Its category and service are those of the subscriber then."""
     stream: StreamTerms | None = None
     """What a call says that asks for a stream; None for everything else."""
+    caller: str = ""
+    """Whose key has signed it; "" for a secret of the bus, whose peers may do everything."""
 
 
 class RequestRefused(Exception):
@@ -206,6 +209,9 @@ class AgentProtocol(Protocol):
 
     def decode_request(self, delivery: Delivery) -> Incoming:
         """Decode and verify. Raises RequestRefused."""
+
+    def denial(self, incoming: Incoming) -> Fault | None:
+        """Why the caller of *incoming*, who has a key of its own, may not ask for it; None if it may."""
 
     def encode_fault_unread(self, delivery: Delivery, fault: Fault) -> tuple[bytes | None, str]:
         """The reply to a call that ``decode_request()`` failed for, and its address; None if it is not well signed.

@@ -143,6 +143,9 @@ class ProtocolV1:
             raise RequestRefused(refusal, encode_reply(OldReply(event.id, BAD_TOKEN)) if reply_to else None, reply_to)
         return self._incoming(event, delivery, stamps, now)
 
+    def denial(self, incoming: Incoming) -> Fault | None:
+        """It knows no callers."""
+
     def encode_fault_unread(self, delivery: Delivery, fault: Fault) -> tuple[bytes | None, str]:
         reply_to = delivery.reply_to or ""
         event = decode_event(delivery.body, self._max_bytes)
@@ -223,6 +226,9 @@ class EitherProtocol:
 
     def decode_request(self, delivery: Delivery) -> Incoming:
         return (self._old if is_old_event(delivery.body) else self._newest).decode_request(delivery)
+
+    def denial(self, incoming: Incoming) -> Fault | None:
+        return self._newest.denial(incoming)
 
     def encode_fault_unread(self, delivery: Delivery, fault: Fault) -> tuple[bytes | None, str]:
         return self._newest.encode_fault_unread(delivery, fault)

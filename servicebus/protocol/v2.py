@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
 from servicebus.policy.clocks import SteadyClock, remaining_s
 from servicebus.policy.retry_schedule import tier_for
+from servicebus.protocol.callers import CallerChecks, set_caller
 from servicebus.protocol.discovery import DISCOVER, Answer, Question, read_answer
 from servicebus.protocol.interface import (
     Exchange,
@@ -34,7 +35,18 @@ from servicebus.wire.address import (
     messages_queue,
     rpc_queue,
 )
-from servicebus.wire.envelope import CALL, CONTROL, DIRECT_REPLY_TO, EVENT, FAULT, MESSAGE, OK, VERSION, Envelope, Reply
+from servicebus.wire.envelope import (
+    CALL,
+    CONTROL,
+    DIRECT_REPLY_TO,
+    EVENT,
+    FAULT,
+    MESSAGE,
+    OK,
+    VERSION,
+    Envelope,
+    Reply,
+)
 from servicebus.wire.events import EVENTS, events_exchange
 from servicebus.wire.fault import EXPIRED, REFUSED, Fault
 from servicebus.wire.signing import Keyring, check_fresh
@@ -61,7 +73,7 @@ _QUEUES = {CALL: rpc_queue, MESSAGE: messages_queue, CONTROL: control_queue}
 _DIRECT_PREFIX = DIRECT_REPLY_TO + "."
 
 
-class ProtocolV2:
+class ProtocolV2(CallerChecks):
     """Signs and verifies with *keyring*. For any thread, but ``decode_request()``.
 
     Args:
@@ -231,10 +243,9 @@ class ProtocolV2:
             reply_to = ""  # answers go nowhere else
         marks = delivery.headers
         stamps = read_stamps(self._keyring, delivery.body, marks) if marks else UNSTAMPED
-        ticket = stamps.ticket
+        verify = self._keyring.verify_envelope if stamps.ticket is None else self._caller_by_ticket
         try:
-            if ticket is None:
-                self._keyring.verify_envelope(envelope)
+            caller = verify(envelope)
         except EnvelopeError as error:
             # A stranger is answered over direct reply-to only, so that it cannot make us write to any queue; and
             # unsigned: it may have put another caller's id and token on its forgery, to get a signed refusal for them.
@@ -248,16 +259,17 @@ class ProtocolV2:
                 raise RequestRefused(EnvelopeError("wrong-queue", "an event in a queue for requests"))
             raise RequestRefused(EnvelopeError("wrong-node", text))
         now_ms = int(time.time() * 1000)
-        context = None
+        incoming = self._incoming(envelope, stamps, reply_to, now_ms)
+        if caller:
+            set_caller(incoming, caller)
         try:
             if envelope.context:
-                context = decode_context(envelope.context)
-            sent_ms, skew_s = envelope.sent_ms if ticket is None else ticket.made_ms, self._config.clock_skew
-            check_fresh(envelope.kind, sent_ms, envelope.ttl_ms, now_ms, skew_s, self._config.token_max_age)
+                incoming.context = decode_context(envelope.context)
+            limits = self._config.clock_skew, self._config.token_max_age
+            check_fresh(envelope.kind, incoming.sent_ms, envelope.ttl_ms, now_ms, *limits)
         except EnvelopeError as error:
-            incoming = self._incoming(envelope, stamps, reply_to, now_ms)
             raise self._refused(error, envelope, reply_to, incoming) from None
-        return self._incoming(envelope, stamps, reply_to, now_ms, context)
+        return incoming
 
     def encode_fault_unread(self, delivery: Delivery, fault: Fault) -> tuple[bytes | None, str]:
         envelope = decode_envelope(delivery.body, self._max_bytes)
@@ -302,7 +314,7 @@ class ProtocolV2:
         return RequestRefused(error, reply, reply_to, incoming)
 
     def _incoming(
-        self, envelope: Envelope, stamps: Stamps, reply_to: str, now_ms: int, context: Mapping[str, str] | None = None
+        self, envelope: Envelope, stamps: Stamps, reply_to: str, now_ms: int
     ) -> Incoming:
         ticket = stamps.ticket
         sent_ms = envelope.sent_ms if ticket is None else ticket.made_ms
@@ -333,7 +345,7 @@ class ProtocolV2:
             stamps.wait.due_ms or envelope.due_ms,
             stamps,
             envelope.contract,
-            context,
+            None,
             "",
             read_terms(envelope.stream) if envelope.stream else None,
         )

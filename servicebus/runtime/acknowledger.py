@@ -54,7 +54,7 @@ class Acknowledger:
                     except Exception:  # a service's, which came late: the second try reports what is ours
                         self._reply_again(publisher, pending, reply, disposition.job)
                     if disposition.job is None:  # it was not run: the journal does not know of this answer
-                        self._refused_calls.add(pending.delivery.correlation_id or "")
+                        self._refused_calls.add(pending.run_id)
                 pending.delivery.channel.ack(pending.delivery.tag)
         except Exception as error:  # what is to be stored comes again
             self._failures.report("a disposition", error)

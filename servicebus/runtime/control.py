@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from servicebus.configuration import Configuration
@@ -20,7 +21,7 @@ from servicebus.runtime.registration import is_former, name_of_key, stream_key
 from servicebus.runtime.streams import ENDING, NodeStreams
 from servicebus.transport.interface import Delivery
 from servicebus.wire.address import EVERY_NODE
-from servicebus.wire.envelope import Kind
+from servicebus.wire.envelope import Kind, callers_id
 from servicebus.wire.fault import REFUSED, Fault
 from servicebus.wire.signing import Keyring
 from servicebus.wire.streams import CREDIT, read_credit
@@ -30,8 +31,10 @@ _ECHO_DOMAIN = b"servicebus/2 echo"
 _DISCOVERIES = 1024
 """So many are remembered, as long as they are good for: some seconds, and the clock skew."""
 
-Describe = Callable[[str], bytes]
-"""The description of the node as JSON: of one service ``category.name``, or of all for ""."""
+MayKnow = Callable[[str, Sequence[str]], bool]
+"""Whether a caller is told of a service, by its ``category.name`` and the patterns of its events."""
+Describe = Callable[[str, "MayKnow | None"], bytes]
+"""The description of the node as JSON: of a service ``category.name``, or of all for "", as a caller may know it."""
 
 
 class ControlRequests:
@@ -75,14 +78,14 @@ class ControlRequests:
             reply = refused.reply_in(Kind.CONTROL)
             return None if reply is None else (reply, refused.reply_to)
         if incoming.key == "servicebus.offers":
-            return self.protocol.encode_result(incoming, self._offers(incoming.raw_params)), incoming.reply_to
+            return self.protocol.encode_result(incoming, self._offers(incoming)), incoming.reply_to
         if incoming.key == "servicebus.describe" and self._describe is not None:
             return self._described(incoming, self._describe), incoming.reply_to
         if incoming.key != "servicebus.ping":
             self._dispatcher.counters["refused.unknown-service"] += 1
             return self.protocol.encode_fault(incoming, Fault("unknown-service", incoming.key)), incoming.reply_to
         self._dispatcher.counters["pings"] += 1
-        return self.protocol.encode_result(incoming, self._who_i_am(incoming.raw_params)), incoming.reply_to
+        return self.protocol.encode_result(incoming, self._who_i_am(incoming)), incoming.reply_to
 
     def _read(self, delivery: Delivery, protocol: ProtocolV2) -> Incoming:
         try:
@@ -94,12 +97,13 @@ class ControlRequests:
             raise
         return incoming
 
-    def _offers(self, raw_params: bytes) -> bool:
-        """Whether this node has a service: the params are ``[kind, "category.name"]``."""
+    def _offers(self, incoming: Incoming) -> bool:
+        """Whether this node has a service, for its caller: the params are ``[kind, "category.name"]``."""
         with suppress(EnvelopeError, ValueError, TypeError):
-            kind, name = decode_json(raw_params)
+            kind, name = decode_json(incoming.raw_params)
             services = self._dispatcher.services
-            return (Kind(kind), name) in services or (Kind(kind), stream_key(name)) in services
+            is_there = (Kind(kind), name) in services or (Kind(kind), stream_key(name)) in services
+            return is_there and self.protocol.may_know(incoming.caller, name)
         return False
 
     def _described(self, incoming: Incoming, describe: Describe) -> bytes:
@@ -109,7 +113,8 @@ class ControlRequests:
             params = decode_json(incoming.raw_params)
             if params is not None:
                 (key,) = map(str, params)
-            return self.protocol.encode_text(incoming, describe(key))
+            may_know = partial(self.protocol.may_know, incoming.caller) if incoming.caller else None
+            return self.protocol.encode_text(incoming, describe(key, may_know))
         except (EnvelopeError, ValueError, TypeError) as error:
             return self.protocol.encode_fault(incoming, Fault(REFUSED, str(error)))
 
@@ -126,9 +131,9 @@ class ControlRequests:
         with suppress(RequestRefused):
             incoming = self._read(delivery, self._own_queue)
             if incoming.key == f"servicebus.{CREDIT}":
-                self._credit(incoming.raw_params)
+                self._credit(incoming)
             elif incoming.key == "servicebus.cancel":
-                self._cancel(incoming.raw_params)
+                self._cancel(incoming)
             elif incoming.key == f"servicebus.{DISCOVER}":
                 return self._discovered(incoming)
             else:
@@ -150,25 +155,32 @@ class ControlRequests:
                 return None
             self._dispatcher.counters["discoveries"] += 1
             services = self._dispatcher.services
-            has_service = (Kind.CALL, question.service) in services
-            listed = sorted(_listed(kind, key) for kind, key in services if not is_former(key))
+            may_know = partial(self.protocol.may_know, incoming.caller)
+            has_service = (Kind.CALL, question.service) in services and may_know(question.service)
+            known = (_listed(kind, key) for kind, key in services if not is_former(key))
+            listed = sorted(each for each in known if may_know(each[1]))
             answer = Answer(self._config.node_name, has_service, tuple(listed)).to_json(question)
             return self._own_queue.encode_result(incoming, answer), incoming.reply_to
         except EnvelopeError as error:
             self._dispatcher.refusals.refused(Kind.CONTROL, error)
             return None
 
-    def _cancel(self, raw_params: bytes) -> None:
-        """A caller has given up. All workers are told: one of them runs its call, or gets it yet."""
-        with suppress(EnvelopeError):
-            params = decode_json(raw_params)
-            if isinstance(params, list) and len(params) == 1 and isinstance(params[0], str):
-                self._dispatcher.cancel(params[0])
+    def _cancel(self, incoming: Incoming) -> None:
+        """A caller has given up. All workers are told: one of them runs its call, or gets it yet.
 
-    def _credit(self, raw_params: bytes) -> None:
-        """A caller lets its stream go on."""
+        A caller with a key of its own can name but its own calls.
+        """
         with suppress(EnvelopeError):
-            credit = read_credit(raw_params)
+            params = decode_json(incoming.raw_params)
+            if isinstance(params, list) and len(params) == 1 and isinstance(params[0], str):
+                self._dispatcher.cancel(callers_id(params[0], incoming.caller) if incoming.caller else params[0])
+
+    def _credit(self, incoming: Incoming) -> None:
+        """A caller lets its stream go on; with a key of its own its own streams alone."""
+        with suppress(EnvelopeError):
+            credit = read_credit(incoming.raw_params)
+            if incoming.caller:
+                credit = credit._replace(id=callers_id(credit.id, incoming.caller))
             if self.streams is not None:
                 self.streams.credited(credit)
 
@@ -182,7 +194,7 @@ class ControlRequests:
         """The name of the worker's own queue."""
         return self._echo_queue
 
-    def _who_i_am(self, raw_params: bytes) -> dict[str, Any]:
+    def _who_i_am(self, incoming: Incoming) -> dict[str, Any]:
         """The params are null, or the ids of calls that the Sender has no answer to."""
         says: dict[str, Any] = {
             "node": self._config.node_name,
@@ -193,7 +205,13 @@ class ControlRequests:
             # Calls that were sent before went into a queue that is gone: only their senders know of them.
             says["queue_age"] = round(time.monotonic() - self.calls_made_at, 3)
         with suppress(EnvelopeError, ValueError, TypeError, JournalUnavailable):  # alive is what it is asked for first
-            if answered := self._dispatcher.answered((decode_json(raw_params) or [])[:MOST_ASKED]):
+            asked = (decode_json(incoming.raw_params) or [])[:MOST_ASKED]
+            if incoming.caller:  # of its own calls alone
+                known = {callers_id(str(id), incoming.caller): id for id in asked}
+                answered = [known[id] for id in self._dispatcher.answered(list(known))]
+            else:
+                answered = self._dispatcher.answered(asked)
+            if answered:
                 says["answered"] = answered
         return says
 

@@ -69,6 +69,11 @@ class PendingDelivery:
         """The service ``category.name`` whose event it is; "" for everything else."""
         return ""
 
+    @property
+    def run_id(self) -> str:
+        """By which the node knows it; of what could not be read, what its sender says it is."""
+        return self.delivery.correlation_id or ""
+
 
 @dataclass(slots=True, eq=False, repr=False)
 class PendingEvent(PendingDelivery):
@@ -135,6 +140,11 @@ class Job(PendingDelivery):
     def position(self) -> int:
         """The number of the first item that a stream is to yield; 0 for everything else."""
         return 0 if self.incoming.stream is None else self.incoming.stream.first
+
+    @property
+    def caller(self) -> str:
+        """Whose key has signed it; "" for a secret of the bus."""
+        return self.incoming.caller
 
     @property
     def run_id(self) -> str:

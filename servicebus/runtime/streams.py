@@ -254,7 +254,7 @@ class NodeStreams:
             return  # its request is delivered again, and answered when the generator is closed
         job.delivery.channel.ack(job.delivery.tag)
         job.is_answered = True
-        self._open[job.incoming.given_id] = output
+        self._open[job.incoming.id] = output
         if chunk_queue_problem(self._own_queue()):
             self._interrupt(output, f"the name of the queue {self._own_queue()!r} cannot be told")
             return
@@ -316,7 +316,7 @@ class NodeStreams:
         self._flush(output)
 
     def _reply(self, output: StreamOutput) -> None:
-        if self._open.pop(output.job.incoming.given_id, None) is None:
+        if self._open.pop(output.job.incoming.id, None) is None:
             return  # interrupted: its caller knows, or its request comes again
         publisher = self._connections.publisher
         if publisher is not None and output.reply is not None:
@@ -324,7 +324,7 @@ class NodeStreams:
 
     def _interrupt(self, output: StreamOutput, why: str) -> None:
         job = output.job
-        self._open.pop(job.incoming.given_id, None)
+        self._open.pop(job.incoming.id, None)
         if not output.over:
             LOG.info("the stream %s of %s ends: %s", job.incoming.id, job.incoming.key, why)
         output.interrupt(why)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
+from servicebus.errors import EnvelopeError
 from servicebus.protocol.interface import AgentProtocol, RequestRefused, wrong_queue
 from servicebus.runtime.job import Disposition, Inbox, Job, PendingDelivery, PendingEvent, dead_letter, later_attempt
 from servicebus.runtime.refusal_log import RefusalLog
@@ -54,6 +55,8 @@ class Validator:
             if incoming.kind is not kind:
                 raise wrong_queue(incoming, kind)
             job = Job(delivery, epoch, incoming.reply_to, incoming, protocol, None, None, on_full)
+            if incoming.caller and (fault := protocol.denial(incoming)) is not None:
+                return self._denied(job, fault)
             if incoming.due_ms and kind is MESSAGE:
                 wait_s = incoming.due_ms / 1000 - time.time()
                 if wait_s > DUE_S:  # a copy that was put past the delay queues; there it is held until it is due
@@ -75,6 +78,15 @@ class Validator:
         except Exception as error:
             pending = pending_event(delivery, epoch, protocol) or PendingDelivery(delivery, epoch, "")
             return self._unread(pending, protocol, kind, error)
+
+    def _denied(self, job: Job, fault: Fault) -> Job | Disposition:
+        """Before anything else, so that its caller learns nothing of the service."""
+        reason, _, detail = fault.text.partition(": ")
+        self._refusals.refused(job.incoming.kind, EnvelopeError(reason, detail))
+        if job.incoming.kind is MESSAGE:
+            job.refusal = Disposition([job], None, dead_letter(reason, detail))
+            return job
+        return Disposition([job], job.protocol.encode_fault(job.incoming, fault))
 
     def _unknown(self, job: Job) -> Job | Disposition:
         incoming = job.incoming

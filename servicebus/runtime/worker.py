@@ -14,6 +14,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from servicebus.configuration import BrokerHost, Configuration
+from servicebus.protocol.callers import keyring_of
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime.consumer import NodeConsumer
 from servicebus.runtime.control import ControlRequests, Describe
@@ -39,7 +40,6 @@ from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.interface import Connect
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.sharedloop import SharedLoop
-from servicebus.wire.signing import Keyring
 
 LOG = get_logger(__name__)
 
@@ -77,7 +77,7 @@ class Worker:
     ):
         self._config, self.host = config, host
         self._after_fork, self._on_exit = after_fork, on_exit
-        keyring = Keyring(config.secrets)
+        keyring = keyring_of(config)
         self.loop = loop or SharedLoop(f"io-{host.name}")
         by_key: dict[ServiceKey, ServiceThread] = {}  # filled below, with threads that post to the pipeline
         self._journal, self._home = journal, Home()

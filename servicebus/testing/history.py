@@ -69,8 +69,9 @@ Record = Callable[..., None]
 
 
 def id_of(job: Job) -> str:
-    """The id of a request in the history: of an event that which its publisher has given it."""
-    return job.incoming.given_id if job.event else job.incoming.id
+    """The id of a request in the history: that which its publisher, or a caller with a key of its own, has given it."""
+    incoming = job.incoming
+    return incoming.given_id if job.event or (incoming.caller and incoming.stamps.ticket is None) else incoming.id
 
 
 class RecordingDispatcher(Dispatcher):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field, fields, make_dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 from servicebus.wire.fault import Fault
@@ -22,6 +24,7 @@ __all__ = [
     "Kind",
     "Reply",
     "ReplyDraft",
+    "callers_id",
     "make_id",
 ]
 
@@ -114,3 +117,17 @@ ReplyDraft: Any = make_dataclass("ReplyDraft", [(each.name, Any) for each in fie
 def make_id(incarnation: str, count: int) -> str:
     """Join a Sender's incarnation (16 lower-case hex digits) and its count (from 1) to a wire id."""
     return f"{incarnation}-{count}"
+
+
+def callers_id(id: str, caller: str) -> str:
+    """By which a node knows the request *id* of a *caller* with a key of its own.
+
+    So that no caller can have the answer to another's request, end it, or be refused for it, by choosing its id.
+    """
+    incarnation, _, count = id.partition("-")
+    return f"{_callers_incarnation(incarnation, caller)}-{count}"
+
+
+@lru_cache(maxsize=4096)
+def _callers_incarnation(incarnation: str, caller: str) -> str:
+    return hashlib.sha256(f"{incarnation}\0caller\0{caller}".encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -16,12 +16,13 @@ from servicebus.errors import (
     EnvelopeError,
     InvalidParam,
     InvalidParams,
+    PermissionDenied,
     RemoteError,
     ServiceBusError,
     ServiceBusy,
     UnknownService,
 )
-from servicebus.wire.jsontext import decode_json
+from servicebus.wire.jsontext import decode_json, encode_json
 from servicebus.wire.printable import printable
 
 __all__ = [
@@ -35,12 +36,14 @@ __all__ = [
     "NOT_RESUMABLE",
     "NOT_RUN",
     "NO_STREAM",
+    "PERMISSION_DENIED",
     "REFUSED",
     "RESERVED",
     "STOPPING",
     "UNKNOWN_SERVICE",
     "Fault",
     "declare",
+    "denied",
     "describe",
     "error_from_fault",
     "fault_from_exception",
@@ -57,6 +60,8 @@ CONTRACT_MISMATCH = "contract-mismatch"
 """The same, of a caller that was built against another version of the service."""
 IS_STREAM, NO_STREAM, NOT_RESUMABLE = "is-stream", "no-stream", "not-resumable"
 """Reasons of a refusal: a service that answers a stream was called, and the other way round; a stream cannot go on."""
+PERMISSION_DENIED = "permission-denied"
+"""Reason of a refusal: the caller may not do this."""
 REFUSED = "refused"
 STOPPING = "stopping"
 UNKNOWN_SERVICE = "unknown-service"
@@ -69,6 +74,7 @@ MAX_RETRY_AFTER_MS = 24 * 3600 * 1000
 MAX_CLOCK_MS = 10**15 - 1
 MAX_TEXT_BYTES = 4 * 1024
 MAX_TRACE_BYTES = 16 * 1024
+_MAX_WHY_BYTES = 1024
 
 # What XML 1.0 cannot carry, not even as a character reference (https://www.w3.org/TR/xml/#charsets). As the negation of
 # what it can carry, it would take ten times as long to compile.
@@ -114,6 +120,19 @@ def fault_from_exception(exc: BaseException, with_trace: bool) -> Fault:
         name = f"{type(exc).__module__}.{name}"
     trace = _trace_of(exc) if with_trace else None
     return Fault(name, _cut(_text_of(exc), MAX_TEXT_BYTES), trace and _cut_head(trace, MAX_TRACE_BYTES))
+
+
+def denied(caller: str, rule: str, doing: str, why: str = "") -> Fault:
+    """That *caller* ("" for a peer with a secret of the bus) may not do what it asks for, by *rule*.
+
+    Args:
+        doing: such as ``call NODE.category.name``.
+        why: what the rule says; cut to 1 KiB.
+    """
+    who = f"caller {caller!r}" if caller else "a peer with the secret of the bus"
+    text = f"{PERMISSION_DENIED}: {who} may not {doing}, by {rule}"
+    told = encode_json({"caller": caller, "rule": rule}).decode()
+    return Fault(REFUSED, f"{text}: {_cut(why, _MAX_WHY_BYTES)}" if why else text, data=told)
 
 
 _declared: dict[tuple[str, str], Callable[[str], Exception]] = {}
@@ -169,6 +188,10 @@ def _refused(fault: Fault, address: str, waited_s: float) -> ServiceBusError:
             if reason == CONTRACT_MISMATCH:
                 return ContractMismatch(address, errors, detail, int(told["count"]), present=dict(told["present"]))
             return InvalidParams(address, errors, detail, int(told["count"]))
+    if reason == PERMISSION_DENIED and fault.data is not None:
+        with suppress(ValueError, TypeError, LookupError, EnvelopeError):
+            told = decode_json(fault.data.encode())
+            return PermissionDenied(address, detail, str(told["caller"]), str(told["rule"]))
     return CallRefused(address, reason, detail)
 
 

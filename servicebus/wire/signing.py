@@ -3,6 +3,9 @@
 A token is ``<key id>:<HMAC-SHA256, 64 hex digits>`` over a canonical byte string: a domain word and then every field,
 each as its length in bytes (decimal), a colon, and the bytes. The lengths make it impossible that two different lists
 of fields give one string; the domain makes it impossible to pass a request's token for a reply's.
+
+The key id says who has signed a request: a peer with a secret of the bus, or a caller with a key of its own. The reply
+is signed with the key of its request, so that a caller can verify it, and can forge none for another.
 docs/wire-format, "Signature", has the fields and worked examples.
 """
 
@@ -10,8 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from types import MappingProxyType
 
 from servicebus.errors import EnvelopeError, SignatureError
 from servicebus.wire.envelope import EVENT, MESSAGE, Envelope, Kind, Reply
@@ -25,6 +29,7 @@ __all__ = [
     "check_fresh",
 ]
 
+NO_CALLERS: Mapping[str, Sequence[str]] = MappingProxyType({})
 EVENT_DOMAIN = b"servicebus/2 event"
 RESPONSE_DOMAIN = b"servicebus/2 response"
 
@@ -32,10 +37,11 @@ RESPONSE_DOMAIN = b"servicebus/2 response"
 class _Key:
     """One secret. Copies of its HMAC sign: copying is safe in any thread, and keys the hash once."""
 
-    __slots__ = ("_keyed", "id")
+    __slots__ = ("_keyed", "caller", "id")
 
-    def __init__(self, secret: bytes):
+    def __init__(self, secret: bytes, caller: str = ""):
         self.id = hashlib.sha256(b"servicebus key id\0" + secret).hexdigest()[:8]
+        self.caller = caller
         self._keyed = hmac.new(secret, digestmod=hashlib.sha256)
 
     def token(self, text: bytes) -> str:
@@ -45,22 +51,30 @@ class _Key:
 
 
 class Keyring:
-    """The secrets of the bus: the first signs, all verify. May be used by any thread; shows only key ids."""
+    """Keys by their ids. May be used by any thread; shows only the ids.
 
-    __slots__ = ("_keys", "_signer")
+    Args:
+        secrets: of the bus, or of the one caller that a Sender is: the first signs, all verify.
+        callers: the keys of others by their names. They verify requests, and sign the replies to them; nothing else.
 
-    def __init__(self, secrets: Sequence[str]):
+    Raises:
+        ValueError: there is no secret, one is empty, or two have the same key id.
+    """
+
+    __slots__ = ("_keys", "_known", "_signer")
+
+    def __init__(self, secrets: Sequence[str], callers: Mapping[str, Sequence[str]] = NO_CALLERS):
         if isinstance(secrets, str) or not secrets or not all(secrets):
             raise ValueError("a Keyring needs a list of one secret or more, none of them empty")
-        keys = [_Key(secret.encode()) for secret in secrets]
+        keys = [_Key(secret.encode()) for secret in dict.fromkeys(secrets)]
         self._signer = keys[0]
-        # Two secrets with one key id (1 in 2^32): both are tried.
-        self._keys: dict[str, list[_Key]] = {}
-        for key in keys:
-            self._keys.setdefault(key.id, []).append(key)
+        self._keys = _by_id(keys)
+        others = [_Key(secret.encode(), name) for name, own in callers.items() for secret in dict.fromkeys(own)]
+        self._known = _by_id([*keys, *others]) if others else self._keys
+        """With the keys of callers."""
 
     def __repr__(self) -> str:
-        return f"<Keyring signs with {self.key_id}, knows {', '.join(self._keys)}>"
+        return f"<Keyring signs with {self.key_id}, knows {', '.join(self._known)}>"
 
     @property
     def key_id(self) -> str:
@@ -69,8 +83,16 @@ class Keyring:
 
     @property
     def key_ids(self) -> tuple[str, ...]:
-        """Of all secrets, the one that signs first."""
+        """Of the secrets, without those of callers; the one that signs first."""
         return tuple(self._keys)
+
+    def caller_of(self, token: str) -> str:
+        """Whose key *token* claims to be made with; "" for a secret of the bus. It proves nothing.
+
+        Raises:
+            SignatureError: no such key is known.
+        """
+        return self._key_of(token, self._known).caller
 
     def __reduce__(self) -> str:
         raise TypeError("a Keyring is not pickled: it holds secrets")
@@ -98,47 +120,68 @@ class Keyring:
             _canonical_event(names, id, sent_ms, ttl_ms, params, attempt, due_ms, contract, context, stream)
         )
 
-    def verify_envelope(self, envelope: Envelope) -> None:
-        """Accept the token of *envelope*, or raise ``SignatureError``."""
+    def verify_envelope(self, envelope: Envelope) -> str:
+        """The caller who has signed *envelope*, "" for a peer with a secret of the bus. Raises ``SignatureError``."""
         e = envelope
         names = _canonical_names(e.node, e.category, e.service, e.kind._value_, e.reply)
         more = e.attempt, e.due_ms, e.contract, e.context, e.stream
         text = _canonical_event(names, e.id, e.sent_ms, e.ttl_ms, e.params, *more)
-        self._verify(e.token, text)
+        return self._verify(e.token, text, self._known).caller
 
     def sign_reply(self, request_token: str, id: str, status: str, message: bytes, fault: Fault | None) -> str:
-        """The token of a reply to the request that carried *request_token*."""
-        return self._signer.token(_canonical_response(request_token, id, status, message, fault))
+        """The token of a reply to the request that carried *request_token*, by the same key."""
+        # A request whose key is retired, and for which a requeue ticket vouches, is a message: nobody reads that reply.
+        key = self._known.get(request_token[:8], self._signer)
+        return key.token(_canonical_response(request_token, id, status, message, fault))
 
     def verify_reply(self, reply: Reply, request_token: str) -> None:
-        """Accept *reply* as the answer to the request that carried *request_token*, or raise ``SignatureError``."""
-        text = _canonical_response(request_token, reply.id, reply.status, reply.message, reply.fault)
-        self._verify(reply.token, text)
+        """Accept *reply* as the answer to our request that carried *request_token*, or raise ``SignatureError``."""
+        token = reply.token
+        if token[:8] != request_token[:8] and self._key_of(token, self._keys):
+            raise SignatureError(f"it is made with key {token[:8]}, its request with {request_token[:8]}")
+        self._verify(
+            token, _canonical_response(request_token, reply.id, reply.status, reply.message, reply.fault), self._keys
+        )
 
     def sign_bytes(self, domain: bytes, *parts: bytes) -> str:
         """A token over *parts*; *domain* keeps this use apart from every other."""
         return self._signer.token(canonical_bytes(domain, *parts))
 
     def verify_bytes(self, token: str, domain: bytes, *parts: bytes) -> None:
-        """Accept *token* as made by ``sign_bytes`` over the same *domain* and *parts*, or raise ``SignatureError``."""
-        self._verify(token, canonical_bytes(domain, *parts))
+        """Accept *token* as made by ``sign_bytes`` over the same *domain* and *parts*, or raise ``SignatureError``.
 
-    def _verify(self, token: str, text: bytes) -> None:
+        No key of a caller is accepted.
+        """
+        self._verify(token, canonical_bytes(domain, *parts), self._keys)
+
+    def _verify(self, token: str, text: bytes, keys: Mapping[str, _Key]) -> _Key:
+        key = keys.get(token[:8]) or self._key_of(token, keys)
+        # compare_digest takes text in ASCII only.
+        if token.isascii() and hmac.compare_digest(key.token(text), token):
+            return key
+        raise SignatureError() if token.isascii() else SignatureError("the token is not made of ASCII characters")
+
+    def _key_of(self, token: str, keys: Mapping[str, _Key]) -> _Key:
         if not token:
             raise SignatureError("it carries no token")
-        # compare_digest takes text in ASCII only.
         if not token.isascii():
             raise SignatureError("the token is not made of ASCII characters")
-        keys = self._keys.get(token[:8])
-        if keys is None:
-            known = ", ".join(self._keys)
+        key = keys.get(token[:8])
+        if key is None:
+            known = f"{', '.join(self._keys)}{' and those of callers' if keys is not self._keys else ''}"
             raise SignatureError(
                 f"no key with the id {token[:8]!r} is known here (but {known}); do both sides have the same secret?"
             )
-        for key in keys:
-            if hmac.compare_digest(key.token(text), token):
-                return
-        raise SignatureError()
+        return key
+
+
+def _by_id(keys: Sequence[_Key]) -> dict[str, _Key]:
+    found: dict[str, _Key] = {}
+    for key in keys:
+        if found.setdefault(key.id, key) is not key:
+            owners = [each.caller or "the bus" for each in (found[key.id], key)]
+            raise ValueError(f"two keys have the id {key.id}, of {' and of '.join(owners)}: make another one")
+    return found
 
 
 def canonical_bytes(domain: bytes, *parts: bytes) -> bytes:

@@ -101,7 +101,7 @@ def write_chunk(keyring: Keyring, request_token: str, chunk: Chunk) -> bytes:
         f'<chunk version="2"{attempt_mark(chunk.attempt)} first="{chunk.first}" count="{chunk.count}" '
         f'queue="{chunk.queue}" resumable="{"yes" if chunk.is_resumable else "no"}"><id>{chunk.id}</id>'
     )
-    token = keyring.sign_bytes(CHUNK_DOMAIN, *_signed(request_token, chunk))
+    token = keyring.sign_answer(request_token, CHUNK_DOMAIN, *_signed(request_token, chunk))
     items = chunk.items.replace(CDATA_END, b"]]" + _SPLIT + b">") if b">" in chunk.items else chunk.items
     return b"".join((head.encode(), f"<token>{token}</token><items><![CDATA[".encode(), items, _CHUNK_END))
 
@@ -125,7 +125,7 @@ def decode_chunk(body: bytes, max_bytes: int) -> Chunk:
 
 def verify_chunk(keyring: Keyring, request_token: str, chunk: Chunk) -> None:
     """Accept *chunk* as one that answers the request with *request_token*, or raise SignatureError."""
-    keyring.verify_bytes(chunk.token, CHUNK_DOMAIN, *_signed(request_token, chunk))
+    keyring.verify_answer(chunk.token, request_token, CHUNK_DOMAIN, *_signed(request_token, chunk))
 
 
 def chunk_queue_problem(queue: str) -> bool:

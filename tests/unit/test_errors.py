@@ -49,6 +49,11 @@ EXAMPLES: list[tuple[ServiceBusError, dict[str, object], str]] = [
         {"reason": "signature"},
         "signature: the token does not match; do both sides have the same secret_token?",
     ),
+    (
+        errors.PermissionDenied("N.a.b", "caller 'shop' may not call N.a.b", "shop", "callers.shop.deny '*'"),
+        {"address": "N.a.b", "reason": "permission-denied", "caller": "shop", "rule": "callers.shop.deny '*'"},
+        "N.a.b: refused by the node (permission-denied): caller 'shop' may not call N.a.b",
+    ),
     (errors.SignatureError("it carries no token"), {"detail": "it carries no token"}, "signature: it carries no token"),
     (errors.TransportError("broken"), {}, "broken"),
     (

@@ -154,10 +154,11 @@ def test_a_reply_belongs_to_one_request_only() -> None:
 )
 def test_the_token_of_a_reply_covers_every_field(forged: dict[str, Any]) -> None:
     fault = Fault("busy", "full", "trace", 50)
-    reply = Reply(CALL.id, KEYS.sign_reply("t", CALL.id, "fault", b"", fault), "fault", b"", fault)
-    KEYS.verify_reply(reply, "t")
+    request = signed(CALL).token
+    reply = Reply(CALL.id, KEYS.sign_reply(request, CALL.id, "fault", b"", fault), "fault", b"", fault)
+    KEYS.verify_reply(reply, request)
     with pytest.raises(SignatureError):
-        KEYS.verify_reply(replace(reply, **forged), "t")
+        KEYS.verify_reply(replace(reply, **forged), request)
 
 
 def test_a_token_made_for_one_use_is_worth_nothing_in_another() -> None:

@@ -32,6 +32,7 @@ from servicebus.wire.xmlshape import PLAIN_EVENT, PLAIN_EVENT_OF_MORE, PLAIN_RES
 UNTIMED = settings(deadline=None)  # other processes may have the cores
 MAX_BYTES = 1_000_000
 KEYS = Keyring(["secret token"])
+REQUEST = KEYS.sign_bytes(b"servicebus/2 event", b"the request")
 CALL = Envelope("0123456789abcdef-1", "NODE-01", "math", "add", Kind.CALL, 1_700_000_000_000, 5_000, "", b"[1,2]")
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 
@@ -120,7 +121,7 @@ def test_plain_documents_are_read_as_lxml_reads_them(
 @given(IDS, ANY_TEXT)
 def test_plain_replies_are_read_as_lxml_reads_them(id: str, text: str) -> None:
     payload = encode_json(text)
-    body = encode_reply(Reply(id, KEYS.sign_reply("token", id, "ok", payload, None), "ok", payload))
+    body = encode_reply(Reply(id, KEYS.sign_reply(REQUEST, id, "ok", payload, None), "ok", payload))
     through_lxml = body.replace(b"<response ", b"<response  ", 1)
     assert PLAIN_RESPONSE.match(body) is not None
     assert PLAIN_RESPONSE.match(through_lxml) is None
@@ -131,19 +132,19 @@ def test_plain_replies_are_read_as_lxml_reads_them(id: str, text: str) -> None:
 @given(IDS, st.binary(max_size=50).map(lambda raw: encode_json(raw.hex())), ANY_TEXT)
 def test_every_result_survives_the_round_trip_and_verifies(id: str, message: bytes, text: str) -> None:
     for payload in (message, encode_json(text)):
-        reply = Reply(id, KEYS.sign_reply("token", id, "ok", payload, None), "ok", payload)
+        reply = Reply(id, KEYS.sign_reply(REQUEST, id, "ok", payload, None), "ok", payload)
         read = decode_reply(encode_reply(reply), MAX_BYTES)
         assert read == reply
-        KEYS.verify_reply(read, "token")
+        KEYS.verify_reply(read, REQUEST)
 
 
 @UNTIMED
 @given(IDS, FAULTS)
 def test_every_fault_survives_the_round_trip_and_verifies(id: str, fault: Fault) -> None:
-    reply = Reply(id, KEYS.sign_reply("token", id, "fault", b"", fault), "fault", b"", fault)
+    reply = Reply(id, KEYS.sign_reply(REQUEST, id, "fault", b"", fault), "fault", b"", fault)
     read = decode_reply(encode_reply(reply), MAX_BYTES)
     assert read == reply
-    KEYS.verify_reply(read, "token")
+    KEYS.verify_reply(read, REQUEST)
 
 
 def test_a_decoded_envelope_is_the_frozen_value_that_its_class_promises() -> None:
@@ -232,11 +233,11 @@ def test_no_byte_of_a_signed_envelope_can_be_flipped(fields: dict[str, Any]) -> 
 def test_no_byte_of_a_signed_reply_can_be_flipped(fault: Fault | None) -> None:
     def verified(body: bytes) -> Reply:
         read = decode_reply(body, MAX_BYTES)
-        KEYS.verify_reply(read, "the request's token")
+        KEYS.verify_reply(read, REQUEST)
         return read
 
     status, message = ("ok", b"3") if fault is None else ("fault", b"")
-    token = KEYS.sign_reply("the request's token", CALL.id, status, message, fault)
+    token = KEYS.sign_reply(REQUEST, CALL.id, status, message, fault)
     body = encode_reply(Reply(CALL.id, token, status, message, fault))
     check_flips(body, verified(body), verified)
 
