@@ -8,38 +8,32 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import servicebus.wire.xmltree  # noqa: F401  # what workers may need is imported before they are forked: they share it
 from servicebus._agent_logging import AgentLogging
 from servicebus._describe import NodeDescription, contract_of
 from servicebus._nested_sender import NestedSender
-from servicebus._publishers import PublisherRegistry
+from servicebus._registering import Registering
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.configuration.settings import as_configuration
 from servicebus.contracts import NodeContract
 from servicebus.errors import ConfigurationError, JournalUnavailable, ServiceBusError
 from servicebus.middleware import Middleware
-from servicebus.runtime.around import prepared
 from servicebus.runtime.inherited import put_right
 from servicebus.runtime.journal import Journal, check_journal, journal_of
 from servicebus.runtime.known_subscriptions import note_subscriptions
 from servicebus.runtime.master import Master
 from servicebus.runtime.node_locks import Locks, locks_of
-from servicebus.runtime.registration import Service, plain_hook, register
+from servicebus.runtime.registration import plain_hook
 from servicebus.runtime.signals import EXIT_BOOT, EXIT_FAILED
 from servicebus.runtime.worker import Hook, Worker
 from servicebus.sender import Sender
-from servicebus.services import Lock
 from servicebus.transport.green import refuse_green_threads
 from servicebus.transport.loggers import get_logger, log_once
-from servicebus.wire.address import Address
-from servicebus.wire.envelope import Kind
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
-
-    from servicebus.typed import Services
 
 __all__ = ["ServiceBus"]
 
@@ -48,7 +42,7 @@ LOG = get_logger(__name__)
 _LOOK_S = 0.1
 
 
-class ServiceBus(PublisherRegistry):
+class ServiceBus(Registering):
     """An agent: the services of one node, run by one worker process per configured broker host.
 
     Args:
@@ -65,11 +59,9 @@ class ServiceBus(PublisherRegistry):
         *,
         middleware: Sequence[Middleware] = (),
     ):
-        super().__init__()
-        self._config = configuration = as_configuration(configuration)
+        configuration = as_configuration(configuration)
+        super().__init__(configuration, middleware)
         self._queue_len = queue_len if queue_len is not None else configuration.queue_len
-        self._middleware = tuple(middleware)
-        self._services: dict[tuple[Kind, str], Service] = {}
         self._after_fork: Hook | None = None
         self._on_exit: Hook | None = None
         self._read_again: Callable[[], Configuration] | None = None
@@ -78,101 +70,6 @@ class ServiceBus(PublisherRegistry):
 
     def __repr__(self) -> str:
         return f"<ServiceBus node {self._config.node_name} with {len(self._services)} services>"
-
-    # -- registering ---------------------------------------------------------------------------------------------------
-
-    def add_rpc_service(
-        self,
-        category: str,
-        name: str,
-        service: Any,
-        *,
-        threads: int | None = None,
-        idempotent: bool | None = None,
-        resumable: bool | None = None,
-        lock: Lock | None = None,
-        concurrency: Literal["node"] | None = None,
-    ) -> None:
-        """Answer calls to ``NODE.category.name`` by ``service.on_call(request, response)``.
-
-        The object is built before the fork and copied into every worker; what must not be shared (files, sockets,
-        database handles) belongs into its ``setup()``, which runs in the service's own thread.
-
-        What is not given here is taken from the attribute of the same name, if *service* is an ``RpcService``.
-
-        Args:
-            threads: how many calls run side by side in one worker; 1 by default.
-            idempotent: a call whose worker died in the middle is run again, not reported as interrupted.
-            resumable: of a generator, whose items are a stream: it can begin with item number ``request.position``.
-            lock: calls with the same one run one at a time on the node: the place of a value in the params
-                (``"account"``, ``"order.id"``, an index), or a function that takes the params and returns a text, a
-                number, or None for no lock.
-            concurrency: ``"node"`` runs one call at a time on the node.
-
-        Raises:
-            AddressError: category or name cannot stand in an address.
-            ConfigurationError: the name is taken, *service* is a class, has no ``on_call`` or one that cannot take
-                ``(request, response)``, a method of it is ``async def`` or a generator function, or an option is none.
-        """
-        options = {"threads": threads, "idempotent": idempotent, "lock": lock, "concurrency": concurrency}
-        self._add(Kind.CALL, category, name, service, {**options, "resumable": resumable})
-
-    def add_message_service(
-        self,
-        category: str,
-        name: str,
-        service: Any,
-        *,
-        threads: int | None = None,
-        retry: Sequence[float] | None = None,
-        lock: Lock | None = None,
-        concurrency: Literal["node"] | None = None,
-    ) -> None:
-        """Handle messages to ``NODE.category.name`` by ``service.on_message(request)``; else as add_rpc_service().
-
-        Args:
-            retry: seconds before each further attempt at a message whose handler raised; empty for no second attempt.
-                Without it ``retry_schedule`` of the configuration holds.
-        """
-        options = {"threads": threads, "retry": retry, "lock": lock, "concurrency": concurrency}
-        self._add(Kind.MESSAGE, category, name, service, options)
-
-    def add_event_service(
-        self,
-        category: str,
-        name: str,
-        service: Any,
-        events: str | Sequence[str],
-        *,
-        threads: int | None = None,
-        retry: Sequence[float] | None = None,
-        lock: Lock | None = None,
-        concurrency: Literal["node"] | None = None,
-    ) -> None:
-        """Handle events by ``service.on_message(request)``; else as add_message_service().
-
-        Each service of each node that subscribes to an event gets it by itself; its name is ``request.event_name``. A
-        subscription is durable: it collects events while the node is away, and once the service is not registered.
-
-        Args:
-            events: one or several names or patterns of events: ``orders.created``, ``orders.*`` (one word), ``#``.
-        """
-        options = {"threads": threads, "retry": retry, "lock": lock, "concurrency": concurrency, "events": events}
-        self._add(Kind.MESSAGE, category, name, service, options)
-
-    def add_message_services(self, category: str, name: str, service: Any) -> None:
-        """The name of ``add_message_service()`` in py-servicebus 2.x."""
-        self.add_message_service(category, name, service)
-
-    def include(self, group: Services) -> None:
-        """Serve the typed functions of a group of ``servicebus.typed``, and describe the events that it publishes.
-
-        Raises:
-            ConfigurationError: a name is taken, a signature cannot be read, or an option is none.
-        """
-        for each in group:
-            self._add(each.kind, each.category, each.name, each.make(), {**each.options, **each.subscription})
-        self.published.add(group.published)
 
     def contract(self) -> NodeContract:
         """What this node offers its callers and subscribers. Raises ConfigurationError: a type has no schema."""
@@ -233,14 +130,6 @@ class ServiceBus(PublisherRegistry):
         raise ConfigurationError(f"{host!r} is none of the configured hosts ({known})", key="hosts")
 
     # -- inside --------------------------------------------------------------------------------------------------------
-
-    def _add(self, kind: Kind, category: str, name: str, service: Any, options: dict[str, Any]) -> None:
-        Address(self._config.node_name, category, name)
-        found = register(kind, category, name, service, **options)
-        self._check_plain(found)
-        if (key := (kind, found.lookup_key)) in self._services or (kind, found.rival_key) in self._services:
-            raise ConfigurationError(f"service {found.key} for {kind.value}s is registered already", key="services")
-        self._services[key] = prepared(found, self._middleware)
 
     def _start_beside(self) -> BaseProcess:
         """A process that runs the master, once it has begun. Raises what keeps it from that."""

@@ -204,10 +204,9 @@ class NodeContract:
 
 
 def shown_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that are given, as JSON has them: of a lock that is a function, only that there is one."""
+    """Those that are given, as JSON has them: of one that is a function, only that there is one."""
     found = {name: value for name, value in options.items() if value not in (None, False)}
-    if callable(found.get("lock")):
-        found["lock"] = True
+    found.update((name, True) for name, value in found.items() if callable(value))
     if "retry" in found:
         found["retry"] = list(found["retry"])
     return found

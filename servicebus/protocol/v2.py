@@ -313,9 +313,7 @@ class ProtocolV2(CallerChecks):
         reply = self._encode_fault(envelope.id, envelope.token, envelope.attempt, fault)
         return RequestRefused(error, reply, reply_to, incoming)
 
-    def _incoming(
-        self, envelope: Envelope, stamps: Stamps, reply_to: str, now_ms: int
-    ) -> Incoming:
+    def _incoming(self, envelope: Envelope, stamps: Stamps, reply_to: str, now_ms: int) -> Incoming:
         ticket = stamps.ticket
         sent_ms = envelope.sent_ms if ticket is None else ticket.made_ms
         if envelope.kind is MESSAGE:

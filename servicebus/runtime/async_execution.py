@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 
+from servicebus.errors import EnvelopeError
+from servicebus.runtime.execution import refuse_lazy
 from servicebus.runtime.job import DONE, Job, JobResult, Outcome
 from servicebus.runtime.keyed_lock_queue import Task
 from servicebus.runtime.stream_execution import StreamRuns
-from servicebus.runtime.text_execution import TextExecution, TextRequest
-from servicebus.services import _serving
+from servicebus.runtime.text_execution import TextExecution
+from servicebus.runtime.text_request import TextRequest
+from servicebus.services import Authorize, _serving
 from servicebus.wire.fault import Fault
 
 __all__ = ["AsyncExecution", "AsyncStreamExecution"]
@@ -28,14 +32,20 @@ class AsyncExecution(TextExecution):
 
     def refused_task(self, task: Task) -> Outcome | None:
         """The same of one that has come out of the line of its lock."""
-        if task.outcome is not None:
+        if task.outcome is not None and self._authorize is None:  # else who may not ask is told that first
             return task.outcome
         if task.is_given_back and not task.is_over(time.monotonic()):
             return self._given_back(task.job, "it waited for its lock")
         return self.refused(task.job)
 
-    async def run_bound(self, job: Job, why: list[str]) -> Outcome:
-        """Run *job*; *why* says who has cancelled the task, if it was us. Never raises."""
+    async def run_bound(self, job: Job, why: list[str], over: Outcome | None = None) -> Outcome:
+        """Run *job*, unless it is *over* by its params; *why* says who has cancelled the task, if it was us. Never
+        raises."""
+        if self._authorize is not None and (refused := await self._refused_by_task(self._authorize, job, why)):
+            return refused
+        return await self._run_read(job, why) if over is None else over
+
+    async def _run_read(self, job: Job, why: list[str]) -> Outcome:
         try:
             bound = self._read(job.incoming.raw_params)
         except BaseException as error:
@@ -50,13 +60,28 @@ class AsyncExecution(TextExecution):
                 for stored in self._make_sender().commit(request._published):
                     await asyncio.wrap_future(stored)
             return outcome
-        except asyncio.CancelledError as error:
-            if not why:
-                return self._raised(job, error)
-            # No reply: its caller waits no more, or is about to raise CallTimeout, and is not to get this instead.
-            return Outcome(job, None, Fault(_CANCELLED, f"{why[0]} while it ran, which cancelled it"), JobResult.FAILED)
         except BaseException as error:
+            return self._raised_in_task(job, error, why)
+
+    async def _refused_by_task(self, authorize: Authorize, job: Job, why: list[str]) -> Outcome | None:
+        """As ``_refused_by()``; *authorize* may be ``async def``."""
+        request = self._asking(job)
+        try:
+            answer = authorize(request, request.context)
+            if inspect.isawaitable(answer):
+                answer = await answer
+            refuse_lazy(answer)
+            return None if answer is True else self._denied(job, "")
+        except EnvelopeError as error:  # it has read the params
+            return self._unreadable(job, error)
+        except BaseException as error:
+            return self._raised_in_task(job, error, why)
+
+    def _raised_in_task(self, job: Job, error: BaseException, why: list[str]) -> Outcome:
+        if not isinstance(error, asyncio.CancelledError) or not why:
             return self._raised(job, error)
+        # No reply: its caller waits no more, or is about to raise CallTimeout, and is not to get this instead.
+        return Outcome(job, None, Fault(_CANCELLED, f"{why[0]} while it ran, which cancelled it"), JobResult.FAILED)
 
 
 class AsyncStreamExecution(StreamRuns, AsyncExecution):
@@ -65,8 +90,7 @@ class AsyncStreamExecution(StreamRuns, AsyncExecution):
     def refused(self, job: Job) -> Outcome | None:
         return super().refused(job) or self.not_begun(job)
 
-    async def run_bound(self, job: Job, why: list[str]) -> Outcome:
-        """Run *job*. Never raises."""
+    async def _run_read(self, job: Job, why: list[str]) -> Outcome:
         self.opened(job)
-        outcome = await super().run_bound(job, why)
+        outcome = await super()._run_read(job, why)
         return self.ended(self.done(job) if outcome.result is DONE else outcome)

@@ -16,8 +16,21 @@ from servicebus.runtime.leaving import Home
 from servicebus.runtime.lock_keys import LockError
 from servicebus.runtime.registration import Service
 from servicebus.runtime.retries import Retries
-from servicebus.services import Event, Reject, Request, Requeue, Response, Retry, UnboundParams, _serving
+from servicebus.runtime.text_request import TextRequest
+from servicebus.services import (
+    Authorize,
+    Deny,
+    Event,
+    Reject,
+    Request,
+    Requeue,
+    Response,
+    Retry,
+    UnboundParams,
+    _serving,
+)
 from servicebus.transport.loggers import get_logger
+from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.wire.envelope import CALL, MESSAGE
 from servicebus.wire.fault import (
     BUSY,
@@ -27,6 +40,7 @@ from servicebus.wire.fault import (
     REFUSED,
     STOPPING,
     Fault,
+    denied,
     describe,
     fault_from_exception,
 )
@@ -66,10 +80,12 @@ class Execution:
         self.home = Home()
         self._service = service
         self.name = f"service {service.key}"
+        self._authorize = service.authorize
         self._copy = copies_of(service.instance)
         self._read: Callable[[bytes], Any] = decode_json
         self._make_sender = make_sender
         self._with_traces = with_traces
+        self._denials = RateLimitedLog(LOG, self.name)
         self.begins_no_more = False
         """The time to stop is over: what has not been begun goes elsewhere. Set by any thread."""
 
@@ -82,6 +98,8 @@ class Execution:
             return self._given_up(job)
         if self.begins_no_more:
             return self._given_back(job, _TOO_LATE)
+        if self._authorize is not None and (refused := self._refused_by(self._authorize, job)) is not None:
+            return refused
         try:
             params = self._read(job.incoming.raw_params)
         except BaseException as error:
@@ -110,10 +128,13 @@ class Execution:
 
     def run_task(self, task: Task) -> Outcome:
         """Run a job that has its lock. Never raises."""
-        job = task.job
+        job, is_over = task.job, task.is_over(time.monotonic())
+        if self._authorize is not None and not is_over:
+            # Also of one whose params are wrong: who may not ask is not told what is.
+            task.outcome = self._refused_by(self._authorize, job) or task.outcome
         if task.outcome is not None:
             return task.outcome
-        if task.is_over(time.monotonic()):
+        if is_over:
             return self._given_up(job)
         if task.is_given_back:
             return self._given_back(job, "it waited for its lock")
@@ -160,6 +181,35 @@ class Execution:
         if request._published:
             self._publish(request._published)
         return outcome
+
+    def _refused_by(self, authorize: Authorize, job: Job) -> Outcome | None:
+        """The end of a request that *authorize* does not let in; None if it does."""
+        request = self._asking(job)
+        try:
+            answer = authorize(request, request.context)
+            refuse_lazy(answer)
+            return None if answer is True else self._denied(job, "")
+        except EnvelopeError as error:  # it has read the params
+            return self._unreadable(job, error)
+        except BaseException as error:  # the user's
+            return self._raised(job, error)
+        finally:
+            _serving.set(None)
+
+    def _asking(self, job: Job) -> TextRequest:
+        """*job* as what authorizes it sees it, which this thread or task serves now."""
+        request = TextRequest(job, self._make_sender)
+        request._is_over = True  # what it publishes goes out at once: it is no part of the service
+        _serving.set(request)
+        return request
+
+    def _denied(self, job: Job, why: str) -> Outcome:
+        incoming, key = job.incoming, self._service.key
+        rule = f"authorize of {key}" if self._authorize is not None else f"service {key}"
+        doing = f"publish {incoming.event} to {key}" if incoming.event else f"ask {key}"
+        fault = denied(incoming.caller, rule, doing, why)
+        self._denials.warning(f"{incoming.kind.value} {incoming.given_id or incoming.id} refused: {fault.text}")
+        return self._failed(job, fault, JobResult.NOT_RUN)
 
     def _publish(self, events: Sequence[Any]) -> None:
         """See to it that what a service has published with its success is not lost. Raises what keeps it from that."""
@@ -211,6 +261,8 @@ class Execution:
             return self._failed(job, Fault(names[0], f"(it cannot be described: {names[1]})"))
 
     def _outcome_of(self, job: Job, error: BaseException) -> Outcome:
+        if isinstance(error, Deny):
+            return self._denied(job, error.reason)
         is_message = job.incoming.kind is MESSAGE
         result = _result(error, is_message)
         then = self._what_follows(job, error) if is_message else ""

@@ -14,7 +14,7 @@ from servicebus._plain import PlainQueue, plain_key
 from servicebus.configuration import checks
 from servicebus.configuration.checks import Unacceptable
 from servicebus.errors import AddressError, ConfigurationError
-from servicebus.services import Lock, MessageService, RpcService, TextService
+from servicebus.services import Authorize, Lock, MessageService, RpcService, TextService
 from servicebus.wire.address import plain
 from servicebus.wire.envelope import Kind
 from servicebus.wire.events import check_pattern, event_key
@@ -63,6 +63,8 @@ class Service:
     lock: Lock | None = None
     """What of the params never runs twice at a time on the node."""
     concurrency: Literal["node"] | None = None
+    authorize: Authorize | None = None
+    """Asked before anything of it runs."""
     events: tuple[str, ...] = ()
     """The patterns of the events that it gets, in place of messages; empty for every other service."""
     plain: PlainQueue | None = None
@@ -160,7 +162,20 @@ def _checked_options(wanted: str, instance: Any, options: Mapping[str, Any]) -> 
                 raise ConfigurationError(f"{wanted}: {option} {problem}", key="services") from None
     if "lock" in found and "concurrency" in found:
         raise ConfigurationError(f"{wanted}: takes one of lock and concurrency, not both", key="services")
+    if "authorize" in found:
+        _check_authorize(wanted, found["authorize"], instance)
     return found
+
+
+def _check_authorize(wanted: str, authorize: Any, instance: Any) -> None:
+    is_async = isinstance(instance, TextService) and instance.is_async
+    how = how_it_is_lazy(authorize)
+    if how and not (is_async and "async def)" in how):
+        what = f"authorize is {how}: calling it runs none of its code"
+        hint = "use a plain function" if not is_async else "use a function or an async def"
+        raise ConfigurationError(f"{wanted}: {what}; {hint}", key="services")
+    if not takes(authorize, ("request", "context")):
+        raise ConfigurationError(f"{wanted}: authorize cannot take (request, context)", key="services")
 
 
 def checked_patterns(wanted: str, events: str | Sequence[str]) -> tuple[str, ...]:
@@ -287,6 +302,13 @@ def _lock(value: Any) -> Lock:
     return found
 
 
+def _authorize(value: Any) -> Authorize:
+    if not callable(value):
+        raise Unacceptable("must be a function of the request and its context")
+    found: Authorize = value
+    return found
+
+
 _OPTIONS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "threads": (checks.whole(1, 1024), "threads"),
     "idempotent": (checks.flag, "idempotent"),
@@ -294,5 +316,6 @@ _OPTIONS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "retry": (checks.retry_schedule, "retry_schedule"),
     "lock": (_lock, "lock"),
     "concurrency": (checks.one_of("node"), "concurrency"),
+    "authorize": (_authorize, "authorize"),
 }
 """How each option is checked, and which field it becomes."""

@@ -6,6 +6,7 @@ It stands where a ServiceThread stands for other services. A caller that gives u
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 import time
 from collections import deque
@@ -184,7 +185,8 @@ class TaskService(ServiceThread):
         outcome = self._execution.refused(job)  # it may have been cancelled before this first step
         try:
             if outcome is None:
-                outcome = await self._execution.run_bound(job, running.why)
+                ended = None if running.held is None else running.held.outcome
+                outcome = await self._execution.run_bound(job, running.why, ended)
         except BaseException as error:  # a defect of ours
             LOG.exception("%s: raised outside of a request", self._execution.name, exc_info=error)
             outcome = self._execution.interrupted(job)

@@ -10,33 +10,15 @@ from typing import Any
 from servicebus.runtime.execution import Execution, refuse_lazy
 from servicebus.runtime.job import Job, Outcome
 from servicebus.runtime.registration import Service
-from servicebus.services import Event, Request, TextService, UnboundParams, _serving
+from servicebus.runtime.text_request import TextRequest
+from servicebus.services import TextService, UnboundParams, _serving
 from servicebus.wire.envelope import CALL, MESSAGE
 from servicebus.wire.fault import CONTRACT_MISMATCH, REFUSED, Fault, fault_from_exception
 from servicebus.wire.jsontext import decode_json
 
 _MAX_DATA_CHARS = 64 * 1024
 
-__all__ = ["TextExecution", "TextRequest", "execution_of"]
-
-
-class TextRequest(Request):
-    """A request whose params and event are made when they are asked for: a typed function has its own."""
-
-    def __init__(self, job: Job, make_sender: Callable[[], Any]):
-        self._job = job
-        self._deadline = job.deadline
-        self._make_sender = make_sender
-        self._fate = job
-        self._sender = None
-        if job.incoming.context is not None:
-            self._context = job.incoming.context
-
-    @cached_property
-    def _event(self) -> Event:  # type: ignore[override]
-        incoming = self._job.incoming
-        id, params = incoming.given_id or incoming.id, decode_json(incoming.raw_params)
-        return Event(id, incoming.category, incoming.service, incoming.token, params, incoming.version)
+__all__ = ["TextExecution", "execution_of"]
 
 
 class TextExecution(Execution):

@@ -11,7 +11,7 @@ from servicebus._durations import to_seconds
 from servicebus._plain import PlainQueue
 from servicebus.contracts import EventContract, NodeContract
 from servicebus.errors import ConfigurationError
-from servicebus.services import Lock
+from servicebus.services import Authorize, Lock
 from servicebus.typed.client import AsyncClient, Client, client_of
 from servicebus.typed.declared import declare_errors
 from servicebus.typed.definition import Definition
@@ -39,11 +39,14 @@ class Services:
 
     Args:
         category: of all of its services.
+        authorize: whether a request may be served, of all of its services that have none of their own; as of
+            ``ServiceBus.add_rpc_service()``, and for those that are ``async def`` it may be ``async def``, too.
     """
 
-    def __init__(self, category: str):
+    def __init__(self, category: str, *, authorize: Authorize | None = None):
         Address("NODE", category, "name")
         self.category = category
+        self.authorize = authorize
         self._definitions: list[Definition] = []
         self._published: dict[str, PublishedEvent[Any]] = {}
 
@@ -125,6 +128,7 @@ class Services:
         resumable: bool | None = None,
         lock: Lock | None = None,
         concurrency: Literal["node"] | None = None,
+        authorize: Authorize | None = None,
         errors: Sequence[type[Exception]] = (),
         deprecated: str | bool = False,
         version: str = "",
@@ -137,6 +141,7 @@ class Services:
             name: the function's own by default.
             tasks: how many requests of an ``async def`` function run at a time in one worker; 100 by default.
             threads, idempotent, resumable, lock, concurrency: as of ``ServiceBus.add_rpc_service()``.
+            authorize: the same; that of the group by default.
             errors: exception classes that are part of the contract: a caller that knows them gets them as they are.
             deprecated: True, or what to use instead.
             version: of the service, for people.
@@ -162,6 +167,7 @@ class Services:
         retry: Sequence[float] | None = None,
         lock: Lock | None = None,
         concurrency: Literal["node"] | None = None,
+        authorize: Authorize | None = None,
         errors: Sequence[type[Exception]] = (),
         deprecated: str | bool = False,
         version: str = "",
@@ -184,6 +190,7 @@ class Services:
         retry: Sequence[float] | None = None,
         lock: Lock | None = None,
         concurrency: Literal["node"] | None = None,
+        authorize: Authorize | None = None,
         errors: Sequence[type[Exception]] = (),
         deprecated: str | bool = False,
         version: str = "",
@@ -203,7 +210,13 @@ class Services:
         if not events:
             raise ConfigurationError(f"{self!r}: event() needs the name or pattern of an event", key="services")
         how: dict[str, Any] = {"name": name, "threads": threads, "tasks": tasks, "retry": retry, "lock": lock}
-        how |= {"concurrency": concurrency, "errors": errors, "deprecated": deprecated, "version": version}
+        how |= {
+            "concurrency": concurrency,
+            "authorize": authorize,
+            "errors": errors,
+            "deprecated": deprecated,
+            "version": version,
+        }
         return self._add(MESSAGE, None, {**how, "events": events})  # type: ignore[return-value]
 
     def consume(
@@ -291,8 +304,11 @@ class Services:
         plain: PlainQueue | None = None,
         publishes: str = "",
         answers: bool | None = None,
+        authorize: Authorize | None = None,
         **options: Any,
     ) -> Definition:
+        if authorize or self.authorize:
+            options["authorize"] = authorize or self.authorize
         name = function.__name__ if name is None else name
         address = Address("NODE", self.category, name)
         mine = (kind, name, False, bool(events), plain is None)

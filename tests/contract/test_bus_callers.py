@@ -229,3 +229,20 @@ def test_a_call_fails_over_with_its_key(world: World) -> None:
 def test_an_agents_own_senders_may_sign_as_a_caller(world: World) -> None:
     """With the callers at hand, the name of one is enough."""
     assert world.make_sender(caller="root").call(DO, ["caller"])[1] == "root"
+
+
+@pytest.mark.parametrize("name", ["numbers", "tasks"])
+def test_a_stream_is_signed_for_its_caller_and_goes_on_by_its_credits_alone(world: World, name: str) -> None:
+    target = f"{NODE}.stream.{name}"
+    assert list(sender_of(world, "root").stream(target, {"count": 300}, prefetch=8)) == list(range(300))
+    with pytest.raises(PermissionDenied) as refusal:
+        list(sender_of(world, "shop").stream(target, {"count": 3}))
+    assert refusal.value.rule == "callers.shop.allow, of which no pattern fits"
+
+
+def test_the_same_id_of_two_callers_is_two_streams(world: World) -> None:
+    root = sender_of(world, "root")
+    for sender in (root, world.sender):
+        sender._current().incarnation = "0123456789abcdef"
+    streams = [sender.stream(f"{NODE}.stream.numbers", {"count": 100}, prefetch=8) for sender in (root, world.sender)]
+    assert [list(each) for each in streams] == [list(range(100))] * 2

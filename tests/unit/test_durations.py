@@ -117,10 +117,10 @@ TIMES: dict[str, Use] = {
     "CallFuture.result(timeout)": lambda it: CallFuture().result(it),
     "CallFuture.exception(timeout)": lambda it: CallFuture().exception(it),
     "Retry.__init__(after)": Retry,
-    "ServiceBus.add_message_service(retry)": lambda it: servicebus.service.ServiceBus(CONFIG).add_message_service(
+    "Registering.add_message_service(retry)": lambda it: servicebus.service.ServiceBus(CONFIG).add_message_service(
         "a", "b", SERVICE, retry=[it]
     ),
-    "ServiceBus.add_event_service(retry)": lambda it: servicebus.service.ServiceBus(CONFIG).add_event_service(
+    "Registering.add_event_service(retry)": lambda it: servicebus.service.ServiceBus(CONFIG).add_event_service(
         "a", "b", SERVICE, "c", retry=[it]
     ),
     "Services.event(retry)": lambda it: subscribe(it),
@@ -183,7 +183,7 @@ def test_no_time_in_the_public_api_is_forgotten_here() -> None:
 @pytest.mark.parametrize("name", TIMES)
 def test_what_is_no_time_is_refused_before_anything_is_done(name: str) -> None:
     for value in NO_TIMES:
-        if name.startswith(("ServiceBus.", "Services.")) and value == "5":
+        if name.startswith(("Registering.", "Services.")) and value == "5":
             continue  # a text in a configuration is what YAML makes of a number
         with pytest.raises((DurationError, ConfigurationError)) as caught:
             TIMES[name](value)
