@@ -108,6 +108,8 @@ def summary(configuration: Configuration) -> dict[str, Any]:
         ],
         "secrets": len(configuration.secrets),
         "key_ids": list(Keyring(configuration.secrets).key_ids),
+        "caller": configuration.caller,
+        "callers": {name: list(Keyring(entry.secrets).key_ids) for name, entry in configuration.callers.items()},
         "journal": _journal(configuration),
         "status_socket": configuration.status_socket,
         "log_file": configuration.logging.file,
@@ -135,6 +137,8 @@ def _as_text(configuration: Configuration) -> str:
     lines += [f"{entry['kind']:<7} {_service_words(entry)}" for entry in found["services"]]
     signs, *others = found["key_ids"]
     lines.append(f"secret  key {signs} signs" + (f"; {', '.join(others)} accepted" if others else ""))
+    lines += [f"signs   as caller {found['caller']}"] if found["caller"] else []
+    lines += [f"caller  {name}  key {', '.join(ids)}" for name, ids in found["callers"].items()]
     for name, key in (("journal", "journal"), ("status", "status_socket"), ("log", "log_file")):
         lines += [f"{name:<7} {found[key]}"] if found[key] else []
     lines += [f"warning {text}" for text in configuration.secret_warnings]  # the others are on stderr

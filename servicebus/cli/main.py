@@ -39,6 +39,7 @@ COMMANDS = {
     "stream": "servicebus.cli.stream:stream",
     "status": "servicebus.cli.status:status",
     "stubs": "servicebus.cli.stubs:stubs",
+    "token": "servicebus.cli.token_check:token",
 }
 LEVELS = (logging.CRITICAL, logging.INFO, logging.DEBUG)
 
