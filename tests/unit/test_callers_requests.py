@@ -26,6 +26,7 @@ from servicebus.wire.envelope import DIRECT_REPLY_TO, EVENT, Envelope, Kind, cal
 from servicebus.wire.events import EventQueue, run_id
 from servicebus.wire.signing import Keyring
 from servicebus.wire.stamps import read_requeue_ticket
+from servicebus.wire.xmlcodec import decode_json, decode_reply
 
 BUS, SHOP, AUDIT, GONE = "secret of the bus", "key of shop alone", "key of audit alone", "a key that was retired"
 CALLERS = {"shop": {"key": [SHOP], "allow": "*", "publish": "#"}, "audit": {"key": AUDIT}}
@@ -150,6 +151,27 @@ def test_a_caller_can_cancel_its_own_calls_alone(secret: str, is_cancelled: bool
         body = encode_envelope(request, sign_envelope(Keyring([secret]), request))
         control.hear(Delivery(NOBODY, 1, body, reply_to=f"{DIRECT_REPLY_TO}.g1h2"))
         assert len(cancelled) == 1 and (cancelled == [callers_id(ID, "shop")]) is is_cancelled
+
+
+@pytest.mark.parametrize(("secret", "answered"), [(SHOP, [ID]), (AUDIT, None), (BUS, None)])
+def test_a_ping_tells_a_caller_of_its_own_calls_alone(secret: str, answered: list[str] | None) -> None:
+    with servicebus.testing.bus({"math.add": Add()}, callers=CALLERS, secret_token=BUS) as world:
+        control = world.node._workers[0].control
+        control._dispatcher.refused_calls.add(callers_id(ID, "shop"))
+        request = envelope("NODE-01.servicebus.ping", [ID], kind=Kind.CONTROL)
+        body = encode_envelope(request, sign_envelope(Keyring([secret]), request))
+        said = control.answer(Delivery(NOBODY, 1, body, reply_to=f"{DIRECT_REPLY_TO}.g1h2"))
+        assert said is not None and decode_json(decode_reply(said[0], 10_000).message).get("answered") == answered
+
+
+def test_a_forbidden_call_is_known_as_answered_under_its_callers_id() -> None:
+    with servicebus.testing.bus({"math.add": Add()}, callers=CALLERS, brokers=1) as world:
+        sender = world.make_sender(caller="audit")
+        with pytest.raises(PermissionDenied):
+            sender.call("NODE-01.math.add", [1, 2])
+        wire_id = world.history.only("called")[0].id
+        refused = world.node._workers[0].dispatcher.refused_calls
+        assert callers_id(wire_id, "audit") in refused and wire_id not in refused
 
 
 def test_a_flood_of_forbidden_calls_is_counted_and_not_logged_line_by_line(caplog: pytest.LogCaptureFixture) -> None:
