@@ -22,7 +22,6 @@ from servicebus.runtime.keyed_lock_queue import KeyedLockQueue, Task
 from servicebus.runtime.node_locks import Locks, NodeLocks
 
 
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "NODE-01.locks"
