@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NoReturn
@@ -20,15 +20,10 @@ from servicebus.configuration.parts import read_logging, read_services
 from servicebus.configuration.publishers import read_publishers
 from servicebus.configuration.section import Section, Where
 from servicebus.configuration.values import BrokerHost, CallerEntry, LoggingSettings, Secret, ServiceEntry, TlsSettings
+from servicebus.configuration.weakness import weak_secrets
 from servicebus.errors import ConfigurationError
 
 _NO_ENVIRONMENT: Mapping[str, str] = MappingProxyType({})
-
-
-PUBLIC_SECRET = "for trying out only"  # noqa: S105 - that is what it is about
-"""What conf/ and the samples have in place of one."""
-_STRONG_BYTES = 16
-_MAKE_ONE = "make your own with `openssl rand -base64 32`"
 
 
 class Configuration:
@@ -343,14 +338,3 @@ def _folder_of(path: str | os.PathLike[str]) -> str:
 
 def _read_text(path: str) -> str:
     return Path(path).read_text(encoding="utf-8")
-
-
-def weak_secrets(key: str, secrets: Iterable[Secret]) -> tuple[str, ...]:
-    """What is to be said of these secrets, once for each kind of weakness."""
-    plain = [secret.reveal() for secret in secrets]
-    found = []
-    if PUBLIC_SECRET in plain:
-        found.append(f"{key} is the one of the samples, which is public: {_MAKE_ONE}")
-    if any(len(secret.encode()) < _STRONG_BYTES for secret in plain):
-        found.append(f"{key} is shorter than {_STRONG_BYTES} bytes, and can be found by trying: {_MAKE_ONE}")
-    return tuple(found)

@@ -122,7 +122,7 @@ def read_dead_letter(delivery: Delivery, max_bytes: int, keyring: Keyring, node:
     """The dead letter of *node* in *delivery*; never fails, whatever it holds."""
     reason = _text(delivery.headers or {}, headers.REASON)
     body, found = delivery.body, dict(delivery.headers or {})
-    envelope, service, params, problem, caller = None, "?", body, "", ""
+    envelope, service, params, problem = None, "?", body, ""
     subscription = _text(found, headers.SUBSCRIPTION)
     is_plain = is_plain_key(subscription)
     queue = event_queue(node, subscription) if subscription else ""
@@ -139,8 +139,6 @@ def read_dead_letter(delivery: Delivery, max_bytes: int, keyring: Keyring, node:
             service, params = f"{envelope.category}.{envelope.service}", envelope.params
             if envelope.kind is Kind.EVENT:
                 service = subscription or "?"
-            with suppress(SignatureError):
-                caller = keyring.verify_envelope(envelope)
     except EnvelopeError as error:
         problem = str(error)
     return DeadLetter(
@@ -158,9 +156,15 @@ def read_dead_letter(delivery: Delivery, max_bytes: int, keyring: Keyring, node:
         stamp=read_dead_letter_stamp(keyring, body, reason, found.get(headers.DEAD_LETTER), queue),
         problem=problem,
         subscription=subscription,
-        caller=caller,
+        caller=_caller_of(envelope, keyring),
         is_whole=delivery.flaw is None,
     )
+
+
+def _caller_of(envelope: Envelope | None, keyring: Keyring) -> str:
+    with suppress(SignatureError):
+        return keyring.verify_envelope(envelope) if envelope is not None else ""
+    return ""
 
 
 def _id_of(body: bytes, message_id: str | None) -> str:

@@ -141,5 +141,8 @@ class PlainProtocol:
     def encode_fault(self, _incoming: Incoming, fault: Fault) -> bytes:
         return ErrorReply(encode_json({"error": {"type": fault.type, "message": fault.text}}))
 
+    def denial(self, _incoming: Incoming) -> Fault | None:
+        """Nobody signs these: what may be published, the broker says."""
+
     def encode_fault_unread(self, delivery: Delivery, fault: Fault) -> tuple[bytes | None, str]:
         return None, ""

@@ -40,6 +40,7 @@ from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.interface import Connect
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.sharedloop import SharedLoop
+from servicebus.wire.signing import Keyring
 
 LOG = get_logger(__name__)
 

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servicebus.configuration import Configuration, Secret
-from servicebus.configuration.settings import PUBLIC_SECRET
+from servicebus.configuration.weakness import PUBLIC_SECRET
 from servicebus.errors import ConfigurationError, ServiceBusError
 from servicebus.sender import Sender
 from servicebus.service import ServiceBus
