@@ -6,7 +6,6 @@ It stands where a ServiceThread stands for other services. A caller that gives u
 from __future__ import annotations
 
 import asyncio
-import inspect
 import math
 import time
 from collections import deque

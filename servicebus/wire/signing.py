@@ -130,14 +130,27 @@ class Keyring:
 
     def sign_reply(self, request_token: str, id: str, status: str, message: bytes, fault: Fault | None) -> str:
         """The token of a reply to the request that carried *request_token*, by the same key."""
-        # A request whose key is retired, and for which a requeue ticket vouches, is a message: nobody reads that reply.
-        key = self._signer if len(self._known) == 1 else self._known.get(request_token[:8], self._signer)
-        return key.token(_canonical_response(request_token, id, status, message, fault))
+        return self._signer_of(request_token).token(_canonical_response(request_token, id, status, message, fault))
 
     def verify_reply(self, reply: Reply, request_token: str) -> None:
         """Accept *reply* as the answer to our request that carried *request_token*, or raise ``SignatureError``."""
-        token, key = reply.token, self._keys.get(request_token[:8], self._signer)
         text = _canonical_response(request_token, reply.id, reply.status, reply.message, reply.fault)
+        self._verify_answer(reply.token, request_token, text)
+
+    def sign_answer(self, request_token: str, domain: bytes, *parts: bytes) -> str:
+        """A token over *parts*, which answer the request that carried *request_token*, by the same key."""
+        return self._signer_of(request_token).token(canonical_bytes(domain, *parts))
+
+    def verify_answer(self, token: str, request_token: str, domain: bytes, *parts: bytes) -> None:
+        """Accept *token* as made by ``sign_answer``, or raise ``SignatureError``."""
+        self._verify_answer(token, request_token, canonical_bytes(domain, *parts))
+
+    def _signer_of(self, request_token: str) -> _Key:
+        # A request whose key is retired, and for which a requeue ticket vouches, is a message: nobody reads that reply.
+        return self._signer if len(self._known) == 1 else self._known.get(request_token[:8], self._signer)
+
+    def _verify_answer(self, token: str, request_token: str, text: bytes) -> None:
+        key = self._keys.get(request_token[:8], self._signer)
         if token.isascii() and hmac.compare_digest(key.token(text), token):
             return
         if self._key_of(token, self._keys) is not key:
