@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -200,8 +201,9 @@ def test_what_a_service_asks_is_signed_by_its_node(world: World) -> None:
 def test_the_same_id_of_two_callers_is_two_requests(world: World) -> None:
     """One who knows another's id gets neither its answer nor its end."""
     shop, root = sender_of(world, "shop"), sender_of(world, "root")
+    incarnation = os.urandom(8).hex()
     for sender in (shop, root, world.sender):
-        sender._current().incarnation = "0123456789abcdef"
+        sender._current().incarnation = incarnation
         sender._current().count = itertools.count(1)
     answers = [sender.call(DO, ["caller"])[1] for sender in (shop, root, world.sender)]
     assert answers == ["shop", "root", ""]
@@ -241,8 +243,8 @@ def test_a_stream_is_signed_for_its_caller_and_goes_on_by_its_credits_alone(worl
 
 
 def test_the_same_id_of_two_callers_is_two_streams(world: World) -> None:
-    root = sender_of(world, "root")
+    root, incarnation = sender_of(world, "root"), os.urandom(8).hex()
     for sender in (root, world.sender):
-        sender._current().incarnation = "0123456789abcdef"
+        sender._current().incarnation = incarnation
     streams = [sender.stream(f"{NODE}.stream.numbers", {"count": 100}, prefetch=8) for sender in (root, world.sender)]
     assert [list(each) for each in streams] == [list(range(100))] * 2
