@@ -59,7 +59,9 @@ def test_whatever_the_bytes_nothing_else_is_raised(flags: int, raw: bytes) -> No
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"message_id": "x" * 256}, {"priority": 256}, {"timestamp": -1}, {"headers": {"a": object()}}], ids=str
+    "wrong",
+    [{"message_id": "x" * 256}, {"priority": 256}, {"timestamp": -1}, {"headers": {"a": object()}}],
+    ids=["too long", "too large", "negative", "no value"],
 )
 def test_what_amqp_cannot_say_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(Unreadable):
