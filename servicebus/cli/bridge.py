@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 import time
@@ -16,6 +15,7 @@ from servicebus.cli.options import config_source
 from servicebus.cli.run import log_to_stderr
 from servicebus.configuration import Configuration
 from servicebus.errors import ConfigurationError
+from servicebus.transport.loggers import get_logger
 
 if TYPE_CHECKING:
     from servicebus.operations.bridge import Bridge
@@ -25,7 +25,7 @@ _CLOSE_S = 2.0
 _POLL_S = 0.02
 _TELL_EVERY_S = 60.0
 
-LOG = logging.getLogger("servicebus.bridge")
+LOG = get_logger(__name__)
 
 
 @click.command()

@@ -106,9 +106,9 @@ class Validator:
         """The refusal of a call to a service that answers a stream, or the other way round."""
         key = job.incoming.key
         if job.incoming.stream is None and (CALL, stream_key(key)) in self._services:
-            return Fault(REFUSED, f"{IS_STREAM}: {key} answers a stream; ask for it by stream(), not by call()")
+            return Fault(REFUSED, f"{IS_STREAM}: {key} is a stream; ask for it by stream(), not by call()")
         if job.incoming.stream is not None and (CALL, key) in self._services:
-            return Fault(REFUSED, f"{NO_STREAM}: {key} answers one result; ask for it by call(), not by stream()")
+            return Fault(REFUSED, f"{NO_STREAM}: {key} gives one result; ask for it by call(), not by stream()")
         return None
 
     def _expired(self, job: Job) -> Disposition:

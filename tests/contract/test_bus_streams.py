@@ -205,13 +205,13 @@ def test_a_slow_stream_within_its_times_is_waited_for(world: World) -> None:
 
 @pytest.mark.parametrize("name", ["numbers", "tasks", "countdown"])
 def test_a_call_to_a_stream_says_so(world: World, name: str) -> None:
-    with pytest.raises(CallRefused, match=r"answers a stream; ask for it by stream\(\)") as caught:
+    with pytest.raises(CallRefused, match=r"is a stream; ask for it by stream\(\)") as caught:
         world.sender.call(f"{NODE}.stream.{name}", [3])
     assert caught.value.reason == "is-stream"
 
 
 def test_a_stream_of_what_answers_one_result_says_so(world: World) -> None:
-    with pytest.raises(CallRefused, match=r"answers one result; ask for it by call\(\)") as caught:
+    with pytest.raises(CallRefused, match=r"gives one result; ask for it by call\(\)") as caught:
         next(asked(world, "known", ["x"]))
     assert caught.value.reason == "no-stream"
 
@@ -323,7 +323,7 @@ def test_the_errors_of_a_stream_are_raised_in_the_task(world: World) -> None:
         client = sender.client(NODE, streams)
         with pytest.raises(Spoilt):
             [item async for item in client.spoils(3, "declared")]
-        with pytest.raises(CallRefused, match="answers one result"):
+        with pytest.raises(CallRefused, match="gives one result"):
             [item async for item in sender.stream(f"{NODE}.stream.known", ["x"])]
         assert [item async for item in client.stream(numbers, 3)] == [0, 1, 2]
 
