@@ -130,6 +130,10 @@ class RedisLocks:
     def _renew_again(self) -> None:
         while True:
             time.sleep(_RENEW_S)
+            with self._lock:
+                if not self._fences:  # the next lease begins another thread
+                    self._renewer = None
+                    return
             try:
                 self._renew()
             except Exception:  # what is raised here must not cost the locks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,23 @@ _nodes = (f"NODE-{number}" for number in itertools.count())
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     with redis_server(tmp_path_factory.mktemp("redis")) as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def released(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test leaves held would be renewed until the process ends."""
+    made: list[RedisLocks] = []
+    make = RedisLocks.__init__
+
+    def remember(self: RedisLocks, *how: object, **more: object) -> None:
+        make(self, *how, **more)  # type: ignore[arg-type]
+        made.append(self)
+
+    monkeypatch.setattr(RedisLocks, "__init__", remember)
+    yield
+    for locks in made:
+        locks._fences.clear()
+    wait_until(lambda: not any(thread.name == "servicebus-locks" for thread in threading.enumerate()), 20)
 
 
 @pytest.fixture
