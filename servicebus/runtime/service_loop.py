@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import selectors
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from typing import Any
 from servicebus.runtime.job import Job
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.ratelimitedlog import RateLimitedLog
+from servicebus.transport.stacks import frame_of
 
 LOG = get_logger(__name__)
 
@@ -57,7 +57,7 @@ class ServiceLoop:
     @property
     def frame(self) -> FrameType | None:
         """What its thread runs now."""
-        return sys._current_frames().get(self.thread.ident or 0)
+        return frame_of(self.thread.ident)
 
     @property
     def starved_ns(self) -> int:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import sys
 import threading
 import time
 from collections import deque
@@ -23,6 +22,7 @@ from typing import Any
 
 from servicebus.testing.clock import VirtualTime
 from servicebus.transport.loop import nothing
+from servicebus.transport.stacks import frame_of
 
 __all__ = ["Driver"]
 
@@ -272,7 +272,7 @@ class Driver:
             waiting = self._waiting.get(thread or 0)
             if waiting is not None:
                 return not waiting[0]()
-        frame = sys._current_frames().get(thread or 0)
+        frame = frame_of(thread)
         if frame is None or frame.f_code in _JOINS:
             return frame is not None
         if frame.f_code is not _WAITS:

@@ -20,7 +20,6 @@ was merely suspended and goes on later.
 from __future__ import annotations
 
 import select
-import sys
 import threading
 import time
 from collections import deque
@@ -31,6 +30,7 @@ from threading import get_ident
 
 from servicebus.errors import LifecycleError
 from servicebus.transport.loop import EventLoop, nothing
+from servicebus.transport.stacks import frame_of
 
 _LENT_S = 0.002
 """How long a loop that was lent may stand unused before its thread takes it back. Short, since others may have to
@@ -289,7 +289,7 @@ class SharedLoop(EventLoop):
 
     def _is_led_by(self, thread: int) -> bool:
         """Whether *thread* runs ``lead()``, however deep."""
-        frame = sys._current_frames().get(thread)
+        frame = frame_of(thread)
         while frame is not None:
             if frame.f_code is SharedLoop.lead.__code__ and frame.f_locals.get("self") is self:
                 return True
