@@ -75,7 +75,7 @@ class PublisherRegistry:
         return configuration.with_publishers(self._added_publishers)
 
     def _add(self, kind: Kind, category: str, name: str, service: Any, options: dict[str, Any]) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # ServiceBus does; this is a part of it
 
     def _add_plain(self, category: str, name: str, service: Any, options: dict[str, Any]) -> None:
         """A service that consumes a queue of other programs, made by ``Services.consume()``."""

@@ -16,12 +16,8 @@ from servicebus.transport.stacks import frame_of
 
 def test_it_says_where_a_thread_is() -> None:
     frame = frame_of(threading.get_ident())
-    assert frame is not None
+    assert frame is not None and "frame_of" in frame.f_code.co_name
     assert frame_of(None) is None
-    ended = threading.Thread(target=int)
-    ended.start()
-    ended.join()
-    assert ended.ident is not None
 
 
 @pytest.mark.parametrize("is_collecting", [True, False])
