@@ -270,7 +270,8 @@ class NodeStreams:
         for output in list(self._open.values()):
             deadline = output.job.deadline
             if deadline is not None and now > deadline:
-                self._interrupt(output, "its deadline passed")
+                # No reply: its caller is about to raise CallTimeout, and is not to get this instead.
+                self._close(output, "its deadline passed")
             elif now - output.heard_at > CALLER_SILENT_S:
                 self._interrupt(output, f"nothing was heard of its caller for {CALLER_SILENT_S:g} s")
         self._is_ticking = bool(self._open)
@@ -323,12 +324,15 @@ class NodeStreams:
             publisher.reply(output.job, output.reply, output.job)
 
     def _interrupt(self, output: StreamOutput, why: str) -> None:
+        self._close(output, why)
+        job, publisher = output.job, self._connections.publisher
+        reply = job.protocol.encode_fault(job.incoming, Fault(INTERRUPTED, why))
+        if publisher is not None and reply is not None and job.epoch == self._connections.epoch:
+            publisher.reply(job, reply)
+
+    def _close(self, output: StreamOutput, why: str) -> None:
         job = output.job
         self._open.pop(job.incoming.id, None)
         if not output.over:
             LOG.info("the stream %s of %s ends: %s", job.incoming.id, job.incoming.key, why)
         output.interrupt(why)
-        publisher = self._connections.publisher
-        reply = job.protocol.encode_fault(job.incoming, Fault(INTERRUPTED, why))
-        if publisher is not None and reply is not None and job.epoch == self._connections.epoch:
-            publisher.reply(job, reply)
