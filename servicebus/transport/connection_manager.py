@@ -237,6 +237,7 @@ class ConnectionManager:
         if self.state is ConnectionState.DRAINING:
             self._step(ConnectionEvent.DRAINED)
         self._forget_timer()
+        self._dismiss_abandoned()  # there will be no new ones
         for connection in self.connections:
             connection.close() if connection.is_open else connection.abort("closing")
 

@@ -146,6 +146,17 @@ def test_the_broker_hears_of_a_silent_loss_when_it_can_be_reached_again(time: Vi
     assert [id(each.connection) for each in owner.broker.sessions] == [id(each) for each in manager.connections]
 
 
+def test_a_silent_one_that_is_not_reached_again_is_let_go_at_the_end(time: VirtualTime) -> None:
+    owner = Owner(time)
+    manager = owner.up()
+    owner.broker.freeze()
+    manager.lose(Loss("silence", is_silent=True))
+    manager.close()
+    owner.broker.thaw()
+    time.advance(1.0)
+    assert owner.broker.sessions == []
+
+
 def test_cutting_them_is_reported_later(time: VirtualTime) -> None:
     owner = Owner(time)
     owner.up().abort("cut")
