@@ -53,7 +53,7 @@ def executed(world: World, count: int) -> Counter[str]:
 )
 def test_each_service_that_subscribes_gets_an_event_once(world: World, event: str, services: list[str]) -> None:
     receipt = world.sender.publish(event, ["notes"])
-    assert receipt == 1 and receipt.confirmed_by == "mq-1" and receipt.subscribers is True and not receipt.in_outbox
+    assert receipt == 1 and receipt.confirmed_by in ("mq-1", "mq-2") and receipt.subscribers is True and not receipt.in_outbox
     assert executed(world, len(services)) == dict.fromkeys(services, 1)
 
 
@@ -215,8 +215,8 @@ def test_an_event_goes_over_the_other_broker(world: World, fault: str) -> None:
 @costly
 def test_an_event_that_a_broker_has_waits_there(world: World) -> None:
     world.node.stop()
-    assert world.sender.publish("test.heard.one", ["notes"]).confirmed_by == "mq-1"
-    world.brokers[0].kill()
+    confirmed_by = world.sender.publish("test.heard.one", ["notes"]).confirmed_by
+    next(broker for broker in world.brokers if broker.name == confirmed_by).kill()
     world.node.start()
     world.rest()
     assert not world.history.only("executed")

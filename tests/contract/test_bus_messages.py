@@ -35,7 +35,7 @@ def ended(world: World, count: int = 1) -> History:
 @pytest.mark.parametrize("target", [NOTE, ONCE])
 def test_what_was_confirmed_is_executed_once(world: World, target: str) -> None:
     receipt = world.sender.send(target, ["notes"])
-    assert receipt == 1 and receipt.confirmed_by == "mq-1" and not receipt.in_outbox
+    assert receipt == 1 and receipt.confirmed_by in ("mq-1", "mq-2") and not receipt.in_outbox
     ended(world)
     world.assert_executed_once(receipt)
 

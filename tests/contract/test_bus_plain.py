@@ -68,7 +68,7 @@ def depth(world: World, queue: str) -> int:
 
 @pytest.mark.parametrize("key", ["note.one", "note.one.two", "notes", "note"])
 def test_a_message_of_another_program_is_executed_once_and_acknowledged(world: World, key: str) -> None:
-    assert publish(world, ["notes"], key) == "mq-1"
+    assert publish(world, ["notes"], key) in ("mq-1", "mq-2")
     assert runs(world, 1) == {NOTE: 1}
     world.until(lambda: depth(world, "others.notes") == 0)
 
@@ -76,7 +76,7 @@ def test_a_message_of_another_program_is_executed_once_and_acknowledged(world: W
 def test_many_are_each_executed_once(world: World) -> None:
     publisher = world.sender.publisher_to("others", "note.one")
     futures = [publisher.publish_async(["notes", number]) for number in range(100)]
-    assert {future.result() for future in futures} == {"mq-1"}
+    assert {future.result() for future in futures} <= {"mq-1", "mq-2"}
     assert runs(world, 100) == {NOTE: 100}
 
 
@@ -226,7 +226,7 @@ def test_what_is_published_to_nobody_is_a_failure_of_the_service(world: World, n
 def test_a_sender_is_told_that_nobody_has_it(world: World, exchange: str, key: str) -> None:
     with pytest.raises(SendRefused, match=r"mq-1.*mq-2"):
         world.sender.publisher_to(exchange, key).publish(["notes"])
-    assert publish(world, ["notes"]) == "mq-1"
+    assert publish(world, ["notes"]) in ("mq-1", "mq-2")
     world.sender.publisher_to("others", "no.queue", mandatory=False).publish(["notes"])
 
 
