@@ -53,7 +53,12 @@ def executed(world: World, count: int) -> Counter[str]:
 )
 def test_each_service_that_subscribes_gets_an_event_once(world: World, event: str, services: list[str]) -> None:
     receipt = world.sender.publish(event, ["notes"])
-    assert receipt == 1 and receipt.confirmed_by in ("mq-1", "mq-2") and receipt.subscribers is True and not receipt.in_outbox
+    assert (
+        receipt == 1
+        and receipt.confirmed_by in ("mq-1", "mq-2")
+        and receipt.subscribers is True
+        and not receipt.in_outbox
+    )
     assert executed(world, len(services)) == dict.fromkeys(services, 1)
 
 

@@ -227,7 +227,9 @@ def test_what_makes_it_over(rig: Rig, what: str) -> None:
     output.end(b"the reply")
     rig.time.settle()
     assert len(rig.streams) == 0
-    assert len(rig.replies) == (0 if what == "deadline" else 1), "told once, or not at all: it raises CallTimeout itself"
+    assert len(rig.replies) == (0 if what == "deadline" else 1), (
+        "told once, or not at all: it raises CallTimeout itself"
+    )
 
 
 def test_what_waits_for_credit_is_woken_when_it_is_over(rig: Rig) -> None:
