@@ -171,8 +171,10 @@ class Pipeline:
             self._is_taking_posted = True
             self._loop.post(self._take_posted)
 
-    def hand_over(self, outcome: Outcome, has_job: Callable[[], object]) -> None:
+    def hand_over(self, outcome: Outcome, has_job: Callable[[], object], own_fd: int | None = None) -> None:
         """``post()`` by a service's thread, which turns the loop itself while it has nothing else to do.
+
+        It has when *has_job* says so, or *own_fd* can be read.
 
         So under load, too, one thread reads a batch, runs it, and answers it: two would fight for the interpreter. A
         loop that is lent and that no thread turns is taken back soon if the next job takes long.
@@ -180,9 +182,9 @@ class Pipeline:
         self._posted.append(outcome)
         if has_job():
             self._submit()
-        elif not self._loop.lead(self._take_as_leader, has_job):
+        elif not self._loop.lead(self._take_as_leader, has_job, None, own_fd):
             if self._is_last(outcome):
-                self._loop.follow(self._submit, has_job)
+                self._loop.follow(self._submit, has_job, own_fd)
             else:
                 self._submit()
 

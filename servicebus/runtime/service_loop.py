@@ -6,17 +6,18 @@ It runs while it has users: the worker's ``async def`` services. asyncio is impo
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import selectors
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from servicebus.runtime.job import Job
+from servicebus.runtime.job import Job, Outcome
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.transport.stacks import frame_of
@@ -28,16 +29,28 @@ __all__ = ["ServiceLoop"]
 BLOCKED_S = 0.1
 """A callback that runs for longer is named in the log."""
 _IDLE_LOOKS = 20
+_LEAST_S = 0.05
+"""With less time to its next timer the thread waits for that and does nothing else. Twice what a leader waits."""
 RUNS_JOBS = "run_bound"
 """The name of the function that runs a job: its frame tells which service blocks."""
+
+HandOver = Callable[[Outcome, Callable[[], object], int | None], None]
+"""Takes what a job has ended with. Until the function says so, or the descriptor can be read, the thread has nothing
+else to do."""
 
 
 class ServiceLoop:
     """``call()`` is for any thread; all that is called runs in the loop's thread."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, hand_over: HandOver):
         self.name = name
-        self.loop = asyncio.new_event_loop()
+        self._hand_over = hand_over
+        self._selector = _Selector(self._before_it_waits)
+        self.loop = asyncio.SelectorEventLoop(self._selector)
+        self._last: Outcome | None = None
+        """What the last of the tasks has ended with; handed over when nothing else is to be done."""
+        self._leads = False
+        """Its thread runs the worker's loop now."""
         self._posted: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         # In place of call_soon_threadsafe(), whose socket pair takes twice the time.
         self._wakes = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -58,6 +71,12 @@ class ServiceLoop:
     def frame(self) -> FrameType | None:
         """What its thread runs now."""
         return frame_of(self.thread.ident)
+
+    @property
+    def turns(self) -> int | None:
+        """How often it has waited; None while it waits."""
+        turns = self._selector.turns
+        return None if self._selector.is_waiting else turns
 
     @property
     def starved_ns(self) -> int:
@@ -83,7 +102,7 @@ class ServiceLoop:
     def call(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Have *function* called in the loop's thread; one wake-up serves a whole batch."""
         self._posted.append((function, arguments))
-        if not self._is_woken:
+        if not (self._is_woken or (self._leads and threading.get_ident() == self.thread.ident)):
             self._is_woken = True
             with self._waking:
                 if not self.loop.is_closed():  # else the worker ends
@@ -96,9 +115,38 @@ class ServiceLoop:
     def task_ends(self) -> None:
         self.tasks -= 1
 
+    def end(self, outcome: Outcome) -> None:
+        """Hand over what a job has ended with. For the loop's thread."""
+        ended: Outcome | None = outcome
+        if not self.tasks:
+            ended, self._last = self._last, outcome
+        if ended is not None:
+            self._hand_over(ended, _busy, None)
+
+    def _before_it_waits(self, timeout_s: float) -> bool:
+        """Whether the worker's loop was run in place of waiting: a request that comes alone wakes no other thread."""
+        outcome, self._last = self._last, None
+        if outcome is None:
+            return False
+        if timeout_s < _LEAST_S:
+            self._hand_over(outcome, _busy, None)
+            return False
+        posted, give_up_at = self._posted, time.monotonic() + timeout_s - _LEAST_S / 2
+        self._leads = True
+        try:
+            self._hand_over(outcome, lambda: posted or time.monotonic() > give_up_at, self._selector.fileno())
+        finally:
+            self._leads = False
+            if posted and not self._is_woken:
+                self.loop.call_soon(self._take_posted)
+        return True
+
     def _take(self) -> None:
         os.eventfd_read(self._wakes)  # first: a wake-up that it took with it would never come again
         self._is_woken = False
+        self._take_posted()
+
+    def _take_posted(self) -> None:
         while self._posted:
             function, arguments = self._posted.popleft()
             try:
@@ -121,6 +169,30 @@ class ServiceLoop:
             os.close(self._wakes)
 
 
+class _Selector(selectors.EpollSelector):
+    """Says that it is about to wait, which asyncio says nowhere else."""
+
+    def __init__(self, before_it_waits: Callable[[float], bool]):
+        super().__init__()
+        self._before_it_waits = before_it_waits
+        self.turns = 0
+        """How often it has returned."""
+        self.is_waiting = False
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.is_waiting = True
+        try:
+            is_over = self._before_it_waits(math.inf if timeout is None else timeout)
+            return super().select(0 if is_over else timeout)
+        finally:
+            self.turns += 1
+            self.is_waiting = False
+
+
+def _busy() -> bool:
+    return True
+
+
 class _Watch:
     """A thread that looks whether the loop turns, while a task runs; it sleeps when none has for a while."""
 
@@ -129,7 +201,6 @@ class _Watch:
         self._refused = RateLimitedLog(LOG, owner.name)
         self._wakes = threading.Event()
         self._pauses = threading.Event()
-        self._answered = threading.Event()
         self._is_asleep = True
         self.thread = threading.Thread(target=self._run, name=f"{owner.name}-watch", daemon=True)
 
@@ -142,7 +213,6 @@ class _Watch:
     def stop(self) -> None:
         self._pauses.set()
         self._wakes.set()
-        self._answered.set()  # a loop that stops turns no more
 
     def _run(self) -> None:
         while not self._pauses.is_set():
@@ -157,23 +227,21 @@ class _Watch:
                 self.notice()
 
     def _look(self) -> None:
-        """Wait until the loop has turned; name what it runs if that takes long."""
-        turned = self._answered = threading.Event()
-        if self._pauses.is_set():  # and has not seen this one
+        """If the loop runs something, see whether it comes to an end; name it if that takes long."""
+        turns = self._owner.turns
+        if turns is None:
             return
-        with suppress(RuntimeError):  # it is closed
-            began_ns = self._owner.starved_ns
-            self._owner.loop.call_soon_threadsafe(turned.set)
-            if not turned.wait(BLOCKED_S):
-                if self._owner.starved_ns - began_ns < BLOCKED_S * 1e9 / 4:
-                    self._name_what_blocks()
-                while not (turned.wait(BLOCKED_S) or self._pauses.is_set()):
-                    pass
+        began_ns = self._owner.starved_ns
+        if not self._pauses.wait(BLOCKED_S) and self._owner.turns == turns:
+            if self._owner.starved_ns - began_ns < BLOCKED_S * 1e9 / 4:
+                self._name_what_blocks()
+            while not self._pauses.wait(BLOCKED_S) and self._owner.turns == turns:
+                pass
 
     def _name_what_blocks(self) -> None:
         frame = self._owner.frame
-        if frame is None or frame.f_code.co_filename == selectors.__file__:
-            return  # it waits: only the processor is late
+        if frame is None:
+            return
         self._refused.warning(
             f"blocked for over {BLOCKED_S:g} s by {described(frame)}; all async def services of the worker stand still;"
             " give what blocks to asyncio.to_thread()"

@@ -191,16 +191,16 @@ class TaskService(ServiceThread):
             outcome = self._execution.interrupted(job)
         del self._running[job]
         self._loop.task_ends()
-        if not running.is_dropped:
-            self._end(job, running.held, outcome)
         if self._waiting:
             self._go_on()
+        if not running.is_dropped:
+            self._end(job, running.held, outcome)
 
     def _end(self, job: Job, held: Task | None, outcome: Outcome) -> None:
         if held is not None and self._lock_queue is not None:
             self._lock_queue.done(held)
         self._unfinished.discard(job)
-        self._post(outcome)
+        self._loop.end(outcome)
 
     # One timer for all: a timer for each job took a quarter of what a task costs.
 

@@ -140,7 +140,7 @@ class Worker:
         from servicebus.runtime.service_loop import ServiceLoop
         from servicebus.runtime.task_service import TaskService
 
-        return partial(TaskService, ServiceLoop(f"asyncio-{self.host.name}"))
+        return partial(TaskService, ServiceLoop(f"asyncio-{self.host.name}", self.pipeline.hand_over))
 
     def run(self, heartbeat_fd: int | None = None, parent_death_fd: int | None = None) -> int:
         """Serve until a signal says stop, or the master is gone (end of file on *parent_death_fd*)."""

@@ -159,12 +159,12 @@ class VirtualLoop(SharedLoop):
         super().submit(callback)
         self._clock.on_post()
 
-    def lead(self, begin: Callable[[], None], is_over: Callable[[], object], held: object = None) -> bool:
+    def lead(self, *_arguments: object) -> bool:
         return False
 
-    def follow(self, submit: Callable[[], None], is_over: Callable[[], object]) -> None:
+    def follow(self, submit: Callable[[], None], is_over: Callable[[], object], own_fd: int | None = None) -> None:
         submit()
-        if self.wait is not None:
+        if self.wait is not None and own_fd is None:
             self.wait(is_over)
 
 

@@ -29,7 +29,7 @@ from enum import Enum
 from threading import get_ident
 
 from servicebus.errors import LifecycleError
-from servicebus.transport.loop import EventLoop, nothing
+from servicebus.transport.loop import READ, EventLoop, nothing
 from servicebus.transport.stacks import frame_of
 
 _LENT_S = 0.002
@@ -156,10 +156,17 @@ class SharedLoop(EventLoop):
             leader = None
         return me != leader and me != self._thread
 
-    def lead(self, begin: Callable[[], None], is_over: Callable[[], object], held: _Lead | None = None) -> bool:
+    def lead(
+        self,
+        begin: Callable[[], None],
+        is_over: Callable[[], object],
+        held: _Lead | None = None,
+        own_fd: int | None = None,
+    ) -> bool:
         """If the lead is free: ``begin()``, then run the loop until *is_over*, or until there is work for the thread.
 
         Returns False, and has done nothing, if it is not free. *held* is the lead if this thread has it already.
+        *own_fd* ends it when there is something to read: it is what this thread waits for else.
         """
         lead = held or self._lead
         if held is None and (self._lead_state is not _LENT or not lead.lock.acquire(blocking=False)):
@@ -172,6 +179,8 @@ class SharedLoop(EventLoop):
             self._times_led += 1
             if not (self._posted or self._stopping or self._is_torn):
                 has_begun = True
+                if own_fd is not None:
+                    self._poll.register(own_fd, READ)
                 begin()
                 if self._submitted:
                     self._run_submitted()
@@ -184,6 +193,9 @@ class SharedLoop(EventLoop):
                 self._is_torn = True
             raise
         finally:
+            if has_begun and own_fd is not None:
+                with suppress(KeyError):  # in a child that was forked meanwhile
+                    self._poll.unregister(own_fd)
             if self._lead is lead:
                 is_needed = is_needed and not is_over()
                 lead.is_waiting = self._sleeping = False
@@ -193,8 +205,8 @@ class SharedLoop(EventLoop):
                     self._call_back()
         return has_begun
 
-    def follow(self, submit: Callable[[], None], is_over: Callable[[], object]) -> None:
-        """``submit()`` to the thread; if no other thread waits, ask for the lead, and run the loop until *is_over*."""
+    def follow(self, submit: Callable[[], None], is_over: Callable[[], object], own_fd: int | None = None) -> None:
+        """``submit()`` to the thread; if no other thread waits, ask for the lead, and ``lead()``."""
         if len(self._callers) > 1 or self._lead.leader or self._reluctance:
             self._reluctance = max(0, self._reluctance - 1)
             submit()
@@ -207,7 +219,7 @@ class SharedLoop(EventLoop):
         finally:
             self._is_wanted = False
         if is_leader:
-            self.lead(nothing, is_over, lead)
+            self.lead(nothing, is_over, lead, own_fd)
 
     # -- the thread ----------------------------------------------------------------------------------------------
 
@@ -327,7 +339,7 @@ class SharedLoop(EventLoop):
             return False
         for fd, _ in ready:
             if fd not in self.streams and fd != self._wake_in:
-                return False  # it is still being connected: the thread's
+                return False  # it is still being connected: the thread's; or what the leader waits for itself
         self._dispatch(ready)
         if self._submitted:
             self._run_submitted()

@@ -17,6 +17,7 @@ from loops import turning
 from waiting import wait_until
 
 from servicebus.errors import LifecycleError
+from servicebus.transport.loop import nothing
 from servicebus.transport.sharedloop import _LENT, SharedLoop
 from servicebus.transport.stream import SocketStream
 
@@ -426,3 +427,16 @@ def test_a_leader_that_is_slow_is_not_taken_for_lost(loop: SharedLoop, echo: Ech
     while threads.count(me) < 3:
         echo.ask(b"x")
     assert echo.lost == []
+
+
+def test_a_leader_leaves_for_what_it_waits_for_itself(loop: SharedLoop, echo: Echo) -> None:
+    own, other = socket.socketpair()
+    other.sendall(b"x")
+
+    def led() -> bool:
+        echo.ask(b"x")
+        return loop.lead(nothing, lambda: False, None, own.fileno())
+
+    with own, other:
+        wait_until(led)
+        echo.ask_until_led()  # nothing of it is left

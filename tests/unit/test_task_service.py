@@ -65,9 +65,15 @@ class Bench:
         (each,) = group
         service = register(each.kind, each.category, each.name, each.make(), **each.options)
         service = with_middleware(service, middleware)
-        self.loop = ServiceLoop("asyncio-test")
+        self.handed: list[tuple[Outcome, int | None]] = []
+        self.loop = ServiceLoop("asyncio-test", self._hand_over)
         self.service = TaskService(self.loop, service, inbox, self.outcomes.append, lambda: None, with_traces=False)
         self.service.start()
+
+    def _hand_over(self, outcome: Outcome, is_over: Callable[[], object], fd: int | None) -> None:
+        assert (fd is None) == bool(is_over()), "without a descriptor there is something to do"
+        self.outcomes.append(outcome)
+        self.handed.append((outcome, fd))
 
     def outcome(self, request: Job) -> Outcome:
         assert self.service.put(request)
@@ -500,12 +506,33 @@ def test_a_job_that_is_put_again_is_run_once(bench: Callable[..., Bench]) -> Non
     assert len(ran) == 2
 
 
+def test_its_thread_is_of_use_elsewhere_after_the_last_request(bench: Callable[..., Bench]) -> None:
+    gate, background = asyncio.Event(), list[asyncio.Task[None]]()
+
+    async def it(wait: bool, busy: bool) -> None:
+        if wait:
+            await gate.wait()
+        elif not busy:
+            gate.set()
+        if busy:
+            background.append(asyncio.create_task(asyncio.sleep(0)))
+
+    it_bench = bench(it)
+    it_bench.outcome(job([False, True]))
+    waiting, following = job([True, False]), job([False, False])
+    assert it_bench.service.put(waiting)
+    it_bench.outcome(following)
+    it_bench.outcome_of(waiting)
+    it_bench.outcome(job([False, False]))
+    assert [fd is None for _, fd in it_bench.handed] == [True, True, False, False], "busy, another runs, idle, idle"
+
+
 def test_a_loop_that_has_ended_takes_nothing_and_has_no_files() -> None:
     def files() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
     before, done = files(), list[int]()
-    loop = ServiceLoop("asyncio-test")
+    loop = ServiceLoop("asyncio-test", Mock())
     loop.add_user()
     for number in range(3):
         loop.call(done.append, number)
@@ -528,7 +555,7 @@ def test_what_is_called_while_the_loop_wakes_is_not_the_last(monkeypatch: pytest
         return read(fd)
 
     monkeypatch.setattr("servicebus.runtime.service_loop.os.eventfd_read", read_late)
-    loop = ServiceLoop("asyncio-test")
+    loop = ServiceLoop("asyncio-test", Mock())
     loop.add_user()
     loop.call(done.append, 0)
     wait_until(lambda: done == [0, 1])
