@@ -73,10 +73,10 @@ class ServiceLoop:
         return frame_of(self.thread.ident)
 
     @property
-    def turns(self) -> int | None:
+    def iterations(self) -> int | None:
         """How often it has waited; None while it waits."""
-        turns = self._selector.turns
-        return None if self._selector.is_waiting else turns
+        iterations = self._selector.iterations
+        return None if self._selector.is_waiting else iterations
 
     @property
     def starved_ns(self) -> int:
@@ -175,7 +175,7 @@ class _Selector(selectors.EpollSelector):
     def __init__(self, before_it_waits: Callable[[float], bool]):
         super().__init__()
         self._before_it_waits = before_it_waits
-        self.turns = 0
+        self.iterations = 0
         """How often it has returned."""
         self.is_waiting = False
 
@@ -185,7 +185,7 @@ class _Selector(selectors.EpollSelector):
             is_over = self._before_it_waits(math.inf if timeout is None else timeout)
             return super().select(0 if is_over else timeout)
         finally:
-            self.turns += 1
+            self.iterations += 1
             self.is_waiting = False
 
 
@@ -194,7 +194,7 @@ def _busy() -> bool:
 
 
 class _Watch:
-    """A thread that looks whether the loop turns, while a task runs; it sleeps when none has for a while."""
+    """A thread that looks whether the loop goes on, while a task runs; it sleeps when none has for a while."""
 
     def __init__(self, owner: ServiceLoop):
         self._owner = owner
@@ -228,14 +228,14 @@ class _Watch:
 
     def _look(self) -> None:
         """If the loop runs something, see whether it comes to an end; name it if that takes long."""
-        turns = self._owner.turns
-        if turns is None:
+        iterations = self._owner.iterations
+        if iterations is None:
             return
         began_ns = self._owner.starved_ns
-        if not self._pauses.wait(BLOCKED_S) and self._owner.turns == turns:
+        if not self._pauses.wait(BLOCKED_S) and self._owner.iterations == iterations:
             if self._owner.starved_ns - began_ns < BLOCKED_S * 1e9 / 4:
                 self._name_what_blocks()
-            while not self._pauses.wait(BLOCKED_S) and self._owner.turns == turns:
+            while not self._pauses.wait(BLOCKED_S) and self._owner.iterations == iterations:
                 pass
 
     def _name_what_blocks(self) -> None:

@@ -8,13 +8,12 @@ call often follows at once; then the loop's thread takes it back.
 
 A leader does little: it sends requests, its own and others', reads streams and flushes them. Whatever else there is (a
 timer that is due, what was posted, a socket that is still being connected) it leaves to the thread, and waits as ever.
-Reason: a caller's thread can be interrupted at any point, by Ctrl-C or by whatever a signal handler
-raises. An interrupted read may have left what belongs to a connection half done, so every connection is then cut, and
-the requests on them go on over new ones, under their ids, as after any failure of a network.
+Reason: a caller's thread can be interrupted at any point, by whatever a signal handler raises. An interrupted read may
+have left what belongs to a connection half done, so every connection is then cut, and the requests on them go on over
+new ones, under their ids.
 
 It may be interrupted before it has said that it leads, or while it leaves, and the lead is lost then. The loop's thread
-replaces a lead that was lost (``_Lead``): what is left of the old one decides nothing any more, also when its holder
-was merely suspended and goes on later.
+replaces it (``_Lead``): what is left of the old one decides nothing, also when its holder was merely suspended.
 """
 
 from __future__ import annotations
@@ -32,9 +31,11 @@ from servicebus.errors import LifecycleError
 from servicebus.transport.loop import READ, EventLoop, nothing
 from servicebus.transport.stacks import frame_of
 
+Callback = Callable[[], None]
+Condition = Callable[[], object]
 _LENT_S = 0.002
-"""How long a loop that was lent may stand unused before its thread takes it back. Short, since others may have to
-wait for so long: for a service that runs a request, or a program that does something else between two calls."""
+"""So long a loop that was lent may stand unused. Short, since others may have to wait for so long: for a service that
+runs a request, or a program that does something else between two calls."""
 _LEADER_WAIT_S = 0.02
 """After so long without any input a leader leaves the waiting to the thread; for slow services nothing is gained."""
 _RELUCTANT_CALLS = 32
@@ -58,9 +59,8 @@ _LENT = _LeadState.LENT
 class _Lead:
     """The right to run a loop. Its holder holds *lock*.
 
-    ``leader`` has one entry: the thread that has begun to lead, or the loop's own that has taken it away before. Which
-    of the two it is, one step decides (``setdefault()``); between two steps a thread may be interrupted.
-    ``is_waiting``: the leader waits for input, and has nothing half done.
+    ``leader`` has one entry: the thread that has begun to lead, or the loop's own that has taken it away before; one
+    step decides (``setdefault()``). ``is_waiting``: the leader waits for input, and has nothing half done.
     """
 
     __slots__ = ("is_waiting", "leader", "lock")
@@ -78,36 +78,31 @@ class SharedLoop(EventLoop):
 
     def __init__(self, name: str):
         super().__init__(name)
-        self._callers: set[int] = set()
-        """Threads that wait for an answer (``wait_for()``)."""
-        self._submitted: deque[Callable[[], None]] = deque()
+        self._callers: set[int] = set()  # threads that wait for an answer (``wait_for()``)
+        self._submitted: deque[Callback] = deque()
         self._lead = _Lead(is_held=False)
         self._recall = threading.Lock()
         self._recall.acquire()  # released: the thread is called back
         self._thread: int | None = None
-        self._is_wanted = False
-        """A caller asks for the lead."""
+        self._is_wanted = False  # a caller asks for the lead
         self._lead_state = _LeadState.RECALLED
-        self._is_torn = False
-        """A thread was interrupted while it read: the connections are to be cut."""
-        self._times_led = 0
-        self._reluctance = 0
+        self._is_torn = False  # a thread was interrupted while it read: the connections are to be cut
+        self._times_led = self._reluctance = 0
 
     # -- for any thread ------------------------------------------------------------------------------------------
 
-    def post(self, callback: Callable[[], None]) -> None:
+    def post(self, callback: Callback) -> None:
         super().post(callback)
         # A leader that leaves looks at what was posted after it has said that it leads no more: one of us sees it.
         if self._lead_state is _LENT and not self._lead.leader:
             self._call_back()
 
-    def submit(self, callback: Callable[[], None]) -> None:
+    def submit(self, callback: Callback) -> None:
         """As ``post()``, but a leader may run *callback*, too. It may be run again, if that leader was interrupted.
 
         It never overtakes what was posted before.
-
-        If the loop is lent just now and no thread runs it, *callback* waits for the next leader, or until the thread
-        takes the loop back: a caller that submits many things and then waits for them sends them together.
+        If the loop is lent and no thread runs it, *callback* waits for the next leader, or until the thread takes the loop
+        back: a caller that submits many things and then waits for them sends them together.
         """
         self._submitted.append(callback)
         if self._sleeping:
@@ -127,7 +122,7 @@ class SharedLoop(EventLoop):
         self._watched = {}
         self._lead = _Lead(is_held=True)
 
-    def wait_for(self, begin: Callable[[], None], submit: Callable[[], None], is_over: Callable[[], object]) -> None:
+    def wait_for(self, begin: Callback, submit: Callback, is_over: Condition) -> None:
         """For a caller: ``lead()``, or else ``follow()``; what it waits for may still be to come afterwards.
 
         Raises:
@@ -138,8 +133,7 @@ class SharedLoop(EventLoop):
             self._callers.add(me)
             if not self.lead(begin, is_over):
                 if not self.can_wait_here():
-                    what = "this thread reads the answers (a callback runs in it)"
-                    raise LifecycleError(what, "waiting for an answer")
+                    raise LifecycleError("this thread reads the answers (a callback runs in it)", "waiting for one")
                 self.follow(submit, is_over)
         finally:
             self._callers.discard(me)
@@ -156,13 +150,7 @@ class SharedLoop(EventLoop):
             leader = None
         return me != leader and me != self._thread
 
-    def lead(
-        self,
-        begin: Callable[[], None],
-        is_over: Callable[[], object],
-        held: _Lead | None = None,
-        own_fd: int | None = None,
-    ) -> bool:
+    def lead(self, begin: Callback, is_over: Condition, held: _Lead | None = None, own_fd: int | None = None) -> bool:
         """If the lead is free: ``begin()``, then run the loop until *is_over*, or until there is work for the thread.
 
         Returns False, and has done nothing, if it is not free. *held* is the lead if this thread has it already.
@@ -205,7 +193,7 @@ class SharedLoop(EventLoop):
                     self._call_back()
         return has_begun
 
-    def follow(self, submit: Callable[[], None], is_over: Callable[[], object], own_fd: int | None = None) -> None:
+    def follow(self, submit: Callback, is_over: Condition, own_fd: int | None = None) -> None:
         """``submit()`` to the thread; if no other thread waits, ask for the lead, and ``lead()``."""
         if len(self._callers) > 1 or self._lead.leader or self._reluctance:
             self._reluctance = max(0, self._reluctance - 1)

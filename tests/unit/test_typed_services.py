@@ -482,9 +482,9 @@ def test_an_integer_that_no_caller_can_read_is_a_result_that_is_refused(monkeypa
         assert world.call("power", [digits - 1]) == [1, 10 ** (digits - 1)]
         assert world.call("padded", [digits - 1, 1])["number"] == -(10 ** (digits - 1))
         for before in (0, 1, digits - 1, digits):
-            with pytest.raises(RemoteError, match=r"the result: .*4300 digits"):
+            with pytest.raises(RemoteError, match=r"the result: .*4300"):
                 world.call("padded", [digits, before])
-        with pytest.raises(RemoteError, match=r"the result: .*4300 digits"):
+        with pytest.raises(RemoteError, match=r"the result: .*4300"):
             world.call("power", [digits])
 
 
