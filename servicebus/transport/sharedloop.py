@@ -101,7 +101,7 @@ class SharedLoop(EventLoop):
         """As ``post()``, but a leader may run *callback*, too. It may be run again, if that leader was interrupted.
 
         It never overtakes what was posted before.
-        If the loop is lent and no thread runs it, *callback* waits for the next leader, or until the thread takes the loop
+        If the loop is lent and no thread runs it, *callback* waits for the next leader, or until the thread takes it
         back: a caller that submits many things and then waits for them sends them together.
         """
         self._submitted.append(callback)
