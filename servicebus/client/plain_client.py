@@ -92,7 +92,7 @@ class PlainClient:
             link = self._jobs[job] = self._links[job.left.pop(0)]
             link.take(job)
         elif job.is_refused:
-            self._fail(job, SendRefused(job.target, job.tried))
+            self._fail(job, _unsure(job) or SendRefused(job.target, job.tried))
         else:
             self._jobs[job] = None
             self._loop.call_later(_NEXT_ROUND_S, lambda: self._begin_round(job) if job in self._jobs else None)
@@ -151,8 +151,18 @@ class PlainClient:
         elif job.is_request and job.was_published and not job.resend:
             self._fail(job, CallInterrupted(job.target, f"{host} {why}"))
         else:
+            job.is_unsure = job.is_unsure or job.was_published
             _tried(job, host, why)
             self._try_next(job)
+
+
+def _unsure(job: PlainJob) -> Exception | None:
+    """The error if a broker may have it that has not said so."""
+    if not (job.was_published or job.is_unsure):
+        return None
+    return (
+        CallInterrupted(job.target, "no broker answered") if job.is_request else SendUnconfirmed(job.target, job.tried)
+    )
 
 
 def _tried(job: PlainJob, host: str, why: str) -> None:
@@ -163,18 +173,12 @@ def _tried(job: PlainJob, host: str, why: str) -> None:
 def _overdue(job: PlainJob, now: float) -> Exception:
     if job.is_request:
         return CallTimeout(job.target, now - job.started_at, job.tried)
-    if job.was_published:
-        return SendUnconfirmed(job.target, job.tried)
-    return NoBrokerAvailable(job.target, job.tried)
+    return _unsure(job) or NoBrokerAvailable(job.target, job.tried)
 
 
 def _closed(job: PlainJob) -> Exception:
-    closed = [*job.tried, ("this Sender", "was closed")]
-    if not job.was_published:
-        return NoBrokerAvailable(job.target, closed)
-    return (
-        CallInterrupted(job.target, "the Sender was closed") if job.is_request else SendUnconfirmed(job.target, closed)
-    )
+    job.tried = [*job.tried, ("this Sender", "was closed")]
+    return _unsure(job) or NoBrokerAvailable(job.target, job.tried)
 
 
 def _remote_error(job: PlainJob, message: PlainMessage) -> RemoteError:

@@ -58,6 +58,8 @@ class PlainJob:
     """By a broker that was reached, in this round."""
     was_published: bool = False
     """The last attempt: whether it arrived is unknown until the broker says so."""
+    is_unsure: bool = False
+    """A broker whose connection was lost may have it, whatever others say."""
 
     @property
     def target(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from servicebus.client.plain_client import PlainClient
 from servicebus.client.plain_link import PlainLink
 from servicebus.client.plain_sending import PlainPublisher
 from servicebus.configuration import Configuration
-from servicebus.errors import ConfigurationError, NoBrokerAvailable, SendRefused
+from servicebus.errors import ConfigurationError, NoBrokerAvailable, SendRefused, SendUnconfirmed
 from servicebus.protocol.plain import PlainProtocol
 from servicebus.runtime.plain_hosts import PlainHosts
 from servicebus.service import ServiceBus
@@ -104,6 +105,29 @@ def test_a_queue_that_is_not_there_is_asked_for_again() -> None:
         with pytest.raises(SendRefused):
             bus.sender.publisher_to("", "theirs").publish(b"x")
         assert isinstance(worker.consumer.plain, PlainHosts)
+
+
+@pytest.mark.parametrize("is_known_elsewhere", [False, True], ids=["refused", "away"])
+def test_what_a_lost_broker_may_have_is_not_said_to_be_refused(is_known_elsewhere: bool) -> None:
+    """It said so once the next broker had refused it, or was away; and the first one had it."""
+    others = Services("others")
+
+    @others.consume("theirs", host="mq-1")
+    def work(body: bytes) -> None: ...
+
+    with servicebus.testing.bus(others, brokers=2) as bus:
+        publisher = bus.sender.publisher_to("", "theirs")
+        publisher.publish(b"first")
+        first, second = bus._network["mq-1:5672"], bus._network["mq-2:5672"]
+        bus._order(partial(setattr, first, "holds_confirms", True))
+        published = publisher.publish_async(b"second", timeout=5)
+        bus.advance(0.1)
+        if is_known_elsewhere:
+            bus._order(second.stop)
+        bus._order(first.stop)
+        bus.advance(6)
+        with pytest.raises(SendUnconfirmed):
+            published.result(0)
 
 
 @pytest.mark.parametrize(
