@@ -25,12 +25,13 @@ from servicebus.policy.connection import ConnectionState
 from servicebus.protocol.plain import ErrorReply, PlainProtocol
 from servicebus.runtime.pipeline import Pipeline
 from servicebus.transport.connection_manager import ConnectionManager, Loss
-from servicebus.transport.interface import BrokerChannel, Connect, Delivery
+from servicebus.transport.interface import BrokerChannel, Connect, Delivery, Script
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
 from servicebus.transport.plain_script import plain_script
 from servicebus.transport.properties import write_all
 from servicebus.transport.ratelimitedlog import RateLimitedLog
+from servicebus.transport.steps import declare_queue
 from servicebus.wire.envelope import CALL, MESSAGE
 from servicebus.wire.printable import printable
 from servicebus.wire.signing import Keyring
@@ -42,6 +43,8 @@ __all__ = ["PlainHosts", "plain_hosts"]
 _FULL_S = 0.1
 """After so long a call whose service is full goes back to the broker, for another worker perhaps."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
+_LOOK_S = 10.0
+"""So often the broker is asked whether a queue has a consumer."""
 
 
 class PlainHosts:
@@ -264,6 +267,32 @@ class _PlainConsumer:
     def _consuming(self) -> None:
         self.problem = ""
         self._backoff.reset()
+        self._look_later()
+
+    def _look_later(self) -> None:
+        self._host.later(_LOOK_S, partial(self._look, self._opening))
+
+    def _look(self, opening: int) -> None:
+        """Consume again if the broker has forgotten our consumer, of which it does not tell us."""
+        channel, queue = self._channel, self._protocol.queue.queue
+        if opening != self._opening or channel is None or self._is_over:
+            return
+        found: list[int] = []
+
+        def ask() -> Script:
+            found.append((yield declare_queue(queue, passive=True))[2])
+
+        def looked() -> None:
+            if opening != self._opening:
+                return
+            if found[0]:
+                self._look_later()
+            else:
+                self._host.tell(f"queue {printable(queue)} has no consumer any more; consuming again")
+                self.close()
+                self.open()
+
+        channel.run(ask(), looked)
 
     def _broken(self, error: TransportError) -> None:
         self.forget()

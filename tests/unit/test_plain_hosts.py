@@ -107,6 +107,23 @@ def test_a_queue_that_is_not_there_is_asked_for_again() -> None:
         assert isinstance(worker.consumer.plain, PlainHosts)
 
 
+def test_a_consumer_that_the_broker_has_forgotten_is_missed() -> None:
+    """It consumed nothing from then on, and said that it was well."""
+    others = Services("others")
+
+    @others.consume("theirs", host="mq-1")
+    def work(body: bytes) -> None: ...
+
+    with servicebus.testing.bus(others, brokers=2) as bus:
+        bus.advance(1)
+        bus._order(bus._network["mq-1:5672"].queues["theirs"].consumers.clear)
+        bus.sender.publisher_to("", "theirs").publish(b"x")
+        bus.advance(5)
+        assert not bus.history.only("executed")
+        bus.advance(10)
+        assert [entry.target for entry in bus.history.only("executed")] == ["plain others.work"]
+
+
 @pytest.mark.parametrize("is_known_elsewhere", [False, True], ids=["refused", "away"])
 def test_what_a_lost_broker_may_have_is_not_said_to_be_refused(is_known_elsewhere: bool) -> None:
     """It said so once the next broker had refused it, or was away; and the first one had it."""
