@@ -1,4 +1,4 @@
-"""``bin/chaos``: calls, messages and events while things break, and a report on what became of each."""
+"""``bin/chaos``: a load of calls, messages and more while things break, and a report on what became of each."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import click
 
 from tests.chaos.checker import INVARIANTS, CheckResult
 from tests.chaos.kinds import KINDS
+from tests.chaos.plan import Plan
 from tests.chaos.plants import PLANTS
 from tests.chaos.processes import RigError
 from tests.chaos.report import offences, tables
 from tests.chaos.run import Run
 from tests.chaos.tally import Tally, load, save, tally
 from tests.chaos.timeline import picture
-from tests.chaos.world import Plan
 
 _SYSTEMS = {"servicebus": "servicebus", "py-servicebus": "py-servicebus 2.19"}
-_WAIT_LIMIT_S = 480.0
+_WAIT_LIMIT_S = 900.0
 """Beyond the minutes of the run, for start, healing, draining and the checker."""
 
 
@@ -35,6 +35,12 @@ _WAIT_LIMIT_S = 480.0
 @click.option("--calls", default=175.0, show_default=True, help="Calls per second, all senders together.")
 @click.option("--messages", default=175.0, show_default=True, help="Messages per second, all senders together.")
 @click.option("--events", type=float, help="Events per second, all senders together. Default: a fifth of --messages.")
+@click.option(
+    "--streams", type=float, help="Streams per second, all senders together. Default: a hundredth of --messages."
+)
+@click.option(
+    "--plain", type=float, help="Messages of other programs per second, all senders together. Default: a twentieth."
+)
 @click.option("--brokers", default=3, show_default=True, help="Independent brokers.")
 @click.option("--small-brokers", default=1, show_default=True, help="How many of them have small limits.")
 @click.option("--cluster/--no-cluster", default=True, help="A cluster of three members as one more host.")
@@ -49,8 +55,8 @@ _WAIT_LIMIT_S = 480.0
 @click.option("--list-faults", is_flag=True, help="Print the schedule and end.")
 def main(
     minutes: float, seed: int, senders: int, agents: int, calls: float, messages: float, events: float | None,
-    brokers: int, small_brokers: int, cluster: bool, faults: str, plant: str | None, poison: bool, out: Path | None,
-    system: str, beside: tuple[Path, ...], list_faults: bool,
+    streams: float | None, plain: float | None, brokers: int, small_brokers: int, cluster: bool, faults: str,
+    plant: str | None, poison: bool, out: Path | None, system: str, beside: tuple[Path, ...], list_faults: bool,
 ) -> None:  # fmt: skip
     """Run senders and agents against failing brokers and check what became of every call and message.
 
@@ -70,6 +76,8 @@ def main(
         poison,
         _SYSTEMS[system],
         messages / 5 if events is None else events,
+        messages / 100 if streams is None else streams,
+        messages / 20 if plain is None else plain,
     )
     folder = (out or Path(tempfile.mkdtemp(prefix="servicebus-chaos-"))).absolute()
     if (folder / "history").exists():

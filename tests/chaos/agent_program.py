@@ -1,7 +1,7 @@
 """An agent of the rig, a process of its own: ``python -m tests.chaos.agent_program ORDERS``.
 
 ORDERS is a file of JSON: ``configuration`` (of servicebus), ``history`` (folder), ``clock`` (file), ``plant`` (name or
-null), ``poison``, ``wiretap`` (path of a socket), ``nodes``.
+null), ``poison``, ``wiretap`` (path of a socket), ``nodes``, ``pipes``. On HUP the configuration is read from it again.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def main(path: str) -> int:
     tap_wire(orders["wiretap"], configuration.node_name)
     history = History(orders["history"], "worker", configuration.node_name)
     bus = ServiceBus(configuration)
-    add_services(bus, history, configuration.node_name, orders["nodes"], poison=orders["poison"])
+    how = {"poison": orders["poison"], "pipes": orders["pipes"], "hosts": [host.name for host in configuration.hosts]}
+    add_services(bus, history, configuration.node_name, orders["nodes"], **how)
+    bus.set_reload(lambda: Configuration(json.loads(Path(path).read_text())["configuration"]))
     bus.set_on_exit_hook(history.ended)
     return bus.run()
 

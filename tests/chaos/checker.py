@@ -11,10 +11,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from tests.chaos.caller_invariants import asked_of_callers, broken_rights
 from tests.chaos.event_invariants import broken_events, promised_events
 from tests.chaos.history import Record, files, read_ops
 from tests.chaos.invariants import SAID_NOT_RUN, Stalls, broken_by
-from tests.chaos.operations import Fault, Story, tell
+from tests.chaos.operations import Fault, Story
+from tests.chaos.pipeline_invariants import broken_pipelines, passes
+from tests.chaos.story_reader import tell
 from tests.chaos.surroundings import false_green, left_children, left_over, miscounted_logs
 
 __all__ = ["INVARIANTS", "CheckResult", "Finding", "Offence", "check", "judge"]
@@ -32,6 +35,9 @@ INVARIANTS = {
     "I10": "a child of a service ends, and is no worker",
     "I11": "what was said not to run, or not stored, did not run",
     "I12": "each subscription gets each event once",
+    "I13": "a stream has no gap, no double, and ends",
+    "I14": "each stage of a pipeline gets each message once",
+    "I15": "a caller is refused what it may not, nothing else",
 }
 SHOWN_PER_INVARIANT = 20
 
@@ -105,16 +111,16 @@ def judge(story: Story) -> CheckResult:
     _count_checks(story, findings)
     stalls = Stalls(story)
     for operation in story.operations.values():
-        if operation.kind == "event" or operation.deliveries:
+        if operation.kind in ("event", "plain") or operation.deliveries:
             continue
         broken = list(broken_by(operation, stalls))
         for name, text in broken:
             findings[name].add(Offence(text, operation.op))
         for name in {name for name, _ in broken}:
             findings[name].operations[operation.kind or "unexpected"] += 1
-    for event, name, text in broken_events(story):
-        findings[name].add(Offence(text, event.op))
-        findings[name].operations["event"] += 1
+    for operation, name, text in (*broken_events(story), *broken_pipelines(story), *broken_rights(story)):
+        findings[name].add(Offence(text, operation.op))
+        findings[name].operations[operation.kind or "unexpected"] += 1
     for t, came in story.forged:
         findings["I6"].add(Offence(f"a service was given a forged request: {came}", t=t))
     for name, found in (
@@ -136,6 +142,7 @@ def _count_checks(story: Story, findings: dict[str, Finding]) -> None:
             findings["I4"].checked += 1
         if operation.kind == "call":
             findings["I5"].checked += operation.outcome == "ok"
+        findings["I13"].checked += operation.stream is not None and operation.outcome is not None
         findings["I2"].checked += bool(operation.attempts)
         findings["I11"].checked += operation.error in SAID_NOT_RUN.get(operation.kind or "", ())
         findings["I6"].checked += bool(operation.attempts)
@@ -143,6 +150,10 @@ def _count_checks(story: Story, findings: dict[str, Finding]) -> None:
             findings["I3"].checked += len(operation.attempts)
     promised = promised_events(story)
     findings["I12"].checked = sum(len(story.operations[op].subscribers) for op in promised)
+    findings["I14"].checked = sum(
+        len(passes(each)) for each in story.operations.values() if each.kind == "plain" and each.is_acknowledged
+    )
+    findings["I15"].checked = asked_of_callers(story)
     if story.base is not None and story.end is not None and story.lengths is not None:
         findings["I7"].checked = len(story.end) + len(story.lengths)
     findings["I8"].checked = sum(count for count, process in story.log_sent.values() if process.has_ended)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pika
 
+from servicebus._plain import is_plain_key, plain_key
 from servicebus.errors import EnvelopeError
 from servicebus.testing import Broker
 from servicebus.wire import headers
@@ -23,16 +24,24 @@ from tests.chaos.history import History
 __all__ = ["take_dead_letters"]
 
 
-def take_dead_letters(broker: Broker, node: str, secret: str, history: History) -> Counter[str]:
-    """All dead letters of *node* on *broker*, by reason. Those that a stranger wrote are counted and no more."""
+def take_dead_letters(broker: Broker, node: str, keyring: Keyring, history: History) -> Counter[str]:
+    """All dead letters of *node* on *broker*, by reason. Those that a stranger wrote are counted and no more.
+
+    *keyring*: signs as the node does, and knows all keys that callers ever had.
+    """
     reasons: Counter[str] = Counter()
-    keyring = Keyring([secret])
     for properties, body in _taken(broker, dead_queue(node)):
         found = properties.headers or {}
         reason = str(found.get(headers.REASON, "?"))
         service = str(found.get(headers.SUBSCRIPTION, ""))
         queue = event_queue(node, service) if service else ""
         stamp = read_dead_letter_stamp(keyring, body, reason, found.get(headers.DEAD_LETTER), queue)
+        if is_plain_key(service) and stamp is not None:
+            reasons[reason] += 1
+            told = f"{reason}: {found.get(headers.DETAIL, '')}"
+            stage = f"{node}.{service.removeprefix(plain_key(''))}"
+            history.dead(json.loads(body)["op"], properties.message_id, told, stamp.attempts or None, stage)
+            continue
         envelope = _genuine(body, keyring)
         if envelope is None or stamp is None:
             reasons["forged" if envelope is None else "not signed by a worker"] += 1

@@ -58,8 +58,8 @@ class Display:
         broken = ", ".join(faults) or "all is well"
         calls = f"{counts['calls']:,} calls ({counts['answered']:,} answered)"
         messages = f"{counts['messages']:,} messages ({counts['confirmed']:,} confirmed)"
-        events = f"{counts['events']:,} events"
-        return f"{self._clock()} {calls}, {messages}, {events}, {failed:,} errors, {self._rate:.0f}/s | {broken}"
+        flows = ", ".join(f"{counts[name]:,} {name}" for name in ("events", "streams", "plain"))
+        return f"{self._clock()} {calls}, {messages}, {flows}, {failed:,} errors, {self._rate:.0f}/s | {broken}"
 
     def _clock(self) -> str:
         gone = max(0.0, time.monotonic() - self._began)

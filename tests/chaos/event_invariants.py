@@ -79,4 +79,6 @@ def _attempts(op: int, story: Story) -> list[Attempt]:
 
 
 def _events(story: Story) -> Iterator[Operation]:
-    return (each for each in story.operations.values() if each.kind == "event" or each.deliveries)
+    return (
+        each for each in story.operations.values() if each.kind == "event" or (each.deliveries and each.kind != "plain")
+    )

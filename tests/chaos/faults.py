@@ -6,33 +6,34 @@ Each is a generator: what stands before its ``yield`` breaks something, what sta
 from __future__ import annotations
 
 import contextlib
-import os
-import random
-import signal
 import time
 from collections.abc import Callable, Iterator
 
 from servicebus.testing import Mode
-from servicebus.testing.processes import is_alive
 from tests.chaos import erlang
-from tests.chaos.processes import AgentProcess, RigError
+from tests.chaos.orders import CLOCK_SKEW_S
+from tests.chaos.process_faults import (
+    Breaking,
+    FaultMissed,
+    agent_rolled,
+    bridge_kill,
+    chance_of,
+    key_changed,
+    worker_freeze,
+    worker_kill,
+    workers_rolled,
+)
+from tests.chaos.processes import RigError
 from tests.chaos.schedule import Fault
-from tests.chaos.world import CLOCK_SKEW_S, Endpoint, World
+from tests.chaos.world import Endpoint, World
 
 __all__ = ["FAULTS", "FaultMissed", "apply"]
 
-Breaking = Iterator[None]
-
-_ROLL_S = 30.0
 _ASKED_FOR_S = 5.0
 _WRONG_CLOCK_S = (15.0, 40.0)
 _SLOW_BYTES_PER_S = (50_000.0, 300_000.0)
 _POLICY_ENDS_S = 60.0
 _POLICY_HOLDS_S = 20.0
-
-
-class FaultMissed(Exception):
-    """Raised when there is nothing to break: the worker is just starting, say. Nothing was done."""
 
 
 def apply(world: World, fault: Fault) -> contextlib.AbstractContextManager[None]:
@@ -117,27 +118,27 @@ def _reset_in_frame(world: World, fault: Fault) -> Breaking:
 
 def _delay(world: World, fault: Fault) -> Breaking:
     proxy = world.proxied_brokers[fault.target].proxy
-    proxy.set_delay(_chance(fault).uniform(0.02, 0.2))
+    proxy.set_delay(chance_of(fault).uniform(0.02, 0.2))
     yield
     proxy.heal()
 
 
 def _loss(world: World, fault: Fault) -> Breaking:
     proxy = world.proxied_brokers[fault.target].proxy
-    proxy.set_delay(0.005, loss=_chance(fault).uniform(0.01, 0.1))
+    proxy.set_delay(0.005, loss=chance_of(fault).uniform(0.01, 0.1))
     yield
     proxy.heal()
 
 
 def _slow_link(world: World, fault: Fault) -> Breaking:
     proxy = world.proxied_brokers[fault.target].proxy
-    proxy.set_rate(_chance(fault).uniform(*_SLOW_BYTES_PER_S))
+    proxy.set_rate(chance_of(fault).uniform(*_SLOW_BYTES_PER_S))
     yield
     proxy.heal()
 
 
 def _all_down(world: World, fault: Fault) -> Breaking:
-    mode = _chance(fault).choice([Mode.REFUSE, Mode.DROP])
+    mode = chance_of(fault).choice([Mode.REFUSE, Mode.DROP])
     with contextlib.ExitStack() as stack:
         for endpoint in world.proxied_brokers.values():
             stack.enter_context(_cut_off(endpoint))
@@ -240,52 +241,12 @@ def _dead_requeued(world: World, fault: Fault) -> Breaking:
     yield
 
 
-# -- processes of agents -----------------------------------------------------------------------------------------------
-
-
-def _worker_kill(world: World, fault: Fault) -> Breaking:
-    _agent, pid = _worker(world, fault)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-    yield
-
-
-def _worker_freeze(world: World, fault: Fault) -> Breaking:
-    _agent, pid = _worker(world, fault)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGSTOP)
-    yield
-    # Its master may have given it up and killed it; nobody else can have its pid so soon.
-    if is_alive(pid):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
-
-
-def _agent_rolled(world: World, fault: Fault) -> Breaking:
-    world.agents[fault.target].roll(_ROLL_S)
-    yield
-
-
-def _workers_rolled(world: World, fault: Fault) -> Breaking:
-    world.agents[fault.target].signal(signal.SIGHUP)
-    yield
-
-
-def _worker(world: World, fault: Fault) -> tuple[AgentProcess, int]:
-    node, _, host = fault.target.partition("@")
-    agent = world.agents[node]
-    pids = agent.worker_pids(host)
-    if not pids:
-        raise FaultMissed(f"{fault.kind} {fault.target}: no worker is there just now")
-    return agent, _chance(fault).choice(pids)
-
-
 # -- clocks ------------------------------------------------------------------------------------------------------------
 
 
 def _clock(least_s: float, most_s: float) -> Callable[[World, Fault], Breaking]:
     def clock(world: World, fault: Fault) -> Breaking:
-        chance = _chance(fault)
+        chance = chance_of(fault)
         world.set_clock(fault.target, chance.choice([-1, 1]) * chance.uniform(least_s, most_s))
         yield
         world.set_clock(fault.target, 0.0)
@@ -303,11 +264,6 @@ def _cut_off(endpoint: Endpoint) -> Iterator[None]:
         yield
     finally:
         endpoint.is_cut_off = False
-
-
-def _chance(fault: Fault) -> random.Random:
-    """The same for the same fault of the same schedule."""
-    return random.Random(repr(fault))
 
 
 FAULTS: dict[str, Callable[[World, Fault], Breaking]] = {
@@ -338,11 +294,13 @@ FAULTS: dict[str, Callable[[World, Fault], Breaking]] = {
     "delays-full": _full(r"messages\.delay\..*"),
     "dead-letters-full": _full(r"dead(~\d+)?"),
     "dead-requeued": _dead_requeued,
-    "worker-kill": _worker_kill,
-    "worker-freeze-3s": _worker_freeze,
-    "worker-freeze-10s": _worker_freeze,
-    "agent-rolled": _agent_rolled,
-    "workers-rolled": _workers_rolled,
+    "worker-kill": worker_kill,
+    "worker-freeze-3s": worker_freeze,
+    "worker-freeze-10s": worker_freeze,
+    "agent-rolled": agent_rolled,
+    "workers-rolled": workers_rolled,
+    "bridge-kill": bridge_kill,
+    "key-changed": key_changed,
     "clock-skewed": _clock(1.0, CLOCK_SKEW_S - 1.0),
     "clock-wrong": _clock(*_WRONG_CLOCK_S),
 }

@@ -122,11 +122,15 @@ class History:
         idempotent: bool = False,
         too_large: bool = False,
         subscribers: Sequence[str] = (),
+        stream: Mapping[str, Any] | None = None,
+        may: bool | None = None,
     ) -> None:
-        """The next step is to ask the Sender. *kind* is ``call``, ``message`` or ``event``; *deadline* on the monotonic
-        clock.
+        """The next step is to ask the Sender. *kind* is ``call``, ``message``, ``event``, ``stream`` or ``plain`` (a
+        message of another program); *deadline* on the monotonic clock.
 
-        *too_large*: no broker takes it, and the Sender has to say so. *subscribers*: who is to get an event.
+        *too_large*: no broker takes it, and the Sender has to say so. *subscribers*: who is to get an event, or the
+        stages that a plain message passes. *idempotent*, of a stream: it is resumable. *stream*: its ``count`` of
+        items, and which one it ``fails_at``. *may*: its caller has a key of its own, and a right to do that, or not.
         """
         flags = {"idempotent": idempotent, "too_large": too_large}
         more: dict[str, Any] = {name: True for name, is_so in flags.items() if is_so}
@@ -134,6 +138,10 @@ class History:
             more["deadline"] = round(deadline, 6)
         if subscribers:
             more["subscribers"] = subscribers
+        if stream is not None:
+            more["stream"] = stream
+        if may is not None:
+            more["may"] = may
         self.record("invoked", op=op, kind=kind, target=target, **more)
 
     def confirmed(
@@ -171,21 +179,46 @@ class History:
         outcome = "fault" if fault else "error"
         self.record("replied", t, op=op, outcome=outcome, error=type(error).__name__, text=str(error)[:300])
 
+    def streamed(
+        self,
+        op: int,
+        outcome: str,
+        runs: Sequence[Sequence[int]],
+        right: bool,
+        error: BaseException | None,
+        *,
+        t: float,
+    ) -> None:
+        """The reading of a stream has ended at *t*: ``ok``, ``left`` by its reader, or with *error*, a ``fault`` of the
+        service or another ``error``.
+
+        *runs*: the first and last number of each run of items that followed one another. *right*: all are its own.
+        """
+        more: dict[str, Any] = {}
+        if error is not None:
+            more = {"error": type(error).__name__, "text": str(error)[:300]}
+            more |= {"position": getattr(error, "position", None), "cause": type(error.__cause__).__name__}
+        self.record("replied", t, op=op, outcome=outcome, runs=runs, right=right, **more)
+
     # -- workers of agents ---------------------------------------------------------------------------------------
 
-    def started(self, op: int, id: object, attempt: int | None = None, subscriber: str = "") -> None:
+    def started(
+        self, op: int, id: object, attempt: int | None = None, subscriber: str = "", *, position: int | None = None
+    ) -> None:
         """The service was entered with *op*. Written before anything is done. *attempt* as the bus counts, from 1.
 
-        *subscriber*, here and below: of an event, ``NODE.category.name``.
+        *subscriber*, here and below: of an event, ``NODE.category.name``. *position*: the first item of a stream.
         """
-        self.record("started", op=op, id=str(id), attempt=attempt, pid=os.getpid(), **_of(subscriber))
+        more = {} if position is None else {"position": position}
+        self.record("started", op=op, id=str(id), attempt=attempt, pid=os.getpid(), **_of(subscriber), **more)
 
     def finished(
         self, op: int, id: object, attempt: int | None = None, subscriber: str = "", *, verdict: str = "done"
     ) -> None:
         """The work is done and the service is about to return, or to raise.
 
-        *verdict*: ``done``, or how it is left: ``failed`` (raises), ``retry``, ``reject``, ``requeue``, ``cancelled``.
+        *verdict*: ``done``, or how it is left: ``failed`` (raises), ``retry``, ``reject``, ``requeue``, ``cancelled``;
+        of a stream that nobody reads any more ``closed``.
         """
         more = _of(subscriber)
         self.record("finished", op=op, id=str(id), attempt=attempt, pid=os.getpid(), verdict=verdict, **more)
@@ -206,6 +239,16 @@ class History:
         """An operator is about to send its dead letter back: its attempts are counted from 1 again."""
         self.record("requeued", op=op, **_of(subscriber))
 
+    # -- the bridge ----------------------------------------------------------------------------------------------
+
+    def moving(self, op: int) -> None:
+        """The bridge is about to publish it to its target."""
+        self.record("moving", op=op)
+
+    def moved(self, op: int) -> None:
+        """The target has confirmed it to the bridge."""
+        self.record("moved", op=op)
+
     # -- faults --------------------------------------------------------------------------------------------------
 
     def fault_begin(self, number: int, kind: str, target: str, **facts: Any) -> None:
@@ -217,9 +260,8 @@ class History:
         self.record("fault-end", number=number, kind=kind, target=target, **facts)
 
     def stall(self, seconds: float) -> None:
-        """The machine itself gave no processor for *seconds* before now: a thread that only sleeps woke up late.
-
-        To be written by a process that has nothing else to do (not by a sender: its own slowness is no excuse).
+        """The machine itself gave no processor for *seconds* before now: a thread that only sleeps woke up late, or the
+        kernel says that a sender's thread was ready to run and had to wait. A sender's own slowness is no excuse.
         """
         self.record("stall", seconds=round(seconds, 6))
 

@@ -1,11 +1,14 @@
-"""I1 to I6 and I11: what must hold for each call and message. Each check yields the sentences of what it finds broken.
+"""I1 to I6 and I11: what must hold for each call, message and stream.
+
+Each check yields the sentences of what it finds broken.
 
 Allowances, and why:
 
 * ``LATE_START_S``: between the worker's look at the deadline and the service's first step lie a queue and a thread
   switch, and the deadline travels as remaining time, which is read on both sides. A caller is told by then.
-* ``LATE_END_S``: the 250 ms of the invariant. Where the machine gave nobody the processor (``stall`` in the history)
-  between the deadline and the end, that time is added: it is not the bus that was late.
+* ``LATE_END_S``: the 250 ms of the invariant. Where the machine gave no processor (``stall`` in the history: to nobody,
+  or to a Sender's thread that was ready to run) between the deadline and the end, that time is added: it is not the
+  bus that was late.
 * A message may stand twice among the dead letters: the confirm of the first letter was lost with its connection, and
   nobody can know then whether it is stored. Neither is an execution, and the node lets only one of them in again.
 * ``JOURNAL_WINDOW_S``: a worker that is killed after the work and before the journal has it leaves an attempt whose
@@ -21,6 +24,7 @@ from collections.abc import Iterator
 from itertools import combinations
 
 from tests.chaos.operations import Attempt, Operation, Story
+from tests.chaos.stream_invariants import broken_streams
 
 __all__ = [
     "JOURNAL_WINDOW_S",
@@ -37,12 +41,23 @@ __all__ = [
 LATE_START_S = 0.25
 LATE_END_S = 0.25
 JOURNAL_WINDOW_S = 1.0
+_NOT_CALLED = frozenset(
+    {
+        "CallRefused",
+        "EnvelopeError",
+        "NoBrokerAvailable",
+        "NodeUnavailable",
+        "PermissionDenied",
+        "ServiceBusy",
+        "UnknownService",
+    }
+)
 SAID_NOT_RUN = {
-    "call": frozenset(
-        {"CallRefused", "EnvelopeError", "NoBrokerAvailable", "NodeUnavailable", "ServiceBusy", "UnknownService"}
-    ),
+    "call": _NOT_CALLED,
+    "stream": _NOT_CALLED,
     "message": frozenset({"EnvelopeError", "NoBrokerAvailable", "OutboxFull", "SendRefused"}),
     "event": frozenset({"EnvelopeError", "NoBrokerAvailable", "OutboxFull"}),
+    "plain": frozenset({"EnvelopeError", "NoBrokerAvailable", "SendRefused"}),
 }
 """Errors that tell a caller that its request is not stored, or was not run, and can be made again."""
 
@@ -85,6 +100,7 @@ def broken_by(operation: Operation, stalls: Stalls) -> Iterator[tuple[str, str]]
             yield from _call_twice(operation)
         yield from _late_end(operation, stalls)
         yield from _wrong_reply(operation)
+        yield from broken_streams(operation)
     yield from _late_start(operation)
 
 
@@ -115,7 +131,7 @@ def _run_all_the_same(operation: Operation) -> Iterator[tuple[str, str]]:
 
 def _call_twice(operation: Operation) -> Iterator[tuple[str, str]]:
     if len(operation.attempts) > 1:
-        yield "I2", f"the call was started {len(operation.attempts)} times"
+        yield "I2", f"the {operation.kind} was started {len(operation.attempts)} times"
 
 
 def broken_by_attempts(operation: Operation, kind: str) -> Iterator[str]:
@@ -163,20 +179,18 @@ def _late_start(operation: Operation) -> Iterator[tuple[str, str]]:
 
 def _late_end(operation: Operation, stalls: Stalls) -> Iterator[tuple[str, str]]:
     if operation.outcome is None:
-        yield "I4", "the call never ended"
+        yield "I4", f"the {operation.kind} never ended"
     elif operation.deadline is not None:
         late_s = operation.ended_at - operation.deadline
         if late_s > LATE_END_S and late_s - stalls.between(operation.deadline, operation.ended_at) > LATE_END_S:
-            yield "I4", f"the call ended {late_s:.3f} s after its deadline"
+            yield "I4", f"the {operation.kind} ended {late_s:.3f} s after its deadline"
 
 
 def _wrong_reply(operation: Operation) -> Iterator[tuple[str, str]]:
-    if operation.outcome != "ok":
-        return
-    if not operation.is_right:
-        yield "I5", "the call was given the reply of another"
-    elif not operation.is_done:
-        yield "I5", "the call was answered, and no service has executed it"
+    if not operation.is_right and (operation.outcome == "ok" or operation.stream is not None):
+        yield "I5", f"the {operation.kind} was given what belongs to another"
+    elif operation.outcome == "ok" and not operation.is_done:
+        yield "I5", f"the {operation.kind} was answered, and no service has executed it"
 
 
 def _unexpected(operation: Operation) -> Iterator[tuple[str, str]]:

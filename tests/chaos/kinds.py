@@ -16,7 +16,7 @@ class Kind:
 
     aims_at: str
     """``endpoint`` (a broker or a cluster's member), ``queue``, ``store`` (what a node keeps on a host), ``agent``,
-    ``worker``, ``clock`` or ``all``."""
+    ``worker``, ``bridge``, ``caller``, ``clock`` or ``all``."""
     lasts_s: tuple[float, float]
     """Between the first and the second; both 0 for what is over in a moment."""
     recovers_s: float
@@ -64,6 +64,9 @@ KINDS: dict[str, Kind] = {
     "worker-freeze-10s": Kind("worker", (10.0, 10.0), 6.0),
     "agent-rolled": Kind("agent", (0.0, 0.0), 10.0),
     "workers-rolled": Kind("agent", (0.0, 0.0), 10.0),
+    # Other processes: the bridge, and named callers.
+    "bridge-kill": Kind("bridge", (0.5, 3.0), 10.0),
+    "key-changed": Kind("caller", (0.0, 0.0), 120.0),
     # Clocks.
     "clock-skewed": Kind("clock", (3.0, 15.0), 3.0),
     "clock-wrong": Kind("clock", (1.0, 3.0), 3.0),

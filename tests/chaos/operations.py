@@ -1,21 +1,13 @@
-"""What the history says of each operation, put together from the files of all processes: ``Story``.
-
-The files are read one after another, not merged by time: every question of the checker is answered by the times in
-the records. So 30 minutes (several million records) need one pass, and memory for what is kept of each operation only.
-"""
+"""What the history says of each operation, put together from the files of all processes: ``Story``."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.chaos.history import Record, read
-
-__all__ = ["Attempt", "Fault", "HealthSample", "Operation", "Process", "Story", "put_together", "tell"]
+__all__ = ["NONE", "Attempt", "Fault", "HealthSample", "Operation", "Process", "Story", "StreamRead"]
 
 
 class Process:
@@ -61,17 +53,33 @@ class Attempt:
         return None if self.process.has_ended else self.process.last_at
 
 
-_NONE: dict[str, Any] = {}
+NONE: dict[str, Any] = {}
 """Of most operations, not to be written to."""
 
 
+@dataclass
+class StreamRead:
+    """A stream, as its reader saw it."""
+
+    count: int
+    """How many items it has."""
+    fails_at: int | None
+    """The item in whose place its service raises."""
+    runs: Sequence[Sequence[int]] = ()
+    """The first and the last number of each run of items that followed one another."""
+    position: int | None = None
+    """What StreamInterrupted said."""
+    cause: str = ""
+    """The error behind StreamInterrupted."""
+
+
 class Operation:
-    """One call, message or event: what its sender saw, and what became of it."""
+    """One call, message, event, stream or plain message: what its sender saw, and what became of it."""
 
     __slots__ = (
         "attempts", "dead", "deadline", "deliveries", "ended_at", "error", "has_expired", "invoked_at", "is_idempotent",
-        "is_right", "is_too_large", "is_unheard", "kind", "op", "outcome", "requeued_at", "subscribers", "taken",
-        "taken_at", "target", "told_by",
+        "is_right", "is_too_large", "is_unheard", "kind", "may", "moved_again", "moved_by", "op", "outcome", "refusal",
+        "requeued_at", "stream", "subscribers", "taken", "taken_at", "target", "told_by",
     )  # fmt: skip
 
     def __init__(self, op: int):
@@ -85,7 +93,7 @@ class Operation:
         """Messages: ``confirmed``, ``outbox``, ``sent`` (no promise), ``refused``; None if send() never ended."""
         self.taken_at = 0.0
         self.outcome: str | None = None
-        """Calls: ``ok``, ``fault``, ``error``; None if call() never ended."""
+        """Calls: ``ok``, ``fault``, ``error``; None if call() never ended. Streams: the same, or ``left``."""
         self.ended_at = 0.0
         self.error: str | None = None
         self.is_right = True
@@ -96,17 +104,28 @@ class Operation:
         """When an operator sent its dead letter back."""
         self.target = ""
         self.subscribers: Sequence[str] = ()
-        """Events: who is to get it."""
-        self.deliveries: dict[str, Operation] = _NONE
-        """Events: what became of it at each of those who got it; there stand its attempts."""
+        """Events: who is to get it; plain messages: the stages that they pass."""
+        self.deliveries: dict[str, Operation] = NONE
+        """What became of it at each of those; there stand its attempts."""
         self.told_by: int | None = None
         """Events: the op that the service ran which published it."""
         self.is_unheard = False
+        self.stream: StreamRead | None = None
+        self.may: bool | None = None
+        """Of named callers: whether they have the right to do that."""
+        self.refusal = ""
+        """The reason of a dead letter that says that its caller has no right, or no key."""
+        self.moved_by: Process | None = None
+        """The process of the bridge to which its target has confirmed it."""
+        self.moved_again = False
+        """That process has published it once more."""
 
     @property
     def is_acknowledged(self) -> bool:
         """Its sender was told that it is done (call) or taken (message)."""
-        return self.outcome == "ok" if self.kind == "call" else self.taken in ("confirmed", "outbox", "sent")
+        return (
+            self.outcome == "ok" if self.kind in ("call", "stream") else self.taken in ("confirmed", "outbox", "sent")
+        )
 
     @property
     def is_done(self) -> bool:
@@ -157,199 +176,3 @@ class Story:
     def started_at(self) -> float:
         """The zero of the report: when the first operation was invoked."""
         return min((o.invoked_at for o in self.operations.values() if o.invoked_at is not None), default=0.0)
-
-
-def tell(folder: str | os.PathLike[str]) -> Story:
-    """The story of the run whose history is in *folder*."""
-    return put_together(read(folder))
-
-
-def put_together(histories: Iterable[tuple[str, Iterable[Record]]]) -> Story:
-    """The story of these processes: the name of each, and its records in its order."""
-    teller = _Teller()
-    for name, records in histories:
-        teller.add(name, records)
-    _tell_pauses(teller.story)
-    return teller.story
-
-
-def _tell_pauses(story: Story) -> None:
-    for fault in story.faults.values():
-        if fault.kind.startswith("worker-freeze") and fault.ended_at is not None:
-            node = fault.target.partition("@")[0]
-            for process in story.processes:
-                if process.name.startswith(f"worker-{node}-"):
-                    process.paused.append((fault.begun_at, fault.ended_at))
-
-
-class _Teller:
-    def __init__(self) -> None:
-        self.story = Story()
-        self._process = Process("")
-        self._hear: dict[str, Callable[[Record], None]] = {
-            "begin": lambda record: None,
-            "ended": self._ended,
-            "invoked": self._invoked,
-            "published": self._published,
-            "confirmed": self._taken,
-            "sent": self._taken,
-            "refused": self._taken,
-            "expired": self._expired,
-            "replied": self._replied,
-            "started": self._started,
-            "finished": self._finished,
-            "forged": self._forged,
-            "dead": self._dead,
-            "child": self._child,
-            "requeued": self._requeued,
-            "fault-begin": self._fault_begin,
-            "fault-end": self._fault_end,
-            "stall": self._stall,
-            "health": self._health,
-            "log-sent": self._log_sent,
-            "log-written": self._log_written,
-            "log-lost": self._log_lost,
-            "base": self._base,
-            "end": self._end,
-        }
-
-    def add(self, name: str, records: Iterable[Record]) -> None:
-        """The records of one process, in its order."""
-        process = self._process = Process(name)
-        self.story.processes.append(process)
-        hear = self._hear
-        count = 0
-        for count, record in enumerate(records, 1):  # noqa: B007
-            # Threads of one process may write in another order than they read the clock.
-            if record["t"] > process.last_at:
-                process.last_at = record["t"]
-            if listener := hear.get(record["what"]):
-                listener(record)
-        self.story.records += count
-
-    def _operation(self, record: Record) -> Operation:
-        op = record["op"]
-        operations = self.story.operations
-        found = operations.get(op)
-        if found is None:
-            found = operations[op] = Operation(op)
-        return found
-
-    def _delivery(self, record: Record) -> Operation:
-        """What happens to the operation, of an event at one subscriber."""
-        operation = self._operation(record)
-        subscriber = record.get("subscriber")
-        if subscriber is None:
-            return operation
-        if operation.deliveries is _NONE:
-            operation.deliveries = {}
-        return operation.deliveries.setdefault(subscriber, Operation(operation.op))
-
-    def _odd(self, text: str) -> None:
-        self.story.oddities.append(f"{self._process.name}: {text}")
-
-    def _ended(self, record: Record) -> None:
-        self._process.has_ended = True
-
-    # -- senders -------------------------------------------------------------------------------------------------
-
-    def _invoked(self, record: Record) -> None:
-        operation = self._operation(record)
-        if operation.invoked_at is not None:
-            self._odd(f"op {operation.op} was invoked twice; ops must be unique in a run")
-        operation.kind = sys.intern(record["kind"])
-        operation.invoked_at = record["t"]
-        operation.deadline = record.get("deadline")
-        operation.is_idempotent = record.get("idempotent", False)
-        operation.is_too_large = record.get("too_large", False)
-        if operation.kind == "event":
-            operation.target, operation.subscribers = sys.intern(record["target"]), record["subscribers"]
-
-    def _published(self, record: Record) -> None:
-        operation = self._operation(record)
-        operation.kind, operation.target, operation.told_by = "event", sys.intern(record["target"]), record["by"]
-        operation.subscribers = record["subscribers"]
-
-    def _taken(self, record: Record) -> None:
-        operation = self._operation(record)
-        operation.taken = "outbox" if record.get("outbox") else sys.intern(record["what"])
-        operation.is_unheard = record.get("unheard", False)
-        operation.taken_at = record["t"]
-        if "error" in record:
-            operation.error = sys.intern(record["error"])
-
-    def _expired(self, record: Record) -> None:
-        self._operation(record).has_expired = True
-
-    def _replied(self, record: Record) -> None:
-        operation = self._operation(record)
-        if operation.outcome is not None:
-            self._odd(f"the call {operation.op} has ended twice")
-        operation.outcome = sys.intern(record["outcome"])
-        operation.ended_at = record["t"]
-        operation.is_right = record.get("right", True)
-        if "error" in record:
-            operation.error = sys.intern(record["error"])
-
-    # -- workers -------------------------------------------------------------------------------------------------
-
-    def _started(self, record: Record) -> None:
-        operation = self._delivery(record)
-        operation.attempts.append(Attempt(self._process, record["t"], record.get("attempt")))
-
-    def _finished(self, record: Record) -> None:
-        operation = self._delivery(record)
-        for attempt in reversed(operation.attempts):
-            if attempt.process is self._process and attempt.finished_at is None:
-                attempt.finished_at = record["t"]
-                attempt.result = sys.intern(record.get("verdict", "done"))
-                return
-        self._odd(f"op {operation.op} was finished without being started")
-
-    def _forged(self, record: Record) -> None:
-        self.story.forged.append((record["t"], record.get("came", "")))
-
-    def _dead(self, record: Record) -> None:
-        self._delivery(record).dead += 1
-
-    def _child(self, record: Record) -> None:
-        self.story.children.append((record["t"], f"{record['how']}, of {self._process.name}", record["ended"]))
-
-    def _requeued(self, record: Record) -> None:
-        self._delivery(record).requeued_at.append(record["t"])
-
-    # -- the world -----------------------------------------------------------------------------------------------
-
-    def _fault_begin(self, record: Record) -> None:
-        number = record["number"]
-        self.story.faults[number] = Fault(number, record["kind"], record["target"], record["t"])
-
-    def _fault_end(self, record: Record) -> None:
-        fault = self.story.faults.get(record["number"])
-        if fault is None:
-            self._odd(f"fault {record['number']} ends and has not begun")
-        else:
-            fault.ended_at = record["t"]
-
-    def _stall(self, record: Record) -> None:
-        self.story.stalls.append((record["t"] - record["seconds"], record["t"]))
-
-    def _health(self, record: Record) -> None:
-        sample = HealthSample(record["t"], record["green"], record["consumers"])
-        self.story.health[record["target"]].append(sample)
-
-    def _log_sent(self, record: Record) -> None:
-        self.story.log_sent[record["source"]] = (record["count"], self._process)
-
-    def _log_written(self, record: Record) -> None:
-        self.story.log_written[record["source"], self._process.name] = record["count"]
-
-    def _log_lost(self, record: Record) -> None:
-        self.story.log_lost[record["source"], self._process.name] = record["count"]
-
-    def _base(self, record: Record) -> None:
-        self.story.base = record["counts"]
-
-    def _end(self, record: Record) -> None:
-        self.story.end = record["counts"]
-        self.story.lengths = record["lengths"]

@@ -11,6 +11,7 @@ import json
 import sys
 from pathlib import Path
 
+from servicebus._plain import plain_key
 from servicebus.configuration import Configuration
 from servicebus.operations.dead_letter import RequeueStatus
 from servicebus.operations.dead_letters import BrokerReport, DeadLetters, Found
@@ -32,7 +33,8 @@ def requeue(configuration: Configuration, host: str, history: History) -> Broker
         seen.add(found.dead_letter.id)
         if found.status is RequeueStatus.GOOD:
             letter = found.dead_letter
-            subscriber = f"{node}.{letter.subscription}" if letter.event else ""
+            service = letter.subscription.removeprefix(plain_key(""))
+            subscriber = f"{node}.{service}" if letter.event or letter.is_plain else ""
             history.requeued(json.loads(letter.params)["op"], subscriber)
         return len(seen) < _MOST
 

@@ -6,26 +6,17 @@ Each is a patch from outside, made in an agent's or a sender's process before it
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from servicebus.runtime.journal.interface import IdStatus, Journal, Lookup, Release, Start
+from tests.chaos.flow_plants import FLOW_PLANTS
+from tests.chaos.planting import AckedChannel, Plant, replace_in
 
-__all__ = ["PLANTS", "Plant", "plant"]
+__all__ = ["PLANTS", "plant"]
 
 _AN_HOUR_MS = 3_600_000
-
-
-@dataclass(frozen=True)
-class Plant:
-    """One way to be wrong."""
-
-    make: Callable[[], None]
-    expects: str
-    """The invariant that it breaks."""
-    kinds: tuple[str, ...]
-    """The faults under which it shows soonest; a run of two minutes takes those unless it is told others."""
 
 
 def plant(name: str) -> None:
@@ -43,33 +34,17 @@ def _ack_before_work() -> None:
     def take_and_ack(self: Pipeline, delivery: Any, *more: Any, **options: Any) -> None:
         delivery.channel.ack(delivery.tag)
         delivery.channel.flush()
-        acked = delivery._replace(channel=_Acked(delivery.channel))
+        acked = delivery.replace_in(channel=AckedChannel(delivery.channel))
         self._loop.call_later(0.5, lambda: take(self, acked, *more, **options))
 
-    _replace(Pipeline, "take", take_and_ack)
-
-
-class _Acked:
-    """The channel of a delivery that is acked already."""
-
-    def __init__(self, channel: Any):
-        self._channel = channel
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._channel, name)
-
-    def ack(self, tag: int, *more: Any) -> None:
-        pass
-
-    def reject(self, tag: int, *, requeue: bool) -> None:
-        pass
+    replace_in(Pipeline, "take", take_and_ack)
 
 
 def _no_journal() -> None:
     """A worker remembers nothing but what it runs just now."""
     import servicebus.service
 
-    _replace(servicebus.service, "journal_of", lambda _configuration: _NoJournal())
+    replace_in(servicebus.service, "journal_of", lambda _configuration: _NoJournal())
 
 
 class _NoJournal(Journal):
@@ -117,9 +92,9 @@ def _no_expiry() -> None:
         found = incoming(self, *more)
         return found if found.remaining_s is None else replace(found, remaining_s=_AN_HOUR_MS / 1000)
 
-    _replace(LinkChannels, "publish_call", publish_for_long)
-    _replace(ProtocolV2, "_incoming", without_deadline)
-    _replace(servicebus.protocol.v2, "check_fresh", lambda *_: None)
+    replace_in(LinkChannels, "publish_call", publish_for_long)
+    replace_in(ProtocolV2, "_incoming", without_deadline)
+    replace_in(servicebus.protocol.v2, "check_fresh", lambda *_: None)
 
 
 def _no_confirm() -> None:
@@ -134,7 +109,7 @@ def _no_confirm() -> None:
         if request.kind is Kind.MESSAGE:
             request.complete(request.event_id)
 
-    _replace(Link, "publish", publish_and_believe)
+    replace_in(Link, "publish", publish_and_believe)
 
 
 def _watcher_only_sets_a_flag() -> None:
@@ -145,8 +120,8 @@ def _watcher_only_sets_a_flag() -> None:
     def note_it_down(self: Any, *_: Any) -> None:
         self.__dict__["is_suspicious"] = True
 
-    _replace(NodeConsumer, "reconnect", note_it_down)
-    _replace(TopologyMonitor, "_looked", note_it_down)
+    replace_in(NodeConsumer, "reconnect", note_it_down)
+    replace_in(TopologyMonitor, "_looked", note_it_down)
 
 
 def _nack_is_stored() -> None:
@@ -158,7 +133,7 @@ def _nack_is_stored() -> None:
     def believe(self: ConfirmedChannel, number: int, multiple: bool, _is_ack: bool) -> None:
         confirmed(self, number, multiple, True)
 
-    _replace(ConfirmedChannel, "_confirmed", believe)
+    replace_in(ConfirmedChannel, "_confirmed", believe)
 
 
 def _unsigned_burials() -> None:
@@ -171,14 +146,14 @@ def _unsigned_burials() -> None:
         found = read_dead_letter_stamp(keyring, body, reason, header, *queue)
         return found or DeadLetterStamp(now, now, 1, now + 86400, "")
 
-    _replace(servicebus.operations.dead_letter, "read_dead_letter_stamp", read_or_make_up)
+    replace_in(servicebus.operations.dead_letter, "read_dead_letter_stamp", read_or_make_up)
 
 
 def _fork_is_worker() -> None:
     """Where a service's code is left, nobody looks whether it is a child that leaves it."""
     from servicebus.runtime.leaving import Home
 
-    _replace(Home, "end_child", lambda *_: None)
+    replace_in(Home, "end_child", lambda *_: None)
 
 
 def _callbacks_raise() -> None:
@@ -189,7 +164,7 @@ def _callbacks_raise() -> None:
         for callback in self._done_callbacks:
             callback(self)
 
-    _replace(CallFuture, "_invoke_callbacks", invoke)
+    replace_in(CallFuture, "_invoke_callbacks", invoke)
 
 
 def _control_answers_calls() -> None:
@@ -201,7 +176,7 @@ def _control_answers_calls() -> None:
     from servicebus.wire.fault import UNKNOWN_SERVICE, Fault
     from servicebus.wire.signing import Keyring
     from servicebus.wire.xmlcodec import encode_reply
-    from tests.chaos.world import SECRET
+    from tests.chaos.plan import SECRET
 
     keyring, fault = Keyring([SECRET]), Fault(UNKNOWN_SERVICE, "not among those for control")
 
@@ -210,30 +185,7 @@ def _control_answers_calls() -> None:
         reply = Reply(incoming.given_id, token, FAULT, b"", fault, incoming.attempt)
         return RequestRefused(EnvelopeError("wrong-queue"), encode_reply(reply), incoming.reply_to)
 
-    _replace(servicebus.runtime.control, "wrong_queue", answer)
-
-
-def _one_run_per_event() -> None:
-    """A node runs an event once, and not once for each of its services that subscribe."""
-    import servicebus.protocol.events
-
-    _replace(servicebus.protocol.events, "run_id", lambda id, _queue: id)
-
-
-def _events_at_once() -> None:
-    """What a service publishes goes out at once, whatever becomes of the service."""
-    from servicebus._nested_sender import NestedSender
-    from servicebus.client.publishing import EventPublisher
-
-    _replace(NestedSender, "_make_event", EventPublisher._make_event)
-    _replace(NestedSender, "_collected", EventPublisher._collected)
-
-
-def _replace(owner: Any, name: str, by: Any) -> None:
-    """What was renamed or has moved would not be wrong any more, and nobody would see it: that is an error."""
-    if name not in vars(owner):
-        raise AttributeError(f"{owner!r} has no {name} of its own: the planted fault has to follow")
-    setattr(owner, name, by)
+    replace_in(servicebus.runtime.control, "wrong_queue", answer)
 
 
 PLANTS: dict[str, Plant] = {
@@ -250,7 +202,6 @@ PLANTS: dict[str, Plant] = {
     "unsigned-burials": Plant(_unsigned_burials, "I2", ("dead-requeued",)),
     "fork-is-worker": Plant(_fork_is_worker, "I10", ("connection-closed", "slow-link")),
     "callbacks-raise": Plant(_callbacks_raise, "I4", ("slow-link", "delay")),
-    "one-run-per-event": Plant(_one_run_per_event, "I12", ("worker-kill", "delay")),
-    "events-at-once": Plant(_events_at_once, "I12", ("worker-kill", "delay")),
     "control-answers-calls": Plant(_control_answers_calls, "I11", ("worker-kill", "delay")),
+    **FLOW_PLANTS,
 }

@@ -19,7 +19,7 @@ from servicebus.testing.processes import MARK, is_alive
 __all__ = ["AgentProcess", "LogServer", "Program", "RigError", "session"]
 
 ROOT = Path(__file__).parent.parent.parent
-_START_S = 60.0
+_START_S = 120.0
 
 
 class RigError(Exception):
@@ -42,9 +42,14 @@ class Program:
         return f"<{self.module} {self.name} pid={self.pid}>"
 
     def start(self) -> None:
+        self._spawn(["-m", f"tests.chaos.{self.module}", str(self.write_orders())])
+
+    def write_orders(self) -> Path:
         path = self.folder / "orders" / f"{self.name}.json"
-        path.write_text(json.dumps(self.orders, indent=1))
-        self._spawn(["-m", f"tests.chaos.{self.module}", str(path)])
+        fresh = path.with_suffix(".new")
+        fresh.write_text(json.dumps(self.orders, indent=1))
+        fresh.replace(path)
+        return path
 
     def _spawn(self, arguments: list[str]) -> None:
         environment = {**os.environ, MARK: self.mark, "PYTHONPATH": str(ROOT)}
@@ -97,6 +102,10 @@ class Program:
             return self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             return None
+
+    def signal(self, number: int) -> None:
+        if self.process is not None:
+            self.process.send_signal(number)
 
     def close(self) -> None:
         """End it at once."""
@@ -158,10 +167,6 @@ class AgentProcess(Program):
             time.sleep(0.1)
         return False
 
-    def signal(self, number: int) -> None:
-        if self.process is not None:
-            self.process.send_signal(number)
-
     def roll(self, timeout_s: float) -> None:
         """TERM, and a new one when it has drained."""
         self.signal(signal.SIGTERM)
@@ -198,10 +203,6 @@ class LogServer(Program):
              "--secret-file", str(secret_file)]
         )  # fmt: skip
         self.expect("")
-
-    def signal(self, number: int) -> None:
-        if self.process is not None:
-            self.process.send_signal(number)
 
 
 def session(leader: int) -> list[int]:

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from servicebus.errors import ServiceBusError
+from servicebus.wire.signing import Keyring
 from tests.chaos.caretaker import Caretaker
 from tests.chaos.checker import CheckResult, check
 from tests.chaos.dead_letters import take_dead_letters
@@ -21,6 +22,7 @@ from tests.chaos.display import Display
 from tests.chaos.faults import FaultMissed, apply
 from tests.chaos.health import HealthPoller
 from tests.chaos.history import History
+from tests.chaos.plan import SECRET, Plan
 from tests.chaos.processes import Program, RigError
 from tests.chaos.resources import (
     Processors,
@@ -31,7 +33,7 @@ from tests.chaos.resources import (
     sender_resources,
 )
 from tests.chaos.schedule import Fault, schedule
-from tests.chaos.world import SECRET, Plan, World
+from tests.chaos.world import World
 
 __all__ = ["Run"]
 
@@ -167,11 +169,9 @@ class Run:
         self.display.show(world.counts(), list(self._active.values()))
         if self._failures:
             raise RigError("; ".join(self._failures))
-        for sender in world.senders:
-            if not sender.is_running:
-                raise RigError(f"{sender.name} ended; see {world.folder}/logs/{sender.name}.log")
-        if world.stranger is not None and not world.stranger.is_running:
-            raise RigError(f"the stranger ended; see {world.folder}/logs/stranger.log")
+        for program in world.loads:
+            if not program.is_running:
+                raise RigError(f"{program.name} ended; see {world.folder}/logs/{program.name}.log")
 
     # -- afterwards ----------------------------------------------------------------------------------------------------
 
@@ -185,11 +185,10 @@ class Run:
 
     def _end_senders(self) -> None:
         world = self._world
-        programs = [*world.senders, *([world.stranger] if world.stranger is not None else [])]
-        for program in programs:
+        for program in world.loads:
             program.ask_to_end()
         deadline = time.monotonic() + _SENDERS_END_S
-        for program in programs:
+        for program in world.loads:
             if program.wait(max(0.1, deadline - time.monotonic())) is None:
                 self.display.say(f"{program.name} does not end")
                 program.close()
@@ -216,12 +215,17 @@ class Run:
     def _take_dead_letters(self, history: History) -> None:
         if self.plan.is_old:  # it knows none
             return
+        keyring = Keyring([SECRET, *self._world.orders.keys.ever])
         for _host, endpoint in self._world.each_host():
             for node in self.plan.nodes:
                 if endpoint is not None:
-                    self.dead_letters += take_dead_letters(endpoint.broker, node, SECRET, history)
+                    self.dead_letters += take_dead_letters(endpoint.broker, node, keyring, history)
 
     def _end_agents(self) -> None:
+        if (bridge := self._world.bridge) is not None:
+            bridge.signal(signal.SIGTERM)
+            if bridge.wait(_AGENTS_END_S) is None:
+                self.display.say("the bridge does not end")
         for agent in self._world.agents.values():
             agent.signal(signal.SIGTERM)
         for agent in self._world.agents.values():

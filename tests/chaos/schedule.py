@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from tests.chaos.kinds import KINDS
-from tests.chaos.subscribers import event_queues
+from tests.chaos.subscribers import event_queues, plain_queues
 
 __all__ = ["Fault", "Targets", "schedule"]
 
@@ -48,7 +48,11 @@ class Targets:
     """What stands behind a node's name in the names of its queues."""
     kept_queues: tuple[str, ...] = tuple(event_queues())
     """More of those. Who deletes one ends a subscription: events that come before it is there again are not for it."""
+    plain_queues: tuple[str, ...] = tuple(plain_queues())
+    """More of those, of other programs."""
     clocks: tuple[str, ...] = ("senders",)
+    bridges: tuple[str, ...] = ()
+    callers: tuple[str, ...] = ()
 
     def aimed_at(self, kind: str) -> list[str]:
         """The names of all targets of *kind*."""
@@ -56,12 +60,13 @@ class Targets:
         if aims_at == "endpoint":
             return [endpoint for endpoints in self.hosts.values() for endpoint in endpoints]
         if aims_at == "queue":
-            queues = self.queues if kind == "queue-deleted" else (*self.queues, *self.kept_queues)
+            kept = self.kept_queues if kind != "queue-deleted" else ()
+            queues = (*self.queues, *kept, *self.plain_queues)
             return [f"{host}/{node}{queue}" for host in self.hosts for node in self.nodes for queue in queues]
         if aims_at in ("worker", "store"):
             return [f"{node}@{host}" for host in self.hosts for node in self.nodes]
-        if aims_at == "agent":
-            return list(self.nodes)
+        if aims_at in ("agent", "bridge", "caller"):
+            return list({"agent": self.nodes, "bridge": self.bridges, "caller": self.callers}[aims_at])
         return [*self.clocks, *self.nodes] if aims_at == "clock" else ["all"]
 
     def host_of(self, target: str) -> str | None:

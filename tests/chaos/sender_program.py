@@ -1,9 +1,9 @@
-"""A sender of the rig, a process of its own: calls, messages and events from several threads, each told to the history.
+"""A sender of the rig, a process of its own: several loads, each operation of which is told to the history.
 
 ``python -m tests.chaos.sender_program ORDERS``, where ORDERS is a file of JSON: ``number``, ``configuration`` (of
 servicebus), ``history`` (folder), ``clock`` (file), ``plant``, ``nodes``, ``calls_per_s``, ``messages_per_s``,
-``events_per_s``, ``outbox`` (path or null), ``log`` (port and secret, or null), ``wiretap`` (path of a socket),
-``state`` (path), ``seed``, ``poison``.
+``events_per_s``, ``streams_per_s``, ``plain_per_s``, ``bridged_host`` (name), ``outbox`` (path), ``log`` (port and
+secret, or null), ``wiretap`` (path of a socket), ``state`` (path), ``seed``, ``poison``.
 
 It says ``ready`` on its standard output when it has counted what it has before the load, begins with a line on its
 standard input, stops when that ends, waits for what is under way, and writes what it counted to *state*.
@@ -12,7 +12,6 @@ standard input, stops when that ends, waits for what is under way, and writes wh
 from __future__ import annotations
 
 import contextlib
-import inspect
 import itertools
 import json
 import logging
@@ -22,37 +21,30 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from servicebus.configuration import Configuration
-from servicebus.errors import RemoteError
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.sender import Sender
 from servicebus.wire.events import EVENTS
+from tests.chaos.call_load import ASYNC_SHARE, CALLERS, CallLoad
 from tests.chaos.clock import use_clock
 from tests.chaos.event_load import PUBLISHERS, EventLoad
-from tests.chaos.history import History, answer, op_number
+from tests.chaos.history import History
+from tests.chaos.message_load import SENDERS, MessageLoad
 from tests.chaos.pace import Pace
+from tests.chaos.plain_load import PlainLoad
 from tests.chaos.plants import plant
-from tests.chaos.rude import CHILDREN, raise_something
-from tests.chaos.services import CALLS, HUGE, LARGE, MESSAGES, RUDE_CALLS, RUDE_MESSAGES, TELLING
+from tests.chaos.run_delay import RunDelay
+from tests.chaos.stream_load import READERS, StreamLoad
 
-_CALLERS = 3
-_SENDERS = 3
-_ASYNC_SHARE = 0.75
-"""Of the calls, by call_async: these go on at their pace while others wait."""
-_TIMEOUTS_S = (1.0, 10.0)
-"""Of calls; some end before a Sender goes elsewhere, so that their copy on a frozen broker is the only one."""
-_SEND_TIMEOUTS_S = (2.0, 10.0)
-_OUTBOX_SHARE = 0.15
-_DELAYED_SHARE = 0.03
+Threads = Iterator[tuple[Callable[..., None], tuple[Any, ...]]]
 _TAPPED_SHARE = 0.01
-_RUDE_SHARE = 0.02
-"""Of the calls by call_async: with a callback that raises, before the one that tells the history."""
 _LOG_EVERY_S = 0.05
+_WATCH_S = 0.1
+_WAITED_S = 0.02
 _AT_REST_S = 5.0
 _LAST_END_S = 15.0
 """The longest deadline, and some."""
@@ -65,9 +57,9 @@ class Program:
         self.history = History(orders["history"], "sender", str(self.number))
         self.stopping = threading.Event()
         self.counts: Counter[str] = Counter()
-        self._ops = itertools.count(1)
-        self._under_way: set[int] = set()
-        self._lock = threading.Lock()
+        self._shared = self.history, self.number, orders["nodes"], itertools.count(1), self.counts
+        self._calls = CallLoad(*self._shared)
+        self._seeds = itertools.count(1)
 
     # -- its life ------------------------------------------------------------------------------------------------------
 
@@ -82,12 +74,13 @@ class Program:
         self._say("ready")
         sys.stdin.readline()
         sender = Sender(configuration)
-        outbox = self._outbox_sender(configuration)
+        outbox = Sender(configuration, outbox=self.orders["outbox"])
         threads = [threading.Thread(target=target, args=args) for target, args in self._threads(sender, outbox, logger)]
         for thread in threads:
             thread.start()
-        reporter = threading.Thread(target=self._report)
-        reporter.start()
+        reporters = [threading.Thread(target=target) for target in (self._report, self._watch_the_processor)]
+        for thread in reporters:
+            thread.start()
         while sys.stdin.read(1):
             pass
         self.stopping.set()
@@ -96,138 +89,43 @@ class Program:
         self._wait_for_the_last()
         left_in_outbox = self._empty_outbox(outbox)
         sender.close()
-        reporter.join()
+        for thread in reporters:
+            thread.join()
         self._close_log(logger)
         end = _resources_at_rest(base)
         names = [thread.name for thread in threading.enumerate()]
         self._write_state({"base": base, "end": end, "outbox": left_in_outbox, "threads": names, "is_over": True})
         self.history.ended()
 
-    def _threads(self, sender: Sender, outbox: Sender | None, logger: logging.Logger | None) -> Any:
-        calls_per_s, messages_per_s = self.orders["calls_per_s"], self.orders["messages_per_s"]
-        yield self._call_without_waiting, (sender, calls_per_s * _ASYNC_SHARE)
-        for _ in range(_CALLERS):
-            yield self._call, (sender, calls_per_s * (1 - _ASYNC_SHARE) / _CALLERS)
-        for _ in range(_SENDERS):
-            yield self._send, (sender, outbox, messages_per_s / _SENDERS)
-        events = EventLoad(self.history, self.number, self.orders["nodes"], self._ops, self.counts)
-        for _ in range(PUBLISHERS if self.orders["events_per_s"] else 0):
-            pace = self._pace(self.orders["events_per_s"] / PUBLISHERS)
-            yield events.publish, (sender, outbox, pace, self._rng())
+    def _threads(self, sender: Sender, outbox: Sender, logger: logging.Logger | None) -> Threads:
+        orders = self.orders
+        calls_per_s, messages_per_s = orders["calls_per_s"], orders["messages_per_s"]
+        yield self._calls.call_without_waiting, (sender, self._pace(calls_per_s * ASYNC_SHARE), self._rng())
+        for _ in range(CALLERS):
+            yield self._calls.call, (sender, self._pace(calls_per_s * (1 - ASYNC_SHARE) / CALLERS), self._rng())
+        messages = MessageLoad(*self._shared)
+        for _ in range(SENDERS):
+            pace = self._pace(messages_per_s / SENDERS)
+            yield messages.send, (sender, outbox, pace, self._rng(), orders["poison"])
+        events = EventLoad(*self._shared)
+        for _ in range(PUBLISHERS if orders["events_per_s"] else 0):
+            yield events.publish, (sender, outbox, self._pace(orders["events_per_s"] / PUBLISHERS), self._rng())
+        streams = StreamLoad(*self._shared)
+        for _ in range(READERS if orders["streams_per_s"] else 0):
+            yield streams.read, (sender, self._pace(orders["streams_per_s"] / READERS), self._rng())
+        if orders["plain_per_s"]:
+            plain = PlainLoad(*self._shared)
+            yield plain.publish, (sender, orders["bridged_host"], self._pace(orders["plain_per_s"]), self._rng())
         if logger is not None:
             yield self._log, (logger,)
 
     def _wait_for_the_last(self) -> None:
         deadline = time.monotonic() + _LAST_END_S
-        while self._under_way and time.monotonic() < deadline:
+        while self._calls.under_way and time.monotonic() < deadline:
             time.sleep(0.05)
 
-    # -- calls ---------------------------------------------------------------------------------------------------------
-
-    def _call(self, sender: Sender, per_s: float) -> None:
-        rng = self._rng()
-        for _ in self._pace(per_s):
-            target, op, params, timeout_s = self._next_call(rng)
-            try:
-                id, value = sender.call(target, params, timeout=timeout_s)
-            except Exception as error:
-                self._call_failed(op, error)
-            else:
-                self._call_replied(op, id, value)
-
-    def _call_without_waiting(self, sender: Sender, per_s: float) -> None:
-        rng = self._rng()
-        for _ in self._pace(per_s):
-            target, op, params, timeout_s = self._next_call(rng)
-            with self._lock:
-                self._under_way.add(op)
-            try:
-                future = sender.call_async(target, params, timeout=timeout_s)
-            except Exception as error:
-                self._call_failed(op, error)
-                self._is_over(op)
-            else:
-                if rng.random() < _RUDE_SHARE:
-                    # What is raised is ours to bear if the call has ended already: it is raised here then.
-                    with contextlib.suppress(BaseException):
-                        future.add_done_callback(raise_something)
-                future.add_done_callback(self._on_done(op))
-
-    def _on_done(self, op: int) -> Callable[[Future[Any]], None]:
-        def done(future: Future[Any]) -> None:
-            error = future.exception()
-            if error is None:
-                self._call_replied(op, *future.result())
-            else:
-                self._call_failed(op, error)
-            self._is_over(op)
-
-        return done
-
-    def _is_over(self, op: int) -> None:
-        with self._lock:
-            self._under_way.discard(op)
-
-    def _next_call(self, rng: random.Random) -> tuple[str, int, dict[str, Any], float]:
-        service = _one_of(rng, CALLS | RUDE_CALLS | TELLING)
-        target = f"{rng.choice(self.orders['nodes'])}.work.{service}"
-        op = op_number(self.number, next(self._ops))
-        timeout_s = rng.uniform(*_TIMEOUTS_S)
-        params = _params(rng, op, service)
-        if service == "large" and rng.random() < 0.5:
-            params["pad"], params["text"] = LARGE, ""
-        deadline = time.monotonic() + timeout_s
-        self.history.invoked(op, "call", target, deadline, idempotent=service == "idem")
-        self.counts["calls"] += 1
-        return target, op, params, timeout_s
-
-    def _call_replied(self, op: int, id: object, value: Any) -> None:
-        self.history.replied(op, id, str(value).rstrip("x") == answer(op), t=time.monotonic())
-        self.counts["answered"] += 1
-
-    def _call_failed(self, op: int, error: BaseException) -> None:
-        is_fault = isinstance(error, RemoteError)
-        self.history.failed(op, error, fault=is_fault, t=time.monotonic())
-        self.counts["answered" if is_fault else f"error {type(error).__name__}"] += 1
-
-    # -- messages ------------------------------------------------------------------------------------------------------
-
-    def _send(self, sender: Sender, outbox: Sender | None, per_s: float) -> None:
-        rng = self._rng()
-        for _ in self._pace(per_s):
-            service = (
-                "poison"
-                if self.orders["poison"] and rng.random() < 0.002
-                else _one_of(rng, MESSAGES | RUDE_MESSAGES | TELLING)
-            )
-            target = f"{rng.choice(self.orders['nodes'])}.jobs.{service}"
-            op = op_number(self.number, next(self._ops))
-            params = _params(rng, op, service)
-            through = outbox if outbox is not None and rng.random() < _OUTBOX_SHARE else sender
-            options: dict[str, Any] = {"timeout": rng.uniform(*_SEND_TIMEOUTS_S)}
-            if _KNOWS_DELAY and rng.random() < _DELAYED_SHARE:
-                options["delay"] = rng.uniform(0.1, 3.0)
-            self.history.invoked(op, "message", target, too_large=service == "huge")
-            self.counts["messages"] += 1
-            try:
-                receipt = through.send(target, params, **options)
-            except Exception as error:
-                self.history.refused(op, error)
-                self.counts[f"error {type(error).__name__}"] += 1
-            else:
-                kept = bool(getattr(receipt, "in_outbox", False))
-                self.history.confirmed(op, receipt, outbox=kept)
-                self.counts["kept in outbox" if kept else "confirmed"] += 1
-
-    def _outbox_sender(self, configuration: Configuration) -> Sender | None:
-        if self.orders["outbox"] is None or "outbox" not in inspect.signature(Sender).parameters:
-            return None
-        return Sender(configuration, outbox=self.orders["outbox"])
-
-    def _empty_outbox(self, outbox: Sender | None) -> int:
+    def _empty_outbox(self, outbox: Sender) -> int:
         """What still lies in it after all brokers were reachable for a while."""
-        if outbox is None:
-            return 0
         deadline = time.monotonic() + _LAST_END_S
         while (left := _kept(outbox)) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -288,41 +186,30 @@ class Program:
         while not self.stopping.wait(0.5):
             self._write_state({"is_over": False})
 
+    def _watch_the_processor(self) -> None:
+        """Tell the history when this process waited for one: a call that is late then is not late by the bus."""
+        delay = RunDelay()
+        while self._calls.under_way or not self.stopping.is_set():
+            time.sleep(_WATCH_S)
+            if (waited_s := delay.waited_s()) > _WAITED_S:
+                self.history.stall(waited_s)
+
     def _write_state(self, more: dict[str, Any]) -> None:
         path = Path(self.orders["state"])
         fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps({"counts": dict(self.counts), "under_way": len(self._under_way), **more}))
+        fresh.write_text(json.dumps({"counts": dict(self.counts), "under_way": len(self._calls.under_way), **more}))
         fresh.replace(path)
 
     def _pace(self, per_s: float) -> Pace:
         return Pace(per_s, self.stopping)
 
     def _rng(self) -> random.Random:
-        # The threads begin in their order, so a seed gives each the same choices again.
-        with self._lock:
-            self._seeds = getattr(self, "_seeds", 0) + 1
-            return random.Random(f"{self.orders['seed']}-{self.number}-{self._seeds}")
+        # In the order of the threads, so a seed gives each the same choices again.
+        return random.Random(f"{self.orders['seed']}-{self.number}-{next(self._seeds)}")
 
     def _say(self, text: str) -> None:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
-
-
-_KNOWS_DELAY = "delay" in inspect.signature(Sender.send).parameters
-
-
-def _params(rng: random.Random, op: int, service: str) -> dict[str, Any]:
-    size = {"large": LARGE, "huge": HUGE}.get(service) or rng.randrange(200)
-    params: dict[str, Any] = {"op": op, "text": "x" * size}
-    if service in ("slow", "idem"):
-        params["ms"] = rng.randrange(20, 400)
-    if service == "forks":
-        params["how"] = _one_of(rng, CHILDREN)
-    return params
-
-
-def _one_of(rng: random.Random, shares: dict[str, float]) -> str:
-    return rng.choices(list(shares), list(shares.values()))[0]
 
 
 def _kept(outbox: Any) -> int:

@@ -15,7 +15,9 @@ from typing import Any
 
 from servicebus.services import MessageService, Request, RpcService
 from tests.chaos.history import History, answer, told_op
+from tests.chaos.pipelines import add_pipes
 from tests.chaos.rude import make_child, spoil_logging
+from tests.chaos.stream_services import add_streams
 from tests.chaos.subscribers import PATTERNS, TOLD, subscribers
 
 __all__ = [
@@ -150,8 +152,13 @@ class TellingCall(_Telling, RpcService):
 class OpeningCall(RpcService):
     """Has its worker make what it publishes with, which it keeps; returns the worker's pid."""
 
+    def __init__(self, hosts: Sequence[str]):
+        self._hosts = hosts
+
     def handle(self, request: Request) -> Any:
         request.get_sender().publish("nobody.listens")
+        for host in self._hosts:
+            request.get_sender().publisher_to("", "no.queue", host=host, mandatory=False).publish("")
         return os.getpid()
 
 
@@ -160,8 +167,17 @@ class TellingMessage(_Telling, MessageService):
         self.tell(request)
 
 
-def add_services(bus: Any, history: History, node: str, nodes: Sequence[str], *, poison: bool = False) -> None:
-    """Register all of them for *node*, one of *nodes*."""
+def add_services(
+    bus: Any,
+    history: History,
+    node: str,
+    nodes: Sequence[str],
+    *,
+    poison: bool = False,
+    pipes: dict[str, Any] | None = None,
+    hosts: Sequence[str] = (),
+) -> None:
+    """Register all of them for *node*, one of *nodes*; *pipes* as ``pipelines.add_pipes()`` wants them."""
 
     def fork(params: dict[str, Any]) -> None:
         make_child(params, history)
@@ -171,7 +187,7 @@ def add_services(bus: Any, history: History, node: str, nodes: Sequence[str], *,
     for name, do, options in _messages(fork):
         if name != "poison" or poison:
             _add(bus.add_message_service, "jobs", name, Message(history, do), options)
-    bus.add_rpc_service("work", "opens", OpeningCall())
+    bus.add_rpc_service("work", "opens", OpeningCall(hosts))
     bus.add_rpc_service("work", "tells", TellingCall(history, nodes), threads=2)
     retry = {"retry": RETRY_SCHEDULE_S * 2}
     bus.add_message_service("jobs", "tells", TellingMessage(history, nodes), threads=2, **retry)
@@ -179,6 +195,9 @@ def add_services(bus: Any, history: History, node: str, nodes: Sequence[str], *,
         category, _, name = service.partition(".")
         subscriber = Subscriber(history, f"{node}.{service}", do)
         bus.add_event_service(category, name, subscriber, PATTERNS[service], **options)
+    add_streams(bus, history)
+    if pipes is not None:
+        add_pipes(bus, history, node, nodes, pipes)
 
 
 Do = Callable[[dict[str, Any]], None]
@@ -191,6 +210,7 @@ def _calls(fork: Do) -> Iterator[tuple[str, Do, dict[str, Any]]]:
     yield "fails", _fail, {}
     yield "forks", fork, {"threads": 2}
     yield "large", _sleep, {"threads": 2}
+    yield "vault", _sleep, {}
 
 
 def _messages(fork: Do) -> Iterator[tuple[str, Do, dict[str, Any]]]:
@@ -202,6 +222,7 @@ def _messages(fork: Do) -> Iterator[tuple[str, Do, dict[str, Any]]]:
     yield "forks", fork, {"threads": 2}
     yield "large", _sleep, {"threads": 2}
     yield "rude", spoil_logging, {}
+    yield "vault", _sleep, {}
     yield "poison", _die, {}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["EVENTS", "PATTERNS", "TOLD", "event_queues", "subscribers"]
+__all__ = ["EVENTS", "PATTERNS", "TOLD", "event_queues", "plain_queues", "subscribers"]
 
 EVENTS = {"chaos.plain": 0.77, "chaos.flaky": 0.17, "chaos.broken": 0.03, "chaos.large": 0.03}
 """How often Senders publish each, of 1."""
@@ -25,3 +25,8 @@ def subscribers(event: str, nodes: Sequence[str]) -> list[str]:
 def event_queues() -> list[str]:
     """What stands behind a node's name in the names of the queues."""
     return [f".events.{service}" for service in PATTERNS]
+
+
+def plain_queues() -> list[str]:
+    """The same of the queues of other programs that each node has, one for each stage of its pipeline."""
+    return [".pipe.step", ".pipe.end"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.chaos.checker import CheckResult
 from tests.chaos.invariants import is_again_after_kill
-from tests.chaos.operations import Operation
+from tests.chaos.operations import Operation, Story
 
 __all__ = ["OUTCOMES", "PERCENTILES", "WORDS", "Tally", "load", "percentile", "save", "tally"]
 
@@ -35,6 +35,8 @@ OUTCOMES = {
 }
 """Errors by their names; what is not here is shown under its own."""
 
+_STREAM_ENDS = {"ok": "whole", "left": "left by their readers", "fault": "fault of the service"}
+
 PERCENTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
 
 
@@ -45,6 +47,11 @@ class Tally:
     messages: dict[str, int] = field(default_factory=dict)
     events: dict[str, int] = field(default_factory=dict)
     """Events, and what became of them at those who subscribe."""
+    streams: dict[str, int] = field(default_factory=dict)
+    pipelines: dict[str, int] = field(default_factory=dict)
+    """Plain messages, and what became of them at the stages that they pass."""
+    callers: dict[str, int] = field(default_factory=dict)
+    """What named callers did that they may, or may not."""
     outcomes: dict[str, int] = field(default_factory=dict)
     """Calls by how they ended."""
     sends: dict[str, int] = field(default_factory=dict)
@@ -73,6 +80,9 @@ def tally(system: str, result: CheckResult, **facts: str) -> Tally:
         calls=_words(calls, result.findings["I2"].operations["call"]),
         messages=_words(messages, result.findings["I2"].operations["message"]),
         events=_events(result),
+        streams=_streams(story),
+        pipelines=_pipelines(result),
+        callers=_callers(story),
         outcomes=dict(Counter(_outcome(o) for o in calls)),
         sends=dict(Counter(_taken(o) for o in messages)),
         latencies=_latencies(calls, messages),
@@ -97,6 +107,43 @@ def _events(result: CheckResult) -> dict[str, int]:
         "again after a kill": sum(map(_was_again_after_kill, deliveries)),
     }
     return found if events else {}
+
+
+def _streams(story: Story) -> dict[str, int]:
+    streams = [o for o in story.operations.values() if o.stream is not None]
+    found = Counter(_STREAM_ENDS.get(o.outcome or "", o.error or "never ended") for o in streams)
+    found["items"] = sum(last - first + 1 for o in streams if o.stream for first, last in o.stream.runs)
+    found["went on over another path"] = sum(o.outcome == "ok" and len(o.attempts) > 1 for o in streams)
+    return {"asked for": len(streams), **found} if streams else {}
+
+
+def _pipelines(result: CheckResult) -> dict[str, int]:
+    messages = [o for o in result.story.operations.values() if o.kind == "plain"]
+    deliveries = [each for message in messages for each in message.deliveries.values()]
+    found = {
+        "published": len(messages),
+        "confirmed": sum(o.is_acknowledged for o in messages),
+        "moved by the bridge": sum(o.moved_by is not None for o in messages),
+        "stages executed": sum(each.is_done for each in deliveries),
+        "dead letters": sum(each.dead > 0 for each in deliveries),
+        "again after a kill": sum(map(_was_again_after_kill, deliveries)),
+    }
+    return found if messages else {}
+
+
+def _callers(story: Story) -> dict[str, int]:
+    asked = [o for o in story.operations.values() if o.may is not None]
+    found = {
+        "may": sum(bool(o.may) for o in asked),
+        "may, and was answered or confirmed": sum(bool(o.may) and o.is_acknowledged for o in asked),
+        "may not": sum(not o.may for o in asked),
+        "may not, and was told so": sum(not o.may and (o.error == "PermissionDenied" or _is_denied(o)) for o in asked),
+    }
+    return found if asked else {}
+
+
+def _is_denied(operation: Operation) -> bool:
+    return any(each.refusal for each in (operation, *operation.deliveries.values()))
 
 
 def _words(operations: list[Operation], duplicated: int) -> dict[str, int]:

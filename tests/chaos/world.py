@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import shutil
 import tempfile
 import threading
@@ -11,71 +10,31 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from servicebus.configuration.keys import ALL_KEYS
 from servicebus.testing import Broker, BrokerPool, FaultProxy
 from servicebus.testing.cluster import Cluster
 from servicebus.testing.pool import launch_all, start_guard
 from servicebus.testing.ports import free_ports
 from servicebus.testing.processes import end_marked
 from tests.chaos import erlang
+from tests.chaos.callers import CHANGING
 from tests.chaos.clock import make_clock, set_clock
 from tests.chaos.old_system import OldAgentProcess, OldSenderProgram
+from tests.chaos.orders import Orders
+from tests.chaos.plan import BRIDGE, SECRET, Plan
 from tests.chaos.processes import AgentProcess, LogServer, Program, RigError
-from tests.chaos.schedule import Targets
-from tests.chaos.services import RETRY_SCHEDULE_S, SMALL_LIMIT
+from tests.chaos.services import SMALL_LIMIT
 
-__all__ = ["Endpoint", "Plan", "World"]
+__all__ = ["Endpoint", "World"]
 
-SECRET = "the secret of the rig"
-CLUSTER = "mq"
-CLOCK_SKEW_S = 5.0
-_GREEN_S = 60.0
+_GREEN_S = 120.0
 _SMALL_LIMITS = f"max_message_size = {SMALL_LIMIT}\nframe_max = 8192\nchannel_max = 16"
 """Of one broker: large messages and replies, long traces, and who opens a channel for each request."""
 _OPERATOR_S = 120.0
 _TICKTIME_S = 8
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run consists of."""
-
-    minutes: float = 2.0
-    seed: int = 1
-    agents: int = 2
-    """Of different nodes; one more node is served by two workers per host."""
-    senders: int = 4
-    calls_per_s: float = 175.0
-    messages_per_s: float = 175.0
-    brokers: int = 3
-    small_brokers: int = 1
-    """The last so many of them take no large messages, no large frames, and few channels."""
-    has_cluster: bool = True
-    plant: str | None = None
-    poison: bool = False
-    system: str = "servicebus"
-    events_per_s: float = 35.0
-
-    @property
-    def is_old(self) -> bool:
-        """It is py-servicebus 2.19 that runs."""
-        return self.system != "servicebus"
-
-    @property
-    def nodes(self) -> tuple[str, ...]:
-        return tuple(f"NODE-{number}" for number in range(1, self.agents + 2))
-
-    @property
-    def targets(self) -> Targets:
-        hosts: dict[str, tuple[str, ...]] = {name: (name,) for name in "abcdefg"[: self.brokers]}
-        if self.has_cluster:
-            hosts[CLUSTER] = ("m1", "m2", "m3")
-        if self.is_old:
-            return Targets(hosts, self.nodes, queues=("",), kept_queues=())
-        return Targets(hosts, self.nodes)
 
 
 @dataclass
@@ -130,8 +89,16 @@ class World:
         """Its members agree on who of them is running."""
         self.agents: dict[str, AgentProcess] = {}
         self.senders: list[Program] = []
+        self.callers: dict[str, Program] = {}
+        self.bridge: Program | None = None
         self.stranger: Program | None = None
         self.log_server = LogServer(folder, folder / "logs" / "records", SECRET, free_ports(1)[0])
+
+    @cached_property
+    def orders(self) -> Orders:
+        """Once the brokers are there."""
+        proxies = {name: endpoint.proxy for name, endpoint in self.proxied_brokers.items()}
+        return Orders(self.plan, self.folder, self.home, proxies, self.log_server.port)
 
     # -- making and ending ---------------------------------------------------------------------------------------------
 
@@ -148,37 +115,48 @@ class World:
 
     def open(self) -> None:
         """Start brokers, log server, agents, and senders that wait for ``begin_load()``."""
-        for name in ("senders", *self.plan.nodes):
-            make_clock(self._clock(name))
         self._start_brokers()
+        for name in ("senders", *self.plan.nodes):
+            make_clock(self.orders.clock(name))
         self.start(self.log_server)
         for number, node in enumerate(self.plan.nodes, 1):
             is_double = number == len(self.plan.nodes)
             make = OldAgentProcess if self.plan.is_old else AgentProcess
-            self.agents[node] = make(self.folder, node, self._agent_orders(node, 2 if is_double else 1))
+            self.agents[node] = make(self.folder, node, self.orders.agent(node, 2 if is_double else 1))
             self.start(self.agents[node])
         for agent in self.agents.values():
             if not agent.wait_green(_GREEN_S):
                 raise RigError(f"{agent.name} does not consume everywhere: {agent.workers()}")
         for number in range(1, self.plan.senders + 1):
-            orders = self._sender_orders(number)
-            sender = (
-                OldSenderProgram(self.folder, f"sender-{number}", orders)
+            name, orders = f"sender-{number}", self.orders.sender(number)
+            self.senders.append(
+                OldSenderProgram(self.folder, name, orders)
                 if self.plan.is_old
-                else Program(self.folder, "sender_program", f"sender-{number}", orders)
+                else Program(self.folder, "sender_program", name, orders)
             )
-            self.senders.append(sender)
-            self.start(sender)
-        if not self.plan.is_old:  # whoever forges a token of 2.19 is believed
-            self.stranger = Program(self.folder, "stranger_program", "stranger", self._stranger_orders())
-        for sender in self.senders:
-            sender.expect("ready")
+            self.start(self.senders[-1])
+        if not self.plan.is_old:
+            self._open_flows()
+        for program in (*self.senders, *self.callers.values()):
+            program.expect("ready")
+
+    def _open_flows(self) -> None:
+        """What py-servicebus 2.19 has no word for; and the stranger: whoever forges a token of 2.19 is believed."""
+        self.bridge = Program(self.folder, "bridge_program", BRIDGE, self.orders.bridge())
+        self.start(self.bridge)
+        self.bridge.expect("ready")
+        for name in CHANGING:
+            self.give_key(name, self.orders.keys.known[name][0])
+            self.callers[name] = Program(self.folder, "caller_program", f"caller-{name}", self.orders.caller(name))
+            self.start(self.callers[name])
+        urls = [endpoint.broker.url for endpoint in self.proxied_brokers.values()]
+        self.stranger = Program(self.folder, "stranger_program", "stranger", self.orders.stranger(urls))
 
     def begin_load(self) -> None:
         if self.stranger is not None:
             self.start(self.stranger)
-        for sender in self.senders:
-            sender.tell("go\n")
+        for program in (*self.senders, *self.callers.values()):
+            program.tell("go\n")
 
     def close(self) -> None:
         self._stack.close()
@@ -218,91 +196,23 @@ class World:
         launch_all(brokers)
         return brokers
 
-    # -- orders --------------------------------------------------------------------------------------------------------
-
-    def _configuration(self, **more: Any) -> dict[str, Any]:
-        hosts: list[dict[str, Any]] = []
-        for name, endpoints in self.plan.targets.hosts.items():
-            proxies = [self.proxied_brokers[endpoint].proxy for endpoint in endpoints]
-            if len(proxies) == 1:
-                hosts.append({"name": name, "host": proxies[0].host, "port": proxies[0].port})
-            else:
-                hosts.append({"name": name, "members": [f"{proxy.host}:{proxy.port}" for proxy in proxies]})
-        found = {
-            "hosts": hosts,
-            "secret_token": SECRET,
-            "clock_skew": CLOCK_SKEW_S,
-            "failback_after": 5,
-            "drain_timeout": 10,
-            "queue_type": "quorum" if self.plan.has_cluster else "classic",
-            "retry_schedule": list(RETRY_SCHEDULE_S * 2),
-            **more,
-        }
-        return {key: value for key, value in found.items() if key in ALL_KEYS}
-
-    def each_configuration(self) -> Iterator[dict[str, Any]]:
-        """For each host one that names no other."""
-        configuration = self._configuration()
-        for host in configuration["hosts"]:
-            yield {**configuration, "hosts": [host]}
-
-    def _agent_orders(self, node: str, workers_per_host: int) -> dict[str, Any]:
-        return {
-            "configuration": self._configuration(
-                node_name=node,
-                workers_per_host=workers_per_host,
-                status_socket=str(self.home / node),
-                journal=str(self.folder / "journals" / f"{node}.journal"),
-                logging={"port": self.log_server.port, "secret": SECRET},
-            ),
-            "history": str(self.history_folder),
-            "clock": str(self._clock(node)),
-            "plant": self.plan.plant,
-            "poison": self.plan.poison,
-            "wiretap": str(self.home / "wiretap"),
-            "nodes": list(self.plan.nodes),
-        }
-
-    def _sender_orders(self, number: int) -> dict[str, Any]:
-        hosts = self._configuration()
-        # Each prefers another broker, so that all of them have work.
-        order = random.Random(number).sample(hosts["hosts"], len(hosts["hosts"]))
-        first = (number - 1) % len(order)
-        preferred = hosts["hosts"][first]
-        hosts["hosts"] = [preferred, *(host for host in order if host is not preferred)]
-        return {
-            "number": number,
-            "configuration": {**hosts, "node_name": f"SENDER-{number}"},
-            "history": str(self.history_folder),
-            "clock": str(self._clock("senders")),
-            "plant": self.plan.plant,
-            "nodes": list(self.plan.nodes),
-            "calls_per_s": self.plan.calls_per_s / self.plan.senders,
-            "messages_per_s": self.plan.messages_per_s / self.plan.senders,
-            "events_per_s": 0.0 if self.plan.is_old else self.plan.events_per_s / self.plan.senders,
-            "outbox": str(self.folder / "outboxes" / str(number)),
-            "log": {"port": self.log_server.port, "secret": SECRET},
-            "wiretap": str(self.home / "wiretap"),
-            "state": str(self.folder / "state" / f"sender-{number}.json"),
-            "seed": self.plan.seed,
-            "poison": self.plan.poison,
-        }
-
-    def _stranger_orders(self) -> dict[str, Any]:
-        return {
-            "urls": [endpoint.broker.url for endpoint in self.proxied_brokers.values()],
-            "nodes": list(self.plan.nodes),
-            "wiretap": str(self.home / "wiretap"),
-            "per_s": 10,
-            "state": str(self.folder / "state" / "stranger.json"),
-            "seed": self.plan.seed,
-        }
-
-    def _clock(self, name: str) -> Path:
-        return self.folder / "clocks" / name
+    # -- what is done to it --------------------------------------------------------------------------------------------
 
     def set_clock(self, name: str, offset_s: float) -> None:
-        set_clock(self._clock(name), offset_s)
+        set_clock(self.orders.clock(name), offset_s)
+
+    def give_key(self, caller: str, key: str) -> None:
+        """Have the program of that *caller* sign with *key* from now on."""
+        path = Path(self.orders.caller(caller)["key"])
+        fresh = path.with_suffix(".new")
+        fresh.write_text(key)
+        fresh.replace(path)
+
+    def tell_agents_keys(self) -> None:
+        """Write the keys that are good now into the orders of each agent, which reads them on HUP."""
+        for agent in self.agents.values():
+            agent.orders["configuration"]["callers"] = self.orders.keys.section()
+            agent.write_orders()
 
     def requeue(self, node: str, host: str, name: str) -> str:
         """Have an operator send back the dead letters of *node* on *host*; what the operator says of it.
@@ -310,13 +220,7 @@ class World:
         Raises:
             RigError: the operator failed.
         """
-        orders = {
-            "configuration": self._configuration(node_name=node),
-            "host": host,
-            "history": str(self.history_folder),
-            "plant": self.plan.plant,
-        }
-        operator = Program(self.folder, "operator_program", name, orders)
+        operator = Program(self.folder, "operator_program", name, self.orders.operator(node, host))
         operator.mark = str(self.home)
         operator.start()
         try:
@@ -332,6 +236,12 @@ class World:
 
     def proxied_brokers_of(self, host: str) -> list[Endpoint]:
         return [self.proxied_brokers[name] for name in self.plan.targets.hosts[host]]
+
+    @property
+    def loads(self) -> list[Program]:
+        """The programs that make the load: senders, named callers and the stranger."""
+        stranger = [] if self.stranger is None else [self.stranger]
+        return [*self.senders, *self.callers.values(), *stranger]
 
     def one_of(self, host: str) -> Endpoint | None:
         """An endpoint of *host* that can be asked something; None if there is none."""

@@ -162,7 +162,7 @@ def test_a_sender_tells_the_history_of_each_event(tmp_path: Path) -> None:
     counts: Counter[str] = Counter()
     sender: Any = Publishing()
     load = EventLoad(History(tmp_path, "sender"), 1, ["N"], itertools.count(1), counts)
-    load.publish(sender, None, range(9), random.Random(1))
+    load.publish(sender, sender, range(9), random.Random(1))
     told = [record for path in files(tmp_path) for record in read_file(path)]
     assert [(r["target"], r["op"]) for r in told if r["what"] == "invoked"] == sender.published
     assert [r.get("unheard", False) for r in told if r["what"] == "confirmed"] == [False, True] * 3
@@ -200,6 +200,6 @@ def test_a_dead_event_is_told_with_its_subscriber(
     properties = pika.BasicProperties(headers=marks)
     monkeypatch.setattr(dead_letters, "_taken", lambda *_: iter([(properties, body)]))
     broker: Any = None
-    assert dead_letters.take_dead_letters(broker, "N", SECRET, History(tmp_path, "rig")) == {counted: 1}
+    assert dead_letters.take_dead_letters(broker, "N", Keyring([SECRET]), History(tmp_path, "rig")) == {counted: 1}
     told = [record for path in files(tmp_path) for record in read_file(path) if record["what"] == "dead"]
     assert [(r["op"], r["subscriber"]) for r in told] == ([(7, "N.news.all")] if counted == reason else [])

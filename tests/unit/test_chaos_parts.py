@@ -21,10 +21,12 @@ from tests.chaos.faults import FaultMissed, apply
 from tests.chaos.health import who_consumes
 from tests.chaos.kinds import KINDS
 from tests.chaos.pace import Pace
+from tests.chaos.plan import Plan
 from tests.chaos.plants import PLANTS
 from tests.chaos.processes import RigError
+from tests.chaos.run_delay import RunDelay
 from tests.chaos.schedule import Fault
-from tests.chaos.world import Endpoint, Plan, World
+from tests.chaos.world import Endpoint, World
 
 ROOT = Path(__file__).parent.parent.parent
 ASK = """
@@ -99,6 +101,13 @@ ALL = frozenset({"m1", "m2", "m3"})
 )
 def test_a_member_of_the_cluster_that_is_in_pieces_is_found(views: dict[str, frozenset[str]], found: set[str]) -> None:
     assert strays(views).keys() == found
+
+
+def test_what_a_thread_does_itself_is_no_wait_for_a_processor() -> None:
+    delay = RunDelay()
+    began = time.monotonic()
+    time.sleep(0.1)
+    assert 0.0 <= delay.waited_s() <= time.monotonic() - began
 
 
 def test_a_pace_is_kept_whatever_a_step_costs() -> None:

@@ -11,7 +11,10 @@ from tests.chaos.faults import FAULTS
 from tests.chaos.kinds import KINDS
 from tests.chaos.schedule import Fault, Targets, schedule
 
-WORLD = Targets({"a": ("a",), "b": ("b",), "c": ("c",), "mq": ("m1", "m2", "m3")}, nodes=("NODE-1", "NODE-2", "NODE-3"))
+WORLD = Targets(
+    {"a": ("a",), "b": ("b",), "c": ("c",), "mq": ("m1", "m2", "m3")}, nodes=("NODE-1", "NODE-2", "NODE-3"),
+    bridges=("bridge",), callers=("shop", "books"),
+)  # fmt: skip
 BROKERS_ONLY = Targets({"a": ("a",), "b": ("b",), "c": ("c",)}, nodes=("NODE-1", "NODE-2", "NODE-3"))
 THIRTY_MINUTES = {seed: schedule(seed, 30, list(KINDS), WORLD) for seed in range(1, 4)}
 SHORT_RUN_KINDS = [kind for kind, facts in KINDS.items() if not facts.long_runs_only]

@@ -107,7 +107,7 @@ def test_only_what_a_worker_has_signed_counts_as_dead(
     properties = pika.BasicProperties(headers={headers.REASON: reason, headers.DEAD_LETTER: stamp})
     monkeypatch.setattr(dead_letters, "_taken", lambda *_: iter([(properties, body)]))
     broker: Any = None
-    taken = dead_letters.take_dead_letters(broker, "NODE-01", SECRET, History(tmp_path, "rig"))
+    taken = dead_letters.take_dead_letters(broker, "NODE-01", Keyring([SECRET]), History(tmp_path, "rig"))
     assert taken == {counted: 1}
     told = [record["op"] for path in files(tmp_path) for record in read_file(path) if record["what"] == "dead"]
     assert told == [7] * is_told
