@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from servicebus.errors import ServiceBusError
 from tests.chaos.checker import INVARIANTS, CheckResult
 from tests.chaos.kinds import KINDS
 from tests.chaos.plan import Plan
@@ -92,7 +93,7 @@ def main(
     _guard_against_hanging(minutes)
     try:
         result = run.go()
-    except RigError as error:
+    except (RigError, ServiceBusError) as error:  # a broker that does not start, say
         click.echo(f"the rig failed: {error}\nsee {folder}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
