@@ -72,7 +72,7 @@ def _bridge_acks_before_confirm() -> None:
         if attempt == 1:
             delivery.channel.ack(delivery.tag)
             delivery.channel.flush()
-        publish(self, epoch, delivery.replace_in(channel=AckedChannel(delivery.channel)), attempt)
+        publish(self, epoch, delivery._replace(channel=AckedChannel(delivery.channel)), attempt)
 
     replace_in(Bridge, "_publish", ack_and_publish)
 
@@ -97,7 +97,7 @@ def _pipe_forgets_ids() -> None:
     id_of = PlainProtocol._id_of
 
     def another(self: PlainProtocol, delivery: Any) -> tuple[str, float]:
-        return id_of(self, delivery.replace_in(message_id=None))
+        return id_of(self, delivery._replace(message_id=None))
 
     replace_in(PlainProtocol, "_id_of", another)
 

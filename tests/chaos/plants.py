@@ -34,7 +34,7 @@ def _ack_before_work() -> None:
     def take_and_ack(self: Pipeline, delivery: Any, *more: Any, **options: Any) -> None:
         delivery.channel.ack(delivery.tag)
         delivery.channel.flush()
-        acked = delivery.replace_in(channel=AckedChannel(delivery.channel))
+        acked = delivery._replace(channel=AckedChannel(delivery.channel))
         self._loop.call_later(0.5, lambda: take(self, acked, *more, **options))
 
     replace_in(Pipeline, "take", take_and_ack)
