@@ -216,9 +216,8 @@ class Sender(EventPublisher, PlainSending, StreamSource, Discovering):
 
     def ping_all(self, target: str, timeout: float = 3) -> tuple[int, int]:
         """Ping node *target* over every broker: ``(answered, connected)``."""
-        links = self._current().engine.links
-        answered = ask_each(*self._pings(target, timeout, links)).count(None)
-        return answered, sum(link.is_up for link in links)
+        errors = self._ping_each(target, timeout)
+        return list(errors.values()).count(None), sum(link.is_up for link in self._current().engine.links)
 
     def offers(self, target: str, *, is_call: bool = True, timeout: float = 3) -> bool:
         """Ask the agent of a node whether it has the service *target*, ``NODE.category.name``. Nothing is run.
@@ -324,6 +323,12 @@ class Sender(EventPublisher, PlainSending, StreamSource, Discovering):
         elif request.size > self._config.max_envelope_bytes:
             raise oversized(request.size, self._config.max_envelope_bytes)
         return session, request
+
+    def _ping_each(self, node: str, timeout: float) -> dict[str, BaseException | None]:
+        """What came of a ping over each broker: None, or why it was not answered there."""
+        links = self._current().engine.links
+        errors = ask_each(*self._pings(node, timeout, links))
+        return {link.host.name: error for link, error in zip(links, errors, strict=True)}
 
     def _pings(
         self, node: str, timeout: float, pins: Sequence[Link | None]

@@ -12,8 +12,8 @@ from servicebus.cli.exit_codes import ExitCode
 from servicebus.cli.group import CommandGroup, Failure
 from servicebus.cli.options import Command, config_option, host_named, json_option, node_named
 from servicebus.cli.output import Output, ProgressLine, warn
+from servicebus.cli.unreachable import end_with, no_broker
 from servicebus.configuration import Configuration
-from servicebus.errors import NoBrokerAvailable
 from servicebus.operations.filters import Filter, parse_age, parse_rate
 from servicebus.wire.address import dead_queue
 from servicebus.wire.printable import counted
@@ -258,20 +258,9 @@ def drop(ctx: click.Context, /, is_all: bool, limit: int | None, dry_run: bool, 
 
 def _end(ctx: click.Context, selection: _Selection, reports: Sequence[BrokerReport]) -> None:
     """Say on stderr what could not be done, and end with the status that says so; come back if all was well."""
-    failed = [report for report in reports if report.error is not None]
+    failed = {report.host: report.error for report in reports if report.error is not None}
     if len(failed) == len(reports) and not any(report.looked_at for report in reports):
-        raise _no_broker(selection, failed)  # which says why each of them
-    is_json = ctx.ensure_object(Output).json  # the document has it all
-    for report in failed if not is_json else ():
-        warn(str(report.error))
-    if not (is_json or failed or any(report.exists for report in reports)):
+        raise no_broker(f"the dead letters of {selection.node}", failed)
+    if not (ctx.ensure_object(Output).json or failed or any(report.exists for report in reports)):
         warn(f"no broker has a queue {dead_queue(selection.node)}; is {selection.node} the right node?")
-    if failed or any(report.stays for report in reports):
-        ctx.exit(ExitCode.PARTIAL)
-
-
-def _no_broker(selection: _Selection, failed: Sequence[BrokerReport]) -> NoBrokerAvailable:
-    attempts = [(report.host, getattr(report.error, "reason", str(report.error))) for report in failed]
-    error = NoBrokerAvailable(f"the dead letters of {selection.node}", attempts, "nothing was done")
-    error.__cause__ = failed[-1].error
-    return error
+    end_with(ctx, failed, is_partial=any(report.stays for report in reports))

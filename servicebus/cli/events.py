@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,7 +10,8 @@ import click
 from servicebus.cli.group import CommandGroup
 from servicebus.cli.options import TEXT, config_option, json_option, node_named
 from servicebus.cli.output import Output
-from servicebus.configuration import Configuration
+from servicebus.cli.unreachable import end_with, no_broker
+from servicebus.configuration import BrokerHost, Configuration
 from servicebus.errors import ServiceBusError, TransportError
 from servicebus.wire.events import event_queue
 from servicebus.wire.printable import counted
@@ -36,24 +38,31 @@ _node = click.option("--node", metavar="NAME", help="Whose. Default: node_name o
 @config_option
 @_node
 @json_option
-@click.pass_obj
-def list_(output: Output, services: tuple[str, ...], configuration: Configuration, node: str | None) -> None:
+@click.pass_context
+def list_(ctx: click.Context, services: tuple[str, ...], configuration: Configuration, node: str | None) -> None:
     """Say for each SERVICE (category.name) how many events wait on each broker, and how many workers take them.
 
     By default for those that agents of this machine have noted. One that is taken by no worker is away, or is
-    not registered any more.
+    not registered any more. Exit status 10 if a broker could not be asked, 4 if none could.
     """
-    from servicebus.operations.session import open_session  # here, so that --help does not wait for pika
+    from servicebus.operations.session import on_each_broker  # here, so that --help does not wait for pika
     from servicebus.runtime.known_subscriptions import known_subscriptions
 
     configuration = configuration.with_node_name(node_named(configuration, node))
     names = services or tuple(sorted(known_subscriptions(configuration)))
     found: list[dict[str, Any]] = []
-    for host in configuration.hosts if names else ():
-        with open_session(host, configuration, purpose="events") as session:
-            found += [_facts(session, configuration.node_name, each) for each in names]
+
+    def look(session: Session, host: BrokerHost) -> None:
+        found.extend([_facts(session, host, configuration.node_name, each) for each in names])
+
+    hosts = configuration.hosts if names else ()
+    failed = on_each_broker(hosts, configuration, look, purpose="events")
+    if failed and len(failed) == len(hosts):
+        raise no_broker(f"the subscriptions of {configuration.node_name}", failed)
     lines = [_line(each) for each in found] or ["no subscription of this node is known here; name one"]
-    output.result({"node": configuration.node_name, "subscriptions": found}, "\n".join(lines))
+    document = {"node": configuration.node_name, "subscriptions": found, "unreachable": _told(failed)}
+    ctx.ensure_object(Output).result(document, "\n".join(lines))
+    end_with(ctx, failed)
 
 
 @events.command()
@@ -62,24 +71,42 @@ def list_(output: Output, services: tuple[str, ...], configuration: Configuratio
 @_node
 @click.option("--force", is_flag=True, help="Also where workers take events from it, or events wait in it.")
 @json_option
-@click.pass_obj
-def drop(output: Output, service: str, configuration: Configuration, node: str | None, force: bool) -> None:
+@click.pass_context
+def drop(ctx: click.Context, service: str, configuration: Configuration, node: str | None, force: bool) -> None:
     """Remove the subscription of SERVICE (category.name) on each broker, with what waits in it.
 
-    The service should not be registered any more: an agent that has it declares its queue again.
+    The service should not be registered any more: an agent that has it declares its queue again. If it is in use on
+    one broker it stays on all. Exit status 10 if it may still be on a broker that could not be reached: run it again.
     """
-    from servicebus.operations.session import open_session
+    from servicebus.operations.session import on_each_broker
     from servicebus.runtime.known_subscriptions import forget_subscription
 
     configuration = configuration.with_node_name(node_named(configuration, node))
     queue = event_queue(configuration.node_name, service)
     dropped: dict[str, int] = {}
-    for host in configuration.hosts:
-        with open_session(host, configuration, purpose="events") as session:
-            dropped[host.name] = _drop(session, configuration, queue, force=force)
-    forget_subscription(configuration, service)
+
+    def look(session: Session, _host: BrokerHost) -> None:
+        if (facts := session.facts(queue)) is not None:
+            _refuse_if_used(session, queue, facts)
+
+    def remove(session: Session, host: BrokerHost) -> None:
+        dropped[host.name] = _drop(session, configuration, queue, force=force)
+
+    if not force:
+        on_each_broker(configuration.hosts, configuration, look, purpose="events")
+    failed = on_each_broker(configuration.hosts, configuration, remove, purpose="events")
+    if len(failed) == len(configuration.hosts):
+        raise no_broker(f"queue {queue}", failed)
+    if not failed:
+        forget_subscription(configuration, service)
     lines = [f"{host}: {queue} is gone, with {counted(count, 'event')}" for host, count in dropped.items()]
-    output.result({"queue": queue, "dropped": dropped}, "\n".join(lines))
+    document = {"queue": queue, "dropped": dropped, "unreachable": _told(failed)}
+    ctx.ensure_object(Output).result(document, "\n".join(lines))
+    end_with(ctx, failed)
+
+
+def _told(failed: Mapping[str, TransportError]) -> dict[str, str]:
+    return {host: str(error) for host, error in failed.items()}
 
 
 def _drop(session: Session, configuration: Configuration, queue: str, *, force: bool) -> int:
@@ -110,9 +137,9 @@ def _refuse_if_used(session: Session, queue: str, facts: QueueFacts) -> None:
         raise ServiceBusError(f"{session.host.name}: queue {queue} stays: {used}; --force removes it all the same")
 
 
-def _facts(session: Session, node: str, service: str) -> dict[str, Any]:
+def _facts(session: Session, host: BrokerHost, node: str, service: str) -> dict[str, Any]:
     facts = session.facts(event_queue(node, service))
-    found: dict[str, Any] = {"host": session.host.name, "service": service, "exists": facts is not None}
+    found: dict[str, Any] = {"host": host.name, "service": service, "exists": facts is not None}
     return found | ({} if facts is None else {"events": facts.ready, "workers": facts.consumers})
 
 

@@ -59,15 +59,19 @@ def _ping(output: Output, sender: Sender, node: str, timeout: float) -> None:
 
 
 def _ping_all(output: Output, sender: Sender, node: str, timeout: float) -> ExitCode:
-    answered, connected = sender.ping_all(node, timeout)
-    configured = len(sender.status()["hosts"])
+    found = sender._ping_each(node, timeout)
+    connected = sum(host["usable"] for host in sender.status()["hosts"])
+    unanswered = {host: str(error) for host, error in found.items() if error is not None}
+    answered, configured = len(found) - len(unanswered), len(found)
     document = {"node": node, "answered": answered, "connected": connected, "configured": configured}
     text = f"{node} answered over {answered} of {counted(configured, 'broker')} ({connected} connected)"
-    output.result(document, text)
-    if answered:
-        return ExitCode.OK if answered == configured else ExitCode.UNAVAILABLE
-    error = sender.ping_error(node, timeout)
-    if error is not None:
-        warn(str(error) or f"no answer within {timeout:g} s")
-    is_refused = isinstance(error, ServiceBusError) and exit_code_of(error) is ExitCode.REFUSED
+    output.result({**document, "unanswered": unanswered}, text)
+    if not output.json:
+        for host, why in unanswered.items():
+            warn(f"over {host}: {why or f'no answer within {timeout:g} s'}")
+    if not unanswered:
+        return ExitCode.OK
+    is_refused = not answered and any(
+        isinstance(error, ServiceBusError) and exit_code_of(error) is ExitCode.REFUSED for error in found.values()
+    )
     return ExitCode.REFUSED if is_refused else ExitCode.UNAVAILABLE

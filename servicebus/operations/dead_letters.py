@@ -19,7 +19,7 @@ from servicebus.operations.dead_letter import DeadLetter, RequeueCheck, RequeueS
 from servicebus.operations.filters import Filter
 from servicebus.operations.queue_scan import HOLD_S, IN_FLIGHT, QueueScan
 from servicebus.operations.sending import Sending
-from servicebus.operations.session import Session, open_session
+from servicebus.operations.session import Session, on_each_broker
 from servicebus.transport.interface import Delivery
 from servicebus.wire.address import dead_queue, messages_queue
 
@@ -182,16 +182,13 @@ class DeadLetters:
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _on_each_broker(self, work: Callable[[Session, BrokerReport], None]) -> list[BrokerReport]:
-        reports = []
-        for host in self._hosts:
-            report = BrokerReport(host.name)
-            reports.append(report)
-            try:
-                with open_session(host, self._config, purpose="dead letters") as session:
-                    work(session, report)
-            except TransportError as error:
-                report.error = error
-        return reports
+        reports = {host.name: BrokerReport(host.name) for host in self._hosts}
+        failed = on_each_broker(
+            self._hosts, self._config, lambda session, host: work(session, reports[host.name]), purpose="dead letters"
+        )
+        for name, error in failed.items():
+            reports[name].error = error
+        return list(reports.values())
 
     def _scan(
         self,

@@ -12,7 +12,7 @@ down and no other channel; a connection that is lost takes down all.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
 from contextlib import suppress
@@ -28,7 +28,7 @@ from servicebus.transport.connection_manager import CONNECT_LIMIT_S, ConnectionM
 from servicebus.transport.interface import BrokerConnection, Connect
 from servicebus.transport.iothread import client_loop
 
-__all__ = ["Session", "open_session"]
+__all__ = ["Session", "on_each_broker", "open_session"]
 
 _CLOSE_S = 2.0
 
@@ -59,6 +59,24 @@ def open_session(
         with suppress(ConnectFailed):
             return Session(member, config, purpose, timeout_s, most_bytes, connect)
     return Session(last, config, purpose, timeout_s, most_bytes, connect)
+
+
+def on_each_broker(
+    hosts: Sequence[BrokerHost], config: Configuration, work: Callable[[Session, BrokerHost], object], *, purpose: str
+) -> dict[str, TransportError]:
+    """Do *work* with a session to each of *hosts*, one after the other.
+
+    Returns:
+        Why, by the names of those that could not be reached or were lost on the way; the others were gone to.
+    """
+    failed = {}
+    for host in hosts:
+        try:
+            with open_session(host, config, purpose=purpose) as session:
+                work(session, host)
+        except TransportError as error:
+            failed[host.name] = error
+    return failed
 
 
 class Session:
