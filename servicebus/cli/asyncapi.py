@@ -17,8 +17,8 @@ from servicebus.wire.address import check_node_name
 _YAML = (".yaml", ".yml")
 
 
-@click.command(epilog=f"CONTRACT: {SOURCES}.")
-@click.argument("source", type=TEXT, metavar="CONTRACT")
+@click.command(epilog=f"SOURCE: {SOURCES}.")
+@click.argument("source", type=TEXT)
 @click.option("-o", "--output", "path", type=click.Path(dir_okay=False), metavar="FILE", help="YAML if so named.")
 @click.option("--node", type=TEXT, default="", metavar="NAME", help="The node that serves a group of services.")
 @click.option("--api-version", type=TEXT, default="", metavar="TEXT", help="The version that the document bears.")
@@ -35,7 +35,7 @@ def asyncapi(
     configuration: Configuration | None,
     timeout: float,
 ) -> None:
-    """Print the AsyncAPI 3.0 document of CONTRACT, or write it to FILE.
+    """Print the AsyncAPI 3.0 document of SOURCE, or write it to FILE.
 
     Servers are the brokers of the configuration, without their credentials.
 
@@ -48,7 +48,7 @@ def asyncapi(
             check_node_name(node)
         except AddressError as error:
             raise click.BadParameter(str(error), param_hint="--node") from error
-    contract = load_contract(source, configuration, timeout, "CONTRACT")
+    contract = load_contract(source, configuration, timeout, "SOURCE")
     if source.endswith(_YAML):
         configuration = Configuration.load(source)
     brokers: dict[str, Any] = {}

@@ -44,6 +44,11 @@ def load_contract(source: str, configuration: Configuration | None, timeout: flo
         return sender.describe(source, timeout)
 
 
+def is_node(source: str) -> bool:
+    """Whether *source* means a node that runs."""
+    return not (_is_file(source) or ":" in source)
+
+
 def category_of(source: str) -> str | None:
     """The category of a group, which is all that *source* can speak of; None for what describes a node entirely."""
     found = None if _is_file(source) or ":" not in source else imported(source)

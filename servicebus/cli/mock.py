@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from servicebus.testing import MockNode
 
 
-@click.command(epilog=f"CONTRACT: {SOURCES}.")
-@click.argument("source", type=TEXT, metavar="CONTRACT")
-@click.option("--node", type=TEXT, default=None, metavar="NAME", help="The node to serve, if not that of CONTRACT.")
+@click.command(epilog=f"SOURCE: {SOURCES}.")
+@click.argument("source", type=TEXT)
+@click.option("--node", type=TEXT, default=None, metavar="NAME", help="The node to serve, if not that of SOURCE.")
 @click.option("--reply", "replies", type=TEXT, multiple=True, metavar="SERVICE=JSON", help="What calls of SERVICE get.")
 @click.option(
     "--fail",
@@ -47,7 +47,7 @@ def mock(
     configuration: Configuration | None,
     timeout: float,
 ) -> None:
-    """Serve the services of CONTRACT without their code, until a signal stops it.
+    """Serve the services of SOURCE without their code, until a signal stops it.
 
     Params that the schemas refuse are answered InvalidParams. Calls get an example of the result that the schema names,
     its default, or a value that is made from it; messages are taken. SERVICE is category.name.
@@ -56,7 +56,7 @@ def mock(
 
     Example: servicebus mock shop.json -c dev.yaml --fail 'shop.price=OutOfStock:{"sku": "s-1", "left": 0}'
     """
-    contract = load_contract(source, configuration, timeout, "CONTRACT")
+    contract = load_contract(source, configuration, timeout, "SOURCE")
     if configuration is None and source.endswith((".yaml", ".yml")):
         configuration = Configuration.load(source)
     if configuration is None:
@@ -75,7 +75,7 @@ def mock(
 
 def _renamed(configuration: Configuration, node: str) -> Configuration:
     if not node and not configuration.names_node:
-        raise click.UsageError("neither CONTRACT nor the configuration names a node: say which one by --node NAME")
+        raise click.UsageError("neither SOURCE nor the configuration names a node: say which one by --node NAME")
     if not node:
         return configuration
     try:

@@ -145,3 +145,52 @@ def test_what_a_node_says_moves_no_cursor(run: Callable[..., Result], monkeypatc
 
 def _with_docs(docs: str) -> NodeContract:
     return NodeContract((ServiceContract("call", "a", "b", docs=docs),), "NODE-01")
+
+
+# -- the argument SOURCE of all commands that read a contract ----------------------------------------------------------
+
+SOURCE_COMMANDS = ("asyncapi", "describe", "docs", "mock", "stubs")
+
+
+@pytest.mark.parametrize("name", SOURCE_COMMANDS)
+def test_the_commands_name_it_alike(name: str) -> None:
+    done = CliRunner().invoke(servicebus, [name, "--help"])
+    assert " SOURCE" in done.output.splitlines()[0] + done.output.splitlines()[1]
+    assert "module:group" in done.output and "YAML file of an agent" in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize("name", sorted({*SOURCE_COMMANDS, "contract diff"} - {"mock"}))
+@pytest.mark.parametrize("form", ["group", "file", "agent", "stdin"])
+def test_a_source_that_is_no_node_needs_no_configuration(
+    name: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SERVICEBUS_CONFIG", raising=False)
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    text = json.dumps(shop().contract().to_json())
+    (tmp_path / "shop.json").write_text(text)
+    agent = {"hosts": ["mq-1"], "secret_token": "a secret of some length", "node_name": "NODE-01"}
+    (tmp_path / "agent.yaml").write_text(json.dumps({**agent, "services": [{"group": "test_describe:group"}]}))
+    source = {"group": "test_describe:group", "file": "shop.json", "agent": "agent.yaml", "stdin": "-"}[form]
+    monkeypatch.chdir(tmp_path)
+    more = {"contract diff": ["shop.json"], "docs": ["-o", "site"]}.get(name, [])
+    done = CliRunner().invoke(servicebus, [*name.split(), source, *more], input=text)
+    assert done.exit_code == 0, done.output
+
+
+def test_a_group_is_described_and_one_service_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    all_of_it = CliRunner().invoke(servicebus, ["describe", "test_describe:group"])
+    assert all_of_it.output.startswith("test_describe:group offers 3 services")
+    one = CliRunner().invoke(servicebus, ["describe", "test_describe:group", "shop.price"])
+    assert one.output.startswith("shop.price") and "hash: " in one.output and "shop.note" not in one.output
+    none = CliRunner().invoke(servicebus, ["describe", "test_describe:group", "shop.cost", "--json"])
+    assert (none.exit_code, json.loads(none.output)["error"]) == (8, "UnknownService")
+
+
+def test_a_node_needs_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SERVICEBUS_CONFIG", raising=False)
+    done = CliRunner().invoke(servicebus, ["describe", "NODE-01"])
+    assert done.exit_code == 2 and "name a configuration by -c FILE" in done.output
+
+
+group = shop()
