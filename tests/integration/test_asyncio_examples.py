@@ -130,3 +130,11 @@ def test_djangos_views_call_the_bus_from_a_loop_for_each_request(environment: di
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout.strip()) == (0, str(list(range(1, 21)))), done.stderr
+
+
+def test_the_test_of_the_fastapi_app_passes_and_warns_of_nothing() -> None:
+    for package in ("fastapi", "httpx2"):
+        pytest.importorskip(package, reason="the extra examples is not installed")
+    words = ["-q", "-W", "error", "-p", "no:cacheprovider", "-p", "no:xdist", "test_fastapi_app.py"]
+    done = subprocess.run([sys.executable, "-m", "pytest", *words], cwd=EXAMPLES, capture_output=True, text=True)
+    assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout
