@@ -25,6 +25,7 @@ __all__ = [
     "DurationError",
     "EnvelopeError",
     "InvalidParams",
+    "InvalidReply",
     "JournalUnavailable",
     "LifecycleError",
     "MessageTooLarge",
@@ -76,8 +77,7 @@ class AddressError(ServiceBusError, ValueError):
 
     def __init__(self, text: str, reason: str, wanted: str = "an address NODE.category.name"):
         super().__init__(f"{text!r} is not {wanted}: {reason}")
-        self.text = text
-        self.reason = reason
+        self.text, self.reason = text, reason
 
 
 class DurationError(ServiceBusError, ValueError):
@@ -89,12 +89,11 @@ class ContractError(ServiceBusError):
 
 
 class LifecycleError(ServiceBusError):
-    """Raised when something is asked of an object whose state does not allow it; nothing has changed."""
+    """Raised when something is asked of an object whose state does not allow it."""
 
     def __init__(self, state: object, event: object):
         super().__init__(f"{event} is not possible while {state}")
-        self.state = state
-        self.event = event
+        self.state, self.event = state, event
 
 
 class JournalUnavailable(ServiceBusError):
@@ -102,8 +101,7 @@ class JournalUnavailable(ServiceBusError):
 
     def __init__(self, where: str, reason: str, *, holder: int | None = None):
         super().__init__(f"journal {where}: {reason}")
-        self.where = where
-        self.reason = reason
+        self.where, self.reason = where, reason
         self.holder = holder
         """The process that keeps it locked, where that is the reason and it is known."""
 
@@ -118,8 +116,7 @@ class EnvelopeError(ServiceBusError):
 
     def __init__(self, reason: str, detail: str = ""):
         super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason = reason
-        self.detail = detail
+        self.reason, self.detail = reason, detail
 
 
 class SignatureError(EnvelopeError):
@@ -130,12 +127,11 @@ class SignatureError(EnvelopeError):
 
 
 class OutboxUnavailable(ServiceBusError):
-    """Raised when the file of a Sender's outbox cannot be used; the message was neither sent nor stored."""
+    """Raised when the file of a Sender's outbox cannot be used; the message is not stored."""
 
     def __init__(self, path: str, reason: str):
         super().__init__(f"outbox {path} {reason}")
-        self.path = path
-        self.reason = reason
+        self.path, self.reason = path, reason
 
 
 class TransportError(ServiceBusError):
@@ -152,8 +148,7 @@ class ConnectFailed(TransportError):
 
     def __init__(self, host: str, reason: str, *, kind: str = "unreachable"):
         super().__init__(f"{host}: {reason}")
-        self.host = host
-        self.reason = reason
+        self.host, self.reason = host, reason
         self.kind = kind
         """``refused``, ``unreachable``, ``silent``, ``tls``, ``credentials``, ``topology``, ``limits``, ``closed``."""
 
@@ -192,12 +187,11 @@ class QueueStranded(ConnectionLost):
 
 
 class NoBrokerAvailable(TransportError):
-    """Raised when no configured broker could be used; lists what was tried on each host. Nothing was sent."""
+    """Raised when no configured broker could be used: it did not run, is not stored. Lists what each host did."""
 
     def __init__(self, target: str, attempts: Sequence[tuple[str, str]], outcome: str = "nothing was sent"):
         super().__init__(f"no broker reachable for {target}: {_listed(attempts)}; {outcome}")
-        self.target = target
-        self.attempts = tuple(attempts)
+        self.target, self.attempts = target, tuple(attempts)
 
 
 class SendRefused(TransportError):
@@ -205,8 +199,7 @@ class SendRefused(TransportError):
 
     def __init__(self, target: str, attempts: Sequence[tuple[str, str]]):
         super().__init__(f"no broker took the message to {target}: {_listed(attempts)}; it is not stored")
-        self.target = target
-        self.attempts = tuple(attempts)
+        self.target, self.attempts = target, tuple(attempts)
 
 
 class SendUnconfirmed(TransportError):
@@ -215,8 +208,7 @@ class SendUnconfirmed(TransportError):
     def __init__(self, target: str, attempts: Sequence[tuple[str, str]]):
         tried = f"no broker confirmed the message to {target}: {_listed(attempts)}"
         super().__init__(f"{tried}; whether it is stored is unknown")
-        self.target = target
-        self.attempts = tuple(attempts)
+        self.target, self.attempts = target, tuple(attempts)
 
 
 class CallError(ServiceBusError):
@@ -233,8 +225,7 @@ class CallTimeout(CallError, TimeoutError):
     def __init__(self, address: str, waited_s: float, attempts: Sequence[tuple[str, str]] = ()):
         tried = f"; tried {_listed(attempts)}" if attempts else ""
         super().__init__(address, f"no reply within {waited_s:.3g} s{tried}")
-        self.waited_s = waited_s
-        self.attempts = tuple(attempts)
+        self.waited_s, self.attempts = waited_s, tuple(attempts)
 
 
 class CallInterrupted(CallError):
@@ -254,24 +245,32 @@ class StreamInterrupted(CallError):
 
     def __init__(self, address: str, position: int, reason: str):
         super().__init__(address, f"the stream was interrupted at item {position}: {reason}")
-        self.position = position
-        self.reason = reason
+        self.position, self.reason = position, reason
+
+
+class InvalidReply(CallError):
+    """Raised when the service ran, and what it answered cannot be read here; ``errors`` as those of InvalidParams."""
+
+    def __init__(self, address: str, reason: str, errors: Sequence[InvalidParam] = ()):
+        super().__init__(address, f"it has answered, and the answer cannot be read: {reason}")
+        self.reason, self.errors = reason, tuple(errors)
 
 
 class CallRefused(CallError):
     """Raised when the node refused the envelope (stale, replayed, wrong node, not signed with a key it knows).
 
-    Reason ``signature`` is what unsigned answers say, where none was signed: no proof that the call did not run.
+    Reason ``signature`` is what unsigned answers say, where none was signed: no proof that the call did not run. Of
+    ``replayed`` and ``forgotten`` it did, or may have.
     """
 
-    def __init__(self, address: str, reason: str, detail: str = ""):
-        super().__init__(address, f"refused by the node ({reason}){': ' + detail if detail else ''}")
-        self.reason = reason
-        self.detail = detail
+    def __init__(self, address: str, reason: str, detail: str = "", *, sent: bool = True):
+        by = "by the node" if sent else "before it was sent"
+        super().__init__(address, f"refused {by} ({reason}){': ' + detail if detail else ''}")
+        self.reason, self.detail = reason, detail
 
 
 class PermissionDenied(CallRefused):
-    """Raised when the node does not let ``caller`` do this, by ``rule`` of its own; the service did not run."""
+    """Raised when the node does not let ``caller`` do this, by ``rule`` of its own, or a service that raised Deny."""
 
     def __init__(self, address: str, detail: str = "", caller: str = "", rule: str = ""):
         super().__init__(address, "permission-denied", detail)
@@ -279,14 +278,19 @@ class PermissionDenied(CallRefused):
 
 
 class InvalidParams(CallRefused):
-    """Raised when the params are not what the signature of the service says; it did not run."""
+    """Raised when the params are not what the signature of the service says; it did not run.
+
+    Unless ``sent`` is set they were refused by this program's own client or event, and the node was not asked.
+    """
 
     _word = "invalid-params"
 
-    def __init__(self, address: str, errors: Sequence[InvalidParam], detail: str = "", count: int | None = None):
-        super().__init__(address, self._word, detail or "; ".join(map(str, errors)))
-        self.errors = tuple(errors)
-        self.count = len(self.errors) if count is None else count
+    def __init__(
+        self, address: str, errors: Sequence[InvalidParam], detail: str = "", count: int = 0, sent: bool = True
+    ):
+        super().__init__(address, self._word, detail or "; ".join(map(str, errors)), sent=sent)
+        self.errors, self.sent = tuple(errors), sent
+        self.count = count or len(self.errors)
         """How many there are; more than ``errors`` lists if they are too many for one answer."""
 
 
@@ -302,20 +306,19 @@ class ContractMismatch(InvalidParams):
 
 
 class NodeUnavailable(CallError):
-    """Raised when brokers are reachable, but no agent of the node consumes on any of them."""
+    """Raised when brokers are reachable, but no agent of the node consumes on any: it did not run, is not stored."""
 
-    def __init__(self, address: str, attempts: Sequence[tuple[str, str]]):
-        super().__init__(address, f"node is away: {_listed(attempts)}; nothing was delivered")
+    def __init__(self, address: str, attempts: Sequence[tuple[str, str]], outcome: str = "nothing was sent"):
+        super().__init__(address, f"node is away: {_listed(attempts)}; {outcome}")
         self.attempts = tuple(attempts)
 
 
 class OutboxFull(CallError):
-    """Raised when no broker took a message and the outbox has no room for it: nothing was sent."""
+    """Raised when no broker took a message and the outbox has no room for it: it is not stored."""
 
     def __init__(self, address: str, path: str, messages: int, size: int):
         stored = f"{messages} message{'' if messages == 1 else 's'}, {size} bytes"
-        text = f"no broker takes it, and outbox {path} is full ({stored}); nothing was sent"
-        super().__init__(address, text)
+        super().__init__(address, f"no broker takes it, and outbox {path} is full ({stored}); it is not stored")
         self.path, self.messages, self.size = path, messages, size
 
 
@@ -327,15 +330,11 @@ class UnknownService(CallError):
 
 
 class ServiceBusy(CallError):
-    """Raised when the service could not take the call until the deadline: its inbox stayed full, or it said *reason*.
-
-    It was not run.
-    """
+    """Raised when the service took no call until the deadline (a full inbox, or it said *reason*): it was not run."""
 
     def __init__(self, address: str, retry_after_s: float | None = None, reason: str = ""):
         super().__init__(address, reason or "the service's inbox is full")
-        self.retry_after_s = retry_after_s
-        self.reason = reason
+        self.retry_after_s, self.reason = retry_after_s, reason
 
 
 class RemoteError(CallError):

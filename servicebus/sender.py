@@ -115,6 +115,7 @@ class Sender(EventPublisher, PlainSending, StreamSource, Discovering):
             RemoteError: the service raised.
             UnknownService, ServiceBusy, CallRefused: the node's answer.
             NodeUnavailable, NoBrokerAvailable: it did not run.
+            InvalidReply: it ran, and its result cannot be read here.
             CallInterrupted: its path died, and whether it ran is unknown.
             CallTimeout: the deadline passed.
         """
@@ -169,8 +170,8 @@ class Sender(EventPublisher, PlainSending, StreamSource, Discovering):
 
         Raises:
             AddressError, EnvelopeError: nothing was sent.
-            NoBrokerAvailable, NodeUnavailable: without an outbox; nothing was sent.
-            OutboxFull, OutboxUnavailable: with an outbox; nothing was sent.
+            NoBrokerAvailable, NodeUnavailable: without an outbox; it is not stored.
+            OutboxFull, OutboxUnavailable: with an outbox; it is not stored.
             SendRefused: every broker that answers refused it, its queue is full for example; it is not stored.
             SendUnconfirmed: it was published, but no broker confirmed it in time; whether it is stored is unknown.
         """

@@ -10,7 +10,7 @@ from servicebus._context import GivenContext, checked
 from servicebus.contracts import ServiceContract
 from servicebus.contracts.mismatch import explained
 from servicebus.contracts.values import MISSING, from_json, to_json
-from servicebus.errors import ContractMismatch, RemoteError
+from servicebus.errors import ContractMismatch, InvalidReply, RemoteError
 from servicebus.wire.fault import declare
 
 if TYPE_CHECKING:
@@ -58,9 +58,16 @@ class StubService:
         """*error*, which says what differs."""
         return explained(error, ServiceContract.from_json(json.loads(self.text), self.key))
 
-    def items(self, kind: Any, asked: Any) -> Any:
+    def read(self, node: str, value: Any, kind: Any) -> Any:
+        """The result, or item, of type *kind* that *value* stands for. Raises InvalidReply: it stands for none."""
+        try:
+            return from_json(value, kind)
+        except (ValueError, TypeError) as error:
+            raise InvalidReply(f"{node}.{self.key}", str(error)) from None
+
+    def items(self, node: str, kind: Any, asked: Any) -> Any:
         """*asked*, an ItemStream or AsyncItemStream, whose items are of *kind*."""
-        asked.convert = lambda value: from_json(value, kind)
+        asked.convert = lambda value: self.read(node, value, kind)
         asked.explain = lambda error: self.explained(error) if isinstance(error, ContractMismatch) else error
         return asked
 
@@ -99,14 +106,15 @@ class Stub:
             _, value = self._sender.call(target, _sent(params), self._timeout, **self._how(service))
         except ContractMismatch as error:
             raise service.explained(error)  # noqa: B904 - it is the same error
-        return from_json(value, result)
+        return service.read(self._node, value, result)
 
     def _send(self, service: StubService, params: Any) -> Receipt:
         return self._sender.send(f"{self._node}.{service.key}", _sent(params), self._timeout, **self._how(service))
 
     def _stream(self, service: StubService, item: Any, params: Any) -> Any:
         target = f"{self._node}.{service.key}"
-        return service.items(item, self._sender.stream(target, _sent(params), self._timeout, **self._how(service)))
+        asked = self._sender.stream(target, _sent(params), self._timeout, **self._how(service))
+        return service.items(self._node, item, asked)
 
     def _how(self, service: StubService) -> dict[str, Any]:
         return {"contract": service.hash, "context": self._context}
@@ -130,11 +138,12 @@ class AsyncStub:
             _, value = await self._sender.call(target, _sent(params), self._timeout, **self._how(service))
         except ContractMismatch as error:
             raise service.explained(error)  # noqa: B904 - it is the same error
-        return from_json(value, result)
+        return service.read(self._node, value, result)
 
     def _stream(self, service: StubService, item: Any, params: Any) -> Any:
         target = f"{self._node}.{service.key}"
-        return service.items(item, self._sender.stream(target, _sent(params), self._timeout, **self._how(service)))
+        asked = self._sender.stream(target, _sent(params), self._timeout, **self._how(service))
+        return service.items(self._node, item, asked)
 
     async def _send(self, service: StubService, params: Any) -> Receipt:
         target = f"{self._node}.{service.key}"

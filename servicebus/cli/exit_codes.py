@@ -12,9 +12,9 @@ class ExitCode(IntEnum):
 
     OK = 0
     FAILED = 1
-    """The service raised, a worker is not healthy, or a contract breaks callers."""
+    """The service raised, or its result cannot be read; a worker is not healthy, or a contract breaks callers."""
     USAGE = 2
-    """Arguments that cannot be: nothing was sent. The number is click's own."""
+    """Arguments that cannot be: nothing was sent. The number is click's own. Or a description cannot be read."""
     CONFIGURATION = 3
     """Also how an agent ends that could not boot, so that its supervisor need not try again."""
     UNAVAILABLE = 4
@@ -23,7 +23,7 @@ class ExitCode(IntEnum):
     REFUSED = 6
     """Credentials, TLS, permissions, limits of the broker or signature."""
     UNCERTAIN = 7
-    """Something was sent, and it is unknown whether it was executed."""
+    """Something was sent, and it is unknown whether it was executed, or what came of it."""
     UNKNOWN_SERVICE = 8
     BUSY = 9
     PARTIAL = 10
@@ -52,12 +52,14 @@ _BY_CLASS: tuple[tuple[type[errors.ServiceBusError], ExitCode], ...] = (
     (errors.CallRefused, ExitCode.REFUSED),
     (errors.CallInterrupted, ExitCode.UNCERTAIN),
     (errors.StreamInterrupted, ExitCode.UNCERTAIN),
+    (errors.InvalidReply, ExitCode.FAILED),
     (errors.SendUnconfirmed, ExitCode.UNCERTAIN),
     (errors.ConnectionLost, ExitCode.UNCERTAIN),
     (errors.UnknownService, ExitCode.UNKNOWN_SERVICE),
     (errors.ServiceBusy, ExitCode.BUSY),
 )
 _MAY_BE_REFUSED = (errors.ConnectFailed, errors.NoBrokerAvailable, errors.NodeUnavailable, errors.CallTimeout)
+_RAN_BEFORE = ("replayed", "forgotten")
 _REFUSALS = frozenset({"credentials", "tls", "topology", "limits"})
 
 
@@ -65,6 +67,8 @@ def exit_code_of(error: errors.ServiceBusError) -> ExitCode:
     """The exit status for an error of ours; a broker that refuses differs from one that is not there."""
     if isinstance(error, errors.ConnectionLost) and not error.sent:
         return ExitCode.UNAVAILABLE
+    if isinstance(error, errors.CallRefused) and error.reason in _RAN_BEFORE:
+        return ExitCode.UNCERTAIN
     if isinstance(error, _MAY_BE_REFUSED) and _was_refused(error):
         return ExitCode.REFUSED
     return next((code for kind, code in _BY_CLASS if isinstance(error, kind)), ExitCode.FAILED)

@@ -11,18 +11,18 @@ from servicebus.client.link import Link
 from servicebus.client.nodes import Path
 from servicebus.client.pending import PendingRequests
 from servicebus.client.request import PendingRequest
-from servicebus.client.request_errors import NACKED
+from servicebus.client.request_errors import NACKED, not_done, refused_again
 from servicebus.client.scheduler import RequestScheduler
 from servicebus.client.streams import Streams
 from servicebus.client.watch import NO_CONSUMER, Canceller, PathWatch
-from servicebus.errors import EnvelopeError, NodeUnavailable, ServiceBusy
+from servicebus.errors import EnvelopeError, InvalidReply, NodeUnavailable, ServiceBusy
 from servicebus.protocol.interface import UnsignedRefusal
 from servicebus.transport.interface import Delivery, Returned
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.wire.envelope import MESSAGE
 from servicebus.wire.events import EVENTS
-from servicebus.wire.fault import EXPIRED, NOT_RUN, REFUSED, Fault, error_from_fault
+from servicebus.wire.fault import EXPIRED, NOT_RUN, REFUSED, UNKNOWN_SERVICE, Fault, error_from_fault
 
 LOG = get_logger(__name__)
 
@@ -89,7 +89,7 @@ class Answers:
             try:
                 value = protocol.decode_result(reply.message)
             except EnvelopeError as error:
-                request.fail(error)
+                request.fail(InvalidReply(str(request.address), str(error)))
             else:
                 request.complete((request.event_id, value))
         except Exception as error:
@@ -183,10 +183,13 @@ class Answers:
             if fault.type == REFUSED and request.path is not None:
                 request.path.shift_ms = 0  # the node behind it may be another now, with another clock
             self._answered(request, request.path_on(link))
-            if fault.type == EXPIRED and request.refusals:
+            if fault.type in NOT_RUN:
                 request.not_run(attempt)
-                if not request.maybe_ran:  # nor did an attempt before; the last one came too late to be refused again
-                    error = ServiceBusy(str(request.address), reason=request.refused_with)
+            if fault.type == EXPIRED and request.refusals and not request.maybe_ran:
+                # Nor did an attempt before run; the last one came too late to be refused again.
+                error = ServiceBusy(str(request.address), reason=request.refused_with)
+            elif fault.type in (REFUSED, UNKNOWN_SERVICE):
+                error = refused_again(request, error)
             request.fail(error)
             return
         request.not_run(attempt)
@@ -235,7 +238,7 @@ class Answers:
         if may_be_another:
             self._scheduler.wait(request, now)
         else:
-            request.fail(NodeUnavailable(str(request.address), [(request.pinned.host.name, why)]))
+            request.fail(NodeUnavailable(str(request.address), [(request.pinned.host.name, why)], not_done(request)))
 
 
 def _is_believed(request: PendingRequest, body: bytes) -> bool:

@@ -23,12 +23,13 @@ from servicebus.client.link import Link
 from servicebus.client.nodes import Budgets, IdleNodes, Path
 from servicebus.client.pending import PendingRequests
 from servicebus.client.request import PendingRequest
+from servicebus.client.request_errors import closed, defect, not_done
 from servicebus.client.scheduler import RequestScheduler
 from servicebus.client.streams import Streams
 from servicebus.client.timer import Hedger, LivenessTimer
 from servicebus.client.watch import Canceller, PathWatch, Pinger
 from servicebus.configuration import Configuration
-from servicebus.errors import CallError, NoBrokerAvailable
+from servicebus.errors import NoBrokerAvailable
 from servicebus.protocol.interface import SenderProtocol
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.transport.amqp import AmqpConnection
@@ -176,7 +177,7 @@ class Engine:
             request = self._submitted[0]
             try:
                 if self._closed:
-                    request.fail(_closed_error(request))
+                    request.fail(closed(request))
                 else:
                     self._scheduler.accept(request, now)
                     if request.hedge_after_s is not None:
@@ -185,7 +186,7 @@ class Engine:
                 if came_from_a_signal(error):
                     raise
                 LOG.exception("%r could not be sent", request)
-                request.fail(CallError(str(request.address), f"it could not be sent: {type(error).__name__}"))
+                request.fail(defect(request, error))
             self._submitted.popleft()
         if not self._timer.is_busy:
             self._timer.set()
@@ -239,7 +240,7 @@ class Engine:
         self._scheduler.each(orphans, lambda request: self._scheduler.take_back(request, link, reason, now))
         for request in self._pending.pinned_to(link):
             self._pending.finish(request)
-            request.fail(NoBrokerAvailable(str(request.address), [(link.host.name, reason)]))
+            request.fail(NoBrokerAvailable(str(request.address), [(link.host.name, reason)], not_done(request)))
         self.discoveries.link_down(link, reason)
         self._connector.failed(link, now)
         self._timer.set()
@@ -310,7 +311,7 @@ class Engine:
 
         def end(request: PendingRequest) -> None:
             self._canceller.cancel(request)
-            self._scheduler.end(request, _closed_error(request))
+            self._scheduler.end(request, closed(request))
 
         self._scheduler.each(self._pending.take_all(), end)
         self.discoveries.close()
@@ -344,7 +345,3 @@ def _protocols(config: Configuration, keyring: Keyring) -> tuple[ProtocolV2, lis
 
     newest, old = TrackingProtocolV2(config, keyring), ProtocolV1(config)
     return newest, [old], CompatPinger(config, newest, old)
-
-
-def _closed_error(request: PendingRequest) -> CallError:
-    return CallError(str(request.address), "the Sender was closed before the answer came")

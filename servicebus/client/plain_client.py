@@ -160,9 +160,12 @@ def _unsure(job: PlainJob) -> Exception | None:
     """The error if a broker may have it that has not said so."""
     if not (job.was_published or job.is_unsure):
         return None
-    return (
-        CallInterrupted(job.target, "no broker answered") if job.is_request else SendUnconfirmed(job.target, job.tried)
-    )
+    if job.is_request:
+        return CallInterrupted(job.target, ", ".join(f"{host} {why}" for host, why in job.tried))
+    return SendUnconfirmed(job.target, job.tried)
+
+
+_NOT_DONE = "no broker has it"
 
 
 def _tried(job: PlainJob, host: str, why: str) -> None:
@@ -173,12 +176,12 @@ def _tried(job: PlainJob, host: str, why: str) -> None:
 def _overdue(job: PlainJob, now: float) -> Exception:
     if job.is_request:
         return CallTimeout(job.target, now - job.started_at, job.tried)
-    return _unsure(job) or NoBrokerAvailable(job.target, job.tried)
+    return _unsure(job) or NoBrokerAvailable(job.target, job.tried, _NOT_DONE)
 
 
 def _closed(job: PlainJob) -> Exception:
     job.tried = [*job.tried, ("this Sender", "was closed")]
-    return _unsure(job) or NoBrokerAvailable(job.target, job.tried)
+    return _unsure(job) or NoBrokerAvailable(job.target, job.tried, _NOT_DONE)
 
 
 def _remote_error(job: PlainJob, message: PlainMessage) -> RemoteError:

@@ -58,8 +58,8 @@ class EventPublisher(SessionOwner):
 
         Raises:
             AddressError, EnvelopeError: nothing was published.
-            NoBrokerAvailable: without an outbox; nothing was published.
-            OutboxFull, OutboxUnavailable: with an outbox; nothing was published.
+            NoBrokerAvailable: without an outbox; it is not stored.
+            OutboxFull, OutboxUnavailable: with an outbox; it is not stored.
             SendRefused: a broker refused it, as a queue of a subscription is full for example. Other subscriptions may
                 have it.
             SendUnconfirmed: no broker confirmed it in time; whether it is stored is unknown.

@@ -74,11 +74,31 @@ def out_of_paths(request: PendingRequest, links: Sequence[Link]) -> ServiceBusEr
     if any(what == NACKED or what.startswith(DENIED) for _, what in attempts):
         return SendRefused(address, attempts)
     if any(link.is_usable for link in links):
-        error = NodeUnavailable(address, attempts)
+        error = NodeUnavailable(address, attempts, not_done(request))
         paths = [link.paths.get(request.address.node) for link in links]
         error.__cause__ = next((path.doubt for path in paths if path is not None and path.doubt), None)
         return error
-    return _with_cause(NoBrokerAvailable(address, attempts), links)
+    return _with_cause(NoBrokerAvailable(address, attempts, not_done(request)), links)
+
+
+def not_done(request: PendingRequest) -> str:
+    """What certainly did not happen to *request*, whose attempts all came to nothing."""
+    return "nothing was sent" if request.published_at is None else _NOT_DONE[request.kind]
+
+
+_NOT_DONE = {Kind.CALL: "it did not run", Kind.MESSAGE: "it is not stored", Kind.CONTROL: "no answer came"}
+
+
+def refused_again(request: PendingRequest, error: Exception) -> Exception:
+    """What ends *request*, whose last attempt ended with *error* and did nothing: another attempt may have."""
+    if not request.maybe_ran or request.kind is Kind.CONTROL:
+        return error
+    address = str(request.address)
+    if request.kind is Kind.MESSAGE:
+        return SendUnconfirmed(address, [*request.attempts, ("the next attempt", str(error))])
+    uncertain = CallInterrupted(address, f"an attempt may have run, and the next one did not: {error}")
+    uncertain.__cause__ = error
+    return uncertain
 
 
 def interrupted(request: PendingRequest, links: Sequence[Link], why: str) -> CallError:
@@ -125,12 +145,18 @@ def defect(request: PendingRequest, error: Exception) -> ServiceBusError:
     return CallInterrupted(address, why) if request.maybe_ran else CallError(address, why)
 
 
+def closed(request: PendingRequest) -> CallError:
+    """The error of a request whose Sender was closed."""
+    return CallError(str(request.address), "the Sender was closed before the answer came")
+
+
 def too_large(request: PendingRequest, links: Sequence[Link], now: float) -> EnvelopeError:
     """The error of a request that is larger than the ``max_message_size`` of every broker that works."""
     size = request.size
     limits = [(link.host.name, link.size_limit.refuses(size, now)) for link in links]
     told = ", ".join(f"{host} takes {limit}" for host, limit in limits if limit is not None)
-    return EnvelopeError("oversized", f"{size} bytes, where {told}: raise max_message_size of the broker; not sent")
+    what = f"{size} bytes, where {told}: raise max_message_size of the broker; {not_done(request)}"
+    return EnvelopeError("oversized", what)
 
 
 def not_kept(error: ServiceBusError | None, why: ServiceBusError) -> ServiceBusError:
@@ -139,7 +165,7 @@ def not_kept(error: ServiceBusError | None, why: ServiceBusError) -> ServiceBusE
         error.__cause__ = why
         return error
     if isinstance(why, OutboxUnavailable):
-        reason = f"{why.reason}; nothing was sent"
+        reason = f"{why.reason}; the message is not stored"
         why = OutboxUnavailable(why.path, f"{reason}: {error}" if error is not None else reason)
     why.__cause__ = error
     return why

@@ -17,7 +17,14 @@ from servicebus.client.link import Link
 from servicebus.client.nodes import Budgets
 from servicebus.client.pending import PendingRequests
 from servicebus.client.request import PendingRequest
-from servicebus.client.request_errors import defect, interrupted, out_of_paths, out_of_time, too_large
+from servicebus.client.request_errors import (
+    defect,
+    interrupted,
+    out_of_paths,
+    out_of_time,
+    refused_again,
+    too_large,
+)
 from servicebus.client.request_state import RequestState
 from servicebus.client.watch import Canceller
 from servicebus.configuration import Configuration
@@ -111,14 +118,14 @@ class RequestScheduler:
         link = self._selector.choose(request, now)
         if link is None:
             if request.pinned is None and all(each.refuses(request, now) for each in self._links):
-                request.fail(too_large(request, self._links, now))
+                request.fail(refused_again(request, too_large(request, self._links, now)))
             else:
                 self.wait(request, now)
             return
         try:
             link.publish(request, now)
         except EnvelopeError as error:
-            request.fail(error)
+            request.fail(refused_again(request, error))
             return
         except Exception as error:
             self.give_up(request, error, link.publish)

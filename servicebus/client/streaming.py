@@ -19,6 +19,7 @@ from servicebus.errors import (
     CallRefused,
     CallTimeout,
     EnvelopeError,
+    InvalidReply,
     LifecycleError,
     RemoteError,
     ServiceBusError,
@@ -145,14 +146,14 @@ class StreamReader:
         return False
 
     def _read(self, chunk: Chunk) -> list[Any]:
-        """The items of *chunk*. Raises EnvelopeError: its node has not kept to its own words."""
+        """The items of *chunk*. Raises InvalidReply: its node has not kept to its own words."""
         try:
             items = decode_json(chunk.items)
             if not isinstance(items, list) or len(items) != chunk.count:
                 raise EnvelopeError("malformed", f"a chunk does not hold the {chunk.count} items that it names")
-        except EnvelopeError:
+        except EnvelopeError as error:
             self._leave()
-            raise
+            raise InvalidReply(self._address, str(error)) from error
         return items
 
     def _again(self, inbox: StreamInbox, error: BaseException, session: SenderSession) -> Generator[CallFuture]:
@@ -199,6 +200,7 @@ class ItemStream(StreamReader, Generic[T_co]):
         Raises:
             StreamInterrupted: its path or its worker died, and it cannot go on.
             RemoteError: the service raised.
+            InvalidReply: an item cannot be read here.
             CallTimeout: there was no item within *item_timeout* seconds, or no end within *timeout*.
             UnknownService, ServiceBusy, CallRefused, NodeUnavailable, NoBrokerAvailable: it did not begin.
         """

@@ -58,7 +58,7 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(value: Any, hint: Any) -> Any:
-    """The value of type *hint* that *value* stands for. Raises ValueError: it stands for none."""
+    """The value of type *hint* that *value* stands for. Raises ValueError, without it: it stands for none."""
     if hint is Any:
         return value
     origin = get_origin(hint)
@@ -77,7 +77,10 @@ def from_json(value: Any, hint: Any) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _structure(_checked(value, isinstance(value, dict), hint), hint)
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return hint(value)
+        try:
+            return hint(value)
+        except ValueError:  # it quotes the value
+            raise ValueError(f"no {hint.__name__}") from None
     return _scalar(value, hint)
 
 
@@ -87,8 +90,8 @@ def _scalar(value: Any, hint: Any) -> Any:
         _checked(value, isinstance(value, str) or (hint is Decimal and not isinstance(value, bool)), hint)
         try:
             return read(value)
-        except (InvalidOperation, TypeError) as error:
-            raise ValueError(f"no {hint.__name__}") from error
+        except (InvalidOperation, TypeError, ValueError):  # some of them quote the value
+            raise ValueError(f"no {hint.__name__}") from None
     if hint is None or hint is type(None):
         return _checked(value, value is None, hint)
     if hint is float:

@@ -185,14 +185,14 @@ def test_a_full_outbox_raises_and_says_that_nothing_was_sent(make: Callable[...,
     proxy.set_mode(Mode.REFUSE)
     sender = make(outbox_max_messages=2)
     assert [sender.send(RECORD, number).in_outbox for number in (1, 2)] == [True, True]
-    with pytest.raises(OutboxFull, match=r"full \(2 messages, \d+ bytes\); nothing was sent"):
+    with pytest.raises(OutboxFull, match=r"full \(2 messages, \d+ bytes\); it is not stored"):
         sender.send(RECORD, 3)
     assert outbox(sender)["refused"] == 1
 
 
 def test_without_an_outbox_send_raises_and_says_what_is_known(make: Callable[..., Sender], proxy: FaultProxy) -> None:
     sender = make(outbox=None)
-    with pytest.raises(NodeUnavailable, match="nothing was delivered"):
+    with pytest.raises(NodeUnavailable, match="it is not stored"):
         sender.send("NODE-99.audit.record", 1)
     proxy.set_mode(Mode.REFUSE)
     wait_until(lambda: not sender.status()["hosts"][0]["usable"])

@@ -119,7 +119,7 @@ def test_a_full_disk_refuses_what_is_new_and_delivers_what_it_has_once(
         for number in range(20):
             assert sender.send_async(RECORD, number).result(20).in_outbox
         disk.fill()
-        whole = rf"outbox {path} cannot be written: .*{IS_FULL}; nothing was sent"
+        whole = rf"outbox {path} cannot be written: .*{IS_FULL}; the message is not stored"
         for size in (20_000, 2_000, 1):  # its log has room that it has used before
             with pytest.raises(OutboxUnavailable, match=whole):
                 for _ in range(1000):

@@ -13,16 +13,34 @@ from servicebus.client.hosts import HostSelector
 from servicebus.client.nodes import Path
 from servicebus.client.pending import PendingRequests
 from servicebus.client.request import MessageOptions, PendingRequest
-from servicebus.client.request_errors import TooLargeForSome, out_of_time
+from servicebus.client.request_errors import (
+    TooLargeForSome,
+    defect,
+    not_kept,
+    out_of_paths,
+    out_of_time,
+    refused_again,
+)
 from servicebus.client.scheduler import RequestScheduler
-from servicebus.errors import CallTimeout, EnvelopeError, SendRefused, ServiceBusError, ServiceBusy
+from servicebus.errors import (
+    CallInterrupted,
+    CallRefused,
+    CallTimeout,
+    EnvelopeError,
+    OutboxUnavailable,
+    SendRefused,
+    SendUnconfirmed,
+    ServiceBusError,
+    ServiceBusy,
+    UnknownService,
+)
 from servicebus.policy.denials import Denials
 from servicebus.policy.liveness import PingClock
 from servicebus.policy.paths import Health
 from servicebus.policy.size_limit import SizeLimit
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import Kind
-from servicebus.wire.fault import EXPIRED, Fault
+from servicebus.wire.fault import EXPIRED, REFUSED, UNKNOWN_SERVICE, Fault
 
 
 @pytest.mark.parametrize(
@@ -155,3 +173,69 @@ def test_what_the_outbox_delivers_is_too_large_only_when_every_broker_has_said_s
     second.size_limit.learn(100_000, time.monotonic())
     with pytest.raises(EnvelopeError, match="oversized"):
         deliver().wait()
+
+
+# -- what an error says of the request ---------------------------------------------------------------------------------
+
+DONE_TO_IT: dict[str, list[str]] = {
+    "waited": [],
+    "came back": ["published", "not run"],
+    "was lost": ["published"],
+    "came back and was lost": ["published", "not run", "published"],
+    "was lost and came back": ["published", "published", "not run"],
+}
+CLAIMS = ("nothing was sent", "it did not run", "it is not stored")
+
+
+@pytest.mark.parametrize("history", DONE_TO_IT.values(), ids=DONE_TO_IT)
+@pytest.mark.parametrize("kind", [Kind.CALL, Kind.MESSAGE, Kind.CONTROL])
+@pytest.mark.parametrize("is_up", [True, False])
+def test_what_an_error_claims_of_a_request_is_true(kind: Kind, history: list[str], is_up: bool) -> None:
+    """Whichever way a request ends that none of its attempts has answered."""
+    link = FakeLink("mq-a")
+    link.is_usable = is_up
+    links: Any = [link]
+
+    def make() -> PendingRequest:
+        request = PendingRequest(1, "x-1", Address.parse("N.test.it"), kind, b"", timeout_s=5.0)
+        for step in history:
+            if step == "published":
+                link.publish(request, time.monotonic())
+                request.lost(links[0])
+            else:
+                request.not_run()
+        return request
+
+    may_have = history.count("published") > history.count("not run")
+    refusal = CallRefused("N.test.it", "permission-denied", "no")
+    ends: list[Any] = [
+        out_of_paths(make(), links),
+        out_of_time(make(), links, time.monotonic()),
+        defect(make(), KeyError("x")),
+        refused_again(make(), refusal),
+    ]
+    if kind is Kind.MESSAGE:
+        ends.append(not_kept(out_of_paths(make(), links), OutboxUnavailable("/o", "is full")))
+    for error in ends:
+        claims = [claim for claim in CLAIMS if claim in str(error)]
+        assert not (history and "nothing was sent" in claims), error
+        if may_have and kind is not Kind.CONTROL:
+            assert not claims, error
+            assert isinstance(error, (CallInterrupted, SendUnconfirmed, CallTimeout)), error
+        if kind is Kind.MESSAGE:
+            assert "it did not run" not in claims
+        if kind is Kind.CALL:
+            assert "it is not stored" not in claims
+    assert (refused_again(make(), refusal) is refusal) is (not may_have or kind is Kind.CONTROL)
+
+
+@pytest.mark.parametrize("fault", [Fault(REFUSED, "permission-denied: no"), Fault(UNKNOWN_SERVICE, "none")])
+def test_a_refusal_of_one_attempt_says_nothing_of_another_that_was_lost(fault: Fault) -> None:
+    nobody: Any = None
+    request = PendingRequest(1, "x-1", Address.parse("N.test.it"), Kind.CALL, b"", timeout_s=5.0)
+    request.published()  # and its path died
+    request.published()
+    Answers(PendingRequests(), nobody, nobody, nobody, nobody, nobody)._faulted(request, fault, 0, nobody)
+    with pytest.raises(CallInterrupted, match="an attempt may have run, and the next one did not") as caught:
+        request.wait()
+    assert isinstance(caught.value.__cause__, (CallRefused, UnknownService))

@@ -85,6 +85,7 @@ def test_every_error_of_ours_is_thought_of() -> None:
         errors.TransportError,
         errors.CallError,
         errors.RemoteError,
+        errors.InvalidReply,
         errors.LifecycleError,
         errors.JournalUnavailable,  # an agent's own disk or server; no command that asks for something gets it
     }
@@ -92,7 +93,7 @@ def test_every_error_of_ours_is_thought_of() -> None:
         kind = getattr(errors, name)
         if kind not in plain_failures:
             error = kind.__new__(kind)
-            error.kind, error.sent = "refused", True  # what some of them are asked for
+            error.kind, error.sent, error.reason = "refused", True, "stale"  # what some of them are asked for
             assert exit_code_of(error) != ExitCode.FAILED, name
 
 

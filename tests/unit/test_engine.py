@@ -397,5 +397,5 @@ def test_a_request_that_cannot_be_taken_ends_and_the_next_one_goes_on(
         broken.setattr(bus.engine._scheduler, "accept", Mock(side_effect=OverflowError))
         failed = bus.call()
     error = failed.exception()
-    assert isinstance(error, CallError) and "could not be sent: OverflowError" in str(error)
+    assert isinstance(error, CallError) and "a defect ended it: OverflowError" in str(error)
     assert bus.result(bus.call("next")) == '"next"'

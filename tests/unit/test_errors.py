@@ -24,6 +24,21 @@ EXAMPLES: list[tuple[ServiceBusError, dict[str, object], str]] = [
         "'a.b' is not an address NODE.category.name: it has 1 dot",
     ),
     (
+        errors.InvalidReply("N.a.b", "bad-json: NaN is no JSON", [errors.InvalidParam((), "wrong", "int_type")]),
+        {"address": "N.a.b", "reason": "bad-json: NaN is no JSON", "errors": (((), "wrong", "int_type"),)},
+        "N.a.b: it has answered, and the answer cannot be read: bad-json: NaN is no JSON",
+    ),
+    (
+        errors.InvalidParams("N.a.b", [errors.InvalidParam((), "wrong", "int_type")], sent=False),
+        {"sent": False, "count": 1},
+        "N.a.b: refused before it was sent (invalid-params): params: wrong (int_type)",
+    ),
+    (
+        errors.NodeUnavailable("N.a.b", ATTEMPTS[:1], "it did not run"),
+        {"address": "N.a.b"},
+        "N.a.b: node is away: mq-a:5672 connection refused; it did not run",
+    ),
+    (
         errors.SendRefused("N.a.b", ATTEMPTS[:1]),
         {"target": "N.a.b"},
         "no broker took the message to N.a.b: mq-a:5672 connection refused; it is not stored",
@@ -122,12 +137,12 @@ EXAMPLES: list[tuple[ServiceBusError, dict[str, object], str]] = [
     (
         errors.NodeUnavailable("N.c.s", ATTEMPTS[:1]),
         {"address": "N.c.s", "attempts": tuple(ATTEMPTS[:1])},
-        "N.c.s: node is away: mq-a:5672 connection refused; nothing was delivered",
+        "N.c.s: node is away: mq-a:5672 connection refused; nothing was sent",
     ),
     (
         errors.OutboxFull("N.c.s", "/var/out", 100_000, 12_345),
         {"address": "N.c.s", "path": "/var/out", "messages": 100_000, "size": 12_345},
-        "N.c.s: no broker takes it, and outbox /var/out is full (100000 messages, 12345 bytes); nothing was sent",
+        "N.c.s: no broker takes it, and outbox /var/out is full (100000 messages, 12345 bytes); it is not stored",
     ),
     (
         errors.OutboxUnavailable("/var/out", "is in use by another Sender"),

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from functools import partial
+import time
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
 import servicebus.testing
-from servicebus._plain import PlainQueue
+from servicebus._plain import MessageProperties, PlainQueue
 from servicebus.client.plain_client import PlainClient
-from servicebus.client.plain_link import PlainLink
+from servicebus.client.plain_link import PlainJob, PlainLink
 from servicebus.client.plain_sending import PlainPublisher
 from servicebus.configuration import Configuration
-from servicebus.errors import ConfigurationError, NoBrokerAvailable, SendRefused, SendUnconfirmed
+from servicebus.errors import (
+    CallInterrupted,
+    ConfigurationError,
+    NoBrokerAvailable,
+    SendRefused,
+    SendUnconfirmed,
+)
 from servicebus.protocol.plain import PlainProtocol
 from servicebus.runtime.plain_hosts import PlainHosts
 from servicebus.service import ServiceBus
@@ -194,3 +202,59 @@ def test_other_programs_are_no_part_of_the_description() -> None:
     bus.include(others)
     assert not list(bus.contract()) and not list(others.contract())
     assert {PlainClient, PlainLink, PlainProtocol}
+
+
+class ByHand:
+    """A loop whose callbacks run at once, and a link that only remembers what it was given."""
+
+    def __init__(self, *_: Any) -> None:
+        self.is_up = True
+        self.later: list[Any] = []
+
+    def post(self, callback: Any) -> None:
+        callback()
+
+    def call_later(self, _seconds: float, callback: Any) -> None:
+        self.later.append(callback)
+
+    def take(self, job: PlainJob) -> None:
+        job.was_published = True
+
+    def close(self) -> None: ...
+    def drop(self, job: PlainJob) -> None: ...
+    def look(self, now: float) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("is_request", "then", "told"),
+    [
+        (False, ["lost"], SendUnconfirmed),
+        (False, ["lost", "refused"], SendUnconfirmed),
+        (False, ["refused", "refused"], SendRefused),
+        (False, ["refused"], SendUnconfirmed),  # it is on its way over the second one
+        (True, ["lost", "refused"], CallInterrupted),
+        (True, ["refused", "refused"], SendRefused),
+    ],
+)
+@pytest.mark.parametrize("end", ["the deadline", "close"])
+def test_what_may_be_with_a_broker_is_not_said_to_be_nowhere(
+    monkeypatch: pytest.MonkeyPatch, is_request: bool, then: list[str], told: type[Exception], end: str
+) -> None:
+    """A publish over a link that was lost may have arrived, whatever the next broker makes of it."""
+    monkeypatch.setattr("servicebus.client.plain_client.PlainLink", ByHand)
+    loop: Any = ByHand()
+    client = PlainClient(loop, Configuration(CONFIG | {"hosts": ["mq-a", "mq-b"]}), loop)
+    hosts = ["mq-a:5672", "mq-b:5672"]
+    job = PlainJob(
+        "x", "k", b"", MessageProperties(), time.monotonic() - 1, Future(), hosts, is_request=is_request, resend=True
+    )
+    client.submit(job)
+    for what, host in zip(then, hosts, strict=False):
+        if what == "refused":
+            job.was_published = False  # as its link says before
+        getattr(client, what)(job, host, "said no")
+    if end == "close":
+        client.close()
+    for callback in loop.later:
+        callback()
+    assert type(job.future.exception(0)) is told
