@@ -148,6 +148,10 @@ class TextService:
         """The name and the fields (JSON text) of an error that the service declares; None for every other one."""
         raise NotImplementedError
 
+    def shown(self, error: BaseException) -> BaseException:
+        """*error*, which the function has raised, as callers and logs may see it."""
+        return error
+
 
 class UnboundParams(EnvelopeError):
     """Raised by ``TextService.bind()``: what is wrong, as text and as JSON text, both without the values."""

@@ -41,10 +41,9 @@ from servicebus.wire.fault import (
     STOPPING,
     Fault,
     denied,
-    describe,
     fault_from_exception,
 )
-from servicebus.wire.printable import printable
+from servicebus.wire.printable import printable, unshown
 from servicebus.wire.xmlcodec import decode_json
 
 LOG = get_logger(__name__)
@@ -225,8 +224,9 @@ class Execution:
         if isinstance(error, EnvelopeError):
             text = f"{error.reason}: {error.detail}"
         else:
-            text = f"{DEFECT}: its params could not be read: {describe(error)}"
-            LOG.error("%s: the params of %s could not be read", self.name, job.incoming.id, exc_info=error)
+            shown = unshown(error)  # a validator of the program has raised it, most likely, and quotes the value
+            text = f"{DEFECT}: its params could not be read: {shown}"
+            LOG.error("%s: the params of %s could not be read", self.name, job.incoming.id, exc_info=shown)
         fault = Fault(REFUSED, text) if not isinstance(error, UnboundParams) else self._unbound(job, error)
         return self._failed(job, fault, JobResult.NOT_RUN)
 

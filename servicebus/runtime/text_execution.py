@@ -79,6 +79,9 @@ class TextExecution(Execution):
             raise
         return Outcome(job, job.protocol.encode_text(incoming, text))
 
+    def _raised(self, job: Job, error: BaseException) -> Outcome:
+        return super()._raised(job, self._typed.shown(error))
+
     def _is_declared(self, error: BaseException) -> bool:
         return self._typed.declared(error) is not None
 

@@ -8,43 +8,22 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
-from typing import Any, get_args
+from collections.abc import Callable
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import core_schema
 
-from servicebus.errors import InvalidParam
-from servicebus.services import UnboundParams
+from servicebus.typed.problems import is_no_json, unbound
 from servicebus.typed.signature import Signature
-from servicebus.wire.fault import INVALID_PARAMS
-from servicebus.wire.jsontext import MAX_JSON_DEPTH, check_depth, decode_json, encode_json
-from servicebus.wire.printable import printable
+from servicebus.wire.jsontext import MAX_JSON_DEPTH, check_depth, decode_json
 
-__all__ = ["Bound", "binding_function", "make_binder", "problems_of", "value_reader"]
+__all__ = ["Bound", "binding_function", "make_binder", "value_reader"]
 
 Bound = tuple[tuple[Any, ...], dict[str, Any]]
 """The arguments by position and by name."""
 
-_MAX_ERRORS = 100
-_MAX_TEXT_CHARS = 3000
-_MAX_WORD_CHARS = 200
-_MAX_PLACE = 32
-_MAX_SCALARS = 100
 CONSTANT = re.compile(b"NaN|Infinity")
 """What pydantic takes for a number and JSON does not; it may stand in a text."""
-
-_WITH_VALUE = {
-    "union_tag_invalid": "Input does not match any of the expected tags",
-    "uuid_parsing": "Input should be a valid UUID",
-    "url_parsing": "Input should be a valid URL",
-    "url_syntax_violation": "Input violated strict URL syntax rules",
-    "bytes_invalid_encoding": "Data should be valid in its encoding",
-    "timezone_offset": "Input should have the timezone offset that is required",
-}
-"""In place of messages of pydantic that show a part of the value."""
-_OF_PYDANTIC = frozenset(get_args(core_schema.ErrorType)) - {"value_error", "assertion_error"}
-"""All other messages were written by a validator of the program."""
 
 
 def make_binder(signature: Signature) -> Callable[[bytes], Bound]:
@@ -124,60 +103,9 @@ def _check(text: bytes) -> None:
 def _read_again(text: bytes, adapter: TypeAdapter[Any], error: ValidationError) -> Any:
     """The refusal of *text*; or its value, if pydantic's parser did not know the JSON: half of a surrogate pair."""
     value = decode_json(text)
-    if any(each["type"] == "json_invalid" and not each["loc"] for each in _errors(error)):
+    if is_no_json(error):
         try:
             return adapter.validate_python(value)
         except ValidationError as second:
             error = second
-    raise unbound(error) from None
-
-
-def unbound(error: ValidationError) -> UnboundParams:
-    """What the caller is told, as text and as data."""
-    problems = list(problems_of(error))
-    listed = "; ".join(map(str, problems))
-    count = error.error_count()
-    if len(listed) > _MAX_TEXT_CHARS or count > len(problems):
-        listed = f"{count} errors: {listed[:_MAX_TEXT_CHARS]}\u2026"
-    data = encode_json({"count": count, "errors": [[list(each.place), each.message, each.kind] for each in problems]})
-    return UnboundParams(INVALID_PARAMS, listed, data.decode())
-
-
-def problems_of(error: ValidationError) -> Iterator[InvalidParam]:
-    """The first of its errors; no message of them shows the value."""
-    for each in _errors(error)[:_MAX_ERRORS]:
-        kind = each["type"]
-        message = _WITH_VALUE.get(kind, each["msg"])
-        if kind not in _OF_PYDANTIC:
-            message = _without(message, each["input"])
-        place = tuple(part if isinstance(part, int) else _word(part) for part in each["loc"][:_MAX_PLACE])
-        yield InvalidParam(place, _word(message), kind)
-
-
-def _errors(error: ValidationError) -> list[Any]:
-    return error.errors(include_url=False, include_context=False)
-
-
-def _word(text: str) -> str:
-    return printable(text[:_MAX_WORD_CHARS])
-
-
-def _without(message: str, value: Any) -> str:
-    """*message*, which a validator of the program wrote, without the value that it refused, or a part of it."""
-    for scalar in _scalars(value, len(message)):
-        message = re.sub(rf"(?<!\w){re.escape(scalar)}(?!\w)", "\u2026", message)
-    return message
-
-
-def _scalars(value: Any, most_chars: int) -> Iterator[str]:
-    stack, count = [value], 0
-    while stack and count < _MAX_SCALARS:
-        item = stack.pop()
-        if isinstance(item, dict):
-            stack += [*item, *item.values()]
-        elif isinstance(item, (list, tuple)):
-            stack += item
-        elif isinstance(item, (str, int, float)) and not isinstance(item, bool):
-            count += 1
-            if 0 < len(scalar := str(item)) <= most_chars:
-                yield scalar
+    raise unbound(error, value) from None

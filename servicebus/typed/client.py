@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from pydantic import TypeAdapter, ValidationError
@@ -12,10 +12,10 @@ from servicebus._context import GivenContext, checked
 from servicebus._durations import to_seconds
 from servicebus.contracts import ServiceContract
 from servicebus.contracts.mismatch import explained
-from servicebus.errors import ContractMismatch, InvalidParams
+from servicebus.errors import ContractMismatch, InvalidParams, InvalidReply
 from servicebus.sender import Sender
-from servicebus.typed.binding import problems_of
 from servicebus.typed.definition import Definition
+from servicebus.typed.problems import problems_of
 from servicebus.typed.results import plain
 from servicebus.typed.signature import read_signature
 from servicebus.wire.envelope import CALL
@@ -83,22 +83,25 @@ class _RemoteFunction:
         try:
             return plain(self._parameters[name], value)
         except ValidationError as error:
-            problems = [each._replace(place=(name, *each.place)) for each in problems_of(error)]
-            raise InvalidParams(f"{node}.{self.definition.key}", problems) from None
+            problems = [each._replace(place=(name, *each.place)) for each in problems_of(error, value)]
+            raise InvalidParams(f"{node}.{self.definition.key}", problems, sent=False) from None
 
-    def result(self, value: Any) -> Any:
-        """What the function would have returned, or one item of it. Raises pydantic's ValidationError: the node's is
-        another one."""
+    def result(self, node: str, value: Any) -> Any:
+        """What the function would have returned, or one item of it. Raises InvalidReply: the node's is another one."""
         if self._result is None:
             return value
-        return self._result.validate_json(encode_json(value), by_alias=True, by_name=True)
+        try:
+            return self._result.validate_json(encode_json(value), by_alias=True, by_name=True)
+        except ValidationError as error:
+            problems = list(problems_of(error, value))
+        raise InvalidReply(f"{node}.{self.definition.key}", "; ".join(map(str, problems)), problems)
 
     def explain(self, error: BaseException) -> BaseException:
         return explained(error, self.contract) if isinstance(error, ContractMismatch) else error
 
-    def stream(self, asked: Any) -> Any:
+    def stream(self, node: str, asked: Any) -> Any:
         """*asked*, the ItemStream or AsyncItemStream, whose items are what the function yields."""
-        asked.convert = None if self._result is None else self.result
+        asked.convert = None if self._result is None else partial(self.result, node)
         asked.explain = self.explain
         return asked
 
@@ -189,12 +192,12 @@ class Client:
             return self._sender.send(target, params, self._timeout, contract=hash, context=self._context)
         if remote.definition.is_stream:
             asked = self._sender.stream(target, params, self._timeout, contract=hash, context=self._context)
-            return remote.stream(asked)
+            return remote.stream(self._node, asked)
         try:
             _, value = self._sender.call(target, params, self._timeout, contract=hash, context=self._context)
         except ContractMismatch as error:
             raise explained(error, remote.contract)  # noqa: B904 - it is the same error
-        return remote.result(value)
+        return remote.result(self._node, value)
 
 
 class AsyncClient:
@@ -252,7 +255,7 @@ class AsyncClient:
     def _stream(self, remote: _RemoteFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         target, params = f"{self._node}.{remote.definition.key}", remote.params(self._node, args, kwargs)
         how: dict[str, Any] = {"contract": remote.contract.hash, "context": self._context}
-        return remote.stream(self._sender.stream(target, params, self._timeout, **how))
+        return remote.stream(self._node, self._sender.stream(target, params, self._timeout, **how))
 
     async def _ask(self, remote: _RemoteFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         target, params = f"{self._node}.{remote.definition.key}", remote.params(self._node, args, kwargs)
@@ -263,7 +266,7 @@ class AsyncClient:
             _, value = await self._sender.call(target, params, self._timeout, contract=hash, context=self._context)
         except ContractMismatch as error:
             raise explained(error, remote.contract)  # noqa: B904 - it is the same error
-        return remote.result(value)
+        return remote.result(self._node, value)
 
 
 def client_of(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
-from servicebus.errors import ConfigurationError
+from servicebus.errors import ConfigurationError, EnvelopeError
 from servicebus.typed.binding import Bound, make_binder
 from servicebus.typed.results import make_writer
 from servicebus.typed.signature import Signature, read_signature
@@ -63,7 +63,8 @@ class DeclaredError:
             ]
             text = f"{{{','.join(fields)}}}"
         if len(text) > _MAX_DATA_CHARS:
-            raise ValueError(f"the fields take {len(text)} characters, where {_MAX_DATA_CHARS} are allowed")
+            what = f"the fields take {len(text)} characters, where {_MAX_DATA_CHARS} are allowed"
+            raise EnvelopeError("oversized", what)
         return text
 
     def read(self, text: str) -> Exception:

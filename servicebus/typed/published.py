@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from servicebus._context import GivenContext
 from servicebus.contracts import EventContract
 from servicebus.errors import ConfigurationError, InvalidParams
-from servicebus.typed.binding import problems_of
+from servicebus.typed.problems import problems_of
 from servicebus.typed.results import adapter_of, plain
 from servicebus.typed.schema import schema_of
 from servicebus.wire.events import EventName
@@ -83,4 +83,4 @@ class PublishedEvent(Generic[T]):
         try:
             return plain(adapter_of(self._payload), value)
         except ValidationError as error:
-            raise InvalidParams(self.event, list(problems_of(error))) from None
+            raise InvalidParams(self.event, list(problems_of(error, value)), sent=False) from None

@@ -12,9 +12,10 @@ from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError
 
 from servicebus.errors import EnvelopeError
-from servicebus.typed.binding import CONSTANT, unbound
+from servicebus.typed.binding import CONSTANT
+from servicebus.typed.problems import unbound
 from servicebus.wire.jsontext import MAX_JSON_DEPTH, check_depth, decode_json, encode_json
-from servicebus.wire.printable import describe
+from servicebus.wire.printable import unshown
 
 __all__ = ["InvalidResult", "adapter_of", "make_writer", "plain"]
 
@@ -79,17 +80,19 @@ def _converted(result: Any, adapter: TypeAdapter[Any]) -> bytes:
 
     Nothing is raised while another error is handled: its traceback would show the value.
     """
+    cause: Exception | None = None
     try:
         value = adapter.validate_python(result)
         # Not to_json(): half of a surrogate pair, which JSON can say, is no text to it.
         return encode_json(adapter.serializer.to_python(value, mode="json", warnings="error", by_alias=True))
     except ValidationError as error:
-        why = unbound(error).detail
+        why = unbound(error, result).detail
     except (PydanticSerializationError, EnvelopeError):
         why = f"JSON has no word for what is in it ({type(result).__name__})"
-    except Exception as error:  # a validator of the program
-        why = describe(error)
-    raise InvalidResult(f"the service returned what its signature does not allow: {why}")
+    except (Exception, SystemExit) as error:  # a validator of the program
+        cause = unshown(error)
+        why = str(cause)
+    raise InvalidResult(f"the service returned what its signature does not allow: {why}") from cause
 
 
 def _check(text: bytes) -> None:

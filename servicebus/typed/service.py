@@ -7,17 +7,21 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from servicebus._draining import draining, draining_async
 from servicebus.contracts import ServiceContract
-from servicebus.errors import ConfigurationError
+from servicebus.errors import ConfigurationError, EnvelopeError
 from servicebus.services import Request, TextService
 from servicebus.transport.loggers import get_logger
 from servicebus.typed.binding import Bound, make_binder
 from servicebus.typed.declared import DeclaredError
 from servicebus.typed.injection import Injector
-from servicebus.typed.results import make_writer
+from servicebus.typed.problems import without_values
+from servicebus.typed.results import InvalidResult, make_writer
 from servicebus.typed.schema import docs_of, errors_of, params_schema, result_schema
 from servicebus.typed.signature import Signature, read_signature
+from servicebus.wire.printable import unshown
 
 LOG = get_logger(__name__)
 
@@ -126,11 +130,16 @@ class TypedService(TextService):
                 return self._written(known, error)
         return None
 
+    def shown(self, error: BaseException) -> BaseException:
+        """pydantic quotes the value that it refuses."""
+        return without_values(error) if isinstance(error, ValidationError) else error
+
     def _written(self, known: DeclaredError, error: BaseException) -> tuple[str, str] | None:
         try:
             return known.name, known.write(error)
         except Exception as broken:
-            LOG.warning("service %s: the fields of %s cannot be sent: %s", self.name, known.name, broken)
+            why = broken if isinstance(broken, (InvalidResult, EnvelopeError)) else unshown(broken)
+            LOG.warning("service %s: the fields of %s cannot be sent: %s", self.name, known.name, why)
             return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["counted", "describe", "printable"]
+__all__ = ["Unshown", "counted", "describe", "printable", "unshown"]
 
 
 def printable(text: str, *, keep_newlines: bool = False) -> str:
@@ -36,6 +36,15 @@ def describe(error: BaseException) -> str:
     except BaseException as broken:
         text = f"(its text could not be made: {_name(broken)})"
     return f"{_name(error)}: {printable(text)}" if text else _name(error)
+
+
+class Unshown(Exception):
+    """Stands for an error whose text may show a value of the params: its class, and where it was raised, remain."""
+
+
+def unshown(error: BaseException) -> Unshown:
+    """*error* without its text, with its traceback, for logs."""
+    return Unshown(f"{_name(error)} (its text may show a value)").with_traceback(error.__traceback__)
 
 
 def _name(error: BaseException) -> str:
