@@ -165,10 +165,17 @@ def _refuse_default(parameter: inspect.Parameter, name: str) -> None:
 def _whole(bound: list[inspect.Parameter]) -> inspect.Parameter | None:
     if len(bound) != 1 or bound[0].kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
         return None
-    annotation = bound[0].annotation
-    if get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
-    return bound[0] if _is_structure(get_origin(annotation) or annotation) else None
+    kinds = _alternatives(bound[0].annotation)
+    return bound[0] if all(_is_structure(get_origin(each) or each) for each in kinds) else None
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """Those of a union, of whatever name; else *annotation* alone."""
+    while isinstance(annotation, _ALIASES) or get_origin(annotation) is Annotated:
+        _, annotation = _without_wrapper(annotation)
+    if get_origin(annotation) in _UNIONS:
+        return [one for each in get_args(annotation) for one in _alternatives(each)]
+    return [annotation]
 
 
 def _is_structure(kind: Any) -> bool:
