@@ -99,10 +99,13 @@ class NestedSender(MiddlewareSender):
         serving._published = [*serving._published, request]
         return Receipt(request.event_id)
 
+    def _limit_s(self) -> float | None:
+        request = current_request()
+        return None if request is None else request.remaining
+
     def _parse(self, target: str, timeout: float | None) -> tuple[Address, float]:
         address, timeout_s = super()._parse(target, timeout)
-        request = current_request()
-        remaining_s = None if request is None else request.remaining
+        remaining_s = self._limit_s()
         if remaining_s is None:
             return address, timeout_s
         if remaining_s <= 0:

@@ -268,6 +268,10 @@ class Sender(EventPublisher, PlainSending, StreamSource, Discovering):
         """The address, and how long a call that is made now may take."""
         return Address.parse(target), self._config.call_timeout if timeout is None else to_seconds("timeout", timeout)
 
+    def _limit_s(self) -> float | None:
+        """How long what is asked now may take, whatever its timeout is; None for no limit."""
+        return None
+
     def _make_call(
         self, target: str, params: Any, timeout: float | None, reverse: bool, resend: bool,
         hedge_after: float | None, contract: str, context: GivenContext,

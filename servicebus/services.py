@@ -241,7 +241,7 @@ class Request:
 
     @property
     def remaining(self) -> float | None:
-        """Seconds until the caller's deadline, never below 0; None for a message."""
+        """Seconds until the caller's deadline, never below 0; None for a message, and for a stream that has none."""
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     @property

@@ -23,7 +23,7 @@ from servicebus.configuration import Configuration
 @click.argument("address", type=TEXT)
 @params_argument
 @config_option
-@timeout_option("token_max_age of the file")
+@timeout_option("none; --item-timeout bounds each wait")
 @click.option(
     "--item-timeout", type=Seconds(), metavar="SECONDS", help="Seconds to wait for each item; call_timeout of the file."
 )

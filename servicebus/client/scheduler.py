@@ -277,6 +277,8 @@ class RequestScheduler:
         """End what has run out of time."""
 
         def end(request: PendingRequest) -> None:
+            if request.deadline > now:
+                return  # a stream that has begun
             self._canceller.cancel(request)
             self._pending.give_up(request)
             self.end(request, out_of_time(request, self._links, now))

@@ -54,7 +54,8 @@ class StreamPlan(NamedTuple):
     address: str
     opening: Opening
     """Makes the request, on terms and for so many seconds."""
-    timeout_s: float
+    timeout_s: float | None
+    """For all of it; None for no limit."""
     item_timeout_s: float
     prefetch: int
     position: int | None
@@ -74,7 +75,7 @@ class StreamReader:
         """Makes of an error what the caller gets."""
         self._address = plan.address
         self._plan = plan
-        self._deadline = time.monotonic() + plan.timeout_s
+        self._deadline = None if plan.timeout_s is None else time.monotonic() + plan.timeout_s
         self._inbox: StreamInbox | None = None
         self._session: SenderSession | None = None
         self._items: Iterator[Any] = iter(())
@@ -99,10 +100,12 @@ class StreamReader:
             self._leave()
 
     def _open(self, position: int | None) -> None:
-        left_s = self._deadline - time.monotonic()
-        if left_s <= 0:
-            raise CallTimeout(self._address, self._plan.timeout_s)
-        terms = StreamTerms(self._plan.prefetch, WINDOW_BYTES, position)
+        left_s = self._plan.item_timeout_s  # it has to begin by then
+        if self._deadline is not None and self._plan.timeout_s is not None:
+            left_s = self._deadline - time.monotonic()
+            if left_s <= 0:
+                raise CallTimeout(self._address, self._plan.timeout_s)
+        terms = StreamTerms(self._plan.prefetch, WINDOW_BYTES, position, self._deadline is None)
         session, request = self._plan.opening(terms, left_s)
         assert isinstance(request, StreamRequest)
         inbox = StreamInbox(request, self._plan.item_timeout_s)
@@ -235,6 +238,7 @@ class StreamSource(SessionOwner):
 
         def _make(self, address: Address, *what: Any, **how: Any) -> tuple[SenderSession, PendingRequest]: ...
         def _parse(self, target: str, timeout: float | None) -> tuple[Address, float]: ...
+        def _limit_s(self) -> float | None: ...
 
     def stream(
         self,
@@ -253,8 +257,9 @@ class StreamSource(SessionOwner):
         Args:
             target: ``NODE.category.name`` of a service that is a generator.
             params: anything JSON can say.
-            timeout: seconds for all of it, ``token_max_age`` (24 h) by default; the deadline travels with the request.
-            item_timeout: seconds to wait for each item, ``call_timeout`` (300) by default.
+            timeout: seconds for all of it; the deadline travels with the request. None for no limit.
+            item_timeout: seconds to wait for each item, ``call_timeout`` (300) by default. Without *timeout* the stream
+                also has to begin by then.
             prefetch: how many items may be on their way, or wait here to be read; at most about 1 MiB of them.
             position: begin with this item, from 0, as after a StreamInterrupted; only of a service that is
                 ``resumable``.
@@ -274,9 +279,10 @@ class StreamSource(SessionOwner):
         self, form: Callable[..., S], target: str, params: Any, timeout: float | None, item_timeout: float | None,
         prefetch: int, position: int | None, contract: str, context: GivenContext,
     ) -> S:  # fmt: skip
-        given = self._config.token_max_age if timeout is None else timeout
-        address, timeout_s = self._parse(target, given)
         item_timeout_s = self._config.call_timeout if item_timeout is None else to_seconds("item_timeout", item_timeout)
+        given = self._limit_s() if timeout is None else timeout
+        address, limit_s = self._parse(target, given)
+        timeout_s = None if given is None else limit_s
         _check(prefetch, position)
         pairs = OutgoingContext(outgoing_context(context))  # once: it may be asked for again, outside of a service
 

@@ -17,6 +17,7 @@ from concurrent.futures import InvalidStateError
 from contextlib import suppress
 from typing import Any
 
+from servicebus._durations import LONGEST_S
 from servicebus.client.future import MARGIN_S, Awaited, CallFuture
 from servicebus.client.link import Link
 from servicebus.client.pending import PendingRequests
@@ -225,6 +226,8 @@ class Streams:
         path.clock.heard(now)
         path.is_proven = True
         request.resend = False  # it runs: whatever breaks now, what is left is asked for by another call
+        if request.terms.is_open:
+            request.deadline = now + LONGEST_S  # it was for the begin
         inbox.heard_at, inbox.queue, inbox.is_resumable = now, chunk.queue, chunk.is_resumable
         if not inbox.put(chunk):
             self._interrupt(inbox, f"items {inbox.expected} to {chunk.first - 1} did not arrive")

@@ -43,6 +43,8 @@ class StreamRuns(Execution):
 
     def opened(self, job: Job) -> None:
         """*job* begins: its items have somewhere to go."""
+        if job.incoming.stream is not None and job.incoming.stream.is_open:
+            job.deadline = None
         job.output = self.streams.open(job, self._service.resumable)
 
     def done(self, job: Job) -> Outcome:

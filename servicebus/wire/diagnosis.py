@@ -40,7 +40,10 @@ _WORDS = {
     "attempt": (ATTEMPT, "a number from 2 to 999999999 without sign or leading zero; the first is not written"),
     "due": (DUE, f"a number from 1 to {MAX_NUMBER} without sign or leading zero"),
     "contract": (CONTRACT, "24 lower-case hex digits"),
-    "stream": (STREAM, "two or three numbers with commas: items and bytes from 1, and a position"),
+    "stream": (
+        STREAM,
+        "two or three numbers with commas: items and bytes from 1, and a position; then open or nothing",
+    ),
     "retry-after": (NUMBER, _NUMBER_WORDS),
     "clock": (NUMBER, _NUMBER_WORDS),
     "type": (rb"[^<]+", "a word"),

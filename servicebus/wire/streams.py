@@ -45,6 +45,7 @@ _CHUNK = re.compile(
     + rb")</token><items><!\[CDATA\["
 )  # fmt: skip
 _CHUNK_END = b"]]></items></chunk>"
+_OPEN = ",open"
 _SPLIT = CDATA_END + CDATA_START
 
 
@@ -56,6 +57,8 @@ class StreamTerms(NamedTuple):
     """How much may be sent before the first credit; the last item may exceed the bytes."""
     position: int | None = None
     """The number of the first item, from 0, of a stream that goes on; None for one that begins."""
+    is_open: bool = False
+    """The time to live of the call is for the begin alone: what has begun has no deadline."""
 
     @property
     def first(self) -> int:
@@ -63,7 +66,8 @@ class StreamTerms(NamedTuple):
 
     def text(self) -> str:
         """As the attribute of the envelope."""
-        return f"{self.items},{self.bytes}" if self.position is None else f"{self.items},{self.bytes},{self.position}"
+        position = "" if self.position is None else f",{self.position}"
+        return f"{self.items},{self.bytes}{position}{_OPEN if self.is_open else ''}"
 
 
 class Credit(NamedTuple):
@@ -92,7 +96,10 @@ class Chunk:
 
 def read_terms(text: str) -> StreamTerms | None:
     """The terms of *text*, which has the form of the attribute; None for none."""
-    return StreamTerms(*map(int, text.split(","))) if _STREAM.fullmatch(text) else None
+    if not _STREAM.fullmatch(text):
+        return None
+    items, size, *position = map(int, text.removesuffix(_OPEN).split(","))
+    return StreamTerms(items, size, position[0] if position else None, text.endswith(_OPEN))
 
 
 def write_chunk(keyring: Keyring, request_token: str, chunk: Chunk) -> bytes:

@@ -54,7 +54,7 @@ CONTRACT = rb"[0-9a-f]{24}"
 CONTEXT = rb"\{[ -%'-;=?-~]{6,4094}\}"
 """A JSON object, printable ASCII without what XML would have to escape; its pairs are read behind the signature."""
 
-STREAM = rb"[1-9][0-9]{0,8},[1-9][0-9]{0,8}(?:,(?:0|[1-9][0-9]{0,14}))?"
+STREAM = rb"[1-9][0-9]{0,8},[1-9][0-9]{0,8}(?:,(?:0|[1-9][0-9]{0,14}))?(?:,open)?"
 """The terms of a stream (servicebus.wire.streams)."""
 
 # _ is the white space of XML: the \s of Python knows more of it.

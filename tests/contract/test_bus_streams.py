@@ -196,6 +196,12 @@ def test_the_whole_of_it_has_a_deadline(world: World, name: str) -> None:
     world.until(lambda: known(world, mark)[2] == 1)
 
 
+@pytest.mark.parametrize("name", PLAIN)
+def test_one_without_a_deadline_outlives_the_time_in_which_it_has_to_begin(world: World, name: str) -> None:
+    """No token has to be good for it then; ``token_max_age`` was its limit once."""
+    assert list(asked(world, name, {"count": 5, "pause": 0.5}, item_timeout=2)) == list(range(5))
+
+
 def test_a_slow_stream_within_its_times_is_waited_for(world: World) -> None:
     assert list(asked(world, "numbers", {"count": 4, "pause": 0.6}, item_timeout=30)) == [0, 1, 2, 3]
 

@@ -10,7 +10,7 @@ from virtual_bus import NODE, SECRET, TARGET, Node, VirtualBus, virtual_bus
 
 from servicebus.client.streaming import ItemStream
 from servicebus.client.streams import ALIVE_S, SILENT_S, StreamInbox, Streams
-from servicebus.errors import CallTimeout, EnvelopeError, NodeUnavailable, ServiceBusy, StreamInterrupted
+from servicebus.errors import CallTimeout, InvalidReply, NodeUnavailable, ServiceBusy, StreamInterrupted
 from servicebus.protocol.interface import Incoming
 from servicebus.transport.interface import BrokerChannel, Delivery
 from servicebus.transport.memory import MemoryBroker
@@ -189,6 +189,37 @@ def test_an_item_has_its_time(bus: VirtualBus, node: StreamingNode) -> None:
     assert node.cancelled == [node.asked[0][1].id]
 
 
+def test_without_a_time_limit_only_the_begin_has_a_deadline(bus: VirtualBus, node: StreamingNode) -> None:
+    stream = asked(bus, item_timeout=5)
+    incoming = node.asked[0][1]
+    assert incoming.stream is not None and incoming.stream.is_open and (incoming.remaining_s or 0) <= 5
+    for number in range(30):
+        node.chunk(number, number)
+        bus.time.advance(2)
+    node.end(30)
+    assert list(stream) == list(range(30)) and node.cancelled == []
+
+
+def test_what_does_not_begin_in_time_ends_though_no_reader_waits(bus: VirtualBus, node: StreamingNode) -> None:
+    stream = asked(bus, item_timeout=5)
+    bus.time.advance(5.5)
+    assert inbox_of(stream).has_ended and node.cancelled == [node.asked[0][1].id]
+    with pytest.raises(CallTimeout):
+        next(stream)
+
+
+def test_a_time_limit_is_for_all_of_it(bus: VirtualBus, node: StreamingNode) -> None:
+    stream = bus.sender.stream(TARGET, [1], 10, item_timeout=5)
+    bus.time.until(lambda: node.asked)
+    incoming = node.asked[0][1]
+    assert incoming.stream is not None and not incoming.stream.is_open and 9 < (incoming.remaining_s or 0) <= 10
+    for number in range(6):
+        node.chunk(number, number)
+        bus.time.advance(2)
+    with pytest.raises(CallTimeout):
+        list(stream)
+
+
 def test_what_has_not_begun_in_time_says_why(bus: VirtualBus, node: StreamingNode) -> None:
     stream = asked(bus, item_timeout=1)
     next(stream._steps())
@@ -220,7 +251,7 @@ def test_a_chunk_that_does_not_hold_what_it_says_ends_it(bus: VirtualBus, node: 
     body = write_chunk(Keyring([SECRET]), incoming.token, chunk)
     channel.publish("", incoming.reply_to, body, correlation_id=items_id(incoming.id), mandatory=False)
     bus.time.settle()
-    with pytest.raises(EnvelopeError):
+    with pytest.raises(InvalidReply):
         next(stream)
     bus.time.settle()
     assert list(stream) == [] and node.cancelled == [incoming.id]

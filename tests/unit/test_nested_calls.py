@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -49,3 +50,12 @@ def test_a_request_that_has_expired_makes_no_calls(sender: NestedSender) -> None
         sender.call("N.math.add", [1, 2])
     assert "not sent: the deadline of the request" in str(caught.value.__cause__)
     assert sender._session is None, "not even a connection was made"
+
+
+@pytest.mark.parametrize(("remaining_s", "given", "most_s"), [(5.0, None, 5.0), (5.0, 2.0, 2.0), (None, None, None)])
+def test_a_nested_stream_lasts_no_longer_either(
+    sender: NestedSender, remaining_s: float | None, given: float | None, most_s: float | None
+) -> None:
+    serve(remaining_s)
+    plan: Any = sender._stream(lambda plan: plan, str(ADDRESS), None, given, None, 10, None, "", None)
+    assert plan.timeout_s is None if most_s is None else most_s - 1 < plan.timeout_s <= most_s

@@ -119,13 +119,40 @@ def test_a_chunk_has_a_size() -> None:
         decode_chunk(written(), 100)
 
 
-@pytest.mark.parametrize("terms", [StreamTerms(1, 1), StreamTerms(2000, 1 << 20, 0), StreamTerms(5, 7, 10**14)])
+@pytest.mark.parametrize(
+    "terms",
+    [
+        StreamTerms(1, 1),
+        StreamTerms(2000, 1 << 20, 0),
+        StreamTerms(5, 7, 10**14),
+        StreamTerms(1, 1, None, True),
+        StreamTerms(1, 2, 3, True),
+    ],
+)
 def test_terms_travel(terms: StreamTerms) -> None:
     assert read_terms(terms.text()) == terms
     assert stream_mark(terms.text(), CALL) == f' stream="{terms.text()}"'
 
 
-@pytest.mark.parametrize("text", ["", "0,1", "1", "1,0", "1,1,", "1,1,01", "1,1,1,1", "-1,1", "a,b", "1, 1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "0,1",
+        "1",
+        "1,0",
+        "1,1,",
+        "1,1,01",
+        "1,1,1,1",
+        "-1,1",
+        "a,b",
+        "1, 1",
+        "1,open",
+        "1,1,Open",
+        "1,1,open,1",
+        "1,1,open,open",
+    ],
+)
 def test_what_are_no_terms(text: str) -> None:
     assert read_terms(text) is None
     with pytest.raises(EnvelopeError):
