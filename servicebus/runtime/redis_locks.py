@@ -77,6 +77,7 @@ class RedisLocks:
         self._lock = threading.Lock()
         self._asked_again_at = 0.0
         self._renewer: threading.Thread | None = None
+        self._is_closed = threading.Event()
         self._log = RateLimitedLog(LOG, f"locks on {without_password(url)}", period_s=60.0, burst=1)
 
     def __repr__(self) -> str:
@@ -97,6 +98,7 @@ class RedisLocks:
                 return False
             self._fences[lock] = fence
             if self._renewer is None:
+                self._is_closed.clear()
                 self._renewer = threading.Thread(target=self._renew_again, name="servicebus-locks", daemon=True)
                 self._renewer.start()
         return True
@@ -125,11 +127,20 @@ class RedisLocks:
     def look(self) -> None:
         """Nothing to look after: a thread of its own renews the leases, whatever keeps the worker's busy."""
 
+    def close(self) -> None:
+        """Renew nothing any more: what is held ends by itself, within the lease."""
+        with self._lock:
+            self._fences.clear()
+            renewer = self._renewer
+        self._is_closed.set()
+        if renewer is not None:
+            renewer.join()
+
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _renew_again(self) -> None:
         while True:
-            time.sleep(_RENEW_S)
+            self._is_closed.wait(_RENEW_S)
             with self._lock:
                 if not self._fences:  # the next lease begins another thread
                     self._renewer = None

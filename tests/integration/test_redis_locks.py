@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -26,37 +27,33 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture(autouse=True)
-def released(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test leaves held would be renewed until the process ends."""
-    made: list[RedisLocks] = []
-    make = RedisLocks.__init__
-
-    def remember(self: RedisLocks, *how: object, **more: object) -> None:
-        make(self, *how, **more)  # type: ignore[arg-type]
-        made.append(self)
-
-    monkeypatch.setattr(RedisLocks, "__init__", remember)
-    yield
-    for locks in made:
-        locks._fences.clear()
-    wait_until(lambda: not any(thread.name == "servicebus-locks" for thread in threading.enumerate()), 20)
-
-
 @pytest.fixture
 def node() -> str:
     """One that nobody used before."""
     return next(_nodes)
 
 
+@pytest.fixture
+def open_locks(server: RedisServer, node: str) -> Iterator[Callable[[], RedisLocks]]:
+    """Workers of one node. What a test leaves held would be renewed until the process ends."""
+    with ExitStack() as stack:
+
+        def open_one() -> RedisLocks:
+            locks = RedisLocks(server.url, node)
+            stack.callback(locks.close)
+            return locks
+
+        yield open_one
+
+
 class TestRedisLocks(LocksContract):
     @pytest.fixture
-    def open_locks(self, server: RedisServer, node: str) -> Callable[[], Locks]:
-        return lambda: RedisLocks(server.url, node)
+    def open_locks(self, open_locks: Callable[[], RedisLocks]) -> Callable[[], Locks]:
+        return open_locks
 
 
-def test_each_lease_has_a_higher_fence_than_all_before_it(server: RedisServer, node: str) -> None:
-    one, two = RedisLocks(server.url, node), RedisLocks(server.url, node)
+def test_each_lease_has_a_higher_fence_than_all_before_it(open_locks: Callable[[], RedisLocks]) -> None:
+    one, two = open_locks(), open_locks()
     fences: list[int] = []
     for locks, lock in ((one, A), (two, B), (one, B), (two, A)):
         assert locks.take(lock)
@@ -66,8 +63,8 @@ def test_each_lease_has_a_higher_fence_than_all_before_it(server: RedisServer, n
     assert fences == sorted(fences) and len(set(fences)) == 4
 
 
-def test_what_is_held_is_renewed(server: RedisServer, node: str) -> None:
-    holder, other = RedisLocks(server.url, node), RedisLocks(server.url, node)
+def test_what_is_held_is_renewed(open_locks: Callable[[], RedisLocks]) -> None:
+    holder, other = open_locks(), open_locks()
     assert holder.take(A)
     seen = [LEASE_S]
 
@@ -79,8 +76,8 @@ def test_what_is_held_is_renewed(server: RedisServer, node: str) -> None:
     assert not other.take(A)
 
 
-def test_a_lease_that_was_lost_is_said(server: RedisServer, node: str, caplog: pytest.LogCaptureFixture) -> None:
-    holder, other = RedisLocks(server.url, node), RedisLocks(server.url, node)
+def test_a_lease_that_was_lost_is_said(open_locks: Callable[[], RedisLocks], caplog: pytest.LogCaptureFixture) -> None:
+    holder, other = open_locks(), open_locks()
     assert holder.take(A)
     before = holder.fence(A)
     holder._client.delete(f"{holder._prefix}lock:{A}")  # as if it had ended
@@ -102,3 +99,14 @@ def test_while_the_server_is_down_nobody_gets_a_lock(tmp_path: Path, caplog: pyt
         locks.release(A)
         server.start()
         wait_until(lambda: locks.take(B), 20, "it is asked again")
+        locks.close()
+
+
+def test_what_was_closed_is_not_renewed_and_may_take_locks_again(open_locks: Callable[[], RedisLocks]) -> None:
+    closed, other = open_locks(), open_locks()
+    assert closed.take(A)
+    closed.close()
+    assert not any(thread.name == "servicebus-locks" for thread in threading.enumerate())
+    closed._client.delete(f"{closed._prefix}lock:{A}")  # as its lease ends
+    assert other.take(A) and not closed.take(A)
+    assert closed.take(B) and closed.fence(B), "it goes on"
