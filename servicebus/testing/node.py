@@ -157,10 +157,11 @@ class Broker:
         What another program answers on its port does not count.
         """
         timeout_s = to_seconds("timeout_s", timeout_s, zero=False)
-        if self.port not in {port for _, port in listeners(self.pid)}:
-            return False
         try:
             with socket.create_connection((self.host, self.port), timeout_s) as sock:
+                # Only now: to look through its descriptors takes milliseconds, and while it starts nobody listens.
+                if self.port not in {port for _, port in listeners(self.pid)}:
+                    return False
                 sock.settimeout(timeout_s)
                 sock.sendall(_PROTOCOL_HEADER)
                 return bool(sock.recv(8))
