@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
 import time
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import pytest
