@@ -36,9 +36,6 @@ PLAIN_COUNT = 1 << 62
 _FORGOTTEN_S = 60.0
 """For how long the journal knows a run whose message has no id: it cannot come again under the same."""
 
-_incarnation = os.urandom(8).hex()
-_count = itertools.count(1)
-
 
 class ErrorReply(bytes):
     """The body of an answer that says what a service has raised."""
@@ -70,6 +67,8 @@ class PlainProtocol:
         self._keyring = keyring
         self._stamped_for = event_queue(config.node_name, self.subscription)
         self._is_shared = is_shared
+        # Not of the module: workers are forks, and would give different messages the same ids.
+        self._incarnation, self._count = os.urandom(8).hex(), itertools.count(1)
 
     def __repr__(self) -> str:
         return f"<PlainProtocol of {self.subscription}: {self.queue.queue}>"
@@ -113,7 +112,7 @@ class PlainProtocol:
         if delivery.message_id and self.queue.remember_s:
             text = "\0".join((self.queue.host, self.queue.queue, delivery.message_id))
             return make_id(hashlib.sha256(text.encode()).hexdigest()[:16], PLAIN_COUNT), self.queue.remember_s
-        return make_id(_incarnation, next(_count)), _FORGOTTEN_S
+        return make_id(self._incarnation, next(self._count)), _FORGOTTEN_S
 
     def plain_message(self, delivery: Delivery) -> PlainMessage:
         """What its publisher wrote, also if it comes from a delay queue."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import Future
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -25,8 +25,10 @@ from servicebus.errors import (
 from servicebus.protocol.plain import PlainProtocol
 from servicebus.runtime.plain_hosts import PlainHosts
 from servicebus.service import ServiceBus
+from servicebus.transport.interface import Delivery
 from servicebus.transport.plain_script import plain_script
 from servicebus.typed import Services
+from servicebus.wire.signing import Keyring
 
 CONFIG: dict[str, Any] = {"hosts": ["mq-a"], "node_name": "NODE-01", "secret_token": "a secret of the test"}
 OTHERS = [{"name": "legacy", "host": "legacy"}]
@@ -190,6 +192,14 @@ def test_a_host_or_publisher_that_there_is_not_is_refused() -> None:
     bus.include(second)
     with pytest.raises(ConfigurationError, match="already"):
         bus.add_publisher("letters")
+
+
+def test_messages_without_an_id_have_different_ones_in_each_worker() -> None:
+    """Forks of one process gave their first ones the same: the journal took one for a double, and it was lost."""
+    config, keyring, channel = Configuration(CONFIG), Keyring(["a secret of the test"]), cast(Any, None)
+    protocols = [PlainProtocol(config, keyring, "others.work", PlainQueue("q")) for _ in range(2)]
+    ids = [protocol.decode_request(Delivery(channel, 1, b"x")).id for protocol in protocols for _ in range(2)]
+    assert len(set(ids)) == 4
 
 
 def test_other_programs_are_no_part_of_the_description() -> None:
