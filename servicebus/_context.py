@@ -16,18 +16,28 @@ from servicebus.errors import EnvelopeError
 __all__ = [
     "MAX_CONTEXT_BYTES",
     "NO_CONTEXT",
+    "PRIORITY",
     "GivenContext",
     "OutgoingContext",
     "checked",
     "decode_context",
     "encode_context",
     "merged",
+    "priority_in",
+    "priority_of",
+    "with_priority",
+    "written_priority",
 ]
 
 MAX_CONTEXT_BYTES = 4096
 """As JSON text, as it travels."""
 NO_CONTEXT: Mapping[str, str] = MappingProxyType({})
 
+PRIORITY = "priority"
+"""Its key: a digit. So it is signed, and inherited by what a service asks."""
+_HIGHEST = 9
+_WRITTEN = re.compile(r'[{,]"priority":"([0-9])"[,}]')
+"""In a context as it travels. The quotes within a value are escaped."""
 _KEY = re.compile(r"[a-z0-9._-]{1,64}")
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _SHOWN = 40
@@ -61,6 +71,36 @@ def checked(given: GivenContext) -> GivenContext:
     if given is not None:
         encode_context(merged(NO_CONTEXT, given))
     return given
+
+
+def with_priority(given: GivenContext, priority: int | None) -> GivenContext:
+    """*given* with *priority*, from 0 to 9; as it is for None. Raises EnvelopeError: that is no priority."""
+    if priority is None:
+        return given
+    if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= _HIGHEST:
+        raise EnvelopeError("unencodable", f"priority: a whole number from 0 to {_HIGHEST} is wanted, not {priority!r}")
+    pairs = merged(NO_CONTEXT, given or {})
+    pairs[PRIORITY] = str(int(priority))
+    kept = {key: value for key, value in (given or {}).items() if value is None and key != PRIORITY}
+    return OutgoingContext(pairs) if isinstance(given, OutgoingContext) else {**kept, **pairs}
+
+
+def priority_in(pairs: Mapping[str, str] | None) -> int | None:
+    """The priority that a context says; None if it says none."""
+    text = pairs.get(PRIORITY, "") if pairs else ""
+    return int(text) if len(text) == 1 and text in "0123456789" else None
+
+
+def written_priority(text: str) -> int | None:
+    """The same of a context as it travels."""
+    found = _WRITTEN.search(text)
+    return None if found is None else int(found[1])
+
+
+def priority_of(body: bytes) -> int | None:
+    """The same of a whole envelope, of which nothing else is known."""
+    start, end = body.find(b"<context>"), body.find(b"<params>")
+    return written_priority(body[start:end].decode("ascii", "replace")) if 0 <= start < end else None
 
 
 def encode_context(pairs: Mapping[str, str]) -> str:

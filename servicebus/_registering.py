@@ -41,6 +41,7 @@ class Registering(PublisherRegistry):
         resumable: bool | None = None,
         lock: Lock | None = None,
         concurrency: Literal["node"] | None = None,
+        priority: int | None = None,
         authorize: Authorize | None = None,
     ) -> None:
         """Answer calls to ``NODE.category.name`` by ``service.on_call(request, response)``.
@@ -58,6 +59,8 @@ class Registering(PublisherRegistry):
                 (``"account"``, ``"order.id"``, an index), or a function that takes the params and returns a text, a
                 number, or None for no lock.
             concurrency: ``"node"`` runs one call at a time on the node.
+            priority: from 0 to 9: of the calls that say none, where the node has ``priorities``, and of those that a
+                typed client makes.
             authorize: a function that gets the request and its context before anything of the service runs. Only if it
                 returns True does that run; what it refuses, also by ``Deny``, the caller gets as PermissionDenied.
 
@@ -72,7 +75,7 @@ class Registering(PublisherRegistry):
             "lock": lock,
             "concurrency": concurrency,
         }
-        options |= {"resumable": resumable, "authorize": authorize}
+        options |= {"resumable": resumable, "priority": priority, "authorize": authorize}
         self._add(Kind.CALL, category, name, service, options)
 
     def add_message_service(
@@ -85,6 +88,7 @@ class Registering(PublisherRegistry):
         retry: Sequence[float] | None = None,
         lock: Lock | None = None,
         concurrency: Literal["node"] | None = None,
+        priority: int | None = None,
         authorize: Authorize | None = None,
     ) -> None:
         """Handle messages to ``NODE.category.name`` by ``service.on_message(request)``; else as add_rpc_service().
@@ -94,7 +98,7 @@ class Registering(PublisherRegistry):
                 Without it ``retry_schedule`` of the configuration holds.
         """
         options: dict[str, Any] = {"threads": threads, "retry": retry, "lock": lock, "concurrency": concurrency}
-        options["authorize"] = authorize
+        options |= {"priority": priority, "authorize": authorize}
         self._add(Kind.MESSAGE, category, name, service, options)
 
     def add_event_service(
@@ -108,6 +112,7 @@ class Registering(PublisherRegistry):
         retry: Sequence[float] | None = None,
         lock: Lock | None = None,
         concurrency: Literal["node"] | None = None,
+        priority: int | None = None,
         authorize: Authorize | None = None,
     ) -> None:
         """Handle events by ``service.on_message(request)``; else as add_message_service().
@@ -125,7 +130,7 @@ class Registering(PublisherRegistry):
             "concurrency": concurrency,
             "events": events,
         }
-        options["authorize"] = authorize
+        options |= {"priority": priority, "authorize": authorize}
         self._add(Kind.MESSAGE, category, name, service, options)
 
     def add_message_services(self, category: str, name: str, service: Any) -> None:

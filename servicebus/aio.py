@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from servicebus._async_discovering import AsyncDiscovering
 from servicebus._async_streaming import AsyncItemStream, AsyncStreaming
-from servicebus._context import GivenContext
+from servicebus._context import GivenContext, with_priority
 from servicebus._steps import Middleware, Outgoing, outgoing_of, run_steps, steps_of
 from servicebus.client.found import Discovered, Gathered, NodeInfo, ServiceInfo
 from servicebus.client.future import Receipt
@@ -88,17 +88,10 @@ class AsyncSender(AsyncStreaming, AsyncDiscovering):
     # -- calls ---------------------------------------------------------------------------------------------------
 
     async def call(
-        self,
-        target: str,
-        params: Any = None,
-        timeout: float | None = None,
-        reverse: bool = False,
-        *,
-        resend: bool = True,
-        hedge_after: float | None = None,
-        contract: str = "",
-        context: GivenContext = None,
-    ) -> tuple[int, Any]:
+        self, target: str, params: Any = None, timeout: float | None = None, reverse: bool = False, *,
+        resend: bool = True, hedge_after: float | None = None, contract: str = "", context: GivenContext = None,
+        priority: int | None = None,
+    ) -> tuple[int, Any]:  # fmt: skip
         """Call a service and wait for its answer. Cancelling the task cancels the call at the node.
 
         Args:
@@ -113,6 +106,8 @@ class AsyncSender(AsyncStreaming, AsyncDiscovering):
             contract: the hash of the contract of the service that this program was built against, if it knows one.
             context: text pairs that travel beside the params, and on to what the service asks; at most 4 KiB. Within a
                 service they are added to those of its request, and None takes one of those out. See docs/context.
+            priority: from 0 to 9; of those that wait at a node with ``priorities`` the highest comes first. Without it
+                that of the request which is being served holds. See docs/priorities.
 
         Returns:
             The event id (this Sender's own count, from 1) and the service's result.
@@ -126,6 +121,7 @@ class AsyncSender(AsyncStreaming, AsyncDiscovering):
             CallInterrupted: its path died, and whether it ran is unknown.
             CallTimeout: the deadline passed.
         """
+        context = with_priority(context, priority)
         if self._steps:
             how: dict[str, Any] = {"timeout": timeout, "reverse": reverse, "resend": resend, "hedge_after": hedge_after}
             how["contract"] = contract
@@ -149,6 +145,7 @@ class AsyncSender(AsyncStreaming, AsyncDiscovering):
         expires: float | None = None,
         contract: str = "",
         context: GivenContext = None,
+        priority: int | None = None,
     ) -> Receipt:
         """Send a message; returns once a broker has confirmed it in the node's durable queue, or the outbox has it.
 
@@ -159,7 +156,7 @@ class AsyncSender(AsyncStreaming, AsyncDiscovering):
             delay: seconds from now before which it is not handled; less than ``token_max_age``. None for at once.
             expires: seconds from now after which it is not worth handing to a broker any more; ``token_max_age`` by
                 default, and at most.
-            contract, context: as of ``call()``.
+            contract, context, priority: as of ``call()``.
 
         Returns:
             Its event id, an int with the place of the message: ``confirmed_by`` and ``in_outbox``.
@@ -171,6 +168,7 @@ class AsyncSender(AsyncStreaming, AsyncDiscovering):
             SendRefused: every broker that answers refused it, its queue is full for example; it is not stored.
             SendUnconfirmed: it was published, but no broker confirmed it in time; whether it is stored is unknown.
         """
+        context = with_priority(context, priority)
         if self._steps:
             how: dict[str, Any] = {"timeout": timeout, "delay": delay, "expires": expires, "contract": contract}
             return await self._stepped(self._plain().send, outgoing_of("message", target, params, context), how)  # type: ignore[no-any-return]
@@ -181,9 +179,10 @@ class AsyncSender(AsyncStreaming, AsyncDiscovering):
 
     async def publish(
         self, event: str, params: Any = None, timeout: float | None = None, *, delay: float | None = None,
-        expires: float | None = None, contract: str = "", context: GivenContext = None,
+        expires: float | None = None, contract: str = "", context: GivenContext = None, priority: int | None = None,
     ) -> Receipt:  # fmt: skip
         """Publish an event. Arguments, result and errors are those of ``Sender.publish()``."""
+        context = with_priority(context, priority)
         if self._steps:
             how: dict[str, Any] = {"timeout": timeout, "delay": delay, "expires": expires, "contract": contract}
             return await self._stepped(self._plain().publish, outgoing_of("event", event, params, context), how)  # type: ignore[no-any-return]

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from servicebus._context import GivenContext
+from servicebus._context import GivenContext, with_priority
 from servicebus._discovering import Discovering
 from servicebus._durations import to_seconds
 from servicebus.client.found import Discovered, Gathered, NodeInfo, ServiceInfo
@@ -91,6 +91,7 @@ class Sender(EventPublisher, PlainSending, StreamSource, Discovering):
         hedge_after: float | None = None,
         contract: str = "",
         context: GivenContext = None,
+        priority: int | None = None,
     ) -> tuple[int, Any]:
         """Call a service and wait for its answer.
 
@@ -106,6 +107,8 @@ class Sender(EventPublisher, PlainSending, StreamSource, Discovering):
             contract: the hash of the contract of the service that this program was built against, if it knows one.
             context: text pairs that travel beside the params, and on to what the service asks; at most 4 KiB. Within a
                 service they are added to those of its request, and None takes one of those out. See docs/context.
+            priority: from 0 to 9; of those that wait at a node with ``priorities`` the highest comes first. Without it
+                that of the request which is being served holds. See docs/priorities.
 
         Returns:
             The event id (this Sender's own count, from 1) and the service's result.
@@ -119,6 +122,7 @@ class Sender(EventPublisher, PlainSending, StreamSource, Discovering):
             CallInterrupted: its path died, and whether it ran is unknown.
             CallTimeout: the deadline passed.
         """
+        context = context if priority is None else with_priority(context, priority)
         session, request = self._make_call(target, params, timeout, reverse, resend, hedge_after, contract, context)
         return session.engine.ask(request)  # type: ignore[no-any-return]
 
@@ -133,6 +137,7 @@ class Sender(EventPublisher, PlainSending, StreamSource, Discovering):
         hedge_after: float | None = None,
         contract: str = "",
         context: GivenContext = None,
+        priority: int | None = None,
     ) -> Future[Any]:
         """The same without waiting: a Future of ``(event id, result)``.
 
@@ -141,6 +146,7 @@ class Sender(EventPublisher, PlainSending, StreamSource, Discovering):
         still. What they raise is logged, and ends nothing. A thread that waits in ``result()`` without a timeout
         may read the answers itself. Cancelling it cancels the call at the node, too.
         """
+        context = with_priority(context, priority)
         return submit(*self._make_call(target, params, timeout, reverse, resend, hedge_after, contract, context))
 
     # -- messages ------------------------------------------------------------------------------------------------
@@ -155,6 +161,7 @@ class Sender(EventPublisher, PlainSending, StreamSource, Discovering):
         expires: float | None = None,
         contract: str = "",
         context: GivenContext = None,
+        priority: int | None = None,
     ) -> Receipt:
         """Send a message; returns once a broker has confirmed it in the node's durable queue, or the outbox has it.
 
@@ -163,7 +170,7 @@ class Sender(EventPublisher, PlainSending, StreamSource, Discovering):
             delay: seconds from now before which it is not handled; less than ``token_max_age``. None for at once.
             expires: seconds from now after which it is not worth handing to a broker any more; ``token_max_age`` by
                 default, and at most.
-            contract, context: as of ``call()``.
+            contract, context, priority: as of ``call()``.
 
         Returns:
             Its event id, an int with the place of the message: ``confirmed_by`` and ``in_outbox``.
@@ -175,6 +182,7 @@ class Sender(EventPublisher, PlainSending, StreamSource, Discovering):
             SendRefused: every broker that answers refused it, its queue is full for example; it is not stored.
             SendUnconfirmed: it was published, but no broker confirmed it in time; whether it is stored is unknown.
         """
+        context = with_priority(context, priority)
         session, request = self._make_message(target, params, timeout, delay, expires, contract, context)
         return session.engine.ask(request)  # type: ignore[no-any-return]
 
@@ -188,8 +196,10 @@ class Sender(EventPublisher, PlainSending, StreamSource, Discovering):
         expires: float | None = None,
         contract: str = "",
         context: GivenContext = None,
+        priority: int | None = None,
     ) -> Future[Any]:
         """The same without waiting: a Future of the Receipt."""
+        context = with_priority(context, priority)
         return submit(*self._make_message(target, params, timeout, delay, expires, contract, context))
 
     def client(

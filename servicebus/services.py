@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
-from servicebus._context import NO_CONTEXT, GivenContext, OutgoingContext, encode_context, merged
+from servicebus._context import NO_CONTEXT, GivenContext, OutgoingContext, encode_context, merged, priority_in
 from servicebus._fate import Fate
 from servicebus._plain import PlainMessage
 from servicebus._raised import Deny, Reject, Requeue, Retry
@@ -66,6 +66,8 @@ class RpcService:
     """What never runs twice at a time on the node; may be a method that gets the params."""
     concurrency: Literal["node"] | None = None
     """``"node"``: never two calls at a time on the node."""
+    priority: int = 0
+    """Of the calls that say none, on a node with ``priorities``."""
     authorize: Authorize | None = None
     """Whether a request may be served; may be a method."""
     params_type: Any = None
@@ -101,6 +103,8 @@ class MessageService:
     """What never runs twice at a time on the node; may be a method that gets the params."""
     concurrency: Literal["node"] | None = None
     """``"node"``: never two messages at a time on the node."""
+    priority: int = 0
+    """Of the messages that say none, on a node with ``priorities``."""
     authorize: Authorize | None = None
     params_type: Any = None
     """Both as those of an RpcService."""
@@ -228,6 +232,11 @@ class Request:
     def context(self) -> Mapping[str, str]:
         """The text pairs that came with it, read-only. What is asked while it is served carries them, too."""
         return self._context
+
+    @property
+    def priority(self) -> int:
+        """From 0 to 9, as its sender says; 0 if it says nothing. What is asked while it is served has it, too."""
+        return priority_in(self._context) or 0
 
     def add_context(self, pairs: Mapping[str, str | None]) -> None:
         """Add *pairs* to ``context``, from now on; None takes a key out. For middleware, mostly.

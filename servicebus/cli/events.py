@@ -120,7 +120,7 @@ def _drop(session: Session, configuration: Configuration, queue: str, *, force: 
     if not force:
         _refuse_if_used(session, queue, facts)
     # Of a classic queue the broker looks and deletes in one step; quorum queues do not know these conditions.
-    is_looked_at = not force and type_of(session, configuration, queue)[0] == "classic"
+    is_looked_at = not force and type_of(session, configuration, queue)[0].startswith("classic")
     try:
         with session.channel() as channel:
             step = delete_queue(queue, if_unused=is_looked_at, if_empty=is_looked_at)

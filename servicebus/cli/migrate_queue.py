@@ -47,13 +47,14 @@ def migrate_queue(
     node: str | None,
     dry_run: bool,
 ) -> None:
-    """Move the messages of a node's queues on the broker HOST into queues of the type that queue_type says.
+    """Move the messages of a node's queues on the broker HOST into queues of the type that queue_type says, with the
+    priorities that it wants.
 
     For NODE.messages, its delay queues and NODE.dead, and for those of its subscriptions to events that were noted on
     this machine, under the names they have. On RabbitMQ 4 a quorum queue with a
     delivery limit is moved into one without. No message is lost, whatever is killed; after an interruption run it
-    again. Agents that have the new queue_type wait for this command; while others consume the old queues it changes
-    nothing.
+    again. Agents that have the new queue_type or priorities wait for this command; while others consume the old queues
+    it changes nothing.
     """
     from servicebus.operations.migrate import look_at_all  # here, so that --help does not wait for pika
     from servicebus.operations.queue_mover import LARGEST_BYTES
@@ -122,7 +123,9 @@ def _moved(session: Session, configuration: Configuration, found: QueueStatus, p
 
 
 def _line(before: QueueStatus, after: QueueStatus, configuration: Configuration) -> str:
-    wanted = configuration.message_queue_type
+    from servicebus.operations.queue_types import wanted_type
+
+    wanted = wanted_type(configuration, before.queue)
     if before.state == "missing":
         return f"{before.queue:<32} not there"
     if before.state == "fine":

@@ -99,6 +99,7 @@ class LinkChannels:
                 correlation_id=wire_id,
                 reply_to=DIRECT_REPLY_TO,
                 expiration_ms=expiration_ms,
+                priority=outgoing.priority,
             )
 
     def publish_message(self, outgoing: OutgoingPublish, request: PendingRequest) -> None:
@@ -121,6 +122,7 @@ class LinkChannels:
             message_id=request.id,
             persistent=True,
             headers=outgoing.headers,
+            priority=outgoing.priority,
         )
         if not number:  # the channel is closed, and its end not told yet: then it comes back with the others
             self._held.append((outgoing, request))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+from servicebus._context import priority_of, written_priority
 from servicebus.client.channels import LinkChannels
 from servicebus.client.nodes import Path
 from servicebus.client.request import PendingRequest
@@ -289,6 +290,10 @@ class Link:
         path.used_at = self.used_at = now
         self.active[path.node] = path
         assert self._channels is not None
+        if request.context:
+            outgoing = outgoing._replace(priority=written_priority(request.context))
+        elif is_message and request.options is not None and request.options.row:  # all that is known is its body
+            outgoing = outgoing._replace(priority=priority_of(outgoing.body))
         if is_message:
             self._channels.publish_message(outgoing, request)
             return

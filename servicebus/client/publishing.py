@@ -6,7 +6,7 @@ import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from servicebus._context import GivenContext
+from servicebus._context import GivenContext, with_priority
 from servicebus._durations import to_seconds
 from servicebus.client.future import Receipt
 from servicebus.client.request import PendingRequest
@@ -35,6 +35,7 @@ class EventPublisher(SessionOwner):
         expires: float | None = None,
         contract: str = "",
         context: GivenContext = None,
+        priority: int | None = None,
     ) -> Receipt:
         """Publish an event; returns once a broker has stored it for every subscription that it knows.
 
@@ -51,7 +52,7 @@ class EventPublisher(SessionOwner):
             expires: seconds from now after which it is not worth handing to a broker any more; ``token_max_age`` by
                 default, and at most.
             contract: the hash of the contract that this program was built against, if it knows one.
-            context: as of ``call()``.
+            context, priority: as of ``call()``.
 
         Returns:
             Its event id, an int that says where it is: ``confirmed_by``, ``subscribers`` and ``in_outbox``.
@@ -64,6 +65,7 @@ class EventPublisher(SessionOwner):
                 have it.
             SendUnconfirmed: no broker confirmed it in time; whether it is stored is unknown.
         """
+        context = with_priority(context, priority)
         session, request = self._make_event(event, params, timeout, delay, expires, contract, context)
         return self._collected(request) or session.engine.ask(request)
 
@@ -77,8 +79,10 @@ class EventPublisher(SessionOwner):
         expires: float | None = None,
         contract: str = "",
         context: GivenContext = None,
+        priority: int | None = None,
     ) -> Future[Any]:
         """The same without waiting: a Future of the Receipt."""
+        context = with_priority(context, priority)
         session, request = self._make_event(event, params, timeout, delay, expires, contract, context)
         receipt = self._collected(request)
         if receipt is None:

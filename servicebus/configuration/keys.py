@@ -33,6 +33,7 @@ KEYS: dict[str, Key] = {
     "virtual_host": Key(checks.short_name, "/"),
     "exchange_name": Key(checks.short_name, "servicebus"),
     "queue_type": Key(checks.one_of("classic", "quorum"), "classic", "message_queue_type"),
+    "priorities": Key(checks.flag, False),
     # Connections.
     "socket_timeout": Key(_time, 5.0),
     "heartbeat_interval": Key(checks.whole(1, 65535), 5),

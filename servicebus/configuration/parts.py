@@ -10,7 +10,12 @@ from servicebus.configuration.bridges import QUEUE_OPTIONS
 from servicebus.configuration.section import Section, show
 from servicebus.configuration.values import LoggingSettings, Secret, ServiceEntry
 
-_BOTH_KINDS = {"threads": checks.whole(1, 1024), "lock": checks.text, "concurrency": checks.one_of("node")}
+_BOTH_KINDS = {
+    "threads": checks.whole(1, 1024),
+    "lock": checks.text,
+    "concurrency": checks.one_of("node"),
+    "priority": checks.whole(0, 9),
+}
 SERVICE_OPTIONS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "rpc": {**_BOTH_KINDS, "idempotent": checks.flag, "resumable": checks.flag},
     "message": {**_BOTH_KINDS, "retry": checks.retry_schedule},

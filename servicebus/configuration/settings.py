@@ -52,6 +52,7 @@ class Configuration:
     """``node_name`` was given, and is not this machine's host name."""
     exchange_name: str
     message_queue_type: Literal["classic", "quorum"]
+    priorities: bool
     port: int
     ssl_port: int
     use_ssl: bool

@@ -33,7 +33,7 @@ from typing import Any
 from servicebus.configuration import Configuration
 from servicebus.errors import ServiceBusError, TransportError
 from servicebus.operations.queue_mover import OnMoved, QueueMover
-from servicebus.operations.queue_types import LIMITED, declaration_of, type_of
+from servicebus.operations.queue_types import LIMITED, declaration_of, type_of, wanted_type
 from servicebus.operations.session import Session
 from servicebus.operations.session_channel import SessionChannel
 from servicebus.transport.interface import ExchangeKind, Step
@@ -158,7 +158,8 @@ class Migration:
         if not after.is_done:
             raise ServiceBusError(
                 f"{self._session.host.name}: queue {self._name} was made again and is {after.current} still, where "
-                f"queue_type says {self._config.message_queue_type}; does the virtual host have a default queue type?"
+                f"the configuration says {wanted_type(self._config, self._name)}; does the virtual host have a default "
+                "queue type?"
             )
         return after
 
@@ -200,7 +201,8 @@ class Migration:
         node = self._config.node_name
         if current == LIMITED and self._config.message_queue_type == "quorum":  # which the agents take as it is
             return f"stop the agents of node {node}"
-        return f"give the agents of node {node} the new queue_type first: they then wait for this command"
+        key = "priorities" if "priorities" in wanted_type(self._config, self._name) + current else "queue_type"
+        return f"give the agents of node {node} the new {key} first: they then wait for this command"
 
     # -- from the old queue into the one beside it ---------------------------------------------------------------------
 
@@ -215,7 +217,7 @@ class Migration:
         self._unbind(self._name)
         for _ in range(_ROUNDS):
             self._move(self._name, self._moving, _ROUND)
-            if self._delete_empty(self._name) if current == "classic" else self._delete_unwanted(current):
+            if self._delete_empty(self._name) if current.startswith("classic") else self._delete_unwanted(current):
                 return
         raise MigrationBlocked(
             f"{self._session.host.name}: messages come into queue {self._name} faster than they can be moved; "

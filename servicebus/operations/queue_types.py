@@ -11,9 +11,11 @@ from servicebus.operations.session import Session
 from servicebus.policy.broker_versions import has_delivery_limit, read_version
 from servicebus.transport.interface import Step
 from servicebus.transport.steps import declare_queue
-from servicebus.transport.stored import stored_arguments
+from servicebus.transport.stored import PRIORITY_ARGUMENTS, has_priorities, stored_arguments
 
-__all__ = ["LIMITED", "declaration_of", "type_of"]
+__all__ = ["LIMITED", "PRIORITIZED", "declaration_of", "type_of", "wanted_type"]
+
+PRIORITIZED = "classic with priorities"
 
 LIMITED = "quorum with a delivery limit"
 """RabbitMQ 4 has one by default, and it cannot be changed on a queue that is there."""
@@ -21,7 +23,12 @@ LIMITED = "quorum with a delivery limit"
 
 def declaration_of(session: Session, config: Configuration, name: str) -> Step:
     """As the configuration wants it, on this broker."""
-    return declare_queue(name, durable=True, arguments=stored_arguments(config, session.server_version))
+    return declare_queue(name, durable=True, arguments=stored_arguments(config, session.server_version, name))
+
+
+def wanted_type(config: Configuration, name: str) -> str:
+    """How ``type_of()`` calls it if it is as the configuration wants it."""
+    return PRIORITIZED if has_priorities(config, name) else config.message_queue_type
 
 
 def _known_types(session: Session) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -36,6 +43,7 @@ def _known_types(session: Session) -> Iterator[tuple[str, dict[str, Any]]]:
     else:
         yield "quorum", plain
     yield "classic", {}
+    yield PRIORITIZED, PRIORITY_ARGUMENTS
 
 
 def type_of(session: Session, config: Configuration, name: str) -> tuple[str, bool]:
@@ -43,9 +51,9 @@ def type_of(session: Session, config: Configuration, name: str) -> tuple[str, bo
 
     A declaration that fits changes nothing; one that does not is refused.
     """
-    wanted = config.message_queue_type
+    wanted = wanted_type(config, name)
     is_accepted = _accepts(session, name, declaration_of(session, config, name))
-    if is_accepted and wanted != "classic":
+    if is_accepted and not wanted.startswith("classic"):
         return wanted, True
     for kind, arguments in _known_types(session):
         if _accepts(session, name, declare_queue(name, durable=True, arguments=arguments)):

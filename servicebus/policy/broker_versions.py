@@ -11,6 +11,7 @@ Version = tuple[int, int, int]
 _ASKS_ALL_MEMBERS: tuple[Version, Version] = (3, 12, 0), (4, 1, 5)
 _NO_MIRRORS: Version = (4, 0, 0)
 _DELIVERY_LIMIT: Version = (4, 0, 0)
+_QUORUM_PRIORITIES: Version = (4, 0, 0)
 
 
 def read_version(text: str) -> Version | None:
@@ -24,11 +25,16 @@ def has_delivery_limit(version: Version | None) -> bool:
     return version is not None and version >= _DELIVERY_LIMIT
 
 
-def warnings_for(version: Version, *, is_cluster: bool, queue_type: str) -> list[str]:
+def warnings_for(version: Version, *, is_cluster: bool, queue_type: str, has_priorities: bool = False) -> list[str]:
     """One sentence for each thing that an operator should change."""
-    if not is_cluster:
-        return []
     found = []
+    if has_priorities and queue_type == "quorum" and version < _QUORUM_PRIORITIES:
+        found.append(
+            "its quorum queues know no priorities, so messages and events come in the order in which they were sent: "
+            "use RabbitMQ 4.0 or later, where they know two (0 to 4, 5 to 9), or set queue_type: classic"
+        )
+    if not is_cluster:
+        return found
     begins, ends = _ASKS_ALL_MEMBERS
     if begins <= version < ends:
         found.append(

@@ -32,6 +32,7 @@ class OutgoingPublish(NamedTuple):
     routing_key: str
     body: bytes
     headers: Mapping[str, Any] | None = None
+    priority: int | None = None
 
 
 class Pong(NamedTuple):

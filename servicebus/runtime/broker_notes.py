@@ -21,7 +21,8 @@ class BrokerNotes:
         self._exchange = config.exchange_name
         self._queue_type = config.message_queue_type
         self._told: set[str] = set()
-        self._has_told_limited = False
+        self._has_told_limited = self._has_told_otherwise = False
+        self._has_priorities = config.priorities
 
     def tell(self, version_text: str) -> None:
         """The broker, or the member that is connected to, says that it is of this version."""
@@ -29,8 +30,30 @@ class BrokerNotes:
         if version is None or version_text in self._told:
             return
         self._told.add(version_text)
-        for warning in warnings_for(version, is_cluster=bool(self._host.members), queue_type=self._queue_type):
+        for warning in warnings_for(
+            version,
+            is_cluster=bool(self._host.members),
+            queue_type=self._queue_type,
+            has_priorities=self._has_priorities,
+        ):
             LOG.warning("%s: RabbitMQ %s: %s", self._host.name, ".".join(map(str, version)), warning)
+
+    def tell_otherwise(self, queue: str) -> None:
+        """Others of the node have declared *queue*, that of calls, with priorities and we do not, or without them."""
+        if self._has_told_otherwise:
+            return
+        self._has_told_otherwise = True
+        have = "without priorities" if self._has_priorities else "with priorities"
+        LOG.warning(
+            "%s: others of node %s have made queue %s %s; it is used as it is until all have left it: give all of them "
+            "the same 'priorities', then run: servicebus drain %s, and servicebus undrain %s",
+            self._host.name,
+            self._node,
+            queue,
+            have,
+            self._host.name,
+            self._host.name,
+        )
 
     def tell_limited(self, queue: str) -> None:
         """*queue* was declared before, with the delivery limit that the broker has by default."""

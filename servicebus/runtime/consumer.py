@@ -84,7 +84,8 @@ class NodeConsumer:
             timeout_s=config.socket_timeout,
             handshake_timeout_s=max(config.socket_timeout, _HANDSHAKE_S),
         )
-        self._transient = TransientQueues(config, len(host.members))
+        self._notes = BrokerNotes(host, config)
+        self._transient = TransientQueues(config, len(host.members), self._notes.tell_otherwise)
         self.stored: StoredQueues | None = None
         self._publisher: Publisher | None = None
         self._subscriptions: Subscriptions | None = None
@@ -92,7 +93,6 @@ class NodeConsumer:
         self._echo_queue = ""
         self._echo_progress: EchoProgress | None = None
         self._outage_log = OutageLog()
-        self._notes = BrokerNotes(host, config)
         self._limit = SizeLimit()
         self._extra_subscriptions: list[Subscription] = []
         self.message_protocol: AgentProtocol = control.protocol
@@ -199,7 +199,8 @@ class NodeConsumer:
         self._echo_queue = self._transient.own = queue
 
     def is_worth_another_try(self, refused: str) -> bool:
-        return self.stored is not None and self.stored.is_worth_another_try(refused)
+        queues = (self._transient, self.stored)
+        return any(each.is_worth_another_try(refused) for each in queues if each is not None)
 
     def subscription_waits(self, reason: str) -> None:
         self._outage_log.tell(self.connections.member.place, reason, "topology")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
+from servicebus._context import priority_in
 from servicebus.protocol.plain import PlainProtocol
 from servicebus.transport.interface import Delivery
 from servicebus.transport.loop import nothing
@@ -135,6 +136,14 @@ class Job(PendingDelivery):
     def event(self) -> str:
         """The name of the event that it is; "" for everything else."""
         return self.incoming.event
+
+    @property
+    def priority(self) -> int:
+        """From 0 to 9: its sender's, or else that of its service. Only a node with ``priorities`` asks for it."""
+        given = priority_in(self.incoming.context)
+        if given is None:
+            return 0 if self.service is None else self.service.service.priority
+        return given
 
     @property
     def position(self) -> int:

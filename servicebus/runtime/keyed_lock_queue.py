@@ -18,10 +18,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from servicebus.runtime.job import Job, Outcome
 from servicebus.runtime.node_locks import Locks
+from servicebus.runtime.priority_inbox import line_up
 
 __all__ = ["KeyedLockQueue", "Task"]
 
@@ -49,6 +51,10 @@ class Task:
         return self.job.is_cancelled or (self.job.deadline is not None and now > self.job.deadline)
 
 
+_priority: Callable[[Job], int] = attrgetter("priority")
+_priority_of_task: Callable[[Task], int] = attrgetter("job.priority")
+
+
 @dataclass(slots=True)
 class _LockQueue:
     """The jobs that wait for one lock."""
@@ -70,8 +76,9 @@ class KeyedLockQueue:
         read: looks into a job; called in the service's threads, one at a time. It does not raise.
     """
 
-    def __init__(self, read: Callable[[Job], Task], locks: Locks):
+    def __init__(self, read: Callable[[Job], Task], locks: Locks, *, has_priorities: bool = False):
         self._read = read
+        self._has_priorities = has_priorities
         self._locks = locks
         self._changed = threading.Condition(threading.Lock())
         self._arrived: deque[Job] = deque()
@@ -96,7 +103,10 @@ class KeyedLockQueue:
 
     def put(self, job: Job) -> None:
         with self._changed:
-            self._arrived.append(job)
+            if self._has_priorities:
+                line_up(self._arrived, job, _priority)
+            else:
+                self._arrived.append(job)
             self._changed.notify()
 
     def take_arrived(self) -> list[Job]:
@@ -200,7 +210,10 @@ class KeyedLockQueue:
                 self._ready.append(task)
                 return
             self._wait_for(lock, queue, _FIRST_PAUSE_S)
-        queue.tasks.append(task)
+        if self._has_priorities:
+            line_up(queue.tasks, task, _priority_of_task)
+        else:
+            queue.tasks.append(task)
         self._look_by(math.inf if task.job.deadline is None else task.job.deadline)
 
     def _take(self, lock: int, queue: _LockQueue) -> bool:

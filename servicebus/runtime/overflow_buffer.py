@@ -33,9 +33,11 @@ class OverflowBuffer:
 
     Args:
         window: how many messages the broker hands out unacknowledged.
+        has_priorities: what has a priority is let past; its service takes it before what waits.
     """
 
-    def __init__(self, window: int):
+    def __init__(self, window: int, *, has_priorities: bool = False):
+        self._has_priorities = has_priorities
         self._most = window // 4
         self.waiting: dict[Inbox, deque[tuple[float, Job]]] = {}
         """Since when, and which job."""
@@ -65,7 +67,7 @@ class OverflowBuffer:
                 del self.waiting[full]
         for job in jobs:
             service = job.waits_for
-            if service is not None:
+            if service is not None and not (self._has_priorities and job.priority):
                 if service not in rooms:
                     rooms[service] = service.room
                 rooms[service] -= 1

@@ -63,6 +63,7 @@ class Pipeline:
         window: int,
         on_damaged: Callable[[Damaged], None],
         on_tick: Callable[[], None] = nothing,
+        has_priorities: bool = False,
     ):
         self.delivered_at = 0.0
         """``time.monotonic()`` of the last call or message that came in."""
@@ -77,7 +78,7 @@ class Pipeline:
         self._on_damaged = on_damaged
         self._on_tick = on_tick
         self.acknowledger = Acknowledger(self.copies, loop.failures, dispatcher.refused_calls)
-        self._overflow = OverflowBuffer(window)
+        self._overflow = OverflowBuffer(window, has_priorities=has_priorities)
         self._posted: deque[Outcome] = deque()
         """Handed over by services' threads; decided at the end of the iteration, as what the next two have."""
         self._outcomes: list[Outcome] = []

@@ -63,6 +63,8 @@ class Service:
     lock: Lock | None = None
     """What of the params never runs twice at a time on the node."""
     concurrency: Literal["node"] | None = None
+    priority: int = 0
+    """Of the requests that say none, where the node has priorities."""
     authorize: Authorize | None = None
     """Asked before anything of it runs."""
     events: tuple[str, ...] = ()
@@ -316,6 +318,7 @@ _OPTIONS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "retry": (checks.retry_schedule, "retry_schedule"),
     "lock": (_lock, "lock"),
     "concurrency": (checks.one_of("node"), "concurrency"),
+    "priority": (checks.whole(0, 9), "priority"),
     "authorize": (_authorize, "authorize"),
 }
 """How each option is checked, and which field it becomes."""

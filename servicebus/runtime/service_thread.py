@@ -15,6 +15,7 @@ from servicebus.runtime.job import Job, Outcome
 from servicebus.runtime.keyed_lock_queue import KeyedLockQueue, Task
 from servicebus.runtime.lock_keys import lock_finder
 from servicebus.runtime.node_locks import Locks, NodeLocks
+from servicebus.runtime.priority_inbox import PriorityInbox
 from servicebus.runtime.registration import Service
 from servicebus.runtime.setup import Setup
 from servicebus.runtime.stream_execution import ClassStreamExecution, StreamRuns, TextStreamExecution
@@ -37,6 +38,7 @@ class ServiceThread:
             may be of use elsewhere.
         recover: in place of *post*, for an outcome that may have been handed over already.
         locks: the node's, for a service with locks; without it they hold in this service's threads alone.
+        window: of a node with priorities: how many jobs that have one are accepted, be the inbox full or not.
     """
 
     def __init__(
@@ -51,12 +53,14 @@ class ServiceThread:
         hand_over: Callable[[Outcome, Callable[[], object]], None] | None = None,
         recover: Callable[[Outcome], None] | None = None,
         retry_schedule: tuple[float, ...] = (),
+        window: int = 0,
     ):
         self.service = service
+        self._window = window
         self._execution = self._make_execution(make_sender, with_traces=with_traces, retry_schedule=retry_schedule)
         self._setup = Setup(service, self._execution.home)
         self._streams: NodeStreams | None = None
-        self._inbox: SimpleQueue[Job | None] = SimpleQueue()
+        self._inbox: SimpleQueue[Job | None] | PriorityInbox = PriorityInbox() if window else SimpleQueue()
         self._lock_queue = self._make_lock_queue(locks or NodeLocks()) if service.is_locked else None
         self._enqueue: Callable[[Job], object] = self._inbox.put if self._lock_queue is None else self._lock_queue.put
         self._inbox_size = inbox_size
@@ -120,11 +124,15 @@ class ServiceThread:
 
     def put(self, job: Job) -> bool:
         """Accept *job*, or say False when there is no ``room``. Never blocks."""
-        if len(self._unfinished) >= self._inbox_size or self._setup.problem:
+        if (len(self._unfinished) >= self._inbox_size or self._setup.problem) and not self._is_let_past(job):
             return False
         self._unfinished.add(job)
         self._enqueue(job)
         return True
+
+    def _is_let_past(self, job: Job) -> bool:
+        """Whether the full inbox takes *job*: what has a priority does not wait for what has none."""
+        return len(self._unfinished) < self._window and not self._setup.problem and job.priority > 0
 
     def put_again(self, job: Job) -> bool:
         """Whether ``put()`` has accepted *job*, or was about to. Then it is run, once, though it may come twice."""
@@ -214,7 +222,8 @@ class ServiceThread:
         inbox, held = self._inbox, runner.held
         has_job = inbox.qsize  # asked several times for each job: a function of ours would cost as much as the rest
         # In one step of the interpreter, so that a job is in the inbox or in our hand whenever something is raised.
-        take = map(held.append, iter(inbox.get, _NEVER))
+        jobs = inbox.jobs() if isinstance(inbox, PriorityInbox) else iter(inbox.get, _NEVER)
+        take = map(held.append, jobs)
         while True:
             if not held:
                 next(take)
@@ -286,7 +295,8 @@ class ServiceThread:
         return execution_of(self.service, make_sender, **how)
 
     def _make_lock_queue(self, locks: Locks) -> KeyedLockQueue:
-        return KeyedLockQueue(partial(self._execution.look_into, find_lock=lock_finder(self.service)), locks)
+        look_into = partial(self._execution.look_into, find_lock=lock_finder(self.service))
+        return KeyedLockQueue(look_into, locks, has_priorities=bool(self._window))
 
 
 class _Runner:

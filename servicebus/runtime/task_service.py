@@ -17,6 +17,7 @@ from typing import Any, cast
 from servicebus.runtime.async_execution import AsyncExecution, AsyncStreamExecution
 from servicebus.runtime.job import Job, Outcome
 from servicebus.runtime.keyed_lock_queue import Task
+from servicebus.runtime.priority_inbox import line_up
 from servicebus.runtime.registration import Service
 from servicebus.runtime.service_loop import ServiceLoop
 from servicebus.runtime.service_thread import ServiceThread
@@ -29,6 +30,10 @@ __all__ = ["TaskService"]
 
 _CANCELLED_WITHIN_S = 1.0
 """So long a task that is cancelled because the worker ends may take to put things in order."""
+
+
+def _priority(waiting: tuple[Job, Task | None]) -> int:
+    return waiting[0].priority
 
 
 class _Running:
@@ -149,7 +154,10 @@ class TaskService(ServiceThread):
         return is_taken
 
     def _arrived(self, job: Job, held: Task | None = None) -> None:
-        self._waiting.append((job, held))
+        if self._window:
+            line_up(self._waiting, (job, held), _priority)
+        else:
+            self._waiting.append((job, held))
         if self._is_open:
             self._go_on()
         elif self._setup.problem:

@@ -16,6 +16,9 @@ broker strikes off the name, whichever of them has it. Consumers of the other on
 queue without its own consumers takes another name: those that leave the lost queue end it, and with it the name once
 more.
 
+A queue of calls has priorities where the configuration says so. Others of the node may have declared it otherwise: then
+it is used as it is, until all have left it, on a broker in maintenance for example.
+
 On a single broker a queue whose process has crashed too often is out of reach in the same way, also for RabbitMQ 3.10.
 There is no spare name, but the broker deletes such a queue at once, and then it can be declared.
 """
@@ -23,12 +26,14 @@ There is no spare name, but the broker deletes such a queue at once, and then it
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 from servicebus.configuration import Configuration
 from servicebus.transport.interface import Step
 from servicebus.transport.steps import bind_queue, declare_queue, delete_queue
+from servicebus.transport.stored import PRIORITY_ARGUMENTS
+from servicebus.wire.address import rpc_queue
 
 __all__ = ["TransientQueues"]
 
@@ -40,10 +45,15 @@ class TransientQueues:
 
     Args:
         members: of the cluster; 0 for a single broker.
+        on_otherwise: told the queue of calls when others of the node have declared it in another form.
     """
 
-    def __init__(self, config: Configuration, members: int = 0):
+    def __init__(self, config: Configuration, members: int = 0, on_otherwise: Callable[[str], None] = lambda _: None):
+        self._on_otherwise = on_otherwise
         self._exchange = config.exchange_name
+        self._calls, self._has_priorities = rpc_queue(config.node_name), config.priorities
+        self._is_otherwise = False
+        """Others have the queue of calls with priorities, if we want none, or without."""
         # As many as may be away while the rest is a majority, and one more.
         self._names = members // 2 + 1 if members else 1
         self._stranded: set[str] = set()
@@ -69,6 +79,15 @@ class TransientQueues:
         """The queue for *name* has no consumers, though it has ours: take one under another name, if there is one."""
         if self._names > 1 and name in self._taken:
             self._stranded.add(self._taken[name])
+
+    def is_worth_another_try(self, refused: str) -> bool:
+        """Queue *refused* has other arguments: whether it will be declared in another form the next time."""
+        if refused.partition("~")[0] != self._calls:
+            return False
+        self._is_otherwise = not self._is_otherwise
+        if self._is_otherwise:
+            self._on_otherwise(refused)
+        return self._is_otherwise
 
     def try_all_again(self) -> None:
         """All were declared, or none could be: the next time every name is tried again."""
@@ -122,7 +141,9 @@ class TransientQueues:
         """How many messages wait in it, and how many consumers it has."""
         self._taken[name] = queue  # a refusal closes the channel: this is how one knows what was refused
         # Durable, because newer RabbitMQ refuses shared queues that are transient.
-        arguments = {"x-expires": _EXPIRES_MS}
+        arguments: dict[str, Any] = {"x-expires": _EXPIRES_MS}
+        if name == self._calls and self._has_priorities is not self._is_otherwise:
+            arguments |= PRIORITY_ARGUMENTS
         _, waiting, consumers = yield declare_queue(queue, durable=True, auto_delete=True, arguments=arguments)
         return waiting, consumers
 

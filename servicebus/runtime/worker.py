@@ -85,8 +85,8 @@ class Worker:
         self.dispatcher = make_dispatcher(self.loop, by_key, journal, host.name, config.retry_schedule)
         protocol = ProtocolV2(config, keyring)
         self.control = ControlRequests(config, keyring, protocol, self.dispatcher, describe)
-        on_damaged, on_tick = self._on_damaged_journal, protocol.clock.follow
-        self.pipeline = Pipeline(self.loop, self.dispatcher, host.name, config.prefetch, on_damaged, on_tick)
+        parts = self.loop, self.dispatcher, host.name, config.prefetch, self._on_damaged_journal
+        self.pipeline = Pipeline(*parts, protocol.clock.follow, config.priorities)
         self._locks, self._replaced_threads = locks, 0
         self.services = [self._thread_of(service, queue_len, make_sender, locks) for service in services]
         self._serve_streams([thread for thread in self.services if thread.service.stream_method])
@@ -132,6 +132,7 @@ class Worker:
             hand_over=self.pipeline.hand_over,
             recover=self.pipeline.recover,
             retry_schedule=self._config.retry_schedule,
+            window=self._config.prefetch if self._config.priorities else 0,
         )
 
     @cached_property

@@ -93,6 +93,7 @@ class AmqpChannel(BaseChannel):
         persistent: bool = False,
         headers: Mapping[str, Any] | None = None,
         mandatory: bool = True,
+        priority: int | None = None,
         properties: tuple[int, bytes] | None = None,
     ) -> int:
         if not self.is_open:
@@ -100,7 +101,9 @@ class AmqpChannel(BaseChannel):
         # What cannot be encoded raises before it is counted: the broker confirms by its own count of what it gets.
         if properties is None:
             expiration = None if expiration_ms is None else _expiration(expiration_ms)
-            flags, raw = write_properties(headers, persistent, correlation_id, reply_to, expiration, message_id)
+            flags, raw = write_properties(
+                headers, persistent, correlation_id, reply_to, expiration, message_id, priority
+            )
         else:
             flags, raw = properties
         if self._is_fast:

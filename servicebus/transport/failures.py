@@ -189,7 +189,7 @@ def _conflict(host: BrokerHost, queue: str, text: str) -> str:
         what = f"the broker takes no more queues, and {queue} is missing"
         advice = "raise the limit (rabbitmqctl set_vhost_limits), or delete other queues"
     elif is_stored(queue):
-        what = f"queue {queue} has another type or other arguments than queue_type asks for"
+        what = f"queue {queue} has another type or other arguments than queue_type and priorities ask for"
         advice = f"move its messages with: servicebus migrate-queue {host.name}"
     else:
         what, advice = f"queue {queue} has other arguments than ours", "delete it, or use another name"

@@ -43,8 +43,9 @@ CORRELATION_ID, REPLY_TO, EXPIRATION, MESSAGE_ID = 0x0400, 0x0200, 0x0100, 0x008
 _UNKNOWN = 0x0003
 """Bit 0 announces more flags, of which the basic class has none; bit 1 is nothing's."""
 _SELDOM = CONTENT_TYPE | CONTENT_ENCODING | HEADERS | PRIORITY | _UNKNOWN
-"""We write headers for copies and delayed messages only, and none of the others."""
+"""We write headers for copies and delayed messages only, priorities where asked for, and none of the others."""
 _PERSISTENT = b"\x02"
+_PRIORITIES = [bytes((priority,)) for priority in range(256)]
 
 
 def ack_frame(channel: int, tag: int, multiple: bool = False) -> bytes:
@@ -97,6 +98,7 @@ def write_properties(
     reply_to: str | None = None,
     expiration: str | None = None,
     message_id: str | None = None,
+    priority: int | None = None,
 ) -> tuple[int, bytes]:
     """The flags that say which properties there are, and the properties."""
     flags = 0
@@ -107,6 +109,9 @@ def write_properties(
     if persistent:
         flags |= DELIVERY_MODE
         properties += _PERSISTENT
+    if priority is not None:
+        flags |= PRIORITY
+        properties += _PRIORITIES[priority]
     if correlation_id is not None:
         flags |= CORRELATION_ID
         raw = correlation_id.encode()  # as write_short() does, without the call: every request and reply has one

@@ -132,11 +132,13 @@ class BrokerChannel(Protocol):
         persistent: bool = False,
         headers: Mapping[str, Any] | None = None,
         mandatory: bool = True,
+        priority: int | None = None,
         properties: tuple[int, bytes] | None = None,
     ) -> int:
         """Publish; returns the publish sequence number that a confirm will name (0 without confirms).
 
         Args:
+            priority: from 0 to 255; queues without ``x-max-priority`` do not look at it.
             properties: flags and bytes, as of ``Origin``, in place of those that have an argument of their own.
         """
 

@@ -257,7 +257,7 @@ class MemoryBroker:
             copy = message.copy()
             queue.put(copy, time.monotonic())
             self.deliver(queue)
-            if queue.ready and queue.ready[-1] is copy:
+            if any(each is copy for each in (queue.ready if queue.has_priorities else queue.ready[-1:])):
                 self._deliver_later(queue, copy)
         return len(takers) == len(queues)
 

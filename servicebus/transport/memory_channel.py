@@ -72,13 +72,15 @@ class MemoryChannel(BaseChannel):
         persistent: bool = False,
         headers: Mapping[str, Any] | None = None,
         mandatory: bool = True,
+        priority: int | None = None,
         properties: tuple[int, bytes] | None = None,
     ) -> int:
         if not self.is_open:
             return 0
         # As AMQP encodes them: what it cannot, raises before it is counted.
         if properties is None:
-            flags, raw = write_properties(headers, persistent, correlation_id, reply_to, None, message_id)
+            known = correlation_id, reply_to, None, message_id, priority
+            flags, raw = write_properties(headers, persistent, *known)
         else:
             flags, raw = properties
             expiration = read_all(flags, raw).expiration

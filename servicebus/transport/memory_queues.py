@@ -15,6 +15,8 @@ from servicebus.transport.properties import read_all, write_all
 __all__ = ["MemoryQueue", "Message", "QueueConsumer", "Refusal", "locked", "not_found"]
 
 _positions = itertools.count()
+_NORMAL = 4
+"""The highest priority of a message that is as any other for a quorum queue."""
 
 
 @dataclass(slots=True)
@@ -49,6 +51,10 @@ class Message:
             "headers": headers,
         }
         return Origin(self.exchange, self.routing_key, *write_all(replace(read_all(*self.written), **known)))
+
+    @property
+    def priority(self) -> int:
+        return read_all(*self.written).priority or 0
 
     def dead_lettered(self, reason: str, queue: str) -> Properties:
         """Its properties as a dead letter: with the header that says why it left *queue*."""
@@ -101,6 +107,7 @@ class MemoryQueue:
         self.ready: list[Message] = []
         self.consumers: list[QueueConsumer] = []
         self.used_at = now
+        self.has_priorities = self.is_quorum or "x-max-priority" in self.arguments
 
     def __repr__(self) -> str:
         return f"<MemoryQueue {self.name} ready={len(self.ready)} consumers={len(self.consumers)}>"
@@ -132,7 +139,10 @@ class MemoryQueue:
         if ttl_ms is not None:
             limit = now + ttl_ms / 1000
             message.expires_at = limit if message.expires_at is None else min(limit, message.expires_at)
-        self.ready.append(message)
+        if self.has_priorities:
+            insort(self.ready, message, key=self._place)
+        else:
+            self.ready.append(message)
 
     def give_back(self, message: Message) -> bool:
         """Put *message* in its old place; False: it came back more often than the queue allows."""
@@ -140,8 +150,15 @@ class MemoryQueue:
         limit = self.arguments.get("x-delivery-limit", -1)
         if self.is_quorum and 0 <= limit < message.returns:
             return False
-        insort(self.ready, message, key=lambda each: each.position)
+        insort(self.ready, message, key=self._place)
         return True
+
+    def _place(self, message: Message) -> tuple[int, int]:
+        """Quorum queues know two priorities, as those of RabbitMQ 4; there a low one gets a turn in between."""
+        if not self.has_priorities:
+            return 0, message.position
+        level = int(message.priority > _NORMAL) if self.is_quorum else message.priority
+        return -min(level, self.arguments.get("x-max-priority", 1)), message.position
 
     # -- what goes out ---------------------------------------------------------------------------------------------
 

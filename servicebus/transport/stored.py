@@ -1,5 +1,8 @@
 """The queues of a node that store messages: their names, and what they are declared with.
 
+Those that services are given messages and events from have priorities where the configuration says so. A classic queue
+needs an argument for that; quorum queues take none, and know two priorities from RabbitMQ 4.0 on.
+
 A quorum queue can have a delivery limit: the broker drops a message that came back more often, because its worker or
 the connection died, or because a tool looked at it. From RabbitMQ 4.0 on the limit is 20 unless the queue was declared
 with -1, which means none. Earlier versions have no limit by default, and take -1 for 0.
@@ -16,9 +19,18 @@ from servicebus.policy.retry_schedule import DELAY_TIERS_S
 from servicebus.transport.interface import Step
 from servicebus.transport.steps import declare_queue
 from servicebus.wire.address import dead_queue, delay_queue, is_stored, messages_queue
-from servicebus.wire.events import EventQueue
+from servicebus.wire.events import EventQueue, is_event_queue
 
-__all__ = ["StoredQueues", "stored_arguments", "stored_queues", "type_arguments"]
+__all__ = [
+    "PRIORITY_ARGUMENTS",
+    "StoredQueues",
+    "has_priorities",
+    "stored_arguments",
+    "stored_queues",
+    "type_arguments",
+]
+
+PRIORITY_ARGUMENTS = {"x-max-priority": 9}
 
 
 def stored_queues(node: str) -> list[str]:
@@ -32,8 +44,18 @@ def type_arguments(config: Configuration) -> dict[str, Any]:
     return {} if config.message_queue_type == "classic" else {"x-queue-type": config.message_queue_type}
 
 
-def stored_arguments(config: Configuration, server_version: str) -> dict[str, Any]:
-    """For ``queue.declare``: the configured type, without a delivery limit where the broker has one by default."""
+def has_priorities(config: Configuration, name: str) -> bool:
+    """Whether queue *name* of the node is to be a classic one with priorities."""
+    if not config.priorities or config.message_queue_type != "classic":
+        return False
+    return name == messages_queue(config.node_name) or (is_event_queue(name) and not name.endswith(".moving"))
+
+
+def stored_arguments(config: Configuration, server_version: str, name: str = "") -> dict[str, Any]:
+    """For ``queue.declare`` of queue *name*: the configured type, without a delivery limit where the broker has one by
+    default, and with priorities where they are wanted."""
+    if has_priorities(config, name):
+        return dict(PRIORITY_ARGUMENTS)
     arguments = type_arguments(config)
     if arguments and has_delivery_limit(read_version(server_version)):
         arguments["x-delivery-limit"] = -1
@@ -52,7 +74,7 @@ class StoredQueues:
     def __init__(self, config: Configuration, server_version: str, on_limited: Callable[[str], None]):
         self.event_queues: Sequence[EventQueue] = ()
         """Of the node's subscriptions to events, if it has any and they have been declared."""
-        self._type = type_arguments(config)
+        self._config, self._type = config, type_arguments(config)
         self._arguments = stored_arguments(config, server_version)
         self._on_limited = on_limited
         self._limited: set[str] = set()
@@ -63,7 +85,8 @@ class StoredQueues:
     def declare(self, name: str) -> Step:
         """Answers with ``(name, messages, consumers)``; refused by the broker if there is one of another type."""
         if name not in self._limited:
-            return declare_queue(name, durable=True, arguments=self._arguments)
+            wanted = PRIORITY_ARGUMENTS if has_priorities(self._config, name) else self._arguments
+            return declare_queue(name, durable=True, arguments=wanted)
         declaration = declare_queue(name, durable=True, arguments=self._type)
 
         def step(channel: Any, on_done: Callable[[Any], None]) -> None:

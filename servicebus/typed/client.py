@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from pydantic import TypeAdapter, ValidationError
 
-from servicebus._context import GivenContext, checked
+from servicebus._context import PRIORITY, GivenContext, checked, with_priority
 from servicebus._durations import to_seconds
 from servicebus.contracts import ServiceContract
 from servicebus.contracts.mismatch import explained
@@ -43,10 +43,15 @@ class _RemoteFunction:
         }
         returns = self._signature.item if definition.is_stream else self._signature.returns
         self._result = None if returns in (self._signature.bound.empty, Any) else TypeAdapter[Any](returns)
+        self._priority = definition.options.get("priority")
 
     @cached_property
     def contract(self) -> ServiceContract:
         return self.definition.contract()
+
+    def context(self, given: GivenContext) -> GivenContext:
+        """*given*, with the priority of the service unless it says one."""
+        return given if self._priority is None or PRIORITY in (given or ()) else with_priority(given, self._priority)
 
     def params(self, node: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What travels: an object by name, or an array where a parameter has no name.
@@ -187,14 +192,14 @@ class Client:
 
     def _ask(self, remote: _RemoteFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         target, params = f"{self._node}.{remote.definition.key}", remote.params(self._node, args, kwargs)
-        hash = remote.contract.hash
+        hash, context = remote.contract.hash, remote.context(self._context)
         if remote.definition.kind is not CALL:
-            return self._sender.send(target, params, self._timeout, contract=hash, context=self._context)
+            return self._sender.send(target, params, self._timeout, contract=hash, context=context)
         if remote.definition.is_stream:
-            asked = self._sender.stream(target, params, self._timeout, contract=hash, context=self._context)
+            asked = self._sender.stream(target, params, self._timeout, contract=hash, context=context)
             return remote.stream(self._node, asked)
         try:
-            _, value = self._sender.call(target, params, self._timeout, contract=hash, context=self._context)
+            _, value = self._sender.call(target, params, self._timeout, contract=hash, context=context)
         except ContractMismatch as error:
             raise explained(error, remote.contract)  # noqa: B904 - it is the same error
         return remote.result(self._node, value)
@@ -254,16 +259,16 @@ class AsyncClient:
 
     def _stream(self, remote: _RemoteFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         target, params = f"{self._node}.{remote.definition.key}", remote.params(self._node, args, kwargs)
-        how: dict[str, Any] = {"contract": remote.contract.hash, "context": self._context}
+        how: dict[str, Any] = {"contract": remote.contract.hash, "context": remote.context(self._context)}
         return remote.stream(self._node, self._sender.stream(target, params, self._timeout, **how))
 
     async def _ask(self, remote: _RemoteFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         target, params = f"{self._node}.{remote.definition.key}", remote.params(self._node, args, kwargs)
-        hash = remote.contract.hash
+        hash, context = remote.contract.hash, remote.context(self._context)
         if remote.definition.kind is not CALL:
-            return await self._sender.send(target, params, self._timeout, contract=hash, context=self._context)
+            return await self._sender.send(target, params, self._timeout, contract=hash, context=context)
         try:
-            _, value = await self._sender.call(target, params, self._timeout, contract=hash, context=self._context)
+            _, value = await self._sender.call(target, params, self._timeout, contract=hash, context=context)
         except ContractMismatch as error:
             raise explained(error, remote.contract)  # noqa: B904 - it is the same error
         return remote.result(self._node, value)

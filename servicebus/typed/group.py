@@ -128,6 +128,7 @@ class Services:
         resumable: bool | None = None,
         lock: Lock | None = None,
         concurrency: Literal["node"] | None = None,
+        priority: int | None = None,
         authorize: Authorize | None = None,
         errors: Sequence[type[Exception]] = (),
         deprecated: str | bool = False,
@@ -140,7 +141,7 @@ class Services:
         Args:
             name: the function's own by default.
             tasks: how many requests of an ``async def`` function run at a time in one worker; 100 by default.
-            threads, idempotent, resumable, lock, concurrency: as of ``ServiceBus.add_rpc_service()``.
+            threads, idempotent, resumable, lock, concurrency, priority: as of ``ServiceBus.add_rpc_service()``.
             authorize: the same; that of the group by default.
             errors: exception classes that are part of the contract: a caller that knows them gets them as they are.
             deprecated: True, or what to use instead.
@@ -167,6 +168,7 @@ class Services:
         retry: Sequence[float] | None = None,
         lock: Lock | None = None,
         concurrency: Literal["node"] | None = None,
+        priority: int | None = None,
         authorize: Authorize | None = None,
         errors: Sequence[type[Exception]] = (),
         deprecated: str | bool = False,
@@ -190,6 +192,7 @@ class Services:
         retry: Sequence[float] | None = None,
         lock: Lock | None = None,
         concurrency: Literal["node"] | None = None,
+        priority: int | None = None,
         authorize: Authorize | None = None,
         errors: Sequence[type[Exception]] = (),
         deprecated: str | bool = False,
@@ -212,6 +215,7 @@ class Services:
         how: dict[str, Any] = {"name": name, "threads": threads, "tasks": tasks, "retry": retry, "lock": lock}
         how |= {
             "concurrency": concurrency,
+            "priority": priority,
             "authorize": authorize,
             "errors": errors,
             "deprecated": deprecated,
@@ -240,6 +244,7 @@ class Services:
         retry: Sequence[float] | None = None,
         lock: Lock | None = None,
         concurrency: Literal["node"] | None = None,
+        priority: int | None = None,
         errors: Sequence[type[Exception]] = (),
     ) -> Callable[[F], F]:
         """Handle the messages of other programs, which stand in *queue* without envelope and signature.
@@ -259,7 +264,7 @@ class Services:
             answers: a message with ``reply_to`` gets the result as its answer. By default if the function returns
                 something, as far as its annotation says, and *publish* is not given.
             publish: the name of the publisher that the result goes to before the message is acknowledged.
-            name, threads, tasks, retry, lock, concurrency, errors: as of ``message()``.
+            name, threads, tasks, retry, lock, concurrency, priority, errors: as of ``message()``.
 
         Raises:
             ConfigurationError: an argument cannot be used.
@@ -272,7 +277,8 @@ class Services:
         )  # fmt: skip
         check_queue(f"{self!r}: consume()", found)
         how: dict[str, Any] = {"name": name, "threads": threads, "tasks": tasks, "retry": retry, "lock": lock}
-        how |= {"concurrency": concurrency, "errors": errors, "plain": found, "publishes": publish, "answers": answers}
+        how |= {"concurrency": concurrency, "priority": priority, "errors": errors}
+        how |= {"plain": found, "publishes": publish, "answers": answers}
         return self._add(MESSAGE, None, how)  # type: ignore[return-value]
 
     def _add(self, kind: Kind, function: F | None, how: dict[str, Any]) -> F | Callable[[F], F]:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotInTime
 from functools import partial
@@ -51,9 +51,8 @@ class Command:
 
     def start(self, queue_type: str, *arguments: str) -> subprocess.Popen[str]:
         file = self.folder / f"{queue_type}.yaml"
-        file.write_text(
-            json.dumps({"hosts": [self.host], "node_name": "NODE-01", "secret_token": SECRET, "queue_type": queue_type})
-        )
+        wanted = {"priorities": True} if queue_type == "priorities" else {"queue_type": queue_type}
+        file.write_text(json.dumps({"hosts": [self.host], "node_name": "NODE-01", "secret_token": SECRET, **wanted}))
         program = "from servicebus.cli.main import main; main()"
         return subprocess.Popen(
             [sys.executable, "-c", program, "migrate-queue", self.host, "-c", str(file), "--json", *arguments],
@@ -99,7 +98,7 @@ def numbered(count: int) -> set[bytes]:
     return {b"%d" % number for number in range(count)}
 
 
-def is_of_type(probe: Probe, queue: str, arguments: dict[str, str] | None) -> bool:
+def is_of_type(probe: Probe, queue: str, arguments: Mapping[str, Any] | None) -> bool:
     probe.declare(queue, durable=True, arguments=arguments)  # refused by the broker if it is of another
     return True
 
@@ -118,7 +117,8 @@ def test_every_stored_queue_is_moved_to_the_type_of_the_configuration_and_back(
         "NODE-01.dead": "other",
         **{f"NODE-01.messages.delay.{tier}": "missing" for tier in (1, 5, 30, 120, 600)},
     }
-    for queue_type, arguments in (("quorum", quorum_arguments(brokers[0])), ("classic", None)):
+    forms = ("quorum", quorum_arguments(brokers[0])), ("priorities", {"x-max-priority": 9}), ("classic", None)
+    for queue_type, arguments in forms:
         code, found, errors = command.run(queue_type)
         assert code == 0, errors
         assert found[QUEUE]["messages"] == 250
@@ -233,7 +233,7 @@ def test_an_agent_says_what_is_wrong_and_serves_as_soon_as_the_queue_was_moved(
     agent = start_agent(brokers, queue_type="quorum")
     agent.wait_consuming()
     line = agent.wait_log("ERROR", QUEUE)
-    assert "queue NODE-01.messages has another type or other arguments than queue_type asks for" in line
+    assert "queue NODE-01.messages has another type or other arguments than queue_type and priorities ask for" in line
     assert f"servicebus migrate-queue {command.host}" in line
     with Sender(agent.configuration()) as sender:
         assert sender.call("NODE-01.math.add", [1, 2], timeout=20)[1] == 3, "calls are served meanwhile"
