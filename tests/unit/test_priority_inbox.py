@@ -111,7 +111,7 @@ async def task(number: int) -> None:
 
 
 @one.rpc(lock="name", threads=2, priority=5)
-def locked(number: int, name: str = "a") -> None:
+def locked(number: int, name: str) -> None:
     time.sleep(0.2)
     ran.append(number)
 
@@ -124,9 +124,10 @@ def test_tasks_and_locks_are_lined_up_if_the_node_has_priorities(
     target: str, has_priorities: bool, order: list[int]
 ) -> None:
     ran.clear()
+    more = {"name": "a"} if target == "locked" else {}
     with servicebus.testing.bus(one, brokers=1, priorities=has_priorities) as world:
         asked = [
-            world.sender.call_async(f"NODE-01.one.{target}", {"number": n}, priority=priority)
+            world.sender.call_async(f"NODE-01.one.{target}", {"number": n, **more}, priority=priority)
             for n, priority in enumerate((None, 0, 9, None, 5))
         ]
         for each in asked:
