@@ -1,4 +1,4 @@
-"""Discovering: what a Sender asks all nodes at once, and what it calls at all of them."""
+"""Discovering: what a Sender asks nodes of themselves, one or all at once, and what it calls at all of them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from servicebus.client.discovery import Discovery
 from servicebus.client.found import Discovered, Gathered, NodeInfo, ServiceInfo
 from servicebus.client.future import CallFuture
 from servicebus.client.gathering import Gathering
+from servicebus.client.pinging import description_question, offers_question, read_description
 from servicebus.client.session import SessionOwner
 from servicebus.errors import NoBrokerAvailable
 from servicebus.protocol.discovery import Question, ask_for
 from servicebus.services import context_text
 from servicebus.wire.address import Address, check_node_name, plain
 from servicebus.wire.xmlcodec import encode_json
+
+if TYPE_CHECKING:
+    from servicebus.contracts import NodeContract
 
 __all__ = ["Discovering", "gathered", "nodes_of", "services_of"]
 
@@ -33,6 +37,35 @@ class Discovering(SessionOwner):
 
         def call_async(self, target: str, params: Any = None, timeout: float | None = None) -> Future[Any]: ...
         def _parse(self, target: str, timeout: float | None) -> tuple[Address, float]: ...
+        def _make_question(self, address: Address, params: Any, timeout: float) -> tuple[Any, Any]: ...
+
+    def offers(self, target: str, *, is_call: bool = True, timeout: float = 3) -> bool:
+        """Ask the agent of a node whether it has the service *target*, ``NODE.category.name``. Nothing is run.
+
+        Args:
+            is_call: an RPC service is meant; else a message service.
+            timeout: seconds.
+
+        Raises:
+            ServiceBusError: as ``call()``; no agent of the node answered.
+        """
+        session, request = self._make_question(*offers_question(target, is_call), timeout)
+        return bool(session.engine.ask(request)[1])
+
+    def describe(self, target: str, timeout: float = 10) -> NodeContract:
+        """Ask the agent of a node what it offers: its services, their schemas and docstrings. Nothing is run.
+
+        Args:
+            target: ``NODE``, or ``NODE.category.name`` for that service alone.
+            timeout: seconds.
+
+        Raises:
+            ServiceBusError: as ``call()``; no agent of the node answered.
+            UnknownService: the node has no such service.
+            ContractError: what it answers is no description that this version can read.
+        """
+        session, request = self._make_question(*description_question(target), timeout)
+        return read_description(target, session.engine.ask(request)[1])
 
     def nodes(self, pattern: str = "*", timeout: float = 2, *, quiet: float = 0.25) -> Discovered[NodeInfo]:
         """Which nodes there are: those whose agents answer, over any broker. One request for all of them.

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from servicebus._context import GivenContext, with_priority
 from servicebus._discovering import Discovering
@@ -14,7 +14,7 @@ from servicebus._durations import to_seconds
 from servicebus.client.found import Discovered, Gathered, NodeInfo, ServiceInfo
 from servicebus.client.future import Receipt
 from servicebus.client.link import Link
-from servicebus.client.pinging import ask_each, description_question, offers_question, ping_address, read_description
+from servicebus.client.pinging import ask_each, ping_address
 from servicebus.client.plain_sending import PlainSending
 from servicebus.client.publishing import EventPublisher
 from servicebus.client.request import MessageOptions, PendingRequest
@@ -30,9 +30,6 @@ from servicebus.wire.address import Address
 from servicebus.wire.envelope import CALL, CONTROL, MESSAGE, Kind, make_id
 from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import encode_json
-
-if TYPE_CHECKING:
-    from servicebus.contracts import NodeContract
 
 __all__ = ["Discovered", "Gathered", "ItemStream", "NodeInfo", "Receipt", "Sender", "ServiceInfo"]
 
@@ -229,34 +226,6 @@ class Sender(EventPublisher, PlainSending, StreamSource, Discovering):
         """Ping node *target* over every broker: ``(answered, connected)``."""
         errors = self._ping_each(target, timeout)
         return list(errors.values()).count(None), sum(link.is_up for link in self._current().engine.links)
-
-    def offers(self, target: str, *, is_call: bool = True, timeout: float = 3) -> bool:
-        """Ask the agent of a node whether it has the service *target*, ``NODE.category.name``. Nothing is run.
-
-        Args:
-            is_call: an RPC service is meant; else a message service.
-            timeout: seconds.
-
-        Raises:
-            ServiceBusError: as ``call()``; no agent of the node answered.
-        """
-        session, request = self._make_question(*offers_question(target, is_call), timeout)
-        return bool(session.engine.ask(request)[1])
-
-    def describe(self, target: str, timeout: float = 10) -> NodeContract:
-        """Ask the agent of a node what it offers: its services, their schemas and docstrings. Nothing is run.
-
-        Args:
-            target: ``NODE``, or ``NODE.category.name`` for that service alone.
-            timeout: seconds.
-
-        Raises:
-            ServiceBusError: as ``call()``; no agent of the node answered.
-            UnknownService: the node has no such service.
-            ContractError: what it answers is no description that this version can read.
-        """
-        session, request = self._make_question(*description_question(target), timeout)
-        return read_description(target, session.engine.ask(request)[1])
 
     def status(self) -> dict[str, Any]:
         """What this Sender knows of its hosts, its requests and its outbox, as plain values; for tools and logs."""
