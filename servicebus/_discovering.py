@@ -19,7 +19,7 @@ from servicebus.errors import NoBrokerAvailable
 from servicebus.protocol.discovery import Question, ask_for
 from servicebus.services import context_text
 from servicebus.wire.address import Address, check_node_name, plain
-from servicebus.wire.xmlcodec import encode_json
+from servicebus.wire.jsontext import encode_params
 
 if TYPE_CHECKING:
     from servicebus.contracts import NodeContract
@@ -160,7 +160,7 @@ class Discovering(SessionOwner):
         quiet_s = to_seconds("quiet", quiet)
         if type(at_once) is not int or at_once < 1:
             raise ValueError(f"at_once must be a number of calls, 1 or more, not {at_once!r}")
-        encode_json(params)  # what cannot be sent is refused before anything is
+        encode_params(params)  # what cannot be sent is refused before anything is
         context_text(context)
         question = ask_for(address.node, f"{address.category}.{address.name}")
         session = self._current()

@@ -28,8 +28,8 @@ from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.iothread import client_loop
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import CALL, CONTROL, MESSAGE, Kind, make_id
+from servicebus.wire.jsontext import encode_params
 from servicebus.wire.signing import Keyring
-from servicebus.wire.xmlcodec import encode_json
 
 __all__ = ["Discovered", "Gathered", "ItemStream", "NodeInfo", "Receipt", "Sender", "ServiceInfo"]
 
@@ -290,7 +290,7 @@ class Sender(EventPublisher, PlainSending, StreamSource, Discovering):
             wire_id,
             address,
             kind,
-            encode_json(params),
+            encode_params(params),
             timeout_s=timeout_s,
             resend=resend,
             reverse=reverse,

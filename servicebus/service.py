@@ -20,6 +20,7 @@ from servicebus.configuration.settings import as_configuration
 from servicebus.contracts import NodeContract
 from servicebus.errors import ConfigurationError, JournalUnavailable, ServiceBusError
 from servicebus.middleware import Middleware
+from servicebus.protocol.encryption import encryption_of
 from servicebus.runtime.inherited import put_right
 from servicebus.runtime.journal import Journal, check_journal, journal_of
 from servicebus.runtime.known_subscriptions import note_subscriptions
@@ -167,6 +168,7 @@ class ServiceBus(Registering):
         """Everything that can tell at once that this configuration cannot be served. Raises ServiceBusError."""
         refuse_green_threads()
         check_journal(self._config)
+        encryption_of(self._config)
         put_right()
         self._description = NodeDescription(self.contract())
         note_subscriptions(self._config, {each.key: each.events for each in self._services.values() if each.events})

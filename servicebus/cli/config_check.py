@@ -11,7 +11,9 @@ from servicebus.cli.output import Output
 from servicebus.cli.run import build
 from servicebus.configuration import BrokerHost, Configuration, LoggingSettings, MissingKey, load_logging, weak_secrets
 from servicebus.configuration.values import host_and_port
+from servicebus.protocol.encryption import encryption_of
 from servicebus.runtime.journal import check_journal, shown_journal
+from servicebus.wire.encryption import key_id_of
 from servicebus.wire.signing import Keyring
 
 
@@ -83,6 +85,7 @@ def check(output: Output, configuration: Configuration | LogServerFile, no_impor
     for host in configuration.hosts:
         host.ssl_context()
     check_journal(configuration)
+    encryption_of(configuration)
     if configuration.services and not no_import:
         build(configuration)
     output.result(summary(configuration), _as_text(configuration))
@@ -110,11 +113,18 @@ def summary(configuration: Configuration) -> dict[str, Any]:
         "key_ids": list(Keyring(configuration.secrets).key_ids),
         "caller": configuration.caller,
         "callers": {name: list(Keyring(entry.secrets).key_ids) for name, entry in configuration.callers.items()},
+        "encryption": _encryption_ids(configuration),
         "journal": _journal(configuration),
         "status_socket": configuration.status_socket,
         "log_file": configuration.logging.file,
         "warnings": list(configuration.warnings + configuration.secret_warnings),
     }
+
+
+def _encryption_ids(configuration: Configuration) -> list[str] | None:
+    """Of the keys that encrypt; None where nothing does."""
+    settings = configuration.encryption
+    return None if settings is None else [key_id_of(secret) for secret in dict.fromkeys(settings.secrets)]
 
 
 def _journal(configuration: Configuration) -> str | None:

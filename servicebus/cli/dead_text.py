@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from servicebus._secret import ENCRYPTED
 from servicebus.cli.exit_codes import exit_code_of
 from servicebus.errors import EnvelopeError
 from servicebus.operations.dead_letter import RequeueStatus
@@ -55,6 +57,8 @@ def facts(found: Found) -> dict[str, Any]:
 def shown_facts(found: Found, *, full: bool) -> dict[str, Any]:
     """What ``show --json`` says of one: also ``trace``, and ``params``, or ``params_text`` if they are cut."""
     shown = facts(found) | {"trace": _trace(found, full=full)}
+    if (encrypted := _encrypted(found.dead_letter.params)) is not None:
+        return shown | encrypted
     text = found.dead_letter.params.decode(errors="backslashreplace")
     if not full and len(text) > _PARAMS_CHARS:
         return shown | {"params_text": text[:_PARAMS_CHARS], "params_cut": True}
@@ -62,6 +66,17 @@ def shown_facts(found: Found, *, full: bool) -> dict[str, Any]:
         return shown | {"params": decode_json(found.dead_letter.params)}
     except EnvelopeError:
         return shown | {"params_text": text, "params_cut": False}
+
+
+def _encrypted(params: bytes) -> dict[str, Any] | None:
+    """What is shown of params that are encrypted, or hold what is: ``null`` stands for it."""
+    if not params.startswith(ENCRYPTED):
+        return None
+    _, key_id, *more = params.split(b":", 4)
+    shown: Any = None
+    with suppress(EnvelopeError, IndexError):
+        shown = decode_json(more[2])
+    return {"params": shown, "encrypted_with": printable(key_id[:8].decode(errors="replace"))}
 
 
 def document_of(node: str, reports: Sequence[BrokerReport]) -> dict[str, Any]:
@@ -161,6 +176,10 @@ def as_show(found: Found, *, full: bool) -> str:
 
 def _params_lines(found: Found, *, full: bool) -> list[str]:
     shown = shown_facts(found, full=full)
+    if "encrypted_with" in shown:
+        said = f"(encrypted with key {shown['encrypted_with']})"
+        rest = [] if shown["params"] is None else _lines(json.dumps(shown["params"], ensure_ascii=False, indent=2))
+        return [*_lines(said), *rest]
     if "params" in shown:
         text = json.dumps(shown["params"], ensure_ascii=False, indent=2)
         return _lines(text)

@@ -29,7 +29,7 @@ from servicebus.services import outgoing_context
 from servicebus.wire.address import Address
 from servicebus.wire.envelope import CALL
 from servicebus.wire.fault import NOT_RESUMABLE
-from servicebus.wire.jsontext import decode_json
+from servicebus.wire.jsontext import decode_params
 from servicebus.wire.streams import Chunk, StreamTerms
 
 __all__ = ["ItemStream", "StreamReader", "StreamSource"]
@@ -151,7 +151,7 @@ class StreamReader:
     def _read(self, chunk: Chunk) -> list[Any]:
         """The items of *chunk*. Raises InvalidReply: its node has not kept to its own words."""
         try:
-            items = decode_json(chunk.items)
+            items = decode_params(chunk.items)
             if not isinstance(items, list) or len(items) != chunk.count:
                 raise EnvelopeError("malformed", f"a chunk does not hold the {chunk.count} items that it names")
         except EnvelopeError as error:

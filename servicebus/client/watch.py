@@ -19,8 +19,8 @@ from servicebus.client.request import PendingRequest
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
 from servicebus.policy.liveness import PingAction
+from servicebus.protocol.control_requests import MOST_ASKED
 from servicebus.protocol.interface import SenderProtocol
-from servicebus.protocol.v2 import MOST_ASKED
 from servicebus.wire.envelope import Kind, make_id
 from servicebus.wire.printable import printable
 

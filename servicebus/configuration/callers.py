@@ -11,7 +11,7 @@ from servicebus.configuration.checks import Unacceptable
 from servicebus.configuration.section import Section, show
 from servicebus.configuration.values import CallerEntry, Secret
 
-__all__ = ["CALLER_KEYS", "read_caller", "read_callers"]
+__all__ = ["CALLER_KEYS", "addresses", "events", "read_caller", "read_callers"]
 
 CALLER_KEYS = ("key", "allow", "deny", "publish")
 _ADDRESS = re.compile(r"\*|[^.\s]+\.[^.\s]+\.[^.\s]+")
@@ -27,9 +27,9 @@ def read_callers(section: Section, bus: tuple[Secret, ...]) -> dict[str, CallerE
         found[name] = entry = CallerEntry(
             name,
             one.require("key", checks.secrets),
-            one.take("allow", _addresses, ()),
-            one.take("deny", _addresses, ()),
-            one.take("publish", _events, ()),
+            one.take("allow", addresses, ()),
+            one.take("deny", addresses, ()),
+            one.take("publish", events, ()),
         )
         for key in entry.keys:
             if owners.setdefault(key, show(at)) != show(at):
@@ -55,11 +55,13 @@ def read_caller(section: Section, callers: Mapping[str, CallerEntry]) -> str | N
     return name
 
 
-def _addresses(value: Any) -> tuple[str, ...]:
+def addresses(value: Any) -> tuple[str, ...]:
+    """Patterns of addresses."""
     return _patterns(value, _ADDRESS, 'of addresses such as "*.math.*", or "*" for all')
 
 
-def _events(value: Any) -> tuple[str, ...]:
+def events(value: Any) -> tuple[str, ...]:
+    """Patterns of events."""
     return _patterns(value, _EVENT, 'of events such as "orders.*" or "#"')
 
 

@@ -84,6 +84,7 @@ SECTION_KEYS = (
     "secret_token",
     "caller",
     "callers",
+    "encryption",
     "node_name",
     "use_ssl",
     "tls",

@@ -1,4 +1,4 @@
-"""The sections ``services:`` and ``logging:``."""
+"""The sections ``services:`` and ``logging:``, and the key ``journal``."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ _BOTH_KINDS = {
     "concurrency": checks.one_of("node"),
     "priority": checks.whole(0, 9),
 }
+_OURS = {"encrypted": checks.flag}
 SERVICE_OPTIONS: dict[str, dict[str, Callable[[Any], Any]]] = {
-    "rpc": {**_BOTH_KINDS, "idempotent": checks.flag, "resumable": checks.flag},
-    "message": {**_BOTH_KINDS, "retry": checks.retry_schedule},
+    "rpc": {**_BOTH_KINDS, **_OURS, "idempotent": checks.flag, "resumable": checks.flag},
+    "message": {**_BOTH_KINDS, **_OURS, "retry": checks.retry_schedule},
     "consume": {**_BOTH_KINDS, "retry": checks.retry_schedule, **QUEUE_OPTIONS},
 }
 """Of each kind; what ``ServiceBus.add_rpc_service()``, ``add_message_service()`` and ``Services.consume()`` take."""
-_OF_ONE = ("kind", "category", "name", *_BOTH_KINDS, "idempotent", "resumable", "retry", *QUEUE_OPTIONS)
+_OF_ONE = ("kind", "category", "name", *_BOTH_KINDS, *_OURS, "idempotent", "resumable", "retry", *QUEUE_OPTIONS)
 _FORMS: tuple[Literal["target", "function", "group", "entry_point"], ...] = (
     "target",
     "function",
@@ -130,3 +131,12 @@ def _read_rotate(section: Section) -> tuple[bool, int | None]:
         given.where.fail(given.at, "logging.rotate takes one of when and max_bytes, not both")
     given.take("when", checks.one_of("midnight"), "midnight")
     return max_bytes is None, max_bytes
+
+
+def read_journal(section: Section) -> Secret | None:
+    """Where the journal is kept."""
+    given = section.take("journal", checks.text, None)
+    if given is None or given == "memory" or "://" in given:
+        return None if given is None else Secret(given)
+    found = section.path("journal", checks.text)
+    return None if found is None else Secret(found)

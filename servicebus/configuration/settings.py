@@ -14,12 +14,21 @@ from servicebus._plain import PlainTarget
 from servicebus.configuration import checks
 from servicebus.configuration.bridges import BridgeEntry, read_bridges
 from servicebus.configuration.callers import read_caller, read_callers
+from servicebus.configuration.encryption import read_encryption
 from servicebus.configuration.hosts import Defaults, read_connections, read_hosts, read_tls
 from servicebus.configuration.keys import ALL_KEYS, FORMER_KEYS, KEYS
-from servicebus.configuration.parts import read_logging, read_services
+from servicebus.configuration.parts import read_journal, read_logging, read_services
 from servicebus.configuration.publishers import read_publishers
 from servicebus.configuration.section import Section, Where
-from servicebus.configuration.values import BrokerHost, CallerEntry, LoggingSettings, Secret, ServiceEntry, TlsSettings
+from servicebus.configuration.values import (
+    BrokerHost,
+    CallerEntry,
+    EncryptionSettings,
+    LoggingSettings,
+    Secret,
+    ServiceEntry,
+    TlsSettings,
+)
 from servicebus.configuration.weakness import weak_secrets
 from servicebus.errors import ConfigurationError
 
@@ -47,6 +56,7 @@ class Configuration:
     """As which caller Senders sign; None for the bus itself."""
     callers: Mapping[str, CallerEntry]
     """By their names."""
+    encryption: EncryptionSettings | None
     node_name: str
     names_node: bool
     """``node_name`` was given, and is not this machine's host name."""
@@ -179,6 +189,7 @@ class Configuration:
         """What agents and Senders log beside ``warnings`` when they start: secrets that do not protect."""
         log_secrets = self.logging.secrets if self.logging.secrets != self.secret_token else ()
         weak = weak_secrets("secret_token", self.secret_token) + weak_secrets("logging.secret", log_secrets)
+        weak += weak_secrets("encryption.keys", self.encryption.keys if self.encryption is not None else ())
         return weak + tuple(
             text for name, entry in self.callers.items() for text in weak_secrets(f"callers.{name}.key", entry.keys)
         )
@@ -233,10 +244,12 @@ class Configuration:
         own["secret_token"] = () if is_bridge else section.require("secret_token", checks.secrets)
         own["callers"] = read_callers(section, self.secret_token)
         own["caller"] = read_caller(section, self.callers)
+        signing = (key for entry in self.callers.values() for key in entry.keys)
+        own["encryption"] = read_encryption(section, (*self.secret_token, *signing))
         own["node_name"] = _read_node_name(section)
         own["names_node"] = "node_name" in section
         own["status_socket"] = _read_status_socket(section)
-        own["journal"] = _read_journal(section)
+        own["journal"] = read_journal(section)
         tls = read_tls(section)
         own["tls"] = tls or TlsSettings()
         # A tls: section switches TLS on; use_ssl: false still overrides it.
@@ -307,14 +320,6 @@ def _read_node_name(section: Section) -> str:
 def _read_status_socket(section: Section) -> str | None:
     found = section.path("status_socket", checks.text)
     return None if found is None else section.check(("status_socket",), found, checks.socket_path)
-
-
-def _read_journal(section: Section) -> Secret | None:
-    given = section.take("journal", checks.text, None)
-    if given is None or given == "memory" or "://" in given:
-        return None if given is None else Secret(given)
-    found = section.path("journal", checks.text)
-    return None if found is None else Secret(found)
 
 
 def _read_configuration_file(path: str | os.PathLike[str]) -> str:

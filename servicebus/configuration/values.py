@@ -2,53 +2,16 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from servicebus._secret import Secret as Secret
 from servicebus.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import ssl
-
-
-class Secret:
-    """A text that is only given out by ``reveal()``: repr, str and format show stars, whatever its length.
-
-    A pickle of it holds the text in plain, for ``multiprocessing`` hands a configuration to its children by one: do not
-    store or send any.
-    """
-
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str):
-        self._text = text
-
-    def reveal(self) -> str:
-        """The plain text; pass it on, never keep or log it."""
-        return self._text
-
-    def __repr__(self) -> str:
-        return "Secret(***)"
-
-    def __str__(self) -> str:
-        return "***"
-
-    def __copy__(self) -> Secret:
-        return self
-
-    def __deepcopy__(self, memo: object) -> Secret:
-        return self
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Secret):
-            return NotImplemented
-        return hmac.compare_digest(self._text.encode(), other._text.encode())
-
-    def __hash__(self) -> int:
-        return hash(self._text)
 
 
 def host_and_port(host: str, port: int) -> str:
@@ -84,6 +47,8 @@ class BrokerHost:
     tls: TlsSettings = TlsSettings()
     members: tuple[tuple[str, int], ...] = ()
     """Host and port of every member, if this is a RabbitMQ cluster; ``host`` and ``port`` are those of one of them."""
+    fernet_keys: tuple[Secret, ...] = ()
+    """With which other programs encrypt fields of the messages that they publish there."""
 
     @property
     def address(self) -> str:
@@ -159,6 +124,26 @@ class CallerEntry:
     @property
     def secrets(self) -> tuple[str, ...]:
         """The plain keys: the first signs, all verify."""
+        return tuple(key.reveal() for key in self.keys)
+
+
+@dataclass(frozen=True, slots=True)
+class EncryptionSettings:
+    """What is encrypted, and with what; the patterns are those of docs/callers.rst."""
+
+    keys: tuple[Secret, ...]
+    """The first encrypts, all decrypt."""
+    services: tuple[str, ...] = ("*",)
+    """Addresses: what goes there is encrypted."""
+    events: tuple[str, ...] = ("#",)
+    required: bool = True
+    """A node refuses what should be encrypted, and is not."""
+    compress: Literal["", "zlib", "zstd"] = ""
+    """What is encrypted is compressed with this before."""
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The plain keys."""
         return tuple(key.reveal() for key in self.keys)
 
 

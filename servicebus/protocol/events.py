@@ -55,6 +55,8 @@ class EventProtocol(ProtocolV2):
                 incoming.context = decode_context(envelope.context)
             now_ms = int(time.time() * 1000)
             check_fresh(EVENT, sent_ms, envelope.ttl_ms, now_ms, config.clock_skew, config.token_max_age)
+            if self._encryption is not None:
+                incoming.raw_params = self._encryption.params_in_plain(envelope)
         except EnvelopeError as error:
             raise RequestRefused(error, incoming=incoming) from None
         return incoming

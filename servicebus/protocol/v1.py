@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from servicebus._secret import ENCRYPTED, SecretText
 from servicebus.compat.envelope import (
     OldEvent,
     OldReply,
@@ -24,6 +25,7 @@ from servicebus.compat.texts import BAD_TOKEN, fault_from_text, fault_to_text, r
 from servicebus.compat.tokens import DailyTokens
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError, SignatureError
+from servicebus.protocol.encryption import Encryption, encryption_of
 from servicebus.protocol.interface import (
     AgentProtocol,
     Exchange,
@@ -59,6 +61,7 @@ class ProtocolV1:
         self._tokens = DailyTokens(config.secrets, zone)
         self._keyring = Keyring(config.secrets)
         self._max_bytes = config.max_envelope_bytes
+        self._encryption = encryption_of(config)
         self._incarnation = os.urandom(8).hex()
         self._count = itertools.count(1)
 
@@ -110,6 +113,11 @@ class ProtocolV1:
     def _event(self, request: OutgoingRequest) -> bytes:
         # An outbox keeps messages as version 2 has them.
         params = request.params or decode_envelope(request.body, len(request.body)).params
+        is_encrypted = self._encryption is not None and self._encryption.encrypts(request)
+        if is_encrypted or type(params) is SecretText or params.startswith(ENCRYPTED):
+            raise EnvelopeError(
+                "unencodable", f"node {request.address.node} is of version 2.x, which has no encryption"
+            )
         token = self._tokens.make(time.time())
         address = request.address
         body = encode_event(OldEvent(str(request.event_id), token, address.category, address.name, params))
@@ -141,7 +149,18 @@ class ProtocolV1:
         elif not self._tokens.accepts(event.token, now):
             refusal = SignatureError("not the token of yesterday, today or tomorrow; do secret_token and clocks agree?")
             raise RequestRefused(refusal, encode_reply(OldReply(event.id, BAD_TOKEN)) if reply_to else None, reply_to)
+        if self._encryption is not None:
+            self._check_plain(self._encryption, event, reply_to)
         return self._incoming(event, delivery, stamps, now)
+
+    def _check_plain(self, encryption: Encryption, event: OldEvent, reply_to: str) -> None:
+        """Refuse what would have to be encrypted, which this version cannot. Raises RequestRefused."""
+        try:
+            encryption.check(f"{self._config.node_name}.{event.category}.{event.service}")
+        except EnvelopeError as error:
+            fault = Fault(REFUSED, f"{error.reason}: {error.detail}")
+            reply = self._fault_text(event.id, fault, event.category, event.service) if reply_to else None
+            raise RequestRefused(error, reply, reply_to) from None
 
     def denial(self, incoming: Incoming) -> Fault | None:
         """It knows no callers."""
@@ -161,6 +180,8 @@ class ProtocolV1:
         return body
 
     def encode_text(self, incoming: Incoming, text: bytes) -> bytes:
+        if type(text) is SecretText:
+            raise EnvelopeError("unencodable", "a Secret only travels encrypted, which version 1 cannot be")
         return self.encode_result(incoming, decode_json(text))
 
     def encode_fault(self, incoming: Incoming, fault: Fault) -> bytes | None:

@@ -8,33 +8,26 @@ from dataclasses import replace
 from typing import Any
 
 from servicebus._context import decode_context
+from servicebus._secret import SecretText
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
 from servicebus.policy.clocks import SteadyClock, remaining_s
 from servicebus.policy.retry_schedule import tier_for
 from servicebus.protocol.callers import CallerChecks, set_caller
-from servicebus.protocol.discovery import DISCOVER, Answer, Question, read_answer
+from servicebus.protocol.control_requests import UNSIGNED, ControlEncoder
+from servicebus.protocol.encryption import Encryption, encryption_of, needed
 from servicebus.protocol.interface import (
     Exchange,
     Incoming,
     OutgoingPublish,
     OutgoingRequest,
-    Pong,
     RequestRefused,
     UnsignedRefusal,
     flawed,
     oversized,
 )
 from servicebus.transport.interface import Delivery
-from servicebus.wire.address import (
-    DISCOVERY_KEY,
-    EVERY_NODE,
-    cancel_key,
-    control_queue,
-    delay_queue,
-    messages_queue,
-    rpc_queue,
-)
+from servicebus.wire.address import control_queue, delay_queue, messages_queue, rpc_queue
 from servicebus.wire.envelope import (
     CALL,
     CONTROL,
@@ -49,31 +42,17 @@ from servicebus.wire.envelope import (
 )
 from servicebus.wire.events import EVENTS, events_exchange
 from servicebus.wire.fault import EXPIRED, REFUSED, Fault
+from servicebus.wire.jsontext import decode_params, encode_params
 from servicebus.wire.signing import Keyring, check_fresh
 from servicebus.wire.stamps import UNSTAMPED, Stamps, read_stamps
-from servicebus.wire.streams import CREDIT, Chunk, Credit, decode_chunk, read_terms, verify_chunk, write_chunk
-from servicebus.wire.xmlcodec import (
-    decode_envelope,
-    decode_json,
-    decode_reply,
-    encode_json,
-    encode_reply,
-    write_answer,
-    write_event,
-)
+from servicebus.wire.streams import Chunk, decode_chunk, read_terms, verify_chunk, write_chunk
+from servicebus.wire.xmlcodec import decode_envelope, decode_reply, encode_reply, write_answer, write_event
 
-UNSIGNED = "unsigned"
-"""In place of a token: a hint for a sender that has another secret, never to be believed."""
-
-_CANCEL_TTL_S = 5.0
-_CREDIT_TTL_S = 15.0
-MOST_ASKED = 200
-"""A ping asks about so many calls at most: 5 KB."""
 _QUEUES = {CALL: rpc_queue, MESSAGE: messages_queue, CONTROL: control_queue}
 _DIRECT_PREFIX = DIRECT_REPLY_TO + "."
 
 
-class ProtocolV2(CallerChecks):
+class ProtocolV2(CallerChecks, ControlEncoder):
     """Signs and verifies with *keyring*. For any thread, but ``decode_request()``.
 
     Args:
@@ -91,6 +70,7 @@ class ProtocolV2(CallerChecks):
         self._config = config
         self._keyring = keyring
         self._max_bytes = config.max_envelope_bytes
+        self._encryption: Encryption | None = encryption_of(config)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} node {self._config.node_name}>"
@@ -113,6 +93,9 @@ class ProtocolV2(CallerChecks):
                 node, kind = "", EVENT
         sign = self._keyring.sign_event
         more = 1, due_ms, contract, context, request.stream
+        if self._encryption is not None or type(params) is SecretText:
+            fields = id, node, category, name, kind, sent, ttl, reply
+            params = needed(self._encryption).params_of(request, self._keyring.key_id, fields, more)
         token = sign(id, node, category, name, kind, sent, ttl, reply, params, *more)
         body = write_event(id, node, category, name, kind, sent, ttl, reply, params, token, *more)
         request.encoded(token, body)
@@ -140,74 +123,22 @@ class ProtocolV2(CallerChecks):
         if reply.token == UNSIGNED and reply.fault is not None:
             raise UnsignedRefusal(self._keyring.key_id)
         is_last = reply.attempt == request.attempt
-        self._keyring.verify_reply(reply, request.token if is_last else request.token_of(reply.attempt))
+        token = request.token if is_last else request.token_of(reply.attempt)
+        self._keyring.verify_reply(reply, token)
         if reply.id != request.id:
             raise EnvelopeError("signature", "the reply belongs to another request")
-        return reply
+        return reply if self._encryption is None else self._encryption.reply_to(request, token, reply)
 
-    decode_result = staticmethod(decode_json)
-
-    def encode_ping(
-        self, node: str, wire_id: str, timeout_s: float, calls: Sequence[str]
-    ) -> tuple[str, OutgoingPublish]:
-        return self._control(wire_id, node, "ping", timeout_s, encode_json(list(calls)) if calls else b"null")
-
-    def decode_pong(self, wire_id: str, token: str, body: bytes) -> Pong:
-        state = self._decode_answer(wire_id, token, body)
-        if not isinstance(state, dict):
-            return Pong(takes_calls=True)
-        age_s, answered = state.get("queue_age"), state.get("answered")
-        return Pong(
-            not state.get("stopping"),
-            age_s if isinstance(age_s, (int, float)) else None,
-            [id for id in answered if isinstance(id, str)] if isinstance(answered, list) else (),
-        )
-
-    def encode_discovery(self, wire_id: str, timeout_s: float, question: Question) -> tuple[str, OutgoingPublish]:
-        """What asks all nodes, and the token that their answers are checked with."""
-        params = encode_json(question.to_json())
-        token, outgoing = self._control(wire_id, EVERY_NODE, DISCOVER, timeout_s, params)
-        return token, outgoing._replace(routing_key=DISCOVERY_KEY)
-
-    def decode_discovery(self, wire_id: str, token: str, body: bytes) -> Answer:
-        """The answer of one worker of a node. Raises EnvelopeError."""
-        return read_answer(self._decode_answer(wire_id, token, body))
-
-    def _decode_answer(self, wire_id: str, token: str, body: bytes) -> Any:
-        """What an agent says to a control request of the Sender itself. Raises EnvelopeError."""
-        reply = decode_reply(body, self._max_bytes)
-        if reply.token == UNSIGNED and reply.fault is not None:
-            raise UnsignedRefusal(self._keyring.key_id)
-        self._keyring.verify_reply(reply, token)
-        if reply.id != wire_id:
-            raise EnvelopeError("signature", "the answer belongs to another request")
-        if reply.fault is not None:
-            raise EnvelopeError("malformed", f"the answer is {reply.fault}")
-        return decode_json(reply.message)
-
-    def encode_cancel(self, node: str, cancelled_id: str, wire_id: str) -> tuple[OutgoingPublish, float] | None:
-        _, cancel = self._control(wire_id, node, "cancel", _CANCEL_TTL_S, encode_json([cancelled_id]))
-        return cancel._replace(routing_key=cancel_key(node)), _CANCEL_TTL_S
-
-    def encode_credit(self, credit: Credit, queue: str, wire_id: str, node: str) -> tuple[OutgoingPublish, float]:
-        """What lets a stream go on, to the worker whose own queue is *queue*; and for how many seconds it is good."""
-        _, outgoing = self._control(wire_id, node, CREDIT, _CREDIT_TTL_S, encode_json(list(credit)))
-        return outgoing._replace(routing_key=queue), _CREDIT_TTL_S
+    decode_result = staticmethod(decode_params)
 
     def decode_chunk(self, request: OutgoingRequest, body: bytes) -> Chunk:
         """The verified chunk of the stream that *request* asks for. Raises EnvelopeError."""
         chunk = decode_chunk(body, self._max_bytes)
-        verify_chunk(self._keyring, request.token_of(chunk.attempt), chunk)
+        token = request.token_of(chunk.attempt)
+        verify_chunk(self._keyring, token, chunk)
         if chunk.id != request.id:
             raise EnvelopeError("signature", "the chunk belongs to another request")
-        return chunk
-
-    def _control(self, id: str, node: str, name: str, timeout_s: float, params: bytes) -> tuple[str, OutgoingPublish]:
-        """A control request of the Sender itself, and its token."""
-        sent_ms, ttl_ms = int(time.time() * 1000), max(1, int(timeout_s * 1000))
-        fields = (id, node, "servicebus", name, CONTROL, sent_ms, ttl_ms, DIRECT_REPLY_TO, params)
-        token = self._keyring.sign_event(*fields)
-        return token, OutgoingPublish(self.exchange.name, control_queue(node), write_event(*fields, token))
+        return chunk if self._encryption is None else self._encryption.chunk_in_plain(request, token, chunk)
 
     def _signed_again(self, request: OutgoingRequest) -> bytes:
         """A later attempt of a call, or one that is dated ``shift_ms`` ahead of our clock.
@@ -219,10 +150,13 @@ class ProtocolV2(CallerChecks):
         ttl_ms = max(1, int((request.deadline - time.monotonic()) * 1000))
         sent_ms = max(0, request.sent_ms + request.ttl_ms - ttl_ms + request.shift_ms)
         names = (address.node, address.category, address.name, request.kind)
-        fields = (request.id, *names, sent_ms, ttl_ms, DIRECT_REPLY_TO, request.params)
+        fields = (request.id, *names, sent_ms, ttl_ms, DIRECT_REPLY_TO)
         more = (attempt, 0, request.contract, request.context, request.stream)
-        token = self._keyring.sign_event(*fields, *more)
-        body = write_event(*fields, token, *more)
+        params = request.params
+        if self._encryption is not None or type(params) is SecretText:
+            params = needed(self._encryption).params_of(request, self._keyring.key_id, fields, more)
+        token = self._keyring.sign_event(*fields, params, *more)
+        body = write_event(*fields, params, token, *more)
         if len(body) > self._max_bytes:
             raise oversized(len(body), self._max_bytes)
         request.signed_again(token)
@@ -241,8 +175,7 @@ class ProtocolV2(CallerChecks):
         reply_to = delivery.reply_to or ""
         if not reply_to.startswith(_DIRECT_PREFIX):
             reply_to = ""  # answers go nowhere else
-        marks = delivery.headers
-        stamps = read_stamps(self._keyring, delivery.body, marks) if marks else UNSTAMPED
+        stamps = read_stamps(self._keyring, delivery.body, delivery.headers) if delivery.headers else UNSTAMPED
         verify = self._keyring.verify_envelope if stamps.ticket is None else self._caller_by_ticket
         try:
             caller = verify(envelope)
@@ -267,6 +200,8 @@ class ProtocolV2(CallerChecks):
                 incoming.context = decode_context(envelope.context)
             limits = self._config.clock_skew, self._config.token_max_age
             check_fresh(envelope.kind, incoming.sent_ms, envelope.ttl_ms, now_ms, *limits)
+            if self._encryption is not None:
+                incoming.raw_params = self._encryption.params_in_plain(envelope)
         except EnvelopeError as error:
             raise self._refused(error, envelope, reply_to, incoming) from None
         return incoming
@@ -282,9 +217,11 @@ class ProtocolV2(CallerChecks):
         return reply, reply_to if is_direct else ""
 
     def encode_result(self, incoming: Incoming, value: Any) -> bytes:
-        return self.encode_text(incoming, encode_json(value))
+        return self.encode_text(incoming, encode_params(value))
 
     def encode_text(self, incoming: Incoming, text: bytes) -> bytes:
+        if type(incoming.raw_params) is SecretText or type(text) is SecretText:
+            text = needed(self._encryption).message(incoming, text)
         token = self._keyring.sign_reply(incoming.token, incoming.given_id, OK, text, None)
         body = write_answer(incoming.given_id, token, text, incoming.attempt)
         if len(body) > self._max_bytes:
@@ -297,9 +234,13 @@ class ProtocolV2(CallerChecks):
         """Items of a stream, from number *first* on; *queue* is the worker's own."""
         text = b"[" + b",".join(items) + b"]"
         chunk = Chunk(incoming.given_id, incoming.attempt, first, len(items), queue, is_resumable, text)
+        if type(incoming.raw_params) is SecretText or SecretText in map(type, items):
+            chunk = needed(self._encryption).chunk(incoming, chunk)
         return write_chunk(self._keyring, incoming.token, chunk)
 
     def encode_fault(self, incoming: Incoming, fault: Fault) -> bytes:
+        if self._encryption is not None and type(incoming.raw_params) is SecretText:
+            fault = self._encryption.fault(incoming, fault)
         return self._encode_fault(incoming.given_id, incoming.token, incoming.attempt, fault)
 
     def _encode_fault(self, id: str, request_token: str, attempt: int, fault: Fault) -> bytes:

@@ -12,9 +12,10 @@ from typing import Any
 
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError, JournalUnavailable
+from servicebus.protocol.control_requests import MOST_ASKED
 from servicebus.protocol.discovery import DISCOVER, STREAM, Answer, read_question
 from servicebus.protocol.interface import Incoming, RequestRefused, wrong_queue
-from servicebus.protocol.v2 import MOST_ASKED, ProtocolV2
+from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.recent_ids import RecentIds
 from servicebus.runtime.registration import is_former, name_of_key, stream_key

@@ -30,6 +30,7 @@ __all__ = [
     "CONTRACT_MISMATCH",
     "DEFECT",
     "EXPIRED",
+    "HIDDEN_TEXT",
     "INTERRUPTED",
     "INVALID_PARAMS",
     "IS_STREAM",
@@ -47,6 +48,7 @@ __all__ = [
     "describe",
     "error_from_fault",
     "fault_from_exception",
+    "without_text",
 ]
 
 BUSY = "busy"
@@ -75,6 +77,8 @@ MAX_CLOCK_MS = 10**15 - 1
 MAX_TEXT_BYTES = 4 * 1024
 MAX_TRACE_BYTES = 16 * 1024
 _MAX_WHY_BYTES = 1024
+_MAX_CAUSES = 5
+HIDDEN_TEXT = "(its text is not shown: what was asked for is encrypted)"
 
 # What XML 1.0 cannot carry, not even as a character reference (https://www.w3.org/TR/xml/#charsets). As the negation of
 # what it can carry, it would take ten times as long to compile.
@@ -133,6 +137,23 @@ def denied(caller: str, rule: str, doing: str, why: str = "") -> Fault:
     text = f"{PERMISSION_DENIED}: {who} may not {doing}, by {rule}"
     told = encode_json({"caller": caller, "rule": rule}).decode()
     return Fault(REFUSED, f"{text}: {_cut(why, _MAX_WHY_BYTES)}" if why else text, data=told)
+
+
+def without_text(error: BaseException) -> BaseException:
+    """What is shown in place of *error* where its text may hold a secret: its class, traceback and causes."""
+    return _without_text(error, 0)
+
+
+def _without_text(error: BaseException, depth: int) -> BaseException:
+    name, module = (type.__dict__[each].__get__(type(error)) for each in ("__name__", "__module__"))
+    shown: BaseException = type(str(name), (Exception,), {"__module__": module})(HIDDEN_TEXT)
+    shown.__traceback__ = error.__traceback__
+    if depth < _MAX_CAUSES:
+        for which in ("__cause__", "__context__"):
+            if (other := getattr(error, which)) is not None:
+                setattr(shown, which, _without_text(other, depth + 1))
+    shown.__suppress_context__ = error.__suppress_context__
+    return shown
 
 
 _declared: dict[tuple[str, str], Callable[[str], Exception]] = {}

@@ -9,10 +9,19 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, NoReturn
 
+from servicebus._secret import ENCRYPTED, Secret, SecretText, hidden_at, revealed, secret_text
 from servicebus.errors import EnvelopeError
 from servicebus.wire.printable import describe
 
-__all__ = ["MAX_JSON_DEPTH", "check_depth", "decode_json", "encode_json"]
+__all__ = [
+    "MAX_JSON_DEPTH",
+    "HoldsSecret",
+    "check_depth",
+    "decode_json",
+    "decode_params",
+    "encode_json",
+    "encode_params",
+]
 
 MAX_JSON_DEPTH = 200
 """Deep enough for data, and far from the recursion limit of every supported Python, whatever stack is in use."""
@@ -28,6 +37,28 @@ _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _STEPS = bytes(1 if byte in b"[{" else 255 for byte in range(256))
 
 
+class HoldsSecret(EnvelopeError):
+    """Raised by ``encode_json()`` for a value with a ``Secret`` in it."""
+
+    def __init__(self, where: str):
+        super().__init__("unencodable", f"a Secret at {where} only travels encrypted, which this cannot be")
+
+
+def encode_params(value: Any) -> bytes:
+    """As ``encode_json()``; a value with a ``Secret`` in it becomes a SecretText, which is to be encrypted."""
+    try:
+        return encode_json(value)
+    except HoldsSecret:
+        plain, places = revealed(value)
+    return secret_text(encode_json(plain), () if () in places else places)
+
+
+def decode_params(raw: bytes) -> Any:
+    """As ``decode_json()``, with a ``Secret`` around each value that has come encrypted by itself."""
+    value = decode_json(raw)
+    return hidden_at(value, raw.places) if type(raw) is SecretText else value
+
+
 def encode_json(value: Any) -> bytes:
     """*value* as JSON text: compact, ASCII, without ``]]>``.
 
@@ -35,7 +66,8 @@ def encode_json(value: Any) -> bytes:
 
     Raises:
         EnvelopeError: ``unencodable`` for NaN, infinities, and every type that JSON has no word for, named with its
-            place; ``too-deep`` past ``MAX_JSON_DEPTH``, and so for a value that holds itself.
+            place, a Secret among them (HoldsSecret); ``too-deep`` past ``MAX_JSON_DEPTH``, and so for a value that
+            holds itself.
     """
     try:
         text = "".join(_encode_chunks(value, 0))
@@ -86,6 +118,10 @@ def decode_json(raw: bytes) -> Any:
     except RecursionError:
         raise EnvelopeError("too-deep", f"JSON nested deeper than {MAX_JSON_DEPTH}") from None
     except ValueError as error:
+        if raw.startswith(ENCRYPTED):
+            raise EnvelopeError(
+                "encryption", "it is encrypted, and there are no keys for it (encryption.keys)"
+            ) from None
         if is_long:  # from Python 3.13 on, deep nesting that breaks off is no RecursionError
             check_depth(raw)
         raise EnvelopeError("bad-json", _without_data(error)) from None
@@ -176,6 +212,8 @@ def _culprit(value: Any) -> str:
             stack += [(f"{where}[{index}]", child, depth + 1) for index, child in enumerate(parts)]
         elif issubclass(kind, float) and not math.isfinite(item):
             return f"JSON has no word for {float.__repr__(item)} at {where}"
+        elif issubclass(kind, Secret):
+            raise HoldsSecret(where) from None
         elif not issubclass(kind, (str, int, float, dict, list, tuple, type(None))):
             return f"JSON has no word for {_type_name(item)} at {where}"
     return ""

@@ -16,6 +16,7 @@ import hmac
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
+from typing import Any
 
 from servicebus.errors import EnvelopeError, SignatureError
 from servicebus.wire.envelope import EVENT, MESSAGE, Envelope, Kind, Reply
@@ -27,6 +28,8 @@ __all__ = [
     "Keyring",
     "canonical_bytes",
     "check_fresh",
+    "event_text",
+    "response_text",
 ]
 
 NO_CALLERS: Mapping[str, Sequence[str]] = MappingProxyType({})
@@ -130,11 +133,11 @@ class Keyring:
 
     def sign_reply(self, request_token: str, id: str, status: str, message: bytes, fault: Fault | None) -> str:
         """The token of a reply to the request that carried *request_token*, by the same key."""
-        return self._signer_of(request_token).token(_canonical_response(request_token, id, status, message, fault))
+        return self._signer_of(request_token).token(response_text(request_token, id, status, message, fault))
 
     def verify_reply(self, reply: Reply, request_token: str) -> None:
         """Accept *reply* as the answer to our request that carried *request_token*, or raise ``SignatureError``."""
-        text = _canonical_response(request_token, reply.id, reply.status, reply.message, reply.fault)
+        text = response_text(request_token, reply.id, reply.status, reply.message, reply.fault)
         self._verify_answer(reply.token, request_token, text)
 
     def sign_answer(self, request_token: str, domain: bytes, *parts: bytes) -> str:
@@ -232,14 +235,33 @@ def _canonical_event(
     return b"".join((names, head.encode(), params, *(b"%d:%b" % (len(each), each) for each in more)))
 
 
+def event_text(
+    id: str,
+    node: str,
+    category: str,
+    service: str,
+    kind: Kind,
+    sent_ms: int,
+    ttl_ms: int,
+    reply: str,
+    params: bytes,
+    *more: Any,
+) -> bytes:
+    """The canonical bytes of the event that these fields make; *more* as of ``sign_event()``, all of them."""
+    names = _canonical_names(node, category, service, kind._value_, reply)
+    return _canonical_event(names, id, sent_ms, ttl_ms, params, *more)
+
+
 @lru_cache(maxsize=1024)
 def _canonical_names(node: str, category: str, service: str, kind: str, reply: str) -> bytes:
     """The part that is the same for all calls of one kind to one service: joined once, not for every call."""
     return canonical_bytes(EVENT_DOMAIN, *(text.encode() for text in (node, category, service, kind, reply)))
 
 
-def _canonical_response(request_token: str, id: str, status: str, message: bytes, fault: Fault | None) -> bytes:
-    """Request's token, id, status, message; then type, text, trace, retry hint of the fault, or four empty parts.
+def response_text(request_token: str, id: str, status: str, message: bytes, fault: Fault | None) -> bytes:
+    """The canonical bytes of a response.
+
+    Request's token, id, status, message; then type, text, trace, retry hint of the fault, or four empty parts.
 
     A fault that tells the node's clock has that as one part more; one with data has two more, the clock first.
     """

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from servicebus.errors import EnvelopeError
 from servicebus.wire.jsontext import decode_json, encode_json
 from servicebus.wire.optional_parts import attempt_mark
-from servicebus.wire.signing import Keyring
+from servicebus.wire.signing import Keyring, canonical_bytes
 from servicebus.wire.xmlshape import ATTEMPT, CDATA_END, CDATA_START, ID, NUMBER, STREAM, TOKEN
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Credit",
     "StreamTerms",
     "chunk_queue_problem",
+    "chunk_text",
     "decode_chunk",
     "items_id",
     "read_credit",
@@ -138,6 +139,11 @@ def verify_chunk(keyring: Keyring, request_token: str, chunk: Chunk) -> None:
 def chunk_queue_problem(queue: str) -> bool:
     """Whether *queue* cannot be named in a chunk."""
     return re.fullmatch(_QUEUE.decode(), queue) is None
+
+
+def chunk_text(request_token: str, chunk: Chunk) -> bytes:
+    """The canonical bytes of *chunk*, which answers the request with *request_token*."""
+    return canonical_bytes(CHUNK_DOMAIN, *_signed(request_token, chunk))
 
 
 def _signed(request_token: str, chunk: Chunk) -> Sequence[bytes]:

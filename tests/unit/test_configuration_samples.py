@@ -8,6 +8,7 @@ import pytest
 
 from servicebus.configuration import Configuration, load_logging
 from servicebus.configuration.callers import CALLER_KEYS
+from servicebus.configuration.encryption import ENCRYPTION_KEYS
 from servicebus.configuration.hosts import HOST_KEYS, TLS_KEYS
 from servicebus.configuration.keys import ALL_KEYS, KEYS
 from servicebus.configuration.parts import LOGGING_KEYS, ROTATE_KEYS, SERVICE_KEYS
@@ -68,7 +69,7 @@ def test_the_agent_sample_shows_every_key_there_is() -> None:
         assert re.search(rf"^{key}:", text, re.MULTILINE), key
     for key in (*TLS_KEYS, *LOGGING_KEYS):
         assert re.search(rf"^  {key}:", text, re.MULTILINE), key
-    for key in (*HOST_KEYS, *SERVICE_KEYS, *ROTATE_KEYS, *CALLER_KEYS):
+    for key in (*HOST_KEYS, *SERVICE_KEYS, *ROTATE_KEYS, *CALLER_KEYS, *ENCRYPTION_KEYS):
         assert re.search(rf"\b{key}:", text), key
 
 
@@ -96,6 +97,7 @@ def rows(heading: str) -> dict[str, str]:
         ("``tls``", TLS_KEYS),
         ("``services``", SERVICE_KEYS),
         ("``callers``", CALLER_KEYS),
+        ("``encryption``", ENCRYPTION_KEYS),
         ("``logging``", LOGGING_KEYS),
         ("``logging.rotate``", ROTATE_KEYS),
     ],

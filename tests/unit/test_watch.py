@@ -8,8 +8,8 @@ import pytest
 from virtual_bus import NODE, TARGET, Node, VirtualBus, silence, virtual_bus
 
 from servicebus.errors import CallError, CallInterrupted, CallTimeout, NodeUnavailable
+from servicebus.protocol.control_requests import MOST_ASKED
 from servicebus.protocol.interface import Incoming
-from servicebus.protocol.v2 import MOST_ASKED
 from servicebus.wire.envelope import OK, Reply
 from servicebus.wire.xmlcodec import encode_reply
 

@@ -12,7 +12,7 @@ from virtual_bus import NODE, SECRET, Node, VirtualBus, virtual_bus
 from servicebus.cli.exit_codes import ExitCode, exit_code_of
 from servicebus.client.session import submit
 from servicebus.errors import CallInterrupted, CallRefused, CallTimeout
-from servicebus.protocol.v2 import UNSIGNED
+from servicebus.protocol.control_requests import UNSIGNED
 from servicebus.sender import Sender
 from servicebus.transport.interface import Delivery
 from servicebus.wire.address import Address
