@@ -7,6 +7,7 @@ neither pika, nor pydantic, nor anything that forks. docs/api.rst lists the modu
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from servicebus._secret import Secret
 from servicebus.services import Deny, Reject, Requeue, Retry
 
 if TYPE_CHECKING:
@@ -16,7 +17,18 @@ if TYPE_CHECKING:
     from servicebus.service import ServiceBus
     from servicebus.typed import Services
 
-__all__ = ["AsyncSender", "Configuration", "Deny", "Reject", "Requeue", "Retry", "Sender", "ServiceBus", "Services"]
+__all__ = [
+    "AsyncSender",
+    "Configuration",
+    "Deny",
+    "Reject",
+    "Requeue",
+    "Retry",
+    "Secret",
+    "Sender",
+    "ServiceBus",
+    "Services",
+]
 
 __version__ = "3.0.0.dev0"
 

@@ -43,6 +43,7 @@ class Registering(PublisherRegistry):
         concurrency: Literal["node"] | None = None,
         priority: int | None = None,
         authorize: Authorize | None = None,
+        encrypted: bool | None = None,
     ) -> None:
         """Answer calls to ``NODE.category.name`` by ``service.on_call(request, response)``.
 
@@ -63,6 +64,7 @@ class Registering(PublisherRegistry):
                 typed client makes.
             authorize: a function that gets the request and its context before anything of the service runs. Only if it
                 returns True does that run; what it refuses, also by ``Deny``, the caller gets as PermissionDenied.
+            encrypted: True refuses what has not come encrypted.
 
         Raises:
             AddressError: category or name cannot stand in an address.
@@ -75,7 +77,7 @@ class Registering(PublisherRegistry):
             "lock": lock,
             "concurrency": concurrency,
         }
-        options |= {"resumable": resumable, "priority": priority, "authorize": authorize}
+        options |= {"resumable": resumable, "priority": priority, "authorize": authorize, "encrypted": encrypted}
         self._add(Kind.CALL, category, name, service, options)
 
     def add_message_service(
@@ -90,6 +92,7 @@ class Registering(PublisherRegistry):
         concurrency: Literal["node"] | None = None,
         priority: int | None = None,
         authorize: Authorize | None = None,
+        encrypted: bool | None = None,
     ) -> None:
         """Handle messages to ``NODE.category.name`` by ``service.on_message(request)``; else as add_rpc_service().
 
@@ -98,7 +101,7 @@ class Registering(PublisherRegistry):
                 Without it ``retry_schedule`` of the configuration holds.
         """
         options: dict[str, Any] = {"threads": threads, "retry": retry, "lock": lock, "concurrency": concurrency}
-        options |= {"priority": priority, "authorize": authorize}
+        options |= {"priority": priority, "authorize": authorize, "encrypted": encrypted}
         self._add(Kind.MESSAGE, category, name, service, options)
 
     def add_event_service(
@@ -114,6 +117,7 @@ class Registering(PublisherRegistry):
         concurrency: Literal["node"] | None = None,
         priority: int | None = None,
         authorize: Authorize | None = None,
+        encrypted: bool | None = None,
     ) -> None:
         """Handle events by ``service.on_message(request)``; else as add_message_service().
 
@@ -130,7 +134,7 @@ class Registering(PublisherRegistry):
             "concurrency": concurrency,
             "events": events,
         }
-        options |= {"priority": priority, "authorize": authorize}
+        options |= {"priority": priority, "authorize": authorize, "encrypted": encrypted}
         self._add(Kind.MESSAGE, category, name, service, options)
 
     def add_message_services(self, category: str, name: str, service: Any) -> None:

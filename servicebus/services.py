@@ -70,6 +70,8 @@ class RpcService:
     """Of the calls that say none, on a node with ``priorities``."""
     authorize: Authorize | None = None
     """Whether a request may be served; may be a method."""
+    encrypted: bool = False
+    """A call that has not come encrypted is refused."""
     params_type: Any = None
     """What the params are: a type that pydantic knows. Only for the description of the node; nothing is checked."""
     result_type: Any = None
@@ -106,8 +108,9 @@ class MessageService:
     priority: int = 0
     """Of the messages that say none, on a node with ``priorities``."""
     authorize: Authorize | None = None
+    encrypted: bool = False
     params_type: Any = None
-    """Both as those of an RpcService."""
+    """All three as those of an RpcService."""
 
     def setup(self) -> None:
         """Called in each of the service's threads before its first message; again and again while it raises."""
@@ -133,6 +136,8 @@ class TextService:
     former: bool = False
     """An earlier version of the service of that name, for the callers that were built against it."""
     is_async: bool = False
+    holds_secret: bool = False
+    """A parameter of it is a Secret, so that what has not come encrypted is refused."""
     is_stream: bool = False
     """The function is a generator, of either kind; ``call`` runs it to its end."""
     tasks: int = 100

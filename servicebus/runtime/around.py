@@ -9,7 +9,8 @@ from typing import Any
 
 from servicebus._draining import draining
 from servicebus._steps import Middleware, Step, run_steps, steps_of
-from servicebus.runtime.execution import copies_of, refuse_lazy
+from servicebus.runtime.execution import refuse_lazy
+from servicebus.runtime.instances import copies_of
 from servicebus.runtime.registration import Service
 from servicebus.services import Request, Response, TextService
 from servicebus.wire.jsontext import encode_json

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from servicebus.errors import EnvelopeError
+from servicebus.protocol.encryption import is_secret
+from servicebus.runtime.instances import copies_of
 from servicebus.runtime.job import Job, JobResult, Outcome
 from servicebus.runtime.keyed_lock_queue import Task
 from servicebus.runtime.leaving import Home
@@ -42,9 +42,10 @@ from servicebus.wire.fault import (
     Fault,
     denied,
     fault_from_exception,
+    without_text,
 )
+from servicebus.wire.jsontext import decode_json, decode_params
 from servicebus.wire.printable import printable, unshown
-from servicebus.wire.xmlcodec import decode_json
 
 LOG = get_logger(__name__)
 
@@ -81,7 +82,7 @@ class Execution:
         self.name = f"service {service.key}"
         self._authorize = service.authorize
         self._copy = copies_of(service.instance)
-        self._read: Callable[[bytes], Any] = decode_json
+        self._read: Callable[[bytes], Any] = decode_params
         self._make_sender = make_sender
         self._with_traces = with_traces
         self._denials = RateLimitedLog(LOG, self.name)
@@ -207,8 +208,9 @@ class Execution:
         rule = f"authorize of {key}" if self._authorize is not None else f"service {key}"
         doing = f"publish {incoming.event} to {key}" if incoming.event else f"ask {key}"
         fault = denied(incoming.caller, rule, doing, why)
-        self._denials.warning(f"{incoming.kind.value} {incoming.given_id or incoming.id} refused: {fault.text}")
-        return self._failed(job, fault, JobResult.NOT_RUN)
+        shown = fault if not is_secret(incoming) else denied(incoming.caller, rule, doing)
+        self._denials.warning(f"{incoming.kind.value} {incoming.given_id or incoming.id} refused: {shown.text}")
+        return self._failed(job, fault if incoming.kind is CALL else shown, JobResult.NOT_RUN)
 
     def _publish(self, events: Sequence[Any]) -> None:
         """See to it that what a service has published with its success is not lost. Raises what keeps it from that."""
@@ -217,7 +219,7 @@ class Execution:
 
     def _params_of(self, job: Job, params: Any) -> Any:
         """What JSON says the params are."""
-        return params
+        return params if not is_secret(job.incoming) else decode_json(job.incoming.raw_params)
 
     def _unreadable(self, job: Job, error: BaseException) -> Outcome:
         """The params of *job* are no JSON; or something raised where nothing should, for want of memory perhaps."""
@@ -267,13 +269,20 @@ class Execution:
         result = _result(error, is_message)
         then = self._what_follows(job, error) if is_message else ""
         is_declared = self._is_declared(error)
+        shown = error if not is_secret(job.incoming) else without_text(error)
         if result is JobResult.FAILED and not is_declared:
-            LOG.warning("service %s failed for %s%s", self._service.key, job.incoming.id, then, exc_info=_shown(error))
+            LOG.warning(
+                "service %s failed for %s%s",
+                self._service.key,
+                job.incoming.id,
+                then,
+                exc_info=None if isinstance(error, LockError) else shown,
+            )
         else:
-            why = printable(str(error))  # what a service says may be what its caller said
+            why = printable(str(shown))  # what a service says may be what its caller said
             what = type(error).__name__ if is_declared else result.value
             LOG.info("service %s: %s of %s%s: %s", self._service.key, what, job.incoming.id, then, why)
-        fault = self._fault_of(error, self._with_traces or is_message)
+        fault = self._fault_of(shown if is_message else error, self._with_traces or is_message)
         if not isinstance(error, Retry):
             return self._failed(job, fault, result)
         if is_message:
@@ -318,29 +327,3 @@ def _result(error: BaseException, is_message: bool) -> JobResult:
         return JobResult.REJECTED
     # A caller cannot be put back into a queue: there it is a mistake.
     return JobResult.REQUEUE if isinstance(error, Requeue) and is_message else JobResult.FAILED
-
-
-def _shown(error: BaseException) -> BaseException | None:
-    """A lock that is not found says all in its text."""
-    return None if isinstance(error, LockError) else error
-
-
-def copies_of(instance: Any) -> Callable[[], Any]:
-    """A function that returns what ``copy.copy(instance)`` does; for most instances in a quarter of the time."""
-    return partial(_copy_plain, type(instance), instance) if _is_plain(type(instance)) else partial(copy.copy, instance)
-
-
-def _copy_plain(kind: type, instance: Any) -> Any:
-    made: Any = object.__new__(kind)
-    made.__dict__.update(instance.__dict__)
-    return made
-
-
-def _is_plain(kind: type) -> bool:
-    """Whether all that makes up an instance is its ``__dict__``, and it has no ideas of its own about copies."""
-    has_own_way = any(
-        getattr(kind, name, None) is not getattr(object, name, None)
-        for name in ("__copy__", "__new__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__")
-    )
-    has_slots = any(vars(each).get("__slots__") for each in kind.__mro__)
-    return not has_own_way and not has_slots and kind.__dictoffset__ != 0

@@ -67,6 +67,8 @@ class Service:
     """Of the requests that say none, where the node has priorities."""
     authorize: Authorize | None = None
     """Asked before anything of it runs."""
+    encrypted: bool = False
+    """What has not come encrypted is refused."""
     events: tuple[str, ...] = ()
     """The patterns of the events that it gets, in place of messages; empty for every other service."""
     plain: PlainQueue | None = None
@@ -145,6 +147,8 @@ def register(
         found["events"] = checked_patterns(wanted, events)
     if plain is not None:
         found["plain"] = plain
+    elif isinstance(instance, TextService) and instance.holds_secret:
+        found["encrypted"] = True
     if isinstance(instance, TextService) and instance.former:
         found["former"] = instance.contract("call" if kind is Kind.CALL else "message", {}).hash
     return Service(kind, category, name, instance, **found)
@@ -320,5 +324,6 @@ _OPTIONS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "concurrency": (checks.one_of("node"), "concurrency"),
     "priority": (checks.whole(0, 9), "priority"),
     "authorize": (_authorize, "authorize"),
+    "encrypted": (checks.flag, "encrypted"),
 }
 """How each option is checked, and which field it becomes."""

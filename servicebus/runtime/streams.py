@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from servicebus.errors import EnvelopeError
+from servicebus.protocol.encryption import is_secret
 from servicebus.runtime.job import Job
 from servicebus.runtime.publisher import Publisher
 from servicebus.transport.loggers import get_logger
@@ -208,7 +209,9 @@ class NodeStreams:
         """The output of *job*, whose service begins now."""
         terms = job.incoming.stream
         assert terms is not None
-        output = StreamOutput(self, job, terms, is_resumable, self._max_bytes)
+        # Encrypted it takes a third more.
+        most = self._max_bytes if not is_secret(job.incoming) else self._max_bytes * 3 // 4
+        output = StreamOutput(self, job, terms, is_resumable, most)
         if job.on_cancel is None:  # else it is a task, which is cancelled
             job.on_cancel = lambda _: output.interrupt("its caller takes no more")
         if job.is_cancelled:

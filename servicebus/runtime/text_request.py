@@ -8,7 +8,7 @@ from typing import Any
 
 from servicebus.runtime.job import Job
 from servicebus.services import Event, Request
-from servicebus.wire.jsontext import decode_json
+from servicebus.wire.jsontext import decode_params
 
 __all__ = ["TextRequest"]
 
@@ -28,5 +28,5 @@ class TextRequest(Request):
     @cached_property
     def _event(self) -> Event:  # type: ignore[override]
         incoming = self._job.incoming
-        id, params = incoming.given_id or incoming.id, decode_json(incoming.raw_params)
+        id, params = incoming.given_id or incoming.id, decode_params(incoming.raw_params)
         return Event(id, incoming.category, incoming.service, incoming.token, params, incoming.version)

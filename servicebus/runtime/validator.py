@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
+from servicebus._secret import SecretText
 from servicebus.errors import EnvelopeError
 from servicebus.protocol.interface import AgentProtocol, RequestRefused, wrong_queue
 from servicebus.runtime.job import Disposition, Inbox, Job, PendingDelivery, PendingEvent, dead_letter, later_attempt
@@ -14,6 +15,7 @@ from servicebus.runtime.refusal_log import RefusalLog
 from servicebus.runtime.registration import former_key, stream_key
 from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.interface import Delivery
+from servicebus.wire.encryption import NOT_ENCRYPTED
 from servicebus.wire.envelope import CALL, MESSAGE, Kind
 from servicebus.wire.fault import DEFECT, EXPIRED, IS_STREAM, NO_STREAM, REFUSED, UNKNOWN_SERVICE, Fault, describe
 from servicebus.wire.printable import printable
@@ -68,6 +70,8 @@ class Validator:
             job.service = service
             if service is None:
                 return self._unknown(job)
+            if service.service.encrypted and type(incoming.raw_params) is not SecretText:
+                return self._not_encrypted(job)
             if incoming.remaining_s is not None:
                 if incoming.remaining_s <= 0:
                     return self._expired(job)
@@ -86,6 +90,20 @@ class Validator:
         if job.incoming.kind is MESSAGE:
             job.refusal = Disposition([job], None, dead_letter(reason, detail))
             return job
+        return Disposition([job], job.protocol.encode_fault(job.incoming, fault))
+
+    def _not_encrypted(self, job: Job) -> Job | Disposition:
+        """It has to be, and was to be seen on its way."""
+        key = job.incoming.key.removeprefix("event ")
+        error = EnvelopeError(NOT_ENCRYPTED, f"what goes to {key} has to be encrypted, by its service")
+        return self._answered_or_dead(job, error)
+
+    def _answered_or_dead(self, job: Job, error: EnvelopeError) -> Job | Disposition:
+        self._refusals.refused(job.incoming.kind, error)
+        if job.incoming.kind is MESSAGE:
+            job.refusal = Disposition([job], None, dead_letter(error.reason, error.detail))
+            return job
+        fault = Fault(REFUSED, f"{error.reason}: {error.detail}")
         return Disposition([job], job.protocol.encode_fault(job.incoming, fault))
 
     def _unknown(self, job: Job) -> Job | Disposition:

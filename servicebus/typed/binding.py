@@ -9,15 +9,17 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from servicebus._secret import is_dump_of_secret
 from servicebus.typed.problems import is_no_json, unbound
 from servicebus.typed.signature import Signature
 from servicebus.wire.jsontext import MAX_JSON_DEPTH, check_depth, decode_json
 
-__all__ = ["Bound", "binding_function", "make_binder", "value_reader"]
+__all__ = ["Bound", "binding_function", "holds_secret", "make_binder", "value_reader"]
 
 Bound = tuple[tuple[Any, ...], dict[str, Any]]
 """The arguments by position and by name."""
@@ -27,7 +29,10 @@ CONSTANT = re.compile(b"NaN|Infinity")
 
 
 def make_binder(signature: Signature) -> Callable[[bytes], Bound]:
-    """A function of the text of the params. It raises EnvelopeError if that is no JSON, else UnboundParams."""
+    """A function of the text of the params. It raises EnvelopeError if that is no JSON, else UnboundParams.
+
+    Its attribute ``holds_secret`` says whether there can be a Secret among them.
+    """
     whole = signature.whole
     if whole is not None:
         return _whole_binder(whole)
@@ -44,6 +49,7 @@ def make_binder(signature: Signature) -> Callable[[bytes], Bound]:
         except ValidationError as error:
             return _read_again(text, adapter, error)  # type: ignore[no-any-return]
 
+    read.holds_secret = holds_secret(adapter)  # type: ignore[attr-defined]
     return read
 
 
@@ -56,6 +62,21 @@ def binding_function(signature: inspect.Signature) -> Any:
     bind.__signature__ = signature  # type: ignore[attr-defined]
     bind.__annotations__ = {name: each.annotation for name, each in signature.parameters.items()}
     return bind
+
+
+@lru_cache(maxsize=1024)
+def holds_secret(adapter: TypeAdapter[Any]) -> bool:
+    """Whether there can be a Secret in its values."""
+    stack: list[Any] = [adapter.core_schema]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            stack += item.values()
+        elif isinstance(item, (list, tuple)):
+            stack += item
+        elif is_dump_of_secret(item):
+            return True
+    return False
 
 
 def value_reader(annotation: Any) -> Callable[[bytes], Any]:
@@ -89,6 +110,7 @@ def _whole_binder(parameter: inspect.Parameter) -> Callable[[bytes], Bound]:
             value = _read_again(text, adapter, error)
         return ((), {parameter.name: value}) if is_named else ((value,), {})
 
+    read.holds_secret = holds_secret(adapter)  # type: ignore[attr-defined]
     return read
 
 

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from servicebus._context import PRIORITY, GivenContext, checked, with_priority
 from servicebus._durations import to_seconds
+from servicebus._secret import Secret
 from servicebus.contracts import ServiceContract
 from servicebus.contracts.mismatch import explained
 from servicebus.errors import ContractMismatch, InvalidParams, InvalidReply
@@ -19,7 +20,7 @@ from servicebus.typed.problems import problems_of
 from servicebus.typed.results import plain
 from servicebus.typed.signature import read_signature
 from servicebus.wire.envelope import CALL
-from servicebus.wire.jsontext import encode_json
+from servicebus.wire.jsontext import encode_params
 
 if TYPE_CHECKING:
     from servicebus.aio import AsyncItemStream, AsyncSender
@@ -60,6 +61,10 @@ class _RemoteFunction:
             TypeError: the function cannot be called so.
             InvalidParams: a value is not what its annotation says. Nothing is sent.
         """
+        params = self._params(node, args, kwargs)
+        return Secret(params) if self.definition.options.get("encrypted") else params
+
+    def _params(self, node: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         bound = self._signature.bound.bind(*args, **kwargs)
         if self._signature.whole is not None:
             return next((self._written(node, name, value) for name, value in bound.arguments.items()), None)
@@ -96,7 +101,7 @@ class _RemoteFunction:
         if self._result is None:
             return value
         try:
-            return self._result.validate_json(encode_json(value), by_alias=True, by_name=True)
+            return self._result.validate_json(encode_params(value), by_alias=True, by_name=True)
         except ValidationError as error:
             problems = list(problems_of(error, value))
         raise InvalidReply(f"{node}.{self.definition.key}", "; ".join(map(str, problems)), problems)

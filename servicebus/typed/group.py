@@ -130,6 +130,7 @@ class Services:
         concurrency: Literal["node"] | None = None,
         priority: int | None = None,
         authorize: Authorize | None = None,
+        encrypted: bool | None = None,
         errors: Sequence[type[Exception]] = (),
         deprecated: str | bool = False,
         version: str = "",
@@ -143,6 +144,7 @@ class Services:
             tasks: how many requests of an ``async def`` function run at a time in one worker; 100 by default.
             threads, idempotent, resumable, lock, concurrency, priority: as of ``ServiceBus.add_rpc_service()``.
             authorize: the same; that of the group by default.
+            encrypted: the same; and clients of the group send it so.
             errors: exception classes that are part of the contract: a caller that knows them gets them as they are.
             deprecated: True, or what to use instead.
             version: of the service, for people.
@@ -170,6 +172,7 @@ class Services:
         concurrency: Literal["node"] | None = None,
         priority: int | None = None,
         authorize: Authorize | None = None,
+        encrypted: bool | None = None,
         errors: Sequence[type[Exception]] = (),
         deprecated: str | bool = False,
         version: str = "",
@@ -194,6 +197,7 @@ class Services:
         concurrency: Literal["node"] | None = None,
         priority: int | None = None,
         authorize: Authorize | None = None,
+        encrypted: bool | None = None,
         errors: Sequence[type[Exception]] = (),
         deprecated: str | bool = False,
         version: str = "",
@@ -217,6 +221,7 @@ class Services:
             "concurrency": concurrency,
             "priority": priority,
             "authorize": authorize,
+            "encrypted": encrypted,
             "errors": errors,
             "deprecated": deprecated,
             "version": version,

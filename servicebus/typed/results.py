@@ -5,16 +5,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError
 
+from servicebus._secret import DumpedSecrets, put_back
 from servicebus.errors import EnvelopeError
-from servicebus.typed.binding import CONSTANT
+from servicebus.typed.binding import CONSTANT, holds_secret
 from servicebus.typed.problems import unbound
-from servicebus.wire.jsontext import MAX_JSON_DEPTH, check_depth, decode_json, encode_json
+from servicebus.wire.jsontext import MAX_JSON_DEPTH, check_depth, decode_json, encode_json, encode_params
 from servicebus.wire.printable import unshown
 
 __all__ = ["InvalidResult", "adapter_of", "make_writer", "plain"]
@@ -32,11 +34,22 @@ class InvalidResult(Exception):
 
 
 def plain(adapter: TypeAdapter[Any], value: Any) -> Any:
-    """*value* as JSON has it. Raises pydantic's ValidationError: it is not what the type says."""
+    """*value* as JSON has it, but for Secrets. Raises pydantic's ValidationError: it is not what the type says."""
+    if holds_secret(adapter):
+        return _with_secrets(adapter, value)
     try:
         return adapter.dump_python(value, mode="json", warnings="error", by_alias=True)
     except PydanticSerializationError:
         return adapter.dump_python(adapter.validate_python(value), mode="json", by_alias=True)
+
+
+def _with_secrets(adapter: TypeAdapter[Any], value: Any) -> Any:
+    secrets = DumpedSecrets()
+    how: dict[str, Any] = {"mode": "json", "by_alias": True, "context": secrets}
+    try:
+        return put_back(adapter.dump_python(value, warnings="error", **how), secrets)
+    except PydanticSerializationError:
+        return put_back(adapter.dump_python(adapter.validate_python(value), **how), secrets)
 
 
 def make_writer(annotation: Any) -> Callable[[Any], bytes]:
@@ -47,6 +60,8 @@ def make_writer(annotation: Any) -> Callable[[Any], bytes]:
     if annotation is inspect.Signature.empty:
         annotation = Any
     adapter = adapter_of(type(None) if annotation is None else annotation)
+    if holds_secret(adapter):
+        return partial(_write_with_secrets, adapter)
     dump = adapter.serializer.to_json
     scalar = annotation if annotation in _SCALARS else None
 
@@ -63,6 +78,19 @@ def make_writer(annotation: Any) -> Callable[[Any], bytes]:
         return text
 
     return write
+
+
+def _write_with_secrets(adapter: TypeAdapter[Any], result: Any) -> bytes:
+    why = ""
+    try:
+        text = encode_params(_with_secrets(adapter, result))
+    except ValidationError as error:
+        why = unbound(error).detail
+    except (PydanticSerializationError, EnvelopeError):
+        why = f"JSON has no word for what is in it ({type(result).__name__})"
+    if why:  # outside of the handlers: their errors hold the value
+        raise InvalidResult(f"the service returned what its signature does not allow: {why}")
+    return text
 
 
 def adapter_of(annotation: Any) -> TypeAdapter[Any]:

@@ -59,6 +59,7 @@ class TypedService(TextService):
         self.is_stream = inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function)
         try:
             self.bind = make_binder(self.signature)
+            self.holds_secret = getattr(self.bind, "holds_secret", False)
             write = make_writer(self.signature.item if self.is_stream else self.signature.returns)
             self.dump = _dump_nothing if self.is_stream else write
         except Exception as error:  # by pydantic, which asks the types of the program

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from servicebus.runtime.execution import copies_of
+from servicebus.runtime.instances import copies_of
 
 
 class Plain:
