@@ -9,6 +9,7 @@ The URL is taken apart by hand: urllib.parse quotes the URL, password included, 
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import re
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from servicebus.configuration.checks import Unacceptable
 from servicebus.configuration.section import Place, Section, show
 from servicebus.configuration.values import BrokerHost, Secret, TlsSettings, host_and_port
 
-HOST_KEYS = ("name", "host", "members", "port", "user", "password", "virtual_host", "use_ssl", "tls")
+HOST_KEYS = ("name", "host", "members", "port", "user", "password", "virtual_host", "use_ssl", "tls", "fernet_key")
 TLS_KEYS = ("ca", "certificate", "key", "verify", "server_name")
 
 _port = checks.whole(1, 65535)
@@ -55,6 +56,7 @@ class _Written:
     tls: TlsSettings | None = None
     name: str | None = None
     members: tuple[tuple[str, int | None], ...] = ()
+    fernet_keys: tuple[Secret, ...] = ()
 
 
 def read_connections(section: Section, defaults: Defaults, hosts: tuple[BrokerHost, ...]) -> tuple[BrokerHost, ...]:
@@ -107,7 +109,20 @@ def _from_mapping(section: Section, tls: TlsSettings) -> _Written:
         virtual_host=section.take("virtual_host", checks.short_name, None),
         use_ssl=section.take("use_ssl", checks.flag, None if own_tls is None else True),
         tls=own_tls,
+        fernet_keys=section.take("fernet_key", _fernet_keys, ()),
     )
+
+
+def _fernet_keys(value: Any) -> tuple[Secret, ...]:
+    found = checks.secrets(value)
+    for each in found:
+        try:
+            is_key = len(base64.urlsafe_b64decode(each.reveal().encode())) == 32
+        except ValueError:
+            is_key = False
+        if not is_key:
+            raise Unacceptable("must be 32 bytes in URL-safe base64, as Fernet.generate_key() makes it")
+    return found
 
 
 def read_tls(section: Section, base: TlsSettings | None = None) -> TlsSettings | None:
@@ -229,4 +244,5 @@ def _resolve(written: _Written, defaults: Defaults) -> BrokerHost:
         virtual_host=virtual_host,
         use_ssl=use_ssl,
         tls=written.tls or defaults.tls,
+        fernet_keys=written.fernet_keys,
     )

@@ -16,15 +16,18 @@ from dataclasses import replace
 from typing import Any
 
 from servicebus._plain import PlainMessage, PlainQueue, plain_key
-from servicebus.configuration import Configuration
-from servicebus.errors import EnvelopeError
+from servicebus._secret import SecretText
+from servicebus.configuration import BrokerHost, Configuration
+from servicebus.errors import ConfigurationError, EnvelopeError
+from servicebus.protocol.encryption import is_secret
 from servicebus.protocol.interface import Incoming, RequestRefused, flawed
 from servicebus.transport.interface import Delivery
 from servicebus.transport.properties import plain_message
 from servicebus.wire import headers
 from servicebus.wire.envelope import CALL, MESSAGE, make_id
 from servicebus.wire.events import event_queue
-from servicebus.wire.fault import Fault
+from servicebus.wire.fault import HIDDEN_TEXT, REFUSED, RESERVED, Fault
+from servicebus.wire.fernet import FernetKeys
 from servicebus.wire.jsontext import encode_json
 from servicebus.wire.signing import Keyring
 from servicebus.wire.stamps import UNSTAMPED, read_stamps
@@ -37,6 +40,14 @@ _FORGOTTEN_S = 60.0
 """For how long the journal knows a run whose message has no id: it cannot come again under the same."""
 
 
+def _fernet_keys(keys: list[str]) -> FernetKeys | None:
+    """Raises ConfigurationError."""
+    try:
+        return FernetKeys(keys) if keys else None
+    except (ImportError, ValueError) as error:
+        raise ConfigurationError(str(error), key="hosts") from error
+
+
 class ErrorReply(bytes):
     """The body of an answer that says what a service has raised."""
 
@@ -47,6 +58,7 @@ class PlainProtocol:
     Args:
         service: ``category.name`` of the service that consumes it.
         publish_reply: publishes an answer on the broker that the message came from.
+        host: the broker; its ``fernet_keys`` decrypt fields.
         is_shared: read from the node's delay queues: only what a worker has stamped for this service belongs to it.
     """
 
@@ -58,8 +70,11 @@ class PlainProtocol:
         queue: PlainQueue,
         publish_reply: Callable[[Delivery, bytes], None] | None = None,
         *,
+        host: BrokerHost | None = None,
         is_shared: bool = False,
     ):
+        hosts = [*config.hosts, *config.connections] if host is None else [host]
+        self._fernet = _fernet_keys([key.reveal() for each in hosts for key in each.fernet_keys])
         self.subscription = plain_key(service)
         self.queue = queue
         self._publish_reply = publish_reply
@@ -88,7 +103,7 @@ class PlainProtocol:
                 raise RequestRefused(EnvelopeError("wrong-queue", text))
         is_call, ticket = self.is_call(delivery), stamps.ticket
         id, lives_s = (ticket.id, self.queue.remember_s) if ticket is not None else self._id_of(delivery)
-        return Incoming(
+        incoming = Incoming(
             id,
             CALL if is_call else MESSAGE,
             self._category,
@@ -106,6 +121,17 @@ class PlainProtocol:
             due_ms=stamps.wait.due_ms,
             stamps=stamps,
         )
+        if self._fernet is not None:
+            self._decrypt(incoming, self._fernet)
+        return incoming
+
+    def _decrypt(self, incoming: Incoming, keys: FernetKeys) -> None:
+        try:
+            incoming.raw_params = keys.in_plain(incoming.raw_params)
+        except EnvelopeError as error:
+            fault = Fault(REFUSED, f"{error.reason}: {error.detail}")
+            reply = self.encode_fault(incoming, fault) if incoming.kind is CALL else None
+            raise RequestRefused(error, reply, incoming.reply_to, incoming) from None
 
     def _id_of(self, delivery: Delivery) -> tuple[str, float]:
         """By which the journal knows it, and for how long."""
@@ -135,9 +161,15 @@ class PlainProtocol:
         return encode_json(value)
 
     def encode_text(self, _incoming: Incoming, text: bytes) -> bytes:
+        if type(text) is SecretText:
+            raise EnvelopeError(
+                "unencodable", "a Secret only travels encrypted, which the answer to a plain call is not"
+            )
         return text
 
-    def encode_fault(self, _incoming: Incoming, fault: Fault) -> bytes:
+    def encode_fault(self, incoming: Incoming, fault: Fault) -> bytes:
+        if is_secret(incoming) and fault.type not in RESERVED:
+            fault = Fault(fault.type, HIDDEN_TEXT)
         return ErrorReply(encode_json({"error": {"type": fault.type, "message": fault.text}}))
 
     def denial(self, _incoming: Incoming) -> Fault | None:

@@ -112,9 +112,9 @@ class _PlainHost:
         self._replies: BrokerChannel | None = None
         self._reason = "not connected yet"
         self._log = RateLimitedLog(LOG, host.name, period_s=60.0, burst=1)
+        read = partial(PlainProtocol, config, keyring, host=host)
         self._consumers = [
-            _PlainConsumer(self, PlainProtocol(config, keyring, key, queue, partial(self._reply, queue)), most)
-            for key, queue, most in queues
+            _PlainConsumer(self, read(key, queue, partial(self._reply, queue)), most) for key, queue, most in queues
         ]
         self.connections = ConnectionManager(
             loop,
