@@ -85,7 +85,7 @@ def _write_with_secrets(adapter: TypeAdapter[Any], result: Any) -> bytes:
     try:
         text = encode_params(_with_secrets(adapter, result))
     except ValidationError as error:
-        why = unbound(error).detail
+        why = unbound(error, result).detail
     except (PydanticSerializationError, EnvelopeError):
         why = f"JSON has no word for what is in it ({type(result).__name__})"
     if why:  # outside of the handlers: their errors hold the value
