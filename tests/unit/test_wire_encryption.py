@@ -98,6 +98,7 @@ def test_no_two_keys_have_one_id_and_there_is_one_at_least() -> None:
         (b"A256GCM:" + KEYS.key_id.encode() + b":json:AAAA", "does not decrypt it"),
         (b"A256GCM:\xff\xff\xff\xff:json:AAAA", "no encryption key"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_is_wrong_is_refused_and_nothing_of_it_said(payload: bytes, why: str) -> None:
     with pytest.raises(EncryptionError, match=why) as refusal:
