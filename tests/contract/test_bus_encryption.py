@@ -1,4 +1,4 @@
-"""Encryption, whatever carries the requests: in memory."""
+"""Encryption, whatever carries the requests: the same in memory and on RabbitMQ."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bus_worlds import NODE, World, in_asyncio, memory_world
+from bus_worlds import NODE, RealWorld, World, in_asyncio, memory_world, real_world
 from secret_services import Fragile, User, keep, make_bus, open_it, rows, rows_async, safe
 
 from servicebus import Secret
 from servicebus.aio import AsyncSender
 from servicebus.errors import CallRefused, EnvelopeError, RemoteError, ServiceBusError, ServiceBusy
-from servicebus.testing import HistoryEntry
+from servicebus.testing import BrokerPool, HistoryEntry
 
 NEW, OLD, OTHER = "the key that encrypts from now on", "the key that has encrypted until now", "a key of others alone"
 ENCRYPTION = {"keys": [NEW, OLD], "services": ["*.vault.*"], "events": "vault.#"}
@@ -22,12 +22,27 @@ PIN = "4711-0815-1234"
 DO, OPEN = f"{NODE}.vault.do", f"{NODE}.open.do"
 
 
-@pytest.fixture
-def world(caplog: pytest.LogCaptureFixture) -> Iterator[World]:
-    """In the end nothing secret stands in a log."""
-    caplog.set_level(logging.DEBUG)
-    with memory_world(make_bus, encryption=ENCRYPTION) as world:
+@pytest.fixture(scope="module")
+def bus_of_secrets(broker_pool: BrokerPool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealWorld]:
+    folder = tmp_path_factory.mktemp("bus")
+    with real_world(broker_pool.heal(2), folder, "secret_services", encryption=ENCRYPTION) as world:
         yield world
+
+
+@pytest.fixture(params=["memory", pytest.param("amqp", marks=pytest.mark.broker)])
+def world(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[World]:
+    """In the end nothing secret stands in a log, or in a file of the node: its journal, its log, its state."""
+    caplog.set_level(logging.DEBUG)
+    if request.param == "memory":
+        with memory_world(make_bus, encryption=ENCRYPTION) as world:
+            yield world
+    else:
+        real: RealWorld = request.getfixturevalue("bus_of_secrets")
+        yield real.begin()
+        real.end()
+        for path in filter(Path.is_file, real.node.folder.rglob("*")):
+            # The test's own notes of what its services did are no part of the node.
+            assert path == real.node.history or PIN.encode() not in path.read_bytes(), path
     shown = [each for each in caplog.records if PIN in logging.Formatter().format(each)]
     assert not shown, [each.getMessage() for each in shown]
 

@@ -85,7 +85,9 @@ def test_a_caller_is_told_that_its_token_is_wrong() -> None:
     assert refused.value.reply is None
 
 
-@pytest.mark.parametrize("key", ["short", KEY[:-4], "not base64 at all, but long enough for it"], ids=["short", "no Fernet key", "no base64"])
+@pytest.mark.parametrize(
+    "key", ["short", KEY[:-4], "not base64 at all, but long enough for it"], ids=["short", "no Fernet key", "no base64"]
+)
 def test_a_key_that_is_none_is_refused_when_the_file_is_read(key: str) -> None:
     with pytest.raises(ConfigurationError, match="32 bytes in URL-safe base64") as refused:
         protocol(key)
