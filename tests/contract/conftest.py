@@ -1,8 +1,8 @@
 """The contract's tests run once with each transport; those that need a real broker bear the mark ``broker``.
 
 Those of the transport have a ``rig``: a connection to one broker. Those of the whole bus have a ``world``: two brokers,
-a node and a Sender. On RabbitMQ the faults marked ``costly``, which take seconds there, are left out, unless
-``ALL_FAULTS`` is in the environment.
+a node and a Sender. On RabbitMQ one case of each test stands for all of its parameters, and the faults marked
+``costly``, which take seconds there, are left out, unless ``ALL_FAULTS`` is in the environment or tests are named.
 """
 
 from __future__ import annotations
@@ -20,15 +20,19 @@ from servicebus.testing import BrokerPool
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    left_out = []
+    left_out, stands_for = [], set[str]()
+    is_chosen = "ALL_FAULTS" in os.environ or bool(config.option.keyword) or any("::" in each for each in config.args)
     for item in items:
         params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
         if params.get("world") != "amqp":
             continue
         # The agent is the module's: in several processes it would be started several times.
         item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
-        if item.get_closest_marker("costly") and "ALL_FAULTS" not in os.environ:
+        function = item.nodeid.partition("[")[0]
+        if not is_chosen and (item.get_closest_marker("costly") or function in stands_for):
             left_out.append(item)
+        else:
+            stands_for.add(function)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]

@@ -12,7 +12,7 @@ from servicebus.client.answers import Answers
 from servicebus.client.pending import PendingRequests
 from servicebus.client.request import PendingRequest
 from servicebus.configuration import Configuration
-from servicebus.errors import CallRefused, CallTimeout, EnvelopeError, RemoteError
+from servicebus.errors import CallInterrupted, CallTimeout, EnvelopeError, RemoteError
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.transport.interface import Delivery
 from servicebus.wire.address import Address
@@ -141,7 +141,7 @@ def test_a_refusal_is_believed_for_the_attempt_on_its_way_alone(type: str, link:
     assert not call.request.is_done
     assert (call.scheduler.again, call.answers.late) == ([], 1)
     call.reply(links[1], 2, Fault("refused", "bad-json: true of this one"))
-    with pytest.raises(CallRefused):
+    with pytest.raises(CallInterrupted, match="bad-json"):  # the first one may have run
         call.request.wait()
 
 

@@ -226,7 +226,7 @@ def test_params_that_are_no_json_are_refused_and_not_tried_again(monkeypatch: py
     def malformed(text: bytes) -> Any:
         raise EnvelopeError("bad-json", "not this time")
 
-    monkeypatch.setattr("servicebus.runtime.text_request.decode_json", malformed)
+    monkeypatch.setattr("servicebus.runtime.text_request.decode_params", malformed)
     with servicebus.testing.bus(*services()) as world:
         with pytest.raises(CallRefused) as refusal:
             call(world, "group.plain", "good")

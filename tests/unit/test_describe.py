@@ -56,7 +56,7 @@ def test_from_a_task(world: MemoryBus) -> None:
 
 def test_nothing_but_a_name_is_asked_for(world: MemoryBus, monkeypatch: pytest.MonkeyPatch) -> None:
     for params in (5, ["a", "b"], [], {"a": 1, "b": 2}):
-        monkeypatch.setattr("servicebus.sender.description_question", _question(params))
+        monkeypatch.setattr("servicebus._discovering.description_question", _question(params))
         with pytest.raises(CallRefused):
             world.sender.describe("NODE-01")
     monkeypatch.undo()
@@ -139,7 +139,7 @@ def test_a_service_that_is_not_there_is_status_8(run: Callable[..., Result]) -> 
 
 
 def test_what_a_node_says_moves_no_cursor(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("servicebus.sender.read_description", lambda target, value: _with_docs("a\x1b[2Jb\nc"))
+    monkeypatch.setattr("servicebus._discovering.read_description", lambda target, value: _with_docs("a\x1b[2Jb\nc"))
     assert "      a\\x1b[2Jb\n" in run("NODE-01").output
 
 
