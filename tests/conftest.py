@@ -72,8 +72,16 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What the processes of ``bin/test`` have to know: which tests belong to one of them, and which come last."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What the processes of ``bin/test`` have to know: which tests belong to one of them, and which come last.
+
+    Those marked ``on_request`` are left out, unless ``ALL_FAULTS`` is in the environment or files are named.
+    """
+    is_chosen = "ALL_FAULTS" in os.environ or any(Path(each.partition("::")[0]).is_file() for each in config.args)
+    left_out = [] if is_chosen else [each for each in items if each.get_closest_marker("on_request")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [each for each in items if not each.get_closest_marker("on_request")]
     items.sort(key=_is_alone)
     for item in items:
         if _is_alone(item):

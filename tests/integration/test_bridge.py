@@ -97,6 +97,7 @@ def test_all_is_moved_with_all_that_its_publisher_wrote(brokers: list[Broker], t
         assert getattr(first, name) == told[name]
 
 
+@pytest.mark.on_request
 @pytest.mark.parametrize("what", ["bridge", "source", "target"])
 def test_what_is_killed_loses_nothing(brokers: list[Broker], tmp_path: Path, what: str) -> None:
     declare_target(brokers[1])

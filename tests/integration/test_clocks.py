@@ -12,6 +12,8 @@ from servicebus.configuration import Configuration
 from servicebus.sender import Sender
 from servicebus.testing import Broker
 
+pytestmark = pytest.mark.on_request
+
 
 @pytest.mark.brokers(count=1)
 @pytest.mark.parametrize("ahead_s", [-20, 20])

@@ -28,6 +28,9 @@ from tests.chaos import erlang
 StartAgent = Callable[..., Agent]
 MakeSender = Callable[[Configuration], Sender]
 
+pytestmark = pytest.mark.on_request
+
+
 MESSAGES = "NODE-01.messages"
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.hostile import run
+
+pytestmark = pytest.mark.on_request
 
 
 def test_nothing_of_a_stranger_is_executed_or_believed() -> None:
