@@ -159,7 +159,7 @@ class Broker:
         timeout_s = to_seconds("timeout_s", timeout_s, zero=False)
         try:
             with socket.create_connection((self.host, self.port), timeout_s) as sock:
-                # Only now: to look through its descriptors takes milliseconds, and while it starts nobody listens.
+                # Only now: to look through its descriptors takes milliseconds, and while it starts nothing listens.
                 if self.port not in {port for _, port in listeners(self.pid)}:
                     return False
                 sock.settimeout(timeout_s)

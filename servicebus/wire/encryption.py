@@ -163,7 +163,7 @@ class EncryptionKeys:
 
         Raises:
             EncryptionError: the key is not known, or it was encrypted with another one, changed, or moved here from
-                where it belongs: which of these, nobody can know.
+                where it belongs: which of these cannot be known.
             EnvelopeError: ``oversized``; it is too long.
         """
         key = self._first
@@ -235,7 +235,7 @@ def _unmarked(text: bytes, key_id: str) -> SecretText:
 
 
 def _with(taken: bytes, rest: bytes, key_id: str) -> SecretText:
-    """The text of which these two were made. Whoever has the key has made them, and may have been mistaken."""
+    """The text of which these two were made. A program with the key has made them, and may have been mistaken."""
     value, places = decode_json(rest), []
     try:
         for place, secret in decode_json(taken):

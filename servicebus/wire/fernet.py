@@ -1,7 +1,7 @@
 """Fernet tokens among the fields of other programs' messages, as callers of cyberfusion's RabbitMQ consumer make them.
 
-A token binds nothing but its own text: whoever may publish can move it to another field or message. Programs that have
-envelopes have ``wire.encryption`` in its place.
+A token binds nothing but its own text: a program that may publish can move it to another field or message. Programs
+that have envelopes have ``wire.encryption`` in its place.
 """
 
 from __future__ import annotations

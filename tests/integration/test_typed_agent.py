@@ -43,7 +43,7 @@ def test_a_group_serves_calls_and_messages_of_both_kinds(agent: Agent, sender: S
         (("sku",), "string_type"),
         (("count",), "greater_than"),
     ]
-    with pytest.raises(typed_functions.OutOfStock) as known:
+    with pytest.raises(typed_functions.SoldOut) as known:
         sender.call("NODE-01.shop.price", {"sku": "s-1", "count": 11})
     assert (known.value.sku, known.value.left) == ("s-1", 10)
     sender.send("NODE-01.shop.restocked", {"sku": "s-1"})

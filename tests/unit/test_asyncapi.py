@@ -112,7 +112,7 @@ def test_a_call_is_an_operation_with_reply_and_errors() -> None:
     assert operation["reply"]["address"] == {"location": "$message.header#/reply_to"}
     assert [each["$ref"].rpartition("/")[2] for each in operation["reply"]["messages"]] == [
         "shop.price.result",
-        "shop.price.error.OutOfStock",
+        "shop.price.error.SoldOut",
     ]
     calls = document["channels"]["calls"]
     assert calls["address"] == "NODE-01.rpc" and "parameters" not in calls
@@ -130,7 +130,7 @@ def test_messages_have_examples_that_their_schemas_accept() -> None:
     assert service is not None
     (example,) = messages["shop.price.call"]["examples"]
     assert Draft202012Validator(service.params).is_valid(example["payload"]) and example["payload"]
-    assert messages["shop.price.result"]["examples"] and messages["shop.price.error.OutOfStock"]["examples"]
+    assert messages["shop.price.result"]["examples"] and messages["shop.price.error.SoldOut"]["examples"]
     unknown = asyncapi_document(NodeContract((ServiceContract("call", "c", "s"),)))
     assert not any("examples" in each for each in unknown["components"]["messages"].values())
 
