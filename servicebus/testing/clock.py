@@ -123,12 +123,13 @@ class VirtualLoop(SharedLoop):
     def is_busy(self) -> bool:
         if self._posted or self._submitted or self._dirty or self._unsent:
             return True
-        return bool(self._timers) and self.due_at <= time.monotonic()
+        return bool(self._timers) and self.due_at <= self._clock.now
 
     @property
     def due_at(self) -> float:
         """When its next timer is due; to the last bit, or the clock would stop a hair before it."""
-        self._time_to_next_timer()  # forgets those that were cancelled
+        while self._timers and self._timers[0][2].callback is None:
+            heapq.heappop(self._timers)
         return self._timers[0][0] if self._timers else math.inf
 
     @property

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -39,10 +38,9 @@ __all__ = ["PERIODIC", "MemoryNode"]
 _SELDOM_S = 60.0
 """What each worker looks after by the clock, once a second or so, would take minutes for a day."""
 _START_S = 0.01
-_END_S = 5.0
-"""Of real time, for services to end."""
-
-_real_monotonic = time.monotonic
+_LOOK_S = 0.01
+_MOST_LOOKS = 500
+"""At services that are to end, each of so long: seconds of a machine that has time for them."""
 
 
 class MemoryNode:
@@ -227,16 +225,17 @@ class MemoryNode:
         return still < min(backlog, len(threads))
 
     def _end_services(self, workers: list[Worker], *, warns: bool = True) -> None:
-        give_up_at = _real_monotonic() + _END_S
+        looks = 0  # not seconds: a machine that has no time for these threads has none for this one
         loops = {service._loop for service in _asynchronous(workers)}
         while alive := [thread for thread in _threads(workers, loops) if thread.is_alive()]:
             self._driver.settle()
-            if all(self._driver.is_stuck(thread.ident) for thread in alive) or _real_monotonic() > give_up_at:
+            looks += 1
+            if looks > _MOST_LOOKS or all(self._driver.is_stuck(thread.ident) for thread in alive):
                 names = ", ".join(sorted(thread.name for thread in alive))
                 if warns:
                     warnings.warn(f"services of node {self.name} still run: {names}", ResourceWarning, stacklevel=3)
                 break
-            alive[0].join(0.01)
+            alive[0].join(_LOOK_S)
 
 
 def _forget_teardown(service: ServiceThread) -> None:

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +69,8 @@ class MemoryBroker:
         """For its timers, where loops of connections may end before it does."""
         self._gone: list[MemorySession] = []
         """Their processes have ended, which it finds out when it goes on."""
-        self._loop: EventLoop | None = None
+        self.worked_for: EventLoop | None = None
+        """The loop whose thread has the lock and works; see ``working_for()``."""
         self._names = itertools.count(1)
 
     def __repr__(self) -> str:
@@ -168,18 +168,12 @@ class MemoryBroker:
 
     # -- for sessions, with the lock held --------------------------------------------------------------------------
 
-    @contextmanager
-    def working_for(self, loop: EventLoop) -> Iterator[None]:
+    def working_for(self, loop: EventLoop) -> _Working:
         """Work in the thread of *loop*, which gets the timers that the work needs."""
-        with self.lock:
-            former, self._loop = self._loop, loop
-            try:
-                yield
-            finally:
-                self._loop = former
+        return _Working(self, loop)
 
     def _later(self, delay_s: float, callback: Callable[[], None]) -> None:
-        loop = self.loop or self._loop
+        loop = self.loop or self.worked_for
         if loop is not None:
 
             def due() -> None:
@@ -322,6 +316,22 @@ class MemoryBroker:
                 self.remove(queue)
 
         self._later(limit_s, look)
+
+
+class _Working:
+    """A context manager by hand: each item that reaches the broker enters one."""
+
+    def __init__(self, broker: MemoryBroker, loop: EventLoop):
+        self._broker, self._loop = broker, loop
+
+    def __enter__(self) -> None:
+        broker = self._broker
+        broker.lock.acquire()
+        self._former, broker.worked_for = broker.worked_for, self._loop
+
+    def __exit__(self, *_error: object) -> None:
+        self._broker.worked_for = self._former
+        self._broker.lock.release()
 
 
 class MemoryNetwork:

@@ -50,6 +50,8 @@ class _Pipe:
             delay_s = self._broker.delay_s
             due_at = time.monotonic() + delay_s if delay_s else 0.0  # looking at the clock is a tenth of all this costs
             self._items.append(_Item(arrive, size, is_publish, due_at))
+            if self._is_scheduled:
+                return
             self.schedule()
 
     def clear(self) -> None:
@@ -89,7 +91,8 @@ class _Pipe:
                 return  # until ``schedule()`` is called
             self.take(self._items.popleft())
         self.after()
-        self.schedule()
+        if self._items:
+            self.schedule()
 
 
 class MemoryConnection:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from servicebus._plain import PlainQueue
@@ -14,6 +15,7 @@ from servicebus.errors import ConfigurationError
 from servicebus.typed.declared import DeclaredError
 from servicebus.typed.plain_service import PlainService, consumed_queue
 from servicebus.typed.service import TypedService
+from servicebus.typed.shape import Shape
 from servicebus.wire.envelope import CALL, Kind
 
 __all__ = ["Definition"]
@@ -59,15 +61,19 @@ class Definition:
     def key(self) -> str:
         return f"{self.category}.{self.name}"
 
+    @cached_property
+    def shape(self) -> Shape:
+        """Made once: pydantic takes milliseconds for it, and a test makes a bus for each case."""
+        return Shape(self.key, self.function, self.local_names)
+
     def make(self) -> TypedService:
         """What an agent runs. Raises ConfigurationError: the signature cannot be read."""
-        is_async = inspect.iscoroutinefunction(self.function) or inspect.isasyncgenfunction(self.function)
-        if is_async and self.options.get("threads") is not None:
+        if self.shape.is_async and self.options.get("threads") is not None:
             raise ConfigurationError(f"service {self.key}: threads is for def; say tasks", key="services")
-        how = self.local_names, self.deprecated, self.tasks, self.version, self.former
+        how = self.shape, self.errors, self.deprecated, self.tasks, self.version, self.former
         if self.plain is not None:
-            return PlainService(self.key, self.function, self.errors, *how, publishes=self.publishes)
-        return TypedService(self.key, self.function, self.errors, *how)
+            return PlainService(self.key, *how, publishes=self.publishes)
+        return TypedService(self.key, *how)
 
     def contract(self) -> ServiceContract:
         """How a node that serves it describes it. Raises as ``make()``."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from typing import Any, Literal
@@ -14,13 +13,14 @@ from servicebus.contracts import ServiceContract
 from servicebus.errors import ConfigurationError, EnvelopeError
 from servicebus.services import Request, TextService
 from servicebus.transport.loggers import get_logger
-from servicebus.typed.binding import Bound, make_binder
+from servicebus.typed.binding import Bound
 from servicebus.typed.declared import DeclaredError
 from servicebus.typed.injection import Injector
 from servicebus.typed.problems import without_values
-from servicebus.typed.results import InvalidResult, make_writer
-from servicebus.typed.schema import docs_of, errors_of, params_schema, result_schema
-from servicebus.typed.signature import Signature, read_signature
+from servicebus.typed.results import InvalidResult
+from servicebus.typed.schema import docs_of, errors_of
+from servicebus.typed.shape import Shape
+from servicebus.typed.signature import Signature
 from servicebus.wire.printable import unshown
 
 LOG = get_logger(__name__)
@@ -32,46 +32,34 @@ Call = Callable[[Bound, Request], Any]
 
 
 class TypedService(TextService):
-    """Binds, calls and writes by the signature of *function*.
-
-    Raises:
-        ConfigurationError: the signature cannot be read, or pydantic has no schema for it.
-    """
+    """Binds, calls and writes by the signature of a function."""
 
     def __init__(
         self,
         name: str,
-        function: Callable[..., Any],
+        shape: Shape,
         errors: Mapping[type, DeclaredError],
-        local_names: Mapping[str, Any] | None = None,
         deprecated: str | bool = False,
         tasks: int | None = None,
         version: str = "",
         former: bool = False,
     ):
         self.name = name
-        self.function = function
-        self.signature = read_signature(function, local_names)
+        self.shape, self.function, self.signature = shape, shape.function, shape.signature
+        self.is_async, self.is_stream = shape.is_async, shape.is_stream
         self.former = former
         self._deprecated, self._version = deprecated, version
         self._errors = errors
-        self.is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
-        self.is_stream = inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function)
-        try:
-            self.bind = make_binder(self.signature)
-            self.holds_secret = getattr(self.bind, "holds_secret", False)
-            write = make_writer(self.signature.item if self.is_stream else self.signature.returns)
-            self.dump = _dump_nothing if self.is_stream else write
-        except Exception as error:  # by pydantic, which asks the types of the program
-            what = f"service {name}: no schema for its signature: {type(error).__name__}: {error}"
-            raise ConfigurationError(what, key="services") from error
+        self.bind = shape.bind
+        self.holds_secret = getattr(self.bind, "holds_secret", False)
+        self.dump = _dump_nothing if self.is_stream else shape.write
         if tasks is not None:
             self.tasks = _checked_tasks(name, tasks, self.is_async)
-        self._injector = Injector(name, self.signature.injected, self.is_async, local_names)
+        self._injector = Injector(name, self.signature.injected, self.is_async, shape.local_names)
         make_call = _make_async_call if self.is_async else _make_call
-        run = function
+        run = self.function
         if self.is_stream:
-            run = (draining_async if self.is_async else draining)(function, write)
+            run = (draining_async if self.is_async else draining)(run, shape.write)
         call = make_call(run, self.signature, self._injector)
         self.call = _deprecated(name, deprecated, call) if deprecated else call
 
@@ -90,8 +78,8 @@ class TypedService(TextService):
             "stream" if self.is_stream else kind,
             category,
             name,
-            params_schema(self.signature),
-            result_schema(self.signature, self.is_stream) if kind == "call" else None,
+            self.shape.params_schema,
+            self.shape.result_schema if kind == "call" else None,
             errors_of(self._errors.values()),
             "" if whole is None else whole.name,
             docs_of(self.function),
