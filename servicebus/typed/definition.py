@@ -15,7 +15,7 @@ from servicebus.errors import ConfigurationError
 from servicebus.typed.declared import DeclaredError
 from servicebus.typed.plain_service import PlainService, consumed_queue
 from servicebus.typed.service import TypedService
-from servicebus.typed.shape import Shape
+from servicebus.typed.typed_function import TypedFunction
 from servicebus.wire.envelope import CALL, Kind
 
 __all__ = ["Definition"]
@@ -62,15 +62,15 @@ class Definition:
         return f"{self.category}.{self.name}"
 
     @cached_property
-    def shape(self) -> Shape:
+    def typed_function(self) -> TypedFunction:
         """Made once: pydantic takes milliseconds for it, and a test makes a bus for each case."""
-        return Shape(self.key, self.function, self.local_names)
+        return TypedFunction(self.key, self.function, self.local_names)
 
     def make(self) -> TypedService:
         """What an agent runs. Raises ConfigurationError: the signature cannot be read."""
-        if self.shape.is_async and self.options.get("threads") is not None:
+        if self.typed_function.is_async and self.options.get("threads") is not None:
             raise ConfigurationError(f"service {self.key}: threads is for def; say tasks", key="services")
-        how = self.shape, self.errors, self.deprecated, self.tasks, self.version, self.former
+        how = self.typed_function, self.errors, self.deprecated, self.tasks, self.version, self.former
         if self.plain is not None:
             return PlainService(self.key, *how, publishes=self.publishes)
         return TypedService(self.key, *how)

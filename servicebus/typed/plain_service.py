@@ -15,8 +15,8 @@ from servicebus.services import Request
 from servicebus.typed.binding import Bound, make_binder, value_reader
 from servicebus.typed.results import make_writer
 from servicebus.typed.service import TypedService
-from servicebus.typed.shape import Shape
 from servicebus.typed.signature import Signature, read_signature
+from servicebus.typed.typed_function import TypedFunction
 from servicebus.wire.fault import INVALID_PARAMS
 
 __all__ = ["PlainService", "check_queue", "consumed_queue"]
@@ -32,8 +32,8 @@ class PlainService(TypedService):
         publishes: the name of the publisher that each result goes to; "" for none.
     """
 
-    def __init__(self, name: str, shape: Shape, *how: Any, publishes: str = ""):
-        super().__init__(name, shape, *how)
+    def __init__(self, name: str, typed: TypedFunction, *how: Any, publishes: str = ""):
+        super().__init__(name, typed, *how)
         self.bind = _body_binder(self.signature)
         self.dump = _body_writer(self.signature.returns)
         self.publishes = publishes

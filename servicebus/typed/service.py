@@ -19,8 +19,8 @@ from servicebus.typed.injection import Injector
 from servicebus.typed.problems import without_values
 from servicebus.typed.results import InvalidResult
 from servicebus.typed.schema import docs_of, errors_of
-from servicebus.typed.shape import Shape
 from servicebus.typed.signature import Signature
+from servicebus.typed.typed_function import TypedFunction
 from servicebus.wire.printable import unshown
 
 LOG = get_logger(__name__)
@@ -37,7 +37,7 @@ class TypedService(TextService):
     def __init__(
         self,
         name: str,
-        shape: Shape,
+        typed: TypedFunction,
         errors: Mapping[type, DeclaredError],
         deprecated: str | bool = False,
         tasks: int | None = None,
@@ -45,21 +45,21 @@ class TypedService(TextService):
         former: bool = False,
     ):
         self.name = name
-        self.shape, self.function, self.signature = shape, shape.function, shape.signature
-        self.is_async, self.is_stream = shape.is_async, shape.is_stream
+        self.typed_function, self.function, self.signature = typed, typed.function, typed.signature
+        self.is_async, self.is_stream = typed.is_async, typed.is_stream
         self.former = former
         self._deprecated, self._version = deprecated, version
         self._errors = errors
-        self.bind = shape.bind
+        self.bind = typed.bind
         self.holds_secret = getattr(self.bind, "holds_secret", False)
-        self.dump = _dump_nothing if self.is_stream else shape.write
+        self.dump = _dump_nothing if self.is_stream else typed.write
         if tasks is not None:
             self.tasks = _checked_tasks(name, tasks, self.is_async)
-        self._injector = Injector(name, self.signature.injected, self.is_async, shape.local_names)
+        self._injector = Injector(name, self.signature.injected, self.is_async, typed.local_names)
         make_call = _make_async_call if self.is_async else _make_call
         run = self.function
         if self.is_stream:
-            run = (draining_async if self.is_async else draining)(run, shape.write)
+            run = (draining_async if self.is_async else draining)(run, typed.write)
         call = make_call(run, self.signature, self._injector)
         self.call = _deprecated(name, deprecated, call) if deprecated else call
 
@@ -78,8 +78,8 @@ class TypedService(TextService):
             "stream" if self.is_stream else kind,
             category,
             name,
-            self.shape.params_schema,
-            self.shape.result_schema if kind == "call" else None,
+            self.typed_function.params_schema,
+            self.typed_function.result_schema if kind == "call" else None,
             errors_of(self._errors.values()),
             "" if whole is None else whole.name,
             docs_of(self.function),

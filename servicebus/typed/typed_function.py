@@ -1,4 +1,4 @@
-"""Shape: what pydantic makes of one function; once, though each bus of a program's tests serves it anew."""
+"""TypedFunction: what pydantic makes of one function; once, though each bus of a program's tests serves it anew."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from servicebus.typed.results import make_writer
 from servicebus.typed.schema import params_schema, result_schema
 from servicebus.typed.signature import read_signature
 
-__all__ = ["Shape"]
+__all__ = ["TypedFunction"]
 
 
-class Shape:
+class TypedFunction:
     """How the params and results of a function are read, written and described: the same for all that serve it.
 
     Raises:
