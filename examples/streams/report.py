@@ -12,6 +12,7 @@ from __future__ import annotations
 import sqlite3
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 
 from pydantic import BaseModel
 
@@ -40,7 +41,7 @@ def database() -> sqlite3.Connection:
 @report.rpc(resumable=True, threads=4)
 def orders(year: int, request: Request) -> Iterator[Order]:
     """All orders of a year, by their number."""
-    with database() as connection:
+    with closing(database()) as connection:
         query = "SELECT id, total FROM orders WHERE year = ? ORDER BY id LIMIT -1 OFFSET ?"
         for id, total in connection.execute(query, [year, request.position]):
             yield Order(id=id, total=total)

@@ -82,6 +82,7 @@ def killed_while_it_sleeps(world: World, target: str, params: list[Any]) -> None
     world.sender.call(f"{NODE}.test.old", 1, 30)
     world.node.kill()
     world.node.start()
+    world.until(lambda: world.sender.ping(NODE, timeout=1))
 
 
 def test_a_message_that_is_killed_before_its_end_has_published_nothing_and_runs_again(world: World) -> None:
