@@ -88,6 +88,7 @@ def _options_of(service: Service) -> dict[str, Any]:
             "retry": service.retry_schedule,
             "lock": service.lock,
             "concurrency": service.concurrency,
+            "singleton": service.singleton,
             "priority": service.priority or None,
             "authorize": service.authorize,
         }

@@ -41,6 +41,7 @@ class Registering(PublisherRegistry):
         resumable: bool | None = None,
         lock: Lock | None = None,
         concurrency: Literal["node"] | None = None,
+        singleton: bool | None = None,
         priority: int | None = None,
         authorize: Authorize | None = None,
         encrypted: bool | None = None,
@@ -60,6 +61,7 @@ class Registering(PublisherRegistry):
                 (``"account"``, ``"order.id"``, an index), or a function that takes the params and returns a text, a
                 number, or None for no lock.
             concurrency: ``"node"`` runs one call at a time on the node.
+            singleton: one worker of the node at a time runs it, and gets what comes to the others, too.
             priority: from 0 to 9: of the calls that say none, where the node has ``priorities``, and of those that a
                 typed client makes.
             authorize: a function that gets the request and its context before anything of the service runs. Only if it
@@ -77,7 +79,8 @@ class Registering(PublisherRegistry):
             "lock": lock,
             "concurrency": concurrency,
         }
-        options |= {"resumable": resumable, "priority": priority, "authorize": authorize, "encrypted": encrypted}
+        options |= {"resumable": resumable, "singleton": singleton, "priority": priority}
+        options |= {"authorize": authorize, "encrypted": encrypted}
         self._add(Kind.CALL, category, name, service, options)
 
     def add_message_service(
@@ -90,6 +93,7 @@ class Registering(PublisherRegistry):
         retry: Sequence[float] | None = None,
         lock: Lock | None = None,
         concurrency: Literal["node"] | None = None,
+        singleton: bool | None = None,
         priority: int | None = None,
         authorize: Authorize | None = None,
         encrypted: bool | None = None,
@@ -101,7 +105,7 @@ class Registering(PublisherRegistry):
                 Without it ``retry_schedule`` of the configuration holds.
         """
         options: dict[str, Any] = {"threads": threads, "retry": retry, "lock": lock, "concurrency": concurrency}
-        options |= {"priority": priority, "authorize": authorize, "encrypted": encrypted}
+        options |= {"singleton": singleton, "priority": priority, "authorize": authorize, "encrypted": encrypted}
         self._add(Kind.MESSAGE, category, name, service, options)
 
     def add_event_service(
@@ -115,6 +119,7 @@ class Registering(PublisherRegistry):
         retry: Sequence[float] | None = None,
         lock: Lock | None = None,
         concurrency: Literal["node"] | None = None,
+        singleton: bool | None = None,
         priority: int | None = None,
         authorize: Authorize | None = None,
         encrypted: bool | None = None,
@@ -134,7 +139,7 @@ class Registering(PublisherRegistry):
             "concurrency": concurrency,
             "events": events,
         }
-        options |= {"priority": priority, "authorize": authorize, "encrypted": encrypted}
+        options |= {"singleton": singleton, "priority": priority, "authorize": authorize, "encrypted": encrypted}
         self._add(Kind.MESSAGE, category, name, service, options)
 
     def add_message_services(self, category: str, name: str, service: Any) -> None:
@@ -155,6 +160,8 @@ class Registering(PublisherRegistry):
         Address(self._config.node_name, category, name)
         found = register(kind, category, name, service, **options)
         self._check_plain(found)
+        if found.singleton and self._config.compat:
+            raise ConfigurationError(f"service {found.key}: a singleton cannot be served with compat", key="services")
         if (key := (kind, found.lookup_key)) in self._services or (kind, found.rival_key) in self._services:
             raise ConfigurationError(f"service {found.key} for {kind.value}s is registered already", key="services")
         self._services[key] = prepared(found, self._middleware)

@@ -218,7 +218,7 @@ class ServiceBus(Registering):
             LOG.error("%s: not served, because what runs twice cannot be known: %s", host.name, error)
             return EXIT_FAILED
         try:
-            locks = locks_of(self._config) if any(service.is_locked for service in self._services.values()) else None
+            locks = locks_of(self._config) if any(service.needs_locks for service in self._services.values()) else None
         except OSError as error:
             LOG.error("%s: not served, because the locks of its services cannot be kept: %s", host.name, error)
             return EXIT_FAILED

@@ -66,6 +66,8 @@ class RpcService:
     """What never runs twice at a time on the node; may be a method that gets the params."""
     concurrency: Literal["node"] | None = None
     """``"node"``: never two calls at a time on the node."""
+    singleton: bool = False
+    """One worker of the node at a time runs it."""
     priority: int = 0
     """Of the calls that say none, on a node with ``priorities``."""
     authorize: Authorize | None = None
@@ -105,6 +107,8 @@ class MessageService:
     """What never runs twice at a time on the node; may be a method that gets the params."""
     concurrency: Literal["node"] | None = None
     """``"node"``: never two messages at a time on the node."""
+    singleton: bool = False
+    """One worker of the node at a time runs it."""
     priority: int = 0
     """Of the messages that say none, on a node with ``priorities``."""
     authorize: Authorize | None = None
@@ -267,7 +271,8 @@ class Request:
 
     @property
     def fence(self) -> int | None:
-        """Higher than that of every request which had this lock before, on any machine of the node.
+        """Higher than that of every request which had this lock before, on any machine of the node; of a singleton that
+        of its worker, which is higher than that of every worker before.
 
         What the service writes to can refuse a lower number than it has seen: that comes from a worker which was
         frozen for so long that its lock went to another one. None without a lock, and where the journal is no Redis

@@ -14,6 +14,7 @@ _BOTH_KINDS = {
     "threads": checks.whole(1, 1024),
     "lock": checks.text,
     "concurrency": checks.one_of("node"),
+    "singleton": checks.flag,
     "priority": checks.whole(0, 9),
 }
 _OURS = {"encrypted": checks.flag}
@@ -89,9 +90,10 @@ def _read_options(section: Section, kind: str) -> dict[str, Any]:
             if key in section and key not in SERVICE_OPTIONS[kind]:
                 at = (*section.at, key)
                 section.where.fail(at, f"{show(at)} is for a service of kind {other}; this one is of kind {kind}")
-    if "lock" in section and "concurrency" in section:
-        section.where.fail(section.at, f"{show(section.at)} takes one of lock and concurrency, not both")
-    return {key: section.checked(key, check) for key, check in SERVICE_OPTIONS[kind].items() if key in section}
+    found = {key: section.checked(key, check) for key, check in SERVICE_OPTIONS[kind].items() if key in section}
+    if sum(("lock" in found, "concurrency" in found, bool(found.get("singleton")))) > 1:
+        section.where.fail(section.at, f"{show(section.at)} takes one of lock, concurrency and singleton, not two")
+    return found
 
 
 def _class_path(value: Any) -> str:

@@ -207,7 +207,8 @@ class CopyStore:
     def _stored(self, storing: _Storing) -> None:
         disposition, copy = storing.disposition, storing.disposition.copy
         assert copy is not None
-        self._counters["dead" if copy.reason else "aside" if copy.is_deferred else "delayed"] += 1
+        kept = "passed-on" if copy.queue else "aside" if copy.is_deferred else "delayed"
+        self._counters["dead" if copy.reason else kept] += 1
         self._note(disposition)
         for pending in disposition.pending:
             if pending.epoch == self._epoch:

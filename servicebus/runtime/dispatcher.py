@@ -15,7 +15,7 @@ from typing import Any
 
 from servicebus.runtime.copy_store import CopyStore
 from servicebus.runtime.interrupted_batch import InterruptedBatch
-from servicebus.runtime.job import DONE, Copy, Disposition, Inbox, Job, JobResult, Outcome, dead_letter, later_attempt
+from servicebus.runtime.job import DONE, Copy, Disposition, Inbox, Job, JobResult, Outcome, dead_letter
 from servicebus.runtime.journal import IdStatus, Journal, Lookup, Release, Start
 from servicebus.runtime.journal_outage import JournalNotes, JournalOutage, reply_to
 from servicebus.runtime.not_run import full, not_now
@@ -30,7 +30,6 @@ from servicebus.wire.printable import counted
 
 _FATAL_DEATHS = 3
 """A request that was running when its worker died, so often, is held responsible."""
-_DEFERRED_S = 1.0
 _NEW = IdStatus.NEW
 _EXECUTED = {kind: f"executed.{kind.value}" for kind in Kind}
 
@@ -246,14 +245,12 @@ class Dispatcher:
         return None
 
     def _full(self, job: Job, attempts: int) -> Disposition | None:
-        incoming = job.incoming
-        self.counters["busy"] += not incoming.is_patient
+        if not (job.service is not None and job.service.elsewhere):
+            self.counters["busy"] += not job.incoming.is_patient
         if job.on_full is not None:
             job.on_full()
             return None
-        if incoming.is_patient or incoming.kind is MESSAGE:
-            return Disposition([job], None, later_attempt(_DEFERRED_S, attempts, is_deferred=True))
-        return _answer(job, full(incoming.key, job.service))
+        return full(job, attempts)
 
     def _refuse(self, job: Job) -> Disposition | None:
         refusal = job.refusal

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from servicebus.runtime.consumer import NodeConsumer
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.service_thread import ServiceThread
+from servicebus.runtime.singleton_thread import SingletonThread
 from servicebus.runtime.streams import ENDING
 from servicebus.transport.interface import Script
 from servicebus.transport.loggers import get_logger
@@ -39,7 +40,7 @@ class Drain:
         loop: EventLoop,
         consumer: NodeConsumer,
         dispatcher: Dispatcher,
-        services: Sequence[ServiceThread],
+        services: Sequence[ServiceThread | SingletonThread],
         within_s: float,
         pause: Callable[[float], float | None],
     ):

@@ -6,7 +6,7 @@ and the dead letters are those of the node; there a header names the subscriptio
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 from servicebus._plain import PlainQueue, is_plain_key
@@ -47,10 +47,22 @@ def _former(known: Mapping[str, KnownSubscription], service: Service) -> Sequenc
 
 
 class EventQueues:
-    """Lets *consumer* consume *queues* as well; made before its ``start()``. Belongs to the I/O thread."""
+    """Lets *consumer* consume *queues* as well; made before its ``start()``. Belongs to the I/O thread.
 
-    def __init__(self, consumer: NodeConsumer, config: Configuration, keyring: Keyring, queues: Sequence[EventQueue]):
+    Args:
+        singletons: services whose queues are declared here, and consumed by the worker that runs them.
+    """
+
+    def __init__(
+        self,
+        consumer: NodeConsumer,
+        config: Configuration,
+        keyring: Keyring,
+        queues: Sequence[EventQueue],
+        singletons: Collection[str] = (),
+    ):
         self._consumer = consumer
+        self._singletons = singletons
         self._config = config
         self._keyring = keyring
         self._queues = {queue.service: queue for queue in queues}
@@ -64,10 +76,12 @@ class EventQueues:
     def _script(self, keep: Keep) -> Script:
         consumer, stored = self._consumer, self._consumer.stored
         assert stored is not None, "it is made with the connections"
+        consumed = [queue for queue in self._queues.values() if queue.service not in self._singletons]
         stored.event_queues = list(self._queues.values())
         yield from declare_event_queues(self._config, stored, {})
+        stored.event_queues = consumed  # whose consumers are counted from now on
         yield from window(self._config)
-        for queue in self._queues.values():
+        for queue in consumed:
             protocol = EventProtocol(self._config, self._keyring, queue)
             take = partial(consumer.pipeline.take, epoch=consumer.epoch, protocol=protocol, kind=Kind.MESSAGE)
             keep((yield consume(queue.name, take)))

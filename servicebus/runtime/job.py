@@ -40,6 +40,10 @@ class Inbox(Protocol):
     def problem(self) -> str:
         """Why it takes no requests though its inbox has room; empty if it does."""
 
+    @property
+    def elsewhere(self) -> str:
+        """The queue to which its requests are passed on, as another worker runs it; "" if it runs here."""
+
     def put(self, job: Job) -> bool:
         """Accept *job*, or say False when there is no ``room``."""
 
@@ -232,6 +236,8 @@ class Copy:
     """The journal knew that it had not been executed. False: it was refused unseen, or for its age."""
     is_deferred: bool = False
     """Only because its service is full."""
+    queue: str = ""
+    """Where it goes, as it is: to the worker that runs its service. "" for everything else."""
 
 
 def dead_letter(reason: str, detail: str, trace: str = "", attempts: int = 0, *, is_known_new: bool = True) -> Copy:

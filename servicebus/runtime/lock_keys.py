@@ -33,6 +33,11 @@ def lock_finder(service: Service) -> Callable[[Any], int | None]:
     return partial(_find, service, _key_reader(service.lock))
 
 
+def singleton_number(service: Service) -> int:
+    """The lock of the worker that runs a singleton service. It has no other one."""
+    return _number_of(service, "singleton")
+
+
 def _find(service: Service, read: Callable[[Any], Any], params: Any) -> int | None:
     try:
         key = read(params)

@@ -31,6 +31,7 @@ class Locks(Protocol):
     """What a service with locks needs of them; for all threads."""
 
     def take(self, lock: int) -> bool: ...
+    def has(self, lock: int) -> bool: ...
     def release(self, lock: int) -> None: ...
     def fence(self, lock: int) -> int | None: ...
     def want(self, lock: int) -> None: ...
@@ -89,6 +90,10 @@ class NodeLocks:
                 return False
             self._taken.add(lock)
             return True
+
+    def has(self, lock: int) -> bool:
+        """Whether *lock* is ours still, for certain."""
+        return lock in self._taken
 
     def release(self, lock: int) -> None:
         with self._lock:

@@ -1,16 +1,17 @@
-"""Faults that say that a call was not run, and that its Sender is to send it again, under the same id."""
+"""What becomes of a request that is not run now: its Sender sends it again, under the same id, or it comes again."""
 
 from __future__ import annotations
 
 from servicebus.runtime.execution import NOT_READY_RETRY_MS
-from servicebus.runtime.job import Inbox, Job
+from servicebus.runtime.job import Copy, Disposition, Job, later_attempt
 from servicebus.runtime.journal import Lookup
-from servicebus.wire.envelope import CALL
+from servicebus.wire.envelope import CALL, MESSAGE
 from servicebus.wire.fault import BUSY, STOPPING, Fault
 
 __all__ = ["full", "not_now"]
 
 _RETRY_MS = 50
+DEFERRED_S = 1.0
 
 
 def not_now(job: Job, known: Lookup, is_stopping: bool) -> Fault | None:
@@ -29,8 +30,14 @@ def not_now(job: Job, known: Lookup, is_stopping: bool) -> Fault | None:
     return Fault(BUSY, "delivered again, because a worker was lost that had not run it", retry_after_ms=_RETRY_MS)
 
 
-def full(key: str, inbox: Inbox | None) -> Fault:
-    """The service *key* takes no call just now."""
+def full(job: Job, attempts: int) -> Disposition:
+    """What becomes of *job*, whose service does not take it now; *attempts* were made before."""
+    incoming, inbox = job.incoming, job.service
+    if inbox is not None and inbox.elsewhere:
+        return Disposition([job], None, Copy(attempts, queue=inbox.elsewhere))
+    if incoming.is_patient or incoming.kind is MESSAGE:
+        return Disposition([job], None, later_attempt(DEFERRED_S, attempts, is_deferred=True))
+    fault = Fault(BUSY, f"the inbox of {incoming.key} is full", retry_after_ms=_RETRY_MS)
     if inbox is not None and inbox.problem:
-        return Fault(BUSY, inbox.problem, retry_after_ms=NOT_READY_RETRY_MS)
-    return Fault(BUSY, f"the inbox of {key} is full", retry_after_ms=_RETRY_MS)
+        fault = Fault(BUSY, inbox.problem, retry_after_ms=NOT_READY_RETRY_MS)
+    return Disposition([job], job.protocol.encode_fault(incoming, fault))

@@ -12,6 +12,7 @@ from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError, MessageTooLarge, TransportError
 from servicebus.policy.retry_schedule import tier_for
 from servicebus.policy.size_limit import SizeLimit
+from servicebus.protocol.held import HeldProtocol
 from servicebus.protocol.plain import PlainProtocol
 from servicebus.runtime.job import Copy, Job, PendingDelivery
 from servicebus.transport.confirmed_channel import PRECONDITION_FAILED, ConfirmedChannel, Publish
@@ -23,6 +24,7 @@ from servicebus.transport.properties import MOST_OTHER_BYTES, as_stored
 from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.wire import headers
 from servicebus.wire.address import dead_queue, delay_queue
+from servicebus.wire.envelope import CALL
 from servicebus.wire.events import event_queue
 from servicebus.wire.fault import fault_from_exception
 from servicebus.wire.printable import printable
@@ -146,6 +148,8 @@ class Publisher:
 
     def _properties(self, original: PendingDelivery, copy_headers: Mapping[str, Any]) -> Mapping[str, Any]:
         origin = original.delivery.origin
+        if isinstance(original, Job) and original.incoming.kind is CALL and original.plain is None:
+            return _passed_on(original, copy_headers)
         if origin is None or not is_plain_key(original.subscription):
             return {"message_id": original.delivery.message_id, "persistent": True, "headers": copy_headers}
         assert self._replies is not None
@@ -178,6 +182,8 @@ class CopyAddresser:
 
     def address(self, original: PendingDelivery, copy: Copy) -> tuple[str, Mapping[str, Any]]:
         """The queue and the headers of *copy*, which is one of *original*."""
+        if copy.queue:
+            return copy.queue, headers.kept_in_copies(original.delivery.headers)
         now = time.time()
         return self._dead_letter(original, copy, now) if copy.reason else self._later_attempt(original, copy, now)
 
@@ -232,8 +238,15 @@ class CopyAddresser:
         return event_queue(self._node, original.subscription) if original.subscription else ""
 
 
+def _passed_on(call: Job, copy_headers: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The properties of a call that goes on to the worker which runs its service."""
+    left_s = 0.0 if call.deadline is None else call.deadline - time.monotonic()
+    about = {"correlation_id": call.delivery.correlation_id, "reply_to": call.delivery.reply_to}
+    return {**about, "expiration_ms": max(1, int(left_s * 1000)), "headers": copy_headers}
+
+
 def _answer_plainly(pending: PendingDelivery, body: bytes) -> None:
-    if isinstance(pending, Job) and isinstance(pending.protocol, PlainProtocol):
+    if isinstance(pending, Job) and isinstance(pending.protocol, (PlainProtocol, HeldProtocol)):
         pending.protocol.answer(pending.delivery, body)
 
 

@@ -73,6 +73,8 @@ class RedisLocks:
         self._lease_s = lease_s
         self._fences: dict[int, int] = {}
         """Of the locks that we have; 0 while one is asked for."""
+        self._until: dict[int, float] = {}
+        """``time.monotonic()`` at which each of them ends, unless it is renewed."""
         self._wanted: set[int] = set()
         self._lock = threading.Lock()
         self._asked_again_at = 0.0
@@ -89,23 +91,28 @@ class RedisLocks:
             if lock in self._fences:
                 return False
             self._fences[lock] = 0
-        wants = int(lock in self._wanted)
+        wants, asked_at = int(lock in self._wanted), time.monotonic()
         lease_ms = int(self._lease_s * 1000)
         fence = self._ask(lambda: self._take_script([self._prefix], [self._me, lock, lease_ms, wants, _WANTED_MS]))
         with self._lock:
             if not fence:
                 del self._fences[lock]
                 return False
-            self._fences[lock] = fence
+            self._fences[lock], self._until[lock] = fence, asked_at + self._lease_s
             if self._renewer is None:
                 self._is_closed.clear()
                 self._renewer = threading.Thread(target=self._renew_again, name="servicebus-locks", daemon=True)
                 self._renewer.start()
         return True
 
+    def has(self, lock: int) -> bool:
+        """Whether *lock* is ours still, for certain: its lease is not over by our clock."""
+        return lock in self._fences and time.monotonic() < self._until.get(lock, 0.0)
+
     def release(self, lock: int) -> None:
         with self._lock:
             self._fences.pop(lock, None)
+            self._until.pop(lock, None)
         self._ask(lambda: self._renew_script([self._prefix], [self._me, 0, lock]))  # else it ends by itself
 
     def fence(self, lock: int) -> int | None:
@@ -155,10 +162,15 @@ class RedisLocks:
             held = {lock: fence for lock, fence in self._fences.items() if fence}
         if not held:
             return
-        lease_ms = int(self._lease_s * 1000)
+        lease_ms, asked_at = int(self._lease_s * 1000), time.monotonic()
         kept = self._ask(lambda: self._renew_script([self._prefix], [self._me, lease_ms, *held]), is_urgent=True)
         for (lock, fence), is_kept in zip(held.items(), kept or (), strict=False):
-            if not is_kept and self._fences.get(lock) == fence:
+            with self._lock:
+                if self._fences.get(lock) != fence:  # released meanwhile
+                    continue
+                # At once, though by our clock it is not over: a server that has lost its data gives it to others.
+                self._until[lock] = asked_at + self._lease_s if is_kept else 0.0
+            if not is_kept:
                 text = (
                     f"a service holds a lock (fence {fence}) that was not renewed for {self._lease_s:g} s, because "
                     "this worker was frozen or cut off: another one may run the same request now"

@@ -63,6 +63,8 @@ class Service:
     lock: Lock | None = None
     """What of the params never runs twice at a time on the node."""
     concurrency: Literal["node"] | None = None
+    singleton: bool = False
+    """One worker of the node at a time runs it."""
     priority: int = 0
     """Of the requests that say none, where the node has priorities."""
     authorize: Authorize | None = None
@@ -107,6 +109,11 @@ class Service:
     def is_locked(self) -> bool:
         return self.lock is not None or self.concurrency is not None
 
+    @property
+    def needs_locks(self) -> bool:
+        """Of the node."""
+        return self.is_locked or self.singleton
+
 
 def register(
     kind: Kind,
@@ -143,6 +150,9 @@ def register(
         found["stream_method"] = stream_method
     elif found.get("resumable"):
         raise ConfigurationError(f"{wanted}: resumable is for generators, whose items are a stream", key="services")
+    if found.get("singleton") and (plain is not None or stream_method):
+        but = f"not for {'generators' if plain is None else 'the queues of other programs'}"
+        raise ConfigurationError(f"{wanted}: singleton is for calls, messages and events, {but}", key="services")
     if events is not None:
         found["events"] = checked_patterns(wanted, events)
     if plain is not None:
@@ -166,8 +176,8 @@ def _checked_options(wanted: str, instance: Any, options: Mapping[str, Any]) -> 
                 found[field] = check(given)
             except Unacceptable as problem:
                 raise ConfigurationError(f"{wanted}: {option} {problem}", key="services") from None
-    if "lock" in found and "concurrency" in found:
-        raise ConfigurationError(f"{wanted}: takes one of lock and concurrency, not both", key="services")
+    if sum(("lock" in found, "concurrency" in found, bool(found.get("singleton")))) > 1:  # a lock may be 0, a place
+        raise ConfigurationError(f"{wanted}: takes one of lock, concurrency and singleton, not two", key="services")
     if "authorize" in found:
         _check_authorize(wanted, found["authorize"], instance)
     return found
@@ -322,6 +332,7 @@ _OPTIONS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "retry": (checks.retry_schedule, "retry_schedule"),
     "lock": (_lock, "lock"),
     "concurrency": (checks.one_of("node"), "concurrency"),
+    "singleton": (checks.flag, "singleton"),
     "priority": (checks.whole(0, 9), "priority"),
     "authorize": (_authorize, "authorize"),
     "encrypted": (checks.flag, "encrypted"),

@@ -87,15 +87,20 @@ class ServiceLoop:
             return 0
 
     def add_user(self) -> None:
-        """Start, if this is the first one. For the worker's main thread, as ``remove_user()`` is for the loop's."""
-        self._users += 1
-        if self._users == 1:
+        """Start, if this is the first one; not after the last has left. For any thread, as ``remove_user()`` is for the
+        loop's."""
+        with self._waking:
+            self._users += 1
+            is_first = self._users == 1
+        if is_first:
             self.thread.start()
             self._watch.thread.start()
 
     def remove_user(self) -> None:
-        self._users -= 1
-        if self._users == 0:
+        with self._waking:
+            self._users -= 1
+            is_last = self._users == 0
+        if is_last:
             self._watch.stop()
             self.loop.stop()
 

@@ -41,6 +41,8 @@ class ServiceThread:
         window: of a node with priorities: how many jobs that have one are accepted, be the inbox full or not.
     """
 
+    elsewhere = ""
+
     def __init__(
         self,
         service: Service,

@@ -33,6 +33,7 @@ from servicebus.runtime.pipeline import Pipeline
 from servicebus.runtime.plain_hosts import PlainHosts, plain_hosts
 from servicebus.runtime.service_thread import Service, ServiceThread
 from servicebus.runtime.signals import EXIT_ASKED, EXIT_FAILED, SignalPipe, unmask
+from servicebus.runtime.singleton_thread import SingletonThread
 from servicebus.runtime.streams import NodeStreams
 from servicebus.runtime.validator import ServiceKey
 from servicebus.services import TextService
@@ -80,7 +81,9 @@ class Worker:
         self._after_fork, self._on_exit = after_fork, on_exit
         keyring = keyring_of(config)
         self.loop = loop or SharedLoop(f"io-{host.name}")
-        by_key: dict[ServiceKey, ServiceThread] = {}  # filled below, with threads that post to the pipeline
+        by_key: dict[
+            ServiceKey, ServiceThread | SingletonThread
+        ] = {}  # filled below, with threads that post to the pipeline
         self._journal, self._home = journal, Home()
         self.dispatcher = make_dispatcher(self.loop, by_key, journal, host.name, config.retry_schedule)
         protocol = ProtocolV2(config, keyring)
@@ -88,13 +91,20 @@ class Worker:
         parts = self.loop, self.dispatcher, host.name, config.prefetch, self._on_damaged_journal
         self.pipeline = Pipeline(*parts, protocol.clock.follow, config.priorities)
         self._locks, self._replaced_threads = locks, 0
-        self.services = [self._thread_of(service, queue_len, make_sender, locks) for service in services]
-        self._serve_streams([thread for thread in self.services if thread.service.stream_method])
+        self.services = [self._inbox_of(service, queue_len, make_sender, locks) for service in services]
+        self._serve_streams([thread for thread in self.threads if thread.service.stream_method])
         by_key.update({key: thread for thread in self.services for key in thread.service.lookup_keys})
         self.consumer = NodeConsumer(self.loop, host, config, self.pipeline, self.control, connect)
-        self.consumer.plain = self._plain_hosts(keyring, connect)
-        EventQueues(self.consumer, config, keyring, queues_of(config, services))
+        self._consume_more(keyring, services, connect)
         self.watcher = PingWatcher(self.loop, self.consumer, self.control, config)
+
+    def _consume_more(self, keyring: Keyring, services: Sequence[Service], connect: Connect) -> None:
+        """Beside the node's queues of calls and messages."""
+        config = self._config
+        self.consumer.plain = self._plain_hosts(keyring, connect)
+        self._add_singletons(keyring, connect)
+        singletons = {each.key for each in services if each.events and each.singleton}
+        EventQueues(self.consumer, config, keyring, queues_of(config, services), singletons)
         if config.compat:
             from servicebus.runtime.legacy_queue import add_legacy_queue
 
@@ -106,6 +116,22 @@ class Worker:
         queues = [(service.key, service.plain, room) for service, room in services if service.plain is not None]
         return plain_hosts(self.loop, self._config, self.host, keyring, self.pipeline, queues, connect)
 
+    def _add_singletons(self, keyring: Keyring, connect: Connect) -> None:
+        threads = [each for each in self.services if isinstance(each, SingletonThread)]
+        if threads:
+            from servicebus.runtime.singletons import Singletons
+
+            parts = self.control, self.pipeline, self.consumer, threads, connect
+            self.consumer.plain.add(Singletons(self.loop, self._config, keyring, *parts))
+
+    @property
+    def threads(self) -> list[ServiceThread]:
+        """Those of its services; of a singleton none if it runs elsewhere."""
+        found: list[ServiceThread] = []
+        for each in self.services:
+            found += each.started if isinstance(each, SingletonThread) else [each]
+        return found
+
     def _serve_streams(self, threads: Sequence[ServiceThread]) -> None:
         """Let *threads* answer streams; a worker without such services has nothing of it."""
         if threads:
@@ -115,6 +141,14 @@ class Worker:
             self.pipeline.interrupt_streams = streams.interrupt_all
             for thread in threads:
                 thread.use(streams)
+
+    def _inbox_of(
+        self, service: Service, queue_len: int | None, make_sender: Callable[[], Any], locks: Locks | None
+    ) -> ServiceThread | SingletonThread:
+        if not service.singleton or locks is None:
+            return self._thread_of(service, queue_len, make_sender, locks)
+        make = partial(self._thread_of, service, queue_len, make_sender, locks)
+        return SingletonThread(service, self._config.node_name, locks, make)
 
     def _thread_of(
         self, service: Service, queue_len: int | None, make_sender: Callable[[], Any], locks: Locks | None
@@ -188,7 +222,7 @@ class Worker:
             self._locks.look()
         replaced = sum(service.mend() for service in self.services)
         self._replaced_threads += replaced
-        problems = [service.problem for service in self.services if service.problem] + consumer.plain.problems
+        problems = [service.problem for service in self.threads if service.problem] + consumer.plain.problems
         is_hindered = bool(consumer.blocked or replaced or problems or self.pipeline.outage.reason)
         is_serving = consumer.is_whole and not is_hindered
         return {

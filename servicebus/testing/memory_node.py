@@ -20,6 +20,8 @@ from servicebus.runtime.node_locks import NodeLocks
 from servicebus.runtime.pipeline import Pipeline
 from servicebus.runtime.service_loop import ServiceLoop
 from servicebus.runtime.service_thread import ServiceThread
+from servicebus.runtime.singleton_thread import SingletonThread
+from servicebus.runtime.singletons import Singletons
 from servicebus.runtime.task_service import TaskService
 from servicebus.runtime.worker import Worker
 from servicebus.sender import Sender
@@ -103,6 +105,7 @@ class MemoryNode:
         self._driver.end_sleep()
         for service in _services(workers):
             service.stop()
+        _leave_loops(workers)
         self._end_services(workers)
 
     def has_unfinished(self) -> bool:
@@ -189,6 +192,7 @@ class MemoryNode:
                     _raise_in(runner.thread, SystemExit)
             service.begin_no_more()
             service.stop()
+        _leave_loops(workers)
         return workers
 
     def _end(self, workers: list[Worker], *, is_killed: bool) -> None:
@@ -208,7 +212,7 @@ class MemoryNode:
         unfinished, in_services = worker.dispatcher.unfinished, 0
         if not unfinished:
             return False
-        for service in worker.services:
+        for service in worker.threads:
             backlog = service.backlog
             in_services += backlog
             if isinstance(service, TaskService) and backlog and not self._asyncio_clock(service).stands_still:
@@ -238,6 +242,12 @@ class MemoryNode:
             alive[0].join(_LOOK_S)
 
 
+def _leave_loops(workers: list[Worker]) -> None:
+    for service in [each for worker in workers for each in worker.services]:
+        if isinstance(service, SingletonThread):
+            service.leave_loop()
+
+
 def _forget_teardown(service: ServiceThread) -> None:
     async def nothing() -> None: ...
 
@@ -251,7 +261,10 @@ def _raise_in(thread: threading.Thread, error: type[BaseException]) -> None:
 
 
 def _asynchronous(workers: list[Worker]) -> list[TaskService]:
-    return [service for service in _services(workers) if isinstance(service, TaskService)]
+    """Also of singletons that do not run here yet: all share one loop."""
+    services = [each for worker in workers for each in worker.services]
+    found = [each._current if isinstance(each, SingletonThread) else each for each in services]
+    return [service for service in found if isinstance(service, TaskService)]
 
 
 def _threads(workers: list[Worker], loops: Iterable[ServiceLoop]) -> list[threading.Thread]:
@@ -262,10 +275,17 @@ def _threads(workers: list[Worker], loops: Iterable[ServiceLoop]) -> list[thread
 
 def _services(workers: list[Worker]) -> Iterator[ServiceThread]:
     for worker in workers:
-        yield from worker.services
+        yield from worker.threads
 
 
 PERIODIC: frozenset[Callable[..., None]] = frozenset(
-    {LivenessTimer._tick, Pipeline._tick, Maintenance._ask, ConnectionManager._backoff_over, MemoryNode._watch}
+    {
+        LivenessTimer._tick,
+        Pipeline._tick,
+        Maintenance._ask,
+        ConnectionManager._backoff_over,
+        Singletons._look,
+        MemoryNode._watch,
+    }
 )
 """What the parts of a bus do once a second or so, and what a node does about a broker that is down."""

@@ -128,6 +128,7 @@ class Services:
         resumable: bool | None = None,
         lock: Lock | None = None,
         concurrency: Literal["node"] | None = None,
+        singleton: bool | None = None,
         priority: int | None = None,
         authorize: Authorize | None = None,
         encrypted: bool | None = None,
@@ -142,7 +143,8 @@ class Services:
         Args:
             name: the function's own by default.
             tasks: how many requests of an ``async def`` function run at a time in one worker; 100 by default.
-            threads, idempotent, resumable, lock, concurrency, priority: as of ``ServiceBus.add_rpc_service()``.
+            threads, idempotent, resumable, lock, concurrency, singleton, priority: as of
+                ``ServiceBus.add_rpc_service()``.
             authorize: the same; that of the group by default.
             encrypted: the same; and clients of the group send it so.
             errors: exception classes that are part of the contract: a caller that knows them gets them as they are.
@@ -170,6 +172,7 @@ class Services:
         retry: Sequence[float] | None = None,
         lock: Lock | None = None,
         concurrency: Literal["node"] | None = None,
+        singleton: bool | None = None,
         priority: int | None = None,
         authorize: Authorize | None = None,
         encrypted: bool | None = None,
@@ -195,6 +198,7 @@ class Services:
         retry: Sequence[float] | None = None,
         lock: Lock | None = None,
         concurrency: Literal["node"] | None = None,
+        singleton: bool | None = None,
         priority: int | None = None,
         authorize: Authorize | None = None,
         encrypted: bool | None = None,
@@ -219,6 +223,7 @@ class Services:
         how: dict[str, Any] = {"name": name, "threads": threads, "tasks": tasks, "retry": retry, "lock": lock}
         how |= {
             "concurrency": concurrency,
+            "singleton": singleton,
             "priority": priority,
             "authorize": authorize,
             "encrypted": encrypted,

@@ -28,6 +28,7 @@ __all__ = [
     "name_problem",
     "plain",
     "rpc_queue",
+    "singleton_queue",
 ]
 
 MAX_PART_CHARS = 100
@@ -138,6 +139,11 @@ def cancel_key(node: str) -> str:
 def messages_queue(node: str) -> str:
     """The durable queue of one-way messages to *node*."""
     return f"{node}.messages"
+
+
+def singleton_queue(node: str, service: str, *, is_call: bool) -> str:
+    """The queue of requests for singleton *service*, ``category.name``, which the worker that runs it takes."""
+    return f"{node}.rpc.for.{service}" if is_call else f"{node}.messages.for.{service}"
 
 
 def delay_queue(node: str, seconds: int) -> str:

@@ -85,6 +85,7 @@ def test_a_lease_that_was_lost_is_said(open_locks: Callable[[], RedisLocks], cap
     after = other.fence(A)
     assert before is not None and after is not None and after > before
     wait_until(lambda: f"(fence {before}) that was not renewed" in caplog.text, 10)
+    assert not holder.has(A) and other.has(A), "it is over as soon as that is known"
     holder.release(A)
     assert not holder.take(A), "a late release takes nothing from the next one"
 

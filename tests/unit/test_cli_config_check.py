@@ -313,7 +313,7 @@ def test_functions_and_groups_are_services(entries: Entries, lines: str, shown: 
         ("- entry_point: other\n", "is no group"),
         ("- entry_point: '*'\n", "services[0].entry_point *: typed_of"),
         (ADD + "function: 'MODULE:number'}\n", "is no function; the key for a class is target"),
-        (ADD + "function: 'MODULE:sub', lock: a, concurrency: node}\n", "takes one of lock and concurrency"),
+        (ADD + "function: 'MODULE:sub', lock: a, concurrency: node}\n", "takes one of lock, concurrency and singleton"),
     ],
 )
 def test_a_group_that_cannot_serve_is_one_line(entries: Entries, lines: str, text: str) -> None:

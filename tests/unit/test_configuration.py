@@ -368,7 +368,15 @@ def test_a_service_is_given_what_its_kind_knows() -> None:
             {"kind": "message", "idempotent": True},
             "services[0].idempotent is for a service of kind rpc; this one is of kind message",
         ),
-        ({"lock": "account", "concurrency": "node"}, "services[0] takes one of lock and concurrency, not both"),
+        (
+            {"lock": "account", "concurrency": "node"},
+            "services[0] takes one of lock, concurrency and singleton, not two",
+        ),
+        (
+            {"concurrency": "node", "singleton": True},
+            "services[0] takes one of lock, concurrency and singleton, not two",
+        ),
+        ({"singleton": "often"}, "services[0].singleton must be true or false"),
         ({"concurrency": "nodes"}, "services[0].concurrency must be one of node; did you mean node?"),
     ],
 )

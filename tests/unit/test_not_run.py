@@ -41,11 +41,21 @@ def test_a_call_that_is_delivered_again_is_asked_for_again(
     ("inbox", "text"),
     [
         (None, "the inbox of test.echo is full"),
-        (Mock(problem=""), "the inbox of test.echo is full"),
-        (Mock(problem="setup() failed"), "setup() failed"),
+        (Mock(problem="", elsewhere=""), "the inbox of test.echo is full"),
+        (Mock(problem="setup() failed", elsewhere=""), "setup() failed"),
     ],
 )
 def test_a_service_that_takes_no_call_says_why(inbox: Any, text: str) -> None:
-    found = full("test.echo", inbox)
+    call = Mock(incoming=Mock(kind=CALL, is_patient=False, key="test.echo"), service=inbox)
+    assert full(call, 0).copy is None
+    found = call.protocol.encode_fault.call_args.args[1]
     assert (found.type, found.text) == ("busy", text)
     assert found.retry_after_ms is not None and (found.retry_after_ms > 50) is (text == "setup() failed")
+
+
+@pytest.mark.parametrize("kind", [CALL, MESSAGE])
+def test_what_another_worker_runs_is_passed_on_to_it(kind: Kind) -> None:
+    passed = Mock(incoming=Mock(kind=kind), service=Mock(elsewhere="N.rpc.for.test.echo"))
+    found = full(passed, 2)
+    assert found.pending == [passed] and found.reply is None and found.copy is not None
+    assert (found.copy.queue, found.copy.attempts) == ("N.rpc.for.test.echo", 2)

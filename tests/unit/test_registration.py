@@ -83,7 +83,7 @@ def test_attributes_of_any_other_service_mean_what_they_meant_in_2() -> None:
             "service a.b: lock must be the place of a value in the params, or a function of the params",
         ),
         ({"concurrency": "machine"}, "service a.b: concurrency must be one of node"),
-        ({"lock": "x", "concurrency": "node"}, "service a.b: takes one of lock and concurrency, not both"),
+        ({"lock": "x", "concurrency": "node"}, "service a.b: takes one of lock, concurrency and singleton, not two"),
     ],
 )
 def test_an_option_that_is_none_is_named(options: dict[str, Any], text: str) -> None:

@@ -418,7 +418,7 @@ def test_what_no_call_could_reach_is_refused_at_the_start() -> None:
     names("resumable is for generators", lambda group: group.rpc(resumable=True)(fine))
     names("request is injected, so it needs a name", lambda group: group.rpc(by_position))
     names("threads must be", lambda group: group.rpc(threads=0)(fine))
-    names("takes one of lock and concurrency", lambda group: group.rpc(lock="a", concurrency="node")(fine))
+    names("takes one of lock, concurrency and singleton", lambda group: group.rpc(lock="a", concurrency="node")(fine))
     names("has a service fine for calls already", lambda group: [group.rpc(fine), group.rpc(fine)])
     names("which is no Exception", lambda group: group.rpc(errors=[int])(fine))
     names("two Plain", lambda group: group.rpc(errors=[Plain, type("Plain", (Exception,), {})])(fine))
