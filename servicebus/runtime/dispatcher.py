@@ -18,7 +18,7 @@ from servicebus.runtime.interrupted_batch import InterruptedBatch
 from servicebus.runtime.job import DONE, Copy, Disposition, Inbox, Job, JobResult, Outcome, dead_letter
 from servicebus.runtime.journal import IdStatus, Journal, Lookup, Release, Start
 from servicebus.runtime.journal_outage import JournalNotes, JournalOutage, reply_to
-from servicebus.runtime.not_run import full, not_now
+from servicebus.runtime.not_run import follow, full, may_be_passed_on, not_now
 from servicebus.runtime.recent_ids import RecentIds
 from servicebus.runtime.refusal_log import RefusalLog
 from servicebus.runtime.retries import Retries
@@ -138,7 +138,7 @@ class Dispatcher:
 
     def defer(self, job: Job) -> Disposition | None:
         """A message that has not been begun makes room for others, and comes again in a moment."""
-        return self._full(job, job.stamps.wait.attempts)
+        return full(job, job.stamps.wait.attempts, self.counters)
 
     # What raises while one request is handled is a defect of ours, or of its content. It ends that request alone.
 
@@ -183,6 +183,11 @@ class Dispatcher:
         if (self.is_stopping or job.delivery.redelivered) and (fault := not_now(job, known, self.is_stopping)):
             # Asked after the journal: a copy of a call that runs here waits for its answer and must not run elsewhere.
             self._notes.add(incoming.id, Release.NOT_RUN)
+            if may_be_passed_on(job):
+                return follow(job, self.held, is_stopping=self.is_stopping)
+            if any(each.incoming.id == incoming.id for each in self.held):
+                self.held.append(job)  # behind the first copy, of which nothing can be said yet
+                return None
             self.counters["stopping" if fault.type == STOPPING else "redelivered"] += 1
             return _answer(job, fault)
         # A message may have been run on another machine that has this node's name; only its copy tells.
@@ -198,7 +203,7 @@ class Dispatcher:
             return None
         del self._running[incoming.id]
         self._notes.add(incoming.id, Release.NOT_RUN)
-        return self._full(job, elsewhere)
+        return full(job, elsewhere, self.counters)
 
     def _ended_by_its_past(self, job: Job, known: Lookup, service: Inbox) -> Disposition | None:
         """The end of a request that was begun before and must not be run once more."""
@@ -243,14 +248,6 @@ class Dispatcher:
             return self.copies.join(job)
         running.join(job)
         return None
-
-    def _full(self, job: Job, attempts: int) -> Disposition | None:
-        if not (job.service is not None and job.service.elsewhere):
-            self.counters["busy"] += not job.incoming.is_patient
-        if job.on_full is not None:
-            job.on_full()
-            return None
-        return full(job, attempts)
 
     def _refuse(self, job: Job) -> Disposition | None:
         refusal = job.refusal

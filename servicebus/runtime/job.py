@@ -44,6 +44,10 @@ class Inbox(Protocol):
     def elsewhere(self) -> str:
         """The queue to which its requests are passed on, as another worker runs it; "" if it runs here."""
 
+    @property
+    def common_queue(self) -> str | None:
+        """The same wherever it runs; "" while nothing can be passed on. None if it is no singleton."""
+
     def put(self, job: Job) -> bool:
         """Accept *job*, or say False when there is no ``room``."""
 
@@ -98,7 +102,7 @@ class Job(PendingDelivery):
     deadline: float | None = None
     """``time.monotonic()`` after which its caller has given up."""
     on_full: Callable[[], None] | None = None
-    """Called when the inbox is full, in place of an answer or a deferral."""
+    """Called when the service does not take it now, in place of an answer, a deferral, or passing it on."""
     refusal: Disposition | None = None
     """Its end, if the journal does not know it: the journal must remember it, or a replay might be run later."""
     attempts: int = 1

@@ -183,7 +183,8 @@ class CopyAddresser:
     def address(self, original: PendingDelivery, copy: Copy) -> tuple[str, Mapping[str, Any]]:
         """The queue and the headers of *copy*, which is one of *original*."""
         if copy.queue:
-            return copy.queue, headers.kept_in_copies(original.delivery.headers)
+            kept = headers.kept_in_copies(original.delivery.headers)
+            return copy.queue, {**kept, headers.AGAIN: True} if original.delivery.redelivered else kept
         now = time.time()
         return self._dead_letter(original, copy, now) if copy.reason else self._later_attempt(original, copy, now)
 

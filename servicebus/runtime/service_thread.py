@@ -41,7 +41,7 @@ class ServiceThread:
         window: of a node with priorities: how many jobs that have one are accepted, be the inbox full or not.
     """
 
-    elsewhere = ""
+    elsewhere, common_queue = "", None
 
     def __init__(
         self,

@@ -69,7 +69,11 @@ class SingletonThread:
     @property
     def elsewhere(self) -> str:
         """The queue that the worker which has it consumes; "" while that is this one, or nothing can be passed on."""
-        return "" if not self.is_declared or self.is_held else self.queue
+        return "" if self.is_held else self.common_queue
+
+    @property
+    def common_queue(self) -> str:
+        return self.queue if self.is_declared else ""
 
     @property
     def started(self) -> list[ServiceThread]:

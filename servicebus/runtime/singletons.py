@@ -27,6 +27,7 @@ from servicebus.transport.steps import bind_queue, consume, declare_queue
 from servicebus.transport.stored import StoredQueues
 from servicebus.wire.address import cancel_key
 from servicebus.wire.envelope import CALL, Kind
+from servicebus.wire.headers import AGAIN
 from servicebus.wire.signing import Keyring
 
 LOG = get_logger(__name__)
@@ -201,7 +202,9 @@ class _HolderHost(ExtraHost):
     def _take(self, delivery: Delivery, epoch: int, protocol: HeldProtocol | EventProtocol, kind: Kind) -> None:
         if self.is_leaving:
             return
-        # A call that this worker cannot take just now stays on its broker: it is answered there.
+        if delivery.headers and AGAIN in delivery.headers:
+            delivery = delivery._replace(redelivered=True)
+        # A call that this worker may not take any more stays on its broker: it is answered there.
         give_back = partial(delivery.channel.reject, delivery.tag, requeue=True)
         on_full = (lambda: self.later(_FULL_S, give_back)) if kind is CALL else None
         self._pipeline.take(delivery, epoch, protocol, kind, on_full)

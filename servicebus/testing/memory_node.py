@@ -199,7 +199,8 @@ class MemoryNode:
         for worker in workers:
             self._watches.pop(worker).cancel()
             self._clock.loops.remove(worker.loop)  # type: ignore[arg-type]
-            self._network[worker.host.address].end_process(worker.loop, is_killed=is_killed)
+            for broker in self._network.brokers.values():  # it may be connected to others than its own
+                broker.end_process(worker.loop, is_killed=is_killed)
             self.defects += worker.loop.failures.count
             worker.loop.close()
         for service in _asynchronous(workers):

@@ -13,6 +13,9 @@ WAIT = "x-servicebus-wait"
 SUBSCRIPTION = "x-servicebus-subscription"
 """Of an event among the node's delayed messages and dead letters: whose it is, ``category.name``."""
 
+AGAIN = "x-servicebus-again"
+"""Of a request that is passed on to the worker which runs its service: it may have been passed on before."""
+
 # Of another program's message that a worker has stored: where it was published to.
 EXCHANGE = "x-servicebus-exchange"
 ROUTING_KEY = "x-servicebus-routing-key"

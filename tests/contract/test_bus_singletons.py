@@ -9,24 +9,27 @@ import pytest
 from bus_worlds import NODE, RealWorld, World, memory_world, real_world
 from singleton_services import make_bus
 
-from servicebus.errors import CallTimeout, InvalidParams, RemoteError
+from servicebus.errors import CallRefused, CallTimeout, InvalidParams, RemoteError
 from servicebus.sender import Sender
 from servicebus.testing import BrokerPool, HistoryEntry
 
 COUNTER = f"{NODE}.one.counter"
 NOTE = f"{NODE}.one.note"
+SAFE = f"{NODE}.one.safe"
+ENCRYPTION = {"keys": ["the key of the test, long enough"], "services": ["*.one.safe"]}
 
 
 @pytest.fixture(scope="module")
 def bus_on_brokers(broker_pool: BrokerPool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealWorld]:
-    with real_world(broker_pool.heal(2), tmp_path_factory.mktemp("bus"), "singleton_services") as world:
+    folder = tmp_path_factory.mktemp("bus")
+    with real_world(broker_pool.heal(2), folder, "singleton_services", encryption=ENCRYPTION) as world:
         yield world
 
 
 @pytest.fixture(params=["memory", pytest.param("amqp", marks=pytest.mark.broker)])
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     if request.param == "memory":
-        with memory_world(make_bus) as world:
+        with memory_world(make_bus, encryption=ENCRYPTION) as world:
             yield world
     else:
         real: RealWorld = request.getfixturevalue("bus_on_brokers")
@@ -76,6 +79,14 @@ def test_what_a_call_carries_and_what_it_raises_passes_both_ways(world: World) -
             sender.call(COUNTER, ["raises", "no more"])
         with pytest.raises(InvalidParams):
             sender.call(f"{NODE}.one.slowly", ["no number"])
+
+
+def test_an_encrypted_call_stays_encrypted_when_it_is_passed_on(world: World) -> None:
+    for sender in on_each_broker(world):
+        assert sender.call(SAFE, ["4711"], context={"k": "v"})[1] == ["4711", "v"]
+    assert len(workers(world, "one.safe")) == 1
+    with pytest.raises(CallRefused, match="not-encrypted"):
+        world.make_sender(encryption=None).call(SAFE, ["4711"])
 
 
 def test_a_deadline_holds(world: World) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,18 @@ from singleton_services import make_bus
 
 import servicebus.testing
 from servicebus.configuration import Configuration
-from servicebus.errors import ConfigurationError
+from servicebus.errors import CallInterrupted, ConfigurationError, TransportError
 from servicebus.protocol.held import HeldProtocol
+from servicebus.runtime.copy_store import CopyStore
 from servicebus.runtime.extra_host import ExtraHost
 from servicebus.runtime.lock_keys import singleton_number
 from servicebus.runtime.singleton_thread import SingletonThread
 from servicebus.runtime.singletons import Singletons
+from servicebus.runtime.worker import Worker
 from servicebus.service import ServiceBus
-from servicebus.services import RpcService
+from servicebus.services import Request, RpcService
 from servicebus.typed import Services
+from servicebus.wire.headers import AGAIN
 
 CONFIG: dict[str, Any] = {"hosts": ["mq-a"], "node_name": "NODE-01", "secret_token": "a secret of the test"}
 COUNTER = "NODE-01.one.counter"
@@ -98,6 +103,149 @@ def test_a_worker_whose_lease_has_ended_begins_nothing_and_another_one_begins_an
         assert second is not first and not first.backlog
         done = [entry.broker for entry in world.history.only("executed") if entry.target == "one.counter"]
         assert len(done) == 6 and sorted(done.count(each) for each in set(done)) == [2, 4], "it ran what it had begun"
+
+
+# -- what is delivered again -------------------------------------------------------------------------------------------
+
+FOR_COUNTER = "NODE-01.rpc.for.one.counter"
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> list[Worker]:
+    """The workers that may take singletons: none until a test says so."""
+    workers: list[Worker] = []
+    look = SingletonThread.look
+
+    def guarded(thread: SingletonThread, *, may_serve: bool) -> bool:
+        return any(thread in each.services for each in workers) and look(thread, may_serve=may_serve)
+
+    monkeypatch.setattr(SingletonThread, "look", guarded)
+    return workers
+
+
+@pytest.fixture
+def world(chosen: list[Worker]) -> Iterator[Any]:
+    """Two workers on one broker: what the one loses goes to the other."""
+    hosts = [{"name": name, "host": "mq-1"} for name in ("first", "second")]
+    with servicebus.testing.bus(make_bus(Configuration(CONFIG)), hosts=hosts) as world:
+        yield world
+
+
+@pytest.fixture
+def lose_before_ack(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """The worker that passes on the next request loses its connection between the confirm of the copy and its ack."""
+    stored = CopyStore._stored
+
+    def lose(copies: CopyStore, _storing: Any) -> None:
+        monkeypatch.setattr(CopyStore, "_stored", stored)
+        assert copies._publisher is not None
+        copies._publisher._on_broken(TransportError("of the test"))
+
+    return lambda: monkeypatch.setattr(CopyStore, "_stored", lose)
+
+
+def counters(world: Any) -> Counter[str]:
+    return sum((worker.dispatcher.counters for worker in world.node._workers), Counter[str]())
+
+
+def executed(world: Any, target: str = "one.counter") -> int:
+    return len([entry for entry in world.history.only("executed") if entry.target == target])
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_call_that_was_passed_on_and_comes_again_is_run_once_and_its_caller_is_not_told_otherwise(
+    world: Any, chosen: list[Worker], lose_before_ack: Callable[[], None], place: int
+) -> None:
+    lose_before_ack()
+    call = world.sender.call_async(COUNTER, timeout=60)
+    world.advance(5)
+    assert world.brokers[0].queues[FOR_COUNTER] == 2 and not call.done()
+    chosen.append(world.node._workers[place])
+    assert call.result()[1] == 1
+    world.advance(5)
+    assert executed(world) == 1
+    assert counters(world)["redelivered"] == 0 and counters(world)["passed-on"] == 1
+
+
+def test_a_second_copy_is_asked_for_again_where_nothing_is_known_of_the_first(
+    world: Any, chosen: list[Worker], lose_before_ack: Callable[[], None]
+) -> None:
+    lose_before_ack()
+    call = world.sender.call_async(COUNTER, timeout=60)
+    world.advance(5)
+    first, again = world._network["mq-1:5672"].queues[FOR_COUNTER].ready
+    assert (AGAIN in (first.properties[3] or {}), AGAIN in (again.properties[3] or {})) == (False, True)
+    world._network["mq-1:5672"].queues[FOR_COUNTER].ready.remove(first)
+    chosen.append(world.node._workers[0])
+    assert call.result()[1] == 1
+    assert executed(world) == 1 and counters(world)["redelivered"] == 1
+
+
+def test_a_call_that_was_cancelled_before_its_copies_are_run_is_not_run(
+    world: Any, chosen: list[Worker], lose_before_ack: Callable[[], None]
+) -> None:
+    lose_before_ack()
+    call = world.sender.call_async(COUNTER, timeout=60)
+    world.advance(5)
+    call.cancel()
+    world.advance(1)
+    chosen.append(world.node._workers[0])
+    world.advance(5)
+    assert world.brokers[0].queues[FOR_COUNTER] == 0 and executed(world) == 0
+
+
+def test_what_a_worker_that_died_had_not_begun_is_run_by_the_next_one(chosen: list[Worker]) -> None:
+    with servicebus.testing.bus(make_bus(Configuration(CONFIG)), brokers=2) as world:
+        chosen.append(world.node._workers[0])
+        running = world.sender.call_async(COUNTER, ["sleep", 5], timeout=60)
+        world.advance(1)
+        other = world.make_sender(hosts=["mq-2"])
+        waiting = [other.call_async(COUNTER, timeout=60) for _ in range(3)]
+        world.advance(0.1)
+        (holder,) = holders(world)
+        assert holder.backlog == 4
+        world.node.kill()
+        world.node.start()
+        chosen.append(world.node._workers[0])
+        assert sorted(each.result()[1] for each in waiting) == [1, 2, 3]
+        with pytest.raises(CallInterrupted):
+            running.result()
+        assert executed(world) == 3
+
+
+def test_a_message_that_was_passed_on_and_comes_again_is_run_once(
+    world: Any, chosen: list[Worker], lose_before_ack: Callable[[], None]
+) -> None:
+    lose_before_ack()
+    world.sender.send("NODE-01.one.note", ["notes"])
+    world.advance(5)
+    assert world.brokers[0].queues["NODE-01.messages.for.one.note"] == 2
+    chosen.append(world.node._workers[1])
+    world.advance(5)
+    assert executed(world, "one.note") == 1
+
+
+def test_a_call_keeps_its_priority_when_it_is_passed_on() -> None:
+    seen: list[int] = []
+
+    class Ordered(singleton_services.Counter):
+        def handle(self, request: Request) -> Any:
+            seen.append(request.priority)
+            return super().handle(request)
+
+    with servicebus.testing.bus({"one.counter": Ordered()}, brokers=2, priorities=True) as world:
+        hosts = [[{"name": host.name, "host": host.host}] for host in world.sender._config.hosts]
+        senders = [world.make_sender(hosts=host) for host in hosts]
+        for sender in senders:  # one of them reaches the worker that runs it, the other one what passes on
+            first = sender.call_async(COUNTER, ["sleep", 1], timeout=60)
+            world.advance(0.1)
+            asked = [sender.call_async(COUNTER, priority=priority, timeout=60) for priority in (None, 3, 9, 1)]
+            for future in (first, *asked):
+                future.result()
+        assert seen == [0, 9, 3, 1, 0] * 2
+
+
+# -- where it runs -----------------------------------------------------------------------------------------------------
 
 
 def test_setup_runs_where_the_service_does_and_nowhere_else() -> None:
