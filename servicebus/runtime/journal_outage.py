@@ -137,9 +137,11 @@ class JournalOutage:
             self._failures.report("a reply", error)
 
     def _is_to_wait(self, job: Job) -> bool:
-        """A message, another attempt of what runs here, or a request that has an end of its own."""
+        """A message, another attempt of what runs here, a request that has an end of its own, or one that a lost worker
+        may have run: only the journal tells that it was not."""
         id, is_call = job.incoming.id, job.incoming.kind is CALL
-        return not is_call or id in self._running or job.refusal is not None or job.on_full is not None
+        has_end = job.refusal is not None or job.on_full is not None
+        return not is_call or id in self._running or has_end or job.delivery.redelivered
 
 
 def reply_to(outcome: Outcome, attempt: Incoming | None) -> bytes | None:

@@ -59,9 +59,9 @@ class Rig:
         self.outage = JournalOutage(self.running, self.counters, self.failures)
         self.held: list[Job] = []
 
-    def job(self, id: str, kind: Kind = CALL) -> Any:
+    def job(self, id: str, kind: Kind = CALL, *, again: bool = False) -> Any:
         incoming: Any = Mock(id=id, kind=kind)
-        return Job(Mock(), 1, "", incoming, Mock(), Mock())
+        return Job(Mock(redelivered=again), 1, "", incoming, Mock(), Mock())
 
 
 @pytest.fixture
@@ -110,6 +110,13 @@ def test_another_attempt_of_what_runs_here_waits_for_it(rig: Rig, time: VirtualT
     time.advance(10)
     copy = rig.job("a")
     assert rig.outage.hold([], [copy], rig.held) == [] and rig.held == [copy]
+
+
+def test_a_call_that_a_lost_worker_may_have_run_waits_until_the_journal_tells(rig: Rig, time: VirtualTime) -> None:
+    rig.outage.failed(LOCKED)
+    time.advance(10)
+    again = rig.job("a", again=True)
+    assert rig.outage.hold([], [again], rig.held) == [] and rig.held == [again]
 
 
 def test_a_call_that_has_run_is_answered_at_once_and_so_are_its_copies(rig: Rig) -> None:
