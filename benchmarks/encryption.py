@@ -9,23 +9,18 @@ the machine does hits them alike::
 
 from __future__ import annotations
 
-import argparse
 import random
-import subprocess
 import sys
-import tempfile
 import time
 from collections import defaultdict
-from contextlib import closing
 from typing import Any
 
-from benchmarks.agent import NODE, place, settings
-from benchmarks.typed import DRIVES, cpu_s, own_cpu_s, undisturbed, wait_for_node
+from benchmarks.agent import NODE, settings
+from benchmarks.side_by_side import DRIVES, compare, cpu_s, options_of, undisturbed
 from servicebus.configuration import Configuration
 from servicebus.sender import Sender
 from servicebus.service import ServiceBus
 from servicebus.services import Request, RpcService
-from servicebus.testing import BrokerPool
 
 FORMS = ("plain", "secret")
 ENCRYPTION = {"keys": "the key of the benchmark", "services": "*.secret.*"}
@@ -40,9 +35,7 @@ def configured(host: str, **more: Any) -> Configuration:
     return Configuration({**settings([host]), "encryption": ENCRYPTION, **more})
 
 
-def serve(host: str, folder: str) -> int:
-    """The worker, alone in its process."""
-    config = configured(host, journal=f"{folder}/journal")
+def serve(config: Configuration, host: str) -> int:
     bus = ServiceBus(config)
     for form in FORMS:
         bus.add_rpc_service(form, "echo", Echo())
@@ -56,16 +49,15 @@ def measure(sender: Sender, pid: int, rounds: int, calls: int, size: int) -> dic
     for number in range(rounds + 1):
         random.shuffle(cases)
         for drive, form in cases:
-            before, began = cpu_s(pid) + own_cpu_s(), time.perf_counter()
+            before, began = cpu_s(pid), time.perf_counter()
             DRIVES[drive](sender, f"{NODE}.{form}.echo", text, text, calls)
-            took = time.perf_counter() - began, cpu_s(pid) + own_cpu_s() - before
+            took = time.perf_counter() - began, cpu_s(pid) - before
             if number:  # the first one warms up
                 found[drive, form].append([each / calls * 1e6 for each in took])
     return found
 
 
 def report(found: dict[tuple[str, str], list[list[float]]]) -> None:
-    """By the lower quartile of the rounds: what else a machine does only adds."""
     for drive in DRIVES:
         (plain, plain_cpu), (secret, secret_cpu) = (
             [undisturbed([each[which] for each in found[drive, form]]) for which in (0, 1)] for form in FORMS
@@ -77,26 +69,14 @@ def report(found: dict[tuple[str, str], list[list[float]]]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--calls", type=int, default=640, help="in each round, for each form")
+    parser = options_of(__doc__)
     parser.add_argument("--size", type=int, default=1000, help="characters of the text")
-    parser.add_argument("--serve", nargs=2, metavar=("HOST", "FOLDER"), help="be the worker")
     options = parser.parse_args()
-    if options.serve:
-        return serve(*options.serve)
-    pool = BrokerPool()
-    with tempfile.TemporaryDirectory() as folder, closing(pool):
-        host = place(pool.take(1)[0])
-        worker = subprocess.Popen([sys.executable, "-m", "benchmarks.encryption", "--serve", host, folder])
-        try:
-            with Sender(configured(host)) as sender:
-                wait_for_node(sender)
-                report(measure(sender, worker.pid, options.rounds, options.calls, options.size))
-        finally:
-            worker.terminate()
-            worker.wait(60)
-    return 0
+
+    def measured(sender: Sender, pid: int) -> None:
+        report(measure(sender, pid, options.rounds, options.calls, options.size))
+
+    return compare("benchmarks.encryption", options, configured, serve, measured)
 
 
 if __name__ == "__main__":

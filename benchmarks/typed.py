@@ -9,28 +9,19 @@ fields. Each round calls all of them in turn, so that what else the machine does
 
 from __future__ import annotations
 
-import argparse
 import random
-import resource
-import statistics
-import subprocess
 import sys
-import tempfile
-import time
 from collections import defaultdict
-from collections.abc import Callable
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from benchmarks.agent import NODE, place, settings
+from benchmarks.agent import NODE, settings
+from benchmarks.side_by_side import DRIVES, compare, cpu_s, options_of, undisturbed
 from servicebus.configuration import Configuration
 from servicebus.sender import Sender
 from servicebus.service import ServiceBus
 from servicebus.services import Request, RpcService
-from servicebus.testing import BrokerPool
 from servicebus.typed import Services
 
 FORMS = ("class", "def", "async")
@@ -39,7 +30,6 @@ PARAMS: dict[str, Any] = {
     "model": {"sku": "s-1", "count": 3, "price": 1.5, "gift": True, "tags": ["new", "blue"]},
 }
 RESULTS = {"ints": 42, "model": 4.5}
-IN_FLIGHT = 64
 
 
 class ClassInts(RpcService):
@@ -84,50 +74,17 @@ def make_groups() -> list[Services]:
     return [plain, on_loop]
 
 
-def serve(host: str, folder: str) -> int:
-    """The worker, alone in its process."""
-    config = Configuration({**settings([host]), "journal": f"{folder}/journal"})
+def configured(host: str, **more: Any) -> Configuration:
+    return Configuration({**settings([host]), **more})
+
+
+def serve(config: Configuration, host: str) -> int:
     bus = ServiceBus(config)
     bus.add_rpc_service("class", "ints", ClassInts())
     bus.add_rpc_service("class", "model", ClassModel())
     for group in make_groups():
         bus.include(group)
     return bus.run_server(config, host)
-
-
-def cpu_s(pid: int) -> float:
-    """What all threads of a process have used, to the nanosecond."""
-    tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(each.read_text().split()[0]) for each in tasks) / 1e9
-
-
-def own_cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-
-
-def wait_for_node(sender: Sender) -> None:
-    deadline = time.monotonic() + 60
-    while not sender.ping(NODE):
-        if time.monotonic() > deadline:
-            raise SystemExit("the worker does not answer")
-
-
-def one_after_another(sender: Sender, target: str, params: Any, expected: Any, count: int) -> None:
-    for _ in range(count):
-        if sender.call(target, params)[1] != expected:
-            raise SystemExit(f"{target} returned something else")
-
-
-def in_flight(sender: Sender, target: str, params: Any, expected: Any, count: int) -> None:
-    for _ in range(0, count, IN_FLIGHT):
-        futures = [sender.call_async(target, params) for _ in range(IN_FLIGHT)]
-        if any(future.result()[1] != expected for future in futures):
-            raise SystemExit(f"{target} returned something else")
-
-
-Drive = Callable[[Sender, str, Any, Any, int], None]
-DRIVES: dict[str, Drive] = {"sequential": one_after_another, f"{IN_FLIGHT} in flight": in_flight}
 
 
 def measure(sender: Sender, pid: int, rounds: int, calls: int) -> dict[tuple[str, str, str], list[float]]:
@@ -137,16 +94,11 @@ def measure(sender: Sender, pid: int, rounds: int, calls: int) -> dict[tuple[str
     for number in range(rounds + 1):
         random.shuffle(cases)
         for drive, params, form in cases:
-            before = cpu_s(pid) + own_cpu_s()
+            before = cpu_s(pid)
             DRIVES[drive](sender, f"{NODE}.{form}.{params}", PARAMS[params], RESULTS[params], calls)
             if number:  # the first one warms up
-                found[drive, params, form].append((cpu_s(pid) + own_cpu_s() - before) / calls * 1e6)
+                found[drive, params, form].append((cpu_s(pid) - before) / calls * 1e6)
     return found
-
-
-def undisturbed(samples: list[float]) -> float:
-    """Their lower quartile: what else a machine does only adds."""
-    return statistics.quantiles(samples, n=4)[0]
 
 
 def report(found: dict[tuple[str, str, str], list[float]]) -> None:
@@ -163,25 +115,12 @@ def report(found: dict[tuple[str, str, str], list[float]]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--calls", type=int, default=640, help="in each round, for each form")
-    parser.add_argument("--serve", nargs=2, metavar=("HOST", "FOLDER"), help="be the worker")
-    options = parser.parse_args()
-    if options.serve:
-        return serve(*options.serve)
-    pool = BrokerPool()
-    with tempfile.TemporaryDirectory() as folder, closing(pool):
-        host = place(pool.take(1)[0])
-        worker = subprocess.Popen([sys.executable, "-m", "benchmarks.typed", "--serve", host, folder])
-        try:
-            with Sender(Configuration(settings([host]))) as sender:
-                wait_for_node(sender)
-                report(measure(sender, worker.pid, options.rounds, options.calls))
-        finally:
-            worker.terminate()
-            worker.wait(60)
-    return 0
+    options = options_of(__doc__).parse_args()
+
+    def measured(sender: Sender, pid: int) -> None:
+        report(measure(sender, pid, options.rounds, options.calls))
+
+    return compare("benchmarks.typed", options, configured, serve, measured)
 
 
 if __name__ == "__main__":
