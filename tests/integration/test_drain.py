@@ -164,7 +164,8 @@ def test_a_call_under_way_is_waited_for_and_an_undo_comes_in_time(
     assert json.loads(done.stdout)["nodes"][0]["workers"] == 1
     wait_until(lambda: states(agent) == ["leaving", "consuming"])
     worker_pids = agent.worker_pids()
-    assert sender.call("NODE-01.test.whoami")[1] == worker_pids[1], "new calls go to the other broker"
+    what = "new calls go to the other broker"
+    wait_until(lambda: sender.call("NODE-01.test.whoami")[1] == worker_pids[1], what=what)
 
     assert drain(agent, brokers[0], "--undo").exit_code == 0
     agent.wait_consuming()
