@@ -22,7 +22,6 @@ from servicebus.runtime.extra_host import ExtraHost
 from servicebus.runtime.lock_keys import singleton_number
 from servicebus.runtime.singleton_thread import SingletonThread
 from servicebus.runtime.singletons import Singletons
-from servicebus.runtime.worker import Worker
 from servicebus.service import ServiceBus
 from servicebus.services import Request, RpcService
 from servicebus.typed import Services
@@ -111,9 +110,9 @@ FOR_COUNTER = "NODE-01.rpc.for.one.counter"
 
 
 @pytest.fixture
-def chosen(monkeypatch: pytest.MonkeyPatch) -> list[Worker]:
+def chosen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The workers that may take singletons: none until a test says so."""
-    workers: list[Worker] = []
+    workers: list[Any] = []
     look = SingletonThread.look
 
     def guarded(thread: SingletonThread, *, may_serve: bool) -> bool:
@@ -124,7 +123,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[Worker]:
 
 
 @pytest.fixture
-def world(chosen: list[Worker]) -> Iterator[Any]:
+def world(chosen: list[Any]) -> Iterator[Any]:
     """Two workers on one broker: what the one loses goes to the other."""
     hosts = [{"name": name, "host": "mq-1"} for name in ("first", "second")]
     with servicebus.testing.bus(make_bus(Configuration(CONFIG)), hosts=hosts) as world:
@@ -154,7 +153,7 @@ def executed(world: Any, target: str = "one.counter") -> int:
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_call_that_was_passed_on_and_comes_again_is_run_once_and_its_caller_is_not_told_otherwise(
-    world: Any, chosen: list[Worker], lose_before_ack: Callable[[], None], place: int
+    world: Any, chosen: list[Any], lose_before_ack: Callable[[], None], place: int
 ) -> None:
     lose_before_ack()
     call = world.sender.call_async(COUNTER, timeout=60)
@@ -168,7 +167,7 @@ def test_a_call_that_was_passed_on_and_comes_again_is_run_once_and_its_caller_is
 
 
 def test_a_second_copy_is_asked_for_again_where_nothing_is_known_of_the_first(
-    world: Any, chosen: list[Worker], lose_before_ack: Callable[[], None]
+    world: Any, chosen: list[Any], lose_before_ack: Callable[[], None]
 ) -> None:
     lose_before_ack()
     call = world.sender.call_async(COUNTER, timeout=60)
@@ -182,7 +181,7 @@ def test_a_second_copy_is_asked_for_again_where_nothing_is_known_of_the_first(
 
 
 def test_a_call_that_was_cancelled_before_its_copies_are_run_is_not_run(
-    world: Any, chosen: list[Worker], lose_before_ack: Callable[[], None]
+    world: Any, chosen: list[Any], lose_before_ack: Callable[[], None]
 ) -> None:
     lose_before_ack()
     call = world.sender.call_async(COUNTER, timeout=60)
@@ -194,7 +193,7 @@ def test_a_call_that_was_cancelled_before_its_copies_are_run_is_not_run(
     assert world.brokers[0].queues[FOR_COUNTER] == 0 and executed(world) == 0
 
 
-def test_what_a_worker_that_died_had_not_begun_is_run_by_the_next_one(chosen: list[Worker]) -> None:
+def test_what_a_worker_that_died_had_not_begun_is_run_by_the_next_one(chosen: list[Any]) -> None:
     with servicebus.testing.bus(make_bus(Configuration(CONFIG)), brokers=2) as world:
         chosen.append(world.node._workers[0])
         running = world.sender.call_async(COUNTER, ["sleep", 5], timeout=60)
@@ -214,7 +213,7 @@ def test_what_a_worker_that_died_had_not_begun_is_run_by_the_next_one(chosen: li
 
 
 def test_a_message_that_was_passed_on_and_comes_again_is_run_once(
-    world: Any, chosen: list[Worker], lose_before_ack: Callable[[], None]
+    world: Any, chosen: list[Any], lose_before_ack: Callable[[], None]
 ) -> None:
     lose_before_ack()
     world.sender.send("NODE-01.one.note", ["notes"])
