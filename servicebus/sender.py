@@ -279,13 +279,13 @@ class Sender(EventPublisher, PlainSending, StreamSource, Discovering):
         contract: str = "",
         context: GivenContext = None,
         *, pinned: Link | None = None, options: MessageOptions | None = None, wire_id: str = "",
-        form: Callable[..., PendingRequest] = PendingRequest,
+        form: Callable[..., PendingRequest] | None = None,
     ) -> tuple[SenderSession, PendingRequest]:  # fmt: skip
         """A numbered request and its session; signed and encoded, if its version is known. Nothing is sent yet."""
         session = self._current()
         event_id = 0 if kind is CONTROL else next(session.count)
         wire_id = wire_id or (f"{session.incarnation}-{event_id}" if event_id else make_id(os.urandom(8).hex(), 1))
-        request = form(
+        request = (form or self._form)(
             event_id,
             wire_id,
             address,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import sys
@@ -15,11 +16,13 @@ from servicebus._agent_logging import AgentLogging
 from servicebus._describe import NodeDescription, contract_of
 from servicebus._nested_sender import NestedSender
 from servicebus._registering import Registering
+from servicebus.client.meter import SenderMeter
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.configuration.settings import as_configuration
 from servicebus.contracts import NodeContract
 from servicebus.errors import ConfigurationError, JournalUnavailable, ServiceBusError
 from servicebus.middleware import Middleware
+from servicebus.observability.notify import ServiceManager
 from servicebus.protocol.encryption import encryption_of
 from servicebus.runtime.inherited import put_right
 from servicebus.runtime.journal import Journal, check_journal, journal_of
@@ -169,6 +172,7 @@ class ServiceBus(Registering):
         refuse_green_threads()
         check_journal(self._config)
         encryption_of(self._config)
+        _check_metrics(self._config)
         put_right()
         self._description = NodeDescription(self.contract())
         note_subscriptions(self._config, {each.key: each.events for each in self._services.values() if each.events})
@@ -179,9 +183,12 @@ class ServiceBus(Registering):
             log_once(LOG, self._config.warnings + self._config.secret_warnings)
             read_again = self._take_configuration if self._read_again is not None else None
             announced: set[str] = set()
+            # Of a program that runs the agent beside itself the unit is its own.
+            manager = ServiceManager({}) if parent_pid is not None else ServiceManager()
 
             def tick() -> None:
                 self._logging.tick(may_restart=not master.is_stopping)
+                manager.tick(master)
                 if parent_pid is None and len(announced) < len(self._config.hosts):
                     self._announce(master, announced)
 
@@ -226,7 +233,7 @@ class ServiceBus(Registering):
         return self._worker(host, sender, journal, locks).run(heartbeat_fd, parent_death_fd)
 
     def _worker(self, host: BrokerHost, sender: Sender, journal: Journal, locks: Locks | None, **how: Any) -> Worker:
-        return Worker(
+        worker = Worker(
             self._config,
             host,
             list(self._services.values()),
@@ -239,3 +246,15 @@ class ServiceBus(Registering):
             on_exit=self._on_exit,
             **how,
         )
+        if self._config.metrics is not None:
+            worker.of_client = SenderMeter(sender).entries
+        return worker
+
+
+def _check_metrics(config: Configuration) -> None:
+    """Imported here, before the workers are forked, so that they share it. Raises ConfigurationError."""
+    if config.metrics is not None:
+        try:
+            importlib.import_module("servicebus.observability.collector")
+        except ImportError as error:
+            raise ConfigurationError(str(error), path=config.path, key="metrics") from None

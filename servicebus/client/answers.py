@@ -121,15 +121,15 @@ class Answers:
                 self._scheduler.go_on(request.address.node, time.monotonic(), _FOLLOWERS)
             return
         request.not_run()
-        now, why = time.monotonic(), "has no queue for the messages of the node"
+        now, why, reason = time.monotonic(), "has no queue for the messages of the node", "no-queue"
         if is_event and request.returned:
             self._no_subscriber(request, link, now)
             return
         if not request.returned:
             # Stored nowhere: its queue is full, or a policy refuses it. The next broker may have room.
-            why = NACKED
+            why, reason = NACKED, "nacked"
             link.path(request.address.node, now).lacks_queue_until = now + _QUEUE_MAY_APPEAR_S
-        self._scheduler.take_back(request, link, why, now)
+        self._scheduler.take_back(request, link, why, now, reason)
 
     def unroutable(self, link: Link, returned: Returned) -> None:
         wire_id = returned.correlation_id or returned.message_id or ""
@@ -153,7 +153,7 @@ class Answers:
         """The broker of *link* knows no subscription to this event. Another one may: they share nothing."""
         request.tried(link.host.name, NO_SUBSCRIBER)
         if self._scheduler.has_way(request, now):
-            self._scheduler.take_back(request, link, NO_SUBSCRIBER, now)
+            self._scheduler.take_back(request, link, NO_SUBSCRIBER, now, "no-subscriber")
         else:
             self._pending.finish(request)
             request.complete(Receipt(request.event_id, subscribers=False))
@@ -194,7 +194,8 @@ class Answers:
             return
         request.not_run(attempt)
         if request.hedge is not None:
-            self._scheduler.take_back(request, link, "is busy" if isinstance(error, ServiceBusy) else str(error), now)
+            why, reason = ("is busy", "busy") if isinstance(error, ServiceBusy) else (str(error), "clock")
+            self._scheduler.take_back(request, link, why, now, reason)
             return
         self._pending.finish(request)
         if isinstance(error, ServiceBusy):
@@ -231,7 +232,7 @@ class Answers:
             may_be_another = self._watch.ask(path, now)
         request.not_run(attempt)
         if request.pinned is None:
-            self._scheduler.take_back(request, link, why, now)
+            self._scheduler.take_back(request, link, why, now, "no-consumer" if why is NO_CONSUMER else "stopping")
             return
         self._pending.finish(request)
         request.lost(link)

@@ -149,6 +149,7 @@ class Engine:
         best = self._connector.best(time.monotonic())
         return {
             "hosts": [link.status(is_preferred=link is best) for link in self.links],
+            "busy": self._scheduler.busy,
             "travelling": len(self._pending.in_flight),
             "waiting": len(self._pending.waiting),
             "unverified_replies": self._answers.unverified + self.discoveries.unverified,
@@ -234,10 +235,10 @@ class Engine:
     def link_down(self, link: Link, reason: str, orphans: list[PendingRequest]) -> None:
         if self._closed:
             return
-        now = time.monotonic()
+        now, take_back = time.monotonic(), self._scheduler.take_back
         LOG.debug("%s: %s", link.host.name, reason)
         link.health.fail(reason)
-        self._scheduler.each(orphans, lambda request: self._scheduler.take_back(request, link, reason, now))
+        self._scheduler.each(orphans, lambda request: take_back(request, link, reason, now, "connection-lost"))
         for request in self._pending.pinned_to(link):
             self._pending.finish(request)
             request.fail(NoBrokerAvailable(str(request.address), [(link.host.name, reason)], not_done(request)))
@@ -257,7 +258,8 @@ class Engine:
         why = f"blocked by the broker ({reason})"
         LOG.warning("%s: %s; leaving it", link.host.name, why)
         link.health.fail(why)
-        self._scheduler.each(link.take_orphans(), lambda request: self._scheduler.take_back(request, link, why, now))
+        take_back = self._scheduler.take_back
+        self._scheduler.each(link.take_orphans(), lambda request: take_back(request, link, why, now, "blocked"))
 
     # -- what the watch tells ------------------------------------------------------------------------------------------
 
@@ -274,26 +276,26 @@ class Engine:
             for request in path.outstanding.values()
             if request.resend and request.published_at is not None and request.published_at < made_at
         ]
-        self._take_back(path, gone, "the node's queue of calls was made again", is_nodes_fault=True)
+        self._take_back(path, gone, "the node's queue of calls was made again", "queue-lost", is_nodes_fault=True)
 
     def answers_lost(self, path: Path, ids: Sequence[str]) -> None:
         """The node has answered these, and no answer came: sent again, they get the answer that it has kept."""
-        self._take_back(path, [path.outstanding[id] for id in ids], "lost the answer")
+        self._take_back(path, [path.outstanding[id] for id in ids], "lost the answer", "answer-lost")
 
     def path_dead(self, path: Path, why: str) -> None:
         path.health.fail(why)
         path.clock.heard(time.monotonic())
-        self._take_back(path, list(path.outstanding.values()), why, is_nodes_fault=True)
+        self._take_back(path, list(path.outstanding.values()), why, "path-dead", is_nodes_fault=True)
 
     def _take_back(
-        self, path: Path, requests: Sequence[PendingRequest], why: str, *, is_nodes_fault: bool = False
+        self, path: Path, requests: Sequence[PendingRequest], why: str, reason: str, *, is_nodes_fault: bool = False
     ) -> None:
         now = time.monotonic()
         for request in requests:
             path.outstanding.pop(request.id, None)
         self._scheduler.each(
             requests,
-            lambda request: self._scheduler.take_back(request, path.link, why, now, is_nodes_fault=is_nodes_fault),
+            lambda request: self._scheduler.take_back(request, path.link, why, now, reason, is_nodes_fault),
         )
 
     # -- the end -------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from servicebus._context import priority_of, written_priority
 from servicebus.client.channels import LinkChannels
+from servicebus.client.losses import Losses
 from servicebus.client.nodes import Path
 from servicebus.client.request import PendingRequest
 from servicebus.configuration import BrokerHost, Configuration
@@ -86,7 +87,7 @@ class Link:
         self._config, self._events, self._answers = config, events, answers
         self._exchanges = [protocol.exchange for protocol in protocols]
         # What is known of the broker.
-        self.health, self.size_limit, self.denials = Health(), SizeLimit(), Denials()
+        self.health, self.size_limit, self.denials, self.losses = Health(), SizeLimit(), Denials(), Losses()
         self.paths: dict[str, Path] = {}
         self.active = {}
         self.calls, self.used_at = 0, 0.0
@@ -151,6 +152,10 @@ class Link:
             "reason": self.describe(),
             "calls": self.calls,
             "unconfirmed": self.unconfirmed,
+            "dead_paths": sum(not path.health.is_healthy for path in list(self.paths.values())),
+            "connections_opened": self.connections.opened,
+            "connections_lost": self.connections.lost,
+            **self.losses.status(),
         }
 
     def refuses(self, request: PendingRequest, now: float) -> bool:

@@ -74,6 +74,8 @@ class RequestScheduler:
         self._connector = connector
         self._budgets = budgets
         self._canceller = canceller
+        self.busy = 0
+        """How often a service was too busy."""
         self._probes: dict[str, float] = {}
         """Nodes that messages wait for, and when the next one is tried, in that order."""
 
@@ -185,8 +187,15 @@ class RequestScheduler:
             if self._pending.leave(request):
                 request.resumed()
                 self.route(request, now)
+                if request.attempts and request.link is not None:
+                    self._note_failover(request.attempts[-1][0], request.link)
 
         self.each(requests, look_again)
+
+    def _note_failover(self, host_name: str, to: Link) -> None:
+        """A request that came back from that host has waited, and goes on over another one."""
+        for link in self._links:
+            link.losses.failovers += link is not to and link.host.name == host_name
 
     def _wait_end(self, since: float) -> float:
         return since + self._path_wait_s
@@ -194,14 +203,19 @@ class RequestScheduler:
     # -- coming back from where it was published -----------------------------------------------------------------------
 
     def take_back(
-        self, request: PendingRequest, link: Link, why: str, now: float, *, is_nodes_fault: bool = False
+        self, request: PendingRequest, link: Link, why: str, now: float, reason: str, is_nodes_fault: bool = False
     ) -> None:
-        """*request* comes back from *link*: resend it over the next one, under the same id."""
+        """*request* comes back from *link*: resend it over the next one, under the same id.
+
+        Args:
+            why: for the error, if it comes to one; *reason*: the same in one of a few words, for the counts.
+        """
         if request.is_done:
             self._pending.in_flight.pop(request.id, None)
             return
         if request.link is None:
             return  # of a message that was published twice, because its thread was interrupted
+        link.losses.came_back(reason, request.published_at, now)
         if link.refuses(request, now):
             request.not_run()  # it is what the broker has closed the channel for
         request.tried(link.host.name, why)
@@ -224,9 +238,11 @@ class RequestScheduler:
                 self._hold(request, now)
                 return
         self.route(request, now)
+        link.losses.failovers += request.link not in (None, link)
 
     def pause(self, request: PendingRequest, busy: ServiceBusy) -> None:
         """Its service cannot take *request* now: ask again in a while; it is on no path now."""
+        self.busy += 1
         request.paused(busy.reason)
         self._pending.paused[request.id] = request
         self._pause(request, busy.retry_after_s or _BUSY_RETRY_S)

@@ -174,6 +174,8 @@ class SessionOwner:
         self._connect = connect
         self._loop_of_process = loop_of_process
         self._session: SenderSession | None = None
+        self._form: Callable[..., PendingRequest] = PendingRequest
+        """What its requests are made of."""
         self._inherited: list[SenderSession] = []
 
     def __del__(self) -> None:

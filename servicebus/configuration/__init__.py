@@ -7,7 +7,14 @@ and what its ``!file`` values name. docs/configuration.rst lists every key.
 from servicebus.configuration.bridges import BridgeEntry
 from servicebus.configuration.section import MissingKey
 from servicebus.configuration.settings import Configuration, load_logging
-from servicebus.configuration.values import BrokerHost, LoggingSettings, Secret, ServiceEntry, TlsSettings
+from servicebus.configuration.values import (
+    BrokerHost,
+    LoggingSettings,
+    MetricsSettings,
+    Secret,
+    ServiceEntry,
+    TlsSettings,
+)
 from servicebus.configuration.weakness import weak_secrets
 
 __all__ = [
@@ -15,6 +22,7 @@ __all__ = [
     "BrokerHost",
     "Configuration",
     "LoggingSettings",
+    "MetricsSettings",
     "MissingKey",
     "Secret",
     "ServiceEntry",

@@ -89,6 +89,7 @@ SECTION_KEYS = (
     "use_ssl",
     "tls",
     "status_socket",
+    "metrics",
     "journal",
     "services",
     "logging",

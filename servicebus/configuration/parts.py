@@ -8,7 +8,7 @@ from typing import Any, Literal
 from servicebus.configuration import checks
 from servicebus.configuration.bridges import QUEUE_OPTIONS
 from servicebus.configuration.section import Section, show
-from servicebus.configuration.values import LoggingSettings, Secret, ServiceEntry
+from servicebus.configuration.values import LoggingSettings, MetricsSettings, Secret, ServiceEntry
 
 _BOTH_KINDS = {
     "threads": checks.whole(1, 1024),
@@ -34,6 +34,7 @@ _FORMS: tuple[Literal["target", "function", "group", "entry_point"], ...] = (
 SERVICE_KEYS = (*_OF_ONE, *_FORMS)
 LOGGING_KEYS = ("server", "host", "port", "file", "level", "rotate", "keep", "secret")
 ROTATE_KEYS = ("when", "max_bytes")
+METRICS_KEYS = ("host", "port")
 
 _level = checks.one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", fold=str.upper)
 
@@ -133,6 +134,16 @@ def _read_rotate(section: Section) -> tuple[bool, int | None]:
         given.where.fail(given.at, "logging.rotate takes one of when and max_bytes, not both")
     given.take("when", checks.one_of("midnight"), "midnight")
     return max_bytes is None, max_bytes
+
+
+def read_metrics(section: Section) -> MetricsSettings | None:
+    """The mapping ``metrics:``; None without one. All that it says may be left to the defaults: ``metrics: {}``."""
+    given = section.section("metrics", METRICS_KEYS)
+    if given is None:
+        return None
+    default = MetricsSettings()
+    host = given.take("host", checks.text, default.host)
+    return MetricsSettings(host, given.take("port", checks.whole(1, 65535), default.port))
 
 
 def read_journal(section: Section) -> Secret | None:

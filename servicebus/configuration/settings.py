@@ -17,7 +17,7 @@ from servicebus.configuration.callers import read_caller, read_callers
 from servicebus.configuration.encryption import read_encryption
 from servicebus.configuration.hosts import Defaults, read_connections, read_hosts, read_tls
 from servicebus.configuration.keys import ALL_KEYS, FORMER_KEYS, KEYS
-from servicebus.configuration.parts import read_journal, read_logging, read_services
+from servicebus.configuration.parts import read_journal, read_logging, read_metrics, read_services
 from servicebus.configuration.publishers import read_publishers
 from servicebus.configuration.section import Section, Where
 from servicebus.configuration.values import (
@@ -25,6 +25,7 @@ from servicebus.configuration.values import (
     CallerEntry,
     EncryptionSettings,
     LoggingSettings,
+    MetricsSettings,
     Secret,
     ServiceEntry,
     TlsSettings,
@@ -109,6 +110,7 @@ class Configuration:
     compat_time_zone: str | None
     compat_in_band_errors: bool
     status_socket: str | None
+    metrics: MetricsSettings | None
     services: tuple[ServiceEntry, ...]
     logging: LoggingSettings
     path: str | None
@@ -249,6 +251,7 @@ class Configuration:
         own["node_name"] = _read_node_name(section)
         own["names_node"] = "node_name" in section
         own["status_socket"] = _read_status_socket(section)
+        own["metrics"] = read_metrics(section)
         own["journal"] = read_journal(section)
         tls = read_tls(section)
         own["tls"] = tls or TlsSettings()

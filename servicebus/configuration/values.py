@@ -166,6 +166,14 @@ class ServiceEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsSettings:
+    """Where an agent answers ``/metrics``, and whether it lives and is ready."""
+
+    host: str = "127.0.0.1"
+    port: int = 9464
+
+
+@dataclass(frozen=True, slots=True)
 class LoggingSettings:
     """Where log records go, and how the log server keeps them."""
 

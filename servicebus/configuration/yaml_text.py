@@ -17,7 +17,7 @@ import yaml
 from servicebus.configuration.checks import Unacceptable
 from servicebus.configuration.hosts import HOST_KEYS, TLS_KEYS
 from servicebus.configuration.keys import ALL_KEYS, FORMER_KEYS
-from servicebus.configuration.parts import LOGGING_KEYS, ROTATE_KEYS, SERVICE_KEYS
+from servicebus.configuration.parts import LOGGING_KEYS, METRICS_KEYS, ROTATE_KEYS, SERVICE_KEYS
 from servicebus.configuration.section import Place, Where, show
 from servicebus.errors import ConfigurationError
 
@@ -33,7 +33,8 @@ _SCALARS = frozenset(_STANDARD + kind for kind in ("str", "int", "float", "bool"
 _VARIABLE = re.compile(r"\$\$\{|\$\{(?:([A-Za-z_]\w*)(\}|:-))?", re.ASCII)
 _VARIABLE_OR_END = re.compile(rf"{_VARIABLE.pattern}|\}}", re.ASCII)
 _BOM = "\ufeff"
-_KNOWN_KEYS = frozenset((*ALL_KEYS, *FORMER_KEYS, *HOST_KEYS, *TLS_KEYS, *SERVICE_KEYS, *LOGGING_KEYS, *ROTATE_KEYS))
+_SECTIONS = (HOST_KEYS, TLS_KEYS, SERVICE_KEYS, LOGGING_KEYS, ROTATE_KEYS, METRICS_KEYS)
+_KNOWN_KEYS = frozenset((*ALL_KEYS, *FORMER_KEYS)).union(*_SECTIONS)
 _HARMLESS = re.compile(r"'(?:<[a-z ]+>|\\\\?.)'")
 """What PyYAML quotes without telling a secret: its own token names, and single characters."""
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from servicebus.configuration import BrokerHost, Configuration
+from servicebus.observability.reports import Reports
 from servicebus.runtime.signals import EXIT_ASKED, EXIT_BOOT, EXIT_FAILED
 
 SILENT_AFTER_S = 10.0
@@ -16,6 +17,8 @@ SILENT_AFTER_S = 10.0
 START_LIMIT_S = 60.0
 """For a worker that has sent no heartbeat yet. It opens the journal, after the workers that do so before it: on a busy
 machine that took over ten seconds, and workers that were aborted for it only began to wait again."""
+_REPLACED_AFTER_S = 5.0
+"""The master replaces a silent worker; if one is silent for so much longer, that does not work."""
 _STALE_AFTER_S = 3.0
 """Three heartbeats missed: it is not called healthy any more, and not yet called dead."""
 _LIVED_WELL_S = 10.0
@@ -39,6 +42,10 @@ class Child:
         """Could not boot, and will not be started again."""
         self.aborted_at: float | None = None
         self.state: dict[str, Any] = {}
+        self.reports = Reports()
+        """What it has counted, and those before it."""
+        self._lost_s = 0.0
+        """Until the last heartbeat."""
         self._announced: int | None = None
         """The exit code that the worker itself said it would have."""
         self._heartbeat_fd: int | None = None
@@ -66,6 +73,8 @@ class Child:
 
     def started(self, pid: int, heartbeat_fd: int, parent_death_fd: int, now: float) -> None:
         self.pid = pid
+        if self.heartbeat_at:
+            self._lost_s += now - self.heartbeat_at
         self._heartbeat_fd, self._parent_death_fd = heartbeat_fd, parent_death_fd
         os.set_blocking(heartbeat_fd, False)
         self.started_at = self.heartbeat_at = now
@@ -88,6 +97,7 @@ class Child:
         lived_s = now - self.started_at
         self.pid = None
         self.close_fds()
+        self.reports.ended()
         self.restarts += 1
         if lived_s >= _LIVED_WELL_S or as_asked:
             self._pause_s = 0.0
@@ -122,6 +132,7 @@ class Child:
             return
         *lines, self._unread = (self._unread + data).split(b"\n")
         for line in lines:
+            self._lost_s = self.lost_s(now)
             self.heartbeat_at, self.has_sent_heartbeat = now, True
             try:
                 told = json.loads(line)
@@ -129,12 +140,32 @@ class Child:
                 continue  # a worker that was killed in the middle of a line
             if not isinstance(told, dict):
                 continue  # a service has written to a number that it took for a file of its own
+            if "report" in told:
+                self.reports.take(told["report"])
+                continue
             self._announced = told.get("exit_code")
             self.state = self.state if self._announced is not None else told
+
+    def lost_s(self, now: float) -> float:
+        """For how many seconds its broker was not served from here, in all."""
+        if not self.heartbeat_at:
+            return 0.0
+        age_s = now - self.heartbeat_at
+        return self._lost_s + (0.0 if self.state.get("healthy") and age_s < _STALE_AFTER_S else age_s)
 
     @property
     def has_heartbeat_fd(self) -> bool:
         return self._heartbeat_fd is not None
+
+    def is_silent(self, now: float, longer_s: float = 0.0) -> bool:
+        """Whether the I/O thread of the worker has stood still for too long, and for *longer_s* more."""
+        limit_s = SILENT_AFTER_S if self.has_sent_heartbeat else START_LIMIT_S
+        return self.pid is not None and now - self.heartbeat_at >= limit_s + longer_s
+
+    def kill(self, signum: int) -> None:
+        if self.pid is not None:
+            with suppress(ProcessLookupError):  # ended by itself; the next reap finds out
+                os.kill(self.pid, signum)
 
     def close_fds(self) -> None:
         self._close_heartbeat()
@@ -150,12 +181,17 @@ class Child:
 
     def snapshot(self, now: float) -> dict[str, Any]:
         age_s = now - self.heartbeat_at
+        # What a worker said before it froze is no news of its health.
+        is_healthy = bool(self.state.get("healthy")) and age_s < _STALE_AFTER_S
+        proved_for_s = self.state.get("proved_for_s", 0.0) if self.state.get("state") == "consuming" else 0.0
         return {
             **self.state,
-            # What a worker said before it froze is no news of its health.
-            "healthy": bool(self.state.get("healthy")) and age_s < _STALE_AFTER_S,
+            "healthy": is_healthy,
+            "ready": is_healthy and age_s < proved_for_s,
+            "silent": self.is_silent(now, _REPLACED_AFTER_S),
             "pid": self.pid,
             "restarts": self.restarts,
+            "lost_s": round(self.lost_s(now), 1),
             "heartbeat_age_s": round(age_s, 2) if self.pid is not None else None,
             "beat_age_s": round(age_s, 2) if self.pid is not None else None,
             "uptime_s": round(now - self.started_at, 1) if self.pid is not None else None,

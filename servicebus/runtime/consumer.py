@@ -68,8 +68,7 @@ class NodeConsumer:
         connect: Connect = AmqpConnection,
     ):
         self.host = host
-        self.last_error = ""
-        self.node_name, self.plain = config.node_name, PlainHosts()
+        self.node_name, self.plain, self.last_error = config.node_name, PlainHosts(), ""
         self._loop = loop
         self._config = config
         self.pipeline = pipeline
@@ -219,6 +218,7 @@ class NodeConsumer:
         self._notes.look(connections[0])
         self.maintenance.subscriptions_open()
         self.plain.begin(self.epoch)
+        self.send_echo()
 
     @property
     def _subscription_problem(self) -> str:

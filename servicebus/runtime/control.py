@@ -29,6 +29,8 @@ from servicebus.wire.streams import CREDIT, read_credit
 from servicebus.wire.xmlcodec import decode_json
 
 _ECHO_DOMAIN = b"servicebus/2 echo"
+_PROVED_LONGER_S = 2.0
+"""The watcher sends an echo every ``watcher_interval``, and gives the connections up after ``watcher_timeout``."""
 _DISCOVERIES = 1024
 """So many are remembered, as long as they are good for: some seconds, and the clock skew."""
 
@@ -39,7 +41,7 @@ Describe = Callable[[str, "MayKnow | None"], bytes]
 
 
 class ControlRequests:
-    """Belongs to the I/O thread; ``echoed_at`` may be read by others."""
+    """Belongs to the I/O thread; ``echoed_at`` and ``proved_for_s()`` are for others, too."""
 
     def __init__(
         self,
@@ -51,6 +53,9 @@ class ControlRequests:
     ):
         self.protocol = protocol
         self.echoed_at = 0.0
+        self._proved_at: float | None = None
+        """When the last echo came over these connections; ``echoed_at`` may also stand for one that is excused."""
+        self._proof_s = config.watcher_interval + config.watcher_timeout + _PROVED_LONGER_S
         self.is_leaving = False
         """The broker is being drained: callers shall go elsewhere."""
         self.calls_made_at: float | None = None
@@ -69,7 +74,12 @@ class ControlRequests:
 
     def connected(self, echo_queue: str, now: float) -> None:
         self._echo_queue = echo_queue
-        self.echoed_at = now
+        self.echoed_at, self._proved_at = now, None
+
+    def proved_for_s(self, now: float) -> float:
+        """For how many seconds more the last echo proves that deliveries come; 0 if it does not."""
+        proved_at = self._proved_at
+        return 0.0 if proved_at is None else max(0.0, proved_at + self._proof_s - now)
 
     def answer(self, delivery: Delivery) -> tuple[bytes, str] | None:
         """The reply to a control request and where it goes; None if it is not answered."""
@@ -127,7 +137,7 @@ class ControlRequests:
         where it goes."""
         # Only our own echo counts: a stranger who finds the queue must not keep a dead worker looking alive.
         if delivery.body == self.echo_body():
-            self.echoed_at = time.monotonic()
+            self.echoed_at = self._proved_at = time.monotonic()
             return None
         with suppress(RequestRefused):
             incoming = self._read(delivery, self._own_queue)

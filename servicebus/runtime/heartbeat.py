@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from servicebus.runtime.inherited import readable
@@ -31,6 +31,8 @@ class Heartbeat:
         heartbeat_fd: the pipe to the master; None without one.
         parent_death_fd: its end of file says that the master is gone.
         snapshot: the worker's state, sent with each heartbeat.
+        report: further values, each of which is sent in a line of its own. One that was not asked for, because the pipe
+            was full, comes with a later heartbeat.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Heartbeat:
         snapshot: Callable[[], dict[str, Any]],
         *,
         drain_s: float,
+        report: Callable[[], Iterable[Any]] = tuple,
     ):
         self._loop = loop
         self._signals = signals
@@ -49,6 +52,7 @@ class Heartbeat:
         self._parent_death_fd = parent_death_fd
         self._snapshot = snapshot
         self._drain_s = drain_s
+        self._report = report
         self._next_heartbeat = 0.0
         self._iterations_at_heartbeat = -1
 
@@ -89,16 +93,23 @@ class Heartbeat:
     def _send(self, now: float) -> None:
         state = self._snapshot()
         self._next_heartbeat = now + (HEARTBEAT_S if state["healthy"] else _UNSETTLED_HEARTBEAT_S)
-        if self._loop.iterations != self._iterations_at_heartbeat and self._heartbeat_fd is not None:
-            self._write(self._heartbeat_fd, state)
+        has_iterated = self._loop.iterations != self._iterations_at_heartbeat
+        if has_iterated and self._heartbeat_fd is not None and self._write(self._heartbeat_fd, state):
+            self._send_report(self._heartbeat_fd)
         self._iterations_at_heartbeat = self._loop.iterations
         self._loop.post(nothing)  # an idle loop must turn too, or it could not be told from a stuck one
 
+    def _send_report(self, fd: int) -> None:
+        for entry in self._report():
+            if not self._write(fd, {"report": entry}):
+                return
+
     @staticmethod
-    def _write(fd: int, state: dict[str, Any]) -> None:
+    def _write(fd: int, told: dict[str, Any]) -> bool:
         try:
-            os.write(fd, json.dumps(state).encode() + b"\n")
+            os.write(fd, json.dumps(told).encode() + b"\n")
         except BlockingIOError:
-            pass  # the master is slow to read; the next heartbeat says the same and more
+            return False  # the master is slow to read; the next heartbeat says the same and more
         except BrokenPipeError:
-            pass  # the master is gone: the parent-death pipe says so too
+            return False  # the master is gone: the parent-death pipe says so too
+        return True

@@ -1,7 +1,7 @@
 """Master: forks one worker per host, keeps them alive, and stops them together.
 
 It has one thread and no broker connection, so that forking again at any time is safe. Everything it does happens in
-one loop, between two waits for signals, heartbeats and questions on the status socket.
+one loop, between two waits for signals, heartbeats and questions on the status socket and by HTTP.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ import random
 import signal
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.errors import ConfigurationError, ServiceBusError
-from servicebus.runtime.child import SILENT_AFTER_S, START_LIMIT_S, Child, announce_end, slots
+from servicebus.observability.health import document_of
+from servicebus.observability.reports import Reports
+from servicebus.runtime.child import SILENT_AFTER_S, Child, announce_end, slots
 from servicebus.runtime.inherited import Orphans, pids_of_multiprocessing, readable
 from servicebus.runtime.leaving import end_process
+from servicebus.runtime.listeners import Listeners
 from servicebus.runtime.signals import EXIT_ASKED, EXIT_BOOT, EXIT_FAILED, SignalPipe, masked
-from servicebus.runtime.status import StatusSocket
 from servicebus.transport.loggers import get_logger
 from servicebus.wire.printable import counted
 
@@ -73,12 +74,13 @@ class Master:
         self._children = [Child(host, number) for host, number in slots(config)]
         self._leaving: list[Child] = []
         self._signals: SignalPipe | None = None
-        self._status = StatusSocket(config.status_socket, self.snapshot)
+        self._listeners = Listeners(config, self.snapshot, self.reports)
         self._stop_signal: int | None = None
         self._is_stopping = False
         self._stopped_by: int | None = None
         self._stopped_at = 0.0
         self._orphans = Orphans()
+        self.reloads = 0
         self._rolling: list[Child] = []
         self._replacing: tuple[Child, int] | None = None
         self._looked_at = time.monotonic()
@@ -90,7 +92,7 @@ class Master:
     def run(self) -> int:
         """Keep one worker per host alive until told to stop; give the exit code."""
         self._signals = SignalPipe()
-        self._status.open()
+        self._listeners.open()
         workers = counted(len(self._children), "worker")
         LOG.info("agent of node %s started, pid %d, %s", self._config.node_name, os.getpid(), workers)
         try:
@@ -107,8 +109,13 @@ class Master:
                 self._wait(0.0 if self.is_stopping else self._next_event_s())
             return self._stop(self._stop_signal)
         finally:
-            self._status.close()
+            self._listeners.close()
             self._signals.close()
+
+    @property
+    def is_reloading(self) -> bool:
+        """It replaces its workers one after another."""
+        return bool(self._rolling or self._replacing)
 
     @property
     def is_stopping(self) -> bool:
@@ -116,22 +123,21 @@ class Master:
         return self._is_stopping or self._stop_signal is not None
 
     def snapshot(self) -> dict[str, Any]:
+        """The document of the status socket."""
         now = time.monotonic()
         workers = [child.snapshot(now) for child in self._children]
-        return {
-            "node": self._config.node_name,
-            "pid": os.getpid(),
-            "stopping": self.is_stopping,
-            "healthy": any(worker.get("healthy") for worker in workers),
-            "workers": workers,
-        }
+        return document_of(self._config.node_name, workers, is_stopping=self.is_stopping)
+
+    def reports(self) -> list[tuple[str, Reports]]:
+        """What was counted for each host, by its name."""
+        return [(child.host.name, child.reports) for child in self._children]
 
     # -- waiting -------------------------------------------------------------------------------------------------------
 
     def _wait(self, timeout_s: float) -> None:
         assert self._signals is not None
         senders = [child for child in self._children + self._leaving if child.has_heartbeat_fd]
-        watched: list[Any] = [self._signals, *senders, *self._status.watched()]
+        watched: list[Any] = [self._signals, *senders, *self._listeners.watched()]
         by_file = {source.fileno(): source for source in watched}
         ready = readable(by_file, timeout_s)
         now = time.monotonic()
@@ -140,7 +146,7 @@ class Master:
             if isinstance(source, Child):
                 source.read_heartbeats(now)
             elif source is not self._signals:
-                self._status.serve(source)
+                self._listeners.serve(source)
         self._take_signals()
         self._on_tick()
         if self._parent_pid is not None and os.getppid() != self._parent_pid:
@@ -208,7 +214,7 @@ class Master:
             # A sibling's parent-death pipe held open here would keep that sibling from noticing the master's death.
             for sibling in self._children + self._leaving:
                 sibling.close_fds()
-            self._status.forget()
+            self._listeners.forget()
             random.seed()
             os.set_blocking(heartbeat_fd, False)
             code = self._run_worker(child.host, heartbeat_fd, parent_death_fd)
@@ -260,15 +266,15 @@ class Master:
             for child in self._children + self._leaving:
                 child.heartbeat_at = max(child.heartbeat_at, now)
         for child in self._children + self._leaving:
-            limit_s = SILENT_AFTER_S if child.has_sent_heartbeat else START_LIMIT_S
-            if child.pid is None or now - child.heartbeat_at < limit_s:
+            if not child.is_silent(now):
                 continue
             if child.aborted_at is None:
-                LOG.error("%s (pid %d) is silent for %.0f s; aborting it", child.label, child.pid, limit_s)
+                silent_s = now - child.heartbeat_at
+                LOG.error("%s (pid %d) is silent for %.0f s; aborting it", child.label, child.pid, silent_s)
                 child.aborted_at = now
-                _kill(child.pid, signal.SIGABRT)
+                child.kill(signal.SIGABRT)
             elif now - child.aborted_at > _ABORT_WAIT_S:
-                _kill(child.pid, signal.SIGKILL)
+                child.kill(signal.SIGKILL)
 
     def _roll(self) -> None:
         """Replace workers one at a time: the next one drains when the one before consumes again."""
@@ -283,10 +289,11 @@ class Master:
             child = self._rolling.pop(0)
             if child.pid is not None:
                 self._replacing = (child, child.restarts)
-                _kill(child.pid, signal.SIGTERM)
+                child.kill(signal.SIGTERM)
 
     def _reload(self) -> None:
         """HUP: read the configuration again, then replace the workers. A bad one is reported and changes nothing."""
+        self.reloads += 1
         if self._read_again is not None:
             try:
                 self._config = self._read_again()
@@ -307,8 +314,7 @@ class Master:
             self._replacing = None  # it has no next one to wait for
         self._leaving.extend(child for child in kept.values() if child.pid is not None)
         for child in self._leaving:
-            if child.pid is not None:
-                _kill(child.pid, signal.SIGTERM)
+            child.kill(signal.SIGTERM)
         self._rolling = [child for child in self._children if child.is_alive]
 
     # -- the end -------------------------------------------------------------------------------------------------------
@@ -338,10 +344,4 @@ class Master:
 
     def _tell_all(self, signum: int) -> None:
         for child in self._alive():
-            assert child.pid is not None
-            _kill(child.pid, signum)
-
-
-def _kill(pid: int, signum: int) -> None:
-    with suppress(ProcessLookupError):  # ended by itself; the next reap finds out
-        os.kill(pid, signum)
+            child.kill(signum)

@@ -84,10 +84,25 @@ class ServiceThread:
         if isinstance(self._execution, StreamRuns):
             self._execution.streams = self._streams = streams
 
+    def note_accepted(self, note: Callable[[Job], None]) -> None:
+        """Call *note* with each job that is accepted; before ``start()``."""
+        enqueue = self._enqueue
+
+        def noted(job: Job) -> None:
+            note(job)
+            enqueue(job)
+
+        self._enqueue = noted
+
     @property
     def backlog(self) -> int:
         """Jobs accepted and not yet finished, those that wait for a lock included."""
         return len(self._unfinished)
+
+    @property
+    def capacity(self) -> int:
+        """How many jobs it accepts at a time."""
+        return self._inbox_size
 
     @property
     def room(self) -> int:

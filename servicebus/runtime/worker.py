@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
 from typing import Any
 
 from servicebus.configuration import BrokerHost, Configuration
+from servicebus.observability.reports import Entry
 from servicebus.protocol.callers import keyring_of
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime.consumer import NodeConsumer
@@ -31,6 +33,8 @@ from servicebus.runtime.node_locks import Locks
 from servicebus.runtime.ping_watcher import PingWatcher
 from servicebus.runtime.pipeline import Pipeline
 from servicebus.runtime.plain_hosts import PlainHosts, plain_hosts
+from servicebus.runtime.report import WorkerReport
+from servicebus.runtime.service_meter import ServiceMeters, measured
 from servicebus.runtime.service_thread import Service, ServiceThread
 from servicebus.runtime.signals import EXIT_ASKED, EXIT_FAILED, SignalPipe, unmask
 from servicebus.runtime.singleton_thread import SingletonThread
@@ -60,6 +64,11 @@ class Worker:
         loop: in place of its own; for a caller of ``begin()``, who turns it.
     """
 
+    of_client: Callable[[], Iterable[Entry]]
+    """What the Sender of the services has counted, for the metrics."""
+    report: Callable[[], Iterable[Entry]]
+    """What has changed of all that is counted for them."""
+
     def __init__(
         self,
         config: Configuration,
@@ -81,9 +90,7 @@ class Worker:
         self._after_fork, self._on_exit = after_fork, on_exit
         keyring = keyring_of(config)
         self.loop = loop or SharedLoop(f"io-{host.name}")
-        by_key: dict[
-            ServiceKey, ServiceThread | SingletonThread
-        ] = {}  # filled below, with threads that post to the pipeline
+        by_key: dict[ServiceKey, ServiceThread | SingletonThread] = {}  # filled below: they post to the pipeline
         self._journal, self._home = journal, Home()
         self.dispatcher = make_dispatcher(self.loop, by_key, journal, host.name, config.retry_schedule)
         protocol = ProtocolV2(config, keyring)
@@ -91,12 +98,20 @@ class Worker:
         parts = self.loop, self.dispatcher, host.name, config.prefetch, self._on_damaged_journal
         self.pipeline = Pipeline(*parts, protocol.clock.follow, config.priorities)
         self._locks, self._replaced_threads = locks, 0
+        self._meters = ServiceMeters() if config.metrics is not None else None
         self.services = [self._inbox_of(service, queue_len, make_sender, locks) for service in services]
         self._serve_streams([thread for thread in self.threads if thread.service.stream_method])
         by_key.update({key: thread for thread in self.services for key in thread.service.lookup_keys})
         self.consumer = NodeConsumer(self.loop, host, config, self.pipeline, self.control, connect)
         self._consume_more(keyring, services, connect)
         self.watcher = PingWatcher(self.loop, self.consumer, self.control, config)
+        self.of_client, self.report = tuple, self._make_report()
+
+    def _make_report(self) -> Callable[[], Iterable[Entry]]:
+        if self._meters is None:
+            return tuple
+        parts = self.consumer, self._journal, self._counters, lambda: self.of_client()
+        return WorkerReport(self._meters, lambda: self.threads, *parts)
 
     def _consume_more(self, keyring: Keyring, services: Sequence[Service], connect: Connect) -> None:
         """Beside the node's queues of calls and messages."""
@@ -156,18 +171,22 @@ class Worker:
         # Half of the window: more, and one slow service would keep the others from getting anything delivered.
         half = max(1, self._config.prefetch // 2)
         make = self._make_tasks if _is_async(service) else ServiceThread
-        return make(
+        counted = measured if self._meters is not None else _as_it_is
+        thread: ServiceThread = make(
             service,
             min(queue_len or half, half),
-            self.pipeline.post,
+            counted(self.pipeline.post),
             make_sender,
             with_traces=self._config.fault_traces,
             locks=locks,
-            hand_over=self.pipeline.hand_over,
-            recover=self.pipeline.recover,
+            hand_over=counted(self.pipeline.hand_over),
+            recover=counted(self.pipeline.recover),
             retry_schedule=self._config.retry_schedule,
             window=self._config.prefetch if self._config.priorities else 0,
         )
+        if self._meters is not None:
+            self._meters.watch(thread)
+        return thread
 
     @cached_property
     def _make_tasks(self) -> Callable[..., ServiceThread]:
@@ -175,7 +194,8 @@ class Worker:
         from servicebus.runtime.service_loop import ServiceLoop
         from servicebus.runtime.task_service import TaskService
 
-        return partial(TaskService, ServiceLoop(f"asyncio-{self.host.name}", self.pipeline.hand_over))
+        hand_over = self.pipeline.hand_over if self._meters is None else measured(self.pipeline.hand_over)
+        return partial(TaskService, ServiceLoop(f"asyncio-{self.host.name}", hand_over))
 
     def run(self, heartbeat_fd: int | None = None, parent_death_fd: int | None = None) -> int:
         """Serve until a signal says stop, or the master is gone (end of file on *parent_death_fd*)."""
@@ -183,9 +203,8 @@ class Worker:
         signals = SignalPipe()
         unmask()  # the master forks with signals masked: until here they would have ended the process
         let_go_in_children(lambda: [fd for fd in (heartbeat_fd, parent_death_fd, *self.loop.files) if fd is not None])
-        heartbeat = Heartbeat(
-            self.loop, signals, heartbeat_fd, parent_death_fd, self.snapshot, drain_s=self._config.drain_timeout
-        )
+        files, limit_s = (heartbeat_fd, parent_death_fd), self._config.drain_timeout
+        heartbeat = Heartbeat(self.loop, signals, *files, self.snapshot, drain_s=limit_s, report=self.report)
         self._call_hook(self._after_fork, "after-fork hook")
         io_thread = threading.Thread(target=self.loop.run, name=self.loop.name, daemon=True)
         io_thread.start()
@@ -230,15 +249,16 @@ class Worker:
             **consumer.snapshot(),
             # A broker that does not read what we publish lets no reply through.
             "healthy": is_serving or consumer.maintenance.state == DRAINED,
+            "proved_for_s": round(self.control.proved_for_s(time.monotonic()), 2) if consumer.is_whole else 0.0,
             "backlog": sum(service.backlog for service in self.services),
-            "counters": {**self.dispatcher.counters, **self._defects()},
+            "counters": self._counters(),
             "journal": self._journal.snapshot(),
             **({"problems": problems} if problems else {}),
         }
 
-    def _defects(self) -> dict[str, int]:
-        counts = {"defects": self.loop.failures.count, "replaced-threads": self._replaced_threads}
-        return {name: count for name, count in counts.items() if count}
+    def _counters(self) -> dict[str, int]:
+        defects = {"defects": self.loop.failures.count, "replaced-threads": self._replaced_threads}
+        return {**self.dispatcher.counters, **{name: count for name, count in defects.items() if count}}
 
     def _call_hook(self, hook: Hook | None, name: str) -> None:
         if hook is None:
@@ -253,3 +273,7 @@ class Worker:
 
 def _is_async(service: Service) -> bool:
     return isinstance(service.instance, TextService) and service.instance.is_async
+
+
+def _as_it_is(hand_over: Any) -> Any:
+    return hand_over

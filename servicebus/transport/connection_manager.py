@@ -85,6 +85,11 @@ class ConnectionManager:
         on_rest: called when a backoff has ended in ``REST``.
     """
 
+    opened: int
+    """How often they were up."""
+    lost: int
+    """How often they were given up, after that or before."""
+
     def __init__(
         self,
         loop: EventLoop,
@@ -101,7 +106,7 @@ class ConnectionManager:
         on_rest: Callable[[], None] | None = None,
     ):
         self.state = ConnectionState.IDLE
-        self.epoch = 0
+        self.epoch = self.opened = self.lost = 0
         self.connections: tuple[BrokerConnection, ...] = ()
         self.member = host
         """Which was dialled last, if the host is a cluster."""
@@ -191,6 +196,7 @@ class ConnectionManager:
     def ready(self) -> None:
         """The owner's channels are open: the connections are up."""
         self._step(ConnectionEvent.OPENED)
+        self.opened += 1
         self.up_since = time.monotonic()
         self._backoff.reset()
         self._members.opened()
@@ -200,6 +206,7 @@ class ConnectionManager:
         if self.state not in _ACTIVE:
             return
         self._step(ConnectionEvent.LOST)
+        self.lost += 1
         for connection in self._forget():
             if loss.is_silent:
                 self._abandoned.append(connection.abandon(loss.reason))

@@ -10,6 +10,7 @@ import pytest
 
 from servicebus.client.answers import Answers
 from servicebus.client.hosts import HostSelector
+from servicebus.client.losses import Losses
 from servicebus.client.nodes import Path
 from servicebus.client.pending import PendingRequests
 from servicebus.client.request import MessageOptions, PendingRequest
@@ -77,6 +78,7 @@ class FakeLink:
         self.health = Health()
         self.size_limit = SizeLimit()
         self.denials = Denials()
+        self.losses = Losses()
         self.paths: dict[str, Path] = {}
         self.newest: Any = None
         self.published: list[PendingRequest] = []

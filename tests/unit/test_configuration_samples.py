@@ -11,7 +11,7 @@ from servicebus.configuration.callers import CALLER_KEYS
 from servicebus.configuration.encryption import ENCRYPTION_KEYS
 from servicebus.configuration.hosts import HOST_KEYS, TLS_KEYS
 from servicebus.configuration.keys import ALL_KEYS, KEYS
-from servicebus.configuration.parts import LOGGING_KEYS, ROTATE_KEYS, SERVICE_KEYS
+from servicebus.configuration.parts import LOGGING_KEYS, METRICS_KEYS, ROTATE_KEYS, SERVICE_KEYS
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -69,7 +69,7 @@ def test_the_agent_sample_shows_every_key_there_is() -> None:
         assert re.search(rf"^{key}:", text, re.MULTILINE), key
     for key in (*TLS_KEYS, *LOGGING_KEYS):
         assert re.search(rf"^  {key}:", text, re.MULTILINE), key
-    for key in (*HOST_KEYS, *SERVICE_KEYS, *ROTATE_KEYS, *CALLER_KEYS, *ENCRYPTION_KEYS):
+    for key in (*HOST_KEYS, *SERVICE_KEYS, *ROTATE_KEYS, *CALLER_KEYS, *ENCRYPTION_KEYS, *METRICS_KEYS):
         assert re.search(rf"\b{key}:", text), key
 
 
@@ -98,6 +98,7 @@ def rows(heading: str) -> dict[str, str]:
         ("``services``", SERVICE_KEYS),
         ("``callers``", CALLER_KEYS),
         ("``encryption``", ENCRYPTION_KEYS),
+        ("``metrics``", METRICS_KEYS),
         ("``logging``", LOGGING_KEYS),
         ("``logging.rotate``", ROTATE_KEYS),
     ],

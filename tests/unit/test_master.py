@@ -48,7 +48,7 @@ def start(each: Child, pid: int) -> None:
 def killed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
     """The signals that the master sent; no process gets them."""
     sent: list[tuple[int, int]] = []
-    monkeypatch.setattr(master_module, "_kill", lambda pid, signum: sent.append((pid, signum)))
+    monkeypatch.setattr(Child, "kill", lambda child, signum: sent.append((child.pid, signum)))
     yield sent
 
 

@@ -195,7 +195,7 @@ def test_what_a_request_waits_for_paths_counts_and_what_it_is_on_its_way_does_no
     bus.scheduler.retry_waiting(bus.now)
     bus.tick(on_its_way_s)
     link.is_usable = False
-    bus.scheduler.take_back(request, link, "reset", bus.now)
+    bus.scheduler.take_back(request, link, "reset", bus.now, "connection-lost")
     bus.tick(left_s - 0.1)
     assert not request.is_done
     bus.tick(0.2)

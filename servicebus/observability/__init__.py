@@ -1,0 +1,1 @@
+"""Private. What processes count of their work, and how it is shown: metrics and health."""

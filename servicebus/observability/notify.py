@@ -1,0 +1,116 @@
+"""ServiceManager: tells systemd how an agent is, for a unit of ``Type=notify`` or ``notify-reload``.
+
+The protocol is a datagram of ``NAME=value`` lines, sd_notify(3). Its few lines stand here, because the libraries for it
+are either bindings that need a compiler, or were left years ago.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, MutableMapping
+from contextlib import suppress
+from typing import Any, Protocol
+
+from servicebus.observability.health import Document, ready_brokers, why_dead
+from servicebus.wire.printable import printable
+
+__all__ = ["ServiceManager", "Supervised"]
+
+_LOOK_S = 0.25
+_START_LIMIT_S = 10.0
+"""Then it counts as started without a broker, too: systemd would kill it, and what depends on it would wait."""
+_STATUS_CHARS = 200
+
+
+class Supervised(Protocol):
+    """What is asked of the master."""
+
+    reloads: int
+    """How often it was told to read its configuration again."""
+
+    @property
+    def is_reloading(self) -> bool:
+        """It replaces its workers."""
+
+    @property
+    def is_stopping(self) -> bool: ...
+    def snapshot(self) -> dict[str, Any]:
+        """The document of the status socket."""
+
+
+class ServiceManager:
+    """For the master's thread. Without ``$NOTIFY_SOCKET`` it does nothing.
+
+    Args:
+        environment: its variables for this are taken out: what services start is not the unit's main process.
+    """
+
+    def __init__(self, environment: MutableMapping[str, str] = os.environ, now: Callable[[], float] = time.monotonic):
+        self._path = environment.pop("NOTIFY_SOCKET", "")
+        self._watchdog_s = _watchdog_s(environment)
+        self._now = now
+        self._started_at = now()
+        self._look_at = 0.0
+        self._tell_watchdog_at = 0.0
+        self._is_ready = self._is_stopping = False
+        self._reloads = 0
+        self._status = ""
+
+    def __repr__(self) -> str:
+        return f"<ServiceManager {self._path or 'none'}>"
+
+    def tick(self, agent: Supervised) -> None:
+        """Tell what has changed; to be called about once a second, and after each signal."""
+        if not self._path:
+            return
+        now, is_urgent = self._now(), agent.reloads != self._reloads or agent.is_stopping != self._is_stopping
+        if now < self._look_at and not is_urgent:
+            return
+        self._look_at = now + _LOOK_S
+        told = self._changes(agent, agent.snapshot(), now)
+        if told:
+            self._send("\n".join(told))
+
+    def _changes(self, agent: Supervised, document: Document, now: float) -> list[str]:
+        brokers, told = ready_brokers(document), []
+        if agent.is_stopping and not self._is_stopping:
+            self._is_stopping = True
+            told.append("STOPPING=1")
+        if agent.reloads != self._reloads:
+            self._reloads, self._is_ready = agent.reloads, False
+            told += ["RELOADING=1", f"MONOTONIC_USEC={int(time.monotonic() * 1_000_000)}"]
+        elif not (self._is_ready or self._is_stopping or agent.is_reloading):
+            is_ready = "" in brokers.values() or self._reloads > 0
+            if is_ready or now - self._started_at >= _START_LIMIT_S:
+                self._is_ready = True
+                told.append("READY=1")
+        status = _status(brokers, "stopping; " if agent.is_stopping else "reloading; " if agent.is_reloading else "")
+        if status != self._status:
+            self._status = status
+            told.append(f"STATUS={status}")
+        if self._watchdog_s and now >= self._tell_watchdog_at and not why_dead(document):
+            self._tell_watchdog_at = now + self._watchdog_s / 4
+            told.append("WATCHDOG=1")
+        return told
+
+    def _send(self, text: str) -> None:
+        address = "\0" + self._path[1:] if self._path.startswith("@") else self._path
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sending:
+            sending.setblocking(False)  # a manager that is slow to read is told again, and must not hold up the master
+            sending.sendto(text.encode(), address)
+
+
+def _watchdog_s(environment: MutableMapping[str, str]) -> float:
+    """How often the watchdog wants to hear of us at least; 0 for never."""
+    given, pid = environment.pop("WATCHDOG_USEC", ""), environment.pop("WATCHDOG_PID", "")
+    is_for_us = given.isdigit() and pid in ("", str(os.getpid()))
+    return int(given) / 1_000_000 if is_for_us else 0.0
+
+
+def _status(brokers: dict[str, str], doing: str) -> str:
+    ready = [host for host, why in brokers.items() if not why]
+    others = [f"{host}: {why}" for host, why in brokers.items() if why]
+    consumes = f"consuming from {', '.join(ready)}" if ready else "consuming from no broker"
+    return printable(doing + "; ".join([consumes, *others]))[:_STATUS_CHARS]
