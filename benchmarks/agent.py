@@ -61,17 +61,24 @@ class Agent:
     """Runs from ``start()`` to ``stop()``; its log lines are timed by the agent itself, to the millisecond.
 
     Agents in one folder share the journal, as those of one node on one machine do. *more* services are those of a
-    configuration.
+    configuration, *changed* its other keys.
     """
 
-    def __init__(self, folder: Path, hosts: Sequence[str], name: str = "agent", more: Sequence[dict[str, Any]] = ()):
+    def __init__(
+        self,
+        folder: Path,
+        hosts: Sequence[str],
+        name: str = "agent",
+        more: Sequence[dict[str, Any]] = (),
+        **changed: Any,
+    ):
         self.log_path = folder / f"{name}.log"
         self.ledger_path = folder / "ledger"
         self.status_path = folder / f"{name}.status"
         self._file = folder / f"{name}.yaml"
         # Not where agents keep them by default: runs at the same time, or one after another, would share them.
         own = {"journal": str(folder / "journal"), "status_socket": str(self.status_path)}
-        self._file.write_text(yaml.safe_dump({**settings(hosts), **own, "services": [*_SERVICES, *more]}))
+        self._file.write_text(yaml.safe_dump({**settings(hosts), **own, **changed, "services": [*_SERVICES, *more]}))
         self._hosts = list(hosts)
         self._process: subprocess.Popen[bytes] | None = None
 
