@@ -22,7 +22,10 @@ from servicebus.configuration.checks import Unacceptable
 from servicebus.configuration.section import Place, Section, show
 from servicebus.configuration.values import BrokerHost, Secret, TlsSettings, host_and_port
 
-HOST_KEYS = ("name", "host", "members", "port", "user", "password", "virtual_host", "use_ssl", "tls", "fernet_key")
+HOST_KEYS = (
+    *("name", "host", "members", "port", "user", "password", "virtual_host", "use_ssl", "tls", "fernet_key"),
+    "management",
+)
 TLS_KEYS = ("ca", "certificate", "key", "verify", "server_name")
 
 _port = checks.whole(1, 65535)
@@ -57,6 +60,7 @@ class _Written:
     name: str | None = None
     members: tuple[tuple[str, int | None], ...] = ()
     fernet_keys: tuple[Secret, ...] = ()
+    management: Secret | None = None
 
 
 def read_connections(section: Section, defaults: Defaults, hosts: tuple[BrokerHost, ...]) -> tuple[BrokerHost, ...]:
@@ -110,6 +114,7 @@ def _from_mapping(section: Section, tls: TlsSettings) -> _Written:
         use_ssl=section.take("use_ssl", checks.flag, None if own_tls is None else True),
         tls=own_tls,
         fernet_keys=section.take("fernet_key", _fernet_keys, ()),
+        management=section.take("management", management_url, None),
     )
 
 
@@ -123,6 +128,17 @@ def _fernet_keys(value: Any) -> tuple[Secret, ...]:
         if not is_key:
             raise Unacceptable("must be 32 bytes in URL-safe base64, as Fernet.generate_key() makes it")
     return found
+
+
+def management_url(value: Any) -> Secret:
+    """The URL of a management API; a secret, because it may hold a password. Raises Unacceptable."""
+    url = checks.secret(value)
+    scheme, _, rest = url.reveal().partition("://")
+    _, _, place = rest.partition("/")[0].rpartition("@")
+    if scheme.lower() not in ("http", "https") or not place or "?" in rest or "#" in rest:
+        raise Unacceptable("must be http:// or https://, then [user:password@]host[:port] of the management API")
+    _host_and_port(place)
+    return url
 
 
 def read_tls(section: Section, base: TlsSettings | None = None) -> TlsSettings | None:
@@ -245,4 +261,5 @@ def _resolve(written: _Written, defaults: Defaults) -> BrokerHost:
         use_ssl=use_ssl,
         tls=written.tls or defaults.tls,
         fernet_keys=written.fernet_keys,
+        management=written.management,
     )

@@ -207,14 +207,19 @@ class Configuration:
     def with_node_name(self, node_name: str) -> Configuration:
         """The same configuration for another node. Raises ConfigurationError if that is no name."""
         section = Section({"node_name": node_name}, ("node_name",), Where(self.path))
-        other = copy.copy(self)
-        other.__dict__.update(node_name=section.require("node_name", checks.name), names_node=True)
-        return other
+        return self._with(node_name=section.require("node_name", checks.name), names_node=True)
+
+    def with_hosts(self, hosts: tuple[BrokerHost, ...]) -> Configuration:
+        """The same configuration for some of its brokers."""
+        return self._with(hosts=hosts)
 
     def with_publishers(self, publishers: Mapping[str, PlainTarget]) -> Configuration:
         """The same configuration, with *publishers* beside its own."""
+        return self._with(publishers={**self.publishers, **publishers})
+
+    def _with(self, **changed: Any) -> Configuration:
         other = copy.copy(self)
-        other.__dict__.update(publishers={**self.publishers, **publishers})
+        other.__dict__.update(changed)
         return other
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
@@ -253,8 +258,7 @@ class Configuration:
         own["status_socket"] = _read_status_socket(section)
         own["metrics"] = read_metrics(section)
         own["journal"] = read_journal(section)
-        tls = read_tls(section)
-        own["tls"] = tls or TlsSettings()
+        own["tls"] = (tls := read_tls(section)) or TlsSettings()
         # A tls: section switches TLS on; use_ssl: false still overrides it.
         own["use_ssl"] = section.take("use_ssl", checks.flag, tls is not None)
         if not is_bridge:

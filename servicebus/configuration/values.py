@@ -49,6 +49,8 @@ class BrokerHost:
     """Host and port of every member, if this is a RabbitMQ cluster; ``host`` and ``port`` are those of one of them."""
     fernet_keys: tuple[Secret, ...] = ()
     """With which other programs encrypt fields of the messages that they publish there."""
+    management: Secret | None = None
+    """The URL of its management API, for operators' commands; a secret, because it may hold a password."""
 
     @property
     def address(self) -> str:

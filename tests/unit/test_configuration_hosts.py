@@ -220,3 +220,16 @@ def test_a_host_can_be_made_by_hand() -> None:
     host = BrokerHost("a:1", "a", 1)
     assert (host.user, host.virtual_host, host.use_ssl, host.tls.verify) == ("guest", "/", False, True)
     assert hash(host) == hash(BrokerHost("a:1", "a", 1))
+
+
+def test_the_management_api_has_a_url_that_is_a_secret() -> None:
+    (host,) = read({"host": "mq-a", "management": "https://admin:p%40ss@mq-a:15671"})
+    assert host.management is not None and host.management.reveal() == "https://admin:p%40ss@mq-a:15671"
+    assert "p%40ss" not in repr(host)
+    assert read("mq-a")[0].management is None
+
+
+@pytest.mark.parametrize("url", ["mq-a:15672", "amqp://mq-a", "http://", "http://admin:hidden@", "http://mq-a?x=1"])
+def test_what_is_no_url_of_a_management_api_is_refused_without_showing_it(url: str) -> None:
+    said = refusal({"host": "mq-a", "management": url})
+    assert "hosts[0].management" in said and "hidden" not in said
