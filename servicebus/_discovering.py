@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from servicebus._context import GivenContext
 from servicebus._durations import to_seconds
@@ -16,7 +17,7 @@ from servicebus.client.gathering import Gathering
 from servicebus.client.pinging import description_question, offers_question, read_description
 from servicebus.client.session import SessionOwner
 from servicebus.errors import NoBrokerAvailable
-from servicebus.protocol.discovery import Question, ask_for
+from servicebus.protocol.discovery import Answer, Question, ask_for
 from servicebus.services import context_text
 from servicebus.wire.address import Address, check_node_name, plain
 from servicebus.wire.jsontext import encode_params
@@ -24,7 +25,7 @@ from servicebus.wire.jsontext import encode_params
 if TYPE_CHECKING:
     from servicebus.contracts import NodeContract
 
-__all__ = ["Discovering", "gathered", "nodes_of", "services_of"]
+__all__ = ["Discovering", "Survey", "gathered", "nodes_of", "services_of", "survey"]
 
 _SECONDS = 2.0
 """For what is asked of all nodes before a gather."""
@@ -138,9 +139,11 @@ class Discovering(SessionOwner):
 
     # -- inside, for AsyncSender, too ----------------------------------------------------------------------------------
 
-    def _discover(self, question: Question, timeout: float, quiet: float) -> Discovery:
+    def _discover(
+        self, question: Question, timeout: float, quiet: float, on_node: Callable[[Answer], None] | None = None
+    ) -> Discovery:
         timeout_s, quiet_s = to_seconds("timeout", timeout), to_seconds("quiet", quiet)
-        session, discovery = self._current(), Discovery(question, timeout_s, quiet_s)
+        session, discovery = self._current(), Discovery(question, timeout_s, quiet_s, on_node)
         session.engine.discoveries.ask(discovery, session.await_end)
         return discovery
 
@@ -178,6 +181,30 @@ class Discovering(SessionOwner):
         discovery = Discovery(question, limit_s, quiet_s, gathering.heard, lambda: gathering.is_calling)
         gathering.look_for_nodes(session.engine.discoveries, discovery, session.await_end)
         return gathering
+
+
+class Survey(NamedTuple):
+    """What operators' commands ask all nodes at once."""
+
+    nodes: Discovered[NodeInfo]
+    services: Discovered[ServiceInfo]
+    heard: list[tuple[float, Answer]]
+    """Each answer, one for each worker that gave one, and the Unix time at which it came."""
+    asked_at: float
+    """The Unix time at which it began."""
+
+
+def survey(sender: Discovering, timeout: float, quiet: float) -> Survey:
+    """Nodes, their services, clocks, versions and keys, by one request. Raises NoBrokerAvailable."""
+    heard: list[tuple[float, Answer]] = []
+    question = ask_for("*", lists_services=True, asks_about=True)
+    asked_at = time.time()
+
+    def hear(answer: Answer) -> None:
+        heard.append((time.time(), answer))
+
+    discovery = _heard(sender._discover(question, timeout, quiet, hear))
+    return Survey(nodes_of(discovery), services_of(discovery), heard, asked_at)
 
 
 def nodes_of(discovery: Discovery) -> Discovered[NodeInfo]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -27,6 +28,8 @@ class Question(NamedTuple):
     """An RPC service, ``category.name``: each node says whether it has that. "" for none."""
     lists_services: bool = False
     """Each node says what services it has."""
+    asks_about: bool = False
+    """Each node says what an operator compares: its clock, version and the ids of its keys."""
 
     def to_json(self) -> dict[str, Any]:
         """What stands in the params of the request."""
@@ -35,24 +38,27 @@ class Question(NamedTuple):
             asked["service"] = self.service
         if self.lists_services:
             asked["services"] = True
+        if self.asks_about:
+            asked["about"] = True
         return asked
 
     def is_for(self, node: str) -> bool:
         return node == self.nodes or fnmatchcase(node, self.nodes)
 
 
-def ask_for(nodes: str, service: str = "", *, lists_services: bool = False) -> Question:
+def ask_for(nodes: str, service: str = "", *, lists_services: bool = False, asks_about: bool = False) -> Question:
     """A question of our own. Raises AddressError: no node has a name like *nodes*."""
     nodes = plain(nodes)
     check_node_name(nodes)
-    return Question(nodes, service, lists_services)
+    return Question(nodes, service, lists_services, asks_about)
 
 
 def read_question(params: bytes) -> Question:
     """Raises EnvelopeError. What a later version may add is left out."""
     asked = decode_json(params)
     if isinstance(asked, dict) and isinstance(asked.get("nodes"), str) and isinstance(asked.get("service", ""), str):
-        return Question(asked["nodes"], asked.get("service", ""), asked.get("services") is True)
+        flags = asked.get("services") is True, asked.get("about") is True
+        return Question(asked["nodes"], asked.get("service", ""), *flags)
     raise EnvelopeError("malformed", "the params of a discovery name no nodes")
 
 
@@ -63,6 +69,9 @@ class Answer(NamedTuple):
     has_service: bool = False
     services: tuple[tuple[str, str], ...] = ()
     """Kind (``call``, ``message`` or ``stream``) and ``category.name`` of each."""
+    about: Mapping[str, Any] | None = None
+    """``time`` (Unix, seconds), ``version``, ``keys`` and ``encryption`` (lists of key ids). None if it is not told, as
+    callers with keys of their own are not."""
 
     def to_json(self, question: Question) -> dict[str, Any]:
         """What stands in the reply: what was asked for alone."""
@@ -71,6 +80,8 @@ class Answer(NamedTuple):
             said["offers"] = self.has_service
         if question.lists_services:
             said["services"] = [list(each) for each in self.services]
+        if question.asks_about and self.about is not None:
+            said["about"] = dict(self.about)
         return said
 
 
@@ -80,7 +91,9 @@ def read_answer(said: Any) -> Answer:
     services = said.get("services", []) if isinstance(said, dict) else None
     if not isinstance(node, str) or not isinstance(services, list) or not all(map(_is_service, services)):
         raise EnvelopeError("malformed", "the answer to a discovery names no node")
-    return Answer(node, said.get("offers") is True, tuple((kind, name) for kind, name in services))
+    about = said.get("about")
+    listed = tuple((kind, name) for kind, name in services)
+    return Answer(node, said.get("offers") is True, listed, about if isinstance(about, dict) else None)
 
 
 def _is_service(said: Any) -> bool:

@@ -4,6 +4,7 @@ queue brings: its echo, cancellations, and what is asked of all nodes."""
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,6 +23,7 @@ from servicebus.runtime.registration import is_former, name_of_key, stream_key
 from servicebus.runtime.streams import ENDING, NodeStreams
 from servicebus.transport.interface import Delivery
 from servicebus.wire.address import EVERY_NODE
+from servicebus.wire.encryption import key_id_of
 from servicebus.wire.envelope import Kind, callers_id
 from servicebus.wire.fault import REFUSED, Fault
 from servicebus.wire.signing import Keyring
@@ -170,11 +172,22 @@ class ControlRequests:
             has_service = (Kind.CALL, question.service) in services and may_know(question.service)
             known = (_listed(kind, key) for kind, key in services if not is_former(key))
             listed = sorted(each for each in known if may_know(each[1]))
-            answer = Answer(self._config.node_name, has_service, tuple(listed)).to_json(question)
+            about = None if incoming.caller else self._about()
+            answer = Answer(self._config.node_name, has_service, tuple(listed), about).to_json(question)
             return self._own_queue.encode_result(incoming, answer), incoming.reply_to
         except EnvelopeError as error:
             self._dispatcher.refusals.refused(Kind.CONTROL, error)
             return None
+
+    def _about(self) -> dict[str, Any]:
+        """What an operator compares between nodes. No secret: each token begins with the id of its key."""
+        encryption = self._config.encryption
+        return {
+            "time": round(time.time(), 3),
+            "version": sys.modules["servicebus"].__version__,  # to import it would close a circle
+            "keys": list(self._keyring.key_ids),
+            "encryption": [] if encryption is None else [key_id_of(each) for each in encryption.secrets],
+        }
 
     def _cancel(self, incoming: Incoming) -> None:
         """A caller has given up. All workers are told: one of them runs its call, or gets it yet.

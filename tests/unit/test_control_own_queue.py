@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from virtual_bus import NODE, SECRET, Node, VirtualBus, configuration, virtual_bus
 
+from servicebus import __version__
+from servicebus.protocol.callers import keyring_of
 from servicebus.protocol.discovery import Answer, Question, ask_for
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime.control import ControlRequests
@@ -57,6 +59,31 @@ def test_it_answers_what_all_nodes_are_asked(node: Node) -> None:
     assert answer is not None and answer[1] == REPLY_TO
     told = protocol().decode_discovery(WIRE_ID, token, answer[0])
     assert told == Answer(NODE, True, (("call", "test.echo"),))
+
+
+def test_an_operator_is_told_what_differs_between_nodes(node: Node) -> None:
+    token, delivery = asked(Question("*", asks_about=True))
+    answer = node.control.hear(delivery)
+    assert answer is not None
+    about = protocol().decode_discovery(WIRE_ID, token, answer[0]).about
+    assert about is not None and abs(about["time"] - time.time()) < 60
+    assert about["keys"] == [Keyring([SECRET]).key_id] and about["encryption"] == []
+    assert about["version"] == __version__
+    plain = asked(Question("*"), WIRE_ID[:-1] + "2")
+    told = node.control.hear(plain[1])
+    assert told is not None
+    assert protocol().decode_discovery(WIRE_ID[:-1] + "2", plain[0], told[0]).about is None
+
+
+def test_a_caller_with_a_key_of_its_own_is_told_none_of_it(node: Node) -> None:
+    key = "the key of shop alone"
+    config = configuration("mq", callers={"shop": {"key": key, "allow": "*"}})
+    keyring = keyring_of(config)
+    control = ControlRequests(config, keyring, ProtocolV2(config, keyring), node.dispatcher)
+    token, delivery = asked(Question("*", asks_about=True), secret=key)
+    answer = control.hear(delivery)
+    assert answer is not None
+    assert protocol(key).decode_discovery(WIRE_ID, token, answer[0]) == Answer(NODE)
 
 
 def test_a_discovery_is_answered_once(node: Node) -> None:
@@ -146,4 +173,5 @@ def test_question_and_answer_are_those_of_the_vectors(node: Node) -> None:
     services = ("call", "math.add"), ("message", "audit.record")
     assert encode_json(Answer(NODE, True, services).to_json(asked)).decode() == answer["message"]
     sender = ProtocolV2(CONFIG, Keyring([question["secret"]]))
-    assert sender.decode_discovery(question["id"], question["token"], answer["body"].encode()) == (NODE, True, services)
+    told = sender.decode_discovery(question["id"], question["token"], answer["body"].encode())
+    assert told == Answer(NODE, True, services)

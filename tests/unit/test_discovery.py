@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from virtual_bus import SECRET, Node, VirtualBus, virtual_bus
 
+from servicebus._discovering import survey
 from servicebus.client.discovery import Discovery
 from servicebus.errors import AddressError, CallError, EnvelopeError, LifecycleError, NoBrokerAvailable
 from servicebus.protocol.discovery import Answer, Question, ask_for, read_answer, read_question
@@ -358,7 +359,10 @@ def test_it_says_what_it_is(bus: VirtualBus) -> None:
 # -- values ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("question", [Question("N-*"), Question("*", "a.b"), Question("*", lists_services=True)])
+@pytest.mark.parametrize(
+    "question",
+    [Question("N-*"), Question("*", "a.b"), Question("*", lists_services=True), Question("*", asks_about=True)],
+)
 def test_a_question_comes_back_as_it_was_asked(question: Question) -> None:
     said = {**question.to_json(), "of a later version": 1}
     assert read_question(encode_json(said)) == question
@@ -375,6 +379,20 @@ def test_an_answer_says_what_was_asked_alone() -> None:
     assert answer.to_json(Question("*")) == {"node": "N"}
     assert read_answer(answer.to_json(Question("*", "a.b", True))) == answer
     assert read_answer({"node": "N", "of a later version": 1}) == Answer("N")
+    about = Answer("N", about={"time": 1.5})
+    assert "about" not in about.to_json(Question("*"))
+    assert read_answer(about.to_json(Question("*", asks_about=True))) == about
+    assert read_answer({"node": "N", "about": [1]}) == Answer("N")
+
+
+def test_a_survey_has_nodes_services_and_what_differs_between_them(bus: VirtualBus) -> None:
+    bus.node(name="N-1")
+    bus.node(bus.brokers[0], name="N-2")
+    found = survey(bus.sender, 2, 0.25)
+    assert found.nodes == (NodeInfo("N-1", (A, B)), NodeInfo("N-2", (A,)))
+    assert [each.name for each in found.services if len(each.nodes) == 2]
+    assert sorted(answer.node for _, answer in found.heard) == ["N-1", "N-1", "N-2"]
+    assert all(at >= found.asked_at and answer.about["keys"] for at, answer in found.heard if answer.about is not None)
 
 
 @pytest.mark.parametrize(
