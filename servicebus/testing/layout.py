@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,12 +60,12 @@ class NodeFolder:
     def log_path(self) -> Path:
         return self.path / "log" / "broker.log"
 
-    def prepare(self, server_script: Path, rabbitmq_conf: str) -> None:
+    def prepare(self, server_script: Path, rabbitmq_conf: str, plugins: Sequence[str] = ()) -> None:
         """Write what the broker reads at its start."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.log_path.parent.mkdir(exist_ok=True)
         make_erlang_home(self.home)
-        (self.path / "enabled_plugins").write_text("[].\n")
+        (self.path / "enabled_plugins").write_text(f"[{','.join(plugins)}].\n")
         listener = f'{{tcp_listeners, [{{"{self.host}", {self.port}}}]}}'
         more = self.family.settings if self.family else ""
         (self.path / "advanced.config").write_text(f"[{{rabbit, [{listener}{more}]}}].\n")
@@ -74,7 +75,7 @@ class NodeFolder:
         # A broker that starts again has a log of its own start, so that a failure shows the right lines.
         with contextlib.suppress(FileNotFoundError):
             self.log_path.replace(self.log_path.with_suffix(".log.old"))
-        make_lean_home(server_script, self.path / "lean")
+        make_lean_home(server_script, self.path / "lean", plugins)
 
     def environment(self) -> dict[str, str]:
         """For the broker, its epmd, and every program that talks to it through Erlang."""

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from servicebus._durations import to_seconds
@@ -56,6 +57,7 @@ class Broker:
         host: str = LOOPBACK,
         family: Family | None = None,
         wanted_port: int | None = None,
+        plugins: Sequence[str] = (),
     ):
         """A broker whose things lie in *folder*: that of an earlier one if there are any, else made by `launch`.
 
@@ -65,11 +67,12 @@ class Broker:
                 loopback it lets guest in only with ``loopback_users = none``.
             family: for a member of a cluster; see `cluster`.
             wanted_port: listen there, if that port is free when the folder is new.
+            plugins: of RabbitMQ, enabled: ``rabbitmq_management`` for example, whose port stands in *rabbitmq_conf*.
         """
         self.name = name
         self.host = host
         self._folder = NodeFolder(folder, f"servicebus-{name}@localhost", host, family, wanted_port)
-        self._rabbitmq_conf = rabbitmq_conf
+        self._rabbitmq_conf, self._plugins = rabbitmq_conf, plugins
         self._children: list[subprocess.Popen[bytes]] = []
         self._shell: ErlangShell | None = None
         self._asking = threading.Lock()
@@ -132,7 +135,7 @@ class Broker:
             raise LifecycleError(f"broker {self.name} is {self.state}", "start")
         script, epmd = find_broker_program(), find_epmd()
         self._end_leftovers()
-        self._folder.prepare(script, self._rabbitmq_conf)
+        self._folder.prepare(script, self._rabbitmq_conf, self._plugins)
         if self._folder.family is None:
             self._spawn([str(epmd), "-port", str(self._folder.epmd_port), "-address", LOOPBACK], "epmd.out")
         self._folder.save_pid(self._spawn([str(script)], "start.out").pid)

@@ -19,7 +19,9 @@ __all__ = ["BrokerPool", "brokers", "launch_all", "start_guard"]
 
 
 @contextmanager
-def brokers(count: int = 1, base_dir: Path | str | None = None, rabbitmq_conf: str = "") -> Iterator[list[Broker]]:
+def brokers(
+    count: int = 1, base_dir: Path | str | None = None, rabbitmq_conf: str = "", plugins: Sequence[str] = ()
+) -> Iterator[list[Broker]]:
     """*count* running private brokers named ``a``, ``b``, ...; all are ended on the way out.
 
     They end as well if this process is killed, even by ``kill -9``.
@@ -29,12 +31,13 @@ def brokers(count: int = 1, base_dir: Path | str | None = None, rabbitmq_conf: s
         base_dir: where their folders are made, and stay afterwards for you to look at. Without it they lie in a
             temporary folder that is removed.
         rabbitmq_conf: lines for the ``rabbitmq.conf`` of each.
+        plugins: of RabbitMQ, enabled on each: ``["rabbitmq_management"]``.
 
     Raises:
         BrokerProgramMissing: RabbitMQ is not installed.
         BrokerStartFailed: one did not come up; the text has the tail of its log.
     """
-    pool = BrokerPool(base_dir, rabbitmq_conf)
+    pool = BrokerPool(base_dir, rabbitmq_conf, plugins)
     try:
         yield pool.take(count)
     finally:
@@ -47,11 +50,11 @@ class BrokerPool:
     One thread at a time.
     """
 
-    def __init__(self, base_dir: Path | str | None = None, rabbitmq_conf: str = ""):
+    def __init__(self, base_dir: Path | str | None = None, rabbitmq_conf: str = "", plugins: Sequence[str] = ()):
         self._keeps_data = base_dir is not None
         self.folder = Path(base_dir or tempfile.mkdtemp(prefix="servicebus-brokers-")).absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._rabbitmq_conf = rabbitmq_conf
+        self._rabbitmq_conf, self._plugins = rabbitmq_conf, plugins
         self._brokers: list[Broker] = []
         self._guard = start_guard(self.folder, keeps_data=self._keeps_data)
 
@@ -60,7 +63,7 @@ class BrokerPool:
         if not 1 <= count <= len(string.ascii_lowercase):
             raise ValueError(f"count is {count}, not 1 to {len(string.ascii_lowercase)}")
         names = string.ascii_lowercase[len(self._brokers) : count]
-        new = [Broker(self.folder / name, name, self._rabbitmq_conf) for name in names]
+        new = [Broker(self.folder / name, name, self._rabbitmq_conf, plugins=self._plugins) for name in names]
         self._brokers += new
         launch_all(new)
         return self._brokers[:count]
