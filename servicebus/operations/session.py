@@ -141,6 +141,12 @@ class Session:
         return connection.server_version if connection is not None else ""
 
     @property
+    def channel_max(self) -> int:
+        """How many channels a connection may have there; 0 if it is not known."""
+        connection = self._manager.connection
+        return connection.channel_max if connection is not None else 0
+
+    @property
     def blocked(self) -> str | None:
         """The broker's reason while it does not read what we publish."""
         return self._manager.blocked

@@ -86,6 +86,11 @@ class SessionChannel:
     ) -> None:
         self.close()
 
+    @property
+    def frame_max(self) -> int:
+        """The largest frame that was agreed on, in bytes; 0 if it is not known."""
+        return self._channel.frame_max if self._channel is not None else 0
+
     # -- asking --------------------------------------------------------------------------------------------------------
 
     def run(self, step: Step, what: str, timeout_s: float = ANSWER_S, *, busy_s: float = 0.0) -> Any:

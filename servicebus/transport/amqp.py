@@ -169,6 +169,10 @@ class AmqpConnection:
         return int(self._pika.params.frame_max)
 
     @property
+    def channel_max(self) -> int:
+        return int(self._pika.params.channel_max)
+
+    @property
     def server_version(self) -> str:
         """The version that the broker reports; empty if it reports none."""
         version = (self._pika.server_properties or {}).get("version", "") if self._pika is not None else ""

@@ -230,6 +230,10 @@ class BrokerConnection(Protocol):
         """The version that the broker reports; empty if it reports none."""
 
     @property
+    def channel_max(self) -> int:
+        """How many channels it may have, as was agreed on."""
+
+    @property
     def is_open(self) -> bool: ...
 
     @property

@@ -147,6 +147,10 @@ class MemoryConnection:
         return self._broker.version if self._is_opened else ""
 
     @property
+    def channel_max(self) -> int:
+        return 2047
+
+    @property
     def session(self) -> MemorySession:
         assert self._session is not None
         return self._session
