@@ -12,7 +12,8 @@ class ExitCode(IntEnum):
 
     OK = 0
     FAILED = 1
-    """The service raised, or its result cannot be read; a worker is not healthy, or a contract breaks callers."""
+    """The service raised, or its result cannot be read; a worker is not healthy, a contract breaks callers, or doctor
+    found something."""
     USAGE = 2
     """Arguments that cannot be: nothing was sent. The number is click's own. Or a description cannot be read."""
     CONFIGURATION = 3

@@ -25,6 +25,7 @@ COMMANDS = {
     "dead": "servicebus.cli.dead:dead",
     "describe": "servicebus.cli.describe:describe",
     "docs": "servicebus.cli.docs:docs",
+    "doctor": "servicebus.cli.doctor:doctor",
     "drain": "servicebus.cli.drain:drain",
     "events": "servicebus.cli.events:events",
     "gather": "servicebus.cli.nodes:gather",
