@@ -37,6 +37,7 @@ COMMANDS = {
     "run": "servicebus.cli.run:run",
     "send": "servicebus.cli.send:send",
     "services": "servicebus.cli.nodes:services",
+    "setup": "servicebus.cli.setup:setup",
     "stream": "servicebus.cli.stream:stream",
     "status": "servicebus.cli.status:status",
     "stubs": "servicebus.cli.stubs:stubs",
