@@ -108,7 +108,7 @@ def _ask_nodes(fleet: FleetFacts, timeout_s: float) -> None:
     exchange = fleet.config.exchange_name
     hosts = tuple(facts.host for facts in fleet.reached if facts.exchanges.get(exchange) != "missing")
     if hosts:
-        with Sender(fleet.config.with_hosts(hosts)) as sender:
+        with Sender(fleet.config.replaced(hosts=hosts)) as sender:
             ask_nodes(sender, fleet, timeout_s, _QUIET_S)
             hear_refusals(sender, fleet, [*fleet.own_nodes, *_consumed_nodes(fleet)], timeout_s)
 

@@ -207,17 +207,14 @@ class Configuration:
     def with_node_name(self, node_name: str) -> Configuration:
         """The same configuration for another node. Raises ConfigurationError if that is no name."""
         section = Section({"node_name": node_name}, ("node_name",), Where(self.path))
-        return self._with(node_name=section.require("node_name", checks.name), names_node=True)
-
-    def with_hosts(self, hosts: tuple[BrokerHost, ...]) -> Configuration:
-        """The same configuration for some of its brokers."""
-        return self._with(hosts=hosts)
+        return self.replaced(node_name=section.require("node_name", checks.name), names_node=True)
 
     def with_publishers(self, publishers: Mapping[str, PlainTarget]) -> Configuration:
         """The same configuration, with *publishers* beside its own."""
-        return self._with(publishers={**self.publishers, **publishers})
+        return self.replaced(publishers={**self.publishers, **publishers})
 
-    def _with(self, **changed: Any) -> Configuration:
+    def replaced(self, **changed: Any) -> Configuration:
+        """The same configuration with other values of these attributes, which are not checked."""
         other = copy.copy(self)
         other.__dict__.update(changed)
         return other
