@@ -144,7 +144,8 @@ class Child:
                 self.reports.take(told["report"])
                 continue
             self._announced = told.get("exit_code")
-            self.state = self.state if self._announced is not None else told
+            if self._announced is None and isinstance(told.get("state"), str):
+                self.state = told
 
     def lost_s(self, now: float) -> float:
         """For how many seconds its broker was not served from here, in all."""
@@ -186,6 +187,7 @@ class Child:
         proved_for_s = self.state.get("proved_for_s", 0.0) if self.state.get("state") == "consuming" else 0.0
         return {
             **self.state,
+            "host": self.host.name,  # also of one that HUP has added, which has told nothing yet
             "healthy": is_healthy,
             "ready": is_healthy and age_s < proved_for_s,
             "silent": self.is_silent(now, _REPLACED_AFTER_S),

@@ -257,7 +257,11 @@ def test_hup_takes_a_new_configuration_and_a_bad_one_changes_nothing(
 
     agent.write_configuration(hosts=[f"{broker.host}:{broker.port}" for broker in brokers])
     agent.send(signal.SIGHUP)
-    wait_until(lambda: len(agent.workers()) == 2 and agent.worker()["pid"] not in (pid, None))
+    wait_until(
+        lambda: len(agent.workers()) == 2 and agent.worker()["pid"] not in (pid, None),
+        60,
+        lambda: f"{agent.workers()}\n{agent.log()}",
+    )
     agent.wait_consuming()
     assert make_sender(agent.configuration()).ping_all("NODE-01") == (2, 2)
 

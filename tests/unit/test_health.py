@@ -204,7 +204,7 @@ def test_seconds_without_a_broker_are_counted_once(agent: Agent) -> None:
 
 def hears(child: Child, now: float, **state: Any) -> None:
     heard, tells = os.pipe()
-    os.write(tells, b'{"healthy": %s}\n' % (b"true" if state["healthy"] else b"false"))
+    os.write(tells, b'{"state": "consuming", "healthy": %s}\n' % (b"true" if state["healthy"] else b"false"))
     child._close_heartbeat()
     child._heartbeat_fd = heard
     child.read_heartbeats(now)
@@ -309,3 +309,19 @@ def test_a_manager_that_is_gone_ends_nothing(agent: Agent, systemd: Systemd) -> 
     systemd.manager.tick(agent)
     abstract = ServiceManager({"NOTIFY_SOCKET": "@servicebus of a test that nobody reads"}, lambda: systemd.now)
     abstract.tick(agent)
+
+
+def test_a_host_that_hup_has_added_is_not_ready_before_its_worker_says_so(agent: Agent) -> None:
+    added = Child(Configuration({"hosts": ["mq-c"], "secret_token": "s" * 20}).hosts[0], 1)
+    agent.children.append(added)
+    assert ready_brokers(agent.snapshot())["mq-c:5672"] == "starting"
+
+
+def test_what_a_service_writes_there_is_no_heartbeat(agent: Agent) -> None:
+    child, (reads, writes) = agent.children[0], os.pipe()
+    child.close_fds()
+    child.started(100, reads, os.dup(writes), agent.now)
+    os.write(writes, b'{"problems": 5}\n[1]\n"text"\n{"state": 7}\n')
+    child.read_heartbeats(agent.now)
+    os.close(writes)
+    assert child.snapshot(agent.now)["state"] == "starting" and ready_brokers(agent.snapshot())
