@@ -78,6 +78,7 @@ def test_no_count_stands_before_a_plural_as_it_is() -> None:
                     and 'f"<' not in line
                     and "counted(" not in line
                     and "ids or answers" not in line
+                    and not re.search(r"\} answers (over|something) ", line)  # the verb
                 ):
                     found.append(f"{file.relative_to(root)}:{number}: {line.strip()}")
     assert found == []

@@ -105,7 +105,7 @@ def busy() -> str:
     path: Any = SimpleNamespace(link=None, protocol=None, shift_ms=0)
     asked.travels(path, 0.0)
     asked.not_run()
-    scheduler: Any = SimpleNamespace(_pending=PendingRequests(), _pause=lambda *_: None)
+    scheduler: Any = SimpleNamespace(_pending=PendingRequests(), _pause=lambda *_: None, busy=0)
     RequestScheduler.pause(scheduler, asked, ServiceBusy("N.test.it", 1.0, HOSTILE))
     return str(out_of_time(asked, [], 0.0))
 

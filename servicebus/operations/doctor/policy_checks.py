@@ -12,6 +12,7 @@ from servicebus.operations.doctor.finding import DoctorFinding
 from servicebus.policy.broker_versions import has_delivery_limit, read_version
 from servicebus.transport.stored import stored_queues
 from servicebus.wire.address import control_queue, rpc_queue
+from servicebus.wire.printable import counted
 
 __all__ = ["effective", "our_policies", "policies"]
 
@@ -56,7 +57,7 @@ _CHANGES: Mapping[str, _Change] = {
     ),
     "delivery-limit": _Change(
         "policy-delivery-limit",
-        lambda value, _: f"what came back to a quorum queue {value} times is dropped, without a trace",
+        lambda value, _: f"what came back to a quorum queue {counted(value, 'time')} is dropped, without a trace",
         _limits_deliveries,
     ),
     "alternate-exchange": _Change(
