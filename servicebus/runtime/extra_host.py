@@ -91,7 +91,7 @@ class ExtraHost:
         self.consume()
 
     def consume(self) -> None:
-        """Whatever is wanted, as soon as it is connected."""
+        """Consume what is wanted, as soon as it is connected."""
         if self.connections.state is ConnectionState.IDLE and any(each.is_wanted for each in self.consumers):
             self.connections.connect(time.monotonic())
         for consumer in self.consumers if self.is_up else ():

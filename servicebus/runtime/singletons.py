@@ -1,7 +1,7 @@
 """Singletons: which of the node's singleton services this worker runs, and from where it gets their requests.
 
 A worker that runs such a service consumes its queue on every broker, over connections of its own: what others of the
-node have passed on, whichever broker it came to. So nobody has to know which worker that is.
+node have passed on, whichever broker it came to. So no caller has to know which worker that is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""TypedFunction: what pydantic makes of one function; once, though each bus of a program's tests serves it anew."""
+"""TypedFunction: what pydantic makes of one function; once, though each bus of a program's tests serves it."""
 
 from __future__ import annotations
 

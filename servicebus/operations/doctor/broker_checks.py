@@ -127,7 +127,7 @@ def maintenance(fleet: FleetFacts, broker: BrokerFacts) -> Iterator[DoctorFindin
 def virtual_host_limits(fleet: FleetFacts, broker: BrokerFacts) -> Iterator[DoctorFinding]:
     managed = broker.managed
     if not broker.takes_queues:
-        fix = "rabbitmqctl set_vhost_limits, or remove queues that nobody uses"
+        fix = "rabbitmqctl set_vhost_limits, or remove unused queues"
         cause = "the virtual host has a limit (max-queues), and it is reached"
         yield DoctorFinding("limit-near", broker.name, "the broker takes no more queues", cause, fix)
     if managed is None or not managed.limits:
@@ -135,7 +135,7 @@ def virtual_host_limits(fleet: FleetFacts, broker: BrokerFacts) -> Iterator[Doct
     most = managed.limits.get("max-queues", -1)
     if most >= 0 and managed.queues is not None and len(managed.queues) >= _FULL * most:
         what = f"{len(managed.queues)} of at most {most} queues are there"
-        fix = "rabbitmqctl set_vhost_limits, or remove queues that nobody uses"
+        fix = "rabbitmqctl set_vhost_limits, or remove unused queues"
         yield DoctorFinding("limit-near", broker.name, what, "the virtual host has a limit (max-queues)", fix)
     most = managed.limits.get("max-connections", -1)
     if 0 <= most < 4:  # two for a worker, and those of Senders

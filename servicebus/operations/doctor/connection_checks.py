@@ -31,7 +31,7 @@ _SETUP = "servicebus setup, or "
 def secrets(fleet: FleetFacts) -> Iterator[DoctorFinding]:
     for text in fleet.config.secret_warnings:
         what, _, fix = text.partition(": ")
-        cause = "whoever finds it can have any message executed"
+        cause = "a program that finds it can have any message executed"
         yield DoctorFinding("weak-secret", "", what, cause, f"{fix}, and give it to all nodes: list the old one second")
 
 

@@ -30,7 +30,7 @@ def exchanges(fleet: FleetFacts, broker: BrokerFacts) -> Iterator[DoctorFinding]
         kind = exchange_types(config)[name]
         is_events = name == events_exchange(config.exchange_name)
         if state == "missing" and not (is_events and not any(fleet.subscriptions.values())):
-            cause = "no agent has ever connected to this virtual host, or somebody has deleted it"
+            cause = "no agent has ever connected to this virtual host, or it was deleted"
             fix = f"start an agent with this host, or declare it: {kind}, durable (--fix)"
             yield DoctorFinding(
                 "exchange-missing",
@@ -65,7 +65,7 @@ def stored(fleet: FleetFacts, broker: BrokerFacts) -> Iterator[DoctorFinding]:
         is_known = any(broker.queues.get(each) is not None for each in (rpc_queue(node), *names))
         for name in names:
             if is_known and name in broker.queues and broker.queues[name] is None:
-                cause = f"somebody has deleted it, or the agent of {node} does not run, or may not declare it"
+                cause = f"it was deleted, or the agent of {node} does not run, or may not declare it"
                 fix = f"start the agent of {node}, or declare it as queue_type says (--fix)"
                 yield DoctorFinding(
                     "queue-missing", broker.name, f"there is no queue {name}", cause, fix, node, Repair("queue", name)
@@ -132,7 +132,7 @@ def bindings(fleet: FleetFacts, broker: BrokerFacts) -> Iterator[DoctorFinding]:
             lacking = [key for key in keys if queue in known and (source, queue, key) not in bound]
             if lacking and not _is_spared(queue, node, exchange, bound):
                 what = f"queue {queue} is not bound to exchange {source} with {', '.join(lacking)}"
-                cause = "somebody has unbound it, or has deleted the exchange and declared it again"
+                cause = "it was unbound, or the exchange was deleted and declared again"
                 repair = Repair("binding", queue, source, lacking)
                 fix = "bind it (--fix); an agent does so within 15 s where it may"
                 yield DoctorFinding("binding-missing", broker.name, what, cause, fix, node, repair)
@@ -150,7 +150,7 @@ def foreign_bindings(fleet: FleetFacts, broker: BrokerFacts) -> Iterator[DoctorF
             continue
         is_a_nodes = key.rpartition(".")[2] in ("rpc", "control", "messages")
         if is_a_nodes and queue.partition("~")[0] not in (key, moving_queue(key)):
-            cause = "somebody has bound it, to look at the traffic: each message is copied into it, and fills it"
+            cause = "it was bound by hand, to look at the traffic: each message is copied into it, and fills it"
             fix = f"unbind it, or delete it: rabbitmqctl delete_queue {queue}"
             what = f"queue {queue} gets a copy of what is sent to {key}"
             yield DoctorFinding("binding-foreign", broker.name, what, cause, fix, key.rpartition(".")[0])
