@@ -93,6 +93,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: Any, ids: Sequence[str]) -> None:
+    """Refuse to go on where pytest-xdist does not see the groups: it says nothing, and tests fail that have no fault."""
+    if node.config.option.dist == "loadgroup" and not any("@tests/" in id for id in ids):
+        pytest.exit(f"this pytest-xdist makes no groups under pytest {pytest.__version__}, or no test has one", 4)
+
+
 def _is_alone(item: pytest.Item) -> bool:
     return item.get_closest_marker("alone") is not None
 

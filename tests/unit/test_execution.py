@@ -9,12 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from envelopes import SECRET, signed
+from envelopes import node_protocol, signed
 from waiting import wait_until
 
 import servicebus
-from servicebus.configuration import Configuration
-from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime.execution import Execution
 from servicebus.runtime.job import Job, JobResult, Outcome
 from servicebus.runtime.node_locks import NodeLocks
@@ -24,11 +22,8 @@ from servicebus.services import MessageService, Reject, Request, Requeue, Retry,
 from servicebus.transport.interface import Delivery
 from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import Fault
-from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import decode_json, decode_reply
 
-CONFIG = Configuration({"hosts": ["mq-a"], "node_name": "NODE-01", "secret_token": SECRET})
-PROTOCOL = ProtocolV2(CONFIG, Keyring([SECRET]))
 REPLY_TO = "amq.rabbitmq.reply-to.g1h2"
 
 
@@ -36,9 +31,10 @@ def job(kind: Kind, params: Any = None, ttl_s: float = 30.0) -> Job:
     no: Any = None
     body = signed("NODE-01.test.it", params, kind=kind, ttl_s=ttl_s)
     delivery = Delivery(no, 1, body, reply_to=REPLY_TO if kind is Kind.CALL else None)
-    incoming = PROTOCOL.decode_request(delivery)
+    protocol = node_protocol()
+    incoming = protocol.decode_request(delivery)
     deadline = None if incoming.remaining_s is None else time.monotonic() + incoming.remaining_s
-    return Job(delivery, 1, incoming.reply_to, incoming, PROTOCOL, deadline=deadline)
+    return Job(delivery, 1, incoming.reply_to, incoming, protocol, deadline=deadline)
 
 
 class Does(RpcService, MessageService):

@@ -12,14 +12,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from envelopes import SECRET
+from envelopes import node_protocol
 from virtual_time import VirtualTime, virtual_time
 
 from servicebus._draining import draining, draining_async
-from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
 from servicebus.protocol.interface import Incoming
-from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime.around import DrainedService, as_registered, prepared
 from servicebus.runtime.async_execution import AsyncExecution, AsyncStreamExecution
 from servicebus.runtime.job import Job, JobResult, Outcome
@@ -29,12 +27,9 @@ from servicebus.runtime.streams import CALLER_SILENT_S, NodeStreams, StreamOutpu
 from servicebus.services import Request, Retry, RpcService
 from servicebus.transport.interface import Delivery
 from servicebus.wire.envelope import CALL
-from servicebus.wire.signing import Keyring
 from servicebus.wire.streams import Chunk, Credit, StreamTerms, decode_chunk, items_id
 from servicebus.wire.xmlcodec import decode_reply
 
-CONFIG = Configuration({"hosts": ["mq-a"], "node_name": "NODE-01", "secret_token": SECRET})
-PROTOCOL = ProtocolV2(CONFIG, Keyring([SECRET]))
 COUNT = itertools.count(1)
 BYTES = 1 << 20
 
@@ -63,7 +58,9 @@ class Rig:
         )
         channel: Any = SimpleNamespace(ack=self.acked.append)
         deadline = None if limit_s is None else self.time.now + limit_s
-        return Job(Delivery(channel, 7, b"", reply_to="reply"), 1, "reply", incoming, PROTOCOL, deadline=deadline)
+        return Job(
+            Delivery(channel, 7, b"", reply_to="reply"), 1, "reply", incoming, node_protocol(), deadline=deadline
+        )
 
     def open(self, **how: Any) -> StreamOutput:
         output = self.streams.open(self.job(**how), False)

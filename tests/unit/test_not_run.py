@@ -7,11 +7,8 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from envelopes import SECRET, signed
+from envelopes import held_protocol, node_protocol, signed
 
-from servicebus.configuration import Configuration
-from servicebus.protocol.held import HeldProtocol
-from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.job import Disposition, Job
 from servicebus.runtime.journal import IdStatus, Lookup, MemoryJournal
@@ -20,7 +17,6 @@ from servicebus.runtime.registration import Service
 from servicebus.transport.interface import Delivery
 from servicebus.transport.loop import EventLoop
 from servicebus.wire.envelope import CALL, MESSAGE, Kind
-from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import decode_reply
 
 NEW, DIED = Lookup(IdStatus.NEW, None, 2, 0), Lookup(IdStatus.NEW, None, 2, 1)
@@ -70,9 +66,6 @@ def test_a_service_that_takes_no_call_says_why(inbox: Any, text: str) -> None:
 # -- singletons --------------------------------------------------------------------------------------------------------
 
 QUEUE = "NODE-01.rpc.for.test.one"
-CONFIG = Configuration({"hosts": ["mq-a"], "node_name": "NODE-01", "secret_token": SECRET})
-NODES = ProtocolV2(CONFIG, Keyring([SECRET]))
-HELD = HeldProtocol(CONFIG, Keyring([SECRET]), NODES.clock, Mock())
 
 
 class Single:
@@ -105,15 +98,17 @@ class SingleWorker:
         self.dispatcher = Dispatcher(EventLoop("test"), services, MemoryJournal(), "mq-a:5672")
         self.given_back = Mock()
 
-    def job(self, body: bytes, *, again: bool, protocol: ProtocolV2 = NODES) -> Job:
+    def job(self, body: bytes, *, again: bool, is_held: bool = False) -> Job:
+        """The job of a delivery from the node's queue, or of a copy from that of those who hold it."""
         delivery = Delivery(Mock(), 1, body, reply_to="reply", redelivered=again)
-        on_full = self.given_back if protocol is HELD else None
+        protocol = held_protocol() if is_held else node_protocol()
+        on_full = self.given_back if is_held else None
         job = self.dispatcher.validate(delivery, 1, protocol, CALL, on_full)
         assert isinstance(job, Job)
         return job
 
-    def decide(self, body: bytes, *, again: bool, protocol: ProtocolV2 = NODES) -> Disposition | None:
-        dispositions = self.dispatcher.decide([], [self.job(body, again=again, protocol=protocol)])
+    def decide(self, body: bytes, *, again: bool, is_held: bool = False) -> Disposition | None:
+        dispositions = self.dispatcher.decide([], [self.job(body, again=again, is_held=is_held)])
         return dispositions[0] if dispositions else None
 
 
@@ -142,24 +137,24 @@ def test_a_call_that_may_have_been_passed_on_follows_its_copy(is_held: bool, is_
     assert not worker.inbox.jobs and not worker.dispatcher.counters
     worker.dispatcher.is_stopping = False
     if is_held:
-        assert worker.decide(body, again=False, protocol=HELD) is None and worker.inbox.jobs, "the journal lets it in"
+        assert worker.decide(body, again=False, is_held=True) is None and worker.inbox.jobs, "the journal lets it in"
 
 
 def test_the_copy_of_a_copy_is_not_run_where_the_first_was_not() -> None:
     worker, body = SingleWorker(is_held=True), signed("NODE-01.test.one")
-    assert told(worker.decide(body, again=True, protocol=HELD), body) == "busy"
+    assert told(worker.decide(body, again=True, is_held=True), body) == "busy"
     assert not worker.inbox.jobs
     first = signed("NODE-01.test.one")
-    assert worker.decide(first, again=False, protocol=HELD) is None and len(worker.inbox.jobs) == 1
-    assert worker.decide(first, again=True, protocol=HELD) is None, "it has joined the first"
+    assert worker.decide(first, again=False, is_held=True) is None and len(worker.inbox.jobs) == 1
+    assert worker.decide(first, again=True, is_held=True) is None, "it has joined the first"
     assert len(worker.inbox.jobs[0].pending()) == 2
 
 
 def test_a_copy_waits_behind_the_first_one_while_that_is_held() -> None:
     worker, body = SingleWorker(is_held=True), signed("NODE-01.test.one")
-    first = worker.job(body, again=False, protocol=HELD)
+    first = worker.job(body, again=False, is_held=True)
     worker.dispatcher.held.append(first)  # as long as the journal says that another worker has it
-    assert worker.decide(body, again=True, protocol=HELD) is None
+    assert worker.decide(body, again=True, is_held=True) is None
     held, worker.dispatcher.held = worker.dispatcher.held, []
     assert held[0] is first and len(held) == 2
     assert worker.dispatcher.decide([], held) == [] and worker.inbox.jobs == [first]
@@ -190,9 +185,9 @@ def test_the_first_delivery_is_told_that_a_worker_stops() -> None:
 def test_what_was_passed_on_goes_back_where_it_does_not_run_any_more_and_is_told_busy_where_it_does() -> None:
     body = signed("NODE-01.test.one")
     former, full_one = SingleWorker(is_held=False), SingleWorker(is_held=True, is_full=True)
-    assert former.decide(body, again=False, protocol=HELD) is None and former.given_back.called
+    assert former.decide(body, again=False, is_held=True) is None and former.given_back.called
     assert "busy" not in former.dispatcher.counters
-    assert told(full_one.decide(body, again=False, protocol=HELD), body) == "busy"
+    assert told(full_one.decide(body, again=False, is_held=True), body) == "busy"
     assert not full_one.given_back.called and full_one.dispatcher.counters["busy"] == 1
 
 

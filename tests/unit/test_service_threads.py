@@ -9,11 +9,9 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from envelopes import SECRET, signed
+from envelopes import node_protocol, signed
 from waiting import wait_until
 
-from servicebus.configuration import Configuration
-from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime import setup
 from servicebus.runtime.job import Job, JobResult, Outcome
 from servicebus.runtime.registration import register
@@ -22,11 +20,8 @@ from servicebus.services import MessageService, Reject, Request, Requeue, Retry,
 from servicebus.transport.interface import Delivery
 from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import BUSY, INTERRUPTED, STOPPING, Fault
-from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import decode_json, decode_reply
 
-CONFIG = Configuration({"hosts": ["mq-a"], "node_name": "NODE-01", "secret_token": SECRET})
-PROTOCOL = ProtocolV2(CONFIG, Keyring([SECRET]))
 KINDS = pytest.mark.parametrize("kind", [Kind.CALL, Kind.MESSAGE])
 LOCKED = pytest.mark.parametrize("lock", [None, "account"])
 
@@ -34,7 +29,8 @@ LOCKED = pytest.mark.parametrize("lock", [None, "account"])
 def job(kind: Kind = Kind.CALL, params: Any = None) -> Job:
     no: Any = None
     delivery = Delivery(no, 1, signed("NODE-01.test.it", params, kind=kind), reply_to="here")
-    return Job(delivery, 1, "here", PROTOCOL.decode_request(delivery), PROTOCOL)
+    protocol = node_protocol()
+    return Job(delivery, 1, "here", protocol.decode_request(delivery), protocol)
 
 
 class Does(RpcService, MessageService):

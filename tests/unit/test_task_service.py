@@ -15,14 +15,12 @@ from typing import Annotated, Any
 from unittest.mock import Mock
 
 import pytest
-from envelopes import SECRET, signed
+from envelopes import node_protocol, signed
 from pydantic import AfterValidator
 from waiting import wait_until
 
-from servicebus.configuration import Configuration
 from servicebus.errors import ConfigurationError
 from servicebus.middleware import Middleware
-from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime import setup, task_service
 from servicebus.runtime.around import with_middleware
 from servicebus.runtime.dispatcher import Dispatcher
@@ -35,17 +33,14 @@ from servicebus.transport.interface import Delivery
 from servicebus.typed import Depends, Services
 from servicebus.wire.envelope import Kind
 from servicebus.wire.fault import BUSY, REFUSED, STOPPING
-from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import decode_json, decode_reply
-
-CONFIG = Configuration({"hosts": ["mq-a"], "node_name": "NODE-01", "secret_token": SECRET})
-PROTOCOL = ProtocolV2(CONFIG, Keyring([SECRET]))
 
 
 def job(params: Any = None, kind: Kind = Kind.CALL, deadline: float | None = None) -> Job:
     no: Any = None
     delivery = Delivery(no, 1, signed("NODE-01.test.it", params, kind=kind), reply_to="here")
-    return Job(delivery, 1, "here", PROTOCOL.decode_request(delivery), PROTOCOL, deadline=deadline)
+    protocol = node_protocol()
+    return Job(delivery, 1, "here", protocol.decode_request(delivery), protocol, deadline=deadline)
 
 
 class Bench:
