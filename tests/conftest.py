@@ -95,7 +95,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_node_collection_finished(node: Any, ids: Sequence[str]) -> None:
-    """Refuse to go on where pytest-xdist does not see the groups: it says nothing, and tests fail that have no fault."""
+    """Stop where pytest-xdist does not see the groups: it says nothing, and tests fail that have no fault."""
     if node.config.option.dist == "loadgroup" and not any("@tests/" in id for id in ids):
         pytest.exit(f"this pytest-xdist makes no groups under pytest {pytest.__version__}, or no test has one", 4)
 
