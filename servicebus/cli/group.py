@@ -18,13 +18,22 @@ from servicebus.cli.output import Output, OutputFailed
 from servicebus.errors import ServiceBusError
 from servicebus.wire.printable import printable
 
+_NOTHING: Mapping[str, Any] = {}
+
 
 class Failure(click.ClickException):
-    """Ends the command with one line on stderr: a sentence, or a JSON object after ``--json``."""
+    """Ends the command with one line on stderr: a sentence, or a JSON object after ``--json``.
 
-    def __init__(self, kind: str, message: str, exit_code: ExitCode, *, as_json: bool):
+    Args:
+        beside: what that object says as well.
+    """
+
+    def __init__(
+        self, kind: str, message: str, exit_code: ExitCode, *, as_json: bool, beside: Mapping[str, Any] = _NOTHING
+    ):
         super().__init__(message)
         self.kind = kind
+        self.beside = beside
         vars(self)["exit_code"] = int(exit_code)  # click types it as the class's, but reads the instance's
         self.as_json = as_json
 
@@ -34,7 +43,8 @@ class Failure(click.ClickException):
 
     def _line(self) -> str:
         if self.as_json:
-            return json.dumps({"error": self.kind, "message": self.message, "exit_code": int(self.exit_code)})
+            found = {"error": self.kind, "message": self.message, "exit_code": int(self.exit_code), **self.beside}
+            return json.dumps(found)
         return "servicebus: " + printable(" ".join(self.message.split()))
 
 
@@ -75,15 +85,17 @@ class CommandGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; every error but click's own leaves as Failure."""
-        as_json = ctx.ensure_object(Output)
+        output = ctx.ensure_object(Output)
         try:
             return super().invoke(ctx)
         except ServiceBusError as error:
             _show_traceback_if_asked()
-            raise Failure(type(error).__name__, str(error), exit_code_of(error), as_json=as_json.json) from error
+            raise Failure(
+                type(error).__name__, str(error), exit_code_of(error), as_json=output.json, beside=output.beside_error
+            ) from error
         except OutputFailed as error:
             message = f"it is done, but the output cannot be written: {error}"
-            raise Failure("OutputFailed", message, ExitCode.FAILED, as_json=as_json.json) from error
+            raise Failure("OutputFailed", message, ExitCode.FAILED, as_json=output.json) from error
         except KeyboardInterrupt:
             raise click.exceptions.Exit(ExitCode.INTERRUPTED) from None
         except (click.ClickException, click.exceptions.Exit, click.Abort):
@@ -93,7 +105,7 @@ class CommandGroup(click.Group):
                 raise  # the reader of a pipe has gone; click ends quietly
             _show_traceback_if_asked()
             message = f"unexpected {type(error).__name__}: {error}; SERVICEBUS_TRACEBACK=1 shows where"
-            raise Failure(type(error).__name__, message, ExitCode.DEFECT, as_json=as_json.json) from error
+            raise Failure(type(error).__name__, message, ExitCode.DEFECT, as_json=output.json) from error
 
 
 def _show_traceback_if_asked() -> None:

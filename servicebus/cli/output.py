@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ class Output:
     """What holds for the whole command line; click carries it as ``ctx.obj``."""
 
     json: bool = False
+    beside_error: dict[str, Any] = field(default_factory=dict)
+    """What the document of an error says as well."""
 
     def result(self, document: Any, text: str) -> None:
         """Print the document as JSON, or the text for people, if there is one. Raises OutputFailed."""

@@ -89,6 +89,8 @@ class ConnectionManager:
     """How often they were up."""
     lost: int
     """How often they were given up, after that or before."""
+    lost_at: float
+    """``time.monotonic()`` of when they were given up last."""
 
     def __init__(
         self,
@@ -110,7 +112,7 @@ class ConnectionManager:
         self.connections: tuple[BrokerConnection, ...] = ()
         self.member = host
         """Which was dialled last, if the host is a cluster."""
-        self.tried_at = 0.0
+        self.tried_at = self.lost_at = 0.0
         self.up_since: float | None = None
         """None while they are not up."""
         self._loop = loop
@@ -207,6 +209,7 @@ class ConnectionManager:
             return
         self._step(ConnectionEvent.LOST)
         self.lost += 1
+        self.lost_at = time.monotonic()
         for connection in self._forget():
             if loss.is_silent:
                 self._abandoned.append(connection.abandon(loss.reason))
