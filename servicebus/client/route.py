@@ -222,7 +222,7 @@ class _TracedCall(PendingRequest):
 
 
 class CallTracer:
-    """Notes the routes of the calls of *sender*. It is made before the first of them; not for a Sender of many calls."""
+    """Notes the routes of the calls of *sender*. Made before the first of them; not for a Sender of many calls."""
 
     def __init__(self, sender: SessionOwner):
         self.routes: list[Route] = []

@@ -284,7 +284,8 @@ def test_a_shell_without_completion_is_a_usage_error() -> None:
 def test_the_shell_is_told_commands_and_options(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for typed, wanted in (("servicebus con", ["config", "contract"]), ("servicebus call --t", ["--timeout", "--trace"])):
+    completions = {"servicebus con": ["config", "contract"], "servicebus call --t": ["--timeout", "--trace"]}
+    for typed, wanted in completions.items():
         monkeypatch.setenv(COMPLETION_VARIABLE, "bash_complete")
         monkeypatch.setenv("COMP_WORDS", typed)
         monkeypatch.setenv("COMP_CWORD", str(len(typed.split()) - 1))
