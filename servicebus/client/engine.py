@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from servicebus.client.outbox_file import OutboxFile
 
 LOG = get_logger(__name__)
+_ROUNDED_S = 0.001
+"""A node tells the age of its queue in milliseconds."""
 
 
 class Engine:
@@ -271,6 +273,7 @@ class Engine:
 
     def queue_made_anew(self, path: Path, made_at: float) -> None:
         """Calls that were published before *made_at* went into a queue that is gone, or to a worker that may be."""
+        made_at -= _ROUNDED_S
         gone = [
             request
             for request in path.outstanding.values()

@@ -380,10 +380,10 @@ def test_only_calls_that_are_older_than_their_queue_are_sent_again(bus: VirtualB
     node.answer = silence
     bus.call()
     published_at, path = bus.time.now, bus.links[0].paths[NODE]
-    bus.engine.queue_made_anew(path, published_at)
+    bus.engine.queue_made_anew(path, published_at + 0.0009)  # its age was rounded
     bus.time.settle()
     assert [attempt for *_, attempt in node.calls] == [1]
-    bus.engine.queue_made_anew(path, published_at + 0.001)
+    bus.engine.queue_made_anew(path, published_at + 0.002)
     bus.time.settle()
     assert [attempt for *_, attempt in node.calls] == [1, 2]
 
