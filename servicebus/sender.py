@@ -26,7 +26,7 @@ from servicebus.protocol.interface import oversized
 from servicebus.services import _serving, context_text
 from servicebus.transport.amqp import AmqpConnection
 from servicebus.transport.iothread import client_loop
-from servicebus.wire.address import Address
+from servicebus.wire.address import Address, parsed, plain
 from servicebus.wire.envelope import CALL, CONTROL, MESSAGE, Kind, make_id
 from servicebus.wire.jsontext import encode_params
 from servicebus.wire.signing import Keyring
@@ -120,7 +120,9 @@ class Sender(EventPublisher, PlainSending, StreamSource, Discovering):
             CallTimeout: the deadline passed.
         """
         context = context if priority is None else with_priority(context, priority)
-        session, request = self._make_call(target, params, timeout, reverse, resend, hedge_after, contract, context)
+        address, limit_s = self._parse(target, timeout)
+        more = resend, reverse, hedge_after, contract, context
+        session, request = self._make(address, CALL, params, limit_s, *more)
         return session.engine.ask(request)  # type: ignore[no-any-return]
 
     def call_async(
@@ -245,7 +247,8 @@ class Sender(EventPublisher, PlainSending, StreamSource, Discovering):
 
     def _parse(self, target: str, timeout: float | None) -> tuple[Address, float]:
         """The address, and how long a call that is made now may take."""
-        return Address.parse(target), self._config.call_timeout if timeout is None else to_seconds("timeout", timeout)
+        address = parsed(target if type(target) is str else plain(target))  # without Address.parse(): for every call
+        return address, self._config.call_timeout if timeout is None else to_seconds("timeout", timeout)
 
     def _limit_s(self) -> float | None:
         """How long what is asked now may take, whatever its timeout is; None for no limit."""

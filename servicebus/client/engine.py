@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from servicebus.client.answers import Answers
 from servicebus.client.discovery import Discoveries
+from servicebus.client.future import has_ended
 from servicebus.client.hosts import Connector, HostSelector
 from servicebus.client.link import Link
 from servicebus.client.nodes import Budgets, IdleNodes, Path
@@ -94,9 +95,8 @@ class Engine:
         Raises LifecycleError in the thread that would have to read the answer: in a callback, say.
         """
         try:
-            self._loop.wait_for(
-                partial(self._take_submitted, request), partial(self.submit, request), request.has_ended
-            )
+            begin, submit = partial(self._take_submitted, request), partial(self.submit, request)
+            self._loop.wait_for(begin, submit, partial(has_ended, request))
             return request.wait()
         except BaseException:
             if request.abandon():  # the caller was interrupted, and has given up
@@ -105,12 +105,12 @@ class Engine:
         finally:
             del request  # an error's traceback refers to this frame, and the frame to the error
 
-    def await_end(self, has_ended: Callable[[], bool]) -> None:
-        """Run the loop in this thread until *has_ended*, if no other waits; else come back at once.
+    def await_end(self, is_over: Callable[[], bool]) -> None:
+        """Run the loop in this thread until *is_over*, if no other waits; else come back at once.
 
         Raises LifecycleError as ``ask()`` does.
         """
-        self._loop.wait_for(nothing, nothing, has_ended)
+        self._loop.wait_for(nothing, nothing, is_over)
 
     def can_wait_here(self) -> bool:
         """Whether this thread may wait for something that the I/O thread does."""

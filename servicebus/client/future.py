@@ -11,6 +11,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from contextlib import suppress
 from contextvars import Context
+from operator import attrgetter
 from threading import Lock, current_thread, main_thread
 from typing import Any
 
@@ -213,10 +214,6 @@ class Awaited:
             return True
         return self._future is not None and self._future.was_cancelled
 
-    def has_ended(self) -> bool:
-        """Answered or failed; for any thread."""
-        return self._has_ended
-
     def future(self) -> CallFuture:
         """A Future for its end; only before it is given to the engine."""
         if self._future is None:
@@ -297,6 +294,10 @@ class Awaited:
             self._waiter.release()
         elif self._on_end is not None:
             self._on_end(self)
+
+
+has_ended: Callable[[Awaited], bool] = attrgetter("_has_ended")
+"""Whether a request was answered or has failed; for any thread. Asked several times for every call."""
 
 
 def _renew_lock_in_child() -> None:

@@ -287,10 +287,6 @@ class PendingRequest(Awaited):
         """Now in Unix milliseconds, by the clock that it was dated with."""
         return self.sent_ms + self.ttl_ms - int((self.deadline - time.monotonic()) * 1000)
 
-    def encoded(self, token: str, body: bytes) -> None:
-        """Its first attempt is signed by *token*; *body* is what is sent."""
-        self.token, self.body, self.size = token, body, len(body)
-
     def measured(self, size: int) -> None:
         """So many bytes are published, in another version than the newest."""
         self.size = size

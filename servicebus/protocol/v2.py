@@ -98,9 +98,9 @@ class ProtocolV2(CallerChecks, ControlEncoder):
             params = needed(self._encryption).params_of(request, self._keyring.key_id, fields, more)
         token = sign(id, node, category, name, kind, sent, ttl, reply, params, *more)
         body = write_event(id, node, category, name, kind, sent, ttl, reply, params, token, *more)
-        request.encoded(token, body)
-        if request.size > self._max_bytes:
-            raise oversized(request.size, self._max_bytes)
+        request.token, request.body, request.size = token, body, len(body)
+        if len(body) > self._max_bytes:
+            raise oversized(len(body), self._max_bytes)
 
     def encode_request(self, request: OutgoingRequest) -> OutgoingPublish:
         node = request.address.node

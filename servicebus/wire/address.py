@@ -69,7 +69,7 @@ class Address:
             AddressError: *text* has not exactly two dots, or a part is empty, too long, or holds a character that no
                 name may hold.
         """
-        return _parsed(text if type(text) is str else plain(text))
+        return parsed(text if type(text) is str else plain(text))
 
     def __str__(self) -> str:
         return f"{self.node}.{self.category}.{self.name}"
@@ -81,7 +81,8 @@ class Address:
 
 
 @lru_cache(maxsize=1024)  # a program calls few addresses, over and over
-def _parsed(text: str) -> Address:
+def parsed(text: str) -> Address:
+    """As ``Address.parse()``, of a str that is no instance of a caller's class."""
     parts = text.split(".")
     if len(parts) != 3:
         raise AddressError(text, f"it has {counted(len(parts) - 1, 'dot')}, not two")

@@ -6,6 +6,7 @@ import json
 import json.encoder
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Any, NoReturn
 
@@ -44,22 +45,13 @@ class HoldsSecret(EnvelopeError):
         super().__init__("unencodable", f"a Secret at {where} only travels encrypted, which this cannot be")
 
 
-def encode_params(value: Any) -> bytes:
-    """As ``encode_json()``; a value with a ``Secret`` in it becomes a SecretText, which is to be encrypted."""
-    try:
-        return encode_json(value)
-    except HoldsSecret:
-        plain, places = revealed(value)
-    return secret_text(encode_json(plain), () if () in places else places)
-
-
 def decode_params(raw: bytes) -> Any:
     """As ``decode_json()``, with a ``Secret`` around each value that has come encrypted by itself."""
     value = decode_json(raw)
     return hidden_at(value, raw.places) if type(raw) is SecretText else value
 
 
-def encode_json(value: Any) -> bytes:
+def encode_json(value: Any, *, hides_secrets: bool = False) -> bytes:
     """*value* as JSON text: compact, ASCII, without ``]]>``.
 
     As in the standard library tuples become arrays, and keys that are numbers, booleans or None become text.
@@ -75,7 +67,14 @@ def encode_json(value: Any) -> bytes:
         if not isinstance(error, Exception) and error.__traceback__.tb_next is None:  # type: ignore[union-attr]
             raise  # no method of the value's raised it: a signal
         # From Python 3.12 on the encoder asks a NaN for its text, and a program's own float may raise anything.
-        if culprit := _culprit(value):
+        try:
+            culprit = _culprit(value)
+        except HoldsSecret:
+            if not hides_secrets:
+                raise
+            plain, places = revealed(value)
+            return secret_text(encode_json(plain), () if () in places else places)
+        if culprit:
             raise EnvelopeError("unencodable", culprit) from None
         if isinstance(error, RecursionError):
             raise EnvelopeError("too-deep", f"nested deeper than {MAX_JSON_DEPTH}, or the value holds itself") from None
@@ -93,6 +92,10 @@ def encode_json(value: Any) -> bytes:
     if not _is_shallow(value) if is_long else raw.count(b"[") + raw.count(b"{") > MAX_JSON_DEPTH:
         check_depth(raw)
     return raw
+
+
+encode_params = partial(encode_json, hides_secrets=True)
+"""As ``encode_json()``; a value with a ``Secret`` in it becomes a SecretText, which is to be encrypted."""
 
 
 def decode_json(raw: bytes) -> Any:

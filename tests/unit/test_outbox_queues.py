@@ -6,6 +6,7 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -13,7 +14,7 @@ from unittest.mock import Mock
 import pytest
 from virtual_time import VirtualTime, virtual_time
 
-from servicebus.client.future import Receipt
+from servicebus.client.future import Receipt, has_ended
 from servicebus.client.outbox import Outbox
 from servicebus.client.outbox_file import OutboxFile
 from servicebus.client.request import MessageOptions, PendingRequest
@@ -60,7 +61,7 @@ class Bench:
     def keep(self, number: int, lives_s: float) -> PendingRequest:
         request = self.request(number, lives_s)
         self.outbox.keep(request)
-        self.iterate_until(request.has_ended)
+        self.iterate_until(partial(has_ended, request))
         return request
 
     def iterate_until(self, condition: Callable[[], Any]) -> None:
@@ -189,7 +190,7 @@ def test_what_is_being_stored_is_stored_once(bench: Bench) -> None:
     request = bench.request(1, 60.0)
     bench.outbox.keep(request)
     bench.outbox.keep(request)
-    bench.iterate_until(request.has_ended)
+    bench.iterate_until(partial(has_ended, request))
     assert bench.outbox.status()["messages"] == 1
 
 
@@ -217,7 +218,7 @@ def test_nothing_is_sent_after_the_end(tmp_path: Path, clock: VirtualTime) -> No
     bench.outbox.keep(request)
     bench.outbox.deliver(clock.now)  # its reading comes to an end when the outbox is closed
     bench.close()
-    assert request.has_ended() and bench.on_way == []
+    assert has_ended(request) and bench.on_way == []
 
 
 def test_what_no_broker_takes_is_not_tried_again_on_a_full_disk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
