@@ -1,4 +1,4 @@
-"""README and docs are reStructuredText without a warning, also where they are read as files; bin/docs looks at the rest."""
+"""README and docs are reStructuredText without a warning, as files too; bin/docs looks at the rest."""
 
 from __future__ import annotations
 
