@@ -22,6 +22,7 @@ from servicebus.client.session import SenderSession, submit
 from servicebus.client.streaming import ItemStream, StreamSource
 from servicebus.configuration import Configuration
 from servicebus.configuration.settings import as_configuration
+from servicebus.errors import ConfigurationError
 from servicebus.protocol.interface import oversized
 from servicebus.services import _serving, context_text
 from servicebus.transport.amqp import AmqpConnection
@@ -62,6 +63,9 @@ class Sender(EventPublisher, PlainSending, StreamSource, Discovering):
     ):
         configuration = as_configuration(configuration)
         super().__init__(configuration, Keyring(configuration.sender_secrets), outbox, AmqpConnection, client_loop)
+        if configuration.traces:
+            traced, rate = _load_tracing(configuration), configuration.traces
+            self._form, self._stream_form = traced(self._form, rate), traced(self._stream_form, rate)
 
     def __repr__(self) -> str:
         state = "idle" if self._session is None else repr(self._session.engine)
@@ -327,3 +331,12 @@ class Sender(EventPublisher, PlainSending, StreamSource, Discovering):
             return lambda left_s: submit(*self._make(address, CONTROL, None, left_s, pinned=pin))
 
         return [asking(pin) for pin in pins], timeout_s
+
+
+def _load_tracing(configuration: Configuration) -> Callable[[Any, float], Callable[..., PendingRequest]]:
+    """What makes requests have spans. Raises ConfigurationError: the extra is missing."""
+    try:
+        from servicebus.client.tracing import traced
+    except ImportError as error:
+        raise ConfigurationError(str(error), path=configuration.path, key="traces") from None
+    return traced

@@ -172,7 +172,7 @@ class ServiceBus(Registering):
         refuse_green_threads()
         check_journal(self._config)
         encryption_of(self._config)
-        _check_metrics(self._config)
+        _check_extras(self._config)
         put_right()
         self._description = NodeDescription(self.contract())
         note_subscriptions(self._config, {each.key: each.events for each in self._services.values() if each.events})
@@ -211,6 +211,7 @@ class ServiceBus(Registering):
     def _take_configuration(self) -> Configuration:
         assert self._read_again is not None
         check_journal(config := self._with_publishers(self._read_again()))
+        _check_extras(config)
         self._config = config
         return config
 
@@ -251,10 +252,15 @@ class ServiceBus(Registering):
         return worker
 
 
-def _check_metrics(config: Configuration) -> None:
+_EXTRAS = {"metrics": "servicebus.observability.collector", "traces": "servicebus.observability.spans"}
+"""Keys, and what they need."""
+
+
+def _check_extras(config: Configuration) -> None:
     """Imported here, before the workers are forked, so that they share it. Raises ConfigurationError."""
-    if config.metrics is not None:
-        try:
-            importlib.import_module("servicebus.observability.collector")
-        except ImportError as error:
-            raise ConfigurationError(str(error), path=config.path, key="metrics") from None
+    for key, module in _EXTRAS.items():
+        if getattr(config, key):
+            try:
+                importlib.import_module(module)
+            except ImportError as error:
+                raise ConfigurationError(str(error), path=config.path, key=key) from None

@@ -42,7 +42,7 @@ class SenderMeter:
     def __init__(self, sender: SessionOwner):
         self._sender = sender
         self._targets: dict[tuple[str, str], _Target] = {}
-        sender._form = _form(self)
+        sender._form = _form(self, sender._form)
 
     def __repr__(self) -> str:
         return f"<SenderMeter of {len(self._targets)} targets>"
@@ -70,11 +70,14 @@ class SenderMeter:
             yield from _of_status(session.status())
 
 
-def _form(meter: SenderMeter) -> type[PendingRequest]:
-    class MeteredRequest(PendingRequest):
+def _form(meter: SenderMeter, form: Any) -> type[PendingRequest]:
+    form = getattr(form, "unmetered", form)  # the last one of several meters counts
+
+    class MeteredRequest(form):  # type: ignore[misc]
         """Is counted when it ends."""
 
         __slots__ = ()
+        unmetered = form
 
         def _end(self) -> None:
             error = self._error

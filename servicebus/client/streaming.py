@@ -234,6 +234,9 @@ class ItemStream(StreamReader, Generic[T_co]):
 class StreamSource(SessionOwner):
     """The part of a Sender that asks for streams. For any thread."""
 
+    _stream_form: Callable[..., PendingRequest] = StreamRequest
+    """What its requests for streams are made of."""
+
     if TYPE_CHECKING:
 
         def _make(self, address: Address, *what: Any, **how: Any) -> tuple[SenderSession, PendingRequest]: ...
@@ -287,7 +290,7 @@ class StreamSource(SessionOwner):
         pairs = OutgoingContext(outgoing_context(context))  # once: it may be asked for again, outside of a service
 
         def opening(terms: StreamTerms, left_s: float) -> tuple[SenderSession, PendingRequest]:
-            how = {"contract": contract, "context": pairs, "form": partial(StreamRequest, terms)}
+            how = {"contract": contract, "context": pairs, "form": partial(self._stream_form, terms)}
             return self._make(address, CALL, params, left_s, **how)
 
         return form(StreamPlan(str(address), opening, timeout_s, item_timeout_s, prefetch, position))

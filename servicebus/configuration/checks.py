@@ -92,6 +92,18 @@ def flag(value: Any) -> bool:
     return found
 
 
+def part(value: Any) -> float:
+    """A part of all, from 0 to 1; false for none of them, true for all."""
+    wanted = "must be true, false, or a number from 0 to 1"
+    try:
+        return float(flag(value))
+    except Unacceptable:
+        found: float = _number(value, wanted, float)
+    if not 0 <= found <= 1:
+        raise Unacceptable(f"{wanted}, not {found:.6g}")
+    return found
+
+
 def text(value: Any) -> str:
     """A text that is not empty. A number is taken as its text; control characters are refused."""
     found = _plain_text(value)

@@ -62,6 +62,8 @@ KEYS: dict[str, Key] = {
     "path_ping_timeout": Key(_time, 1.5),
     "outbox_max_messages": Key(checks.whole(1, 1_000_000_000), 100_000),
     "outbox_max_bytes": Key(checks.whole(1024, 1 << 40), 256 * 1024 * 1024),
+    # What is told.
+    "traces": Key(checks.part, False),
     # What is accepted.
     "token_max_age": Key(_time, 86400.0),
     "clock_skew": Key(checks.seconds(zero=True), 60.0),

@@ -111,6 +111,8 @@ class Configuration:
     compat_in_band_errors: bool
     status_socket: str | None
     metrics: MetricsSettings | None
+    traces: float
+    """Which part of the requests that are in no trace begins one."""
     services: tuple[ServiceEntry, ...]
     logging: LoggingSettings
     path: str | None
@@ -152,9 +154,8 @@ class Configuration:
         Raises:
             ConfigurationError: also when the file cannot be read.
         """
-        text = _read_configuration_file(path)
         environment = os.environ if environment is None else environment
-        return cls.parse(text, os.fspath(path), environment, _read_text, _folder_of(path))
+        return cls.parse(_read_configuration_file(path), os.fspath(path), environment, _read_text, _folder_of(path))
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -301,8 +302,7 @@ def load_logging(path: str | os.PathLike[str], environment: Mapping[str, str] | 
     Raises:
         ConfigurationError: as Configuration.load.
     """
-    text = _read_configuration_file(path)
-    environment = os.environ if environment is None else environment
+    text, environment = _read_configuration_file(path), os.environ if environment is None else environment
     from servicebus.configuration.yaml_text import read_yaml
 
     values, where = read_yaml(text, os.fspath(path), _folder_of(path), environment, _read_text, environment.get("HOME"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from threading import Lock
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from servicebus.observability.histograms import Histogram, Outcomes
 from servicebus.observability.reports import Entry
@@ -17,10 +17,11 @@ from servicebus.runtime.job import DONE, Job, JobResult, Outcome
 from servicebus.runtime.registration import Service
 from servicebus.runtime.service_thread import ServiceThread
 
-__all__ = ["ServiceMeter", "ServiceMeters", "kind_of", "measured"]
+__all__ = ["ServiceMeter", "ServiceMeters", "kind_of", "measured", "start_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+S = TypeVar("S")
 
 _OK = "ok"
 
@@ -61,7 +62,7 @@ class ServiceMeter:
 
     def noted(self, job: Job) -> None:
         """*job* is accepted; called again for one that is put in again."""
-        if type(job.started) is not TimedStart:
+        if start_of(job, TimedStart) is None:
             job.started = TimedStart(self, job.started)
             self.changes += 1
 
@@ -119,6 +120,14 @@ class ServiceMeters:
         return meter.entry(sum(each.backlog for each in own), sum(each.capacity for each in own))
 
 
+def start_of(job: Job, form: type[S]) -> S | None:
+    """What of this *form* *job* calls when it starts: each may stand around another."""
+    start: Any = job.started
+    while start is not None and type(start) is not form:
+        start = getattr(start, "started", None)
+    return start
+
+
 def kind_of(service: Service) -> str:
     """``call``, ``message``, ``event``, ``stream``, or ``plain`` for what other programs send."""
     if service.plain is not None:
@@ -134,8 +143,8 @@ def measured(hand_over: Callable[P, R]) -> Callable[P, R]:
     def counted(*args: P.args, **kwargs: P.kwargs) -> R:
         outcome = args[0]
         assert isinstance(outcome, Outcome)
-        start = outcome.job.started
-        if type(start) is TimedStart:
+        start = start_of(outcome.job, TimedStart)
+        if start is not None:
             start.meter.ended(start, outcome)
         return hand_over(*args, **kwargs)
 

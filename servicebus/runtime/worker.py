@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.observability.reports import Entry
@@ -47,9 +47,14 @@ from servicebus.transport.loggers import get_logger
 from servicebus.transport.sharedloop import SharedLoop
 from servicebus.wire.signing import Keyring
 
+if TYPE_CHECKING:
+    from servicebus.runtime.service_tracing import ServiceTraces
+
 LOG = get_logger(__name__)
 
 Hook = Callable[[], Any]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _LAST_ITERATION_S = 1.0
 
@@ -99,6 +104,7 @@ class Worker:
         self.pipeline = Pipeline(*parts, protocol.clock.follow, config.priorities)
         self._locks, self._replaced_threads = locks, 0
         self._meters = ServiceMeters() if config.metrics is not None else None
+        self._traces = self._make_traces() if config.traces else None
         self.services = [self._inbox_of(service, queue_len, make_sender, locks) for service in services]
         self._serve_streams([thread for thread in self.threads if thread.service.stream_method])
         by_key.update({key: thread for thread in self.services for key in thread.service.lookup_keys})
@@ -106,6 +112,14 @@ class Worker:
         self._consume_more(keyring, services, connect)
         self.watcher = PingWatcher(self.loop, self.consumer, self.control, config)
         self.of_client, self.report = tuple, self._make_report()
+
+    def _make_traces(self) -> ServiceTraces:
+        from servicebus.runtime.service_tracing import ServiceTraces
+
+        config = self._config
+        traces = ServiceTraces(config.node_name, config.exchange_name, self.host, chosen_alone=config.traces < 1)
+        traces.trace_replies(self.pipeline.acknowledger)
+        return traces
 
     def _make_report(self) -> Callable[[], Iterable[Entry]]:
         if self._meters is None:
@@ -171,22 +185,28 @@ class Worker:
         # Half of the window: more, and one slow service would keep the others from getting anything delivered.
         half = max(1, self._config.prefetch // 2)
         make = self._make_tasks if _is_async(service) else ServiceThread
-        counted = measured if self._meters is not None else _as_it_is
         thread: ServiceThread = make(
             service,
             min(queue_len or half, half),
-            counted(self.pipeline.post),
+            self._observed(self.pipeline.post),
             make_sender,
             with_traces=self._config.fault_traces,
             locks=locks,
-            hand_over=counted(self.pipeline.hand_over),
-            recover=counted(self.pipeline.recover),
+            hand_over=self._observed(self.pipeline.hand_over),
+            recover=self._observed(self.pipeline.recover),
             retry_schedule=self._config.retry_schedule,
             window=self._config.prefetch if self._config.priorities else 0,
         )
-        if self._meters is not None:
-            self._meters.watch(thread)
+        for observer in (self._meters, self._traces):
+            if observer is not None:
+                observer.watch(thread)
         return thread
+
+    def _observed(self, hand_over: Callable[P, R]) -> Callable[P, R]:
+        """*hand_over*, which takes an outcome, with what looks at that before; as it is without metrics and traces."""
+        if self._meters is not None:
+            hand_over = measured(hand_over)
+        return hand_over if self._traces is None else self._traces.ended(hand_over)
 
     @cached_property
     def _make_tasks(self) -> Callable[..., ServiceThread]:
@@ -194,7 +214,7 @@ class Worker:
         from servicebus.runtime.service_loop import ServiceLoop
         from servicebus.runtime.task_service import TaskService
 
-        hand_over = self.pipeline.hand_over if self._meters is None else measured(self.pipeline.hand_over)
+        hand_over = self._observed(self.pipeline.hand_over)
         return partial(TaskService, ServiceLoop(f"asyncio-{self.host.name}", hand_over))
 
     def run(self, heartbeat_fd: int | None = None, parent_death_fd: int | None = None) -> int:
@@ -273,7 +293,3 @@ class Worker:
 
 def _is_async(service: Service) -> bool:
     return isinstance(service.instance, TextService) and service.instance.is_async
-
-
-def _as_it_is(hand_over: Any) -> Any:
-    return hand_over
