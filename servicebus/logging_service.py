@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from servicebus._durations import to_seconds
 from servicebus.configuration import LoggingSettings, Secret
 from servicebus.errors import ConfigurationError
+from servicebus.log_fields import FieldsFormatter, RequestFields
 from servicebus.transport.logquery import ask_statistics
 from servicebus.transport.udp import DatagramHandler
 from servicebus.wire.signing import Keyring
@@ -156,6 +157,9 @@ def connect_root_logger(
     secrets = tuple(secret.reveal() for secret in settings.secrets)
     handler = _connected(settings.host, settings.port, secrets, threaded, process_name)
     logging.getLogger().setLevel(settings.level_number)
+    if settings.request_ids and handler.formatter is None:
+        handler.addFilter(RequestFields())
+        handler.setFormatter(FieldsFormatter())
     return handler
 
 

@@ -222,6 +222,11 @@ class Request:
         return self._event.params
 
     @property
+    def id(self) -> str:
+        """The id on the wire, by which log lines and ``servicebus dead`` name it."""
+        return self._event.id
+
+    @property
     def event_name(self) -> str:
         """The name of the event that its service has subscribed to; "" for a call or message."""
         return "" if self._fate is None else self._fate.event

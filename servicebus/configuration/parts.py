@@ -32,7 +32,7 @@ _FORMS: tuple[Literal["target", "function", "group", "entry_point"], ...] = (
     "entry_point",
 )
 SERVICE_KEYS = (*_OF_ONE, *_FORMS)
-LOGGING_KEYS = ("server", "host", "port", "file", "level", "rotate", "keep", "secret")
+LOGGING_KEYS = ("server", "host", "port", "file", "level", "rotate", "keep", "secret", "request_ids")
 ROTATE_KEYS = ("when", "max_bytes")
 METRICS_KEYS = ("host", "port")
 
@@ -118,6 +118,7 @@ def read_logging(section: Section, secrets: tuple[Secret, ...]) -> LoggingSettin
         rotate_max_bytes=max_bytes,
         keep=given.take("keep", checks.whole(0, 100_000), 15),
         secrets=given.take("secret", checks.secrets, secrets),
+        request_ids=given.take("request_ids", checks.flag, False),
     )
     if found.start_server and found.file is None:
         given.where.fail((*given.at, "server"), "logging.server is true, so logging.file must say which file to write")

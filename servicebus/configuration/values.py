@@ -195,6 +195,8 @@ class LoggingSettings:
     """How many rotated files stay."""
     secrets: tuple[Secret, ...] = ()
     """Sign and verify the records: the first signs, all verify. Empty: records are not signed."""
+    request_ids: bool = False
+    """Whether each record ends with the ids of the request, the caller and the trace that it belongs to."""
 
     @property
     def level_number(self) -> int:

@@ -110,6 +110,8 @@ class Execution:
         # this thread silently, and every later request would wait for its deadline.
         except BaseException as error:
             return self._raised(job, error)
+        finally:
+            _serving.set(None)
 
     # -- the same in two steps, for a job that may have to wait for its lock in between --------------------------------
 
@@ -144,10 +146,13 @@ class Execution:
             return self._execute(job, task.params)
         except BaseException as error:
             return self._raised(job, error)
+        finally:
+            _serving.set(None)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _execute(self, job: Job, params: Any) -> Outcome:
+        """What it serves is known until its end is, so that the log lines about that tell it, too."""
         # As in 2.x each request gets a shallow copy, so that attributes set on self do not leak into the next one.
         instance = self._copy()
         incoming = job.incoming
@@ -172,7 +177,6 @@ class Execution:
                 refuse_lazy(returned)
         finally:
             request._is_over = True
-            _serving.set(None)
         try:
             outcome = Outcome(job, job.protocol.encode_result(incoming, response.value))
         except EnvelopeError:

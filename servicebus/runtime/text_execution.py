@@ -59,7 +59,6 @@ class TextExecution(Execution):
             result = self._call(params, request)
         finally:
             request._is_over = True
-            _serving.set(None)
         outcome = self._outcome(job, result)
         if request._published:
             self._publish(request._published)

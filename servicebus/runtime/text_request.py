@@ -25,6 +25,10 @@ class TextRequest(Request):
         if job.incoming.context is not None:
             self._context = job.incoming.context
 
+    @property
+    def id(self) -> str:
+        return self._job.incoming.given_id or self._job.incoming.id
+
     @cached_property
     def _event(self) -> Event:  # type: ignore[override]
         incoming = self._job.incoming
