@@ -64,6 +64,9 @@ class Agent:
     configuration, *changed* its other keys.
     """
 
+    program: Sequence[str] = ("-c", _PROGRAM, "run")
+    """What runs its file."""
+
     def __init__(
         self,
         folder: Path,
@@ -103,7 +106,7 @@ class Agent:
         started_at = time.time() - 0.001  # a line of the log has whole milliseconds
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, "run", str(self._file)],
+                [sys.executable, *self.program, str(self._file)],
                 cwd=Path(__file__).parent.parent,
                 env={**os.environ, LEDGER: str(self.ledger_path)},
                 stdout=log,
