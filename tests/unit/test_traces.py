@@ -6,6 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from spans import PROVIDER, Spans, context_of, provide
 
 import servicebus.testing
 from servicebus import Services
+from servicebus.cli.options import load
 from servicebus.client.request import PendingRequest
 from servicebus.client.tracing import traced
 from servicebus.configuration import Configuration
@@ -356,6 +358,13 @@ def test_a_control_request_has_no_spans() -> None:
     form = traced(PendingRequest, 1.0)
     assert form(0, "a-1", Address.parse("NODE-01.node.describe"), Kind.CONTROL, b"", timeout_s=1.0).context == ""
     assert form(1, "a-2", Address.parse("NODE-01.math.add"), Kind.CALL, b"", timeout_s=1.0).context != ""
+
+
+def test_a_command_needs_nothing_of_it(tmp_path: Path) -> None:
+    file = tmp_path / "agent.yaml"
+    file.write_text("{hosts: [a], secret_token: s, traces: true}")
+    with Sender(load(str(file))) as sender:
+        assert sender._form is PendingRequest
 
 
 # -- what it costs, and what it needs ----------------------------------------------------------------------------------
