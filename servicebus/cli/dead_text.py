@@ -5,78 +5,25 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from servicebus._secret import ENCRYPTED
 from servicebus.cli.exit_codes import exit_code_of
-from servicebus.errors import EnvelopeError
 from servicebus.operations.dead_letter import RequeueStatus
+from servicebus.operations.dead_letter_facts import DeadLetterGroups, facts, shown_facts, trace_of
 from servicebus.operations.filters import show_age
-from servicebus.wire.jsontext import decode_json
 from servicebus.wire.printable import counted, printable
 
 if TYPE_CHECKING:
     from servicebus.operations.dead_letters import BrokerReport, Found
 
-_PARAMS_CHARS = 2000
-_TRACE_LINES = 12
 _LATEST_S = 99_999_999_999
 """In the year 5138, in every time zone."""
 _COLUMNS = ("ID", "TIME", "AGE", "SERVICE", "REASON", "TRIED", "BROKER", "NOTE")
 
 Row = Sequence[str]
 
-
-def facts(found: Found) -> dict[str, Any]:
-    """What ``list --json`` says of a dead letter."""
-    letter = found.dead_letter
-    age_s = letter.age_s(time.time())
-    return {
-        "id": letter.id,
-        "service": letter.service,
-        **({"event": letter.event} if letter.event else {}),
-        "reason": letter.reason,
-        "detail": letter.detail,
-        "attempts": letter.attempts,
-        "first": letter.first or None,
-        "time": letter.time or None,
-        "age_s": None if age_s is None else round(age_s),
-        "broker": found.broker,
-        "failed_on": letter.host,
-        "sent": letter.envelope.sent_ms / 1000 if letter.envelope is not None else None,
-        "context": dict(letter.context),
-        "caller": letter.caller,
-        "verified": letter.stamp is not None,
-        "standing": found.status.value,
-        "why": found.why,
-    }
-
-
-def shown_facts(found: Found, *, full: bool) -> dict[str, Any]:
-    """What ``show --json`` says of one: also ``trace``, and ``params``, or ``params_text`` if they are cut."""
-    shown = facts(found) | {"trace": _trace(found, full=full)}
-    if (encrypted := _encrypted(found.dead_letter.params)) is not None:
-        return shown | encrypted
-    text = found.dead_letter.params.decode(errors="backslashreplace")
-    if not full and len(text) > _PARAMS_CHARS:
-        return shown | {"params_text": text[:_PARAMS_CHARS], "params_cut": True}
-    try:
-        return shown | {"params": decode_json(found.dead_letter.params)}
-    except EnvelopeError:
-        return shown | {"params_text": text, "params_cut": False}
-
-
-def _encrypted(params: bytes) -> dict[str, Any] | None:
-    """What is shown of params that are encrypted, or hold what is: ``null`` stands for it."""
-    if not params.startswith(ENCRYPTED):
-        return None
-    _, key_id, *more = params.split(b":", 4)
-    shown: Any = None
-    with suppress(EnvelopeError, IndexError):
-        shown = decode_json(more[2])
-    return {"params": shown, "encrypted_with": printable(key_id[:8].decode(errors="replace"))}
+__all__ = ["Summary", "as_list", "as_result", "as_show", "document_of", "facts", "shown_facts"]
 
 
 def document_of(node: str, reports: Sequence[BrokerReport]) -> dict[str, Any]:
@@ -168,7 +115,7 @@ def as_show(found: Found, *, full: bool) -> str:
     ]
     lines += [f"caller    {printable(letter.caller)}"] if letter.caller else []
     lines += [f"context   {key} = {printable(value)}" for key, value in letter.context.items()]
-    trace = _trace(found, full=full)
+    trace = trace_of(found, full=full)
     if trace:
         lines += ["trace", *_lines(trace)]
     return "\n".join([*lines, "params", *_params_lines(found, full=full)])
@@ -192,41 +139,17 @@ def _lines(text: str) -> list[str]:
     return [f"  {line}" for line in printable(text, keep_newlines=True).rstrip("\n").split("\n")]
 
 
-def _trace(found: Found, *, full: bool) -> str:
-    lines = found.dead_letter.trace.rstrip("\n").split("\n")
-    return "\n".join(lines if full or len(lines) <= _TRACE_LINES else ["...", *lines[-_TRACE_LINES:]])
-
-
-class Summary:
-    """Dead letters counted by service and reason."""
-
-    def __init__(self) -> None:
-        self._counts: dict[tuple[str, str, str], tuple[int, int, int]] = {}
-
-    def add(self, found: Found) -> None:
-        """Count one."""
-        letter = found.dead_letter
-        key = (letter.service, letter.reason, found.status.value)
-        count, oldest, newest = self._counts.get(key, (0, letter.time, letter.time))
-        self._counts[key] = (count + 1, min(oldest, letter.time), max(newest, letter.time))
-
-    def document(self) -> list[dict[str, Any]]:
-        """The most numerous first."""
-        names = ("service", "reason", "standing", "count", "oldest", "newest")
-        return [dict(zip(names, row, strict=True)) for row in self._sorted()]
+class Summary(DeadLetterGroups):
+    """Dead letters counted by service and reason, for people."""
 
     def text(self, reports: Sequence[BrokerReport]) -> str:
         """A table, and a line per broker."""
         heads = ("COUNT", "OLDEST", "NEWEST", "SERVICE", "REASON", "IF SENT BACK")
         rows = [
             (str(count), _moment(oldest), _moment(newest), printable(service), printable(reason), status)
-            for service, reason, status, count, oldest, newest in self._sorted()
+            for service, reason, status, count, oldest, newest in self.rows()
         ]
         return "\n".join([*(_aligned([heads, *rows]) if rows else []), *_totals(reports, is_cut=False)])
-
-    def _sorted(self) -> list[tuple[str, str, str, int, int, int]]:
-        rows = [(*key, *counted) for key, counted in self._counts.items()]
-        return sorted(rows, key=lambda row: (-row[3], row[:3]))
 
 
 def _moment(time_s: int) -> str:

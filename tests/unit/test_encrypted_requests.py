@@ -10,10 +10,10 @@ import pytest
 from wire_forms import encode_envelope, sign_envelope
 
 from servicebus._secret import SecretText
-from servicebus.cli.dead_text import _encrypted
 from servicebus.client.request import MessageOptions, PendingRequest
 from servicebus.configuration import Configuration, Secret
 from servicebus.errors import CallRefused, EnvelopeError, RemoteError
+from servicebus.operations.dead_letter_facts import encrypted_facts
 from servicebus.protocol.events import EventProtocol
 from servicebus.protocol.interface import Incoming, RequestRefused
 from servicebus.protocol.v2 import ProtocolV2
@@ -372,9 +372,9 @@ def test_an_envelope_says_nothing_of_its_params(caplog: pytest.LogCaptureFixture
 def test_an_operator_sees_of_its_params_that_they_are_encrypted() -> None:
     whole = decode_envelope(published(side(), asked()), 10**6).params
     fields = published(side(services=[]), asked({"name": SHOWN, "iban": Secret(HIDDEN)}))
-    assert _encrypted(whole) == {"params": None, "encrypted_with": key_id_of(KEY)}
-    assert _encrypted(decode_envelope(fields, 10**6).params) == {
+    assert encrypted_facts(whole) == {"params": None, "encrypted_with": key_id_of(KEY)}
+    assert encrypted_facts(decode_envelope(fields, 10**6).params) == {
         "params": {"name": SHOWN, "iban": None},
         "encrypted_with": key_id_of(KEY),
     }
-    assert _encrypted(b"[1]") is None
+    assert encrypted_facts(b"[1]") is None
