@@ -11,7 +11,7 @@ from servicebus.cli.dead_text import Summary, as_list, as_result, as_show, docum
 from servicebus.cli.exit_codes import ExitCode
 from servicebus.cli.group import CommandGroup, Failure
 from servicebus.cli.options import Command, config_option, host_named, json_option, node_named
-from servicebus.cli.output import Output, ProgressLine, warn
+from servicebus.cli.output import Output, ProgressLine, note, warn
 from servicebus.cli.unreachable import end_with, no_broker
 from servicebus.configuration import Configuration
 from servicebus.operations.filters import Filter, parse_age, parse_rate
@@ -20,6 +20,7 @@ from servicebus.wire.printable import counted
 
 if TYPE_CHECKING:
     from servicebus.operations.dead_letters import BrokerReport, DeadLetters, Found
+    from servicebus.operations.growing_requeue import GrowingReport
 
 LISTED = 100
 SHOWN = 10
@@ -80,14 +81,14 @@ class _Selection:
         self.node = node_named(configuration, node)
         self.hosts = tuple(host_named(configuration, name, "--host") for name in hosts) or configuration.hosts
         self.wanted = Filter(frozenset(ids), tuple(services), tuple(reasons), youngest_s=until, oldest_s=since)
-        self._configuration = configuration
+        self.configuration = configuration
 
     def dead_letters(self) -> DeadLetters:
         from servicebus.operations.dead_letters import DeadLetters  # here, so that --help does not wait for pika
 
         progress = ProgressLine("dead letters looked at")
         return DeadLetters(
-            self._configuration,
+            self.configuration,
             self.node,
             self.hosts,
             on_progress=lambda report: progress.update(report.host, report.looked_at, report.total),
@@ -184,6 +185,7 @@ def show(ctx: click.Context, /, wanted_ids: tuple[str, ...], limit: int, full: b
 @click.option(
     "--rate", callback=_as(parse_rate), metavar="RATE", help="At most 10/s, 90/m, 500/h. Default: as fast as it goes."
 )
+@click.option("--growing", is_flag=True, help="In growing batches; stop when one of them fails again.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option(
     "--reseal",
@@ -198,6 +200,7 @@ def requeue(
     is_all: bool,
     limit: int | None,
     rate: float | None,
+    growing: bool,
     dry_run: bool,
     reseal: bool,
     **chosen: Any,
@@ -211,11 +214,40 @@ def requeue(
     """
     output, selection = ctx.ensure_object(Output), _Selection(**chosen)
     selection.must_say_which(is_all)
+    if growing and not dry_run:
+        _requeue_growing(ctx, selection, limit, rate, reseal)
+        return
     reports = selection.dead_letters().requeue(
         selection.wanted, limit=limit, per_s=rate, reseal=reseal, dry_run=dry_run
     )
     done = "would go back" if dry_run else "went back"
     output.result(document_of(selection.node, reports) | {"dry_run": dry_run}, as_result(reports, done))
+    _end(ctx, selection, reports)
+
+
+def _requeue_growing(
+    ctx: click.Context, selection: _Selection, limit: int | None, rate: float | None, reseal: bool
+) -> None:
+    from servicebus.operations.growing_requeue import GrowingRequeue
+
+    output = ctx.ensure_object(Output)
+
+    def tell(report: GrowingReport) -> None:
+        if not output.json:
+            note(f"batch {len(report.batches)}: {report.batches[-1]} went back, {report.done} in all")
+
+    requeue = GrowingRequeue(
+        selection.dead_letters(), selection.configuration, selection.node, selection.hosts, on_batch=tell
+    )
+    report = requeue.run(selection.wanted, limit=limit, per_s=rate, reseal=reseal)
+    reports = list(report.brokers.values())
+    said = {"dry_run": False, "batches": report.batches, "stopped": report.stopped}
+    output.result(document_of(selection.node, reports) | said, as_result(reports, "went back"))
+    if report.stopped:
+        if not output.json:
+            warn(f"stopped: {report.stopped}")
+        _end(ctx, selection, reports)
+        ctx.exit(ExitCode.PARTIAL)
     _end(ctx, selection, reports)
 
 

@@ -139,6 +139,7 @@ class DeadLetters:
         per_s: float | None = None,
         reseal: bool = False,
         dry_run: bool = False,
+        on_sent: Callable[[str, str], None] = lambda _id, _queue: None,
     ) -> list[BrokerReport]:
         """Send every letter that matches back to the node, with a ticket; its attempts are counted from 1 again.
 
@@ -146,6 +147,7 @@ class DeadLetters:
             limit: at most so many.
             per_s: so many a second.
             reseal: also those of which the node cannot know whether they were executed since.
+            on_sent: told of each that is on its way: its id, and the queue it goes to.
         """
         reports: list[BrokerReport] = []
         pace = _Pace(per_s)
@@ -158,17 +160,15 @@ class DeadLetters:
             sending = Sending(session, messages_queue(self._node), IN_FLIGHT)  # but for events
 
             def visit(scan: QueueScan, delivery: Delivery, letter: DeadLetter) -> bool:
-                status, why = self._check.status(letter, self._clock())
-                if status is not RequeueStatus.GOOD and not (reseal and status is RequeueStatus.STALE):
-                    report.stays[f"{status}: {why}" + _hint(status)] += 1
+                if not self._may_go(report, letter, reseal):
                     return False
-                report.resealed += status is RequeueStatus.STALE
                 report.done += 1
                 if dry_run:
                     return False
                 pace.wait()
-                found = self._check.with_ticket(letter, self._clock())
-                sending.send(scan.channel, delivery, found.headers, self._check.queue_of(letter))
+                found, queue = self._check.with_ticket(letter, self._clock()), self._check.queue_of(letter)
+                sending.send(scan.channel, delivery, found.headers, queue)
+                on_sent(letter.id, queue)
                 return True
 
             hold_s = float("inf") if dry_run else HOLD_S  # as for look()
@@ -180,6 +180,15 @@ class DeadLetters:
         return self._on_each_broker(work)
 
     # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _may_go(self, report: BrokerReport, letter: DeadLetter, reseal: bool) -> bool:
+        """Whether *letter* goes back; *report* says why not."""
+        status, why = self._check.status(letter, self._clock())
+        if status is not RequeueStatus.GOOD and not (reseal and status is RequeueStatus.STALE):
+            report.stays[f"{status}: {why}" + _hint(status)] += 1
+            return False
+        report.resealed += status is RequeueStatus.STALE
+        return True
 
     def _on_each_broker(self, work: Callable[[Session, BrokerReport], None]) -> list[BrokerReport]:
         reports = {host.name: BrokerReport(host.name) for host in self._hosts}
@@ -207,6 +216,8 @@ class DeadLetters:
 
         with QueueScan(session, dead_queue(self._node), before_renewal=renew, hold_s=hold_s) as scan:
             report.exists, report.total, report.left = scan.exists, scan.total, scan.total
+            if is_enough():  # by what other brokers had
+                return
             for delivery in scan:
                 letter = self._check.read(delivery)
                 report.looked_at += 1

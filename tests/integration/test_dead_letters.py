@@ -25,6 +25,7 @@ from servicebus.configuration import Configuration
 from servicebus.operations import queue_scan
 from servicebus.operations.dead_letters import DeadLetters
 from servicebus.operations.filters import Filter
+from servicebus.operations.growing_requeue import GrowingRequeue
 from servicebus.sender import Sender
 from servicebus.testing import Broker
 from servicebus.wire import headers
@@ -388,3 +389,45 @@ def test_nothing_that_a_stranger_copies_among_the_dead_letters_is_executed_again
     wait_until(lambda: "the last" in agent.noted("recorded"), 20)
     assert sorted(agent.noted("recorded")) == ["buried", "pay 100", "the last"]
     assert place.probe.depth(DEAD) == 3, "those of the stranger"
+
+
+def test_growing_batches_stop_when_one_fails_again_and_none_is_lost_or_run_twice(
+    place: Place, start_agent: Callable[..., Agent]
+) -> None:
+    agent = start_agent([place.broker]).wait_consuming()
+    texts = [f"n{number}" for number in range(40)]
+    texts[9] = "boom"
+    place.add(*texts, reason="ConnectionError")
+    command = "requeue", "--all", "--growing", "--json"
+    stopped = place.run(*command, env=dict(os.environ))
+    said = json.loads(stopped.stdout)
+    assert stopped.exit_code == 10, stopped.output
+    assert said["batches"] == [1, 4, 16] and "1 of the last 16 failed again (ValueError: " in said["stopped"]
+    (again,) = place.run_json("list", "--reason", "ValueError")["letters"]
+    assert again["id"] in said["stopped"] and said["brokers"][0]["done"] == 21
+    assert place.probe.depth(DEAD) == 20
+    assert sorted(agent.noted("recorded")) == sorted(texts[:9] + texts[10:21])
+    assert place.run("drop", "--id", again["id"], "--yes").exit_code == 0
+    done = place.run(*command, env=dict(os.environ))
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["batches"] == [1, 4, 14] and not json.loads(done.stdout)["stopped"]
+    assert sorted(agent.noted("recorded")) == sorted(text for text in texts if text != "boom")
+    assert place.probe.depth(DEAD) == 0
+
+
+def test_growing_batches_stop_while_no_worker_takes_them(place: Place) -> None:
+    place.add(*range(5))
+    config = Configuration(place.settings)
+    report = GrowingRequeue(place.dead_letters(), config, "NODE-01", config.hosts, wait_s=1).run(Filter())
+    assert report.batches == [1] and "1 message more than before wait for a worker" in report.stopped
+    assert place.probe.depth(DEAD) == 4 and place.probe.depth(MESSAGES) == 1
+
+
+@pytest.mark.parametrize("command", [["requeue"], ["drop", "--yes"]])
+def test_a_limit_is_one_for_all_brokers_together(place: Place, command: list[str]) -> None:
+    """The second name of the broker stands for another one."""
+    place.add(*range(5))
+    place.settings["hosts"].append(f"localhost:{place.broker.port}")
+    place.file.write_text(json.dumps(place.settings))
+    assert place.run(*command, "--all", "--limit", "1").exit_code == 0
+    assert place.probe.depth(DEAD) == 4
