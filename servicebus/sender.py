@@ -64,8 +64,8 @@ class Sender(EventPublisher, PlainSending, StreamSource, Discovering):
         configuration = as_configuration(configuration)
         super().__init__(configuration, Keyring(configuration.sender_secrets), outbox, AmqpConnection, client_loop)
         if configuration.traces:
-            traced, rate = _load_tracing(configuration), configuration.traces
-            self._form, self._stream_form = traced(self._form, rate), traced(self._stream_form, rate)
+            form, rate = _traced_form(configuration), configuration.traces
+            self._form, self._stream_form = form(self._form, rate), form(self._stream_form, rate)
 
     def __repr__(self) -> str:
         state = "idle" if self._session is None else repr(self._session.engine)
@@ -333,10 +333,10 @@ class Sender(EventPublisher, PlainSending, StreamSource, Discovering):
         return [asking(pin) for pin in pins], timeout_s
 
 
-def _load_tracing(configuration: Configuration) -> Callable[[Any, float], Callable[..., PendingRequest]]:
+def _traced_form(configuration: Configuration) -> Callable[[Any, float], Callable[..., PendingRequest]]:
     """What makes requests have spans. Raises ConfigurationError: the extra is missing."""
     try:
-        from servicebus.client.tracing import traced
+        from servicebus.client.tracing import TracedForm
     except ImportError as error:
         raise ConfigurationError(str(error), path=configuration.path, key="traces") from None
-    return traced
+    return TracedForm

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from servicebus.client.request import PendingRequest
@@ -42,7 +43,9 @@ class SenderMeter:
     def __init__(self, sender: SessionOwner):
         self._sender = sender
         self._targets: dict[tuple[str, str], _Target] = {}
-        sender._form = _form(self, sender._form)
+        changed = getattr(sender._form, "changed", None)  # it chooses between classes: each of them is to be counted
+        count = partial(_form, self)
+        sender._form = count(sender._form) if changed is None else changed(count)
 
     def __repr__(self) -> str:
         return f"<SenderMeter of {len(self._targets)} targets>"

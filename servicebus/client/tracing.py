@@ -1,7 +1,7 @@
 """Tracing: the spans of what a Sender asks: one of the request, and in it one of each attempt on a broker.
 
-They stand in the requests themselves, as a SenderMeter does: those of a Sender with traces are of classes of their own.
-A Sender without has nothing of it.
+They stand in the requests themselves, as a SenderMeter does: those that are traced are of classes of their own. All
+others, and a Sender without traces, have nothing of it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from servicebus.wire.events import EVENTS, events_exchange
 if TYPE_CHECKING:
     from servicebus.client.nodes import Path
 
-__all__ = ["traced"]
+__all__ = ["TracedForm"]
 
 _UNANSWERED = (CallInterrupted, CallTimeout, SendUnconfirmed)
 """Errors by which nothing came of the attempts that were on their way."""
@@ -120,16 +120,11 @@ class _Spanned(PendingRequest):
     else:
         __slots__ = ()
 
-    rate: float
-    """Which part of the requests that are in no trace begin one."""
     spans: RequestSpans | None
 
     def __init__(self, *what: Any, **how: Any):
         super().__init__(*what, **how)
-        self.spans = None
-        # Asked of each request, so in this order: without all of them it costs next to nothing.
-        if self.kind is not CONTROL and (random() < self.rate or in_trace(self.context)):
-            self.spans = _begun(self, self.rate)
+        self.spans = None if self.kind is CONTROL else _begun(self)
 
     def travels(self, path: Path, now: float) -> None:
         super().travels(path, now)
@@ -181,21 +176,37 @@ class _Spanned(PendingRequest):
             spans.ended(self, problem, error)
 
 
-def traced(form: Any, rate: float) -> Callable[..., PendingRequest]:
-    """*form*, whose requests have spans if they are in a trace; *rate* is the part of the others that begin one."""
+class TracedForm:
+    """Makes requests: those that are in a trace, or begin one, with spans; the others as they were without.
 
-    class TracedRequest(_Spanned, form):  # type: ignore[misc]
-        __slots__ = ("spans",)
+    Args:
+        form: the class that they are of.
+        rate: the part of those that are in no trace which begin one.
+    """
 
-    TracedRequest.rate = rate
-    return TracedRequest
+    def __init__(self, form: Any, rate: float):
+        class TracedRequest(_Spanned, form):  # type: ignore[misc]
+            __slots__ = ("spans",)
+
+        self._form, self._traced, self._rate = form, TracedRequest, rate
+
+    def __repr__(self) -> str:
+        return f"<TracedForm {self._form.__name__} {self._rate:g}>"
+
+    def __call__(self, *what: Any, context: str = "", **how: Any) -> PendingRequest:
+        if in_trace(context) or (random() < self._rate and (self._rate == 1 or _serving.get() is None)):
+            return self._traced(*what, context=context, **how)
+        # What serves a request that was not chosen begins none: a trace of a part would tell less than none.
+        return self._form(*what, context=context, **how)  # type: ignore[no-any-return]
+
+    def changed(self, change: Callable[[Any], Any]) -> TracedForm:
+        """The same of what *change* makes of the class."""
+        return TracedForm(change(self._form), self._rate)
 
 
 @guarded(None)
-def _begun(request: PendingRequest, rate: float) -> RequestSpans | None:
+def _begun(request: PendingRequest) -> RequestSpans | None:
     """The spans of *request*, whose context names them from now on; None if they are not recorded."""
-    if rate < 1 and _serving.get() is not None and not in_trace(request.context):
-        return None  # what it serves was not chosen: a trace of a part would tell less than none
     address, is_event = request.address, request.address.node == EVENTS
     about: dict[str, Any] = {f"{PREFIX}request.id": request.id}
     if not is_event:

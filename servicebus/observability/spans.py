@@ -136,7 +136,7 @@ def within(span: Span) -> Context:
 
 def in_trace(context_text: str) -> bool:
     """Whether what is asked now, with *context_text* as it travels, belongs to a trace."""
-    return PARENT in context_text or get_current_span().get_span_context().is_valid
+    return PARENT in context_text or get_current_span() is not INVALID_SPAN
 
 
 def current_or(context_text: str) -> Context | None:
