@@ -194,10 +194,10 @@ class Survey(NamedTuple):
     """The Unix time at which it began."""
 
 
-def survey(sender: Discovering, timeout: float, quiet: float) -> Survey:
+def survey(sender: Discovering, timeout: float, quiet: float, *, lists_services: bool = True) -> Survey:
     """Nodes, their services, clocks, versions and keys, by one request. Raises NoBrokerAvailable."""
     heard: list[tuple[float, Answer]] = []
-    question = ask_for("*", lists_services=True, asks_about=True)
+    question = ask_for("*", lists_services=lists_services, asks_about=True)
     asked_at = time.time()
 
     def hear(answer: Answer) -> None:

@@ -42,6 +42,7 @@ COMMANDS = {
     "status": "servicebus.cli.status:status",
     "stubs": "servicebus.cli.stubs:stubs",
     "token": "servicebus.cli.token_check:token",
+    "web": "servicebus.cli.web:web",
 }
 LEVELS = (logging.CRITICAL, logging.INFO, logging.DEBUG)
 

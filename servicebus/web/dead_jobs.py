@@ -1,0 +1,219 @@
+"""DeadLetterJobs: what the console does with dead letters, in threads of their own, since 100,000 take a while.
+
+Of one node one job runs at a time. What a look has found is kept, up to some letters of each group, so that pages show
+it at once; it is as old as the look is.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from servicebus.configuration import BrokerHost, Configuration
+from servicebus.operations.dead_letter_facts import DeadLetterGroup, DeadLetterGroups
+from servicebus.operations.dead_letters import BrokerReport, DeadLetters, Found
+from servicebus.operations.filters import Filter
+from servicebus.operations.growing_requeue import GrowingReport, GrowingRequeue
+from servicebus.operations.session import Session, on_each_broker
+from servicebus.transport.loggers import get_logger
+from servicebus.wire.address import dead_queue
+from servicebus.wire.printable import counted
+
+LOG = get_logger(__name__)
+
+__all__ = ["DeadCounts", "DeadLetterJob", "DeadLetterJobs", "DeadLook"]
+
+_KEPT_PER_GROUP = 20
+_KEPT_BYTES = 32 * 1024 * 1024
+_JOBS_SHOWN = 10
+_COUNT_EVERY_S = 5.0
+
+
+@dataclass(frozen=True)
+class DeadLook:
+    """What one look at all dead letters of a node has found."""
+
+    at: float
+    """Unix time of its end."""
+    groups: Sequence[DeadLetterGroup]
+    kept: Mapping[str, Found]
+    """Some of each group, by their ids."""
+    brokers: Sequence[BrokerReport]
+
+    def of_group(self, group: DeadLetterGroup) -> Iterable[Found]:
+        """Those that are kept of it."""
+        return [each for each in self.kept.values() if _group(each) == group[:3]]
+
+
+@dataclass(eq=False)
+class DeadLetterJob:
+    """One thing that is done, or was."""
+
+    node: str
+    text: str
+    user: str
+    started_at: float = field(default_factory=time.time)
+    ended_at: float | None = None
+    progress: str = ""
+    outcome: str = ""
+    is_well: bool = True
+    """False: a part of it was not done."""
+
+
+Work = Callable[[DeadLetters, DeadLetterJob], None]
+
+
+class DeadLetterJobs:
+    """For any thread."""
+
+    def __init__(self, config: Configuration):
+        self._config = config
+        self._lock = threading.Lock()
+        self._jobs: dict[str, list[DeadLetterJob]] = {}
+        self._looks: dict[str, DeadLook] = {}
+
+    def jobs(self, node: str) -> list[DeadLetterJob]:
+        """Those of *node*, the last one first; at most one of them runs."""
+        with self._lock:
+            return self._jobs.get(node, [])[::-1]
+
+    def found(self, node: str) -> DeadLook | None:
+        """What the last look has found; None if there was none yet."""
+        return self._looks.get(node)
+
+    def look(self, node: str, user: str) -> bool:
+        """Begin to look at all of them. False: something runs."""
+        return self._begin(DeadLetterJob(node, "look", user), self._look)
+
+    def requeue(
+        self, node: str, user: str, wanted: Filter, text: str, *, per_s: float | None, growing: bool, reseal: bool
+    ) -> bool:
+        """Begin to send back what matches. False: something runs."""
+
+        def work(dead_letters: DeadLetters, job: DeadLetterJob) -> None:
+            if not growing:
+                self._end(job, dead_letters.requeue(wanted, per_s=per_s, reseal=reseal), "went back")
+                return
+
+            def tell(report: GrowingReport) -> None:
+                job.progress = f"{report.done} went back in {counted(len(report.batches), 'batch', 'batches')}"
+
+            requeue = GrowingRequeue(dead_letters, self._config, node, self._config.hosts, on_batch=tell)
+            report = requeue.run(wanted, per_s=per_s, reseal=reseal)
+            self._end(job, list(report.brokers.values()), "went back")
+            if report.stopped:
+                job.outcome, job.is_well = f"{job.outcome}; stopped: {report.stopped}", False
+
+        return self._begin(DeadLetterJob(node, text, user), work)
+
+    def drop(self, node: str, user: str, wanted: Filter, text: str) -> bool:
+        """Begin to drop what matches. False: something runs."""
+
+        def work(dead_letters: DeadLetters, job: DeadLetterJob) -> None:
+            self._end(job, dead_letters.drop(wanted), "dropped")
+
+        return self._begin(DeadLetterJob(node, text, user), work)
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _begin(self, job: DeadLetterJob, work: Work) -> bool:
+        with self._lock:
+            jobs = self._jobs.setdefault(job.node, [])
+            if jobs and jobs[-1].ended_at is None:
+                return False
+            jobs.append(job)
+            del jobs[:-_JOBS_SHOWN]
+        threading.Thread(target=self._run, args=(job, work), name=f"dead-{job.node}", daemon=True).start()
+        return True
+
+    def _run(self, job: DeadLetterJob, work: Work) -> None:
+        def tell(report: BrokerReport) -> None:
+            if report.looked_at % 100 == 0:
+                job.progress = f"{report.host}: {report.looked_at} of {report.total} looked at"
+
+        dead_letters = DeadLetters(self._config, job.node, self._config.hosts, on_progress=tell)
+        try:
+            work(dead_letters, job)
+            if work != self._look:
+                well, outcome = job.is_well, job.outcome
+                self._look(dead_letters, job)  # what is shown is what is left
+                job.is_well, job.outcome = well, outcome
+        except Exception as error:  # a defect of ours: the page must say that it has ended
+            LOG.exception("dead letters of %s: %s has failed", job.node, job.text)
+            job.outcome, job.is_well = f"unexpected {type(error).__name__}: {error}", False
+        job.ended_at = time.time()
+
+    def _look(self, dead_letters: DeadLetters, job: DeadLetterJob) -> None:
+        groups, kept = DeadLetterGroups(), dict[str, Found]()
+        counts: dict[tuple[str, str, str], int] = {}
+        left = _KEPT_BYTES
+
+        def see(found: Found) -> bool:
+            nonlocal left
+            groups.add(found)
+            group = _group(found)
+            counts[group] = counts.get(group, 0) + 1
+            size = len(found.dead_letter.body)
+            if counts[group] <= _KEPT_PER_GROUP and size <= left:
+                kept[found.dead_letter.id] = found
+                left -= size
+            return True
+
+        reports = dead_letters.look(Filter(), see)
+        self._end(job, reports, "found")
+        self._looks[job.node] = DeadLook(time.time(), groups.rows(), kept, reports)
+
+    def _end(self, job: DeadLetterJob, reports: Sequence[BrokerReport], done: str) -> None:
+        parts = [f"{sum(each.done for each in reports)} {done}"]
+        for each in reports:
+            parts += [f"{each.host}: {count} stay: {why}" for why, count in each.stays.most_common(3)]
+            parts += [f"{each.host}: {each.error}"] if each.error is not None else []
+        job.outcome, job.is_well = "; ".join(parts), len(parts) == 1
+
+
+def _group(found: Found) -> tuple[str, str, str]:
+    return found.dead_letter.service, found.dead_letter.reason, found.status.value
+
+
+class DeadCounts:
+    """How many dead letters each node has. Counted anew, in a thread, when somebody asks and the count is old."""
+
+    def __init__(self, config: Configuration):
+        self._config = config
+        self._lock = threading.Lock()
+        self._is_counting = False
+        self._counted_at = float("-inf")
+        self.counts: Mapping[str, Mapping[str, int]] = {}
+        """By node and broker."""
+        self.problems: Mapping[str, str] = {}
+        """Why a broker could not be asked."""
+
+    @property
+    def is_known(self) -> bool:
+        return self._counted_at > float("-inf")
+
+    def refresh(self, nodes: Sequence[str]) -> None:
+        """Begin to count, unless that was done lately."""
+        with self._lock:
+            if self._is_counting or time.monotonic() - self._counted_at < _COUNT_EVERY_S:
+                return
+            self._is_counting = True
+        threading.Thread(target=self._count, args=(nodes,), name="dead-counts", daemon=True).start()
+
+    def _count(self, nodes: Sequence[str]) -> None:
+        found: dict[str, dict[str, int]] = {node: {} for node in nodes}
+
+        def work(session: Session, host: BrokerHost) -> None:
+            for node in nodes:
+                facts = session.facts(dead_queue(node))
+                if facts is not None and facts.ready:
+                    found[node][host.name] = facts.ready
+
+        try:
+            failed = on_each_broker(self._config.hosts, self._config, work, purpose="dead letters")
+            self.problems = {host: str(error) for host, error in failed.items()}
+            self.counts = {node: each for node, each in found.items() if each}
+        finally:
+            self._counted_at, self._is_counting = time.monotonic(), False

@@ -1,0 +1,199 @@
+"""FleetView: nodes and brokers as the console knows them, and what has changed from one look to the next. Pure.
+
+A path is one node over one broker. It answers, or its broker is lost, or it is silent: the broker works and the node
+has not answered over it twice in a row. A path is known from the first answer over it on; nobody can know of a node
+that has never answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import NamedTuple
+
+__all__ = ["BrokerView", "Change", "FleetView", "Look", "NodeView", "PathState", "PathView", "ServiceView", "seen"]
+
+_MISSES = 2
+"""A node that its machine leaves no time may miss one question."""
+FORGET_S = 24 * 3600.0
+"""A node that has not answered for so long is taken from the list."""
+
+
+class PathState(str, Enum):
+    """Whether a node can be reached over a broker."""
+
+    ANSWERS = "answers"
+    SILENT = "silent"
+    """The broker works, and the node does not answer over it."""
+    BROKER_LOST = "broker lost"
+
+    __str__ = str.__str__
+
+
+class PathView(NamedTuple):
+    """One node over one broker."""
+
+    state: PathState
+    since: float
+    """Unix time."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerView:
+    """One broker of the configuration."""
+
+    name: str
+    since: float
+    """Unix time of the last change."""
+    problem: str = ""
+    """Why it cannot be asked; "" if it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """One node."""
+
+    name: str
+    paths: Mapping[str, PathView]
+    versions: tuple[str, ...] = ()
+    """Of its agents; several while they are being replaced."""
+    services: tuple[tuple[str, str], ...] = ()
+    """Kind and ``category.name``."""
+    misses: Mapping[str, int] = field(default_factory=dict, compare=False)
+    """How often in a row it has not answered over a broker that works."""
+
+    @property
+    def answers(self) -> bool:
+        return any(path.state is PathState.ANSWERS for path in self.paths.values())
+
+    @property
+    def is_whole(self) -> bool:
+        """It answers over every broker over which it ever did."""
+        return all(path.state is PathState.ANSWERS for path in self.paths.values())
+
+    @property
+    def changed_at(self) -> float:
+        return max(path.since for path in self.paths.values())
+
+
+class ServiceView(NamedTuple):
+    """One service, and the nodes that have it."""
+
+    kind: str
+    name: str
+    nodes: Sequence[NodeView]
+
+
+@dataclass(frozen=True, slots=True)
+class FleetView:
+    """All of it, at one moment. Never changed."""
+
+    brokers: tuple[BrokerView, ...]
+    nodes: Mapping[str, NodeView] = field(default_factory=dict)
+    revision: int = 0
+    """Grows with whatever can be seen."""
+
+    def services(self) -> Iterator[ServiceView]:
+        """Those of nodes that answer, by name."""
+        found: dict[tuple[str, str], list[NodeView]] = {}
+        for node in self.nodes.values():
+            for kind, name in node.services if node.answers else ():
+                found.setdefault((name, kind), []).append(node)
+        for (name, kind), nodes in sorted(found.items()):
+            yield ServiceView(kind, name, nodes)
+
+
+class Look(NamedTuple):
+    """What one question to all nodes has found."""
+
+    nodes: Mapping[str, Sequence[str]]
+    """The brokers over which each node has answered."""
+    unreachable: Mapping[str, str]
+    """Why, by the name of the broker."""
+    versions: Mapping[str, tuple[str, ...]]
+    services: Mapping[str, tuple[tuple[str, str], ...]] | None = None
+    """None if they were not asked for."""
+
+
+class Change(NamedTuple):
+    """One line of the timeline."""
+
+    at: float
+    """Unix time."""
+    kind: str
+    node: str
+    broker: str
+    text: str
+
+
+def seen(view: FleetView, look: Look, now: float) -> tuple[FleetView, list[Change]]:
+    """The fleet after *look*, and what has changed."""
+    changes: list[Change] = []
+    brokers = tuple(_broker(each, look, now, changes) for each in view.brokers)
+    nodes: dict[str, NodeView] = {}
+    for name in sorted({*view.nodes, *look.nodes}):
+        before = view.nodes.get(name)
+        node = _node(before or NodeView(name, {}), look, now, changes)
+        if node.answers or now - node.changed_at < FORGET_S:
+            nodes[name] = node
+    is_changed = brokers != view.brokers or nodes != view.nodes
+    return replace(view, brokers=brokers, nodes=nodes, revision=view.revision + is_changed), changes
+
+
+def _broker(before: BrokerView, look: Look, now: float, changes: list[Change]) -> BrokerView:
+    problem = look.unreachable.get(before.name, "")
+    if bool(problem) == bool(before.problem):
+        return before if problem == before.problem else replace(before, problem=problem)
+    kind, text = ("broker lost", problem) if problem else ("broker back", "it can be asked again")
+    changes.append(Change(now, kind, "", before.name, text))
+    return BrokerView(before.name, now, problem)
+
+
+def _node(before: NodeView, look: Look, now: float, changes: list[Change]) -> NodeView:
+    heard = look.nodes.get(before.name, ())
+    misses: dict[str, int] = {}
+    paths: dict[str, PathView] = {}
+    for broker in dict.fromkeys([*before.paths, *heard]):
+        known = before.paths.get(broker)
+        is_missed = broker not in heard and broker not in look.unreachable
+        misses[broker] = before.misses.get(broker, 0) + 1 if is_missed else 0
+        state = _state(known, broker, heard, look, misses[broker])
+        paths[broker] = known if known is not None and known.state is state else PathView(state, now)
+        if known is not None and known.state is not state:
+            kind = "path back" if state is PathState.ANSWERS else "path lost"
+            changes.append(Change(now, kind, before.name, broker, state.value))
+    services = look.services.get(before.name) if look.services is not None else None
+    node = NodeView(
+        before.name,
+        paths,
+        look.versions.get(before.name) or before.versions,
+        before.services if services is None else services,
+        misses,
+    )
+    _tell(before, node, now, changes)
+    return node
+
+
+def _state(known: PathView | None, broker: str, heard: Sequence[str], look: Look, misses: int) -> PathState:
+    if known is None or broker in heard:
+        return PathState.ANSWERS
+    if broker in look.unreachable:
+        return PathState.BROKER_LOST
+    return PathState.SILENT if misses >= _MISSES else known.state
+
+
+def _tell(before: NodeView, node: NodeView, now: float, changes: list[Change]) -> None:
+    def tell(kind: str, text: str) -> None:
+        changes.append(Change(now, kind, node.name, "", text))
+
+    if not before.paths:
+        tell("node new", f"answers over {', '.join(node.paths)}")
+    elif node.answers != before.answers:
+        tell(*(("node back", "it answers again") if node.answers else ("node lost", "it answers over no broker")))
+    if before.versions and node.versions != before.versions:
+        tell("deploy", f"{', '.join(before.versions)} to {', '.join(node.versions)}")
+    if before.services and node.services != before.services:
+        added, gone = set(node.services) - set(before.services), set(before.services) - set(node.services)
+        texts = [f"+ {name}" for _, name in sorted(added)] + [f"- {name}" for _, name in sorted(gone)]
+        tell("services", ", ".join(texts))

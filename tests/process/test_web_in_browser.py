@@ -1,0 +1,95 @@
+"""Every page of the console in a real browser, over a drawn fleet: for those who do not see, too, and on a phone."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing, nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import uvicorn
+from playwright.sync_api import Browser
+from web_browser import PHONE, WIDE, WatchedPage, chromium
+from web_clients import BROKERS, DrawnWatch, drawn, look
+
+from servicebus import Services
+from servicebus.testing import bus
+from servicebus.web.access import OpenAccess
+from servicebus.web.app import Console, make_app
+from servicebus.web.fleet import Change
+from servicebus.web.history import ConsoleHistory
+from servicebus.web.users import Role
+
+VIEW = drawn(
+    look({"NODE-01": BROKERS, "NODE-2": ("mq-a",)}, services={"NODE-01": (("call", "math.add"),)}),
+    look({"NODE-01": ("mq-b",)}, {"mq-a": "refused"}),
+)
+PAGES = "/", "/services", "/node/NODE-01", "/service/NODE-01/math.add", "/dead", "/dead/NODE-01", "/timeline"
+math = Services("math")
+
+
+@math.rpc
+def add(a: int, b: int = 0) -> int:
+    """The sum of two numbers."""
+    return a + b
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    counts = SimpleNamespace(counts={"NODE-01": {"mq-a": 3}}, problems={}, is_known=True, refresh=lambda _nodes: None)
+    jobs = SimpleNamespace(jobs=lambda _node: [], found=lambda _node: None)
+    path = Path(tmp_path_factory.mktemp("console"), "history")
+    with (
+        bus(math) as world,
+        closing(ConsoleHistory(path)) as history,
+        socket.create_server(("127.0.0.1", 0)) as listener,
+    ):
+        history.add([Change(1e9, "node lost", "NODE-2", "", "it answers over no broker")])
+        parts: tuple[Any, ...] = world.sender, lambda: nullcontext(world.sender), jobs, counts, history
+        app = make_app(Console(DrawnWatch(VIEW), *parts), OpenAccess(Role.OPERATE))  # type: ignore[arg-type]
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(30)
+
+
+@pytest.mark.parametrize(("viewport", "scheme"), [(WIDE, "light"), (PHONE, "dark")])
+def test_every_page_is_for_everyone(browser: Browser, url: str, viewport: Any, scheme: Any) -> None:
+    with closing(browser.new_context(viewport=viewport, color_scheme=scheme)) as context:
+        page = context.new_page()
+        watched = WatchedPage(page, url)
+        for path in PAGES:
+            page.goto(url + path)
+            assert watched.violations() == [], path
+            assert not watched.is_too_wide(), path
+        assert watched.problems == [], "nothing is refused by the policy, asked for elsewhere, or missing"
+
+
+def test_a_service_is_called_by_keyboard(browser: Browser, url: str) -> None:
+    with closing(browser.new_context(viewport=PHONE)) as context:
+        page = context.new_page()
+        watched = WatchedPage(page, url)
+        page.goto(f"{url}/services")
+        page.keyboard.press("/")
+        page.keyboard.type("add")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/services?q=add")
+        page.get_by_role("link", name="math.add").focus()
+        page.keyboard.press("Enter")
+        page.get_by_label("a (required)").fill("2")
+        page.keyboard.press("Enter")
+        page.locator("#answer pre").wait_for()
+        assert page.locator("#answer pre").inner_text() == "2"
+        assert watched.violations() == [] and not watched.is_too_wide() and watched.problems == []

@@ -1,0 +1,167 @@
+"""Dead letters in the console: looked at, shown, sent back, changed and dropped, on a broker in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from envelopes import SECRET, dead_letter_headers, signed
+from starlette.testclient import TestClient
+from waiting import wait_until
+from web_clients import client_of, drawn, look
+
+from servicebus.configuration import BrokerHost, Configuration
+from servicebus.operations import session as sessions
+from servicebus.transport.memory import MemoryBroker
+from servicebus.web.access import OpenAccess
+from servicebus.web.dead_jobs import DeadCounts, DeadLetterJobs
+from servicebus.web.guard import COOKIE
+from servicebus.web.users import Role
+from servicebus.wire.envelope import Kind
+
+DEAD, MESSAGES = "NODE-01.dead", "NODE-01.messages"
+A = '"<a>"'
+GROUP: dict[str, Any] = {"service": "audit.record", "reason": "ValueError"}
+
+
+class Sent:
+    """In the place of a Sender: what it was asked to send."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[str, Any]] = []
+
+    def send(self, target: str, params: Any, timeout: float) -> None:
+        self.messages.append((target, params))
+
+
+class Desk:
+    """The pages of a node's dead letters, and its broker."""
+
+    def __init__(self, broker: MemoryBroker, config: Configuration, client: TestClient, access: OpenAccess):
+        self.broker, self.config, self.client, self.access = broker, config, client, access
+        self.jobs, self.sent = DeadLetterJobs(config), Sent()
+
+    def add(self, *params: Any, reason: str = "ValueError", **how: Any) -> None:
+        opened = sessions.open_session(self.config.hosts[0], self.config)
+        with opened as session, session.channel(confirms=True) as channel:
+            for queue in (DEAD, MESSAGES):
+                channel.declare(queue, durable=True)
+            for each in params:
+                body = signed("NODE-01.audit.record", each, kind=Kind.MESSAGE)
+                channel.publish_confirmed("", DEAD, body, headers=dead_letter_headers(body, reason, **how))
+
+    def depths(self) -> tuple[int, int]:
+        """Messages among the dead letters, and in the queue of the node."""
+        with sessions.open_session(self.config.hosts[0], self.config) as session:
+            found = [session.facts(queue) for queue in (DEAD, MESSAGES)]
+        dead, waiting = (0 if each is None else each.ready for each in found)
+        return dead, waiting
+
+    def post(self, what: str, status: int = 303, **fields: str) -> str:
+        """Do it, and wait until it is done: the page of the node then, or why it was refused."""
+        token = self.access.form_token(self.client.cookies[COOKIE], "")
+        answer = self.client.post(f"/dead/{what}", data={"form_token": token, "node": "NODE-01", **fields})
+        assert answer.status_code == status, answer.text
+        wait_until(lambda: all(job.ended_at is not None for job in self.jobs.jobs("NODE-01")), timeout_s=30)
+        return str(self.client.get("/dead/NODE-01").text if status == 303 else answer.text)
+
+    def id_of(self, params: str) -> str:
+        found = self.jobs.found("NODE-01")
+        assert found is not None
+        return next(id for id, each in found.kept.items() if each.dead_letter.params.decode() == params)
+
+
+@pytest.fixture(params=[Role.OPERATE])
+def desk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    broker, open_session = MemoryBroker(), sessions.open_session
+    config = Configuration({"hosts": ["mq-a"], "secret_token": SECRET, "node_name": "NODE-01"})
+
+    def opened(host: BrokerHost, config: Configuration, **how: Any) -> Any:
+        return open_session(host, config, **{**how, "connect": broker.connect})
+
+    monkeypatch.setattr(sessions, "open_session", opened)
+    access, counts = OpenAccess(request.param), DeadCounts(config)
+    made = Desk(broker, config, None, access)  # type: ignore[arg-type]
+    view = drawn(look({"NODE-01": ("mq-a",)}))
+    with client_of(view, access, sender=made.sent, dead_jobs=made.jobs, dead_counts=counts) as client:
+        made.client = client
+        client.get("/")
+        yield made
+
+
+def test_nodes_are_counted_without_a_look(desk: Desk) -> None:
+    desk.add(1, 2)
+    wait_until(lambda: "2 dead letters of 1 of 1 node" in desk.client.get("/dead").text, timeout_s=30)
+    assert "Look at them" in desk.client.get("/dead/NODE-01").text and desk.jobs.jobs("NODE-01") == []
+
+
+def test_they_are_shown_in_groups_and_one_in_full(desk: Desk) -> None:
+    desk.add("<a>", "b", detail="no such <thing>", trace="Traceback\n  the line\n")
+    desk.add("c", reason="unknown-service")
+    text = desk.post("look")
+    assert "audit.record: ValueError" in text and "audit.record: unknown-service" in text
+    assert desk.depths() == (3, 0), "looking takes none"
+    shown = desk.client.get(f"/dead/NODE-01/{desk.id_of(A)}").text
+    assert "&lt;a&gt;" in shown and "<a>" not in shown and "Send and drop" in shown
+    assert desk.client.get("/dead/NODE-01/0123456789abcdef-7").status_code == 404
+    fragment = {"HX-Request": "true"}
+    seen = f"{desk.jobs.found('NODE-01').at:.3f} 1 "  # type: ignore[union-attr]
+    assert desk.client.get("/dead/NODE-01", params={"seen": seen}, headers=fragment).status_code == 204
+
+
+def test_a_group_is_sent_back_and_the_others_stay(desk: Desk) -> None:
+    desk.add("a", "b")
+    desk.add("c", reason="[KeyError]*")
+    assert "2 went back" in desk.post("requeue", **GROUP) and desk.depths() == (1, 2)
+    assert "requeue dead letters: audit.record: ValueError" in desk.client.get("/timeline").text
+    text = desk.post("requeue", service="audit.record", reason="[KeyError]*")
+    assert "1 went back" in text and desk.depths() == (0, 3), "what looks like a pattern is a name"
+
+
+def test_stale_ones_go_back_only_if_one_says_so(desk: Desk) -> None:
+    desk.add("old", age_s=200_000)
+    assert "1 stay" in desk.post("requeue", **GROUP) and desk.depths() == (1, 0)
+    assert "1 went back" in desk.post("requeue", **GROUP, reseal="1") and desk.depths() == (0, 1)
+
+
+def test_one_is_sent_with_other_params_and_dropped_then(desk: Desk) -> None:
+    desk.add("a", "b")
+    desk.post("look")
+    id = desk.id_of('"a"')
+    assert "Nothing was sent" in desk.post("edit", 400, id=id, params="{") and desk.depths() == (2, 0)
+    desk.post("edit", id=id, params='{"mended": true}')
+    assert desk.sent.messages == [("NODE-01.audit.record", {"mended": True})] and desk.depths() == (1, 0)
+
+
+def test_they_are_dropped_only_if_one_is_sure_and_says_which(desk: Desk) -> None:
+    desk.add("a", "b")
+    desk.post("look")
+    assert "are sure" in desk.post("drop", 400, **GROUP)
+    assert "which dead letters" in desk.post("drop", 400, sure="1")
+    assert desk.depths() == (2, 0)
+    desk.post("drop", id=desk.id_of('"a"'), sure="1")
+    assert desk.depths() == (1, 0)
+    assert "There are none." in desk.post("drop", all="1", sure="1") and desk.depths() == (0, 0)
+
+
+def test_a_broker_that_is_down_is_named(desk: Desk) -> None:
+    desk.broker.refuse("refused", "no entry")
+    text = desk.post("look")
+    assert "could not be asked" in text and "no entry" in text
+    wait_until(lambda: "no entry" in desk.client.get("/dead").text, timeout_s=30)
+
+
+@pytest.mark.parametrize("name", ["a b", "x" * 300, "%2e%2e"])
+def test_what_is_no_node_has_no_page(desk: Desk, name: str) -> None:
+    assert desk.client.get(f"/dead/{name}").status_code == 404
+
+
+@pytest.mark.parametrize("desk", [Role.VIEW], indirect=True)
+def test_a_viewer_looks_and_does_nothing_else(desk: Desk) -> None:
+    desk.add("a")
+    text = desk.post("look")
+    assert "audit.record: ValueError" in text and "/dead/requeue" not in text and "/dead/drop" not in text
+    for what in ("requeue", "drop", "edit"):
+        assert "your role is view" in desk.post(what, 403, **GROUP, sure="1")
+    assert desk.depths() == (1, 0)

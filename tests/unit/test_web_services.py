@@ -1,0 +1,164 @@
+"""Services in the console: the form that a schema makes, and what a call of it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+from web_clients import client_of, drawn, look, token_in
+
+from servicebus import Services
+from servicebus.contracts import ServiceContract
+from servicebus.testing import MemoryBus, bus
+from servicebus.web.access import OpenAccess
+from servicebus.web.guard import COOKIE
+from servicebus.web.params_form import FieldProblem, fields_of, params_of
+from servicebus.web.users import Role
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "sku": {"type": "string", "description": "Of the article."},
+        "count": {"type": "integer", "default": 1},
+        "price": {"anyOf": [{"type": "number"}, {"type": "null"}], "default": None},
+        "gift": {"type": "boolean"},
+        "size": {"$ref": "#/$defs/Size"},
+        "tags": {"type": "array", "items": {"type": "string"}},
+    },
+    "required": ["sku", "gift"],
+    "$defs": {"Size": {"enum": ["s", "m"]}},
+}
+SERVICE = ServiceContract("call", "shop", "order", params=SCHEMA)
+
+
+def test_a_field_for_each_property() -> None:
+    found = {field.label: (field.input, field.is_required, field.value) for field in fields_of(SERVICE)}
+    assert found == {
+        "sku": ("text", True, ""),
+        "count": ("integer", False, "1"),
+        "price": ("number", False, ""),
+        "gift": ("choice", True, ""),
+        "size": ("choice", False, ""),
+        "tags": ("json", False, ""),
+    }
+    assert next(each for each in fields_of(SERVICE) if each.label == "size").choices == ('"s"', '"m"')
+
+
+@pytest.mark.parametrize(
+    ("form", "params"),
+    [
+        ({"p.sku": "", "p.gift": "true"}, {"sku": "", "gift": True}),
+        (
+            {"p.sku": " a ", "p.gift": "false", "p.count": " 2 ", "p.price": "1.5", "p.size": '"m"', "p.tags": '["x"]'},
+            {"sku": " a ", "gift": False, "count": 2, "price": 1.5, "size": "m", "tags": ["x"]},
+        ),
+        ({"raw": "[1, 2]"}, [1, 2]),
+        ({"raw": " "}, None),
+    ],
+)
+def test_what_a_form_means(form: dict[str, str], params: Any) -> None:
+    assert params_of(SERVICE, form) == params
+
+
+@pytest.mark.parametrize(
+    ("form", "problem"),
+    [
+        ({"p.sku": "a"}, "gift is required"),
+        ({"p.sku": "a", "p.gift": "true", "p.count": "many"}, "count"),
+        ({"p.sku": "a", "p.gift": "true", "p.count": "true"}, "count must be a number"),
+        ({"p.sku": "a", "p.gift": "true", "p.tags": "[NaN]"}, "tags"),
+        ({"raw": "{"}, "the params"),
+    ],
+)
+def test_what_a_form_cannot_mean(form: dict[str, str], problem: str) -> None:
+    with pytest.raises(FieldProblem, match=problem):
+        params_of(SERVICE, form)
+
+
+@pytest.mark.parametrize("schema", [None, True, {"type": "array"}, {"type": "object"}, {"properties": 3}])
+def test_without_properties_one_field_takes_all(schema: Any) -> None:
+    assert [each.name for each in fields_of(ServiceContract("call", "a", "b", params=schema))] == ["raw"]
+
+
+math = Services("math")
+
+
+@math.rpc
+def add(a: int, b: int = 0) -> int:
+    """The sum of <two> numbers."""
+    return a + b
+
+
+@math.rpc
+def fail(text: str) -> None:
+    raise RuntimeError(text)
+
+
+@math.message
+def note(text: str) -> None:
+    pass
+
+
+@pytest.fixture
+def world() -> Iterator[MemoryBus]:
+    with bus(math) as found:
+        yield found
+
+
+@pytest.fixture
+def client(world: MemoryBus) -> Iterator[TestClient]:
+    view = drawn(look({"NODE-01": ("mq-a",)}, services={"NODE-01": (("call", "math.add"), ("message", "math.note"))}))
+    how: dict[str, Any] = {"sender": world.sender, "make_sender": lambda: nullcontext(world.sender)}
+    with client_of(view, OpenAccess(Role.OPERATE), **how) as client:
+        yield client
+
+
+def call(client: TestClient, service: str, **fields: str) -> str:
+    token = token_in(client.get(f"/service/NODE-01/{service}").text)
+    form = {"form_token": token, "node": "NODE-01", "service": service, **fields}
+    answer = client.post("/call", data=form)
+    assert answer.status_code == 200, answer.text
+    return str(answer.text)
+
+
+def test_services_and_nodes_lead_to_each_other(client: TestClient) -> None:
+    assert 'href="/service/NODE-01/math.add"' in client.get("/services").text
+    assert "math.note" not in client.get("/services?q=add").text
+    assert 'href="/service/NODE-01/math.add"' in client.get("/node/NODE-01").text
+    assert client.get("/node/NODE-02").status_code == 404
+    assert client.get("/service/NODE-01/no.such").status_code == 404
+
+
+def test_a_service_shows_its_contract(client: TestClient) -> None:
+    text = client.get("/service/NODE-01/math.add").text
+    assert "The sum of &lt;two&gt; numbers." in text and 'name="p.a"' in text and 'name="p.b" value="0"' in text
+
+
+def test_a_call_shows_its_answer_and_its_way(client: TestClient) -> None:
+    text = call(client, "math.add", **{"p.a": "2", "p.b": "3"})
+    assert ">5</pre>" in text and "answered" in text and "mq-1" in text
+    assert "call math.add" in client.get("/timeline?kind=user").text
+
+
+def test_a_call_that_fails_shows_the_error(client: TestClient) -> None:
+    text = call(client, "math.fail", **{"p.text": "<boom>"})
+    assert "RemoteError" in text and "RuntimeError: &lt;boom&gt;" in text
+    assert "must be a number" in call(client, "math.add", **{"p.a": '"x"'})
+    assert "Nothing was sent" in call(client, "math.add", **{"p.a": ""})
+
+
+def test_a_message_is_stored(client: TestClient, world: MemoryBus) -> None:
+    assert "Stored by a broker" in call(client, "math.note", **{"p.text": "x"})
+
+
+def test_a_viewer_calls_nothing(world: MemoryBus) -> None:
+    access = OpenAccess(Role.VIEW)
+    with client_of(drawn(look({})), access, sender=world.sender) as client:
+        text = client.get("/service/NODE-01/math.add").text
+        assert "/call" not in text
+        token = access.form_token(client.cookies[COOKIE], "")
+        form = {"form_token": token, "node": "NODE-01", "service": "math.add", "p.a": "1"}
+        assert client.post("/call", data=form).status_code == 403
