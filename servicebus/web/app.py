@@ -21,6 +21,7 @@ from servicebus.web.access import Access
 from servicebus.web.dead import DeadActions, DeadOverview, DeadPages
 from servicebus.web.dead_jobs import DeadCounts, DeadLetterJobs
 from servicebus.web.fleet import Change
+from servicebus.web.forecast import ForecastPage
 from servicebus.web.guard import RequestGuard
 from servicebus.web.history import ConsoleHistory
 from servicebus.web.login import login_routes
@@ -84,6 +85,7 @@ def make_app(console: Console, access: Access, *, is_secure: bool = False) -> St
     pages, dead = DeadPages(console.dead_jobs), DeadActions(console.dead_jobs, console.sender, console.record)
     views |= {
         "/timeline": Timeline(console.history),
+        "/forecast": ForecastPage(console.watch),
         "/dead": DeadOverview(console.watch, console.dead_counts),
         "/dead/{node}": pages.node,
         "/dead/{node}/{id}": pages.one,

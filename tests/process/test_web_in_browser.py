@@ -28,7 +28,16 @@ VIEW = drawn(
     look({"NODE-01": BROKERS, "NODE-2": ("mq-a",)}, services={"NODE-01": (("call", "math.add"),)}),
     look({"NODE-01": ("mq-b",)}, {"mq-a": "refused"}),
 )
-PAGES = "/", "/services", "/node/NODE-01", "/service/NODE-01/math.add", "/dead", "/dead/NODE-01", "/timeline"
+PAGES = (
+    "/",
+    "/services",
+    "/node/NODE-01",
+    "/service/NODE-01/math.add",
+    "/dead",
+    "/dead/NODE-01",
+    "/timeline",
+    "/forecast?lost=mq-b",
+)
 math = Services("math")
 
 

@@ -162,3 +162,14 @@ def test_a_viewer_calls_nothing(world: MemoryBus) -> None:
         token = access.form_token(client.cookies[COOKIE], "")
         form = {"form_token": token, "node": "NODE-01", "service": "math.add", "p.a": "1"}
         assert client.post("/call", data=form).status_code == 403
+
+
+def test_the_forecast_names_what_would_be_lost() -> None:
+    services = {"A": (("call", "x.one"),), "B": (("call", "x.one"), ("call", "x.two"))}
+    view = drawn(look({"A": ("mq-a", "mq-b"), "B": ("mq-b",)}, services=services))
+    with client_of(view) as client:
+        assert "would answer" not in client.get("/forecast?lost=mq-z").text
+        text = client.get("/forecast?lost=mq-b").text
+        assert "1 node of 2 would answer" in text and "1 service would have no node" in text
+        assert "answers over mq-b alone" in text and 'class="bad">none<' in text
+        assert "Every service would have a node" in client.get("/forecast?lost=mq-a").text
