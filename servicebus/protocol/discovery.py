@@ -29,7 +29,7 @@ class Question(NamedTuple):
     lists_services: bool = False
     """Each node says what services it has."""
     asks_about: bool = False
-    """Each node says what an operator compares: its clock, version and the ids of its keys."""
+    """Each node says what an operator compares: its clock, version, the ids of its keys, and what its workers count."""
 
     def to_json(self) -> dict[str, Any]:
         """What stands in the params of the request."""
@@ -70,8 +70,9 @@ class Answer(NamedTuple):
     services: tuple[tuple[str, str], ...] = ()
     """Kind (``call``, ``message`` or ``stream``) and ``category.name`` of each."""
     about: Mapping[str, Any] | None = None
-    """``time`` (Unix, seconds), ``version``, ``keys`` and ``encryption`` (lists of key ids). None if it is not told, as
-    callers with keys of their own are not."""
+    """``time`` (Unix, seconds), ``version``, ``keys`` and ``encryption`` (lists of key ids), and of the ``worker`` that
+    answers ``machine``, ``pid``, ``since`` and ``counters``. None if it is not told, as callers with keys of their own
+    are not."""
 
     def to_json(self, question: Question) -> dict[str, Any]:
         """What stands in the reply: what was asked for alone."""

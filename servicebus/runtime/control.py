@@ -4,6 +4,7 @@ queue brings: its echo, cancellations, and what is asked of all nodes."""
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -58,6 +59,7 @@ class ControlRequests:
         self._proved_at: float | None = None
         """When the last echo came over these connections; ``echoed_at`` may also stand for one that is excused."""
         self._proof_s = config.watcher_interval + config.watcher_timeout + _PROVED_LONGER_S
+        self._made_at = time.time()
         self.is_leaving = False
         """The broker is being drained: callers shall go elsewhere."""
         self.calls_made_at: float | None = None
@@ -187,6 +189,12 @@ class ControlRequests:
             "version": sys.modules["servicebus"].__version__,  # to import it would close a circle
             "keys": list(self._keyring.key_ids),
             "encryption": [] if encryption is None else [key_id_of(each) for each in encryption.secrets],
+            "worker": {
+                "machine": socket.gethostname(),
+                "pid": os.getpid(),
+                "since": round(self._made_at, 3),
+                "counters": dict(self._dispatcher.counters),
+            },
         }
 
     def _cancel(self, incoming: Incoming) -> None:

@@ -10,12 +10,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from types import MappingProxyType
 from typing import NamedTuple
 
-__all__ = ["BrokerView", "Change", "FleetView", "Look", "NodeView", "PathState", "PathView", "ServiceView", "seen"]
+__all__ = [
+    "BrokerView",
+    "Change",
+    "FleetView",
+    "Look",
+    "NodeView",
+    "PathState",
+    "PathView",
+    "ServiceView",
+    "WorkerView",
+    "seen",
+]
 
 _MISSES = 2
 """A node that its machine leaves no time may miss one question."""
+_MOST_MET = 1000
 FORGET_S = 24 * 3600.0
 """A node that has not answered for so long is taken from the list."""
 
@@ -50,6 +63,23 @@ class BrokerView:
     """Why it cannot be asked; "" if it can."""
 
 
+class WorkerView(NamedTuple):
+    """One worker of a node, as it says itself."""
+
+    machine: str
+    pid: int
+    since: float
+    """Unix time, by its own clock."""
+    counters: Mapping[str, int]
+    per_s: Mapping[str, float]
+    """How fast the counters have grown since the look before; empty at first."""
+
+    @property
+    def key(self) -> tuple[str, int, float]:
+        """No two workers have the same."""
+        return self.machine, self.pid, self.since
+
+
 @dataclass(frozen=True, slots=True)
 class NodeView:
     """One node."""
@@ -62,6 +92,10 @@ class NodeView:
     """Kind and ``category.name``."""
     misses: Mapping[str, int] = field(default_factory=dict, compare=False)
     """How often in a row it has not answered over a broker that works."""
+    workers: tuple[WorkerView, ...] = field(default=(), compare=False)
+    """Those that the last look has heard."""
+    met: frozenset[tuple[str, int, float]] = field(default=frozenset(), compare=False)
+    """The keys of all workers that were heard; of the latest ones."""
 
     @property
     def answers(self) -> bool:
@@ -114,6 +148,7 @@ class Look(NamedTuple):
     versions: Mapping[str, tuple[str, ...]]
     services: Mapping[str, tuple[tuple[str, str], ...]] | None = None
     """None if they were not asked for."""
+    workers: Mapping[str, tuple[WorkerView, ...]] = MappingProxyType({})
 
 
 class Change(NamedTuple):
@@ -170,7 +205,10 @@ def _node(before: NodeView, look: Look, now: float, changes: list[Change]) -> No
         look.versions.get(before.name) or before.versions,
         before.services if services is None else services,
         misses,
+        look.workers.get(before.name, ()),
     )
+    met = {each.key for each in node.workers}
+    node = replace(node, met=frozenset(met | before.met if len(before.met) < _MOST_MET else met))
     _tell(before, node, now, changes)
     return node
 
@@ -191,6 +229,10 @@ def _tell(before: NodeView, node: NodeView, now: float, changes: list[Change]) -
         tell("node new", f"answers over {', '.join(node.paths)}")
     elif node.answers != before.answers:
         tell(*(("node back", "it answers again") if node.answers else ("node lost", "it answers over no broker")))
+    if before.met:
+        for worker in node.workers:
+            if worker.key not in before.met:
+                tell("worker new", f"pid {worker.pid} on {worker.machine} serves")
     if before.versions and node.versions != before.versions:
         tell("deploy", f"{', '.join(before.versions)} to {', '.join(node.versions)}")
     if before.services and node.services != before.services:

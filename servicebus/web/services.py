@@ -54,13 +54,13 @@ class NodePage:
         self._watch = watch
 
     def __call__(self, request: Request) -> Response:
-        view = self._watch.view
-        if unchanged(request, str(view.revision)):
+        view, looks = self._watch.view, self._watch.looks
+        if unchanged(request, looks):
             return Response(status_code=204)
         node = view.nodes.get(request.path_params["node"])
         if node is None:
             raise HTTPException(404, "This node was not heard")
-        return page(request, "node", node=node, brokers=view.brokers, seen=str(view.revision))
+        return page(request, "node", node=node, brokers=view.brokers, seen=looks)
 
 
 class ServicePage:

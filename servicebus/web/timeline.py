@@ -11,7 +11,7 @@ from servicebus.web.templates import page
 
 __all__ = ["KINDS", "Timeline"]
 
-KINDS = ("broker", "node", "path", "deploy", "services", "user")
+KINDS = ("broker", "node", "path", "worker", "deploy", "services", "user")
 """What kinds of changes begin with; the filter offers them."""
 _ROWS = 100
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Any
 
 from servicebus._discovering import Discovering, Survey, survey
 from servicebus.errors import NoBrokerAvailable, ServiceBusError
 from servicebus.transport.loggers import get_logger
-from servicebus.web.fleet import Change, FleetView, Look, seen
+from servicebus.web.fleet import Change, FleetView, Look, WorkerView, seen
 
 LOG = get_logger(__name__)
 
@@ -43,6 +44,7 @@ class FleetWatch:
         self._sender = sender
         self._on_changes = on_changes
         self._services_at = float("-inf")
+        self._rates = Rates()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fleet-watch", daemon=True)
         self._looked_at: float | None = None
@@ -58,6 +60,11 @@ class FleetWatch:
         """End the thread, once it has its answers."""
         self._stop.set()
         self._thread.join()
+
+    @property
+    def looks(self) -> str:
+        """Another text after each look."""
+        return f"{self._looked_at or 0:.3f}"
 
     @property
     def is_stale(self) -> bool:
@@ -85,7 +92,7 @@ class FleetWatch:
             found = survey(self._sender, _TIMEOUT_S, _QUIET_S, lists_services=lists_services)
         except NoBrokerAvailable as error:
             return Look({}, dict(error.attempts), {})
-        return _look_of(found, lists_services=lists_services)
+        return _look_of(found, self._rates, lists_services=lists_services)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -99,16 +106,46 @@ class FleetWatch:
             self._stop.wait(max(0.1, started + _EVERY_S - time.monotonic()))
 
 
-def _look_of(found: Survey, *, lists_services: bool) -> Look:
+def _look_of(found: Survey, rates: Rates, *, lists_services: bool) -> Look:
     versions: dict[str, set[str]] = {}
     services: dict[str, set[tuple[str, str]]] = {}
-    for _, answer in found.heard:
+    workers: dict[str, dict[tuple[str, int, float], WorkerView]] = {}
+    for came_at, answer in found.heard:
         services.setdefault(answer.node, set()).update(answer.services)
-        with suppress(KeyError, TypeError):
-            versions.setdefault(answer.node, set()).add(str((answer.about or {})["version"]))
+        about = answer.about or {}
+        if "version" in about:
+            versions.setdefault(answer.node, set()).add(str(about["version"]))
+        with suppress(KeyError, TypeError, ValueError):  # an agent of an earlier version says nothing of it
+            worker = rates.worker(about["worker"], came_at)
+            workers.setdefault(answer.node, {})[worker.key] = worker
+    rates.forget()
     return Look(
         {node.name: node.brokers for node in found.nodes},
         found.nodes.unreachable,
-        {name: tuple(sorted(each)) for name, each in versions.items() if each},
+        {name: tuple(sorted(each)) for name, each in versions.items()},
         {name: tuple(sorted(each)) for name, each in services.items()} if lists_services else None,
+        {name: tuple(each[key] for key in sorted(each)) for name, each in workers.items()},
     )
+
+
+class Rates:
+    """How fast the counters of workers grow from one look to the next."""
+
+    def __init__(self) -> None:
+        self._before: dict[tuple[str, int, float], tuple[float, Mapping[str, int]]] = {}
+        self._now: dict[tuple[str, int, float], tuple[float, Mapping[str, int]]] = {}
+
+    def worker(self, said: Any, came_at: float) -> WorkerView:
+        """What a worker says of itself. Raises KeyError, TypeError or ValueError: it says something else."""
+        counters = {str(name): int(count) for name, count in said["counters"].items()}
+        worker = WorkerView(str(said["machine"]), int(said["pid"]), float(said["since"]), counters, {})
+        before_at, before = self._before.get(worker.key, (came_at, {}))
+        self._now[worker.key] = came_at, counters
+        passed_s = came_at - before_at
+        if passed_s <= 0:
+            return worker
+        return worker._replace(per_s={name: (n - before.get(name, 0)) / passed_s for name, n in counters.items()})
+
+    def forget(self) -> None:
+        """The look has ended; of who did not answer nothing is known in the next one."""
+        self._before, self._now = self._now, {}

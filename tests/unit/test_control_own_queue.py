@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ def test_an_operator_is_told_what_differs_between_nodes(node: Node) -> None:
     assert about is not None and abs(about["time"] - time.time()) < 60
     assert about["keys"] == [Keyring([SECRET]).key_id] and about["encryption"] == []
     assert about["version"] == __version__
+    assert about["worker"]["pid"] == os.getpid() and about["worker"]["counters"]["discoveries"] == 1
     plain = asked(Question("*"), WIRE_ID[:-1] + "2")
     told = node.control.hear(plain[1])
     assert told is not None

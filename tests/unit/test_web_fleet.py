@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from web_clients import BROKERS, drawn, look
 
-from servicebus.web.fleet import FORGET_S, PathState, seen
+from servicebus.services import Request, Response
+from servicebus.testing import bus
+from servicebus.web.fleet import FORGET_S, BrokerView, Change, FleetView, Look, PathState, WorkerView, seen
+from servicebus.web.watch import FleetWatch, Rates
 
 BOTH = look({"NODE-1": BROKERS, "NODE-2": ("mq-a",)})
 
@@ -77,3 +81,60 @@ def test_a_node_that_is_gone_for_a_day_is_forgotten() -> None:
     still = look({"NODE-1": BROKERS})
     assert set(seen(view, still, 1002 + FORGET_S - 1)[0].nodes) == {"NODE-1", "NODE-2"}
     assert set(seen(view, still, 1002 + FORGET_S)[0].nodes) == {"NODE-1"}
+
+
+def worker(pid: int, calls: int = 0) -> WorkerView:
+    return WorkerView("m-1", pid, 900.0, {"executed.call": calls}, {})
+
+
+def test_a_worker_that_was_not_there_is_a_change_and_told_once() -> None:
+    def heard(*pids: int) -> Look:
+        return look({"N": ("mq-a",)})._replace(workers={"N": tuple(map(worker, pids))})
+
+    view = drawn(heard(1, 2))
+    view, changes = seen(view, heard(1), 2000.0)
+    assert not changes, "it may have missed one question"
+    view, changes = seen(view, heard(1, 2), 2001.0)
+    assert not changes
+    view, changes = seen(view, heard(3), 2002.0)
+    assert [(each.kind, each.text) for each in changes] == [("worker new", "pid 3 on m-1 serves")]
+    assert [each.pid for each in view.nodes["N"].workers] == [3]
+
+
+def test_rates_are_counted_from_one_look_to_the_next() -> None:
+    rates = Rates()
+    said = {"machine": "m-1", "pid": 7, "since": 900.0, "counters": {"executed.call": 10}}
+    assert rates.worker(said, 1000.0).per_s == {}
+    rates.forget()
+    assert rates.worker({**said, "counters": {"executed.call": 40}}, 1002.0).per_s == {"executed.call": 15.0}
+    rates.forget()
+    rates.forget()
+    assert rates.worker(said, 1004.0).per_s == {}, "it has not answered meanwhile"
+    for wrong in (None, {}, {**said, "pid": "x"}, {**said, "counters": {"a": []}}):
+        with pytest.raises((KeyError, TypeError, ValueError)):
+            rates.worker(wrong, 1005.0)
+
+
+class Add:
+    def on_call(self, request: Request, response: Response) -> None:
+        response.send(sum(request.get_params()))
+
+
+def test_a_look_asks_the_bus_for_nodes_services_and_workers() -> None:
+    with bus({"math.add": Add()}, brokers=2) as world:
+        names = [broker.name for broker in world.brokers]
+        told: list[Change] = []
+        view = FleetView(tuple(BrokerView(name, 0.0) for name in names))
+        watch = FleetWatch(world.sender, view, lambda _view, changes: told.extend(changes))
+        assert watch.is_stale
+        watch.look()
+        node = watch.view.nodes["NODE-01"]
+        assert list(node.paths) == names and node.services == (("call", "math.add"),) and node.versions
+        assert sum(each.counters["discoveries"] for each in node.workers) >= 1
+        world.brokers[0].kill()
+        watch.look()
+        assert [each.kind for each in told] == ["node new", "broker lost", "path lost"]
+        for broker in world.brokers:
+            broker.kill()
+        watch.look()
+        assert all(broker.problem for broker in watch.view.brokers) and not watch.view.nodes["NODE-01"].answers
