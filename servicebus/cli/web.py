@@ -75,7 +75,8 @@ def web(ctx: click.Context, /, configuration: Configuration | None, **chosen: An
     except sqlite3.Error as error:
         raise Failure("HistoryFailed", f"{history}: {error}", ExitCode.FAILED, as_json=False) from error
     except OSError as error:
-        message = f"cannot listen on {chosen['host']}:{chosen['port']}: {error.strerror or error}"
+        what = f"listen on {chosen['host']}:{chosen['port']}" if error.filename is None else f"keep {error.filename}"
+        message = f"cannot {what}: {error.strerror or error}"
         raise Failure("ListenFailed", message, ExitCode.FAILED, as_json=False) from error
 
 
