@@ -46,8 +46,7 @@ if TYPE_CHECKING:
     from servicebus.client.outbox_file import OutboxFile
 
 LOG = get_logger(__name__)
-_ROUNDED_S = 0.001
-"""A node tells the age of its queue in milliseconds."""
+_ROUNDED_S = 0.001  # a node tells the age of its queue in milliseconds
 
 
 class Engine:
@@ -273,11 +272,10 @@ class Engine:
 
     def queue_made_anew(self, path: Path, made_at: float) -> None:
         """Calls that were published before *made_at* went into a queue that is gone, or to a worker that may be."""
-        made_at -= _ROUNDED_S
         gone = [
             request
             for request in path.outstanding.values()
-            if request.resend and request.published_at is not None and request.published_at < made_at
+            if request.resend and request.published_at is not None and request.published_at < made_at - _ROUNDED_S
         ]
         self._take_back(path, gone, "the node's queue of calls was made again", "queue-lost", is_nodes_fault=True)
 
