@@ -20,8 +20,6 @@ from sphinx.transforms import SphinxTransform
 from sphinx.util.nodes import make_refnode
 
 ELSEWHERE = re.compile(r"[a-z]+:|#|$")
-INCLUDED = {"changelog": "..", "contributing": "..", "security": "..", "start": ".."}
-"""Pages that are made of a file in another folder, from which its links are meant."""
 PAGES_OF = {"CHANGELOG": "changelog", "CONTRIBUTING": "contributing", "SECURITY": "security", "README": "start"}
 
 
@@ -36,8 +34,7 @@ class PageLinks(SphinxTransform):
             if ELSEWHERE.match(uri):
                 continue
             path, _, anchor = uri.partition("#")
-            folder = INCLUDED.get(self.env.docname, Path(self.env.docname).parent)
-            target = os.path.relpath(Path(self.env.srcdir, folder, path), self.env.srcdir)
+            target = os.path.relpath(_file_of(link).parent / path, self.env.srcdir)
             link.replace_self(self._page(link, target, anchor) if path.endswith(".rst") else self._file(link, target))
 
     def _page(self, link: nodes.reference, target: str, anchor: str) -> addnodes.pending_xref:
@@ -58,6 +55,15 @@ class PageLinks(SphinxTransform):
         found.source, found.line = link.source, link.line
         found += nodes.inline("", link.astext())
         return found
+
+
+def _file_of(link: nodes.Node) -> Path:
+    """Where *link* is written, which may be a file that the page includes."""
+    node: nodes.Node | None = link
+    while node is not None and not node.source:
+        node = node.parent
+    assert node is not None and node.source is not None
+    return Path(node.source).resolve()
 
 
 def resolve(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, shown: nodes.Element) -> Any:

@@ -16,14 +16,17 @@ PROGRAM = ROOT / "tests" / "fixtures" / "page_program.py"
 BLOCK = ".. code-block:: python"
 IN_MEMORY = {"contracts.rst", "testing.rst"}
 """Their tests are in tests/unit: they need no broker."""
-PAGES = [page for page in sorted((ROOT / "docs").glob("*.rst")) if BLOCK in page.read_text()]
+BY_STEPS = {"ten-minutes.rst"}
+"""Files and commands: tests/integration/test_readme.py takes them as a reader does."""
+PAGES = [page for page in sorted((ROOT / "docs").rglob("*.rst")) if BLOCK in page.read_text()]
+TO_RUN = [page for page in PAGES if page.name not in IN_MEMORY | BY_STEPS]
 
 
 def test_there_are_pages_with_examples() -> None:
     assert len(PAGES) >= 8
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in IN_MEMORY], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", TO_RUN, ids=lambda page: page.stem)
 def test_the_examples_of_a_page_run(page: Path, brokers: list[Broker], tmp_path: Path) -> None:
     hosts = [f"{broker.host}:{broker.port}" for broker in brokers]
     config = tmp_path / "config.yaml"

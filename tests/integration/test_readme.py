@@ -1,4 +1,4 @@
-"""README's first minutes, block by block, as a reader does them: its files, its commands, its brokers."""
+"""README's first minutes, and the ten of docs/, block by block, as a reader does them: files, commands, brokers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,17 @@ from waiting import wait_until
 from servicebus.testing.persistent import PersistentBrokers
 
 README = Path(__file__).parents[2] / "README.rst"
-BLOCKS = {
-    region.lexemes["options"].get("name", "install"): str(region.lexemes["source"])
-    for region in DirectiveLexer("code-block")(Document.parse(str(README)))
-}
+
+
+def blocks_of(page: Path) -> dict[str, str]:
+    return {
+        region.lexemes["options"].get("name", "install"): str(region.lexemes["source"])
+        for region in DirectiveLexer("code-block")(Document.parse(str(page)))
+    }
+
+
+BLOCKS = blocks_of(README)
+MORE = blocks_of(README.parent / "docs" / "ten-minutes.rst")
 
 
 class Reader:
@@ -60,6 +68,25 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
     PersistentBrokers().down()
 
 
+def start_brokers(reader: Reader) -> None:
+    up = reader.bash(BLOCKS["up"])
+    assert up.returncode == 0, up.stderr
+    ports = re.findall(r"@127\.0\.0\.1:(\d+)", up.stdout)
+    # Those of the page, unless they are taken.
+    (reader.folder / "bus.yaml").write_text(BLOCKS["bus.yaml"].replace("5701", ports[0]).replace("5702", ports[1]))
+
+
+@contextmanager
+def agent(reader: Reader, block: str) -> Iterator[None]:
+    running = reader.in_another_terminal(block)
+    try:
+        wait_until(lambda: (reader.folder / "terminal").read_text().count("serves") == 2, 60)
+        yield
+    finally:
+        running.terminate()
+        assert running.wait(60) == 0
+
+
 def test_the_first_minutes(reader: Reader) -> None:
     assert set(BLOCKS) == {
         "install", "folder", "calc.py", "test_calc.py", "test", "up", "bus.yaml", "agent", "caller.py", "call", "bad"
@@ -70,20 +97,32 @@ def test_the_first_minutes(reader: Reader) -> None:
     tested = reader.bash(BLOCKS["test"])
     assert "1 passed" in tested.stdout, tested.stdout + tested.stderr
 
-    up = reader.bash(BLOCKS["up"])
-    assert up.returncode == 0, up.stderr
-    ports = re.findall(r"@127\.0\.0\.1:(\d+)", up.stdout)
-    # Those of the page, unless they are taken.
-    (reader.folder / "bus.yaml").write_text(BLOCKS["bus.yaml"].replace("5701", ports[0]).replace("5702", ports[1]))
-
-    agent = reader.in_another_terminal(BLOCKS["agent"])
-    try:
-        wait_until(lambda: (reader.folder / "terminal").read_text().count("serves") == 2, 60)
+    start_brokers(reader)
+    with agent(reader, BLOCKS["agent"]):
         called = reader.bash(BLOCKS["call"])
         assert called.returncode == 0, called.stderr
         assert called.stdout.splitlines()[:3] == ["3", "killed a", "(1, 3)"]
         bad = reader.bash(BLOCKS["bad"])
         assert bad.returncode == 6 and ": a: Input should be a valid integer, " in bad.stderr
-    finally:
-        agent.terminate()
-        assert agent.wait(60) == 0
+
+
+def test_the_ten_minutes(reader: Reader) -> None:
+    assert set(MORE) == {
+        "shop.py", "shop", "send", "dead", "requeue", "shipped", "order", "orders", "look", "down"
+    }  # fmt: skip
+    reader.bash(BLOCKS["folder"])
+    (reader.folder / "shop.py").write_text(MORE["shop.py"])
+    start_brokers(reader)
+    reader.bash("export SERVICEBUS_CONFIG=bus.yaml\n")  # as in the block that the page has from README
+    with agent(reader, MORE["shop"]):
+        assert reader.bash(MORE["send"]).stdout == "confirmed\n"
+        wait_until(lambda: "shop.ship" in reader.bash(MORE["dead"]).stdout, 60)
+        sent_back = reader.bash(MORE["requeue"])
+        assert sent_back.returncode == 0, sent_back.stderr
+        wait_until(lambda: reader.bash(MORE["shipped"]).stdout == "s-1\n", 60)
+        assert reader.bash(MORE["order"]).stdout == '"thank you"\n'
+        wait_until(lambda: reader.bash(MORE["orders"]).stdout == "2 s-1\n", 60)
+        seen = reader.bash(MORE["look"])
+        assert "NODE-01" in seen.stdout and "Takes an order." in seen.stdout, seen.stdout + seen.stderr
+        assert "nothing is wrong; 2 of 2 brokers reached, 1 node" in seen.stdout, seen.stdout + seen.stderr
+    assert reader.bash(MORE["down"]).returncode == 0
