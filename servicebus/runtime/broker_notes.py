@@ -46,7 +46,7 @@ class BrokerNotes:
         have = "without priorities" if self._has_priorities else "with priorities"
         LOG.warning(
             "%s: others of node %s have made queue %s %s; it is used as it is until all have left it: give all of them "
-            "the same 'priorities', then run: servicebus drain %s, and servicebus undrain %s",
+            "the same 'priorities', then run: servicebus drain %s, and servicebus drain %s --undo",
             self._host.name,
             self._node,
             queue,
