@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import hashlib
 import re
@@ -83,6 +84,15 @@ def test_what_does_not_exist_is_found(line: str) -> None:
 def test_the_commands_of_a_page_exist(page: str) -> None:
     faults = {line: faults for where, line in COMMANDS if where == page and (faults := faults_of(line))}
     assert not faults
+
+
+PYTHON = re.compile(r"^( *)\.\. (?:invisible-)?code-block:: python\n(?: +:.*\n)*\n((?:\1 +.*\n|\n)+)", re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_python_of_a_page_is_python_also_where_it_is_not_run(page: Path) -> None:
+    for _, block in PYTHON.findall(page.read_text()):
+        compile(textwrap.dedent(block), str(page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
 
 
 BLOCKS = [(page.name, textwrap.dedent(block)) for page in PAGES for _, block in YAML.findall(page.read_text())]

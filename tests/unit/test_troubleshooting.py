@@ -16,6 +16,12 @@ ERRORS, HEADINGS = ENTRY.findall(_ERRORS), ENTRY.findall(_LINES)
 
 QUOTED: dict[str, tuple[str, ...]] = {
     "logging_service/__main__.py:main": ("records are not signed",),
+    "logging_service/server.py:_say_counts": (
+        "servicebus-logd: 12 log records",
+        "servicebus-logd: refused",
+        "servicebus-logd: pickled",
+    ),
+    "servicebus/runtime/leaving.py:end_child": ("servicebus: process 4711 was forked",),
     "servicebus/client/outbox_writer.py:_failed": ("outbox /var/lib/shop/outbox cannot be written",),
     "servicebus/client/session.py:__init__": ("outbox /var/lib/shop/outbox is in use by",),
     "servicebus/operations/bridge.py:_end_lost": ("bridge from orders on old to the default exchange on new: waits: ",),
@@ -44,7 +50,11 @@ QUOTED: dict[str, tuple[str, ...]] = {
 """Lines of which little is the same each time, with the beginnings of the entries that explain them."""
 FEW = 8
 """Fewer letters than these make no entry found by them."""
-THEIR_OWN = ("servicebus/transport/ratelimitedlog.py:",)
+THEIR_OWN = (
+    "servicebus/transport/ratelimitedlog.py:",
+    "logging_service/server.py:_complain",
+    "logging_service/server.py:warn",
+)
 """They log what others give them, which is found there."""
 LINES = [line for line in log_lines() if not line.place.startswith(THEIR_OWN)]
 FOUND = {
