@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import Any
 
 from servicebus.configuration import LoggingSettings
 from servicebus.errors import ConfigurationError
-from servicebus.logging_service import connect_root_logger, pump, set_threaded, start_server
+from servicebus.logging_service import (
+    connect_root_logger,
+    disconnect_root_logger,
+    pump,
+    set_threaded,
+    start_server,
+)
 from servicebus.transport.loggers import get_logger
 
 LOG = get_logger(__name__)
@@ -63,6 +70,34 @@ class AgentLogging:
         else:
             LOG.error("the log server (pid %s) ended with code %s; started it again", ended.pid, ended.exitcode)
 
+    def reload(self, settings: LoggingSettings) -> None:
+        """Log as *settings* say from now on; a log server of ours is replaced where that is needed.
+
+        Raises:
+            ConfigurationError: the new server cannot start, or its host cannot be resolved. All is as it was then.
+        """
+        former, self._settings = self._settings, settings
+        if settings == former:
+            return
+        try:
+            self._change(former, settings)
+        except ConfigurationError:
+            self._settings = former
+            self._change(settings, former)
+            raise
+
+    def _change(self, former: LoggingSettings, present: LoggingSettings) -> None:
+        if _connection(former) != _connection(present):
+            disconnect_root_logger(former)
+        if _server(former) != _server(present) or (self._server is None) == present.start_server:
+            self._stop_server()
+            if present.start_server:
+                self._server = start_server(present)
+        connect_root_logger(present, threaded=False, process_name="master")
+        set_threaded(False)
+        if former.level != present.level:  # else that of -v holds, or what the program has set
+            logging.getLogger().setLevel(present.level_number)
+
     def in_worker(self, name: str) -> None:
         connect_root_logger(self._settings, process_name=name)
         set_threaded(True)
@@ -73,6 +108,20 @@ class AgentLogging:
         for handler in logging.getLogger().handlers:
             handler.flush()
         pump()
+        self._stop_server(max(0.1, deadline - time.monotonic()))
+
+    def _stop_server(self, wait_s: float = _FAREWELL_S) -> None:
         if self._server is not None:
             self._server.terminate()
-            self._server.join(max(0.1, deadline - time.monotonic()))
+            self._server.join(wait_s)
+            self._server = None
+
+
+def _connection(settings: LoggingSettings) -> tuple[object, ...]:
+    """What the connection to a log server is made of."""
+    return settings.configured, settings.host, settings.port, settings.secrets
+
+
+def _server(settings: LoggingSettings) -> LoggingSettings | None:
+    """What a server of ours is made of; None without one."""
+    return replace(settings, level="INFO") if settings.start_server else None

@@ -67,7 +67,7 @@ class PublisherRegistry:
         """
         if name in self._config.publishers:
             raise ConfigurationError(f"there is a publisher {name!r} already", key="publishers")
-        self._check_host(f"publisher {name!r}", host)
+        _check_host(self._config, f"publisher {name!r}", host)
         self._added_publishers[name] = PlainTarget(exchange, routing_key, host, mandatory, persistent)
         self._config = self._with_publishers(self._config)
 
@@ -81,17 +81,18 @@ class PublisherRegistry:
         """A service that consumes a queue of other programs, made by ``Services.consume()``."""
         self._add(MESSAGE, category, name, service, options)
 
-    def _check_plain(self, service: Service) -> None:
-        """Raise ConfigurationError: *service* needs a publisher, or a broker, that there is not."""
+    def _check_plain(self, service: Service, config: Configuration) -> None:
+        """Raise ConfigurationError: *service* needs a publisher, or a broker, that *config* does not have."""
         if service.plain is not None:
-            self._check_host(f"the queue of service {service.key}", service.plain.host)
-        known = self._config.publishers
+            _check_host(config, f"the queue of service {service.key}", service.plain.host)
+        known = config.publishers
         for name in sorted(getattr(service.instance, "needed_publishers", ())):
             if name not in known:
                 listed = ", ".join(sorted(known)) or "none"
                 what = f"service {service.key} needs the publisher {name!r}; known: {listed}"
                 raise ConfigurationError(f"{what}; see publishers: and add_publisher()", key="publishers")
 
-    def _check_host(self, what: str, name: str) -> None:
-        if problem := known_host(name, self._config.hosts + self._config.connections):
-            raise ConfigurationError(f"{what}: its host {problem}", key="services")
+
+def _check_host(config: Configuration, what: str, name: str) -> None:
+    if problem := known_host(name, config.hosts + config.connections):
+        raise ConfigurationError(f"{what}: its host {problem}", key="services")

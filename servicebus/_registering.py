@@ -159,9 +159,13 @@ class Registering(PublisherRegistry):
     def _add(self, kind: Kind, category: str, name: str, service: Any, options: dict[str, Any]) -> None:
         Address(self._config.node_name, category, name)
         found = register(kind, category, name, service, **options)
-        self._check_plain(found)
-        if found.singleton and self._config.compat:
-            raise ConfigurationError(f"service {found.key}: a singleton cannot be served with compat", key="services")
+        self._check_service(found, self._config)
         if (key := (kind, found.lookup_key)) in self._services or (kind, found.rival_key) in self._services:
             raise ConfigurationError(f"service {found.key} for {kind.value}s is registered already", key="services")
         self._services[key] = prepared(found, self._middleware)
+
+    def _check_service(self, service: Service, config: Configuration) -> None:
+        """Raise ConfigurationError: *service* cannot be served with *config*."""
+        self._check_plain(service, config)
+        if service.singleton and config.compat:
+            raise ConfigurationError(f"service {service.key}: a singleton cannot be served with compat", key="services")

@@ -163,6 +163,15 @@ def connect_root_logger(
     return handler
 
 
+def disconnect_root_logger(settings: LoggingSettings) -> None:
+    """End what ``connect_root_logger`` has made of these *settings*."""
+    secrets = tuple(secret.reveal() for secret in settings.secrets)
+    for handler in _connections():
+        if settings.configured and handler.sends_to(settings.host, settings.port, secrets):
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+
+
 def start_server(settings: LoggingSettings, after_fork_hook: Callable[[], object] | None = None) -> ForkProcess:
     """Start the log server that the ``logging:`` section describes; as ``LoggingService.start_logging_server``."""
     if settings.file is None:

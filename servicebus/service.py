@@ -8,7 +8,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import servicebus.wire.xmltree  # noqa: F401  # what workers may need is imported before they are forked: they share it
@@ -63,17 +65,25 @@ class ServiceBus(Registering):
         *,
         middleware: Sequence[Middleware] = (),
     ):
-        configuration = as_configuration(configuration)
+        configuration = as_configuration(given := configuration)
         super().__init__(configuration, middleware)
-        self._queue_len = queue_len if queue_len is not None else configuration.queue_len
+        self._own_queue_len = queue_len
         self._after_fork: Hook | None = None
         self._on_exit: Hook | None = None
         self._read_again: Callable[[], Configuration] | None = None
+        if isinstance(given, (str, os.PathLike)):
+            self._read_again = partial(Configuration.load, Path(given).absolute())
+        self._has_own_name = False
+        """``set_node_name()`` was called: the name in the file is another's."""
         self._description: NodeDescription | None = None
         self._logging = AgentLogging(configuration.logging)
 
     def __repr__(self) -> str:
         return f"<ServiceBus node {self._config.node_name} with {len(self._services)} services>"
+
+    @property
+    def _queue_len(self) -> int | None:
+        return self._own_queue_len if self._own_queue_len is not None else self._config.queue_len
 
     def contract(self) -> NodeContract:
         """What this node offers its callers and subscribers. Raises ConfigurationError: a type has no schema."""
@@ -90,9 +100,14 @@ class ServiceBus(Registering):
     def set_node_name(self, node_name: str) -> None:
         """Serve another node than the configuration's. Raises ConfigurationError if that is no name."""
         self._config = self._config.with_node_name(node_name)
+        self._has_own_name = True
 
     def set_reload(self, read_again: Callable[[], Configuration]) -> None:
-        """On HUP take the configuration from *read_again* before the workers are replaced one after another."""
+        """On HUP take the configuration from *read_again* before the workers are replaced one after another.
+
+        An agent that was made from the path of a file reads that one again without this. What *read_again* raises, and
+        a configuration that cannot be used, change nothing. docs/reload says which settings need a restart.
+        """
         self._read_again = read_again
 
     # -- running -------------------------------------------------------------------------------------------------------
@@ -170,9 +185,7 @@ class ServiceBus(Registering):
     def _begin(self) -> None:
         """Everything that can tell at once that this configuration cannot be served. Raises ServiceBusError."""
         refuse_green_threads()
-        check_journal(self._config)
-        encryption_of(self._config)
-        _check_extras(self._config)
+        _check_usable(self._config)
         put_right()
         self._description = NodeDescription(self.contract())
         note_subscriptions(self._config, {each.key: each.events for each in self._services.values() if each.events})
@@ -181,7 +194,7 @@ class ServiceBus(Registering):
     def _supervise(self, parent_pid: int | None) -> int:
         try:
             log_once(LOG, self._config.warnings + self._config.secret_warnings)
-            read_again = self._take_configuration if self._read_again is not None else None
+            read_again = self._given_again if self._read_again is not None else None
             announced: set[str] = set()
             # Of a program that runs the agent beside itself the unit is its own.
             manager = ServiceManager({}) if parent_pid is not None else ServiceManager()
@@ -192,7 +205,9 @@ class ServiceBus(Registering):
                 if parent_pid is None and len(announced) < len(self._config.hosts):
                     self._announce(master, announced)
 
-            master = Master(self._config, self._run_worker, tick, read_again=read_again, parent_pid=parent_pid)
+            master = Master(
+                self._config, self._run_worker, tick, read_again=read_again, take=self._take, parent_pid=parent_pid
+            )
             return master.run()
         finally:
             self._logging.stop()
@@ -208,12 +223,23 @@ class ServiceBus(Registering):
                 sys.stdout.flush()
         announced |= fresh
 
-    def _take_configuration(self) -> Configuration:
+    def _given_again(self) -> Configuration:
+        """What the file says now. Raises ConfigurationError: no agent could use it."""
         assert self._read_again is not None
-        check_journal(config := self._with_publishers(self._read_again()))
-        _check_extras(config)
-        self._config = config
+        config = self._with_publishers(self._read_again())
+        if self._has_own_name:
+            config = config.with_node_name(self._config.node_name)
+        _check_usable(config)
+        for host in config.hosts + config.connections:
+            host.ssl_context()
+        for service in self._services.values():
+            self._check_service(service, config)
         return config
+
+    def _take(self, config: Configuration) -> None:
+        self._logging.reload(config.logging)
+        self._config = config
+        log_once(LOG, config.warnings + config.secret_warnings)
 
     def _run_worker(self, host: BrokerHost, heartbeat_fd: int, parent_death_fd: int) -> int:
         self._logging.in_worker(f"worker {host.name}")
@@ -250,6 +276,13 @@ class ServiceBus(Registering):
         if self._config.metrics is not None:
             worker.of_client = SenderMeter(sender).entries
         return worker
+
+
+def _check_usable(config: Configuration) -> None:
+    """Raises ConfigurationError: something is missing on this machine, for good."""
+    check_journal(config)
+    encryption_of(config)
+    _check_extras(config)
 
 
 _EXTRAS = {"metrics": "servicebus.observability.collector", "traces": "servicebus.observability.spans"}

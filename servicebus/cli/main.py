@@ -35,6 +35,7 @@ COMMANDS = {
     "nodes": "servicebus.cli.nodes:nodes",
     "ping": "servicebus.cli.ping:ping",
     "publish": "servicebus.cli.publish:publish",
+    "reload": "servicebus.cli.reload:reload",
     "run": "servicebus.cli.run:run",
     "send": "servicebus.cli.send:send",
     "services": "servicebus.cli.nodes:services",

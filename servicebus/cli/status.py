@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import socket
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from servicebus.cli.agent_socket import ask_agent, socket_option, socket_path
 from servicebus.cli.exit_codes import ExitCode
-from servicebus.cli.group import Failure
-from servicebus.cli.options import CONFIG_VARIABLE, config_source, json_option, timeout_option
+from servicebus.cli.options import config_source, json_option, timeout_option
 from servicebus.cli.output import Output
 from servicebus.configuration import Configuration
-from servicebus.errors import ConfigurationError
 from servicebus.wire.printable import printable
 
 if TYPE_CHECKING:
@@ -24,12 +20,11 @@ HEALTHY = ("consuming", "leaving", "drained")
 """``leaving`` and ``drained``: an operator takes the broker out of service."""
 STALE_S = 5.0
 """A worker sends a heartbeat every second; one that has not for so long may have frozen in its last state."""
-MAX_BYTES = 16 * 1024 * 1024
 
 
 @click.command()
 @config_source(is_argument=True, required=False)
-@click.option("--socket", "path", metavar="PATH", help="The status socket itself, instead of the file that names it.")
+@socket_option
 @timeout_option("3", 3.0)
 @json_option
 @click.pass_context
@@ -39,58 +34,16 @@ def status(ctx: click.Context, configuration: Configuration | None, path: str | 
     Exit status 0 if every worker is consuming and healthy, 1 if one is not, 4 if no agent answers.
     """
     output = ctx.ensure_object(Output)
-    document = _ask(_socket_path(configuration, path), timeout, output)
+    document = ask_agent(socket_path(configuration, path), timeout, output).document
     output.result(document, "" if output.json else _as_table(document))
     workers = document["workers"]
-    ctx.exit(ExitCode.OK if workers and all(map(_is_healthy, workers)) else ExitCode.FAILED)
+    ctx.exit(ExitCode.OK if workers and all(map(is_healthy, workers)) else ExitCode.FAILED)
 
 
-def _is_healthy(worker: dict[str, Any]) -> bool:
+def is_healthy(worker: dict[str, Any]) -> bool:
     age = worker.get("heartbeat_age_s", worker.get("beat_age_s"))
     is_well = worker.get("state") in HEALTHY and (worker.get("state") != "consuming" or worker.get("healthy", True))
     return bool(is_well) and isinstance(age, (int, float)) and age < STALE_S
-
-
-def _socket_path(configuration: Configuration | None, path: str | None) -> str:
-    if path is not None:
-        return path
-    if configuration is None:
-        raise click.UsageError(f"say which agent: FILE, -c FILE, ${CONFIG_VARIABLE} or --socket PATH")
-    if configuration.status_socket is None:
-        raise ConfigurationError("status_socket is not set, so the agent cannot be asked", path=configuration.path)
-    return configuration.status_socket
-
-
-def _ask(path: str, timeout_s: float, output: Output) -> dict[str, Any]:
-    try:
-        document = json.loads(_read_all(path, timeout_s))
-        if isinstance(document, dict) and all(isinstance(worker, dict) for worker in document["workers"]):
-            return document
-        reason = "the answer is none of an agent"
-    except TimeoutError:
-        reason = f"no answer within {timeout_s:g} s"
-    except OSError as error:
-        reason = error.strerror or str(error)
-    except (ValueError, KeyError, TypeError):
-        reason = "the answer is none of an agent"
-    raise Failure(
-        "AgentUnavailable", f"no agent answers on {path}: {reason}", ExitCode.UNAVAILABLE, as_json=output.json
-    )
-
-
-def _read_all(path: str, timeout_s: float) -> bytes:
-    """What the socket says until it ends; the limit holds for the whole of it, not for each piece."""
-    deadline = time.monotonic() + timeout_s
-    received = bytearray()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(timeout_s)
-        connection.connect(path)
-        while piece := connection.recv(65536):
-            received += piece
-            if time.monotonic() > deadline or len(received) > MAX_BYTES:
-                raise TimeoutError
-            connection.settimeout(max(deadline - time.monotonic(), 0.001))  # 0 would mean non-blocking
-    return bytes(received)
 
 
 def _as_table(document: dict[str, Any]) -> str:
@@ -99,7 +52,16 @@ def _as_table(document: dict[str, Any]) -> str:
     console = Console()
     with console.capture() as capture:
         console.print(_table(document))
-    return capture.get().rstrip("\n")
+    return "\n".join([capture.get().rstrip("\n"), *_of_reload(document.get("reload", {}))])
+
+
+def _of_reload(report: dict[str, Any]) -> list[str]:
+    """Of the last one, what an operator has to do."""
+    lines = [f"the last reload was {report['state']}: {report['error']}"] if report.get("error") else []
+    pending = ", ".join(each["key"] for each in report.get("needs_restart", ()))
+    lines += [f"needs a restart: {pending}"] if pending else []
+    lines += [f"since the last reload: {each}" for each in report.get("failed", ())]
+    return list(map(printable, lines))
 
 
 def _table(document: dict[str, Any]) -> Table:
@@ -115,7 +77,7 @@ def _table(document: dict[str, Any]) -> Table:
         host, state, pid, restarts = (str(worker.get(key, "?")) for key in ("host", "state", "pid", "restarts"))
         # Text, because rich reads markup in plain strings: the host [::1]:5672 would lose its address.
         row = [Text(printable(cell)) for cell in (host, state, pid, _age(worker), restarts, _details(worker))]
-        row[1].stylize("green" if _is_healthy(worker) else "bold red")
+        row[1].stylize("green" if is_healthy(worker) else "bold red")
         table.add_row(*row)
     return table
 

@@ -62,7 +62,8 @@ class HttpListener:
         self._clients: dict[socket.socket, _HttpClient] = {}
         self._listener: socket.socket | None = None
         self._open_at = 0.0
-        self._has_failed = False
+        self.problem = ""
+        """Why it does not listen; empty if it does."""
 
     def __repr__(self) -> str:
         return f"<HttpListener {self._host}:{self._port} {len(self._clients)} clients>"
@@ -126,11 +127,12 @@ class HttpListener:
             )[0]
             self._listener = socket.create_server((str(address[0]), int(address[1])), family=family, backlog=64)
         except OSError as error:
-            if not self._has_failed:
-                LOG.error("no metrics on %s:%d: %s; trying again", self._host, self._port, error.strerror or error)
-            self._has_failed, self._open_at = True, now + _OPEN_AGAIN_S
+            why = error.strerror or str(error)
+            if not self.problem:
+                LOG.error("no metrics on %s:%d: %s; trying again", self._host, self._port, why)
+            self.problem, self._open_at = f"no metrics on {self._host}:{self._port}: {why}", now + _OPEN_AGAIN_S
             return
-        self._has_failed = False
+        self.problem = ""
         self._listener.setblocking(False)
         self._selector.register(self._listener, selectors.EVENT_READ)
         LOG.info("metrics and health on http://%s:%d", _shown(self._host), self.port)

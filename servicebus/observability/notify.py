@@ -27,8 +27,9 @@ _STATUS_CHARS = 200
 class Supervised(Protocol):
     """What is asked of the master."""
 
-    reloads: int
-    """How often it was told to read its configuration again."""
+    @property
+    def reloads(self) -> int:
+        """How often it was told to read its configuration again."""
 
     @property
     def is_reloading(self) -> bool:

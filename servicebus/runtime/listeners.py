@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from servicebus.configuration import Configuration
+from servicebus.configuration import Configuration, MetricsSettings
 from servicebus.observability.reports import Reports
 from servicebus.runtime.status import StatusSocket
+from servicebus.transport.loggers import get_logger
+
+if TYPE_CHECKING:
+    from servicebus.observability.http_listener import HttpListener
+
+LOG = get_logger(__name__)
 
 __all__ = ["Listeners"]
 
@@ -35,15 +41,37 @@ class Listeners:
         snapshot: Callable[[], dict[str, Any]],
         reports: Callable[[], list[tuple[str, Reports]]],
     ):
-        self._all: list[Listener] = [StatusSocket(config.status_socket, snapshot)]
-        if config.metrics is not None:
-            from servicebus.observability.http_listener import HttpListener
-            from servicebus.observability.pages import Pages
-
-            self._all.append(HttpListener(config.metrics.host, config.metrics.port, Pages(snapshot, reports).answer))
+        self._snapshot, self._reports = snapshot, reports
+        self._status = StatusSocket(config.status_socket, snapshot)
+        self._metrics = config.metrics
+        self._http = self._http_of(config.metrics)
 
     def __repr__(self) -> str:
         return f"<Listeners {self._all}>"
+
+    @property
+    def _all(self) -> list[Listener]:
+        return [self._status] if self._http is None else [self._status, self._http]
+
+    def _http_of(self, settings: MetricsSettings | None) -> HttpListener | None:
+        if settings is None:
+            return None
+        from servicebus.observability.http_listener import HttpListener
+        from servicebus.observability.pages import Pages
+
+        return HttpListener(settings.host, settings.port, Pages(self._snapshot, self._reports).answer)
+
+    def reload(self, config: Configuration) -> list[str]:
+        """Start, stop or move the HTTP server, if *config* has another one; returns what failed."""
+        if config.metrics == self._metrics:
+            return []
+        if self._http is not None:
+            self._http.close()
+            LOG.info("no metrics and health on port %d any more", self._http.port)
+        self._metrics, self._http = config.metrics, self._http_of(config.metrics)
+        if self._http is not None:
+            self._http.open()
+        return [self._http.problem] if self._http is not None and self._http.problem else []
 
     def open(self) -> None:
         for each in self._all:

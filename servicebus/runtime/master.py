@@ -14,13 +14,14 @@ from collections.abc import Callable
 from typing import Any
 
 from servicebus.configuration import BrokerHost, Configuration
-from servicebus.errors import ConfigurationError, ServiceBusError
+from servicebus.errors import ConfigurationError
 from servicebus.observability.health import document_of
 from servicebus.observability.reports import Reports
-from servicebus.runtime.child import SILENT_AFTER_S, Child, announce_end, slots
+from servicebus.runtime.child import SILENT_AFTER_S, Child, announce_end
 from servicebus.runtime.inherited import Orphans, pids_of_multiprocessing, readable
 from servicebus.runtime.leaving import end_process
 from servicebus.runtime.listeners import Listeners
+from servicebus.runtime.reloading import Reloading
 from servicebus.runtime.signals import EXIT_ASKED, EXIT_BOOT, EXIT_FAILED, SignalPipe, masked
 from servicebus.transport.loggers import get_logger
 from servicebus.wire.printable import counted
@@ -35,9 +36,6 @@ _STOP_STEP_S = 0.05
 _REPEAT_S = 1.0
 """The same signal again within so long means the same: ``timeout`` sends it to its child and then to the group, systemd
 to all processes of a unit."""
-_ROLL_WAIT_S = 5.0
-"""A new worker that does not consume after so long (its broker may be down) holds up the others no longer."""
-
 _NO_FORK = "could not be started (look at the limits of processes, open files and memory)"
 _UNKNOWN_STATUS = EXIT_FAILED << 8
 
@@ -46,7 +44,7 @@ RunWorker = Callable[[BrokerHost, int, int], int]
 masking when it has handlers of its own, so that a TERM that comes early is not the death of it."""
 
 
-class Master:
+class Master(Reloading):
     """Keeps one worker per host and ``workers_per_host`` alive until told to stop.
 
     Args:
@@ -54,6 +52,7 @@ class Master:
             file says that the master is gone.
         on_tick: called about once a second, and more often while stopping; must be quick and start no thread.
         read_again: returns the configuration after HUP; it may name other hosts.
+        take: called with the one that workers are to have from now on. What it raises refuses it.
         parent_pid: stop when this is not our parent any more; for a master that a program started beside itself.
     """
 
@@ -64,25 +63,19 @@ class Master:
         on_tick: Callable[[], None],
         *,
         read_again: Callable[[], Configuration] | None = None,
+        take: Callable[[Configuration], None] | None = None,
         parent_pid: int | None = None,
     ):
-        self._config = config
+        super().__init__(config, Listeners(config, self.snapshot, self.reports), read_again, take)
         self._run_worker = run_worker
         self._on_tick = on_tick
-        self._read_again = read_again
         self._parent_pid = parent_pid
-        self._children = [Child(host, number) for host, number in slots(config)]
-        self._leaving: list[Child] = []
         self._signals: SignalPipe | None = None
-        self._listeners = Listeners(config, self.snapshot, self.reports)
         self._stop_signal: int | None = None
         self._is_stopping = False
         self._stopped_by: int | None = None
         self._stopped_at = 0.0
         self._orphans = Orphans()
-        self.reloads = 0
-        self._rolling: list[Child] = []
-        self._replacing: tuple[Child, int] | None = None
         self._looked_at = time.monotonic()
         """When the workers were last looked at for silence."""
 
@@ -113,11 +106,6 @@ class Master:
             self._signals.close()
 
     @property
-    def is_reloading(self) -> bool:
-        """It replaces its workers one after another."""
-        return bool(self._rolling or self._replacing)
-
-    @property
     def is_stopping(self) -> bool:
         """It was told to stop: nothing is started again."""
         return self._is_stopping or self._stop_signal is not None
@@ -126,7 +114,8 @@ class Master:
         """The document of the status socket."""
         now = time.monotonic()
         workers = [child.snapshot(now) for child in self._children]
-        return document_of(self._config.node_name, workers, is_stopping=self.is_stopping)
+        document = document_of(self._config.node_name, workers, is_stopping=self.is_stopping)
+        return {**document, "reload": {**self.report.to_json(), "running": self.is_reloading}}
 
     def reports(self) -> list[tuple[str, Reports]]:
         """What was counted for each host, by its name."""
@@ -275,47 +264,6 @@ class Master:
                 child.kill(signal.SIGABRT)
             elif now - child.aborted_at > _ABORT_WAIT_S:
                 child.kill(signal.SIGKILL)
-
-    def _roll(self) -> None:
-        """Replace workers one at a time: the next one drains when the one before consumes again."""
-        if self._replacing is not None:
-            child, restarts = self._replacing
-            is_next = child.restarts > restarts and child.is_alive
-            is_back = is_next and (child.state.get("healthy") or time.monotonic() - child.started_at > _ROLL_WAIT_S)
-            if not (is_back or child.is_retired):
-                return
-            self._replacing = None
-        if self._rolling:
-            child = self._rolling.pop(0)
-            if child.pid is not None:
-                self._replacing = (child, child.restarts)
-                child.kill(signal.SIGTERM)
-
-    def _reload(self) -> None:
-        """HUP: read the configuration again, then replace the workers. A bad one is reported and changes nothing."""
-        self.reloads += 1
-        if self._read_again is not None:
-            try:
-                self._config = self._read_again()
-            except ServiceBusError as error:
-                LOG.error("HUP: the configuration stays as it was: %s", error)
-                return
-            except BaseException:  # the program's own function
-                LOG.exception("HUP: the configuration stays as it was")
-                return
-        LOG.info("HUP: replacing the workers one after another")
-        kept = {(child.host.name, child.number): child for child in self._children}
-        self._children = []
-        for host, number in slots(self._config):
-            child = kept.pop((host.name, number), None) or Child(host, number)
-            child.host, child.is_retired = host, False  # what kept it from starting may be mended
-            self._children.append(child)
-        if self._replacing is not None and self._replacing[0] not in self._children:
-            self._replacing = None  # it has no next one to wait for
-        self._leaving.extend(child for child in kept.values() if child.pid is not None)
-        for child in self._leaving:
-            child.kill(signal.SIGTERM)
-        self._rolling = [child for child in self._children if child.is_alive]
 
     # -- the end -------------------------------------------------------------------------------------------------------
 

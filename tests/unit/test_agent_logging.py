@@ -11,6 +11,8 @@ from virtual_time import VirtualTime, virtual_time
 
 from servicebus import _agent_logging
 from servicebus._agent_logging import AgentLogging
+from servicebus.configuration import Configuration, LoggingSettings
+from servicebus.errors import ConfigurationError
 
 SETTINGS: Any = None
 
@@ -74,3 +76,85 @@ def test_a_stopping_agent_starts_none(
             agent.tick(may_restart=False)
             time.advance(1.0)
     assert (started, caplog.messages) == ([], [])
+
+
+# -- reload ----------------------------------------------------------------------------------------------------------
+
+
+class LoggingRig:
+    """An agent with a log server; what is started, connected and ended is noted."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.noted: list[str] = []
+        self.refused = ""
+        """The file with which no server starts."""
+        monkeypatch.setattr(_agent_logging, "start_server", self._start)
+        monkeypatch.setattr(
+            _agent_logging, "connect_root_logger", lambda settings, **_: self._note("connect", settings)
+        )
+        monkeypatch.setattr(_agent_logging, "disconnect_root_logger", lambda settings: self._note("end", settings))
+        self.agent = AgentLogging(self.settings())
+        self.agent.start()
+        self.noted.clear()
+
+    @staticmethod
+    def settings(**changed: Any) -> LoggingSettings:
+        logging = {"server": True, "file": "/one", "port": 5500, "level": "INFO", **changed}
+        return Configuration({"hosts": ["mq-a"], "secret_token": "of a unit test", "logging": logging}).logging
+
+    def _note(self, what: str, settings: LoggingSettings) -> None:
+        self.noted.append(f"{what} {settings.port}")
+
+    def _start(self, settings: LoggingSettings) -> Any:
+        if settings.file == self.refused:
+            raise ConfigurationError("no such folder", key="logging.file")
+        self.noted.append(f"start {settings.file}")
+        server = Server()
+        server.terminate = lambda: self.noted.append(f"stop {settings.file}")  # type: ignore[attr-defined]
+        server.join = lambda _timeout: None  # type: ignore[attr-defined]
+        return server
+
+
+@pytest.fixture
+def reloaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoggingRig]:
+    level = logging.getLogger().level
+    yield LoggingRig(monkeypatch)
+    logging.getLogger().setLevel(level)
+
+
+def test_a_level_needs_no_other_server(reloaded: LoggingRig) -> None:
+    reloaded.agent.reload(reloaded.settings(level="ERROR"))
+    assert reloaded.noted == ["connect 5500"]
+    assert logging.getLogger().level == logging.ERROR
+
+
+def test_nothing_is_done_where_nothing_has_changed(reloaded: LoggingRig) -> None:
+    reloaded.agent.reload(reloaded.settings())
+    assert reloaded.noted == []
+
+
+def test_another_file_needs_another_server_and_no_other_connection(reloaded: LoggingRig) -> None:
+    reloaded.agent.reload(reloaded.settings(file="/two"))
+    assert reloaded.noted == ["stop /one", "start /two", "connect 5500"]
+
+
+def test_another_key_needs_both(reloaded: LoggingRig) -> None:
+    reloaded.agent.reload(reloaded.settings(secret="another one"))
+    assert reloaded.noted == ["end 5500", "stop /one", "start /one", "connect 5500"]
+
+
+def test_a_server_of_others_takes_the_place_of_ours(reloaded: LoggingRig) -> None:
+    reloaded.agent.reload(reloaded.settings(server=False, port=5600))
+    assert reloaded.noted == ["end 5500", "stop /one", "connect 5600"]
+    reloaded.agent.reload(reloaded.settings())
+    assert reloaded.noted[3:] == ["end 5600", "start /one", "connect 5500"]
+
+
+def test_a_server_that_cannot_start_leaves_the_former_one(reloaded: LoggingRig) -> None:
+    reloaded.refused = "/two"
+    with pytest.raises(ConfigurationError, match="no such folder"):
+        reloaded.agent.reload(reloaded.settings(file="/two", level="ERROR"))
+    assert reloaded.noted == ["stop /one", "start /one", "connect 5500"]
+    assert logging.getLogger().level != logging.ERROR
+    reloaded.agent.reload(reloaded.settings(level="DEBUG"))
+    assert reloaded.noted[3:] == ["connect 5500"]

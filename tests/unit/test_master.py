@@ -107,7 +107,7 @@ def test_whatever_the_programs_function_raises_at_hup_the_agent_goes_on_as_it_wa
     master._roll()
     assert killed == []
     assert caplog.record_tuples == [
-        ("servicebus.runtime.master", logging.ERROR, "HUP: the configuration stays as it was")
+        ("servicebus.runtime.reloading", logging.ERROR, "HUP: the configuration stays as it was")
     ]
     assert caplog.records[0].exc_info
 

@@ -343,5 +343,5 @@ def test_a_reload_with_a_journal_that_can_never_be_opened_changes_nothing() -> N
         lambda: Configuration({"hosts": ["mq-b"], "node_name": "NODE-01", "secret_token": "s" * 16, "journal": "/"})
     )
     with pytest.raises(ConfigurationError, match="journal / is a folder; name a file in it"):
-        bus._take_configuration()
+        bus._given_again()
     assert bus._config is CONFIG
