@@ -51,6 +51,12 @@ class NestedSender(MiddlewareSender):
     def close(self) -> None:
         """Nothing: other services use it too. It ends with the worker."""
 
+    def outbox_messages(self) -> int:
+        """How many events wait in the outbox of this worker; opens nothing."""
+        session = self._session
+        outbox = session.status()["outbox"] if session is not None and session.is_ours else None
+        return int((outbox or {}).get("messages", 0))
+
     def _take_over(self) -> None:
         """Publish what workers that have ended have left."""
         if self._event_outbox is not None and has_left(self._event_outbox):

@@ -257,7 +257,9 @@ class ServiceBus(Registering):
             LOG.error("%s: not served, because the locks of its services cannot be kept: %s", host.name, error)
             return EXIT_FAILED
         sender = NestedSender(self._config, middleware=self._middleware, keeps_events=True)
-        return self._worker(host, sender, journal, locks).run(heartbeat_fd, parent_death_fd)
+        worker = self._worker(host, sender, journal, locks)
+        worker.outbox_messages = sender.outbox_messages
+        return worker.run(heartbeat_fd, parent_death_fd)
 
     def _worker(self, host: BrokerHost, sender: Sender, journal: Journal, locks: Locks | None, **how: Any) -> Worker:
         worker = Worker(

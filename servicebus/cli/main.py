@@ -19,6 +19,7 @@ COMMANDS = {
     "bridge": "servicebus.cli.bridge:bridge",
     "broker": "servicebus.cli.broker:broker",
     "call": "servicebus.cli.call:call",
+    "check": "servicebus.cli.check:check",
     "compat": "servicebus.cli.compat:compat",
     "completion": "servicebus.cli.completion:completion",
     "config": "servicebus.cli.config_check:config",

@@ -71,6 +71,8 @@ class Worker:
 
     of_client: Callable[[], Iterable[Entry]]
     """What the Sender of the services has counted, for the metrics."""
+    outbox_messages: Callable[[], int]
+    """How many events of its services wait for a broker."""
     report: Callable[[], Iterable[Entry]]
     """What has changed of all that is counted for them."""
 
@@ -111,7 +113,7 @@ class Worker:
         self.consumer = NodeConsumer(self.loop, host, config, self.pipeline, self.control, connect)
         self._consume_more(keyring, services, connect)
         self.watcher = PingWatcher(self.loop, self.consumer, self.control, config)
-        self.of_client, self.report = tuple, self._make_report()
+        self.of_client, self.outbox_messages, self.report = tuple, int, self._make_report()
 
     def _make_traces(self) -> ServiceTraces:
         from servicebus.runtime.service_tracing import ServiceTraces
@@ -271,6 +273,7 @@ class Worker:
             "healthy": is_serving or consumer.maintenance.state == DRAINED,
             "proved_for_s": round(self.control.proved_for_s(time.monotonic()), 2) if consumer.is_whole else 0.0,
             "backlog": sum(service.backlog for service in self.services),
+            "outbox_messages": self.outbox_messages(),
             "counters": self._counters(),
             "journal": self._journal.snapshot(),
             **({"problems": problems} if problems else {}),
