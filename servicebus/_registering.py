@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from servicebus._publishers import PublisherRegistry
-from servicebus.configuration import Configuration
+from servicebus.configuration import Configuration, ServiceEntry
+from servicebus.configuration.reloading import TUNED
 from servicebus.errors import ConfigurationError
 from servicebus.middleware import Middleware
-from servicebus.runtime.around import prepared
+from servicebus.runtime.around import as_registered, prepared
 from servicebus.runtime.registration import Service, register
 from servicebus.services import Authorize, Lock
 from servicebus.wire.address import Address
-from servicebus.wire.envelope import Kind
+from servicebus.wire.envelope import CALL, MESSAGE, Kind
 
 if TYPE_CHECKING:
     from servicebus.typed import Services
 
 __all__ = ["Registering"]
+
+_KINDS = {"rpc": CALL, "message": MESSAGE}
+_TUNED_FIELDS = ("threads", "retry_schedule", "priority")
+"""Of a Service; what TUNED are."""
 
 
 class Registering(PublisherRegistry):
@@ -163,6 +169,20 @@ class Registering(PublisherRegistry):
         if (key := (kind, found.lookup_key)) in self._services or (kind, found.rival_key) in self._services:
             raise ConfigurationError(f"service {found.key} for {kind.value}s is registered already", key="services")
         self._services[key] = prepared(found, self._middleware)
+
+    def _tune(self, entries: Iterable[ServiceEntry]) -> bool:
+        """Run the services as the *entries* of a file that was read again say; whether that is another way."""
+        before = dict(self._services)
+        tuned = {(_KINDS.get(each.kind), f"{each.category}.{each.name}"): each.options for each in entries}
+        for key, service in before.items():
+            options = tuned.get((service.kind, service.key))
+            if options is not None and not (service.events or service.plain):
+                names = TUNED if service.kind is MESSAGE else TUNED - {"retry"}
+                how = {name: options.get(name) for name in names}
+                found = register(service.kind, service.category, service.name, as_registered(service.instance), **how)
+                tuning = {field: getattr(found, field) for field in _TUNED_FIELDS}
+                self._services[key] = replace(service, **tuning)
+        return self._services != before
 
     def _check_service(self, service: Service, config: Configuration) -> None:
         """Raise ConfigurationError: *service* cannot be served with *config*."""

@@ -73,6 +73,8 @@ class ServiceBus(Registering):
         self._read_again: Callable[[], Configuration] | None = None
         if isinstance(given, (str, os.PathLike)):
             self._read_again = partial(Configuration.load, Path(given).absolute())
+        self._serves_file = False
+        """Its services are those of the file, as ``servicebus run`` has them."""
         self._has_own_name = False
         """``set_node_name()`` was called: the name in the file is another's."""
         self._description: NodeDescription | None = None
@@ -239,6 +241,8 @@ class ServiceBus(Registering):
     def _take(self, config: Configuration) -> None:
         self._logging.reload(config.logging)
         self._config = config
+        if self._serves_file and self._tune(config.services):
+            self._description = NodeDescription(self.contract())
         log_once(LOG, config.warnings + config.secret_warnings)
 
     def _run_worker(self, host: BrokerHost, heartbeat_fd: int, parent_death_fd: int) -> int:

@@ -53,6 +53,7 @@ def build(configuration: Configuration) -> ServiceBus:
         how(service.category, service.name, service.instance, **service.options)
     bus.published.add(load_published(configuration))
     if configuration.path is not None:
+        bus._serves_file = True
         path = Path(configuration.path).absolute()
         bus.set_reload(lambda: Configuration.load(path))
     return bus

@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, NamedTuple
 
 from servicebus.configuration.keys import ALL_KEYS, KEYS
 from servicebus.configuration.settings import Configuration
-from servicebus.configuration.values import Secret
+from servicebus.configuration.values import Secret, ServiceEntry
 
 __all__ = ["APPLIED", "NEEDS_RESTART", "Reloaded", "SettingChange", "changes", "reloaded"]
 
 NEEDS_RESTART: Mapping[str, str] = {
     "node_name": "its queues and its journal are called by it",
     "journal": "workers with two journals would run a request twice",
-    "services": "classes and functions are imported once, before the workers are forked",
+    "services": "classes and functions are imported once, before the workers are forked; but see TUNED",
     "middleware": "as services",
     "bridges": "servicebus bridge reads it, and no agent does",
     "status_socket": "commands find the agent by it",
 }
 """Why the former value holds until the agent is started again."""
+
+TUNED = frozenset({"threads", "retry", "priority"})
+"""Options of services that are applied all the same, where nothing else of ``services`` has changed."""
 
 APPLIED = (
     # Of each worker.
@@ -67,7 +70,11 @@ class Reloaded(NamedTuple):
 
 def reloaded(running: Configuration, given: Configuration) -> Reloaded:
     """What an agent that runs with *running* makes of *given*."""
-    pending = [change for change in changes(running, given) if change.key in NEEDS_RESTART]
+    pending = [
+        change
+        for change in changes(running, given)
+        if change.key in NEEDS_RESTART and not (change.key == "services" and _is_tuned(running, given))
+    ]
     kept = {_attribute(change.key): getattr(running, _attribute(change.key)) for change in pending}
     if "node_name" in kept:
         kept["names_node"] = running.names_node
@@ -79,6 +86,20 @@ def changes(former: Configuration, present: Configuration) -> list[SettingChange
     """The settings that differ."""
     pairs = ((key, getattr(former, _attribute(key)), getattr(present, _attribute(key))) for key in ALL_KEYS)
     return [SettingChange(key, _difference(before, after)) for key, before, after in pairs if before != after]
+
+
+def _is_tuned(running: Configuration, given: Configuration) -> bool:
+    """The services are the same, but for TUNED."""
+
+    def rest(services: Iterable[ServiceEntry]) -> list[ServiceEntry]:
+        return [replace(each, options=_untuned(each)) for each in services]
+
+    return rest(running.services) == rest(given.services)
+
+
+def _untuned(entry: ServiceEntry) -> dict[str, Any]:
+    tuned = TUNED if entry.kind in ("rpc", "message") else ()  # a group says itself how it is run
+    return {name: value for name, value in entry.options.items() if name not in tuned}
 
 
 def _attribute(key: str) -> str:

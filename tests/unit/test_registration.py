@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import json
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from servicebus.cli.run import build
 from servicebus.configuration import Configuration
 from servicebus.errors import ConfigurationError
 from servicebus.runtime.registration import former_key, is_former, name_of_key, register, stream_key
@@ -345,3 +348,27 @@ def test_a_reload_with_a_journal_that_can_never_be_opened_changes_nothing() -> N
     with pytest.raises(ConfigurationError, match="journal / is a folder; name a file in it"):
         bus._given_again()
     assert bus._config is CONFIG
+
+
+def test_options_of_a_file_that_was_read_again_are_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tuned_services.py").write_text(
+        "from servicebus.services import MessageService\n\n"
+        "class Note(MessageService):\n    retry = (7,)\n    def handle(self, request): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    note = {"kind": "message", "category": "audit", "name": "note", "target": "tuned_services:Note"}
+
+    def written(**options: Any) -> Configuration:
+        given = {"hosts": ["mq-a"], "secret_token": "s" * 16, "node_name": "N", "services": [{**note, **options}]}
+        (path := tmp_path / "agent.yaml").write_text(json.dumps(given))
+        return Configuration.load(path)
+
+    bus = build(written(threads=2))
+    (service,) = bus._services.values()
+    assert (service.threads, service.retry_schedule) == (2, (7.0,))
+    bus._take(written(retry=[1, 2], priority=4))
+    (tuned,) = bus._services.values()
+    assert (tuned.threads, tuned.retry_schedule, tuned.priority) == (1, (1.0, 2.0), 4)
+    assert tuned.instance is service.instance
+    bus._take(written(threads=2))
+    assert bus._services == {(service.kind, service.lookup_key): service}

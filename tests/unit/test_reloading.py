@@ -59,6 +59,31 @@ def test_what_needs_a_restart_keeps_its_former_value() -> None:
     assert again.needs_restart == found.needs_restart, "it is said until it is done"
 
 
+ADD = {"kind": "rpc", "category": "math", "name": "add", "target": "shop:Add"}
+NOTE = {"kind": "message", "category": "audit", "name": "note", "target": "shop:Note", "threads": 2}
+
+
+@pytest.mark.parametrize(
+    ("services", "is_applied"),
+    [
+        ([{**ADD, "threads": 4}, NOTE], True),
+        ([ADD, {**NOTE, "retry": [1, 2], "priority": 3, "threads": None}], True),
+        ([NOTE, ADD], False),
+        ([ADD], False),
+        ([ADD, {**NOTE, "lock": "account"}], False),
+        ([{**ADD, "target": "shop:Other"}, NOTE], False),
+        ([ADD, NOTE, {"group": "shop:group"}], False),
+    ],
+)
+def test_some_options_of_services_are_applied(services: list[dict[str, Any]], is_applied: bool) -> None:
+    running, given = config(services=[ADD, NOTE]), config(services=services)
+    found = reloaded(running, given)
+    assert ([each.key for each in found.changed], [each.key for each in found.needs_restart]) == (
+        (["services"], []) if is_applied else ([], ["services"])
+    )
+    assert found.configuration.services == (given if is_applied else running).services
+
+
 @pytest.mark.parametrize(
     ("before", "after", "key", "what"),
     [
