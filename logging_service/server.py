@@ -21,9 +21,10 @@ from typing import Any
 
 from logging_service.intake import Intake, listed
 from logging_service.lines import DEFAULT_FORMAT, LineFormat
+from logging_service.listening import listen
 from logging_service.writer import OWN_STREAMS, LogFile, LogStream
 from servicebus.configuration import Secret
-from servicebus.errors import ConfigurationError
+from servicebus.observability.notify_socket import NotifySocket, reloading
 from servicebus.wire.logrecord import Datagram, Record, encode_object
 from servicebus.wire.signing import Keyring
 
@@ -32,8 +33,6 @@ __all__ = ["EXIT_BAD_CONFIGURATION", "EXIT_STOPPED", "LogServer", "Options"]
 EXIT_STOPPED = 0
 EXIT_BAD_CONFIGURATION = 3
 
-RECEIVE_BUFFER_BYTES = 4 * 1024 * 1024
-_SO_RCVBUFFORCE = 33  # <asm-generic/socket.h>: passes net.core.rmem_max, for those who may (CAP_NET_ADMIN)
 DATAGRAMS_PER_ROUND = 64
 ROUND_BYTES = 256 * 1024
 TICK_S = 0.5
@@ -97,6 +96,8 @@ class LogServer:
         self._reopening = False
         self._orphan_at: float | None = None
         self._trouble = ""
+        # One with a parent is no unit's main process.
+        self._manager = NotifySocket({} if options.parent else os.environ)
         self._wake_read, self._wake_write = socket.socketpair()
 
     def __repr__(self) -> str:
@@ -122,6 +123,7 @@ class LogServer:
             selector.register(self._socket, selectors.EVENT_READ)
             selector.register(self._wake_read, selectors.EVENT_READ)
             self._say(f"log server starts on {self._options.host}:{self.port}, {self._signing()}")
+            self._manager.send("READY=1", f"STATUS=writing {self._file.path}")
             next_tick = 0.0
             while not self._stopping:
                 now = time.monotonic()
@@ -198,6 +200,7 @@ class LogServer:
             if self._stopping and time.monotonic() >= give_up_at:
                 return False
             records = []  # the file keeps what it could not write
+            self._manager.send(*self._manager.watchdog())  # a restart makes no room on a disk
             time.sleep(WRITE_AGAIN_S)
             self._reopen_if_told()
             self._watch_parent(time.monotonic())
@@ -207,6 +210,7 @@ class LogServer:
         return True
 
     def _tick(self, now: float) -> None:
+        self._manager.send(*self._manager.watchdog())
         self._intake.share_window(now)
         self._say_counts(now)
         self._reopen_if_told()
@@ -222,10 +226,12 @@ class LogServer:
         if not self._reopening:
             return
         self._reopening = False
+        self._manager.send(*reloading())
         try:
             self._file.reopen()
         except OSError as error:
             self._complain(f"cannot reopen {self._file.path}: {error.strerror}; the old file is written on")
+        self._manager.send("READY=1")
 
     def _watch_parent(self, now: float) -> None:
         if not self._options.parent or os.getppid() == self._options.parent:
@@ -257,6 +263,7 @@ class LogServer:
 
     def _finish(self) -> None:
         """Take what is in the socket, say the totals, close."""
+        self._manager.send("STOPPING=1")
         deadline = time.monotonic() + DRAIN_S
         while self._round(time.monotonic()) and time.monotonic() < deadline:
             pass
@@ -308,25 +315,3 @@ class LogServer:
         with contextlib.suppress(OSError):
             while self._wake_read.recv(64):
                 pass
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A bound UDP socket with as large a receive buffer as the system allows. Raises ConfigurationError."""
-    try:
-        family, kind, _, _, sockaddr = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
-        found = socket.socket(family, kind)
-    except (OSError, UnicodeError) as error:
-        raise ConfigurationError(f"the log server cannot use the host {host!r}: {error}", key="host") from error
-    try:
-        found.bind(sockaddr)
-    except OSError as error:
-        found.close()
-        message = f"the log server cannot listen on {host}:{port}: {error.strerror}"
-        raise ConfigurationError(message, key="port") from error
-    found.setblocking(False)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
-    if found.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < RECEIVE_BUFFER_BYTES:
-        # Without the privilege the windows of the clients are made to fit the smaller buffer.
-        with contextlib.suppress(OSError):
-            found.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
-    return found

@@ -1,19 +1,14 @@
-"""ServiceManager: tells systemd how an agent is, for a unit of ``Type=notify`` or ``notify-reload``.
-
-The protocol is a datagram of ``NAME=value`` lines, sd_notify(3). Its few lines stand here, because the libraries for it
-are either bindings that need a compiler, or were left years ago.
-"""
+"""ServiceManager: tells systemd how an agent is, for a unit of ``Type=notify`` or ``notify-reload``."""
 
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Callable, MutableMapping
-from contextlib import suppress
 from typing import Any, Protocol
 
 from servicebus.observability.health import Document, ready_brokers, why_dead
+from servicebus.observability.notify_socket import NotifySocket, reloading
 from servicebus.wire.printable import printable
 
 __all__ = ["ServiceManager", "Supervised"]
@@ -49,30 +44,26 @@ class ServiceManager:
     """
 
     def __init__(self, environment: MutableMapping[str, str] = os.environ, now: Callable[[], float] = time.monotonic):
-        self._path = environment.pop("NOTIFY_SOCKET", "")
-        self._watchdog_s = _watchdog_s(environment)
+        self._socket = NotifySocket(environment, now)
         self._now = now
         self._started_at = now()
         self._look_at = 0.0
-        self._tell_watchdog_at = 0.0
         self._is_ready = self._is_stopping = False
         self._reloads = 0
         self._status = ""
 
     def __repr__(self) -> str:
-        return f"<ServiceManager {self._path or 'none'}>"
+        return f"<ServiceManager {self._socket.path or 'none'}>"
 
     def tick(self, agent: Supervised) -> None:
         """Tell what has changed; to be called about once a second, and after each signal."""
-        if not self._path:
+        if not self._socket:
             return
         now, is_urgent = self._now(), agent.reloads != self._reloads or agent.is_stopping != self._is_stopping
         if now < self._look_at and not is_urgent:
             return
         self._look_at = now + _LOOK_S
-        told = self._changes(agent, agent.snapshot(), now)
-        if told:
-            self._send("\n".join(told))
+        self._socket.send(*self._changes(agent, agent.snapshot(), now))
 
     def _changes(self, agent: Supervised, document: Document, now: float) -> list[str]:
         brokers, told = ready_brokers(document), []
@@ -81,7 +72,7 @@ class ServiceManager:
             told.append("STOPPING=1")
         if agent.reloads != self._reloads:
             self._reloads, self._is_ready = agent.reloads, False
-            told += ["RELOADING=1", f"MONOTONIC_USEC={int(time.monotonic() * 1_000_000)}"]
+            told += reloading()
         elif not (self._is_ready or self._is_stopping or agent.is_reloading):
             is_ready = "" in brokers.values() or self._reloads > 0
             if is_ready or now - self._started_at >= _START_LIMIT_S:
@@ -91,23 +82,9 @@ class ServiceManager:
         if status != self._status:
             self._status = status
             told.append(f"STATUS={status}")
-        if self._watchdog_s and now >= self._tell_watchdog_at and not why_dead(document):
-            self._tell_watchdog_at = now + self._watchdog_s / 4
-            told.append("WATCHDOG=1")
+        if not why_dead(document):
+            told += self._socket.watchdog()
         return told
-
-    def _send(self, text: str) -> None:
-        address = "\0" + self._path[1:] if self._path.startswith("@") else self._path
-        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sending:
-            sending.setblocking(False)  # a manager that is slow to read is told again, and must not hold up the master
-            sending.sendto(text.encode(), address)
-
-
-def _watchdog_s(environment: MutableMapping[str, str]) -> float:
-    """How often the watchdog wants to hear of us at least; 0 for never."""
-    given, pid = environment.pop("WATCHDOG_USEC", ""), environment.pop("WATCHDOG_PID", "")
-    is_for_us = given.isdigit() and pid in ("", str(os.getpid()))
-    return int(given) / 1_000_000 if is_for_us else 0.0
 
 
 def _status(brokers: dict[str, str], doing: str) -> str:
