@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from servicebus.runtime.journal.interface import IdStatus, Journal, Lookup, Release, Start
+from servicebus.runtime.journal.interface import IdRecord, IdState, IdStatus, Journal, Lookup, Release, Start
 from tests.chaos.flow_plants import FLOW_PLANTS
 from tests.chaos.planting import AckedChannel, Plant, replace_in
 
@@ -66,6 +66,9 @@ class _NoJournal(Journal):
 
     def finished(self, ids: Sequence[str]) -> list[str]:
         return []
+
+    def look_up(self, ids: Sequence[str]) -> list[IdRecord | None]:
+        return [IdRecord(IdState.RUNNING, 1) if id in self._running else None for id in ids]
 
     def tick(self, now: float) -> None:
         pass

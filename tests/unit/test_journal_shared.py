@@ -18,6 +18,8 @@ from waiting import wait_until
 
 from servicebus.runtime.journal import (
     MEMORY,
+    IdRecord,
+    IdState,
     IdStatus,
     Limits,
     Lookup,
@@ -109,6 +111,16 @@ class TestTogether:
         before_its_next_row(self.ours, be_unlucky)
         assert statuses(self.ours, 1) == [IdStatus.INTERRUPTED]
         assert begin(self.ours, 2, rerun=True) == [Lookup(IdStatus.NEW, None, 2, 1)]
+
+    def test_what_waits_for_its_service_is_told_from_what_runs(self) -> None:
+        begin(self.other, 1, 2)
+        start(self.other, 2)
+        for _ in range(2):
+            found = self.ours.look_up([id_of(1), id_of(2)])
+            assert found == [IdRecord(IdState.QUEUED, 1), IdRecord(IdState.RUNNING, 1)]
+        self.other.close()
+        assert self.ours.look_up([id_of(1)]) == [IdRecord(IdState.QUEUED, 1)], "it is run when it comes again"
+        assert statuses(self.ours, 1, 2) == [IdStatus.NEW, IdStatus.INTERRUPTED]
 
     def test_what_another_takes_over_first_runs_there(self) -> None:
         begin(self.third, 1, 2)

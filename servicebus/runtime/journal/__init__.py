@@ -1,6 +1,16 @@
 """The journal: which ids this node has started and finished, so that none is run twice."""
 
-from servicebus.runtime.journal.interface import Damaged, IdStatus, Journal, JournalUnavailable, Lookup, Release, Start
+from servicebus.runtime.journal.interface import (
+    Damaged,
+    IdRecord,
+    IdState,
+    IdStatus,
+    Journal,
+    JournalUnavailable,
+    Lookup,
+    Release,
+    Start,
+)
 from servicebus.runtime.journal.ledger import Limits
 from servicebus.runtime.journal.memory import MemoryJournal
 from servicebus.runtime.journal.opening import (
@@ -16,6 +26,8 @@ from servicebus.runtime.journal.shared import SharedJournal
 __all__ = [
     "MEMORY",
     "Damaged",
+    "IdRecord",
+    "IdState",
     "IdStatus",
     "Journal",
     "JournalUnavailable",

@@ -12,7 +12,7 @@ from servicebus.errors import JournalUnavailable
 from servicebus.transport.disk_space import advice
 from servicebus.transport.loop import nothing
 
-__all__ = ["Damaged", "IdStatus", "Journal", "JournalUnavailable", "Lookup", "Release", "Start"]
+__all__ = ["Damaged", "IdRecord", "IdState", "IdStatus", "Journal", "JournalUnavailable", "Lookup", "Release", "Start"]
 
 
 class Damaged(JournalUnavailable):
@@ -70,6 +70,35 @@ class Lookup(NamedTuple):
         return self.attempts >= REFUSED
 
 
+class IdState(str, Enum):
+    """How far an id has come, for who only looks."""
+
+    QUEUED = "queued"
+    """Begun, and not started: it waits for its service."""
+    RUNNING = "running"
+    RETRYING = "retrying"
+    """It failed, and waits for its next attempt."""
+    FINISHED = "finished"
+    INTERRUPTED = "interrupted"
+    """Started by a worker that died. A message, and a call to an idempotent service, is run again when it comes."""
+    REFUSED = "refused"
+    """Its dead letter may be stored or not."""
+
+    __str__ = str.__str__
+
+
+class IdRecord(NamedTuple):
+    """What is known of an id. Counts are 0 once it is finished."""
+
+    state: IdState
+    attempts: int = 0
+    """How often it was begun."""
+    deaths: int = 0
+    """How many of those ended with the death of their worker."""
+    answer: bytes | None = None
+    """If there was one and it is still stored."""
+
+
 class Journal(ABC):
     """Belongs to one worker's I/O thread, and to the process that opened it: it does not survive a fork.
 
@@ -95,6 +124,10 @@ class Journal(ABC):
     @abstractmethod
     def finished(self, ids: Sequence[str]) -> list[str]:
         """Which of *ids* were run, as far as is known now; begins and changes nothing."""
+
+    @abstractmethod
+    def look_up(self, ids: Sequence[str]) -> list[IdRecord | None]:
+        """What is known of each of *ids* now, None for nothing; begins and changes nothing."""
 
     @abstractmethod
     def tick(self, now: float) -> None:
@@ -137,6 +170,17 @@ class Journal(ABC):
 
 
 NEVER = 2**32 - 1
+
+
+def record_of(owner: object, attempts: int, deaths: int, *, is_alive: bool, has_started: bool) -> IdRecord:
+    """Of an id that is begun and not finished; no *owner* while it waits for its next attempt."""
+    if attempts >= REFUSED:
+        return IdRecord(IdState.REFUSED, attempts - REFUSED, deaths)
+    if not owner:
+        return IdRecord(IdState.RETRYING, attempts, deaths)
+    if not has_started:
+        return IdRecord(IdState.QUEUED, attempts, deaths)
+    return IdRecord(IdState.RUNNING if is_alive else IdState.INTERRUPTED, attempts, deaths + (not is_alive))
 
 
 def seconds(when: float) -> int:

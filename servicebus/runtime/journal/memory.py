@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from servicebus.runtime.journal.interface import IdStatus, Journal, Lookup, Release, Start, seconds
+from servicebus.runtime.journal.interface import (
+    IdRecord,
+    IdState,
+    IdStatus,
+    Journal,
+    Lookup,
+    Release,
+    Start,
+    record_of,
+    seconds,
+)
 from servicebus.runtime.journal.ledger import Ledger, Limits
 from servicebus.runtime.journal.records import number_of
 
@@ -75,6 +85,9 @@ class MemoryJournal(Journal):
     def finished(self, ids: Sequence[str]) -> list[str]:
         return [id for id in ids if self._ledger.is_finished(number_of(id))]
 
+    def look_up(self, ids: Sequence[str]) -> list[IdRecord | None]:
+        return [self._record(number_of(id)) for id in ids]
+
     def tick(self, now: float) -> None:
         self._now = now
         if self._ledger.is_compaction_due(now):
@@ -85,6 +98,15 @@ class MemoryJournal(Journal):
 
     def close(self) -> None:
         """Nothing to close."""
+
+    def _record(self, number: int) -> IdRecord | None:
+        entry = self._ledger.entries.get(number)
+        if entry is not None:
+            return record_of(*entry[:3], is_alive=entry[0] == ME, has_started=True)
+        if not self._ledger.is_finished(number):
+            return None
+        kept = self._ledger.answers.place_of(number)
+        return IdRecord(IdState.FINISHED, answer=None if kept is None else kept[number])
 
     def _compact(self) -> None:
         self._ledger.compact(self._ledger.plan(seconds(self._now)))

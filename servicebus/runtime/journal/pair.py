@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from servicebus.runtime.journal.interface import Journal, Lookup, Release, Start
+from servicebus.runtime.journal.interface import IdRecord, Journal, Lookup, Release, Start
 
 __all__ = ["JournalPair"]
 
@@ -61,6 +61,13 @@ class JournalPair(Journal):
             mine = [id for id in ids if self._is_second(id) is is_mine]
             found += journal.finished(mine) if mine else []
         return found
+
+    def look_up(self, ids: Sequence[str]) -> list[IdRecord | None]:
+        found: dict[str, IdRecord | None] = {}
+        for journal, is_mine in ((self._second, True), (self._first, False)):
+            mine = [id for id in ids if self._is_second(id) is is_mine]
+            found.update(zip(mine, journal.look_up(mine) if mine else (), strict=True))
+        return [found[id] for id in ids]
 
     def starter(self, id: str) -> Callable[[], None]:
         return (self._second if self._is_second(id) else self._first).starter(id)

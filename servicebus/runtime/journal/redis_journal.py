@@ -17,10 +17,21 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
+from functools import partial
 from typing import Any, TypeVar
 
-from servicebus.runtime.journal.interface import IdStatus, Journal, JournalUnavailable, Lookup, Release, Start
+from servicebus.runtime.journal.interface import (
+    IdRecord,
+    IdState,
+    IdStatus,
+    Journal,
+    JournalUnavailable,
+    Lookup,
+    Release,
+    Start,
+    record_of,
+)
 from servicebus.runtime.journal.ledger import CHUNK_IDS, Limits
 from servicebus.runtime.journal.redis_scripts import SCRIPT
 from servicebus.transport.loggers import get_logger
@@ -42,6 +53,8 @@ _SWEEP_CHUNKS = 1000
 _SWEEPS = 8
 """At most, one after the other: more than one-shot Senders can add until the next time."""
 _BATCH_IDS = 500
+_UNTIL_DIGITS = 10
+"""Before each answer stands until when it is given again."""
 
 
 def open_redis(
@@ -144,6 +157,19 @@ class RedisJournal(Journal):
             asked.getbit(f"{self._prefix}c:{chunk}", bit)
         return [id for id, bit in zip(ids, self._ask(asked.execute), strict=True) if bit]
 
+    def look_up(self, ids: Sequence[str]) -> list[IdRecord | None]:
+        asked = self._client.pipeline(transaction=False)
+        for id in ids:
+            chunk, bit = _place(id)
+            asked.getbit(f"{self._prefix}c:{chunk}", bit)
+            asked.get(f"{self._prefix}a:{id}")
+            asked.hmget(f"{self._prefix}e:{id}", "o", "a", "d")
+        told = iter(self._ask(asked.execute))
+        found = [(bool(next(told)), next(told), next(told)) for _ in ids]
+        owners = {entry[0] for _, _, entry in found if entry[0] not in (None, b"0")}
+        alive = {each for each in owners if self._ask(partial(self._client.exists, f"{self._prefix}o:{each.decode()}"))}
+        return [self._record(*each, alive) for each in found]
+
     def tick(self, now: float) -> None:
         self._now = now
         self._renew()
@@ -186,6 +212,18 @@ class RedisJournal(Journal):
         if status in (IdStatus.NEW, IdStatus.FORGOTTEN):
             self._mine.add(id)
         return Lookup(status, answer, attempts, deaths)
+
+    def _record(
+        self, is_finished: bool, answer: bytes | None, entry: Sequence[bytes | None], alive: Set[bytes | None]
+    ) -> IdRecord | None:
+        owner, attempts, deaths = entry
+        if is_finished:
+            is_kept = answer is not None and int(answer[:_UNTIL_DIGITS]) > time.time()
+            return IdRecord(IdState.FINISHED, answer=answer[_UNTIL_DIGITS:] if answer and is_kept else None)
+        if owner is None:
+            return None
+        is_owned, is_alive = owner != b"0", owner in alive
+        return record_of(is_owned, int(attempts or 0), int(deaths or 0), is_alive=is_alive, has_started=True)
 
     def _storable(self, answer: bytes | None) -> bytes | None:
         if answer is None or len(answer) <= self._limits.max_answer_bytes // 2:

@@ -12,14 +12,26 @@ not in the log. The worker that finds it dead releases in its name what only wai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from servicebus.runtime.byte_locks import LockFiles
 from servicebus.runtime.journal import records
 from servicebus.runtime.journal.inflight import InFlightFiles
-from servicebus.runtime.journal.interface import NEVER, Damaged, IdStatus, Journal, Lookup, Release, Start, seconds
+from servicebus.runtime.journal.interface import (
+    NEVER,
+    Damaged,
+    IdRecord,
+    IdState,
+    IdStatus,
+    Journal,
+    Lookup,
+    Release,
+    Start,
+    record_of,
+    seconds,
+)
 from servicebus.runtime.journal.ledger import COMPACT_IDS, MARGIN_S, UNOWNED, Entry
 from servicebus.runtime.journal.records import Numbered, RowKind, numbered, pack_begin, pack_finish
 from servicebus.runtime.journal.replica import OwnRow, Replica, own_row
@@ -111,6 +123,12 @@ class SharedJournal(Journal):
         self._replica.refresh()
         is_finished = self._replica.ledger.is_finished
         return [id for id in ids if is_finished(records.number_of(id))]
+
+    def look_up(self, ids: Sequence[str]) -> list[IdRecord | None]:
+        self._replica.refresh()
+        self._replica.catch_up()
+        waiting: dict[int, Collection[int]] = {}
+        return [self._record(records.number_of(id), waiting) for id in ids]
 
     def starter(self, id: str) -> Callable[[], None]:
         number = self._mine.get(id)
@@ -306,6 +324,18 @@ class SharedJournal(Journal):
         held = [number for number in numbers if number in entries and entries[number][0] == owner]
         if held:
             self._replica.write(own_row(RowKind.RELEASE, owner, Release.NOT_RUN, held))
+
+    def _record(self, number: int, waiting: dict[int, Collection[int]]) -> IdRecord | None:
+        """Args: waiting: what each worker has begun and not started, as far as it was looked at."""
+        entry = self._replica.ledger.entries.get(number)
+        if entry is None:
+            is_finished = self._replica.ledger.is_finished(number)
+            return IdRecord(IdState.FINISHED, answer=self._answer(number)) if is_finished else None
+        owner, attempts, deaths, _, _ = entry
+        if owner not in waiting:
+            waiting[owner] = self._files.waiting(owner)
+        has_started = number not in waiting[owner]
+        return record_of(owner, attempts, deaths, is_alive=self._is_alive(owner), has_started=has_started)
 
     def _answer(self, number: int) -> bytes | None:
         place = self._replica.ledger.answers.place_of(number)
