@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,7 +25,7 @@ from servicebus.wire.jsontext import encode_params
 if TYPE_CHECKING:
     from servicebus.contracts import NodeContract
 
-__all__ = ["Discovering", "Survey", "gathered", "nodes_of", "services_of", "survey"]
+__all__ = ["Discovering", "Survey", "gathered", "nodes_of", "services_of", "survey", "survey_ids"]
 
 _SECONDS = 2.0
 """For what is asked of all nodes before a gather."""
@@ -205,6 +205,28 @@ def survey(sender: Discovering, timeout: float, quiet: float, *, lists_services:
 
     discovery = _heard(sender._discover(question, timeout, quiet, hear))
     return Survey(nodes_of(discovery), services_of(discovery), heard, asked_at)
+
+
+def survey_ids(
+    sender: Discovering, ids: Sequence[str], named: Iterable[str], timeout: float, quiet: float
+) -> tuple[Discovered[NodeInfo], list[Answer]]:
+    """What all nodes know of *ids*: the nodes, and each answer. Nodes that are *named* are waited for.
+
+    Raises NoBrokerAvailable.
+    """
+    heard: list[Answer] = []
+    missing, session = set(named), sender._current()
+
+    def hear(answer: Answer) -> None:
+        heard.append(answer)
+        if answer.node in missing:
+            missing.discard(answer.node)
+            session.engine.discoveries.look(discovery)
+
+    question = ask_for("*", ids=ids)
+    discovery = Discovery(question, to_seconds("timeout", timeout), quiet, hear, lambda: bool(missing))
+    session.engine.discoveries.ask(discovery, session.await_end)
+    return nodes_of(_heard(discovery)), heard
 
 
 def nodes_of(discovery: Discovery) -> Discovered[NodeInfo]:

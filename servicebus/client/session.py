@@ -124,7 +124,7 @@ class SenderSession:
                 self.lacks_outbox = False
 
     def status(self) -> dict[str, Any]:
-        status = self.engine.status()
+        status = {"sender": self.incarnation, **self.engine.status()}
         if self.lacks_outbox:
             status["outbox"] = {"path": os.fspath(self._outbox_path or ""), "problem": self._outbox_problem}
         return status

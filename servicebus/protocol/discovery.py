@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -10,12 +11,16 @@ from servicebus.errors import EnvelopeError
 from servicebus.wire.address import check_node_name, plain
 from servicebus.wire.envelope import Kind
 from servicebus.wire.jsontext import decode_json
+from servicebus.wire.xmlshape import ID
 
-__all__ = ["DISCOVER", "STREAM", "Answer", "Question", "ask_for", "read_answer", "read_question"]
+__all__ = ["DISCOVER", "MOST_IDS", "STREAM", "Answer", "Question", "ask_for", "is_id", "read_answer", "read_question"]
 
 DISCOVER = "discover"
 STREAM = "stream"
 """The kind of a service that answers a stream, in what a node says of its services."""
+MOST_IDS = 50
+"""So many may be asked for at once: a node looks for each under the names that it may have for it."""
+_ID = re.compile(ID.decode())
 _KINDS = frozenset(kind.value for kind in Kind) | {STREAM}
 
 
@@ -30,6 +35,8 @@ class Question(NamedTuple):
     """Each node says what services it has."""
     asks_about: bool = False
     """Each node says what an operator compares: its clock, version, the ids of its keys, and what its workers count."""
+    ids: tuple[str, ...] = ()
+    """Each node says what it knows of these requests, by their ids on the wire; ``MOST_IDS`` at most."""
 
     def to_json(self) -> dict[str, Any]:
         """What stands in the params of the request."""
@@ -40,17 +47,26 @@ class Question(NamedTuple):
             asked["services"] = True
         if self.asks_about:
             asked["about"] = True
+        if self.ids:
+            asked["ids"] = list(self.ids)
         return asked
 
     def is_for(self, node: str) -> bool:
         return node == self.nodes or fnmatchcase(node, self.nodes)
 
 
-def ask_for(nodes: str, service: str = "", *, lists_services: bool = False, asks_about: bool = False) -> Question:
+def ask_for(
+    nodes: str,
+    service: str = "",
+    *,
+    lists_services: bool = False,
+    asks_about: bool = False,
+    ids: Sequence[str] = (),
+) -> Question:
     """A question of our own. Raises AddressError: no node has a name like *nodes*."""
     nodes = plain(nodes)
     check_node_name(nodes)
-    return Question(nodes, service, lists_services, asks_about)
+    return Question(nodes, service, lists_services, asks_about, tuple(ids))
 
 
 def read_question(params: bytes) -> Question:
@@ -58,7 +74,10 @@ def read_question(params: bytes) -> Question:
     asked = decode_json(params)
     if isinstance(asked, dict) and isinstance(asked.get("nodes"), str) and isinstance(asked.get("service", ""), str):
         flags = asked.get("services") is True, asked.get("about") is True
-        return Question(asked["nodes"], asked.get("service", ""), *flags)
+        ids = asked.get("ids", [])
+        if isinstance(ids, list) and len(ids) <= MOST_IDS and all(isinstance(id, str) and is_id(id) for id in ids):
+            return Question(asked["nodes"], asked.get("service", ""), *flags, tuple(ids))
+        raise EnvelopeError("malformed", f"the ids of a discovery are none, or over {MOST_IDS}")
     raise EnvelopeError("malformed", "the params of a discovery name no nodes")
 
 
@@ -73,6 +92,12 @@ class Answer(NamedTuple):
     """``time`` (Unix, seconds), ``version``, ``keys`` and ``encryption`` (lists of key ids), and of the ``worker`` that
     answers ``machine``, ``pid``, ``since`` and ``counters``. None if it is not told, as callers with keys of their own
     are not."""
+    known: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
+    """What the node knows, by the ids that were asked for; None if its version does not tell. Of each a list of runs:
+    ``state`` (of ``IdState``), and where they are not 0 or "" ``attempts``, ``deaths``, ``answer`` (``ok``, or the type
+    of the fault), ``caller``, ``subscription``, ``requeued``, and ``as``: its id in the journal, if that is another."""
+    problem: str = ""
+    """Why it cannot look, if it cannot."""
 
     def to_json(self, question: Question) -> dict[str, Any]:
         """What stands in the reply: what was asked for alone."""
@@ -83,6 +108,10 @@ class Answer(NamedTuple):
             said["services"] = [list(each) for each in self.services]
         if question.asks_about and self.about is not None:
             said["about"] = dict(self.about)
+        if question.ids:
+            said["known"] = dict(self.known or {})
+            if self.problem:
+                said["problem"] = self.problem
         return said
 
 
@@ -92,9 +121,23 @@ def read_answer(said: Any) -> Answer:
     services = said.get("services", []) if isinstance(said, dict) else None
     if not isinstance(node, str) or not isinstance(services, list) or not all(map(_is_service, services)):
         raise EnvelopeError("malformed", "the answer to a discovery names no node")
-    about = said.get("about")
+    about, known, problem = said.get("about"), said.get("known"), said.get("problem", "")
     listed = tuple((kind, name) for kind, name in services)
-    return Answer(node, said.get("offers") is True, listed, about if isinstance(about, dict) else None)
+    if not isinstance(problem, str) or not (known is None or _is_known(known)):
+        raise EnvelopeError("malformed", "what the answer to a discovery says of ids is unknown")
+    return Answer(node, said.get("offers") is True, listed, about if isinstance(about, dict) else None, known, problem)
+
+
+def is_id(text: str) -> bool:
+    """Whether *text* is an id on the wire: ``0123456789abcdef-1``."""
+    return _ID.fullmatch(text) is not None
+
+
+def _is_known(said: Any) -> bool:
+    return isinstance(said, dict) and all(
+        isinstance(runs, list) and all(isinstance(run, dict) and isinstance(run.get("state"), str) for run in runs)
+        for runs in said.values()
+    )
 
 
 def _is_service(said: Any) -> bool:

@@ -15,10 +15,11 @@ from typing import Any
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError, JournalUnavailable
 from servicebus.protocol.control_requests import MOST_ASKED
-from servicebus.protocol.discovery import DISCOVER, STREAM, Answer, read_question
+from servicebus.protocol.discovery import DISCOVER, STREAM, Answer, Question, read_question
 from servicebus.protocol.interface import Incoming, RequestRefused, wrong_queue
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime.dispatcher import Dispatcher
+from servicebus.runtime.id_lookup import IdLookup
 from servicebus.runtime.recent_ids import RecentIds
 from servicebus.runtime.registration import is_former, name_of_key, stream_key
 from servicebus.runtime.streams import ENDING, NodeStreams
@@ -68,6 +69,7 @@ class ControlRequests:
         self._keyring = keyring
         self._dispatcher = dispatcher
         self._describe = describe
+        self._id_lookup = IdLookup(config, dispatcher)
         self._echo_queue = ""
         self._own_queue = ProtocolV2(config, keyring, also=(EVERY_NODE,))
         """In what comes in the worker's own queue all nodes may be asked."""
@@ -166,20 +168,30 @@ class ControlRequests:
                 raise EnvelopeError("replayed", f"the discovery {incoming.id} was answered")
             self._discoveries.add(incoming.id)
             question = read_question(incoming.raw_params)
-            if self._dispatcher.is_stopping or self.is_leaving or not question.is_for(self._config.node_name):
+            # What it knows of ids it says until its end.
+            takes_calls = not (self._dispatcher.is_stopping or self.is_leaving)
+            if not (takes_calls or question.ids) or not question.is_for(self._config.node_name):
                 return None
             self._dispatcher.counters["discoveries"] += 1
             services = self._dispatcher.services
             may_know = partial(self.protocol.may_know, incoming.caller)
             has_service = (Kind.CALL, question.service) in services and may_know(question.service)
-            known = (_listed(kind, key) for kind, key in services if not is_former(key))
-            listed = sorted(each for each in known if may_know(each[1]))
+            offered = (_listed(kind, key) for kind, key in services if not is_former(key))
+            listed = sorted(each for each in offered if may_know(each[1]))
             about = None if incoming.caller else self._about()
-            answer = Answer(self._config.node_name, has_service, tuple(listed), about).to_json(question)
-            return self._own_queue.encode_result(incoming, answer), incoming.reply_to
+            known, problem = self._known(question, incoming.caller)
+            answer = Answer(self._config.node_name, has_service, tuple(listed), about, known, problem)
+            return self._own_queue.encode_result(incoming, answer.to_json(question)), incoming.reply_to
         except EnvelopeError as error:
             self._dispatcher.refusals.refused(Kind.CONTROL, error)
             return None
+
+    def _known(self, question: Question, caller: str) -> tuple[dict[str, Any], str]:
+        """What this node knows of the ids that are asked for, and why it cannot say that."""
+        try:
+            return (self._id_lookup.known(question.ids, caller) if question.ids else {}), ""
+        except JournalUnavailable as error:
+            return {}, str(error)
 
     def _about(self) -> dict[str, Any]:
         """What an operator compares between nodes. No secret: each token begins with the id of its key."""

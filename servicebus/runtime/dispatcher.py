@@ -16,7 +16,7 @@ from typing import Any
 from servicebus.runtime.copy_store import CopyStore
 from servicebus.runtime.interrupted_batch import InterruptedBatch
 from servicebus.runtime.job import DONE, Copy, Disposition, Inbox, Job, JobResult, Outcome, dead_letter
-from servicebus.runtime.journal import IdStatus, Journal, Lookup, Release, Start
+from servicebus.runtime.journal import IdRecord, IdStatus, Journal, Lookup, Release, Start
 from servicebus.runtime.journal_outage import JournalNotes, JournalOutage, reply_to
 from servicebus.runtime.not_run import follow, full, may_be_passed_on, not_now
 from servicebus.runtime.recent_ids import RecentIds
@@ -93,6 +93,9 @@ class Dispatcher:
         open_here = [id for id in ids if id not in self._running]
         finished = set(self._journal.finished(open_here)) if open_here and not self.outage.reason else set()
         return [id for id in open_here if id in finished or id in self.refused_calls]
+
+    def look_up(self, ids: Sequence[str]) -> list[IdRecord | None]:
+        return self._journal.look_up(ids)
 
     def _set_cancelled(self, job: Job) -> None:
         if job.incoming.kind is CALL:

@@ -32,6 +32,7 @@ __all__ = [
     "make_requeue_ticket",
     "read_dead_letter_stamp",
     "read_stamps",
+    "requeued_id",
     "write_dead_letter_stamp",
     "write_wait",
 ]
@@ -131,9 +132,13 @@ def make_requeue_ticket(
             the time nor the attempts count, because a worker that dies before its journal knows of the first copy is
             followed by one that writes a second.
     """
+    return _write(keyring, _TICKET, body, _of(queue), (requeued_id(letter_id, former, queue), str(now_ms)))
+
+
+def requeued_id(letter_id: str, former: str, queue: str = "") -> str:
+    """By which the journal knows the run of a dead letter that was sent back; arguments as of the ticket."""
     text = "\0".join((letter_id, former, *_of(queue)))
-    id = make_id(hashlib.sha256(text.encode()).hexdigest()[:16], 1)
-    return _write(keyring, _TICKET, body, _of(queue), (id, str(now_ms)))
+    return make_id(hashlib.sha256(text.encode()).hexdigest()[:16], 1)
 
 
 def read_requeue_ticket(keyring: Keyring, body: bytes, header: object, queue: str = "") -> RequeueTicket | None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from bus_worlds import NODE, RealWorld, World, memory_world, real_world
 
+from servicebus._discovering import survey_ids
 from servicebus.errors import PermissionDenied, ServiceBusError, UnknownService
 from servicebus.sender import Sender
 from servicebus.testing import BrokerPool, HistoryEntry
@@ -94,6 +95,16 @@ def test_a_key_of_a_callers_own_says_who_it_is(world: World) -> None:
     assert world.sender.call(DO, ["caller"])[1] == ""
     assert sender_of(world, "shop").call(f"{NODE}.shop.caller")[1] == "shop"
     assert sender_of(world, "shop").call(f"{NODE}.shop.caller_async")[1] == "shop"
+
+
+def test_a_caller_is_told_what_became_of_its_own_requests_alone(world: World) -> None:
+    shop = sender_of(world, "shop")
+    id = f"{shop.status()['sender']}-{shop.call(DO, ['echo', 1])[0]}"
+    for sender, is_told in ((shop, True), (sender_of(world, "root"), False), (world.sender, True)):
+        _, answers = survey_ids(sender, [id], [NODE], 20, 0.25)
+        assert answers and all(bool(answer.known) is is_told for answer in answers)
+        if is_told:
+            assert (answers[0].known or {})[id][0]["caller"] == "shop"
 
 
 def test_a_peer_with_the_secret_of_the_bus_may_do_everything(world: World) -> None:

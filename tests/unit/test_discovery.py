@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from virtual_bus import SECRET, Node, VirtualBus, virtual_bus
 
-from servicebus._discovering import survey
+from servicebus._discovering import survey, survey_ids
 from servicebus.client.discovery import Discovery
 from servicebus.errors import AddressError, CallError, EnvelopeError, LifecycleError, NoBrokerAvailable
-from servicebus.protocol.discovery import Answer, Question, ask_for, read_answer, read_question
+from servicebus.protocol.discovery import MOST_IDS, Answer, Question, ask_for, read_answer, read_question
+from servicebus.runtime.journal import IdRecord, IdState
 from servicebus.runtime.registration import former_key
 from servicebus.sender import Discovered, NodeInfo, ServiceInfo
 from servicebus.transport import forks
@@ -25,6 +26,7 @@ from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import encode_reply
 
 A, B = "mq-a:5672", "mq-b:5672"
+ID = "0123456789abcdef-17"
 NOBODY: Any = None
 
 
@@ -361,14 +363,24 @@ def test_it_says_what_it_is(bus: VirtualBus) -> None:
 
 @pytest.mark.parametrize(
     "question",
-    [Question("N-*"), Question("*", "a.b"), Question("*", lists_services=True), Question("*", asks_about=True)],
+    [
+        Question("N-*"),
+        Question("*", "a.b"),
+        Question("*", lists_services=True),
+        Question("*", asks_about=True),
+        Question("*", ids=(ID, "ffffffffffffffff-2")),
+    ],
 )
 def test_a_question_comes_back_as_it_was_asked(question: Question) -> None:
     said = {**question.to_json(), "of a later version": 1}
     assert read_question(encode_json(said)) == question
 
 
-@pytest.mark.parametrize("params", [b"null", b"[]", b"{}", b'{"nodes": 1}', b'{"nodes": "*", "service": []}', b"{"])
+MANY = encode_json({"nodes": "*", "ids": [ID] * (MOST_IDS + 1)})
+NO_QUESTIONS = [b"null", b"[]", b"{}", b'{"nodes": 1}', b'{"nodes": "*", "service": []}', b"{", MANY]
+
+
+@pytest.mark.parametrize("params", [*NO_QUESTIONS, b'{"nodes":"*","ids":["x"]}', b'{"nodes":"*","ids":"x"}'])
 def test_what_asks_nothing_is_refused(params: bytes) -> None:
     with pytest.raises(EnvelopeError):
         read_question(params)
@@ -383,6 +395,17 @@ def test_an_answer_says_what_was_asked_alone() -> None:
     assert "about" not in about.to_json(Question("*"))
     assert read_answer(about.to_json(Question("*", asks_about=True))) == about
     assert read_answer({"node": "N", "about": [1]}) == Answer("N")
+    known = Answer("N", known={ID: [{"state": "finished"}]}, problem="its disk is full")
+    assert known.to_json(Question("*")) == {"node": "N"}
+    assert read_answer(known.to_json(Question("*", ids=(ID,)))) == known
+
+
+@pytest.mark.parametrize("known", [1, [1], {ID: {}}, {ID: [1]}, {ID: [{"state": 1}]}])
+def test_what_is_said_of_ids_has_a_form(known: Any) -> None:
+    with pytest.raises(EnvelopeError):
+        read_answer({"node": "N", "known": known})
+    with pytest.raises(EnvelopeError):
+        read_answer({"node": "N", "known": {}, "problem": 1})
 
 
 def test_a_survey_has_nodes_services_and_what_differs_between_them(bus: VirtualBus) -> None:
@@ -393,6 +416,28 @@ def test_a_survey_has_nodes_services_and_what_differs_between_them(bus: VirtualB
     assert [each.name for each in found.services if len(each.nodes) == 2]
     assert sorted(answer.node for _, answer in found.heard) == ["N-1", "N-1", "N-2"]
     assert all(at >= found.asked_at and answer.about["keys"] for at, answer in found.heard if answer.about is not None)
+
+
+def test_each_node_says_what_it_knows_of_ids_also_when_it_is_stopping(bus: VirtualBus) -> None:
+    first, second = bus.node(name="N-1"), bus.node(bus.brokers[0], name="N-2")
+    first.known[ID] = IdRecord(IdState.RUNNING, 2, 1)
+    second.dispatcher.is_stopping = True
+    nodes, heard = survey_ids(bus.sender, [ID], [], 2, 0.25)
+    assert [each.name for each in nodes] == ["N-1", "N-2"] and nodes.unreachable == {}
+    assert {answer.node: answer.known for answer in heard} == {
+        "N-1": {ID: [{"state": "running", "attempts": 2, "deaths": 1}]},
+        "N-2": {},
+    }
+    assert [each.name for each in bus.sender.nodes()] == ["N-1"], "it takes no calls"
+
+
+def test_a_node_that_is_named_is_waited_for_however_slow_it_is(bus: VirtualBus) -> None:
+    bus.node(name="N-1")
+    slow(bus.node(bus.brokers[0], name="N-2"), 1.5)
+    began = bus.time.now
+    assert [each.name for each in survey_ids(bus.sender, [ID], ["N-2"], 5, 0.25)[0]] == ["N-1", "N-2"]
+    assert bus.time.now - began < 4, "and no longer than that"
+    assert [each.name for each in survey_ids(bus.sender, [ID], [], 5, 0.25)[0]] == ["N-1"]
 
 
 @pytest.mark.parametrize(
