@@ -46,6 +46,7 @@ COMMANDS = {
     "stubs": "servicebus.cli.stubs:stubs",
     "token": "servicebus.cli.token_check:token",
     "web": "servicebus.cli.web:web",
+    "what": "servicebus.cli.what:what",
 }
 LEVELS = (logging.CRITICAL, logging.INFO, logging.DEBUG)
 

@@ -27,7 +27,7 @@ from servicebus.transport.disk_space import advice
 
 __all__ = ["OutboxFile", "Stored"]
 
-_APPLICATION_ID = 0x53424F58
+APPLICATION_ID = 0x53424F58
 _SCHEMA = """
 CREATE TABLE messages (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, node TEXT NOT NULL, target TEXT NOT NULL, event_id INTEGER NOT NULL,
@@ -293,7 +293,7 @@ class OutboxFile:
     def _prepare(self, db: sqlite3.Connection) -> None:
         application_id = db.execute("PRAGMA application_id").fetchone()[0]
         is_new = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-        if not is_new and application_id != _APPLICATION_ID:
+        if not is_new and application_id != APPLICATION_ID:
             raise sqlite3.DatabaseError("it was written by another program")
         if is_new:
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -301,7 +301,7 @@ class OutboxFile:
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA journal_size_limit = 4194304")
         if is_new:
-            db.executescript(f"BEGIN; {_SCHEMA} PRAGMA application_id = {_APPLICATION_ID}; COMMIT;")
+            db.executescript(f"BEGIN; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID}; COMMIT;")
         db.execute(_REFUSED_SCHEMA)
         self.count, self.bytes = db.execute("SELECT count(*), coalesce(sum(length(body)), 0) FROM messages").fetchone()
         self._peak_bytes = self.bytes
