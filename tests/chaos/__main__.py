@@ -53,11 +53,13 @@ _WAIT_LIMIT_S = 900.0
 @click.option(
     "--beside", type=click.Path(path_type=Path), multiple=True, help="Show a tally.json of an earlier run, too."
 )
+@click.option("--what", "what_ids", default=0, help="Ask servicebus what for so many ids at the end, and judge it.")
 @click.option("--list-faults", is_flag=True, help="Print the schedule and end.")
 def main(
     minutes: float, seed: int, senders: int, agents: int, calls: float, messages: float, events: float | None,
     streams: float | None, plain: float | None, brokers: int, small_brokers: int, cluster: bool, faults: str,
-    plant: str | None, poison: bool, out: Path | None, system: str, beside: tuple[Path, ...], list_faults: bool,
+    plant: str | None, poison: bool, out: Path | None, system: str, beside: tuple[Path, ...],
+    what_ids: int, list_faults: bool,
 ) -> None:  # fmt: skip
     """Run senders and agents against failing brokers and check what became of every call and message.
 
@@ -79,6 +81,7 @@ def main(
         messages / 5 if events is None else events,
         messages / 100 if streams is None else streams,
         messages / 20 if plain is None else plain,
+        what_ids,
     )
     folder = (out or Path(tempfile.mkdtemp(prefix="servicebus-chaos-"))).absolute()
     if (folder / "history").exists():
@@ -112,9 +115,12 @@ def main(
     unproved = result.unchecked if system == "servicebus" else []
     if unproved:
         click.echo(f"nothing was seen that {', '.join(unproved)} could be asked of: this run proves nothing")
-    if result.is_clean and out is None:
+    if run.plan.what:
+        click.echo("\n".join([str(run.what), *run.what.wrong[:20]]))
+    is_clean = result.is_clean and not run.what.wrong
+    if is_clean and out is None:
         shutil.rmtree(folder, ignore_errors=True)
-    sys.exit(0 if result.is_clean and not unproved else 1)
+    sys.exit(0 if is_clean and not unproved else 1)
 
 
 def _kinds(faults: str, planted: str | None) -> list[str]:

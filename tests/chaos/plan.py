@@ -36,6 +36,8 @@ class Plan:
     streams_per_s: float = 1.75
     plain_per_s: float = 8.75
     """Messages of other programs: through the services of a pipeline, or over the bridge."""
+    what: int = 0
+    """At its end ``servicebus what`` is asked for so many ids."""
 
     @property
     def is_old(self) -> bool:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from servicebus.errors import ServiceBusError
 from servicebus.wire.signing import Keyring
@@ -33,6 +34,7 @@ from tests.chaos.resources import (
     sender_resources,
 )
 from tests.chaos.schedule import Fault, schedule
+from tests.chaos.what import Asked, WhatCheck, ask, check_what, draw
 from tests.chaos.world import World
 
 __all__ = ["Run"]
@@ -63,6 +65,9 @@ class Run:
         self._breaking: list[threading.Thread] = []
         self._failures: list[str] = []
         self._stopping = threading.Event()
+        self._drawn: list[Asked] = []
+        self._told: dict[str, Any] = {}
+        self.what = WhatCheck()
 
     def go(self) -> CheckResult:
         """Do it all; the world is gone when this returns.
@@ -75,7 +80,10 @@ class Run:
         finally:
             self._end_world()
         self.display.say("checking the history")
-        return check(self._world.history_folder)
+        result = check(self._world.history_folder)
+        if self._drawn:
+            self.what = check_what(result.story, self._drawn, self._told)
+        return result
 
     def _end_world(self) -> None:
         # Somebody who is impatient would leave half of it behind.
@@ -119,6 +127,7 @@ class Run:
         self._settle(base)
         history.base({**base, **sender_resources(world, "base")})
         history.end({**self._resources("end"), **sender_resources(world, "end")}, lengths)
+        self._ask_what()
         self._take_dead_letters(history)
         self._end_agents()
         stalls.ask_to_end()
@@ -211,6 +220,16 @@ class Run:
 
     def _resources(self, _when: str) -> dict[str, int]:
         return {**broker_resources(self._world), **agent_resources(self._world)}
+
+    def _ask_what(self) -> None:
+        """Of what became of ids, while all who know can be asked."""
+        plan, world = self.plan, self._world
+        if plan.what:
+            self.display.say(f"servicebus what is asked for {plan.what} ids")
+            self._drawn = draw(world.history_folder, plan.what, plan.seed)
+            callers = {"callers": world.orders.keys.section()}
+            configuration = world.orders.configuration(**callers)
+            self._told = ask(self._drawn, configuration, plan.nodes, self.folder)
 
     def _take_dead_letters(self, history: History) -> None:
         if self.plan.is_old:  # it knows none
