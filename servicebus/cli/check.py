@@ -62,7 +62,7 @@ def _read_ranges(ctx: click.Context, param: click.Parameter, texts: Sequence[str
     return found
 
 
-def _range_option(*names: str, word: str) -> Any:
+def _range_option(*names: str, word: str) -> Callable[[Any], Any]:
     return click.option(
         *names, multiple=True, metavar="NAME=RANGE", callback=_read_ranges,
         help=f"Where NAME is no {word}: 10 is 0 to 10, 10: at least 10; nothing behind = for never. May be repeated.",

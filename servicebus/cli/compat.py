@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -159,7 +159,7 @@ def _to_json(obstacle: TakeoverObstacle) -> dict[str, object]:
 
 
 def _end(
-    ctx: click.Context, document: dict[str, object], lines: list[str], found: Sequence[TakeoverObstacle],
+    ctx: click.Context, document: Mapping[str, object], lines: list[str], found: Sequence[TakeoverObstacle],
     next_step: str, *, is_reached: bool = True,
 ) -> None:  # fmt: skip
     for each in found:

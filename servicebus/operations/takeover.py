@@ -90,10 +90,11 @@ def look_at_node(
 
 
 def _exchange(session: Session, name: str) -> str:
-    for how, refused in (({"passive": True}, {_NOT_FOUND: "missing"}), ({}, {_OTHERWISE: "otherwise"})):
+    for is_passive, refused in ((True, {_NOT_FOUND: "missing"}), (False, {_OTHERWISE: "otherwise"})):
         try:
             with session.channel() as channel:
-                channel.run(declare_exchange(name, durable=False, **how), f"the declaration of exchange {name}")
+                question = declare_exchange(name, durable=False, passive=is_passive)
+                channel.run(question, f"the declaration of exchange {name}")
         except TransportError as error:
             if error.reply_code not in refused:
                 raise

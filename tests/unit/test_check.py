@@ -85,7 +85,7 @@ DEFAULTS = {
     )
     for name, measure in {**AGENT_MEASURES, **BROKER_MEASURES}.items()
 }
-DOWN = {"state": "backoff", "healthy": False, "ready": False, "last_error": "connection refused"}
+DOWN: dict[str, Any] = {"state": "backoff", "healthy": False, "ready": False, "last_error": "connection refused"}
 
 
 @pytest.mark.parametrize(
