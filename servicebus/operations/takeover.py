@@ -13,6 +13,7 @@ from servicebus.operations.session_channel import QueueFacts
 from servicebus.operations.takeover_file import TakeoverObstacle
 from servicebus.transport.steps import declare_exchange
 from servicebus.wire.address import messages_queue, rpc_queue
+from servicebus.wire.printable import counted
 
 __all__ = ["NodeSight", "look_at_node", "next_step", "obstacles_of"]
 
@@ -137,7 +138,8 @@ def obstacles_of(sight: NodeSight, node: str, config: Configuration) -> list[Tak
         )
     if sight.old_queue is not None and sight.old_queue.ready and not sight.old_queue.consumers:
         todo = "start an agent of 2.x, or a new one with compat: true, which takes them"
-        what = f"{sight.old_queue.ready} messages of old Senders wait in queue {queue}, and no agent takes them"
+        waiting = counted(sight.old_queue.ready, "message")
+        what = f"queue {queue} holds {waiting} of old Senders, and no agent takes them"
         found.append(TakeoverObstacle("waiting", True, where, what, todo))
     if sight.old_queue is not None and sight.old_queue.consumers and not (sight.answers_1 or sight.answers_2):
         what = f"queue {queue} is consumed, and the agent does not answer"

@@ -46,7 +46,7 @@ def options_of(command: click.Command) -> set[str]:
 
 def faults_of(line: str) -> list[str]:
     """What of a command does not exist."""
-    words = shlex.split(END.sub("", line.split("  #")[0]).replace("'", '"').replace("...", ""))[1:]
+    words = shlex.split(END.sub("", line.split("  #")[0].removesuffix("\\")).replace("'", '"').replace("...", ""))[1:]
     command: click.Command = servicebus
     known, context = options_of(command) | {"--help", "-h"}, click.Context(servicebus)
     faults = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -34,9 +35,10 @@ def test_process_1_waits_for_what_was_left_to_it_and_for_nothing_else(
     monkeypatch: pytest.MonkeyPatch, is_init: bool
 ) -> None:
     children, waited = [10], list[int]()
-    monkeypatch.setattr(os, "getpid", lambda: 1 if is_init else 2)
     monkeypatch.setattr(inherited, "_children", lambda: list(children))
-    monkeypatch.setattr(os, "waitpid", lambda pid, _options: waited.append(pid))
+    # Of that module alone: threads of ours that other tests have left would take themselves for a child's, and end.
+    told = SimpleNamespace(getpid=lambda: 1 if is_init else 2, waitpid=lambda pid, _: waited.append(pid), WNOHANG=1)
+    monkeypatch.setattr(inherited, "os", told)
     orphans = Orphans()
     children += [11, 12]
     orphans.reap([11])
