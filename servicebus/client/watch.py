@@ -35,6 +35,7 @@ class Ping:
     path: Path
     protocol: SenderProtocol
     token: str
+    sent_at: float
     overdue_at: float
     why: str = ""
 
@@ -50,7 +51,7 @@ class Finding:
     is_news: bool = False
     """The path uses another version than before: what waits may be tried again."""
     queue_made_at: float | None = None
-    """The node's queue of calls is younger than this: what was sent before may be gone."""
+    """The node's queue of calls was not made before this: what was sent before may be gone."""
     answered: Sequence[str] = ()
     """Of the calls that were asked about, those that the node has answered."""
 
@@ -110,7 +111,9 @@ class Pinger:
         finding = self._ponged(ping, now)
         if finding is None:
             return None
-        made_at = None if pong.queue_age_s is None else now - pong.queue_age_s
+        # It was so old when the node answered, which was after the ping was sent. A call that was published since then
+        # may be with its service: it is not sent again because a pong took a while.
+        made_at = None if pong.queue_age_s is None else ping.sent_at - pong.queue_age_s
         return replace(finding, queue_made_at=made_at, answered=pong.answered)
 
     def returned(self, wire_id: str, now: float) -> Finding | None:
@@ -130,7 +133,7 @@ class Pinger:
         asked = path.open_since(now - self._ask_after_s, MOST_ASKED)
         path.asked_at = now
         token, outgoing = protocol.encode_ping(path.node, wire_id, self._timeout_s, asked)
-        self._pending[wire_id] = Ping(path, protocol, token, now + self._timeout_s, why)
+        self._pending[wire_id] = Ping(path, protocol, token, now, now + self._timeout_s, why)
         path.link.watch(path.node)
         if is_timed and path.clock.pinged_at is None:  # the time to answer runs from the first of several pings
             path.link_bytes_at_ping = path.link.bytes_received

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -386,6 +387,22 @@ def test_only_calls_that_are_older_than_their_queue_are_sent_again(bus: VirtualB
     bus.engine.queue_made_anew(path, published_at + 0.002)
     bus.time.settle()
     assert [attempt for *_, attempt in node.calls] == [1, 2]
+
+
+def test_a_pong_that_travels_slowly_makes_the_queue_no_younger(bus: VirtualBus) -> None:
+    node = bus.node(bus.brokers[0])
+    node.answer, node.control.calls_made_at = silence, bus.time.now
+
+    def answer_slowly(channel: Any, delivery: Any) -> None:
+        body, reply_to = node.control.answer(delivery) or (b"", "")
+        asked = delivery.correlation_id
+        bus.loop.call_later(0.3, lambda: channel.publish("", reply_to, body, correlation_id=asked, mandatory=False))
+
+    node.on_control = answer_slowly  # type: ignore[method-assign]
+    bus.time.advance(0.1)
+    bus.call()
+    bus.time.advance(3.0)
+    assert [attempt for *_, attempt in node.calls] == [1]
 
 
 def test_a_request_that_cannot_be_taken_ends_and_the_next_one_goes_on(
