@@ -100,6 +100,17 @@ def pytest_xdist_node_collection_finished(node: Any, ids: Sequence[str]) -> None
         pytest.exit(f"this pytest-xdist makes no groups under pytest {pytest.__version__}, or no test has one", 4)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
+    """Keep what has failed by its own name: with that of its group, --last-failed would not find it again."""
+    found = yield
+    cache = getattr(session.config, "cache", None)
+    if cache is not None and not hasattr(session.config, "workerinput"):
+        failed = cache.get("cache/lastfailed", {})
+        cache.set("cache/lastfailed", {id.partition("@tests/")[0].removesuffix("@alone"): True for id in failed})
+    return found
+
+
 def _is_alone(item: pytest.Item) -> bool:
     return item.get_closest_marker("alone") is not None
 
