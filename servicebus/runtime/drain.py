@@ -3,7 +3,8 @@
 The order: take no new messages; answer new calls "stopping", so that their Senders go elsewhere at once; let the
 services finish what was accepted, and give back what they did not begin in time; when the calls queue is quiet leave it
 (as an auto-delete queue it goes with its last consumer, and would take waiting calls along); publish and ack what is
-left; close.
+left; close when the broker has routed the replies. It learns of our end by the other connection: a ping of the caller's
+would come back before the reply, and the call would be sent again, to a node that has stopped.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from servicebus.policy.connection import ConnectionState
 from servicebus.runtime.consumer import NodeConsumer
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.service_thread import ServiceThread
@@ -27,6 +29,8 @@ LOG = get_logger(__name__)
 _QUIET_S = 0.1
 _WAIT_FOR_QUIET_AT_MOST_S = 2.0
 """Callers who do not stop calling, or a broker that does not say how many calls wait, hold the stop up no longer."""
+_ROUTED_WITHIN_S = 2.0
+"""A broker that is silent holds the stop up no longer."""
 _POLL_S = 0.01
 _LAST_MOMENT_S = 0.2
 """For what only needs an iteration of the loop, even when there is no time left."""
@@ -54,6 +58,7 @@ class Drain:
         self._deadline = self._started + within_s
         self._calls_waiting = -1
         self._other_consumers = 0
+        self._is_routed = False
 
     def run(self) -> bool:
         """True if everything that was accepted has been finished."""
@@ -76,6 +81,11 @@ class Drain:
         is_settled = self._until(
             lambda: not pipeline.has_unsettled, "replies and acks handed to the broker", _LAST_MOMENT_S
         )
+        self._loop.post(self._ask_broker)
+        self._wait(
+            lambda: self._is_routed or self._consumer.state is ConnectionState.CLOSED,
+            time.monotonic() + min(_ROUTED_WITHIN_S, max(self._deadline - time.monotonic(), _LAST_MOMENT_S)),
+        )
         # Teardown hooks run now; a service that does not end is left behind, it is a daemon thread.
         for service in self._services:
             service.stop()
@@ -90,6 +100,16 @@ class Drain:
         duration_s = time.monotonic() - self._started
         LOG.info("%s: stopped after %.2f s", self._consumer.host.name, duration_s)
         return is_idle and is_settled and is_ended
+
+    def _ask_broker(self) -> None:
+        publisher = self._consumer.pipeline.acknowledger.publisher
+        if publisher is None or self._consumer.blocked:  # the replies are lost, or wait for the end of an alarm
+            self._routed()
+        else:
+            publisher.when_routed(self._routed)
+
+    def _routed(self) -> None:
+        self._is_routed = True
 
     def _take_no_more(self) -> None:
         self._dispatcher.is_stopping = True

@@ -18,10 +18,11 @@ from servicebus.runtime.job import Copy, Job, PendingDelivery
 from servicebus.transport.confirmed_channel import PRECONDITION_FAILED, ConfirmedChannel, Publish
 from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.headerfit import fitted
-from servicebus.transport.interface import BrokerChannel, BrokerConnection, Returned
+from servicebus.transport.interface import BrokerChannel, BrokerConnection, Returned, Script
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.properties import MOST_OTHER_BYTES, as_stored
 from servicebus.transport.ratelimitedlog import RateLimitedLog
+from servicebus.transport.steps import set_prefetch
 from servicebus.wire import headers
 from servicebus.wire.address import dead_queue, delay_queue
 from servicebus.wire.envelope import CALL
@@ -122,6 +123,15 @@ class Publisher:
             return False
         self._confirmed.publish(Publish(pending.reply_to, body, on_answered, about))
         return True
+
+    def when_routed(self, callback: Callable[[], None]) -> None:
+        """Call *callback* once the broker has routed the replies that it was handed; never if they are lost."""
+
+        def question() -> Script:
+            yield set_prefetch(0)  # a channel is served in order, so the answer comes after all that
+
+        if self._replies is not None and self._replies.is_open:
+            self._replies.run(question(), callback)
 
     def _replies_closed(self, error: TransportError) -> None:
         """Which of the small replies was refused is not known; those to come are tracked."""

@@ -391,6 +391,34 @@ def test_a_drain_finishes_what_was_accepted_and_closes_in_order(bus: VirtualBus,
     assert all(service.has_ended for service in worker.services)
 
 
+def test_replies_are_routed_before_the_broker_learns_that_the_node_goes(bus: VirtualBus, worker: VirtualWorker) -> None:
+    """The node's queues go with the other connection. A ping that comes back from there must not overtake a reply."""
+    service = worker.hold()
+    future = bus.call("accepted")
+    publishes: Any = worker.consumer.connections.connections[0]
+    publishes._up.may_take = lambda _item: False
+
+    def go_on() -> None:
+        publishes._up.may_take = lambda _item: True
+        publishes._up.schedule()
+
+    worker.loop.call_later(0.5, service.let_go)
+    worker.loop.call_later(1.5, go_on)
+    assert worker.drain()
+    assert bus.result(future) == "accepted"
+
+
+@pytest.mark.parametrize("fault", ["freeze", "stop", "block"])
+def test_a_broker_that_routes_nothing_more_does_not_hold_a_drain_up(
+    bus: VirtualBus, worker: VirtualWorker, fault: str
+) -> None:
+    worker.broker.block("memory") if fault == "block" else getattr(worker.broker, fault)()
+    bus.time.advance(0.01)
+    began = bus.time.now
+    worker.drain(within_s=30.0)
+    assert bus.time.now - began < 5.0
+
+
 def bus_sessions(bus: VirtualBus) -> list[Any]:
     """Those of the Sender, on the first broker."""
     return [session for session in bus.brokers[0].sessions if "sender" in session.connection.label]
