@@ -10,11 +10,11 @@ import json
 import re
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 try:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup, escape
+
+    from servicebus.contracts.templates import make_environment
 except ImportError as error:
     raise ImportError("docs needs Jinja2: pip install servicebus-failover[docs]") from error
 
@@ -37,14 +37,7 @@ def make_site(contract: NodeContract) -> dict[str, str]:
         ContractError: a schema cannot be read.
     """
     pages, events = make_pages(contract), make_event_pages(contract)
-    environment = Environment(
-        loader=PackageLoader("servicebus.contracts", "site_files"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_shown,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = make_environment("servicebus.contracts", "site_files")
     environment.filters["linked"] = _linked
     categories = {name: list(each) for name, each in groupby(pages, key=lambda page: page.service.category)}
     common = {
@@ -85,11 +78,6 @@ def write_site(folder: Path, files: dict[str, str]) -> None:
             path.unlink()
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
-
-
-def _shown(value: Any) -> Any:
-    """What could hide or reorder text is shown as an escape."""
-    return printable(value, keep_newlines=True) if type(value) is str else value
 
 
 def _linked(text: str, page: Page | EventPage) -> Markup:

@@ -1,24 +1,19 @@
-"""Templates: Jinja2, all escaped. Whatever a node, a message or a broker says is text of strangers."""
+"""The pages of the console, made from its templates (servicebus.contracts.templates)."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from servicebus import __version__
-from servicebus.wire.printable import counted, printable
+from servicebus.contracts.templates import make_environment
+from servicebus.wire.printable import counted
 
 __all__ = ["is_fragment", "page"]
-
-
-def _shown(value: Any) -> Any:
-    """What moves the reader's cursor or eye, such as U+202E, is shown as its code."""
-    return printable(value, keep_newlines=True) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _moment(unix_s: float | None) -> Markup:
@@ -30,14 +25,7 @@ def _moment(unix_s: float | None) -> Markup:
     return Markup('<time datetime="{}">{}</time>').format(machine, people)
 
 
-_ENVIRONMENT = Environment(
-    loader=PackageLoader("servicebus.web", "files"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    finalize=_shown,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_ENVIRONMENT = make_environment("servicebus.web", "files")
 _ENVIRONMENT.filters["moment"] = _moment
 _ENVIRONMENT.globals.update(counted=counted, version=__version__)
 

@@ -205,7 +205,8 @@ def test_the_command_writes_the_site_of_a_file(tmp_path: Path) -> None:
 
 def test_a_missing_extra_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    monkeypatch.delitem(sys.modules, "servicebus.contracts.site")
+    for name in ("site", "templates"):
+        monkeypatch.delitem(sys.modules, f"servicebus.contracts.{name}", raising=False)
     found = CliRunner().invoke(servicebus, ["docs", "x.json", "-o", str(tmp_path / "site")])
     assert found.exit_code == 1
     assert found.output == "servicebus: docs needs Jinja2: pip install servicebus-failover[docs]\n"
