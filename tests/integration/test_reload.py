@@ -309,7 +309,8 @@ def page(port: int, path: str = "/livez") -> tuple[int, str]:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
+        with error:
+            return error.code, error.read().decode()
     except urllib.error.URLError:
         return 0, ""
 
