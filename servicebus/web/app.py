@@ -16,11 +16,12 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from servicebus.fleet.view import Change
+from servicebus.fleet.watch import FleetWatch
 from servicebus.sender import Sender
 from servicebus.web.access import Access
 from servicebus.web.dead import DeadActions, DeadOverview, DeadPages
 from servicebus.web.dead_jobs import DeadCounts, DeadLetterJobs
-from servicebus.web.fleet import Change
 from servicebus.web.forecast import ForecastPage
 from servicebus.web.guard import RequestGuard
 from servicebus.web.history import ConsoleHistory
@@ -29,7 +30,6 @@ from servicebus.web.overview import Overview
 from servicebus.web.services import CallForm, MakeSender, NodePage, ServiceList, ServicePage
 from servicebus.web.templates import page
 from servicebus.web.timeline import Timeline
-from servicebus.web.watch import FleetWatch
 
 __all__ = ["Console", "make_app"]
 

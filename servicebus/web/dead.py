@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from servicebus.errors import AddressError, EnvelopeError, ServiceBusError
+from servicebus.fleet.watch import FleetWatch
 from servicebus.operations.dead_letter_facts import shown_facts
 from servicebus.operations.dead_letters import Found
 from servicebus.operations.filters import Filter, parse_rate
@@ -20,7 +21,6 @@ from servicebus.sender import Sender
 from servicebus.web.dead_jobs import DeadCounts, DeadLetterJobs
 from servicebus.web.overview import unchanged
 from servicebus.web.templates import page
-from servicebus.web.watch import FleetWatch
 from servicebus.wire.address import check_node_name
 from servicebus.wire.envelope import Kind
 from servicebus.wire.jsontext import decode_json

@@ -5,11 +5,11 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
+from servicebus.fleet.view import FleetView, PathState
+from servicebus.fleet.watch import FleetWatch
 from servicebus.operations.doctor.forecast import Forecast, without
-from servicebus.web.fleet import FleetView, PathState
 from servicebus.web.overview import MOST_ROWS
 from servicebus.web.templates import page
-from servicebus.web.watch import FleetWatch
 
 __all__ = ["ForecastPage"]
 

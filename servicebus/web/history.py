@@ -11,8 +11,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from servicebus.fleet.view import BrokerView, Change, FleetView, NodeView, PathState, PathView
 from servicebus.transport.loggers import get_logger
-from servicebus.web.fleet import BrokerView, Change, FleetView, NodeView, PathState, PathView
 
 LOG = get_logger(__name__)
 

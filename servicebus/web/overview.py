@@ -8,9 +8,9 @@ from fnmatch import fnmatchcase
 from starlette.requests import Request
 from starlette.responses import Response
 
-from servicebus.web.fleet import FleetView, NodeView, PathState
+from servicebus.fleet.view import FleetView, NodeView, PathState
+from servicebus.fleet.watch import FleetWatch
 from servicebus.web.templates import is_fragment, page
-from servicebus.web.watch import FleetWatch
 
 __all__ = ["MOST_ROWS", "Overview", "matches", "unchanged"]
 

@@ -21,11 +21,11 @@ except ImportError as error:
     ) from error
 
 from servicebus.configuration import Configuration
+from servicebus.fleet.watch import FleetWatch
 from servicebus.sender import Sender
 from servicebus.web.access import Access
 from servicebus.web.dead_jobs import DeadCounts, DeadLetterJobs
 from servicebus.web.history import ConsoleHistory
-from servicebus.web.watch import FleetWatch
 
 __all__ = ["ConsoleAddress", "serve"]
 

@@ -16,11 +16,11 @@ from servicebus.client.route import CallTracer, RouteStep
 from servicebus.contracts import ServiceContract
 from servicebus.contracts.pages import Page, make_pages
 from servicebus.errors import ContractError, RemoteError, ServiceBusError, UnknownService
+from servicebus.fleet.watch import FleetWatch
 from servicebus.sender import Sender
 from servicebus.web.overview import MOST_ROWS, matches, unchanged
 from servicebus.web.params_form import FieldProblem, fields_of, params_of
 from servicebus.web.templates import page
-from servicebus.web.watch import FleetWatch
 
 __all__ = ["CallForm", "NodePage", "ServiceList", "ServicePage"]
 

@@ -12,15 +12,16 @@ from typing import Any
 
 import pytest
 import uvicorn
+from fleet_looks import BROKERS, drawn, look
 from playwright.sync_api import Browser
 from web_browser import PHONE, WIDE, WatchedPage, chromium
-from web_clients import BROKERS, DrawnWatch, drawn, look
+from web_clients import DrawnWatch
 
 from servicebus import Services
+from servicebus.fleet.view import Change
 from servicebus.testing import bus
 from servicebus.web.access import OpenAccess
 from servicebus.web.app import Console, make_app
-from servicebus.web.fleet import Change
 from servicebus.web.history import ConsoleHistory
 from servicebus.web.users import Role
 

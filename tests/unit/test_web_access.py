@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
+from fleet_looks import BROKERS, drawn, look
 from starlette.testclient import TestClient
-from web_clients import BROKERS, LOCAL, client_of, drawn, look, token_in
+from web_clients import LOCAL, client_of, token_in
 
 from servicebus.errors import ConfigurationError
 from servicebus.web import access as access_module

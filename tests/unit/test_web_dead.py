@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from envelopes import SECRET, dead_letter_headers, signed
+from fleet_looks import drawn, look
 from starlette.testclient import TestClient
 from waiting import wait_until
-from web_clients import client_of, drawn, look
+from web_clients import client_of
 
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.operations import session as sessions

@@ -7,9 +7,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from web_clients import BROKERS, client_of, drawn, look
+from fleet_looks import BROKERS, drawn, look
+from web_clients import client_of
 
-from servicebus.web.fleet import Change, seen
+from servicebus.fleet.view import Change, seen
 from servicebus.web.history import ConsoleHistory, history_file
 
 LOST = look({"NODE-1": ("mq-b",)}, {"mq-a": "refused"})

@@ -7,8 +7,9 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytest
+from fleet_looks import drawn, look
 from starlette.testclient import TestClient
-from web_clients import client_of, drawn, look, token_in
+from web_clients import client_of, token_in
 
 from servicebus import Services
 from servicebus.contracts import ServiceContract

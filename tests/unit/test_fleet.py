@@ -1,14 +1,14 @@
-"""What the console makes of one look at the fleet after the other."""
+"""What is made of one look at the fleet after the other."""
 
 from __future__ import annotations
 
 import pytest
-from web_clients import BROKERS, drawn, look
+from fleet_looks import BROKERS, drawn, look
 
+from servicebus.fleet.view import FORGET_S, BrokerView, Change, FleetView, Look, PathState, WorkerView, seen
+from servicebus.fleet.watch import FleetWatch, Rates
 from servicebus.services import Request, Response
 from servicebus.testing import bus
-from servicebus.web.fleet import FORGET_S, BrokerView, Change, FleetView, Look, PathState, WorkerView, seen
-from servicebus.web.watch import FleetWatch, Rates
 
 BOTH = look({"NODE-1": BROKERS, "NODE-2": ("mq-a",)})
 

@@ -1,4 +1,4 @@
-"""FleetView: nodes and brokers as the console knows them, and what has changed from one look to the next. Pure.
+"""FleetView: nodes and brokers as one program knows them, and what has changed from one look to the next. Pure.
 
 A path is one node over one broker. It answers, or its broker is lost, or it is silent: the broker works and the node
 has not answered over it twice in a row. A path is known from the first answer over it on; nobody can know of a node

@@ -10,8 +10,8 @@ from typing import Any
 
 from servicebus._discovering import Discovering, Survey, survey
 from servicebus.errors import NoBrokerAvailable, ServiceBusError
+from servicebus.fleet.view import Change, FleetView, Look, WorkerView, seen
 from servicebus.transport.loggers import get_logger
-from servicebus.web.fleet import Change, FleetView, Look, WorkerView, seen
 
 LOG = get_logger(__name__)
 
@@ -23,7 +23,7 @@ _TIMEOUT_S = 1.5
 _QUIET_S = 0.25
 _SERVICES_EVERY_S = 10.0
 STALE_S = 6.0
-"""Without an answer for so long the pages say that they are old."""
+"""Without an answer for so long what is known is old."""
 
 
 class FleetWatch:
@@ -101,8 +101,8 @@ class FleetWatch:
                 self.look()
             except ServiceBusError as error:
                 LOG.warning("the fleet cannot be asked: %s", error)
-            except Exception:  # a defect of ours must not leave the pages as they are for ever
-                LOG.exception("the console has failed to ask the fleet")
+            except Exception:  # a defect of ours must not end the thread
+                LOG.exception("the fleet could not be asked, for a defect of ours")
             self._stop.wait(max(0.1, started + _EVERY_S - time.monotonic()))
 
 
