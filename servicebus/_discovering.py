@@ -25,7 +25,7 @@ from servicebus.wire.jsontext import encode_params
 if TYPE_CHECKING:
     from servicebus.contracts import NodeContract
 
-__all__ = ["Discovering", "Survey", "gathered", "nodes_of", "services_of", "survey", "survey_ids"]
+__all__ = ["Discovering", "Heard", "Survey", "gathered", "nodes_of", "services_of", "survey", "survey_ids"]
 
 _SECONDS = 2.0
 """For what is asked of all nodes before a gather."""
@@ -140,7 +140,7 @@ class Discovering(SessionOwner):
     # -- inside, for AsyncSender, too ----------------------------------------------------------------------------------
 
     def _discover(
-        self, question: Question, timeout: float, quiet: float, on_node: Callable[[Answer], None] | None = None
+        self, question: Question, timeout: float, quiet: float, on_node: Callable[[Answer, str], None] | None = None
     ) -> Discovery:
         timeout_s, quiet_s = to_seconds("timeout", timeout), to_seconds("quiet", quiet)
         session, discovery = self._current(), Discovery(question, timeout_s, quiet_s, on_node)
@@ -183,25 +183,43 @@ class Discovering(SessionOwner):
         return gathering
 
 
+class Heard(NamedTuple):
+    """One answer: that of one worker."""
+
+    at: float
+    """The Unix time at which it came."""
+    answer: Answer
+    broker: str
+    """The name of the one over which it came."""
+
+
 class Survey(NamedTuple):
     """What operators' commands ask all nodes at once."""
 
     nodes: Discovered[NodeInfo]
     services: Discovered[ServiceInfo]
-    heard: list[tuple[float, Answer]]
-    """Each answer, one for each worker that gave one, and the Unix time at which it came."""
+    heard: list[Heard]
+    """Each answer, one for each worker that gave one."""
     asked_at: float
     """The Unix time at which it began."""
 
 
-def survey(sender: Discovering, timeout: float, quiet: float, *, lists_services: bool = True) -> Survey:
-    """Nodes, their services, clocks, versions and keys, by one request. Raises NoBrokerAvailable."""
-    heard: list[tuple[float, Answer]] = []
-    question = ask_for("*", lists_services=lists_services, asks_about=True)
+def survey(
+    sender: Discovering,
+    timeout: float,
+    quiet: float,
+    *,
+    pattern: str = "*",
+    lists_services: bool = True,
+    asks_load: bool = False,
+) -> Survey:
+    """Nodes, their services, clocks, versions and keys, by one request. Raises AddressError, NoBrokerAvailable."""
+    heard: list[Heard] = []
+    question = ask_for(pattern, lists_services=lists_services, asks_about=True, asks_load=asks_load)
     asked_at = time.time()
 
-    def hear(answer: Answer) -> None:
-        heard.append((time.time(), answer))
+    def hear(answer: Answer, broker: str) -> None:
+        heard.append(Heard(time.time(), answer, broker))
 
     discovery = _heard(sender._discover(question, timeout, quiet, hear))
     return Survey(nodes_of(discovery), services_of(discovery), heard, asked_at)
@@ -217,7 +235,7 @@ def survey_ids(
     heard: list[Answer] = []
     missing, session = set(named), sender._current()
 
-    def hear(answer: Answer) -> None:
+    def hear(answer: Answer, _broker: str) -> None:
         heard.append(answer)
         if answer.node in missing:
             missing.discard(answer.node)

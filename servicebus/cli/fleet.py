@@ -56,7 +56,7 @@ def ask_nodes(sender: Sender, fleet: FleetFacts, timeout_s: float, quiet_s: floa
 
 
 def _take_answers(nodes: dict[str, NodeFacts], found: Survey) -> None:
-    for came_at, answer in found.heard:
+    for came_at, answer, _ in found.heard:
         node, about = nodes.get(answer.node), answer.about
         if node is None or about is None:
             continue

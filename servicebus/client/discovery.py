@@ -71,7 +71,8 @@ class Discovery:
     """One question. Made by any thread, then the engine's.
 
     Args:
-        on_node: called with each answer; those of one node over several brokers are several.
+        on_node: called with each answer, and the name of the broker over which it came; those of one node over several
+            brokers are several.
         is_held: asked before it ends early; while it holds, there is still time for nodes that are slow to answer.
     """
 
@@ -80,7 +81,7 @@ class Discovery:
         question: Question,
         timeout_s: float,
         quiet_s: float,
-        on_node: Callable[[Answer], None] | None = None,
+        on_node: Callable[[Answer, str], None] | None = None,
         is_held: Callable[[], bool] | None = None,
     ):
         self.question = question
@@ -293,7 +294,7 @@ class Discoveries:
         for service in answer.services:
             discovery.services.setdefault(service, set()).add(answer.node)
         if discovery.on_node is not None:
-            discovery.on_node(answer)
+            discovery.on_node(answer, asked.link.host.name)
         if is_first:
             self.look(discovery)
 

@@ -79,7 +79,7 @@ class Gathering:
 
     # -- what the discovery tells --------------------------------------------------------------------------------------
 
-    def heard(self, answer: Answer) -> None:
+    def heard(self, answer: Answer, _broker: str) -> None:
         """A node has answered, over one broker or another; of several agents of one node some may be older."""
         if answer.has_service:
             self._lacking.pop(answer.node, None)

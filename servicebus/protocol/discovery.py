@@ -35,6 +35,8 @@ class Question(NamedTuple):
     """Each node says what services it has."""
     asks_about: bool = False
     """Each node says what an operator compares: its clock, version, the ids of its keys, and what its workers count."""
+    asks_load: bool = False
+    """Beside that each worker says how its services are: counts, times, and how full their inboxes are."""
     ids: tuple[str, ...] = ()
     """Each node says what it knows of these requests, by their ids on the wire; ``MOST_IDS`` at most."""
 
@@ -47,6 +49,8 @@ class Question(NamedTuple):
             asked["services"] = True
         if self.asks_about:
             asked["about"] = True
+        if self.asks_load:
+            asked["load"] = True
         if self.ids:
             asked["ids"] = list(self.ids)
         return asked
@@ -61,22 +65,23 @@ def ask_for(
     *,
     lists_services: bool = False,
     asks_about: bool = False,
+    asks_load: bool = False,
     ids: Sequence[str] = (),
 ) -> Question:
     """A question of our own. Raises AddressError: no node has a name like *nodes*."""
     nodes = plain(nodes)
     check_node_name(nodes)
-    return Question(nodes, service, lists_services, asks_about, tuple(ids))
+    return Question(nodes, service, lists_services, asks_about, asks_load, tuple(ids))
 
 
 def read_question(params: bytes) -> Question:
     """Raises EnvelopeError. What a later version may add is left out."""
     asked = decode_json(params)
     if isinstance(asked, dict) and isinstance(asked.get("nodes"), str) and isinstance(asked.get("service", ""), str):
-        flags = asked.get("services") is True, asked.get("about") is True
+        lists_services, about, load = (asked.get(name) is True for name in ("services", "about", "load"))
         ids = asked.get("ids", [])
         if isinstance(ids, list) and len(ids) <= MOST_IDS and all(isinstance(id, str) and is_id(id) for id in ids):
-            return Question(asked["nodes"], asked.get("service", ""), *flags, tuple(ids))
+            return Question(asked["nodes"], asked.get("service", ""), lists_services, about, load, tuple(ids))
         raise EnvelopeError("malformed", f"the ids of a discovery are none, or over {MOST_IDS}")
     raise EnvelopeError("malformed", "the params of a discovery name no nodes")
 
@@ -90,8 +95,8 @@ class Answer(NamedTuple):
     """Kind (``call``, ``message`` or ``stream``) and ``category.name`` of each."""
     about: Mapping[str, Any] | None = None
     """``time`` (Unix, seconds), ``version``, ``keys`` and ``encryption`` (lists of key ids), and of the ``worker`` that
-    answers ``machine``, ``pid``, ``since`` and ``counters``. None if it is not told, as callers with keys of their own
-    are not."""
+    answers ``machine``, ``pid``, ``since`` and ``counters``; ``load`` (of ``LoadReport``) if that was asked for. None
+    if it is not told, as callers with keys of their own are not."""
     known: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
     """What the node knows, by the ids that were asked for; None if its version does not tell. Of each a list of runs:
     ``state`` (of ``IdState``), and where they are not 0 or "" ``attempts``, ``deaths``, ``answer`` (``ok``, or the type

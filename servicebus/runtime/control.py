@@ -73,6 +73,8 @@ class ControlRequests:
         self._echo_queue = ""
         self._own_queue = ProtocolV2(config, keyring, also=(EVERY_NODE,))
         """In what comes in the worker's own queue all nodes may be asked."""
+        self.load: Callable[[], dict[str, Any]] | None = None
+        """What the worker says of its services to operators who ask for it."""
         self.streams: NodeStreams | None = None
         """Of a worker that has services which answer streams."""
         self._discoveries = RecentIds(_DISCOVERIES)
@@ -178,7 +180,7 @@ class ControlRequests:
             has_service = (Kind.CALL, question.service) in services and may_know(question.service)
             offered = (_listed(kind, key) for kind, key in services if not is_former(key))
             listed = sorted(each for each in offered if may_know(each[1]))
-            about = None if incoming.caller else self._about()
+            about = self._about(question) if question.asks_about and not incoming.caller else None
             known, problem = self._known(question, incoming.caller)
             answer = Answer(self._config.node_name, has_service, tuple(listed), about, known, problem)
             return self._own_queue.encode_result(incoming, answer.to_json(question)), incoming.reply_to
@@ -193,9 +195,10 @@ class ControlRequests:
         except JournalUnavailable as error:
             return {}, str(error)
 
-    def _about(self) -> dict[str, Any]:
+    def _about(self, question: Question) -> dict[str, Any]:
         """What an operator compares between nodes. No secret: each token begins with the id of its key."""
         encryption = self._config.encryption
+        load = {} if self.load is None or not question.asks_load else {"load": self.load()}
         return {
             "time": round(time.time(), 3),
             "version": sys.modules["servicebus"].__version__,  # to import it would close a circle
@@ -207,6 +210,7 @@ class ControlRequests:
                 "since": round(self._made_at, 3),
                 "counters": dict(self._dispatcher.counters),
             },
+            **load,
         }
 
     def _cancel(self, incoming: Incoming) -> None:

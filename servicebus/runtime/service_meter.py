@@ -94,6 +94,17 @@ class ServiceMeter:
         now = {"running": running, "waiting": max(0, backlog - running), "capacity": capacity}
         return Entry("service", self._key, counts, now)
 
+    def summary(self) -> dict[str, Any]:
+        """The same in short: how many have ended, how many of them failed, and their times in buckets of BOUNDS_S."""
+        with self._counting:
+            ended = sum(self._outcomes.counts.values())
+            return {
+                "ended": ended,
+                "failed": ended - self._outcomes.counts.get(_OK, 0),
+                "wait": self._waits.used(),
+                "run": self._runs.used(),
+            }
+
 
 class ServiceMeters:
     """Of one worker. Former versions of a service count as the present one, a singleton as one wherever it runs."""
@@ -112,6 +123,11 @@ class ServiceMeters:
         at = kind_of(thread.service), thread.service.key
         meter = self._found.setdefault(at, ServiceMeter(*at))
         thread.note_accepted(meter.noted)
+
+    def summary(self, kind: str, service: str) -> dict[str, Any]:
+        """What was counted of one service in short; nothing of one that has had no thread here yet."""
+        meter = self._found.get((kind, service))
+        return {} if meter is None else meter.summary()
 
     def entry(self, number: int, threads: Iterable[ServiceThread]) -> Entry:
         """What was counted of service *number*; *threads* are the worker's."""

@@ -28,6 +28,7 @@ from servicebus.runtime.inherited import dump_stacks_on_abort
 from servicebus.runtime.journal import Journal
 from servicebus.runtime.journal.interface import Damaged
 from servicebus.runtime.leaving import Home, let_go_in_children
+from servicebus.runtime.load_report import LoadReport
 from servicebus.runtime.maintenance import DRAINED
 from servicebus.runtime.node_locks import Locks
 from servicebus.runtime.ping_watcher import PingWatcher
@@ -124,6 +125,9 @@ class Worker:
         return traces
 
     def _make_report(self) -> Callable[[], Iterable[Entry]]:
+        self._last_snapshot: dict[str, Any] = {}
+        brokers = [host.name for host in self._config.hosts]
+        self.control.load = LoadReport(brokers, self._meters, self.services, lambda: self._last_snapshot)
         if self._meters is None:
             return tuple
         parts = self.consumer, self._journal, self._counters, lambda: self.of_client()
@@ -266,7 +270,7 @@ class Worker:
         problems = [service.problem for service in self.threads if service.problem] + consumer.plain.problems
         is_hindered = bool(consumer.blocked or replaced or problems or self.pipeline.outage.reason)
         is_serving = consumer.is_whole and not is_hindered
-        return {
+        self._last_snapshot = {
             "host": self.host.name,
             **consumer.snapshot(),
             # A broker that does not read what we publish lets no reply through.
@@ -278,6 +282,7 @@ class Worker:
             "journal": self._journal.snapshot(),
             **({"problems": problems} if problems else {}),
         }
+        return self._last_snapshot
 
     def _counters(self) -> dict[str, int]:
         defects = {"defects": self.loop.failures.count, "replaced-threads": self._replaced_threads}

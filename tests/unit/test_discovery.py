@@ -414,8 +414,10 @@ def test_a_survey_has_nodes_services_and_what_differs_between_them(bus: VirtualB
     found = survey(bus.sender, 2, 0.25)
     assert found.nodes == (NodeInfo("N-1", (A, B)), NodeInfo("N-2", (A,)))
     assert [each.name for each in found.services if len(each.nodes) == 2]
-    assert sorted(answer.node for _, answer in found.heard) == ["N-1", "N-1", "N-2"]
-    assert all(at >= found.asked_at and answer.about["keys"] for at, answer in found.heard if answer.about is not None)
+    assert sorted(each.answer.node for each in found.heard) == ["N-1", "N-1", "N-2"]
+    assert {(each.answer.node, each.broker) for each in found.heard} == {("N-1", A), ("N-1", B), ("N-2", A)}
+    for each in found.heard:
+        assert each.at >= found.asked_at and each.answer.about is not None and each.answer.about["keys"]
 
 
 def test_each_node_says_what_it_knows_of_ids_also_when_it_is_stopping(bus: VirtualBus) -> None:

@@ -233,8 +233,8 @@ def test_many_nodes_are_called_with_few_calls_at_a_time() -> None:
 
     it = gathering(call, 10)
     for number in range(5000):
-        it.heard(Answer(f"N-{number}", True))
-        it.heard(Answer(f"N-{number}", True))
+        it.heard(Answer(f"N-{number}", True), "mq-a")
+        it.heard(Answer(f"N-{number}", True), "mq-b")
     done = 0
     while done < 5000:
         assert len(calls) - done <= 10
@@ -294,8 +294,8 @@ def test_a_sender_that_is_closed_before_any_node_is_found_ends_it(bus: VirtualBu
 
 def test_a_thread_that_waits_ends_what_others_have_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     it = gathering(lambda *_: CallFuture())
-    it.heard(Answer("N-1", True))
-    it.heard(Answer("N-2", False))
+    it.heard(Answer("N-1", True), "mq-a")
+    it.heard(Answer("N-2", False), "mq-a")
     assert not it.is_overdue()
     it.deadline -= 120
     assert it.future.result().lacking == ("N-2",)
