@@ -70,7 +70,7 @@ class Engine:
         self.newest = newest
         self.encodes_at_once = not others
         """Whether every request is sent in one version: then its caller's thread can encode it."""
-        watch = PathWatch(config, pinger, self)
+        watch = PathWatch(config, pinger, self, self._hedger)
         self.discoveries = Discoveries(loop, self.links, newest)
         self.streams = Streams(loop, self.links, newest, self._pending, self._canceller)
         parts = self._pending, self._scheduler, watch, self._canceller, self.discoveries, self.streams
@@ -263,9 +263,6 @@ class Engine:
         self._scheduler.each(link.take_orphans(), lambda request: take_back(request, link, why, now, "blocked"))
 
     # -- what the watch tells ------------------------------------------------------------------------------------------
-
-    def path_suspect(self, path: Path) -> None:
-        self._connector.prepare_another(path.link, time.monotonic())
 
     def path_alive(self, path: Path) -> None:
         self._scheduler.retry_waiting(time.monotonic(), path.node)

@@ -38,7 +38,10 @@ class HostSelector:
         if path is None or not first.is_usable or request.size > first.size_limit.tracked_bytes:
             return self._compare(links, request, now)
         # Where nothing has failed, or there are no others, a comparison would come to the same.
-        if (path.health.failed or first.health.failed) and (len(links) > 1 or not path.health.is_healthy):
+        of_path, of_first = path.health, first.health
+        if (of_path.failed or of_path.is_suspect or of_first.failed or of_first.is_suspect) and (
+            len(links) > 1 or not of_path.is_healthy
+        ):
             return self._compare(links, request, now)
         if request.kind is MESSAGE and (
             path.lacks_queue(now) or (first.denials.known and first.denies(request, now)) or request.attempts
@@ -61,6 +64,7 @@ class HostSelector:
                 is_stable=link.health.restored(now, stable_after_s),
                 path_is_healthy=path.health.is_healthy,
                 path_is_stable=path.health.restored(now, stable_after_s),
+                is_suspect=link.health.is_suspect or path.health.is_suspect,
             )
 
         found = choose(links, look)
@@ -82,9 +86,10 @@ class HostSelector:
         """Another link than *first* that is as good for a call, and whose node speaks what it was published in."""
         node = request.address.node
         for link in self._links:
-            if link is not first and link.is_usable and not link.refuses(request, now):
+            if link is not first and link.is_usable and not (link.health.is_suspect or link.refuses(request, now)):
                 path = link.path(node, now)
-                if path.health.is_healthy and path.protocol is request.protocol:
+                is_good = path.health.is_healthy and not path.health.is_suspect
+                if is_good and path.protocol is request.protocol:
                     return link
         return None
 

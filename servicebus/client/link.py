@@ -30,7 +30,6 @@ from servicebus.wire.envelope import CALL, MESSAGE
 from servicebus.wire.printable import printable
 
 LOG = get_logger(__name__)
-
 _NOT_TRIED = "not tried yet"
 
 
@@ -321,11 +320,14 @@ class Link:
         if self.bytes_received != self._bytes_heard or self.has_moved:
             self._bytes_heard = self.bytes_received
             self._clock.heard(now)
+            self.health.heard()
         oldest = self._channels.oldest_unconfirmed() if self._channels is not None else None
         action = self._clock.action(now, oldest.published_at if oldest else None)
         if action is PingAction.PING:
             self._clock.pinged(now)
             self.ask_broker()
+        elif action is PingAction.SUSPECT:
+            self.health.suspect()
         elif action is PingAction.DEAD:
             on_dead(self)
 

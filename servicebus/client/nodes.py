@@ -137,13 +137,16 @@ class Path:
 
 RESENDS_PER_CALL = 0.1
 RESENDS_FLOOR = 20
+SUSPECTED_PER_CALL = 0.1
+SUSPECTED_FLOOR = 100
+"""A silent broker holds what a program has in flight. Where none is silent, this bounds the second copies."""
 BUSY_PER_ANSWER = 2.0
 """A service that answers one call has made room for one. Two, so that the traffic grows again after a standstill."""
 BUSY_FLOOR = 20
 
 
 class Budgets:
-    """Two budgets per node. Belongs to the engine's thread.
+    """Three budgets per node. Belongs to the engine's thread.
 
     Calls are counted where they are published, by an attribute of their path; here the counts are looked at once a
     second, so that an ordinary call costs nothing.
@@ -153,20 +156,25 @@ class Budgets:
         self.denied = 0
         """How often a call had to be held back."""
         self._links = links
-        self._nodes: dict[str, tuple[RetryBudget, RetryBudget]] = {}
+        self._nodes: dict[str, tuple[RetryBudget, RetryBudget, RetryBudget]] = {}
 
     def may_resend(self, node: str, now: float) -> bool:
         """Whether a call that *node* may have run already may be sent to it once more."""
         return self._said(self._of(node)[0].take(now, self._calls(node)))
 
+    def may_hedge(self, node: str, now: float) -> bool:
+        """Whether a call to *node* may travel over a second path as well, since its first one is suspect."""
+        return self._of(node)[1].take(now, self._calls(node))
+
     def may_ask_again(self, node: str, now: float) -> bool:
         """Whether a call that *node* was too busy for may ask again."""
-        return self._said(self._of(node)[1].take(now, self._answered(node)))
+        return self._said(self._of(node)[2].take(now, self._answered(node)))
 
     def observe(self, node: str, now: float) -> None:
         """To be called once a second for each node that is in use."""
-        resends, busy = self._of(node)
+        resends, hedges, busy = self._of(node)
         resends.observe(now, self._calls(node))
+        hedges.observe(now, self._calls(node))
         busy.observe(now, self._answered(node))
 
     def is_in_use(self, node: str, now: float) -> bool:
@@ -177,11 +185,14 @@ class Budgets:
         """*node* is not in use, and its paths are forgotten: they are what its calls were counted by."""
         self._nodes.pop(node, None)
 
-    def _of(self, node: str) -> tuple[RetryBudget, RetryBudget]:
+    def _of(self, node: str) -> tuple[RetryBudget, RetryBudget, RetryBudget]:
         found = self._nodes.get(node)
         if found is None:
-            found = RetryBudget(RESENDS_PER_CALL, RESENDS_FLOOR), RetryBudget(BUSY_PER_ANSWER, BUSY_FLOOR)
-            self._nodes[node] = found
+            found = self._nodes[node] = (
+                RetryBudget(RESENDS_PER_CALL, RESENDS_FLOOR),
+                RetryBudget(SUSPECTED_PER_CALL, SUSPECTED_FLOOR),
+                RetryBudget(BUSY_PER_ANSWER, BUSY_FLOOR),
+            )
         return found
 
     def _said(self, may: bool) -> bool:
@@ -239,7 +250,7 @@ class IdleNodes:
 
     def _is_quiet(self, path: Path, now: float) -> bool:
         """Whether a tick would find nothing to do for *path*, until it is used again."""
-        if path.outstanding or path.clock.pinged_at is not None or path.oldest() is not None:
+        if path.outstanding or path.clock.pinged_at is not None or path.oldest() is not None or path.health.is_suspect:
             return False
         if path.health.is_healthy and path.protocol is path.link.newest:
             return True

@@ -142,6 +142,11 @@ class Route:
                 return step.attempt
         return None
 
+    def first_of_two(self) -> int | None:
+        """The number of the attempt that is answered, while another one is on its way."""
+        answered = self.open_on(self.heard_on) if self.heard_on is not None and len(self.open) > 1 else None
+        return None if answered is None else answered.attempt
+
     def _add_connections(self, since: float) -> None:
         for link in self._links:
             manager = link.connections
@@ -168,6 +173,10 @@ class _TracedCall(PendingRequest):
         super().travels(path, now)
         self.route.waited("until a path was found")
         self.route.began(self.attempt, path.link, now)
+
+    def travels_twice(self, path: Path) -> None:
+        super().travels_twice(path)
+        self.route.began(self.attempt, path.link, time.monotonic())
 
     def waits(self, now: float) -> None:
         super().waits(now)
@@ -211,9 +220,11 @@ class _TracedCall(PendingRequest):
         is_answer = error is None or _is_answer(error)
         former = self.route.former_that_answers(outcome) if is_answer else None
         self.route.waited("for a path" if former is None else f"until attempt {former} was answered")
+        first = former if former is not None or not is_answer else self.route.first_of_two()
         for each in list(self.route.open):
-            if former is not None:
-                self.route.ended(each, PUBLISHED, f"attempt {former} was answered first")
+            if first is not None and each.attempt != first:
+                said = f"{each.said}; " if each.said else ""
+                self.route.ended(each, PUBLISHED, f"{said}attempt {first} was answered first")
             elif is_answer or (each.is_not_run and isinstance(error, CallTimeout)):  # the node said: too late
                 self.route.ended(each, ANSWERED, outcome)
             else:

@@ -8,12 +8,13 @@ from functools import partial
 
 from servicebus.client.hosts import Connector, HostSelector
 from servicebus.client.link import Link
-from servicebus.client.nodes import Budgets, IdleNodes
+from servicebus.client.nodes import Budgets, IdleNodes, Path
 from servicebus.client.pending import PendingRequests
 from servicebus.client.request import PendingRequest
 from servicebus.client.scheduler import RequestScheduler
-from servicebus.client.watch import PathWatch
+from servicebus.client.watch import LATE, PathWatch
 from servicebus.transport.loop import EventLoop, Timer
+from servicebus.wire.envelope import CALL
 
 _BUSY_TICK_S = 0.05
 _IDLE_TICK_S = 0.5
@@ -124,5 +125,33 @@ class Hedger:
             self._connector.prepare_another(first, now)
             self.watch(request, _LOOK_AGAIN_S)
         elif self._budgets.may_resend(request.address.node, now):
-            link.publish(request, now, is_hedge=True)
-            self.hedged += 1
+            self._publish_beside(request, link, now)
+
+    def prepare(self, path: Path, now: float) -> None:
+        """*path* was pinged: have another one ready in case it is late."""
+        self._connector.prepare_another(path.link, now)
+
+    def hedge_all(self, path: Path, now: float) -> None:
+        """*path* is suspect: what is outstanding there, and may be sent again, goes over another one as well."""
+        for request in list(path.outstanding.values()):
+            if request.path is not path or request.hedge is not None or not _may_be_hedged(request):
+                continue
+            link = self._selector.choose_beside(request, path.link, now)
+            if link is None or not self._budgets.may_hedge(path.node, now):
+                return  # nor would the others go; the next tick looks again
+            request.failed_over()
+            request.tried(path.link.host.name, LATE)
+            path.link.losses.came_back("suspect", request.published_at, now)
+            path.link.losses.failovers += 1
+            self._publish_beside(request, link, now)
+
+    def _publish_beside(self, request: PendingRequest, link: Link, now: float) -> None:
+        link.publish(request, now, is_hedge=True)
+        self.hedged += 1
+
+
+def _may_be_hedged(request: PendingRequest) -> bool:
+    """By a suspicion alone. Nodes of version 1 have no journal: they would run it twice."""
+    assert request.link is not None
+    is_newest = request.protocol is request.link.newest
+    return is_newest and request.kind is CALL and request.resend and request.pinned is None and not request.stream

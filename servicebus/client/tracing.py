@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from servicebus.client.link import Link
 from servicebus.client.request import PendingRequest
+from servicebus.client.watch import LATE
 from servicebus.errors import CallInterrupted, CallTimeout, RemoteError, SendUnconfirmed
 from servicebus.observability.spans import (
     PREFIX,
@@ -99,8 +100,9 @@ class RequestSpans:
 
     def ended(self, request: PendingRequest, problem: str, error: BaseException | None = None) -> None:
         for link, span in self._open.items():
-            is_lost = isinstance(error, _UNANSWERED)
-            end(span, problem if is_lost else "", self._said.get(link.host.name, "") if is_lost else "")
+            is_lost, said = isinstance(error, _UNANSWERED), self._said.get(link.host.name, "")
+            is_late = said == LATE
+            end(span, problem if is_lost else "late" if is_late else "", said if is_lost or is_late else "")
         self._open.clear()
         attributes = {
             **self._where,

@@ -106,6 +106,8 @@ class Pinger:
         if ping.token:  # version 1 signs none
             ping.path.is_proven = True
         del self._pending[wire_id]
+        if (took_s := now - ping.sent_at) < self._timeout_s:
+            ping.path.clock.round_trip.took(took_s, now)
         if not pong.takes_calls:
             return Finding(ping.path, is_alive=True, takes_calls=False)
         finding = self._ponged(ping, now)
@@ -175,19 +177,26 @@ _PROBE_S = 1.0
 class WatchEvents(Protocol):
     """What the engine is told."""
 
-    def path_suspect(self, path: Path) -> None: ...
     def path_dead(self, path: Path, why: str) -> None: ...
     def path_alive(self, path: Path) -> None: ...
     def queue_made_anew(self, path: Path, made_at: float) -> None: ...
     def answers_lost(self, path: Path, ids: Sequence[str]) -> None: ...
 
 
+class Hedges(Protocol):
+    """Sends second copies of calls whose path may be dead."""
+
+    def prepare(self, path: Path, now: float) -> None: ...
+    def hedge_all(self, path: Path, now: float) -> None: ...
+
+
 class PathWatch:
     """Belongs to the engine's thread."""
 
-    def __init__(self, config: Configuration, pinger: Pinger, events: WatchEvents):
+    def __init__(self, config: Configuration, pinger: Pinger, events: WatchEvents, hedges: Hedges):
         self._pinger = pinger
         self._events = events
+        self._hedges = hedges
         self._ask_after_s = config.path_ping_after
         self._silence = f"silent for {config.path_ping_after + config.path_ping_timeout:g} s"
 
@@ -256,7 +265,14 @@ class PathWatch:
                 self._events.path_dead(path, doubt or "the node did not answer a ping")
         elif action is PingAction.PING:
             self._pinger.ping(path, now)
-            self._events.path_suspect(path)
+            self._hedges.prepare(path, now)
+        elif action is PingAction.SUSPECT:
+            path.health.suspect()
+            if path.link.bytes_received == path.link_bytes_at_ping:
+                path.link.health.suspect()
+            self._hedges.hedge_all(path, now)
+        elif path.health.is_suspect and path.clock.pinged_at is None:
+            path.health.heard()
         elif not path.health.is_healthy:
             self._probe(path, is_awaited(path.node), now)
         elif self._owes_answers(path, now):
@@ -285,3 +301,4 @@ class PathWatch:
 
 
 NO_CONSUMER = "no agent of the node consumes there"
+LATE = "is late with the answer to a ping"

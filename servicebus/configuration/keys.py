@@ -58,8 +58,8 @@ KEYS: dict[str, Key] = {
     "send_timeout": Key(_time, 30.0),
     "failback_after": Key(checks.seconds(zero=True), 30.0),
     "path_wait": Key(checks.seconds(zero=True), 3.0, former="away_grace"),
-    "path_ping_after": Key(_time, 0.5),
-    "path_ping_timeout": Key(_time, 1.5),
+    "path_ping_after": Key(_time, 0.3),
+    "path_ping_timeout": Key(_time, 1.7),
     "outbox_max_messages": Key(checks.whole(1, 1_000_000_000), 100_000),
     "outbox_max_bytes": Key(checks.whole(1024, 1 << 40), 256 * 1024 * 1024),
     # What is told.

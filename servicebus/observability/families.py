@@ -82,7 +82,7 @@ CLIENT: dict[str, Spec] = {
     "client_waiting": Spec("gauge", ("node",), "Requests that wait for a broker or a node."),
     "client_busy": Spec("counter", ("node",), "Answers that a service was busy; the call asks again."),
     "client_held_back": Spec("counter", ("node",), "How often a call was not sent again yet, for want of budget."),
-    "client_hedged": Spec("counter", ("node",), "Calls that were asked over a second broker (hedge_after)."),
+    "client_hedged": Spec("counter", ("node",), "Calls that travelled over a second broker as well."),
     "client_late_replies": Spec("counter", ("node",), "Replies that no call waited for any more."),
     "client_unverified_replies": Spec("counter", ("node",), "Replies that were not believed."),
     "client_defects": Spec("counter", ("node",), "Callbacks that failed: please report them."),

@@ -13,13 +13,15 @@ from typing import NamedTuple, TypeVar
 class Health:
     """Whether a host or a path works, and since when."""
 
-    __slots__ = ("failed", "healthy_since", "is_healthy", "reason")
+    __slots__ = ("failed", "healthy_since", "is_healthy", "is_suspect", "reason")
 
     def __init__(self) -> None:
         self.failed = False
         """And was not healthy for long enough since."""
         self.is_healthy = True
         """Not failed, or working again since."""
+        self.is_suspect = False
+        """Nothing proves that it failed, but others are better until it is heard again."""
         self.healthy_since: float | None = None
         self.reason = ""
 
@@ -28,18 +30,29 @@ class Health:
 
     def fail(self, reason: str) -> None:
         self.failed = True
-        self.is_healthy = False
+        self.is_healthy = self.is_suspect = False
         self.healthy_since = None
         self.reason = reason
 
+    def suspect(self) -> None:
+        """It may have failed: until it is heard it is used where there is nothing else."""
+        self.is_suspect = self.is_healthy
+
+    def heard(self) -> None:
+        """It has not failed."""
+        self.is_suspect = False
+
     def recover(self, now: float) -> None:
         """It works. The first such moment after a failure starts the time it must stay healthy."""
+        self.is_suspect = False
         if not self.is_healthy:
             self.is_healthy = True
             self.healthy_since = now
 
     def is_stable(self, now: float, failback_after_s: float) -> bool:
         """Whether it never failed, or has been healthy for long enough. Changes nothing, so any thread may ask."""
+        if self.is_suspect:
+            return False
         healthy_since = self.healthy_since
         return not self.failed or (healthy_since is not None and now - healthy_since >= failback_after_s)
 
@@ -62,23 +75,31 @@ class Candidate(NamedTuple):
     is_stable: bool
     path_is_healthy: bool
     path_is_stable: bool
+    is_suspect: bool = False
+    """The host or the path."""
 
 
 Host = TypeVar("Host")
 
 
 def choose(hosts: Iterable[Host], look: Callable[[Host], Candidate]) -> Host | None:
-    """The best host in order of preference: stable ones first, then recovered ones; None when no path is healthy."""
-    fallback: Host | None = None
+    """The best host in order of preference: stable ones first, then recovered ones, then suspect ones.
+
+    None when no path is healthy.
+    """
+    recovered: Host | None = None
+    suspect: Host | None = None
     for host in hosts:
         seen = look(host)
         if not (seen.is_usable and seen.path_is_healthy):
             continue
-        if seen.is_stable and seen.path_is_stable:
+        if seen.is_suspect:
+            suspect = host if suspect is None else suspect
+        elif seen.is_stable and seen.path_is_stable:
             return host
-        if fallback is None:
-            fallback = host
-    return fallback
+        elif recovered is None:
+            recovered = host
+    return suspect if recovered is None else recovered
 
 
 def next_to_connect(

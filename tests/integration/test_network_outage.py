@@ -82,5 +82,5 @@ def test_dropped_packets_are_found_by_a_ping(
     assert sender.call(ADD, [1, 1])[1] == 2
     network.drop()
     assert sender.call(ADD, [1, 2])[1] == 3
-    assert "silent for 2 s" in caplog.text, "and not by TCP, or at a heartbeat"
+    wait_until(lambda: "silent for 2 s" in caplog.text, 20, "found by a ping, and not by TCP or at a heartbeat")
     network.heal()

@@ -67,12 +67,15 @@ class World:
         self.pending = PendingRequests()
         self.budgets = Budgets(self.links)
         self.idle = IdleNodes(self.links, self.budgets, self.pending.is_awaited)
-        self.watch = PathWatch(CONFIG, Pinger(CONFIG), nobody)
+        self.watch = PathWatch(CONFIG, Pinger(CONFIG), nobody, nobody)
 
     def replied(self, link: Link, delivery: object) -> None:
         pass
 
-    def path_suspect(self, path: Path) -> None:
+    def prepare(self, path: Path, now: float) -> None:
+        pass
+
+    def hedge_all(self, path: Path, now: float) -> None:
         pass
 
     def path_dead(self, path: Path, why: str) -> None:

@@ -79,9 +79,11 @@ def test_a_broker_that_falls_silent_is_found_out_and_left(bus: VirtualBus) -> No
     bus.brokers[0].freeze()
     began = bus.time.now
     assert bus.result(bus.call("lost")) == '"lost"'
-    limit_s = bus.config.path_ping_after + bus.config.path_ping_timeout
-    assert limit_s <= bus.time.now - began < limit_s + 0.2
+    assert bus.time.now - began < 0.75, "it is suspect"
     assert [name for name, *_ in node.calls][1:] == ["mq-b:5672"]
+    limit_s = bus.config.path_ping_after + bus.config.path_ping_timeout
+    bus.time.until(lambda: bus.state()[0] != "up")
+    assert limit_s <= bus.time.now - began < limit_s + 0.2
     assert f"silent for {limit_s:g} s" in bus.links[0].last_error
 
 
@@ -93,6 +95,7 @@ def test_a_node_that_does_not_answer_a_ping_is_left_and_its_broker_is_not(bus: V
     node.answer = lambda _incoming: "elsewhere"
     assert bus.result(future) == "elsewhere"
     assert [name for name, *_ in node.calls] == ["mq-a:5672", "mq-b:5672"]
+    bus.time.advance(bus.config.path_ping_timeout)
     assert bus.state() == ["up", "up"]
     assert bus.links[0].paths[NODE].health.reason == "the node did not answer a ping"
     assert bus.links[0].health.is_healthy
@@ -104,7 +107,7 @@ def test_a_long_call_is_waited_for_while_its_node_answers_pings(bus: VirtualBus)
     future = bus.call(timeout=60.0)
     bus.time.advance(30)
     assert not future.done() and len(node.calls) == 1
-    assert 15 <= node.dispatcher.counters["pings"] <= 60
+    assert 15 <= node.dispatcher.counters["pings"] <= 30 / bus.config.path_ping_after
 
 
 def test_a_call_to_a_node_that_is_nowhere_ends_after_the_wait_limit(bus: VirtualBus) -> None:

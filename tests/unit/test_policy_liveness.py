@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servicebus.policy.liveness import PingAction, PingClock
+from servicebus.policy.liveness import PingAction, PingClock, RoundTrip
 
 
 def clock_at(now: float = 100.0) -> PingClock:
@@ -105,3 +105,47 @@ def test_a_silent_side_is_found_dead_within_both_limits_and_never_before_a_ping(
             assert ping_timeout_s - 1e-9 <= now - last_heard <= ping_after_s + ping_timeout_s + 0.6
             return
     assert now - last_heard < ping_after_s + ping_timeout_s + 0.6
+
+
+def test_an_answer_that_is_late_at_two_looks_makes_it_suspect_before_it_is_dead() -> None:
+    clock = clock_at()
+    clock.pinged(100.5)
+    looks = [clock.action(now, 100.0) for now in (100.69, 100.71, 100.75, 101.9)]
+    assert looks == [PingAction.QUIET, PingAction.QUIET, PingAction.SUSPECT, PingAction.SUSPECT]
+    clock.heard(101.95)
+    assert clock.action(101.96, 100.0) is PingAction.QUIET
+
+
+def test_a_process_that_was_asleep_does_not_suspect_what_it_has_not_read_yet() -> None:
+    clock = clock_at()
+    clock.pinged(100.5)
+    assert clock.action(101.5, 100.0) is PingAction.QUIET
+    clock.heard(101.5)
+    clock.pinged(102.1)
+    assert clock.action(102.9, 102.0) is PingAction.QUIET, "each ping is looked at anew"
+
+
+def test_bytes_that_move_put_the_suspicion_off() -> None:
+    clock = clock_at()
+    clock.pinged(100.5)
+    for now in (100.71, 100.75, 100.8):
+        clock.moved(now)
+        assert clock.action(now, 100.0) is PingAction.QUIET
+
+
+def test_an_answer_is_late_after_four_times_the_longest_round_trip_lately() -> None:
+    trip = RoundTrip()
+    assert trip.late_after_s(100.0) == 0.2
+    trip.took(0.5, 100.0)
+    trip.took(0.001, 100.1)
+    assert 1.9 < trip.late_after_s(100.1) < 2.0
+    assert 0.9 < trip.late_after_s(110.0) <= 1.0, "it counts half after ten seconds"
+    assert trip.late_after_s(200.0) == 0.2
+
+
+@given(st.lists(st.floats(0.0, 10.0), min_size=1, max_size=20))
+def test_no_round_trip_of_the_last_moments_would_have_been_late(trips: list[float]) -> None:
+    trip = RoundTrip()
+    for seconds in trips:
+        trip.took(seconds, 100.0)
+    assert trip.late_after_s(100.0) > max(trips)

@@ -79,6 +79,24 @@ class TestHealth:
         health.recover(5.0)
         assert health.restored(5.0, 0.0)
 
+    def test_one_that_is_suspect_has_not_failed_and_is_stable_as_soon_as_it_is_heard(self) -> None:
+        health = Health()
+        health.suspect()
+        assert health.is_healthy and not health.failed and not health.is_stable(100.0, 30.0)
+        health.heard()
+        assert health.is_stable(101.0, 30.0)
+
+    def test_a_suspicion_does_not_shorten_the_time_after_a_failure(self) -> None:
+        health = Health()
+        health.fail("died")
+        health.suspect()
+        assert not health.is_suspect, "it is known to be dead"
+        health.recover(100.0)
+        health.suspect()
+        health.heard()
+        assert not health.is_stable(129.0, 30.0)
+        assert health.is_stable(130.0, 30.0)
+
 
 class TestChoose:
     def test_the_first_of_several_good_hosts_is_preferred(self) -> None:
@@ -92,6 +110,11 @@ class TestChoose:
         assert chosen(DOWN, RECOVERED, PATH_DEAD) == 1
         assert chosen(DOWN, PATH_RECOVERED, RECOVERED) == 1
 
+    def test_a_suspect_host_is_used_when_there_is_nothing_else(self) -> None:
+        suspect = GOOD._replace(is_suspect=True)
+        assert chosen(suspect, RECOVERED) == 1
+        assert chosen(DOWN, suspect, PATH_DEAD) == 1
+
     @pytest.mark.parametrize("seen", [(), (DOWN,), (PATH_DEAD, DOWN)])
     def test_none_is_chosen_where_no_path_is_healthy(self, seen: tuple[Candidate, ...]) -> None:
         assert chosen(*seen) is None
@@ -100,8 +123,9 @@ class TestChoose:
     def test_the_choice_is_usable_and_no_better_one_stands_before_it(self, seen: list[Candidate]) -> None:
         index = chosen(*seen)
         usable = [n for n, one in enumerate(seen) if one.is_usable and one.path_is_healthy]
-        trusted = [n for n in usable if seen[n].is_stable and seen[n].path_is_stable]
-        assert index == next(iter(trusted or usable), None)
+        recovered = [n for n in usable if not seen[n].is_suspect]
+        trusted = [n for n in recovered if seen[n].is_stable and seen[n].path_is_stable]
+        assert index == next(iter(trusted or recovered or usable), None)
 
 
 class TestNextToConnect:

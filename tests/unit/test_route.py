@@ -138,6 +138,25 @@ def test_an_answer_to_a_former_attempt_is_told_as_that(bus: VirtualBus, tracer: 
     ]
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_two_attempts_the_one_that_was_answered_is_told(bus: VirtualBus, tracer: CallTracer, first: int) -> None:
+    """The path falls silent, the call travels over another one as well, and one of them is answered first."""
+    node = bus.node()
+    late: list[Callable[[], None]] = []
+    taken = node.on_call
+    node.on_call = lambda *about: late.append(lambda: taken(*about))  # type: ignore[method-assign]
+    future = bus.call()
+    node.answers_pings = False
+    bus.time.until(lambda: len(late) == 2)
+    late[first]()
+    assert bus.result(future) == '"p"'
+    silent = "is late with the answer to a ping; attempt 2 was answered first"
+    assert [step for step in told(tracer) if step[0]] == [
+        (1, "mq-a", *[("answered", "ok"), ("published", silent)][first]),
+        (2, "mq-b", *[("published", "attempt 1 was answered first"), ("answered", "ok")][first]),
+    ]
+
+
 def test_calls_without_it_have_nothing_of_it(bus: VirtualBus) -> None:
     assert bus.sender._form is PendingRequest
     assert [link.replied.func.__self__ for link in bus.links] == [bus.engine._answers] * 2  # type: ignore[attr-defined]

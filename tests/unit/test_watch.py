@@ -204,9 +204,12 @@ def test_a_slow_link_is_not_taken_for_a_dead_one(bus: VirtualBus) -> None:
     bus.result(bus.call())
     bus.brokers[0].delay_s = 0.55  # the answer has four such ways to go
     node.answer = lambda _incoming: "late"
-    future = bus.call()
-    assert bus.result(future) == "late"
-    assert [name for name, *_ in node.calls] == ["mq-a:5672"] * 2
+    assert bus.result(bus.call()) == "late"
+    assert [name for name, *_ in node.calls] == ["mq-a:5672", "mq-b:5672"], "what may be dead is not waited for"
+    bus.time.advance(3)
+    health = bus.links[0].paths[NODE].health
+    assert health.is_healthy and not health.failed and not health.is_suspect
+    assert bus.links[0].connections.lost == 0
 
 
 def test_a_node_whose_queue_is_gone_is_found_out_at_once(bus: VirtualBus) -> None:
@@ -217,3 +220,79 @@ def test_a_node_whose_queue_is_gone_is_found_out_at_once(bus: VirtualBus) -> Non
     future = bus.call()
     assert bus.links[0].paths[NODE].health.reason == "no agent of the node consumes there"
     assert isinstance(bus.error(future), NodeUnavailable)
+
+
+# -- a path that is suspect --------------------------------------------------------------------------------------------
+
+
+def test_calls_on_a_silent_path_go_over_another_one_long_before_it_is_dead(bus: VirtualBus) -> None:
+    node = bus.node()
+    node.answer = silence
+    under_way = [bus.call(number) for number in range(30)]
+    node.answer = lambda incoming: incoming.raw_params.decode()
+    bus.brokers[0].freeze()
+    began = bus.time.now
+    assert [bus.result(future) for future in under_way] == list(map(str, range(30)))
+    assert bus.time.now - began < 0.75
+    assert bus.engine.status()["hedged"] == 30
+    began = bus.time.now
+    assert bus.result(bus.call("next")) == '"next"'
+    assert bus.time.now - began < 0.1, "new calls avoid it"
+    assert bus.state()[0] == "up"
+
+
+def test_other_nodes_are_called_elsewhere_while_a_broker_is_suspect(bus: VirtualBus) -> None:
+    node, other = bus.node(), bus.node(name="NODE-02")
+    bus.result(bus.call())
+    bus.brokers[0].freeze()
+    assert bus.result(bus.call())
+    began = bus.time.now
+    future = bus.sender.call_async("NODE-02.test.echo", "p", timeout=30.0)
+    assert bus.result(future)
+    assert bus.time.now - began < 0.1
+    assert [name for name, *_ in other.calls] == ["mq-b:5672"]
+    assert node.calls
+
+
+def test_a_suspicion_ends_as_soon_as_the_path_is_heard(bus: VirtualBus) -> None:
+    node = bus.node()
+    bus.result(bus.call())
+    bus.brokers[0].freeze()
+    assert bus.result(bus.call())
+    bus.brokers[0].thaw()
+    bus.time.advance(0.2)
+    health = bus.links[0].paths[NODE].health
+    assert not (health.is_suspect or health.failed or bus.links[0].health.is_suspect)
+    bus.result(bus.call())
+    assert node.calls[-1][0] == "mq-a:5672", "it has not failed: no time must pass before it is preferred again"
+
+
+def test_a_call_that_must_not_run_twice_is_not_sent_for_a_suspicion(bus: VirtualBus) -> None:
+    node = bus.node()
+    node.answer = silence
+    future = bus.call(resend=False)
+    node.answers_pings = False
+    bus.time.advance(1.0)
+    assert bus.links[0].paths[NODE].health.is_suspect
+    assert not future.done() and len(node.calls) == 1
+
+
+def test_pongs_that_have_taken_long_lately_make_a_path_less_suspect(bus: VirtualBus) -> None:
+    node = bus.node()
+    node.answer = silence
+    bus.brokers[0].delay_s = 0.1  # a pong has four such ways to go
+    bus.call(timeout=60.0)
+    bus.time.advance(20)
+    hedged = bus.engine.status()["hedged"]
+    assert hedged <= 1, "the first was a surprise"
+    assert bus.links[0].paths[NODE].health.is_healthy
+
+
+def test_second_copies_for_a_suspicion_have_a_bound(bus: VirtualBus) -> None:
+    node = bus.node()
+    node.answer = silence
+    node.answers_pings = False
+    for number in range(300):
+        bus.call(number, timeout=60.0)
+    bus.time.advance(1.0)
+    assert 100 <= bus.engine.status()["hedged"] <= 130

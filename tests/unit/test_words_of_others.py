@@ -96,7 +96,7 @@ def pong_not_believed() -> str:
     path = Path(link, "N", PingClock(0.5, 1.5, 0.0))
     path.doubt = EnvelopeError("malformed", HOSTILE)
     path.clock.pinged(0.0)
-    PathWatch(CONFIG, Pinger(CONFIG), events)._check(path, lambda _node: False, 9.0)
+    PathWatch(CONFIG, Pinger(CONFIG), events, events)._check(path, lambda _node: False, 9.0)
     return told[0]
 
 
