@@ -1,1 +1,1 @@
-"""The fleet as one program sees it over the bus: nodes, brokers and what changes. For the console and the command line."""
+"""The fleet as one program sees it over the bus: for the console and the command line."""

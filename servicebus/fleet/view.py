@@ -1,17 +1,19 @@
 """FleetView: nodes and brokers as one program knows them, and what has changed from one look to the next. Pure.
 
 A path is one node over one broker. It answers, or its broker is lost, or it is silent: the broker works and the node
-has not answered over it twice in a row. A path is known from the first answer over it on; nobody can know of a node
-that has never answered.
+has not answered over it twice in a row. A path is known from the first answer over it on, or as soon as the node says
+that the broker is in its file. A node that has never answered cannot be known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
 from typing import NamedTuple
+
+from servicebus.fleet.load import ServiceLoad, WorkerLoad, merged
 
 __all__ = [
     "BrokerView",
@@ -21,6 +23,7 @@ __all__ = [
     "NodeView",
     "PathState",
     "PathView",
+    "ServiceSum",
     "ServiceView",
     "WorkerView",
     "seen",
@@ -73,6 +76,10 @@ class WorkerView(NamedTuple):
     counters: Mapping[str, int]
     per_s: Mapping[str, float]
     """How fast the counters have grown since the look before; empty at first."""
+    broker: str = ""
+    """Over which it has answered."""
+    load: WorkerLoad | None = None
+    """As it was said last; None if it was not asked for, or by an agent of an earlier version."""
 
     @property
     def key(self) -> tuple[str, int, float]:
@@ -107,6 +114,40 @@ class NodeView:
         return all(path.state is PathState.ANSWERS for path in self.paths.values())
 
     @property
+    def is_well(self) -> bool:
+        """Nothing is wrong with the node itself; a broker that is lost is not its fault."""
+        return not self.problems and all(path.state is not PathState.SILENT for path in self.paths.values())
+
+    @property
+    def calls_per_s(self) -> float | None:
+        """Calls that its workers have executed in a second; None if that is not known yet."""
+        return self._per_s("executed.call")
+
+    @property
+    def messages_per_s(self) -> float | None:
+        """The same of messages and events."""
+        return self._per_s("executed.message", "executed.event")
+
+    def _per_s(self, *names: str) -> float | None:
+        rates = [each.per_s for each in self.workers if each.per_s]
+        return sum(rate.get(name, 0.0) for rate in rates for name in names) if rates else None
+
+    @property
+    def loads(self) -> list[ServiceLoad]:
+        """How its services are, those of all its workers together, by name."""
+        found: dict[tuple[str, str], list[ServiceLoad]] = {}
+        for worker in self.workers:
+            for each in () if worker.load is None else worker.load.services:
+                found.setdefault((each.name, each.kind), []).append(each)
+        return [merged(parts) for _, parts in sorted(found.items())]
+
+    @property
+    def problems(self) -> list[str]:
+        """What its workers say that they cannot do, each once, with the broker."""
+        said = (f"{worker.broker}: {text}" for worker in self.workers if worker.load for text in worker.load.problems)
+        return list(dict.fromkeys(said))
+
+    @property
     def changed_at(self) -> float:
         return max(path.since for path in self.paths.values())
 
@@ -117,6 +158,14 @@ class ServiceView(NamedTuple):
     kind: str
     name: str
     nodes: Sequence[NodeView]
+
+
+class ServiceSum(NamedTuple):
+    """How one service is, at all nodes that have it together."""
+
+    load: ServiceLoad
+    nodes: Sequence[str]
+    """Their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +185,17 @@ class FleetView:
                 found.setdefault((name, kind), []).append(node)
         for (name, kind), nodes in sorted(found.items()):
             yield ServiceView(kind, name, nodes)
+
+    def sums(self) -> list[ServiceSum]:
+        """How each service is, as the nodes say that answer, by name."""
+        found: dict[tuple[str, str], list[tuple[str, ServiceLoad]]] = {}
+        for node in self.nodes.values():
+            for each in node.loads if node.answers else ():
+                found.setdefault((each.name, each.kind), []).append((node.name, each))
+        return [
+            ServiceSum(merged(load for _, load in parts), [node for node, _ in parts])
+            for _, parts in sorted(found.items())
+        ]
 
 
 class Look(NamedTuple):
@@ -166,10 +226,11 @@ def seen(view: FleetView, look: Look, now: float) -> tuple[FleetView, list[Chang
     """The fleet after *look*, and what has changed."""
     changes: list[Change] = []
     brokers = tuple(_broker(each, look, now, changes) for each in view.brokers)
+    names = [broker.name for broker in brokers]
     nodes: dict[str, NodeView] = {}
     for name in sorted({*view.nodes, *look.nodes}):
         before = view.nodes.get(name)
-        node = _node(before or NodeView(name, {}), look, now, changes)
+        node = _node(before or NodeView(name, {}), look, names, now, changes)
         if node.answers or now - node.changed_at < FORGET_S:
             nodes[name] = node
     is_changed = brokers != view.brokers or nodes != view.nodes
@@ -185,15 +246,19 @@ def _broker(before: BrokerView, look: Look, now: float, changes: list[Change]) -
     return BrokerView(before.name, now, problem)
 
 
-def _node(before: NodeView, look: Look, now: float, changes: list[Change]) -> NodeView:
+def _node(before: NodeView, look: Look, brokers: Collection[str], now: float, changes: list[Change]) -> NodeView:
     heard = look.nodes.get(before.name, ())
+    loads = [worker.load for worker in look.workers.get(before.name, ()) if worker.load is not None]
+    own = [broker for load in loads for broker in load.brokers if broker in brokers]
     misses: dict[str, int] = {}
     paths: dict[str, PathView] = {}
-    for broker in dict.fromkeys([*before.paths, *heard]):
+    for broker in dict.fromkeys([*before.paths, *heard, *own]):
         known = before.paths.get(broker)
         is_missed = broker not in heard and broker not in look.unreachable
         misses[broker] = before.misses.get(broker, 0) + 1 if is_missed else 0
         state = _state(known, broker, heard, look, misses[broker])
+        if state is None:
+            continue
         paths[broker] = known if known is not None and known.state is state else PathView(state, now)
         if known is not None and known.state is not state:
             kind = "path back" if state is PathState.ANSWERS else "path lost"
@@ -213,12 +278,15 @@ def _node(before: NodeView, look: Look, now: float, changes: list[Change]) -> No
     return node
 
 
-def _state(known: PathView | None, broker: str, heard: Sequence[str], look: Look, misses: int) -> PathState:
-    if known is None or broker in heard:
+def _state(known: PathView | None, broker: str, heard: Sequence[str], look: Look, misses: int) -> PathState | None:
+    """None: it is to be there, and was not heard yet."""
+    if broker in heard:
         return PathState.ANSWERS
     if broker in look.unreachable:
         return PathState.BROKER_LOST
-    return PathState.SILENT if misses >= _MISSES else known.state
+    if misses >= _MISSES:
+        return PathState.SILENT
+    return None if known is None else known.state
 
 
 def _tell(before: NodeView, node: NodeView, now: float, changes: list[Change]) -> None:
@@ -226,7 +294,8 @@ def _tell(before: NodeView, node: NodeView, now: float, changes: list[Change]) -
         changes.append(Change(now, kind, node.name, "", text))
 
     if not before.paths:
-        tell("node new", f"answers over {', '.join(node.paths)}")
+        heard = [broker for broker, path in node.paths.items() if path.state is PathState.ANSWERS]
+        tell("node new", f"answers over {', '.join(heard)}")
     elif node.answers != before.answers:
         tell(*(("node back", "it answers again") if node.answers else ("node lost", "it answers over no broker")))
     if before.met:

@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 from servicebus._discovering import Discovering, Survey, survey
+from servicebus.configuration import Configuration
 from servicebus.errors import NoBrokerAvailable, ServiceBusError
-from servicebus.fleet.view import Change, FleetView, Look, WorkerView, seen
+from servicebus.fleet.rates import UNREADABLE, Rates
+from servicebus.fleet.view import BrokerView, Change, FleetView, Look, WorkerView, seen
+from servicebus.protocol.discovery import ask_for
 from servicebus.transport.loggers import get_logger
 
 LOG = get_logger(__name__)
 
-__all__ = ["FleetWatch"]
+__all__ = ["FleetWatch", "unseen_fleet"]
 
-_EVERY_S = 1.0
 _TIMEOUT_S = 1.5
 """A broker that is frozen is waited for so long; a killed one is seen at once."""
 _QUIET_S = 0.25
 _SERVICES_EVERY_S = 10.0
+_LOAD_EVERY_S = 5.0
+"""A node with many services has much to say of them."""
 STALE_S = 6.0
 """Without an answer for so long what is known is old."""
+
+
+def unseen_fleet(config: Configuration) -> FleetView:
+    """What is known before the first look: the brokers of *config*."""
+    now = time.time()
+    return FleetView(tuple(BrokerView(host.name, now) for host in config.hosts))
 
 
 class FleetWatch:
@@ -33,6 +42,13 @@ class FleetWatch:
         sender: asked with; not closed here.
         view: what is known before the first look: all brokers of the configuration at least.
         on_changes: told what has changed, in the thread.
+        pattern: of the names of nodes, as of ``Sender.nodes()``.
+        every_s: from one look to the next.
+        load_every_s: from one look that asks for the load of services to the next.
+        timeout_s: a broker that says nothing is waited for so long.
+
+    Raises:
+        AddressError: no node has a name like *pattern*.
     """
 
     def __init__(
@@ -40,10 +56,20 @@ class FleetWatch:
         sender: Discovering,
         view: FleetView,
         on_changes: Callable[[FleetView, list[Change]], None] = lambda _view, _changes: None,
+        *,
+        pattern: str = "*",
+        every_s: float = 1.0,
+        load_every_s: float = _LOAD_EVERY_S,
+        timeout_s: float = _TIMEOUT_S,
     ):
         self._sender = sender
         self._on_changes = on_changes
-        self._services_at = float("-inf")
+        ask_for(pattern)
+        self._pattern, self._every_s, self._load_every_s = pattern, every_s, load_every_s
+        self._timeout_s = timeout_s
+        self._services_at = self._load_at = float("-inf")
+        self.failure: NoBrokerAvailable | None = None
+        """Why the last look has asked no node; None if it could."""
         self._rates = Rates()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fleet-watch", daemon=True)
@@ -67,19 +93,27 @@ class FleetWatch:
         return f"{self._looked_at or 0:.3f}"
 
     @property
+    def loads(self) -> str:
+        """Another text after each look that has asked for the load of services."""
+        return f"{self._load_at:.3f}"
+
+    @property
     def is_stale(self) -> bool:
         """What it knows is old, or it knows nothing yet."""
-        return self._looked_at is None or time.monotonic() - self._looked_at > STALE_S
+        return self._looked_at is None or time.monotonic() - self._looked_at > max(STALE_S, 3 * self._every_s)
 
     def look(self) -> None:
         """Ask once, and keep the answers."""
         started = time.monotonic()
         asks_services = started - self._services_at >= _SERVICES_EVERY_S
-        look = self._ask(lists_services=asks_services)
+        asks_load = started - self._load_at >= self._load_every_s
+        look = self._ask(lists_services=asks_services, asks_load=asks_load)
         if asks_services:
             self._services_at = started
         if look.nodes.keys() - self.view.nodes.keys() or look.versions.items() - self._versions().items():
             self._services_at = float("-inf")  # new ones: ask for their services next
+        if asks_load:
+            self._load_at = started
         self.view, changes = seen(self.view, look, time.time())
         self._looked_at = time.monotonic()
         self._on_changes(self.view, changes)
@@ -87,12 +121,14 @@ class FleetWatch:
     def _versions(self) -> dict[str, tuple[str, ...]]:
         return {node.name: node.versions for node in self.view.nodes.values()}
 
-    def _ask(self, *, lists_services: bool) -> Look:
+    def _ask(self, **what: bool) -> Look:
         try:
-            found = survey(self._sender, _TIMEOUT_S, _QUIET_S, lists_services=lists_services)
+            found = survey(self._sender, self._timeout_s, _QUIET_S, pattern=self._pattern, **what)
         except NoBrokerAvailable as error:
+            self.failure = error
             return Look({}, dict(error.attempts), {})
-        return _look_of(found, self._rates, lists_services=lists_services)
+        self.failure = None
+        return _look_of(found, self._rates, lists_services=what["lists_services"])
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -103,20 +139,20 @@ class FleetWatch:
                 LOG.warning("the fleet cannot be asked: %s", error)
             except Exception:  # a defect of ours must not end the thread
                 LOG.exception("the fleet could not be asked, for a defect of ours")
-            self._stop.wait(max(0.1, started + _EVERY_S - time.monotonic()))
+            self._stop.wait(max(0.1, started + self._every_s - time.monotonic()))
 
 
 def _look_of(found: Survey, rates: Rates, *, lists_services: bool) -> Look:
     versions: dict[str, set[str]] = {}
     services: dict[str, set[tuple[str, str]]] = {}
     workers: dict[str, dict[tuple[str, int, float], WorkerView]] = {}
-    for came_at, answer in found.heard:
+    for came_at, answer, broker in found.heard:
         services.setdefault(answer.node, set()).update(answer.services)
         about = answer.about or {}
         if "version" in about:
             versions.setdefault(answer.node, set()).add(str(about["version"]))
-        with suppress(KeyError, TypeError, ValueError):  # an agent of an earlier version says nothing of it
-            worker = rates.worker(about["worker"], came_at)
+        with suppress(*UNREADABLE):  # an agent of an earlier version says nothing of it
+            worker = rates.worker(about, came_at, broker)
             workers.setdefault(answer.node, {})[worker.key] = worker
     rates.forget()
     return Look(
@@ -126,26 +162,3 @@ def _look_of(found: Survey, rates: Rates, *, lists_services: bool) -> Look:
         {name: tuple(sorted(each)) for name, each in services.items()} if lists_services else None,
         {name: tuple(each[key] for key in sorted(each)) for name, each in workers.items()},
     )
-
-
-class Rates:
-    """How fast the counters of workers grow from one look to the next."""
-
-    def __init__(self) -> None:
-        self._before: dict[tuple[str, int, float], tuple[float, Mapping[str, int]]] = {}
-        self._now: dict[tuple[str, int, float], tuple[float, Mapping[str, int]]] = {}
-
-    def worker(self, said: Any, came_at: float) -> WorkerView:
-        """What a worker says of itself. Raises KeyError, TypeError or ValueError: it says something else."""
-        counters = {str(name): int(count) for name, count in said["counters"].items()}
-        worker = WorkerView(str(said["machine"]), int(said["pid"]), float(said["since"]), counters, {})
-        before_at, before = self._before.get(worker.key, (came_at, {}))
-        self._now[worker.key] = came_at, counters
-        passed_s = came_at - before_at
-        if passed_s <= 0:
-            return worker
-        return worker._replace(per_s={name: (n - before.get(name, 0)) / passed_s for name, n in counters.items()})
-
-    def forget(self) -> None:
-        """The look has ended; of who did not answer nothing is known in the next one."""
-        self._before, self._now = self._now, {}

@@ -11,14 +11,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from servicebus.configuration import BrokerHost, Configuration
+from servicebus.configuration import Configuration
+from servicebus.operations.dead_counts import count_dead_letters
 from servicebus.operations.dead_letter_facts import DeadLetterGroup, DeadLetterGroups
 from servicebus.operations.dead_letters import BrokerReport, DeadLetters, Found
 from servicebus.operations.filters import Filter
 from servicebus.operations.growing_requeue import GrowingReport, GrowingRequeue
-from servicebus.operations.session import Session, on_each_broker
 from servicebus.transport.loggers import get_logger
-from servicebus.wire.address import dead_queue
 from servicebus.wire.printable import counted
 
 LOG = get_logger(__name__)
@@ -203,17 +202,8 @@ class DeadCounts:
         threading.Thread(target=self._count, args=(nodes,), name="dead-counts", daemon=True).start()
 
     def _count(self, nodes: Sequence[str]) -> None:
-        found: dict[str, dict[str, int]] = {node: {} for node in nodes}
-
-        def work(session: Session, host: BrokerHost) -> None:
-            for node in nodes:
-                facts = session.facts(dead_queue(node))
-                if facts is not None and facts.ready:
-                    found[node][host.name] = facts.ready
-
         try:
-            failed = on_each_broker(self._config.hosts, self._config, work, purpose="dead letters")
+            self.counts, failed = count_dead_letters(self._config, self._config.hosts, nodes)
             self.problems = {host: str(error) for host, error in failed.items()}
-            self.counts = {node: each for node, each in found.items() if each}
         finally:
             self._counted_at, self._is_counting = time.monotonic(), False

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from servicebus.fleet.texts import matches
 from servicebus.fleet.view import FleetView, NodeView, PathState
 from servicebus.fleet.watch import FleetWatch
 from servicebus.web.templates import is_fragment, page
 
-__all__ = ["MOST_ROWS", "Overview", "matches", "unchanged"]
+__all__ = ["MOST_ROWS", "Overview", "unchanged"]
 
 MOST_ROWS = 500
 """A longer list is cut, and says so: the filter finds the rest."""
@@ -49,12 +49,6 @@ class Overview:
 
 def _chosen(view: FleetView, query: str, *, only_problems: bool) -> Sequence[NodeView]:
     return [node for node in view.nodes.values() if matches(query, node.name) and not (only_problems and node.is_whole)]
-
-
-def matches(query: str, name: str) -> bool:
-    """Whether *name* has *query* in it, or fits it if that has wildcards; case does not matter."""
-    query, name = query.lower(), name.lower()
-    return fnmatchcase(name, query) if any(sign in query for sign in "*?[") else query in name
 
 
 def unchanged(request: Request, seen: str) -> bool:

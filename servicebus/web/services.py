@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -16,9 +16,11 @@ from servicebus.client.route import CallTracer, RouteStep
 from servicebus.contracts import ServiceContract
 from servicebus.contracts.pages import Page, make_pages
 from servicebus.errors import ContractError, RemoteError, ServiceBusError, UnknownService
+from servicebus.fleet.load import ServiceLoad, merged
+from servicebus.fleet.texts import matches
 from servicebus.fleet.watch import FleetWatch
 from servicebus.sender import Sender
-from servicebus.web.overview import MOST_ROWS, matches, unchanged
+from servicebus.web.overview import MOST_ROWS, unchanged
 from servicebus.web.params_form import FieldProblem, fields_of, params_of
 from servicebus.web.templates import page
 
@@ -38,13 +40,32 @@ class ServiceList:
 
     def __call__(self, request: Request) -> Response:
         view = self._watch.view
-        if unchanged(request, str(view.revision)):
+        seen = f"{view.revision} {self._watch.loads}"
+        if unchanged(request, seen):
             return Response(status_code=204)
         query = request.query_params.get("q", "").strip()
         found = [each for each in view.services() if matches(query, each.name)]
+        loads = _by_listed_kind(each.load for each in view.sums())
         return page(
-            request, "services", services=found[:MOST_ROWS], found=len(found), query=query, seen=str(view.revision)
+            request, "services", services=found[:MOST_ROWS], found=len(found), query=query, seen=seen, loads=loads
         )
+
+
+def _by_listed_kind(loads: Iterable[ServiceLoad]) -> dict[tuple[str, str], ServiceLoad]:
+    """By name and kind: one service may get messages and events."""
+    found: dict[tuple[str, str], list[ServiceLoad]] = {}
+    for each in loads:
+        found.setdefault((each.name, each.listed_kind), []).append(each)
+    return {at: merged(parts) for at, parts in found.items()}
+
+
+class ServiceRow(NamedTuple):
+    """A service of a node."""
+
+    name: str
+    kind: str
+    load: ServiceLoad | None
+    """None if the node does not say it."""
 
 
 class NodePage:
@@ -60,7 +81,20 @@ class NodePage:
         node = view.nodes.get(request.path_params["node"])
         if node is None:
             raise HTTPException(404, "This node was not heard")
-        return page(request, "node", node=node, brokers=view.brokers, seen=looks)
+        loads = {(each.name, each.kind): each for each in node.loads}
+        known = _by_listed_kind(node.loads)
+        listed = [ServiceRow(name, kind, known.get((name, kind))) for kind, name in node.services]
+        # Events and what other programs send are in no list of what can be called.
+        shown = {(row.name, row.kind) for row in listed}
+        listed += [ServiceRow(*at, load) for at, load in loads.items() if (at[0], load.listed_kind) not in shown]
+        return page(
+            request,
+            "node",
+            node=node,
+            brokers=view.brokers,
+            services=sorted(listed, key=lambda row: row[:2]),
+            seen=looks,
+        )
 
 
 class ServicePage:

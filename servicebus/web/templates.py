@@ -25,8 +25,14 @@ def _moment(unix_s: float | None) -> Markup:
     return Markup('<time datetime="{}">{}</time>').format(machine, people)
 
 
+def _figure(value: float | None, digits: int = 1) -> str:
+    """A number that may be unknown."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
 _ENVIRONMENT = make_environment("servicebus.web", "files")
 _ENVIRONMENT.filters["moment"] = _moment
+_ENVIRONMENT.filters["figure"] = _figure
 _ENVIRONMENT.globals.update(counted=counted, version=__version__)
 
 

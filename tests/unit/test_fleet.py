@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from fleet_looks import BROKERS, drawn, look
 
+from servicebus.fleet.rates import UNREADABLE, Rates
 from servicebus.fleet.view import FORGET_S, BrokerView, Change, FleetView, Look, PathState, WorkerView, seen
-from servicebus.fleet.watch import FleetWatch, Rates
+from servicebus.fleet.watch import FleetWatch
 from servicebus.services import Request, Response
 from servicebus.testing import bus
 
@@ -104,15 +105,16 @@ def test_a_worker_that_was_not_there_is_a_change_and_told_once() -> None:
 def test_rates_are_counted_from_one_look_to_the_next() -> None:
     rates = Rates()
     said = {"machine": "m-1", "pid": 7, "since": 900.0, "counters": {"executed.call": 10}}
-    assert rates.worker(said, 1000.0).per_s == {}
+    assert rates.worker({"worker": said}, 1000.0).per_s == {}
     rates.forget()
-    assert rates.worker({**said, "counters": {"executed.call": 40}}, 1002.0).per_s == {"executed.call": 15.0}
+    grown = rates.worker({"worker": {**said, "counters": {"executed.call": 40}}}, 1002.0)
+    assert grown.per_s == {"executed.call": 15.0}
     rates.forget()
     rates.forget()
-    assert rates.worker(said, 1004.0).per_s == {}, "it has not answered meanwhile"
+    assert rates.worker({"worker": said}, 1004.0).per_s == {}, "it has not answered meanwhile"
     for wrong in (None, {}, {**said, "pid": "x"}, {**said, "counters": {"a": []}}):
-        with pytest.raises((KeyError, TypeError, ValueError)):
-            rates.worker(wrong, 1005.0)
+        with pytest.raises(UNREADABLE):
+            rates.worker({"worker": wrong}, 1005.0)
 
 
 class Add:

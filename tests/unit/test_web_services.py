@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -13,6 +14,8 @@ from web_clients import client_of, token_in
 
 from servicebus import Services
 from servicebus.contracts import ServiceContract
+from servicebus.fleet.load import ServiceLoad, WorkerLoad
+from servicebus.fleet.view import FleetView, WorkerView
 from servicebus.testing import MemoryBus, bus
 from servicebus.web.access import OpenAccess
 from servicebus.web.guard import COOKIE
@@ -174,3 +177,45 @@ def test_the_forecast_names_what_would_be_lost() -> None:
         assert "1 node of 2 would answer" in text and "1 service would have no node" in text
         assert "answers over mq-b alone" in text and 'class="bad">none<' in text
         assert "Every service would have a node" in client.get("/forecast?lost=mq-a").text
+
+
+# -- rates and times ---------------------------------------------------------------------------------------------------
+
+
+def loaded() -> FleetView:
+    services = (
+        ServiceLoad("call", "math.add", 3, 50, 120, 3, 12.5, 0.5, (8, 2), (10,)),
+        ServiceLoad("message", "math.note", 1, 50, 5, 0, 1.0, 0.0),
+        ServiceLoad("event", "math.note", 2, 50, 5, 0, 2.0, 0.0),
+        ServiceLoad("event", "log.all", 0, 50),
+    )
+    worker = WorkerView("m-1", 7, 900.0, {}, {}, "mq-a", WorkerLoad(services=services, problems=("<full>",)))
+    listed = {"N": (("call", "math.add"), ("call", "math.fail"), ("message", "math.note"))}
+    return drawn(look({"N": ("mq-a",)}, services=listed)._replace(workers={"N": (worker,)}))
+
+
+def cells(text: str, name: str) -> list[list[str]]:
+    """The rows of a service, each as its cells but the name."""
+    rows = [row for row in re.findall(r"<tr>.*?</tr>", text, re.DOTALL) if f">{name}<" in row]
+    return [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in rows]
+
+
+def test_a_node_shows_rates_times_and_what_is_in_flight() -> None:
+    with client_of(loaded()) as client:
+        text = client.get("/node/N").text
+    assert cells(text, "math.add") == [["call", "12.5", "0.5", "0.3", "1.0", "3"]]
+    assert cells(text, "math.note") == [["message", "3.0", "0.0", "-", "-", "3"]], "messages and events"
+    assert cells(text, "math.fail") == [["call", "-", "-", "-", "-", "-"]], "the node does not say it"
+    assert cells(text, "log.all") == [["event", "-", "-", "-", "-", "0"]], "in no list of what can be called"
+    assert "mq-a: &lt;full&gt;" in text and "<td>mq-a</td>" in text
+
+
+def test_services_are_shown_with_the_sums_of_all_nodes_and_renewed_with_them() -> None:
+    with client_of(loaded()) as client:
+        text = client.get("/services").text
+        assert cells(text, "math.add")[0][:6] == ["call", "12.5", "0.5", "0.3", "1.0", "3"]
+        seen = re.search(r"seen=([^\"&]*)", text)
+        assert seen is not None
+        how: dict[str, Any] = {"headers": {"HX-Request": "true"}}
+        assert client.get(f"/services?seen={seen[1]}", **how).status_code == 204
+        assert client.get("/services?seen=1+2", **how).status_code == 200
