@@ -45,6 +45,7 @@ COMMANDS = {
     "status": "servicebus.cli.status:status",
     "stubs": "servicebus.cli.stubs:stubs",
     "token": "servicebus.cli.token_check:token",
+    "top": "servicebus.cli.top:top",
     "web": "servicebus.cli.web:web",
     "what": "servicebus.cli.what:what",
 }

@@ -1,4 +1,4 @@
-"""``servicebus status``: how the workers of an agent are, asked over its status socket."""
+"""``servicebus status``: how the workers of an agent are, asked over its status socket; or how the fleet is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import click
 
 from servicebus.cli.agent_socket import ask_agent, socket_option, socket_path
 from servicebus.cli.exit_codes import ExitCode
-from servicebus.cli.options import config_source, json_option, timeout_option
+from servicebus.cli.fleet_status import fleet_status
+from servicebus.cli.options import TEXT, Seconds, config_source, json_option, timeout_option
 from servicebus.cli.output import Output
 from servicebus.configuration import Configuration
 from servicebus.wire.printable import printable
@@ -25,19 +26,38 @@ STALE_S = 5.0
 @click.command()
 @config_source(is_argument=True, required=False)
 @socket_option
+@click.option("--fleet", is_flag=True, help="All nodes, asked over the brokers of the file.")
+@click.option("--nodes", "pattern", type=TEXT, metavar="PATTERN", help="As --fleet, but these alone: 'NODE-*'.")
+@click.option(
+    "--over", type=Seconds(), default=1.0, metavar="SECONDS", help="Of --fleet: rates are over so long. Default: 1."
+)
 @timeout_option("3", 3.0)
 @json_option
 @click.pass_context
-def status(ctx: click.Context, configuration: Configuration | None, path: str | None, timeout: float) -> None:
-    """Print how the workers of the agent are that FILE describes.
+def status(
+    ctx: click.Context, configuration: Configuration | None, path: str | None, fleet: bool, pattern: str | None,
+    over: float, timeout: float,
+) -> None:  # fmt: skip
+    """Print how the workers of the agent are that FILE describes; with --fleet, how all nodes are.
 
-    Exit status 0 if every worker is consuming and healthy, 1 if one is not, 4 if no agent answers.
+    Exit status 0 if every worker is consuming and healthy, 1 if one is not, 4 if no agent answers. Of the fleet, which
+    is also what a file without node_name and status_socket means, 1 if something is wrong with a node, 4 if no node
+    answers, 10 if a broker could not be asked.
     """
+    if fleet or pattern is not None or (path is None and configuration is not None and _is_of_sender(configuration)):
+        if configuration is None or path is not None:
+            raise click.UsageError("the fleet is asked over the brokers of a file: name that, and no --socket")
+        fleet_status(ctx, configuration, pattern or "*", timeout, over)
     output = ctx.ensure_object(Output)
     document = ask_agent(socket_path(configuration, path), timeout, output).document
     output.result(document, "" if output.json else _as_table(document))
     workers = document["workers"]
     ctx.exit(ExitCode.OK if workers and all(map(is_healthy, workers)) else ExitCode.FAILED)
+
+
+def _is_of_sender(configuration: Configuration) -> bool:
+    """No agent is meant: its file would say which."""
+    return configuration.status_socket is None and not configuration.names_node
 
 
 def is_healthy(worker: dict[str, Any]) -> bool:

@@ -125,7 +125,7 @@ def test_no_agent_is_4_and_said_in_one_line(tmp_path: Path) -> None:
 
 
 def test_a_file_without_a_status_socket_says_so(tmp_path: Path) -> None:
-    (tmp_path / "bus.yaml").write_text("hosts: [a]\nsecret_token: s\n")
+    (tmp_path / "bus.yaml").write_text("hosts: [a]\nsecret_token: s\nnode_name: N\n")
     result = status(str(tmp_path / "bus.yaml"))
     assert result.exit_code == 3
     assert "status_socket is not set, so the agent cannot be asked" in result.stderr
