@@ -1,10 +1,10 @@
 """GrowingRequeue: dead letters go back in growing batches, and the next one waits until the last one is through.
 
 A first batch of one shows whether the cause is gone before a hundred thousand show that it is not. After each batch it
-looks at the queues of the node, until they hold no more than before and no dead letter has come for a moment. Those of
-the batch that are dead letters again stop it, and so do those that still wait when ``wait_s`` is over: for a worker, or
-for their next attempt by the retry schedule. What fails while a worker has taken it and the queues are empty is seen
-after the next batch.
+looks at the queues of the node, until they hold no more than before and no dead letter has come for a moment. Letters
+that went back and are dead again stop it, of this batch or an earlier one, and so do those that still wait when
+``wait_s`` is over: for a worker, or for their next attempt by the retry schedule. What fails long after a worker has
+taken it is seen with a later batch, or not if there is none.
 
 Only letters go back that were dead before it began, so none goes back twice.
 """
@@ -12,7 +12,7 @@ Only letters go back that were dead before it began, so none goes back twice.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from servicebus.configuration import BrokerHost, Configuration
@@ -100,6 +100,8 @@ class GrowingRequeue:
         self._on_batch = on_batch
         self._is_stopped = is_stopped
         self._clock = clock
+        self._dead = 0
+        """Dead letters when it looked last. More by the next batch may be of an earlier one, which a worker had."""
         self._queues = {messages_queue(node), *(delay_queue(node, tier) for tier in DELAY_TIERS_S)}
 
     def run(
@@ -107,23 +109,27 @@ class GrowingRequeue:
     ) -> GrowingReport:
         """Send back what matches; arguments as of ``DeadLetters.requeue()``."""
         report, size, started_at = GrowingReport(), FIRST, self._clock()
+        sent: dict[str, None] = {}
+
+        def on_sent(id: str, queue: str) -> None:
+            sent[id] = None
+            self._queues.add(queue)
+
         while not report.stopped:
             left = size if limit is None else min(size, limit - report.done)
             if left <= 0:
                 break
-            sent: dict[str, str] = {}
-            before, began_at = self._depths(), self._clock()
+            before, sent_before = self._depths(), len(sent)
+            self._dead = self._dead if report.batches else before.dead
             told = self._dead_letters.requeue(
-                self._dead_since(wanted, started_at), limit=left, per_s=per_s, reseal=reseal,
-                on_sent=lambda id, queue: sent.update({id: queue}),  # noqa: B023 - it is not kept
-            )  # fmt: skip
+                self._dead_since(wanted, started_at), limit=left, per_s=per_s, reseal=reseal, on_sent=on_sent
+            )
             report.add(told)
-            self._queues.update(sent.values())
             self._on_batch(report)
             if any(each.error is not None for each in told):
                 report.stopped = "a broker was lost, or could not be reached"
-            elif sent:
-                report.stopped = self._outcome(sent, before, began_at)
+            elif len(sent) > sent_before:
+                report.stopped = self._outcome(sent, len(sent) - sent_before, before, started_at)
             if report.batches[-1] < left:
                 break
             if self._is_stopped() and not report.stopped:
@@ -150,27 +156,27 @@ class GrowingRequeue:
         on_each_broker(self._hosts, self._config, work, purpose="dead letters")
         return _Depths(waiting, dead)
 
-    def _outcome(self, sent: dict[str, str], before: _Depths, began_at: float) -> str:
-        """Wait until the batch is through; why it should not go on, or ""."""
+    def _outcome(self, sent: Mapping[str, None], batch: int, before: _Depths, began_at: float) -> str:
+        """Wait until the last *batch* of *sent* is through; why it should not go on, or ""."""
         due_at = time.monotonic() + self._wait_s
-        dead, through_since = before.dead - len(sent), None
+        dead, through_since = self._dead - batch, None
         while True:
             depths, now = self._depths(), time.monotonic()
-            if depths.dead > dead and (again := self._dead_again(sent, began_at)):
+            if depths.dead > dead and (again := self._dead_again(sent, batch, began_at)):
                 return again
             is_through = depths.waiting <= before.waiting
             if not is_through or through_since is None or depths.dead != dead:
                 through_since = now if is_through else None
             elif now - through_since >= _QUIET_S:
                 return ""
-            dead = depths.dead
+            dead = self._dead = depths.dead
             if now >= due_at:
-                late = f"{self._wait_s:g} s after the last batch of {len(sent)} the node is not through"
+                late = f"{self._wait_s:g} s after the last batch of {batch} the node is not through"
                 return f"{late}: {_waits(depths, before)}"
             time.sleep(_LOOK_S)
 
-    def _dead_again(self, sent: dict[str, str], began_at: float) -> str:
-        """Which of the batch failed again, and why; "" if none of them did."""
+    def _dead_again(self, sent: Mapping[str, None], batch: int, began_at: float) -> str:
+        """Which of those that went back failed again, and why; "" if none of them did."""
         found: list[Found] = []
 
         def see(letter: Found) -> bool:
@@ -181,10 +187,12 @@ class GrowingRequeue:
         self._dead_letters.look(Filter(ids=frozenset(sent)), see)
         if not found:
             return ""
+        are_last = {each.dead_letter.id for each in found} <= set(list(sent)[-batch:])
+        of = f"the last {batch}" if are_last else f"{len(sent)} that went back"
         reasons = dict.fromkeys(f"{each.dead_letter.reason}: {each.dead_letter.detail}" for each in found)
         names = ", ".join(each.dead_letter.id for each in found[:_NAMED])
         more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-        count = f"{len(found)} of the last {len(sent)} failed again"
+        count = f"{len(found)} of {of} failed again"
         return f"{count} ({'; '.join(list(reasons)[:3])}): {names}{more}"
 
 

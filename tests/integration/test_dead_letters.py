@@ -25,7 +25,7 @@ from servicebus.configuration import Configuration
 from servicebus.operations import queue_scan
 from servicebus.operations.dead_letters import DeadLetters
 from servicebus.operations.filters import Filter
-from servicebus.operations.growing_requeue import GrowingRequeue
+from servicebus.operations.growing_requeue import GrowingReport, GrowingRequeue
 from servicebus.sender import Sender
 from servicebus.testing import Broker
 from servicebus.wire import headers
@@ -80,6 +80,11 @@ class Place:
             for each in params:
                 body = signed(ADDRESS, each, **{"kind": Kind.MESSAGE, **how})
                 self._put(channel, body, age_s, reason)
+
+    def add_dead(self, body: bytes, *, age_s: float, reason: str) -> None:
+        with self.probe.channel() as channel:
+            channel.confirm_delivery()
+            self._put(channel, body, age_s, reason)
 
     def add_bytes(self, body: bytes) -> None:
         with self.probe.channel() as channel:
@@ -413,6 +418,24 @@ def test_growing_batches_stop_when_one_fails_again_and_none_is_lost_or_run_twice
     assert json.loads(done.stdout)["batches"] == [1, 4, 14] and not json.loads(done.stdout)["stopped"]
     assert sorted(agent.noted("recorded")) == sorted(text for text in texts if text != "boom")
     assert place.probe.depth(DEAD) == 0
+
+
+def test_what_fails_again_after_its_batch_stops_a_later_one(place: Place) -> None:
+    place.add(*range(30))
+    taken: list[bytes] = []
+
+    def be_the_worker(report: GrowingReport) -> None:
+        """Take each batch at once; the letter of the first one fails when the second one has gone back."""
+        taken.extend(body for body, _properties in place.probe.take_all(MESSAGES))
+        if len(report.batches) == 2:
+            place.add_dead(taken[0], age_s=0, reason="ValueError")
+
+    config = Configuration(place.settings)
+    requeue = GrowingRequeue(place.dead_letters(), config, "NODE-01", config.hosts, on_batch=be_the_worker)
+    report = requeue.run(Filter())
+    assert report.batches == [1, 4] and "1 of 5 that went back failed again (ValueError: " in report.stopped
+    assert decode_envelope(taken[0], 10**6).id in report.stopped
+    assert place.probe.depth(DEAD) == 30 - 5 + 1
 
 
 def test_growing_batches_stop_while_no_worker_takes_them(place: Place) -> None:
