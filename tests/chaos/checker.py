@@ -18,7 +18,14 @@ from tests.chaos.invariants import SAID_NOT_RUN, Stalls, broken_by
 from tests.chaos.operations import Fault, Story
 from tests.chaos.pipeline_invariants import broken_pipelines, passes
 from tests.chaos.story_reader import tell
-from tests.chaos.surroundings import false_green, left_children, left_over, miscounted_logs
+from tests.chaos.surroundings import (
+    false_dead,
+    false_green,
+    false_ready,
+    left_children,
+    left_over,
+    miscounted_logs,
+)
 
 __all__ = ["INVARIANTS", "CheckResult", "Finding", "Offence", "check", "judge"]
 
@@ -38,6 +45,8 @@ INVARIANTS = {
     "I13": "a stream has no gap, no double, and ends",
     "I14": "each stage of a pipeline gets each message once",
     "I15": "a caller is refused what it may not, nothing else",
+    "I16": "never ready for over 10 s while nothing is consumed",
+    "I17": "an agent lives, whatever brokers do",
 }
 SHOWN_PER_INVARIANT = 20
 
@@ -128,6 +137,8 @@ def judge(story: Story) -> CheckResult:
         ("I8", miscounted_logs(story)),
         ("I9", false_green(story)),
         ("I10", left_children(story)),
+        ("I16", false_ready(story)),
+        ("I17", false_dead(story)),
     ):
         for text, when in found:
             findings[name].add(Offence(text, t=when))
@@ -159,6 +170,8 @@ def _count_checks(story: Story, findings: dict[str, Finding]) -> None:
     findings["I8"].checked = sum(count for count, process in story.log_sent.values() if process.has_ended)
     findings["I9"].checked = sum(map(len, story.health.values()))
     findings["I10"].checked = len(story.children)
+    findings["I17"].checked = sum(map(len, story.agents.values()))
+    findings["I16"].checked = findings["I9"].checked + findings["I17"].checked
 
 
 def _add_histories(result: CheckResult, folder: str | os.PathLike[str]) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from servicebus.testing.processes import is_frozen
 from tests.chaos import erlang
 from tests.chaos.history import History
 from tests.chaos.processes import AgentProcess
@@ -22,10 +23,11 @@ _QUEUES = (".rpc", ".control", ".messages", *event_queues())
 
 
 class HealthPoller:
-    """Tells the history of every worker whether it says that it is well, and how many consumers it has.
+    """Tells the history of every agent whether it says that it lives and is ready, and of every worker whether it says
+    that it is well and ready, and how many consumers it has.
 
-    A worker that misses one of its queues counts as one without consumers: it does not do its work. Who has which
-    queues of a cluster in pieces, nobody can say.
+    A worker that misses one of its queues counts as one without consumers: it does not do its work. So does one that is
+    stopped, whose consumers the broker still has. Who has which queues of a cluster in pieces, nobody can say.
     """
 
     def __init__(self, world: World):
@@ -46,10 +48,15 @@ class HealthPoller:
         while not self._stopped.wait(_EVERY_S):
             # Asked before the brokers: whoever says it is well now has its consumers, or had them just now.
             asked_at = time.monotonic()
-            said = {node: agent.workers() for node, agent in self._world.agents.items()}
+            said = {node: agent.status() for node, agent in self._world.agents.items()}
             hosts = {host: self._look_at(host) for host in self._world.plan.targets.hosts}
-            for node, workers in said.items():
-                self._record(asked_at, self._world.agents[node], workers, hosts)
+            for node, status in said.items():
+                agent = self._world.agents[node]
+                counts = self._record(asked_at, agent, status.get("workers", []), hosts)
+                if "live" in status:
+                    self._history.agent(node, status["live"], status["ready"], _best(counts), t=asked_at)
+                elif not status:
+                    self._history.agent(node, None, False, None, t=asked_at)
 
     def _look_at(self, host: str) -> Consumers | None:
         """Who consumes there: nobody if it is cut off; None if that cannot be said, or changes just now."""
@@ -66,22 +73,37 @@ class HealthPoller:
         agent: AgentProcess,
         workers: list[dict[str, Any]],
         hosts: dict[str, Consumers | None],
-    ) -> None:
+    ) -> list[int | None]:
+        """Of each worker how many consumers it has."""
         seen: dict[str, int] = {}
+        found: list[int | None] = []
         for worker in workers:
             if "healthy" not in worker:
                 continue  # 2.19 has nothing to say of its health
             host = worker.get("host", "")
             seen[host] = seen.get(host, 0) + 1
             target = f"{agent.name}@{host}#{seen[host]}"
-            green, known = bool(worker.get("healthy")), hosts.get(host)
+            green, ready = bool(worker.get("healthy")), bool(worker.get("ready"))
+            known, pid = hosts.get(host), worker.get("pid") or 0
             if known is None:
-                self._history.health(target, green, None, t=asked_at)
+                self._history.health(target, green, None, ready=ready, t=asked_at)
+                found.append(None)
                 continue
-            counts = {queue: _count(known, f"{agent.name}{queue}", worker.get("pid") or 0) for queue in _QUEUES}
-            self._history.health(target, green, min(counts.values()), t=asked_at)
+            counts = {queue: _count(known, f"{agent.name}{queue}", pid) for queue in _QUEUES}
+            consumers = 0 if pid and is_frozen(pid) else min(counts.values())
+            self._history.health(target, green, consumers, ready=ready, t=asked_at)
+            found.append(consumers)
             if green and known and not all(counts.values()):
                 self._history.record("missed", target=target, counts=counts, queues=sorted(known))
+        return found
+
+
+def _best(counts: Iterable[int | None]) -> int | None:
+    """The most consumers of a worker of an agent; None if one that may have some is not known."""
+    found = list(counts)
+    known = [count for count in found if count is not None]
+    most = max(known, default=0)
+    return most if most or len(known) == len(found) else None
 
 
 def who_consumes(endpoints: Iterable[Endpoint]) -> Consumers | None:

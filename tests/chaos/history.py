@@ -267,12 +267,21 @@ class History:
 
     # -- health --------------------------------------------------------------------------------------------------
 
-    def health(self, target: str, green: bool, consumers: int | None, *, t: float | None = None) -> None:
+    def health(
+        self, target: str, green: bool, consumers: int | None, *, ready: bool = False, t: float | None = None
+    ) -> None:
         """What the agent's health said of *target* (an agent and a host) at *t*, and who really consumes there.
 
         *consumers*: 0 when the broker cannot be asked because it is down or frozen; None when the poller does not know.
         """
-        self.record("health", t, target=target, green=green, consumers=consumers)
+        self.record("health", t, target=target, green=green, ready=ready, consumers=consumers)
+
+    def agent(self, node: str, live: bool | None, ready: bool, consumers: int | None, *, t: float) -> None:
+        """What the agent of *node* said of itself at *t*, and the consumers of the worker of it that has most.
+
+        *live*: None if it did not answer.
+        """
+        self.record("agent", t, node=node, live=live, ready=ready, consumers=consumers)
 
     # -- log records ---------------------------------------------------------------------------------------------
 

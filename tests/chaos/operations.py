@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["NONE", "Attempt", "Fault", "HealthSample", "Operation", "Process", "Story", "StreamRead"]
+__all__ = ["NONE", "AgentSample", "Attempt", "Fault", "HealthSample", "Operation", "Process", "Story", "StreamRead"]
 
 
 class Process:
@@ -146,6 +146,16 @@ class HealthSample:
     t: float
     green: bool
     consumers: int | None
+    ready: bool = False
+
+
+@dataclass(frozen=True)
+class AgentSample:
+    t: float
+    live: bool | None
+    """None: it did not answer."""
+    ready: bool
+    consumers: int | None
 
 
 @dataclass
@@ -161,6 +171,7 @@ class Story:
     children: list[tuple[float, str, bool]] = field(default_factory=list)
     """Children that services made: when, how they were to end, and whether they did."""
     health: dict[str, list[HealthSample]] = field(default_factory=lambda: defaultdict(list))
+    agents: dict[str, list[AgentSample]] = field(default_factory=lambda: defaultdict(list))
     log_sent: dict[str, tuple[int, Process]] = field(default_factory=dict)
     log_written: dict[tuple[str, str], int] = field(default_factory=dict)
     log_lost: dict[tuple[str, str], int] = field(default_factory=dict)

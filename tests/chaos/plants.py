@@ -191,6 +191,30 @@ def _control_answers_calls() -> None:
     replace_in(servicebus.runtime.control, "wrong_queue", answer)
 
 
+def _ready_once_proved() -> None:
+    """A master takes a worker for ready that has been ready once."""
+    from servicebus.runtime.child import Child
+
+    snapshot = Child.snapshot
+
+    def remember(self: Child, now: float) -> dict[str, Any]:
+        found = snapshot(self, now)
+        self.__dict__["was_ready"] = self.__dict__.get("was_ready", False) or found["ready"]
+        return {**found, "ready": self.__dict__["was_ready"]}
+
+    replace_in(Child, "snapshot", remember)
+
+
+def _dead_without_broker() -> None:
+    """An agent does not live while one of its workers does not consume."""
+    import servicebus.observability.health
+
+    def ask_brokers(document: Any) -> str:
+        return ", ".join(worker["host"] for worker in document["workers"] if not worker.get("healthy"))
+
+    replace_in(servicebus.observability.health, "why_dead", ask_brokers)
+
+
 PLANTS: dict[str, Plant] = {
     "ack-before-work": Plant(
         _ack_before_work, "I1", ("worker-kill", "broker-kill", "connections-closed", "worker-kill", "freeze-10s")
@@ -206,5 +230,7 @@ PLANTS: dict[str, Plant] = {
     "fork-is-worker": Plant(_fork_is_worker, "I10", ("connection-closed", "slow-link")),
     "callbacks-raise": Plant(_callbacks_raise, "I4", ("slow-link", "delay")),
     "control-answers-calls": Plant(_control_answers_calls, "I11", ("worker-kill", "delay")),
+    "ready-once-proved": Plant(_ready_once_proved, "I16", ("freeze-10s", "broker-stop", "drop-both", "broker-kill")),
+    "dead-without-broker": Plant(_dead_without_broker, "I17", ("broker-stop", "drop-both")),
     **FLOW_PLANTS,
 }

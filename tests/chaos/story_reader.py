@@ -12,7 +12,17 @@ from collections.abc import Callable, Iterable
 
 from tests.chaos.caller_invariants import REFUSALS
 from tests.chaos.history import Record, read
-from tests.chaos.operations import NONE, Attempt, Fault, HealthSample, Operation, Process, Story, StreamRead
+from tests.chaos.operations import (
+    NONE,
+    AgentSample,
+    Attempt,
+    Fault,
+    HealthSample,
+    Operation,
+    Process,
+    Story,
+    StreamRead,
+)
 
 __all__ = ["put_together", "tell"]
 
@@ -66,6 +76,7 @@ class _Teller:
             "fault-end": self._fault_end,
             "stall": self._stall,
             "health": self._health,
+            "agent": self._agent,
             "log-sent": self._log_sent,
             "log-written": self._log_written,
             "log-lost": self._log_lost,
@@ -210,8 +221,12 @@ class _Teller:
         self.story.stalls.append((record["t"] - record["seconds"], record["t"]))
 
     def _health(self, record: Record) -> None:
-        sample = HealthSample(record["t"], record["green"], record["consumers"])
+        sample = HealthSample(record["t"], record["green"], record["consumers"], record.get("ready", False))
         self.story.health[record["target"]].append(sample)
+
+    def _agent(self, record: Record) -> None:
+        sample = AgentSample(record["t"], record["live"], record["ready"], record["consumers"])
+        self.story.agents[record["node"]].append(sample)
 
     def _log_sent(self, record: Record) -> None:
         self.story.log_sent[record["source"]] = (record["count"], self._process)

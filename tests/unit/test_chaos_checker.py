@@ -9,6 +9,7 @@ import pytest
 from histories import Made
 
 from tests.chaos.checker import SHOWN_PER_INVARIANT, check
+from tests.chaos.health import _best
 from tests.chaos.history import History
 
 
@@ -339,6 +340,53 @@ class TestHealth:
         assert self.samples(*((t, True, t == 8) for t in range(18))).broken() == set()
 
 
+class TestReadiness:
+    """What an agent and its workers say, against what is consumed."""
+
+    def samples(self, what: str, *samples: tuple[float, bool, int | None]) -> Made:
+        made = executed_message()
+        said = {"health": {"target": "N@a#1", "green": False}, "agent": {"node": "N", "live": True}}[what]
+        for t, ready, consumers in samples:
+            made.at(t).write("health", what, **said, ready=ready, consumers=consumers)
+        return made
+
+    @pytest.mark.parametrize("what", ["health", "agent"])
+    def test_that_is_not_true_for_long_is_found(self, what: str) -> None:
+        assert self.samples(what, *((t, True, 0) for t in range(12))).broken() == {"I16"}
+        assert self.samples(what, *((t, True, 0) for t in range(11)), (11, False, 0)).broken() == set()
+
+    @pytest.mark.parametrize("consumers", [1, None])
+    def test_that_is_true_or_not_known_to_be_false_is_fine(self, consumers: int | None) -> None:
+        assert self.samples("agent", *((t, True, consumers) for t in range(30))).broken() == set()
+
+    def test_is_of_the_agent_if_any_worker_consumes(self) -> None:
+        assert [_best(counts) for counts in ([0, 1], [None, 1], [0, None], [0, 0], [])] == [1, 1, None, 0, 0]
+
+
+class TestLiveness:
+    def samples(self, *samples: tuple[float, bool | None], fault: str = "broker-kill", at: float = 0.0) -> Made:
+        made = executed_message()
+        made.at(at).write("faults", "fault-begin", number=0, kind=fault, target="N")
+        made.at(at + 5).write("faults", "fault-end", number=0, kind=fault, target="N")
+        for t, live in samples:
+            made.at(t).write("health", "agent", node="N", live=live, ready=False, consumers=0)
+        return made
+
+    def test_does_not_end_with_a_broker(self) -> None:
+        assert self.samples((1, True), (2, True)).broken() == set()
+        assert self.samples((1, True), (2, False), (3, True)).broken() == {"I17"}
+
+    def test_may_end_with_a_worker_that_is_stopped(self) -> None:
+        assert self.samples((20, False), fault="worker-freeze-10s").broken() == set()
+        assert self.samples((60, False), fault="worker-freeze-10s").broken() == {"I17"}
+
+    def test_is_an_answer(self) -> None:
+        silent = [(float(t), None) for t in range(12)]
+        assert self.samples(*silent[:11], (11.0, True)).broken() == set()
+        assert self.samples(*silent).broken() == {"I17"}
+        assert self.samples(*silent, fault="agent-rolled").broken() == set()
+
+
 def test_an_offence_comes_with_its_history_and_the_faults_of_that_time(tmp_path: Path) -> None:
     sender, worker, faults = (History(tmp_path, role) for role in ("sender", "worker", "faults"))
     faults.fault_begin(0, "long ago", "a")
@@ -372,7 +420,7 @@ def test_offences_are_counted_and_the_first_are_shown() -> None:
 def test_a_result_says_what_it_could_not_check() -> None:
     result = answered_call().result()
     assert result.is_clean
-    assert result.unchecked == ["I1", "I7", "I8", "I9", "I10", "I11", "I12", "I13", "I14", "I15"]
+    assert result.unchecked == ["I1", "I7", "I8", "I9", "I10", "I11", "I12", "I13", "I14", "I15", "I16", "I17"]
 
 
 def test_a_rig_that_contradicts_itself_is_not_clean() -> None:
