@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Mapping, Set
 
 from servicebus.errors import ServiceBusError
-from servicebus.testing.erlang import MEMBERS
 from tests.chaos.world import World
 
 __all__ = ["Caretaker", "strays"]
@@ -46,7 +45,7 @@ class Caretaker:
 
     def _run(self) -> None:
         while not self._stopped.wait(_EVERY_S):
-            astray = strays(self._views())
+            astray = strays(self._world.member_views())
             self._world.is_cluster_whole = not astray
             now = time.monotonic()
             if not astray:
@@ -56,22 +55,6 @@ class Caretaker:
             elif now - self._astray_since > _WAIT_LIMIT_S:
                 self._start_again(astray)
                 self._astray_since = None
-
-    def _views(self) -> dict[str, frozenset[str]]:
-        """Of each member that no fault keeps away: those with whom it shares its queues; nobody, if it is gone."""
-        found = {}
-        for name in self._members():
-            endpoint = self._world.proxied_brokers[name]
-            if not endpoint.is_cut_off:
-                answer = endpoint.evaluate(MEMBERS)
-                # Who was cut off meanwhile could not answer.
-                if not endpoint.is_cut_off:
-                    found[name] = frozenset(each for each in self._members() if f"servicebus-{each}@" in answer)
-        return found
-
-    def _members(self) -> list[str]:
-        assert self._world.cluster is not None
-        return [member.name for member in self._world.cluster.members]
 
     def _start_again(self, astray: Mapping[str, Set[str]]) -> None:
         for name, seen in astray.items():

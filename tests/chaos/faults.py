@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 
 from servicebus.testing import Mode
 from tests.chaos import erlang
+from tests.chaos.caretaker import strays
 from tests.chaos.orders import CLOCK_SKEW_S
+from tests.chaos.plan import CLUSTER
 from tests.chaos.process_faults import (
     Breaking,
     FaultMissed,
@@ -51,6 +53,11 @@ def _running(world: World, fault: Fault) -> Endpoint:
         state = endpoint.broker.state
     if state != "running":
         raise FaultMissed(f"{fault.kind} {fault.target}: the broker is {state}")
+    members = world.plan.targets.hosts.get(CLUSTER, ())
+    if fault.target in members and strays(world.member_views()):
+        # Of three members one at a time may be away. With a second one no piece has a majority, and a member that
+        # starts waits for tables that no other one has.
+        raise FaultMissed(f"{fault.kind} {fault.target}: the cluster is in pieces")
     return endpoint
 
 

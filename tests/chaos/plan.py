@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tests.chaos.callers import CHANGING
 from tests.chaos.schedule import Targets
 
-__all__ = ["BRIDGE", "SECRET", "Plan"]
+__all__ = ["BRIDGE", "CLUSTER", "SECRET", "Plan"]
 
 SECRET = "the secret of the rig"
 BRIDGE = "bridge"

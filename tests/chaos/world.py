@@ -16,6 +16,7 @@ from typing import Any
 
 from servicebus.testing import Broker, BrokerPool, FaultProxy
 from servicebus.testing.cluster import Cluster
+from servicebus.testing.erlang import MEMBERS
 from servicebus.testing.pool import launch_all, start_guard
 from servicebus.testing.ports import free_ports
 from servicebus.testing.processes import end_marked
@@ -24,7 +25,7 @@ from tests.chaos.callers import CHANGING
 from tests.chaos.clock import make_clock, set_clock
 from tests.chaos.old_system import OldAgentProcess, OldSenderProgram
 from tests.chaos.orders import Orders
-from tests.chaos.plan import BRIDGE, SECRET, Plan
+from tests.chaos.plan import BRIDGE, CLUSTER, SECRET, Plan
 from tests.chaos.processes import AgentProcess, LogServer, Program, RigError
 from tests.chaos.services import SMALL_LIMIT
 
@@ -242,6 +243,20 @@ class World:
         """The programs that make the load: senders, named callers and the stranger."""
         stranger = [] if self.stranger is None else [self.stranger]
         return [*self.senders, *self.callers.values(), *stranger]
+
+    def member_views(self) -> dict[str, frozenset[str]]:
+        """Of each member of the cluster that no fault keeps away: those with whom it shares its queues; none, if it
+        is gone."""
+        members = self.plan.targets.hosts.get(CLUSTER, ())
+        found = {}
+        for name in members:
+            endpoint = self.proxied_brokers[name]
+            if not endpoint.is_cut_off:
+                answer = endpoint.evaluate(MEMBERS)
+                # Who was cut off meanwhile could not answer.
+                if not endpoint.is_cut_off:
+                    found[name] = frozenset(each for each in members if f"servicebus-{each}@" in answer)
+        return found
 
     def one_of(self, host: str) -> Endpoint | None:
         """An endpoint of *host* that can be asked something; None if there is none."""

@@ -205,6 +205,17 @@ def broken(kind: str, answer: str) -> None:
         pass
 
 
+def test_of_a_cluster_in_pieces_no_second_member_is_taken() -> None:
+    whole = ",".join(f"'servicebus-{name}@localhost'" for name in ("m1", "m2", "m3"))
+    proxy: Any = None
+    world = World(Plan(brokers=1), Path())
+    for name, seen in (("m1", whole), ("m2", "'servicebus-m2@localhost'"), ("m3", whole)):
+        broker: Any = Broker(f"[{seen}]")
+        world.proxied_brokers[name] = Endpoint(name, broker, proxy)
+    with pytest.raises(FaultMissed, match="in pieces"), apply(world, Fault(0.0, "broker-kill", "m1", 0.0)):
+        pass
+
+
 BY_ERLANG = [
     "memory-alarm",
     "disk-alarm",
