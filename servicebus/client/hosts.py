@@ -13,6 +13,7 @@ from servicebus.policy.paths import Candidate, choose, next_to_connect
 from servicebus.transport.loop import EventLoop, Timer
 from servicebus.wire.envelope import MESSAGE
 
+_SILENT_STAGGER_S = 0.08
 NO_SUBSCRIBER = "knows no subscriber of the event"
 """What is noted of a broker that has returned an event."""
 
@@ -134,13 +135,22 @@ class Connector:
             [link.can_start or link.connections.can_hurry(now) for link in order],
             [link.connections.connecting_since for link in order],
             now,
-            self._config.connect_stagger,
+            self._stagger_s(),
         )
         if index is not None:
             self._pass_over(order[:index])
             order[index].connect(now)
         if any(link.can_start or link.connections.is_pausing for link in order):
             self._timer = self._loop.call_later(again_s, lambda: self._connect_again(reverse))
+
+    def _stagger_s(self) -> float:
+        """For how long a host keeps the next one from being tried.
+
+        A new Sender soon passes over those of which it has not heard a byte. One that was connected does not: when a
+        broker comes back, it is slow, because of all that connect to it, and should not have all of them twice.
+        """
+        is_known = any(link.connections.opened or link.bytes_received for link in self._links)
+        return self._config.connect_stagger if is_known else min(_SILENT_STAGGER_S, self._config.connect_stagger)
 
     def failed(self, link: Link, now: float) -> None:
         """*link* went down: is it to come back by itself, and does a request wait for another?"""

@@ -40,12 +40,19 @@ def test_only_the_preferred_broker_is_connected_while_it_works(bus: VirtualBus) 
     assert bus.state() == ["up", "idle", "idle"]
 
 
-def test_a_broker_that_says_nothing_makes_room_for_the_next_after_the_stagger(bus: VirtualBus) -> None:
+@pytest.mark.parametrize("is_new", [True, False], ids=["new", "connected before"])
+def test_a_broker_that_says_nothing_makes_room_for_the_next_after_the_stagger(bus: VirtualBus, is_new: bool) -> None:
+    """A new Sender does not wait for it as long as one of those that all come back when a broker does."""
     bus.node()
+    if not is_new:
+        bus.result(bus.call())
+        for link in bus.links:
+            link.rest()
+        bus.time.advance(1)
     before = connects(bus)
     bus.brokers[0].freeze()
     future = bus.call()
-    stagger_s = bus.config.connect_stagger
+    stagger_s = 0.08 if is_new else bus.config.connect_stagger
     bus.time.advance(stagger_s - 0.01)
     assert not future.done() and connects(bus)[1] == before[1]
     bus.time.advance(0.02)
@@ -58,6 +65,16 @@ def test_a_broker_that_says_nothing_makes_room_for_the_next_after_the_stagger(bu
     bus.time.settle()
     assert bus.state() == ["up", "up", "idle"]
     assert bus.engine.status()["hosts"][1]["preferred"], "it has to prove itself first"
+
+
+def test_a_broker_that_has_begun_to_answer_is_given_the_whole_stagger(bus: VirtualBus) -> None:
+    bus.node()
+    before = connects(bus)
+    bus.brokers[0].delay_s = 0.03  # there and back, and again for each step
+    future = bus.call()
+    bus.time.advance(0.2)
+    assert not future.done() and connects(bus)[1] == before[1]
+    assert bus.links[0].bytes_received > 0
 
 
 def test_brokers_that_refuse_are_passed_over_at_once(bus: VirtualBus) -> None:
