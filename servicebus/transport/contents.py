@@ -8,7 +8,7 @@ from typing import Any
 
 from servicebus.transport.frames import Properties, read_properties
 from servicebus.transport.interface import Flaw, Origin
-from servicebus.transport.properties import read_all
+from servicebus.transport.properties import read_checked
 
 __all__ = ["HEAD_BYTES", "Content", "WholeContent", "cut_off"]
 
@@ -71,8 +71,8 @@ class WholeContent(Content):
 
     def read(self, data: bytes, at: int, end: int, flags: int) -> None:
         raw = data[at:end]
-        read_all(flags, raw)  # what of it cannot be read is this delivery's flaw, not a surprise later
-        self.properties = read_properties(data, at, end, flags)
+        # What of it cannot be read is this delivery's flaw, not a surprise later.
+        self.properties = read_checked(flags, raw)
         self.origin = Origin(self.exchange, self.routing_key, flags, raw)
 
     def _with_origin(

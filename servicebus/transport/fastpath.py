@@ -19,6 +19,7 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from servicebus.transport.contents import Content, WholeContent
@@ -44,7 +45,8 @@ from servicebus.transport.frames import (
     read_properties,
     read_return,
 )
-from servicebus.transport.interface import Flaw
+from servicebus.transport.interface import Flaw, Origin
+from servicebus.transport.properties import read_checked
 from servicebus.transport.stream import StreamProtocol
 from servicebus.transport.tables import Unreadable, read_name
 
@@ -204,14 +206,39 @@ class FastPath:
 
     def _take_whole(self, data: bytes, channel: int, at: int, end: int) -> int:
         tag_at = at + 12 + data[at + 11]
-        self._contents[channel] = self._whole_content(data, tag_at, end, self._whole[channel, data[at + 12 : tag_at]])
+        on_deliver = self._whole[channel, data[at + 12 : tag_at]]
+        flags, body, stop = self._at_hand(data, channel, end)
+        if stop:
+            raw = data[end + HEADER_FRAME.size : body - 1]
+            try:
+                properties = read_checked(flags, raw)
+            except Unreadable:
+                pass  # the slower way says what is wrong
+            else:
+                origin = Origin(*_names(data[tag_at + TAG_AND_BIT.size : end - 1]), flags, raw)
+                tag, redelivered = TAG_AND_BIT.unpack_from(data, tag_at)
+                on_deliver(tag, redelivered, properties, data[body + 7 : stop - 1], None, origin)
+                return stop
+        self._contents[channel] = self._whole_content(data, tag_at, end, on_deliver)
         return end
+
+    def _at_hand(self, data: bytes, channel: int, at: int) -> tuple[int, int, int]:
+        """The flags in the header frame at *at*, and where its only body frame begins and ends; 0 if it is not here."""
+        if at + HEADER_FRAME.size <= len(data):
+            kind, number, length, _class, _weight, size, flags = HEADER_FRAME.unpack_from(data, at)
+            body: int = at + length + FRAME_OVERHEAD
+            stop: int = body + size + FRAME_OVERHEAD
+            is_whole = at + HEADER_FRAME.size < body and stop <= len(data) and size <= self._most_bytes
+            is_ours = is_whole and kind == HEADER and number == channel
+            has_ends = is_ours and data[body - 1] == END == data[stop - 1]
+            if has_ends and FRAME_HEAD.unpack_from(data, body) == (BODY, channel, size):
+                return flags, body, stop
+        return 0, 0, 0
 
     def _whole_content(self, data: bytes, tag_at: int, end: int, on_deliver: OnDeliver) -> WholeContent:
         """Of the method whose delivery tag is at *tag_at*; then come exchange and routing key."""
         tag, redelivered = TAG_AND_BIT.unpack_from(data, tag_at)
-        exchange, key_at = read_name(data, tag_at + TAG_AND_BIT.size, end - 1)
-        routing_key, _ = read_name(data, key_at, end - 1)
+        exchange, routing_key = _names(data[tag_at + TAG_AND_BIT.size : end - 1])
         return WholeContent(on_deliver, tag, redelivered, exchange, routing_key)
 
     def _take_return(self, data: bytes, channel: int, at: int, end: int) -> int:
@@ -277,3 +304,10 @@ class FastPath:
     def _feed_heartbeat(self) -> None:
         self._fed_at = time.monotonic()
         self._pass(HEARTBEAT_FRAME, 0, len(HEARTBEAT_FRAME))
+
+
+@lru_cache(maxsize=1024)
+def _names(raw: bytes) -> tuple[str, str]:
+    """Exchange and routing key. Raises Unreadable."""
+    exchange, key_at = read_name(raw, 0, len(raw))
+    return exchange, read_name(raw, key_at, len(raw))[0]

@@ -8,10 +8,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from servicebus._plain import PERSISTENT, MessageProperties, PlainMessage
-from servicebus.transport.frames import CONTENT_ENCODING, CONTENT_TYPE, HEADERS
+from servicebus.transport.frames import CONTENT_ENCODING, CONTENT_TYPE, HEADERS, Properties
 from servicebus.transport.interface import Delivery, Origin
 from servicebus.transport.tables import Unreadable, read_short, read_table, write_short, write_table
 from servicebus.wire import headers
@@ -23,6 +24,7 @@ __all__ = [
     "as_stored",
     "plain_message",
     "read_all",
+    "read_checked",
     "reasons",
     "write_all",
 ]
@@ -86,6 +88,41 @@ def read_all(flags: int, raw: bytes) -> MessageProperties:
     if "timestamp" in found:
         (found["timestamp"],) = _U64.unpack(found["timestamp"])
     return MessageProperties(**found)
+
+
+_READ_BY_FRAMES = ("correlation_id", "reply_to", "message_id", "headers")
+"""In the order in which ``frames.Properties`` has them."""
+
+
+@lru_cache(maxsize=256)
+def _layout(flags: int) -> tuple[tuple[str, int | None], ...]:
+    """What stands there by *flags*: the kind of each, and its place in ``frames.Properties``, if it has one."""
+    if flags & _UNKNOWN:
+        raise Unreadable(f"unknown property flags 0x{flags:04x}")
+    places = {name: place for place, name in enumerate(_READ_BY_FRAMES)}
+    return tuple((each.kind, places.get(each.name)) for each in _FIELDS if flags & each.flag)
+
+
+def read_checked(flags: int, raw: bytes) -> Properties:
+    """What ``frames.read_properties()`` returns of *raw*; what that passes over can be read, too. Raises Unreadable.
+
+    For what is published again as it is.
+    """
+    found: list[Any] = [None, None, None, None]
+    at, end = 0, len(raw)
+    for kind, place in _layout(flags):
+        value: Any = None
+        if kind == "short":
+            value, at = read_short(raw, at, end)
+        elif kind == "table":
+            value, at = read_table(raw, at, end)
+        else:
+            at += 1 if kind == "octet" else 8
+            if at > end:
+                raise Unreadable("the properties are longer than the frame that they stand in")
+        if place is not None:
+            found[place] = value
+    return found[0], found[1], found[2], found[3]
 
 
 def write_all(properties: MessageProperties) -> tuple[int, bytes]:

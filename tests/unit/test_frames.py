@@ -343,6 +343,33 @@ def test_properties_that_cannot_be_read_cost_that_delivery_alone(what: str, step
     assert pika_side.data in (b"", frames.HEARTBEAT_FRAME)
 
 
+@pytest.mark.parametrize("step", [1, 7, 60, 200, 10_000])
+def test_what_is_consumed_whole_is_the_same_wherever_it_is_cut(step: int) -> None:
+    about = pika.BasicProperties(message_id="m", content_type="text/plain", app_id="a", headers={"own": 1})
+    data = b"".join(
+        [
+            delivery(3, "c", 1, False, "key", b"body", about),
+            delivery(3, "c", 2, True, "key", b"", about),
+            delivery(3, "c", 3, False, "key", b"x" * (MOST + 1), about),
+            *(raw_delivery(4 + n, *poison, b"bad") for n, poison in enumerate(POISON.values())),
+            delivery(3, "c", 99, False, "other key", b"x" * 2000, pika.BasicProperties()),
+        ]
+    )
+    found: list[Any] = []
+    path = FastPath(Pika(), MOST + 1000)
+    path.add_consumer(3, "c", lambda *what: found.append(what), whole=True)
+    for start in range(0, len(data), step):
+        path.data_received(data[start : start + step])
+    raw = b"".join(about.encode())
+    flags, known = int.from_bytes(raw[:2], "big"), (None, None, "m", {"own": 1})
+    origin = Origin("the exchange", "key", flags, raw[2:])
+    assert found[0] == (1, False, known, b"body", None, origin) and found[1] == (2, True, known, b"", None, origin)
+    assert found[2] == (3, False, known, b"x" * (MOST + 1), None, origin)
+    assert [what[4].reason for what in found[3:-1]] == ["unreadable"] * len(POISON)
+    empty = Origin("the exchange", "other key", 0, b"")
+    assert found[-1] == (99, False, (None,) * 4, b"x" * 2000, None, empty)
+
+
 @given(st.integers(0, 0xFFFF), st.binary(max_size=200), st.binary(max_size=20))
 def test_any_header_frame_is_one_delivery(flags: int, properties: bytes, body: bytes) -> None:
     path, pika_side, found = path_with_consumer(3, "c")

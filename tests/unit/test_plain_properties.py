@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servicebus._plain import MessageProperties
+from servicebus.transport.frames import read_properties
 from servicebus.transport.interface import Origin
 from servicebus.transport.properties import (
     as_dead_letter,
     as_republished,
     as_stored,
     read_all,
+    read_checked,
     write_all,
 )
 from servicebus.transport.tables import Unreadable
@@ -56,6 +58,24 @@ def test_whatever_the_bytes_nothing_else_is_raised(flags: int, raw: bytes) -> No
     except Unreadable:
         return
     assert isinstance(found, MessageProperties)
+
+
+@given(st.integers(0, 0xFFFF), st.binary(max_size=80))
+def test_what_is_only_checked_is_refused_for_the_same(flags: int, raw: bytes) -> None:
+    said = []
+    for read in (read_all, read_checked):
+        try:
+            read(flags, raw)
+            said.append("")
+        except Unreadable as error:
+            said.append(str(error))
+    assert said[0] == said[1]
+
+
+@given(st.sets(st.sampled_from(sorted(ALL))))
+def test_what_is_only_checked_has_what_requests_have(names: set[str]) -> None:
+    flags, raw = write_all(MessageProperties(**{name: ALL[name] for name in names}))
+    assert read_checked(flags, raw) == read_properties(raw, 0, len(raw), flags)
 
 
 @pytest.mark.parametrize(
