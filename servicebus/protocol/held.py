@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from servicebus.configuration import Configuration
 from servicebus.policy.clocks import SteadyClock
+from servicebus.protocol.interface import PublishReply
 from servicebus.protocol.v2 import ProtocolV2
-from servicebus.transport.interface import Delivery
 from servicebus.wire.signing import Keyring
 
 __all__ = ["HeldProtocol"]
@@ -21,9 +19,7 @@ class HeldProtocol(ProtocolV2):
         answer: publishes a reply there.
     """
 
-    def __init__(
-        self, config: Configuration, keyring: Keyring, clock: SteadyClock, answer: Callable[[Delivery, bytes], None]
-    ):
+    def __init__(self, config: Configuration, keyring: Keyring, clock: SteadyClock, answer: PublishReply):
         super().__init__(config, keyring)
         self.clock = clock
         self.answer = answer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -120,6 +120,12 @@ def oversized(size: int, limit: int, subject: str = "") -> EnvelopeError:
 
 
 # -- the agent's side --------------------------------------------------------------------------------------------------
+
+PublishReply = Callable[[Delivery, bytes, Callable[[str], None]], None]
+"""Publishes the reply to a delivery on the broker that it came from, in the I/O thread.
+
+Of a large reply the third argument is told why the broker refuses it, or ""; of others nothing.
+"""
 
 
 # Not frozen, though it never changes: one is made for every request, and object.__setattr__ for each field costs more

@@ -20,7 +20,7 @@ from servicebus._secret import SecretText
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.errors import ConfigurationError, EnvelopeError
 from servicebus.protocol.encryption import is_secret
-from servicebus.protocol.interface import Incoming, RequestRefused, flawed
+from servicebus.protocol.interface import Incoming, PublishReply, RequestRefused, flawed
 from servicebus.transport.interface import Delivery
 from servicebus.transport.properties import plain_message
 from servicebus.wire import headers
@@ -68,7 +68,7 @@ class PlainProtocol:
         keyring: Keyring,
         service: str,
         queue: PlainQueue,
-        publish_reply: Callable[[Delivery, bytes], None] | None = None,
+        publish_reply: PublishReply | None = None,
         *,
         host: BrokerHost | None = None,
         is_shared: bool = False,
@@ -152,10 +152,10 @@ class PlainProtocol:
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
-    def answer(self, delivery: Delivery, body: bytes) -> None:
-        """Publish *body* to the caller; in the I/O thread."""
+    def answer(self, delivery: Delivery, body: bytes, on_answered: Callable[[str], None]) -> None:
+        """Publish *body* to the caller, as a PublishReply does."""
         if self._publish_reply is not None:
-            self._publish_reply(delivery, body)
+            self._publish_reply(delivery, body, on_answered)
 
     def encode_result(self, _incoming: Incoming, value: Any) -> bytes:
         return encode_json(value)

@@ -15,11 +15,14 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.errors import TransportError
 from servicebus.policy.backoff import Backoff
 from servicebus.policy.connection import ConnectionState
+from servicebus.policy.size_limit import SizeLimit
+from servicebus.transport.confirmed_channel import ConfirmedChannel, Publish, learn_from
 from servicebus.transport.connection_manager import ConnectionManager, Loss
 from servicebus.transport.interface import BrokerChannel, Connect, Script
 from servicebus.transport.loggers import get_logger
@@ -55,7 +58,10 @@ class ExtraHost:
         self.epoch: int | None = None
         """Of the worker's own connections; None while nothing is to be consumed."""
         self.is_leaving = False
-        self.replies: BrokerChannel | None = None
+        self._replies: BrokerChannel | None = None
+        self._large: ConfirmedChannel | None = None
+        """For answers that may be too large for the broker, since the first one: a refusal costs their channel."""
+        self._limit = SizeLimit()
         self._what = f"{what} are not consumed"
         self._loop = loop
         self._reason = "not connected yet"
@@ -119,17 +125,26 @@ class ExtraHost:
     # -- what the connections report -----------------------------------------------------------------------------------
 
     def connections_open(self) -> None:
-        broken = self.connections.in_this_epoch(lambda error: self.connections.lose(Loss.of(error)))
+        broken = self._broken()
 
         def replies_open(channel: BrokerChannel) -> None:
-            self.replies = channel
+            self._replies = channel
             self.connections.ready()
             self.consume()
 
-        self.connections.connections[0].open_channel(replies_open, broken)
+        def replies_closed(error: TransportError) -> None:
+            learn_from(self._limit, error)
+            broken(error)
+
+        self.connections.connections[0].open_channel(replies_open, replies_closed)
+
+    def _broken(self) -> Callable[[TransportError], None]:
+        """What ends these connections when one of their channels cannot go on."""
+        return self.connections.in_this_epoch(lambda error: self.connections.lose(Loss.of(error)))
 
     def connections_lost(self, loss: Loss) -> None:
-        self.replies, self._reason = None, loss.reason
+        self._replies = self._large = None
+        self._reason = loss.reason
         for consumer in self.consumers:
             consumer.forget()
         if self.connections.state is not ConnectionState.CLOSED:
@@ -141,6 +156,26 @@ class ExtraHost:
 
     def tell(self, text: str) -> None:
         self._log.log(logging.WARNING, text, text)
+
+    # -- answers -------------------------------------------------------------------------------------------------------
+
+    def answer(self, reply_to: str, body: bytes, on_answered: Callable[[str], None], **about: Any) -> None:
+        """Publish an answer; nothing while there is no connection, since what it answers is delivered again.
+
+        Args:
+            on_answered: of an answer that may be too large for the broker: told why it was refused, or "".
+            about: arguments of ``BrokerChannel.publish()``.
+        """
+        if self._replies is None:
+            return
+        if len(body) <= self._limit.tracked_bytes:
+            self._replies.publish("", reply_to, body, mandatory=False, **about)
+            return
+        if self._large is None:
+            connection, failures = self.connections.connections[0], self._loop.failures
+            self._large = ConfirmedChannel(connection, self.name, self._limit, failures, None, self._broken())
+            self._large.open(lambda: None)
+        self._large.publish(Publish(reply_to, body, on_answered, {**about, "mandatory": False}))
 
     # -- for its consumers ---------------------------------------------------------------------------------------------
 

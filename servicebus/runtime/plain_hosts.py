@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import Protocol
@@ -120,9 +120,9 @@ class _PlainHost(ExtraHost):
         give_back = partial(delivery.channel.reject, delivery.tag, requeue=True)
         self._pipeline.take(delivery, epoch, protocol, CALL, lambda: self.later(_FULL_S, give_back))
 
-    def _reply(self, queue: PlainQueue, delivery: Delivery, body: bytes) -> None:
+    def _reply(self, queue: PlainQueue, delivery: Delivery, body: bytes, on_answered: Callable[[str], None]) -> None:
         """Answer by the rules of plain RPC: to the default exchange, under the caller's correlation id."""
-        if self.replies is None or not delivery.reply_to:
+        if not delivery.reply_to:
             return
         is_error = isinstance(body, ErrorReply)
         properties = MessageProperties(
@@ -130,7 +130,7 @@ class _PlainHost(ExtraHost):
             correlation_id=delivery.correlation_id,
             type="error" if is_error else None,
         )
-        self.replies.publish("", delivery.reply_to, body, mandatory=False, properties=write_all(properties))
+        self.answer(delivery.reply_to, body, on_answered, properties=write_all(properties))
 
 
 def plain_hosts(

@@ -5,17 +5,18 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from servicebus._plain import is_plain_key
 from servicebus.configuration import Configuration
-from servicebus.errors import EnvelopeError, MessageTooLarge, TransportError
+from servicebus.errors import EnvelopeError, TransportError
 from servicebus.policy.retry_schedule import tier_for
 from servicebus.policy.size_limit import SizeLimit
 from servicebus.protocol.held import HeldProtocol
 from servicebus.protocol.plain import PlainProtocol
 from servicebus.runtime.job import Copy, Job, PendingDelivery
-from servicebus.transport.confirmed_channel import PRECONDITION_FAILED, ConfirmedChannel, Publish
+from servicebus.transport.confirmed_channel import ConfirmedChannel, Publish, learn_from
 from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.headerfit import fitted
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Returned, Script
@@ -80,10 +81,13 @@ class Publisher:
             self._counters["replies.nowhere"] += not pending.reply_to
             return
         if pending.delivery.origin is not None:
-            _answer_plainly(pending, body)
+            if isinstance(pending, Job) and isinstance(pending.protocol, (PlainProtocol, HeldProtocol)):
+                pending.protocol.answer(pending.delivery, body, partial(self._reply_answered, pending, body, job))
             return
-        if len(body) > self._limit.tracked_bytes:
-            self._reply_tracked(pending, body, job)
+        if len(body) > self._limit.tracked_bytes and self._confirmed is not None:
+            about = {"correlation_id": pending.delivery.correlation_id, "mandatory": False}
+            answered = partial(self._reply_answered, pending, body, job)
+            self._confirmed.publish(Publish(pending.reply_to, body, answered, about))
             return
         # Not mandatory: RabbitMQ 3.10 returns every mandatory message to a direct reply-to address, also those that it
         # delivered. A caller that is gone costs a dropped reply.
@@ -91,23 +95,17 @@ class Publisher:
             "", pending.reply_to, body, correlation_id=pending.delivery.correlation_id, mandatory=False
         )
 
-    def _reply_tracked(self, pending: PendingDelivery, body: bytes, job: Job | None) -> None:
-        """A reply that may be too large for the broker: then its caller is told so instead."""
-
-        def answered(refused: str) -> None:
-            if not refused:
-                return
-            self._counters["replies.refused"] += 1
-            self._refused.warning(f"a reply was refused by the broker: {refused}")
-            if job is not None:
-                fault = fault_from_exception(EnvelopeError("oversized", f"the result: {refused}"), with_trace=False)
-                instead = job.protocol.encode_fault(job.incoming, fault)
-                if instead is not None and len(instead) < len(body):
-                    self.reply(pending, instead)
-
-        assert self._confirmed is not None
-        about = {"correlation_id": pending.delivery.correlation_id, "mandatory": False}
-        self._confirmed.publish(Publish(pending.reply_to, body, answered, about))
+    def _reply_answered(self, pending: PendingDelivery, body: bytes, job: Job | None, refused: str) -> None:
+        """The broker has a reply that might have been too large for it; or *refused* it: its caller is told so."""
+        if not refused:
+            return
+        self._counters["replies.refused"] += 1
+        self._refused.warning(f"a reply was refused by the broker: {refused}")
+        if job is not None:
+            fault = fault_from_exception(EnvelopeError("oversized", f"the result: {refused}"), with_trace=False)
+            instead = job.protocol.encode_fault(job.incoming, fault)
+            if instead is not None and len(instead) < len(body):
+                self.reply(pending, instead)
 
     def items(self, pending: PendingDelivery, id: str, body: bytes, on_answered: Callable[[str], None]) -> bool:
         """Answer *pending* by a chunk of a stream, under the correlation *id*.
@@ -134,9 +132,7 @@ class Publisher:
             self._replies.run(question(), callback)
 
     def _replies_closed(self, error: TransportError) -> None:
-        """Which of the small replies was refused is not known; those to come are tracked."""
-        if error.reply_code == PRECONDITION_FAILED:
-            self._limit.learn(error.limit if isinstance(error, MessageTooLarge) else None, time.monotonic())
+        learn_from(self._limit, error)
         self._on_broken(error)
 
     def echo(self, queue: str, body: bytes) -> None:
@@ -254,11 +250,6 @@ def _passed_on(call: Job, copy_headers: Mapping[str, Any]) -> Mapping[str, Any]:
     left_s = 0.0 if call.deadline is None else call.deadline - time.monotonic()
     about = {"correlation_id": call.delivery.correlation_id, "reply_to": call.delivery.reply_to}
     return {**about, "expiration_ms": max(1, int(left_s * 1000)), "headers": copy_headers}
-
-
-def _answer_plainly(pending: PendingDelivery, body: bytes) -> None:
-    if isinstance(pending, Job) and isinstance(pending.protocol, (PlainProtocol, HeldProtocol)):
-        pending.protocol.answer(pending.delivery, body)
 
 
 def _first(original: PendingDelivery, attempts: int, now: float) -> int:

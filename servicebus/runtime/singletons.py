@@ -6,7 +6,7 @@ node have passed on, whichever broker it came to. So no caller has to know which
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from servicebus.configuration import BrokerHost, Configuration
@@ -217,10 +217,9 @@ class _HolderHost(ExtraHost):
     def _hear(self, delivery: Delivery) -> None:
         self._control.hear(delivery)
 
-    def _answer(self, delivery: Delivery, body: bytes) -> None:
-        if self.replies is not None and delivery.reply_to:
-            reply_to, id = delivery.reply_to, delivery.correlation_id
-            self.replies.publish("", reply_to, body, correlation_id=id, mandatory=False)
+    def _answer(self, delivery: Delivery, body: bytes, on_answered: Callable[[str], None]) -> None:
+        if delivery.reply_to:
+            self.answer(delivery.reply_to, body, on_answered, correlation_id=delivery.correlation_id)
 
 
 def _declarations(threads: Sequence[SingletonThread], stored: StoredQueues | None) -> Script:

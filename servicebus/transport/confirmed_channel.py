@@ -24,9 +24,9 @@ from servicebus.transport.headerfit import fitted
 from servicebus.transport.interface import BrokerChannel, BrokerConnection, Returned, Script
 from servicebus.transport.steps import set_prefetch
 
-__all__ = ["NACK", "PRECONDITION_FAILED", "UNROUTABLE", "ConfirmedChannel", "Publish"]
+__all__ = ["NACK", "UNROUTABLE", "ConfirmedChannel", "Publish", "learn_from"]
 
-PRECONDITION_FAILED = 406
+_PRECONDITION_FAILED = 406
 _DENIALS = (ACCESS_REFUSED, NOT_FOUND)
 UNROUTABLE = "no queue is bound there for its routing key"
 NACK = (
@@ -185,7 +185,7 @@ class ConfirmedChannel:
             denied = next((each for each in pending if f"'{each.exchange}'" in text), pending[0])
             self._publish_again(pending, denied, text)
             return
-        if error.reply_code != PRECONDITION_FAILED or not pending:
+        if error.reply_code != _PRECONDITION_FAILED or not pending:
             self._waiting.clear()
             self._on_broken(error)
             return
@@ -204,6 +204,15 @@ class ConfirmedChannel:
 
     def _too_large(self, size: int, limit: int) -> str:
         return f"it is {size} bytes, and broker {self._host_name} takes {limit}: raise its max_message_size"
+
+
+def learn_from(limit: SizeLimit, error: TransportError) -> None:
+    """A channel without confirms was closed because of *error*: of a message that is too large, perhaps.
+
+    Which one that was is not known; larger ones are published on a ConfirmedChannel from now on.
+    """
+    if error.reply_code == _PRECONDITION_FAILED:
+        limit.learn(error.limit if isinstance(error, MessageTooLarge) else None, time.monotonic())
 
 
 def _question() -> Script:

@@ -19,6 +19,7 @@ from servicebus.errors import (
     CallInterrupted,
     ConfigurationError,
     NoBrokerAvailable,
+    RemoteError,
     SendRefused,
     SendUnconfirmed,
 )
@@ -100,6 +101,30 @@ def test_a_broker_of_others_that_is_down_touches_nothing_else() -> None:
         assert bus.sender.call("NODE-01.others.add", [1, 2])[1] == 3 and set(bus.node.states) == {"consuming"}
         with pytest.raises(NoBrokerAvailable, match="legacy"):
             bus.sender.publisher_to("", "old.work", host="legacy").publish(b"x", timeout=5)
+
+
+def test_a_result_that_is_too_large_for_its_broker_is_told_to_the_caller() -> None:
+    """It cost the connection of the queue, and its caller waited to its deadline."""
+    others = Services("others")
+
+    @others.consume("old.work", host="legacy")
+    def work(size: int) -> str:
+        return "x" * size
+
+    with servicebus.testing.bus(others, connections=OTHERS) as bus:
+        legacy = bus._network["legacy:5672"]
+        bus._order(partial(setattr, legacy, "max_message_size", 100_000))
+        bus.advance(1)
+        before = legacy.connects
+        sizes = [10, 90_000, 200_000, 110_000, 20]
+        replies = [bus.sender.request_async("", "old.work", size, host="legacy", timeout=30) for size in sizes]
+        for size, reply in zip(sizes, replies, strict=True):
+            if size < 100_000:
+                assert reply.result().text == "x" * size
+            else:
+                with pytest.raises(RemoteError, match="max_message_size"):
+                    reply.result()
+        assert legacy.connects == before + 1, "that of the Sender"
 
 
 def test_a_queue_that_is_not_there_is_asked_for_again() -> None:

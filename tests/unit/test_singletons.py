@@ -6,6 +6,7 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from singleton_services import make_bus
 
 import servicebus.testing
 from servicebus.configuration import Configuration
-from servicebus.errors import CallInterrupted, ConfigurationError, TransportError
+from servicebus.errors import CallInterrupted, ConfigurationError, RemoteError, TransportError
 from servicebus.protocol.held import HeldProtocol
 from servicebus.runtime.copy_store import CopyStore
 from servicebus.runtime.extra_host import ExtraHost
@@ -274,6 +275,26 @@ def test_no_worker_consumes_more_than_it_runs() -> None:
         hosts: list[list[Any]] = [part._hosts for part in parts]
         assert sorted([host.is_up for host in each] for each in hosts) == [[False, False], [True, True]]
         assert isinstance(hosts[0][0]._protocol, HeldProtocol) and isinstance(hosts[0][0], ExtraHost)
+
+
+def test_a_passed_on_call_whose_result_is_too_large_for_its_broker_is_told_so(chosen: list[Any]) -> None:
+    group = Services("one")
+
+    @group.rpc(singleton=True)
+    def text(size: int) -> str:
+        return "x" * size
+
+    with servicebus.testing.bus(group, brokers=2) as bus:
+        chosen.append(bus.node._workers[1])
+        first = bus._network["mq-1:5672"]
+        bus._order(partial(setattr, first, "max_message_size", 100_000))
+        assert bus.sender.call("NODE-01.one.text", [10], timeout=30)[1] == "x" * 10
+        before = first.connects
+        for size in (200_000, 110_000):
+            with pytest.raises(RemoteError, match="max_message_size"):
+                bus.sender.call("NODE-01.one.text", [size], timeout=30)
+        assert bus.sender.call("NODE-01.one.text", [90_000], timeout=30)[1] == "x" * 90_000
+        assert first.connects == before and counters(bus)["passed-on"] == 4
 
 
 def test_the_example_of_the_page_runs() -> None:
