@@ -72,7 +72,7 @@ class AsyncDiscovering(AsyncPlainSending):
         timeout: float | None = None,
         *,
         nodes: Iterable[str] | None = None,
-        quiet: float = 0.05,
+        quiet: float | None = None,
         at_once: int = 1000,
         context: GivenContext = None,
     ) -> Gathered:
@@ -84,7 +84,8 @@ class AsyncDiscovering(AsyncPlainSending):
             timeout: seconds for all of it, ``call_timeout`` (300) by default.
             nodes: call those of these names that fit NODE, and look for no others. So those that are down are in the
                 answer, too.
-            quiet: seconds, as of ``nodes()``; nodes are looked for as long as calls are under way, but for 2 s at most.
+            quiet: seconds, as of ``nodes()``; by default 0.05, or less once all have answered that did the last time.
+                Nodes are looked for as long as calls are under way, but for 2 s at most.
             at_once: how many calls are under way at a time.
             context: of each call, as of ``call()``.
 

@@ -29,6 +29,7 @@ __all__ = ["Discovering", "Heard", "Survey", "gathered", "nodes_of", "services_o
 
 _SECONDS = 2.0
 """For what is asked of all nodes before a gather."""
+_QUIET_S = 0.05
 
 
 class Discovering(SessionOwner):
@@ -110,7 +111,7 @@ class Discovering(SessionOwner):
         timeout: float | None = None,
         *,
         nodes: Iterable[str] | None = None,
-        quiet: float = 0.05,
+        quiet: float | None = None,
         at_once: int = 1000,
         context: GivenContext = None,
     ) -> Gathered:
@@ -122,7 +123,8 @@ class Discovering(SessionOwner):
             timeout: seconds for all of it, ``call_timeout`` (300) by default.
             nodes: call those of these names that fit NODE, and look for no others. So those that are down are in the
                 answer, too.
-            quiet: seconds, as of ``nodes()``; nodes are looked for as long as calls are under way, but for 2 s at most.
+            quiet: seconds, as of ``nodes()``; by default 0.05, or less once all have answered that did the last time.
+                Nodes are looked for as long as calls are under way, but for 2 s at most.
             at_once: how many calls are under way at a time.
             context: of each call, as of ``call()``.
 
@@ -154,13 +156,13 @@ class Discovering(SessionOwner):
         params: Any,
         timeout: float | None,
         nodes: Iterable[str] | None,
-        quiet: float,
+        quiet: float | None,
         at_once: int,
         context: GivenContext = None,
     ) -> Gathering:
         """Begin it; *call* is a ``call_async()``."""
         address, timeout_s = self._parse(target, timeout)
-        quiet_s = to_seconds("quiet", quiet)
+        quiet_s = _QUIET_S if quiet is None else to_seconds("quiet", quiet)
         if type(at_once) is not int or at_once < 1:
             raise ValueError(f"at_once must be a number of calls, 1 or more, not {at_once!r}")
         encode_params(params)  # what cannot be sent is refused before anything is
@@ -178,7 +180,9 @@ class Discovering(SessionOwner):
             gathering.begin(session.engine.discoveries, names)
             return gathering
         limit_s = min(timeout_s, _SECONDS)
-        discovery = Discovery(question, limit_s, quiet_s, gathering.heard, lambda: gathering.is_calling)
+        discovery = Discovery(
+            question, limit_s, quiet_s, gathering.heard, lambda: gathering.is_calling, trusts_known=quiet is None
+        )
         gathering.look_for_nodes(session.engine.discoveries, discovery, session.await_end)
         return gathering
 

@@ -178,6 +178,29 @@ def test_calls_begin_before_all_nodes_are_found(bus: VirtualBus) -> None:
     assert bus.time.now - began == pytest.approx(0.6, abs=0.05)
 
 
+def test_it_ends_soon_after_the_nodes_that_answered_the_last_time(bus: VirtualBus) -> None:
+    """And waits for nodes that are new, or gone, as ever."""
+    found = nodes(bus, 20)
+    for number, node in enumerate(found):
+        slow_to_be_found(node, 0.004 * (number + 1))
+
+    def took() -> float:
+        began = bus.time.now
+        bus.sender.gather(ALL)
+        return bus.time.now - began
+
+    assert took() == pytest.approx(0.16, abs=0.01), "as long again as the last one"
+    assert took() == pytest.approx(0.096, abs=0.01), "as long as four of them"
+    slow_to_be_found(bus.node(name="NEW"), 0.09)
+    assert len(bus.sender.gather(ALL).results) == 21
+    began = bus.time.now
+    assert len(bus.sender.gather(ALL, quiet=0.3).results) == 21
+    assert bus.time.now - began == pytest.approx(0.39, abs=0.01), "as long as was asked for"
+    found[0].dispatcher.is_stopping = True
+    assert took() == pytest.approx(0.18, abs=0.01), "who is missing may be slow"
+    assert took() == pytest.approx(0.108, abs=0.01)
+
+
 def test_all_of_it_ends_in_time(bus: VirtualBus) -> None:
     found = nodes(bus, 4)
     for node in found:
