@@ -16,7 +16,7 @@ from servicebus.configuration import Configuration
 from servicebus.wire.printable import counted
 
 if TYPE_CHECKING:
-    from servicebus.operations.maintenance import NodeStatus
+    from servicebus.operations.maintenance import DrainMark, NodeStatus
 
 WAIT_S = 60.0
 
@@ -66,6 +66,7 @@ def drain(
         else:
             if not only_status:
                 _refuse_unknown([mark.status_of(node) for node in wanted], broker.name, output)
+                _refuse_in_drill(mark, broker.name, output)
                 mark.set()
             found = mark.wait_left(wanted, 0.0 if only_status else timeout)
             is_reached = all(each.has_left for each in found)
@@ -87,6 +88,18 @@ def _refuse_unknown(found: Sequence[NodeStatus], host: str, output: Output) -> N
             f"{host} has no queues of {', '.join(unknown)}: no agent of that name was ever there; nothing was changed"
         )
         raise Failure("NodeUnavailable", message, ExitCode.UNAVAILABLE, as_json=output.json)
+
+
+def _refuse_in_drill(mark: DrainMark, host: str, output: Output) -> None:
+    """The mark of a drill is removed at its end: the broker would come back while the operator works on it."""
+    from servicebus.operations.maintenance import LEASE_S
+
+    if mark.is_leased(LEASE_S):
+        message = (
+            f"{host}: a drill is under way, which takes the broker back by itself; wait for its end, or end it by"
+            f" servicebus drain {host} --undo; nothing was changed"
+        )
+        raise Failure("DrillUnderWay", message, ExitCode.UNAVAILABLE, as_json=output.json)
 
 
 def _lines(host: str, found: Sequence[NodeStatus], *, is_marked: bool) -> list[str]:

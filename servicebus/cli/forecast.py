@@ -16,26 +16,22 @@ from servicebus.wire.address import messages_queue
 from servicebus.wire.printable import counted, printable
 
 if TYPE_CHECKING:
+    from servicebus._discovering import Survey
     from servicebus.operations.session import Session
+    from servicebus.sender import Sender
 
-__all__ = ["forecast"]
+__all__ = ["forecast", "forecast_now"]
 
 _QUIET_S = 0.25
 
 
 def forecast(ctx: click.Context, configuration: Configuration, lost: BrokerHost, timeout_s: float) -> None:
     """Ask over all brokers, say what would be left without *lost*, and end with the status that says so."""
-    from servicebus._discovering import survey
     from servicebus.sender import Sender
 
     output = ctx.ensure_object(Output)
     with Sender(configuration) as sender:
-        found = survey(sender, timeout_s, _QUIET_S)
-    drawn = without(
-        lost.name,
-        {each.name: each.brokers for each in found.nodes},
-        [(each.name, each.kind, each.nodes) for each in found.services],
-    )
+        drawn, found = forecast_now(sender, lost.name, timeout_s)
     waiting = _waiting(configuration, lost, [each.name for each in found.nodes])
     unheard = {host: why for host, why in found.nodes.unreachable.items() if host != lost.name}
     document = {**drawn.to_json(), "waiting": waiting, "unreachable": dict(found.nodes.unreachable)}
@@ -49,6 +45,15 @@ def forecast(ctx: click.Context, configuration: Configuration, lost: BrokerHost,
     if drawn.lost_nodes or drawn.lost_services:
         ctx.exit(ExitCode.FAILED)
     ctx.exit(ExitCode.PARTIAL if unheard else ExitCode.OK)
+
+
+def forecast_now(sender: Sender, lost: str, timeout_s: float) -> tuple[Forecast, Survey]:
+    """What would be left without the broker *lost*, and what was found. Raises NoBrokerAvailable."""
+    from servicebus._discovering import survey
+
+    found = survey(sender, timeout_s, _QUIET_S)
+    nodes = {each.name: each.brokers for each in found.nodes}
+    return without(lost, nodes, [(each.name, each.kind, each.nodes) for each in found.services]), found
 
 
 def _waiting(configuration: Configuration, lost: BrokerHost, nodes: list[str]) -> dict[str, int]:

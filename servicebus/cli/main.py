@@ -16,6 +16,7 @@ COMPLETION_VARIABLE = "_SERVICEBUS_COMPLETE"
 
 COMMANDS = {
     "asyncapi": "servicebus.cli.asyncapi:asyncapi",
+    "bench": "servicebus.cli.bench:bench",
     "bridge": "servicebus.cli.bridge:bridge",
     "broker": "servicebus.cli.broker:broker",
     "call": "servicebus.cli.call:call",
@@ -29,6 +30,7 @@ COMMANDS = {
     "docs": "servicebus.cli.docs:docs",
     "doctor": "servicebus.cli.doctor:doctor",
     "drain": "servicebus.cli.drain:drain",
+    "drill": "servicebus.cli.drill:drill",
     "events": "servicebus.cli.events:events",
     "gather": "servicebus.cli.nodes:gather",
     "migrate-queue": "servicebus.cli.migrate_queue:migrate_queue",

@@ -62,6 +62,19 @@ def params_argument(command: Command) -> Command:
     return click.argument("params", type=TEXT, default="null", metavar="[JSON]", callback=_decode)(command)
 
 
+def params_option(command: Command) -> Command:
+    """``--params JSON``, as ``params_argument``."""
+    return click.option(
+        "--params", type=TEXT, default="null", metavar="JSON", callback=_decode, help="What the service gets."
+    )(command)
+
+
+def rate_option(default: int | None, help_text: str) -> Callable[[Command], Command]:
+    """``--rate NUMBER``, a second."""
+    kind = click.IntRange(1, 100_000)
+    return click.option("--rate", type=kind, default=default, show_default=default is not None, help=help_text)
+
+
 def _decode(ctx: click.Context, param: click.Parameter, value: str) -> Any:
     try:
         return read_json(read_stdin() if value == "-" else value)

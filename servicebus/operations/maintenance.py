@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from servicebus.configuration import Configuration
+from servicebus.errors import TransportError
 from servicebus.operations.session import Session
 from servicebus.transport.steps import delete_queue
 from servicebus.transport.stored import type_arguments
 from servicebus.wire.address import drained_mark, messages_queue, rpc_queue
 
-__all__ = ["DrainMark", "NodeStatus"]
+__all__ = ["LEASE_S", "DrainMark", "NodeStatus"]
+
+LEASE_S = 15.0
+"""How long the mark of a drill outlives it."""
 
 _LOOK_S = 0.1
 
@@ -54,15 +59,33 @@ class DrainMark:
         """Whether the broker is marked."""
         return self._session.facts(self.name) is not None
 
-    def set(self) -> bool:
-        """DrainMark the broker; False if it was already."""
+    def set(self, lease_s: float | None = None) -> bool:
+        """Mark the broker; False if it was already.
+
+        Args:
+            lease_s: the broker removes the mark when nothing has looked at it for so long, by ``stands()`` for example.
+                None: it stays until it is removed.
+        """
         if self.stands():
             return False
         # Durable, and of the type that messages have: on a cluster it must outlive a member as they do. The workers ask
         # for it by publishing to it, and it keeps nothing of that, so no delivery limit matters.
-        arguments = {**type_arguments(self._config), "x-max-length": 0}
+        arguments = {**type_arguments(self._config), "x-max-length": 0} if lease_s is None else _leased(lease_s)
         with self._session.channel() as channel:
             channel.declare(self.name, durable=True, arguments=arguments)
+        return True
+
+    def is_leased(self, lease_s: float) -> bool:
+        """Whether a mark stands that is one for *lease_s*; to look renews it."""
+        if not self.stands():
+            return False
+        with self._session.channel() as channel:
+            try:
+                channel.declare(self.name, durable=True, arguments=_leased(lease_s))
+            except TransportError as error:
+                if error.reply_code == 406:  # it is there with other arguments
+                    return False
+                raise
         return True
 
     def remove(self) -> bool:
@@ -105,3 +128,9 @@ class DrainMark:
             if all(each.workers or not each.is_known for each in found) or time.monotonic() >= deadline:
                 return found
             time.sleep(_LOOK_S)
+
+
+def _leased(lease_s: float) -> dict[str, Any]:
+    # A publish is no use of a queue, so that the questions of the workers do not keep it. Classic: a quorum queue is
+    # not renewed by a look, and what ends with its lease need not outlive a member.
+    return {"x-queue-type": "classic", "x-max-length": 0, "x-expires": int(lease_s * 1000)}

@@ -40,6 +40,11 @@ class Forecast:
         """Those that no node would answer."""
         return [each for each in self.services if not each.left]
 
+    def risks(self) -> list[str]:
+        """A line for each node and service that would be lost; node names and services are text of strangers."""
+        nodes = [f"{name} answers over {self.broker} alone" for name in self.lost_nodes]
+        return nodes + [f"no node would have {each.name} ({each.kind})" for each in self.lost_services]
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         services = [
