@@ -4,6 +4,7 @@ their dead letters on all brokers, and in outboxes and logs that are named. It c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,12 @@ from servicebus.errors import NoBrokerAvailable, OutboxUnavailable, TransportErr
 from servicebus.operations.id_places import BrokerPlaces, FoundDeadLetter, Waiting, look_on_brokers
 from servicebus.protocol.discovery import MOST_IDS, Answer, is_id
 
-__all__ = ["FoundId", "IdSearch", "LogLine", "NodeRun", "Unasked"]
+__all__ = ["WHAT_IDS_ARE", "FoundId", "IdSearch", "LogLine", "NodeRun", "Unasked", "is_searchable"]
+
+WHAT_IDS_ARE = (
+    "an id is the 16 digits of its Sender, a dash and the event id: 0123456789abcdef-17. "
+    "dead list, call --trace and the logs of agents show it so, and Sender.status() has the digits as sender"
+)
 
 UNKNOWN = "unknown"
 SEVERAL = "several"
@@ -29,6 +35,13 @@ _LOG_LINES = 20
 """So many of an id, the last ones."""
 _OVER = frozenset({"finished"})
 """What no later answer of a node contradicts."""
+_UNREADABLE_ID = re.compile(r"sha256-[0-9a-f]{24}", re.ASCII)
+"""How a dead letter is named whose own id cannot be read."""
+
+
+def is_searchable(text: str) -> bool:
+    """Whether *text* is the id of a request or dead letter."""
+    return is_id(text) or _UNREADABLE_ID.fullmatch(text) is not None
 
 
 class NodeRun(NamedTuple):

@@ -17,28 +17,27 @@ from servicebus.errors import NoBrokerAvailable
 if TYPE_CHECKING:
     from servicebus._id_search import IdSearch
 
-_ID = re.compile(r"[0-9a-f]{16}-[1-9][0-9]{0,17}|sha256-[0-9a-f]{24}", re.ASCII)
 _SENDER = re.compile(r"[0-9a-f]{16}", re.ASCII)
 _COUNT = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
-_HOW = "an id is the 16 digits of its Sender, a dash and the event id: 0123456789abcdef-17"
-_WHERE = "dead list, call --trace and the logs of agents show it so, and Sender.status() has the digits as sender"
 
 
 def _wire_ids(texts: Sequence[str], sender: str | None) -> list[str]:
     """The ids as on the wire, each once; an event id alone is one of *sender*."""
+    from servicebus._id_search import WHAT_IDS_ARE, is_searchable
+
     if sender is not None and not _SENDER.fullmatch(sender):
         raise click.BadParameter(f"{sender!r} is none; they are 16 digits, 0 to 9 and a to f", param_hint="--sender")
     found: dict[str, None] = {}
     for text in texts:
         if sender is not None and _COUNT.fullmatch(text):
             found[f"{sender}-{text}"] = None
-        elif _ID.fullmatch(text):
+        elif is_searchable(text):
             found[text] = None
         elif _COUNT.fullmatch(text):
             what = f"{text} is the event id alone, and each Sender has one of its own: say which by --sender"
-            raise click.UsageError(f"{what}. {_WHERE}")
+            raise click.UsageError(f"{what}; {WHAT_IDS_ARE}")
         else:
-            raise click.UsageError(f"{text!r} is no id; {_HOW}. {_WHERE}")
+            raise click.UsageError(f"{text!r} is no id; {WHAT_IDS_ARE}")
     return list(found)
 
 
@@ -68,7 +67,7 @@ def what(
     each was found, 1 if one was not, 4 if no broker could be reached, 10 if a broker, node or file could not be asked.
     """
     from servicebus._id_search import IdSearch
-    from servicebus.cli.what_text import as_text, document_of
+    from servicebus._id_search_text import as_text, document_of
     from servicebus.sender import Sender  # here, so that --help and completion do not wait for pika
 
     named = [node_named(configuration, each) for each in nodes]

@@ -30,6 +30,7 @@ from servicebus.web.overview import Overview
 from servicebus.web.services import CallForm, MakeSender, NodePage, ServiceList, ServicePage
 from servicebus.web.templates import page
 from servicebus.web.timeline import Timeline
+from servicebus.web.what import IdSearches, WhatPages
 
 __all__ = ["Console", "make_app"]
 
@@ -49,6 +50,7 @@ class Console:
     """Gives one for a single call."""
     dead_jobs: DeadLetterJobs
     dead_counts: DeadCounts
+    searches: IdSearches
     history: ConsoleHistory
 
     def record(self, user: str, node: str, text: str) -> None:
@@ -82,6 +84,7 @@ def make_app(console: Console, access: Access, *, is_secure: bool = False) -> St
         "/service/{node}/{service}": ServicePage(console.sender),
     }
     actions: dict[str, Page] = {"/call": CallForm(console.sender, console.make_sender, console.record)}
+    what = WhatPages(console.watch, console.searches)
     pages, dead = DeadPages(console.dead_jobs), DeadActions(console.dead_jobs, console.sender, console.record)
     views |= {
         "/timeline": Timeline(console.history),
@@ -89,7 +92,9 @@ def make_app(console: Console, access: Access, *, is_secure: bool = False) -> St
         "/dead": DeadOverview(console.watch, console.dead_counts),
         "/dead/{node}": pages.node,
         "/dead/{node}/{id}": pages.one,
+        "/what/{id}": what.show,
     }
+    actions["/what"] = what.begin
     actions |= {f"/dead/{each.__name__}": each for each in (dead.look, dead.requeue, dead.drop, dead.edit)}
     login, log_in, log_out = login_routes(access, is_secure=is_secure)
     views["/login"] = login

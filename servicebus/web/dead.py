@@ -63,7 +63,7 @@ class DeadPages:
         return page(request, "dead_node", node=node, jobs=jobs, found=found, running=running, seen=seen)
 
     def one(self, request: Request) -> Response:
-        """One of those that the last look has kept."""
+        """One of those that the last look has kept, or a search has found."""
         node = _node(request.path_params["node"])
         found = _kept(self._jobs, node, request.path_params["id"])
         facts = shown_facts(found, full=True)
@@ -72,9 +72,7 @@ class DeadPages:
             "dead_one",
             node=node,
             facts=facts,
-            params=json.dumps(facts["params"], indent=2, ensure_ascii=False)
-            if "params" in facts
-            else facts["params_text"],
+            params=_params_text(facts),
             is_editable=_is_editable(found, facts),
         )
 
@@ -160,10 +158,9 @@ def _wanted(form: Mapping[str, str]) -> tuple[Filter, str]:
 
 
 def _kept(jobs: DeadLetterJobs, node: str, id: str) -> Found:
-    look = jobs.found(node)
-    found = look.kept.get(id) if look is not None else None
+    found = jobs.kept(node, id)
     if found is None:
-        raise HTTPException(404, "The last look has not kept this dead letter; servicebus dead show finds it")
+        raise HTTPException(404, "The last look has not kept this dead letter; search for its id")
     return found
 
 

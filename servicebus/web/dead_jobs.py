@@ -27,6 +27,7 @@ __all__ = ["DeadCounts", "DeadLetterJob", "DeadLetterJobs", "DeadLook"]
 _KEPT_PER_GROUP = 20
 _KEPT_BYTES = 32 * 1024 * 1024
 _JOBS_SHOWN = 10
+_SEARCHED = 200
 _COUNT_EVERY_S = 5.0
 
 
@@ -72,6 +73,7 @@ class DeadLetterJobs:
         self._lock = threading.Lock()
         self._jobs: dict[str, list[DeadLetterJob]] = {}
         self._looks: dict[str, DeadLook] = {}
+        self._searched: dict[tuple[str, str], Found] = {}
 
     def jobs(self, node: str) -> list[DeadLetterJob]:
         """Those of *node*, the last one first; at most one of them runs."""
@@ -81,6 +83,18 @@ class DeadLetterJobs:
     def found(self, node: str) -> DeadLook | None:
         """What the last look has found; None if there was none yet."""
         return self._looks.get(node)
+
+    def kept(self, node: str, id: str) -> Found | None:
+        """One that the last look has kept, or a search has found."""
+        look = self._looks.get(node)
+        return (look.kept.get(id) if look is not None else None) or self._searched.get((node, id))
+
+    def keep(self, node: str, found: Found) -> None:
+        """What a search has found, to be shown."""
+        with self._lock:
+            self._searched[node, found.dead_letter.id] = found
+            while len(self._searched) > _SEARCHED:
+                del self._searched[next(iter(self._searched))]
 
     def look(self, node: str, user: str) -> bool:
         """Begin to look at all of them. False: something runs."""

@@ -29,7 +29,7 @@ _SESSION = re.compile(r"[A-Za-z0-9_-]{20,100}", re.ASCII)
 _MOST_FORM_BYTES = 4 * 1024 * 1024
 _MOST_FIELDS = 500
 _PUBLIC = ("/static/", "/login")
-_FOR_VIEWERS = ("/login", "/logout", "/dead/look")
+_FOR_VIEWERS = ("/login", "/logout", "/dead/look", "/what")
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"

@@ -26,6 +26,7 @@ from servicebus.sender import Sender
 from servicebus.web.access import Access
 from servicebus.web.dead_jobs import DeadCounts, DeadLetterJobs
 from servicebus.web.history import ConsoleHistory
+from servicebus.web.what import IdSearches
 
 __all__ = ["ConsoleAddress", "serve"]
 
@@ -70,8 +71,9 @@ def serve(
         watch = FleetWatch(sender, known, lambda view, changes: history.add(changes, view))
         stack.callback(watch.stop)
         watch.start()
-        counts = DeadCounts(config)
-        console = Console(watch, sender, lambda: Sender(config), DeadLetterJobs(config), counts, history)
+        jobs = DeadLetterJobs(config)
+        searches = IdSearches(config, sender, jobs)
+        console = Console(watch, sender, lambda: Sender(config), jobs, DeadCounts(config), searches, history)
         app = make_app(console, access, is_secure=is_secure)
         scheme = "http" if address.certificate is None else "https"
         shown = f"[{address.host}]" if ":" in address.host else address.host

@@ -38,6 +38,7 @@ PAGES = (
     "/dead/NODE-01",
     "/timeline",
     "/forecast?lost=mq-b",
+    "/what/0123456789abcdef-1",
 )
 math = Services("math")
 
@@ -58,6 +59,7 @@ def browser() -> Iterator[Browser]:
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     counts = SimpleNamespace(counts={"NODE-01": {"mq-a": 3}}, problems={}, is_known=True, refresh=lambda _nodes: None)
     jobs = SimpleNamespace(jobs=lambda _node: [], found=lambda _node: None)
+    searches = SimpleNamespace(of=lambda _id: None)
     path = Path(tmp_path_factory.mktemp("console"), "history")
     with (
         bus(math) as world,
@@ -65,7 +67,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         socket.create_server(("127.0.0.1", 0)) as listener,
     ):
         history.add([Change(1e9, "node lost", "NODE-2", "", "it answers over no broker")])
-        parts: tuple[Any, ...] = world.sender, lambda: nullcontext(world.sender), jobs, counts, history
+        parts: tuple[Any, ...] = world.sender, lambda: nullcontext(world.sender), jobs, counts, searches, history
         app = make_app(Console(DrawnWatch(VIEW), *parts), OpenAccess(Role.OPERATE))  # type: ignore[arg-type]
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from servicebus._id_search import FoundId, IdSearch, NodeRun
+from servicebus._id_search_text import as_text, document_of
 from servicebus.cli.main import servicebus
-from servicebus.cli.what_text import as_text, document_of
 from servicebus.client.found import Discovered, NodeInfo
 from servicebus.configuration import Configuration
 from servicebus.errors import ConnectFailed, NoBrokerAvailable

@@ -1,19 +1,21 @@
-"""How ``servicebus what`` shows what was found; all of it may have been written by strangers, and is escaped."""
+"""What ``servicebus what`` and the console say of what was found. All of it may have been written by strangers:
+``as_text()`` escapes it, and the other texts are as they came.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
+from servicebus._id_search import FoundId, IdSearch, NodeRun
 from servicebus.operations.dead_letter_facts import facts
 from servicebus.operations.filters import show_age
+from servicebus.operations.id_places import FoundDeadLetter
 from servicebus.wire.fault import NOT_RUN
 from servicebus.wire.printable import counted, printable
 
-if TYPE_CHECKING:
-    from servicebus._id_search import FoundId, IdSearch, NodeRun
-    from servicebus.operations.id_places import FoundDeadLetter
+__all__ = ["IdPlace", "as_text", "asked", "document_of", "places", "what_next"]
 
 _RUNS = {
     "queued": "has it, and has not started it: it waits for its service",
@@ -24,6 +26,14 @@ _RUNS = {
     "refused": "has refused it; it is, or will be, a dead letter",
 }
 _DETAIL_CHARS = 200
+
+
+class IdPlace(NamedTuple):
+    """Where an id was found."""
+
+    text: str
+    dead_letter_of: str = ""
+    """The node, if it is a dead letter."""
 
 
 def document_of(search: IdSearch) -> dict[str, Any]:
@@ -57,27 +67,36 @@ def _found(found: FoundId) -> dict[str, Any]:
 def as_text(search: IdSearch) -> str:
     lines: list[str] = []
     for found in search.found.values():
-        lines += [f"{found.id}  {found.state}", *(f"  {line}" for line in _places(found))]
-    nodes = [f"{each.name} ({', '.join(each.brokers)})" for _, each in sorted(search.nodes.items())]
-    asked = f"the journals of {counted(len(nodes), 'node')}: {', '.join(nodes)}" if nodes else "no journal"
-    on = f"dead letters on {', '.join(search.brokers)}" if search.brokers else "no dead letters"
-    lines.append(f"asked: {asked}; {on}")
+        lines.append(f"{found.id}  {found.state}")
+        for place in places(found):
+            lines.append(f"  {place.text}")
+            if place.dead_letter_of:
+                lines.append(f"      servicebus dead show {found.id} --node {place.dead_letter_of}")
+    lines.append(f"asked: {asked(search)}")
     if any(not each.places for each in search.found.values()):
-        lines += _what_next(search)
+        lines += ["nothing was found of some of them. What it may be:", *(f"  {line}" for line in what_next(search))]
     return "\n".join(printable(line) for line in lines)
 
 
-def _places(found: FoundId) -> Iterator[str]:
+def asked(search: IdSearch) -> str:
+    """Whose journals were asked, and on which brokers it was looked for."""
+    nodes = [f"{each.name} ({', '.join(each.brokers)})" for _, each in sorted(search.nodes.items())]
+    journals = f"the journals of {counted(len(nodes), 'node')}: {', '.join(nodes)}" if nodes else "no journal"
+    on = f"dead letters on {', '.join(search.brokers)}" if search.brokers else "no dead letters"
+    return f"{journals}; {on}"
+
+
+def places(found: FoundId) -> Iterator[IdPlace]:
+    """What each place says of it."""
     for run in found.other_runs:
-        yield f"{run.node}: {_run(run)}"
+        yield IdPlace(f"{run.node}: {_run(run)}")
     for broker, letter in found.dead_letters:
-        yield f"{letter.node}: {_dead_letter(letter)}, on {broker}"
-        yield f"    servicebus dead show {found.id} --node {letter.node}"
+        yield IdPlace(f"{letter.node}: {_dead_letter(letter)}, on {broker}", letter.node)
     for path, kept in found.kept:
         why = f"is not sent any more: {kept.refused}" if kept.refused else "waits for a broker"
-        yield f"{path}: the message to {kept.target} {why}"
+        yield IdPlace(f"{path}: the message to {kept.target} {why}")
     for each in found.logged:
-        yield f"{each.file}: {each.line}"
+        yield IdPlace(f"{each.file}: {each.line}")
 
 
 def _run(run: NodeRun) -> str:
@@ -111,12 +130,12 @@ def _dead_letter(letter: FoundDeadLetter) -> str:
     return f"a dead letter{of}, {why}, after {counted(found.attempts, 'attempt')}, {age} ago"
 
 
-def _what_next(search: IdSearch) -> Iterator[str]:
-    yield "nothing was found of some of them. What it may be:"
+def what_next(search: IdSearch) -> Iterator[str]:
+    """What may have become of an id that was not found; the options are those of ``servicebus what``."""
     for broker, queues in search.waiting.items():
         told = ", ".join(f"{each.messages} in {each.queue}" for each in queues)
-        yield f"  it waits for its node: messages that nobody has looked at stand on {broker}: {told}"
-    yield "  its node does not answer: name it by --node NAME, see servicebus nodes"
-    yield "  it did not leave its Sender: look in its outbox by --outbox FILE, and in its log by --log FILE"
-    yield "  it is over for long: nodes forget a call an hour after its deadline, a message after token_max_age"
-    yield "  its node keeps its journal in memory, and has been started since; or a dead letter was dropped"
+        yield f"it waits for its node: messages that nobody has looked at stand on {broker}: {told}"
+    yield "its node does not answer: name it by --node NAME, see servicebus nodes"
+    yield "it did not leave its Sender: look in its outbox by --outbox FILE, and in its log by --log FILE"
+    yield "it is over for long: nodes forget a call an hour after its deadline, a message after token_max_age"
+    yield "its node keeps its journal in memory, and has been started since; or a dead letter was dropped"
