@@ -25,6 +25,8 @@ PACKAGING = CHECKOUT / "packaging"
 UNITS = sorted((PACKAGING / "systemd").glob("*.service"))
 SCRIPTS = [CHECKOUT / "bin/deb", CHECKOUT / "bin/dist", *(PACKAGING / "debian").glob("p*")]
 INSTALLED = distribution("servicebus-failover")
+OF_DEVELOPERS = {"test", "manual", "dist", "bench", "examples", "check"}
+"""Extras that no user of the package needs."""
 DEFAULTS = Configuration({"hosts": ["mq-a"], "secret_token": "s" * 20, "metrics": {}})
 needs_systemd = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze, of systemd")
 
@@ -113,7 +115,10 @@ def test_packages_and_images_have_the_same_extras() -> None:
     package = re.search(r"EXTRAS:-([\w,]+)\}", (CHECKOUT / "bin/deb").read_text())
     image = re.search(r"ARG EXTRAS=([\w,]+)", (PACKAGING / "container/Containerfile").read_text())
     assert package and image and package[1] == image[1]
-    assert set(package[1].split(",")) <= set(INSTALLED.metadata.get_all("Provides-Extra") or [])
+    page = (CHECKOUT / "docs/install.rst").read_text().partition("With pip")[2].partition("On Debian")[0]
+    described = set(re.findall(r"``(\w+)``", "".join(re.findall(r"^   \* - (.*)$", page, re.MULTILINE))))
+    known = set(INSTALLED.metadata.get_all("Provides-Extra") or [])
+    assert set(package[1].split(",")) == described == known - OF_DEVELOPERS
 
 
 def test_the_image_builds_from_what_the_wheel_is_made_of() -> None:
