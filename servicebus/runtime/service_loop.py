@@ -12,13 +12,16 @@ import selectors
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from servicebus.runtime.job import Job, Outcome
 from servicebus.transport.loggers import get_logger
+from servicebus.transport.loop import nothing
 from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.transport.stacks import frame_of
 
@@ -46,7 +49,7 @@ class ServiceLoop:
         self.name = name
         self._hand_over = hand_over
         self._selector = _Selector(self._before_it_waits)
-        self.loop = asyncio.SelectorEventLoop(self._selector)
+        self.loop = _Loop(self._selector)
         self._last: Outcome | None = None
         """What the last of the tasks has ended with; handed over when nothing else is to be done."""
         self._leads = False
@@ -62,6 +65,8 @@ class ServiceLoop:
         self.tasks = 0
         """How many jobs are under way."""
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread_id = 0
+        """Of the thread, from when it runs: asking a thread for it takes longer."""
         self._watch = _Watch(self)
 
     def __repr__(self) -> str:
@@ -107,7 +112,7 @@ class ServiceLoop:
     def call(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Have *function* called in the loop's thread; one wake-up serves a whole batch."""
         self._posted.append((function, arguments))
-        if not (self._is_woken or (self._leads and threading.get_ident() == self.thread.ident)):
+        if not (self._is_woken or (self._leads and threading.get_ident() == self._thread_id)):
             self._is_woken = True
             with self._waking:
                 if not self.loop.is_closed():  # else the worker ends
@@ -129,22 +134,36 @@ class ServiceLoop:
             self._hand_over(ended, _busy, None)
 
     def _before_it_waits(self, timeout_s: float) -> bool:
-        """Whether the worker's loop was run in place of waiting: a request that comes alone wakes no other thread."""
-        outcome, self._last = self._last, None
-        if outcome is None:
-            return False
-        if timeout_s < _LEAST_S:
-            self._hand_over(outcome, _busy, None)
+        """Whether the worker's loop was run in place of waiting: a request that comes alone wakes no other thread.
+
+        The next one is begun here, too. If it ends without having waited, asyncio's loop has had nothing to do with it.
+        """
+        if self._last is None:
             return False
         posted, give_up_at = self._posted, time.monotonic() + timeout_s - _LEAST_S / 2
-        self._leads = True
+        self.loop.is_due = is_short = timeout_s < _LEAST_S
+        while (outcome := self._last) is not None:
+            self._last = None
+            if self.loop.is_due:
+                self._hand_over(outcome, _busy, None)
+                break
+            self._lead(outcome, lambda: posted or time.monotonic() > give_up_at)
+            if self._is_woken:  # asyncio calls _take()
+                break
+            self._take_posted()
+        return not is_short
+
+    def _lead(self, outcome: Outcome, is_over: Callable[[], object]) -> None:
+        selector = self._selector
+        self._leads = selector.is_waiting = True
         try:
-            self._hand_over(outcome, lambda: posted or time.monotonic() > give_up_at, self._selector.fileno())
+            self._hand_over(outcome, is_over, selector.fileno())
+        except BaseException:
+            self.loop.call_soon(self._take_posted)  # nothing else has it called
+            raise
         finally:
-            self._leads = False
-            if posted and not self._is_woken:
-                self.loop.call_soon(self._take_posted)
-        return True
+            self._leads = selector.is_waiting = False
+            selector.iterations += 1
 
     def _take(self) -> None:
         os.eventfd_read(self._wakes)  # first: a wake-up that it took with it would never come again
@@ -160,6 +179,7 @@ class ServiceLoop:
                 LOG.exception("%s: %r failed", self.name, function)
 
     def _run(self) -> None:
+        self._thread_id = threading.get_ident()
         asyncio.set_event_loop(self.loop)
         while True:
             try:
@@ -174,6 +194,46 @@ class ServiceLoop:
             os.close(self._wakes)
 
 
+class _Loop(asyncio.SelectorEventLoop):
+    """asyncio's own, which begins tasks at once, under every version of Python."""
+
+    def __init__(self, selector: selectors.BaseSelector):
+        self.is_due = False
+        """Something was scheduled since this was set to False."""
+        self._is_beginning = False
+        self._first_step: Callable[[], object] = nothing
+        super().__init__(selector)
+
+    def begin(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task of *coroutine* that has done its first step; it has ended if it has nothing to wait for.
+
+        For callbacks, not for tasks: they cannot be nested. The task has no contextvars of others.
+        """
+        self._is_beginning = True
+        task = Context().run(asyncio.Task, coroutine, loop=self)
+        step, self._first_step = self._first_step, nothing  # it refers to all that the task has
+        step()
+        return task
+
+    # Without the type variable that mypy wants here: it needs Python 3.11, or another library.
+
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> Any:
+        if self._is_beginning:  # by the new task, which asks for its first step and for nothing else
+            self._is_beginning = False
+            self._first_step = partial(callback, *args) if context is None else partial(context.run, callback, *args)
+            return None
+        self.is_due = True
+        return super().call_soon(callback, *args, context=context)
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        self.is_due = True
+        return super().call_at(when, callback, *args, context=context)
+
+
 class _Selector(selectors.EpollSelector):
     """Says that it is about to wait, which asyncio says nowhere else."""
 
@@ -185,9 +245,9 @@ class _Selector(selectors.EpollSelector):
         self.is_waiting = False
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        is_over = self._before_it_waits(math.inf if timeout is None else timeout)
         self.is_waiting = True
         try:
-            is_over = self._before_it_waits(math.inf if timeout is None else timeout)
             return super().select(0 if is_over else timeout)
         finally:
             self.iterations += 1

@@ -10,7 +10,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from contextvars import Context
 from functools import partial
 from typing import Any, cast
 
@@ -39,7 +38,7 @@ def _priority(waiting: tuple[Job, Task | None]) -> int:
 class _Running:
     """A job that has begun."""
 
-    __slots__ = ("has_begun", "held", "is_dropped", "job", "task", "why")
+    __slots__ = ("held", "is_dropped", "job", "task", "why")
 
     def __init__(self, job: Job, held: Task | None):
         self.job = job
@@ -47,7 +46,6 @@ class _Running:
         """What has its lock, if it needs one."""
         self.why: list[str] = []
         self.task: asyncio.Task[None] | None = None
-        self.has_begun = False
         self.is_dropped = False
         """The worker ends, and does not wait for it."""
 
@@ -70,6 +68,8 @@ class TaskService(ServiceThread):
         self._sweeping: asyncio.TimerHandle | None = None
         self._sweep_at = math.inf
         """The earliest deadline of what runs, if there is one."""
+        self._goes_on = False
+        """``_go_on()`` will be called."""
         self._is_open = False
         self._is_stopping = False
         self._has_ended = False
@@ -137,7 +137,7 @@ class TaskService(ServiceThread):
             else:
                 self._setup.succeeded()
                 self._is_open = True
-        self._go_on()
+        self._go_on_soon()
 
     def _refuse_waiting(self) -> None:
         """What came before ``setup()`` failed is not kept waiting for it."""
@@ -163,7 +163,14 @@ class TaskService(ServiceThread):
         elif self._setup.problem:
             self._refuse_waiting()
 
+    def _go_on_soon(self) -> None:
+        """For tasks, which can begin no others while they run."""
+        if self._waiting and not self._goes_on:
+            self._goes_on = True
+            self._loop.loop.call_soon(self._go_on)
+
     def _go_on(self) -> None:
+        self._goes_on = False
         while self._waiting and len(self._running) < self._typed.tasks:
             self._start(*self._waiting.popleft())
 
@@ -180,27 +187,21 @@ class TaskService(ServiceThread):
             return
         running = self._running[job] = _Running(job, held)
         self._loop.task_begins()
-        loop = self._loop.loop
         if job.deadline is not None and job.deadline < self._sweep_at:
             self._sweep_by(job.deadline)
-        # In contextvars of its own: those here are of the task that just ended, or of a thread that ran the I/O loop.
-        running.task = Context().run(loop.create_task, self._run_job(running))
+        running.task = self._loop.loop.begin(self._run_job(running))
 
     async def _run_job(self, running: _Running) -> None:
         job = running.job
-        running.has_begun = True
-        outcome = self._execution.refused(job)  # it may have been cancelled before this first step
         try:
-            if outcome is None:
-                ended = None if running.held is None else running.held.outcome
-                outcome = await self._execution.run_bound(job, running.why, ended)
+            ended = None if running.held is None else running.held.outcome
+            outcome = await self._execution.run_bound(job, running.why, ended)
         except BaseException as error:  # a defect of ours
             LOG.exception("%s: raised outside of a request", self._execution.name, exc_info=error)
             outcome = self._execution.interrupted(job)
         del self._running[job]
         self._loop.task_ends()
-        if self._waiting:
-            self._go_on()
+        self._go_on_soon()
         if not running.is_dropped:
             self._end(job, running.held, outcome)
 
@@ -233,9 +234,8 @@ class TaskService(ServiceThread):
             self._sweep_by(following)
 
     def _cancel(self, job: Job, why: str) -> None:
-        """One that has not begun sees it when it does: a task that never ran would end without a word."""
         running = self._running.get(job)
-        if running is not None and running.has_begun and running.task is not None and not running.why:
+        if running is not None and running.task is not None and not running.why:
             running.why.append(why)
             running.task.cancel()
 

@@ -220,23 +220,70 @@ def test_a_caller_that_gives_up_cancels_the_task(bench: Callable[..., Bench]) ->
     assert here.outcome_of(waiting).result is JobResult.NOT_RUN and seen == ["began", "cancelled"]
 
 
-def test_a_call_that_is_cancelled_before_its_first_step_is_not_run(bench: Callable[..., Bench]) -> None:
+def test_a_call_that_is_cancelled_before_it_begins_is_not_run(bench: Callable[..., Bench]) -> None:
     ran: list[bool] = []
 
     async def it() -> None:
         ran.append(True)
 
     here, one = bench(it), job()
-    here.service._unfinished.add(one)
-
-    def both() -> None:
-        here.service._arrived(one, None)
-        one.is_cancelled = True
-        here.service._cancel(one, "its caller gave up")
-
     here.result()
-    here.loop.call(both)
-    assert here.outcome_of(one).result is JobResult.NOT_RUN and len(ran) == 1
+    one.is_cancelled = True
+    assert here.outcome(one).result is JobResult.NOT_RUN and len(ran) == 1
+
+
+def test_a_task_begins_at_once_and_is_one_for_asyncio(bench: Callable[..., Bench]) -> None:
+    seen: list[Any] = []
+
+    async def it(seconds: float) -> bool:
+        seen.append(asyncio.current_task())
+        await asyncio.wait_for(asyncio.sleep(seconds), 60)  # under some versions it asks for the task that runs
+        return asyncio.current_task() is seen[0] and seen[0] in asyncio.all_tasks()
+
+    def begin(request: Job) -> None:
+        here.service.put(request)
+        here.loop._take_posted()
+        seen.append("begun")
+
+    here = bench(it)
+    assert here.result([0.0]) is True
+    for seconds in (0.0, 0.001):
+        seen.clear()
+        request = job([seconds])
+        here.loop.call(begin, request)
+        reply = here.outcome_of(request).reply or b""
+        assert decode_json(decode_reply(reply, 100_000).message) is True
+        assert isinstance(seen[0], asyncio.Task) and seen[1:] == ["begun"]
+
+
+def test_the_leader_runs_what_waits_for_nothing_and_leaves_for_what_the_program_schedules() -> None:
+    """asyncio's loop has its turn then alone."""
+    scheduled: list[int] = []
+    led: list[int] = []
+
+    async def it(n: int) -> None:
+        loop = asyncio.get_running_loop()
+        if n == 2:
+            loop.call_soon(scheduled.append, n)
+        elif n == 3:
+            loop.call_later(0.0, scheduled.append, n)
+
+    def hand_over(outcome: Outcome, is_over: Callable[[], object], fd: int | None) -> None:
+        here.outcomes.append(outcome)
+        led.append(fd is not None)
+        if fd is not None:
+            assert here.loop.iterations is None, "it waits, as far as the watch is concerned"
+        if following:
+            assert here.service.put(following.pop(0)) and is_over()
+
+    here = Bench(it)
+    here.loop._hand_over = hand_over
+    first, *following = requests = [job([n]) for n in range(6)]
+    here.outcome(first)
+    assert [here.outcome_of(each).result for each in requests] == [JobResult.DONE] * 6
+    here.stop()
+    assert scheduled == [2, 3]
+    assert led == [True, True, False, False, True, True]
 
 
 def test_a_deadline_cancels_the_task(bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
