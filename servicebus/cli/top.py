@@ -106,7 +106,7 @@ def _parts(view: FleetView, now: float, sort: str) -> list[Table | str]:
     """Tables and lines, from top to bottom."""
     from servicebus.cli.fleet_tables import table_of
     from servicebus.fleet.columns import SERVICE_COLUMNS, node_columns, sorted_by
-    from servicebus.fleet.texts import headline, problem_lines
+    from servicebus.fleet.texts import headline, problem_lines, uncounted_line
 
     column = next(each for each in SERVICE_COLUMNS if each.title == sort)
     parts: list[Table | str] = [f"{time.strftime('%H:%M:%S', time.localtime(now))}  {headline(view)}"]
@@ -115,6 +115,8 @@ def _parts(view: FleetView, now: float, sort: str) -> list[Table | str]:
         parts += ["", table_of(node_columns(view), view.nodes.values())]
     if services := sorted_by(column, view.sums()):
         parts += ["", table_of(SERVICE_COLUMNS, services)]
+    if uncounted := uncounted_line(view):
+        parts += ["", uncounted]
     return parts
 
 
@@ -137,10 +139,10 @@ def _is_terminal() -> bool:
 
 
 def _has_screen() -> bool:
-    """Whether the extra tui is installed."""
+    """Whether the extra tui is installed, and the terminal is where textual reads keys and draws."""
     from importlib.util import find_spec
 
-    return find_spec("textual") is not None
+    return sys.stdin.isatty() and sys.stderr.isatty() and find_spec("textual") is not None
 
 
 def _run_screen(watch: FleetWatch, changes: deque[Change]) -> None:

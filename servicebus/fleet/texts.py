@@ -7,7 +7,9 @@ from fnmatch import fnmatchcase
 from servicebus.fleet.view import FleetView, PathState
 from servicebus.wire.printable import counted, printable
 
-__all__ = ["headline", "matches", "problem_lines"]
+__all__ = ["headline", "matches", "problem_lines", "uncounted_line"]
+
+_MOST_NAMES = 5
 
 
 def headline(view: FleetView) -> str:
@@ -26,6 +28,16 @@ def problem_lines(view: FleetView) -> list[str]:
         lines += [f"{node.name}: no worker answers over {', '.join(silent)}"] if silent else []
         lines += [f"{node.name}: {problem}" for problem in node.problems]
     return list(map(printable, lines))
+
+
+def uncounted_line(view: FleetView) -> str:
+    """Which nodes count nothing by service, and what to do; "" if all do."""
+    names = [node.name for node in view.nodes.values() if node.loads and all(each.ended is None for each in node.loads)]
+    if not names:
+        return ""
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    shown = printable(", ".join(names[:_MOST_NAMES]))
+    return f"no rates by service of {shown}{more}: 'metrics: {{}}' in the file of an agent has it count them"
 
 
 def matches(query: str, name: str) -> bool:

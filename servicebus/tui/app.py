@@ -12,7 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.widgets import DataTable, Footer, Input, Static
 
 from servicebus.fleet.columns import SERVICE_COLUMNS, Column, node_columns, sorted_by
-from servicebus.fleet.texts import headline, matches, problem_lines
+from servicebus.fleet.texts import headline, matches, problem_lines, uncounted_line
 from servicebus.fleet.view import Change, FleetView, NodeView, ServiceSum
 from servicebus.wire.printable import printable
 
@@ -196,7 +196,7 @@ class TopApp(App[None]):
         lines = [] if node is None else _worker_lines(node)
         lines += problem_lines(view)
         lines += [_changed(each) for each in reversed(tuple(self._changes))]
-        return lines[:_MOST_LINES]
+        return [*filter(None, [uncounted_line(view)]), *lines][:_MOST_LINES]
 
     def _fill(self, shown: _Shown) -> None:
         """Change what differs, so that the table keeps its place on the screen."""

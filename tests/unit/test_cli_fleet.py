@@ -16,7 +16,7 @@ from servicebus.cli.main import servicebus
 from servicebus.errors import ConnectFailed, NoBrokerAvailable
 from servicebus.fleet.columns import SERVICE_COLUMNS, node_columns, sorted_by
 from servicebus.fleet.load import ServiceLoad, WorkerLoad
-from servicebus.fleet.texts import headline, matches, problem_lines
+from servicebus.fleet.texts import headline, matches, problem_lines, uncounted_line
 from servicebus.fleet.view import FleetView, Look, WorkerView
 from servicebus.fleet.watch import FleetWatch
 from servicebus.operations import dead_counts
@@ -278,3 +278,13 @@ def test_a_node_that_was_never_heard_over_a_broker_has_no_state_there() -> None:
 def test_a_fleet_in_words() -> None:
     assert headline(FleetView(())) == "0 of 0 brokers reachable, no node" and problem_lines(FleetView(())) == []
     assert matches("add", "math.Add") and matches("m*d", "math.add") and not matches("sub", "math.add")
+
+
+def test_who_counts_nothing_by_service_is_named_with_what_to_do(fleet: Fleet, config: str) -> None:
+    assert uncounted_line(drawn(WELL)) == ""
+    silent = LOAD._replace(services=LOAD.services[1:])
+    fleet.looks = [heard({"NODE-\u202e": BROKERS}, load=silent)]
+    done = run("top", "--once", "-c", config)
+    assert r"no rates by service of NODE-\u202e: 'metrics: {}' in the file of an agent" in done.stdout
+    many = drawn(heard({f"N-{number}": BROKERS for number in range(7)}, load=silent))
+    assert "N-0, N-1, N-2, N-3, N-4 and 2 more:" in uncounted_line(many)
