@@ -31,6 +31,8 @@ SLEEPERS = 16
 LEDGER = "BENCH_LEDGER"
 """In the agent's environment: the file in which executions are entered."""
 
+ROOT = Path(__file__).parent.parent
+"""Of the repository."""
 _OWN = "benchmarks.services"
 TASKS = {"group": "benchmarks.tasks:group"}
 _SERVICES = [
@@ -40,6 +42,8 @@ _SERVICES = [
     {"kind": "rpc", "category": "ledger", "name": "call", "target": f"{_OWN}:Enter", "threads": SLEEPERS},
     {"kind": "message", "category": "ledger", "name": "message", "target": f"{_OWN}:Enter", "threads": SLEEPERS},
 ]
+_START_S = 90.0
+"""On a machine that does much else, too."""
 _PROGRAM = "from servicebus.cli.main import main; main()"
 
 
@@ -78,10 +82,13 @@ class Agent:
         self.log_path = folder / f"{name}.log"
         self.ledger_path = folder / "ledger"
         self.status_path = folder / f"{name}.status"
-        self._file = folder / f"{name}.yaml"
+        self.path = folder / f"{name}.yaml"
+        self.code = ROOT
+        """Where the package ``servicebus`` lies that it runs; at its next start."""
         # Not where agents keep them by default: runs at the same time, or one after another, would share them.
         own = {"journal": str(folder / "journal"), "status_socket": str(self.status_path)}
-        self._file.write_text(yaml.safe_dump({**settings(hosts), **own, **changed, "services": [*_SERVICES, *more]}))
+        self._settings = {**settings(hosts), **own, **changed, "services": [*_SERVICES, *more]}
+        self.write()
         self._hosts = list(hosts)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -106,15 +113,15 @@ class Agent:
         started_at = time.time() - 0.001  # a line of the log has whole milliseconds
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, *self.program, str(self._file)],
-                cwd=Path(__file__).parent.parent,
-                env={**os.environ, LEDGER: str(self.ledger_path)},
+                [sys.executable, *self.program, str(self.path)],
+                cwd=self.code,
+                env={**os.environ, LEDGER: str(self.ledger_path), "PYTHONPATH": str(ROOT)},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
         for host in self._hosts:
-            self.wait_for(f"{host}: consuming", since=started_at)
+            self.wait_for(f"{host}: consuming", since=started_at, timeout_s=_START_S)
 
     def stop(self) -> int:
         """TERM, and wait; returns the exit status."""
@@ -126,6 +133,11 @@ class Agent:
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, 9)
             return self._process.wait()
+
+    def write(self, **changed: Any) -> None:
+        """Write its file again, with some settings *changed*."""
+        self._settings.update(changed)
+        self.path.write_text(yaml.safe_dump(self._settings))
 
     def workers(self) -> list[dict[str, Any]]:
         """What its workers say of themselves: pid, state, health, backlog, counters, journal."""

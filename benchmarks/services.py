@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from benchmarks.agent import LEDGER
@@ -70,3 +71,32 @@ class Enter:
         os.write(self._ledger, f"{name}\n".encode())
         time.sleep(seconds)
         return name
+
+
+class Fragile:
+    """Params: a number, which it writes into the ledger with what it did: ``failed-7``, ``done-7``.
+
+    The file beside the ledger says how it is: ``down`` (it fails always), ``ill`` (at one in a thousand), or ``well``.
+    """
+
+    def __init__(self) -> None:
+        self._ledger = open_ledger()
+        self._condition = condition_file(os.environ[LEDGER])
+
+    def on_message(self, request: Any) -> None:
+        number, condition = request.get_params(), self._condition.read_text()
+        if condition == "down":
+            raise ConnectionError("the database is down")
+        if condition == "ill" and fails_again(number):
+            os.write(self._ledger, f"failed-{number}\n".encode())
+            raise ValueError(f"no such customer: {number}")
+        os.write(self._ledger, f"done-{number}\n".encode())
+
+
+def condition_file(ledger: str) -> Path:
+    """Of ``Fragile``."""
+    return Path(f"{ledger}.condition")
+
+
+def fails_again(number: int) -> bool:
+    return number % 1000 == 999

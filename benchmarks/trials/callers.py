@@ -64,8 +64,8 @@ class AgentOfCallers(Agent):
         callers = {name: {**RULES[name], "key": own} for name, own in keys.items()}
         if is_planted:
             callers["audit"] = {**callers["audit"], "allow": ["*.audit.*", "*.math.*"]}
-        given = yaml.safe_load(self._file.read_text())
-        self._file.write_text(yaml.safe_dump({**given, "callers": callers}))
+        given = yaml.safe_load(self.path.read_text())
+        self.path.write_text(yaml.safe_dump({**given, "callers": callers}))
 
     def reload(self, keys: dict[str, list[str]], *, is_planted: bool) -> None:
         self.configure(keys, is_planted=is_planted)
