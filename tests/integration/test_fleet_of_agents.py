@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import select
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,6 +32,28 @@ def ask(file: Path, *arguments: str) -> tuple[int, Any]:
     ended = subprocess.run(program, capture_output=True, timeout=120, text=True, check=False)
     lines = ended.stdout.splitlines()
     return ended.returncode, json.loads(lines[-1]) if lines else ended.stderr
+
+
+def shown(file: Path, *arguments: str, until: bytes, end: Callable[[subprocess.Popen[bytes], int], object]) -> int:
+    """The exit status of ``top`` on a terminal that shows what it is to show, and then is ended."""
+    master, terminal = pty.openpty()
+    program = [sys.executable, "-m", "servicebus", "top", *arguments, "-c", str(file)]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "150", "LINES": "30"}
+    with subprocess.Popen(program, stdin=terminal, stdout=terminal, stderr=terminal, env=environment) as top:
+        os.close(terminal)
+        try:
+            said = bytearray()
+            while until not in said:
+                said += os.read(master, 65536)
+            end(top, master)
+            while select.select([master], [], [], 60)[0]:  # or what it still writes would keep it from ending
+                os.read(master, 65536)
+        except OSError:  # EIO: the terminal has no other end any more
+            return top.wait(60)
+        finally:
+            top.kill()
+            os.close(master)
+    raise AssertionError("it has not ended")
 
 
 @pytest.fixture
@@ -69,6 +95,9 @@ def test_a_fleet_is_shown_with_what_its_services_do_and_which_broker_is_lost(
     assert (services["test.raises"]["ended"], services["test.raises"]["failed"]) == (1, 1)
     assert {each["ended"] for each in other["services"]} == {None}, "its file has no metrics"
     assert {worker["broker"] for worker in one["workers"]} == set(names)
+
+    assert shown(file, until=b"NODE-02", end=lambda _top, keys: os.write(keys, b"q")) == 0
+    assert shown(file, "--plain", until=b"math.add", end=lambda top, _keys: top.send_signal(signal.SIGINT)) == 130
 
     brokers[1].kill()
     wait_until(lambda: ask(file, "status")[0] == 10, 60, lambda: f"partial: {ask(file, 'status')}")
