@@ -25,9 +25,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from servicebus.client.channels import LinkChannels
+from servicebus.client.link import Link
+from servicebus.client.request import PendingRequest
 from servicebus.configuration import Configuration
-from servicebus.protocol.v2 import ProtocolV2
+from servicebus.protocol.interface import OutgoingPublish
 from servicebus.sender import Sender
+from servicebus.wire.envelope import Kind
 from servicebus.wire.events import EVENTS
 from tests.chaos.call_load import ASYNC_SHARE, CALLERS, CallLoad
 from tests.chaos.clock import use_clock
@@ -166,21 +170,33 @@ class Program:
     # -- for the stranger and for the rig ------------------------------------------------------------------------------
 
     def _tap_wire(self) -> None:
-        """Give a part of what goes out to the stranger as well, as somebody who listens to the wire would have it."""
-        encode = ProtocolV2.sign_and_encode
+        """Give a part of what goes out to the stranger as well, as somebody who listens to the wire would have it.
+
+        When it goes out: what was signed and never sent the Sender rightly says not to be stored.
+        """
+        publish_message, publish = LinkChannels._publish_message, Link.publish
         tap = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         tap.setblocking(False)
         path = self.orders["wiretap"]
 
-        def sign_and_encode(self: ProtocolV2, request: Any) -> None:
-            encode(self, request)
-            if random.random() < _TAPPED_SHARE and request.kind.value != "control":
+        def tell(request: PendingRequest, body: bytes) -> None:
+            if random.random() < _TAPPED_SHARE:
                 with contextlib.suppress(OSError):
                     node = request.address.node
                     head = f"{'event' if node == EVENTS else request.kind.value} {node} {request.id}\n"
-                    tap.sendto(head.encode() + request.body, path)
+                    tap.sendto(head.encode() + body, path)
 
-        ProtocolV2.sign_and_encode = sign_and_encode  # type: ignore[method-assign]
+        def publish_message_and_tell(self: LinkChannels, outgoing: OutgoingPublish, request: PendingRequest) -> None:
+            publish_message(self, outgoing, request)
+            tell(request, outgoing.body)
+
+        def publish_and_tell(self: Link, request: PendingRequest, now: float, *, is_hedge: bool = False) -> None:
+            publish(self, request, now, is_hedge=is_hedge)
+            if request.kind is Kind.CALL:
+                tell(request, request.body)
+
+        LinkChannels._publish_message = publish_message_and_tell  # type: ignore[method-assign]
+        Link.publish = publish_and_tell  # type: ignore[method-assign]
 
     def _report(self) -> None:
         while not self.stopping.wait(0.5):
