@@ -112,7 +112,7 @@ class AmqpConnection:
         on_returned: Callable[[Returned], None] | None = None,
         on_confirmed: Callable[[int, bool, bool], None] | None = None,
     ) -> None:
-        if not self.is_open:
+        if not self.is_open or self._pika.is_closing:
             return  # on_lost was called or is about to be
         try:
             self._channels.append(AmqpChannel(self, self._pika, on_open, on_closed, on_returned, on_confirmed))

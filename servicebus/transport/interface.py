@@ -260,7 +260,10 @@ class BrokerConnection(Protocol):
         on_returned: Callable[[Returned], None] | None = None,
         on_confirmed: Callable[[int, bool, bool], None] | None = None,
     ) -> None:
-        """Open a channel; with *on_confirmed* ``(number, multiple, is_ack)`` it is put into confirm mode first."""
+        """Open a channel; with *on_confirmed* ``(number, multiple, is_ack)`` it is put into confirm mode first.
+
+        Nothing is opened, and nothing told, once ``close()`` was called or the connection has ended.
+        """
 
     def close(self) -> None:
         """Say goodbye and close; ``on_lost`` follows."""

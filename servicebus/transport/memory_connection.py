@@ -163,7 +163,7 @@ class MemoryConnection:
         on_returned: Callable[[Returned], None] | None = None,
         on_confirmed: Callable[[int, bool, bool], None] | None = None,
     ) -> None:
-        if not self.is_open:
+        if not self.is_open or self._is_closing:
             return
         if len(self._channels) >= self._broker.channel_max:
             too_few = too_few_channels(self.host, len(self._channels))

@@ -76,6 +76,15 @@ def test_a_goodbye_ends_channels_and_connection_once(rig: Rig, peer: Peer) -> No
     assert peer.told == ["opened", "lost"]
 
 
+def test_no_channel_is_opened_behind_a_goodbye(rig: Rig, peer: Peer) -> None:
+    told: list[object] = []
+    peer.connection.close()
+    assert peer.connection.is_open, "its end is not told yet"
+    peer.connection.open_channel(told.append, told.append)
+    rig.until(lambda: peer.loss)
+    assert told == []
+
+
 def test_what_was_sent_before_a_goodbye_arrives(rig: Rig, peer: Peer) -> None:
     line = held(peer)
     line.publish(QUEUE, "last words")
