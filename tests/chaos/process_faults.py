@@ -28,6 +28,7 @@ __all__ = [
 Breaking = Iterator[None]
 
 _ROLL_S = 30.0
+_ANSWERS_S = 60.0
 _KEYS_TAKEN_S = 60.0
 _KEY_USED_S = 20.0
 
@@ -65,7 +66,7 @@ def agent_rolled(world: World, fault: Fault) -> Breaking:
 
 
 def workers_rolled(world: World, fault: Fault) -> Breaking:
-    world.agents[fault.target].signal(signal.SIGHUP)
+    world.agents[fault.target].hang_up(_ANSWERS_S)
     yield
 
 
@@ -94,7 +95,7 @@ def key_changed(world: World, fault: Fault) -> Breaking:
     before = {agent.name: set(agent.worker_pids()) for agent in world.agents.values()}
     world.tell_agents_keys()
     for agent in world.agents.values():
-        agent.signal(signal.SIGHUP)
+        agent.hang_up(_ANSWERS_S)
     # Until then the program goes on with the key that it has, which is good everywhere.
     if not world.wait(lambda: not any(_living(before[node], world.agents[node]) for node in before), _KEYS_TAKEN_S):
         raise FaultMissed(f"{fault.kind} {fault.target}: not all workers were replaced in {_KEYS_TAKEN_S:g} s")

@@ -167,6 +167,19 @@ class AgentProcess(Program):
             time.sleep(0.1)
         return False
 
+    def hang_up(self, timeout_s: float) -> None:
+        """HUP, once it answers: it would end one that is starting, and has not set its handler yet.
+
+        Raises:
+            RigError: it does not answer.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not self.status():
+            if time.monotonic() > deadline:
+                raise RigError(f"agent {self.name} does not answer within {timeout_s:g} s")
+            time.sleep(0.1)
+        self.signal(signal.SIGHUP)
+
     def roll(self, timeout_s: float) -> None:
         """TERM, and a new one when it has drained."""
         self.signal(signal.SIGTERM)
