@@ -20,6 +20,7 @@ from servicebus.fleet.view import Change
 from servicebus.fleet.watch import FleetWatch
 from servicebus.sender import Sender
 from servicebus.web.access import Access
+from servicebus.web.charts import FailoverChart, NodeChart, NodeRates
 from servicebus.web.dead import DeadActions, DeadOverview, DeadPages
 from servicebus.web.dead_jobs import DeadCounts, DeadLetterJobs
 from servicebus.web.forecast import ForecastPage
@@ -51,6 +52,7 @@ class Console:
     dead_jobs: DeadLetterJobs
     dead_counts: DeadCounts
     searches: IdSearches
+    rates: NodeRates
     history: ConsoleHistory
 
     def record(self, user: str, node: str, text: str) -> None:
@@ -81,6 +83,7 @@ def make_app(console: Console, access: Access, *, is_secure: bool = False) -> St
         "/": Overview(console.watch),
         "/services": ServiceList(console.watch),
         "/node/{node}": NodePage(console.watch),
+        "/node/{node}/rates": NodeChart(console.watch, console.rates, console.history),
         "/service/{node}/{service}": ServicePage(console.sender),
     }
     actions: dict[str, Page] = {"/call": CallForm(console.sender, console.make_sender, console.record)}
@@ -88,6 +91,7 @@ def make_app(console: Console, access: Access, *, is_secure: bool = False) -> St
     pages, dead = DeadPages(console.dead_jobs), DeadActions(console.dead_jobs, console.sender, console.record)
     views |= {
         "/timeline": Timeline(console.history),
+        "/timeline/failovers": FailoverChart(console.history),
         "/forecast": ForecastPage(console.watch),
         "/dead": DeadOverview(console.watch, console.dead_counts),
         "/dead/{node}": pages.node,

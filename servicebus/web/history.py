@@ -28,6 +28,7 @@ CREATE TABLE IF NOT EXISTS changes (
     text TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS changes_node ON changes (node, number);
+CREATE INDEX IF NOT EXISTS changes_at ON changes (at);
 CREATE TABLE IF NOT EXISTS paths (
     node TEXT NOT NULL, broker TEXT NOT NULL, state TEXT NOT NULL, since REAL NOT NULL, versions TEXT NOT NULL,
     PRIMARY KEY (node, broker)
@@ -123,6 +124,21 @@ class ConsoleHistory:
         with self._lock:
             rows = self._file.execute(sql, (node, node, kind, kind, before, before, limit)).fetchall()
         return [(row[0], Change(*row[1:])) for row in rows]
+
+    def counts(self, kinds: Sequence[str], since: float, step_s: int) -> dict[tuple[str, int], int]:
+        """How many changes of each kind there were in each step of *step_s*, by kind and number of the step.
+
+        Args:
+            since: Unix time.
+        """
+        marks = ", ".join("?" * len(kinds))
+        sql = (
+            "SELECT kind, CAST(at / ? AS INTEGER), count(*) FROM changes"  # noqa: S608 - question marks alone
+            f" WHERE at >= ? AND kind IN ({marks}) GROUP BY 1, 2"
+        )
+        with self._lock:
+            rows = self._file.execute(sql, (float(step_s), since, *kinds)).fetchall()
+        return {(kind, step): count for kind, step, count in rows}
 
     def restored(self, brokers: Sequence[str], now: float) -> FleetView:
         """What was known when it was written last. What does not answer any more is found out by the next looks."""

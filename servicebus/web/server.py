@@ -21,9 +21,11 @@ except ImportError as error:
     ) from error
 
 from servicebus.configuration import Configuration
+from servicebus.fleet.view import Change, FleetView
 from servicebus.fleet.watch import FleetWatch
 from servicebus.sender import Sender
 from servicebus.web.access import Access
+from servicebus.web.charts import NodeRates
 from servicebus.web.dead_jobs import DeadCounts, DeadLetterJobs
 from servicebus.web.history import ConsoleHistory
 from servicebus.web.what import IdSearches
@@ -67,13 +69,9 @@ def serve(
         listener = stack.enter_context(socket.create_server((address.host, address.port), family=family))
         sender = stack.enter_context(Sender(config))
         history = stack.enter_context(closing(ConsoleHistory(history_path)))
-        known = history.restored([host.name for host in config.hosts], time.time())
-        watch = FleetWatch(sender, known, lambda view, changes: history.add(changes, view))
-        stack.callback(watch.stop)
-        watch.start()
-        jobs = DeadLetterJobs(config)
-        searches = IdSearches(config, sender, jobs)
-        console = Console(watch, sender, lambda: Sender(config), jobs, DeadCounts(config), searches, history)
+        console = _console(config, sender, history)
+        stack.callback(console.watch.stop)
+        console.watch.start()
         app = make_app(console, access, is_secure=is_secure)
         scheme = "http" if address.certificate is None else "https"
         shown = f"[{address.host}]" if ":" in address.host else address.host
@@ -81,6 +79,19 @@ def serve(
         for each in (signal.SIGINT, signal.SIGTERM):  # uvicorn stops by them, and then sends them to itself again
             stack.callback(signal.signal, each, signal.signal(each, _ignore))
         uvicorn.Server(_settings(app, address)).run(sockets=[listener])
+
+
+def _console(config: Configuration, sender: Sender, history: ConsoleHistory) -> Console:
+    """Its parts; the watch is yet to be started."""
+    rates, jobs = NodeRates(), DeadLetterJobs(config)
+
+    def saw(view: FleetView, changes: list[Change]) -> None:
+        history.add(changes, view)
+        rates.saw(view, time.time())
+
+    watch = FleetWatch(sender, history.restored([host.name for host in config.hosts], time.time()), saw)
+    searches = IdSearches(config, sender, jobs)
+    return Console(watch, sender, lambda: Sender(config), jobs, DeadCounts(config), searches, rates, history)
 
 
 def _settings(app: Any, address: ConsoleAddress) -> uvicorn.Config:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -22,6 +23,7 @@ from servicebus.fleet.view import Change
 from servicebus.testing import bus
 from servicebus.web.access import OpenAccess
 from servicebus.web.app import Console, make_app
+from servicebus.web.charts import NodeRates
 from servicebus.web.history import ConsoleHistory
 from servicebus.web.users import Role
 
@@ -33,10 +35,12 @@ PAGES = (
     "/",
     "/services",
     "/node/NODE-01",
+    "/node/NODE-01/rates",
     "/service/NODE-01/math.add",
     "/dead",
     "/dead/NODE-01",
     "/timeline",
+    "/timeline/failovers",
     "/forecast?lost=mq-b",
     "/what/0123456789abcdef-1",
 )
@@ -59,6 +63,8 @@ def browser() -> Iterator[Browser]:
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     counts = SimpleNamespace(counts={"NODE-01": {"mq-a": 3}}, problems={}, is_known=True, refresh=lambda _nodes: None)
     jobs = SimpleNamespace(jobs=lambda _node: [], found=lambda _node: None)
+    rates = NodeRates()
+    rates.series.add("NODE-01", {"calls/s": 12.0, "messages/s": 3.0, "median": 2.0}, time.time())
     searches = SimpleNamespace(of=lambda _id: None)
     path = Path(tmp_path_factory.mktemp("console"), "history")
     with (
@@ -67,7 +73,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         socket.create_server(("127.0.0.1", 0)) as listener,
     ):
         history.add([Change(1e9, "node lost", "NODE-2", "", "it answers over no broker")])
-        parts: tuple[Any, ...] = world.sender, lambda: nullcontext(world.sender), jobs, counts, searches, history
+        parts: tuple[Any, ...] = world.sender, lambda: nullcontext(world.sender), jobs, counts, searches, rates, history
         app = make_app(Console(DrawnWatch(VIEW), *parts), OpenAccess(Role.OPERATE))  # type: ignore[arg-type]
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
