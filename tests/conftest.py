@@ -44,6 +44,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="own",
         help="Who writes them, where a test does not say it (fast_path).",
     )
+    parser.addoption(
+        "--screenshots",
+        type=Path,
+        metavar="FOLDER",
+        help="Keep pictures of the console there: docs/screenshots has those of tests/integration/test_console.py.",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
