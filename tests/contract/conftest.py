@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from bus_worlds import RealWorld, World, memory_world, real_world
+from bus_worlds import RealWorld, World, real_world
+from kept_world import KeptWorld, close_kept_world
 from transport_rigs import Peer, Rig, amqp_rig, memory_rig
 
 from servicebus.testing import BrokerPool
@@ -57,6 +58,19 @@ def peer(rig: Rig) -> Iterator[Peer]:
     peer.connection.abort("the test has ended")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if getattr(getattr(item, "callspec", None), "params", {}).get("world") != "memory":
+        close_kept_world()
+
+
+@pytest.fixture(scope="module")
+def bus_in_memory() -> Iterator[KeptWorld]:
+    kept = KeptWorld()
+    yield kept
+    kept.close()
+
+
 @pytest.fixture(scope="module")
 def bus_on_brokers(broker_pool: BrokerPool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealWorld]:
     with real_world(broker_pool.heal(2), tmp_path_factory.mktemp("bus")) as world:
@@ -66,8 +80,9 @@ def bus_on_brokers(broker_pool: BrokerPool, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(params=["memory", pytest.param("amqp", marks=pytest.mark.broker)])
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     if request.param == "memory":
-        with memory_world() as world:
-            yield world
+        kept: KeptWorld = request.getfixturevalue("bus_in_memory")
+        yield kept.begin()
+        kept.end()
     else:
         real: RealWorld = request.getfixturevalue("bus_on_brokers")
         yield real.begin()

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from bus_worlds import NODE, RealWorld, World, memory_world, real_world
+from bus_worlds import NODE, RealWorld, World, real_world
+from kept_world import KeptWorld
 
 from servicebus._discovering import survey_ids
 from servicebus.errors import PermissionDenied, ServiceBusError, UnknownService
@@ -32,20 +33,16 @@ KEYS = {name: entry["key"] if isinstance(entry["key"], str) else NEW_KEY for nam
 
 
 @pytest.fixture(scope="module")
-def bus_of_callers(broker_pool: BrokerPool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealWorld]:
+def bus_in_memory() -> Iterator[KeptWorld]:
+    kept = KeptWorld(callers=CALLERS)
+    yield kept
+    kept.close()
+
+
+@pytest.fixture(scope="module")
+def bus_on_brokers(broker_pool: BrokerPool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealWorld]:
     with real_world(broker_pool.heal(2), tmp_path_factory.mktemp("bus"), callers=CALLERS) as world:
         yield world
-
-
-@pytest.fixture(params=["memory", pytest.param("amqp", marks=pytest.mark.broker)])
-def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    if request.param == "memory":
-        with memory_world(callers=CALLERS) as world:
-            yield world
-    else:
-        real: RealWorld = request.getfixturevalue("bus_of_callers")
-        yield real.begin()
-        real.end()
 
 
 def sender_of(world: World, caller: str, key: str = "") -> Sender:

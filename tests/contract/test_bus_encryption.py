@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bus_worlds import NODE, RealWorld, World, in_asyncio, memory_world, real_world
+from bus_worlds import NODE, RealWorld, World, in_asyncio, real_world
+from kept_world import KeptWorld
 from secret_services import Fragile, User, keep, make_bus, open_it, rows, rows_async, safe
 
 from servicebus import Secret
@@ -23,6 +24,13 @@ DO, OPEN = f"{NODE}.vault.do", f"{NODE}.open.do"
 
 
 @pytest.fixture(scope="module")
+def bus_in_memory() -> Iterator[KeptWorld]:
+    kept = KeptWorld(make_bus, encryption=ENCRYPTION)
+    yield kept
+    kept.close()
+
+
+@pytest.fixture(scope="module")
 def bus_of_secrets(broker_pool: BrokerPool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealWorld]:
     folder = tmp_path_factory.mktemp("bus")
     with real_world(broker_pool.heal(2), folder, "secret_services", encryption=ENCRYPTION) as world:
@@ -34,8 +42,9 @@ def world(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> I
     """In the end nothing secret stands in a log, or in a file of the node: its journal, its log, its state."""
     caplog.set_level(logging.DEBUG)
     if request.param == "memory":
-        with memory_world(make_bus, encryption=ENCRYPTION) as world:
-            yield world
+        kept: KeptWorld = request.getfixturevalue("bus_in_memory")
+        yield kept.begin()
+        kept.end()
     else:
         real: RealWorld = request.getfixturevalue("bus_of_secrets")
         yield real.begin()

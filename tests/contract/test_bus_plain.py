@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from bus_worlds import NODE, RealWorld, World, memory_world, real_world
+from bus_worlds import NODE, RealWorld, World, real_world
+from kept_world import KeptWorld
 from plain_services import PUBLISHERS, make_bus
 
 from servicebus._plain import MessageProperties
@@ -19,21 +20,17 @@ NOTE, OUT, PIPE = "plain others.note", "plain others.out", "plain others.pipe"
 
 
 @pytest.fixture(scope="module")
-def plain_on_brokers(broker_pool: BrokerPool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealWorld]:
+def bus_in_memory() -> Iterator[KeptWorld]:
+    kept = KeptWorld(make_bus, publishers=PUBLISHERS)
+    yield kept
+    kept.close()
+
+
+@pytest.fixture(scope="module")
+def bus_on_brokers(broker_pool: BrokerPool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealWorld]:
     folder = tmp_path_factory.mktemp("plain")
     with real_world(broker_pool.heal(2), folder, "plain_services", publishers=PUBLISHERS) as world:
         yield world
-
-
-@pytest.fixture(params=["memory", pytest.param("amqp", marks=pytest.mark.broker)])
-def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    if request.param == "memory":
-        with memory_world(make_bus, publishers=PUBLISHERS) as world:
-            yield world
-    else:
-        real: RealWorld = request.getfixturevalue("plain_on_brokers")
-        yield real.begin()
-        real.end()
 
 
 def publish(world: World, body: Any, key: str = "note.one", exchange: str = "others", **how: Any) -> str:

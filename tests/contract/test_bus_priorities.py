@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bus_worlds import NODE, RealWorld, World, in_asyncio, memory_world, real_world
+from bus_worlds import NODE, RealWorld, World, in_asyncio, real_world
+from kept_world import KeptWorld
 
 from servicebus.aio import AsyncSender
 from servicebus.errors import CallTimeout, EnvelopeError, ServiceBusy
@@ -22,20 +23,16 @@ SETTINGS: dict[str, Any] = {"priorities": True, "queue_len": 20, "prefetch": 100
 
 
 @pytest.fixture(scope="module")
+def bus_in_memory() -> Iterator[KeptWorld]:
+    kept = KeptWorld(**SETTINGS)
+    yield kept
+    kept.close()
+
+
+@pytest.fixture(scope="module")
 def bus_on_brokers(broker_pool: BrokerPool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealWorld]:
     with real_world(broker_pool.heal(2), tmp_path_factory.mktemp("bus"), **SETTINGS) as world:
         yield world
-
-
-@pytest.fixture(params=["memory", pytest.param("amqp", marks=pytest.mark.broker)])
-def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    if request.param == "memory":
-        with memory_world(**SETTINGS) as world:
-            yield world
-    else:
-        real: RealWorld = request.getfixturevalue("bus_on_brokers")
-        yield real.begin()
-        real.end()
 
 
 def executed(world: World, target: str) -> list[str]:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from bus_worlds import NODE, RealWorld, World, memory_world, real_world
+from bus_worlds import NODE, RealWorld, World, real_world
+from kept_world import KeptWorld
 from singleton_services import make_bus
 
 from servicebus.errors import CallRefused, CallTimeout, InvalidParams, RemoteError
@@ -20,21 +21,17 @@ ENCRYPTION = {"keys": ["the key of the test, long enough"], "services": ["*.one.
 
 
 @pytest.fixture(scope="module")
+def bus_in_memory() -> Iterator[KeptWorld]:
+    kept = KeptWorld(make_bus, encryption=ENCRYPTION)
+    yield kept
+    kept.close()
+
+
+@pytest.fixture(scope="module")
 def bus_on_brokers(broker_pool: BrokerPool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealWorld]:
     folder = tmp_path_factory.mktemp("bus")
     with real_world(broker_pool.heal(2), folder, "singleton_services", encryption=ENCRYPTION) as world:
         yield world
-
-
-@pytest.fixture(params=["memory", pytest.param("amqp", marks=pytest.mark.broker)])
-def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    if request.param == "memory":
-        with memory_world(make_bus, encryption=ENCRYPTION) as world:
-            yield world
-    else:
-        real: RealWorld = request.getfixturevalue("bus_on_brokers")
-        yield real.begin()
-        real.end()
 
 
 def on_each_broker(world: World) -> list[Sender]:
