@@ -143,7 +143,7 @@ def installed(root: CleanRoot, packages: list[Path], brokers: list[Broker]) -> N
     machine.agent.start()
     assert machine.price(2) == 6
     machine.agent.hears("WATCHDOG=1", 2)
-    wait_until(lambda: "serves" in machine.log(), 60, machine.log)
+    wait_until(lambda: "consuming for node SHOP" in machine.log(), 60, machine.log)
     assert SECRET not in machine.log() + machine.agent.output()
     assert_nothing_of_the_machine_is_writable(root, machine.agent.pid)
     machine.agent.reload()
