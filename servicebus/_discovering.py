@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,8 +18,10 @@ from servicebus.client.future import CallFuture
 from servicebus.client.gathering import Gathering
 from servicebus.client.pinging import description_question, offers_question, read_description
 from servicebus.client.session import SessionOwner
+from servicebus.client.tails import LogTail
 from servicebus.errors import NoBrokerAvailable
 from servicebus.protocol.discovery import Answer, Question, ask_for
+from servicebus.protocol.tail import tail_of
 from servicebus.services import context_text
 from servicebus.wire.address import Address, check_node_name, plain
 from servicebus.wire.jsontext import encode_params
@@ -25,7 +29,19 @@ from servicebus.wire.jsontext import encode_params
 if TYPE_CHECKING:
     from servicebus.contracts import NodeContract
 
-__all__ = ["Discovering", "Heard", "Survey", "gathered", "nodes_of", "services_of", "survey", "survey_ids"]
+__all__ = [
+    "Discovering",
+    "Heard",
+    "Survey",
+    "begin_tail",
+    "end_tail",
+    "gathered",
+    "nodes_of",
+    "services_of",
+    "survey",
+    "survey_ids",
+    "tail_logs",
+]
 
 _SECONDS = 2.0
 """For what is asked of all nodes before a gather."""
@@ -249,6 +265,37 @@ def survey_ids(
     discovery = Discovery(question, to_seconds("timeout", timeout), quiet, hear, lambda: bool(missing))
     session.engine.discoveries.ask(discovery, session.await_end)
     return nodes_of(_heard(discovery)), heard
+
+
+@contextmanager
+def tail_logs(
+    sender: Discovering, nodes: str, level: int = 0, *, service: str = "", request: str = ""
+) -> Iterator[LogTail]:
+    """The log records of the nodes of a pattern, as they come, until the context is left. As ``begin_tail()``."""
+    tail = begin_tail(sender, nodes, level, service=service, request=request)
+    try:
+        yield tail
+    finally:
+        end_tail(sender, tail)
+
+
+def begin_tail(sender: Discovering, nodes: str, level: int = 0, *, service: str = "", request: str = "") -> LogTail:
+    """Ask for log records. It ends by ``end_tail()``, with the Sender, or when nothing is taken for half a minute.
+
+    Args:
+        nodes, level, service, request: as in TailQuestion.
+
+    Raises:
+        AddressError: no node has a name like *nodes*.
+    """
+    tail = LogTail(tail_of(os.urandom(8).hex(), nodes, level, service, request))
+    sender._current().engine.discoveries.tails.begin(tail)
+    return tail
+
+
+def end_tail(sender: Discovering, tail: LogTail) -> None:
+    """Ask for no more of it."""
+    sender._current().engine.discoveries.tails.end(tail)
 
 
 def nodes_of(discovery: Discovery) -> Discovered[NodeInfo]:

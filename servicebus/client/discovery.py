@@ -28,6 +28,7 @@ from typing import Any
 
 from servicebus.client.future import MARGIN_S, CallFuture
 from servicebus.client.link import Link
+from servicebus.client.tails import Tails
 from servicebus.errors import CallError, EnvelopeError, LifecycleError
 from servicebus.protocol.discovery import Answer, Question
 from servicebus.protocol.v2 import ProtocolV2
@@ -150,6 +151,9 @@ class Discovery:
 class Discoveries:
     """Belongs to the engine's thread, but for ``ask()`` and ``post()``."""
 
+    tails: Tails
+    """What else is asked of all nodes: their log records."""
+
     def __init__(self, loop: EventLoop, links: Sequence[Link], protocol: ProtocolV2):
         self._loop = loop
         self._links = links
@@ -160,8 +164,8 @@ class Discoveries:
         self._asked: dict[str, tuple[Discovery, _Asked]] = {}
         self._known: defaultdict[Link, set[str]] = defaultdict(set)
         """The nodes that have answered over each, but for those that did not do so when they were asked again."""
-        self.unverified = 0
-        """Answers that cannot be believed, ever."""
+        self.tails = Tails(loop, links, protocol)
+        self._not_believed = 0
         self._unverified = RateLimitedLog(LOG, "discovery")
         self._is_closed = False
 
@@ -170,6 +174,11 @@ class Discoveries:
 
     def __len__(self) -> int:
         return len(self._open)
+
+    @property
+    def unverified(self) -> int:
+        """Answers that cannot be believed, ever."""
+        return self._not_believed + self.tails.unverified
 
     def ask(self, discovery: Discovery, session_await: Callable[[Callable[[], bool]], None]) -> None:
         """Begin *discovery*; it ends, whatever happens. Cancelling its future ends it, too.
@@ -201,6 +210,7 @@ class Discoveries:
         self._is_closed = True
         for discovery in list(self._open):
             self.end(discovery, _closed())
+        self.tails.close()
 
     # -- what the links bring ------------------------------------------------------------------------------------------
 
@@ -209,17 +219,19 @@ class Discoveries:
         for discovery, asked in self._waiting_for(link):
             if not asked.wire_id:
                 self._ask(discovery, asked, now)
+        self.tails.link_up(link)
 
     def link_down(self, link: Link, reason: str) -> None:
         for discovery, asked in self._waiting_for(link):
             self._done(discovery, asked, reason)
+        self.tails.link_down(link, reason)
 
     def answered(self, link: Link, delivery: Delivery, now: float) -> bool:
         """Take an answer; False if it is none to what was asked here."""
         wire_id = delivery.correlation_id or ""
         found = self._asked.get(wire_id)
         if found is None:
-            return False
+            return self.tails.answered(link, delivery, now)
         discovery, asked = found
         try:
             if wire_id != asked.wire_id:
@@ -230,7 +242,7 @@ class Discoveries:
                 raise EnvelopeError(delivery.flaw.reason, delivery.flaw.detail)
             answer = self._protocol.decode_discovery(asked.wire_id, asked.token, delivery.body)
         except EnvelopeError as error:
-            self.unverified += 1
+            self._not_believed += 1
             self._unverified.warning(f"{link.host.name}: ignored an answer to a discovery: {error}")
         else:
             self._take(discovery, asked, answer, now)
@@ -240,7 +252,7 @@ class Discoveries:
         """Nobody is there to be asked, or the broker lives; False if it is none of ours that came back."""
         found = self._asked.get(wire_id)
         if found is None or found[1].link is not link:
-            return False
+            return self.tails.returned(link, wire_id)
         discovery, asked = found
         if wire_id == asked.wire_id:
             self._done(discovery, asked, "")

@@ -18,6 +18,8 @@ from typing import NamedTuple
 __all__ = ["Decision", "Permissions", "Rules"]
 
 EVERYTHING = "*"
+NODES_OWN = "servicebus"
+"""The category of what a node answers itself."""
 _REMEMBERED = 4096
 _IN_NAMES = {"*": "[^.]*", "?": "[^.]"}
 _WORDS = {"*": r"[^.]+\.", "#": r"(?:[^.]+\.)*"}
@@ -53,6 +55,14 @@ class Permissions:
         """Whether *caller* may call, or send messages to, the address *target*, or publish the event of that name."""
         return self._decided(caller, target, is_event)
 
+    def decide_by_name(self, caller: str, address: str) -> Decision:
+        """Whether *caller* may have what a node tells of itself: by a pattern of ``allow`` that names its category.
+
+        A ``*`` in place of the category does not stand for that: what is meant for services gives none of it away.
+        """
+        rules = self._callers.get(caller)
+        return self._decide(caller, address, False) if rules is None else rules.about_node(address)
+
     def _decide(self, caller: str, target: str, is_event: bool) -> Decision:
         rules = self._callers.get(caller)
         if rules is None:
@@ -77,12 +87,18 @@ class _Patterns:
 class _CallerRules:
     def __init__(self, name: str, rules: Rules):
         self._allow = _Patterns(f"callers.{name}.allow", rules.allow, _address_regex)
+        category = [each for each in rules.allow if each.split(".")[1:2] == [NODES_OWN]]
+        self._allow_by_name = _Patterns(f"callers.{name}.allow", category, _address_regex)
         self._deny = _Patterns(f"callers.{name}.deny", rules.deny, _address_regex)
         self._publish = _Patterns(f"callers.{name}.publish", rules.publish, _event_regex)
 
     def about(self, address: str) -> Decision:
         denied = self._deny.fitting(address)
         return Decision(False, denied) if denied else self._allow.allow(address)
+
+    def about_node(self, address: str) -> Decision:
+        denied = self._deny.fitting(address)
+        return Decision(False, denied) if denied else self._allow_by_name.allow(address)
 
     def about_event(self, name: str) -> Decision:
         return self._publish.allow(f"{name}.")

@@ -51,6 +51,16 @@ class CallerChecks:
         doing = "publish" if incoming.event else "call" if incoming.kind is CALL else "send messages to"
         return denied(incoming.caller, decision.rule, f"{doing} {target}")
 
+    def log_denial(self, incoming: Incoming) -> Fault | None:
+        """Why the caller of *incoming* may not see log records of this node; None if it may."""
+        if not incoming.caller:
+            return None
+        node = self._config.node_name
+        decision = self._permissions.decide_by_name(incoming.caller, f"{node}.{incoming.key}")
+        if decision.is_allowed:
+            return None
+        return denied(incoming.caller, decision.rule, f"see the log records of {node} ({node}.{incoming.key})")
+
     def may_know(self, caller: str, key: str, events: Sequence[str] = ()) -> bool:
         """Whether *caller* is told of the service *key*: one that it may ask, or that gets *events* of its."""
         if not caller:

@@ -9,8 +9,10 @@ from typing import Any
 from servicebus.errors import EnvelopeError
 from servicebus.protocol.discovery import DISCOVER, Answer, Question, read_answer
 from servicebus.protocol.interface import Exchange, OutgoingPublish, Pong, UnsignedRefusal
+from servicebus.protocol.tail import TAIL, TailQuestion
 from servicebus.wire.address import DISCOVERY_KEY, EVERY_NODE, cancel_key, control_queue
-from servicebus.wire.envelope import CONTROL, DIRECT_REPLY_TO
+from servicebus.wire.envelope import CONTROL, DIRECT_REPLY_TO, Reply
+from servicebus.wire.fault import Fault
 from servicebus.wire.signing import Keyring
 from servicebus.wire.streams import CREDIT, Credit
 from servicebus.wire.xmlcodec import decode_json, decode_reply, encode_json, write_event
@@ -58,17 +60,34 @@ class ControlEncoder:
         """The answer of one worker of a node. Raises EnvelopeError."""
         return read_answer(self._decode_answer(wire_id, token, body))
 
+    def encode_tail(self, wire_id: str, question: TailQuestion) -> tuple[str, OutgoingPublish]:
+        """What asks all nodes for their log records, and the token that their chunks are checked with."""
+        params = encode_json(question.to_json())
+        token, outgoing = self._control(wire_id, EVERY_NODE, TAIL, question.lease_s, params)
+        return token, outgoing._replace(routing_key=DISCOVERY_KEY)
+
+    def decode_tail_refusal(self, wire_id: str, token: str, body: bytes) -> Fault:
+        """Why a worker does not send its log records. Raises EnvelopeError."""
+        fault = self._decode_reply(wire_id, token, body).fault
+        if fault is None:
+            raise EnvelopeError("malformed", "a tail is answered by chunks")
+        return fault
+
     def _decode_answer(self, wire_id: str, token: str, body: bytes) -> Any:
         """What an agent says to a control request of the Sender itself. Raises EnvelopeError."""
+        reply = self._decode_reply(wire_id, token, body)
+        if reply.fault is not None:
+            raise EnvelopeError("malformed", f"the answer is {reply.fault}")
+        return decode_json(reply.message)
+
+    def _decode_reply(self, wire_id: str, token: str, body: bytes) -> Reply:
         reply = decode_reply(body, self._max_bytes)
         if reply.token == UNSIGNED and reply.fault is not None:
             raise UnsignedRefusal(self._keyring.key_id)
         self._keyring.verify_reply(reply, token)
         if reply.id != wire_id:
             raise EnvelopeError("signature", "the answer belongs to another request")
-        if reply.fault is not None:
-            raise EnvelopeError("malformed", f"the answer is {reply.fault}")
-        return decode_json(reply.message)
+        return reply
 
     def encode_cancel(self, node: str, cancelled_id: str, wire_id: str) -> tuple[OutgoingPublish, float] | None:
         _, cancel = self._control(wire_id, node, "cancel", _CANCEL_TTL_S, encode_json([cancelled_id]))

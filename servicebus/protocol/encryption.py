@@ -35,10 +35,10 @@ def encryption_of(config: Configuration) -> Encryption | None:
         raise ConfigurationError(str(error), path=config.path, key="encryption") from error
 
 
-def needed(encryption: Encryption | None) -> Encryption:
+def needed(encryption: Encryption | None, why: str = "a Secret only travels encrypted") -> Encryption:
     """What encrypts a Secret. Raises EnvelopeError: there are no keys."""
     if encryption is None:
-        raise EnvelopeError("unencodable", "a Secret only travels encrypted, and there are no keys (encryption.keys)")
+        raise EnvelopeError("unencodable", f"{why}, and there are no keys (encryption.keys)")
     return encryption
 
 
@@ -123,12 +123,15 @@ class Encryption:
 
     def chunk_in_plain(self, request: OutgoingRequest, token: str, chunk: Chunk) -> Chunk:
         """The same of a chunk of a stream."""
-        if chunk.items.startswith(ENCRYPTED):
-            items = self.keys.decrypt(chunk.items, _chunk_bound(token, chunk), self._max_bytes)
-            return replace(chunk, items=items)
-        if self.encrypts(request):
+        if not chunk.items.startswith(ENCRYPTED) and self.encrypts(request):
             raise not_encrypted("the chunk", "as its request is encrypted")
-        return chunk
+        return self.items_in_plain(token, chunk)
+
+    def items_in_plain(self, token: str, chunk: Chunk) -> Chunk:
+        """*chunk*, which was verified with *token*, decrypted if it is encrypted. Raises EnvelopeError."""
+        if not chunk.items.startswith(ENCRYPTED):
+            return chunk
+        return replace(chunk, items=self.keys.decrypt(chunk.items, _chunk_bound(token, chunk), self._max_bytes))
 
     # -- the agent's side ----------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from servicebus._context import decode_context
-from servicebus._secret import SecretText
+from servicebus._secret import ENCRYPTED, SecretText
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
 from servicebus.policy.clocks import SteadyClock, remaining_s
@@ -75,6 +75,11 @@ class ProtocolV2(CallerChecks, ControlEncoder):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} node {self._config.node_name}>"
 
+    @property
+    def has_encryption(self) -> bool:
+        """Whether there are keys to encrypt with."""
+        return self._encryption is not None
+
     # -- the Sender's side ---------------------------------------------------------------------------------------------
 
     def sign_and_encode(self, request: OutgoingRequest) -> None:
@@ -139,6 +144,16 @@ class ProtocolV2(CallerChecks, ControlEncoder):
         if chunk.id != request.id:
             raise EnvelopeError("signature", "the chunk belongs to another request")
         return chunk if self._encryption is None else self._encryption.chunk_in_plain(request, token, chunk)
+
+    def decode_log_chunk(self, wire_id: str, token: str, body: bytes) -> Chunk:
+        """The chunk of log records that answers the tail *wire_id*. Raises EnvelopeError."""
+        chunk = decode_chunk(body, self._max_bytes)
+        verify_chunk(self._keyring, token, chunk)
+        if chunk.id != wire_id:
+            raise EnvelopeError("signature", "the chunk belongs to another request")
+        if chunk.items.startswith(ENCRYPTED):
+            chunk = needed(self._encryption, "log records come encrypted").items_in_plain(token, chunk)
+        return chunk
 
     def _signed_again(self, request: OutgoingRequest) -> bytes:
         """A later attempt of a call, or one that is dated ``shift_ms`` ahead of our clock.

@@ -44,6 +44,8 @@ class Child:
         self.state: dict[str, Any] = {}
         self.reports = Reports()
         """What it has counted, and those before it."""
+        self.relayed: list[dict[str, Any]] = []
+        """What it has said for LogRelay, not taken yet."""
         self._lost_s = 0.0
         """Until the last heartbeat."""
         self._announced: int | None = None
@@ -76,7 +78,8 @@ class Child:
         if self.heartbeat_at:
             self._lost_s += now - self.heartbeat_at
         self._heartbeat_fd, self._parent_death_fd = heartbeat_fd, parent_death_fd
-        os.set_blocking(heartbeat_fd, False)
+        for fd in (heartbeat_fd, parent_death_fd):
+            os.set_blocking(fd, False)
         self.started_at = self.heartbeat_at = now
         self.aborted_at = self._announced = None
         self.has_sent_heartbeat = False
@@ -143,9 +146,18 @@ class Child:
             if "report" in told:
                 self.reports.take(told["report"])
                 continue
+            if "tails" in told or "log" in told:
+                self.relayed.append(told)
+                continue
             self._announced = told.get("exit_code")
             if self._announced is None and isinstance(told.get("state"), str):
                 self.state = told
+
+    def tell(self, told: dict[str, Any]) -> None:
+        """Write a line to the worker, unless its pipe is full."""
+        if self._parent_death_fd is not None:
+            with suppress(OSError):  # it is slow to read, or gone
+                os.write(self._parent_death_fd, json.dumps(told).encode() + b"\n")
 
     def lost_s(self, now: float) -> float:
         """For how many seconds its broker was not served from here, in all."""

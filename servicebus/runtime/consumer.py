@@ -198,8 +198,7 @@ class NodeConsumer:
         self._echo_queue = self._transient.own = queue
 
     def is_worth_another_try(self, refused: str) -> bool:
-        queues = (self._transient, self.stored)
-        return any(each.is_worth_another_try(refused) for each in queues if each is not None)
+        return any(each.is_worth_another_try(refused) for each in (self._transient, self.stored) if each is not None)
 
     def subscription_waits(self, reason: str) -> None:
         self._outage_log.tell(self.connections.member.place, reason, "topology")
@@ -321,6 +320,7 @@ class NodeConsumer:
 
     def close(self) -> None:
         """Close all connections in order."""
+        self._control.end_tails()
         self.connections.close()
         self.plain.close()
 

@@ -17,9 +17,11 @@ from servicebus.errors import EnvelopeError, JournalUnavailable
 from servicebus.protocol.control_requests import MOST_ASKED
 from servicebus.protocol.discovery import DISCOVER, STREAM, Answer, Question, read_question
 from servicebus.protocol.interface import Incoming, RequestRefused, wrong_queue
+from servicebus.protocol.tail import TAIL, read_tail_question
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.id_lookup import IdLookup
+from servicebus.runtime.log_tails import LogTails
 from servicebus.runtime.recent_ids import RecentIds
 from servicebus.runtime.registration import is_former, name_of_key, stream_key
 from servicebus.runtime.streams import ENDING, NodeStreams
@@ -77,6 +79,8 @@ class ControlRequests:
         """What the worker says of its services to operators who ask for it."""
         self.streams: NodeStreams | None = None
         """Of a worker that has services which answer streams."""
+        self.tails: LogTails | None = None
+        """None where no log records are sent."""
         self._discoveries = RecentIds(_DISCOVERIES)
         """Those that were answered."""
 
@@ -141,8 +145,8 @@ class ControlRequests:
         return self._keyring.sign_bytes(_ECHO_DOMAIN, self._echo_queue.encode()).encode()
 
     def hear(self, delivery: Delivery) -> tuple[bytes, str] | None:
-        """Of the worker's own queue: its echo, a cancellation, or a discovery. Only the last is answered: the reply and
-        where it goes."""
+        """Of the worker's own queue: its echo, a cancellation, or what all nodes are asked. Only the last is answered:
+        the reply and where it goes."""
         # Only our own echo counts: a stranger who finds the queue must not keep a dead worker looking alive.
         if delivery.body == self.echo_body():
             self.echoed_at = self._proved_at = time.monotonic()
@@ -155,6 +159,8 @@ class ControlRequests:
                 self._cancel(incoming)
             elif incoming.key == f"servicebus.{DISCOVER}":
                 return self._discovered(incoming)
+            elif incoming.key == f"servicebus.{TAIL}":
+                return self._tailed(incoming, delivery)
             else:
                 text = f"a request for {incoming.key} where cancellations come"
                 self._dispatcher.refusals.refused(Kind.CONTROL, EnvelopeError("wrong-queue", text))
@@ -166,9 +172,7 @@ class ControlRequests:
         Each request is answered once: played again, it would have all nodes answer for the price of one publish.
         """
         try:
-            if incoming.id in self._discoveries:
-                raise EnvelopeError("replayed", f"the discovery {incoming.id} was answered")
-            self._discoveries.add(incoming.id)
+            self._must_be_new(incoming)
             question = read_question(incoming.raw_params)
             # What it knows of ids it says until its end.
             takes_calls = not (self._dispatcher.is_stopping or self.is_leaving)
@@ -187,6 +191,25 @@ class ControlRequests:
         except EnvelopeError as error:
             self._dispatcher.refusals.refused(Kind.CONTROL, error)
             return None
+
+    def _must_be_new(self, incoming: Incoming) -> None:
+        """Raises EnvelopeError: it was answered."""
+        if incoming.id in self._discoveries:
+            raise EnvelopeError("replayed", f"the request {incoming.id} to all nodes was answered")
+        self._discoveries.add(incoming.id)
+
+    def _tailed(self, incoming: Incoming, delivery: Delivery) -> tuple[bytes, str] | None:
+        """Send log records, or say why not; nothing if another node is asked."""
+        try:
+            self._must_be_new(incoming)
+            question = read_tail_question(incoming.raw_params)
+            if self.tails is None or not question.is_for(self._config.node_name):
+                return None
+            fault = self._own_queue.log_denial(incoming) or self.tails.ask(question, incoming, delivery)
+        except EnvelopeError as error:
+            self._dispatcher.refusals.refused(Kind.CONTROL, error)
+            return None
+        return None if fault is None else (self._own_queue.encode_fault(incoming, fault), incoming.reply_to)
 
     def _known(self, question: Question, caller: str) -> tuple[dict[str, Any], str]:
         """What this node knows of the ids that are asked for, and why it cannot say that."""
@@ -237,6 +260,11 @@ class ControlRequests:
         self.is_leaving = is_leaving
         if is_leaving and self.streams is not None:
             self.streams.interrupt_all(ENDING)
+
+    def end_tails(self) -> None:
+        """The worker ends: readers of its log get what waits for them."""
+        if self.tails is not None:
+            self.tails.end()
 
     def own_queue(self) -> str:
         """The name of the worker's own queue."""

@@ -7,7 +7,9 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from contextlib import suppress
+from functools import partial
+from typing import Any, Protocol
 
 from servicebus.runtime.inherited import readable
 from servicebus.runtime.signals import SignalPipe
@@ -20,8 +22,16 @@ HEARTBEAT_S = 1.0
 _UNSETTLED_HEARTBEAT_S = 0.2
 """While it does not consume, so that the master soon knows when it does: a rolling replacement waits for that."""
 _AFTER_ERROR_S = 0.05
+_MOST_UNREAD_BYTES = 65536
 _ORPHAN_DRAIN_S = 1.0
 """Without a master a worker is neither restarted nor stopped: it leaves within two seconds."""
+
+
+class Relay(Protocol):
+    """Of log records, between the master and the worker."""
+
+    def send(self, write: Callable[[dict[str, Any]], bool]) -> None: ...
+    def heard(self, told: Any) -> None: ...
 
 
 class Heartbeat:
@@ -33,6 +43,7 @@ class Heartbeat:
         snapshot: the worker's state, sent with each heartbeat.
         report: further values, each of which is sent in a line of its own. One that was not asked for, because the pipe
             was full, comes with a later heartbeat.
+        relay: what else is written beside the heartbeats, and hears what the master writes.
     """
 
     def __init__(
@@ -45,6 +56,7 @@ class Heartbeat:
         *,
         drain_s: float,
         report: Callable[[], Iterable[Any]] = tuple,
+        relay: Relay | None = None,
     ):
         self._loop = loop
         self._signals = signals
@@ -53,6 +65,8 @@ class Heartbeat:
         self._snapshot = snapshot
         self._drain_s = drain_s
         self._report = report
+        self._relay = relay
+        self._unread = b""
         self._next_heartbeat = 0.0
         self._iterations_at_heartbeat = -1
 
@@ -79,11 +93,24 @@ class Heartbeat:
         if now >= self._next_heartbeat:
             self._send(now)
         limits_s = [self._limit_s(signum) for signum in self._signals.take()]
-        if self._parent_death_fd in ready:
+        if self._parent_death_fd in ready and not self._hear():
             LOG.warning("the master is gone; stopping")
             self._parent_death_fd = None
             limits_s.append(min(_ORPHAN_DRAIN_S, self._drain_s))
         return min((limit_s for limit_s in limits_s if limit_s is not None), default=None)
+
+    def _hear(self) -> bool:
+        """Read what the master says; False at the end of the file."""
+        assert self._parent_death_fd is not None
+        data = os.read(self._parent_death_fd, 65536)
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        for line in lines:
+            with suppress(ValueError, RecursionError):  # a service has written to it
+                told = json.loads(line)
+                if self._relay is not None:
+                    self._relay.heard(told)
+        self._unread = self._unread[-_MOST_UNREAD_BYTES:]
+        return bool(data)
 
     def _limit_s(self, signum: int) -> float | None:
         if signum == signal.SIGTERM:
@@ -96,6 +123,8 @@ class Heartbeat:
         has_iterated = self._loop.iterations != self._iterations_at_heartbeat
         if has_iterated and self._heartbeat_fd is not None and self._write(self._heartbeat_fd, state):
             self._send_report(self._heartbeat_fd)
+            if self._relay is not None:
+                self._relay.send(partial(self._write, self._heartbeat_fd))
         self._iterations_at_heartbeat = self._loop.iterations
         self._loop.post(nothing)  # an idle loop must turn too, or it could not be told from a stuck one
 

@@ -21,6 +21,7 @@ from servicebus.runtime.child import SILENT_AFTER_S, Child, announce_end
 from servicebus.runtime.inherited import Orphans, pids_of_multiprocessing, readable
 from servicebus.runtime.leaving import end_process
 from servicebus.runtime.listeners import Listeners
+from servicebus.runtime.log_relay import LogRelay
 from servicebus.runtime.reloading import Reloading
 from servicebus.runtime.signals import EXIT_ASKED, EXIT_BOOT, EXIT_FAILED, SignalPipe, masked
 from servicebus.transport.loggers import get_logger
@@ -76,6 +77,7 @@ class Master(Reloading):
         self._stopped_by: int | None = None
         self._stopped_at = 0.0
         self._orphans = Orphans()
+        self._relay = LogRelay()
         self._looked_at = time.monotonic()
         """When the workers were last looked at for silence."""
 
@@ -134,10 +136,12 @@ class Master(Reloading):
             source = by_file[file]
             if isinstance(source, Child):
                 source.read_heartbeats(now)
+                self._relay.take(source, now)
             elif source is not self._signals:
                 self._listeners.serve(source)
         self._take_signals()
         self._on_tick()
+        self._relay.tick(self._alive(), now)
         if self._parent_pid is not None and os.getppid() != self._parent_pid:
             self._parent_pid = None  # told once: again it would be the second signal, which kills
             self._stop_signal = self._stop_signal or signal.SIGTERM
@@ -204,6 +208,7 @@ class Master(Reloading):
             for sibling in self._children + self._leaving:
                 sibling.close_fds()
             self._listeners.forget()
+            self._relay.forget()
             random.seed()
             os.set_blocking(heartbeat_fd, False)
             code = self._run_worker(child.host, heartbeat_fd, parent_death_fd)

@@ -29,6 +29,8 @@ from servicebus.runtime.journal import Journal
 from servicebus.runtime.journal.interface import Damaged
 from servicebus.runtime.leaving import Home, let_go_in_children
 from servicebus.runtime.load_report import LoadReport
+from servicebus.runtime.log_relay import WorkerRelay
+from servicebus.runtime.log_tails import LogTails
 from servicebus.runtime.maintenance import DRAINED
 from servicebus.runtime.node_locks import Locks
 from servicebus.runtime.ping_watcher import PingWatcher
@@ -105,6 +107,7 @@ class Worker:
         self.control = ControlRequests(config, keyring, protocol, self.dispatcher, describe)
         parts = self.loop, self.dispatcher, host.name, config.prefetch, self._on_damaged_journal
         self.pipeline = Pipeline(*parts, protocol.clock.follow, config.priorities)
+        self.control.tails = self._tails = self._make_tails(protocol)
         self._locks, self._replaced_threads = locks, 0
         self._meters = ServiceMeters() if config.metrics is not None else None
         self._traces = self._make_traces() if config.traces else None
@@ -115,6 +118,11 @@ class Worker:
         self._consume_more(keyring, services, connect)
         self.watcher = PingWatcher(self.loop, self.consumer, self.control, config)
         self.of_client, self.outbox_messages, self.report = tuple, int, self._make_report()
+
+    def _make_tails(self, protocol: ProtocolV2) -> LogTails:
+        config, name = self._config, f"worker {self.host.name}"
+        parts = self.loop, self.pipeline.acknowledger, protocol, config.node_name, name, config.max_envelope_bytes
+        return LogTails(*parts, lambda: self.consumer.blocked is not None)
 
     def _make_traces(self) -> ServiceTraces:
         from servicebus.runtime.service_tracing import ServiceTraces
@@ -230,7 +238,8 @@ class Worker:
         unmask()  # the master forks with signals masked: until here they would have ended the process
         let_go_in_children(lambda: [fd for fd in (heartbeat_fd, parent_death_fd, *self.loop.files) if fd is not None])
         files, limit_s = (heartbeat_fd, parent_death_fd), self._config.drain_timeout
-        heartbeat = Heartbeat(self.loop, signals, *files, self.snapshot, drain_s=limit_s, report=self.report)
+        more: dict[str, Any] = {"report": self.report, "relay": WorkerRelay(self._tails)}
+        heartbeat = Heartbeat(self.loop, signals, *files, self.snapshot, drain_s=limit_s, **more)
         self._call_hook(self._after_fork, "after-fork hook")
         io_thread = threading.Thread(target=self.loop.run, name=self.loop.name, daemon=True)
         io_thread.start()
@@ -255,6 +264,10 @@ class Worker:
             service.start()
         self.pipeline.start()
         self.consumer.start()
+
+    def close_tails(self) -> None:
+        """Take no more records for readers of the log; where the process goes on without it."""
+        self._tails.close()
 
     def _on_damaged_journal(self, error: Damaged) -> None:
         """Without memory nothing may be begun; the next worker that is alone in the file begins a new one."""

@@ -13,8 +13,10 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
+from servicebus.client.tails import Tails
 from servicebus.client.timer import LivenessTimer
 from servicebus.runtime.drain import Drain
+from servicebus.runtime.log_tails import LogTails
 from servicebus.runtime.maintenance import Maintenance
 from servicebus.runtime.node_locks import NodeLocks
 from servicebus.runtime.pipeline import Pipeline
@@ -230,6 +232,8 @@ class MemoryNode:
         return still < min(backlog, len(threads))
 
     def _end_services(self, workers: list[Worker], *, warns: bool = True) -> None:
+        for worker in workers:
+            worker.close_tails()
         looks = 0  # not seconds: a machine that has no time for these threads has none for this one
         loops = {service._loop for service in _asynchronous(workers)}
         while alive := [thread for thread in _threads(workers, loops) if thread.is_alive()]:
@@ -283,6 +287,8 @@ PERIODIC: frozenset[Callable[..., None]] = frozenset(
     {
         LivenessTimer._tick,
         Pipeline._tick,
+        LogTails._tick,
+        Tails._tick,
         Maintenance._ask,
         ConnectionManager._backoff_over,
         Singletons._look,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import time
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,19 +12,15 @@ from pathlib import Path
 from servicebus.transport.logbacklog import Backlog
 from servicebus.transport.loglink import LogLink, resolve
 from servicebus.transport.logpump import Pump
-from servicebus.wire.logrecord import LATEST_CREATED, Record, cut_message
+from servicebus.transport.logrecords import NAME_LENGTH, RecordHandler
 from servicebus.wire.signing import Keyring
 
 __all__ = ["DatagramHandler"]
 
-NAME_LENGTH = 200
-"""Names of loggers, threads and levels are cut there."""
-
 _handlers: weakref.WeakSet[DatagramHandler] = weakref.WeakSet()
-_traceback = logging.Formatter()
 
 
-class DatagramHandler(logging.Handler):
+class DatagramHandler(RecordHandler):
     """Sends records to a log server by UDP, numbered, acknowledged and, with secrets, signed.
 
     ``emit`` formats the message and appends it to a bounded backlog: some microseconds. A thread of the process,
@@ -156,35 +151,6 @@ class DatagramHandler(logging.Handler):
         if not self._closed:
             self._pump.abandon()
             self._start()
-
-    def _prepared(self, record: logging.LogRecord) -> Record:
-        # Made sure of here, in the caller's thread: what JSON or the server refused later would be lost with its batch.
-        created = float(record.created)
-        return Record(
-            created if 0 <= created < LATEST_CREATED else time.time(),
-            int(record.levelno),
-            str(record.levelname)[:NAME_LENGTH],
-            str(record.name)[:NAME_LENGTH],
-            str(record.threadName or "")[:NAME_LENGTH],
-            cut_message(str(self._text(record))),
-        )
-
-    def _text(self, record: logging.LogRecord) -> str:
-        """The message with the traceback behind it; in the caller's thread, because arguments may change afterwards."""
-        if self.formatter is not None:
-            return self.formatter.format(record)
-        try:
-            text = record.getMessage()
-        except Exception as error:
-            text = f"{record.msg!r} (its arguments do not fit: {type(error).__name__}: {error})"
-        if record.exc_info and not record.exc_text:
-            # Kept in the record, as Formatter.format does: made once for all handlers.
-            record.exc_text = _traceback.formatException(record.exc_info)
-        if record.exc_text:
-            text = f"{text}\n{record.exc_text}"
-        if record.stack_info:
-            text = f"{text}\n{record.stack_info}"
-        return text
 
     def _describe(self) -> tuple[int, str]:
         name = self.process_name

@@ -38,6 +38,7 @@ __all__ = [
     "encode_object",
     "in_pieces",
     "is_pickled_record",
+    "read_record",
 ]
 
 MAGIC = b"servicebus-log/1"
@@ -206,10 +207,11 @@ def decode_batch(body: bytes) -> Batch:
     first, rows = value.get("first"), value.get("records")
     if type(first) is not int or not 1 <= first < 10**18 or type(rows) is not list:
         raise EnvelopeError("malformed", "the body is no batch of records")
-    return Batch(first, [_checked(row) for row in rows])
+    return Batch(first, [read_record(row) for row in rows])
 
 
-def _checked(row: Any) -> Record:
+def read_record(row: Any) -> Record:
+    """A record of the JSON array *row*, checked field by field. Raises EnvelopeError ``malformed``."""
     try:
         created, level, level_name, logger, thread, message = row
     except (TypeError, ValueError):
