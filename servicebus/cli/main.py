@@ -46,6 +46,7 @@ COMMANDS = {
     "stream": "servicebus.cli.stream:stream",
     "status": "servicebus.cli.status:status",
     "stubs": "servicebus.cli.stubs:stubs",
+    "tail": "servicebus.cli.tail:tail",
     "token": "servicebus.cli.token_check:token",
     "top": "servicebus.cli.top:top",
     "web": "servicebus.cli.web:web",
