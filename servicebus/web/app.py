@@ -27,6 +27,7 @@ from servicebus.web.forecast import ForecastPage
 from servicebus.web.guard import RequestGuard
 from servicebus.web.history import ConsoleHistory
 from servicebus.web.login import login_routes
+from servicebus.web.logs import NodeLog, NodeLogs
 from servicebus.web.overview import Overview
 from servicebus.web.services import CallForm, MakeSender, NodePage, ServiceList, ServicePage
 from servicebus.web.templates import page
@@ -84,6 +85,7 @@ def make_app(console: Console, access: Access, *, is_secure: bool = False) -> St
         "/services": ServiceList(console.watch),
         "/node/{node}": NodePage(console.watch),
         "/node/{node}/rates": NodeChart(console.watch, console.rates, console.history),
+        "/node/{node}/log": NodeLog(NodeLogs(console.sender)),
         "/service/{node}/{service}": ServicePage(console.sender),
     }
     actions: dict[str, Page] = {"/call": CallForm(console.sender, console.make_sender, console.record)}

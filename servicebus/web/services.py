@@ -20,6 +20,7 @@ from servicebus.fleet.load import ServiceLoad, merged
 from servicebus.fleet.texts import matches
 from servicebus.fleet.watch import FleetWatch
 from servicebus.sender import Sender
+from servicebus.web.logs import LEVELS, level_of
 from servicebus.web.overview import MOST_ROWS, unchanged
 from servicebus.web.params_form import FieldProblem, fields_of, params_of
 from servicebus.web.templates import page
@@ -94,6 +95,8 @@ class NodePage:
             brokers=view.brokers,
             services=sorted(listed, key=lambda row: row[:2]),
             seen=looks,
+            levels=LEVELS,
+            level=level_of(request),
         )
 
 
