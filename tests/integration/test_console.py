@@ -8,10 +8,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from consoles import VIEWER, RunningConsole, log_in
+from consoles import OPERATOR, VIEWER, RunningConsole, log_in
 from playwright.sync_api import Browser, BrowserContext, Locator, Page
 from waiting import Stopwatch, wait_until
 from web_browser import WIDE, WatchedPage, chromium
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(400)  # a browser, two brokers and three agents, on a busy machine
 
 SERVICES = [{"group": "console_services:group"}]
+RESTOCKED = "NODE-01.shop.restocked"
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +167,140 @@ def test_a_killed_broker_is_seen_and_seen_to_be_back_while_calls_run(
     shoot(page, "timeline")
     paths = "/", "/services", "/node/NODE-01", "/timeline", f"/forecast?lost={name_of(first)}"
     check(watched, console.url, *paths)
+
+
+def test_an_operator_calls_a_service_and_mends_dead_letters(
+    agent: Agent, console: RunningConsole, context: BrowserContext, make_sender: Callable[..., Sender], shoot: Shoot
+) -> None:
+    sender = make_sender(agent.configuration())
+    for sku in ("s-1", "s-2", "bad"):
+        sender.send(RESTOCKED, {"sku": sku})
+    watched = log_in(context, console, OPERATOR)
+    page = watched.page
+    page.get_by_role("link", name="Services", exact=True).click()
+    page.get_by_role("link", name="shop.price").click()
+    page.get_by_label("sku (required)").fill("s-1")
+    page.get_by_label("count").fill("4")
+    page.get_by_role("button", name="Call").click()
+    page.locator("#answer .good").wait_for()
+    assert page.get_by_label("Result", exact=True).inner_text() == "6.0"
+    assert page.locator("#answer tbody tr").count() >= 1, "its way"
+    assert agent.noted("priced") == ["s-1"] and watched.violations() == []
+    shoot(page, "service")
+
+    page.get_by_role("link", name="Dead letters").click()
+    page.get_by_text("3 dead letters of 1 of 1 node").wait_for()
+    page.get_by_role("link", name="NODE-01").click()
+    page.get_by_role("button", name="Look at them").click()
+    group = page.get_by_role("region", name="shop.restocked: LookupError")
+    group.get_by_text("3 dead letters").wait_for()
+    shoot(page, "dead-letters")
+    (agent.notes / "mended").touch()
+    _edit(page, group, "no article bad", '{"sku": "s-3"}')
+    wait_until(lambda: agent.noted("restocked") == ["s-3"], 30)
+    group.get_by_text("2 dead letters").wait_for()
+    assert watched.violations() == []
+    _search(page, group, "no article s-2")
+    assert watched.violations() == []
+    page.get_by_role("link", name="show the dead letter").click()
+    page.get_by_role("button", name="Requeue").click()
+    group.get_by_text("1 dead letter,").wait_for()
+    wait_until(lambda: agent.noted("restocked") == ["s-3", "s-2"], 30)
+    group.get_by_role("button", name="Requeue").click()
+    page.get_by_text("There are none.").wait_for()
+    wait_until(lambda: agent.noted("restocked") == ["s-3", "s-2", "s-1"], 30)
+
+    sender.send(RESTOCKED, {"sku": "bad"})
+    wait_until(lambda: len(agent.log_lines("no article bad")) >= 2, 30)
+    page.get_by_role("button", name="Look again").click()
+    group.get_by_role("button", name="Requeue").click()
+    page.get_by_text("stopped: 1 of the last 1 failed again").wait_for()
+    group.get_by_label("for good").check()
+    group.get_by_role("button", name="Drop").click()
+    page.get_by_text("There are none.").wait_for()
+    assert agent.noted("restocked") == ["s-3", "s-2", "s-1"]
+    assert kinds(page, console.url, "user").count("user") == 6
+    check(watched, console.url, "/dead", "/dead/NODE-01", "/service/NODE-01/shop.price", "/timeline?kind=user")
+
+
+def _open(page: Page, group: Locator, detail: str) -> None:
+    """The page of the dead letter that says *detail*."""
+    group.get_by_text("Some of them").click()
+    group.get_by_role("listitem").filter(has_text=detail).get_by_role("link").click()
+    page.get_by_role("heading", name="shop.restocked: LookupError").wait_for()
+
+
+def _search(page: Page, group: Locator, detail: str) -> None:
+    """What became of the dead letter that says *detail*, by its id."""
+    group.get_by_text("Some of them").click()
+    found = group.get_by_role("listitem").filter(has_text=detail).get_by_role("link")
+    page.get_by_label("Id of a call or message").fill(found.inner_text())
+    page.get_by_role("button", name="Search").click()
+    page.locator("#found strong", has_text="dead-lettered").wait_for()
+
+
+def _edit(page: Page, group: Locator, detail: str, params: str) -> None:
+    _open(page, group, detail)
+    assert "console_services.py" in page.get_by_label("Traceback").inner_text()
+    page.get_by_label("Params as JSON").fill(params)
+    page.get_by_role("button", name="Send and drop").click()
+
+
+def test_viewers_and_forged_requests_change_nothing(
+    agent: Agent,
+    console: RunningConsole,
+    browser: Browser,
+    context: BrowserContext,
+    make_sender: Callable[..., Sender],
+) -> None:
+    make_sender(agent.configuration()).send(RESTOCKED, {"sku": "bad"})
+    agent.wait_log("no article bad")
+    operator = log_in(context, console, OPERATOR)
+    with closing(browser.new_context(viewport=WIDE)) as other:
+        viewer = log_in(other, console, VIEWER)
+        viewers_token = _form_token(viewer.page)
+        drop = {"node": "NODE-01", "all": "1", "sure": "1"}
+        call = {"node": "NODE-01", "service": "shop.price", "p.sku": "forged", "p.count": "1"}
+        for path, form in (("/dead/drop", drop), ("/dead/requeue", drop), ("/call", call)):
+            status, text = _post(other, console.url, path, form_token=viewers_token, **form)
+            assert (status, "your role is view" in text) == (403, True), path
+            assert _post(context, console.url, path, **form)[0] == 403, "without a token"
+            assert _post(context, console.url, path, form_token=viewers_token, **form)[0] == 403, "that of another"
+            token = _form_token(operator.page)
+            status, text = _post(context, console.url, path, "http://evil.example", form_token=token, **form)
+            assert (status, "another site" in text) == (403, True), path
+        viewer.page.goto(f"{console.url}/service/NODE-01/shop.price")
+        assert viewer.page.get_by_role("button", name="Call").count() == 0
+    attack = {**call, "form_token": token}
+    assert _attack(context, console.url, "http://evil.example", attack) == 401, "the cookie is not sent"
+    assert _attack(context, console.url, "http://127.0.0.1:9999", attack) == 403, "another program of this machine"
+    operator.page.goto(console.url + "/dead")
+    operator.page.get_by_text("1 dead letter of 1 of 1 node").wait_for()
+    assert kinds(operator.page, console.url, "user") == [] and agent.noted("priced") == []
+    status, text = _post(context, console.url, "/call", form_token=token, **call)
+    assert (status, agent.noted("priced")) == (200, ["forged"]), "it was the form that was refused, not what it wants"
+    assert operator.problems == [] and viewer.problems == []
+
+
+def _form_token(page: Page) -> str:
+    return page.locator("header input[name=form_token]").first.get_attribute("value") or ""
+
+
+def _post(context: BrowserContext, url: str, path: str, origin: str = "", **form: Any) -> tuple[int, str]:
+    """What is answered to a form with the cookies of *context*."""
+    answer = context.request.post(url + path, form=form, headers={"Origin": origin or url}, max_redirects=0)
+    return answer.status, answer.text()
+
+
+def _attack(context: BrowserContext, url: str, site: str, form: dict[str, str]) -> int:
+    """A page of *site* sends the form by the browser that is logged in: the status of the answer."""
+    fields = "".join(f'<input name="{name}" value="{value}">' for name, value in form.items())
+    body = f'<form method="post" action="{url}/call">{fields}</form><script>document.forms[0].submit()</script>'
+    with closing(context.new_page()) as page:
+        page.route(f"{site}/**", lambda route: route.fulfill(body=body, content_type="text/html"))
+        with page.expect_response(url + "/call") as answered:
+            page.goto(f"{site}/")
+        return answered.value.status
 
 
 def test_the_history_survives_the_console(
