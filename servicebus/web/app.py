@@ -23,6 +23,7 @@ from servicebus.web.access import Access
 from servicebus.web.charts import FailoverChart, NodeChart, NodeRates
 from servicebus.web.dead import DeadActions, DeadOverview, DeadPages
 from servicebus.web.dead_jobs import DeadCounts, DeadLetterJobs
+from servicebus.web.drill import DrillActions, DrillJobs, DrillPage
 from servicebus.web.forecast import ForecastPage
 from servicebus.web.guard import RequestGuard
 from servicebus.web.history import ConsoleHistory
@@ -55,6 +56,7 @@ class Console:
     searches: IdSearches
     rates: NodeRates
     history: ConsoleHistory
+    drills: DrillJobs
 
     def record(self, user: str, node: str, text: str) -> None:
         """Note what *user* does."""
@@ -95,6 +97,7 @@ def make_app(console: Console, access: Access, *, is_secure: bool = False) -> St
         "/timeline": Timeline(console.history),
         "/timeline/failovers": FailoverChart(console.history),
         "/forecast": ForecastPage(console.watch),
+        "/drill": DrillPage(console.watch, console.drills),
         "/dead": DeadOverview(console.watch, console.dead_counts),
         "/dead/{node}": pages.node,
         "/dead/{node}/{id}": pages.one,
@@ -102,6 +105,8 @@ def make_app(console: Console, access: Access, *, is_secure: bool = False) -> St
     }
     actions["/what"] = what.begin
     actions |= {f"/dead/{each.__name__}": each for each in (dead.look, dead.requeue, dead.drop, dead.edit)}
+    drill = DrillActions(console.watch, console.drills, console.record)
+    actions |= {"/drill/start": drill.start, "/drill/stop": drill.stop}
     login, log_in, log_out = login_routes(access, is_secure=is_secure)
     views["/login"] = login
     actions |= {"/login": log_in, "/logout": log_out}

@@ -11,7 +11,7 @@ from servicebus.operations.doctor.forecast import Forecast, without
 from servicebus.web.overview import MOST_ROWS
 from servicebus.web.templates import page
 
-__all__ = ["ForecastPage"]
+__all__ = ["ForecastPage", "forecast_of"]
 
 
 class ForecastPage:
@@ -24,7 +24,7 @@ class ForecastPage:
         view = self._watch.view
         names = [broker.name for broker in view.brokers]
         lost = request.query_params.get("lost", "")
-        drawn = _forecast(view, lost) if lost in names else None
+        drawn = forecast_of(view, lost) if lost in names else None
         services = [] if drawn is None else [each for each in drawn.services if each.lost]
         return page(
             request,
@@ -38,7 +38,7 @@ class ForecastPage:
         )
 
 
-def _forecast(view: FleetView, lost: str) -> Forecast:
+def forecast_of(view: FleetView, lost: str) -> Forecast:
     """From what answers now, as ``servicebus doctor --if-lost`` draws it."""
     nodes = {
         node.name: [broker for broker, path in node.paths.items() if path.state is PathState.ANSWERS]

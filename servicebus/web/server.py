@@ -27,6 +27,7 @@ from servicebus.sender import Sender
 from servicebus.web.access import Access
 from servicebus.web.charts import NodeRates
 from servicebus.web.dead_jobs import DeadCounts, DeadLetterJobs
+from servicebus.web.drill import DrillJobs
 from servicebus.web.history import ConsoleHistory
 from servicebus.web.what import IdSearches
 
@@ -72,6 +73,7 @@ def serve(
         console = _console(config, sender, history)
         stack.callback(console.watch.stop)
         console.watch.start()
+        stack.callback(console.drills.close)
         app = make_app(console, access, is_secure=is_secure)
         scheme = "http" if address.certificate is None else "https"
         shown = f"[{address.host}]" if ":" in address.host else address.host
@@ -91,7 +93,8 @@ def _console(config: Configuration, sender: Sender, history: ConsoleHistory) -> 
 
     watch = FleetWatch(sender, history.restored([host.name for host in config.hosts], time.time()), saw)
     searches = IdSearches(config, sender, jobs)
-    return Console(watch, sender, lambda: Sender(config), jobs, DeadCounts(config), searches, rates, history)
+    drills, counts = DrillJobs(config), DeadCounts(config)
+    return Console(watch, sender, lambda: Sender(config), jobs, counts, searches, rates, history, drills)
 
 
 def _settings(app: Any, address: ConsoleAddress) -> uvicorn.Config:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
@@ -12,10 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import uvicorn
+from drilled import CONFIG
 from fleet_looks import BROKERS, drawn, look
 from playwright.sync_api import Browser
-from web_browser import PHONE, WIDE, WatchedPage, chromium
+from web_browser import PHONE, WIDE, WatchedPage, chromium, served
 from web_clients import DrawnWatch
 
 from servicebus import Services
@@ -24,6 +22,7 @@ from servicebus.testing import bus
 from servicebus.web.access import OpenAccess
 from servicebus.web.app import Console, make_app
 from servicebus.web.charts import NodeRates
+from servicebus.web.drill import DrillJobs
 from servicebus.web.history import ConsoleHistory
 from servicebus.web.users import Role
 
@@ -43,6 +42,7 @@ PAGES = (
     "/timeline/failovers",
     "/forecast?lost=mq-b",
     "/what/0123456789abcdef-1",
+    "/drill?broker=mq-b",
 )
 math = Services("math")
 
@@ -67,20 +67,13 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     rates.series.add("NODE-01", {"calls/s": 12.0, "messages/s": 3.0, "median": 2.0}, time.time())
     searches = SimpleNamespace(of=lambda _id: None)
     path = Path(tmp_path_factory.mktemp("console"), "history")
-    with (
-        bus(math) as world,
-        closing(ConsoleHistory(path)) as history,
-        socket.create_server(("127.0.0.1", 0)) as listener,
-    ):
+    with bus(math) as world, closing(ConsoleHistory(path)) as history:
         history.add([Change(1e9, "node lost", "NODE-2", "", "it answers over no broker")])
-        parts: tuple[Any, ...] = world.sender, lambda: nullcontext(world.sender), jobs, counts, searches, rates, history
+        make, drills = lambda: nullcontext(world.sender), DrillJobs(CONFIG)
+        parts: tuple[Any, ...] = world.sender, make, jobs, counts, searches, rates, history, drills
         app = make_app(Console(DrawnWatch(VIEW), *parts), OpenAccess(Role.OPERATE))  # type: ignore[arg-type]
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join(30)
+        with served(app) as url:
+            yield url
 
 
 @pytest.mark.parametrize(("viewport", "scheme"), [(WIDE, "light"), (PHONE, "dark")])
