@@ -178,7 +178,7 @@ def installed(root: CleanRoot, packages: list[Path], brokers: list[Broker]) -> N
 
 def record_systemctl(root: CleanRoot) -> Callable[[], list[str]]:
     """Let the scripts of packages find a systemd that only notes what it is told; returns a function that reads it."""
-    root.write("/usr/local/bin/systemctl", '#!/bin/sh\necho "$@" >>/run/systemctl.told\n', 0o755)
+    root.write("/usr/bin/systemctl", '#!/bin/sh\necho "$@" >>/run/systemctl.told\n', 0o755)
     (root.path / "run/systemd/system").mkdir(parents=True)
     told = root.path / "run/systemctl.told"
 
@@ -191,7 +191,7 @@ def record_systemctl(root: CleanRoot) -> Callable[[], list[str]]:
 
 
 def forget_systemctl(root: CleanRoot) -> None:
-    root.run("rm", "-r", "/usr/local/bin/systemctl", "/run/systemd")
+    root.run("rm", "-r", "/usr/bin/systemctl", "/run/systemd")
 
 
 def assert_nothing_of_the_machine_is_writable(root: CleanRoot, pid: int) -> None:
