@@ -225,7 +225,7 @@ class Fleet:
     def _versions(self) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
         with Sender(sender_configuration(self._hosts, secret_token=self._secret)) as sender:
-            for _at, answer in survey(sender, 10.0, 2.0, lists_services=False).heard:
+            for _at, answer, _broker in survey(sender, 10.0, 2.0, lists_services=False).heard:
                 found.setdefault(answer.node, set()).add(str((answer.about or {}).get("version")))
         return found
 

@@ -116,8 +116,10 @@ def next_to_connect(
         connecting_since: per host, when its current attempt began, or None.
     """
     youngest = max((since for since in connecting_since if since is not None), default=None)
-    if youngest is not None and now - youngest < stagger_s:
-        return None, stagger_s - (now - youngest)
+    # By the time at which it is due, so that a timer set for the rest brings it: a difference may be less than a clock
+    # can tell, and the timer would come at once, again and again.
+    if youngest is not None and now < (due := youngest + stagger_s):
+        return None, due - now
     for index, is_idle in enumerate(idle):
         if is_idle:
             return index, stagger_s

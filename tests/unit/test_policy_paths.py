@@ -132,6 +132,17 @@ class TestNextToConnect:
     def test_the_first_host_is_started_at_once(self) -> None:
         assert next_to_connect([True, True], [None, None], 10.0, 0.25) == (0, 0.25)
 
+    @given(st.floats(1.0, 1e7), st.floats(0.001, 1.0), st.floats(0.0, 1.0))
+    def test_a_timer_for_the_rest_brings_the_next_host(self, since: float, stagger_s: float, part: float) -> None:
+        """However the sums are rounded: else it would be set again and again."""
+        now = since + part * stagger_s
+        for _ in range(3):
+            index, again_s = next_to_connect([False, True], [since, None], now, stagger_s)
+            if index is not None:
+                break
+            now += again_s
+        assert index == 1
+
     def test_the_second_is_started_only_a_stagger_later(self) -> None:
         index, again_s = next_to_connect([False, True], [10.0, None], 10.1, 0.25)
         assert index is None
