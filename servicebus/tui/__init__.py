@@ -1,1 +1,1 @@
-"""What ``servicebus top`` shows on a terminal with the extra tui; textual is imported here alone."""
+"""Private. What ``servicebus top`` shows on a terminal with the extra tui; textual is imported here alone."""

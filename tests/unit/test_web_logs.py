@@ -27,7 +27,8 @@ def world() -> Iterator[MemoryBus]:
 
 
 @pytest.fixture
-def client(world: MemoryBus) -> Iterator[TestClient]:
+def client(world: MemoryBus, caplog: pytest.LogCaptureFixture) -> Iterator[TestClient]:
+    caplog.set_level(logging.WARNING, "httpx2")  # its client is in the process of the node, and logs each request
     with client_of(VIEW, sender=world.sender) as client:
         yield client
 
