@@ -153,7 +153,8 @@ class CtlAdministration:
         return found
 
     def _run(self, *arguments: str, stdin: str = "") -> str:
-        command = [*self._command, "--quiet", *arguments]
+        # From RabbitMQ 3.12 on it reads the password of "add_user NAME" alone: with any option it waits for ever.
+        command = [*self._command, *([] if stdin else ["--quiet"]), *arguments]
         try:
             done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=_CTL_S, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
