@@ -134,7 +134,7 @@ def what_next(search: IdSearch) -> Iterator[str]:
     """What may have become of an id that was not found; the options are those of ``servicebus what``."""
     for broker, queues in search.waiting.items():
         told = ", ".join(f"{each.messages} in {each.queue}" for each in queues)
-        yield f"it waits for its node: messages that nobody has looked at stand on {broker}: {told}"
+        yield f"it waits for its node: messages that were not looked at stand on {broker}: {told}"
     yield "its node does not answer: name it by --node NAME, see servicebus nodes"
     yield "it did not leave its Sender: look in its outbox by --outbox FILE, and in its log by --log FILE"
     yield "it is over for long: nodes forget a call an hour after its deadline, a message after token_max_age"

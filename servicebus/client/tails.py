@@ -1,6 +1,6 @@
 """Tails: the log records that nodes send to this process, asked for over every broker at once.
 
-Theory of operation. Each worker of a node sends the records of its own process, over its own broker, to whoever has
+Theory of operation. Each worker of a node sends the records of its own process, over its own broker, to those who have
 asked within the lease. So all are asked again every few seconds, each time by a request that is signed for one broker,
 and each chunk is verified against one of the last requests that went over the broker it came by. The numbers in a
 chunk show what is missing before it, and what comes twice.

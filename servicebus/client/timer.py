@@ -143,7 +143,8 @@ class Hedger:
             request.tried(path.link.host.name, LATE)
             path.link.losses.came_back("suspect", request.published_at, now)
             path.link.losses.failovers += 1
-            self._publish_beside(request, link, now)
+            # What raises for one keeps no other back, and is not tried again at every tick: it counts as hedged.
+            self._loop.guarded(partial(self._publish_beside, request, link, now))
 
     def _publish_beside(self, request: PendingRequest, link: Link, now: float) -> None:
         link.publish(request, now, is_hedge=True)

@@ -153,7 +153,7 @@ class CtlAdministration:
         return found
 
     def _run(self, *arguments: str, stdin: str = "") -> str:
-        # From RabbitMQ 3.12 on it reads the password of "add_user NAME" alone: with any option it waits for ever.
+        # From RabbitMQ 3.12 on it reads the password of "add_user NAME" alone: with any option it waits without an end.
         command = [*self._command, *([] if stdin else ["--quiet"]), *arguments]
         try:
             done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=_CTL_S, check=False)

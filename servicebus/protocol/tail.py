@@ -110,7 +110,7 @@ class TailHead(NamedTuple):
     process: str
     pid: int
     session: str
-    """Another text each time that the worker begins to count anew."""
+    """Another text each time that the worker begins to count again."""
     left_out: int
     """How many records it has left out since then: of those that were asked for, because more came than may travel."""
 

@@ -27,7 +27,7 @@ class HealthPoller:
     that it is well and ready, and how many consumers it has.
 
     A worker that misses one of its queues counts as one without consumers: it does not do its work. So does one that is
-    stopped, whose consumers the broker still has. Who has which queues of a cluster in pieces, nobody can say.
+    stopped, whose consumers the broker still has. Who has which queues of a cluster in pieces is unknown.
     """
 
     def __init__(self, world: World):

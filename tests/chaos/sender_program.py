@@ -170,7 +170,7 @@ class Program:
     # -- for the stranger and for the rig ------------------------------------------------------------------------------
 
     def _tap_wire(self) -> None:
-        """Give a part of what goes out to the stranger as well, as somebody who listens to the wire would have it.
+        """Give a part of what goes out to the stranger as well, as one who listens to the wire has it.
 
         When it goes out: what was signed and never sent the Sender rightly says not to be stored.
         """

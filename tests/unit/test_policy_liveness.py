@@ -122,7 +122,7 @@ def test_a_process_that_was_asleep_does_not_suspect_what_it_has_not_read_yet() -
     assert clock.action(101.5, 100.0) is PingAction.QUIET
     clock.heard(101.5)
     clock.pinged(102.1)
-    assert clock.action(102.9, 102.0) is PingAction.QUIET, "each ping is looked at anew"
+    assert clock.action(102.9, 102.0) is PingAction.QUIET, "each ping is looked at by itself"
 
 
 def test_bytes_that_move_put_the_suspicion_off() -> None:

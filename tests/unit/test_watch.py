@@ -296,3 +296,25 @@ def test_second_copies_for_a_suspicion_have_a_bound(bus: VirtualBus) -> None:
         bus.call(number, timeout=60.0)
     bus.time.advance(1.0)
     assert 100 <= bus.engine.status()["hedged"] <= 130
+
+
+def test_a_call_that_cannot_travel_twice_keeps_no_other_back(bus: VirtualBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    bus.node()
+    bus.result(bus.call())
+    bus.brokers[0].freeze()
+    first, second = bus.call("first"), bus.call("second")
+    publish = bus.links[1].publish
+
+    def fails_for_the_first(request: Any, now: float, *, is_hedge: bool = False) -> None:
+        if is_hedge and request.body == refused[0]:
+            raise RuntimeError("of the test")
+        publish(request, now, is_hedge=is_hedge)
+
+    refused = [next(iter(bus.links[0].paths[NODE].outstanding.values())).body]
+    monkeypatch.setattr(bus.links[1], "publish", fails_for_the_first)
+    began = bus.time.now
+    assert bus.result(second) == '"second"'
+    assert bus.time.now - began < 0.75
+    assert bus.result(first) == '"first"', "when its path is dead"
+    assert bus.loop.failures.count > 0
+    bus.loop.failures.count = 0
