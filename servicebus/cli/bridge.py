@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import signal
 import threading
 import time
@@ -15,6 +16,7 @@ from servicebus.cli.options import config_source
 from servicebus.cli.run import log_to_stderr
 from servicebus.configuration import Configuration
 from servicebus.errors import ConfigurationError
+from servicebus.runtime.signals import SignalPipe
 from servicebus.transport.loggers import get_logger
 
 if TYPE_CHECKING:
@@ -48,9 +50,7 @@ def run_bridges(configuration: Configuration) -> int:
     from servicebus.operations.bridge import Bridge
     from servicebus.transport.loop import EventLoop
 
-    stop = threading.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda *_: stop.set())
+    signals = SignalPipe((signal.SIGTERM, signal.SIGINT))
     loop = EventLoop("bridge")
     bridges = [Bridge(loop, configuration, entry) for entry in configuration.bridges]
     thread = threading.Thread(target=loop.run, name=loop.name, daemon=True)
@@ -58,13 +58,14 @@ def run_bridges(configuration: Configuration) -> int:
     for each in bridges:
         loop.post(each.start)
     told_at = time.monotonic()
-    while not stop.wait(1.0):
+    while not select.select([signals], [], [], 1.0)[0]:
         if time.monotonic() - told_at >= _TELL_EVERY_S:
             told_at = time.monotonic()
             _tell(bridges)
     is_clean = _end(loop, bridges)
     thread.join(_CLOSE_S)
     _tell(bridges)
+    signals.close()
     return int(ExitCode.OK if is_clean else ExitCode.FAILED)
 
 

@@ -74,13 +74,18 @@ def serve(
         stack.callback(console.watch.stop)
         console.watch.start()
         stack.callback(console.drills.close)
-        app = make_app(console, access, is_secure=is_secure)
+        server = uvicorn.Server(_settings(make_app(console, access, is_secure=is_secure), address))
+
+        def stop(_signum: int, _frame: object) -> None:
+            server.should_exit = True
+
+        # From here on, for uvicorn has handlers of its own only once it runs. It sends itself again what stopped it.
+        for each in (signal.SIGINT, signal.SIGTERM):
+            stack.callback(signal.signal, each, signal.signal(each, stop))
         scheme = "http" if address.certificate is None else "https"
         shown = f"[{address.host}]" if ":" in address.host else address.host
         on_open(f"{scheme}://{shown}:{listener.getsockname()[1]}/")
-        for each in (signal.SIGINT, signal.SIGTERM):  # uvicorn stops by them, and then sends them to itself again
-            stack.callback(signal.signal, each, signal.signal(each, _ignore))
-        uvicorn.Server(_settings(app, address)).run(sockets=[listener])
+        server.run(sockets=[listener])
 
 
 def _console(config: Configuration, sender: Sender, history: ConsoleHistory) -> Console:
@@ -112,7 +117,3 @@ def _settings(app: Any, address: ConsoleAddress) -> uvicorn.Config:
         ssl_certfile=address.certificate,
         ssl_keyfile=address.key,
     )
-
-
-def _ignore(_signum: int, _frame: object) -> None:
-    pass

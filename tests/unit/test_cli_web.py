@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from pathlib import Path
 
@@ -56,6 +57,17 @@ def test_a_port_or_a_folder_that_cannot_be_used_is_named(file: Path, tmp_path: P
     (tmp_path / "plain").touch()
     done = web("-c", str(file), "--port", "0", "--history", str(tmp_path / "plain" / "history"))
     assert done.exit_code == 1 and "cannot keep" in done.output
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_as_soon_as_it_listens_stops_it(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: signal.Signals
+) -> None:
+    before = signal.getsignal(signum)
+    monkeypatch.setattr("servicebus.cli.web.note", lambda _line: signal.raise_signal(signum))
+    done = web("-c", str(file), "--port", "0", "--history", str(tmp_path / "history"))
+    assert done.exit_code == 0, done.output
+    assert signal.getsignal(signum) is before
 
 
 def test_a_user_is_added_with_a_password_that_is_asked_for(tmp_path: Path) -> None:

@@ -346,6 +346,12 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(setup, "_FIRST_PAUSE_S", 0.0)
 
 
+@pytest.fixture
+def once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pause before the next attempt, which may be any from 0 s, ends when the service stops."""
+    monkeypatch.setattr(setup.Setup, "wait", lambda self, _seconds: not self._is_stopping.wait())
+
+
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("error", [OSError("no database"), SystemExit(3), KeyboardInterrupt()])
 def test_a_setup_that_raises_is_tried_again_until_it_succeeds(error: BaseException) -> None:
@@ -359,6 +365,7 @@ def test_a_setup_that_raises_is_tried_again_until_it_succeeds(error: BaseExcepti
     assert service.log == ["setup"] * 4 + ["teardown"]
 
 
+@pytest.mark.usefixtures("once")
 @KINDS
 @LOCKED
 def test_what_came_before_setup_failed_is_given_back_and_nothing_is_taken_after(kind: Kind, lock: Any) -> None:
