@@ -13,7 +13,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import servicebus.wire.xmltree  # noqa: F401  # what workers may need is imported before they are forked: they share it
 from servicebus._agent_logging import AgentLogging
 from servicebus._describe import NodeDescription, contract_of
 from servicebus._nested_sender import NestedSender

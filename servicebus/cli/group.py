@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import importlib
 import json
@@ -13,6 +12,7 @@ from typing import IO, Any
 
 import click
 
+from servicebus._nearest import nearest
 from servicebus.cli.exit_codes import ExitCode, exit_code_of
 from servicebus.cli.output import Output, OutputFailed
 from servicebus.errors import ServiceBusError
@@ -77,10 +77,10 @@ class CommandGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            nearest = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
-            if not nearest or args[0].startswith("-"):
+            meant = nearest(args[0], self.list_commands(ctx))
+            if meant is None or args[0].startswith("-"):
                 raise
-            message = f"No such command {args[0]!r}. Did you mean {nearest[0]!r}?"
+            message = f"No such command {args[0]!r}. Did you mean {meant!r}?"
             raise click.UsageError(message, error.ctx) from None
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -6,13 +6,13 @@ come from the environment; in a dict numbers arrive as numbers. Both are taken b
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from servicebus._durations import to_seconds
+from servicebus._nearest import nearest
 from servicebus.configuration.values import Secret
 from servicebus.errors import DurationError
 
@@ -206,8 +206,8 @@ def one_of(*words: Choice, fold: Callable[[str], str] = str.lower) -> Callable[[
         for word in words:
             if word == found:
                 return word
-        nearest = difflib.get_close_matches(found, words, n=1)
-        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+        meant = nearest(found, words)
+        hint = f"; did you mean {meant}?" if meant else ""
         raise Unacceptable(f"must be one of {', '.join(words)}{hint}")
 
     return check

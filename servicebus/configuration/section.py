@@ -6,12 +6,12 @@ stood in the configuration: it may be a secret at the wrong key. Numbers, key na
 
 from __future__ import annotations
 
-import difflib
 import os.path
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
+from servicebus._nearest import nearest
 from servicebus.configuration.checks import Unacceptable
 from servicebus.errors import ConfigurationError
 
@@ -88,13 +88,12 @@ class Section:
                 self._fail_unknown(str(name), known)
 
     def _fail_unknown(self, name: str, known: Sequence[str]) -> NoReturn:
-        nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=_ALIKE)
-        nearest = nearest or [each for each in known if each.startswith(f"{name.lower()}_")]
-        meant = " or ".join(map(repr, nearest))
-        hint = f"did you mean {meant}?" if nearest else f"known keys: {', '.join(sorted(known))}"
+        alike = nearest(name.lower(), known, likeness=_ALIKE)
+        meant = [alike] if alike else [each for each in known if each.startswith(f"{name.lower()}_")]
+        hint = f"did you mean {' or '.join(map(repr, meant))}?" if meant else f"known keys: {', '.join(sorted(known))}"
         inside = f" in {show(self.at)}" if self.at else ""
         line = self.where.line((*self.at, name))
-        if nearest or not self.where.lines:
+        if meant or not self.where.lines:
             self.where.fail((*self.at, name), f"unknown key {name!r}{inside}; {hint}")
         # In YAML it may be the rest of a password: {password: one,two} has the keys "password" and "two".
         raise ConfigurationError(

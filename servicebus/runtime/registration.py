@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import types
@@ -10,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from servicebus._nearest import nearest
 from servicebus._plain import PlainQueue, plain_key
 from servicebus.configuration import checks
 from servicebus.configuration.checks import Unacceptable
@@ -244,8 +244,8 @@ def _wrong_handler(kind: Kind, instance: Any) -> str:
         method, handler = "handle", instance.handle  # the handler is ours, and calls the user's
         if getattr(handler, "__func__", None) is getattr(base, method):
             own = [each for each in (*vars(instance), *dir(type(instance))) if not hasattr(base, each)]
-            nearest = difflib.get_close_matches(method, own, n=1)
-            hint = f", but {nearest[0]}()" if nearest else ""
+            meant = nearest(method, own)
+            hint = f", but {meant}()" if meant else ""
             return f"{name} has no handle(){hint}; write def handle(self, request)"
     if takes(handler, _ARGUMENTS[method]):
         return ""
