@@ -79,7 +79,8 @@ class Answers:
                 self._not_verified(request, link, error)
                 return
             if path is not None:
-                path.clock.heard(time.monotonic())  # it lives; whether it takes new calls, only a pong says
+                # It lives; whether it takes new calls, only a pong says. As PingClock.heard(), without the call.
+                path.clock.heard_at, path.clock.pinged_at = time.monotonic(), None
                 if protocol is link.newest:
                     path.is_proven = True
             if reply.fault is not None:

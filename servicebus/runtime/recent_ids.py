@@ -5,23 +5,20 @@ from __future__ import annotations
 __all__ = ["RecentIds"]
 
 
-class RecentIds:
-    """Belongs to one thread. Of more than *limit* the oldest are forgotten."""
+class RecentIds(dict[str, None]):
+    """Belongs to one thread. Of more than *limit* the oldest are forgotten. A dict: every request is looked up here."""
 
     def __init__(self, limit: int = 10_000):
+        super().__init__()
         self._limit = limit
-        self._ids: dict[str, None] = {}
 
     def __repr__(self) -> str:
-        return f"<RecentIds {len(self._ids)} of {self._limit}>"
-
-    def __contains__(self, id: str) -> bool:
-        return id in self._ids
+        return f"<RecentIds {len(self)} of {self._limit}>"
 
     def add(self, id: str) -> None:
-        self._ids[id] = None
-        if len(self._ids) > self._limit:
-            del self._ids[next(iter(self._ids))]
+        self[id] = None
+        if len(self) > self._limit:
+            del self[next(iter(self))]
 
     def discard(self, id: str) -> None:
-        self._ids.pop(id, None)
+        self.pop(id, None)

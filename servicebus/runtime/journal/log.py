@@ -94,14 +94,19 @@ class Log:
 
     def append(self, *added: tuple[int, bytes]) -> int:
         """Add rows (kind, data), one next to the other, all or none; returns the number of the last one."""
-        self._lock.take()
+        lock = self._lock
+        try:
+            lock.take_free()  # as take() does, without the call
+        except (OSError, ValueError) as error:
+            lock.wait(error)
+        lock.since = 0.0
         try:
             words = self._words
             if words[SELECTOR] != self._selector or words[self._ends_index] != self._published:
                 self._end = self._on_files(self._found_end)
             return self._write(added)
         finally:
-            self._lock.drop()
+            lock.drop()
 
     def read(self, after: int, before: int | None = None) -> list[Row] | None:
         """The rows between the two numbers. None: some of them may be gone, since we have not read for so long."""

@@ -31,31 +31,37 @@ class WriteLock:
         self._path = path
         self._where = where
         self._wait_s = wait_s
-        self._since = 0.0
-        """Since when another process has had it, if the last wait was in vain."""
+        self.since = 0.0
+        """Since when another process has had it, if the last wait was in vain; 0 is set by who gets it."""
         self._file = LockFile(path)
         # For every row: a method of ours would cost a third of the system call.
+        self.take_free: Callable[[], None] = partial(fcntl.flock, self._file.fd, _TRY)
+        """Take it; what it raises is for ``wait()``."""
         self.drop: Callable[[], None] = partial(fcntl.flock, self._file.fd, fcntl.LOCK_UN)
-        """Only after ``take()``, which sees whether the file is still open."""
+        """Only after one of the others, which see whether the file is still open."""
 
     def take(self) -> None:
         """Raises JournalUnavailable: another process has had it for too long."""
         try:
-            fcntl.flock(self._file.fd, _TRY)
-        except BlockingIOError:
-            self._wait()
+            self.take_free()
         except (OSError, ValueError) as error:
-            raise JournalUnavailable(self._where, f"cannot be locked: {error}") from error
-        if self._since:
-            self._since = 0.0
+            self.wait(error)
+        self.since = 0.0
+
+    def wait(self, why: Exception) -> None:
+        """Take it, which was not possible at once: *why* is what ``take_free()`` raised. Raises JournalUnavailable."""
+        if not isinstance(why, BlockingIOError):
+            raise JournalUnavailable(self._where, f"cannot be locked: {why}") from why
+        self._wait()
 
     def close(self) -> None:
         """Idempotent."""
         self._file.close()
+        self.take_free = partial(fcntl.flock, -1, _TRY)  # the number may be another file's soon
 
     def _wait(self) -> None:
         pause_s, began = _FIRST_PAUSE_S, time.monotonic()
-        deadline = began if self._since else began + self._wait_s
+        deadline = began if self.since else began + self._wait_s
         while True:
             try:
                 return fcntl.flock(self._file.fd, _TRY)
@@ -64,10 +70,10 @@ class WriteLock:
                     break
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-        self._since = self._since or began
+        self.since = self.since or began
         holder = _holder_of(self._path)
         who = f"process {holder}" if holder else "another process"
-        reason = f"{who} has kept it locked for {time.monotonic() - self._since:.1f} s"
+        reason = f"{who} has kept it locked for {time.monotonic() - self.since:.1f} s"
         raise JournalUnavailable(self._where, reason, holder=holder)
 
 
