@@ -1,7 +1,8 @@
 """mela 1.1: an ``rpc_service`` called through its client, a ``consumer`` fed by its publisher (aio-pika 9 underneath).
 
 The service's prefetch is 100 (mela's default is 1; the client's consumer of replies always has 1). Messages: durable
-queue, persistent (asked for; not mela's default), confirms on, the ack after the handling.
+queue, persistent (asked for; not mela's default), confirms on, the ack after the handling. Events: the same, with a
+topic exchange and a queue for each node.
 """
 
 import json
@@ -22,14 +23,23 @@ RPC_PARAMS = {
     "prefetch_count": 100,
 }
 WORK_PARAMS = {"exchange": "mela_work_x", "routing_key": WORK}
+EVENTS = {"exchange": "mela_events_x", "exchange_type": "topic"}
 
 
 def app() -> Mela:
     configuration = {
         "connections": {"default": {"url": common.url()}},
         "rpc-services": {"adder": RPC_PARAMS},
-        "consumers": {"worker": {**WORK_PARAMS, "queue": WORK, "prefetch_count": 100}},
-        "publishers": {"work": WORK_PARAMS},
+        "consumers": {
+            "worker": {**WORK_PARAMS, "queue": WORK, "prefetch_count": 100},
+            "node": {
+                **EVENTS,
+                "routing_key": "orders.*",
+                "queue": f"mela_orders_{common.NUMBER}",
+                "prefetch_count": 100,
+            },
+        },
+        "publishers": {"work": WORK_PARAMS, "event": {**EVENTS, "routing_key": "orders.created"}},
     }
     Path("application.yml").write_text(json.dumps(configuration))  # mela reads it from the current directory
     made = Mela("peer", loop=common.event_loop())
@@ -41,11 +51,21 @@ def server() -> None:
     mela = app()
 
     @mela.rpc_service("adder")
-    async def adder(params: list[int]) -> dict[str, int]:
+    async def adder(params: list) -> dict[str, int]:  # type: ignore[type-arg]  # it takes no other
         return {"answer": common.add(params)}
 
     @mela.consumer("worker")
-    async def worker(params: list[int]) -> None:
+    async def worker(params: list) -> None:  # type: ignore[type-arg]  # it takes no other
+        common.handled()
+
+    mela.run()
+
+
+def node() -> None:
+    mela = app()
+
+    @mela.consumer("node")
+    async def order(params: list) -> None:  # type: ignore[type-arg]  # it takes no other
         common.handled()
 
     mela.run()
@@ -65,5 +85,10 @@ class Client(common.AsyncClient):
         await self.work.publish(Message(body, delivery_mode=DeliveryMode.PERSISTENT))
 
 
+class EventClient(Client):
+    async def connect(self) -> None:
+        self.work = await app().publisher_instance("event")
+
+
 if __name__ == "__main__":
-    common.main(server, Client)
+    common.main(*((node, EventClient) if common.variant() else (server, Client)))

@@ -1,7 +1,8 @@
 """nameko: an ``@rpc`` entrypoint called through ClusterRpcProxy, an ``@event_handler`` fed by a standalone dispatcher.
 
 ``futures`` are those of ``call_async``, pending on one proxy; a proxy belongs to one thread, so ``threads`` have one
-each. Messages: durable queue, persistent, confirms on (nameko's defaults), the ack after the handling.
+each. Messages: durable queue, persistent, confirms on (nameko's defaults), the ack after the handling. Events: the
+same, with a service for each node.
 """
 
 from __future__ import annotations
@@ -36,10 +37,18 @@ class Adder:
         common.handled()
 
 
+class Node:
+    name = f"nameko_node_{common.NUMBER}"
+
+    @event_handler("nameko_source", "order")
+    def order(self, payload: Any) -> None:
+        common.handled()
+
+
 def server() -> None:
     from nameko.containers import ServiceContainer
 
-    container = ServiceContainer(Adder, config=CONFIG)
+    container = ServiceContainer(Node if common.variant() else Adder, config=CONFIG)
     container.start()
     container.wait()
 
@@ -74,5 +83,16 @@ class Client(common.Client):
         self.proxy.stop()
 
 
+class EventClient(Client):
+    def connect(self) -> None:
+        self.dispatch = event_dispatcher(CONFIG)
+
+    def publish(self) -> None:
+        self.dispatch("nameko_source", "order", {"params": self.params})
+
+    def close(self) -> None:
+        pass
+
+
 if __name__ == "__main__":
-    common.main(server, Client)
+    common.main(server, EventClient if common.variant() else Client)

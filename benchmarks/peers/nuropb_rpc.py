@@ -2,7 +2,7 @@
 
 The service's prefetch is 100 (the default is 1). Messages: durable queue, not persistent and no confirms (nuropb has
 neither), the ack after the handling; ``command`` only hands the message to pika, so every 256 the client waits for the
-socket to take them.
+socket to take them. Events: ``publish_event``, with a service for each node; else as messages.
 """
 
 from __future__ import annotations
@@ -53,6 +53,24 @@ async def serve() -> None:
     await asyncio.Future()
 
 
+class Node:
+    _service_name = f"nuropb_node_{common.NUMBER}"
+    _instance_id = "one"
+
+    def _handle_event_(self, *_event: Any) -> None:
+        common.handled()
+
+
+async def serve_node() -> None:
+    configure_nuropb_rmq(broker(), **EXCHANGES)
+    settings = {**EXCHANGES, "prefetch_count": 100}
+    service = create_service(
+        Node._service_name, Node._instance_id, Node(), broker(), settings, event_bindings=["orders.*"]
+    )
+    await service.connect()
+    await asyncio.Future()
+
+
 class Client(common.AsyncClient):
     async def connect(self) -> None:
         self.api = create_client(connection_properties=broker(), transport_settings={"prefetch_count": 100})
@@ -62,12 +80,15 @@ class Client(common.AsyncClient):
         return await self.api.request(SERVICE, "add", {"params": self.params}, {})
 
     async def publish(self) -> None:
-        self.api.command(SERVICE, "work", {"params": self.params}, {})
+        self.post()
         await asyncio.sleep(0)
+
+    def post(self) -> None:
+        self.api.command(SERVICE, "work", {"params": self.params}, {})
 
     async def publish_window(self, count: int) -> None:
         for number in range(1, count + 1):
-            self.api.command(SERVICE, "work", {"params": self.params}, {})
+            self.post()
             if number % 256 == 0:
                 await self.drain()
 
@@ -80,5 +101,11 @@ class Client(common.AsyncClient):
         await self.api.disconnect()
 
 
+class EventClient(Client):
+    def post(self) -> None:
+        self.api.publish_event("orders.created", {"params": self.params}, {})
+
+
 if __name__ == "__main__":
-    common.main(lambda: asyncio.run(serve()), Client)
+    main, client = (serve_node, EventClient) if common.variant() else (serve, Client)
+    common.main(lambda: asyncio.run(main()), client)

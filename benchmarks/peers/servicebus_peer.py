@@ -3,7 +3,8 @@
 One caller blocks in ``call``; ``futures`` are those of ``call_async``; ``threads`` share one Sender. Messages are
 durable and confirmed, one by one by ``send``, or by ``send_async`` with 1,000 unconfirmed; acked after the handling.
 
-The variants ``asyncio`` and ``uvloop`` call by an AsyncSender: ``tasks`` of one loop.
+The variants ``asyncio`` and ``uvloop`` call by an AsyncSender: ``tasks`` of one loop. Events (the variant ``events``):
+the same by ``publish_async``, with an agent for each node.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from servicebus.sender import Sender
 from servicebus.service import ServiceBus
 
 NODE = "BENCH"
+EVENTS = "events"
 ADD, WORK = f"{NODE}.math.add", f"{NODE}.math.work"
 UNCONFIRMED = 1000
 
@@ -30,11 +32,11 @@ def configuration() -> Configuration:
     return Configuration(
         {
             "hosts": [f"{host}:{port}" for host, port in common.HOSTS],
-            "node_name": NODE,
+            "node_name": f"{NODE}-{common.NUMBER}" if common.variant() == EVENTS else NODE,
             "secret_token": common.SECRET,
             # Not where they lie by default: another agent of this user may run.
-            "journal": str(common.FOLDER / "journal"),
-            "status_socket": str(common.FOLDER / "status"),
+            "journal": str(common.FOLDER / f"journal-{common.NUMBER}"),
+            "status_socket": str(common.FOLDER / f"status-{common.NUMBER}"),
             **json.loads(os.environ.get("PEER_SETTINGS", "{}")),
         }
     )
@@ -53,8 +55,11 @@ class Work:
 
 def server() -> None:
     bus = ServiceBus(configuration())
-    bus.add_rpc_service("math", "add", Add())
-    bus.add_message_service("math", "work", Work())
+    if common.variant() == EVENTS:
+        bus.add_event_service("math", "work", Work(), "orders.*")
+    else:
+        bus.add_rpc_service("math", "add", Add())
+        bus.add_message_service("math", "work", Work())
     raise SystemExit(bus.run())
 
 
@@ -77,18 +82,25 @@ class Client(common.Client):
     def publish(self) -> None:
         self.sender.send(WORK, self.params)
 
+    def start_publish(self) -> Future[Any]:
+        return self.sender.send_async(WORK, self.params)
+
     def publish_window(self, count: int) -> None:
-        send = self.sender.send_async
         pending: collections.deque[Future[Any]] = collections.deque()
         for _ in range(count):
             if len(pending) == UNCONFIRMED:
                 pending.popleft().result()
-            pending.append(send(WORK, self.params))
+            pending.append(self.start_publish())
         while pending:
             pending.popleft().result()
 
     def close(self) -> None:
         self.sender.close()
+
+
+class EventClient(Client):
+    def start_publish(self) -> Future[Any]:
+        return self.sender.publish_async("orders.created", self.params)
 
 
 class AsyncClient(common.AsyncClient):
@@ -116,9 +128,11 @@ class AsyncClient(common.AsyncClient):
         await self.sender.close()
 
 
+CLIENTS: dict[str, Any] = {"": Client, EVENTS: EventClient, "asyncio": AsyncClient, "uvloop": AsyncClient}
+
 if __name__ == "__main__":
     if common.variant() == "uvloop":
         import uvloop
 
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    common.main(server, AsyncClient if common.variant() else Client)
+    common.main(server, CLIENTS[common.variant()])

@@ -12,6 +12,7 @@ import click
 PARTS = {
     "calls": "benchmarks.suite.parts.calls",
     "messages": "benchmarks.suite.parts.messages",
+    "events": "benchmarks.suite.parts.events",
     "workers": "benchmarks.suite.parts.workers",
     "logs": "benchmarks.suite.parts.logs",
     "failover": "benchmarks.suite.parts.failover",

@@ -22,6 +22,7 @@ ROWS = {
     "threads": "64 blocking threads",
     "end to end": "confirmed durable messages, end to end through handler and ack",
     "publish": "confirmed publish, many in flight",
+    "events": "events to ten subscribing nodes",
     "100 KB": "params of 100 KB, one caller",
     "workers": "two workers per host, two client processes",
     "backlog": "calls with 1,000,000 messages waiting for the same node",

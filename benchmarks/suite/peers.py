@@ -23,7 +23,7 @@ class Peer:
     name: str
     program: str
     ready: str
-    """The queue whose first consumer means that the server serves."""
+    """The queue whose first consumer means that the server serves; ``{}`` stands for the number of the server."""
     venv: str = ""
     """Its virtual environment, made from requirements/VENV.txt; without one it runs in ours, or is compiled."""
     variant: str = ""
@@ -102,6 +102,21 @@ ALL = (
     ),
     Peer("dramatiq", "dramatiq_work.py", "dramatiq_work", "dramatiq", "", (), distribution="dramatiq"),
 )  # fmt: skip
+
+
+_NODE_QUEUES = {
+    OURS: "BENCH-{}.events.math.work",
+    NUROPB: "nuropb-nuropb_node_{}-sq",
+    "mela": "mela_orders_{}",
+    "nameko": "evt-nameko_source-order--nameko_node_{}.order",
+    "FastStream": "faststream_orders_{}",
+}
+EVENTS = tuple(
+    replace(peer, variant="events", ready=_NODE_QUEUES[peer.name], idioms=(), messages=("e2e",), many_hosts=False)
+    for peer in ALL
+    if peer.name in _NODE_QUEUES
+)
+"""Those that have events, with a node for each server."""
 
 
 def chosen(settings: Settings, among: Sequence[Peer] = ALL) -> list[Peer]:

@@ -32,10 +32,18 @@ class Visit:
         servers: so many processes of the server.
         clients: so many of the client, each of which does every phase.
         consumers: so many on its queue mean that the peer serves; one for each server by default.
+        are_nodes: each server gets all that is published.
     """
 
     def __init__(
-        self, peer: Peer, brokers: Sequence[Broker], *, servers: int = 1, clients: int = 1, consumers: int = 0
+        self,
+        peer: Peer,
+        brokers: Sequence[Broker],
+        *,
+        servers: int = 1,
+        clients: int = 1,
+        consumers: int = 0,
+        are_nodes: bool = False,
     ):
         self.peer = peer
         self.found: dict[str, Any] = {"phases": {}, "failed": {}}
@@ -44,7 +52,8 @@ class Visit:
         self._brokers = list(brokers)
         self._broker = brokers[0]
         self._counts = servers, clients
-        self._consumers = consumers or servers
+        self._consumers = consumers or (1 if are_nodes else servers)
+        self._queues = [peer.ready.format(number) for number in range(servers)] if are_nodes else [peer.ready]
         self._folder = self._broker.folder.parent / "visits" / str(next(_numbers))
         # The mark lets the brokers' guard end the processes of a suite that was killed.
         self._environment = {
@@ -53,6 +62,7 @@ class Visit:
             "PYTHONUNBUFFERED": "1",
             "PEER_HOSTS": ",".join(f"{broker.host}:{broker.port}" for broker in brokers),
             "PEER_FOLDER": str(self._folder),
+            "PEER_NODES": str(servers if are_nodes else 1),
             "PEER_COUNTER": str(self._folder / "counter"),
             MARK: str(self._folder),
             **peer.environment,
@@ -94,7 +104,7 @@ class Visit:
         """Messages wait from now on; waits until the broker sees no consumer any more."""
         for server in self.servers:
             server.stop()
-        self._wait(lambda: node.consumers(self._broker, self.peer.ready) == 0, "still consumes")
+        self._wait(lambda: not any(self._consumers_now()), "still consumes")
         self.servers.clear()
 
     def note_memory(self) -> None:
@@ -113,9 +123,12 @@ class Visit:
         started = time.monotonic()
         for number in range(servers):
             self.servers.append(self._child("server", number))
-        self._wait(lambda: node.consumers(self._broker, self.peer.ready) >= self._consumers, "does not consume")
+        self._wait(lambda: min(self._consumers_now()) >= self._consumers, "does not consume")
         self._connect("first" if self.peer.idioms else "connect")
         self.found["start_s"] = time.monotonic() - started
+
+    def _consumers_now(self) -> list[int]:
+        return [node.consumers(self._broker, queue) for queue in self._queues]
 
     def _wait(self, condition: Any, otherwise: str) -> None:
         deadline = time.monotonic() + STARTS_WITHIN_S
@@ -146,7 +159,8 @@ class Visit:
 
     def _child(self, role: str, number: int) -> Child:
         name = f"{role}-{number}-{next(_numbers)}"
-        return Child(command(self.peer, role), self._environment, self._folder, name, is_client=role == "client")
+        environment = {**self._environment, "PEER_NUMBER": str(number)}
+        return Child(command(self.peer, role), environment, self._folder, name, is_client=role == "client")
 
     def _measure(self, name: str, seconds: float, order: dict[str, Any]) -> dict[str, Any]:
         for client in self.clients:

@@ -15,8 +15,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.suite import against, goals, results
-from benchmarks.suite.parts import calls, failover, footprint, growth, logs, messages, workers
-from benchmarks.suite.peers import ALL, FLOOR, OURS, RAW_PIKA, chosen
+from benchmarks.suite.parts import calls, events, failover, footprint, growth, logs, messages, workers
+from benchmarks.suite.peers import ALL, EVENTS, FLOOR, OURS, RAW_PIKA, chosen
 from benchmarks.suite.readings import failures, field, phase_cell
 from benchmarks.suite.rounds import Estimate, Measurement, interleaved
 from benchmarks.suite.settings import Settings
@@ -109,7 +109,7 @@ def test_the_table_of_goals_has_every_row() -> None:
 
 def test_each_part_gives_goals_of_a_document_without_results() -> None:
     empty: dict[str, Any] = {"results": [], "figures": []}
-    for part in (calls, messages, workers, logs, failover, footprint, growth):
+    for part in (calls, messages, events, workers, logs, failover, footprint, growth):
         assert {goal.result for goal in part.goals(empty)} <= {NOT_MEASURED}
 
 
@@ -120,6 +120,19 @@ def test_goals_of_calls_compare_with_the_better_of_the_two_pikas() -> None:
     assert found["raw pika (pika blocking)"].result == "met"
     assert found[FLOOR].result == "MISSED"
     assert found["nuropb"].result == NOT_MEASURED
+
+
+def test_goals_of_events_name_the_best_that_confirms_and_the_best_of_all() -> None:
+    found = events.goals(visits({OURS: (30.0,), "mela": (10.0,), "nameko": (5.0,), "nuropb": (20.0,)}, "e2e"))
+    assert [(goal.what, goal.found, goal.result) for goal in found] == [
+        ("the best confirming framework (mela)", "3.00 x", "met"),
+        ("the best framework (nuropb)", "1.50 x", "MISSED"),
+    ]
+
+
+def test_each_node_of_events_has_a_queue_of_its_own() -> None:
+    assert {peer.name for peer in EVENTS} == {OURS, "nuropb", "mela", "nameko", "FastStream"}
+    assert all(peer.ready.format(1) != peer.ready.format(2) for peer in EVENTS)
 
 
 def test_two_workers_are_fast_enough_if_the_broker_is_full() -> None:

@@ -11,13 +11,28 @@ from common.counter import handled
 from common.flight import check, in_threads, in_window
 from common.load import add
 from common.program import event_loop, main
-from common.surroundings import FOLDER, HOST, HOSTS, LIMIT_S, PASSWORD, PORT, SECRET, USER, WIDTH, url, urls, variant
+from common.surroundings import (
+    FOLDER,
+    HOST,
+    HOSTS,
+    LIMIT_S,
+    NUMBER,
+    PASSWORD,
+    PORT,
+    SECRET,
+    USER,
+    WIDTH,
+    url,
+    urls,
+    variant,
+)
 
 __all__ = [
     "FOLDER",
     "HOST",
     "HOSTS",
     "LIMIT_S",
+    "NUMBER",
     "PASSWORD",
     "PORT",
     "SECRET",

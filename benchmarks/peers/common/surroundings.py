@@ -18,6 +18,10 @@ LIMIT_S = 10.0 if len(HOSTS) > 1 else None
 """How long a call may take where brokers die under it; elsewhere whatever the peer does by default."""
 WIDTH = int(os.environ.get("PEER_WIDTH", "64"))
 """So many calls are kept in flight."""
+NODES = int(os.environ.get("PEER_NODES", "1"))
+"""So many servers get each message: above one where events are measured."""
+NUMBER = int(os.environ.get("PEER_NUMBER", "0"))
+"""Which of them this is, from 0."""
 FOLDER = Path(os.environ.get("PEER_FOLDER", "."))
 """A fresh one; the current directory is one within it."""
 
