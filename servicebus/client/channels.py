@@ -66,41 +66,19 @@ class LinkChannels:
         """Messages to be published when others are confirmed, or the channel is renewed."""
         self._has_nacked = False
         """The messages' channel, since it was opened."""
-        self._is_renewed = False
+        self.is_renewed = False
         """It is being closed for another one to take its place."""
         self._opened_at = 0.0
-        self._connection = connection
+        self.connection = connection
         self._exchanges = exchanges
         self._probe = ReturnProbe(place, exchanges[0].name)
         self._events = events
-        self._calls: BrokerChannel | None = None
-        self._sends: BrokerChannel | None = None
+        self.calls: BrokerChannel | None = None
+        """For calls, pings and replies."""
+        self.sends: BrokerChannel | None = None
+        """For messages. None while it is opened, also while it ``is_renewed``."""
         self._open_calls()
         self._open_sends()
-
-    @property
-    def is_usable(self) -> bool:
-        """Whether calls can be published, and messages now or in a moment."""
-        calls, sends = self._calls, self._sends
-        return (
-            calls is not None
-            and calls.is_open
-            and (self._is_renewed or (sends is not None and sends.is_open))
-            and self._connection.blocked is None
-        )
-
-    def publish_call(self, outgoing: OutgoingPublish, wire_id: str, expiration_ms: int) -> None:
-        """Publish a call or a ping; it ends as a reply, as a return, or by its expiration."""
-        if self._calls is not None:
-            self._calls.publish(
-                outgoing.exchange,
-                outgoing.routing_key,
-                outgoing.body,
-                correlation_id=wire_id,
-                reply_to=DIRECT_REPLY_TO,
-                expiration_ms=expiration_ms,
-                priority=outgoing.priority,
-            )
 
     def publish_message(self, outgoing: OutgoingPublish, request: PendingRequest) -> None:
         """Publish a message, now or as soon as few enough are unconfirmed; it ends as a confirm."""
@@ -112,10 +90,10 @@ class LinkChannels:
             self._publish_message(outgoing, request)
 
     def _publish_message(self, outgoing: OutgoingPublish, request: PendingRequest) -> None:
-        assert self._sends is not None
+        assert self.sends is not None
         if outgoing.exchange not in self._declared:
-            self._declare_events(self._sends, outgoing.exchange)
-        number = self._sends.publish(
+            self._declare_events(self.sends, outgoing.exchange)
+        number = self.sends.publish(
             outgoing.exchange,
             outgoing.routing_key,
             outgoing.body,
@@ -153,16 +131,16 @@ class LinkChannels:
 
     def ask_broker(self, on_answer: Callable[[], None]) -> None:
         """Have the broker say something, if it lives."""
-        if self._calls is not None:
-            self._calls.run(_question(), on_answer)
+        if self.calls is not None:
+            self.calls.run(_question(), on_answer)
 
     def _open_sends(self) -> None:
-        self._connection.open_channel(
+        self.connection.open_channel(
             self._sends_open, self._sends_closed, on_returned=self._events.returned, on_confirmed=self._on_confirmed
         )
 
     def _open_calls(self) -> None:
-        self._connection.open_channel(self._calls_open, self._calls_closed, on_returned=self._returned)
+        self.connection.open_channel(self._calls_open, self._calls_closed, on_returned=self._returned)
 
     def _calls_open(self, channel: BrokerChannel) -> None:
         channel.run(self._topology(), lambda: self._calls_ready(channel))
@@ -186,30 +164,30 @@ class LinkChannels:
 
     def _sends_open(self, channel: BrokerChannel) -> None:
         self._has_nacked, self._opened_at = False, time.monotonic()
-        if self._is_renewed:
-            self._sends, self._is_renewed = channel, False
+        if self.is_renewed:
+            self.sends, self.is_renewed = channel, False
             self._publish_held(self._opened_at)
         else:
             self._ready(sends=channel)
 
     def _ready(self, *, calls: BrokerChannel | None = None, sends: BrokerChannel | None = None) -> None:
-        self._calls = calls or self._calls
-        self._sends = sends or self._sends
-        if self._calls is not None and self._sends is not None:
+        self.calls = calls or self.calls
+        self.sends = sends or self.sends
+        if self.calls is not None and self.sends is not None:
             self._events.channels_ready()
 
     def _calls_closed(self, error: TransportError) -> None:
-        if error.reply_code == ACCESS_REFUSED and self.may_declare and self._connection.is_open:
+        if error.reply_code == ACCESS_REFUSED and self.may_declare and self.connection.is_open:
             self.may_declare = False
             self._open_calls()
-        elif error.reply_code == NOT_FOUND and self._calls is None:
+        elif error.reply_code == NOT_FOUND and self.calls is None:
             self._broken(self._probe.no_exchange())
         else:
             self._broken(error)
 
     def _sends_closed(self, error: TransportError) -> None:
-        former, self._sends = self._sends, None
-        if self._is_renewed and former is not None and self._connection.is_open:
+        former, self.sends = self.sends, None
+        if self.is_renewed and former is not None and self.connection.is_open:
             self._open_sends()
             return
         if error.reply_code == ACCESS_REFUSED and self.may_declare and len(self._declared) > 1 + len(self._exchanges):
@@ -220,7 +198,7 @@ class LinkChannels:
 
     def _broken(self, error: TransportError) -> None:
         # What closes with its connection is the connection's to tell.
-        if isinstance(error, ConnectFailed) or self._connection.is_open:
+        if isinstance(error, ConnectFailed) or self.connection.is_open:
             self._events.channels_broken(error)
 
     def _on_confirmed(self, number: int, multiple: bool, is_ack: bool) -> None:
@@ -238,12 +216,17 @@ class LinkChannels:
         """
         if not self._has_nacked or now - self._opened_at < _RENEW_AFTER_S:
             self._publish_held(now)
-        elif self._sends is not None and self._sends.is_open and not self._unconfirmed:
-            self._is_renewed = True
-            self._sends.close()
+        elif self.sends is not None and self.sends.is_open and not self._unconfirmed:
+            self.is_renewed = True
+            self.sends.close()
+
+    @property
+    def _can_publish(self) -> bool:
+        is_open = self.sends is not None and self.sends.is_open and not self.is_renewed
+        return is_open and self.connection.blocked is None
 
     def _publish_held(self, now: float) -> None:
-        while self._held and not self._is_renewed and self.is_usable and len(self._unconfirmed) < UNCONFIRMED_AT_ONCE:
+        while self._held and self._can_publish and len(self._unconfirmed) < UNCONFIRMED_AT_ONCE:
             outgoing, request = self._held.popleft()
             if not request.is_done:
                 request.published_late(now)

@@ -330,7 +330,7 @@ class Engine:
             return
         if time.monotonic() >= deadline:
             for link in self.links:
-                link.abort("the Sender was closed")
+                link.connections.abort("the Sender was closed")
             on_closed()
             return
         self._loop.call_later(0.01, lambda: self._await_closed(on_closed, deadline))

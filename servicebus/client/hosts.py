@@ -180,7 +180,7 @@ class Connector:
                 link.is_wanted = True
                 if link.can_start:
                     link.connect(now)
-            elif index > rank and link.is_spare(now, SPARE_AFTER_S):
+            elif index > rank and is_spare(link, now):
                 link.rest()
 
     def best(self, now: float) -> Link | None:
@@ -217,3 +217,10 @@ class Connector:
             link.is_wanted = True
             if not link.is_up and not link.health.failed:
                 link.health.fail("too slow to connect")
+
+
+def is_spare(link: Link, now: float) -> bool:
+    """Connected, but neither used nor waited for since ``SPARE_AFTER_S``."""
+    is_waited_for = bool(link.unconfirmed) or any(path.outstanding for path in link.active.values())
+    used_at = max(link.used_at, link.connections.up_since or 0.0)
+    return link.is_up and not is_waited_for and now - used_at > SPARE_AFTER_S

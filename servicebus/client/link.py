@@ -26,7 +26,7 @@ from servicebus.transport.interface import Connect, Delivery, Returned
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
 from servicebus.transport.progress import Progress
-from servicebus.wire.envelope import CALL, MESSAGE
+from servicebus.wire.envelope import CALL, DIRECT_REPLY_TO, MESSAGE
 from servicebus.wire.printable import printable
 
 LOG = get_logger(__name__)
@@ -88,8 +88,7 @@ class Link:
         # What is known of the broker.
         self.health, self.size_limit, self.denials, self.losses = Health(), SizeLimit(), Denials(), Losses()
         self.paths: dict[str, Path] = {}
-        self.active = {}
-        self.calls, self.used_at = 0, 0.0
+        self.active, self.calls, self.used_at = {}, 0, 0.0
         self.last_error, self.failure = _NOT_TRIED, None
         # Its connection, and whether that lives.
         self.is_wanted, self.has_moved, self._may_declare = False, False, True
@@ -122,9 +121,11 @@ class Link:
 
     @property
     def is_usable(self) -> bool:
-        """Up, not blocked, and its channels open: one may have closed before its callback has told us."""
-        channels = self._channels
-        return channels is not None and channels.is_usable
+        """Calls can be published, and messages now or in a moment: a channel may have closed before it has told us."""
+        if (channels := self._channels) is None or channels.calls is None or not channels.calls.is_open:
+            return False
+        is_open = channels.is_renewed or (channels.sends is not None and channels.sends.is_open)
+        return is_open and channels.connection.blocked is None
 
     @property
     def can_start(self) -> bool:
@@ -191,9 +192,6 @@ class Link:
         if self.last_error == _NOT_TRIED:
             self.last_error = "no answer to the first attempt yet"
         self.connections.connect(now)
-
-    def abort(self, reason: str) -> None:
-        self.connections.abort(reason)
 
     def rest(self) -> None:
         """Close a connection that is not needed now; the next ``connect()`` opens it again."""
@@ -293,25 +291,32 @@ class Link:
             raise
         path.used_at = self.used_at = now
         self.active[path.node] = path
-        assert self._channels is not None
         if request.context:
             outgoing = outgoing._replace(priority=written_priority(request.context))
         elif is_message and request.options is not None and request.options.row:  # all that is known is its body
             outgoing = outgoing._replace(priority=priority_of(outgoing.body))
         if is_message:
+            assert self._channels is not None
             self._channels.publish_message(outgoing, request)
             return
         path.outstanding[request.id] = request
         if request.kind is CALL:
             path.calls += 1
             self.calls += 1
-        expiration_ms = max(1, int((request.deadline - now) * 1000))
-        self._channels.publish_call(outgoing, request.id, expiration_ms)
+        self.publish_control(outgoing, request.id, max(1, int((request.deadline - now) * 1000)))
 
     def publish_control(self, outgoing: OutgoingPublish, wire_id: str, expiration_ms: int) -> None:
-        """Publish a ping; it comes back as any other reply or return does."""
-        if self._channels is not None:
-            self._channels.publish_call(outgoing, wire_id, expiration_ms)
+        """Publish a ping, or a call; it ends as a reply, as a return, or by its expiration."""
+        if self._channels is not None and self._channels.calls is not None:
+            self._channels.calls.publish(
+                outgoing.exchange,
+                outgoing.routing_key,
+                outgoing.body,
+                correlation_id=wire_id,
+                reply_to=DIRECT_REPLY_TO,
+                expiration_ms=expiration_ms,
+                priority=outgoing.priority,
+            )
 
     # -- the broker's own heartbeat ------------------------------------------------------------------------------------
 
@@ -343,8 +348,3 @@ class Link:
     @property
     def unconfirmed(self) -> int:
         return self._channels.unconfirmed if self._channels is not None else 0
-
-    def is_spare(self, now: float, after_s: float) -> bool:
-        """Connected, but neither used nor waited for since *after_s*."""
-        is_waited_for = bool(self.unconfirmed) or any(path.outstanding for path in self.active.values())
-        return self.is_up and not is_waited_for and now - max(self.used_at, self.connections.up_since or 0.0) > after_s

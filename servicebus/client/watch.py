@@ -297,7 +297,7 @@ class PathWatch:
             path.probe_at = now + (_AWAITED_PROBE_S if is_awaited else _PROBE_S)
 
     def _link_is_silent(self, link: Link) -> None:
-        link.abort(self._silence)
+        link.connections.abort(self._silence)
 
 
 NO_CONSUMER = "no agent of the node consumes there"

@@ -23,12 +23,11 @@ from itertools import repeat, starmap
 
 from servicebus.errors import JournalUnavailable
 from servicebus.protocol.interface import AgentProtocol
-from servicebus.runtime.acknowledger import Acknowledger
 from servicebus.runtime.dispatcher import Dispatcher
 from servicebus.runtime.job import Disposition, Job, Outcome
 from servicebus.runtime.journal.interface import Damaged
 from servicebus.runtime.overflow_buffer import OverflowBuffer
-from servicebus.runtime.publisher import Publisher
+from servicebus.runtime.publisher import Acknowledger, Publisher
 from servicebus.transport.interface import Delivery
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import nothing
@@ -77,7 +76,7 @@ class Pipeline:
         self._refused = RateLimitedLog(LOG, host_name)
         self._on_damaged = on_damaged
         self._on_tick = on_tick
-        self.acknowledger = Acknowledger(self.copies, loop.failures, dispatcher.refused_calls)
+        self.acknowledger = Acknowledger(self.copies.store, loop.failures, dispatcher.refused_calls)
         self._overflow = OverflowBuffer(window, has_priorities=has_priorities)
         self._posted: deque[Outcome] = deque()
         """Handed over by services' threads; decided at the end of the iteration, as what the next two have."""
@@ -119,11 +118,13 @@ class Pipeline:
     def begin(self, epoch: int, publisher: Publisher) -> None:
         """A new pair of connections: deliveries of *epoch* are settled from here on, over *publisher*."""
         self.acknowledger.begin(epoch, publisher)
+        self.copies.begin(epoch, publisher)
         self._loop.call_later(_COMES_AGAIN_S, lambda: self._give_up_copies(epoch))
 
     def end(self) -> None:
         """The connections are gone: nothing can be settled until the next ones."""
         self.acknowledger.end()
+        self.copies.end()
         self.interrupt_streams("the connection of its worker to the broker was lost")
         self._dispatcher.held.clear()  # the broker delivers them again
         self._overflow.clear()

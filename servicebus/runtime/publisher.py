@@ -1,4 +1,7 @@
-"""Publisher: what a worker publishes on one broker: replies at once, copies of messages confirmed first."""
+"""Publisher: what a worker publishes on one broker: replies at once, copies of messages confirmed first.
+
+Acknowledger: what the worker tells the broker at the end of a delivery: the reply, and then the ack.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ from servicebus.policy.retry_schedule import tier_for
 from servicebus.policy.size_limit import SizeLimit
 from servicebus.protocol.held import HeldProtocol
 from servicebus.protocol.plain import PlainProtocol
-from servicebus.runtime.job import Copy, Job, PendingDelivery
+from servicebus.runtime.job import Copy, Disposition, Job, PendingDelivery
+from servicebus.runtime.recent_ids import RecentIds
 from servicebus.transport.confirmed_channel import ConfirmedChannel, Publish, learn_from
 from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.headerfit import fitted
@@ -168,6 +172,69 @@ class Publisher:
         assert self._confirmed is not None
         self._confirmed.forget()
         self._on_broken(TransportError(f"queue {queue} is gone"))
+
+
+class Acknowledger:
+    """Does what was decided about deliveries: answers, has copies stored, and acknowledges. The I/O thread's.
+
+    Args:
+        store: called with what ends as a copy.
+        refused_calls: noted here are the calls that are answered and were not run.
+    """
+
+    def __init__(self, store: Callable[[Disposition], None], failures: FailureLog, refused_calls: RecentIds):
+        self.epoch: int | None = None
+        self.publisher: Publisher | None = None
+        self._store = store
+        self._failures = failures
+        self._refused_calls = refused_calls
+
+    def __repr__(self) -> str:
+        return f"<Acknowledger epoch={self.epoch}>"
+
+    def begin(self, epoch: int, publisher: Publisher) -> None:
+        """A new pair of connections: deliveries of *epoch* are settled from here on, over *publisher*."""
+        self.epoch, self.publisher = epoch, publisher
+
+    def end(self) -> None:
+        """The connections are gone: nothing can be settled until the next ones."""
+        self.epoch = self.publisher = None
+
+    def settle(self, disposition: Disposition) -> bool:
+        """Answer, store and ack, as far as the deliveries are of these connections; the others come again.
+
+        False: something was raised. It may be called again, unless a copy is to be stored.
+        """
+        publisher, epoch, reply = self.publisher, self.epoch, disposition.reply
+        if publisher is None:
+            return True
+        try:
+            if disposition.copy is not None:
+                self._store(disposition)
+                return True
+            for pending in disposition.pending:
+                if pending.epoch != epoch:
+                    continue
+                # Reply first: a crash between the two costs a repeat, not an answer.
+                if reply is not None:
+                    try:
+                        publisher.reply(pending, reply, disposition.job)
+                    except Exception:  # a service's, which came late: the second try reports what is ours
+                        self._reply_again(publisher, pending, reply, disposition.job)
+                    if disposition.job is None:  # it was not run: the journal does not know of this answer
+                        self._refused_calls.add(pending.run_id)
+                pending.delivery.channel.ack(pending.delivery.tag)
+        except Exception as error:  # what is to be stored comes again
+            self._failures.report("a disposition", error)
+            return False
+        return True
+
+    def _reply_again(self, publisher: Publisher, pending: PendingDelivery, reply: bytes, job: Job | None) -> None:
+        """A late exception, meant for a service, comes once."""
+        try:
+            publisher.reply(pending, reply, job)
+        except Exception as error:  # it cannot be answered, and is done with all the same
+            self._failures.report("a reply", error)
 
 
 class CopyAddresser:

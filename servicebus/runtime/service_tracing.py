@@ -33,8 +33,8 @@ from servicebus.observability.spans import (
     within,
 )
 from servicebus.protocol.encryption import is_secret
-from servicebus.runtime.acknowledger import Acknowledger
 from servicebus.runtime.job import DONE, Disposition, Job, Outcome
+from servicebus.runtime.publisher import Acknowledger
 from servicebus.runtime.service_meter import start_of
 from servicebus.runtime.service_thread import ServiceThread
 from servicebus.services import _serving

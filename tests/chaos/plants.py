@@ -83,19 +83,19 @@ class _NoJournal(Journal):
 def _no_expiry() -> None:
     """Calls do not expire at the broker, and workers do not look at deadlines."""
     import servicebus.protocol.v2
-    from servicebus.client.channels import LinkChannels
+    from servicebus.client.link import Link
     from servicebus.protocol.v2 import ProtocolV2
 
-    publish, incoming = LinkChannels.publish_call, ProtocolV2._incoming
+    publish, incoming = Link.publish_control, ProtocolV2._incoming
 
-    def publish_for_long(self: LinkChannels, outgoing: Any, wire_id: str, expiration_ms: int, *more: Any) -> None:
+    def publish_for_long(self: Link, outgoing: Any, wire_id: str, expiration_ms: int, *more: Any) -> None:
         publish(self, outgoing, wire_id, _AN_HOUR_MS, *more)
 
     def without_deadline(self: ProtocolV2, *more: Any) -> Any:
         found = incoming(self, *more)
         return found if found.remaining_s is None else replace(found, remaining_s=_AN_HOUR_MS / 1000)
 
-    replace_in(LinkChannels, "publish_call", publish_for_long)
+    replace_in(Link, "publish_control", publish_for_long)
     replace_in(ProtocolV2, "_incoming", without_deadline)
     replace_in(servicebus.protocol.v2, "check_fresh", lambda *_: None)
 

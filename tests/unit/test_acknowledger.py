@@ -7,8 +7,8 @@ from unittest.mock import Mock, call
 
 import pytest
 
-from servicebus.runtime.acknowledger import Acknowledger
 from servicebus.runtime.job import Disposition, PendingDelivery, dead_letter
+from servicebus.runtime.publisher import Acknowledger
 from servicebus.runtime.recent_ids import RecentIds
 from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.interface import Delivery
@@ -23,7 +23,7 @@ class Rig:
         self.done = Mock()
         self.failures = FailureLog("test")
         self.refused_calls = RecentIds()
-        self.acknowledger = Acknowledger(self.done.copies, self.failures, self.refused_calls)
+        self.acknowledger = Acknowledger(self.done.copies.store, self.failures, self.refused_calls)
         self.acknowledger.begin(EPOCH, self.done.publisher)
         self.done.reset_mock()
 
@@ -94,8 +94,8 @@ def test_whatever_else_raises_is_reported(rig: Rig, copy: Any) -> None:
 
 def test_without_connections_nothing_is_settled(rig: Rig) -> None:
     rig.acknowledger.end()
-    assert rig.done.mock_calls == [call.copies.end()]
     assert rig.acknowledger.settle(Disposition([rig.pending(1)], b"reply"))
-    assert rig.done.mock_calls == [call.copies.end()]
+    assert rig.done.mock_calls == []
     rig.acknowledger.begin(EPOCH + 1, rig.done.publisher)
-    rig.done.copies.begin.assert_called_once_with(EPOCH + 1, rig.done.publisher)
+    assert rig.acknowledger.settle(Disposition([rig.pending(1), rig.pending(2, EPOCH + 1)], None))
+    assert rig.done.mock_calls == [call.channel.ack(2)]

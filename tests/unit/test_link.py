@@ -9,6 +9,7 @@ import pytest
 from virtual_bus import NODE, configuration
 from virtual_time import VirtualTime, virtual_time
 
+from servicebus.client.hosts import is_spare
 from servicebus.client.link import Link
 from servicebus.client.request import MessageOptions, PendingRequest
 from servicebus.errors import ConnectFailed
@@ -419,15 +420,15 @@ def test_any_byte_of_the_brokers_shows_that_it_is_alive(time: VirtualTime) -> No
 
 def test_it_is_spare_when_nothing_was_published_for_a_while(owner: Owner) -> None:
     link = owner.up()
-    assert not link.is_spare(owner.time.now + 60, 60)
-    assert link.is_spare(owner.time.now + 61, 60)
+    assert not is_spare(link, owner.time.now + 60)
+    assert is_spare(link, owner.time.now + 61)
     owner.time.advance(30)
     owner.broker.holds_confirms = True
     owner.publish()
-    assert not link.is_spare(owner.time.now + 1000, 60), "a confirm is waited for"
+    assert not is_spare(link, owner.time.now + 1000), "a confirm is waited for"
     owner.broker.release_confirms()
     owner.time.settle()
-    assert not link.is_spare(owner.time.now + 60, 60)
-    assert link.is_spare(owner.time.now + 61, 60)
+    assert not is_spare(link, owner.time.now + 60)
+    assert is_spare(link, owner.time.now + 61)
     owner.publish(Kind.CALL)
-    assert not link.is_spare(owner.time.now + 1000, 60), "an answer is waited for"
+    assert not is_spare(link, owner.time.now + 1000), "an answer is waited for"

@@ -59,7 +59,7 @@ class Rig:
         self.calls, self.sends = self.opened
         self.calls.is_open = True
         calls: Any = self.calls
-        self.channels._calls = calls  # its topology is the broker's to answer
+        self.channels.calls = calls  # its topology is the broker's to answer
         self.sends.let_open()
 
     def open_channel(self, on_open: Callable[[Any], None], on_closed: Callable[[Any], None], **told: Any) -> None:
@@ -100,7 +100,7 @@ def test_after_a_nack_messages_wait_for_the_others_confirms_and_go_over_a_new_ch
     assert rig.sends.published == ["refused", "beside it"]
     rig.answer(rig.sends, 2, is_ack=True)
     assert rig.sends.is_asked_to_close
-    assert rig.channels.is_usable, "calls go on, and messages are taken"
+    assert rig.channels.is_renewed and rig.calls.is_open, "calls go on, and messages are taken"
     rig.send("third")
     oldest = rig.channels.oldest_unconfirmed()
     assert oldest is not None and oldest.id == "first", "a broker that never answers is found by it"

@@ -706,7 +706,7 @@ def test_a_copy_of_what_was_never_begun_is_stored_once_if_an_exception_comes_lat
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(batch.pipeline.copies, "store", store_and_raise)
+        patch.setattr(batch.pipeline.acknowledger, "_store", store_and_raise)
         with suppress(Interrupted):
             batch.pipeline.flush()
     batch.go_on()
