@@ -64,9 +64,9 @@ class Answers:
             self._unexpected(link, delivery)
             return
         try:
-            protocol, path = request.protocol, request.path
+            protocol = request.protocol
             assert protocol is not None, "it travels"
-            if path is None or path.link is not link:
+            if (path := request.path) is None or path.link is not link:
                 path = request.path_on(link)
             if path is None and protocol is not link.newest:
                 self.late += 1  # of an attempt in version 2; version 1 is believed by where it comes from
@@ -78,15 +78,16 @@ class Answers:
             except EnvelopeError as error:
                 self._not_verified(request, link, error)
                 return
-            if path is not None:
-                # It lives; whether it takes new calls, only a pong says. As PingClock.heard(), without the call.
-                path.clock.heard_at, path.clock.pinged_at = time.monotonic(), None
+            if path is not None:  # it lives; whether it takes new calls, only a pong says
+                path.clock.heard_at, path.clock.pinged_at = time.monotonic(), None  # as heard(), without the call
                 if protocol is link.newest:
                     path.is_proven = True
             if reply.fault is not None:
                 self._faulted(request, reply.fault, reply.attempt, link)
                 return
-            self._answered(request, path)
+            self._pending.answered(request, path)
+            if request.hedge is not None:
+                self._cancel_other(request, path)
             try:
                 value = protocol.decode_result(reply.message)
             except EnvelopeError as error:
@@ -159,11 +160,8 @@ class Answers:
             self._pending.finish(request)
             request.complete(Receipt(request.event_id, subscribers=False))
 
-    def _answered(self, request: PendingRequest, path: Path | None) -> None:
-        """Its service has answered over *path*; nothing else is of interest any more."""
-        self._pending.finish(request)
-        if path is not None:
-            path.answered += 1
+    def _cancel_other(self, request: PendingRequest, path: Path | None) -> None:
+        """It was answered over *path*; the attempt on the other one, if there is one, is of no interest any more."""
         if request.hedge is not None and request.path is not None:
             self._canceller.cancel_on(request.path if path is request.hedge else request.hedge, request)
 
@@ -183,7 +181,9 @@ class Answers:
         if not isinstance(error, ServiceBusy) and not is_early:
             if fault.type == REFUSED and request.path is not None:
                 request.path.shift_ms = 0  # the node behind it may be another now, with another clock
-            self._answered(request, request.path_on(link))
+            path = request.path_on(link)
+            self._pending.answered(request, path)
+            self._cancel_other(request, path)
             if fault.type in NOT_RUN:
                 request.not_run(attempt)
             if fault.type == EXPIRED and request.refusals and not request.maybe_ran:

@@ -13,6 +13,7 @@ from servicebus.wire.envelope import MESSAGE
 
 if TYPE_CHECKING:
     from servicebus.client.link import Link
+    from servicebus.client.nodes import Path
 
 
 _SLACK = 1024
@@ -143,6 +144,12 @@ class PendingRequests:
             request.path.outstanding.pop(request.id, None)
         if request.hedge is not None:
             request.hedge.outstanding.pop(request.id, None)
+
+    def answered(self, request: PendingRequest, path: Path | None) -> None:
+        """Strike *request* off: its service has answered it over *path*."""
+        self.finish(request)
+        if path is not None:
+            path.answered += 1
 
     def give_up(self, request: PendingRequest) -> None:
         """Strike *request* off unanswered: its caller or its deadline says so."""

@@ -13,16 +13,14 @@ from servicebus.transport.acks import Acks
 from servicebus.transport.base_channel import BaseChannel, ChannelConnection
 from servicebus.transport.cancelled import ask_why_cancelled
 from servicebus.transport.failures import channel_failure
-from servicebus.transport.fastpath import FastPath
-from servicebus.transport.frames import Properties, ack_frame, publish_frames, write_properties
-from servicebus.transport.interface import Delivery, ExchangeKind, Flaw, Origin, Returned
+from servicebus.transport.fastpath import FastPath, delivering
+from servicebus.transport.frames import ack_frame, publish_frames, write_properties
+from servicebus.transport.interface import Delivery, ExchangeKind, Returned
 from servicebus.transport.loop import nothing
 
 _LONGEST_EXPIRATION_MS = 2**32 - 1
 """RabbitMQ takes no more, 49 days: a longer one closes the channel (406)."""
 _ACKS_WAIT_S = 0.05
-_new = tuple.__new__
-"""Makes a Delivery in C, and one is made for every call and every reply."""
 
 
 @functools.lru_cache(maxsize=1024)
@@ -274,29 +272,8 @@ class AmqpChannel(BaseChannel):
         # The fast path takes the deliveries past pika.
         tag = self._raw.basic_consume(queue, nothing, auto_ack=no_ack, exclusive=exclusive, callback=callback)
         self._consumed[tag] = queue
-        self._take_deliveries(tag, on_delivery, no_ack=no_ack, whole=whole)
-
-    def _take_deliveries(
-        self, consumer_tag: str, on_delivery: Callable[[Delivery], None], *, no_ack: bool, whole: bool
-    ) -> None:
-        note = self._acks.delivered
-
-        def deliver(
-            tag: int,
-            again: bool,
-            about: Properties,
-            body: bytes,
-            flaw: Flaw | None = None,
-            origin: Origin | None = None,
-        ) -> None:
-            if not no_ack:
-                note(tag)
-            try:
-                on_delivery(_new(Delivery, (self, tag, body, *about, again, flaw, origin)))
-            except Exception as error:  # it costs this delivery; what was read with it goes on
-                self.connection.loop.failed(on_delivery, error)
-
-        self._fast_path.add_consumer(self._number, consumer_tag, deliver, whole=whole)
+        deliver = delivering(self, on_delivery, None if no_ack else self._acks.delivered)
+        self._fast_path.add_consumer(self._number, tag, deliver, whole=whole)
 
     def get(self, queue: str, on_done: Callable[[Delivery | None], None]) -> None:
         def got(*delivery: Any) -> None:
@@ -305,7 +282,7 @@ class AmqpChannel(BaseChannel):
                 return
             tag, again, about, body, flaw, origin = delivery
             self._acks.delivered(tag)
-            on_done(_new(Delivery, (self, tag, body, *about, again, flaw, origin)))
+            on_done(Delivery._make((self, tag, body, *about, again, flaw, origin)))
 
         self._fast_path.add_get(self._number, got)
         self._write(pika.frame.Method(self._number, pika.spec.Basic.Get(queue=queue)).marshal())

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+from servicebus.transport.base_channel import BaseChannel
 from servicebus.transport.contents import Content, WholeContent
 from servicebus.transport.frames import (
     ACK,
@@ -45,7 +46,7 @@ from servicebus.transport.frames import (
     read_properties,
     read_return,
 )
-from servicebus.transport.interface import Flaw, Origin
+from servicebus.transport.interface import Delivery, Flaw, Origin
 from servicebus.transport.properties import read_checked
 from servicebus.transport.stream import StreamProtocol
 from servicebus.transport.tables import Unreadable, read_name
@@ -66,6 +67,8 @@ _SELDOM = (DELIVER, GET_OK, GET_EMPTY)
 _FRAME_TYPES = (METHOD, HEADER, BODY, HEARTBEAT)
 _MOST_FRAME_BYTES = 131072
 """What pika asks the broker for; no broker may send more (AMQP 0-9-1, 4.2.3)."""
+_new = tuple.__new__
+"""Makes a Delivery in C, and one is made for every call and every reply."""
 _NO_PROPERTIES: Properties = (None, None, None, None)
 
 
@@ -304,6 +307,24 @@ class FastPath:
     def _feed_heartbeat(self) -> None:
         self._fed_at = time.monotonic()
         self._pass(HEARTBEAT_FRAME, 0, len(HEARTBEAT_FRAME))
+
+
+def delivering(
+    channel: BaseChannel, on_delivery: Callable[[Delivery], None], note: Callable[[int], None] | None
+) -> OnDeliver:
+    """What makes a Delivery of each content for a consumer of *channel*; *note* hears the tags that are to be acked."""
+
+    def deliver(
+        tag: int, again: bool, about: Properties, body: bytes, flaw: Flaw | None = None, origin: Origin | None = None
+    ) -> None:
+        if note is not None:
+            note(tag)
+        try:
+            on_delivery(_new(Delivery, (channel, tag, body, *about, again, flaw, origin)))
+        except Exception as error:  # it costs this delivery; what was read with it goes on
+            channel.connection.loop.failed(on_delivery, error)
+
+    return deliver
 
 
 @lru_cache(maxsize=1024)
