@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from servicebus._steps import Middleware
 from servicebus.cli.importing import Unusable, imported, make_importable
@@ -15,6 +14,9 @@ from servicebus.errors import ConfigurationError
 from servicebus.runtime.registration import register
 from servicebus.wire.envelope import Kind
 from servicebus.wire.printable import describe
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 _KINDS = {"rpc": (Kind.CALL, "on_call"), "message": (Kind.MESSAGE, "on_message")}
 _ENTRY_POINTS = "servicebus.services"
@@ -116,6 +118,9 @@ def _groups(entry: ServiceEntry) -> list[Any]:
 
 
 def _entry_points(name: str) -> list[EntryPoint]:
+    # Here: it loads 40 modules, email and zipfile among them, and few agents have such entries.
+    from importlib.metadata import entry_points
+
     found = sorted(entry_points(group=_ENTRY_POINTS), key=lambda point: point.name)
     chosen = [point for point in found if name in (_ALL, point.name)]
     if not chosen:

@@ -57,6 +57,13 @@ def test_an_agent_brings_nothing_that_it_may_never_need() -> None:
     assert "pydantic" in typed and not {"servicebus.runtime"} & typed
 
 
+def test_an_agent_reads_what_is_installed_for_an_entry_point_alone() -> None:
+    """importlib.metadata brings email, zipfile and 35 more."""
+    assert not {"importlib.metadata", "email", "zipfile"} & modules_after(
+        "import servicebus.cli.run, servicebus.service"
+    )
+
+
 def test_without_pydantic_the_import_says_what_to_install() -> None:
     code = "import sys; sys.modules['pydantic'] = None\nimport servicebus.typed"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
