@@ -13,6 +13,7 @@ from servicebus.cli.output import Output, write_file
 from servicebus.configuration import Configuration
 from servicebus.errors import AddressError
 from servicebus.wire.address import check_node_name
+from servicebus.wire.printable import counted
 
 _YAML = (".yaml", ".yml")
 
@@ -55,10 +56,13 @@ def asyncapi(
     if configuration is not None:
         brokers = {"hosts": configuration.hosts, "exchange": configuration.exchange_name}
     document = asyncapi_document(contract, node=node, version=api_version, **brokers)
-    if path is not None:
-        write_file(path, _yaml(document) if path.endswith(_YAML) else _json(document))
-    else:
-        ctx.ensure_object(Output).result(document, _json(document).rstrip())
+    output = ctx.ensure_object(Output)
+    if path is None:
+        output.result(document, _json(document).rstrip())
+        return
+    write_file(path, _yaml(document) if path.endswith(_YAML) else _json(document))
+    count = len(document["operations"])
+    output.result({"source": source, "file": path, "operations": count}, f"{path}: {counted(count, 'operation')}")
 
 
 def _json(document: Any) -> str:

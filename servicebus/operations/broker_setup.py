@@ -79,7 +79,7 @@ def _rights_step(admin: Administration, host: BrokerHost, needed: NeededRights) 
     given = {right: found.get(right, "") for right in RIGHTS}
     lacking = needed.lacking(given)
     rights = {right: _with(given[right], needed.patterns[right], right in lacking) for right in RIGHTS}
-    shown = " ".join(f"{right} {rights[right]!r}" for right in RIGHTS)
+    shown = " ".join(f"{right} '{rights[right]}'" for right in RIGHTS)
     # A Sender needs no right to configure or read; without any it has no permissions at all.
     is_needed = bool(lacking) or not found
     return SetupStep(
@@ -102,7 +102,7 @@ def _policy_step(admin: Administration, virtual_host: str, nodes: Sequence[str])
     found = admin.policy(virtual_host, _POLICY)
     is_there = found is not None and all(found.get(key) == value for key, value in policy.items())
     return SetupStep(
-        f"set policy {_POLICY}: no delivery limit for {pattern!r}",
+        f"set policy {_POLICY}: no delivery limit for '{pattern}'",
         not is_there,
         lambda: admin.set_policy(virtual_host, _POLICY, policy),
     )

@@ -97,6 +97,16 @@ def test_rights_are_added_and_none_is_taken() -> None:
     assert (after["configure"], after["read"]) == (".*", ".*") and after["write"].startswith("^mine$|")
 
 
+def test_a_pattern_is_shown_as_it_can_be_pasted() -> None:
+    admin = Administered()
+    set_up(admin, NODE)
+    admin.rights["bus", "bus"] = {"configure": r"^mine\.q$", "write": "", "read": ".*"}
+    (what,) = set_up(admin, NODE)
+    rights = admin.rights["bus", "bus"]
+    assert rights["configure"].startswith(r"^mine\.q$|")
+    assert what == f"let user bus configure '{rights['configure']}' write '{rights['write']}' read '.*'"
+
+
 def test_a_sender_gets_less_than_an_agent() -> None:
     admin = Administered()
     set_up(admin)
