@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ask_nodes", "fleet_of", "hear_refusals"]
 
-_SIGNATURE = "signature"
+_SIGNATURE, _STALE = "signature", "stale"
 
 
 def fleet_of(config: Configuration, nodes: Sequence[str], backlog: int) -> FleetFacts:
@@ -82,15 +82,18 @@ def _contracts(sender: Sender, node: str, timeout_s: float) -> dict[str, str]:
 
 
 def hear_refusals(sender: Sender, fleet: FleetFacts, names: Iterable[str], timeout_s: float) -> None:
-    """Of those that should be there and have not answered: whether they refuse our signature."""
+    """Of those that should be there and have not answered: whether they refuse our signature, or our time."""
     found = dict(fleet.nodes)
     for name in dict.fromkeys(names):
         if name in found or not fleet.reached:
             continue
         error = sender.ping_error(name, timeout_s)
         while error is not None:
-            if getattr(error, "reason", "") == _SIGNATURE:  # of SignatureError and CallRefused
-                found[name] = NodeFacts(name, refusal=getattr(error, "detail", "") or _SIGNATURE)
-                break
+            reason = getattr(error, "reason", "")  # of SignatureError and CallRefused
+            detail = getattr(error, "detail", "") or reason
+            if reason == _SIGNATURE:
+                found[name] = NodeFacts(name, refusal=detail)
+            elif reason == _STALE:
+                found[name] = NodeFacts(name, stale=detail)
             error = error.__cause__
     fleet.nodes = found

@@ -196,6 +196,7 @@ CASES = [
     Case("keys-differ", node(keys=["0badc0de"]), "0badc0de"),
     Case("encryption-differs", node(encryption=["0badc0de"]), "0badc0de"),
     Case("clock-skew", node(skew_s=-45.0), "45 s behind"),
+    Case("clock-skew", node(brokers=[], keys=None, stale="sent 90.000 s in the future"), "90.000 s in the future"),
     Case("versions-differ", other_node(version="2.9.9"), "2.9.9 on NODE-02"),
     Case("contracts-differ", other_node(contracts={"math.add": "f" * 24}), "contract diff NODE-01 NODE-02"),
     Case("brokers-differ", put("version", "3.13.7"), "3.13"),

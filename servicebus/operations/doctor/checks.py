@@ -99,7 +99,7 @@ def unchecked(fleet: FleetFacts) -> list[Unchecked]:
             found.append(Unchecked(facts.name, "consumer_timeout", facts.untimed))
     found += [Unchecked(host, "nodes behind it", why) for host, why in fleet.unheard.items()]
     for node in fleet.nodes.values():
-        if node.keys is None and not node.refusal:
+        if node.keys is None and not node.refuses:
             found.append(
                 Unchecked(
                     "", f"clock, keys and version of {node.name}", "it does not tell this file's caller, or is older"

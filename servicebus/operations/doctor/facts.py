@@ -130,6 +130,13 @@ class NodeFacts:
     """The hashes of its services."""
     refusal: str = ""
     """Why it does not answer us, where that is because of the signature."""
+    stale: str = ""
+    """Why it does not answer us, where that is because of the time of what we send."""
+
+    @property
+    def refuses(self) -> bool:
+        """It is there, and answers that it does not answer us."""
+        return bool(self.refusal or self.stale)
 
 
 @dataclass(slots=True)

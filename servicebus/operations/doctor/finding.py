@@ -135,7 +135,9 @@ KINDS: Mapping[str, FindingKind] = {
     "secret-differs": FindingKind("error", "a node refuses our signature"),
     "keys-differ": FindingKind("warning", "a node knows other keys than this file"),
     "encryption-differs": FindingKind("warning", "a node has other keys for encryption than this file"),
-    "clock-skew": FindingKind("error", "the clock of a node is wrong by more than half of ``clock_skew``"),
+    "clock-skew": FindingKind(
+        "error", "the clock of a node is wrong by more than half of ``clock_skew``; or it refuses us as stale"
+    ),
     "versions-differ": FindingKind("warning", "nodes run different versions of servicebus"),
     "contracts-differ": FindingKind("warning", "one service has different contracts on different nodes"),
     "brokers-differ": FindingKind("warning", "brokers run different versions of RabbitMQ"),

@@ -40,7 +40,7 @@ def silent_nodes(fleet: FleetFacts) -> Iterator[DoctorFinding]:
         for name in _names(fleet):
             node = fleet.nodes.get(name)
             look = broker.queues.get(rpc_queue(name))
-            is_heard = node is not None and (node.refusal or broker.name in node.brokers)
+            is_heard = node is not None and (node.refuses or broker.name in node.brokers)
             if look is not None and look.consumers and not is_heard and broker.name not in fleet.unheard:
                 what = f"{counted(look.consumers, 'worker', 'consume')} calls to {name}, and none answers"
                 cause = "it is frozen, busy beyond measure, or another program consumes its queue"
@@ -89,13 +89,18 @@ def encryption_keys(fleet: FleetFacts) -> Iterator[DoctorFinding]:
 
 def clocks(fleet: FleetFacts) -> Iterator[DoctorFinding]:
     allowed_s = fleet.config.clock_skew
+    fix = "have both follow NTP: timedatectl set-ntp true"
     for node in fleet.nodes.values():
+        if node.stale:
+            what = f"{node.name} refuses what this machine sends as stale"
+            cause = f"their clocks are more than {allowed_s:g} s (clock_skew) apart: {node.stale}"
+            yield DoctorFinding("clock-skew", "", what, cause, fix, node.name)
         if node.skew_s is None or abs(node.skew_s) - node.skew_error_s <= allowed_s / 2:
             continue
         way = "ahead of" if node.skew_s > 0 else "behind"
         what = f"the clock of {node.name} is {abs(node.skew_s):.0f} s {way} that of this machine"
         cause = f"its time is not synchronized; beyond {allowed_s:g} s (clock_skew) everything is refused as stale"
-        yield DoctorFinding("clock-skew", "", what, cause, "have both follow NTP: timedatectl set-ntp true", node.name)
+        yield DoctorFinding("clock-skew", "", what, cause, fix, node.name)
 
 
 def node_versions(fleet: FleetFacts) -> Iterator[DoctorFinding]:
