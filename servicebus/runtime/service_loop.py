@@ -15,11 +15,11 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from functools import partial
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from servicebus.runtime.job import Job, Outcome
+from servicebus.runtime.thread_times import ThreadTimes, has_blocked, times_of
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import nothing
 from servicebus.transport.ratelimitedlog import RateLimitedLog
@@ -84,12 +84,9 @@ class ServiceLoop:
         return None if self._selector.is_waiting else iterations
 
     @property
-    def starved_ns(self) -> int:
-        """For how long its thread was ready to run and got no processor; 0 where the system does not tell."""
-        try:
-            return int(Path(f"/proc/self/task/{self.thread.native_id}/schedstat").read_text().split()[1])
-        except (OSError, LookupError, ValueError):
-            return 0
+    def times(self) -> ThreadTimes:
+        """What its thread has done with its time."""
+        return times_of(self.thread.native_id)
 
     def add_user(self) -> None:
         """Start, if this is the first one; not after the last has left. For any thread, as ``remove_user()`` is for the
@@ -296,12 +293,13 @@ class _Watch:
         iterations = self._owner.iterations
         if iterations is None:
             return
-        began_ns = self._owner.starved_ns
-        if not self._pauses.wait(BLOCKED_S) and self._owner.iterations == iterations:
-            if self._owner.starved_ns - began_ns < BLOCKED_S * 1e9 / 4:
+        is_named, before = False, self._owner.times
+        while not self._pauses.wait(BLOCKED_S) and self._owner.iterations == iterations:
+            after = self._owner.times
+            if not is_named and has_blocked(before, after, BLOCKED_S):
+                is_named = True
                 self._name_what_blocks()
-            while not self._pauses.wait(BLOCKED_S) and self._owner.iterations == iterations:
-                pass
+            before = after
 
     def _name_what_blocks(self) -> None:
         frame = self._owner.frame
