@@ -20,6 +20,7 @@ from servicebus.cli.options import (
     timeout_option,
 )
 from servicebus.cli.output import Output, note, warn
+from servicebus.cli.terminating import term_as_ctrl_c
 from servicebus.configuration import BrokerHost, Configuration
 from servicebus.wire.printable import counted, printable
 
@@ -58,7 +59,7 @@ def drill(
     seconds, also if this command is killed. It begins only if all nodes and services would still answer without HOST.
 
     Exit status 0 if nothing failed and all workers are back, 1 if not, or if something would be lost, 4 if no node
-    answers or takes calls there, 130 after Ctrl-C.
+    answers or takes calls there, 130 after Ctrl-C or TERM.
     """
     from servicebus._load_targets import calls_of, pings_of, preferring
     from servicebus.sender import Sender  # here, so that --help and completion do not wait for pika
@@ -126,7 +127,8 @@ def _run(
     load = LoadGenerator(targets, in_flight=_UNDER_WAY, per_s=chosen["rate"], limit_s=chosen["timeout"])
     how = {"for_s": chosen["for_s"], "around_s": chosen["around"]}
     try:
-        return Drill(configuration, broker, nodes, load, **how, on_step=note).run()
+        with term_as_ctrl_c():
+            return Drill(configuration, broker, nodes, load, **how, on_step=note).run()
     except DrillRefused as error:
         message = f"nothing was changed: {error}"
         raise Failure("DrillRefused", message, ExitCode.UNAVAILABLE, as_json=output.json) from error

@@ -12,6 +12,7 @@ import click
 
 from servicebus.cli.options import TEXT, Seconds, config_option, json_option
 from servicebus.cli.output import Output
+from servicebus.cli.terminating import term_as_ctrl_c
 from servicebus.configuration import Configuration
 
 if TYPE_CHECKING:
@@ -130,7 +131,8 @@ def _draw(watch: FleetWatch, interval_s: float, sort: str) -> None:
         parts = _parts(view, time.time(), sort)
         return console.Group(*(Text(part) if isinstance(part, str) else part for part in parts))
 
-    with Live(drawn(watch.view), screen=True, auto_refresh=False) as live:
+    # A terminal that is left as it was drawn on takes no more commands.
+    with term_as_ctrl_c(), Live(drawn(watch.view), screen=True, auto_refresh=False) as live:
         _print_each(watch, interval_s, lambda view: live.update(drawn(view), refresh=True))
 
 

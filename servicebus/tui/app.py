@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from rich.text import Text
@@ -91,7 +94,9 @@ class TopApp(App[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        """Draw, and look often whether there is something new."""
+        """Draw, and look often whether there is something new. TERM leaves the terminal as it was, as the key does."""
+        with suppress(RuntimeError, ValueError):  # not in the main thread
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: self.exit())
         self._table.focus()
         self._redraw()
         self.set_interval(_LOOK_AGAIN_S, self._look)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -132,3 +133,15 @@ def test_brokers_without_the_node_are_left_out(run: Run, monkeypatch: pytest.Mon
     monkeypatch.setattr(AnsweredSender, "silent", frozenset(HOSTS))
     none = run("bench", "N", *how)
     assert none.exit_code == 4 and none.stdout == "" and "mq-b:5672 is not measured" in none.stderr
+
+
+def test_term_ends_a_drill_as_ctrl_c_does(run: Run, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(line: str) -> None:
+        if "is taken out" in line:
+            signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("servicebus.cli.drill.note", step)
+    done = run("drill", "mq-a", "--for", "600", "--around", "0.05", "--json")
+    assert (done.exit_code, json.loads(done.stdout)["stopped"]) == (130, True), done.output
+    assert MARK not in broker.queues and signal.getsignal(signal.SIGTERM) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -188,3 +189,15 @@ def test_changes_and_old_answers_are_said() -> None:
         await pilot.press("q")
 
     run(steps, DrawnFleet(fleet(), is_stale=True), [Change(1000.0, "deploy", "NODE-1", "", "1 to [2]")])
+
+
+def test_term_ends_it_as_its_key_does() -> None:
+    async def steps(app: TopApp, pilot: Pilot[None]) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        for _ in range(100):
+            await pilot.pause(0.05)
+            if app.return_code == 0:
+                return
+        raise AssertionError("it goes on")
+
+    run(steps, DrawnFleet(fleet()))
