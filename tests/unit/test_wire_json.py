@@ -1,6 +1,12 @@
+"""The rules of JSON on the wire: the same for the standard library and for msgspec (the extra ``fast``)."""
+
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -9,7 +15,8 @@ from hypothesis import strategies as st
 
 from servicebus._secret import ENCRYPTED
 from servicebus.errors import EnvelopeError
-from servicebus.wire.jsontext import MAX_JSON_DEPTH, decode_json, encode_json
+from servicebus.wire import fastjson, standardjson
+from servicebus.wire.jsontext import MAX_JSON_DEPTH
 
 UNTIMED = settings(deadline=None)  # other processes may have the cores
 # Surrogates too, which text() leaves out by itself; and the texts that XML stumbles over, more often than by chance.
@@ -20,6 +27,26 @@ SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False,
 VALUES = st.recursive(
     SCALARS, lambda child: st.lists(child, max_size=5) | st.dictionaries(TEXTS, child, max_size=5), max_leaves=20
 )
+
+BOTH = {"standard": standardjson, "msgspec": fastjson}
+used: list[ModuleType] = []
+
+
+@pytest.fixture(params=BOTH, scope="module", autouse=True)
+def library(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test of this file is run with both."""
+    used.append(BOTH[request.param])
+    yield
+    used.clear()
+
+
+def encode_json(value: Any) -> bytes:
+    raw: bytes = used[0].encode_json(value)
+    return raw
+
+
+def decode_json(raw: bytes) -> Any:
+    return used[0].decode_json(raw)
 
 
 def as_json_has_it(value: Any) -> Any:
@@ -235,3 +262,79 @@ def test_the_end_of_a_cdata_section_never_stands_in_the_text(text: str) -> None:
         raw = encode_json(value)
         assert b"]]>" not in raw
         assert decode_json(raw) == value
+
+
+def said(what: Any, function: str, library: ModuleType) -> str:
+    """The value with its types, or the refusal: what a caller sees."""
+    try:
+        return repr(getattr(library, function)(what))
+    except EnvelopeError as refusal:
+        return str(refusal)
+
+
+ODD_TEXTS = [
+    rb'["\ud800", "\ud83d\ude00", "\ude00\ud83d", "\ud800\u0041"]',
+    rb'{"\ud800": 1, "\ud800": 2}',
+    b'{"a": 1, "b": 2, "a": {"x": 1, "x": []}}',
+    b"[18446744073709551616, -9223372036854775809, 123456789012345678901234567890]",
+    b"9" * 4300,
+    b"9" * 4301,
+    b"-" + b"9" * 4301,
+    b"[1e400, -1e400, 1e-400, 5e-324, -0, -0.0, 1E5, 9007199254740993.0]",
+    b"1" * 5000 + b".0",
+    b"[1.7976931348623158e308, 1.7976931348623159e308, 2.4703282292062328e-324]",
+    b'{"a": 1,}',
+    b"{1: 2}",
+    b'"\x7f"',
+    b"[1] \x00",
+    b'{"\xed\xa0\x80": 1}',
+    rb'"\u+041"',
+    rb'"\x41"',
+    b"x" * 5000,
+    b"[" * 300 + b"x",
+    ENCRYPTED,
+]
+
+
+@pytest.mark.parametrize("raw", ODD_TEXTS)
+def test_both_libraries_read_an_odd_text_alike(raw: bytes) -> None:
+    assert said(raw, "decode_json", fastjson) == said(raw, "decode_json", standardjson)
+    long = b'["' + b"x" * 5000 + b'",' + raw + b"]"
+    assert said(long, "decode_json", fastjson) == said(long, "decode_json", standardjson)
+
+
+class Yes(int):
+    def __repr__(self) -> str:
+        return "yes"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [float("nan")], float("inf"), {"a": float("nan")}, [1e16, 1e-5, 1e-7, 1.5, -0.0], {1.5: 1e300},
+        [b"x"], {"a": {1, 2}}, [bytearray(b"x")], [1j], [object], {b"x": 1}, [Ellipsis],
+        ["\ud800"], {"\ud800": "\udfff"}, "\x7f", ["\x00\x1f\b\f/<>&'"], {"\x7f": 1}, "é\u2028😀", {"é": 1},
+        [2**63, 2**64, -(2**63) - 1, 10**30], 10**4301, [10**4301], {"a": 10**4301},
+        [Yes(1)], Yes(1), {Yes(1): 1}, {"a": Yes(1)}, {1: 2}, {True: 1, None: 2}, (1, "]]>"), {"]]>": "]]>"},
+        [], {}, (),
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_both_libraries_write_an_odd_value_alike(value: Any) -> None:
+    assert said(value, "encode_json", fastjson) == said(value, "encode_json", standardjson)
+
+
+@UNTIMED
+@given(VALUES, st.data())
+def test_both_libraries_say_the_same_of_a_broken_text(value: Any, data: st.DataObject) -> None:
+    raw = standardjson.encode_json(value)
+    at = data.draw(st.integers(0, len(raw)))
+    raw = raw[:at] + data.draw(st.binary(max_size=3)) + raw[at + data.draw(st.integers(0, 2)) :]
+    assert said(raw, "decode_json", fastjson) == said(raw, "decode_json", standardjson)
+
+
+def test_msgspec_is_used_where_it_is_installed_and_not_needed() -> None:
+    which = "import servicebus.wire.jsontext as text; print(text.encode_json.__module__, text.decode_json.__module__)"
+    for before, name in (("", "fastjson"), ("import sys; sys.modules['msgspec'] = None; ", "standardjson")):
+        done = subprocess.run([sys.executable, "-c", before + which], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == [f"servicebus.wire.{name}"] * 2
