@@ -60,6 +60,7 @@ __all__ = [
 _KINDS = {kind.value: kind for kind in Kind}
 _MAX_REPLY_CHARS = 255  # an AMQP short string
 _SPLIT = CDATA_END + CDATA_START
+_LONG_BYTES = 1024
 _PARAMS_BYTES = len(b"<params>" + CDATA_START)
 _MESSAGE_BYTES = len(b"<message>" + CDATA_START)
 _ID = re.compile(ID.decode())
@@ -269,6 +270,10 @@ def _joined(content: bytes) -> bytes:
 
 def _in_cdata(payload: bytes) -> bytes:
     """encode_json() never makes "]]>"; the encoder of another client may have."""
+    if len(payload) > _LONG_BYTES:
+        bracket = payload.find(b"]")  # as in _payload()
+        if bracket < 0 or payload.find(CDATA_END, bracket) < 0:
+            return payload
     return payload.replace(CDATA_END, b"]]" + _SPLIT + b">")
 
 

@@ -26,6 +26,7 @@ from servicebus.wire.xmlcodec import (
     decode_reply,
     encode_json,
     encode_reply,
+    write_answer,
 )
 from servicebus.wire.xmlshape import PLAIN_EVENT, PLAIN_EVENT_OF_MORE, PLAIN_RESPONSE
 
@@ -58,7 +59,8 @@ ENVELOPES = st.builds(
     sent_ms=NUMBERS,
     ttl_ms=NUMBERS,
     reply=st.sampled_from(["", DIRECT_REPLY_TO]) | NAMES,
-    params=ANY_TEXT.map(encode_json) | st.sampled_from([b'"]]>"', b'"]]>]]>"', b'"<![CDATA[x]]>"', b'"]]]]>>"']),
+    params=ANY_TEXT.map(encode_json)
+    | st.sampled_from([b'"]]>"', b'"]]>]]>"', b'"<![CDATA[x]]>"', b'"]]]]>>"', b'["]>", "]]>"]']),
     due_ms=st.just(0) | NUMBERS,
 ).map(lambda envelope: envelope if envelope.kind is Kind.MESSAGE else replace(envelope, due_ms=0))
 CONTRACTS = st.just("") | st.from_regex(r"[0-9a-f]{24}", fullmatch=True)
@@ -145,6 +147,16 @@ def test_every_fault_survives_the_round_trip_and_verifies(id: str, fault: Fault)
     read = decode_reply(encode_reply(reply), MAX_BYTES)
     assert read == reply
     KEYS.verify_reply(read, REQUEST)
+
+
+@pytest.mark.parametrize("length", [0, 900, 1100, 100_000])
+@pytest.mark.parametrize("inside", [b"]]>", b"]>]]>", b"> ]", b">", b"]]>]]>", b""])
+def test_the_end_of_cdata_in_a_text_of_any_length_is_split(length: int, inside: bytes) -> None:
+    for params in (b'"' + b"x" * length + inside + b'"', b'["' + inside + b"x" * length + b'"]'):
+        body = encode_envelope(replace(CALL, params=params), "k:00")
+        assert body.count(b"]]>") == body.count(b"<![CDATA[") == 1 + inside.count(b"]]>")
+        assert decode_envelope(body, MAX_BYTES).params == params
+        assert decode_reply(write_answer(CALL.id, "k:00", params), MAX_BYTES).message == params
 
 
 def test_a_decoded_envelope_is_the_frozen_value_that_its_class_promises() -> None:
