@@ -14,6 +14,7 @@ from typing import Any
 
 from servicebus.runtime.registration import Service
 from servicebus.services import Lock
+from servicebus.wire.printable import unshown
 
 __all__ = ["LockError", "lock_finder"]
 
@@ -43,7 +44,8 @@ def _find(service: Service, read: Callable[[Any], Any], params: Any) -> int | No
         key = read(params)
         return None if key is None else _number_of(service, _text_of(key))
     except Exception as error:  # it is the user's function, and the params may be anything
-        raise LockError(f"no lock for service {service.key}: {_reason(error)}") from error
+        cause = error if isinstance(error, _Absent) else unshown(error)
+    raise LockError(f"no lock for service {service.key}: {cause}") from cause
 
 
 def _number_of(service: Service, key: str) -> int:
@@ -84,7 +86,3 @@ _JSON_NAMES: dict[type, str] = {dict: "a mapping", str: "a text", int: "a number
 
 def _shape_of(value: Any) -> str:
     return f"a list of {len(value)}" if isinstance(value, list) else _JSON_NAMES.get(type(value), "nothing")
-
-
-def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, _Absent) else f"{type(error).__name__}: {error}"
