@@ -40,13 +40,14 @@ class InterruptedBatch:
     ) -> None:
         """Put what was *in_hand* where it belongs: its end is *decided*, or it is to be decided again, or has begun.
 
-        It may be interrupted as well, and called again.
+        What is decided again keeps its order, before what has come since: a service with one thread runs its requests
+        in the order in which they came. It may be interrupted as well, and called again.
         """
         ended, came = in_hand
         while ended:
             end = self.end_of(ended[-1])
             if end is None:
-                outcomes.append(ended[-1])
+                outcomes.insert(0, ended[-1])
             else:
                 decided.append(end)
             ended.pop()
@@ -56,7 +57,7 @@ class InterruptedBatch:
             except JournalUnavailable:
                 is_begun = False
             if not is_begun:
-                jobs.append(came[-1])
+                jobs.insert(0, came[-1])
             came.pop()
 
     def end_of(self, outcome: Outcome) -> Disposition | None:

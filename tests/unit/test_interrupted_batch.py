@@ -63,6 +63,15 @@ def test_what_is_in_hand_stays_there_until_it_is_somewhere_else(rig: Rig, monkey
     assert len(rig.decided) == 1
 
 
+def test_what_is_decided_again_keeps_its_order_before_what_has_come_since(rig: Rig) -> None:
+    *came, later = [rig.job(id) for id in ("a", "b", "c", "d")]
+    *ended, since = [Outcome(rig.job(id, is_running=True), b"reply") for id in ("e", "f", "g")]
+    rig.jobs, rig.outcomes = [later], [since]
+    rig.sort([*ended], [*came])
+    assert rig.jobs == [*came, later]
+    assert rig.outcomes == [*ended, since]
+
+
 @pytest.mark.parametrize(
     ("kind", "result", "is_kept"),
     [(CALL, JobResult.NOT_RUN, False), (MESSAGE, DONE, False), (MESSAGE, JobResult.FAILED, True)],
