@@ -167,7 +167,7 @@ class Session:
 
     def close(self) -> None:
         """Say goodbye. What was delivered and not acked goes back to its place."""
-        if self.failure is None:
+        if self.failure is None and self.blocked is None:  # a broker does not read the goodbye of one that is blocked
             self._loop.post(self._say_goodbye)
             with suppress(NotInTime):  # then without its goodbye
                 self._ended.result(_CLOSE_S)
@@ -203,7 +203,9 @@ class Session:
             self._ended.set_result(None)
 
     def connection_blocked(self, reason: str | None) -> None:
-        pass  # ``blocked`` is asked for when a wait has failed
+        # Otherwise ``blocked`` is asked for when a wait has failed.
+        if any(channel.is_closing for channel in self._channels):
+            self.abort_if_blocked()
 
     # -- for channels --------------------------------------------------------------------------------------------------
 
@@ -240,6 +242,13 @@ class Session:
             return
         self._channels.append(channel)
         open_it(connection)
+
+    def abort_if_blocked(self) -> bool:
+        """Cut the connection if an alarm of the broker blocks it; whether it does. In the loop's thread."""
+        if self.blocked is None:
+            return False
+        self._abort(f"it is blocked by an alarm ({self.blocked})")
+        return True
 
     def forget(self, channel: SessionChannel) -> None:
         """*channel* is closed."""

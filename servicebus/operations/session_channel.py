@@ -41,6 +41,7 @@ class _Session(Protocol):
     @property
     def failure(self) -> TransportError | None: ...
     def ask(self, future: Future[Any], what: str, timeout_s: float, *, busy_s: float = 0.0) -> Any: ...
+    def abort_if_blocked(self) -> bool: ...
     def post(self, callback: Callable[[], None]) -> None: ...
     def adopt(self, channel: SessionChannel, open_it: Callable[[BrokerConnection], None]) -> None: ...
     def forget(self, channel: SessionChannel) -> None: ...
@@ -57,6 +58,7 @@ class SessionChannel:
         self._publications = Publications(session.host.name, self._waits)
         self._consumptions: list[Consumption] = []
         self._closed: Future[None] = Future()
+        self.is_closing = False
         opened: Future[None] = self._waits.begin()
 
         def opened_with(channel: BrokerChannel) -> None:
@@ -194,11 +196,20 @@ class SessionChannel:
         self.session.post(lambda: delivery.channel.reject(delivery.tag, requeue=requeue))
 
     def close(self) -> None:
-        """Close; what is unacknowledged goes back to its place, soon. Fine if it is closed already."""
+        """Close; what is unacknowledged goes back to its place, soon. Fine if it is closed already.
+
+        A broker does not read what a blocked connection sends, not that it closes either: it is cut.
+        """
         channel = self._channel
         if channel is None or self.failure is not None:
             return
-        self.session.post(channel.close)
+
+        def close() -> None:
+            self.is_closing = True
+            if not self.session.abort_if_blocked():
+                channel.close()
+
+        self.session.post(close)
         with suppress(TransportError):  # a connection that is lost meanwhile returns everything as well
             self.session.ask(self._closed, "the end of a channel", CONFIRM_S)
 

@@ -91,6 +91,33 @@ def test_an_answer_that_does_not_come_cuts_the_connection_and_names_the_alarm(br
     wait_until(lambda: broker.sessions == [])
 
 
+@pytest.mark.parametrize("is_late", [False, True])
+def test_closing_does_not_wait_for_the_end_of_an_alarm(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch, is_late: bool
+) -> None:
+    """A broker reads nothing of a blocked connection, so nothing else would end the wait."""
+    monkeypatch.setattr(session_channel, "CONFIRM_S", 3600.0)
+    session = opened(broker)
+    channel = session.channel(confirms=True)
+    channel.declare("q")
+    if is_late:  # the channel is being closed already
+        broker.freeze()
+        closing = threading.Thread(target=channel.close)
+        closing.start()
+        wait_until(lambda: channel.is_closing)
+        session.post(lambda: broker.sessions[0].connection.become_blocked("low on memory"))
+        closing.join(60)
+        assert not closing.is_alive()
+    else:
+        broker.block("low on memory")
+        channel.publish("", "q", b"1")
+        wait_until(lambda: session.blocked)
+        channel.close()
+    with pytest.raises(ConnectionLost, match=r"blocked by an alarm \(low on memory\)"):
+        session.channel()
+    assert not session.is_open
+
+
 def test_a_busy_queue_is_waited_for_while_its_broker_answers(
     broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
