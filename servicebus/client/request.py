@@ -52,6 +52,7 @@ class PendingRequest(Awaited):
         "context",
         "contract",
         "corrections",
+        "elsewhere_since",
         "event_id",
         "failovers",
         "hedge",
@@ -98,6 +99,9 @@ class PendingRequest(Awaited):
     """In which it was published last; its reply is read in the same."""
     published_at: float | None
     waiting_since: float | None
+    """Since when it waits for a path, without what it was elsewhere in between."""
+    elsewhere_since: float | None
+    """Since when it does not wait, of one that has waited before; None while it waits."""
     held_since: float | None
     attempt: int
     """The number of the last attempt to publish it."""
@@ -151,7 +155,7 @@ class PendingRequest(Awaited):
         self.ttl_ms = max(1, int(timeout_s * 1000))
         self.token = self.refused_with = ""
         self.link = self.path = self.hedge = self.protocol = self.unsigned_refusals = None
-        self.published_at = self.waiting_since = self.held_since = None
+        self.published_at = self.waiting_since = self.elsewhere_since = self.held_since = None
         self.attempt = self.sent_as = self.hedged_as = self.shift_ms = 0
         self.corrections = self.refusals = self.failovers = self._unsettled = 0
         self.returned = self._has_ended = self._is_abandoned = False
@@ -177,6 +181,8 @@ class PendingRequest(Awaited):
             self.attempt = self.sent_as = self.attempt + 1
             self.shift_ms = path.shift_ms
             self._unsettled += 1
+        if self.waiting_since is not None and self.elsewhere_since is None:
+            self.elsewhere_since = now
         self.state = state
 
     def travels_twice(self, path: Path) -> None:
@@ -206,29 +212,23 @@ class PendingRequest(Awaited):
         assert self.path is not None
         self.link, self.hedge = self.path.link, None
 
-    def waits(self, now: float) -> None:
-        """It waits for a path, since it began to."""
-        self.state = after(TRANSITIONS, self.state, RequestEvent.NO_PATH)
-        if self.waiting_since is None:
-            self.waiting_since = now
+    def waits(self, now: float, limit_s: float) -> bool:
+        """It waits for a path. What it waited before counts, unless it was elsewhere for over *limit_s* since.
 
-    def waits_on(self, now: float, limit_s: float) -> float | None:
-        """It may have to wait again: what it waited before counts, unless it was on its way for over *limit_s*.
-
-        The way itself does not count. Returns since when it waits, if that is so.
+        What it was elsewhere does not count: on its way, or held back. Returns whether ``waiting_since`` is another.
         """
-        if self.waiting_since is not None and self.published_at is not None:
-            travelled_s = now - self.published_at
-            self.waiting_since = None if travelled_s > limit_s else self.waiting_since + travelled_s
-            return self.waiting_since
-        return None
+        self.state = after(TRANSITIONS, self.state, RequestEvent.NO_PATH)
+        since, elsewhere_s = self.waiting_since, now - (now if self.elsewhere_since is None else self.elsewhere_since)
+        self.elsewhere_since = None
+        self.waiting_since = now if since is None or elsewhere_s > limit_s else since + elsewhere_s
+        return self.waiting_since != since
 
     def paused(self, why: str) -> None:
         """Its service was busy; *why* is what it said."""
         self.state = after(TRANSITIONS, self.state, RequestEvent.BUSY)
         self.refusals += 1
         self.refused_with = printable(why)
-        self.link = self.path = self.waiting_since = None
+        self.link = self.path = self.waiting_since = self.elsewhere_since = None
 
     def held(self, now: float) -> None:
         """It must not be sent again just now."""

@@ -178,9 +178,10 @@ class _TracedCall(PendingRequest):
         super().travels_twice(path)
         self.route.began(self.attempt, path.link, time.monotonic())
 
-    def waits(self, now: float) -> None:
-        super().waits(now)
+    def waits(self, now: float, limit_s: float) -> bool:
+        is_another = super().waits(now, limit_s)
         self.route.began(None, None, now)
+        return is_another
 
     def held(self, now: float) -> None:
         super().held(now)

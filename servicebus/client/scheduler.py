@@ -139,10 +139,10 @@ class RequestScheduler:
         if request.is_from_outbox:  # it waits there
             request.fail(out_of_paths(request, self._links))
             return
-        since = request.waiting_since
-        if since is None or self._wait_end(since) <= now:
-            self._pending.waits.add(request, self._wait_end(now) if since is None else now)
-        request.waits(now)
+        is_another = request.waits(now, self._path_wait_s)
+        end = self._wait_end(request.waiting_since or now)
+        if is_another or end <= now:
+            self._pending.waits.add(request, max(end, now))
         self._pending.wait(request)
         for link in self._links:
             link.watch(request.address.node)  # a dead path is probed while a request waits for it
@@ -227,9 +227,6 @@ class RequestScheduler:
             return
         self._pending.in_flight.pop(request.id, None)
         request.lost(link)
-        since = request.waits_on(now, self._path_wait_s)
-        if since is not None:
-            self._pending.waits.add(request, self._wait_end(since))
         if request.kind is CALL and request.maybe_ran:
             if not request.resend:
                 request.fail(interrupted(request, self._links, f"{link.host.name} {why}"))

@@ -148,10 +148,11 @@ class _Spanned(PendingRequest):
         if self.spans is not None:
             self.spans.over(link)
 
-    def waits(self, now: float) -> None:
-        super().waits(now)
+    def waits(self, now: float, limit_s: float) -> bool:
+        is_another = super().waits(now, limit_s)
         if self.spans is not None:
             self.spans.waits("no broker with a path to the node")
+        return is_another
 
     def held(self, now: float) -> None:
         super().held(now)

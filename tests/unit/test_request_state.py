@@ -108,7 +108,7 @@ def test_of_two_attempts_the_one_that_is_left_goes_on(lost: Any) -> None:
 
 def test_what_is_not_possible_changes_nothing() -> None:
     call = request()
-    call.waits(1.0)
+    call.waits(1.0, 2.0)
     with pytest.raises(LifecycleError, match="published is not possible while waiting"):
         call.travels(path("a"), 2.0)
     assert (call.state, call.link, call.attempt, call.maybe_ran) == (RequestState.WAITING, None, 0, False)
@@ -116,19 +116,21 @@ def test_what_is_not_possible_changes_nothing() -> None:
 
 def test_a_wait_goes_on_where_it_was_interrupted_by_a_short_journey() -> None:
     call = request()
-    call.waits(1.0)
+    assert call.waits(1.0, 2.0)
+    call.resumed()
+    assert not call.waits(1.5, 2.0), "it was nowhere else"
     call.resumed()
     call.travels(path("a"), 3.0)
     call.lost("a")
-    assert call.waits_on(3.5, limit_s=2.0) == 1.5, "two seconds were waited"
-    call.waits(9.0)
-    assert call.waiting_since == 1.5
+    call.travels(path("b"), 3.25)
+    call.lost("b")
+    assert call.waits(3.5, 2.0)
+    assert call.waiting_since == 1.5, "two seconds were waited"
     call.resumed()
     call.travels(path("a"), 10.0)
     call.lost("a")
-    assert call.waits_on(12.5, limit_s=2.0) is None
-    call.waits(13.0)
-    assert call.waiting_since == 13.0, "after a long one it begins again"
+    assert call.waits(12.5, 2.0)
+    assert call.waiting_since == 12.5, "after a long one it begins again"
 
 
 def test_a_busy_service_is_remembered_in_its_own_words() -> None:

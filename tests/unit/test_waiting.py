@@ -204,6 +204,43 @@ def test_what_a_request_waits_for_paths_counts_and_what_it_is_on_its_way_does_no
         request.wait()
 
 
+@pytest.mark.parametrize("kind", [Kind.CALL, Kind.MESSAGE, "stream"])
+@pytest.mark.parametrize("how", ["taken back", "held back", "another clock", "confirmed late"])
+def test_wherever_a_request_was_its_wait_goes_on_where_it_was(bus: Bus, kind: Any, how: str) -> None:
+    """None ends before it has waited for as long as it may: 2.2 s of these are spent elsewhere."""
+    link = bus.links[0]
+    link.is_usable = False
+    request = bus.begin(kind) if kind != "stream" else bus.begin(Kind.CALL)
+    if kind == "stream":
+        request.resend = False
+    bus.tick(0.5)
+    link.is_usable = True
+    bus.scheduler.retry_waiting(bus.now)
+    assert request.state is RequestState.IN_FLIGHT
+    bus.tick(1.1)
+    if how == "confirmed late":
+        request.published_late(bus.now)
+    bus.tick(1.1)
+    link.is_usable = False
+    request.not_run()
+    if how == "held back":
+        bus.pending.finish(request)
+        request.lost(link)
+        request.held(bus.now - 1.1)
+        request.resumed()
+        bus.scheduler.route(request, bus.now)
+    elif how == "another clock":
+        bus.pending.finish(request)
+        request.lost(link)
+        bus.scheduler.route(request, bus.now)
+    else:
+        bus.scheduler.take_back(request, link, "reset", bus.now, "connection-lost")
+    bus.tick(PATH_WAIT_S - 0.6)
+    assert not request.is_done
+    bus.tick(0.2)
+    assert request.is_done
+
+
 @pytest.mark.parametrize("kind", [Kind.CALL, Kind.MESSAGE])
 @pytest.mark.parametrize("is_usable", [True, False])
 def test_a_request_whose_taking_was_interrupted_is_taken_again(
