@@ -21,7 +21,7 @@ import tempfile
 import time
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from benchmarks.suite.growth.nodes import Order, common, host, running, sender_c
 from benchmarks.suite.machine import settle
 from servicebus.configuration import Configuration
 from servicebus.protocol.v2 import ProtocolV2
-from servicebus.runtime.control import ControlRequests
+from servicebus.runtime.control import ControlRequests, Describe
 from servicebus.runtime.refusal_log import RefusalLog
 from servicebus.sender import Sender
 from servicebus.testing import Broker, brokers
@@ -51,9 +51,16 @@ _READY_S = 300.0
 
 
 class SimulatedNode:
-    """What of a node is on the wire: it says what it is, answers pings, and adds numbers."""
+    """What of a node is on the wire: it says what it is, answers pings, and adds numbers.
 
-    def __init__(self, name: str, hosts: list[str]):
+    Args:
+        calls: ``category.name`` of each service; all of them add.
+        describe: tells what they take and return.
+    """
+
+    def __init__(
+        self, name: str, hosts: list[str], calls: Sequence[str] = ("math.add",), describe: Describe | None = None
+    ):
         counters: Counter[str] = Counter()
         self.config = Configuration({**common(hosts), "node_name": name})
         keyring = Keyring(self.config.secrets)
@@ -62,15 +69,17 @@ class SimulatedNode:
             counters=counters,
             refusals=RefusalLog(counters, "simulated"),
             is_stopping=False,
-            services={(CALL, "math.add"): None},
+            services=dict.fromkeys((CALL, call) for call in calls),
+            look_up=lambda ids: [None] * len(ids),
         )
-        self._control = ControlRequests(self.config, keyring, self._protocol, cast(Any, dispatcher))
+        self.services = dispatcher.services
+        self.control = ControlRequests(self.config, keyring, self._protocol, cast(Any, dispatcher), describe)
 
     def script(self, channel: BrokerChannel) -> Script:
         node, exchange = self.config.node_name, self.config.exchange_name
         answers: dict[str, Callable[[Delivery], tuple[bytes, str] | None]] = {
-            DISCOVERY_KEY: self._control.hear,
-            control_queue(node): self._control.answer,
+            DISCOVERY_KEY: self.control.hear,
+            control_queue(node): self.control.answer,
             rpc_queue(node): self._add,
         }
         for key, answer in answers.items():
@@ -90,15 +99,16 @@ def _answer(channel: BrokerChannel, answer: Callable[[Delivery], tuple[bytes, st
 
 
 class Simulation:
-    """Many nodes on one connection; a line on stdout when all of them consume."""
+    """Many nodes on one connection to the first host of their file, or to that which is named; a line on stdout when
+    all of them consume."""
 
-    def __init__(self, count: int, hosts: list[str]):
-        self._nodes = [SimulatedNode(f"SIM-{number:05}", hosts) for number in range(1, count + 1)]
+    def __init__(self, nodes: Sequence[SimulatedNode], host_number: int = 0):
+        self._nodes = nodes
         self._loop = EventLoop("simulated")
         config = self._nodes[0].config
         AmqpConnection(
-            self._loop, config.hosts[0], self, label="simulated nodes", heartbeat_s=60, connect_timeout_s=30.0,
-            handshake_timeout_s=30.0, most_bytes=1 << 20,
+            self._loop, config.hosts[host_number], self, label="simulated nodes", heartbeat_s=60,
+            connect_timeout_s=30.0, handshake_timeout_s=30.0, most_bytes=1 << 20,
         )  # fmt: skip
 
     def run(self) -> None:
@@ -125,7 +135,14 @@ class Simulation:
 
 @contextmanager
 def simulated(count: int, broker: Broker) -> Iterator[None]:
-    program = [sys.executable, "-m", "benchmarks.gather", "--serve", str(count), host(broker)]
+    with simulating("benchmarks.gather", "--serve", str(count), host(broker)):
+        yield
+
+
+@contextmanager
+def simulating(module: str, *arguments: str) -> Iterator[None]:
+    """A process that runs a Simulation."""
+    program = [sys.executable, "-m", module, *arguments]
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -235,7 +252,8 @@ def main() -> int:
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        Simulation(int(args.serve[0]), [args.serve[1]]).run()
+        names = [f"SIM-{number:05}" for number in range(1, int(args.serve[0]) + 1)]
+        Simulation([SimulatedNode(name, [args.serve[1]]) for name in names]).run()
         return 0
     found: dict[str, Any] = {}
     reached: list[bool] = []

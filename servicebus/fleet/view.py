@@ -136,10 +136,14 @@ class NodeView:
     def loads(self) -> list[ServiceLoad]:
         """How its services are, those of all its workers together, by name."""
         found: dict[tuple[str, str], list[ServiceLoad]] = {}
-        for worker in self.workers:
-            for each in () if worker.load is None else worker.load.services:
-                found.setdefault((each.name, each.kind), []).append(each)
+        for each in self.worker_loads():
+            found.setdefault((each.name, each.kind), []).append(each)
         return [merged(parts) for _, parts in sorted(found.items())]
+
+    def worker_loads(self) -> Iterator[ServiceLoad]:
+        """How its services are, at each of its workers."""
+        for worker in self.workers:
+            yield from () if worker.load is None else worker.load.services
 
     @property
     def problems(self) -> list[str]:
@@ -187,15 +191,18 @@ class FleetView:
             yield ServiceView(kind, name, nodes)
 
     def sums(self) -> list[ServiceSum]:
-        """How each service is, as the nodes say that answer, by name."""
-        found: dict[tuple[str, str], list[tuple[str, ServiceLoad]]] = {}
+        """How each service is, as the nodes say that answer, by name.
+
+        Of all workers at once: 200 nodes with 20 services on three brokers have 12,000 loads, and to merge those of
+        each node first takes several times as long.
+        """
+        found: dict[tuple[str, str], tuple[list[ServiceLoad], dict[str, None]]] = {}
         for node in self.nodes.values():
-            for each in node.loads if node.answers else ():
-                found.setdefault((each.name, each.kind), []).append((node.name, each))
-        return [
-            ServiceSum(merged(load for _, load in parts), [node for node, _ in parts])
-            for _, parts in sorted(found.items())
-        ]
+            for each in node.worker_loads() if node.answers else ():
+                loads, nodes = found.setdefault((each.name, each.kind), ([], {}))
+                loads.append(each)
+                nodes[node.name] = None
+        return [ServiceSum(merged(loads), list(nodes)) for _, (loads, nodes) in sorted(found.items())]
 
 
 class Look(NamedTuple):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from servicebus.configuration import Configuration
 from servicebus.operations.dead_counts import count_dead_letters
@@ -42,9 +43,17 @@ class DeadLook:
     """Some of each group, by their ids."""
     brokers: Sequence[BrokerReport]
 
-    def of_group(self, group: DeadLetterGroup) -> Iterable[Found]:
+    def of_group(self, group: DeadLetterGroup) -> Sequence[Found]:
         """Those that are kept of it."""
-        return [each for each in self.kept.values() if _group(each) == group[:3]]
+        return self._kept_by_group.get(group[:3], ())
+
+    @cached_property
+    def _kept_by_group(self) -> dict[tuple[str, str, str], list[Found]]:
+        """A page with 100 groups asks for each of them."""
+        found: dict[tuple[str, str, str], list[Found]] = {}
+        for each in self.kept.values():
+            found.setdefault(_group(each), []).append(each)
+        return found
 
 
 @dataclass(eq=False)

@@ -21,7 +21,7 @@ from servicebus.fleet.texts import matches
 from servicebus.fleet.watch import FleetWatch
 from servicebus.sender import Sender
 from servicebus.web.logs import LEVELS, level_of
-from servicebus.web.overview import MOST_ROWS, unchanged
+from servicebus.web.overview import unchanged
 from servicebus.web.params_form import FieldProblem, fields_of, params_of
 from servicebus.web.templates import page
 
@@ -30,6 +30,9 @@ __all__ = ["CallForm", "NodePage", "ServiceList", "ServicePage"]
 MakeSender = Callable[[], AbstractContextManager[Sender]]
 _DESCRIBE_S = 3.0
 _LONGEST_S = 60.0
+_MOST_NODES = 5
+"""So many of those that have a service are links: with 20 of them a page of 200 services is half a megabyte."""
+_MOST_SERVICES = 200
 _DEFAULT_S = 10.0
 
 
@@ -48,7 +51,14 @@ class ServiceList:
         found = [each for each in view.services() if matches(query, each.name)]
         loads = _by_listed_kind(each.load for each in view.sums())
         return page(
-            request, "services", services=found[:MOST_ROWS], found=len(found), query=query, seen=seen, loads=loads
+            request,
+            "services",
+            services=found[:_MOST_SERVICES],
+            found=len(found),
+            query=query,
+            seen=seen,
+            loads=loads,
+            most_nodes=_MOST_NODES,
         )
 
 

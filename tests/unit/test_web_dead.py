@@ -111,6 +111,17 @@ def test_they_are_shown_in_groups_and_one_in_full(desk: Desk) -> None:
     assert desk.client.get("/dead/NODE-01", params={"seen": seen}, headers=fragment).status_code == 204
 
 
+def test_each_group_shows_its_own_some_of_them(desk: Desk) -> None:
+    desk.add("a", "b")
+    desk.add("c", reason="KeyError")
+    desk.post("look")
+    found = desk.jobs.found("NODE-01")
+    assert found is not None
+    shown = {group.reason: [each.dead_letter.params for each in found.of_group(group)] for group in found.groups}
+    assert shown == {"ValueError": [b'"a"', b'"b"'], "KeyError": [b'"c"']}
+    assert found.of_group(found.groups[0]._replace(reason="none")) == ()
+
+
 def test_a_group_is_sent_back_and_the_others_stay(desk: Desk) -> None:
     desk.add("a", "b")
     desk.add("c", reason="[KeyError]*")

@@ -219,3 +219,20 @@ def test_services_are_shown_with_the_sums_of_all_nodes_and_renewed_with_them() -
         how: dict[str, Any] = {"headers": {"HX-Request": "true"}}
         assert client.get(f"/services?seen={seen[1]}", **how).status_code == 204
         assert client.get("/services?seen=1+2", **how).status_code == 200
+
+
+def test_a_large_fleet_is_shown_in_part_with_the_sums_of_all_of_it() -> None:
+    """200 services of 20 nodes each would be half a megabyte of links."""
+    load = WorkerLoad(services=(ServiceLoad("call", "math.add", 1, 50, 120, 3, 2.0, 0.5, (8, 2), (10,)),))
+    names = [f"N-{number}" for number in range(7)]
+    workers = {name: tuple(WorkerView("m", pid, 900.0, {}, {}, "mq-a", load) for pid in (1, 2)) for name in names}
+    many = tuple(("call", f"many.s{number:03}") for number in range(205))
+    listed = dict.fromkeys(names, (("call", "math.add"), *many))
+    view = drawn(look(dict.fromkeys(names, ("mq-a",)), services=listed)._replace(workers=workers))
+    assert [(each.load.backlog, each.nodes) for each in view.sums()] == [(14, names)]
+    with client_of(view) as client:
+        text = client.get("/services").text
+        assert "200 of 206 are shown" in text and "math.add" not in text
+        text = client.get("/services?q=math.add").text
+        assert text.count('id="s-math.add-call-N-') == 5 and "and 2 more" in text
+        assert cells(text, "math.add")[0][:6] == ["call", "28.0", "7.0", "0.3", "1.0", "14"]
