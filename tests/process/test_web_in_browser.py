@@ -8,13 +8,14 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from drilled import CONFIG
 from fleet_looks import BROKERS, drawn, look
 from playwright.sync_api import Browser
 from web_browser import PHONE, WIDE, WatchedPage, chromium, served
-from web_clients import DrawnWatch
+from web_clients import DrawnWatch, client_of
 
 from servicebus import Services
 from servicebus.fleet.view import Change
@@ -74,6 +75,14 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         app = make_app(Console(DrawnWatch(VIEW), *parts), OpenAccess(Role.OPERATE))  # type: ignore[arg-type]
         with served(app) as url:
             yield url
+
+
+def test_the_pages_here_are_all_that_there_are() -> None:
+    """But the log, which needs real agents, and those of one dead letter: tests/integration/test_console.py."""
+    with client_of(VIEW) as client:
+        routes = [each for each in client.app.routes if "GET" in (getattr(each, "methods", None) or ())]  # type: ignore[attr-defined]
+        unseen = {each.path for each in routes if not any(each.path_regex.match(urlsplit(page).path) for page in PAGES)}
+    assert unseen == {"/node/{node}/log", "/dead/{node}/{id}", "/login"}
 
 
 @pytest.mark.parametrize(("viewport", "scheme"), [(WIDE, "light"), (PHONE, "dark")])

@@ -196,6 +196,38 @@ def test_a_form_of_another_site_is_refused(headers: dict[str, str], body: str, s
         assert answer.status_code == status, answer.text
 
 
+def routes_of(client: TestClient, method: str) -> list[str]:
+    """The paths of the application."""
+    return sorted(each.path for each in client.app.routes if method in (getattr(each, "methods", None) or ()))  # type: ignore[attr-defined]
+
+
+def test_every_action_refuses_what_is_forged(users: Path) -> None:
+    """Whatever it does: another site, no token, another's token, nobody's session, and a role that may only look."""
+    for_viewers = {"/login", "/logout", "/dead/look", "/what"}
+    access = PasswordAccess(read_users(users))
+    with client_of(VIEW, access) as client:
+        actions = routes_of(client, "POST")
+        assert len(actions) == 10, "what is new has a case here by itself, and one in a browser"
+        for path in actions:
+            if path != "/login":
+                client.cookies.clear()
+                assert client.post(path, data={"form_token": "0" * 64}).status_code == 401, path
+        for name, may in (("vera", for_viewers), ("olga", set(actions))):
+            session, other = (access.log_in(name, f"of {name}", "192.0.2.1") for _ in range(2))
+            assert session is not None and other is not None
+            client.cookies.clear()
+            client.cookies.set(COOKIE, session)
+            token, others = (access.form_token(each, name) for each in (session, other))
+            for path in actions:
+                evil = client.post(path, data={"form_token": token}, headers={"origin": "https://evil.example"})
+                assert evil.status_code == 403 and "another site" in evil.text, path
+                assert client.post(path, data={"node": "NODE-1"}).status_code == 403, path
+                assert client.post(path, data={"form_token": others}).status_code == 403, path
+                if path not in may:
+                    viewed = client.post(path, data={"form_token": token}, headers={"origin": LOCAL})
+                    assert viewed.status_code == 403 and "your role is view" in viewed.text, path
+
+
 def token_of(client: TestClient, access: OpenAccess) -> str:
     """The token that a page has which the client gets."""
     return access.form_token(client.cookies[COOKIE], "")
