@@ -21,7 +21,7 @@ from servicebus.testing import BrokerPool
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    left_out, stands_for = [], set[str]()
+    left_out, stands_for = set[pytest.Item](), set[str]()
     is_chosen = "ALL_FAULTS" in os.environ or bool(config.option.keyword) or any("::" in each for each in config.args)
     for item in items:
         params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
@@ -31,11 +31,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
         function = item.nodeid.partition("[")[0]
         if not is_chosen and (item.get_closest_marker("costly") or function in stands_for):
-            left_out.append(item)
+            left_out.add(item)
         else:
             stands_for.add(function)
     if left_out:
-        config.hook.pytest_deselected(items=left_out)
+        config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
 
 
