@@ -35,7 +35,7 @@ _VARIABLE_OR_END = re.compile(rf"{_VARIABLE.pattern}|\}}", re.ASCII)
 _BOM = "\ufeff"
 _SECTIONS = (HOST_KEYS, TLS_KEYS, SERVICE_KEYS, LOGGING_KEYS, ROTATE_KEYS, METRICS_KEYS)
 _KNOWN_KEYS = frozenset((*ALL_KEYS, *FORMER_KEYS)).union(*_SECTIONS)
-_HARMLESS = re.compile(r"'(?:<[a-z ]+>|\\\\?.)'")
+_HARMLESS = re.compile(r"'(?:<[a-z ]+>|\\{0,2}.)'")
 """What PyYAML quotes without telling a secret: its own token names, and single characters."""
 
 
