@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from clean_root import CleanRoot, build_packages, clean_root
+from clean_root import CHECKOUT, CleanRoot, build_packages, clean_root
+from page_blocks import command_blocks
 from unit_files import UnitProcess
 from waiting import wait_until
 
@@ -27,8 +28,8 @@ pytestmark = [
         os.getuid() != 0 or not shutil.which("debootstrap"), reason="needs root and debootstrap, to make a Debian"
     ),
 ]
+PAGE = CHECKOUT / "docs/install.rst"
 VERSIONS = ["3.0.0", "3.0.1"]
-SECRET = "a secret that only this bus knows"
 SERVICES = '''
 from servicebus import Services
 
@@ -73,19 +74,20 @@ class Machine:
         self.hosts = [f"{broker.host}:{broker.port}" for broker in brokers]
         self.log_server = UnitProcess(root, "servicebus-logd")
         self.agent = UnitProcess(root, "servicebus-agent@", "shop")
-        self.sender = Sender(Configuration({"hosts": self.hosts, "secret_token": SECRET}))
 
     def configure(self) -> None:
-        """With the package's own sample, for these brokers."""
-        sample = self.root.text("/usr/share/doc/servicebus/examples/shop.yaml")
+        """By the lines of docs/install.rst; then for these brokers."""
+        self.root.run("bash", "-ec", "\n".join(documented("cd /etc/servicebus")))
+        sample = self.root.text("/etc/servicebus/shop.yaml")
         sample = sample.replace("[mq-a, mq-b]", str(self.hosts)).replace("user: bus", "user: guest")
         metrics, logs = free_ports(2)
         self.root.write("/etc/servicebus/shop.yaml", sample.replace("9464", str(metrics)).replace("5500", str(logs)))
         server = self.root.text("/etc/servicebus/logserver.yaml").replace("5500", str(logs))
         self.root.write("/etc/servicebus/logserver.yaml", server, 0o640)
-        self.root.write("/etc/servicebus/credentials/secret", SECRET + "\n", 0o600)
-        self.root.write("/etc/servicebus/credentials/password", "guest\n", 0o600)
-        self.root.run("servicebus", "config", "check", "-c", "/etc/servicebus/shop.yaml")
+        self.root.write("/etc/servicebus/credentials/password", "guest\n")
+        self.secret = self.root.text("/etc/servicebus/credentials/secret").strip()
+        self.sender = Sender(Configuration({"hosts": self.hosts, "secret_token": self.secret}))
+        self.root.run("servicebus", "config", "check", "/etc/servicebus/shop.yaml")
 
     def price(self, count: int) -> object:
         return self.sender.call("SHOP.shop.price", {"count": count}, timeout=60)[1]
@@ -127,6 +129,12 @@ def test_from_the_first_installation_to_the_purge(root: CleanRoot, packages: lis
     assert "servicebus" not in root.run("dpkg-query", "--show", "--showformat", "${Package}\\n")
 
 
+def documented(start: str) -> list[str]:
+    """The commands of docs/install.rst, from the one that begins so to the one that is systemd's."""
+    (block,) = (each for each in command_blocks(PAGE) if each.commands[0].text.startswith(start))
+    return [each.text for each in block.commands if not each.text.startswith("systemctl")]
+
+
 def installed(root: CleanRoot, packages: list[Path], brokers: list[Broker]) -> None:
     """Everything between the installation and the removal."""
     shutil.copy(packages[0], root.path / "tmp")
@@ -144,7 +152,7 @@ def installed(root: CleanRoot, packages: list[Path], brokers: list[Broker]) -> N
     assert machine.price(2) == 6
     machine.agent.hears("WATCHDOG=1", 2)
     wait_until(lambda: "consuming for node SHOP" in machine.log(), 60, machine.log)
-    assert SECRET not in machine.log() + machine.agent.output()
+    assert machine.secret not in machine.log() + machine.agent.output()
     assert_nothing_of_the_machine_is_writable(root, machine.agent.pid)
     machine.agent.reload()
     machine.log_server.reload()
