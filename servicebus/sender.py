@@ -289,8 +289,7 @@ class Sender(EventPublisher, PlainSending, StreamSource, Discovering):
         form: Callable[..., PendingRequest] | None = None,
     ) -> tuple[SenderSession, PendingRequest]:  # fmt: skip
         """A numbered request and its session; signed and encoded, if its version is known. Nothing is sent yet."""
-        # As _current(), without the call.
-        session = found if (found := self._session) is not None and found.mark[0] else self._begin()
+        session = self._current()
         event_id = 0 if kind is CONTROL else next(session.count)
         wire_id = wire_id or (f"{session.incarnation}-{event_id}" if event_id else make_id(os.urandom(8).hex(), 1))
         request = (form or self._form)(

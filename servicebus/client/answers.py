@@ -79,7 +79,7 @@ class Answers:
                 self._not_verified(request, link, error)
                 return
             if path is not None:  # it lives; whether it takes new calls, only a pong says
-                path.clock.heard_at, path.clock.pinged_at = time.monotonic(), None  # as heard(), without the call
+                path.clock.heard(time.monotonic())
                 if protocol is link.newest:
                     path.is_proven = True
             if reply.fault is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +9,7 @@ from typing import Any
 
 from servicebus.errors import EnvelopeError
 from servicebus.protocol.encryption import is_secret
-from servicebus.runtime.instances import is_plain
+from servicebus.runtime.instances import copies_of
 from servicebus.runtime.job import Job, JobResult, Outcome
 from servicebus.runtime.keyed_lock_queue import Task
 from servicebus.runtime.leaving import Home
@@ -82,7 +81,7 @@ class Execution:
         self._service = service
         self.name = f"service {service.key}"
         self._authorize = service.authorize
-        self._plain_kind = type(service.instance) if is_plain(type(service.instance)) else None
+        self._copy = copies_of(service.instance)
         self._read: Callable[[bytes], Any] = decode_params
         self._make_sender = make_sender
         self._with_traces = with_traces
@@ -155,12 +154,7 @@ class Execution:
     def _execute(self, job: Job, params: Any) -> Outcome:
         """What it serves is known until its end is, so that the log lines about that tell it, too."""
         # As in 2.x each request gets a shallow copy, so that attributes set on self do not leak into the next one.
-        instance: Any
-        if self._plain_kind is None:
-            instance = copy.copy(self._service.instance)
-        else:  # as copies_of() does, without the call
-            instance = object.__new__(self._plain_kind)
-            instance.__dict__.update(self._service.instance.__dict__)
+        instance = self._copy()
         incoming = job.incoming
         id = incoming.given_id or incoming.id
         event = Event(id, incoming.category, incoming.service, incoming.token, params, incoming.version)

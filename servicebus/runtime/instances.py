@@ -7,12 +7,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-__all__ = ["copies_of", "is_plain"]
+__all__ = ["copies_of"]
 
 
 def copies_of(instance: Any) -> Callable[[], Any]:
     """A function that returns what ``copy.copy(instance)`` does; for most instances in a quarter of the time."""
-    return partial(_copy_plain, type(instance), instance) if is_plain(type(instance)) else partial(copy.copy, instance)
+    return partial(_copy_plain, type(instance), instance) if _is_plain(type(instance)) else partial(copy.copy, instance)
 
 
 def _copy_plain(kind: type, instance: Any) -> Any:
@@ -21,7 +21,7 @@ def _copy_plain(kind: type, instance: Any) -> Any:
     return made
 
 
-def is_plain(kind: type) -> bool:
+def _is_plain(kind: type) -> bool:
     """Whether all that makes up an instance is its ``__dict__``, and it has no ideas of its own about copies."""
     has_own_way = any(
         getattr(kind, name, None) is not getattr(object, name, None)

@@ -83,7 +83,6 @@ class _Recording(Sender):
         return super()._current()
 
     def _make(self, *what: Any, **how: Any) -> tuple[SenderSession, PendingRequest]:
-        self._must_be_open()  # it does not ask _current()
         session, request = super()._make(*what, **how)
         if request.kind is not CONTROL:
             target = request.address.service
