@@ -43,7 +43,7 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def agent(brokers: list[Broker], start_agent: Callable[..., Agent]) -> Agent:
-    return start_agent(brokers, services=SERVICES).wait_consuming()
+    return start_agent(brokers, services=SERVICES).wait_consuming(timeout_s=60)
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_a_killed_broker_is_seen_and_seen_to_be_back_while_calls_run(
     make_sender: Callable[..., Sender],
     shoot: Shoot,
 ) -> None:
-    start_agent(brokers[:1], services=SERVICES, node_name="NODE-02").wait_consuming()
+    start_agent(brokers[:1], services=SERVICES, node_name="NODE-02").wait_consuming(timeout_s=60)
     watched = log_in(context, console, VIEWER)
     page, (first, second) = watched.page, brokers
     row, other = (page.locator("#fleet tr", has=page.locator(f"#o-{node}")) for node in ("NODE-01", "NODE-02"))
@@ -247,6 +247,7 @@ def _edit(page: Page, group: Locator, detail: str, params: str) -> None:
 
 
 def test_viewers_and_forged_requests_change_nothing(
+    brokers: list[Broker],
     agent: Agent,
     console: RunningConsole,
     browser: Browser,
@@ -261,7 +262,10 @@ def test_viewers_and_forged_requests_change_nothing(
         viewers_token = _form_token(viewer.page)
         drop = {"node": "NODE-01", "all": "1", "sure": "1"}
         call = {"node": "NODE-01", "service": "shop.price", "p.sku": "forged", "p.count": "1"}
-        for path, form in (("/dead/drop", drop), ("/dead/requeue", drop), ("/call", call)):
+        edit = {"node": "NODE-01", "id": "0123456789abcdef-1", "params": "1"}
+        drill = {"broker": name_of(brokers[0]), "for": "5", "sure": "1"}
+        forms = {"/dead/drop": drop, "/dead/requeue": drop, "/call": call, "/dead/edit": edit, "/drill/start": drill}
+        for path, form in {**forms, "/drill/stop": {}}.items():
             status, text = _post(other, console.url, path, form_token=viewers_token, **form)
             assert (status, "your role is view" in text) == (403, True), path
             assert _post(context, console.url, path, **form)[0] == 403, "without a token"
@@ -303,6 +307,48 @@ def _attack(context: BrowserContext, url: str, site: str, form: dict[str, str]) 
         return answered.value.status
 
 
+def test_a_node_shows_its_log_as_it_comes(
+    brokers: list[Broker],
+    start_agent: Callable[..., Agent],
+    context: BrowserContext,
+    make_sender: Callable[..., Sender],
+    tmp_path: Path,
+) -> None:
+    log = {"kind": "rpc", "category": "test", "name": "log", "target": "sample_services:Log"}
+    agent = start_agent(brokers, services=[*SERVICES, log]).wait_consuming(timeout_s=60)
+    sender = make_sender(agent.configuration())
+    with closing(RunningConsole(tmp_path, brokers)) as console:
+        watched = log_in(context, console, VIEWER)
+        page = watched.page
+        page.get_by_role("link", name="NODE-01").click()
+        lines = page.locator("#log .record")
+
+        def is_shown(text: str) -> bool:
+            sender.call("NODE-01.test.log", text, timeout=60)
+            return lines.filter(has_text=text).count() > 0
+
+        wait_until(lambda: is_shown("<b>it begins</b>"), 60)
+        assert page.locator("#log b").count() == 0, "it is text"
+        assert lines.filter(has_text="it begins").filter(has_text="WARNING").count() > 0
+        assert watched.violations() == [] and not watched.is_too_wide()
+        page.get_by_role("button", name="Pause").click()
+        sender.call("NODE-01.test.log", "while paused", timeout=60)
+        with page.expect_response(lambda answer: "/log" in answer.url and "while paused" in answer.text()):
+            pass
+        assert lines.filter(has_text="while paused").count() == 0
+        page.get_by_role("button", name="Pause").click()
+        lines.filter(has_text="while paused").wait_for()
+        page.get_by_label("Level").select_option("ERROR")
+        page.get_by_role("button", name="Show").last.click()
+        page.wait_for_url("**/node/NODE-01?level=ERROR")
+        assert lines.filter(has_text="it begins").count() == 0
+        page.get_by_role("button", name="Log out").click()
+        page.get_by_role("heading", name="Log in").wait_for()
+        assert watched.violations() == [] and not watched.is_too_wide() and watched.problems == []
+        page.goto(f"{console.url}/node/NODE-01")
+        page.wait_for_url("**/login?next=/node/NODE-01")
+
+
 def test_the_history_survives_the_console(
     brokers: list[Broker],
     agent: Agent,
@@ -310,7 +356,7 @@ def test_the_history_survives_the_console(
     start_agent: Callable[..., Agent],
     context: BrowserContext,
 ) -> None:
-    gone = start_agent(brokers, services=SERVICES, node_name="NODE-02").wait_consuming()
+    gone = start_agent(brokers, services=SERVICES, node_name="NODE-02").wait_consuming(timeout_s=60)
     page = log_in(context, console, VIEWER).page
     for node in ("NODE-01", "NODE-02"):
         page.locator(f"#o-{node}").wait_for()

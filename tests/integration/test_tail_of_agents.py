@@ -128,3 +128,12 @@ def test_a_broker_that_is_killed_costs_only_what_comes_over_it(world: World) -> 
         world.agent.wait_consuming(timeout_s=60)
         found.wait_for("consuming for node NODE-01", process=f"worker {world.hosts[0]}")
         world.until_heard(found, 0)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_signal_ends_it_while_records_come(world: World, signum: int, code: int) -> None:
+    with tail(world.file) as found:
+        world.until_heard(found, 0, 1)
+        found.process.send_signal(signum)
+        found.process.wait(20)
+        assert (found.close(), found.said) == (code, [])
