@@ -8,6 +8,7 @@ others go on.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -73,6 +74,7 @@ class DeadLetters:
     Args:
         hosts: the brokers to go to, one after the other.
         on_progress: called after every letter.
+        stopping: once it is set, no further letter is looked at.
         clock: Unix time.
     """
 
@@ -83,12 +85,14 @@ class DeadLetters:
         hosts: Sequence[BrokerHost],
         *,
         on_progress: OnProgress = lambda _report: None,
+        stopping: threading.Event | None = None,
         clock: Callable[[], float] = time.time,
     ):
         self._config = config
         self._node = node
         self._hosts = hosts
         self._on_progress = on_progress
+        self.stopping = stopping or threading.Event()
         self._clock = clock
         self._check = RequeueCheck(config, node)
 
@@ -150,7 +154,7 @@ class DeadLetters:
             on_sent: told of each that is on its way: its id, and the queue it goes to.
         """
         reports: list[BrokerReport] = []
-        pace = _Pace(per_s)
+        pace = _Pace(per_s, self.stopping)
 
         def is_enough() -> bool:
             return limit is not None and sum(report.done for report in reports) >= limit
@@ -160,12 +164,13 @@ class DeadLetters:
             sending = Sending(session, messages_queue(self._node), IN_FLIGHT)  # but for events
 
             def visit(scan: QueueScan, delivery: Delivery, letter: DeadLetter) -> bool:
-                if not self._may_go(report, letter, reseal):
+                status = self._status_to_go(report, letter, reseal)
+                if status is None or not (dry_run or pace.wait()):
                     return False
                 report.done += 1
+                report.resealed += status is RequeueStatus.STALE
                 if dry_run:
                     return False
-                pace.wait()
                 found, queue = self._check.with_ticket(letter, self._clock()), self._check.queue_of(letter)
                 sending.send(scan.channel, delivery, found.headers, queue)
                 on_sent(letter.id, queue)
@@ -181,14 +186,13 @@ class DeadLetters:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _may_go(self, report: BrokerReport, letter: DeadLetter, reseal: bool) -> bool:
-        """Whether *letter* goes back; *report* says why not."""
+    def _status_to_go(self, report: BrokerReport, letter: DeadLetter, reseal: bool) -> RequeueStatus | None:
+        """The status of *letter* if it goes back; else None, and *report* says why not."""
         status, why = self._check.status(letter, self._clock())
         if status is not RequeueStatus.GOOD and not (reseal and status is RequeueStatus.STALE):
             report.stays[f"{status}: {why}" + _hint(status)] += 1
-            return False
-        report.resealed += status is RequeueStatus.STALE
-        return True
+            return None
+        return status
 
     def _on_each_broker(self, work: Callable[[Session, BrokerReport], None]) -> list[BrokerReport]:
         reports = {host.name: BrokerReport(host.name) for host in self._hosts}
@@ -216,22 +220,28 @@ class DeadLetters:
 
         with QueueScan(session, dead_queue(self._node), before_renewal=renew, hold_s=hold_s) as scan:
             report.exists, report.total, report.left = scan.exists, scan.total, scan.total
-            if is_enough():  # by what other brokers had
+            if is_enough() or self.stopping.is_set():  # by what other brokers had
                 return
             for delivery in scan:
                 letter = self._check.read(delivery)
                 report.looked_at += 1
                 is_taken = False
-                if wanted.matches(letter, self._clock()):
+                if self._matches(wanted, letter):
                     report.matched += 1
                     is_taken = visit(scan, delivery, letter)
                 if not is_taken:
                     scan.keep(delivery)
                 self._on_progress(report)
-                if is_enough():
+                if is_enough() or self.stopping.is_set():
                     break
             settle()
         report.left = scan.left
+
+    def _matches(self, wanted: Filter, letter: DeadLetter) -> bool:
+        now = self._clock()
+        if not wanted.matches(letter, now):
+            return False
+        return not wanted.statuses or self._check.status(letter, now)[0] in wanted.statuses
 
 
 def _hint(status: RequeueStatus) -> str:
@@ -241,14 +251,17 @@ def _hint(status: RequeueStatus) -> str:
 class _Pace:
     """So many a second at most, evenly; what was late is not made up for."""
 
-    def __init__(self, per_s: float | None):
+    def __init__(self, per_s: float | None, stopping: threading.Event):
         self._gap_s = 0.0 if per_s is None else 1 / per_s
         self._next_at = 0.0
+        self._stopping = stopping
 
-    def wait(self) -> None:
+    def wait(self) -> bool:
+        """False: it is stopping, and the next one does not go any more."""
         if not self._gap_s:
-            return
+            return True
         now = time.monotonic()
-        if now < self._next_at:
-            time.sleep(self._next_at - now)
+        if self._stopping.wait(max(0.0, self._next_at - now)):
+            return False
         self._next_at = max(now, self._next_at) + self._gap_s
+        return True

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from servicebus.operations.dead_letter import DeadLetter
+from servicebus.operations.dead_letter import DeadLetter, RequeueStatus
 
 __all__ = ["Filter", "parse_age", "parse_rate", "show_age"]
 
@@ -63,6 +63,10 @@ class Filter:
     """Dead-lettered at least so long ago."""
     oldest_s: float | None = None
     """Dead-lettered at most so long ago."""
+    until: int | None = None
+    """Dead-lettered in this second at the latest, in Unix time of the worker that has signed it."""
+    statuses: frozenset[RequeueStatus] = frozenset()
+    """What would become of it if it went back; judged where the secrets are, by ``DeadLetters``."""
 
     @property
     def is_empty(self) -> bool:
@@ -78,4 +82,5 @@ class Filter:
             and (not self.reasons or any(fnmatchcase(letter.reason, pattern) for pattern in self.reasons))
             and (self.youngest_s is None or age_s is None or age_s >= self.youngest_s)
             and (self.oldest_s is None or (age_s is not None and age_s <= self.oldest_s))
+            and (self.until is None or letter.time <= self.until)
         )

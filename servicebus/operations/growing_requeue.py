@@ -32,6 +32,7 @@ _LOOK_S = 0.3
 _QUIET_S = 1.0
 """For so long the queues must hold no more than before until a batch counts as through."""
 _NAMED = 5
+_ASKED = "it was asked to stop"
 
 
 @dataclass(slots=True)
@@ -77,7 +78,7 @@ class GrowingRequeue:
         dead_letters: of *node* on *hosts*.
         wait_s: how long one batch may take until the queues of the node hold no more than before it.
         on_batch: told of each batch that was sent, before its outcome is waited for.
-        is_stopped: asked between batches.
+        is_stopped: asked after each batch, and while its outcome is waited for.
     """
 
     def __init__(
@@ -130,10 +131,10 @@ class GrowingRequeue:
                 report.stopped = "a broker was lost, or could not be reached"
             elif len(sent) > sent_before:
                 report.stopped = self._outcome(sent, len(sent) - sent_before, before, started_at)
+            if self._is_stopped() and not report.stopped:
+                report.stopped = _ASKED
             if report.batches[-1] < left:
                 break
-            if self._is_stopped() and not report.stopped:
-                report.stopped = "it was asked to stop"
             size = min(size * GROWTH, MOST)
         return report
 
@@ -170,6 +171,8 @@ class GrowingRequeue:
             elif now - through_since >= _QUIET_S:
                 return ""
             dead = self._dead = depths.dead
+            if self._is_stopped():
+                return _ASKED
             if now >= due_at:
                 late = f"{self._wait_s:g} s after the last batch of {batch} the node is not through"
                 return f"{late}: {_waits(depths, before)}"

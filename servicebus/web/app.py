@@ -104,7 +104,7 @@ def make_app(console: Console, access: Access, *, is_secure: bool = False) -> St
         "/what/{id}": what.show,
     }
     actions["/what"] = what.begin
-    actions |= {f"/dead/{each.__name__}": each for each in (dead.look, dead.requeue, dead.drop, dead.edit)}
+    actions |= {f"/dead/{each.__name__}": each for each in (dead.look, dead.requeue, dead.drop, dead.edit, dead.stop)}
     drill = DrillActions(console.watch, console.drills, console.record)
     actions |= {"/drill/start": drill.start, "/drill/stop": drill.stop}
     login, log_in, log_out = login_routes(access, is_secure=is_secure)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -14,6 +15,7 @@ from starlette.responses import RedirectResponse, Response
 
 from servicebus.errors import AddressError, EnvelopeError, ServiceBusError
 from servicebus.fleet.watch import FleetWatch
+from servicebus.operations.dead_letter import RequeueStatus
 from servicebus.operations.dead_letter_facts import shown_facts
 from servicebus.operations.dead_letters import Found
 from servicebus.operations.filters import Filter, parse_rate
@@ -26,6 +28,13 @@ from servicebus.wire.envelope import Kind
 from servicebus.wire.jsontext import decode_json
 
 __all__ = ["DeadActions", "DeadOverview", "DeadPages"]
+
+_MEANS = {
+    RequeueStatus.GOOD: "they can go back",
+    RequeueStatus.STALE: "the node cannot know whether they ran since",
+    RequeueStatus.UNVERIFIED: "no worker has signed them, so they cannot go back",
+    RequeueStatus.REFUSED: "not signed with a secret of the console's file, not readable, or not for this node",
+}
 
 
 class DeadOverview:
@@ -57,10 +66,11 @@ class DeadPages:
         node = _node(request.path_params["node"])
         jobs, found = self._jobs.jobs(node), self._jobs.found(node)
         running = next((job for job in jobs if job.ended_at is None), None)
-        seen = f"{found.at if found else 0:.3f} {len(jobs)} {running.progress if running else ''}"
+        now = "" if running is None else f"{running.progress}{'s' * running.stopping.is_set()}"
+        seen = f"{found.at if found else 0:.3f} {len(jobs)} {now}"
         if unchanged(request, seen):
             return Response(status_code=204)
-        return page(request, "dead_node", node=node, jobs=jobs, found=found, running=running, seen=seen)
+        return page(request, "dead_node", node=node, jobs=jobs, found=found, running=running, seen=seen, means=_MEANS)
 
     def one(self, request: Request) -> Response:
         """One of those that the last look has kept, or a search has found."""
@@ -112,6 +122,14 @@ class DeadActions:
         is_begun = self._jobs.drop(node, user, wanted, f"drop {which}")
         return self._begun(is_begun, user, node, f"drop dead letters: {which}")
 
+    def stop(self, request: Request) -> Response:
+        """End what is done to the dead letters of a node; what has gone back or was dropped stays so."""
+        node, user = _node(request.state.form.get("node", "")), request.state.visitor.name
+        job = self._jobs.stop(node, user)
+        if job is not None:
+            self._record(user, node, f"stop: {job.text}")
+        return RedirectResponse(f"/dead/{quote(node)}", 303)
+
     def _begun(self, is_begun: bool, user: str, node: str, text: str) -> Response:
         if is_begun:
             self._record(user, node, text)
@@ -146,15 +164,24 @@ def _node(name: str) -> str:
 
 
 def _wanted(form: Mapping[str, str]) -> tuple[Filter, str]:
-    """Which dead letters a form means: one, a group, or all; and how that is said."""
+    """Which dead letters a form means, and how that is said: one, or a group or all as the page has shown them.
+
+    What has died since the page was shown is in no group that its reader has seen.
+    """
     if id := form.get("id", ""):
         return Filter(ids=frozenset({id})), id
+    until = form.get("until", "")
+    seen = Filter(until=int(until)) if until.isascii() and until.isdigit() else Filter()
     if "all" in form:
-        return Filter(), "all"
-    service, reason = form.get("service", ""), form.get("reason", "")
+        return seen, "all"
+    service, reason, status = (form.get(name, "") for name in ("service", "reason", "status"))
     if not service or not reason:
         raise HTTPException(400, "The form does not say which dead letters")
-    return Filter(services=(glob.escape(service),), reasons=(glob.escape(reason),)), f"{service}: {reason}"
+    found = replace(seen, services=(glob.escape(service),), reasons=(glob.escape(reason),))
+    if status not in list(RequeueStatus):
+        return found, f"{service}: {reason}"
+    which = f"{service}: {reason}" + ("" if status == RequeueStatus.GOOD else f" ({status})")
+    return replace(found, statuses=frozenset({RequeueStatus(status)})), which
 
 
 def _kept(jobs: DeadLetterJobs, node: str, id: str) -> Found:

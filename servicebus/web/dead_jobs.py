@@ -69,6 +69,14 @@ class DeadLetterJob:
     outcome: str = ""
     is_well: bool = True
     """False: a part of it was not done."""
+    stopping: threading.Event = field(default_factory=threading.Event)
+    """Set: it ends as soon as it can."""
+    stopped_by: str | None = None
+
+    def stop(self, user: str) -> None:
+        """End it; *user* wants that."""
+        self.stopped_by = user
+        self.stopping.set()
 
 
 Work = Callable[[DeadLetters, DeadLetterJob], None]
@@ -105,6 +113,14 @@ class DeadLetterJobs:
             while len(self._searched) > _SEARCHED:
                 del self._searched[next(iter(self._searched))]
 
+    def stop(self, node: str, user: str) -> DeadLetterJob | None:
+        """End the job of *node* that runs; None if there is none. What it has done stays done."""
+        with self._lock:
+            job = next((each for each in self._jobs.get(node, []) if each.ended_at is None), None)
+        if job is not None:
+            job.stop(user)
+        return job
+
     def look(self, node: str, user: str) -> bool:
         """Begin to look at all of them. False: something runs."""
         return self._begin(DeadLetterJob(node, "look", user), self._look)
@@ -122,10 +138,12 @@ class DeadLetterJobs:
             def tell(report: GrowingReport) -> None:
                 job.progress = f"{report.done} went back in {counted(len(report.batches), 'batch', 'batches')}"
 
-            requeue = GrowingRequeue(dead_letters, self._config, node, self._config.hosts, on_batch=tell)
+            requeue = GrowingRequeue(
+                dead_letters, self._config, node, self._config.hosts, on_batch=tell, is_stopped=job.stopping.is_set
+            )
             report = requeue.run(wanted, per_s=per_s, reseal=reseal)
             self._end(job, list(report.brokers.values()), "went back")
-            if report.stopped:
+            if report.stopped and not job.stopping.is_set():
                 job.outcome, job.is_well = f"{job.outcome}; stopped: {report.stopped}", False
 
         return self._begin(DeadLetterJob(node, text, user), work)
@@ -155,12 +173,17 @@ class DeadLetterJobs:
             if report.looked_at % 100 == 0:
                 job.progress = f"{report.host}: {report.looked_at} of {report.total} looked at"
 
-        dead_letters = DeadLetters(self._config, job.node, self._config.hosts, on_progress=tell)
+        def dead_letters(stopping: threading.Event | None) -> DeadLetters:
+            return DeadLetters(self._config, job.node, self._config.hosts, on_progress=tell, stopping=stopping)
+
         try:
-            work(dead_letters, job)
+            work(dead_letters(job.stopping), job)
+            if job.stopping.is_set():
+                by = f" by {job.stopped_by}" if job.stopped_by else ""
+                job.outcome, job.is_well = f"{job.outcome}; stopped{by}", False
             if work != self._look:
                 well, outcome = job.is_well, job.outcome
-                self._look(dead_letters, job)  # what is shown is what is left
+                self._look(dead_letters(None), job)  # what is shown is what is left
                 job.is_well, job.outcome = well, outcome
         except Exception as error:  # a defect of ours: the page must say that it has ended
             LOG.exception("dead letters of %s: %s has failed", job.node, job.text)
@@ -185,7 +208,8 @@ class DeadLetterJobs:
 
         reports = dead_letters.look(Filter(), see)
         self._end(job, reports, "found")
-        self._looks[job.node] = DeadLook(time.time(), groups.rows(), kept, reports)
+        if not dead_letters.stopping.is_set():  # a part of them looks like all of them
+            self._looks[job.node] = DeadLook(time.time(), groups.rows(), kept, reports)
 
     def _end(self, job: DeadLetterJob, reports: Sequence[BrokerReport], done: str) -> None:
         parts = [f"{sum(each.done for each in reports)} {done}"]

@@ -265,7 +265,7 @@ def test_viewers_and_forged_requests_change_nothing(
         edit = {"node": "NODE-01", "id": "0123456789abcdef-1", "params": "1"}
         drill = {"broker": name_of(brokers[0]), "for": "5", "sure": "1"}
         forms = {"/dead/drop": drop, "/dead/requeue": drop, "/call": call, "/dead/edit": edit, "/drill/start": drill}
-        for path, form in {**forms, "/drill/stop": {}}.items():
+        for path, form in {**forms, "/drill/stop": {}, "/dead/stop": {"node": "NODE-01"}}.items():
             status, text = _post(other, console.url, path, form_token=viewers_token, **form)
             assert (status, "your role is view" in text) == (403, True), path
             assert _post(context, console.url, path, **form)[0] == 403, "without a token"

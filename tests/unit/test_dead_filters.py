@@ -111,6 +111,8 @@ def test_a_rate_is_positive_or_a_value_error(text: str) -> None:
         (Filter(youngest_s=1800.0, oldest_s=7200.0), True),
         (Filter(services=("audit.*",), reasons=("stale",)), False),
         (Filter(ids=frozenset({"another"})), False),
+        (Filter(until=int(NOW)), True),
+        (Filter(until=int(NOW) - 7200), False),
     ],
 )
 def test_every_condition_must_hold_and_one_of_several_alternatives(wanted: Filter, matches: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,13 +60,22 @@ class Desk:
         dead, waiting = (0 if each is None else each.ready for each in found)
         return dead, waiting
 
-    def post(self, what: str, status: int = 303, **fields: str) -> str:
-        """Do it, and wait until it is done: the page of the node then, or why it was refused."""
+    def begin(self, what: str, status: int = 303, /, **fields: str) -> str:
+        """Do it, and wait for nothing."""
         token = self.access.form_token(self.client.cookies[COOKIE], "")
         answer = self.client.post(f"/dead/{what}", data={"form_token": token, "node": "NODE-01", **fields})
         assert answer.status_code == status, answer.text
+        return str(answer.text)
+
+    def page(self) -> str:
+        """That of the node."""
+        return str(self.client.get("/dead/NODE-01").text)
+
+    def post(self, what: str, status: int = 303, /, **fields: str) -> str:
+        """Do it, and wait until it is done: the page of the node then, or why it was refused."""
+        told = self.begin(what, status, **fields)
         wait_until(lambda: all(job.ended_at is not None for job in self.jobs.jobs("NODE-01")), timeout_s=30)
-        return str(self.client.get("/dead/NODE-01").text if status == 303 else answer.text)
+        return self.page() if status == 303 else told
 
     def id_of(self, params: str) -> str:
         found = self.jobs.found("NODE-01")
@@ -131,6 +141,61 @@ def test_a_group_is_sent_back_and_the_others_stay(desk: Desk) -> None:
     assert "1 went back" in text and desk.depths() == (0, 3), "what looks like a pattern is a name"
 
 
+def _hidden(text: str, what: str) -> list[dict[str, str]]:
+    """What each form of the page that does *what* sends without its visitor's doing."""
+    forms = re.findall(rf'<form method="post" action="/dead/{what}".*?</form>', text, re.DOTALL)
+    return [dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', each)) for each in forms]
+
+
+@pytest.mark.parametrize("what", ["requeue", "drop"])
+def test_a_group_is_what_the_page_has_shown_of_it(desk: Desk, what: str) -> None:
+    desk.add("a")
+    desk.add("old", age_s=200_000)
+    text = desk.post("look")
+    assert "the node cannot know whether they ran since" in text
+    good = next(each for each in _hidden(text, what) if each["status"] == "good")
+    desk.add("later", age_s=0)
+    text = desk.post(what, **{**good, "sure": "1"})
+    assert "1 dropped" in text or "1 went back" in text
+    found = desk.jobs.found("NODE-01")
+    assert found is not None
+    assert {each.dead_letter.params for each in found.kept.values()} == {b'"old"', b'"later"'}
+
+
+def test_all_are_those_that_the_page_has_shown(desk: Desk) -> None:
+    desk.add("a")
+    desk.add("b", reason="KeyError")
+    *_, everything = _hidden(desk.post("look"), "requeue")
+    assert everything["all"] == "1"
+    desk.add("later", age_s=0)
+    assert "2 went back" in desk.post("requeue", **everything) and desk.depths() == (1, 2)
+
+
+@pytest.mark.parametrize("how", [{"rate": "36/h"}, {"growing": "1"}])
+def test_what_runs_is_stopped(desk: Desk, how: dict[str, str]) -> None:
+    """One goes back at once; the next one is due after 100 s, or when a worker has taken the first."""
+    desk.add("a", "b", "c")
+    desk.begin("requeue", **GROUP, **how)
+    wait_until(lambda: desk.depths()[1] == 1, timeout_s=30)
+    assert 'action="/dead/stop"' in desk.page()
+    assert "1 went back; stopped" in desk.post("stop")
+    assert desk.depths() == (2, 1)
+    assert "2 dead letters, from" in desk.page(), "those that are left"
+    assert "stop: requeue audit.record: ValueError" in desk.client.get("/timeline").text
+    desk.post("stop")  # of what has ended already
+
+
+def test_a_look_that_is_stopped_shows_nothing(desk: Desk) -> None:
+    desk.add("a", "b")
+    desk.broker.freeze()
+    desk.begin("look")
+    desk.begin("stop")
+    assert "Stopping: look" in desk.page()
+    desk.broker.thaw()
+    wait_until(lambda: "stopped" in desk.page(), timeout_s=30)
+    assert desk.jobs.found("NODE-01") is None and desk.depths() == (2, 0)
+
+
 def test_stale_ones_go_back_only_if_one_says_so(desk: Desk) -> None:
     desk.add("old", age_s=200_000)
     assert "1 stay" in desk.post("requeue", **GROUP) and desk.depths() == (1, 0)
@@ -174,6 +239,6 @@ def test_a_viewer_looks_and_does_nothing_else(desk: Desk) -> None:
     desk.add("a")
     text = desk.post("look")
     assert "audit.record: ValueError" in text and "/dead/requeue" not in text and "/dead/drop" not in text
-    for what in ("requeue", "drop", "edit"):
+    for what in ("requeue", "drop", "edit", "stop"):
         assert "your role is view" in desk.post(what, 403, **GROUP, sure="1")
     assert desk.depths() == (1, 0)
