@@ -124,9 +124,18 @@ class RequestGuard:
         if request.method == "POST":
             return _refused(401, "You are not logged in any more. Nothing was done.")
         if "hx-request" in request.headers:
-            return Response(status_code=401, headers={"HX-Redirect": "/login"})
-        query = f"?{request.url.query}" if request.url.query else ""
-        return RedirectResponse(f"/login?next={quote(request.url.path + query)}", 303)
+            return Response(status_code=401, headers={"HX-Redirect": _login(request.headers.get("hx-current-url", ""))})
+        return RedirectResponse(_login(str(request.url)), 303)
+
+
+def _login(url: str) -> str:
+    """The page for the password, which leads back to the one of *url*."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "/login"
+    query = f"?{parts.query}" if parts.query else ""
+    return f"/login?next={quote(parts.path + query)}" if parts.path else "/login"
 
 
 def set_session(response: Response, session: str, *, is_secure: bool) -> None:

@@ -116,7 +116,11 @@ def test_a_password_opens_a_session_that_ends_with_the_log_out(users: Path) -> N
     with client_of(VIEW, PasswordAccess(read_users(users)), base_url="http://console.example") as client:
         refused = client.get("/?q=x")
         assert refused.status_code == 303 and refused.headers["location"] == "/login?next=/%3Fq%3Dx"
-        assert client.get("/", headers={"HX-Request": "true"}).headers["hx-redirect"] == "/login"
+        fragment = {"HX-Request": "true"}
+        assert client.get("/", headers=fragment).headers["hx-redirect"] == "/login"
+        shown = {"HX-Current-URL": "http://console.example/node/N?level=ERROR"}
+        led = client.get("/node/N", headers=fragment | shown).headers["hx-redirect"]
+        assert led == "/login?next=/node/N%3Flevel%3DERROR", "back to the page that was shown"
         form = {"form_token": token_in(client.get("/login?next=/%3Fq%3Dx").text), "name": "vera", "next": "/?q=x"}
         before = client.cookies[COOKIE]
         assert "wrong" in client.post("/login", data={**form, "password": "of olga"}).text
@@ -207,7 +211,7 @@ def test_every_action_refuses_what_is_forged(users: Path) -> None:
     access = PasswordAccess(read_users(users))
     with client_of(VIEW, access) as client:
         actions = routes_of(client, "POST")
-        assert len(actions) == 10, "what is new has a case here by itself, and one in a browser"
+        assert len(actions) == 11, "what is new has a case here by itself, and one in a browser"
         for path in actions:
             if path != "/login":
                 client.cookies.clear()
