@@ -35,22 +35,30 @@ __all__ = [
 NO_CALLERS: Mapping[str, Sequence[str]] = MappingProxyType({})
 EVENT_DOMAIN = b"servicebus/2 event"
 RESPONSE_DOMAIN = b"servicebus/2 response"
+_BLOCK_BYTES = 64  # of SHA-256
 
 
 class _Key:
-    """One secret. Copies of its HMAC sign: copying is safe in any thread, and keys the hash once."""
+    """One secret, as the two hashes of its HMAC (RFC 2104). Copies of them sign: copying is safe in any thread.
 
-    __slots__ = ("_keyed", "caller", "id")
+    With the standard library's ``hmac`` the copies cost each end of a call 5 to 9 us more, a tenth of its CPU time with
+    64 calls in flight: OpenSSL 3 makes contexts of its own for them.
+    """
+
+    __slots__ = ("_inner", "_outer", "caller", "id")
 
     def __init__(self, secret: bytes, caller: str = ""):
         self.id = hashlib.sha256(b"servicebus key id\0" + secret).hexdigest()[:8]
         self.caller = caller
-        self._keyed = hmac.new(secret, digestmod=hashlib.sha256)
+        block = (secret if len(secret) <= _BLOCK_BYTES else hashlib.sha256(secret).digest()).ljust(_BLOCK_BYTES, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
 
     def token(self, text: bytes) -> str:
-        keyed = self._keyed.copy()
-        keyed.update(text)
-        return f"{self.id}:{keyed.hexdigest()}"
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(text)
+        outer.update(inner.digest())
+        return f"{self.id}:{outer.hexdigest()}"
 
 
 class Keyring:
