@@ -81,8 +81,8 @@ class Trial:
         more = 1 + n % 3, 0 if kind is CALL else n % 2, "", ("", '{"tenant":"a"}')[n % 2], ""
         asked: Any = SimpleNamespace(params=text, kind=kind, address=REQUEST.address)
         params = own.params_of(asked, SIGNERS[0].key_id, fields, more)
-        token = SIGNERS[0].sign_event(*fields, params, *more)
-        body = write_event(*fields, params, token, *more)
+        token = SIGNERS[0].sign_event(*fields, params, more)
+        body = write_event(*fields, params, token, more)
         if n % 3:
             return Original(body, decode_envelope(body, MAX_BYTES))
         incoming: Any = SimpleNamespace(token=token, given_id=id, raw_params=SecretText(b"1"))
@@ -181,7 +181,7 @@ def _signed(envelope: Envelope, signer: Keyring) -> bytes:
     reply, due_ms = e.reply, 0 if e.kind not in (MESSAGE, EVENT) else e.due_ms
     fields = e.id, e.node, e.category, e.service, e.kind, e.sent_ms, e.ttl_ms, reply, e.params
     more = e.attempt, due_ms, e.contract, e.context, e.stream
-    return write_event(*fields, signer.sign_event(*fields, *more), *more)
+    return write_event(*fields, signer.sign_event(*fields, more), more)
 
 
 def _plant() -> None:

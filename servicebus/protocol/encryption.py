@@ -13,7 +13,7 @@ from servicebus.errors import ConfigurationError, EnvelopeError
 from servicebus.policy.permissions import Permissions, Rules
 from servicebus.protocol.interface import Incoming, OutgoingRequest
 from servicebus.wire.encryption import NOT_ENCRYPTED, Bound, EncryptionKeys
-from servicebus.wire.envelope import CONTROL, EVENT, FAULT, OK, Envelope, Reply
+from servicebus.wire.envelope import CONTROL, EVENT, FAULT, OK, Envelope, More, Reply
 from servicebus.wire.events import EVENTS
 from servicebus.wire.fault import EXPIRED, RESERVED, Fault
 from servicebus.wire.jsontext import decode_json, encode_json
@@ -79,7 +79,7 @@ class Encryption:
             str(request.address), is_event=request.address.node == EVENTS
         )
 
-    def params_of(self, request: OutgoingRequest, signer: str, fields: Sequence[Any], more: Sequence[Any]) -> bytes:
+    def params_of(self, request: OutgoingRequest, signer: str, fields: Sequence[Any], more: More) -> bytes:
         """The params of *request* as they travel.
 
         Args:
@@ -179,8 +179,8 @@ def _key_of(incoming: Incoming) -> str:
     return incoming.raw_params.key_id if isinstance(incoming.raw_params, SecretText) else ""
 
 
-def _event_bound(signer: str, fields: Sequence[Any], more: Sequence[Any]) -> Bound:
-    return lambda head: signer.encode() + event_text(*fields, head, *more)
+def _event_bound(signer: str, fields: Sequence[Any], more: More) -> Bound:
+    return lambda head: signer.encode() + event_text(fields, head, more)
 
 
 def _response_bound(request_token: str, id: str) -> Bound:

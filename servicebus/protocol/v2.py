@@ -97,12 +97,12 @@ class ProtocolV2(CallerChecks, ControlEncoder):
             if node == EVENTS:
                 node, kind = "", EVENT
         sign = self._keyring.sign_event
-        more = 1, due_ms, contract, context, request.stream
+        more = (1, due_ms, contract, context, request.stream)
         if self._encryption is not None or type(params) is SecretText:
             fields = id, node, category, name, kind, sent, ttl, reply
             params = needed(self._encryption).params_of(request, self._keyring.key_id, fields, more)
-        token = sign(id, node, category, name, kind, sent, ttl, reply, params, *more)
-        body = write_event(id, node, category, name, kind, sent, ttl, reply, params, token, *more)
+        token = sign(id, node, category, name, kind, sent, ttl, reply, params, more)
+        body = write_event(id, node, category, name, kind, sent, ttl, reply, params, token, more)
         request.token, request.body, request.size = token, body, len(body)
         if len(body) > self._max_bytes:
             raise oversized(len(body), self._max_bytes)
@@ -170,8 +170,8 @@ class ProtocolV2(CallerChecks, ControlEncoder):
         params = request.params
         if self._encryption is not None or type(params) is SecretText:
             params = needed(self._encryption).params_of(request, self._keyring.key_id, fields, more)
-        token = self._keyring.sign_event(*fields, params, *more)
-        body = write_event(*fields, params, token, *more)
+        token = self._keyring.sign_event(*fields, params, more)
+        body = write_event(*fields, params, token, more)
         if len(body) > self._max_bytes:
             raise oversized(len(body), self._max_bytes)
         request.signed_again(token)

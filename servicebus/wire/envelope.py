@@ -49,6 +49,11 @@ class Kind(str, Enum):
 CALL, MESSAGE, CONTROL, EVENT = Kind
 """For what is asked of every request: a member takes four times as long to look up in its class before Python 3.12."""
 
+More = tuple[int, int, str, str, str]
+"""attempt, due_ms, contract, context and stream of an ``Envelope``, together: they say something in few of them."""
+FIRST_AND_PLAIN: More = (1, 0, "", "", "")
+"""Of nearly all envelopes: a first attempt, and nothing else."""
+
 
 @dataclass(frozen=True, slots=True)
 class Envelope:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from servicebus.errors import EnvelopeError
-from servicebus.wire.envelope import CALL, EVENT, MESSAGE, Kind
+from servicebus.wire.envelope import CALL, EVENT, MESSAGE, Kind, More
 from servicebus.wire.xmlshape import CONTEXT, CONTRACT, MAX_ATTEMPT, MAX_NUMBER, STREAM
 
 DELAYED = (MESSAGE.value, EVENT.value)
@@ -13,6 +13,19 @@ DELAYED = (MESSAGE.value, EVENT.value)
 _CONTRACT = re.compile(CONTRACT.decode())
 _CONTEXT = re.compile(CONTEXT.decode())
 _STREAM = re.compile(STREAM.decode())
+
+
+def written_parts(more: More, kind: Kind) -> tuple[str, str]:
+    """What *more* adds to the attributes of an envelope, and to its elements."""
+    attempt, due_ms, contract, context, stream = more
+    marks = attempt_mark(attempt)
+    if due_ms:
+        marks += due_mark(due_ms, kind)
+    if contract:
+        marks += contract_mark(contract)
+    if stream:
+        marks += stream_mark(stream, kind)
+    return marks, context_element(context) if context else ""
 
 
 def attempt_mark(attempt: int) -> str:

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from servicebus.errors import EnvelopeError, SignatureError
-from servicebus.wire.envelope import EVENT, MESSAGE, Envelope, Kind, Reply
+from servicebus.wire.envelope import EVENT, FIRST_AND_PLAIN, MESSAGE, Envelope, Kind, More, Reply
 from servicebus.wire.fault import Fault
 
 __all__ = [
@@ -119,24 +119,18 @@ class Keyring:
         ttl_ms: int,
         reply: str,
         params: bytes,
-        attempt: int = 1,
-        due_ms: int = 0,
-        contract: str = "",
-        context: str = "",
-        stream: str = "",
+        more: More = FIRST_AND_PLAIN,
     ) -> str:
         """The token of the envelope that these fields make: it covers every field but itself."""
         names = _canonical_names(node, category, service, kind._value_, reply)
-        return self._signer.token(
-            _canonical_event(names, id, sent_ms, ttl_ms, params, attempt, due_ms, contract, context, stream)
-        )
+        return self._signer.token(_canonical_event(names, id, sent_ms, ttl_ms, params, more))
 
     def verify_envelope(self, envelope: Envelope) -> str:
         """The caller who has signed *envelope*, "" for a peer with a secret of the bus. Raises ``SignatureError``."""
         e = envelope
         names = _canonical_names(e.node, e.category, e.service, e.kind._value_, e.reply)
         more = e.attempt, e.due_ms, e.contract, e.context, e.stream
-        text = _canonical_event(names, e.id, e.sent_ms, e.ttl_ms, e.params, *more)
+        text = _canonical_event(names, e.id, e.sent_ms, e.ttl_ms, e.params, more)
         key = self._known.get(e.token[:8])
         if key is not None and e.token.isascii() and hmac.compare_digest(key.token(text), e.token):
             return key.caller
@@ -222,44 +216,25 @@ def _canonical_event(
     sent_ms: int,
     ttl_ms: int,
     params: bytes,
-    attempt: int,
-    due_ms: int,
-    contract: str,
-    context: str,
-    stream: str,
+    more: More,
 ) -> bytes:
     sent = str(sent_ms)
     ttl = str(ttl_ms)
     head = f"{len(sent)}:{sent}{len(ttl)}:{ttl}{len(id)}:{id}{len(params)}:"
-    if attempt == 1 and not due_ms and not contract and not context and not stream:
+    if more == FIRST_AND_PLAIN:
         return b"".join((names, head.encode(), params))
-    more = [str(attempt).encode()]
-    if due_ms or contract or context or stream:
-        more.append(str(due_ms).encode())
-    if contract or context or stream:
-        more.append(contract.encode())
-    if context or stream:
-        more.append(context.encode())
-    if stream:
-        more.append(stream.encode())
-    return b"".join((names, head.encode(), params, *(b"%d:%b" % (len(each), each) for each in more)))
+    said = len(more)  # up to the last that is there, and always the attempt
+    while said > 1 and not more[said - 1]:
+        said -= 1
+    parts = [str(each).encode() for each in more[:said]]
+    return b"".join((names, head.encode(), params, *(b"%d:%b" % (len(each), each) for each in parts)))
 
 
-def event_text(
-    id: str,
-    node: str,
-    category: str,
-    service: str,
-    kind: Kind,
-    sent_ms: int,
-    ttl_ms: int,
-    reply: str,
-    params: bytes,
-    *more: Any,
-) -> bytes:
-    """The canonical bytes of the event that these fields make; *more* as of ``sign_event()``, all of them."""
+def event_text(fields: Sequence[Any], params: bytes, more: More) -> bytes:
+    """The canonical bytes of the event that these make; *fields* are those of ``sign_event()`` before the params."""
+    id, node, category, service, kind, sent_ms, ttl_ms, reply = fields
     names = _canonical_names(node, category, service, kind._value_, reply)
-    return _canonical_event(names, id, sent_ms, ttl_ms, params, *more)
+    return _canonical_event(names, id, sent_ms, ttl_ms, params, more)
 
 
 @lru_cache(maxsize=1024)

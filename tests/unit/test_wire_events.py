@@ -91,8 +91,9 @@ def test_each_subscription_runs_an_event_under_an_id_of_its_own() -> None:
 
 def written(*, node: str = "", category: str = "", kind: Kind = EVENT, name: str = "a.b", due_ms: int = 0) -> bytes:
     fields = (ID, node, category, name, kind, 1, 0, "", b"[1]")
-    token = Keyring(["secret"]).sign_event(*fields, 1, due_ms)
-    return write_event(*fields, token, 1, due_ms)
+    more = (1, due_ms, "", "", "")
+    token = Keyring(["secret"]).sign_event(*fields, more)
+    return write_event(*fields, token, more)
 
 
 @pytest.mark.parametrize("due_ms", [0, 5])
