@@ -136,12 +136,16 @@ class SenderSession:
             if self._plain is not None:
                 self._plain.retire()
 
+    def end(self, on_ended: Callable[[], None]) -> None:
+        """Fail what is unfinished and close the connections; *on_ended* follows in the loop's thread."""
+        if self._plain is not None:
+            self._plain.close()
+        self.engine.close(on_ended)
+
     def close(self) -> None:
         """Ends everything; waits for that, but not for long."""
         closed = threading.Event()
-        if self._plain is not None:
-            self._plain.close()
-        self.engine.close(closed.set)
+        self.end(closed.set)
         if not self.engine.can_wait_here() or sys.is_finalizing():  # nothing would end the waiting
             return
         closed.wait(self.close_limit_s)

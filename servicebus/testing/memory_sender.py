@@ -75,7 +75,7 @@ class _Recording(Sender):
         session, self._session = self._session, None
         if session is not None:
             closed = threading.Event()
-            session.engine.close(closed.set)
+            session.end(closed.set)
             clock.until(closed.is_set)
 
     def _current(self) -> SenderSession:

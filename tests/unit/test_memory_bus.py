@@ -654,6 +654,15 @@ def test_what_is_unfinished_at_the_end_fails() -> None:
     assert "closed" in str(future.exception())
 
 
+def test_so_does_what_is_asked_of_other_programs() -> None:
+    with bus() as world:
+        world.brokers[0].freeze()
+        future = world.sender.request_async("", "of.others", b"1")
+        world.advance(1)
+        assert not future.done()
+    assert "closed" in str(future.exception(0))
+
+
 def test_a_service_that_does_not_end_is_named() -> None:
     gate = threading.Event()
     hang = Run(lambda request: gate.wait())
