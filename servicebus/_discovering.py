@@ -23,7 +23,7 @@ from servicebus.errors import NoBrokerAvailable
 from servicebus.protocol.discovery import Answer, Question, ask_for
 from servicebus.protocol.tail import tail_of
 from servicebus.services import context_text
-from servicebus.wire.address import Address, check_node_name, plain
+from servicebus.wire.address import Address, node_name
 from servicebus.wire.jsontext import encode_params
 
 if TYPE_CHECKING:
@@ -181,6 +181,8 @@ class Discovering(SessionOwner):
         quiet_s = _QUIET_S if quiet is None else to_seconds("quiet", quiet)
         if type(at_once) is not int or at_once < 1:
             raise ValueError(f"at_once must be a number of calls, 1 or more, not {at_once!r}")
+        if isinstance(nodes, str):
+            raise ValueError(f"nodes is a list of names; write [{nodes!r}]")
         encode_params(params)  # what cannot be sent is refused before anything is
         context_text(context)
         question = ask_for(address.node, f"{address.category}.{address.name}")
@@ -192,7 +194,7 @@ class Discovering(SessionOwner):
         gathering = Gathering(address, timeout_s, at_once, call_node, copy_context())
         gathering.future.on_wait = session.await_end
         if nodes is not None:
-            names = [name for name in map(_checked, nodes) if question.is_for(name)]
+            names = [name for name in map(node_name, nodes) if question.is_for(name)]
             gathering.begin(session.engine.discoveries, names)
             return gathering
         limit_s = min(timeout_s, _SECONDS)
@@ -342,9 +344,3 @@ def _ended(future: CallFuture) -> Any:
     except BaseException:
         future.cancel()  # if the caller was interrupted
         raise
-
-
-def _checked(node: str) -> str:
-    node = plain(node)
-    check_node_name(node)
-    return node

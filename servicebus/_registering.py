@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from servicebus._publishers import PublisherRegistry
+from servicebus._steps import listed
 from servicebus.configuration import Configuration, ServiceEntry
 from servicebus.configuration.reloading import TUNED
 from servicebus.errors import ConfigurationError
@@ -33,7 +34,7 @@ class Registering(PublisherRegistry):
     def __init__(self, configuration: Configuration, middleware: Sequence[Middleware]):
         super().__init__()
         self._config = configuration
-        self._middleware = tuple(middleware)
+        self._middleware = listed(middleware)
         self._services: dict[tuple[Kind, str], Service] = {}
 
     def add_rpc_service(
@@ -156,8 +157,11 @@ class Registering(PublisherRegistry):
         """Serve the typed functions of a group of ``servicebus.typed``, and describe the events that it publishes.
 
         Raises:
-            ConfigurationError: a name is taken, a signature cannot be read, or an option is none.
+            ConfigurationError: it is no group, a name is taken, a signature cannot be read, or an option is none.
         """
+        if not isinstance(getattr(group, "published", None), tuple):  # its class would load pydantic
+            what = "include() takes a group of typed functions (servicebus.Services)"
+            raise ConfigurationError(f"{what}, not {type(group).__name__}", key="services")
         for each in group:
             self._add(each.kind, each.category, each.name, each.make(), {**each.options, **each.subscription})
         self.published.add(group.published)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -62,6 +62,19 @@ class Middleware:
         return await proceed()
 
 
+def listed(middleware: Sequence[Middleware]) -> tuple[Middleware, ...]:
+    """It, as it was given. Raises ConfigurationError: it is no list of Middleware."""
+    if isinstance(middleware, Middleware) or not isinstance(middleware, Iterable):
+        raise ConfigurationError("middleware must be a list: [Timing()]", key="middleware")
+    found = tuple(middleware)
+    for each in found:
+        if isinstance(each, type):
+            raise ConfigurationError(f"{each.__name__} is a class; write {each.__name__}()", key="middleware")
+        if not isinstance(each, Middleware):
+            raise ConfigurationError(f"{each!r} is no Middleware", key="middleware")
+    return found
+
+
 def steps_of(middleware: Sequence[Middleware], method: str, other: str) -> tuple[Step, ...]:
     """The *method* of each one that has it overridden.
 
@@ -69,9 +82,7 @@ def steps_of(middleware: Sequence[Middleware], method: str, other: str) -> tuple
         ConfigurationError: one overrides *other* and not *method*: what it is for would be missing in silence.
     """
     found: list[Step] = []
-    for each in middleware:
-        if not isinstance(each, Middleware):
-            raise ConfigurationError(f"{each!r} is no Middleware", key="middleware")
+    for each in listed(middleware):
         if _has(each, method):
             found.append(getattr(each, method))
         elif _has(each, other):

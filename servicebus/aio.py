@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from servicebus._async_discovering import AsyncDiscovering
 from servicebus._async_streaming import AsyncItemStream, AsyncStreaming
 from servicebus._context import GivenContext, with_priority
+from servicebus._group_client import client_at
 from servicebus._steps import Middleware, Outgoing, outgoing_of, run_steps, steps_of
 from servicebus.client.found import Discovered, Gathered, NodeInfo, ServiceInfo
 from servicebus.client.future import Receipt
@@ -201,7 +202,8 @@ class AsyncSender(AsyncStreaming, AsyncDiscovering):
             group: a ``servicebus.typed.Services``, or a ``TypedClient`` class, whose functions type checkers know.
             timeout, context: of each of its calls and messages, as of ``call()`` and ``send()``.
         """
-        return group(self, node, timeout, context)
+        found: C = client_at(self, node, group, timeout, context)
+        return found
 
     # -- pings ---------------------------------------------------------------------------------------------------
 

@@ -76,7 +76,8 @@ class AddressError(ServiceBusError, ValueError):
     """Raised when a text is not an address ``NODE.category.name``, or not the name or pattern of an event."""
 
     def __init__(self, text: str, reason: str, wanted: str = "an address NODE.category.name"):
-        super().__init__(f"{text!r} is not {wanted}: {reason}")
+        shown = repr(text) if isinstance(text, str) else f"a value of type {type(text).__name__}"
+        super().__init__(f"{shown} is not {wanted}: {reason}")
         self.text, self.reason = text, reason
 
 
@@ -325,8 +326,8 @@ class OutboxFull(CallError):
 class UnknownService(CallError):
     """Raised when the node answers that it has no such service."""
 
-    def __init__(self, address: str):
-        super().__init__(address, "the node has no such service")
+    def __init__(self, address: str, hint: str = ""):
+        super().__init__(address, f"the node has no such service{hint and '; '}{hint}")
 
 
 class ServiceBusy(CallError):

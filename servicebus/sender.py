@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from servicebus._context import GivenContext, with_priority
 from servicebus._discovering import Discovering
 from servicebus._durations import to_seconds
+from servicebus._group_client import client_at
 from servicebus.client.found import Discovered, Gathered, NodeInfo, ServiceInfo
 from servicebus.client.future import Receipt
 from servicebus.client.link import Link
@@ -215,7 +216,8 @@ class Sender(EventPublisher, PlainSending, StreamSource, Discovering):
             group: a ``servicebus.typed.Services``, or a ``TypedClient`` class, whose functions type checkers know.
             timeout, context: of each of its calls and messages, as of ``call()`` and ``send()``.
         """
-        return group(self, node, timeout, context)
+        found: C = client_at(self, node, group, timeout, context)
+        return found
 
     # -- pings ---------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import TYPE_CHECKING, Any
 
 from servicebus.errors import UnknownService
-from servicebus.wire.address import Address, check_node_name, plain
+from servicebus.wire.address import Address, node_name, plain
 from servicebus.wire.envelope import CALL, MESSAGE
 
 if TYPE_CHECKING:
@@ -82,9 +82,7 @@ def pinging(asks: list[Callable[[float], Future[Any]]], timeout_s: float) -> Pin
 
 def ping_address(node: str) -> Address:
     """Where a ping of *node* goes. Raises AddressError."""
-    node = plain(node)
-    check_node_name(node)
-    return Address(node, "servicebus", "ping")
+    return Address(node_name(node), "servicebus", "ping")
 
 
 def offers_question(target: str, is_call: bool) -> tuple[Address, list[str]]:
@@ -96,7 +94,7 @@ def offers_question(target: str, is_call: bool) -> tuple[Address, list[str]]:
 
 def description_question(target: str) -> tuple[Address, list[str] | None]:
     """Where to ask what *target* offers, a node or one of its services, and with which params. Raises AddressError."""
-    if "." not in target:
+    if "." not in plain(target):
         return Address(ping_address(target).node, "servicebus", "describe"), None
     address = Address.parse(target)
     return Address(address.node, "servicebus", "describe"), [f"{address.category}.{address.name}"]

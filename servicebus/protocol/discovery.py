@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from servicebus.errors import EnvelopeError
-from servicebus.wire.address import check_node_name, plain
+from servicebus.wire.address import node_name
 from servicebus.wire.envelope import Kind
 from servicebus.wire.jsontext import decode_json
 from servicebus.wire.xmlshape import ID
@@ -69,9 +69,7 @@ def ask_for(
     ids: Sequence[str] = (),
 ) -> Question:
     """A question of our own. Raises AddressError: no node has a name like *nodes*."""
-    nodes = plain(nodes)
-    check_node_name(nodes)
-    return Question(nodes, service, lists_services, asks_about, asks_load, tuple(ids))
+    return Question(node_name(nodes), service, lists_services, asks_about, asks_load, tuple(ids))
 
 
 def read_question(params: bytes) -> Question:

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from servicebus.errors import EnvelopeError
-from servicebus.wire.address import check_node_name, plain
+from servicebus.wire.address import node_name
 from servicebus.wire.jsontext import decode_json, encode_json
 from servicebus.wire.logrecord import Record, read_record
 
@@ -117,9 +117,7 @@ class TailHead(NamedTuple):
 
 def tail_of(tail: str, nodes: str, level: int, service: str = "", request: str = "") -> TailQuestion:
     """A question of our own. Raises AddressError: no node has a name like *nodes*."""
-    nodes = plain(nodes)
-    check_node_name(nodes)
-    return TailQuestion(tail, nodes, level, service, request)
+    return TailQuestion(tail, node_name(nodes), level, service, request)
 
 
 def read_tail_question(params: bytes) -> TailQuestion:

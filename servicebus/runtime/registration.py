@@ -15,7 +15,6 @@ from servicebus.configuration import checks
 from servicebus.configuration.checks import Unacceptable
 from servicebus.errors import AddressError, ConfigurationError
 from servicebus.services import Authorize, Lock, MessageService, RpcService, TextService
-from servicebus.wire.address import plain
 from servicebus.wire.envelope import Kind
 from servicebus.wire.events import check_pattern, event_key
 
@@ -196,10 +195,10 @@ def _check_authorize(wanted: str, authorize: Any, instance: Any) -> None:
 
 def checked_patterns(wanted: str, events: str | Sequence[str]) -> tuple[str, ...]:
     """The patterns of *events*, one or several. Raises ConfigurationError."""
-    patterns = (events,) if isinstance(events, str) else tuple(events)
     try:
+        patterns = (events,) if isinstance(events, str) else tuple(events)
         for pattern in patterns:
-            check_pattern(plain(pattern))
+            check_pattern(pattern)
     except (AddressError, TypeError) as error:
         raise ConfigurationError(f"{wanted}: {error}", key="services") from None
     if not patterns:
@@ -234,6 +233,8 @@ def _wrong_handler(kind: Kind, instance: Any) -> str:
         return ""  # made by servicebus.typed, which has looked at the function
     method, base = _HANDLERS[kind], _BASES[kind]
     handler = getattr(instance, method, None)
+    if inspect.isroutine(instance):
+        return "a function is served by a group: group = servicebus.Services(category), @group.rpc or @group.message"
     if not callable(handler):
         return f"{type(instance).__name__} has no {method}()"
     if isinstance(instance, type):

@@ -17,6 +17,7 @@ from servicebus.transport.failurelog import FailureLog
 from servicebus.transport.interface import Delivery
 from servicebus.wire.encryption import NOT_ENCRYPTED
 from servicebus.wire.envelope import CALL, MESSAGE, Kind
+from servicebus.wire.events import event_key
 from servicebus.wire.fault import DEFECT, EXPIRED, IS_STREAM, NO_STREAM, REFUSED, UNKNOWN_SERVICE, Fault, describe
 from servicebus.wire.printable import printable
 
@@ -112,13 +113,21 @@ class Validator:
             return Disposition([job], job.protocol.encode_fault(incoming, fault))
         self._counters["refused.unknown-service"] += 1
         key = printable(incoming.key[:_SHOWN])  # version 1 does not limit what a caller may name
+        hint = self._hint(incoming.kind, incoming.key)
         self._refusals.log.warning(f"no service {key} for {incoming.kind.value}s; asked for by {incoming.id}")
         if incoming.kind is MESSAGE:
-            what = f"no message service {key}" if not incoming.event else f"{job.subscription} takes no events any more"
+            is_event = bool(incoming.event)
+            what = f"{job.subscription} takes no events any more" if is_event else f"no message service {key}{hint}"
             job.refusal = Disposition([job], None, dead_letter(UNKNOWN_SERVICE, what))
             return job
-        fault = Fault(UNKNOWN_SERVICE, f"the node has no RPC service {incoming.key}")
+        fault = Fault(UNKNOWN_SERVICE, f"the node has no RPC service {incoming.key}{hint}")
         return Disposition([job], job.protocol.encode_fault(incoming, fault))
+
+    def _hint(self, kind: Kind, key: str) -> str:
+        """How a service of that name is to be asked; "" if there is none, or an earlier version of it alone."""
+        ways = {(CALL, key): "call()", (CALL, stream_key(key)): "stream()", (MESSAGE, key): "send()"}
+        ways |= {(MESSAGE, event_key(key)): "publish() of an event"}
+        return next((f"; it is asked by {way}" for each, way in ways.items() if each in self._services), "")
 
     def _of_the_other_form(self, job: Job) -> Fault | None:
         """The refusal of a call to a service that answers a stream, or the other way round."""

@@ -14,6 +14,7 @@ from threading import get_ident
 from typing import Any, Protocol, TypeVar
 
 from servicebus.errors import LifecycleError
+from servicebus.transport import iothread
 from servicebus.transport.loop import Timer, nothing
 from servicebus.transport.sharedloop import SharedLoop
 
@@ -214,11 +215,19 @@ def installed(
     if not _is_installed.acquire(blocking=False):
         raise LifecycleError("another one is open in this process", "open a bus in memory")
     foreign = set(threading.enumerate()) - {threading.current_thread()}
+
+    def refusal(runs: bool) -> str:
+        """The time limits of such a Sender would stand still with the clock, and its calls never end."""
+        if runs and threading.current_thread() in foreign:
+            return ""
+        return "a bus in memory is open in this process; use its sender, or its make_sender()"
+
     ours = _Time(clock, lambda: threading.current_thread() in foreign, sleep)
     program = _Time(clock, lambda: not is_served(), sleep)
     originals = {name: getattr(time, name) for name in ("monotonic", "time", "sleep")}
     modules = [module for name, module in list(sys.modules.items()) if name.startswith("servicebus.")]
     replaced = [module for module in modules if vars(module).get("time") is time and module.__name__ != __name__]
+    free, iothread.refusal = iothread.refusal, refusal
     try:
         for module in replaced:
             vars(module)["time"] = ours
@@ -230,4 +239,5 @@ def installed(
             setattr(time, name, original)
         for module in replaced:
             vars(module)["time"] = time
+        iothread.refusal = free
         _is_installed.release()

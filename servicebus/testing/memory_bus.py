@@ -33,6 +33,7 @@ from servicebus.testing.memory_sender import RecordingNestedSender, RecordingSen
 from servicebus.testing.mock import MockNode
 from servicebus.testing.outbox_writer import SynchronousWriter
 from servicebus.transport.memory import MemoryNetwork
+from servicebus.wire.address import plain
 from servicebus.wire.printable import counted
 
 __all__ = ["MemoryBus"]
@@ -58,8 +59,8 @@ class MemoryBus:
         middleware: Sequence[Middleware],
         settings: Mapping[str, Any],
     ):
-        if brokers < 1:
-            raise ConfigurationError(f"a bus needs a broker, not {brokers}")
+        if type(brokers) is not int or brokers < 1:
+            raise ConfigurationError(f"a bus needs a broker, not {brokers!r}")
         names = [f"mq-{number}" for number in range(1, brokers + 1)]
         agents = [each for each in services if isinstance(each, ServiceBus)]
         self._settings = {
@@ -297,7 +298,7 @@ def _register(agent: ServiceBus, given: Any) -> None:
 
 
 def _register_object(agent: ServiceBus, name: str, service: Any) -> None:
-    category, _, own_name = name.rpartition(".")
+    category, _, own_name = plain(name).rpartition(".")
     if callable(getattr(service, "on_message", None)):
         agent.add_message_service(category, own_name, service)
         if not callable(getattr(service, "on_call", None)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Callable
 
 from servicebus.errors import LifecycleError
 from servicebus.transport import forks
@@ -14,6 +15,8 @@ _lock = threading.RLock()
 """Reentrant: a signal handler may interrupt its holder."""
 _current: SharedLoop | None = None
 _inherited: list[SharedLoop] = []
+refusal: Callable[[bool], str] | None = None
+"""Why the calling thread may not use the loop, which runs already or not; "" if it may. Set by a bus in memory."""
 _files_of_parent: list[int] = []
 """What the parent's loop had open when this process was forked."""
 
@@ -22,9 +25,11 @@ def client_loop() -> SharedLoop:
     """This process's running client loop; callable from any thread.
 
     Raises:
-        LifecycleError: the interpreter is ending, and starts no thread any more.
+        LifecycleError: the interpreter is ending, and starts no thread any more; or a bus in memory is open.
     """
     global _current
+    if refusal is not None and (why := refusal(_current is not None)):
+        raise LifecycleError(why, "the use of a Sender on real brokers")
     forks.notice()
     with _lock:
         if _current is None:

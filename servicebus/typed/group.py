@@ -14,6 +14,7 @@ from servicebus.errors import ConfigurationError
 from servicebus.services import Authorize, Lock
 from servicebus.typed.client import AsyncClient, Client, client_of
 from servicebus.typed.declared import declare_errors
+from servicebus.typed.declaring import check_declaration, checked_name
 from servicebus.typed.definition import Definition
 from servicebus.typed.plain_service import check_queue
 from servicebus.typed.published import PublishedEvent
@@ -216,10 +217,10 @@ class Services:
             AddressError: one of *events* is no pattern.
             ConfigurationError: none is given; else as ``message()``.
         """
+        if not events or callable(events[0]):
+            raise ConfigurationError(f"{self!r}: event() needs the name or pattern of an event", key="services")
         for pattern in events:
             check_pattern(pattern)
-        if not events:
-            raise ConfigurationError(f"{self!r}: event() needs the name or pattern of an event", key="services")
         how: dict[str, Any] = {"name": name, "threads": threads, "tasks": tasks, "retry": retry, "lock": lock}
         how |= {
             "concurrency": concurrency,
@@ -295,6 +296,7 @@ class Services:
         if not (function is None or callable(function)):
             what = f"it decorates a function, not {function!r}; the name of a service is name=..."
             raise ConfigurationError(f"{self!r}: {what}", key="services")
+        check_declaration(repr(self), kind, how)
         frame = sys._getframe(2)
         local_names = None if frame.f_locals is frame.f_globals else dict(frame.f_locals)
 
@@ -325,7 +327,7 @@ class Services:
     ) -> Definition:
         if authorize or self.authorize:
             options["authorize"] = authorize or self.authorize
-        name = function.__name__ if name is None else name
+        name = checked_name(repr(self), function, name)
         address = Address("NODE", self.category, name)
         mine = (kind, name, False, bool(events), plain is None)
         if not former and any(

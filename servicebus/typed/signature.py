@@ -79,6 +79,9 @@ def read_signature(function: Callable[..., Any], local_names: Mapping[str, Any] 
         annotation = hints.get(parameter.name, Any)
         source = sources[parameter.name]
         if parameter.name in hidden:
+            if any(each is Depends for each in get_args(annotation)):
+                what = f"{name}: {parameter.name}: write Depends(...), with what makes it"
+                raise ConfigurationError(what, key="services")
             what = f"{name}: {parameter.name} has a Depends within its type, where nothing is injected"
             raise ConfigurationError(f"{what}; write Annotated[..., Depends(...)] around all of it", key="services")
         if source is None:
@@ -139,7 +142,7 @@ def _without_wrapper(annotation: Any) -> tuple[bool, Any]:
 
 def _holds_depends(annotation: Any) -> bool:
     """Whether a ``Depends`` stands anywhere in it. pydantic passes over it, and a caller could send the value."""
-    return any(isinstance(each, Depends) for each in _parts(annotation, []))
+    return any(isinstance(each, Depends) or each is Depends for each in _parts(annotation, []))
 
 
 def _parts(annotation: Any, known: list[Any]) -> Iterator[Any]:

@@ -26,11 +26,13 @@ __all__ = [
     "drained_mark",
     "messages_queue",
     "name_problem",
+    "node_name",
     "plain",
     "rpc_queue",
     "singleton_queue",
 ]
 
+ADDRESS = "an address NODE.category.name"
 MAX_PART_CHARS = 100
 MAX_ADDRESS_BYTES = 240
 EVERY_NODE = "*"
@@ -89,13 +91,21 @@ def parsed(text: str) -> Address:
     return Address(*parts)
 
 
-def plain(text: str) -> str:
-    """*text* as a str and nothing more: methods of a caller's class must not run in our threads."""
+def plain(text: str, wanted: str = ADDRESS) -> str:
+    """*text* as a str and nothing more: methods of a caller's class must not run in our threads.
+
+    Raises:
+        AddressError: it is none, where *wanted* was to be named.
+    """
+    if not isinstance(text, str):
+        raise AddressError(text, "it has to be a text", wanted)
     return str.__str__(text)
 
 
 def name_problem(part: str) -> str:
     """Why *part* cannot be the name of a node, category or service; empty if it can."""
+    if not isinstance(part, str):
+        return f"is of type {type(part).__name__}, not a text"
     if not part:
         return "is empty"
     if len(part) > MAX_PART_CHARS:
@@ -117,6 +127,13 @@ def check_node_name(text: str) -> None:
         problem = f"is longer than {MAX_NODE_BYTES} bytes"
     if problem:
         raise AddressError(text, f"the node name {problem}")
+
+
+def node_name(text: str) -> str:
+    """*text* as a str and nothing more. Raises AddressError: no node can have that name."""
+    text = plain(text)
+    check_node_name(text)
+    return text
 
 
 @lru_cache(maxsize=1024)  # asked for every request

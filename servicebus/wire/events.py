@@ -36,6 +36,7 @@ EVENTS = ".events"
 """In place of the node of an address. No node has this name, as it begins with a dot."""
 _MAX_BYTES = 200
 _ONE, _ANY = "*", "#"
+_NAME, _PATTERN = "the name of an event, words joined by dots", "a pattern of events, words joined by dots"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,12 @@ class EventName(Address):
     def __post_init__(self) -> None:
         problem = name_of_event_problem(self.name)
         if problem:
-            raise AddressError(self.name, problem, "the name of an event, words joined by dots")
+            raise AddressError(self.name, problem, _NAME)
 
     @classmethod
     def parse(cls, text: str) -> EventName:
         """The event that *text* names. Raises AddressError."""
-        return _named(text if type(text) is str else plain(text))
+        return _named(text if type(text) is str else plain(text, _NAME))
 
     def __str__(self) -> str:
         return self.name
@@ -83,11 +84,11 @@ def _words_problem(text: str) -> str:
 
 def check_pattern(text: str) -> None:
     """Accept *text* as a pattern of events, or raise ``AddressError``."""
-    problem = _words_problem(text)
+    problem = _words_problem(plain(text, _PATTERN))
     if not problem and any(len(word) > 1 and (_ONE in word or _ANY in word) for word in text.split(".")):
         problem = "* and # stand for whole words"
     if problem:
-        raise AddressError(text, problem, "a pattern of events, words joined by dots")
+        raise AddressError(text, problem, _PATTERN)
 
 
 @lru_cache(maxsize=1024)

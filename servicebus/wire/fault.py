@@ -220,7 +220,7 @@ _ERRORS: dict[str, Callable[[Fault, str, float], ServiceBusError]] = {
     BUSY: _busy,
     STOPPING: _busy,
     REFUSED: _refused,
-    UNKNOWN_SERVICE: lambda fault, address, waited_s: UnknownService(address),
+    UNKNOWN_SERVICE: lambda fault, address, waited_s: UnknownService(address, fault.text.partition("; ")[2]),
     INTERRUPTED: lambda fault, address, waited_s: CallInterrupted(address, fault.text),
     EXPIRED: lambda fault, address, waited_s: CallTimeout(address, waited_s, [("the node", fault.text)]),
 }

@@ -202,8 +202,18 @@ def _culprit(value: Any) -> str:
         elif issubclass(kind, Secret):
             raise HoldsSecret(where) from None
         elif not issubclass(kind, (str, int, float, dict, list, tuple, type(None))):
-            return f"JSON has no word for {_type_name(item)} at {where}"
+            return f"JSON has no word for {_type_name(item)} at {where}{_hint(kind)}"
     return ""
+
+
+def _hint(kind: type) -> str:
+    """What to write in place of a value of a class that many programs have."""
+    names = {
+        name for each in type.__dict__["__mro__"].__get__(kind) for name in type.__dict__["__dict__"].__get__(each)
+    }
+    if "model_dump" in names:
+        return '; write its .model_dump(mode="json")'
+    return "; write its dataclasses.asdict()" if "__dataclass_fields__" in names else ""
 
 
 def _key_text(key: Any) -> str:
