@@ -13,7 +13,7 @@ from pathlib import Path
 
 from servicebus.testing.ports import LOOPBACK, free_ports, port_or_another
 from servicebus.testing.processes import MARK, marked_processes
-from servicebus.testing.program import make_lean_home
+from servicebus.testing.program import make_lean_home, write_preload
 
 __all__ = ["Family", "NodeFolder", "make_erlang_home"]
 
@@ -52,6 +52,7 @@ class NodeFolder:
         self.host = host
         self.family = family
         self.home = family.home if family else self.path / "home"
+        self._first_flags = ""
         self.pid = 0
         """The pid of the broker as far as this folder knows; 0 if it has none."""
         self._load()
@@ -76,6 +77,7 @@ class NodeFolder:
         with contextlib.suppress(FileNotFoundError):
             self.log_path.replace(self.log_path.with_suffix(".log.old"))
         make_lean_home(server_script, self.path / "lean", plugins)
+        self._first_flags = write_preload(self.path / "preload.eval", plugins)
 
     def environment(self) -> dict[str, str]:
         """For the broker, its epmd, and every program that talks to it through Erlang."""
@@ -111,6 +113,10 @@ class NodeFolder:
         if (self.path / "lean" / "sbin").is_dir():
             own["RABBITMQ_SCRIPTS_DIR"] = f"{folder}/lean/sbin"
         return inherited | own
+
+    def server_environment(self) -> dict[str, str]:
+        """For the broker alone, once it is prepared."""
+        return self.environment() | {"ERL_AFLAGS": self._first_flags}  # read before "-s rabbit boot"
 
     def save_pid(self, pid: int) -> None:
         """Remember the broker's pid, and the ports, for a later process."""

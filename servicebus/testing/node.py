@@ -137,8 +137,9 @@ class Broker:
         self._end_leftovers()
         self._folder.prepare(script, self._rabbitmq_conf, self._plugins)
         if self._folder.family is None:
-            self._spawn([str(epmd), "-port", str(self._folder.epmd_port), "-address", LOOPBACK], "epmd.out")
-        self._folder.save_pid(self._spawn([str(script)], "start.out").pid)
+            epmd_command = [str(epmd), "-port", str(self._folder.epmd_port), "-address", LOOPBACK]
+            self._spawn(epmd_command, "epmd.out", self._folder.environment())
+        self._folder.save_pid(self._spawn([str(script)], "start.out", self._folder.server_environment()).pid)
 
     def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """The second half of `start`: wait until it answers a protocol header.
@@ -256,11 +257,11 @@ class Broker:
             child.returncode = 0  # else Popen complains that it runs when it is collected
         self._children.clear()
 
-    def _spawn(self, command: list[str], output: str) -> subprocess.Popen[bytes]:
+    def _spawn(self, command: list[str], output: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
         with (self.folder / output).open("wb") as sink:
             # A session of its own: Ctrl-C in a terminal is for the program, not for its brokers.
             child = subprocess.Popen(
-                command, env=self._folder.environment(), cwd=self.folder, start_new_session=True,
+                command, env=environment, cwd=self.folder, start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=sink, stderr=sink,
             )  # fmt: skip
         self._children.append(child)

@@ -1,4 +1,4 @@
-"""Where the RabbitMQ programs are, and a short code path for them."""
+"""Where the RabbitMQ programs are, a short code path for them, and what loads their code at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from servicebus.errors import ServiceBusError
 
-__all__ = ["BrokerProgramMissing", "find_broker_program", "find_epmd", "make_lean_home"]
+__all__ = ["BrokerProgramMissing", "find_broker_program", "find_epmd", "make_lean_home", "write_preload"]
 
 # The scripts that packages put into /usr/sbin change to the user rabbitmq and to the system's folders, or refuse to
 # run at all; those in RabbitMQ's own folder do as asked.
@@ -21,6 +21,25 @@ _OWN_FOLDERS = (
     Path("/usr/local/opt/rabbitmq/sbin"),
 )
 _WRAPPER = "rabbitmq-script-wrapper"
+_OTP = ("kernel", "stdlib", "compiler", "tools", "syntax_tools", "xmerl", "sasl", "os_mon", "inets", "asn1")
+_PRELOAD = """\
+Read = fun(App) ->
+    case code:where_is_file(atom_to_list(App) ++ ".app") of
+        non_existing -> {[], []};
+        Path ->
+            {ok, [{application, _, Terms}]} = file:consult(Path),
+            {proplists:get_value(modules, Terms, []), proplists:get_value(applications, Terms, [])}
+    end
+end,
+All = fun Go([], _, Modules) -> Modules;
+          Go([App | Rest], Seen, Modules) ->
+              case lists:member(App, Seen) of
+                  true -> Go(Rest, Seen, Modules);
+                  false -> {Own, Needed} = Read(App), Go(Needed ++ Rest, [App | Seen], Own ++ Modules)
+              end
+      end,
+code:ensure_modules_loaded(All([%s], [], [])).
+"""
 
 
 class BrokerProgramMissing(ServiceBusError):
@@ -85,6 +104,17 @@ def make_lean_home(script: Path, home: Path, plugins: Sequence[str] = ()) -> Pat
         link.unlink(missing_ok=True)
         link.symlink_to(target)
     return home / "sbin"
+
+
+def write_preload(path: Path, plugins: Sequence[str] = ()) -> str:
+    """Write to *path* what loads the modules of the broker and of *plugins* at once; give Erlang's flags to run it.
+
+    While it starts, RabbitMQ asks each module of its applications for its attributes. So all 900 are loaded, one by one,
+    and each is entered in tables that grow: two fifths of the CPU time of a start (3.7 s, and 2.3 in one step).
+    What cannot be loaded here is loaded, or missed, where it is needed. Empty flags if they could not name *path*.
+    """
+    path.write_text(_PRELOAD % ", ".join(["rabbit", *plugins, *_OTP]))
+    return "" if re.search(r"""[\s"'\\]""", str(path)) else f'-eval file:eval(\\"{path}\\").'
 
 
 def _folders_on_path() -> list[Path]:

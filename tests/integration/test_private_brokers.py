@@ -55,6 +55,13 @@ def listening_addresses(pid: int) -> set[str]:
     return {address for address, _ in listeners(pid)}
 
 
+def test_a_broker_loads_its_modules_at_once(brokers: list[Broker]) -> None:
+    broker = brokers[0]
+    preload = broker.folder / "preload.eval"
+    assert f'file:eval("{preload}")'.encode() in Path(f"/proc/{broker.pid}/environ").read_bytes().replace(b"\\", b"")
+    assert broker.rabbitmqctl("eval", f'file:script("{preload}").').strip() == "{ok,ok}", "a module cannot be loaded"
+
+
 def test_two_brokers_share_nothing(brokers: list[Broker]) -> None:
     a, b = brokers
     assert (a.name, b.name) == ("a", "b")

@@ -11,7 +11,7 @@ import pytest
 from servicebus.testing import BrokerProgramMissing, find_broker_program
 from servicebus.testing import program as program_module
 from servicebus.testing.ports import free_ports
-from servicebus.testing.program import make_lean_home
+from servicebus.testing.program import make_lean_home, write_preload
 
 
 def make_script(path: Path) -> Path:
@@ -112,3 +112,12 @@ def test_a_port_is_nobody_elses_for_as_long_as_its_process_lives() -> None:
         assert program.stdout is not None
         taken = [port for _ in range(5) for port in program.stdout.readline().split()]
     assert len(set(taken)) == len(taken) == 500
+
+
+def test_a_folder_that_erlangs_flags_cannot_name_is_started_without_them(tmp_path: Path) -> None:
+    path = tmp_path / "preload.eval"
+    assert write_preload(path, ["rabbitmq_management"]) == f'-eval file:eval(\\"{path}\\").'
+    assert "All([rabbit, rabbitmq_management, kernel," in path.read_text()
+    for name in ("with space", 'quote"d', "it's", "back\\slash"):
+        (folder := tmp_path / name).mkdir()
+        assert write_preload(folder / "preload.eval") == ""
