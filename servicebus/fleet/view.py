@@ -7,7 +7,7 @@ that the broker is in its file. A node that has never answered cannot be known.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
@@ -32,6 +32,8 @@ __all__ = [
 _MISSES = 2
 """A node that its machine leaves no time may miss one question."""
 _MOST_MET = 1000
+_ORDER = ("deploy", "services", "worker new", "path back", "path lost", "node new", "node back", "node lost")
+"""Of what one look has found; the state of brokers comes last. A timeline shows the latest first."""
 FORGET_S = 24 * 3600.0
 """A node that has not answered for so long is taken from the list."""
 
@@ -152,6 +154,11 @@ class NodeView:
         return list(dict.fromkeys(said))
 
     @property
+    def machines(self) -> list[str]:
+        """Those on which its workers ran that were heard."""
+        return sorted({machine for machine, _, _ in self.met})
+
+    @property
     def changed_at(self) -> float:
         return max(path.since for path in self.paths.values())
 
@@ -183,12 +190,13 @@ class FleetView:
 
     def services(self) -> Iterator[ServiceView]:
         """Those of nodes that answer, by name."""
-        found: dict[tuple[str, str], list[NodeView]] = {}
-        for node in self.nodes.values():
-            for kind, name in node.services if node.answers else ():
-                found.setdefault((name, kind), []).append(node)
-        for (name, kind), nodes in sorted(found.items()):
-            yield ServiceView(kind, name, nodes)
+        yield from _services(node for node in self.nodes.values() if node.answers)
+
+    def lost_services(self) -> Iterator[ServiceView]:
+        """Those that no node has which answers, and the nodes that had them, by name."""
+        left = {(each.kind, each.name) for each in self.services()}
+        lost = _services(node for node in self.nodes.values() if not node.answers)
+        yield from (each for each in lost if (each.kind, each.name) not in left)
 
     def sums(self) -> list[ServiceSum]:
         """How each service is, as the nodes say that answer, by name.
@@ -203,6 +211,15 @@ class FleetView:
                 loads.append(each)
                 nodes[node.name] = None
         return [ServiceSum(merged(loads), list(nodes)) for _, (loads, nodes) in sorted(found.items())]
+
+
+def _services(nodes: Iterable[NodeView]) -> Iterator[ServiceView]:
+    found: dict[tuple[str, str], list[NodeView]] = {}
+    for node in nodes:
+        for kind, name in node.services:
+            found.setdefault((name, kind), []).append(node)
+    for (name, kind), having in sorted(found.items()):
+        yield ServiceView(kind, name, having)
 
 
 class Look(NamedTuple):
@@ -240,8 +257,19 @@ def seen(view: FleetView, look: Look, now: float) -> tuple[FleetView, list[Chang
         node = _node(before or NodeView(name, {}), look, names, now, changes)
         if node.answers or now - node.changed_at < FORGET_S:
             nodes[name] = node
-    is_changed = brokers != view.brokers or nodes != view.nodes
+    changes.sort(key=_place)
+    is_changed = brokers != view.brokers or nodes != view.nodes or _problems(nodes) != _problems(view.nodes)
     return replace(view, brokers=brokers, nodes=nodes, revision=view.revision + is_changed), changes
+
+
+def _problems(nodes: Mapping[str, NodeView]) -> dict[str, list[str]]:
+    return {node.name: problems for node in nodes.values() if (problems := node.problems)}
+
+
+def _place(change: Change) -> tuple[int, str, str]:
+    """Where *change* stands among others of the same look: the same of all nodes beside each other."""
+    place = _ORDER.index(change.kind) if change.kind in _ORDER else len(_ORDER)
+    return place, change.broker, change.text
 
 
 def _broker(before: BrokerView, look: Look, now: float, changes: list[Change]) -> BrokerView:

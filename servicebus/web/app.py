@@ -92,7 +92,8 @@ def make_app(console: Console, access: Access, *, is_secure: bool = False) -> St
     }
     actions: dict[str, Page] = {"/call": CallForm(console.sender, console.make_sender, console.record)}
     what = WhatPages(console.watch, console.searches)
-    pages, dead = DeadPages(console.dead_jobs), DeadActions(console.dead_jobs, console.sender, console.record)
+    pages = DeadPages(console.dead_jobs)
+    dead = DeadActions(console.watch, console.dead_jobs, console.sender, console.record)
     views |= {
         "/timeline": Timeline(console.history),
         "/timeline/failovers": FailoverChart(console.history),

@@ -20,7 +20,7 @@ from servicebus.operations.dead_letter_facts import shown_facts
 from servicebus.operations.dead_letters import Found
 from servicebus.operations.filters import Filter, parse_rate
 from servicebus.sender import Sender
-from servicebus.web.dead_jobs import DeadCounts, DeadLetterJobs
+from servicebus.web.dead_jobs import DeadCounts, DeadLetterJobs, why
 from servicebus.web.overview import unchanged
 from servicebus.web.templates import page
 from servicebus.wire.address import check_node_name
@@ -51,8 +51,10 @@ class DeadOverview:
             ((sum(each.values()), node, each) for node, each in counts.items()), key=lambda row: (-row[0], row[1])
         )
         return page(
-            request, "dead", rows=rows, nodes=len(nodes), is_known=self._counts.is_known, problems=self._counts.problems
-        )
+            request, "dead", rows=rows, nodes=len(nodes), is_known=self._counts.is_known,
+            problems=self._counts.problems, latest=self._counts.latest,
+            is_any_asked=len(self._counts.problems) < len(self._watch.view.brokers),
+        )  # fmt: skip
 
 
 class DeadPages:
@@ -70,7 +72,9 @@ class DeadPages:
         seen = f"{found.at if found else 0:.3f} {len(jobs)} {now}"
         if unchanged(request, seen):
             return Response(status_code=204)
-        return page(request, "dead_node", node=node, jobs=jobs, found=found, running=running, seen=seen, means=_MEANS)
+        return page(
+            request, "dead_node", node=node, jobs=jobs, found=found, running=running, seen=seen, means=_MEANS, why=why
+        )
 
     def one(self, request: Request) -> Response:
         """One of those that the last look has kept, or a search has found."""
@@ -94,8 +98,10 @@ class DeadActions:
         record: notes who does what: the user, the node and a text.
     """
 
-    def __init__(self, jobs: DeadLetterJobs, sender: Sender, record: Callable[[str, str, str], None]):
-        self._jobs, self._sender, self._record = jobs, sender, record
+    def __init__(
+        self, watch: FleetWatch, jobs: DeadLetterJobs, sender: Sender, record: Callable[[str, str, str], None]
+    ):
+        self._watch, self._jobs, self._sender, self._record = watch, jobs, sender, record
 
     def look(self, request: Request) -> Response:
         node = _node(request.state.form.get("node", ""))
@@ -109,8 +115,9 @@ class DeadActions:
         except ValueError as error:
             raise HTTPException(400, str(error)) from error
         growing, reseal = "growing" in form, "reseal" in form
+        lost = [broker.name for broker in self._watch.view.brokers if broker.problem]
         is_begun = self._jobs.requeue(
-            node, user, wanted, f"requeue {which}", per_s=per_s, growing=growing, reseal=reseal
+            node, user, wanted, f"requeue {which}", per_s=per_s, growing=growing, reseal=reseal, lost=lost
         )
         return self._begun(is_begun, user, node, f"requeue dead letters: {which}")
 

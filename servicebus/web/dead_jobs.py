@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from servicebus.configuration import Configuration
+from servicebus.errors import ConnectFailed, TransportError
 from servicebus.operations.dead_counts import count_dead_letters
 from servicebus.operations.dead_letter_facts import DeadLetterGroup, DeadLetterGroups
 from servicebus.operations.dead_letters import BrokerReport, DeadLetters, Found
@@ -23,7 +24,7 @@ from servicebus.wire.printable import counted
 
 LOG = get_logger(__name__)
 
-__all__ = ["DeadCounts", "DeadLetterJob", "DeadLetterJobs", "DeadLook"]
+__all__ = ["DeadCounts", "DeadLetterJob", "DeadLetterJobs", "DeadLook", "why"]
 
 _KEPT_PER_GROUP = 20
 _KEPT_BYTES = 32 * 1024 * 1024
@@ -126,9 +127,14 @@ class DeadLetterJobs:
         return self._begin(DeadLetterJob(node, "look", user), self._look)
 
     def requeue(
-        self, node: str, user: str, wanted: Filter, text: str, *, per_s: float | None, growing: bool, reseal: bool
-    ) -> bool:
-        """Begin to send back what matches. False: something runs."""
+        self, node: str, user: str, wanted: Filter, text: str, *, per_s: float | None, growing: bool, reseal: bool,
+        lost: Collection[str] = (),
+    ) -> bool:  # fmt: skip
+        """Begin to send back what matches. False: something runs.
+
+        Args:
+            lost: brokers that cannot be reached. Growing batches are not begun there, since they would stop for that.
+        """
 
         def work(dead_letters: DeadLetters, job: DeadLetterJob) -> None:
             if not growing:
@@ -138,11 +144,15 @@ class DeadLetterJobs:
             def tell(report: GrowingReport) -> None:
                 job.progress = f"{report.done} went back in {counted(len(report.batches), 'batch', 'batches')}"
 
+            hosts = [host for host in self._config.hosts if host.name not in lost]
+            dead_letters = DeadLetters(self._config, node, hosts, stopping=job.stopping)
             requeue = GrowingRequeue(
-                dead_letters, self._config, node, self._config.hosts, on_batch=tell, is_stopped=job.stopping.is_set
+                dead_letters, self._config, node, hosts, on_batch=tell, is_stopped=job.stopping.is_set
             )
             report = requeue.run(wanted, per_s=per_s, reseal=reseal)
             self._end(job, list(report.brokers.values()), "went back")
+            if lost:
+                job.outcome, job.is_well = f"{job.outcome}; not on {', '.join(lost)}, which is lost", False
             if report.stopped and not job.stopping.is_set():
                 job.outcome, job.is_well = f"{job.outcome}; stopped: {report.stopped}", False
 
@@ -215,12 +225,17 @@ class DeadLetterJobs:
         parts = [f"{sum(each.done for each in reports)} {done}"]
         for each in reports:
             parts += [f"{each.host}: {count} stay: {why}" for why, count in each.stays.most_common(3)]
-            parts += [f"{each.host}: {each.error}"] if each.error is not None else []
+            parts += [f"{each.host}: {why(each.error)}"] if each.error is not None else []
         job.outcome, job.is_well = "; ".join(parts), len(parts) == 1
 
 
 def _group(found: Found) -> tuple[str, str, str]:
     return found.dead_letter.service, found.dead_letter.reason, found.status.value
+
+
+def why(error: TransportError) -> str:
+    """What *error* says beside the name of the broker, which stands there already."""
+    return error.reason if isinstance(error, ConnectFailed) else str(error)
 
 
 class DeadCounts:
@@ -235,6 +250,8 @@ class DeadCounts:
         """By node and broker."""
         self.problems: Mapping[str, str] = {}
         """Why a broker could not be asked."""
+        self.latest: dict[str, int] = {}
+        """How many each broker had when it was asked last."""
 
     @property
     def is_known(self) -> bool:
@@ -251,6 +268,8 @@ class DeadCounts:
     def _count(self, nodes: Sequence[str]) -> None:
         try:
             self.counts, failed = count_dead_letters(self._config, self._config.hosts, nodes)
-            self.problems = {host: str(error) for host, error in failed.items()}
+            self.problems = {host: why(error) for host, error in failed.items()}
+            for host in (each.name for each in self._config.hosts if each.name not in failed):
+                self.latest[host] = sum(each.get(host, 0) for each in self.counts.values())
         finally:
             self._counted_at, self._is_counting = time.monotonic(), False

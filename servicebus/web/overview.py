@@ -41,6 +41,7 @@ class Overview:
             found=len(nodes),
             whole=sum(node.is_whole for node in view.nodes.values()),
             lost=[node.name for node in view.nodes.values() if not node.answers],
+            unwell=sum(bool(node.problems) for node in view.nodes.values()),
             query=query,
             only_problems=only_problems,
             answers=PathState.ANSWERS,
@@ -48,7 +49,10 @@ class Overview:
 
 
 def _chosen(view: FleetView, query: str, *, only_problems: bool) -> Sequence[NodeView]:
-    return [node for node in view.nodes.values() if matches(query, node.name) and not (only_problems and node.is_whole)]
+    """Those that answer over no broker come first, then others with a fault of their own."""
+    found = (node for node in view.nodes.values() if matches(query, node.name))
+    chosen = [node for node in found if not (only_problems and node.is_whole and node.is_well)]
+    return sorted(chosen, key=lambda node: (node.answers, node.is_well))
 
 
 def unchanged(request: Request, seen: str) -> bool:

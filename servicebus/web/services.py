@@ -49,12 +49,15 @@ class ServiceList:
             return Response(status_code=204)
         query = request.query_params.get("q", "").strip()
         found = [each for each in view.services() if matches(query, each.name)]
+        lost = [each for each in view.lost_services() if matches(query, each.name)]
         loads = _by_listed_kind(each.load for each in view.sums())
         return page(
             request,
             "services",
             services=found[:_MOST_SERVICES],
             found=len(found),
+            lost=lost[:_MOST_SERVICES],
+            found_lost=len(lost),
             query=query,
             seen=seen,
             loads=loads,

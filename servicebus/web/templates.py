@@ -33,7 +33,7 @@ def _figure(value: float | None, digits: int = 1) -> str:
 _ENVIRONMENT = make_environment("servicebus.web", "files")
 _ENVIRONMENT.filters["moment"] = _moment
 _ENVIRONMENT.filters["figure"] = _figure
-_ENVIRONMENT.globals.update(counted=counted, version=__version__)
+_ENVIRONMENT.globals.update(counted=counted, version=__version__, zone=lambda: time.strftime("%Z %z"))
 
 
 def is_fragment(request: Request) -> bool:

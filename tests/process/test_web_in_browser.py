@@ -62,7 +62,9 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    counts = SimpleNamespace(counts={"NODE-01": {"mq-a": 3}}, problems={}, is_known=True, refresh=lambda _nodes: None)
+    counts = SimpleNamespace(
+        counts={"NODE-01": {"mq-a": 3}}, problems={}, latest={}, is_known=True, refresh=lambda _nodes: None
+    )
     jobs = SimpleNamespace(jobs=lambda _node: [], found=lambda _node: None)
     rates = NodeRates()
     rates.series.add("NODE-01", {"calls/s": 12.0, "messages/s": 3.0, "median": 2.0}, time.time())

@@ -77,6 +77,16 @@ def test_deploys_and_services_are_changes() -> None:
     assert unasked.nodes["N"].services == (("call", "a.c"),) and not changes
 
 
+def test_the_same_of_many_nodes_is_beside_each_other_and_of_brokers_last() -> None:
+    names = [f"N{number}" for number in range(4)]
+    both, one = dict.fromkeys(names, BROKERS), dict.fromkeys(names[:3], ("mq-b",))
+    _, changes = seen(drawn(look(both)), look(one, {"mq-a": "refused"}), 2000.0)
+    assert [(each.kind, each.node) for each in changes] == [
+        *(("path lost", name) for name in names),
+        ("broker lost", ""),
+    ]
+
+
 def test_a_node_that_is_gone_for_a_day_is_forgotten() -> None:
     view = drawn(BOTH, look({"NODE-1": BROKERS}), look({"NODE-1": BROKERS}))
     still = look({"NODE-1": BROKERS})
@@ -135,7 +145,7 @@ def test_a_look_asks_the_bus_for_nodes_services_and_workers() -> None:
         assert sum(each.counters["discoveries"] for each in node.workers) >= 1
         world.brokers[0].kill()
         watch.look()
-        assert [each.kind for each in told] == ["node new", "broker lost", "path lost"]
+        assert [each.kind for each in told] == ["node new", "path lost", "broker lost"]
         for broker in world.brokers:
             broker.kill()
         watch.look()

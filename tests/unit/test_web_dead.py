@@ -22,6 +22,7 @@ from servicebus.web.guard import COOKIE
 from servicebus.web.users import Role
 from servicebus.wire.envelope import Kind
 
+LOST = "mq-b:5672"
 DEAD, MESSAGES = "NODE-01.dead", "NODE-01.messages"
 A = '"<a>"'
 GROUP: dict[str, Any] = {"service": "audit.record", "reason": "ValueError"}
@@ -43,6 +44,8 @@ class Desk:
     def __init__(self, broker: MemoryBroker, config: Configuration, client: TestClient, access: OpenAccess):
         self.broker, self.config, self.client, self.access = broker, config, client, access
         self.jobs, self.sent = DeadLetterJobs(config), Sent()
+        self.both = Configuration({"hosts": ["mq-a", LOST], "secret_token": SECRET, "node_name": "NODE-01"})
+        """With a broker that is down."""
 
     def add(self, *params: Any, reason: str = "ValueError", **how: Any) -> None:
         opened = sessions.open_session(self.config.hosts[0], self.config)
@@ -88,13 +91,17 @@ def desk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     broker, open_session = MemoryBroker(), sessions.open_session
     config = Configuration({"hosts": ["mq-a"], "secret_token": SECRET, "node_name": "NODE-01"})
 
+    lost = MemoryBroker()
+    lost.refuse()
+
     def opened(host: BrokerHost, config: Configuration, **how: Any) -> Any:
-        return open_session(host, config, **{**how, "connect": broker.connect})
+        connect = lost.connect if host.name == LOST else broker.connect
+        return open_session(host, config, **{**how, "connect": connect})
 
     monkeypatch.setattr(sessions, "open_session", opened)
     access, counts = OpenAccess(request.param), DeadCounts(config)
     made = Desk(broker, config, None, access)  # type: ignore[arg-type]
-    view = drawn(look({"NODE-01": ("mq-a",)}))
+    view = drawn(look({"NODE-01": ("mq-a:5672",)}), brokers=("mq-a:5672",))
     with client_of(view, access, sender=made.sent, dead_jobs=made.jobs, dead_counts=counts) as client:
         made.client = client
         client.get("/")
@@ -223,10 +230,45 @@ def test_they_are_dropped_only_if_one_is_sure_and_says_which(desk: Desk) -> None
 
 
 def test_a_broker_that_is_down_is_named(desk: Desk) -> None:
+    """And what it holds is not said to be gone."""
+    desk.add("a", "b")
+    wait_until(lambda: "2 dead letters of 1 of 1 node." in desk.client.get("/dead").text, timeout_s=30)
     desk.broker.refuse("refused", "no entry")
     text = desk.post("look")
-    assert "could not be asked" in text and "no entry" in text
+    assert "mq-a:5672 could not be asked: no entry" in text and "No broker could be asked." in text
     wait_until(lambda: "no entry" in desk.client.get("/dead").text, timeout_s=30)
+    text = desk.client.get("/dead").text
+    assert "mq-a:5672 could not be asked: no entry. When it was asked last it had 2 dead letters" in text
+    assert "No broker could be asked." in text
+
+
+def test_what_the_others_have_is_said_without_one_that_is_down(desk: Desk) -> None:
+    desk.add("a")
+    desk.jobs, counts = DeadLetterJobs(desk.both), DeadCounts(desk.both)
+    view = drawn(look({"NODE-01": ("mq-a:5672",)}), brokers=("mq-a:5672", LOST))
+    with client_of(view, desk.access, dead_jobs=desk.jobs, dead_counts=counts) as client:
+        desk.client = client
+        client.get("/")
+        whole = "1 dead letter of 1 of 1 node on the other brokers."
+        wait_until(lambda: whole in client.get("/dead").text, timeout_s=30)
+        desk.post("requeue", all="1")
+        assert "There are none on the other brokers." in desk.page()
+
+
+def test_growing_batches_do_not_begin_where_a_broker_is_lost(desk: Desk) -> None:
+    """They would stop after the first of them: a broker that is lost on the way does that."""
+    desk.add("a")
+    desk.jobs = DeadLetterJobs(desk.both)
+    lost = look({"NODE-01": ("mq-a:5672",)}, {LOST: "refused"})
+    view = drawn(lost, brokers=("mq-a:5672", LOST))
+    with client_of(view, desk.access, dead_jobs=desk.jobs) as client:
+        desk.client = client
+        client.get("/")
+        desk.begin("requeue", all="1", growing="1")
+        wait_until(lambda: desk.depths() == (0, 1), timeout_s=30)
+        desk.broker.forget_queue(MESSAGES)  # a worker has taken it
+        wait_until(lambda: f"1 went back; not on {LOST}, which is lost" in desk.page(), timeout_s=30)
+        assert "stopped" not in desk.page()
 
 
 @pytest.mark.parametrize("name", ["a b", "x" * 300, "%2e%2e"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -95,3 +96,27 @@ def test_the_page_shows_and_filters_it(tmp_path: Path) -> None:
             assert "N0" not in client.get("/timeline?node=N1").text
             assert client.get("/timeline?seen=151", headers={"HX-Request": "true"}).status_code == 204
             assert client.get("/timeline?before=x&kind=nonsense").status_code == 200
+
+
+def test_what_one_look_has_found_of_many_nodes_is_one_line(tmp_path: Path) -> None:
+    names = [f"N{number:03}" for number in range(200)]
+    both = drawn(look(dict.fromkeys(names, BROKERS)))
+    lost, changes = seen(both, look(dict.fromkeys(names, ("mq-b",)), {"mq-a": "refused"}), 2000.0)
+    with closing(ConsoleHistory(tmp_path / "history")) as history, client_of(lost, history=history) as client:
+        history.add([change(number) for number in range(150)])
+        history.add(changes)
+        text = client.get("/timeline").text
+        kinds = re.findall(r"<tr><td>.*?</td><td class=\"\w*\">([a-z ]+)</td>", text)
+        assert kinds == ["broker lost", "path lost", *["deploy"] * 98], "one page, the broker first"
+        assert ">N000</a>" in text and ">N004</a> and 195 more" in text and "before=53" in text
+        assert ">51<" not in text and ">51<" in client.get("/timeline?before=53").text
+        assert ">N123</a></td>" in client.get("/timeline?node=N123").text
+
+
+def test_a_page_of_the_timeline_reads_no_more_than_a_part_of_it(tmp_path: Path) -> None:
+    lost = [Change(1000.0, "path lost", f"N{number}", "mq-a", "silent") for number in range(7000)]
+    with closing(ConsoleHistory(tmp_path / "history")) as history, client_of(drawn(), history=history) as client:
+        history.add(lost)
+        text = client.get("/timeline").text
+        assert "and 4995 more" in text and "before=2001" in text
+        assert "and 1995 more" in client.get("/timeline?before=2001").text

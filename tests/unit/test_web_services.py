@@ -136,6 +136,23 @@ def test_services_and_nodes_lead_to_each_other(client: TestClient) -> None:
     assert client.get("/service/NODE-01/no.such").status_code == 404
 
 
+def test_services_whose_nodes_are_all_lost_are_named_first() -> None:
+    """The one that is missing is the one that is looked for."""
+    listed = {"A": (("call", "x.one"), ("call", "x.two")), "B": (("call", "x.one"),)}
+    worker = WorkerView("m-<1>", 7, 900.0, {}, {}, "mq-a")
+    heard = look({"A": ("mq-a",), "B": ("mq-a",)}, services=listed)._replace(workers={"A": (worker,)})
+    left = look({"B": ("mq-a",)})
+    with client_of(drawn(heard, left, left)) as client:
+        text = client.get("/services").text
+        assert "1 service of nodes that answer" in text and "1 service without a node that answers" in text
+        assert text.index(">x.two<") < text.index(">x.one<") and text.count(">x.one<") == 1
+        assert 'class="bad">none answers:' in text and 'href="/node/A"' in text
+        assert "x.two" not in client.get("/services?q=one").text
+        node = client.get("/node/A").text
+        assert "ran on m-&lt;1&gt;" in node and 'href="/dead/A"' in node and 'href="/timeline?node=A"' in node
+        assert "ran on" not in client.get("/node/B").text
+
+
 def test_a_service_shows_its_contract(client: TestClient) -> None:
     text = client.get("/service/NODE-01/math.add").text
     assert "The sum of &lt;two&gt; numbers." in text and 'name="p.a"' in text and 'name="p.b" value="0"' in text
