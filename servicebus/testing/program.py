@@ -109,8 +109,8 @@ def make_lean_home(script: Path, home: Path, plugins: Sequence[str] = ()) -> Pat
 def write_preload(path: Path, plugins: Sequence[str] = ()) -> str:
     """Write to *path* what loads the modules of the broker and of *plugins* at once; give Erlang's flags to run it.
 
-    While it starts, RabbitMQ asks each module of its applications for its attributes. So all 900 are loaded, one by one,
-    and each is entered in tables that grow: two fifths of the CPU time of a start (3.7 s, and 2.3 in one step).
+    While it starts, RabbitMQ asks each module of its applications for its attributes. So all 900 are loaded, one by
+    one, and each is entered in tables that grow: two fifths of the CPU time of a start (3.7 s, and 2.3 in one step).
     What cannot be loaded here is loaded, or missed, where it is needed. Empty flags if they could not name *path*.
     """
     path.write_text(_PRELOAD % ", ".join(["rabbit", *plugins, *_OTP]))
