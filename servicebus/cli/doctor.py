@@ -39,7 +39,13 @@ _BACKLOG = 1000
 @click.option(
     "--backlog", type=click.IntRange(1), default=_BACKLOG, show_default=True, help="So many messages are many."
 )
-@click.option("--timeout", type=Seconds(), default=2.0, metavar="SECONDS", help="For the answers of nodes. Default: 2.")
+@click.option(
+    "--timeout",
+    type=Seconds(),
+    default=2.0,
+    metavar="SECONDS",
+    help="For the answers of nodes, 2 by default, and of management APIs, 5.",
+)
 @json_option
 @click.pass_context
 def doctor(
@@ -85,8 +91,9 @@ def _examined(
     """Findings, what could not be checked, and what was mended (or would be)."""
     from servicebus.operations.doctor.checks import examine, unchecked
     from servicebus.operations.doctor.gather import administrations, look_for_nodes, looked_at
+    from servicebus.operations.doctor.management import ANSWER_S
 
-    admins = administrations(fleet.config, *ways)
+    admins = administrations(fleet.config, *ways, max(timeout_s, ANSWER_S))
     with ExitStack() as stack:
         sessions = stack.enter_context(looked_at(fleet, admins))
         _ask_nodes(fleet, timeout_s)

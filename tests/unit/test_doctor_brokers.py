@@ -105,7 +105,9 @@ def test_a_url_on_the_command_line_comes_before_that_of_the_file() -> None:
     from servicebus.configuration import Secret
 
     fleet = fleet_of(hosts=[{"host": "127.0.0.1", "port": 5701, "management": "http://of-file"}, B])
-    assert list(administrations(fleet.config, {}, {}).apis) == [A]
+    apis = administrations(fleet.config, {}, {}, 30.0).apis
+    assert list(apis) == [A]
+    assert apis[A].timeout_s == 30.0
     given = {A: Secret("http://admin:x@of-line"), B: Secret("http://mq")}
     found = administrations(fleet.config, given, {B: "sudo rabbitmqctl"})
     assert [each.user for each in found.apis.values()] == ["admin", "guest"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -125,3 +126,12 @@ def test_what_the_user_may_not_see_is_noted_and_the_rest_is_there(server: Any) -
     assert found.tags == ["monitoring", "policymaker"] and found.queues == {"q": {"name": "q"}}
     assert found.bindings == [{"source": "servicebus"}] and found.limits == {"max-queues": 5}
     assert "operator policies" in found.problems
+
+
+def test_one_that_does_not_answer_in_time_is_named_with_what_was_asked() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        api = ManagementApi(BrokerHost("mq-a", "127.0.0.1", 5672), Secret(f"http://127.0.0.1:{port}"), timeout_s=0.05)
+        with pytest.raises(ManagementFailed) as caught:
+            api.get("/api/queues/%2F")
+    assert caught.value.reason == f"management API: 127.0.0.1:{port} did not answer /api/queues/%2F within 0.05 s"

@@ -12,7 +12,7 @@ from servicebus.errors import ConnectFailed
 from servicebus.operations.administration import CtlAdministration
 from servicebus.operations.doctor.amqp_facts import exchange_types, find_doubles, look_at, look_at_other_nodes
 from servicebus.operations.doctor.facts import BrokerFacts, FleetFacts
-from servicebus.operations.doctor.management import ManagementApi
+from servicebus.operations.doctor.management import ANSWER_S, ManagementApi
 from servicebus.operations.doctor.management_facts import look_managed
 from servicebus.operations.session import Session
 from servicebus.transport.amqp import AmqpConnection
@@ -31,11 +31,16 @@ class Administrations(NamedTuple):
     ctls: Mapping[str, CtlAdministration]
 
 
-def administrations(config: Configuration, urls: Mapping[str, Secret], commands: Mapping[str, str]) -> Administrations:
-    """For the hosts with a URL, one of *urls* or that of the file; and for those that rabbitmqctl is run for."""
+def administrations(
+    config: Configuration, urls: Mapping[str, Secret], commands: Mapping[str, str], timeout_s: float = ANSWER_S
+) -> Administrations:
+    """For the hosts with a URL, one of *urls* or that of the file; and for those that rabbitmqctl is run for.
+
+    *timeout_s* is the limit for each answer of a management API.
+    """
     found = {host.name: urls.get(host.name, host.management) for host in config.hosts}
     return Administrations(
-        {host.name: ManagementApi(host, url) for host in config.hosts if (url := found[host.name]) is not None},
+        {host.name: ManagementApi(host, url, timeout_s) for host in config.hosts if (url := found[host.name])},
         {
             host.name: CtlAdministration(host, config, commands[host.name])
             for host in config.hosts

@@ -17,6 +17,8 @@ from servicebus.wire.printable import printable
 __all__ = ["ManagementApi", "ManagementFailed", "path_of"]
 
 _PORTS = {"http": 15672, "https": 15671}
+ANSWER_S = 5.0
+"""How long an answer may take; longer lists take longer."""
 _MOST_BYTES = 64 * 1024 * 1024
 _SHOWN = 200
 
@@ -38,7 +40,7 @@ def path_of(*parts: str) -> str:
 class ManagementApi:
     """Of one broker; by the user in *url*, or else by the one of the bus. One request at a time."""
 
-    def __init__(self, host: BrokerHost, url: Secret, timeout_s: float = 5.0):
+    def __init__(self, host: BrokerHost, url: Secret, timeout_s: float = ANSWER_S):
         scheme, _, rest = url.reveal().partition("://")
         credentials, _, place = rest.partition("/")[0].rpartition("@")
         prefix = rest.partition("/")[2].rstrip("/")
@@ -50,7 +52,7 @@ class ManagementApi:
         self._host, self._port = _host_and_port(place, _PORTS[scheme.lower()])
         self._is_tls = scheme.lower() == "https"
         self._broker = host
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
 
     def __repr__(self) -> str:
         return f"<ManagementApi of {self.place} as {self.user}>"
@@ -81,6 +83,10 @@ class ManagementApi:
             connection.request(method, self._prefix + path, body, headers)
             response = connection.getresponse()
             text = response.read(_MOST_BYTES)
+        except TimeoutError:
+            raise ManagementFailed(
+                self.place, f"{self._host}:{self._port} did not answer {path} within {self.timeout_s:g} s"
+            ) from None
         except (OSError, HTTPException) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise ManagementFailed(self.place, printable(f"{self._host}:{self._port}: {reason}")) from None
@@ -95,7 +101,7 @@ class ManagementApi:
 
     def _connection(self) -> HTTPConnection:
         if not self._is_tls:
-            return HTTPConnection(self._host, self._port, timeout=self._timeout_s)
+            return HTTPConnection(self._host, self._port, timeout=self.timeout_s)
         tls = self._broker.tls
         try:
             context = ssl.create_default_context(cafile=tls.ca)
@@ -104,7 +110,7 @@ class ManagementApi:
         if not tls.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-        return HTTPSConnection(self._host, self._port, timeout=self._timeout_s, context=context)
+        return HTTPSConnection(self._host, self._port, timeout=self.timeout_s, context=context)
 
     def _refusal(self, status: int, text: bytes) -> str:
         if status == 401:
