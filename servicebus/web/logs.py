@@ -59,7 +59,7 @@ class NodeLogs:
                 log = _Log(begin_tail(self._sender, _escaped(node), getattr(logging, level)))
                 log.rows.extend(rows)
             self._logs[node, level] = log
-            for each in log.tail.take(0):
+            for each in sorted(log.tail.take(0), key=_made_at):
                 self._count += 1
                 log.rows.append((self._count, each))
             while len(self._logs) > _MOST_LOGS:
@@ -110,6 +110,11 @@ def _kind(each: Tailed) -> str:
     if each.record is None or each.record.level >= logging.ERROR:
         return "bad"
     return "warn" if each.record.level >= logging.WARNING else ""
+
+
+def _made_at(each: Tailed) -> float:
+    """Records of one worker come over several brokers, and not always in their order."""
+    return 0.0 if each.record is None else each.record.created
 
 
 def _moment(each: Tailed) -> str:

@@ -34,6 +34,7 @@ _ENVIRONMENT = make_environment("servicebus.web", "files")
 _ENVIRONMENT.filters["moment"] = _moment
 _ENVIRONMENT.filters["figure"] = _figure
 _ENVIRONMENT.globals.update(counted=counted, version=__version__, zone=lambda: time.strftime("%Z %z"))
+_ENVIRONMENT.globals["offset"] = lambda: time.localtime().tm_gmtoff
 
 
 def is_fragment(request: Request) -> bool:

@@ -52,18 +52,23 @@ def console(agent: Agent, brokers: list[Broker], tmp_path: Path) -> Iterator[Run
         yield console
 
 
-Shoot = Callable[[Page, str], None]
+Shoot = Callable[..., None]
 
 
 @pytest.fixture
 def shoot(request: pytest.FixtureRequest) -> Shoot:
-    """Keep a picture of what the page shows, if pytest is asked for it: ``shoot(page, "overview")``."""
+    """Keep a picture of a page, with a part of it, if pytest is asked for it: ``shoot(page, "overview")``."""
     folder = request.config.getoption("screenshots")
 
-    def shoot(page: Page, name: str) -> None:
-        if folder is not None:
-            page.mouse.move(0, 0)
-            page.screenshot(path=folder / f"{name}.png", animations="disabled")
+    def shoot(page: Page, name: str, part: str = "main") -> None:
+        if folder is None:
+            return
+        before = page.viewport_size or WIDE
+        page.set_viewport_size({"width": 1000, "height": 700})
+        page.mouse.move(0, 0)
+        page.locator(part).evaluate("part => part.scrollIntoView({block: 'nearest'})")
+        page.screenshot(path=folder / f"{name}.png", animations="disabled")
+        page.set_viewport_size(before)
 
     return shoot
 
@@ -186,7 +191,7 @@ def test_an_operator_calls_a_service_and_mends_dead_letters(
     assert page.get_by_label("Result", exact=True).inner_text() == "6.0"
     assert page.locator("#answer tbody tr").count() >= 1, "its way"
     assert agent.noted("priced") == ["s-1"] and watched.violations() == []
-    shoot(page, "service")
+    shoot(page, "service", "#answer")
 
     page.get_by_role("link", name="Dead letters").click()
     page.get_by_text("3 dead letters of 1 of 1 node").wait_for()

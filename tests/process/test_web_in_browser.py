@@ -14,6 +14,7 @@ import pytest
 from drilled import CONFIG
 from fleet_looks import BROKERS, drawn, look
 from playwright.sync_api import Browser
+from waiting import wait_until
 from web_browser import PHONE, WIDE, WatchedPage, chromium, served
 from web_clients import DrawnWatch, client_of
 
@@ -97,6 +98,19 @@ def test_every_page_is_for_everyone(browser: Browser, url: str, viewport: Any, s
             assert watched.violations() == [], path
             assert not watched.is_too_wide(), path
         assert watched.problems == [], "nothing is refused by the policy, asked for elsewhere, or missing"
+
+
+def test_charts_show_the_time_of_the_console_and_not_of_the_browser(browser: Browser, url: str) -> None:
+    with closing(browser.new_context(viewport=WIDE, timezone_id="Asia/Kathmandu")) as context:
+        page = context.new_page()
+        page.goto(f"{url}/timeline")
+        box = page.locator("#charts .u-over").bounding_box()
+        assert box is not None
+        page.mouse.move(box["x"] + box["width"] - 1, box["y"] + 20)
+        told = page.locator("#charts .u-legend .u-value").first
+        wait_until(lambda: told.inner_text() != "--", 30)
+        shown = time.mktime(time.strptime(told.inner_text(), "%Y-%m-%d %H:%M"))
+        assert abs(time.time() - shown) < 1800, "the last step of 10 minutes"
 
 
 def test_a_service_is_called_by_keyboard(browser: Browser, url: str) -> None:

@@ -83,6 +83,20 @@ def test_what_comes_is_shown_once_and_escaped(world: MemoryBus, client: TestClie
     assert "worker mq-1[" in first and shown.has("second") == 1
 
 
+def test_what_comes_together_is_shown_by_its_time(world: MemoryBus, client: TestClient) -> None:
+    """Over two brokers the end of an outage overtakes its begin."""
+    shown = Shown(world, client)
+    shown.look()
+    shown.look()
+    later = LOG.makeRecord(LOG.name, logging.WARNING, __file__, 1, "made later", (), None)
+    later.created += 10
+    LOG.handle(later)
+    LOG.warning("made earlier")
+    world.advance(0.5)
+    shown.look()
+    assert ["earlier" in line for line in shown.lines if "made" in line] == [True, False]
+
+
 def test_a_level_is_chosen_and_each_has_a_log_of_its_own(world: MemoryBus, client: TestClient) -> None:
     low, high = Shown(world, client), Shown(world, client, "?level=ERROR")
     for each in (low, high):

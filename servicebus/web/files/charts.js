@@ -28,6 +28,18 @@
     },
   });
 
+  // Times are those of the console's machine, as all over the page, and not the browser's.
+  const offset = Number(document.documentElement.dataset.offset) * 1000;
+  const local = (at) => {
+    const date = new Date(at * 1000);
+    return new Date(date.getTime() + offset + date.getTimezoneOffset() * 60000);
+  };
+  const two = (number) => String(number).padStart(2, "0");
+  const dayOf = (date) => `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
+  const clockOf = (date) => `${two(date.getHours())}:${two(date.getMinutes())}`;
+  const onAxis = (at, index) => (index ? clockOf(local(at)) : `${clockOf(local(at))}\n${dayOf(local(at))}`);
+  const inLegend = (_chart, at) => (at === null ? "--" : `${dayOf(local(at))} ${clockOf(local(at))}`);
+
   const axis = () => ({ stroke: colour("--quiet"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line"), width: 1 } });
 
   const make = (box, series, shown) => new uPlot({
@@ -37,8 +49,9 @@
     plugins: [marks(series)],
     cursor: { drag: { x: false, y: false } },
     scales: { y: { range: (_chart, _least, most) => [0, most > 0 ? most * 1.1 : 1] } },
-    axes: [axis(), axis()],
-    series: [{}].concat(shown.lines.map(([name], index) => ({
+    tzDate: local,
+    axes: [{ ...axis(), values: (_chart, times) => times.map(onAxis) }, axis()],
+    series: [{ label: "Time", value: inLegend }].concat(shown.lines.map(([name], index) => ({
       label: name,
       stroke: colour(`--line-${index + 1}`),
       width: 2,
