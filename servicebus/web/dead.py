@@ -52,7 +52,7 @@ class DeadOverview:
         )
         return page(
             request, "dead", rows=rows, nodes=len(nodes), is_known=self._counts.is_known,
-            problems=self._counts.problems, latest=self._counts.latest,
+            problems=self._counts.problems, latest=self._counts.latest, at=self._counts.at,
             is_any_asked=len(self._counts.problems) < len(self._watch.view.brokers),
         )  # fmt: skip
 

@@ -252,6 +252,8 @@ class DeadCounts:
         """Why a broker could not be asked."""
         self.latest: dict[str, int] = {}
         """How many each broker had when it was asked last."""
+        self.at: float | None = None
+        """Unix time of the last count. A broker that is frozen is waited for before there is a new one."""
 
     @property
     def is_known(self) -> bool:
@@ -268,6 +270,7 @@ class DeadCounts:
     def _count(self, nodes: Sequence[str]) -> None:
         try:
             self.counts, failed = count_dead_letters(self._config, self._config.hosts, nodes)
+            self.at = time.time()
             self.problems = {host: why(error) for host, error in failed.items()}
             for host in (each.name for each in self._config.hosts if each.name not in failed):
                 self.latest[host] = sum(each.get(host, 0) for each in self.counts.values())

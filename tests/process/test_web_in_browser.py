@@ -64,7 +64,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     counts = SimpleNamespace(
-        counts={"NODE-01": {"mq-a": 3}}, problems={}, latest={}, is_known=True, refresh=lambda _nodes: None
+        counts={"NODE-01": {"mq-a": 3}}, problems={}, latest={}, at=1e9, is_known=True, refresh=lambda _nodes: None
     )
     jobs = SimpleNamespace(jobs=lambda _node: [], found=lambda _node: None)
     rates = NodeRates()

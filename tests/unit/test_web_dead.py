@@ -111,6 +111,7 @@ def desk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 def test_nodes_are_counted_without_a_look(desk: Desk) -> None:
     desk.add(1, 2)
     wait_until(lambda: "2 dead letters of 1 of 1 node" in desk.client.get("/dead").text, timeout_s=30)
+    assert "Counted <time" in desk.client.get("/dead").text, "how old it is"
     assert "Look at them" in desk.client.get("/dead/NODE-01").text and desk.jobs.jobs("NODE-01") == []
 
 

@@ -136,6 +136,15 @@ def test_services_and_nodes_lead_to_each_other(client: TestClient) -> None:
     assert client.get("/service/NODE-01/no.such").status_code == 404
 
 
+def test_a_node_says_why_a_broker_is_lost() -> None:
+    view = drawn(
+        look({"A": ("mq-a", "mq-b")}), look({"A": ("mq-b",)}, {"mq-a": "blocked by the broker (low on <memory>)"})
+    )
+    with client_of(view) as client:
+        text = client.get("/node/A").text
+    assert text.count("low on &lt;memory&gt;") == 1 and "broker lost" in text
+
+
 def test_services_whose_nodes_are_all_lost_are_named_first() -> None:
     """The one that is missing is the one that is looked for."""
     listed = {"A": (("call", "x.one"), ("call", "x.two")), "B": (("call", "x.one"),)}
