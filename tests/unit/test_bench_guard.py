@@ -47,8 +47,10 @@ def test_an_unsure_finding_says_so() -> None:
     assert "differ too much" in judge("calls", [0.5, 0.9, 1.2, 1.9]).text()
 
 
-def test_fewer_calls_and_more_memory_are_worse() -> None:
-    rounds = [{"ours": {"sequential": 50.0, "memory": 120.0}, "theirs": {"sequential": 100.0, "memory": 100.0}}]
+def test_fewer_calls_more_cpu_time_and_more_memory_are_worse() -> None:
+    ours = {"sequential": 50.0, "CPU, sequential": 300.0, "memory": 120.0}
+    rounds = [{"ours": ours, "theirs": {"sequential": 100.0, "CPU, sequential": 200.0, "memory": 100.0}}]
 
     assert times_worse(rounds, "sequential") == [2.0]
+    assert times_worse(rounds, "CPU, sequential") == [1.5]
     assert times_worse(rounds, "memory") == [pytest.approx(1.2)]

@@ -31,12 +31,13 @@ class Side:
     def __repr__(self) -> str:
         return f"<Side {self.name}>"
 
-    def per_second(self, phase: str, seconds: float) -> float:
-        """Calls or messages.
+    def measure(self, phase: str, seconds: float) -> tuple[float, float]:
+        """Calls or messages a second; microseconds of CPU that the caller and the node took for each.
 
         Raises:
             RuntimeError: the caller has ended; stderr says why.
         """
+        before_s = self._cpu_s()
         assert self._caller.stdin is not None
         assert self._caller.stdout is not None
         self._caller.stdin.write(json.dumps([phase, seconds]) + "\n")
@@ -45,12 +46,19 @@ class Side:
         if not answer:
             raise RuntimeError(f"{self.name}: the caller ended with status {self._caller.wait(_STOP_S)}")
         found: dict[str, Any] = json.loads(answer)
-        return float(found["count"]) / float(found["seconds"])
+        count = float(found["count"])
+        return count / float(found["seconds"]), 1e6 * (self._cpu_s() - before_s) / count
 
     def memory_mb(self) -> float:
         """Resident: the node's master and worker, and the caller."""
-        processes = [*self._node.processes(), psutil.Process(self._caller.pid)]
-        return sum(process.memory_info().rss for process in processes) / 1e6
+        return sum(process.memory_info().rss for process in self._processes()) / 1e6
+
+    def _cpu_s(self) -> float:
+        times = [process.cpu_times() for process in self._processes()]
+        return sum(each.user + each.system for each in times)
+
+    def _processes(self) -> list[psutil.Process]:
+        return [*self._node.processes(), psutil.Process(self._caller.pid)]
 
     def freeze(self) -> None:
         self._node.freeze()

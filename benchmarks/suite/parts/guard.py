@@ -24,6 +24,8 @@ from servicebus.testing import brokers
 
 ENVIRONMENTS = ROOT / ".venv" / "guard"
 MEMORY = "memory"
+CPU = {phase: f"CPU, {phase}" for phase in PHASES}
+"""What a call or message costs; far less noisy than how many there are a second."""
 _AWAKE_S = 0.2
 """Between two phases both sides are awake for so long, and the one that was stopped answers its pings."""
 
@@ -42,8 +44,9 @@ def command(
 ) -> None:
     """This commit against an earlier one, pair by pair.
 
-    Exit status 1 if sequential calls, 64 in flight, messages or memory are worse by more than a tenth (median of the
-    pairs), 2 if the pairs differ too much to tell, 0 if all is well. What is not committed is not measured.
+    Exit status 1 if sequential calls, 64 in flight, messages, the CPU time of one of each, or memory are worse by more
+    than a tenth (median of the pairs), 2 if the pairs differ too much to tell, 0 if all is well. What is not committed
+    is not measured.
     """
     revision = against or last_release()
     settings = Settings(rounds=rounds, seconds=seconds, results=results, prints_json=prints_json)
@@ -65,7 +68,7 @@ def run(settings: Settings, commits: Mapping[str, str], revision: str, environme
     ):
         for side in (ours, theirs):
             for phase in PHASES:
-                side.per_second(phase, min(1.0, settings.seconds))
+                side.measure(phase, min(1.0, settings.seconds))
         for number in track(range(settings.rounds), "guard", transient=True):
             # Who is first changes: whatever a phase leaves behind hits both alike.
             pair = (ours, theirs) if number % 2 else (theirs, ours)
@@ -80,7 +83,7 @@ def _round(pair: tuple[Side, Side], seconds: float) -> dict[str, Any]:
             time.sleep(_AWAKE_S)
             other.freeze()
             try:
-                found[side.name][phase] = side.per_second(phase, seconds)
+                found[side.name][phase], found[side.name][CPU[phase]] = side.measure(phase, seconds)
             finally:
                 other.thaw()
     for side in pair:
@@ -91,11 +94,11 @@ def _round(pair: tuple[Side, Side], seconds: float) -> dict[str, Any]:
 def times_worse(rounds: list[dict[str, Any]], figure: str) -> list[float]:
     """Of ours, round by round: more than 1 is slower, or larger."""
     pairs = [(each["ours"][figure], each["theirs"][figure]) for each in rounds]
-    return [ours / theirs if figure == MEMORY else theirs / ours for ours, theirs in pairs]
+    return [theirs / ours if figure in PHASES else ours / theirs for ours, theirs in pairs]
 
 
 def _findings(found: Mapping[str, Any]) -> list[Finding]:
-    return [judge(figure, times_worse(found["results"], figure)) for figure in (*PHASES, MEMORY)]
+    return [judge(figure, times_worse(found["results"], figure)) for figure in (*PHASES, *CPU.values(), MEMORY)]
 
 
 def report(found: Mapping[str, Any]) -> Report:
@@ -106,5 +109,8 @@ def report(found: Mapping[str, Any]) -> Report:
     commits = found["commits"]
     headings = ["figure", "this commit", found["against"], f"times worse (limit {LIMIT:.2f})", "verdict"]
     ours, theirs = (commits[side][:12] for side in ("ours", "theirs"))
-    note = f"Calls or messages a second; MB of master, worker and caller. {ours} against {theirs}."
+    note = (
+        "Calls or messages a second; microseconds of CPU of master, worker and caller for one; their MB. "
+        f"{ours} against {theirs}."
+    )
     return Report("Guard", [Table("This commit against an earlier one", headings, rows, note)])
