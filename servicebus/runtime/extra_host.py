@@ -49,10 +49,18 @@ class ExtraHost:
     Args:
         purpose: in the names of its connections.
         what: is consumed, for people.
+        level: of the log lines, one a minute for each cause.
     """
 
     def __init__(
-        self, loop: EventLoop, config: Configuration, host: BrokerHost, connect: Connect, purpose: str, what: str
+        self,
+        loop: EventLoop,
+        config: Configuration,
+        host: BrokerHost,
+        connect: Connect,
+        purpose: str,
+        what: str,
+        level: int = logging.WARNING,
     ):
         self.name, self.consumers = host.name, list[ExtraConsumer]()
         self.epoch: int | None = None
@@ -65,7 +73,7 @@ class ExtraHost:
         self._what = f"{what} are not consumed"
         self._loop = loop
         self._reason = "not connected yet"
-        self._log = RateLimitedLog(LOG, host.name, period_s=60.0, burst=1)
+        self._log, self._level = RateLimitedLog(LOG, host.name, period_s=60.0, burst=1), level
         self.connections = ConnectionManager(
             loop,
             host,
@@ -155,7 +163,7 @@ class ExtraHost:
             self.tell(f"the broker does not read what we publish ({reason}); answers wait")
 
     def tell(self, text: str) -> None:
-        self._log.log(logging.WARNING, text, text)
+        self._log.log(self._level, text, text)
 
     # -- answers -------------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ node have passed on, whichever broker it came to. So no caller has to know which
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -23,6 +24,7 @@ from servicebus.runtime.topology import window
 from servicebus.transport.interface import BrokerChannel, Connect, Delivery, Script
 from servicebus.transport.loggers import get_logger
 from servicebus.transport.loop import EventLoop
+from servicebus.transport.ratelimitedlog import RateLimitedLog
 from servicebus.transport.steps import bind_queue, consume, declare_queue
 from servicebus.transport.stored import StoredQueues
 from servicebus.wire.address import cancel_key
@@ -58,6 +60,7 @@ class Singletons:
         self._loop, self._consumer, self._threads = loop, consumer, threads
         parts = config, keyring, control, pipeline, threads
         self._hosts = [_HolderHost(loop, host, consumer.host, connect, *parts) for host in config.hosts]
+        self._log = RateLimitedLog(LOG, consumer.host.name, period_s=60.0, burst=1)
         self._is_up = self._is_leaving = self._is_looking = self._is_over = False
         # The worker of the broker that Senders prefer is the first to look: there the least is to be passed on.
         self._first_s = 0.5 * _LOOK_S * config.hosts.index(consumer.host)
@@ -128,7 +131,7 @@ class Singletons:
 
         def failed(error: TransportError) -> None:
             if consumer.epoch == epoch and self._is_up and not all(thread.is_declared for thread in self._threads):
-                LOG.error("%s: %s", consumer.host.name, getattr(error, "reason", error))
+                self._log.log(logging.ERROR, str(getattr(error, "reason", error)))
                 self._loop.call_later(_DECLARE_AGAIN_S, lambda: again(epoch))
 
         def again(former: int) -> None:
@@ -153,7 +156,8 @@ class _HolderHost(ExtraHost):
         pipeline: Pipeline,
         threads: Sequence[SingletonThread],
     ):
-        super().__init__(loop, config, host, connect, "alone", "requests for its singleton services")
+        what = "requests for its singleton services"
+        super().__init__(loop, config, host, connect, "alone", what, logging.INFO)
         self._config, self._keyring, self._control, self._pipeline = config, keyring, control, pipeline
         self._protocol = HeldProtocol(config, keyring, control.protocol.clock, self._answer)
         self._stored: StoredQueues | None = None
@@ -167,9 +171,6 @@ class _HolderHost(ExtraHost):
         self._is_home = host is home
         """The worker's own queue hears cancellations there."""
         self.consumers += [*self._by_thread.values(), self._cancellations]
-
-    def tell(self, text: str) -> None:
-        LOG.info("%s: %s", self.name, text)
 
     def hold(self, thread: SingletonThread, *, is_held: bool) -> None:
         """Consume what is passed on to *thread*, or no more."""

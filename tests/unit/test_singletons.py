@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import textwrap
 from collections import Counter
@@ -275,6 +276,17 @@ def test_no_worker_consumes_more_than_it_runs() -> None:
         hosts: list[list[Any]] = [part._hosts for part in parts]
         assert sorted([host.is_up for host in each] for each in hosts) == [[False, False], [True, True]]
         assert isinstance(hosts[0][0]._protocol, HeldProtocol) and isinstance(hosts[0][0], ExtraHost)
+
+
+def test_a_broker_that_is_away_is_told_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    with servicebus.testing.bus({"one.counter": singleton_services.Counter()}, brokers=2) as bus:
+        bus.sender.call(COUNTER)
+        with caplog.at_level(logging.INFO):
+            bus.brokers[1].kill()
+            bus.advance(200)
+    lines = [each for each in caplog.messages if "requests for its singleton services are not consumed" in each]
+    assert 2 <= len(lines) <= 5, lines
+    assert "more since the last line" in lines[-1]
 
 
 def test_a_passed_on_call_whose_result_is_too_large_for_its_broker_is_told_so(chosen: list[Any]) -> None:
