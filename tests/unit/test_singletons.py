@@ -278,7 +278,7 @@ def test_no_worker_consumes_more_than_it_runs() -> None:
         assert isinstance(hosts[0][0]._protocol, HeldProtocol) and isinstance(hosts[0][0], ExtraHost)
 
 
-def test_a_broker_that_is_away_is_told_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broker_that_is_down_is_told_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     with servicebus.testing.bus({"one.counter": singleton_services.Counter()}, brokers=2) as bus:
         bus.sender.call(COUNTER)
         with caplog.at_level(logging.INFO):
