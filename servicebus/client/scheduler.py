@@ -216,7 +216,7 @@ class RequestScheduler:
         if request.link is None:
             return  # of a message that was published twice, because its thread was interrupted
         link.losses.came_back(reason, request.published_at, now)
-        if link.refuses(request, now):
+        if reason == "connection-lost" and link.refuses(request, now):
             request.not_run()  # it is what the broker has closed the channel for
         request.tried(link.host.name, why)
         if request.hedge is not None:

@@ -151,6 +151,21 @@ def test_what_is_too_large_for_one_broker_goes_to_the_next_and_for_all_is_refuse
         begin(200_001).wait()
 
 
+def test_a_message_is_taken_back_once_where_its_size_is_known_to_be_refused_meanwhile() -> None:
+    first, second = FakeLink("mq-a"), FakeLink("mq-b")
+    links: Any = [first, second]
+    nothing: Any = SimpleNamespace(connect_more=lambda reverse: None)
+    config: Any = SimpleNamespace(path_wait=10.0)
+    pending = PendingRequests()
+    scheduler = RequestScheduler(nothing, config, links, pending, HostSelector(links, 10.0), nothing, nothing, nothing)
+    answers = Answers(pending, scheduler, nothing, nothing, nothing, nothing)
+    request = PendingRequest(1, "x-1", Address.parse("N.test.it"), Kind.MESSAGE, b"x" * 100, timeout_s=5.0)
+    scheduler.begin(request, time.monotonic())
+    first.size_limit.learn(10, time.monotonic())
+    answers.confirmed(links[0], request, is_ack=False)
+    assert second.published == [request] and request.maybe_ran  # the second broker may have it
+
+
 def test_what_the_outbox_delivers_is_too_large_only_when_every_broker_has_said_so() -> None:
     first, second = FakeLink("mq-a"), FakeLink("mq-b")
     links: Any = [first, second]
