@@ -17,5 +17,9 @@ class InvalidParam(NamedTuple):
     """A word of pydantic, such as ``missing`` or ``int_parsing``."""
 
     def __str__(self) -> str:
-        where = ".".join(map(str, self.place)) or "params"
+        return self.of("params")
+
+    def of(self, whole: str) -> str:
+        """As text; *whole* is what it is in: the params, or the result."""
+        where = ".".join(map(str, self.place)) or whole
         return f"{where}: {self.message} ({self.kind})"

@@ -59,6 +59,7 @@ _CANCELLED = "cancelled.not-run"
 _TOO_LATE = "its turn did not come in time"
 _RETRY_MS = 1000
 """When the caller of a service that raised Retry calls again, if it was not told."""
+_NO_REASON = "the service asked to be called later (Retry, without a reason)"
 
 
 class Execution:
@@ -292,7 +293,7 @@ class Execution:
         if is_message:
             return Outcome(job, None, fault, result, error.after)
         after_ms = _RETRY_MS if error.after is None else int(error.after * 1000)
-        return self._failed(job, Fault(BUSY, error.reason, retry_after_ms=after_ms), result)
+        return self._failed(job, Fault(BUSY, error.reason or _NO_REASON, retry_after_ms=after_ms), result)
 
     def _is_declared(self, error: BaseException) -> bool:
         """Whether the service says that it raises this: an answer, not a failure."""

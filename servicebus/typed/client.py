@@ -104,7 +104,7 @@ class _RemoteFunction:
             return self._result.validate_json(encode_params(value), by_alias=True, by_name=True)
         except ValidationError as error:
             problems = list(problems_of(error, value))
-        raise InvalidReply(f"{node}.{self.definition.key}", "; ".join(map(str, problems)), problems)
+        raise InvalidReply(f"{node}.{self.definition.key}", "; ".join(each.of("result") for each in problems), problems)
 
     def explain(self, error: BaseException) -> BaseException:
         return explained(error, self.contract) if isinstance(error, ContractMismatch) else error

@@ -55,10 +55,10 @@ _KEY = "[key]"
 _WORD = re.compile(r"\w+")
 
 
-def unbound(error: ValidationError, whole: Any) -> UnboundParams:
-    """What the caller is told, as text and as data. *whole* is all that was validated."""
+def unbound(error: ValidationError, whole: Any, name: str = "params") -> UnboundParams:
+    """What the caller is told, as text and as data. *whole* is all that was validated, *name* says what it is."""
     problems = list(problems_of(error, whole))
-    listed = "; ".join(map(str, problems))
+    listed = "; ".join(each.of(name) for each in problems)
     count = error.error_count()
     if len(listed) > _MAX_TEXT_CHARS or count > len(problems):
         listed = f"{count} errors: {listed[:_MAX_TEXT_CHARS]}\u2026"

@@ -85,7 +85,7 @@ def _write_with_secrets(adapter: TypeAdapter[Any], result: Any) -> bytes:
     try:
         text = encode_params(_with_secrets(adapter, result))
     except ValidationError as error:
-        why = unbound(error, result).detail
+        why = unbound(error, result, "result").detail
     except (PydanticSerializationError, EnvelopeError):
         why = f"JSON has no word for what is in it ({type(result).__name__})"
     if why:  # outside of the handlers: their errors hold the value
@@ -114,7 +114,7 @@ def _converted(result: Any, adapter: TypeAdapter[Any]) -> bytes:
         # Not to_json(): half of a surrogate pair, which JSON can say, is no text to it.
         return encode_json(adapter.serializer.to_python(value, mode="json", warnings="error", by_alias=True))
     except ValidationError as error:
-        why = unbound(error, result).detail
+        why = unbound(error, result, "result").detail
     except (PydanticSerializationError, EnvelopeError):
         why = f"JSON has no word for what is in it ({type(result).__name__})"
     except (Exception, SystemExit) as error:  # a validator of the program

@@ -247,7 +247,7 @@ def test_a_result_is_written_by_its_annotation(
 @pytest.mark.parametrize(
     ("annotation", "returned", "type", "text"),
     [
-        (int, "secret", "InvalidResult", "params: Input should be a valid integer"),
+        (int, "secret", "InvalidResult", "result: Input should be a valid integer"),
         (Point, {"y": "secret"}, "InvalidResult", "x: Field required (missing); y: Input should be a valid integer"),
         (Any, object(), "InvalidResult", "JSON has no word for"),
         (float, float("nan"), "EnvelopeError", "unencodable"),

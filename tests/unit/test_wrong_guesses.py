@@ -17,15 +17,18 @@ from servicebus.errors import (
     AddressError,
     ConfigurationError,
     EnvelopeError,
+    InvalidReply,
     LifecycleError,
     NoBrokerAvailable,
+    RemoteError,
     ServiceBusError,
+    ServiceBusy,
     UnknownService,
 )
 from servicebus.middleware import Middleware, MiddlewareSender
 from servicebus.sender import Sender
 from servicebus.service import ServiceBus
-from servicebus.services import MessageService, Request
+from servicebus.services import MessageService, Request, Retry
 from servicebus.testing import MemoryBus
 from servicebus.typed import Depends, Services, TypedClient
 
@@ -261,3 +264,47 @@ def test_a_bus_in_memory_has_a_whole_number_of_brokers(wrong: Any) -> None:
 def test_a_bus_in_memory_says_what_is_wrong_with_its_services(wrong: Any) -> None:
     with pytest.raises(ServiceBusError):
         servicebus.testing.bus(wrong)
+
+
+# -- what failed -------------------------------------------------------------------------------------------------------
+
+later = Services("later")
+
+
+@later.rpc
+def busy() -> None:
+    raise Retry
+
+
+@later.rpc
+def wrong(value: str) -> int:
+    return value  # type: ignore[return-value]
+
+
+@later.rpc
+def wrong_items(value: str) -> Iterator[list[int]]:
+    yield [value]  # type: ignore[list-item]
+
+
+def test_a_service_that_says_later_has_no_full_inbox() -> None:
+    with servicebus.testing.bus(later) as bus, pytest.raises(ServiceBusy, match="asked to be called later"):
+        bus.sender.call("NODE-01.later.busy", timeout=1)
+
+
+def test_what_is_wrong_with_a_result_is_not_said_of_the_params() -> None:
+    with servicebus.testing.bus(later) as bus:
+        with pytest.raises(RemoteError, match="does not allow: result: Input should be a valid integer"):
+            bus.sender.call("NODE-01.later.wrong", ["x"])
+        with pytest.raises(RemoteError, match="does not allow: 0: Input should be a valid integer"):
+            list(bus.sender.stream("NODE-01.later.wrong_items", ["x"]))
+
+
+def test_a_result_that_a_client_cannot_read_is_not_said_of_the_params() -> None:
+    group = Services("later")
+
+    @group.rpc
+    def wrong(value: str) -> str:
+        return value
+
+    with servicebus.testing.bus(group) as bus, pytest.raises(InvalidReply, match=r"cannot be read: result: Input"):
+        bus.sender.client("NODE-01", later).wrong("x")
