@@ -60,9 +60,9 @@ def asyncapi(
     if path is None:
         output.result(document, _json(document).rstrip())
         return
-    write_file(path, _yaml(document) if path.endswith(_YAML) else _json(document))
     count = len(document["operations"])
-    output.result({"source": source, "file": path, "operations": count}, f"{path}: {counted(count, 'operation')}")
+    if write_file(path, _yaml(document) if path.endswith(_YAML) else _json(document)):
+        output.result({"source": source, "file": path, "operations": count}, f"{path}: {counted(count, 'operation')}")
 
 
 def _json(document: Any) -> str:

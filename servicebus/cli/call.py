@@ -11,6 +11,7 @@ import click
 
 from servicebus.cli.options import TEXT, config_option, context_option, json_option, params_argument, timeout_option
 from servicebus.cli.output import Output, as_json
+from servicebus.cli.terminating import term_as_ctrl_c
 from servicebus.configuration import Configuration
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def call(
     """
     from servicebus.sender import Sender  # here, so that --help and completion do not wait for pika
 
-    with Sender(configuration) as sender:
+    with term_as_ctrl_c(), Sender(configuration) as sender:
         started = time.monotonic()
         traced: AbstractContextManager[dict[str, Any]] = _traced(sender, output) if trace else nullcontext({})
         with traced as route:

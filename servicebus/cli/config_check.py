@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 import click
 
 from servicebus.cli.options import config_source, json_option, load
-from servicebus.cli.output import Output
+from servicebus.cli.output import Output, note
 from servicebus.cli.run import build
 from servicebus.configuration import BrokerHost, Configuration, LoggingSettings, MissingKey, load_logging, weak_secrets
+from servicebus.configuration.mistakes import further_mistakes
 from servicebus.configuration.values import host_and_port
+from servicebus.errors import ConfigurationError
 from servicebus.protocol.encryption import encryption_of
 from servicebus.runtime.journal import check_journal, shown_journal
 from servicebus.wire.encryption import key_id_of
@@ -28,11 +30,26 @@ def _read(path: str) -> Configuration | LogServerFile:
         return load(path)
     except MissingKey as error:
         if error.key != "hosts":
-            raise
+            raise _last_of(path, error) from None
         settings = load_logging(path)
         if settings.file is None:
-            raise error
+            raise _last_of(path, error) from None
         return LogServerFile(path, settings)
+    except ConfigurationError as error:
+        raise _last_of(path, error) from None
+
+
+def _last_of(path: str, error: ConfigurationError) -> ConfigurationError:
+    """What is to be raised of all mistakes in the file, of which *error* is the first: a line each, or one document."""
+    output = click.get_current_context().ensure_object(Output)
+    first, *further = [error, *further_mistakes(path, error)]
+    if output.json:
+        output.beside_error["further"] = [str(each) for each in further]
+        return first
+    *before, last = [first, *further]
+    for each in before:
+        note(str(each))
+    return last
 
 
 class LogServerFile(NamedTuple):
@@ -76,8 +93,8 @@ class LogServerFile(NamedTuple):
 def check(output: Output, configuration: Configuration | LogServerFile, no_import: bool) -> None:
     """Read FILE as a program would: keys, values, secret files, TLS files and service classes; print what was found.
 
-    FILE is one of an agent, a Sender or a log server. Nothing is connected to. Exit status 3 with the place of the
-    first mistake.
+    FILE is one of an agent, a Sender or a log server. Nothing is connected to. Exit status 3 with the place of
+    each mistake.
     """
     if isinstance(configuration, LogServerFile):
         output.result(configuration.summary(), configuration.as_text())

@@ -10,6 +10,7 @@ import click
 from servicebus.cli.exit_codes import ExitCode
 from servicebus.cli.options import TEXT, Command, Seconds, config_option, json_option, params_argument, timeout_option
 from servicebus.cli.output import Output, as_json, warn
+from servicebus.cli.terminating import term_as_ctrl_c
 from servicebus.configuration import Configuration
 from servicebus.wire.printable import counted, describe, printable
 
@@ -100,7 +101,7 @@ def gather(
     from servicebus.sender import Sender
 
     output = ctx.ensure_object(Output)
-    with Sender(configuration) as sender:
+    with term_as_ctrl_c(), Sender(configuration) as sender:
         found = sender.gather(address, params, timeout, quiet=quiet)
     output.result(_gathered(found), "\n".join(_results(found)))
     failed = {**found.errors, **found.unanswered}

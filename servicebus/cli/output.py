@@ -61,8 +61,12 @@ def as_json(value: Any) -> str:
     return line
 
 
-def write_file(path: str, text: str) -> None:
-    """Replace the file *path*, or make it: all of it or nothing. Raises click.BadParameter: it cannot be written."""
+def write_file(path: str, text: str) -> bool:
+    """Replace the file *path*, or make it: all of it or nothing. Raises click.BadParameter: it cannot be written.
+
+    Returns:
+        Whether it is a regular file. Of another one, which may be stdout, nothing is to be said beside the text.
+    """
     file = Path(path).resolve()
     is_device = file.exists() and not file.is_file()  # /dev/null is written to, and stays what it is
     beside = file if is_device else file.with_name(f"{file.name}.new")
@@ -74,6 +78,7 @@ def write_file(path: str, text: str) -> None:
         if not is_device:
             beside.unlink(missing_ok=True)
         raise click.BadParameter(f"{path}: {error.strerror or error}", param_hint="-o") from error
+    return not is_device
 
 
 def warn(message: str) -> None:

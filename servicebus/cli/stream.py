@@ -16,6 +16,7 @@ from servicebus.cli.options import (
     timeout_option,
 )
 from servicebus.cli.output import Output, as_json
+from servicebus.cli.terminating import term_as_ctrl_c
 from servicebus.configuration import Configuration
 
 
@@ -50,6 +51,6 @@ def stream(
     from servicebus.sender import Sender  # here, so that --help and completion do not wait for pika
 
     how: dict[str, Any] = {"item_timeout": item_timeout, "position": position, "context": context}
-    with Sender(configuration) as sender, sender.stream(address, params, timeout, **how) as items:
+    with term_as_ctrl_c(), Sender(configuration) as sender, sender.stream(address, params, timeout, **how) as items:
         for item in items:
             output.result(item, as_json(item))

@@ -33,6 +33,6 @@ def stubs(ctx: click.Context, source: str, path: str, configuration: Configurati
     if path == "-":
         output.result({"source": source, "text": text}, text.rstrip("\n"))
         return
-    write_file(path, text)
     count = sum(not each.former for each in contract)
-    output.result({"source": source, "file": path, "services": count}, f"{path}: {counted(count, 'service')}")
+    if write_file(path, text):
+        output.result({"source": source, "file": path, "services": count}, f"{path}: {counted(count, 'service')}")

@@ -12,6 +12,7 @@ import click
 from servicebus.cli.exit_codes import ExitCode
 from servicebus.cli.options import TEXT, Seconds, config_option, json_option
 from servicebus.cli.output import Output, note, warn
+from servicebus.cli.terminating import term_as_ctrl_c
 from servicebus.configuration import Configuration
 from servicebus.errors import NoBrokerAvailable
 from servicebus.wire.printable import counted, printable
@@ -59,7 +60,7 @@ def tail(
 
     output, ends_at = ctx.ensure_object(Output), math.inf if timeout is None else time.monotonic() + timeout
     number = getattr(logging, level.upper())
-    with Sender(configuration) as sender:
+    with term_as_ctrl_c(), Sender(configuration) as sender:
         with tail_logs(sender, pattern, number, service=service, request=request) as found:
             told = Told(output, found)
             while (left_s := ends_at - time.monotonic()) > 0 and not (told.is_hopeless or found.has_ended):

@@ -6,7 +6,6 @@ import copy
 import os
 import socket
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NoReturn
 
@@ -15,6 +14,7 @@ from servicebus.configuration import checks
 from servicebus.configuration.bridges import BridgeEntry, read_bridges
 from servicebus.configuration.callers import read_caller, read_callers
 from servicebus.configuration.encryption import read_encryption
+from servicebus.configuration.files import folder_of, read_configuration_file, read_text, read_values
 from servicebus.configuration.hosts import Defaults, read_connections, read_hosts, read_tls
 from servicebus.configuration.keys import ALL_KEYS, FORMER_KEYS, KEYS
 from servicebus.configuration.parts import read_journal, read_logging, read_metrics, read_services
@@ -155,7 +155,7 @@ class Configuration:
             ConfigurationError: also when the file cannot be read.
         """
         environment = os.environ if environment is None else environment
-        return cls.parse(_read_configuration_file(path), os.fspath(path), environment, _read_text, _folder_of(path))
+        return cls.parse(read_configuration_file(path), os.fspath(path), environment, read_text, folder_of(path))
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -302,10 +302,7 @@ def load_logging(path: str | os.PathLike[str], environment: Mapping[str, str] | 
     Raises:
         ConfigurationError: as Configuration.load.
     """
-    text, environment = _read_configuration_file(path), os.environ if environment is None else environment
-    from servicebus.configuration.yaml_text import read_yaml
-
-    values, where = read_yaml(text, os.fspath(path), _folder_of(path), environment, _read_text, environment.get("HOME"))
+    values, where = read_values(path, os.environ if environment is None else environment)
     section = Section(values, ALL_KEYS, where, former=FORMER_KEYS)
     return read_logging(section, section.take("secret_token", checks.secrets, ()))
 
@@ -326,25 +323,6 @@ def _read_status_socket(section: Section) -> str | None:
     return None if found is None else section.check(("status_socket",), found, checks.socket_path)
 
 
-def _read_configuration_file(path: str | os.PathLike[str]) -> str:
-    try:
-        return _read_text(os.fspath(path)).removeprefix("\ufeff")
-    except UnicodeDecodeError:
-        raise ConfigurationError("the file is not UTF-8 text", path=os.fspath(path)) from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigurationError(f"cannot be read: {reason}", path=os.fspath(path)) from None
-
-
 def _home() -> str | None:
     found = os.path.expanduser("~")  # noqa: PTH111 Path.home() raises where there is none
     return None if found.startswith("~") else found
-
-
-def _folder_of(path: str | os.PathLike[str]) -> str:
-    # Absolute: a daemon may change its current folder after it has read its configuration.
-    return str(Path(path).absolute().parent)
-
-
-def _read_text(path: str) -> str:
-    return Path(path).read_text(encoding="utf-8")

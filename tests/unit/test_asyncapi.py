@@ -273,6 +273,12 @@ def test_the_command_writes_json_or_yaml(folder: Path) -> None:
     assert "&id" not in (folder / "shop.yaml").read_text()
 
 
+@pytest.mark.parametrize("command", ["asyncapi", "stubs"])
+def test_nothing_is_said_behind_a_document_that_goes_to_a_device(folder: Path, command: str) -> None:
+    done = CliRunner().invoke(servicebus, [command, "asyncapi_shop:group", "-o", "/dev/null"])
+    assert (done.exit_code, done.output) == (0, "")
+
+
 def test_brokers_are_those_of_the_configuration(folder: Path) -> None:
     services = "services: [{group: 'asyncapi_shop:group'}]\n"
     (folder / "agent.yaml").write_text(f"hosts: [mq-x]\nnode_name: NODE-09\nsecret_token: of this test\n{services}")

@@ -330,3 +330,34 @@ def test_a_service_that_is_there_already_names_both_entries(entries: Entries, se
     result, path = entries("- group: 'MODULE:group'\n" + second)
     assert result.exit_code == 3
     assert f"{path}:6: services[1]." in result.stderr and "has math.add, which services[0] has, too" in result.stderr
+
+
+def test_each_mistake_of_a_file_is_named_and_what_is_right_is_not(tmp_path: Path) -> None:
+    file = tmp_path / "agent.yaml"
+    lines = [
+        "hosts: [{host: mq-a, port: many}, mq-b]",
+        "call_timeout: never",
+        "node_name: a.b",
+        "prefetch: 512",
+        "services:",
+        "  - {kind: rpc, category: math, name: add, target: 'm:Add', threads: none}",
+        "  - {kind: message, category: math, name: note, target: 'm:Note', retry: [0]}",
+        "logging: {level: LOUD, port: 99999}",
+        "nodename: NODE-01",
+    ]
+    file.write_text("\n".join(lines))
+    done = invoke("config", "check", str(file))
+    said = done.stderr.splitlines()
+    assert done.exit_code == 3 and done.stdout == ""
+    places = sorted(line.split(": ")[1].removeprefix(f"{file}:") for line in said)
+    assert places == ["1", "1", "2", "3", "6", "7", "8", "8", "9"], said
+    assert "the key 'secret_token' is missing" in done.stderr
+    as_json = json.loads(invoke("config", "check", "--json", str(file)).stderr)
+    assert [as_json["message"], *as_json["further"]] == [line.removeprefix("servicebus: ") for line in said]
+
+
+@pytest.mark.parametrize("text", ["hosts: [", "", "[]", "hosts: {}\nhosts: {}", "secret_token: !file nothing"])
+def test_a_file_that_is_no_mapping_has_one_mistake(tmp_path: Path, text: str) -> None:
+    (tmp_path / "agent.yaml").write_text(text)
+    done = invoke("config", "check", str(tmp_path / "agent.yaml"))
+    assert done.exit_code == 3 and len(done.stderr.splitlines()) <= 2, done.stderr

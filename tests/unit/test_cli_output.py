@@ -11,7 +11,7 @@ from servicebus.cli import output
 
 
 def test_a_device_stays_what_it_is_and_a_link_leads_to_its_file(tmp_path: Path) -> None:
-    output.write_file("/dev/null", "nothing")
+    assert not output.write_file("/dev/null", "nothing")
     assert Path("/dev/null").is_char_device()
     (tmp_path / "link").symlink_to(tmp_path / "file")
     output.write_file(str(tmp_path / "link"), "text")
