@@ -71,6 +71,7 @@ class SimulatedNode:
             is_stopping=False,
             services=dict.fromkeys((CALL, call) for call in calls),
             look_up=lambda ids: [None] * len(ids),
+            answered=lambda _ids: [],
         )
         self.services = dispatcher.services
         self.control = ControlRequests(self.config, keyring, self._protocol, cast(Any, dispatcher), describe)
