@@ -11,10 +11,11 @@ from typing import Any
 
 import msgspec
 
+from servicebus._secret import SecretText, hidden_at
 from servicebus.wire import standardjson
 from servicebus.wire.standardjson import LONG_BYTES, MAX_JSON_DEPTH, check_depth, is_shallow
 
-__all__ = ["decode_json", "encode_json"]
+__all__ = ["decode", "encode"]
 
 _PLAIN = frozenset({str, int, bool, type(None)})
 _KEYS = frozenset({str})
@@ -23,7 +24,7 @@ _read = msgspec.json.Decoder().decode
 _write = msgspec.json.Encoder().encode
 
 
-def encode_json(value: Any, *, hides_secrets: bool = False) -> bytes:
+def encode(hides_secrets: bool, value: Any) -> bytes:
     """As that of ``standardjson``, which writes deeper values: to look at all their types takes as long as that."""
     kind = type(value)
     if kind is list or kind is tuple:
@@ -44,10 +45,10 @@ def encode_json(value: Any, *, hides_secrets: bool = False) -> bytes:
                 if bracket >= 0 and raw.find(b"]]>", bracket) >= 0:
                     raw = raw.replace(b"]]>", b"]]\\u003e")
                 return raw
-    return standardjson.encode_json(value, hides_secrets=hides_secrets)
+    return standardjson.encode(hides_secrets, value)
 
 
-def decode_json(raw: bytes) -> Any:
+def decode(hides_secrets: bool, raw: bytes) -> Any:
     """As that of ``standardjson``."""
     is_long = len(raw) > LONG_BYTES
     if is_long or raw.count(b"[") + raw.count(b"{") <= MAX_JSON_DEPTH:
@@ -58,5 +59,5 @@ def decode_json(raw: bytes) -> Any:
         else:
             if is_long and not is_shallow(value):
                 check_depth(raw)
-            return value
-    return standardjson.decode_json(raw)
+            return hidden_at(value, raw.places) if hides_secrets and type(raw) is SecretText else value
+    return standardjson.decode(hides_secrets, raw)

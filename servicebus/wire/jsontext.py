@@ -6,15 +6,13 @@ Both keep the same rules, which ``wire/standardjson`` describes, and make the sa
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
-from servicebus._secret import SecretText, hidden_at
 from servicebus.wire.standardjson import MAX_JSON_DEPTH, HoldsSecret, check_depth
 
 try:
-    from servicebus.wire.fastjson import decode_json, encode_json
+    from servicebus.wire.fastjson import decode, encode
 except ImportError:  # no msgspec
-    from servicebus.wire.standardjson import decode_json, encode_json
+    from servicebus.wire.standardjson import decode, encode
 
 __all__ = [
     "MAX_JSON_DEPTH",
@@ -26,11 +24,10 @@ __all__ = [
     "encode_params",
 ]
 
-encode_params = partial(encode_json, hides_secrets=True)
+# Without the names of arguments partial() costs nothing, with them a quarter of a microsecond.
+encode_json = partial(encode, False)
+decode_json = partial(decode, False)
+encode_params = partial(encode, True)
 """As ``encode_json()``; a value with a ``Secret`` in it becomes a SecretText, which is to be encrypted."""
-
-
-def decode_params(raw: bytes) -> Any:
-    """As ``decode_json()``, with a ``Secret`` around each value that has come encrypted by itself."""
-    value = decode_json(raw)
-    return hidden_at(value, raw.places) if type(raw) is SecretText else value
+decode_params = partial(decode, True)
+"""As ``decode_json()``, with a ``Secret`` around each value that has come encrypted by itself."""

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, NoReturn
 
-from servicebus._secret import ENCRYPTED, Secret, revealed, secret_text
+from servicebus._secret import ENCRYPTED, Secret, SecretText, hidden_at, revealed, secret_text
 from servicebus.errors import EnvelopeError
 from servicebus.wire.printable import describe
 
-__all__ = ["LONG_BYTES", "MAX_JSON_DEPTH", "HoldsSecret", "check_depth", "decode_json", "encode_json", "is_shallow"]
+__all__ = ["LONG_BYTES", "MAX_JSON_DEPTH", "HoldsSecret", "check_depth", "decode", "encode", "is_shallow"]
 
 MAX_JSON_DEPTH = 200
 """Deep enough for data, and far from the recursion limit of every supported Python, whatever stack is in use."""
@@ -33,16 +33,17 @@ _STEPS = bytes(1 if byte in b"[{" else 255 for byte in range(256))
 
 
 class HoldsSecret(EnvelopeError):
-    """Raised by ``encode_json()`` for a value with a ``Secret`` in it."""
+    """Raised by ``encode()`` for a value with a ``Secret`` in it."""
 
     def __init__(self, where: str):
         super().__init__("unencodable", f"a Secret at {where} only travels encrypted, which this cannot be")
 
 
-def encode_json(value: Any, *, hides_secrets: bool = False) -> bytes:
+def encode(hides_secrets: bool, value: Any) -> bytes:
     """*value* as JSON text: compact, ASCII, without ``]]>``.
 
-    As in the standard library tuples become arrays, and keys that are numbers, booleans or None become text.
+    As in the standard library tuples become arrays, and keys that are numbers, booleans or None become text. With
+    *hides_secrets* a value with a Secret in it becomes a SecretText.
 
     Raises:
         EnvelopeError: ``unencodable`` for NaN, infinities, and every type that JSON has no word for, named with its
@@ -61,7 +62,7 @@ def encode_json(value: Any, *, hides_secrets: bool = False) -> bytes:
             if not hides_secrets:
                 raise
             plain, places = revealed(value)
-            return secret_text(encode_json(plain), () if () in places else places)
+            return secret_text(encode(False, plain), () if () in places else places)
         if culprit:
             raise EnvelopeError("unencodable", culprit) from None
         if isinstance(error, RecursionError):
@@ -82,8 +83,8 @@ def encode_json(value: Any, *, hides_secrets: bool = False) -> bytes:
     return raw
 
 
-def decode_json(raw: bytes) -> Any:
-    """The value of JSON text in UTF-8.
+def decode(hides_secrets: bool, raw: bytes) -> Any:
+    """The value of JSON text in UTF-8. With *hides_secrets* there is a Secret at each place that a SecretText names.
 
     Raises:
         EnvelopeError: ``too-deep`` past ``MAX_JSON_DEPTH``; ``bad-json`` for everything else that is not JSON, NaN and
@@ -114,7 +115,7 @@ def decode_json(raw: bytes) -> Any:
         raise EnvelopeError("bad-json", _without_data(error)) from None
     if is_long and not is_shallow(value):
         check_depth(raw)
-    return value
+    return hidden_at(value, raw.places) if hides_secrets and type(raw) is SecretText else value
 
 
 def _no_word_for(value: object) -> NoReturn:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from servicebus._secret import ENCRYPTED
+from servicebus._secret import ENCRYPTED, Secret, secret_text
 from servicebus.errors import EnvelopeError
 from servicebus.wire import fastjson, standardjson
 from servicebus.wire.jsontext import MAX_JSON_DEPTH
@@ -41,12 +41,12 @@ def library(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def encode_json(value: Any) -> bytes:
-    raw: bytes = used[0].encode_json(value)
+    raw: bytes = used[0].encode(False, value)
     return raw
 
 
 def decode_json(raw: bytes) -> Any:
-    return used[0].decode_json(raw)
+    return used[0].decode(False, raw)
 
 
 def as_json_has_it(value: Any) -> Any:
@@ -267,7 +267,7 @@ def test_the_end_of_a_cdata_section_never_stands_in_the_text(text: str) -> None:
 def said(what: Any, function: str, library: ModuleType) -> str:
     """The value with its types, or the refusal: what a caller sees."""
     try:
-        return repr(getattr(library, function)(what))
+        return repr(getattr(library, function)(False, what))
     except EnvelopeError as refusal:
         return str(refusal)
 
@@ -298,9 +298,16 @@ ODD_TEXTS = [
 
 @pytest.mark.parametrize("raw", ODD_TEXTS)
 def test_both_libraries_read_an_odd_text_alike(raw: bytes) -> None:
-    assert said(raw, "decode_json", fastjson) == said(raw, "decode_json", standardjson)
+    assert said(raw, "decode", fastjson) == said(raw, "decode", standardjson)
     long = b'["' + b"x" * 5000 + b'",' + raw + b"]"
-    assert said(long, "decode_json", fastjson) == said(long, "decode_json", standardjson)
+    assert said(long, "decode", fastjson) == said(long, "decode", standardjson)
+
+
+def test_what_a_secret_text_hides_is_hidden_where_that_is_asked_for() -> None:
+    for raw in (b'{"name":"Ada","iban":"DE1"}', b'{"name":"Ada","iban":"DE1","more":[' + b"[]," * 2000 + b"[]]}"):
+        text = secret_text(raw, [("iban",)])
+        assert used[0].decode(True, text)["iban"] == Secret("DE1")
+        assert decode_json(text)["iban"] == used[0].decode(True, raw)["iban"] == "DE1"
 
 
 class Yes(int):
@@ -321,20 +328,20 @@ class Yes(int):
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
 def test_both_libraries_write_an_odd_value_alike(value: Any) -> None:
-    assert said(value, "encode_json", fastjson) == said(value, "encode_json", standardjson)
+    assert said(value, "encode", fastjson) == said(value, "encode", standardjson)
 
 
 @UNTIMED
 @given(VALUES, st.data())
 def test_both_libraries_say_the_same_of_a_broken_text(value: Any, data: st.DataObject) -> None:
-    raw = standardjson.encode_json(value)
+    raw = standardjson.encode(False, value)
     at = data.draw(st.integers(0, len(raw)))
     raw = raw[:at] + data.draw(st.binary(max_size=3)) + raw[at + data.draw(st.integers(0, 2)) :]
-    assert said(raw, "decode_json", fastjson) == said(raw, "decode_json", standardjson)
+    assert said(raw, "decode", fastjson) == said(raw, "decode", standardjson)
 
 
 def test_msgspec_is_used_where_it_is_installed_and_not_needed() -> None:
-    which = "import servicebus.wire.jsontext as text; print(text.encode_json.__module__, text.decode_json.__module__)"
+    which = "import servicebus.wire.jsontext as text; print(text.encode.__module__, text.decode.__module__)"
     for before, name in (("", "fastjson"), ("import sys; sys.modules['msgspec'] = None; ", "standardjson")):
         done = subprocess.run([sys.executable, "-c", before + which], capture_output=True, text=True, check=True)
         assert done.stdout.split() == [f"servicebus.wire.{name}"] * 2
