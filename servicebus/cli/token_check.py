@@ -13,12 +13,13 @@ from servicebus.cli.options import TEXT, config_option, json_option
 from servicebus.cli.output import Output
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError, SignatureError
+from servicebus.policy.clocks import check_fresh
 from servicebus.protocol.callers import keyring_of, permissions_of
 from servicebus.wire.address import Address
-from servicebus.wire.envelope import EVENT
+from servicebus.wire.envelope import EVENT, MESSAGE
 from servicebus.wire.events import EventName
 from servicebus.wire.printable import printable
-from servicebus.wire.signing import Keyring, check_fresh
+from servicebus.wire.signing import Keyring
 from servicebus.wire.xmlcodec import decode_envelope
 
 _ALL = "everything: it is the secret of the bus"
@@ -104,9 +105,9 @@ def _signed(configuration: Configuration, body: bytes) -> tuple[dict[str, Any], 
     name = keyring_of(configuration).verify_envelope(found)
     document = _document(configuration, name, found.token[:8])
     document |= {"id": found.id, "kind": found.kind.value, "sent": found.sent_ms / 1000}
-    now_ms, skew_s = int(time.time() * 1000), configuration.clock_skew
+    good_s = configuration.token_max_age if found.kind in (MESSAGE, EVENT) else found.ttl_ms / 1000
     try:
-        check_fresh(found.kind, found.sent_ms, found.ttl_ms, now_ms, skew_s, configuration.token_max_age)
+        check_fresh(found.sent_ms, good_s, int(time.time() * 1000), configuration.clock_skew)
     except EnvelopeError as error:
         document["refused"] = str(error)
     return document, (found.address, found.kind is EVENT)

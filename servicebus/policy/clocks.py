@@ -1,8 +1,10 @@
-"""The clock by which a node judges the deadlines of calls."""
+"""The clock by which a node judges the deadlines of calls, and how old what is signed may be."""
 
 from __future__ import annotations
 
 import time
+
+from servicebus.errors import EnvelopeError
 
 _TOLERANCE_MS = 100
 """A call from the future by less is taken for one of now: no two machines have clocks that are closer for certain."""
@@ -94,3 +96,24 @@ def remaining_s(sent_ms: int, ttl_ms: int, now_ms: int, stretch: float = 1.0) ->
     if ahead_ms > _TOLERANCE_MS:
         return 0.0
     return (ttl_ms + ahead_ms * stretch if ahead_ms < 0 else ttl_ms) / 1000
+
+
+def check_fresh(sent_ms: int, good_s: float, now_ms: int, clock_skew_s: float) -> None:
+    """Accept the age of what was sent then and is *good_s* seconds good; the clocks may differ by *clock_skew_s*.
+
+    Raises:
+        EnvelopeError: ``stale``; it says how far the clocks are apart.
+    """
+    skew_ms = clock_skew_s * 1000
+    ahead_ms = sent_ms - now_ms
+    if ahead_ms > skew_ms:
+        raise EnvelopeError(
+            "stale", f"sent {ahead_ms / 1000:.3f} s in the future: the clocks are {ahead_ms / 1000:.3f} s apart"
+        )
+    late_ms = -ahead_ms - good_s * 1000 - skew_ms
+    if late_ms > 0:
+        raise EnvelopeError(
+            "stale",
+            f"{late_ms / 1000:.3f} s too old (sent {-ahead_ms / 1000:.3f} s ago, good for {good_s:g} s "
+            f"and {clock_skew_s:g} s of clock skew)",
+        )

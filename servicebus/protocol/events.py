@@ -7,12 +7,13 @@ import time
 from servicebus._context import decode_context
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
+from servicebus.policy.clocks import check_fresh
 from servicebus.protocol.interface import Incoming, RequestRefused, flawed
 from servicebus.protocol.v2 import ProtocolV2
 from servicebus.transport.interface import Delivery
 from servicebus.wire.envelope import EVENT, MESSAGE, VERSION, Envelope, callers_id
 from servicebus.wire.events import EventQueue, event_key, matches, run_id
-from servicebus.wire.signing import Keyring, check_fresh
+from servicebus.wire.signing import Keyring
 from servicebus.wire.stamps import Stamps, read_stamps
 from servicebus.wire.xmlcodec import decode_envelope
 
@@ -53,8 +54,7 @@ class EventProtocol(ProtocolV2):
         try:
             if envelope.context:
                 incoming.context = decode_context(envelope.context)
-            now_ms = int(time.time() * 1000)
-            check_fresh(EVENT, sent_ms, envelope.ttl_ms, now_ms, config.clock_skew, config.token_max_age)
+            check_fresh(sent_ms, config.token_max_age, int(time.time() * 1000), config.clock_skew)
             if self._encryption is not None:
                 incoming.raw_params = self._encryption.params_in_plain(envelope)
         except EnvelopeError as error:

@@ -156,19 +156,19 @@ class Incoming:
     event, or of a caller with a key of its own."""
     attempt: int = 1
     """Which attempt of its Sender it is; the reply repeats it."""
-    is_patient: bool = False
-    """Its sender does not know "busy": it may be kept waiting until there is room."""
     due_ms: int = 0
     """Unix milliseconds before which it is not run, by its envelope or by the worker that postponed it."""
     stamps: Stamps = UNSTAMPED
     contract: str = ""
     """The hash of what its caller was built against; "" if that is not known."""
+    stream: StreamTerms | None = None
+    """What a call says that asks for a stream; None for everything else."""
+    is_patient: bool = False
+    """Its sender does not know "busy": it may be kept waiting until there is room."""
     context: Mapping[str, str] | None = field(default=None, repr=False)
     """The pairs that its caller sent along, read-only; None if there are none."""
     event: str = ""
     """The name of the event that it is. Its category and service are those of the subscriber then."""
-    stream: StreamTerms | None = None
-    """What a call says that asks for a stream; None for everything else."""
     caller: str = ""
     """Whose key has signed it; "" for a secret of the bus, whose peers may do everything."""
 

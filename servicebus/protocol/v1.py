@@ -25,6 +25,7 @@ from servicebus.compat.texts import BAD_TOKEN, fault_from_text, fault_to_text, r
 from servicebus.compat.tokens import DailyTokens
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError, SignatureError
+from servicebus.policy.clocks import check_fresh
 from servicebus.protocol.encryption import Encryption, encryption_of
 from servicebus.protocol.interface import (
     AgentProtocol,
@@ -40,7 +41,7 @@ from servicebus.protocol.interface import (
 from servicebus.transport.interface import Delivery
 from servicebus.wire.envelope import CALL, CONTROL, FAULT, MESSAGE, OK, Reply, make_id
 from servicebus.wire.fault import REFUSED, UNKNOWN_SERVICE, Fault
-from servicebus.wire.signing import Keyring, check_fresh
+from servicebus.wire.signing import Keyring
 from servicebus.wire.stamps import RequeueTicket, Stamps, read_stamps
 from servicebus.wire.xmlcodec import decode_envelope, decode_json
 
@@ -189,8 +190,7 @@ class ProtocolV1:
 
     def _check_fresh(self, ticket: RequeueTicket, now: float) -> None:
         try:
-            now_ms, skew_s = int(now * 1000), self._config.clock_skew
-            check_fresh(MESSAGE, ticket.made_ms, 0, now_ms, skew_s, self._config.token_max_age)
+            check_fresh(ticket.made_ms, self._config.token_max_age, int(now * 1000), self._config.clock_skew)
         except EnvelopeError as error:
             raise RequestRefused(error) from None
 

@@ -11,7 +11,7 @@ from servicebus._context import decode_context
 from servicebus._secret import ENCRYPTED, SecretText
 from servicebus.configuration import Configuration
 from servicebus.errors import EnvelopeError
-from servicebus.policy.clocks import SteadyClock, remaining_s
+from servicebus.policy.clocks import SteadyClock, check_fresh, remaining_s
 from servicebus.policy.retry_schedule import tier_for
 from servicebus.protocol.callers import CallerChecks, set_caller
 from servicebus.protocol.control_requests import UNSIGNED, ControlEncoder
@@ -43,7 +43,7 @@ from servicebus.wire.envelope import (
 from servicebus.wire.events import EVENTS, events_exchange
 from servicebus.wire.fault import EXPIRED, REFUSED, Fault
 from servicebus.wire.jsontext import decode_params, encode_params
-from servicebus.wire.signing import Keyring, check_fresh
+from servicebus.wire.signing import Keyring
 from servicebus.wire.stamps import UNSTAMPED, Stamps, read_stamps
 from servicebus.wire.streams import Chunk, decode_chunk, read_terms, verify_chunk, write_chunk
 from servicebus.wire.xmlcodec import decode_envelope, decode_reply, encode_reply, write_answer, write_event
@@ -181,6 +181,48 @@ class ProtocolV2(CallerChecks, ControlEncoder):
 
     def decode_request(self, delivery: Delivery) -> Incoming:
         """For the I/O thread. Raises RequestRefused."""
+        envelope, stamps, reply_to, caller = self._verified(delivery)
+        ticket, config, now_ms = stamps.ticket, self._config, int(time.time() * 1000)
+        sent_ms = envelope.sent_ms if ticket is None else ticket.made_ms
+        if envelope.kind is MESSAGE:
+            left_s, good_s = None, config.token_max_age
+        else:
+            left_s = remaining_s(envelope.sent_ms, envelope.ttl_ms, self.clock.now_ms(now_ms), self.clock.stretch)
+            good_s = envelope.ttl_ms / 1000
+        incoming = Incoming(  # by position: names cost a tenth of a microsecond each
+            envelope.id if ticket is None else ticket.id,
+            envelope.kind,
+            envelope.category,
+            envelope.service,
+            f"{envelope.category}.{envelope.service}",
+            envelope.token,
+            VERSION,
+            envelope.params,
+            sent_ms,
+            left_s,
+            sent_ms / 1000 + good_s + config.clock_skew,
+            reply_to if envelope.reply == DIRECT_REPLY_TO else "",
+            envelope.id,
+            envelope.attempt,
+            stamps.wait.due_ms or envelope.due_ms,
+            stamps,
+            envelope.contract,
+            read_terms(envelope.stream) if envelope.stream else None,
+        )
+        if caller:
+            set_caller(incoming, caller)
+        try:
+            if envelope.context:
+                incoming.context = decode_context(envelope.context)
+            check_fresh(sent_ms, good_s, now_ms, config.clock_skew)
+            if self._encryption is not None:
+                incoming.raw_params = self._encryption.params_in_plain(envelope)
+        except EnvelopeError as error:
+            raise self._refused(error, envelope, reply_to, incoming) from None
+        return incoming
+
+    def _verified(self, delivery: Delivery) -> tuple[Envelope, Stamps, str, str]:
+        """The envelope, the stamps, where its reply goes ("" for nowhere), and its caller. Raises RequestRefused."""
         if delivery.flaw is not None:
             raise flawed(delivery.flaw)
         try:
@@ -206,20 +248,7 @@ class ProtocolV2(CallerChecks, ControlEncoder):
             if envelope.kind is EVENT:
                 raise RequestRefused(EnvelopeError("wrong-queue", "an event in a queue for requests"))
             raise RequestRefused(EnvelopeError("wrong-node", text))
-        now_ms = int(time.time() * 1000)
-        incoming = self._incoming(envelope, stamps, reply_to, now_ms)
-        if caller:
-            set_caller(incoming, caller)
-        try:
-            if envelope.context:
-                incoming.context = decode_context(envelope.context)
-            limits = self._config.clock_skew, self._config.token_max_age
-            check_fresh(envelope.kind, incoming.sent_ms, envelope.ttl_ms, now_ms, *limits)
-            if self._encryption is not None:
-                incoming.raw_params = self._encryption.params_in_plain(envelope)
-        except EnvelopeError as error:
-            raise self._refused(error, envelope, reply_to, incoming) from None
-        return incoming
+        return envelope, stamps, reply_to, caller
 
     def encode_fault_unread(self, delivery: Delivery, fault: Fault) -> tuple[bytes | None, str]:
         envelope = decode_envelope(delivery.body, self._max_bytes)
@@ -268,38 +297,3 @@ class ProtocolV2(CallerChecks, ControlEncoder):
         fault = Fault(REFUSED, f"{error.reason}: {error.detail}")
         reply = self._encode_fault(envelope.id, envelope.token, envelope.attempt, fault)
         return RequestRefused(error, reply, reply_to, incoming)
-
-    def _incoming(self, envelope: Envelope, stamps: Stamps, reply_to: str, now_ms: int) -> Incoming:
-        ticket = stamps.ticket
-        sent_ms = envelope.sent_ms if ticket is None else ticket.made_ms
-        if envelope.kind is MESSAGE:
-            good_s = None
-            expires_at = sent_ms / 1000 + self._config.token_max_age + self._config.clock_skew
-        else:
-            clock = self.clock
-            good_s = remaining_s(envelope.sent_ms, envelope.ttl_ms, clock.now_ms(now_ms), clock.stretch)
-            expires_at = (envelope.sent_ms + envelope.ttl_ms) / 1000 + self._config.clock_skew
-        # By position: names cost a tenth of a microsecond each.
-        return Incoming(
-            envelope.id if ticket is None else ticket.id,
-            envelope.kind,
-            envelope.category,
-            envelope.service,
-            f"{envelope.category}.{envelope.service}",
-            envelope.token,
-            VERSION,
-            envelope.params,
-            sent_ms,
-            good_s,
-            expires_at,
-            reply_to if envelope.reply == DIRECT_REPLY_TO else "",
-            envelope.id,
-            envelope.attempt,
-            False,
-            stamps.wait.due_ms or envelope.due_ms,
-            stamps,
-            envelope.contract,
-            None,
-            "",
-            read_terms(envelope.stream) if envelope.stream else None,
-        )

@@ -1,4 +1,4 @@
-"""Tokens: which requests and replies are believed, and for how long.
+"""Tokens: which requests and replies are believed.
 
 A token is ``<key id>:<HMAC-SHA256, 64 hex digits>`` over a canonical byte string: a domain word and then every field,
 each as its length in bytes (decimal), a colon, and the bytes. The lengths make it impossible that two different lists
@@ -18,8 +18,8 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NoReturn
 
-from servicebus.errors import EnvelopeError, SignatureError
-from servicebus.wire.envelope import EVENT, FIRST_AND_PLAIN, MESSAGE, Envelope, Kind, More, Reply
+from servicebus.errors import SignatureError
+from servicebus.wire.envelope import FIRST_AND_PLAIN, Envelope, Kind, More, Reply
 from servicebus.wire.fault import Fault
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "RESPONSE_DOMAIN",
     "Keyring",
     "canonical_bytes",
-    "check_fresh",
     "event_text",
     "response_text",
 ]
@@ -267,27 +266,3 @@ def response_text(request_token: str, id: str, status: str, message: bytes, faul
         about = (fault.type, fault.text, fault.trace or "", retry, *more)
     parts = (*(text.encode() for text in texts), message, *(text.encode() for text in about))
     return canonical_bytes(RESPONSE_DOMAIN, *parts)
-
-
-def check_fresh(
-    kind: Kind, sent_ms: int, ttl_ms: int, now_ms: int, clock_skew_s: float, token_max_age_s: float
-) -> None:
-    """Accept the age of a request, or raise ``EnvelopeError`` ``stale`` that says how far the clocks are apart.
-
-    A call or control is fresh until its time to live has passed, a message or event until *token_max_age_s* has; the
-    clocks of both sides may differ by *clock_skew_s*. *now_ms* is Unix time in milliseconds.
-    """
-    limit_s = token_max_age_s if kind is MESSAGE or kind is EVENT else ttl_ms / 1000
-    skew_ms = clock_skew_s * 1000
-    ahead_ms = sent_ms - now_ms
-    if ahead_ms > skew_ms:
-        raise EnvelopeError(
-            "stale", f"sent {ahead_ms / 1000:.3f} s in the future: the clocks are {ahead_ms / 1000:.3f} s apart"
-        )
-    late_ms = -ahead_ms - limit_s * 1000 - skew_ms
-    if late_ms > 0:
-        raise EnvelopeError(
-            "stale",
-            f"{late_ms / 1000:.3f} s too old (sent {-ahead_ms / 1000:.3f} s ago, good for {limit_s:g} s "
-            f"and {clock_skew_s:g} s of clock skew)",
-        )

@@ -86,17 +86,17 @@ def _no_expiry() -> None:
     from servicebus.client.link import Link
     from servicebus.protocol.v2 import ProtocolV2
 
-    publish, incoming = Link.publish_control, ProtocolV2._incoming
+    publish, decode = Link.publish_control, ProtocolV2.decode_request
 
     def publish_for_long(self: Link, outgoing: Any, wire_id: str, expiration_ms: int, *more: Any) -> None:
         publish(self, outgoing, wire_id, _AN_HOUR_MS, *more)
 
-    def without_deadline(self: ProtocolV2, *more: Any) -> Any:
-        found = incoming(self, *more)
+    def without_deadline(self: ProtocolV2, delivery: Any) -> Any:
+        found = decode(self, delivery)
         return found if found.remaining_s is None else replace(found, remaining_s=_AN_HOUR_MS / 1000)
 
     replace_in(Link, "publish_control", publish_for_long)
-    replace_in(ProtocolV2, "_incoming", without_deadline)
+    replace_in(ProtocolV2, "decode_request", without_deadline)
     replace_in(servicebus.protocol.v2, "check_fresh", lambda *_: None)
 
 

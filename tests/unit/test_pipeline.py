@@ -206,8 +206,15 @@ def break_reading(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def break_after_reading(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who asks is known by then."""
-    odd = raises_for(worker.protocol._incoming, lambda envelope, *_: decode_json(envelope.params) == ODD)
-    monkeypatch.setattr(worker.protocol, "_incoming", odd)
+    verified = worker.protocol._verified
+
+    def odd(delivery: Delivery) -> Any:
+        found = verified(delivery)
+        if decode_json(found[0].params) == ODD:
+            raise OverflowError("int too large to convert")
+        return found
+
+    monkeypatch.setattr(worker.protocol, "_verified", odd)
 
 
 def break_signature(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:

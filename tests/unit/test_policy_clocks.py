@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from servicebus.errors import EnvelopeError
 from servicebus.policy import clocks
-from servicebus.policy.clocks import FASTER, SLOWER, SteadyClock, remaining_s
+from servicebus.policy.clocks import FASTER, SLOWER, SteadyClock, check_fresh, remaining_s
 
 TOLERANCE_MS = 100
 NOW_MS = 1_700_000_000_000
@@ -235,3 +236,22 @@ def test_no_call_runs_late_however_the_clock_of_its_sender_was_set(ahead_ms: int
 @given(st.integers(-3_600_000, 3_600_000), st.integers(1, 3_600_000))
 def test_no_call_is_good_for_longer_than_it_says(ahead_ms: int, ttl_ms: int) -> None:
     assert remaining_s(NOW_MS + ahead_ms, ttl_ms, NOW_MS) <= ttl_ms / 1000
+
+
+@pytest.mark.parametrize(
+    ("age_ms", "is_fresh"), [(-60_000, True), (-60_001, False), (0, True), (65_000, True), (65_001, False)]
+)
+def test_what_is_signed_is_fresh_for_as_long_as_it_is_good_and_the_skew(age_ms: int, is_fresh: bool) -> None:
+    if is_fresh:
+        check_fresh(NOW_MS, 5.0, NOW_MS + age_ms, 60.0)
+    else:
+        with pytest.raises(EnvelopeError) as refusal:
+            check_fresh(NOW_MS, 5.0, NOW_MS + age_ms, 60.0)
+        assert refusal.value.reason == "stale"
+
+
+def test_a_refusal_says_how_far_the_clocks_are_apart() -> None:
+    with pytest.raises(EnvelopeError, match=r"the clocks are 90\.000 s apart"):
+        check_fresh(NOW_MS, 5.0, NOW_MS - 90_000, 60.0)
+    with pytest.raises(EnvelopeError, match=r"25\.000 s too old \(sent 90\.000 s ago, good for 5 s and 60 s"):
+        check_fresh(NOW_MS, 5.0, NOW_MS + 90_000, 60.0)

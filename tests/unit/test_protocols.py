@@ -80,6 +80,23 @@ def test_another_secret_is_refused(make: Any) -> None:
     assert refused.value.reply_to == REPLY_TO
 
 
+@pytest.mark.parametrize(
+    ("kind", "age_s", "is_fresh"),
+    [(CALL, 30, True), (CALL, 100, False), (MESSAGE, 100, True), (MESSAGE, 3_700, False)],  # a call is good for 30 s
+)
+def test_a_call_is_fresh_for_its_timeout_and_a_message_for_token_max_age(
+    kind: Kind, age_s: int, is_fresh: bool
+) -> None:
+    protocol, old = v2(config(token_max_age=3_600, clock_skew=60)), request(kind)
+    old.sent_ms -= age_s * 1000
+    if is_fresh:
+        assert protocol.decode_request(delivered(protocol, old)).sent_ms == old.sent_ms
+    else:
+        with pytest.raises(RequestRefused) as refused:
+            protocol.decode_request(delivered(protocol, old))
+        assert refused.value.error.reason == "stale" and refused.value.incoming is not None
+
+
 @pytest.mark.parametrize("make", [v1, v2])
 def test_a_pong_is_checked(make: Any) -> None:
     sender = make(config())
