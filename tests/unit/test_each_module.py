@@ -18,7 +18,7 @@ OF_OTHER_TESTS = {
     "servicebus.runtime.journal.redis_journal": "test_journal_redis, with a Redis",
     "servicebus.runtime.journal.redis_scripts": "test_journal_redis, with a Redis",
     "servicebus.runtime.redis_locks": "test_redis_locks, with a Redis",
-    "servicebus.runtime.journal.replica": "test_journal_shared",
+    "servicebus.runtime.journal.log_reader": "test_journal_segments, by way of the Log that reads so",
     "servicebus.runtime.legacy_queue": "test_legacy_queue, by way of the worker",
     "servicebus.runtime.worker": "test_worker_connections",
     "servicebus.runtime.text_execution": "test_typed_services",

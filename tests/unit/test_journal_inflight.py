@@ -213,7 +213,7 @@ class TestDeath:
         self.other.close()
         append = self.ours._replica.log.append
 
-        def be_late(*rows: tuple[int, bytes]) -> int:
+        def be_late(*rows: tuple[int, bytes, bytes]) -> int:
             self.ours._replica.log.append = append  # type: ignore[method-assign]
             assert begin(self.third, 1) == [NEW]
             return append(*rows)

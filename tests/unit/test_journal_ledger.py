@@ -15,10 +15,10 @@ from servicebus.runtime.journal.answers import AnswerIndex
 from servicebus.runtime.journal.ledger import CHUNK_IDS, COMPACT_IDS, Ledger, State
 from servicebus.runtime.journal.records import (
     PACK,
+    PLACE_BYTES,
     Compaction,
     RowKind,
     answer_in,
-    located,
     number_of,
     pack_finish,
     place_of,
@@ -47,7 +47,7 @@ class TestRecords:
     def test_answers_come_back_each_to_its_id(
         self, owner: int, now: int, until: int, ends: dict[int, bytes | None]
     ) -> None:
-        data = pack_finish(owner, now, until, list(ends.items()))
+        data = b"".join(pack_finish(owner, now, until, list(ends.items())))
         sizes = [(number, -1 if answer is None else len(answer)) for number, answer in ends.items()]
         assert unpack(RowKind.FINISH, data) == (owner, now, until, sizes)
         assert {number: answer_in(data, number) for number in ends} == ends
@@ -55,10 +55,10 @@ class TestRecords:
 
     @given(st.integers(1, 2**63), st.integers(0, 2**32 - 1))
     def test_a_finish_without_its_answers_has_the_place_of_them(self, first: int, at: int) -> None:
-        whole = pack_finish(1, 2, 3, [(7, b"answer"), (8, None)])
-        data = located(whole, place_of(first, at))
+        row, answers = pack_finish(1, 2, 3, [(7, b"answer"), (8, None)])
+        data = row + place_of(first, at).to_bytes(PLACE_BYTES, "little")
         assert segment_and_at(unpack_place(data)) == (first, at)
-        assert unpack(RowKind.FINISH, data) == unpack(RowKind.FINISH, whole)
+        assert unpack(RowKind.FINISH, data) == unpack(RowKind.FINISH, row + answers)
         assert len(data) == 20 + 2 * 20 + 12
 
     @given(owners)

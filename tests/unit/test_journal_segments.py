@@ -55,11 +55,19 @@ def folder(tmp_path: Path) -> Path:
 
 
 def answers(number: int, *texts: bytes) -> bytes:
-    return records.pack_finish(1, 2, 3, [(number + index, text) for index, text in enumerate(texts)])
+    return b"".join(records.pack_finish(1, 2, 3, [(number + index, text) for index, text in enumerate(texts)]))
 
 
 def head_of(data: bytes) -> bytes:
-    return records.located(data, 0)[:-12]
+    *_, ends = records.unpack(RowKind.FINISH, data)
+    head, _ = records.pack_finish(1, 2, 3, [(number, None) for number, _ in ends])
+    return data[: len(head)]
+
+
+def append(log: Log, *rows: tuple[int, bytes]) -> int:
+    """With *rows* as ``whole()`` returns them."""
+    heads = [head_of(data) if kind == RowKind.ANSWERS else data for kind, data in rows]
+    return log.append(*[(kind, head, data[len(head) :]) for (kind, data), head in zip(rows, heads, strict=True)])
 
 
 def known(row: Row) -> Row:
@@ -81,7 +89,7 @@ def rows_since(log: Log) -> list[Row]:
 
 def save(log: Log) -> int:
     """A row, and a snapshot that has taken it in; gives its number."""
-    seq = log.append((RowKind.COMPACT, NO_COMPACTION))
+    seq = append(log, (RowKind.COMPACT, NO_COMPACTION))
     assert log._end is not None
     log.checkpointer.hand_over(Header(log._identity, seq, log._end.rows.first, log._end.at), State())
     log.checkpointer.checkpoint()
@@ -230,7 +238,7 @@ class _Model:
         self.check(number)
 
     def append(self, log: Log, rows: Rows) -> None:
-        last = log.append(*rows)
+        last = append(log, *rows)
         self.rows += [(len(self.rows) + index, kind, data) for index, (kind, data) in enumerate(rows, 1)]
         assert last == len(self.rows)
 
@@ -239,7 +247,7 @@ class _Model:
         with pytest.MonkeyPatch.context() as monkeypatch:
             monkeypatch.setattr(journal_log, "ROW_UNIT", 0)
             with pytest.raises(ZeroDivisionError):
-                log.append(rows[0], rows[-1])
+                append(log, rows[0], rows[-1])
 
     def check(self, number: int) -> None:
         """What came since it last read."""
@@ -279,7 +287,7 @@ class TestLog:
     def test_what_was_read_of_answers_has_the_place_where_they_are(self, folder: Path) -> None:
         data = answers(1, b"x" * 5000, b"y")
         with opened(folder, 2) as (log, other):
-            assert log.append((RowKind.ANSWERS, data)) == 1
+            assert append(log, (RowKind.ANSWERS, data)) == 1
             (row,) = rows_since(other)
             assert known(row) == (1, RowKind.ANSWERS, head_of(data))
             assert whole(other, row) == (1, RowKind.ANSWERS, data)
@@ -287,17 +295,17 @@ class TestLog:
     def test_an_answer_as_large_as_they_may_be(self, folder: Path) -> None:
         data = answers(1, os.urandom(32 * 1024 * 1024))
         with opened(folder, 2) as (log, other):
-            log.append((RowKind.BEGIN, b"before"))
-            log.append((RowKind.ANSWERS, data), (RowKind.BEGIN, b"after"))
-            assert log.append((RowKind.ANSWERS, answers(2, b"small"))) == 4
+            append(log, (RowKind.BEGIN, b"before"))
+            append(log, (RowKind.ANSWERS, data), (RowKind.BEGIN, b"after"))
+            assert append(log, (RowKind.ANSWERS, answers(2, b"small"))) == 4
             found = [whole(other, row) for row in rows_since(other)]
             assert [found[1][2], found[3][2]] == [data, answers(2, b"small")]
 
     def test_answers_are_found_among_many_wherever_they_stand(self, folder: Path) -> None:
         with opened(folder, 2) as (log, other):
             for number in range(1, 1001):
-                log.append((RowKind.BEGIN, b"%d" % number))
-                log.append((RowKind.ANSWERS, answers(number, b"%d" % number)))
+                append(log, (RowKind.BEGIN, b"%d" % number))
+                append(log, (RowKind.ANSWERS, answers(number, b"%d" % number)))
             found = [(seq, bytes(data)) for seq, _, data in other.answer_rows(20, 1990)]
             assert found == [(2 * number, answers(number, b"%d" % number)) for number in range(11, 995)]
             rows = rows_since(other)
@@ -314,21 +322,21 @@ class TestLog:
             never = RowKind.ANSWERS, answers(1, b"never" * size)
             with monkeypatch.context() as dying, pytest.raises(ZeroDivisionError):
                 dying.setattr(journal_log, "ROW_UNIT", 0)
-                log.append(never, never)
-            log.append((RowKind.BEGIN, b""), (RowKind.ANSWERS, answers(1, b"x")))
+                append(log, never, never)
+            append(log, (RowKind.BEGIN, b""), (RowKind.ANSWERS, answers(1, b"x")))
             found = [(seq, bytes(data)) for seq, _, data in other.answer_rows(0, 3)]
             assert found == [(2, answers(1, b"x"))]
 
     def test_an_answer_that_was_not_published_is_none(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A writer was killed that had made a segment for it; those that come later are in another one."""
         with opened(folder, 2) as (log, other):
-            log.append((RowKind.ANSWERS, answers(1, b"x" * 5000)))
+            append(log, (RowKind.ANSWERS, answers(1, b"x" * 5000)))
             with monkeypatch.context() as dying, pytest.raises(ZeroDivisionError):
                 dying.setattr(journal_log, "ROW_UNIT", 0)
-                log.append((RowKind.ANSWERS, answers(2, b"never" * 1000)))
+                append(log, (RowKind.ANSWERS, answers(2, b"never" * 1000)))
             assert files(folder, "answers") == [1, 2]
-            assert log.append((RowKind.ANSWERS, answers(3, b"y"))) == 2
-            assert log.append((RowKind.ANSWERS, answers(4, b"z" * 5000))) == 3
+            assert append(log, (RowKind.ANSWERS, answers(3, b"y"))) == 2
+            assert append(log, (RowKind.ANSWERS, answers(4, b"z" * 5000))) == 3
             assert files(folder, "answers") == [1, 3], "what nobody wrote to any more is gone"
             assert [bytes(data) for _, _, data in other.answer_rows(0, 9)] == [
                 answers(1, b"x" * 5000),
@@ -340,7 +348,7 @@ class TestLog:
         with opened(folder, 2) as (log, other):
             assert rows_since(other) == []
             for number in range(1, 301):
-                log.append((RowKind.BEGIN, b"%d" % number))
+                append(log, (RowKind.BEGIN, b"%d" % number))
             assert len(files(folder, "rows")) > 1
             for after, before in ((0, 10), (9, 10), (20, 300), (299, None), (300, None)):
                 end = 301 if before is None else before
@@ -353,7 +361,7 @@ class TestLog:
         monkeypatch.setattr(checkpointer, "_LINGER_S", 0.0)
         with opened(folder, 2) as (log, other):
             for number in range(1, 301):
-                log.append((RowKind.ANSWERS, answers(number, b"x" * 50)))
+                append(log, (RowKind.ANSWERS, answers(number, b"x" * 50)))
             rows_since(other)
             places = [place for _, place, _ in log.answer_rows(0, 301)]
             before = files(folder, "rows"), files(folder, "answers")
@@ -363,20 +371,20 @@ class TestLog:
             assert before[1][0] < files(folder, "answers")[0] <= 100
             assert [each for each, _, _ in other.answer_rows(99, seq)] == list(range(100, 301))
             for _ in range(302, 500):
-                log.append((RowKind.BEGIN, b"y" * 50))
+                append(log, (RowKind.BEGIN, b"y" * 50))
             assert [each for each, _, _ in other.read(300) or []] == list(range(301, 500))
             log.checkpointer.answers_from = log._pointer.position()[2]
             save(log)
             assert len(files(folder, "answers")) == 1
             # Who has not looked for so long has to begin with the snapshot.
-            assert log.append((RowKind.BEGIN, b"new")) == 501
+            assert append(log, (RowKind.BEGIN, b"new")) == 501
             assert [row[0] for row in rows_since(other)] == [501]
 
     def test_rows_linger_for_those_who_lag_behind(self, folder: Path) -> None:
         with opened(folder, 2) as (log, other):
             rows_since(other)
             for _ in range(300):
-                log.append((RowKind.BEGIN, b"x" * 50))
+                append(log, (RowKind.BEGIN, b"x" * 50))
             save(log)
             assert [row[0] for row in other.read(0) or []] == list(range(1, 302))
 
@@ -387,9 +395,9 @@ class TestLog:
         with opened(folder, 2) as (log, other):
             rows_since(other)
             for _ in range(300):
-                log.append((RowKind.BEGIN, b"x" * 50))
+                append(log, (RowKind.BEGIN, b"x" * 50))
             save(log)
-            log.append((RowKind.BEGIN, b"new"))
+            append(log, (RowKind.BEGIN, b"new"))
             assert other.read(0) is None
             seq, _, rows = other.load()
             assert (seq, rows) == (301, [(302, RowKind.BEGIN, b"new")])
@@ -399,16 +407,16 @@ class TestLog:
             log._lock.take()
             for _ in range(2):
                 with pytest.raises(JournalUnavailable, match=f"process {os.getpid()} has kept it locked") as raised:
-                    other.append((RowKind.BEGIN, b"x"))
+                    append(other, (RowKind.BEGIN, b"x"))
                 assert raised.value.holder == os.getpid()
             log._lock.drop()
-            assert other.append((RowKind.BEGIN, b"x")) == 1
+            assert append(other, (RowKind.BEGIN, b"x")) == 1
 
     def test_a_log_that_was_closed_says_so(self, folder: Path) -> None:
         with opened(folder) as (log,):
             log.close()
             with pytest.raises(JournalUnavailable, match="cannot be locked"):
-                log.append((RowKind.BEGIN, b"x"))
+                append(log, (RowKind.BEGIN, b"x"))
 
 
 class TestRestartOfTheMachine:
@@ -423,7 +431,7 @@ class TestRestartOfTheMachine:
         ]
         with opened(folder) as (log,):
             for row in rows:
-                log.append(row)
+                append(log, row)
         for _ in range(3):
             reboot(folder, monkeypatch)
             with opened(folder, 2) as (log, other):
@@ -431,12 +439,12 @@ class TestRestartOfTheMachine:
                     (seq, *row) for seq, row in enumerate(rows, 1)
                 ]
                 rows.append((RowKind.ANSWERS, answers(len(rows), b"new")))
-                assert other.append(rows[-1]) == len(rows)
+                assert append(other, rows[-1]) == len(rows)
 
     def test_the_head_of_another_boot_is_not_believed(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with opened(folder) as (log,):
             for number in range(10):
-                log.append((RowKind.BEGIN, b"%d" % number))
+                append(log, (RowKind.BEGIN, b"%d" % number))
         with (folder / "j.head").open("r+b") as head:
             head.seek(16 * 8)
             head.write(os.urandom(256))
@@ -449,12 +457,12 @@ class TestRestartOfTheMachine:
     ) -> None:
         monkeypatch.setattr(segments, "_BOOT", folder / "nowhere")
         with opened(folder, 2) as (log, other):
-            log.append((RowKind.BEGIN, b"x"))
-            assert other.append((RowKind.BEGIN, b"y")) == 2
+            append(log, (RowKind.BEGIN, b"x"))
+            assert append(other, (RowKind.BEGIN, b"y")) == 2
         (folder / "j.head").write_bytes(os.urandom(4096))
         with opened(folder, 2) as (log, other):
             assert [row[2] for row in rows_since(other)] == [b"x", b"y"]
-            assert log.append((RowKind.BEGIN, b"z")) == 3
+            assert append(log, (RowKind.BEGIN, b"z")) == 3
 
     @pytest.mark.parametrize("damage", ["garbage", "zeros", "cut"])
     @pytest.mark.parametrize("stream", ["rows", "answers"])
@@ -470,10 +478,10 @@ class TestRestartOfTheMachine:
         saved = 5
         with opened(original) as (log,):
             for row in rows[: saved - 1]:
-                log.append(row)
+                append(log, row)
             assert save(log) == saved
             for row in rows[saved - 1 :]:
-                log.append(row)
+                append(log, row)
         written = [rows[: saved - 1], [(int(RowKind.COMPACT), NO_COMPACTION)], rows[saved - 1 :]]
         all_rows = [(seq, *row) for seq, row in enumerate([row for part in written for row in part], 1)]
         heads = [known(row) for row in all_rows]
@@ -501,7 +509,7 @@ class TestRestartOfTheMachine:
                 kept = {seq: data for seq, kind, data in all_rows if kind == RowKind.ANSWERS and seq <= last}
                 assert answered.items() <= kept.items() if stream == "answers" else answered == kept
                 new = answers(77, b"new")
-                assert log.append((RowKind.ANSWERS, new)) == last + 1
+                assert append(log, (RowKind.ANSWERS, new)) == last + 1
                 assert [whole(other, row) for row in other.read(last) or []] == [(last + 1, RowKind.ANSWERS, new)]
             reboot(folder, monkeypatch)
             with opened(folder) as (log,):
@@ -514,14 +522,14 @@ class TestRestartOfTheMachine:
     def test_a_segment_that_was_lost_ends_what_is_known(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with opened(folder) as (log,):
             for number in range(1, 501):
-                log.append((RowKind.ANSWERS, answers(number, b"x")))
+                append(log, (RowKind.ANSWERS, answers(number, b"x")))
         second = files(folder, "rows")[1]
         (folder / f"j.rows-{second}").unlink()
         reboot(folder, monkeypatch)
         with opened(folder) as (log,):
             assert [seq for seq, _, _ in rows_since(log)] == list(range(1, second))
             assert files(folder, "rows") == [1, second]
-            assert log.append((RowKind.BEGIN, b"new")) == second
+            assert append(log, (RowKind.BEGIN, b"new")) == second
             assert max(seq for seq, _, _ in log.answer_rows(0, 10**6)) < second
 
 
@@ -562,7 +570,7 @@ def test_whatever_pages_the_kernel_had_written_no_row_is_wrong_and_none_is_lost_
             assert answered.items() <= kept.items()
             assert {seq for seq in kept if seq <= had} <= answered.keys()
             new = answers(1, b"new")
-            assert log.append((RowKind.ANSWERS, new)) == last + 1
+            assert append(log, (RowKind.ANSWERS, new)) == last + 1
             assert [whole(other, row) for row in other.read(last) or []] == [(last + 1, RowKind.ANSWERS, new)]
 
 
@@ -574,7 +582,7 @@ def write_some(log: Log, rng: random.Random, rows: list[tuple[int, int, bytes]],
             if rng.random() < 0.4
             else (int(RowKind.BEGIN), rng.randbytes(size))
         )
-        rows.append((log.append(row), *row))
+        rows.append((append(log, row), *row))
         if number == save_at:
             seq = save(log)
             rows.append((seq, int(RowKind.COMPACT), NO_COMPACTION))
@@ -612,18 +620,18 @@ class TestDamage:
     def test_a_row_that_is_not_whole_without_a_restart_is_damage(self, folder: Path) -> None:
         with opened(folder, 2) as (log, other):
             for number in range(5):
-                log.append((RowKind.BEGIN, b"%d" % number))
+                append(log, (RowKind.BEGIN, b"%d" % number))
             log._end.rows._memory[FIRST_AT + 40] ^= 1  # type: ignore[union-attr]
             with pytest.raises(Damaged, match="row 2 is not where it should be"):
                 rows_since(other)
 
     def test_a_head_that_says_nonsense_is_damage(self, folder: Path) -> None:
         with opened(folder, 2) as (log, other):
-            log.append((RowKind.BEGIN, b"x"))
+            append(log, (RowKind.BEGIN, b"x"))
             with (folder / "j.head").open("r+b") as head:
                 head.seek(16 * 8)
                 head.write(b"\xff" * 256)
-            for act in (lambda: log.append((RowKind.BEGIN, b"x")), lambda: rows_since(other)):
+            for act in (lambda: append(log, (RowKind.BEGIN, b"x")), lambda: rows_since(other)):
                 with pytest.raises(Damaged):
                     act()
             assert files(folder, "rows") == [1]
@@ -632,13 +640,13 @@ class TestDamage:
         """By the thread of a worker that waited for the disk for too long."""
         with opened(folder) as (log,):
             for _ in range(300):
-                log.append((RowKind.BEGIN, b"x" * 50))
+                append(log, (RowKind.BEGIN, b"x" * 50))
             ours = log.checkpointer._files.rows
         for file in folder.glob("j*"):
             file.unlink()
         with opened(folder) as (log,):
             for _ in range(300):
-                log.append((RowKind.BEGIN, b"x" * 50))
+                append(log, (RowKind.BEGIN, b"x" * 50))
             before = files(folder, "rows")
             drop(ours, 301)
             assert files(folder, "rows") == before

@@ -63,7 +63,7 @@ def before_its_next_row(journal: SharedJournal, act: Callable[[], object]) -> No
     log = journal._replica.log
     append = log.append
 
-    def act_first(*rows: tuple[int, bytes]) -> int:
+    def act_first(*rows: tuple[int, bytes, bytes]) -> int:
         log.append = append  # type: ignore[method-assign]
         act()
         return append(*rows)

@@ -3,24 +3,23 @@
 Any process may append at any time. A row costs two system calls, for the lock, and a few stores: the kernel has it
 then, so no death of a process loses it. The stream ``rows`` has all rows, and is needed until a snapshot contains them;
 ``answers`` has rows with answers, and is needed for as long as these are kept: in ``rows`` their place stands instead.
+
+Replica: one worker's copy of the state that the rows add up to; it appends rows and applies them.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
-from servicebus.runtime.journal import snapshot
-from servicebus.runtime.journal.checkpointer import Checkpointer
-from servicebus.runtime.journal.files import after_snapshot, found_files, found_pointer, opened
-from servicebus.runtime.journal.interface import Damaged, refused
-from servicebus.runtime.journal.ledger import State
-from servicebus.runtime.journal.records import AT_BITS, RowKind, located, place_of, segment_and_at
+from servicebus.runtime.journal import records
+from servicebus.runtime.journal.interface import Damaged, JournalUnavailable, refused, seconds
+from servicebus.runtime.journal.ledger import Ledger, Limits, State
+from servicebus.runtime.journal.log_reader import LogEnd, LogReader, Row
+from servicebus.runtime.journal.records import AT_BITS, PLACE_BYTES, RowKind, segment_and_at
 from servicebus.runtime.journal.segments import (
     END_BITS,
     FIRST_AT,
@@ -33,67 +32,35 @@ from servicebus.runtime.journal.segments import (
     unpack_ends,
 )
 from servicebus.runtime.journal.snapshot import Header
-from servicebus.runtime.journal.write_lock import WriteLock
+from servicebus.transport.loggers import get_logger
 
-__all__ = ["Log", "Row"]
+LOG = get_logger(__name__)
 
-T = TypeVar("T")
-
-Row = tuple[int, int, bytes]
-"""Its number (the first is 1, none is left out), its kind, its data; of ANSWERS ``located``."""
+__all__ = ["Log", "OwnRow", "Replica", "Row", "own_row"]
 
 _ANSWERS = int(RowKind.ANSWERS)
-_LAST = 2**63
-_LOADS = 5
-"""Rows are removed while we read the snapshot once in a while, and then it is read again."""
+_COMPACT_AGAIN_S = 5.0
+"""After one that failed."""
+_REPORT_EVERY_S = 60.0
 
 
-@dataclass(slots=True)
-class _End:
-    """Where the next row goes, as far as we know."""
-
-    rows: Segment
-    seq: int
-    """The last row."""
-    at: int
-    answers_first: int
-    answers: Segment | None
-    """Mapped when it is needed first."""
-    answers_at: int
-
-
-class Log:
-    """For one thread. Every method may raise JournalUnavailable or Damaged, and has changed nothing then.
-
-    Args:
-        lock_wait_s: how long to wait while another process writes, which takes microseconds unless it is frozen.
-        is_alone: no other process has the log open, or opens it.
-    """
+class Log(LogReader):
+    """Adds rows. For one thread. Every method may raise JournalUnavailable or Damaged, and has changed nothing then."""
 
     def __init__(self, path: Path, lock_wait_s: float = 1.0, *, is_alone: bool):
-        self._path = path
-        files, header = self._on_files(lambda: found_files(path, is_alone=is_alone))
-        self._pointer = self._on_files(lambda: found_pointer(files, header, is_alone=is_alone))
-        self._lock = self._on_files(lambda: WriteLock(files.pointer, str(path), lock_wait_s))
+        super().__init__(path, lock_wait_s, is_alone=is_alone)
         self._words = self._pointer.words
-        self._identity, self._rows, self._answers = files.identity, files.rows, files.answers
-        self._end: _End | None = None
         self._selector = self._published = self._ends_index = -1
         """What ``_end`` was taken from: the end offsets of that copy, and where they stand in ``_words``."""
-        self._segment: Segment | None = None
-        """Where we read, after row ``_seq``: the next one stands at ``_at``, if the segment is not full."""
-        self._seq, self._at = 0, FIRST_AT
-        self._answered: Segment | None = None
-        """Where an answer was read last."""
         self.place = 0
         """Of the answers that we wrote last (``records.place_of``)."""
-        self.checkpointer = Checkpointer(files, self._pointer)
 
-    def __repr__(self) -> str:
-        return f"<Log {self._path}>"
+    def append(self, *added: tuple[int, bytes, bytes]) -> int:
+        """Add rows, one next to the other, all or none; returns the number of the last one.
 
-    def append(self, *added: tuple[int, bytes]) -> int:
-        """Add rows (kind, data), one next to the other, all or none; returns the number of the last one."""
+        Args:
+            added: kind, data, and the answers of ANSWERS, which stand in the stream of answers alone.
+        """
         lock = self._lock
         try:
             lock.take_free()  # as take() does, without the call
@@ -107,71 +74,6 @@ class Log:
             return self._write(added)
         finally:
             lock.drop()
-
-    def read(self, after: int, before: int | None = None) -> list[Row] | None:
-        """The rows between the two numbers. None: some of them may be gone, since we have not read for so long."""
-        if self.checkpointer.damage:
-            raise Damaged(str(self._path), self.checkpointer.damage)
-        end = self._end
-        if end is not None and end.seq == after:
-            self._segment, self._seq, self._at = end.rows, after, end.at
-        last = _LAST if before is None else before - 1
-        with suppress(BadSegment, OSError):
-            rows = self._read(after, last)
-            if rows is not None:
-                return rows
-        # Some processors show the stores of another one in another order, but not to the holder of the lock. And a
-        # writer that died may have made a segment larger: we see as much of it as there was when we opened it.
-        self._lock.take()
-        try:
-            if self._segment is not None:
-                self._segment = self._on_files(partial(opened, self._rows, self._segment.first))
-            return self._on_files(lambda: self._read(after, last))
-        finally:
-            self._lock.drop()
-
-    def answer_row(self, place: int) -> bytes | None:
-        """The whole row of ANSWERS at that place; None if it is not there any more."""
-        first, at = segment_and_at(place)
-        if self._answered is None or self._answered.first != first:
-            try:
-                self._answered = self._on_files(lambda: self._answers.open(first))
-            except Damaged:
-                return None
-        found = self._answered.find(at)
-        return None if found is None else self._answered.data(found[2], found[3])
-
-    def answer_rows(self, after: int, before: int) -> Iterator[tuple[int, int, bytes]]:
-        """Number, place and data of all rows of ANSWERS that are there between the two."""
-        _, _, last, ends = self._pointer.position()
-        end, seq = unpack_ends(ends)[1], 0
-        for first in self._on_files(self._answers.firsts):
-            if first > last or first >= before:
-                return
-            try:
-                segment = self._answers.open(first)
-            except (FileNotFoundError, BadSegment):
-                continue
-            at = FIRST_AT
-            # One that comes before those that were read is in a segment that was made and not used.
-            while (first < last or at < end) and (found := segment.find(at)) is not None and found[0] > seq:
-                seq, _, start, stop, following = found
-                if after < seq < before:
-                    yield seq, place_of(first, at), segment.data(start, stop)
-                at = following
-
-    def load(self) -> tuple[int, State, list[Row]]:
-        """The last snapshot, the number of its last row, and all rows since."""
-        for _ in range(_LOADS):
-            header, state = self._on_files(lambda: snapshot.read(self._path))
-            if header.identity != self._identity:
-                raise Damaged(str(self._path), "was replaced while it was in use")
-            self._seq = header.seq
-            self._segment, self._at = self._on_files(partial(after_snapshot, self._rows, header))
-            rows = self.read(header.seq)
-            if rows is not None:
-                return header.seq, state, rows
-        raise Damaged(str(self._path), f"row {header.seq + 1} is gone")
 
     def checkpoint(self, applied: int, state: Callable[[], State], answers_from: int | None) -> None:
         """Have the disk brought up to date; never blocks.
@@ -199,18 +101,18 @@ class Log:
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
-    def _write(self, added: Sequence[tuple[int, bytes]]) -> int:
+    def _write(self, added: Sequence[tuple[int, bytes, bytes]]) -> int:
         end = self._end
         assert end is not None
         rows, seq, next_at, at = end.rows, end.seq, end.at, 0
         answers, answers_first, answers_at, place = end.answers, end.answers_first, end.answers_at, self.place
-        for kind, data in added:
+        for kind, data, more in added:
             seq += 1
             if kind == _ANSWERS:
-                answers, at, answers_at = self._put_answers(answers, answers_first, answers_at, seq, data)
+                answers, at, answers_at = self._put_answers(answers, answers_first, answers_at, seq, data + more)
                 answers_first = answers.first
                 place = answers_first << AT_BITS | at
-                data = located(data, place)
+                data += place.to_bytes(PLACE_BYTES, "little")
             at = next_at
             next_at = rows.put(at, seq, kind, data)
             if not next_at:
@@ -254,7 +156,7 @@ class Log:
         self._selector, _, _, self._published = position
         self._ends_index = self._pointer.ends_index(self._selector)
 
-    def _found_end(self) -> _End:
+    def _found_end(self) -> LogEnd:
         """With the lock: where the rows end now."""
         position = self._pointer.position()
         _, rows_first, answers_first, ends = position
@@ -273,7 +175,7 @@ class Log:
         answers = old.answers if old is not None and old.answers_first == answers_first else None
         self._remember(position)
         seq, at = (rows_first - 1, FIRST_AT) if last is None else (last[0], last[4])
-        return _End(rows, seq, at, answers_first, answers, answers_at)
+        return LogEnd(rows, seq, at, answers_first, answers, answers_at)
 
     def _next_segment(self, stream: Stream, seq: int, length: int) -> Segment:
         try:
@@ -281,39 +183,137 @@ class Log:
         except OSError as error:
             raise refused(self._path, f"cannot take more rows: {error.strerror}") from error
 
-    # -- reading -------------------------------------------------------------------------------------------------------
 
-    def _read(self, after: int, last: int) -> list[Row] | None:
-        segment, seq, at = self._segment, self._seq, self._at
-        if segment is None or seq > after:
-            return None
-        _, rows_first, _, ends = self._pointer.position()
-        rows: list[Row] = []
-        while True:
-            find, data = segment.find, segment.data
-            is_last = segment.first == rows_first
-            last_at = unpack_ends(ends)[0] if is_last else segment.size
-            while at <= last_at and seq < last:
-                found = find(at)
-                if found is None or found[0] != seq + 1:
-                    break
-                seq, kind, start, stop, at = found
-                if seq > after:
-                    rows.append((seq, kind, data(start, stop)))
-            if seq >= last or (is_last and at > last_at):
-                self._segment, self._seq, self._at = segment, seq, at
-                return rows
-            if is_last or segment.first > seq:
-                raise BadSegment(f"row {seq + 1} is not where it should be")
-            following = opened(self._rows, seq + 1)
-            if following is None:
-                return None
-            segment, at = following, FIRST_AT
+OwnRow = tuple[RowKind, bytes, bytes, tuple[Any, ...]]
+"""A row of this worker: kind, data, answers, and the same as values, so that it need not be read again."""
 
-    def _on_files(self, action: Callable[[], T]) -> T:
+
+def own_row(kind: RowKind, *values: Any) -> OwnRow:
+    return kind, records.PACK[kind](*values), b"", values
+
+
+class Replica:
+    """A ledger that follows a log. For one thread. Every method may raise JournalUnavailable, or Damaged."""
+
+    def __init__(self, log: Log, limits: Limits):
+        self.log = log
+        self._limits = limits
+        self.is_stale = False
+        """``refresh()`` is needed, before the ledger is asked."""
+        self._damage: Damaged | None = None
+        self._failed_at = -_COMPACT_AGAIN_S
+        self._unreported = 0
+        self._reported_at = -_REPORT_EVERY_S
+        self.ledger = self.load()
+
+    def write(self, row: OwnRow, following: OwnRow | None = None) -> None:
+        """Append a row, or two at once; afterwards the ledger knows them and all before them.
+
+        If this raises after they were appended, they are read and applied like rows of another worker later.
+        """
+        log, ledger = self.log, self.ledger
+        seq = log.append(row[:3]) if following is None else log.append(row[:3], following[:3]) - 1
+        if seq <= ledger.applied:
+            self.is_stale = True
+            raise Damaged(repr(log), "was replaced or cut short while it was in use")
+        if seq != ledger.applied + 1:
+            self.catch_up(seq)
+            ledger = self.ledger
+        place = log.place
+        if seq == ledger.applied + 1:
+            ledger.apply(seq, row[0], row[3], place)
+        if following is not None and seq == ledger.applied:
+            ledger.apply(seq + 1, following[0], following[3], place)
+
+    def catch_up(self, before: int | None = None) -> None:
+        """Apply what was appended since, up to the row *before* if given."""
+        rows = self.log.read(self.ledger.applied, before)
+        if rows is None:
+            # We have not looked for so long that some were removed.
+            self._reload()
+            return
+        for row in rows:
+            _apply(self.ledger, row)
+
+    def refresh(self) -> None:
+        """Read the ledger again, if it may have missed something. Raises the Damaged that a compaction met."""
+        if self._damage is not None:
+            raise self._damage
+        if self.is_stale:
+            self._reload()
+            self.is_stale = False
+
+    def give_up(self, damage: Damaged) -> None:
+        """Raise *damage* at every ``refresh()`` from now on."""
+        self._damage, self.is_stale = damage, True
+
+    def load(self) -> Ledger:
+        """The last snapshot, and all rows since."""
+        seq, state, rows = self.log.load()
+        ledger = Ledger(self._limits, seq, state)
+        for each, place, data in self.log.answer_rows(state.keep_from - 1, seq + 1):
+            _, now, until, ends = records.unpack(RowKind.ANSWERS, data)
+            ledger.answers.add(each, place, now, until, ends)
+        for row in rows:
+            _apply(ledger, row)
+        return ledger
+
+    def _reload(self) -> None:
+        large_answers = self.ledger.large_answers
+        self.ledger = self.load()
+        self.ledger.large_answers = large_answers
+
+    def new_owner(self) -> int:
+        """A number that no worker had before. Called by one worker at a time."""
+        self.catch_up()
+        number = self.ledger.state.owner + 1
+        self.write(own_row(RowKind.OWNER, number))
+        return number
+
+    def compact(self, now: float) -> None:
+        """Forget what is over, if that is still due. Damage is raised by the next ``refresh``."""
+        if abs(now - self._failed_at) < _COMPACT_AGAIN_S:
+            return
         try:
-            return action()
-        except (BadSegment, OSError, struct.error) as error:
-            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-                raise refused(self._path, error.strerror or str(error)) from error
-            raise Damaged(str(self._path), str(error)) from error
+            self.catch_up()
+            if not self.ledger.is_compaction_due(now):
+                return  # another worker was sooner
+            before = self._forgotten()
+            self.write(own_row(RowKind.COMPACT, self.ledger.plan(seconds(now))))
+        except Damaged as error:
+            self._damage, self.is_stale = error, True
+        except JournalUnavailable as error:
+            self._failed_at = now
+            LOG.warning("%s; it grows until this succeeds", error)
+        else:
+            self._unreported += self._forgotten() - before
+
+    def report(self, now: float) -> None:
+        """Log what was forgotten early, now and then."""
+        if self._unreported and abs(now - self._reported_at) >= _REPORT_EVERY_S:
+            state = self.ledger.state
+            LOG.warning(
+                "the journal is too small: %d ids or answers were forgotten early, %d and %d in all",
+                self._unreported,
+                state.forgotten,
+                state.forgotten_answers,
+            )
+            self._unreported = 0
+            self._reported_at = now
+
+    def _forgotten(self) -> int:
+        return self.ledger.state.forgotten + self.ledger.state.forgotten_answers
+
+
+def _apply(ledger: Ledger, row: Row) -> None:
+    """Apply a row of another worker. Raises Damaged if it is not the next one, or makes no sense."""
+    seq, kind, data = row
+    if seq != ledger.applied + 1:
+        raise Damaged("log", f"row {seq} comes after row {ledger.applied}")
+    try:
+        place = records.unpack_place(data) if kind == RowKind.ANSWERS else 0
+        ledger.apply(seq, kind, records.unpack(kind, data), place)
+    except KeyError:
+        raise Damaged("log", f"row {seq} is of kind {kind}") from None
+    except (struct.error, IndexError) as error:
+        raise Damaged("log", f"row {seq} cannot be read: {error}") from error

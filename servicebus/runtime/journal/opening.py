@@ -16,10 +16,9 @@ from servicebus.runtime.journal.files import parts_of
 from servicebus.runtime.journal.inflight import InFlightFiles
 from servicebus.runtime.journal.interface import Damaged, Journal, JournalUnavailable, refused
 from servicebus.runtime.journal.ledger import Limits
-from servicebus.runtime.journal.log import Log
+from servicebus.runtime.journal.log import Log, Replica
 from servicebus.runtime.journal.memory import MemoryJournal
 from servicebus.runtime.journal.pair import JournalPair
-from servicebus.runtime.journal.replica import Replica
 from servicebus.runtime.journal.shared import SharedJournal
 from servicebus.runtime.journal.snapshot import MAGICS
 from servicebus.runtime.state_folder import MEMORY, default_path, shown_path

@@ -66,7 +66,8 @@ _ONE_FINISH = struct.Struct("<QIIIQQi")
 _RELEASE_HEAD = struct.Struct("<QB")
 _TAKE_OVER = struct.Struct("<QQQII")
 _COMPACT = struct.Struct("<IIQIQI")
-_PLACE = struct.Struct("<QI")
+PLACE_BYTES = 12
+"""Of a row of ANSWERS in the stream of rows the last ones: where all of it stands."""
 AT_BITS = 32
 _AT_MASK = (1 << AT_BITS) - 1
 
@@ -93,20 +94,20 @@ def unpack(kind: int, data: bytes | memoryview) -> tuple[Any, ...]:
     return _UNPACK[kind](data)
 
 
-def pack_finish(owner: int, now: int, until: int, ends: Sequence[tuple[int, bytes | None]]) -> bytes:
-    """*until*: when the last of these ids expires."""
+def pack_finish(owner: int, now: int, until: int, ends: Sequence[tuple[int, bytes | None]]) -> tuple[bytes, bytes]:
+    """The row up to its answers, and these. *until*: when the last of these ids expires."""
     if len(ends) == 1:
         number, answer = ends[0]
         size = -1 if answer is None else len(answer)
         row = _ONE_FINISH.pack(owner, now, until, 1, number >> COUNT_BITS, number & _COUNT_MASK, size)
-        return row + answer if answer else row
+        return row, answer or b""
     pack = _FINISH.pack
     rows = [
         pack(number >> COUNT_BITS, number & _COUNT_MASK, -1 if answer is None else len(answer))
         for number, answer in ends
     ]
-    answers = [answer for _, answer in ends if answer]
-    return b"".join((_FINISH_HEAD.pack(owner, now, until, len(ends)), *rows, *answers))
+    head = _FINISH_HEAD.pack(owner, now, until, len(ends))
+    return b"".join((head, *rows)), b"".join([answer for _, answer in ends if answer])
 
 
 def _unpack_finish(data: bytes | memoryview) -> tuple[int, int, int, list[tuple[int, int]]]:
@@ -139,16 +140,9 @@ def segment_and_at(place: int) -> tuple[int, int]:
     return place >> AT_BITS, place & _AT_MASK
 
 
-def located(data: bytes, place: int) -> bytes:
-    """A row of ANSWERS with the *place* of all of it instead of its answers."""
-    at = _FINISH_HEAD.size + _FINISH_HEAD.unpack_from(data)[3] * _FINISH.size  # _answers_at(), without the call
-    return data[:at] + _PLACE.pack(place & _COUNT_MASK, place >> COUNT_BITS)
-
-
 def unpack_place(data: bytes) -> int:
-    """Of a ``located`` row."""
-    low, high = _PLACE.unpack_from(data, len(data) - _PLACE.size)
-    return int(high) << COUNT_BITS | int(low)
+    """Where the answers of a row stand that has their place instead."""
+    return int.from_bytes(data[-PLACE_BYTES:], "little")
 
 
 def pack_begin(owner: int, starts: Sequence[Numbered]) -> bytes:

@@ -33,8 +33,8 @@ from servicebus.runtime.journal.interface import (
     seconds,
 )
 from servicebus.runtime.journal.ledger import COMPACT_IDS, MARGIN_S, UNOWNED, Entry
+from servicebus.runtime.journal.log import OwnRow, Replica, own_row
 from servicebus.runtime.journal.records import Numbered, RowKind, numbered, pack_begin, pack_finish
-from servicebus.runtime.journal.replica import OwnRow, Replica, own_row
 from servicebus.transport.loop import nothing
 
 __all__ = ["SharedJournal"]
@@ -178,8 +178,11 @@ class SharedJournal(Journal):
         elif ending is not None:
             self._replica.write(ending)
         if ends:
-            pop = self._mine.pop
-            self._in_flight.clear([number for id, _ in ends if (number := pop(id, None)) is not None])
+            mine, over = self._mine, []
+            for id, _ in ends:
+                if id in mine:
+                    over.append(mine.pop(id))
+            self._in_flight.clear(over)
         if asked:
             self._begin_wanted(asked)
 
@@ -207,13 +210,13 @@ class SharedJournal(Journal):
     def _begun(self, wanted: list[Numbered]) -> OwnRow:
         # Before the row: what is in the log and not in the in-flight file counts as started.
         self._in_flight.note(wanted)
-        return RowKind.BEGIN, pack_begin(self._me, wanted), (self._me, wanted)
+        return RowKind.BEGIN, pack_begin(self._me, wanted), b"", (self._me, wanted)
 
     def _ended(self, ends: Sequence[End]) -> OwnRow | None:
         mine, me, now = self._mine, self._me, int(self._now) if 0 <= self._now <= NEVER else seconds(self._now)
         ours = [(mine[id], answer) for id, answer in ends if id in mine]
         kind, until, ours, sizes = self._replica.ledger.ending(ours)
-        return (kind, pack_finish(me, now, until, ours), (me, now, until, sizes)) if ours else None
+        return (kind, *pack_finish(me, now, until, ours), (me, now, until, sizes)) if ours else None
 
     def _is_wanted(self, one: Asked) -> bool:
         """Can it be had, or must it be remembered for longer than before?"""
