@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from servicebus.runtime.journal import IdStatus, Limits, Lookup, MemoryJournal, Release, Start
-from servicebus.runtime.journal.ledger import UNOWNED
 from servicebus.runtime.journal.memory import ME
 from servicebus.runtime.journal.records import number_of
+from servicebus.runtime.journal.state import UNOWNED
 
 __all__ = ["NodeJournal"]
 

@@ -27,7 +27,7 @@ from servicebus.runtime.journal import (
 )
 from servicebus.runtime.journal.checkpointer import Checkpointer
 from servicebus.runtime.journal.interface import Damaged
-from servicebus.runtime.journal.ledger import State
+from servicebus.runtime.journal.state import State
 
 Open = Callable[[], SharedJournal]
 NOTHING: Any = None
@@ -68,7 +68,7 @@ def hand_over(journal: SharedJournal) -> Checkpointer:
     found = replica.log.checkpointer
     found.ask = lambda: None  # type: ignore[method-assign]
     found.wants_state = True
-    replica.log.checkpoint(replica.ledger.applied, replica.ledger.copy_state, replica.ledger.answers.first_place)
+    replica.log.checkpoint(replica.ledger.applied, replica.ledger.state.copy, replica.ledger.answers.first_place)
     return found
 
 

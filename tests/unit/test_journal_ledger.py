@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servicebus.runtime.journal import Limits, Release, snapshot
-from servicebus.runtime.journal.answers import AnswerIndex
-from servicebus.runtime.journal.ledger import CHUNK_IDS, COMPACT_IDS, Ledger, State
+from servicebus.runtime.journal.ledger import COMPACT_IDS, AnswerIndex, Ledger
 from servicebus.runtime.journal.records import (
     PACK,
     PLACE_BYTES,
@@ -27,6 +26,7 @@ from servicebus.runtime.journal.records import (
     unpack_place,
 )
 from servicebus.runtime.journal.snapshot import Header
+from servicebus.runtime.journal.state import CHUNK_IDS, State
 
 SENDER = 0x00C0FFEE << 64
 numbers = st.builds(lambda high, low: high << 64 | low, st.integers(0, 2**64 - 1), st.integers(1, 10**18 - 1))
@@ -229,7 +229,7 @@ class TestLedger:
             ledger.finish(1, [(number, -1)])
         early, late = ledger.plan(1000), ledger.plan(1001)
         ledger.compact(late)
-        known = ledger.copy_state()
+        known = ledger.state.copy()
         ledger.compact(early)
         assert ledger.state == replace(known, compacted_at=1000)
         assert (ledger.state.forgotten, ledger.state.forgotten_until) == (10, 5009)
@@ -260,7 +260,7 @@ def test_a_snapshot_and_the_rows_since_give_what_all_rows_give(events: list[Even
             else:
                 _tell(ledger, what, owner, number, time)
         if seq == taken_at:
-            late = Ledger(limits, seq, _written_and_read(seq, first.copy_state()))
+            late = Ledger(limits, seq, _written_and_read(seq, first.state.copy()))
     if late is not None:
         assert late.state == first.state
 

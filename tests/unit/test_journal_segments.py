@@ -19,11 +19,11 @@ from servicebus.runtime.journal import files as journal_files
 from servicebus.runtime.journal import log as journal_log
 from servicebus.runtime.journal.checkpointer import drop
 from servicebus.runtime.journal.interface import Damaged, JournalUnavailable
-from servicebus.runtime.journal.ledger import State
 from servicebus.runtime.journal.log import Log, Row
 from servicebus.runtime.journal.records import Compaction, RowKind
 from servicebus.runtime.journal.segments import FIRST_AT, BadSegment, Stream
 from servicebus.runtime.journal.snapshot import Header
+from servicebus.runtime.journal.state import State
 
 NO_COMPACTION = records.PACK[RowKind.COMPACT](Compaction(1, 0, 0, 0, 0, 0))
 ROWS_BYTES, ANSWERS_BYTES = 4096, 8192

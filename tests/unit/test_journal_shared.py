@@ -206,10 +206,10 @@ class TestTogether:
         for worker in (self.ours, self.other, self.third):
             worker.tick(NOW + 400)
         states = [
-            (worker._replica.ledger._chunks, worker._replica.ledger.entries)
+            (worker._replica.ledger.state.chunks, worker._replica.ledger.entries)
             for worker in (self.ours, self.other, self.third)
         ]
-        assert states[0] == states[1] == states[2] == (_reopened(self.ours)._replica.ledger._chunks, states[0][1])
+        assert states[0] == states[1] == states[2] == (_reopened(self.ours)._replica.ledger.state.chunks, states[0][1])
 
     def test_a_compaction_that_has_to_wait_too_long_is_tried_again(self, caplog: pytest.LogCaptureFixture) -> None:
         begin(self.ours, 1, 2)

@@ -7,11 +7,11 @@ from servicebus.runtime.journal.interface import (
     IdStatus,
     Journal,
     JournalUnavailable,
+    Limits,
     Lookup,
     Release,
     Start,
 )
-from servicebus.runtime.journal.ledger import Limits
 from servicebus.runtime.journal.memory import MemoryJournal
 from servicebus.runtime.journal.opening import (
     MEMORY,

@@ -19,9 +19,9 @@ from servicebus.runtime.byte_locks import LockFile
 from servicebus.runtime.journal import snapshot
 from servicebus.runtime.journal.files import Files
 from servicebus.runtime.journal.interface import Damaged, JournalUnavailable
-from servicebus.runtime.journal.ledger import State
 from servicebus.runtime.journal.segments import BadSegment, CommitPointer, Stream, flush
 from servicebus.runtime.journal.snapshot import Header
+from servicebus.runtime.journal.state import State
 from servicebus.transport.loggers import get_logger
 
 LOG = get_logger(__name__)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from servicebus.runtime.journal import snapshot
 from servicebus.runtime.journal.interface import Damaged
-from servicebus.runtime.journal.ledger import State
 from servicebus.runtime.journal.segments import (
     FIRST_AT,
     BadSegment,
@@ -27,6 +26,7 @@ from servicebus.runtime.journal.segments import (
     this_boot,
 )
 from servicebus.runtime.journal.snapshot import Header
+from servicebus.runtime.journal.state import State
 from servicebus.transport.loggers import get_logger
 
 LOG = get_logger(__name__)

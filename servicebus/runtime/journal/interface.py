@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,18 @@ from servicebus.errors import JournalUnavailable
 from servicebus.transport.disk_space import advice
 from servicebus.transport.loop import nothing
 
-__all__ = ["Damaged", "IdRecord", "IdState", "IdStatus", "Journal", "JournalUnavailable", "Lookup", "Release", "Start"]
+__all__ = [
+    "Damaged",
+    "IdRecord",
+    "IdState",
+    "IdStatus",
+    "Journal",
+    "JournalUnavailable",
+    "Limits",
+    "Lookup",
+    "Release",
+    "Start",
+]
 
 
 class Damaged(JournalUnavailable):
@@ -40,6 +52,18 @@ class Release(Enum):
 
 REFUSED = 1 << 20
 """Attempts of a refused id are counted from here: more than any real count."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is remembered at most."""
+
+    max_entries: int = 250_000
+    """Chunks of 4,096 ids (of one Sender), and unfinished ids."""
+    max_answer_bytes: int = 64 * 1024 * 1024
+    """Of all stored answers together. One that is larger than half of it is not stored."""
+    reply_keep_s: float = 3600.0
+    """How long an answer is kept."""
 
 
 class Start(NamedTuple):

@@ -1,42 +1,36 @@
 """Ledger: the state that the rows of the shared log add up to. Pure: the same rows give every worker the same state.
 
-Finished ids are bits: a Sender counts from 1, and 4,096 consecutive ids share one chunk, a number of 512 bytes. A chunk
-lives as long as the longest-lived of its ids. Ids that are begun and not finished are few, and have an entry each. An
-entry is not forgotten while a worker holds it; when it is let go of, its expiry and time of signing stay in its chunk.
+Finished ids are bits in chunks. Ids that are begun and not finished are few, and have an entry each. An entry is not
+forgotten while a worker holds it; when it is let go of, its expiry and time of signing stay in its chunk.
 
-Chunks expire, and if there are too many those go whose ids were signed first. From then on an unknown id that was
-signed as early counts as *forgotten*: it may have been run. The worker that compacts decides this once and writes it
-into the log, so no two workers disagree on what is known.
+If there are too many chunks, an unknown id that was signed as early as those that had to go counts as *forgotten*: it
+may have been run. The worker that compacts decides this once and writes it into the log, so no two workers disagree on
+what is known.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from servicebus.runtime.journal.answers import AnswerIndex
-from servicebus.runtime.journal.interface import REFUSED, IdStatus, Lookup, Release
+from servicebus.runtime.journal.interface import REFUSED, IdStatus, Limits, Lookup, Release
 from servicebus.runtime.journal.records import Compaction, Numbered, OrphanedId, RowKind
+from servicebus.runtime.journal.state import (
+    BIT_MASK,
+    CHUNK_BITS,
+    IDS_AT,
+    TIME_BITS,
+    TIME_MASK,
+    UNOWNED,
+    Chunks,
+    Entry,
+    State,
+    signed_before,
+)
 
-__all__ = ["CHUNK_IDS", "COMPACT_IDS", "MARGIN_S", "UNOWNED", "Entry", "Ledger", "Limits", "State"]
-
-CHUNK_BITS = 12
-CHUNK_IDS = 1 << CHUNK_BITS
-_BIT_MASK = CHUNK_IDS - 1
-
-# A chunk is one number: when it expires in the lowest 32 bits, above them when the last of its ids was signed, above
-# them one bit for each id.
-_TIME_BITS = 32
-_TIME_MASK = (1 << _TIME_BITS) - 1
-_IDS_AT = 2 * _TIME_BITS
-# The order in which chunks leave when there are too many: when signed, then when expired, but for its lowest bit.
-_ORDER_MASK = (1 << 63) - 1
-_SIGNED_AT = 31
-
-_BUCKET_BITS = 4
-"""Chunks are looked at by expiry, 16 seconds at once."""
+__all__ = ["COMPACT_IDS", "MARGIN_S", "AnswerIndex", "Ledger"]
 
 MARGIN_S = 3600
 """An id is remembered for longer than asked for: a clock that is set forward by mistake is set back again."""
@@ -47,50 +41,14 @@ milliseconds, and must not be needed again soon."""
 COMPACT_IDS = 4096
 _COMPACT_EVERY_S = 10
 
-UNOWNED = 0
 _NO_ENTRY = (-1, 0, 0, 0, 0)
 _FIRST = Lookup(IdStatus.NEW, None, 1)
 _FORGOTTEN = Lookup(IdStatus.FORGOTTEN, None, 1)
 _FINISH, _ANSWERS = RowKind.FINISH, RowKind.ANSWERS
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How much is remembered at most."""
-
-    max_entries: int = 250_000
-    """Chunks of 4,096 ids (of one Sender), and unfinished ids."""
-    max_answer_bytes: int = 64 * 1024 * 1024
-    """Of all stored answers together. One that is larger than half of it is not stored."""
-    reply_keep_s: float = 3600.0
-    """How long an answer is kept."""
-
-
-Entry = tuple[int, int, int, int, int]
-"""Of an id that is begun and not finished: owner (UNOWNED while it waits for its next attempt), attempts, how many of
-them ended with a death, expiry, when it was signed. A plain tuple: one with names takes a third of a microsecond."""
-
-
 End = tuple[int, bytes | None]
 """A number that was run, and the answer."""
-
-
-@dataclass(slots=True)
-class State:
-    """What a snapshot stores."""
-
-    owner: int = 0
-    """The highest number that a worker ever got."""
-    forgotten: int = 0
-    """Ids that had to be forgotten before they expired."""
-    forgotten_answers: int = 0
-    forgotten_until: int = 0
-    """The forgotten ids were signed until then: an unknown id that was too may be one of them."""
-    compacted_at: int = 0
-    keep_from: int = 1
-    """Answers in rows before this one are not kept."""
-    chunks: dict[int, int] = field(default_factory=dict)
-    entries: dict[int, Entry] = field(default_factory=dict)
 
 
 class Ledger:
@@ -109,10 +67,9 @@ class Ledger:
         self.large_answers = 0
         """Answers that were too large to store."""
         self.answers = AnswerIndex(limits.max_answer_bytes, limits.reply_keep_s)
-        self.entries, self._chunks = state.entries, state.chunks
+        self.entries, self._finished = state.entries, state.chunks
+        self._chunks = Chunks(state.chunks)
         self._limits = limits
-        self._due: dict[int, list[int]] = {}
-        self._due_order: list[int] = []
         self._by_kind: dict[int, Callable[..., None]] = {
             RowKind.BEGIN: self.begin,
             RowKind.RELEASE: self.release,
@@ -120,20 +77,14 @@ class Ledger:
             RowKind.COMPACT: self.compact,
             RowKind.OWNER: self.own,
         }
-        for key, value in self._chunks.items():
-            self._note_due(key, value & _TIME_MASK)
 
     def __repr__(self) -> str:
-        return f"<Ledger applied={self.applied} entries={len(self.entries)} chunks={len(self._chunks)}>"
-
-    def copy_state(self) -> State:
-        """For another thread. Takes milliseconds: values are never changed in place."""
-        return replace(self.state, chunks=dict(self._chunks), entries=dict(self.entries))
+        return f"<Ledger applied={self.applied} entries={len(self.entries)} chunks={len(self._finished)}>"
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
     def is_finished(self, number: int) -> bool:
-        return self._chunks.get(number >> CHUNK_BITS, 0) >> (_IDS_AT + (number & _BIT_MASK)) & 1 == 1
+        return self._finished.get(number >> CHUNK_BITS, 0) >> (IDS_AT + (number & BIT_MASK)) & 1 == 1
 
     def granted(self, entry: Entry, sent: int) -> Lookup:
         """What a worker is told of an id that it has just become the owner of."""
@@ -143,10 +94,10 @@ class Ledger:
 
     def unknown(self, asked: Sequence[tuple[str, Numbered, bool]]) -> list[Numbered]:
         """Those that were never begun, as far as is remembered."""
-        entries, get, found = self.entries, self._chunks.get, []
+        entries, get, found = self.entries, self._finished.get, []
         for _, start, _ in asked:
             number = start[0]  # as is_finished() looks, without the call
-            if number not in entries and not get(number >> CHUNK_BITS, 0) >> (_IDS_AT + (number & _BIT_MASK)) & 1:
+            if number not in entries and not get(number >> CHUNK_BITS, 0) >> (IDS_AT + (number & BIT_MASK)) & 1:
                 found.append(start)
         return found
 
@@ -155,8 +106,7 @@ class Ledger:
         entry = self.entries.get(number)
         if entry is not None:
             return entry[3] >= expires and entry[4] >= sent
-        value = self._chunks.get(number >> CHUNK_BITS, 0)
-        return value & _TIME_MASK >= expires and value >> _TIME_BITS & _TIME_MASK >= sent
+        return self._chunks.outlives(number, expires, sent)
 
     def ending(self, ends: list[End]) -> tuple[RowKind, int, list[End], list[tuple[int, int]]]:
         """What the row of these ends says: kind, when the last expires, the ends, the size of each answer or -1.
@@ -199,7 +149,7 @@ class Ledger:
     def begin(self, owner: int, starts: Sequence[Numbered]) -> None:
         """*owner* gets what is unknown or waits for its next attempt; of the rest the expiry is noted."""
         self.pending += len(starts)
-        entries, chunks = self.entries, self._chunks
+        entries, chunks = self.entries, self._finished
         for number, expires, sent in starts:
             entry = entries.get(number)
             if entry is not None:
@@ -207,8 +157,8 @@ class Ledger:
                 if holder == UNOWNED:
                     holder, attempts = owner, attempts + 1
                 entries[number] = (holder, attempts, deaths, max(expires, until), max(sent, since))
-            elif chunks.get(number >> CHUNK_BITS, 0) >> (_IDS_AT + (number & _BIT_MASK)) & 1:  # as is_finished() looks
-                self._prolong(number >> CHUNK_BITS, expires, sent)
+            elif chunks.get(number >> CHUNK_BITS, 0) >> (IDS_AT + (number & BIT_MASK)) & 1:  # as is_finished() looks
+                self._chunks.prolong(number >> CHUNK_BITS, expires, sent)
             else:
                 entries[number] = (owner, 1, 0, expires, sent)
 
@@ -223,7 +173,7 @@ class Ledger:
     def finish(self, owner: int, ends: Sequence[tuple[int, int]]) -> None:
         """Of each number the size of its answer is ignored here."""
         self.pending += len(ends)
-        entries, chunks = self.entries, self._chunks
+        entries, chunks = self.entries, self._finished
         for number, _ in ends:
             entry = entries.get(number)
             if entry is None or entry[0] != owner:
@@ -231,9 +181,9 @@ class Ledger:
             del entries[number]
             key = number >> CHUNK_BITS
             value = chunks.get(key, 0)
-            if value & _TIME_MASK < entry[3] or value >> _TIME_BITS & _TIME_MASK < entry[4]:
-                value = self._prolong(key, entry[3], entry[4])
-            chunks[key] = value | 1 << (_IDS_AT + (number & _BIT_MASK))
+            if value & TIME_MASK < entry[3] or value >> TIME_BITS & TIME_MASK < entry[4]:
+                value = self._chunks.prolong(key, entry[3], entry[4])
+            chunks[key] = value | 1 << (IDS_AT + (number & BIT_MASK))
 
     def release(self, owner: int, why: Release, numbers: Sequence[int]) -> None:
         self.pending += len(numbers)
@@ -245,7 +195,7 @@ class Ledger:
             if why is Release.DEAD_LETTERED or not attempts:
                 del self.entries[number]
                 # Another worker may hold a copy that is good for longer than the next one to be run.
-                self._prolong(number >> CHUNK_BITS, expires, sent)
+                self._chunks.prolong(number >> CHUNK_BITS, expires, sent)
             elif why is Release.REFUSED:
                 self.entries[number] = (owner, attempts + REFUSED, deaths, expires, sent)
             else:
@@ -270,7 +220,7 @@ class Ledger:
         """What a compaction at *now* should do."""
         keep_from, early = self.answers.overdue(now)
         before = self._room_from()
-        until = max(self.state.forgotten_until, before >> _SIGNED_AT)
+        until = max(self.state.forgotten_until, signed_before(before))
         return Compaction(now, max(0, now - MARGIN_S), before, until, keep_from, early)
 
     def is_compaction_due(self, now: float) -> bool:
@@ -281,7 +231,7 @@ class Ledger:
     def sizes(self) -> dict[str, int]:
         """For the status."""
         return {
-            "chunks": len(self._chunks),
+            "chunks": len(self._finished),
             "unfinished": len(self.entries),
             "answers": self.answers.count,
             "answer_bytes": self.answers.size,
@@ -292,53 +242,107 @@ class Ledger:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _prolong(self, key: int, expires: int, sent: int) -> int:
-        """Have the chunk remembered until *expires*, and know that one of its ids was signed at *sent*."""
-        value = self._chunks.get(key)
-        if value is None:
-            self._note_due(key, expires)
-            value = 0
-        later = max(expires - (value & _TIME_MASK), 0)
-        newer = max(sent - (value >> _TIME_BITS & _TIME_MASK), 0)
-        value = self._chunks[key] = value + (newer << _TIME_BITS) + later
-        return value
-
-    def _note_due(self, key: int, expires: int) -> None:
-        bucket = expires >> _BUCKET_BITS
-        keys = self._due.get(bucket)
-        if keys is None:
-            keys = self._due[bucket] = []
-            heapq.heappush(self._due_order, bucket)
-        keys.append(key)
-
     def _forget(self, compaction: Compaction) -> None:
-        expired, before = compaction.expired_before, compaction.forget_before
         for number, entry in list(self.entries.items()):
             # What is held is run, however long that takes. A copy that is good for longer may have been let go of.
-            until = max(entry[3], self._chunks.get(number >> CHUNK_BITS, 0) & _TIME_MASK)
-            if entry[0] == UNOWNED and until < expired:
+            until = max(entry[3], self._chunks.expires(number))
+            if entry[0] == UNOWNED and until < compaction.expired_before:
                 del self.entries[number]
-        while self._due_order and self._due_order[0] < expired >> _BUCKET_BITS:
-            self._forget_bucket(heapq.heappop(self._due_order))
         self.state.forgotten_until = max(self.state.forgotten_until, compaction.forgotten_until)
-        if before:
-            for key in [key for key, value in self._chunks.items() if value >> 1 & _ORDER_MASK < before]:
-                self.state.forgotten += (self._chunks.pop(key) >> _IDS_AT).bit_count()
-
-    def _forget_bucket(self, bucket: int) -> None:
-        """The chunks that expire in *bucket*; the others in it have been prolonged since, or were forgotten early."""
-        for key in self._due.pop(bucket):
-            expires = self._chunks.get(key, 0) & _TIME_MASK
-            if expires >> _BUCKET_BITS == bucket:
-                self._chunks.pop(key, None)
-            elif expires:
-                self._note_due(key, expires)
+        self.state.forgotten += self._chunks.forget(compaction.expired_before, compaction.forget_before)
 
     def _room_from(self) -> int:
         """Before which place in their order chunks have to go, so that the others are few enough; 0 if they are."""
         limit = self._limits.max_entries
-        excess = len(self._chunks) + len(self.entries) - limit
-        if excess <= 0 or not self._chunks:
-            return 0
-        order = sorted(value >> 1 & _ORDER_MASK for value in self._chunks.values())
-        return order[min(excess + limit // _ROOM_SHARE, len(order)) - 1] + 1
+        excess = len(self._finished) + len(self.entries) - limit
+        return self._chunks.place_after(excess + limit // _ROOM_SHARE) if excess > 0 and self._finished else 0
+
+
+_BLOCK_ANSWERS = 1024
+_BLOCK_S = 10
+_BLOCKS = 32
+
+
+@dataclass(slots=True)
+class _Block:
+    first_place: Any
+    began_at: int
+    places: dict[int, Any] = field(default_factory=dict)
+    size: int = 0
+    last_seq: int = 0
+    answered_at: int = 0
+    until: int = 0
+
+
+class AnswerIndex:
+    """Where the answer to an id is. Bounded by age and bytes. Times are Unix seconds.
+
+    Answers are dropped oldest first, in blocks: that costs nothing per answer, and a look-up, which only a repeated id
+    needs, asks a few dozen blocks, or a few hundred.
+    """
+
+    def __init__(self, max_bytes: int, keep_s: float):
+        self.size = 0
+        """Bytes of all answers."""
+        self.count = 0
+        self._max_bytes = max_bytes
+        self._keep_s = keep_s
+        self._blocks: deque[_Block] = deque()
+
+    @property
+    def first_place(self) -> Any:
+        """Of the oldest; None if there are none."""
+        return self._blocks[0].first_place if self._blocks else None
+
+    def add(self, seq: int, place: Any, now: int, until: int, ends: Iterable[tuple[int, int]]) -> None:
+        """The answers to *ends* (number, size or -1) of row *seq*, of *now*, are at *place*; needed up to *until*."""
+        block = self._blocks[-1] if self._blocks else None
+        if (
+            block is None
+            or len(block.places) >= _BLOCK_ANSWERS
+            or block.size * _BLOCKS >= self._max_bytes
+            or now - block.began_at >= _BLOCK_S
+        ):
+            block = _Block(place, now)
+            self._blocks.append(block)
+        size = count = 0
+        for number, length in ends:
+            if length >= 0:
+                block.places[number] = place
+                size += length
+                count += 1
+        block.size += size
+        self.size += size
+        self.count += count
+        block.last_seq = seq
+        if now > block.answered_at:
+            block.answered_at = now
+        if until > block.until:
+            block.until = until
+
+    def place_of(self, number: int) -> Any:
+        """None if there is no answer any more."""
+        for block in reversed(self._blocks):
+            place = block.places.get(number)
+            if place is not None:
+                return place
+        return None
+
+    def overdue(self, now: int) -> tuple[int, int]:
+        """The first row to keep when answers that are too old or too many go; and how many would go early."""
+        keep_from = early = 0
+        size = self.size
+        for block in self._blocks:
+            is_over = min(block.answered_at + self._keep_s, block.until) < now
+            if not is_over and size <= self._max_bytes:
+                break
+            size -= block.size
+            keep_from = block.last_seq + 1
+            early += 0 if is_over else len(block.places)
+        return keep_from, early
+
+    def drop_before(self, seq: int) -> None:
+        while self._blocks and self._blocks[0].last_seq < seq:
+            block = self._blocks.popleft()
+            self.size -= block.size
+            self.count -= len(block.places)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from servicebus.runtime.journal import records
-from servicebus.runtime.journal.interface import Damaged, JournalUnavailable, refused, seconds
-from servicebus.runtime.journal.ledger import Ledger, Limits, State
+from servicebus.runtime.journal.interface import Damaged, JournalUnavailable, Limits, refused, seconds
+from servicebus.runtime.journal.ledger import Ledger
 from servicebus.runtime.journal.log_reader import LogEnd, LogReader, Row
 from servicebus.runtime.journal.records import AT_BITS, PLACE_BYTES, RowKind, segment_and_at
 from servicebus.runtime.journal.segments import (
@@ -32,6 +32,7 @@ from servicebus.runtime.journal.segments import (
     unpack_ends,
 )
 from servicebus.runtime.journal.snapshot import Header
+from servicebus.runtime.journal.state import State
 from servicebus.transport.loggers import get_logger
 
 LOG = get_logger(__name__)

@@ -14,9 +14,9 @@ from servicebus.runtime.journal import snapshot
 from servicebus.runtime.journal.checkpointer import Checkpointer
 from servicebus.runtime.journal.files import after_snapshot, found_files, found_pointer, opened
 from servicebus.runtime.journal.interface import Damaged, refused
-from servicebus.runtime.journal.ledger import State
 from servicebus.runtime.journal.records import place_of, segment_and_at
 from servicebus.runtime.journal.segments import FIRST_AT, BadSegment, Segment, unpack_ends
+from servicebus.runtime.journal.state import State
 from servicebus.runtime.journal.write_lock import WriteLock
 
 __all__ = ["LogEnd", "LogReader", "Row"]

@@ -10,13 +10,14 @@ from servicebus.runtime.journal.interface import (
     IdState,
     IdStatus,
     Journal,
+    Limits,
     Lookup,
     Release,
     Start,
     record_of,
     seconds,
 )
-from servicebus.runtime.journal.ledger import Ledger, Limits
+from servicebus.runtime.journal.ledger import Ledger
 from servicebus.runtime.journal.records import number_of
 
 __all__ = ["ME", "MemoryJournal"]

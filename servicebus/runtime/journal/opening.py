@@ -14,8 +14,7 @@ from servicebus.protocol.plain import PLAIN_COUNT
 from servicebus.runtime.byte_locks import TO_THE_END, LockFile, LockFiles
 from servicebus.runtime.journal.files import parts_of
 from servicebus.runtime.journal.inflight import InFlightFiles
-from servicebus.runtime.journal.interface import Damaged, Journal, JournalUnavailable, refused
-from servicebus.runtime.journal.ledger import Limits
+from servicebus.runtime.journal.interface import Damaged, Journal, JournalUnavailable, Limits, refused
 from servicebus.runtime.journal.log import Log, Replica
 from servicebus.runtime.journal.memory import MemoryJournal
 from servicebus.runtime.journal.pair import JournalPair

@@ -27,13 +27,14 @@ from servicebus.runtime.journal.interface import (
     IdStatus,
     Journal,
     JournalUnavailable,
+    Limits,
     Lookup,
     Release,
     Start,
     record_of,
 )
-from servicebus.runtime.journal.ledger import CHUNK_IDS, Limits
 from servicebus.runtime.journal.redis_scripts import SCRIPT
+from servicebus.runtime.journal.state import CHUNK_IDS
 from servicebus.transport.loggers import get_logger
 from servicebus.wire.printable import counted
 

@@ -32,9 +32,10 @@ from servicebus.runtime.journal.interface import (
     record_of,
     seconds,
 )
-from servicebus.runtime.journal.ledger import COMPACT_IDS, MARGIN_S, UNOWNED, Entry
+from servicebus.runtime.journal.ledger import COMPACT_IDS, MARGIN_S
 from servicebus.runtime.journal.log import OwnRow, Replica, own_row
 from servicebus.runtime.journal.records import Numbered, RowKind, numbered, pack_begin, pack_finish
+from servicebus.runtime.journal.state import UNOWNED, Entry
 from servicebus.transport.loop import nothing
 
 __all__ = ["SharedJournal"]
@@ -147,7 +148,7 @@ class SharedJournal(Journal):
         is_time = abs(now - self._checkpoint_at) >= _CHECKPOINT_EVERY_S
         if is_time or self._replica.log.checkpointer.wants_state:
             ledger = self._replica.ledger
-            self._replica.log.checkpoint(ledger.applied, ledger.copy_state, ledger.answers.first_place)
+            self._replica.log.checkpoint(ledger.applied, ledger.state.copy, ledger.answers.first_place)
         if is_time:
             self._checkpoint_at = int(now)
             self._look_for_the_dead()

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from servicebus.runtime.journal.interface import Damaged, JournalUnavailable
-from servicebus.runtime.journal.ledger import CHUNK_IDS, State
 from servicebus.runtime.journal.segments import flush
+from servicebus.runtime.journal.state import CHUNK_IDS, State
 
 __all__ = ["MAGICS", "Header", "read", "read_header", "write"]
 
