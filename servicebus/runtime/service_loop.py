@@ -138,13 +138,14 @@ class ServiceLoop:
         if self._last is None:
             return False
         posted, give_up_at = self._posted, time.monotonic() + timeout_s - _LEAST_S / 2
+        is_over: Callable[[], object] = lambda: posted or time.monotonic() > give_up_at
         self.loop.is_due = is_short = timeout_s < _LEAST_S
         while (outcome := self._last) is not None:
             self._last = None
             if self.loop.is_due:
                 self._hand_over(outcome, _busy, None)
                 break
-            self._lead(outcome, lambda: posted or time.monotonic() > give_up_at)
+            self._lead(outcome, is_over)
             if self._is_woken:  # asyncio calls _take()
                 break
             self._take_posted()
@@ -201,13 +202,14 @@ class _Loop(asyncio.SelectorEventLoop):
         self._first_step: Callable[[], object] = nothing
         super().__init__(selector)
 
-    def begin(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def begin(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """A task of *coroutine* that has done its first step; it has ended if it has nothing to wait for.
 
         For callbacks, not for tasks: they cannot be nested. The task has no contextvars of others.
         """
         self._is_beginning = True
-        task = Context().run(asyncio.Task, coroutine, loop=self)
+        # With a name of its own: asyncio takes longer to make one up.
+        task = Context().run(asyncio.Task, coroutine, loop=self, name=name)
         step, self._first_step = self._first_step, nothing  # it refers to all that the task has
         step()
         return task

@@ -154,6 +154,9 @@ class TaskService(ServiceThread):
         return is_taken
 
     def _arrived(self, job: Job, held: Task | None = None) -> None:
+        if self._is_open and not self._waiting and len(self._running) < self._typed.tasks:
+            self._start(job, held)
+            return
         if self._window:
             line_up(self._waiting, (job, held), _priority)
         else:
@@ -189,7 +192,7 @@ class TaskService(ServiceThread):
         self._loop.task_begins()
         if job.deadline is not None and job.deadline < self._sweep_at:
             self._sweep_by(job.deadline)
-        running.task = self._loop.loop.begin(self._run_job(running))
+        running.task = self._loop.loop.begin(self._run_job(running), self._execution.name)
 
     async def _run_job(self, running: _Running) -> None:
         job = running.job

@@ -254,6 +254,7 @@ def test_a_task_begins_at_once_and_is_one_for_asyncio(bench: Callable[..., Bench
         reply = here.outcome_of(request).reply or b""
         assert decode_json(decode_reply(reply, 100_000).message) is True
         assert isinstance(seen[0], asyncio.Task) and seen[1:] == ["begun"]
+        assert seen[0].get_name() == "service test.it"
 
 
 def test_the_leader_runs_what_waits_for_nothing_and_leaves_for_what_the_program_schedules() -> None:
