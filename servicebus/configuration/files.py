@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,9 @@ from servicebus.configuration.section import Where
 from servicebus.errors import ConfigurationError
 
 __all__ = ["folder_of", "read_configuration_file", "read_text", "read_values"]
+
+_MOST_BYTES = 16 * 1024 * 1024
+"""A device such as /dev/zero has no end, and would take all memory."""
 
 
 def read_values(path: str | os.PathLike[str], environment: Mapping[str, str]) -> tuple[Any, Where]:
@@ -37,4 +41,9 @@ def folder_of(path: str | os.PathLike[str]) -> str:
 
 
 def read_text(path: str) -> str:
-    return Path(path).read_text(encoding="utf-8")
+    """Its text, with the line ends of Unix. Raises OSError, of a file without end too; ValueError: no UTF-8."""
+    with Path(path).open("rb") as file:
+        raw = file.read(_MOST_BYTES + 1)
+    if len(raw) > _MOST_BYTES:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+    return raw.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")

@@ -19,6 +19,7 @@ from pathlib import Path
 from servicebus.errors import ServiceBusError
 from servicebus.testing.node import Broker
 from servicebus.testing.pool import launch_all
+from servicebus.wire.printable import describe
 
 __all__ = ["PersistentBrokers", "runtime_folder"]
 
@@ -29,11 +30,14 @@ def runtime_folder() -> Path:
     """``$XDG_RUNTIME_DIR/servicebus``, or ``/tmp/servicebus-<uid>``: this user's own, made if it is not there.
 
     Raises:
-        ServiceBusError: another user owns a folder of that name, or may write into it.
+        ServiceBusError: it cannot be made, or another user owns a folder of that name, or may write into it.
     """
     base = os.environ.get("XDG_RUNTIME_DIR")
     folder = Path(base) / "servicebus" if base else Path(tempfile.gettempdir()) / f"servicebus-{os.getuid()}"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ServiceBusError(f"{folder} cannot be made: {error.strerror}; set XDG_RUNTIME_DIR to another") from error
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise ServiceBusError(
@@ -97,13 +101,20 @@ class PersistentBrokers:
     def _read(self) -> tuple[str, Path | None]:
         try:
             known = json.loads(self._file.read_text())
+            return "".join(known["names"]), Path(known["folder"])
         except FileNotFoundError:
             return "", None
-        return "".join(known["names"]), Path(known["folder"])
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            what = f"{self._file}, which says what brokers there are, cannot be read: {describe(error)}"
+            raise ServiceBusError(f"{what}; remove it, and end brokers that it named by hand") from error
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         # Never inherited: the brokers would hold the lock for as long as they live.
-        with (self._runtime / "lock").open("w") as lock:
+        try:
+            lock = (self._runtime / "lock").open("w")
+        except OSError as error:
+            raise ServiceBusError(f"{self._runtime} cannot be written: {error.strerror}") from error
+        with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield

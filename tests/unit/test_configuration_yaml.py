@@ -276,3 +276,18 @@ def test_any_dict_is_a_configuration_or_a_configurationerror(values: dict[str, A
         except ConfigurationError:
             continue
         assert found.hosts
+
+
+def test_a_file_without_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bus.yaml"
+    path.write_text("hosts: [a]\nsecret_token: !file /dev/zero\n")
+    with pytest.raises(ConfigurationError, match=r"bus\.yaml:2: !file /dev/zero cannot be read: File too large"):
+        Configuration.load(path)
+    with pytest.raises(ConfigurationError, match="/dev/zero: cannot be read: File too large"):
+        Configuration.load("/dev/zero")
+
+
+def test_the_line_ends_of_other_systems_are_read_as_those_of_unix(tmp_path: Path) -> None:
+    (tmp_path / "bus.yaml").write_bytes(b"hosts: [a]\r\nsecret_token: !file secret\r\n")
+    (tmp_path / "secret").write_bytes(b"one\r\ntwo\r\n")
+    assert Configuration.load(tmp_path / "bus.yaml").secrets == ("one\ntwo",)
