@@ -138,7 +138,10 @@ class ServiceLoop:
         if self._last is None:
             return False
         posted, give_up_at = self._posted, time.monotonic() + timeout_s - _LEAST_S / 2
-        is_over: Callable[[], object] = lambda: posted or time.monotonic() > give_up_at
+
+        def is_over() -> object:
+            return posted or time.monotonic() > give_up_at
+
         self.loop.is_due = is_short = timeout_s < _LEAST_S
         while (outcome := self._last) is not None:
             self._last = None
