@@ -116,7 +116,8 @@ class NodeFolder:
 
     def server_environment(self) -> dict[str, str]:
         """For the broker alone, once it is prepared."""
-        return self.environment() | {"ERL_AFLAGS": self._first_flags}  # read before "-s rabbit boot"
+        flags = {"ERL_AFLAGS": self._first_flags} if self._first_flags else {}  # read before "-s rabbit boot"
+        return self.environment() | flags
 
     def save_pid(self, pid: int) -> None:
         """Remember the broker's pid, and the ports, for a later process."""
