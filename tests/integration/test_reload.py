@@ -180,8 +180,8 @@ def test_what_needs_a_restart_is_said_and_stays_as_it_was(brokers: list[Broker],
 
 @pytest.fixture(scope="module")
 def steady(tmp_path_factory: pytest.TempPathFactory, broker_pool: BrokerPool) -> Iterator[Agent]:
-    """An agent that no file of these tests changes."""
-    agent = Agent(tmp_path_factory.mktemp("steady"), broker_pool.heal(1))
+    """An agent that no file of these tests changes; it runs on beside the agents of NODE-01 that come after it."""
+    agent = Agent(tmp_path_factory.mktemp("steady"), broker_pool.heal(1), node_name="STEADY")
     try:
         yield agent.wait_consuming(timeout_s=60.0)
     finally:
@@ -330,7 +330,11 @@ def test_the_http_server_starts_moves_and_stops(
     def calls(port: int) -> float:
         return sum(Scraped(page(port, "/metrics")[1]).values("requests_total", service="math.add", outcome="ok"))
 
-    wait_until(lambda: calls(ports[0]) == 1, 30, lambda: page(ports[0], "/metrics")[1])
+    def who() -> str:
+        answered = sender.call("NODE-01.test.whoami")[1]
+        return f"{answered} answers, of {agent.worker_pids()}\n{page(ports[0], '/metrics')[1]}"
+
+    wait_until(lambda: calls(ports[0]) == 1, 30, who)
     agent.write_configuration(metrics={"port": ports[1]})
     assert reload(agent)[0] == 0
     assert (page(ports[0])[0], page(ports[1])[0]) == (0, 200)

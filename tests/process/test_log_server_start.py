@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,12 +18,7 @@ from waiting import wait_until
 
 from servicebus.errors import ConnectFailed
 from servicebus.logging_service import LoggingService
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+from servicebus.testing.ports import free_ports
 
 
 def is_up(port: int, secret: str | None) -> bool:
@@ -65,7 +59,7 @@ def take_all_rights() -> None:
 
 @pytest.mark.parametrize("spoil", [block_signals, close_streams, take_all_rights])
 def test_it_serves_and_drains_whatever_it_inherits(tmp_path: Path, spoil: Callable[[], None]) -> None:
-    path, secret, port = tmp_path / "folder" / "log", tmp_path / "secret", free_port()
+    path, secret, port = tmp_path / "folder" / "log", tmp_path / "secret", free_ports(1)[0]
     secret.write_text(SECRET)
     # preexec_fn runs after subprocess has put the streams in place.
     command = ["--file", str(path), "--port", str(port), "--secret-file", str(secret)]
@@ -95,7 +89,7 @@ def test_it_serves_and_drains_whatever_it_inherits(tmp_path: Path, spoil: Callab
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 @pytest.mark.parametrize("kind", ["pipe", "file"])
 def test_its_own_streams_are_written_and_never_rotated(tmp_path: Path, stream: str, kind: str) -> None:
-    secret, port, taken = tmp_path / "secret", free_port(), tmp_path / "taken"
+    secret, port, taken = tmp_path / "secret", free_ports(1)[0], tmp_path / "taken"
     secret.write_text(SECRET)
     link = Path("/dev") / stream
     before = link.readlink()
@@ -127,7 +121,7 @@ def test_its_own_streams_are_written_and_never_rotated(tmp_path: Path, stream: s
     ],
 )
 def test_it_says_at_its_start_that_a_secret_does_not_protect(tmp_path: Path, secret: str | None, said: str) -> None:
-    path, port = tmp_path / "log", free_port()
+    path, port = tmp_path / "log", free_ports(1)[0]
     command = ["--file", str(path), "--port", str(port)]
     if secret is not None:
         (tmp_path / "secret").write_text(secret)
