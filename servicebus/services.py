@@ -155,7 +155,7 @@ class TextService:
 
     def contract(self, kind: Literal["call", "message"], options: Mapping[str, Any]) -> Any:
         """How its node describes it: a ServiceContract."""
-        raise NotImplementedError
+        raise NotImplementedError  # servicebus.typed has those that are declared
 
     def declared(self, error: BaseException) -> tuple[str, str] | None:
         """The name and the fields (JSON text) of an error that the service declares; None for every other one."""

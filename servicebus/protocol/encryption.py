@@ -148,8 +148,7 @@ class Encryption:
             self.check(e.address, is_event=e.kind is EVENT)
             return params
         fields = e.id, e.node, e.category, e.service, e.kind, e.sent_ms, e.ttl_ms, e.reply
-        more = e.attempt, e.due_ms, e.contract, e.context, e.stream
-        return self.keys.decrypt(params, _event_bound(e.token[:8], fields, more), self._max_bytes)
+        return self.keys.decrypt(params, _event_bound(e.token[:8], fields, e.more), self._max_bytes)
 
     def message(self, incoming: Incoming, text: bytes) -> bytes:
         """The message of the reply to *incoming* that says *text*."""

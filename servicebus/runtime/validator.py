@@ -113,7 +113,7 @@ class Validator:
             return Disposition([job], job.protocol.encode_fault(incoming, fault))
         self._counters["refused.unknown-service"] += 1
         key = printable(incoming.key[:_SHOWN])  # version 1 does not limit what a caller may name
-        hint = self._hint(incoming.kind, incoming.key)
+        hint = self._hint(incoming.key)
         self._refusals.log.warning(f"no service {key} for {incoming.kind.value}s; asked for by {incoming.id}")
         if incoming.kind is MESSAGE:
             is_event = bool(incoming.event)
@@ -123,7 +123,7 @@ class Validator:
         fault = Fault(UNKNOWN_SERVICE, f"the node has no RPC service {incoming.key}{hint}")
         return Disposition([job], job.protocol.encode_fault(incoming, fault))
 
-    def _hint(self, kind: Kind, key: str) -> str:
+    def _hint(self, key: str) -> str:
         """How a service of that name is to be asked; "" if there is none, or an earlier version of it alone."""
         ways = {(CALL, key): "call()", (CALL, stream_key(key)): "stream()", (MESSAGE, key): "send()"}
         ways |= {(MESSAGE, event_key(key)): "publish() of an event"}

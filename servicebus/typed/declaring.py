@@ -48,7 +48,7 @@ def checked_name(who: str, function: Callable[..., Any], name: str | None) -> st
     if isinstance(function, type):
         raise ConfigurationError(f"{who}: {function.__name__} is a class; it decorates functions", key="services")
     if _is_method(function):
-        what = f"{function.__qualname__} is a method, whose self nobody gives; write a function"
+        what = f"{function.__qualname__} is a method, which has no self here; write a function"
         raise ConfigurationError(f"{who}: {what}, or use a bound method: group.rpc(object.method)", key="services")
     found: str | None = getattr(function, "__name__", None) if name is None else name
     if found is None:

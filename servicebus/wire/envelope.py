@@ -95,6 +95,11 @@ class Envelope:
         return int(self.id.partition("-")[2])
 
     @property
+    def more(self) -> More:
+        """What most have as ``FIRST_AND_PLAIN``."""
+        return self.attempt, self.due_ms, self.contract, self.context, self.stream
+
+    @property
     def address(self) -> str:
         """``NODE.category.name``; of an event its name."""
         return self.service if self.kind is EVENT else f"{self.node}.{self.category}.{self.service}"

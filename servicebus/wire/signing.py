@@ -128,8 +128,7 @@ class Keyring:
         """The caller who has signed *envelope*, "" for a peer with a secret of the bus. Raises ``SignatureError``."""
         e = envelope
         names = _canonical_names(e.node, e.category, e.service, e.kind._value_, e.reply)
-        more = e.attempt, e.due_ms, e.contract, e.context, e.stream
-        text = _canonical_event(names, e.id, e.sent_ms, e.ttl_ms, e.params, more)
+        text = _canonical_event(names, e.id, e.sent_ms, e.ttl_ms, e.params, e.more)
         key = self._known.get(e.token[:8])
         if key is not None and e.token.isascii() and hmac.compare_digest(key.token(text), e.token):
             return key.caller

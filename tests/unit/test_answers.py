@@ -106,22 +106,25 @@ class FakeLink:
         self.published.append(request)
 
 
-def test_a_message_that_a_broker_refuses_goes_to_the_next_and_is_said_not_to_be_stored() -> None:
-    first, second = FakeLink("mq-a"), FakeLink("mq-b")
-    links: Any = [first, second]
+def two_links() -> tuple[Any, Any, PendingRequests, RequestScheduler, Answers]:
+    links: Any = [FakeLink("mq-a"), FakeLink("mq-b")]
     nothing: Any = SimpleNamespace(connect_more=lambda reverse: None)
     config: Any = SimpleNamespace(path_wait=10.0)
     pending = PendingRequests()
     scheduler = RequestScheduler(nothing, config, links, pending, HostSelector(links, 10.0), nothing, nothing, nothing)
-    answers = Answers(pending, scheduler, nothing, nothing, nothing, nothing)
+    return *links, pending, scheduler, Answers(pending, scheduler, nothing, nothing, nothing, nothing)
+
+
+def test_a_message_that_a_broker_refuses_goes_to_the_next_and_is_said_not_to_be_stored() -> None:
+    first, second, pending, scheduler, answers = two_links()
     request = PendingRequest(1, "x-1", Address.parse("N.test.it"), Kind.MESSAGE, b"", timeout_s=5.0)
     scheduler.begin(request, time.monotonic())
-    answers.confirmed(links[0], request, is_ack=False)
+    answers.confirmed(first, request, is_ack=False)
     assert (first.published, second.published) == ([request], [request])  # the same id, at once
-    answers.confirmed(links[1], request, is_ack=False)
+    answers.confirmed(second, request, is_ack=False)
     assert list(pending.waiting) == ["x-1"]
     assert not request.maybe_ran
-    told = out_of_time(request, links, time.monotonic())
+    told = out_of_time(request, [first, second], time.monotonic())
     assert type(told) is SendRefused
     assert "mq-a refused the message (nack)" in str(told)
     assert "it is not stored" in str(told)
@@ -129,13 +132,7 @@ def test_a_message_that_a_broker_refuses_goes_to_the_next_and_is_said_not_to_be_
 
 @pytest.mark.parametrize("kind", [Kind.CALL, Kind.MESSAGE])
 def test_what_is_too_large_for_one_broker_goes_to_the_next_and_for_all_is_refused_at_once(kind: Kind) -> None:
-    first, second = FakeLink("mq-a"), FakeLink("mq-b")
-    links: Any = [first, second]
-    nothing: Any = SimpleNamespace(connect_more=lambda reverse: None)
-    config: Any = SimpleNamespace(path_wait=10.0)
-    scheduler = RequestScheduler(
-        nothing, config, links, PendingRequests(), HostSelector(links, 10.0), nothing, nothing, nothing
-    )
+    first, second, _, scheduler, _ = two_links()
 
     def begin(size: int) -> PendingRequest:
         request = PendingRequest(1, "x-1", Address.parse("N.test.it"), kind, b"x" * size, timeout_s=5.0)
@@ -152,28 +149,16 @@ def test_what_is_too_large_for_one_broker_goes_to_the_next_and_for_all_is_refuse
 
 
 def test_a_message_is_taken_back_once_where_its_size_is_known_to_be_refused_meanwhile() -> None:
-    first, second = FakeLink("mq-a"), FakeLink("mq-b")
-    links: Any = [first, second]
-    nothing: Any = SimpleNamespace(connect_more=lambda reverse: None)
-    config: Any = SimpleNamespace(path_wait=10.0)
-    pending = PendingRequests()
-    scheduler = RequestScheduler(nothing, config, links, pending, HostSelector(links, 10.0), nothing, nothing, nothing)
-    answers = Answers(pending, scheduler, nothing, nothing, nothing, nothing)
+    first, second, _, scheduler, answers = two_links()
     request = PendingRequest(1, "x-1", Address.parse("N.test.it"), Kind.MESSAGE, b"x" * 100, timeout_s=5.0)
     scheduler.begin(request, time.monotonic())
     first.size_limit.learn(10, time.monotonic())
-    answers.confirmed(links[0], request, is_ack=False)
+    answers.confirmed(first, request, is_ack=False)
     assert second.published == [request] and request.maybe_ran  # the second broker may have it
 
 
 def test_what_the_outbox_delivers_is_too_large_only_when_every_broker_has_said_so() -> None:
-    first, second = FakeLink("mq-a"), FakeLink("mq-b")
-    links: Any = [first, second]
-    nothing: Any = SimpleNamespace(connect_more=lambda reverse: None)
-    config: Any = SimpleNamespace(path_wait=10.0)
-    scheduler = RequestScheduler(
-        nothing, config, links, PendingRequests(), HostSelector(links, 10.0), nothing, nothing, nothing
-    )
+    first, second, _, scheduler, _ = two_links()
 
     def deliver() -> PendingRequest:
         body, options = b"x" * 100_001, MessageOptions(row=7)

@@ -178,7 +178,7 @@ def method() -> Any:
         (lambda group: group.rpc(deprecated=3), "deprecated must be a text, True or False, not 3"),
         (lambda group: group.event(find), r"event\(\) needs the name or pattern of an event"),
         (lambda group: group.rpc(Book), "Book is a class; it decorates functions"),
-        (lambda group: group.rpc(method()), r"Shop\.find is a method, whose self nobody gives"),
+        (lambda group: group.rpc(method()), r"Shop\.find is a method, which has no self here"),
         (lambda group: group.rpc(functools.partial(find, "x")), r"has no name; say name=\.\.\."),
     ],
 )

@@ -1,7 +1,7 @@
 "use strict";
 // What the pages do by themselves; all else is htmx's.
 (() => {
-  // A page says that it is old once a part of it is not answered any more: by nobody, or by an error.
+  // A page says that it is old once a part of it is not answered any more, or by an error.
   const old = document.getElementById("old");
   const unanswered = new Map();
   const tell = (part, problem) => {
